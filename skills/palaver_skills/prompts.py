@@ -1,0 +1,71 @@
+"""The words with which every built-in skill instructs the model.
+
+One source of truth: the skills send these texts, and the starter model
+(`training/starter`) is trained on exactly these texts. A changed word here means retraining the
+starter model; larger models do not mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final, Literal, get_args
+
+CHAT: Final = "You are Palaver, a friendly and helpful assistant. Answer briefly."
+
+NOT_IN_DOCUMENTS: Final = "The documents do not say."
+
+GROUNDED: Final = (
+    "Answer the question from the passages only, as briefly as they allow, and name the passage, "
+    f"like [1]. If the passages do not tell, reply: {NOT_IN_DOCUMENTS}"
+)
+
+LANGUAGES: Final[Mapping[str, str]] = MappingProxyType(
+    {"en": "English", "fr": "French", "de": "German", "es": "Spanish", "zh": "Chinese"}
+)
+"""Language code (ISO 639-1) to the English name that the translation prompt uses."""
+
+Length = Literal["one sentence", "three sentences", "three bullet points"]
+LENGTHS: Final[tuple[Length, ...]] = get_args(Length)
+
+SKILLS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "chat": "Small talk and general conversation.",
+        "qa": "Answer questions from the documents in the knowledge base.",
+        "translation": "Translate a text into another language.",
+        "summarization": "Shorten a text or the conversation to its main points.",
+        "codegen": "Write code from a description.",
+    }
+)
+"""Built-in skill to the one-line description that the router shows to the model."""
+
+
+def grounded_question(passages: Iterable[tuple[int, str]], question: str) -> str:
+    """Lay out numbered passages and the question about them: the user's side of `GROUNDED`."""
+    blocks = [f"[{number}] {text.strip()}" for number, text in passages]
+    return "\n\n".join([*blocks, f"Question: {question.strip()}"])
+
+
+def translation(source: str, target: str) -> str:
+    """Return the system text for a translation; both languages by English name ("French")."""
+    return f"Translate from {source} into {target}. Reply with the translation only."
+
+
+def summarization(length: Length) -> str:
+    """Return the system text for a summary of the given length."""
+    return f"Summarize the text in {length}. Reply with the summary only."
+
+
+def codegen(language: str) -> str:
+    """Return the system text for code in a programming language by its name ("Python")."""
+    return (
+        f"Write {language} code for the request: one fenced code block, "
+        "then one sentence that explains it."
+    )
+
+
+def routing(skills: Iterable[tuple[str, str]]) -> str:
+    """Return the system text for choosing a skill; `skills` are (name, description) pairs."""
+    lines = [f"{name}: {description}" for name, description in skills]
+    head = "Name the skill that fits the message best. Reply with its name only."
+    return "\n".join([head, *lines])
