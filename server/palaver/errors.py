@@ -1,0 +1,177 @@
+"""Every error Palaver raises on purpose, by who must act.
+
+    PalaverError
+    ├── CallerError                 the caller's fault (4xx): correct the request
+    │   ├── InvalidInput            400  a value is malformed
+    │   ├── Unauthenticated         401  no valid credential
+    │   ├── Forbidden               403  the credential does not own the thing
+    │   ├── NotFound                404  no such conversation, turn, skill, model or document
+    │   ├── Conflict                409  the same message id with another body
+    │   ├── TooLarge                413  a message above the size limit
+    │   └── TooMany                 429  one's own quota or inbox is full
+    ├── ConfigurationError          78   the settings cannot work (exit status of the command line)
+    ├── ServerError                 ours (5xx)
+    │   ├── Overloaded              503  shared capacity is used up
+    │   └── LedgerError             500
+    │       ├── LedgerUnavailable   503  the store cannot be reached
+    │       ├── Fenced              500  another worker owns the turn now: stop at once
+    │       └── IndexConflict       500  an append that does not continue the turn
+    ├── PluginError                 a plugin's fault
+    │   ├── PluginLoadError         500  a plugin could not be loaded or checked
+    │   ├── NameCollision           500  two plugins contribute the same name
+    │   └── SkillError              500  a skill failed, or used the Turn wrongly
+    └── EngineError                 502  the engine's fault
+        ├── EngineUnavailable       503  dead, hung, restarting or not started
+        ├── EngineTimeout           504  the request's deadline passed
+        ├── PromptTooLong           400  the request does not fit the context window
+        └── Unsupported             501  the engine declares that it cannot do this
+
+``str(error)`` is the detail for the log; ``error.public`` is a sentence safe to show to a person.
+"""
+
+from typing import ClassVar
+
+
+class PalaverError(Exception):
+    """Root of the tree. ``retry_after`` is in seconds, or None when waiting does not help."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    sentence: ClassVar[str] = "Something went wrong on our side."
+    tells_detail: ClassVar[bool] = False
+    """Whether the detail is about the caller's own input and so may be shown to them."""
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(detail or self.sentence)
+        self.retry_after = retry_after
+
+    @property
+    def public(self) -> str:
+        return str(self) if self.tells_detail else self.sentence
+
+
+class CallerError(PalaverError):
+    status = 400
+    code = "bad_request"
+    sentence = "The request cannot be understood."
+    tells_detail = True
+
+
+class InvalidInput(CallerError):
+    code = "invalid_input"
+
+
+class Unauthenticated(CallerError):
+    status = 401
+    code = "unauthenticated"
+    sentence = "A valid credential is needed."
+
+
+class Forbidden(CallerError):
+    status = 403
+    code = "forbidden"
+    sentence = "This credential does not give access to that."
+
+
+class NotFound(CallerError):
+    status = 404
+    code = "not_found"
+    sentence = "There is no such thing here."
+
+
+class Conflict(CallerError):
+    status = 409
+    code = "conflict"
+    sentence = "This message id was used before with another body."
+
+
+class TooLarge(CallerError):
+    status = 413
+    code = "too_large"
+    sentence = "The message is too large."
+
+
+class TooMany(CallerError):
+    status = 429
+    code = "too_many"
+    sentence = "Too many messages are waiting. Please wait for a reply first."
+
+
+class ConfigurationError(PalaverError):
+    code = "configuration"
+    sentence = "The server is not configured correctly."
+
+
+class ServerError(PalaverError):
+    """Our own fault."""
+
+
+class Overloaded(ServerError):
+    status = 503
+    code = "overloaded"
+    sentence = "The server is busy. Please try again in a moment."
+
+
+class LedgerError(ServerError):
+    code = "ledger"
+
+
+class LedgerUnavailable(LedgerError):
+    status = 503
+    code = "ledger_unavailable"
+    sentence = "Messages cannot be stored right now. Please try again in a moment."
+
+
+class Fenced(LedgerError):
+    code = "fenced"
+
+
+class IndexConflict(LedgerError):
+    code = "index_conflict"
+
+
+class PluginError(PalaverError):
+    code = "plugin"
+
+
+class PluginLoadError(PluginError):
+    code = "plugin_load"
+
+
+class NameCollision(PluginError):
+    code = "name_collision"
+
+
+class SkillError(PluginError):
+    code = "skill"
+    sentence = "The skill could not finish its answer."
+
+
+class EngineError(PalaverError):
+    status = 502
+    code = "engine"
+    sentence = "The language model could not answer."
+
+
+class EngineUnavailable(EngineError):
+    status = 503
+    code = "engine_unavailable"
+    sentence = "The language model is not available right now. Please try again in a moment."
+
+
+class EngineTimeout(EngineError):
+    status = 504
+    code = "engine_timeout"
+    sentence = "The language model took too long to answer."
+
+
+class PromptTooLong(EngineError):
+    status = 400
+    code = "prompt_too_long"
+    sentence = "The text is too long for the language model."
+
+
+class Unsupported(EngineError):
+    status = 501
+    code = "unsupported"
+    sentence = "The language model cannot do this."

@@ -1,0 +1,272 @@
+"""Ledger: the durable, ordered record of messages, turns and events. Truth lives only here.
+
+Implementations are plugins (SQLite, Redis); all pass the suite in ``tests/ledgers``. The rules:
+
+1.  Every method is one atomic, durable step: when it has returned, the step survives a crash; when
+    it has raised, either nothing happened or the same call may be repeated safely.
+2.  The fence is compared first. A write with an old fence raises `Fenced` and changes nothing.
+3.  Every write on a turn is compare-and-append: it carries the index it expects. Applied already
+    (same fence, same index): it returns the earlier result. Anything else: `IndexConflict`.
+4.  Queue membership changes in the same step as the data that it stands for.
+5.  The clock is the ledger's, never a client's.
+6.  Notifications are hints; `read` is the truth.
+7.  Turns of one conversation run one at a time, in the order of acceptance.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from palaver.messages import Conversation, Cursor, Event, Message, Outcome, Recorded
+
+INBOX_LIMIT = 16
+"""Turns that may wait in one conversation before `Ledger.accept` raises `TooMany`."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="step"):
+    """One journaled verb of a turn: its ``number`` in the turn (0, 1, 2, …), what was asked
+    (``verb``, ``fingerprint`` of its input) and, once ``done``, its JSON ``result``.
+
+    A later step with the same number replaces the earlier one.
+    """
+
+    number: int
+    verb: str
+    fingerprint: str
+    done: bool
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
+Entry = Event | Step
+"""What `Ledger.append` takes: events go to the conversation's stream, steps to the journal."""
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What `accept` did. ``ahead``: turns of the conversation that come before this one.
+    ``duplicate``: the message was accepted before; ``turn`` is the turn it got then."""
+
+    turn: str
+    ahead: int
+    duplicate: bool
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of history. ``outcome`` and ``skill`` are set on the assistant's lines.
+    ``at`` is in seconds since the epoch, by the ledger's clock."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    turn: str
+    at: float
+    sender: str = ""
+    skill: str = ""
+    outcome: Outcome | None = None
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """A skill that asked and waits: what is needed to go on with the person's answer.
+
+    ``message`` is the one that the skill is answering, ``journal`` its steps so far and
+    ``said`` the text that it said before it asked.
+    """
+
+    skill: str
+    message: Message
+    journal: tuple[Step, ...]
+    said: str
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """The right to run one turn until the lease lapses, with what a skill needs to run it.
+
+    ``fence`` grows with every claim of the conversation. ``index`` is the number of entries
+    appended to this turn so far, ``reply`` the text said so far, ``history`` the newest settled
+    lines, oldest first. ``attempt`` counts claims that ended without `Ledger.release`.
+    """
+
+    turn: str
+    message: Message
+    fence: int
+    attempt: int
+    index: int
+    reply: str
+    journal: tuple[Step, ...]
+    history: tuple[Exchange, ...]
+    waiting: Waiting | None = None
+    stop: bool = False
+
+    @property
+    def conversation(self) -> Conversation:
+        return self.message.conversation
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """After a write: the turn's next ``index``, the stream's last ``offset``, and whether a
+    stop was asked for."""
+
+    index: int
+    offset: int
+    stop: bool
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A stretch of a conversation's stream: offsets ``first``…``last`` are still held
+    (``first`` is ``last + 1`` when none are); ``events`` are in order and without a gap."""
+
+    epoch: str
+    first: int
+    last: int
+    events: tuple[Recorded, ...]
+
+
+class PendingTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn that is not settled: ``reply`` is the text so far, ``running`` whether claimed."""
+
+    turn: str
+    message: Message
+    running: bool
+    reply: str
+    skill: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole conversation at ``cursor``: reading the stream from there on misses nothing."""
+
+    cursor: Cursor
+    history: tuple[Exchange, ...]
+    pending: tuple[PendingTurn, ...]
+
+
+class Depth(msgspec.Struct, frozen=True, kw_only=True):
+    """How much waits: turns ``queued`` and ``running`` in the whole ledger."""
+
+    queued: int
+    running: int
+
+
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything held about one person."""
+
+    tenant: str
+    person: str
+    conversations: dict[str, tuple[Exchange, ...]]
+    pending: tuple[Message, ...]
+    memories: dict[str, str]
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """The receipt of an erase: what was removed, counted."""
+
+    tenant: str
+    person: str
+    conversations: int
+    messages: int
+    events: int
+    memories: int
+    at: float
+
+
+class Guarantee(msgspec.Struct, frozen=True, kw_only=True):
+    """What a configured ledger promises, and what it does not, in sentences."""
+
+    holds: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+
+
+StopState = Literal["stopping", "settled", "unknown"]
+"""``stopping``: a queued or running turn will end as stopped; ``settled``: it had ended before;
+``unknown``: there is no such turn."""
+
+Hint = Callable[[Sequence[Recorded]], None]
+"""Called in the event loop when a conversation's stream may have grown, with the new events where
+they are at hand, else with an empty sequence. May be called late, twice or never."""
+
+
+class Ledger(Protocol):
+    """One store of messages, turns, events, leases, duplicates, stops and history.
+
+    Every method raises `LedgerUnavailable` when the store cannot be reached.
+    """
+
+    async def start(self) -> None:
+        """Open the store; raise `ConfigurationError` when it cannot keep its promises."""
+
+    async def close(self) -> None:
+        """Close it. Idempotent."""
+
+    async def accept(self, message: Message) -> Receipt:
+        """Drop a duplicate, record the message and its `Received` event, queue the turn and wake
+        a worker, in one step.
+
+        Raises `Conflict` (same id, other digest) and `TooMany` (the inbox is full). Ids are
+        remembered for 24 hours.
+        """
+
+    async def wait_for_work(self, timeout: float) -> None:
+        """Return when a turn may be claimable, or after ``timeout`` seconds."""
+
+    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+        """Take the oldest turn of a conversation that is due (none of its turns is leased), for
+        ``lease`` seconds, with the newest ``history`` lines. None when nothing is due."""
+
+    async def append(
+        self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
+    ) -> Progress:
+        """Append to the stream and the journal, and renew the lease, also with no entries.
+
+        `Text` must continue the reply exactly (its position is the reply's length), else
+        `IndexConflict`; `TextReset` cuts the reply.
+        """
+
+    async def settle(
+        self,
+        claim: Claim,
+        entries: Sequence[Entry],
+        *,
+        expect: int,
+        waiting: Waiting | None = None,
+    ) -> Progress:
+        """Append ``entries``, the last of which is `Finished`; write message and reply into the
+        history; close the turn; keep ``waiting`` (or clear it); wake the next turn. One step."""
+
+    async def release(self, claim: Claim) -> None:
+        """Give the turn back at once; the next claim does not count as another attempt."""
+
+    async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
+        """Ask that a turn ends; None means the running turn, else the oldest that waits.
+
+        Returns the state and the turn's id (empty when unknown). Idempotent and durable.
+        """
+
+    async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
+        """Up to ``limit`` events with offsets above ``after``. A conversation that does not
+        exist reads as an empty page."""
+
+    async def watch(self, conversation: Conversation, hint: Hint) -> Callable[[], None]:
+        """Call ``hint`` on news until the returned function is called. When this has returned,
+        no event committed from then on goes without a hint, short of a failure."""
+
+    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
+        """The newest ``history`` lines, the unsettled turns and the cursor, of one moment."""
+
+    async def members(self, conversation: Conversation) -> frozenset[str]:
+        """The people who have sent to the conversation. Empty when it does not exist."""
+
+    async def depth(self) -> Depth:
+        """How much waits."""
+
+    async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
+        """Keep a value about a person across conversations; None forgets it."""
+
+    async def recall(self, tenant: str, person: str, key: str) -> str | None: ...
+
+    async def export(self, tenant: str, person: str) -> Export:
+        """Everything held about one person."""
+
+    async def erase(self, tenant: str, person: str) -> Erasure:
+        """Remove it: after this no record of the store contains the person's id, words or the
+        replies to them. A turn of theirs that runs is fenced off. Idempotent."""
+
+    async def guarantee(self) -> Guarantee:
+        """What this store promises as it is configured now."""
