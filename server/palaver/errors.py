@@ -20,6 +20,7 @@
     │   ├── PluginLoadError         500  a plugin could not be loaded or checked
     │   ├── NameCollision           500  two plugins contribute the same name
     │   └── SkillError              500  a skill failed, or used the Turn wrongly
+    │       └── OutcomeUnknown      500  a tool was started before a takeover; it may have run
     └── EngineError                 502  the engine's fault
         ├── EngineUnavailable       503  dead, hung, restarting or not started
         ├── EngineTimeout           504  the request's deadline passed
@@ -145,6 +146,10 @@ class NameCollision(PluginError):
 class SkillError(PluginError):
     code = "skill"
     sentence = "The skill could not finish its answer."
+
+
+class OutcomeUnknown(SkillError):
+    code = "outcome_unknown"
 
 
 class EngineError(PalaverError):

@@ -85,9 +85,7 @@ class Interceptor(Protocol):
     ``intercept`` awaits ``call_next()`` once to go on, or answers itself and does not.
     """
 
-    async def intercept(
-        self, turn: "Turn", call_next: Callable[[], Awaitable[None]]
-    ) -> None: ...
+    async def intercept(self, turn: "Turn", call_next: Callable[[], Awaitable[None]]) -> None: ...
 
 
 class Hooks:

@@ -203,7 +203,7 @@ class Ledger(Protocol):
         remembered for 24 hours.
         """
 
-    async def wait_for_work(self, timeout: float) -> None:
+    async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109  waiting is its purpose
         """Return when a turn may be claimable, or after ``timeout`` seconds."""
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:

@@ -156,10 +156,12 @@ class Received(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="started"):
-    """A worker began the turn. ``attempt`` is 1, or more after a takeover."""
+    """A worker began the turn. ``attempt`` is 1, or more after a takeover; then the reply goes on
+    from ``position``, and what a reader has beyond it was never stored and is withdrawn."""
 
     turn: str
     attempt: int
+    position: int = 0
 
 
 class Routed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="routed"):

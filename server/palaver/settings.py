@@ -5,10 +5,7 @@ Values come from, in rising order: these defaults, well-known bare environment n
 Secrets are given by reference (``env:NAME`` or ``file:PATH``) and never printed.
 """
 
-import difflib
 import os
-import tomllib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 

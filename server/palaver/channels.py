@@ -1,0 +1,53 @@
+"""Channel: where messages come from and replies go; and Reception, all that a channel works with."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from palaver.ledger import Receipt, Snapshot, StopState
+from palaver.messages import Conversation, Cursor, Message
+from palaver.streams import Subscription, Viewer
+
+if TYPE_CHECKING:  # only channels that open routes need aiohttp
+    from aiohttp import web
+
+
+class Reception(Protocol):
+    """What the server offers to a channel. The channel has verified who speaks."""
+
+    async def accept(self, message: Message) -> Receipt:
+        """Store the message and queue its turn. Acknowledge to the platform only after this.
+
+        Raises `NotFound` (the message names an unknown skill), `TooLarge`, `Conflict`, `TooMany`
+        and `LedgerUnavailable`; then nothing is stored.
+        """
+
+    async def view(
+        self, conversation: Conversation, viewer: Viewer, since: Cursor | None = None
+    ) -> Subscription:
+        """Bring the conversation's events to ``viewer`` until `leave`. See `Streams.open`."""
+
+    def leave(self, subscription: Subscription) -> None:
+        """End a view. The turns go on."""
+
+    async def stop(
+        self, conversation: Conversation, turn: str | None = None
+    ) -> tuple[StopState, str]:
+        """Stop a turn, or the one that runs. See `Ledger.stop`."""
+
+    async def snapshot(self, conversation: Conversation) -> Snapshot:
+        """The conversation as it is now."""
+
+    def skills(self) -> dict[str, str]:
+        """Skill names and their descriptions."""
+
+
+class Channel(Protocol):
+    """A bridge to one platform. Lives as long as the server."""
+
+    async def start(self, reception: Reception) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def routes(self) -> "Iterable[web.RouteDef]":
+        """The HTTP routes that the platform calls. They are open to the network: the channel
+        itself verifies who calls."""

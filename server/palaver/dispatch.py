@@ -1,0 +1,263 @@
+"""Dispatch: claims turns and runs them. Order, leases, stop, drain.
+
+A worker is a task that claims a turn, runs it and claims again until nothing is due. Workers are
+started by what is accepted here, and by news from the ledger about the rest: turns of other
+replicas, and turns whose owner has died.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from palaver.errors import Fenced, LedgerError, LedgerUnavailable, PalaverError, SkillError
+from palaver.ledger import Claim, Ledger, Receipt, StopState, Waiting
+from palaver.messages import Conversation, Finished, Message, Outcome, Problem, Started, new_id
+from palaver.metrics import Metrics
+from palaver.settings import DispatchSettings
+from palaver.skills import Services, Suspended, Turn
+from palaver.streams import Streams
+from palaver.transcript import Transcript
+
+log = logging.getLogger(__name__)
+
+POLL = 1.0
+"""Seconds between looks for turns whose owner has died."""
+BREATH = 0.02
+"""Seconds between answers to news from the ledger, so that a busy process is not woken for each."""
+
+Answer = Callable[[Turn, Claim], Awaitable[None]]
+"""Routes a turn and runs its skill."""
+
+
+class Run:
+    """A turn that this process runs."""
+
+    def __init__(self, claim: Claim, ledger: Ledger, streams: Streams, lease: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.claim = claim
+        self.transcript = Transcript(
+            claim, ledger, streams, lease=lease, lost=self.lose, stopped=self.stop
+        )
+        self._task = task
+        self.working = False
+        self.stopping = claim.stop
+        self.lost = False
+        self.draining = False
+
+    def stop(self) -> None:
+        """The person does not want the rest."""
+        if not self.stopping:
+            self.stopping = True
+            self._interrupt()
+
+    def lose(self) -> None:
+        """Another worker owns the turn."""
+        self.lost = True
+        self._interrupt()
+
+    def drain(self) -> None:
+        """Hand the turn over."""
+        self.draining = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self.working:
+            self._task.cancel()
+
+    @property
+    def interrupted(self) -> bool:
+        return self.stopping or self.lost or self.draining
+
+
+class Dispatcher:
+    """Runs this process's share of the ledger's turns."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        streams: Streams,
+        answer: Answer,
+        *,
+        services: Services,
+        settings: DispatchSettings,
+        history: int,
+        metrics: Metrics,
+    ) -> None:
+        self._ledger = ledger
+        self._streams = streams
+        self._answer = answer
+        self._services = services
+        self._settings = settings
+        self._history = history
+        self._metrics = metrics
+        self._worker = new_id()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._runs: dict[str, Run] = {}
+        self._unclaimed = 0
+        self._tending: list[asyncio.Task[None]] = []
+        self._closing = False
+
+    @property
+    def running(self) -> int:
+        return len(self._runs)
+
+    async def start(self) -> None:
+        self._tending = [
+            asyncio.create_task(self._look_for_work(), name="palaver-work"),
+            asyncio.create_task(self._keep_leases(), name="palaver-leases"),
+        ]
+
+    async def accept(self, message: Message) -> Receipt:
+        """Store the message; a worker takes its turn."""
+        receipt = await self._ledger.accept(message)
+        if not receipt.duplicate:
+            self._unclaimed += 1
+            if not receipt.ahead:
+                self._hire()
+        return receipt
+
+    async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
+        """Stop a turn wherever it runs; here, at once."""
+        state, stopped = await self._ledger.stop(conversation, turn)
+        run = self._runs.get(stopped)
+        if state == "stopping" and run is not None:
+            run.stop()
+        return state, stopped
+
+    async def close(self, drain: float) -> None:
+        """Claim nothing more, give running turns ``drain`` seconds, hand the others over."""
+        self._closing = True
+        if self._workers and drain:
+            await asyncio.wait(self._workers, timeout=drain)
+        for run in list(self._runs.values()):
+            run.drain()
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=self._settings.lease)
+        for task in (*self._workers, *self._tending):
+            task.cancel()
+        await asyncio.gather(*self._workers, *self._tending, return_exceptions=True)
+
+    def _hire(self) -> None:
+        if not self._closing and len(self._workers) < self._settings.concurrency:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _look_for_work(self) -> None:
+        while True:
+            try:
+                await self._ledger.wait_for_work(POLL)
+                self._hire()
+                await asyncio.sleep(BREATH)
+            except LedgerUnavailable as error:
+                log.warning("no turns can be claimed: %s", error)
+                await asyncio.sleep(POLL)
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease / 4)
+            await asyncio.gather(*(run.transcript.beat() for run in self._runs.values()))
+
+    async def _work(self) -> None:
+        more = True
+        while more and not self._closing:
+            try:
+                claim = await self._ledger.claim(
+                    self._worker, lease=self._settings.lease, history=self._history
+                )
+            except LedgerUnavailable as error:
+                log.warning("no turn can be claimed: %s", error)
+                return
+            if claim is None:
+                return
+            self._unclaimed = max(0, self._unclaimed - 1)
+            await self._run(claim)
+            more = self._unclaimed > 0
+
+    async def _run(self, claim: Claim) -> None:
+        run = Run(claim, self._ledger, self._streams, self._settings.lease)
+        self._runs[claim.turn] = run
+        try:
+            await self._answer_and_settle(run)
+        except Fenced:
+            log.info("turn %s went to another worker", claim.turn, extra=_about(claim))
+        except LedgerError as error:
+            log.error(
+                "turn %s is left to be taken over: %s", claim.turn, error, extra=_about(claim)
+            )
+        finally:
+            run.transcript.close()
+            del self._runs[claim.turn]
+
+    async def _answer_and_settle(self, run: Run) -> None:
+        claim, transcript = run.claim, run.transcript
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        deadline = began + self._settings.turn_deadline
+        turn: Turn = Turn(claim, transcript, self._services, deadline=deadline)
+        transcript.put(Started(turn=claim.turn, attempt=claim.attempt, position=transcript.length))
+        outcome: Outcome = "stopped"
+        problem, waiting = None, None
+        if not run.stopping:
+            outcome, problem, waiting = await self._attempt(run, turn)
+        if run.lost:
+            raise Fenced("another worker owns the turn")
+        if run.draining and outcome == "stopped" and not run.stopping:
+            await transcript.release()
+            return
+        if outcome == "done":
+            turn.withdraw_unsaid()
+        finished = Finished(
+            turn=claim.turn, outcome=outcome, length=0, usage=turn.usage, problem=problem
+        )
+        await transcript.settle(finished, waiting)
+        self._metrics.turn(turn.skill, outcome, loop.time() - began)
+
+    async def _attempt(
+        self, run: Run, turn: Turn
+    ) -> tuple[Outcome, Problem | None, Waiting | None]:
+        """Run the skill behind the crash barrier."""
+        claim = run.claim
+        try:
+            if claim.attempt > self._settings.attempts:
+                raise SkillError(f"given up after {self._settings.attempts} attempts")
+            run.working = True
+            try:
+                async with asyncio.timeout(self._settings.turn_deadline):
+                    await self._answer(turn, claim)
+            finally:
+                run.working = False
+        except Suspended as suspended:
+            return "asked", None, suspended.waiting
+        except asyncio.CancelledError:
+            if not run.interrupted:
+                raise
+            _uncancel()
+            return "stopped", None, None
+        except TimeoutError:
+            error: PalaverError = SkillError("the turn's deadline passed")
+            log.warning("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
+        except PalaverError as raised:
+            error = raised
+            log.warning("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
+        except Exception as raised:
+            error = SkillError(f"skill {turn.skill!r} raised {raised!r}")
+            log.exception("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
+        return "failed", Problem(error.code, error.public), None
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    while task.cancelling():
+        task.uncancel()
+
+
+def _about(claim: Claim, skill: str = "") -> dict[str, str]:
+    return {
+        "turn": claim.turn,
+        "conversation": str(claim.conversation),
+        "tenant": claim.conversation.tenant,
+        "skill": skill,
+    }

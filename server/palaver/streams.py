@@ -1,0 +1,245 @@
+"""Streams: brings a conversation's events to the viewers in this process.
+
+A viewer gets every recorded event in offset order, without a gap; and the text of a turn that this
+process runs at once, ahead of the ledger. Text heals itself by position: what was heard already is
+dropped, so the recorded copy of live text is not shown twice. See docs/protocol.md.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from palaver.errors import LedgerUnavailable
+from palaver.ledger import Ledger, Page, Snapshot
+from palaver.messages import (
+    Conversation,
+    Cursor,
+    Event,
+    Finished,
+    Recorded,
+    Started,
+    Text,
+    TextReset,
+)
+
+log = logging.getLogger(__name__)
+
+PAGE = 500
+"""Events read from the ledger at once while a viewer catches up."""
+SILENCE = 25.0
+"""Seconds without news after which a viewer's place is compared with the ledger."""
+
+
+class Viewer(Protocol):
+    """What a channel gives to `Streams.open`. Plain calls in the event loop; must not block."""
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        """An event, with its place in the stream; live text has none yet."""
+
+    def restart(self, snapshot: Snapshot) -> None:
+        """Events were lost for this viewer: show the conversation anew from ``snapshot``."""
+
+
+class Heard(msgspec.Struct):
+    """How far a viewer has heard a turn: its ``attempt`` and the reply's ``length`` so far."""
+
+    attempt: int
+    length: int
+
+
+class Subscription:
+    """One viewer's place in one conversation."""
+
+    def __init__(
+        self, conversation: Conversation, ledger: Ledger, viewer: Viewer, history: int
+    ) -> None:
+        self.conversation = conversation
+        self.recovered = False
+        self._ledger = ledger
+        self._viewer = viewer
+        self._history = history
+        self._epoch = ""
+        self._offset = 0
+        self._heard: dict[str, Heard] = {}
+        self._open = False
+        self._stale = False
+        self._catching_up: asyncio.Task[None] | None = None
+        self.unwatch: Callable[[], None] = lambda: None
+        self.quiet_since = 0.0
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self._epoch, self._offset)
+
+    async def begin(self, since: Cursor | None) -> None:
+        """Resume after ``since``, or start with a snapshot when that cannot be done."""
+        page = await self._ledger.read(self.conversation, since.offset if since else 0, PAGE)
+        self.recovered = since is not None and _continues(page, since)
+        if since is not None and self.recovered:
+            self._epoch, self._offset = since.epoch, since.offset
+            self._record(page.events)
+        else:
+            await self._restart()
+        self._open = True
+        await self._catch_up()
+
+    async def _restart(self) -> None:
+        snapshot = await self._ledger.snapshot(self.conversation, self._history)
+        self._epoch, self._offset = snapshot.cursor.epoch, snapshot.cursor.offset
+        # The attempt is not known: live text waits until the ledger tells it.
+        self._heard = {turn.turn: Heard(0, len(turn.reply)) for turn in snapshot.pending}
+        self._viewer.restart(snapshot)
+
+    def close(self) -> None:
+        self._open = False
+        self.unwatch()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+
+    def live(self, turn: str, attempt: int, position: int, text: str) -> None:
+        """Text that this process generates now. What does not continue what was heard is left
+        to the ledger."""
+        if not self._open:
+            return
+        heard = self._heard.get(turn)
+        if heard is None:
+            if position or attempt != 1:
+                return
+            heard = self._heard[turn] = Heard(1, 0)
+        if heard.attempt == attempt and heard.length == position:
+            heard.length += len(text)
+            self._viewer.show(Text(turn=turn, position=position, text=text), None)
+
+    def hint(self, recorded: Sequence[Recorded]) -> None:
+        """News from the ledger: apply what continues, read what is missing."""
+        if not self._open:
+            self._stale = True
+            return
+        fresh = [item for item in recorded if item.offset > self._offset]
+        if fresh and fresh[0].offset == self._offset + 1 and self._catching_up is None:
+            self._record(fresh)
+        elif fresh or not recorded:
+            self.look()
+
+    def look(self) -> None:
+        """Compare with the ledger, in the background."""
+        self._stale = True
+        if self._catching_up is None:
+            self._catching_up = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        try:
+            await self._catch_up()
+        except LedgerUnavailable as error:
+            log.warning("cannot read %s: %s", self.conversation, error)
+        finally:
+            self._catching_up = None
+
+    async def _catch_up(self) -> None:
+        more = True
+        while more or self._stale:
+            self._stale = False
+            page = await self._ledger.read(self.conversation, self._offset, PAGE)
+            if not _continues(page, self.cursor):
+                await self._restart()
+                return
+            self._record(page.events)
+            more = self._offset < page.last
+
+    def _record(self, recorded: Sequence[Recorded]) -> None:
+        self.quiet_since = asyncio.get_running_loop().time()
+        for item in recorded:
+            if item.offset != self._offset + 1:
+                continue
+            self._offset = item.offset
+            event = self._unheard(item.event)
+            if event is not None:
+                self._viewer.show(event, Cursor(self._epoch, item.offset))
+
+    def _unheard(self, event: Event) -> Event | None:
+        """The part of a recorded event that the viewer has not had live."""
+        if isinstance(event, Text):
+            return self._unheard_text(event)
+        if isinstance(event, Started):
+            heard = self._heard.setdefault(event.turn, Heard(event.attempt, event.position))
+            if event.attempt > heard.attempt:
+                heard.attempt, heard.length = event.attempt, event.position
+        elif isinstance(event, TextReset):
+            self._heard.setdefault(event.turn, Heard(0, 0)).length = event.position
+        elif isinstance(event, Finished):
+            self._heard.pop(event.turn, None)
+        return event
+
+    def _unheard_text(self, event: Text) -> Text | None:
+        heard = self._heard.setdefault(event.turn, Heard(0, event.position))
+        if heard.length >= event.end:
+            return None
+        missing = event.text[max(0, heard.length - event.position) :]
+        position = max(heard.length, event.position)
+        heard.length = event.end
+        return Text(turn=event.turn, position=position, text=missing)
+
+
+def _continues(page: Page, cursor: Cursor) -> bool:
+    """Whether reading on from ``cursor`` misses nothing."""
+    return page.epoch == cursor.epoch and page.first - 1 <= cursor.offset <= page.last
+
+
+class Streams:
+    """All the subscriptions of this process, by conversation."""
+
+    def __init__(self, ledger: Ledger, *, history: int) -> None:
+        self._ledger = ledger
+        self._history = history
+        self._subscriptions: dict[Conversation, list[Subscription]] = {}
+
+    @property
+    def viewers(self) -> int:
+        return sum(map(len, self._subscriptions.values()))
+
+    async def open(
+        self, conversation: Conversation, viewer: Viewer, since: Cursor | None = None
+    ) -> Subscription:
+        """Bring the conversation to ``viewer`` from ``since`` on, until `close`.
+
+        When the events after ``since`` are not all held any more, the viewer gets a snapshot
+        first and the subscription's ``recovered`` is False.
+        """
+        subscription = Subscription(conversation, self._ledger, viewer, self._history)
+        subscription.unwatch = await self._ledger.watch(conversation, subscription.hint)
+        self._subscriptions.setdefault(conversation, []).append(subscription)
+        try:
+            await subscription.begin(since)
+        except BaseException:
+            self.close(subscription)
+            raise
+        return subscription
+
+    def close(self, subscription: Subscription) -> None:
+        """Idempotent."""
+        subscription.close()
+        held = self._subscriptions.get(subscription.conversation, [])
+        if subscription in held:
+            held.remove(subscription)
+        if not held:
+            self._subscriptions.pop(subscription.conversation, None)
+
+    def live(
+        self, conversation: Conversation, turn: str, attempt: int, position: int, text: str
+    ) -> None:
+        for subscription in self._subscriptions.get(conversation, ()):
+            subscription.live(turn, attempt, position, text)
+
+    async def watch_silence(self) -> None:
+        """Compare silent viewers' places with the ledger, forever: a hint may be lost."""
+        while True:
+            await asyncio.sleep(SILENCE / 5)
+            limit = asyncio.get_running_loop().time() - SILENCE
+            for held in list(self._subscriptions.values()):
+                for subscription in held:
+                    if subscription.quiet_since < limit:
+                        subscription.quiet_since = limit + SILENCE
+                        subscription.look()
