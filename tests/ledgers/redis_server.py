@@ -1,0 +1,122 @@
+"""A private redis-server for tests: free loopback port, own directory, killed at the end.
+
+With no directives it is configured as a ledger needs it: every write on disk before it is
+acknowledged, and nothing ever evicted.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+START_SECONDS = 5.0
+
+
+def redis_missing() -> str | None:
+    """Why the tests that need redis-server cannot run here, or None when they can."""
+    return None if shutil.which("redis-server") else "redis-server is not installed"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One redis-server process at a time on ``port``, over ``directory``. Its methods block."""
+
+    def __init__(self, directory: Path, **directives: str) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.directives = DURABLE | {name.replace("_", "-"): v for name, v in directives.items()}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises `RuntimeError` with its log otherwise."""
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), cwd=self.directory, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.directory / "log").read_text(errors="replace"))
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        self._end(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM: it saves what its configuration saves at the end."""
+        self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers. `thaw` undoes it."""
+        assert self._process is not None, "not running"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None, "not running"
+        self._process.send_signal(signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def _command(self) -> list[str]:
+        settings = {
+            "port": str(self.port), "bind": "127.0.0.1", "dir": str(self.directory), "save": "",
+        }  # fmt: skip
+        command = ["redis-server"]
+        for name, value in (settings | self.directives).items():
+            command += [f"--{name}", value]
+        return command
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as link:
+                link.sendall(b"PING\r\n")
+                return link.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-NOPERM"))
+        except OSError:
+            return False
+
+
+@contextlib.asynccontextmanager
+async def running_redis(**directives: str) -> AsyncIterator[RedisServer]:
+    """A started `RedisServer`, to be killed and started again by the test."""
+    directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="palaver-redis-"))
+    server = RedisServer(directory, **directives)
+    try:
+        await asyncio.to_thread(server.start)
+        yield server
+    finally:
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def redis_server(**directives: str) -> AsyncIterator[str]:
+    """The URL of a private redis-server; directives with ``_`` for ``-`` change its defaults."""
+    async with running_redis(**directives) as server:
+        yield server.url
