@@ -516,9 +516,7 @@ class MemoryLedger:
         kept = [event for event in stream.events if event.turn not in theirs]
         gone = len(stream.events) - len(kept)
         if stream.members == {person}:
-            stream.inbox.clear()
-            stream.running = False
-            del self._streams[stream.name]
+            self._forget(stream)
             return len(theirs), gone
         self._drop_turns(stream, theirs)
         stream.members.discard(person)
@@ -526,6 +524,12 @@ class MemoryLedger:
         if stream.waiting is not None and stream.waiting.message.sender == person:
             stream.waiting = None
         return len(theirs), gone
+
+    def _forget(self, stream: _Stream) -> None:
+        del self._streams[stream.name]
+        self._ready = deque(due for due in self._ready if due is not stream)
+        self._leases = [lease for lease in self._leases if lease[2] is not stream]
+        heapq.heapify(self._leases)
 
     def _drop_turns(self, stream: _Stream, turns: set[str]) -> None:
         head = stream.inbox[0].id if stream.inbox else ""

@@ -1,0 +1,330 @@
+"""The ledgers under the contract suite, and how a test speaks with them.
+
+A test takes ``place`` and runs once per ledger. To add a ledger, write an async context manager
+that yields a `Place` and name it in `PLACES`.
+"""
+
+import asyncio
+import importlib.util
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from palaver.ledger import Claim, Entry, Ledger, Progress, Step, Waiting
+from palaver.messages import (
+    Conversation,
+    Finished,
+    Message,
+    Outcome,
+    Recorded,
+    Routed,
+    Started,
+    Text,
+    new_id,
+)
+from palaver.testing.ledger import MemoryLedger
+
+HERE = Path(__file__).parent
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Place:
+    """A started ledger, ``ledger``, and the means to test it.
+
+    ``build`` makes another instance on the same store, or a fresh one where ``shared`` is not
+    given. ``clock`` is None when the ledger's clock cannot be moved. ``dump`` gives every byte
+    that the store holds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[..., Ledger],
+        dump: Callable[[Ledger], Awaitable[bytes]],
+        *,
+        clock: Clock | None = None,
+        survives: bool = True,
+    ) -> None:
+        self.name = name
+        self.build = build
+        self.clock = clock
+        self.survives = survives
+        self._dump = dump
+        self.ledger = build()
+
+    async def dump(self) -> bytes:
+        return await self._dump(self.ledger)
+
+    async def reopen(self, **options: Any) -> None:  # Any: settings of the ledger
+        """Close the ledger and open it anew with other settings."""
+        await self.ledger.close()
+        self.ledger = self.build(**options)
+        await self.ledger.start()
+
+    async def let_pass(self, seconds: float) -> None:
+        """Let the ledger's clock go on."""
+        if self.clock is not None:
+            self.clock.now += seconds
+        else:
+            await asyncio.sleep(seconds)
+
+    def need_clock(self) -> Clock:
+        if self.clock is None:
+            pytest.skip(f"the clock of {self.name} cannot be moved by a day")
+        return self.clock
+
+    # Saying things
+
+    def message(
+        self, text: str = "hello", *, thread: str = "t", sender: str = "ada", **fields: Any
+    ) -> Message:
+        """A message; ``fields`` may also hold ``tenant``."""
+        conversation = Conversation(fields.pop("tenant", "acme"), "web", thread)
+        fields.setdefault("id", new_id())
+        return Message(conversation=conversation, sender=sender, text=text, **fields)
+
+    async def accept(self, text: str = "hello", **fields: Any) -> str:
+        """Accept a new message; returns its turn."""
+        receipt = await self.ledger.accept(self.message(text, **fields))
+        assert not receipt.duplicate
+        return receipt.turn
+
+    async def claim(self, *, lease: float = 30.0, history: int = 40) -> Claim:
+        """Claim a turn that must be due."""
+        claim = await self.ledger.claim("worker", lease=lease, history=history)
+        assert claim is not None, "nothing was due"
+        return claim
+
+    async def nothing_due(self) -> None:
+        assert await self.ledger.claim("worker", lease=30.0, history=0) is None
+
+    async def append(self, claim: Claim, *entries: Entry, expect: int | None = None) -> Progress:
+        expect = claim.index if expect is None else expect
+        return await self.ledger.append(claim, entries, expect=expect, lease=30.0)
+
+    async def settle(
+        self,
+        claim: Claim,
+        *entries: Entry,
+        expect: int | None = None,
+        outcome: Outcome = "done",
+        waiting: Waiting | None = None,
+    ) -> Progress:
+        """Settle with ``entries`` and a `Finished` after them."""
+        finished = Finished(turn=claim.turn, outcome=outcome, length=0)
+        return await self.ledger.settle(
+            claim,
+            (*entries, finished),
+            expect=claim.index if expect is None else expect,
+            waiting=waiting,
+        )
+
+    async def answer(self, text: str = "fine", *, lease: float = 30.0) -> Claim:
+        """Claim the next turn and settle it with the reply ``text``."""
+        claim = await self.claim(lease=lease)
+        await self.settle(claim, *self.reply(claim, text))
+        return claim
+
+    def reply(self, claim: Claim, *texts: str) -> tuple[Entry, ...]:
+        """The entries of a reply in pieces, from the beginning of a turn."""
+        entries: list[Entry] = [
+            Started(turn=claim.turn, attempt=claim.attempt),
+            Routed(turn=claim.turn, skill="chat", reason="default"),
+        ]
+        position = len(claim.reply)
+        for text in texts:
+            entries.append(Text(turn=claim.turn, position=position, text=text))
+            position += len(text)
+        return tuple(entries)
+
+    def step(self, number: int, *, done: bool = True, result: bytes = b"null") -> Step:
+        return Step(
+            number=number,
+            verb="generate",
+            fingerprint=f"f{number}",
+            done=done,
+            result=msgspec.Raw(result),
+        )
+
+    async def stream(self, conversation: Conversation, after: int = 0) -> list[Recorded]:
+        """All events above ``after``, read in pages; checks that they have no gap."""
+        events: list[Recorded] = []
+        while True:
+            page = await self.ledger.read(conversation, after, 7)
+            if not page.events:
+                assert after >= page.last, (after, page)
+                return events
+            expected = range(max(after + 1, page.first), page.events[-1].offset + 1)
+            assert [event.offset for event in page.events] == list(expected)
+            events += page.events
+            after = events[-1].offset
+
+
+def sibling(name: str) -> ModuleType:
+    """The module ``name`` beside this file; pytest's importlib mode leaves it off the path."""
+    path = HERE / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"ledgers_{name}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        pytest.skip(f"tests/ledgers/{name}.py is not there")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Memory
+
+
+@asynccontextmanager
+async def memory_place(directory: Path) -> AsyncIterator[Place]:
+    clock = Clock()
+
+    def build(**options: Any) -> Ledger:
+        return MemoryLedger(clock=clock, **options)
+
+    yield Place("memory", build, dump_objects, clock=clock, survives=False)
+
+
+async def dump_objects(ledger: Ledger) -> bytes:
+    """The text of every object that ``ledger`` holds."""
+    return "\n".join(_texts(ledger, set())).encode()
+
+
+def _texts(value: object, met: set[int]) -> Iterator[str]:
+    if id(value) in met:
+        return
+    met.add(id(value))
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for pair in value.items():
+            yield from _texts(pair, met)
+    elif isinstance(value, bytes | msgspec.Raw):
+        yield bytes(value).decode()
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        for item in value:
+            yield from _texts(item, met)
+    elif type(value).__module__.startswith("palaver"):
+        names = (*getattr(value, "__slots__", ()), *getattr(value, "__dict__", ()))
+        names += getattr(value, "__struct_fields__", ())
+        for name in names:
+            yield from _texts(getattr(value, name, None), met)
+
+
+# SQLite
+
+
+@asynccontextmanager
+async def sqlite_place(directory: Path) -> AsyncIterator[Place]:
+    sqlite = importlib.import_module("palaver_plugins.ledgers.sqlite")
+    clock = Clock()
+    path = directory / "ledger.sqlite"
+
+    def build(**options: Any) -> Ledger:
+        settings = sqlite.SQLiteLedgerSettings(path=path, **options)
+        ledger: Ledger = sqlite.SQLiteLedger(settings, directory, clock=clock)
+        return ledger
+
+    async def dump(_: Ledger) -> bytes:
+        return await asyncio.to_thread(dump_files, path)
+
+    yield Place("sqlite", build, dump, clock=clock)
+
+
+def dump_files(path: Path) -> bytes:
+    """The bytes of the file ``path`` and of those beside it that begin with its name."""
+    files = sorted(path.parent.glob(f"{path.name}*"))
+    return b"".join(file.read_bytes() for file in files)
+
+
+# Redis
+
+
+@asynccontextmanager
+async def redis_place(directory: Path) -> AsyncIterator[Place]:
+    server = sibling("redis_server")
+    module = pytest.importorskip("palaver_plugins.ledgers.redis")
+    async with server.redis_server() as url:
+
+        def build(**options: Any) -> Ledger:
+            ledger: Ledger = module.RedisLedger(module.RedisLedgerSettings(url=url, **options))
+            return ledger
+
+        async def dump(_: Ledger) -> bytes:
+            return await dump_redis(url)
+
+        yield Place("redis", build, dump)
+
+
+async def dump_redis(url: str) -> bytes:
+    """Every key of the server and what it holds."""
+    from redis.asyncio import Redis
+
+    readers: dict[str, tuple[Any, ...]] = {
+        "string": ("GET",),
+        "hash": ("HGETALL",),
+        "list": ("LRANGE", 0, -1),
+        "set": ("SMEMBERS",),
+        "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+        "stream": ("XRANGE", "-", "+"),
+    }
+    client: Any = Redis.from_url(url)  # its commands are typed for both clients at once
+    try:
+        parts: list[bytes] = []
+        async for key in client.scan_iter():
+            kind = (await client.type(key)).decode()
+            command, *arguments = readers[kind]
+            value = await client.execute_command(command, key, *arguments)
+            parts += [key, repr(value).encode(), *_byte_strings(value)]
+        return b"\n".join(parts)
+    finally:
+        await client.aclose()
+
+
+def _byte_strings(value: object) -> Iterator[bytes]:
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, dict):
+        yield from _byte_strings(tuple(value.items()))
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _byte_strings(item)
+
+
+PLACES: dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]] = {
+    "memory": memory_place,
+    "sqlite": sqlite_place,
+    "redis": redis_place,
+}
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
+    ]
+)
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """A started ledger of each kind, alone on its store."""
+    async with PLACES[request.param](tmp_path) as made:
+        await made.ledger.start()
+        try:
+            yield made
+        finally:
+            await made.ledger.close()
