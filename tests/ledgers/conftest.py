@@ -202,18 +202,19 @@ async def memory_place(directory: Path) -> AsyncIterator[Place]:
 
 async def dump_objects(ledger: Ledger) -> bytes:
     """The text of every object that ``ledger`` holds."""
-    return "\n".join(_texts(ledger, set())).encode()
+    return "\n".join(_texts(ledger, {})).encode()
 
 
-def _texts(value: object, met: set[int]) -> Iterator[str]:
+def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
     if id(value) in met:
         return
-    met.add(id(value))
+    met[id(value)] = value  # kept alive, so that its id stays its own
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for pair in value.items():
-            yield from _texts(pair, met)
+        for key, held in value.items():
+            yield from _texts(key, met)
+            yield from _texts(held, met)
     elif isinstance(value, bytes | msgspec.Raw):
         yield bytes(value).decode()
     elif isinstance(value, list | tuple | set | frozenset | deque):
