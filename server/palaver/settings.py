@@ -1,11 +1,12 @@
-"""One settings model: defaults live here, in code.
+"""One settings model: defaults live here, in code. `palaver.configuration` fills it.
 
-Values come from, in rising order: these defaults, well-known bare environment names
-(``REDIS_URL``, …), one TOML file, ``PALAVER__SECTION__KEY`` in the environment, flags.
-Secrets are given by reference (``env:NAME`` or ``file:PATH``) and never printed.
+The text under a field is its documentation: it becomes ``docs/settings.md``. Secrets are given by
+reference (``env:NAME`` or ``file:PATH``) and never printed.
 """
 
+import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,68 @@ import pydantic
 
 from palaver.errors import ConfigurationError
 
-ENVIRONMENT_PREFIX = "PALAVER__"
-Tree = dict[str, Any]  # nested tables of TOML values
+Tree = dict[str, Any]  # Any: nested tables of TOML values
+Keys = tuple[str, ...]
+"""The way to a value: ``("server", "port")``."""
 
-WELL_KNOWN: dict[str, tuple[str, ...]] = {
-    "REDIS_URL": ("ledger", "redis", "url"),
-    "OPENAI_API_KEY": ("engine", "openai", "api_key"),
-    "OPENAI_BASE_URL": ("engine", "openai", "urls"),
-    "HF_TOKEN": ("models", "hub_token"),
-}
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value was given, in words for people. ``raw``: as text, from the environment or a
+    flag, to be read as whatever type its field has."""
+
+    where: str
+    raw: bool = False
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    """A table of settings. Unknown keys are refused, values are frozen."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+
+class OpenSection(Section):
+    """A section with a table for every backend beside its own keys: ``[section.backend]``."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    def of(self, name: str) -> Tree:
+        """The table of backend ``name`` as given, not yet validated."""
+        return dict(self.tables().get(name, {}))
+
+    def tables(self) -> dict[str, Tree]:
+        """The tables of all backends as given."""
+        return dict(self.model_extra or {})
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # What stands in a backend's table is not validated here and may hold a password.
+        return ((name, getattr(self, name)) for name in type(self).model_fields)
+
+
+class ChoiceSettings(OpenSection):
+    """A section that picks one backend."""
+
+    use: str
+    """The backend to use; its settings stand in a table of its name."""
+
+
+class EnabledSettings(OpenSection):
+    """A section that picks any number of backends."""
+
+    enabled: tuple[str, ...] = ()
+    """The backends to use, in this order; their settings stand in tables of their names."""
 
 
 class Secret(pydantic.RootModel[str]):
     """A secret by reference: ``env:NAME`` or ``file:PATH``. Printing it shows the reference."""
 
-    model_config = pydantic.ConfigDict(frozen=True)
+    model_config = pydantic.ConfigDict(frozen=True, hide_input_in_errors=True)
 
     @pydantic.field_validator("root")
     @classmethod
@@ -59,7 +103,7 @@ class ServerSettings(Section):
     host: str = "127.0.0.1"
     """Address to listen on. One that others can reach requires ``auth.keys``."""
     port: int = pydantic.Field(default=7252, ge=0, le=65535)
-    """0 takes any free port and prints it."""
+    """Port to listen on. 0 takes any free port and prints it."""
     data: Path = Path("data")
     """Directory for the ledger, the models and the knowledge base."""
     origins: tuple[str, ...] = ()
@@ -67,14 +111,16 @@ class ServerSettings(Section):
     max_message_bytes: int = pydantic.Field(default=1_000_000, ge=1_000)
     """Largest message that a client may send, in bytes."""
     send_queue_bytes: int = pydantic.Field(default=1_000_000, ge=10_000)
-    """A reader for whom more than this waits unsent is disconnected."""
+    """A reader for whom more than this waits unsent, in bytes, is disconnected."""
     drain: float = pydantic.Field(default=20.0, ge=0)
     """Seconds that running turns get to end when the server stops."""
 
 
 class AuthKey(Section):
     secret: Secret
+    """The bearer key itself, by reference."""
     tenant: str = "default"
+    """The tenant that the key belongs to."""
     person: str = ""
     """The person that the key speaks for; empty lets the client name the person."""
 
@@ -91,19 +137,9 @@ class PluginsSettings(Section):
     """Entry points that are not loaded."""
 
 
-class ChoiceSettings(pydantic.BaseModel):
-    """A section whose ``use`` names a backend, with that backend's settings beside it."""
-
-    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
-    use: str
-
-    def of(self, name: str) -> Tree:
-        """The table ``[section.name]`` as given, not yet validated."""
-        return dict((self.model_extra or {}).get(name, {}))
-
-
 class EngineSettings(ChoiceSettings):
     use: str = "openvino"
+    """The engine that generates text for all skills."""
     canary_interval: float = pydantic.Field(default=15.0, gt=0)
     """Seconds between two probes of one generated token, while the engine is otherwise silent."""
     canary_deadline: float = pydantic.Field(default=30.0, gt=0)
@@ -116,27 +152,29 @@ class EngineSettings(ChoiceSettings):
 
 class LedgerSettings(ChoiceSettings):
     use: str = "sqlite"
+    """The store of messages, turns and events."""
     history: int = pydantic.Field(default=40, ge=0)
     """Lines of history that a skill gets at most."""
 
 
 class KnowledgeSettings(ChoiceSettings):
     use: str = "sqlite"
+    """The store of documents that grounded answers are taken from."""
 
 
-class EnabledSettings(pydantic.BaseModel):
-    """A section whose ``enabled`` names backends, with their settings beside it."""
-
-    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+class ChannelsSettings(EnabledSettings):
     enabled: tuple[str, ...] = ()
+    """Channels that run. Each opens network routes, so each is named."""
 
-    def of(self, name: str) -> Tree:
-        return dict((self.model_extra or {}).get(name, {}))
+
+class InterceptorsSettings(EnabledSettings):
+    enabled: tuple[str, ...] = ()
+    """Interceptors that wrap every turn, the first outermost."""
 
 
 class ModelsSettings(Section):
     hub_token: Secret | None = None
-    """Token for private models of the hub."""
+    """Token for gated and private models of the Hugging Face hub."""
 
 
 class RoutingSettings(Section):
@@ -165,15 +203,35 @@ class Settings(Section):
     """Everything that can be set, by section."""
 
     server: ServerSettings = ServerSettings()
+    """The process and its web surface."""
     auth: AuthSettings = AuthSettings()
+    """Who may talk to it."""
     plugins: PluginsSettings = PluginsSettings()
+    """What is loaded."""
     engine: EngineSettings = EngineSettings()
+    """What generates text."""
     ledger: LedgerSettings = LedgerSettings()
+    """What remembers conversations."""
     knowledge: KnowledgeSettings = KnowledgeSettings()
+    """What grounded answers are taken from."""
     models: ModelsSettings = ModelsSettings()
+    """Where models come from."""
     routing: RoutingSettings = RoutingSettings()
+    """How a message finds its skill."""
     dispatch: DispatchSettings = DispatchSettings()
-    channels: EnabledSettings = EnabledSettings()
-    interceptors: EnabledSettings = EnabledSettings()
-    skills: dict[str, Tree] = {}
-    """Settings of skills, by skill name."""
+    """How turns are run."""
+    channels: ChannelsSettings = ChannelsSettings()
+    """Where messages come from and replies go."""
+    interceptors: InterceptorsSettings = InterceptorsSettings()
+    """What happens around every turn."""
+    skills: dict[str, Tree] = pydantic.Field(default={}, repr=False)
+    """Settings of skills, in a table per skill."""
+
+    _origins: dict[Keys, Origin] = pydantic.PrivateAttr(default_factory=dict)
+
+    def origin(self, keys: Keys) -> Origin | None:
+        """Where the value at ``keys``, or the first one below it, was given. None: nowhere."""
+        if keys in self._origins:
+            return self._origins[keys]
+        below = (path for path in self._origins if path[: len(keys)] == keys)
+        return next((self._origins[path] for path in below), None)
