@@ -1,4 +1,4 @@
-"""Channel: where messages come from and replies go; and Reception, all that a channel works with."""
+"""Channel: where messages come from and replies go. Reception: all that a channel works with."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
@@ -36,6 +36,9 @@ class Reception(Protocol):
 
     async def snapshot(self, conversation: Conversation) -> Snapshot:
         """The conversation as it is now."""
+
+    async def members(self, conversation: Conversation) -> frozenset[str]:
+        """The people who have written to the conversation; empty when it is new."""
 
     def skills(self) -> dict[str, str]:
         """Skill names and their descriptions."""
