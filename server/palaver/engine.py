@@ -16,6 +16,7 @@ Ability = Literal[
     "choice",
     "regex",
     "logprobs",
+    "alternatives",
     "seed",
     "continuation",
     "adapter",
@@ -23,7 +24,8 @@ Ability = Literal[
     "embed",
     "classify",
 ]
-"""What an engine may be able to do. ``continuation``: goes on from a partial reply exactly."""
+"""What an engine may be able to do. ``continuation``: goes on from a partial reply exactly.
+``alternatives``: log-probabilities of other tokens than the chosen one, too."""
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -64,7 +66,8 @@ class Sampling:
     """The parameters that may be asked for; an engine accepts all of them or declares otherwise.
 
     ``temperature`` 0 is greedy. ``logprobs`` is the number of alternatives wanted per token
-    (0: only the chosen one), or None for no log-probabilities. ``stop`` strings end the text and
+    (0: only the chosen one; more need the ability ``alternatives``), or None for no
+    log-probabilities. ``stop`` strings end the text and
     are not part of it.
     """
 

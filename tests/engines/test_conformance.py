@@ -342,7 +342,7 @@ async def test_a_structure_that_cannot_work_is_the_callers_fault(
 async def test_there_is_a_log_probability_for_every_token(
     subject: Subject, alternatives: int
 ) -> None:
-    if not subject.can("logprobs"):
+    if not subject.can("alternatives" if alternatives else "logprobs"):
         await refuses(subject, logprobs=alternatives)
         return
     said = await subject.say(TALK, logprobs=alternatives)
