@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from palaver.errors import Fenced, LedgerError, LedgerUnavailable, PalaverError, SkillError
+from palaver.errors import Fenced, LedgerUnavailable, PalaverError, SkillError
 from palaver.ledger import Claim, Ledger, Receipt, StopState, Waiting
 from palaver.messages import Conversation, Finished, Message, Outcome, Problem, Started, new_id
 from palaver.metrics import Metrics
@@ -182,9 +182,9 @@ class Dispatcher:
             await self._answer_and_settle(run)
         except Fenced:
             log.info("turn %s went to another worker", claim.turn, extra=_about(claim))
-        except LedgerError as error:
+        except Exception as error:  # noqa: BLE001  the barrier around a worker
             log.error(
-                "turn %s is left to be taken over: %s", claim.turn, error, extra=_about(claim)
+                "turn %s is left to be taken over: %r", claim.turn, error, extra=_about(claim)
             )
         finally:
             run.transcript.close()
@@ -244,6 +244,8 @@ class Dispatcher:
         except Exception as raised:
             error = SkillError(f"skill {turn.skill!r} raised {raised!r}")
             log.exception("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
+        else:
+            return "done", None, None
         return "failed", Problem(error.code, error.public), None
 
 

@@ -32,6 +32,7 @@ from palaver.messages import (
     Citation,
     Cited,
     Message,
+    Routed,
     ToolCalled,
     Usage,
 )
@@ -59,6 +60,8 @@ class Skill:
 
     name: ClassVar[str]
     """1 to 40 characters of ``a-z0-9_-``; people type it as ``/name``."""
+    aliases: ClassVar[Sequence[str]] = ()
+    """Other words that people may type as ``/word``."""
     examples: ClassVar[Sequence[str]] = ()
     """Messages that this skill should get, as people would write them."""
     patterns: ClassVar[Sequence[str]] = ()
@@ -133,6 +136,7 @@ class Turn(Generic[ArgumentsT]):
         self.deadline = deadline
         """Event loop time at which the turn is ended."""
         self.usage = Usage()
+        self._received = claim.message
         self._claim = claim
         self._transcript = transcript
         self._services = services
@@ -147,6 +151,16 @@ class Turn(Generic[ArgumentsT]):
         self._citations = 0
 
     # What the turn is
+
+    def rephrase(self, text: str) -> None:
+        """Show the skill ``text`` as the message's. Called by the server, which has taken a
+        command off its front."""
+        if text != self.message.text:
+            self.message = msgspec.structs.replace(self.message, text=text)
+
+    def say_routed(self, reason: str, score: float | None) -> None:
+        """Tell which skill answers and why. Called by the server."""
+        self._transcript.put(Routed(turn=self.id, skill=self.skill, reason=reason, score=score))
 
     @property
     def person(self) -> str:
@@ -316,13 +330,12 @@ class Turn(Generic[ArgumentsT]):
     async def choose(self, prompt: str, options: Sequence[str], *, system: str = "") -> str:
         """Let the engine pick exactly one of ``options``."""
         self._require("choice")
-        number, fingerprint = self._step("choose", system, prompt, *options)
 
-        async def pick() -> str:
+        async def pick(number: int) -> str:
             sampling = Sampling(structure=Choice(tuple(options)), max_tokens=64)
             return await self._run(number, _messages(system, prompt), sampling)
 
-        return await self._journaled(number, "choose", fingerprint, str, pick)
+        return await self.journaled(str, pick, "choose", system, prompt, *options)
 
     async def extract(self, model: type[ModelT], prompt: str, *, system: str = "") -> ModelT:
         """Let the engine fill ``model`` from ``prompt``.
@@ -331,13 +344,12 @@ class Turn(Generic[ArgumentsT]):
         """
         self._require("json_schema")
         schema = model.model_json_schema()
-        number, fingerprint = self._step("extract", system, prompt, repr(schema))
 
-        async def fill() -> str:
+        async def fill(number: int) -> str:
             sampling = Sampling(structure=JsonSchema(schema), max_tokens=512)
             return await self._run(number, _messages(system, prompt), sampling)
 
-        written = await self._journaled(number, "extract", fingerprint, str, fill)
+        written = await self.journaled(str, fill, "extract", system, prompt, repr(schema))
         try:
             return model.model_validate_json(written)
         except pydantic.ValidationError as error:
@@ -381,7 +393,7 @@ class Turn(Generic[ArgumentsT]):
         raise Suspended(
             Waiting(
                 skill=self.skill,
-                message=self.message,
+                message=self._received,
                 journal=tuple(self._journal[n] for n in sorted(self._journal)),
                 said=self.text,
             )
@@ -390,7 +402,7 @@ class Turn(Generic[ArgumentsT]):
     def resume(self, waiting: Waiting) -> None:
         """Go on with a skill that asked: this message is the answer. Called by the server."""
         answer = self.message.text
-        self.message = waiting.message
+        self.message = self._received = waiting.message
         self._before = len(waiting.said)
         self._unsaid = waiting.said + self._unsaid
         asked = waiting.journal[-1]
@@ -440,14 +452,13 @@ class Turn(Generic[ArgumentsT]):
 
     async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
         """The knowledge base's best passages for ``query``, best first."""
-        number, fingerprint = self._step("search", query, str(limit))
 
-        async def look_up() -> tuple[Passage, ...]:
+        async def look_up(number: int) -> tuple[Passage, ...]:
             return await self._services.knowledge.search(
                 self.message.conversation.tenant, query, limit
             )
 
-        return await self._journaled(number, "search", fingerprint, tuple[Passage, ...], look_up)
+        return await self.journaled(tuple[Passage, ...], look_up, "search", query, str(limit))
 
     async def remember(self, key: str, value: str | None) -> None:
         """Keep a value about the person across conversations; None forgets it."""
@@ -497,17 +508,22 @@ class Turn(Generic[ArgumentsT]):
         self._journal[number] = step
         self._transcript.put(step)
 
-    async def _journaled(
+    async def journaled(
         self,
-        number: int,
-        verb: str,
-        fingerprint: str,
         kind: type[ResultT],
-        perform: Callable[[], Awaitable[ResultT]],
+        perform: Callable[[int], Awaitable[ResultT]],
+        verb: str,
+        *inputs: str,
     ) -> ResultT:
+        """The recorded result of this step, else that of ``perform(step number)``, recorded.
+
+        ``kind`` is the result's type, one that msgspec encodes and decodes. Steps are told apart
+        by their order, ``verb`` and ``inputs``.
+        """
+        number, fingerprint = self._step(verb, *inputs)
         recorded = self._recall_step(number, verb, fingerprint, kind)
         if recorded is None:
-            recorded = await perform()
+            recorded = await perform(number)
             self._record_step(number, verb, fingerprint, recorded)
         return recorded
 

@@ -1,0 +1,182 @@
+"""Router: decides which skill answers, with what arguments, and says why."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from palaver.engine import Abilities, ChatMessage, Choice, Engine, GenerationRequest, Sampling
+from palaver.errors import EngineError, NotFound
+from palaver.ledger import Waiting
+from palaver.messages import Message
+from palaver.routing.meaning import MeaningIndex, Ranked
+from palaver.settings import RoutingSettings
+from palaver.skills import Skill
+
+RESUMED = "It asked, and this is the answer."
+ONLY = "It is the only skill."
+_COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:\s+|$)")
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Which skill answers, and why. ``text`` is what remains of the message for the skill;
+    ``arguments`` are JSON values, not validated yet; ``score`` is a probability."""
+
+    skill: str
+    reason: str
+    text: str
+    arguments: dict[str, Any] = {}  # JSON values
+    score: float | None = None
+
+
+class Router:
+    """Named by the person, else the one that asked, else by pattern, else by meaning, else by the
+    engine's choice, else the default."""
+
+    def __init__(
+        self,
+        skills: Mapping[str, type[Skill]],
+        *,
+        settings: RoutingSettings,
+        engine: Engine,
+        abilities: Abilities,
+    ) -> None:
+        self._skills = skills
+        self._settings = settings
+        self._engine = engine
+        self._consults = settings.consult_engine and "choice" in abilities.can
+        self._index = MeaningIndex(skills)
+        self._commands = {
+            name.lower(): skill.name
+            for skill in skills.values()
+            for name in (skill.name, *skill.aliases)
+        }
+        self._patterns = [
+            (skill.name, re.compile(pattern, re.IGNORECASE | re.DOTALL))
+            for skill in skills.values()
+            for pattern in skill.patterns
+        ]
+
+    def resumes(self, message: Message, waiting: Waiting) -> bool:
+        """Whether the message is the answer that ``waiting`` waits for: it is, unless the person
+        names a skill."""
+        return waiting.skill in self._skills and self._named(message) is None
+
+    async def route(self, message: Message) -> Decision:
+        """Decide. Raises `NotFound` when the person names a skill that does not exist."""
+        named = self._named(message)
+        if named is not None:
+            return named
+        if len(self._skills) == 1:
+            only = next(iter(self._skills))
+            return self._fill(Decision(skill=only, reason=ONLY, text=message.text))
+        return self._matched(message) or await self._meant(message)
+
+    def command(self, name: str) -> str:
+        """The skill that goes by ``name`` or one of its aliases. Raises `NotFound`."""
+        try:
+            return self._commands[name.lower()]
+        except KeyError:
+            known = ", ".join(f"/{skill}" for skill in sorted(self._skills))
+            raise NotFound(f"There is no skill {name!r}. There are: {known}.") from None
+
+    def _named(self, message: Message) -> Decision | None:
+        if message.skill:
+            decision = Decision(
+                skill=self.command(message.skill),
+                reason="The person named it.",
+                text=message.text,
+                arguments=message.arguments,
+            )
+            return decision if message.arguments else self._fill(decision)
+        typed = _COMMAND.match(message.text)
+        if typed is None:
+            return None
+        return self._fill(
+            Decision(
+                skill=self.command(typed[1]),
+                reason=f"The person typed /{typed[1]}.",
+                text=message.text[typed.end() :],
+            )
+        )
+
+    def _fill(self, decision: Decision) -> Decision:
+        """Take arguments from the first of the skill's patterns that matches."""
+        for name, pattern in self._patterns:
+            if name == decision.skill and (match := pattern.search(decision.text)):
+                return msgspec.structs.replace(decision, arguments=_groups(match))
+        return decision
+
+    def _matched(self, message: Message) -> Decision | None:
+        for name, pattern in self._patterns:
+            if match := pattern.fullmatch(message.text.strip()):
+                return Decision(
+                    skill=name,
+                    reason="The message has the form of a request to it.",
+                    text=message.text,
+                    arguments=_groups(match),
+                )
+        return None
+
+    async def _meant(self, message: Message) -> Decision:
+        ranked = self._index.rank(message.text)
+        best, second = ranked[0], ranked[1]
+        sure = best.probability >= self._settings.threshold
+        if sure and best.probability - second.probability >= self._settings.margin:
+            return Decision(
+                skill=best.skill,
+                reason="The message is like its examples.",
+                text=message.text,
+                score=best.probability,
+            )
+        if self._consults:
+            chosen = await self._consult(message, ranked)
+            if chosen is not None:
+                return chosen
+        return Decision(
+            skill=self._settings.default,
+            reason="No skill clearly fits, so the default answers.",
+            text=message.text,
+            score=_probability(ranked, self._settings.default),
+        )
+
+    async def _consult(self, message: Message, ranked: list[Ranked]) -> Decision | None:
+        request = GenerationRequest(
+            id=f"route-{message.conversation}-{message.id}",
+            messages=(
+                ChatMessage("system", choice_prompt(self._skills)),
+                ChatMessage("user", message.text),
+            ),
+            tenant=message.conversation.tenant,
+            sampling=Sampling(structure=Choice(tuple(self._skills)), max_tokens=32),
+        )
+        try:
+            generation = await self._engine.generate(request, _ignore)
+        except EngineError:
+            return None  # routing goes on without advice; the skill will meet the engine's error
+        return Decision(
+            skill=generation.text,
+            reason="The examples left it open; the model chose.",
+            text=message.text,
+            score=_probability(ranked, generation.text),
+        )
+
+
+def choice_prompt(skills: Mapping[str, type[Skill]]) -> str:
+    """The system text that asks the engine for a skill's name."""
+    lines = [f"{name}: {skill.description()}" for name, skill in skills.items()]
+    head = "Name the skill that fits the message best. Reply with its name only."
+    return "\n".join([head, *lines])
+
+
+def _groups(match: re.Match[str]) -> dict[str, str]:
+    return {name: value.strip() for name, value in match.groupdict().items() if value}
+
+
+def _probability(ranked: list[Ranked], skill: str) -> float | None:
+    return next((r.probability for r in ranked if r.skill == skill), None)
+
+
+def _ignore(text: str) -> None:
+    """Only the whole name counts."""

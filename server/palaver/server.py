@@ -1,0 +1,285 @@
+"""Server: the parts of one conversation server, wired together."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from palaver.channels import Channel
+from palaver.dispatch import Dispatcher
+from palaver.engine import Abilities, Engine
+from palaver.errors import ConfigurationError, LedgerUnavailable, TooLarge
+from palaver.hooks import Interceptor, Tool
+from palaver.knowledge import KnowledgeBase
+from palaver.ledger import Claim, Depth, Ledger, Receipt, Snapshot, StopState
+from palaver.messages import Conversation, Cursor, Message
+from palaver.metrics import Metrics
+from palaver.routing import Decision, Router
+from palaver.routing.arguments import fill_arguments
+from palaver.routing.router import RESUMED
+from palaver.settings import Settings
+from palaver.skills import Services, Skill, Turn
+from palaver.streams import Streams, Subscription, Viewer
+from palaver.supervision import SupervisedEngine
+
+log = logging.getLogger(__name__)
+
+DEPTH_INTERVAL = 2.0
+"""Seconds between two counts of the ledger's queue for the metrics."""
+
+
+class Server:
+    """One conversation server: the parts given, wired together and alive inside ``async with``.
+
+    Entering raises `ConfigurationError` when a part cannot work as it is configured.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ledger: Ledger,
+        engine: Engine,
+        knowledge: KnowledgeBase,
+        skills: Mapping[str, Skill],
+        tools: Mapping[str, Tool] | None = None,
+        interceptors: Sequence[Interceptor] = (),
+        channels: Sequence[Channel] = (),
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.ledger = ledger
+        self.engine = SupervisedEngine(engine, settings.engine, self.metrics)
+        self.knowledge = knowledge
+        self.abilities: Abilities
+        self._skills = skills
+        self._tools = tools or {}
+        self._interceptors = interceptors
+        self.channels = channels
+        self._streams = Streams(ledger, history=settings.ledger.history)
+        self._router: Router
+        self._dispatcher: Dispatcher
+        self._depth = Depth(queued=0, running=0)
+        self._ledger_problem = ""
+        self.draining = False
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.draining = True
+        await self._stack.aclose()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        await _open(stack, self.ledger)
+        await _open(stack, self.knowledge)
+        stack.push_async_callback(self.engine.close)
+        self.abilities = await self.engine.start()
+        if "embed" in self.abilities.can and hasattr(self.knowledge, "use_embeddings"):
+            self.knowledge.use_embeddings(self.engine.embed)
+        skills = self._able_skills()
+        self._router = Router(
+            {name: type(skill) for name, skill in skills.items()},
+            settings=self.settings.routing,
+            engine=self.engine,
+            abilities=self.abilities,
+        )
+        self._dispatcher = Dispatcher(
+            self.ledger,
+            self._streams,
+            self._answer,
+            services=self._services(),
+            settings=self.settings.dispatch,
+            history=self.settings.ledger.history,
+            metrics=self.metrics,
+        )
+        stack.push_async_callback(self._close_dispatcher)
+        await self._dispatcher.start()
+        for task in (self._streams.watch_silence(), self._watch_depth()):
+            stack.push_async_callback(_end, asyncio.create_task(task))
+        self._watch_gauges()
+        for channel in self.channels:
+            stack.push_async_callback(channel.close)
+            await channel.start(self)
+
+    async def _close_dispatcher(self) -> None:
+        await self._dispatcher.close(self.settings.server.drain)
+
+    def _services(self) -> Services:
+        return Services(
+            ledger=self.ledger,
+            engine=self.engine,
+            abilities=self.abilities,
+            knowledge=self.knowledge,
+            tools=self._tools,
+            generation_deadline=self.settings.engine.deadline,
+        )
+
+    def _able_skills(self) -> Mapping[str, Skill]:
+        """Refuse a server whose engine cannot serve its skills."""
+        for name, skill in self._skills.items():
+            lacking = skill.needs - self.abilities.can
+            if lacking:
+                raise ConfigurationError(
+                    f"skill {name!r} needs an engine with {', '.join(sorted(lacking))}; "
+                    f"{self.abilities.model!r} has {', '.join(sorted(self.abilities.can))}. "
+                    f"Choose another engine, or disable the skill's plugin"
+                )
+        default = self.settings.routing.default
+        if len(self._skills) != 1 and default not in self._skills:
+            raise ConfigurationError(
+                f"routing.default names the skill {default!r}; there are: {sorted(self._skills)}"
+            )
+        return self._skills
+
+    # One turn
+
+    async def _answer(self, turn: Turn, claim: Claim) -> None:
+        decision = await self._route(turn, claim)
+        skill = self._skills[decision.skill]
+        turn.skill = decision.skill
+        turn.say_routed(decision.reason, decision.score)
+
+        async def answer() -> None:
+            named = bool(claim.message.arguments)
+            turn.arguments = await fill_arguments(
+                turn, skill.Arguments, decision.arguments, named=named
+            )
+            await skill.answer(turn)
+
+        await _chain(self._interceptors, turn, answer)()
+
+    async def _route(self, turn: Turn, claim: Claim) -> Decision:
+        waiting = claim.waiting
+        resumed = waiting is not None and self._router.resumes(turn.message, waiting)
+        if waiting is not None and resumed:
+            turn.resume(waiting)
+        message = turn.message
+
+        async def decide(number: int) -> Decision:
+            return await self._router.route(message)
+
+        decision = await turn.journaled(
+            Decision, decide, "route", message.text, message.skill or ""
+        )
+        turn.rephrase(decision.text)
+        return (
+            msgspec.structs.replace(decision, reason=RESUMED, score=None) if resumed else decision
+        )
+
+    # What channels use: see palaver.channels.Reception
+
+    async def accept(self, message: Message) -> Receipt:
+        limit = self.settings.server.max_message_bytes
+        if len(message.text.encode()) > limit:
+            raise TooLarge(f"the message is larger than {limit} bytes")
+        if message.skill is not None:
+            self._router.command(message.skill)
+        receipt = await self._dispatcher.accept(message)
+        self.metrics.message(message.conversation.channel)
+        return receipt
+
+    async def view(
+        self, conversation: Conversation, viewer: Viewer, since: Cursor | None = None
+    ) -> Subscription:
+        return await self._streams.open(conversation, viewer, since)
+
+    def leave(self, subscription: Subscription) -> None:
+        self._streams.close(subscription)
+
+    async def stop(
+        self, conversation: Conversation, turn: str | None = None
+    ) -> tuple[StopState, str]:
+        return await self._dispatcher.stop(conversation, turn)
+
+    async def snapshot(self, conversation: Conversation) -> Snapshot:
+        return await self.ledger.snapshot(conversation, self.settings.ledger.history)
+
+    async def members(self, conversation: Conversation) -> frozenset[str]:
+        return await self.ledger.members(conversation)
+
+    def skills(self) -> dict[str, str]:
+        return {name: skill.description() for name, skill in self._skills.items()}
+
+    async def route(self, message: Message) -> Decision:
+        """Which skill would answer, without answering."""
+        return await self._router.route(message)
+
+    # Operations
+
+    def readiness(self) -> Mapping[str, str]:
+        """What keeps the server from answering, by component; empty when it is ready."""
+        problems = {
+            "engine": self.engine.problem,
+            "ledger": self._ledger_problem,
+            "server": "draining" if self.draining else "",
+        }
+        return {component: problem for component, problem in problems.items() if problem}
+
+    def about(self) -> Mapping[str, Any]:  # Any: JSON values
+        return {
+            "model": self.abilities.model,
+            "demonstration": self.abilities.demonstration,
+            "skills": self.skills(),
+        }
+
+    async def _watch_depth(self) -> None:
+        while True:
+            try:
+                self._depth = await self.ledger.depth()
+                self._ledger_problem = ""
+            except LedgerUnavailable as error:
+                self._ledger_problem = str(error)
+            await asyncio.sleep(DEPTH_INTERVAL)
+
+    def _watch_gauges(self) -> None:
+        watch = self.metrics.watch
+        watch("palaver_turns_queued", "Turns that wait, all replicas", lambda: self._depth.queued)
+        watch("palaver_turns_running", "Turns that run, all replicas", lambda: self._depth.running)
+        watch("palaver_turns_here", "Turns that run here", lambda: self._dispatcher.running)
+        watch("palaver_viewers", "Open views of conversations", lambda: self._streams.viewers)
+        watch("palaver_engine_up", "1 when the engine answers", lambda: not self.engine.problem)
+
+
+def _chain(
+    interceptors: Sequence[Interceptor], turn: Turn, answer: Callable[[], Awaitable[None]]
+) -> Callable[[], Awaitable[None]]:
+    """Fold the interceptors around ``answer``, the first outermost."""
+    for interceptor in reversed(interceptors):
+        answer = _Call(interceptor, turn, answer)
+    return answer
+
+
+class _Call:
+    """One interceptor, with what comes after it."""
+
+    def __init__(
+        self, interceptor: Interceptor, turn: Turn, call_next: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._interceptor, self._turn, self._call_next = interceptor, turn, call_next
+
+    async def __call__(self) -> None:
+        await self._interceptor.intercept(self._turn, self._call_next)
+
+
+async def _open(stack: contextlib.AsyncExitStack, part: Ledger | KnowledgeBase) -> None:
+    stack.push_async_callback(part.close)
+    await part.start()
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,204 @@
+"""Talk with skills as a person would, in process, with the real server around them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from palaver.engine import Engine
+from palaver.hooks import Interceptor, PluginSettings, Tool
+from palaver.knowledge import Document, KnowledgeBase
+from palaver.ledger import Ledger, Snapshot
+from palaver.messages import (
+    Asked,
+    Attached,
+    Attachment,
+    Citation,
+    Cited,
+    Conversation,
+    Cursor,
+    Event,
+    Finished,
+    Message,
+    Problem,
+    Routed,
+    Started,
+    Text,
+    TextReset,
+    new_id,
+)
+from palaver.plugins import check_skill
+from palaver.server import Server
+from palaver.settings import LedgerSettings, RoutingSettings, Settings
+from palaver.skills import Skill
+from palaver.testing.engine import ScriptedEngine
+from palaver.testing.knowledge import ListKnowledge
+from palaver.testing.ledger import MemoryLedger
+
+PATIENCE = 5.0
+"""Seconds that a reply may take in a test."""
+
+
+class Reply(str):
+    """The text of a reply, with what else the turn put out."""
+
+    turn: str
+    skill: str
+    reason: str
+    outcome: str
+    problem: Problem | None
+    question: Asked | None
+    citations: list[Citation]
+    attachments: list[Attachment]
+    events: list[Event]
+
+
+class Screen:
+    """What one viewer of a conversation shows: a `Viewer` that keeps each turn's text and events.
+
+    It heals text by position as a client does, so it also proves the stream: text that does not
+    continue what is shown raises `AssertionError`.
+    """
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.events: dict[str, list[Event]] = {}
+        self.cursor: Cursor | None = None
+        self.restarts: list[Snapshot] = []
+        self._changed = asyncio.Event()
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        if cursor is not None:
+            self.cursor = cursor
+        text = self.texts.setdefault(event.turn, "")
+        if isinstance(event, Text):
+            if event.position > len(text):
+                raise AssertionError(f"a gap: {event} after {len(text)} characters")
+            self.texts[event.turn] = text + event.text[len(text) - event.position :]
+        elif isinstance(event, TextReset) or (isinstance(event, Started) and event.attempt > 1):
+            self.texts[event.turn] = text[: event.position]
+        if not isinstance(event, Text):
+            self.events.setdefault(event.turn, []).append(event)
+        self._changed.set()
+
+    def restart(self, snapshot: Snapshot) -> None:
+        self.restarts.append(snapshot)
+        self.cursor = snapshot.cursor
+        for line in snapshot.history:
+            if line.role == "assistant":
+                self.texts[line.turn] = line.text
+        for turn in snapshot.pending:
+            self.texts[turn.turn] = turn.reply
+        self._changed.set()
+
+    def of(self, turn: str, kind: type[Any]) -> list[Any]:  # Any: events of that kind
+        return [event for event in self.events.get(turn, ()) if isinstance(event, kind)]
+
+    async def until(self, turn: str, *, text: str | None = None) -> None:
+        """Wait until the turn is finished, or has said ``text``."""
+        async with asyncio.timeout(PATIENCE):
+            while not self._has(turn, text):
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _has(self, turn: str, text: str | None) -> bool:
+        if text is not None:
+            return text in self.texts.get(turn, "")
+        return bool(self.of(turn, Finished))
+
+
+class Chat:
+    """One person in one conversation of a running server."""
+
+    def __init__(self, server: Server, conversation: Conversation, person: str) -> None:
+        self.server = server
+        self.conversation = conversation
+        self.person = person
+        self.screen = Screen()
+
+    async def say(self, text: str, **about: Any) -> Reply:  # Any: fields of Message
+        """Send a message and wait for the reply. ``about``: further fields of `Message`."""
+        return await self.reply(await self.send(text, **about))
+
+    async def send(self, text: str, **about: Any) -> str:
+        """Send a message; returns the id of its turn at once."""
+        about.setdefault("id", new_id())
+        message = Message(conversation=self.conversation, sender=self.person, text=text, **about)
+        return (await self.server.accept(message)).turn
+
+    async def reply(self, turn: str) -> Reply:
+        """Wait for a turn to finish."""
+        await self.screen.until(turn)
+        reply = Reply(self.screen.texts[turn])
+        finished: Finished = self.screen.of(turn, Finished)[-1]
+        assert finished.length == len(reply), f"{finished} closes a reply of {len(reply)}"
+        routed = self.screen.of(turn, Routed)
+        reply.turn = turn
+        reply.outcome, reply.problem = finished.outcome, finished.problem
+        reply.skill = routed[-1].skill if routed else ""
+        reply.reason = routed[-1].reason if routed else ""
+        reply.question = next(iter(self.screen.of(turn, Asked)), None)
+        reply.citations = [event.citation for event in self.screen.of(turn, Cited)]
+        reply.attachments = [event.attachment for event in self.screen.of(turn, Attached)]
+        reply.events = self.screen.events[turn]
+        return reply
+
+    async def stop(self, turn: str | None = None) -> str:
+        """Stop a turn, or the one that runs; returns the `StopState`."""
+        return (await self.server.stop(self.conversation, turn))[0]
+
+
+@contextlib.asynccontextmanager
+async def converse(
+    *skills: type[Skill] | Skill,
+    engine: Engine | None = None,
+    ledger: Ledger | None = None,
+    knowledge: KnowledgeBase | Sequence[Document] = (),
+    tools: Sequence[Tool] = (),
+    interceptors: Sequence[Interceptor] = (),
+    settings: Settings | None = None,
+    skill_settings: Mapping[str, Any] | None = None,  # Any: TOML values, by key
+    person: str = "alice",
+    thread: str = "main",
+) -> AsyncIterator[Chat]:
+    """A server with these skills, and a person talking to it::
+
+        async with converse(Haiku, engine=ScriptedEngine("Old pond.")) as chat:
+            assert "pond" in await chat.say("write a haiku about a frog")
+
+    Everything between the message and the skill is real; the engine is scripted, the ledger is
+    in memory, unless others are given.
+    """
+    built = [_built(skill, skill_settings or {}) for skill in skills]
+    server = Server(
+        settings or _settings_for(built),
+        ledger=ledger or MemoryLedger(),
+        engine=engine or ScriptedEngine(),
+        knowledge=ListKnowledge(*knowledge) if isinstance(knowledge, Sequence) else knowledge,
+        skills={skill.name: skill for skill in built},
+        tools={tool.name: tool for tool in tools},
+        interceptors=interceptors,
+    )
+    async with server:
+        chat = Chat(server, Conversation("default", "test", thread), person)
+        subscription = await server.view(chat.conversation, chat.screen)
+        try:
+            yield chat
+        finally:
+            server.leave(subscription)
+
+
+def _built(skill: type[Skill] | Skill, values: Mapping[str, Any]) -> Skill:
+    if isinstance(skill, Skill):
+        return skill
+    settings: PluginSettings = check_skill(skill).Settings.model_validate(dict(values))
+    return skill(settings)
+
+
+def _settings_for(skills: Sequence[Skill]) -> Settings:
+    names = [skill.name for skill in skills]
+    default = "chat" if "chat" in names else names[0]
+    return Settings(
+        routing=RoutingSettings(default=default, consult_engine=False),
+        ledger=LedgerSettings(use="memory"),
+    )
