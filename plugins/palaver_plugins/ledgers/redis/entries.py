@@ -1,0 +1,59 @@
+"""What a turn's writes look like to the scripts, and what the scripts' refusals mean."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from palaver.errors import (
+    Conflict,
+    Fenced,
+    IndexConflict,
+    LedgerError,
+    LedgerUnavailable,
+    PalaverError,
+    TooMany,
+)
+from palaver.ledger import Entry, Step
+from palaver.messages import Routed, Text, TextReset, encode
+
+Packed = tuple[str | int, ...]
+
+_msgpack = msgspec.msgpack.Encoder()
+
+
+def pack_entries(entries: Sequence[Entry]) -> bytes:
+    """Entries for ``entries.lua``: opaque JSON, beside it the little that the script must know."""
+    return _msgpack.encode([_packed(entry) for entry in entries])
+
+
+def _packed(entry: Entry) -> Packed:
+    body = encode(entry).decode()  # Redis unpacks no binary type
+    if isinstance(entry, Text):
+        return "t", body, entry.position, len(entry.text), entry.text
+    if isinstance(entry, TextReset):
+        return "r", body, entry.position
+    if isinstance(entry, Step):
+        return "s", body, entry.number
+    if isinstance(entry, Routed):
+        return "k", body, entry.skill
+    return "e", body
+
+
+def refusal(reply: str, what: str) -> PalaverError:
+    """The error that an error reply to ``what`` stands for."""
+    code, _, detail = reply.partition(" ")
+    match code:
+        case "FENCED":
+            return Fenced(f"{what}: the claim is over")
+        case "INDEX":
+            return IndexConflict(f"{what}: the turn is at index {detail}")
+        case "TEXT":
+            return IndexConflict(f"{what}: a text does not continue the reply")
+        case "CONFLICT":
+            return Conflict(f"{what}: the message id was used with another body")
+        case "TOOMANY":
+            return TooMany("too many messages wait in this conversation", retry_after=1.0)
+        case "ERR" | "WRONGTYPE":
+            return LedgerError(f"{what}: {reply}")
+        case _:  # LOADING, OOM, MISCONF, READONLY, NOPERM, …: the server cannot do it now
+            return LedgerUnavailable(f"{what}: {reply}", retry_after=1.0)

@@ -1,0 +1,73 @@
+"""Keys: where everything lives. No other module makes a key.
+
+``<prefix>:{pNN}:<noun>:<tenant>/…``: the hash tag keeps all that one script touches in one slot of
+a Redis Cluster. Ids hold none of ``{}:*/`` (see `palaver.messages.check_name`), so that no id
+reaches outside its own keys.
+"""
+
+import zlib
+from typing import NamedTuple
+
+from palaver.messages import Conversation, check_name
+
+
+def scoped(tenant: str, rest: str) -> str:
+    """The one place where a tenant enters a key."""
+    return f"{check_name(tenant, 'tenant')}/{rest}"
+
+
+class Partition(NamedTuple):
+    """The keys that all conversations of a partition share."""
+
+    number: int
+    base: str
+    state: str
+    queue: str
+    """The sorted set of conversations; also the channel that tells of work."""
+    conversations: str
+    """What the key of every conversation begins with."""
+
+    def claim(self, nonce: str) -> str:
+        return f"{self.base}n:{nonce}"
+
+    def conversation(self, name: str) -> str:
+        return self.conversations + name
+
+    def person(self, tenant: str, person: str) -> str:
+        """The set of conversations of this partition to which the person has sent."""
+        return f"{self.base}p:{scoped(tenant, check_name(person, 'person'))}"
+
+
+class Keys:
+    """The key space under ``prefix``, spread over ``partitions``."""
+
+    def __init__(self, prefix: str, partitions: int) -> None:
+        self.partitions = tuple(_partition(prefix, number) for number in range(partitions))
+
+    def partition(self, name: str) -> Partition:
+        """Where ``name`` lives: the same in every process, for as long as the count is."""
+        partitions = self.partitions
+        if len(partitions) == 1:
+            return partitions[0]
+        return partitions[zlib.crc32(name.encode()) % len(partitions)]
+
+    def memories(self, tenant: str, person: str) -> tuple[Partition, str]:
+        """The partition and the key of what is remembered about a person."""
+        name = scoped(tenant, check_name(person, "person"))
+        partition = self.partition(name)
+        return partition, f"{partition.base}k:{name}"
+
+
+def name_of(conversation: Conversation) -> str:
+    """The conversation's name, in keys and in the queue."""
+    return scoped(conversation.tenant, f"{conversation.channel}/{conversation.thread}")
+
+
+def events_channel(conversation_key: str) -> bytes:
+    """The channel on which a conversation's events are told."""
+    return f"{conversation_key}:e".encode()
+
+
+def _partition(prefix: str, number: int) -> Partition:
+    base = f"{prefix}:{{p{number:02d}}}:"
+    return Partition(number, base, f"{base}state", f"{base}queue", f"{base}c:")

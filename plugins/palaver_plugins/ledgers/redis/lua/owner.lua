@@ -1,0 +1,4 @@
+-- The fence comes first. Writes of a turn begin: name turn fence …
+local name, turn, fence = unpack(ARGV, 1, 3)
+local held = redis.call('HMGET', conv, 'running', 'fence', 'offset')
+local owned = held[1] == turn and held[2] == fence

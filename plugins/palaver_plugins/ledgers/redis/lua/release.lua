@@ -1,0 +1,18 @@
+-- ARGV: name turn fence
+local key = conv .. ':t:' .. turn
+if not owned then
+  if redis.call('HGET', key, 'released') == fence then
+    return 0
+  end
+  return redis.error_reply('FENCED the claim is over')
+end
+redis.call('HSET', key, 'released', fence)
+redis.call('HINCRBY', key, 'attempt', -1)
+redis.call('DEL', redis.call('HGET', conv, 'mark'))
+redis.call('HDEL', conv, 'mark', 'worker')
+redis.call('HSET', conv, 'running', '')
+count('running', -1)
+count('queued', 1)
+redis.call('ZADD', queue, now(), name)
+wake()
+return 1

@@ -1,0 +1,15 @@
+-- ARGV: lines of history. Returns a Snapshot as JSON.
+local birth, offset, running = unpack(redis.call('HMGET', conv, 'birth', 'offset', 'running'))
+local pending = {}
+for i, turn in ipairs(redis.call('LRANGE', conv .. ':q', 0, -1)) do
+  local message, skill = unpack(
+    redis.call('HMGET', conv .. ':t:' .. turn, 'message', 'skill'))
+  pending[i] = table.concat({
+    '{"turn":"', turn, '","message":', message,
+    ',"running":', turn == running and 'true' or 'false',
+    ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
+    ',"skill":', cjson.encode(skill or ''), '}'})
+end
+return table.concat({
+  '{"cursor":{"epoch":"', epoch_of(birth), '","offset":', offset or '0', '},"history":',
+  newest_history(tonumber(ARGV[1])), ',"pending":', json_list(pending), '}'})

@@ -1,0 +1,42 @@
+"""Scripts: the Lua that makes each method of the ledger one atomic step in Redis.
+
+Redis runs a script by its SHA-1; the parts that scripts share are put together here, since a
+script cannot include another.
+"""
+
+import hashlib
+from importlib import resources
+from typing import NamedTuple
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "attest": ("attest",),
+    "accept": ("common", "events", "accept"),
+    "claim": ("common", "claim"),
+    "append": ("common", "events", "entries", "owner", "append"),
+    "settle": ("common", "events", "entries", "owner", "settle"),
+    "release": ("common", "events", "owner", "release"),
+    "stop": ("common", "stop"),
+    "read": ("common", "read"),
+    "snapshot": ("common", "snapshot"),
+    "export": ("common", "export"),
+    "erase": ("common", "erase"),
+}
+
+
+class Script(NamedTuple):
+    """``sha`` is how Redis knows ``source`` once it has been loaded."""
+
+    name: str
+    source: str
+    sha: str
+
+
+def load_scripts() -> dict[str, Script]:
+    """Every script by name. Reads files: not for the event loop."""
+    folder = resources.files(__package__) / "lua"
+    scripts = {}
+    for name, parts in PARTS.items():
+        source = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
+        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        scripts[name] = Script(name, source, sha)
+    return scripts
