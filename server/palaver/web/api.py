@@ -1,0 +1,150 @@
+"""The HTTP API: messages, stop and snapshot of one conversation, and the skills."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from palaver.channels import Reception
+from palaver.errors import InvalidInput, Overloaded, PalaverError
+from palaver.messages import Conversation, Message, encode, new_id
+from palaver.web.authentication import Authenticator, Visit
+from palaver.web.bodies import (
+    Accepted,
+    ConversationAnswer,
+    NewMessage,
+    SkillAnswer,
+    SkillsAnswer,
+    StopAnswer,
+    StopRequest,
+)
+from palaver.web.frames import view_of
+from palaver.web.replies import Reply, replying
+from palaver.web.socket import CHANNEL
+
+About = Callable[[], Mapping[str, Any]]  # JSON values
+
+
+_decode_message = msgspec.json.Decoder(NewMessage).decode
+_decode_stop = msgspec.json.Decoder(StopRequest).decode
+
+
+def answer(body: object, status: int = 200) -> web.Response:
+    """``body`` as JSON."""
+    return web.Response(
+        body=encode(body),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def refusal(error: PalaverError) -> web.Response:
+    """``error`` as JSON, with its status."""
+    response = answer({"error": {"code": error.code, "message": error.public}}, error.status)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+class Api:
+    """The routes below ``/v1``."""
+
+    def __init__(self, reception: Reception, authenticator: Authenticator, about: About) -> None:
+        self._reception = reception
+        self._authenticator = authenticator
+        self._about = about
+        self._waiting: set[Reply] = set()
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return (
+            web.post("/v1/conversations/{thread}/messages", self._send),
+            web.post("/v1/conversations/{thread}/stop", self._stop),
+            web.get("/v1/conversations/{thread}", self._snapshot, allow_head=False),
+            web.get("/v1/skills", self._skills, allow_head=False),
+            web.get("/v1/about", self._tell_about, allow_head=False),
+        )
+
+    def close(self) -> None:
+        """Answer those who wait for a reply: the server stops, their turns go on elsewhere."""
+        for reply in self._waiting:
+            reply.give_up(
+                Overloaded("the server restarts; repeat the request with its id", retry_after=1)
+            )
+
+    async def _visit(self, request: web.Request, person: str | None = None) -> Visit:
+        principal = self._authenticator.principal(request)
+        person = principal.speaks_for(person or request.query.get("person"))
+        conversation = Conversation(principal.tenant, CHANNEL, request.match_info["thread"])
+        visit = Visit(self._reception, conversation, person)
+        await visit.enter()
+        return visit
+
+    async def _send(self, request: web.Request) -> web.StreamResponse:
+        self._authenticator.principal(request)  # before the body is read
+        body = _read(_decode_message, await request.read())
+        visit = await self._visit(request, body.person)
+        message = Message(
+            conversation=visit.conversation,
+            id=_message_id(request, body),
+            sender=visit.person,
+            text=body.text,
+            skill=body.skill,
+            arguments=body.arguments,
+        )
+        if request.query.get("wait") == "true":
+            return await self._reply(message)
+        receipt = await self._reception.accept(message)
+        accepted = Accepted(turn=receipt.turn, ahead=receipt.ahead, duplicate=receipt.duplicate)
+        return answer(accepted, 202)
+
+    async def _reply(self, message: Message) -> web.StreamResponse:
+        async with replying(self._reception, message) as reply:
+            self._waiting.add(reply)
+            try:
+                return answer(await reply.finish())
+            finally:
+                self._waiting.discard(reply)
+
+    async def _stop(self, request: web.Request) -> web.StreamResponse:
+        self._authenticator.principal(request)
+        body = _read(_decode_stop, await request.read() or b"{}")
+        visit = await self._visit(request)
+        state, turn = await self._reception.stop(visit.conversation, body.turn)
+        return answer(StopAnswer(turn=turn, state=state))
+
+    async def _snapshot(self, request: web.Request) -> web.StreamResponse:
+        visit = await self._visit(request)
+        snapshot = await self._reception.snapshot(visit.conversation)
+        return answer(ConversationAnswer(cursor=str(snapshot.cursor), snapshot=view_of(snapshot)))
+
+    async def _skills(self, request: web.Request) -> web.StreamResponse:
+        self._authenticator.principal(request)
+        skills = sorted(self._reception.skills().items())
+        return answer(
+            SkillsAnswer(
+                skills=tuple(SkillAnswer(name=name, description=text) for name, text in skills)
+            )
+        )
+
+    async def _tell_about(self, request: web.Request) -> web.StreamResponse:
+        self._authenticator.principal(request)
+        return answer(dict(self._about()))
+
+
+def _read(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the decoder's struct
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"the body cannot be read: {error}") from error
+
+
+def _message_id(request: web.Request, body: NewMessage) -> str:
+    key = request.headers.get("Idempotency-Key")
+    if key and body.id and key != body.id:
+        raise InvalidInput("Idempotency-Key and the body's id differ; one of them is enough")
+    return key or body.id or new_id()

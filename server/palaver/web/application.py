@@ -1,0 +1,88 @@
+"""The aiohttp application: every route of the server, put together."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from palaver.channels import Channel, Reception
+from palaver.errors import InvalidInput, NotFound, PalaverError, TooLarge
+from palaver.metrics import Metrics
+from palaver.settings import Settings
+from palaver.web.api import About, Api, refusal
+from palaver.web.authentication import AUTHENTICATOR, Authenticator
+from palaver.web.operations import Operations, Readiness
+from palaver.web.pages import Pages
+from palaver.web.socket import Sockets
+from palaver.web.sse import Feeds
+
+log = logging.getLogger(__name__)
+
+
+def make_application(
+    *,
+    reception: Reception,
+    settings: Settings,
+    metrics: Metrics,
+    readiness: Readiness,
+    about: About,
+    channels: Sequence[Channel],
+) -> web.Application:
+    """Everything that is served over HTTP.
+
+    ``about`` tells ``version``, ``model`` and whether the model is a ``demonstration``. The
+    channels' routes are added as they are. Starting the application raises `ConfigurationError`
+    when a key's secret cannot be read.
+    """
+    authenticator = Authenticator(settings)
+    sockets = Sockets(reception, authenticator, settings.server)
+    feeds = Feeds(reception, authenticator, settings.server)
+    api = Api(reception, authenticator, about)
+    pages = Pages(authenticator)
+    version = str(about().get("version", ""))
+    operations = Operations(metrics, readiness, authenticator, version)
+    metrics.watch("palaver_websockets", "Open websockets", lambda: sockets.count)
+    metrics.watch("palaver_event_feeds", "Open event feeds over HTTP", lambda: feeds.count)
+
+    async def start(application: web.Application) -> None:
+        await asyncio.to_thread(authenticator.start)
+        await asyncio.to_thread(pages.start)
+
+    async def stop(application: web.Application) -> None:
+        feeds.close()
+        api.close()
+        await sockets.close()
+
+    application = web.Application(
+        middlewares=[tell_errors], client_max_size=settings.server.max_message_bytes
+    )
+    application[AUTHENTICATOR] = authenticator
+    for part in (sockets, feeds, api, operations, pages):
+        application.add_routes(part.routes())
+    for channel in channels:
+        application.add_routes(channel.routes())
+    application.on_startup.append(start)
+    application.on_shutdown.append(stop)
+    return application
+
+
+@web.middleware
+async def tell_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as JSON."""
+    try:
+        return await handler(request)
+    except PalaverError as error:
+        return refusal(error)
+    except web.HTTPRequestEntityTooLarge:
+        return refusal(TooLarge())
+    except web.HTTPNotFound:
+        return refusal(NotFound(f"there is nothing at {request.path[:200]!r}"))
+    except web.HTTPBadRequest as error:
+        return refusal(InvalidInput(error.text or ""))
+    except web.HTTPException:
+        raise
+    except Exception:
+        log.exception("request %s %s failed", request.method, request.path)
+        return refusal(PalaverError())

@@ -1,0 +1,49 @@
+"""Operations: health, readiness, metrics and the description of the API."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from aiohttp import web
+
+from palaver.metrics import Metrics
+from palaver.web.api import answer
+from palaver.web.authentication import Authenticator
+from palaver.web.openapi import document
+
+Readiness = Callable[[], Mapping[str, str]]
+"""Component to problem; empty when the server can take messages."""
+
+
+class Operations:
+    def __init__(
+        self, metrics: Metrics, readiness: Readiness, authenticator: Authenticator, version: str
+    ) -> None:
+        self._metrics = metrics
+        self._readiness = readiness
+        self._authenticator = authenticator
+        self._version = version
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return (
+            web.get("/healthz", self._live),
+            web.get("/readyz", self._ready),
+            web.get("/metrics", self._scrape, allow_head=False),
+            web.get("/openapi.json", self._describe, allow_head=False),
+        )
+
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        return answer({"status": "alive"})
+
+    async def _ready(self, request: web.Request) -> web.StreamResponse:
+        problems = dict(self._readiness())
+        status = "not ready" if problems else "ready"
+        return answer({"status": status, "problems": problems}, 503 if problems else 200)
+
+    async def _scrape(self, request: web.Request) -> web.StreamResponse:
+        self._authenticator.principal(request)
+        return web.Response(
+            body=self._metrics.exposition(),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        return answer(document(self._version))

@@ -1,0 +1,89 @@
+"""Pages: the page at ``/`` and its files, from memory."""
+
+import gzip
+import hashlib
+import mimetypes
+from collections.abc import Iterable
+from importlib import resources
+
+import msgspec
+from aiohttp import web
+
+from palaver.errors import NotFound
+from palaver.web.authentication import Authenticator
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+class File(msgspec.Struct, frozen=True):
+    """A static file, as it is sent."""
+
+    media_type: str
+    body: bytes
+    zipped: bytes
+    etag: str
+
+
+def load() -> dict[str, File]:
+    """All the static files, by name. Blocks."""
+    folder = resources.files("palaver.web") / "static"
+    return {
+        entry.name: _file(entry.name, entry.read_bytes())
+        for entry in folder.iterdir()
+        if entry.is_file()
+    }
+
+
+def _file(name: str, body: bytes) -> File:
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    if media_type.startswith("text/"):
+        media_type += "; charset=utf-8"
+    zipped = gzip.compress(body, mtime=0)
+    return File(media_type, body, zipped, hashlib.sha256(body).hexdigest()[:20])
+
+
+class Pages:
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+        self._files: dict[str, File] = {}
+
+    def start(self) -> None:
+        """Read the files. Blocks."""
+        self._files = load()
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return (
+            web.get("/", self._index),
+            web.get("/static/{name}", self._static),
+        )
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        return self._send(request, "index.html")
+
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        return self._send(request, request.match_info["name"])
+
+    def _send(self, request: web.Request, name: str) -> web.Response:
+        self._authenticator.check_host(request)
+        file = self._files.get(name)
+        if file is None:
+            raise NotFound(f"there is no file {name[:100]!r}")
+        headers = {**SECURITY, "ETag": f'"{file.etag}"', "Vary": "Accept-Encoding"}
+        if any(tag.value == file.etag for tag in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        headers["Content-Type"] = file.media_type
+        body = file.body
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            body = file.zipped
+        return web.Response(body=body, headers=headers)

@@ -1,0 +1,397 @@
+"""The websocket: one conversation per connection. docs/protocol.md describes it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Literal, assert_never
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from palaver.channels import Reception
+from palaver.errors import (
+    Forbidden,
+    InvalidInput,
+    LedgerUnavailable,
+    PalaverError,
+    TooLarge,
+    Unauthenticated,
+)
+from palaver.ledger import Snapshot
+from palaver.messages import Conversation, Cursor, Event, Message, encode
+from palaver.settings import ServerSettings
+from palaver.streams import Subscription
+from palaver.web.authentication import Authenticator, Visit, bearer
+from palaver.web.frames import (
+    Ack,
+    EventEncoder,
+    Hello,
+    Incoming,
+    Ping,
+    Pong,
+    Send,
+    ServerFrame,
+    Stop,
+    Stopped,
+    View,
+    Welcome,
+    decode_client_frame,
+    failure,
+    restart_of,
+    view_of,
+)
+from palaver.web.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "web"
+"""The channel of conversations over the websocket and the HTTP API: they are the same ones."""
+HELLO_TIMEOUT = 10.0
+"""Seconds that a client has for its hello."""
+HEARTBEAT = 30.0
+"""Seconds of silence after which the peer is pinged; half of it later it is given up."""
+FAREWELL = 2.0
+"""Seconds that a client has to answer a close."""
+REPLAY_LIMIT = 5_000
+"""Events up to which a client that asks for everything gets it, rather than a snapshot."""
+BATCH = 200
+"""Sockets that are closed at once when the server stops."""
+BETWEEN_BATCHES = 0.05
+"""Seconds between two such batches, so that clients do not all come back at the same moment."""
+FRAME_OVERHEAD = 16_384
+"""Bytes that a frame may have beyond ``server.max_message_bytes`` and still be answered with an
+error frame; above it the connection is closed."""
+
+BAD_HELLO = 4400
+UNAUTHENTICATED = 4401
+FORBIDDEN = 4403
+HELLO_LATE = 4408
+SLOW_READER = 4429
+
+
+async def replay_from(
+    reception: Reception, conversation: Conversation, since: str | None
+) -> Cursor | None:
+    """The cursor that a client's ``since`` stands for. Raises `InvalidInput`."""
+    if not since:
+        return None
+    if since != "start":
+        return Cursor.parse(since)
+    now = (await reception.snapshot(conversation)).cursor
+    return Cursor(now.epoch, 0) if now.offset <= REPLAY_LIMIT else None
+
+
+class Socket(web.WebSocketResponse[Literal[False]]):
+    """A websocket that says why it refuses a message that is too large.
+
+    aiohttp closes the connection below a peer that is still sending; then the peer sees a broken
+    connection and never the reason. Here the peer is given time to read it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            timeout=FAREWELL,
+            heartbeat=HEARTBEAT,
+            compress=False,
+            max_msg_size=limit + FRAME_OVERHEAD,
+            decode_text=False,
+        )
+        self._limit = limit
+        self.transport: asyncio.Transport | None = None
+
+    async def close(
+        self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
+    ) -> bool:
+        if code != WSCloseCode.MESSAGE_TOO_BIG or self.closed or self.transport is None:
+            return await super().close(code=code, message=message, drain=drain)
+        reason = b"a message may have %d bytes" % self._limit
+        self.transport.write(bytes((0x88, 2 + len(reason))) + code.to_bytes(2, "big") + reason)
+        await _until(self.transport.is_closing)
+        return await super().close(code=code, message=reason, drain=False)
+
+    async def hang_up(self) -> None:
+        """Let a closed peer read what is on its way, for a while, then end the connection."""
+        transport = self.transport
+        if transport is not None:
+            await _until(lambda: not transport.get_write_buffer_size())
+            transport.abort()
+
+
+async def _until(done: Callable[[], bool]) -> None:
+    """Wait for a transport, which tells nobody when its state changes; `FAREWELL` at most."""
+    deadline = asyncio.get_running_loop().time() + FAREWELL
+    while not done() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+class Connection:
+    """One client's socket, as a `Viewer` of its conversation."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        outbox: Outbox,
+        *,
+        reception: Reception,
+        authenticator: Authenticator,
+        encoder: EventEncoder,
+        limit: int,
+    ) -> None:
+        self._socket = socket
+        self._outbox = outbox
+        self._reception = reception
+        self._authenticator = authenticator
+        self._encoder = encoder
+        self._limit = limit
+        self._visit: Visit | None = None
+        self._subscription: Subscription | None = None
+        self._opening: list[bytes] | None = []
+        """Events that come before the welcome, in which they follow."""
+        self._snapshot: Snapshot | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    # Viewer
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        visit = self._visit
+        if visit is None or not visit.allows(event):
+            self._expel()
+            return
+        frame = self._encoder(event, cursor)
+        if self._opening is None:
+            self._outbox.put(frame)
+        else:
+            self._opening.append(frame)
+
+    def restart(self, snapshot: Snapshot) -> None:
+        visit = self._visit
+        if visit is None or not visit.allows_all(snapshot):
+            self._expel()
+        elif self._opening is None:
+            frame = encode(restart_of(snapshot))
+            self._outbox.grant(len(frame))
+            self._outbox.put(frame)
+        else:
+            self._opening.clear()
+            self._snapshot = snapshot
+
+    # The conversation
+
+    async def run(self, token: str | None) -> None:
+        """Serve the client until it leaves. ``token`` is the request's own credential."""
+        try:
+            await self._open(await self._hello(), token)
+        except TimeoutError:
+            await self._close(HELLO_LATE, "no hello came")
+        except PalaverError as error:
+            self._put(failure(error))
+            await self._close(_close_code(error), error.public)
+        else:
+            await self._serve()
+        finally:
+            if self._subscription is not None:
+                self._reception.leave(self._subscription)
+            if self._closing is not None:
+                await self._closing
+
+    async def _hello(self) -> Hello:
+        async with asyncio.timeout(HELLO_TIMEOUT):
+            received = await self._socket.receive()
+        if received.type is not WSMsgType.TEXT:
+            raise InvalidInput("the first frame must be a hello")
+        frame = decode_client_frame(received.data)
+        if not isinstance(frame, Hello):
+            raise InvalidInput("the first frame must be a hello")
+        return frame
+
+    async def _open(self, hello: Hello, token: str | None) -> None:
+        principal = self._authenticator.holder(token or hello.token)
+        person = principal.speaks_for(hello.person)
+        conversation = Conversation(principal.tenant, CHANNEL, hello.thread)
+        visit = self._visit = Visit(self._reception, conversation, person)
+        await visit.enter()
+        since = await replay_from(self._reception, conversation, hello.since)
+        subscription = await self._reception.view(conversation, self, since)
+        self._subscription = subscription
+        self._welcome(subscription.recovered, person, since)
+
+    def _welcome(self, recovered: bool, person: str, since: Cursor | None) -> None:
+        snapshot, frames = self._snapshot, self._opening or []
+        view: View | None = None
+        cursor = since
+        if snapshot is not None:
+            recovered, view, cursor = False, view_of(snapshot), snapshot.cursor
+        welcome = encode(
+            Welcome(
+                recovered=recovered,
+                cursor=str(cursor),
+                person=person,
+                max_message_bytes=self._limit,
+                snapshot=view,
+            )
+        )
+        self._opening = self._snapshot = None
+        self._outbox.grant(len(welcome) + sum(map(len, frames)))
+        for frame in (welcome, *frames):
+            self._outbox.put(frame)
+
+    async def _serve(self) -> None:
+        while True:
+            received = await self._socket.receive()
+            if received.type is WSMsgType.TEXT:
+                await self._take(received.data)
+            elif received.type is WSMsgType.BINARY:
+                self._put(failure(InvalidInput("frames are text, not binary")))
+            else:
+                return
+
+    async def _take(self, data: bytes) -> None:
+        id = None
+        try:
+            if len(data) > self._limit:
+                raise TooLarge(f"a message may have {self._limit} bytes")
+            frame = decode_client_frame(data)
+            id = frame.id if isinstance(frame, Send) else None
+            await self._answer(frame)
+        except PalaverError as error:
+            self._put(failure(error, id))
+
+    async def _answer(self, frame: Incoming) -> None:
+        if isinstance(frame, Send):
+            await self._send(frame)
+        elif isinstance(frame, Stop):
+            await self._stop(frame)
+        elif isinstance(frame, Ping):
+            self._put(Pong())
+        elif isinstance(frame, Hello):
+            raise InvalidInput("a connection has one hello")
+        else:
+            assert_never(frame)
+
+    async def _send(self, frame: Send) -> None:
+        visit = self._visit
+        assert visit is not None
+        if not visit.member:
+            await visit.enter()
+        receipt = await self._reception.accept(
+            Message(
+                conversation=visit.conversation,
+                id=frame.id,
+                sender=visit.person,
+                text=frame.text,
+                skill=frame.skill,
+                arguments=frame.arguments,
+            )
+        )
+        self._put(
+            Ack(id=frame.id, turn=receipt.turn, ahead=receipt.ahead, duplicate=receipt.duplicate)
+        )
+
+    async def _stop(self, frame: Stop) -> None:
+        visit = self._visit
+        assert visit is not None
+        await visit.enter()
+        state, turn = await self._reception.stop(visit.conversation, frame.turn)
+        self._put(Stopped(turn=turn, state=state))
+
+    def _put(self, frame: ServerFrame) -> None:
+        self._outbox.put(encode(frame))
+
+    # Leaving
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Close from a plain call."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(code, reason))
+
+    def _expel(self) -> None:
+        self._outbox.close()
+        self.close_soon(FORBIDDEN, "the conversation belongs to someone else")
+
+    def fall_behind(self) -> None:
+        """Too much waits unsent."""
+        log.info("a reader fell behind and was disconnected")
+        self.close_soon(SLOW_READER, "reading too slowly; come back with your cursor")
+
+    async def _close(self, code: int, reason: str) -> None:
+        self._outbox.close()
+        # A close frame has 125 bytes, two of which are the code.
+        message = reason.encode()[:123].decode(errors="ignore").encode()
+        await self._socket.close(code=code, message=message, drain=False)
+        await self._socket.hang_up()
+
+    async def say_goodbye(self) -> None:
+        """The server stops."""
+        await self._close(WSCloseCode.SERVICE_RESTART, "the server restarts")
+
+
+def _close_code(error: PalaverError) -> int:
+    if isinstance(error, Unauthenticated):
+        return UNAUTHENTICATED
+    if isinstance(error, Forbidden):
+        return FORBIDDEN
+    if isinstance(error, InvalidInput):
+        return BAD_HELLO
+    if isinstance(error, LedgerUnavailable):
+        return WSCloseCode.TRY_AGAIN_LATER
+    return WSCloseCode.INTERNAL_ERROR
+
+
+class Sockets:
+    """All the websockets of this server."""
+
+    def __init__(
+        self, reception: Reception, authenticator: Authenticator, settings: ServerSettings
+    ) -> None:
+        self._reception = reception
+        self._authenticator = authenticator
+        self._settings = settings
+        self._encoder = EventEncoder()
+        self._connections: set[Connection] = set()
+
+    @property
+    def count(self) -> int:
+        return len(self._connections)
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return (web.get("/ws", self._serve),)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        self._authenticator.check_place(request)
+        token = bearer(request)
+        if token is not None:
+            self._authenticator.holder(token)  # a wrong header is refused before the upgrade
+        socket = Socket(self._settings.max_message_bytes)
+        await socket.prepare(request)
+        assert request.transport is not None
+        socket.transport = request.transport
+        connection = self._connect(socket, request.transport)
+        self._connections.add(connection)
+        try:
+            await connection.run(token)
+        finally:
+            self._connections.discard(connection)
+        return socket
+
+    def _connect(self, socket: Socket, transport: asyncio.Transport) -> Connection:
+        # The two know each other: frames go one way, the news of a slow reader the other.
+        outbox = Outbox(
+            transport, self._settings.send_queue_bytes, lambda: connection.fall_behind()
+        )
+        connection = Connection(
+            socket,
+            outbox,
+            reception=self._reception,
+            authenticator=self._authenticator,
+            encoder=self._encoder,
+            limit=self._settings.max_message_bytes,
+        )
+        return connection
+
+    async def close(self) -> None:
+        """Say goodbye to all, in batches."""
+        waiting = list(self._connections)
+        for start in range(0, len(waiting), BATCH):
+            if start:
+                await asyncio.sleep(BETWEEN_BATCHES)
+            batch = waiting[start : start + BATCH]
+            await asyncio.gather(*(connection.say_goodbye() for connection in batch))
