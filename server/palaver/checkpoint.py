@@ -1,0 +1,226 @@
+"""Checkpoint: a model directory, read and checked without loading it.
+
+A checkpoint holds ``config.json``, a tokenizer and weights as safetensors, the way the
+transformers library writes them. Pickled weights and models that bring code of their own are
+refused: both run whatever they contain.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from palaver.errors import ConfigurationError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+INDEX = "model.safetensors.index.json"
+GENERATES = re.compile(r"\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
+HEADER_LIMIT = 100_000_000
+"""Bytes; the safetensors format allows no longer header."""
+
+Json = dict[str, Any]  # Any: JSON values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a model directory says about itself. ``size`` is of the weights in bytes; ``context``
+    in tokens, 0 when it is not said. ``demonstration``: too small for real use, and says so."""
+
+    directory: Path
+    architecture: str
+    parameters: int
+    size: int
+    context: int
+    languages: tuple[str, ...]
+    license: str
+    scores: Mapping[str, float]
+    demonstration: bool
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """Check a model directory. Raises `ConfigurationError` that names the file at fault."""
+    if not directory.is_dir():
+        raise ConfigurationError(f"there is no model directory {str(directory)!r}")
+    config = _json(directory / "config.json")
+    architecture = check_config(config, str(directory))
+    _check_tokenizer(directory)
+    weights = _weights(directory)
+    card = _card(directory)
+    return Checkpoint(
+        directory=directory,
+        architecture=architecture,
+        parameters=sum(count_parameters(file) for file in weights),
+        size=sum(file.stat().st_size for file in weights),
+        context=_context(config),
+        languages=_words(card, "languages", "language"),
+        license=", ".join(_words(card, "license", "licence")),
+        scores=_scores(card),
+        demonstration=card.get("demonstration") is True,
+    )
+
+
+def check_config(config: Json, label: str) -> str:
+    """The architecture of a ``config.json``. Raises `ConfigurationError` for one that generates no
+    text or brings code of its own; ``label`` names the model."""
+    if "auto_map" in config:
+        raise ConfigurationError(
+            f"model {label!r} brings code of its own (auto_map in config.json), which is never run"
+        )
+    architectures = config.get("architectures") or ["none"]
+    for architecture in architectures:
+        if GENERATES.fullmatch(str(architecture)):
+            return str(architecture)
+    raise ConfigurationError(
+        f"model {label!r} generates no text: its architecture is {architectures[0]}"
+    )
+
+
+def _json(file: Path) -> Json:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _broken(file, "is missing") from None
+    except (OSError, ValueError) as error:
+        raise _broken(file, f"cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise _broken(file, "is not a JSON object")
+    return content
+
+
+def _broken(file: Path, what: str) -> ConfigurationError:
+    return ConfigurationError(f"model {str(file.parent)!r}: {file.name} {what}")
+
+
+def _check_tokenizer(directory: Path) -> None:
+    file = directory / "tokenizer.json"
+    if file.is_file():
+        try:
+            Tokenizer.from_file(str(file))
+        except Exception as error:
+            raise _broken(file, f"cannot be read: {error}") from error
+    elif not (directory / "tokenizer.model").is_file():
+        raise _broken(file, "is missing")
+
+
+# Weights
+
+
+def _weights(directory: Path) -> list[Path]:
+    """The weight files, all there and all whole."""
+    files = [directory / name for name in weight_names(directory)]
+    for file in files:
+        if not file.is_file():
+            raise _broken(file, f"is missing, which {INDEX} names")
+    return files
+
+
+def weight_names(directory: Path) -> list[str]:
+    if (directory / INDEX).is_file():
+        return sorted(set(_json(directory / INDEX).get("weight_map", {}).values()))
+    names = [file.name for file in directory.iterdir() if file.is_file()]
+    return choose_weights(names, str(directory))
+
+
+def choose_weights(names: list[str], label: str) -> list[str]:
+    """The weights among a model's files. Raises `ConfigurationError` when all are pickled or there
+    are none; ``label`` names the model."""
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if weights:
+        # Some publishers add the same weights once more under another name.
+        return sorted([name for name in weights if name.startswith("model")] or weights)
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    if pickles:
+        raise ConfigurationError(
+            f"model {label!r} has only pickled weights ({pickles[0]}), which can run code when "
+            "they are loaded; a copy with .safetensors files is needed"
+        )
+    raise ConfigurationError(f"model {label!r} has no weights: there is no .safetensors file")
+
+
+def count_parameters(file: Path) -> int:
+    """The numbers in a safetensors file, from its header.
+
+    Raises `ConfigurationError` when the file is not as long as its header says.
+    """
+    header, start = _header(file)
+    tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+    try:
+        end = start + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        parameters: int = sum(math.prod(tensor["shape"]) for tensor in tensors)
+    except (KeyError, IndexError, TypeError) as error:
+        raise _broken(file, "is not a safetensors file: its header is malformed") from error
+    if file.stat().st_size < end:
+        raise _broken(file, f"is truncated: {file.stat().st_size:_} of {end:_} bytes are there")
+    if file.stat().st_size > end:
+        raise _broken(file, f"is too long: {file.stat().st_size:_} bytes instead of {end:_}")
+    return parameters
+
+
+def _header(file: Path) -> tuple[Json, int]:
+    """The header and the byte at which the tensors begin."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= HEADER_LIMIT:
+            raise _broken(file, "is not a safetensors file")
+        text = stream.read(length)
+    if len(text) < length:
+        raise _broken(file, f"is truncated: {8 + len(text):_} bytes hold not even its header")
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise _broken(file, "is not a safetensors file: its header is no JSON") from error
+    if not isinstance(header, dict):
+        raise _broken(file, "is not a safetensors file: its header is malformed")
+    return header, 8 + length
+
+
+# What it says about itself
+
+
+def _context(config: Json) -> int:
+    text = config.get("text_config")
+    inner = text if isinstance(text, dict) else {}
+    context = config.get("max_position_embeddings") or inner.get("max_position_embeddings") or 0
+    return context if isinstance(context, int) else 0
+
+
+def _card(directory: Path) -> Json:
+    """``card.json``, else the front matter of ``README.md``, else nothing."""
+    if (directory / "card.json").is_file():
+        return _json(directory / "card.json")
+    try:
+        return dict(_front_matter((directory / "README.md").read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def _front_matter(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The keys of a YAML front matter, with lists of words; all that a model card's need."""
+    match = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    key, words = "", list[str]()
+    for line in (match[1] if match else "").splitlines():
+        if item := re.match(r"\s*-\s+(\S+)\s*$", line):
+            words.append(item[1].strip("'\""))
+        elif pair := re.match(r"([\w-]+):\s*(.*)$", line):
+            yield key, words
+            key, words = pair[1], re.findall(r"[^\s\[\],'\"]+", pair[2])
+    yield key, words
+
+
+def _words(card: Json, *names: str) -> tuple[str, ...]:
+    value = next((card[name] for name in names if card.get(name)), ())
+    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+def _scores(card: Json) -> dict[str, float]:
+    scores = card.get("scores")
+    if not isinstance(scores, dict):
+        return {}
+    return {
+        str(name): float(value) for name, value in scores.items() if isinstance(value, int | float)
+    }
