@@ -1,0 +1,207 @@
+"""The embedded ledger: one SQLite file, served by one process."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from palaver.errors import LedgerUnavailable
+from palaver.hooks import Backend, PluginSettings, Site, hookimpl
+from palaver.ledger import (
+    Claim,
+    Depth,
+    Entry,
+    Erasure,
+    Export,
+    Guarantee,
+    Hint,
+    Ledger,
+    Page,
+    Progress,
+    Receipt,
+    Snapshot,
+    StopState,
+    Waiting,
+)
+from palaver.messages import Conversation, Message, Recorded
+from palaver_plugins.ledgers.sqlite import records, turns
+from palaver_plugins.ledgers.sqlite.rows import number_from
+from palaver_plugins.ledgers.sqlite.writer import Applied, Idle, Outcome, Writer
+
+
+class SQLiteLedgerSettings(PluginSettings):
+    path: Path | None = None
+    """The file. By default ``ledger.sqlite`` in the server's data directory."""
+    events_kept: int = pydantic.Field(default=10_000, ge=1)
+    """Events that a conversation keeps for resuming clients once a turn has ended."""
+
+
+class SQLiteLedger:
+    """A `Ledger` in one file.
+
+    A single thread owns the file, so what is submitted from the event loop is applied in that
+    order. ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: SQLiteLedgerSettings,
+        data: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = settings.path or data / "ledger.sqlite"
+        self._clock = clock
+        self._writer = Writer(self.path, self._deliver, clock=clock, kept=settings.events_kept)
+        self._hints: dict[str, list[Hint]] = {}
+        self._work = asyncio.Event()
+        self._idle_until = float("inf")
+
+    async def start(self) -> None:
+        await self._writer.start()
+
+    async def close(self) -> None:
+        await self._writer.close()
+
+    # The walk of a turn
+
+    async def accept(self, message: Message) -> Receipt:
+        return await self._writer.submit(turns.accept, message)
+
+    async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
+        lapse = max(0.0, self._idle_until - self._clock())
+        try:
+            async with asyncio.timeout(min(timeout, lapse)):
+                await self._work.wait()
+        except TimeoutError:
+            pass
+
+    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+        claim = await self._writer.submit(turns.claim, lease, history)
+        return claim if isinstance(claim, Claim) else None
+
+    async def append(
+        self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
+    ) -> Progress:
+        return await self._writer.submit(turns.append, claim, entries, expect, lease)
+
+    async def settle(
+        self,
+        claim: Claim,
+        entries: Sequence[Entry],
+        *,
+        expect: int,
+        waiting: Waiting | None = None,
+    ) -> Progress:
+        return await self._writer.submit(turns.settle, claim, entries, expect, waiting)
+
+    async def release(self, claim: Claim) -> None:
+        await self._writer.submit(turns.release, claim)
+
+    async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
+        return await self._writer.submit(turns.stop, str(conversation), turn)
+
+    # Reading
+
+    async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
+        return await self._writer.submit(records.read, str(conversation), after, limit)
+
+    async def watch(self, conversation: Conversation, hint: Hint) -> Callable[[], None]:
+        name = str(conversation)
+        self._hints.setdefault(name, []).append(hint)
+
+        def unwatch() -> None:
+            hints = self._hints.get(name, [])
+            if hint in hints:
+                hints.remove(hint)
+            if not hints:
+                self._hints.pop(name, None)
+
+        return unwatch
+
+    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
+        return await self._writer.submit(records.snapshot, str(conversation), history)
+
+    async def members(self, conversation: Conversation) -> frozenset[str]:
+        return await self._writer.submit(records.members, str(conversation))
+
+    async def depth(self) -> Depth:
+        return await self._writer.submit(records.depth)
+
+    # People
+
+    async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
+        await self._writer.submit(records.remember, tenant, person, key, value)
+
+    async def recall(self, tenant: str, person: str, key: str) -> str | None:
+        return await self._writer.submit(records.recall, tenant, person, key)
+
+    async def export(self, tenant: str, person: str) -> Export:
+        return await self._writer.submit(records.export, tenant, person)
+
+    async def erase(self, tenant: str, person: str) -> Erasure:
+        return await self._writer.submit(records.erase, tenant, person)
+
+    async def guarantee(self) -> Guarantee:
+        return Guarantee(
+            holds=(
+                "What was acknowledged survives a crash, and a loss of power if the disk keeps "
+                "what it has confirmed.",
+                "Turns of a conversation run one at a time, in order.",
+                "Turns that were running when the server died go on when it starts again.",
+            ),
+            lacks=(
+                "One server at a time: several replicas need a Redis ledger.",
+                "The loss of the disk loses the conversations: back up the file.",
+            ),
+        )
+
+    # In the event loop, after a commit
+
+    def _deliver(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            future, applied = outcome.future, outcome.applied
+            if applied is None:
+                if not future.done():
+                    future.set_exception(outcome.error)
+                continue
+            self._tell(applied)
+            if not future.done():
+                future.set_result(applied.value)
+            elif isinstance(applied.value, Claim):
+                self._give_back(applied.value)
+
+    def _tell(self, applied: Applied[Any]) -> None:
+        """Wake who waits for work, and hint at new events."""
+        if applied.wake:
+            self._work.set()
+        elif isinstance(applied.value, Idle):
+            self._work.clear()
+            self._idle_until = applied.value.until
+        if applied.events and (hints := self._hints.get(applied.name)):
+            loop = asyncio.get_running_loop()
+            recorded = number_from(applied.offset, applied.events)
+            for hint in hints:  # on its own, so that one that fails disturbs nobody
+                loop.call_soon(self._hint, applied.name, hint, recorded)
+
+    def _hint(self, name: str, hint: Hint, events: tuple[Recorded, ...]) -> None:
+        if hint in self._hints.get(name, ()):
+            hint(events)
+
+    def _give_back(self, claim: Claim) -> None:
+        """Release a claim whose claimer was cancelled before it heard of it."""
+        with contextlib.suppress(LedgerUnavailable):
+            self._writer.submit(turns.release, claim)
+
+
+def _build(settings: SQLiteLedgerSettings, site: Site) -> Ledger:
+    return SQLiteLedger(settings, site.data)
+
+
+@hookimpl
+def palaver_register_ledgers() -> list[Backend[Ledger]]:
+    return [Backend(name="sqlite", settings=SQLiteLedgerSettings, build=_build)]

@@ -1,0 +1,191 @@
+"""The file of the SQLite ledger: its tables, and how it is opened.
+
+A row's ``place`` is ``conversation << 32 | number``: turns are numbered by acceptance, blocks of
+events by the offset of their last event. So the newest rows of a conversation are neighbours, and
+finding them costs the same however long the conversation is.
+"""
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+
+from palaver.errors import ConfigurationError
+from palaver.messages import new_id
+
+VERSION = 1
+APPLICATION = 0x50414C56  # "PALV": tells our file from another program's
+TABLES = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE conversations (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    epoch TEXT NOT NULL,
+    first INTEGER NOT NULL DEFAULT 1,     -- the oldest offset that is still held
+    last INTEGER NOT NULL DEFAULT 0,      -- the newest offset
+    newest INTEGER NOT NULL DEFAULT 0,    -- number of the newest turn
+    open INTEGER NOT NULL DEFAULT 0,      -- turns that are not settled
+    due REAL,                             -- when a turn may be claimed; NULL: none is open
+    fence INTEGER NOT NULL DEFAULT 0,
+    waits INTEGER NOT NULL DEFAULT 0,     -- whether a skill waits for an answer
+    -- the oldest open turn:
+    head INTEGER NOT NULL DEFAULT 1,      -- its number, or less; all turns below are settled
+    running TEXT NOT NULL DEFAULT '',     -- its id while it is claimed
+    failed INTEGER NOT NULL DEFAULT 0,    -- claims that lapsed
+    steps INTEGER NOT NULL DEFAULT 0,     -- whether it has a journal
+    stop INTEGER NOT NULL DEFAULT 0,      -- whether it shall stop, while it is claimed
+    asked REAL NOT NULL DEFAULT 0,        -- when its message was accepted
+    began INTEGER NOT NULL DEFAULT 0,     -- its events but the message lie beyond this offset
+    length INTEGER NOT NULL DEFAULT 0,    -- code points said
+    size INTEGER NOT NULL DEFAULT 0,      -- entries appended
+    expected INTEGER NOT NULL DEFAULT -1, -- the index that the last write expected
+    reached INTEGER NOT NULL DEFAULT 0    -- the offset that it returned
+) STRICT;
+CREATE INDEX conversations_due ON conversations (due) WHERE due IS NOT NULL;
+
+CREATE TABLE turns (
+    place INTEGER PRIMARY KEY,
+    conversation INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    at REAL NOT NULL,
+    mark TEXT,                            -- the message's id, until it may be used again
+    digest TEXT NOT NULL,
+    stop INTEGER NOT NULL DEFAULT 0,
+    message BLOB,                         -- NULL once settled
+    lines BLOB,                           -- both lines of history; NULL until settled
+    fence INTEGER,                        -- the settling write, to know it again
+    expected INTEGER,
+    size INTEGER,
+    reached INTEGER
+) STRICT;
+CREATE UNIQUE INDEX turns_mark ON turns (conversation, mark) WHERE mark IS NOT NULL;
+
+CREATE TABLE events (
+    place INTEGER PRIMARY KEY,
+    turn INTEGER NOT NULL,                -- the turn's number
+    data BLOB NOT NULL                    -- a JSON array of the events of one write
+) STRICT;
+
+CREATE TABLE steps (
+    turn INTEGER NOT NULL,                -- the turn's place
+    size INTEGER NOT NULL,                -- entries of the turn after this write
+    data BLOB NOT NULL,                   -- a JSON array of the steps of one write
+    PRIMARY KEY (turn, size)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE waiting (
+    conversation INTEGER PRIMARY KEY REFERENCES conversations (id) ON DELETE CASCADE,
+    sender TEXT NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE members (
+    conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    PRIMARY KEY (conversation, person)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX members_person ON members (tenant, person);
+
+CREATE TABLE memories (
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (tenant, person, key)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class Lock:
+    """The right to serve from a file: held by one instance, freed when its process dies."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `ConfigurationError` when another instance holds it."""
+        try:
+            self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(path, error.strerror or str(error)) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise _unusable(
+                path,
+                "another server uses it; stop that one, or let several servers share a Redis "
+                "ledger",
+            ) from error
+
+    def free(self) -> None:
+        os.close(self._file)
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open the ledger's file; an empty or missing one gets its tables.
+
+    Raises `ConfigurationError` naming the path when the file cannot be used.
+    """
+    try:
+        connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+    except sqlite3.Error as error:
+        raise _unusable(path, str(error)) from error
+    try:
+        _prepare(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _unusable(path, str(error)) from error
+    except ConfigurationError:
+        connection.close()
+        raise
+    return connection
+
+
+def check_directory(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise _unusable(path, "its directory does not exist; make it, or set another path")
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    execute = connection.execute
+    (application,) = execute("PRAGMA application_id").fetchone()
+    (version,) = execute("PRAGMA user_version").fetchone()
+    (tables,) = execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application != APPLICATION:
+        raise _unusable(path, "it is the database of another program")
+    if version > VERSION:
+        raise _unusable(
+            path,
+            f"it was written by a newer release (schema {version}, this one knows {VERSION}); "
+            "install that release, or set another path",
+        )
+    # Deleted words must not linger in free pages: a person may ask to be erased.
+    execute("PRAGMA secure_delete = ON")
+    execute("PRAGMA journal_mode = WAL")
+    execute("PRAGMA synchronous = FULL")
+    execute("PRAGMA foreign_keys = ON")
+    execute("PRAGMA wal_autocheckpoint = 4000")
+    execute("PRAGMA journal_size_limit = 67108864")
+    execute("PRAGMA cache_size = -32768")
+    if not tables:
+        _create(connection)
+    # Whoever held a claim died with the process before: its turn is due at once. That this
+    # writes also tells now whether the file can be written.
+    execute("UPDATE conversations SET due = 0 WHERE due IS NOT NULL AND running <> ''")
+    execute("UPDATE meta SET value = value WHERE key = 'epoch'")
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.executescript(
+        f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
+        f"PRAGMA user_version = {VERSION}; "
+        f"INSERT INTO meta VALUES ('epoch', '{new_id()}'); COMMIT;"
+    )
+
+
+def _unusable(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(f"the ledger {str(path)!r} cannot be used: {why}")

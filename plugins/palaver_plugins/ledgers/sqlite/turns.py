@@ -1,0 +1,408 @@
+"""The walk of a turn as SQL: accept, claim, append, settle, release, stop.
+
+Each function is one atomic operation; `writer` runs it in a savepoint.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from palaver.errors import Conflict, Fenced, IndexConflict, TooMany
+from palaver.ledger import (
+    INBOX_LIMIT,
+    Claim,
+    Entry,
+    Exchange,
+    Progress,
+    Receipt,
+    Step,
+    StopState,
+    Waiting,
+)
+from palaver.messages import (
+    Event,
+    Finished,
+    Message,
+    Received,
+    Text,
+    TextReset,
+    decode_message,
+)
+from palaver_plugins.ledgers.sqlite.rows import (
+    COLUMNS,
+    Row,
+    encode,
+    epoch_to_come,
+    find,
+    follow,
+    history,
+    journal,
+    said,
+    split_lines,
+)
+from palaver_plugins.ledgers.sqlite.writer import Applied, Idle, Store
+
+REMEMBERED = 24 * 3600.0
+"""Seconds for which the id of a message is known as used."""
+
+_decode_waiting = msgspec.json.Decoder(Waiting).decode
+
+_SEEN = f"""
+SELECT m.person IS NOT NULL, t.place, t.id, t.digest, t.at, {COLUMNS}
+FROM conversations c
+LEFT JOIN members m ON m.conversation = c.id AND m.person = ?
+LEFT JOIN turns t ON t.conversation = c.id AND t.mark = ?
+WHERE c.name = ?
+"""
+_ADD_TURN = """
+INSERT INTO turns (place, conversation, id, sender, at, mark, digest, message)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_ADD_EVENTS = "INSERT INTO events (place, turn, data) VALUES (?, ?, ?)"
+_ADD_MEMBER = "INSERT INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
+_QUEUE = """
+UPDATE conversations SET newest = ?, last = ?, open = open + 1, due = coalesce(due, ?)
+WHERE id = ?
+"""
+_NEXT_DUE = f"SELECT {COLUMNS} FROM conversations c WHERE c.due IS NOT NULL ORDER BY c.due LIMIT 1"
+_OLDEST_OPEN = """
+SELECT place, id, message, stop, at FROM turns
+WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
+"""
+_TAKE = """
+UPDATE conversations SET due = ?, fence = ?, running = ?, head = ?, failed = ?, stop = ?,
+    began = ?, asked = ?, expected = -1 WHERE id = ?
+"""
+_ADVANCE = """
+UPDATE conversations SET due = ?, last = ?, size = ?, length = ?, steps = ?, expected = ?,
+    reached = ? WHERE id = ?
+"""
+_RENEW = "UPDATE conversations SET due = ? WHERE id = ?"
+_SETTLE_TURN = """
+UPDATE turns SET message = NULL, lines = ?, fence = ?, expected = ?, size = ?, reached = ?
+WHERE place = ?
+"""
+_NEXT_TURN = """
+UPDATE conversations SET first = ?, last = ?, open = open - 1, due = ?, head = head + 1,
+    waits = ?, running = '', failed = 0, steps = 0, stop = 0, began = 0, length = 0, size = 0,
+    expected = -1 WHERE id = ?
+"""
+
+
+def accept(store: Store, message: Message) -> Applied[Receipt]:
+    now = store.clock()
+    execute = store.database.execute
+    name = str(message.conversation)
+    found = execute(_SEEN, (message.sender, message.id, name)).fetchone()
+    digest = message.digest
+    if found is None:
+        row, is_member = _begin(store, name), False
+    else:
+        is_member, place, turn, known, at = found[:5]
+        row = Row._make(found[5:])
+        if place is not None and now - at < REMEMBERED:
+            if known != digest:
+                raise Conflict(f"message id {message.id!r} was used with another body")
+            return Applied(Receipt(turn=turn, ahead=_ahead(store, row, place), duplicate=True))
+        if row.open - bool(row.running) >= INBOX_LIMIT:
+            raise TooMany(f"{INBOX_LIMIT} messages wait in {name}", retry_after=1.0)
+        if place is not None:
+            execute("UPDATE turns SET mark = NULL WHERE place = ?", (place,))
+    if not is_member:
+        execute(_ADD_MEMBER, (row.id, message.conversation.tenant, message.sender))
+    return _queue(store, row, message, digest, now)
+
+
+def _begin(store: Store, name: str) -> Row:
+    """Make the row of a new conversation."""
+    store.database.execute(
+        "INSERT INTO conversations (name, epoch) VALUES (?, ?)",
+        (name, epoch_to_come(store.database)),
+    )
+    row = find(store.database, name)
+    assert row is not None
+    return row
+
+
+def _ahead(store: Store, row: Row, place: int) -> int:
+    """Turns that come before the one at ``place``; 0 when it is settled."""
+    (ahead,) = store.database.execute(
+        "SELECT count(*) FROM turns WHERE place >= ? AND place < ? AND lines IS NULL",
+        (row.base + row.head, place),
+    ).fetchone()
+    return int(ahead)
+
+
+def _queue(store: Store, row: Row, message: Message, digest: str, now: float) -> Applied[Receipt]:
+    number, offset = row.newest + 1, row.last + 1
+    turn = turn_id(number)
+    received = Received(
+        turn=turn, id=message.id, sender=message.sender, text=message.text, ahead=row.open
+    )
+    execute = store.database.execute
+    values = (row.id, turn, message.sender, now, message.id, digest, encode(message))
+    execute(_ADD_TURN, (row.base + number, *values))
+    execute(_ADD_EVENTS, (row.base + offset, number, encode((received,))))
+    execute(_QUEUE, (number, offset, now, row.id))
+    receipt = Receipt(turn=turn, ahead=row.open, duplicate=False)
+    return Applied(receipt, row.name, offset, (received,), wake=not row.open)
+
+
+def turn_id(number: int) -> str:
+    """A random id that also tells the turn's number, so that it is found without an index."""
+    return f"{secrets.token_hex(12)}{number:08x}"
+
+
+def number_of(turn: str) -> int:
+    """The number in a turn's id; 0, which no turn has, when it is not one of ours."""
+    try:
+        return int(turn[24:], 16) if len(turn) == 32 and turn.isascii() else 0
+    except ValueError:
+        return 0
+
+
+def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
+    """The value is a `Claim`, or `Idle`."""
+    now = store.clock()
+    execute = store.database.execute
+    found = execute(_NEXT_DUE).fetchone()
+    if found is None:
+        return Applied(Idle(float("inf")))
+    row = Row._make(found)
+    if row.due is not None and row.due > now:
+        return Applied(Idle(row.due))
+    oldest = execute(_OLDEST_OPEN, (row.base + row.head, row.end)).fetchone()
+    place, turn, message, stop, at = oldest
+    taken = row._replace(
+        head=place - row.base,
+        fence=row.fence + 1,
+        failed=row.failed + bool(row.running),
+        began=row.began if row.size else row.last,
+    )
+    due = now + lease
+    values = (due, taken.fence, turn, taken.head, taken.failed, stop, taken.began, at, row.id)
+    execute(_TAKE, values)
+    return Applied(
+        Claim(
+            turn=turn,
+            message=decode_message(message),
+            fence=taken.fence,
+            attempt=taken.failed + 1,
+            index=taken.size,
+            reply=said(store.database, taken)[0],
+            journal=journal(store.database, taken),
+            history=history(store.database, taken, lines),
+            waiting=_waiting(store, row) if row.waits else None,
+            stop=bool(stop),
+        )
+    )
+
+
+def _waiting(store: Store, row: Row) -> Waiting:
+    (data,) = store.database.execute(
+        "SELECT data FROM waiting WHERE conversation = ?", (row.id,)
+    ).fetchone()
+    return _decode_waiting(data)
+
+
+def append(
+    store: Store, claim: Claim, entries: Sequence[Entry], expect: int, lease: float
+) -> Applied[Progress]:
+    row = _owned(store, claim)
+    due = store.clock() + lease
+    if row.size != expect:
+        if expect != row.expected or expect + len(entries) != row.size:
+            raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.size}")
+        store.database.execute(_RENEW, (due, row.id))
+        return Applied(Progress(row.size, row.reached, bool(row.stop)))
+    if not entries:
+        store.database.execute(_RENEW, (due, row.id))
+        return Applied(Progress(row.size, row.last, bool(row.stop)))
+    length = _length(claim, row, entries)
+    events, steps = _sort(entries)
+    last, size = row.last + len(events), row.size + len(entries)
+    _store(store, row, events, steps, size)
+    store.database.execute(
+        _ADVANCE, (due, last, size, length, row.steps or bool(steps), expect, last, row.id)
+    )
+    return Applied(Progress(size, last, bool(row.stop)), row.name, row.last + 1, events)
+
+
+def settle(
+    store: Store,
+    claim: Claim,
+    entries: Sequence[Entry],
+    expect: int,
+    waiting: Waiting | None,
+) -> Applied[Progress]:
+    row = find(store.database, str(claim.message.conversation))
+    if row is None or row.running != claim.turn or row.fence != claim.fence:
+        return Applied(_settled_before(store, row, claim, entries, expect))
+    if row.size != expect:
+        raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.size}")
+    finished = entries[-1] if entries else None
+    if not isinstance(finished, Finished):
+        raise IndexConflict(f"turn {claim.turn}: settling needs Finished as the last entry")
+    _length(claim, row, entries)
+    events, _ = _sort(entries)  # the journal ends with the turn
+    last, size = row.last + len(events), row.size + len(entries)
+    _write_lines(store, row, claim, entries, finished, (expect, size, last))
+    _store(store, row, events, (), size)
+    first = _trim(store, row, last)
+    if row.steps:
+        store.database.execute("DELETE FROM steps WHERE turn = ?", (row.base + row.head,))
+    if waiting is not None or row.waits:
+        _keep_waiting(store, row, waiting)
+    more = row.open > 1
+    due = store.clock() if more else None
+    store.database.execute(_NEXT_TURN, (first, last, due, waiting is not None, row.id))
+    progress = Progress(size, last, bool(row.stop))
+    return Applied(progress, row.name, row.last + 1, events, wake=more)
+
+
+def _write_lines(
+    store: Store,
+    row: Row,
+    claim: Claim,
+    entries: Sequence[Entry],
+    finished: Finished,
+    write: tuple[int, int, int],
+) -> None:
+    """Close the turn's row: its two lines of history, and the write by which it is known."""
+    reply, skill = follow(*said(store.database, row), entries)
+    message = claim.message
+    place = row.base + row.head
+    question = Exchange(
+        role="user", text=message.text, turn=claim.turn, at=row.asked, sender=message.sender
+    )
+    answer = Exchange(
+        role="assistant",
+        text=reply,
+        turn=claim.turn,
+        at=store.clock(),
+        skill=skill,
+        outcome=finished.outcome,
+    )
+    lines = split_lines(question, answer)
+    store.database.execute(_SETTLE_TURN, (lines, claim.fence, *write, place))
+
+
+def _settled_before(
+    store: Store, row: Row | None, claim: Claim, entries: Sequence[Entry], expect: int
+) -> Progress:
+    """What this settling returned when it was applied. Raises `Fenced` when it never was."""
+    settled = None
+    if row is not None:
+        settled = store.database.execute(
+            "SELECT fence, expected, size, reached, stop FROM turns WHERE place = ? AND id = ?",
+            (row.base + number_of(claim.turn), claim.turn),
+        ).fetchone()
+    if settled is None or settled[0] != claim.fence:
+        raise _fenced(claim)
+    _, expected, size, reached, stop = settled
+    if expected != expect or expect + len(entries) != size:
+        raise IndexConflict(f"turn {claim.turn}: it was settled at index {expected}")
+    return Progress(size, reached, bool(stop))
+
+
+def _keep_waiting(store: Store, row: Row, waiting: Waiting | None) -> None:
+    if waiting is None:
+        store.database.execute("DELETE FROM waiting WHERE conversation = ?", (row.id,))
+    else:
+        store.database.execute(
+            "INSERT OR REPLACE INTO waiting (conversation, sender, data) VALUES (?, ?, ?)",
+            (row.id, waiting.message.sender, encode(waiting)),
+        )
+
+
+def _trim(store: Store, row: Row, last: int) -> int:
+    """Drop the oldest events beyond those kept; returns the first offset that is held."""
+    first = max(row.first, last - store.kept + 1)
+    if first > row.first:
+        store.database.execute(
+            "DELETE FROM events WHERE place > ? AND place < ?", (row.base, row.base + first)
+        )
+    return first
+
+
+def release(store: Store, claim: Claim) -> Applied[None]:
+    row = _owned(store, claim)
+    store.database.execute(
+        "UPDATE conversations SET running = '', due = ? WHERE id = ?", (store.clock(), row.id)
+    )
+    return Applied(None, wake=True)
+
+
+def stop(store: Store, name: str, turn: str | None) -> Applied[tuple[StopState, str]]:
+    row = find(store.database, name)
+    if row is None:
+        return Applied(("unknown", ""))
+    if turn is None:
+        found = store.database.execute(
+            "SELECT place, id, lines IS NULL FROM turns "
+            "WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1",
+            (row.base + row.head, row.end),
+        ).fetchone()
+    else:
+        found = store.database.execute(
+            "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?",
+            (row.base + number_of(turn), turn),
+        ).fetchone()
+    if found is None:
+        return Applied(("unknown", ""))
+    place, turn, is_open = found
+    if not is_open:
+        return Applied(("settled", turn))
+    store.database.execute("UPDATE turns SET stop = 1 WHERE place = ?", (place,))
+    if turn == row.running:
+        store.database.execute("UPDATE conversations SET stop = 1 WHERE id = ?", (row.id,))
+    return Applied(("stopping", turn))
+
+
+def _owned(store: Store, claim: Claim) -> Row:
+    """The conversation of a claim that still holds. Raises `Fenced`."""
+    row = find(store.database, str(claim.message.conversation))
+    if row is None or row.running != claim.turn or row.fence != claim.fence:
+        raise _fenced(claim)
+    return row
+
+
+def _fenced(claim: Claim) -> Fenced:
+    return Fenced(f"turn {claim.turn}: the claim with fence {claim.fence} is over")
+
+
+def _length(claim: Claim, row: Row, entries: Sequence[Entry]) -> int:
+    """The reply's length after ``entries``. Raises `IndexConflict` unless they continue it."""
+    length = row.length
+    for entry in entries:
+        kind = type(entry)
+        if kind is Text:
+            if entry.position != length:  # type: ignore[union-attr]
+                raise IndexConflict(f"turn {claim.turn}: text does not start at {length}")
+            length += len(entry.text)  # type: ignore[union-attr]
+        elif kind is TextReset:
+            if entry.position > length:  # type: ignore[union-attr]
+                raise IndexConflict(f"turn {claim.turn}: reset beyond {length} characters")
+            length = entry.position  # type: ignore[union-attr]
+    return length
+
+
+def _sort(entries: Sequence[Entry]) -> tuple[tuple[Event, ...], tuple[Step, ...]]:
+    steps = tuple(entry for entry in entries if isinstance(entry, Step))
+    if not steps:
+        return tuple(entries), ()  # type: ignore[arg-type]  # no Step is among them
+    return tuple(entry for entry in entries if not isinstance(entry, Step)), steps
+
+
+def _store(
+    store: Store, row: Row, events: Sequence[Event], steps: Sequence[Step], size: int
+) -> None:
+    if events:
+        place = row.base + row.last + len(events)
+        store.database.execute(_ADD_EVENTS, (place, row.head, encode(events)))
+    if steps:
+        store.database.execute(
+            "INSERT INTO steps (turn, size, data) VALUES (?, ?, ?)",
+            (row.base + row.head, size, encode(steps)),
+        )

@@ -1,0 +1,235 @@
+"""The thread that owns the database connection, and its group commit.
+
+Operations that are pending together run in one transaction, so that they share one fsync. Each
+stands in a savepoint of its own: one that fails leaves nothing behind and does not disturb the
+others. Nobody hears of a result before the transaction is committed.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
+
+from palaver.errors import LedgerUnavailable
+from palaver.messages import Event
+from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, open_file
+
+T = TypeVar("T")
+P = ParamSpec("P")
+BATCH = 256
+"""Operations that share a transaction at most: bounds how long the first one waits."""
+
+
+@dataclass(slots=True)
+class Store:
+    """What an operation works on. ``kept``: events held for a conversation at a turn's end."""
+
+    database: sqlite3.Connection
+    clock: Callable[[], float]
+    kept: int
+
+
+class Idle(NamedTuple):
+    """Nothing is due before ``until`` (by the ledger's clock)."""
+
+    until: float
+
+
+class Applied(NamedTuple, Generic[T]):
+    """What an operation did: its result, and who should hear of it.
+
+    ``events`` went to the stream of the conversation ``name``, the first with ``offset``.
+    ``wake``: a turn may be due now. ``scrub``: overwritten words may remain in the log.
+    """
+
+    value: T
+    name: str = ""
+    offset: int = 0
+    events: tuple[Event, ...] = ()
+    wake: bool = False
+    scrub: bool = False
+
+
+class Job(NamedTuple):
+    future: asyncio.Future[Any]  # Any: of the operation's result; `Writer.submit` ties them
+    operation: Callable[..., Applied[Any]]
+    arguments: tuple[Any, ...]
+
+
+class Outcome(NamedTuple):
+    """``applied``, or the ``error`` for which it was not."""
+
+    future: asyncio.Future[Any]
+    applied: Applied[Any] | None
+    error: Exception
+
+
+_NO_ERROR = Exception()
+
+
+class Writer:
+    """Runs operations on the file at ``path``, in order, each durable when its future is done.
+
+    ``deliver`` is called in the event loop with the outcomes of a committed batch, in order.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        deliver: Callable[[list[Outcome]], None],
+        *,
+        clock: Callable[[], float],
+        kept: int,
+    ) -> None:
+        self._path = path
+        self._deliver = deliver
+        self._clock = clock
+        self._kept = kept
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._running = False
+        self._scrub = False
+
+    async def start(self) -> None:
+        """Open the file. Raises `ConfigurationError`."""
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        opened: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(
+            target=self._serve, args=(opened,), name="palaver-ledger", daemon=True
+        ).start()
+        try:
+            await opened
+        except asyncio.CancelledError:
+            self._jobs.put(None)
+            raise
+        self._running = True
+
+    async def close(self) -> None:
+        """Finish what was submitted and close the file. Idempotent."""
+        if self._running:
+            self._running = False
+            self._jobs.put(None)
+            await asyncio.shield(self._ended)
+
+    def submit(
+        self,
+        operation: Callable[Concatenate[Store, P], Applied[T]],
+        *arguments: P.args,
+        **_: P.kwargs,
+    ) -> asyncio.Future[T]:
+        """Queue an operation; its future is done once it is committed."""
+        if not self._running:
+            raise LedgerUnavailable(f"the ledger {str(self._path)!r} is not open")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._jobs.put(Job(future, operation, arguments))
+        return future
+
+    # In the thread
+
+    def _serve(self, opened: "asyncio.Future[None]") -> None:
+        try:
+            check_directory(self._path)
+            lock = Lock(self._path)
+            try:
+                store = Store(open_file(self._path), self._clock, self._kept)
+            except BaseException:
+                lock.free()
+                raise
+        except Exception as error:  # noqa: BLE001 (a barrier: the starter gets it)
+            self._loop.call_soon_threadsafe(_fail, opened, error)
+            return
+        self._loop.call_soon_threadsafe(_succeed, opened)
+        try:
+            self._work(store)
+        finally:
+            store.database.close()
+            lock.free()
+            self._loop.call_soon_threadsafe(_succeed, self._ended)
+
+    def _work(self, store: Store) -> None:
+        while (job := self._jobs.get()) is not None:
+            batch = [job]
+            outcomes: list[Outcome] = []
+            try:
+                self.run(store, self._gather(batch), outcomes)
+            except sqlite3.Error as error:
+                self._undo(store)
+                unavailable = LedgerUnavailable(f"the ledger {str(self._path)!r}: {error}")
+                unavailable.__cause__ = error
+                outcomes = [Outcome(failed.future, None, unavailable) for failed in batch]
+            self._scrub_log(store, outcomes)
+            self.tell(outcomes)
+
+    def _gather(self, batch: list[Job]) -> Iterator[Job]:
+        """The first job and those that arrive while it and they are worked on."""
+        yield batch[0]
+        while len(batch) < BATCH:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return
+            if job is None:  # the end: seen again once this batch is done
+                self._jobs.put(None)
+                return
+            batch.append(job)
+            yield job
+
+    def run(self, store: Store, jobs: Iterator[Job], outcomes: list[Outcome]) -> None:
+        """Work on a batch in one transaction. Raises `sqlite3.Error` when nothing of it holds."""
+        store.database.execute("BEGIN IMMEDIATE")
+        outcomes.extend(self._apply(store, job) for job in jobs)
+        self.commit(store)
+
+    def commit(self, store: Store) -> None:
+        store.database.execute("COMMIT")
+
+    def tell(self, outcomes: list[Outcome]) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, outcomes)
+
+    def _apply(self, store: Store, job: Job) -> Outcome:
+        execute = store.database.execute
+        execute("SAVEPOINT job")
+        try:
+            applied = job.operation(store, *job.arguments)
+        except sqlite3.Error:
+            raise  # the store's trouble, and the whole batch's
+        except Exception as error:  # noqa: BLE001 (a barrier: the caller gets it)
+            execute("ROLLBACK TO job")
+            execute("RELEASE job")
+            return Outcome(job.future, None, error)
+        execute("RELEASE job")
+        return Outcome(job.future, applied, _NO_ERROR)
+
+    def _undo(self, store: Store) -> None:
+        if store.database.in_transaction:  # some errors have rolled back already
+            with contextlib.suppress(sqlite3.Error):
+                store.database.execute("ROLLBACK")
+
+    def _scrub_log(self, store: Store, outcomes: list[Outcome]) -> None:
+        """After an erasure, empty the write-ahead log, which holds the words as they came.
+
+        While another program reads the file that is refused; then after the next batch.
+        """
+        self._scrub |= any(done.applied is not None and done.applied.scrub for done in outcomes)
+        if not self._scrub:
+            return
+        with contextlib.suppress(sqlite3.Error):
+            store.database.execute("PRAGMA busy_timeout = 0")
+            (busy, *_) = store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._scrub = bool(busy)
+            store.database.execute("PRAGMA busy_timeout = 1000")
+
+
+def _succeed(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
