@@ -4,7 +4,6 @@ Only what a model needs is brought: weights as safetensors, tokenizer and config
 """
 
 import contextlib
-import errno
 import json
 import re
 import tempfile
@@ -39,6 +38,8 @@ WANTED = frozenset(
 PAUSES = (0.5, 2.0, 8.0, 30.0)
 """Seconds to wait before each further attempt, while the hub is overloaded or unreachable."""
 WORTH_WAITING = frozenset({408, 429, 500, 502, 503, 504})
+
+LOST = (ConnectionError, TimeoutError)
 
 T = TypeVar("T")
 
@@ -180,10 +181,7 @@ def _translated(repository: str, errors: Any) -> Iterator[None]:  # Any: the hub
         raise PalaverError(f"the hub answered with HTTP {status} for {repository!r}") from error
     except errors.OfflineModeIsEnabled as error:
         raise PalaverError("HF_HUB_OFFLINE is set, so the hub is not asked") from error
-    except (
-        errors.HTTPError,
-        errors.LocalEntryNotFoundError,
-        ConnectionError,
-        TimeoutError,
-    ) as error:
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, *LOST) as error:
         raise _Busy("cannot be reached") from error
+    except OSError as error:
+        raise PalaverError(f"the download cannot be stored: {error.strerror or error}") from error

@@ -1,0 +1,261 @@
+"""``palaver check``: what a configuration guarantees, what it does not, and what is wrong."""
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import click
+import pydantic
+
+from palaver.checkpoint import read_checkpoint
+from palaver.cli.console import EXIT_MISCONFIGURED, Console
+from palaver.cli.models import one_line
+from palaver.configuration import plugin_settings, validate_plugin_settings
+from palaver.engine import Abilities, ChatMessage, Engine, GenerationRequest, Sampling
+from palaver.errors import PalaverError
+from palaver.hooks import Backend
+from palaver.ledger import Guarantee, Ledger
+from palaver.messages import new_id
+from palaver.settings import Secret, Settings
+
+MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
+LEDGER_SECONDS = 10.0
+"""Seconds that opening the ledger may take."""
+
+Grade = Literal["good", "note", "bad"]
+Findings = Iterator[tuple[Grade, str]]
+
+
+@click.command()
+@click.option("--engine", is_flag=True, help="Load the model too, and generate one token.")
+@click.option("--redis", metavar="URL", help="Check this Redis as the ledger.")
+@click.pass_obj
+def check(console: Console, engine: bool, redis: str | None) -> None:
+    """Explain the configuration: ✓ holds, ! worth knowing, ✗ does not work.
+
+    Exit status 78 when anything does not work.
+    """
+    if redis:
+        flags = ("ledger.use=redis", f"ledger.redis.url={redis}")
+        console = dataclasses.replace(console, overrides=console.overrides + flags)
+    bad = 0
+    for grade, sentences in _examine(console, load_engine=engine):
+        bad += grade == "bad"
+        for sentence in sentences.splitlines():
+            mark, colour = MARKS[grade]
+            click.echo(f"{click.style(mark, fg=colour)} {sentence}")
+    if bad:
+        click.get_current_context().exit(EXIT_MISCONFIGURED)
+
+
+def _examine(console: Console, *, load_engine: bool) -> Findings:
+    try:
+        _ = console.settings
+    except PalaverError as error:
+        yield "bad", str(error)
+        return
+    yield "good", "settings: every key is known and every value fits"
+    yield from _plugins(console)
+    yield from _names(console)
+    yield from _network(console)
+    yield from _secrets(console)
+    yield from _ledger(console)
+    yield from _model(console)
+    yield from _engine(console, load_engine)
+
+
+def _plugins(console: Console) -> Findings:
+    try:
+        registry = console.registry
+        validate_plugin_settings(console.settings, registry)
+    except PalaverError as error:
+        yield "bad", str(error)
+        return
+    for failure in registry.failures:
+        yield "note", str(failure)
+    plugins = len({source.name for source in registry.owners.values()})
+    yield "good", f"plugins: {plugins} loaded; skills: {', '.join(sorted(registry.skills))}"
+
+
+def _names(console: Console) -> Findings:
+    """Names in the settings that no plugin answers to."""
+    settings, registry = console.settings, console.registry
+    used: list[tuple[str, str, Mapping[str, object]]] = [
+        ("engine.use", settings.engine.use, registry.engines),
+        ("ledger.use", settings.ledger.use, registry.ledgers),
+        ("knowledge.use", settings.knowledge.use, registry.knowledge),
+        ("routing.default", settings.routing.default, registry.skills),
+    ]
+    used += [("channels.enabled", name, registry.channels) for name in settings.channels.enabled]
+    used += [
+        ("interceptors.enabled", name, registry.interceptors)
+        for name in settings.interceptors.enabled
+    ]
+    for setting, name, installed in used:
+        if name not in installed:
+            yield "bad", f"{setting} names {name!r}; installed are: {sorted(installed)}"
+
+
+def _network(console: Console) -> Findings:
+    from palaver.web import check_bind
+
+    try:
+        check_bind(console.settings)
+    except PalaverError as error:
+        yield "bad", str(error)
+        return
+    server, keys = console.settings.server, console.settings.auth.keys
+    who = f"{len(keys)} keys" if keys else "this machine only, without keys"
+    yield "good", f"network: listens on {server.host}:{server.port}, open to {who}"
+
+
+# Secrets
+
+
+def _secrets(console: Console) -> Findings:
+    """Every secret that the settings refer to; those of backends not in use need not be there."""
+    for key, secret, needed in _all_secrets(console):
+        try:
+            secret.reveal()
+        except PalaverError as error:
+            yield ("bad" if needed else "note"), f"{key}: {error}"
+        else:
+            yield "good", f"{key}: {secret.root} is there"
+
+
+def _all_secrets(console: Console) -> Iterator[tuple[str, Secret, bool]]:
+    settings = console.settings
+    yield from ((key, secret, True) for key, secret in find_secrets(settings))
+    used = {
+        "engine": {settings.engine.use},
+        "ledger": {settings.ledger.use},
+        "knowledge": {settings.knowledge.use},
+        "channels": set(settings.channels.enabled),
+        "interceptors": set(settings.interceptors.enabled),
+    }
+    for section, names in used.items():
+        backends = _backends(console, section)
+        for name in sorted({*names, *getattr(settings, section).tables()} & backends.keys()):
+            model = _settings_of(settings, section, backends[name])
+            for key, secret in find_secrets(model, f"{section}.{name}."):
+                yield key, secret, name in names
+
+
+def find_secrets(model: pydantic.BaseModel, above: str = "") -> Iterator[tuple[str, Secret]]:
+    """Every secret in ``model``, also in tables below it, with its key."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        for inner, item in items:
+            key = f"{above}{name}.{inner}".rstrip(".")
+            if isinstance(item, Secret):
+                yield key, item
+            elif isinstance(item, pydantic.BaseModel):
+                yield from find_secrets(item, f"{key}.")
+
+
+def _backends(console: Console, section: str) -> Mapping[str, Backend[Any]]:
+    registry = console.registry
+    return {
+        "engine": registry.engines,
+        "ledger": registry.ledgers,
+        "knowledge": registry.knowledge,
+        "channels": registry.channels,
+        "interceptors": registry.interceptors,
+    }[section]
+
+
+def _settings_of(settings: Settings, section: str, backend: Backend[Any]) -> pydantic.BaseModel:
+    return plugin_settings(settings, section, backend.name, backend.settings)
+
+
+# Ledger, model, engine
+
+
+def _ledger(console: Console) -> Findings:
+    name = console.settings.ledger.use
+    backend = console.registry.ledgers.get(name)
+    if backend is None:
+        return
+    try:
+        ledger = backend.build(_settings_of(console.settings, "ledger", backend), console.site)
+        guarantee = asyncio.run(_ask_ledger(ledger))
+    except TimeoutError:
+        yield "bad", f"ledger {name!r}: it did not open within {LEDGER_SECONDS:g} s"
+        return
+    except PalaverError as error:
+        yield "bad", f"ledger {name!r}: {error}"
+        return
+    for sentence in guarantee.holds:
+        yield "good", f"ledger {name!r}: {sentence}"
+    for sentence in guarantee.lacks:
+        yield "note", f"ledger {name!r}: {sentence}"
+
+
+async def _ask_ledger(ledger: Ledger) -> Guarantee:
+    async with asyncio.timeout(LEDGER_SECONDS):
+        try:
+            await ledger.start()
+            return await ledger.guarantee()
+        finally:
+            await ledger.close()
+
+
+def _model(console: Console) -> Findings:
+    """The model of an engine that takes one by name; engines elsewhere have their own."""
+    name = console.settings.engine.use
+    backend = console.registry.engines.get(name)
+    if backend is None:
+        return
+    try:
+        model = getattr(_settings_of(console.settings, "engine", backend), "model", None)
+        if model is None:
+            return
+        checkpoint = read_checkpoint(console.site.model(model))
+    except PalaverError as error:
+        yield "bad", f"engine {name!r}: {error}"
+        return
+    yield "good", f"model: {checkpoint.directory.name} ({one_line(checkpoint)})"
+    if checkpoint.demonstration:
+        yield "note", "model: it is too small for real use; see: palaver models add --help"
+
+
+def _engine(console: Console, load: bool) -> Findings:
+    name = console.settings.engine.use
+    backend = console.registry.engines.get(name)
+    if backend is None:
+        return
+    if not load:
+        yield "note", f"engine {name!r}: not loaded; --engine loads it and tries it"
+        return
+    try:
+        engine = backend.build(_settings_of(console.settings, "engine", backend), console.site)
+        abilities = asyncio.run(_try_engine(engine, console.settings.engine.canary_deadline))
+    except PalaverError as error:
+        yield "bad", f"engine {name!r}: {error}"
+        return
+    can = ", ".join(sorted(abilities.can))
+    yield "good", f"engine {name!r}: {abilities.model} answers, context {abilities.context}: {can}"
+    for skill_name, skill in sorted(console.registry.skills.items()):
+        lacking = skill.needs - abilities.can
+        if lacking:
+            needs = ", ".join(sorted(lacking))
+            yield "bad", f"skill {skill_name!r} needs an engine with {needs}"
+
+
+async def _try_engine(engine: Engine, deadline: float) -> Abilities:
+    """Start it and generate one token: being there is not answering."""
+    request = GenerationRequest(
+        id=new_id(),
+        messages=(ChatMessage("user", "Hello"),),
+        tenant="check",
+        sampling=Sampling(max_tokens=1),
+        deadline=deadline,
+    )
+    try:
+        abilities = await engine.start()
+        await engine.generate(request, lambda text: None)
+        return abilities
+    finally:
+        await engine.close()

@@ -1,0 +1,140 @@
+"""``palaver models``: which model answers, and where it comes from."""
+
+from pathlib import Path
+
+import click
+
+from palaver.checkpoint import Checkpoint, read_checkpoint
+from palaver.cli.console import Console
+from palaver.errors import PalaverError
+from palaver.hub import Hub
+from palaver.models import ModelRegistry
+
+
+@click.group()
+def models() -> None:
+    """Models: list, add, choose, look at, remove."""
+
+
+def _models(console: Console) -> ModelRegistry:
+    return ModelRegistry(console.settings.server.data)
+
+
+@models.command("list")
+@click.pass_obj
+def list_models(console: Console) -> None:
+    """Every model; * marks the current one."""
+    registry = _models(console)
+    current = registry.current
+    for name, directory in registry.models().items():
+        mark = "*" if name == current else " "
+        click.echo(f"{mark} {name:<32} {_summary(directory)}")
+        click.echo(click.style(f"  {'':<32} {registry.source(name)}", dim=True))
+
+
+def _summary(directory: Path) -> str:
+    try:
+        return one_line(read_checkpoint(directory))
+    except PalaverError as error:
+        return click.style(str(error), fg="red")
+
+
+def one_line(model: Checkpoint) -> str:
+    """What a person compares models by."""
+    parts = [model.architecture, f"{count(model.parameters)} parameters"]
+    if model.context:
+        parts.append(f"context {model.context} tokens")
+    if model.demonstration:
+        parts.append("demonstration")
+    return ", ".join(parts)
+
+
+def count(number: int) -> str:
+    """A large number in three digits: 12.3 M."""
+    for unit, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return str(number)
+
+
+@models.command()
+@click.argument("source")
+@click.option("--name", default="", help="What to call it here (default: its own name).")
+@click.option("--revision", default="", help="Branch, tag or commit at the hub.")
+@click.option("--copy", is_flag=True, help="Copy a local directory instead of using it in place.")
+@click.pass_obj
+def add(console: Console, source: str, name: str, revision: str, copy: bool) -> None:
+    """Add the model SOURCE: a directory, or 'owner/model' at the Hugging Face hub.
+
+    The hub is the one that HF_ENDPOINT names. An interrupted download goes on when the command
+    is run again.
+    """
+    registry = _models(console)
+    if Path(source).expanduser().is_dir():
+        if revision:
+            raise click.UsageError("--revision is for models of the hub")
+        name = registry.add_directory(Path(source), name, copy=copy)
+    else:
+        token = console.settings.models.hub_token
+        hub = Hub(token.reveal() if token else None, lambda text: click.echo(text, err=True))
+        name = registry.add_from_hub(hub, source, name, revision)
+    click.echo(f"Added {name!r}: {_summary(registry.find(name))}.")
+    click.echo(f"Choose it with: palaver models use {name}")
+
+
+@models.command()
+@click.argument("name")
+@click.pass_obj
+def use(console: Console, name: str) -> None:
+    """Make NAME the current model. A running server takes it at its next start."""
+    model = _models(console).use(name)
+    click.echo(f"The current model is {name!r}: {one_line(model)}.")
+
+
+@models.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also when it is the current one.")
+@click.pass_obj
+def remove(console: Console, name: str, force: bool) -> None:
+    """Remove NAME. Files that were registered where they are stay there."""
+    registry = _models(console)
+    directory = registry.find(name)
+    deleted = registry.remove(name, force=force)
+    files = "and its files" if deleted else f"; its files stay in {directory}"
+    click.echo(f"Removed {name!r} {files}.".replace(" ;", ";"))
+
+
+@models.command()
+@click.argument("name", default="")
+@click.option("--verify", is_flag=True, help="Compare the files with what was added.")
+@click.pass_obj
+def info(console: Console, name: str, verify: bool) -> None:
+    """What NAME is (default: the current model)."""
+    registry = _models(console)
+    name = name or registry.current
+    model = read_checkpoint(registry.find(name))
+    rows = {
+        "name": name,
+        "directory": str(model.directory),
+        "source": registry.source(name),
+        "architecture": model.architecture,
+        "parameters": f"{model.parameters:_} ({count(model.parameters)})",
+        "weights": f"{model.size / 1e6:.1f} MB",
+        "context": f"{model.context} tokens" if model.context else "",
+        "languages": ", ".join(model.languages),
+        "licence": model.license,
+        "scores": ", ".join(f"{key} {value:g}" for key, value in model.scores.items()),
+        "note": "a demonstration model, too small for real use" if model.demonstration else "",
+    }
+    for key, value in rows.items():
+        if value:
+            click.echo(f"{key:<14}{value}")
+    if verify:
+        _verify(registry, name)
+
+
+def _verify(registry: ModelRegistry, name: str) -> None:
+    changed = registry.changed_files(name)
+    if changed:
+        raise PalaverError(f"model {name!r} has changed since it was added: {', '.join(changed)}")
+    click.echo("files         as they were when the model was added")
