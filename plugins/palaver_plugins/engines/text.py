@@ -44,7 +44,9 @@ class Codec:
     ``ends`` are the tokens that end a reply.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: "ChatTemplate", ends: frozenset[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: "ChatTemplate", ends: frozenset[int]
+    ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.ends = ends
