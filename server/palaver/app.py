@@ -35,9 +35,9 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     site = make_site(settings)
     return Server(
         settings,
-        ledger=_choose("ledger", settings.ledger, registry.ledgers, site),
-        engine=_choose("engine", settings.engine, registry.engines, site),
-        knowledge=_choose("knowledge", settings.knowledge, registry.knowledge, site),
+        ledger=choose("ledger", settings.ledger, registry.ledgers, site),
+        engine=choose("engine", settings.engine, registry.engines, site),
+        knowledge=choose("knowledge", settings.knowledge, registry.knowledge, site),
         skills=_build_skills(settings, registry),
         tools=registry.tools,
         interceptors=_enabled("interceptors", settings.interceptors, registry.interceptors, site),
@@ -50,7 +50,7 @@ def make_site(settings: Settings) -> Site:
     return Site(data=data, model=ModelRegistry(data).resolve)
 
 
-def _choose(
+def choose(
     section: str, chosen: ChoiceSettings, backends: Mapping[str, Backend[T]], site: Site
 ) -> T:
     """Build the backend that ``use`` names."""

@@ -377,7 +377,11 @@ class Turn(Generic[ArgumentsT]):
         here, on whatever server gets it, a minute or a month later.
         """
         number, fingerprint = self._step("ask", question)
-        self._say(("\n\n" if self._said else "") + question)
+        # What is stored tells how the question was set apart when it was asked.
+        apart = self._unsaid.startswith("\n\n") or (
+            not self._unsaid and self._length > self._before
+        )
+        self._say("\n\n" + question if apart else question)
         answer = self._recall_step(number, "ask", fingerprint, str)
         if answer is None:
             self._suspend(number, fingerprint, question, options)

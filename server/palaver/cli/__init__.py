@@ -1,0 +1,38 @@
+"""The command line: ``palaver COMMAND``."""
+
+from pathlib import Path
+
+import click
+
+import palaver
+from palaver.cli.chat import chat
+from palaver.cli.check import check
+from palaver.cli.console import Commands, Console
+from palaver.cli.models import models
+from palaver.cli.serve import serve
+from palaver.cli.skills import skills
+
+__all__ = ["main"]
+
+
+@click.group(cls=Commands)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Settings file (default: $PALAVER_CONFIG, else ./palaver.toml if there is one).",
+)
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting.")
+@click.pass_context
+def main(ctx: click.Context, config: Path | None, overrides: tuple[str, ...]) -> None:
+    """A conversation server: skills as plugins, one shared engine, a durable ledger."""
+    ctx.obj = Console(config, overrides)
+
+
+@click.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(palaver.__version__)
+
+
+for command in (chat, check, models, serve, skills, version):
+    main.add_command(command)

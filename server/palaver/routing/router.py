@@ -39,13 +39,13 @@ class Router:
         skills: Mapping[str, type[Skill]],
         *,
         settings: RoutingSettings,
-        engine: Engine,
+        engine: Engine | None,
         abilities: Abilities,
     ) -> None:
         self._skills = skills
         self._settings = settings
-        self._engine = engine
-        self._consults = settings.consult_engine and "choice" in abilities.can
+        consults = settings.consult_engine and "choice" in abilities.can
+        self._consulted = engine if consults else None
         self._index = MeaningIndex(skills)
         self._commands = {
             name.lower(): skill.name
@@ -72,6 +72,10 @@ class Router:
             only = next(iter(self._skills))
             return self._fill(Decision(skill=only, reason=ONLY, text=message.text))
         return self._matched(message) or await self._meant(message)
+
+    def rank(self, text: str) -> list[Ranked]:
+        """All skills by meaning, the likeliest first."""
+        return self._index.rank(text)
 
     def command(self, name: str) -> str:
         """The skill that goes by ``name`` or one of its aliases. Raises `NotFound`."""
@@ -130,8 +134,8 @@ class Router:
                 text=message.text,
                 score=best.probability,
             )
-        if self._consults:
-            chosen = await self._consult(message, ranked)
+        if self._consulted is not None:
+            chosen = await self._consult(self._consulted, message, ranked)
             if chosen is not None:
                 return chosen
         return Decision(
@@ -141,7 +145,9 @@ class Router:
             score=_probability(ranked, self._settings.default),
         )
 
-    async def _consult(self, message: Message, ranked: list[Ranked]) -> Decision | None:
+    async def _consult(
+        self, engine: Engine, message: Message, ranked: list[Ranked]
+    ) -> Decision | None:
         request = GenerationRequest(
             id=f"route-{message.conversation}-{message.id}",
             messages=(
@@ -152,7 +158,7 @@ class Router:
             sampling=Sampling(structure=Choice(tuple(self._skills)), max_tokens=32),
         )
         try:
-            generation = await self._engine.generate(request, _ignore)
+            generation = await engine.generate(request, _ignore)
         except EngineError:
             return None  # routing goes on without advice; the skill will meet the engine's error
         return Decision(

@@ -1,0 +1,48 @@
+# make run | test | check | bench | prove | clean
+# Variables: PORT, ENGINE (openvino, vllm, openai, transformers), REDIS_URL.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 7252
+LEDGER := $(if $(REDIS_URL),redis,sqlite)
+
+export REDIS_URL
+
+.PHONY: run test check bench prove clean
+
+run: $(VENV)/.run
+	@$(BIN)/palaver --set server.port=$(PORT) --set ledger.use=$(LEDGER) \
+	    $(if $(ENGINE),--set engine.use=$(ENGINE)) serve
+
+test: $(VENV)/.test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test
+
+check: $(VENV)/.dev
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+bench: $(VENV)/.test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks
+
+prove: $(VENV)/.test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/prove
+
+clean:
+	rm -rf $(VENV) .venv-vllm build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/bin/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# What the server needs, what the fast checks need, what the live suites need.
+$(VENV)/.run: pyproject.toml $(VENV)/bin/uv
+	scripts/install run
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	scripts/install dev
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.dev
+	scripts/install test
+	@touch $@

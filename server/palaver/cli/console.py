@@ -1,0 +1,89 @@
+"""Console: what every command gets, and the group that holds them."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from palaver.configuration import load_settings
+from palaver.errors import ConfigurationError, PalaverError
+from palaver.hooks import Site
+from palaver.knowledge import KnowledgeBase
+from palaver.plugins import Registry, load_plugins
+from palaver.settings import Settings
+
+EXIT_FAILED = 2
+EXIT_MISCONFIGURED = 78
+"""EX_CONFIG of sysexits.h."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Console:
+    """Where a command finds the settings and the plugins; read when first asked for."""
+
+    config: Path | None
+    overrides: tuple[str, ...]
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        return load_settings(self.config, os.environ, self.overrides)
+
+    @functools.cached_property
+    def registry(self) -> Registry:
+        plugins = self.settings.plugins
+        return load_plugins(disabled=plugins.disabled, strict=plugins.strict)
+
+    @functools.cached_property
+    def site(self) -> Site:
+        from palaver.app import make_site  # the web framework is not needed for most commands
+
+        return make_site(self.settings)
+
+    @contextlib.asynccontextmanager
+    async def open_knowledge(self) -> AsyncIterator[KnowledgeBase]:
+        """The knowledge base that the settings choose, started."""
+        from palaver.app import choose
+
+        knowledge = choose("knowledge", self.settings.knowledge, self.registry.knowledge, self.site)
+        await knowledge.start()
+        try:
+            yield knowledge
+        finally:
+            await knowledge.close()
+
+
+class Commands(click.Group):
+    """The built-in commands, then those of plugins. An expected failure is one line and an exit
+    status, 78 for a bad configuration; a surprise keeps its traceback."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        built_in = super().get_command(ctx, cmd_name)
+        return built_in or self._contributed(ctx).get(cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._contributed(ctx)})
+
+    def _contributed(self, ctx: click.Context) -> dict[str, click.Command]:
+        console = ctx.obj or Console(None, ())
+        try:
+            return dict(console.registry.commands)
+        except PalaverError:
+            return {}  # the command itself will say what is wrong with the configuration
+
+    def invoke(self, ctx: click.Context) -> Any:  # Any: click's own
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            _fail(ctx, error, EXIT_MISCONFIGURED)
+        except PalaverError as error:
+            _fail(ctx, error, EXIT_FAILED)
+
+
+def _fail(ctx: click.Context, error: PalaverError, status: int) -> NoReturn:
+    click.echo(f"palaver: {error}", err=True)
+    ctx.exit(status)

@@ -1,0 +1,141 @@
+"""``palaver skills``: what is installed, a new one, and where a message would go."""
+
+import asyncio
+import keyword
+import re
+from pathlib import Path
+from string import Template
+
+import click
+
+from palaver.cli.console import Console
+from palaver.engine import Abilities
+from palaver.errors import InvalidInput
+from palaver.messages import Conversation, Message, new_id
+from palaver.plugins import SKILL_NAME
+
+NO_ENGINE = Abilities(model="none", context=0, can=frozenset())
+
+
+@click.group()
+def skills() -> None:
+    """Skills: list, make, try the routing."""
+
+
+@skills.command("list")
+@click.pass_obj
+def list_skills(console: Console) -> None:
+    """The installed skills, and the plugins that failed."""
+    registry = console.registry
+    for name, skill in sorted(registry.skills.items()):
+        click.echo(f"{name:<16} {skill.description()}")
+        click.echo(click.style(f"{'':<16} {registry.owners['skills', name]}", dim=True))
+    for failure in registry.failures:
+        click.echo(click.style(str(failure), fg="red"), err=True)
+
+
+@skills.command()
+@click.argument("text")
+@click.pass_obj
+def route(console: Console, text: str) -> None:
+    """Show which skill would answer TEXT, and why. The engine is not consulted."""
+    from palaver.routing import Router  # imports numpy
+
+    router = Router(
+        console.registry.skills, settings=console.settings.routing, engine=None, abilities=NO_ENGINE
+    )
+    conversation = Conversation("default", "terminal", "route")
+    message = Message(conversation=conversation, id=new_id(), sender="terminal", text=text)
+    decision = asyncio.run(router.route(message))
+    click.echo(f"skill      {decision.skill}")
+    click.echo(f"reason     {decision.reason}")
+    if decision.arguments:
+        click.echo(f"arguments  {decision.arguments}")
+    for ranked in router.rank(text):
+        click.echo(click.style(f"  {ranked.probability:6.1%}  {ranked.skill}", dim=True))
+
+
+@skills.command()
+@click.argument("name")
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Directory in which the package is made.",
+)
+def new(name: str, into: Path) -> None:
+    """Make a package with a skill called NAME, a test and the one line that registers it."""
+    folder = into / f"palaver-{name.replace('_', '-')}"
+    module = re.sub(r"\W", "_", name)
+    if not SKILL_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+        raise InvalidInput(f"{name!r} is not usable as a name: letters a-z, digits, - and _")
+    if folder.exists():
+        raise InvalidInput(f"{str(folder)!r} exists already")
+    words = {
+        "name": name,
+        "module": f"palaver_{module}",
+        "project": folder.name,
+        "title": "".join(part.capitalize() for part in module.split("_")),
+    }
+    for place, template in TEMPLATES.items():
+        file = folder / Template(place).substitute(words)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(Template(template).substitute(words), encoding="utf-8")
+    click.echo(f"Made {folder}. Next:\n  pip install -e {folder}\n  pytest {folder}")
+
+
+TEMPLATES = {
+    "pyproject.toml": """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "$project"
+version = "0.1.0"
+requires-python = ">=3.11"
+dependencies = ["palaver"]
+
+[project.entry-points.palaver]
+$name = "$module"
+
+[tool.hatch.build.targets.wheel]
+packages = ["$module"]
+
+[tool.pytest.ini_options]
+asyncio_mode = "auto"
+""",
+    "$module/__init__.py": '''\
+from palaver import Skill, Turn
+
+
+class $title(Skill):
+    """Say in one line what this skill does: people and the router read it."""
+
+    name = "$name"
+    examples = (
+        "write here how people would ask for it",
+        "and here another way to say it",
+    )
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.reply(turn.message.text, system="Answer in one short sentence.")
+''',
+    "tests/test_$module.py": """\
+from palaver.testing import ScriptedEngine, converse
+
+from $module import $title
+
+
+async def test_it_answers() -> None:
+    async with converse($title, engine=ScriptedEngine("Certainly.")) as chat:
+        reply = await chat.say("write here how people would ask for it")
+        assert reply == "Certainly."
+        assert reply.skill == "$name"
+""",
+    "README.md": """\
+# $project
+
+The skill `$name` for Palaver. `pip install -e .`, then talk to it.
+""",
+}
