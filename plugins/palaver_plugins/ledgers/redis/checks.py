@@ -1,16 +1,17 @@
 """Checks: what a given Redis promises, and whether a ledger may stand on it."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from hiredis import ReplyError
 
 from palaver.errors import ConfigurationError
 from palaver.ledger import Guarantee
+from palaver_plugins.ledgers.redis.wire import pack
 
-Ask = Callable[..., Awaitable[object]]
-"""Sends a command and returns its reply, also where that is a `ReplyError`."""
+Ask = Callable[[bytes], Awaitable[object]]
+"""Sends a packed command and returns its reply, also where that is a `ReplyError`."""
 
 OLDEST = (7, 0)
 WEAK = "or set ledger.redis.allow_weak_durability = true to accept the loss"
@@ -24,7 +25,6 @@ class Server(NamedTuple):
     appendonly: str
     appendfsync: str
     policy: str
-    cluster: bool
     replicas: int
 
     @property
@@ -40,8 +40,10 @@ def field_of(info: str, name: str) -> str:
 
 async def inspect(ask: Ask) -> Server:
     """Ask a server what it is."""
-    info = "".join([_text(await ask("INFO", section)) for section in INFO_SECTIONS])
-    config = await ask("CONFIG", "GET", *DIRECTIVES)
+    info = "".join(
+        [_text(await ask(pack("INFO", section))) for section in ("server", "replication")]
+    )
+    config = await ask(pack("CONFIG", "GET", *DIRECTIVES))
     values: dict[str, str] = {}
     if isinstance(config, dict):
         values = {_text(name): _text(value) for name, value in config.items()}
@@ -51,12 +53,8 @@ async def inspect(ask: Ask) -> Server:
         appendonly=appendonly,
         appendfsync=appendfsync,
         policy=policy,
-        cluster=field_of(info, "cluster_enabled") == "1",
         replicas=int(field_of(info, "connected_slaves") or 0),
     )
-
-
-INFO_SECTIONS = ("server", "cluster", "replication")
 
 
 def refuse(server: Server, where: str, allow_weak: bool) -> None:
@@ -65,11 +63,6 @@ def refuse(server: Server, where: str, allow_weak: bool) -> None:
     if version < OLDEST:
         raise ConfigurationError(
             f"Redis at {where} is version {server.version or 'unknown'}; the ledger needs 7.0"
-        )
-    if server.cluster:
-        raise ConfigurationError(
-            f"Redis at {where} runs as a Cluster, which the ledger does not speak with; "
-            "give it a Redis with 'cluster-enabled no'"
         )
     if allow_weak:
         return
@@ -102,24 +95,27 @@ def _problem(server: Server) -> str:
     return ""
 
 
-def describe(server: Server) -> Guarantee:
-    """What ``server`` promises, in sentences."""
+def describe(servers: Sequence[Server]) -> Guarantee:
+    """What ``servers`` promise together, in sentences."""
     holds = ["Turns of a conversation run one at a time, in the order of their acceptance."]
-    lacks = []
-    if server.durable:
+    if all(server.durable for server in servers):
         holds.append("What was acknowledged is on disk: it survives a crash of Redis or its host.")
-    else:
-        lacks.append(LOSSES.get(_weakness(server), LOSSES["unknown"]))
-    if server.policy == "noeviction":
+    if all(server.policy == "noeviction" for server in servers):
         holds.append("Redis evicts nothing; when its memory is full, messages are refused.")
-    elif server.policy:
-        lacks.append(
+    lacks = dict.fromkeys(loss for server in servers for loss in _losses(server))
+    return Guarantee(holds=tuple(holds), lacks=tuple(lacks))
+
+
+def _losses(server: Server) -> Iterator[str]:
+    if not server.durable:
+        yield LOSSES.get(_weakness(server), LOSSES["unknown"])
+    if server.policy not in ("noeviction", ""):
+        yield (
             f"With 'maxmemory-policy {server.policy}' any conversation may vanish when memory is "
             "short."
         )
     if server.replicas:
-        lacks.append("A failover to a replica loses what had not reached it.")
-    return Guarantee(holds=tuple(holds), lacks=tuple(lacks))
+        yield "A failover to a replica loses what had not reached it."
 
 
 def _weakness(server: Server) -> str:

@@ -33,6 +33,14 @@ class Partition(NamedTuple):
     def conversation(self, name: str) -> str:
         return self.conversations + name
 
+    def members(self, name: str) -> str:
+        """The set of people who have sent to a conversation."""
+        return f"{self.conversations}{name}:u"
+
+    def channel(self, name: str) -> bytes:
+        """Where a conversation's events are told."""
+        return f"{self.conversations}{name}:e".encode()
+
     def person(self, tenant: str, person: str) -> str:
         """The set of conversations of this partition to which the person has sent."""
         return f"{self.base}p:{scoped(tenant, check_name(person, 'person'))}"
@@ -61,11 +69,6 @@ class Keys:
 def name_of(conversation: Conversation) -> str:
     """The conversation's name, in keys and in the queue."""
     return scoped(conversation.tenant, f"{conversation.channel}/{conversation.thread}")
-
-
-def events_channel(conversation_key: str) -> bytes:
-    """The channel on which a conversation's events are told."""
-    return f"{conversation_key}:e".encode()
 
 
 def _partition(prefix: str, number: int) -> Partition:

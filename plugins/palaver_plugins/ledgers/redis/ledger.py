@@ -24,12 +24,11 @@ from palaver.ledger import (
     Waiting,
 )
 from palaver.messages import Conversation, Finished, Message, Received, encode, new_id
-from palaver_plugins.ledgers.redis import checks
 from palaver_plugins.ledgers.redis.entries import pack_entries
-from palaver_plugins.ledgers.redis.keys import Keys, Partition, events_channel, name_of
-from palaver_plugins.ledgers.redis.link import Reply
+from palaver_plugins.ledgers.redis.keys import Keys, Partition, name_of
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
 from palaver_plugins.ledgers.redis.store import Store
+from palaver_plugins.ledgers.redis.wire import Reply
 
 REMEMBERED_MS = 24 * 3600 * 1000
 """How long the id of a message is known as used."""
@@ -75,8 +74,9 @@ class RedisLedger:
         received = encode(Received(turn=turn, id=message.id, sender=sender, text=message.text))
         accepted, ahead, duplicate = await self._store.run(
             "accept",
+            partition,
             (
-                *self._place(partition, name),
+                *_place(partition, name),
                 partition.person(message.conversation.tenant, sender),
             ),
             name,
@@ -114,6 +114,7 @@ class RedisLedger:
         """A claim, or the seconds for which nothing will be due."""
         found = await self._store.run(
             "claim",
+            partition,
             (partition.state, partition.queue, partition.claim(new_id())),
             partition.conversations,
             worker,
@@ -169,8 +170,11 @@ class RedisLedger:
 
     async def _own(self, script: str, claim: Claim, *arguments: str | bytes | int) -> Reply:
         name = name_of(claim.message.conversation)
-        keys = self._place(self._keys.partition(name), name)
-        return await self._store.run(script, keys, name, claim.turn, claim.fence, *arguments)
+        partition = self._keys.partition(name)
+        keys = _place(partition, name)
+        return await self._store.run(
+            script, partition, keys, name, claim.turn, claim.fence, *arguments
+        )
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
         state, stopped = await self._on("stop", conversation, turn or "")
@@ -182,22 +186,25 @@ class RedisLedger:
         return _decode_page(await self._on("read", conversation, after, limit))
 
     async def watch(self, conversation: Conversation, hint: Hint) -> Callable[[], None]:
-        channel = events_channel(self._conversation_key(conversation))
+        name = name_of(conversation)
+        channel = self._keys.partition(name).channel(name)
         return await self._store.watch(channel, hint)
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
         return _decode_snapshot(await self._on("snapshot", conversation, history))
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
-        key = self._conversation_key(conversation)
-        return frozenset(
-            member.decode() for member in await self._store.command("SMEMBERS", f"{key}:u")
-        )
+        name = name_of(conversation)
+        partition = self._keys.partition(name)
+        found = await self._store.command(partition, "SMEMBERS", partition.members(name))
+        return frozenset(member.decode() for member in found)
 
     async def depth(self) -> Depth:
         queued = running = 0
         for partition in self._keys.partitions:
-            counts = await self._store.command("HMGET", partition.state, "queued", "running")
+            counts = await self._store.command(
+                partition, "HMGET", partition.state, "queued", "running"
+            )
             queued += int(counts[0] or 0)
             running += int(counts[1] or 0)
         return Depth(queued=queued, running=running)
@@ -205,28 +212,28 @@ class RedisLedger:
     # People
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        _, place = self._keys.memories(tenant, person)
+        partition, place = self._keys.memories(tenant, person)
         if value is None:
-            await self._store.command("HDEL", place, key)
+            await self._store.command(partition, "HDEL", place, key)
         else:
-            await self._store.command("HSET", place, key, value)
+            await self._store.command(partition, "HSET", place, key, value)
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
-        _, place = self._keys.memories(tenant, person)
-        value = await self._store.command("HGET", place, key)
+        partition, place = self._keys.memories(tenant, person)
+        value = await self._store.command(partition, "HGET", place, key)
         return None if value is None else value.decode()
 
     async def export(self, tenant: str, person: str) -> Export:
         conversations: dict[str, tuple[Exchange, ...]] = {}
         pending: list[Message] = []
         for partition, name in await self._conversations_of(tenant, person):
-            reply = await self._store.run("export", self._place(partition, name), person)
+            reply = await self._store.run("export", partition, _place(partition, name), person)
             theirs = _decode_theirs(reply)
             if theirs.lines:
                 conversations[name] = theirs.lines
             pending += theirs.pending
-        _, place = self._keys.memories(tenant, person)
-        memories = await self._store.command("HGETALL", place)
+        partition, place = self._keys.memories(tenant, person)
+        memories = await self._store.command(partition, "HGETALL", place)
         return Export(
             tenant=tenant,
             person=person,
@@ -239,14 +246,14 @@ class RedisLedger:
         found = await self._conversations_of(tenant, person)
         messages = events = 0
         for partition, name in found:
-            keys = (*self._place(partition, name), partition.person(tenant, person))
-            gone = await self._store.run("erase", keys, name, person)
+            keys = (*_place(partition, name), partition.person(tenant, person))
+            gone = await self._store.run("erase", partition, keys, name, person)
             messages += gone[0]
             events += gone[1]
-        _, place = self._keys.memories(tenant, person)
-        memories = await self._store.command("HLEN", place)
-        await self._store.command("UNLINK", place)
-        now = await self._store.command("TIME")
+        partition, place = self._keys.memories(tenant, person)
+        memories = await self._store.command(partition, "HLEN", place)
+        await self._store.command(partition, "UNLINK", place)
+        now = await self._store.command(partition, "TIME")
         return Erasure(
             tenant=tenant,
             person=person,
@@ -260,28 +267,27 @@ class RedisLedger:
     async def _conversations_of(self, tenant: str, person: str) -> list[tuple[Partition, str]]:
         found = []
         for partition in self._keys.partitions:
-            names = await self._store.command("SMEMBERS", partition.person(tenant, person))
+            names = await self._store.command(
+                partition, "SMEMBERS", partition.person(tenant, person)
+            )
             found += [(partition, name.decode()) for name in sorted(names)]
         return found
 
     async def guarantee(self) -> Guarantee:
-        return checks.describe(await checks.inspect(self._store.ask))
+        return await self._store.guarantee()
 
     # Below the surface
-
-    def _conversation_key(self, conversation: Conversation) -> str:
-        name = name_of(conversation)
-        return self._keys.partition(name).conversation(name)
-
-    def _place(self, partition: Partition, name: str) -> tuple[str, str, str]:
-        return partition.state, partition.queue, partition.conversation(name)
 
     async def _on(
         self, script: str, conversation: Conversation, *arguments: str | bytes | int
     ) -> Reply:
         name = name_of(conversation)
-        keys = self._place(self._keys.partition(name), name)
-        return await self._store.run(script, keys, *arguments)
+        partition = self._keys.partition(name)
+        return await self._store.run(script, partition, _place(partition, name), *arguments)
+
+
+def _place(partition: Partition, name: str) -> tuple[str, str, str]:
+    return partition.state, partition.queue, partition.conversation(name)
 
 
 def _milliseconds(seconds: float) -> int:

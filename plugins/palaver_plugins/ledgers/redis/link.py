@@ -1,16 +1,8 @@
-"""Link: one connection to Redis that all callers of this process share.
-
-Commands of one turn of the event loop leave in one write, and replies come back in the order of
-the commands. redis-py's pool costs 110 µs of CPU for a script call where this costs under 20, and
-has another rule to keep: a connection abandoned in the middle of a command must never be used
-again. Here no caller ever reads: a cancelled one leaves a cancelled future in the row, and its
-reply is thrown away when its place comes up.
-"""
+"""Link: the connection to one Redis that all callers of this process share, and its renewal."""
 
 import asyncio
 import contextlib
 import ssl
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -18,27 +10,16 @@ import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
 from palaver.errors import ConfigurationError, LedgerUnavailable
+from palaver_plugins.ledgers.redis.wire import Lost, Push, Reply, Wire, pack
 
 PATIENCE = 1.0
 """Seconds for which commands wait for a lost connection; after that they are refused at once."""
 PAUSE = 0.1
 """Seconds between attempts to connect again."""
-IDLE = 10.0
-"""Seconds of silence after which the connection is tried, so that a dead one is noticed."""
 MOST_WAITING = 10_000
 """Commands that may be under way before more are refused."""
 TRIES = 3
 """Connections over which one command is tried before it is given up."""
-
-Reply = Any  # what the RESP3 protocol can say: bytes, int, None, lists, dicts, errors
-Push = Callable[[bytes, bytes], None]
-"""Called with the channel and the payload of a published message."""
-
-
-class Lost(NamedTuple):
-    """In place of a reply: the connection went away, and whether the command ran is unknown."""
-
-    why: str
 
 
 class Address(NamedTuple):
@@ -80,96 +61,6 @@ def parse_address(url: str) -> Address:
             "timeouts are settings of ledger.redis"
         )
     return address
-
-
-class Wire(asyncio.Protocol):
-    """One connection's life: commands out, replies matched to them by order alone."""
-
-    def __init__(self, push: Push, timeout: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._push = push
-        self._timeout = timeout
-        self._reader = hiredis.Reader(notEnoughData=Ellipsis)
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
-        self._out: list[bytes] = []
-        self._transport: asyncio.Transport | None = None
-        self._heard = self._loop.time()
-        self._tick: asyncio.TimerHandle | None = None
-        self.lost = self._loop.create_future()
-
-    # Called by the event loop
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
-        reader = self._reader
-        reader.feed(data)
-        while (reply := reader.gets()) is not Ellipsis:
-            # The pushes that answer SUBSCRIBE stand in the row like any reply.
-            if type(reply) is hiredis.PushNotification and reply[0] == b"message":
-                self._push(reply[1], reply[2])
-                continue
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(reply)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._end(str(error or "the server closed the connection"))
-
-    # Called by the link
-
-    def send(self, command: bytes) -> asyncio.Future[Reply]:
-        """Queue a packed command. The future gets its reply, a `hiredis.ReplyError` or `Lost`."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        if self.lost.done():
-            future.set_result(Lost(self.lost.result()))
-            return future
-        if not self._waiting:
-            self._heard = self._loop.time()
-        self._waiting.append(future)
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(command)
-        return future
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    def close(self, why: str) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-        self._end(why)
-
-    def _flush(self) -> None:
-        if self._transport is not None and not self.lost.done():
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
-
-    def _watch(self) -> None:
-        """Give up on a server that answers nothing, and try one that has long been silent."""
-        silent = self._loop.time() - self._heard
-        if self._waiting and silent > self._timeout:
-            self.close(f"no answer for {self._timeout:g} s")
-            return
-        if not self._waiting and silent > IDLE:
-            self.send(b"*1\r\n$4\r\nPING\r\n")
-        self._tick = self._loop.call_later(min(self._timeout, IDLE) / 4, self._watch)
-
-    def _end(self, why: str) -> None:
-        if self.lost.done():
-            return
-        if self._tick is not None:
-            self._tick.cancel()
-        self.lost.set_result(why)
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(Lost(why))
-        self._waiting.clear()
 
 
 class Link:
@@ -324,12 +215,6 @@ class Link:
         about = f"Redis at {self.address}"
         detail = why if why.startswith(about) else f"{about}: {why}"
         return LedgerUnavailable(detail, retry_after=retry_after)
-
-
-def pack(*words: str | bytes | int | float) -> bytes:
-    """A command as it goes over the wire."""
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # any number of words
-    return packed
 
 
 def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
