@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 
 from palaver.errors import ConfigurationError
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLE = re.compile(r"(?!openvino_).*\.(bin|pt|pth|ckpt|pkl)")
+"""Names of pickled files. OpenVINO's ``.bin`` files are none."""
 INDEX = "model.safetensors.index.json"
 GENERATES = re.compile(r"\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
 HEADER_LIMIT = 100_000_000
@@ -133,7 +134,7 @@ def choose_weights(names: list[str], label: str) -> list[str]:
     if weights:
         # Some publishers add the same weights once more under another name.
         return sorted([name for name in weights if name.startswith("model")] or weights)
-    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    pickles = sorted(name for name in names if PICKLE.fullmatch(name))
     if pickles:
         raise ConfigurationError(
             f"model {label!r} has only pickled weights ({pickles[0]}), which can run code when "

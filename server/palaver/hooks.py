@@ -35,9 +35,18 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class PluginSettings(pydantic.BaseModel):
-    """Base of a plugin's own settings: unknown keys are refused, values are frozen."""
+    """Base of a plugin's own settings: unknown keys are refused, values are frozen.
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    The text under a field is its documentation.
+    """
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from palaver.checkpoint import PICKLES, Checkpoint, read_checkpoint
+from palaver.checkpoint import PICKLE, Checkpoint, read_checkpoint
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
 from palaver.hub import REPOSITORY, Hub
 
@@ -130,7 +130,7 @@ class ModelRegistry:
         check_space(self._directory, checkpoint.size)
         with self._unfinished(name) as place:
             for file in directory.iterdir():
-                if file.is_file() and file.suffix not in PICKLES:
+                if file.is_file() and not PICKLE.fullmatch(file.name):
                     shutil.copy2(file, place)
             self._settle(name, place, source)
         return name

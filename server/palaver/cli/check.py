@@ -56,7 +56,10 @@ def _examine(console: Console, *, load_engine: bool) -> Findings:
         yield "bad", str(error)
         return
     yield "good", "settings: every key is known and every value fits"
-    yield from _plugins(console)
+    plugins = list(_plugins(console))
+    yield from plugins
+    if any(grade == "bad" for grade, _ in plugins):
+        return
     yield from _names(console)
     yield from _network(console)
     yield from _secrets(console)
@@ -203,16 +206,18 @@ async def _ask_ledger(ledger: Ledger) -> Guarantee:
 
 
 def _model(console: Console) -> Findings:
-    """The model of an engine that takes one by name; engines elsewhere have their own."""
+    """The model of an engine that loads one: its ``model`` is a plain name. Where it may be None,
+    it is a name at a server, which knows its models itself."""
     name = console.settings.engine.use
     backend = console.registry.engines.get(name)
     if backend is None:
         return
     try:
-        model = getattr(_settings_of(console.settings, "engine", backend), "model", None)
-        if model is None:
+        settings = _settings_of(console.settings, "engine", backend)
+        field = type(settings).model_fields.get("model")
+        if field is None or field.annotation is not str:
             return
-        checkpoint = read_checkpoint(console.site.model(model))
+        checkpoint = read_checkpoint(console.site.model(getattr(settings, "model", "")))
     except PalaverError as error:
         yield "bad", f"engine {name!r}: {error}"
         return
