@@ -209,18 +209,20 @@ class Turn(Generic[ArgumentsT]):
             self._transcript.reset(position)
         self._unsaid = ""
 
-    def cite(self, passage: Passage) -> int:
-        """Name a source; returns the number to write as ``[n]``."""
-        self._citations += 1
+    def cite(self, passage: Passage, *, number: int | None = None) -> int:
+        """Name a source; returns the number to write as ``[n]``. ``number``: the one that is
+        written already; without it, the next free one."""
+        number = number or self._citations + 1
+        self._citations = max(self._citations, number)
         citation = Citation(
-            number=self._citations,
+            number=number,
             document=passage.document,
             title=passage.title,
             section=passage.section,
             passage=passage.text,
         )
         self._put_once("cite", Cited(turn=self.id, citation=citation))
-        return self._citations
+        return number
 
     def attach(self, attachment: Attachment) -> None:
         """Add a file to the reply."""
