@@ -1,0 +1,90 @@
+"""Chat: what answers when nothing more special does."""
+
+from typing import ClassVar
+
+import pydantic
+
+from palaver import InvalidInput, NotFound, PluginSettings, Sampling, Skill, Turn
+from palaver_skills import prompts
+from palaver_skills.budget import reply_tokens
+
+_ASKING = (
+    r"(?:what(?:'s| is)|how much is|calculate|compute|was (?:ist|ergibt)|wie ?viel (?:ist|sind)"
+    r"|berechne|combien font|calcule|cu[áa]nto es|calcula|计算)"
+)
+_SUM = r"[-+(√]?[\d(][\d\s.,()^%+*/×÷·−-]*[-+*/×÷·−^%][\d\s.,()^%+*/×÷·−-]*[\d)%]"
+
+
+class Chat(Skill):
+    """Small talk and general conversation.
+
+    Answers from what the model knows, which may be wrong, with the conversation so far in mind.
+    Bare arithmetic is worked out by the tool ``calculate`` where that is installed.
+    """
+
+    name = "chat"
+    aliases: ClassVar = ("talk",)
+    examples: ClassVar = (
+        "hello",
+        "hi, how are you?",
+        "good morning",
+        "thank you very much",
+        "who are you?",
+        "what can you do?",
+        "tell me a joke",
+        "I am bored",
+        "what do you think about the weather",
+        "bye, see you tomorrow",
+        "do you like music?",
+        "let's talk about something else",
+        "Hallo, wie geht's?",
+        "Erzähl mir einen Witz",
+        "Danke, bis später",
+        "Salut, ça va ?",
+        "Qui es-tu ?",
+        "Hola, ¿qué tal?",
+        "Cuéntame algo divertido",
+        "你好",
+        "你是谁？",
+        "谢谢，再见",
+    )
+    patterns: ClassVar = (
+        rf"{_ASKING}\s*(?P<expression>{_SUM})\s*[=?？.]*",
+        rf"(?P<expression>{_SUM})\s*=\s*[?？]?",
+    )
+
+    class Settings(PluginSettings):
+        system: str = prompts.CHAT
+        """What the model is told about itself."""
+        temperature: float = pydantic.Field(default=0.7, ge=0, le=2)
+        """0 always takes the likeliest word."""
+        max_tokens: int = pydantic.Field(default=512, ge=1)
+        """Longest reply; never more than half of the model's context window."""
+
+    class Arguments(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+        expression: str = pydantic.Field(default="", description="Arithmetic to work out")
+
+    async def answer(self, turn: Turn[Arguments]) -> None:
+        if turn.arguments.expression and await _calculated(turn, turn.arguments.expression):
+            return
+        sampling = Sampling(
+            temperature=self.settings.temperature,
+            max_tokens=reply_tokens(turn, self.settings.max_tokens),
+        )
+        await turn.reply(
+            turn.message.text,
+            system=self.settings.system,
+            history=turn.history,
+            sampling=sampling,
+        )
+
+
+async def _calculated(turn: Turn[Chat.Arguments], expression: str) -> bool:
+    """Whether the tool has answered; without it the model has to try."""
+    try:
+        result = await turn.call_tool("calculate", expression=expression)
+    except (NotFound, InvalidInput):
+        return False
+    await turn.say(f"{expression} = {result}")
+    return True

@@ -1,0 +1,213 @@
+"""Code generation: one fenced block, and one sentence about it."""
+
+import ast
+import re
+import warnings
+from typing import Annotated, ClassVar
+
+import pydantic
+
+from palaver import Exchange, PluginSettings, Sampling, Skill, Turn
+from palaver_skills import prompts
+from palaver_skills.budget import reply_tokens
+
+LANGUAGES: dict[str, tuple[str, ...]] = {
+    "Python": ("python", "python3", "py"),
+    "JavaScript": ("javascript", "js", "node", "nodejs"),
+    "TypeScript": ("typescript", "ts"),
+    "Java": ("java",),
+    "C++": ("c++", "cpp"),
+    "C#": ("c#", "csharp"),
+    "C": ("c",),
+    "Go": ("golang", "go"),
+    "Rust": ("rust",),
+    "Ruby": ("ruby",),
+    "PHP": ("php",),
+    "Kotlin": ("kotlin",),
+    "Swift": ("swift",),
+    "SQL": ("sql",),
+    "Shell": ("shell", "bash", "sh", "zsh"),
+    "HTML": ("html",),
+    "CSS": ("css",),
+    "R": ("r",),
+    "Scala": ("scala",),
+    "Haskell": ("haskell",),
+    "Lua": ("lua",),
+    "Perl": ("perl",),
+}
+"""Programming languages by name, with what else they are called, in a request or at a fence."""
+
+_BY_NAME = {alias: name for name, aliases in LANGUAGES.items() for alias in aliases}
+_AMBIGUOUS = frozenset({"c", "go", "r", "shell", "swift", "node"})
+"""Names that are also words, or letters: they count only after "in" and before "code"."""
+_NAMES = "|".join(sorted(map(re.escape, _BY_NAME), key=len, reverse=True))
+_MENTION = re.compile(
+    rf"(?P<clear>\b(?:in|en|auf|mit|用)\s*)?(?<![\w.+#])(?P<name>{_NAMES})(?![\w+#])"
+    r"(?P<thing>[- ](?:code|function|script|program|class|query|snippet|one-liner))?",
+    re.IGNORECASE | re.ASCII,
+)
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE)
+_THING = (
+    r"(?:code|function|script|program|class|method|query|snippet|regex|regular expression"
+    r"|one-liner|unit tests?|algorithm|module|decorator|loop)"
+)
+
+
+def named_in(text: str) -> str | None:
+    """The programming language that ``text`` asks for, by its usual name."""
+    for match in _MENTION.finditer(text):
+        name = match["name"].casefold()
+        if name not in _AMBIGUOUS or match["clear"] or match["thing"]:
+            return _BY_NAME[name]
+    return None
+
+
+def _language(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    known = _BY_NAME.get(value.strip().casefold())
+    if known is None and not re.fullmatch(r"[A-Za-z][\w .+#-]{0,30}", value.strip()):
+        raise ValueError(f"{value[:40]!r} is no name of a programming language")
+    return known or value.strip()
+
+
+class Codegen(Skill):
+    """Write code from a description.
+
+    The code is not run. Python is checked to be well-formed, which says nothing about whether it
+    does what was asked. "Make it shorter" and the like go on from the code before.
+    """
+
+    name = "codegen"
+    aliases: ClassVar = ("code", "program")
+    examples: ClassVar = (
+        "write a Python function that reverses a string",
+        "Can you code a binary search in Java?",
+        "give me a bash script that renames all files in a folder",
+        "how do I sort a list of dictionaries in Python",
+        "SQL query for the ten newest orders",
+        "implement quicksort",
+        "regex that matches an email address",
+        "write a unit test for this function",
+        "a JavaScript snippet that debounces a callback",
+        "program that prints the first n prime numbers",
+        "add type hints to the code",
+        "Schreibe eine Python-Funktion, die Primzahlen findet",
+        "Kannst du mir ein Skript schreiben, das Dateien kopiert?",
+        "Écris une fonction qui calcule la factorielle",
+        "Donne-moi une requête SQL pour les clients",
+        "Escribe un programa que sume dos números",
+        "Haz una función en JavaScript que ordene una lista",
+        "用Python写一个排序函数",
+        "写一段代码读取文件",
+        "帮我写一个正则表达式",
+    )
+    patterns: ClassVar = (
+        (
+            rf"(?:please\s+|(?:can|could) you\s+)?(?:write|create|make|give me|show me|generate"
+            rf"|implement|code)\s+(?:me\s+)?(?:a|an|some|the)?\s*(?:(?:short|small|simple)\s+)?"
+            rf"(?P<language>{_NAMES})[- ]{_THING}\b.*"
+        ),
+        (
+            r"(?:please\s+|(?:can|could) you\s+)?(?:write|create|generate|implement|code)\s+(?:me\s+)?"
+            r"(?:a|an|some|the)?\s*(?:[\w-]+\s+){0,2}(?:function|script|program|class|method|regex"
+            r"|decorator|sql query)\b.*"
+        ),
+        (
+            r"(?:bitte\s+)?schreibe?n?\s+(?:mir\s+)?(?:eine?n?\s+)?[\w-]*\s?[\w-]*"
+            r"(?:funktion|skript|script|programm|klasse)\b.*"
+        ),
+        r"[ée]cri(?:s|vez)(?:-moi)?\s+(?:une?|du)\s+(?:fonction|script|programme|classe|code)\b.*",
+        (
+            r"(?:escrib[ea]|haz)(?:me)?\s+(?:una?\s+)?(?:funci[óo]n|script|programa|clase|c[óo]digo)"
+            r"\b.*"
+        ),
+        rf"(?:请|帮我)?用\s*(?P<language>{_NAMES})\s*(?:写|编写|实现).+",
+        r"(?:请|帮我)?(?:写|编写)(?:一个|一段|个|段)?[^，,。\n]{0,12}(?:代码|函数|程序|脚本).*",
+    )
+
+    class Settings(PluginSettings):
+        language: str = "Python"
+        """Programming language when neither the message nor the code before names one."""
+        temperature: float = pydantic.Field(default=0.0, ge=0, le=2)
+        """0 always takes the likeliest word."""
+        max_tokens: int = pydantic.Field(default=1024, ge=1)
+        """Longest reply; never more than half of the model's context window."""
+
+    class Arguments(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+        language: Annotated[str, pydantic.BeforeValidator(_language)] | None = pydantic.Field(
+            default=None, description="Programming language; told from the message if not given"
+        )
+
+    async def answer(self, turn: Turn[Arguments]) -> None:
+        earlier = _own(turn.history)
+        language = (
+            turn.arguments.language
+            or named_in(turn.message.text)
+            or _last_language(earlier)
+            or self.settings.language
+        )
+        sampling = Sampling(
+            temperature=self.settings.temperature,
+            max_tokens=reply_tokens(turn, self.settings.max_tokens),
+        )
+        text = await turn.reply(
+            turn.message.text, system=prompts.codegen(language), history=earlier, sampling=sampling
+        )
+        await turn.say(closing(text))
+        problem = syntax_problem(text) if language == "Python" and not closing(text) else ""
+        if problem:
+            await turn.say(f"\n\nNote: this is not well-formed Python ({problem}).")
+
+
+def _own(history: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
+    """What was asked of this skill and answered by it."""
+    turns = {line.turn for line in history if line.skill == Codegen.name}
+    return tuple(line for line in history if line.turn in turns)
+
+
+def _last_language(history: tuple[Exchange, ...]) -> str | None:
+    """The language of the newest fence that names one."""
+    for line in reversed(history):
+        for _, info in reversed(_FENCE.findall(line.text)):
+            if info.casefold() in _BY_NAME:
+                return _BY_NAME[info.casefold()]
+    return None
+
+
+def closing(text: str) -> str:
+    """What ends a fence that ``text`` leaves open, with a note; empty when none is open."""
+    mark = ""
+    for fence in _FENCE.finditer(text):
+        if not mark:
+            mark = fence[1]
+        elif fence[1].startswith(mark) and not fence[2]:
+            mark = ""
+    if not mark:
+        return ""
+    newline = "" if text.endswith("\n") else "\n"
+    return f"{newline}{mark}\n\nNote: the code breaks off here; it may be longer than I can write."
+
+
+def blocks(text: str) -> list[str]:
+    """The fenced blocks that are Python, or say nothing else."""
+    found = re.findall(
+        r"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^\s`]*)[^\n]*\n(?P<code>.*?)^[ \t]*(?P=mark)",
+        text,
+        re.MULTILINE | re.DOTALL,
+    )
+    return [code for _, info, code in found if info.casefold() in ("", *LANGUAGES["Python"])]
+
+
+def syntax_problem(text: str) -> str:
+    """What keeps the Python blocks of ``text`` from being parsed; empty when nothing does."""
+    for code in blocks(text):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                ast.parse(code)
+        except SyntaxError as error:
+            return f"line {error.lineno}: {error.msg}"
+        except (ValueError, RecursionError, MemoryError) as error:
+            return type(error).__name__
+    return ""

@@ -1,0 +1,101 @@
+"""Languages by the names and codes that people use for them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from palaver_skills.prompts import LANGUAGES as STARTER
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """A language: its ISO 639-1 code, its English name, and what else people call it."""
+
+    code: str
+    name: str
+    names: tuple[str, ...] = ()
+
+
+_TABLE: Final = """
+en English englisch englische anglais anglaise inglés ingles inglesa inglese inglês 英语 英文
+  английский
+de German deutsch deutsche deutschen allemand allemande alemán aleman alemana tedesco alemão
+  德语 德文 немецкий
+fr French französisch französische franzoesisch français francais française francés frances
+  francesa francese francês 法语 法文 французский
+es Spanish spanisch spanische espagnol espagnole español espanol española spagnolo espanhol
+  castellano castilian 西班牙语 西班牙文 испанский
+zh Chinese chinesisch chinesische mandarin chinois chinoise chino china cinese chinês 中文
+  汉语 漢語 普通话 简体中文 китайский
+ja Japanese japanisch japanische japonais japonaise japonés japones giapponese 日语 日文
+  日本語
+ko Korean koreanisch coréen coreen coreano 韩语 韓語 한국어
+ru Russian russisch russische russe ruso russo 俄语 俄文 русский
+ar Arabic arabisch arabische arabe árabe arabo 阿拉伯语 العربية
+it Italian italienisch italienische italien italienne italiano italiana 意大利语 意大利文
+pt Portuguese portugiesisch portugiesische portugais portugaise portugués portugues
+  português portoghese 葡萄牙语 葡萄牙文
+nl Dutch niederländisch niederländische niederlaendisch holländisch néerlandais neerlandais
+  neerlandés holandés nederlands olandese 荷兰语
+pl Polish polnisch polnische polonais polonaise polaco polski polacco 波兰语
+sv Swedish schwedisch schwedische suédois suedois sueco svenska svedese 瑞典语
+da Danish dänisch dänische daenisch danois danés danes dansk danese 丹麦语
+no Norwegian norwegisch norwegische norvégien norvegien noruego norsk norvegese 挪威语
+fi Finnish finnisch finnische finnois finlandés finlandes finés suomi finlandese 芬兰语
+cs Czech tschechisch tschechische tchèque tcheque checo čeština cestina ceco 捷克语
+hu Hungarian ungarisch ungarische hongrois húngaro hungaro magyar ungherese 匈牙利语
+ro Romanian rumänisch rumänische rumaenisch roumain rumano română romana rumeno 罗马尼亚语
+tr Turkish türkisch türkische tuerkisch turc turco türkçe turkce 土耳其语
+el Greek griechisch griechische grec griego ελληνικά greco 希腊语
+uk Ukrainian ukrainisch ukrainische ukrainien ucraniano українська ucraino 乌克兰语
+he Hebrew hebräisch hebräische hebraeisch hébreu hebreu hebreo עברית ebraico 希伯来语
+hi Hindi हिन्दी 印地语
+th Thai thailändisch thaï tailandés ไทย 泰语
+vi Vietnamese vietnamesisch vietnamien vietnamita 越南语
+id Indonesian indonesisch indonésien indonesio indonesiano 印尼语 印度尼西亚语
+"""
+
+
+def _parse(entry: str) -> Language:
+    code, name, *names = entry.split()
+    return Language(code, name, tuple(names))
+
+
+ALL: Final = tuple(_parse(entry) for entry in re.split(r"\n(?! )", _TABLE.strip()))
+BY_CODE: Final = {language.code: language for language in ALL}
+FAMILIAR: Final = tuple(BY_CODE[code] for code in STARTER)
+"""The languages that the starter model knows."""
+
+_BY_NAME: Final = {
+    name.casefold(): language
+    for language in ALL
+    for name in (language.code, language.name, *language.names)
+}
+_NAMED: Final = re.compile(
+    r"\b(?:{})\b".format(
+        "|".join(sorted((re.escape(n) for n in _BY_NAME if len(n) > 2), key=len, reverse=True))
+    )
+    + "|"
+    + "|".join(re.escape(n) for n in _BY_NAME if not n.isascii() and "\u4e00" <= n[0] <= "\u9fff"),
+    re.IGNORECASE,
+)
+NAMES: Final = _NAMED.pattern
+"""A regular expression that matches any name of a language, but no two-letter code."""
+
+
+def find(name: str) -> Language | None:
+    """The language with this name or code ("German", "Deutsch", "de", "de-AT"), or None."""
+    wanted = name.strip().strip(".!?。！？\"'").casefold()
+    plain = wanted.split("-")[0].split("_")[0] if len(wanted) <= 7 else wanted
+    return _BY_NAME.get(wanted) or _BY_NAME.get(plain)
+
+
+def named_in(text: str) -> Iterator[Language]:
+    """The languages that ``text`` names, in its order; a lone code counts as well."""
+    alone = find(text)
+    if alone:
+        yield alone
+        return
+    for match in _NAMED.finditer(text):
+        yield _BY_NAME[match.group().casefold()]

@@ -1,0 +1,173 @@
+"""Question answering: from passages of the knowledge base alone, with citations."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import pydantic
+
+from palaver import Passage, PluginSettings, Sampling, Skill, Turn
+from palaver_skills import prompts
+from palaver_skills.budget import prompt_tokens, reply_tokens, stretches
+
+NOTHING_FOUND = "I find nothing about that in the knowledge base."
+
+_MARKER = re.compile(r"\[(\d{1,2}(?:\s*[,;]\s*\d{1,2})*)\]")
+_WORD = re.compile(r"[^\W_]+")
+_FOLLOW_UP = 5
+"""Words below which a question is searched for together with the one before it."""
+_LEAST_PASSAGE = 48
+"""Tokens below which a shortened passage is left out."""
+
+
+class QA(Skill):
+    """Answer questions from the documents in the knowledge base.
+
+    The answer rests on a few passages and names them as ``[n]``. When nothing fits, or when the
+    model finds no answer in the passages, the reply says so. The model may still misread a
+    passage: the citations are there to be checked.
+    """
+
+    name = "qa"
+    aliases: ClassVar = ("ask", "docs")
+    examples: ClassVar = (
+        "what does the handbook say about vacation?",
+        "How do I reset my password?",
+        "What is the return policy?",
+        "where can I find the opening hours",
+        "according to the documentation, which ports are used?",
+        "how many days of notice do I have to give?",
+        "search the documents for travel expenses",
+        "what are the system requirements?",
+        "who do I contact about an invoice?",
+        "is breakfast included in the price?",
+        "what are the symptoms of the flu?",
+        "Was steht im Handbuch über Urlaub?",
+        "Wie setze ich mein Passwort zurück?",
+        "Welche Rückgabefrist gilt laut den Unterlagen?",
+        "Que dit la documentation sur l'installation ?",
+        "Comment puis-je annuler ma commande ?",
+        "¿Qué dice el manual sobre la garantía?",
+        "¿Cómo puedo cambiar mi contraseña?",
+        "文档里关于退款是怎么说的？",
+        "如何重置密码？",
+    )
+    patterns: ClassVar = (
+        (
+            r"(?:according to|based on)\s+(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook"
+            r"|manual|knowledge base|wiki|guide|polic(?:y|ies))\b.+"
+        ),
+        (
+            r"what (?:does|do)\s+(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual"
+            r"|knowledge base|wiki|guide|polic(?:y|ies))\s+(?:say|tell|state)\b.+"
+        ),
+        (
+            r"(?:search|look in|check)\s+(?:the|our|my)\s+(?:docs|documents|documentation|handbook"
+            r"|manual|knowledge base|wiki)\s+(?:for|about|on)\s+.+"
+        ),
+        (
+            r"(?:was steht|was sagt|laut)\s+(?:(?:im|in|der|die|das|dem|den)\s+)+(?:handbuch"
+            r"|dokumentation|unterlagen|anleitung|dokumente?n?)\b.+"
+        ),
+        r"(?:d['’]apr[èe]s|selon|que dit)\s+(?:la documentation|le manuel|les documents)\b.+",
+        r"¿?(?:seg[úu]n|qu[ée] dicen?)\s+(?:la documentaci[óo]n|el manual|los documentos)\b.+",
+        r"(?:根据|按照|查(?:一下)?)(?:文档|手册|资料|知识库).+",
+    )
+
+    class Settings(PluginSettings):
+        passages: int = pydantic.Field(default=4, ge=1, le=20)
+        """Passages that the model gets to read, fewer where its context window is small."""
+        temperature: float = pydantic.Field(default=0.0, ge=0, le=2)
+        """0 always takes the likeliest word."""
+        max_tokens: int = pydantic.Field(default=256, ge=1)
+        """Longest answer; never more than half of the model's context window."""
+
+    class Arguments(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+        question: str = pydantic.Field(
+            default="", description="The question; the message itself if not given"
+        )
+
+    async def answer(self, turn: Turn[Arguments]) -> None:
+        question = turn.arguments.question or turn.message.text
+        found = await turn.search(_query(turn, question), self.settings.passages)
+        if not found:
+            await turn.say(NOTHING_FOUND)
+            return
+        reply = reply_tokens(turn, self.settings.max_tokens)
+        passages = await _fitting(turn, found, question, reply)
+        answer = await turn.reply(
+            prompts.grounded_question(enumerate(passages, 1), question),
+            system=prompts.GROUNDED,
+            sampling=Sampling(max_tokens=reply, temperature=self.settings.temperature),
+        )
+        if prompts.NOT_IN_DOCUMENTS.rstrip(".") in answer:
+            return
+        cited = list(_cited(answer, len(passages)))
+        if not cited:
+            cited = _closest(answer, found[: len(passages)])
+            await turn.say("".join(f" [{number}]" for number in cited))
+        for number in cited:
+            turn.cite(found[number - 1], number=number)
+
+
+def _query(turn: Turn[QA.Arguments], question: str) -> str:
+    """What to search for: "and on Sundays?" says too little without the question before it."""
+    if len(_WORD.findall(question)) >= _FOLLOW_UP or not question.isascii():
+        return question
+    last = turn.history[-1] if turn.history else None
+    if last is None or last.role != "assistant" or last.skill != QA.name:
+        return question
+    asked = next((x.text for x in turn.history if x.turn == last.turn and x.role == "user"), "")
+    return f"{asked}\n{question}".strip()
+
+
+async def _fitting(
+    turn: Turn[QA.Arguments], found: Sequence[Passage], question: str, reply: int
+) -> list[str]:
+    """The texts of the best passages, as many as the context window holds; the last may be cut."""
+    room = await prompt_tokens(turn, prompts.GROUNDED, reply)
+    texts: list[str] = []
+    for passage in found:
+        text = _text(passage)
+        laid_out = prompts.grounded_question(enumerate([*texts, text], 1), question)
+        over = await turn.count_tokens(laid_out) - room
+        if over <= 0:
+            texts.append(text)
+            continue
+        left = await turn.count_tokens(text) - over
+        if left >= _LEAST_PASSAGE or not texts:
+            texts.append((await stretches(turn, text, max(8, left)))[0].strip())
+        break
+    return texts
+
+
+def _text(passage: Passage) -> str:
+    """The passage under its heading, without which it may not say what it speaks of."""
+    heading = passage.section or passage.title
+    if not heading or passage.text.lstrip("# ").startswith(heading):
+        return passage.text
+    return f"{heading}\n{passage.text}"
+
+
+def _cited(answer: str, passages: int) -> Iterator[int]:
+    """The numbers of existing passages that the answer names, in its order, each once."""
+    named = (int(n) for marker in _MARKER.findall(answer) for n in re.split(r"\s*[,;]\s*", marker))
+    yield from dict.fromkeys(number for number in named if 1 <= number <= passages)
+
+
+def _closest(answer: str, passages: Sequence[Passage]) -> list[int]:
+    """The number of the passage that shares most words with the answer, if any does."""
+    said = set(_pieces(answer))
+    shared = [len(said & set(_pieces(_text(passage)))) for passage in passages]
+    best = max(range(len(shared)), key=shared.__getitem__)
+    return [best + 1] if shared[best] else []
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Words of four letters and more, numbers, and Chinese characters in pairs."""
+    for word in _WORD.findall(text.casefold()):
+        if "\u3040" <= word[0] <= "\u9fff":
+            yield from (word[at : at + 2] for at in range(max(1, len(word) - 1)))
+        elif len(word) >= 4 or word.isdigit():
+            yield word

@@ -1,0 +1,169 @@
+"""Takes a Markdown text apart into what may be rewritten and what must stay as it is.
+
+Structure (headings, lists, tables, fences), code, addresses, tags, emphasis marks and
+placeholders stay; prose may be rewritten. The pieces joined are the text, byte for byte.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of text. ``prose`` may be rewritten; anything else stays as it is."""
+
+    text: str
+    prose: bool
+
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_FENCE = re.compile(r"\s*(?:>\s*|[-*+]\s+|\d{1,9}[.)]\s+)*(`{3,}(?!.*`)|~{3,})")
+_MARKERS = re.compile(
+    r"(?:[ \t]*(?:>|[-*+](?=[ \t])|\d{1,9}[.)](?=[ \t])|\#{1,6}(?=[ \t])))+[ \t]*"
+    r"(?:\[[ xX]\][ \t]+)?"
+)
+_ALONE = re.compile(r"[ \t]*(?:>|\#)")
+_DEFINITION = re.compile(r"[ \t]*\[[^\]\n]+\]:[ \t]+\S+")
+_UNDERLINE = re.compile(r"[ \t]*(?:=+|-{2,})[ \t]*$")
+_TABLE_ROW = re.compile(r"[ \t]*\|.*|.*\|[ \t]*$")
+_INDENTED = re.compile(r"(?: {4}|\t)")
+_HARD_BREAK = re.compile(r"(?: {2}|\\)\n$")
+_LETTER = re.compile(r"[^\W\d_]")
+
+_FIXED = re.compile(
+    r"""
+    (?P<ticks>`+)(?!`)(?:(?!(?P=ticks)).)+?(?P=ticks)(?!`)          # code
+    | \$\$(?:(?!\$\$).)+\$\$                                         # formula
+    | <!--(?:(?!-->).)*-->
+    | </?[A-Za-z@\#!][^<>\n]*>                                       # tag, <https://…>, <@U1>
+    | \{\{(?:(?!\}\}).)*\}\} | \{%(?:(?!%\}).)*%\} | [$%]?\{[^{}\n]*\}   # placeholders
+    | %(?:\(\w+\))?(?:\d+\$)?[-+\#0]*\d*(?:\.\d+)?[sdifgeExXcr@](?![A-Za-z]) | %%
+    | \]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:[ ]+"[^"\n]*")?\)      # target of a link
+    | !?\[(?=[^\[\]\n]*\][(\[])                                      # and where it begins
+    | \]\[[^\]\n]*\] | \[\^[^\]\n]+\]
+    | (?:https?|ftp)://[!-~]*[\w/\#=&%+-] | \bwww\.[!-~]*[\w/]
+    | (?:mailto:)?[\w.+-]+@[\w-]+\.[\w.-]*\w
+    | &(?:[A-Za-z]\w{1,30}|\#\d+|\#x[0-9A-Fa-f]+);
+    | (?<![\w:]):[a-z][a-z0-9_+-]*:(?![\w:])                         # :smile:
+    | (?<!\w)@\w(?:[\w.-]*\w)?
+    | [A-Za-z0-9]+(?:_[A-Za-z0-9]+)+                                 # snake_case
+    | \\[!-/:-@\[-`{-~]                                              # escaped punctuation
+    | \*+ | ~~+ | (?<![^\W_])_+(?=\S) | (?<=\S)_+(?![^\W_])          # emphasis
+    | ⟦[^⟧]*⟧?
+    """,
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+
+
+def blocks(text: str) -> Iterator[Piece]:
+    """Paragraphs, headings, list items and table cells as prose; all around them fixed."""
+    for piece in _Blocks().split(text):
+        if piece.prose:
+            yield from _trimmed(piece.text)
+        elif piece.text:
+            yield piece
+
+
+def spans(text: str) -> list[Piece]:
+    """The prose of one block and what stands fixed in it."""
+    found: list[Piece] = []
+    at = 0
+    for match in _FIXED.finditer(text):
+        found += _trimmed(text[at : match.start()])
+        found.append(Piece(match.group(), prose=False))
+        at = match.end()
+    return [*found, *_trimmed(text[at:])]
+
+
+def _trimmed(text: str) -> Iterator[Piece]:
+    """The text without the white space at its ends, nor the punctuation it begins with, which
+    belongs to what was cut off before it. All of it is fixed without any letter."""
+    core = text.strip().lstrip(".,;:!?)\n\t ")
+    if not _LETTER.search(core):
+        core = ""
+    start = len(text.rstrip()) - len(core) if core else len(text)
+    for part, prose in (
+        (text[:start], False),
+        (core, True),
+        (text[start + len(core) :], False),
+    ):
+        if part:
+            yield Piece(part, prose)
+
+
+class _Blocks:
+    """Reads lines and tells prose from structure."""
+
+    def __init__(self) -> None:
+        self._paragraph = ""
+        self._until: re.Pattern[str] | None = None
+        """Matches the line that ends a fence, comment or formula that is open."""
+        self._after_blank = True
+        self._in_list = False
+
+    def split(self, text: str) -> Iterator[Piece]:
+        front = re.match(r"---[ \t]*\n(?:(?!---).*\n)*?---[ \t]*(?:\n|$)", text)
+        if front:
+            yield Piece(front.group(), prose=False)
+            text = text[front.end() :]
+        for match in _LINE.finditer(text):
+            yield from self._line(match.group())
+        yield from self._flush()
+
+    def _line(self, line: str) -> Iterator[Piece]:
+        if self._stays(line):
+            yield from self._flush()
+            yield Piece(line, prose=False)
+        elif _TABLE_ROW.match(line):
+            yield from self._flush()
+            yield from _cells(line)
+        else:
+            yield from self._text(line)
+        self._after_blank = not line.strip()
+
+    def _stays(self, line: str) -> bool:
+        """Whether the whole line is structure or code."""
+        if self._until is not None:
+            if self._until.search(line):
+                self._until = None
+            return True
+        self._until = _opened(line)
+        if self._until is not None or not line.strip():
+            return True
+        if not _INDENTED.match(line) and not _MARKERS.match(line) and self._after_blank:
+            self._in_list = False
+        code = self._after_blank and not self._in_list and bool(_INDENTED.match(line))
+        return code or bool(_DEFINITION.match(line) or _UNDERLINE.match(line))
+
+    def _text(self, line: str) -> Iterator[Piece]:
+        markers = _MARKERS.match(line)
+        if markers:
+            yield from self._flush()
+            yield Piece(markers.group(), prose=False)
+            self._in_list = self._in_list or not _ALONE.match(line)
+            line = line[markers.end() :]
+        self._paragraph += line
+        if (markers and _ALONE.match(markers.group())) or _HARD_BREAK.search(line):
+            yield from self._flush()
+
+    def _flush(self) -> Iterator[Piece]:
+        if self._paragraph:
+            yield Piece(self._paragraph, prose=True)
+            self._paragraph = ""
+
+
+def _opened(line: str) -> re.Pattern[str] | None:
+    fence = _FENCE.match(line)
+    if fence:
+        mark = fence[1]
+        return re.compile(rf"^[\s>]*{re.escape(mark[0])}{{{len(mark)},}}\s*$")
+    if "<!--" in line and "-->" not in line:
+        return re.compile("-->")
+    return re.compile(r"\$\$") if line.strip() == "$$" else None
+
+
+def _cells(line: str) -> Iterator[Piece]:
+    """The cells of a table row; a bar in code or behind a backslash does not separate."""
+    for part in re.findall(r"\|+|(?:`[^`\n]*`|\\.|[^|\\]|\\$)+", line, re.DOTALL):
+        yield Piece(part, prose=not part.startswith("|"))

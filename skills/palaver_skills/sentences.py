@@ -1,0 +1,82 @@
+"""Cuts text into sentences, and into stretches that are not too long for a model.
+
+All functions here lose nothing: the parts joined are the text.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+_END = re.compile(
+    r"""(?:[.!?…]+["'”’»)\]*_]*[ \t]+)"""  # followed by a space, as in most scripts
+    r"|(?:[。！？；]+[”’」』）]*[ \t]*)"  # or by nothing, as in Chinese and Japanese
+    r"|\n+[ \t]*"
+)
+_ABBREVIATIONS = frozenset(
+    "mr mrs ms dr prof st sr jr vs etc eg e.g ie i.e no fig vol pp ca approx inc ltd co "
+    "bzw ca d.h z.b u.a usw nr abs str hr fr evtl ggf inkl vgl z.t "
+    "m mme mlle env p.ex sra srta ud uds ee.uu p.ej núm".split()
+)
+_LAST_WORD = re.compile(r"(\S+?)\.\S*\s*$")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences with the white space that follows each. A line break ends one as well."""
+    found = []
+    start = 0
+    for match in _END.finditer(text):
+        if match.end() < len(text) and _ends_sentence(text, start, match):
+            found.append(text[start : match.end()])
+            start = match.end()
+    return [*found, text[start:]] if start < len(text) else found
+
+
+def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
+    if not end.group().startswith("."):
+        return True
+    word = _LAST_WORD.search(text[start : end.end()])
+    before = word[1].lstrip("(\"'“„«").casefold() if word else ""
+    ordinal = before.isdigit() and len(before) <= 2
+    initial = len(before) == 1 and before.isalpha()
+    return not (ordinal or initial or before in _ABBREVIATIONS or text[end.end()].islower())
+
+
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs with the empty lines that follow each."""
+    return re.findall(r"(?:(?!\n[ \t]*\n).)+(?:\n[ \t]*)*|\n[ \t\n]*", text, re.DOTALL)
+
+
+def words(text: str) -> list[str]:
+    """The words with the white space around them."""
+    return re.findall(r"\s*\S+\s*|\s+", text)
+
+
+def fitting(text: str, size: Callable[[str], float], limit: float) -> list[str]:
+    """Stretches of at most ``limit`` by ``size``, cut at the widest border that does.
+
+    Paragraphs are kept whole if they fit, else sentences, else words, else characters. ``size``
+    must not shrink when text is added.
+    """
+    return list(_fitting(text, size, limit, (paragraphs, sentences, words, list)))
+
+
+def _fitting(
+    text: str,
+    size: Callable[[str], float],
+    limit: float,
+    cuts: Sequence[Callable[[str], list[str]]],
+) -> Iterator[str]:
+    if not cuts or size(text) <= limit:
+        yield text
+        return
+    gathered = ""
+    for part in cuts[0](text):
+        if size(gathered + part) <= limit:
+            gathered += part
+            continue
+        if gathered:
+            yield gathered
+        gathered = ""
+        *whole, gathered = _fitting(part, size, limit, cuts[1:])
+        yield from whole
+    if gathered:
+        yield gathered

@@ -1,0 +1,169 @@
+"""Summarization: in one step where the text fits, else part by part and over the parts."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import pydantic
+
+from palaver import Exchange, InvalidInput, PluginSettings, Sampling, Skill, Turn
+from palaver_skills import prompts
+from palaver_skills.budget import prompt_tokens, reply_tokens, stretches
+from palaver_skills.prompts import Length
+from palaver_skills.requests import parted, unquoted
+
+NOTHING = "There is nothing to shorten yet: send the text together with the request."
+
+_VERB = (
+    r"(?:summari[sz]e|summary|sum(?: \w+)? up|tl;?\s?dr|shorten|recap|condense|key points"
+    r"|main points|gist|fass\w*|zusammenfass\w*|zusammen|kürze|résum\w*|resum\w*|raccourci\w*"
+    r"|总结|概括|摘要|归纳|缩短)"
+)
+_INSTRUCTION = re.compile(_VERB, re.IGNORECASE)
+_CONVERSATION = re.compile(
+    r"conversation|chat|discussion|so far|we (?:talked|said|discussed)|thread|gespräch|unterhaltung"
+    r"|bisher|conversación|charla|hasta ahora|jusqu'ici|对话|聊天|谈话|到目前为止",
+    re.IGNORECASE,
+)
+_SAID: dict[Length, str] = {
+    "three bullet points": r"bullet|points|stichpunkt|liste?\b|puntos|要点|三点",
+    "one sentence": r"(?:one|a single|1) sentence|tl;?\s?dr|one[- ]liner|briefly|very short"
+    r"|ein(?:em)? satz|une (?:seule )?phrase|una (?:sola )?frase|一句",
+    "three sentences": r"sentences|paragraph|sätze|phrases|frases|三句|段",
+}
+_ROUNDS = 6
+"""Times that summaries are summarized; each round shortens to a third at most."""
+
+
+def length_named(text: str) -> Length | None:
+    """The length that ``text`` asks for, in words of several languages; None for none."""
+    return next((n for n, said in _SAID.items() if re.search(said, text, re.IGNORECASE)), None)
+
+
+def _length(value: object) -> object:
+    if isinstance(value, str) and value not in prompts.LENGTHS:
+        named = length_named(value)
+        if named is None:
+            known = ", ".join(repr(length) for length in prompts.LENGTHS)
+            raise ValueError(f"I know the lengths {known}")
+        return named
+    return value
+
+
+class Summarization(Skill):
+    """Shorten a text or the conversation to its main points.
+
+    A text beyond the model's context window is shortened part by part, then the summaries
+    together: what ties distant parts to each other may be lost. A summary may leave out or
+    twist what matters to you.
+    """
+
+    name = "summarization"
+    aliases: ClassVar = ("summarize", "summarise", "tldr", "sum")
+    examples: ClassVar = (
+        "summarize this text",
+        "give me a summary of our conversation",
+        "tl;dr",
+        "what are the main points of this article?",
+        "Can you shorten this to one sentence?",
+        "sum this up in three bullet points",
+        "what did we talk about so far?",
+        "make this shorter please",
+        "recap the discussion",
+        "I don't have time to read this, give me the gist",
+        "Fasse diesen Text zusammen",
+        "Kannst du das in drei Stichpunkten zusammenfassen?",
+        "Was haben wir bisher besprochen?",
+        "Résume ce texte en une phrase",
+        "Peux-tu me faire un résumé ?",
+        "Resume este texto",
+        "Hazme un resumen en tres puntos",
+        "请总结一下这篇文章",
+        "用一句话概括",
+        "总结我们的对话",
+    )
+    patterns: ClassVar = (
+        (
+            r"(?:please\s+|(?:can|could) you\s+)?(?:summari[sz]e|shorten|condense|recap|sum up)\b"
+            r"[^:\n]{0,100}(?:[:：]|\n).+"
+        ),
+        (
+            r"(?:please\s+|(?:can|could) you\s+)?(?:summari[sz]e|recap|sum up)\s+(?:this|our|the|my)\b"
+            r"[^:\n]{0,80}"
+        ),
+        r"tl;?\s?dr\b.*",
+        r"(?:bitte\s+)?fass(?:e|en sie)?\s[^\n]{0,80}zusammen\b.*",
+        r"(?:résume[rz]?|resume|resumir)\s[^:\n]{0,80}(?:(?:[:：]|\n).+)?",
+        r"(?:请)?(?:用[^，,。:：\n]{1,10})?(?:总结|概括)[^:：\n]{0,30}(?:(?:[:：]|\n).+)?",
+    )
+
+    class Settings(PluginSettings):
+        temperature: float = pydantic.Field(default=0.0, ge=0, le=2)
+        """0 always takes the likeliest word."""
+        max_tokens: int = pydantic.Field(default=256, ge=1)
+        """Longest summary; never more than a third of the model's context window."""
+        max_parts: int = pydantic.Field(default=64, ge=1)
+        """Parts into which a long text is cut at most; a longer text is refused."""
+
+    class Arguments(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+        length: Annotated[Length, pydantic.BeforeValidator(_length)] | None = pydantic.Field(
+            default=None, description="How long the summary shall be; three sentences if not given"
+        )
+        text: str = pydantic.Field(
+            default="", description="The text; the conversation so far if not given"
+        )
+
+    async def answer(self, turn: Turn[Arguments]) -> None:
+        instruction, text = parted(turn.message.text, _INSTRUCTION)
+        text = turn.arguments.text or unquoted(text)
+        if not text.strip() or _is_about_conversation(instruction, text):
+            text = transcript(turn.history)
+        if not text.strip():
+            await turn.say(NOTHING)
+            return
+        length = turn.arguments.length or length_named(instruction) or "three sentences"
+        system = prompts.summarization(length)
+        reply = min(reply_tokens(turn, self.settings.max_tokens), max(16, turn.engine.context // 3))
+        room = await prompt_tokens(turn, system, reply)
+        await turn.reply(
+            await self._reduced(turn, text, room),
+            system=system,
+            sampling=self._sampling(reply),
+        )
+
+    async def _reduced(self, turn: Turn[Arguments], text: str, room: int) -> str:
+        """The text, or summaries of its parts, or of those: the first that fits into ``room``."""
+        parts = await stretches(turn, text, room)
+        if len(parts) > self.settings.max_parts:
+            raise InvalidInput(
+                f"The text is too long to shorten here: it takes {len(parts)} parts, "
+                f"at most {self.settings.max_parts} are allowed."
+            )
+        for _ in range(_ROUNDS):
+            if len(parts) == 1:
+                break
+            parts = await stretches(turn, await self._summaries(turn, parts, room), room)
+        return parts[0]
+
+    async def _summaries(self, turn: Turn[Arguments], parts: Sequence[str], room: int) -> str:
+        system = prompts.summarization("three sentences")
+        sampling = self._sampling(max(16, min(self.settings.max_tokens, room // 3)))
+        summaries = [
+            await turn.generate(part.strip(), system=system, sampling=sampling) for part in parts
+        ]
+        return "\n".join(summary.strip() for summary in summaries)
+
+    def _sampling(self, tokens: int) -> Sampling:
+        return Sampling(max_tokens=tokens, temperature=self.settings.temperature)
+
+
+def _is_about_conversation(instruction: str, text: str) -> bool:
+    """ "Summarize our chat: briefly" means the chat; with a real text after it, the text."""
+    return bool(_CONVERSATION.search(instruction)) and len(text.split()) < 8
+
+
+def transcript(history: Sequence[Exchange]) -> str:
+    """The conversation as a text to be shortened."""
+    names = {"user": "User", "assistant": "Assistant"}
+    return "\n".join(f"{names[line.role]}: {line.text.strip()}" for line in history if line.text)

@@ -1,0 +1,279 @@
+"""Translation: prose is translated piece by piece, all that is not prose stays as it is."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, ClassVar
+
+import pydantic
+
+from palaver import PluginSettings, Sampling, Skill, Turn
+from palaver_skills import languages, prompts
+from palaver_skills.budget import TEMPLATE, stretches
+from palaver_skills.detection import detect
+from palaver_skills.languages import BY_CODE, FAMILIAR, Language
+from palaver_skills.requests import parted, unquoted
+from palaver_skills.segments import Piece, blocks, spans
+from palaver_skills.sentences import sentences
+
+_L = rf"(?:{languages.NAMES})"
+_INSTRUCTION = re.compile(
+    rf"translat|übersetz|uebersetz|tradu|翻译|译成|怎么说|how (?:do|would) (?:you|i) say"
+    rf"|wie sagt man|comment dit-on|cómo se dice|como se dice"
+    rf"|(?:\b(?:in|into|to|ins|auf|en|al)|成|为|用)\s*{_L}",
+    re.IGNORECASE,
+)
+_SOURCE = re.compile(
+    rf"(?:\b(?:from|aus dem|vom|du|del|desde el|de)\s+|\bde l'|从)(?P<source>{_L})", re.IGNORECASE
+)
+_LEADING_CODE = re.compile(r"(?:to\s+)?([a-z]{2})(?:\s*[:：]\s*|\s+)(?=\S)", re.IGNORECASE)
+_POINTING = re.compile(
+    r"(?:this|that|it|(?:this|that|the) (?:text|sentence|message)|your (?:last )?(?:answer|reply)"
+    r"|the above|(?:das|dies|es)(?: bitte)?|(?:diesen|den) (?:satz|text)|ça|cela|cette phrase"
+    r"|ce texte|esto|eso|esta frase|este texto|这个|这句话|这段话|上面的?|它)?",
+    re.IGNORECASE,
+)
+_SOURCE_AT_END = re.compile(rf"\s*{_SOURCE.pattern}\s*$", re.IGNORECASE)
+_MARK = "⟦{}⟧"
+_MARKS = re.compile(r"⟦(\d+)⟧")
+_VERBS = (
+    (r"(?:please\s+|(?:can|could) you\s+)?translate\b", r"\b(?:in)?to\s"),
+    (r"(?:bitte\s+)?(?:ü|ue)bersetzen?\b(?:\s+sie\b)?(?:\s+bitte\b)?", r"\b(?:ins|in|nach|auf)\s"),
+    (r"tradui(?:s|t|sez|re)\b", r"\b(?:en\s|vers l['’]|vers le\s)"),
+    (r"trad(?:uce|uzca|ucir|[úu]ceme)\b", r"\b(?:al|en)\s"),
+)
+"""Per language, how people ask for a translation, and what they say before the target."""
+_CHINESE = r"请?(?:把|将)?[^:：\n]{0,12}?(?:翻译|译)(?:成|为|到)"
+_SAYING = (
+    (r"how (?:do|would|can) (?:you|i|we) say\b", r"\bin\s"),
+    (r"wie sagt man\b", r"\b(?:auf|in)\s"),
+    (r"comment (?:dit-on|on dit|dire)\b", r"\ben\s"),
+    (r"¿?c[óo]mo se dice\b", r"\ben\s"),
+)
+
+
+def _headed(verb: str, into: str) -> str:
+    """A pattern for "translate this into German: …"."""
+    return (
+        rf"{verb}[^:\n]{{0,60}}?{into}\s*(?P<target>{_L})[^:：\n]{{0,20}}(?:[:：]|\n)\s*"
+        r"(?P<text>.+)"
+    )
+
+
+def _middle(verb: str, into: str) -> str:
+    """A pattern for "translate … into German"."""
+    return rf"{verb}\s*(?P<text>.*?)\s*{into}\s*(?P<target>{_L})(?:,?\s*(?:please|bitte))?\W*"
+
+
+def _code(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    language = languages.find(value)
+    if language is None:
+        raise ValueError(f"I do not know the language {value.strip()[:40]!r}")
+    return language.code
+
+
+Code = Annotated[str, pydantic.BeforeValidator(_code)]
+
+
+class Translation(Skill):
+    """Translate a text into another language.
+
+    Markdown, code, links, tags and placeholders in the text stay as they are. The source language
+    is detected when it is not given; the target is the one the person named, else the one they
+    used last, else they are asked.
+    """
+
+    name = "translation"
+    aliases: ClassVar = ("translate", "tr")
+    examples: ClassVar = (
+        "translate this into German",
+        "Translate 'good morning' to French",
+        "how do you say thank you in Spanish?",
+        "what is the Chinese word for water",
+        "can you put this paragraph into English for me",
+        "I need this email in French",
+        "please translate the following text from English to Chinese",
+        "Übersetze das bitte ins Englische",
+        "Wie sagt man Guten Abend auf Spanisch?",
+        "Kannst du mir diesen Satz auf Französisch übersetzen?",
+        "Traduis cette phrase en anglais",
+        "Comment dit-on bonjour en allemand ?",
+        "Peux-tu traduire ce texte en espagnol ?",
+        "Traduce esto al inglés",
+        "¿Cómo se dice gracias en francés?",
+        "Necesito la traducción al alemán",
+        "把这句话翻译成英文",
+        "请翻译成法语",
+        "这个用德语怎么说？",
+        "say that in Italian",
+    )
+    patterns: ClassVar = (
+        *(_headed(verb, into) for verb, into in (*_VERBS, (_CHINESE, ""))),
+        *(_middle(verb, into) for verb, into in (*_VERBS, *_SAYING)),
+        rf"请?(?:把|将)(?P<text>.+?)(?:翻译|译)(?:成|为|到)(?P<target>{_L})[。.!！\s]*",
+        rf"(?P<text>.+?)用(?P<target>{_L})(?:怎么说|如何说|怎么讲)[？?。\s]*",
+        rf"(?:in)?to\s+(?P<target>{_L})\s*[:：]\s*(?P<text>.+)",
+    )
+
+    class Settings(PluginSettings):
+        temperature: float = pydantic.Field(default=0.0, ge=0, le=2)
+        """0 always takes the likeliest word."""
+        piece_tokens: int = pydantic.Field(default=400, ge=16)
+        """Longest piece, in tokens, that is translated at once."""
+
+    class Arguments(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+        target: Code | None = pydantic.Field(
+            default=None, description="Language to translate into, by name or code"
+        )
+        source: Code | None = pydantic.Field(
+            default=None, description="Language of the text, by name or code; detected if not given"
+        )
+        text: str = pydantic.Field(default="", description="The text to translate")
+
+    async def answer(self, turn: Turn[Arguments]) -> None:
+        target, source, text = await self._request(turn)
+        if source == target:
+            await turn.say(f"This is {target.name} already.")
+            return
+        unknown = [x.name for x in (source, target) if x is not None and x not in FAMILIAR]
+        if turn.engine.demonstration and unknown:
+            known = ", ".join(language.name for language in FAMILIAR)
+            await turn.say(f"The demonstration model does not know {unknown[0]}, only {known}.")
+            return
+        async for piece in self._translated(turn, text, _steps(turn, source, target)):
+            await turn.say(piece)
+        await turn.remember("target", target.code)
+
+    async def _request(self, turn: Turn[Arguments]) -> tuple[Language, Language | None, str]:
+        """Target, source and text: what the arguments hold, else what the message says."""
+        given = turn.arguments
+        instruction, text = _parted(turn.message.text)
+        if given.text:
+            text = unquoted(_SOURCE_AT_END.sub("", given.text))
+        if _POINTING.fullmatch(text.strip()):
+            text = _last_reply(turn)
+        text = text or await turn.ask("What shall I translate?")
+        source, target = _named(instruction)
+        if given.target:
+            target = BY_CODE[given.target]
+        if given.source:
+            source = BY_CODE[given.source]
+        return await _target(turn, target), source or detect(text), text
+
+    async def _translated(
+        self, turn: Turn[Arguments], text: str, steps: list[str]
+    ) -> AsyncIterator[str]:
+        """The translated text in pieces; they are generated as they are asked for."""
+        for block in blocks(text):
+            if not block.prose:
+                yield block.text
+                continue
+            for stretch in await self._stretches(turn, block.text, steps[0]):
+                yield await self._stretch(turn, stretch, steps)
+
+    async def _stretches(self, turn: Turn[Arguments], text: str, system: str) -> list[str]:
+        """The block as the model can take it; a demonstration model knows single sentences."""
+        room = turn.engine.context - await turn.count_tokens(system) - TEMPLATE
+        limit = max(8, min(self.settings.piece_tokens, room // 3))
+        parts = sentences(text) if turn.engine.demonstration else [text]
+        return [cut for part in parts for cut in await stretches(turn, part, limit)]
+
+    async def _stretch(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
+        pieces = spans(text)
+        if any(not p.prose and p.text.strip() for p in pieces) and not turn.engine.demonstration:
+            whole = await self._with_marks(turn, pieces, steps)
+            if whole is not None:
+                return whole
+        return "".join(
+            [await self._prose(turn, p.text, steps) if p.prose else p.text for p in pieces]
+        )
+
+    async def _with_marks(
+        self, turn: Turn[Arguments], pieces: list[Piece], steps: list[str]
+    ) -> str | None:
+        """Translate the stretch in one, with marks for what is fixed; None when the model did
+        not give every mark back once."""
+        start, end = _prose_ends(pieces)
+        if start == end:
+            return None
+        inner = pieces[start:end]
+        fixed = [p.text for p in inner if not p.prose and p.text.strip()]
+        numbers = iter(range(len(fixed)))
+        marked = "".join(
+            p.text if p.prose or not p.text.strip() else _MARK.format(next(numbers)) for p in inner
+        )
+        written = await self._prose(turn, marked, steps)
+        if sorted(_MARKS.findall(written)) != sorted(map(str, range(len(fixed)))):
+            return None
+        head, tail = pieces[:start], pieces[end:]
+        whole = _MARKS.sub(lambda mark: fixed[int(mark[1])], written)
+        return "".join([*(p.text for p in head), whole, *(p.text for p in tail)])
+
+    async def _prose(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
+        single = "\n" not in text
+        for system in steps:
+            room = turn.engine.context - await turn.count_tokens(system) - TEMPLATE
+            most = min(2 * len(text.encode()) + 32, 2 * self.settings.piece_tokens, room * 2 // 3)
+            sampling = Sampling(max_tokens=max(16, most), temperature=self.settings.temperature)
+            written = (await turn.generate(text, system=system, sampling=sampling)).strip()
+            text = (re.sub(r"\s*\n\s*", " ", written) if single else written) or text
+        return text
+
+
+def _parted(message: str) -> tuple[str, str]:
+    code = _LEADING_CODE.match(message)
+    if code and languages.find(code[1]):
+        return code[1], message[code.end() :]
+    return parted(message, _INSTRUCTION)
+
+
+def _named(instruction: str) -> tuple[Language | None, Language | None]:
+    """Source and target that an instruction names."""
+    match = _SOURCE.search(instruction)
+    source = languages.find(match["source"]) if match else None
+    others = [found for found in languages.named_in(instruction) if found != source]
+    return source, others[-1] if others else None
+
+
+async def _target(turn: Turn[Translation.Arguments], named: Language | None) -> Language:
+    if named is not None:
+        return named
+    remembered = BY_CODE.get(await turn.recall("target") or "")
+    if remembered is not None:
+        return remembered
+    question = "Into which language?"
+    options = [language.name for language in FAMILIAR]
+    while True:
+        answer = await turn.ask(question, options)
+        found = next(languages.named_in(answer), None)
+        if found is not None:
+            return found
+        question = f"I do not know the language {answer.strip()[:40]!r}. Into which one?"
+
+
+def _last_reply(turn: Turn[Translation.Arguments]) -> str:
+    lines = (x.text for x in reversed(turn.history) if x.role == "assistant" and x.text)
+    return next(lines, "")
+
+
+def _steps(
+    turn: Turn[Translation.Arguments], source: Language | None, target: Language
+) -> list[str]:
+    """The instructions to follow one after the other: the demonstration model has only learnt
+    to translate from and into English."""
+    english = BY_CODE["en"]
+    if turn.engine.demonstration and source is not None and english not in (source, target):
+        return [_system(source, english), _system(english, target)]
+    return [_system(source, target)]
+
+
+def _system(source: Language | None, target: Language) -> str:
+    return prompts.translation(source.name if source else "its language", target.name)
+
+
+def _prose_ends(pieces: list[Piece]) -> tuple[int, int]:
+    """Where the first piece of prose begins and the last one ends."""
+    places = [place for place, piece in enumerate(pieces) if piece.prose]
+    return (places[0], places[-1] + 1) if places else (0, 0)
