@@ -53,6 +53,7 @@ from palaver.errors import (
 from palaver.hooks import Backend, PluginSettings, Site, hookimpl
 from palaver.messages import Usage
 from palaver_plugins.engines import vllm_host as host
+from palaver_plugins.engines.checks import check
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ BASE: frozenset[Ability] = frozenset(
         "choice",
         "regex",
         "logprobs",
+        "alternatives",
         "seed",
         "continuation",
         "priority",
@@ -525,8 +527,12 @@ class VllmEngine:
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         connection = self._connection()
+        assert self._abilities is not None
+        check(request, self._abilities.can)
+        known = self._settings.adapters
+        if request.adapter is not None and request.adapter not in known:
+            raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {sorted(known)}")
         sampling = request.sampling
-        self._check_adapter(request.adapter)
         command = host.Generate(
             id=connection.next_id(),
             messages=wire_messages(request.messages),
@@ -545,14 +551,6 @@ class VllmEngine:
             structure=wire_structure(sampling.structure),
         )
         return await connection.stream(command, on_text, request.deadline)
-
-    def _check_adapter(self, name: str | None) -> None:
-        known = self._settings.adapters
-        if name is None or name in known:
-            return
-        if not known:
-            raise Unsupported("engine 'vllm' has no adapters: set engine.vllm.adapters")
-        raise InvalidInput(f"adapter {name!r} is unknown; there are {sorted(known)}")
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         connection = self._connection()

@@ -1,0 +1,371 @@
+"""Engine ``openai``: any servers that speak the OpenAI API, one or several of the same model.
+
+Made for ``vllm serve``, whose extensions make it complete: continuation, structured output,
+priority, a cache salt per tenant, token counts. Of another server it asks what the API has.
+
+A generation runs on the server with the least work. When that one cannot be reached or fails
+before its first byte, the next one gets the request; when it dies in the middle, another goes on
+after the last character that was said. A server that failed is left alone for a while.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, TypeVar
+
+import numpy as np
+import pydantic
+import yarl
+
+from palaver.engine import (
+    Abilities,
+    Ability,
+    ChatMessage,
+    Engine,
+    Generation,
+    GenerationRequest,
+    Load,
+    OnText,
+)
+from palaver.errors import (
+    ConfigurationError,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    InvalidInput,
+    PromptTooLong,
+    Unsupported,
+)
+from palaver.hooks import Backend, PluginSettings, Site, hookimpl
+from palaver.settings import Secret
+from palaver_plugins.engines import openai_api as api
+from palaver_plugins.engines.checks import check
+from palaver_plugins.engines.openai_api import ListenerError, Lost, Reply
+from palaver_plugins.engines.openai_server import Server, Timeouts
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+COMMON: frozenset[Ability] = frozenset(
+    {"generate", "json_schema", "logprobs", "alternatives", "seed"}
+)
+"""What the API itself can express."""
+EXTENDED: frozenset[Ability] = COMMON | {"choice", "regex", "continuation", "priority"}
+"""What vLLM's extensions of the API can express."""
+UNKNOWN_CONTEXT = 8192  # tokens
+SLACK = 4
+"""Requests. Between servers whose work differs by less, the prefix cache decides: the same
+beginning goes to the same server."""
+LOAD_PATIENCE = 5.0  # seconds
+FRAME = 64
+"""Tokens, at most, that a chat template puts around a message."""
+
+
+class OpenAISettings(PluginSettings):
+    """``[engine.openai]``."""
+
+    urls: tuple[str, ...] = ("http://127.0.0.1:8000/v1",)
+    """Base URLs of servers of the same model: ``http://host:port/v1`` or ``unix:///path.sock``."""
+    api_key: Secret | None = None
+    model: str | None = None
+    """The model's name at the servers. None: the first that they list."""
+    context: int | None = pydantic.Field(default=None, ge=16)
+    """Context in tokens. None: what the servers say, or 8192."""
+    flavor: Literal["auto", "vllm", "generic"] = "auto"
+    """What may be asked of the servers beyond the common API. ``auto`` finds out."""
+    abilities: tuple[Ability, ...] | None = None
+    """What the servers can do, where that is known better than ``flavor`` tells."""
+    embedding_model: str | None = None
+    """The model for ``embed``, at ``embedding_urls``, or at ``urls`` where none are given."""
+    embedding_urls: tuple[str, ...] = ()
+    connect_timeout: float = pydantic.Field(default=5.0, gt=0)
+    """Seconds."""
+    silence_timeout: float = pydantic.Field(default=120.0, gt=0)
+    """Seconds without a byte of an answer after which a server is taken for dead."""
+
+    @pydantic.field_validator("urls", "embedding_urls", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) else value
+
+    @pydantic.field_validator("urls", "embedding_urls")
+    @classmethod
+    def _usable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            parsed = yarl.URL(url)
+            reachable = parsed.host or (parsed.scheme == "unix" and parsed.path)
+            if parsed.scheme not in ("http", "https", "unix") or not reachable:
+                raise ValueError(f"{url!r} is neither http://host:port/v1 nor unix:///path.sock")
+        return value
+
+    @pydantic.field_validator("urls")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one URL is needed")
+        return value
+
+
+class OpenAIEngine:
+    """Implements `palaver.engine.Engine`."""
+
+    def __init__(self, settings: OpenAISettings) -> None:
+        self._settings = settings
+        self._servers: list[Server] = []
+        self._embedders: list[Server] = []
+        self._abilities: Abilities | None = None
+        self._adapters: frozenset[str] = frozenset()
+
+    async def start(self) -> Abilities:
+        """Raises `ConfigurationError` for a refused key or an unknown model, `EngineUnavailable`
+        while no server can be reached. Servers that cannot be reached yet are tried later."""
+        await self.close()
+        settings = self._settings
+        secret = settings.api_key
+        key = None if secret is None else await asyncio.to_thread(secret.reveal)
+        timeouts = Timeouts(settings.connect_timeout, settings.silence_timeout)
+        self._servers = [Server(url, key, timeouts) for url in settings.urls]
+        self._embedders = [Server(url, key, timeouts) for url in settings.embedding_urls]
+        try:
+            self._abilities = await self._inspect()
+        except BaseException:
+            await self.close()
+            raise
+        return self._abilities
+
+    async def close(self) -> None:
+        servers, self._servers = self._servers + self._embedders, []
+        self._embedders = []
+        self._abilities = None
+        await asyncio.gather(*(server.close() for server in servers))
+
+    async def _inspect(self) -> Abilities:
+        """What the servers that can be reached have in common."""
+        answers = await asyncio.gather(*map(self._cards, self._servers))
+        known = [(server, cards) for server, cards in answers if cards]
+        if not known:
+            urls = ", ".join(self._settings.urls)
+            raise EngineUnavailable(f"no server can be reached at {urls}", retry_after=5)
+        for server in self._servers:
+            if server not in (it for it, _ in known):  # it will be like the others
+                server.flavor = known[0][0].flavor
+        model = self._settings.model or known[0][1][0].id
+        contexts = []
+        for server, cards in known:
+            card = next((card for card in cards if card.id == model), None)
+            if card is None:
+                there = ", ".join(sorted(card.id for card in cards))
+                raise ConfigurationError(f"{server.url} has no model {model!r}; it has: {there}")
+            contexts.append(card.max_model_len or UNKNOWN_CONTEXT)
+        self._adapters = frozenset.intersection(
+            *(frozenset(card.id for card in cards if card.parent) for _, cards in known)
+        )
+        context = self._settings.context or min(contexts)
+        return Abilities(model=model, context=context, can=self._can())
+
+    async def _cards(self, server: Server) -> tuple[Server, list[api.ModelCard]]:
+        """The server's models; none when it cannot be reached."""
+        try:
+            cards = await server.models()
+        except Lost as lost:
+            log.warning("engine server %s cannot be reached yet: %s", server.url, lost)
+            server.bench()
+            return server, []
+        except EngineError as error:
+            raise ConfigurationError(str(error)) from error
+        flavor = self._settings.flavor
+        vllm = any(card.owned_by == "vllm" for card in cards)
+        server.flavor = flavor if flavor != "auto" else "vllm" if vllm else "generic"
+        return server, cards
+
+    def _can(self) -> frozenset[Ability]:
+        if self._settings.abilities is not None:
+            return frozenset(self._settings.abilities)
+        reached = [server for server in self._servers if not server.benched]
+        extended = all(server.flavor == "vllm" for server in reached)
+        can = EXTENDED if extended else COMMON
+        if extended and self._adapters:
+            can |= {"adapter"}
+        if self._settings.embedding_model is not None:
+            can |= {"embed"}
+        return can
+
+    def _started(self) -> Abilities:
+        if self._abilities is None:
+            raise EngineUnavailable("engine 'openai' is not started")
+        return self._abilities
+
+    async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+        abilities = self._started()
+        check(request, abilities.can)
+        if request.adapter is not None and request.adapter not in self._adapters:
+            there = sorted(self._adapters)
+            raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {there}")
+        limit = asyncio.timeout(request.deadline)
+        try:
+            async with limit:
+                return await self._generate(request, Reply(request, on_text), abilities)
+        except ListenerError as error:
+            raise error.error from None
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            detail = f"the generation took longer than {request.deadline:g} s"
+            raise EngineTimeout(detail) from error
+
+    async def _generate(
+        self, request: GenerationRequest, reply: Reply, abilities: Abilities
+    ) -> Generation:
+        left = await self._room(request, abilities)
+        failed: Lost | None = None
+        for server in self._order(request):
+            try:
+                if failed is not None and reply.text:
+                    left -= await self._resume(server, reply)
+                    if left <= 0:
+                        return reply.generation("length")
+                body = api.chat_body(
+                    request,
+                    abilities.model,
+                    server.flavor,
+                    partial=request.partial + reply.text,
+                    max_tokens=left,
+                )
+                await server.chat(body, reply)
+            except Lost as lost:
+                self._blame(server, lost)
+                failed = lost
+                if reply.text and not self._can_go_on(request, abilities):
+                    break
+            else:
+                server.unbench()
+                return reply.generation(reply.reason or "stop")
+        assert failed is not None  # there is at least one server
+        raise failed.error
+
+    @staticmethod
+    def _can_go_on(request: GenerationRequest, abilities: Abilities) -> bool:
+        """Whether another server can finish what was begun; a structure is begun only once."""
+        return "continuation" in abilities.can and request.sampling.structure is None
+
+    @staticmethod
+    def _blame(server: Server, lost: Lost) -> None:
+        log.info("engine server %s: %s", server.url, lost)
+        if lost.broken:
+            server.bench()
+
+    @staticmethod
+    async def _resume(server: Server, reply: Reply) -> int:
+        """Count what was said before for the bill. Returns the tokens not counted until now."""
+        said = {"prompt": reply.text, "add_special_tokens": False}
+        tokens = await server.count(said)
+        before, reply.tokens_before = reply.tokens_before, tokens
+        return tokens - before
+
+    async def _room(self, request: GenerationRequest, abilities: Abilities) -> int:
+        """Tokens that the reply may have. A server refuses to be asked for more than fits."""
+        wanted = request.sampling.max_tokens
+        if "continuation" not in abilities.can:  # only vLLM counts for nothing
+            return wanted
+        texts = [*(message.content for message in request.messages), request.partial]
+        at_most = sum(len(text.encode()) + FRAME for text in texts)
+        if at_most + wanted <= abilities.context:
+            return wanted
+        body = api.prompt_body(request.messages, request.partial)
+        taken = await self._first(request, lambda server: server.count(body))
+        room = abilities.context - taken
+        if room < 1:
+            detail = f"the prompt has {taken} tokens, the context window {abilities.context}"
+            raise PromptTooLong(detail)
+        return min(wanted, room)
+
+    def _order(self, request: GenerationRequest | None = None) -> list[Server]:
+        """The servers, best first: those that work, have the least to do, and remember most."""
+        messages = request.messages[:2] if request else ()
+        tenant = request.tenant if request else ""
+        beginning = "\0".join([tenant, *(message.content for message in messages)])
+
+        def place(server: Server) -> tuple[bool, int, bytes]:
+            digest = hashlib.blake2b(f"{server.url}\0{beginning}".encode(), digest_size=8)
+            return server.benched, server.in_flight // SLACK, digest.digest()
+
+        return sorted(self._servers, key=place)
+
+    async def _first(
+        self, request: GenerationRequest | None, ask: Callable[[Server], Awaitable[T]]
+    ) -> T:
+        """The answer of the first server that gives one."""
+        return await self._first_of(self._order(request), ask)
+
+    async def _first_of(
+        self, servers: Sequence[Server], ask: Callable[[Server], Awaitable[T]]
+    ) -> T:
+        failed: Lost | None = None
+        for server in servers:
+            try:
+                return await ask(server)
+            except Lost as lost:
+                self._blame(server, lost)
+                failed = lost
+        assert failed is not None
+        raise failed.error
+
+    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        abilities = self._started()
+
+        def ask(server: Server) -> Awaitable[int]:
+            body = api.prompt_body(messages) | {"model": abilities.model}
+            if server.flavor == "vllm":
+                return server.count(body)
+            return server.count_by_completion(body | {"max_tokens": 1})
+
+        return await self._first(None, ask)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self._started()
+        model = self._settings.embedding_model
+        if model is None:
+            raise Unsupported("engine 'openai' cannot embed: set engine.openai.embedding_model")
+        if not texts:
+            return []
+        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+        servers = self._embedders or self._order()
+        vectors = np.asarray(await self._first_of(servers, lambda server: server.embed(body)))
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: list[list[float]] = (vectors / np.maximum(lengths, 1e-12)).tolist()
+        return unit
+
+    async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        self._started()
+        raise Unsupported("engine 'openai' cannot classify: the API has no such call")
+
+    async def load(self) -> Load:
+        self._started()
+        answers = await asyncio.gather(*map(self._load_of, self._servers))
+        loads = [answer for answer in answers if answer is not None]
+        if not loads:
+            raise EngineUnavailable("no server can be reached", retry_after=1)
+        return Load(
+            running=sum(load.running for load in loads),
+            waiting=sum(load.waiting for load in loads),
+        )
+
+    @staticmethod
+    async def _load_of(server: Server) -> Load | None:
+        """None for a server that cannot be reached."""
+        try:
+            async with asyncio.timeout(LOAD_PATIENCE):
+                return await server.load()
+        except (Lost, TimeoutError):
+            return None
+
+
+def build(settings: OpenAISettings, site: Site) -> Engine:
+    return OpenAIEngine(settings)
+
+
+@hookimpl
+def palaver_register_engines() -> list[Backend[Engine]]:
+    return [Backend(name="openai", settings=OpenAISettings, build=build)]
