@@ -144,6 +144,9 @@ def write_file(
     kind = config["model_type"]
     writer = gguf.GGUFWriter(path, kind, use_temp_file=True)
     describe(writer, config)
+    writer.add_file_type(
+        gguf.LlamaFileType.MOSTLY_Q8_0 if eight_bits else gguf.LlamaFileType.MOSTLY_F16
+    )
     add_vocabulary(writer, config, tokenizer)
     names = gguf.get_tensor_name_map(
         gguf.MODEL_ARCH[ARCHITECTURES[kind]], config["num_hidden_layers"]
@@ -154,7 +157,7 @@ def write_file(
             raise ConfigurationError(f"{path.name}: a {kind} model has no weights {name!r}")
         if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             tensor = interleaved(tensor, heads(config)["q_proj" not in name])
-        if eight_bits and tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
+        if eight_bits and tensor.ndim == 2:
             eight = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(new_name, gguf.quants.quantize(tensor, eight), raw_dtype=eight)
         else:
@@ -190,7 +193,6 @@ def describe(writer: Any, config: Json) -> None:  # Any: gguf has no types
     writer.add_head_count_kv(keys)
     writer.add_rope_freq_base(float(rotary.get("rope_theta") or 10000.0))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_file_type(1)
     width = config.get("head_dim") or config["hidden_size"] // queries
     writer.add_key_length(width)
     writer.add_value_length(width)

@@ -9,7 +9,6 @@ import asyncio
 import dataclasses
 import json
 import random
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -286,7 +285,8 @@ def structured(structure: Structure) -> Any_:
         case JsonSchema(schema):
             return genai.StructuredOutputConfig(json_schema=json.dumps(schema))
         case Choice(options):
-            return genai.StructuredOutputConfig(regex="|".join(map(re.escape, options)))
+            literals = [json.dumps(option, ensure_ascii=False) for option in options]
+            return genai.StructuredOutputConfig(grammar=f"root ::= {' | '.join(literals)}")
         case Regex(pattern):
             return genai.StructuredOutputConfig(regex=pattern)
 
