@@ -15,6 +15,8 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hiredis
+
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 START_SECONDS = 5.0
 
@@ -120,3 +122,99 @@ async def redis_server(**directives: str) -> AsyncIterator[str]:
     """The URL of a private redis-server; directives with ``_`` for ``-`` change its defaults."""
     async with running_redis(**directives) as server:
         yield server.url
+
+
+class Proxy:
+    """A relay before a Redis that remembers what was asked and can lose what was answered."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.commands: list[list[bytes]] = []
+        self.answered = 0
+        """Bytes that came back."""
+        self.lose_next_answer = False
+        """Let the next command be executed, and cut its connection instead of answering."""
+        self.port = 0
+        self._server = server
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def names(self) -> list[bytes]:
+        """The names of the commands since the last `forget`."""
+        return [command[0] for command in self.commands]
+
+    def forget(self) -> None:
+        self.commands.clear()
+        self.answered = 0
+
+    def cut(self) -> None:
+        """Cut every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until either side ends it."""
+        try:
+            back, forth = await asyncio.open_connection("127.0.0.1", self._server.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        ours = {writer, forth}
+        self._writers |= ours
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._ask(reader, forth, ours))
+                group.create_task(self._answer(back, writer, ours))
+        finally:
+            self._writers -= ours
+
+    async def _ask(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ours: set[asyncio.StreamWriter],
+    ) -> None:
+        parser = hiredis.Reader()
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                parser.feed(data)
+                while (command := parser.gets()) is not False:
+                    self.commands.append(command)
+                writer.write(data)
+        _abort(ours)
+
+    async def _answer(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ours: set[asyncio.StreamWriter],
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if self.lose_next_answer:
+                    self.lose_next_answer = False
+                    break
+                self.answered += len(data)
+                writer.write(data)
+        _abort(ours)
+
+
+def _abort(writers: set[asyncio.StreamWriter]) -> None:
+    for writer in writers:
+        writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def proxied(server: RedisServer) -> AsyncIterator[Proxy]:
+    """A `Proxy` before ``server``."""
+    proxy = Proxy(server)
+    listener = await asyncio.start_server(proxy.relay, "127.0.0.1")
+    proxy.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        listener.close()
+        proxy.cut()
+        await listener.wait_closed()

@@ -150,12 +150,8 @@ class Link:
         return self._wire
 
     async def _keep(self, wire: Wire) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            self._failure = await asyncio.shield(wire.lost)
-            self._wire = None
-            self._up.clear()
-            self._down_since = loop.time()
+            await asyncio.shield(wire.lost)
             while self._wire is None:
                 try:
                     wire = await self._connect()
@@ -192,7 +188,15 @@ class Link:
         return wire
 
     def _make_wire(self) -> Wire:
-        return Wire(self._push, self._command_timeout)
+        return Wire(self._push, self._went_down, self._command_timeout)
+
+    def _went_down(self, wire: Wire) -> None:
+        """Before the callers hear of it: none of them must take this wire again."""
+        if wire is self._wire:
+            self._wire = None
+            self._failure = wire.lost.result()
+            self._down_since = asyncio.get_running_loop().time()
+            self._up.clear()
 
     async def _enter(self, wire: Wire) -> None:
         address = self.address

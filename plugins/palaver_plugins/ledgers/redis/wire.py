@@ -31,9 +31,10 @@ class Lost(NamedTuple):
 class Wire(asyncio.Protocol):
     """One connection's life: commands out, replies matched to them by order alone."""
 
-    def __init__(self, push: Push, timeout: float) -> None:
+    def __init__(self, push: Push, ended: Callable[["Wire"], None], timeout: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._push = push
+        self._ended = ended
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._waiting: deque[asyncio.Future[Reply]] = deque()
@@ -112,6 +113,7 @@ class Wire(asyncio.Protocol):
         if self._tick is not None:
             self._tick.cancel()
         self.lost.set_result(why)
+        self._ended(self)
         for future in self._waiting:
             if not future.done():
                 future.set_result(Lost(why))
