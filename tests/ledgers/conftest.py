@@ -30,8 +30,14 @@ from palaver.messages import (
     new_id,
 )
 from palaver.testing.ledger import MemoryLedger
+from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
+from palaver_plugins.ledgers.sqlite.writer import Outcome, Store, Writer
 
 HERE = Path(__file__).parent
+try:
+    redis_ledger: Any = importlib.import_module("palaver_plugins.ledgers.redis")
+except ImportError:
+    redis_ledger = None
 
 
 class Clock:
@@ -230,16 +236,22 @@ def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
 # SQLite
 
 
+class Unsynced(Writer):
+    """Leaves out the waiting for the disk, which the contract cannot see; the rest is the same."""
+
+    def commit(self, store: Store, outcomes: list[Outcome]) -> None:
+        super().commit(store, outcomes)
+        store.database.execute("PRAGMA synchronous = OFF")
+
+
 @asynccontextmanager
 async def sqlite_place(directory: Path) -> AsyncIterator[Place]:
-    sqlite = importlib.import_module("palaver_plugins.ledgers.sqlite")
     clock = Clock()
     path = directory / "ledger.sqlite"
 
     def build(**options: Any) -> Ledger:
-        settings = sqlite.SQLiteLedgerSettings(path=path, **options)
-        ledger: Ledger = sqlite.SQLiteLedger(settings, directory, clock=clock)
-        return ledger
+        settings = SQLiteLedgerSettings(path=path, **options)
+        return SQLiteLedger(settings, directory, clock=clock, writer=Unsynced)
 
     async def dump(_: Ledger) -> bytes:
         return await asyncio.to_thread(dump_files, path)
@@ -259,11 +271,13 @@ def dump_files(path: Path) -> bytes:
 @asynccontextmanager
 async def redis_place(directory: Path) -> AsyncIterator[Place]:
     server = sibling("redis_server")
-    module = pytest.importorskip("palaver_plugins.ledgers.redis")
+    if redis_ledger is None:
+        pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
     async with server.redis_server() as url:
 
         def build(**options: Any) -> Ledger:
-            ledger: Ledger = module.RedisLedger(module.RedisLedgerSettings(url=url, **options))
+            settings = redis_ledger.RedisLedgerSettings(url=url, **options)
+            ledger: Ledger = redis_ledger.RedisLedger(settings)
             return ledger
 
         async def dump(_: Ledger) -> bytes:
@@ -307,7 +321,8 @@ def _byte_strings(value: object) -> Iterator[bytes]:
             yield from _byte_strings(item)
 
 
-PLACES: dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]] = {
+PlaceFactory = Callable[[Path], AbstractAsyncContextManager[Place]]
+PLACES: dict[str, PlaceFactory] = {
     "memory": memory_place,
     "sqlite": sqlite_place,
     "redis": redis_place,
@@ -329,3 +344,9 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             yield made
         finally:
             await made.ledger.close()
+
+
+@pytest.fixture
+def places() -> dict[str, PlaceFactory]:
+    """How to make a place, for a test that needs several."""
+    return PLACES

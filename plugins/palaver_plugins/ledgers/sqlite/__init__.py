@@ -53,10 +53,11 @@ class SQLiteLedger:
         data: Path,
         *,
         clock: Callable[[], float] = time.time,
+        writer: type[Writer] = Writer,
     ) -> None:
         self.path = settings.path or data / "ledger.sqlite"
         self._clock = clock
-        self._writer = Writer(self.path, self._deliver, clock=clock, kept=settings.events_kept)
+        self._writer = writer(self.path, self._deliver, clock=clock, kept=settings.events_kept)
         self._hints: dict[str, list[Hint]] = {}
         self._work = asyncio.Event()
         self._idle_until = float("inf")
@@ -149,14 +150,13 @@ class SQLiteLedger:
     async def guarantee(self) -> Guarantee:
         return Guarantee(
             holds=(
-                "What was acknowledged survives a crash, and a loss of power if the disk keeps "
-                "what it has confirmed.",
+                "What was acknowledged survives a crash of the server and a loss of power.",
                 "Turns of a conversation run one at a time, in order.",
                 "Turns that were running when the server died go on when it starts again.",
             ),
             lacks=(
                 "One server at a time: several replicas need a Redis ledger.",
-                "The loss of the disk loses the conversations: back up the file.",
+                "What the disk loses is lost: back up the file.",
             ),
         )
 

@@ -1,6 +1,6 @@
 """The walk of a turn as SQL: accept, claim, append, settle, release, stop.
 
-Each function is one atomic operation; `writer` runs it in a savepoint.
+Each function is one operation, and checks all that may fail before it writes.
 """
 
 import secrets

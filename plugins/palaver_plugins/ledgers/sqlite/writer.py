@@ -1,8 +1,8 @@
 """The thread that owns the database connection, and its group commit.
 
-Operations that are pending together run in one transaction, so that they share one fsync. Each
-stands in a savepoint of its own: one that fails leaves nothing behind and does not disturb the
-others. Nobody hears of a result before the transaction is committed.
+Operations that are pending together run in one transaction, so that they share one fsync. One that
+fails without a trace is left out of it; when one leaves something behind, the transaction is
+undone and each of its operations gets its own. Nobody hears of a result before it is committed.
 """
 
 import asyncio
@@ -70,6 +70,10 @@ class Outcome(NamedTuple):
 
 
 _NO_ERROR = Exception()
+
+
+class _Spoilt(Exception):
+    """An operation failed after it had written."""
 
 
 class Writer:
@@ -153,22 +157,28 @@ class Writer:
 
     def _work(self, store: Store) -> None:
         while (job := self._jobs.get()) is not None:
-            batch = [job]
-            outcomes: list[Outcome] = []
-            try:
-                self.run(store, self._gather(batch), outcomes)
-            except sqlite3.Error as error:
-                self._undo(store)
-                unavailable = LedgerUnavailable(f"the ledger {str(self._path)!r}: {error}")
-                unavailable.__cause__ = error
-                outcomes = [Outcome(failed.future, None, unavailable) for failed in batch]
+            outcomes = self._settle(store, [job])
             self._scrub_log(store, outcomes)
             self.tell(outcomes)
 
-    def _gather(self, batch: list[Job]) -> Iterator[Job]:
-        """The first job and those that arrive while it and they are worked on."""
-        yield batch[0]
-        while len(batch) < BATCH:
+    def _settle(self, store: Store, jobs: list[Job]) -> list[Outcome]:
+        """Do ``jobs``, and those that arrive meanwhile, in one transaction; else each in its own.
+
+        The second way finds the one that failed, and the others are not disturbed by it.
+        """
+        try:
+            store.database.execute("BEGIN IMMEDIATE")
+            outcomes = [self._apply(store, job) for job in self._gather(jobs)]
+            self.commit(store, outcomes)
+        except (sqlite3.Error, _Spoilt):
+            self._undo(store)
+            outcomes = [self._alone(store, job) for job in jobs]
+        return outcomes
+
+    def _gather(self, jobs: list[Job]) -> Iterator[Job]:
+        """The first of ``jobs`` and those that arrive while it and they are worked on."""
+        yield jobs[0]
+        while len(jobs) < BATCH:
             try:
                 job = self._jobs.get_nowait()
             except Empty:
@@ -176,34 +186,44 @@ class Writer:
             if job is None:  # the end: seen again once this batch is done
                 self._jobs.put(None)
                 return
-            batch.append(job)
+            jobs.append(job)
             yield job
 
-    def run(self, store: Store, jobs: Iterator[Job], outcomes: list[Outcome]) -> None:
-        """Work on a batch in one transaction. Raises `sqlite3.Error` when nothing of it holds."""
-        store.database.execute("BEGIN IMMEDIATE")
-        outcomes.extend(self._apply(store, job) for job in jobs)
-        self.commit(store)
+    def _apply(self, store: Store, job: Job) -> Outcome:
+        """Do one of several. Raises `_Spoilt` when it failed and left something behind."""
+        before = store.database.total_changes
+        try:
+            applied = job.operation(store, *job.arguments)
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # a barrier: the caller gets it
+            if store.database.total_changes != before:
+                raise _Spoilt from error
+            return Outcome(job.future, None, error)
+        return Outcome(job.future, applied, _NO_ERROR)
 
-    def commit(self, store: Store) -> None:
+    def _alone(self, store: Store, job: Job) -> Outcome:
+        try:
+            store.database.execute("BEGIN IMMEDIATE")
+            applied = job.operation(store, *job.arguments)
+            outcome = Outcome(job.future, applied, _NO_ERROR)
+            self.commit(store, [outcome])
+        except sqlite3.Error as error:
+            self._undo(store)
+            unavailable = LedgerUnavailable(f"the ledger {str(self._path)!r}: {error}")
+            unavailable.__cause__ = error
+            return Outcome(job.future, None, unavailable)
+        except Exception as error:  # noqa: BLE001 (a barrier: the caller gets it)
+            self._undo(store)
+            return Outcome(job.future, None, error)
+        return outcome
+
+    def commit(self, store: Store, outcomes: list[Outcome]) -> None:
+        """Make a batch durable; what comes after this is told."""
         store.database.execute("COMMIT")
 
     def tell(self, outcomes: list[Outcome]) -> None:
         self._loop.call_soon_threadsafe(self._deliver, outcomes)
-
-    def _apply(self, store: Store, job: Job) -> Outcome:
-        execute = store.database.execute
-        execute("SAVEPOINT job")
-        try:
-            applied = job.operation(store, *job.arguments)
-        except sqlite3.Error:
-            raise  # the store's trouble, and the whole batch's
-        except Exception as error:  # noqa: BLE001 (a barrier: the caller gets it)
-            execute("ROLLBACK TO job")
-            execute("RELEASE job")
-            return Outcome(job.future, None, error)
-        execute("RELEASE job")
-        return Outcome(job.future, applied, _NO_ERROR)
 
     def _undo(self, store: Store) -> None:
         if store.database.in_transaction:  # some errors have rolled back already
