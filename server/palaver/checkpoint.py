@@ -47,7 +47,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     """Check a model directory. Raises `ConfigurationError` that names the file at fault."""
     if not directory.is_dir():
         raise ConfigurationError(f"there is no model directory {str(directory)!r}")
-    config = _json(directory / "config.json")
+    config = read_json(directory / "config.json")
     architecture = check_config(config, str(directory))
     _check_tokenizer(directory)
     weights = _weights(directory)
@@ -81,7 +81,8 @@ def check_config(config: Json, label: str) -> str:
     )
 
 
-def _json(file: Path) -> Json:
+def read_json(file: Path) -> Json:
+    """A model's JSON file. Raises `ConfigurationError` that names it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -122,7 +123,7 @@ def _weights(directory: Path) -> list[Path]:
 
 def weight_names(directory: Path) -> list[str]:
     if (directory / INDEX).is_file():
-        return sorted(set(_json(directory / INDEX).get("weight_map", {}).values()))
+        return sorted(set(read_json(directory / INDEX).get("weight_map", {}).values()))
     names = [file.name for file in directory.iterdir() if file.is_file()]
     return choose_weights(names, str(directory))
 
@@ -193,7 +194,7 @@ def _context(config: Json) -> int:
 def _card(directory: Path) -> Json:
     """``card.json``, else the front matter of ``README.md``, else nothing."""
     if (directory / "card.json").is_file():
-        return _json(directory / "card.json")
+        return read_json(directory / "card.json")
     try:
         return dict(_front_matter((directory / "README.md").read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError):

@@ -4,16 +4,15 @@ Only what a model needs is brought: weights as safetensors, tokenizer and config
 """
 
 import contextlib
-import json
+import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from palaver.checkpoint import INDEX, check_config, choose_weights
+from palaver.checkpoint import INDEX, check_config, choose_weights, read_json
 from palaver.errors import ConfigurationError, Forbidden, NotFound, PalaverError
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -65,11 +64,13 @@ class Hub:
     def __init__(self, token: str | None, say: Callable[[str], None]) -> None:
         try:
             import huggingface_hub
+            from huggingface_hub.file_download import http_get
         except ImportError as error:
             raise ConfigurationError(
                 "downloading a model needs huggingface_hub: pip install 'palaver[hub]'"
             ) from error
         self._hub = huggingface_hub
+        self._get = http_get
         self._api = huggingface_hub.HfApi(token=token, library_name="palaver")
         self._token = token
         self._say = say
@@ -86,54 +87,46 @@ class Hub:
         files = {f.rfilename: f for f in info.siblings or [] if "/" not in f.rfilename}
         if "config.json" not in files:
             raise ConfigurationError(f"model {repository!r} has no config.json")
-        commit = info.sha or revision or "main"
-        self._check_config(repository, commit)
         wanted = {*choose_weights(list(files), repository), *WANTED.intersection(files)}
         return Offer(
             repository,
-            commit,
+            info.sha or revision or "main",
             {name: files[name].size or 0 for name in sorted(wanted)},
             {name: lfs.sha256 for name in wanted if (lfs := files[name].lfs)},
         )
 
-    def _check_config(self, repository: str, commit: str) -> None:
-        """Refuse a model before its weights are brought."""
-        with tempfile.TemporaryDirectory() as directory:
-            file = self._try(
-                repository,
-                lambda: self._hub.hf_hub_download(
-                    repository,
-                    "config.json",
-                    revision=commit,
-                    local_dir=directory,
-                    token=self._token,
-                ),
-            )
-            check_config(json.loads(Path(file).read_text(encoding="utf-8")), repository)
-
     def download(self, offer: Offer, directory: Path) -> None:
-        """Bring the files into ``directory``; those that are there already are not brought again.
+        """Bring the files into ``directory``. What an earlier call has brought is not brought
+        again, and a file that it has brought in part is continued.
 
-        Raises as `look`; then the same call goes on where this one ended.
+        Raises as `look`.
         """
-        self._try(
-            offer.repository,
-            lambda: self._hub.snapshot_download(
-                offer.repository,
-                revision=offer.commit,
-                local_dir=directory,
-                allow_patterns=list(offer.files),
-                token=self._token,
-            ),
-        )
-        for name, size in offer.files.items():
-            file = directory / name
-            there = file.stat().st_size if file.is_file() else 0
-            if there != size:
-                raise PalaverError(
-                    f"{name} of {offer.repository!r} is incomplete: {there:_} of {size:_} bytes; "
-                    "run the command again to go on"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._fetch(offer, "config.json", directory)
+        check_config(read_json(directory / "config.json"), offer.repository)
+        for name in offer.files:
+            self._fetch(offer, name, directory)
+
+    def _fetch(self, offer: Offer, name: str, directory: Path) -> None:
+        size, part = offer.files[name], directory / f"{name}.part"
+        if (directory / name).is_file():
+            return
+        url = self._hub.hf_hub_url(offer.repository, name, revision=offer.commit)
+
+        def get() -> None:
+            # Not the library's snapshot_download: that begins every file anew.
+            with part.open("ab") as stream:
+                self._get(
+                    url,
+                    stream,
+                    resume_size=stream.tell(),
+                    headers=self._hub.utils.build_hf_headers(token=self._token),
+                    expected_size=size,
+                    displayed_filename=name,
                 )
+
+        self._try(offer.repository, get)
+        os.replace(part, directory / name)
 
     def _try(self, repository: str, call: Callable[[], T]) -> T:
         for pause in PAUSES:

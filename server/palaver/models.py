@@ -147,10 +147,14 @@ class ModelRegistry:
             )
         name = self._free_name(name or repository.partition("/")[2])
         offer = hub.look(repository, revision)
-        place = self._directory / f".{name}.part"
+        place = self._directory / f".{name}.{offer.commit[:12]}.part"
         check_space(self._directory, offer.size - _size(place))
-        hub.download(offer, place)
-        self._settle(name, place, f"hub {repository} at {offer.commit}", offer.sha256)
+        try:
+            hub.download(offer, place)
+            self._settle(name, place, f"hub {repository} at {offer.commit}", offer.sha256)
+        except ConfigurationError:  # going on would not mend it
+            shutil.rmtree(place, ignore_errors=True)
+            raise
         return name
 
     def _free_name(self, name: str) -> str:
@@ -177,10 +181,8 @@ class ModelRegistry:
         digests = sha256s(place)
         for file, digest in (announced or {}).items():
             if digests.get(file) != digest:
-                (place / file).unlink(missing_ok=True)  # the next attempt brings it anew
                 raise ConfigurationError(f"model {name!r}: {file} is not what the hub announced")
         read_checkpoint(place)
-        shutil.rmtree(place / ".cache", ignore_errors=True)
         os.replace(place, self._directory / name)
         self._register(name, name, source, digests)
 
