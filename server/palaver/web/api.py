@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+import palaver
 from palaver.channels import Reception
 from palaver.errors import InvalidInput, Overloaded, PalaverError
 from palaver.messages import Conversation, Message, encode, new_id
@@ -133,7 +134,7 @@ class Api:
 
     async def _tell_about(self, request: web.Request) -> web.StreamResponse:
         self._authenticator.principal(request)
-        return answer(dict(self._about()))
+        return answer({"version": palaver.__version__, **self._about()})
 
 
 def _read(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the decoder's struct

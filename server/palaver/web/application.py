@@ -32,8 +32,8 @@ def make_application(
 ) -> web.Application:
     """Everything that is served over HTTP.
 
-    ``about`` tells ``version``, ``model`` and whether the model is a ``demonstration``. The
-    channels' routes are added as they are. Starting the application raises `ConfigurationError`
+    ``about`` tells ``model`` and whether it is a ``demonstration``. The channels' routes are added
+    as they are. Starting the application raises `ConfigurationError`
     when a key's secret cannot be read.
     """
     authenticator = Authenticator(settings)
@@ -41,8 +41,7 @@ def make_application(
     feeds = Feeds(reception, authenticator, settings.server)
     api = Api(reception, authenticator, about)
     pages = Pages(authenticator)
-    version = str(about().get("version", ""))
-    operations = Operations(metrics, readiness, authenticator, version)
+    operations = Operations(metrics, readiness, authenticator)
     metrics.watch("palaver_websockets", "Open websockets", lambda: sockets.count)
     metrics.watch("palaver_event_feeds", "Open event feeds over HTTP", lambda: feeds.count)
 

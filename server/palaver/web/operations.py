@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from aiohttp import web
 
+import palaver
 from palaver.metrics import Metrics
 from palaver.web.api import answer
 from palaver.web.authentication import Authenticator
@@ -15,12 +16,11 @@ Readiness = Callable[[], Mapping[str, str]]
 
 class Operations:
     def __init__(
-        self, metrics: Metrics, readiness: Readiness, authenticator: Authenticator, version: str
+        self, metrics: Metrics, readiness: Readiness, authenticator: Authenticator
     ) -> None:
         self._metrics = metrics
         self._readiness = readiness
         self._authenticator = authenticator
-        self._version = version
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
@@ -46,4 +46,4 @@ class Operations:
         )
 
     async def _describe(self, request: web.Request) -> web.StreamResponse:
-        return answer(document(self._version))
+        return answer(document(palaver.__version__))

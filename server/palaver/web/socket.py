@@ -57,6 +57,7 @@ BATCH = 200
 """Sockets that are closed at once when the server stops."""
 BETWEEN_BATCHES = 0.05
 """Seconds between two such batches, so that clients do not all come back at the same moment."""
+_CLOSE = 0x88
 FRAME_OVERHEAD = 16_384
 """Bytes that a frame may have beyond ``server.max_message_bytes`` and still be answered with an
 error frame; above it the connection is closed."""
@@ -81,39 +82,57 @@ async def replay_from(
 
 
 class Socket(web.WebSocketResponse[Literal[False]]):
-    """A websocket that says why it refuses a message that is too large.
+    """A websocket that gives its peer time to read why it is closed.
 
-    aiohttp closes the connection below a peer that is still sending; then the peer sees a broken
-    connection and never the reason. Here the peer is given time to read it.
+    When aiohttp closes a connection that another task reads, or one on which too large a message
+    comes in, it does not wait for the peer, who then may see a broken connection and no reason.
     """
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            timeout=FAREWELL,
             heartbeat=HEARTBEAT,
+            timeout=FAREWELL,
+            autoclose=False,
             compress=False,
             max_msg_size=limit + FRAME_OVERHEAD,
             decode_text=False,
         )
         self._limit = limit
+        self._parting = False
         self.transport: asyncio.Transport | None = None
 
     async def close(
         self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
     ) -> bool:
-        if code != WSCloseCode.MESSAGE_TOO_BIG or self.closed or self.transport is None:
-            return await super().close(code=code, message=message, drain=drain)
-        reason = b"a message may have %d bytes" % self._limit
-        self.transport.write(bytes((0x88, 2 + len(reason))) + code.to_bytes(2, "big") + reason)
-        await _until(self.transport.is_closing)
-        return await super().close(code=code, message=reason, drain=False)
+        if code == WSCloseCode.MESSAGE_TOO_BIG:
+            await self.part(code, f"a message may have {self._limit} bytes")
+        if self._parting:
+            return False
+        return await super().close(code=code, message=message, drain=drain)
 
-    async def hang_up(self) -> None:
-        """Let a closed peer read what is on its way, for a while, then end the connection."""
+    async def part(self, code: int, reason: str) -> None:
+        """Close from any task. Returns when the connection has ended."""
         transport = self.transport
-        if transport is not None:
-            await _until(lambda: not transport.get_write_buffer_size())
+        if self._parting or self.closed or transport is None or transport.is_closing():
+            return
+        self._parting = True
+        message = _fitting(reason)
+        transport.write(bytes((_CLOSE, 2 + len(message))) + code.to_bytes(2, "big") + message)
+        await _until(transport.is_closing)
+        if transport.get_write_buffer_size():
             transport.abort()
+        else:
+            transport.close()
+
+    def answered(self) -> None:
+        """The peer has closed its side."""
+        if self._parting and self.transport is not None:
+            self.transport.close()
+
+
+def _fitting(reason: str) -> bytes:
+    """A close frame has room for 125 bytes, two of which are the code."""
+    return reason.encode()[:123].decode(errors="ignore").encode()
 
 
 async def _until(done: Callable[[], bool]) -> None:
@@ -181,17 +200,21 @@ class Connection:
         try:
             await self._open(await self._hello(), token)
         except TimeoutError:
-            await self._close(HELLO_LATE, "no hello came")
+            await self._refuse(HELLO_LATE, "no hello came")
         except PalaverError as error:
             self._put(failure(error))
-            await self._close(_close_code(error), error.public)
+            await self._refuse(_close_code(error), error.public)
         else:
             await self._serve()
         finally:
-            if self._subscription is not None:
-                self._reception.leave(self._subscription)
+            self._leave()
+            self._socket.answered()
             if self._closing is not None:
                 await self._closing
+
+    async def _refuse(self, code: int, reason: str) -> None:
+        self._outbox.close()
+        await self._socket.close(code=code, message=_fitting(reason))
 
     async def _hello(self) -> Hello:
         async with asyncio.timeout(HELLO_TIMEOUT):
@@ -300,8 +323,13 @@ class Connection:
 
     def close_soon(self, code: int, reason: str) -> None:
         """Close from a plain call."""
+        self._leave()
         if self._closing is None:
-            self._closing = asyncio.create_task(self._close(code, reason))
+            self._closing = asyncio.create_task(self._part(code, reason))
+
+    def _leave(self) -> None:
+        if self._subscription is not None:
+            self._reception.leave(self._subscription)
 
     def _expel(self) -> None:
         self._outbox.close()
@@ -312,16 +340,13 @@ class Connection:
         log.info("a reader fell behind and was disconnected")
         self.close_soon(SLOW_READER, "reading too slowly; come back with your cursor")
 
-    async def _close(self, code: int, reason: str) -> None:
+    async def _part(self, code: int, reason: str) -> None:
         self._outbox.close()
-        # A close frame has 125 bytes, two of which are the code.
-        message = reason.encode()[:123].decode(errors="ignore").encode()
-        await self._socket.close(code=code, message=message, drain=False)
-        await self._socket.hang_up()
+        await self._socket.part(code, reason)
 
     async def say_goodbye(self) -> None:
         """The server stops."""
-        await self._close(WSCloseCode.SERVICE_RESTART, "the server restarts")
+        await self._part(WSCloseCode.SERVICE_RESTART, "the server restarts")
 
 
 def _close_code(error: PalaverError) -> int:
