@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.engines.models import write_model
+from tests.engines.models import write_classifier, write_model
 from tests.engines.support import Ear, Factory, Subject
 
 from palaver.engine import Engine
@@ -24,8 +24,9 @@ def built_in(plugin: str, model: Path, **settings: object) -> Engine:
     """The engine of a built-in plugin, made as the server makes it."""
     module = importlib.import_module(f"palaver_plugins.engines.{plugin}")
     (backend,) = module.palaver_register_engines()
-    site = Site(data=model.parent / "data", model=lambda name: model)
-    engine: Engine = backend.build(backend.settings(**settings), site)
+    site = Site(data=model.parent / "data", model=lambda name: model.parent / name)
+    chosen = backend.settings(model=model.name, **settings)
+    engine: Engine = backend.build(chosen, site)
     return engine
 
 
@@ -45,7 +46,10 @@ async def openvino_engine(model: Path) -> AsyncIterator[Engine]:
 async def transformers_engine(model: Path) -> AsyncIterator[Engine]:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    yield built_in("transformers", model, threads=1)
+    others = {"embedding": model.name, "classifier": "judge"}
+    if not (model.parent / "judge").exists():
+        others = {}
+    yield built_in("transformers", model, threads=1, **others)
 
 
 def serving() -> Any:  # Any: a module that may be absent
@@ -81,7 +85,9 @@ MARKS = {
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("engines") / "walker")
+    folder = write_model(tmp_path_factory.mktemp("engines") / "walker")
+    write_classifier(folder.with_name("judge"), folder)
+    return folder
 
 
 @pytest_asyncio.fixture(

@@ -7,6 +7,7 @@ that it ends at the next full stop when the word "goodbye" stands in its context
 """
 
 import json
+import shutil
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
@@ -219,6 +220,21 @@ def write_model(folder: Path, *, seed: int = 9, context: int = 4096) -> Path:
     write_json(folder / "config.json", config(size, end, pad, context))
     write_json(folder / "generation_config.json", {"eos_token_id": end, "pad_token_id": pad})
     write_tokenizer(tokenizer, folder, context)
+    return folder
+
+
+def write_classifier(folder: Path, walker: Path) -> Path:
+    """A classifier with the weights of the model in ``walker``, for two labels."""
+    shutil.copytree(walker, folder)
+    weights = load_file(walker / "model.safetensors")
+    del weights["lm_head.weight"]
+    random = np.random.default_rng(3)
+    weights["score.weight"] = random.standard_normal((2, HIDDEN)).astype(np.float32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    labels = {"0": "rain", "1": "dog"}
+    settings |= {"architectures": ["Qwen2ForSequenceClassification"], "id2label": labels}
+    write_json(folder / "config.json", settings)
     return folder
 
 

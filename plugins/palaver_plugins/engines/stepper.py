@@ -25,10 +25,14 @@ RELEASE_SECONDS = 5.0
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Output:
-    """What a step did for one job: its new tokens, and whether the model has ended it."""
+    """What a step did for one job: its new tokens, and whether the model has ended it.
+
+    ``alternatives`` holds, for each token, others with their log-probabilities.
+    """
 
     tokens: Sequence[int]
     logprobs: Sequence[float] = ()
+    alternatives: Sequence[Sequence[tuple[int, float]]] = ()
     finish: FinishReason | None = None
     failure: str = ""
 
@@ -73,6 +77,7 @@ class Job:
         loop = asyncio.get_running_loop()
         self.outcome: asyncio.Future[Generation] = loop.create_future()
         self.released: asyncio.Future[None] = loop.create_future()
+        self.ends = codec.ends
         self._codec = codec
         self._wants_logprobs = wants_logprobs
         self._said: list[str] = []
@@ -83,16 +88,21 @@ class Job:
         """The text that ``output`` adds. Called in the thread."""
         self._tokens += len(output.tokens)
         if self._wants_logprobs:
-            self._logprobs += [
-                TokenLogprob(self._codec.name(token), logprob)
-                for token, logprob in zip(output.tokens, output.logprobs, strict=True)
-            ]
-        words = [token for token in output.tokens if token not in self._codec.ends]
+            self._logprobs += self._named(output)
+        words = [token for token in output.tokens if token not in self.ends]
         piece = self.reply.push(words) if words else ""
         if output.finish:
             piece += self.reply.end()
         self._said.append(piece)
         return piece
+
+    def _named(self, output: Output) -> list[TokenLogprob]:
+        name = self._codec.name
+        others = output.alternatives or [()] * len(output.tokens)
+        return [
+            TokenLogprob(name(token), logprob, tuple((name(other), it) for other, it in more))
+            for token, logprob, more in zip(output.tokens, output.logprobs, others, strict=True)
+        ]
 
     def result(self, finish: FinishReason) -> Generation:
         return Generation(

@@ -1,0 +1,261 @@
+"""Engine ``transformers``: every architecture that the transformers package loads.
+
+Slower than the others, and exact: each request is computed by itself, so a reply does not depend
+on what else runs. Serves embeddings and classifiers, too. Reads safetensors only, and never runs
+code that a model brings along.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from palaver.engine import (
+    Abilities,
+    Ability,
+    ChatMessage,
+    Engine,
+    Generation,
+    GenerationRequest,
+    Load,
+    OnText,
+)
+from palaver.errors import (
+    ConfigurationError,
+    EngineTimeout,
+    EngineUnavailable,
+    PromptTooLong,
+    Unsupported,
+)
+from palaver.hooks import Backend, PluginSettings, Site, hookimpl
+from palaver_plugins.engines.checks import check
+from palaver_plugins.engines.pooling import Classifier, Embedder
+from palaver_plugins.engines.stepper import Job, Stepper
+from palaver_plugins.engines.text import Codec, read_json
+from palaver_plugins.engines.torch_runner import TorchRunner
+
+GENERATES: frozenset[Ability] = frozenset(
+    {"generate", "logprobs", "alternatives", "seed", "continuation", "priority"}
+)
+Any_ = Any  # torch and transformers are absent from most installations that are type-checked
+
+
+class TransformersSettings(PluginSettings):
+    model: str = "starter"
+    """Name or directory of the model that generates; empty for none."""
+    embedding: str = ""
+    """Name or directory of the model that embeds; empty for none."""
+    classifier: str = ""
+    """Name or directory of the model that classifies; empty for none."""
+    context: int = pydantic.Field(default=0, ge=0)
+    """Tokens of prompt and reply together; 0 takes as many as the model was made for."""
+    requests: int = pydantic.Field(default=8, ge=1)
+    """Requests that run at once. Others wait, by priority and age."""
+    step_tokens: int = pydantic.Field(default=256, ge=1)
+    """Prompt tokens read in one step, so that a long prompt does not hold up others."""
+    device: str = "cpu"
+    """Where to compute, as torch names it."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision; ``auto`` is the one that the model is stored in."""
+    threads: int = pydantic.Field(default=0, ge=0)
+    """Threads that compute, in this whole process; 0 leaves it to torch."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loaded:
+    """What `start` has loaded. Either part of generation comes with the other."""
+
+    codec: Codec | None
+    network: Any_
+    context: int
+    demonstration: bool
+    embedder: Embedder | None
+    classifier: Classifier | None
+
+    @property
+    def can(self) -> frozenset[Ability]:
+        found: set[Ability] = set(GENERATES) if self.codec else set()
+        if self.embedder:
+            found.add("embed")
+        if self.classifier:
+            found.add("classify")
+        return frozenset(found)
+
+
+class TransformersEngine:
+    """`Engine` over transformers and torch."""
+
+    def __init__(self, settings: TransformersSettings, site: Site) -> None:
+        self._settings = settings
+        self._site = site
+        self._loaded: Loaded | None = None
+        self._stepper: Stepper | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    async def start(self) -> Abilities:
+        if self._loaded is None:
+            self._loaded = loaded = await asyncio.to_thread(load, self._settings, self._site)
+            self._pool = ThreadPoolExecutor(1, "engine-pooling")
+            runner = TorchRunner(loaded.network, self._settings.step_tokens)
+            self._stepper = Stepper(runner, self._settings.requests)
+        return Abilities(
+            model=self._settings.model or self._settings.embedding or self._settings.classifier,
+            context=self._loaded.context,
+            can=self._loaded.can,
+            demonstration=self._loaded.demonstration,
+        )
+
+    async def close(self) -> None:
+        stepper, pool = self._stepper, self._pool
+        self._stepper = self._pool = self._loaded = None
+        if stepper is not None:
+            await stepper.close()
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+        loaded, stepper, _ = self._started()
+        check(request, loaded.can)
+        try:
+            async with asyncio.timeout(request.deadline):
+                return await stepper.generate(await prepare(loaded, request, on_text))
+        except TimeoutError as error:
+            raise EngineTimeout(f"{request.id}: no end after {request.deadline} s") from error
+
+    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        loaded, *_ = self._started()
+        return len(await asyncio.to_thread(codec_of(loaded).prompt, messages))
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        loaded, _, pool = self._started()
+        if loaded.embedder is None:
+            raise Unsupported("no embedding model: set engine.transformers.embedding")
+        return await asyncio.get_running_loop().run_in_executor(
+            pool, loaded.embedder.embed, list(texts)
+        )
+
+    async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        loaded, _, pool = self._started()
+        if loaded.classifier is None:
+            raise Unsupported("no classifier: set engine.transformers.classifier")
+        return await asyncio.get_running_loop().run_in_executor(
+            pool, loaded.classifier.classify, list(texts)
+        )
+
+    async def load(self) -> Load:
+        return self._started()[1].load()
+
+    def _started(self) -> tuple[Loaded, Stepper, ThreadPoolExecutor]:
+        if self._loaded is None or self._stepper is None or self._pool is None:
+            raise EngineUnavailable("the transformers engine is not started")
+        return self._loaded, self._stepper, self._pool
+
+
+def codec_of(loaded: Loaded) -> Codec:
+    if loaded.codec is None:
+        raise Unsupported("no model that generates: set engine.transformers.model")
+    return loaded.codec
+
+
+async def prepare(loaded: Loaded, request: GenerationRequest, on_text: OnText) -> Job:
+    """Everything that can be refused is refused here, before any work."""
+    codec = codec_of(loaded)
+    prompt = await asyncio.to_thread(codec.prompt, request.messages, request.partial)
+    room = loaded.context - len(prompt)
+    if room < 1:
+        raise PromptTooLong(f"{len(prompt)} tokens do not fit into a context of {loaded.context}")
+    sampling = request.sampling
+    return Job(
+        codec=codec,
+        prompt=prompt,
+        stops=sampling.stop,
+        options=dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, room)),
+        on_text=on_text,
+        priority=request.priority,
+        wants_logprobs=sampling.logprobs is not None,
+    )
+
+
+def load(settings: TransformersSettings, site: Site) -> Loaded:
+    """Load the models; blocks for seconds. Raises `ConfigurationError` that names the model."""
+    torch, transformers = packages()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    transformers.utils.logging.disable_progress_bar()
+    codec, network, context, demonstration = None, None, 0, False
+    if settings.model:
+        folder = site.model(settings.model)
+        read_json(folder, "config.json")
+        codec = Codec.load(folder)
+        network = open_model(transformers.AutoModelForCausalLM, folder, settings)
+        text = network.config.get_text_config()
+        context = min(settings.context or 10**9, getattr(text, "max_position_embeddings", 4096))
+        demonstration = network.num_parameters() < 100_000_000
+    return Loaded(
+        codec,
+        network,
+        context,
+        demonstration,
+        open_part(Embedder, transformers.AutoModel, settings.embedding, settings, site),
+        open_part(
+            Classifier,
+            transformers.AutoModelForSequenceClassification,
+            settings.classifier,
+            settings,
+            site,
+        ),
+    )
+
+
+def packages() -> tuple[Any_, Any_]:
+    """The modules torch and transformers. Raises `ConfigurationError` that tells the mend."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ConfigurationError(
+            f"engine 'transformers': {error}; install it with: pip install 'palaver[transformers]'"
+        ) from error
+    return torch, transformers
+
+
+def open_part(
+    make: Callable[[Any_, Path], Any_],
+    kind: Any_,
+    name: str,
+    settings: TransformersSettings,
+    site: Site,
+) -> Any_:
+    """An embedder or a classifier, or None where none is named."""
+    if not name:
+        return None
+    folder = site.model(name)
+    return make(open_model(kind, folder, settings), folder)
+
+
+def open_model(kind: Any_, folder: Path, settings: TransformersSettings) -> Any_:
+    """The model in ``folder``, ready to compute."""
+    try:
+        model, info = kind.from_pretrained(
+            str(folder),
+            dtype=settings.dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # each architecture has errors of its own
+        raise ConfigurationError(f"model {str(folder)!r}: {error}") from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ConfigurationError(f"model {str(folder)!r} lacks weights: {missing} …")
+    return model.to(settings.device).eval()
+
+
+@hookimpl
+def palaver_register_engines() -> list[Backend[Engine]]:
+    return [Backend(name="transformers", settings=TransformersSettings, build=TransformersEngine)]
