@@ -21,7 +21,8 @@ import msgspec
 from palaver.messages import Conversation, Cursor, Event, Message, Outcome, Recorded
 
 INBOX_LIMIT = 16
-"""Turns that may wait in one conversation before `Ledger.accept` raises `TooMany`."""
+"""Turns that may wait in one conversation before `Ledger.accept` raises `TooMany`. The running
+turn does not wait."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="step"):
@@ -82,7 +83,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     ``fence`` grows with every claim of the conversation. ``index`` is the number of entries
     appended to this turn so far, ``reply`` the text said so far, ``history`` the newest settled
-    lines, oldest first. ``attempt`` counts claims that ended without `Ledger.release`.
+    lines, oldest first. ``attempt`` is 1, and 1 more for each claim of the turn that lapsed; one
+    that ended with `Ledger.release` does not count.
     """
 
     turn: str
@@ -146,7 +148,8 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything held about one person."""
+    """Everything held about one person: by conversation the settled lines of their turns (never
+    another person's), the messages that wait, and what is remembered."""
 
     tenant: str
     person: str
@@ -156,7 +159,8 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """The receipt of an erase: what was removed, counted."""
+    """The receipt of an erase: the conversations that the person had a part in, and how many
+    messages of theirs, events of the turns that answered them, and memories were removed."""
 
     tenant: str
     person: str
@@ -241,7 +245,7 @@ class Ledger(Protocol):
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
         """Up to ``limit`` events with offsets above ``after``. A conversation that does not
-        exist reads as an empty page."""
+        exist reads as an empty page, under the epoch that it will have when it begins next."""
 
     async def watch(self, conversation: Conversation, hint: Hint) -> Callable[[], None]:
         """Call ``hint`` on news until the returned function is called. When this has returned,

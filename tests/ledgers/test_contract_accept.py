@@ -231,6 +231,7 @@ async def test_no_wake_up_is_lost_and_every_turn_is_settled(place: "Place") -> N
     threads, each, workers = 12, 10, 8
     total = threads * each
     order: dict[str, list[str]] = {}
+    done = asyncio.Event()
     settled = 0
 
     async def talk(thread: int) -> None:
@@ -242,18 +243,21 @@ async def test_no_wake_up_is_lost_and_every_turn_is_settled(place: "Place") -> N
         while settled < total:
             claim = await place.ledger.claim("worker", lease=30.0, history=2)
             if claim is None:
-                await place.ledger.wait_for_work(2.0 if settled < total else 0.0)
+                await place.ledger.wait_for_work(30.0)
                 continue
             order.setdefault(claim.message.conversation.thread, []).append(claim.message.text)
             progress = await place.append(claim, *place.reply(claim, "fine"))
             await place.settle(claim, expect=progress.index)
             settled += 1
+        done.set()
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         for thread in range(threads):
             group.create_task(talk(thread))
-        for _ in range(workers):
-            group.create_task(work())
+        crew = [group.create_task(work()) for _ in range(workers)]
+        await done.wait()
+        for worker in crew:
+            worker.cancel()
     assert settled == total
     assert all(texts == [f"{number}" for number in range(each)] for texts in order.values())
     depth = await place.ledger.depth()
