@@ -33,7 +33,7 @@ def built_in(plugin: str, model: Path, **settings: object) -> Engine:
 @asynccontextmanager
 async def scripted_engine(model: Path) -> AsyncIterator[Engine]:
     kit: Any = pytest.importorskip("palaver.testing.engine", exc_type=ImportError)
-    yield kit.ScriptedEngine()
+    yield kit.ScriptedEngine(pace=0.0005)  # else it says everything at once
 
 
 @asynccontextmanager
