@@ -12,6 +12,9 @@ from palaver.streams import Streams
 
 GATHER = 0.05
 """Seconds for which entries are gathered before they are written: at most 20 writes a second."""
+FRAME = 0.016
+"""Seconds between two pieces of live text, one frame of a screen: the first piece of a reply, and
+any that comes after a pause, leaves at once; what follows within a frame travels with the next."""
 RETRY = 0.25
 """Seconds between attempts while the ledger is away."""
 
@@ -42,7 +45,8 @@ class Transcript:
         self._stopped = stopped
         self._loop = asyncio.get_running_loop()
         self._index = claim.index
-        self._tick: list[str] = []
+        self._fresh: list[str] = []
+        self._published_at = 0.0
         self._entries: list[Entry] = []
         self._unacknowledged: list[Entry] = []
         self._writing = asyncio.Lock()
@@ -53,10 +57,17 @@ class Transcript:
         self._closed = False
 
     def say(self, text: str) -> None:
-        """The reply goes on. The pieces of one loop tick travel as one."""
-        if not self._tick:
+        """The reply goes on."""
+        if not self._fresh:
+            self._publish_soon()
+        self._fresh.append(text)
+
+    def _publish_soon(self) -> None:
+        wait = self._published_at + FRAME - self._loop.time()
+        if wait > 0:
+            self._loop.call_later(wait, self._publish)
+        else:
             self._loop.call_soon(self._publish)
-        self._tick.append(text)
 
     def reset(self, position: int) -> None:
         """Withdraw what was said from ``position`` on."""
@@ -73,10 +84,11 @@ class Transcript:
         self._schedule(GATHER)
 
     def _publish(self) -> None:
-        if not self._tick or self._closed:
+        if not self._fresh or self._closed:
             return
-        text = "".join(self._tick)
-        self._tick.clear()
+        text = "".join(self._fresh)
+        self._fresh.clear()
+        self._published_at = self._loop.time()
         claim, position = self.claim, self.length
         self.length += len(text)
         last = self._entries[-1] if self._entries else None

@@ -1,0 +1,96 @@
+"""Measure how often the knowledge base finds the passage that answers.
+
+    python benchmarks/retrieval.py --data DIR
+
+Two tasks, each in a knowledge base of its own: SQuAD 2.0 (which of the paragraphs holds the
+answer) and MedQuAD (which of the articles answers the question, where most articles have near
+twins about the same disease). Prints recall@1 and recall@5 and the time per question.
+"""
+
+import argparse
+import asyncio
+import json
+import lzma
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from palaver import Document
+from palaver_plugins.knowledge.sqlite import SqliteKnowledge
+
+TENANT = "benchmark"
+
+
+class Task(NamedTuple):
+    """Documents, and questions with the ids of the documents that answer them."""
+
+    name: str
+    documents: list[Document]
+    questions: list[tuple[str, set[str]]]
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def squad(data: Path) -> Task:
+    ids: dict[str, str] = {}
+    documents, questions = [], []
+    for row in rows(data / "eval/squad_v2_dev_1500.jsonl.xz"):
+        context = row["context"]
+        if context not in ids:
+            ids[context] = f"{row['title']}/{len(ids)}"
+            documents.append(Document(id=ids[context], title=row["title"], text=context))
+        if not row["impossible"]:
+            questions.append((row["question"], {ids[context]}))
+    return Task("SQuAD 2.0", documents, questions)
+
+
+def medquad(data: Path) -> Task:
+    documents, questions = [], []
+    answers: dict[tuple[str, str], set[str]] = {}
+    for number, row in enumerate(rows(data / "eval/medquad_700.jsonl.xz")):
+        document = Document(id=str(number), title=row["focus"], text=row["answer"])
+        documents.append(document)
+        same = answers.setdefault((row["focus"], row["qtype"]), set())
+        same.add(document.id)
+        questions.append((row["question"], same))
+    return Task("MedQuAD", documents, questions)
+
+
+async def measure(task: Task, folder: Path) -> str:
+    knowledge = SqliteKnowledge(folder / f"{task.name}.sqlite")
+    await knowledge.start()
+    passages = await knowledge.add(TENANT, task.documents)
+    first = fifth = 0
+    began = time.perf_counter()
+    for question, right in task.questions:
+        found = [p.document for p in await knowledge.search(TENANT, question, 5)]
+        first += found[:1] != [] and found[0] in right
+        fifth += bool(right & set(found))
+    took = (time.perf_counter() - began) / len(task.questions)
+    await knowledge.close()
+    count = len(task.questions)
+    return (
+        f"{task.name:10} {len(task.documents):5} documents {passages:6} passages"
+        f" {count:5} questions  recall@1 {first / count:.3f}  recall@5 {fifth / count:.3f}"
+        f"  {1000 * took:.1f} ms per question"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    options = parser.parse_args()
+    for task in (squad(options.data), medquad(options.data)):
+        with tempfile.TemporaryDirectory() as folder:
+            click.echo(asyncio.run(measure(task, Path(folder))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The servers that are measured, each in a process of its own; prints its address and waits.
+
+    python -m benchmarks.servers floor|memory|sqlite|redis [ticks|together] [REDIS_URL]
+
+``ticks``: each of the 32 chunks comes in a loop tick of its own, as from an engine that makes one
+token at a time; ``together``: all in one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiohttp import WSMsgType, web
+
+from palaver import Sampling, Skill, Turn
+from palaver.app import listening, make_site
+from palaver.engine import Abilities, ChatMessage, Generation, GenerationRequest, Load, OnText
+from palaver.errors import Unsupported
+from palaver.ledger import Ledger
+from palaver.messages import Usage
+from palaver.plugins import load_plugins
+from palaver.server import Server
+from palaver.settings import RoutingSettings, ServerSettings, Settings
+from palaver.testing import ListKnowledge, MemoryLedger
+
+CHUNKS = tuple(f" chunk{n:02d}" for n in range(32))
+
+
+class Ready:
+    """An engine that has its text ready: what it costs is the relay."""
+
+    def __init__(self, *, ticks: bool) -> None:
+        self._ticks = ticks
+
+    async def start(self) -> Abilities:
+        return Abilities(model="ready", context=100_000, can=frozenset({"generate"}))
+
+    async def close(self) -> None: ...
+
+    async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+        for chunk in CHUNKS:
+            on_text(chunk)
+            if self._ticks:
+                await asyncio.sleep(0)
+        return Generation(text="".join(CHUNKS), finish_reason="stop", usage=Usage())
+
+    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        return sum(len(message.content) for message in messages)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        raise Unsupported("embed")
+
+    async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        raise Unsupported("classify")
+
+    async def load(self) -> Load:
+        return Load(running=0, waiting=0)
+
+
+class Relay(Skill):
+    """Relay what the engine says."""
+
+    name = "relay"
+    examples = ("relay this", "pass it on")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.reply(turn.message.text, sampling=Sampling(max_tokens=64))
+
+
+class Other(Skill):
+    """Stand beside, so that there is something to route."""
+
+    name = "other"
+    examples = ("something else", "another thing")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say("")
+
+
+async def floor(request: web.Request) -> web.WebSocketResponse:
+    """The bare minimum: a websocket that sends 32 ready-made frames for every message."""
+    socket = web.WebSocketResponse(compress=False)
+    await socket.prepare(request)
+    frames = [
+        f'{{"type":"text","turn":"{"0" * 32}","position":{8 * n},"text":"{chunk}"}}'
+        for n, chunk in enumerate(CHUNKS)
+    ]
+    async for message in socket:
+        if message.type is WSMsgType.TEXT and "hello" in message.data:
+            await socket.send_str('{"type":"welcome"}')
+            continue
+        for frame in frames:
+            await socket.send_str(frame)
+        await socket.send_str('{"type":"finished"}')
+    return socket
+
+
+async def serve_floor() -> None:
+    application = web.Application()
+    application.add_routes([web.get("/ws", floor)])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    announce(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+    await asyncio.Event().wait()
+
+
+def make_ledger(kind: str, data: Path, redis_url: str) -> Ledger:
+    if kind == "memory":
+        return MemoryLedger()
+    backend = load_plugins().ledgers[kind]
+    values = {"url": redis_url} if kind == "redis" else {"path": str(data / "ledger.sqlite")}
+    site = make_site(Settings(server=ServerSettings(data=data)))
+    return backend.build(backend.settings.model_validate(values), site)
+
+
+async def serve_palaver(kind: str, *, ticks: bool, redis_url: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            server=ServerSettings(port=0, data=Path(folder)), routing=RoutingSettings(default="relay")
+        )
+        server = Server(
+            settings,
+            ledger=make_ledger(kind, Path(folder), redis_url),
+            engine=Ready(ticks=ticks),
+            knowledge=ListKnowledge(),
+            skills={"relay": Relay(), "other": Other()},
+        )
+        async with server, listening(server) as address:
+            announce(address)
+            await asyncio.Event().wait()
+
+
+def announce(address: str) -> None:
+    sys.stdout.write(address + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING)
+    kind, mode, redis_url = (*sys.argv[1:], "ticks", "")[:3] if len(sys.argv) < 4 else sys.argv[1:4]
+    with contextlib.suppress(KeyboardInterrupt):
+        if kind == "floor":
+            asyncio.run(serve_floor())
+        else:
+            asyncio.run(serve_palaver(kind, ticks=mode == "ticks", redis_url=redis_url))
+
+
+if __name__ == "__main__":
+    main()
