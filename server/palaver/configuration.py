@@ -15,7 +15,7 @@ import pydantic
 
 from palaver.errors import ConfigurationError
 from palaver.inspection import ModelT, did_you_mean, inspect, nearest, unknown_key, validate
-from palaver.settings import Keys, OpenSection, Origin, Settings, Tree
+from palaver.settings import Keys, OpenSection, Origin, Settings, Tree, find_origin
 
 if TYPE_CHECKING:
     from palaver.plugins import Registry
@@ -138,24 +138,19 @@ class _Given:
         self.origins[keys] = origin
 
     def origin(self, keys: Keys) -> Origin | None:
-        if keys in self.origins:
-            return self.origins[keys]
-        below = (path for path in self.origins if path[: len(keys)] == keys)
-        return next((self.origins[path] for path in below), None)
+        return find_origin(self.origins, keys)
 
 
 # The tables of plugins
 
 
-def plugin_settings(
-    settings: Settings, section: str, name: str, model: type[ModelT], **more: object
-) -> ModelT:
-    """The table ``[section.name]`` as the backend's own ``model``. ``more`` goes over it.
+def plugin_settings(settings: Settings, section: str, name: str, model: type[ModelT]) -> ModelT:
+    """The table ``[section.name]`` as the backend's own ``model``.
 
     Raises `ConfigurationError` with one line for every value that cannot be right.
     """
     tree = _tables(settings, section).get(name, {})
-    return validate(model, tree | more, settings.origin, (section, name))
+    return validate(model, tree, settings.origin, (section, name))
 
 
 def validate_plugin_settings(settings: Settings, registry: "Registry") -> None:

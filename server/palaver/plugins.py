@@ -220,7 +220,7 @@ def _check(kind: str, declaration: object) -> None:
 def _expect(declaration: object, wanted: type, kind: str) -> None:
     if not isinstance(declaration, wanted):
         raise PluginLoadError(
-            f"{HOOK_PREFIX}{kind} returned {declaration!r}, not {wanted.__name__}"
+            f"{HOOK_PREFIX}{kind} returned {declaration!r}, not a {wanted.__name__}"
         )
 
 

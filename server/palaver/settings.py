@@ -6,7 +6,7 @@ reference (``env:NAME`` or ``file:PATH``) and never printed.
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,16 @@ class Origin:
 
     where: str
     raw: bool = False
+
+
+def find_origin(origins: Mapping[Keys, Origin], keys: Keys) -> Origin | None:
+    """Where the value at ``keys`` was given; of a table, the first value in it; of what is not
+    there, the table around it. None: nowhere."""
+    for length in range(len(keys), 0, -1):
+        for path, origin in origins.items():
+            if path[:length] == keys[:length]:
+                return origin
+    return None
 
 
 class Section(pydantic.BaseModel):
@@ -230,8 +240,5 @@ class Settings(Section):
     _origins: dict[Keys, Origin] = pydantic.PrivateAttr(default_factory=dict)
 
     def origin(self, keys: Keys) -> Origin | None:
-        """Where the value at ``keys``, or the first one below it, was given. None: nowhere."""
-        if keys in self._origins:
-            return self._origins[keys]
-        below = (path for path in self._origins if path[: len(keys)] == keys)
-        return next((self._origins[path] for path in below), None)
+        """See `find_origin`."""
+        return find_origin(self._origins, keys)

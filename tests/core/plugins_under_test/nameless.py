@@ -1,0 +1,11 @@
+"""A skill whose name cannot be typed."""
+
+from palaver import Skill, Turn
+
+
+class Nameless(Skill):
+    """Have a bad name."""
+
+    name = "Not A Name"
+
+    async def answer(self, turn: Turn) -> None: ...
