@@ -47,6 +47,7 @@ _MENTION = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE)
+_PLEASE = r"(?:please\s+|(?:can|could) you\s+)?"
 _THING = (
     r"(?:code|function|script|program|class|method|query|snippet|regex|regular expression"
     r"|one-liner|unit tests?|algorithm|module|decorator|loop)"
@@ -104,14 +105,14 @@ class Codegen(Skill):
     )
     patterns: ClassVar = (
         (
-            rf"(?:please\s+|(?:can|could) you\s+)?(?:write|create|make|give me|show me|generate"
+            rf"{_PLEASE}(?:write|create|make|give me|show me|generate"
             rf"|implement|code)\s+(?:me\s+)?(?:a|an|some|the)?\s*(?:(?:short|small|simple)\s+)?"
             rf"(?P<language>{_NAMES})[- ]{_THING}\b.*"
         ),
         (
-            r"(?:please\s+|(?:can|could) you\s+)?(?:write|create|generate|implement|code)\s+(?:me\s+)?"
-            r"(?:a|an|some|the)?\s*(?:[\w-]+\s+){0,2}(?:function|script|program|class|method|regex"
-            r"|decorator|sql query)\b.*"
+            rf"{_PLEASE}(?:write|create|generate|implement|code)\s+(?:me\s+)?(?:a|an|some|the)?\s*"
+            r"(?:[\w-]+\s+){0,2}(?:function|script|program|class|method|regex|decorator|query)"
+            r"(?:\s+(?:that|which|to|in|called|named|taking)\b.*)?"
         ),
         (
             r"(?:bitte\s+)?schreibe?n?\s+(?:mir\s+)?(?:eine?n?\s+)?[\w-]*\s?[\w-]*"

@@ -12,6 +12,10 @@ from palaver_skills.budget import prompt_tokens, reply_tokens, stretches
 
 NOTHING_FOUND = "I find nothing about that in the knowledge base."
 
+_DOCUMENTS = (
+    r"(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual|knowledge base|wiki|guide"
+    r"|polic(?:y|ies))"
+)
 _MARKER = re.compile(r"\[(\d{1,2}(?:\s*[,;]\s*\d{1,2})*)\]")
 _WORD = re.compile(r"[^\W_]+")
 _FOLLOW_UP = 5
@@ -53,18 +57,9 @@ class QA(Skill):
         "如何重置密码？",
     )
     patterns: ClassVar = (
-        (
-            r"(?:according to|based on)\s+(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook"
-            r"|manual|knowledge base|wiki|guide|polic(?:y|ies))\b.+"
-        ),
-        (
-            r"what (?:does|do)\s+(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual"
-            r"|knowledge base|wiki|guide|polic(?:y|ies))\s+(?:say|tell|state)\b.+"
-        ),
-        (
-            r"(?:search|look in|check)\s+(?:the|our|my)\s+(?:docs|documents|documentation|handbook"
-            r"|manual|knowledge base|wiki)\s+(?:for|about|on)\s+.+"
-        ),
+        rf"(?:according to|based on)\s+{_DOCUMENTS}\b.+",
+        rf"what (?:does|do)\s+{_DOCUMENTS}\s+(?:say|tell|state)\b.+",
+        rf"(?:search|look in|check)\s+{_DOCUMENTS}\s+(?:for|about|on)\s+.+",
         (
             r"(?:was steht|was sagt|laut)\s+(?:(?:im|in|der|die|das|dem|den)\s+)+(?:handbuch"
             r"|dokumentation|unterlagen|anleitung|dokumente?n?)\b.+"

@@ -14,6 +14,7 @@ from palaver_skills.requests import parted, unquoted
 
 NOTHING = "There is nothing to shorten yet: send the text together with the request."
 
+_PLEASE = r"(?:please\s+|(?:can|could) you\s+)?"
 _VERB = (
     r"(?:summari[sz]e|summary|sum(?: \w+)? up|tl;?\s?dr|shorten|recap|condense|key points"
     r"|main points|gist|fass\w*|zusammenfass\w*|zusammen|kürze|résum\w*|resum\w*|raccourci\w*"
@@ -83,17 +84,14 @@ class Summarization(Skill):
         "总结我们的对话",
     )
     patterns: ClassVar = (
-        (
-            r"(?:please\s+|(?:can|could) you\s+)?(?:summari[sz]e|shorten|condense|recap|sum up)\b"
-            r"[^:\n]{0,100}(?:[:：]|\n).+"
-        ),
-        (
-            r"(?:please\s+|(?:can|could) you\s+)?(?:summari[sz]e|recap|sum up)\s+(?:this|our|the|my)\b"
-            r"[^:\n]{0,80}"
-        ),
+        rf"{_PLEASE}(?:summari[sz]e|shorten|condense|recap|sum up)\b[^:\n]{{0,100}}(?:[:：]|\n).+",
+        rf"{_PLEASE}(?:summari[sz]e|recap|sum up)\s+(?:this|our|the|my)\b[^:\n]{{0,80}}",
         r"tl;?\s?dr\b.*",
         r"(?:bitte\s+)?fass(?:e|en sie)?\s[^\n]{0,80}zusammen\b.*",
-        r"(?:résume[rz]?|resume|resumir)\s[^:\n]{0,80}(?:(?:[:：]|\n).+)?",
+        (
+            r"(?:résume[rz]?|resum(?:e|ir)(?=\s+(?:est|la?s?\b|el\b|nuestr)))"
+            r"\s[^:\n]{0,80}(?:(?:[:：]|\n).+)?"
+        ),
         r"(?:请)?(?:用[^，,。:：\n]{1,10})?(?:总结|概括)[^:：\n]{0,30}(?:(?:[:：]|\n).+)?",
     )
 

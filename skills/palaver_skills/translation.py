@@ -27,7 +27,8 @@ _SOURCE = re.compile(
 )
 _LEADING_CODE = re.compile(r"(?:to\s+)?([a-z]{2})(?:\s*[:：]\s*|\s+)(?=\S)", re.IGNORECASE)
 _POINTING = re.compile(
-    r"(?:this|that|it|(?:this|that|the) (?:text|sentence|message)|your (?:last )?(?:answer|reply)"
+    r"(?:this|that|it|(?:this|that|the)(?: following)? (?:text|sentence|message)"
+    r"|your (?:last )?(?:answer|reply)"
     r"|the above|(?:das|dies|es)(?: bitte)?|(?:diesen|den) (?:satz|text)|ça|cela|cette phrase"
     r"|ce texte|esto|eso|esta frase|este texto|这个|这句话|这段话|上面的?|它)?",
     re.IGNORECASE,

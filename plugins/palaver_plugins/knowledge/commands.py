@@ -1,0 +1,114 @@
+"""``palaver knowledge``: what the documents are that answers are taken from."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from palaver import InvalidInput, hookimpl
+from palaver.cli.console import EXIT_FAILED, Console
+from palaver.knowledge import KnowledgeBase
+from palaver_plugins.knowledge import files
+
+T = TypeVar("T")
+SHOWN = 300
+"""Characters of a passage that ``search`` shows."""
+
+_tenant = click.option("--tenant", default="default", show_default=True, help="Whose documents.")
+
+
+def _with_knowledge(console: Console, work: Callable[[KnowledgeBase], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with console.open_knowledge() as base:
+            return await work(base)
+
+    return asyncio.run(run())
+
+
+@click.group()
+def knowledge() -> None:
+    """Add, list, remove and search documents that answers are taken from."""
+
+
+@knowledge.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_tenant
+@click.pass_obj
+def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
+    """Add files, and the files in folders: Markdown, text, HTML, PDF.
+
+    A file that was added before is replaced. One that cannot be read is reported, the others are
+    added all the same; the exit status is then 2.
+    """
+    problems: list[str] = []
+
+    async def add_all(base: KnowledgeBase) -> tuple[int, int]:
+        documents = passages = 0
+        with click.progressbar(list(files.find(list(paths))), label="Adding") as progress:
+            for path in progress:
+                try:
+                    document = await asyncio.to_thread(files.read, path)
+                except InvalidInput as error:
+                    problems.append(f"{path}: {error}")
+                    continue
+                passages += await base.add(tenant, [document])
+                documents += 1
+        return documents, passages
+
+    documents, passages = _with_knowledge(console, add_all)
+    click.echo(f"Added {documents} documents with {passages} passages.")
+    for problem in problems:
+        click.echo(f"Not added: {problem}", err=True)
+    if problems:
+        raise SystemExit(EXIT_FAILED)
+
+
+@knowledge.command(name="list")
+@_tenant
+@click.pass_obj
+def list_documents(console: Console, tenant: str) -> None:
+    """List the documents with their number of passages."""
+    for info in _with_knowledge(console, lambda base: base.documents(tenant)):
+        click.echo(f"{info.passages:6}  {info.id}  ({info.title})")
+
+
+@knowledge.command()
+@click.argument("documents", nargs=-1, required=True)
+@_tenant
+@click.pass_obj
+def remove(console: Console, documents: tuple[str, ...], tenant: str) -> None:
+    """Remove documents by the id that ``list`` shows."""
+
+    async def remove_all(base: KnowledgeBase) -> list[str]:
+        return [document for document in documents if not await base.remove(tenant, document)]
+
+    missing = _with_knowledge(console, remove_all)
+    click.echo(f"Removed {len(documents) - len(missing)} documents.")
+    for document in missing:
+        click.echo(f"There is no document {document!r}.", err=True)
+    if missing:
+        raise SystemExit(EXIT_FAILED)
+
+
+@knowledge.command()
+@click.argument("query")
+@click.option("--limit", default=4, show_default=True, type=click.IntRange(1, 50))
+@_tenant
+@click.pass_obj
+def search(console: Console, query: str, limit: int, tenant: str) -> None:
+    """Show the passages that a question would be answered from."""
+    found = _with_knowledge(console, lambda base: base.search(tenant, query, limit))
+    if not found:
+        click.echo("Nothing matches.")
+    for place, passage in enumerate(found, 1):
+        where = f"{passage.document}, passage {passage.number}"
+        heading = " > ".join(part for part in (passage.title, passage.section) if part)
+        text = passage.text if len(passage.text) <= SHOWN else f"{passage.text[:SHOWN]}…"
+        click.echo(f"[{place}] {heading} ({where}, score {passage.score:.3f})\n{text}\n")
+
+
+@hookimpl
+def palaver_register_commands() -> Iterable[click.Command]:
+    return [knowledge]

@@ -1,0 +1,56 @@
+"""Turns text into search terms, and a person's question into a safe full-text expression.
+
+Words are left to SQLite's tokenizer. Scripts that set no spaces (Chinese, Japanese, Thai) become
+overlapping pairs of characters, the last character of a run also alone: so every two characters
+are found as a term, and every single one as the beginning of a term.
+"""
+
+import re
+
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
+_RUN = re.compile(f"[{_UNSPACED}]+")
+_TERM = re.compile(f"[{_UNSPACED}]+|[^\\W_{_UNSPACED}]+")
+_MOST = 64
+"""Terms of one question; the rest of a longer text is not searched for."""
+
+_STOP = frozenset(
+    """
+    a an and are as at be been by can could did do does for from had has have he her him his how
+    i if in into is it its me my no not of on or our she should so such than that the their them
+    then there these they this those to us was we were what when where which who whom whose why
+    will with would you your about tell please give any some one know want need much many der
+    die das den dem des ein eine einer eines einem einen und oder ist sind war waren wird werden
+    wie wer wo wann warum welche welcher welches ich du er sie es wir ihr mein dein mit von zu
+    zum zur im auf für am bei aus nicht auch kann muss bitte le la les un une de d l et ou est
+    sont que qui quoi quel quelle quels quelles comment où quand pourquoi je tu il elle nous
+    vous ils elles mon ma mes ce cette ces pour par dans sur avec à au aux ne pas se s el los
+    las una unos unas y o son qué quién cuál cuáles cómo como dónde cuándo por para del al en
+    con mi su lo sin
+    """.split()
+)
+"""Words that say nothing about what is asked: English, German, French, Spanish."""
+
+
+def terms(text: str) -> str:
+    """What is indexed for ``text``."""
+    return _RUN.sub(lambda run: f" {' '.join([*_pairs(run[0]), run[0][-1]])} ", text)
+
+
+def wanted(question: str) -> list[str]:
+    """The question's telling words, each as an FTS5 expression. Empty when it has none.
+
+    Every word is quoted, so that nothing of it is taken for an operator.
+    """
+    words: list[str] = _TERM.findall(question.casefold())
+    telling = [word for word in words if word not in _STOP] or words
+    return list(dict.fromkeys(term for word in telling for term in _quoted(word)))[:_MOST]
+
+
+def _quoted(word: str) -> list[str]:
+    if not _RUN.match(word):
+        return [f'"{word}"']
+    return [f'"{pair}"' for pair in _pairs(word)] or [f'"{word}"*']
+
+
+def _pairs(run: str) -> list[str]:
+    return [run[at : at + 2] for at in range(len(run) - 1)]
