@@ -32,6 +32,7 @@ from palaver.messages import (
 from palaver.testing.ledger import MemoryLedger
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 from palaver_plugins.ledgers.sqlite import writer as sqlite_writer
+from palaver_plugins.ledgers.sqlite.rows import Store
 
 HERE = Path(__file__).parent
 try:
@@ -239,7 +240,7 @@ def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
 class Unsynced(sqlite_writer.Writer):
     """Leaves out the waiting for the disk, which the contract cannot see; the rest is the same."""
 
-    def commit(self, store: sqlite_writer.Store, outcomes: list[sqlite_writer.Outcome]) -> None:
+    def commit(self, store: Store, outcomes: list[sqlite_writer.Outcome]) -> None:
         super().commit(store, outcomes)
         store.database.execute("PRAGMA synchronous = OFF")
 

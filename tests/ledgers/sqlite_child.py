@@ -15,7 +15,8 @@ from pathlib import Path
 
 from palaver.messages import Conversation, Message
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
-from palaver_plugins.ledgers.sqlite.writer import Outcome, Store, Writer
+from palaver_plugins.ledgers.sqlite.rows import Store
+from palaver_plugins.ledgers.sqlite.writer import Outcome, Writer
 
 AT_ONCE = 8
 LAST = 3

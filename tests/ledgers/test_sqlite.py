@@ -22,8 +22,9 @@ from palaver_plugins.ledgers.sqlite import (
     palaver_register_ledgers,
     turns,
 )
+from palaver_plugins.ledgers.sqlite.rows import Store
 from palaver_plugins.ledgers.sqlite.schema import open_file
-from palaver_plugins.ledgers.sqlite.writer import Applied, Store, Writer
+from palaver_plugins.ledgers.sqlite.writer import Applied, Writer
 
 if TYPE_CHECKING:
     from tests.ledgers.conftest import Place
@@ -147,6 +148,22 @@ async def test_a_failing_operation_does_not_disturb_those_beside_it(tmp_path: Pa
         assert (before.ahead, after.ahead) == (1, 2)
         assert await ledger.recall("acme", "ada", "trace") is None
         assert (await ledger.depth()).queued == 3
+
+
+async def test_text_that_is_no_unicode_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.accept(message())
+        claim = await ledger.claim("worker", lease=600.0, history=0)
+        assert claim is not None
+        half = Text(turn=claim.turn, position=0, text="\ud800")
+        with pytest.raises(UnicodeEncodeError):
+            await ledger.append(claim, [half], expect=0, lease=600.0)
+        whole = Text(turn=claim.turn, position=0, text="whole")
+        await ledger.append(claim, [whole], expect=0, lease=600.0)
+        end = Finished(turn=claim.turn, outcome="done", length=5)
+        await ledger.settle(claim, [end], expect=1)
+        _, answer = (await ledger.snapshot(claim.conversation, 2)).history
+        assert answer.text == "whole"
 
 
 async def test_operations_that_wait_together_share_a_commit(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from palaver.messages import Cursor, Event, Message, decode_message, new_id
 from palaver_plugins.ledgers.sqlite.rows import (
     COLUMNS,
     Row,
+    Store,
     decode_events,
     encode,
     epoch_to_come,
@@ -20,9 +21,9 @@ from palaver_plugins.ledgers.sqlite.rows import (
     history,
     join_lines,
     number_from,
-    said,
+    recite,
 )
-from palaver_plugins.ledgers.sqlite.writer import Applied, Store
+from palaver_plugins.ledgers.sqlite.writer import Applied
 
 _THEIR_CONVERSATIONS = f"""
 SELECT {COLUMNS} FROM members m JOIN conversations c ON c.id = m.conversation
@@ -71,14 +72,15 @@ def _pending(store: Store, row: Row) -> tuple[PendingTurn, ...]:
         "WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place",
         (row.base + row.head, row.end),
     ).fetchall()
-    reply, skill = said(store.database, row)
+    recite(store.database, row)
+    reply = "".join(row.parts or ())
     return tuple(
         PendingTurn(
             turn=turn,
             message=decode_message(message),
             running=turn == row.running,
             reply=reply if position == 0 else "",
-            skill=skill if position == 0 else "",
+            skill=row.skill if position == 0 else "",
         )
         for position, (_, turn, message) in enumerate(turns)
     )
@@ -154,6 +156,7 @@ def erase(store: Store, tenant: str, person: str) -> Applied[Erasure]:
     execute = store.database.execute
     rows = _rows_of(store, tenant, person)
     counts = [_erase_from(store, row, person) for row in rows]
+    store.live.clear()
     memories = execute(
         "DELETE FROM memories WHERE tenant = ? AND person = ?", (tenant, person)
     ).rowcount
@@ -173,7 +176,7 @@ def erase(store: Store, tenant: str, person: str) -> Applied[Erasure]:
 
 def _rows_of(store: Store, tenant: str, person: str) -> list[Row]:
     found = store.database.execute(_THEIR_CONVERSATIONS, (tenant, person)).fetchall()
-    return [Row._make(row) for row in found]
+    return [Row(*row) for row in found]
 
 
 def _erase_from(store: Store, row: Row, person: str) -> tuple[int, int]:

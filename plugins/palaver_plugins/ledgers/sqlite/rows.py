@@ -1,13 +1,20 @@
 """Rows of the SQLite ledger as objects, and the reading that several operations share."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
 from palaver.ledger import Entry, Exchange, Step
-from palaver.messages import Event, Recorded, Routed, Text, TextReset
+from palaver.messages import Event, Message, Recorded, Routed, Text, TextReset
+
+LIVE = 512
+"""Conversations that are held in memory beside the file."""
+HELD_LINES = 80
+HELD_CHARACTERS = 32_768
+"""How much of the newest history of such a conversation is held."""
 
 encode = msgspec.json.Encoder().encode
 decode_events = msgspec.json.Decoder(list[Event]).decode
@@ -15,8 +22,19 @@ _decode_lines = msgspec.json.Decoder(tuple[Exchange, ...]).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
-class Row(NamedTuple):
-    """A row of ``conversations``; the columns are explained in the schema."""
+class Waiter(msgspec.Struct, frozen=True):
+    """A queued turn whose message is at hand; ``accepted`` in seconds since the epoch."""
+
+    turn: str
+    message: Message
+    accepted: float
+
+
+class Row(msgspec.Struct):
+    """A row of ``conversations``: the first fields are its columns, explained in the schema.
+
+    The others hold what the file has as well, to spare reading it again.
+    """
 
     id: int
     name: str
@@ -25,7 +43,6 @@ class Row(NamedTuple):
     last: int
     newest: int
     open: int
-    due: float | None
     fence: int
     waits: int
     head: int
@@ -39,6 +56,11 @@ class Row(NamedTuple):
     size: int
     expected: int
     reached: int
+    people: set[str] = msgspec.field(default_factory=set)
+    queued: dict[int, Waiter] = msgspec.field(default_factory=dict)
+    parts: list[str] | None = None  # of the running reply
+    skill: str = ""
+    tail: "Tail | None" = None
 
     @property
     def base(self) -> int:
@@ -51,13 +73,65 @@ class Row(NamedTuple):
         return (self.id + 1) << 32
 
 
-COLUMNS = ", ".join(f"c.{column}" for column in Row._fields)
+_FIELDS = Row.__struct_fields__[: Row.__struct_fields__.index("people")]
+COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS)
 _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"
 
 
+class Tail:
+    """The newest lines of a history; ``whole`` when there are no older ones."""
+
+    __slots__ = ("characters", "lines", "whole")
+
+    def __init__(self, lines: Sequence[Exchange], *, whole: bool) -> None:
+        self.lines = deque(lines)
+        self.whole = whole
+        self.characters = sum(len(line.text) for line in lines)
+
+    def add(self, *lines: Exchange) -> None:
+        self.lines += lines
+        self.characters += sum(len(line.text) for line in lines)
+        while len(self.lines) > HELD_LINES:
+            self.characters -= len(self.lines.popleft().text)
+            self.whole = False
+
+    def newest(self, count: int) -> tuple[Exchange, ...] | None:
+        """The newest ``count`` lines, or None when some of them are not held."""
+        if count > len(self.lines) and not self.whole:
+            return None
+        return tuple(self.lines)[-count:]
+
+
+@dataclass(slots=True)
+class Store:
+    """What an operation works on. ``kept``: events held for a conversation at a turn's end.
+
+    ``live`` holds rows as the open transaction has them; when that is undone, so are they.
+    """
+
+    database: sqlite3.Connection
+    clock: Callable[[], float]
+    kept: int
+    live: dict[str, Row] = field(default_factory=dict)
+
+    def hold(self, row: Row) -> Row:
+        if len(self.live) >= LIVE:
+            del self.live[next(iter(self.live))]
+        self.live[row.name] = row
+        return row
+
+    def row(self, name: str) -> Row | None:
+        """The conversation's row, held from now on."""
+        row = self.live.get(name)
+        if row is None and (row := find(self.database, name)) is not None:
+            self.hold(row)
+        return row
+
+
 def find(database: sqlite3.Connection, name: str) -> Row | None:
+    """The conversation's row as the file has it."""
     row = database.execute(_BY_NAME, (name,)).fetchone()
-    return None if row is None else Row._make(row)
+    return None if row is None else Row(*row)
 
 
 def epoch_to_come(database: sqlite3.Connection) -> str:
@@ -70,12 +144,17 @@ def history(database: sqlite3.Connection, row: Row, lines: int) -> tuple[Exchang
     """The newest ``lines`` settled lines, oldest first."""
     if lines <= 0:
         return ()
+    if row.tail is not None and (held := row.tail.newest(lines)) is not None:
+        return held
     below = row.head if row.open else row.newest + 1
     pairs = database.execute(
         "SELECT lines FROM turns WHERE place > ? AND place < ? ORDER BY place DESC LIMIT ?",
         (row.base, row.base + below, (lines + 1) // 2),
     ).fetchall()
-    return join_lines(pair for (pair,) in reversed(pairs))[-lines:]
+    read = join_lines(pair for (pair,) in reversed(pairs))
+    if len(read) <= HELD_LINES and sum(len(line.text) for line in read) <= HELD_CHARACTERS:
+        row.tail = Tail(read, whole=len(read) < lines)
+    return read[-lines:]
 
 
 def split_lines(question: Exchange, answer: Exchange) -> bytes:
@@ -87,29 +166,31 @@ def join_lines(pairs: Iterable[bytes]) -> tuple[Exchange, ...]:
     return _decode_lines(b"[" + b",".join(pairs) + b"]")
 
 
-def said(database: sqlite3.Connection, row: Row) -> tuple[str, str]:
-    """The reply so far of the oldest open turn, and the skill that gives it."""
-    if not row.size:
-        return "", ""
-    blocks = database.execute(
-        "SELECT data FROM events WHERE place > ? AND place < ? AND turn = ? ORDER BY place",
-        (row.base + row.began, row.end, row.head),
-    ).fetchall()
-    return follow("", "", (event for (data,) in blocks for event in decode_events(data)))
+def recite(database: sqlite3.Connection, row: Row) -> None:
+    """Fill in the reply so far of the oldest open turn, and the skill that gives it."""
+    if row.parts is not None:
+        return
+    row.parts, row.skill = [], ""
+    if row.size:
+        blocks = database.execute(
+            "SELECT data FROM events WHERE place > ? AND place < ? AND turn = ? ORDER BY place",
+            (row.base + row.began, row.end, row.head),
+        ).fetchall()
+        follow(row, (event for (data,) in blocks for event in decode_events(data)))
 
 
-def follow(reply: str, skill: str, entries: Iterable[Entry]) -> tuple[str, str]:
-    """Reply and skill after ``entries``."""
-    parts = [reply]
+def follow(row: Row, entries: Iterable[Entry]) -> None:
+    """Take ``entries`` into the reply and the skill that `recite` has filled in."""
+    parts = row.parts
+    assert parts is not None
     for entry in entries:
         kind = type(entry)
         if kind is Text:
             parts.append(entry.text)  # type: ignore[union-attr]
         elif kind is TextReset:
-            parts = ["".join(parts)[: entry.position]]  # type: ignore[union-attr]
+            parts[:] = ["".join(parts)[: entry.position]]  # type: ignore[union-attr]
         elif kind is Routed:
-            skill = entry.skill  # type: ignore[union-attr]
-    return "".join(parts), skill
+            row.skill = entry.skill  # type: ignore[union-attr]
 
 
 def journal(database: sqlite3.Connection, row: Row) -> tuple[Step, ...]:

@@ -30,46 +30,47 @@ from palaver.messages import (
     decode_message,
 )
 from palaver_plugins.ledgers.sqlite.rows import (
-    COLUMNS,
+    HELD_CHARACTERS,
     Row,
+    Store,
+    Tail,
+    Waiter,
     encode,
     epoch_to_come,
-    find,
     follow,
     history,
     journal,
-    said,
+    recite,
     split_lines,
 )
-from palaver_plugins.ledgers.sqlite.writer import Applied, Idle, Store
+from palaver_plugins.ledgers.sqlite.writer import Applied, Idle
 
 REMEMBERED = 24 * 3600.0
 """Seconds for which the id of a message is known as used."""
 
 _decode_waiting = msgspec.json.Decoder(Waiting).decode
 
-_SEEN = f"""
-SELECT m.person IS NOT NULL, t.place, t.id, t.digest, t.at, {COLUMNS}
-FROM conversations c
-LEFT JOIN members m ON m.conversation = c.id AND m.person = ?
-LEFT JOIN turns t ON t.conversation = c.id AND t.mark = ?
-WHERE c.name = ?
-"""
+_SEEN = "SELECT place, id, digest, at FROM turns WHERE conversation = ? AND mark = ?"
 _ADD_TURN = """
 INSERT INTO turns (place, conversation, id, sender, at, mark, digest, message)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _ADD_EVENTS = "INSERT INTO events (place, turn, data) VALUES (?, ?, ?)"
-_ADD_MEMBER = "INSERT INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
+_ADD_MEMBER = "INSERT OR IGNORE INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
 _QUEUE = """
 UPDATE conversations SET newest = ?, last = ?, open = open + 1, due = coalesce(due, ?)
 WHERE id = ?
 """
-_NEXT_DUE = f"SELECT {COLUMNS} FROM conversations c WHERE c.due IS NOT NULL ORDER BY c.due LIMIT 1"
+_NEXT_DUE = "SELECT name, due FROM conversations WHERE due IS NOT NULL ORDER BY due LIMIT 1"
 _OLDEST_OPEN = """
 SELECT place, id, message, stop, at FROM turns
 WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
 """
+_OLDEST = """
+SELECT place, id, TRUE FROM turns
+WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
+"""
+_BY_ID = "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?"
 _TAKE = """
 UPDATE conversations SET due = ?, fence = ?, running = ?, head = ?, failed = ?, stop = ?,
     began = ?, asked = ?, expected = -1 WHERE id = ?
@@ -92,26 +93,34 @@ UPDATE conversations SET first = ?, last = ?, open = open - 1, due = ?, head = h
 
 def accept(store: Store, message: Message) -> Applied[Receipt]:
     now = store.clock()
-    execute = store.database.execute
     name = str(message.conversation)
-    found = execute(_SEEN, (message.sender, message.id, name)).fetchone()
     digest = message.digest
-    if found is None:
-        row, is_member = _begin(store, name), False
-    else:
-        is_member, place, turn, known, at = found[:5]
-        row = Row._make(found[5:])
-        if place is not None and now - at < REMEMBERED:
-            if known != digest:
-                raise Conflict(f"message id {message.id!r} was used with another body")
-            return Applied(Receipt(turn=turn, ahead=_ahead(store, row, place), duplicate=True))
-        if row.open - bool(row.running) >= INBOX_LIMIT:
-            raise TooMany(f"{INBOX_LIMIT} messages wait in {name}", retry_after=1.0)
-        if place is not None:
-            execute("UPDATE turns SET mark = NULL WHERE place = ?", (place,))
-    if not is_member:
-        execute(_ADD_MEMBER, (row.id, message.conversation.tenant, message.sender))
+    row = store.row(name)
+    if row is None:
+        row = _begin(store, name)
+    elif earlier := _seen(store, row, message, digest, now):
+        return Applied(earlier)
+    if row.open - bool(row.running) >= INBOX_LIMIT:
+        raise TooMany(f"{INBOX_LIMIT} messages wait in {name}", retry_after=1.0)
+    if message.sender not in row.people:
+        values = (row.id, message.conversation.tenant, message.sender)
+        store.database.execute(_ADD_MEMBER, values)
+        row.people.add(message.sender)
     return _queue(store, row, message, digest, now)
+
+
+def _seen(store: Store, row: Row, message: Message, digest: str, now: float) -> Receipt | None:
+    """The receipt of the same message, if it was accepted within the last day."""
+    found = store.database.execute(_SEEN, (row.id, message.id)).fetchone()
+    if found is None:
+        return None
+    place, turn, known, at = found
+    if now - at < REMEMBERED:
+        if known != digest:
+            raise Conflict(f"message id {message.id!r} was used with another body")
+        return Receipt(turn=turn, ahead=_ahead(store, row, place), duplicate=True)
+    store.database.execute("UPDATE turns SET mark = NULL WHERE place = ?", (place,))
+    return None
 
 
 def _begin(store: Store, name: str) -> Row:
@@ -120,8 +129,9 @@ def _begin(store: Store, name: str) -> Row:
         "INSERT INTO conversations (name, epoch) VALUES (?, ?)",
         (name, epoch_to_come(store.database)),
     )
-    row = find(store.database, name)
+    row = store.row(name)
     assert row is not None
+    row.tail = Tail((), whole=True)
     return row
 
 
@@ -141,12 +151,16 @@ def _queue(store: Store, row: Row, message: Message, digest: str, now: float) ->
         turn=turn, id=message.id, sender=message.sender, text=message.text, ahead=row.open
     )
     execute = store.database.execute
-    values = (row.id, turn, message.sender, now, message.id, digest, encode(message))
+    body = encode(message)
+    values = (row.id, turn, message.sender, now, message.id, digest, body)
     execute(_ADD_TURN, (row.base + number, *values))
     execute(_ADD_EVENTS, (row.base + offset, number, encode((received,))))
     execute(_QUEUE, (number, offset, now, row.id))
     receipt = Receipt(turn=turn, ahead=row.open, duplicate=False)
-    return Applied(receipt, row.name, offset, (received,), wake=not row.open)
+    if len(body) <= HELD_CHARACTERS:
+        row.queued[number] = Waiter(turn, message, now)
+    row.newest, row.last, row.open = number, offset, row.open + 1
+    return Applied(receipt, row.name, offset, (received,), wake=row.open == 1)
 
 
 def turn_id(number: int) -> str:
@@ -163,40 +177,53 @@ def number_of(turn: str) -> int:
 
 
 def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
-    """The value is a `Claim`, or `Idle`."""
     now = store.clock()
-    execute = store.database.execute
-    found = execute(_NEXT_DUE).fetchone()
+    found = store.database.execute(_NEXT_DUE).fetchone()
     if found is None:
         return Applied(Idle(float("inf")))
-    row = Row._make(found)
-    if row.due is not None and row.due > now:
-        return Applied(Idle(row.due))
-    oldest = execute(_OLDEST_OPEN, (row.base + row.head, row.end)).fetchone()
-    place, turn, message, stop, at = oldest
-    taken = row._replace(
-        head=place - row.base,
-        fence=row.fence + 1,
-        failed=row.failed + bool(row.running),
-        began=row.began if row.size else row.last,
-    )
-    due = now + lease
-    values = (due, taken.fence, turn, taken.head, taken.failed, stop, taken.began, at, row.id)
-    execute(_TAKE, values)
+    name, due = found
+    if due > now:
+        return Applied(Idle(due))
+    row = store.row(name)
+    assert row is not None
+    number, oldest, stop = _oldest_open(store, row)
+    row.failed += bool(row.running)
+    row.fence += 1
+    row.head, row.running, row.asked, row.stop = number, oldest.turn, oldest.accepted, stop
+    row.expected = -1
+    if not row.size:
+        row.began = row.last
+    store.database.execute(
+        _TAKE,
+        (now + lease, row.fence, row.running, row.head, row.failed, row.stop, row.began, row.asked,
+         row.id),
+    )  # fmt: skip
+    recite(store.database, row)
     return Applied(
         Claim(
-            turn=turn,
-            message=decode_message(message),
-            fence=taken.fence,
-            attempt=taken.failed + 1,
-            index=taken.size,
-            reply=said(store.database, taken)[0],
-            journal=journal(store.database, taken),
-            history=history(store.database, taken, lines),
+            turn=row.running,
+            message=oldest.message,
+            fence=row.fence,
+            attempt=row.failed + 1,
+            index=row.size,
+            reply="".join(row.parts or ()),
+            journal=journal(store.database, row),
+            history=history(store.database, row, lines),
             waiting=_waiting(store, row) if row.waits else None,
-            stop=bool(stop),
+            stop=bool(row.stop),
         )
     )
+
+
+def _oldest_open(store: Store, row: Row) -> tuple[int, Waiter, bool]:
+    """Number, turn and stop of the turn that comes next."""
+    waiter = row.queued.pop(row.head, None)
+    if waiter is not None:
+        return row.head, waiter, False  # `stop` takes a turn out of `queued`
+    place, turn, message, stop, at = store.database.execute(
+        _OLDEST_OPEN, (row.base + row.head, row.end)
+    ).fetchone()
+    return place - row.base, Waiter(turn, decode_message(message), at), bool(stop)
 
 
 def _waiting(store: Store, row: Row) -> Waiting:
@@ -222,11 +249,15 @@ def append(
     length = _length(claim, row, entries)
     events, steps = _sort(entries)
     last, size = row.last + len(events), row.size + len(entries)
-    _store(store, row, events, steps, size)
-    store.database.execute(
-        _ADVANCE, (due, last, size, length, row.steps or bool(steps), expect, last, row.id)
-    )
-    return Applied(Progress(size, last, bool(row.stop)), row.name, row.last + 1, events)
+    has_steps = int(row.steps or bool(steps))
+    recite(store.database, row)
+    follow(row, events)
+    _add(store, row, events, steps, size)
+    store.database.execute(_ADVANCE, (due, last, size, length, has_steps, expect, last, row.id))
+    offset = row.last + 1
+    row.last = row.reached = last
+    row.size, row.length, row.steps, row.expected = size, length, has_steps, expect
+    return Applied(Progress(size, last, bool(row.stop)), row.name, offset, events)
 
 
 def settle(
@@ -236,7 +267,7 @@ def settle(
     expect: int,
     waiting: Waiting | None,
 ) -> Applied[Progress]:
-    row = find(store.database, str(claim.message.conversation))
+    row = store.row(str(claim.message.conversation))
     if row is None or row.running != claim.turn or row.fence != claim.fence:
         return Applied(_settled_before(store, row, claim, entries, expect))
     if row.size != expect:
@@ -246,46 +277,54 @@ def settle(
         raise IndexConflict(f"turn {claim.turn}: settling needs Finished as the last entry")
     _length(claim, row, entries)
     events, _ = _sort(entries)  # the journal ends with the turn
-    last, size = row.last + len(events), row.size + len(entries)
-    _write_lines(store, row, claim, entries, finished, (expect, size, last))
-    _store(store, row, events, (), size)
-    first = _trim(store, row, last)
+    progress = Progress(row.size + len(entries), row.last + len(events), bool(row.stop))
+    recite(store.database, row)
+    follow(row, events)
+    _add(store, row, events, (), progress.index)
+    _write_lines(store, row, claim, finished, expect, progress)
     if row.steps:
         store.database.execute("DELETE FROM steps WHERE turn = ?", (row.base + row.head,))
     if waiting is not None or row.waits:
         _keep_waiting(store, row, waiting)
-    more = row.open > 1
-    due = store.clock() if more else None
-    store.database.execute(_NEXT_TURN, (first, last, due, waiting is not None, row.id))
-    progress = Progress(size, last, bool(row.stop))
-    return Applied(progress, row.name, row.last + 1, events, wake=more)
+    offset = row.last + 1
+    _hand_on(store, row, progress.offset)
+    return Applied(progress, row.name, offset, events, wake=row.open > 0)
 
 
 def _write_lines(
-    store: Store,
-    row: Row,
-    claim: Claim,
-    entries: Sequence[Entry],
-    finished: Finished,
-    write: tuple[int, int, int],
+    store: Store, row: Row, claim: Claim, finished: Finished, expect: int, progress: Progress
 ) -> None:
     """Close the turn's row: its two lines of history, and the write by which it is known."""
-    reply, skill = follow(*said(store.database, row), entries)
     message = claim.message
-    place = row.base + row.head
     question = Exchange(
         role="user", text=message.text, turn=claim.turn, at=row.asked, sender=message.sender
     )
     answer = Exchange(
         role="assistant",
-        text=reply,
+        text="".join(row.parts or ()),
         turn=claim.turn,
         at=store.clock(),
-        skill=skill,
+        skill=row.skill,
         outcome=finished.outcome,
     )
     lines = split_lines(question, answer)
-    store.database.execute(_SETTLE_TURN, (lines, claim.fence, *write, place))
+    values = (lines, claim.fence, expect, progress.index, progress.offset, row.base + row.head)
+    store.database.execute(_SETTLE_TURN, values)
+    if row.tail is not None:
+        row.tail.add(question, answer)
+        if row.tail.characters > HELD_CHARACTERS:
+            row.tail = None
+
+
+def _hand_on(store: Store, row: Row, last: int) -> None:
+    """Turn from the settled turn, whose last event is at ``last``, to the one after it."""
+    first = _trim(store, row, last)
+    row.first, row.last, row.open, row.head = first, last, row.open - 1, row.head + 1
+    row.running, row.failed, row.steps, row.stop = "", 0, 0, 0
+    row.began, row.length, row.size, row.expected = 0, 0, 0, -1
+    row.parts = None
+    due = store.clock() if row.open else None
+    store.database.execute(_NEXT_TURN, (first, last, due, row.waits, row.id))
 
 
 def _settled_before(
@@ -307,6 +346,7 @@ def _settled_before(
 
 
 def _keep_waiting(store: Store, row: Row, waiting: Waiting | None) -> None:
+    row.waits = int(waiting is not None)
     if waiting is None:
         store.database.execute("DELETE FROM waiting WHERE conversation = ?", (row.id,))
     else:
@@ -331,38 +371,34 @@ def release(store: Store, claim: Claim) -> Applied[None]:
     store.database.execute(
         "UPDATE conversations SET running = '', due = ? WHERE id = ?", (store.clock(), row.id)
     )
+    row.running = ""
     return Applied(None, wake=True)
 
 
 def stop(store: Store, name: str, turn: str | None) -> Applied[tuple[StopState, str]]:
-    row = find(store.database, name)
+    row = store.row(name)
     if row is None:
         return Applied(("unknown", ""))
-    if turn is None:
-        found = store.database.execute(
-            "SELECT place, id, lines IS NULL FROM turns "
-            "WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1",
-            (row.base + row.head, row.end),
-        ).fetchone()
-    else:
-        found = store.database.execute(
-            "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?",
-            (row.base + number_of(turn), turn),
-        ).fetchone()
+    place = row.base + (row.head if turn is None else number_of(turn))
+    query = _OLDEST if turn is None else _BY_ID
+    bound: int | str = row.end if turn is None else turn
+    found = store.database.execute(query, (place, bound)).fetchone()
     if found is None:
         return Applied(("unknown", ""))
     place, turn, is_open = found
     if not is_open:
         return Applied(("settled", turn))
     store.database.execute("UPDATE turns SET stop = 1 WHERE place = ?", (place,))
+    row.queued.pop(place - row.base, None)
     if turn == row.running:
         store.database.execute("UPDATE conversations SET stop = 1 WHERE id = ?", (row.id,))
+        row.stop = 1
     return Applied(("stopping", turn))
 
 
 def _owned(store: Store, claim: Claim) -> Row:
     """The conversation of a claim that still holds. Raises `Fenced`."""
-    row = find(store.database, str(claim.message.conversation))
+    row = store.row(str(claim.message.conversation))
     if row is None or row.running != claim.turn or row.fence != claim.fence:
         raise _fenced(claim)
     return row
@@ -395,9 +431,7 @@ def _sort(entries: Sequence[Entry]) -> tuple[tuple[Event, ...], tuple[Step, ...]
     return tuple(entry for entry in entries if not isinstance(entry, Step)), steps
 
 
-def _store(
-    store: Store, row: Row, events: Sequence[Event], steps: Sequence[Step], size: int
-) -> None:
+def _add(store: Store, row: Row, events: Sequence[Event], steps: Sequence[Step], size: int) -> None:
     if events:
         place = row.base + row.last + len(events)
         store.database.execute(_ADD_EVENTS, (place, row.head, encode(events)))

@@ -1,8 +1,8 @@
 """The thread that owns the database connection, and its group commit.
 
 Operations that are pending together run in one transaction, so that they share one fsync. One that
-fails without a trace is left out of it; when one leaves something behind, the transaction is
-undone and each of its operations gets its own. Nobody hears of a result before it is committed.
+is refused before it writes is left out of it; when one fails otherwise, the transaction is undone
+and each of its operations gets its own. Nobody hears of a result before it is committed.
 """
 
 import asyncio
@@ -10,28 +10,19 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
-from palaver.errors import LedgerUnavailable
+from palaver.errors import LedgerUnavailable, PalaverError
 from palaver.messages import Event
+from palaver_plugins.ledgers.sqlite.rows import Store
 from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, open_file
 
 T = TypeVar("T")
 P = ParamSpec("P")
 BATCH = 256
 """Operations that share a transaction at most: bounds how long the first one waits."""
-
-
-@dataclass(slots=True)
-class Store:
-    """What an operation works on. ``kept``: events held for a conversation at a turn's end."""
-
-    database: sqlite3.Connection
-    clock: Callable[[], float]
-    kept: int
 
 
 class Idle(NamedTuple):
@@ -190,16 +181,18 @@ class Writer:
             yield job
 
     def _apply(self, store: Store, job: Job) -> Outcome:
-        """Do one of several. Raises `_Spoilt` when it failed and left something behind."""
+        """Do one of several. Raises `_Spoilt` when it failed and may have left something."""
         before = store.database.total_changes
         try:
             applied = job.operation(store, *job.arguments)
-        except sqlite3.Error:
-            raise
-        except Exception as error:  # a barrier: the caller gets it
+        except PalaverError as error:
             if store.database.total_changes != before:
                 raise _Spoilt from error
             return Outcome(job.future, None, error)
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            raise _Spoilt from error
         return Outcome(job.future, applied, _NO_ERROR)
 
     def _alone(self, store: Store, job: Job) -> Outcome:
@@ -226,6 +219,7 @@ class Writer:
         self._loop.call_soon_threadsafe(self._deliver, outcomes)
 
     def _undo(self, store: Store) -> None:
+        store.live.clear()
         if store.database.in_transaction:  # some errors have rolled back already
             with contextlib.suppress(sqlite3.Error):
                 store.database.execute("ROLLBACK")
