@@ -1,9 +1,10 @@
 """Choice by meaning: compares a message with every skill's examples and description.
 
-Without an embedding engine a text is a bag of words and character n-grams, weighted by how rare
-they are among the examples; n-grams let it work across inflections and in languages that do not
-separate words. The score is a probability: a logistic curve fitted to how well each example finds
-its own skill when it is left out.
+A text is a bag of words and character n-grams, weighted by how rare they are among the examples;
+n-grams let it work across inflections and in languages that do not separate words. A multinomial
+logistic regression, fitted to the examples when the server starts, gives each skill a probability.
+The ridge keeps these modest, so that they mean what they say on messages nobody has seen: of what
+it is sure about (0.5 and more), about four in five are right on examples kept back.
 """
 
 import itertools
@@ -18,9 +19,12 @@ import numpy.typing as npt
 
 from palaver.skills import Skill
 
-Vector = npt.NDArray[np.float32]
-NEAREST = 2
-"""Examples of a skill whose similarity is averaged into the skill's own."""
+Matrix = npt.NDArray[np.float64]
+RIDGE = 0.01
+"""Penalty on the weights, chosen by five-fold cross-validation over the built-in skills' examples:
+a smaller one claims more than it knows."""
+STEPS = 400
+RATE = 0.5
 _WORD = re.compile(r"\w+")
 
 
@@ -49,63 +53,38 @@ def _is_unspaced(word: str) -> bool:
 
 
 class Bag:
-    """Turns texts into unit vectors of TF-IDF weighted features, by a fixed vocabulary."""
+    """Turns texts into vectors of TF-IDF weighted features, by a fixed vocabulary."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         documents = [features(text) for text in texts]
         frequency = Counter(name for document in documents for name in document)
-        self._index = {name: i for i, name in enumerate(sorted(frequency))}
         total = len(documents) + 1
         self._rarest = math.log(total) + 1
-        self._idf = np.array(
-            [math.log(total / (1 + frequency[name])) + 1 for name in sorted(frequency)],
-            dtype=np.float32,
-        )
-        self.matrix = np.stack([self.vector(text) for text in texts])
+        self._index = {name: i for i, name in enumerate(frequency)}
+        self._idf = [math.log(total / (1 + count)) + 1 for count in frequency.values()]
+        self.matrix = np.zeros((len(texts), len(self._index)))
+        for row, text in enumerate(texts):
+            at, weights = self.vector(text)
+            self.matrix[row, at] = weights
 
-    def vector(self, text: str) -> Vector:
-        """Unit length as long as every feature is known; unknown ones only shorten it, so that
-        a text about something else is similar to nothing."""
-        result = np.zeros(len(self._index), dtype=np.float32)
-        unknown = 0.0
+    def vector(self, text: str) -> tuple[list[int], Matrix]:
+        """The places of a text's known features and their weights.
+
+        Unknown features count towards the length, which is 1: a text about something else has a
+        short known part, and is similar to nothing.
+        """
+        places, weights, unknown = [], [], 0.0
         for name, count in features(text).items():
             weight = 1 + math.log(count)
             at = self._index.get(name)
             if at is None:
                 unknown += (weight * self._rarest) ** 2
             else:
-                result[at] = weight * self._idf[at]
-        norm = math.sqrt(float(result @ result) + unknown)
-        return result / norm if norm else result
-
-
-class Curve:
-    """Probability that the best skill is right, from its similarity and its lead."""
-
-    def __init__(self, observations: Sequence[tuple[float, float, bool]]) -> None:
-        inputs = np.array([(1.0, top, lead) for top, lead, _ in observations])
-        right = np.array([float(correct) for _, _, correct in observations])
-        self._weights = _logistic_regression(inputs, right)
-
-    def __call__(self, top: float, lead: float) -> float:
-        return float(_sigmoid(self._weights @ np.array([1.0, top, lead])))
-
-
-def _sigmoid(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(value, -30, 30))))
-
-
-def _logistic_regression(
-    inputs: npt.NDArray[np.float64], right: npt.NDArray[np.float64], ridge: float = 0.05
-) -> npt.NDArray[np.float64]:
-    """Newton's method on the ridge-penalised log-likelihood; 25 steps are plenty for 3 weights."""
-    weights = np.zeros(inputs.shape[1])
-    for _ in range(25):
-        p = _sigmoid(inputs @ weights)
-        gradient = inputs.T @ (right - p) - ridge * weights
-        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + ridge * np.eye(len(weights))
-        weights = weights + np.linalg.solve(curvature, gradient)
-    return weights
+                places.append(at)
+                weights.append(weight * self._idf[at])
+        known = np.array(weights)
+        length = math.sqrt(float(known @ known) + unknown)
+        return places, known / length if length else known
 
 
 class MeaningIndex:
@@ -114,49 +93,38 @@ class MeaningIndex:
     def __init__(self, skills: Mapping[str, type[Skill]]) -> None:
         pairs = [(name, text) for name, skill in skills.items() for text in _texts(skill)]
         self._skills = list(skills)
-        self._owners = np.array([self._skills.index(name) for name, _ in pairs])
         self._bag = Bag([text for _, text in pairs])
-        self._curve = Curve(self._leave_one_out())
+        owners = [self._skills.index(name) for name, _ in pairs]
+        self._weights, self._bias = _fit(self._bag.matrix, np.eye(len(skills))[owners])
 
     def rank(self, text: str) -> list[Ranked]:
-        """All skills, the likeliest first; the probabilities sum to 1 at most."""
-        scores = self._scores(self._bag.matrix @ self._bag.vector(text))
-        order = np.argsort(-scores, kind="stable")
-        best, second = _two_best(scores)
-        sure = self._curve(best, best - second)
-        rest = scores.sum() - best
-        ranked = [Ranked(self._skills[order[0]], sure)]
-        for i in order[1:]:
-            share = float(scores[i] / rest) if rest > 0 else 0.0
-            ranked.append(Ranked(self._skills[i], (1 - sure) * share))
-        return ranked
+        """All skills, the likeliest first; the probabilities sum to 1."""
+        places, weights = self._bag.vector(text)
+        probabilities = _softmax(weights @ self._weights[places] + self._bias)
+        ranked = [
+            Ranked(skill, float(probability))
+            for skill, probability in zip(self._skills, probabilities, strict=True)
+        ]
+        return sorted(ranked, key=lambda r: -r.probability)
 
-    def _scores(self, similarities: Vector) -> Vector:
-        """Each skill's mean similarity over its nearest examples."""
-        scores = np.zeros(len(self._skills), dtype=np.float32)
-        for skill in range(len(self._skills)):
-            own = similarities[self._owners == skill]
-            scores[skill] = np.sort(own)[-NEAREST:].mean() if own.size else 0.0
-        return scores
 
-    def _leave_one_out(self) -> list[tuple[float, float, bool]]:
-        observations = []
-        similarities = self._bag.matrix @ self._bag.matrix.T
-        for i, owner in enumerate(self._owners):
-            row = similarities[i].copy()
-            row[i] = 0.0
-            scores = self._scores(row)
-            best, second = _two_best(scores)
-            observations.append((best, best - second, int(scores.argmax()) == int(owner)))
-        # A message that resembles nothing belongs to nobody.
-        observations += [(0.0, 0.0, False)] * max(1, len(observations) // 20)
-        return observations
+def _fit(inputs: Matrix, wanted: Matrix) -> tuple[Matrix, Matrix]:
+    """Weights (features by skills) and bias (skills) by gradient descent, over the examples'
+    similarities rather than the features: there are far fewer examples."""
+    similarities = inputs @ inputs.T
+    shares = np.zeros(wanted.shape)
+    bias = np.zeros(wanted.shape[1])
+    for _ in range(STEPS):
+        error = _softmax(similarities @ shares + bias) - wanted
+        shares -= RATE * (error + RIDGE * shares)
+        bias -= RATE / 10 * error.mean(axis=0)
+    return inputs.T @ shares, bias
+
+
+def _softmax(scores: Matrix) -> Matrix:
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def _texts(skill: type[Skill]) -> list[str]:
     return [*skill.examples, skill.description()]
-
-
-def _two_best(scores: Vector) -> tuple[float, float]:
-    ordered = np.sort(scores)
-    return float(ordered[-1]), float(ordered[-2]) if len(ordered) > 1 else 0.0
