@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -62,6 +64,7 @@ def _examine(console: Console, *, load_engine: bool) -> Findings:
         return
     yield from _names(console)
     yield from _network(console)
+    yield from _data(console.settings.server.data)
     yield from _secrets(console)
     yield from _ledger(console)
     yield from _model(console)
@@ -111,6 +114,17 @@ def _network(console: Console) -> Findings:
     server, keys = console.settings.server, console.settings.auth.keys
     who = f"{len(keys)} keys" if keys else "this machine only, without keys"
     yield "good", f"network: listens on {server.host}:{server.port}, open to {who}"
+
+
+def _data(directory: Path) -> Findings:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        yield "bad", f"server.data {str(directory)!r} cannot be written: {error.strerror}"
+        return
+    yield "good", f"data: {directory.resolve()} can be written"
 
 
 # Secrets
@@ -241,7 +255,8 @@ def _engine(console: Console, load: bool) -> Findings:
         yield "bad", f"engine {name!r}: {error}"
         return
     can = ", ".join(sorted(abilities.can))
-    yield "good", f"engine {name!r}: {abilities.model} answers, context {abilities.context}: {can}"
+    answers = f"{abilities.model} answers, context {abilities.context} tokens; can {can}"
+    yield "good", f"engine {name!r}: {answers}"
     for skill_name, skill in sorted(console.registry.skills.items()):
         lacking = skill.needs - abilities.can
         if lacking:
