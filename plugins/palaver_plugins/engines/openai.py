@@ -69,6 +69,7 @@ class OpenAISettings(PluginSettings):
     urls: tuple[str, ...] = ("http://127.0.0.1:8000/v1",)
     """Base URLs of servers of the same model: ``http://host:port/v1`` or ``unix:///path.sock``."""
     api_key: Secret | None = None
+    """What the servers ask for as a bearer token."""
     model: str | None = None
     """The model's name at the servers. None: the first that they list."""
     context: int | None = pydantic.Field(default=None, ge=16)
@@ -80,8 +81,9 @@ class OpenAISettings(PluginSettings):
     embedding_model: str | None = None
     """The model for ``embed``, at ``embedding_urls``, or at ``urls`` where none are given."""
     embedding_urls: tuple[str, ...] = ()
+    """Base URLs of servers of the embedding model."""
     connect_timeout: float = pydantic.Field(default=5.0, gt=0)
-    """Seconds."""
+    """Seconds in which a connection must be made."""
     silence_timeout: float = pydantic.Field(default=120.0, gt=0)
     """Seconds without a byte of an answer after which a server is taken for dead."""
 
