@@ -27,8 +27,7 @@ class EventReader:
             return []
         if self._after_return and chunk.startswith(b"\n"):  # the rest of a CR LF
             chunk = chunk[1:]
-        if chunk:
-            self._after_return = chunk.endswith(b"\r")
+        self._after_return = chunk.endswith(b"\r")
         *lines, self._line = (self._line + self._plain(chunk)).split(b"\n")
         events = [data for line in lines if (data := self._read(line)) is not None]
         if self._waiting + len(self._line) > MAX_WAITING:

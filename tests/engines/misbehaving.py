@@ -1,0 +1,145 @@
+"""A small server of the OpenAI API that behaves as a test tells it to."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+Json = dict[str, Any]  # a JSON object of the API
+Behaviour = Callable[["Fake", web.Request], Awaitable[web.StreamResponse]]
+VLLM = {"id": "walker", "owned_by": "vllm", "max_model_len": 4096}
+OTHER = {"id": "walker", "owned_by": "someone"}
+
+
+class Fake:
+    """``behave`` answers the chat completions; ``bodies`` are those that were asked for."""
+
+    def __init__(self, behave: Behaviour, card: Json) -> None:
+        self.behave = behave
+        self.url = ""
+        self.bodies: list[Json] = []
+        self.keys: list[str | None] = []
+        self.left = asyncio.Event()
+        """Set when a client has gone before its answer's end."""
+        self._card = card
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [self._card]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.bodies.append(await request.json())
+        self.keys.append(request.headers.get("Authorization"))
+        try:
+            return await self.behave(self, request)
+        except (asyncio.CancelledError, ConnectionError):
+            self.left.set()
+            raise
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        text = body.get("prompt") or " ".join(it["content"] for it in body["messages"])
+        return web.json_response({"count": len(text.split())})
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        texts = (await request.json())["input"]
+        data = [{"index": place, "embedding": [3.0, float(len(texts[place]))]} for place in (1, 0)]
+        return web.json_response({"data": data})
+
+
+@asynccontextmanager
+async def serving(*behaviours: Behaviour, card: Json = OTHER) -> AsyncIterator[list[Fake]]:
+    """One server for each behaviour."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(_serve(it, card)) for it in behaviours]
+
+
+@asynccontextmanager
+async def _serve(behave: Behaviour, card: Json) -> AsyncIterator[Fake]:
+    fake = Fake(behave, card)
+    application = web.Application()
+    application.router.add_get("/v1/models", fake.models)
+    application.router.add_post("/v1/chat/completions", fake.chat)
+    application.router.add_post("/v1/embeddings", fake.embeddings)
+    application.router.add_post("/tokenize", fake.tokenize)
+    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        fake.url = f"http://127.0.0.1:{port}/v1"
+        yield fake
+    finally:
+        await runner.cleanup()
+
+
+def piece(text: str, **more: Any) -> bytes:  # Any: further fields of a choice
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None} | more
+    return event({"object": "chat.completion.chunk", "choices": [choice]})
+
+
+def event(value: object) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+END = (
+    piece("", finish_reason="stop")
+    + event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+    + b"data: [DONE]\n\n"
+)
+
+
+async def begin(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    return response
+
+
+def says(*parts: bytes, end: bytes = END) -> Behaviour:
+    """Answer with these bytes, each in a write of its own."""
+
+    async def behave(fake: Fake, request: web.Request) -> web.StreamResponse:
+        response = await begin(request)
+        for part in (*parts, end):
+            await response.write(part)
+        return response
+
+    return behave
+
+
+def refuses(status: int, body: object, **headers: str) -> Behaviour:
+    async def behave(fake: Fake, request: web.Request) -> web.StreamResponse:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.json_response(body, status=status, headers=named)
+
+    return behave
+
+
+def breaks(*parts: bytes) -> Behaviour:
+    """Say these bytes, then break the connection."""
+
+    async def behave(fake: Fake, request: web.Request) -> web.StreamResponse:
+        response = await begin(request)
+        for part in parts:
+            await response.write(part)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    return behave
+
+
+def hangs(*parts: bytes) -> Behaviour:
+    """Say these bytes, then nothing until the client leaves."""
+
+    async def behave(fake: Fake, request: web.Request) -> web.StreamResponse:
+        response = await begin(request)
+        for part in parts:
+            await response.write(part)
+        await asyncio.Event().wait()
+        return response
+
+    return behave
