@@ -1,13 +1,19 @@
 """The reference of settings: every key with its type, its default and what it does."""
 
+import sys
 import typing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydantic
 from pydantic.fields import FieldInfo
 
+from palaver.configuration import WELL_KNOWN, plugin_models
 from palaver.inspection import Annotation, options, outer
-from palaver.settings import Secret
+from palaver.settings import Secret, Settings
+
+if TYPE_CHECKING:
+    from palaver.plugins import Registry
 
 
 class Row(typing.NamedTuple):
@@ -81,6 +87,8 @@ def _literal(value: object) -> str:
     match value:
         case None:
             return "none"
+        case sys.executable:
+            return "the server's own interpreter"
         case bool():
             return str(value).lower()
         case int() | float():
@@ -93,3 +101,57 @@ def _literal(value: object) -> str:
             return "{}"
         case _:
             return f'"{value}"'
+
+
+# The page
+
+INTRODUCTION = """\
+<!-- Written by scripts/settings-reference from the settings models; edit those. -->
+
+# Settings
+
+Values come from, in rising order: the defaults below, the bare environment names at the end of
+this page, one TOML file, the environment, flags.
+
+- **File**: `palaver.toml` in the working directory, or the one that `--config` or
+  `PALAVER_CONFIG` names. A key such as `server.port` is `port` in the table `[server]`.
+- **Environment**: `PALAVER__SERVER__PORT=8080`. Two underscores stand for each dot. A list is
+  written as TOML (`["a", "b"]`) or with commas (`a,b`).
+- **Flags**: `palaver --set server.port=8080 serve`.
+
+A secret is given by reference: `env:NAME` is read from the environment, `file:PATH` from a file.
+A key that does not exist is refused, with a suggestion. `palaver check` tells what a configuration
+guarantees and what it does not.
+"""
+
+
+def settings_page(registry: "Registry") -> str:
+    """``docs/settings.md`` for these plugins."""
+    parts = [INTRODUCTION]
+    models = plugin_models(registry)
+    for section, field in Settings.model_fields.items():
+        parts.append(f"## {section}\n\n{_flat(field.description)}\n")
+        model = _table_of(field.annotation)
+        parts += [_table(describe(model, f"{section}."))] if model else []
+        for name, backend in sorted(models.get(section, {}).items()):
+            rows = describe(backend, f"{section}.{name}.")
+            parts += [f"### [{section}.{name}]\n", _table(rows)] if rows else []
+    parts += ["## Bare environment names\n", _bare_names()]
+    return "\n".join(parts)
+
+
+def _table(rows: list[Row]) -> str:
+    lines = ["| key | type | default | |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        default = f"`{row.default}`" if row.default else "required"
+        # Docstrings are written in the reST of Python's world.
+        description = row.description.replace("``", "`").replace("|", "\\|")
+        kind = row.type.replace("|", "\\|")
+        lines.append(f"| `{row.key}` | {kind} | {default} | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _bare_names() -> str:
+    lines = ["| name | fills |", "| --- | --- |"]
+    lines += [f"| `{name}` | `{'.'.join(keys)}` |" for name, (keys, _) in WELL_KNOWN.items()]
+    return "\n".join(lines) + "\n"
