@@ -5,10 +5,10 @@ engine that is built but not started, and ends what it started itself (a server,
 directory) afterwards. One whose dependency is missing skips with the reason.
 """
 
-import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,12 +18,12 @@ from tests.engines.support import Ear, Factory, Subject
 
 from palaver.engine import Engine
 from palaver.hooks import Site
+from palaver_plugins.engines import openvino, transformers
 
 
-def built_in(plugin: str, model: Path, **settings: object) -> Engine:
+def built_in(plugin: ModuleType, model: Path, **settings: object) -> Engine:
     """The engine of a built-in plugin, made as the server makes it."""
-    module = importlib.import_module(f"palaver_plugins.engines.{plugin}")
-    (backend,) = module.palaver_register_engines()
+    (backend,) = plugin.palaver_register_engines()
     site = Site(data=model.parent / "data", model=lambda name: model.parent / name)
     chosen = backend.settings(model=model.name, **settings)
     engine: Engine = backend.build(chosen, site)
@@ -39,7 +39,7 @@ async def scripted_engine(model: Path) -> AsyncIterator[Engine]:
 @asynccontextmanager
 async def openvino_engine(model: Path) -> AsyncIterator[Engine]:
     pytest.importorskip("openvino_genai")
-    yield built_in("openvino", model, threads=1)
+    yield built_in(openvino, model, threads=1)
 
 
 @asynccontextmanager
@@ -49,7 +49,7 @@ async def transformers_engine(model: Path) -> AsyncIterator[Engine]:
     others = {"embedding": model.name, "classifier": "judge"}
     if not (model.parent / "judge").exists():
         others = {}
-    yield built_in("transformers", model, threads=1, **others)
+    yield built_in(transformers, model, threads=1, **others)
 
 
 def serving() -> Any:  # Any: a module that may be absent

@@ -296,6 +296,8 @@ async def test_a_choice_is_one_of_its_options(subject: Subject, temperature: flo
     said = await subject.say(TALK, structure=COLOURS, temperature=temperature)
     assert said.text in COLOURS.options
     assert said.finish_reason == "stop"
+    for only in ('a "deep" \\ blue', "größer als Öl", "漢字 😀", "a|b (c)*"):
+        assert (await subject.say(TALK, structure=Choice((only,)))).text == only
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

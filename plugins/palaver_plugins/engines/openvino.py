@@ -43,6 +43,7 @@ from palaver.errors import (
 from palaver.hooks import Backend, PluginSettings, Site, hookimpl
 from palaver_plugins.engines import gguf_file
 from palaver_plugins.engines.checks import check
+from palaver_plugins.engines.json_grammar import grammar, quoted, union
 from palaver_plugins.engines.stepper import Job, Output, Stepper
 from palaver_plugins.engines.text import Codec, Json, read_json
 
@@ -283,10 +284,11 @@ def structured(structure: Structure) -> Any_:
     _, genai = packages()
     match structure:
         case JsonSchema(schema):
+            if compact := grammar(schema):
+                return genai.StructuredOutputConfig(grammar=compact)
             return genai.StructuredOutputConfig(json_schema=json.dumps(schema))
         case Choice(options):
-            literals = [json.dumps(option, ensure_ascii=False) for option in options]
-            return genai.StructuredOutputConfig(grammar=f"root ::= {' | '.join(literals)}")
+            return genai.StructuredOutputConfig(grammar=f"root ::= {union(map(quoted, options))}")
         case Regex(pattern):
             return genai.StructuredOutputConfig(regex=pattern)
 
