@@ -31,15 +31,15 @@ def chat(
 ) -> None:
     """Talk with the skills in the terminal. Ctrl-C stops a reply, Ctrl-D ends."""
     hello = {"type": "hello", "thread": thread or new_id(), "person": person, "token": token}
+    hello = {key: value for key, value in hello.items() if value is not None}
+    server = _running(url) if url else _own_server(console)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_chat(console, url, hello))
+        asyncio.run(_chat(server, hello))
 
 
-async def _chat(console: Console, url: str | None, hello: Frame) -> None:
+async def _chat(server: contextlib.AbstractAsyncContextManager[str], hello: Frame) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        if url is None:
-            url = await stack.enter_async_context(_own_server(console))
-        address = url.rstrip("/")
+        address = (await stack.enter_async_context(server)).rstrip("/")
         session = await stack.enter_async_context(aiohttp.ClientSession())
         try:
             socket = await stack.enter_async_context(
@@ -47,19 +47,30 @@ async def _chat(console: Console, url: str | None, hello: Frame) -> None:
             )
         except aiohttp.ClientError as error:
             raise ServerError(f"no Palaver server answers at {address}: {error}") from error
-        await _Terminal(socket).run({k: v for k, v in hello.items() if v is not None})
+        await _Terminal(socket).run(hello)
 
 
 @contextlib.asynccontextmanager
-async def _own_server(console: Console) -> AsyncIterator[str]:
-    from palaver.app import build_server, listening
+async def _running(url: str) -> AsyncIterator[str]:
+    yield url
+
+
+def _own_server(console: Console) -> contextlib.AbstractAsyncContextManager[str]:
+    """A server of this process, on a port of its own; yields its address."""
+    from palaver.app import build_server, listening  # brings the web framework
     from palaver.configuration import load_settings
 
     logging.basicConfig(level=logging.ERROR)
     overrides = (*console.overrides, "server.port=0", "server.host=127.0.0.1")
     settings = load_settings(console.config, os.environ, overrides)
-    async with build_server(settings, console.registry) as server, listening(server) as address:
-        yield address
+    built = build_server(settings, console.registry)
+
+    @contextlib.asynccontextmanager
+    async def serving() -> AsyncIterator[str]:
+        async with built as server, listening(server) as address:
+            yield address
+
+    return serving()
 
 
 class _Terminal:

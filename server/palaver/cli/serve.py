@@ -5,10 +5,14 @@ import contextlib
 import logging
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from palaver.cli.console import Console
+
+if TYPE_CHECKING:
+    from palaver.server import Server
 
 
 @click.command()
@@ -16,8 +20,10 @@ from palaver.cli.console import Console
 @click.pass_obj
 def serve(console: Console, verbose: bool) -> None:
     """Serve until SIGTERM or Ctrl-C; running turns may end first."""
+    from palaver.app import build_server  # brings the web framework, which takes a moment
+
     configure_logging(logging.DEBUG if verbose else logging.INFO)
-    asyncio.run(_serve(console))
+    asyncio.run(_serve(build_server(console.settings, console.registry)))
 
 
 def configure_logging(level: int) -> None:
@@ -27,15 +33,14 @@ def configure_logging(level: int) -> None:
     )
 
 
-async def _serve(console: Console) -> None:
-    from palaver.app import build_server, listening  # only this command needs the web framework
+async def _serve(server: "Server") -> None:
+    from palaver.app import listening
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    server = build_server(console.settings, console.registry)
-    click.echo(f"Starting the engine {console.settings.engine.use!r} …", err=True)
+    click.echo(f"Starting the engine {server.settings.engine.use!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
         address = await stack.enter_async_context(listening(server))

@@ -1,0 +1,212 @@
+"""``palaver check``: what a configuration guarantees, and what is wrong with it."""
+
+import functools
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.core import settings_plugin
+from tests.engines.models import damage, write_model
+from tests.ledgers.redis_server import RedisServer, redis_missing
+
+from palaver.cli.check import check
+from palaver.cli.console import Console
+from palaver.plugins import Registry, load_plugins
+
+KIT = (
+    "engine.use=echo",
+    "ledger.use=memory",
+    "knowledge.use=list",
+    "routing.default=parrot",
+)
+
+
+class KitConsole(Console):
+    """A console whose plugins are those of the test."""
+
+    plugins: ClassVar[dict[str, str]] = {"kit": settings_plugin.__name__}
+
+    @functools.cached_property
+    def registry(self) -> Registry:
+        points = [
+            importlib.metadata.EntryPoint(name, module, "palaver")
+            for name, module in self.plugins.items()
+        ]
+        plugins = self.settings.plugins
+        return load_plugins(points, strict=plugins.strict)
+
+
+class BrokenConsole(KitConsole):
+    plugins: ClassVar[dict[str, str]] = {**KitConsole.plugins, "broken": "tests.no_such_module"}
+
+
+class RealConsole(KitConsole):
+    plugins: ClassVar[dict[str, str]] = {
+        **KitConsole.plugins,
+        "openvino": "palaver_plugins.engines.openvino",
+        "redis": "palaver_plugins.ledgers.redis",
+    }
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(
+    *arguments: str, settings: tuple[str, ...] = (), kind: type[Console] = KitConsole
+) -> Result:
+    console = kind(None, (*KIT, *settings))
+    return CliRunner().invoke(check, arguments, obj=console, catch_exceptions=False)
+
+
+def lines(result: Result, mark: str) -> list[str]:
+    return [line[2:] for line in result.output.splitlines() if line.startswith(mark)]
+
+
+def test_a_good_configuration_passes_and_says_what_the_ledger_keeps(tmp_path: Path) -> None:
+    result = run()
+    assert result.exit_code == 0
+    assert lines(result, "✗") == []
+    assert lines(result, "✓") == [
+        "settings: every key is known and every value fits",
+        "plugins: 1 loaded; skills: parrot",
+        "network: listens on 127.0.0.1:7252, open to this machine only, without keys",
+        f"data: {tmp_path / 'data'} can be written",
+        "ledger 'memory': Turns of a conversation run one at a time, in order.",
+    ]
+    assert lines(result, "!") == [
+        "ledger 'memory': Nothing survives the end of the process.",
+        "engine 'echo': not loaded; --engine loads it and tries it",
+    ]
+
+
+def test_the_engine_is_tried_when_asked_for() -> None:
+    result = run("--engine")
+    assert result.exit_code == 0
+    (engine,) = [line for line in lines(result, "✓") if line.startswith("engine")]
+    assert engine.startswith("engine 'echo': scripted answers, context 8192 tokens; can ")
+
+
+def test_a_skill_that_the_engine_cannot_serve_fails() -> None:
+    result = run("--engine", settings=("engine.echo.lacks=seed",))
+    assert result.exit_code == 78
+    assert lines(result, "✗") == ["skill 'parrot' needs an engine with seed"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        (
+            "server.prot=1",
+            "unknown key 'server.prot' (--set server.prot); did you mean 'server.port'?",
+        ),
+        (
+            "engine.echo.puase=1",
+            ("unknown key 'engine.echo.puase' (--set engine.echo.puase); "
+            "did you mean 'engine.echo.pause'?"),
+        ),
+        (
+            "server.host=0.0.0.0",
+            ("server.host '0.0.0.0' can be reached from other machines: set auth.keys, "
+            "or listen on 127.0.0.1"),
+        ),
+        ("auth.keys.bob.secret=env:NOBODY", ("auth.keys.bob.secret: secret 'env:NOBODY' is empty "
+         "or not set")),
+        ("engine.echo.key=file:none", ("engine.echo.key: secret 'file:none': No such file or "
+         "directory")),
+        ("models.hub_token=env:NOBODY", ("models.hub_token: secret 'env:NOBODY' is empty or not "
+         "set")),
+        ("engine.use=vllm", "engine.use names 'vllm'; installed are: ['echo']"),
+        ("knowledge.use=sqlite", "knowledge.use names 'sqlite'; installed are: ['list']"),
+        ("channels.enabled=slack", "channels.enabled names 'slack'; installed are: []"),
+        ("interceptors.enabled=guard", "interceptors.enabled names 'guard'; installed are: []"),
+        ("routing.default=chat", "routing.default names 'chat'; installed are: ['parrot']"),
+        ("server.data=/proc/none", ("server.data '/proc/none' cannot be written: "
+         "No such file or directory")),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_one_sentence(setting: str, sentence: str) -> None:
+    result = run(settings=(setting,))
+    assert lines(result, "✗") == [sentence]
+    assert result.exit_code == 78
+
+
+def test_an_engine_that_does_not_start_is_told() -> None:
+    result = run("--engine", settings=("engine.echo.mode=slow",))
+    assert lines(result, "✗") == ["engine 'echo': there is no slow echo"]
+
+
+def test_a_plugin_that_failed_is_named_and_fails_only_when_strict() -> None:
+    result = run(kind=BrokenConsole)
+    sentence = (
+        "plugin broken (unknown ?) was left out: ModuleNotFoundError: "
+        "No module named 'tests.no_such_module'"
+    )
+    assert sentence in lines(result, "!")
+    assert result.exit_code == 0
+    strict = run(kind=BrokenConsole, settings=("plugins.strict=true",))
+    assert lines(strict, "✗") == [sentence]
+    assert strict.exit_code == 78
+
+
+def test_secrets_are_shown_by_reference_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOB", "hunter2")
+    result = run(settings=("auth.keys.bob.secret=env:BOB", "engine.echo.key=env:BOB"))
+    assert "auth.keys.bob.secret: env:BOB is there" in lines(result, "✓")
+    assert "engine.echo.key: env:BOB is there" in lines(result, "✓")
+    assert "hunter2" not in result.output
+
+
+def test_a_damaged_model_is_told_by_its_file(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "walker")
+    settings = ("engine.use=openvino", f"engine.openvino.model={model}")
+    good = run(settings=settings, kind=RealConsole)
+    assert [line for line in lines(good, "✓") if line.startswith("model: walker (Qwen2")]
+    damage(model, "truncated weights")
+    result = run(settings=settings, kind=RealConsole)
+    assert lines(result, "✗") == [
+        (
+            f"engine 'openvino': model {str(model)!r}: model.safetensors is truncated: "
+            "5_000 of 1_055_952 bytes are there"
+        )
+    ]
+
+
+def test_a_redis_that_does_not_answer_is_told() -> None:
+    result = run("--redis", "redis://:hunter2@127.0.0.1:1/0", kind=RealConsole)
+    (sentence,) = lines(result, "✗")
+    assert sentence.startswith("ledger 'redis': ")
+    assert "hunter2" not in result.output
+    assert result.exit_code == 78
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    if reason := redis_missing():
+        pytest.skip(reason)
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.redis
+def test_a_redis_says_what_it_guarantees(redis: RedisServer) -> None:
+    result = run("--redis", redis.url, kind=RealConsole)
+    assert result.exit_code == 0, result.output
+    assert [line for line in lines(result, "✓") if line.startswith("ledger 'redis': ")]
+
+
+@pytest.mark.redis
+def test_a_redis_that_evicts_is_refused(redis: RedisServer) -> None:
+    redis.kill()
+    redis.directives["maxmemory-policy"] = "allkeys-lru"
+    redis.start()
+    result = run("--redis", redis.url, kind=RealConsole)
+    assert result.exit_code == 78
+    assert "maxmemory-policy" in result.output

@@ -1,0 +1,76 @@
+"""The command line: what is expected to fail does so in one line."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import palaver
+from palaver.cli import main
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_version() -> None:
+    assert invoke("version").output.strip() == palaver.__version__
+
+
+def test_help_names_the_built_in_commands_and_those_of_plugins() -> None:
+    output = invoke("--help").output
+    for command in ("serve", "chat", "skills", "check", "models", "knowledge", "version"):
+        assert f"  {command}" in output
+
+
+def test_skills_list_tells_where_each_comes_from() -> None:
+    output = invoke("skills", "list").output
+    assert "translation" in output
+    assert f"(palaver {palaver.__version__})" in output
+
+
+def test_route_shows_the_decision() -> None:
+    output = invoke("skills", "route", "/translate to German: hello").output
+    assert "skill      translation" in output
+    assert "reason     The person typed /translate." in output
+    assert "%" in output
+
+
+def test_an_unknown_command_of_a_message_is_one_line() -> None:
+    result = invoke("skills", "route", "/nope hello")
+    assert result.exit_code == 2
+    assert result.output.startswith("palaver: There is no skill 'nope'")
+    assert result.output.count("\n") == 1
+
+
+def test_a_wrong_key_is_one_line_and_78() -> None:
+    result = invoke("--set", "server.prot=1", "skills", "list")
+    assert result.exit_code == 78
+    assert "server.port" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_unknown_engine_names_the_installed_ones() -> None:
+    result = invoke("--set", "engine.use=warp", "serve")
+    assert result.exit_code == 78
+    assert "openvino" in result.output
+
+
+def test_a_disabled_plugin_is_gone() -> None:
+    result = invoke("--set", "plugins.disabled=chat", "skills", "list")
+    assert "chat  " not in result.output
+
+
+@pytest.mark.parametrize("name", ["Tea", "1", "a/b", "class"])
+def test_a_new_skill_needs_a_usable_name(name: str, tmp_path: Path) -> None:
+    result = invoke("skills", "new", name, "--into", str(tmp_path))
+    assert result.exit_code == 2
+    assert "not usable as a name" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_skill_does_not_overwrite(tmp_path: Path) -> None:
+    assert invoke("skills", "new", "tea", "--into", str(tmp_path)).exit_code == 0
+    result = invoke("skills", "new", "tea", "--into", str(tmp_path))
+    assert result.exit_code == 2
+    assert "exists already" in result.output

@@ -1,0 +1,64 @@
+"""A skill in a package of its own: installed, found, routed to, tested with the kit, removed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "third_party_skill"
+BIN = Path(sys.executable).parent
+
+Run = Callable[..., str]
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run a command with the folder ``site`` on the path, as a second site-packages."""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [str(BIN / command[0]), *command[1:]],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def install(run: Run, package: Path, site: Path) -> None:
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--python", sys.executable]
+    run("uv", "pip", "install", *options, "--target", str(site), str(package))
+
+
+def test_a_strangers_skill_comes_works_and_goes(run: Run, tmp_path: Path) -> None:
+    package = shutil.copytree(PACKAGE, tmp_path / "package")
+    assert "haiku" not in run("palaver", "skills", "list")
+    install(run, package, tmp_path / "site")
+    assert "haiku (palaver-haiku 1.2.0)" in run("palaver", "skills", "list")
+    assert "skill      haiku" in run("palaver", "skills", "route", "a haiku about the rain please")
+    tests = ["-q", "-o", "asyncio_mode=auto", str(package / "tests")]
+    assert "1 passed" in run("python", "-m", "pytest", *tests)
+    target = ["--python", sys.executable, "--target", str(tmp_path / "site")]
+    run("uv", "pip", "uninstall", "--quiet", *target, "palaver-haiku")
+    assert "haiku" not in run("palaver", "skills", "list")
+
+
+def test_a_new_skill_works_as_it_is_made(run: Run, tmp_path: Path) -> None:
+    run("palaver", "skills", "new", "tea-time")
+    package = tmp_path / "palaver-tea-time"
+    install(run, package, tmp_path / "site")
+    assert "tea-time" in run("palaver", "skills", "list")
+    assert "1 passed" in run("python", "-m", "pytest", "-q", str(package))
