@@ -305,15 +305,18 @@ function drawRest(rest, turn, last) {
   ]);
   if (rest.drawnKey === key) return;
   rest.drawnKey = key;
+  const opened = new Set(
+    [...rest.querySelectorAll("details[open]")].map((details) => details.dataset.source),
+  );
   rest.replaceChildren(
-    ...sources(turn.citations),
+    ...sources(turn.citations, opened),
     ...attachments(turn.attachments),
     ...options(turn, last),
     ...problems(turn),
   );
 }
 
-function sources(citations) {
+function sources(citations, opened) {
   if (!citations.length) return [];
   const list = make("ul", { className: "sources", ariaLabel: "Sources" });
   for (const citation of citations) {
@@ -325,6 +328,7 @@ function sources(citations) {
       make("div", {}, citation.passage, make("cite", {}, citation.document)),
     );
     details.dataset.source = citation.number;
+    details.open = opened.has(details.dataset.source);
     list.append(make("li", {}, details));
   }
   return [list];
@@ -420,6 +424,7 @@ function isNearEnd() {
 
 function showLatest() {
   $("latest").hidden = isNearEnd();
+  document.querySelector("header").classList.toggle("over", $("main").scrollTop > 4);
 }
 
 $("main").addEventListener("scroll", () => {
