@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 from aiohttp import web
@@ -46,7 +45,12 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
 
 
 def make_site(settings: Settings) -> Site:
-    data = Path(settings.server.data)
+    """The server's data directory, made if need be. Raises `ConfigurationError`."""
+    data = settings.server.data
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"server.data {str(data)!r}: {error.strerror}") from error
     return Site(data=data, model=ModelRegistry(data).resolve)
 
 
