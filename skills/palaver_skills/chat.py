@@ -12,7 +12,7 @@ _ASKING = (
     r"(?:what(?:'s| is)|how much is|calculate|compute|was (?:ist|ergibt)|wie ?viel (?:ist|sind)"
     r"|berechne|combien font|calcule|cu[áa]nto es|calcula|计算)"
 )
-_SUM = r"[-+(√]?[\d(][\d\s.,()^%+*/×÷·−-]*[-+*/×÷·−^%][\d\s.,()^%+*/×÷·−-]*[\d)%]"
+_SUM = r"[-+(]?[\d(][\d\s.,()^%+*/×÷·−-]*[-+*/×÷·−^%][\d\s.,()^%+*/×÷·−-]*[\d)%]"
 
 
 class Chat(Skill):

@@ -16,12 +16,14 @@ from palaver_skills.segments import Piece, blocks, spans
 from palaver_skills.sentences import sentences
 
 _L = rf"(?:{languages.NAMES})"
-_INSTRUCTION = re.compile(
-    rf"translat|übersetz|uebersetz|tradu|翻译|译成|怎么说|how (?:do|would) (?:you|i) say"
-    rf"|wie sagt man|comment dit-on|cómo se dice|como se dice"
-    rf"|(?:\b(?:in|into|to|ins|auf|en|al)|成|为|用)\s*{_L}",
+_VERB = re.compile(
+    r"translat|übersetz|uebersetz|tradu|翻译|译成|怎么说|how (?:do|would) (?:you|i) say"
+    r"|wie sagt man|comment dit-on|cómo se dice|como se dice",
     re.IGNORECASE,
 )
+_INTO = rf"(?:\b(?:in|into|to|ins|auf|en|al)\s+|成|为|用){_L}"
+_INSTRUCTION = re.compile(rf"{_VERB.pattern}|{_INTO}", re.IGNORECASE)
+_TEXT_INTO = re.compile(rf"(?P<text>.+?)\s*{_INTO}\W*", re.IGNORECASE | re.DOTALL)
 _SOURCE = re.compile(
     rf"(?:\b(?:from|aus dem|vom|du|del|desde el|de)\s+|\bde l'|从)(?P<source>{_L})", re.IGNORECASE
 )
@@ -151,11 +153,11 @@ class Translation(Skill):
         """Target, source and text: what the arguments hold, else what the message says."""
         given = turn.arguments
         instruction, text = _parted(turn.message.text)
-        if given.text:
-            text = unquoted(_SOURCE_AT_END.sub("", given.text))
-        if _POINTING.fullmatch(text.strip()):
-            text = _last_reply(turn)
-        text = text or await turn.ask("What shall I translate?")
+        if "text" in turn.message.arguments:
+            text = given.text
+        else:
+            text = _meant(turn, given.text, text)
+        text = text if text.strip() else await turn.ask("What shall I translate?")
         source, target = _named(instruction)
         if given.target:
             target = BY_CODE[given.target]
@@ -224,10 +226,13 @@ class Translation(Skill):
 
 
 def _parted(message: str) -> tuple[str, str]:
+    """Instruction and text, also after a typed command: "de good morning", "hello in German"."""
     code = _LEADING_CODE.match(message)
     if code and languages.find(code[1]):
         return code[1], message[code.end() :]
-    return parted(message, _INSTRUCTION)
+    instruction, text = parted(message, _INSTRUCTION)
+    whole = None if text or _VERB.search(instruction) else _TEXT_INTO.fullmatch(instruction)
+    return (instruction, whole["text"]) if whole else (instruction, text)
 
 
 def _named(instruction: str) -> tuple[Language | None, Language | None]:
@@ -254,9 +259,14 @@ async def _target(turn: Turn[Translation.Arguments], named: Language | None) -> 
         question = f"I do not know the language {answer.strip()[:40]!r}. Into which one?"
 
 
-def _last_reply(turn: Turn[Translation.Arguments]) -> str:
-    lines = (x.text for x in reversed(turn.history) if x.role == "assistant" and x.text)
-    return next(lines, "")
+def _meant(turn: Turn[Translation.Arguments], *candidates: str) -> str:
+    """The text itself, without its quotation marks; where there is only "that", the last reply."""
+    for candidate in candidates:
+        text = unquoted(_SOURCE_AT_END.sub("", candidate))
+        if not _POINTING.fullmatch(text.strip()):
+            return text
+    said = (x for x in reversed(turn.history) if x.role == "assistant" and x.outcome != "asked")
+    return next((line.text for line in said if line.text), "")
 
 
 def _steps(
