@@ -79,6 +79,9 @@ class OpenVinoSettings(PluginSettings):
     """Threads that compute; 0 leaves it to OpenVINO."""
     step_tokens: int = pydantic.Field(default=512, ge=BLOCK)
     """Tokens in one step. A longer prompt is read in parts, so that it does not hold up others."""
+    share_prefixes: bool = False
+    """Keep what was computed for a prompt, for others that begin alike. OpenVINO knows no salt, so
+    then the time to the first token tells one tenant what another has asked."""
     eight_bits: bool = False
     """Store the weights in eight bits: half the memory and faster, slightly less exact."""
     exact: bool = True
@@ -209,9 +212,9 @@ def open_pipeline(file: Path, blocks: int, settings: OpenVinoSettings) -> Any_:
         properties["INFERENCE_PRECISION_HINT"] = "f32"
     if settings.threads:
         properties["INFERENCE_NUM_THREADS"] = settings.threads
-    return genai.ContinuousBatchingPipeline(
-        str(file), scheduler(blocks, settings.requests, settings.step_tokens), "CPU", properties
-    )
+    config = scheduler(blocks, settings.requests, settings.step_tokens)
+    config.enable_prefix_caching = settings.share_prefixes
+    return genai.ContinuousBatchingPipeline(str(file), config, "CPU", properties)
 
 
 def scheduler(blocks: int, requests: int, step_tokens: int) -> Any_:
@@ -221,8 +224,6 @@ def scheduler(blocks: int, requests: int, step_tokens: int) -> Any_:
     config.max_num_seqs = requests
     config.max_num_batched_tokens = step_tokens
     config.dynamic_split_fuse = True
-    # OpenVINO knows no salt: with its prefix cache on, the time to the first token would tell one
-    # tenant what another has asked.
     config.enable_prefix_caching = False
     return config
 
