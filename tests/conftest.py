@@ -1,9 +1,14 @@
 """What every test of the house gets."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis.configuration import set_hypothesis_home_dir
+
+# Its usual place in the root makes pytest warn, since the project sets `norecursedirs`.
+set_hypothesis_home_dir(Path(__file__).parent.parent / ".pytest_cache" / "hypothesis")
 
 OURS = ["palaver", "palaver_skills", "palaver_plugins"]
 

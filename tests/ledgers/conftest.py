@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -245,14 +246,24 @@ class Unsynced(sqlite_writer.Writer):
         store.database.execute("PRAGMA synchronous = OFF")
 
 
+class Forgetful(Unsynced):
+    """Holds no conversation in memory from one batch to the next: everything is read again."""
+
+    def commit(self, store: Store, outcomes: list[sqlite_writer.Outcome]) -> None:
+        super().commit(store, outcomes)
+        store.live.clear()
+
+
 @asynccontextmanager
-async def sqlite_place(directory: Path) -> AsyncIterator[Place]:
+async def sqlite_place(
+    directory: Path, writer: type[sqlite_writer.Writer] = Unsynced
+) -> AsyncIterator[Place]:
     clock = Clock()
     path = directory / "ledger.sqlite"
 
     def build(**options: Any) -> Ledger:
         settings = SQLiteLedgerSettings(path=path, **options)
-        return SQLiteLedger(settings, directory, clock=clock, writer=Unsynced)
+        return SQLiteLedger(settings, directory, clock=clock, writer=writer)
 
     async def dump(_: Ledger) -> bytes:
         return await asyncio.to_thread(dump_files, path)
@@ -326,6 +337,7 @@ PlaceFactory = Callable[[Path], AbstractAsyncContextManager[Place]]
 PLACES: dict[str, PlaceFactory] = {
     "memory": memory_place,
     "sqlite": sqlite_place,
+    "forgetful_sqlite": partial(sqlite_place, writer=Forgetful),
     "redis": redis_place,
 }
 

@@ -312,7 +312,12 @@ def _in_order(export: Any) -> dict[str, Any]:  # Any: an `Export` as JSON values
 
 
 @pytest.mark.parametrize(
-    "name", ["sqlite", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live])]
+    "name",
+    [
+        "sqlite",
+        "forgetful_sqlite",
+        pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
+    ],
 )
 def test_a_ledger_behaves_as_the_model_does(
     name: str,
