@@ -41,7 +41,7 @@ class Parrot(Skill):
         """How loud."""
 
     async def answer(self, turn: Turn) -> None:
-        await turn.say(turn.message.text)
+        await turn.say(turn.message.text * self.settings.volume)
 
 
 class MemorySettings(PluginSettings):

@@ -74,8 +74,8 @@ def test_a_good_configuration_passes_and_says_what_the_ledger_keeps(tmp_path: Pa
     assert lines(result, "✓") == [
         "settings: every key is known and every value fits",
         "plugins: 1 loaded; skills: parrot",
-        "network: listens on 127.0.0.1:7252, open to this machine only, without keys",
         f"data: {tmp_path / 'data'} can be written",
+        "network: listens on 127.0.0.1:7252, open to this machine only, without keys",
         "ledger 'memory': Turns of a conversation run one at a time, in order.",
     ]
     assert lines(result, "!") == [

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -58,16 +57,13 @@ def _examine(console: Console, *, load_engine: bool) -> Findings:
         yield "bad", str(error)
         return
     yield "good", "settings: every key is known and every value fits"
-    plugins = list(_plugins(console))
-    yield from plugins
-    if any(grade == "bad" for grade, _ in plugins):
-        return
-    yield from _names(console)
-    yield from _network(console)
-    yield from _data(console.settings.server.data)
-    yield from _secrets(console)
-    yield from _ledger(console)
-    yield from _model(console)
+    for stage in (_plugins, _data):  # what comes after them stands on them
+        findings = list(stage(console))
+        yield from findings
+        if any(grade == "bad" for grade, _ in findings):
+            return
+    for stage in (_names, _network, _secrets, _ledger, _model):
+        yield from stage(console)
     yield from _engine(console, load_engine)
 
 
@@ -116,7 +112,8 @@ def _network(console: Console) -> Findings:
     yield "good", f"network: listens on {server.host}:{server.port}, open to {who}"
 
 
-def _data(directory: Path) -> Findings:
+def _data(console: Console) -> Findings:
+    directory = console.settings.server.data
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

@@ -1,0 +1,357 @@
+"""Every setting does something: for each key there is a test that fails when it is ignored."""
+
+import asyncio
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import make_mocked_request
+from tests.core import settings_plugin
+from tests.core.skills_under_test import Parrot
+from tests.ledgers.redis_server import free_port
+
+from palaver.app import build_server, listening
+from palaver.errors import Forbidden, TooLarge
+from palaver.ledger import Claim
+from palaver.messages import Conversation, Message
+from palaver.metrics import Metrics
+from palaver.plugins import load_plugins
+from palaver.reference import describe
+from palaver.routing import Router
+from palaver.server import Server
+from palaver.settings import (
+    AuthKey,
+    AuthSettings,
+    DispatchSettings,
+    EngineSettings,
+    LedgerSettings,
+    RoutingSettings,
+    Secret,
+    ServerSettings,
+    Settings,
+)
+from palaver.skills import Skill, Turn
+from palaver.supervision import SupervisedEngine
+from palaver.testing import Chat, Line, MemoryLedger, ScriptedEngine, converse
+from palaver.web.authentication import Authenticator
+
+ROOT = Path(__file__).parents[2]
+HERE = "tests/core/test_settings_effect.py"
+CHECK = "tests/core/test_check.py"
+
+COVERED = {
+    "server.host": f"{CHECK}::test_each_mistake_is_one_sentence",
+    "server.port": f"{HERE}::test_the_server_listens_at_its_port",
+    "server.data": "tests/core/test_models.py::test_models_are_added_chosen_and_listed",
+    "server.origins": f"{HERE}::test_pages_of_named_origins_may_use_the_server",
+    "server.max_message_bytes": f"{HERE}::test_a_message_above_the_limit_is_refused",
+    "server.send_queue_bytes": (
+        "tests/web/test_socket.py::test_a_slow_reader_is_disconnected_and_can_come_back"
+    ),
+    "server.drain": f"{HERE}::test_a_stopping_server_gives_turns_time_to_end",
+    "auth.keys.NAME.secret": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.tenant": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.person": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
+    "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
+    "plugins.disabled": "tests/core/test_cli.py::test_a_disabled_plugin_is_gone",
+    "engine.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "engine.canary_interval": (
+        "tests/core/test_supervision.py::test_a_silent_death_is_found_by_the_canary"
+    ),
+    "engine.canary_deadline": "tests/core/test_supervision.py::test_a_hang_is_found_by_the_canary",
+    "engine.restart_backoff": f"{HERE}::test_a_dead_engine_is_restarted_after_the_backoff",
+    "engine.deadline": f"{HERE}::test_a_generation_has_a_deadline",
+    "ledger.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "ledger.history": f"{HERE}::test_a_skill_gets_no_more_history_than_set",
+    "knowledge.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "models.hub_token": (
+        "tests/core/test_hub.py::test_a_gated_model_comes_with_the_token_of_the_settings"
+    ),
+    "routing.default": f"{HERE}::test_the_default_answers_what_fits_nobody",
+    "routing.threshold": f"{HERE}::test_a_choice_by_meaning_must_reach_the_threshold",
+    "routing.margin": f"{HERE}::test_a_choice_by_meaning_must_lead_by_the_margin",
+    "routing.consult_engine": f"{HERE}::test_the_engine_is_consulted_only_when_allowed",
+    "dispatch.concurrency": f"{HERE}::test_no_more_turns_run_at_once_than_set",
+    "dispatch.lease": f"{HERE}::test_turns_are_leased_for_as_long_as_set",
+    "dispatch.attempts": f"{HERE}::test_a_turn_is_given_up_after_its_attempts",
+    "dispatch.turn_deadline": "tests/core/test_conversations.py::test_a_turn_has_a_deadline",
+    "channels.enabled": f"{CHECK}::test_each_mistake_is_one_sentence",
+    "interceptors.enabled": f"{CHECK}::test_each_mistake_is_one_sentence",
+    "skills": f"{HERE}::test_a_skill_is_built_with_its_settings",
+}
+
+
+def test_every_key_has_such_a_test() -> None:
+    assert set(COVERED) == {row.key for row in describe(Settings)}
+
+
+@pytest.mark.parametrize("test", sorted(set(COVERED.values())))
+def test_the_test_exists(test: str) -> None:
+    path, _, name = test.partition("::")
+    assert re.search(rf"def {name}\(", (ROOT / path).read_text(encoding="utf-8"))
+
+
+# Settings in few words
+
+
+def settings(
+    dispatch: DispatchSettings | None = None,
+    engine: EngineSettings | None = None,
+    ledger: LedgerSettings | None = None,
+    routing: RoutingSettings | None = None,
+    server: ServerSettings | None = None,
+) -> Settings:
+    return Settings(
+        dispatch=dispatch or DispatchSettings(),
+        engine=engine or EngineSettings(),
+        ledger=ledger or LedgerSettings(),
+        routing=routing or RoutingSettings(default="parrot", consult_engine=False),
+        server=server or ServerSettings(),
+    )
+
+
+# Server
+
+
+async def test_the_server_listens_at_its_port() -> None:
+    port = free_port()
+    chosen = settings(server=ServerSettings(port=port))
+    async with converse(Parrot, settings=chosen) as chat, listening(chat.server):
+        async with ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
+                assert response.status == 200
+
+
+def test_pages_of_named_origins_may_use_the_server() -> None:
+    request = make_mocked_request("GET", "/ws", {"Host": "localhost", "Origin": "https://a.org"})
+    Authenticator(settings(server=ServerSettings(origins=("https://a.org",)))).check_place(request)
+    with pytest.raises(Forbidden):
+        Authenticator(settings()).check_place(request)
+
+
+async def test_a_message_above_the_limit_is_refused() -> None:
+    chosen = settings(server=ServerSettings(max_message_bytes=1000))
+    async with converse(Parrot, settings=chosen, engine=ScriptedEngine("short")) as chat:
+        assert await chat.say("x" * 1000) == "short"
+        with pytest.raises(TooLarge):
+            await chat.send("x" * 1001)
+
+
+@pytest.mark.parametrize(("drain", "outcomes"), [(5.0, ["done"]), (0.0, [])])
+async def test_a_stopping_server_gives_turns_time_to_end(drain: float, outcomes: list[str]) -> None:
+    ledger, engine = MemoryLedger(), ScriptedEngine(Line(text="one two", hold=1))
+    chosen = settings(server=ServerSettings(drain=drain))
+    async with converse(Parrot, settings=chosen, engine=engine, ledger=ledger) as chat:
+        turn = await chat.send("count")
+        await chat.screen.until(turn, text="one")
+        asyncio.get_running_loop().call_later(0.1, engine.go)
+    held = await ledger.snapshot(chat.conversation, 10)
+    assert [line.outcome for line in held.history if line.role == "assistant"] == outcomes
+
+
+def test_a_key_stands_for_its_tenant_and_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOB", "hunter2")
+    key = AuthKey(secret=Secret("env:BOB"), tenant="acme", person="bob")
+    authenticator = Authenticator(Settings(auth=AuthSettings(keys={"k": key})))
+    authenticator.start()
+    principal = authenticator.holder("hunter2")
+    assert (principal.tenant, principal.person) == ("acme", "bob")
+
+
+# Backends
+
+
+async def build(tmp_path: Path, **sections: object) -> Server:
+    """A server of the kit's plugins."""
+    point = importlib.metadata.EntryPoint("kit", settings_plugin.__name__, "palaver")
+    tree = {
+        "server": {"data": tmp_path},
+        "engine": {"use": "echo"},
+        "ledger": {"use": "memory"},
+        "knowledge": {"use": "list"},
+    }
+    chosen = Settings.model_validate(tree | sections)
+    return await asyncio.to_thread(build_server, chosen, load_plugins([point]))
+
+
+async def test_backends_are_built_as_the_settings_choose(tmp_path: Path) -> None:
+    server = await build(tmp_path, engine={"use": "echo", "echo": {"lacks": ["embed"]}})
+    async with server:
+        assert server.abilities.model == "scripted"
+        assert "embed" not in server.abilities.can
+        assert type(server.ledger).__name__ == "MemoryLedger"
+        assert type(server.knowledge).__name__ == "ListKnowledge"
+
+
+async def test_a_skill_is_built_with_its_settings(tmp_path: Path) -> None:
+    async with await build(tmp_path, skills={"parrot": {"volume": 3}}) as server:
+        chat = Chat(server, Conversation("default", "test", "main"), "alice")
+        subscription = await server.view(chat.conversation, chat.screen)
+        assert await chat.say("ho ") == "ho ho ho "
+        server.leave(subscription)
+
+
+# Engine
+
+
+async def test_a_dead_engine_is_restarted_after_the_backoff() -> None:
+    inner = ScriptedEngine()
+    quick = EngineSettings(canary_interval=0.02, canary_deadline=0.1, restart_backoff=0.01)
+    engine = SupervisedEngine(inner, quick, Metrics())
+    await engine.start()
+    inner.die()
+    async with asyncio.timeout(0.9):  # the default is a second
+        while not engine.problem:  # noqa: ASYNC110  supervision sets no event
+            await asyncio.sleep(0.005)
+        while engine.problem:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    await engine.close()
+
+
+async def test_a_generation_has_a_deadline() -> None:
+    engine = ScriptedEngine(Line(text="one two", hold=1))
+    chosen = settings(engine=EngineSettings(deadline=0.05))
+    async with converse(Parrot, settings=chosen, engine=engine) as chat:
+        reply = await chat.say("count")
+    assert reply.problem is not None
+    assert reply.problem.code == "engine_timeout"
+
+
+async def test_a_skill_gets_no_more_history_than_set() -> None:
+    engine = ScriptedEngine(lambda _: "yes")
+    chosen = settings(ledger=LedgerSettings(history=2))
+    async with converse(Parrot, settings=chosen, engine=engine) as chat:
+        for number in range(4):
+            await chat.say(f"{number}")
+    assert [message.content for message in engine.requests[-1].messages] == ["2", "yes", "3"]
+
+
+# Routing
+
+
+class Poet(Skill):
+    """Write a poem."""
+
+    name = "poet"
+    examples = ("write a poem about rain", "a short poem please", "compose some verses")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say("O!")
+
+
+async def routed(text: str, chosen: RoutingSettings, engine: ScriptedEngine | None = None) -> str:
+    engine = engine or ScriptedEngine()
+    router = Router(
+        {"parrot": Parrot, "poet": Poet},
+        settings=chosen,
+        engine=engine,
+        abilities=await engine.start(),
+    )
+    message = Message(
+        conversation=Conversation("default", "test", "main"), id="1", sender="alice", text=text
+    )
+    return (await router.route(message)).skill
+
+
+POEM = "write a poem about rain"
+STRICTEST = {"threshold": 1.0, "consult_engine": False}
+
+
+@pytest.mark.parametrize("default", ["parrot", "poet"])
+async def test_the_default_answers_what_fits_nobody(default: str) -> None:
+    chosen = RoutingSettings.model_validate({"default": default, **STRICTEST})
+    assert await routed("qwertz", chosen) == default
+
+
+@pytest.mark.parametrize(("threshold", "skill"), [(0.0, "poet"), (1.0, "parrot")])
+async def test_a_choice_by_meaning_must_reach_the_threshold(threshold: float, skill: str) -> None:
+    chosen = RoutingSettings(
+        default="parrot", threshold=threshold, margin=0.0, consult_engine=False
+    )
+    assert await routed(POEM, chosen) == skill
+
+
+@pytest.mark.parametrize(("margin", "skill"), [(0.0, "poet"), (1.0, "parrot")])
+async def test_a_choice_by_meaning_must_lead_by_the_margin(margin: float, skill: str) -> None:
+    chosen = RoutingSettings(default="parrot", threshold=0.0, margin=margin, consult_engine=False)
+    assert await routed(POEM, chosen) == skill
+
+
+@pytest.mark.parametrize("consult", [True, False])
+async def test_the_engine_is_consulted_only_when_allowed(consult: bool) -> None:
+    engine = ScriptedEngine("poet")
+    chosen = RoutingSettings(default="parrot", threshold=1.0, consult_engine=consult)
+    assert await routed("qwertz", chosen, engine) == ("poet" if consult else "parrot")
+    assert len(engine.requests) == consult
+
+
+# Dispatch
+
+
+class Crowd(Skill):
+    """Count who answers at once."""
+
+    name = "crowd"
+    examples = ("who is there?", "count yourselves")
+    most = 0
+    running = 0
+
+    async def answer(self, turn: Turn) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0.05)
+        self.running -= 1
+        await turn.say("here")
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
+    crowd = Crowd()
+    chosen = settings(
+        dispatch=DispatchSettings(concurrency=concurrency), routing=RoutingSettings(default="crowd")
+    )
+    async with converse(crowd, settings=chosen) as chat:
+        threads = [Conversation("default", "test", str(number)) for number in range(4)]
+        chats = [Chat(chat.server, thread, "alice") for thread in threads]
+        views = [await chat.server.view(each.conversation, each.screen) for each in chats]
+        assert await asyncio.gather(*(each.say("who?") for each in chats)) == ["here"] * 4
+        for view in views:
+            chat.server.leave(view)
+    assert crowd.most == concurrency
+
+
+class NotingLedger(MemoryLedger):
+    """A ledger that notes for how long turns are leased."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leases: set[float] = set()
+
+    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+        self.leases.add(lease)
+        return await super().claim(worker, lease=lease, history=history)
+
+
+async def test_turns_are_leased_for_as_long_as_set() -> None:
+    ledger = NotingLedger()
+    chosen = settings(dispatch=DispatchSettings(lease=7.0))
+    async with converse(Parrot, settings=chosen, ledger=ledger, engine=ScriptedEngine("x")) as chat:
+        await chat.say("hello")
+    assert ledger.leases == {7.0}
+
+
+@pytest.mark.parametrize(("attempts", "outcome"), [(1, "failed"), (2, "done")])
+async def test_a_turn_is_given_up_after_its_attempts(attempts: int, outcome: str) -> None:
+    clock = [1000.0]
+    ledger = MemoryLedger(clock=lambda: clock[0])
+    await ledger.start()
+    conversation = Conversation("default", "test", "main")
+    message = Message(conversation=conversation, id="1", sender="alice", text="poison")
+    turn = (await ledger.accept(message)).turn
+    assert await ledger.claim("dead", lease=1.0, history=0)
+    clock[0] += 60
+    chosen = settings(dispatch=DispatchSettings(attempts=attempts))
+    async with converse(Parrot, settings=chosen, ledger=ledger, engine=ScriptedEngine("x")) as chat:
+        assert (await chat.reply(turn)).outcome == outcome
