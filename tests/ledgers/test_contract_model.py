@@ -76,7 +76,11 @@ class Comparison(RuleBasedStateMachine):
         self.touched: set[Conversation] = set()
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(step)
+        async def bounded() -> T:
+            async with asyncio.timeout(10):
+                return await step
+
+        return self.runner.run(bounded())
 
     def teardown(self) -> None:
         self.run(self.stack.aclose())
