@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -161,6 +162,39 @@ async def test_a_unix_socket_and_another_database_are_fine(tmp_path: Path) -> No
             assert await client.dbsize() == 0
 
 
+async def test_tls_is_spoken_and_the_certificate_is_checked(tmp_path: Path) -> None:
+    certificate, key = await _certificate(tmp_path)
+    port = free_port()
+    async with redis_server(
+        tls_port=str(port),
+        tls_cert_file=str(certificate),
+        tls_key_file=str(key),
+        tls_ca_cert_file=str(certificate),
+        tls_auth_clients="no",
+    ):
+        async with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}") as ledger:
+            await ledger.accept(message())
+            await answer(ledger)
+        with pytest.raises(LedgerUnavailable, match=f"127.0.0.1:{port}.*verify failed"):
+            async with opened(f"rediss://127.0.0.1:{port}"):
+                pass
+
+
+async def _certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    making = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+        *("-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"),
+        *("-keyout", str(key), "-out", str(certificate)),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await making.wait() == 0
+    return certificate, key
+
+
 # Settings
 
 
@@ -189,7 +223,7 @@ def test_an_unknown_option_of_the_url_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="socket_timeout"):
         parse_address("redis://one:1?socket_timeout=3")
-    assert parse_address("rediss://one?ssl_ca_certs=/ca").tls == {"ssl_ca_certs": "/ca"}
+    assert dict(parse_address("rediss://one?ssl_ca_certs=/ca").tls or ()) == {"ssl_ca_certs": "/ca"}
 
 
 def test_the_plugin_declares_its_ledger() -> None:
@@ -269,6 +303,21 @@ async def test_all_partitions_are_served_and_every_key_is_under_its_tag(
         assert (erasure.conversations, erasure.messages, erasure.memories) == (12, 12, 1)
         assert not [key async for key in client.scan_iter("*adamina*")]
         assert (await ledger.depth()).queued == 12
+
+
+async def test_a_long_history_is_exported_in_pieces(server: RedisServer) -> None:
+    async with opened(server.url) as ledger, raw(server.url) as client:
+        for sender in ("ada", "bob"):
+            await ledger.accept(message(sender=sender))
+            await answer(ledger)
+        (key,) = [key async for key in client.scan_iter("*:h")]
+        lines = await client.lrange(key, 0, -1)
+        await client.rpush(key, *(lines * 300))
+        export = await ledger.export("acme", "ada")
+        assert len(export.conversations["acme/web/t"]) == 602
+        erasure = await ledger.erase("acme", "ada")
+        assert erasure.messages == 301
+        assert len((await ledger.snapshot(WHERE, 2000)).history) == 602
 
 
 async def test_ids_cannot_reach_into_the_keys_of_others(server: RedisServer) -> None:

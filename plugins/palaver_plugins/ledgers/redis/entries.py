@@ -50,7 +50,7 @@ def refusal(reply: str, what: str) -> PalaverError:
         case "TEXT":
             return IndexConflict(f"{what}: a text does not continue the reply")
         case "CONFLICT":
-            return Conflict(f"{what}: the message id was used with another body")
+            return Conflict()
         case "TOOMANY":
             return TooMany("too many messages wait in this conversation", retry_after=1.0)
         case "ERR" | "WRONGTYPE":

@@ -33,15 +33,20 @@ from palaver_plugins.ledgers.redis.wire import Reply
 REMEMBERED_MS = 24 * 3600 * 1000
 """How long the id of a message is known as used."""
 
+LINES = 500
+"""Lines of history that are exported at once: Redis cuts off a subscriber of whom more than 32 MB
+wait."""
+
 _decode_claim = msgspec.json.Decoder(Claim).decode
 _decode_page = msgspec.json.Decoder(Page).decode
 _decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 
 
 class _Theirs(msgspec.Struct, frozen=True):
-    """What one conversation holds of a person."""
+    """What a stretch of one conversation holds of a person; ``all`` counts everybody's lines."""
 
     lines: tuple[Exchange, ...]
+    all: int
     pending: tuple[Message, ...]
 
 
@@ -227,11 +232,17 @@ class RedisLedger:
         conversations: dict[str, tuple[Exchange, ...]] = {}
         pending: list[Message] = []
         for partition, name in await self._conversations_of(tenant, person):
-            reply = await self._store.run("export", partition, _place(partition, name), person)
-            theirs = _decode_theirs(reply)
-            if theirs.lines:
-                conversations[name] = theirs.lines
-            pending += theirs.pending
+            lines: list[Exchange] = []
+            read, total = 0, 1
+            while read < total:
+                keys = _place(partition, name)
+                reply = await self._store.run("export", partition, keys, person, read, LINES)
+                theirs = _decode_theirs(reply)
+                lines += theirs.lines
+                pending += theirs.pending
+                read, total = read + LINES, theirs.all
+            if lines:
+                conversations[name] = tuple(lines)
         partition, place = self._keys.memories(tenant, person)
         memories = await self._store.command(partition, "HGETALL", place)
         return Export(

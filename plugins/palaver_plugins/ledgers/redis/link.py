@@ -31,19 +31,22 @@ class Address(NamedTuple):
     db: int
     username: str
     password: str
-    tls: dict[str, str] | None
+    tls: frozenset[tuple[str, str]] | None
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return str(self)  # never the password
 
 
 def parse_address(url: str) -> Address:
     """The address that ``url`` means. Raises `ConfigurationError` for options not known here."""
     options: dict[str, Any] = dict(parse_url(url))  # Any: each option has its own type
     secure = options.pop("connection_class", None) is SSLConnection
-    tls: dict[str, str] | None = {} if secure else None
+    tls: dict[str, str] = {}
     for name in [name for name in options if name.startswith("ssl_")]:
-        if tls is None or name not in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if not secure or name not in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
             raise ConfigurationError(f"ledger.redis.url: the option {name!r} is not supported")
         tls[name] = str(options.pop(name))
     address = Address(
@@ -53,7 +56,7 @@ def parse_address(url: str) -> Address:
         db=int(options.pop("db", 0)),
         username=str(options.pop("username", None) or "default"),
         password=str(options.pop("password", None) or ""),
-        tls=tls,
+        tls=frozenset(tls.items()) if secure else None,
     )
     if options:
         raise ConfigurationError(
@@ -94,7 +97,7 @@ class Link:
     async def start(self) -> None:
         """Connect. Raises `LedgerUnavailable`."""
         if self.address.tls is not None:
-            self._tls = await asyncio.to_thread(_tls_context, self.address.tls)
+            self._tls = await asyncio.to_thread(_tls_context, dict(self.address.tls))
         wire = await self._connect()
         self._keeper = asyncio.create_task(self._keep(wire), name="palaver-redis-link")
 
@@ -102,8 +105,7 @@ class Link:
         self._failure = "closed"
         if self._keeper is not None:
             self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+            await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
         if self._wire is not None:
             self._wire.close("closed")

@@ -19,7 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "read": ("common", "read"),
     "snapshot": ("common", "snapshot"),
     "export": ("common", "export"),
-    "erase": ("common", "erase"),
+    "erase": ("common", "events", "erase"),
 }
 
 

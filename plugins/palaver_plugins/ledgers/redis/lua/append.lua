@@ -16,19 +16,18 @@ if ARGV[6] == '' then
   return {index, offset, tonumber(stop)}
 end
 
-local this = expect .. ' ' .. redis.sha1hex(ARGV[6])
+local entries = cmsgpack.unpack(ARGV[6])
 if index ~= expect then
-  if last == this then
+  if last == ARGV[4] and expect + #entries == index then
     return {index, tonumber(reached), tonumber(stop)}
   end
   return redis.error_reply('INDEX ' .. at)
 end
-local entries = cmsgpack.unpack(ARGV[6])
 length = length_after(entries, tonumber(length))
 if not length then
   return redis.error_reply('TEXT it does not continue')
 end
 offset = emit(offset, apply(turn, entries))
 index = index + #entries
-redis.call('HSET', key, 'index', index, 'length', length, 'last', this, 'reached', offset)
+redis.call('HSET', key, 'index', index, 'length', length, 'last', ARGV[4], 'reached', offset)
 return {index, offset, tonumber(stop)}

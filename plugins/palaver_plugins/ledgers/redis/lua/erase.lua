@@ -7,6 +7,9 @@ local waiting, lines, stream, marks, order, members =
   conv .. ':q', conv .. ':h', conv .. ':s', conv .. ':m', conv .. ':o', conv .. ':u'
 local CHUNK = 500
 
+-- The turns that are known to answer somebody else.
+local others = {}
+
 local function theirs(line)
   return string.sub(line, 1, #mine) == mine
 end
@@ -40,6 +43,8 @@ local function drop_turns()
         let_go()
         redis.call('ZADD', queue, now(), name)
       end
+    else
+      others[turn] = true
     end
   end
   if redis.call('LLEN', waiting) == 0 then
@@ -53,12 +58,31 @@ local function drop_history()
   for _, line in ipairs(redis.call('LRANGE', lines, 0, -1)) do
     if not theirs(line) then
       kept[#kept + 1] = line
+      others[string.match(line, '","turn":"(%w+)","at":')] = true
     else
       gone = gone + 1
     end
   end
   replace(lines, kept)
   return math.floor((gone + 1) / 2)
+end
+
+-- The stream begins anew, without a gap; those who watch it take a snapshot.
+local function drop_events()
+  local kept, all = {}, redis.call('XRANGE', stream, '-', '+')
+  for _, entry in ipairs(all) do
+    local event = entry[2][2]
+    if others[string.match(event, '^{"type":"[%w_]+","turn":"(%w+)"')] then
+      kept[#kept + 1] = event
+    end
+  end
+  redis.call('DEL', stream)
+  for i, event in ipairs(kept) do
+    redis.call('XADD', stream, i .. '-0', 'e', event)
+  end
+  redis.call('EXPIRE', stream, STREAM_TTL)
+  redis.call('HSET', conv, 'offset', #kept)
+  return #all - #kept
 end
 
 local function drop_marks()
@@ -81,17 +105,17 @@ if redis.call('SISMEMBER', members, person) == 0 then
   return {0, 0}
 end
 
-local events = redis.call('XLEN', stream)
 local messages = drop_turns() + drop_history()
+local events
 local birth = redis.call('HINCRBY', state, 'erasures', 1)
 if redis.call('SCARD', members) == 1 then
+  events = redis.call('XLEN', stream)
   redis.call('UNLINK', conv, waiting, lines, stream, marks, order, members)
 else
-  -- The stream may quote them anywhere: it begins anew, and those who watch take a snapshot.
+  events = drop_events()
   drop_marks()
-  redis.call('DEL', stream)
   redis.call('SREM', members, person)
-  redis.call('HSET', conv, 'birth', birth, 'offset', 0)
+  redis.call('HSET', conv, 'birth', birth)
   if theirs(redis.call('HGET', conv, 'waiting') or '') then
     redis.call('HDEL', conv, 'waiting')
   end

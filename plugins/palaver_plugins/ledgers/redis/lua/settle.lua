@@ -1,15 +1,14 @@
 -- ARGV: name turn fence expect entries outcome text sender waiting events_kept
 -- history_kept. Returns index, offset, stop.
 local expect, sender, waiting = tonumber(ARGV[4]), ARGV[8], ARGV[9]
-local marks = conv .. ':m'
+local marks, entries = conv .. ':m', cmsgpack.unpack(ARGV[5])
 if not owned then
-  local by, settled, reached, stop = string.match(
-    redis.call('HGET', marks, 't' .. turn) or '', '^(%d+) (%d+ %x+ %d+) (%d+) (%d)$')
+  local by, expected, index, reached, stop = string.match(
+    redis.call('HGET', marks, 't' .. turn) or '', '^(%d+) (%d+) (%d+) (%d+) (%d)$')
   if by ~= fence then
     return redis.error_reply('FENCED the claim is over')
   end
-  local index = string.match(settled, '%d+$')
-  if settled ~= expect .. ' ' .. redis.sha1hex(ARGV[5]) .. ' ' .. index then
+  if tonumber(expected) ~= expect or expect + #entries ~= tonumber(index) then
     return redis.error_reply('INDEX ' .. index)
   end
   return {tonumber(index), tonumber(reached), tonumber(stop)}
@@ -22,7 +21,6 @@ local index = tonumber(at)
 if index ~= expect then
   return redis.error_reply('INDEX ' .. at)
 end
-local entries = cmsgpack.unpack(ARGV[5])
 if not length_after(entries, tonumber(length)) then
   return redis.error_reply('TEXT it does not continue')
 end
@@ -55,7 +53,7 @@ end
 local offset = emit(tonumber(held[3]), events)
 redis.call('XTRIM', conv .. ':s', 'MAXLEN', ARGV[10])
 redis.call('HSET', marks, 't' .. turn, table.concat({
-  fence, expect, redis.sha1hex(ARGV[5]), index, string.format('%.0f', offset), stop}, ' '))
+  fence, expect, index, string.format('%.0f', offset), stop}, ' '))
 if redis.call('LLEN', conv .. ':q') > 0 then
   redis.call('ZADD', queue, time, name)
   wake()
