@@ -1,13 +1,15 @@
-"""A plugin with settings of every kind: engine ``echo``, ledger ``memory``, knowledge ``list`` and
-skill ``parrot``."""
+"""A plugin that contributes one of each kind, with settings of every type."""
 
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import pydantic
+from aiohttp import web
 
+from palaver.channels import Channel, Reception
 from palaver.engine import Ability, Engine
 from palaver.errors import ConfigurationError
-from palaver.hooks import Backend, PluginSettings, Site, hookimpl
+from palaver.hooks import Backend, Interceptor, PluginSettings, Site, hookimpl
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.settings import Secret
@@ -44,7 +46,7 @@ class Parrot(Skill):
         await turn.say(turn.message.text * self.settings.volume)
 
 
-class MemorySettings(PluginSettings):
+class NoSettings(PluginSettings):
     pass
 
 
@@ -54,6 +56,28 @@ def build(settings: EchoSettings, site: Site) -> Engine:
     return ScriptedEngine("Hello.", lacks=settings.lacks)
 
 
+class Shout:
+    """An interceptor that adds to every reply."""
+
+    async def intercept(self, turn: Turn, call_next: Callable[[], Awaitable[None]]) -> None:
+        await call_next()
+        await turn.say("!")
+
+
+class Bell:
+    """A channel with one route."""
+
+    async def start(self, reception: Reception) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [web.get("/bell", self._ring)]
+
+    async def _ring(self, request: web.Request) -> web.Response:
+        return web.Response(text="ding")
+
+
 @hookimpl
 def palaver_register_engines() -> list[Backend[Engine]]:
     return [Backend(name="echo", settings=EchoSettings, build=build)]
@@ -61,9 +85,19 @@ def palaver_register_engines() -> list[Backend[Engine]]:
 
 @hookimpl
 def palaver_register_ledgers() -> list[Backend[Ledger]]:
-    return [Backend(name="memory", settings=MemorySettings, build=lambda s, site: MemoryLedger())]
+    return [Backend(name="memory", settings=NoSettings, build=lambda s, site: MemoryLedger())]
 
 
 @hookimpl
 def palaver_register_knowledge() -> list[Backend[KnowledgeBase]]:
-    return [Backend(name="list", settings=MemorySettings, build=lambda s, site: ListKnowledge())]
+    return [Backend(name="list", settings=NoSettings, build=lambda s, site: ListKnowledge())]
+
+
+@hookimpl
+def palaver_register_interceptors() -> list[Backend[Interceptor]]:
+    return [Backend(name="shout", settings=NoSettings, build=lambda s, site: Shout())]
+
+
+@hookimpl
+def palaver_register_channels() -> list[Backend[Channel]]:
+    return [Backend(name="bell", settings=NoSettings, build=lambda s, site: Bell())]

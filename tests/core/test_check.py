@@ -122,8 +122,9 @@ def test_a_skill_that_the_engine_cannot_serve_fails() -> None:
          "set")),
         ("engine.use=vllm", "engine.use names 'vllm'; installed are: ['echo']"),
         ("knowledge.use=sqlite", "knowledge.use names 'sqlite'; installed are: ['list']"),
-        ("channels.enabled=slack", "channels.enabled names 'slack'; installed are: []"),
-        ("interceptors.enabled=guard", "interceptors.enabled names 'guard'; installed are: []"),
+        ("channels.enabled=slack", "channels.enabled names 'slack'; installed are: ['bell']"),
+        ("interceptors.enabled=guard", ("interceptors.enabled names 'guard'; installed are: "
+         "['shout']")),
         ("routing.default=chat", "routing.default names 'chat'; installed are: ['parrot']"),
         ("server.data=/proc/none", ("server.data '/proc/none' cannot be written: "
          "No such file or directory")),

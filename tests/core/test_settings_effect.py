@@ -77,8 +77,8 @@ COVERED = {
     "dispatch.lease": f"{HERE}::test_turns_are_leased_for_as_long_as_set",
     "dispatch.attempts": f"{HERE}::test_a_turn_is_given_up_after_its_attempts",
     "dispatch.turn_deadline": "tests/core/test_conversations.py::test_a_turn_has_a_deadline",
-    "channels.enabled": f"{CHECK}::test_each_mistake_is_one_sentence",
-    "interceptors.enabled": f"{CHECK}::test_each_mistake_is_one_sentence",
+    "channels.enabled": f"{HERE}::test_only_enabled_channels_open_routes",
+    "interceptors.enabled": f"{HERE}::test_only_enabled_interceptors_wrap_turns",
     "skills": f"{HERE}::test_a_skill_is_built_with_its_settings",
 }
 
@@ -167,7 +167,7 @@ async def build(tmp_path: Path, **sections: object) -> Server:
     """A server of the kit's plugins."""
     point = importlib.metadata.EntryPoint("kit", settings_plugin.__name__, "palaver")
     tree = {
-        "server": {"data": tmp_path},
+        "server": {"data": tmp_path, "port": 0},
         "engine": {"use": "echo"},
         "ledger": {"use": "memory"},
         "knowledge": {"use": "list"},
@@ -185,12 +185,34 @@ async def test_backends_are_built_as_the_settings_choose(tmp_path: Path) -> None
         assert type(server.knowledge).__name__ == "ListKnowledge"
 
 
-async def test_a_skill_is_built_with_its_settings(tmp_path: Path) -> None:
-    async with await build(tmp_path, skills={"parrot": {"volume": 3}}) as server:
+async def reply_of(server: Server) -> str:
+    async with server:
         chat = Chat(server, Conversation("default", "test", "main"), "alice")
         subscription = await server.view(chat.conversation, chat.screen)
-        assert await chat.say("ho ") == "ho ho ho "
-        server.leave(subscription)
+        try:
+            return await chat.say("ho")
+        finally:
+            server.leave(subscription)
+
+
+async def test_a_skill_is_built_with_its_settings(tmp_path: Path) -> None:
+    assert await reply_of(await build(tmp_path, skills={"parrot": {"volume": 3}})) == "hohoho"
+
+
+async def test_only_enabled_interceptors_wrap_turns(tmp_path: Path) -> None:
+    assert await reply_of(await build(tmp_path)) == "ho"
+    enabled = {"enabled": ["shout"]}
+    assert await reply_of(await build(tmp_path, interceptors=enabled)) == "ho!"
+
+
+@pytest.mark.parametrize(("enabled", "status"), [(["bell"], 200), ([], 404)])
+async def test_only_enabled_channels_open_routes(
+    tmp_path: Path, enabled: list[str], status: int
+) -> None:
+    server = await build(tmp_path, channels={"enabled": enabled})
+    async with server, listening(server) as address, ClientSession() as session:
+        async with session.get(address + "bell") as response:
+            assert response.status == status
 
 
 # Engine
