@@ -1,0 +1,94 @@
+"""Reads the public data: cleaning, held-out splits, and the questions kept out of training."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from training.starter.groups import share
+
+HELD_OUT = 0.012
+"""The share of every source that is kept for measuring."""
+
+EXAMPLES = Path(__file__).with_name("examples.toml")
+LIKENESS = 0.85
+"""Above this overlap of words a training text counts as a copy of an example question."""
+
+_SPACES = re.compile(r"[\u00a0\u202f\u2009\ufeff\u3000]")
+_QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "…": "..."})
+
+
+def default_folder() -> Path:
+    """Return where the data lies unless told: `PALAVER_TRAINING_DATA` or `data/train`."""
+    return Path(os.environ.get("PALAVER_TRAINING_DATA", "data/train"))
+
+
+def rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `<name>.jsonl.xz`."""
+    path = folder / f"{name}.jsonl.xz"
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def clean(text: str) -> str:
+    """Unify spaces and typographic quotes."""
+    return _SPACES.sub(" ", text).translate(_QUOTES).strip()
+
+
+def words(text: str) -> frozenset[str]:
+    """Return the lower-case words (and single Chinese characters) of a text."""
+    return frozenset(re.findall(r"[\u4e00-\u9fff]|[^\W_]+", text.lower()))
+
+
+def plain(text: str) -> str:
+    """Reduce a text to its lower-case words, to recognise it in another spelling."""
+    return " ".join(re.findall(r"[\u4e00-\u9fff]|[^\W_]+", text.lower()))
+
+
+def held_out(text: str) -> bool:
+    """Tell whether a text belongs to the measuring split."""
+    return share(plain(text)) < HELD_OUT
+
+
+@lru_cache(maxsize=1)
+def examples() -> dict[str, Any]:
+    """Read the example questions that documentation shows; none of them is trained on."""
+    return tomllib.loads(EXAMPLES.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=1)
+def _example_words() -> tuple[frozenset[str], ...]:
+    return tuple(words(text) for text in example_texts())
+
+
+def example_texts() -> list[str]:
+    """Return every text of the examples: what is asked, and what it is asked about."""
+    return list(_strings(examples()))
+
+
+def _strings(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in {"source", "target", "length", "language", "document", "expect"}:
+                yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def resembles_example(text: str) -> bool:
+    """Tell whether a text is an example question or nearly one."""
+    mine = words(text)
+    return any(
+        len(mine & other) >= LIKENESS * len(mine | other) for other in _example_words() if other
+    )

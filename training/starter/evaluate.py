@@ -1,0 +1,194 @@
+"""Measures an exported starter model on held-out examples, through transformers.
+
+    python -m training.starter.evaluate --data data/train --model build/starter/model --count 100
+
+Scores: chrF (sacrebleu, 0 to 100) per direction of translation; exact match of grounded answers;
+accuracy of routing; share of functions that parse and of those that pass their checks; ROUGE-L of
+summaries; chrF of chat replies. All greedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from sacrebleu.metrics.chrf import CHRF
+from training.starter import choosing, coding, corpus, grounded, summarizing, talking, translating
+from training.starter.groups import Group
+from training.starter.tokens import write_json
+
+from palaver_skills import prompts
+
+log = logging.getLogger("starter")
+
+Messages = list[dict[str, str]]
+BATCH = 32
+
+
+class Speaker:
+    """An exported model that answers chats."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model.eval()
+
+    def answers(self, chats: Sequence[Messages], most: int) -> list[str]:
+        """Answer chats greedily with at most `most` tokens each, in their order."""
+        texts = [
+            self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            for chat in chats
+        ]
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        found = [""] * len(texts)
+        for places in _chunks(order, BATCH):
+            for place, text in zip(
+                places, self._batch([texts[p] for p in places], most), strict=True
+            ):
+                found[place] = text
+        return found
+
+    def _batch(self, texts: list[str], most: int) -> list[str]:
+        asked = self.tokenizer(texts, return_tensors="pt", padding=True)
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=asked["input_ids"],
+                attention_mask=asked["attention_mask"],
+                max_new_tokens=most,
+                do_sample=False,
+            )
+        replies = output[:, asked["input_ids"].shape[1] :]
+        decoded: list[str] = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        return [text.strip() for text in decoded]
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def ask(speaker: Speaker, groups: Sequence[Group], most: int) -> list[tuple[str, str]]:
+    """Answer the last turn of every group's only branch; return (reply, reference) pairs."""
+    asked = [group.prompts()[0] for group in groups]
+    replies = speaker.answers([messages for messages, _ in asked], most)
+    return [(reply, answer) for reply, (_, answer) in zip(replies, asked, strict=True)]
+
+
+def chrf(pairs: Sequence[tuple[str, str]]) -> float:
+    """Return chrF2 of (reply, reference) pairs."""
+    replies, references = [reply for reply, _ in pairs], [reference for _, reference in pairs]
+    return round(float(CHRF().corpus_score(replies, [references]).score), 1)
+
+
+def exact(pairs: Sequence[tuple[str, str]]) -> float:
+    """Return the share of replies that equal their reference."""
+    return round(sum(reply == answer for reply, answer in pairs) / max(1, len(pairs)), 3)
+
+
+def rouge_l(reply: str, reference: str) -> float:
+    """Return the F-measure of the longest common subsequence of words."""
+    first, second = reply.lower().split(), reference.lower().split()
+    row = [0] * (len(second) + 1)
+    for word in first:
+        before = row[:]
+        for place, other in enumerate(second, 1):
+            row[place] = (
+                before[place - 1] + 1 if word == other else max(before[place], row[place - 1])
+            )
+    return 2 * row[-1] / max(1, len(first) + len(second))
+
+
+def code_scores(speaker: Speaker, count: int) -> dict[str, float]:
+    """Measure generated functions."""
+    tasks = coding.measured(count)
+    replies = ask(speaker, [group for _, group in tasks], 160)
+    blocks = [coding.code_block(reply) for reply, _ in replies]
+    good = [coding.parses(block) for block in blocks]
+    right = [
+        fine and coding.passes(block, task.checks)
+        for fine, block, (task, _) in zip(good, blocks, tasks, strict=True)
+    ]
+    share = 1 / max(1, len(tasks))
+    return {"code_parses": round(sum(good) * share, 3), "code_passes": round(sum(right) * share, 3)}
+
+
+def grounded_scores(speaker: Speaker, count: int) -> dict[str, float]:
+    """Measure grounded answers, all and apart by whether the passages tell."""
+    pairs = ask(speaker, grounded.measured(count), 40)
+    open_ = [pair for pair in pairs if pair[1] == prompts.NOT_IN_DOCUMENTS]
+    told = [pair for pair in pairs if pair[1] != prompts.NOT_IN_DOCUMENTS]
+    return {
+        "grounded_exact": exact(pairs),
+        "grounded_answerable": exact(told),
+        "grounded_unanswerable": exact(open_),
+    }
+
+
+def translation_scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
+    """Measure chrF of every direction."""
+    found = {}
+    for language in translating.FOREIGN:
+        for into in (False, True):
+            groups = translating.measured(folder, language, into_english=into, count=count)
+            name = f"chrf_{language}_en" if into else f"chrf_en_{language}"
+            found[name] = chrf(ask(speaker, groups, 40))
+    return found
+
+
+def summary_scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
+    """Measure ROUGE-L of summaries, and how much shorter they are than the text."""
+    groups = summarizing.measured(folder, count)
+    pairs = ask(speaker, groups, 220)
+    texts = [group.branches[0][0][0] for group in groups]
+    scores = [rouge_l(reply, reference) for reply, reference in pairs]
+    shares = [len(reply) / len(text) for (reply, _), text in zip(pairs, texts, strict=True)]
+    return {
+        "summary_rouge_l": round(sum(scores) / len(scores), 3),
+        "summary_length_share": round(sum(shares) / len(shares), 3),
+    }
+
+
+def scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
+    """Measure everything; `count` is the number of examples per direction or task."""
+    found = grounded_scores(speaker, 2 * count)
+    found |= translation_scores(speaker, folder, count)
+    found |= {"routing_accuracy": exact(ask(speaker, choosing.measured(folder, count), 8))}
+    found |= code_scores(speaker, count)
+    found |= summary_scores(speaker, folder, min(60, count))
+    found |= {"chat_chrf": chrf(ask(speaker, talking.measured(folder, count), 60))}
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    found = argparse.ArgumentParser(prog="training.starter.evaluate", description=__doc__)
+    found.add_argument("--data", type=Path, default=corpus.default_folder())
+    found.add_argument("--model", type=Path, default=Path("build/starter/model"))
+    found.add_argument("--count", type=int, default=100)
+    found.add_argument("--threads", type=int, default=2)
+    found.add_argument("--output", type=Path, help="write the scores as JSON")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run from the command line."""
+    options = parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    found = scores(Speaker(options.model), options.data, options.count)
+    for name, value in found.items():
+        sys.stdout.write(f"{name:24} {value}\n")
+    if options.output:
+        write_json(options.output, found)
+
+
+if __name__ == "__main__":
+    main()

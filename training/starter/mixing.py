@@ -1,0 +1,111 @@
+"""The training mix: which task fills how many rows, at which length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from training.starter import choosing, coding, grounded, summarizing, talking, translating
+from training.starter.groups import Source, generator
+from training.starter.packing import Batch, Encoder, Packer, collate
+
+SHORT, MIDDLE, LONG = 128, 512, 1024
+"""Lengths of rows in tokens."""
+LONG_EVERY = 10
+"""Every so many steps the second half of a step has long rows."""
+
+TRANSLATION = {"fr": 0.24, "de": 0.25, "es": 0.23, "zh": 0.28}
+OTHER = {"grounded": 0.56, "code": 0.12, "chat": 0.14, "summary": 0.09, "routing": 0.09}
+LOSS_WEIGHTS = {"grounded": 2.0, "code": 0.5, "summary": 0.4, "long": 2.0}
+
+
+def sources(folder: Path) -> dict[str, Source]:
+    """Build all streams of training groups."""
+    paragraphs = summarizing.paragraphs(folder)
+    found: dict[str, Source] = {
+        "grounded": grounded.source(folder, paragraphs),
+        "long": grounded.source(folder, paragraphs, noise=6),
+        "code": coding.source(),
+        "chat": talking.source(folder),
+        "summary": summarizing.source(folder),
+        "routing": choosing.source(folder),
+    }
+    for language in translating.FOREIGN:
+        found[f"en-{language}"] = translating.source(folder, language, into_english=False)
+        found[f"{language}-en"] = translating.source(folder, language, into_english=True)
+    return found
+
+
+def texts(folder: Path, count: int) -> Iterator[str]:
+    """Yield texts for the tokenizer: every task, and every language alike."""
+    for name, source in sources(folder).items():
+        share = 4 if name in {"en-zh", "zh-en"} else 3 if len(name) == 5 else 1
+        for index in range(count * share if "-" in name else count // 10):
+            group = source(index)
+            yield group.system
+            yield group.shared
+            for branch in group.branches:
+                for user, answer in branch:
+                    yield user
+                    yield answer
+
+
+@dataclass(slots=True)
+class Mix:
+    """Draws the batches of a step; its state are the cursors of the packers."""
+
+    packers: dict[str, Packer]
+    encoder: Encoder
+    tokens: int
+
+    @classmethod
+    def open(
+        cls,
+        streams: dict[str, Source],
+        tokenizer: Tokenizer,
+        tokens: int,
+        prompt_weight: float = 0.0,
+    ) -> Mix:
+        """Pack the streams by name (see `sources`); `tokens` is half the size of a step."""
+        encoder = Encoder(tokenizer, prompt_weight)
+        packers = {
+            name: Packer(source, encoder, weight=LOSS_WEIGHTS.get(name, 1.0))
+            for name, source in streams.items()
+        }
+        return cls(packers, encoder, tokens)
+
+    def cursors(self) -> dict[str, int]:
+        """Return the state."""
+        return {name: packer.cursor for name, packer in self.packers.items()}
+
+    def restore(self, cursors: dict[str, int]) -> None:
+        """Go to a saved state."""
+        for name, cursor in cursors.items():
+            self.packers[name].cursor = cursor
+
+    def step(self, number: int) -> list[Batch]:
+        """Draw the batches of a step: two of translations, two of everything else."""
+        random_ = generator("mix", number)
+        pairs = [
+            random_.choice((f"en-{language}", f"{language}-en"))
+            for language in random_.choices(
+                list(TRANSLATION), list(TRANSLATION.values()), k=self.tokens // SHORT
+            )
+        ]
+        length = LONG if number % LONG_EVERY == LONG_EVERY - 1 else MIDDLE
+        others = random_.choices(list(OTHER), list(OTHER.values()), k=self.tokens // length)
+        if length == LONG:
+            others = ["long" if name == "grounded" else name for name in others]
+        halves = [
+            (pairs[0::2], SHORT),
+            (others[0::2], length),
+            (pairs[1::2], SHORT),
+            (others[1::2], length),
+        ]
+        return [self._batch(names, length) for names, length in halves if names]
+
+    def _batch(self, names: list[str], length: int) -> Batch:
+        rows = [(self.packers[name].row(length), self.packers[name].weight) for name in names]
+        return collate(rows, length, self.encoder.pad, names)

@@ -1,0 +1,223 @@
+"""Packs groups of examples into rows of a fixed length.
+
+A group is a tree: the system text, the shared beginning, and the branches. Every branch sees what
+leads to it and itself, at the positions that it would have alone; so a row gives exactly the
+losses of its examples computed one by one, without computing what they share again and again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from training.starter import tokens
+from training.starter.groups import Group, Source, Turn
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Segment:
+    """A run of tokens with its parent in the row (-1: none); `learn` weighs their prediction."""
+
+    ids: list[int]
+    learn: list[float]
+    parent: int = -1
+
+
+@dataclass(slots=True)
+class Row:
+    """A row being filled: segments in order, and how many tokens they have."""
+
+    segments: list[Segment] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    length: int = 0
+    systems: dict[str, int] = field(default_factory=dict)
+
+    def add(self, segment: Segment) -> int:
+        """Append a segment and return its number."""
+        parent = segment.parent
+        before = self.starts[parent] + len(self.segments[parent].ids) if parent >= 0 else 0
+        self.segments.append(segment)
+        self.starts.append(before)
+        self.length += len(segment.ids)
+        return len(self.segments) - 1
+
+
+class Encoder:
+    """Turns groups into segments.
+
+    `prompt_weight` is how much the text of a translation's source counts beside the answer: what
+    is to be translated teaches its language, too.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_weight: float = 0.0) -> None:
+        self.tokenizer = tokenizer
+        self.prompt_weight = prompt_weight
+        self.special = {name: tokenizer.token_to_id(name) for name in tokens.SPECIAL}
+        self.pad = self.special[tokens.PAD]
+        self.end = self.special[tokens.END]
+
+    def ids(self, text: str) -> list[int]:
+        """Encode plain text."""
+        found: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return found
+
+    def system(self, text: str) -> Segment:
+        """Encode the system text; without one the segment is empty."""
+        ids = [self.special[tokens.SYSTEM], *self.ids(text)] if text else []
+        return Segment(ids, [0.0] * len(ids))
+
+    def shared(self, text: str, parent: int) -> Segment:
+        """Encode the beginning of the user's text that branches share."""
+        ids = [self.special[tokens.USER], *self.ids(text)]
+        return Segment(ids, [0.0] * len(ids), parent)
+
+    def branch(self, group: Group, turns: tuple[Turn, ...]) -> Segment:
+        """Encode turns; a shared text has opened the first one already."""
+        weight = self.prompt_weight if group.task == "translation" else 0.0
+        opened = bool(group.shared)
+        ids: list[int] = []
+        learn: list[float] = []
+        for place, (user, answer) in enumerate(turns):
+            marker = [] if opened and place == 0 else [self.special[tokens.USER]]
+            asked = [*marker, *self.ids(user), self.special[tokens.ASSISTANT]]
+            said = [*self.ids(answer), self.end]
+            ids += asked + said
+            learn += [weight] * (len(asked) - 1) + [0.0] + [1.0] * len(said)
+        return Segment(ids, learn)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows as arrays [rows, length]; `segments` numbers the segment of every token.
+
+    `sees` [rows, segments, segments] tells which segment sees which; `targets` holds the
+    token to predict or -1, `weights` its weight, `answers` whether it is part of an answer.
+    """
+
+    tokens: Ints
+    positions: Ints
+    segments: Ints
+    sees: npt.NDArray[np.bool_]
+    targets: Ints
+    weights: npt.NDArray[np.float32]
+    answers: npt.NDArray[np.bool_]
+    names: tuple[str, ...]
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Return [rows, length, length]: whether a token sees another."""
+        rows = np.arange(len(self.segments))[:, None, None]
+        seen = self.sees[rows, self.segments[:, :, None], self.segments[:, None, :]]
+        length = self.segments.shape[1]
+        return seen & np.tri(length, dtype=np.bool_)
+
+
+class Packer:
+    """Fills rows from a source; the cursor is all its state."""
+
+    def __init__(self, source: Source, encoder: Encoder, *, weight: float = 1.0) -> None:
+        self.source, self.encoder, self.weight = source, encoder, weight
+        self.cursor = 0
+        self._next: tuple[int, Group] | None = None
+
+    def row(self, length: int) -> Row:
+        """Fill a row of at most `length` tokens; a group that never fits is cut or dropped."""
+        row = Row()
+        while True:
+            group = self._peek()
+            added = self._fit(row, group, length)
+            if not added and row.length:
+                return row
+            self.cursor += 1
+
+    def _peek(self) -> Group:
+        if self._next is None or self._next[0] != self.cursor:
+            self._next = (self.cursor, self.source(self.cursor))
+        return self._next[1]
+
+    def _fit(self, row: Row, group: Group, length: int) -> bool:
+        """Add as many branches of a group as fit; tell whether any did."""
+        encoder = self.encoder
+        system = encoder.system(group.system)
+        known = row.systems.get(group.system, -1) if group.system else -1
+        fixed = 0 if known >= 0 else len(system.ids)
+        shared = encoder.shared(group.shared, -1) if group.shared else None
+        fixed += len(shared.ids) if shared else 0
+        left = length - row.length - fixed
+        branches = []
+        for turns in group.branches:
+            branch = encoder.branch(group, turns)
+            if len(branch.ids) <= left:
+                branches.append(branch)
+                left -= len(branch.ids)
+        if not branches or (row.length and len(branches) < min(2, len(group.branches))):
+            return False
+        self._append(row, group.system, known, system, shared, branches)
+        return True
+
+    def _append(
+        self,
+        row: Row,
+        text: str,
+        known: int,
+        system: Segment,
+        shared: Segment | None,
+        branches: list[Segment],
+    ) -> None:
+        parent = known
+        if parent < 0 and system.ids:
+            parent = row.systems[text] = row.add(system)
+        if shared:
+            shared.parent = parent
+            parent = row.add(shared)
+        for branch in branches:
+            branch.parent = parent
+            row.add(branch)
+
+
+def collate(rows: list[tuple[Row, float]], length: int, pad: int, names: list[str]) -> Batch:
+    """Turn (row, weight of its targets) pairs into arrays; `names` are the rows' tasks."""
+    count = len(rows)
+    most = max(len(row.segments) for row, _ in rows) + 1
+    shape = (count, length)
+    batch = Batch(
+        tokens=np.full(shape, pad),
+        positions=np.zeros(shape, np.int64),
+        segments=np.full(shape, most - 1),
+        sees=np.zeros((count, most, most), np.bool_),
+        targets=np.full(shape, -1),
+        weights=np.zeros(shape, np.float32),
+        answers=np.zeros(shape, np.bool_),
+        names=tuple(names),
+    )
+    for number, (row, weight) in enumerate(rows):
+        _place(batch, number, row, weight)
+    batch.sees[:, most - 1, most - 1] = True
+    return batch
+
+
+def _place(batch: Batch, number: int, row: Row, weight: float) -> None:
+    at = 0
+    for place, (segment, start) in enumerate(zip(row.segments, row.starts, strict=True)):
+        size = len(segment.ids)
+        span = slice(at, at + size)
+        batch.tokens[number, span] = segment.ids
+        batch.positions[number, span] = np.arange(start, start + size)
+        batch.segments[number, span] = place
+        batch.sees[number, place, place] = True
+        if segment.parent >= 0:
+            batch.sees[number, place] |= batch.sees[number, segment.parent]
+        _targets(batch, number, at, segment, weight)
+        at += size
+
+
+def _targets(batch: Batch, number: int, at: int, segment: Segment, weight: float) -> None:
+    """Predict every learned token from the token before it, which is in the same segment."""
+    for offset, learn in enumerate(segment.learn):
+        if learn and offset:
+            batch.targets[number, at + offset - 1] = segment.ids[offset]
+            batch.weights[number, at + offset - 1] = weight * learn
+            batch.answers[number, at + offset - 1] = learn == 1.0

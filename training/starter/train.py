@@ -1,0 +1,345 @@
+"""Trains the starter model within a budget of minutes, and exports it.
+
+    python -m training.starter.train --data data/train --work build/starter --minutes 75
+
+Run again with `--resume` to go on from the last checkpoint (with more `--minutes`, to train
+longer). Matrices are trained by Muon, everything else by AdamW; the learning rate is constant
+at first and then falls to zero over the rest of the budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from training.starter import corpus, mixing, tokens
+from training.starter.model import SIZES, Network, describe, export, parameters
+from training.starter.packing import Batch
+
+log = logging.getLogger("starter")
+
+Drawn = tuple[list[Batch], dict[str, int]]
+"""The batches of a step, and the cursors of the sources after them."""
+
+WARM_UP, CONSTANT = 0.015, 0.35
+"""Shares of the budget: rising learning rate; then constant until here; then falling."""
+MUON_RATE, ADAM_RATE, EMBEDDING_RATE = 0.02, 2e-3, 4e-3
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a training run is; seconds count computing only, not pauses between runs."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    targets: int = 0
+
+
+def rate(share: float) -> float:
+    """Return the learning rate's factor at a share (0 to 1) of the budget."""
+    if share < WARM_UP:
+        return max(share, 0.05 * WARM_UP) / WARM_UP
+    return min(1.0, max(0.01, (1.0 - share) / (1.0 - CONSTANT)))
+
+
+def optimizers(network: Network, parts: int = 1) -> list[torch.optim.Optimizer]:
+    """Give matrices to `parts` Muons (for as many threads), everything else to AdamW."""
+    inner = dict(network.layers.named_parameters())
+    matrices = [weight for weight in inner.values() if weight.ndim == 2]
+    vectors = [weight for weight in inner.values() if weight.ndim == 1] + [network.norm.weight]
+    adam = [
+        {"params": vectors, "lr": ADAM_RATE},
+        {"params": [network.embed_tokens.weight], "lr": EMBEDDING_RATE},
+    ]
+    found: list[torch.optim.Optimizer] = [
+        *(
+            torch.optim.Muon(matrices[n::parts], lr=MUON_RATE, weight_decay=0.02)
+            for n in range(parts)
+        ),
+        torch.optim.AdamW(adam, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+    for optimizer in found:
+        for group in optimizer.param_groups:
+            group["base"] = group["lr"]
+    return found
+
+
+def replica(network: Network) -> Network:
+    """Return a network with the same weights (not copies) and gradients of its own."""
+    other = Network(network.shape).to(network.embed_tokens.weight.device)
+    for mine, theirs in zip(other.parameters(), network.parameters(), strict=True):
+        mine.data = theirs.data
+    return other
+
+
+class Run:
+    """A training run: network, optimizers, data and progress.
+
+    Each of `workers` threads computes whole batches on a replica of its own with one core: no
+    operation waits for another core, so a busy machine slows training down in proportion only.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        mix: mixing.Mix,
+        device: torch.device,
+        dtype: torch.dtype,
+        workers: int,
+    ) -> None:
+        self.network, self.mix, self.device, self.dtype = network, mix, device, dtype
+        self.optimizers = optimizers(network, workers)
+        self.replicas = [network, *(replica(network) for _ in range(workers - 1))]
+        self.progress = Progress()
+        self.cursors = mix.cursors()
+        self._pool = ThreadPoolExecutor(
+            workers + 1, initializer=torch.set_num_threads, initargs=(1,)
+        )
+        self._ahead: Future[Drawn] | None = None
+
+    def step(self, share: float) -> dict[str, float]:
+        """Do one step at a share of the budget; return the loss of every task in it."""
+        batches = self._drawn()
+        total = float(sum(batch.weights.sum() for batch in batches))
+        losses: dict[str, list[float]] = {}
+        for found in self._learned(batches, total):
+            for name, loss in found.items():
+                losses.setdefault(name, []).append(loss)
+        self._update(rate(share))
+        self.progress.step += 1
+        self.progress.tokens += sum(batch.tokens.size for batch in batches)
+        self.progress.targets += sum(int((batch.targets >= 0).sum()) for batch in batches)
+        return {name: float(np.mean(values)) for name, values in losses.items()}
+
+    def _draw(self, step: int) -> Drawn:
+        return self.mix.step(step), self.mix.cursors()
+
+    def _drawn(self) -> list[Batch]:
+        """Return this step's batches and begin to draw those of the next one."""
+        step = self.progress.step
+        ahead = self._ahead or self._pool.submit(self._draw, step)
+        batches, self.cursors = ahead.result()
+        self._ahead = self._pool.submit(self._draw, step + 1)
+        return batches
+
+    def _learned(self, batches: list[Batch], total: float) -> list[dict[str, float]]:
+        """Add the gradients of all batches; whoever is free takes the next one."""
+        waiting = deque(batches)
+        free = [self._pool.submit(self._work, net, waiting, total) for net in self.replicas]
+        found = [losses for future in free for losses in future.result()]
+        for other in self.replicas[1:]:
+            for mine, theirs in zip(self.network.parameters(), other.parameters(), strict=True):
+                if theirs.grad is not None:
+                    mine.grad = theirs.grad if mine.grad is None else mine.grad.add_(theirs.grad)
+                    theirs.grad = None
+        return found
+
+    def _work(
+        self, network: Network, waiting: deque[Batch], total: float
+    ) -> list[dict[str, float]]:
+        found = []
+        while waiting:
+            try:
+                batch = waiting.popleft()
+            except IndexError:  # another thread took the last one
+                break
+            found.append(self.learn(network, batch, total))
+        return found
+
+    def _update(self, factor: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * factor
+        for future in [self._pool.submit(optimizer.step) for optimizer in self.optimizers]:
+            future.result()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def learn(self, network: Network, batch: Batch, total: float) -> dict[str, float]:
+        """Add the gradients of a batch; `total` is the weight of the whole step's targets."""
+        place = np.flatnonzero(batch.targets.reshape(-1) >= 0)
+        hidden = network(
+            self._move(batch.tokens),
+            self._move(batch.positions),
+            self._move(batch.mask()),
+            self.dtype,
+        )
+        wanted = self._move(batch.targets.reshape(-1)[place])
+        logits = network.logits(hidden.flatten(0, 1)[self._move(place)])
+        loss = F.cross_entropy(logits.float(), wanted, reduction="none")
+        weights = self._move(batch.weights.reshape(-1)[place])
+        (loss * weights).sum().div(total).backward()  # type: ignore[no-untyped-call]
+        answers = batch.answers.reshape(-1)[place]
+        return _by_task(batch, place[answers], loss.detach().cpu().numpy()[answers])
+
+    def _move(self, array: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that going on needs."""
+        done = self.progress
+        return {
+            "shape": describe(self.network.shape),
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "cursors": self.cursors,
+            "progress": [done.step, done.seconds, done.tokens, done.targets],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.network.load_state_dict(state["network"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.mix.restore(state["cursors"])
+        self.cursors = dict(state["cursors"])
+        self.progress = Progress(*state["progress"])
+        self._ahead = None
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _by_task(batch: Batch, place: Any, losses: Any) -> dict[str, float]:
+    length = batch.targets.shape[1]
+    names = np.array(batch.names)[place // length]
+    return {str(name): float(losses[names == name].mean()) for name in np.unique(names)}
+
+
+def save(run: Run, folder: Path) -> None:
+    """Write the checkpoint, replacing the last one only when it is complete."""
+    partial = folder / "checkpoint.part"
+    torch.save(run.state(), partial)
+    partial.replace(folder / "checkpoint.pt")
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Read the checkpoint."""
+    state: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return state
+
+
+def open_run(options: argparse.Namespace) -> Run:
+    """Prepare tokenizer, data and network; with `--resume`, their saved state."""
+    work: Path = options.work
+    shape = SIZES[options.size]
+    if not (work / "model" / "tokenizer.json").exists():
+        log.info("training the tokenizer")
+        texts = mixing.texts(options.data, options.tokenizer_texts)
+        tokens.save(tokens.train(texts, shape.vocabulary), work / "model", shape.context)
+    tokenizer = tokens.load(work / "model")
+    torch.manual_seed(options.seed)
+    device = torch.device(options.device)
+    network = Network(shape).to(device)
+    streams = mixing.sources(options.data)
+    mix = mixing.Mix.open(streams, tokenizer, options.batch, options.prompt_weight)
+    workers = options.threads if device.type == "cpu" else 1
+    run = Run(network, mix, device, getattr(torch, options.dtype), workers)
+    if options.resume:
+        run.restore(load(work))
+    log.info("%s parameters, at step %s", parameters(network), run.progress.step)
+    return run
+
+
+def export_run(run: Run, folder: Path) -> None:
+    """Export the weights as they are now."""
+    encoder = run.mix.encoder
+    export(run.network, folder, end=encoder.end, pad=encoder.pad)
+
+
+def record(path: Path, run: Run, losses: dict[str, float]) -> None:
+    """Append one line per task to the log of losses."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["step", "seconds", "tokens", "task", "loss"])
+        done = run.progress
+        for name, loss in sorted(losses.items()):
+            writer.writerow([done.step, round(done.seconds), done.tokens, name, round(loss, 4)])
+
+
+def smooth(average: dict[str, float], losses: dict[str, float]) -> None:
+    """Update running averages of the losses by task."""
+    for name, loss in losses.items():
+        average[name] = 0.95 * average.get(name, loss) + 0.05 * loss
+
+
+def train(run: Run, options: argparse.Namespace) -> None:
+    """Train until the budget of minutes is spent."""
+    budget = options.minutes * 60.0
+    average: dict[str, float] = {}
+    saved = run.progress.seconds
+    while run.progress.seconds < budget and run.progress.step < options.steps:
+        started = time.monotonic()
+        smooth(average, run.step(run.progress.seconds / budget))
+        run.progress.seconds += time.monotonic() - started
+        if run.progress.step % options.log_every == 0:
+            record(options.work / "losses.csv", run, average)
+            log.info(
+                "step %d, %.1f min, %.2f M tokens: %s",
+                run.progress.step,
+                run.progress.seconds / 60,
+                run.progress.tokens / 1e6,
+                json.dumps(_rounded(average)),
+            )
+        if run.progress.seconds - saved > options.save_every * 60:
+            saved = run.progress.seconds
+            save(run, options.work)
+            export_run(run, options.work / "model")
+    save(run, options.work)
+    export_run(run, options.work / "model")
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in sorted(values.items())}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    found = argparse.ArgumentParser(prog="training.starter.train", description=__doc__)
+    found.add_argument("--data", type=Path, default=corpus.default_folder())
+    found.add_argument("--work", type=Path, default=Path("build/starter"))
+    found.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    found.add_argument("--minutes", type=float, default=75.0)
+    found.add_argument("--steps", type=int, default=10**9, help="stop here at the latest")
+    found.add_argument("--batch", type=int, default=4096, help="tokens of half a step")
+    found.add_argument("--prompt-weight", type=float, default=0.0, help="of a translation's source")
+    found.add_argument("--tokenizer-texts", type=int, default=12_000)
+    found.add_argument("--device", default="cpu")
+    found.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    found.add_argument("--threads", type=int, default=2)
+    found.add_argument("--seed", type=int, default=7)
+    found.add_argument("--save-every", type=float, default=4.0, help="minutes")
+    found.add_argument("--log-every", type=int, default=20, help="steps")
+    found.add_argument("--resume", action="store_true")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run from the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    options = parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    run = open_run(options)
+    train(run, options)
+    run.close()
+
+
+if __name__ == "__main__":
+    main()
