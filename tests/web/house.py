@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Self
 
 import aiohttp
@@ -103,9 +103,16 @@ class House:
         self.address = address.rstrip("/")
         self.teller = teller
         self.session: aiohttp.ClientSession
+        self.listener: contextlib.AbstractAsyncContextManager[str] | None
 
     def url(self, path: str) -> str:
         return self.address + path
+
+    async def stop_listening(self) -> None:
+        """Stop the web surface as a stopping server does."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            await listener.__aexit__(None, None, None)
 
     async def get(self, path: str, **about: Any) -> tuple[int, Any]:  # Any: request options, JSON
         async with self.session.get(self.url(path), **about) as response:
@@ -160,10 +167,33 @@ async def open_house(
         skills={skill.name: skill for skill in skills},
         channels=channels,
     )
-    async with running, listening(running) as address, aiohttp.ClientSession() as session:
-        house = House(running, address, teller)
+    async with aiohttp.ClientSession() as session, running:
+        listener = listening(running)
+        house = House(running, await listener.__aenter__(), teller)
         house.session = session
-        yield house
+        house.listener = listener
+        try:
+            yield house
+        finally:
+            await house.stop_listening()
+
+
+async def eventually(check: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait until ``check`` holds. For what tells nobody when it changes."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            held = check()
+            if held if isinstance(held, bool) else await held:
+                return
+            await asyncio.sleep(0.005)
+
+
+class Gap(Exception):
+    """Text came that does not continue what came before."""
+
+
+class Broken(Exception):
+    """The connection ended while a frame was awaited."""
 
 
 class Wire:
@@ -214,7 +244,8 @@ class Wire:
 
     async def _receive(self) -> None:
         received = await self.socket.receive()
-        assert received.type is aiohttp.WSMsgType.TEXT, received
+        if received.type is not aiohttp.WSMsgType.TEXT:
+            raise Broken(received)
         self.take(json.loads(received.data))
 
     def take(self, frame: Frame) -> None:
@@ -232,7 +263,8 @@ class Wire:
 
     def _heal(self, frame: Frame) -> None:
         held = self.texts.get(frame["turn"], "")
-        assert frame["position"] <= len(held), f"a gap: {frame} after {held!r}"
+        if frame["position"] > len(held):
+            raise Gap(f"{frame} after {held!r}")
         self.texts[frame["turn"]] = held + frame["text"][len(held) - frame["position"] :]
 
     def _draw(self, snapshot: Frame) -> None:
@@ -282,9 +314,7 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
 
-    async def _meet(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writers |= {writer, to_writer}
         for source, sink, counted in ((reader, to_writer, False), (to_reader, writer, True)):

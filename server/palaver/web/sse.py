@@ -107,13 +107,15 @@ class Feed:
         self._news.set()
 
     async def next(self) -> bytes:
-        """What has come since; a comment after `PING_INTERVAL` seconds of silence."""
+        """What has come since; a comment after `PING_INTERVAL` seconds of silence, and nothing at
+        the end."""
         try:
             async with asyncio.timeout(PING_INTERVAL):
                 await self._news.wait()
         except TimeoutError:
             return b": ping\n\n"
-        self._news.clear()
+        if not self.over:
+            self._news.clear()
         data = b"".join(self._parts)
         self._parts.clear()
         self._size = 0
@@ -199,9 +201,8 @@ class Feeds:
         response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
         try:
-            while not feed.over:
-                await response.write(await feed.next())
-            await response.write(await feed.next())
+            while data := await feed.next():
+                await response.write(data)
             await response.write_eof()
         except ClientConnectionResetError:
             pass  # the reader has left; the turns go on

@@ -1,0 +1,246 @@
+/** The client's healing and its reconnecting, without a browser: node --test tests/web/client */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Client, Transcript } from "../../../server/palaver/web/static/palaver-client.js";
+
+const TEXT = "naïve 雨 😀 👩‍👩‍👧 end";
+const POINTS = Array.from(TEXT);
+
+function piece(position, end, extra = {}) {
+  const text = POINTS.slice(position, end).join("");
+  return { type: "text", turn: "t", position, text, ...extra };
+}
+
+function finished(extra = {}) {
+  return { type: "finished", turn: "t", outcome: "done", length: POINTS.length, problem: null, ...extra };
+}
+
+test("text that comes twice, whole or in part, is shown once, whatever the cut", () => {
+  for (let live = 0; live <= POINTS.length; live += 1) {
+    for (let from = 0; from <= live; from += 1) {
+      const transcript = new Transcript();
+      assert.equal(transcript.apply(piece(0, live)), true);
+      assert.equal(transcript.apply(piece(from, POINTS.length, { cursor: "e:1" })), true);
+      assert.equal(transcript.apply(finished({ cursor: "e:2" })), true);
+      assert.equal(transcript.turns[0].text, TEXT);
+    }
+  }
+});
+
+test("a gap is noticed", () => {
+  const transcript = new Transcript();
+  transcript.apply(piece(0, 2));
+  assert.equal(transcript.apply(piece(3, 5)), false);
+  assert.equal(transcript.apply(finished()), false);
+});
+
+test("an event that was seen is passed over by its cursor", () => {
+  const transcript = new Transcript();
+  transcript.apply(piece(0, 4, { cursor: "e:1" }));
+  transcript.apply({ type: "text_reset", turn: "t", position: 2, cursor: "e:2" });
+  transcript.apply(piece(2, 6, { cursor: "e:3" }));
+  transcript.apply({ type: "text_reset", turn: "t", position: 2, cursor: "e:2" });
+  assert.equal(transcript.turns[0].text, POINTS.slice(0, 6).join(""));
+  assert.equal(transcript.cursor, "e:3");
+});
+
+test("a later attempt withdraws what was never stored, the first does not", () => {
+  const transcript = new Transcript();
+  transcript.apply(piece(0, 8));
+  transcript.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
+  assert.equal(transcript.turns[0].length, 8);
+  transcript.apply({ type: "started", turn: "t", attempt: 2, position: 7 });
+  assert.equal(transcript.turns[0].text, POINTS.slice(0, 7).join(""));
+});
+
+test("a snapshot replaces the text and keeps what it does not tell", () => {
+  const transcript = new Transcript();
+  const citation = { number: 1, document: "d", title: "", passage: "p", section: "" };
+  transcript.apply({ type: "message", turn: "t", id: "m", sender: "ada", text: "q", cursor: "e:1" });
+  transcript.apply({ type: "citation", turn: "t", citation, cursor: "e:2" });
+  transcript.restart(
+    {
+      history: [
+        { role: "user", turn: "t", text: "q", sender: "ada" },
+        { role: "assistant", turn: "t", text: TEXT, skill: "qa", outcome: "done" },
+      ],
+      pending: [{ turn: "u", id: "n", sender: "ada", text: "r", running: true, reply: "😀", skill: "" }],
+    },
+    "f:9",
+  );
+  const [done, running] = transcript.turns;
+  assert.deepEqual([done.text, done.state, done.citations.length], [TEXT, "done", 1]);
+  assert.deepEqual([running.length, running.state, transcript.ahead(running)], [1, "running", 0]);
+  assert.equal(transcript.cursor, "f:9");
+});
+
+test("events of a newer server are passed over", () => {
+  assert.equal(new Transcript().apply({ type: "telepathy", turn: "t" }), true);
+});
+
+/** A websocket that a test speaks for. */
+class FakeSocket {
+  static made = [];
+  constructor(url) {
+    this.url = url;
+    this.sent = [];
+    this.readyState = 0;
+    FakeSocket.made.push(this);
+  }
+  send(data) {
+    this.sent.push(JSON.parse(data));
+  }
+  close() {
+    this.readyState = 3;
+  }
+  open() {
+    this.readyState = 1;
+    this.onopen();
+  }
+  say(frame) {
+    this.onmessage({ data: JSON.stringify(frame) });
+  }
+  end(code, reason = "") {
+    this.readyState = 3;
+    this.onclose({ code, reason });
+  }
+}
+
+class FakeStorage extends Map {
+  getItem(key) {
+    return this.get(key) ?? null;
+  }
+  setItem(key, value) {
+    this.set(key, value);
+  }
+  removeItem(key) {
+    this.delete(key);
+  }
+}
+
+function opened(t, storage = new FakeStorage()) {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  FakeSocket.made = [];
+  const client = new Client({ url: "ws://x/ws", thread: "t", WebSocket: FakeSocket, storage });
+  client.connect();
+  return { client, storage, socket: FakeSocket.made[0] };
+}
+
+const WELCOME = {
+  type: "welcome", recovered: true, cursor: "e:0", person: "ada", max_message_bytes: 1000,
+};
+
+test("it asks for everything first, and for the rest after a cut", (t) => {
+  const { client, socket } = opened(t);
+  socket.open();
+  assert.equal(socket.sent[0].since, "start");
+  socket.say(WELCOME);
+  socket.say({ ...piece(0, 3), cursor: "e:4" });
+  socket.end(1006);
+  assert.equal(client.status, "waiting");
+  t.mock.timers.tick(500);
+  FakeSocket.made[1].open();
+  assert.equal(FakeSocket.made[1].sent[0].since, "e:4");
+  client.close();
+});
+
+test("a message is sent again with its id until the server has it, also after a reload", (t) => {
+  const { client, socket, storage } = opened(t);
+  const id = client.send("hello");
+  assert.equal(socket.sent.length, 0);
+  socket.open();
+  socket.say(WELCOME);
+  assert.deepEqual(socket.sent[1], { type: "send", id, text: "hello" });
+  client.close();
+  const later = new Client({ url: "ws://x/ws", thread: "t", WebSocket: FakeSocket, storage });
+  later.connect();
+  const next = FakeSocket.made.at(-1);
+  next.open();
+  next.say(WELCOME);
+  assert.equal(next.sent[1].id, id);
+  next.say({ type: "ack", id, turn: "t", ahead: 0, duplicate: true });
+  assert.equal(later.unsent.size, 0);
+  assert.equal(storage.size, 0);
+  later.close();
+});
+
+test("a refused message is kept with the reason and can be sent again or dropped", (t) => {
+  const { client, socket } = opened(t);
+  socket.open();
+  socket.say(WELCOME);
+  const id = client.send("hello");
+  socket.say({ type: "error", code: "not_found", message: "There is no skill.", id });
+  assert.equal(client.unsent.get(id).problem.message, "There is no skill.");
+  client.retry(id);
+  assert.equal(socket.sent.at(-1).id, id);
+  client.discard(id);
+  assert.equal(client.unsent.size, 0);
+  client.close();
+});
+
+test("an overloaded server gets the message again later", (t) => {
+  const { client, socket } = opened(t);
+  socket.open();
+  socket.say(WELCOME);
+  const id = client.send("hello");
+  socket.say({ type: "error", code: "overloaded", message: "Busy.", id, retry_after: 3 });
+  assert.equal(socket.sent.length, 2);
+  t.mock.timers.tick(3000);
+  assert.equal(socket.sent.at(-1).id, id);
+  assert.equal(socket.sent.length, 3);
+  client.close();
+});
+
+test("a message that is too long is not sent at all", (t) => {
+  const { client, socket } = opened(t);
+  socket.open();
+  socket.say(WELCOME);
+  const id = client.send("é".repeat(600));
+  assert.equal(client.unsent.get(id).problem.code, "too_large");
+  assert.equal(socket.sent.length, 1);
+  client.close();
+});
+
+test("a gap begins anew from a snapshot", (t) => {
+  const { client, socket } = opened(t);
+  socket.open();
+  socket.say(WELCOME);
+  socket.say(piece(5, 7));
+  t.mock.timers.tick(500);
+  FakeSocket.made[1].open();
+  assert.equal(FakeSocket.made[1].sent[0].since, null);
+  client.close();
+});
+
+test("a refusal is final, anything else is tried again, later each time", (t) => {
+  for (const code of [4400, 4401, 4403]) {
+    const { client, socket } = opened(t);
+    socket.open();
+    socket.end(code, "no");
+    assert.deepEqual([client.status, client.refusal.code], ["refused", code]);
+    t.mock.timers.reset();
+  }
+  const { client } = opened(t);
+  for (let round = 0; round < 8; round += 1) {
+    FakeSocket.made.at(-1).end([1006, 1012, 1013, 4408, 4429][round % 5]);
+    assert.equal(client.status, "waiting");
+    t.mock.timers.tick(20_000);
+    assert.equal(FakeSocket.made.length, round + 2);
+  }
+  client.close();
+});
+
+test("a silent connection is asked for a sign of life and given up without one", (t) => {
+  const { client, socket } = opened(t);
+  socket.open();
+  socket.say(WELCOME);
+  t.mock.timers.tick(25_000);
+  assert.deepEqual(socket.sent.at(-1), { type: "ping" });
+  socket.say({ type: "pong" });
+  t.mock.timers.tick(25_000);
+  t.mock.timers.tick(10_000);
+  assert.equal(client.status, "waiting");
+  client.close();
+});
