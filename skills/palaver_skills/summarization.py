@@ -157,8 +157,8 @@ class Summarization(Skill):
 
 
 def _is_about_conversation(instruction: str, text: str) -> bool:
-    """ "Summarize our chat: briefly" means the chat; with a real text after it, the text."""
-    return bool(_CONVERSATION.search(instruction)) and len(text.split()) < 8
+    """Whether the chat is meant, and not a text that happens to speak of one."""
+    return len(text.split()) < 8 and bool(_CONVERSATION.search(f"{instruction} {text}"))
 
 
 def transcript(history: Sequence[Exchange]) -> str:

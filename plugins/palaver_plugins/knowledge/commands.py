@@ -20,6 +20,9 @@ _tenant = click.option("--tenant", default="default", show_default=True, help="W
 
 
 def _with_knowledge(console: Console, work: Callable[[KnowledgeBase], Awaitable[T]]) -> T:
+    # These read files, which must not happen in the event loop.
+    _ = console.site, console.registry
+
     async def run() -> T:
         async with console.open_knowledge() as base:
             return await work(base)
@@ -43,10 +46,11 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
     added all the same; the exit status is then 2.
     """
     problems: list[str] = []
+    found = list(files.find(list(paths)))
 
     async def add_all(base: KnowledgeBase) -> tuple[int, int]:
         documents = passages = 0
-        with click.progressbar(list(files.find(list(paths))), label="Adding") as progress:
+        with click.progressbar(found, label="Adding") as progress:
             for path in progress:
                 try:
                     document = await asyncio.to_thread(files.read, path)

@@ -14,7 +14,7 @@ LONGEST = 200
 LARGEST = 10**30
 """Magnitude that no number on the way may pass."""
 
-_WRITTEN = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**", "√": None, ",": None})
+_WRITTEN = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**", ",": None})
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

@@ -1,0 +1,61 @@
+"""``palaver knowledge`` on the command line."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from palaver.cli.console import Console
+from palaver_plugins.knowledge.commands import knowledge
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Console:
+    return Console(config=None, overrides=(f"server.data={tmp_path / 'data'}",))
+
+
+def run(console: Console, *arguments: str | Path) -> Result:
+    return CliRunner().invoke(knowledge, [str(argument) for argument in arguments], obj=console)
+
+
+def test_documents_are_added_listed_searched_and_removed(console: Console, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "cats.md").write_text("# Cats\n\nCats sleep all day.\n")
+    (docs / "dogs.txt").write_text("Dogs bark at night.\n")
+    added = run(console, "add", docs)
+    assert added.exit_code == 0, added.output
+    assert "Added 2 documents with 2 passages." in added.output
+    listed = run(console, "list").output
+    assert f"{docs}/cats.md  (Cats)" in listed
+    searched = run(console, "search", "who sleeps?").output
+    assert searched.startswith("[1] Cats (")
+    assert "Cats sleep all day." in searched
+    assert run(console, "remove", docs / "cats.md").output == "Removed 1 documents.\n"
+    assert run(console, "search", "who sleeps?").output == "Nothing matches.\n"
+
+
+def test_a_bad_file_is_reported_and_the_others_are_added(console: Console, tmp_path: Path) -> None:
+    (tmp_path / "good.md").write_text("Good text.")
+    (tmp_path / "bad.txt").write_bytes(b"\0\0")
+    (tmp_path / "odd.exe").write_bytes(b"x")
+    files = [tmp_path / name for name in ("bad.txt", "good.md", "odd.exe", "none.md")]
+    added = run(console, "add", *files)
+    assert added.exit_code == 2
+    assert "Added 1 documents" in added.output
+    assert "bad.txt: it is a binary file" in added.output
+    assert "odd.exe: files of kind '.exe' cannot be read" in added.output
+    assert "none.md: it cannot be opened: No such file" in added.output
+
+
+def test_tenants_have_their_own_documents(console: Console, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("Something.")
+    run(console, "add", tmp_path / "a.md", "--tenant", "acme")
+    assert run(console, "list").output == ""
+    assert "a.md" in run(console, "list", "--tenant", "acme").output
+
+
+def test_removing_what_is_not_there_is_said(console: Console) -> None:
+    removed = run(console, "remove", "nothing.md")
+    assert removed.exit_code == 2
+    assert "There is no document 'nothing.md'." in removed.output

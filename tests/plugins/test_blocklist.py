@@ -1,0 +1,22 @@
+"""The interceptor that refuses some messages."""
+
+import pytest
+from pydantic import ValidationError
+
+from palaver.testing import ScriptedEngine, converse
+from palaver_plugins.interceptors.blocklist import Blocklist, BlocklistSettings
+from palaver_skills.chat import Chat
+
+
+async def test_a_blocked_message_reaches_no_skill() -> None:
+    engine = ScriptedEngine("Hello.")
+    settings = BlocklistSettings(patterns=(r"\bpassword\b",), sentence="Not about that.")
+    async with converse(Chat, engine=engine, interceptors=[Blocklist(settings)]) as chat:
+        assert await chat.say("Tell me the PASSWORD") == "Not about that."
+        assert not engine.requests
+        assert await chat.say("hello") == "Hello."
+
+
+def test_a_pattern_that_cannot_work_is_refused_at_start_up() -> None:
+    with pytest.raises(ValidationError, match="unterminated"):
+        BlocklistSettings(patterns=("[a",))

@@ -1,0 +1,106 @@
+"""Conversations with the question answering skill."""
+
+import pytest
+
+from palaver import Document
+from palaver.testing import ScriptedEngine, converse
+from palaver_skills import prompts
+from palaver_skills.qa import NOTHING_FOUND, QA
+
+SHOP = (
+    Document(id="returns", title="Returns", text="You may return goods within 30 days."),
+    Document(id="hours", title="Opening hours", text="The shop opens at nine, return by six."),
+    Document(id="pets", title="Pets", text="Dogs may come in when they return balls."),
+)
+QUESTION = "Until when can I return goods?"
+
+
+async def test_an_answer_names_its_passage() -> None:
+    engine = ScriptedEngine("Within 30 days. [1]")
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        reply = await chat.say(QUESTION)
+        assert reply == "Within 30 days. [1]"
+        assert [(c.number, c.document, c.title) for c in reply.citations] == [
+            (1, "returns", "Returns")
+        ]
+        system, user = engine.requests[0].messages
+        assert system.content == prompts.GROUNDED
+        assert user.content.startswith("[1] Returns\nYou may return goods within 30 days.\n\n[2] ")
+        assert user.content.endswith(f"\n\nQuestion: {QUESTION}")
+
+
+async def test_only_passages_that_were_used_are_cited_in_the_order_of_the_answer() -> None:
+    engine = ScriptedEngine("Dogs may. [3] Thirty days [1], really [3]. Made up [9].")
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        reply = await chat.say(QUESTION)
+        assert [citation.number for citation in reply.citations] == [3, 1]
+        assert [citation.document for citation in reply.citations][1] == "returns"
+
+
+async def test_several_passages_may_stand_in_one_marker() -> None:
+    async with converse(QA, engine=ScriptedEngine("Yes [2, 1]."), knowledge=SHOP) as chat:
+        reply = await chat.say(QUESTION)
+        assert [citation.number for citation in reply.citations] == [2, 1]
+
+
+async def test_an_answer_without_a_marker_gets_the_passage_that_says_it() -> None:
+    engine = ScriptedEngine("The shop opens at nine.")
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        reply = await chat.say(QUESTION)
+        [citation] = reply.citations
+        assert citation.document == "hours"
+        assert reply == f"The shop opens at nine. [{citation.number}]"
+
+
+async def test_an_answer_that_no_passage_says_cites_none() -> None:
+    async with converse(QA, engine=ScriptedEngine("Perhaps."), knowledge=SHOP) as chat:
+        reply = await chat.say(QUESTION)
+        assert reply == "Perhaps."
+        assert not reply.citations
+
+
+async def test_documents_that_do_not_tell_are_not_cited() -> None:
+    engine = ScriptedEngine(prompts.NOT_IN_DOCUMENTS)
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        reply = await chat.say("Do I return by car?")
+        assert reply == prompts.NOT_IN_DOCUMENTS
+        assert not reply.citations
+
+
+@pytest.mark.parametrize("knowledge", [(), SHOP])
+async def test_without_a_passage_the_engine_is_not_asked(knowledge: tuple[Document, ...]) -> None:
+    engine = ScriptedEngine()
+    async with converse(QA, engine=engine, knowledge=knowledge) as chat:
+        assert await chat.say("xylophone?") == NOTHING_FOUND
+        assert not engine.requests
+
+
+async def test_passages_are_cut_to_fit_the_context_window() -> None:
+    long = [
+        Document(id=f"d{n}", title=f"Title {n}", text="goods " + f"word{n}. " * 70)
+        for n in range(4)
+    ]
+    engine = ScriptedEngine("Yes [1].", context=256)
+    async with converse(QA, engine=engine, knowledge=long) as chat:
+        reply = await chat.say("goods?")
+        assert reply.outcome == "done"
+        prompt = engine.requests[0].messages[-1].content
+        assert "[1]" in prompt
+        assert "[3]" not in prompt
+        assert prompt.endswith("Question: goods?")
+
+
+async def test_a_short_follow_up_is_searched_for_with_the_question_before_it() -> None:
+    engine = ScriptedEngine("Thirty days. [1]", "On Sundays too. [1]")
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        await chat.say(QUESTION)
+        reply = await chat.say("And on Sundays?")
+        assert reply.citations[0].document == "returns"
+        assert engine.requests[1].messages[-1].content.endswith("Question: And on Sundays?")
+
+
+async def test_a_question_may_come_as_an_argument() -> None:
+    engine = ScriptedEngine("Thirty days. [1]")
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        await chat.say("", skill="qa", arguments={"question": QUESTION})
+        assert engine.requests[0].messages[-1].content.endswith(QUESTION)
