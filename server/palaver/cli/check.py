@@ -108,7 +108,8 @@ def _network(console: Console) -> Findings:
         yield "bad", str(error)
         return
     server, keys = console.settings.server, console.settings.auth.keys
-    who = f"{len(keys)} keys" if keys else "this machine only, without keys"
+    held = "1 key" if len(keys) == 1 else f"{len(keys)} keys"
+    who = f"holders of {held}" if keys else "this machine only, without keys"
     yield "good", f"network: listens on {server.host}:{server.port}, open to {who}"
 
 
