@@ -25,9 +25,7 @@ class Encoder:
         except Exception as error:  # the package raises nothing narrower
             raise ConfigurationError(f"model {str(folder)!r}: tokenizer.json: {error}") from error
         self._tokenizer.no_padding()
-        limit = read_json(folder, "sentence_bert_config.json", required=False)
-        positions = getattr(network.config, "max_position_embeddings", 512)
-        self._tokenizer.enable_truncation(min(positions, limit.get("max_seq_length") or positions))
+        self._tokenizer.enable_truncation(longest(network, folder))
         self._pad = getattr(network.config, "pad_token_id", None) or 0
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Any_, Any_]]:
@@ -44,6 +42,15 @@ class Encoder:
             ids_, mask_ = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
             with torch.inference_mode():
                 yield self._network(input_ids=ids_, attention_mask=mask_), mask_
+
+
+def longest(network: Any_, folder: Path) -> int:
+    """Tokens of a text that the model can take: the least that any of its files says."""
+    settings = read_json(folder, "tokenizer_config.json", required=False)
+    sentences = read_json(folder, "sentence_bert_config.json", required=False)
+    positions: int = getattr(network.config, "max_position_embeddings", 512)
+    found = (settings.get("model_max_length"), sentences.get("max_seq_length"), positions)
+    return int(min(it for it in found if it))
 
 
 class Embedder(Encoder):
