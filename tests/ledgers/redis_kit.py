@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.ledgers.redis_server import redis_missing
 
 from palaver.ledger import Claim, Entry
 from palaver.messages import Conversation, Finished, Message, Text, new_id
@@ -14,11 +13,7 @@ from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
 WHERE = Conversation("acme", "web", "t")
 
-needs_redis = [
-    pytest.mark.redis,
-    pytest.mark.live,
-    pytest.mark.skipif(redis_missing() is not None, reason=redis_missing() or "it is here"),
-]
+needs_redis = [pytest.mark.redis, pytest.mark.live]
 
 
 @contextlib.asynccontextmanager

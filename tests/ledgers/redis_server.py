@@ -16,14 +16,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import hiredis
+import pytest
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 START_SECONDS = 5.0
-
-
-def redis_missing() -> str | None:
-    """Why the tests that need redis-server cannot run here, or None when they can."""
-    return None if shutil.which("redis-server") else "redis-server is not installed"
 
 
 def free_port() -> int:
@@ -106,7 +102,12 @@ class RedisServer:
 
 @contextlib.asynccontextmanager
 async def running_redis(**directives: str) -> AsyncIterator[RedisServer]:
-    """A started `RedisServer`, to be killed and started again by the test."""
+    """A started `RedisServer`, to be killed and started again by the test.
+
+    Skips the test where redis-server is not installed.
+    """
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
     directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="palaver-redis-"))
     server = RedisServer(directory, **directives)
     try:

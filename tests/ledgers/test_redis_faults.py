@@ -26,6 +26,7 @@ from palaver.errors import Fenced, LedgerUnavailable
 from palaver.messages import Message, Recorded
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.scripts import load_scripts
+from palaver_plugins.ledgers.redis.wire import Wire, pack
 
 pytestmark = needs_redis
 
@@ -139,6 +140,31 @@ async def test_no_reply_reaches_another_caller_when_calls_are_cancelled(proxy: P
     assert wrong == []
     assert cancelled > 400
     assert answered > 400
+
+
+class Forgetful(Wire):
+    """The twin: takes a cancelled caller out of the row, though its reply is on the way."""
+
+    def data_received(self, data: bytes) -> None:
+        while self._waiting and self._waiting[0].cancelled():
+            self._waiting.popleft()
+        super().data_received(data)
+
+
+@pytest.mark.parametrize(("kind", "heard"), [(Wire, b"his"), (Forgetful, b"hers")])
+async def test_the_reply_to_a_cancelled_call_is_thrown_away(
+    server: RedisServer, kind: type[Wire], heard: bytes
+) -> None:
+    def make() -> Wire:
+        return kind(lambda channel, payload: None, lambda wire: None, 1.0)
+
+    loop = asyncio.get_running_loop()
+    _, wire = await loop.create_connection(make, "127.0.0.1", server.port)
+    await wire.send(pack("HELLO", 3))
+    hers, his = wire.send(pack("ECHO", "hers")), wire.send(pack("ECHO", "his"))
+    hers.cancel()
+    assert await his == heard
+    wire.close("done")
 
 
 # Servers that die
@@ -349,7 +375,7 @@ async def test_a_message_accepted_by_one_replica_wakes_another_at_once(
         waiting = asyncio.create_task(there.wait_for_work(30.0))
         await asyncio.sleep(0)
         await here.accept(message())
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(0.9):  # it would look by itself after a second
             await waiting
         assert await there.claim("there", lease=3.0, history=0) is not None
 

@@ -103,7 +103,7 @@ class Store:
     async def guarantee(self) -> Guarantee:
         """What the servers promise that are in use now."""
         self._first()
-        found = [await checks.inspect(link.call) for link in self._links.values()]
+        found = [await checks.inspect(link.call) for link in tuple(self._links.values())]
         return checks.describe(found)
 
     async def _send(self, partition: Partition, command: bytes, what: str) -> Reply:
