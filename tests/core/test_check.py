@@ -14,6 +14,7 @@ from tests.ledgers.redis_server import RedisServer, redis_missing
 
 from palaver.cli.check import check
 from palaver.cli.console import Console
+from palaver.models import ModelRegistry
 from palaver.plugins import Registry, load_plugins
 
 KIT = (
@@ -175,6 +176,13 @@ def test_a_damaged_model_is_told_by_its_file(tmp_path: Path) -> None:
             "5_000 of 1_055_952 bytes are there"
         )
     ]
+
+
+def test_the_engine_takes_the_model_that_was_chosen(tmp_path: Path) -> None:
+    models = ModelRegistry(Path("data"))
+    models.use(models.add_directory(write_model(tmp_path / "walker")))
+    result = run(settings=("engine.use=openvino",), kind=RealConsole)
+    assert [line for line in lines(result, "✓") if line.startswith("model: walker (Qwen2")]
 
 
 def test_a_redis_that_does_not_answer_is_told() -> None:

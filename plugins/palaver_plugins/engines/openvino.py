@@ -67,8 +67,8 @@ Any_ = Any  # the packages of OpenVINO have no usable types
 
 
 class OpenVinoSettings(PluginSettings):
-    model: str = "starter"
-    """Name of the model, or a directory."""
+    model: str = ""
+    """Name or directory of the model; empty takes the one that ``palaver models use`` chose."""
     context: int = pydantic.Field(default=0, ge=0)
     """Tokens of prompt and reply together; 0 takes as many as the model was made for."""
     requests: int = pydantic.Field(default=32, ge=1)
@@ -103,7 +103,7 @@ class OpenVinoEngine:
             self._model = await asyncio.to_thread(load, self._settings, self._site)
             self._stepper = Stepper(PipelineRunner(self._model), self._settings.requests)
         return Abilities(
-            model=self._settings.model,
+            model=self._model.folder.name,
             context=self._model.context,
             can=CAN,
             demonstration=self._model.small,
