@@ -293,6 +293,7 @@ class Proxy:
         self._port = int(address.rsplit(":", 1)[1].rstrip("/"))
         self.budget = budget
         self.passed = 0
+        self.refuse = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.address = ""
@@ -315,6 +316,9 @@ class Proxy:
             task.cancel()
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuse:
+            writer.transport.abort()
+            return
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writers |= {writer, to_writer}
         for source, sink, counted in ((reader, to_writer, False), (to_reader, writer, True)):

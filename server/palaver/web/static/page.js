@@ -58,6 +58,7 @@ let skills = [];
 let following = true;
 let scheduled = false;
 const drawn = new Map(); // turn id to {article, version}
+const awaited = new Set(); // ids of messages written here whose reply is not complete
 
 // The connection
 
@@ -244,7 +245,6 @@ function makeTurn() {
 
 function drawTurn(article, turn, ahead, last) {
   const [, asked, caption, reply, rest] = article.children;
-  const wasBusy = article.getAttribute("aria-busy") === "true";
   // A screen reader reads the reply once, when it is complete.
   article.setAttribute("aria-busy", String(turn.open));
   if (asked.textContent !== turn.message) asked.textContent = turn.message;
@@ -255,7 +255,7 @@ function drawTurn(article, turn, ahead, last) {
   render(reply, turn.text, (number) => mark(turn, article, number), cited);
   reply.classList.toggle("writing", turn.state === "running");
   drawRest(rest, turn, last);
-  if (wasBusy && !turn.open) announce(OUTCOMES[turn.state] ?? "");
+  if (!turn.open && awaited.delete(turn.messageId)) announce(OUTCOMES[turn.state] ?? "");
 }
 
 const OUTCOMES = {
@@ -443,7 +443,8 @@ function say(text) {
   const words = text.trim();
   if (!words) return;
   following = true;
-  client.send(words);
+  announce("");
+  awaited.add(client.send(words));
   $("text").focus();
 }
 
