@@ -178,6 +178,9 @@ async def test_tls_is_spoken_and_the_certificate_is_checked(tmp_path: Path) -> N
         with pytest.raises(LedgerUnavailable, match=f"127.0.0.1:{port}.*verify failed"):
             async with opened(f"rediss://127.0.0.1:{port}"):
                 pass
+        with pytest.raises(ConfigurationError, match="no-such-file"):
+            async with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs=no-such-file"):
+                pass
 
 
 async def _certificate(folder: Path) -> tuple[Path, Path]:

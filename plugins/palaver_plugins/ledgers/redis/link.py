@@ -95,7 +95,7 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect. Raises `LedgerUnavailable`."""
+        """Connect. Raises `LedgerUnavailable`, and `ConfigurationError` for a bad certificate."""
         if self.address.tls is not None:
             self._tls = await asyncio.to_thread(_tls_context, dict(self.address.tls))
         wire = await self._connect()
@@ -224,7 +224,10 @@ class Link:
 
 
 def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-    if "ssl_certfile" in options:
-        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except OSError as error:
+        raise ConfigurationError(f"ledger.redis.url: {options}: {error}") from error
     return context
