@@ -23,7 +23,9 @@ _LENGTHS = struct.Struct("!BBH")
 def masked(payload: bytes) -> bytes:
     """A client's text frame. The mask of zeros leaves the payload as it is."""
     size = len(payload)
-    header = struct.pack("!BB", 0x81, 0x80 | size) if size < 126 else _LENGTHS.pack(0x81, 0xFE, size)
+    header = (
+        struct.pack("!BB", 0x81, 0x80 | size) if size < 126 else _LENGTHS.pack(0x81, 0xFE, size)
+    )
     return header + bytes(4) + payload
 
 
@@ -91,7 +93,7 @@ async def connect(url: str, count: int, latencies: list[float]) -> list[Talker]:
     talkers: list[Talker] = []
     for _ in range(count):
         _, talker = await loop.create_connection(
-            lambda: Talker(address.netloc, latencies), address.hostname, address.port
+            lambda: Talker(address.netloc, latencies), address.hostname or "", address.port or 80
         )
         talkers.append(talker)
         await talker.ready

