@@ -53,7 +53,7 @@ def cosine(first: list[float], second: list[float]) -> float:
 
 
 async def embedded(folder: Path, texts: list[str]) -> list[list[float]]:
-    settings = transformers.TransformersSettings(model="", embedding="bert", threads=1)
+    settings = transformers.TransformersSettings(generates=False, embedding="bert", threads=1)
     site = Site(data=folder, model=lambda name: folder.with_name(name))
     engine = transformers.TransformersEngine(settings, site)
     abilities = await engine.start()

@@ -45,8 +45,10 @@ Any_ = Any  # torch and transformers are absent from most installations that are
 
 
 class TransformersSettings(PluginSettings):
-    model: str = "starter"
-    """Name or directory of the model that generates; empty for none."""
+    model: str = ""
+    """Name or directory of the model; empty takes the one that ``palaver models use`` chose."""
+    generates: bool = True
+    """Load ``model``. False leaves the embeddings and the classifier."""
     embedding: str = ""
     """Name or directory of the model that embeds; empty for none."""
     classifier: str = ""
@@ -69,6 +71,7 @@ class TransformersSettings(PluginSettings):
 class Loaded:
     """What `start` has loaded. Either part of generation comes with the other."""
 
+    name: str
     codec: Codec | None
     network: Any_
     context: int
@@ -103,7 +106,7 @@ class TransformersEngine:
             runner = TorchRunner(loaded.network, self._settings.step_tokens)
             self._stepper = Stepper(runner, self._settings.requests)
         return Abilities(
-            model=self._settings.model or self._settings.embedding or self._settings.classifier,
+            model=self._loaded.name,
             context=self._loaded.context,
             can=self._loaded.can,
             demonstration=self._loaded.demonstration,
@@ -157,7 +160,7 @@ class TransformersEngine:
 
 def codec_of(loaded: Loaded) -> Codec:
     if loaded.codec is None:
-        raise Unsupported("no model that generates: set engine.transformers.model")
+        raise Unsupported("no model that generates: engine.transformers.generates is off")
     return loaded.codec
 
 
@@ -186,9 +189,11 @@ def load(settings: TransformersSettings, site: Site) -> Loaded:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     transformers.utils.logging.disable_progress_bar()
+    name = settings.model or settings.embedding or settings.classifier
     codec, network, context, demonstration = None, None, 0, False
-    if settings.model:
+    if settings.generates:
         folder = site.model(settings.model)
+        name = folder.name
         read_json(folder, "config.json")
         codec = Codec.load(folder)
         network = open_model(transformers.AutoModelForCausalLM, folder, settings)
@@ -196,6 +201,7 @@ def load(settings: TransformersSettings, site: Site) -> Loaded:
         context = min(settings.context or 10**9, getattr(text, "max_position_embeddings", 4096))
         demonstration = network.num_parameters() < 100_000_000
     return Loaded(
+        name,
         codec,
         network,
         context,
