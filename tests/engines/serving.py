@@ -42,11 +42,11 @@ def vllm_python() -> str:
     return python
 
 
-def build_vllm(model: Path, **settings: object) -> vllm.VllmEngine:
+def build_vllm(model: Path, python: str | None = None, **settings: object) -> vllm.VllmEngine:
     """An engine that is not started, small enough for a test machine."""
     small = {
         "model": model.name,
-        "python": vllm_python(),
+        "python": python or vllm_python(),
         "threads": 1,
         "dtype": "float32",
         "kv_cache_memory_bytes": CACHE,

@@ -289,8 +289,13 @@ class Connection(asyncio.Protocol):
             raise EngineUnavailable("the vLLM process has ended", retry_after=5)
         self._transport.write(host.frame(command))
 
+    def attend(self, id: int, stream: Stream) -> None:
+        """Hand what comes for generation ``id`` to ``stream``, until its end."""
+        self._streams[id] = stream
+
     async def stream(self, command: host.Generate, on_text: OnText, deadline: float) -> Generation:
-        stream = self._streams[command.id] = Stream(on_text, self._loop.create_future())
+        stream = Stream(on_text, self._loop.create_future())
+        self.attend(command.id, stream)
         limit = asyncio.timeout(deadline)
         try:
             self.send(command)
@@ -355,6 +360,7 @@ class Host:
     ) -> None:
         self.connection = connection
         self._process = process
+        self._closing = False
         self._tail: deque[str] = deque(maxlen=40)
         self._relay = asyncio.create_task(self._relay_log(), name="vllm log")
 
@@ -402,17 +408,23 @@ class Host:
 
     async def _explain(self, setup: host.Setup, reason: str) -> str:
         await self.close()
-        said = "\n    ".join(list(self._tail)[-12:])
-        return f"vLLM cannot load {setup.model!r}: {reason}; its last words:\n    {said}"
+        return f"vLLM cannot load {setup.model!r}: {reason}; its last words:\n{self._last_words}"
 
     async def _relay_log(self) -> None:
         assert self._process.stdout is not None
         async for line in lines(self._process.stdout):
             self._tail.append(line)
             log.debug("%s", line)
+        if not self._closing:
+            log.error("the vLLM process has ended by itself; its last words:\n%s", self._last_words)
+
+    @property
+    def _last_words(self) -> str:
+        return "\n".join(f"    {line}" for line in list(self._tail)[-12:])
 
     async def close(self) -> None:
         """End the process and those that it started. Idempotent."""
+        self._closing = self._closing or not self.connection.lost.is_set()
         self.connection.close()
         try:
             async with asyncio.timeout(CLOSE_PATIENCE):

@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import queue
+import re
 import signal
 import socket
 import sys
@@ -193,12 +194,18 @@ class Prompts:
             model: AutoTokenizer.from_pretrained(directory)
             for model, directory in directories.items()
         }
-        if not self._tokenizers["generate"].chat_template:
+        tokenizer = self._tokenizers["generate"]
+        if not tokenizer.chat_template:
             raise ValueError("the model's tokenizer has no chat template")
+        added = tokenizer.added_tokens_decoder.values()
+        special = sorted((re.escape(it.content) for it in added if it.special), reverse=True)
+        self._special = re.compile("|".join(special) or r"(?!)")
 
     def chat(self, messages: Messages) -> list[int]:
         tokenizer = self._tokenizers["generate"]
-        conversation = [{"role": role, "content": content} for role, content in messages]
+        conversation = [
+            {"role": role, "content": self._defused(content)} for role, content in messages
+        ]
         try:
             text = tokenizer.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=True
@@ -214,7 +221,7 @@ class Prompts:
         """
         ids = self.chat(messages)
         if partial:
-            ids += self._ids(self._tokenizers["generate"], partial)
+            ids += self._ids(self._tokenizers["generate"], self._defused(partial))
         context = self._contexts["generate"]
         if len(ids) >= context:
             detail = f"the prompt has {len(ids)} tokens, the context window {context}"
@@ -225,6 +232,11 @@ class Prompts:
         """Ids of ``text``, cut to what the model can take."""
         ids = self._tokenizers[model](text, truncation=True, max_length=self._contexts[model])
         return list(ids["input_ids"])
+
+    def _defused(self, text: str) -> str:
+        """``text`` in which no frame of the prompt is written out, so that nobody can put words
+        into the system's mouth: a zero-width space breaks what would be a special token."""
+        return self._special.sub(lambda found: f"{found[0][:1]}\u200b{found[0][1:]}", text)
 
     @staticmethod
     def _ids(tokenizer: Any, text: str) -> list[int]:
@@ -705,10 +717,13 @@ def generation_arguments(setup: Setup, *, cpu: bool) -> dict[str, Any]:
             "kv_cache_memory_bytes": CPU_CACHE,
         }
     if setup.adapters:
+        count = len(setup.adapters)
         arguments |= {
             "enable_lora": True,
-            "max_loras": min(len(setup.adapters), 8),
-            "max_cpu_loras": max(len(setup.adapters), 8),
+            # On the CPU, a request without adapter in a batch with others takes the last slot's
+            # weights (lora index -1), so that slot must stay empty.
+            "max_loras": count + 1 if cpu else min(count, 8),
+            "max_cpu_loras": count + 1,
             "max_lora_rank": lora_rank(setup.adapters.values()),
         }
     return arguments | setup.arguments
@@ -754,6 +769,18 @@ def wanted_engines(setup: Setup, *, cpu: bool) -> dict[Model, dict[str, Any]]:
     return wanted
 
 
+PROBE = {"prompt_token_ids": [1, 1], "cache_salt": "probe"}
+
+
+def probe_params(model: Model) -> Any:
+    """For a first request: what cannot run is to fail at the start, not in front of a person."""
+    from vllm import PoolingParams, SamplingParams
+
+    if model == "generate":
+        return SamplingParams(max_tokens=1)
+    return PoolingParams(task=model)
+
+
 def load_inline(wanted: dict[Model, dict[str, Any]], adapters: list[Any]) -> dict[Model, Any]:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -766,6 +793,10 @@ def load_inline(wanted: dict[Model, dict[str, Any]], adapters: list[Any]) -> dic
     }
     for adapter in adapters:
         engines["generate"].add_lora(adapter)
+    for model, engine in engines.items():
+        engine.add_request("probe", PROBE, probe_params(model))
+        while engine.has_unfinished_requests():
+            engine.step()
     return engines
 
 
@@ -795,6 +826,10 @@ async def load_separate(
     }
     for adapter in adapters:
         await engines["generate"].add_lora(adapter)
+    for model, engine in engines.items():
+        run = engine.generate if model == "generate" else engine.encode
+        async for _ in run(PROBE, probe_params(model), "probe"):
+            pass
     return engines
 
 
