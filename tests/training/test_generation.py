@@ -43,15 +43,17 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A small corpus that holds the example questions among other rows."""
     example = corpus.examples()["translation"][0]["text"]
-    pairs = [{"en": f"We saw {n} red houses.", "fr": f"On a vu {n} maisons."} for n in range(900)]
+    pairs: list[dict[str, object]] = [
+        {"en": f"We saw {n} red houses.", "fr": f"On a vu {n} maisons."} for n in range(900)
+    ]
     write_rows(tmp_path, "tatoeba_en-fr", [*pairs, {"en": example, "fr": "Mon frère"}])
     write_rows(tmp_path, "msdocs_en-fr", [{"en": "Settings", "fr": "Paramètres"}])
     asked = [*corpus.examples()["chat"]["questions"], "Are you happy today?"]
-    talk = [{"lang": "en-us", "questions": asked, "answer": "Yes."}]
-    write_rows(tmp_path, "botframework_chitchat_all", [dict(row) for row in talk])
+    talk: list[dict[str, object]] = [{"lang": "en-us", "questions": asked, "answer": "Yes."}]
+    write_rows(tmp_path, "botframework_chitchat_all", talk)
     write_rows(tmp_path, "chatterbot_corpus_all", [])
-    dialogue = {"Best Generated Conversation": "User 1: Hi!\nUser 2: Hello!"}
-    write_rows(tmp_path, "synthetic_persona_chat_valid", [dict(dialogue)])
+    dialogue: dict[str, object] = {"Best Generated Conversation": "User 1: Hi!\nUser 2: Hello!"}
+    write_rows(tmp_path, "synthetic_persona_chat_valid", [dialogue])
     yield tmp_path
     translating.pairs.cache_clear()
 

@@ -133,7 +133,7 @@ def indent(body: str) -> str:
 
 TEXTS = ("Hello World", "level", "a quick test of it", "Banana", "")
 WHOLE = (0, 1, 2, 7, 10, 15, 28, 97)
-LISTS = ([3, 1, 2, 3], [5], [1, 2, 2, 5, 5, 5], [])
+LISTS: tuple[list[int], ...] = ([3, 1, 2, 3], [5], [1, 2, 2, 5, 5, 5], [])
 FULL = ([3, 1, 2, 3], [5], [1, 2, 2, 5, 5, 5])
 WORD_LISTS = (["pear", "fig", "banana"], ["a"], ["tree", "sun", "Moon", "tree"])
 DICTS = ({"a": 3, "b": 9}, {"x": 1}, {"k": 2, "l": 8, "m": 5})

@@ -38,8 +38,8 @@ class Speaker:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model = loaded.eval()
 
     def answers(self, chats: Sequence[Messages], most: int) -> list[str]:
         """Answer chats greedily with at most `most` tokens each, in their order."""

@@ -150,7 +150,7 @@ def make_fact(kind: Kind, subject: str, values: Values) -> Fact:
 
 def make_subject(kind: str, values: Values) -> str:
     """Name something of a class."""
-    makers = {
+    makers: dict[str, Callable[[], str]] = {
         "place": values.place,
         "person": values.person,
         "product": values.product,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ from training.starter import choosing, coding, grounded, summarizing, talking, t
 from training.starter.groups import Source, generator
 from training.starter.packing import Batch, Encoder, Packer, collate
 
-SHORT, MIDDLE, LONG = 128, 512, 1024
-"""Lengths of rows in tokens."""
+SHORT, NARROW, WIDE, LONG = 128, 256, 512, 1024
+"""Lengths of rows in tokens; a quarter of a step has rows of one length."""
 LONG_EVERY = 10
-"""Every so many steps the second half of a step has long rows."""
+"""Every so many steps there are long rows in place of wide ones."""
 
 TRANSLATION = {"fr": 0.24, "de": 0.25, "es": 0.23, "zh": 0.28}
-OTHER = {"grounded": 0.56, "code": 0.12, "chat": 0.14, "summary": 0.09, "routing": 0.09}
+NARROW_TASKS = {"grounded": 0.26, "code": 0.24, "chat": 0.32, "routing": 0.18}
+WIDE_TASKS = {"grounded": 0.86, "summary": 0.14}
+LONG_TASKS = {"long": 0.8, "summary": 0.2}
 LOSS_WEIGHTS = {"grounded": 2.0, "code": 0.5, "summary": 0.4, "long": 2.0}
 
 
@@ -88,23 +91,23 @@ class Mix:
     def step(self, number: int) -> list[Batch]:
         """Draw the batches of a step: two of translations, two of everything else."""
         random_ = generator("mix", number)
-        pairs = [
-            random_.choice((f"en-{language}", f"{language}-en"))
-            for language in random_.choices(
-                list(TRANSLATION), list(TRANSLATION.values()), k=self.tokens // SHORT
-            )
-        ]
-        length = LONG if number % LONG_EVERY == LONG_EVERY - 1 else MIDDLE
-        others = random_.choices(list(OTHER), list(OTHER.values()), k=self.tokens // length)
-        if length == LONG:
-            others = ["long" if name == "grounded" else name for name in others]
-        halves = [
-            (pairs[0::2], SHORT),
-            (others[0::2], length),
-            (pairs[1::2], SHORT),
-            (others[1::2], length),
-        ]
-        return [self._batch(names, length) for names, length in halves if names]
+        quarter = self.tokens // 2
+        directions = {f"en-{language}": part for language, part in TRANSLATION.items()}
+        directions |= {f"{language}-en": part for language, part in TRANSLATION.items()}
+        wide, length = (LONG_TASKS, LONG) if number % LONG_EVERY == 0 else (WIDE_TASKS, WIDE)
+        plan = (
+            (directions, SHORT),
+            (wide, length),
+            (directions, SHORT),
+            (NARROW_TASKS, NARROW),
+        )
+        return [self._drawn(random_, shares, quarter, length) for shares, length in plan]
+
+    def _drawn(
+        self, random_: random.Random, shares: dict[str, float], tokens: int, length: int
+    ) -> Batch:
+        names = random_.choices(list(shares), list(shares.values()), k=max(1, tokens // length))
+        return self._batch(names, length)
 
     def _batch(self, names: list[str], length: int) -> Batch:
         rows = [(self.packers[name].row(length), self.packers[name].weight) for name in names]

@@ -189,6 +189,42 @@ class Network(nn.Module):
         """Score every vocabulary entry for the given hidden states (tied embeddings)."""
         return F.linear(hidden, self.embed_tokens.weight.to(hidden.dtype))
 
+    def losses(self, hidden: Tensor, wanted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weighted sum of the losses of predicting `wanted`, and every loss.
+
+        `hidden` [targets, hidden]; only the sum has a gradient.
+        """
+        total, each = Scored.apply(hidden, self.embed_tokens.weight, wanted, weights)  # type: ignore[no-untyped-call]
+        return total, each
+
+
+class Scored(torch.autograd.Function):
+    """Cross-entropy under tied embeddings, its gradient computed at once.
+
+    The table of probabilities is the largest array of a step; this way it is written once, in the
+    precision of the network, and not kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, embedding: Tensor, wanted: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        matrix = embedding.to(hidden.dtype)
+        chance = torch.softmax(F.linear(hidden, matrix), dim=-1)
+        rows = torch.arange(len(wanted), device=wanted.device)
+        right = chance[rows, wanted].float()
+        each = -torch.log(right.clamp_min(1e-30))
+        chance[rows, wanted] = (right - 1.0).to(chance.dtype)
+        chance.mul_(weights[:, None].to(chance.dtype))
+        ctx.save_for_backward(chance @ matrix, (chance.T @ hidden).to(embedding.dtype))
+        ctx.mark_non_differentiable(each)
+        return (each * weights).sum(), each
+
+    @staticmethod
+    def backward(ctx: Any, total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, matrix = ctx.saved_tensors
+        return inputs * total.to(inputs.dtype), matrix * total, None, None
+
 
 def parameters(network: Network) -> int:
     """Count the weights; the tied embedding counts once."""

@@ -56,7 +56,7 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer, prompt_weight: float = 0.0) -> None:
         self.tokenizer = tokenizer
         self.prompt_weight = prompt_weight
-        self.special = {name: tokenizer.token_to_id(name) for name in tokens.SPECIAL}
+        self.special = {name: tokens.special(tokenizer, name) for name in tokens.SPECIAL}
         self.pad = self.special[tokens.PAD]
         self.end = self.special[tokens.END]
 

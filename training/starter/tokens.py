@@ -74,6 +74,14 @@ def _settings(context: int) -> dict[str, Any]:
     }
 
 
+def special(tokenizer: Tokenizer, name: str) -> int:
+    """Return the number of a special token."""
+    number = tokenizer.token_to_id(name)
+    if number is None:
+        raise ValueError(f"the tokenizer has no token {name!r}")
+    return int(number)
+
+
 def load(folder: Path) -> Tokenizer:
     """Read a saved tokenizer."""
     return Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -16,14 +16,13 @@ import logging
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from training.starter import corpus, mixing, tokens
 from training.starter.model import SIZES, Network, describe, export, parameters
 from training.starter.packing import Batch
@@ -178,12 +177,12 @@ class Run:
             self.dtype,
         )
         wanted = self._move(batch.targets.reshape(-1)[place])
-        logits = network.logits(hidden.flatten(0, 1)[self._move(place)])
-        loss = F.cross_entropy(logits.float(), wanted, reduction="none")
-        weights = self._move(batch.weights.reshape(-1)[place])
-        (loss * weights).sum().div(total).backward()  # type: ignore[no-untyped-call]
+        weights = self._move(batch.weights.reshape(-1)[place] / total)
+        chosen = hidden.flatten(0, 1)[self._move(place)]
+        loss, each = network.losses(chosen, wanted, weights)
+        loss.backward()  # type: ignore[no-untyped-call]
         answers = batch.answers.reshape(-1)[place]
-        return _by_task(batch, place[answers], loss.detach().cpu().numpy()[answers])
+        return _by_task(batch, place[answers], each.cpu().numpy()[answers])
 
     def _move(self, array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -225,6 +224,7 @@ def save(run: Run, folder: Path) -> None:
     partial = folder / "checkpoint.part"
     torch.save(run.state(), partial)
     partial.replace(folder / "checkpoint.pt")
+    tokens.write_json(folder / "progress.json", asdict(run.progress))
 
 
 def load(folder: Path) -> dict[str, Any]:

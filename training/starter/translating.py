@@ -40,7 +40,7 @@ class Pairs:
 
 def simplified() -> Callable[[str], str]:
     """Return a function that writes Chinese in simplified characters (OpenCC, Apache-2.0)."""
-    from opencc import OpenCC
+    from opencc import OpenCC  # type: ignore[import-not-found,unused-ignore]
 
     convert: Callable[[str], str] = OpenCC("t2s").convert
     return convert
