@@ -146,7 +146,7 @@ class Forgetful(Wire):
     """The twin: takes a cancelled caller out of the row, though its reply is on the way."""
 
     def data_received(self, data: bytes) -> None:
-        while self._waiting and self._waiting[0].cancelled():
+        while self._waiting and (first := self._waiting[0]) and first.cancelled():
             self._waiting.popleft()
         super().data_received(data)
 

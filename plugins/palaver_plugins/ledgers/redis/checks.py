@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from hiredis import ReplyError
 
-from palaver.errors import ConfigurationError
+from palaver.errors import ConfigurationError, LedgerUnavailable
 from palaver.ledger import Guarantee
 from palaver_plugins.ledgers.redis.wire import pack
 
@@ -39,10 +39,13 @@ def field_of(info: str, name: str) -> str:
 
 
 async def inspect(ask: Ask) -> Server:
-    """Ask a server what it is."""
-    info = "".join(
-        [_text(await ask(pack("INFO", section))) for section in ("server", "replication")]
-    )
+    """Ask a server what it is. Raises `LedgerUnavailable` when it does not tell."""
+    info = ""
+    for section in ("server", "replication"):
+        reply = await ask(pack("INFO", section))
+        if isinstance(reply, ReplyError):
+            raise LedgerUnavailable(f"INFO: {reply}", retry_after=1.0)
+        info += _text(reply)
     config = await ask(pack("CONFIG", "GET", *DIRECTIVES))
     values: dict[str, str] = {}
     if isinstance(config, dict):
@@ -95,18 +98,23 @@ def _problem(server: Server) -> str:
     return ""
 
 
-def describe(servers: Sequence[Server]) -> Guarantee:
-    """What ``servers`` promise together, in sentences."""
+def describe(servers: Sequence[Server], replicas: int) -> Guarantee:
+    """What ``servers`` promise together, in sentences. ``replicas`` confirm every write."""
     holds = ["Turns of a conversation run one at a time, in the order of their acceptance."]
     if all(server.durable for server in servers):
         holds.append("What was acknowledged is on disk: it survives a crash of Redis or its host.")
     if all(server.policy == "noeviction" for server in servers):
         holds.append("Redis evicts nothing; when its memory is full, messages are refused.")
-    lacks = dict.fromkeys(loss for server in servers for loss in _losses(server))
+    if replicas:
+        holds.append(
+            f"What was acknowledged has reached replicas ({replicas}): a failover to one of them "
+            "keeps it."
+        )
+    lacks = dict.fromkeys(loss for server in servers for loss in _losses(server, replicas))
     return Guarantee(holds=tuple(holds), lacks=tuple(lacks))
 
 
-def _losses(server: Server) -> Iterator[str]:
+def _losses(server: Server, replicas: int) -> Iterator[str]:
     if not server.durable:
         yield LOSSES.get(_weakness(server), LOSSES["unknown"])
     if server.policy not in ("noeviction", ""):
@@ -114,7 +122,9 @@ def _losses(server: Server) -> Iterator[str]:
             f"With 'maxmemory-policy {server.policy}' any conversation may vanish when memory is "
             "short."
         )
-    if server.replicas:
+    if server.replicas < replicas:
+        yield f"Only {server.replicas} of {replicas} replicas are there: messages are refused."
+    elif server.replicas and not replicas:
         yield "A failover to a replica loses what had not reached it."
 
 

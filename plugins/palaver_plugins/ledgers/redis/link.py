@@ -81,12 +81,14 @@ class Link:
         push: Push,
         connect_timeout: float,
         command_timeout: float,
+        replicas: int,
     ) -> None:
         self.address = address
         self._greet = greet
         self._push = push
         self._connect_timeout = connect_timeout
         self._command_timeout = command_timeout
+        self._replicas = replicas
         self._tls: ssl.SSLContext | None = None
         self._wire: Wire | None = None
         self._up = asyncio.Event()
@@ -175,6 +177,8 @@ class Link:
             raise self._unavailable(f"no answer within {self._connect_timeout:g} s") from None
         except OSError as error:
             raise self._unavailable(error.strerror or str(error)) from error
+        if self._replicas:
+            wire.await_replicas(self._replicas)
         self._wire = wire
         self._up.set()
         return wire

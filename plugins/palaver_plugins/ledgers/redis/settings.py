@@ -52,6 +52,8 @@ class RedisLedgerSettings(PluginSettings):
     """Slots of a Redis Cluster over which conversations are spread. Fixed by the first start."""
     allow_weak_durability: bool = False
     """Start on a Redis that may lose what it has acknowledged, too."""
+    replicas: int = pydantic.Field(default=0, ge=0)
+    """Replicas of Redis that must have a write before it is acknowledged: what a failover needs."""
     events_kept: int = pydantic.Field(default=2_000, ge=1)
     """Events of a conversation that a reconnecting client can be brought, counted whenever a turn
     is settled; one that missed more gets a snapshot. They go after seven days of silence."""

@@ -104,7 +104,7 @@ class Store:
         """What the servers promise that are in use now."""
         self._first()
         found = [await checks.inspect(link.call) for link in tuple(self._links.values())]
-        return checks.describe(found)
+        return checks.describe(found, self._settings.replicas)
 
     async def _send(self, partition: Partition, command: bytes, what: str) -> Reply:
         for _ in range(TRIES):
@@ -147,6 +147,7 @@ class Store:
                 push=self._heard,
                 connect_timeout=self._settings.connect_timeout,
                 command_timeout=self._settings.command_timeout,
+                replicas=self._settings.replicas,
             )
             try:
                 await link.start()

@@ -37,7 +37,10 @@ class Wire(asyncio.Protocol):
         self._ended = ended
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._waiting: deque[asyncio.Future[Reply] | None] = deque()  # None: the reply to WAIT
+        self._held: list[tuple[asyncio.Future[Reply], Reply]] = []
+        self._replicas = 0
+        self._confirm = b""
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._heard = self._loop.time()
@@ -61,7 +64,11 @@ class Wire(asyncio.Protocol):
                 self._push(reply[1], reply[2])
                 continue
             future = self._waiting.popleft()
-            if not future.done():
+            if future is None:
+                self._confirmed(reply)
+            elif self._replicas:
+                self._held.append((future, reply))
+            elif not future.done():
                 future.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -83,6 +90,19 @@ class Wire(asyncio.Protocol):
         self._out.append(command)
         return future
 
+    def await_replicas(self, replicas: int) -> None:
+        """From now on hold replies back until so many replicas have what was written before."""
+        self._replicas = replicas
+        self._confirm = pack("WAIT", replicas, round(self._timeout * 500))
+
+    def _confirmed(self, reply: Reply) -> None:
+        held, self._held = self._held, []
+        enough = isinstance(reply, int) and reply >= self._replicas
+        lacking = hiredis.ReplyError(f"NOREPLICAS {reply} of {self._replicas} replicas have it")
+        for future, answer in held:
+            if not future.done():
+                future.set_result(answer if enough else lacking)
+
     @property
     def waiting(self) -> int:
         return len(self._waiting)
@@ -93,6 +113,9 @@ class Wire(asyncio.Protocol):
         self._end(why)
 
     def _flush(self) -> None:
+        if self._replicas:
+            self._out.append(self._confirm)
+            self._waiting.append(None)
         if self._transport is not None and not self.lost.done():
             self._transport.write(b"".join(self._out))
         self._out.clear()
@@ -114,9 +137,10 @@ class Wire(asyncio.Protocol):
             self._tick.cancel()
         self.lost.set_result(why)
         self._ended(self)
-        for future in self._waiting:
-            if not future.done():
+        for future in (*(future for future, _ in self._held), *self._waiting):
+            if future is not None and not future.done():
                 future.set_result(Lost(why))
+        self._held.clear()
         self._waiting.clear()
 
 
