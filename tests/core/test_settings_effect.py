@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.core.skills_under_test import Parrot
 from tests.ledgers.redis_server import free_port
 
 from palaver.app import build_server, listening
+from palaver.configuration import plugin_models
 from palaver.errors import Forbidden, TooLarge
 from palaver.ledger import Claim
 from palaver.messages import Conversation, Message
@@ -83,11 +85,136 @@ COVERED = {
 }
 
 
+OPENAI = "tests/engines/test_openai.py"
+VLLM = "tests/engines/test_vllm.py"
+REDIS = "tests/ledgers/test_redis.py"
+CONTRACT = "tests/ledgers/test_contract_streams.py"
+SKILLS = "tests/skills/test_settings.py"
+
+COVERED_OF_PLUGINS = {
+    "engine.openai.urls": f"{OPENAI}::test_a_server_that_is_not_there_is_unavailable",
+    "engine.openai.api_key": f"{OPENAI}::test_the_key_is_sent",
+    "engine.openai.abilities": f"{OPENAI}::test_what_is_known_better_is_believed",
+    "engine.openai.embedding_model": (
+        f"{OPENAI}::test_vectors_have_unit_length_and_the_texts_order"
+    ),
+    "engine.openai.silence_timeout": f"{OPENAI}::test_a_server_that_falls_silent_is_taken_for_dead",
+    "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_told_by_its_file",
+    "engine.transformers.model": (
+        "tests/engines/test_conformance.py"
+        "::test_a_broken_model_is_a_configuration_error_that_names_it"
+    ),
+    "engine.transformers.embedding": (
+        "tests/engines/test_transformers.py"
+        "::test_an_encoder_embeds_alike_alone_and_among_longer_texts"
+    ),
+    "engine.vllm.model": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
+    "engine.vllm.python": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
+    "engine.vllm.startup_timeout": f"{VLLM}::test_a_start_that_takes_too_long_is_ended",
+    "engine.vllm.adapters": f"{VLLM}::test_adapters_change_what_is_said",
+    "engine.vllm.embedding_model": f"{VLLM}::test_vectors_tell_texts_apart",
+    "engine.vllm.classifier_model": f"{VLLM}::test_labels_have_probabilities",
+    "engine.vllm.max_num_seqs": f"{VLLM}::test_the_lower_priority_number_gets_the_next_slot",
+    "engine.vllm.arguments": (f"{VLLM}::test_arguments_that_load_code_or_open_ports_are_refused"),
+    "ledger.redis.url": f"{REDIS}::test_a_url_is_given_plainly_or_by_reference",
+    "ledger.redis.prefix": f"{REDIS}::test_other_conversations_and_prefixes_share_a_server",
+    "ledger.redis.partitions": f"{REDIS}::test_another_count_of_partitions_is_refused",
+    "ledger.redis.allow_weak_durability": (
+        f"{REDIS}::test_a_redis_that_loses_things_is_refused_unless_permitted"
+    ),
+    "ledger.redis.replicas": (
+        "tests/ledgers/test_redis_replicas.py::test_a_failover_keeps_what_the_replica_confirmed"
+    ),
+    "ledger.redis.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
+    "ledger.sqlite.path": (
+        "tests/ledgers/test_sqlite.py::test_the_hook_contributes_the_ledger_and_its_settings"
+    ),
+    "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
+    "knowledge.sqlite.embeddings": (
+        "tests/knowledge/test_sqlite.py::test_meaning_finds_what_shares_no_word"
+    ),
+    "interceptors.blocklist.patterns": (
+        "tests/plugins/test_blocklist.py::test_a_blocked_message_reaches_no_skill"
+    ),
+    "interceptors.blocklist.sentence": (
+        "tests/plugins/test_blocklist.py::test_a_blocked_message_reaches_no_skill"
+    ),
+    "skills.chat.system": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
+    "skills.chat.temperature": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
+    "skills.chat.max_tokens": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
+    "skills.codegen.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
+    "skills.codegen.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
+    "skills.qa.passages": f"{SKILLS}::test_the_model_reads_as_many_passages_as_set",
+    "skills.qa.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
+    "skills.qa.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
+    "skills.summarization.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
+    "skills.summarization.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
+    "skills.summarization.max_parts": (
+        "tests/skills/test_summarization.py::test_a_text_that_is_far_too_long_is_refused"
+    ),
+    "skills.translation.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
+    "skills.translation.max_characters": f"{SKILLS}::test_a_text_above_the_limit_is_refused",
+    "skills.translation.piece_tokens": (
+        f"{SKILLS}::test_a_long_text_is_translated_in_pieces_of_the_set_length"
+    ),
+}
+UNCOVERED_OF_PLUGINS = {
+    "engine.openai.connect_timeout",
+    "engine.openai.context",
+    "engine.openai.embedding_urls",
+    "engine.openai.flavor",
+    "engine.openai.model",
+    "engine.openvino.cache_mib",
+    "engine.openvino.context",
+    "engine.openvino.eight_bits",
+    "engine.openvino.exact",
+    "engine.openvino.requests",
+    "engine.openvino.share_prefixes",
+    "engine.openvino.step_tokens",
+    "engine.openvino.threads",
+    "engine.transformers.classifier",
+    "engine.transformers.context",
+    "engine.transformers.device",
+    "engine.transformers.dtype",
+    "engine.transformers.generates",
+    "engine.transformers.requests",
+    "engine.transformers.step_tokens",
+    "engine.transformers.threads",
+    "engine.vllm.block_size",
+    "engine.vllm.device",
+    "engine.vllm.dtype",
+    "engine.vllm.enforce_eager",
+    "engine.vllm.gpu_memory_utilization",
+    "engine.vllm.kv_cache_memory_bytes",
+    "engine.vllm.max_model_len",
+    "engine.vllm.processes",
+    "engine.vllm.threads",
+    "ledger.redis.command_timeout",
+    "ledger.redis.connect_timeout",
+    "ledger.redis.history_kept",
+    "skills.codegen.language",
+}
+"""Those that no test would miss: they change speed, memory or hardware, or are handed on as they
+are. A new key does not belong here."""
+
+
 def test_every_key_has_such_a_test() -> None:
     assert set(COVERED) == {row.key for row in describe(Settings)}
 
 
-@pytest.mark.parametrize("test", sorted(set(COVERED.values())))
+def test_every_key_of_a_plugin_has_one_or_is_listed() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "settings-reference"))
+    keys = {
+        row.key
+        for section, models in plugin_models(script["own_plugins"]()).items()
+        for name, model in models.items()
+        for row in describe(model, f"{section}.{name}.")
+    }
+    assert set(COVERED_OF_PLUGINS) | UNCOVERED_OF_PLUGINS == keys
+    assert not set(COVERED_OF_PLUGINS) & UNCOVERED_OF_PLUGINS
+
+
+@pytest.mark.parametrize("test", sorted({*COVERED.values(), *COVERED_OF_PLUGINS.values()}))
 def test_the_test_exists(test: str) -> None:
     path, _, name = test.partition("::")
     assert re.search(rf"def {name}\(", (ROOT / path).read_text(encoding="utf-8"))

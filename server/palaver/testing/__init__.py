@@ -10,12 +10,16 @@
 """
 
 from palaver.testing.engine import Line, ScriptedEngine
-from palaver.testing.harness import Chat, Reply, Screen, converse
+from palaver.testing.harness import Chat, Reply, converse
+from palaver.testing.history import Findings, HistoryChecker
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
+from palaver.testing.screen import Screen
 
 __all__ = [
     "Chat",
+    "Findings",
+    "HistoryChecker",
     "Line",
     "ListKnowledge",
     "MemoryLedger",

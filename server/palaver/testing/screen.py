@@ -1,0 +1,64 @@
+"""Screen: what one viewer of a conversation shows."""
+
+import asyncio
+from typing import Any
+
+from palaver.ledger import Snapshot
+from palaver.messages import Cursor, Event, Finished, Started, Text, TextReset
+
+PATIENCE = 5.0
+"""Seconds that a reply may take in a test."""
+
+
+class Screen:
+    """What one viewer of a conversation shows: a `Viewer` that keeps each turn's text and events.
+
+    It heals text by position as a client does, so it also proves the stream: text that does not
+    continue what is shown raises `AssertionError`.
+    """
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.events: dict[str, list[Event]] = {}
+        self.cursor: Cursor | None = None
+        self.restarts: list[Snapshot] = []
+        self._changed = asyncio.Event()
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        if cursor is not None:
+            self.cursor = cursor
+        text = self.texts.setdefault(event.turn, "")
+        if isinstance(event, Text):
+            if event.position > len(text):
+                raise AssertionError(f"a gap: {event} after {len(text)} characters")
+            self.texts[event.turn] = text + event.text[len(text) - event.position :]
+        elif isinstance(event, TextReset) or (isinstance(event, Started) and event.attempt > 1):
+            self.texts[event.turn] = text[: event.position]
+        if not isinstance(event, Text):
+            self.events.setdefault(event.turn, []).append(event)
+        self._changed.set()
+
+    def restart(self, snapshot: Snapshot) -> None:
+        self.restarts.append(snapshot)
+        self.cursor = snapshot.cursor
+        for line in snapshot.history:
+            if line.role == "assistant":
+                self.texts[line.turn] = line.text
+        for turn in snapshot.pending:
+            self.texts[turn.turn] = turn.reply
+        self._changed.set()
+
+    def of(self, turn: str, kind: type[Any]) -> list[Any]:  # Any: events of that kind
+        return [event for event in self.events.get(turn, ()) if isinstance(event, kind)]
+
+    async def until(self, turn: str, *, text: str | None = None) -> None:
+        """Wait until the turn is finished, or has said ``text``."""
+        async with asyncio.timeout(PATIENCE):
+            while not self._has(turn, text):
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _has(self, turn: str, text: str | None) -> bool:
+        if text is not None:
+            return text in self.texts.get(turn, "")
+        return bool(self.of(turn, Finished))
