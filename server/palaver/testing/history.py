@@ -95,7 +95,7 @@ class HistoryChecker:
                     findings.note("gapped", f"{conversation}: {item.offset} after {offset}")
                 offset = item.offset
                 replay.take(item.event)
-            if offset >= page.last:
+            if offset >= page.last or not page.events:
                 return replay.closed
 
     async def _check_history(
