@@ -1,6 +1,6 @@
 """Contract: whatever is done in whatever order, a ledger shows what `MemoryLedger` shows.
 
-Three tenants and a few people, threads and message ids are enough for everything to collide.
+Two tenants and a few people, threads and message ids are enough for everything to collide.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -43,12 +43,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Call = Callable[[Ledger, dict[str, str]], Coroutine[Any, Any, Any]]  # Any: compared, not used
 
-TENANTS = st.sampled_from(["acme", "other", "acm"])
+TENANTS = st.sampled_from(["acme", "acm"])
 PEOPLE = st.sampled_from(["ada", "bob"])
 THREADS = st.sampled_from(["t", "u"])
 IDENTITIES = st.sampled_from(["m1", "m2", "m3"])
 WORDS = st.text(st.sampled_from("ab é🌊\n\"'%"), min_size=1, max_size=8)
-WHERE = st.builds(Conversation, TENANTS, st.just("web"), THREADS)
+WHERE = st.sampled_from([Conversation("acme", "web", "t")] * 3) | st.builds(
+    Conversation, TENANTS, st.just("web"), THREADS
+)
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -73,7 +75,7 @@ class Comparison(RuleBasedStateMachine):
         self.real = self.place.ledger
         self.model = MemoryLedger(clock=self.place.clock or (lambda: 0.0))
         self.turns: dict[str, str] = {}  # from the model's ids to the real ones
-        self.touched: set[Conversation] = set()
+        self.last = (0, 0)  # index and length that the last write went out from
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         async def bounded() -> T:
@@ -102,7 +104,8 @@ class Comparison(RuleBasedStateMachine):
 
     def plain(self, value: object) -> str:
         """A result without what may differ: the ids of turns, fences, epochs and times."""
-        text = msgspec.json.encode(_without_chance(msgspec.to_builtins(value))).decode()
+        tree = msgspec.json.decode(msgspec.json.encode(value))
+        text = msgspec.json.encode(_without_chance(tree)).decode()
         for model, real in self.turns.items():
             text = text.replace(real, model)
         return text
@@ -118,7 +121,6 @@ class Comparison(RuleBasedStateMachine):
     )
     def accept(self, where: Conversation, sender: str, identity: str, text: str) -> None:
         self.tick()
-        self.touched.add(where)
         message = Message(conversation=where, id=identity, sender=sender, text=text)
         real = self.outcome(self.real.accept(message))
         model = self.outcome(self.model.accept(message))
@@ -156,7 +158,10 @@ class Comparison(RuleBasedStateMachine):
         pair: Pair,
         entries: Callable[[Claim, int], tuple[Entry, ...]],
         waiting: Callable[[Claim], Waiting | None] | None = None,
+        *,
+        again: bool = False,
     ) -> None:
+        """Write to the turn; ``again``: where the last write of all was tried."""
         self.tick()
 
         def call(ledger: Ledger, claim: Claim, index: int, said: int) -> Coroutine[Any, Any, Any]:
@@ -166,6 +171,9 @@ class Comparison(RuleBasedStateMachine):
             return ledger.settle(claim, made, expect=index, waiting=waiting(claim))
 
         said, index = self.state_of(pair)
+        if again and index:
+            index, said = self.last
+        self.last = index, said
         real = self.outcome(call(self.real, pair.real, index, said))
         model = self.outcome(call(self.model, pair.model, index, said))
         if isinstance(real, type) or isinstance(model, type):
@@ -207,6 +215,14 @@ class Comparison(RuleBasedStateMachine):
             )
 
         self.write(pair, entries)
+
+    @rule(pair=claims, word=WORDS)
+    def append_again(self, pair: Pair, word: str) -> None:
+        def entries(claim: Claim, said: int) -> tuple[Entry, ...]:
+            return (Text(turn=claim.turn, position=said, text=word),)
+
+        self.write(pair, entries)
+        self.write(pair, entries, again=True)
 
     @rule(pair=claims)
     def append_wrongly(self, pair: Pair) -> None:
@@ -308,7 +324,7 @@ def _without_chance(value: Any) -> Any:  # Any: JSON values
 
 
 def _in_order(export: Any) -> dict[str, Any]:  # Any: an `Export` as JSON values
-    tree: dict[str, Any] = msgspec.to_builtins(export)
+    tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(export))
     tree["conversations"] = dict(sorted(tree["conversations"].items()))
     tree["memories"] = dict(sorted(tree["memories"].items()))
     tree["pending"] = sorted(tree["pending"], key=lambda message: str(message))
@@ -335,10 +351,11 @@ def test_a_ledger_behaves_as_the_model_does(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=15,
+            max_examples=8,
             stateful_step_count=50,
             deadline=None,
             derandomize=True,
+            phases=(Phase.generate,),  # a failure is told at once; to shorten it takes minutes
             suppress_health_check=list(HealthCheck),
         ),
     )

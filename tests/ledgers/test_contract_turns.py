@@ -198,6 +198,16 @@ async def test_a_lapsed_lease_is_taken_over_where_it_stood(place: "Place") -> No
         await place.settle(claim, expect=progress.index)
 
 
+async def test_who_takes_over_cannot_repeat_the_former_owners_append(place: "Place") -> None:
+    await place.accept()
+    claim = await place.claim(lease=LEASE)
+    entries = place.reply(claim, "half")
+    await place.ledger.append(claim, entries, expect=0, lease=LEASE)
+    taken = await taken_over(place)
+    with pytest.raises(IndexConflict):
+        await place.append(taken, *entries, expect=0)
+
+
 async def test_every_takeover_is_another_attempt(place: "Place") -> None:
     await place.accept()
     await place.claim(lease=0.01)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pydantic
 import pytest
 
-from palaver.errors import ConfigurationError, Conflict, LedgerUnavailable
+from palaver.errors import ConfigurationError, Conflict, LedgerUnavailable, TooMany
 from palaver.hooks import Site
 from palaver.ledger import Claim
 from palaver.messages import Conversation, Finished, Message, Routed, Started, Text, new_id
@@ -122,17 +122,20 @@ async def test_turns_of_a_dead_process_are_due_at_once_as_another_attempt(tmp_pa
 # One batch
 
 
-def fail_after_writing(store: Store) -> Applied[None]:
+def fail_after_writing(store: Store, error: type[Exception]) -> Applied[None]:
     store.database.execute("INSERT INTO memories VALUES ('acme', 'ada', 'trace', 'left')")
-    raise ZeroDivisionError
+    raise error
 
 
-async def test_a_failing_operation_does_not_disturb_those_beside_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, TooMany])
+async def test_a_failing_operation_does_not_disturb_those_beside_it(
+    tmp_path: Path, error: type[Exception]
+) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.accept(message("m1", text="one"))
 
         async def fail() -> None:
-            await ledger._writer.submit(fail_after_writing)
+            await ledger._writer.submit(fail_after_writing, error)
 
         before, conflict, failed, after = await asyncio.gather(
             ledger.accept(message("m2")),
@@ -142,7 +145,7 @@ async def test_a_failing_operation_does_not_disturb_those_beside_it(tmp_path: Pa
             return_exceptions=True,
         )
         assert isinstance(conflict, Conflict)
-        assert isinstance(failed, ZeroDivisionError)
+        assert isinstance(failed, error)
         assert not isinstance(before, BaseException)
         assert not isinstance(after, BaseException)
         assert (before.ahead, after.ahead) == (1, 2)
