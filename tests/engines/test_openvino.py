@@ -3,15 +3,16 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.engines.conftest import built_in
 from tests.engines.models import TALK
 from tests.engines.support import Ear, request
 
-from palaver.engine import Engine, JsonSchema, Regex
+from palaver.engine import Choice, Engine, JsonSchema, Regex
 from palaver.errors import ConfigurationError, InvalidInput
-from palaver_plugins.engines import openvino
+from palaver_plugins.engines import gguf_file, openvino
 
 pytestmark = [pytest.mark.openvino, pytest.mark.live]
 
@@ -28,11 +29,11 @@ async def said(engine: Engine, prompt: str, **options: object) -> str:
 async def test_more_than_the_cache_holds_is_computed_again_and_comes_out_the_same(
     model: Path,
 ) -> None:
-    engine = built_in(openvino, model, threads=1, cache_mib=8, requests=12)
+    engine = built_in(openvino, model, threads=1, cache_mib=1, requests=6)
     await engine.start()
-    prompts = [f"Number {index}" for index in range(12)]
-    alone = await said(engine, prompts[0], max_tokens=1600)
-    together = await asyncio.gather(*(said(engine, it, max_tokens=1600) for it in prompts))
+    prompts = [f"Number {index}" for index in range(6)]
+    alone = await said(engine, prompts[0], max_tokens=600)
+    together = await asyncio.gather(*(said(engine, it, max_tokens=600) for it in prompts))
     assert together[0] == alone
     await engine.close()
 
@@ -57,6 +58,34 @@ async def test_the_second_start_finds_the_converted_model(model: Path) -> None:
         await engine.close()
     files = sorted(file.name for file in cache.rglob("*") if file.is_file())
     assert files == sorted(["model.gguf", "probe.gguf"] * (len(files) // 2))
+
+
+@pytest.fixture
+def exported(model: Path, tmp_path: Path) -> Path:
+    """The model as OpenVINO writes it: its own network beside the usual JSON files."""
+    genai: Any = pytest.importorskip("openvino_genai")
+    place = gguf_file.cached(model, tmp_path / "cache", gguf_file.Form())
+    genai.ContinuousBatchingPipeline(
+        str(place / "model.gguf"), genai.SchedulerConfig(), "CPU", {"enable_save_ov_model": True}
+    )
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    for file in (*place.glob("openvino_*"), *model.glob("*.json")):
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
+async def test_a_directory_from_openvinos_exporter_is_used_as_it_is(
+    model: Path, exported: Path
+) -> None:
+    texts = []
+    for folder in (model, exported):
+        engine = built_in(openvino, folder, threads=1)
+        await engine.start()
+        texts.append(await said(engine, TALK))
+        assert await said(engine, TALK, structure=Choice(("größer",))) == "größer"
+        await engine.close()
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Writes a Hugging Face style model as the GGUF file that OpenVINO reads, without torch."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,40 +20,57 @@ ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
 """Those that OpenVINO's reader knows, by ``model_type``."""
 FORMAT = 1
 """Counts changes of what is written, so that older files are not taken for new ones."""
-PROBE = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 32}
+PROBE = {
+    "model_type": "qwen2",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "rms_norm_eps": 1e-6,
+}
 """The sizes of a model that is there only for its vocabulary."""
 
 Array = NDArray[Any]  # Any: float16, float32 or quantised bytes
 
 
-def cached(folder: Path, cache: Path, *, eight_bits: bool) -> Path:
-    """The GGUF file of the model in ``folder``, made unless ``cache`` has it.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Form:
+    """What to make of a model. Without ``weights`` only the probe: OpenVINO has the rest."""
 
-    Beside it lies ``probe.gguf``, with the same vocabulary and next to no weights. Raises
-    `ConfigurationError` that names ``folder`` when the model cannot be read.
+    eight_bits: bool = False
+    weights: bool = True
+
+
+def cached(folder: Path, cache: Path, form: Form) -> Path:
+    """A directory with ``model.gguf`` and ``probe.gguf``, made unless ``cache`` has it.
+
+    The probe has the same vocabulary and next to no weights. Raises `ConfigurationError` that
+    names ``folder`` when the model cannot be read.
     """
-    place = cache / digest(folder, eight_bits)
-    if not (place / "model.gguf").exists():
+    place = cache / digest(folder, form)
+    if not place.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as fresh:
-            write(folder, Path(fresh) / "made", eight_bits=eight_bits)
+            write(folder, Path(fresh) / "made", form)
             # Another process may have been faster: its result is the same.
             with contextlib.suppress(OSError):
                 os.rename(Path(fresh) / "made", place)
-    return place / "model.gguf"
+    return place
 
 
-def digest(folder: Path, eight_bits: bool) -> str:
+def digest(folder: Path, form: Form) -> str:
     """Names what would be written, from the state of the files it would be written from."""
     files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    plain = json.dumps([FORMAT, str(folder.resolve()), eight_bits, state])
+    plain = json.dumps([FORMAT, str(folder.resolve()), dataclasses.astuple(form), state])
     return hashlib.sha256(plain.encode()).hexdigest()[:24]
 
 
-def write(folder: Path, target: Path, *, eight_bits: bool) -> None:
-    """Write ``target/model.gguf`` and ``target/probe.gguf``."""
-    config = supported(folder)
+def write(folder: Path, target: Path, form: Form) -> None:
+    """Write ``target/probe.gguf``, and ``target/model.gguf`` where ``form`` wants the weights."""
+    config = supported(folder) if form.weights else read_json(folder, "config.json")
     tokenizer = read_json(folder, "tokenizer.json")
     if (tokenizer.get("decoder") or {}).get("type") != "ByteLevel":
         raise ConfigurationError(
@@ -60,9 +78,11 @@ def write(folder: Path, target: Path, *, eight_bits: bool) -> None:
             "engine needs; use the transformers engine"
         )
     target.mkdir()
-    write_file(target / "model.gguf", config, tokenizer, weights(folder), eight_bits=eight_bits)
-    probe = config | PROBE | {"num_attention_heads": 1, "num_key_value_heads": 1}
-    write_file(target / "probe.gguf", probe, tokenizer, probe_weights(probe), eight_bits=False)
+    if form.weights:
+        path = target / "model.gguf"
+        write_file(path, config, tokenizer, weights(folder), eight_bits=form.eight_bits)
+    probe = config | PROBE
+    write_file(target / "probe.gguf", probe, tokenizer, probe_weights(probe))
 
 
 def supported(folder: Path) -> Json:
@@ -124,11 +144,7 @@ def probe_weights(config: Json) -> Iterator[tuple[str, Array]]:
         yield f"{layer}{name}.weight", np.zeros((hidden, hidden), np.float32)
     for name in ("q_proj", "k_proj", "v_proj"):
         yield f"{layer}self_attn.{name}.weight", np.zeros((hidden, hidden), np.float32)
-        if config["model_type"] == "qwen2":
-            yield f"{layer}self_attn.{name}.bias", np.zeros(hidden, np.float32)
-    if config["model_type"] == "qwen3":
-        for name in ("q_norm", "k_norm"):
-            yield f"{layer}self_attn.{name}.weight", np.zeros(hidden, np.float32)
+        yield f"{layer}self_attn.{name}.bias", np.zeros(hidden, np.float32)
 
 
 def write_file(
@@ -137,7 +153,7 @@ def write_file(
     tokenizer: Json,
     tensors: Iterator[tuple[str, Array]],
     *,
-    eight_bits: bool,
+    eight_bits: bool = False,
 ) -> None:
     import gguf
 

@@ -73,7 +73,7 @@ class OpenVinoSettings(PluginSettings):
     """Tokens of prompt and reply together; 0 takes as many as the model was made for."""
     requests: int = pydantic.Field(default=32, ge=1)
     """Requests that run at once. Others wait, by priority and age."""
-    cache_mib: int = pydantic.Field(default=512, ge=8)
+    cache_mib: int = pydantic.Field(default=512, ge=1)
     """Memory for the attention cache, in MiB."""
     threads: int = pydantic.Field(default=0, ge=0)
     """Threads that compute; 0 leaves it to OpenVINO."""
@@ -156,21 +156,22 @@ class Model:
 
 def load(settings: OpenVinoSettings, site: Site) -> Model:
     """Load the model; blocks for seconds. Raises `ConfigurationError` that names the model."""
-    packages()
+    _, genai = packages()
     folder = site.model(settings.model)
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ConfigurationError(f"model {str(folder)!r}: expected a directory with a model")
     config = read_json(folder, "config.json")
     codec = Codec.load(folder)
     context = min(settings.context or 10**9, config.get("max_position_embeddings", 4096))
-    file = folder
-    if not (folder / "openvino_model.xml").exists():
-        cache = site.data / "cache" / "openvino"
-        file = gguf_file.cached(folder, cache, eight_bits=settings.eight_bits)
+    exported = (folder / "openvino_model.xml").exists()
+    form = gguf_file.Form(eight_bits=settings.eight_bits, weights=not exported)
+    place = gguf_file.cached(folder, site.data / "cache" / "openvino", form)
     blocks = cache_blocks(settings, config, context)
     try:
-        pipeline = open_pipeline(file, blocks, settings)
-        grammars = Grammars(file.with_name("probe.gguf"), pipeline.get_tokenizer())
+        tokenizer = genai.Tokenizer(str(place / "probe.gguf"))
+        file = folder if exported else place / "model.gguf"
+        pipeline = open_pipeline(file, tokenizer, blocks, settings)
+        grammars = Grammars(place / "probe.gguf", tokenizer)
     except RuntimeError as error:
         raise ConfigurationError(f"model {str(folder)!r}: OpenVINO: {error}") from error
     context = min(context, blocks * BLOCK)
@@ -205,7 +206,7 @@ def is_small(config: Json) -> bool:
     return bool(config["num_hidden_layers"] * layer + config["vocab_size"] * hidden < 100_000_000)
 
 
-def open_pipeline(file: Path, blocks: int, settings: OpenVinoSettings) -> Any_:
+def open_pipeline(file: Path, tokenizer: Any_, blocks: int, settings: OpenVinoSettings) -> Any_:
     _, genai = packages()
     properties: Json = {"KV_CACHE_PRECISION": "f16"}
     if settings.exact:
@@ -214,7 +215,7 @@ def open_pipeline(file: Path, blocks: int, settings: OpenVinoSettings) -> Any_:
         properties["INFERENCE_NUM_THREADS"] = settings.threads
     config = scheduler(blocks, settings.requests, settings.step_tokens)
     config.enable_prefix_caching = settings.share_prefixes
-    return genai.ContinuousBatchingPipeline(str(file), config, "CPU", properties)
+    return genai.ContinuousBatchingPipeline(str(file), tokenizer, config, "CPU", **properties)
 
 
 def scheduler(blocks: int, requests: int, step_tokens: int) -> Any_:
