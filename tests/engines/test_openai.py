@@ -274,12 +274,25 @@ async def test_another_server_makes_good_a_failure_before_the_first_piece(
 
 
 async def test_a_broken_server_is_left_alone_for_a_while() -> None:
-    async with serving(breaks(), HELLO) as (broken, _):
-        engine = await started(broken, _)
+    async with serving(breaks(), HELLO) as (broken, other):
+        engine = await started(broken, other)
         for number in range(12):
             await engine.generate(request(f"prompt {number}"), Ear())
         await engine.close()
-    assert len(broken.bodies) <= 1
+    assert len(broken.bodies) <= 3
+
+
+async def test_a_server_that_hangs_gets_no_second_request() -> None:
+    async with serving(hangs(), HELLO) as (hung, other):
+        engine = await started(hung, other)
+        for number in range(12):
+            try:
+                await engine.generate(request(f"prompt {number}", deadline=0.2), Ear())
+            except EngineTimeout:
+                continue
+        await engine.close()
+    assert len(hung.bodies) <= 3
+    assert len(other.bodies) >= 9
 
 
 async def test_an_overloaded_server_is_not_called_broken() -> None:

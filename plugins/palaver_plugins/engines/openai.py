@@ -206,23 +206,32 @@ class OpenAIEngine:
             there = sorted(self._adapters)
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {there}")
         limit = asyncio.timeout(request.deadline)
+        reply = Reply(request, on_text)
+        asked: list[Server] = []
         try:
             async with limit:
-                return await self._generate(request, Reply(request, on_text), abilities)
+                return await self._generate(request, reply, abilities, asked)
         except ListenerError as error:
             raise error.error from None
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            if asked and not reply.text:  # it may hang: the next request tries another one
+                asked[-1].bench()
             detail = f"the generation took longer than {request.deadline:g} s"
             raise EngineTimeout(detail) from error
 
     async def _generate(
-        self, request: GenerationRequest, reply: Reply, abilities: Abilities
+        self,
+        request: GenerationRequest,
+        reply: Reply,
+        abilities: Abilities,
+        asked: list[Server],
     ) -> Generation:
         left = await self._room(request, abilities)
         failed: Lost | None = None
         for server in self._order(request):
+            asked.append(server)
             try:
                 if failed is not None and reply.text:
                     left -= await self._resume(server, reply)

@@ -140,7 +140,7 @@ class VllmSettings(PluginSettings):
     """Further arguments of vLLM's engine, by vLLM's names."""
     processes: Literal["auto", "one", "several"] = "auto"
     """``one``: the engine is stepped by the host itself. ``several``: vLLM's own engine processes.
-    ``auto``: one on the CPU, several on a GPU."""
+    ``auto``: one on the CPU, several on a GPU, where nothing else is possible."""
     startup_timeout: float = pydantic.Field(default=600.0, gt=0)
     """Seconds that loading may take."""
 

@@ -669,13 +669,16 @@ def prepare(setup: Setup) -> tuple[bool, bool]:
             f"device {setup.device!r} is asked for, but this vLLM is built for {build}"
         )
     inline = cpu if setup.processes == "auto" else setup.processes == "one"
+    if inline and not cpu:
+        raise ValueError("processes = 'one' is for the CPU")
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if inline else "1",
         "HF_HUB_OFFLINE": "1",  # models are directories
         "TOKENIZERS_PARALLELISM": "false",
     }
     if cpu:
+        # With the backend "uni": the engine and its worker are one process.
+        defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         defaults["OMP_NUM_THREADS"] = str(setup.threads or max(1, (os.cpu_count() or 1) - 1))
         # Bound threads would share core 0 with those of another engine on the machine.
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
@@ -713,6 +716,7 @@ def generation_arguments(setup: Setup, *, cpu: bool) -> dict[str, Any]:
     if cpu:
         arguments |= {
             "enforce_eager": True,
+            "distributed_executor_backend": "uni",
             "block_size": 32,  # the CPU's own is 128, which is coarse for a prefix cache
             "kv_cache_memory_bytes": CPU_CACHE,
         }
@@ -734,6 +738,7 @@ def pooling_arguments(model: str, *, cpu: bool) -> dict[str, Any]:
     if cpu:
         arguments |= {
             "enforce_eager": True,
+            "distributed_executor_backend": "uni",
             "kv_cache_memory_bytes": CPU_CACHE // 4,
         }
     else:
@@ -786,9 +791,7 @@ def load_inline(wanted: dict[Model, dict[str, Any]], adapters: list[Any]) -> dic
     from vllm.v1.engine.llm_engine import LLMEngine
 
     engines: dict[Model, Any] = {
-        model: LLMEngine.from_engine_args(
-            EngineArgs(disable_log_stats=True, distributed_executor_backend="uni", **arguments)
-        )
+        model: LLMEngine.from_engine_args(EngineArgs(disable_log_stats=True, **arguments))
         for model, arguments in wanted.items()
     }
     for adapter in adapters:
