@@ -12,7 +12,8 @@ _ASKING = (
     r"(?:what(?:'s| is)|how much is|calculate|compute|was (?:ist|ergibt)|wie ?viel (?:ist|sind)"
     r"|berechne|combien font|calcule|cu[áa]nto es|calcula|计算)"
 )
-_SUM = r"[-+(]?[\d(][\d\s.,()^%+*/×÷·−-]*[-+*/×÷·−^%][\d\s.,()^%+*/×÷·−-]*[\d)%]"
+_NUMBER = r"[\s(]{0,5}(?:[-+−][\s(]{0,3})?\d[\d.,]{0,30}[\s)]{0,5}"
+_SUM = rf"{_NUMBER}(?:(?:\*\*|//|[-+*/×÷·−^%]){_NUMBER}){{1,30}}"
 
 
 class Chat(Skill):
@@ -83,8 +84,8 @@ class Chat(Skill):
 async def _calculated(turn: Turn[Chat.Arguments], expression: str) -> bool:
     """Whether the tool has answered; without it the model has to try."""
     try:
-        result = await turn.call_tool("calculate", expression=expression)
+        result = await turn.call_tool("calculate", expression=expression.strip())
     except (NotFound, InvalidInput):
         return False
-    await turn.say(f"{expression} = {result}")
+    await turn.say(f"{expression.strip()} = {result}")
     return True

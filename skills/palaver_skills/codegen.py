@@ -93,12 +93,16 @@ class Codegen(Skill):
         "a JavaScript snippet that debounces a callback",
         "program that prints the first n prime numbers",
         "add type hints to the code",
+        "fix the bug in this code: for i in range(10) print(i)",
+        "create an HTTP endpoint with a framework",
+        "write a config file for the build",
         "Schreibe eine Python-Funktion, die Primzahlen findet",
         "Kannst du mir ein Skript schreiben, das Dateien kopiert?",
+        "Programmiere eine Klasse für eine Warteschlange",
         "Écris une fonction qui calcule la factorielle",
         "Donne-moi une requête SQL pour les clients",
         "Escribe un programa que sume dos números",
-        "Haz una función en JavaScript que ordene una lista",
+        "código en JavaScript para ordenar una lista",
         "用Python写一个排序函数",
         "写一段代码读取文件",
         "帮我写一个正则表达式",
@@ -115,7 +119,7 @@ class Codegen(Skill):
             r"(?:\s+(?:that|which|to|in|called|named|taking)\b.*)?"
         ),
         (
-            r"(?:bitte\s+)?schreibe?n?\s+(?:mir\s+)?(?:eine?n?\s+)?[\w-]*\s?[\w-]*"
+            r"(?:bitte\s+)?schreibe?n?\s+(?:mir\s+)?(?:eine?n?\s+)?[\w-]{0,30}\s?[\w-]{0,30}"
             r"(?:funktion|skript|script|programm|klasse)\b.*"
         ),
         r"[ée]cri(?:s|vez)(?:-moi)?\s+(?:une?|du)\s+(?:fonction|script|programme|classe|code)\b.*",

@@ -8,6 +8,8 @@ _QUOTED = re.compile(
 _SEPARATOR = re.compile(r"[:：]\s|[:：](?=[^\s/])|\n")
 _HEAD = 160
 """Characters that an instruction has at most, when a text follows or precedes it."""
+_QUOTING = 4000
+"""Characters of a message up to which quotation marks are looked for."""
 _BARE = 240
 """Characters from which a message that mixes both is taken for the text itself."""
 
@@ -49,7 +51,7 @@ def _trailing(message: str, instruction: re.Pattern[str]) -> tuple[str, str] | N
 
 
 def _around_quotes(message: str, instruction: re.Pattern[str]) -> tuple[str, str] | None:
-    quoted = _QUOTED.search(message)
+    quoted = _QUOTED.search(message) if len(message) <= _QUOTING else None
     if quoted is None:
         return None
     rest = message[: quoted.start()] + " " + message[quoted.end() :]

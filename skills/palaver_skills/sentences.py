@@ -16,6 +16,8 @@ _ABBREVIATIONS = frozenset(
     "bzw ca d.h z.b u.a usw nr abs str hr fr evtl ggf inkl vgl z.t "
     "m mme mlle env p.ex sra srta ud uds ee.uu p.ej núm".split()
 )
+_LONGEST_WORD = 40
+"""Characters looked back for the word before a full stop."""
 _LAST_WORD = re.compile(r"(\S+?)\.\S*\s*$")
 
 
@@ -33,7 +35,7 @@ def sentences(text: str) -> list[str]:
 def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
     if not end.group().startswith("."):
         return True
-    word = _LAST_WORD.search(text[start : end.end()])
+    word = _LAST_WORD.search(text[max(start, end.end() - _LONGEST_WORD) : end.end()])
     before = word[1].lstrip("(\"'“„«").casefold() if word else ""
     ordinal = before.isdigit() and len(before) <= 2
     initial = len(before) == 1 and before.isalpha()

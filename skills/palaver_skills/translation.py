@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from palaver import PluginSettings, Sampling, Skill, Turn
+from palaver import InvalidInput, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import languages, prompts
 from palaver_skills.budget import TEMPLATE, stretches
 from palaver_skills.detection import detect
@@ -35,7 +35,7 @@ _POINTING = re.compile(
     r"|ce texte|esto|eso|esta frase|este texto|这个|这句话|这段话|上面的?|它)?",
     re.IGNORECASE,
 )
-_SOURCE_AT_END = re.compile(rf"\s*{_SOURCE.pattern}\s*$", re.IGNORECASE)
+_SOURCE_AT_END = re.compile(rf"{_SOURCE.pattern}\W*$", re.IGNORECASE)
 _MARK = "⟦{}⟧"
 _MARKS = re.compile(r"⟦(\d+)⟧")
 _VERBS = (
@@ -64,7 +64,8 @@ def _headed(verb: str, into: str) -> str:
 
 def _middle(verb: str, into: str) -> str:
     """A pattern for "translate … into German"."""
-    return rf"{verb}\s*(?P<text>.*?)\s*{into}\s*(?P<target>{_L})(?:,?\s*(?:please|bitte))?\W*"
+    text = r"\s{0,3}(?P<text>.{0,1000}?)\s{0,3}"
+    return rf"{verb}{text}{into}\s{{0,3}}(?P<target>{_L})(?:,?\s*(?:please|bitte))?\W*"
 
 
 def _code(value: object) -> object:
@@ -110,13 +111,20 @@ class Translation(Skill):
         "请翻译成法语",
         "这个用德语怎么说？",
         "say that in Italian",
+        "I need an English version of this message",
+        "what does this German sentence mean in English",
+        "Wie heißt das auf Englisch?",
     )
     patterns: ClassVar = (
         *(_headed(verb, into) for verb, into in (*_VERBS, (_CHINESE, ""))),
         *(_middle(verb, into) for verb, into in (*_VERBS, *_SAYING)),
-        rf"请?(?:把|将)(?P<text>.+?)(?:翻译|译)(?:成|为|到)(?P<target>{_L})[。.!！\s]*",
-        rf"(?P<text>.+?)用(?P<target>{_L})(?:怎么说|如何说|怎么讲)[？?。\s]*",
+        rf"请?(?:把|将)(?P<text>.{{1,300}}?)(?:翻译|译)(?:成|为|到)(?P<target>{_L})[。.!！\s]*",
+        rf"(?P<text>.{{1,300}}?)用(?P<target>{_L})(?:怎么说|如何说|怎么讲)[？?。\s]*",
         rf"(?:in)?to\s+(?P<target>{_L})\s*[:：]\s*(?P<text>.+)",
+        (
+            r"(?:please\s+)?(?:translate(?:\s+this)?|(?:ü|ue)bersetzen?|tradui(?:s|sez|re)"
+            r"|trad(?:uce|uzca|ucir)|翻译(?:一下)?)\s*[:：]\s*(?P<text>.+)"
+        ),
     )
 
     class Settings(PluginSettings):
@@ -124,6 +132,8 @@ class Translation(Skill):
         """0 always takes the likeliest word."""
         piece_tokens: int = pydantic.Field(default=400, ge=16)
         """Longest piece, in tokens, that is translated at once."""
+        max_characters: int = pydantic.Field(default=50_000, ge=1)
+        """Longest text; a longer one is refused."""
 
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -137,6 +147,11 @@ class Translation(Skill):
 
     async def answer(self, turn: Turn[Arguments]) -> None:
         target, source, text = await self._request(turn)
+        if len(text) > self.settings.max_characters:
+            raise InvalidInput(
+                f"The text is too long to translate at once: it has {len(text)} characters, "
+                f"at most {self.settings.max_characters} are allowed."
+            )
         if source == target:
             await turn.say(f"This is {target.name} already.")
             return

@@ -1,7 +1,7 @@
 """What of a Markdown text may be rewritten, and what stays."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.skills.markdown import markdown
 
@@ -18,6 +18,7 @@ def prose(text: str) -> list[str]:
     return [span.text for block in kept for span in spans(block.text) if span.prose]
 
 
+@settings(max_examples=50)
 @given(st.one_of(markdown(), ANYTHING))
 def test_the_pieces_joined_are_the_text(text: str) -> None:
     found = list(blocks(text))
@@ -26,6 +27,7 @@ def test_the_pieces_joined_are_the_text(text: str) -> None:
         assert "".join(span.text for span in spans(block.text)) == block.text
 
 
+@settings(max_examples=50)
 @given(st.one_of(markdown(), ANYTHING), st.integers(1, 40))
 def test_cutting_a_text_loses_nothing(text: str, limit: int) -> None:
     for cut in (sentences, paragraphs, words):

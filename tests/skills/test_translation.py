@@ -10,7 +10,7 @@ from palaver.testing import Chat, ScriptedEngine, converse
 from palaver_skills import prompts
 from palaver_skills.translation import Translation
 
-PROPERTY = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+PROPERTY = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def systems(engine: ScriptedEngine) -> list[str]:

@@ -129,9 +129,10 @@ def _sentences(paragraph: str) -> Iterator[str]:
 
 
 def _words(sentence: str) -> Iterator[str]:
-    while tokens(sentence) > TARGET:
-        end = TARGET if _WIDE.search(sentence) else 4 * TARGET
-        space = sentence.rfind(" ", 1, end)
+    while len(sentence) > 4 * TARGET or tokens(sentence) > TARGET:
+        window = sentence[: 4 * TARGET]
+        end = TARGET if _WIDE.search(window) else 4 * TARGET
+        space = window.rfind(" ", 1, end)
         cut = space if space > 0 else end
         yield sentence[:cut].strip()
         sentence = sentence[cut:].strip()

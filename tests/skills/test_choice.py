@@ -1,0 +1,121 @@
+"""How messages find the built-in skills."""
+
+import re
+import time
+
+import pytest
+
+from palaver import Skill
+from palaver.testing import ScriptedEngine, converse
+from palaver_skills import prompts
+from palaver_skills.chat import Chat
+from palaver_skills.codegen import Codegen
+from palaver_skills.detection import detect
+from palaver_skills.qa import QA
+from palaver_skills.requests import parted
+from palaver_skills.segments import blocks, spans
+from palaver_skills.sentences import sentences
+from palaver_skills.summarization import Summarization
+from palaver_skills.translation import Translation
+
+SKILLS: tuple[type[Skill], ...] = (Chat, QA, Translation, Summarization, Codegen)
+PATTERNS = [
+    re.compile(pattern, re.IGNORECASE | re.DOTALL) for skill in SKILLS for pattern in skill.patterns
+]
+
+
+def claimants(message: str) -> set[str]:
+    """The skills with a pattern that matches the whole message."""
+    return {
+        skill.name
+        for skill in SKILLS
+        for pattern in skill.patterns
+        if re.fullmatch(pattern, message, re.IGNORECASE | re.DOTALL)
+    }
+
+
+def test_descriptions_are_those_that_the_starter_model_was_trained_on() -> None:
+    assert {skill.name: skill.description() for skill in SKILLS} == dict(prompts.SKILLS)
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_a_pattern_takes_no_example_of_another_skill(skill: type[Skill]) -> None:
+    taken = {example: claimants(example) - {skill.name} for example in skill.examples}
+    assert not any(taken.values()), taken
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "I went to a French class yesterday",
+        "we talked about a summary of the book",
+        "create a class schedule for my students",
+        "write a short program for the theatre evening",
+        "Resume your work",
+        "my number is 555-1234",
+        "the translation was bad",
+        "what is love",
+    ],
+)
+def test_ordinary_sentences_match_no_pattern(message: str) -> None:
+    assert claimants(message) == set()
+
+
+@pytest.mark.parametrize(
+    ("message", "skill"),
+    [
+        ("translate 'good night' into Spanish", "translation"),
+        ("Wie sagt man Danke auf Englisch?", "translation"),
+        ("tl;dr: it rained and rained and rained", "summarization"),
+        ("请总结一下：昨天下雨了", "summarization"),
+        ("write a Rust function that adds", "codegen"),
+        ("according to the manual, how do I start it?", "qa"),
+        ("what is 3 * 4?", "chat"),
+        ("hi, how are you doing?", "chat"),
+        ("/tldr it rained and rained", "summarization"),
+        ("/docs where is the key", "qa"),
+    ],
+)
+async def test_a_message_finds_its_skill(message: str, skill: str) -> None:
+    engine = ScriptedEngine(lambda request: "Done.")
+    async with converse(*SKILLS, engine=engine) as chat:
+        assert (await chat.say(message)).skill == skill
+
+
+BUSY = 1.5
+"""Seconds of processor time for all patterns of all skills together."""
+LONG = 10_000
+"""Characters of a message that somebody made to keep a server busy."""
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "a",
+        " ",
+        "translate ",
+        "(1+",
+        "in to ",
+        "用",
+        "把",
+        "schreibe a",
+        '"',
+        "'",
+        "„",
+        "`a",
+        "[a](",
+        "a. ",
+    ],
+)
+def test_no_message_keeps_the_patterns_busy(unit: str) -> None:
+    text = unit * (LONG // len(unit))
+    began = time.process_time()
+    for pattern in PATTERNS:
+        pattern.fullmatch(text)
+        pattern.search(text)
+    parted(text, re.compile("translate"))
+    for block in blocks(text):
+        spans(block.text)
+    sentences(text)
+    detect(text)
+    assert time.process_time() - began < BUSY
