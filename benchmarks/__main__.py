@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.engines.models import write_model
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of each engine comparison")
     parser.add_argument("--only", choices=("turns", "idle", "engine"))
     given = parser.parse_args(arguments)
-    parts = {
+    parts: dict[str, tuple[str, Callable[[], list[str]]]] = {
         "turns": ("Turns", lambda: bench_turns(given.seconds)),
         "idle": ("Idle connections", bench_idle),
         "engine": ("The engine, bare and behind Palaver", lambda: bench_engine(given.rounds)),

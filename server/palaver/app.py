@@ -7,13 +7,14 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from palaver.configuration import validate_plugin_settings
+from palaver.configuration import plugin_settings, validate_plugin_settings
 from palaver.errors import ConfigurationError
 from palaver.hooks import Backend, Site
+from palaver.knowledge import KnowledgeBase
 from palaver.models import ModelRegistry
 from palaver.plugins import Registry, load_plugins
 from palaver.server import Server
-from palaver.settings import ChoiceSettings, EnabledSettings, Settings
+from palaver.settings import Settings
 from palaver.skills import Skill
 from palaver.web import check_bind, make_application
 
@@ -31,16 +32,21 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     for failure in registry.failures:
         log.error("%s", failure)
     validate_plugin_settings(settings, registry)
-    site = make_site(settings)
     return Server(
         settings,
-        ledger=choose("ledger", settings.ledger, registry.ledgers, site),
-        engine=choose("engine", settings.engine, registry.engines, site),
-        knowledge=choose("knowledge", settings.knowledge, registry.knowledge, site),
-        skills=_build_skills(settings, registry),
+        ledger=build(settings, "ledger", "use", settings.ledger.use, registry.ledgers),
+        engine=build(settings, "engine", "use", settings.engine.use, registry.engines),
+        knowledge=build_knowledge(settings, registry),
+        skills=build_skills(settings, registry),
         tools=registry.tools,
-        interceptors=_enabled("interceptors", settings.interceptors, registry.interceptors, site),
-        channels=_enabled("channels", settings.channels, registry.channels, site),
+        interceptors=[
+            build(settings, "interceptors", "enabled", name, registry.interceptors)
+            for name in settings.interceptors.enabled
+        ],
+        channels=[
+            build(settings, "channels", "enabled", name, registry.channels)
+            for name in settings.channels.enabled
+        ],
     )
 
 
@@ -54,30 +60,26 @@ def make_site(settings: Settings) -> Site:
     return Site(data=data, model=ModelRegistry(data).resolve)
 
 
-def choose(
-    section: str, chosen: ChoiceSettings, backends: Mapping[str, Backend[T]], site: Site
+def build(
+    settings: Settings, section: str, key: str, name: str, backends: Mapping[str, Backend[T]]
 ) -> T:
-    """Build the backend that ``use`` names."""
-    backend = _find(f"{section}.use", chosen.use, backends)
-    return backend.build(backend.settings.model_validate(chosen.of(chosen.use)), site)
+    """Build the backend that the setting ``section.key`` names, with its own settings."""
+    backend = backends.get(name)
+    if backend is None:
+        raise ConfigurationError(
+            f"{section}.{key} names {name!r}; installed are: {', '.join(sorted(backends))}"
+        )
+    own = plugin_settings(settings, section, name, backend.settings)
+    return backend.build(own, make_site(settings))
 
 
-def _enabled(
-    section: str, chosen: EnabledSettings, backends: Mapping[str, Backend[T]], site: Site
-) -> list[T]:
-    found = [_find(f"{section}.enabled", name, backends) for name in chosen.enabled]
-    return [b.build(b.settings.model_validate(chosen.of(b.name)), site) for b in found]
+def build_knowledge(settings: Settings, registry: Registry) -> KnowledgeBase:
+    return build(settings, "knowledge", "use", settings.knowledge.use, registry.knowledge)
 
 
-def _find(setting: str, name: str, backends: Mapping[str, Backend[T]]) -> Backend[T]:
-    if name not in backends:
-        raise ConfigurationError(f"{setting} names {name!r}; installed are: {sorted(backends)}")
-    return backends[name]
-
-
-def _build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:
+def build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:
     return {
-        name: skill(skill.Settings.model_validate(settings.skills.get(name, {})))
+        name: skill(plugin_settings(settings, "skills", name, skill.Settings))
         for name, skill in registry.skills.items()
     }
 

@@ -107,8 +107,8 @@ CLOSE_PATIENCE = 5.0  # seconds from the end of the connection to the kill
 class VllmSettings(PluginSettings):
     """``[engine.vllm]``."""
 
-    model: str
-    """The model's name or directory."""
+    model: str = ""
+    """Name or directory of the model; empty takes the one that ``palaver models use`` chose."""
     python: str = sys.executable
     """The interpreter that has vLLM. ``scripts/install-vllm-cpu`` makes one in ``.venv-vllm``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -344,6 +344,8 @@ def request_error(report: host.Failed) -> PalaverError:
             return PromptTooLong(report.detail)
         case "overloaded":
             return Overloaded(report.detail, retry_after=1)
+        case "unavailable":
+            return EngineUnavailable(report.detail, retry_after=5)
         case "failed":
             return EngineError(report.detail)
         case _:

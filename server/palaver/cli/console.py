@@ -47,9 +47,9 @@ class Console:
     @contextlib.asynccontextmanager
     async def open_knowledge(self) -> AsyncIterator[KnowledgeBase]:
         """The knowledge base that the settings choose, started."""
-        from palaver.app import choose
+        from palaver.app import build_knowledge
 
-        knowledge = choose("knowledge", self.settings.knowledge, self.registry.knowledge, self.site)
+        knowledge = build_knowledge(self.settings, self.registry)
         await knowledge.start()
         try:
             yield knowledge

@@ -81,7 +81,7 @@ def new(name: str, into: Path) -> None:
         file = folder / Template(place).substitute(words)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(Template(template).substitute(words), encoding="utf-8")
-    click.echo(f"Made {folder}. Next:\n  pip install -e {folder}\n  pytest {folder}")
+    click.echo(f"Made {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}")
 
 
 TEMPLATES = {
@@ -95,6 +95,9 @@ name = "$project"
 version = "0.1.0"
 requires-python = ">=3.11"
 dependencies = ["palaver"]
+
+[project.optional-dependencies]
+test = ["palaver[testing]"]
 
 [project.entry-points.palaver]
 $name = "$module"
@@ -122,16 +125,17 @@ class $title(Skill):
         await turn.reply(turn.message.text, system="Answer in one short sentence.")
 ''',
     "tests/test_$module.py": """\
-from palaver.testing import ScriptedEngine, converse
+from palaver.testing import ScriptedEngine
+from palaver.testing.pytest_plugin import Begin
 
 from $module import $title
 
 
-async def test_it_answers() -> None:
-    async with converse($title, engine=ScriptedEngine("Certainly.")) as chat:
-        reply = await chat.say("write here how people would ask for it")
-        assert reply == "Certainly."
-        assert reply.skill == "$name"
+async def test_it_answers(begin: Begin) -> None:
+    chat = await begin($title, engine=ScriptedEngine("Certainly."))
+    reply = await chat.say("write here how people would ask for it")
+    assert reply == "Certainly."
+    assert reply.skill == "$name"
 """,
     "README.md": """\
 # $project

@@ -204,6 +204,9 @@ class Connection:
         except PalaverError as error:
             self._put(failure(error))
             await self._refuse(_close_code(error), error.public)
+        except Exception:
+            log.exception("a conversation could not be opened")
+            await self._refuse(WSCloseCode.INTERNAL_ERROR, PalaverError.sentence)
         else:
             await self._serve()
         finally:
@@ -277,6 +280,9 @@ class Connection:
             await self._answer(frame)
         except PalaverError as error:
             self._put(failure(error, id))
+        except Exception:
+            log.exception("a frame failed")
+            self._put(failure(PalaverError(), id))
 
     async def _answer(self, frame: Incoming) -> None:
         if isinstance(frame, Send):
