@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from tests.web.house import PATIENCE, Broken, House, Proxy, Wire, eventually, open_house
 
+from palaver.errors import LedgerUnavailable
 from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Conversation
 from palaver.testing import MemoryLedger
@@ -347,3 +348,41 @@ async def test_events_that_are_gone_restart_the_view() -> None:
             restart = await wire.until("restart")
             assert restart["recovered"] is False
             assert "secret" not in json.dumps(restart)
+
+
+async def test_an_unexpected_error_costs_one_frame_not_the_connection(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ValueError("inside")
+
+    async with house.client("t") as wire:
+        with monkeypatch.context() as broken:
+            broken.setitem(vars(house.server), "accept", fail)
+            await wire.send({"type": "send", "id": "1", "text": "x"})
+            error = await wire.until("error")
+        assert (error["code"], error["id"]) == ("internal", "1")
+        assert "inside" not in str(error)
+        await wire.finish(await wire.say("still here"))
+    monkeypatch.setitem(vars(house.server), "view", fail)
+    async with house.wire() as other:
+        await other.send({"type": "hello", "thread": "t", "person": "ada"})
+        assert await other.close_code() == 1011
+
+
+async def test_a_store_that_is_away_says_come_back_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise LedgerUnavailable("gone", retry_after=2)
+
+    async with house.client("t") as wire:
+        monkeypatch.setitem(vars(house.server), "accept", fail)
+        await wire.send({"type": "send", "id": "1", "text": "x"})
+        error = await wire.until("error")
+        assert (error["code"], error["retry_after"]) == ("ledger_unavailable", 2)
+    monkeypatch.setitem(vars(house.server), "members", fail)
+    async with house.wire() as other:
+        await other.send({"type": "hello", "thread": "t", "person": "ada"})
+        assert await other.close_code() == 1013
+    assert (await house.get("/v1/conversations/t"))[0] == 503
