@@ -24,7 +24,7 @@ from palaver.hooks import Site
 from palaver_plugins.engines import openai, vllm
 
 ROOT = Path(__file__).resolve().parents[2]
-START_PATIENCE = 180.0  # seconds, on a busy machine
+START_PATIENCE = 300.0  # seconds, on a busy machine
 CACHE = 64 << 20  # bytes
 
 END_WITH_PARENT = """

@@ -10,7 +10,6 @@ engine step, and each piece of text in it is one call of ``on_text``.
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from typing import Any, Literal, assert_never
 import msgspec
 import pydantic
 
+from palaver.checkpoint import Checkpoint, read_checkpoint, read_json
 from palaver.engine import (
     Abilities,
     Ability,
@@ -483,7 +483,7 @@ class VllmEngine:
             if self._abilities and self._host and not self._host.connection.lost.is_set():
                 return self._abilities
             await self._end()
-            setup = await asyncio.to_thread(self._setup)
+            checkpoint, setup = await asyncio.to_thread(self._setup)
             started = self._host = await Host.spawn(self._settings.python)
             try:
                 ready = await started.load(setup, self._settings.startup_timeout)
@@ -492,12 +492,12 @@ class VllmEngine:
                 raise
             log.info(
                 "vLLM %s (%s) has loaded %r: %d tokens of context",
-                *(ready.version, ready.core, self._settings.model, ready.context),
+                *(ready.version, ready.core, setup.model, ready.context),
             )
-            self._abilities = self._declare(ready)
+            self._abilities = self._declare(ready, checkpoint)
             return self._abilities
 
-    def _declare(self, ready: host.Ready) -> Abilities:
+    def _declare(self, ready: host.Ready, checkpoint: Checkpoint) -> Abilities:
         settings = self._settings
         optional: dict[Ability, bool] = {
             "adapter": bool(settings.adapters),
@@ -505,19 +505,30 @@ class VllmEngine:
             "classify": settings.classifier_model is not None,
         }
         can = BASE | {ability for ability, present in optional.items() if present}
-        return Abilities(model=settings.model, context=ready.context, can=can)
+        return Abilities(
+            model=checkpoint.directory.name,
+            context=ready.context,
+            can=can,
+            demonstration=checkpoint.demonstration,
+        )
 
-    def _setup(self) -> host.Setup:
-        """What the host is to load. Looks at the disk, and perhaps fetches a model."""
+    def _setup(self) -> tuple[Checkpoint, host.Setup]:
+        """What the host is to load. Looks at the disk, and perhaps fetches a model.
+
+        Says in a moment what vLLM would only say after it has been imported.
+        """
         settings = self._settings
+        checkpoint = read_checkpoint(self._site.model(settings.model))
 
         def directory(name: str | None) -> str | None:
-            return None if name is None else str(check_model(self._site.model(name)))
+            if name is None:
+                return None
+            folder = self._site.model(name)
+            read_json(folder / "config.json")
+            return str(folder)
 
-        model = directory(settings.model)
-        assert model is not None
-        return host.Setup(
-            model=model,
+        setup = host.Setup(
+            model=str(checkpoint.directory),
             arguments=engine_arguments(settings),
             device=settings.device,
             adapters={name: str(check_adapter(path)) for name, path in settings.adapters.items()},
@@ -526,6 +537,7 @@ class VllmEngine:
             threads=settings.threads,
             processes=settings.processes,
         )
+        return checkpoint, setup
 
     async def close(self) -> None:
         await self._end()
@@ -628,42 +640,6 @@ def engine_arguments(settings: VllmSettings) -> dict[str, Any]:
     }
     given = {name: value for name, value in arguments.items() if value is not None}
     return given | settings.arguments
-
-
-def check_model(directory: Path) -> Path:
-    """Say in a moment what vLLM would only say after it has been imported.
-
-    Raises `ConfigurationError` for a directory without a model or with a damaged one.
-    """
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        file = directory / name
-        if file.exists() or name == "config.json":
-            check_json(directory, file)
-    for weights in directory.glob("*.safetensors"):
-        if (missing := weights_missing(weights)) > 0:
-            raise ConfigurationError(f"model {directory}: {weights.name} lacks {missing} bytes")
-    return directory
-
-
-def check_json(directory: Path, file: Path) -> None:
-    try:
-        json.loads(file.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"model {directory}: {file.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"model {directory}: {file.name} is not JSON: {error}") from error
-
-
-def weights_missing(file: Path) -> int:
-    """Bytes that a safetensors file lacks of what its header promises."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if 8 + length > size:
-            return 8 + length - size
-        header = json.loads(stream.read(length))
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    return int(8 + length + max(ends, default=0) - size)
 
 
 def check_adapter(path: str) -> Path:

@@ -32,7 +32,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-Problem = Literal["invalid", "too_long", "overloaded", "failed"]
+Problem = Literal["invalid", "too_long", "overloaded", "unavailable", "failed"]
 Messages = list[tuple[str, str]]  # role, content
 Alternatives = list[tuple[str, float]]  # token, natural-log probability
 LoggedToken = tuple[str, float, Alternatives]
@@ -342,7 +342,10 @@ def probabilities(values: list[float], labels: Sequence[str]) -> dict[str, float
 def engine_failure(error: Exception) -> Exception:
     """The same failure in the words of `RequestError`, where the request is to blame."""
     from vllm.exceptions import GracefulHTTPError, VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError
 
+    if isinstance(error, EngineDeadError):
+        return RequestError("unavailable", str(error))
     if isinstance(error, GracefulHTTPError):
         return RequestError("overloaded", str(error))
     if isinstance(error, VLLMClientError | ValueError | TypeError):
@@ -422,7 +425,7 @@ class InlineCore:
             if job.batch is not None:
                 pooled(job, output, self._wire, self._labels)
             elif output.outputs[0].finish_reason in ("abort", "error"):
-                self._wire.fail(job.id, RuntimeError("vLLM gave up the request"))
+                self._wire.fail(job.id, RequestError("unavailable", "vLLM gave up the request"))
             else:
                 collect(job, output, step)
 
@@ -499,7 +502,7 @@ class SeparateCore:
         try:
             async for output in outputs:
                 if output.outputs[0].finish_reason in ("abort", "error"):
-                    raise RuntimeError("vLLM gave up the request")
+                    raise RequestError("unavailable", "vLLM gave up the request")
                 collect(job, output, self._open_step())
         except Exception as error:  # noqa: BLE001 - the barrier of one request
             self._fail(job, error)
