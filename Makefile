@@ -7,13 +7,16 @@ BIN := $(VENV)/bin
 PORT ?= 7252
 LEDGER := $(if $(REDIS_URL),redis,sqlite)
 
+ENGINE_PYTHON := $(if $(filter vllm,$(ENGINE)),--set engine.vllm.python=$(CURDIR)/.venv-vllm/bin/python)
+
 export REDIS_URL
 
 .PHONY: run test check bench prove clean
 
 run: $(VENV)/.run
+	@test -e data/knowledge.sqlite || $(BIN)/palaver knowledge add docs/example-handbook.md
 	@$(BIN)/palaver --set server.port=$(PORT) --set ledger.use=$(LEDGER) \
-	    $(if $(ENGINE),--set engine.use=$(ENGINE)) serve
+	    $(if $(ENGINE),--set engine.use=$(ENGINE)) $(ENGINE_PYTHON) serve
 
 test: $(VENV)/.test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test

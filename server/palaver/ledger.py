@@ -69,13 +69,14 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """A skill that asked and waits: what is needed to go on with the person's answer.
 
     ``message`` is the one that the skill is answering, ``journal`` its steps so far and
-    ``said`` the text that it said before it asked.
+    ``said`` the text that it said before it asked, in ``turns``.
     """
 
     skill: str
     message: Message
     journal: tuple[Step, ...]
     said: str
+    turns: tuple[str, ...] = ()
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

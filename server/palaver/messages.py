@@ -16,6 +16,9 @@ import msgspec
 
 from palaver.errors import InvalidInput
 
+ToolState = Literal["started", "done", "failed", "unknown"]
+"""``unknown``: it was started before a takeover, and may or may not have run."""
+
 MAX_ID_LENGTH = 200
 _FORBIDDEN_IN_NAMES = re.compile(r"[{}:*/\x00-\x1f\x7f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -193,12 +196,12 @@ class TextReset(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class ToolCalled(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="tool"):
-    """A tool ran, or is running. ``state``: ``started``, ``done``, ``failed`` or ``unknown``."""
+    """A tool runs, or has run."""
 
     turn: str
     name: str
     arguments: dict[str, Any]  # JSON values, validated by the tool's Arguments model
-    state: Literal["started", "done", "failed", "unknown"]
+    state: ToolState
     result: str = ""
 
 

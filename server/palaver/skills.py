@@ -34,10 +34,14 @@ from palaver.messages import (
     Message,
     Routed,
     ToolCalled,
+    ToolState,
     Usage,
 )
 from palaver.prompting import fit
 from palaver.transcript import Transcript
+
+SHOWN_RESULT = 1_000
+"""Characters of a tool's result that its event carries; the skill gets all of it."""
 
 
 class NoArguments(pydantic.BaseModel):
@@ -118,10 +122,10 @@ class Services:
 class Turn(Generic[ArgumentsT]):
     """The answering of one message: what was sent, and the verbs to answer with.
 
-    The verbs `reply`, `generate`, `choose`, `extract`, `ask`, `call_tool` and `search` are
-    journaled: when a server dies and another takes the turn over, the skill runs again from the
-    top and each finished verb returns its recorded result at once. So a skill must call them in
-    an order that follows from the message and from their results alone.
+    The verbs `reply`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search` and `recall`
+    are journaled: when a server dies and another takes the turn over, the skill runs again from
+    the top and each finished verb returns its recorded result at once. So a skill must call them
+    in an order that follows from the message and from their results alone.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class Turn(Generic[ArgumentsT]):
         """Event loop time at which the turn is ended."""
         self.usage = Usage()
         self._received = claim.message
+        self._asked_in: tuple[str, ...] = ()
         self._claim = claim
         self._transcript = transcript
         self._services = services
@@ -402,6 +407,7 @@ class Turn(Generic[ArgumentsT]):
                 message=self._received,
                 journal=tuple(self._journal[n] for n in sorted(self._journal)),
                 said=self.text,
+                turns=(*self._asked_in, self.id),
             )
         )
 
@@ -409,6 +415,9 @@ class Turn(Generic[ArgumentsT]):
         """Go on with a skill that asked: this message is the answer. Called by the server."""
         answer = self.message.text
         self.message = self._received = waiting.message
+        # The skill sees the history that it saw when it asked, not its own question.
+        self._asked_in = waiting.turns
+        self.history = tuple(line for line in self.history if line.turn not in waiting.turns)
         self._before = len(waiting.said)
         self._unsaid = waiting.said + self._unsaid
         asked = waiting.journal[-1]
@@ -436,25 +445,34 @@ class Turn(Generic[ArgumentsT]):
         if recorded is not None:
             return recorded
         if number in self._journal and not tool.idempotent:
-            self._transcript.put(
-                ToolCalled(turn=self.id, name=name, arguments=arguments, state="unknown")
-            )
+            self._put_tool(name, arguments, "unknown")
             raise OutcomeUnknown(f"tool {name!r} was started before a takeover; it may have run")
-        self._transcript.put(
-            ToolCalled(turn=self.id, name=name, arguments=arguments, state="started")
-        )
+        self._put_tool(name, arguments, "started")
         self._transcript.put(
             Step(number=number, verb="call_tool", fingerprint=fingerprint, done=False)
         )
         await self._transcript.flush()  # the intent is stored before the effect
-        result = await tool.run(validated)
-        self._transcript.put(
-            ToolCalled(
-                turn=self.id, name=name, arguments=arguments, state="done", result=result[:1000]
-            )
-        )
+        try:
+            result = await tool.run(validated)
+        except Exception as error:
+            self._put_tool(name, arguments, "failed", str(error))
+            raise
+        self._put_tool(name, arguments, "done", result)
         self._record_step(number, "call_tool", fingerprint, result)
         return result
+
+    def _put_tool(
+        self, name: str, arguments: dict[str, Any], state: ToolState, result: str = ""
+    ) -> None:
+        self._transcript.put(
+            ToolCalled(
+                turn=self.id,
+                name=name,
+                arguments=arguments,
+                state=state,
+                result=result[:SHOWN_RESULT],
+            )
+        )
 
     async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
         """The knowledge base's best passages for ``query``, best first."""
@@ -474,9 +492,15 @@ class Turn(Generic[ArgumentsT]):
 
     async def recall(self, key: str) -> str | None:
         """What this skill has remembered about the person."""
-        return await self._services.ledger.recall(
-            self.message.conversation.tenant, self.person, f"{self.skill}.{key}"
-        )
+
+        async def look_up(number: int) -> list[str]:
+            value = await self._services.ledger.recall(
+                self.message.conversation.tenant, self.person, f"{self.skill}.{key}"
+            )
+            return [] if value is None else [value]
+
+        found = await self.journaled(list[str], look_up, "recall", key)
+        return found[0] if found else None
 
     # The journal
 

@@ -78,3 +78,37 @@ class Broken(Skill):
     async def answer(self, turn: Turn) -> None:
         await turn.say("So far, ")
         raise LookupError("a bug with a secret: hunter2")
+
+
+class Biographer(Skill):
+    """Write with the history, and ask in between."""
+
+    name = "biographer"
+    examples = ("write my biography", "tell my life")
+
+    async def answer(self, turn: Turn) -> None:
+        seen = " ".join(line.text for line in turn.history)
+        await turn.reply(f"Begin after: {seen}", history=turn.history)
+        place = await turn.ask("And then?")
+        await turn.reply(f"Go on in {place}", history=turn.history)
+
+
+class Concierge(Skill):
+    """Remember what people like."""
+
+    name = "concierge"
+    examples = ("I like the window", "remember my seat")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say(f"Until now: {await turn.recall('seat') or 'nothing'}.")
+        await turn.remember("seat", turn.message.text)
+
+
+class Printer(Skill):
+    """Print something."""
+
+    name = "printer"
+    examples = ("print it", "put it on paper")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.call_tool("print")

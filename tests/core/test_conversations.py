@@ -4,14 +4,24 @@ import asyncio
 import itertools
 
 import pytest
-from tests.core.skills_under_test import Broken, Clerk, Judge, Painter, Parrot
+from pydantic import BaseModel
+from tests.core.skills_under_test import (
+    Biographer,
+    Broken,
+    Clerk,
+    Concierge,
+    Judge,
+    Painter,
+    Parrot,
+    Printer,
+)
 
-from palaver import ConfigurationError, NotFound, Skill, Turn
+from palaver import ConfigurationError, NotFound, Skill, Tool, Turn
 from palaver.errors import Conflict, EngineTimeout, TooMany
 from palaver.ledger import INBOX_LIMIT
-from palaver.messages import Finished, Received, Routed, Started
+from palaver.messages import Finished, Received, Routed, Started, ToolCalled
 from palaver.settings import DispatchSettings, Settings
-from palaver.testing import Chat, Line, Reply, Screen, ScriptedEngine, converse
+from palaver.testing import Chat, Line, MemoryLedger, Reply, Screen, ScriptedEngine, converse
 
 
 async def test_a_reply_is_what_the_engine_says() -> None:
@@ -84,6 +94,39 @@ async def test_a_question_ends_the_turn_and_the_answer_goes_on() -> None:
         done = await chat.say("36")
         assert done == "Ada is 36 and said: my file"
         assert done.outcome == "done"
+
+
+async def test_a_skill_that_asked_sees_the_history_that_it_saw_then() -> None:
+    engine = ScriptedEngine("Hello.", "First.", "Second.")
+    async with converse(Biographer, Parrot, engine=engine) as chat:
+        await chat.say("/parrot hi")
+        assert await chat.say("/biographer") == "First.\n\nAnd then?"
+        assert await chat.say("Paris") == "Second."
+    assert len(engine.requests) == 3, "the first generation is not made again"
+
+
+async def test_what_is_remembered_is_recalled_in_another_conversation() -> None:
+    ledger = MemoryLedger()
+    async with converse(Concierge, ledger=ledger) as chat:
+        assert await chat.say("the window") == "Until now: nothing."
+    async with converse(Concierge, ledger=ledger, thread="other") as chat:
+        assert await chat.say("the aisle") == "Until now: the window."
+    async with converse(Concierge, ledger=ledger, person="bob") as chat:
+        assert await chat.say("the wing") == "Until now: nothing."
+
+
+async def test_a_tool_that_fails_is_shown_to_have_failed() -> None:
+    class Nothing(BaseModel): ...
+
+    async def fail(arguments: Nothing) -> str:
+        raise ValueError("out of paper")
+
+    tool = Tool(name="print", description="Print.", arguments=Nothing, run=fail)
+    async with converse(Printer, tools=[tool]) as chat:
+        reply = await chat.say("print it")
+    states = [event.state for event in reply.events if isinstance(event, ToolCalled)]
+    assert states == ["started", "failed"]
+    assert reply.outcome == "failed"
 
 
 async def test_naming_a_skill_leaves_the_question_behind() -> None:

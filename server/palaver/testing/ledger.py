@@ -249,11 +249,11 @@ class MemoryLedger:
         self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
     ) -> Progress:
         stream, turn = self._owned(claim)
+        repeated = self._applied(turn, entries, expect)
+        if not repeated:
+            turn.check(entries)
         stream.lapse = self._clock() + lease
-        if repeated := self._applied(turn, entries, expect):
-            return repeated
-        turn.check(entries)
-        return self._write(stream, turn, entries, expect)
+        return repeated or self._write(stream, turn, entries, expect)
 
     async def settle(
         self,

@@ -174,6 +174,7 @@ function showSkills() {
 }
 
 function title(name) {
+  if (name.length <= 3) return name.toUpperCase();
   const words = name.replaceAll(/[-_]/g, " ");
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
