@@ -346,6 +346,7 @@ PLACES: dict[str, PlaceFactory] = {
     params=[
         "memory",
         "sqlite",
+        "forgetful_sqlite",
         pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
     ]
 )

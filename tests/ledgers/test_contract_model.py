@@ -60,6 +60,26 @@ class Pair(msgspec.Struct, frozen=True):
     model: Claim
 
 
+class Model(MemoryLedger):
+    """Looks at the inside of the ledger that is the model."""
+
+    def prefer(self, conversation: Conversation) -> None:
+        """Let a conversation that is due be the first."""
+        self._collect_lapsed(self._clock())
+        for stream in list(self._ready):
+            if stream.conversation == conversation:
+                self._ready.remove(stream)
+                self._ready.appendleft(stream)
+
+    def state_of(self, claim: Claim) -> tuple[int, int]:
+        """Length of the reply and index of a turn; 0, 0 when it is not open."""
+        stream = self._streams.get(str(claim.conversation))
+        for turn in stream.inbox if stream else ():
+            if turn.id == claim.turn:
+                return turn.length, turn.index
+        return 0, 0
+
+
 class Comparison(RuleBasedStateMachine):
     """Does the same to a ledger and to the model, and compares what they return."""
 
@@ -73,7 +93,7 @@ class Comparison(RuleBasedStateMachine):
         self.run(self.place.ledger.start())
         self.stack.push_async_callback(self.place.ledger.close)
         self.real = self.place.ledger
-        self.model = MemoryLedger(clock=self.place.clock or (lambda: 0.0))
+        self.model = Model(clock=self.place.clock or (lambda: 0.0))
         self.turns: dict[str, str] = {}  # from the model's ids to the real ones
         self.last = (0, 0)  # index and length that the last write went out from
 
@@ -144,14 +164,9 @@ class Comparison(RuleBasedStateMachine):
 
     async def claim_of_model(self, real: Claim | None, history: int) -> Claim | None:
         """The model's claim of the same conversation: which is due first is not laid down."""
-        others: list[Claim] = []
-        while claim := await self.model.claim("worker", lease=600.0, history=history):
-            if real is None or claim.conversation == real.conversation:
-                break
-            others.append(claim)
-        for other in others:
-            await self.model.release(other)
-        return claim
+        if real is not None:
+            self.model.prefer(real.conversation)
+        return await self.model.claim("worker", lease=600.0, history=history)
 
     def write(
         self,
@@ -170,7 +185,7 @@ class Comparison(RuleBasedStateMachine):
                 return ledger.append(claim, made, expect=index, lease=600.0)
             return ledger.settle(claim, made, expect=index, waiting=waiting(claim))
 
-        said, index = self.state_of(pair)
+        said, index = self.model.state_of(pair.model)
         if again and index:
             index, said = self.last
         self.last = index, said
@@ -180,14 +195,6 @@ class Comparison(RuleBasedStateMachine):
             assert real is model
         else:
             self.agree(real, model)
-
-    def state_of(self, pair: Pair) -> tuple[int, int]:
-        """Length of the reply and index of the turn, as the model has them."""
-        stream = self.model._streams.get(str(pair.model.conversation))
-        for turn in stream.inbox if stream else ():
-            if turn.id == pair.model.turn:
-                return turn.length, turn.index
-        return 0, 0
 
     @rule(pair=claims, words=st.lists(WORDS, max_size=3), number=st.integers(0, 2))
     def append(self, pair: Pair, words: list[str], number: int) -> None:
@@ -216,13 +223,21 @@ class Comparison(RuleBasedStateMachine):
 
         self.write(pair, entries)
 
-    @rule(pair=claims, word=WORDS)
-    def append_again(self, pair: Pair, word: str) -> None:
+    @rule(pair=claims, word=WORDS, first=st.booleans())
+    def append_again(self, pair: Pair, word: str, first: bool) -> None:
+        """Repeat an append: this claim's own, or what another claim of the turn has written."""
+
         def entries(claim: Claim, said: int) -> tuple[Entry, ...]:
             return (Text(turn=claim.turn, position=said, text=word),)
 
-        self.write(pair, entries)
+        if first:
+            self.write(pair, entries)
         self.write(pair, entries, again=True)
+
+    @rule()
+    def let_leases_lapse(self) -> None:
+        if self.place.clock is not None:
+            self.place.clock.now += 601.0
 
     @rule(pair=claims)
     def append_wrongly(self, pair: Pair) -> None:
