@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Literal, assert_never
+from collections.abc import Iterable
+from typing import assert_never
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -40,6 +40,7 @@ from palaver.web.frames import (
     view_of,
 )
 from palaver.web.outbox import Outbox
+from palaver.web.websocket import Socket, fitting
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +48,12 @@ CHANNEL = "web"
 """The channel of conversations over the websocket and the HTTP API: they are the same ones."""
 HELLO_TIMEOUT = 10.0
 """Seconds that a client has for its hello."""
-HEARTBEAT = 30.0
-"""Seconds of silence after which the peer is pinged; half of it later it is given up."""
-FAREWELL = 2.0
-"""Seconds that a client has to answer a close."""
 REPLAY_LIMIT = 5_000
 """Events up to which a client that asks for everything gets it, rather than a snapshot."""
 BATCH = 200
 """Sockets that are closed at once when the server stops."""
 BETWEEN_BATCHES = 0.05
 """Seconds between two such batches, so that clients do not all come back at the same moment."""
-_CLOSE = 0x88
-FRAME_OVERHEAD = 16_384
-"""Bytes that a frame may have beyond ``server.max_message_bytes`` and still be answered with an
-error frame; above it the connection is closed."""
 
 BAD_HELLO = 4400
 UNAUTHENTICATED = 4401
@@ -79,67 +72,6 @@ async def replay_from(
         return Cursor.parse(since)
     now = (await reception.snapshot(conversation)).cursor
     return Cursor(now.epoch, 0) if now.offset <= REPLAY_LIMIT else None
-
-
-class Socket(web.WebSocketResponse[Literal[False]]):
-    """A websocket that gives its peer time to read why it is closed.
-
-    When aiohttp closes a connection that another task reads, or one on which too large a message
-    comes in, it does not wait for the peer, who then may see a broken connection and no reason.
-    """
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            heartbeat=HEARTBEAT,
-            timeout=FAREWELL,
-            autoclose=False,
-            compress=False,
-            max_msg_size=limit + FRAME_OVERHEAD,
-            decode_text=False,
-        )
-        self._limit = limit
-        self._parting = False
-        self.transport: asyncio.Transport | None = None
-
-    async def close(
-        self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
-    ) -> bool:
-        if code == WSCloseCode.MESSAGE_TOO_BIG:
-            await self.part(code, f"a message may have {self._limit} bytes")
-        if self._parting:
-            return False
-        return await super().close(code=code, message=message, drain=drain)
-
-    async def part(self, code: int, reason: str) -> None:
-        """Close from any task. Returns when the connection has ended."""
-        transport = self.transport
-        if self._parting or self.closed or transport is None or transport.is_closing():
-            return
-        self._parting = True
-        message = _fitting(reason)
-        transport.write(bytes((_CLOSE, 2 + len(message))) + code.to_bytes(2, "big") + message)
-        await _until(transport.is_closing)
-        if transport.get_write_buffer_size():
-            transport.abort()
-        else:
-            transport.close()
-
-    def answered(self) -> None:
-        """The peer has closed its side."""
-        if self._parting and self.transport is not None:
-            self.transport.close()
-
-
-def _fitting(reason: str) -> bytes:
-    """A close frame has room for 125 bytes, two of which are the code."""
-    return reason.encode()[:123].decode(errors="ignore").encode()
-
-
-async def _until(done: Callable[[], bool]) -> None:
-    """Wait for a transport, which tells nobody when its state changes; `FAREWELL` at most."""
-    deadline = asyncio.get_running_loop().time() + FAREWELL
-    while not done() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
 
 
 class Connection:
@@ -217,7 +149,7 @@ class Connection:
 
     async def _refuse(self, code: int, reason: str) -> None:
         self._outbox.close()
-        await self._socket.close(code=code, message=_fitting(reason))
+        await self._socket.close(code=code, message=fitting(reason))
 
     async def _hello(self) -> Hello:
         async with asyncio.timeout(HELLO_TIMEOUT):
