@@ -28,7 +28,7 @@ from palaver.ledger import (
     Waiting,
 )
 from palaver.messages import Conversation, Message, Recorded
-from palaver_plugins.ledgers.sqlite import records, turns
+from palaver_plugins.ledgers.sqlite import inbox, records, turns
 from palaver_plugins.ledgers.sqlite.rows import number_from
 from palaver_plugins.ledgers.sqlite.writer import Applied, Idle, Outcome, Writer
 
@@ -71,7 +71,7 @@ class SQLiteLedger:
     # The walk of a turn
 
     async def accept(self, message: Message) -> Receipt:
-        return await self._writer.submit(turns.accept, message)
+        return await self._writer.submit(inbox.accept, message)
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
         lapse = max(0.0, self._idle_until - self._clock())
@@ -104,7 +104,7 @@ class SQLiteLedger:
         await self._writer.submit(turns.release, claim)
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
-        return await self._writer.submit(turns.stop, str(conversation), turn)
+        return await self._writer.submit(inbox.stop, str(conversation), turn)
 
     # Reading
 

@@ -73,6 +73,7 @@ class Row(msgspec.Struct):
         return (self.id + 1) << 32
 
 
+ADD_EVENTS = "INSERT INTO events (place, turn, data) VALUES (?, ?, ?)"
 _FIELDS = Row.__struct_fields__[: Row.__struct_fields__.index("people")]
 COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS)
 _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"

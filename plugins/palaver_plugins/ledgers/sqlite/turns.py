@@ -1,42 +1,36 @@
-"""The walk of a turn as SQL: accept, claim, append, settle, release, stop.
+"""The walk of a claimed turn as SQL: claim, append, settle, release.
 
 Each function is one operation, and checks all that may fail before it writes.
 """
 
-import secrets
 from collections.abc import Sequence
 
 import msgspec
 
-from palaver.errors import Conflict, Fenced, IndexConflict, TooMany
+from palaver.errors import Fenced, IndexConflict
 from palaver.ledger import (
-    INBOX_LIMIT,
     Claim,
     Entry,
     Exchange,
     Progress,
-    Receipt,
     Step,
-    StopState,
     Waiting,
 )
 from palaver.messages import (
     Event,
     Finished,
-    Message,
-    Received,
     Text,
     TextReset,
     decode_message,
 )
+from palaver_plugins.ledgers.sqlite.inbox import number_of
 from palaver_plugins.ledgers.sqlite.rows import (
+    ADD_EVENTS,
     HELD_CHARACTERS,
     Row,
     Store,
-    Tail,
     Waiter,
     encode,
-    epoch_to_come,
     follow,
     history,
     journal,
@@ -45,32 +39,13 @@ from palaver_plugins.ledgers.sqlite.rows import (
 )
 from palaver_plugins.ledgers.sqlite.writer import Applied, Idle
 
-REMEMBERED = 24 * 3600.0
-"""Seconds for which the id of a message is known as used."""
-
 _decode_waiting = msgspec.json.Decoder(Waiting).decode
 
-_SEEN = "SELECT place, id, digest, at FROM turns WHERE conversation = ? AND mark = ?"
-_ADD_TURN = """
-INSERT INTO turns (place, conversation, id, sender, at, mark, digest, message)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_ADD_EVENTS = "INSERT INTO events (place, turn, data) VALUES (?, ?, ?)"
-_ADD_MEMBER = "INSERT OR IGNORE INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
-_QUEUE = """
-UPDATE conversations SET newest = ?, last = ?, open = open + 1, due = coalesce(due, ?)
-WHERE id = ?
-"""
 _NEXT_DUE = "SELECT name, due FROM conversations WHERE due IS NOT NULL ORDER BY due LIMIT 1"
 _OLDEST_OPEN = """
 SELECT place, id, message, stop, at FROM turns
 WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
 """
-_OLDEST = """
-SELECT place, id, TRUE FROM turns
-WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
-"""
-_BY_ID = "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?"
 _TAKE = """
 UPDATE conversations SET due = ?, fence = ?, running = ?, head = ?, failed = ?, stop = ?,
     began = ?, asked = ?, expected = -1 WHERE id = ?
@@ -91,91 +66,6 @@ UPDATE conversations SET first = ?, last = ?, open = open - 1, due = ?, head = h
 """
 
 
-def accept(store: Store, message: Message) -> Applied[Receipt]:
-    now = store.clock()
-    name = str(message.conversation)
-    digest = message.digest
-    row = store.row(name)
-    if row is None:
-        row = _begin(store, name)
-    elif earlier := _seen(store, row, message, digest, now):
-        return Applied(earlier)
-    if row.open - bool(row.running) >= INBOX_LIMIT:
-        raise TooMany(f"{INBOX_LIMIT} messages wait in {name}", retry_after=1.0)
-    if message.sender not in row.people:
-        values = (row.id, message.conversation.tenant, message.sender)
-        store.database.execute(_ADD_MEMBER, values)
-        row.people.add(message.sender)
-    return _queue(store, row, message, digest, now)
-
-
-def _seen(store: Store, row: Row, message: Message, digest: str, now: float) -> Receipt | None:
-    """The receipt of the same message, if it was accepted within the last day."""
-    found = store.database.execute(_SEEN, (row.id, message.id)).fetchone()
-    if found is None:
-        return None
-    place, turn, known, at = found
-    if now - at < REMEMBERED:
-        if known != digest:
-            raise Conflict(f"message id {message.id!r} was used with another body")
-        return Receipt(turn=turn, ahead=_ahead(store, row, place), duplicate=True)
-    store.database.execute("UPDATE turns SET mark = NULL WHERE place = ?", (place,))
-    return None
-
-
-def _begin(store: Store, name: str) -> Row:
-    """Make the row of a new conversation."""
-    store.database.execute(
-        "INSERT INTO conversations (name, epoch) VALUES (?, ?)",
-        (name, epoch_to_come(store.database)),
-    )
-    row = store.row(name)
-    assert row is not None
-    row.tail = Tail((), whole=True)
-    return row
-
-
-def _ahead(store: Store, row: Row, place: int) -> int:
-    """Turns that come before the one at ``place``; 0 when it is settled."""
-    (ahead,) = store.database.execute(
-        "SELECT count(*) FROM turns WHERE place >= ? AND place < ? AND lines IS NULL",
-        (row.base + row.head, place),
-    ).fetchone()
-    return int(ahead)
-
-
-def _queue(store: Store, row: Row, message: Message, digest: str, now: float) -> Applied[Receipt]:
-    number, offset = row.newest + 1, row.last + 1
-    turn = turn_id(number)
-    received = Received(
-        turn=turn, id=message.id, sender=message.sender, text=message.text, ahead=row.open
-    )
-    execute = store.database.execute
-    body = encode(message)
-    values = (row.id, turn, message.sender, now, message.id, digest, body)
-    execute(_ADD_TURN, (row.base + number, *values))
-    execute(_ADD_EVENTS, (row.base + offset, number, encode((received,))))
-    execute(_QUEUE, (number, offset, now, row.id))
-    receipt = Receipt(turn=turn, ahead=row.open, duplicate=False)
-    if len(body) <= HELD_CHARACTERS:
-        row.queued[number] = Waiter(turn, message, now)
-    row.newest, row.last, row.open = number, offset, row.open + 1
-    return Applied(receipt, row.name, offset, (received,), wake=row.open == 1)
-
-
-def turn_id(number: int) -> str:
-    """A random id that also tells the turn's number, so that it is found without an index."""
-    return f"{secrets.token_hex(12)}{number:08x}"
-
-
-def number_of(turn: str) -> int:
-    """The number in a turn's id; 0, which no turn has, when it is not one of ours."""
-    try:
-        return int(turn[24:], 16) if len(turn) == 32 and turn.isascii() else 0
-    except ValueError:
-        return 0
-
-
 def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
     now = store.clock()
     found = store.database.execute(_NEXT_DUE).fetchone()
@@ -186,23 +76,12 @@ def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
         return Applied(Idle(due))
     row = store.row(name)
     assert row is not None
-    number, oldest, stop = _oldest_open(store, row)
-    row.failed += bool(row.running)
-    row.fence += 1
-    row.head, row.running, row.asked, row.stop = number, oldest.turn, oldest.accepted, stop
-    row.expected = -1
-    if not row.size:
-        row.began = row.last
-    store.database.execute(
-        _TAKE,
-        (now + lease, row.fence, row.running, row.head, row.failed, row.stop, row.began, row.asked,
-         row.id),
-    )  # fmt: skip
+    message = _take(store, row, now + lease)
     recite(store.database, row)
     return Applied(
         Claim(
             turn=row.running,
-            message=oldest.message,
+            message=message,
             fence=row.fence,
             attempt=row.failed + 1,
             index=row.size,
@@ -213,6 +92,23 @@ def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
             stop=bool(row.stop),
         )
     )
+
+
+def _take(store: Store, row: Row, due: float) -> Message:
+    """Claim the oldest open turn until ``due``; returns its message."""
+    number, oldest, stop = _oldest_open(store, row)
+    row.failed += bool(row.running)
+    row.fence += 1
+    row.head, row.running, row.asked, row.stop = number, oldest.turn, oldest.accepted, stop
+    row.expected = -1
+    if not row.size:
+        row.began = row.last
+    store.database.execute(
+        _TAKE,
+        (due, row.fence, row.running, row.head, row.failed, row.stop, row.began, row.asked,
+         row.id),
+    )  # fmt: skip
+    return oldest.message
 
 
 def _oldest_open(store: Store, row: Row) -> tuple[int, Waiter, bool]:
@@ -375,27 +271,6 @@ def release(store: Store, claim: Claim) -> Applied[None]:
     return Applied(None, wake=True)
 
 
-def stop(store: Store, name: str, turn: str | None) -> Applied[tuple[StopState, str]]:
-    row = store.row(name)
-    if row is None:
-        return Applied(("unknown", ""))
-    place = row.base + (row.head if turn is None else number_of(turn))
-    query = _OLDEST if turn is None else _BY_ID
-    bound: int | str = row.end if turn is None else turn
-    found = store.database.execute(query, (place, bound)).fetchone()
-    if found is None:
-        return Applied(("unknown", ""))
-    place, turn, is_open = found
-    if not is_open:
-        return Applied(("settled", turn))
-    store.database.execute("UPDATE turns SET stop = 1 WHERE place = ?", (place,))
-    row.queued.pop(place - row.base, None)
-    if turn == row.running:
-        store.database.execute("UPDATE conversations SET stop = 1 WHERE id = ?", (row.id,))
-        row.stop = 1
-    return Applied(("stopping", turn))
-
-
 def _owned(store: Store, claim: Claim) -> Row:
     """The conversation of a claim that still holds. Raises `Fenced`."""
     row = store.row(str(claim.message.conversation))
@@ -434,7 +309,7 @@ def _sort(entries: Sequence[Entry]) -> tuple[tuple[Event, ...], tuple[Step, ...]
 def _add(store: Store, row: Row, events: Sequence[Event], steps: Sequence[Step], size: int) -> None:
     if events:
         place = row.base + row.last + len(events)
-        store.database.execute(_ADD_EVENTS, (place, row.head, encode(events)))
+        store.database.execute(ADD_EVENTS, (place, row.head, encode(events)))
     if steps:
         store.database.execute(
             "INSERT INTO steps (turn, size, data) VALUES (?, ?, ?)",
