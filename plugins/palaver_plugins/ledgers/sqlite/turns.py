@@ -19,6 +19,7 @@ from palaver.ledger import (
 from palaver.messages import (
     Event,
     Finished,
+    Message,
     Text,
     TextReset,
     decode_message,
