@@ -13,7 +13,8 @@ from palaver.hooks import Backend, Interceptor, PluginSettings, Site, Tool, hook
 from palaver.knowledge import Document, Passage
 from palaver.ledger import Exchange
 from palaver.messages import Attachment, Citation, Conversation, Message
-from palaver.skills import Skill, Turn
+from palaver.skills import Skill
+from palaver.turns import Turn
 
 __version__ = "0.1.0"
 

@@ -14,9 +14,9 @@ from palaver.ledger import Claim, Ledger, Receipt, StopState, Waiting
 from palaver.messages import Conversation, Finished, Message, Outcome, Problem, Started, new_id
 from palaver.metrics import Metrics
 from palaver.settings import DispatchSettings
-from palaver.skills import Services, Suspended, Turn
 from palaver.streams import Streams
 from palaver.transcript import Transcript
+from palaver.turns import Services, Suspended, Turn
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class Dispatcher:
             await transcript.release()
             return
         if outcome == "done":
-            turn.withdraw_unsaid()
+            turn.finish()
         finished = Finished(
             turn=claim.turn, outcome=outcome, length=0, usage=turn.usage, problem=problem
         )

@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # the specifications name these types; they stand above this 
     import click
 
     from palaver.channels import Channel
-    from palaver.skills import Skill, Turn
+    from palaver.skills import Skill
+    from palaver.turns import Turn
 
 PROJECT = "palaver"
 T = TypeVar("T", covariant=True)

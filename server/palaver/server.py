@@ -22,9 +22,10 @@ from palaver.routing import Decision, Router
 from palaver.routing.arguments import fill_arguments
 from palaver.routing.router import RESUMED
 from palaver.settings import Settings
-from palaver.skills import Services, Skill, Turn
+from palaver.skills import Skill
 from palaver.streams import Streams, Subscription, Viewer
 from palaver.supervision import SupervisedEngine
+from palaver.turns import Services, Turn
 
 log = logging.getLogger(__name__)
 
@@ -169,12 +170,10 @@ class Server:
             turn.resume(waiting)
         message = turn.message
 
-        async def decide(number: int) -> Decision:
+        async def decide() -> Decision:
             return await self._router.route(message)
 
-        decision = await turn.journaled(
-            Decision, decide, "route", message.text, message.skill or ""
-        )
+        decision = await turn.once(Decision, decide, "route", message.text, message.skill or "")
         turn.rephrase(decision.text)
         return (
             msgspec.structs.replace(decision, reason=RESUMED, score=None) if resumed else decision

@@ -121,7 +121,7 @@ class Subscription:
         fresh = [item for item in recorded if item.offset > self._offset]
         if fresh and fresh[0].offset == self._offset + 1 and self._catching_up is None:
             self._record(fresh)
-        elif fresh or not recorded:
+        elif fresh or not recorded or recorded[0].offset == 1:  # 1: perhaps a new life
             self.look()
 
     def look(self) -> None:

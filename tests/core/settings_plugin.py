@@ -13,8 +13,9 @@ from palaver.hooks import Backend, Interceptor, PluginSettings, Site, hookimpl
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.settings import Secret
-from palaver.skills import Skill, Turn
+from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.turns import Turn
 
 
 class EchoSettings(PluginSettings):

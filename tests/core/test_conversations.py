@@ -294,3 +294,16 @@ async def test_long_histories_are_cut_in_steps() -> None:
 
 def test_a_reply_compares_as_text() -> None:
     assert Reply("a") == "a"
+
+
+async def test_a_viewer_sees_the_new_life_of_an_erased_conversation() -> None:
+    ledger = MemoryLedger()
+    engine = ScriptedEngine("one", "two", "three")
+    async with converse(Parrot, engine=engine, ledger=ledger) as chat:
+        await chat.say("my secret")
+        await chat.say("and more")
+        await ledger.erase("default", "alice")
+        reply = await chat.say("hello again")
+        assert reply == "three"
+        assert chat.screen.restarts[-1].history == ()
+    assert [message.content for message in engine.requests[2].messages] == ["hello again"]

@@ -34,9 +34,10 @@ from palaver.settings import (
     ServerSettings,
     Settings,
 )
-from palaver.skills import Skill, Turn
+from palaver.skills import Skill
 from palaver.supervision import SupervisedEngine
 from palaver.testing import Chat, Line, MemoryLedger, ScriptedEngine, converse
+from palaver.turns import Turn
 from palaver.web.authentication import Authenticator
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,9 @@ from palaver.knowledge import Passage
 from palaver.messages import Attachment, new_id
 from palaver.server import Server
 from palaver.settings import AuthKey, AuthSettings, RoutingSettings, ServerSettings, Settings
-from palaver.skills import Skill, Turn
+from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.turns import Turn
 
 PATIENCE = 5.0
 Frame = dict[str, Any]  # JSON values

@@ -7,7 +7,7 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 from palaver.errors import InvalidInput, SkillError
-from palaver.skills import Turn
+from palaver.turns import Turn
 
 TRIES = 3
 """Times that one argument is asked for before the turn fails."""

@@ -1,0 +1,419 @@
+"""Turn: all that a skill works with."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, NoReturn, TypeVar
+
+import msgspec
+import pydantic
+from typing_extensions import TypeVar as DefaultTypeVar
+
+from palaver.engine import (
+    Abilities,
+    Ability,
+    ChatMessage,
+    Choice,
+    Engine,
+    GenerationRequest,
+    JsonSchema,
+    OnText,
+    Sampling,
+)
+from palaver.errors import InvalidInput, NotFound, OutcomeUnknown, SkillError, Unsupported
+from palaver.hooks import Tool
+from palaver.journal import Journal
+from palaver.knowledge import KnowledgeBase, Passage
+from palaver.ledger import Claim, Exchange, Ledger, Step, Waiting
+from palaver.messages import (
+    Asked,
+    Attached,
+    Attachment,
+    Citation,
+    Cited,
+    Message,
+    Routed,
+    ToolCalled,
+    ToolState,
+    Usage,
+)
+from palaver.prompting import fit, lay_out
+from palaver.transcript import Transcript
+from palaver.voice import Voice
+
+SHOWN_RESULT = 1_000
+"""Characters of a tool's result that its event carries; the skill gets all of it."""
+
+
+ArgumentsT = DefaultTypeVar("ArgumentsT", bound=pydantic.BaseModel, default=Any)
+ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+ResultT = TypeVar("ResultT")
+
+
+class Suspended(BaseException):
+    """Ends a skill that has asked a question; the person's answer runs it again.
+
+    A BaseException, so that a skill's ``except Exception`` does not swallow it.
+    """
+
+    def __init__(self, waiting: Waiting) -> None:
+        super().__init__()
+        self.waiting = waiting
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the server lends to every Turn."""
+
+    ledger: Ledger
+    engine: Engine
+    abilities: Abilities
+    knowledge: KnowledgeBase
+    tools: Mapping[str, Tool]
+    generation_deadline: float
+
+
+class Turn(Generic[ArgumentsT]):
+    """The answering of one message: what was sent, and the verbs to answer with.
+
+    The verbs `reply`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search` and `recall`
+    are journaled: when a server dies and another takes the turn over, the skill runs again from
+    the top and each finished verb returns its recorded result at once. So a skill must call them
+    in an order that follows from the message and from their results alone.
+    """
+
+    def __init__(
+        self, claim: Claim, transcript: Transcript, services: Services, *, deadline: float
+    ) -> None:
+        self.id = claim.turn
+        self.attempt = claim.attempt
+        self.message: Message = claim.message
+        self.history: tuple[Exchange, ...] = claim.history
+        self.arguments: ArgumentsT
+        self.skill = ""
+        self.deadline = deadline
+        """Event loop time at which the turn is ended."""
+        self.usage = Usage()
+        self._received = claim.message
+        self._asked_in: tuple[str, ...] = ()
+        self._claim = claim
+        self._transcript = transcript
+        self._services = services
+        self._journal = Journal(claim.journal, transcript.put)
+        self._voice = Voice(transcript, claim.reply)
+        self._citations = 0
+
+    # What the turn is
+
+    @property
+    def person(self) -> str:
+        """The id of whoever sent the message."""
+        return self.message.sender
+
+    @property
+    def engine(self) -> Abilities:
+        """What the engine is and can do; ``context`` is its window in tokens."""
+        return self._services.abilities
+
+    @property
+    def text(self) -> str:
+        """What the skill has said so far."""
+        return self._voice.text
+
+    # Saying
+
+    async def say(self, text: str) -> None:
+        """Add ``text`` to the reply."""
+        self._voice.say(text)
+
+    def cite(self, passage: Passage, *, number: int | None = None) -> int:
+        """Name a source; returns the number to write as ``[n]``. ``number``: the one that is
+        written already; without it, the next free one."""
+        number = number or self._citations + 1
+        self._citations = max(self._citations, number)
+        citation = Citation(
+            number=number,
+            document=passage.document,
+            title=passage.title,
+            section=passage.section,
+            passage=passage.text,
+        )
+        self._put_once("cite", Cited(turn=self.id, citation=citation))
+        return number
+
+    def attach(self, attachment: Attachment) -> None:
+        """Add a file to the reply."""
+        self._put_once("attach", Attached(turn=self.id, attachment=attachment))
+
+    def _put_once(self, verb: str, event: Cited | Attached) -> None:
+        step = self._journal.begin(verb, repr(event))
+        if self._journal.result(step, bool) is None:
+            self._transcript.put(event)
+            self._journal.finish(step, True)
+
+    # Generating
+
+    async def reply(
+        self,
+        prompt: str,
+        *,
+        system: str = "",
+        history: Sequence[Exchange] = (),
+        sampling: Sampling | None = None,
+    ) -> str:
+        """Generate an answer to ``prompt`` and say it as it is written. Returns its text.
+
+        ``history`` is cut from its old end so that everything fits. After a takeover the text goes
+        on from the last stored character.
+        """
+        return await self._generate("reply", prompt, system, history, sampling, aloud=True)
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        system: str = "",
+        history: Sequence[Exchange] = (),
+        sampling: Sampling | None = None,
+    ) -> str:
+        """Like `reply`, without saying it."""
+        return await self._generate("generate", prompt, system, history, sampling, aloud=False)
+
+    async def _generate(
+        self,
+        verb: str,
+        prompt: str,
+        system: str,
+        history: Sequence[Exchange],
+        sampling: Sampling | None,
+        *,
+        aloud: bool,
+    ) -> str:
+        sampling = sampling or Sampling()
+        # The history is not part of the fingerprint: it is the ledger's, the same for every run.
+        step = self._journal.begin(verb, system, prompt)
+        recorded = self._journal.result(step, str)
+        if recorded is not None:
+            if aloud:
+                self._voice.say(recorded)
+            return recorded
+        messages = await fit(
+            system,
+            history,
+            prompt,
+            budget=self.engine.context - sampling.max_tokens,
+            count_tokens=self._services.engine.count_tokens,
+        )
+        # What an earlier attempt wrote of this reply before its server died.
+        partial = self._voice.take_rest() if aloud and "continuation" in self.engine.can else ""
+        say = self._voice.say if aloud else _drop
+        text = partial + await self._run(step, messages, sampling, partial=partial, on_text=say)
+        self._journal.finish(step, text)
+        return text
+
+    async def _run(
+        self,
+        step: Step,
+        messages: Sequence[ChatMessage],
+        sampling: Sampling,
+        *,
+        on_text: OnText,
+        partial: str = "",
+    ) -> str:
+        request = GenerationRequest(
+            id=f"{self.id}-{step.number}-{self._claim.fence}",
+            messages=tuple(messages),
+            tenant=self.message.conversation.tenant,
+            sampling=sampling,
+            partial=partial,
+            deadline=self._time_left(),
+        )
+        generation = await self._services.engine.generate(request, on_text)
+        self.usage += generation.usage
+        return generation.text
+
+    def _time_left(self) -> float:
+        left = self.deadline - asyncio.get_running_loop().time()
+        return max(0.1, min(left, self._services.generation_deadline))
+
+    async def choose(self, prompt: str, options: Sequence[str], *, system: str = "") -> str:
+        """Let the engine pick exactly one of ``options``."""
+        self._require("choice")
+
+        async def pick(step: Step) -> str:
+            sampling = Sampling(structure=Choice(tuple(options)), max_tokens=64)
+            return await self._run(step, lay_out(system, (), prompt), sampling, on_text=_drop)
+
+        return await self._journal.once(str, pick, "choose", system, prompt, *options)
+
+    async def extract(self, model: type[ModelT], prompt: str, *, system: str = "") -> ModelT:
+        """Let the engine fill ``model`` from ``prompt``.
+
+        Raises `SkillError` when what it writes does not validate.
+        """
+        self._require("json_schema")
+        schema = model.model_json_schema()
+
+        async def fill(step: Step) -> str:
+            sampling = Sampling(structure=JsonSchema(schema), max_tokens=512)
+            return await self._run(step, lay_out(system, (), prompt), sampling, on_text=_drop)
+
+        written = await self._journal.once(str, fill, "extract", system, prompt, repr(schema))
+        try:
+            return model.model_validate_json(written)
+        except pydantic.ValidationError as error:
+            raise SkillError(
+                f"the engine filled {model.__name__} with {written[:200]!r}: {error}"
+            ) from error
+
+    def _require(self, ability: Ability) -> None:
+        if ability not in self._services.abilities.can:
+            raise Unsupported(
+                f"the engine {self._services.abilities.model!r} has no ability {ability!r}; "
+                f"declare it in the skill's `needs` to learn this at start-up"
+            )
+
+    async def count_tokens(self, text: str) -> int:
+        """Tokens that ``text`` takes as a message of its own."""
+        return await self._services.engine.count_tokens([ChatMessage("user", text)])
+
+    # Asking, acting, looking up
+
+    async def ask(self, question: str, options: Sequence[str] = ()) -> str:
+        """Ask the person and return their answer.
+
+        The turn ends with the question. The next message of the conversation continues the skill
+        here, on whatever server gets it, a minute or a month later.
+        """
+        step = self._journal.begin("ask", question)
+        self._voice.say_question(question)
+        answer = self._journal.result(step, str)
+        if answer is None:
+            self._suspend(step, question, options)
+        return answer
+
+    def _suspend(self, step: Step, question: str, options: Sequence[str]) -> NoReturn:
+        self._voice.withdraw_rest()
+        self._transcript.put(Asked(turn=self.id, question=question, options=tuple(options)))
+        self._journal.hold(step)
+        raise Suspended(
+            Waiting(
+                skill=self.skill,
+                message=self._received,
+                journal=self._journal.steps,
+                said=self.text,
+                turns=(*self._asked_in, self.id),
+            )
+        )
+
+    async def call_tool(self, name: str, **arguments: Any) -> str:  # Any: JSON values
+        """Run a registered tool and return its result.
+
+        Raises `NotFound` for an unknown tool, `InvalidInput` for arguments that do not validate,
+        `OutcomeUnknown` when the server died while a tool ran that must not run twice.
+        """
+        tool = self._services.tools.get(name)
+        if tool is None:
+            raise NotFound(f"there is no tool {name!r}; there are: {sorted(self._services.tools)}")
+        try:
+            validated = tool.arguments.model_validate(arguments)
+        except pydantic.ValidationError as error:
+            raise InvalidInput(f"tool {name!r}: {error}") from error
+        step = self._journal.begin("call_tool", name, repr(sorted(arguments.items())))
+        recorded = self._journal.result(step, str)
+        if recorded is not None:
+            return recorded
+        if self._journal.was_started(step) and not tool.idempotent:
+            self._put_tool(name, arguments, "unknown")
+            raise OutcomeUnknown(f"tool {name!r} was started before a takeover; it may have run")
+        self._put_tool(name, arguments, "started")
+        self._journal.start(step)
+        await self._transcript.flush()  # the intent is stored before the effect
+        try:
+            result = await tool.run(validated)
+        except Exception as error:
+            self._put_tool(name, arguments, "failed", str(error))
+            raise
+        self._put_tool(name, arguments, "done", result)
+        self._journal.finish(step, result)
+        return result
+
+    def _put_tool(
+        self, name: str, arguments: dict[str, Any], state: ToolState, result: str = ""
+    ) -> None:
+        self._transcript.put(
+            ToolCalled(
+                turn=self.id,
+                name=name,
+                arguments=arguments,
+                state=state,
+                result=result[:SHOWN_RESULT],
+            )
+        )
+
+    async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
+        """The knowledge base's best passages for ``query``, best first."""
+
+        async def look_up(step: Step) -> tuple[Passage, ...]:
+            return await self._services.knowledge.search(
+                self.message.conversation.tenant, query, limit
+            )
+
+        return await self._journal.once(tuple[Passage, ...], look_up, "search", query, str(limit))
+
+    async def remember(self, key: str, value: str | None) -> None:
+        """Keep a value about the person across conversations; None forgets it."""
+        await self._services.ledger.remember(
+            self.message.conversation.tenant, self.person, f"{self.skill}.{key}", value
+        )
+
+    async def recall(self, key: str) -> str | None:
+        """What this skill has remembered about the person."""
+
+        async def look_up(step: Step) -> list[str]:
+            value = await self._services.ledger.recall(
+                self.message.conversation.tenant, self.person, f"{self.skill}.{key}"
+            )
+            return [] if value is None else [value]
+
+        found = await self._journal.once(list[str], look_up, "recall", key)
+        return found[0] if found else None
+
+    # Called by the server
+
+    async def once(
+        self,
+        kind: type[ResultT],
+        perform: Callable[[], Awaitable[ResultT]],
+        verb: str,
+        *inputs: str,
+    ) -> ResultT:
+        """A journaled step of the server's own."""
+        return await self._journal.once(kind, lambda step: perform(), verb, *inputs)
+
+    def rephrase(self, text: str) -> None:
+        """Show the skill ``text`` as the message's. A command was taken off its
+        front."""
+        if text != self.message.text:
+            self.message = msgspec.structs.replace(self.message, text=text)
+
+    def say_routed(self, reason: str, score: float | None) -> None:
+        """Tell which skill answers and why."""
+        self._transcript.put(Routed(turn=self.id, skill=self.skill, reason=reason, score=score))
+
+    def resume(self, waiting: Waiting) -> None:
+        """Go on with a skill that asked: this message is the answer."""
+        self._journal.resume(waiting.journal, self.message.text)
+        self._voice.resume(waiting.said)
+        self.message = self._received = waiting.message
+        # The skill sees the history that it saw when it asked, not its own question.
+        self._asked_in = waiting.turns
+        self.history = tuple(line for line in self.history if line.turn not in waiting.turns)
+
+    def finish(self) -> None:
+        """Withdraw what an earlier attempt said and this one did not."""
+        self._voice.withdraw_rest()
+
+
+def _drop(text: str) -> None:
+    """Text that nobody listens to while it is written."""
