@@ -214,10 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     today = datetime.datetime.now(tz=datetime.UTC).date()
     lines = [f"# Benchmarks, {today}", "", f"Machine: {machine()}."]
-    for name, (title, run) in parts.items():
+    for name, (title, measure) in parts.items():
         if given.only in (None, name):
             say(f"## {title}")
-            lines += ["", f"## {title}", "", *run()]
+            figures: list[str] = measure()
+            lines += ["", f"## {title}", "", *figures]
     text = "\n".join(lines) + "\n"
     suffix = f"-{given.only}" if given.only else ""
     RESULTS.mkdir(exist_ok=True)
