@@ -34,7 +34,7 @@ def streams() -> dict[str, Source]:
     return dict.fromkeys(pairs, translation_source) | {
         "grounded": grounded_source,
         "long": grounded_source,
-        **dict.fromkeys(("code", "chat", "summary", "routing"), code),
+        **dict.fromkeys(("code", "chat", "summary", "routing", "recall"), code),
     }
 
 

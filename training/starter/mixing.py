@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from training.starter import choosing, coding, grounded, summarizing, talking, translating
+from training.starter import (
+    choosing,
+    coding,
+    grounded,
+    recalling,
+    summarizing,
+    talking,
+    translating,
+)
 from training.starter.groups import Source, generator
 from training.starter.packing import Batch, Encoder, Packer, collate
 
@@ -18,10 +26,12 @@ LONG_EVERY = 10
 """Every so many steps there are long rows in place of wide ones."""
 
 TRANSLATION = {"fr": 0.24, "de": 0.25, "es": 0.23, "zh": 0.28}
-NARROW_TASKS = {"grounded": 0.26, "code": 0.24, "chat": 0.32, "routing": 0.18}
-WIDE_TASKS = {"grounded": 0.86, "summary": 0.14}
+INTO_FOREIGN = 0.58
+"""The share of translations out of English; English as a target profits from all four."""
+NARROW_TASKS = {"grounded": 0.2, "code": 0.22, "chat": 0.38, "routing": 0.12, "recall": 0.08}
+WIDE_TASKS = {"grounded": 0.83, "summary": 0.17}
 LONG_TASKS = {"long": 0.8, "summary": 0.2}
-LOSS_WEIGHTS = {"grounded": 2.0, "code": 0.5, "summary": 0.4, "long": 2.0}
+LOSS_WEIGHTS = {"grounded": 2.0, "code": 0.5, "summary": 1.0, "long": 2.0}
 
 
 def sources(folder: Path) -> dict[str, Source]:
@@ -34,6 +44,7 @@ def sources(folder: Path) -> dict[str, Source]:
         "chat": talking.source(folder),
         "summary": summarizing.source(folder),
         "routing": choosing.source(folder),
+        "recall": recalling.source(),
     }
     for language in translating.FOREIGN:
         found[f"en-{language}"] = translating.source(folder, language, into_english=False)
@@ -70,9 +81,10 @@ class Mix:
         tokenizer: Tokenizer,
         tokens: int,
         prompt_weight: float = 0.0,
+        copy_weight: float = 0.0,
     ) -> Mix:
         """Pack the streams by name (see `sources`); `tokens` is half the size of a step."""
-        encoder = Encoder(tokenizer, prompt_weight)
+        encoder = Encoder(tokenizer, prompt_weight, copy_weight)
         packers = {
             name: Packer(source, encoder, weight=LOSS_WEIGHTS.get(name, 1.0))
             for name, source in streams.items()
@@ -89,17 +101,17 @@ class Mix:
             self.packers[name].cursor = cursor
 
     def step(self, number: int) -> list[Batch]:
-        """Draw the batches of a step: two of translations, two of everything else."""
+        """Draw the batches of a step: translations, grounded questions, the rest by turns."""
         random_ = generator("mix", number)
         quarter = self.tokens // 2
-        directions = {f"en-{language}": part for language, part in TRANSLATION.items()}
-        directions |= {f"{language}-en": part for language, part in TRANSLATION.items()}
+        directions = {f"en-{x}": part * INTO_FOREIGN for x, part in TRANSLATION.items()}
+        directions |= {f"{x}-en": part * (1 - INTO_FOREIGN) for x, part in TRANSLATION.items()}
         wide, length = (LONG_TASKS, LONG) if number % LONG_EVERY == 0 else (WIDE_TASKS, WIDE)
         plan = (
             (directions, SHORT),
             (wide, length),
             (directions, SHORT),
-            (NARROW_TASKS, NARROW),
+            (NARROW_TASKS, NARROW) if number % 2 else (directions, SHORT),
         )
         return [self._drawn(random_, shares, quarter, length) for shares, length in plan]
 

@@ -8,6 +8,7 @@ losses of its examples computed one by one, without computing what they share ag
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from training.starter import tokens
 from training.starter.groups import Group, Source, Turn
 
 Ints = npt.NDArray[np.int64]
+Pairs = set[tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -50,11 +52,16 @@ class Encoder:
     """Turns groups into segments.
 
     `prompt_weight` is how much the text of a translation's source counts beside the answer: what
-    is to be translated teaches its language, too.
+    is to be translated teaches its language, too. `copy_weight` is how much a word of passages and
+    questions counts that occurred before in the same place: predicting it is the plainest lesson
+    in looking up, which answers from passages need.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_weight: float = 0.0) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_weight: float = 0.0, copy_weight: float = 0.0
+    ) -> None:
         self.tokenizer = tokenizer
+        self.copy_weight = copy_weight
         self.prompt_weight = prompt_weight
         self.special = {name: tokens.special(tokenizer, name) for name in tokens.SPECIAL}
         self.pad = self.special[tokens.PAD]
@@ -73,11 +80,20 @@ class Encoder:
     def shared(self, text: str, parent: int) -> Segment:
         """Encode the beginning of the user's text that branches share."""
         ids = [self.special[tokens.USER], *self.ids(text)]
-        return Segment(ids, [0.0] * len(ids), parent)
+        return Segment(ids, self._copied(ids, set()), parent)
 
-    def branch(self, group: Group, turns: tuple[Turn, ...]) -> Segment:
+    def _copied(self, ids: list[int], known: Pairs) -> list[float]:
+        """Weigh the tokens that follow the same token as before; add all pairs to `known`."""
+        weights = [0.0] * len(ids)
+        for place, pair in enumerate(pairwise(ids), 1):
+            weights[place] = self.copy_weight if pair in known else 0.0
+            known.add(pair)
+        return weights
+
+    def branch(self, group: Group, turns: tuple[Turn, ...], shared: Segment | None) -> Segment:
         """Encode turns; a shared text has opened the first one already."""
         weight = self.prompt_weight if group.task == "translation" else 0.0
+        known: Pairs = set(pairwise(shared.ids)) if shared else set()
         opened = bool(group.shared)
         ids: list[int] = []
         learn: list[float] = []
@@ -86,7 +102,8 @@ class Encoder:
             asked = [*marker, *self.ids(user), self.special[tokens.ASSISTANT]]
             said = [*self.ids(answer), self.end]
             ids += asked + said
-            learn += [weight] * (len(asked) - 1) + [0.0] + [1.0] * len(said)
+            learn += self._copied(asked, known) if shared else [weight] * (len(asked) - 1) + [0.0]
+            learn += [1.0] * len(said)
         return Segment(ids, learn)
 
 
@@ -149,7 +166,7 @@ class Packer:
         left = length - row.length - fixed
         branches = []
         for turns in group.branches:
-            branch = encoder.branch(group, turns)
+            branch = encoder.branch(group, turns, shared)
             if len(branch.ids) <= left:
                 branches.append(branch)
                 left -= len(branch.ids)

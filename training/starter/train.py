@@ -246,7 +246,9 @@ def open_run(options: argparse.Namespace) -> Run:
     device = torch.device(options.device)
     network = Network(shape).to(device)
     streams = mixing.sources(options.data)
-    mix = mixing.Mix.open(streams, tokenizer, options.batch, options.prompt_weight)
+    mix = mixing.Mix.open(
+        streams, tokenizer, options.batch, options.prompt_weight, options.copy_weight
+    )
     workers = options.threads if device.type == "cpu" else 1
     run = Run(network, mix, device, getattr(torch, options.dtype), workers)
     if options.resume:
@@ -319,6 +321,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, default=10**9, help="stop here at the latest")
     found.add_argument("--batch", type=int, default=4096, help="tokens of half a step")
     found.add_argument("--prompt-weight", type=float, default=0.0, help="of a translation's source")
+    found.add_argument(
+        "--copy-weight", type=float, default=0.2, help="of repeated words in passages"
+    )
     found.add_argument("--tokenizer-texts", type=int, default=12_000)
     found.add_argument("--device", default="cpu")
     found.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
