@@ -52,11 +52,11 @@ def group(leader: int) -> list[int]:
     return found
 
 
-async def ended(pid: int) -> None:
+async def ended(pid: int, within: float = 5) -> None:
     async def is_dead() -> bool:
         return not alive(pid)
 
-    await until(is_dead)
+    await until(is_dead, within)
 
 
 # Without vLLM
@@ -351,7 +351,7 @@ async def test_vllms_own_processes_do_the_same(model: Path) -> None:
         async with asyncio.timeout(10):
             fates = await asyncio.gather(*talks[1:], return_exceptions=True)
         assert {type(fate) for fate in fates} == {EngineUnavailable}
-        await ended(pid)
+        await ended(pid, within=20)
     finally:
         await engine.close()
     assert not group(pid)

@@ -877,6 +877,8 @@ def main() -> None:
         os._exit(1)
     wire.send(ready)
     core.run()
+    sys.stdout.flush()
+    os._exit(0)  # taking the interpreter apart takes seconds, and nobody waits for anything more
 
 
 if __name__ == "__main__":
