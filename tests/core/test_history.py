@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from tests.core.skills_under_test import Parrot
 from tests.core.test_takeover import die, replica
+from tests.proof import SEED, size
 
 from palaver.engine import GenerationRequest
 from palaver.errors import Fenced, TooMany
@@ -20,7 +21,6 @@ from palaver.messages import Conversation, Finished, Message, Recorded, Text, ne
 from palaver.server import Server
 from palaver.testing import Findings, HistoryChecker, MemoryLedger, Screen, ScriptedEngine
 
-SEED = 20261122
 CONVERSATIONS = [Conversation("default", "test", f"thread-{n}") for n in range(8)]
 
 
@@ -76,7 +76,7 @@ async def storm(ledger: MemoryLedger, *, turns: int, kills: int) -> Findings:
                 victim = servers.pop(chance.randrange(1, len(servers)))
                 await die(victim)
                 servers.append(await start())
-        await checker.settled(ledger, within=30)
+        await checker.settled(ledger, within=60)
         findings = await checker.check(ledger)
         for conversation, screen in screens:
             await settled(ledger, conversation, screen)
@@ -97,8 +97,9 @@ async def settled(ledger: MemoryLedger, conversation: Conversation, screen: Scre
 
 
 async def test_nothing_is_lost_doubled_reordered_gapped_or_wrong() -> None:
-    findings = await storm(MemoryLedger(), turns=200, kills=8)
-    assert findings.clean, findings
+    turns, kills = size(200, 5_000), size(8, 200)
+    findings = await storm(MemoryLedger(), turns=turns, kills=kills)
+    assert findings.clean, (SEED, findings)
 
 
 class Forgetful(MemoryLedger):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.proof import size
 
 from palaver import ConfigurationError, Document, PalaverError
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge, fuse
@@ -138,7 +139,9 @@ async def test_searching_and_adding_go_side_by_side(shelf: SqliteKnowledge) -> N
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=size(60, 2_000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.one_of(st.text(max_size=40), st.text(st.sampled_from('"*^:-+(){}OR ANDNEAR,1cat茶'))))
 async def test_no_question_is_taken_for_query_syntax(shelf: SqliteKnowledge, query: str) -> None:

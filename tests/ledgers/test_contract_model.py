@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.proof import size
 
 from palaver.errors import PalaverError
 from palaver.ledger import Claim, Entry, Ledger, Step, Waiting
@@ -366,7 +367,7 @@ def test_a_ledger_behaves_as_the_model_does(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=8,
+            max_examples=size(8, 300),
             stateful_step_count=50,
             deadline=None,
             derandomize=True,

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.proof import size
 from tests.skills.markdown import SECRETS, markdown
 from tests.skills.support import Demonstration, echo, german, shout
 
@@ -10,7 +11,9 @@ from palaver.testing import Chat, ScriptedEngine, converse
 from palaver_skills import prompts
 from palaver_skills.translation import Translation
 
-PROPERTY = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+PROPERTY = settings(
+    max_examples=size(15, 500), deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def systems(engine: ScriptedEngine) -> list[str]:

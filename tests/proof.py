@@ -1,0 +1,12 @@
+"""How far the slow proofs go: a short form in every run, a long one under ``make prove``."""
+
+import os
+
+LONG = bool(os.environ.get("PALAVER_PROVE"))
+SEED = int(os.environ.get("PALAVER_SEED", "20261122"))
+"""Of everything that happens at random. A failing test prints it."""
+
+
+def size(short: int, long: int) -> int:
+    """How many cases to try."""
+    return long if LONG else short
