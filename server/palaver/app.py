@@ -32,6 +32,9 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     for failure in registry.failures:
         log.error("%s", failure)
     validate_plugin_settings(settings, registry)
+    check_bind(settings)
+    for key in settings.auth.keys.values():
+        key.secret.reveal()  # one that leads nowhere is told before the engine is loaded
     return Server(
         settings,
         ledger=build(settings, "ledger", "use", settings.ledger.use, registry.ledgers),
@@ -91,7 +94,6 @@ async def listening(server: Server) -> AsyncIterator[str]:
     Raises `ConfigurationError` when the address cannot be used.
     """
     settings = server.settings
-    check_bind(settings)
     application = make_application(
         reception=server,
         settings=settings,

@@ -213,10 +213,6 @@ class Server:
     def skills(self) -> dict[str, str]:
         return {name: skill.description() for name, skill in self._skills.items()}
 
-    async def route(self, message: Message) -> Decision:
-        """Which skill would answer, without answering."""
-        return await self._router.route(message)
-
     # Operations
 
     def readiness(self) -> Mapping[str, str]:

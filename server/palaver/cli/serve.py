@@ -31,6 +31,7 @@ def configure_logging(level: int) -> None:
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # tells of every file that it writes
 
 
 async def _serve(server: "Server") -> None:

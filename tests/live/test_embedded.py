@@ -1,0 +1,162 @@
+"""The server as a newcomer starts it: embedded engine, starter model, SQLite, and the README."""
+
+import difflib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openvino_genai")
+pytestmark = [pytest.mark.live, pytest.mark.openvino]
+
+ROOT = Path(__file__).parents[2]
+PALAVER = str(Path(sys.executable).with_name("palaver"))
+EXAMPLE = re.compile(r"^\*\*(?P<asked>.+?)\*\*\n\n(?P<shown>(?:>.*\n)+)", re.MULTILINE)
+ALIKE = 0.6
+"""Share of a reply that must be as the README shows it: arithmetic differs between processors."""
+
+
+def examples() -> list[tuple[str, str, str]]:
+    """Question, shown reply and shown skill of each example in the README."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = []
+    for match in EXAMPLE.finditer(readme):
+        lines = [line.removeprefix(">").removeprefix(" ") for line in match["shown"].splitlines()]
+        *reply, _, caption = lines
+        skill = re.search(r"\*(\w+)\*", caption)
+        assert skill is not None
+        found.append((match["asked"], "\n".join(reply), skill[1]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("embedded") / "data"
+    handbook = ROOT / "docs" / "example-handbook.md"
+    command = [PALAVER, "--set", f"server.data={folder}", "knowledge", "add", str(handbook)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(data: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address and the process of ``palaver serve``."""
+    command = [PALAVER, "--set", "server.port=0", "--set", f"server.data={data}", "serve"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=data.parent
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    address = re.search(r"http://\S+/", line)
+    assert address is not None, line
+    yield address[0], process
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=25) == 0
+
+
+def ask(address: str, thread: str, text: str) -> dict[str, Any]:  # Any: JSON values
+    request = urllib.request.Request(
+        f"{address}v1/conversations/{thread}/messages?wait=true",
+        data=json.dumps({"text": text, "person": "reader"}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        reply: dict[str, Any] = json.load(response)
+        return reply
+
+
+def test_the_readme_shows_an_example_for_every_skill() -> None:
+    assert {skill for _, _, skill in examples()} == {
+        "chat",
+        "qa",
+        "translation",
+        "summarization",
+        "codegen",
+    }
+
+
+@pytest.mark.parametrize("number", range(len(examples())))
+def test_the_readme_shows_what_the_server_says(
+    server: tuple[str, subprocess.Popen[str]], number: int
+) -> None:
+    asked, shown, skill = examples()[number]
+    reply = ask(server[0], f"readme-{number}", asked)
+    assert (reply["outcome"], reply["skill"]) == ("done", skill)
+    alike = difflib.SequenceMatcher(None, reply["text"].strip(), shown.strip()).ratio()
+    assert alike >= ALIKE, reply["text"]
+
+
+def test_the_terminal_talks_with_the_server(
+    server: tuple[str, subprocess.Popen[str]], data: Path
+) -> None:
+    asked, shown, _ = next(example for example in examples() if example[2] == "qa")
+    done = subprocess.run(
+        [PALAVER, "chat", "--url", server[0]],
+        input=f"{asked}\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=data.parent,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[qa]" in done.stdout
+    assert shown.split("[")[0].strip() in done.stdout
+
+
+def test_a_second_server_on_the_same_data_is_refused_in_a_sentence(
+    server: tuple[str, subprocess.Popen[str]], data: Path
+) -> None:
+    command = [PALAVER, "--set", "server.port=0", "--set", f"server.data={data}", "serve"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=data.parent, check=False
+    )
+    assert done.returncode == 78
+    assert "Traceback" not in done.stderr
+    assert "ledger" in done.stderr
+
+
+@pytest.mark.chromium
+def test_the_page_shows_the_reply_and_its_source(
+    server: tuple[str, subprocess.Popen[str]],
+) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.exists():
+        pytest.skip("chromium is not installed")
+    asked, shown, _ = next(example for example in examples() if example[2] == "qa")
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=str(chromium), args=options)
+        page = browser.new_page()
+        page.goto(server[0])
+        page.get_by_role("combobox").fill(asked)
+        page.keyboard.press("Enter")
+        page.get_by_text(shown.split("[")[0].strip()).first.wait_for(timeout=20_000)
+        page.get_by_text("Handbook of Larkspur Bicycles").first.wait_for(timeout=20_000)
+        page.get_by_text("demonstration").first.wait_for(timeout=5_000)
+        browser.close()
+
+
+def test_the_version_is_told_beside_a_broken_configuration(data: Path) -> None:
+    (data.parent / "palaver.toml").write_text("[server\n", encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if key == "PATH"}
+    done = subprocess.run(
+        [PALAVER, "version"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=data.parent,
+        timeout=30,
+        check=False,
+    )
+    (data.parent / "palaver.toml").unlink()
+    assert done.returncode == 0
