@@ -94,6 +94,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
     Raises `ConfigurationError` when the address cannot be used.
     """
     settings = server.settings
+    check_bind(settings)
     application = make_application(
         reception=server,
         settings=settings,
