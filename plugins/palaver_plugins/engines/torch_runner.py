@@ -1,95 +1,160 @@
-"""Makes steps with a torch model: for each job its next token, each with a cache of its own."""
+"""Makes steps with a torch model: for each job its next token."""
 
 import dataclasses
-import inspect
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from palaver.engine import Sampling
+from palaver.errors import ConfigurationError
+from palaver_plugins.engines.batch import Batch, Reader, obstacle, takes_parts
 from palaver_plugins.engines.stepper import Job, Output
 
+log = logging.getLogger(__name__)
 Any_ = Any  # torch is absent from most installations that are type-checked
 Pick = Callable[[Any_, Any_], int]
 """Picks the next token, from the tokens so far and the scores of all."""
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class Stream:
-    """A job's state: the tokens that the model has yet to read, and its cache of the others."""
+    """A job's state: the tokens that the model has yet to read, and the cache of the others, until
+    the batch takes that over."""
 
     sampling: Sampling
     pick: Pick
+    ends: frozenset[int]
     unread: list[int]
     tokens: list[int]
     made: int = 0
     cache: Any_ = None
 
+    def take(self, scores: Any_) -> Output:
+        """The next token by ``scores`` (1 × vocabulary), which the model has to read next."""
+        try:
+            token = self.pick(self.tokens, scores)
+        except (RuntimeError, ValueError) as error:
+            # Scores that are no numbers, in half precision: the fault of this prompt alone.
+            return Output(tokens=[], failure=f"no token could be picked: {error}")
+        self.tokens.append(token)
+        self.unread = [token]
+        self.made += 1
+        output = Output(tokens=[token])
+        if self.sampling.logprobs is not None:
+            output.logprobs, output.alternatives = probabilities(scores, token, self.sampling)
+        if token in self.ends:
+            output.finish = "stop"
+        elif self.made >= self.sampling.max_tokens:
+            output.finish = "length"
+        return output
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """How an architecture can be run: jobs together, and prompts in parts."""
+
+    batch: bool
+    parts: bool
+
 
 class TorchRunner:
-    """`Runner` over a causal language model. A step reads at most ``step_tokens`` of one prompt,
-    and makes one token for each job whose prompt has been read."""
+    """`Runner` over a causal language model.
 
-    def __init__(self, network: Any_, step_tokens: int) -> None:
-        self._network = network
+    A step reads at most ``step_tokens`` tokens of prompts (or one whole, where ``plan`` knows no
+    parts), each prompt by itself, and makes one token for each job whose prompt has been read:
+    with one forward for all of them, or with one for each.
+    """
+
+    def __init__(self, network: Any_, step_tokens: int, plan: Plan) -> None:
+        self._reader = Reader(network)
+        self._parts = plan.parts
         self._step_tokens = step_tokens
         self._jobs: dict[Job, Stream] = {}
-        # Scores of the last position are all that is needed; most models can leave out the others.
-        forward = inspect.signature(network.forward).parameters if network else ()
-        self._extra = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
+        self._batch: Batch[Stream] | None = Batch(self._reader) if plan.batch else None
+        self.closed = False
 
     def add(self, job: Job) -> None:
         sampling: Any_ = job.options
         self._jobs[job] = Stream(
-            sampling, picker(sampling), unread=list(job.prompt), tokens=list(job.prompt)
+            sampling, picker(sampling), job.ends, unread=list(job.prompt), tokens=list(job.prompt)
         )
 
     def remove(self, job: Job) -> None:
-        del self._jobs[job]
+        stream = self._jobs.pop(job)
+        if self._batch and stream in self._batch.members:
+            self._batch.leave(stream)
 
     def step(self) -> list[tuple[Job, Output]]:
+        talking = [stream for stream in self._jobs.values() if stream.made]
+        scores = self._go_on(talking) | self._read_prompts()
         outputs = []
-        room = self._step_tokens
         for job, stream in list(self._jobs.items()):
-            size = 1 if stream.made else min(len(stream.unread), room)
-            room -= 0 if stream.made else size
-            scores = self._read(stream, size) if size else None
-            if stream.unread:
+            if stream not in scores:
                 continue
-            output = self._next(stream, scores, job.ends)
-            if output.finish:
-                del self._jobs[job]
+            output = stream.take(scores[stream])
+            if output.finish or output.failure:
+                self.remove(job)
             outputs.append((job, output))
         return outputs
 
+    def _go_on(self, streams: Sequence[Stream]) -> dict[Stream, Any_]:
+        """Let each read its last token. Returns the scores of what may follow."""
+        if self._batch is None:
+            return {stream: self._read(stream, 1) for stream in streams}
+        for stream in streams:
+            if stream.cache is not None:
+                self._batch.join(stream, stream.cache)
+                stream.cache = None
+        members = self._batch.members
+        if not members:
+            return {}
+        scores = self._batch.read([stream.unread[0] for stream in members])
+        return dict(zip(members, scores.split(1), strict=True))
+
+    def _read_prompts(self) -> dict[Stream, Any_]:
+        """Read on in the prompts, the oldest first. Returns the scores after those that ended."""
+        found = {}
+        room = self._step_tokens
+        for stream in self._jobs.values():
+            if stream.made or room <= 0:
+                continue
+            size = min(len(stream.unread), room) if self._parts else len(stream.unread)
+            room -= size
+            scores = self._read(stream, size)
+            if not stream.unread:
+                found[stream] = scores
+        return found
+
     def _read(self, stream: Stream, size: int) -> Any_:
         """Let the model read ``size`` tokens. Returns the scores of what may follow."""
-        import torch
-
         part, stream.unread = stream.unread[:size], stream.unread[size:]
-        with torch.inference_mode():
-            ids = torch.tensor([part], device=self._network.device)
-            out = self._network(ids, past_key_values=stream.cache, use_cache=True, **self._extra)
-        stream.cache = out.past_key_values
-        return out.logits[:, -1].float()
-
-    def _next(self, stream: Stream, scores: Any_, ends: frozenset[int]) -> Output:
-        token = stream.pick(stream.tokens, scores)
-        stream.tokens.append(token)
-        stream.unread = [token]
-        stream.made += 1
-        output = Output(tokens=[token])
-        if stream.sampling.logprobs is not None:
-            output.logprobs, output.alternatives = probabilities(scores, token, stream.sampling)
-        if token in ends:
-            output.finish = "stop"
-        elif stream.made >= stream.sampling.max_tokens:
-            output.finish = "length"
-        return output
+        scores, stream.cache = self._reader.read([part], stream.cache)
+        return scores
 
     def close(self) -> None:
+        self.closed = True
         self._jobs.clear()
-        del self._network
+        del self._reader, self._batch
+
+
+def plan(network: Any_) -> Plan:
+    """Try the network out with a few forwards; what it cannot do is logged. Raises
+    `ConfigurationError` when it cannot generate token by token."""
+    reader = Reader(network)
+    try:
+        parts = takes_parts(reader)
+    except Exception as error:  # each architecture has errors of its own
+        kind = network.config.model_type
+        raise ConfigurationError(
+            f"models of type {kind!r} do not go on from tokens that they have read: {error!r}"
+        ) from error
+    if not parts:
+        log.warning("prompts are read whole, and may hold up other requests")
+    reason = obstacle(reader)
+    if reason:
+        log.warning("requests are computed one at a time: %s", reason)
+    return Plan(batch=not reason, parts=parts)
 
 
 def probabilities(

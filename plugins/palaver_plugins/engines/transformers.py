@@ -1,8 +1,8 @@
 """Engine ``transformers``: every architecture that the transformers package loads.
 
-Slower than the others, and exact: each request is computed by itself, so a reply does not depend
-on what else runs. Serves embeddings and classifiers, too. Reads safetensors only, and never runs
-code that a model brings along.
+Slower than the others. The running requests make their tokens together where the architecture
+allows, which is tried out at the start. Serves embeddings and classifiers, too. Reads safetensors
+only, and never runs code that a model brings along.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from palaver_plugins.engines.checks import check
 from palaver_plugins.engines.pooling import Classifier, Embedder
 from palaver_plugins.engines.stepper import Job, Stepper
 from palaver_plugins.engines.text import Codec, read_json
-from palaver_plugins.engines.torch_runner import TorchRunner
+from palaver_plugins.engines.torch_runner import Plan, TorchRunner, plan
 
 GENERATES: frozenset[Ability] = frozenset(
     {"generate", "logprobs", "alternatives", "seed", "continuation", "priority"}
@@ -74,6 +74,7 @@ class Loaded:
     name: str
     codec: Codec | None
     network: Any_
+    plan: Plan
     context: int
     demonstration: bool
     embedder: Embedder | None
@@ -96,15 +97,18 @@ class TransformersEngine:
         self._settings = settings
         self._site = site
         self._loaded: Loaded | None = None
+        self._runner: TorchRunner | None = None
         self._stepper: Stepper | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     async def start(self) -> Abilities:
+        if self._runner is not None and self._runner.closed:
+            await self.close()  # a step has failed, and what it left behind is not to be trusted
         if self._loaded is None:
             self._loaded = loaded = await asyncio.to_thread(load, self._settings, self._site)
             self._pool = ThreadPoolExecutor(1, "engine-pooling")
-            runner = TorchRunner(loaded.network, self._settings.step_tokens)
-            self._stepper = Stepper(runner, self._settings.requests)
+            self._runner = TorchRunner(loaded.network, self._settings.step_tokens, loaded.plan)
+            self._stepper = Stepper(self._runner, self._settings.requests)
         return Abilities(
             model=self._loaded.name,
             context=self._loaded.context,
@@ -114,7 +118,7 @@ class TransformersEngine:
 
     async def close(self) -> None:
         stepper, pool = self._stepper, self._pool
-        self._stepper = self._pool = self._loaded = None
+        self._runner = self._stepper = self._pool = self._loaded = None
         if stepper is not None:
             await stepper.close()
         if pool is not None:
@@ -204,6 +208,7 @@ def load(settings: TransformersSettings, site: Site) -> Loaded:
         name,
         codec,
         network,
+        plan(network) if settings.generates else Plan(batch=False, parts=True),
         context,
         demonstration,
         open_part(Embedder, transformers.AutoModel, settings.embedding, settings, site),
