@@ -21,6 +21,9 @@ from palaver.web import check_bind, make_application
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+GOODBYE = 5.0
+"""Seconds that open connections get to end when the server stops."""
+
 
 def build_server(settings: Settings, registry: Registry | None = None) -> Server:
     """A server of the installed plugins, as the settings choose them.
@@ -103,7 +106,9 @@ async def listening(server: Server) -> AsyncIterator[str]:
         about=server.about,
         channels=server.channels,
     )
-    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    runner = web.AppRunner(
+        application, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE
+    )
     await runner.setup()
     try:
         yield await _listen(runner, settings.server.host, settings.server.port)
