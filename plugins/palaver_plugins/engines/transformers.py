@@ -55,7 +55,7 @@ class TransformersSettings(PluginSettings):
     """Name or directory of the model that classifies; empty for none."""
     context: int = pydantic.Field(default=0, ge=0)
     """Tokens of prompt and reply together; 0 takes as many as the model was made for."""
-    requests: int = pydantic.Field(default=8, ge=1)
+    requests: int = pydantic.Field(default=32, ge=1)
     """Requests that run at once. Others wait, by priority and age."""
     step_tokens: int = pydantic.Field(default=256, ge=1)
     """Prompt tokens read in one step, so that a long prompt does not hold up others."""
