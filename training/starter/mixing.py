@@ -22,14 +22,17 @@ from training.starter.packing import Batch, Encoder, Packer, collate
 
 SHORT, NARROW, WIDE, LONG = 128, 256, 512, 1024
 """Lengths of rows in tokens; a quarter of a step has rows of one length."""
-LONG_EVERY = 10
+LONG_EVERY = 16
 """Every so many steps there are long rows in place of wide ones."""
 
 TRANSLATION = {"fr": 0.24, "de": 0.25, "es": 0.23, "zh": 0.28}
 INTO_FOREIGN = 0.58
 """The share of translations out of English; English as a target profits from all four."""
-NARROW_TASKS = {"grounded": 0.2, "code": 0.22, "chat": 0.38, "routing": 0.12, "recall": 0.08}
-WIDE_TASKS = {"grounded": 0.83, "summary": 0.17}
+NARROW_TASKS = {"code": 0.3, "chat": 0.45, "routing": 0.15, "recall": 0.1}
+EXERCISES = {"recall": 0.7, "grounded": 0.3}
+EXERCISED = 1000
+"""Until this step a quarter are mostly exercises in looking up; grounded questions follow."""
+WIDE_TASKS = {"grounded": 0.9, "summary": 0.1}
 LONG_TASKS = {"long": 0.8, "summary": 0.2}
 LOSS_WEIGHTS = {"grounded": 2.0, "code": 0.5, "summary": 1.0, "long": 2.0}
 
@@ -110,8 +113,8 @@ class Mix:
         plan = (
             (directions, SHORT),
             (wide, length),
-            (directions, SHORT),
-            (NARROW_TASKS, NARROW) if number % 2 else (directions, SHORT),
+            (NARROW_TASKS, NARROW) if number % 2 else ({"recall": 0.5, "grounded": 0.5}, NARROW),
+            (EXERCISES if number < EXERCISED else {"grounded": 1.0}, NARROW),
         )
         return [self._drawn(random_, shares, quarter, length) for shares, length in plan]
 

@@ -19,6 +19,9 @@ from training.starter.groups import Group, Source, Turn
 Ints = npt.NDArray[np.int64]
 Pairs = set[tuple[int, int]]
 
+NUMBER_WEIGHT = 6.0
+"""How much more the number of the named passage counts than a word of the answer."""
+
 
 @dataclass(slots=True)
 class Segment:
@@ -66,6 +69,7 @@ class Encoder:
         self.special = {name: tokens.special(tokenizer, name) for name in tokens.SPECIAL}
         self.pad = self.special[tokens.PAD]
         self.end = self.special[tokens.END]
+        self.opening, self.closing = self.ids(" [")[-1], self.ids("]")[-1]
 
     def ids(self, text: str) -> list[int]:
         """Encode plain text."""
@@ -81,6 +85,16 @@ class Encoder:
         """Encode the beginning of the user's text that branches share."""
         ids = [self.special[tokens.USER], *self.ids(text)]
         return Segment(ids, self._copied(ids, set()), parent)
+
+    def _weighed(self, said: list[int]) -> list[float]:
+        """Weigh an answer: the number of the passage counts `NUMBER_WEIGHT` times."""
+        inside = False
+        weights = []
+        for token in said:
+            inside = inside and token != self.closing
+            weights.append(NUMBER_WEIGHT if inside else 1.0)
+            inside = inside or token == self.opening
+        return weights
 
     def _copied(self, ids: list[int], known: Pairs) -> list[float]:
         """Weigh the tokens that follow the same token as before; add all pairs to `known`."""
@@ -103,7 +117,7 @@ class Encoder:
             said = [*self.ids(answer), self.end]
             ids += asked + said
             learn += self._copied(asked, known) if shared else [weight] * (len(asked) - 1) + [0.0]
-            learn += [1.0] * len(said)
+            learn += self._weighed(said) if shared else [1.0] * len(said)
         return Segment(ids, learn)
 
 
@@ -237,4 +251,4 @@ def _targets(batch: Batch, number: int, at: int, segment: Segment, weight: float
         if learn and offset:
             batch.targets[number, at + offset - 1] = segment.ids[offset]
             batch.weights[number, at + offset - 1] = weight * learn
-            batch.answers[number, at + offset - 1] = learn == 1.0
+            batch.answers[number, at + offset - 1] = learn >= 1.0

@@ -109,7 +109,7 @@ class Run:
         )
         self._ahead: Future[Drawn] | None = None
 
-    def step(self, share: float) -> dict[str, float]:
+    def step(self, share: float, boost: float = 1.0) -> dict[str, float]:
         """Do one step at a share of the budget; return the loss of every task in it."""
         batches = self._drawn()
         total = float(sum(batch.weights.sum() for batch in batches))
@@ -117,7 +117,7 @@ class Run:
         for found in self._learned(batches, total):
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
-        self._update(rate(share))
+        self._update(rate(share) * boost)
         self.progress.step += 1
         self.progress.tokens += sum(batch.tokens.size for batch in batches)
         self.progress.targets += sum(int((batch.targets >= 0).sum()) for batch in batches)
@@ -288,7 +288,7 @@ def train(run: Run, options: argparse.Namespace) -> None:
     saved = run.progress.seconds
     while run.progress.seconds < budget and run.progress.step < options.steps:
         started = time.monotonic()
-        smooth(average, run.step(run.progress.seconds / budget))
+        smooth(average, run.step(run.progress.seconds / budget, options.boost))
         run.progress.seconds += time.monotonic() - started
         if run.progress.step % options.log_every == 0:
             record(options.work / "losses.csv", run, average)
@@ -324,6 +324,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--copy-weight", type=float, default=0.2, help="of repeated words in passages"
     )
+    found.add_argument("--boost", type=float, default=1.0, help="of the learning rate")
     found.add_argument("--tokenizer-texts", type=int, default=12_000)
     found.add_argument("--device", default="cpu")
     found.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
