@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeVar
 
 from aiohttp import web
@@ -38,21 +38,26 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     check_bind(settings)
     for key in settings.auth.keys.values():
         key.secret.reveal()  # one that leads nowhere is told before the engine is loaded
+    site = make_site(settings)
+
+    def used(section: str, name: str, backends: Mapping[str, Backend[T]]) -> T:
+        return build(settings, section, "use", name, backends=backends, site=site)
+
+    def enabled(section: str, names: Sequence[str], backends: Mapping[str, Backend[T]]) -> list[T]:
+        return [
+            build(settings, section, "enabled", name, backends=backends, site=site)
+            for name in names
+        ]
+
     return Server(
         settings,
-        ledger=build(settings, "ledger", "use", settings.ledger.use, registry.ledgers),
-        engine=build(settings, "engine", "use", settings.engine.use, registry.engines),
-        knowledge=build_knowledge(settings, registry),
+        ledger=used("ledger", settings.ledger.use, registry.ledgers),
+        engine=used("engine", settings.engine.use, registry.engines),
+        knowledge=build_knowledge(settings, registry, site),
         skills=build_skills(settings, registry),
         tools=registry.tools,
-        interceptors=[
-            build(settings, "interceptors", "enabled", name, registry.interceptors)
-            for name in settings.interceptors.enabled
-        ],
-        channels=[
-            build(settings, "channels", "enabled", name, registry.channels)
-            for name in settings.channels.enabled
-        ],
+        interceptors=enabled("interceptors", settings.interceptors.enabled, registry.interceptors),
+        channels=enabled("channels", settings.channels.enabled, registry.channels),
     )
 
 
@@ -67,7 +72,13 @@ def make_site(settings: Settings) -> Site:
 
 
 def build(
-    settings: Settings, section: str, key: str, name: str, backends: Mapping[str, Backend[T]]
+    settings: Settings,
+    section: str,
+    key: str,
+    name: str,
+    *,
+    backends: Mapping[str, Backend[T]],
+    site: Site,
 ) -> T:
     """Build the backend that the setting ``section.key`` names, with its own settings."""
     backend = backends.get(name)
@@ -76,11 +87,12 @@ def build(
             f"{section}.{key} names {name!r}; installed are: {', '.join(sorted(backends))}"
         )
     own = plugin_settings(settings, section, name, backend.settings)
-    return backend.build(own, make_site(settings))
+    return backend.build(own, site)
 
 
-def build_knowledge(settings: Settings, registry: Registry) -> KnowledgeBase:
-    return build(settings, "knowledge", "use", settings.knowledge.use, registry.knowledge)
+def build_knowledge(settings: Settings, registry: Registry, site: Site) -> KnowledgeBase:
+    name = settings.knowledge.use
+    return build(settings, "knowledge", "use", name, backends=registry.knowledge, site=site)
 
 
 def build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:

@@ -16,6 +16,7 @@ from tests.engines.models import write_model
 from palaver.models import ModelRegistry
 
 pytest.importorskip("huggingface_hub")
+pytestmark = pytest.mark.live
 MAIN = "from palaver.cli import main; main()"
 SEVERAL = """
 import json, sys

@@ -49,7 +49,7 @@ class Console:
         """The knowledge base that the settings choose, started."""
         from palaver.app import build_knowledge
 
-        knowledge = build_knowledge(self.settings, self.registry)
+        knowledge = build_knowledge(self.settings, self.registry, self.site)
         await knowledge.start()
         try:
             yield knowledge
