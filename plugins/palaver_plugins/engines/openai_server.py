@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FREE_PATIENCE = 0.5  # seconds that a cancelled generation waits for its slot to be free
+KEPT = 2.0
+"""Seconds that an idle connection is kept; servers close them after five."""
 CALL_PATIENCE = 60.0  # seconds for answers that are not streamed
 BENCH = (1.0, 30.0)  # seconds on the bench: after the first failure, and at most
 
@@ -187,7 +189,7 @@ class Server:
                 "headers": {"Content-Type": "application/json"},
             }
         try:
-            async with self._session.request(method, url, **options) as response:
+            async with await self._open(method, url, options) as response:
                 if response.status != 200:
                     text = await response.read()
                     raise api.refusal(self.url, response.status, text, response.headers)
@@ -198,9 +200,24 @@ class Server:
             raise Lost(EngineUnavailable(detail, retry_after=1)) from error
 
 
+    async def _open(
+        self, method: str, url: yarl.URL, options: dict[str, Any]
+    ) -> aiohttp.ClientResponse:
+        """Send a request, once more when the kept connection it went over had just been closed by
+        the server: that happens, and says nothing about the server."""
+        try:
+            return await self._session.request(method, url, **options)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            return await self._session.request(method, url, **options)
+
+
 def place(url: str) -> tuple[yarl.URL, aiohttp.BaseConnector]:
     """The base URL to ask, and a connector that leads there."""
     parsed = yarl.URL(url)
     if parsed.scheme == "unix":
-        return yarl.URL("http://localhost/v1"), aiohttp.UnixConnector(parsed.path, limit=0)
-    return parsed.with_path(parsed.path.rstrip("/") or "/v1"), aiohttp.TCPConnector(limit=0)
+        unix = aiohttp.UnixConnector(parsed.path, limit=0, keepalive_timeout=KEPT)
+        return yarl.URL("http://localhost/v1"), unix
+    tcp = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT)
+    return parsed.with_path(parsed.path.rstrip("/") or "/v1"), tcp
