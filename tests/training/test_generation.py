@@ -125,8 +125,8 @@ def test_the_example_questions_are_left_out_of_training(folder: Path) -> None:
 
 
 def test_a_near_copy_of_an_example_is_recognised_and_another_question_is_not() -> None:
-    assert corpus.resembles_example("so my brother lives in a small HOUSE")
-    assert not corpus.resembles_example("My brother lives in Boston.")
+    assert corpus.resembles_example("tom lloró TODA la noche!")
+    assert not corpus.resembles_example("Tom can swim.")
     assert not corpus.resembles_example("Write a function that reverses a string.")
 
 

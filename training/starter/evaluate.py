@@ -94,6 +94,11 @@ def exact(pairs: Sequence[tuple[str, str]]) -> float:
     return round(sum(reply == answer for reply, answer in pairs) / max(1, len(pairs)), 3)
 
 
+def value(answer: str) -> str:
+    """Return a grounded answer without the number of the passage."""
+    return answer.rpartition(" [")[0]
+
+
 def rouge_l(reply: str, reference: str) -> float:
     """Return the F-measure of the longest common subsequence of words."""
     first, second = reply.lower().split(), reference.lower().split()
@@ -129,6 +134,7 @@ def grounded_scores(speaker: Speaker, count: int) -> dict[str, float]:
     return {
         "grounded_exact": exact(pairs),
         "grounded_answerable": exact(told),
+        "grounded_value": exact([(value(reply), value(answer)) for reply, answer in told]),
         "grounded_unanswerable": exact(open_),
     }
 
