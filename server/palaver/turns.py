@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 import pydantic
@@ -48,6 +48,16 @@ SHOWN_RESULT = 1_000
 ArgumentsT = DefaultTypeVar("ArgumentsT", bound=pydantic.BaseModel, default=Any)
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 ResultT = TypeVar("ResultT")
+
+
+class Filter(Protocol):
+    """Changes a reply while it is written; may hold a piece back until it has seen more."""
+
+    def feed(self, text: str) -> str:
+        """What may be said now that ``text`` has come."""
+
+    def end(self) -> str:
+        """What is still to be said at the end."""
 
 
 class Suspended(BaseException):
@@ -160,13 +170,35 @@ class Turn(Generic[ArgumentsT]):
         system: str = "",
         history: Sequence[Exchange] = (),
         sampling: Sampling | None = None,
+        through: Filter | None = None,
     ) -> str:
-        """Generate an answer to ``prompt`` and say it as it is written. Returns its text.
+        """Generate an answer to ``prompt`` and say it as it is written. Returns what was said.
 
-        ``history`` is cut from its old end so that everything fits. After a takeover the text goes
-        on from the last stored character.
+        ``history`` is cut from its old end so that everything fits. ``through`` may change the
+        text on its way. After a takeover the text goes on from the last stored character.
         """
-        return await self._generate("reply", prompt, system, history, sampling, aloud=True)
+        step = self._journal.begin("reply", system, prompt)
+        recorded = self._journal.result(step, str)
+        if recorded is not None:
+            self._voice.say(recorded)
+            return recorded
+        # What an earlier attempt wrote of this reply before its server died.
+        said = [self._voice.take_rest()] if "continuation" in self.engine.can else [""]
+        change = through or Unchanged()
+        change.feed(said[0])
+
+        def say(text: str) -> None:
+            said.append(text)
+            self._voice.say(text)
+
+        def hear(text: str) -> None:
+            say(change.feed(text))
+
+        await self._generate(step, prompt, system, history, sampling, partial=said[0], on_text=hear)
+        say(change.end())
+        text = "".join(said)
+        self._journal.finish(step, text)
+        return text
 
     async def generate(
         self,
@@ -177,26 +209,31 @@ class Turn(Generic[ArgumentsT]):
         sampling: Sampling | None = None,
     ) -> str:
         """Like `reply`, without saying it."""
-        return await self._generate("generate", prompt, system, history, sampling, aloud=False)
+        step = self._journal.begin("generate", system, prompt)
+        recorded = self._journal.result(step, str)
+        if recorded is not None:
+            return recorded
+        text = await self._generate(step, prompt, system, history, sampling, on_text=_drop)
+        self._journal.finish(step, text)
+        return text
 
     async def _generate(
         self,
-        verb: str,
+        step: Step,
         prompt: str,
         system: str,
         history: Sequence[Exchange],
         sampling: Sampling | None,
         *,
-        aloud: bool,
+        on_text: OnText,
+        partial: str = "",
     ) -> str:
+        """Generate with as much of the history as fits.
+
+        The history is not part of the step's fingerprint: it is the ledger's, the same for every
+        run.
+        """
         sampling = sampling or Sampling()
-        # The history is not part of the fingerprint: it is the ledger's, the same for every run.
-        step = self._journal.begin(verb, system, prompt)
-        recorded = self._journal.result(step, str)
-        if recorded is not None:
-            if aloud:
-                self._voice.say(recorded)
-            return recorded
         messages = await fit(
             system,
             history,
@@ -204,12 +241,7 @@ class Turn(Generic[ArgumentsT]):
             budget=self.engine.context - sampling.max_tokens,
             count_tokens=self._services.engine.count_tokens,
         )
-        # What an earlier attempt wrote of this reply before its server died.
-        partial = self._voice.take_rest() if aloud and "continuation" in self.engine.can else ""
-        say = self._voice.say if aloud else _drop
-        text = partial + await self._run(step, messages, sampling, partial=partial, on_text=say)
-        self._journal.finish(step, text)
-        return text
+        return await self._run(step, messages, sampling, partial=partial, on_text=on_text)
 
     async def _run(
         self,
@@ -413,6 +445,16 @@ class Turn(Generic[ArgumentsT]):
     def finish(self) -> None:
         """Withdraw what an earlier attempt said and this one did not."""
         self._voice.withdraw_rest()
+
+
+class Unchanged:
+    """The filter that lets everything pass."""
+
+    def feed(self, text: str) -> str:
+        return text
+
+    def end(self) -> str:
+        return ""
 
 
 def _drop(text: str) -> None:

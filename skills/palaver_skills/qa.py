@@ -17,6 +17,9 @@ _DOCUMENTS = (
     r"|polic(?:y|ies))"
 )
 _MARKER = re.compile(r"\[(\d{1,2}(?:\s*[,;]\s*\d{1,2})*)\]")
+_NUMBER = re.compile(r"\[(\d{1,2})\]")
+_UNFINISHED = re.compile(r"\[\d{0,2}")
+"""What may still become a marker."""
 _WORD = re.compile(r"[^\W_]+")
 _FOLLOW_UP = 5
 """Words below which a question is searched for together with the one before it."""
@@ -100,6 +103,7 @@ class QA(Skill):
             prompts.grounded_question(enumerate(passages, 1), question),
             system=prompts.GROUNDED,
             sampling=Sampling(max_tokens=reply, temperature=self.settings.temperature),
+            through=Checked(found[: len(passages)]),
         )
         if prompts.NOT_IN_DOCUMENTS.rstrip(".") in answer:
             return
@@ -109,6 +113,49 @@ class QA(Skill):
             await turn.say("".join(f" [{number}]" for number in cited))
         for number in cited:
             turn.cite(found[number - 1], number=number)
+
+
+class Checked:
+    """Checks the passage numbers of an answer while it is written.
+
+    A marker stands for what was said since the one before. Where another passage shares more words
+    with that than the one named, the number is corrected: models mistake numbers more often than
+    words, and a source that does not say what it is named for is worse than none.
+    """
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = [set(_pieces(_text(passage))) for passage in passages]
+        self._held = ""
+        self._said = ""
+
+    def feed(self, text: str) -> str:
+        self._held += text
+        passed = ""
+        while self._held:
+            before, bracket, _ = self._held.partition("[")
+            passed += self._pass(before)
+            self._held = self._held[len(before) :]
+            if not bracket or _UNFINISHED.fullmatch(self._held):
+                break
+            marker = _NUMBER.match(self._held)
+            passed += self._corrected(int(marker[1])) if marker else self._pass("[")
+            self._held = self._held[marker.end() if marker else 1 :]
+        return passed
+
+    def end(self) -> str:
+        return self._pass(self._held)
+
+    def _pass(self, text: str) -> str:
+        self._said += text
+        return text
+
+    def _corrected(self, number: int) -> str:
+        said = set(_pieces(self._said))
+        self._said = ""
+        shared = [len(said & passage) for passage in self._passages]
+        named = shared[number - 1] if 1 <= number <= len(shared) else -1
+        best = max(shared, default=0)
+        return f"[{number if named == best or not best else shared.index(best) + 1}]"
 
 
 def _query(turn: Turn[QA.Arguments], question: str) -> str:
