@@ -144,6 +144,38 @@ async def test_finished_steps_are_not_done_again() -> None:
     assert second.requests[0].partial == "word by"
 
 
+class Shouting:
+    """Says words in capitals, each only when it has come whole."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        *words, self._held = (self._held + text).split(" ")
+        return "".join(word.upper() + " " for word in words)
+
+    def end(self) -> str:
+        return self._held.upper()
+
+
+class Shouter(Skill):
+    """Shout."""
+
+    name = "shouter"
+    examples = ("shout it out", "louder please")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.reply("shout", through=Shouting())
+
+
+async def test_a_filtered_reply_goes_on_from_what_was_said() -> None:
+    first = ScriptedEngine(Line(text="one two three four", hold=3))
+    second = ScriptedEngine(lambda request: request.partial + "three four")
+    async with taken_over(first, second, Shouter, until="ONE TWO ") as (chat, turn):
+        assert await chat.reply(turn) == "ONE TWO THREE FOUR"
+    assert second.requests[0].partial == "ONE TWO "
+
+
 class Launch(BaseModel):
     rocket: str
 
