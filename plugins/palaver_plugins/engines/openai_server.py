@@ -199,7 +199,6 @@ class Server:
             detail = f"{self.url}: {str(error) or kind} ({kind})"
             raise Lost(EngineUnavailable(detail, retry_after=1)) from error
 
-
     async def _open(
         self, method: str, url: yarl.URL, options: dict[str, Any]
     ) -> aiohttp.ClientResponse:
