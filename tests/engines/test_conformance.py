@@ -187,7 +187,9 @@ async def test_cancelling_before_the_first_token_frees_the_slot(subject: Subject
     talks = [asyncio.create_task(subject.say(TALK, max_tokens=3000)) for _ in range(16)]
     await asyncio.sleep(0)
     for talk in talks:
-        await cancelled(talk)
+        talk.cancel()
+    ends = await asyncio.wait_for(asyncio.gather(*talks, return_exceptions=True), 5)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
     await subject.idle()
 
 

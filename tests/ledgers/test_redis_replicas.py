@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.ledgers.redis_kit import answer, claimed, ending, message, needs_redis, opened, raw, said
@@ -20,12 +21,21 @@ async def pair() -> AsyncIterator[tuple[RedisServer, RedisServer]]:
         running_redis(repl_diskless_sync_delay="0") as primary,
         running_redis(replicaof=f"127.0.0.1 {primary.port}") as replica,
         raw(primary.url) as client,
+        raw(replica.url) as copy,
     ):
         async with asyncio.timeout(5):
             await client.set("begun", 1)
             while not await client.wait(1, 500):
                 pass
+            # Until the first rewrite has ended, the replica would start with what it had before.
+            while not _has_its_own_file(await copy.info("persistence")):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         yield primary, replica
+
+
+def _has_its_own_file(persistence: dict[str, Any]) -> bool:  # Any: as redis-py reads INFO
+    pending = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
+    return not any(persistence[name] for name in pending)
 
 
 async def _promoted(primary: RedisServer, replica: RedisServer) -> None:

@@ -60,6 +60,7 @@ def server(data: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     yield address[0], process
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=25) == 0
+    process.stdout.close()
 
 
 def ask(address: str, thread: str, text: str) -> dict[str, Any]:  # Any: JSON values

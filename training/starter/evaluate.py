@@ -23,7 +23,9 @@ from training.starter import choosing, coding, corpus, grounded, summarizing, ta
 from training.starter.groups import Group
 from training.starter.tokens import write_json
 
+from palaver import Passage
 from palaver_skills import prompts
+from palaver_skills.qa import Checked
 
 log = logging.getLogger("starter")
 
@@ -99,6 +101,17 @@ def value(answer: str) -> str:
     return answer.rpartition(" [")[0]
 
 
+def checked(reply: str, prompt: str) -> str:
+    """Return a reply as the qa skill says it, with its passage numbers checked."""
+    blocks = prompt.partition("\n\nQuestion: ")[0].split("\n\n[")
+    passages = [
+        Passage(document="", title="", section="", number=at, text=block.partition("] ")[2])
+        for at, block in enumerate(blocks, 1)
+    ]
+    check = Checked(passages)
+    return check.feed(reply) + check.end()
+
+
 def rouge_l(reply: str, reference: str) -> float:
     """Return the F-measure of the longest common subsequence of words."""
     first, second = reply.lower().split(), reference.lower().split()
@@ -128,7 +141,9 @@ def code_scores(speaker: Speaker, count: int) -> dict[str, float]:
 
 def grounded_scores(speaker: Speaker, count: int) -> dict[str, float]:
     """Measure grounded answers, all and apart by whether the passages tell."""
-    pairs = ask(speaker, grounded.measured(count), 40)
+    groups = grounded.measured(count)
+    pairs = ask(speaker, groups, 40)
+    told_by = [group.prompts()[0][0][-1]["content"] for group in groups]
     open_ = [pair for pair in pairs if pair[1] == prompts.NOT_IN_DOCUMENTS]
     told = [pair for pair in pairs if pair[1] != prompts.NOT_IN_DOCUMENTS]
     return {
@@ -136,6 +151,9 @@ def grounded_scores(speaker: Speaker, count: int) -> dict[str, float]:
         "grounded_answerable": exact(told),
         "grounded_value": exact([(value(reply), value(answer)) for reply, answer in told]),
         "grounded_unanswerable": exact(open_),
+        "grounded_exact_checked": exact(
+            [(checked(r, p), a) for (r, a), p in zip(pairs, told_by, strict=True)]
+        ),
     }
 
 

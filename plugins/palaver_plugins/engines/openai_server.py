@@ -209,6 +209,8 @@ class Server:
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if self._session.closed:
+                raise
             return await self._session.request(method, url, **options)
 
 
