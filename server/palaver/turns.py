@@ -209,13 +209,11 @@ class Turn(Generic[ArgumentsT]):
         sampling: Sampling | None = None,
     ) -> str:
         """Like `reply`, without saying it."""
-        step = self._journal.begin("generate", system, prompt)
-        recorded = self._journal.result(step, str)
-        if recorded is not None:
-            return recorded
-        text = await self._generate(step, prompt, system, history, sampling, on_text=_drop)
-        self._journal.finish(step, text)
-        return text
+
+        async def perform(step: Step) -> str:
+            return await self._generate(step, prompt, system, history, sampling, on_text=_drop)
+
+        return await self._journal.once(str, perform, "generate", system, prompt)
 
     async def _generate(
         self,

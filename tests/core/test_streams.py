@@ -1,0 +1,127 @@
+"""Live text: what it may overtake, and whose it may be."""
+
+import asyncio
+from collections.abc import Sequence
+
+from tests.core.skills_under_test import Parrot
+from tests.core.test_takeover import CONVERSATION
+
+from palaver import Skill, Turn
+from palaver.ledger import Claim, Entry, Progress
+from palaver.messages import Cursor, Event, Message, Started, Text
+from palaver.settings import DispatchSettings, RoutingSettings, Settings
+from palaver.streams import Streams
+from palaver.testing import Line, MemoryLedger, Screen, ScriptedEngine, converse
+from palaver.transcript import FRAME, Transcript
+
+
+class Witness(Screen):
+    """Keeps every text that was ever on the screen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        super().show(event, cursor)
+        self.seen.append(self.texts[event.turn])
+
+
+class Held(MemoryLedger):
+    """Stores nothing while its gate is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def append(
+        self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
+    ) -> Progress:
+        await self.gate.wait()
+        return await super().append(claim, entries, expect=expect, lease=lease)
+
+
+async def claimed(ledger: MemoryLedger) -> Claim:
+    claim = await ledger.claim("worker", lease=60, history=0)
+    assert claim is not None
+    return claim
+
+
+async def accept(ledger: MemoryLedger) -> None:
+    await ledger.accept(Message(conversation=CONVERSATION, id="m1", sender="a", text="hi"))
+
+
+async def test_a_worker_that_lost_its_turn_cannot_mix_into_its_successors_reply() -> None:
+    clock = [1000.0]
+    ledger = MemoryLedger(clock=lambda: clock[0])
+    streams, screen = Streams(ledger, history=10), Screen()
+    await accept(ledger)
+    subscription = await streams.open(CONVERSATION, screen)
+    old = await claimed(ledger)
+    began: list[Entry] = [
+        Started(turn=old.turn, attempt=1),
+        Text(turn=old.turn, position=0, text="hello"),
+    ]
+    await ledger.append(old, began, expect=0, lease=1)
+    clock[0] += 60
+    new = await claimed(ledger)
+    taken = Started(turn=new.turn, attempt=2, position=5)
+    await ledger.append(new, [taken], expect=new.index, lease=60)
+    async with asyncio.timeout(5):
+        while len(screen.of(new.turn, Started)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    streams.live(CONVERSATION, new.turn, 1, 5, " zombie")
+    streams.live(CONVERSATION, new.turn, 2, 5, " you")
+    assert screen.texts[new.turn] == "hello you"
+    streams.close(subscription)
+
+
+async def test_no_text_overtakes_a_reset() -> None:
+    ledger = Held()
+    streams, screen = Streams(ledger, history=10), Witness()
+    await accept(ledger)
+    claim = await claimed(ledger)
+    pen = Transcript(claim, ledger, streams, lease=60, lost=lambda: None, stopped=lambda: None)
+    subscription = await streams.open(CONVERSATION, screen)
+    pen.put(Started(turn=claim.turn, attempt=1))
+    pen.say("abc")
+    await pen.flush()
+    await screen.until(claim.turn, text="abc")
+    ledger.gate.clear()
+    pen.reset(1)
+    for text in ("XY", "Z"):  # "Z" comes where "abc" ends
+        pen.say(text)
+        await asyncio.sleep(2 * FRAME)
+    ledger.gate.set()
+    await pen.flush()
+    await screen.until(claim.turn, text="aXYZ")
+    assert "abcZ" not in screen.seen
+    pen.close()
+    streams.close(subscription)
+
+
+class Looker(Skill):
+    """Tell how often the worker's task has been asked to end."""
+
+    name = "looker"
+    examples = ("look at the worker", "have a look")
+
+    async def answer(self, turn: Turn) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        await turn.say(f"cancelled {task.cancelling()} times")
+
+
+async def test_a_stop_leaves_no_trace_in_the_worker_that_runs_the_next_turn() -> None:
+    engine = ScriptedEngine(Line(text="one two", hold=1))
+    settings = Settings(
+        dispatch=DispatchSettings(concurrency=1), routing=RoutingSettings(default="parrot")
+    )
+    async with converse(Parrot, Looker, engine=engine, settings=settings) as chat:
+        first = await chat.send("/parrot count")
+        second = await chat.send("/looker go")
+        await chat.screen.until(first, text="one")
+        await chat.stop(first)
+        assert (await chat.reply(first)).outcome == "stopped"
+        assert await chat.reply(second) == "cancelled 0 times"
