@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from palaver.messages import Conversation, Cursor, Event, Message, Outcome, Recorded
+from palaver.messages import Conversation, Cursor, Event, Message, Outcome, Recorded, merge
 
 INBOX_LIMIT = 16
 """Turns that may wait in one conversation before `Ledger.accept` raises `TooMany`. The running
@@ -43,13 +43,39 @@ Entry = Event | Step
 """What `Ledger.append` takes: events go to the conversation's stream, steps to the journal."""
 
 
+Policy = Literal["queue", "merge", "interrupt", "steer"]
+"""What becomes of a message whose conversation has unsettled turns.
+
+``queue``: a turn of its own, after the others. ``merge``: it joins the newest turn when that has
+not begun, is the same person's, names no other skill, and had its last message less than a window
+ago; such a turn begins when no message has come for a window (at most five windows after its
+first). ``interrupt``: the running turn is stopped, and the message's own turn answers the stopped
+messages too; one that waits for the same stop is joined. ``steer``: it is handed to the running
+skill. Where a policy does not apply, the message queues.
+"""
+
+
+class Policies(msgspec.Struct, frozen=True, kw_only=True):
+    """How a message is received: by the policy of the skill that runs, else by ``otherwise``.
+    ``window`` is the ``merge`` window in seconds."""
+
+    otherwise: Policy = "queue"
+    skills: dict[str, Policy] = {}
+    window: float = 1.0
+
+
+QUEUE = Policies()
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What `accept` did. ``ahead``: turns of the conversation that come before this one.
-    ``duplicate``: the message was accepted before; ``turn`` is the turn it got then."""
+    ``duplicate``: the message was accepted before; ``turn`` is the turn it got then.
+    ``joined``: the message became part of a turn that was there already."""
 
     turn: str
     ahead: int
     duplicate: bool
+    joined: bool = False
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,10 +112,16 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     appended to this turn so far, ``reply`` the text said so far, ``history`` the newest settled
     lines, oldest first. ``attempt`` is 1, and 1 more for each claim of the turn that lapsed; one
     that ended with `Ledger.release` does not count.
+
+    ``messages`` are the turn's own, more than one when a burst was merged. ``interrupted`` are
+    those of turns that were stopped for this one, oldest first, to be answered too. ``steering``
+    are those handed to the turn since it first began.
     """
 
     turn: str
-    message: Message
+    messages: tuple[Message, ...]
+    interrupted: tuple[Message, ...] = ()
+    steering: tuple[Message, ...] = ()
     fence: int
     attempt: int
     index: int
@@ -100,17 +132,23 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     stop: bool = False
 
     @property
+    def message(self) -> Message:
+        """What is to be answered, as one message."""
+        return merge((*self.interrupted, *self.messages))
+
+    @property
     def conversation(self) -> Conversation:
-        return self.message.conversation
+        return self.messages[0].conversation
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """After a write: the turn's next ``index``, the stream's last ``offset``, and whether a
-    stop was asked for."""
+    """After a write: the turn's next ``index``, the stream's last ``offset``, whether a stop was
+    asked for, and how many messages of ``steering`` the turn has by now."""
 
     index: int
     offset: int
     stop: bool
+    steering: int = 0
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -124,13 +162,19 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class PendingTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that is not settled: ``reply`` is the text so far, ``running`` whether claimed."""
+    """A turn that is not settled: ``reply`` is the text so far, ``running`` whether claimed,
+    ``messages`` its own and those that steer it."""
 
     turn: str
-    message: Message
+    messages: tuple[Message, ...]
     running: bool
     reply: str
     skill: str = ""
+
+    @property
+    def message(self) -> Message:
+        """The messages as one."""
+        return merge(self.messages)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,9 +192,23 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     running: int
 
 
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn that was given up after too many attempts: what was to be answered, what was said of
+    the answer, and why it was given up. ``at`` is in seconds since the epoch."""
+
+    turn: str
+    messages: tuple[Message, ...]
+    attempt: int
+    reply: str
+    skill: str
+    problem: str
+    at: float
+
+
 class Export(msgspec.Struct, frozen=True, kw_only=True):
     """Everything held about one person: by conversation the settled lines of their turns (never
-    another person's), the messages that wait, and what is remembered."""
+    another person's), the messages that wait or lie among the dead letters, and what is
+    remembered."""
 
     tenant: str
     person: str
@@ -200,9 +258,9 @@ class Ledger(Protocol):
     async def close(self) -> None:
         """Close it. Idempotent."""
 
-    async def accept(self, message: Message) -> Receipt:
-        """Drop a duplicate, record the message and its `Received` event, queue the turn and wake
-        a worker, in one step.
+    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
+        """Drop a duplicate, record the message and its `Received` event, queue the turn (or do what
+        the policy says instead) and wake a worker, in one step.
 
         Raises `Conflict` (same id, other digest) and `TooMany` (the inbox is full). Ids are
         remembered for 24 hours.
@@ -231,9 +289,19 @@ class Ledger(Protocol):
         *,
         expect: int,
         waiting: Waiting | None = None,
+        steered: Sequence[Message] = (),
+        dead: str = "",
     ) -> Progress:
         """Append ``entries``, the last of which is `Finished`; write message and reply into the
-        history; close the turn; keep ``waiting`` (or clear it); wake the next turn. One step."""
+        history; close the turn; keep ``waiting`` (or clear it); wake the next turn. One step.
+
+        ``steered`` are the first of ``steering``, those that the skill took: they go into the
+        history with the turn's own. The others become a turn of their own, the next one.
+        ``dead``: why the turn was given up; it is kept as a `DeadLetter`.
+        """
+
+    async def steering(self, claim: Claim) -> tuple[Message, ...]:
+        """The messages handed to the running turn so far. Raises `Fenced`."""
 
     async def release(self, claim: Claim) -> None:
         """Give the turn back at once; the next claim does not count as another attempt."""
@@ -260,6 +328,12 @@ class Ledger(Protocol):
 
     async def depth(self) -> Depth:
         """How much waits."""
+
+    async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
+        """The newest dead letters of all tenants, newest first. At most 1,000 are kept."""
+
+    async def discard(self, turn: str) -> bool:
+        """Remove a dead letter; whether there was one."""
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
         """Keep a value about a person across conversations; None forgets it."""

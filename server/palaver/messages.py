@@ -10,6 +10,7 @@ Text positions count Unicode code points, not bytes and not UTF-16 units.
 import hashlib
 import re
 import uuid
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -114,6 +115,22 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         """SHA-256 (hex) over what the message says, to tell a retry from another body."""
         body = (self.sender, self.text, self.skill, self.arguments, self.attachments)
         return hashlib.sha256(_sorted_encoder.encode(body)).hexdigest()
+
+
+def merge(messages: Sequence[Message]) -> Message:
+    """Several messages of a conversation as one: the texts set apart by an empty line, the ids,
+    the sender and what was asked for by name from the first that has it."""
+    if len(messages) == 1:
+        return messages[0]
+    named = next((message for message in messages if message.skill), messages[0])
+    return msgspec.structs.replace(
+        messages[0],
+        text="\n\n".join(message.text for message in messages),
+        skill=named.skill,
+        arguments=named.arguments,
+        attachments=tuple(held for message in messages for held in message.attachments),
+        metadata={key: value for message in messages for key, value in message.metadata.items()},
+    )
 
 
 class Citation(msgspec.Struct, frozen=True, kw_only=True):

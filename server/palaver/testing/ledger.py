@@ -234,7 +234,7 @@ class MemoryLedger:
         self._push_lease(stream)
         return Claim(
             turn=turn.id,
-            message=turn.message,
+            messages=(turn.message,),
             fence=stream.fence,
             attempt=turn.failed + 1,
             index=turn.index,
@@ -327,7 +327,7 @@ class MemoryLedger:
         pending = tuple(
             PendingTurn(
                 turn=turn.id,
-                message=turn.message,
+                messages=(turn.message,),
                 running=stream.running and position == 0,
                 reply=turn.reply,
                 skill=turn.skill,
@@ -400,7 +400,7 @@ class MemoryLedger:
 
     def _owned(self, claim: Claim) -> tuple[_Stream, _Turn]:
         """The running turn of ``claim``. Raises `Fenced` when another claim holds it."""
-        stream = self._streams.get(str(claim.message.conversation))
+        stream = self._streams.get(str(claim.conversation))
         if (
             stream is None
             or not stream.running
@@ -423,7 +423,7 @@ class MemoryLedger:
     def _settled_before(
         self, claim: Claim, entries: Sequence[Entry], expect: int
     ) -> Progress | None:
-        stream = self._streams.get(str(claim.message.conversation))
+        stream = self._streams.get(str(claim.conversation))
         closed = stream.closed.get(claim.turn) if stream else None
         if closed is None:
             return None

@@ -174,7 +174,7 @@ class RedisLedger:
         return Progress(index, offset, stop == 1)
 
     async def _own(self, script: str, claim: Claim, *arguments: str | bytes | int) -> Reply:
-        name = name_of(claim.message.conversation)
+        name = name_of(claim.conversation)
         partition = self._keys.partition(name)
         keys = _place(partition, name)
         return await self._store.run(

@@ -77,7 +77,7 @@ def _pending(store: Store, row: Row) -> tuple[PendingTurn, ...]:
     return tuple(
         PendingTurn(
             turn=turn,
-            message=decode_message(message),
+            messages=(decode_message(message),),
             running=turn == row.running,
             reply=reply if position == 0 else "",
             skill=row.skill if position == 0 else "",

@@ -82,7 +82,7 @@ def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
     return Applied(
         Claim(
             turn=row.running,
-            message=message,
+            messages=(message,),
             fence=row.fence,
             attempt=row.failed + 1,
             index=row.size,
@@ -164,7 +164,7 @@ def settle(
     expect: int,
     waiting: Waiting | None,
 ) -> Applied[Progress]:
-    row = store.row(str(claim.message.conversation))
+    row = store.row(str(claim.conversation))
     if row is None or row.running != claim.turn or row.fence != claim.fence:
         return Applied(_settled_before(store, row, claim, entries, expect))
     if row.size != expect:
@@ -274,7 +274,7 @@ def release(store: Store, claim: Claim) -> Applied[None]:
 
 def _owned(store: Store, claim: Claim) -> Row:
     """The conversation of a claim that still holds. Raises `Fenced`."""
-    row = store.row(str(claim.message.conversation))
+    row = store.row(str(claim.conversation))
     if row is None or row.running != claim.turn or row.fence != claim.fence:
         raise _fenced(claim)
     return row

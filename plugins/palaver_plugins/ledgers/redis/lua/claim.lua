@@ -23,7 +23,7 @@ local function claimed(turn, fence)
     redis.call('HMGET', key, 'message', 'attempt', 'index', 'stop'))
   local waiting = redis.call('HGET', conv, 'waiting')
   return table.concat({
-    '{"turn":"', turn, '","message":', message, ',"fence":', fence, ',"attempt":', attempt,
+    '{"turn":"', turn, '","messages":[', message, '],"fence":', fence, ',"attempt":', attempt,
     ',"index":', index, ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
     ',"journal":', json_list(steps_of(turn)), ',"history":', newest_history(lines),
     ',"waiting":', waiting and without_sender({waiting})[1] or 'null',

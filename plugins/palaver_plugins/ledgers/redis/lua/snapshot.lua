@@ -5,8 +5,8 @@ for i, turn in ipairs(redis.call('LRANGE', conv .. ':q', 0, -1)) do
   local message, skill = unpack(
     redis.call('HMGET', conv .. ':t:' .. turn, 'message', 'skill'))
   pending[i] = table.concat({
-    '{"turn":"', turn, '","message":', message,
-    ',"running":', turn == running and 'true' or 'false',
+    '{"turn":"', turn, '","messages":[', message,
+    '],"running":', turn == running and 'true' or 'false',
     ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
     ',"skill":', cjson.encode(skill or ''), '}'})
 end
