@@ -1,5 +1,5 @@
-# make run | test | check | bench | prove | clean
-# Variables: PORT, ENGINE (openvino, vllm, openai, transformers), REDIS_URL.
+# make run | test | check | bench | prove-short | prove | clean
+# Variables: PORT, ENGINE (openvino, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs).
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ ENGINE_PYTHON := $(if $(filter vllm,$(ENGINE)),--set engine.vllm.python=$(CURDIR
 
 export REDIS_URL
 
-.PHONY: run test check bench prove clean
+.PHONY: run test check bench prove-short prove clean
 
 run: $(VENV)/.run
 	@test -e data/knowledge.sqlite || $(BIN)/palaver knowledge add docs/example-handbook.md
@@ -27,8 +27,11 @@ check: $(VENV)/.dev
 bench: $(VENV)/.test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks
 
+prove-short: $(VENV)/.test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/prove short
+
 prove: $(VENV)/.test
-	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/prove
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/prove long
 
 clean:
 	rm -rf $(VENV) .venv-vllm build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
