@@ -21,8 +21,8 @@ from palaver.web import check_bind, make_application
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GOODBYE = 5.0
-"""Seconds that open connections get to end when the server stops."""
+GOODBYE = 1.0
+"""Seconds that open connections get to end when all who used them have been dismissed."""
 
 
 def build_server(settings: Settings, registry: Registry | None = None) -> Server:
@@ -115,6 +115,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
         settings=settings,
         metrics=server.metrics,
         readiness=server.readiness,
+        leaving=lambda: server.draining,
         about=server.about,
         channels=server.channels,
     )
@@ -125,8 +126,10 @@ async def listening(server: Server) -> AsyncIterator[str]:
     try:
         yield await _listen(runner, settings.server.host, settings.server.port)
     finally:
-        server.draining = True
-        await runner.cleanup()
+        try:
+            await server.depart(lambda: _stop_listening(runner))
+        finally:
+            await runner.cleanup()
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
@@ -137,3 +140,8 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
     bound = runner.addresses[0][1]
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{bound}/"
+
+
+async def _stop_listening(runner: web.AppRunner) -> None:
+    for site in list(runner.sites):
+        await site.stop()

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 POLL = 1.0
 """Seconds between looks for turns whose owner has died."""
+RELEASE = 2.0
+"""Seconds that storing and releasing the turns of a stopping server may take."""
 BREATH = 0.02
 """Seconds between answers to news from the ledger, so that a busy process is not woken for each."""
 
@@ -97,6 +99,7 @@ class Dispatcher:
         self._unclaimed = 0
         self._tending: list[asyncio.Task[None]] = []
         self._closing = False
+        self._releasing = False
 
     @property
     def running(self) -> int:
@@ -125,15 +128,21 @@ class Dispatcher:
             run.stop()
         return state, stopped
 
-    async def close(self, drain: float) -> None:
-        """Claim nothing more, give running turns ``drain`` seconds, hand the others over."""
+    async def hand_over(self, drain: float) -> None:
+        """Claim nothing more, give running turns ``drain`` seconds, release the others.
+        Messages are accepted all the same. Idempotent."""
         self._closing = True
         if self._workers and drain:
             await asyncio.wait(self._workers, timeout=drain)
+        self._releasing = True
         for run in list(self._runs.values()):
             run.drain()
         if self._workers:
-            await asyncio.wait(self._workers, timeout=self._settings.lease)
+            await asyncio.wait(self._workers, timeout=RELEASE)
+
+    async def close(self, drain: float) -> None:
+        """Hand over, and end."""
+        await self.hand_over(drain)
         for task in (*self._workers, *self._tending):
             task.cancel()
         await asyncio.gather(*self._workers, *self._tending, return_exceptions=True)
@@ -145,7 +154,7 @@ class Dispatcher:
             worker.add_done_callback(self._workers.discard)
 
     async def _look_for_work(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 await self._ledger.wait_for_work(POLL)
                 self._hire()
@@ -178,6 +187,8 @@ class Dispatcher:
     async def _run(self, claim: Claim) -> None:
         run = Run(claim, self._ledger, self._streams, self._settings.lease)
         self._runs[claim.turn] = run
+        if self._releasing:
+            run.drain()  # it was claimed while the others were released
         try:
             await self._answer_and_settle(run)
         except Fenced:
@@ -199,7 +210,7 @@ class Dispatcher:
         transcript.put(Started(turn=claim.turn, attempt=claim.attempt, position=transcript.length))
         outcome: Outcome = "stopped"
         problem, waiting = None, None
-        if not run.stopping:
+        if not run.interrupted:
             outcome, problem, waiting = await self._attempt(run, turn)
         if run.lost:
             raise Fenced("another worker owns the turn")

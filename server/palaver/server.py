@@ -10,6 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from palaver.channels import Channel
+from palaver.departure import Departure
 from palaver.dispatch import Dispatcher
 from palaver.engine import Abilities, Engine
 from palaver.errors import ConfigurationError, LedgerUnavailable, TooLarge
@@ -115,6 +116,12 @@ class Server:
         for channel in self.channels:
             stack.push_async_callback(channel.close)
             await channel.start(self)
+
+    async def depart(self, stop_listening: Callable[[], Awaitable[None]]) -> None:
+        """Hand over to the other replicas: see `palaver.departure`."""
+        self.draining = True
+        departure = Departure(self._dispatcher, self._streams, self.ledger, self.settings.server)
+        await departure.run(stop_listening)
 
     async def _close_dispatcher(self) -> None:
         await self._dispatcher.close(self.settings.server.drain)

@@ -123,7 +123,14 @@ class ServerSettings(Section):
     send_queue_bytes: int = pydantic.Field(default=1_000_000, ge=10_000)
     """A reader for whom more than this waits unsent, in bytes, is disconnected."""
     drain: float = pydantic.Field(default=20.0, ge=0)
-    """Seconds that running turns get to end when the server stops."""
+    """Seconds that running turns get to end when the server stops; then other replicas go on with
+    them. At most ``grace`` less 3."""
+    linger: float = pydantic.Field(default=0.0, ge=0)
+    """Seconds for which a stopping server, not ready any more, goes on listening at least, so that
+    a load balancer stops sending first. At most ``grace`` less 3."""
+    grace: float = pydantic.Field(default=25.0, ge=1)
+    """Seconds after which a stopping process has ended, whatever hangs. What gives it less time,
+    a container's own grace, must be longer."""
 
 
 class AuthKey(Section):

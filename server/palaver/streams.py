@@ -7,18 +7,20 @@ dropped, so the recorded copy of live text is not shown twice. See docs/protocol
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from palaver.errors import LedgerUnavailable
+from palaver.errors import LedgerUnavailable, Overloaded
 from palaver.ledger import Ledger, Page, Snapshot
 from palaver.messages import (
     Conversation,
     Cursor,
     Event,
     Finished,
+    Received,
     Recorded,
     Started,
     Text,
@@ -31,6 +33,12 @@ PAGE = 500
 """Events read from the ledger at once while a viewer catches up."""
 SILENCE = 25.0
 """Seconds without news after which a viewer's place is compared with the ledger."""
+BATCH = 200
+"""Viewers that are dismissed at once, so that they do not all come back at the same moment …"""
+BETWEEN_BATCHES = 0.05
+"""… seconds between two batches …"""
+BATCHES = 20
+"""… and the most batches: with more viewers than fit, they are larger."""
 
 
 class Viewer(Protocol):
@@ -41,6 +49,9 @@ class Viewer(Protocol):
 
     def restart(self, snapshot: Snapshot) -> None:
         """Events were lost for this viewer: show the conversation anew from ``snapshot``."""
+
+    def dismiss(self) -> None:
+        """The server stops, and nothing more comes here; other replicas go on."""
 
 
 class Heard(msgspec.Struct):
@@ -58,6 +69,7 @@ class Subscription:
     ) -> None:
         self.conversation = conversation
         self.recovered = False
+        self.dismissed = False
         self._ledger = ledger
         self._viewer = viewer
         self._history = history
@@ -73,6 +85,16 @@ class Subscription:
     @property
     def cursor(self) -> Cursor:
         return Cursor(self._epoch, self._offset)
+
+    @property
+    def follows(self) -> bool:
+        """Whether a turn that the viewer has heard of has not ended."""
+        return bool(self._heard)
+
+    def dismiss(self) -> None:
+        if not self.dismissed:
+            self.dismissed = True
+            self._viewer.dismiss()
 
     async def begin(self, since: Cursor | None) -> None:
         """Resume after ``since``, or start with a snapshot when that cannot be done."""
@@ -163,7 +185,9 @@ class Subscription:
         """The part of a recorded event that the viewer has not had live."""
         if isinstance(event, Text):
             return self._unheard_text(event)
-        if isinstance(event, Started):
+        if isinstance(event, Received):
+            self._heard.setdefault(event.turn, Heard(1, 0))
+        elif isinstance(event, Started):
             heard = self._heard.setdefault(event.turn, Heard(event.attempt, event.position))
             if event.attempt > heard.attempt:
                 heard.attempt, heard.length = event.attempt, event.position
@@ -195,6 +219,7 @@ class Streams:
         self._ledger = ledger
         self._history = history
         self._subscriptions: dict[Conversation, list[Subscription]] = {}
+        self._closed = False
 
     @property
     def viewers(self) -> int:
@@ -206,8 +231,11 @@ class Streams:
         """Bring the conversation to ``viewer`` from ``since`` on, until `close`.
 
         When the events after ``since`` are not all held any more, the viewer gets a snapshot
-        first and the subscription's ``recovered`` is False.
+        first and the subscription's ``recovered`` is False. Raises `Overloaded` once all viewers
+        have been dismissed.
         """
+        if self._closed:
+            raise Overloaded("the server stops; try again", retry_after=1.0)
         subscription = Subscription(conversation, self._ledger, viewer, self._history)
         subscription.unwatch = await self._ledger.watch(conversation, subscription.hint)
         self._subscriptions.setdefault(conversation, []).append(subscription)
@@ -232,6 +260,21 @@ class Streams:
     ) -> None:
         for subscription in self._subscriptions.get(conversation, ()):
             subscription.live(turn, attempt, position, text)
+
+    def waiting(self) -> list[Subscription]:
+        """The subscriptions that are not dismissed."""
+        return [one for held in self._subscriptions.values() for one in held if not one.dismissed]
+
+    async def dismiss_all(self) -> None:
+        """Dismiss every viewer, in batches, and let in no others."""
+        self._closed = True
+        waiting = self.waiting()
+        size = max(BATCH, math.ceil(len(waiting) / BATCHES))
+        for start in range(0, len(waiting), size):
+            if start:
+                await asyncio.sleep(BETWEEN_BATCHES)
+            for subscription in waiting[start : start + size]:
+                subscription.dismiss()
 
     async def watch_silence(self) -> None:
         """Compare silent viewers' places with the ledger, forever: a hint may be lost."""

@@ -43,6 +43,7 @@ from palaver.web.authentication import Authenticator
 ROOT = Path(__file__).parents[2]
 HERE = "tests/core/test_settings_effect.py"
 CHECK = "tests/core/test_check.py"
+DEPARTURE = "tests/web/test_departure.py"
 
 COVERED = {
     "server.host": f"{CHECK}::test_each_mistake_is_one_sentence",
@@ -54,6 +55,8 @@ COVERED = {
         "tests/web/test_socket.py::test_a_slow_reader_is_disconnected_and_can_come_back"
     ),
     "server.drain": f"{HERE}::test_a_stopping_server_gives_turns_time_to_end",
+    "server.linger": f"{DEPARTURE}::test_a_server_that_stops_listens_and_accepts_for_the_others",
+    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_while_it_stops_is_ended_all_the_same",
     "auth.keys.NAME.secret": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.tenant": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.person": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",

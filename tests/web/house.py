@@ -154,7 +154,7 @@ async def open_house(
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[House]:
     settings = Settings(
-        server=ServerSettings(port=0, drain=0, **server),
+        server=ServerSettings(**{"port": 0, "drain": 0, "grace": 3, **server}),
         auth=AuthSettings(keys=dict(keys or {})),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
     )

@@ -304,6 +304,7 @@ def _application() -> web.Application:
         settings=settings,
         metrics=Metrics(),
         readiness=dict,
+        leaving=bool,
         about=dict,
         channels=(),
     )

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +15,12 @@ from palaver.cli.console import Console
 
 if TYPE_CHECKING:
     from palaver.server import Server
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EXIT_LATE = 75
+"""EX_TEMPFAIL of sysexits.h: the server did not stop by itself within ``server.grace``."""
 
 
 @click.command()
@@ -37,10 +45,7 @@ def configure_logging(level: int) -> None:
 async def _serve(server: "Server") -> None:
     from palaver.app import listening
 
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+    stopped = _until_told(server.settings.server.grace)
     click.echo(f"Starting the engine {server.settings.engine.use!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
@@ -48,4 +53,31 @@ async def _serve(server: "Server") -> None:
         note = " (a small demonstration model)" if server.abilities.demonstration else ""
         click.echo(f"Palaver is at {address}  with the model {server.abilities.model!r}{note}")
         await stopped.wait()
-        click.echo("Stopping; running turns may end first …", err=True)
+        click.echo("Stopping; running turns may end first. Again to end at once.", err=True)
+
+
+def _until_told(grace: float) -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT. The process ends at the second, or when ``grace`` seconds
+    are over."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopped.set()
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        # A thread: whatever hangs may have the event loop, or come after it.
+        last_resort = threading.Timer(grace, _end)
+        last_resort.daemon = True
+        last_resort.start()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop)
+    return stopped
+
+
+def _end() -> None:
+    log.error("the server did not stop in time; it is ended, and its turns will be taken over")
+    logging.shutdown()
+    os._exit(EXIT_LATE)

@@ -22,6 +22,7 @@ class Screen:
         self.events: dict[str, list[Event]] = {}
         self.cursor: Cursor | None = None
         self.restarts: list[Snapshot] = []
+        self.dismissed = False
         self._changed = asyncio.Event()
 
     def show(self, event: Event, cursor: Cursor | None) -> None:
@@ -50,6 +51,10 @@ class Screen:
 
     def of(self, turn: str, kind: type[Any]) -> list[Any]:  # Any: events of that kind
         return [event for event in self.events.get(turn, ()) if isinstance(event, kind)]
+
+    def dismiss(self) -> None:
+        self.dismissed = True
+        self._changed.set()
 
     async def until(self, turn: str, *, text: str | None = None) -> None:
         """Wait until the turn is finished, or has said ``text``."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 import palaver
 from palaver.channels import Reception
-from palaver.errors import InvalidInput, Overloaded, PalaverError
+from palaver.errors import InvalidInput, PalaverError
 from palaver.messages import Conversation, Message, encode, new_id
 from palaver.web.authentication import Authenticator, Visit
 from palaver.web.bodies import (
@@ -22,7 +22,7 @@ from palaver.web.bodies import (
     StopRequest,
 )
 from palaver.web.frames import view_of
-from palaver.web.replies import Reply, replying
+from palaver.web.replies import replying
 from palaver.web.socket import CHANNEL
 
 About = Callable[[], Mapping[str, Any]]  # JSON values
@@ -59,7 +59,6 @@ class Api:
         self._reception = reception
         self._authenticator = authenticator
         self._about = about
-        self._waiting: set[Reply] = set()
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
@@ -69,13 +68,6 @@ class Api:
             web.get("/v1/skills", self._skills, allow_head=False),
             web.get("/v1/about", self._tell_about, allow_head=False),
         )
-
-    def close(self) -> None:
-        """Answer those who wait for a reply: the server stops, their turns go on elsewhere."""
-        for reply in self._waiting:
-            reply.give_up(
-                Overloaded("the server restarts; repeat the request with its id", retry_after=1)
-            )
 
     async def _visit(self, request: web.Request, person: str | None = None) -> Visit:
         principal = self._authenticator.principal(request)
@@ -105,11 +97,7 @@ class Api:
 
     async def _reply(self, message: Message) -> web.StreamResponse:
         async with replying(self._reception, message) as reply:
-            self._waiting.add(reply)
-            try:
-                return answer(await reply.finish())
-            finally:
-                self._waiting.discard(reply)
+            return answer(await reply.finish())
 
     async def _stop(self, request: web.Request) -> web.StreamResponse:
         self._authenticator.principal(request)

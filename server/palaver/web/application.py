@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from palaver.channels import Channel, Reception
@@ -27,14 +27,15 @@ def make_application(
     settings: Settings,
     metrics: Metrics,
     readiness: Readiness,
+    leaving: Callable[[], bool],
     about: About,
     channels: Sequence[Channel],
 ) -> web.Application:
     """Everything that is served over HTTP.
 
-    ``about`` tells ``model`` and whether it is a ``demonstration``. The channels' routes are added
-    as they are. Starting the application raises `ConfigurationError`
-    when a key's secret cannot be read.
+    ``leaving`` is whether the server stops; ``about`` tells ``model`` and whether it is a
+    ``demonstration``. The channels' routes are added as they are. Starting the application raises
+    `ConfigurationError` when a key's secret cannot be read.
     """
     authenticator = Authenticator(settings)
     sockets = Sockets(reception, authenticator, settings.server)
@@ -50,9 +51,13 @@ def make_application(
         await asyncio.to_thread(pages.start)
 
     async def stop(application: web.Application) -> None:
-        feeds.close()
-        api.close()
         await sockets.close()
+
+    async def leave(request: web.Request, response: web.StreamResponse) -> None:
+        """While the server stops, let a kept connection not meet its end unawares."""
+        if leaving() and hdrs.CONNECTION not in response.headers:  # an upgrade has its own
+            response.force_close()
+            response.headers[hdrs.CONNECTION] = "close"
 
     application = web.Application(
         middlewares=[tell_errors], client_max_size=settings.server.max_message_bytes
@@ -64,6 +69,7 @@ def make_application(
         application.add_routes(channel.routes())
     application.on_startup.append(start)
     application.on_shutdown.append(stop)
+    application.on_response_prepare.append(leave)
     return application
 
 

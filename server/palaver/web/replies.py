@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from palaver.channels import Reception
-from palaver.errors import NotFound
+from palaver.errors import NotFound, Overloaded
 from palaver.ledger import Receipt, Snapshot
 from palaver.messages import (
     Asked,
@@ -68,7 +68,8 @@ class Reply:
         return self._finish.done()
 
     async def finish(self) -> Finish:
-        """Wait for the end of the turn. Raises `NotFound` when the reply is held no more."""
+        """Wait for the end of the turn. Raises `NotFound` when the reply is held no more, and
+        `Overloaded` when the server stops and nobody here can wait any longer."""
         return await asyncio.shield(self._finish)
 
     def give_up(self, error: Exception) -> None:
@@ -138,6 +139,11 @@ class Reply:
                 self._news()
                 return
         self.give_up(NotFound(f"the reply of turn {self.receipt.turn!r} is not held any more"))
+
+    def dismiss(self) -> None:
+        self.give_up(
+            Overloaded("the server restarts; repeat the request with its id", retry_after=1.0)
+        )
 
 
 @asynccontextmanager

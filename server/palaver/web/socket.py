@@ -50,10 +50,7 @@ HELLO_TIMEOUT = 10.0
 """Seconds that a client has for its hello."""
 REPLAY_LIMIT = 5_000
 """Events up to which a client that asks for everything gets it, rather than a snapshot."""
-BATCH = 200
-"""Sockets that are closed at once when the server stops."""
-BETWEEN_BATCHES = 0.05
-"""Seconds between two such batches, so that clients do not all come back at the same moment."""
+RESTARTS = "the server restarts"
 
 BAD_HELLO = 4400
 UNAUTHENTICATED = 4401
@@ -124,6 +121,9 @@ class Connection:
         else:
             self._opening.clear()
             self._snapshot = snapshot
+
+    def dismiss(self) -> None:
+        self.close_soon(WSCloseCode.SERVICE_RESTART, RESTARTS)
 
     # The conversation
 
@@ -283,8 +283,8 @@ class Connection:
         await self._socket.part(code, reason)
 
     async def say_goodbye(self) -> None:
-        """The server stops."""
-        await self._part(WSCloseCode.SERVICE_RESTART, "the server restarts")
+        """The server has stopped."""
+        await self._part(WSCloseCode.SERVICE_RESTART, RESTARTS)
 
 
 def _close_code(error: PalaverError) -> int:
@@ -351,10 +351,6 @@ class Sockets:
         return connection
 
     async def close(self) -> None:
-        """Say goodbye to all, in batches."""
-        waiting = list(self._connections)
-        for start in range(0, len(waiting), BATCH):
-            if start:
-                await asyncio.sleep(BETWEEN_BATCHES)
-            batch = waiting[start : start + BATCH]
-            await asyncio.gather(*(connection.say_goodbye() for connection in batch))
+        """Say goodbye to those who are still here: all that had opened a conversation have been
+        dismissed by then."""
+        await asyncio.gather(*(connection.say_goodbye() for connection in self._connections))

@@ -73,6 +73,10 @@ class Feed:
             self._size = 0
             self.snapshot = snapshot
 
+    def dismiss(self) -> None:
+        """The reader comes back with its last id."""
+        self.end()
+
     def open(self, welcome: Welcome, cursor: Cursor) -> None:
         """Begin, with the events that came while opening behind the welcome."""
         self._parts.insert(0, _field(encode(welcome), cursor))
@@ -138,30 +142,21 @@ class Feeds:
         self._authenticator = authenticator
         self._settings = settings
         self._encoder = EventEncoder()
-        self._open: set[Feed] = set()
-
-    @property
-    def count(self) -> int:
-        return len(self._open)
+        self.count = 0
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (web.get("/v1/conversations/{thread}/events", self._serve, allow_head=False),)
-
-    def close(self) -> None:
-        """End them all; the readers come back with their last id."""
-        for feed in self._open:
-            feed.end()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         feed = await self._feed(request)
         since = await self._since(request, feed.visit.conversation)
         subscription = await self._reception.view(feed.visit.conversation, feed, since)
-        self._open.add(feed)
+        self.count += 1
         try:
             self._welcome(feed, subscription.recovered, since)
             return await self._write(request, feed)
         finally:
-            self._open.discard(feed)
+            self.count -= 1
             self._reception.leave(subscription)
 
     async def _feed(self, request: web.Request) -> Feed:

@@ -1,0 +1,76 @@
+"""Departure: how a server leaves without anybody noticing, where others go on. All in order here.
+
+1.  It says that it is not ready, and claims no turn. It still listens: what arrives is accepted
+    into the ledger, for other replicas to answer, or for this one when it is back.
+2.  Its turns get `server.drain` seconds to end; the others stop and are released.
+3.  It stops listening. Whoever watches a turn goes on watching, now that of another replica, from
+    the ledger; whoever watches none is dismissed, to come back elsewhere.
+4.  When nobody watches any more, or no replica is there to go on, or `server.grace` is nearly
+    over, all are dismissed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from palaver.dispatch import Dispatcher
+from palaver.errors import LedgerUnavailable
+from palaver.ledger import Ledger
+from palaver.settings import ServerSettings
+from palaver.streams import BATCH, BETWEEN_BATCHES, Streams
+
+CLOSING = 3.0
+"""Seconds of `server.grace` that are kept for closing connections, engine and ledger."""
+ALONE = 2.0
+"""Seconds without a running turn in the whole ledger after which no replica is believed to be
+there: another one that has room claims a released turn within a second."""
+
+
+class Departure:
+    def __init__(
+        self, dispatcher: Dispatcher, streams: Streams, ledger: Ledger, settings: ServerSettings
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._streams = streams
+        self._ledger = ledger
+        self._settings = settings
+
+    async def run(self, stop_listening: Callable[[], Awaitable[None]]) -> None:
+        """Steps 1 to 4. Readiness and the closing of the parts are the caller's."""
+        end = asyncio.get_running_loop().time() + max(0.0, self._settings.grace - CLOSING)
+        await asyncio.gather(
+            self._dispatcher.hand_over(self._at_most(self._settings.drain, end)),
+            asyncio.sleep(self._at_most(self._settings.linger, end)),
+        )
+        await stop_listening()
+        await self._follow(end)
+        await self._streams.dismiss_all()
+
+    def _at_most(self, seconds: float, end: float) -> float:
+        return max(0.0, min(seconds, end - asyncio.get_running_loop().time()))
+
+    async def _follow(self, end: float) -> None:
+        """Let viewers watch their turns to the end, as long as somebody continues them."""
+        loop = asyncio.get_running_loop()
+        alone_since = None
+        looked_at = -ALONE
+        while loop.time() < end and self._dismiss_idle():
+            if loop.time() - looked_at > ALONE / 4:
+                looked_at = loop.time()
+                alone = await self._nothing_runs()
+                alone_since = (alone_since or looked_at) if alone else None
+            if alone_since is not None and loop.time() - alone_since > ALONE:
+                return
+            await asyncio.sleep(BETWEEN_BATCHES)
+
+    def _dismiss_idle(self) -> bool:
+        """Dismiss some of those who watch no turn; whether anybody is left."""
+        waiting = self._streams.waiting()
+        for subscription in [each for each in waiting if not each.follows][:BATCH]:
+            subscription.dismiss()
+        return bool(waiting)
+
+    async def _nothing_runs(self) -> bool:
+        try:
+            return not (await self._ledger.depth()).running
+        except LedgerUnavailable:
+            return False  # it may be back in time
