@@ -6,7 +6,8 @@ Implementations are plugins (SQLite, Redis); all pass the suite in ``tests/ledge
     it has raised, either nothing happened or the same call may be repeated safely.
 2.  The fence is compared first. A write with an old fence raises `Fenced` and changes nothing.
 3.  Every write on a turn is compare-and-append: it carries the index it expects. Applied already
-    (same fence, same index): it returns the earlier result. Anything else: `IndexConflict`.
+    (same fence, same index, same entries): it returns the earlier result. Anything else:
+    `IndexConflict`.
 4.  Queue membership changes in the same step as the data that it stands for.
 5.  The clock is the ledger's, never a client's.
 6.  Notifications are hints; `read` is the truth.
@@ -21,8 +22,12 @@ import msgspec
 from palaver.messages import Conversation, Cursor, Event, Message, Outcome, Recorded, merge
 
 INBOX_LIMIT = 16
-"""Turns that may wait in one conversation before `Ledger.accept` raises `TooMany`. The running
-turn does not wait."""
+"""Messages that may wait in one conversation before `Ledger.accept` raises `TooMany`. Those of the
+running turn do not wait, those that steer it do."""
+BURST = 5
+"""Windows for which a burst of messages may hold up its turn."""
+DEAD_LETTERS = 1_000
+"""Dead letters that are kept at most; the oldest go."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="step"):
@@ -46,12 +51,14 @@ Entry = Event | Step
 Policy = Literal["queue", "merge", "interrupt", "steer"]
 """What becomes of a message whose conversation has unsettled turns.
 
-``queue``: a turn of its own, after the others. ``merge``: it joins the newest turn when that has
-not begun, is the same person's, names no other skill, and had its last message less than a window
-ago; such a turn begins when no message has come for a window (at most five windows after its
-first). ``interrupt``: the running turn is stopped, and the message's own turn answers the stopped
-messages too; one that waits for the same stop is joined. ``steer``: it is handed to the running
-skill. Where a policy does not apply, the message queues.
+``queue``: a turn of its own, after the others. ``merge``: its turn begins when no message of the
+same person has come for a window (at most `BURST` windows after the first); one that comes before
+that joins it, if it is still the newest turn. ``interrupt``: the running turn is stopped, if it is
+the same person's, and the message's own turn answers the stopped messages too; one that comes
+before that turn has begun joins it. ``steer``: it is handed to the running turn, whoever's that is.
+
+A message that names a skill joins nothing, nor does one join a turn that was told to stop. Where a
+policy does not apply, the message queues.
 """
 
 
@@ -69,7 +76,7 @@ QUEUE = Policies()
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What `accept` did. ``ahead``: turns of the conversation that come before this one.
-    ``duplicate``: the message was accepted before; ``turn`` is the turn it got then.
+    ``duplicate``: the message was accepted before; ``turn`` is the turn that has it.
     ``joined``: the message became part of a turn that was there already."""
 
     turn: str
@@ -114,8 +121,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     that ended with `Ledger.release` does not count.
 
     ``messages`` are the turn's own, more than one when a burst was merged. ``interrupted`` are
-    those of turns that were stopped for this one, oldest first, to be answered too. ``steering``
-    are those handed to the turn since it first began.
+    those of turns that were stopped for this one, oldest first, to be answered too; it is empty
+    when the stop came too late. All of these are one person's. ``steering`` are those handed to
+    the turn since it was made, by anybody in the conversation.
     """
 
     turn: str
@@ -206,26 +214,29 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything held about one person: by conversation the settled lines of their turns (never
-    another person's), the messages that wait or lie among the dead letters, and what is
-    remembered."""
+    """Everything held about one person at the time ``at``: by conversation the settled lines of
+    their turns (never another person's), the messages that wait or lie among the dead letters,
+    and what is remembered."""
 
     tenant: str
     person: str
     conversations: dict[str, tuple[Exchange, ...]]
     pending: tuple[Message, ...]
     memories: dict[str, str]
+    at: float
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """The receipt of an erase: the conversations that the person had a part in, and how many
-    messages of theirs, events of the turns that answered them, and memories were removed."""
+    messages of theirs, events (of them and of the turns that answered them), dead letters that
+    held some, and memories were removed."""
 
     tenant: str
     person: str
     conversations: int
     messages: int
     events: int
+    dead_letters: int
     memories: int
     at: float
 
@@ -270,8 +281,9 @@ class Ledger(Protocol):
         """Return when a turn may be claimable, or after ``timeout`` seconds."""
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        """Take the oldest turn of a conversation that is due (none of its turns is leased), for
-        ``lease`` seconds, with the newest ``history`` lines. None when nothing is due."""
+        """Take the oldest turn of a conversation that is due (none of its turns is leased, and no
+        burst goes on), for ``lease`` seconds, with the newest ``history`` lines. None when nothing
+        is due."""
 
     async def append(
         self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
@@ -292,11 +304,14 @@ class Ledger(Protocol):
         steered: Sequence[Message] = (),
         dead: str = "",
     ) -> Progress:
-        """Append ``entries``, the last of which is `Finished`; write message and reply into the
-        history; close the turn; keep ``waiting`` (or clear it); wake the next turn. One step.
+        """Append ``entries``, the last of which is `Finished`; write messages and reply into the
+        history, a line for each; close the turn; keep ``waiting`` (or clear it); wake the next
+        turn. One step.
 
         ``steered`` are the first of ``steering``, those that the skill took: they go into the
-        history with the turn's own. The others become a turn of their own, the next one.
+        history with the turn's own. The others become the next turn, and are received by it
+        (``moved``): the first person's are its own, and the rest steer it. When the outcome is
+        ``stopped``, the turn's messages go to the turn that it was interrupted for.
         ``dead``: why the turn was given up; it is kept as a `DeadLetter`.
         """
 
@@ -345,7 +360,8 @@ class Ledger(Protocol):
 
     async def erase(self, tenant: str, person: str) -> Erasure:
         """Remove it: after this no record of the store contains the person's id, words or the
-        replies to them. A turn of theirs that runs is fenced off. Idempotent."""
+        replies to their turns. A turn of theirs that runs is fenced off. Another's turn that runs
+        with words of theirs is fenced off too, and begins anew without them. Idempotent."""
 
     async def guarantee(self) -> Guarantee:
         """What this store promises as it is configured now."""

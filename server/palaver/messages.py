@@ -166,12 +166,14 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
-    """A message was accepted. ``ahead``: turns of this conversation that come first."""
+    """A message was accepted. ``ahead``: turns of this conversation that come first. ``moved``:
+    the running turn that it was handed to is over and did not take it; this is its turn now."""
 
     turn: str
     id: str
     sender: str
     text: str
+    moved: bool = False
     ahead: int = 0
 
 

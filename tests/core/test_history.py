@@ -16,7 +16,7 @@ from tests.proof import SEED, size
 
 from palaver.engine import GenerationRequest
 from palaver.errors import Fenced, TooMany
-from palaver.ledger import Exchange, Page, Receipt, Snapshot
+from palaver.ledger import QUEUE, Exchange, Page, Policies, Receipt, Snapshot
 from palaver.messages import Conversation, Finished, Message, Recorded, Text, new_id
 from palaver.server import Server
 from palaver.testing import Findings, HistoryChecker, MemoryLedger, Screen, ScriptedEngine
@@ -105,11 +105,11 @@ async def test_nothing_is_lost_doubled_reordered_gapped_or_wrong() -> None:
 class Forgetful(MemoryLedger):
     """Does not know a message again."""
 
-    async def accept(self, message: Message) -> Receipt:
+    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
         again = Message(
             conversation=message.conversation, id=new_id(), sender="a", text=message.text
         )
-        return await super().accept(again)
+        return await super().accept(again, policies)
 
 
 class Tampered(MemoryLedger):

@@ -66,16 +66,16 @@ class Model(MemoryLedger):
 
     def prefer(self, conversation: Conversation) -> None:
         """Let a conversation that is due be the first."""
-        self._collect_lapsed(self._clock())
-        for stream in list(self._ready):
-            if stream.conversation == conversation:
-                self._ready.remove(stream)
-                self._ready.appendleft(stream)
+        held = self._all[str(conversation)]
+        if held in self._ready:
+            self._ready.remove(held)
+        held.ready = True
+        self._ready.appendleft(held)
 
     def state_of(self, claim: Claim) -> tuple[int, int]:
         """Length of the reply and index of a turn; 0, 0 when it is not open."""
-        stream = self._streams.get(str(claim.conversation))
-        for turn in stream.inbox if stream else ():
+        held = self._all.get(str(claim.conversation))
+        for turn in held.inbox if held else ():
             if turn.id == claim.turn:
                 return turn.length, turn.index
         return 0, 0

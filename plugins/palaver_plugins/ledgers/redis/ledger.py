@@ -8,7 +8,9 @@ import msgspec
 from palaver.errors import IndexConflict
 from palaver.ledger import (
     INBOX_LIMIT,
+    QUEUE,
     Claim,
+    DeadLetter,
     Depth,
     Entry,
     Erasure,
@@ -17,6 +19,7 @@ from palaver.ledger import (
     Guarantee,
     Hint,
     Page,
+    Policies,
     Progress,
     Receipt,
     Snapshot,
@@ -72,7 +75,7 @@ class RedisLedger:
 
     # The walk of a turn
 
-    async def accept(self, message: Message) -> Receipt:
+    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
         name = name_of(message.conversation)
         partition = self._keys.partition(name)
         sender, turn = message.sender, new_id()
@@ -143,6 +146,8 @@ class RedisLedger:
         *,
         expect: int,
         waiting: Waiting | None = None,
+        steered: Sequence[Message] = (),
+        dead: str = "",
     ) -> Progress:
         finished = entries[-1] if entries else None
         if not isinstance(finished, Finished):
@@ -163,6 +168,9 @@ class RedisLedger:
             self._settings.events_kept,
             self._settings.history_kept,
         )
+
+    async def steering(self, claim: Claim) -> tuple[Message, ...]:
+        return claim.steering
 
     async def release(self, claim: Claim) -> None:
         await self._own("release", claim)
@@ -214,6 +222,12 @@ class RedisLedger:
             running += int(counts[1] or 0)
         return Depth(queued=queued, running=running)
 
+    async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
+        return ()
+
+    async def discard(self, turn: str) -> bool:
+        return False
+
     # People
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
@@ -251,6 +265,7 @@ class RedisLedger:
             conversations=conversations,
             pending=tuple(pending),
             memories={key.decode(): value.decode() for key, value in memories.items()},
+            at=0.0,
         )
 
     async def erase(self, tenant: str, person: str) -> Erasure:
@@ -271,6 +286,7 @@ class RedisLedger:
             conversations=len(found),
             messages=messages,
             events=events,
+            dead_letters=0,
             memories=memories,
             at=int(now[0]) + int(now[1]) / 1e6,
         )

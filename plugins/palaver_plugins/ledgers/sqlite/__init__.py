@@ -12,7 +12,9 @@ import pydantic
 from palaver.errors import LedgerUnavailable
 from palaver.hooks import Backend, PluginSettings, Site, hookimpl
 from palaver.ledger import (
+    QUEUE,
     Claim,
+    DeadLetter,
     Depth,
     Entry,
     Erasure,
@@ -21,6 +23,7 @@ from palaver.ledger import (
     Hint,
     Ledger,
     Page,
+    Policies,
     Progress,
     Receipt,
     Snapshot,
@@ -70,7 +73,7 @@ class SQLiteLedger:
 
     # The walk of a turn
 
-    async def accept(self, message: Message) -> Receipt:
+    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
         return await self._writer.submit(inbox.accept, message)
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
@@ -97,8 +100,13 @@ class SQLiteLedger:
         *,
         expect: int,
         waiting: Waiting | None = None,
+        steered: Sequence[Message] = (),
+        dead: str = "",
     ) -> Progress:
         return await self._writer.submit(turns.settle, claim, entries, expect, waiting)
+
+    async def steering(self, claim: Claim) -> tuple[Message, ...]:
+        return claim.steering
 
     async def release(self, claim: Claim) -> None:
         await self._writer.submit(turns.release, claim)
@@ -132,6 +140,12 @@ class SQLiteLedger:
 
     async def depth(self) -> Depth:
         return await self._writer.submit(records.depth)
+
+    async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
+        return ()
+
+    async def discard(self, turn: str) -> bool:
+        return False
 
     # People
 

@@ -148,6 +148,7 @@ def export(store: Store, tenant: str, person: str) -> Applied[Export]:
             conversations=conversations,
             pending=tuple(pending),
             memories=dict(memories.fetchall()),
+            at=store.clock(),
         )
     )
 
@@ -168,6 +169,7 @@ def erase(store: Store, tenant: str, person: str) -> Applied[Erasure]:
         conversations=len(rows),
         messages=sum(messages for messages, _ in counts),
         events=sum(events for _, events in counts),
+        dead_letters=0,
         memories=memories,
         at=store.clock(),
     )
