@@ -39,13 +39,19 @@ class Run:
         assert task is not None
         self.claim = claim
         self.transcript = Transcript(
-            claim, ledger, streams, lease=lease, lost=self.lose, stopped=self.stop
+            claim,
+            ledger,
+            streams,
+            lease=lease,
+            lost=self.lose,
+            stopped=self.stop,
+            away=self.pause,
         )
         self._task = task
         self.working = False
         self.stopping = claim.stop
         self.lost = False
-        self.draining = False
+        self.releasing = False
 
     def stop(self) -> None:
         """The person does not want the rest."""
@@ -58,10 +64,17 @@ class Run:
         self.lost = True
         self._interrupt()
 
-    def drain(self) -> None:
-        """Hand the turn over."""
-        self.draining = True
+    def release(self) -> None:
+        """Another run of the turn goes on with it, here or elsewhere."""
+        self.releasing = True
         self._interrupt()
+
+    def pause(self) -> None:
+        """The ledger is away. The engine is wanted by others meanwhile: the turn is released, and
+        begun again when the ledger is back."""
+        if self.working and not self.interrupted:
+            log.warning("turn %s pauses: the ledger is away", self.claim.turn)
+            self.release()
 
     def _interrupt(self) -> None:
         if self.working:
@@ -69,7 +82,7 @@ class Run:
 
     @property
     def interrupted(self) -> bool:
-        return self.stopping or self.lost or self.draining
+        return self.stopping or self.lost or self.releasing
 
 
 class Dispatcher:
@@ -98,6 +111,7 @@ class Dispatcher:
         self._runs: dict[str, Run] = {}
         self._unclaimed = 0
         self._tending: list[asyncio.Task[None]] = []
+        self._beats: set[asyncio.Task[None]] = set()
         self._closing = False
         self._releasing = False
 
@@ -136,16 +150,17 @@ class Dispatcher:
             await asyncio.wait(self._workers, timeout=drain)
         self._releasing = True
         for run in list(self._runs.values()):
-            run.drain()
+            run.release()
         if self._workers:
             await asyncio.wait(self._workers, timeout=RELEASE)
 
     async def close(self, drain: float) -> None:
         """Hand over, and end."""
         await self.hand_over(drain)
-        for task in (*self._workers, *self._tending):
+        tasks = (*self._workers, *self._tending, *self._beats)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._workers, *self._tending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _hire(self) -> None:
         if not self._closing and len(self._workers) < self._settings.concurrency:
@@ -166,7 +181,10 @@ class Dispatcher:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease / 4)
-            await asyncio.gather(*(run.transcript.beat() for run in self._runs.values()))
+            for run in self._runs.values():  # none waits for another's part of the store
+                beat = asyncio.create_task(run.transcript.beat())
+                self._beats.add(beat)
+                beat.add_done_callback(self._beats.discard)
 
     async def _work(self) -> None:
         more = True
@@ -188,7 +206,7 @@ class Dispatcher:
         run = Run(claim, self._ledger, self._streams, self._settings.lease)
         self._runs[claim.turn] = run
         if self._releasing:
-            run.drain()  # it was claimed while the others were released
+            run.release()  # it was claimed while the others were released
         try:
             await self._answer_and_settle(run)
         except Fenced:
@@ -214,7 +232,7 @@ class Dispatcher:
             outcome, problem, waiting = await self._attempt(run, turn)
         if run.lost:
             raise Fenced("another worker owns the turn")
-        if run.draining and outcome == "stopped" and not run.stopping:
+        if run.releasing and outcome == "stopped" and not run.stopping:
             await transcript.release()
             return
         if outcome == "done":
@@ -245,6 +263,10 @@ class Dispatcher:
             if not run.interrupted:
                 raise
             _uncancel()
+            return "stopped", None, None
+        except LedgerUnavailable:  # a verb needed it; the skill is not to blame
+            run.release()
+            await asyncio.sleep(POLL)
             return "stopped", None, None
         except TimeoutError:
             error: PalaverError = SkillError("the turn's deadline passed")

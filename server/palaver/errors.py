@@ -122,6 +122,9 @@ class LedgerUnavailable(LedgerError):
     code = "ledger_unavailable"
     sentence = "Messages cannot be stored right now. Please try again in a moment."
 
+    def __init__(self, detail: str = "", *, retry_after: float | None = 2.0) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
 
 class Fenced(LedgerError):
     code = "fenced"

@@ -54,6 +54,10 @@ class Journal:
         self._steps[step.number] = step
         self._write(step)
 
+    def withdraw(self, step: Step) -> None:
+        """Record that the step has not been done after all: no step has its place."""
+        self._write(msgspec.structs.replace(step, verb="", fingerprint=""))
+
     def finish(self, step: Step, result: object) -> None:
         """Record what the step gave, a value that msgspec encodes."""
         done = _done(step, result)

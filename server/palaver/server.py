@@ -254,6 +254,7 @@ class Server:
         watch("palaver_turns_here", "Turns that run here", lambda: self._dispatcher.running)
         watch("palaver_viewers", "Open views of conversations", lambda: self._streams.viewers)
         watch("palaver_engine_up", "1 when the engine answers", lambda: not self.engine.problem)
+        watch("palaver_ledger_up", "1 when the ledger answers", lambda: not self._ledger_problem)
 
 
 def _chain(

@@ -1,7 +1,7 @@
 """Transcript: writes one claimed turn, at once to the viewers here and gathered to the ledger."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -17,13 +17,16 @@ FRAME = 0.016
 any that comes after a pause, leaves at once; what follows within a frame travels with the next."""
 RETRY = 0.25
 """Seconds between attempts while the ledger is away."""
+HELD = 2.0
+"""Seconds for which what a turn puts out is kept while the ledger is away. Beyond that the turn
+pauses: what piles up would be lost if this process died, and its memory is not endless."""
 
 
 class Transcript:
     """The pen of the worker that holds a claim.
 
     ``lost`` is called once when another worker owns the turn; ``stopped`` when the ledger says
-    that a stop was asked for.
+    that a stop was asked for; ``away`` when something has waited for `HELD` seconds to be stored.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Transcript:
         lease: float,
         lost: Callable[[], None],
         stopped: Callable[[], None],
+        away: Callable[[], None],
     ) -> None:
         self.claim = claim
         self.length = len(claim.reply)
@@ -43,12 +47,14 @@ class Transcript:
         self._lease = lease
         self._lost = lost
         self._stopped = stopped
+        self._away = away
         self._loop = asyncio.get_running_loop()
         self._index = claim.index
         self._fresh: list[str] = []
         self._published_at = 0.0
         self._entries: list[Entry] = []
         self._unacknowledged: list[Entry] = []
+        self._held_since: float | None = None
         self._writing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -81,7 +87,16 @@ class Transcript:
         """Write an event or a step, soon."""
         self._publish()
         self._entries.append(entry)
+        self._hold()
         self._schedule(GATHER)
+
+    def _hold(self) -> None:
+        """Something waits to be stored."""
+        now = self._loop.time()
+        if self._held_since is None:
+            self._held_since = now
+        elif now - self._held_since > HELD:
+            self._away()
 
     def _publish(self) -> None:
         if not self._fresh or self._closed:
@@ -97,6 +112,7 @@ class Transcript:
         else:
             self._entries.append(Text(turn=claim.turn, position=position, text=text))
             self._schedule(GATHER)
+        self._hold()
         if self._live:
             self._streams.live(claim.conversation, claim.turn, claim.attempt, position, text)
 
@@ -135,9 +151,11 @@ class Transcript:
         async with self._writing:
             self._publish()
             await self._repeat_unacknowledged()
+            taken_at = self._loop.time()
             if self._entries:
                 self._unacknowledged, self._entries = self._entries, []
                 await self._repeat_unacknowledged()
+            self._held_since = taken_at if self._entries else None
 
     async def _repeat_unacknowledged(self) -> None:
         if self._unacknowledged:
@@ -155,7 +173,9 @@ class Transcript:
 
     async def beat(self) -> None:
         """Renew the lease when no write has done so lately, and learn of a stop."""
-        if self._closed or self._loop.time() - self._written_at < self._lease / 4:
+        if self._closed or self._writing.locked():
+            return
+        if self._loop.time() - self._written_at < self._lease / 4:
             return
         try:
             if self._entries or self._unacknowledged:
@@ -171,37 +191,34 @@ class Transcript:
     async def settle(self, finished: Finished, waiting: Waiting | None = None) -> None:
         """Write the rest and close the turn, in one step. ``finished`` gets the reply's length.
 
-        Raises `Fenced` when another worker owns the turn, and `LedgerUnavailable` when the store
-        stays away for longer than the lease.
+        Waits for as long as the store is away. Raises `Fenced` when another worker owns the turn.
         """
-        async with self._writing:
-            self._publish()
-            self._entries.append(msgspec.structs.replace(finished, length=self.length))
-            deadline = self._loop.time() + self._lease
-            while not await self._settled(waiting):
-                if self._loop.time() > deadline:
-                    raise LedgerUnavailable("the store stayed away for longer than the lease")
-                await asyncio.sleep(RETRY)
-            self.close()
 
-    async def _settled(self, waiting: Waiting | None) -> bool:
-        try:
+        async def write() -> None:
             await self._repeat_unacknowledged()
             await self._ledger.settle(
                 self.claim, self._entries, expect=self._index, waiting=waiting
             )
-        except LedgerUnavailable:
-            return False
-        self._entries = []
-        return True
+
+        async with self._writing:
+            self._publish()
+            self._entries.append(msgspec.structs.replace(finished, length=self.length))
+            await _insist(write)
+            self._entries = []
+            self.close()
 
     async def release(self) -> None:
-        """Store what was said and hand the turn to another worker."""
-        try:
+        """Store what was said and hand the turn to another worker. Waits for as long as the store
+        is away."""
+
+        async def write() -> None:
             await self.flush()
             await self._ledger.release(self.claim)
-        except (Fenced, IndexConflict, LedgerUnavailable):
-            pass  # it is another's already, or its lease will lapse
+
+        try:
+            await _insist(write)
+        except (Fenced, IndexConflict):
+            pass  # it is another's already
         self.close()
 
     def close(self) -> None:
@@ -209,3 +226,12 @@ class Transcript:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+async def _insist(write: Callable[[], Awaitable[None]]) -> None:
+    """Do it when the store is there."""
+    while True:
+        try:
+            return await write()
+        except LedgerUnavailable:
+            await asyncio.sleep(RETRY)

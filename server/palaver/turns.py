@@ -20,7 +20,14 @@ from palaver.engine import (
     OnText,
     Sampling,
 )
-from palaver.errors import InvalidInput, NotFound, OutcomeUnknown, SkillError, Unsupported
+from palaver.errors import (
+    InvalidInput,
+    LedgerUnavailable,
+    NotFound,
+    OutcomeUnknown,
+    SkillError,
+    Unsupported,
+)
 from palaver.hooks import Tool
 from palaver.journal import Journal
 from palaver.knowledge import KnowledgeBase, Passage
@@ -358,7 +365,11 @@ class Turn(Generic[ArgumentsT]):
             raise OutcomeUnknown(f"tool {name!r} was started before a takeover; it may have run")
         self._put_tool(name, arguments, "started")
         self._journal.start(step)
-        await self._transcript.flush()  # the intent is stored before the effect
+        try:
+            await self._transcript.flush()  # the intent is stored before the effect
+        except LedgerUnavailable:
+            self._journal.withdraw(step)
+            raise
         try:
             result = await tool.run(validated)
         except Exception as error:

@@ -77,12 +77,16 @@ async def test_a_worker_that_lost_its_turn_cannot_mix_into_its_successors_reply(
     streams.close(subscription)
 
 
+def nothing() -> None:
+    """What a pen calls that does not fail."""
+
+
 async def test_no_text_overtakes_a_reset() -> None:
     ledger = Held()
     streams, screen = Streams(ledger, history=10), Witness()
     await accept(ledger)
     claim = await claimed(ledger)
-    pen = Transcript(claim, ledger, streams, lease=60, lost=lambda: None, stopped=lambda: None)
+    pen = Transcript(claim, ledger, streams, lease=60, lost=nothing, stopped=nothing, away=nothing)
     subscription = await streams.open(CONVERSATION, screen)
     pen.put(Started(turn=claim.turn, attempt=1))
     pen.say("abc")

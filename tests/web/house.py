@@ -11,6 +11,7 @@ import aiohttp
 from palaver.app import listening
 from palaver.channels import Channel
 from palaver.knowledge import Passage
+from palaver.ledger import Ledger
 from palaver.messages import Attachment, new_id
 from palaver.server import Server
 from palaver.settings import AuthKey, AuthSettings, RoutingSettings, ServerSettings, Settings
@@ -150,7 +151,7 @@ async def open_house(
     *,
     keys: Mapping[str, AuthKey] | None = None,
     channels: tuple[Channel, ...] = (),
-    ledger: MemoryLedger | None = None,
+    ledger: Ledger | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[House]:
     settings = Settings(
