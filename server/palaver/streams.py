@@ -105,8 +105,10 @@ class Subscription:
             self._record(page.events)
         else:
             await self._restart()
-        self._open = True
+        # News that comes meanwhile only sets `_stale`: two who catch up at once would mistake each
+        # other's progress for a loss.
         await self._catch_up()
+        self._open = True
 
     async def _restart(self) -> None:
         snapshot = await self._ledger.snapshot(self.conversation, self._history)
@@ -157,6 +159,7 @@ class Subscription:
             await self._catch_up()
         except LedgerUnavailable as error:
             log.warning("cannot read %s: %s", self.conversation, error)
+            self.quiet_since = 0.0  # soon again
         finally:
             self._catching_up = None
 
@@ -166,8 +169,8 @@ class Subscription:
             self._stale = False
             page = await self._ledger.read(self.conversation, self._offset, PAGE)
             if not _continues(page, self.cursor):
-                await self._restart()
-                return
+                await self._restart()  # and read on: what came meanwhile has had its hint already
+                continue
             self._record(page.events)
             more = self._offset < page.last
 
@@ -280,9 +283,13 @@ class Streams:
         """Compare silent viewers' places with the ledger, forever: a hint may be lost."""
         while True:
             await asyncio.sleep(SILENCE / 5)
-            limit = asyncio.get_running_loop().time() - SILENCE
-            for held in list(self._subscriptions.values()):
-                for subscription in held:
-                    if subscription.quiet_since < limit:
-                        subscription.quiet_since = limit + SILENCE
-                        subscription.look()
+            self.look_at_silent(asyncio.get_running_loop().time() - SILENCE)
+
+    def look_at_silent(self, since: float) -> None:
+        """Compare the places of those who have had no news since the loop's time ``since``."""
+        now = asyncio.get_running_loop().time()
+        for held in self._subscriptions.values():
+            for subscription in held:
+                if subscription.quiet_since < since:
+                    subscription.quiet_since = now
+                    subscription.look()
