@@ -273,6 +273,10 @@ class Recorded(msgspec.Struct, frozen=True):
     event: Event
 
 
+OFFSET_DIGITS = 15
+"""Most digits of an offset: above 2⁵³ neither JavaScript nor Redis' Lua counts exactly."""
+
+
 class Cursor(msgspec.Struct, frozen=True):
     """A place in a conversation's stream: everything up to and including ``offset`` was seen.
 
@@ -289,7 +293,8 @@ class Cursor(msgspec.Struct, frozen=True):
     def parse(cls, text: str) -> "Cursor":
         """The inverse of ``str``. Raises `InvalidInput`."""
         epoch, separator, offset = text.rpartition(":")
-        if not separator or not epoch or not offset.isascii() or not offset.isdigit():
+        known = offset.isascii() and offset.isdigit() and len(offset) <= OFFSET_DIGITS
+        if not separator or not epoch or not known:
             raise InvalidInput(f"cursor {text[:60]!r} is not of the form epoch:offset")
         return cls(epoch, int(offset))
 

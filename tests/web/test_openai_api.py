@@ -10,6 +10,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 from tests.web.house import PATIENCE, House, eventually, open_house
 
+from palaver.messages import Conversation
 from palaver.settings import AuthKey, Secret
 from palaver_plugins.channels.openai_api import OpenAIChannel, palaver_register_channels
 
@@ -178,6 +179,32 @@ async def test_a_client_that_disconnects_stops_its_turn(
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
     await eventually(lambda: b'outcome="stopped",skill="teller"' in running.exposition())
+
+
+async def test_a_client_that_disconnects_in_the_middle_of_a_write_stops_its_turn(
+    house: House,
+) -> None:
+    """More is said than a connection holds, so that the server waits for the client to read."""
+    body = {"model": "teller", "messages": [user("go")], "stream": True}
+    headers = {"X-Palaver-Thread": "t"}
+    url = house.url("/v1/chat/completions")
+    where = Conversation("default", "openai_api", "t")
+
+    async def said() -> int:
+        return len((await house.server.snapshot(where)).pending[0].reply)
+
+    async with house.session.post(url, json=body, headers=headers) as answer:
+        assert answer.status == 200
+        house.teller.tell(*["x" * 1_000_000] * 12, end=False)
+
+        async def all_said() -> bool:
+            return await said() == 12_000_000
+
+        await eventually(all_said)
+        answer.close()
+        house.teller.tell("and on", end=False)
+        exposition = house.server.metrics.exposition
+        await eventually(lambda: b'outcome="stopped",skill="teller"' in exposition())
 
 
 async def test_keys_hold_here_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Literal, NoReturn
 
 import msgspec
-from aiohttp import ClientConnectionResetError, hdrs, web
+from aiohttp import hdrs, web
 
 from palaver import Backend, InvalidInput, PalaverError, PluginSettings, Site, hookimpl
 from palaver.channels import Channel, Reception
@@ -225,7 +225,7 @@ class _Answer:
             except PalaverError as error:
                 await response.write(b"data: %b\n\n" % encode(_error(error)))
             await response.write_eof()
-        except ClientConnectionResetError:
+        except ConnectionError:
             raise _Gone from None
         return response
 

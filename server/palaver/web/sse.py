@@ -1,9 +1,10 @@
 """Server-sent events: the websocket's events for clients that only read."""
 
 import asyncio
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import web
 
 from palaver.channels import Reception
 from palaver.errors import Forbidden, InvalidInput
@@ -13,9 +14,13 @@ from palaver.settings import ServerSettings
 from palaver.web.authentication import Authenticator, Visit
 from palaver.web.frames import EventEncoder, Welcome, failure, restart_of, view_of
 from palaver.web.socket import CHANNEL, replay_from
+from palaver.web.websocket import FAREWELL
+
+log = logging.getLogger(__name__)
 
 PING_INTERVAL = 15.0
 """Seconds of silence after which a comment keeps the connection open."""
+EXPELLED = "the conversation belongs to someone else"
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
@@ -36,6 +41,8 @@ class Feed:
         self.snapshot: Snapshot | None = None
         self.opened = False
         self.over = False
+        self.fall_behind: Callable[[], None] = lambda: None
+        """Called when too much waits for the reader."""
         self._encoder = encoder
         self._limit = limit
         self._pending = pending
@@ -90,8 +97,7 @@ class Feed:
             self.end()
 
     def _expel(self) -> None:
-        error = Forbidden("the conversation belongs to someone else")
-        self._add(encode(failure(error)), None)
+        self._add(encode(failure(Forbidden(EXPELLED))), None)
         self.end()
 
     def _add(self, frame: bytes, cursor: Cursor | None) -> None:
@@ -103,6 +109,7 @@ class Feed:
         if self.opened and self._size > self._limit:
             self._parts.clear()  # the reader comes back with its last id
             self.end()
+            self.fall_behind()
         self._news.set()
 
     def end(self) -> None:
@@ -180,6 +187,8 @@ class Feeds:
         return await replay_from(self._reception, conversation, since)
 
     def _welcome(self, feed: Feed, recovered: bool, since: Cursor | None) -> None:
+        if feed.over:  # somebody else has written first, since the membership was checked
+            raise Forbidden(EXPELLED)
         snapshot = feed.snapshot
         cursor = since if snapshot is None else snapshot.cursor
         assert cursor is not None
@@ -195,10 +204,17 @@ class Feeds:
     async def _write(self, request: web.Request, feed: Feed) -> web.StreamResponse:
         response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
+        loop = asyncio.get_running_loop()
         try:
-            while data := await feed.next():
-                await response.write(data)
-            await response.write_eof()
-        except ClientConnectionResetError:
+            async with asyncio.timeout(None) as patience:
+                feed.fall_behind = lambda: patience.reschedule(loop.time() + FAREWELL)
+                while data := await feed.next():
+                    await response.write(data)
+                await response.write_eof()
+        except TimeoutError:
+            log.info("a reader of a feed fell behind and was disconnected")
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
             pass  # the reader has left; the turns go on
         return response
