@@ -3,15 +3,15 @@
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
-from tests.web.house import House, Proxy, open_house
+from tests.web.house import House, open_house
 
 from palaver.settings import AuthKey, Secret
-from palaver.testing import MemoryLedger
+from palaver.testing import CuttingProxy, MemoryLedger
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = [
@@ -166,7 +166,7 @@ async def test_an_old_conversation_is_drawn_from_the_snapshot(browser: Browser) 
 
 
 async def test_a_cut_connection_loses_and_doubles_nothing(house: House, browser: Browser) -> None:
-    async with Proxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
         await visitor.open()
         await visitor.say("/teller go")
         for number in range(4):
@@ -182,10 +182,43 @@ async def test_a_cut_connection_loses_and_doubles_nothing(house: House, browser:
         visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
 
 
+async def test_a_server_that_restarts_is_hardly_noticed(browser: Browser) -> None:
+    """Another replica goes on with the reply, and the page says nothing about it."""
+    ledger = MemoryLedger()
+    async with (
+        AsyncExitStack() as stack,
+        CuttingProxy(NOWHERE) as proxy,
+        visiting(browser, proxy.address) as visitor,
+    ):
+        async with open_house(ledger=ledger) as first:
+            proxy.target = first.address
+            await visitor.open()
+            await visitor.say("/teller go")
+            first.teller.tell("Before ", end=False)
+            await visitor.sees("Before")
+            await visitor.page.evaluate(WATCH_CONNECTION)
+            second = await stack.enter_async_context(open_house(ledger=ledger))
+            proxy.target = second.address
+        second.teller.tell("Before ", "and after")
+        await visitor.sees("Before and after")
+        await visitor.is_done()
+        assert await visitor.page.evaluate("window.connectionWords") == []
+
+
+NOWHERE = "http://127.0.0.1:9"
+WATCH_CONNECTION = """
+window.connectionWords = [];
+new MutationObserver(() => {
+  const words = document.getElementById("connection").textContent;
+  if (words) window.connectionWords.push(words);
+}).observe(document.getElementById("connection"), { childList: true });
+"""
+
+
 async def test_a_message_written_without_a_connection_is_sent_later_and_once(
     house: House, browser: Browser
 ) -> None:
-    async with Proxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
         await visitor.open()
         await visitor.say("first")
         await visitor.is_done()

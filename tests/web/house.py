@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
@@ -285,59 +285,3 @@ class Wire:
                     return int(received.data)
                 assert received.type is aiohttp.WSMsgType.TEXT, received
                 self.take(json.loads(received.data))
-
-
-class Proxy:
-    """A TCP proxy that can cut its connections: after ``budget`` bytes from the server, or at
-    once."""
-
-    def __init__(self, address: str, budget: int | None = None) -> None:
-        self._port = int(address.rsplit(":", 1)[1].rstrip("/"))
-        self.budget = budget
-        self.passed = 0
-        self.refuse = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.address = ""
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._meet, "127.0.0.1", 0)
-        self.address = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *problem: object) -> None:
-        self._server.close()
-        self.cut()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Break every connection."""
-        for writer in self._writers:
-            writer.transport.abort()
-        for task in self._tasks:
-            task.cancel()
-
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refuse:
-            writer.transport.abort()
-            return
-        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers |= {writer, to_writer}
-        for source, sink, counted in ((reader, to_writer, False), (to_reader, writer, True)):
-            task = asyncio.create_task(self._pass(source, sink, counted))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _pass(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, counted: bool
-    ) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await source.read(65536):
-                if counted and self.budget is not None:
-                    data = data[: max(0, self.budget - self.passed)]
-                self.passed += len(data) if counted else 0
-                sink.write(data)
-                await sink.drain()
-                if counted and self.budget is not None and self.passed >= self.budget:
-                    break
-        sink.close()

@@ -6,12 +6,12 @@ import json
 
 import aiohttp
 import pytest
-from tests.web.house import PATIENCE, Broken, House, Proxy, Wire, eventually, open_house
+from tests.web.house import PATIENCE, Broken, House, Wire, eventually, open_house
 
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Conversation
-from palaver.testing import MemoryLedger
+from palaver.testing import Cut, CuttingProxy, MemoryLedger
 from palaver.web import socket as socket_module
 
 
@@ -282,7 +282,7 @@ async def test_a_reply_survives_a_cut_at_every_byte() -> None:
 
 
 async def _cut_at(house: House, thread: str, text: str, budget: int, expected: str) -> None:
-    async with Proxy(house.address, budget) as proxy:
+    async with CuttingProxy(house.address, plan=lambda: Cut(budget)) as proxy:
         known = Wire(None)  # type: ignore[arg-type]
         with contextlib.suppress(Broken, aiohttp.ClientError, ConnectionError):
             async with house.wire(proxy.address) as wire:

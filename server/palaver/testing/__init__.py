@@ -14,10 +14,13 @@ from palaver.testing.harness import Chat, Reply, converse
 from palaver.testing.history import Findings, HistoryChecker
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
+from palaver.testing.proxy import Cut, CuttingProxy
 from palaver.testing.screen import Screen
 
 __all__ = [
     "Chat",
+    "Cut",
+    "CuttingProxy",
     "Findings",
     "HistoryChecker",
     "Line",

@@ -232,6 +232,72 @@ test("a refusal is final, anything else is tried again, later each time", (t) =>
   client.close();
 });
 
+/** The reconnects that come within each of some spans of ms, when chance says `random`. */
+function reconnects(t, random, code, spans) {
+  t.mock.method(Math, "random", () => random);
+  const { client, socket } = opened(t);
+  socket.open();
+  socket.say(WELCOME);
+  t.mock.timers.tick(2_000);
+  socket.end(code);
+  const counts = spans.map((span) => {
+    const before = FakeSocket.made.length;
+    t.mock.timers.tick(span);
+    const made = FakeSocket.made.length - before;
+    if (made) FakeSocket.made.at(-1).end(1006); // nobody there
+    return made;
+  });
+  client.close();
+  t.mock.timers.reset();
+  return counts;
+}
+
+test("it comes back at random within a tenth of a second when a server restarts", (t) => {
+  assert.deepEqual(reconnects(t, 0, 1012, [1]), [1]);
+  assert.deepEqual(reconnects(t, 0.999, 1012, [98, 2]), [0, 1]);
+  // If there is nobody else, no sooner than after any other loss.
+  assert.deepEqual(reconnects(t, 0.999, 1012, [100, 998, 2]), [1, 0, 1]);
+});
+
+test("it waits twice as long each time, half of it at random, and at most 20 seconds", (t) => {
+  const waits = [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000];
+  const early = waits.flatMap((wait) => [wait - 1, 1]);
+  assert.deepEqual(reconnects(t, 0, 1006, early), waits.flatMap(() => [0, 1]));
+  const late = waits.flatMap((wait) => [2 * wait - 1, 1]);
+  assert.deepEqual(reconnects(t, 1, 1006, late), waits.flatMap(() => [0, 1]));
+});
+
+test("a server that lets it in and sends it away is not stormed", (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { client } = opened(t);
+  const visit = () => {
+    FakeSocket.made.at(-1).open();
+    FakeSocket.made.at(-1).say(WELCOME);
+    FakeSocket.made.at(-1).end(1012);
+  };
+  visit();
+  t.mock.timers.tick(1);
+  for (let round = 0; round < 5; round += 1) {
+    const before = FakeSocket.made.length;
+    visit();
+    t.mock.timers.tick(499);
+    assert.equal(FakeSocket.made.length, before);
+    t.mock.timers.tick(1);
+    assert.equal(FakeSocket.made.length, before + 1);
+  }
+  client.close();
+});
+
+test("messages that are answered together are one turn", () => {
+  const transcript = new Transcript();
+  const message = { type: "message", turn: "t", sender: "ada" };
+  transcript.apply({ ...message, id: "m", text: "one", cursor: "e:1" });
+  transcript.apply({ ...message, id: "n", text: "two", cursor: "e:2" });
+  transcript.apply({ ...message, id: "n", text: "two", cursor: "e:2" });
+  assert.equal(transcript.turns.length, 1);
+  assert.equal(transcript.turns[0].message, "one\n\ntwo");
+});
+
 test("a silent connection is asked for a sign of life and given up without one", (t) => {
   const { client, socket } = opened(t);
   socket.open();

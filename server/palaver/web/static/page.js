@@ -5,6 +5,7 @@ import { render } from "./markdown.js";
 
 const $ = (id) => document.getElementById(id);
 const NEAR_END = 80; // px from the end within which the view follows the reply
+const BRIEF = 1_000; // ms for which a lost connection is not worth a word
 
 /** Storage that also works where the browser refuses it. */
 function keep(storage) {
@@ -57,6 +58,7 @@ let client = null;
 let skills = [];
 let following = true;
 let scheduled = false;
+let mention = null;
 const drawn = new Map(); // turn id to {article, version}
 const awaited = new Set(); // ids of messages written here whose reply is not complete
 
@@ -88,30 +90,35 @@ function open(thread) {
 }
 
 function showStatus() {
-  const node = $("connection");
-  const words = {
-    waiting: "The connection is lost. Trying again…",
-    refused: "This conversation cannot be opened.",
-  };
-  node.hidden = !(client.status in words);
-  node.textContent = words[client.status] ?? "";
+  if (client.status === "waiting") {
+    mention ??= setTimeout(() => tell("The connection is lost. Trying again…"), BRIEF);
+  } else if (client.status !== "connecting") {
+    clearTimeout(mention);
+    mention = null;
+    tell("");
+  }
   if (client.status === "refused") refused();
   if (client.status === "open") schedule();
+}
+
+/** Words about the connection, or none. */
+function tell(words) {
+  $("connection").textContent = words;
+  $("connection").hidden = !words;
 }
 
 function refused() {
   if (client.refusal.code === 4401) {
     askForKey();
   } else if (client.refusal.code === 4403 && !token()) {
-    $("connection").textContent = "This conversation belongs to someone else.";
+    tell("This conversation belongs to someone else.");
   } else {
-    $("connection").textContent = client.refusal.reason || "This conversation cannot be opened.";
+    tell(client.refusal.reason || "This conversation cannot be opened.");
   }
 }
 
 function askForKey() {
   const wrong = Boolean(token());
-  $("connection").hidden = true;
   $("key-title").textContent = wrong ? "That key is not known here" : "This server asks for a key";
   $("key").value = "";
   if (!$("key-dialog").open) $("key-dialog").showModal();

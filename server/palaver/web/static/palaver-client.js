@@ -12,7 +12,8 @@
 
 const FIRST_DELAY = 500; // ms before the first reconnect; doubles
 const LONGEST_DELAY = 20_000; // ms
-const RESTART_SPREAD = 2_000; // ms over which clients come back to a restarted server
+const RESTART_SPREAD = 100; // ms over which clients come back when a server restarts
+const STEADY = 2_000; // ms after which an open connection counts as a good one
 const SILENCE = 25_000; // ms without a frame after which the server is asked for a sign of life
 const PATIENCE = 10_000; // ms that it has to give one
 
@@ -34,7 +35,7 @@ export function codePoints(text) {
   return count;
 }
 
-/** One message and the reply to it. */
+/** One message, or several that are answered together, and the reply. */
 export class Turn {
   constructor(id) {
     this.id = id;
@@ -195,6 +196,10 @@ function splitCursor(cursor) {
 /** What each event does to its turn. */
 const TAKE = {
   message(turn, event) {
+    if (turn.messageId && turn.messageId !== event.id) {
+      turn.message += `\n\n${event.text}`; // it joined a turn that was there already
+      return;
+    }
     turn.messageId = event.id;
     turn.sender = event.sender;
     turn.message = event.text;
@@ -254,6 +259,7 @@ export class Client extends EventTarget {
   #socket = null;
   #timer = null;
   #watch = null;
+  #settling = null;
   #retries = 0;
   #welcome = false;
   #missed = false;
@@ -392,7 +398,9 @@ export class Client extends EventTarget {
     this.maxMessageBytes = frame.max_message_bytes;
     if (frame.snapshot) this.transcript.restart(frame.snapshot, frame.cursor);
     else if (!this.transcript.epoch) [this.transcript.epoch] = splitCursor(frame.cursor);
-    this.#retries = 0;
+    // A server that lets clients in and sends them away again must not be stormed.
+    this.#retries = Math.min(this.#retries, 1);
+    this.#settling = setTimeout(() => (this.#retries = 0), STEADY);
     this.#missed = false;
     this.#welcome = true;
     this.#setStatus("open");
@@ -429,10 +437,15 @@ export class Client extends EventTarget {
       return;
     }
     if (code === 1009) this.#blameLargest();
-    const delay = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#retries);
+    this.#again(this.#delay(code));
     this.#retries += 1;
-    const spread = code === 1012 ? RESTART_SPREAD : delay;
-    this.#again((delay + Math.random() * spread) / 2);
+  }
+
+  /** How long to wait: when a server restarts, others are there to take over. */
+  #delay(code) {
+    if (code === 1012 && this.#retries === 0) return Math.random() * RESTART_SPREAD;
+    const delay = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#retries);
+    return ((1 + Math.random()) * delay) / 2;
   }
 
   /** The server closed because of a message's size: do not send it for ever. */
@@ -471,6 +484,7 @@ export class Client extends EventTarget {
   #clear() {
     clearTimeout(this.#timer);
     clearTimeout(this.#watch);
+    clearTimeout(this.#settling);
   }
 
   #setStatus(status) {
