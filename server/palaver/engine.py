@@ -65,10 +65,10 @@ Structure = JsonSchema | Choice | Regex
 class Sampling:
     """The parameters that may be asked for; an engine accepts all of them or declares otherwise.
 
+    ``max_tokens`` bounds the whole reply, the part of it that exists already included.
     ``temperature`` 0 is greedy. ``logprobs`` is the number of alternatives wanted per token
     (0: only the chosen one; more need the ability ``alternatives``), or None for no
-    log-probabilities. ``stop`` strings end the text and
-    are not part of it.
+    log-probabilities. ``stop`` strings end the text and are not part of it.
     """
 
     max_tokens: int = 512
@@ -87,7 +87,8 @@ class GenerationRequest:
     """One generation.
 
     ``partial`` is the beginning of the assistant's reply that exists already; the generation
-    goes on after its last character and does not repeat it. ``deadline`` is the time allowed in
+    goes on after its last character and does not repeat it. It counts as reply, not as prompt:
+    in ``max_tokens`` and in the usage. ``deadline`` is the time allowed in
     seconds. ``tenant`` salts the prefix cache, so that no tenant can tell what another has asked.
     ``priority``: lower runs sooner. ``id`` is ours and unique.
     """
@@ -113,7 +114,8 @@ class TokenLogprob:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """A finished generation: the whole new text (without ``partial``)."""
+    """A finished generation: the whole new text (without ``partial``), and the usage of the whole
+    reply (with it)."""
 
     text: str
     finish_reason: FinishReason

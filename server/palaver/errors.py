@@ -173,6 +173,11 @@ class EngineTimeout(EngineError):
     sentence = "The language model took too long to answer."
 
 
+class EngineDied(EngineError):
+    code = "engine_died"
+    sentence = "The language model broke down at this message and cannot answer it."
+
+
 class PromptTooLong(EngineError):
     status = 400
     code = "prompt_too_long"

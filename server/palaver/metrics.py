@@ -42,6 +42,11 @@ class Metrics:
         self._engine_restarts = Counter(
             "palaver_engine_restarts_total", "Restarts of the engine", registry=self._registry
         )
+        self._generations_cut = Counter(
+            "palaver_generations_cut_total",
+            "Generations that the engine's death has cut",
+            registry=self._registry,
+        )
 
     def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""
@@ -64,6 +69,9 @@ class Metrics:
 
     def engine_restart(self) -> None:
         self._engine_restarts.inc()
+
+    def generation_cut(self) -> None:
+        self._generations_cut.inc()
 
     def exposition(self) -> bytes:
         return generate_latest(self._registry)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from palaver.channels import Channel
+from palaver.continuation import ContinuingEngine
 from palaver.departure import Departure
 from palaver.dispatch import Dispatcher
 from palaver.engine import Abilities, Engine
@@ -55,7 +56,8 @@ class Server:
         self.settings = settings
         self.metrics = Metrics()
         self.ledger = ledger
-        self.engine = SupervisedEngine(engine, settings.engine, self.metrics)
+        self._supervised = SupervisedEngine(engine, settings.engine, self.metrics)
+        self.engine: Engine = ContinuingEngine(self._supervised, settings.engine, self.metrics)
         self.knowledge = knowledge
         self.abilities: Abilities
         self._skills = skills
@@ -225,7 +227,7 @@ class Server:
     def readiness(self) -> Mapping[str, str]:
         """What keeps the server from answering, by component; empty when it is ready."""
         problems = {
-            "engine": self.engine.problem,
+            "engine": self._supervised.problem,
             "ledger": self._ledger_problem,
             "server": "draining" if self.draining else "",
         }
@@ -253,7 +255,9 @@ class Server:
         watch("palaver_turns_running", "Turns that run, all replicas", lambda: self._depth.running)
         watch("palaver_turns_here", "Turns that run here", lambda: self._dispatcher.running)
         watch("palaver_viewers", "Open views of conversations", lambda: self._streams.viewers)
-        watch("palaver_engine_up", "1 when the engine answers", lambda: not self.engine.problem)
+        watch(
+            "palaver_engine_up", "1 when the engine answers", lambda: not self._supervised.problem
+        )
         watch("palaver_ledger_up", "1 when the ledger answers", lambda: not self._ledger_problem)
 
 

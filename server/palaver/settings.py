@@ -165,6 +165,10 @@ class EngineSettings(ChoiceSettings):
     """Seconds before the first restart of a dead engine; doubles up to a minute."""
     deadline: float = pydantic.Field(default=120.0, gt=0)
     """Seconds that one generation may take."""
+    patience: float = pydantic.Field(default=60.0, ge=0)
+    """Seconds that a request waits for an engine that is being started again."""
+    attempts: int = pydantic.Field(default=3, ge=1)
+    """Deaths of the engine after which a generation that each of them cut fails."""
 
 
 class LedgerSettings(ChoiceSettings):

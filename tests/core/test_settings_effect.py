@@ -43,6 +43,7 @@ from palaver.web.authentication import Authenticator
 ROOT = Path(__file__).parents[2]
 HERE = "tests/core/test_settings_effect.py"
 CHECK = "tests/core/test_check.py"
+CONTINUATION = "tests/core/test_continuation.py"
 DEPARTURE = "tests/web/test_departure.py"
 
 COVERED = {
@@ -69,6 +70,11 @@ COVERED = {
     "engine.canary_deadline": "tests/core/test_supervision.py::test_a_hang_is_found_by_the_canary",
     "engine.restart_backoff": f"{HERE}::test_a_dead_engine_is_restarted_after_the_backoff",
     "engine.deadline": f"{HERE}::test_a_generation_has_a_deadline",
+    "engine.patience": f"{CONTINUATION}::test_a_message_waits_no_longer_than_set",
+    "engine.attempts": (
+        f"{CONTINUATION}"
+        "::test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_works"
+    ),
     "ledger.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
     "ledger.history": f"{HERE}::test_a_skill_gets_no_more_history_than_set",
     "knowledge.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",

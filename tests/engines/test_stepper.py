@@ -58,7 +58,16 @@ def codec(model: Path) -> Codec:
 
 
 def job(codec: Codec, *, priority: int = 0) -> Job:
-    return Job(codec=codec, prompt=[1], stops=(), options=None, on_text=Ear(), priority=priority)
+    return Job(
+        codec=codec,
+        prompt=[1],
+        begun=0,
+        room=9,
+        stops=(),
+        options=None,
+        on_text=Ear(),
+        priority=priority,
+    )
 
 
 async def test_waiting_jobs_run_by_priority_and_age(codec: Codec) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from palaver.engine import Ability, Choice, GenerationRequest, JsonSchema, Regex, Sampling
-from palaver.errors import InvalidInput, Unsupported
+from palaver.errors import InvalidInput, PromptTooLong, Unsupported
 
 
 def needed(request: GenerationRequest) -> Iterator[Ability]:
@@ -55,3 +55,11 @@ def complaints(sampling: Sampling) -> Iterator[str]:
         yield "stop: a stop string cannot be empty"
     if isinstance(sampling.structure, Choice) and not all(sampling.structure.options or ("",)):
         yield "choice: expected at least one option, and none of them empty"
+
+
+def room(sampling: Sampling, *, prompt: int, begun: int, context: int) -> int:
+    """Tokens that a reply may still get, of which ``begun`` exist: none when it has reached its
+    ``max_tokens`` or the end of the context. Raises `PromptTooLong` when the prompt fills that."""
+    if prompt >= context:
+        raise PromptTooLong(f"the prompt has {prompt} tokens, the context window {context}")
+    return max(0, min(sampling.max_tokens, context - prompt) - begun)

@@ -9,6 +9,7 @@ after the last character that was said. A server that failed is left alone for a
 """
 
 import asyncio
+import functools
 import hashlib
 import logging
 import re
@@ -19,6 +20,7 @@ import numpy as np
 import pydantic
 import yarl
 
+from palaver.continuation import Writing
 from palaver.engine import (
     Abilities,
     Ability,
@@ -35,15 +37,15 @@ from palaver.errors import (
     EngineTimeout,
     EngineUnavailable,
     InvalidInput,
-    PromptTooLong,
     Unsupported,
 )
 from palaver.hooks import Backend, PluginSettings, Site, hookimpl
 from palaver.settings import Secret
 from palaver_plugins.engines import openai_api as api
-from palaver_plugins.engines.checks import check
+from palaver_plugins.engines.checks import check, room
 from palaver_plugins.engines.openai_api import ListenerError, Lost, Reply
 from palaver_plugins.engines.openai_server import Server, Timeouts
+from palaver_plugins.engines.seam import go_on
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -206,60 +208,56 @@ class OpenAIEngine:
             there = sorted(self._adapters)
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {there}")
         limit = asyncio.timeout(request.deadline)
-        reply = Reply(request, on_text)
+        writing = Writing(request, on_text)
         asked: list[Server] = []
         try:
             async with limit:
-                return await self._generate(request, reply, abilities, asked)
-        except ListenerError as error:
-            raise error.error from None
+                return await self._write(writing, self._order(request), asked)
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            if asked and not reply.text:  # it may hang: the next request tries another one
+            if asked and not writing.text:  # it may hang: the next request tries another one
                 asked[-1].bench()
             detail = f"the generation took longer than {request.deadline:g} s"
             raise EngineTimeout(detail) from error
 
-    async def _generate(
-        self,
-        request: GenerationRequest,
-        reply: Reply,
-        abilities: Abilities,
-        asked: list[Server],
+    async def _write(
+        self, writing: Writing, servers: Sequence[Server], asked: list[Server]
     ) -> Generation:
-        left = await self._room(request, abilities)
+        continues = "continuation" in self._started().can
         failed: Lost | None = None
-        for server in self._order(request):
+        for server in servers:
             asked.append(server)
+            ask = functools.partial(self._chat, server)
             try:
-                if failed is not None and reply.text:
-                    left -= await self._resume(server, reply)
-                    if left <= 0:
-                        return reply.generation("length")
-                body = api.chat_body(
-                    request,
-                    abilities.model,
-                    server.flavor,
-                    partial=request.partial + reply.text,
-                    max_tokens=left,
-                )
-                await server.chat(body, reply)
+                rest = await go_on(writing.rest(), writing.hear, ask)
             except Lost as lost:
                 self._blame(server, lost)
                 failed = lost
-                if reply.text and not self._can_go_on(request, abilities):
+                if writing.text and not continues:
                     break
             else:
                 server.unbench()
-                return reply.generation(reply.reason or "stop")
+                return writing.end(rest)
         assert failed is not None  # there is at least one server
         raise failed.error
 
-    @staticmethod
-    def _can_go_on(request: GenerationRequest, abilities: Abilities) -> bool:
-        """Whether another server can finish what was begun; a structure is begun only once."""
-        return "continuation" in abilities.can and request.sampling.structure is None
+    async def _chat(
+        self, server: Server, request: GenerationRequest, on_text: OnText
+    ) -> Generation:
+        begun = 0
+        if request.partial:
+            begun = await server.count({"prompt": request.partial, "add_special_tokens": False})
+        reply = Reply(request, on_text, begun)
+        left = await self._room(server, request, begun)
+        if left < 1:
+            return reply.generation("length")
+        body = api.chat_body(request, self._started().model, server.flavor, left)
+        try:
+            await server.chat(body, reply)
+        except ListenerError as error:
+            raise error.error from None
+        return reply.generation(reply.reason or "stop")
 
     @staticmethod
     def _blame(server: Server, lost: Lost) -> None:
@@ -267,30 +265,18 @@ class OpenAIEngine:
         if lost.broken:
             server.bench()
 
-    @staticmethod
-    async def _resume(server: Server, reply: Reply) -> int:
-        """Count what was said before for the bill. Returns the tokens not counted until now."""
-        said = {"prompt": reply.text, "add_special_tokens": False}
-        tokens = await server.count(said)
-        before, reply.tokens_before = reply.tokens_before, tokens
-        return tokens - before
-
-    async def _room(self, request: GenerationRequest, abilities: Abilities) -> int:
-        """Tokens that the reply may have. A server refuses to be asked for more than fits."""
+    async def _room(self, server: Server, request: GenerationRequest, begun: int) -> int:
+        """Tokens that the reply may still get. A server refuses to be asked for more than fits."""
+        abilities = self._started()
         wanted = request.sampling.max_tokens
         if "continuation" not in abilities.can:  # only vLLM counts for nothing
             return wanted
         texts = [*(message.content for message in request.messages), request.partial]
         at_most = sum(len(text.encode()) + FRAME for text in texts)
         if at_most + wanted <= abilities.context:
-            return wanted
-        body = api.prompt_body(request.messages, request.partial)
-        taken = await self._first(request, lambda server: server.count(body))
-        room = abilities.context - taken
-        if room < 1:
-            detail = f"the prompt has {taken} tokens, the context window {abilities.context}"
-            raise PromptTooLong(detail)
-        return min(wanted, room)
+            return wanted - begun
+        taken = await server.count(api.prompt_body(request.messages))
+        return room(request.sampling, prompt=taken, begun=begun, context=abilities.context)
 
     def _order(self, request: GenerationRequest | None = None) -> list[Server]:
         """The servers, best first: those that work, have the least to do, and remember most."""
@@ -303,12 +289,6 @@ class OpenAIEngine:
             return server.benched, server.in_flight // SLACK, digest.digest()
 
         return sorted(self._servers, key=place)
-
-    async def _first(
-        self, request: GenerationRequest | None, ask: Callable[[Server], Awaitable[T]]
-    ) -> T:
-        """The answer of the first server that gives one."""
-        return await self._first_of(self._order(request), ask)
 
     async def _first_of(
         self, servers: Sequence[Server], ask: Callable[[Server], Awaitable[T]]
@@ -332,7 +312,7 @@ class OpenAIEngine:
                 return server.count(body)
             return server.count_by_completion(body | {"max_tokens": 1})
 
-        return await self._first(None, ask)
+        return await self._first_of(self._order(), ask)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         self._started()

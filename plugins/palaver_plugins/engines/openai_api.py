@@ -133,21 +133,16 @@ class ListenerError(Exception):
 
 
 class Reply:
-    """What has come of one generation, from all the servers that took part in it."""
+    """What a server has said of a reply that ``begun`` tokens exist of."""
 
-    def __init__(self, request: GenerationRequest, on_text: OnText) -> None:
+    def __init__(self, request: GenerationRequest, on_text: OnText, begun: int) -> None:
         self.request = request
         self.reason: FinishReason | None = None
-        self.tokens_before = 0
-        """Tokens of the text that came from servers which died before its end."""
+        self._begun = begun
         self._pieces: list[str] = []
         self._on_text = on_text
         self._logprobs: list[TokenLogprob] = []
         self._used = Used()
-
-    @property
-    def text(self) -> str:
-        return "".join(self._pieces)
 
     def take(self, chunk: Chunk) -> None:
         if chunk.usage is not None:
@@ -178,13 +173,14 @@ class Reply:
 
     def generation(self, reason: FinishReason) -> Generation:
         details = self._used.prompt_tokens_details
+        prompt = max(0, self._used.prompt_tokens - self._begun)
         usage = Usage(
-            prompt_tokens=max(0, self._used.prompt_tokens - self.tokens_before),
-            cached_tokens=(details and details.cached_tokens) or 0,
-            completion_tokens=self._used.completion_tokens + self.tokens_before,
+            prompt_tokens=prompt,
+            cached_tokens=min(prompt, (details and details.cached_tokens) or 0),
+            completion_tokens=self._used.completion_tokens + self._begun,
         )
         return Generation(
-            text=self.text,
+            text="".join(self._pieces),
             finish_reason=reason,
             usage=usage,
             logprobs=tuple(self._logprobs),
@@ -204,12 +200,10 @@ def prompt_body(messages: Sequence[ChatMessage], partial: str = "") -> Body:
     return body
 
 
-def chat_body(
-    request: GenerationRequest, model: str, flavor: Flavor, *, partial: str, max_tokens: int
-) -> Body:
+def chat_body(request: GenerationRequest, model: str, flavor: Flavor, max_tokens: int) -> Body:
     """The body of a streamed chat completion."""
     sampling = request.sampling
-    body = prompt_body(request.messages, partial) | {
+    body = prompt_body(request.messages, request.partial) | {
         "model": request.adapter or model,
         "stream": True,
         "stream_options": {"include_usage": True},

@@ -30,6 +30,7 @@ from palaver.engine import (
     Load,
     OnText,
     Regex,
+    Sampling,
     Structure,
 )
 from palaver.errors import (
@@ -37,13 +38,13 @@ from palaver.errors import (
     EngineTimeout,
     EngineUnavailable,
     InvalidInput,
-    PromptTooLong,
     Unsupported,
 )
 from palaver.hooks import Backend, PluginSettings, Site, hookimpl
 from palaver_plugins.engines import gguf_file
-from palaver_plugins.engines.checks import check
+from palaver_plugins.engines.checks import check, room
 from palaver_plugins.engines.json_grammar import grammar, quoted, union
+from palaver_plugins.engines.seam import go_on
 from palaver_plugins.engines.stepper import Job, Output, Stepper
 from palaver_plugins.engines.text import Codec, Json, read_json
 
@@ -117,9 +118,13 @@ class OpenVinoEngine:
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         model, stepper = self._started()
         check(request, CAN)
+
+        async def generate(request: GenerationRequest, on_text: OnText) -> Generation:
+            return await stepper.generate(await prepare(model, request, on_text))
+
         try:
             async with asyncio.timeout(request.deadline):
-                return await stepper.generate(await prepare(model, request, on_text))
+                return await go_on(request, on_text, generate)
         except TimeoutError as error:
             raise EngineTimeout(f"{request.id}: no end after {request.deadline} s") from error
 
@@ -229,34 +234,36 @@ def scheduler(blocks: int, requests: int, step_tokens: int) -> Any_:
     return config
 
 
-async def encode(codec: Codec, messages: Sequence[ChatMessage], partial: str = "") -> list[int]:
+async def encode(codec: Codec, messages: Sequence[ChatMessage]) -> list[int]:
     if sum(len(message.content) for message in messages) < LONG_TEXT:
-        return codec.prompt(messages, partial)
-    return await asyncio.to_thread(codec.prompt, messages, partial)
+        return codec.prompt(messages)
+    return await asyncio.to_thread(codec.prompt, messages)
 
 
 async def prepare(model: Model, request: GenerationRequest, on_text: OnText) -> Job:
     """Everything that can be refused is refused here, before any work."""
-    prompt = await encode(model.codec, request.messages, request.partial)
-    if len(prompt) >= model.context:
-        raise PromptTooLong(f"{len(prompt)} tokens do not fit into a context of {model.context}")
-    if request.sampling.structure is not None:
-        await model.grammars.prove(request.sampling.structure)
+    prompt = await encode(model.codec, request.messages)
+    begun = model.codec.begun(request.partial)
+    sampling = request.sampling
+    left = room(sampling, prompt=len(prompt), begun=len(begun), context=model.context)
+    if sampling.structure is not None:
+        await model.grammars.prove(sampling.structure)
     return Job(
         codec=model.codec,
-        prompt=prompt,
-        stops=request.sampling.stop,
-        options=options(model, request, model.context - len(prompt)),
+        prompt=prompt + begun,
+        begun=len(begun),
+        room=left,
+        stops=sampling.stop,
+        options=options(model, sampling, left),
         on_text=on_text,
         priority=request.priority,
-        wants_logprobs=request.sampling.logprobs is not None,
+        wants_logprobs=sampling.logprobs is not None,
     )
 
 
-def options(model: Model, request: GenerationRequest, room: int) -> Any_:
-    """The request's sampling as a GenerationConfig."""
-    sampling = request.sampling
-    config = bare_options(min(sampling.max_tokens, room))
+def options(model: Model, sampling: Sampling, max_tokens: int) -> Any_:
+    """The sampling as a GenerationConfig."""
+    config = bare_options(max_tokens)
     config.stop_token_ids = set(model.codec.ends)
     config.eos_token_id = min(model.codec.ends, default=-1)
     config.repetition_penalty = sampling.repetition_penalty

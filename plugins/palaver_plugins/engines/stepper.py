@@ -51,7 +51,8 @@ class Runner(Protocol):
 
 
 class Job:
-    """One generation on its way. ``options`` is the runner's own form of the sampling.
+    """One generation on its way. ``options`` is the runner's own form of the sampling; ``begun`` of
+    the ``prompt``'s tokens are the reply's, which may get ``room`` more.
 
     ``outcome`` is the result; ``released`` is done once the slot is free again.
     """
@@ -61,6 +62,8 @@ class Job:
         *,
         codec: Codec,
         prompt: Sequence[int],
+        begun: int,
+        room: int,
         stops: Sequence[str],
         options: object,
         on_text: OnText,
@@ -68,6 +71,7 @@ class Job:
         wants_logprobs: bool = False,
     ) -> None:
         self.prompt = prompt
+        self.room = room
         self.options = options
         self.on_text = on_text
         self.priority = priority
@@ -81,7 +85,8 @@ class Job:
         self._codec = codec
         self._wants_logprobs = wants_logprobs
         self._said: list[str] = []
-        self._tokens = 0
+        self._begun = begun
+        self._tokens = begun
         self._logprobs: list[TokenLogprob] = []
 
     def take(self, output: Output) -> str:
@@ -108,7 +113,9 @@ class Job:
         return Generation(
             text="".join(self._said),
             finish_reason=finish,
-            usage=Usage(prompt_tokens=len(self.prompt), completion_tokens=self._tokens),
+            usage=Usage(
+                prompt_tokens=len(self.prompt) - self._begun, completion_tokens=self._tokens
+            ),
             logprobs=tuple(self._logprobs),
         )
 
@@ -164,6 +171,8 @@ class Stepper:
         with self._change:
             if self._dead is not None:
                 raise EngineUnavailable(self._dead)
+            if job.room < 1:
+                return job.result("length")
             heapq.heappush(self._waiting, (job.priority, next(self._serial), job))
             self._change.notify()
         try:

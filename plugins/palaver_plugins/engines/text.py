@@ -66,15 +66,16 @@ class Codec:
         tokenizer.no_padding()
         return cls(tokenizer, ChatTemplate.load(folder), ending_tokens(folder, tokenizer))
 
-    def prompt(self, messages: Sequence[ChatMessage], partial: str = "") -> list[int]:
-        """The tokens after which the model goes on. Raises `InvalidInput` when the template of
-        the model refuses the messages.
-
-        ``partial`` is encoded by itself, because the reply that it began was generated after
-        exactly the tokens of the prompt.
-        """
+    def prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """The tokens after which the model begins its reply. Raises `InvalidInput` when the
+        template of the model refuses the messages."""
         told = [ChatMessage(it.role, self._defused(it.content)) for it in messages]
-        return self.encode(self.template.render(told)) + self.encode(self._defused(partial))
+        return self.encode(self.template.render(told))
+
+    def begun(self, partial: str) -> list[int]:
+        """The tokens of a reply that has begun with ``partial``. They are encoded apart from the
+        prompt, because they were generated after exactly the tokens of that."""
+        return self.encode(self._defused(partial))
 
     def encode(self, text: str) -> list[int]:
         if not text:

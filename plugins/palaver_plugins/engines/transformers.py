@@ -28,12 +28,12 @@ from palaver.errors import (
     ConfigurationError,
     EngineTimeout,
     EngineUnavailable,
-    PromptTooLong,
     Unsupported,
 )
 from palaver.hooks import Backend, PluginSettings, Site, hookimpl
-from palaver_plugins.engines.checks import check
+from palaver_plugins.engines.checks import check, room
 from palaver_plugins.engines.pooling import Classifier, Embedder
+from palaver_plugins.engines.seam import go_on
 from palaver_plugins.engines.stepper import Job, Stepper
 from palaver_plugins.engines.text import Codec, read_json
 from palaver_plugins.engines.torch_runner import Plan, TorchRunner, plan
@@ -127,9 +127,13 @@ class TransformersEngine:
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         loaded, stepper, _ = self._started()
         check(request, loaded.can)
+
+        async def generate(request: GenerationRequest, on_text: OnText) -> Generation:
+            return await stepper.generate(await prepare(loaded, request, on_text))
+
         try:
             async with asyncio.timeout(request.deadline):
-                return await stepper.generate(await prepare(loaded, request, on_text))
+                return await go_on(request, on_text, generate)
         except TimeoutError as error:
             raise EngineTimeout(f"{request.id}: no end after {request.deadline} s") from error
 
@@ -171,16 +175,17 @@ def codec_of(loaded: Loaded) -> Codec:
 async def prepare(loaded: Loaded, request: GenerationRequest, on_text: OnText) -> Job:
     """Everything that can be refused is refused here, before any work."""
     codec = codec_of(loaded)
-    prompt = await asyncio.to_thread(codec.prompt, request.messages, request.partial)
-    room = loaded.context - len(prompt)
-    if room < 1:
-        raise PromptTooLong(f"{len(prompt)} tokens do not fit into a context of {loaded.context}")
+    prompt = await asyncio.to_thread(codec.prompt, request.messages)
+    begun = codec.begun(request.partial)
     sampling = request.sampling
+    left = room(sampling, prompt=len(prompt), begun=len(begun), context=loaded.context)
     return Job(
         codec=codec,
-        prompt=prompt,
+        prompt=prompt + begun,
+        begun=len(begun),
+        room=left,
         stops=sampling.stop,
-        options=dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, room)),
+        options=dataclasses.replace(sampling, max_tokens=left),
         on_text=on_text,
         priority=request.priority,
         wants_logprobs=sampling.logprobs is not None,

@@ -54,6 +54,7 @@ from palaver.hooks import Backend, PluginSettings, Site, hookimpl
 from palaver.messages import Usage
 from palaver_plugins.engines import vllm_host as host
 from palaver_plugins.engines.checks import check
+from palaver_plugins.engines.seam import go_on
 
 log = logging.getLogger(__name__)
 
@@ -553,30 +554,17 @@ class VllmEngine:
         return self._host.connection
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        connection = self._connection()
+        self._connection()
         assert self._abilities is not None
         check(request, self._abilities.can)
         known = self._settings.adapters
         if request.adapter is not None and request.adapter not in known:
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {sorted(known)}")
-        sampling = request.sampling
-        command = host.Generate(
-            id=connection.next_id(),
-            messages=wire_messages(request.messages),
-            partial=request.partial,
-            salt=request.tenant,
-            adapter=request.adapter,
-            priority=request.priority,
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            repetition_penalty=sampling.repetition_penalty,
-            seed=sampling.seed,
-            stop=list(sampling.stop),
-            logprobs=sampling.logprobs,
-            structure=wire_structure(sampling.structure),
-        )
+        return await go_on(request, on_text, self._generate)
+
+    async def _generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+        connection = self._connection()
+        command = wire_request(connection.next_id(), request)
         return await connection.stream(command, on_text, request.deadline)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
@@ -610,6 +598,27 @@ class VllmEngine:
 
 def wire_messages(messages: Sequence[ChatMessage]) -> host.Messages:
     return [(message.role, message.content) for message in messages]
+
+
+def wire_request(id: int, request: GenerationRequest) -> host.Generate:
+    sampling = request.sampling
+    return host.Generate(
+        id=id,
+        messages=wire_messages(request.messages),
+        partial=request.partial,
+        salt=request.tenant,
+        adapter=request.adapter,
+        priority=request.priority,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        logprobs=sampling.logprobs,
+        structure=wire_structure(sampling.structure),
+    )
 
 
 def wire_structure(structure: Structure | None) -> dict[str, Any] | None:

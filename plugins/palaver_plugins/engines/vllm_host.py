@@ -188,6 +188,7 @@ class Prompts:
     def __init__(self, directories: dict[Model, str], contexts: dict[Model, int]) -> None:
         from transformers import AutoTokenizer
 
+        self.context = contexts["generate"]
         self._contexts = contexts
         # Not the tokenizers that the engine detokenizes with: those are in use meanwhile.
         self._tokenizers = {
@@ -214,19 +215,17 @@ class Prompts:
             raise RequestError("invalid", f"the chat template refuses: {error}") from error
         return self._ids(tokenizer, str(text))
 
-    def reply(self, messages: Messages, partial: str) -> list[int]:
-        """Ids that end with ``partial`` as the beginning of the reply.
+    def reply(self, messages: Messages, partial: str) -> tuple[list[int], list[int]]:
+        """Ids of the prompt, and of ``partial`` as the beginning of the reply.
 
-        It is tokenized apart, as it was generated: no token spans the reply's beginning.
+        That is tokenized apart, as it was generated: no token spans the reply's beginning.
         """
-        ids = self.chat(messages)
-        if partial:
-            ids += self._ids(self._tokenizers["generate"], self._defused(partial))
-        context = self._contexts["generate"]
-        if len(ids) >= context:
-            detail = f"the prompt has {len(ids)} tokens, the context window {context}"
+        prompt = self.chat(messages)
+        if len(prompt) >= self.context:
+            detail = f"the prompt has {len(prompt)} tokens, the context window {self.context}"
             raise RequestError("too_long", detail)
-        return ids
+        begun = self._ids(self._tokenizers["generate"], self._defused(partial)) if partial else []
+        return prompt, begun
 
     def text(self, model: Embedder, text: str) -> list[int]:
         """Ids of ``text``, cut to what the model can take."""
@@ -266,6 +265,7 @@ class Job:
     priority: int = 0
     batch: Batch | None = None
     place: int = 0  # in the batch
+    begun: int = 0  # tokens at the prompt's end that are the reply's
     tokens: int = 0  # generated so far
 
 
@@ -296,9 +296,9 @@ def collect(job: Job, output: Any, step: Step) -> None:
         reason: Literal["stop", "length"] = (
             "length" if completion.finish_reason == "length" else "stop"
         )
-        prompt = len(output.prompt_token_ids)
-        cached = output.num_cached_tokens or 0
-        step.done.append(Done(job.id, reason, prompt, cached, job.tokens))
+        prompt = len(output.prompt_token_ids) - job.begun
+        cached = min(output.num_cached_tokens or 0, prompt)
+        step.done.append(Done(job.id, reason, prompt, cached, job.begun + job.tokens))
 
 
 def logged(completion: Any, wanted: int) -> list[LoggedToken]:
@@ -585,7 +585,7 @@ class Reader:
         assert self._prompts is not None
         match command:
             case Generate():
-                self._core.submit(self._generation(command, self._prompts))
+                self._generate(command, self._core, self._prompts)
             case Abort():
                 self._core.abort(command)
             case Count():
@@ -595,17 +595,24 @@ class Reader:
             case Loads():
                 self._core.load(command)
 
-    def _generation(self, command: Generate, prompts: Prompts) -> Job:
-        ids = prompts.reply(command.messages, command.partial)
-        return Job(
+    def _generate(self, command: Generate, core: Core, prompts: Prompts) -> None:
+        prompt, begun = prompts.reply(command.messages, command.partial)
+        left = min(command.max_tokens, prompts.context - len(prompt)) - len(begun)
+        if left < 1:
+            done = Done(command.id, "length", len(prompt), 0, len(begun))
+            self._wire.send(Step(done=[done]))
+            return
+        job = Job(
             id=command.id,
             name=str(command.id),
             model="generate",
-            prompt={"prompt_token_ids": ids, "cache_salt": command.salt},
-            params=sampling_params(command),
+            prompt={"prompt_token_ids": prompt + begun, "cache_salt": command.salt},
+            params=sampling_params(command, left),
             adapter=self._adapters[command.adapter] if command.adapter else None,
             priority=command.priority,
+            begun=len(begun),
         )
+        core.submit(job)
 
     def _pool(self, command: Pool, core: Core, prompts: Prompts) -> None:
         from vllm import PoolingParams
@@ -620,13 +627,13 @@ class Reader:
             )
 
 
-def sampling_params(command: Generate) -> Any:
+def sampling_params(command: Generate, max_tokens: int) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     structure = command.structure and StructuredOutputsParams(**command.structure)
     return SamplingParams(
-        max_tokens=command.max_tokens,
+        max_tokens=max_tokens,
         temperature=command.temperature,
         top_p=command.top_p,
         top_k=command.top_k,

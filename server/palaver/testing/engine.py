@@ -1,12 +1,12 @@
 """ScriptedEngine: an engine that says what a test tells it to."""
 
 import asyncio
+import dataclasses
 import json
 import random
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from palaver.engine import (
@@ -39,19 +39,19 @@ _WORDS = (
 ).split()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One scripted generation.
 
     ``text`` is said token by token. ``hold``: tokens after which it waits for
-    `ScriptedEngine.go`. ``error`` is raised at the end instead of finishing; ``dies``: the whole
-    engine dies there.
+    `ScriptedEngine.go`. ``dies``: tokens after which the whole engine dies; a line of a list does
+    that once, and goes on when it is asked to. ``error`` is raised at the end instead of finishing.
     """
 
     text: str
     hold: int | None = None
+    dies: int | None = None
     error: PalaverError | None = None
-    dies: bool = False
 
 
 Script = Callable[[GenerationRequest], str | Line]
@@ -83,6 +83,7 @@ class ScriptedEngine:
             {"generate", "json_schema", "choice", "seed", "continuation", "priority"}
         ) - frozenset(lacks)
         self._said: dict[tuple[ChatMessage, ...], Line] = {}
+        self._cut: set[tuple[ChatMessage, ...]] = set()
         self._go = asyncio.Event()
         self._alive = asyncio.Event()
         self._dead = asyncio.Event()
@@ -126,6 +127,9 @@ class ScriptedEngine:
             if self._dead.is_set():
                 raise EngineUnavailable("the scripted engine has died")
             raise EngineTimeout(f"no end within {request.deadline} s")
+        except EngineUnavailable:
+            self._cut.add(request.messages)
+            raise
         finally:
             dying.cancel()
             speaking.cancel()
@@ -145,46 +149,58 @@ class ScriptedEngine:
 
     async def _say(self, request: GenerationRequest, prompt: int, on_text: OnText) -> Generation:
         line = self._line(request)
-        room = min(request.sampling.max_tokens, self._context - prompt)
-        text, ends = _until_stop(line.text.removeprefix(request.partial), request.sampling.stop)
+        begun = line.text.startswith(request.partial)
+        whole = line.text if begun else request.partial + line.text
+        text = _until_stop(whole, request.sampling.stop)
         tokens = _TOKEN.findall(text)
-        said = tokens[:room]
-        for number, token in enumerate(said):
-            if number == line.hold:
-                await self._go.wait()
+        said = tokens[: min(request.sampling.max_tokens, self._context - prompt)]
+        new = _beyond(len(request.partial), said)
+        for number, token in enumerate(new):
+            await self._reach(line, number)
             await asyncio.sleep(self._pace)
             on_text(token)
-        if line.hold is not None and line.hold >= len(said):
-            await self._go.wait()
+        await self._reach(line, len(new), end=True)
         if line.error is not None:
             raise line.error
-        if line.dies:
+        reason: FinishReason = "stop" if len(said) == len(tokens) else "length"
+        usage = Usage(prompt_tokens=prompt, completion_tokens=len(said))
+        return Generation(text="".join(new), finish_reason=reason, usage=usage)
+
+    async def _reach(self, line: Line, place: int, *, end: bool = False) -> None:
+        """Do what ``line`` does after ``place`` tokens, or later where this is the end."""
+
+        def here(number: int | None) -> bool:
+            return number is not None and (number == place or (end and number > place))
+
+        if here(line.hold):
+            await self._go.wait()
+        if here(line.dies):
             self.die()
             raise EngineUnavailable("the scripted engine has died")
-        reason: FinishReason = "stop" if ends or len(said) == len(tokens) else "length"
-        if len(said) < len(tokens):
-            reason = "length"
-        usage = Usage(prompt_tokens=prompt, completion_tokens=len(said))
-        return Generation(text="".join(said), finish_reason=reason, usage=usage)
 
     def _line(self, request: GenerationRequest) -> Line:
-        if request.partial and request.messages in self._said:
-            return self._said[request.messages]
-        line = self._next_line(request)
-        self._said[request.messages] = line
-        return line
-
-    def _next_line(self, request: GenerationRequest) -> Line:
         if not self._lines:
             return Line(text=_babble(request))
+        said = self._said.get(request.messages)
+        if said is not None and (request.partial or request.messages in self._cut):
+            self._cut.discard(request.messages)
+            return said
         line = self._lines[0]
         if callable(line):
             line = line(request)
-        else:
-            self._lines.pop(0)
-            if not self._lines:
-                self._lines.append(_exhausted)
-        return line if isinstance(line, Line) else Line(text=line)
+            return line if isinstance(line, Line) else Line(text=line)
+        return self._next_line(request)
+
+    def _next_line(self, request: GenerationRequest) -> Line:
+        """The list's next line, which is kept in case that it has to go on."""
+        line = self._lines.pop(0)
+        if not self._lines:
+            self._lines.append(_exhausted)
+        assert not callable(line)
+        if isinstance(line, str):
+            line = Line(text=line)
+        self._said[request.messages] = dataclasses.replace(line, dies=None)
+        return line
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         self._require_alive()
@@ -247,10 +263,20 @@ def _check_structure(structure: Structure | None) -> None:
         _instance(structure.schema, structure.schema)
 
 
-def _until_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the earliest stop string, and whether there was one."""
+def _until_stop(text: str, stops: Sequence[str]) -> str:
+    """The text before the earliest stop string."""
     places = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-    return (text[: min(places)], True) if places else (text, False)
+    return text[: min(places)] if places else text
+
+
+def _beyond(length: int, tokens: Sequence[str]) -> list[str]:
+    """What is left of ``tokens`` without their first ``length`` characters."""
+    left = []
+    for token in tokens:
+        if len(token) > length:
+            left.append(token[length:])
+        length = max(0, length - len(token))
+    return left
 
 
 def _babble(request: GenerationRequest) -> str:
