@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from palaver.ledger import Claim, Entry
+from palaver.ledger import Claim, Entry, Guarantee
 from palaver.messages import Conversation, Finished, Message, Text, new_id
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
@@ -36,6 +36,11 @@ async def raw(url: str) -> AsyncIterator[Any]:  # Any: redis-py types its replie
         yield client
     finally:
         await client.aclose()
+
+
+def losses(guarantee: Guarantee) -> list[str]:
+    """What may get lost. The user of most tests may do everything, which is told as well."""
+    return [sentence for sentence in guarantee.lacks if "least rights" not in sentence]
 
 
 def message(text: str = "hello", *, thread: str = "t", sender: str = "ada") -> Message:

@@ -6,7 +6,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.ledgers.redis_kit import answer, claimed, ending, message, needs_redis, opened, raw, said
+from tests.ledgers.redis_kit import (
+    answer,
+    claimed,
+    ending,
+    losses,
+    message,
+    needs_redis,
+    opened,
+    raw,
+    said,
+)
 from tests.ledgers.redis_server import RedisServer, running_redis
 
 from palaver.errors import LedgerUnavailable
@@ -60,7 +70,7 @@ async def test_a_failover_keeps_what_the_replica_confirmed() -> None:
             with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
                 await ledger.accept(message())
             assert any("replicas (1)" in sentence for sentence in guarantee.holds)
-            assert guarantee.lacks == ()
+            assert losses(guarantee) == []
             await _promoted(primary, replica)
         async with opened(replica.url) as ledger:
             again = [await ledger.accept(each) for each in sent]
@@ -76,7 +86,7 @@ async def test_without_confirmation_a_failover_loses_what_was_acknowledged() -> 
             replica.freeze()
             sent = message()
             await ledger.accept(sent)
-            (sentence,) = (await ledger.guarantee()).lacks
+            (sentence,) = losses(await ledger.guarantee())
             assert "failover" in sentence
             await _promoted(primary, replica)
         async with opened(replica.url) as ledger:

@@ -1,17 +1,18 @@
-"""Checks: what a given Redis promises, and whether a ledger may stand on it."""
+"""Checks: what a given Redis is, and whether a ledger may stand on it."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from hiredis import ReplyError
 
 from palaver.errors import ConfigurationError, LedgerUnavailable
-from palaver.ledger import Guarantee
-from palaver_plugins.ledgers.redis.wire import pack
+from palaver_plugins.ledgers.redis.wire import Reply, pack
 
-Ask = Callable[[bytes], Awaitable[object]]
+Ask = Callable[[bytes], Awaitable[Reply]]
 """Sends a packed command and returns its reply, also where that is a `ReplyError`."""
+Check = Callable[[Reply], Reply]
+"""Returns a reply, unless it tells of a failure; then it raises what that means."""
 
 OLDEST = (7, 0)
 WEAK = "or set ledger.redis.allow_weak_durability = true to accept the loss"
@@ -26,50 +27,55 @@ class Server(NamedTuple):
     appendfsync: str
     policy: str
     replicas: int
+    """Those that are connected and in step."""
+    run: str = ""
+    """Names the life of its process."""
+    master: str = ""
+    """Whose replica it is; empty when it is a master itself."""
+    clustered: bool = False
 
     @property
     def durable(self) -> bool:
         return (self.appendonly, self.appendfsync) == ("yes", "always")
 
 
-def field_of(info: str, name: str) -> str:
-    """One field of what INFO replied; empty when it is not there."""
-    found = re.search(rf"^{name}:(.*?)\r?$", info, re.MULTILINE)
-    return found[1] if found else ""
-
-
-async def inspect(ask: Ask) -> Server:
-    """Ask a server what it is. Raises `LedgerUnavailable` when it does not tell."""
+async def inspect(ask: Ask, check: Check) -> Server:
+    """Ask a server what it is."""
     info = ""
     for section in ("server", "replication"):
-        reply = await ask(pack("INFO", section))
-        if isinstance(reply, ReplyError):
-            raise LedgerUnavailable(f"INFO: {reply}", retry_after=1.0)
-        info += _text(reply)
+        info += _text(check(await ask(pack("INFO", section))))
     config = await ask(pack("CONFIG", "GET", *DIRECTIVES))
     values: dict[str, str] = {}
-    if isinstance(config, dict):
-        values = {_text(name): _text(value) for name, value in config.items()}
+    if not isinstance(config, ReplyError):
+        values = {_text(name): _text(value) for name, value in check(config).items()}
     appendonly, appendfsync, policy = (values.get(name, "") for name in DIRECTIVES)
     return Server(
-        version=field_of(info, "redis_version"),
+        version=_field(info, "redis_version"),
         appendonly=appendonly,
         appendfsync=appendfsync,
         policy=policy,
-        replicas=int(field_of(info, "connected_slaves") or 0),
+        replicas=len(re.findall(r"^slave\d+:.*state=online", info, re.MULTILINE)),
+        run=_field(info, "run_id"),
+        master=":".join(filter(None, (_field(info, f"master_{it}") for it in ("host", "port")))),
+        clustered=_field(info, "redis_mode") == "cluster",
     )
 
 
 def refuse(server: Server, where: str, allow_weak: bool) -> None:
-    """Raise `ConfigurationError` when a ledger may not stand on ``server``."""
+    """Raise `ConfigurationError` when a ledger may not stand on ``server``, and
+    `LedgerUnavailable` when it may once ``server`` is a master."""
     version = tuple(int(part) for part in re.findall(r"\d+", server.version)[:2])
     if version < OLDEST:
         raise ConfigurationError(
             f"Redis at {where} is version {server.version or 'unknown'}; the ledger needs 7.0"
         )
-    if allow_weak:
-        return
-    if problem := _problem(server):
+    if server.master and not server.clustered:
+        raise LedgerUnavailable(
+            f"Redis at {where} is a replica of {server.master} and takes no writes: name the "
+            "master in ledger.redis.url, or the sentinels, which know it",
+            retry_after=1.0,
+        )
+    if not allow_weak and (problem := _problem(server)):
         raise ConfigurationError(f"Redis at {where} {problem}, {WEAK}")
 
 
@@ -98,52 +104,11 @@ def _problem(server: Server) -> str:
     return ""
 
 
-def describe(servers: Sequence[Server], replicas: int) -> Guarantee:
-    """What ``servers`` promise together, in sentences. ``replicas`` confirm every write."""
-    holds = ["Turns of a conversation run one at a time, in the order of their acceptance."]
-    if all(server.durable for server in servers):
-        holds.append("What was acknowledged is on disk: it survives a crash of Redis or its host.")
-    if all(server.policy == "noeviction" for server in servers):
-        holds.append("Redis evicts nothing; when its memory is full, messages are refused.")
-    if replicas:
-        holds.append(
-            f"What was acknowledged has reached replicas ({replicas}): a failover to one of them "
-            "keeps it."
-        )
-    lacks = dict.fromkeys(loss for server in servers for loss in _losses(server, replicas))
-    return Guarantee(holds=tuple(holds), lacks=tuple(lacks))
-
-
-def _losses(server: Server, replicas: int) -> Iterator[str]:
-    if not server.durable:
-        yield LOSSES.get(_weakness(server), LOSSES["unknown"])
-    if server.policy not in ("noeviction", ""):
-        yield (
-            f"With 'maxmemory-policy {server.policy}' any conversation may vanish when memory is "
-            "short."
-        )
-    if server.replicas < replicas:
-        yield f"Only {server.replicas} of {replicas} replicas are there: messages are refused."
-    elif server.replicas and not replicas:
-        yield "A failover to a replica loses what had not reached it."
-
-
-def _weakness(server: Server) -> str:
-    return server.appendfsync if server.appendonly == "yes" else f"appendonly {server.appendonly}"
-
-
-LOSSES = {
-    "no": "With 'appendfsync no' a crash of the host loses what the system had not yet written, "
-    "often half a minute.",
-    "appendonly no": "Without 'appendonly yes' a crash of Redis loses everything since its "
-    "last snapshot.",
-    "everysec": "With 'appendfsync everysec' a crash of Redis loses up to a second, in bad cases "
-    "two, of acknowledged writes.",
-    "unknown": "Redis does not tell its configuration: what a crash loses is not known.",
-}
+def _field(info: str, name: str) -> str:
+    """One field of what INFO replied; empty when it is not there."""
+    found = re.search(rf"^{name}:(.*?)\r?$", info, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _text(value: object) -> str:
-    if isinstance(value, ReplyError):
-        return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -26,6 +26,9 @@ class Partition(NamedTuple):
     """The sorted set of conversations; also the channel that tells of work."""
     conversations: str
     """What the key of every conversation begins with."""
+    absent: str
+    """A key that never is. A Cluster that moves a slot refuses commands whose keys are not all
+    there: a script that names this one never runs while half of its keys are gone."""
 
     def claim(self, nonce: str) -> str:
         return f"{self.base}n:{nonce}"
@@ -73,4 +76,4 @@ def name_of(conversation: Conversation) -> str:
 
 def _partition(prefix: str, number: int) -> Partition:
     base = f"{prefix}:{{p{number:02d}}}:"
-    return Partition(number, base, f"{base}state", f"{base}queue", f"{base}c:")
+    return Partition(number, base, f"{base}state", f"{base}queue", f"{base}c:", f"{base}absent")

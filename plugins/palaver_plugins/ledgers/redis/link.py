@@ -2,15 +2,12 @@
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
 
-import hiredis
-from redis.asyncio.connection import SSLConnection, parse_url
-
-from palaver.errors import ConfigurationError, LedgerUnavailable
-from palaver_plugins.ledgers.redis.wire import Lost, Push, Reply, Wire, pack
+from palaver.errors import ConfigurationError, LedgerUnavailable, PalaverError
+from palaver_plugins.ledgers.redis.address import Address
+from palaver_plugins.ledgers.redis.dial import checked, dial, unavailable
+from palaver_plugins.ledgers.redis.wire import Lost, Push, Reply, Wire
 
 PATIENCE = 1.0
 """Seconds for which commands wait for a lost connection; after that they are refused at once."""
@@ -20,62 +17,23 @@ MOST_WAITING = 10_000
 """Commands that may be under way before more are refused."""
 TRIES = 3
 """Connections over which one command is tried before it is given up."""
+SETTLED = 5.0
+"""Seconds that a connection must have lasted before it is left for another on suspicion."""
 
-
-class Address(NamedTuple):
-    """Where a Redis is and how to enter it."""
-
-    host: str
-    port: int
-    path: str
-    db: int
-    username: str
-    password: str
-    tls: frozenset[tuple[str, str]] | None
-
-    def __str__(self) -> str:
-        return self.path or f"{self.host}:{self.port}"
-
-    def __repr__(self) -> str:
-        return str(self)  # never the password
-
-
-def parse_address(url: str) -> Address:
-    """The address that ``url`` means. Raises `ConfigurationError` for options not known here."""
-    options: dict[str, Any] = dict(parse_url(url))  # Any: each option has its own type
-    secure = options.pop("connection_class", None) is SSLConnection
-    tls: dict[str, str] = {}
-    for name in [name for name in options if name.startswith("ssl_")]:
-        if not secure or name not in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
-            raise ConfigurationError(f"ledger.redis.url: the option {name!r} is not supported")
-        tls[name] = str(options.pop(name))
-    address = Address(
-        host=str(options.pop("host", "127.0.0.1")),
-        port=int(options.pop("port", 6379)),
-        path=str(options.pop("path", "")),
-        db=int(options.pop("db", 0)),
-        username=str(options.pop("username", None) or "default"),
-        password=str(options.pop("password", None) or ""),
-        tls=frozenset(tls.items()) if secure else None,
-    )
-    if options:
-        raise ConfigurationError(
-            f"ledger.redis.url: the options {sorted(options)} are not supported; "
-            "timeouts are settings of ledger.redis"
-        )
-    return address
+Locate = Callable[[], Awaitable[Address]]
+"""Says where to connect, asked anew for each connection. Raises like `dial`."""
 
 
 class Link:
-    """Keeps a `Wire` to ``address``, and makes another when it is lost.
+    """Keeps a `Wire` to where ``locate`` says, and makes another when it is lost.
 
-    ``greet`` prepares a new wire before any other command uses it; what it raises as
-    `LedgerUnavailable` is tried again.
+    ``greet`` prepares a new wire before any other command uses it. What it raises is raised by
+    `start`; later it is tried again, and meanwhile is why commands are refused.
     """
 
     def __init__(
         self,
-        address: Address,
+        locate: Locate,
         *,
         greet: Callable[["Link", Wire], Awaitable[None]],
         push: Push,
@@ -83,39 +41,45 @@ class Link:
         command_timeout: float,
         replicas: int,
     ) -> None:
-        self.address = address
+        self.address: Address | None = None
+        """Where it was last connected to."""
+        self._locate = locate
         self._greet = greet
         self._push = push
         self._connect_timeout = connect_timeout
         self._command_timeout = command_timeout
         self._replicas = replicas
-        self._tls: ssl.SSLContext | None = None
         self._wire: Wire | None = None
         self._up = asyncio.Event()
-        self._down_since = 0.0
-        self._failure = "not started"
+        self._since = 0.0
+        """When it last went up or down."""
+        self._failure: PalaverError = LedgerUnavailable("Redis: not connected yet")
         self._keeper: asyncio.Task[None] | None = None
+        self._suspicion: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect. Raises `LedgerUnavailable`, and `ConfigurationError` for a bad certificate."""
-        if self.address.tls is not None:
-            self._tls = await asyncio.to_thread(_tls_context, dict(self.address.tls))
-        wire = await self._connect()
-        self._keeper = asyncio.create_task(self._keep(wire), name="palaver-redis-link")
+        """Connect. Raises `LedgerUnavailable` and `ConfigurationError`."""
+        await self._connect()
+        self.begin()
+
+    def begin(self) -> None:
+        """Connect in the background; commands wait for it as for a connection that was lost."""
+        self._note()
+        self._keeper = asyncio.create_task(self._keep(), name="palaver-redis-link")
 
     async def close(self) -> None:
-        self._failure = "closed"
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            self._keeper = None
-        if self._wire is not None:
-            self._wire.close("closed")
-        self._wire = None
+        self._failure = LedgerUnavailable("the Redis ledger is closed")
+        tasks = [task for task in (self._keeper, self._suspicion) if task is not None]
+        self._keeper = self._suspicion = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.drop("closed")
         self._up.clear()
 
-    async def call(self, command: bytes) -> Reply:
-        """The reply to a packed command, or a `hiredis.ReplyError`.
+    async def call(self, command: bytes, *, preface: tuple[bytes, ...] = ()) -> Reply:
+        """The reply to a packed command, or a `hiredis.ReplyError`. The ``preface`` are commands
+        that are sent right before it, and whose replies are thrown away.
 
         A command whose connection is lost is sent again, for which it must be safe to be applied
         twice. Raises `LedgerUnavailable`.
@@ -124,12 +88,18 @@ class Link:
         for _ in range(TRIES):
             wire = self._wire if self._wire is not None else await self._wait()
             if wire.waiting >= MOST_WAITING:
-                raise self._unavailable(f"{MOST_WAITING} commands are under way", 1.0)
+                raise self.unavailable(f"{MOST_WAITING} commands are under way")
+            for each in preface:
+                wire.send(each)
             reply = await wire.send(command)
             if type(reply) is not Lost:
                 return reply
             why = reply.why
-        raise self._unavailable(why, 1.0)
+        raise self.unavailable(why)
+
+    @property
+    def up(self) -> bool:
+        return self._wire is not None
 
     async def ready(self) -> None:
         """Return while there is a connection. Raises `LedgerUnavailable`."""
@@ -141,57 +111,83 @@ class Link:
         if self._wire is not None:
             self._wire.send(command)
 
+    def drop(self, why: str) -> None:
+        """Leave this connection: `locate` is asked for the next."""
+        if self._wire is not None:
+            self._wire.close(why)
+
+    def leave(self, why: str) -> None:
+        """`drop` a connection that has lasted; one that is new gets time."""
+        if asyncio.get_running_loop().time() - self._since > SETTLED:
+            self.drop(why)
+
+    def suspect(self) -> None:
+        """Ask in the background whether this is still where to be connected to."""
+        if self._suspicion is None or self._suspicion.done():
+            self._suspicion = asyncio.create_task(self._check_place())
+
+    async def _check_place(self) -> None:
+        with contextlib.suppress(PalaverError):
+            place = await self._locate()
+            if place != self.address:
+                self.drop(f"the master is at {place}")
+
+    @property
+    def place(self) -> Address:
+        """Where it is connected to. Raises `LedgerUnavailable` when it never was."""
+        if self.address is None:
+            raise LedgerUnavailable(str(self._failure), retry_after=1.0)
+        return self.address
+
+    def check(self, reply: Reply) -> Reply:
+        """The reply, unless it tells of a failure. Raises like `dial`."""
+        return checked(reply, self.place)
+
+    def unavailable(self, why: str) -> LedgerUnavailable:
+        if self.address is None:
+            return LedgerUnavailable(why, retry_after=1.0)
+        return unavailable(self.address, why)
+
     async def _wait(self) -> Wire:
         """The next wire. Refuses at once when Redis has been away for long."""
-        loop = asyncio.get_running_loop()
-        left = self._down_since + PATIENCE - loop.time()
+        left = self._since + PATIENCE - asyncio.get_running_loop().time()
         if self._keeper is not None and left > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._up.wait()
         if self._wire is None:
-            raise self._unavailable(self._failure, 1.0)
+            raise LedgerUnavailable(str(self._failure), retry_after=1.0) from self._failure
         return self._wire
 
-    async def _keep(self, wire: Wire) -> None:
+    async def _keep(self) -> None:
         while True:
-            await asyncio.shield(wire.lost)
             while self._wire is None:
                 try:
-                    wire = await self._connect()
-                except LedgerUnavailable as error:
-                    self._failure = str(error)
+                    await self._connect()
+                except (LedgerUnavailable, ConfigurationError) as error:
+                    self._failure = error
                     await asyncio.sleep(PAUSE)
+            await asyncio.shield(self._wire.lost)
 
-    async def _connect(self) -> Wire:
+    async def _connect(self) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                wire = await self._open()
+                self.address = await self._locate()
+                wire = await dial(self.address, self._make_wire)
                 try:
-                    await self._enter(wire)
                     await self._greet(self, wire)
                 except BaseException:
                     wire.close("not entered")
                     raise
         except TimeoutError:
-            raise self._unavailable(f"no answer within {self._connect_timeout:g} s") from None
-        except OSError as error:
-            raise self._unavailable(error.strerror or str(error)) from error
+            raise self.unavailable(f"no answer within {self._connect_timeout:g} s") from None
+        if wire.lost.done():
+            raise self.unavailable(wire.lost.result())
         if self._replicas:
             wire.await_replicas(self._replicas)
         self._wire = wire
+        self._note()
         self._up.set()
-        return wire
-
-    async def _open(self) -> Wire:
-        loop, address = asyncio.get_running_loop(), self.address
-        if address.path:
-            _, wire = await loop.create_unix_connection(self._make_wire, address.path)
-        else:
-            _, wire = await loop.create_connection(
-                self._make_wire, address.host, address.port, ssl=self._tls
-            )
-        return wire
 
     def _make_wire(self) -> Wire:
         return Wire(self._push, self._went_down, self._command_timeout)
@@ -200,38 +196,9 @@ class Link:
         """Before the callers hear of it: none of them must take this wire again."""
         if wire is self._wire:
             self._wire = None
-            self._failure = wire.lost.result()
-            self._down_since = asyncio.get_running_loop().time()
+            self._failure = self.unavailable(wire.lost.result())
+            self._note()
             self._up.clear()
 
-    async def _enter(self, wire: Wire) -> None:
-        address = self.address
-        hello: tuple[str | int, ...] = ("HELLO", 3)
-        if address.password:
-            hello += ("AUTH", address.username, address.password)
-        self.check(await wire.send(pack(*hello, "SETNAME", "palaver")))
-        if address.db:
-            self.check(await wire.send(pack("SELECT", address.db)))
-
-    def check(self, reply: Reply) -> Reply:
-        """The reply, unless it tells of a failure. Raises `LedgerUnavailable`."""
-        if isinstance(reply, hiredis.ReplyError):
-            raise self._unavailable(str(reply))
-        if isinstance(reply, Lost):
-            raise self._unavailable(reply.why)
-        return reply
-
-    def _unavailable(self, why: str, retry_after: float | None = None) -> LedgerUnavailable:
-        about = f"Redis at {self.address}"
-        detail = why if why.startswith(about) else f"{about}: {why}"
-        return LedgerUnavailable(detail, retry_after=retry_after)
-
-
-def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        if "ssl_certfile" in options:
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    except OSError as error:
-        raise ConfigurationError(f"ledger.redis.url: {options}: {error}") from error
-    return context
+    def _note(self) -> None:
+        self._since = asyncio.get_running_loop().time()

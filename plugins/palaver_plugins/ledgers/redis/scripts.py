@@ -5,10 +5,13 @@ script cannot include another.
 """
 
 import hashlib
+import re
+from collections.abc import Iterable
 from importlib import resources
 from typing import NamedTuple
 
 PARTS: dict[str, tuple[str, ...]] = {
+    "rights": ("rights",),
     "attest": ("attest",),
     "accept": ("common", "events", "accept"),
     "claim": ("common", "claim"),
@@ -40,3 +43,9 @@ def load_scripts() -> dict[str, Script]:
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         scripts[name] = Script(name, source, sha)
     return scripts
+
+
+def commands_of(scripts: Iterable[Script]) -> frozenset[str]:
+    """The commands that the scripts call, in lower case."""
+    found = (re.findall(r"redis\.p?call\(['\"](\w+)['\"]", each.source) for each in scripts)
+    return frozenset(name.lower() for names in found for name in names)

@@ -3,17 +3,16 @@
 from typing import Annotated
 
 import pydantic
-from redis.asyncio.connection import parse_url
 
+from palaver.errors import ConfigurationError
 from palaver.hooks import PluginSettings
 from palaver.messages import check_name
 from palaver.settings import Secret
-
-SCHEMES = ("redis://", "rediss://", "unix://")
+from palaver_plugins.ledgers.redis.address import parse_target
 
 
 class RedisUrl(pydantic.RootModel[str]):
-    """``redis://``, ``rediss://`` (TLS) or ``unix://``. Printing it hides the password."""
+    """One of the forms of `address`. Printing it hides the password."""
 
     model_config = pydantic.ConfigDict(frozen=True)
 
@@ -21,9 +20,9 @@ class RedisUrl(pydantic.RootModel[str]):
     @classmethod
     def _is_url(cls, value: str) -> str:
         try:
-            parse_url(value)
-        except ValueError as error:
-            raise ValueError(f"a Redis URL begins with one of {', '.join(SCHEMES)}") from error
+            parse_target(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
         return value
 
     def reveal(self) -> str:
@@ -45,7 +44,12 @@ class RedisLedgerSettings(PluginSettings):
     url: Annotated[Secret | RedisUrl, pydantic.Field(union_mode="left_to_right")] = RedisUrl(
         "redis://127.0.0.1:6379/0"
     )
-    """Where Redis is: a URL, or ``env:NAME`` or ``file:PATH`` of one that holds a password."""
+    """Where Redis is: a URL, or ``env:NAME`` or ``file:PATH`` of one that holds a password. One
+    server is ``redis://host:6379/0``, with TLS ``rediss://``; ``redis+sentinel://host,host/service``
+    asks sentinels for the master, ``redis+cluster://host,host`` enters a Cluster."""
+    sentinel_password: Secret | None = None
+    """What the sentinels themselves want, where they want it: ``env:NAME`` or ``file:PATH`` of a
+    password, or of ``user:password``."""
     prefix: str = "palaver"
     """What every key begins with. Servers with the same prefix share their conversations."""
     partitions: int = pydantic.Field(default=1, ge=1, le=64)

@@ -101,7 +101,8 @@ class Wire(asyncio.Protocol):
         lacking = hiredis.ReplyError(f"NOREPLICAS {reply} of {self._replicas} replicas have it")
         for future, answer in held:
             if not future.done():
-                future.set_result(answer if enough else lacking)
+                refused = isinstance(answer, hiredis.ReplyError)
+                future.set_result(answer if enough or refused else lacking)
 
     @property
     def waiting(self) -> int:

@@ -1,0 +1,98 @@
+"""Dial: makes a connection to a Redis or a sentinel, and enters it with its credentials."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+import hiredis
+
+from palaver.errors import ConfigurationError, LedgerUnavailable
+from palaver_plugins.ledgers.redis.address import Address
+from palaver_plugins.ledgers.redis.wire import Lost, Reply, Wire, pack
+
+NO_ENTRY = ("WRONGPASS", "NOAUTH", "NOPERM")
+
+
+async def dial(address: Address, make: Callable[[], Wire]) -> Wire:
+    """A new wire to ``address``, ready for commands.
+
+    Raises `LedgerUnavailable`, and `ConfigurationError` when the server is there and lets nobody
+    in with what is configured.
+    """
+    try:
+        wire = await _open(address, make)
+    except (ssl.SSLEOFError, ConnectionError) as error:
+        raise unavailable(address, error.strerror or str(error)) from error
+    except ssl.SSLError as error:
+        raise ConfigurationError(_about_tls(address, error)) from error
+    except OSError as error:
+        raise unavailable(address, error.strerror or str(error)) from error
+    try:
+        await _enter(address, wire)
+    except BaseException:
+        wire.close("not entered")
+        raise
+    return wire
+
+
+def checked(reply: Reply, address: Address) -> Reply:
+    """The reply, unless it tells of a failure. Raises like `dial`."""
+    if isinstance(reply, hiredis.ReplyError):
+        if str(reply).startswith(NO_ENTRY):
+            raise ConfigurationError(f"Redis at {address}: {reply}; see ledger.redis.url")
+        raise unavailable(address, str(reply))
+    if isinstance(reply, Lost):
+        if "ALERT" in reply.why:
+            raise ConfigurationError(
+                f"Redis at {address} refuses this client's certificate or has none of it: "
+                f"{reply.why}; see ssl_certfile and ssl_keyfile in ledger.redis.url"
+            )
+        raise unavailable(address, reply.why)
+    return reply
+
+
+def unavailable(address: Address, why: str) -> LedgerUnavailable:
+    return LedgerUnavailable(f"Redis at {address}: {why}", retry_after=1.0)
+
+
+async def _open(address: Address, make: Callable[[], Wire]) -> Wire:
+    loop = asyncio.get_running_loop()
+    if address.path:
+        _, wire = await loop.create_unix_connection(make, address.path)
+        return wire
+    tls = None
+    if address.tls is not None:  # read anew for each connection, as certificates are renewed
+        tls = await asyncio.to_thread(_tls_context, dict(address.tls))
+    _, wire = await loop.create_connection(make, address.host, address.port, ssl=tls)
+    return wire
+
+
+async def _enter(address: Address, wire: Wire) -> None:
+    hello: tuple[str | int, ...] = ("HELLO", 3)
+    if address.password:
+        hello += ("AUTH", address.username, address.password)
+    checked(await wire.send(pack(*hello, "SETNAME", "palaver")), address)
+    if address.db:
+        checked(await wire.send(pack("SELECT", address.db)), address)
+
+
+def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except OSError as error:
+        raise ConfigurationError(f"ledger.redis.url: {options}: {error}") from error
+    return context
+
+
+def _about_tls(address: Address, error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"Redis at {address} shows a certificate that cannot be trusted "
+            f"({error.verify_message.rstrip('.')}): 'ssl_ca_certs' in ledger.redis.url names "
+            "whom to trust, and the certificate must name this host"
+        )
+    return (
+        f"Redis at {address} does not speak TLS as expected ({error.reason}): see ledger.redis.url"
+    )

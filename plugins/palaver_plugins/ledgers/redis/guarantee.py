@@ -1,0 +1,140 @@
+"""Guarantee: what the Redis in use promises, and what it does not, in sentences."""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from palaver.ledger import Guarantee
+from palaver_plugins.ledgers.redis.address import Address
+from palaver_plugins.ledgers.redis.checks import Server
+from palaver_plugins.ledgers.redis.sentinel import Sentinels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """On what a ledger stands now. ``replicas`` confirm every write; ``excess`` are commands that
+    the user may run and had better not."""
+
+    servers: Mapping[Address, Server]
+    replicas: int
+    sentinels: Sentinels | None
+    excess: frozenset[str]
+
+    def describe(self) -> Guarantee:
+        return Guarantee(
+            holds=(
+                self._place(),
+                "Turns of a conversation run one at a time, in the order of their acceptance.",
+                *self._keeps(),
+                *self._protects(),
+            ),
+            lacks=tuple(dict.fromkeys((*self._loses(), *self._exposes()))),
+        )
+
+    def _place(self) -> str:
+        places = ", ".join(map(str, self.servers))
+        versions = " and ".join(sorted({server.version for server in self.servers.values()}))
+        if self.sentinels is not None:
+            return (
+                f"Redis {versions} at {places} is the master of {self.sentinels.service!r}, as "
+                f"{self.sentinels} say; a failover is followed."
+            )
+        if self._clustered:
+            return (
+                f"A Cluster of Redis {versions}: the ledger is on {places}, and is followed when "
+                "it moves."
+            )
+        return f"Redis {versions} at {places}."
+
+    def _keeps(self) -> Iterator[str]:
+        servers = self.servers.values()
+        if all(server.durable for server in servers):
+            yield "What was acknowledged is on disk: it survives a crash of Redis or its host."
+        if all(server.policy == "noeviction" for server in servers):
+            yield "Redis evicts nothing; when its memory is full, messages are refused."
+        if self.replicas:
+            yield (
+                f"What was acknowledged has reached replicas ({self.replicas}): a failover to one "
+                "of them keeps it."
+            )
+
+    def _protects(self) -> Iterator[str]:
+        if all(address.tls is not None for address in self.servers):
+            yield "What is said to Redis is encrypted (TLS), and its certificate was checked."
+        elif all(map(_is_here, self.servers)):
+            yield "What is said to Redis does not leave this machine."
+        if not self.excess:
+            yield f"The user {self._user!r} may do what a ledger does."
+
+    def _loses(self) -> Iterator[str]:
+        for server in self.servers.values():
+            yield from _losses_of(server)
+            if server.replicas < self.replicas:
+                yield (
+                    f"Only {server.replicas} of {self.replicas} replicas are there: messages are "
+                    "refused."
+                )
+            elif server.replicas and not self.replicas:
+                yield (
+                    "A failover to a replica loses what had not reached it: set "
+                    "ledger.redis.replicas."
+                )
+            elif not server.replicas and (self._clustered or self.sentinels is not None):
+                yield "A master has no replica: nobody can take over when it is lost."
+        if self.sentinels is not None and self.sentinels.answering < len(self.sentinels.addresses):
+            yield f"Only {self.sentinels} answer: a failover needs the greater part of them."
+
+    def _exposes(self) -> Iterator[str]:
+        if any(address.tls is None and not _is_here(address) for address in self.servers):
+            yield (
+                "What is said to Redis, the password too, can be read on the way: rediss:// is "
+                "for TLS."
+            )
+        if self.excess:
+            yield (
+                f"The user {self._user!r} may do more than a ledger does, like "
+                f"{', '.join(name.upper().replace('|', ' ') for name in sorted(self.excess))}: "
+                "config/redis-users.acl has one with the least rights."
+            )
+
+    @property
+    def _clustered(self) -> bool:
+        return any(server.clustered for server in self.servers.values())
+
+    @property
+    def _user(self) -> str:
+        return next(iter(self.servers)).username
+
+
+def _losses_of(server: Server) -> Iterator[str]:
+    if not server.durable:
+        yield LOSSES.get(_weakness(server), LOSSES["unknown"])
+    if server.policy not in ("noeviction", ""):
+        yield (
+            f"With 'maxmemory-policy {server.policy}' any conversation may vanish when memory is "
+            "short."
+        )
+
+
+def _weakness(server: Server) -> str:
+    return server.appendfsync if server.appendonly == "yes" else f"appendonly {server.appendonly}"
+
+
+LOSSES = {
+    "no": "With 'appendfsync no' a crash of the host loses what the system had not yet written, "
+    "often half a minute.",
+    "appendonly no": "Without 'appendonly yes' a crash of Redis loses everything since its "
+    "last snapshot.",
+    "everysec": "With 'appendfsync everysec' a crash of Redis loses up to a second, in bad cases "
+    "two, of acknowledged writes.",
+    "unknown": "Redis does not tell its configuration: what a crash loses is not known.",
+}
+
+
+def _is_here(address: Address) -> bool:
+    if address.path or address.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,43 @@
+"""Rights: what the user of a ledger must be permitted in Redis, and what it had better not be."""
+
+from collections.abc import Iterable
+
+from palaver.errors import ConfigurationError
+from palaver_plugins.ledgers.redis.scripts import Script, commands_of
+from palaver_plugins.ledgers.redis.wire import Reply, pack
+
+DIRECT = frozenset(
+    "asking config|get eval evalsha hdel hget hgetall hlen hmget hset hsetnx info ping script|load "
+    "select smembers subscribe time unlink unsubscribe wait".split()
+)
+"""Commands that are sent as they are, beside those that the scripts call."""
+UNUSUAL = frozenset({"asking", "config|get", "select", "wait"})
+"""Those of them that a ledger can do without, in another profile or with a weaker guarantee."""
+DANGEROUS = frozenset({"acl|setuser", "config|set", "flushall", "keys", "shutdown"})
+
+
+def needed(scripts: Iterable[Script]) -> frozenset[str]:
+    """Every command that a ledger may use."""
+    return DIRECT | commands_of(scripts)
+
+
+def question(rights: Script, key: str, commands: Iterable[str]) -> bytes:
+    """The packed command that asks which of ``commands`` this user may not run, on ``key`` where
+    they take a key or a channel."""
+    names = (name.replace("|", " ") for name in sorted(commands))
+    return pack("EVAL", rights.source, 0, key, *names)
+
+
+def answer(reply: Reply) -> frozenset[str]:
+    """The commands that were named in reply to a `question`."""
+    return frozenset(name.decode().replace(" ", "|") for name in reply)
+
+
+def refuse(lacking: frozenset[str], where: str, user: str, prefix: str) -> None:
+    """Raise `ConfigurationError` when the user lacks a right that no ledger can do without."""
+    if lacking:
+        permit = " ".join(f"+{name}" for name in sorted(lacking))
+        raise ConfigurationError(
+            f"Redis at {where} does not let user {user!r} do what a ledger does: permit {permit} "
+            f"on ~{prefix}:* and &{prefix}:*, as config/redis-users.acl does"
+        )
