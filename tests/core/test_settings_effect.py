@@ -127,6 +127,9 @@ COVERED_OF_PLUGINS = {
     "engine.vllm.max_num_seqs": f"{VLLM}::test_the_lower_priority_number_gets_the_next_slot",
     "engine.vllm.arguments": (f"{VLLM}::test_arguments_that_load_code_or_open_ports_are_refused"),
     "ledger.redis.url": f"{REDIS}::test_a_url_is_given_plainly_or_by_reference",
+    "ledger.redis.sentinel_password": (
+        "tests/ledgers/test_redis_sentinel.py::test_sentinels_that_cannot_help_are_named"
+    ),
     "ledger.redis.prefix": f"{REDIS}::test_other_conversations_and_prefixes_share_a_server",
     "ledger.redis.partitions": f"{REDIS}::test_another_count_of_partitions_is_refused",
     "ledger.redis.allow_weak_durability": (

@@ -1,15 +1,19 @@
 """What the tests of the Redis ledger share: opening it, and one turn's walk."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import pytest
 from redis.asyncio import Redis
 
+from palaver.errors import LedgerUnavailable
 from palaver.ledger import Claim, Entry, Guarantee
 from palaver.messages import Conversation, Finished, Message, Text, new_id
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
+
+T = TypeVar("T")
 
 WHERE = Conversation("acme", "web", "t")
 
@@ -36,6 +40,16 @@ async def raw(url: str) -> AsyncIterator[Any]:  # Any: redis-py types its replie
         yield client
     finally:
         await client.aclose()
+
+
+async def insist(call: Callable[[], Awaitable[T]], *, within: float = 10.0) -> T:
+    """Call until the ledger is not away."""
+    async with asyncio.timeout(within):
+        while True:
+            try:
+                return await call()
+            except LedgerUnavailable:
+                await asyncio.sleep(0.02)
 
 
 def losses(guarantee: Guarantee) -> list[str]:

@@ -12,8 +12,10 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import ClassVar
 
 import hiredis
 import pytest
@@ -32,15 +34,19 @@ def free_port() -> int:
 class RedisServer:
     """One redis-server process at a time on ``port``, over ``directory``. Its methods block."""
 
+    defaults: ClassVar[dict[str, str]] = DURABLE
+
     def __init__(self, directory: Path, **directives: str) -> None:
         self.directory = directory
         self.port = free_port()
-        self.directives = DURABLE | {name.replace("_", "-"): v for name, v in directives.items()}
+        given = {name.replace("_", "-"): value for name, value in directives.items()}
+        self.directives = self.defaults | given
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        password = self.directives.get("requirepass")
+        return f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
@@ -101,21 +107,28 @@ class RedisServer:
 
 
 @contextlib.asynccontextmanager
-async def running_redis(**directives: str) -> AsyncIterator[RedisServer]:
-    """A started `RedisServer`, to be killed and started again by the test.
+async def running(
+    kind: type[RedisServer], directives: Mapping[str, str]
+) -> AsyncIterator[RedisServer]:
+    """A started server of that ``kind``, to be killed and started again by the test.
 
     Skips the test where redis-server is not installed.
     """
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
     directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="palaver-redis-"))
-    server = RedisServer(directory, **directives)
+    server = kind(directory, **directives)
     try:
         await asyncio.to_thread(server.start)
         yield server
     finally:
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def running_redis(**directives: str) -> AbstractAsyncContextManager[RedisServer]:
+    """A `running` `RedisServer`; directives with ``_`` for ``-`` change its defaults."""
+    return running(RedisServer, directives)
 
 
 @contextlib.asynccontextmanager

@@ -81,4 +81,4 @@ async def test_every_method_works_on_all_nodes_of_a_cluster() -> None:
         assert (await ledger.erase("acme", "ada")).conversations == len(threads)
         for node in (first, second):
             assert not [key async for key in node.scan_iter() if b"state" not in key]
-        assert not any("lost with" in s for s in losses(await ledger.guarantee()))
+        assert len(losses(await ledger.guarantee())) == 2  # for want of replicas

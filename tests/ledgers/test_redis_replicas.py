@@ -10,6 +10,7 @@ from tests.ledgers.redis_kit import (
     answer,
     claimed,
     ending,
+    insist,
     losses,
     message,
     needs_redis,
@@ -17,7 +18,7 @@ from tests.ledgers.redis_kit import (
     raw,
     said,
 )
-from tests.ledgers.redis_server import RedisServer, running_redis
+from tests.ledgers.redis_server import RedisServer, proxied, running_redis
 
 from palaver.errors import LedgerUnavailable
 
@@ -101,7 +102,41 @@ async def test_what_was_refused_for_want_of_a_replica_may_be_sent_again() -> Non
             with pytest.raises(LedgerUnavailable):
                 await ledger.accept(sent)
             replica.thaw()
-            await ledger.accept(sent)
+            await insist(lambda: ledger.accept(sent))
             claim = await answer(ledger)
             assert claim.message == sent
             assert await ledger.claim("worker", lease=3.0, history=0) is None
+
+
+async def test_a_repeated_write_is_confirmed_like_the_first_whoever_repeats_it() -> None:
+    """Since Redis 7.2 WAIT knows only of what its own connection wrote, and who repeats a write
+    writes nothing: hence the command before it."""
+    async with asyncio.timeout(10), pair() as (primary, replica), proxied(primary) as proxy:
+        async with (
+            opened(primary.url, replicas=1) as one,
+            opened(proxy.url, replicas=1) as other,
+        ):
+            replica.freeze()
+            sent = message()
+            with pytest.raises(LedgerUnavailable):
+                await one.accept(sent)
+            proxy.forget()
+            with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
+                await other.accept(sent)
+            assert proxy.names()[:3] == [b"HSET", b"EVALSHA", b"WAIT"]
+            replica.thaw()
+            assert (await insist(lambda: other.accept(sent))).duplicate
+
+
+async def test_a_master_that_has_become_a_replica_is_away_until_it_is_a_master_again() -> None:
+    async with asyncio.timeout(10), pair() as (primary, replica), raw(primary.url) as client:
+        async with opened(primary.url) as ledger:
+            await ledger.accept(message())
+            await client.replicaof("127.0.0.1", replica.port)
+            with pytest.raises(LedgerUnavailable, match="is a replica of"):
+                await ledger.accept(message())
+            with pytest.raises(LedgerUnavailable, match=r"name the master in ledger\.redis\.url"):
+                async with opened(replica.url):
+                    pass
+            await client.replicaof("NO", "ONE")
+            await insist(lambda: ledger.accept(message()))

@@ -74,12 +74,12 @@ class Standing:
                     f"Only {server.replicas} of {self.replicas} replicas are there: messages are "
                     "refused."
                 )
-            elif server.replicas and not self.replicas:
+            elif not self.replicas and (server.replicas or self._fails_over):
                 yield (
                     "A failover to a replica loses what had not reached it: set "
                     "ledger.redis.replicas."
                 )
-            elif not server.replicas and (self._clustered or self.sentinels is not None):
+            if self._fails_over and not server.replicas:
                 yield "A master has no replica: nobody can take over when it is lost."
         if self.sentinels is not None and self.sentinels.answering < len(self.sentinels.addresses):
             yield f"Only {self.sentinels} answer: a failover needs the greater part of them."
@@ -100,6 +100,10 @@ class Standing:
     @property
     def _clustered(self) -> bool:
         return any(server.clustered for server in self.servers.values())
+
+    @property
+    def _fails_over(self) -> bool:
+        return self._clustered or self.sentinels is not None
 
     @property
     def _user(self) -> str:
