@@ -7,15 +7,16 @@ replicas, and turns whose owner has died.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from palaver.errors import Fenced, LedgerUnavailable, PalaverError, SkillError
-from palaver.ledger import Claim, Ledger, Receipt, StopState, Waiting
+from palaver.ledger import QUEUE, Claim, Ledger, Policies, Receipt, StopState, Waiting
 from palaver.messages import Conversation, Finished, Message, Outcome, Problem, Started, new_id
 from palaver.metrics import Metrics
 from palaver.settings import DispatchSettings
 from palaver.streams import Streams
-from palaver.transcript import Transcript
+from palaver.transcript import Transcript, rhythm
 from palaver.turns import Services, Suspended, Turn
 
 log = logging.getLogger(__name__)
@@ -125,14 +126,25 @@ class Dispatcher:
             asyncio.create_task(self._keep_leases(), name="palaver-leases"),
         ]
 
-    async def accept(self, message: Message) -> Receipt:
+    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
         """Store the message; a worker takes its turn."""
-        receipt = await self._ledger.accept(message)
-        if not receipt.duplicate:
+        receipt = await self._ledger.accept(message, policies)
+        if receipt.duplicate:
+            return receipt
+        if not receipt.joined:
             self._unclaimed += 1
-            if not receipt.ahead:
-                self._hire()
+        if not receipt.ahead:
+            self._hire()
+        if receipt.ahead or receipt.joined:
+            self._tell(message.conversation, policies)
         return receipt
+
+    def _tell(self, conversation: Conversation, policies: Policies) -> None:
+        """Let a turn that runs here learn at once what a message may mean to it."""
+        if {policies.otherwise, *policies.skills.values()} & {"interrupt", "steer"}:
+            for run in self._runs.values():
+                if run.claim.conversation == conversation:
+                    self._soon(run.transcript.look())
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
         """Stop a turn wherever it runs; here, at once."""
@@ -180,11 +192,14 @@ class Dispatcher:
 
     async def _keep_leases(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.lease / 4)
+            await asyncio.sleep(rhythm(self._settings.lease))
             for run in self._runs.values():  # none waits for another's part of the store
-                beat = asyncio.create_task(run.transcript.beat())
-                self._beats.add(beat)
-                beat.add_done_callback(self._beats.discard)
+                self._soon(run.transcript.beat())
+
+    def _soon(self, look: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(look)
+        self._beats.add(task)
+        task.add_done_callback(self._beats.discard)
 
     async def _work(self) -> None:
         more = True
@@ -240,7 +255,7 @@ class Dispatcher:
         finished = Finished(
             turn=claim.turn, outcome=outcome, length=0, usage=turn.usage, problem=problem
         )
-        await transcript.settle(finished, waiting)
+        await transcript.settle(finished, waiting, steered=turn.taken)
         self._metrics.turn(turn.skill, outcome, loop.time() - began)
 
     async def _attempt(

@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from palaver.messages import Conversation, Cursor, Event, Message, Outcome, Recorded, merge
+from palaver.messages import Policy as Policy
 
 INBOX_LIMIT = 16
 """Messages that may wait in one conversation before `Ledger.accept` raises `TooMany`. Those of the
@@ -48,20 +49,6 @@ Entry = Event | Step
 """What `Ledger.append` takes: events go to the conversation's stream, steps to the journal."""
 
 
-Policy = Literal["queue", "merge", "interrupt", "steer"]
-"""What becomes of a message whose conversation has unsettled turns.
-
-``queue``: a turn of its own, after the others. ``merge``: its turn begins when no message of the
-same person has come for a window (at most `BURST` windows after the first); one that comes before
-that joins it, if it is still the newest turn. ``interrupt``: the running turn is stopped, if it is
-the same person's, and the message's own turn answers the stopped messages too; one that comes
-before that turn has begun joins it. ``steer``: it is handed to the running turn, whoever's that is.
-
-A message that names a skill joins nothing, nor does one join a turn that was told to stop. Where a
-policy does not apply, the message queues.
-"""
-
-
 class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """How a message is received: by the policy of the skill that runs, else by ``otherwise``.
     ``window`` is the ``merge`` window in seconds."""
@@ -72,6 +59,16 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 QUEUE = Policies()
+
+
+def alone(policies: Policies) -> Policies:
+    """The same for a message that shall be answered by itself: it joins no other's turn."""
+
+    def apart(policy: Policy) -> Policy:
+        return policy if policy == "interrupt" else "queue"
+
+    skills = {name: apart(policy) for name, policy in policies.skills.items()}
+    return msgspec.structs.replace(policies, otherwise=apart(policies.otherwise), skills=skills)
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

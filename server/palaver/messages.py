@@ -27,6 +27,19 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 Outcome = Literal["done", "asked", "stopped", "failed"]
 """How a turn ended. ``asked``: with a question; the person's next message continues the skill."""
 
+Policy = Literal["queue", "merge", "interrupt", "steer"]
+"""What becomes of a message whose conversation has unsettled turns.
+
+``queue``: a turn of its own, after the others. ``merge``: its turn begins when no message of the
+same person has come for a window (at most five windows after the first); one that comes before
+that joins it, if it is still the newest turn. ``interrupt``: the running turn is stopped, if it is
+the same person's, and the message's own turn answers the stopped messages too; one that comes
+before that turn has begun joins it. ``steer``: it is handed to the running turn, whoever's that is.
+
+A message that names a skill joins nothing, nor does one join a turn that was told to stop. Where a
+policy does not apply, the message queues.
+"""
+
 
 def check_name(value: str, what: str) -> str:
     """Refuse an id that could reach outside its own keys.

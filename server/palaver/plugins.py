@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import pluggy
 import pydantic
@@ -21,6 +21,7 @@ from palaver.errors import NameCollision, PluginLoadError
 from palaver.hooks import PROJECT, Backend, Hooks, Interceptor, Tool, hookimpl
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
+from palaver.messages import Policy
 from palaver.skills import Skill
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 GROUP = "palaver"
 SKILL_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 HOOK_PREFIX = "palaver_register_"
+POLICIES = get_args(Policy)
 
 T = TypeVar("T")
 
@@ -240,6 +242,10 @@ def check_skill(skill: object) -> type[Skill]:
         raise PluginLoadError(f"{label}: examples and patterns are tuples of strings, not a string")
     if not (inspect.isclass(skill.Arguments) and issubclass(skill.Arguments, pydantic.BaseModel)):
         raise PluginLoadError(f"{label}: Arguments is not a pydantic model")
+    if skill.while_running not in (None, *POLICIES):
+        raise PluginLoadError(
+            f"{label}: while_running is {skill.while_running!r}, not one of {', '.join(POLICIES)}"
+        )
     for pattern in skill.patterns:
         _check_pattern(label, skill, pattern)
     return skill

@@ -17,7 +17,7 @@ from palaver.engine import Abilities, Engine
 from palaver.errors import ConfigurationError, LedgerUnavailable, TooLarge
 from palaver.hooks import Interceptor, Tool
 from palaver.knowledge import KnowledgeBase
-from palaver.ledger import Claim, Depth, Ledger, Receipt, Snapshot, StopState
+from palaver.ledger import Claim, Depth, Ledger, Policies, Receipt, Snapshot, StopState, alone
 from palaver.messages import Conversation, Cursor, Message
 from palaver.metrics import Metrics
 from palaver.routing import Decision, Router
@@ -61,6 +61,11 @@ class Server:
         self.knowledge = knowledge
         self.abilities: Abilities
         self._skills = skills
+        own = {name: skill.while_running for name, skill in skills.items()}
+        self._skill_policies = {
+            **{name: policy for name, policy in own.items() if policy},
+            **settings.while_running.skills,
+        }
         self._tools = tools or {}
         self._interceptors = interceptors
         self.channels = channels
@@ -153,6 +158,11 @@ class Server:
             raise ConfigurationError(
                 f"routing.default names the skill {default!r}; there are: {sorted(self._skills)}"
             )
+        for name in self.settings.while_running.skills:
+            if name not in self._skills:
+                raise ConfigurationError(
+                    f"while_running.skills names {name!r}; there are: {sorted(self._skills)}"
+                )
         return self._skills
 
     # One turn
@@ -161,7 +171,8 @@ class Server:
         decision = await self._route(turn, claim)
         skill = self._skills[decision.skill]
         turn.skill = decision.skill
-        turn.say_routed(decision.reason, decision.score)
+        own_policy = decision.skill in self._skill_policies
+        await turn.say_routed(decision.reason, decision.score, stored=own_policy)
 
         async def answer() -> None:
             named = bool(claim.message.arguments)
@@ -196,9 +207,19 @@ class Server:
             raise TooLarge(f"the message is larger than {limit} bytes")
         if message.skill is not None:
             self._router.command(message.skill)
-        receipt = await self._dispatcher.accept(message)
+        receipt = await self._dispatcher.accept(message, self._policies(message))
         self.metrics.message(message.conversation.channel)
         return receipt
+
+    def _policies(self, message: Message) -> Policies:
+        """How a message is received while another's turn runs."""
+        chosen = self.settings.while_running
+        policies = Policies(
+            otherwise=chosen.channels.get(message.conversation.channel, chosen.default),
+            skills=self._skill_policies,
+            window=chosen.merge_window,
+        )
+        return alone(policies) if message.text.startswith("/") else policies
 
     async def view(
         self, conversation: Conversation, viewer: Viewer, since: Cursor | None = None

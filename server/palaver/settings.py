@@ -13,6 +13,7 @@ from typing import Any
 import pydantic
 
 from palaver.errors import ConfigurationError
+from palaver.messages import Policy
 
 Tree = dict[str, Any]  # Any: nested tables of TOML values
 Keys = tuple[str, ...]
@@ -220,6 +221,21 @@ class DispatchSettings(Section):
     """Seconds that a turn may take in all."""
 
 
+class WhileRunningSettings(Section):
+    default: Policy = "queue"
+    """What becomes of a message that comes while a turn of its conversation runs. ``queue``: it
+    is answered after that. ``merge``: messages that follow each other closely are answered as
+    one. ``interrupt``: the running turn is stopped, and the next one answers both. ``steer``: it
+    is handed to the running skill, and if that does not take it, it is answered after that."""
+    channels: dict[str, Policy] = {}
+    """The same for single channels: ``web`` and those of ``channels.enabled``."""
+    skills: dict[str, Policy] = {}
+    """The same for as long as a certain skill runs; stronger than what the skill itself says, and
+    than the channel."""
+    merge_window: float = pydantic.Field(default=1.0, gt=0)
+    """Seconds without a further message after which a burst is over, with ``merge``."""
+
+
 class Settings(Section):
     """Everything that can be set, by section."""
 
@@ -241,6 +257,8 @@ class Settings(Section):
     """How a message finds its skill."""
     dispatch: DispatchSettings = DispatchSettings()
     """How turns are run."""
+    while_running: WhileRunningSettings = WhileRunningSettings()
+    """What becomes of a message that comes while a turn runs."""
     channels: ChannelsSettings = ChannelsSettings()
     """Where messages come from and replies go."""
     interceptors: InterceptorsSettings = InterceptorsSettings()

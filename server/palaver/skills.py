@@ -7,6 +7,7 @@ import pydantic
 
 from palaver.engine import Ability
 from palaver.hooks import PluginSettings
+from palaver.messages import Policy
 from palaver.turns import Turn
 
 
@@ -34,6 +35,9 @@ class Skill:
     chooses the skill, and named groups fill its arguments."""
     needs: ClassVar[frozenset[Ability]] = frozenset({"generate"})
     """What the engine must be able to do; a server whose engine cannot refuses the skill."""
+    while_running: ClassVar[Policy | None] = None
+    """What becomes of a message that comes while this skill runs; None leaves it to the settings.
+    With ``steer``, ask for them with `Turn.steering`."""
 
     class Settings(PluginSettings):
         """Settings under ``[skills.NAME]``; override with fields of your own."""

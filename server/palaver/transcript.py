@@ -7,7 +7,7 @@ import msgspec
 
 from palaver.errors import Fenced, IndexConflict, LedgerUnavailable
 from palaver.ledger import Claim, Entry, Ledger, Progress, Waiting
-from palaver.messages import Finished, Text, TextReset
+from palaver.messages import Finished, Message, Text, TextReset
 from palaver.streams import Streams
 
 GATHER = 0.05
@@ -17,9 +17,16 @@ FRAME = 0.016
 any that comes after a pause, leaves at once; what follows within a frame travels with the next."""
 RETRY = 0.25
 """Seconds between attempts while the ledger is away."""
+BEAT = 0.5
+"""Seconds between two beats at most: a stop must arrive within a second."""
 HELD = 2.0
 """Seconds for which what a turn puts out is kept while the ledger is away. Beyond that the turn
 pauses: what piles up would be lost if this process died, and its memory is not endless."""
+
+
+def rhythm(lease: float) -> float:
+    """Seconds between two beats of a turn that writes nothing."""
+    return min(BEAT, lease / 4)
 
 
 class Transcript:
@@ -61,6 +68,11 @@ class Transcript:
         self._written_at = self._loop.time()
         self._live = True
         self._closed = False
+        self._steering = len(claim.steering)
+        self._taken = 0
+        self.steered = asyncio.Event()
+        """Set while a message that was handed to the turn has not been taken."""
+        self.took(0)
 
     def say(self, text: str) -> None:
         """The reply goes on."""
@@ -74,6 +86,14 @@ class Transcript:
             self._loop.call_later(wait, self._publish)
         else:
             self._loop.call_soon(self._publish)
+
+    def took(self, count: int) -> None:
+        """The skill has taken the first ``count`` of the messages that steer the turn."""
+        self._taken = count
+        if self._steering > count:
+            self.steered.set()
+        else:
+            self.steered.clear()
 
     def reset(self, position: int) -> None:
         """Withdraw what was said from ``position`` on."""
@@ -168,28 +188,40 @@ class Transcript:
     def _advance(self, progress: Progress) -> None:
         self._index = progress.index
         self._written_at = self._loop.time()
+        self._steering = max(self._steering, progress.steering)
+        self.took(self._taken)
         if progress.stop and not self._closed:
             self._stopped()
 
     async def beat(self) -> None:
-        """Renew the lease when no write has done so lately, and learn of a stop."""
-        if self._closed or self._writing.locked():
+        """Renew the lease, unless a write does so, and learn what the ledger has to tell."""
+        if self._writing.locked() or self._loop.time() - self._written_at < rhythm(self._lease) / 2:
             return
-        if self._loop.time() - self._written_at < self._lease / 4:
-            return
+        await self.look()
+
+    async def look(self) -> None:
+        """Learn at once of a stop, of messages that steer the turn, and of its loss."""
         try:
             if self._entries or self._unacknowledged:
                 await self.flush()
-            else:
-                async with self._writing:
+                return
+            async with self._writing:
+                if not self._closed:
                     self._advance(await self._append(()))
         except LedgerUnavailable:
             pass  # the turn goes on; the flush timer retries
         except (Fenced, IndexConflict):
             self._abandon()
 
-    async def settle(self, finished: Finished, waiting: Waiting | None = None) -> None:
-        """Write the rest and close the turn, in one step. ``finished`` gets the reply's length.
+    async def settle(
+        self,
+        finished: Finished,
+        waiting: Waiting | None = None,
+        *,
+        steered: Sequence[Message] = (),
+    ) -> None:
+        """Write the rest and close the turn, in one step. ``finished`` gets the reply's length;
+        the rest is as for `Ledger.settle`.
 
         Waits for as long as the store is away. Raises `Fenced` when another worker owns the turn.
         """
@@ -197,7 +229,7 @@ class Transcript:
         async def write() -> None:
             await self._repeat_unacknowledged()
             await self._ledger.settle(
-                self.claim, self._entries, expect=self._index, waiting=waiting
+                self.claim, self._entries, expect=self._index, waiting=waiting, steered=steered
             )
 
         async with self._writing:

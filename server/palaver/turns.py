@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
@@ -105,7 +105,10 @@ class Turn(Generic[ArgumentsT]):
         self.id = claim.turn
         self.attempt = claim.attempt
         self.message: Message = claim.message
-        self.history: tuple[Exchange, ...] = claim.history
+        """What is to be answered. Where several messages make one turn, all of them as one."""
+        self.messages: tuple[Message, ...] = (*claim.interrupted, *claim.messages)
+        """The same one by one."""
+        self.history: tuple[Exchange, ...] = _without_interrupted(claim)
         self.arguments: ArgumentsT
         self.skill = ""
         self.deadline = deadline
@@ -119,6 +122,9 @@ class Turn(Generic[ArgumentsT]):
         self._journal = Journal(claim.journal, transcript.put)
         self._voice = Voice(transcript, claim.reply)
         self._citations = 0
+        self._steering = claim.steering
+        self.taken: tuple[Message, ...] = ()
+        """What `steering` has returned of the messages that were handed to this turn."""
 
     # What the turn is
 
@@ -178,11 +184,13 @@ class Turn(Generic[ArgumentsT]):
         history: Sequence[Exchange] = (),
         sampling: Sampling | None = None,
         through: Filter | None = None,
+        steerable: bool = False,
     ) -> str:
         """Generate an answer to ``prompt`` and say it as it is written. Returns what was said.
 
         ``history`` is cut from its old end so that everything fits. ``through`` may change the
-        text on its way. After a takeover the text goes on from the last stored character.
+        text on its way. ``steerable``: it breaks off when `steering` has something to return.
+        After a takeover the text goes on from the last stored character.
         """
         step = self._journal.begin("reply", system, prompt)
         recorded = self._journal.result(step, str)
@@ -201,7 +209,10 @@ class Turn(Generic[ArgumentsT]):
         def hear(text: str) -> None:
             say(change.feed(text))
 
-        await self._generate(step, prompt, system, history, sampling, partial=said[0], on_text=hear)
+        generating = self._generate(
+            step, prompt, system, history, sampling, partial=said[0], on_text=hear
+        )
+        await (self._until_steered(generating) if steerable else generating)
         say(change.end())
         text = "".join(said)
         self._journal.finish(step, text)
@@ -313,6 +324,37 @@ class Turn(Generic[ArgumentsT]):
     async def count_tokens(self, text: str) -> int:
         """Tokens that ``text`` takes as a message of its own."""
         return await self._services.engine.count_tokens([ChatMessage("user", text)])
+
+    # Being steered
+
+    async def steering(self) -> tuple[Message, ...]:
+        """The messages that were handed to this turn since this was last asked, oldest first.
+
+        There are some where the policy is ``steer``, see `Skill.while_running`. What a skill does
+        not take becomes the next turn.
+        """
+
+        async def look(step: Step) -> tuple[Message, ...]:
+            self._steering = await self._services.ledger.steering(self._claim)
+            return self._steering[len(self.taken) :]
+
+        messages = await self._journal.once(tuple[Message, ...], look, "steering")
+        ids = {message.id for message in messages}  # a turn that asked may have been steered, too
+        self.taken += tuple(message for message in self._steering if message.id in ids)
+        self._transcript.took(len(self.taken))
+        return messages
+
+    async def _until_steered(self, generating: Coroutine[Any, Any, str]) -> None:
+        generation = asyncio.create_task(generating)
+        steered = asyncio.create_task(self._transcript.steered.wait())
+        try:
+            await asyncio.wait({generation, steered}, return_when=asyncio.FIRST_COMPLETED)
+            if generation.done():
+                generation.result()
+        finally:
+            generation.cancel()
+            steered.cancel()
+            await asyncio.gather(generation, steered, return_exceptions=True)
 
     # Asking, acting, looking up
 
@@ -438,9 +480,11 @@ class Turn(Generic[ArgumentsT]):
         if text != self.message.text:
             self.message = msgspec.structs.replace(self.message, text=text)
 
-    def say_routed(self, reason: str, score: float | None) -> None:
-        """Tell which skill answers and why."""
+    async def say_routed(self, reason: str, score: float | None, *, stored: bool) -> None:
+        """Tell which skill answers and why; ``stored``: the ledger must know before it begins."""
         self._transcript.put(Routed(turn=self.id, skill=self.skill, reason=reason, score=score))
+        if stored:
+            await self._transcript.flush()
 
     def resume(self, waiting: Waiting) -> None:
         """Go on with a skill that asked: this message is the answer."""
@@ -464,6 +508,14 @@ class Unchanged:
 
     def end(self) -> str:
         return ""
+
+
+def _without_interrupted(claim: Claim) -> tuple[Exchange, ...]:
+    """The history without the turns that were stopped for this one, which answers them too."""
+    again = {(message.sender, message.text) for message in claim.interrupted}
+    asked = {line.turn for line in claim.history if (line.sender, line.text) in again}
+    stopped = {line.turn for line in claim.history if line.outcome == "stopped"}
+    return tuple(line for line in claim.history if line.turn not in asked & stopped)
 
 
 def _drop(text: str) -> None:

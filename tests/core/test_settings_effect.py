@@ -44,6 +44,7 @@ ROOT = Path(__file__).parents[2]
 HERE = "tests/core/test_settings_effect.py"
 CHECK = "tests/core/test_check.py"
 CONTINUATION = "tests/core/test_continuation.py"
+WHILE_RUNNING = "tests/core/test_while_running.py"
 DEPARTURE = "tests/web/test_departure.py"
 
 COVERED = {
@@ -89,6 +90,16 @@ COVERED = {
     "dispatch.lease": f"{HERE}::test_turns_are_leased_for_as_long_as_set",
     "dispatch.attempts": f"{HERE}::test_a_turn_is_given_up_after_its_attempts",
     "dispatch.turn_deadline": "tests/core/test_conversations.py::test_a_turn_has_a_deadline",
+    "while_running.default": (
+        f"{WHILE_RUNNING}::test_a_channels_policy_is_stronger_than_the_default"
+    ),
+    "while_running.channels": (
+        f"{WHILE_RUNNING}::test_a_channels_policy_is_stronger_than_the_default"
+    ),
+    "while_running.skills": (
+        f"{WHILE_RUNNING}::test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill"
+    ),
+    "while_running.merge_window": f"{WHILE_RUNNING}::test_a_burst_becomes_one_turn",
     "channels.enabled": f"{HERE}::test_only_enabled_channels_open_routes",
     "interceptors.enabled": f"{HERE}::test_only_enabled_interceptors_wrap_turns",
     "skills": f"{HERE}::test_a_skill_is_built_with_its_settings",

@@ -21,14 +21,18 @@ CONVERSATION = Conversation("default", "test", "main")
 
 
 def replica(
-    ledger: MemoryLedger, engine: ScriptedEngine, *skills: type[Skill], tools: tuple[Tool, ...] = ()
+    ledger: MemoryLedger,
+    engine: ScriptedEngine,
+    *skills: type[Skill],
+    tools: tuple[Tool, ...] = (),
+    settings: Settings | None = None,
 ) -> Server:
     names = [skill.name for skill in skills]
-    settings = Settings(
+    usual = Settings(
         dispatch=DispatchSettings(lease=LEASE), routing=RoutingSettings(default=names[0])
     )
     return Server(
-        settings,
+        settings or usual,
         ledger=ledger,
         engine=engine,
         knowledge=ListKnowledge(),

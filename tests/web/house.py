@@ -14,7 +14,14 @@ from palaver.knowledge import Passage
 from palaver.ledger import Ledger
 from palaver.messages import Attachment, new_id
 from palaver.server import Server
-from palaver.settings import AuthKey, AuthSettings, RoutingSettings, ServerSettings, Settings
+from palaver.settings import (
+    AuthKey,
+    AuthSettings,
+    RoutingSettings,
+    ServerSettings,
+    Settings,
+    WhileRunningSettings,
+)
 from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.turns import Turn
@@ -152,12 +159,14 @@ async def open_house(
     keys: Mapping[str, AuthKey] | None = None,
     channels: tuple[Channel, ...] = (),
     ledger: Ledger | None = None,
+    while_running: WhileRunningSettings | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[House]:
     settings = Settings(
         server=ServerSettings(**{"port": 0, "drain": 0, "grace": 3, **server}),
         auth=AuthSettings(keys=dict(keys or {})),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
+        while_running=while_running or WhileRunningSettings(),
     )
     teller = Teller()
     skills: list[Skill] = [Parrot(), teller, Scholar(), Waiter(), Clumsy()]

@@ -13,7 +13,7 @@ from tests.web.house import PATIENCE, Frame, House, eventually, open_house
 
 from palaver.metrics import Metrics
 from palaver.server import Server
-from palaver.settings import Settings
+from palaver.settings import Settings, WhileRunningSettings
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web import make_application, sse
 from palaver.web.openapi import document
@@ -76,7 +76,12 @@ async def reading(house: House, path: str = EVENTS, **about: Any) -> AsyncIterat
 async def test_a_message_is_accepted_and_its_reply_waits_in_the_conversation(house: House) -> None:
     status, accepted = await house.post(MESSAGES, {"text": "hello"})
     assert status == 202
-    assert accepted == {"turn": accepted["turn"], "ahead": 0, "duplicate": False}
+    assert accepted == {
+        "turn": accepted["turn"],
+        "ahead": 0,
+        "duplicate": False,
+        "joined": False,
+    }
     async with reading(house, EVENTS + "?until=finished") as reader:
         await reader.rest()
     _, conversation = await house.get("/v1/conversations/t")
@@ -188,6 +193,50 @@ async def test_unknown_places_and_methods_are_told_as_json(house: House) -> None
     assert (await house.get("/nowhere"))[1]["error"]["code"] == "not_found"
     assert (await house.get("/v1/conversations/a%2Fb"))[0] in (400, 404)
     assert (await house.get(MESSAGES))[0] == 405
+
+
+async def running(house: House) -> None:
+    """Wait until the ledger knows that the teller tells."""
+
+    async def routed() -> bool:
+        _, answer = await house.get("/v1/conversations/t")
+        return any(turn["skill"] == "teller" for turn in answer["snapshot"]["pending"])
+
+    await eventually(routed)
+
+
+async def test_messages_that_are_answered_as_one_get_the_same_reply() -> None:
+    merging = WhileRunningSettings(default="merge", merge_window=0.1)
+    async with open_house(while_running=merging) as house:
+        first = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "one"}))
+        await eventually(lambda: house.server.metrics.exposition().count(b'channel="web"} 1.0') > 0)
+        accepted = (await house.post(MESSAGES, {"text": "two", "id": "b"}))[1]
+        assert accepted["joined"] is True
+        second = await house.post(MESSAGES + "?wait=true", {"text": "two", "id": "b"})
+        answers = [(await first)[1], second[1]]
+    assert {answer["turn"] for answer in answers} == {accepted["turn"]}
+    assert {answer["text"] for answer in answers} == {"one\n\ntwo "}
+
+
+@pytest.mark.parametrize("pieces", [(), ("told ", "more ")])
+async def test_a_message_that_the_running_skill_does_not_take_gets_a_reply_of_its_own(
+    pieces: tuple[str, ...],
+) -> None:
+    steering = WhileRunningSettings(skills={"teller": "steer"})
+    async with open_house(while_running=steering) as house:
+        first = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "/teller x"}))
+        house.teller.tell(*pieces, end=False)
+        await running(house)
+        second = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "and me?"}))
+
+        async def joined() -> bool:
+            _, answer = await house.get("/v1/conversations/t")
+            return len(answer["snapshot"]["pending"][0]["messages"]) == 2
+
+        await eventually(joined)
+        house.teller.tell("the end")
+        assert (await first)[1]["text"] == "".join(pieces) + "the end"
+        assert (await second)[1]["text"] == "and me? "
 
 
 async def test_events_stream_with_ids_and_live_text_without(house: House) -> None:

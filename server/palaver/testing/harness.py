@@ -60,7 +60,8 @@ class Chat:
         return await self.reply(await self.send(text, **about))
 
     async def send(self, text: str, **about: Any) -> str:
-        """Send a message; returns the id of its turn at once."""
+        """Send a message; returns the id of its turn at once. While a turn runs this may be that
+        one, see `Skill.while_running`."""
         about.setdefault("id", new_id())
         message = Message(conversation=self.conversation, sender=self.person, text=text, **about)
         return (await self.server.accept(message)).turn

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from palaver.ledger import Snapshot
-from palaver.messages import Cursor, Event, Finished, Started, Text, TextReset
+from palaver.messages import Cursor, Event, Finished, Received, Started, Text, TextReset
 
 PATIENCE = 5.0
 """Seconds that a reply may take in a test."""
@@ -20,6 +20,8 @@ class Screen:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self.events: dict[str, list[Event]] = {}
+        self.turns: dict[str, str] = {}
+        """By message id the turn that has it: a message may be moved to another one."""
         self.cursor: Cursor | None = None
         self.restarts: list[Snapshot] = []
         self.dismissed = False
@@ -29,6 +31,8 @@ class Screen:
         if cursor is not None:
             self.cursor = cursor
         text = self.texts.setdefault(event.turn, "")
+        if isinstance(event, Received):
+            self.turns[event.id] = event.turn
         if isinstance(event, Text):
             if event.position > len(text):
                 raise AssertionError(f"a gap: {event} after {len(text)} characters")
@@ -46,6 +50,7 @@ class Screen:
             if line.role == "assistant":
                 self.texts[line.turn] = line.text
         for turn in snapshot.pending:
+            self.turns |= {message.id: turn.turn for message in turn.messages}
             self.texts[turn.turn] = turn.reply
         self._changed.set()
 

@@ -92,7 +92,12 @@ class Api:
         if request.query.get("wait") == "true":
             return await self._reply(message)
         receipt = await self._reception.accept(message)
-        accepted = Accepted(turn=receipt.turn, ahead=receipt.ahead, duplicate=receipt.duplicate)
+        accepted = Accepted(
+            turn=receipt.turn,
+            ahead=receipt.ahead,
+            duplicate=receipt.duplicate,
+            joined=receipt.joined,
+        )
         return answer(accepted, 202)
 
     async def _reply(self, message: Message) -> web.StreamResponse:

@@ -26,6 +26,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     turn: str
     ahead: int
     duplicate: bool
+    joined: bool
 
 
 class StopAnswer(msgspec.Struct, frozen=True, kw_only=True):

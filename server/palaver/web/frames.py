@@ -50,13 +50,23 @@ def decode_client_frame(data: bytes) -> Incoming:
     return frame
 
 
+class PendingMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of a turn that is not settled."""
+
+    id: str
+    sender: str
+    text: str
+
+
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that is not settled, with its message and the reply so far."""
+    """A turn that is not settled, with its messages and the reply so far. ``id``, ``sender`` and
+    ``text`` are those of the messages as one."""
 
     turn: str
     id: str
     sender: str
     text: str
+    messages: tuple[PendingMessage, ...]
     running: bool
     reply: str
     skill: str = ""
@@ -92,6 +102,7 @@ class Ack(ServerFrame, frozen=True, kw_only=True, tag="ack"):
     turn: str
     ahead: int
     duplicate: bool
+    joined: bool
 
 
 class Stopped(ServerFrame, frozen=True, kw_only=True, tag="stopped"):
@@ -125,6 +136,10 @@ def view_of(snapshot: Snapshot) -> View:
                 id=turn.message.id,
                 sender=turn.message.sender,
                 text=turn.message.text,
+                messages=tuple(
+                    PendingMessage(id=message.id, sender=message.sender, text=message.text)
+                    for message in turn.messages
+                ),
                 running=turn.running,
                 reply=turn.reply,
                 skill=turn.skill,

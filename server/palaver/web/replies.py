@@ -21,6 +21,7 @@ from palaver.messages import (
     Message,
     Outcome,
     Problem,
+    Received,
     Routed,
     Text,
     TextReset,
@@ -30,6 +31,8 @@ from palaver.messages import (
 REPLAY_LIMIT = 5_000
 """Events that are read again to find an earlier reply; a longer conversation gives its text only.
 """
+SAME_STEP = 0.1
+"""Seconds within which the events of one step of the ledger arrive here."""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,10 +52,14 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reply:
-    """A `Viewer` that keeps to one turn. ``news`` is called after every change."""
+    """A `Viewer` that keeps to the turn that has one message. ``news`` is called after every
+    change."""
 
-    def __init__(self, receipt: Receipt, news: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, message: str, receipt: Receipt, news: Callable[[], None] = lambda: None
+    ) -> None:
         self.receipt = receipt
+        self._message = message
         self.text = ""
         self.withdrawn = False
         """Whether text was taken back that a caller may have passed on already."""
@@ -80,6 +87,8 @@ class Reply:
         self._news()
 
     def show(self, event: Event, cursor: Cursor | None) -> None:
+        if isinstance(event, Received) and event.moved and event.id == self._message:
+            self._move(event.turn)
         if event.turn != self.receipt.turn:
             return
         if isinstance(event, Text):
@@ -96,8 +105,30 @@ class Reply:
         elif isinstance(event, Asked):
             self._question = event
         elif isinstance(event, Finished):
-            self._end(event.outcome, event.problem, event.usage)
+            self._end_after(event)
         self._news()
+
+    def _end_after(self, event: Finished) -> None:
+        """The turn is over. If the message joined it without being taken, the ledger tells so in
+        the same step, and another turn has it now."""
+        turn = self.receipt.turn
+
+        def end() -> None:
+            if self.receipt.turn == turn:
+                self._end(event.outcome, event.problem, event.usage)
+                self._news()
+
+        if self.receipt.joined or self.receipt.duplicate:
+            asyncio.get_running_loop().call_later(SAME_STEP, end)
+        else:
+            end()
+
+    def _move(self, turn: str) -> None:
+        self.receipt = msgspec.structs.replace(self.receipt, turn=turn)
+        self._cut(0)
+        self._citations.clear()
+        self._attachments.clear()
+        self._question = None
 
     def _cut(self, position: int) -> None:
         if position < len(self.text):
@@ -155,9 +186,9 @@ async def replying(
     before = (await reception.snapshot(message.conversation)).cursor
     receipt = await reception.accept(message)
     since: Cursor | None = before
-    if receipt.duplicate:
+    if receipt.duplicate or receipt.joined:
         since = Cursor(before.epoch, 0) if before.offset <= REPLAY_LIMIT else None
-    reply = Reply(receipt, news)
+    reply = Reply(message.id, receipt, news)
     subscription = await reception.view(message.conversation, reply, since)
     try:
         yield reply

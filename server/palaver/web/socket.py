@@ -244,7 +244,13 @@ class Connection:
             )
         )
         self._put(
-            Ack(id=frame.id, turn=receipt.turn, ahead=receipt.ahead, duplicate=receipt.duplicate)
+            Ack(
+                id=frame.id,
+                turn=receipt.turn,
+                ahead=receipt.ahead,
+                duplicate=receipt.duplicate,
+                joined=receipt.joined,
+            )
         )
 
     async def _stop(self, frame: Stop) -> None:
