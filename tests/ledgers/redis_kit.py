@@ -21,10 +21,12 @@ needs_redis = [pytest.mark.redis, pytest.mark.live]
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[RedisLedger]:
+async def opened(
+    url: str, *, kind: type[RedisLedger] = RedisLedger, **options: Any
+) -> AsyncIterator[RedisLedger]:
     """A started ledger with short timeouts; ``options`` are its settings."""
     quick: dict[str, Any] = {"connect_timeout": 1.0, "command_timeout": 1.0}
-    ledger = RedisLedger(RedisLedgerSettings(url=url, **(quick | options)))
+    ledger = kind(RedisLedgerSettings(url=url, **(quick | options)))
     await ledger.start()
     try:
         yield ledger

@@ -53,6 +53,10 @@ class RedisServer:
         assert self._process is not None, "not running"
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Start it and wait until it answers. Raises `RuntimeError` with its log otherwise."""
         with (self.directory / "log").open("ab") as log:

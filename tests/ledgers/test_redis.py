@@ -35,7 +35,7 @@ from palaver.hooks import Site
 from palaver.messages import Conversation, TextReset
 from palaver_plugins.ledgers import redis as plugin
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings, checks
-from palaver_plugins.ledgers.redis.address import parse_address
+from palaver_plugins.ledgers.redis.address import parse_target
 
 pytestmark = needs_redis
 
@@ -223,10 +223,43 @@ def test_no_print_of_the_settings_shows_the_password() -> None:
     assert all("one:1/2" in text for text in shown)
 
 
-def test_an_unknown_option_of_the_url_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="socket_timeout"):
-        parse_address("redis://one:1?socket_timeout=3")
-    assert dict(parse_address("rediss://one?ssl_ca_certs=/ca").tls or ()) == {"ssl_ca_certs": "/ca"}
+@pytest.mark.parametrize(
+    ("url", "kind", "places", "service"),
+    [
+        ("redis://one", "server", "one:6379", ""),
+        ("rediss://one:1/2", "server", "one:1", ""),
+        ("unix:///run/redis.sock", "server", "/run/redis.sock", ""),
+        ("redis+sentinel://one,two:2/talk", "sentinel", "one:26379, two:2", "talk"),
+        ("rediss+sentinel://u:p%2Cw@[::1],[::2]:2/talk/3", "sentinel", "::1:26379, ::2:2", "talk"),
+        ("redis+cluster://one:1,two:2", "cluster", "one:1, two:2", ""),
+    ],
+)
+def test_a_url_names_a_server_sentinels_or_a_cluster(
+    url: str, kind: str, places: str, service: str
+) -> None:
+    target = parse_target(url)
+    assert (target.kind, str(target), target.service) == (kind, places, service)
+    assert all((it.tls is not None) == url.startswith("rediss") for it in target.addresses)
+    if "u:p" in url:
+        assert {(it.username, it.password, it.db) for it in target.addresses} == {("u", "p,w", 3)}
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("http://one:1", "a URL begins with redis://"),
+        ("redis://one:port", "a URL begins with redis://"),
+        ("unix+sentinel:///run/redis.sock/talk", "a URL begins with redis://"),
+        ("redis+sentinel://one,two", "comes the name of their service"),
+        ("redis+cluster://one/1", "only the database 0"),
+        ("redis://one:1?socket_timeout=3", "socket_timeout"),
+        ("redis://one:1?ssl_ca_certs=/ca", "ssl_ca_certs"),
+        ("rediss://one:1?ssl_cert_reqs=none", "ssl_cert_reqs"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str, sentence: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=sentence):
+        RedisLedgerSettings.model_validate({"url": url})
 
 
 def test_the_plugin_declares_its_ledger() -> None:

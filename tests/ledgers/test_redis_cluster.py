@@ -1,55 +1,41 @@
-"""The Redis ledger on a real Cluster of two nodes, which refuses any script that crosses slots."""
+"""The Redis ledger on a real Cluster, which refuses any script that crosses slots.
+
+Slots are moved and nodes killed while turns run.
+"""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
 
-from tests.ledgers.redis_kit import claimed, ending, losses, message, needs_redis, opened, raw, said
-from tests.ledgers.redis_server import RedisServer, free_port, running_redis
+import pytest
+from tests.ledgers.redis_cluster import cluster, slot_of
+from tests.ledgers.redis_kit import (
+    claimed,
+    ending,
+    insist,
+    losses,
+    message,
+    needs_redis,
+    opened,
+    raw,
+    said,
+)
+from tests.ledgers.redis_load import Load
+from tests.ledgers.redis_server import running_redis
 
+from palaver.errors import ConfigurationError, LedgerError, LedgerUnavailable
 from palaver.messages import Conversation
+from palaver_plugins.ledgers.redis import RedisLedger
 
 pytestmark = needs_redis
 
-MIDDLE = 8192
-LAST = 16383
-
-
-@contextlib.asynccontextmanager
-async def cluster() -> AsyncIterator[tuple[RedisServer, RedisServer]]:
-    """Two nodes, each with half of the slots."""
-    ports = [free_port(), free_port()]
-    options = {"cluster_enabled": "yes", "cluster_node_timeout": "2000"}
-    async with (
-        running_redis(**options, cluster_port=str(ports[0])) as one,
-        running_redis(**options, cluster_port=str(ports[1])) as two,
-        raw(one.url) as first,
-        raw(two.url) as second,
-    ):
-        await first.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, MIDDLE - 1)
-        await second.execute_command("CLUSTER", "ADDSLOTSRANGE", MIDDLE, LAST)
-        await second.execute_command("CLUSTER", "SET-CONFIG-EPOCH", 2)
-        await first.execute_command("CLUSTER", "MEET", "127.0.0.1", two.port, ports[1])
-        async with asyncio.timeout(5):
-            await asyncio.gather(_formed(first), _formed(second))
-        yield one, two
-
-
-async def _formed(node: Any) -> None:  # Any: a redis-py client
-    """Return when the node sees the whole cluster."""
-    while "cluster_state:ok" not in str(await node.execute_command("CLUSTER", "INFO")):  # noqa: ASYNC110  nothing tells of it
-        await asyncio.sleep(0.02)
+EVERYTHING = 1_000_000
 
 
 async def test_every_method_works_on_all_nodes_of_a_cluster() -> None:
     async with (
-        asyncio.timeout(15),
-        cluster() as (one, two),
-        opened(one.url, partitions=8) as ledger,
-        opened(two.url, partitions=8) as other,
-        raw(one.url) as first,
-        raw(two.url) as second,
+        asyncio.timeout(20),
+        cluster() as nodes,
+        opened(nodes.url, partitions=8) as ledger,
+        opened(nodes.masters[1].url, partitions=8) as other,
     ):
         threads = [f"t{number}" for number in range(16)]
         news = asyncio.Event()
@@ -75,10 +61,136 @@ async def test_every_method_works_on_all_nodes_of_a_cluster() -> None:
             assert (await ledger.snapshot(where, 2)).history[1].text == "a b"
             assert await ledger.members(where) == {"ada"}
         assert (await ledger.depth()).queued == 0
-        assert await first.dbsize() > 8
-        assert await second.dbsize() > 8
+        for node in nodes.masters:
+            async with raw(node.url) as client:
+                assert await client.dbsize() > 8
         assert len((await other.export("acme", "ada")).conversations) == len(threads)
         assert (await ledger.erase("acme", "ada")).conversations == len(threads)
-        for node in (first, second):
-            assert not [key async for key in node.scan_iter() if b"state" not in key]
-        assert len(losses(await ledger.guarantee())) == 2  # for want of replicas
+        for node in nodes.masters:
+            async with raw(node.url) as client:
+                assert not [key async for key in client.scan_iter() if b"state" not in key]
+        guarantee = await ledger.guarantee()
+        assert all(str(node.port) in guarantee.holds[0] for node in nodes.masters)
+        assert any("no replica" in loss for loss in losses(guarantee))
+
+
+async def test_slots_move_while_turns_run() -> None:
+    async with (
+        asyncio.timeout(40),
+        cluster() as nodes,
+        opened(nodes.url, partitions=4, events_kept=EVERYTHING) as ledger,
+    ):
+        load = Load(ledger)
+        async with load.running(people=8):
+            for partition in range(4):
+                await load.more(10)
+                slot = slot_of(partition)
+                owner = await nodes.owner(slot)
+                target = next(node for node in nodes.masters if node is not owner)
+                refused = load.refused
+                async with nodes.moving(slot, target) as move:
+                    await move.take(*(await move.left())[::2])
+                    await load.until(lambda refused=refused: load.refused > refused)  # type: ignore[misc]  # mypy/9908
+                assert await nodes.owner(slot) is target
+            await load.more(10)
+        findings = await load.findings()
+        assert findings.clean, findings
+
+
+class Unguarded(RedisLedger):
+    """The twin: its scripts name no key that is never there."""
+
+    async def start(self) -> None:
+        self._keys.partitions = tuple(
+            partition._replace(absent=partition.state) for partition in self._keys.partitions
+        )
+        await super().start()
+
+
+@pytest.mark.parametrize(
+    ("kind", "refusal", "reply"),
+    [
+        (RedisLedger, LedgerUnavailable, "and once"),
+        (Unguarded, LedgerError, "and onceonce"),
+    ],
+)
+async def test_a_write_in_the_middle_of_a_move_is_made_once(
+    kind: type[RedisLedger], refusal: type[LedgerError], reply: str
+) -> None:
+    async with (
+        asyncio.timeout(20),
+        cluster() as nodes,
+        opened(nodes.url, kind=kind) as ledger,
+    ):
+        await ledger.accept(message())
+        claim = await claimed(ledger)
+        await ledger.append(claim, (said(claim, "and "),), expect=0, lease=30.0)
+        slot = slot_of(0)
+        owner = await nodes.owner(slot)
+        target = next(node for node in nodes.masters if node is not owner)
+        entries = (said(claim, "once", 4),)
+        async with nodes.moving(slot, target) as move:
+            await move.take(*(key for key in await move.left() if key.endswith(b":s")))
+            with pytest.raises(refusal) as refused:
+                await ledger.append(claim, entries, expect=1, lease=30.0)
+            assert type(refused.value) is refusal
+        await ledger.append(claim, entries, expect=1, lease=30.0)
+        async with raw(target.url) as client:
+            (key,) = [key async for key in client.scan_iter(b"*:r:*")]
+            assert (await client.get(key)).decode() == reply
+
+
+async def test_a_single_key_is_found_on_either_side_of_a_move() -> None:
+    async with asyncio.timeout(20), cluster() as nodes, opened(nodes.url) as ledger:
+        await ledger.remember("acme", "ada", "k", "moved")
+        slot = slot_of(0)
+        owner = await nodes.owner(slot)
+        target = next(node for node in nodes.masters if node is not owner)
+        async with nodes.moving(slot, target) as move:
+            await move.take(*(key for key in await move.left() if b"ada" in key))
+            assert await ledger.recall("acme", "ada", "k") == "moved"
+            await ledger.remember("acme", "bob", "k", "new")
+            assert await ledger.recall("acme", "bob", "k") == "new"
+            assert not [key for key in await move.left() if b"bob" in key]
+        assert await ledger.recall("acme", "ada", "k") == "moved"
+        assert await ledger.recall("acme", "bob", "k") == "new"
+
+
+async def test_nothing_acknowledged_is_lost_when_a_node_is_killed_under_load() -> None:
+    async with (
+        asyncio.timeout(60),
+        cluster(replicated=True) as nodes,
+        opened(nodes.url, partitions=6, replicas=1, events_kept=EVERYTHING) as ledger,
+    ):
+        news = asyncio.Event()
+        await ledger.watch(Conversation("acme", "web", "t0"), lambda events: news.set())
+        load = Load(ledger)
+        async with load.running(people=8):
+            await load.more(40)
+            victim = await nodes.owner(0)
+            await asyncio.to_thread(victim.kill)
+            async with asyncio.timeout(20):
+                while await nodes.owner(0) is victim:  # noqa: ASYNC110  nothing tells of it
+                    await asyncio.sleep(0.05)
+            assert load.refused > 0
+            await load.more(40)
+            news.clear()
+            await news.wait()
+            await asyncio.to_thread(victim.start)
+            await load.more(40)
+        findings = await load.findings()
+        assert findings.clean, findings
+        assert f"127.0.0.1:{victim.port}" not in (await ledger.guarantee()).holds[0]
+
+
+async def test_any_seed_will_do_and_it_must_be_a_node() -> None:
+    async with asyncio.timeout(20), cluster() as nodes, running_redis() as alone:
+        await asyncio.to_thread(nodes.masters[0].kill)
+        with pytest.raises(LedgerUnavailable):
+            async with opened(nodes.masters[0].url):
+                pass
+        async with opened(nodes.url, prefix="other", partitions=1) as ledger:
+            await insist(lambda: ledger.accept(message()))
+        with pytest.raises(ConfigurationError, match="no node of a Cluster"):
+            async with opened(f"redis+cluster://127.0.0.1:{alone.port}"):
+                pass

@@ -4,6 +4,7 @@ Real processes: a master, two replicas and three sentinels.
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.ledgers.redis_kit import WHERE, insist, losses, message, needs_redis, opened, raw
@@ -78,7 +79,7 @@ async def _other_master(redis: Watched, old: RedisServer) -> None:
 
 async def test_sentinels_that_cannot_help_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENTINELS", "s3cret")
-    password = {"sentinel_password": "env:SENTINELS"}
+    password: dict[str, Any] = {"sentinel_password": "env:SENTINELS"}
     async with asyncio.timeout(30), watched(password="s3cret") as redis:
         with pytest.raises(ConfigurationError, match="no service 'nobody'"):
             async with opened(redis.url.replace(SERVICE, "nobody"), **password):

@@ -217,6 +217,10 @@ class Store:
         """Make a new connection fit for use; then everybody looks for what they missed."""
         server = await checks.inspect(wire.send, link.check)
         checks.refuse(server, str(link.place), self._settings.allow_weak_durability)
+        if self._target.kind == "cluster" and not server.clustered:
+            raise ConfigurationError(
+                f"Redis at {link.place} is no node of a Cluster; see ledger.redis.url"
+            )
         await self._check_rights(link, wire, server.clustered)
         self._runs[link.place] = server.run
         sent = [wire.send(pack("SCRIPT", "LOAD", s.source)) for s in self._scripts.values()]
