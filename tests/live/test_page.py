@@ -10,7 +10,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 from tests.web.house import House, open_house
 
-from palaver.settings import AuthKey, Secret
+from palaver.settings import AuthKey, Secret, WhileRunningSettings
 from palaver.testing import CuttingProxy, MemoryLedger
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -128,6 +128,28 @@ async def test_waiting_messages_show_their_place(house: House, browser: Browser)
         house.teller.tell("done")
         await visitor.is_done()
         await expect(visitor.page.locator(".turn")).to_have_count(3)
+
+
+async def test_messages_that_are_answered_together_are_shown_together(browser: Browser) -> None:
+    steering = WhileRunningSettings(skills={"teller": "steer"})
+    async with (
+        open_house(while_running=steering) as house,
+        visiting(browser, house.address) as visitor,
+    ):
+        await visitor.open()
+        await visitor.say("/teller go")
+        house.teller.tell("On and", end=False)
+        await visitor.sees("On and")
+        await visitor.say("to the left")
+        await expect(visitor.page.locator(".turn:first-child .asked")).to_have_count(2)
+        await expect(visitor.page.locator("#unsent")).to_have_count(0)
+        house.teller.tell(" on")  # it has taken nothing
+        await visitor.is_done()
+        await expect(visitor.page.locator(".turn")).to_have_count(2)
+        await expect(visitor.page.locator(".turn:first-child .asked")).to_have_text("/teller go")
+        await expect(visitor.page.locator(".turn:last-child .reply")).to_have_text("to the left")
+        await visitor.page.reload()
+        await expect(visitor.page.locator(".asked")).to_have_text(["/teller go", "to the left"])
 
 
 async def test_a_reload_shows_the_same_conversation(house: House, browser: Browser) -> None:

@@ -2,22 +2,17 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
-import signal
-import sys
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import click
 
 from palaver.cli.console import Console
-from palaver.errors import CallerError, ServerError
+from palaver.cli.terminal import Frame, Terminal
+from palaver.errors import ServerError
 from palaver.messages import new_id
-
-Frame = dict[str, Any]  # a JSON object of the protocol
 
 
 @click.command()
@@ -47,7 +42,7 @@ async def _chat(server: contextlib.AbstractAsyncContextManager[str], hello: Fram
             )
         except aiohttp.ClientError as error:
             raise ServerError(f"no Palaver server answers at {address}: {error}") from error
-        await _Terminal(socket).run(hello)
+        await Terminal(socket).run(hello)
 
 
 @contextlib.asynccontextmanager
@@ -71,105 +66,3 @@ def _own_server(console: Console) -> contextlib.AbstractAsyncContextManager[str]
             yield address
 
     return serving()
-
-
-class _Terminal:
-    """Prints what comes, sends what is typed."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._finished = asyncio.Event()
-        self._texts: dict[str, str] = {}
-
-    async def run(self, hello: Frame) -> None:
-        await self._socket.send_json(hello)
-        reading = asyncio.create_task(self._read())
-        asking = asyncio.create_task(self._ask())
-        done, pending = await asyncio.wait({reading, asking}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        for task in done:
-            task.result()
-
-    async def _ask(self) -> None:
-        while True:
-            line = await asyncio.to_thread(_prompt)
-            if line is None:
-                return
-            if line.strip():
-                self._finished.clear()
-                await self._socket.send_json({"type": "send", "id": new_id(), "text": line})
-                await self._until_finished()
-
-    async def _until_finished(self) -> None:
-        """Wait for the reply; Ctrl-C stops it."""
-        loop = asyncio.get_running_loop()
-        interrupted = asyncio.Event()
-        loop.add_signal_handler(signal.SIGINT, interrupted.set)
-        stopping = asyncio.create_task(self._stop_after(interrupted))
-        try:
-            await self._finished.wait()
-        finally:
-            stopping.cancel()
-            loop.remove_signal_handler(signal.SIGINT)
-
-    async def _stop_after(self, interrupted: asyncio.Event) -> None:
-        await interrupted.wait()
-        await self._socket.send_json({"type": "stop"})
-
-    async def _read(self) -> None:
-        async for message in self._socket:
-            if message.type == aiohttp.WSMsgType.TEXT:
-                self._show(json.loads(message.data))
-        reason = self._socket.close_code
-        raise CallerError(f"the server closed the connection ({reason})")
-
-    def _show(self, frame: Frame) -> None:
-        show = getattr(self, f"_show_{frame['type']}", None)
-        if show is not None:
-            show(frame)
-
-    def _show_text(self, frame: Frame) -> None:
-        shown = self._texts.get(frame["turn"], "")
-        fresh = frame["text"][len(shown) - frame["position"] :]
-        self._texts[frame["turn"]] = shown + fresh
-        _write(fresh)
-
-    def _show_text_reset(self, frame: Frame) -> None:
-        shown = self._texts.get(frame["turn"], "")[: frame["position"]]
-        self._texts[frame["turn"]] = shown
-        _write(f"\n[the reply was taken back to here]\n{shown}")
-
-    def _show_routed(self, frame: Frame) -> None:
-        _write(click.style(f"[{frame['skill']}] ", dim=True))
-
-    def _show_citation(self, frame: Frame) -> None:
-        citation = frame["citation"]
-        place = " · ".join(filter(None, (citation["title"], citation["section"])))
-        _write(click.style(f"\n[{citation['number']}] {place}", dim=True))
-
-    def _show_finished(self, frame: Frame) -> None:
-        if frame.get("problem"):
-            _write(click.style(frame["problem"]["message"], fg="red"))
-        elif frame["outcome"] == "stopped":
-            _write(click.style(" [stopped]", dim=True))
-        _write("\n")
-        self._finished.set()
-
-    def _show_error(self, frame: Frame) -> None:
-        _write(click.style(frame["message"] + "\n", fg="red"))
-        self._finished.set()
-
-
-def _prompt() -> str | None:
-    """One typed line, or None at the end of the input."""
-    try:
-        return input("> ")
-    except EOFError:
-        return None
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -66,7 +66,7 @@ test("a snapshot replaces the text and keeps what it does not tell", () => {
         { role: "user", turn: "t", text: "q", sender: "ada" },
         { role: "assistant", turn: "t", text: TEXT, skill: "qa", outcome: "done" },
       ],
-      pending: [{ turn: "u", id: "n", sender: "ada", text: "r", running: true, reply: "😀", skill: "" }],
+      pending: [pendingTurn("u", "r", { running: true, reply: "😀" })],
     },
     "f:9",
   );
@@ -74,6 +74,49 @@ test("a snapshot replaces the text and keeps what it does not tell", () => {
   assert.deepEqual([done.text, done.state, done.citations.length], [TEXT, "done", 1]);
   assert.deepEqual([running.length, running.state, transcript.ahead(running)], [1, "running", 0]);
   assert.equal(transcript.cursor, "f:9");
+});
+
+function pendingTurn(turn, text, extra = {}) {
+  const messages = [{ id: `${turn}-id`, sender: "ada", text }];
+  return { turn, id: `${turn}-id`, sender: "ada", text, messages, running: false, reply: "", ...extra };
+}
+
+function message(turn, id, text, extra = {}) {
+  return { type: "message", turn, id, sender: "ada", text, ahead: 0, ...extra };
+}
+
+test("a turn has all the messages that joined it, each once", () => {
+  const transcript = new Transcript();
+  for (const id of ["a", "b", "b"]) transcript.apply(message("t", id, `text of ${id}`));
+  assert.equal(transcript.turns[0].message, "text of a\n\ntext of b");
+  transcript.restart(
+    {
+      history: [
+        { role: "user", turn: "t", text: "text of a", sender: "ada" },
+        { role: "user", turn: "t", text: "text of b", sender: "ada" },
+        { role: "assistant", turn: "t", text: "ok", skill: "qa", outcome: "done" },
+      ],
+      pending: [],
+    },
+    "e:9",
+  );
+  assert.deepEqual(transcript.turns[0].messages.map(({ id }) => id), ["a", "b"]);
+});
+
+test("a message that is moved leaves its turn and comes before those that wait", () => {
+  const transcript = new Transcript();
+  transcript.apply(message("t", "a", "go"));
+  transcript.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
+  transcript.apply(message("t", "b", "left"));
+  transcript.apply(message("w", "c", "later", { ahead: 1 }));
+  const waiting = transcript.turns.at(-1);
+  assert.equal(transcript.ahead(waiting), 1);
+  transcript.apply({ type: "finished", turn: "t", outcome: "done", length: 0, problem: null });
+  assert.equal(transcript.ahead(waiting), 0);
+  transcript.apply(message("n", "b", "left", { moved: true }));
+  assert.deepEqual(transcript.turns.map(({ id }) => id), ["t", "n", "w"]);
+  assert.equal(transcript.turns[0].message, "go");
+  assert.equal(transcript.ahead(waiting), 1);
 });
 
 test("events of a newer server are passed over", () => {

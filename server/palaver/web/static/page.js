@@ -244,7 +244,7 @@ function makeTurn() {
     "article",
     { className: "turn" },
     make("p", { className: "hidden" }, "You wrote:"),
-    make("div", { className: "asked" }),
+    make("div", { className: "messages" }),
     make("p", { className: "caption" }),
     make("div", { className: "reply" }),
     make("div", { className: "rest" }),
@@ -255,15 +255,25 @@ function drawTurn(article, turn, ahead, last) {
   const [, asked, caption, reply, rest] = article.children;
   // A screen reader reads the reply once, when it is complete.
   article.setAttribute("aria-busy", String(turn.open));
-  if (asked.textContent !== turn.message) asked.textContent = turn.message;
-  asked.hidden = !turn.message;
+  drawMessages(asked, turn.messages);
   caption.replaceChildren(...captionOf(turn, ahead));
   caption.hidden = !caption.childNodes.length;
   const cited = turn.citations.length;
   render(reply, turn.text, (number) => mark(turn, article, number), cited);
   reply.classList.toggle("writing", turn.state === "running");
   drawRest(rest, turn, last);
-  if (!turn.open && awaited.delete(turn.messageId)) announce(OUTCOMES[turn.state] ?? "");
+  if (turn.open) return;
+  const mine = turn.messages.filter((message) => awaited.delete(message.id));
+  if (mine.length) announce(OUTCOMES[turn.state] ?? "");
+}
+
+function drawMessages(node, messages) {
+  const key = JSON.stringify(messages);
+  if (node.drawnKey === key) return;
+  node.drawnKey = key;
+  node.replaceChildren(
+    ...messages.map((message) => make("div", { className: "asked" }, message.text)),
+  );
 }
 
 const OUTCOMES = {

@@ -39,9 +39,7 @@ export function codePoints(text) {
 export class Turn {
   constructor(id) {
     this.id = id;
-    this.messageId = "";
-    this.sender = "";
-    this.message = "";
+    this.messages = []; // {id, sender, text}; the id is empty in what a snapshot tells of the past
     this.state = "waiting"; // waiting, running, done, asked, stopped, failed
     this.text = "";
     this.length = 0; // code points of text
@@ -54,6 +52,11 @@ export class Turn {
     this.question = null;
     this.problem = null;
     this.version = 0; // grows with every change
+  }
+
+  /** What was written, as one text. */
+  get message() {
+    return this.messages.map((message) => message.text).join("\n\n");
   }
 
   get open() {
@@ -123,6 +126,7 @@ export class Transcript {
     const take = TAKE[frame.type];
     if (!take) return true; // of a newer server
     const turn = this.#turn(frame.turn);
+    if (frame.type === "message" && frame.moved) this.#move(turn, frame.id);
     const whole = take(turn, frame);
     turn.version += 1;
     this.version += 1;
@@ -148,15 +152,35 @@ export class Transcript {
     return turn;
   }
 
+  /** A message has left its turn for this one, which comes next. */
+  #move(turn, messageId) {
+    for (const other of this.byId.values()) {
+      if (other === turn || !other.messages.some((message) => message.id === messageId)) continue;
+      other.messages = other.messages.filter((message) => message.id !== messageId);
+      other.version += 1;
+    }
+    const rest = this.turns.filter((other) => other !== turn);
+    const waits = (other) => other.state === "waiting";
+    const order = [...rest.filter((other) => !waits(other)), turn, ...rest.filter(waits)];
+    this.byId = new Map(order.map((each) => [each.id, each]));
+  }
+
   /** Begin from a snapshot. What it does not tell about a turn is kept. */
   restart(snapshot, cursor) {
     const before = this.byId;
+    const ids = new Map();
+    for (const turn of before.values()) {
+      for (const message of turn.messages) ids.set(`${turn.id} ${message.text}`, message.id);
+    }
     this.byId = new Map();
     [this.epoch, this.offset] = splitCursor(cursor);
     for (const line of snapshot.history) {
+      const fresh = !this.byId.has(line.turn);
       const turn = this.#revive(before, line.turn);
       if (line.role === "user") {
-        Object.assign(turn, { message: line.text, sender: line.sender });
+        if (fresh) turn.messages = [];
+        const id = ids.get(`${line.turn} ${line.text}`) ?? "";
+        turn.messages.push({ id, sender: line.sender, text: line.text });
       } else {
         setText(turn, line.text);
         turn.state = line.outcome ?? "done";
@@ -165,9 +189,7 @@ export class Transcript {
     }
     for (const pending of snapshot.pending) {
       const turn = this.#revive(before, pending.turn);
-      turn.messageId = pending.id;
-      turn.sender = pending.sender;
-      turn.message = pending.text;
+      turn.messages = pending.messages;
       turn.state = pending.running ? "running" : "waiting";
       turn.skill = pending.skill || turn.skill;
       setText(turn, pending.reply);
@@ -196,13 +218,9 @@ function splitCursor(cursor) {
 /** What each event does to its turn. */
 const TAKE = {
   message(turn, event) {
-    if (turn.messageId && turn.messageId !== event.id) {
-      turn.message += `\n\n${event.text}`; // it joined a turn that was there already
-      return;
-    }
-    turn.messageId = event.id;
-    turn.sender = event.sender;
-    turn.message = event.text;
+    const { id, sender, text } = event;
+    if (turn.messages.some((message) => message.id === id)) return;
+    turn.messages = [...turn.messages, { id, sender, text }];
   },
   started(turn, event) {
     turn.state = "running";
