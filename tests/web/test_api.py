@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from tests.web.house import PATIENCE, Frame, House, eventually, open_house
@@ -14,7 +15,7 @@ from tests.web.house import PATIENCE, Frame, House, eventually, open_house
 from palaver.metrics import Metrics
 from palaver.server import Server
 from palaver.settings import Settings, WhileRunningSettings
-from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.testing import Cut, CuttingProxy, ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web import make_application, sse
 from palaver.web.openapi import document
 
@@ -180,6 +181,19 @@ async def test_a_full_inbox_tells_when_to_come_back(house: House) -> None:
                 status = response.status
                 retry = response.headers.get("Retry-After")
     assert (status, retry) == (429, "1")
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_client_that_breaks_off_in_the_middle_of_a_body_is_no_failure(
+    house: House, caplog: pytest.LogCaptureFixture, reset: bool
+) -> None:
+    async with CuttingProxy(
+        house.address, plan=lambda: Cut(400, to="server", reset=reset)
+    ) as proxy:
+        with pytest.raises(aiohttp.ClientError):
+            await house.session.post(proxy.address + MESSAGES, json={"text": "x" * 1_000})
+    assert (await house.get("/v1/conversations/t"))[1]["snapshot"]["pending"] == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_two_ids_that_differ_are_refused(house: House) -> None:

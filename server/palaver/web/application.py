@@ -88,6 +88,13 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return refusal(InvalidInput(error.text or ""))
     except web.HTTPException:
         raise
-    except Exception:
-        log.exception("request %s %s failed", request.method, request.path)
+    except Exception as error:
+        if isinstance(error, ConnectionError) and _has_left(request):
+            log.info("the client left in the middle of %s %s", request.method, request.path)
+        else:
+            log.exception("request %s %s failed", request.method, request.path)
         return refusal(PalaverError())
+
+
+def _has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()

@@ -1,0 +1,66 @@
+"""Replicas in this process, each with a Redis connection of its own that can be cut."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+from palaver import Skill, Turn
+from palaver.app import listening
+from palaver.server import Server
+from palaver.settings import LedgerSettings, RoutingSettings, ServerSettings, Settings
+from palaver.testing import CuttingProxy, ListKnowledge, ScriptedEngine
+from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
+
+WORDS = "雨が降る 夜 😀😀 río naïf 👩‍👩‍👧 дождь идёт ночью 港の灯 tide ÿ".split()
+
+
+def reply_to(text: str) -> str:
+    """The reply to a message: it follows from the message alone."""
+    chance = random.Random(text)
+    return f"{text}: " + " ".join(chance.choice(WORDS) for _ in range(chance.randint(40, 160)))
+
+
+class Talker(Skill):
+    """Say something long in many small pieces."""
+
+    name = "talker"
+    pace = 0.02
+    """Seconds per piece."""
+
+    async def answer(self, turn: Turn) -> None:
+        reply = reply_to(turn.message.text)
+        for start in range(0, len(reply), 20):
+            await turn.say(reply[start : start + 20])
+            await asyncio.sleep(self.pace)
+
+
+class Replica:
+    """A server with the address of its web surface, and the proxy before its Redis."""
+
+    def __init__(self, server: Server, address: str, redis: CuttingProxy) -> None:
+        self.server = server
+        self.address = address.rstrip("/")
+        self.redis = redis
+
+
+@contextlib.asynccontextmanager
+async def replica(url: str, **ledger: Any) -> AsyncIterator[Replica]:
+    """A server on the Redis at ``url``; ``ledger`` are settings of its Redis ledger."""
+    async with CuttingProxy(url) as redis:
+        quick: dict[str, Any] = {"connect_timeout": 1.0, "command_timeout": 1.0}
+        settings = RedisLedgerSettings(url=redis.address, **(quick | ledger))
+        server = Server(
+            Settings(
+                server=ServerSettings(port=0, drain=0, grace=1),
+                ledger=LedgerSettings(history=10_000),
+                routing=RoutingSettings(default="talker", threshold=1.0, consult_engine=False),
+            ),
+            ledger=RedisLedger(settings),
+            engine=ScriptedEngine(),
+            knowledge=ListKnowledge(),
+            skills={"talker": Talker()},
+        )
+        async with server, listening(server) as address:
+            yield Replica(server, address, redis)

@@ -1,0 +1,390 @@
+"""Property: connections cut at random bytes and resumed at other replicas lose and double nothing.
+
+Three replicas on one Redis, each behind a proxy that cuts every connection after a random number
+of bytes: within the HTTP upgrade, within a frame, within a character, in either direction, with
+FIN and RST. Readers come back at once, anywhere, over the websocket or server-sent events, with
+the cursor that they have. The replicas' connections to Redis are cut as well.
+"""
+
+import asyncio
+import contextlib
+import difflib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from tests.ledgers.redis_kit import needs_redis
+from tests.ledgers.redis_server import running_redis
+from tests.proof import SEED, size
+from tests.proofs.houses import Replica, replica, reply_to
+from tests.proofs.readers import PERSON, Author, Frame, Reader, Way
+from tests.proofs.report import Figure, Line, Report
+
+from palaver import streams
+from palaver.ledger import Ledger
+from palaver.messages import (
+    Conversation,
+    Cursor,
+    Event,
+    Message,
+    Received,
+    Recorded,
+    Text,
+    encode,
+)
+from palaver.testing import Cut, CuttingProxy, Findings, HistoryChecker
+
+pytestmark = needs_redis
+
+PROPERTY = "sockets-cut"
+REPLICAS = 3
+CONVERSATIONS = 16
+TABS = 2
+"""Readers of a conversation besides its author."""
+ROUND = 2_000
+"""Cuts after which the readers are compared with the ledger, and other conversations begin."""
+PATIENCE = 60.0
+
+
+@dataclass
+class Cuts:
+    """Where and how connections were cut."""
+
+    count: int = 0
+    places: Counter[str] = field(default_factory=Counter)
+
+    def observe(self, cut: Cut, passed: bytes, rest: bytes) -> None:
+        self.count += 1
+        self.places["resets" if cut.reset else "fins"] += 1
+        self.places[f"to_{cut.to}"] += 1
+        for place in _places(cut, passed, rest):
+            self.places[place] += 1
+
+
+def _places(cut: Cut, passed: bytes, rest: bytes) -> Iterator[str]:
+    """What a cut fell into."""
+    head, ended, body = passed.partition(b"\r\n\r\n")
+    if not ended:
+        yield "in_head"
+        return
+    if cut.to == "client" and rest and rest[0] & 0xC0 == 0x80:
+        yield "in_character"
+    if b"101 Switching" in head and _is_in_frame(body):
+        yield "in_frame"
+
+
+def _is_in_frame(data: bytes) -> bool:
+    """Whether a stream of unmasked websocket frames ends in the middle of one."""
+    while len(data) >= 2:
+        length, start = data[1] & 0x7F, 2
+        if length >= 126:
+            wide = 2 if length == 126 else 8
+            length, start = int.from_bytes(data[2 : 2 + wide], "big"), 2 + wide
+        if len(data) < start + length:
+            return True
+        data = data[start + length :]
+    return bool(data)
+
+
+def cut_plan(chance: random.Random) -> Cut:
+    """Few bytes, some, or many, more often of those to the client."""
+    most = chance.choice((300, 1_500, 1_500, 1_500, 6_000))
+    to_server = chance.random() < 0.2
+    return Cut(
+        chance.randrange(600 if to_server else most),
+        to="server" if to_server else "client",
+        reset=chance.random() < 0.5,
+    )
+
+
+class Storm:
+    """Readers and authors whose connections are cut all the time."""
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        fronts: Sequence[CuttingProxy],
+        cuts: Cuts,
+        *,
+        author: type[Author] = Author,
+        outages: tuple[float, float] = (0.2, 0.8),
+    ) -> None:
+        self.replicas = replicas
+        self.fronts = fronts
+        self.cuts = cuts
+        self.author = author
+        self.outages = outages
+        self.ledger: Ledger = replicas[0].server.ledger
+        self.chance = random.Random(SEED)
+        self.findings = Findings()
+        self.counts: Counter[str] = Counter()
+        """``turns``, ``bytes`` that readers should show, messages ``resent``, ``outages``."""
+
+    async def run(self, cuts: int) -> None:
+        """So many cuts, in rounds of `ROUND`."""
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            number = 0
+            while self.cuts.count < cuts:
+                goal = min(cuts, self.cuts.count + ROUND)
+                await Round(self, session, number).run(goal)
+                number += 1
+
+    def where(self) -> tuple[str, Way]:
+        """A replica, and a way to read from it."""
+        return self.chance.choice(self.fronts).address, self.chance.choice(WAYS)
+
+
+WAYS: tuple[Way, ...] = ("socket", "socket", "feed")
+
+
+class Round:
+    """Some conversations, from their first message until every reader has read to the end."""
+
+    def __init__(self, storm: Storm, session: aiohttp.ClientSession, number: int) -> None:
+        self._storm = storm
+        self._checker = HistoryChecker(lambda message: reply_to(message.text))
+        threads = [f"{number}-{each}" for each in range(CONVERSATIONS)]
+        self._authors = [
+            storm.author(session, thread, accepted=self._accepted) for thread in threads
+        ]
+        self._tabs = [Reader(session, thread) for thread in threads for _ in range(TABS)]
+        self._readers: list[Reader] = [*self._authors, *self._tabs]
+
+    def _accepted(self, id: str, text: str, turn: str) -> None:
+        conversation = _conversation(id.rpartition(".")[0])
+        message = Message(conversation=conversation, id=id, sender=PERSON, text=text)
+        self._checker.accepted(message, turn)
+
+    async def run(self, goal: int) -> None:
+        storm = self._storm
+        for front in storm.fronts:
+            front.plan = lambda: cut_plan(storm.chance)
+        async with asyncio.TaskGroup() as group:
+            for reader in self._readers:
+                group.create_task(self._stay(reader))
+            outages = group.create_task(self._cut_redis())
+            while storm.cuts.count < goal:  # noqa: ASYNC110  the cuts tell nobody
+                await asyncio.sleep(0.05)
+            outages.cancel()
+            async with asyncio.timeout(PATIENCE):
+                await self._calm_down()
+        await self._compare()
+
+    async def _stay(self, reader: Reader) -> None:
+        """Come back, at any replica and either way, until everything has been read."""
+        chance = self._storm.chance
+        while not reader.satisfied:
+            if reader in self._tabs and chance.random() < RELOADS:
+                reader.reload()
+                reader.first = chance.choice(("start", ""))
+            async with asyncio.timeout(PATIENCE):
+                await reader.visit(*self._storm.where())
+
+    async def _cut_redis(self) -> None:
+        storm = self._storm
+        while True:
+            await asyncio.sleep(storm.chance.uniform(*storm.outages))
+            storm.chance.choice(storm.replicas).redis.cut(reset=storm.chance.random() < 0.5)
+            storm.counts["outages"] += 1
+
+    async def _calm_down(self) -> None:
+        """Cut no more, let everything be answered, and tell the readers where the end is."""
+        for front in self._storm.fronts:
+            front.plan = lambda: None
+        for author in self._authors:
+            author.writing = False
+        while any(author.unsent for author in self._authors):
+            for front in self._storm.fronts:
+                front.cut()  # so that what is unsent is sent again
+            await asyncio.sleep(0.5)
+        ledger = self._storm.ledger
+        await self._checker.settled(ledger, within=PATIENCE)
+        for reader in self._readers:
+            reader.end = (await ledger.read(_conversation(reader.thread), 0, 1)).last
+        for front in self._storm.fronts:
+            front.cut()
+
+    async def _compare(self) -> None:
+        storm, findings = self._storm, self._storm.findings
+        found = await self._checker.check(storm.ledger)
+        for kind in ("lost", "doubled", "reordered", "gapped", "wrong"):
+            setattr(findings, kind, getattr(findings, kind) + getattr(found, kind))
+        findings.examples += found.examples
+        storm.counts["turns"] += self._checker.turns
+        for author in self._authors:
+            storm.counts["resent"] += author.resent
+        truths: dict[str, Truth] = {}
+        for reader in self._readers:
+            if reader.thread not in truths:
+                truths[reader.thread] = await Truth.of(storm.ledger, reader.thread, findings)
+            storm.counts["bytes"] += truths[reader.thread].compare(reader, findings)
+
+
+RELOADS = 0.02
+"""The share of reconnects at which a tab begins anew."""
+
+
+def _conversation(thread: str) -> Conversation:
+    return Conversation("default", "web", thread)
+
+
+@dataclass
+class Truth:
+    """A conversation as the ledger has it: texts by turn, and the other events."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    events: Counter[bytes] = field(default_factory=Counter)
+
+    @classmethod
+    async def of(cls, ledger: Ledger, thread: str, findings: Findings) -> "Truth":
+        truth, messages = cls(), Counter[str]()
+        recorded: list[Recorded] = []
+        while True:
+            page = await ledger.read(_conversation(thread), len(recorded), 1_000)
+            recorded += page.events
+            if len(recorded) >= page.last:
+                break
+        for item in recorded:
+            truth._take(item.event)
+            if isinstance(item.event, Received):
+                messages[item.event.text] += 1
+        for text, count in messages.items():
+            if count > 1:
+                findings.note("doubled", f"message {text!r} was stored {count} times")
+        return truth
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Text):
+            self.texts[event.turn] = self.texts.get(event.turn, "") + event.text
+        else:
+            self.texts.setdefault(event.turn, "")
+            self.events[encode(event)] += 1
+
+    def compare(self, reader: Reader, findings: Findings) -> int:
+        """Count what the reader lacks or has twice; returns how many bytes it should show."""
+        for fault in reader.faults:
+            findings.note("gapped", f"{reader.thread}: {fault}")
+        if reader.snapshots:
+            findings.note("gapped", f"{reader.thread}: snapshots, though everything is held")
+        for turn, text in self.texts.items():
+            lost, doubled = differences(text, reader.screen.texts.get(turn, ""))
+            if lost or doubled:
+                findings.note("lost" if lost > doubled else "doubled", f"bytes of {turn}")
+                findings.lost += max(0, lost - (lost > doubled))
+                findings.doubled += max(0, doubled - (lost <= doubled))
+        if reader.whole:
+            shown = Counter(encode(e) for seen in reader.screen.events.values() for e in seen)
+            for kind, events in (("lost", self.events - shown), ("doubled", shown - self.events)):
+                for event in events:
+                    findings.note(kind, f"{reader.thread}: {event[:80]!r}")
+        return sum(len(text.encode()) for text in self.texts.values())
+
+
+def differences(text: str, shown: str) -> tuple[int, int]:
+    """Bytes of ``text`` that are not shown, and bytes that are shown beyond it."""
+    if text == shown:
+        return 0, 0
+    lost = doubled = 0
+    matcher = difflib.SequenceMatcher(None, text, shown, autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind != "equal":
+            lost += len(text[a:b].encode())
+            doubled += len(shown[c:d].encode())
+    return lost, doubled
+
+
+@contextlib.asynccontextmanager
+async def storming(**about: Any) -> AsyncIterator[Storm]:  # Any: as `Storm` takes them
+    cuts = Cuts()
+    async with contextlib.AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(running_redis())
+        replicas = [
+            await stack.enter_async_context(replica(redis.url, events_kept=1_000_000))
+            for _ in range(REPLICAS)
+        ]
+        fronts = [
+            await stack.enter_async_context(CuttingProxy(each.address, observer=cuts.observe))
+            for each in replicas
+        ]
+        yield Storm(replicas, fronts, cuts, **about)
+
+
+async def test_sockets_cut_at_random_bytes_lose_and_double_nothing(report: Report) -> None:
+    async with storming() as storm:
+        async with report.progress(lambda: f"{PROPERTY}: {storm.cuts.count} cuts"):
+            await storm.run(size(2_000, 50_000))
+    turns = storm.counts.pop("turns")
+    figures: dict[str, Figure] = {"reconnects": storm.cuts.count}
+    figures |= storm.counts | storm.cuts.places
+    report(Line(property=PROPERTY, turns=turns, findings=storm.findings, figures=figures))
+    assert storm.findings.clean, (SEED, storm.findings)
+    for place in ("in_head", "in_frame", "in_character", "resets", "fins", "to_server"):
+        assert storm.cuts.places[place] > 20, storm.cuts
+    assert storm.counts["resent"] > 0
+    assert storm.counts["outages"] > 0
+
+
+# Twins
+
+
+class Blind(Author):
+    """Appends whatever text comes."""
+
+    def apply(self, event: Event, cursor: Cursor | None) -> None:
+        if isinstance(event, Text):
+            shown = self.screen.texts.get(event.turn, "")
+            self.screen.texts[event.turn] = shown + event.text
+        else:
+            super().apply(event, cursor)
+
+
+async def test_readers_that_ignore_positions_double_text(report: Report) -> None:
+    async with storming(author=Blind) as storm:
+        await storm.run(200)
+    report.twin(PROPERTY, storm.findings.doubled > 0, "positions ignored")
+    assert storm.findings.doubled > 0
+
+
+class Trusting(streams.Subscription):
+    """Takes whatever the ledger tells as the next event, and never compares its place."""
+
+    def look(self) -> None:
+        pass
+
+    def hint(self, recorded: Sequence[Recorded]) -> None:
+        fresh = [item for item in recorded if item.offset > self._offset]
+        if self._open and fresh:
+            self._offset = fresh[0].offset - 1
+            self._record(fresh)
+
+
+async def test_a_server_that_does_not_compare_positions_leaves_gaps(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(streams), "Subscription", Trusting)
+    async with storming(outages=(0.02, 0.1)) as storm:
+        await storm.run(300)
+    missed = storm.findings.gapped + storm.findings.lost
+    report.twin(PROPERTY, missed > 0, "no position check")
+    assert missed > 0
+
+
+class Careless(Author):
+    """Sends a message again as another one."""
+
+    def outgoing(self) -> list[Frame]:
+        for id in self._sent.intersection(self.unsent) - self._sent_here:
+            self.unsent[f"{id}a"] = self.unsent.pop(id)
+        return super().outgoing()
+
+
+async def test_messages_sent_again_under_another_id_are_doubled(report: Report) -> None:
+    async with storming(author=Careless) as storm:
+        await storm.run(200)
+    report.twin(PROPERTY, storm.findings.doubled > 0, "another id")
+    assert storm.findings.doubled > 0
