@@ -143,9 +143,11 @@ class Subscription:
             self._stale = True
             return
         fresh = [item for item in recorded if item.offset > self._offset]
-        if fresh and fresh[0].offset == self._offset + 1 and self._catching_up is None:
+        begins = bool(recorded) and recorded[0].offset == 1  # perhaps another life than was read
+        follows = bool(fresh) and fresh[0].offset == self._offset + 1
+        if follows and not begins and self._catching_up is None:
             self._record(fresh)
-        elif fresh or not recorded or recorded[0].offset == 1:  # 1: perhaps a new life
+        elif fresh or begins or not recorded:
             self.look()
 
     def look(self) -> None:

@@ -245,3 +245,18 @@ async def test_a_place_of_another_epoch_gets_a_snapshot() -> None:
     assert screen.restarts[0].cursor == here
     assert screen.texts[pen.turn] == "so far"
     streams.close(subscription)
+
+
+async def test_a_conversation_that_begins_is_followed_under_its_own_epoch() -> None:
+    """The epoch of an empty conversation lasts only until something is erased elsewhere."""
+    ledger = MemoryLedger()
+    streams, screen = Streams(ledger, history=10), Screen()
+    subscription = await streams.open(CONVERSATION, screen)
+    empty = await place(ledger)
+    await ledger.erase("default", "somebody")
+    pen = await begun(ledger)
+    await pen.say("hello")
+    await screen.until(pen.turn, text="hello")
+    assert screen.cursor == await place(ledger)
+    assert screen.cursor.epoch != empty.epoch
+    streams.close(subscription)

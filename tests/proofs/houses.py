@@ -8,6 +8,7 @@ from typing import Any
 
 from palaver import Skill, Turn
 from palaver.app import listening
+from palaver.messages import Attachment
 from palaver.server import Server
 from palaver.settings import LedgerSettings, RoutingSettings, ServerSettings, Settings
 from palaver.testing import CuttingProxy, ListKnowledge, ScriptedEngine
@@ -36,6 +37,18 @@ class Talker(Skill):
             await asyncio.sleep(self.pace)
 
 
+class Archivist(Skill):
+    """Hand over the text's own number of leaves, each an event of its own, with a word on each."""
+
+    name = "archivist"
+
+    async def answer(self, turn: Turn) -> None:
+        chance = random.Random(turn.message.text)
+        for leaf in range(int(turn.message.text.split()[0])):
+            await turn.say(f"{chance.choice(WORDS)} ")
+            turn.attach(Attachment(name=f"{leaf}", media_type="text/plain", url="data:,"))
+
+
 class Replica:
     """A server with the address of its web surface, and the proxy before its Redis."""
 
@@ -46,21 +59,23 @@ class Replica:
 
 
 @contextlib.asynccontextmanager
-async def replica(url: str, **ledger: Any) -> AsyncIterator[Replica]:
-    """A server on the Redis at ``url``; ``ledger`` are settings of its Redis ledger."""
+async def replica(
+    url: str, skill: Skill, kind: type[RedisLedger] = RedisLedger, **about: Any
+) -> AsyncIterator[Replica]:
+    """A server on the Redis at ``url``; ``about`` are settings of its Redis ledger."""
     async with CuttingProxy(url) as redis:
         quick: dict[str, Any] = {"connect_timeout": 1.0, "command_timeout": 1.0}
-        settings = RedisLedgerSettings(url=redis.address, **(quick | ledger))
+        settings = RedisLedgerSettings(url=redis.address, **(quick | about))
         server = Server(
             Settings(
                 server=ServerSettings(port=0, drain=0, grace=1),
                 ledger=LedgerSettings(history=10_000),
-                routing=RoutingSettings(default="talker", threshold=1.0, consult_engine=False),
+                routing=RoutingSettings(default=skill.name, threshold=1.0, consult_engine=False),
             ),
-            ledger=RedisLedger(settings),
+            ledger=kind(settings),
             engine=ScriptedEngine(),
             knowledge=ListKnowledge(),
-            skills={"talker": Talker()},
+            skills={skill.name: skill},
         )
         async with server, listening(server) as address:
             yield Replica(server, address, redis)

@@ -29,7 +29,8 @@ class Reader:
         self.thread = thread
         self.screen = Screen()
         self.cursor: Cursor | None = None
-        self.welcomes: list[Frame] = []
+        self.told: list[Frame] = []
+        """Every welcome and restart."""
         self.faults: list[str] = []
         """What the server did that it must not."""
         self.snapshots = 0
@@ -38,8 +39,8 @@ class Reader:
         """Whether every event was seen as such, none of them in a snapshot."""
         self.first = "start"
         """What is asked for without a cursor; empty for a snapshot."""
-        self.end: int | None = None
-        """The offset of the last event, when it is known."""
+        self.end: Cursor | None = None
+        """Where to leave."""
         self._session = session
 
     async def visit(self, address: str, way: Way) -> None:
@@ -59,7 +60,8 @@ class Reader:
     @property
     def satisfied(self) -> bool:
         """Whether everything up to ``end`` was read."""
-        return self.end is not None and self.cursor is not None and self.cursor.offset >= self.end
+        end, here = self.end, self.cursor
+        return bool(end and here and here.epoch == end.epoch and here.offset >= end.offset)
 
     @property
     def restless(self) -> bool:
@@ -118,8 +120,7 @@ class Reader:
             self.faults.append(f"refused: {frame}")
 
     def _begin(self, frame: Frame) -> None:
-        if frame["type"] == "welcome":
-            self.welcomes.append(frame)
+        self.told.append(frame)
         cursor = Cursor.parse(frame["cursor"])
         if frame["recovered"]:
             if self.cursor is not None and cursor != self.cursor:

@@ -8,7 +8,6 @@ the cursor that they have. The replicas' connections to Redis are cut as well.
 
 import asyncio
 import contextlib
-import difflib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -20,21 +19,19 @@ import pytest
 from tests.ledgers.redis_kit import needs_redis
 from tests.ledgers.redis_server import running_redis
 from tests.proof import SEED, size
-from tests.proofs.houses import Replica, replica, reply_to
+from tests.proofs.houses import Replica, Talker, replica, reply_to
 from tests.proofs.readers import PERSON, Author, Frame, Reader, Way
 from tests.proofs.report import Figure, Line, Report
+from tests.proofs.truth import Truth, conversation_of
 
 from palaver import streams
 from palaver.ledger import Ledger
 from palaver.messages import (
-    Conversation,
     Cursor,
     Event,
     Message,
-    Received,
     Recorded,
     Text,
-    encode,
 )
 from palaver.testing import Cut, CuttingProxy, Findings, HistoryChecker
 
@@ -156,7 +153,7 @@ class Round:
         self._readers: list[Reader] = [*self._authors, *self._tabs]
 
     def _accepted(self, id: str, text: str, turn: str) -> None:
-        conversation = _conversation(id.rpartition(".")[0])
+        conversation = conversation_of(id.rpartition(".")[0])
         message = Message(conversation=conversation, id=id, sender=PERSON, text=text)
         self._checker.accepted(message, turn)
 
@@ -205,7 +202,7 @@ class Round:
         ledger = self._storm.ledger
         await self._checker.settled(ledger, within=PATIENCE)
         for reader in self._readers:
-            reader.end = (await ledger.read(_conversation(reader.thread), 0, 1)).last
+            reader.end = (await ledger.snapshot(conversation_of(reader.thread), 0)).cursor
         for front in self._storm.fronts:
             front.cut()
 
@@ -229,82 +226,13 @@ RELOADS = 0.02
 """The share of reconnects at which a tab begins anew."""
 
 
-def _conversation(thread: str) -> Conversation:
-    return Conversation("default", "web", thread)
-
-
-@dataclass
-class Truth:
-    """A conversation as the ledger has it: texts by turn, and the other events."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-    events: Counter[bytes] = field(default_factory=Counter)
-
-    @classmethod
-    async def of(cls, ledger: Ledger, thread: str, findings: Findings) -> "Truth":
-        truth, messages = cls(), Counter[str]()
-        recorded: list[Recorded] = []
-        while True:
-            page = await ledger.read(_conversation(thread), len(recorded), 1_000)
-            recorded += page.events
-            if len(recorded) >= page.last:
-                break
-        for item in recorded:
-            truth._take(item.event)
-            if isinstance(item.event, Received):
-                messages[item.event.text] += 1
-        for text, count in messages.items():
-            if count > 1:
-                findings.note("doubled", f"message {text!r} was stored {count} times")
-        return truth
-
-    def _take(self, event: Event) -> None:
-        if isinstance(event, Text):
-            self.texts[event.turn] = self.texts.get(event.turn, "") + event.text
-        else:
-            self.texts.setdefault(event.turn, "")
-            self.events[encode(event)] += 1
-
-    def compare(self, reader: Reader, findings: Findings) -> int:
-        """Count what the reader lacks or has twice; returns how many bytes it should show."""
-        for fault in reader.faults:
-            findings.note("gapped", f"{reader.thread}: {fault}")
-        if reader.snapshots:
-            findings.note("gapped", f"{reader.thread}: snapshots, though everything is held")
-        for turn, text in self.texts.items():
-            lost, doubled = differences(text, reader.screen.texts.get(turn, ""))
-            if lost or doubled:
-                findings.note("lost" if lost > doubled else "doubled", f"bytes of {turn}")
-                findings.lost += max(0, lost - (lost > doubled))
-                findings.doubled += max(0, doubled - (lost <= doubled))
-        if reader.whole:
-            shown = Counter(encode(e) for seen in reader.screen.events.values() for e in seen)
-            for kind, events in (("lost", self.events - shown), ("doubled", shown - self.events)):
-                for event in events:
-                    findings.note(kind, f"{reader.thread}: {event[:80]!r}")
-        return sum(len(text.encode()) for text in self.texts.values())
-
-
-def differences(text: str, shown: str) -> tuple[int, int]:
-    """Bytes of ``text`` that are not shown, and bytes that are shown beyond it."""
-    if text == shown:
-        return 0, 0
-    lost = doubled = 0
-    matcher = difflib.SequenceMatcher(None, text, shown, autojunk=False)
-    for kind, a, b, c, d in matcher.get_opcodes():
-        if kind != "equal":
-            lost += len(text[a:b].encode())
-            doubled += len(shown[c:d].encode())
-    return lost, doubled
-
-
 @contextlib.asynccontextmanager
 async def storming(**about: Any) -> AsyncIterator[Storm]:  # Any: as `Storm` takes them
     cuts = Cuts()
     async with contextlib.AsyncExitStack() as stack:
         redis = await stack.enter_async_context(running_redis())
         replicas = [
-            await stack.enter_async_context(replica(redis.url, events_kept=1_000_000))
+            await stack.enter_async_context(replica(redis.url, Talker(), events_kept=1_000_000))
             for _ in range(REPLICAS)
         ]
         fronts = [
