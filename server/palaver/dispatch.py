@@ -87,7 +87,8 @@ class Run:
 
 
 class Dispatcher:
-    """Runs this process's share of the ledger's turns."""
+    """Runs this process's share of the ledger's turns. ``ended`` is told of each that it runs no
+    more."""
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class Dispatcher:
         settings: DispatchSettings,
         history: int,
         metrics: Metrics,
+        ended: Callable[[str], None] = lambda turn: None,
     ) -> None:
         self._ledger = ledger
         self._streams = streams
@@ -107,6 +109,7 @@ class Dispatcher:
         self._settings = settings
         self._history = history
         self._metrics = metrics
+        self._ended = ended
         self._worker = new_id()
         self._workers: set[asyncio.Task[None]] = set()
         self._runs: dict[str, Run] = {}
@@ -233,6 +236,7 @@ class Dispatcher:
         finally:
             run.transcript.close()
             del self._runs[claim.turn]
+            self._ended(claim.turn)
 
     async def _answer_and_settle(self, run: Run) -> None:
         claim, transcript = run.claim, run.transcript

@@ -90,12 +90,15 @@ class GenerationRequest:
     goes on after its last character and does not repeat it. It counts as reply, not as prompt:
     in ``max_tokens`` and in the usage. ``deadline`` is the time allowed in
     seconds. ``tenant`` salts the prefix cache, so that no tenant can tell what another has asked.
-    ``priority``: lower runs sooner. ``id`` is ours and unique.
+    ``priority``: lower runs sooner. ``id`` is ours and unique. ``person`` and ``channel`` tell for
+    whom it is, where there is somebody.
     """
 
     id: str
     messages: tuple[ChatMessage, ...]
     tenant: str
+    person: str = ""
+    channel: str = ""
     sampling: Sampling = Sampling()
     partial: str = ""
     adapter: str | None = None
@@ -125,13 +128,15 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """What a started engine is. ``context`` is in tokens, prompt and reply together."""
+    """What a started engine is. ``context`` is in tokens, prompt and reply together; ``slots`` is
+    the number of generations that it runs at once, where it is known."""
 
     model: str
     context: int
     can: frozenset[Ability]
     demonstration: bool = False
     """The model is too small for real use, and says so."""
+    slots: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

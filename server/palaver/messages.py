@@ -199,6 +199,13 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
     position: int = 0
 
 
+class Queued(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="queued"):
+    """The turn waits for its place at the engine; about ``ahead`` generations come first."""
+
+    turn: str
+    ahead: int
+
+
 class Routed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="routed"):
     """The skill was chosen. ``reason`` is a sentence; ``score`` is a probability, or None."""
 
@@ -268,6 +275,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
 Event = (
     Received
     | Started
+    | Queued
     | Routed
     | Text
     | TextReset

@@ -1,11 +1,13 @@
 """Metrics: what operators watch, in Prometheus' exposition format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from palaver.messages import Outcome
 
+NAMED_TENANTS = 100
+"""Tenants with a label of their own; those that come later share one."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -48,9 +50,40 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._refusals = Counter(
+            "palaver_refusals_total", "Messages refused", ["reason"], registry=self._registry
+        )
+        self._wait_seconds = Histogram(
+            "palaver_admission_wait_seconds",
+            "Seconds in line for the engine",
+            ["lane"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._tenant_tokens = Counter(
+            "palaver_tenant_tokens_total",
+            "Tokens of prompts and replies by tenant",
+            ["tenant"],
+            registry=self._registry,
+        )
+        self._tenants: set[str] = set()
+        self._slow_readers = Counter(
+            "palaver_slow_readers_total",
+            "Readers disconnected because too much waited for them",
+            registry=self._registry,
+        )
+
     def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""
         Gauge(name, help_text, registry=self._registry).set_function(value)
+
+    def watch_each(
+        self, name: str, help_text: str, label: str, values: Mapping[str, Callable[[], float]]
+    ) -> None:
+        """One gauge with a value for each label."""
+        gauge = Gauge(name, help_text, [label], registry=self._registry)
+        for labelled, value in values.items():
+            gauge.labels(labelled).set_function(value)
 
     def message(self, channel: str) -> None:
         self._messages.labels(channel).inc()
@@ -66,6 +99,20 @@ class Metrics:
         self._tokens.labels("prompt").inc(prompt)
         self._tokens.labels("cached").inc(cached)
         self._tokens.labels("completion").inc(completion)
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def waited(self, lane: str, seconds: float) -> None:
+        self._wait_seconds.labels(lane).observe(seconds)
+
+    def served(self, tenant: str, tokens: int) -> None:
+        if len(self._tenants) < NAMED_TENANTS:
+            self._tenants.add(tenant)
+        self._tenant_tokens.labels(tenant if tenant in self._tenants else "").inc(tokens)
+
+    def slow_reader(self) -> None:
+        self._slow_readers.inc()
 
     def engine_restart(self) -> None:
         self._engine_restarts.inc()

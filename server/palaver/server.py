@@ -3,16 +3,20 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
+from palaver.admission import Admission
 from palaver.channels import Channel
 from palaver.continuation import ContinuingEngine
 from palaver.departure import Departure
 from palaver.dispatch import Dispatcher
+from palaver.door import Door
 from palaver.engine import Abilities, Engine
 from palaver.errors import ConfigurationError, LedgerUnavailable, TooLarge
 from palaver.hooks import Interceptor, Tool
@@ -20,9 +24,11 @@ from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Claim, Depth, Ledger, Policies, Receipt, Snapshot, StopState, alone
 from palaver.messages import Conversation, Cursor, Message
 from palaver.metrics import Metrics
+from palaver.quotas import Quotas
 from palaver.routing import Decision, Router
 from palaver.routing.arguments import fill_arguments
 from palaver.routing.router import RESUMED
+from palaver.scheduler import LANES
 from palaver.settings import Settings
 from palaver.skills import Skill
 from palaver.streams import Streams, Subscription, Viewer
@@ -57,7 +63,17 @@ class Server:
         self.metrics = Metrics()
         self.ledger = ledger
         self._supervised = SupervisedEngine(engine, settings.engine, self.metrics)
-        self.engine: Engine = ContinuingEngine(self._supervised, settings.engine, self.metrics)
+        engine = ContinuingEngine(self._supervised, settings.engine, self.metrics)
+        quotas = Quotas(settings.admission, time.monotonic)
+        self.engine = Admission(engine, settings.admission, quotas, self.metrics)
+        self.door = Door(
+            settings.admission,
+            ledger=ledger,
+            quotas=quotas,
+            wait=self.engine.wait,
+            lane=self.engine.lane,
+            metrics=self.metrics,
+        )
         self.knowledge = knowledge
         self.abilities: Abilities
         self._skills = skills
@@ -114,6 +130,7 @@ class Server:
             settings=self.settings.dispatch,
             history=self.settings.ledger.history,
             metrics=self.metrics,
+            ended=self.door.register.end,
         )
         stack.push_async_callback(self._close_dispatcher)
         await self._dispatcher.start()
@@ -141,6 +158,7 @@ class Server:
             knowledge=self.knowledge,
             tools=self._tools,
             generation_deadline=self.settings.engine.deadline,
+            ahead=self.engine.ahead,
         )
 
     def _able_skills(self) -> Mapping[str, Skill]:
@@ -168,6 +186,7 @@ class Server:
     # One turn
 
     async def _answer(self, turn: Turn, claim: Claim) -> None:
+        self.door.register.begin(turn.id)
         decision = await self._route(turn, claim)
         skill = self._skills[decision.skill]
         turn.skill = decision.skill
@@ -207,7 +226,8 @@ class Server:
             raise TooLarge(f"the message is larger than {limit} bytes")
         if message.skill is not None:
             self._router.command(message.skill)
-        receipt = await self._dispatcher.accept(message, self._policies(message))
+        accept = partial(self._dispatcher.accept, policies=self._policies(message))
+        receipt = await self.door.admit(message, accept)
         self.metrics.message(message.conversation.channel)
         return receipt
 
@@ -266,6 +286,7 @@ class Server:
             try:
                 self._depth = await self.ledger.depth()
                 self._ledger_problem = ""
+                await self.door.look()
             except LedgerUnavailable as error:
                 self._ledger_problem = str(error)
             await asyncio.sleep(DEPTH_INTERVAL)
@@ -275,6 +296,17 @@ class Server:
         watch("palaver_turns_queued", "Turns that wait, all replicas", lambda: self._depth.queued)
         watch("palaver_turns_running", "Turns that run, all replicas", lambda: self._depth.running)
         watch("palaver_turns_here", "Turns that run here", lambda: self._dispatcher.running)
+        register, scheduler = self.door.register, self.engine.scheduler
+        watch("palaver_turns_unsettled", "Accepted here and not ended", lambda: len(register))
+        watch("palaver_tokens_unsettled", "What these count for", lambda: register.tokens)
+        lanes = {
+            "palaver_admission_waiting": ("Generations in line", scheduler.waiting_in),
+            "palaver_admission_waiting_tokens": ("Tokens they may take", scheduler.tokens_in),
+            "palaver_admission_running": ("Generations at the engine", scheduler.running_in),
+        }
+        for name, (text, count) in lanes.items():
+            values: dict[str, Callable[[], float]] = {it: partial(count, it) for it in LANES}
+            self.metrics.watch_each(name, text, "lane", values)
         watch("palaver_viewers", "Open views of conversations", lambda: self._streams.viewers)
         watch(
             "palaver_engine_up", "1 when the engine answers", lambda: not self._supervised.problem

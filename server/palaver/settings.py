@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -18,6 +18,9 @@ from palaver.messages import Policy
 Tree = dict[str, Any]  # Any: nested tables of TOML values
 Keys = tuple[str, ...]
 """The way to a value: ``("server", "port")``."""
+Lane = Literal["interactive", "channel", "batch"]
+"""Who goes first to the engine: somebody who looks on while the reply is written, somebody who gets
+it as a whole, nobody in particular."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -211,8 +214,9 @@ class RoutingSettings(Section):
 
 
 class DispatchSettings(Section):
-    concurrency: int = pydantic.Field(default=256, ge=1)
-    """Turns that this process runs at once."""
+    concurrency: int = pydantic.Field(default=1024, ge=1)
+    """Turns that this process runs at once, those in line for the engine included. What is beyond
+    waits in the ledger, where tenants do not take turns."""
     lease: float = pydantic.Field(default=3.0, ge=0.5)
     """Seconds after which another process takes over the turn of a silent one."""
     attempts: int = pydantic.Field(default=3, ge=1)
@@ -234,6 +238,47 @@ class WhileRunningSettings(Section):
     than the channel."""
     merge_window: float = pydantic.Field(default=1.0, gt=0)
     """Seconds without a further message after which a burst is over, with ``merge``."""
+
+
+class QuotaSettings(Section):
+    turns: int | None = pydantic.Field(default=None, ge=1)
+    """Turns that may be unsettled at once."""
+    messages_per_minute: float | None = pydantic.Field(default=None, gt=0)
+    """Messages that are accepted per minute; a minute's worth may come at once."""
+    tokens_per_minute: float | None = pydantic.Field(default=None, gt=0)
+    """Tokens per minute, of prompts and replies; messages are refused while more was used."""
+
+
+class TenantSettings(QuotaSettings):
+    weight: float = pydantic.Field(default=1.0, gt=0)
+    """Share of the engine, against the other tenants' weights, while all of them wait for it."""
+
+
+class AdmissionSettings(Section):
+    requests: int = pydantic.Field(default=0, ge=0)
+    """Generations that the engine gets at once; the others wait here in line. 0: what the engine
+    runs at once and an eighth more, so that it always has the next at hand."""
+    batch_share: float = pydantic.Field(default=0.75, gt=0, le=1)
+    """Part of ``requests`` that the lane ``batch`` may fill: a generation that runs is not
+    interrupted, so the rest is left free for those who come."""
+    lanes: dict[str, Lane] = {}
+    """The lane of each channel: ``interactive``, ``channel`` or ``batch``. Of those not named,
+    ``web`` is interactive and every other one is ``channel``."""
+    queue_tokens: int = pydantic.Field(default=524_288, ge=1)
+    """Tokens of unsettled messages above which new ones are refused; a message counts by its
+    length, and 512 for the reply."""
+    tenant_share: float = pydantic.Field(default=0.5, gt=0, le=1)
+    """Part of ``queue_tokens`` that one tenant alone may fill. The more tenants fill it, the less
+    each gets, so that there is always room for another one."""
+    longest_wait: float = pydantic.Field(default=60.0, gt=0)
+    """A message that would wait longer than this in line is refused, in seconds, as far as the
+    pace of the line tells. Keep it below ``engine.deadline``, which the waiting is part of."""
+    person: QuotaSettings = QuotaSettings(turns=100)
+    """What each person may use."""
+    tenant: TenantSettings = TenantSettings()
+    """What each tenant may use."""
+    tenants: dict[str, TenantSettings] = {}
+    """What a tenant may use that is named here, instead."""
 
 
 class Settings(Section):
@@ -259,6 +304,9 @@ class Settings(Section):
     """How turns are run."""
     while_running: WhileRunningSettings = WhileRunningSettings()
     """What becomes of a message that comes while a turn runs."""
+    admission: AdmissionSettings = AdmissionSettings()
+    """Who gets the engine, and what is refused. Each server process counts for itself: behind two
+    of them twice as much is accepted."""
     channels: ChannelsSettings = ChannelsSettings()
     """Where messages come from and replies go."""
     interceptors: InterceptorsSettings = InterceptorsSettings()

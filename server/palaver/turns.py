@@ -1,8 +1,9 @@
 """Turn: all that a skill works with."""
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
@@ -39,6 +40,7 @@ from palaver.messages import (
     Citation,
     Cited,
     Message,
+    Queued,
     Routed,
     ToolCalled,
     ToolState,
@@ -50,6 +52,8 @@ from palaver.voice import Voice
 
 SHOWN_RESULT = 1_000
 """Characters of a tool's result that its event carries; the skill gets all of it."""
+NOTICE = 0.5
+"""Seconds in line for the engine after which the person is told of it."""
 
 
 ArgumentsT = DefaultTypeVar("ArgumentsT", bound=pydantic.BaseModel, default=Any)
@@ -88,6 +92,8 @@ class Services:
     knowledge: KnowledgeBase
     tools: Mapping[str, Tool]
     generation_deadline: float
+    ahead: Callable[[str], int | None]
+    """How many generations come before the one with this id; None when it is not in line."""
 
 
 class Turn(Generic[ArgumentsT]):
@@ -272,13 +278,31 @@ class Turn(Generic[ArgumentsT]):
             id=f"{self.id}-{step.number}-{self._claim.fence}",
             messages=tuple(messages),
             tenant=self.message.conversation.tenant,
+            person=self.person,
+            channel=self.message.conversation.channel,
             sampling=sampling,
             partial=partial,
             deadline=self._time_left(),
         )
-        generation = await self._services.engine.generate(request, on_text)
+        with self._telling_place(request.id):
+            generation = await self._services.engine.generate(request, on_text)
         self.usage += generation.usage
         return generation.text
+
+    @contextlib.contextmanager
+    def _telling_place(self, request: str) -> Iterator[None]:
+        """Tell the person when the generation has to wait in line."""
+
+        def tell() -> None:
+            ahead = self._services.ahead(request)
+            if ahead is not None:
+                self._transcript.put(Queued(turn=self.id, ahead=ahead))
+
+        timer = asyncio.get_running_loop().call_later(NOTICE, tell)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _time_left(self) -> float:
         left = self.deadline - asyncio.get_running_loop().time()

@@ -108,6 +108,7 @@ class OpenVinoEngine:
             context=self._model.context,
             can=CAN,
             demonstration=self._model.small,
+            slots=self._settings.requests,
         )
 
     async def close(self) -> None:

@@ -114,6 +114,7 @@ class TransformersEngine:
             context=self._loaded.context,
             can=self._loaded.can,
             demonstration=self._loaded.demonstration,
+            slots=self._settings.requests,
         )
 
     async def close(self) -> None:

@@ -511,6 +511,7 @@ class VllmEngine:
             context=ready.context,
             can=can,
             demonstration=checkpoint.demonstration,
+            slots=settings.max_num_seqs,
         )
 
     def _setup(self) -> tuple[Checkpoint, host.Setup]:

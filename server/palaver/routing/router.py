@@ -155,6 +155,8 @@ class Router:
                 ChatMessage("user", message.text),
             ),
             tenant=message.conversation.tenant,
+            person=message.sender,
+            channel=message.conversation.channel,
             sampling=Sampling(structure=Choice(tuple(self._skills)), max_tokens=32),
         )
         try:

@@ -78,6 +78,7 @@ class ScriptedEngine:
         self._lines = list(lines)
         self._pace = pace
         self._slots = asyncio.Semaphore(slots)
+        self._count = slots
         self._context = context
         self._can = frozenset[Ability](
             {"generate", "json_schema", "choice", "seed", "continuation", "priority"}
@@ -93,7 +94,7 @@ class ScriptedEngine:
     async def start(self) -> Abilities:
         self._dead.clear()
         self._alive.set()
-        return Abilities(model="scripted", context=self._context, can=self._can)
+        return Abilities(model="scripted", context=self._context, can=self._can, slots=self._count)
 
     async def close(self) -> None:
         self.die()
