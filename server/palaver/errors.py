@@ -34,17 +34,20 @@ from typing import ClassVar
 
 
 class PalaverError(Exception):
-    """Root of the tree. ``retry_after`` is in seconds, or None when waiting does not help."""
+    """Root of the tree. ``retry_after`` is in seconds, or None when waiting does not help; where it
+    is not given, that of the class."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     sentence: ClassVar[str] = "Something went wrong on our side."
     tells_detail: ClassVar[bool] = False
     """Whether the detail is about the caller's own input and so may be shown to them."""
+    patience: ClassVar[float | None] = None
+    """The usual ``retry_after``. Every 429 and 503 has one."""
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(detail or self.sentence)
-        self.retry_after = retry_after
+        self.retry_after = self.patience if retry_after is None else retry_after
 
     @property
     def public(self) -> str:
@@ -96,6 +99,7 @@ class TooMany(CallerError):
     status = 429
     code = "too_many"
     sentence = "Too many messages are waiting. Please wait for a reply first."
+    patience = 1.0
 
 
 class ConfigurationError(PalaverError):
@@ -111,6 +115,7 @@ class Overloaded(ServerError):
     status = 503
     code = "overloaded"
     sentence = "The server is busy. Please try again in a moment."
+    patience = 2.0
 
 
 class LedgerError(ServerError):
@@ -121,6 +126,7 @@ class LedgerUnavailable(LedgerError):
     status = 503
     code = "ledger_unavailable"
     sentence = "Messages cannot be stored right now. Please try again in a moment."
+    patience = 2.0
 
     def __init__(self, detail: str = "", *, retry_after: float | None = 2.0) -> None:
         super().__init__(detail, retry_after=retry_after)
@@ -165,6 +171,7 @@ class EngineUnavailable(EngineError):
     status = 503
     code = "engine_unavailable"
     sentence = "The language model is not available right now. Please try again in a moment."
+    patience = 5.0
 
 
 class EngineTimeout(EngineError):

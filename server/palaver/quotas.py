@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from palaver.settings import AdmissionSettings, QuotaSettings, TenantSettings
+from palaver.settings import AdmissionSettings, PersonSettings, QuotaSettings, TenantSettings
 
 Unit = Literal["messages", "tokens"]
 Owner = Literal["person", "tenant"]
 
 MINUTE = 60.0
+ROUNDING = 1e-6
 ROOM = 1_000
 """Buckets that are kept before it is looked which of them are full, and so tell nothing."""
 
@@ -47,7 +48,8 @@ class Bucket:
 
     def wait(self, now: float) -> float:
         """Seconds until there is 1 in it."""
-        return max(0.0, (1.0 - self.level(now)) * MINUTE / self._rate)
+        missing = 1.0 - self.level(now)
+        return missing * MINUTE / self._rate if missing > ROUNDING else 0.0
 
 
 class Quotas:
@@ -59,7 +61,7 @@ class Quotas:
         self._buckets: dict[tuple[Owner, Unit, str, str], Bucket] = {}
         self._room = ROOM
 
-    def of_person(self) -> QuotaSettings:
+    def of_person(self) -> PersonSettings:
         return self._settings.person
 
     def of_tenant(self, tenant: str) -> TenantSettings:
@@ -69,7 +71,7 @@ class Quotas:
         """The quota that does not allow another message now."""
         now = self._clock()
         for unit in ("messages", "tokens"):
-            for owner, rate, bucket in self._buckets_of(unit, tenant, person):
+            for owner, rate, bucket in self._buckets_of(unit, tenant, person, now):
                 if wait := bucket.wait(now):
                     return Excess(owner, unit, rate, wait)
         return None
@@ -77,11 +79,11 @@ class Quotas:
     def take(self, unit: Unit, tenant: str, person: str, amount: float) -> None:
         """Count what was used."""
         now = self._clock()
-        for _, _, bucket in self._buckets_of(unit, tenant, person):
+        for _, _, bucket in self._buckets_of(unit, tenant, person, now):
             bucket.take(amount, now)
 
     def _buckets_of(
-        self, unit: Unit, tenant: str, person: str
+        self, unit: Unit, tenant: str, person: str, now: float
     ) -> Iterator[tuple[Owner, float, Bucket]]:
         """The buckets of a person and of the tenant, where there is a limit."""
         limits: tuple[tuple[Owner, QuotaSettings, str], ...] = (
@@ -91,18 +93,17 @@ class Quotas:
         for owner, quota, name in limits:
             rate = quota.messages_per_minute if unit == "messages" else quota.tokens_per_minute
             if rate is not None:
-                yield owner, rate, self._bucket((owner, unit, tenant, name), rate)
+                yield owner, rate, self._bucket((owner, unit, tenant, name), rate, now)
 
-    def _bucket(self, key: tuple[Owner, Unit, str, str], rate: float) -> Bucket:
+    def _bucket(self, key: tuple[Owner, Unit, str, str], rate: float, now: float) -> Bucket:
         bucket = self._buckets.get(key)
         if bucket is None:
             if len(self._buckets) >= self._room:
-                self._forget_full()
-            bucket = self._buckets[key] = Bucket(rate, self._clock())
+                self._forget_full(now)
+            bucket = self._buckets[key] = Bucket(rate, now)
         return bucket
 
-    def _forget_full(self) -> None:
-        now = self._clock()
+    def _forget_full(self, now: float) -> None:
         self._buckets = {key: it for key, it in self._buckets.items() if not it.is_full(now)}
         self._room = 2 * len(self._buckets) + ROOM
 

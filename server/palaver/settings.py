@@ -249,6 +249,11 @@ class QuotaSettings(Section):
     """Tokens per minute, of prompts and replies; messages are refused while more was used."""
 
 
+class PersonSettings(QuotaSettings):
+    turns: int | None = pydantic.Field(default=100, ge=1)
+    """Turns that may be unsettled at once."""
+
+
 class TenantSettings(QuotaSettings):
     weight: float = pydantic.Field(default=1.0, gt=0)
     """Share of the engine, against the other tenants' weights, while all of them wait for it."""
@@ -273,7 +278,7 @@ class AdmissionSettings(Section):
     longest_wait: float = pydantic.Field(default=60.0, gt=0)
     """A message that would wait longer than this in line is refused, in seconds, as far as the
     pace of the line tells. Keep it below ``engine.deadline``, which the waiting is part of."""
-    person: QuotaSettings = QuotaSettings(turns=100)
+    person: PersonSettings = PersonSettings()
     """What each person may use."""
     tenant: TenantSettings = TenantSettings()
     """What each tenant may use."""

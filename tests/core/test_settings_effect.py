@@ -45,6 +45,8 @@ HERE = "tests/core/test_settings_effect.py"
 CHECK = "tests/core/test_check.py"
 CONTINUATION = "tests/core/test_continuation.py"
 WHILE_RUNNING = "tests/core/test_while_running.py"
+DOOR = "tests/core/test_door.py"
+LINE = "tests/core/test_admission.py"
 DEPARTURE = "tests/web/test_departure.py"
 
 COVERED = {
@@ -100,6 +102,33 @@ COVERED = {
         f"{WHILE_RUNNING}::test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill"
     ),
     "while_running.merge_window": f"{WHILE_RUNNING}::test_a_burst_becomes_one_turn",
+    "admission.requests": f"{LINE}::test_no_more_run_at_once_than_there_are_places",
+    "admission.batch_share": f"{LINE}::test_batch_leaves_places_for_those_who_come",
+    "admission.lanes": f"{LINE}::test_a_channel_has_its_lane_and_the_engine_its_priority",
+    "admission.queue_tokens": f"{DOOR}::test_a_full_queue_refuses",
+    "admission.tenant_share": (
+        f"{DOOR}::test_one_tenant_fills_its_share_and_leaves_room_for_others"
+    ),
+    "admission.longest_wait": f"{DOOR}::test_a_message_that_would_wait_too_long_is_refused",
+    "admission.person.turns": f"{DOOR}::test_a_person_may_have_so_many_messages_unanswered",
+    "admission.person.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_person",
+    "admission.person.tokens_per_minute": (
+        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+    ),
+    "admission.tenant.turns": f"{DOOR}::test_a_tenant_may_have_so_many_messages_unanswered",
+    "admission.tenant.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_tenant",
+    "admission.tenant.tokens_per_minute": (
+        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+    ),
+    "admission.tenant.weight": f"{LINE}::test_tenants_have_weights",
+    "admission.tenants.NAME.turns": f"{DOOR}::test_a_tenant_may_have_so_many_messages_unanswered",
+    "admission.tenants.NAME.messages_per_minute": (
+        f"{DOOR}::test_messages_by_the_minute_of_a_tenant"
+    ),
+    "admission.tenants.NAME.tokens_per_minute": (
+        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+    ),
+    "admission.tenants.NAME.weight": f"{LINE}::test_tenants_have_weights",
     "channels.enabled": f"{HERE}::test_only_enabled_channels_open_routes",
     "interceptors.enabled": f"{HERE}::test_only_enabled_interceptors_wrap_turns",
     "skills": f"{HERE}::test_a_skill_is_built_with_its_settings",

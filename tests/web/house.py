@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 
 from palaver.app import listening
 from palaver.channels import Channel
+from palaver.engine import Engine
 from palaver.knowledge import Passage
 from palaver.ledger import Ledger
 from palaver.messages import Attachment, new_id
 from palaver.server import Server
 from palaver.settings import (
+    AdmissionSettings,
     AuthKey,
     AuthSettings,
     RoutingSettings,
@@ -160,20 +162,24 @@ async def open_house(
     channels: tuple[Channel, ...] = (),
     ledger: Ledger | None = None,
     while_running: WhileRunningSettings | None = None,
+    engine: Engine | None = None,
+    skills: Sequence[Skill] = (),
+    admission: AdmissionSettings | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[House]:
     settings = Settings(
         server=ServerSettings(**{"port": 0, "drain": 0, "grace": 3, **server}),
         auth=AuthSettings(keys=dict(keys or {})),
+        admission=admission or AdmissionSettings(),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
         while_running=while_running or WhileRunningSettings(),
     )
     teller = Teller()
-    skills: list[Skill] = [Parrot(), teller, Scholar(), Waiter(), Clumsy()]
+    skills = [Parrot(), teller, Scholar(), Waiter(), Clumsy(), *skills]
     running = Server(
         settings,
         ledger=ledger or MemoryLedger(),
-        engine=ScriptedEngine(),
+        engine=engine or ScriptedEngine(),
         knowledge=ListKnowledge(),
         skills={skill.name: skill for skill in skills},
         channels=channels,

@@ -14,7 +14,7 @@ from tests.web.house import PATIENCE, Frame, House, eventually, open_house
 
 from palaver.metrics import Metrics
 from palaver.server import Server
-from palaver.settings import Settings, WhileRunningSettings
+from palaver.settings import AdmissionSettings, Settings, WhileRunningSettings
 from palaver.testing import Cut, CuttingProxy, ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web import make_application, sse
 from palaver.web.openapi import document
@@ -196,6 +196,35 @@ async def test_a_client_that_breaks_off_in_the_middle_of_a_body_is_no_failure(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "status", "code"),
+    [
+        ({"person": {"turns": 1}}, 429, "too_many"),
+        ({"tenant": {"messages_per_minute": 1}}, 429, "too_many"),
+        ({"queue_tokens": 600}, 503, "overloaded"),
+    ],
+)
+async def test_a_refusal_says_when_to_come_back_in_seconds_and_milliseconds(
+    settings: dict[str, Any], status: int, code: str
+) -> None:
+    async with open_house(admission=AdmissionSettings.model_validate(settings)) as house:
+        assert (await house.post(MESSAGES, {"text": "/teller x"}))[0] == 202
+        for path in ("/v1/conversations/u/messages", "/v1/conversations/v/messages?wait=true"):
+            async with house.session.post(house.url(path), json={"text": "hi"}) as response:
+                assert response.status == status
+                assert (await response.json())["error"]["code"] == code
+                seconds, exactly = (
+                    int(response.headers[name]) for name in ("Retry-After", "retry-after-ms")
+                )
+                assert 0 < exactly <= seconds * 1000 < exactly + 1000
+        async with house.client("w", person="local") as wire:
+            await wire.send({"type": "send", "id": "m1", "text": "hi"})
+            error = await wire.until("error")
+            assert (error["code"], error["id"]) == (code, "m1")
+            assert 0 < error["retry_after"] * 1000 <= exactly
+        assert 'palaver_refusals_total{reason="' in (await house.get("/metrics"))[1]
+
+
 async def test_two_ids_that_differ_are_refused(house: House) -> None:
     status, _ = await house.post(
         MESSAGES, {"text": "x", "id": "a"}, headers={"Idempotency-Key": "b"}
@@ -339,8 +368,9 @@ async def test_health_readiness_and_metrics(house: House) -> None:
     async with house.client("t"):
         assert "palaver_websockets 1.0" in (await house.get("/metrics"))[1]
     house.server.draining = True
-    status, answer = await house.get("/readyz")
-    assert (status, answer["problems"]) == (503, {"server": "draining"})
+    async with house.session.get(house.url("/readyz")) as response:
+        assert (await response.json())["problems"] == {"server": "draining"}
+        assert (response.status, response.headers["Retry-After"]) == (503, "2")
     assert (await house.get("/healthz"))[0] == 200
 
 

@@ -311,6 +311,7 @@ async def test_a_slow_reader_is_disconnected_and_can_come_back() -> None:
                     await asyncio.sleep(0)
             protocol.resume_reading()  # type: ignore[union-attr]
             assert await slow.close_code() == 4429
+        assert b"palaver_slow_readers_total 1.0" in house.server.metrics.exposition()
         house.teller.tell("the end")
         async with house.client("t", since=slow.cursor) as again:
             again.texts = dict(slow.texts)

@@ -23,12 +23,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Literal, NoReturn
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from palaver import Backend, InvalidInput, PalaverError, PluginSettings, Site, hookimpl
 from palaver.channels import Channel, Reception
 from palaver.errors import NotFound, SkillError
 from palaver.messages import Conversation, Message, Problem, check_name, encode, new_id
+from palaver.web.api import retry_headers
 from palaver.web.authentication import AUTHENTICATOR, Principal, Visit
 from palaver.web.replies import Finish, Reply, replying
 
@@ -365,7 +366,7 @@ def _telling(handle: Handle) -> Handle:
         except PalaverError as error:
             response = _json(_error(error), error.status)
             if error.retry_after is not None:
-                response.headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after)))
+                response.headers.update(retry_headers(error.retry_after))
             return response
 
     return answer

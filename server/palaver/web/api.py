@@ -46,10 +46,18 @@ def refusal(error: PalaverError) -> web.Response:
     """``error`` as JSON, with its status."""
     response = answer({"error": {"code": error.code, "message": error.public}}, error.status)
     if error.retry_after is not None:
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after))
+        response.headers.update(retry_headers(error.retry_after))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def retry_headers(seconds: float) -> dict[str, str]:
+    """When to come back: in whole seconds for everybody, and exactly for those who read that."""
+    return {
+        "Retry-After": str(max(1, math.ceil(seconds))),
+        "retry-after-ms": str(max(1, math.ceil(seconds * 1000))),
+    }
 
 
 class Api:

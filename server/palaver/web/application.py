@@ -38,8 +38,8 @@ def make_application(
     `ConfigurationError` when a key's secret cannot be read.
     """
     authenticator = Authenticator(settings)
-    sockets = Sockets(reception, authenticator, settings.server)
-    feeds = Feeds(reception, authenticator, settings.server)
+    sockets = Sockets(reception, authenticator, settings.server, metrics.slow_reader)
+    feeds = Feeds(reception, authenticator, settings.server, metrics.slow_reader)
     api = Api(reception, authenticator, about)
     pages = Pages(authenticator)
     operations = Operations(metrics, readiness, authenticator)

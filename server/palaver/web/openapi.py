@@ -117,7 +117,7 @@ def _operation(summary: str, body: str = "", answers: dict[str, str] | None = No
     responses: Json = {
         status: _json("As asked", schema) for status, schema in (answers or {}).items()
     }
-    responses["default"] = _json("Why not", "Error")
+    responses["default"] = _json("Why not", "Error") | {"headers": _RETRY}
     operation: Json = {"summary": summary, "responses": responses}
     if body:
         operation["requestBody"] = {"content": _content(body)}
@@ -152,6 +152,13 @@ def _header(name: str, description: str) -> Json:
     return _query(name, description) | {"in": "header"}
 
 
+_RETRY: Json = {
+    name: {"description": f"With 429 and 503: {what}.", "schema": {"type": "integer"}}
+    for name, what in {
+        "Retry-After": "seconds after which to come back",
+        "retry-after-ms": "the same in milliseconds",
+    }.items()
+}
 _OF_CONVERSATION = [
     _THREAD,
     _query("person", "Who speaks, where the key leaves it open."),

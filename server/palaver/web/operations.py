@@ -6,12 +6,14 @@ from aiohttp import web
 
 import palaver
 from palaver.metrics import Metrics
-from palaver.web.api import answer
+from palaver.web.api import answer, retry_headers
 from palaver.web.authentication import Authenticator
 from palaver.web.openapi import document
 
 Readiness = Callable[[], Mapping[str, str]]
 """Component to problem; empty when the server can take messages."""
+LOOK_AGAIN = 2.0
+"""Seconds after which a server that is not ready may be."""
 
 
 class Operations:
@@ -36,7 +38,10 @@ class Operations:
     async def _ready(self, request: web.Request) -> web.StreamResponse:
         problems = dict(self._readiness())
         status = "not ready" if problems else "ready"
-        return answer({"status": status, "problems": problems}, 503 if problems else 200)
+        response = answer({"status": status, "problems": problems}, 503 if problems else 200)
+        if problems:
+            response.headers.update(retry_headers(LOOK_AGAIN))
+        return response
 
     async def _scrape(self, request: web.Request) -> web.StreamResponse:
         self._authenticator.principal(request)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -309,8 +309,13 @@ class Sockets:
     """All the websockets of this server."""
 
     def __init__(
-        self, reception: Reception, authenticator: Authenticator, settings: ServerSettings
+        self,
+        reception: Reception,
+        authenticator: Authenticator,
+        settings: ServerSettings,
+        slow_reader: Callable[[], None],
     ) -> None:
+        self._slow_reader = slow_reader
         self._reception = reception
         self._authenticator = authenticator
         self._settings = settings
@@ -342,10 +347,12 @@ class Sockets:
         return socket
 
     def _connect(self, socket: Socket, transport: asyncio.Transport) -> Connection:
+        def overflow() -> None:
+            self._slow_reader()
+            connection.fall_behind()
+
         # The two know each other: frames go one way, the news of a slow reader the other.
-        outbox = Outbox(
-            transport, self._settings.send_queue_bytes, lambda: connection.fall_behind()
-        )
+        outbox = Outbox(transport, self._settings.send_queue_bytes, overflow)
         connection = Connection(
             socket,
             outbox,

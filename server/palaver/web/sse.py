@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from aiohttp import web
 
@@ -143,8 +144,13 @@ class Feeds:
     """All the open feeds of this server."""
 
     def __init__(
-        self, reception: Reception, authenticator: Authenticator, settings: ServerSettings
+        self,
+        reception: Reception,
+        authenticator: Authenticator,
+        settings: ServerSettings,
+        slow_reader: Callable[[], None],
     ) -> None:
+        self._slow_reader = slow_reader
         self._reception = reception
         self._authenticator = authenticator
         self._settings = settings
@@ -201,13 +207,16 @@ class Feeds:
         )
         feed.open(welcome, cursor)
 
+    def _fall_behind(self, patience: asyncio.Timeout) -> None:
+        self._slow_reader()
+        patience.reschedule(asyncio.get_running_loop().time() + FAREWELL)
+
     async def _write(self, request: web.Request, feed: Feed) -> web.StreamResponse:
         response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as patience:
-                feed.fall_behind = lambda: patience.reschedule(loop.time() + FAREWELL)
+                feed.fall_behind = partial(self._fall_behind, patience)
                 while data := await feed.next():
                     await response.write(data)
                 await response.write_eof()

@@ -55,6 +55,23 @@ test("a later attempt withdraws what was never stored, the first does not", () =
   assert.equal(transcript.turns[0].text, POINTS.slice(0, 7).join(""));
 });
 
+test("a turn is in line until its text comes, or another worker takes it, or it ends", () => {
+  const ends = [
+    piece(0, 2),
+    { type: "started", turn: "t", attempt: 2, position: 0 },
+    finished({ outcome: "stopped", length: 0 }),
+  ];
+  for (const end of ends) {
+    const transcript = new Transcript();
+    transcript.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
+    assert.equal(transcript.turns[0].line, null);
+    transcript.apply({ type: "queued", turn: "t", ahead: 3, cursor: "e:2" });
+    assert.equal(transcript.turns[0].line, 3);
+    transcript.apply(end);
+    assert.equal(transcript.turns[0].line, null);
+  }
+});
+
 test("a snapshot replaces the text and keeps what it does not tell", () => {
   const transcript = new Transcript();
   const citation = { number: 1, document: "d", title: "", passage: "p", section: "" };

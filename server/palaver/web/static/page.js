@@ -299,8 +299,14 @@ function stateOf(turn, ahead) {
   if (turn.state === "waiting" && ahead) {
     return ahead === 1 ? "Waiting: one message comes first" : `Waiting: ${ahead} messages come first`;
   }
+  if (turn.open && turn.line !== null) return inLine(turn.line);
   if (turn.open && !turn.text) return "Thinking…";
   return turn.state === "stopped" ? "Stopped" : "";
+}
+
+function inLine(ahead) {
+  if (!ahead) return "Next in line";
+  return ahead === 1 ? "In line: one more comes first" : `In line: ${ahead} more come first`;
 }
 
 function mark(turn, article, number) {

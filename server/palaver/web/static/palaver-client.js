@@ -43,6 +43,7 @@ export class Turn {
     this.state = "waiting"; // waiting, running, done, asked, stopped, failed
     this.text = "";
     this.length = 0; // code points of text
+    this.line = null; // while it waits for the model: about how many come first
     this.skill = "";
     this.reason = "";
     this.score = null;
@@ -224,7 +225,13 @@ const TAKE = {
   },
   started(turn, event) {
     turn.state = "running";
-    if (event.attempt > 1) turn.cut(event.position);
+    if (event.attempt > 1) {
+      turn.cut(event.position);
+      turn.line = null;
+    }
+  },
+  queued(turn, event) {
+    turn.line = event.ahead;
   },
   routed(turn, event) {
     turn.skill = event.skill;
@@ -233,6 +240,7 @@ const TAKE = {
   },
   text(turn, event) {
     if (turn.state === "waiting") turn.state = "running";
+    turn.line = null;
     return turn.heal(event.position, event.text);
   },
   text_reset(turn, event) {
@@ -259,6 +267,7 @@ const TAKE = {
   },
   finished(turn, event) {
     turn.state = event.outcome;
+    turn.line = null;
     turn.problem = event.problem;
     turn.usage = event.usage;
     return turn.length === event.length;
