@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
+from redis import Redis
 from tests.core import settings_plugin
 from tests.engines.models import damage, write_model
-from tests.ledgers.redis_server import RedisServer
+from tests.ledgers.redis_server import PASSWORD, RedisServer, the_users
 
 from palaver.cli.check import check
 from palaver.cli.console import Console
@@ -199,24 +201,79 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     if not shutil.which("redis-server"):
         pytest.skip("redis-server is not installed")
     (tmp_path / "redis").mkdir()
-    server = RedisServer(tmp_path / "redis")
+    server = RedisServer(tmp_path / "redis", include=the_users(tmp_path))
     server.start()
     yield server
     server.kill()
 
 
+def of_redis(result: Result, mark: str) -> list[str]:
+    """What is said of the Redis."""
+    about = "ledger 'redis': "
+    found = [line for line in lines(result, mark) if line.startswith(about)]
+    return [line.removeprefix(about) for line in found]
+
+
 @pytest.mark.redis
 def test_a_redis_says_what_it_guarantees(redis: RedisServer) -> None:
-    result = run("--redis", redis.url, kind=RealConsole)
+    result = run("--redis", redis.url_of("palaver"), kind=RealConsole)
     assert result.exit_code == 0, result.output
-    assert [line for line in lines(result, "✓") if line.startswith("ledger 'redis': ")]
+    place, *rest = of_redis(result, "✓")
+    assert re.fullmatch(rf"Redis [\d.]+ at 127.0.0.1:{redis.port}\.", place)
+    assert rest == [
+        "Turns of a conversation run one at a time, in the order of their acceptance.",
+        "What was acknowledged is on disk: it survives a crash of Redis or its host.",
+        "Redis evicts nothing; when its memory is full, messages are refused.",
+        "What is said to Redis does not leave this machine.",
+        "The user 'palaver' may do what a ledger does.",
+    ]
+    assert of_redis(result, "!") == []
+    assert PASSWORD not in result.output
 
 
 @pytest.mark.redis
-def test_a_redis_that_evicts_is_refused(redis: RedisServer) -> None:
-    redis.kill()
-    redis.directives["maxmemory-policy"] = "allkeys-lru"
-    redis.start()
+def test_a_user_of_redis_who_may_do_everything_is_worth_knowing(redis: RedisServer) -> None:
     result = run("--redis", redis.url, kind=RealConsole)
+    assert result.exit_code == 0
+    (sentence,) = of_redis(result, "!")
+    assert "FLUSHALL" in sentence
+    assert "config/redis.conf" in sentence
+
+
+@pytest.mark.redis
+def test_a_missing_right_is_named_with_what_to_permit(redis: RedisServer) -> None:
+    with Redis.from_url(redis.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "palaver", "-xadd", "-publish")
+    result = run("--redis", redis.url_of("palaver"), kind=RealConsole)
     assert result.exit_code == 78
-    assert "maxmemory-policy" in result.output
+    (sentence,) = of_redis(result, "✗")
+    assert "does not let user 'palaver' do what a ledger does" in sentence
+    assert "permit +publish +xadd on ~palaver:* and &palaver:*" in sentence
+    assert PASSWORD not in result.output
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("directive", "value"),
+    [("maxmemory-policy", "allkeys-lru"), ("appendfsync", "everysec"), ("appendonly", "no")],
+)
+def test_a_redis_that_loses_what_it_acknowledged_is_refused(
+    redis: RedisServer, directive: str, value: str
+) -> None:
+    redis.kill()
+    redis.directives[directive] = value
+    redis.start()
+    url = redis.url_of("palaver")
+    result = run("--redis", url, kind=RealConsole)
+    assert result.exit_code == 78
+    (sentence,) = of_redis(result, "✗")
+    assert f"has '{directive} {value}'" in sentence
+    assert f"set '{directive} " in sentence
+    weak = run(
+        "--redis",
+        url,
+        kind=RealConsole,
+        settings=("ledger.redis.allow_weak_durability=true",),
+    )
+    assert weak.exit_code == 0
+    assert len(of_redis(weak, "!")) == 1

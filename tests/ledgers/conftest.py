@@ -285,7 +285,8 @@ async def redis_place(directory: Path) -> AsyncIterator[Place]:
     server = sibling("redis_server")
     if redis_ledger is None:
         pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
-    async with server.redis_server() as url:
+    async with server.running_redis(include=server.the_users(directory)) as running:
+        url = running.url_of("palaver")  # whatever the contract asks for, it may do
 
         def build(**options: Any) -> Ledger:
             settings = redis_ledger.RedisLedgerSettings(url=url, **options)
@@ -293,7 +294,7 @@ async def redis_place(directory: Path) -> AsyncIterator[Place]:
             return ledger
 
         async def dump(_: Ledger) -> bytes:
-            return await dump_redis(url)
+            return await dump_redis(running.url)
 
         yield Place("redis", build, dump)
 

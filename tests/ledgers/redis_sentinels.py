@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import ClassVar
 
 from tests.ledgers.redis_kit import raw
-from tests.ledgers.redis_server import RedisServer, running, running_redis
+from tests.ledgers.redis_server import PASSWORD, RedisServer, running, running_redis, the_users
 
 SERVICE = "talk"
 DOWN_AFTER = 700
@@ -39,7 +40,7 @@ class Watched:
     @property
     def url(self) -> str:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{hosts}/{SERVICE}"
+        return f"redis+sentinel://palaver:{PASSWORD}@{hosts}/{SERVICE}"
 
     async def master(self) -> RedisServer:
         """Whom the first sentinel takes for the master."""
@@ -69,21 +70,33 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watched(password: str = "") -> AsyncIterator[Watched]:
-    """A started `Watched`, in step. The sentinels want ``password``."""
-    quick = {"repl_diskless_sync_delay": "0"}
+async def watched(directory: Path) -> AsyncIterator[Watched]:
+    """A started `Watched`, in step. Everybody is a user with the least rights; the sentinels want
+    `PASSWORD`."""
+    own = {
+        "include": the_users(directory),
+        "masteruser": "replica",
+        "masterauth": PASSWORD,
+        "repl_diskless_sync_delay": "0",
+    }
     async with contextlib.AsyncExitStack() as stack:
-        master = await stack.enter_async_context(running_redis(**quick))
-        own = {
+        master = await stack.enter_async_context(running_redis(**own))
+        replicas = [
+            await stack.enter_async_context(
+                running_redis(**own, replicaof=f"127.0.0.1 {master.port}")
+            )
+            for _ in range(2)
+        ]
+        watching = {
+            "requirepass": PASSWORD,
+            "sentinel sentinel-pass": PASSWORD,
             f"sentinel monitor {SERVICE}": f"127.0.0.1 {master.port} 2",
+            f"sentinel auth-user {SERVICE}": "sentinel",
+            f"sentinel auth-pass {SERVICE}": PASSWORD,
             f"sentinel down-after-milliseconds {SERVICE}": str(DOWN_AFTER),
             f"sentinel failover-timeout {SERVICE}": "4000",
         }
-        if password:
-            own |= {"requirepass": password, "sentinel sentinel-pass": password}
-        starting = [running_redis(**quick, replicaof=f"127.0.0.1 {master.port}") for _ in range(2)]
-        servers = [master, *[await stack.enter_async_context(each) for each in starting]]
-        sentinels = [await stack.enter_async_context(running(Sentinel, own)) for _ in range(3)]
-        made = Watched(servers, sentinels)
+        sentinels = [await stack.enter_async_context(running(Sentinel, watching)) for _ in range(3)]
+        made = Watched([master, *replicas], sentinels)
         await made.in_step()
         yield made

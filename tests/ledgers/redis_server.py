@@ -22,6 +22,8 @@ import pytest
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 START_SECONDS = 5.0
+CONF = Path(__file__).parents[2] / "config" / "redis.conf"
+PASSWORD = "s3cret"
 
 
 def free_port() -> int:
@@ -45,8 +47,15 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        password = self.directives.get("requirepass")
-        return f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
+        """For somebody who may do everything."""
+        password = self.directives.get("requirepass", "")
+        if "include" in self.directives:
+            return self.url_of("admin")
+        return f"redis://{password and f':{password}@'}127.0.0.1:{self.port}/0"
+
+    def url_of(self, user: str) -> str:
+        """For a user of `the_users`."""
+        return f"redis://{user}:{PASSWORD}@127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
@@ -96,10 +105,8 @@ class RedisServer:
         settings = {
             "port": str(self.port), "bind": "127.0.0.1", "dir": str(self.directory), "save": "",
         }  # fmt: skip
-        command = ["redis-server"]
-        for name, value in (settings | self.directives).items():
-            command += [f"--{name}", value]
-        return command
+        given = sorted((settings | self.directives).items(), key=lambda item: item[0] != "include")
+        return ["redis-server", *(word for name, value in given for word in (f"--{name}", value))]
 
     def _answers(self) -> bool:
         try:
@@ -108,6 +115,15 @@ class RedisServer:
                 return link.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-NOPERM"))
         except OSError:
             return False
+
+
+def the_users(directory: Path) -> str:
+    """The configuration that the product ships, with `PASSWORD` for everyone and an admin: the path
+    to ``include``."""
+    path = directory / "redis.conf"
+    lines = CONF.read_text().replace(" on ", f" on >{PASSWORD} ")
+    path.write_text(f"{lines}\nuser admin on >{PASSWORD} ~* &* +@all\n")
+    return str(path)
 
 
 @contextlib.asynccontextmanager

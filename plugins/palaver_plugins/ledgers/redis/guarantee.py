@@ -94,7 +94,7 @@ class Standing:
             yield (
                 f"The user {self._user!r} may do more than a ledger does, like "
                 f"{', '.join(name.upper().replace('|', ' ') for name in sorted(self.excess))}: "
-                "config/redis-users.acl has one with the least rights."
+                "config/redis.conf has one with the least rights."
             )
 
     @property

@@ -39,5 +39,5 @@ def refuse(lacking: frozenset[str], where: str, user: str, prefix: str) -> None:
         permit = " ".join(f"+{name}" for name in sorted(lacking))
         raise ConfigurationError(
             f"Redis at {where} does not let user {user!r} do what a ledger does: permit {permit} "
-            f"on ~{prefix}:* and &{prefix}:*, as config/redis-users.acl does"
+            f"on ~{prefix}:* and &{prefix}:*, as config/redis.conf does"
         )
