@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -162,42 +161,6 @@ async def test_a_unix_socket_and_another_database_are_fine(tmp_path: Path) -> No
             await ledger.accept(message())
         async with raw(url) as client:
             assert await client.dbsize() == 0
-
-
-async def test_tls_is_spoken_and_the_certificate_is_checked(tmp_path: Path) -> None:
-    certificate, key = await _certificate(tmp_path)
-    port = free_port()
-    async with redis_server(
-        tls_port=str(port),
-        tls_cert_file=str(certificate),
-        tls_key_file=str(key),
-        tls_ca_cert_file=str(certificate),
-        tls_auth_clients="no",
-    ):
-        async with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}") as ledger:
-            await ledger.accept(message())
-            await answer(ledger)
-        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}.*ssl_ca_certs"):
-            async with opened(f"rediss://127.0.0.1:{port}"):
-                pass
-        with pytest.raises(ConfigurationError, match="no-such-file"):
-            async with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs=no-such-file"):
-                pass
-
-
-async def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    making = await asyncio.create_subprocess_exec(
-        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-        *("-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"),
-        *("-keyout", str(key), "-out", str(certificate)),
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert await making.wait() == 0
-    return certificate, key
 
 
 # Settings

@@ -1,0 +1,55 @@
+"""Certificates for a test, made with openssl."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+class Certificate(NamedTuple):
+    """A certificate and its key, as files."""
+
+    certificate: Path
+    key: Path
+
+
+class Authority:
+    """Vouches for those that it makes a certificate for."""
+
+    def __init__(self, folder: Path, own: Certificate) -> None:
+        self.own = own
+        self._folder = folder
+
+    async def vouch(self, name: str, *, address: str = "127.0.0.1") -> Certificate:
+        """A certificate for ``address``."""
+        made = _files(self._folder, name)
+        await _openssl(
+            made,
+            *("-CA", str(self.own.certificate), "-CAkey", str(self.own.key)),
+            *("-addext", f"subjectAltName=IP:{address}", "-addext", "basicConstraints=CA:FALSE"),
+        )
+        return made
+
+
+async def make_authority(folder: Path, name: str = "authority") -> Authority:
+    own = _files(folder, name)
+    await _openssl(own)
+    return Authority(folder, own)
+
+
+def _files(folder: Path, name: str) -> Certificate:
+    return Certificate(folder / f"{name}.pem", folder / f"{name}-key.pem")
+
+
+async def _openssl(made: Certificate, *options: str) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    making = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+        *("-nodes", "-subj", f"/CN={made.certificate.stem}", *options),
+        *("-keyout", str(made.key), "-out", str(made.certificate)),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await making.wait() == 0
