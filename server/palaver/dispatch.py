@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from palaver.errors import Fenced, LedgerUnavailable, PalaverError, SkillError
+from palaver.errors import Fenced, LedgerError, LedgerUnavailable, PalaverError, SkillError
 from palaver.ledger import QUEUE, Claim, Ledger, Policies, Receipt, StopState, Waiting
 from palaver.messages import Conversation, Finished, Message, Outcome, Problem, Started, new_id
 from palaver.metrics import Metrics
@@ -177,9 +177,11 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _hire(self) -> None:
+    def _hire(self, *, looking: bool = False) -> None:
+        """``looking``: for turns that nobody here has accepted. One that finds such a turn does not
+        leave the next to the next look: a dead worker leaves many at once."""
         if not self._closing and len(self._workers) < self._settings.concurrency:
-            worker = asyncio.create_task(self._work())
+            worker = asyncio.create_task(self._work(looking))
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
@@ -187,7 +189,7 @@ class Dispatcher:
         while not self._closing:
             try:
                 await self._ledger.wait_for_work(POLL)
-                self._hire()
+                self._hire(looking=True)
                 await asyncio.sleep(BREATH)
             except LedgerUnavailable as error:
                 log.warning("no turns can be claimed: %s", error)
@@ -204,19 +206,21 @@ class Dispatcher:
         self._beats.add(task)
         task.add_done_callback(self._beats.discard)
 
-    async def _work(self) -> None:
+    async def _work(self, looking: bool) -> None:
         more = True
         while more and not self._closing:
             try:
                 claim = await self._ledger.claim(
                     self._worker, lease=self._settings.lease, history=self._history
                 )
-            except LedgerUnavailable as error:
+            except LedgerError as error:
                 log.warning("no turn can be claimed: %s", error)
                 return
             if claim is None:
                 return
             self._unclaimed = max(0, self._unclaimed - 1)
+            if looking:
+                self._hire(looking=True)
             await self._run(claim)
             more = self._unclaimed > 0
 

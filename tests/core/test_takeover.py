@@ -10,7 +10,7 @@ from tests.core.skills_under_test import Parrot
 
 from palaver import OutcomeUnknown, Sampling, Skill, Tool, Turn
 from palaver.engine import GenerationRequest
-from palaver.messages import Conversation, Started, TextReset, ToolCalled, new_id
+from palaver.messages import Conversation, Message, Started, TextReset, ToolCalled, new_id
 from palaver.server import Server
 from palaver.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.testing import Line, ListKnowledge, MemoryLedger, Screen, ScriptedEngine
@@ -243,6 +243,34 @@ async def test_a_turn_that_kills_every_worker_fails_visibly() -> None:
         reply = await chat.reply(turn)
         assert reply.outcome == "failed"
         server.leave(subscription)
+
+
+class SeldomTold(MemoryLedger):
+    """Tells of work to one who has come to look, and never again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock=clock)
+        self.tells = asyncio.Event()
+
+    async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109  the protocol's
+        await self.tells.wait()
+        self.tells.clear()
+
+
+async def test_all_turns_of_a_dead_worker_are_taken_over_at_one_look() -> None:
+    clock = [1000.0]
+    ledger = SeldomTold(lambda: clock[0])
+    await ledger.start()
+    for thread in ("one", "two", "three"):
+        where = Conversation("default", "test", thread)
+        await ledger.accept(Message(conversation=where, id=new_id(), sender="alice", text="go"))
+        assert await ledger.claim("dead", lease=1, history=0) is not None
+    clock[0] += 60
+    engine = ScriptedEngine(lambda request: Line(text="x", hold=0))
+    async with replica(ledger, engine, Parrot) as heir:
+        ledger.tells.set()
+        await until(lambda: server_runs(heir) == 3)
+        engine.go()
 
 
 async def test_a_worker_that_lost_its_turn_stops_and_frees_the_engine() -> None:

@@ -22,6 +22,10 @@ from palaver.testing.faults import Fleet, fleet_of
 from palaver.testing.replicas import Replicas
 from palaver.testing.storm import Storm, Weather, storming
 
+BRIEFLY = Weather(conversations=16, messages=2, patience=2.0)
+"""For twins: conversations are over, and looked at, after a moment."""
+ENOUGH = 600
+"""Turns after which a twin in which nothing was found ends, and fails to fail."""
 SETTLED = 60.0
 """Seconds that everything gets to be answered at the end."""
 
@@ -64,6 +68,10 @@ class Scene:
     def turns(self) -> int:
         return self.checker.turns
 
+    def found(self) -> bool:
+        """Whether a reader has seen something wrong by now, or never will."""
+        return not self.storm.findings.clean or self.turns > ENOUGH
+
     async def verdict(self, *, within: float = SETTLED) -> Findings:
         """What was wrong, once everything has been answered."""
         with contextlib.suppress(TimeoutError):  # what is not settled by then is found as lost
@@ -75,7 +83,7 @@ class Scene:
 
     def told(self) -> str:
         """How far it is."""
-        return f"turns={self.turns} kills={self.fleet.kills} {self.storm.findings}"
+        return f"turns={self.turns} kills={self.fleet.kills}: {self.storm.findings}"
 
 
 @contextlib.asynccontextmanager
@@ -107,11 +115,12 @@ def gaps(seconds: list[float]) -> dict[str, Figure]:
     """What readers saw of interruptions, in ms."""
     ordered = sorted(seconds)
     shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
-    return {"gaps": len(ordered)} | {
+    figures: dict[str, Figure] = {"gaps": len(ordered)}
+    return figures | {
         f"gap_{name}_ms": round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))])
         for name, share in shares.items()
         if ordered
     }
 
 
-__all__ = ["Scene", "Weather", "gaps", "scene", "storming"]
+__all__ = ["BRIEFLY", "Scene", "Weather", "gaps", "scene", "storming"]

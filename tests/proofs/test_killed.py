@@ -8,15 +8,13 @@ from tests.core.test_takeover import until
 from tests.ledgers.redis_kit import needs_redis
 from tests.proof import SEED, size
 from tests.proofs.report import Line, Report
-from tests.proofs.scene import Scene, Weather, gaps, scene, storming
+from tests.proofs.scene import BRIEFLY, Scene, gaps, scene, storming
 
-from palaver.testing import Findings
 from palaver.testing.faults import strike
 
 pytestmark = needs_redis
 
 PROPERTY = "replicas-killed"
-BRIEFLY = Weather(conversations=24, messages=4, patience=5.0)
 
 
 async def cut(scene: Scene) -> None:
@@ -34,9 +32,17 @@ async def test_killed_replicas_lose_and_double_nothing(report: Report, tmp_path:
         def over() -> bool:
             return stage.turns >= turns and stage.fleet.kills >= kills
 
-        async with report.progress(stage.told), storming(stage.storm), asyncio.TaskGroup() as faults:
-            faults.create_task(strike(stage.fleet.kill, every=(1.0, 3.0), chance=stage.chance, until=over))
-            faults.create_task(strike(lambda: cut(stage), every=(0.5, 2.0), chance=stage.chance, until=over))
+        async with (
+            report.progress(stage.told),
+            storming(stage.storm),
+            asyncio.TaskGroup() as faults,
+        ):
+            faults.create_task(
+                strike(stage.fleet.kill, every=(1.0, 3.0), chance=stage.chance, until=over)
+            )
+            faults.create_task(
+                strike(lambda: cut(stage), every=(0.5, 2.0), chance=stage.chance, until=over)
+            )
         findings = await stage.verdict()
     report(
         Line(
@@ -53,8 +59,8 @@ async def test_killed_replicas_lose_and_double_nothing(report: Report, tmp_path:
 async def test_without_dedupe_copies_are_answered_too(report: Report, tmp_path: Path) -> None:
     async with scene(tmp_path, weather=BRIEFLY, tamper="dedupe") as stage:
         async with storming(stage.storm):
-            await until(lambda: stage.turns >= 50)
-        findings = await stage.verdict(within=5.0)
+            await until(stage.found)
+        findings = await stage.verdict(within=1.0)
     report.twin(PROPERTY, findings.doubled > 0, "dedupe off")
     assert findings.doubled > 0
 
@@ -66,11 +72,10 @@ async def test_without_compare_and_append_repeated_writes_are_doubled(
         async with storming(stage.storm):
             await strike(
                 lambda: cut(stage),
-                every=(0.1, 0.2),
+                every=(0.05, 0.1),
                 chance=stage.chance,
-                until=lambda: stage.turns > 100,
+                until=stage.found,
             )
-        findings = await stage.verdict(within=5.0)
-    print(findings)
+        findings = await stage.verdict(within=1.0)
     report.twin(PROPERTY, findings.doubled > 0, "no compare-and-append")
     assert findings.doubled > 0

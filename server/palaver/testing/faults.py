@@ -23,6 +23,7 @@ class Fleet:
         self.running: list[Replica] = []
         self.kills = 0
         """Replicas that were ended, with whatever signal."""
+        self.freezes = 0
         self._replicas = replicas
         self._chance = chance
         self._options = options
@@ -47,6 +48,7 @@ class Fleet:
 
     async def freeze(self, seconds: float) -> None:
         """Stop one in the middle of what it does; then it goes on as if nothing had happened."""
+        self.freezes += 1
         frozen = self._chance.choice(self.running)
         frozen.freeze()
         await asyncio.sleep(seconds)

@@ -196,7 +196,9 @@ class Talk:
     async def _read_to_the_end(self) -> None:
         storm = self._storm
         for tab in self._tabs:
-            await self._seen(tab, self._turns)
+            if not await self._seen(tab, self._turns):
+                missing = [turn for turn in self._turns if turn not in tab.ended]
+                storm.findings.note("lost", f"{self._conversation}: no end of {missing} was seen")
             storm.interruptions += tab.interruptions()
             for fault in tab.faults:
                 storm.findings.note("gapped", f"{self._conversation}: {fault}")

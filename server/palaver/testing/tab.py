@@ -28,7 +28,7 @@ RETURN = (0.25, 0.5)
 """Seconds to wait before the first reconnect, at random between the two; doubled with each that
 fails, up to `LONGEST`."""
 LONGEST = 4.0
-RESTART_SPREAD = 2.0
+RESTART_SPREAD = 0.1
 """Seconds over which tabs come back to a server that restarts."""
 RESEND = 1.0
 """Seconds without an acknowledgement after which a message is sent again."""
