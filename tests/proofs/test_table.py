@@ -1,0 +1,65 @@
+"""The tables themselves."""
+
+from typing import Any
+
+import pytest
+from tests.proofs.table import BEGIN, END, placed, tables
+
+MACHINE = {"cpu": "EPYC", "cores": 2, "python": "3.11.7", "redis": "7.0.15"}
+
+
+def record(**values: Any) -> dict[str, Any]:  # Any: JSON values
+    made = {"date": "2026-11-22T04:00:00+00:00", "seed": 7, "machine": MACHINE}
+    zeros = dict.fromkeys(("lost", "doubled", "reordered", "gapped", "wrong"), 0)
+    return made | {"turns": 2500, "kills": 30} | zeros | values
+
+
+def test_a_row_has_the_counts_and_the_twin_and_the_figures_follow() -> None:
+    killed = record(gap_p999_ms=1430, frames=12_000, twin="failed(fence off)")
+    text = tables("make prove-short", {"killed": killed, "plain": record(kills=0)})
+    assert text.splitlines() == [
+        "`make prove-short` on EPYC, 2 cores, Python 3.11.7, Redis 7.0.15; 2026-11-22, seed 7:",
+        "",
+        "| property | turns | kills | lost | doubled | reordered | gapped | wrong | twin |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| `killed` | 2,500 | 30 | 0 | 0 | 0 | 0 | 0 | failed(fence off) |",
+        "| `plain` | 2,500 | 0 | 0 | 0 | 0 | 0 | 0 |  |",
+        "",
+        "- `killed`: gap p999 ms 1,430, frames 12,000.",
+    ]
+
+
+def test_what_was_not_counted_stays_empty() -> None:
+    made = {key: record()[key] for key in ("date", "seed", "machine")}
+    flood = tables("make prove", {"flood": made | {"twin": "failed"}})
+    assert "| `flood` |  |  |  |  |  |  |  | failed |" in flood
+
+
+def test_runs_of_different_days_machines_and_seeds_stand_apart() -> None:
+    other = MACHINE | {"cpu": "Xeon", "redis": ""}
+    records = {
+        "a": record(),
+        "b": record(seed=8),
+        "c": record(),
+        "d": record(machine=other),
+        "e": record(date="2026-11-23T04:00:00+00:00"),
+    }
+    heads = [line for line in tables("make prove", records).splitlines() if " on " in line]
+    assert heads == [
+        "`make prove` on EPYC, 2 cores, Python 3.11.7, Redis 7.0.15; 2026-11-22, seed 7:",
+        "`make prove` on EPYC, 2 cores, Python 3.11.7, Redis 7.0.15; 2026-11-22, seed 8:",
+        "`make prove` on EPYC, 2 cores, Python 3.11.7, Redis 7.0.15; 2026-11-23, seed 7:",
+        "`make prove` on Xeon, 2 cores, Python 3.11.7; 2026-11-22, seed 7:",
+    ]
+
+
+def test_the_tables_replace_what_stood_between_the_marks() -> None:
+    page = f"before\n{BEGIN}old\n{END}after\n"
+    once = placed(page, "new")
+    assert once == f"before\n{BEGIN}\nnew\n{END}after\n"
+    assert placed(once, "new") == once
+
+
+def test_a_page_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="measured"):
+        placed("before\n", "new")
