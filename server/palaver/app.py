@@ -11,6 +11,7 @@ from palaver.configuration import plugin_settings, validate_plugin_settings
 from palaver.errors import ConfigurationError
 from palaver.hooks import Backend, Site
 from palaver.knowledge import KnowledgeBase
+from palaver.ledger import Ledger
 from palaver.models import ModelRegistry
 from palaver.plugins import Registry, load_plugins
 from palaver.server import Server
@@ -51,7 +52,7 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
 
     return Server(
         settings,
-        ledger=used("ledger", settings.ledger.use, registry.ledgers),
+        ledger=build_ledger(settings, registry, site),
         engine=used("engine", settings.engine.use, registry.engines),
         knowledge=build_knowledge(settings, registry, site),
         skills=build_skills(settings, registry),
@@ -93,6 +94,11 @@ def build(
 def build_knowledge(settings: Settings, registry: Registry, site: Site) -> KnowledgeBase:
     name = settings.knowledge.use
     return build(settings, "knowledge", "use", name, backends=registry.knowledge, site=site)
+
+
+def build_ledger(settings: Settings, registry: Registry, site: Site) -> Ledger:
+    name = settings.ledger.use
+    return build(settings, "ledger", "use", name, backends=registry.ledgers, site=site)
 
 
 def build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from palaver.ledger import Receipt, Snapshot, StopState
+from palaver.ledger import Erasure, Export, Receipt, Snapshot, StopState
 from palaver.messages import Conversation, Cursor, Message
 from palaver.streams import Subscription, Viewer
 
@@ -39,6 +39,12 @@ class Reception(Protocol):
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         """The people who have written to the conversation; empty when it is new."""
+
+    async def export(self, tenant: str, person: str) -> Export:
+        """Everything that is held about a person."""
+
+    async def erase(self, tenant: str, person: str) -> Erasure:
+        """Remove it, and tell those who watch. See `Ledger.erase`."""
 
     def skills(self) -> dict[str, str]:
         """Skill names and their descriptions."""

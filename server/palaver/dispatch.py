@@ -10,13 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from palaver.errors import Fenced, LedgerError, LedgerUnavailable, PalaverError, SkillError
-from palaver.ledger import QUEUE, Claim, Ledger, Policies, Receipt, StopState, Waiting
-from palaver.messages import Conversation, Finished, Message, Outcome, Problem, Started, new_id
+from palaver.errors import Fenced, GaveUp, LedgerError, LedgerUnavailable, PalaverError, SkillError
+from palaver.ledger import QUEUE, Claim, Ledger, Policies, Receipt, StopState
+from palaver.messages import Conversation, Finished, Message, Problem, Started, new_id
 from palaver.metrics import Metrics
+from palaver.runs import STOPPED, End, Run
 from palaver.settings import DispatchSettings
 from palaver.streams import Streams
-from palaver.transcript import Transcript, rhythm
+from palaver.transcript import rhythm
 from palaver.turns import Services, Suspended, Turn
 
 log = logging.getLogger(__name__)
@@ -30,60 +31,6 @@ BREATH = 0.02
 
 Answer = Callable[[Turn, Claim], Awaitable[None]]
 """Routes a turn and runs its skill."""
-
-
-class Run:
-    """A turn that this process runs."""
-
-    def __init__(self, claim: Claim, ledger: Ledger, streams: Streams, lease: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.claim = claim
-        self.transcript = Transcript(
-            claim,
-            ledger,
-            streams,
-            lease=lease,
-            lost=self.lose,
-            stopped=self.stop,
-            away=self.pause,
-        )
-        self._task = task
-        self.working = False
-        self.stopping = claim.stop
-        self.lost = False
-        self.releasing = False
-
-    def stop(self) -> None:
-        """The person does not want the rest."""
-        if not self.stopping:
-            self.stopping = True
-            self._interrupt()
-
-    def lose(self) -> None:
-        """Another worker owns the turn."""
-        self.lost = True
-        self._interrupt()
-
-    def release(self) -> None:
-        """Another run of the turn goes on with it, here or elsewhere."""
-        self.releasing = True
-        self._interrupt()
-
-    def pause(self) -> None:
-        """The ledger is away. The engine is wanted by others meanwhile: the turn is released, and
-        begun again when the ledger is back."""
-        if self.working and not self.interrupted:
-            log.warning("turn %s pauses: the ledger is away", self.claim.turn)
-            self.release()
-
-    def _interrupt(self) -> None:
-        if self.working:
-            self._task.cancel()
-
-    @property
-    def interrupted(self) -> bool:
-        return self.stopping or self.lost or self.releasing
 
 
 class Dispatcher:
@@ -148,6 +95,12 @@ class Dispatcher:
             for run in self._runs.values():
                 if run.claim.conversation == conversation:
                     self._soon(run.transcript.look())
+
+    def look(self, tenant: str) -> None:
+        """Let a tenant's turns that run here learn at once whether they are still wanted."""
+        for run in self._runs.values():
+            if run.claim.conversation.tenant == tenant:
+                self._soon(run.transcript.look())
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
         """Stop a turn wherever it runs; here, at once."""
@@ -249,31 +202,26 @@ class Dispatcher:
         deadline = began + self._settings.turn_deadline
         turn: Turn = Turn(claim, transcript, self._services, deadline=deadline)
         transcript.put(Started(turn=claim.turn, attempt=claim.attempt, position=transcript.length))
-        outcome: Outcome = "stopped"
-        problem, waiting = None, None
-        if not run.interrupted:
-            outcome, problem, waiting = await self._attempt(run, turn)
+        end = STOPPED if run.interrupted else await self._attempt(run, turn)
         if run.lost:
             raise Fenced("another worker owns the turn")
-        if run.releasing and outcome == "stopped" and not run.stopping:
+        if run.releasing and end is STOPPED and not run.stopping:
             await transcript.release()
             return
-        if outcome == "done":
+        if end.outcome == "done":
             turn.finish()
         finished = Finished(
-            turn=claim.turn, outcome=outcome, length=0, usage=turn.usage, problem=problem
+            turn=claim.turn, outcome=end.outcome, length=0, usage=turn.usage, problem=end.problem
         )
-        await transcript.settle(finished, waiting, steered=turn.taken)
-        self._metrics.turn(turn.skill, outcome, loop.time() - began)
+        await transcript.settle(finished, end.waiting, steered=turn.taken, dead=end.dead)
+        self._metrics.turn(turn.skill, end.outcome, loop.time() - began)
 
-    async def _attempt(
-        self, run: Run, turn: Turn
-    ) -> tuple[Outcome, Problem | None, Waiting | None]:
+    async def _attempt(self, run: Run, turn: Turn) -> End:
         """Run the skill behind the crash barrier."""
         claim = run.claim
         try:
             if claim.attempt > self._settings.attempts:
-                raise SkillError(f"given up after {self._settings.attempts} attempts")
+                raise GaveUp(f"given up after {self._settings.attempts} attempts")
             run.working = True
             try:
                 async with asyncio.timeout(self._settings.turn_deadline):
@@ -281,16 +229,16 @@ class Dispatcher:
             finally:
                 run.working = False
         except Suspended as suspended:
-            return "asked", None, suspended.waiting
+            return End("asked", waiting=suspended.waiting)
         except asyncio.CancelledError:
             if not run.interrupted:
                 raise
             _uncancel()
-            return "stopped", None, None
+            return STOPPED
         except LedgerUnavailable:  # a verb needed it; the skill is not to blame
             run.release()
             await asyncio.sleep(POLL)
-            return "stopped", None, None
+            return STOPPED
         except TimeoutError:
             error: PalaverError = SkillError("the turn's deadline passed")
             log.warning("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
@@ -301,8 +249,9 @@ class Dispatcher:
             error = SkillError(f"skill {turn.skill!r} raised {raised!r}")
             log.exception("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
         else:
-            return "done", None, None
-        return "failed", Problem(error.code, error.public), None
+            return End("done")
+        dead = str(error) if isinstance(error, GaveUp) else ""
+        return End("failed", Problem(error.code, error.public), dead=dead)
 
 
 def _uncancel() -> None:

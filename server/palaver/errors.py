@@ -12,6 +12,7 @@
     ├── ConfigurationError          78   the settings cannot work (exit status of the command line)
     ├── ServerError                 ours (5xx)
     │   ├── Overloaded              503  shared capacity is used up
+    │   ├── GaveUp                  500  a turn has cost too many workers their lives
     │   └── LedgerError             500
     │       ├── LedgerUnavailable   503  the store cannot be reached
     │       ├── Fenced              500  another worker owns the turn now: stop at once
@@ -116,6 +117,11 @@ class Overloaded(ServerError):
     code = "overloaded"
     sentence = "The server is busy. Please try again in a moment."
     patience = 2.0
+
+
+class GaveUp(ServerError):
+    code = "gave_up"
+    sentence = "This message could not be answered: each attempt broke down."
 
 
 class LedgerError(ServerError):

@@ -21,7 +21,18 @@ from palaver.engine import Abilities, Engine
 from palaver.errors import ConfigurationError, LedgerUnavailable, TooLarge
 from palaver.hooks import Interceptor, Tool
 from palaver.knowledge import KnowledgeBase
-from palaver.ledger import Claim, Depth, Ledger, Policies, Receipt, Snapshot, StopState, alone
+from palaver.ledger import (
+    Claim,
+    Depth,
+    Erasure,
+    Export,
+    Ledger,
+    Policies,
+    Receipt,
+    Snapshot,
+    StopState,
+    alone,
+)
 from palaver.messages import Conversation, Cursor, Message
 from palaver.metrics import Metrics
 from palaver.quotas import Quotas
@@ -259,6 +270,15 @@ class Server:
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return await self.ledger.members(conversation)
+
+    async def export(self, tenant: str, person: str) -> Export:
+        return await self.ledger.export(tenant, person)
+
+    async def erase(self, tenant: str, person: str) -> Erasure:
+        erasure = await self.ledger.erase(tenant, person)
+        self._dispatcher.look(tenant)
+        self._streams.look(tenant)
+        return erasure
 
     def skills(self) -> dict[str, str]:
         return {name: skill.description() for name, skill in self._skills.items()}

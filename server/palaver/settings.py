@@ -220,7 +220,8 @@ class DispatchSettings(Section):
     lease: float = pydantic.Field(default=3.0, ge=0.5)
     """Seconds after which another process takes over the turn of a silent one."""
     attempts: int = pydantic.Field(default=3, ge=1)
-    """Attempts after which a turn fails."""
+    """Attempts after which a turn that no process survives is given up: it fails, and becomes a
+    dead letter."""
     turn_deadline: float = pydantic.Field(default=600.0, gt=0)
     """Seconds that a turn may take in all."""
 

@@ -219,6 +219,7 @@ class Transcript:
         waiting: Waiting | None = None,
         *,
         steered: Sequence[Message] = (),
+        dead: str = "",
     ) -> None:
         """Write the rest and close the turn, in one step. ``finished`` gets the reply's length;
         the rest is as for `Ledger.settle`.
@@ -229,7 +230,12 @@ class Transcript:
         async def write() -> None:
             await self._repeat_unacknowledged()
             await self._ledger.settle(
-                self.claim, self._entries, expect=self._index, waiting=waiting, steered=steered
+                self.claim,
+                self._entries,
+                expect=self._index,
+                waiting=waiting,
+                steered=steered,
+                dead=dead,
             )
 
         async with self._writing:

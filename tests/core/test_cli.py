@@ -19,7 +19,7 @@ def test_version() -> None:
 
 def test_help_names_the_built_in_commands_and_those_of_plugins() -> None:
     output = invoke("--help").output
-    for command in ("serve", "chat", "skills", "check", "models", "knowledge", "version"):
+    for command in ("serve", "chat", "skills", "check", "models", "knowledge", "version", "stop"):
         assert f"  {command}" in output
 
 

@@ -242,7 +242,12 @@ async def test_a_turn_that_kills_every_worker_fails_visibly() -> None:
         subscription = await server.view(CONVERSATION, chat.screen)
         reply = await chat.reply(turn)
         assert reply.outcome == "failed"
+        assert reply.problem is not None
+        assert reply.problem.code == "gave_up"
         server.leave(subscription)
+    (letter,) = await ledger.dead_letters(10)
+    assert (letter.turn, letter.problem) == (turn, "given up after 3 attempts")
+    assert [message.text for message in letter.messages] == ["poison"]
 
 
 class SeldomTold(MemoryLedger):

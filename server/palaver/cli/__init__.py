@@ -9,8 +9,10 @@ from palaver.cli.chat import chat
 from palaver.cli.check import check
 from palaver.cli.console import Commands, Console
 from palaver.cli.models import models
+from palaver.cli.people import erase, export
 from palaver.cli.serve import serve
 from palaver.cli.skills import skills
+from palaver.cli.stop import stop
 
 __all__ = ["main"]
 
@@ -34,5 +36,7 @@ def version() -> None:
     click.echo(palaver.__version__)
 
 
-for command in (chat, check, models, serve, skills, version):
+for command in (
+    chat, check, erase, export, models, serve, skills, stop, version
+):  # fmt: skip
     main.add_command(command)

@@ -1,21 +1,27 @@
 """Console: what every command gets, and the group that holds them."""
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
+import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
+import msgspec
 
 from palaver.configuration import load_settings
 from palaver.errors import ConfigurationError, PalaverError
 from palaver.hooks import Site
 from palaver.knowledge import KnowledgeBase
+from palaver.ledger import Ledger
 from palaver.plugins import Registry, load_plugins
 from palaver.settings import Settings
+
+T = TypeVar("T")
 
 EXIT_FAILED = 2
 EXIT_MISCONFIGURED = 78
@@ -43,6 +49,28 @@ class Console:
         from palaver.app import make_site  # the web framework is not needed for most commands
 
         return make_site(self.settings)
+
+    @contextlib.asynccontextmanager
+    async def open_ledger(self) -> AsyncIterator[Ledger]:
+        """The ledger that the settings choose, started."""
+        from palaver.app import build_ledger
+
+        ledger = build_ledger(self.settings, self.registry, self.site)
+        try:
+            await ledger.start()
+            yield ledger
+        finally:
+            await ledger.close()
+
+    def with_ledger(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
+        """Do ``work`` with it. For commands, which are not asynchronous."""
+        _ = self.site, self.registry  # these read files, which must not happen in the event loop
+
+        async def run() -> T:
+            async with self.open_ledger() as ledger:
+                return await work(ledger)
+
+        return asyncio.run(run())
 
     @contextlib.asynccontextmanager
     async def open_knowledge(self) -> AsyncIterator[KnowledgeBase]:
@@ -82,6 +110,11 @@ class Commands(click.Group):
             _fail(ctx, error, EXIT_MISCONFIGURED)
         except PalaverError as error:
             _fail(ctx, error, EXIT_FAILED)
+
+
+def print_json(value: object) -> None:
+    """Print what msgspec encodes."""
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
 
 
 def _fail(ctx: click.Context, error: PalaverError, status: int) -> NoReturn:

@@ -73,6 +73,8 @@ class Api:
             web.post("/v1/conversations/{thread}/messages", self._send),
             web.post("/v1/conversations/{thread}/stop", self._stop),
             web.get("/v1/conversations/{thread}", self._snapshot, allow_head=False),
+            web.get("/v1/export", self._export, allow_head=False),
+            web.post("/v1/erase", self._erase),
             web.get("/v1/skills", self._skills, allow_head=False),
             web.get("/v1/about", self._tell_about, allow_head=False),
         )
@@ -123,6 +125,17 @@ class Api:
         visit = await self._visit(request)
         snapshot = await self._reception.snapshot(visit.conversation)
         return answer(ConversationAnswer(cursor=str(snapshot.cursor), snapshot=view_of(snapshot)))
+
+    async def _export(self, request: web.Request) -> web.StreamResponse:
+        return answer(await self._reception.export(*self._person(request)))
+
+    async def _erase(self, request: web.Request) -> web.StreamResponse:
+        return answer(await self._reception.erase(*self._person(request)))
+
+    def _person(self, request: web.Request) -> tuple[str, str]:
+        """The tenant and the person that a request is about."""
+        principal = self._authenticator.principal(request)
+        return principal.tenant, principal.speaks_for(request.query.get("person"))
 
     async def _skills(self, request: web.Request) -> web.StreamResponse:
         self._authenticator.principal(request)

@@ -158,7 +158,19 @@ class Visit:
 
     def allows_all(self, snapshot: Snapshot) -> bool:
         """The same for a whole conversation."""
-        senders = {line.sender for line in snapshot.history if line.role == "user"}
-        senders |= {turn.message.sender for turn in snapshot.pending}
+        senders = _senders(snapshot)
         self.member = self.member or self.person in senders
         return self.member or not senders
+
+    def renewed(self, snapshot: Snapshot) -> bool:
+        """Whether the person may stay when the conversation begins anew before their eyes, as one
+        does from which somebody was erased. When ``snapshot`` does not show it, they must come
+        back and be let in again."""
+        senders = _senders(snapshot)
+        self.member = self.person in senders
+        return self.member or not senders
+
+
+def _senders(snapshot: Snapshot) -> set[str]:
+    senders = {line.sender for line in snapshot.history if line.role == "user"}
+    return senders | {message.sender for turn in snapshot.pending for message in turn.messages}

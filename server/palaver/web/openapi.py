@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from palaver.ledger import Erasure, Export
 from palaver.web import bodies
 from palaver.web.replies import Finish
 
@@ -32,6 +33,8 @@ def document(version: str) -> Json:
             bodies.ConversationAnswer,
             bodies.SkillsAnswer,
             Finish,
+            Export,
+            Erasure,
         ],
         ref_template="#/components/schemas/{name}",
     )
@@ -96,6 +99,14 @@ def _paths() -> Json:
             "parameters": _OF_CONVERSATION,
             "get": _operation("The conversation as it is", answers={"200": "ConversationAnswer"}),
         },
+        "/v1/export": {
+            "parameters": [_PERSON],
+            "get": _operation("All that is held about the person", answers={"200": "Export"}),
+        },
+        "/v1/erase": {
+            "parameters": [_PERSON],
+            "post": _operation("Remove it; answers the receipt", answers={"200": "Erasure"}),
+        },
         "/v1/skills": {"get": _operation("What can answer", answers={"200": "SkillsAnswer"})},
         "/v1/about": {"get": _plain("Version and model of the server", "application/json")},
         "/ws": {"get": _operation("The websocket protocol, see docs/protocol.md")},
@@ -159,7 +170,5 @@ _RETRY: Json = {
         "retry-after-ms": "the same in milliseconds",
     }.items()
 }
-_OF_CONVERSATION = [
-    _THREAD,
-    _query("person", "Who speaks, where the key leaves it open."),
-]
+_PERSON = _query("person", "Who speaks, where the key leaves it open.")
+_OF_CONVERSATION = [_THREAD, _PERSON]

@@ -112,15 +112,22 @@ class Connection:
 
     def restart(self, snapshot: Snapshot) -> None:
         visit = self._visit
-        if visit is None or not visit.allows_all(snapshot):
-            self._expel()
-        elif self._opening is None:
-            frame = encode(restart_of(snapshot))
-            self._outbox.grant(len(frame))
-            self._outbox.put(frame)
-        else:
+        assert visit is not None
+        if self._opening is None:
+            self._begin_anew(visit, snapshot)
+        elif visit.allows_all(snapshot):
             self._opening.clear()
             self._snapshot = snapshot
+        else:
+            self._expel()
+
+    def _begin_anew(self, visit: Visit, snapshot: Snapshot) -> None:
+        if not visit.renewed(snapshot):
+            self.close_soon(WSCloseCode.SERVICE_RESTART, "the conversation has begun anew")
+            return
+        frame = encode(restart_of(snapshot))
+        self._outbox.grant(len(frame))
+        self._outbox.put(frame)
 
     def dismiss(self) -> None:
         self.close_soon(WSCloseCode.SERVICE_RESTART, RESTARTS)

@@ -68,7 +68,10 @@ class Feed:
             self._end_when_idle()
 
     def restart(self, snapshot: Snapshot) -> None:
-        if not self.visit.allows_all(snapshot):
+        if self.opened and not self.visit.renewed(snapshot):
+            self.end()  # the reader comes back and is let in again, or not
+            return
+        if not self.opened and not self.visit.allows_all(snapshot):
             self._expel()
             return
         if self._pending is not None:
