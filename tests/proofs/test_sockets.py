@@ -44,6 +44,9 @@ TABS = 2
 """Readers of a conversation besides its author."""
 ROUND = 2_000
 """Cuts after which the readers are compared with the ledger, and other conversations begin."""
+RELOADS = 0.02
+"""The share of reconnects at which a tab begins anew."""
+WAYS: tuple[Way, ...] = ("socket", "socket", "feed")
 PATIENCE = 60.0
 
 
@@ -136,9 +139,6 @@ class Storm:
         return self.chance.choice(self.fronts).address, self.chance.choice(WAYS)
 
 
-WAYS: tuple[Way, ...] = ("socket", "socket", "feed")
-
-
 class Round:
     """Some conversations, from their first message until every reader has read to the end."""
 
@@ -208,10 +208,7 @@ class Round:
 
     async def _compare(self) -> None:
         storm, findings = self._storm, self._storm.findings
-        found = await self._checker.check(storm.ledger)
-        for kind in ("lost", "doubled", "reordered", "gapped", "wrong"):
-            setattr(findings, kind, getattr(findings, kind) + getattr(found, kind))
-        findings.examples += found.examples
+        findings.add(await self._checker.check(storm.ledger))
         storm.counts["turns"] += self._checker.turns
         for author in self._authors:
             storm.counts["resent"] += author.resent
@@ -220,10 +217,6 @@ class Round:
             if reader.thread not in truths:
                 truths[reader.thread] = await Truth.of(storm.ledger, reader.thread, findings)
             storm.counts["bytes"] += truths[reader.thread].compare(reader, findings)
-
-
-RELOADS = 0.02
-"""The share of reconnects at which a tab begins anew."""
 
 
 @contextlib.asynccontextmanager
