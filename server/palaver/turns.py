@@ -113,7 +113,7 @@ class Turn(Generic[ArgumentsT]):
         self.message: Message = claim.message
         """What is to be answered. Where several messages make one turn, all of them as one."""
         self.messages: tuple[Message, ...] = (*claim.interrupted, *claim.messages)
-        """The same one by one."""
+        """The same one by one, as they were written."""
         self.history: tuple[Exchange, ...] = _without_interrupted(claim)
         self.arguments: ArgumentsT
         self.skill = ""
@@ -515,6 +515,7 @@ class Turn(Generic[ArgumentsT]):
         self._journal.resume(waiting.journal, self.message.text)
         self._voice.resume(waiting.said)
         self.message = self._received = waiting.message
+        self.messages = (waiting.message,)
         # The skill sees the history that it saw when it asked, not its own question.
         self._asked_in = waiting.turns
         self.history = tuple(line for line in self.history if line.turn not in waiting.turns)

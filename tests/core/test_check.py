@@ -88,6 +88,13 @@ def test_a_good_configuration_passes_and_says_what_the_ledger_keeps(tmp_path: Pa
     ]
 
 
+def test_what_does_not_fit_into_the_grace_is_told() -> None:
+    result = run(settings=("server.drain=60", "server.linger=5", "server.grace=10"))
+    assert result.exit_code == 0
+    notes = [line for line in lines(result, "!") if line.startswith("server.")]
+    assert notes == ["server.drain 60 is cut to 7: server.grace 10 is when the process has ended"]
+
+
 def test_the_engine_is_tried_when_asked_for() -> None:
     result = run("--engine")
     assert result.exit_code == 0
@@ -126,6 +133,18 @@ def test_a_skill_that_the_engine_cannot_serve_fails() -> None:
          "set")),
         ("engine.use=vllm", "engine.use names 'vllm'; installed are: ['echo']"),
         ("knowledge.use=sqlite", "knowledge.use names 'sqlite'; installed are: ['list']"),
+        (
+            'while_running.skills={nobody="queue"}',
+            "while_running.skills names 'nobody'; installed are: ['parrot']",
+        ),
+        (
+            'while_running.channels={slack="merge"}',
+            "while_running.channels names 'slack'; installed are: ['bell', 'web']",
+        ),
+        ("while_running.default=sometimes", (
+            "while_running.default must be 'queue', 'merge', "
+            "'interrupt' or 'steer', not 'sometimes' (--set while_running.default)"
+        )),
         ("channels.enabled=slack", "channels.enabled names 'slack'; installed are: ['bell']"),
         ("interceptors.enabled=guard", ("interceptors.enabled names 'guard'; installed are: "
          "['shout']")),

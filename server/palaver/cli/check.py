@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import click
@@ -13,12 +13,13 @@ from palaver.checkpoint import read_checkpoint
 from palaver.cli.console import EXIT_MISCONFIGURED, Console
 from palaver.cli.models import one_line
 from palaver.configuration import plugin_settings, validate_plugin_settings
+from palaver.departure import CLOSING
 from palaver.engine import Abilities, ChatMessage, Engine, GenerationRequest, Sampling
 from palaver.errors import PalaverError
 from palaver.hooks import Backend
 from palaver.ledger import Guarantee, Ledger
 from palaver.messages import new_id
-from palaver.settings import Secret, Settings
+from palaver.settings import Secret, ServerSettings, Settings
 
 MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 LEDGER_SECONDS = 10.0
@@ -83,7 +84,7 @@ def _plugins(console: Console) -> Findings:
 def _names(console: Console) -> Findings:
     """Names in the settings that no plugin answers to."""
     settings, registry = console.settings, console.registry
-    used: list[tuple[str, str, Mapping[str, object]]] = [
+    used: list[tuple[str, str, Collection[str]]] = [
         ("engine.use", settings.engine.use, registry.engines),
         ("ledger.use", settings.ledger.use, registry.ledgers),
         ("knowledge.use", settings.knowledge.use, registry.knowledge),
@@ -94,6 +95,9 @@ def _names(console: Console) -> Findings:
         ("interceptors.enabled", name, registry.interceptors)
         for name in settings.interceptors.enabled
     ]
+    chosen, channels = settings.while_running, {"web", *registry.channels}
+    used += [("while_running.skills", name, registry.skills) for name in chosen.skills]
+    used += [("while_running.channels", name, channels) for name in chosen.channels]
     for setting, name, installed in used:
         if name not in installed:
             yield "bad", f"{setting} names {name!r}; installed are: {sorted(installed)}"
@@ -111,6 +115,22 @@ def _network(console: Console) -> Findings:
     held = "1 key" if len(keys) == 1 else f"{len(keys)} keys"
     who = f"holders of {held}" if keys else "this machine only, without keys"
     yield "good", f"network: listens on {server.host}:{server.port}, open to {who}"
+    yield from _departure(server)
+
+
+def _departure(server: ServerSettings) -> Findings:
+    """What is cut because the process must have ended by then."""
+    left = max(0.0, server.grace - CLOSING)
+    for name in ("drain", "linger"):
+        seconds = getattr(server, name)
+        if seconds > left:
+            yield (
+                "note",
+                (
+                    f"server.{name} {seconds:g} is cut to {left:g}: "
+                    f"server.grace {server.grace:g} is when the process has ended"
+                ),
+            )
 
 
 def _data(console: Console) -> Findings:

@@ -160,6 +160,9 @@ class Terminal:
         for ahead in self._queue.ahead():
             _note(f"{ahead} ahead of you")
 
+    def _show_queued(self, frame: Frame) -> None:
+        _note(f"the model is busy, {frame['ahead']} ahead of you")
+
     def _show_started(self, frame: Frame) -> None:
         self._queue.begin(frame["turn"])
         if frame["attempt"] > 1:

@@ -12,6 +12,7 @@ from palaver.errors import (
     Forbidden,
     InvalidInput,
     LedgerUnavailable,
+    Overloaded,
     PalaverError,
     TooLarge,
     Unauthenticated,
@@ -307,7 +308,7 @@ def _close_code(error: PalaverError) -> int:
         return FORBIDDEN
     if isinstance(error, InvalidInput):
         return BAD_HELLO
-    if isinstance(error, LedgerUnavailable):
+    if isinstance(error, LedgerUnavailable | Overloaded):
         return WSCloseCode.TRY_AGAIN_LATER
     return WSCloseCode.INTERNAL_ERROR
 
