@@ -129,11 +129,8 @@ class Subscription:
         if not self._open:
             return
         heard = self._heard.get(turn)
-        if heard is None:
-            if position or attempt != 1:
-                return
-            heard = self._heard[turn] = Heard(1, 0)
-        if heard.attempt == attempt and heard.length == position:
+        # A turn not heard of may have begun, and have been taken over, before the viewer came.
+        if heard is not None and heard.attempt == attempt and heard.length == position:
             heard.length += len(text)
             self._viewer.show(Text(turn=turn, position=position, text=text), None)
 

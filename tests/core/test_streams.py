@@ -81,6 +81,25 @@ def nothing() -> None:
     """What a pen calls that does not fail."""
 
 
+async def test_a_worker_that_lost_its_turn_says_nothing_to_those_who_come_back_later() -> None:
+    clock = [1000.0]
+    ledger = MemoryLedger(clock=lambda: clock[0])
+    streams, screen = Streams(ledger, history=10), Screen()
+    await accept(ledger)
+    old = await claimed(ledger)
+    clock[0] += 120
+    new = await claimed(ledger)
+    await ledger.append(new, [Started(turn=new.turn, attempt=2)], expect=0, lease=60)
+    place = (await ledger.snapshot(CONVERSATION, 0)).cursor
+    subscription = await streams.open(CONVERSATION, screen, place)
+    streams.live(CONVERSATION, old.turn, 1, 0, "zombie")
+    assert old.turn not in screen.texts
+    await ledger.append(new, [Text(turn=new.turn, position=0, text="hello")], expect=1, lease=60)
+    await screen.until(new.turn, text="hello")
+    assert screen.texts[new.turn] == "hello"
+    streams.close(subscription)
+
+
 async def test_no_text_overtakes_a_reset() -> None:
     ledger = Held()
     streams, screen = Streams(ledger, history=10), Witness()

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from tests.web.house import PATIENCE, Broken, House, Wire, eventually, open_house
 
-from palaver.errors import LedgerUnavailable
+from palaver.errors import LedgerUnavailable, Overloaded
 from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Conversation
 from palaver.testing import Cut, CuttingProxy, MemoryLedger
@@ -369,6 +369,19 @@ async def test_an_unexpected_error_costs_one_frame_not_the_connection(
     async with house.wire() as other:
         await other.send({"type": "hello", "thread": "t", "person": "ada"})
         assert await other.close_code() == 1011
+
+
+async def test_a_server_that_takes_nobody_in_says_come_back_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise Overloaded("it stops", retry_after=1)
+
+    monkeypatch.setitem(vars(house.server), "view", fail)
+    async with house.wire() as wire:
+        await wire.send({"type": "hello", "thread": "t", "person": "ada"})
+        assert (await wire.until("error"))["code"] == "overloaded"
+        assert await wire.close_code() == 1013
 
 
 async def test_a_store_that_is_away_says_come_back_later(
