@@ -6,7 +6,7 @@ import pytest
 from tests.core.skills_under_test import Clerk, Parrot
 from tests.core.test_takeover import CONVERSATION, die, replica, stored, until
 
-from palaver import ConfigurationError, Skill, Turn
+from palaver import ConfigurationError, Skill, Turn, transcript
 from palaver.errors import PluginLoadError
 from palaver.ledger import Policies
 from palaver.messages import Started
@@ -65,6 +65,33 @@ async def test_a_typed_command_joins_no_burst() -> None:
 
 
 # Interruption
+
+
+@pytest.fixture
+def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn learns of nothing by itself while it writes nothing."""
+    monkeypatch.setitem(vars(transcript), "BEAT", 3600)
+
+
+def unhurried(**while_running: Any) -> Settings:
+    patient = DispatchSettings(lease=36_000)
+    return chosen(**while_running).model_copy(update={"dispatch": patient})
+
+
+async def test_a_message_reaches_a_turn_that_runs_here_at_once(no_heartbeat: None) -> None:
+    engine = ScriptedEngine(Line(text="one two", hold=1), "three")
+    settings = unhurried(default="interrupt")
+    async with converse(Parrot, engine=engine, settings=settings) as chat:
+        turn = await chat.send("1")
+        await stored(chat.server, turn, "one")
+        await chat.send("2")
+        assert (await chat.reply(turn)).outcome == "stopped"
+    engine = ScriptedEngine(Line(text="one two", hold=1), "three")
+    async with converse(Guide, engine=engine, settings=unhurried()) as chat:
+        turn = await chat.send("1")
+        await stored(chat.server, turn, "one")
+        await chat.send("2")
+        assert await chat.reply(turn) == "one [2] three"
 
 
 async def test_an_interruption_stops_the_turn_and_both_messages_are_answered() -> None:
