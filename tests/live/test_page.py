@@ -196,6 +196,46 @@ async def test_a_cut_connection_loses_and_doubles_nothing(house: House, browser:
         visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
 
 
+async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
+    house: House, browser: Browser
+) -> None:
+    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+        await visitor.open()
+        await visitor.page.evaluate(EVENT_SOURCE)
+        await house.post("/v1/conversations/feed/messages?person=ada", {"text": "/teller go"})
+        expected = ""
+        for number in range(3):
+            for word in ("shown", "hidden"):
+                expected += f"{word} {number} 😀 "
+                house.teller.tell(f"{word} {number} 😀 ", end=False)
+                await visitor.page.wait_for_function(
+                    "text => window.feed.turns[0]?.text === text", arg=expected
+                )
+                proxy.cut()
+        house.teller.tell("end")
+        await visitor.page.wait_for_function("() => window.feed.turns[0].state === 'done'")
+        assert await visitor.page.evaluate("window.feed.turns[0].text") == expected + "end"
+        assert await visitor.page.evaluate("window.recovered") == [True] * 7
+        visitor.problems = [p for p in visitor.problems if "net::ERR" not in p]
+        visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
+
+
+EVENT_SOURCE = """
+async () => {
+  const { Transcript } = await import("/static/palaver-client.js");
+  window.feed = new Transcript();
+  window.recovered = [];
+  const source = new EventSource("/v1/conversations/feed/events?person=ada&since=start");
+  source.onmessage = ({ data }) => {
+    const frame = JSON.parse(data);
+    if (frame.type === "welcome") window.recovered.push(frame.recovered);
+    else window.feed.apply(frame);
+  };
+  await new Promise((resolve) => (source.onopen = resolve));
+}
+"""
+
+
 async def test_a_server_that_restarts_is_hardly_noticed(browser: Browser) -> None:
     """Another replica goes on with the reply, and the page says nothing about it."""
     ledger = MemoryLedger()

@@ -297,6 +297,17 @@ async def test_events_stream_with_ids_and_live_text_without(house: House) -> Non
         assert reader.events[-1][0] == reader.events[-1][1]["cursor"]
 
 
+async def test_a_feed_tells_browsers_to_come_back_soon_and_not_all_at_once(house: House) -> None:
+    waits = set()
+    for _ in range(20):
+        async with house.session.get(house.url(EVENTS)) as response:
+            field, _, milliseconds = (await response.content.readline()).decode().partition(": ")
+            assert field == "retry"
+            waits.add(int(milliseconds))
+    assert all(100 <= wait <= 500 for wait in waits)
+    assert len(waits) > 1
+
+
 async def test_last_event_id_goes_on_where_it_was(house: House) -> None:
     async with reading(house) as reader:
         await house.post(MESSAGES, {"text": "/teller x"})

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 PING_INTERVAL = 15.0
 """Seconds of silence after which a comment keeps the connection open."""
+RETRY = (100, 500)
+"""Milliseconds after which a browser comes back by itself, at random between the two: without being
+told, it waits for seconds."""
 EXPELLED = "the conversation belongs to someone else"
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -90,7 +94,8 @@ class Feed:
 
     def open(self, welcome: Welcome, cursor: Cursor) -> None:
         """Begin, with the events that came while opening behind the welcome."""
-        self._parts.insert(0, _field(encode(welcome), cursor))
+        retry = b"retry: %d\n" % random.randint(*RETRY)
+        self._parts.insert(0, retry + _field(encode(welcome), cursor))
         self._size = 0  # what is asked for on opening does not count as falling behind
         self.opened = True
         self._news.set()
