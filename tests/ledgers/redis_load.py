@@ -59,6 +59,11 @@ class Load:
         wanted = self.settled + turns
         await self.until(lambda: self.settled >= wanted)
 
+    async def trouble(self) -> None:
+        """Wait until the next call is told that the ledger is away."""
+        before = self.refused
+        await self.until(lambda: self.refused > before)
+
     async def findings(self) -> Findings:
         return await self.checker.check(self._ledger)
 
@@ -111,11 +116,12 @@ class Load:
             except TooMany:
                 await asyncio.sleep(PAUSE)
             except LedgerUnavailable:
-                self.refused += 1
+                await self._tell(refused=1)
                 await asyncio.sleep(PAUSE)
 
-    async def _tell(self, *, accepted: int = 0, settled: int = 0) -> None:
+    async def _tell(self, *, accepted: int = 0, settled: int = 0, refused: int = 0) -> None:
         async with self._news:
             self.accepted += accepted
             self.settled += settled
+            self.refused += refused
             self._news.notify_all()

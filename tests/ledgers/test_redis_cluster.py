@@ -87,10 +87,9 @@ async def test_slots_move_while_turns_run() -> None:
                 slot = slot_of(partition)
                 owner = await nodes.owner(slot)
                 target = next(node for node in nodes.masters if node is not owner)
-                refused = load.refused
                 async with nodes.moving(slot, target) as move:
                     await move.take(*(await move.left())[::2])
-                    await load.until(lambda refused=refused: load.refused > refused)  # type: ignore[misc]  # mypy/9908
+                    await load.trouble()
                 assert await nodes.owner(slot) is target
             await load.more(10)
         findings = await load.findings()
