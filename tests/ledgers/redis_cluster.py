@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from redis.crc import key_slot
@@ -85,12 +85,16 @@ class Move:
 
 
 @contextlib.asynccontextmanager
-async def cluster(*, replicated: bool = False) -> AsyncIterator[Cluster]:
-    """Three nodes, each with a third of the slots, and perhaps with a replica."""
+async def cluster(
+    *, replicated: bool = False, directives: Callable[[], dict[str, str]] = dict
+) -> AsyncIterator[Cluster]:
+    """Three nodes, each with a third of the slots, and perhaps with a replica; ``directives`` makes
+    those that each node has besides."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def node() -> tuple[RedisServer, Any]:
-            starting = running_redis(**OPTIONS, cluster_port=str(free_port()))
+            bus = {"cluster_port": str(free_port())}
+            starting = running_redis(**OPTIONS, **bus, **directives())
             server = await stack.enter_async_context(starting)
             return server, await stack.enter_async_context(raw(server.url))
 
@@ -103,7 +107,8 @@ async def cluster(*, replicated: bool = False) -> AsyncIterator[Cluster]:
         _, introducing = masters[0]
         for server, _ in (*masters[1:], *replicas):
             bus = server.directives["cluster-port"]
-            await introducing.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+            port = server.directives.get("tls-port", server.port)
+            await introducing.execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus)
         clients = [client for _, client in (*masters, *replicas)]
         async with asyncio.timeout(10):
             for client in clients:

@@ -8,6 +8,7 @@ import asyncio
 import pytest
 from tests.ledgers.redis_cluster import cluster, slot_of
 from tests.ledgers.redis_kit import (
+    WHERE,
     claimed,
     ending,
     insist,
@@ -142,6 +143,7 @@ async def test_a_write_in_the_middle_of_a_move_is_made_once(
 async def test_a_single_key_is_found_on_either_side_of_a_move() -> None:
     async with asyncio.timeout(20), cluster() as nodes, opened(nodes.url) as ledger:
         await ledger.remember("acme", "ada", "k", "moved")
+        before = (await ledger.snapshot(WHERE, 0)).cursor
         slot = slot_of(0)
         owner = await nodes.owner(slot)
         target = next(node for node in nodes.masters if node is not owner)
@@ -153,6 +155,7 @@ async def test_a_single_key_is_found_on_either_side_of_a_move() -> None:
             assert not [key for key in await move.left() if b"bob" in key]
         assert await ledger.recall("acme", "ada", "k") == "moved"
         assert await ledger.recall("acme", "bob", "k") == "new"
+        assert (await ledger.snapshot(WHERE, 0)).cursor.epoch != before.epoch
 
 
 async def test_nothing_acknowledged_is_lost_when_a_node_is_killed_under_load() -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.ledgers.certificates import Authority, Certificate, make_authority
+from tests.ledgers.redis_cluster import cluster
 from tests.ledgers.redis_kit import answer, claimed, message, needs_redis, opened
 from tests.ledgers.redis_sentinels import SERVICE, Sentinel
 from tests.ledgers.redis_server import RedisServer, free_port, running, running_redis
@@ -151,3 +152,18 @@ async def test_sentinels_are_asked_over_tls_too(secured: Secured) -> None:
         with pytest.raises(ConfigurationError, match="cannot be trusted"):
             async with opened(f"rediss+sentinel://{place}"):
                 pass
+
+
+async def test_the_nodes_of_a_cluster_are_found_over_tls(secured: Secured) -> None:
+    own = await secured.authority.vouch("node")
+    async with (
+        asyncio.timeout(20),
+        cluster(directives=lambda: {"tls-cluster": "yes", **tls(secured.authority, own)}) as nodes,
+    ):
+        seed = nodes.masters[0].directives["tls-port"]
+        url = f"rediss+cluster://127.0.0.1:{seed}{secured.entering}"
+        async with opened(url, partitions=8) as ledger:
+            for number in range(8):
+                await ledger.accept(message(thread=f"t{number}"))
+            (place, *_) = (await ledger.guarantee()).holds
+            assert all(node.directives["tls-port"] in place for node in nodes.masters)

@@ -74,6 +74,11 @@ class Standing:
                     f"Only {server.replicas} of {self.replicas} replicas are there: messages are "
                     "refused."
                 )
+            elif self.replicas and server.replicas == self.replicas:
+                yield (
+                    "There is no replica to spare: when one is lost or takes over, messages are "
+                    "refused until it is back."
+                )
             elif not self.replicas and (server.replicas or self._fails_over):
                 yield (
                     "A failover to a replica loses what had not reached it: set "
