@@ -1,0 +1,219 @@
+"""A stop frees the engine's slot: the whole server, with vLLM in process and over HTTP.
+
+What counts is vLLM's own number of running requests, which must be zero again within a second.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from tests.engines.misbehaving import VLLM, hangs, serving
+from tests.engines.models import BYE, TALK, write_model
+from tests.engines.serving import CACHE, Serve, vllm_python
+from tests.engines.support import until
+from tests.ledgers.redis_server import redis_server
+from tests.web.house import Frame, Wire
+
+from palaver.app import build_server, listening
+from palaver.server import Server
+from palaver.settings import Settings
+from palaver_plugins.engines.openai_api import gauges
+
+pytestmark = [pytest.mark.live, pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+
+SLOT_FREE = 1.0  # seconds, by the server's own promise
+CONTEXT = 40_000  # tokens: a reply that fills half of it lasts until it is stopped
+Tree = dict[str, Any]  # Any: TOML values
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A server that listens. ``running`` is vLLM's own count; ``others`` are the settings of
+    another replica, which the turn does not run on."""
+
+    server: Server
+    address: str
+    session: aiohttp.ClientSession
+    running: Callable[[], Awaitable[int]]
+    others: Settings
+
+    @asynccontextmanager
+    async def wire(self, thread: str) -> AsyncIterator[Wire]:
+        async with self.session.ws_connect(f"{self.address}/ws") as socket:
+            wire = Wire(socket)
+            await wire.hello(thread)
+            yield wire
+
+    async def stop(self, thread: str, address: str = "", **body: str) -> Frame:
+        """Stop over HTTP."""
+        url = f"{address or self.address}/v1/conversations/{thread}/stop?person=ada"
+        async with self.session.post(url, json=body) as response:
+            assert response.status == 200, await response.text()
+            answer: Frame = await response.json()
+            return answer
+
+    async def is_talking(self) -> None:
+        """The engine is at work."""
+
+        async def talks() -> bool:
+            return await self.running() == 1
+
+        await until(talks)
+
+    async def is_idle(self) -> None:
+        """Return when the engine has a free slot again; `TimeoutError` when that takes long."""
+
+        async def idles() -> bool:
+            return await self.running() == 0
+
+        await until(idles, SLOT_FREE)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("stop") / "walker", context=CONTEXT)
+
+
+def settings(data: Path, redis: str, engine: Tree) -> Settings:
+    return Settings.model_validate(
+        {
+            "server": {"data": data, "port": 0, "drain": 0},
+            "engine": engine,
+            "ledger": {"use": "redis", "redis": {"url": redis}},
+            "routing": {"consult_engine": False},
+            "skills": {"chat": {"max_tokens": CONTEXT}},
+        }
+    )
+
+
+def openai(url: str) -> Tree:
+    return {"use": "openai", "openai": {"urls": [url]}}
+
+
+@asynccontextmanager
+async def listens(chosen: Settings) -> AsyncIterator[tuple[Server, str]]:
+    server = await asyncio.to_thread(build_server, chosen)
+    async with server, listening(server) as address:
+        yield server, address.rstrip("/")
+
+
+@asynccontextmanager
+async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Place]:
+    own = {
+        "model": str(model),
+        "python": vllm_python(),
+        "threads": 1,
+        "kv_cache_memory_bytes": CACHE,
+    }
+    data = model.parent / "data"
+    (idle,) = await stack.enter_async_context(serving(hangs(), card=VLLM))
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    chosen = settings(data, redis, {"use": "vllm", "vllm": own})
+    async with listens(chosen) as (server, address):
+
+        async def running() -> int:
+            return (await server.engine.load()).running
+
+        yield Place(server, address, session, running, settings(data, redis, openai(idle.url)))
+
+
+@asynccontextmanager
+async def over_http(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Place]:
+    serve = Serve(model, unix=True)
+    stack.callback(serve.kill)
+    await serve.ready()
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    connector = aiohttp.UnixConnector(serve.url.removeprefix("unix://"))
+    metrics = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+
+    async def running() -> int:
+        async with metrics.get("http://localhost/metrics") as response:
+            counts = gauges(await response.read())
+        assert counts is not None
+        return sum(counts)
+
+    chosen = settings(model.parent / "data", redis, openai(serve.url))
+    async with listens(chosen) as (server, address):
+        yield Place(server, address, session, running, chosen)
+
+
+PLACES = {"in process": in_process, "over HTTP": over_http}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=PLACES)
+async def place(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Place]:
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(redis_server())
+        yield await stack.enter_async_context(PLACES[request.param](stack, model, redis))
+
+
+@asynccontextmanager
+async def talking(place: Place, thread: str) -> AsyncIterator[tuple[Wire, str]]:
+    """A person who has heard the beginning of a reply without end, and its turn."""
+    async with place.wire(thread) as wire:
+        turn = await wire.say(TALK, skill="chat")
+        await wire.until_text(turn, " ")
+        await place.is_talking()
+        yield wire, turn
+
+
+async def kept(place: Place, wire: Wire, turn: str, thread: str) -> None:
+    """The turn ended as stopped, with what was said; the conversation goes on."""
+    assert (await wire.until("finished", turn=turn))["outcome"] == "stopped"
+    async with place.wire(thread) as another:
+        (line,) = [it for it in another.frames[0]["snapshot"]["history"] if it["turn"] == turn][1:]
+    assert (line["role"], line["outcome"]) == ("assistant", "stopped")
+    assert line["text"] == wire.texts[turn] != ""
+    following = await wire.say(BYE, skill="chat")
+    assert (await wire.until("finished", turn=following))["outcome"] == "done"
+
+
+async def test_a_stop_from_the_page_frees_the_slot(place: Place) -> None:
+    async with talking(place, "page") as (wire, turn):
+        await wire.send({"type": "stop", "turn": turn})
+        await place.is_idle()
+        assert (await wire.until("stopped"))["state"] == "stopping"
+        await kept(place, wire, turn, "page")
+        await wire.send({"type": "stop", "turn": turn})
+        assert (await wire.until("stopped"))["state"] == "settled"
+
+
+async def test_a_stop_over_http_frees_the_slot(place: Place) -> None:
+    async with talking(place, "api") as (wire, turn):
+        answers = await asyncio.gather(*(place.stop("api", turn=turn) for _ in range(3)))
+        await place.is_idle()
+        assert {it["turn"] for it in answers} == {turn}
+        assert answers[0]["state"] == "stopping"
+        await kept(place, wire, turn, "api")
+        assert (await place.stop("api", turn=turn))["state"] == "settled"
+
+
+async def test_a_stop_at_another_replica_frees_the_slot(place: Place) -> None:
+    async with talking(place, "elsewhere") as (wire, turn):
+        async with listens(place.others) as (_, address):
+            assert (await place.stop("elsewhere", address))["state"] == "stopping"
+            await place.is_idle()
+        await kept(place, wire, turn, "elsewhere")
+
+
+async def test_a_stop_frees_no_other_slot(place: Place) -> None:
+    async with talking(place, "steady") as (steady, turn), place.wire("fickle") as fickle:
+        other = await fickle.say(TALK, skill="chat")
+        await fickle.until_text(other, " ")
+        await place.stop("fickle")
+
+        async def one_is_left() -> bool:
+            return await place.running() == 1
+
+        await until(one_is_left, SLOT_FREE)
+        assert (await fickle.until("finished", turn=other))["outcome"] == "stopped"
+        assert await place.running() == 1
+        await place.stop("steady")
+        await place.is_idle()
+        assert (await steady.until("finished", turn=turn))["outcome"] == "stopped"
