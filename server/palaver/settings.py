@@ -166,7 +166,7 @@ class EngineSettings(ChoiceSettings):
     canary_deadline: float = pydantic.Field(default=30.0, gt=0)
     """Seconds after which a probe that has not ended declares the engine hung."""
     restart_backoff: float = pydantic.Field(default=1.0, gt=0)
-    """Seconds before the first restart of a dead engine; doubles up to a minute."""
+    """Seconds before the first restart of a dead engine; doubles up to ten seconds."""
     deadline: float = pydantic.Field(default=120.0, gt=0)
     """Seconds that one generation may take."""
     patience: float = pydantic.Field(default=60.0, ge=0)

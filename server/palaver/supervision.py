@@ -29,8 +29,8 @@ from palaver.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
-LONGEST_BACKOFF = 60.0
-"""Seconds between restarts at most."""
+LONGEST_BACKOFF = 10.0
+"""Seconds between restarts at most: people wait for the engine."""
 
 
 class SupervisedEngine:

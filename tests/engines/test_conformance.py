@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import random
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.engines.models import BYE, TALK, damage
 from tests.engines.support import IDLE, Ear, Subject, request
+from tests.proof import SEED
 
 from palaver.engine import ChatMessage, Choice, Generation, JsonSchema, Regex, Sampling
 from palaver.errors import (
@@ -388,6 +390,42 @@ async def test_a_partial_reply_goes_on_at_any_character(subject: Subject) -> Non
     together = [whole[:cut] + task.result().text for cut, task in zip(cuts, tasks, strict=True)]
     assert set(together) == {whole}
     assert [ear.text for ear in ears] == [task.result().text for task in tasks]
+
+
+class Cut(Exception):
+    """The listener has gone."""
+
+
+async def heard_until(subject: Subject, length: int) -> str:
+    """The first characters of a reply whose listener then leaves."""
+    said = ""
+
+    def hear(piece: str) -> None:
+        nonlocal said
+        said += piece
+        if len(said) >= length:
+            raise Cut
+
+    with pytest.raises(Cut):
+        await subject.engine.generate(request(TALK, max_tokens=60), hear)
+    return said[:length]
+
+
+async def test_a_reply_cut_at_a_random_character_goes_on_at_another_instance(
+    subject: Subject,
+) -> None:
+    if not subject.can("continuation"):
+        await refuses(subject, partial="The rain")
+        return
+    whole = (await subject.say(TALK, max_tokens=60)).text
+    chance = random.Random(SEED)
+    async with subject.make(subject.model) as another:
+        await another.start()
+        for _ in range(8):
+            partial = await heard_until(subject, chance.randrange(1, len(whole)))
+            rest = await another.generate(request(TALK, partial=partial, max_tokens=60), Ear())
+            assert partial + rest.text == whole, SEED
+        await another.close()
 
 
 async def test_a_partial_reply_counts_as_reply(subject: Subject) -> None:

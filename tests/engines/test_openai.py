@@ -282,6 +282,30 @@ async def test_a_broken_server_is_left_alone_for_a_while() -> None:
     assert len(broken.bodies) <= 3
 
 
+async def test_requests_that_one_failure_takes_count_as_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(breaks(piece("x"))) as (fake,):
+        engine = await started(fake)
+        talks = (engine.generate(request("same"), Ear()) for _ in range(8))
+        ends = await asyncio.gather(*talks, return_exceptions=True)
+        await engine.close()
+    assert {type(end) for end in ends} == {EngineUnavailable}
+    assert caplog.text.count("it is not asked for") == 1
+
+
+async def test_a_structure_is_begun_anew_at_another_server() -> None:
+    async with serving(breaks(piece("re")), says(piece("red")), card=VLLM) as fakes:
+        engine, ears = await started(*fakes), []
+        for number in range(20):
+            ears.append(Ear())
+            asked = request(f"{number}", structure=Choice(("red", "green")))
+            assert (await engine.generate(asked, ears[-1])).text == "red"
+        await engine.close()
+    assert fakes[0].bodies, "it was asked, and broke off"
+    assert {tuple(ear.pieces) for ear in ears} == {("red",)}
+
+
 async def test_a_server_that_hangs_gets_no_second_request() -> None:
     async with serving(hangs(), HELLO) as (hung, other):
         engine = await started(hung, other)

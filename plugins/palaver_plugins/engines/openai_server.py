@@ -67,7 +67,10 @@ class Server:
         return asyncio.get_running_loop().time() < self._benched_until
 
     def bench(self) -> None:
-        """Leave the server alone for a while, longer with each failure in a row."""
+        """Leave the server alone for a while, longer with each failure in a row. What fails while
+        it is left alone was lost in the same failure."""
+        if self.benched:
+            return
         shortest, longest = BENCH
         pause = min(longest, shortest * 2**self._failures)
         self._failures += 1

@@ -1,0 +1,86 @@
+"""A server of the OpenAI API like `vllm serve`, on a unix socket, that can be killed.
+
+What it says follows from the prompt alone, so that every reply is known to the character. It
+imports little, since it is started anew after each death.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import zlib
+from typing import Any
+
+from aiohttp import web
+
+KINDS = ("a poem", "a very long story", "news")
+WORDS = "the rain falls\n on 漢字 and naïve 😀 cafés, every lamp keeps 一 little gold".split(" ")
+
+
+def reply_to(prompt: str) -> str:
+    """What the engine says to a prompt."""
+    chance = random.Random(prompt)
+    return " ".join(chance.choice(WORDS) for _ in range(chance.randint(5, 80)))
+
+
+def kind_of(prompt: str) -> str:
+    """What the engine chooses of `KINDS`."""
+    return KINDS[zlib.crc32(prompt.encode()) % len(KINDS)]
+
+
+def pieces(text: str, chance: random.Random) -> list[str]:
+    """``text`` cut at random characters."""
+    places = sorted(chance.sample(range(1, max(len(text), 1)), k=max(len(text) - 1, 0) // 2))
+    return [text[start:end] for start, end in zip([0, *places], [*places, None], strict=True)]
+
+
+Json = dict[str, Any]  # JSON values
+
+
+async def models(request: web.Request) -> web.Response:
+    card = {"id": "scripted", "owned_by": "vllm", "max_model_len": 100_000}
+    return web.json_response({"object": "list", "data": [card]})
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    body = await request.json()
+    texts = [body.get("prompt", ""), *(it["content"] for it in body.get("messages", ()))]
+    return web.json_response({"count": sum(len(text.split()) for text in texts)})
+
+
+def rest_of(body: Json) -> str:
+    """What is to be said: all of the reply, or what is missing of it."""
+    *_, prompt = [it["content"] for it in body["messages"] if it["role"] == "user"]
+    if "structured_outputs" in body:
+        return kind_of(prompt)
+    begun = body["messages"][-1]["content"] if body.get("continue_final_message") else ""
+    return reply_to(prompt).removeprefix(begun)
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    body = await request.json()
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    chance = random.Random()
+    for piece in pieces(rest_of(body), chance):
+        await response.write(event(piece, None))
+        await asyncio.sleep(0.001)
+    await response.write(event("", "stop") + b"data: [DONE]\n\n")
+    return response
+
+
+def event(text: str, end: str | None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": end}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+def main(path: str) -> None:
+    application = web.Application()
+    application.router.add_get("/v1/models", models)
+    application.router.add_post("/tokenize", tokenize)
+    application.router.add_post("/v1/chat/completions", chat)
+    web.run_app(application, path=path, print=None, access_log=None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
