@@ -86,7 +86,7 @@ class Meter:
 
     def correct(self, usage: Usage) -> None:
         """Charge what the engine has counted instead. What it had cached of the prompt is free.
-        Of a reply that was continued it has counted the last part only."""
+        Of a reply that was continued it has counted the whole."""
         prompt = usage.prompt_tokens - usage.cached_tokens - self._ticket.prompt
         reply = max(0, usage.completion_tokens - self.pieces)
         self._scheduler.charge(self._ticket, prompt + OUTPUT * reply)

@@ -78,7 +78,7 @@ class House:
             skills={self.skill.name: self.skill},
         )
         if not self.continues:
-            self.server.engine = self.server._supervised
+            self.server.engine._engine = self.server._supervised
         async with self.server, contextlib.AsyncExitStack() as stack:
             for number in range(conversations):
                 await self._read(Conversation("default", "test", f"thread-{number}"), stack)
@@ -88,6 +88,12 @@ class House:
         screen = self.screens[conversation] = Screen()
         view = await self.server.view(conversation, screen)
         stack.callback(self.server.leave, view)
+
+    @property
+    def shown(self) -> int:
+        """Characters that the readers have seen."""
+        texts = (text for screen in self.screens.values() for text in screen.texts.values())
+        return sum(map(len, texts))
 
     async def send(self, conversation: Conversation, text: str) -> str:
         message = Message(conversation=conversation, id=text, sender="ada", text=text)
@@ -218,10 +224,11 @@ class Mayfly:
             self._process = None
 
     async def strike(self, house: House) -> None:
-        """Die soon after the server has noticed that it lives, again and again."""
+        """Die after a random number of characters, again and again."""
         while True:
-            await house.server._supervised.up()
-            await asyncio.sleep(self._chance.uniform(0.02, 0.2))
+            enough = house.shown + self._chance.randint(1, 6_000)
+            while house.shown < enough:  # noqa: ASYNC110  screens tell one listener only
+                await asyncio.sleep(0.005)
             await self.kill()
             self.deaths += 1
             await self.start()
