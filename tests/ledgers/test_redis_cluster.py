@@ -185,6 +185,29 @@ async def test_nothing_acknowledged_is_lost_when_a_node_is_killed_under_load() -
         assert f"127.0.0.1:{victim.port}" not in (await ledger.guarantee()).holds[0]
 
 
+async def test_turns_of_the_other_nodes_are_claimed_while_one_is_away() -> None:
+    async with (
+        asyncio.timeout(20),
+        cluster() as nodes,
+        opened(nodes.url, partitions=6) as ledger,
+    ):
+        homes = {
+            partition.number: await nodes.owner(slot_of(partition.number))
+            for partition in ledger._keys.partitions
+        }
+        victim, alive = homes[0], set()
+        for number in range(30):
+            where = message(thread=f"t{number}")
+            turn = (await ledger.accept(where)).turn
+            if homes[ledger._keys.partition(str(where.conversation)).number] is not victim:
+                alive.add(turn)
+        await asyncio.to_thread(victim.kill)
+        assert {(await claimed(ledger)).turn for _ in alive} == alive
+        with pytest.raises(LedgerUnavailable):
+            await ledger.claim("worker", lease=3.0, history=0)
+        assert 0 < len(alive) < 30
+
+
 async def test_any_seed_will_do_and_it_must_be_a_node() -> None:
     async with asyncio.timeout(20), cluster() as nodes, running_redis() as alone:
         await asyncio.to_thread(nodes.masters[0].kill)

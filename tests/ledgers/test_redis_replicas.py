@@ -129,9 +129,12 @@ async def test_a_repeated_write_is_confirmed_like_the_first_whoever_repeats_it()
             assert (await insist(lambda: other.accept(sent))).duplicate
 
 
-async def test_a_master_that_has_become_a_replica_is_away_until_it_is_a_master_again() -> None:
-    async with asyncio.timeout(10), pair() as (primary, replica), raw(primary.url) as client:
-        async with opened(primary.url) as ledger:
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_a_master_that_has_become_a_replica_is_away_until_it_is_a_master_again(
+    replicas: int,
+) -> None:
+    async with asyncio.timeout(15), pair() as (primary, replica), raw(primary.url) as client:
+        async with opened(primary.url, replicas=replicas) as ledger:
             await ledger.accept(message())
             await client.replicaof("127.0.0.1", replica.port)
             with pytest.raises(LedgerUnavailable, match="is a replica of"):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from palaver.errors import IndexConflict
+from palaver.errors import IndexConflict, LedgerUnavailable
 from palaver.ledger import (
     INBOX_LIMIT,
     QUEUE,
@@ -108,11 +108,18 @@ class RedisLedger:
         partitions = self._keys.partitions
         self._first = (self._first + 1) % len(partitions)
         waits = []
+        away: LedgerUnavailable | None = None
         for partition in partitions[self._first :] + partitions[: self._first]:
-            found = await self._claim_from(partition, worker, lease, history)
+            try:
+                found = await self._claim_from(partition, worker, lease, history)
+            except LedgerUnavailable as error:  # a node of a Cluster: the others have work as well
+                away = error
+                continue
             if isinstance(found, Claim):
                 return found
             waits.append(found)
+        if away is not None:
+            raise away
         self._store.work.nothing(told, min(waits))
         return None
 
