@@ -17,13 +17,13 @@ class Reader:
         self.page = page
         self.received = 0
         """Characters of the reply that came."""
-        self.taken_up_at = 0
-        """Where another server went on with it."""
+        self.takeovers: list[int] = []
+        """Where other servers went on with it."""
         self.is_back = asyncio.Event()
         """Set when the page has lost its connection and made another."""
         self.goes_on = asyncio.Event()
-        """Set when text of that server has come."""
-        self._welcomed = self._taken_up = False
+        """Set when text of another server has come."""
+        self._welcomed = False
         page.set_default_timeout(PATIENCE * 1000)
         page.on("websocket", self._watch)
 
@@ -37,11 +37,11 @@ class Reader:
                     self.is_back.set()
                 self._welcomed = True
             case {"type": "started", "attempt": int(attempt), "position": int(position)}:
-                self._taken_up = attempt > 1
-                self.taken_up_at = position
+                if attempt > 1:
+                    self.takeovers.append(position)
             case {"type": "text", "position": int(position), "text": str(text)}:
                 self.received = max(self.received, position + len(text))
-                if self._taken_up:
+                if self.takeovers:
                     self.goes_on.set()
             case _:
                 pass
