@@ -8,7 +8,7 @@ import asyncio
 import importlib.util
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from palaver.ledger import Claim, Entry, Ledger, Progress, Step, Waiting
+from palaver.ledger import (
+    QUEUE,
+    Claim,
+    Entry,
+    Ledger,
+    Policies,
+    Progress,
+    Receipt,
+    Step,
+    Waiting,
+)
 from palaver.messages import (
     Conversation,
     Finished,
@@ -113,6 +123,12 @@ class Place:
         assert not receipt.duplicate
         return receipt.turn
 
+    async def receive(
+        self, text: str = "hello", policies: Policies = QUEUE, **fields: Any
+    ) -> Receipt:
+        """Accept a new message under ``policies``."""
+        return await self.ledger.accept(self.message(text, **fields), policies)
+
     async def claim(self, *, lease: float = 30.0, history: int = 40) -> Claim:
         """Claim a turn that must be due."""
         claim = await self.ledger.claim("worker", lease=lease, history=history)
@@ -133,6 +149,8 @@ class Place:
         expect: int | None = None,
         outcome: Outcome = "done",
         waiting: Waiting | None = None,
+        steered: Sequence[Message] = (),
+        dead: str = "",
     ) -> Progress:
         """Settle with ``entries`` and a `Finished` after them."""
         finished = Finished(turn=claim.turn, outcome=outcome, length=0)
@@ -141,6 +159,8 @@ class Place:
             (*entries, finished),
             expect=claim.index if expect is None else expect,
             waiting=waiting,
+            steered=steered,
+            dead=dead,
         )
 
     async def answer(self, text: str = "fine", *, lease: float = 30.0) -> Claim:
@@ -160,6 +180,12 @@ class Place:
             entries.append(Text(turn=claim.turn, position=position, text=text))
             position += len(text)
         return tuple(entries)
+
+    async def run(self, skill: str, **options: Any) -> Claim:
+        """Claim the next turn, which ``skill`` begins to answer."""
+        claim = await self.claim(**options)
+        await self.append(claim, Routed(turn=claim.turn, skill=skill, reason="default"))
+        return claim
 
     def step(self, number: int, *, done: bool = True, result: bytes = b"null") -> Step:
         return Step(
