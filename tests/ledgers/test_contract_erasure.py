@@ -24,13 +24,13 @@ async def lines_of(place: "Place") -> list[str]:
 async def test_a_burst_is_erased_with_its_person(place: "Place") -> None:
     await place.accept("bob's", sender="bob")
     claim = await place.claim()
-    await place.receive("Zanzibar", MERGE)
-    await place.receive("Quetzal", MERGE)
-    assert (await place.ledger.erase("acme", "ada")).messages == 2
+    await place.receive("Zanzibar", MERGE, sender="adamina")
+    await place.receive("Quetzal", MERGE, sender="adamina")
+    assert (await place.ledger.erase("acme", "adamina")).messages == 2
     dump = await place.dump()
     assert b"Zanzibar" not in dump
     assert b"Quetzal" not in dump
-    assert b"ada" not in dump
+    assert b"adamina" not in dump
     assert (await place.ledger.depth()).queued == 0
     await place.settle(claim)
     await place.nothing_due()
@@ -39,19 +39,19 @@ async def test_a_burst_is_erased_with_its_person(place: "Place") -> None:
 async def test_what_was_interrupted_is_erased_with_its_person(place: "Place") -> None:
     await place.accept("bob's", sender="bob")
     await place.answer()
-    await place.accept("Zanzibar")
+    await place.accept("Zanzibar", sender="adamina")
     claim = await place.claim()
-    await place.receive("Quetzal", INTERRUPT)
+    await place.receive("Quetzal", INTERRUPT, sender="adamina")
     await place.settle(claim, *place.reply(claim, "Wyvern"), outcome="stopped")
     following = await place.claim()
     assert following.interrupted
-    export = await place.ledger.export("acme", "ada")
+    export = await place.ledger.export("acme", "adamina")
     assert [line.text for line in export.conversations["acme/web/t"]] == ["Zanzibar", "Wyvern"]
     assert [message.text for message in export.pending] == ["Quetzal"]
-    erasure = await place.ledger.erase("acme", "ada")
+    erasure = await place.ledger.erase("acme", "adamina")
     assert (erasure.conversations, erasure.messages) == (1, 2)
     dump = await place.dump()
-    found = [word for word in ("Zanzibar", "Quetzal", "Wyvern", "ada") if word.encode() in dump]
+    found = [word for word in ("Zanzibar", "Quetzal", "Wyvern", "adamina") if word.encode() in dump]
     assert found == []
     with pytest.raises(Fenced):
         await place.append(following)

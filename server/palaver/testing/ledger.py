@@ -417,7 +417,7 @@ class MemoryLedger:
             self._forget(held)
             return count_all(held, person)
         gone = erase_from(held, person, self._clock())
-        if gone.fenced:
+        if gone.fenced or not held.running:  # the oldest turn may be another one now
             self._hand_on(held)
         return gone
 

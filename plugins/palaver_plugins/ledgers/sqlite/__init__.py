@@ -31,7 +31,7 @@ from palaver.ledger import (
     Waiting,
 )
 from palaver.messages import Conversation, Message, Recorded
-from palaver_plugins.ledgers.sqlite import inbox, records, turns
+from palaver_plugins.ledgers.sqlite import closing, inbox, letters, people, records, turns
 from palaver_plugins.ledgers.sqlite.rows import number_from
 from palaver_plugins.ledgers.sqlite.writer import Applied, Idle, Outcome, Writer
 
@@ -74,7 +74,7 @@ class SQLiteLedger:
     # The walk of a turn
 
     async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
-        return await self._writer.submit(inbox.accept, message)
+        return await self._writer.submit(inbox.accept, message, policies)
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
         lapse = max(0.0, self._idle_until - self._clock())
@@ -103,10 +103,12 @@ class SQLiteLedger:
         steered: Sequence[Message] = (),
         dead: str = "",
     ) -> Progress:
-        return await self._writer.submit(turns.settle, claim, entries, expect, waiting)
+        return await self._writer.submit(
+            closing.settle, claim, entries, expect, waiting, steered, dead
+        )
 
     async def steering(self, claim: Claim) -> tuple[Message, ...]:
-        return claim.steering
+        return await self._writer.submit(turns.steers, claim)
 
     async def release(self, claim: Claim) -> None:
         await self._writer.submit(turns.release, claim)
@@ -142,10 +144,10 @@ class SQLiteLedger:
         return await self._writer.submit(records.depth)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
-        return ()
+        return await self._writer.submit(letters.listed, limit)
 
     async def discard(self, turn: str) -> bool:
-        return False
+        return await self._writer.submit(letters.discard, turn)
 
     # People
 
@@ -156,10 +158,10 @@ class SQLiteLedger:
         return await self._writer.submit(records.recall, tenant, person, key)
 
     async def export(self, tenant: str, person: str) -> Export:
-        return await self._writer.submit(records.export, tenant, person)
+        return await self._writer.submit(people.export, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        return await self._writer.submit(records.erase, tenant, person)
+        return await self._writer.submit(people.erase, tenant, person)
 
     async def guarantee(self) -> Guarantee:
         return Guarantee(

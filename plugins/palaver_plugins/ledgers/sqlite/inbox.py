@@ -3,35 +3,40 @@
 Each function is one operation, and checks all that may fail before it writes.
 """
 
-import secrets
-
 from palaver.errors import Conflict, TooMany
-from palaver.ledger import INBOX_LIMIT, Receipt, StopState
+from palaver.ledger import INBOX_LIMIT, Policies, Receipt, StopState
 from palaver.messages import Message, Received
+from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
-    HELD_CHARACTERS,
+    HOUR,
+    OpenTurn,
+    Post,
     Row,
     Store,
     Tail,
-    Waiter,
     encode,
     epoch_to_come,
 )
+from palaver_plugins.ledgers.sqlite.unsettled import (
+    add_turn,
+    number_after_all,
+    number_of,
+)
 from palaver_plugins.ledgers.sqlite.writer import Applied
 
-REMEMBERED = 24 * 3600.0
+REMEMBERED = 24 * HOUR
 """Seconds for which the id of a message is known as used."""
 
-_SEEN = "SELECT place, id, digest, at FROM turns WHERE conversation = ? AND mark = ?"
-_ADD_TURN = """
-INSERT INTO turns (place, conversation, id, sender, at, mark, digest, message)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+_SEEN = "SELECT turn, digest, at FROM marks WHERE conversation = ? AND message = ?"
+_MARK = """
+INSERT OR REPLACE INTO marks (conversation, message, sender, turn, digest, at)
+VALUES (?, ?, ?, ?, ?, ?)
 """
 _ADD_MEMBER = "INSERT OR IGNORE INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
 _QUEUE = """
-UPDATE conversations SET newest = ?, last = ?, open = open + 1, due = coalesce(due, ?)
-WHERE id = ?
+UPDATE conversations SET newest = ?, last = ?, open = ?, inbox = ?, steers = ?,
+    due = coalesce(?, due) WHERE id = ?
 """
 _OLDEST = """
 SELECT place, id, TRUE FROM turns
@@ -40,22 +45,19 @@ WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
 _BY_ID = "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?"
 
 
-def accept(store: Store, message: Message) -> Applied[Receipt]:
+def accept(store: Store, message: Message, policies: Policies) -> Applied[Receipt]:
     now = store.clock()
     name = str(message.conversation)
     digest = message.digest
     row = store.row(name)
     if row is None:
-        row = _begin(store, name)
+        row = _begin(store, name, now)
     elif earlier := _seen(store, row, message, digest, now):
         return Applied(earlier)
-    if row.open - bool(row.running) >= INBOX_LIMIT:
+    if row.inbox >= INBOX_LIMIT:
         raise TooMany(f"{INBOX_LIMIT} messages wait in {name}", retry_after=1.0)
-    if message.sender not in row.people:
-        values = (row.id, message.conversation.tenant, message.sender)
-        store.database.execute(_ADD_MEMBER, values)
-        row.people.add(message.sender)
-    return _queue(store, row, message, digest, now)
+    _note(store, row, message, now)
+    return _receive(store, row, Post(now, message), digest, policies)
 
 
 def _seen(store: Store, row: Row, message: Message, digest: str, now: float) -> Receipt | None:
@@ -63,20 +65,19 @@ def _seen(store: Store, row: Row, message: Message, digest: str, now: float) -> 
     found = store.database.execute(_SEEN, (row.id, message.id)).fetchone()
     if found is None:
         return None
-    place, turn, known, at = found
-    if now - at < REMEMBERED:
-        if known != digest:
-            raise Conflict(f"message id {message.id!r} was used with another body")
-        return Receipt(turn=turn, ahead=_ahead(store, row, place), duplicate=True)
-    store.database.execute("UPDATE turns SET mark = NULL WHERE place = ?", (place,))
-    return None
+    turn, known, at = found
+    if now - at >= REMEMBERED:
+        return None
+    if known != digest:
+        raise Conflict(f"message id {message.id!r} was used with another body")
+    return Receipt(turn=turn, ahead=_ahead(store, row, number_of(turn)), duplicate=True)
 
 
-def _begin(store: Store, name: str) -> Row:
+def _begin(store: Store, name: str, now: float) -> Row:
     """Make the row of a new conversation."""
     store.database.execute(
-        "INSERT INTO conversations (name, epoch) VALUES (?, ?)",
-        (name, epoch_to_come(store.database)),
+        "INSERT INTO conversations (name, epoch, active) VALUES (?, ?, ?)",
+        (name, epoch_to_come(store.database), now),
     )
     row = store.row(name)
     assert row is not None
@@ -84,45 +85,55 @@ def _begin(store: Store, name: str) -> Row:
     return row
 
 
-def _ahead(store: Store, row: Row, place: int) -> int:
-    """Turns that come before the one at ``place``; 0 when it is settled."""
+def _note(store: Store, row: Row, message: Message, now: float) -> None:
+    """Keep who takes part in a conversation, and that it lives."""
+    execute = store.database.execute
+    if message.sender not in row.people:
+        execute(_ADD_MEMBER, (row.id, message.conversation.tenant, message.sender))
+        row.people.add(message.sender)
+    store.touch(row, now)
+
+
+def _ahead(store: Store, row: Row, number: int) -> int:
+    """Turns that come before that one; 0 when it is settled."""
     (ahead,) = store.database.execute(
         "SELECT count(*) FROM turns WHERE place >= ? AND place < ? AND lines IS NULL",
-        (row.base + row.head, place),
+        (row.base + row.head, row.base + number),
     ).fetchone()
     return int(ahead)
 
 
-def _queue(store: Store, row: Row, message: Message, digest: str, now: float) -> Applied[Receipt]:
-    number, offset = row.newest + 1, row.last + 1
-    turn = turn_id(number)
-    received = Received(
-        turn=turn, id=message.id, sender=message.sender, text=message.text, ahead=row.open
-    )
+def _receive(
+    store: Store, row: Row, post: Post, digest: str, policies: Policies
+) -> Applied[Receipt]:
+    policy = policy_of(store, row, policies)
+    turn = joined(store, row, post, policy, policies.window)
+    is_new = turn is None
+    if turn is None:
+        window = policies.window if policy == "merge" else 0.0
+        ahead = row.open
+        turn = add_turn(store.database, row, number_after_all(row), [post], post.at + window)
+        if policy == "interrupt":
+            interrupt_for(store, row, turn)
+    else:
+        ahead = row.open - 1 if turn.number == row.newest else _ahead(store, row, turn.number)
+    message = post.message
+    received = _received(turn, message, ahead)
+    offset = row.last + 1
     execute = store.database.execute
-    body = encode(message)
-    values = (row.id, turn, message.sender, now, message.id, digest, body)
-    execute(_ADD_TURN, (row.base + number, *values))
-    execute(ADD_EVENTS, (row.base + offset, number, encode((received,))))
-    execute(_QUEUE, (number, offset, now, row.id))
-    receipt = Receipt(turn=turn, ahead=row.open, duplicate=False)
-    if len(body) <= HELD_CHARACTERS:
-        row.queued[number] = Waiter(turn, message, now)
-    row.newest, row.last, row.open = number, offset, row.open + 1
-    return Applied(receipt, row.name, offset, (received,), wake=row.open == 1)
+    execute(_MARK, (row.id, message.id, message.sender, turn.id, digest, post.at))
+    execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
+    row.last, row.inbox = offset, row.inbox + 1
+    due = turn.due if row.open == 1 and not row.running else None
+    execute(_QUEUE, (row.newest, row.last, row.open, row.inbox, row.steers, due, row.id))
+    receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=not is_new)
+    return Applied(receipt, row.name, offset, (received,), wake=due is not None)
 
 
-def turn_id(number: int) -> str:
-    """A random id that also tells the turn's number, so that it is found without an index."""
-    return f"{secrets.token_hex(12)}{number:08x}"
-
-
-def number_of(turn: str) -> int:
-    """The number in a turn's id; 0, which no turn has, when it is not one of ours."""
-    try:
-        return int(turn[24:], 16) if len(turn) == 32 and turn.isascii() else 0
-    except ValueError:
-        return 0
+def _received(turn: OpenTurn, message: Message, ahead: int) -> Received:
+    return Received(
+        turn=turn.id, id=message.id, sender=message.sender, text=message.text, ahead=ahead
+    )
 
 
 def stop(store: Store, name: str, turn: str | None) -> Applied[tuple[StopState, str]]:
@@ -139,7 +150,8 @@ def stop(store: Store, name: str, turn: str | None) -> Applied[tuple[StopState, 
     if not is_open:
         return Applied(("settled", turn))
     store.database.execute("UPDATE turns SET stop = 1 WHERE place = ?", (place,))
-    row.queued.pop(place - row.base, None)
+    if waiting := row.queued.get(place - row.base):
+        waiting.stop = True
     if turn == row.running:
         store.database.execute("UPDATE conversations SET stop = 1 WHERE id = ?", (row.id,))
         row.stop = 1

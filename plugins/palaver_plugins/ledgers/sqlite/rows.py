@@ -1,6 +1,7 @@
 """Rows of the SQLite ledger as objects, and the reading that several operations share."""
 
 import sqlite3
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +23,31 @@ _decode_lines = msgspec.json.Decoder(tuple[Exchange, ...]).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
-class Waiter(msgspec.Struct, frozen=True):
-    """A queued turn whose message is at hand; ``accepted`` in seconds since the epoch."""
+HOUR = 3600.0
+"""How exactly it is known when a conversation or a memory was used last."""
 
-    turn: str
+
+class Post(msgspec.Struct, frozen=True, array_like=True):
+    """A message and when it was accepted, in seconds since the epoch."""
+
+    at: float
     message: Message
-    accepted: float
+
+
+class OpenTurn(msgspec.Struct):
+    """A turn that is not settled: the columns of its row that are of use until it is."""
+
+    number: int
+    id: str
+    sender: str
+    due: float
+    stop: bool
+    posts: tuple[Post, ...]
+    interrupted: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return tuple(post.message for post in self.posts)
 
 
 class Row(msgspec.Struct):
@@ -45,19 +65,24 @@ class Row(msgspec.Struct):
     open: int
     fence: int
     waits: int
+    inbox: int
+    active: float
     head: int
     running: str
     failed: int
     steps: int
     stop: int
-    asked: float
+    successor: int
+    steers: int
     began: int
     length: int
     size: int
     expected: int
+    digest: int
     reached: int
     people: set[str] = msgspec.field(default_factory=set)
-    queued: dict[int, Waiter] = msgspec.field(default_factory=dict)
+    queued: dict[int, OpenTurn] = msgspec.field(default_factory=dict)  # some of those that wait
+    front: OpenTurn | None = None  # the claimed one
     parts: list[str] | None = None  # of the running reply
     skill: str = ""
     tail: "Tail | None" = None
@@ -128,6 +153,12 @@ class Store:
             self.hold(row)
         return row
 
+    def touch(self, row: Row, now: float) -> None:
+        """The conversation lives."""
+        if now - row.active >= HOUR:
+            self.database.execute("UPDATE conversations SET active = ? WHERE id = ?", (now, row.id))
+            row.active = now
+
 
 def find(database: sqlite3.Connection, name: str) -> Row | None:
     """The conversation's row as the file has it."""
@@ -148,23 +179,31 @@ def history(database: sqlite3.Connection, row: Row, lines: int) -> tuple[Exchang
     if row.tail is not None and (held := row.tail.newest(lines)) is not None:
         return held
     below = row.head if row.open else row.newest + 1
-    pairs = database.execute(
-        "SELECT lines FROM turns WHERE place > ? AND place < ? ORDER BY place DESC LIMIT ?",
-        (row.base, row.base + below, (lines + 1) // 2),
-    ).fetchall()
-    read = join_lines(pair for (pair,) in reversed(pairs))
+    for limit in ((lines + 1) // 2, lines):  # nearly all turns have two lines or more
+        turns = database.execute(
+            "SELECT lines FROM turns WHERE place > ? AND place < ? ORDER BY place DESC LIMIT ?",
+            (row.base, row.base + below, limit),
+        ).fetchall()
+        read = join_lines(held for (held,) in reversed(turns))
+        if len(read) >= lines or len(turns) < limit:
+            break
     if len(read) <= HELD_LINES and sum(len(line.text) for line in read) <= HELD_CHARACTERS:
         row.tail = Tail(read, whole=len(read) < lines)
     return read[-lines:]
 
 
-def split_lines(question: Exchange, answer: Exchange) -> bytes:
-    """Both lines of a turn as `join_lines` takes them."""
-    return encode((question, answer))[1:-1]
+def split_lines(lines: Sequence[Exchange]) -> bytes:
+    """The lines of a turn as `join_lines` takes them."""
+    return encode(lines)[1:-1]
 
 
-def join_lines(pairs: Iterable[bytes]) -> tuple[Exchange, ...]:
-    return _decode_lines(b"[" + b",".join(pairs) + b"]")
+def join_lines(turns: Iterable[bytes]) -> tuple[Exchange, ...]:
+    return _decode_lines(b"[" + b",".join(turns) + b"]")
+
+
+def digest_of(entries: Sequence[Entry]) -> int:
+    """Tells one batch from another, and keeps none of its words."""
+    return zlib.crc32(encode(entries))
 
 
 def recite(database: sqlite3.Connection, row: Row) -> None:

@@ -1,7 +1,8 @@
 """The file of the SQLite ledger: its tables, and how it is opened.
 
-A row's ``place`` is ``conversation << 32 | number``: turns are numbered by acceptance, blocks of
-events by the offset of their last event. So the newest rows of a conversation are neighbours, and
+A row's ``place`` is ``conversation << 32 | number``: turns are numbered in the order in which they
+run (see `palaver_plugins.ledgers.sqlite.rows.STRIDE`), blocks of events by the offset of their last
+event. So the newest rows of a conversation are neighbours, and
 finding them costs the same however long the conversation is.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from palaver.errors import ConfigurationError
 from palaver.messages import new_id
 
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x50414C56  # "PALV": tells our file from another program's
 TABLES = """
 CREATE TABLE meta (
@@ -32,38 +33,62 @@ CREATE TABLE conversations (
     due REAL,                             -- when a turn may be claimed; NULL: none is open
     fence INTEGER NOT NULL DEFAULT 0,
     waits INTEGER NOT NULL DEFAULT 0,     -- whether a skill waits for an answer
+    inbox INTEGER NOT NULL DEFAULT 0,     -- messages of turns that wait, and that steer one
+    active REAL NOT NULL,                 -- when something happened last, to within an hour
     -- the oldest open turn:
     head INTEGER NOT NULL DEFAULT 1,      -- its number, or less; all turns below are settled
     running TEXT NOT NULL DEFAULT '',     -- its id while it is claimed
     failed INTEGER NOT NULL DEFAULT 0,    -- claims that lapsed
     steps INTEGER NOT NULL DEFAULT 0,     -- whether it has a journal
     stop INTEGER NOT NULL DEFAULT 0,      -- whether it shall stop, while it is claimed
-    asked REAL NOT NULL DEFAULT 0,        -- when its message was accepted
+    successor INTEGER NOT NULL DEFAULT 0, -- number of the turn that waits for it to stop
+    steers INTEGER NOT NULL DEFAULT 0,    -- messages that steer it
     began INTEGER NOT NULL DEFAULT 0,     -- its events but the message lie beyond this offset
     length INTEGER NOT NULL DEFAULT 0,    -- code points said
     size INTEGER NOT NULL DEFAULT 0,      -- entries appended
-    expected INTEGER NOT NULL DEFAULT -1, -- the index that the last write expected
-    reached INTEGER NOT NULL DEFAULT 0    -- the offset that it returned
+    expected INTEGER NOT NULL DEFAULT -1, -- the last write: the index that it expected,
+    digest INTEGER NOT NULL DEFAULT 0,    -- a digest of its entries,
+    reached INTEGER NOT NULL DEFAULT 0    -- and the offset that it returned
 ) STRICT;
 CREATE INDEX conversations_due ON conversations (due) WHERE due IS NOT NULL;
+CREATE INDEX conversations_active ON conversations (active);
 
 CREATE TABLE turns (
     place INTEGER PRIMARY KEY,
-    conversation INTEGER NOT NULL,
     id TEXT NOT NULL,
-    sender TEXT NOT NULL,
-    at REAL NOT NULL,
-    mark TEXT,                            -- the message's id, until it may be used again
-    digest TEXT NOT NULL,
+    sender TEXT NOT NULL,                 -- of all its messages
+    due REAL NOT NULL,                    -- when its burst is over
     stop INTEGER NOT NULL DEFAULT 0,
-    message BLOB,                         -- NULL once settled
-    lines BLOB,                           -- both lines of history; NULL until settled
+    posts BLOB,                           -- a JSON array of its messages; NULL once settled
+    interrupted BLOB,                     -- a JSON array of the messages of stopped turns
+    lines BLOB,                           -- its lines of history; NULL until settled
+    guests INTEGER NOT NULL DEFAULT 0,    -- whether other people have lines there
     fence INTEGER,                        -- the settling write, to know it again
     expected INTEGER,
+    digest INTEGER,
     size INTEGER,
-    reached INTEGER
+    reached INTEGER,
+    steers INTEGER
 ) STRICT;
-CREATE UNIQUE INDEX turns_mark ON turns (conversation, mark) WHERE mark IS NOT NULL;
+
+CREATE TABLE marks (                      -- the ids of messages, until they may be used again
+    number INTEGER PRIMARY KEY,           -- in the order of their age
+    conversation INTEGER NOT NULL,
+    message TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    turn TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    at REAL NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX marks_message ON marks (conversation, message);
+
+CREATE TABLE steering (                   -- the messages that steer the oldest open turn
+    conversation INTEGER NOT NULL,
+    number INTEGER NOT NULL,              -- 1, 2, 3, …
+    sender TEXT NOT NULL,
+    post BLOB NOT NULL,
+    PRIMARY KEY (conversation, number)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE events (
     place INTEGER PRIMARY KEY,
@@ -80,7 +105,7 @@ CREATE TABLE steps (
 
 CREATE TABLE waiting (
     conversation INTEGER PRIMARY KEY REFERENCES conversations (id) ON DELETE CASCADE,
-    sender TEXT NOT NULL,
+    people TEXT NOT NULL,                 -- a JSON array of those whose words are in it
     data BLOB NOT NULL
 ) STRICT;
 
@@ -92,11 +117,21 @@ CREATE TABLE members (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX members_person ON members (tenant, person);
 
+CREATE TABLE letters (                    -- dead ones
+    number INTEGER PRIMARY KEY,           -- in the order of their age
+    turn TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    sender TEXT NOT NULL,                 -- of the turn's own messages
+    at REAL NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+
 CREATE TABLE memories (
     tenant TEXT NOT NULL,
     person TEXT NOT NULL,
     key TEXT NOT NULL,
     value TEXT NOT NULL,
+    at REAL NOT NULL,                     -- when it was used last, to within an hour
     PRIMARY KEY (tenant, person, key)
 ) STRICT, WITHOUT ROWID;
 """
@@ -162,6 +197,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             path,
             f"it was written by a newer release (schema {version}, this one knows {VERSION}); "
             "install that release, or set another path",
+        )
+    if tables and version < VERSION:
+        raise _unusable(
+            path,
+            f"it was written by an earlier development version (schema {version}, this one knows "
+            f"{VERSION}); move it away, or set another path",
         )
     # Deleted words must not linger in free pages: a person may ask to be erased.
     execute("PRAGMA secure_delete = ON")

@@ -1,0 +1,174 @@
+"""How a person is taken out of a conversation that others have a part in, as SQL."""
+
+from collections.abc import Sequence
+
+from palaver.messages import Event, Received, new_id
+from palaver_plugins.ledgers.sqlite.closing import asked_by, go_on_with
+from palaver_plugins.ledgers.sqlite.rows import (
+    ADD_EVENTS,
+    OpenTurn,
+    Post,
+    Row,
+    Store,
+    decode_events,
+    encode,
+    join_lines,
+    split_lines,
+)
+from palaver_plugins.ledgers.sqlite.unsettled import keep_steering, open_turns, steering
+
+_ANEW = """
+UPDATE conversations SET running = '', steps = 0, began = 0, length = 0, size = 0, expected = -1,
+    due = ? WHERE id = ?
+"""
+_OTHER_HEAD = "UPDATE conversations SET failed = 0, stop = 0, successor = 0 WHERE id = ?"
+_COUNT = """
+UPDATE conversations SET epoch = ?, first = 1, last = ?, began = 0, reached = ?, newest = ?,
+    open = ?, inbox = ?, steers = ?, waits = ? WHERE id = ?
+"""
+
+
+def drop_conversation(store: Store, conversation: int) -> None:
+    """Remove all of a conversation."""
+    execute = store.database.execute
+    within = (conversation << 32, (conversation + 1) << 32)
+    for table, column in (("events", "place"), ("turns", "place"), ("steps", "turn")):
+        execute(f"DELETE FROM {table} WHERE {column} > ? AND {column} < ?", within)
+    for table in ("marks", "steering"):
+        execute(f"DELETE FROM {table} WHERE conversation = ?", (conversation,))
+    execute("DELETE FROM conversations WHERE id = ?", (conversation,))  # the rest goes with it
+
+
+def erase_from(store: Store, row: Row, person: str) -> int:
+    """Remove what was said by and to a person; returns how many events went."""
+    turns = open_turns(store.database, row)
+    head = turns[0] if turns else None
+    steers = steering(store.database, row)
+    left = [post for post in steers if post.message.sender != person]
+    resumed = _forget_waiting(store, row, person) and (row.running or row.size)
+    anew = head is not None and bool(len(left) < len(steers) or resumed)
+    gone = _drop_turns(store, row, person)
+    _leave(store, row, person)
+    store.database.execute(
+        "DELETE FROM marks WHERE conversation = ? AND sender = ?", (row.id, person)
+    )
+    silent = gone | ({head.number} if head is not None and anew else set())
+    before = row.last - row.first + 1
+    row.last = _renumber(store, row, person, silent)
+    events = before - row.last
+    _go_on(store, row, [turn for turn in turns if turn.sender != person], head, left, anew)
+    return events
+
+
+def _go_on(
+    store: Store,
+    row: Row,
+    turns: Sequence[OpenTurn],
+    head: OpenTurn | None,
+    left: Sequence[Post],
+    anew: bool,
+) -> None:
+    """Let the conversation go on with the open ``turns`` that are left."""
+    now = store.clock()
+    execute = store.database.execute
+    other_head = head is not None and (not turns or turns[0] is not head)
+    running = 0 if other_head or anew or not row.running else 1
+    row.open = len(turns)
+    row.inbox = sum(len(turn.posts) for turn in turns[running:]) + len(left)
+    keep_steering(store.database, row, () if other_head else left)
+    due = max(now, turns[0].due) if turns else None
+    if head is not None and other_head and left:
+        number, moved = go_on_with(store, row, head.number, left, now)
+        row.last += len(moved)
+        execute(ADD_EVENTS, (row.base + row.last, number, encode(moved)))
+        due = now
+    if head is not None and (other_head or anew):
+        execute(_ANEW, (due, row.id))
+        execute("DELETE FROM steps WHERE turn = ?", (row.base + head.number,))
+    if other_head:
+        execute(_OTHER_HEAD, (row.id,))
+    counts = (row.last, row.last, row.newest, row.open, row.inbox, row.steers, row.waits, row.id)
+    execute(_COUNT, (new_id(), *counts))
+
+
+def _forget_waiting(store: Store, row: Row, person: str) -> bool:
+    """Forget the skill that asked, if the person's words are in that."""
+    if not row.waits or person not in asked_by(store, row):
+        return False
+    store.database.execute("DELETE FROM waiting WHERE conversation = ?", (row.id,))
+    row.waits = 0
+    return True
+
+
+def _leave(store: Store, row: Row, person: str) -> None:
+    store.database.execute(
+        "DELETE FROM members WHERE conversation = ? AND person = ?", (row.id, person)
+    )
+
+
+def _drop_turns(store: Store, row: Row, person: str) -> set[int]:
+    """Remove the person's turns, and their lines from those of others; returns the numbers of
+    the turns."""
+    found = store.database.execute(
+        "SELECT place, sender, lines FROM turns "
+        "WHERE place > ? AND place < ? AND (sender = ? OR guests)",
+        (row.base, row.end, person),
+    ).fetchall()
+    for place, sender, lines in found:
+        _cut(store, place, person, lines, sender == person)
+    return {place - row.base for place, sender, _ in found if sender == person}
+
+
+def _cut(store: Store, place: int, person: str, lines: bytes | None, theirs: bool) -> None:
+    """Keep only what others have said in a turn; what was replied goes with its person's."""
+    left = [
+        line
+        for line in (join_lines([lines]) if lines else ())
+        if line.sender != person and not (theirs and line.role == "assistant")
+    ]
+    if not left:
+        store.database.execute("DELETE FROM turns WHERE place = ?", (place,))
+    elif theirs:
+        store.database.execute(
+            "UPDATE turns SET sender = '', lines = ?, fence = NULL WHERE place = ?",
+            (split_lines(left), place),
+        )
+    else:
+        store.database.execute(
+            "UPDATE turns SET lines = ? WHERE place = ?", (split_lines(left), place)
+        )
+
+
+def _renumber(store: Store, row: Row, person: str, silent: set[int]) -> int:
+    """Write the stream anew without what the person has said and, of the turns ``silent``,
+    without what they put out; returns its length."""
+    execute = store.database.execute
+    within = (row.base, row.end)
+    blocks = execute(
+        "SELECT place, turn, data FROM events WHERE place > ? AND place < ? ORDER BY place",
+        within,
+    ).fetchall()
+    execute("DELETE FROM events WHERE place > ? AND place < ?", within)
+    last = 0
+    for place, turn, data in blocks:
+        kept = [
+            event
+            for event in _held(row, place, decode_events(data))
+            if _stays(event, person, turn in silent)
+        ]
+        if kept:
+            last += len(kept)
+            execute(ADD_EVENTS, (row.base + last, turn, encode(kept)))
+    return last
+
+
+def _stays(event: Event, person: str, silent: bool) -> bool:
+    if isinstance(event, Received):
+        return event.sender != person
+    return not silent
+
+
+def _held(row: Row, place: int, events: list[Event]) -> list[Event]:
+    """The events of the block at ``place`` that were not trimmed."""
+    trimmed = row.first - (place - row.base - len(events) + 1)
+    return events[max(trimmed, 0) :]

@@ -1,0 +1,78 @@
+"""Dead letters of the SQLite ledger."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from palaver.ledger import DEAD_LETTERS, DeadLetter, Exchange
+from palaver.messages import Message
+from palaver_plugins.ledgers.sqlite.rows import OpenTurn, Store, encode
+from palaver_plugins.ledgers.sqlite.writer import Applied
+
+_decode = msgspec.json.Decoder(DeadLetter).decode
+_ADD = "INSERT INTO letters (turn, tenant, sender, at, data) VALUES (?, ?, ?, ?, ?)"
+_TRIM = """
+DELETE FROM letters
+WHERE number IN (SELECT number FROM letters ORDER BY number DESC LIMIT -1 OFFSET ?)
+"""
+
+
+def bury(
+    store: Store,
+    turn: OpenTurn,
+    steered: Sequence[Message],
+    answer: Exchange,
+    attempt: int,
+    why: str,
+) -> None:
+    letter = DeadLetter(
+        turn=turn.id,
+        messages=(*turn.interrupted, *turn.messages, *steered),
+        attempt=attempt,
+        reply=answer.text,
+        skill=answer.skill,
+        problem=why,
+        at=answer.at,
+    )
+    tenant = letter.messages[0].conversation.tenant
+    values = (letter.turn, tenant, turn.sender, letter.at, encode(letter))
+    store.database.execute(_ADD, values)
+    store.database.execute(_TRIM, (DEAD_LETTERS,))
+
+
+def listed(store: Store, limit: int) -> Applied[tuple[DeadLetter, ...]]:
+    found = store.database.execute(
+        "SELECT data FROM letters ORDER BY number DESC LIMIT ?", (max(limit, 0),)
+    )
+    return Applied(tuple(_decode(data) for (data,) in found))
+
+
+def discard(store: Store, turn: str) -> Applied[bool]:
+    gone = store.database.execute("DELETE FROM letters WHERE turn = ?", (turn,)).rowcount
+    return Applied(gone > 0, scrub=gone > 0)
+
+
+def messages_of(store: Store, tenant: str, person: str) -> Iterable[Message]:
+    for _, letter in _letters_of(store, tenant):
+        yield from (message for message in letter.messages if message.sender == person)
+
+
+def erase(store: Store, tenant: str, person: str) -> int:
+    """Remove a person's letters, and their messages from those of others; returns how many held
+    some."""
+    execute = store.database.execute
+    touched = 0
+    for sender, letter in _letters_of(store, tenant):
+        left = tuple(message for message in letter.messages if message.sender != person)
+        touched += len(left) < len(letter.messages)
+        if sender == person:
+            execute("DELETE FROM letters WHERE turn = ?", (letter.turn,))
+        elif len(left) < len(letter.messages):
+            kept = encode(msgspec.structs.replace(letter, messages=left))
+            execute("UPDATE letters SET data = ? WHERE turn = ?", (kept, letter.turn))
+    return touched
+
+
+def _letters_of(store: Store, tenant: str) -> list[tuple[str, DeadLetter]]:
+    found = store.database.execute("SELECT sender, data FROM letters WHERE tenant = ?", (tenant,))
+    return [(sender, _decode(data)) for sender, data in found]

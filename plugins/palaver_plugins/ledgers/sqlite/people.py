@@ -1,0 +1,102 @@
+"""Everything that the SQLite ledger holds about one person: export and erasure."""
+
+from palaver.ledger import Erasure, Exchange, Export
+from palaver.messages import Message, new_id
+from palaver_plugins.ledgers.sqlite import letters
+from palaver_plugins.ledgers.sqlite.erasing import drop_conversation, erase_from
+from palaver_plugins.ledgers.sqlite.rows import COLUMNS, Row, Store, join_lines
+from palaver_plugins.ledgers.sqlite.unsettled import open_turns, steering
+from palaver_plugins.ledgers.sqlite.writer import Applied
+
+_THEIR_CONVERSATIONS = f"""
+SELECT {COLUMNS} FROM members m JOIN conversations c ON c.id = m.conversation
+WHERE m.tenant = ? AND m.person = ? ORDER BY c.id
+"""
+_THEIR_LINES = """
+SELECT sender, lines FROM turns
+WHERE place > ? AND place < ? AND lines IS NOT NULL AND (sender = ? OR guests) ORDER BY place
+"""
+
+
+def export(store: Store, tenant: str, person: str) -> Applied[Export]:
+    conversations: dict[str, tuple[Exchange, ...]] = {}
+    pending: list[Message] = []
+    for row in _rows_of(store, tenant, person):
+        if lines := _lines_of(store, row, person):
+            conversations[row.name] = lines
+        pending += _waiting_of(store, row, person)
+    pending += letters.messages_of(store, tenant, person)
+    memories = store.database.execute(
+        "SELECT key, value FROM memories WHERE tenant = ? AND person = ? ORDER BY key",
+        (tenant, person),
+    )
+    return Applied(
+        Export(
+            tenant=tenant,
+            person=person,
+            conversations=conversations,
+            pending=tuple(pending),
+            memories=dict(memories.fetchall()),
+            at=store.clock(),
+        )
+    )
+
+
+def erase(store: Store, tenant: str, person: str) -> Applied[Erasure]:
+    execute = store.database.execute
+    rows = _rows_of(store, tenant, person)
+    counts = [_erase_from(store, row, person) for row in rows]
+    store.live.clear()
+    dead = letters.erase(store, tenant, person)
+    memories = execute(
+        "DELETE FROM memories WHERE tenant = ? AND person = ?", (tenant, person)
+    ).rowcount
+    # A conversation that begins anew must not be taken for the erased one.
+    execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (new_id(),))
+    erasure = Erasure(
+        tenant=tenant,
+        person=person,
+        conversations=len(rows),
+        messages=sum(messages for messages, _ in counts),
+        events=sum(events for _, events in counts),
+        dead_letters=dead,
+        memories=memories,
+        at=store.clock(),
+    )
+    return Applied(erasure, wake=True, scrub=True)
+
+
+def _rows_of(store: Store, tenant: str, person: str) -> list[Row]:
+    found = store.database.execute(_THEIR_CONVERSATIONS, (tenant, person)).fetchall()
+    return [Row(*row) for row in found]
+
+
+def _lines_of(store: Store, row: Row, person: str) -> tuple[Exchange, ...]:
+    """The person's settled lines, with the replies to their turns."""
+    found = store.database.execute(_THEIR_LINES, (row.base, row.end, person))
+    return tuple(
+        line
+        for sender, lines in found.fetchall()
+        for line in join_lines([lines])
+        if line.sender == person or (sender == person and line.role == "assistant")
+    )
+
+
+def _waiting_of(store: Store, row: Row, person: str) -> list[Message]:
+    """The person's messages that wait, or that steer the oldest open turn."""
+    own = [message for turn in open_turns(store.database, row) for message in turn.messages]
+    steered = [post.message for post in steering(store.database, row)]
+    return [message for message in (*own, *steered) if message.sender == person]
+
+
+def _erase_from(store: Store, row: Row, person: str) -> tuple[int, int]:
+    """Remove what was said by and to a person; returns the messages and the events that went."""
+    lines = _lines_of(store, row, person)
+    messages = sum(line.role == "user" for line in lines) + len(_waiting_of(store, row, person))
+    others = store.database.execute(
+        "SELECT 1 FROM members WHERE conversation = ? AND person <> ? LIMIT 1", (row.id, person)
+    ).fetchone()
+    if others is None:
+        drop_conversation(store, row.id)
+        return messages, row.last - row.first + 1
+    return messages, erase_from(store, row, person)
