@@ -1,7 +1,9 @@
--- KEYS: state, queue, conversation, the sender's index of conversations.
--- ARGV: name turn id digest sender message received limit remembered(ms)
-local name, turn, id, digest, sender = unpack(ARGV, 1, 5)
-local limit, remembered = tonumber(ARGV[8]), tonumber(ARGV[9])
+-- KEYS: state, queue, conversation. ARGV: name turn id digest sender message, the event's rest,
+-- whether a skill is named, the policies, the limit, the prefix of the people's indexes.
+-- Returns the turn, how many come before it, whether the message is known, whether it joined.
+local name, turn, id, digest, sender, message, rest = unpack(ARGV, 1, 7)
+local named, policies, limit, people = ARGV[8] == '1', cmsgpack.unpack(ARGV[9]), tonumber(ARGV[10]),
+  ARGV[11]
 local waiting, marks, order = conv .. ':q', conv .. ':m', conv .. ':o'
 local time = now()
 
@@ -9,54 +11,101 @@ local function place_of(turn)
   return redis.call('LPOS', waiting, turn) or 0
 end
 
+-- A mark: the turn that has the message, the digest, when it came, and the turn that was offered,
+-- by which an acceptance is known whose answer was lost on the way.
 local mark = redis.call('HGET', marks, 'i' .. id)
 if mark then
-  local first, said, at = string.match(mark, '^(%S+) (%S+) (%S+)$')
-  if time - tonumber(at) < remembered then
+  local first, said, at, offered = string.match(mark, '^(%S+) (%S+) (%S+) (%S+)$')
+  if time - tonumber(at) < DAY then
     if said ~= digest then
       return redis.error_reply('CONFLICT another body')
     end
-    return {first, place_of(first), first == turn and 0 or 1}
+    local again = offered == turn
+    return {first, place_of(first), again and 0 or 1, again and first ~= turn and 1 or 0}
   end
 end
 
-local running, offset = unpack(redis.call('HMGET', conv, 'running', 'offset'))
-local busy = running and running ~= ''
-local ahead = redis.call('LLEN', waiting)
-if ahead - (busy and 1 or 0) >= limit then
+local running, offset, ends = unpack(redis.call('HMGET', conv, 'running', 'offset', 'until'))
+local turns = redis.call('LRANGE', waiting, 0, -1)
+running, till = running or '', tonumber(ends)
+if messages_waiting(turns, running) >= limit then
   return redis.error_reply('TOOMANY messages wait')
 end
 
-redis.call('HSETNX', conv, 'birth', erasures or '0')
-redis.call('RPUSH', waiting, turn)
-redis.call('HSET', conv .. ':t:' .. turn, 'message', ARGV[6], 'sender', sender,
-  'at', string.format('%.0f', time), 'index', 0, 'length', 0, 'attempt', 0, 'stop', 0)
-redis.call('SADD', conv .. ':u', sender)
-redis.call('SADD', KEYS[4], name)
-count('queued', 1)
-if ahead == 0 then
-  redis.call('ZADD', queue, time, name)
+-- The turn that the message becomes part of.
+local function joined(policy)
+  if named or #turns == 0 then
+    return nil
+  elseif policy == 'merge' and turns[#turns] ~= running then
+    local newest = open_turn(turns[#turns])
+    if not newest.stop and newest.sender == sender and time < newest.due then
+      merge(newest, message, time, policies.window)
+      return newest
+    end
+  elseif policy == 'interrupt' and running ~= '' then
+    local successor = successor_of(running)
+    if successor and not successor.stop and successor.sender == sender then
+      join(successor, message, time)
+      return successor
+    end
+  elseif policy == 'steer' and running ~= '' then
+    local steered = open_turn(running)
+    if not steered.stop then
+      redis.call('RPUSH', conv .. ':g:' .. running,
+        cmsgpack.pack({string.format('%.0f', time), sender, id, message, rest}))
+      lasts(conv .. ':g:' .. running)
+      return steered
+    end
+  end
 end
-emit(tonumber(offset or 0), {ARGV[7] .. ahead .. '}'})
 
--- The marks of one turn: 'i<id>' of its message, 't<turn>' of its settlement; ordered by age.
-redis.call('HSET', marks, 'i' .. id,
-  table.concat({turn, digest, string.format('%.0f', time)}, ' '))
-redis.call('RPUSH', order, table.concat({string.format('%.0f', time), turn, sender, id}, ':'))
+touch(people, name)
+redis.call('HSETNX', conv, 'birth', birth_now())
+local policy = policy_of(policies, running)
+local taker = joined(policy)
+local ahead
+if taker then
+  ahead = place_of(taker.id)
+else
+  ahead = #turns
+  taker = {id = turn, due = time + (policy == 'merge' and policies.window or 0)}
+  make_turn(turn, sender, {message}, {string.format('%.0f', time)}, taker.due)
+  redis.call('RPUSH', waiting, turn)
+  lasts(waiting)
+  if policy == 'interrupt' and running ~= '' then
+    interrupt_for(turn, sender, running, limit)
+  end
+end
+if ahead == 0 and running == '' then
+  redis.call('ZADD', queue, taker.due, name)
+end
+emit(tonumber(offset or 0), {received(taker.id, rest, false, ahead)})
+
+-- Marks are in the order of their age: '<at>:<turn that it began>:<sender>:<id>'. With the mark of
+-- a message goes that of its turn's settlement, 't<turn>'.
+local at = string.format('%.0f', time)
+redis.call('HSET', marks, 'i' .. id, table.concat({taker.id, digest, at, turn}, ' '))
+redis.call('RPUSH', order, table.concat({at, taker.id == turn and turn or '', sender, id}, ':'))
 for _ = 1, 4 do
   local oldest = redis.call('LINDEX', order, 0)
-  local at, old, _, message = string.match(oldest, '^(%d+):(%w+):([^:]+):(.*)$')
-  if time - tonumber(at) < remembered then
+  local came, began, _, old = string.match(oldest, '^(%d+):(%w*):([^:]+):(.*)$')
+  if time - tonumber(came) < DAY then
     break
   end
   redis.call('LPOP', order)
-  local kept = redis.call('HGET', marks, 'i' .. message)
-  if kept and string.sub(kept, 1, #old) == old then
-    redis.call('HDEL', marks, 'i' .. message)
+  local kept = redis.call('HGET', marks, 'i' .. old)
+  if kept and string.match(kept, '^%S+ %S+ (%S+)') == came then
+    redis.call('HDEL', marks, 'i' .. old)
   end
-  redis.call('HDEL', marks, 't' .. old)
+  if began ~= '' then
+    redis.call('HDEL', marks, 't' .. began)
+  end
 end
-redis.call('PEXPIRE', marks, remembered)
-redis.call('PEXPIRE', order, remembered)
+if redis.call('SADD', conv .. ':u', sender) == 1 then
+  lasts(conv .. ':u')
+  index(people, sender, name)
+end
+lasts_at_most(marks, DAY)
+lasts_at_most(order, DAY)
 wake()
-return {turn, ahead, 0}
+return {taker.id, ahead, 0, taker.id ~= turn and 1 or 0}

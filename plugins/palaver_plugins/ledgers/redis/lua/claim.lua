@@ -19,15 +19,16 @@ end
 
 local function claimed(turn, fence)
   local key = conv .. ':t:' .. turn
-  local message, attempt, index, stop = unpack(
-    redis.call('HMGET', key, 'message', 'attempt', 'index', 'stop'))
-  local waiting = redis.call('HGET', conv, 'waiting')
+  local messages, interrupted, attempt, index, stop = unpack(
+    redis.call('HMGET', key, 'messages', 'interrupted', 'attempt', 'index', 'stop'))
+  local _, waiting = split_waiting(redis.call('HGET', conv, 'waiting'))
   return table.concat({
-    '{"turn":"', turn, '","messages":[', message, '],"fence":', fence, ',"attempt":', attempt,
-    ',"index":', index, ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
+    '{"turn":"', turn, '","messages":[', messages, '],"interrupted":[', interrupted or '',
+    '],"steering":', json_list(messages_of(steering_of(turn))), ',"fence":', fence,
+    ',"attempt":', attempt, ',"index":', index,
+    ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
     ',"journal":', json_list(steps_of(turn)), ',"history":', newest_history(lines),
-    ',"waiting":', waiting and without_sender({waiting})[1] or 'null',
-    ',"stop":', stop == '1' and 'true' or 'false', '}'})
+    ',"waiting":', waiting or 'null', ',"stop":', stop == '1' and 'true' or 'false', '}'})
 end
 
 -- The same claim asked for again, because its answer was lost on the way.
@@ -40,17 +41,40 @@ if answered then
   end
 end
 
+-- Take out the conversations that have expired while their turns waited, and count again.
+local function forget_expired()
+  local queued, running = 0, 0
+  for _, name in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
+    local turns = redis.call('LLEN', prefix .. name .. ':q')
+    if turns == 0 then
+      redis.call('ZREM', queue, name)
+    elseif (redis.call('HGET', prefix .. name, 'running') or '') ~= '' then
+      running = running + 1
+    end
+    queued = queued + turns
+  end
+  redis.call('HSET', state, 'queued', queued - running, 'running', running)
+end
+
+local function next_due()
+  local name, due = unpack(redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES'))
+  return name, tonumber(due), name and redis.call('LINDEX', prefix .. name .. ':q', 0)
+end
+
 local time = now()
-local name, due = unpack(redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES'))
+local name, due, turn = next_due()
+if name and not turn then
+  forget_expired()
+  name, due, turn = next_due()
+end
 if not name then
   return -1
 end
-if tonumber(due) > time then
-  return tonumber(due) - time
+if due > time then
+  return due - time
 end
 
 conv = prefix .. name
-local turn = redis.call('LINDEX', conv .. ':q', 0)
 local running, old = unpack(redis.call('HMGET', conv, 'running', 'mark'))
 if not running or running == '' then
   count('queued', -1)

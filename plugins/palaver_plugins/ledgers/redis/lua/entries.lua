@@ -35,6 +35,7 @@ end
 local function write_reply(key, parts)
   if #parts > 0 then
     redis.call('APPEND', key, table.concat(parts))
+    lasts(key)
   end
 end
 
@@ -45,6 +46,7 @@ local function apply(turn, entries)
     local kind = entry[1]
     if kind == 's' then
       redis.call('HSET', conv .. ':j:' .. turn, entry[3], entry[2])
+      lasts(conv .. ':j:' .. turn)
     else
       events[#events + 1] = entry[2]
     end
@@ -53,7 +55,7 @@ local function apply(turn, entries)
     elseif kind == 'r' then
       write_reply(reply, parts)
       parts = {}
-      redis.call('SET', reply, head_of(redis.call('GET', reply) or '', entry[3]))
+      redis.call('SET', reply, head_of(redis.call('GET', reply) or '', entry[3]), 'KEEPTTL')
     elseif kind == 'k' then
       redis.call('HSET', conv .. ':t:' .. turn, 'skill', entry[3])
     end

@@ -1,6 +1,4 @@
 -- Put events on the stream and tell those who watch; returns the last offset.
-local STREAM_TTL = 7 * 86400
-
 local function emit(offset, events)
   local told = {}
   for i, event in ipairs(events) do
@@ -11,10 +9,16 @@ local function emit(offset, events)
   if #events > 0 then
     offset = offset + #events
     redis.call('HSET', conv, 'offset', string.format('%.0f', offset))
-    redis.call('EXPIRE', conv .. ':s', STREAM_TTL)
+    lasts_at_most(conv .. ':s', WEEK)
     redis.call('PUBLISH', conv .. ':e', json_list(told))
   end
   return offset
+end
+
+-- The event of an accepted message, of which `rest` is what follows the turn.
+local function received(turn, rest, moved, ahead)
+  return table.concat({'{"type":"message","turn":"', turn, rest, moved and 'true' or 'false',
+    ',"ahead":', ahead, '}'})
 end
 
 local function wake()

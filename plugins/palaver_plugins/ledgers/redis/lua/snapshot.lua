@@ -2,11 +2,11 @@
 local birth, offset, running = unpack(redis.call('HMGET', conv, 'birth', 'offset', 'running'))
 local pending = {}
 for i, turn in ipairs(redis.call('LRANGE', conv .. ':q', 0, -1)) do
-  local message, skill = unpack(
-    redis.call('HMGET', conv .. ':t:' .. turn, 'message', 'skill'))
+  local messages, skill = unpack(
+    redis.call('HMGET', conv .. ':t:' .. turn, 'messages', 'skill'))
   pending[i] = table.concat({
-    '{"turn":"', turn, '","messages":[', message,
-    '],"running":', turn == running and 'true' or 'false',
+    '{"turn":"', turn, '","messages":', json_list({messages, unpack(messages_of(steering_of(turn)))}),
+    ',"running":', turn == running and 'true' or 'false',
     ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
     ',"skill":', cjson.encode(skill or ''), '}'})
 end
