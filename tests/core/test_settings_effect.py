@@ -138,6 +138,7 @@ COVERED = {
 OPENAI = "tests/engines/test_openai.py"
 VLLM = "tests/engines/test_vllm.py"
 REDIS = "tests/ledgers/test_redis.py"
+RETENTION = "tests/ledgers/test_retention.py"
 CONTRACT = "tests/ledgers/test_contract_streams.py"
 SKILLS = "tests/skills/test_settings.py"
 
@@ -178,9 +179,15 @@ COVERED_OF_PLUGINS = {
     "ledger.redis.replicas": (
         "tests/ledgers/test_redis_replicas.py::test_a_failover_keeps_what_the_replica_confirmed"
     ),
+    "ledger.redis.retention_days": (
+        f"{RETENTION}::test_redis_keeps_everything_for_ever_when_so_set"
+    ),
     "ledger.redis.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
     "ledger.sqlite.path": (
         "tests/ledgers/test_sqlite.py::test_the_hook_contributes_the_ledger_and_its_settings"
+    ),
+    "ledger.sqlite.retention_days": (
+        f"{RETENTION}::test_retention_is_as_set_and_holds_from_the_start"
     ),
     "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
     "knowledge.sqlite.embeddings": (

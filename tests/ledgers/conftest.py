@@ -311,18 +311,20 @@ async def redis_place(directory: Path) -> AsyncIterator[Place]:
     server = sibling("redis_server")
     if redis_ledger is None:
         pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
+    clock = Clock()
+    store = sibling("redis_clock").clocked(clock)
     async with server.running_redis(include=server.the_users(directory)) as running:
         url = running.url_of("palaver")  # whatever the contract asks for, it may do
 
         def build(**options: Any) -> Ledger:
             settings = redis_ledger.RedisLedgerSettings(url=url, **options)
-            ledger: Ledger = redis_ledger.RedisLedger(settings)
+            ledger: Ledger = redis_ledger.RedisLedger(settings, store=store)
             return ledger
 
         async def dump(_: Ledger) -> bytes:
             return await dump_redis(running.url)
 
-        yield Place("redis", build, dump)
+        yield Place("redis", build, dump, clock=clock)
 
 
 async def dump_redis(url: str) -> bytes:

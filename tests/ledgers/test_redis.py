@@ -340,9 +340,9 @@ async def test_an_id_is_forgotten_after_a_day(server: RedisServer) -> None:
         (order,) = [key async for key in client.scan_iter("*:o")]
         assert 0 < await client.pttl(marks) <= 24 * 3600 * 1000
         field = f"i{old.id}".encode()
-        turn, digest, at = (await client.hget(marks, field)).split()
+        turn, digest, at, offered = (await client.hget(marks, field)).split()
         aged = b"%d" % (int(at) - 24 * 3600 * 1000)
-        await client.hset(marks, field, b" ".join((turn, digest, aged)))
+        await client.hset(marks, field, b" ".join((turn, digest, aged, offered)))
         await client.lset(order, 0, (await client.lindex(order, 0)).replace(at, aged))
         again = await ledger.accept(old)
         assert not again.duplicate

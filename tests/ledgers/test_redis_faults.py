@@ -78,7 +78,7 @@ async def test_without_the_index_a_repeated_append_would_double_the_text(proxy: 
         proxy.forget()
         await ledger.append(claim, (said(claim, "once "),), expect=0, lease=30.0)
         (command,) = proxy.commands
-        assert await client.execute_command(*command) == [1, 2, 0]
+        assert await client.execute_command(*command) == [1, 2, 0, 0]
         (pending,) = (await ledger.snapshot(WHERE, 0)).pending
         assert pending.reply == "once "
 

@@ -23,9 +23,10 @@ from palaver_plugins.ledgers.sqlite import (
     palaver_register_ledgers,
     turns,
 )
+from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import Store
 from palaver_plugins.ledgers.sqlite.schema import open_file
-from palaver_plugins.ledgers.sqlite.writer import Applied, Writer
+from palaver_plugins.ledgers.sqlite.writer import Writer
 
 CHILD = Path(__file__).parent / "sqlite_child.py"
 

@@ -13,8 +13,8 @@ from palaver.errors import (
     PalaverError,
     TooMany,
 )
-from palaver.ledger import Entry, Step
-from palaver.messages import Routed, Text, TextReset, encode
+from palaver.ledger import Claim, Entry, Policies, Step, Waiting
+from palaver.messages import Finished, Message, Received, Routed, Text, TextReset, encode
 
 Packed = tuple[str | int, ...]
 
@@ -37,6 +37,53 @@ def _packed(entry: Entry) -> Packed:
     if isinstance(entry, Routed):
         return "k", body, entry.skill
     return "e", body
+
+
+def pack_policies(policies: Policies) -> bytes:
+    """The same for `policies.lua`, with milliseconds."""
+    return _msgpack.encode(
+        {
+            "otherwise": policies.otherwise,
+            "skills": policies.skills,
+            "window": round(policies.window * 1000),
+        }
+    )
+
+
+def rest_of_received(message: Message) -> bytes:
+    """Of the event that tells of a message, what stands between its turn and whether it moved."""
+    event = encode(Received(turn="", id=message.id, sender=message.sender, text=message.text))
+    return event.removeprefix(b'{"type":"message","turn":"').removesuffix(b'false,"ahead":0}')
+
+
+def pack_closing(
+    claim: Claim,
+    finished: Finished,
+    waiting: Waiting | None,
+    steered: Sequence[Message],
+    dead: str,
+    **more: str | int,
+) -> bytes:
+    """How a turn ends, for `settle.lua`."""
+    asked = (*claim.messages, *steered)
+    people = {message.sender for message in asked}
+    closing: dict[str, object] = {
+        "outcome": finished.outcome,
+        "asked": [(message.sender, encode(message.text).decode()) for message in asked],
+        "taken": [message.id for message in steered],
+        "waiting": "",
+        **more,
+    }
+    if waiting is not None:
+        people.add(waiting.message.sender)
+        closing["waiting"] = encode(waiting).decode()
+        closing["people"] = f":{':'.join(sorted(people))}:"
+    if dead:
+        letter = (*claim.interrupted, *asked)
+        closing["dead"] = (
+            dead, [(message.sender, encode(message).decode()) for message in letter]
+        )  # fmt: skip
+    return _msgpack.encode(closing)
 
 
 def refusal(reply: str, what: str) -> PalaverError:

@@ -3,6 +3,16 @@
 ``<prefix>:{pNN}:<noun>:<tenant>/…``: the hash tag keeps all that one script touches in one slot of
 a Redis Cluster. Ids hold none of ``{}:*/`` (see `palaver.messages.check_name`), so that no id
 reaches outside its own keys.
+
+    state, queue     the partition's own
+    c:<name>…        a conversation: a hash, and with a suffix its turns, stream, history, marks, …
+    p:<person>       the conversations of a person
+    k:<person>       what is remembered about a person
+    d, d:<turn>      dead letters
+    n:<nonce>        the answer to a claim, for the case that it is lost on the way
+
+Every key expires, but for ``state`` and ``queue``: they are as old as the partition, and hold
+nothing but counts, and the names of conversations with unsettled turns.
 """
 
 import zlib
@@ -44,9 +54,18 @@ class Partition(NamedTuple):
         """Where a conversation's events are told."""
         return f"{self.conversations}{name}:e".encode()
 
+    @property
+    def letters(self) -> str:
+        """The set of turns that were given up."""
+        return f"{self.base}d"
+
+    def people(self, tenant: str) -> str:
+        """What the key `person` begins with."""
+        return f"{self.base}p:{scoped(tenant, '')}"
+
     def person(self, tenant: str, person: str) -> str:
         """The set of conversations of this partition to which the person has sent."""
-        return f"{self.base}p:{scoped(tenant, check_name(person, 'person'))}"
+        return self.people(tenant) + check_name(person, "person")
 
 
 class Keys:

@@ -14,7 +14,6 @@ from palaver.ledger import (
     Depth,
     Entry,
     Erasure,
-    Exchange,
     Export,
     Guarantee,
     Hint,
@@ -26,43 +25,33 @@ from palaver.ledger import (
     StopState,
     Waiting,
 )
-from palaver.messages import Conversation, Finished, Message, Received, encode, new_id
-from palaver_plugins.ledgers.redis.entries import pack_entries
+from palaver.messages import Conversation, Finished, Message, encode, new_id
+from palaver_plugins.ledgers.redis import people
+from palaver_plugins.ledgers.redis.entries import (
+    pack_closing,
+    pack_entries,
+    pack_policies,
+    rest_of_received,
+)
 from palaver_plugins.ledgers.redis.keys import Keys, Partition, name_of
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
 from palaver_plugins.ledgers.redis.store import Store
 from palaver_plugins.ledgers.redis.wire import Reply
 
-REMEMBERED_MS = 24 * 3600 * 1000
-"""How long the id of a message is known as used."""
-
-LINES = 500
-"""Lines of history that are exported at once: Redis cuts off a subscriber of whom more than 32 MB
-wait."""
-
 _decode_claim = msgspec.json.Decoder(Claim).decode
 _decode_page = msgspec.json.Decoder(Page).decode
 _decode_snapshot = msgspec.json.Decoder(Snapshot).decode
-
-
-class _Theirs(msgspec.Struct, frozen=True):
-    """What a stretch of one conversation holds of a person; ``all`` counts everybody's lines."""
-
-    lines: tuple[Exchange, ...]
-    all: int
-    pending: tuple[Message, ...]
-
-
-_decode_theirs = msgspec.json.Decoder(_Theirs).decode
+_decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
+_decode_letters = msgspec.json.Decoder(tuple[DeadLetter, ...]).decode
 
 
 class RedisLedger:
     """A `palaver.ledger.Ledger` in Redis, for any number of servers."""
 
-    def __init__(self, settings: RedisLedgerSettings) -> None:
+    def __init__(self, settings: RedisLedgerSettings, *, store: type[Store] = Store) -> None:
         self._settings = settings
         self._keys = Keys(settings.prefix, settings.partitions)
-        self._store = Store(settings, self._keys)
+        self._store = store(settings, self._keys)
         self._first = 0  # the partition that was asked first for the last claim
 
     async def start(self) -> None:
@@ -78,26 +67,25 @@ class RedisLedger:
     async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
         name = name_of(message.conversation)
         partition = self._keys.partition(name)
-        sender, turn = message.sender, new_id()
-        received = encode(Received(turn=turn, id=message.id, sender=sender, text=message.text))
-        accepted, ahead, duplicate = await self._store.run(
+        turn, ahead, duplicate, joined = await self._store.run(
             "accept",
             partition,
-            (
-                *_place(partition, name),
-                partition.person(message.conversation.tenant, sender),
-            ),
+            _place(partition, name),
             name,
-            turn,
+            new_id(),
             message.id,
             message.digest,
-            sender,
+            message.sender,
             encode(message),
-            received.removesuffix(b"0}"),  # the script knows how many are ahead
+            rest_of_received(message),
+            int(bool(message.skill)),
+            pack_policies(policies),
             INBOX_LIMIT,
-            REMEMBERED_MS,
+            partition.people(message.conversation.tenant),
         )
-        return Receipt(turn=accepted.decode(), ahead=ahead, duplicate=bool(duplicate))
+        return Receipt(
+            turn=turn.decode(), ahead=ahead, duplicate=duplicate == 1, joined=joined == 1
+        )
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109  the protocol's
         await self._store.ready()
@@ -158,26 +146,23 @@ class RedisLedger:
     ) -> Progress:
         finished = entries[-1] if entries else None
         if not isinstance(finished, Finished):
-            raise IndexConflict(f"turn {claim.turn}: settling needs Finished as the last entry")
-        message = claim.message
-        kept = b""
-        if waiting is not None:
-            kept = f"{waiting.message.sender}:".encode() + encode(waiting)
-        return await self._write(
-            "settle",
+            raise IndexConflict(f"settle: turn {claim.turn} needs Finished as its last entry")
+        partition = self._keys.partition(name_of(claim.conversation))
+        closing = pack_closing(
             claim,
-            expect,
-            pack_entries(entries),
-            finished.outcome,
-            encode(message.text),
-            message.sender,
-            kept,
-            self._settings.events_kept,
-            self._settings.history_kept,
+            finished,
+            waiting,
+            steered,
+            dead,
+            next=new_id(),
+            indexes=partition.people(claim.conversation.tenant),
+            events_kept=self._settings.events_kept,
+            history_kept=self._settings.history_kept,
         )
+        return await self._write("settle", claim, expect, pack_entries(entries), closing)
 
     async def steering(self, claim: Claim) -> tuple[Message, ...]:
-        return claim.steering
+        return _decode_messages(await self._own("steering", claim))
 
     async def release(self, claim: Claim) -> None:
         await self._own("release", claim)
@@ -185,13 +170,13 @@ class RedisLedger:
     async def _write(
         self, script: str, claim: Claim, expect: int, *arguments: str | bytes | int
     ) -> Progress:
-        index, offset, stop = await self._own(script, claim, expect, *arguments)
-        return Progress(index, offset, stop == 1)
+        index, offset, stop, steering = await self._own(script, claim, expect, *arguments)
+        return Progress(index, offset, stop == 1, steering)
 
     async def _own(self, script: str, claim: Claim, *arguments: str | bytes | int) -> Reply:
         name = name_of(claim.conversation)
         partition = self._keys.partition(name)
-        keys = _place(partition, name)
+        keys = (*_place(partition, name), partition.letters)
         return await self._store.run(
             script, partition, keys, name, claim.turn, claim.fence, *arguments
         )
@@ -230,82 +215,40 @@ class RedisLedger:
         return Depth(queued=queued, running=running)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
-        return ()
+        found: list[DeadLetter] = []
+        for partition in self._keys.partitions:
+            found += _decode_letters(
+                await self._store.run("dead_letters", partition, _letters(partition), limit)
+            )
+        found.sort(key=lambda letter: letter.at, reverse=True)
+        return tuple(found[: max(limit, 0)])
 
     async def discard(self, turn: str) -> bool:
-        return False
+        gone = [
+            await self._store.run("discard", partition, _letters(partition), turn)
+            for partition in self._keys.partitions
+        ]
+        return any(gone)
 
     # People
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
         partition, place = self._keys.memories(tenant, person)
-        if value is None:
-            await self._store.command(partition, "HDEL", place, key)
-        else:
-            await self._store.command(partition, "HSET", place, key, value)
+        words = (key,) if value is None else (key, value)
+        keys = (partition.state, partition.queue, place)
+        await self._store.run("remember", partition, keys, *words)
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
         partition, place = self._keys.memories(tenant, person)
-        value = await self._store.command(partition, "HGET", place, key)
+        keys = (partition.state, partition.queue, place)
+        value = await self._store.run("recall", partition, keys, key)
         return None if value is None else value.decode()
 
     async def export(self, tenant: str, person: str) -> Export:
-        conversations: dict[str, tuple[Exchange, ...]] = {}
-        pending: list[Message] = []
-        for partition, name in await self._conversations_of(tenant, person):
-            lines: list[Exchange] = []
-            read, total = 0, 1
-            while read < total:
-                keys = _place(partition, name)
-                reply = await self._store.run("export", partition, keys, person, read, LINES)
-                theirs = _decode_theirs(reply)
-                lines += theirs.lines
-                pending += theirs.pending
-                read, total = read + LINES, theirs.all
-            if lines:
-                conversations[name] = tuple(lines)
-        partition, place = self._keys.memories(tenant, person)
-        memories = await self._store.command(partition, "HGETALL", place)
-        return Export(
-            tenant=tenant,
-            person=person,
-            conversations=conversations,
-            pending=tuple(pending),
-            memories={key.decode(): value.decode() for key, value in memories.items()},
-            at=0.0,
-        )
+        return await people.export(self._store, self._keys, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        found = await self._conversations_of(tenant, person)
-        messages = events = 0
-        for partition, name in found:
-            keys = (*_place(partition, name), partition.person(tenant, person))
-            gone = await self._store.run("erase", partition, keys, name, person)
-            messages += gone[0]
-            events += gone[1]
-        partition, place = self._keys.memories(tenant, person)
-        memories = await self._store.command(partition, "HLEN", place)
-        await self._store.command(partition, "UNLINK", place)
-        now = await self._store.command(partition, "TIME")
-        return Erasure(
-            tenant=tenant,
-            person=person,
-            conversations=len(found),
-            messages=messages,
-            events=events,
-            dead_letters=0,
-            memories=memories,
-            at=int(now[0]) + int(now[1]) / 1e6,
-        )
-
-    async def _conversations_of(self, tenant: str, person: str) -> list[tuple[Partition, str]]:
-        found = []
-        for partition in self._keys.partitions:
-            names = await self._store.command(
-                partition, "SMEMBERS", partition.person(tenant, person)
-            )
-            found += [(partition, name.decode()) for name in sorted(names)]
-        return found
+        return await people.erase(self._store, self._keys, tenant, person)
 
     async def guarantee(self) -> Guarantee:
         return await self._store.guarantee()
@@ -322,6 +265,10 @@ class RedisLedger:
 
 def _place(partition: Partition, name: str) -> tuple[str, str, str]:
     return partition.state, partition.queue, partition.conversation(name)
+
+
+def _letters(partition: Partition) -> tuple[str, str, str]:
+    return partition.state, partition.queue, partition.letters
 
 
 def _milliseconds(seconds: float) -> int:

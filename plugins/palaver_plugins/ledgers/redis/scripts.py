@@ -13,16 +13,33 @@ from typing import NamedTuple
 PARTS: dict[str, tuple[str, ...]] = {
     "rights": ("rights",),
     "attest": ("attest",),
-    "accept": ("common", "events", "accept"),
+    "accept": ("common", "expiry", "events", "turns", "policies", "accept"),
     "claim": ("common", "claim"),
-    "append": ("common", "events", "entries", "owner", "append"),
-    "settle": ("common", "events", "entries", "owner", "settle"),
-    "release": ("common", "events", "owner", "release"),
+    "append": ("common", "expiry", "events", "entries", "owner", "append"),
+    "settle": (
+        "common",
+        "expiry",
+        "events",
+        "turns",
+        "entries",
+        "letters",
+        "bury",
+        "owner",
+        "settle",
+    ),
+    "steering": ("common", "expiry", "owner", "steering"),
+    "release": ("common", "expiry", "events", "owner", "release"),
     "stop": ("common", "stop"),
     "read": ("common", "read"),
     "snapshot": ("common", "snapshot"),
+    "dead_letters": ("common", "letters", "dead_letters"),
+    "discard": ("common", "letters", "discard"),
+    "remember": ("common", "remember"),
+    "recall": ("common", "recall"),
     "export": ("common", "export"),
-    "erase": ("common", "events", "erase"),
+    "export_letters": ("common", "letters", "export_letters"),
+    "erase": ("common", "expiry", "events", "turns", "erase"),
+    "erase_letters": ("common", "letters", "erase_letters"),
 }
 
 
@@ -37,12 +54,16 @@ class Script(NamedTuple):
 def load_scripts() -> dict[str, Script]:
     """Every script by name. Reads files: not for the event loop."""
     folder = resources.files(__package__) / "lua"
-    scripts = {}
-    for name, parts in PARTS.items():
-        source = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
-        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-        scripts[name] = Script(name, source, sha)
-    return scripts
+    sources = {
+        name: "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
+        for name, parts in PARTS.items()
+    }
+    return {name: make_script(name, source) for name, source in sources.items()}
+
+
+def make_script(name: str, source: str) -> Script:
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, source, sha)
 
 
 def commands_of(scripts: Iterable[Script]) -> frozenset[str]:

@@ -5,10 +5,10 @@ from typing import Annotated
 import pydantic
 
 from palaver.errors import ConfigurationError
-from palaver.hooks import PluginSettings
 from palaver.messages import check_name
 from palaver.settings import Secret
 from palaver_plugins.ledgers.redis.address import parse_target
+from palaver_plugins.ledgers.retention import RetentionSettings
 
 
 class RedisUrl(pydantic.RootModel[str]):
@@ -40,7 +40,7 @@ class RedisUrl(pydantic.RootModel[str]):
         return str(self)
 
 
-class RedisLedgerSettings(PluginSettings):
+class RedisLedgerSettings(RetentionSettings):
     url: Annotated[Secret | RedisUrl, pydantic.Field(union_mode="left_to_right")] = RedisUrl(
         "redis://127.0.0.1:6379/0"
     )

@@ -30,7 +30,10 @@ it: enough to wait for about a second."""
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """What a node of a Cluster says of a partition that is not its own now."""
 ASKING = pack("ASKING")
-READS = frozenset("read snapshot export HGET HGETALL HLEN HMGET SMEMBERS TIME".split())
+READS = frozenset(
+    "read snapshot steering export export_letters "
+    "HGET HGETALL HLEN HMGET SMEMBERS TIME ZRANGE".split()
+)
 """Scripts and commands that change nothing."""
 
 Word = str | bytes | int
@@ -45,6 +48,8 @@ class Route(NamedTuple):
 
 class Store:
     """The connections of one process, with what it must tell every new server again."""
+
+    load = staticmethod(load_scripts)
 
     def __init__(self, settings: RedisLedgerSettings, keys: Keys) -> None:
         self.work = Work()
@@ -61,7 +66,7 @@ class Store:
 
     async def open(self) -> None:
         """Connect and check. Raises `ConfigurationError` and `LedgerUnavailable`."""
-        self._scripts = await asyncio.to_thread(load_scripts)
+        self._scripts = await asyncio.to_thread(self.load)
         target = parse_target(await asyncio.to_thread(self._settings.url.reveal))
         seeds = Seeds(target.addresses)
         locate: Locate = seeds.locate
@@ -270,7 +275,8 @@ class Store:
 
     def _attestation(self, partition: Partition, run: str) -> bytes:
         source = self._scripts["attest"].source
-        return pack("EVAL", source, 1, partition.state, run, secrets.token_hex(6))
+        retention = round(self._settings.retention * 1000)
+        return pack("EVAL", source, 1, partition.state, run, secrets.token_hex(6), retention)
 
     # News
 

@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from palaver.errors import LedgerUnavailable
-from palaver.hooks import Backend, PluginSettings, Site, hookimpl
+from palaver.hooks import Backend, Site, hookimpl
 from palaver.ledger import (
     QUEUE,
     Claim,
@@ -31,12 +31,14 @@ from palaver.ledger import (
     Waiting,
 )
 from palaver.messages import Conversation, Message, Recorded
+from palaver_plugins.ledgers.retention import RetentionSettings
 from palaver_plugins.ledgers.sqlite import closing, inbox, letters, people, records, turns
+from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
 from palaver_plugins.ledgers.sqlite.rows import number_from
-from palaver_plugins.ledgers.sqlite.writer import Applied, Idle, Outcome, Writer
+from palaver_plugins.ledgers.sqlite.writer import Outcome, Writer
 
 
-class SQLiteLedgerSettings(PluginSettings):
+class SQLiteLedgerSettings(RetentionSettings):
     path: Path | None = None
     """The file. By default ``ledger.sqlite`` in the server's data directory."""
     events_kept: int = pydantic.Field(default=10_000, ge=1)
@@ -60,7 +62,13 @@ class SQLiteLedger:
     ) -> None:
         self.path = settings.path or data / "ledger.sqlite"
         self._clock = clock
-        self._writer = writer(self.path, self._deliver, clock=clock, kept=settings.events_kept)
+        self._writer = writer(
+            self.path,
+            self._deliver,
+            clock=clock,
+            kept=settings.events_kept,
+            retention=settings.retention,
+        )
         self._hints: dict[str, list[Hint]] = {}
         self._work = asyncio.Event()
         self._idle_until = float("inf")

@@ -11,6 +11,7 @@ from palaver.errors import IndexConflict
 from palaver.ledger import Claim, Entry, Exchange, Progress, Waiting
 from palaver.messages import Finished, Message, Received
 from palaver_plugins.ledgers.sqlite import letters
+from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     HELD_CHARACTERS,
@@ -35,7 +36,6 @@ from palaver_plugins.ledgers.sqlite.unsettled import (
     open_turn,
     steering,
 )
-from palaver_plugins.ledgers.sqlite.writer import Applied
 
 _decode_people = msgspec.json.Decoder(set[str]).decode
 

@@ -6,6 +6,7 @@ Each function is one operation, and checks all that may fail before it writes.
 from palaver.errors import Conflict, TooMany
 from palaver.ledger import INBOX_LIMIT, Policies, Receipt, StopState
 from palaver.messages import Message, Received
+from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -23,7 +24,6 @@ from palaver_plugins.ledgers.sqlite.unsettled import (
     number_after_all,
     number_of,
 )
-from palaver_plugins.ledgers.sqlite.writer import Applied
 
 REMEMBERED = 24 * HOUR
 """Seconds for which the id of a message is known as used."""

@@ -6,8 +6,8 @@ import msgspec
 
 from palaver.ledger import DEAD_LETTERS, DeadLetter, Exchange
 from palaver.messages import Message
+from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import OpenTurn, Store, encode
-from palaver_plugins.ledgers.sqlite.writer import Applied
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
 _ADD = "INSERT INTO letters (turn, tenant, sender, at, data) VALUES (?, ?, ?, ?, ?)"

@@ -3,10 +3,10 @@
 from palaver.ledger import Erasure, Exchange, Export
 from palaver.messages import Message, new_id
 from palaver_plugins.ledgers.sqlite import letters
+from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.erasing import drop_conversation, erase_from
 from palaver_plugins.ledgers.sqlite.rows import COLUMNS, Row, Store, join_lines
 from palaver_plugins.ledgers.sqlite.unsettled import open_turns, steering
-from palaver_plugins.ledgers.sqlite.writer import Applied
 
 _THEIR_CONVERSATIONS = f"""
 SELECT {COLUMNS} FROM members m JOIN conversations c ON c.id = m.conversation

@@ -2,6 +2,7 @@
 
 from palaver.ledger import Depth, Page, PendingTurn, Snapshot
 from palaver.messages import Cursor
+from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import (
     HOUR,
     Row,
@@ -14,7 +15,6 @@ from palaver_plugins.ledgers.sqlite.rows import (
     recite,
 )
 from palaver_plugins.ledgers.sqlite.unsettled import open_turns, steering
-from palaver_plugins.ledgers.sqlite.writer import Applied
 
 
 def read(store: Store, name: str, after: int, limit: int) -> Applied[Page]:

@@ -130,7 +130,8 @@ class Tail:
 
 @dataclass(slots=True)
 class Store:
-    """What an operation works on. ``kept``: events held for a conversation at a turn's end.
+    """What an operation works on. ``kept``: events held for a conversation at a turn's end;
+    ``retention``: seconds without activity after which one goes, or 0.
 
     ``live`` holds rows as the open transaction has them; when that is undone, so are they.
     """
@@ -138,6 +139,7 @@ class Store:
     database: sqlite3.Connection
     clock: Callable[[], float]
     kept: int
+    retention: float = 0.0
     live: dict[str, Row] = field(default_factory=dict)
 
     def hold(self, row: Row) -> Row:

@@ -134,6 +134,7 @@ CREATE TABLE memories (
     at REAL NOT NULL,                     -- when it was used last, to within an hour
     PRIMARY KEY (tenant, person, key)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX memories_at ON memories (at);
 """
 
 

@@ -10,6 +10,7 @@ import msgspec
 from palaver.errors import Fenced, IndexConflict
 from palaver.ledger import Claim, Entry, Progress, Step, Waiting
 from palaver.messages import Event, Message, Text, TextReset
+from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     OpenTurn,
@@ -23,7 +24,6 @@ from palaver_plugins.ledgers.sqlite.rows import (
     recite,
 )
 from palaver_plugins.ledgers.sqlite.unsettled import front, oldest_open, steering
-from palaver_plugins.ledgers.sqlite.writer import Applied, Idle
 
 _decode_waiting = msgspec.json.Decoder(Waiting).decode
 

@@ -7,43 +7,26 @@ and each of its operations gets its own. Nobody hears of a result before it is c
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from palaver.errors import LedgerUnavailable, PalaverError
-from palaver.messages import Event
-from palaver_plugins.ledgers.sqlite.rows import Store
+from palaver_plugins.ledgers.sqlite.applied import Applied
+from palaver_plugins.ledgers.sqlite.rows import HOUR, Store
 from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, open_file
+from palaver_plugins.ledgers.sqlite.sweeping import CHUNK, sweep
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 P = ParamSpec("P")
 BATCH = 256
 """Operations that share a transaction at most: bounds how long the first one waits."""
-
-
-class Idle(NamedTuple):
-    """Nothing is due before ``until`` (by the ledger's clock)."""
-
-    until: float
-
-
-class Applied(NamedTuple, Generic[T]):
-    """What an operation did: its result, and who should hear of it.
-
-    ``events`` went to the stream of the conversation ``name``, the first with ``offset``.
-    ``wake``: a turn may be due now. ``scrub``: overwritten words may remain in the log.
-    """
-
-    value: T
-    name: str = ""
-    offset: int = 0
-    events: tuple[Event, ...] = ()
-    wake: bool = False
-    scrub: bool = False
 
 
 class Job(NamedTuple):
@@ -80,11 +63,14 @@ class Writer:
         *,
         clock: Callable[[], float],
         kept: int,
+        retention: float = 0.0,
     ) -> None:
         self._path = path
         self._deliver = deliver
         self._clock = clock
         self._kept = kept
+        self._retention = retention
+        self._swept = float("-inf")
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._running = False
         self._scrub = False
@@ -131,7 +117,8 @@ class Writer:
             check_directory(self._path)
             lock = Lock(self._path)
             try:
-                store = Store(open_file(self._path), self._clock, self._kept)
+                database = open_file(self._path)
+                store = Store(database, self._clock, self._kept, self._retention)
             except BaseException:
                 lock.free()
                 raise
@@ -147,10 +134,12 @@ class Writer:
             self._loop.call_soon_threadsafe(_succeed, self._ended)
 
     def _work(self, store: Store) -> None:
+        self._sweep(store)
         while (job := self._jobs.get()) is not None:
             outcomes = self._settle(store, [job])
             self._scrub_log(store, outcomes)
             self.tell(outcomes)
+            self._sweep(store)
 
     def _settle(self, store: Store, jobs: list[Job]) -> list[Outcome]:
         """Do ``jobs``, and those that arrive meanwhile, in one transaction; else each in its own.
@@ -223,6 +212,24 @@ class Writer:
         if store.database.in_transaction:  # some errors have rolled back already
             with contextlib.suppress(sqlite3.Error):
                 store.database.execute("ROLLBACK")
+
+    def _sweep(self, store: Store) -> None:
+        """Once an hour remove what is too old, some of it at a time. When that fails, there is
+        the next hour."""
+        if self._clock() - self._swept < HOUR:
+            return
+        self._swept = self._clock()
+        try:
+            store.database.execute("BEGIN IMMEDIATE")
+            gone = sweep(store)
+            self.commit(store, [])
+        except sqlite3.Error as error:
+            self._undo(store)
+            log.warning("old conversations stay in %s: %s", self._path, error)
+            return
+        if gone >= CHUNK:
+            self._swept = float("-inf")
+        self._scrub |= gone > 0
 
     def _scrub_log(self, store: Store, outcomes: list[Outcome]) -> None:
         """After an erasure, empty the write-ahead log, which holds the words as they came.

@@ -8,17 +8,22 @@ local at, length, stop, last, reached = unpack(
   redis.call('HMGET', key, 'index', 'length', 'stop', 'last', 'reached'))
 local index = tonumber(at)
 local steering = redis.call('LLEN', conv .. ':g:' .. turn)
-redis.call('ZADD', queue, now() + lease, name)
+
+-- The answer, with the lease renewed: a write that is refused renews nothing.
+local function progress(index, offset)
+  redis.call('ZADD', queue, now() + lease, name)
+  return {index, offset, tonumber(stop), steering}
+end
 
 local write = ARGV[4] .. ' ' .. redis.sha1hex(ARGV[6])
 if index ~= expect then
   if last == write then
-    return {index, tonumber(reached), tonumber(stop), steering}
+    return progress(index, tonumber(reached))
   end
   return redis.error_reply('INDEX ' .. at)
 end
 if ARGV[6] == '' then
-  return {index, offset, tonumber(stop), steering}
+  return progress(index, offset)
 end
 
 local entries = cmsgpack.unpack(ARGV[6])
@@ -29,4 +34,4 @@ end
 offset = emit(offset, apply(turn, entries))
 index = index + #entries
 redis.call('HSET', key, 'index', index, 'length', length, 'last', write, 'reached', offset)
-return {index, offset, tonumber(stop), steering}
+return progress(index, offset)

@@ -92,7 +92,7 @@ end
 local function drop_history()
   local kept = {}
   for _, line in ipairs(redis.call('LRANGE', lines, 0, -1)) do
-    local is_reply = string.find(line, ':{"role":"assistant"', 1, true) == string.find(line, ':', 1, true)
+    local is_reply = string.match(line, '^[^:]*:{"role":"(%w+)"') == 'assistant'
     if string.sub(line, 1, #mine) ~= mine then
       kept[#kept + 1] = line
       if is_reply then

@@ -1,6 +1,6 @@
 -- Dead letters: the newest of a partition, each a hash that expires by itself. The last of KEYS
--- is the set of their turns, by when they were given up.
-local letters, LETTERS, MONTH = KEYS[#KEYS], 1000, 30 * 86400000
+-- (but for the one that never is) is the set of their turns, by when they were given up.
+local letters, LETTERS, MONTH = KEYS[#KEYS - 1], 1000, 30 * 86400000
 
 local function letter_key(turn)
   return letters .. ':' .. turn
