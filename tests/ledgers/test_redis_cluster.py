@@ -23,6 +23,7 @@ from tests.ledgers.redis_load import Load
 from tests.ledgers.redis_server import running_redis
 
 from palaver.errors import ConfigurationError, LedgerError, LedgerUnavailable
+from palaver.ledger import Policies
 from palaver.messages import Conversation
 from palaver_plugins.ledgers.redis import RedisLedger
 
@@ -124,6 +125,7 @@ async def test_a_write_in_the_middle_of_a_move_is_made_once(
     ):
         await ledger.accept(message())
         claim = await claimed(ledger)
+        await ledger.accept(message(), Policies(otherwise="steer"))
         await ledger.append(claim, (said(claim, "and "),), expect=0, lease=30.0)
         slot = slot_of(0)
         owner = await nodes.owner(slot)

@@ -1,5 +1,6 @@
 """RedisLedger: each method of `palaver.ledger.Ledger` is one script, one round trip."""
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 
@@ -132,7 +133,7 @@ class RedisLedger:
         self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
     ) -> Progress:
         packed = pack_entries(entries) if entries else b""
-        return await self._write("append", claim, expect, _milliseconds(lease), packed)
+        return _progress(await self._own("append", claim, expect, _milliseconds(lease), packed))
 
     async def settle(
         self,
@@ -159,7 +160,8 @@ class RedisLedger:
             events_kept=self._settings.events_kept,
             history_kept=self._settings.history_kept,
         )
-        return await self._write("settle", claim, expect, pack_entries(entries), closing)
+        entry_bytes, also = pack_entries(entries), (partition.letters,)
+        return _progress(await self._own("settle", claim, expect, entry_bytes, closing, also=also))
 
     async def steering(self, claim: Claim) -> tuple[Message, ...]:
         return _decode_messages(await self._own("steering", claim))
@@ -167,16 +169,13 @@ class RedisLedger:
     async def release(self, claim: Claim) -> None:
         await self._own("release", claim)
 
-    async def _write(
-        self, script: str, claim: Claim, expect: int, *arguments: str | bytes | int
-    ) -> Progress:
-        index, offset, stop, steering = await self._own(script, claim, expect, *arguments)
-        return Progress(index, offset, stop == 1, steering)
-
-    async def _own(self, script: str, claim: Claim, *arguments: str | bytes | int) -> Reply:
+    async def _own(
+        self, script: str, claim: Claim, *arguments: str | bytes | int, also: tuple[str, ...] = ()
+    ) -> Reply:
+        """Run a script of the claim's owner; ``also`` are more keys than the conversation's."""
         name = name_of(claim.conversation)
         partition = self._keys.partition(name)
-        keys = (*_place(partition, name), partition.letters)
+        keys = (*_place(partition, name), *also)
         return await self._store.run(
             script, partition, keys, name, claim.turn, claim.fence, *arguments
         )
@@ -234,15 +233,27 @@ class RedisLedger:
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
         partition, place = self._keys.memories(tenant, person)
-        words = (key,) if value is None else (key, value)
-        keys = (partition.state, partition.queue, place)
-        await self._store.run("remember", partition, keys, *words)
+        if value is None:
+            await self._store.command(partition, "HDEL", place, key)
+        else:
+            await asyncio.gather(
+                self._store.command(partition, "HSET", place, key, value),
+                self._keep(partition, place),
+            )
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
         partition, place = self._keys.memories(tenant, person)
-        keys = (partition.state, partition.queue, place)
-        value = await self._store.run("recall", partition, keys, key)
+        value, _ = await asyncio.gather(
+            self._store.command(partition, "HGET", place, key), self._keep(partition, place)
+        )
         return None if value is None else value.decode()
+
+    async def _keep(self, partition: Partition, place: str) -> None:
+        """What is remembered about a person is in use."""
+        if retention := self._settings.retention:
+            await self._store.command(partition, "PEXPIRE", place, _milliseconds(retention))
+        else:
+            await self._store.command(partition, "PERSIST", place)
 
     async def export(self, tenant: str, person: str) -> Export:
         return await people.export(self._store, self._keys, tenant, person)
@@ -269,6 +280,11 @@ def _place(partition: Partition, name: str) -> tuple[str, str, str]:
 
 def _letters(partition: Partition) -> tuple[str, str, str]:
     return partition.state, partition.queue, partition.letters
+
+
+def _progress(reply: Reply) -> Progress:
+    index, offset, stop, steering = reply
+    return Progress(index, offset, stop == 1, steering)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -7,8 +7,8 @@ from palaver_plugins.ledgers.redis.scripts import Script, commands_of
 from palaver_plugins.ledgers.redis.wire import Reply, pack
 
 DIRECT = frozenset(
-    "asking config|get eval evalsha hget hgetall hlen hmget hsetnx info ping script|load select "
-    "smembers subscribe time unlink unsubscribe wait zrange".split()
+    "asking config|get eval evalsha hdel hget hgetall hlen hmget hset hsetnx info persist pexpire "
+    "ping script|load select smembers subscribe time unlink unsubscribe wait zrange".split()
 )
 """Commands that are sent as they are, beside those that the scripts call."""
 UNUSUAL = frozenset({"asking", "config|get", "select", "wait"})

@@ -34,8 +34,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "snapshot": ("common", "snapshot"),
     "dead_letters": ("common", "letters", "dead_letters"),
     "discard": ("common", "letters", "discard"),
-    "remember": ("common", "remember"),
-    "recall": ("common", "recall"),
     "export": ("common", "export"),
     "export_letters": ("common", "letters", "export_letters"),
     "erase": ("common", "expiry", "events", "turns", "erase"),

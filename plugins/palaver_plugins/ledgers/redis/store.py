@@ -30,11 +30,11 @@ it: enough to wait for about a second."""
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """What a node of a Cluster says of a partition that is not its own now."""
 ASKING = pack("ASKING")
-READS = frozenset(
+UNCONFIRMED = frozenset(
     "read snapshot steering export export_letters "
-    "HGET HGETALL HLEN HMGET SMEMBERS TIME ZRANGE".split()
+    "HGET HGETALL HLEN HMGET PERSIST PEXPIRE SMEMBERS TIME ZRANGE".split()
 )
-"""Scripts and commands that change nothing."""
+"""Scripts and commands that change nothing, or nothing that must outlive a failover."""
 
 Word = str | bytes | int
 
@@ -154,7 +154,7 @@ class Store:
     # Sending
 
     async def _send(self, partition: Partition, command: bytes, what: str) -> Reply:
-        cover = self._cover(partition) if what not in READS else ()
+        cover = self._cover(partition) if what not in UNCONFIRMED else ()
         route = Route(self._opened().home(partition))
         for _ in range(TRIES):
             preface = (*cover, ASKING) if route.asking else cover
