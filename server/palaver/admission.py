@@ -7,7 +7,6 @@ generations as the engine runs at once; the others stand in line, in an order th
 
 import asyncio
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 from palaver.engine import (
@@ -28,9 +27,6 @@ from palaver.settings import AdmissionSettings, Lane
 
 UNKNOWN_SLOTS = 64
 """Generations for an engine that does not tell how many it runs at once."""
-AHEAD = 8
-"""One more than the engine's slots for each so many of them: the engine has the next at hand when
-one ends, while its own queue, in which tenants do not take turns, stays short."""
 PRIORITIES: Mapping[Lane, int] = {lane: number for number, lane in enumerate(LANES)}
 RETRY = 1.0
 """Seconds after which an engine that is full is asked again, where it does not say."""
@@ -108,9 +104,10 @@ class Admission:
         self._arrange(UNKNOWN_SLOTS)
 
     def _arrange(self, slots: int) -> None:
-        places = self._settings.requests or slots + math.ceil(slots / AHEAD)
+        places = self._settings.requests or slots
         self.scheduler = Scheduler(
             places,
+            reserve=int(places * self._settings.reserve),
             batch_places=max(1, int(places * self._settings.batch_share)),
             weight=lambda tenant: self._quotas.of_tenant(tenant).weight,
         )

@@ -9,6 +9,10 @@ served differs by no more than what the places hold, however long that is.
 
 The lanes share the places in the same way, by the weights in `LANES`; within each the tenants do.
 
+A generation that runs is not interrupted, so one that comes while all places are taken waits for
+the next that ends. The last few places, the reserve, therefore go only to tenants who have few,
+where there is more than one tenant: beside a flood, others still find a place free.
+
 Plain calls without a clock or a task: `palaver.admission` brings both.
 """
 
@@ -102,13 +106,14 @@ class _Lane:
 
 
 class Scheduler:
-    """``places`` generations run at once, ``batch_places`` of them in the lane ``batch``;
-    ``weight`` tells a tenant's weight."""
+    """``places`` generations run at once, ``batch_places`` of them in the lane ``batch``, and the
+    last ``reserve`` for who has few; ``weight`` tells a tenant's weight."""
 
     def __init__(
         self,
         places: int,
         *,
+        reserve: int = 0,
         batch_places: int | None = None,
         weight: Callable[[str], float] = lambda tenant: 1.0,
     ) -> None:
@@ -116,6 +121,11 @@ class Scheduler:
         self._lanes = {lane: _Lane(places, weight) for lane in LANES}
         if batch_places is not None:
             self._lanes["batch"].places = batch_places
+        self._reserve = reserve
+        self._weight = weight
+        self._known: set[str] = set()
+        self._held: dict[str, int] = {}
+        """Places by tenant."""
         self._shares: Counters[Lane] = Counters(LANES.__getitem__)
 
     def join(self, ticket: Ticket) -> None:
@@ -124,21 +134,44 @@ class Scheduler:
         if not lane.line:
             self._shares.enter(ticket.lane, [name for name, it in self._lanes.items() if it.line])
         lane.join(ticket)
+        self._known.add(ticket.tenant)
 
     def next(self) -> Ticket | None:
         """Give a place to the ticket that is due. None when no place is free, or nobody in line
         may have it."""
-        if self.running >= self.places:
-            return None
-        able = [name for name, it in self._lanes.items() if it.line and len(it.running) < it.places]
+        able: dict[Lane, Collection[str]] = {
+            name: tenants
+            for name, lane in self._lanes.items()
+            if len(lane.running) < lane.places and (tenants := self._able(lane))
+        }
         if not able:
             return None
-        lane = self._lanes[self._shares.least(able)]
-        ticket = next(iter(lane.line[lane.counters.least(lane.line)]))
+        name = self._shares.least(able)
+        lane = self._lanes[name]
+        ticket = next(iter(lane.line[lane.counters.least(able[name])]))
         self._take_out(lane, ticket)
         lane.running.add(ticket)
+        self._held[ticket.tenant] = self._held.get(ticket.tenant, 0) + 1
         self.charge(ticket, ticket.prompt)
         return ticket
+
+    def _able(self, lane: _Lane) -> Collection[str]:
+        """The tenants in the lane's line who may have the next place."""
+        free = self.places - self.running
+        if free > self._reserve or len(self._known) == 1:
+            return lane.line if free > 0 else ()
+        if free <= 0 or not lane.line:
+            return ()
+        few = self._few()
+        return [name for name in lane.line if self._held.get(name, 0) < few * self._weight(name)]
+
+    def _few(self) -> float:
+        """How many places are few for a tenant of weight 1: less than its part of those beside the
+        reserve, or than half of what the tenant with the most has."""
+        present = set(self._held).union(*(lane.line for lane in self._lanes.values()))
+        part = (self.places - self._reserve) // sum(map(self._weight, present))
+        most = max((held / self._weight(name) for name, held in self._held.items()), default=0.0)
+        return max(1.0, part, most / 2)
 
     def _take_out(self, lane: _Lane, ticket: Ticket) -> bool:
         taken = lane.take_out(ticket)
@@ -157,6 +190,9 @@ class Scheduler:
         lane = self._lanes[ticket.lane]
         if ticket in lane.running:
             lane.running.remove(ticket)
+            self._held[ticket.tenant] -= 1
+            if not self._held[ticket.tenant]:
+                del self._held[ticket.tenant]
             return True
         self._take_out(lane, ticket)
         return False

@@ -262,11 +262,15 @@ class TenantSettings(QuotaSettings):
 
 class AdmissionSettings(Section):
     requests: int = pydantic.Field(default=0, ge=0)
-    """Generations that the engine gets at once; the others wait here in line. 0: what the engine
-    runs at once and an eighth more, so that it always has the next at hand."""
+    """Generations that the engine gets at once; the others wait here in line. 0: as many as it
+    runs at once, or 64 when it does not tell. More only move the line into the engine, where
+    tenants do not take turns."""
     batch_share: float = pydantic.Field(default=0.75, gt=0, le=1)
     """Part of ``requests`` that the lane ``batch`` may fill: a generation that runs is not
     interrupted, so the rest is left free for those who come."""
+    reserve: float = pydantic.Field(default=0.0625, ge=0, lt=1)
+    """Part of ``requests`` that is left free for tenants who have few of them, for the same reason,
+    as soon as the server has seen more than one. 0: none is ever free while somebody waits."""
     lanes: dict[str, Lane] = {}
     """The lane of each channel: ``interactive``, ``channel`` or ``batch``. Of those not named,
     ``web`` is interactive and every other one is ``channel``."""

@@ -9,7 +9,7 @@ import pytest
 from tests.core.skills_under_test import Parrot
 from tests.proof import SEED, size
 
-from palaver.admission import AHEAD, Admission, Pace
+from palaver.admission import Admission, Pace
 from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, OnText, Sampling
 from palaver.errors import EngineTimeout, Overloaded
 from palaver.messages import Conversation, Finished, Queued, Usage, new_id
@@ -115,10 +115,10 @@ async def test_no_more_run_at_once_than_there_are_places() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 16])
-async def test_an_engine_gets_what_it_runs_at_once_and_a_little_more(slots: int) -> None:
+async def test_an_engine_gets_as_many_as_it_runs_at_once(slots: int) -> None:
     line = admission(Desk(slots=slots))
     await line.start()
-    assert line.scheduler.places == slots + max(1, slots // AHEAD)
+    assert line.scheduler.places == slots
 
 
 async def test_tenants_take_turns_at_the_engine() -> None:
@@ -284,6 +284,21 @@ async def test_batch_leaves_places_for_those_who_come() -> None:
     tasks = begin(line, *(request(name, channel="night") for name in "123"), request("4"))
     await until(lambda: len(desk.started) == 3)
     assert desk.started == ["1", "2", "4"]
+    await settle(tasks)
+
+
+async def test_a_reserve_is_left_for_other_tenants() -> None:
+    desk = Desk()
+    line = admission(desk, requests=4, reserve=0.25)
+    await line.start()
+    tasks = begin(line, request("0", "b"))
+    await until(lambda: desk.started)
+    desk.write("0")
+    tasks += begin(line, *(request(name) for name in "1234"))
+    await until(lambda: line.scheduler.waiting == 1)
+    tasks += begin(line, request("late", "b"))
+    await until(lambda: desk.started[-1] == "late")
+    assert line.scheduler.waiting == 1
     await settle(tasks)
 
 

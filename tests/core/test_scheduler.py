@@ -19,8 +19,8 @@ from tests.proof import size
 from palaver.scheduler import LANES, OUTPUT, Counters, Scheduler, Ticket
 from palaver.settings import Lane
 
-PLACES = 3
-BATCH_PLACES = 2
+PLACES = 4
+BATCH_PLACES = 3
 LONGEST_PROMPT = 100
 LONGEST_REPLY = 20
 WEIGHTS = {"a": 1.0, "b": 1.0, "c": 2.0, "d": 0.5}
@@ -32,9 +32,17 @@ again, a prompt and the replies that its places still hold."""
 class Line(RuleBasedStateMachine):
     """A scheduler, and a plain account of what each tenant was served."""
 
+    reserve = 0
+
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(PLACES, batch_places=BATCH_PLACES, weight=WEIGHTS.__getitem__)
+        self.scheduler = Scheduler(
+            PLACES,
+            reserve=self.reserve,
+            batch_places=BATCH_PLACES,
+            weight=WEIGHTS.__getitem__,
+        )
+        self.known: set[str] = set()
         self.waiting: list[Ticket] = []
         self.running: dict[Ticket, int] = {}
         self.served: Counter[tuple[Lane, str]] = Counter()
@@ -70,6 +78,7 @@ class Line(RuleBasedStateMachine):
             ticket = Ticket(tenant, lane, prompt, prompt + LONGEST_REPLY)
             self.scheduler.join(ticket)
             self.waiting.append(ticket)
+        self.known.add(tenant)
         self.fill()
 
     def fill(self) -> None:
@@ -120,21 +129,40 @@ class Line(RuleBasedStateMachine):
     def no_place_is_free_while_somebody_may_have_it(self) -> None:
         in_batch = sum(ticket.lane == "batch" for ticket in self.running)
         assert in_batch <= BATCH_PLACES
-        if len(self.running) < PLACES:
-            assert {ticket.lane for ticket in self.waiting} <= {"batch"}
-            assert not self.waiting or in_batch == BATCH_PLACES
+        for ticket in self.waiting:
+            full = len(self.running) == PLACES
+            assert full or self.is_kept_from(ticket) or in_batch == BATCH_PLACES
+            assert full or self.is_kept_from(ticket) or ticket.lane == "batch"
+
+    def is_kept_from(self, ticket: Ticket) -> bool:
+        """Whether only the reserve is free, and the tenant has its part of the other places, and
+        half as many as the one with the most."""
+        if len(self.known) == 1 or PLACES - len(self.running) > self.reserve:
+            return False
+        present = {ticket.tenant for ticket in (*self.waiting, *self.running)}
+        part = (PLACES - self.reserve) // sum(WEIGHTS[tenant] for tenant in present)
+        held = Counter(ticket.tenant for ticket in self.running)
+        by_weight = {tenant: count / WEIGHTS[tenant] for tenant, count in held.items()}
+        few = max(1, part, max(by_weight.values(), default=0) / 2)
+        return by_weight.get(ticket.tenant, 0) >= few
 
     @invariant()
     def who_waits_together_is_served_alike(self) -> None:
         for pair, base in self.since.items():
-            assert abs(self.difference(*pair) - base) <= 2 * BOUND
+            # The reserve goes to who has few places, even if those that wait are all stuck.
+            assert self.reserve or abs(self.difference(*pair) - base) <= 2 * BOUND
 
 
-def test_whatever_happens_the_line_is_fair_busy_and_complete() -> None:
+class LineWithReserve(Line):
+    reserve = 1
+
+
+@pytest.mark.parametrize("line", [Line, LineWithReserve])
+def test_whatever_happens_the_line_is_fair_busy_and_complete(line: type[Line]) -> None:
     run_state_machine_as_test(
-        Line,
+        line,
         settings=settings(
-            max_examples=size(150, 5_000),
+            max_examples=size(100, 5_000),
             stateful_step_count=size(60, 200),
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
@@ -247,6 +275,24 @@ def test_the_batch_lane_leaves_places_free() -> None:
     ticket = scheduler.next()
     assert ticket is not None
     assert ticket.lane == "interactive"
+
+
+def test_the_reserve_is_for_tenants_who_have_few_places() -> None:
+    scheduler = Scheduler(8, reserve=2)
+    queue(scheduler, *"b")
+    assert [ticket.tenant for ticket in drain(scheduler)] == ["b"]
+    queue(scheduler, *"a" * 20)
+    tickets = [scheduler.next() for _ in range(8)]
+    assert sum(ticket is not None for ticket in tickets) == 6
+    queue(scheduler, *"bcb")
+    late = [scheduler.next() for _ in range(3)]
+    assert [ticket and ticket.tenant for ticket in late] == ["b", "c", None]
+
+
+def test_a_tenant_that_is_alone_gets_the_reserve_too() -> None:
+    scheduler = Scheduler(8, reserve=2)
+    queue(scheduler, *"a" * 20)
+    assert sum(scheduler.next() is not None for _ in range(20)) == 8
 
 
 def test_how_many_come_first_follows_the_turns_that_tenants_take() -> None:

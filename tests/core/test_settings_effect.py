@@ -104,6 +104,7 @@ COVERED = {
     "while_running.merge_window": f"{WHILE_RUNNING}::test_a_burst_becomes_one_turn",
     "admission.requests": f"{LINE}::test_no_more_run_at_once_than_there_are_places",
     "admission.batch_share": f"{LINE}::test_batch_leaves_places_for_those_who_come",
+    "admission.reserve": f"{LINE}::test_a_reserve_is_left_for_other_tenants",
     "admission.lanes": f"{LINE}::test_a_channel_has_its_lane_and_the_engine_its_priority",
     "admission.queue_tokens": f"{DOOR}::test_a_full_queue_refuses",
     "admission.tenant_share": (
