@@ -139,14 +139,21 @@ class Dispatcher:
             worker.add_done_callback(self._workers.discard)
 
     async def _look_for_work(self) -> None:
+        was_away = False
         while not self._closing:
             try:
                 await self._ledger.wait_for_work(POLL)
-                self._hire(looking=True)
-                await asyncio.sleep(BREATH)
             except LedgerUnavailable as error:
                 log.warning("no turns can be claimed: %s", error)
+                was_away = True
                 await asyncio.sleep(POLL)
+                continue
+            if was_away:
+                # Leases have lapsed meanwhile, of owners who live and have text to store.
+                await asyncio.sleep(POLL)
+            was_away = False
+            self._hire(looking=True)
+            await asyncio.sleep(BREATH)
 
     async def _keep_leases(self) -> None:
         while True:

@@ -1,6 +1,5 @@
 """The ledger is away for a while: nothing is accepted, nothing is lost, and the engine is free."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -27,6 +26,9 @@ class Link:
         self._ledger = ledger
         self.cut = False
         self.deaf = False
+        self.refused: list[str] = []
+        """The calls that failed, by name."""
+        self.passed: list[str] = []
 
     def __getattr__(self, name: str) -> Any:  # Any: the ledger's method
         method = getattr(self._ledger, name)
@@ -35,10 +37,13 @@ class Link:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             if self.cut and not self.deaf:
+                self.refused.append(name)
                 raise LedgerUnavailable("cut")
             result = await method(*args, **kwargs)
             if self.cut:
+                self.refused.append(name)
                 raise LedgerUnavailable("deaf")
+            self.passed.append(name)
             return result
 
         return call
@@ -91,7 +96,7 @@ async def test_a_short_absence_is_not_noticed(deaf: bool) -> None:
             link.deaf, link.cut = deaf, True
             engine.go()
             await until(idle(engine))
-            await asyncio.sleep(3 * transcript.GATHER)
+            await until(lambda: "append" in link.refused or "settle" in link.refused)
             link.cut = False
             reply = await chat.reply(turn)
     assert (reply, reply.outcome) == ("one two three four", "done")
@@ -122,6 +127,30 @@ async def test_a_long_absence_pauses_the_turn_and_frees_the_engine(
     assert reply.startswith(seen)
     assert engine.requests[1].partial.startswith(seen), "what was buffered is stored first"
     assert attempts == {1}, "an absence is not a failed attempt"
+
+
+async def test_the_owner_of_a_paused_turn_comes_before_those_who_would_take_it_over(
+    impatient: None,
+) -> None:
+    text = "left right left right left right and so on"
+    clock = [1000.0]
+    ledger = MemoryLedger(clock=lambda: clock[0])
+    first = ScriptedEngine(Line(text=text, hold=4))
+    async with linked(ledger, first) as (owner, link), watching(owner, Screen()) as chat:
+        turn = await chat.send("go")
+        await chat.screen.until(turn, text="left right left right")
+        async with linked(ledger, ScriptedEngine(text)) as (_, others_link):
+            link.cut = others_link.cut = True
+            first.go()
+            await until(idle(first))
+            clock[0] += 60
+            await until(lambda: "wait_for_work" in others_link.refused)
+            others_link.cut = False
+            looks = others_link.passed.count("wait_for_work")
+            await until(lambda: others_link.passed.count("wait_for_work") > looks)
+            link.cut = False
+            assert await chat.reply(turn) == text
+        assert {event.attempt for event in chat.screen.of(turn, Started)} == {1}
 
 
 async def test_a_turn_that_another_replica_took_meanwhile_is_its_own(impatient: None) -> None:
@@ -162,7 +191,7 @@ async def test_a_finished_turn_is_settled_when_the_ledger_is_back(deaf: bool) ->
             link.deaf, link.cut = deaf, True
             engine.go()
             await until(idle(engine))
-            await asyncio.sleep(2 * LEASE)  # it tries for as long as it takes
+            await until(lambda: link.refused.count("settle") > 2)  # for as long as it takes
             assert server._dispatcher.running == 1
             link.cut = False
             reply = await chat.reply(turn)
