@@ -8,6 +8,7 @@ import palaver
 from palaver.cli.chat import chat
 from palaver.cli.check import check
 from palaver.cli.console import Commands, Console
+from palaver.cli.deadletters import deadletters
 from palaver.cli.models import models
 from palaver.cli.people import erase, export
 from palaver.cli.serve import serve
@@ -37,6 +38,6 @@ def version() -> None:
 
 
 for command in (
-    chat, check, erase, export, models, serve, skills, stop, version
+    chat, check, deadletters, erase, export, models, serve, skills, stop, version
 ):  # fmt: skip
     main.add_command(command)
