@@ -44,7 +44,7 @@ class Reception(Protocol):
         """Everything that is held about a person."""
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        """Remove it, and tell those who watch. See `Ledger.erase`."""
+        """Remove it. See `Ledger.erase`."""
 
     def skills(self) -> dict[str, str]:
         """Skill names and their descriptions."""

@@ -358,7 +358,8 @@ class Ledger(Protocol):
     async def erase(self, tenant: str, person: str) -> Erasure:
         """Remove it: after this no record of the store contains the person's id, words or the
         replies to their turns. A turn of theirs that runs is fenced off. Another's turn that runs
-        with words of theirs is fenced off too, and begins anew without them. Idempotent."""
+        with words of theirs is fenced off too, and begins anew without them. Those who watch get
+        a hint. Idempotent."""
 
     async def guarantee(self) -> Guarantee:
         """What this store promises as it is configured now."""

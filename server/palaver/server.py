@@ -277,7 +277,6 @@ class Server:
     async def erase(self, tenant: str, person: str) -> Erasure:
         erasure = await self.ledger.erase(tenant, person)
         self._dispatcher.look(tenant)
-        self._streams.look(tenant)
         return erasure
 
     def skills(self) -> dict[str, str]:

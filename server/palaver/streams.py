@@ -263,13 +263,6 @@ class Streams:
         for subscription in self._subscriptions.get(conversation, ()):
             subscription.live(turn, attempt, position, text)
 
-    def look(self, tenant: str) -> None:
-        """Compare the views of a tenant's conversations with the ledger."""
-        for held in self._subscriptions.values():
-            for subscription in held:
-                if subscription.conversation.tenant == tenant:
-                    subscription.look()
-
     def waiting(self) -> list[Subscription]:
         """The subscriptions that are not dismissed."""
         return [one for held in self._subscriptions.values() for one in held if not one.dismissed]

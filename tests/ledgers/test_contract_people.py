@@ -1,5 +1,6 @@
 """Contract: members, memories, export and erasure, and the walls between tenants."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,6 +53,15 @@ async def test_an_export_holds_everything_of_one_person_only(place: "Place") -> 
     assert [line.text for line in export.conversations[where]] == ["ada asks", "for ada"]
     assert [message.text for message in export.pending] == ["ada elsewhere"]
     assert export.memories == {"language": "en"}
+
+
+async def test_an_erasure_is_news_to_those_who_watch(place: "Place") -> None:
+    await place.accept("my secret", sender="ada")
+    told = asyncio.Event()
+    unwatch = await place.ledger.watch(place.message().conversation, lambda events: told.set())
+    await place.ledger.erase("acme", "ada")
+    await asyncio.wait_for(told.wait(), 5)
+    unwatch()
 
 
 async def test_an_export_of_a_stranger_is_empty(place: "Place") -> None:

@@ -36,6 +36,13 @@ async def test_an_erasure_empties_the_views_that_are_open(house: House) -> None:
     assert (await house.post("/v1/erase", params=ADA))[1]["messages"] == 0
 
 
+async def test_an_erasure_at_one_replica_empties_the_views_at_another(house: House) -> None:
+    async with open_house(ledger=house.server.ledger) as other, house.client("t") as wire:
+        await wire.finish(await wire.say("my secret"))
+        await other.post("/v1/erase", params=ADA)
+        assert (await wire.until("restart"))["snapshot"] == {"history": [], "pending": []}
+
+
 async def test_an_erasure_ends_the_persons_turn_that_runs(house: House) -> None:
     async with house.client("t") as wire:
         turn = await wire.say("/teller my secret")

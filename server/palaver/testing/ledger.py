@@ -286,6 +286,9 @@ class MemoryLedger:
         for key in memories:
             del self._memories[tenant, person, key]
         self._epoch = new_id()  # a conversation that begins anew must not resume the erased one
+        for held in all_held:
+            for hint in tuple(self._hints.get(held.name, ())):
+                hint(())
         return Erasure(
             tenant=tenant,
             person=person,

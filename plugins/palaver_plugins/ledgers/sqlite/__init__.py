@@ -169,7 +169,11 @@ class SQLiteLedger:
         return await self._writer.submit(people.export, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        return await self._writer.submit(people.erase, tenant, person)
+        erasure = await self._writer.submit(people.erase, tenant, person)
+        for name, hints in self._hints.items():
+            if name.startswith(f"{tenant}/"):
+                self._hint_soon(name, hints, ())
+        return erasure
 
     async def guarantee(self) -> Guarantee:
         return Guarantee(
@@ -207,10 +211,12 @@ class SQLiteLedger:
             self._work.clear()
             self._idle_until = applied.value.until
         if applied.events and (hints := self._hints.get(applied.name)):
-            loop = asyncio.get_running_loop()
-            recorded = number_from(applied.offset, applied.events)
-            for hint in hints:  # on its own, so that one that fails disturbs nobody
-                loop.call_soon(self._hint, applied.name, hint, recorded)
+            self._hint_soon(applied.name, hints, number_from(applied.offset, applied.events))
+
+    def _hint_soon(self, name: str, hints: list[Hint], events: tuple[Recorded, ...]) -> None:
+        loop = asyncio.get_running_loop()
+        for hint in hints:  # on its own, so that one that fails disturbs nobody
+            loop.call_soon(self._hint, name, hint, events)
 
     def _hint(self, name: str, hint: Hint, events: tuple[Recorded, ...]) -> None:
         if hint in self._hints.get(name, ()):
