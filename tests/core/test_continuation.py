@@ -8,7 +8,7 @@ from tests.core.skills_under_test import Parrot
 
 from palaver import Sampling, Skill, Turn
 from palaver.continuation import ContinuingEngine
-from palaver.engine import ChatMessage, Choice, Generation, GenerationRequest
+from palaver.engine import Abilities, ChatMessage, Choice, Generation, GenerationRequest
 from palaver.errors import EngineDied, EngineTimeout, EngineUnavailable
 from palaver.messages import TextReset
 from palaver.metrics import Metrics
@@ -71,6 +71,24 @@ async def test_a_reply_goes_on_when_the_engine_is_up_again() -> None:
         assert [it.partial for it in inner.requests] == ["", "one two"]
         assert b"palaver_generations_cut_total 1.0" in chat.server.metrics.exposition()
         assert await chat.say("and then?") == "next"
+
+
+class Stuck(ScriptedEngine):
+    """Says a word and then nothing more, to anybody, in its first life."""
+
+    lives = 0
+
+    async def start(self) -> Abilities:
+        self.lives += 1
+        return await super().start()
+
+
+async def test_a_reply_goes_on_when_a_hung_engine_was_started_again() -> None:
+    inner = Stuck(lambda _: Line(text="one two three", hold=1 if inner.lives == 1 else None))
+    chosen = settings(canary_interval=0.05, canary_deadline=0.1)
+    async with converse(Parrot, engine=inner, settings=chosen) as chat:
+        assert await chat.say("count") == "one two three"
+    assert inner.lives == 2
 
 
 async def test_a_message_to_a_dead_engine_waits_for_it() -> None:

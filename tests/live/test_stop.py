@@ -5,6 +5,7 @@ What counts is vLLM's own number of running requests, which must be zero again w
 
 import asyncio
 import dataclasses
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ def settings(data: Path, redis: str, engine: Tree) -> Settings:
             "engine": engine,
             "ledger": {"use": "redis", "redis": {"url": redis}},
             "routing": {"consult_engine": False},
-            "skills": {"chat": {"max_tokens": CONTEXT}},
+            "skills": {"chat": {"max_tokens": CONTEXT, "temperature": 0}},
         }
     )
 
@@ -192,6 +193,19 @@ async def test_a_stop_over_http_frees_the_slot(place: Place) -> None:
         assert answers[0]["state"] == "stopping"
         await kept(place, wire, turn, "api")
         assert (await place.stop("api", turn=turn))["state"] == "settled"
+
+
+async def test_a_stop_from_the_command_line_frees_the_slot(place: Place) -> None:
+    async with talking(place, "terminal") as (wire, turn):
+        palaver = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name("palaver"),
+            *("stop", "terminal", "--url", place.address, "--person", "ada"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await asyncio.wait_for(palaver.communicate(), 30)
+        await place.is_idle()
+        assert said.decode() == f"Stopping turn {turn}.\n"
+        await kept(place, wire, turn, "terminal")
 
 
 async def test_a_stop_at_another_replica_frees_the_slot(place: Place) -> None:

@@ -125,7 +125,7 @@ class ScriptedEngine:
             )
             if speaking.done():
                 return speaking.result()
-            if self._dead.is_set():
+            if dying.done():  # it may live again by now
                 raise EngineUnavailable("the scripted engine has died")
             raise EngineTimeout(f"no end within {request.deadline} s")
         except EngineUnavailable:
