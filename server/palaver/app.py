@@ -1,5 +1,6 @@
 """Builds a server from settings, and serves its web surface."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from palaver.plugins import Registry, load_plugins
 from palaver.server import Server
 from palaver.settings import Settings
 from palaver.skills import Skill
-from palaver.web import check_bind, make_application
+from palaver.web import UNDER_WAY, UnderWay, check_bind, make_application
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -133,7 +134,8 @@ async def listening(server: Server) -> AsyncIterator[str]:
         yield await _listen(runner, settings.server.host, settings.server.port)
     finally:
         try:
-            await server.depart(lambda: _stop_listening(runner))
+            under_way = application[UNDER_WAY]
+            await server.depart(lambda: _stop_listening(runner, under_way), lambda: under_way.count)
         finally:
             await runner.cleanup()
 
@@ -148,6 +150,10 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
     return f"http://{shown}:{bound}/"
 
 
-async def _stop_listening(runner: web.AppRunner) -> None:
+async def _stop_listening(runner: web.AppRunner, under_way: UnderWay) -> None:
+    """No new connections, and no further request on those that there are."""
     for site in list(runner.sites):
         await site.stop()
+    await asyncio.sleep(0)  # what has come in is begun, and not mistaken for an idle connection
+    if runner.server is not None:
+        under_way.close_idle(runner.server)

@@ -4,9 +4,9 @@
     into the ledger, for other replicas to answer, or for this one when it is back.
 2.  Its turns get `server.drain` seconds to end; the others stop and are released.
 3.  It stops listening. Whoever watches a turn goes on watching, now that of another replica, from
-    the ledger; whoever watches none is dismissed, to come back elsewhere.
-4.  When nobody watches any more, or no replica is there to go on, or `server.grace` is nearly
-    over, all are dismissed.
+    the ledger; whoever watches none, or none any more, is dismissed, to come back elsewhere.
+4.  When nobody watches any more and every request is answered, or no replica is there to go on,
+    or `server.grace` is nearly over, all are dismissed.
 """
 
 import asyncio
@@ -34,26 +34,30 @@ class Departure:
         self._ledger = ledger
         self._settings = settings
 
-    async def run(self, stop_listening: Callable[[], Awaitable[None]]) -> None:
-        """Steps 1 to 4. Readiness and the closing of the parts are the caller's."""
+    async def run(
+        self, stop_listening: Callable[[], Awaitable[None]], requests: Callable[[], int]
+    ) -> None:
+        """Steps 1 to 4. Readiness and the closing of the parts are the caller's. ``requests``: how
+        many are being answered, some of which may not watch a turn yet."""
         end = asyncio.get_running_loop().time() + max(0.0, self._settings.grace - CLOSING)
         await asyncio.gather(
             self._dispatcher.hand_over(self._at_most(self._settings.drain, end)),
             asyncio.sleep(self._at_most(self._settings.linger, end)),
         )
         await stop_listening()
-        await self._follow(end)
+        self._streams.part()
+        await self._follow(end, requests)
         await self._streams.dismiss_all()
 
     def _at_most(self, seconds: float, end: float) -> float:
         return max(0.0, min(seconds, end - asyncio.get_running_loop().time()))
 
-    async def _follow(self, end: float) -> None:
+    async def _follow(self, end: float, requests: Callable[[], int]) -> None:
         """Let viewers watch their turns to the end, as long as somebody continues them."""
         loop = asyncio.get_running_loop()
         alone_since = None
         looked_at = -ALONE
-        while loop.time() < end and self._dismiss_idle():
+        while loop.time() < end and (self._dismiss_idle() or requests()):
             if loop.time() - looked_at > ALONE / 4:
                 looked_at = loop.time()
                 alone = await self._nothing_runs()

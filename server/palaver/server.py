@@ -152,11 +152,13 @@ class Server:
             stack.push_async_callback(channel.close)
             await channel.start(self)
 
-    async def depart(self, stop_listening: Callable[[], Awaitable[None]]) -> None:
+    async def depart(
+        self, stop_listening: Callable[[], Awaitable[None]], requests: Callable[[], int]
+    ) -> None:
         """Hand over to the other replicas: see `palaver.departure`."""
         self.draining = True
         departure = Departure(self._dispatcher, self._streams, self.ledger, self.settings.server)
-        await departure.run(stop_listening)
+        await departure.run(stop_listening, requests)
 
     async def _close_dispatcher(self) -> None:
         await self._dispatcher.close(self.settings.server.drain)

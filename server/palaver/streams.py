@@ -70,6 +70,8 @@ class Subscription:
         self.conversation = conversation
         self.recovered = False
         self.dismissed = False
+        self.parting = False
+        """Whether it is dismissed as soon as it follows no turn."""
         self._ledger = ledger
         self._viewer = viewer
         self._history = history
@@ -88,8 +90,9 @@ class Subscription:
 
     @property
     def follows(self) -> bool:
-        """Whether a turn that the viewer has heard of has not ended."""
-        return bool(self._heard)
+        """Whether a turn that the viewer has heard of has not ended, or may be heard of while the
+        view is being opened."""
+        return bool(self._heard) or not self._open
 
     def dismiss(self) -> None:
         if not self.dismissed:
@@ -182,6 +185,8 @@ class Subscription:
             event = self._unheard(item.event)
             if event is not None:
                 self._viewer.show(event, Cursor(self._epoch, item.offset))
+        if self.parting and not self.follows:
+            self.dismiss()
 
     def _unheard(self, event: Event) -> Event | None:
         """The part of a recorded event that the viewer has not had live."""
@@ -221,6 +226,7 @@ class Streams:
         self._ledger = ledger
         self._history = history
         self._subscriptions: dict[Conversation, list[Subscription]] = {}
+        self._parting = False
         self._closed = False
 
     @property
@@ -239,6 +245,7 @@ class Streams:
         if self._closed:
             raise Overloaded("the server stops; try again", retry_after=1.0)
         subscription = Subscription(conversation, self._ledger, viewer, self._history)
+        subscription.parting = self._parting
         subscription.unwatch = await self._ledger.watch(conversation, subscription.hint)
         self._subscriptions.setdefault(conversation, []).append(subscription)
         try:
@@ -266,6 +273,13 @@ class Streams:
     def waiting(self) -> list[Subscription]:
         """The subscriptions that are not dismissed."""
         return [one for held in self._subscriptions.values() for one in held if not one.dismissed]
+
+    def part(self) -> None:
+        """From now on dismiss every viewer at the end of the last turn that it follows: the next
+        one is not to begin here."""
+        self._parting = True
+        for subscription in self.waiting():
+            subscription.parting = True
 
     async def dismiss_all(self) -> None:
         """Dismiss every viewer, in batches, and let in no others."""

@@ -7,8 +7,8 @@ from tests.core.skills_under_test import Parrot
 from tests.core.test_takeover import CONVERSATION
 
 from palaver import Skill, Turn
-from palaver.ledger import Claim, Entry, Progress
-from palaver.messages import Cursor, Event, Message, Started, Text
+from palaver.ledger import Claim, Entry, Page, Progress
+from palaver.messages import Conversation, Cursor, Event, Finished, Message, Started, Text
 from palaver.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.streams import Streams
 from palaver.testing import Line, MemoryLedger, Screen, ScriptedEngine, converse
@@ -148,3 +148,50 @@ async def test_a_stop_leaves_no_trace_in_the_worker_that_runs_the_next_turn() ->
         await chat.stop(first)
         assert (await chat.reply(first)).outcome == "stopped"
         assert await chat.reply(second) == "cancelled 0 times"
+
+
+async def settle(ledger: MemoryLedger) -> None:
+    """Answer the turn that waits, with nothing."""
+    claim = await claimed(ledger)
+    finished = Finished(turn=claim.turn, outcome="done", length=0)
+    await ledger.settle(claim, [finished], expect=0)
+
+
+async def test_a_viewer_that_is_to_part_goes_with_the_end_of_its_last_turn() -> None:
+    ledger, screen = MemoryLedger(), Screen()
+    streams = Streams(ledger, history=10)
+    await accept(ledger)
+    subscription = await streams.open(CONVERSATION, screen)
+    streams.part()
+    assert not screen.dismissed
+    await settle(ledger)
+    async with asyncio.timeout(5):
+        while not screen.dismissed:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    streams.close(subscription)
+
+
+class SlowToRead(MemoryLedger):
+    """Lets nobody read before its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
+        self.asked.set()
+        await self.gate.wait()
+        return await super().read(conversation, after, limit)
+
+
+async def test_a_view_that_is_being_opened_is_not_idle() -> None:
+    ledger = SlowToRead()
+    streams = Streams(ledger, history=10)
+    await accept(ledger)
+    opening = asyncio.create_task(streams.open(CONVERSATION, Screen()))
+    await asyncio.wait_for(ledger.asked.wait(), 5)
+    (subscription,) = streams.waiting()
+    assert subscription.follows
+    ledger.gate.set()
+    assert (await opening).follows
+    streams.close(subscription)

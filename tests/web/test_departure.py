@@ -16,9 +16,11 @@ from tests.web.test_api import EVENTS, MESSAGES, reading
 
 from palaver import departure
 from palaver.errors import Overloaded
-from palaver.messages import Conversation
+from palaver.ledger import QUEUE, Policies, Receipt
+from palaver.messages import Conversation, Finished, Message
 from palaver.streams import BATCH
 from palaver.testing import MemoryLedger
+from palaver.web.replies import Reply
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
 ROOT = Path(__file__).parents[2]
@@ -180,6 +182,61 @@ async def test_a_message_that_comes_while_the_only_server_stops_is_kept() -> Non
     async with open_house(ledger=ledger) as again:
         _, answer = await again.post(MESSAGES + "?wait=true", {"text": "hello", "id": "m"})
     assert (answer["text"], answer["duplicate"]) == ("hello ", True)
+
+
+class SlowToAccept(MemoryLedger):
+    """Stores no message before its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
+        self.asked.set()
+        await self.gate.wait()
+        return await super().accept(message, policies)
+
+
+async def test_a_request_that_is_not_stored_yet_gets_its_reply_too() -> None:
+    ledger = SlowToAccept()
+    async with leaving_house(ledger) as leaving, open_house(ledger=ledger):
+        asking = asyncio.create_task(leaving.post(MESSAGES + "?wait=true", {"text": "hello"}))
+        await asyncio.wait_for(ledger.asked.wait(), PATIENCE)
+        async with departing(leaving):
+            await eventually(lambda: leaving.server._streams._parting)
+            ledger.gate.set()
+            status, answer = await asking
+    assert (status, answer.get("text")) == (200, "hello ")
+
+
+async def test_a_kept_connection_takes_no_further_request() -> None:
+    ledger = MemoryLedger()
+    async with leaving_house(ledger) as leaving, leaving.client("t") as wire:
+        host, port = leaving.address.rpartition("/")[2].split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+        turn = await wire.say("/teller x")  # holds the house until it ends
+        async with open_house(ledger=ledger) as staying, departing(leaving):
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+            staying.teller.tell("done")
+            await wire.finish(turn)
+        writer.close()
+
+
+async def test_who_says_hello_too_late_is_sent_elsewhere() -> None:
+    async with open_house(grace=120) as house, house.wire() as late:
+        house.server._streams._closed = True  # as when all who watched have gone
+        await late.send({"type": "hello", "thread": "t", "person": "ada"})
+        assert await late.close_code() == 1012
+
+
+async def test_a_repeated_request_whose_turn_has_just_ended_is_answered() -> None:
+    receipt = Receipt(turn="t", ahead=0, duplicate=True)
+    reply = Reply("m", receipt)
+    reply.show(Finished(turn="t", outcome="done", length=0), None)
+    reply.dismiss()
+    assert (await asyncio.wait_for(reply.finish(), PATIENCE)).outcome == "done"
 
 
 async def test_more_viewers_than_a_batch_are_all_dismissed() -> None:

@@ -371,7 +371,7 @@ async def test_an_unexpected_error_costs_one_frame_not_the_connection(
         assert await other.close_code() == 1011
 
 
-async def test_a_server_that_takes_nobody_in_says_come_back_later(
+async def test_a_server_that_takes_nobody_in_any_more_says_that_it_restarts(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -381,7 +381,7 @@ async def test_a_server_that_takes_nobody_in_says_come_back_later(
     async with house.wire() as wire:
         await wire.send({"type": "hello", "thread": "t", "person": "ada"})
         assert (await wire.until("error"))["code"] == "overloaded"
-        assert await wire.close_code() == 1013
+        assert await wire.close_code() == 1012
 
 
 async def test_a_store_that_is_away_says_come_back_later(

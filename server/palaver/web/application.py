@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import RequestHandler
 
 from palaver.channels import Channel, Reception
 from palaver.errors import InvalidInput, NotFound, PalaverError, TooLarge
@@ -46,6 +47,8 @@ def make_application(
     metrics.watch("palaver_websockets", "Open websockets", lambda: sockets.count)
     metrics.watch("palaver_event_feeds", "Open event feeds over HTTP", lambda: feeds.count)
 
+    under_way = UnderWay(lambda: sockets.count + feeds.count)
+
     async def start(application: web.Application) -> None:
         await asyncio.to_thread(authenticator.start)
         await asyncio.to_thread(pages.start)
@@ -60,9 +63,11 @@ def make_application(
             response.headers[hdrs.CONNECTION] = "close"
 
     application = web.Application(
-        middlewares=[tell_errors], client_max_size=settings.server.max_message_bytes
+        middlewares=[under_way.note, tell_errors],
+        client_max_size=settings.server.max_message_bytes,
     )
     application[AUTHENTICATOR] = authenticator
+    application[UNDER_WAY] = under_way
     for part in (sockets, feeds, api, operations, pages):
         application.add_routes(part.routes())
     for channel in channels:
@@ -71,6 +76,38 @@ def make_application(
     application.on_shutdown.append(stop)
     application.on_response_prepare.append(leave)
     return application
+
+
+class UnderWay:
+    """The requests that are being answered. ``lasting``: how many of them are websockets and feeds,
+    which have no end of their own."""
+
+    def __init__(self, lasting: Callable[[], int]) -> None:
+        self._lasting = lasting
+        self._connections: set[RequestHandler] = set()  # each answers one request at a time
+
+    @property
+    def count(self) -> int:
+        """How many of the others there are."""
+        return len(self._connections) - self._lasting()
+
+    def close_idle(self, server: web.Server) -> None:
+        """Close the connections that are kept for a further request."""
+        for connection in server.connections:
+            if connection not in self._connections:
+                connection.force_close()
+
+    @web.middleware
+    async def note(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        self._connections.add(connection)
+        try:
+            return await handler(request)
+        finally:
+            self._connections.discard(connection)
+
+
+UNDER_WAY: web.AppKey[UnderWay] = web.AppKey("under_way", UnderWay)
 
 
 @web.middleware

@@ -69,6 +69,7 @@ class Reply:
         self._attachments: list[Attachment] = []
         self._question: Asked | None = None
         self._finish: asyncio.Future[Finish] = asyncio.get_running_loop().create_future()
+        self._ending = False
 
     @property
     def ended(self) -> bool:
@@ -112,6 +113,7 @@ class Reply:
         """The turn is over. If the message joined it without being taken, the ledger tells so in
         the same step, and another turn has it now."""
         turn = self.receipt.turn
+        self._ending = True
 
         def end() -> None:
             if self.receipt.turn == turn:
@@ -172,9 +174,12 @@ class Reply:
         self.give_up(NotFound(f"the reply of turn {self.receipt.turn!r} is not held any more"))
 
     def dismiss(self) -> None:
-        self.give_up(
-            Overloaded("the server restarts; repeat the request with its id", retry_after=1.0)
+        restarts = Overloaded(
+            "the server restarts; repeat the request with its id", retry_after=1.0
         )
+        # What has ended is told of within a moment; giving up afterwards changes nothing.
+        wait = 2 * SAME_STEP if self._ending else 0.0
+        asyncio.get_running_loop().call_later(wait, self.give_up, restarts)
 
 
 @asynccontextmanager

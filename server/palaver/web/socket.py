@@ -308,8 +308,10 @@ def _close_code(error: PalaverError) -> int:
         return FORBIDDEN
     if isinstance(error, InvalidInput):
         return BAD_HELLO
-    if isinstance(error, LedgerUnavailable | Overloaded):
+    if isinstance(error, LedgerUnavailable):
         return WSCloseCode.TRY_AGAIN_LATER
+    if isinstance(error, Overloaded):  # a server that stops opens no more views
+        return WSCloseCode.SERVICE_RESTART
     return WSCloseCode.INTERNAL_ERROR
 
 
