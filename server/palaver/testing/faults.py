@@ -13,7 +13,12 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from palaver.testing.replicas import Replica, Replicas
+from palaver.testing.replicas import DidNotStart, Replica, Replicas
+
+TRIES = 20
+AGAIN = 0.25
+"""A replica that does not start is started again, so often and after so many seconds: what it
+needs may be away."""
 
 
 class Fleet:
@@ -57,7 +62,14 @@ class Fleet:
     async def _replace(self, place: int) -> None:
         self.kills += 1
         await self.running[place].ended.wait()
-        self.running[place] = await self._replicas.start(**self._options)
+        for attempt in range(TRIES):
+            try:
+                self.running[place] = await self._replicas.start(**self._options)
+                return
+            except DidNotStart:
+                if attempt == TRIES - 1:
+                    raise
+                await asyncio.sleep(AGAIN)
 
 
 async def fleet_of(

@@ -16,6 +16,10 @@ START = 20.0
 """Seconds in which a replica must serve."""
 
 
+class DidNotStart(Exception):
+    """A replica ended before it served, or does not serve in time."""
+
+
 class Replica:
     """One process. ``ended`` is set when it is gone, however that came about."""
 
@@ -127,7 +131,7 @@ class Replicas:
     async def start(self, **options: Any) -> Replica:  # Any: JSON values
         """Start a replica and wait until it serves. ``options`` reach the program.
 
-        Raises `RuntimeError` with the end of the log when it does not come up.
+        Raises `DidNotStart` with the end of the log.
         """
         replica = Replica(next(self._numbers))
         self._replicas[replica.number] = replica
@@ -139,7 +143,7 @@ class Replicas:
         if not replica.address:
             replica.kill()
             log = await asyncio.to_thread(self._log.read_text, errors="replace")
-            raise RuntimeError(f"a replica does not come up: …{log[-4000:]}")
+            raise DidNotStart(f"a replica does not serve: …{log[-4000:]}")
         return replica
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -111,7 +111,7 @@ class Talk:
         self._number = number
         self._chance = random.Random(f"{storm.seed}:{number}")
         self._conversation = Conversation("default", "web", f"{storm.seed}-{number}")
-        self._person = "ada"
+        self._person = f"person-{number}"
         self._turns: list[str] = []
         self._tabs = [
             Tab(
