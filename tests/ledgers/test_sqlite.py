@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ import pytest
 from palaver.errors import ConfigurationError, Conflict, LedgerUnavailable, TooMany
 from palaver.hooks import Site
 from palaver.ledger import QUEUE, Claim
-from palaver.messages import Conversation, Finished, Message, Routed, Started, Text, new_id
+from palaver.messages import Conversation, Cursor, Finished, Message, Routed, Started, Text, new_id
 from palaver_plugins.ledgers.sqlite import (
     SQLiteLedger,
     SQLiteLedgerSettings,
@@ -25,7 +26,7 @@ from palaver_plugins.ledgers.sqlite import (
 )
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import Store
-from palaver_plugins.ledgers.sqlite.schema import open_file
+from palaver_plugins.ledgers.sqlite.schema import Lock, open_file
 from palaver_plugins.ledgers.sqlite.writer import Writer
 
 CHILD = Path(__file__).parent / "sqlite_child.py"
@@ -274,6 +275,54 @@ async def test_a_ledger_that_could_not_start_may_try_again(tmp_path: Path) -> No
     await ledger.close()
 
 
+def copy_of(directory: Path, target: Path) -> Path:
+    """What a backup or the death of the machine would keep of a ledger that is in use."""
+    target.mkdir()
+    for file in directory.glob("ledger.sqlite*"):
+        shutil.copy(file, target)
+    return target
+
+
+async def cursor_in(ledger: SQLiteLedger) -> Cursor:
+    return (await ledger.snapshot(message().conversation, 0)).cursor
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_an_older_copy_that_is_put_back_begins_a_new_epoch(
+    tmp_path: Path, whole: bool
+) -> None:
+    here, copy = tmp_path / "here", tmp_path / "copy"
+    here.mkdir()
+    async with opened(here) as ledger:
+        await ledger.accept(message("m1"))
+    async with opened(here) as ledger:
+        copy_of(here, copy)
+        await ledger.accept(message("m2"))
+        seen = await cursor_in(ledger)
+    if not whole:
+        (copy / "ledger.sqlite.lock").unlink()
+    shutil.copytree(copy, here, dirs_exist_ok=True)
+    async with opened(here) as ledger:
+        await ledger.accept(message("m3"))
+        now = await cursor_in(ledger)
+    assert now.offset == seen.offset
+    assert now.epoch != seen.epoch
+
+
+async def test_what_a_dead_process_left_begins_a_new_epoch(tmp_path: Path) -> None:
+    """It looks like a copy that was made while the ledger was in use."""
+    here = tmp_path / "here"
+    here.mkdir()
+    async with opened(here) as ledger:
+        await ledger.accept(message("m1"))
+        seen = await cursor_in(ledger)
+        left = copy_of(here, tmp_path / "left")
+    async with opened(left) as ledger:
+        now = await cursor_in(ledger)
+    assert now.offset == seen.offset
+    assert now.epoch != seen.epoch
+
+
 async def test_a_full_disk_makes_the_ledger_unavailable_until_there_is_room(
     tmp_path: Path,
 ) -> None:
@@ -326,7 +375,8 @@ class Meter:
 
     def __init__(self, directory: Path, *, forgets: bool) -> None:
         self.forgets = forgets
-        self.store = Store(open_file(directory / "ledger.sqlite"), clock=lambda: 1.0, kept=100)
+        path = directory / "ledger.sqlite"
+        self.store = Store(open_file(path, Lock(path)), clock=lambda: 1.0, kept=100)
         self.statements: list[str] = []
         self.steps = 0
         self.store.database.execute("BEGIN")

@@ -139,7 +139,10 @@ CREATE INDEX memories_at ON memories (at);
 
 
 class Lock:
-    """The right to serve from a file: held by one instance, freed when its process dies."""
+    """The right to serve from a file: held by one instance, freed when its process dies.
+
+    Its own file keeps a note from one instance to the next; see `begin_life`.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises `ConfigurationError` when another instance holds it."""
@@ -157,11 +160,42 @@ class Lock:
                 "ledger",
             ) from error
 
+    def note(self, text: str) -> None:
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, text.encode(), 0)
+        os.fsync(self._file)
+
+    @property
+    def noted(self) -> str:
+        return os.pread(self._file, 100, 0).decode(errors="replace")
+
     def free(self) -> None:
         os.close(self._file)
 
 
-def open_file(path: Path) -> sqlite3.Connection:
+def begin_life(database: sqlite3.Connection, lock: Lock) -> None:
+    """Give every stream a new epoch, unless the file is the one that was closed here last.
+
+    Else it may be an older copy, put back after a crash, say, and what is written now would take
+    the offsets of what is gone: a client that comes back must not take the one for the other.
+    """
+    closed = database.execute("SELECT value FROM meta WHERE key = 'closed'").fetchone()
+    if closed is None or closed[0] != lock.noted:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("UPDATE conversations SET epoch = lower(hex(randomblob(8)))")
+        database.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (new_id(),))
+        database.execute("COMMIT")
+    lock.note("")
+
+
+def end_life(database: sqlite3.Connection, lock: Lock) -> None:
+    """Leave the file so that `begin_life` knows it again."""
+    closed = new_id()
+    database.execute("INSERT OR REPLACE INTO meta VALUES ('closed', ?)", (closed,))
+    lock.note(closed)
+
+
+def open_file(path: Path, lock: Lock) -> sqlite3.Connection:
     """Open the ledger's file; an empty or missing one gets its tables.
 
     Raises `ConfigurationError` naming the path when the file cannot be used.
@@ -172,7 +206,8 @@ def open_file(path: Path) -> sqlite3.Connection:
         raise _unusable(path, str(error)) from error
     try:
         _prepare(connection, path)
-    except sqlite3.Error as error:
+        begin_life(connection, lock)
+    except (sqlite3.Error, OSError) as error:
         connection.close()
         raise _unusable(path, str(error)) from error
     except ConfigurationError:

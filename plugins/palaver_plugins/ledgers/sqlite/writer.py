@@ -18,7 +18,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from palaver.errors import LedgerUnavailable, PalaverError
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import HOUR, Store
-from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, open_file
+from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, end_life, open_file
 from palaver_plugins.ledgers.sqlite.sweeping import CHUNK, sweep
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Writer:
             check_directory(self._path)
             lock = Lock(self._path)
             try:
-                database = open_file(self._path)
+                database = open_file(self._path, lock)
                 store = Store(database, self._clock, self._kept, self._retention)
             except BaseException:
                 lock.free()
@@ -128,6 +128,8 @@ class Writer:
         self._loop.call_soon_threadsafe(_succeed, opened)
         try:
             self._work(store)
+            with contextlib.suppress(sqlite3.Error, OSError):  # then clients get a snapshot
+                end_life(store.database, lock)
         finally:
             store.database.close()
             lock.free()
