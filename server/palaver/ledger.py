@@ -23,8 +23,8 @@ from palaver.messages import Conversation, Cursor, Event, Message, Outcome, Reco
 from palaver.messages import Policy as Policy
 
 INBOX_LIMIT = 16
-"""Messages that may wait in one conversation before `Ledger.accept` raises `TooMany`. Those of the
-running turn do not wait, those that steer it do."""
+"""Messages that may wait in one conversation, by default, before `Ledger.accept` raises `TooMany`.
+Those of the running turn do not wait, those that steer it do."""
 BURST = 5
 """Windows for which a burst of messages may hold up its turn."""
 DEAD_LETTERS = 1_000
@@ -51,11 +51,12 @@ Entry = Event | Step
 
 class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """How a message is received: by the policy of the skill that runs, else by ``otherwise``.
-    ``window`` is the ``merge`` window in seconds."""
+    ``window`` is the ``merge`` window in seconds, ``inbox`` how many messages may wait."""
 
     otherwise: Policy = "queue"
     skills: dict[str, Policy] = {}
     window: float = 1.0
+    inbox: int = INBOX_LIMIT
 
 
 QUEUE = Policies()

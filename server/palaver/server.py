@@ -251,6 +251,7 @@ class Server:
             otherwise=chosen.channels.get(message.conversation.channel, chosen.default),
             skills=self._skill_policies,
             window=chosen.merge_window,
+            inbox=self.settings.admission.inbox,
         )
         return alone(policies) if message.text.startswith("/") else policies
 

@@ -280,6 +280,9 @@ class AdmissionSettings(Section):
     tenant_share: float = pydantic.Field(default=0.5, gt=0, le=1)
     """Part of ``queue_tokens`` that one tenant alone may fill. The more tenants fill it, the less
     each gets, so that there is always room for another one."""
+    inbox: int = pydantic.Field(default=16, ge=1)
+    """Messages that may wait in one conversation. It is the ledger's own limit, the same for all
+    servers that share one."""
     longest_wait: float = pydantic.Field(default=60.0, gt=0)
     """A message that would wait longer than this in line is refused, in seconds, as far as the
     pace of the line tells. Keep it below ``engine.deadline``, which the waiting is part of."""

@@ -15,7 +15,7 @@ from tests.ledgers.redis_server import free_port
 
 from palaver.app import build_server, listening
 from palaver.configuration import plugin_models
-from palaver.errors import Forbidden, TooLarge
+from palaver.errors import Forbidden, TooLarge, TooMany
 from palaver.ledger import Claim
 from palaver.messages import Conversation, Message
 from palaver.metrics import Metrics
@@ -24,6 +24,7 @@ from palaver.reference import describe
 from palaver.routing import Router
 from palaver.server import Server
 from palaver.settings import (
+    AdmissionSettings,
     AuthKey,
     AuthSettings,
     DispatchSettings,
@@ -110,6 +111,7 @@ COVERED = {
     "admission.tenant_share": (
         f"{DOOR}::test_one_tenant_fills_its_share_and_leaves_room_for_others"
     ),
+    "admission.inbox": f"{HERE}::test_no_more_messages_wait_in_a_conversation_than_set",
     "admission.longest_wait": f"{DOOR}::test_a_message_that_would_wait_too_long_is_refused",
     "admission.person.turns": f"{DOOR}::test_a_person_may_have_so_many_messages_unanswered",
     "admission.person.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_person",
@@ -285,6 +287,7 @@ def test_the_test_exists(test: str) -> None:
 
 
 def settings(
+    admission: AdmissionSettings | None = None,
     dispatch: DispatchSettings | None = None,
     engine: EngineSettings | None = None,
     ledger: LedgerSettings | None = None,
@@ -292,6 +295,7 @@ def settings(
     server: ServerSettings | None = None,
 ) -> Settings:
     return Settings(
+        admission=admission or AdmissionSettings(),
         dispatch=dispatch or DispatchSettings(),
         engine=engine or EngineSettings(),
         ledger=ledger or LedgerSettings(),
@@ -530,6 +534,22 @@ async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
         for view in views:
             chat.server.leave(view)
     assert crowd.most == concurrency
+
+
+@pytest.mark.parametrize("inbox", [1, 3])
+async def test_no_more_messages_wait_in_a_conversation_than_set(inbox: int) -> None:
+    engine = ScriptedEngine(lambda _: Line(text="one two", hold=1))
+    chosen = settings(admission=AdmissionSettings(inbox=inbox))
+    async with converse(Parrot, settings=chosen, engine=engine) as chat:
+        turns = [await chat.send("first")]
+        await chat.screen.until(turns[0], text="one")
+        turns += [await chat.send(f"number {number}") for number in range(inbox)]
+        with pytest.raises(TooMany):
+            await chat.send("one too many")
+        assert b'palaver_refusals_total{reason="inbox"} 1.0' in chat.server.metrics.exposition()
+        engine.go()
+        for turn in turns:
+            assert await chat.reply(turn) == "one two"
 
 
 class NotingLedger(MemoryLedger):

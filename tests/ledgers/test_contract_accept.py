@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from palaver.errors import Conflict, TooMany
-from palaver.ledger import INBOX_LIMIT
+from palaver.ledger import INBOX_LIMIT, Policies
 from palaver.messages import Received
 
 if TYPE_CHECKING:
@@ -138,6 +138,15 @@ async def test_conversations_run_side_by_side_oldest_first(place: "Place") -> No
     claims = [await place.claim() for _ in accepted]
     assert {claim.turn for claim in claims} == set(accepted)
     await place.nothing_due()
+
+
+async def test_an_inbox_may_be_smaller(place: "Place") -> None:
+    small = Policies(inbox=2)
+    for number in range(2):
+        await place.receive(f"message {number}", small)
+    with pytest.raises(TooMany):
+        await place.receive("one too many", small)
+    await place.receive("one more", Policies(inbox=3))
 
 
 async def test_an_inbox_takes_so_many_and_no_more(place: "Place") -> None:

@@ -15,7 +15,6 @@ import msgspec
 from palaver.errors import Fenced, IndexConflict, TooMany
 from palaver.ledger import (
     DEAD_LETTERS,
-    INBOX_LIMIT,
     QUEUE,
     Claim,
     DeadLetter,
@@ -86,8 +85,8 @@ class MemoryLedger:
             held = self._all[name] = Held(message.conversation, self._epoch)
         elif earlier := held.known(message, now):
             return earlier
-        if held.messages_waiting >= INBOX_LIMIT:
-            raise TooMany(f"{INBOX_LIMIT} messages wait in {name}", retry_after=1.0)
+        if held.messages_waiting >= policies.inbox:
+            raise TooMany(f"{policies.inbox} messages wait in {name}", retry_after=1.0)
         post = Post(message, now)
         turn, joined = held.receive(post, policies)
         held.mark(post, turn)

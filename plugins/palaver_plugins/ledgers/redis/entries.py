@@ -46,6 +46,7 @@ def pack_policies(policies: Policies) -> bytes:
             "otherwise": policies.otherwise,
             "skills": policies.skills,
             "window": round(policies.window * 1000),
+            "inbox": policies.inbox,
         }
     )
 

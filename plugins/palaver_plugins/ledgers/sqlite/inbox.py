@@ -4,7 +4,7 @@ Each function is one operation, and checks all that may fail before it writes.
 """
 
 from palaver.errors import Conflict, TooMany
-from palaver.ledger import INBOX_LIMIT, Policies, Receipt, StopState
+from palaver.ledger import Policies, Receipt, StopState
 from palaver.messages import Message, Received
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
@@ -54,8 +54,8 @@ def accept(store: Store, message: Message, policies: Policies) -> Applied[Receip
         row = _begin(store, name, now)
     elif earlier := _seen(store, row, message, digest, now):
         return Applied(earlier)
-    if row.inbox >= INBOX_LIMIT:
-        raise TooMany(f"{INBOX_LIMIT} messages wait in {name}", retry_after=1.0)
+    if row.inbox >= policies.inbox:
+        raise TooMany(f"{policies.inbox} messages wait in {name}", retry_after=1.0)
     _note(store, row, message, now)
     return _receive(store, row, Post(now, message), digest, policies)
 

@@ -1,5 +1,6 @@
 -- KEYS: state, queue, conversation. ARGV: name turn id digest sender message, the event's rest,
--- whether a skill is named, the policies, the limit, the prefix of the people's indexes.
+-- whether a skill is named, the policies, how many messages an interruption may gather, the prefix
+-- of the people's indexes.
 -- Returns the turn, how many come before it, whether the message is known, whether it joined.
 local name, turn, id, digest, sender, message, rest = unpack(ARGV, 1, 7)
 local named, policies, limit, people = ARGV[8] == '1', cmsgpack.unpack(ARGV[9]), tonumber(ARGV[10]),
@@ -28,7 +29,7 @@ end
 local running, offset, ends = unpack(redis.call('HMGET', conv, 'running', 'offset', 'until'))
 local turns = redis.call('LRANGE', waiting, 0, -1)
 running, till = running or '', tonumber(ends)
-if messages_waiting(turns, running) >= limit then
+if messages_waiting(turns, running) >= policies.inbox then
   return redis.error_reply('TOOMANY messages wait')
 end
 
