@@ -283,7 +283,7 @@ class AdmissionSettings(Section):
     inbox: int = pydantic.Field(default=16, ge=1)
     """Messages that may wait in one conversation. It is the ledger's own limit, the same for all
     servers that share one."""
-    longest_wait: float = pydantic.Field(default=60.0, gt=0)
+    longest_wait: float = pydantic.Field(default=30.0, gt=0)
     """A message that would wait longer than this in line is refused, in seconds, as far as the
     pace of the line tells. Keep it below ``engine.deadline``, which the waiting is part of."""
     person: PersonSettings = PersonSettings()

@@ -95,6 +95,13 @@ def test_what_does_not_fit_into_the_grace_is_told() -> None:
     assert notes == ["server.drain 60 is cut to 7: server.grace 10 is when the process has ended"]
 
 
+def test_a_wait_that_leaves_no_time_for_the_reply_is_told() -> None:
+    result = run(settings=("engine.deadline=20",))
+    assert result.exit_code == 0
+    (note,) = [line for line in lines(result, "!") if line.startswith("admission.")]
+    assert "admission.longest_wait 30 is not below engine.deadline 20" in note
+
+
 def test_the_engine_is_tried_when_asked_for() -> None:
     result = run("--engine")
     assert result.exit_code == 0
@@ -140,6 +147,10 @@ def test_a_skill_that_the_engine_cannot_serve_fails() -> None:
         (
             'while_running.channels={slack="merge"}',
             "while_running.channels names 'slack'; installed are: ['bell', 'web']",
+        ),
+        (
+            'admission.lanes={slack="batch"}',
+            "admission.lanes names 'slack'; installed are: ['bell', 'web']",
         ),
         ("while_running.default=sometimes", (
             "while_running.default must be 'queue', 'merge', "

@@ -9,8 +9,10 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from tests.live.chromium import chromium
 from tests.web.house import House, open_house
 
-from palaver.settings import AuthKey, Secret, WhileRunningSettings
-from palaver.testing import CuttingProxy, MemoryLedger
+from palaver.settings import AdmissionSettings, AuthKey, Secret, WhileRunningSettings
+from palaver.skills import Skill
+from palaver.testing import CuttingProxy, Line, MemoryLedger, ScriptedEngine
+from palaver.turns import Turn
 
 PATIENCE = 10_000.0  # ms
 
@@ -120,6 +122,35 @@ async def test_waiting_messages_show_their_place(house: House, browser: Browser)
         house.teller.tell("done")
         await visitor.is_done()
         await expect(visitor.page.locator(".turn")).to_have_count(3)
+
+
+class Thinker(Skill):
+    """Say what the engine says."""
+
+    name = "thinker"
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.reply(turn.message.text)
+
+
+async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser) -> None:
+    engine = ScriptedEngine(lambda _: Line(text="a thought", hold=1))
+    async with (
+        open_house(
+            engine=engine, skills=(Thinker(),), admission=AdmissionSettings(requests=1)
+        ) as house,
+        visiting(browser, house.address) as visitor,
+    ):
+        for thread in ("runs", "waits"):
+            path = f"/v1/conversations/{thread}/messages"
+            assert (await house.post(path, {"text": f"/thinker {thread}"}))[0] == 202
+        await visitor.open()
+        await visitor.say("/thinker and I?")
+        await visitor.sees("In line: one more comes first")
+        engine.go()
+        await visitor.sees("a thought")
+        await visitor.is_done()
+        await expect(visitor.page.locator("#log")).not_to_contain_text("In line")
 
 
 async def test_messages_that_are_answered_together_are_shown_together(browser: Browser) -> None:

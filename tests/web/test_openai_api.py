@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from tests.web.house import PATIENCE, House, eventually, open_house
 
 from palaver.messages import Conversation
-from palaver.settings import AuthKey, Secret
+from palaver.settings import AdmissionSettings, AuthKey, Secret
 from palaver_plugins.channels.openai_api import OpenAIChannel, palaver_register_channels
 
 
@@ -104,6 +104,30 @@ async def test_errors_are_openais(client: AsyncOpenAI, request_: Any, error: typ
     with pytest.raises(error) as raised:
         await client.chat.completions.create(**request_)
     assert "ValueError" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"person": {"turns": 1}}, openai.RateLimitError),
+        ({"queue_tokens": 600}, openai.InternalServerError),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_says_when_to_come_back_before_the_first_byte(
+    settings: dict[str, Any], error: type[openai.APIStatusError], stream: bool
+) -> None:
+    admission = AdmissionSettings.model_validate(settings)
+    async with open_house(channels=(OpenAIChannel(),), admission=admission) as house:
+        assert (await house.post("/v1/conversations/t/messages", {"text": "/teller x"}))[0] == 202
+        async with AsyncOpenAI(base_url=house.url("/v1"), api_key="none", max_retries=0) as client:
+            with pytest.raises(error) as refusal:
+                await client.chat.completions.create(
+                    model="parrot", messages=[user("hi")], stream=stream
+                )
+        headers = refusal.value.response.headers
+        assert int(headers["Retry-After"]) >= 1
+        assert 0 < int(headers["retry-after-ms"]) <= 1000 * int(headers["Retry-After"])
 
 
 async def test_a_failure_in_the_middle_of_a_stream_is_an_error(client: AsyncOpenAI) -> None:

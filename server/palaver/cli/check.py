@@ -63,7 +63,7 @@ def _examine(console: Console, *, load_engine: bool) -> Findings:
         yield from findings
         if any(grade == "bad" for grade, _ in findings):
             return
-    for stage in (_names, _network, _secrets, _ledger, _model):
+    for stage in (_names, _line, _network, _secrets, _ledger, _model):
         yield from stage(console)
     yield from _engine(console, load_engine)
 
@@ -98,9 +98,23 @@ def _names(console: Console) -> Findings:
     chosen, channels = settings.while_running, {"web", *registry.channels}
     used += [("while_running.skills", name, registry.skills) for name in chosen.skills]
     used += [("while_running.channels", name, channels) for name in chosen.channels]
+    used += [("admission.lanes", name, channels) for name in settings.admission.lanes]
     for setting, name, installed in used:
         if name not in installed:
             yield "bad", f"{setting} names {name!r}; installed are: {sorted(installed)}"
+
+
+def _line(console: Console) -> Findings:
+    """Seconds in line that leave none for the reply."""
+    wait, deadline = console.settings.admission.longest_wait, console.settings.engine.deadline
+    if wait >= deadline:
+        yield (
+            "note",
+            (
+                f"admission.longest_wait {wait:g} is not below engine.deadline {deadline:g}, "
+                "which the waiting is part of: who waits as long gets no reply"
+            ),
+        )
 
 
 def _network(console: Console) -> Findings:
