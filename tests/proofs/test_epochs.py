@@ -32,6 +32,7 @@ from palaver.messages import Conversation, Cursor
 from palaver.streams import PAGE
 from palaver.testing import Findings
 from palaver_plugins.ledgers.redis import RedisLedger
+from palaver_plugins.ledgers.redis.keys import Keys, name_of
 
 pytestmark = needs_redis
 
@@ -303,7 +304,7 @@ async def trimmed(wave: Wave) -> None:
     async with wave.reading(), raw(wave.place.redis.url) as client:
         for thread in wave.threads:
             kept = wave.place.chance.choice((0, 1, 10, 30))
-            await client.xtrim(_stream(thread), maxlen=kept, approximate=False)
+            assert await client.xtrim(_stream(thread), maxlen=kept, approximate=False) > 0
         await wave.keep_what_is_held()
 
 
@@ -320,7 +321,8 @@ async def forged(wave: Wave) -> None:
 
 
 def _stream(thread: str) -> str:
-    return f"palaver:{{p00}}:c:default/web/{thread}:s"
+    (partition,) = Keys("palaver", 1).partitions
+    return f"{partition.conversation(name_of(conversation_of(thread)))}:s"
 
 
 KINDS = (killed, exchanged, evicted, set_back, trimmed, killed_and_written_on, erased, forged)
