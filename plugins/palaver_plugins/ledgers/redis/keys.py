@@ -40,6 +40,11 @@ class Partition(NamedTuple):
     """A key that never is. A Cluster that moves a slot refuses commands whose keys are not all
     there: a script that names this one never runs while half of its keys are gone."""
 
+    @property
+    def owners(self) -> str:
+        """What the channel of every process that holds claims begins with."""
+        return f"{self.base}w:"
+
     def claim(self, nonce: str) -> str:
         return f"{self.base}n:{nonce}"
 

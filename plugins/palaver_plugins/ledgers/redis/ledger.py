@@ -124,6 +124,8 @@ class RedisLedger:
             worker,
             _milliseconds(lease),
             history,
+            partition.owners,
+            self._store.owner,
         )
         if isinstance(found, bytes):
             return _decode_claim(found)

@@ -53,6 +53,8 @@ class Store:
 
     def __init__(self, settings: RedisLedgerSettings, keys: Keys) -> None:
         self.work = Work()
+        self.owner = secrets.token_hex(8)
+        """What claims of this process are held under. See claim.lua."""
         self._settings = settings
         self._keys = keys
         self._queues = {partition.queue.encode() for partition in keys.partitions}
@@ -233,9 +235,12 @@ class Store:
             wire.send(self._attestation(partition, server.run))
             for partition in self._keys.partitions
         ]
-        if link is self._opened().first:  # a Cluster publishes on every node
-            channels = (*self._queues, *self._watchers.channels)
-            sent += [wire.send(pack("SUBSCRIBE", channel)) for channel in channels]
+        channels = [
+            f"{partition.owners}{self.owner}".encode() for partition in self._keys.partitions
+        ]
+        if link is self._opened().first:  # a Cluster publishes on every node, and counts on one
+            channels += (*self._queues, *self._watchers.channels)
+        sent += [wire.send(pack("SUBSCRIBE", channel)) for channel in channels]
         for future in sent:
             link.check(await future)
         for future in attested:

@@ -3,6 +3,7 @@
 -- KEYS: state. ARGV: the server's run id, a fresh random life, for how long things are kept (ms).
 if redis.call('HGET', KEYS[1], 'run') ~= ARGV[1] then
   redis.call('HSET', KEYS[1], 'run', ARGV[1], 'life', ARGV[2])
+  redis.call('HDEL', KEYS[1], 'owners')  -- nobody is back yet, and that says nothing
 end
 redis.call('HSET', KEYS[1], 'retention', ARGV[3])
 return redis.call('HGET', KEYS[1], 'life')

@@ -1,6 +1,6 @@
 -- Every script begins with this. KEYS: the partition's state and queue, then the conversation.
--- State: run, life, erasures, retention (ms, 0 for ever), queued, running. Queue: conversation ->
--- when it is due, in ms: a conversation whose turns wait since when (or until when, while a burst
+-- State: run, life, erasures, retention (ms, 0 for ever), queued, running, owners and looked (see
+-- claim). Queue: conversation -> when it is due, in ms: a conversation whose turns wait since when (or until when, while a burst
 -- goes on), one whose turn runs when the lease lapses.
 -- The conversation's own keys are its key with a suffix; ids hold no colon, so none collide.
 local state, queue, conv = KEYS[1], KEYS[2], KEYS[3]
