@@ -281,7 +281,7 @@ class Ledger(Protocol):
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
         """Take the oldest turn of a conversation that is due (none of its turns is leased, and no
         burst goes on), for ``lease`` seconds, with the newest ``history`` lines. None when nothing
-        is due."""
+        is due. A store that knows the owner's process to be gone need not wait for the lease."""
 
     async def append(
         self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
