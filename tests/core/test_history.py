@@ -206,3 +206,29 @@ async def test_with_the_fence_a_dead_worker_cannot_write() -> None:
     assert new is not None
     with pytest.raises(Fenced):
         await ledger.append(old, [Text(turn=old.turn, position=0, text="x")], expect=0, lease=1)
+
+
+async def test_of_a_stopped_turn_a_beginning_is_right_and_nothing_else() -> None:
+    ledger = MemoryLedger()
+    await ledger.start()
+    checker = HistoryChecker(lambda message: "right and whole")
+    for number, said in enumerate(("right", "wrong")):
+        message = Message(conversation=CONVERSATIONS[0], id=f"m{number}", sender="a", text="q")
+        turn = (await ledger.accept(message)).turn
+        checker.accepted(message, turn)
+        checker.stopped(turn)
+        claim = await ledger.claim("worker", lease=60, history=0)
+        assert claim is not None
+        text = Text(turn=turn, position=0, text=said)
+        finished = Finished(turn=turn, outcome="stopped", length=len(said))
+        await ledger.settle(claim, [text, finished], expect=0)
+    findings = await checker.check(ledger)
+    assert findings.wrong == 1
+    assert "'wrong'" in findings.examples[0]
+
+
+def test_findings_add_up() -> None:
+    findings = Findings(lost=1, examples=["lost: a"])
+    findings.add(Findings(lost=2, doubled=1, examples=["doubled: b"]))
+    assert (findings.lost, findings.doubled, findings.wrong) == (3, 1, 0)
+    assert findings.examples == ["lost: a", "doubled: b"]

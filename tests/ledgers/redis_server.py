@@ -21,7 +21,8 @@ import hiredis
 import pytest
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
-START_SECONDS = 5.0
+START_SECONDS = 60.0
+"""In which a server answers, with what it has to load first."""
 CONF = Path(__file__).parents[2] / "config" / "redis.conf"
 PASSWORD = "s3cret"
 

@@ -15,7 +15,6 @@ NO_COMPARE: tuple[Change, ...] = (
 )
 
 RULES: dict[str, tuple[Change, ...]] = {
-    "fence": NO_FENCE,
     "dedupe": NO_DEDUPE,
     "compare": NO_COMPARE,
     "fence and compare": NO_FENCE + NO_COMPARE,
