@@ -22,6 +22,13 @@ def report(request: pytest.FixtureRequest) -> Report:
     return config.stash[_report]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever reports a property is a proof: too slow for the fast checks."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "report" in item.fixturenames:
+            item.add_marker("proof")
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
