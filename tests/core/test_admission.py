@@ -403,6 +403,18 @@ def test_an_engine_that_falls_silent_slows_the_pace() -> None:
     assert pace.seconds(100.0) == 0.0
 
 
+async def test_who_comes_while_the_engine_is_silent_will_wait_for_longer() -> None:
+    desk = Desk()
+    line = admission(desk, requests=1)
+    await line.start()
+    tasks = begin(line, *(request(name) for name in "123"))
+    await until(lambda: line.scheduler.waiting == 2)
+    await until(lambda: line.wait("b", "channel", 0) > 0.01)
+    assert line.wait("a", "channel", 1) > line.wait("b", "channel", 0)
+    await settle(tasks)
+    assert line.wait("b", "channel", 0) == 0
+
+
 # The person
 
 

@@ -15,7 +15,7 @@ from tests.proof import size
 from palaver.door import REPLY_TOKENS, Door, Entry, Register
 from palaver.errors import LedgerUnavailable, Overloaded, PalaverError, TooMany
 from palaver.ledger import Policies, Receipt
-from palaver.messages import Conversation, Message, new_id
+from palaver.messages import Conversation, Finished, Message, new_id
 from palaver.metrics import Metrics
 from palaver.quotas import Bucket, Quotas
 from palaver.server import Server
@@ -245,6 +245,16 @@ async def test_a_message_that_would_wait_too_long_is_refused() -> None:
 
 
 # Turns that end elsewhere
+
+
+async def test_before_it_refuses_it_looks_whether_turns_have_ended_elsewhere() -> None:
+    house = House(person={"turns": 1})
+    await house.send()
+    claim = await house.ledger.claim("another", lease=60, history=0)
+    assert claim is not None
+    finished = Finished(turn=claim.turn, outcome="done", length=0)
+    await house.ledger.settle(claim, [finished], expect=0)
+    await house.send()
 
 
 async def test_a_turn_that_another_server_has_settled_counts_no_more() -> None:
