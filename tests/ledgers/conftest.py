@@ -8,7 +8,7 @@ import asyncio
 import importlib.util
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -53,10 +53,10 @@ except ImportError:
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that stands still until it is moved; some ledgers read only its milliseconds."""
 
     def __init__(self) -> None:
-        self.now = time.time()
+        self.now = float(round(time.time()))
 
     def __call__(self) -> float:
         return self.now
@@ -67,7 +67,7 @@ class Place:
 
     ``build`` makes another instance on the same store, or a fresh one where ``shared`` is not
     given. ``clock`` is None when the ledger's clock cannot be moved. ``dump`` gives every byte
-    that the store holds.
+    that the store holds; ``url`` leads to it, where it is a server's.
     """
 
     def __init__(
@@ -78,8 +78,10 @@ class Place:
         *,
         clock: Clock | None = None,
         survives: bool = True,
+        url: str = "",
     ) -> None:
         self.name = name
+        self.url = url
         self.build = build
         self.clock = clock
         self.survives = survives
@@ -307,12 +309,15 @@ def dump_files(path: Path) -> bytes:
 
 
 @asynccontextmanager
-async def redis_place(directory: Path) -> AsyncIterator[Place]:
+async def redis_place(
+    directory: Path, changes: Mapping[str, str] | None = None
+) -> AsyncIterator[Place]:
+    """``changes`` are made to the ledger's scripts."""
     server = sibling("redis_server")
     if redis_ledger is None:
         pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
     clock = Clock()
-    store = sibling("redis_clock").clocked(clock)
+    store = sibling("redis_clock").clocked(clock, changes)
     async with server.running_redis(include=server.the_users(directory)) as running:
         url = running.url_of("palaver")  # whatever the contract asks for, it may do
 
@@ -324,28 +329,34 @@ async def redis_place(directory: Path) -> AsyncIterator[Place]:
         async def dump(_: Ledger) -> bytes:
             return await dump_redis(running.url)
 
-        yield Place("redis", build, dump, clock=clock)
+        yield Place("redis", build, dump, clock=clock, url=running.url)
+
+
+READERS: dict[str, tuple[Any, ...]] = {
+    "string": ("GET",),
+    "hash": ("HGETALL",),
+    "list": ("LRANGE", 0, -1),
+    "set": ("SMEMBERS",),
+    "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+    "stream": ("XRANGE", "-", "+"),
+}
+
+
+async def read_redis(client: Any, key: bytes) -> Any:
+    """What a key of any kind holds."""
+    command, *arguments = READERS[(await client.type(key)).decode()]
+    return await client.execute_command(command, key, *arguments)
 
 
 async def dump_redis(url: str) -> bytes:
     """Every key of the server and what it holds."""
     from redis.asyncio import Redis
 
-    readers: dict[str, tuple[Any, ...]] = {
-        "string": ("GET",),
-        "hash": ("HGETALL",),
-        "list": ("LRANGE", 0, -1),
-        "set": ("SMEMBERS",),
-        "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
-        "stream": ("XRANGE", "-", "+"),
-    }
     client: Any = Redis.from_url(url)  # its commands are typed for both clients at once
     try:
         parts: list[bytes] = []
         async for key in client.scan_iter():
-            kind = (await client.type(key)).decode()
-            command, *arguments = readers[kind]
-            value = await client.execute_command(command, key, *arguments)
+            value = await read_redis(client, key)
             parts += [key, repr(value).encode(), *_byte_strings(value)]
         return b"\n".join(parts)
     finally:

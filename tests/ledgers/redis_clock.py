@@ -18,31 +18,26 @@ TESTS_TIME = """  return tonumber(redis.call('GET', 'palaver:clock'))
 """
 
 
-def changed(
-    changes: Mapping[str, str], only: str = "", *, base: Mapping[str, Script] | None = None
-) -> dict[str, Script]:
-    """The scripts (one of them) with each text of ``changes`` replaced, which must be there."""
-    scripts = dict(base or load_scripts())
+def changed(scripts: Mapping[str, Script], changes: Mapping[str, str]) -> dict[str, Script]:
+    """The scripts with each text of ``changes`` replaced, which must be in one of them."""
+    made = dict(scripts)
     for old, new in changes.items():
-        names = [name for name in scripts if old in scripts[name].source and only in ("", name)]
+        names = [name for name in made if old in made[name].source]
         assert names, f"no script holds {old!r} any more"
         for name in names:
-            scripts[name] = make_script(name, scripts[name].source.replace(old, new))
-    return scripts
+            made[name] = make_script(name, made[name].source.replace(old, new))
+    return made
 
 
-def clocked(
-    clock: Callable[[], float], changes: Mapping[str, str] | None = None, only: str = ""
-) -> type[Store]:
-    """A store under ``clock``; ``changes`` are made to the scripts, or to one ``only``."""
+def clocked(clock: Callable[[], float], changes: Mapping[str, str] | None = None) -> type[Store]:
+    """A store under ``clock``; ``changes`` are made to its scripts."""
 
     class Clocked(Store):
         told = 0.0
 
         @staticmethod
         def load() -> dict[str, Script]:
-            base = changed({SERVERS_TIME: TESTS_TIME})
-            return changed(changes or {}, only, base=base)
+            return changed(load_scripts(), {SERVERS_TIME: TESTS_TIME, **(changes or {})})
 
         async def run(
             self, name: str, partition: Partition, keys: tuple[str, ...], *arguments: Word

@@ -343,7 +343,8 @@ async def test_an_id_is_forgotten_after_a_day(server: RedisServer) -> None:
         turn, digest, at, offered = (await client.hget(marks, field)).split()
         aged = b"%d" % (int(at) - 24 * 3600 * 1000)
         await client.hset(marks, field, b" ".join((turn, digest, aged, offered)))
-        await client.lset(order, 0, (await client.lindex(order, 0)).replace(at, aged))
+        for place, listed in enumerate(await client.lrange(order, 0, -1)):
+            await client.lset(order, place, aged + listed[listed.index(b":") :])
         again = await ledger.accept(old)
         assert not again.duplicate
         assert again.turn != first.turn

@@ -82,31 +82,24 @@ if ahead == 0 and running == '' then
 end
 emit(tonumber(offset or 0), {received(taker.id, rest, false, ahead)})
 
--- Marks are in the order of their age: '<at>:<turn that it began>:<sender>:<id>'. With the mark of
--- a message goes that of its turn's settlement, 't<turn>'.
 local at = string.format('%.0f', time)
-redis.call('HSET', marks, 'i' .. id, table.concat({taker.id, digest, at, turn}, ' '))
-redis.call('RPUSH', order, table.concat({at, taker.id == turn and turn or '', sender, id}, ':'))
+set_mark('i' .. id, sender, table.concat({taker.id, digest, at, turn}, ' '))
 for _ = 1, 4 do
-  local oldest = redis.call('LINDEX', order, 0)
-  local came, began, _, old = string.match(oldest, '^(%d+):(%w*):([^:]+):(.*)$')
+  local came, _, old = split_mark(redis.call('LINDEX', order, 0))
   if time - tonumber(came) < DAY then
     break
   end
   redis.call('LPOP', order)
-  local kept = redis.call('HGET', marks, 'i' .. old)
-  if kept and string.match(kept, '^%S+ %S+ (%S+)') == came then
-    redis.call('HDEL', marks, 'i' .. old)
-  end
-  if began ~= '' then
-    redis.call('HDEL', marks, 't' .. began)
+  local kept = redis.call('HGET', marks, old)
+  local is_newer = kept and string.sub(old, 1, 1) == 'i'
+    and string.match(kept, '^%S+ %S+ (%S+)') ~= came
+  if not is_newer then
+    redis.call('HDEL', marks, old)
   end
 end
 if redis.call('SADD', conv .. ':u', sender) == 1 then
   lasts(conv .. ':u')
   index(people, sender, name)
 end
-lasts_at_most(marks, DAY)
-lasts_at_most(order, DAY)
 wake()
 return {taker.id, ahead, 0, taker.id ~= turn and 1 or 0}

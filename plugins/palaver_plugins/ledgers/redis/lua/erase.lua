@@ -137,12 +137,12 @@ end
 
 local function drop_marks()
   local kept = {}
-  for _, mark in ipairs(redis.call('LRANGE', order, 0, -1)) do
-    local turn, sender, id = string.match(mark, '^%d+:(%w*):([^:]+):(.*)$')
+  for _, listed in ipairs(redis.call('LRANGE', order, 0, -1)) do
+    local _, sender, mark = split_mark(listed)
     if sender == person then
-      redis.call('HDEL', marks, 'i' .. id, 't' .. turn)
+      redis.call('HDEL', marks, mark)
     else
-      kept[#kept + 1] = mark
+      kept[#kept + 1] = listed
     end
   end
   replace(order, kept)

@@ -61,3 +61,17 @@ local function touch(people, name)
     index(people, person, name)
   end
 end
+
+-- Marks, 'i<id>' of a message and 't<turn>' of a settlement, last for a day. They are listed in the
+-- order of their age, as '<at>:<sender>:<mark>', by which they are found when they are over, or
+-- when the person goes.
+local function set_mark(mark, sender, value)
+  redis.call('HSET', conv .. ':m', mark, value)
+  redis.call('RPUSH', conv .. ':o', table.concat({string.format('%.0f', now()), sender, mark}, ':'))
+  lasts_at_most(conv .. ':m', DAY)
+  lasts_at_most(conv .. ':o', DAY)
+end
+
+local function split_mark(listed)
+  return string.match(listed, '^(%d+):([^:]+):(.*)$')
+end

@@ -106,8 +106,7 @@ if #left > 0 then
 end
 local offset = emit(tonumber(held[3]), events)
 redis.call('XTRIM', conv .. ':s', 'MAXLEN', closing.events_kept)
-redis.call('HSET', marks, 't' .. turn, table.concat({
+set_mark('t' .. turn, sender, table.concat({
   fence, expect, digest, index, string.format('%.0f', offset), stop, #items}, ' '))
-lasts_at_most(marks, DAY)
 enqueue(name)
 return {index, offset, tonumber(stop), #items}
