@@ -139,7 +139,8 @@ class Admission:
         """About how many seconds a new generation would be in line, with ``coming`` more of the
         tenant's own before it."""
         own = self.scheduler.waiting_of(tenant, lane) + coming
-        before = self.scheduler.before(tenant, lane, own)
+        free = self.scheduler.places - self.scheduler.running
+        before = max(0, self.scheduler.before(tenant, lane, own) - free)
         return before * self._pace.seconds(asyncio.get_running_loop().time())
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:

@@ -55,10 +55,12 @@ class Register:
         self.turns_of: Counter[tuple[str, str]] = Counter()
         """By tenant and person; those of the whole tenant under no person."""
         self.coming: Counter[tuple[str, Lane]] = Counter()
-        """Turns that have not begun here, by tenant and lane."""
+        """Turns that will begin here, by tenant and lane; not those behind another turn of their
+        conversation."""
         self._entries: set[Entry] = set()
         self._turns: dict[str, Entry] = {}
-        self._begun: set[str] = set()
+        self._waiting: dict[str, bool] = {}
+        """Turns that have not begun here; whether they count as coming."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -71,14 +73,16 @@ class Register:
         self._count(entry, 1)
         self.coming[entry.tenant, entry.lane] += 1
 
-    def stored(self, entry: Entry, turn: str) -> None:
-        """The ledger has the message, as ``turn``."""
+    def stored(self, entry: Entry, turn: str, *, behind: bool) -> None:
+        """The ledger has the message, as ``turn``, perhaps ``behind`` another one."""
         self._turns[turn] = entry
+        self._waiting[turn] = not behind
+        if behind:
+            _subtract(self.coming, (entry.tenant, entry.lane), 1)
 
     def begin(self, turn: str) -> None:
-        entry = self._turns.get(turn)
-        if entry is not None and turn not in self._begun:
-            self._begun.add(turn)
+        if self._waiting.pop(turn, False):
+            entry = self._turns[turn]
             _subtract(self.coming, (entry.tenant, entry.lane), 1)
 
     def end(self, turn: str) -> None:
@@ -86,7 +90,6 @@ class Register:
         self.begin(turn)
         entry = self._turns.pop(turn, None)
         if entry is not None:
-            self._begun.discard(turn)
             self._entries.discard(entry)
             self._count(entry, -1)
 
@@ -104,10 +107,9 @@ class Register:
 
     def take_oldest(self, count: int) -> dict[str, Conversation]:
         """The oldest turns that have not begun here; asked for again, the next ones."""
-        waiting = (turn for turn in self._turns if turn not in self._begun)
-        oldest = {turn: self._turns.pop(turn) for turn in list(islice(waiting, count))}
-        self._turns |= oldest
-        return {turn: entry.conversation for turn, entry in oldest.items()}
+        oldest = list(islice(self._waiting, count))
+        self._waiting |= {turn: self._waiting.pop(turn) for turn in oldest}
+        return {turn: self._turns[turn].conversation for turn in oldest}
 
 
 def _subtract(counter: Counter[KeyT], key: KeyT, amount: int) -> None:
@@ -170,7 +172,7 @@ class Door:
         if receipt is None or receipt.duplicate or receipt.joined:
             self.register.drop(entry)
         else:
-            self.register.stored(entry, receipt.turn)
+            self.register.stored(entry, receipt.turn, behind=receipt.ahead > 0)
 
     def _entry(self, message: Message) -> Entry:
         return Entry(

@@ -233,12 +233,14 @@ class Scheduler:
 
     def before(self, tenant: str, lane: Lane, own: int) -> int:
         """About how many get a place before a tenant's ticket that has ``own`` of the tenant's
-        before it: of each other tenant as many and one, as they take turns, and all that is in
-        the lanes above."""
-        above = list(LANES)[: list(LANES).index(lane)]
-        others = sum(
-            min(len(tickets), own + 1)
-            for other, tickets in self._lanes[lane].line.items()
-            if other != tenant
+        before it: of each other tenant as many and one, as they take turns, and of each other lane
+        what its weight allows meanwhile."""
+        line = self._lanes[lane].line
+        others = sum(min(len(line[other]), own + 1) for other in line if other != tenant)
+        turns = (own + others + 1) / LANES[lane]
+        beside = sum(
+            min(self.waiting_in(other), int(turns * weight))
+            for other, weight in LANES.items()
+            if other != lane
         )
-        return sum(map(self.waiting_in, above)) + others + own
+        return own + others + beside

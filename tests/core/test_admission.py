@@ -411,8 +411,11 @@ async def test_who_comes_while_the_engine_is_silent_will_wait_for_longer() -> No
     await until(lambda: line.scheduler.waiting == 2)
     await until(lambda: line.wait("b", "channel", 0) > 0.01)
     assert line.wait("a", "channel", 1) > line.wait("b", "channel", 0)
+    desk.write("1")
+    await until(lambda: "2" in desk.open)
     await settle(tasks)
-    assert line.wait("b", "channel", 0) == 0
+    assert line.wait("b", "channel", 1) == 0
+    assert line.wait("b", "channel", 2) > 0
 
 
 # The person

@@ -45,9 +45,15 @@ class House:
         return self.wait
 
     async def send(
-        self, person: str = "ada", tenant: str = "a", *, text: str = "hi", id: str = ""
+        self,
+        person: str = "ada",
+        tenant: str = "a",
+        *,
+        text: str = "hi",
+        id: str = "",
+        thread: str = "",
     ) -> Receipt:
-        conversation = Conversation(tenant, "test", id or new_id())
+        conversation = Conversation(tenant, "test", thread or id or new_id())
         message = Message(conversation=conversation, id=id or new_id(), sender=person, text=text)
         return await self.door.admit(message, self.ledger.accept)
 
@@ -122,6 +128,15 @@ async def test_what_could_not_be_stored_does_not_count() -> None:
             await house.door.admit(message, fail)
     await house.send()
     assert house.count("ledger") == 3
+
+
+async def test_what_waits_for_its_own_conversation_is_not_in_line() -> None:
+    house = House()
+    for id in ("1", "2", "3"):
+        await house.send(id=id, thread="t")
+    await house.send(thread="u")
+    assert house.door.register.coming == {("a", "channel"): 2}
+    assert len(house.door.register) == 4
 
 
 async def test_messages_that_come_together_are_all_counted() -> None:
@@ -324,7 +339,10 @@ Step = tuple[str, int]
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "stored", "begin", "end", "drop"]), st.integers(0, 5)),
+        st.tuples(
+            st.sampled_from(["add", "stored", "behind", "begin", "end", "drop"]),
+            st.integers(0, 5),
+        ),
         max_size=60,
     )
 )
@@ -338,9 +356,18 @@ def test_what_came_and_went_leaves_nothing_behind(steps: list[Step]) -> None:
     state: dict[int, str] = {}
     moves: dict[str, tuple[tuple[str, ...], str, Callable[[int], None]]] = {
         "add": (("",), "added", lambda n: register.add(entries[n])),
-        "stored": (("added",), "stored", lambda n: register.stored(entries[n], str(n))),
-        "begin": (("stored", "begun"), "begun", lambda n: register.begin(str(n))),
-        "end": (("stored", "begun", ""), "", lambda n: register.end(str(n))),
+        "stored": (
+            ("added",),
+            "stored",
+            lambda n: register.stored(entries[n], str(n), behind=False),
+        ),
+        "behind": (
+            ("added",),
+            "behind",
+            lambda n: register.stored(entries[n], str(n), behind=True),
+        ),
+        "begin": (("stored", "behind", "begun"), "begun", lambda n: register.begin(str(n))),
+        "end": (("stored", "behind", "begun", ""), "", lambda n: register.end(str(n))),
         "drop": (("added",), "", lambda n: register.drop(entries[n])),
     }
     for name, n in steps:

@@ -304,3 +304,14 @@ def test_how_many_come_first_follows_the_turns_that_tenants_take() -> None:
     queue(scheduler, *"cc", lane="interactive")
     assert scheduler.ahead(last) == 5
     assert scheduler.before("new", "channel", 0) == 4
+
+
+def test_a_crowd_in_another_lane_comes_first_only_by_its_weight() -> None:
+    scheduler = Scheduler(1)
+    queue(scheduler, *"a" * 100, lane="interactive")
+    assert scheduler.before("new", "channel", 0) == 4
+    assert scheduler.before("new", "batch", 0) == 16
+    scheduler = Scheduler(1)
+    queue(scheduler, *"a" * 100, lane="batch")
+    assert scheduler.before("new", "interactive", 0) == 0
+    assert scheduler.before("new", "interactive", 15) == 16
