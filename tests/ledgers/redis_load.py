@@ -46,9 +46,19 @@ class Load:
             yield self
             self._sending = False
             await asyncio.gather(*senders)
-            await self.until(lambda: self.settled >= self.checker.turns)
+            await self._end()
             for task in tasks:
                 task.cancel()
+
+    async def _end(self) -> None:
+        try:
+            await self.until(lambda: self.settled >= self.checker.turns)
+        except TimeoutError:
+            depth = await self._ledger.depth()
+            findings = await self.findings()
+            raise AssertionError(
+                f"{self.settled} of {self.checker.turns} turns were settled: {depth}, {findings}"
+            ) from None
 
     async def until(self, holds: Callable[[], bool], *, within: float = 30.0) -> None:
         async with asyncio.timeout(within), self._news:

@@ -49,6 +49,14 @@ class Watched:
         (server,) = [each for each in self.servers if each.port == int(port)]
         return server
 
+    async def flags(self, replica: RedisServer) -> str:
+        """What the first sentinel says of it."""
+        async with raw(self.sentinels[0].url) as client:
+            for state in await client.sentinel_slaves(SERVICE):
+                if state["port"] == replica.port:
+                    return str(state["flags"])
+        return ""
+
     async def in_step(self) -> None:
         """Return when the sentinels know each other, and the master has both its replicas."""
         async with asyncio.timeout(30):

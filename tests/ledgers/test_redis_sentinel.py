@@ -29,7 +29,7 @@ async def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 def behind(redis: Watched, **options: Any) -> AbstractAsyncContextManager[RedisLedger]:
-    return opened(redis.url, sentinel_password="env:SENTINELS", **options)
+    return opened(redis.url, **options, sentinel_password="env:SENTINELS")
 
 
 async def test_nothing_acknowledged_is_lost_when_masters_die_and_hang_under_load(
@@ -84,7 +84,49 @@ async def test_without_confirmation_a_failover_loses_what_was_acknowledged(
         await _other_master(redis, first)
         assert not (await insist(lambda: careless.accept(lost))).duplicate
         assert (await careless.snapshot(WHERE, 0)).cursor.epoch != before.epoch
-        assert not (await insist(lambda: careful.accept(refused))).duplicate
+        await insist(lambda: careful.accept(refused))
+
+
+class Trusting(RedisLedger):
+    """The twin: whatever replicas have confirmed is acknowledged."""
+
+    async def start(self) -> None:
+        await super().start()
+        link = self._store._opened().first
+        link._doubt = None
+        link.drop("the next connection asks nobody")
+        await insist(self.depth)
+
+
+async def test_a_master_that_hung_cannot_acknowledge_once_another_was_chosen(
+    redis: Watched,
+) -> None:
+    """It wakes together with a replica that follows it still, and so confirms its writes."""
+    slow = {"replicas": 1, "command_timeout": 20.0}
+    async with (
+        asyncio.timeout(60),
+        behind(redis, **slow) as careful,
+        behind(redis, kind=Trusting, **slow) as trusting,
+    ):
+        master = await redis.master()
+        follower = next(server for server in redis.servers if server is not master)
+        follower.freeze()
+        async with asyncio.timeout(10):
+            while "s_down" not in await redis.flags(follower):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        master.freeze()
+        lost, refused = message("lost"), message("refused")
+        acknowledged = asyncio.create_task(trusting.accept(lost))
+        doubted = asyncio.create_task(careful.accept(refused))
+        await _other_master(redis, master)
+        follower.thaw()
+        master.thaw()
+        assert not (await acknowledged).duplicate
+        with pytest.raises(LedgerUnavailable, match=r"the master is at|a sentinel says"):
+            await doubted
+        await redis.in_step()
+        assert not (await insist(lambda: trusting.accept(lost))).duplicate
+        await insist(lambda: careful.accept(refused))
 
 
 async def _other_master(redis: Watched, old: RedisServer) -> None:
@@ -103,12 +145,14 @@ async def test_sentinels_that_cannot_help_are_named(redis: Watched) -> None:
         with pytest.raises(ConfigurationError, match="NOAUTH"):
             async with opened(redis.url):
                 pass
-        async with behind(redis) as ledger:
+        async with behind(redis) as ledger, behind(redis, replicas=1) as careful:
             guarantee = await ledger.guarantee()
             assert f"master of '{SERVICE}', as 3 of 3 sentinels say" in guarantee.holds[0]
             for sentinel in redis.sentinels[1:]:
                 await asyncio.to_thread(sentinel.kill)
             assert any("Only 1 of 3 sentinels" in loss for loss in losses(await ledger.guarantee()))
+            with pytest.raises(LedgerUnavailable, match="only 1 of 3 sentinels answer"):
+                await careful.accept(message())
             await asyncio.to_thread(redis.sentinels[0].kill)
             await ledger.accept(message())
         with pytest.raises(LedgerUnavailable, match=f"no sentinel names the master of '{SERVICE}'"):

@@ -86,8 +86,11 @@ class Standing:
                 )
             if self._fails_over and not server.replicas:
                 yield "A master has no replica: nobody can take over when it is lost."
-        if self.sentinels is not None and self.sentinels.answering < len(self.sentinels.addresses):
-            yield f"Only {self.sentinels} answer: a failover needs the greater part of them."
+        if self.sentinels is not None and self.sentinels.answering < self.sentinels.count:
+            what = (
+                "a failover and every acknowledgement need" if self.replicas else "a failover needs"
+            )
+            yield f"Only {self.sentinels} answer: {what} the greater part of them."
 
     def _exposes(self) -> Iterator[str]:
         if any(address.tls is None and not _is_here(address) for address in self.servers):

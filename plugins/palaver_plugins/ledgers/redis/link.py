@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 
 from palaver.errors import ConfigurationError, LedgerUnavailable, PalaverError
@@ -40,6 +41,7 @@ class Link:
         connect_timeout: float,
         command_timeout: float,
         replicas: int,
+        doubt: Callable[[Address], Awaitable[str]] | None = None,
     ) -> None:
         self.address: Address | None = None
         """Where it was last connected to."""
@@ -49,6 +51,7 @@ class Link:
         self._connect_timeout = connect_timeout
         self._command_timeout = command_timeout
         self._replicas = replicas
+        self._doubt = doubt
         self._wire: Wire | None = None
         self._up = asyncio.Event()
         self._since = 0.0
@@ -184,7 +187,8 @@ class Link:
         if wire.lost.done():
             raise self.unavailable(wire.lost.result())
         if self._replicas:
-            wire.await_replicas(self._replicas)
+            doubt = functools.partial(self._doubt, self.address) if self._doubt else None
+            wire.await_replicas(self._replicas, doubt)
         self._wire = wire
         self._note()
         self._up.set()

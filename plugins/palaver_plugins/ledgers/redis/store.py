@@ -75,8 +75,12 @@ class Store:
         if target.kind == "sentinel":
             password = self._settings.sentinel_password
             self._sentinels = Sentinels(
-                target, await asyncio.to_thread(password.reveal) if password else ""
+                target,
+                await asyncio.to_thread(password.reveal) if password else "",
+                connect_timeout=self._settings.connect_timeout,
+                command_timeout=self._settings.command_timeout,
             )
+            self._sentinels.begin()
             locate = self._sentinels.locate
         self._target, self._nodes = target, Nodes(locate, seeds, self._link)
         try:
@@ -101,6 +105,8 @@ class Store:
         nodes, self._nodes = self._nodes, None
         if nodes is not None:
             await nodes.close()
+        if self._sentinels is not None:
+            await self._sentinels.close()
 
     async def ready(self) -> None:
         """Return while there is a connection. Raises `LedgerUnavailable`."""
@@ -218,6 +224,7 @@ class Store:
             connect_timeout=self._settings.connect_timeout,
             command_timeout=self._settings.command_timeout,
             replicas=self._settings.replicas,
+            doubt=self._sentinels.doubt if self._sentinels is not None else None,
         )
 
     async def _greet(self, link: Link, wire: Wire) -> None:

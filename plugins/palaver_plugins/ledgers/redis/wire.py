@@ -9,7 +9,7 @@ reply is thrown away when its place comes up.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import hiredis
@@ -20,6 +20,10 @@ IDLE = 10.0
 Reply = Any  # what the RESP3 protocol can say: bytes, int, None, lists, dicts, errors
 Push = Callable[[bytes, bytes], None]
 """Called with the channel and the payload of a published message."""
+Doubt = Callable[[], Awaitable[str]]
+"""Returns why what replicas have may be lost all the same, or nothing."""
+Held = list[tuple[asyncio.Future[Reply], Reply]]
+"""Replies that nobody has yet been given."""
 
 
 class Lost(NamedTuple):
@@ -38,9 +42,11 @@ class Wire(asyncio.Protocol):
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._waiting: deque[asyncio.Future[Reply] | None] = deque()  # None: the reply to WAIT
-        self._held: list[tuple[asyncio.Future[Reply], Reply]] = []
+        self._held: Held = []
         self._replicas = 0
         self._confirm = b""
+        self._doubt: Doubt | None = None
+        self._doubting: set[asyncio.Task[None]] = set()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._heard = self._loop.time()
@@ -90,19 +96,32 @@ class Wire(asyncio.Protocol):
         self._out.append(command)
         return future
 
-    def await_replicas(self, replicas: int) -> None:
-        """From now on hold replies back until so many replicas have what was written before."""
+    def await_replicas(self, replicas: int, doubt: Doubt | None = None) -> None:
+        """From now on hold replies back until so many replicas have what was written before, and
+        ``doubt``, asked after that, finds no reason to doubt it."""
         self._replicas = replicas
         self._confirm = pack("WAIT", replicas, round(self._timeout * 500))
+        self._doubt = doubt
 
     def _confirmed(self, reply: Reply) -> None:
         held, self._held = self._held, []
-        enough = isinstance(reply, int) and reply >= self._replicas
-        lacking = hiredis.ReplyError(f"NOREPLICAS {reply} of {self._replicas} replicas have it")
-        for future, answer in held:
-            if not future.done():
-                refused = isinstance(answer, hiredis.ReplyError)
-                future.set_result(answer if enough or refused else lacking)
+        if not isinstance(reply, int):
+            _answer(held, str(reply))
+        elif reply < self._replicas:
+            _answer(held, f"{reply} of {self._replicas} replicas have it")
+        elif self._doubt is None:
+            _answer(held, "")
+        else:
+            task = self._loop.create_task(self._ask(self._doubt, held))
+            self._doubting.add(task)
+            task.add_done_callback(self._doubting.discard)
+
+    async def _ask(self, doubt: Doubt, held: Held) -> None:
+        try:
+            _answer(held, await doubt())
+        except asyncio.CancelledError:
+            _lose(held, self.lost.result())
+            raise
 
     @property
     def waiting(self) -> int:
@@ -138,11 +157,27 @@ class Wire(asyncio.Protocol):
             self._tick.cancel()
         self.lost.set_result(why)
         self._ended(self)
-        for future in (*(future for future, _ in self._held), *self._waiting):
-            if future is not None and not future.done():
-                future.set_result(Lost(why))
+        for task in self._doubting:
+            task.cancel()
+        _lose(self._held, why)
+        _lose([(future, None) for future in self._waiting if future is not None], why)
         self._held.clear()
         self._waiting.clear()
+
+
+def _answer(held: Held, doubt: str) -> None:
+    """Give the replies, unless there is a ``doubt``; errors are given in any case."""
+    doubted = hiredis.ReplyError(f"NOREPLICAS {doubt}")
+    for future, reply in held:
+        if not future.done():
+            refused = isinstance(reply, hiredis.ReplyError)
+            future.set_result(doubted if doubt and not refused else reply)
+
+
+def _lose(held: Held, why: str) -> None:
+    for future, _ in held:
+        if not future.done():
+            future.set_result(Lost(why))
 
 
 def pack(*words: str | bytes | int | float) -> bytes:
