@@ -2,19 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from tests.ledgers.certificates import Authority, Certificate, make_authority
 from tests.ledgers.redis_cluster import cluster
-from tests.ledgers.redis_kit import answer, claimed, message, needs_redis, opened
+from tests.ledgers.redis_kit import answer, claimed, message, needs_redis
+from tests.ledgers.redis_kit import opened as opened_soon
 from tests.ledgers.redis_sentinels import SERVICE, Sentinel
 from tests.ledgers.redis_server import RedisServer, free_port, running, running_redis
 
 from palaver.errors import ConfigurationError, LedgerUnavailable
+from palaver_plugins.ledgers.redis import RedisLedger
 
 pytestmark = needs_redis
+
+
+def opened(url: str, **options: Any) -> AbstractAsyncContextManager[RedisLedger]:
+    """A ledger that has the time for a handshake on a busy machine."""
+    return opened_soon(url, **({"connect_timeout": 5.0} | options))
 
 
 class Secured(NamedTuple):

@@ -53,7 +53,8 @@ class Link:
         self._replicas = replicas
         self._doubt = doubt
         self._wire: Wire | None = None
-        self._up = asyncio.Event()
+        self._decided = asyncio.Event()
+        """Set while there is a wire, or a reason for there being none that no waiting mends."""
         self._since = 0.0
         """When it last went up or down."""
         self._failure: PalaverError = LedgerUnavailable("Redis: not connected yet")
@@ -78,7 +79,7 @@ class Link:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.drop("closed")
-        self._up.clear()
+        self._decided.clear()
 
     async def call(self, command: bytes, *, preface: tuple[bytes, ...] = ()) -> Reply:
         """The reply to a packed command, or a `hiredis.ReplyError`. The ``preface`` are commands
@@ -157,7 +158,7 @@ class Link:
         if self._keeper is not None and left > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await self._up.wait()
+                    await self._decided.wait()
         if self._wire is None:
             raise LedgerUnavailable(str(self._failure), retry_after=1.0) from self._failure
         return self._wire
@@ -169,6 +170,10 @@ class Link:
                     await self._connect()
                 except (LedgerUnavailable, ConfigurationError) as error:
                     self._failure = error
+                    if isinstance(error, ConfigurationError):
+                        self._decided.set()
+                    else:
+                        self._decided.clear()
                     await asyncio.sleep(PAUSE)
             await asyncio.shield(self._wire.lost)
 
@@ -191,7 +196,7 @@ class Link:
             wire.await_replicas(self._replicas, doubt)
         self._wire = wire
         self._note()
-        self._up.set()
+        self._decided.set()
 
     def _make_wire(self) -> Wire:
         return Wire(self._push, self._went_down, self._command_timeout)
@@ -202,7 +207,7 @@ class Link:
             self._wire = None
             self._failure = self.unavailable(wire.lost.result())
             self._note()
-            self._up.clear()
+            self._decided.clear()
 
     def _note(self) -> None:
         self._since = asyncio.get_running_loop().time()
