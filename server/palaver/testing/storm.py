@@ -186,8 +186,10 @@ class Talk:
         tab = self._tabs[0]
         await tab.until(lambda: turn in tab.growth, self._storm.weather.patience)
         self._storm.checker.stopped(turn)
-        while await self._request("stop", {"turn": turn}) is None:  # noqa: ASYNC110
+        while (answer := await self._request("stop", {"turn": turn})) is None:  # noqa: ASYNC110
             await asyncio.sleep(AGAIN)
+        if answer["state"] == "unknown":
+            self._storm.findings.note("lost", f"{self._conversation}: nobody knows of {turn}")
 
     async def _seen(self, tab: Tab, turns: list[str]) -> bool:
         """Wait until a reader has seen how these turns ended; whether that came."""
