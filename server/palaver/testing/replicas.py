@@ -139,7 +139,8 @@ class Replicas:
         assert self._zygote.stdin is not None
         self._zygote.stdin.write(json.dumps(order).encode() + b"\n")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(replica.known.wait(), START)
+            async with asyncio.timeout(START):
+                await replica.known.wait()
         if not replica.address:
             replica.kill()
             log = await asyncio.to_thread(self._log.read_text, errors="replace")

@@ -208,10 +208,12 @@ class Talk:
             storm.each_screen(tab.screen)
 
     async def _compare(self, tab: Tab) -> Findings:
-        while True:
-            try:
-                return await self._storm.checker.check_screen(
-                    self._storm.ledger, self._conversation, tab.screen
-                )
-            except LedgerUnavailable:
+        """What the reader has against what the ledger has. `TimeoutError` when that stays away."""
+        storm = self._storm
+        async with asyncio.timeout(storm.weather.patience):
+            while True:
+                with contextlib.suppress(LedgerUnavailable):
+                    return await storm.checker.check_screen(
+                        storm.ledger, self._conversation, tab.screen
+                    )
                 await asyncio.sleep(AGAIN)

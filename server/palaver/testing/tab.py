@@ -240,7 +240,8 @@ class Tab:
         while not holds():
             self._news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), patience)
+                async with asyncio.timeout(patience):  # `wait_for` loses a cancellation in 3.11
+                    await self._news.wait()
             except TimeoutError:
                 return False
         return True
