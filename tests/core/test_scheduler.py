@@ -157,6 +157,7 @@ class LineWithReserve(Line):
     reserve = 1
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("line", [Line, LineWithReserve])
 def test_whatever_happens_the_line_is_fair_busy_and_complete(line: type[Line]) -> None:
     run_state_machine_as_test(

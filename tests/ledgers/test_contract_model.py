@@ -654,6 +654,7 @@ class Forgiving(Tampered):
         return await self.within.erase(tenant, person)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("mistake", [Fenceless, Deaf, Doubling, Swallowing, Hasty, Forgiving])
 def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
     mistake: Callable[[Ledger], Any],

@@ -101,6 +101,7 @@ async def test_nothing_acknowledged_is_lost_when_it_dies_in_the_commit(tmp_path:
     assert await lost(tmp_path, acknowledged) == []
 
 
+@pytest.mark.proof
 async def test_a_writer_that_acknowledges_before_it_commits_is_found_out(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "hasty")
     assert await lost(tmp_path, acknowledged) != []

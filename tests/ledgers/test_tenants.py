@@ -292,6 +292,7 @@ def explore(
     neighbours()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "name",
     ["memory", "sqlite", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live])],
