@@ -15,6 +15,7 @@ from palaver.messages import (
     Started,
     Text,
     TextReset,
+    merge,
 )
 from palaver.testing.screen import Screen
 
@@ -58,17 +59,19 @@ class Findings:
 class HistoryChecker:
     """Told of every message that was accepted, it finds what a ledger or a reader got wrong.
 
-    ``expected`` gives the reply that a message should have, or None when it cannot be known.
+    ``expected`` gives the reply that a message should have, or None when it cannot be known. The
+    messages of one turn are asked for as one.
     """
 
     def __init__(self, expected: Callable[[Message], str | None] = lambda message: None) -> None:
         self._expected = expected
-        self._turns: dict[Conversation, dict[str, Message]] = {}
+        self._turns: dict[Conversation, dict[str, dict[str, Message]]] = {}
         self._stopped: set[str] = set()
 
     def accepted(self, message: Message, turn: str) -> None:
         """A message was accepted as ``turn``, for the first time or as a duplicate."""
-        self._turns.setdefault(message.conversation, {}).setdefault(turn, message)
+        turns = self._turns.setdefault(message.conversation, {})
+        turns.setdefault(turn, {}).setdefault(message.id, message)
 
     def stopped(self, turn: str) -> None:
         """A stop was asked for: the beginning of the reply is right as well."""
@@ -88,17 +91,18 @@ class HistoryChecker:
     async def check(self, ledger: Ledger) -> Findings:
         """Compare with the ledger's streams and histories."""
         findings = Findings()
-        for conversation, turns in self._turns.items():
-            replies = await self._check_stream(ledger, conversation, findings)
-            await self._check_history(ledger, conversation, replies, findings)
-            for turn, message in turns.items():
-                self._check_reply(message, turn, replies, findings)
+        for conversation in self._turns:
+            replay = await self._replay(ledger, conversation, findings)
+            turns = replay.follow(self._turns[conversation])
+            await self._check_history(ledger, conversation, turns, replay.closed, findings)
+            for turn, messages in turns.items():
+                self._check_reply(merge(tuple(messages.values())), turn, replay.closed, findings)
         return findings
 
-    async def _check_stream(
+    async def _replay(
         self, ledger: Ledger, conversation: Conversation, findings: Findings
-    ) -> dict[str, str]:
-        """Replay the stream; returns the text of each closed turn."""
+    ) -> "_Replay":
+        """Replay the whole stream."""
         replay = _Replay(str(conversation), findings)
         offset = 0
         while True:
@@ -109,12 +113,13 @@ class HistoryChecker:
                 offset = item.offset
                 replay.take(item.event)
             if offset >= page.last or not page.events:
-                return replay.closed
+                return replay
 
     async def _check_history(
         self,
         ledger: Ledger,
         conversation: Conversation,
+        turns: dict[str, dict[str, Message]],
         replies: dict[str, str],
         findings: Findings,
     ) -> None:
@@ -122,9 +127,9 @@ class HistoryChecker:
         for role in ("user", "assistant"):
             order = [line.turn for line in lines if line.role == role]
             for turn, count in Counter(order).items():
-                if count > 1:
+                if count > (len(turns.get(turn, ())) if role == "user" else 1):
                     findings.note("doubled", f"{conversation}: {count} {role} lines of {turn}")
-            wanted = [turn for turn in self._turns[conversation] if turn in order]
+            wanted = [turn for turn in turns if turn in order]
             if list(dict.fromkeys(order)) != wanted:
                 findings.note("reordered", f"{conversation}: {role} lines {order} for {wanted}")
         for line in lines:
@@ -148,7 +153,7 @@ class HistoryChecker:
     ) -> Findings:
         """Compare what a reader shows with the ledger."""
         findings = Findings()
-        replies = await self._check_stream(ledger, conversation, findings)
+        replies = (await self._replay(ledger, conversation, findings)).closed
         for turn, text in replies.items():
             shown = screen.texts.get(turn)
             if shown is None:
@@ -168,13 +173,12 @@ class _Replay:
         self._label = label
         self._findings = findings
         self._texts: dict[str, str] = {}
-        self._messages: set[str] = set()
+        self._messages: dict[str, str] = {}
+        self._moved: list[tuple[str, str, str]] = []
 
     def take(self, event: Event) -> None:
         if isinstance(event, Received):
-            if event.id in self._messages:
-                self._findings.note("doubled", f"{self._label}: message {event.id} recorded twice")
-            self._messages.add(event.id)
+            self._take_message(event)
         elif isinstance(event, Text):
             self._take_text(event)
         elif isinstance(event, TextReset):
@@ -184,6 +188,25 @@ class _Replay:
                 self._findings.note("gapped", f"{self._label}: {event}")
         elif isinstance(event, Finished):
             self._close(event)
+
+    def _take_message(self, event: Received) -> None:
+        before = self._messages.get(event.id)
+        if event.moved and before is not None:
+            self._moved.append((event.id, before, event.turn))
+        elif before is not None:
+            self._findings.note("doubled", f"{self._label}: message {event.id} recorded twice")
+        self._messages[event.id] = event.turn
+
+    def follow(self, turns: dict[str, dict[str, Message]]) -> dict[str, dict[str, Message]]:
+        """The messages of each turn, in the order of the turns, after all that moved did so: each
+        from the turn that was told of it to the one after that."""
+        followed = {turn: dict(messages) for turn, messages in turns.items()}
+        for message, before, after in self._moved:
+            followed = _place(followed, after, before)
+            for turn, messages in followed.items():
+                if turn != after and message in messages:
+                    followed[after][message] = messages.pop(message)
+        return {turn: messages for turn, messages in followed.items() if messages}
 
     def _take_text(self, event: Text) -> None:
         text = self._texts.get(event.turn, "")
@@ -199,3 +222,17 @@ class _Replay:
         if event.length != len(text):
             self._findings.note("wrong", f"{self._label}: {event} for {len(text)} characters")
         self.closed[event.turn] = text
+
+
+def _place(
+    turns: dict[str, dict[str, Message]], turn: str, after: str
+) -> dict[str, dict[str, Message]]:
+    """``turns`` with one of them, which may be new, behind another."""
+    moved = turns.get(turn, {})
+    placed: dict[str, dict[str, Message]] = {}
+    for each, messages in turns.items():
+        if each != turn:
+            placed[each] = messages
+        if each == after:
+            placed[turn] = moved
+    return placed if turn in placed else {**placed, turn: moved}
