@@ -11,10 +11,10 @@ from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_scr
 from palaver_plugins.ledgers.redis.store import Store, Word
 from palaver_plugins.ledgers.redis.wire import Reply
 
-SERVERS_TIME = """  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+SERVERS_TIME = """    local time = redis.call('TIME')
+    step_time = time[1] * 1000 + math.floor(time[2] / 1000)
 """
-TESTS_TIME = """  return tonumber(redis.call('GET', 'palaver:clock'))
+TESTS_TIME = """    step_time = tonumber(redis.call('GET', 'palaver:clock'))
 """
 
 

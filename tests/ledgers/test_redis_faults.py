@@ -23,6 +23,7 @@ from tests.ledgers.redis_kit import (
 from tests.ledgers.redis_server import Proxy, RedisServer, proxied, running_redis
 
 from palaver.errors import Fenced, LedgerUnavailable
+from palaver.ledger import Policies
 from palaver.messages import Message, Recorded
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.scripts import load_scripts
@@ -68,6 +69,31 @@ async def test_a_write_whose_answer_was_lost_is_applied_once(proxy: Proxy) -> No
         assert [line.text for line in history] == ["hello", "once more"]
         depth = await ledger.depth()
         assert (depth.queued, depth.running) == (0, 0)
+
+
+async def test_a_message_that_joined_a_turn_is_not_taken_for_a_copy_of_itself(
+    proxy: Proxy,
+) -> None:
+    steer = Policies(otherwise="steer")
+    async with asyncio.timeout(5), opened(proxy.url) as ledger:
+        await ledger.accept(message())
+        claim = await claimed(ledger)
+        first = message("steers")
+        proxy.lose_next_answer = True
+        receipt = await ledger.accept(first, steer)
+        assert (receipt.turn, receipt.joined, receipt.duplicate) == (claim.turn, True, False)
+        assert (await ledger.accept(first, steer)).duplicate
+        await ledger.accept(message("steers too", sender="bob"), steer)
+        assert len(await ledger.steering(claim)) == 2
+        proxy.lose_next_answer = True
+        settled = await ledger.settle(claim, ending(claim), expect=0, dead="given up")
+        assert settled.steering == 2
+        assert len(await ledger.dead_letters(10)) == 1
+        depth = await ledger.depth()
+        assert (depth.queued, depth.running) == (1, 0)
+        following = await claimed(ledger)
+        assert [sent.text for sent in following.messages] == ["steers"]
+        assert [sent.text for sent in following.steering] == ["steers too"]
 
 
 async def test_without_the_index_a_repeated_append_would_double_the_text(proxy: Proxy) -> None:

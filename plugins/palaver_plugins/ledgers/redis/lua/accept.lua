@@ -71,8 +71,9 @@ else
   ahead = #turns
   taker = {id = turn, due = time + (policy == 'merge' and policies.window or 0)}
   make_turn(turn, sender, {message}, {string.format('%.0f', time)}, taker.due)
-  redis.call('RPUSH', waiting, turn)
-  lasts(waiting)
+  if redis.call('RPUSH', waiting, turn) == 1 then
+    lasts(waiting)
+  end
   if policy == 'interrupt' and running ~= '' then
     interrupt_for(turn, sender, running, limit)
   end
@@ -81,6 +82,7 @@ if ahead == 0 and running == '' then
   redis.call('ZADD', queue, taker.due, name)
 end
 emit(tonumber(offset or 0), {received(taker.id, rest, false, ahead)})
+lasts_at_most(conv .. ':s', WEEK)
 
 local at = string.format('%.0f', time)
 set_mark('i' .. id, sender, table.concat({taker.id, digest, at, turn}, ' '))

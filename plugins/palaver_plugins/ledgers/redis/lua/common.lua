@@ -11,9 +11,14 @@ if not life then
 end
 retention = tonumber(retention or 0)
 
+-- The time in ms, of this step.
+local step_time
 local function now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  if not step_time then
+    local time = redis.call('TIME')
+    step_time = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return step_time
 end
 
 local function json_time(ms)

@@ -34,8 +34,10 @@ end
 
 local function write_reply(key, parts)
   if #parts > 0 then
-    redis.call('APPEND', key, table.concat(parts))
-    lasts(key)
+    local text = table.concat(parts)
+    if redis.call('APPEND', key, text) == #text then
+      lasts(key)
+    end
   end
 end
 

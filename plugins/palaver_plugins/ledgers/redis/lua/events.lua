@@ -9,7 +9,6 @@ local function emit(offset, events)
   if #events > 0 then
     offset = offset + #events
     redis.call('HSET', conv, 'offset', string.format('%.0f', offset))
-    lasts_at_most(conv .. ':s', WEEK)
     redis.call('PUBLISH', conv .. ':e', json_list(told))
   end
   return offset

@@ -106,6 +106,7 @@ if #left > 0 then
 end
 local offset = emit(tonumber(held[3]), events)
 redis.call('XTRIM', conv .. ':s', 'MAXLEN', closing.events_kept)
+lasts_at_most(conv .. ':s', WEEK)
 set_mark('t' .. turn, sender, table.concat({
   fence, expect, digest, index, string.format('%.0f', offset), stop, #items}, ' '))
 enqueue(name)
