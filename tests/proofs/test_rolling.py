@@ -18,7 +18,7 @@ WEATHER = Weather(conversations=24, messages=10, ahead=(0, 0, 1))
 CALLERS = 24
 DRAIN = 0.2
 """Seconds: less than a turn takes, so most of those that run are handed over."""
-PACE = 0.03
+PACE = 0.02
 """Seconds per word. The slower, the longer a restart takes: who listens is let listen."""
 
 

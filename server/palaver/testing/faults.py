@@ -92,4 +92,5 @@ async def strike(
     """Let a fault happen again and again, after so many seconds at random, until enough did."""
     while not until():
         await asyncio.sleep(chance.uniform(*every))
-        await blow()
+        if not until():
+            await blow()

@@ -113,6 +113,7 @@ class Talk:
         self._conversation = Conversation("default", "web", f"{storm.seed}-{number}")
         self._person = f"person-{number}"
         self._turns: list[str] = []
+        self._given_up = False
         self._tabs = [
             Tab(
                 storm.session,
@@ -192,8 +193,12 @@ class Talk:
             self._storm.findings.note("lost", f"{self._conversation}: nobody knows of {turn}")
 
     async def _seen(self, tab: Tab, turns: list[str]) -> bool:
-        """Wait until a reader has seen how these turns ended; whether that came."""
-        return await tab.until(lambda: tab.ended.issuperset(turns), self._storm.weather.patience)
+        """Wait until a reader has seen how these turns ended; whether that came. Nobody waits in
+        vain twice."""
+        patience = 0.0 if self._given_up else self._storm.weather.patience
+        seen = await tab.until(lambda: tab.ended.issuperset(turns), patience)
+        self._given_up = self._given_up or not seen
+        return seen
 
     async def _read_to_the_end(self) -> None:
         storm = self._storm
