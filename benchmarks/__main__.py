@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.engines.models import write_model
+from tests.plugins.engines.models import write_model
 
 from benchmarks import engines
 

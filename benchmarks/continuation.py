@@ -23,9 +23,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any
 
-from tests.engines.conftest import built_in
-from tests.engines.models import SENTENCES, write_model
-from tests.engines.serving import Serve, build_openai, build_vllm
+from tests.plugins.engines.conftest import built_in
+from tests.plugins.engines.models import SENTENCES, write_model
+from tests.plugins.engines.serving import Serve, build_openai, build_vllm
 from tests.proofs.report import machine
 
 from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, OnText, Sampling

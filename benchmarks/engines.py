@@ -24,10 +24,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.engines.models import write_model
+from tests.plugins.engines.models import write_model
 
 from palaver.engine import ChatMessage, GenerationRequest, Sampling
-from palaver.hooks import Site
+from palaver.hooks import BuildContext
 from palaver_plugins.engines.vllm import VllmEngine, VllmSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -222,7 +222,9 @@ async def compare(python: str, *, rounds: int, tokens: int) -> dict[int, dict[st
         settings = VllmSettings.model_validate(
             ARGUMENTS | {"model": "walker", "python": python, "threads": 1}
         )
-        engine = VllmEngine(settings, Site(data=Path(folder), model=lambda name: model))
+        engine = VllmEngine(
+            settings, BuildContext(data_directory=Path(folder), resolve_model=lambda name: model)
+        )
         async with bare_engine(python, model) as bare:
             try:
                 await engine.start()

@@ -20,23 +20,23 @@ from aiohttp import WSMsgType, web
 
 from benchmarks.engines import ARGUMENTS
 from palaver import Sampling, Skill, Turn
-from palaver.app import listening, make_site
+from palaver.app import listening, make_build_context
+from palaver.config.settings import RoutingSettings, ServerSettings, Settings
 from palaver.engine import (
-    Abilities,
     ChatMessage,
     Engine,
+    EngineInfo,
+    EngineStats,
     Generation,
     GenerationRequest,
-    Load,
     OnText,
 )
 from palaver.errors import Unsupported
-from palaver.hooks import Site
+from palaver.hooks import BuildContext
 from palaver.ledger import Ledger
 from palaver.messages import Usage
 from palaver.plugins import load_plugins
 from palaver.server import Server
-from palaver.settings import RoutingSettings, ServerSettings, Settings
 from palaver.testing import ListKnowledge, MemoryLedger
 
 CHUNKS = tuple(f" chunk{n:02d}" for n in range(32))
@@ -48,8 +48,10 @@ class Ready:
     def __init__(self, *, ticks: bool) -> None:
         self._ticks = ticks
 
-    async def start(self) -> Abilities:
-        return Abilities(model="ready", context=100_000, can=frozenset({"generate"}))
+    async def start(self) -> EngineInfo:
+        return EngineInfo(
+            model="ready", context_window=100_000, capabilities=frozenset({"generate"})
+        )
 
     async def close(self) -> None: ...
 
@@ -69,8 +71,8 @@ class Ready:
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         raise Unsupported("classify")
 
-    async def load(self) -> Load:
-        return Load(running=0, waiting=0)
+    async def stats(self) -> EngineStats:
+        return EngineStats(running=0, waiting=0)
 
 
 class Relay(Skill):
@@ -80,7 +82,7 @@ class Relay(Skill):
     examples = ("relay this", "pass it on")
 
     async def answer(self, turn: Turn) -> None:
-        await turn.reply(turn.message.text, sampling=Sampling(max_tokens=128))
+        await turn.stream(turn.message.text, sampling=Sampling(max_tokens=128))
 
 
 class Other(Skill):
@@ -127,8 +129,8 @@ def make_ledger(kind: str, data: Path, redis_url: str) -> Ledger:
         return MemoryLedger()
     backend = load_plugins().ledgers[kind]
     values = {"url": redis_url} if kind == "redis" else {"path": str(data / "ledger.sqlite")}
-    site = make_site(Settings(server=ServerSettings(data=data)))
-    return backend.build(backend.settings.model_validate(values), site)
+    build_context = make_build_context(Settings(server=ServerSettings(data=data)))
+    return backend.build(backend.settings.model_validate(values), build_context)
 
 
 async def serve_palaver(ledger: Ledger, engine: Engine, data: Path) -> None:
@@ -151,7 +153,7 @@ def vllm_engine(model: str, python: str) -> Engine:
     from palaver_plugins.engines.vllm import VllmEngine, VllmSettings
 
     settings = VllmSettings.model_validate(ARGUMENTS | {"model": model, "python": python})
-    return VllmEngine(settings, Site(data=Path(model), model=Path))
+    return VllmEngine(settings, BuildContext(data_directory=Path(model), resolve_model=Path))
 
 
 def announce(address: str) -> None:

@@ -1,12 +1,17 @@
-"""What every test of the house gets."""
+"""Fixtures of every test."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis.configuration import set_hypothesis_home_dir
 from tests.proof import LONG, SEED
+
+if TYPE_CHECKING:
+    from tests.server.web.house import House
 
 # Its usual place in the root makes pytest warn, since the project sets `norecursedirs`.
 set_hypothesis_home_dir(Path(__file__).parent.parent / ".pytest_cache" / "hypothesis")
@@ -23,3 +28,12 @@ def no_blocking() -> Iterator[BlockBuster]:
     """Our code that blocks a running event loop fails the test."""
     with blockbuster_ctx(OURS) as guard:
         yield guard
+
+
+@pytest_asyncio.fixture
+async def house() -> AsyncIterator["House"]:
+    """A server with its web surface, for one test."""
+    from tests.server.web.house import open_house  # brings the web framework
+
+    async with open_house() as opened:
+        yield opened

@@ -1,45 +1,252 @@
-"""Palaver, a conversation server. What an author of skills and plugins imports."""
+"""Palaver, a conversation server: everything that the authors of skills and plugins import."""
 
-from palaver.engine import Sampling
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from palaver.channels import Channel, ConversationService
+from palaver.config.settings import PluginSettings, Secret
+from palaver.engine import (
+    Capability,
+    ChatMessage,
+    Choice,
+    Engine,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    JsonSchema,
+    OnText,
+    Regex,
+    Sampling,
+    Structure,
+    TokenLogprob,
+)
+from palaver.engines.continuing import ContinuedGeneration
 from palaver.errors import (
     ConfigurationError,
+    Conflict,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    Fenced,
+    Forbidden,
+    IndexConflict,
     InvalidInput,
+    LedgerError,
+    LedgerUnavailable,
     NotFound,
     OutcomeUnknown,
+    Overloaded,
     PalaverError,
+    PromptTooLong,
     SkillError,
+    TooLarge,
+    TooMany,
+    Unauthenticated,
+    Unsupported,
 )
-from palaver.hooks import Backend, Interceptor, PluginSettings, Site, Tool, hookimpl
-from palaver.knowledge import Document, Passage
-from palaver.ledger import Exchange
-from palaver.messages import Attachment, Citation, Conversation, Message
+from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
+from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
+from palaver.ledger import (
+    DEAD_LETTERS,
+    INBOX_LIMIT,
+    MAX_MERGE_WINDOWS,
+    QUEUE_ALL,
+    Claim,
+    ConcurrencyPolicies,
+    DeadLetter,
+    Erasure,
+    Export,
+    Guarantee,
+    HistoryEntry,
+    Ledger,
+    LogEntry,
+    OnChange,
+    Page,
+    PendingQuestion,
+    PendingTurn,
+    Progress,
+    QueueDepth,
+    Receipt,
+    Snapshot,
+    Step,
+    StopState,
+)
+from palaver.messages import (
+    Asked,
+    Attached,
+    Attachment,
+    Citation,
+    Cited,
+    ConcurrencyPolicy,
+    Conversation,
+    Cursor,
+    Event,
+    Finished,
+    Message,
+    Problem,
+    Queued,
+    Received,
+    Routed,
+    Started,
+    StoredEvent,
+    Text,
+    TextReset,
+    ToolCalled,
+    Usage,
+    check_name,
+    encode,
+    new_id,
+)
+from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
 from palaver.skills import Skill
-from palaver.turns import Turn
+from palaver.streams.subscriptions import Subscriber, Subscription
+from palaver.tools import Tool
+from palaver.turns.turn import Turn
+
+if TYPE_CHECKING:
+    from palaver.cli.console import EXIT_FAILED, Console
+    from palaver.web.api import retry_headers
+    from palaver.web.authentication import AUTHENTICATOR, ConversationAccess, Principal
+    from palaver.web.replies import PendingReply, ReplyResult, follow_reply
 
 __version__ = "0.1.0"
 
+_LOADED_ON_USE = {
+    "AUTHENTICATOR": "palaver.web.authentication",
+    "Console": "palaver.cli.console",
+    "ConversationAccess": "palaver.web.authentication",
+    "EXIT_FAILED": "palaver.cli.console",
+    "PendingReply": "palaver.web.replies",
+    "Principal": "palaver.web.authentication",
+    "ReplyResult": "palaver.web.replies",
+    "follow_reply": "palaver.web.replies",
+    "retry_headers": "palaver.web.api",
+}
+"""Names for authors of channels and commands: they bring aiohttp and click, which others need not
+load."""
+
+
+def __getattr__(name: str) -> Any:  # Any: whatever the module defines
+    if name in _LOADED_ON_USE:
+        return getattr(importlib.import_module(_LOADED_ON_USE[name]), name)
+    raise AttributeError(f"module 'palaver' has no attribute {name!r}")
+
+
 __all__ = [
+    "AUTHENTICATOR",
+    "DEAD_LETTERS",
+    "EXIT_FAILED",
+    "INBOX_LIMIT",
+    "MAX_MERGE_WINDOWS",
+    "QUEUE_ALL",
+    "Asked",
+    "Attached",
     "Attachment",
     "Backend",
+    "BuildContext",
+    "Capability",
+    "Channel",
+    "ChatMessage",
+    "Checkpoint",
+    "Choice",
     "Citation",
+    "Cited",
+    "Claim",
+    "ConcurrencyPolicies",
+    "ConcurrencyPolicy",
     "ConfigurationError",
+    "Conflict",
+    "Console",
+    "ContinuedGeneration",
     "Conversation",
+    "ConversationAccess",
+    "ConversationService",
+    "Cursor",
+    "DeadLetter",
     "Document",
-    "Exchange",
+    "DocumentInfo",
+    "Engine",
+    "EngineError",
+    "EngineInfo",
+    "EngineStats",
+    "EngineTimeout",
+    "EngineUnavailable",
+    "Erasure",
+    "Event",
+    "Export",
+    "Fenced",
+    "FinishReason",
+    "Finished",
+    "Forbidden",
+    "Generation",
+    "GenerationRequest",
+    "Guarantee",
+    "HistoryEntry",
+    "IndexConflict",
     "Interceptor",
     "InvalidInput",
+    "JsonSchema",
+    "KnowledgeBase",
+    "Ledger",
+    "LedgerError",
+    "LedgerUnavailable",
+    "LogEntry",
     "Message",
     "NotFound",
+    "OnChange",
+    "OnText",
     "OutcomeUnknown",
+    "Overloaded",
+    "Page",
     "PalaverError",
     "Passage",
+    "PendingQuestion",
+    "PendingReply",
+    "PendingTurn",
     "PluginSettings",
+    "Principal",
+    "Problem",
+    "Progress",
+    "PromptTooLong",
+    "QueueDepth",
+    "Queued",
+    "Receipt",
+    "Received",
+    "Regex",
+    "ReplyResult",
+    "Routed",
     "Sampling",
-    "Site",
+    "Secret",
     "Skill",
     "SkillError",
+    "Snapshot",
+    "Started",
+    "Step",
+    "StopState",
+    "StoredEvent",
+    "Structure",
+    "Subscriber",
+    "Subscription",
+    "Text",
+    "TextReset",
+    "TokenLogprob",
+    "TooLarge",
+    "TooMany",
     "Tool",
+    "ToolCalled",
     "Turn",
+    "Unauthenticated",
+    "Unsupported",
+    "Usage",
     "__version__",
+    "check_name",
+    "encode",
+    "follow_reply",
     "hookimpl",
+    "new_id",
+    "read_checkpoint",
+    "read_json",
+    "retry_headers",
 ]

@@ -8,17 +8,17 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from palaver.configuration import plugin_settings, validate_plugin_settings
+from palaver.config.loading import plugin_settings, validate_plugin_settings
+from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError
-from palaver.hooks import Backend, Site
+from palaver.hooks import Backend, BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
-from palaver.models import ModelRegistry
+from palaver.models.registry import ModelRegistry
 from palaver.plugins import Registry, load_plugins
 from palaver.server import Server
-from palaver.settings import Settings
 from palaver.skills import Skill
-from palaver.web import UNDER_WAY, UnderWay, check_bind, make_application
+from palaver.web import ACTIVE_REQUESTS, ActiveRequests, check_bind, make_application
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,22 +40,24 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     check_bind(settings)
     for key in settings.auth.keys.values():
         key.secret.reveal()  # one that leads nowhere is told before the engine is loaded
-    site = make_site(settings)
+    build_context = make_build_context(settings)
 
     def used(section: str, name: str, backends: Mapping[str, Backend[T]]) -> T:
-        return build(settings, section, "use", name, backends=backends, site=site)
+        return build(settings, section, "use", name, backends=backends, build_context=build_context)
 
     def enabled(section: str, names: Sequence[str], backends: Mapping[str, Backend[T]]) -> list[T]:
         return [
-            build(settings, section, "enabled", name, backends=backends, site=site)
+            build(
+                settings, section, "enabled", name, backends=backends, build_context=build_context
+            )
             for name in names
         ]
 
     return Server(
         settings,
-        ledger=build_ledger(settings, registry, site),
+        ledger=build_ledger(settings, registry, build_context),
         engine=used("engine", settings.engine.use, registry.engines),
-        knowledge=build_knowledge(settings, registry, site),
+        knowledge=build_knowledge(settings, registry, build_context),
         skills=build_skills(settings, registry),
         tools=registry.tools,
         interceptors=enabled("interceptors", settings.interceptors.enabled, registry.interceptors),
@@ -63,14 +65,14 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     )
 
 
-def make_site(settings: Settings) -> Site:
+def make_build_context(settings: Settings) -> BuildContext:
     """The server's data directory, made if need be. Raises `ConfigurationError`."""
     data = settings.server.data
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"server.data {str(data)!r}: {error.strerror}") from error
-    return Site(data=data, model=ModelRegistry(data).resolve)
+    return BuildContext(data_directory=data, resolve_model=ModelRegistry(data).resolve)
 
 
 def build(
@@ -80,7 +82,7 @@ def build(
     name: str,
     *,
     backends: Mapping[str, Backend[T]],
-    site: Site,
+    build_context: BuildContext,
 ) -> T:
     """Build the backend that the setting ``section.key`` names, with its own settings."""
     backend = backends.get(name)
@@ -89,17 +91,23 @@ def build(
             f"{section}.{key} names {name!r}; installed are: {', '.join(sorted(backends))}"
         )
     own = plugin_settings(settings, section, name, backend.settings)
-    return backend.build(own, site)
+    return backend.build(own, build_context)
 
 
-def build_knowledge(settings: Settings, registry: Registry, site: Site) -> KnowledgeBase:
+def build_knowledge(
+    settings: Settings, registry: Registry, build_context: BuildContext
+) -> KnowledgeBase:
     name = settings.knowledge.use
-    return build(settings, "knowledge", "use", name, backends=registry.knowledge, site=site)
+    return build(
+        settings, "knowledge", "use", name, backends=registry.knowledge, build_context=build_context
+    )
 
 
-def build_ledger(settings: Settings, registry: Registry, site: Site) -> Ledger:
+def build_ledger(settings: Settings, registry: Registry, build_context: BuildContext) -> Ledger:
     name = settings.ledger.use
-    return build(settings, "ledger", "use", name, backends=registry.ledgers, site=site)
+    return build(
+        settings, "ledger", "use", name, backends=registry.ledgers, build_context=build_context
+    )
 
 
 def build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:
@@ -118,7 +126,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
     settings = server.settings
     check_bind(settings)
     application = make_application(
-        reception=server,
+        service=server,
         settings=settings,
         metrics=server.metrics,
         readiness=server.readiness,
@@ -134,7 +142,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
         yield await _listen(runner, settings.server.host, settings.server.port)
     finally:
         try:
-            under_way = application[UNDER_WAY]
+            under_way = application[ACTIVE_REQUESTS]
             await server.depart(lambda: _stop_listening(runner, under_way), lambda: under_way.count)
         finally:
             await runner.cleanup()
@@ -150,7 +158,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
     return f"http://{shown}:{bound}/"
 
 
-async def _stop_listening(runner: web.AppRunner, under_way: UnderWay) -> None:
+async def _stop_listening(runner: web.AppRunner, under_way: ActiveRequests) -> None:
     """No new connections, and no further request on those that there are."""
     for site in list(runner.sites):
         await site.stop()

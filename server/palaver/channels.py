@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from palaver.ledger import Erasure, Export, Receipt, Snapshot, StopState
 from palaver.messages import Conversation, Cursor, Message
-from palaver.streams import Subscription, Viewer
+from palaver.streams.subscriptions import Subscriber, Subscription
 
 if TYPE_CHECKING:  # only channels that open routes need aiohttp
     from aiohttp import web
 
 
-class Reception(Protocol):
+class ConversationService(Protocol):
     """What the server offers to a channel. The channel has verified who speaks."""
 
     async def accept(self, message: Message) -> Receipt:
@@ -21,12 +21,12 @@ class Reception(Protocol):
         and `LedgerUnavailable`; then nothing is stored.
         """
 
-    async def view(
-        self, conversation: Conversation, viewer: Viewer, since: Cursor | None = None
+    async def subscribe(
+        self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None
     ) -> Subscription:
         """Bring the conversation's events to ``viewer`` until `leave`. See `Streams.open`."""
 
-    def leave(self, subscription: Subscription) -> None:
+    def unsubscribe(self, subscription: Subscription) -> None:
         """End a view. The turns go on."""
 
     async def stop(
@@ -53,7 +53,7 @@ class Reception(Protocol):
 class Channel(Protocol):
     """A bridge to one platform. Lives as long as the server."""
 
-    async def start(self, reception: Reception) -> None: ...
+    async def start(self, service: ConversationService) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -1,6 +1,7 @@
 """Engine: generates text, embeddings and scores for all skills.
 
-Implementations are plugins; all pass the suite in ``tests/engines``. What an engine cannot do it
+Implementations are plugins; all pass the suite in ``tests/plugins/engines``. What an
+engine cannot do it
 declares in `Abilities`, and the caller is told at start-up, not in the middle of a turn.
 """
 
@@ -10,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from palaver.messages import Usage
 
-Ability = Literal[
+Capability = Literal[
     "generate",
     "json_schema",
     "choice",
@@ -88,7 +89,7 @@ class GenerationRequest:
 
     ``partial`` is the beginning of the assistant's reply that exists already; the generation
     goes on after its last character and does not repeat it. It counts as reply, not as prompt:
-    in ``max_tokens`` and in the usage. ``deadline`` is the time allowed in
+    in ``max_tokens`` and in the usage. ``timeout`` is the time allowed in
     seconds. ``tenant`` salts the prefix cache, so that no tenant can tell what another has asked.
     ``priority``: lower runs sooner. ``id`` is ours and unique. ``person`` and ``channel`` tell for
     whom it is, where there is somebody.
@@ -103,7 +104,7 @@ class GenerationRequest:
     partial: str = ""
     adapter: str | None = None
     priority: int = 0
-    deadline: float = 120.0
+    timeout: float = 120.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,20 +128,20 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
+class EngineInfo:
     """What a started engine is. ``context`` is in tokens, prompt and reply together; ``slots`` is
     the number of generations that it runs at once, where it is known."""
 
     model: str
-    context: int
-    can: frozenset[Ability]
+    context_window: int
+    capabilities: frozenset[Capability]
     demonstration: bool = False
     """The model is too small for real use, and says so."""
     slots: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class EngineStats:
     """The engine's own count of requests that hold a slot and that wait for one."""
 
     running: int
@@ -154,12 +155,12 @@ OnText = Callable[[str], None]
 class Engine(Protocol):
     """One model behind one API. All methods run in the server's event loop.
 
-    Errors: `EngineUnavailable` when it is dead or not started, `EngineTimeout` when the deadline
+    Errors: `EngineUnavailable` when it is dead or not started, `EngineTimeout` when the timeout
     passes (the slot is freed), `PromptTooLong`, `Unsupported` for an ability that it lacks,
     `InvalidInput` for a parameter or structure that cannot work.
     """
 
-    async def start(self) -> Abilities:
+    async def start(self) -> EngineInfo:
         """Load the model. Raises `ConfigurationError` when it cannot be loaded."""
 
     async def close(self) -> None:
@@ -181,5 +182,5 @@ class Engine(Protocol):
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """Per text, a probability for each label of the model."""
 
-    async def load(self) -> Load:
+    async def stats(self) -> EngineStats:
         """Running and waiting requests, by the engine's own count."""

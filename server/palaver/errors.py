@@ -40,26 +40,26 @@ class PalaverError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    sentence: ClassVar[str] = "Something went wrong on our side."
-    tells_detail: ClassVar[bool] = False
+    public_message: ClassVar[str] = "Something went wrong on our side."
+    detail_is_public: ClassVar[bool] = False
     """Whether the detail is about the caller's own input and so may be shown to them."""
-    patience: ClassVar[float | None] = None
+    default_retry_after: ClassVar[float | None] = None
     """The usual ``retry_after``. Every 429 and 503 has one."""
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
-        super().__init__(detail or self.sentence)
-        self.retry_after = self.patience if retry_after is None else retry_after
+        super().__init__(detail or self.public_message)
+        self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
     @property
     def public(self) -> str:
-        return str(self) if self.tells_detail else self.sentence
+        return str(self) if self.detail_is_public else self.public_message
 
 
 class CallerError(PalaverError):
     status = 400
     code = "bad_request"
-    sentence = "The request cannot be understood."
-    tells_detail = True
+    public_message = "The request cannot be understood."
+    detail_is_public = True
 
 
 class InvalidInput(CallerError):
@@ -69,43 +69,43 @@ class InvalidInput(CallerError):
 class Unauthenticated(CallerError):
     status = 401
     code = "unauthenticated"
-    sentence = "A valid credential is needed."
+    public_message = "A valid credential is needed."
 
 
 class Forbidden(CallerError):
     status = 403
     code = "forbidden"
-    sentence = "This credential does not give access to that."
+    public_message = "This credential does not give access to that."
 
 
 class NotFound(CallerError):
     status = 404
     code = "not_found"
-    sentence = "There is no such thing here."
+    public_message = "There is no such thing here."
 
 
 class Conflict(CallerError):
     status = 409
     code = "conflict"
-    sentence = "This message id was used before with another body."
+    public_message = "This message id was used before with another body."
 
 
 class TooLarge(CallerError):
     status = 413
     code = "too_large"
-    sentence = "The message is too large."
+    public_message = "The message is too large."
 
 
 class TooMany(CallerError):
     status = 429
     code = "too_many"
-    sentence = "Too many messages are waiting. Please wait for a reply first."
-    patience = 1.0
+    public_message = "Too many messages are waiting. Please wait for a reply first."
+    default_retry_after = 1.0
 
 
 class ConfigurationError(PalaverError):
     code = "configuration"
-    sentence = "The server is not configured correctly."
+    public_message = "The server is not configured correctly."
 
 
 class ServerError(PalaverError):
@@ -115,13 +115,13 @@ class ServerError(PalaverError):
 class Overloaded(ServerError):
     status = 503
     code = "overloaded"
-    sentence = "The server is busy. Please try again in a moment."
-    patience = 2.0
+    public_message = "The server is busy. Please try again in a moment."
+    default_retry_after = 2.0
 
 
-class GaveUp(ServerError):
-    code = "gave_up"
-    sentence = "This message could not be answered: each attempt broke down."
+class MaxAttemptsExceeded(ServerError):
+    code = "max_attempts_exceeded"
+    public_message = "This message could not be answered: each attempt broke down."
 
 
 class LedgerError(ServerError):
@@ -131,8 +131,8 @@ class LedgerError(ServerError):
 class LedgerUnavailable(LedgerError):
     status = 503
     code = "ledger_unavailable"
-    sentence = "Messages cannot be stored right now. Please try again in a moment."
-    patience = 2.0
+    public_message = "Messages cannot be stored right now. Please try again in a moment."
+    default_retry_after = 2.0
 
     def __init__(self, detail: str = "", *, retry_after: float | None = 2.0) -> None:
         super().__init__(detail, retry_after=retry_after)
@@ -160,7 +160,7 @@ class NameCollision(PluginError):
 
 class SkillError(PluginError):
     code = "skill"
-    sentence = "The skill could not finish its answer."
+    public_message = "The skill could not finish its answer."
 
 
 class OutcomeUnknown(SkillError):
@@ -170,34 +170,34 @@ class OutcomeUnknown(SkillError):
 class EngineError(PalaverError):
     status = 502
     code = "engine"
-    sentence = "The language model could not answer."
+    public_message = "The language model could not answer."
 
 
 class EngineUnavailable(EngineError):
     status = 503
     code = "engine_unavailable"
-    sentence = "The language model is not available right now. Please try again in a moment."
-    patience = 5.0
+    public_message = "The language model is not available right now. Please try again in a moment."
+    default_retry_after = 5.0
 
 
 class EngineTimeout(EngineError):
     status = 504
     code = "engine_timeout"
-    sentence = "The language model took too long to answer."
+    public_message = "The language model took too long to answer."
 
 
 class EngineDied(EngineError):
     code = "engine_died"
-    sentence = "The language model broke down at this message and cannot answer it."
+    public_message = "The language model broke down at this message and cannot answer it."
 
 
 class PromptTooLong(EngineError):
     status = 400
     code = "prompt_too_long"
-    sentence = "The text is too long for the language model."
+    public_message = "The text is too long for the language model."
 
 
 class Unsupported(EngineError):
     status = 501
     code = "unsupported"
-    sentence = "The language model cannot do this."
+    public_message = "The language model cannot do this."

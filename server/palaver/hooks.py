@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import pluggy
-import pydantic
 
+from palaver.channels import Channel
+from palaver.config.settings import PluginSettings
 from palaver.engine import Engine
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
+from palaver.skills import Skill
+from palaver.tools import Tool
+from palaver.turns.turn import Turn
 
-if TYPE_CHECKING:  # the specifications name these types; they stand above this module
+if TYPE_CHECKING:  # only the command line needs click
     import click
-
-    from palaver.channels import Channel
-    from palaver.skills import Skill
-    from palaver.turns import Turn
 
 PROJECT = "palaver"
 T = TypeVar("T", covariant=True)
@@ -35,30 +35,15 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-class PluginSettings(pydantic.BaseModel):
-    """Base of a plugin's own settings: unknown keys are refused, values are frozen.
-
-    The text under a field is its documentation.
-    """
-
-    model_config = pydantic.ConfigDict(
-        extra="forbid",
-        frozen=True,
-        protected_namespaces=(),
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
-class Site:
+class BuildContext:
     """What a backend may know about the server that builds it.
 
     ``data`` is the directory for its files. ``model`` turns a model name into a directory.
     """
 
-    data: Path
-    model: Callable[[str], Path]
+    data_directory: Path
+    resolve_model: Callable[[str], Path]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,22 +56,7 @@ class Backend(Generic[T]):
 
     name: str
     settings: type[PluginSettings]
-    build: Callable[[Any, Site], T]  # Any: an instance of `settings`
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """A function that skills may call. ``run`` gets validated ``arguments``.
-
-    ``idempotent``: running it twice has the effect of running it once; only such a tool is run
-    again when a turn is taken over in the middle of the call.
-    """
-
-    name: str
-    description: str
-    arguments: type[pydantic.BaseModel]
-    run: Callable[[Any], Awaitable[str]]  # Any: an instance of `arguments`
-    idempotent: bool = False
+    build: Callable[[Any, BuildContext], T]  # Any: an instance of `settings`
 
 
 class Interceptor(Protocol):
@@ -95,14 +65,14 @@ class Interceptor(Protocol):
     ``intercept`` awaits ``call_next()`` once to go on, or answers itself and does not.
     """
 
-    async def intercept(self, turn: "Turn", call_next: Callable[[], Awaitable[None]]) -> None: ...
+    async def intercept(self, turn: Turn, call_next: Callable[[], Awaitable[None]]) -> None: ...
 
 
 class Hooks:
     """The specifications. Every one returns an iterable of declarations, or None for none."""
 
     @hookspec
-    def palaver_register_skills(self) -> "Iterable[type[Skill]] | None":
+    def palaver_register_skills(self) -> Iterable[type[Skill]] | None:
         """Contribute skills.
 
         Returns Skill classes; each is built once per server. Called once at start-up.
@@ -110,7 +80,7 @@ class Hooks:
         """
 
     @hookspec
-    def palaver_register_channels(self) -> "Iterable[Backend[Channel]] | None":
+    def palaver_register_channels(self) -> Iterable[Backend[Channel]] | None:
         """Contribute channels: where messages come from and replies go.
 
         Returns backends; one runs only when ``channels.enabled`` names it, since it opens network

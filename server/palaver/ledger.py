@@ -1,6 +1,7 @@
 """Ledger: the durable, ordered record of messages, turns and events. Truth lives only here.
 
-Implementations are plugins (SQLite, Redis); all pass the suite in ``tests/ledgers``. The rules:
+Implementations are plugins (SQLite, Redis); all pass the suite in
+``tests/plugins/ledgers``. The rules:
 
 1.  Every method is one atomic, durable step: when it has returned, the step survives a crash; when
     it has raised, either nothing happened or the same call may be repeated safely.
@@ -19,13 +20,21 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from palaver.messages import Conversation, Cursor, Event, Message, Outcome, Recorded, merge
-from palaver.messages import Policy as Policy
+from palaver.messages import ConcurrencyPolicy as ConcurrencyPolicy
+from palaver.messages import (
+    Conversation,
+    Cursor,
+    Event,
+    Message,
+    Outcome,
+    StoredEvent,
+    merge_messages,
+)
 
 INBOX_LIMIT = 16
 """Messages that may wait in one conversation, by default, before `Ledger.accept` raises `TooMany`.
 Those of the running turn do not wait, those that steer it do."""
-BURST = 5
+MAX_MERGE_WINDOWS = 5
 """Windows for which a burst of messages may hold up its turn."""
 DEAD_LETTERS = 1_000
 """Dead letters that are kept at most; the oldest go."""
@@ -45,31 +54,31 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ste
     result: msgspec.Raw = msgspec.Raw(b"null")
 
 
-Entry = Event | Step
+LogEntry = Event | Step
 """What `Ledger.append` takes: events go to the conversation's stream, steps to the journal."""
 
 
-class Policies(msgspec.Struct, frozen=True, kw_only=True):
+class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     """How a message is received: by the policy of the skill that runs, else by ``otherwise``.
     ``window`` is the ``merge`` window in seconds, ``inbox`` how many messages may wait."""
 
-    otherwise: Policy = "queue"
-    skills: dict[str, Policy] = {}
-    window: float = 1.0
-    inbox: int = INBOX_LIMIT
+    default: ConcurrencyPolicy = "queue"
+    skills: dict[str, ConcurrencyPolicy] = {}
+    merge_window: float = 1.0
+    inbox_limit: int = INBOX_LIMIT
 
 
-QUEUE = Policies()
+QUEUE_ALL = ConcurrencyPolicies()
 
 
-def alone(policies: Policies) -> Policies:
+def without_joining(policies: ConcurrencyPolicies) -> ConcurrencyPolicies:
     """The same for a message that shall be answered by itself: it joins no other's turn."""
 
-    def apart(policy: Policy) -> Policy:
+    def apart(policy: ConcurrencyPolicy) -> ConcurrencyPolicy:
         return policy if policy == "interrupt" else "queue"
 
     skills = {name: apart(policy) for name, policy in policies.skills.items()}
-    return msgspec.structs.replace(policies, otherwise=apart(policies.otherwise), skills=skills)
+    return msgspec.structs.replace(policies, default=apart(policies.default), skills=skills)
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +92,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     joined: bool = False
 
 
-class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of history. ``outcome`` and ``skill`` are set on the assistant's lines.
     ``at`` is in seconds since the epoch, by the ledger's clock."""
 
@@ -91,12 +100,12 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     turn: str
     at: float
-    sender: str = ""
+    person: str = ""
     skill: str = ""
     outcome: Outcome | None = None
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """A skill that asked and waits: what is needed to go on with the person's answer.
 
     ``message`` is the one that the skill is answering, ``journal`` its steps so far and
@@ -106,7 +115,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     skill: str
     message: Message
     journal: tuple[Step, ...]
-    said: str
+    reply: str
     turns: tuple[str, ...] = ()
 
 
@@ -133,14 +142,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     reply: str
     journal: tuple[Step, ...]
-    history: tuple[Exchange, ...]
-    waiting: Waiting | None = None
-    stop: bool = False
+    history: tuple[HistoryEntry, ...]
+    pending_question: PendingQuestion | None = None
+    stop_requested: bool = False
 
     @property
     def message(self) -> Message:
         """What is to be answered, as one message."""
-        return merge((*self.interrupted, *self.messages))
+        return merge_messages((*self.interrupted, *self.messages))
 
     @property
     def conversation(self) -> Conversation:
@@ -153,7 +162,7 @@ class Progress(msgspec.Struct, frozen=True):
 
     index: int
     offset: int
-    stop: bool
+    stop_requested: bool
     steering: int = 0
 
 
@@ -164,7 +173,7 @@ class Page(msgspec.Struct, frozen=True):
     epoch: str
     first: int
     last: int
-    events: tuple[Recorded, ...]
+    events: tuple[StoredEvent, ...]
 
 
 class PendingTurn(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,18 +189,18 @@ class PendingTurn(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def message(self) -> Message:
         """The messages as one."""
-        return merge(self.messages)
+        return merge_messages(self.messages)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A whole conversation at ``cursor``: reading the stream from there on misses nothing."""
 
     cursor: Cursor
-    history: tuple[Exchange, ...]
+    history: tuple[HistoryEntry, ...]
     pending: tuple[PendingTurn, ...]
 
 
-class Depth(msgspec.Struct, frozen=True, kw_only=True):
+class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
     """How much waits: turns ``queued`` and ``running`` in the whole ledger."""
 
     queued: int
@@ -218,7 +227,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
     tenant: str
     person: str
-    conversations: dict[str, tuple[Exchange, ...]]
+    conversations: dict[str, tuple[HistoryEntry, ...]]
     pending: tuple[Message, ...]
     memories: dict[str, str]
     at: float
@@ -250,7 +259,7 @@ StopState = Literal["stopping", "settled", "unknown"]
 """``stopping``: a queued or running turn will end as stopped; ``settled``: it had ended before;
 ``unknown``: there is no such turn."""
 
-Hint = Callable[[Sequence[Recorded]], None]
+OnChange = Callable[[Sequence[StoredEvent]], None]
 """Called in the event loop when a conversation's stream may have grown, with the new events where
 they are at hand, else with an empty sequence. May be called late, twice or never."""
 
@@ -267,7 +276,7 @@ class Ledger(Protocol):
     async def close(self) -> None:
         """Close it. Idempotent."""
 
-    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
+    async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         """Drop a duplicate, record the message and its `Received` event, queue the turn (or do what
         the policy says instead) and wake a worker, in one step.
 
@@ -284,7 +293,7 @@ class Ledger(Protocol):
         is due. A store that knows the owner's process to be gone need not wait for the lease."""
 
     async def append(
-        self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
+        self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         """Append to the stream and the journal, and renew the lease, also with no entries.
 
@@ -295,12 +304,12 @@ class Ledger(Protocol):
     async def settle(
         self,
         claim: Claim,
-        entries: Sequence[Entry],
+        entries: Sequence[LogEntry],
         *,
         expect: int,
-        waiting: Waiting | None = None,
+        pending_question: PendingQuestion | None = None,
         steered: Sequence[Message] = (),
-        dead: str = "",
+        dead_letter_reason: str = "",
     ) -> Progress:
         """Append ``entries``, the last of which is `Finished`; write messages and reply into the
         history, a line for each; close the turn; keep ``waiting`` (or clear it); wake the next
@@ -329,7 +338,7 @@ class Ledger(Protocol):
         """Up to ``limit`` events with offsets above ``after``. A conversation that does not
         exist reads as an empty page, under the epoch that it will have when it begins next."""
 
-    async def watch(self, conversation: Conversation, hint: Hint) -> Callable[[], None]:
+    async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         """Call ``hint`` on news until the returned function is called. When this has returned,
         no event committed from then on goes without a hint, short of a failure."""
 
@@ -339,7 +348,7 @@ class Ledger(Protocol):
     async def members(self, conversation: Conversation) -> frozenset[str]:
         """The people who have sent to the conversation. Empty when it does not exist."""
 
-    async def depth(self) -> Depth:
+    async def queue_depth(self) -> QueueDepth:
         """How much waits."""
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:

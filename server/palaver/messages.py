@@ -27,7 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 Outcome = Literal["done", "asked", "stopped", "failed"]
 """How a turn ended. ``asked``: with a question; the person's next message continues the skill."""
 
-Policy = Literal["queue", "merge", "interrupt", "steer"]
+ConcurrencyPolicy = Literal["queue", "merge", "interrupt", "steer"]
 """What becomes of a message whose conversation has unsettled turns.
 
 ``queue``: a turn of its own, after the others. ``merge``: its turn begins when no message of the
@@ -56,7 +56,7 @@ def check_name(value: str, what: str) -> str:
 
 
 def check_id(value: str, what: str) -> str:
-    """Refuse a sender's own id that is empty, over-long or holds control characters."""
+    """Refuse a client's id that is empty, over-long or holds control characters."""
     if not value or len(value) > MAX_ID_LENGTH or _CONTROL.search(value):
         raise InvalidInput(
             f"{what} {value[:60]!r} is not usable: 1 to {MAX_ID_LENGTH} characters, "
@@ -105,14 +105,15 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What a person sent.
 
-    ``id`` is the sender's own id for it (a client UUID, a Slack event id): the same id twice in a
-    conversation is the same message. ``sender`` identifies the person within the tenant. ``skill``
+    ``id`` is the client's own id for it (a client UUID, a Slack event id): the same id twice in a
+    conversation is the same message. ``person`` identifies who wrote it within the tenant.
+    ``skill``
     and ``arguments`` are set when the person named a skill explicitly.
     """
 
     conversation: Conversation
     id: str
-    sender: str
+    person: str
     text: str
     skill: str | None = None
     arguments: dict[str, Any] = {}  # JSON values, validated by the skill's Arguments model
@@ -121,18 +122,18 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_id(self.id, "message id")
-        check_name(self.sender, "sender")
+        check_name(self.person, "person")
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) over what the message says, to tell a retry from another body."""
-        body = (self.sender, self.text, self.skill, self.arguments, self.attachments)
+        body = (self.person, self.text, self.skill, self.arguments, self.attachments)
         return hashlib.sha256(_sorted_encoder.encode(body)).hexdigest()
 
 
-def merge(messages: Sequence[Message]) -> Message:
+def merge_messages(messages: Sequence[Message]) -> Message:
     """Several messages of a conversation as one: the texts set apart by an empty line, the ids,
-    the sender and what was asked for by name from the first that has it."""
+    the person and what was asked for by name from the first that has it."""
     if len(messages) == 1:
         return messages[0]
     named = next((message for message in messages if message.skill), messages[0])
@@ -184,7 +185,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
 
     turn: str
     id: str
-    sender: str
+    person: str
     text: str
     moved: bool = False
     ahead: int = 0
@@ -287,7 +288,7 @@ Event = (
 )
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class StoredEvent(msgspec.Struct, frozen=True):
     """An event as the ledger holds it: its ``offset`` in the conversation (1, 2, 3, …)."""
 
     offset: int

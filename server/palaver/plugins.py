@@ -18,11 +18,12 @@ import pydantic
 
 from palaver.engine import Engine
 from palaver.errors import NameCollision, PluginLoadError
-from palaver.hooks import PROJECT, Backend, Hooks, Interceptor, Tool, hookimpl
+from palaver.hooks import PROJECT, Backend, Hooks, Interceptor, hookimpl
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
-from palaver.messages import Policy
+from palaver.messages import ConcurrencyPolicy
 from palaver.skills import Skill
+from palaver.tools import Tool
 
 if TYPE_CHECKING:
     import click
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 GROUP = "palaver"
 SKILL_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 HOOK_PREFIX = "palaver_register_"
-POLICIES = get_args(Policy)
+POLICIES = get_args(ConcurrencyPolicy)
 
 T = TypeVar("T")
 
@@ -242,9 +243,10 @@ def check_skill(skill: object) -> type[Skill]:
         raise PluginLoadError(f"{label}: examples and patterns are tuples of strings, not a string")
     if not (inspect.isclass(skill.Arguments) and issubclass(skill.Arguments, pydantic.BaseModel)):
         raise PluginLoadError(f"{label}: Arguments is not a pydantic model")
-    if skill.while_running not in (None, *POLICIES):
+    if skill.concurrency_policy not in (None, *POLICIES):
         raise PluginLoadError(
-            f"{label}: while_running is {skill.while_running!r}, not one of {', '.join(POLICIES)}"
+            f"{label}: concurrency_policy is {skill.concurrency_policy!r}, "
+            f"not one of {', '.join(POLICIES)}"
         )
     for pattern in skill.patterns:
         _check_pattern(label, skill, pattern)

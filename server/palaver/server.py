@@ -11,40 +11,41 @@ from typing import Any, Self
 
 import msgspec
 
-from palaver.admission import Admission
+from palaver.admission.control import AdmissionControl
+from palaver.admission.quotas import Quotas
+from palaver.admission.scheduler import LANES
 from palaver.channels import Channel
-from palaver.continuation import ContinuingEngine
-from palaver.departure import Departure
-from palaver.dispatch import Dispatcher
-from palaver.door import Door
-from palaver.engine import Abilities, Engine
+from palaver.config.settings import Settings
+from palaver.engine import Engine, EngineInfo
+from palaver.engines.continuing import ContinuingEngine
+from palaver.engines.scheduled import ScheduledEngine
+from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import ConfigurationError, LedgerUnavailable, TooLarge
-from palaver.hooks import Interceptor, Tool
+from palaver.hooks import Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import (
     Claim,
-    Depth,
+    ConcurrencyPolicies,
     Erasure,
     Export,
     Ledger,
-    Policies,
+    QueueDepth,
     Receipt,
     Snapshot,
     StopState,
-    alone,
+    without_joining,
 )
 from palaver.messages import Conversation, Cursor, Message
 from palaver.metrics import Metrics
-from palaver.quotas import Quotas
 from palaver.routing import Decision, Router
 from palaver.routing.arguments import fill_arguments
 from palaver.routing.router import RESUMED
-from palaver.scheduler import LANES
-from palaver.settings import Settings
 from palaver.skills import Skill
-from palaver.streams import Streams, Subscription, Viewer
-from palaver.supervision import SupervisedEngine
-from palaver.turns import Services, Turn
+from palaver.streams.subscriptions import Subscriber, Subscription, Subscriptions
+from palaver.tools import Tool
+from palaver.turns.dispatcher import Dispatcher
+from palaver.turns.shutdown import GracefulShutdown
+from palaver.turns.turn import Turn, TurnServices
 
 log = logging.getLogger(__name__)
 
@@ -76,30 +77,30 @@ class Server:
         self._supervised = SupervisedEngine(engine, settings.engine, self.metrics)
         engine = ContinuingEngine(self._supervised, settings.engine, self.metrics)
         quotas = Quotas(settings.admission, time.monotonic)
-        self.engine = Admission(engine, settings.admission, quotas, self.metrics)
-        self.door = Door(
+        self.engine = ScheduledEngine(engine, settings.admission, quotas, self.metrics)
+        self.door = AdmissionControl(
             settings.admission,
             ledger=ledger,
             quotas=quotas,
-            wait=self.engine.wait,
+            wait=self.engine.estimated_wait,
             lane=self.engine.lane,
             metrics=self.metrics,
         )
         self.knowledge = knowledge
-        self.abilities: Abilities
+        self.engine_info: EngineInfo
         self._skills = skills
-        own = {name: skill.while_running for name, skill in skills.items()}
+        own = {name: skill.concurrency_policy for name, skill in skills.items()}
         self._skill_policies = {
             **{name: policy for name, policy in own.items() if policy},
-            **settings.while_running.skills,
+            **settings.concurrency_policy.skills,
         }
         self._tools = tools or {}
         self._interceptors = interceptors
         self.channels = channels
-        self._streams = Streams(ledger, history=settings.ledger.history)
+        self._streams = Subscriptions(ledger, history=settings.ledger.history)
         self._router: Router
         self._dispatcher: Dispatcher
-        self._depth = Depth(queued=0, running=0)
+        self._depth = QueueDepth(queued=0, running=0)
         self._ledger_problem = ""
         self.draining = False
         self._stack = contextlib.AsyncExitStack()
@@ -123,15 +124,15 @@ class Server:
         await _open(stack, self.ledger)
         await _open(stack, self.knowledge)
         stack.push_async_callback(self.engine.close)
-        self.abilities = await self.engine.start()
-        if "embed" in self.abilities.can and hasattr(self.knowledge, "use_embeddings"):
+        self.engine_info = await self.engine.start()
+        if "embed" in self.engine_info.capabilities and hasattr(self.knowledge, "use_embeddings"):
             self.knowledge.use_embeddings(self.engine.embed)
         skills = self._able_skills()
         self._router = Router(
             {name: type(skill) for name, skill in skills.items()},
             settings=self.settings.routing,
             engine=self.engine,
-            abilities=self.abilities,
+            engine_info=self.engine_info,
         )
         self._dispatcher = Dispatcher(
             self.ledger,
@@ -145,7 +146,7 @@ class Server:
         )
         stack.push_async_callback(self._close_dispatcher)
         await self._dispatcher.start()
-        for task in (self._streams.watch_silence(), self._watch_depth()):
+        for task in (self._streams.check_silent_forever(), self._watch_depth()):
             stack.push_async_callback(_end, asyncio.create_task(task))
         self._watch_gauges()
         for channel in self.channels:
@@ -155,33 +156,36 @@ class Server:
     async def depart(
         self, stop_listening: Callable[[], Awaitable[None]], requests: Callable[[], int]
     ) -> None:
-        """Hand over to the other replicas: see `palaver.departure`."""
+        """Hand over to the other replicas: see `palaver.turns.shutdown`."""
         self.draining = True
-        departure = Departure(self._dispatcher, self._streams, self.ledger, self.settings.server)
+        departure = GracefulShutdown(
+            self._dispatcher, self._streams, self.ledger, self.settings.server
+        )
         await departure.run(stop_listening, requests)
 
     async def _close_dispatcher(self) -> None:
         await self._dispatcher.close(self.settings.server.drain)
 
-    def _services(self) -> Services:
-        return Services(
+    def _services(self) -> TurnServices:
+        return TurnServices(
             ledger=self.ledger,
             engine=self.engine,
-            abilities=self.abilities,
+            engine_info=self.engine_info,
             knowledge=self.knowledge,
             tools=self._tools,
-            generation_deadline=self.settings.engine.deadline,
-            ahead=self.engine.ahead,
+            generation_deadline=self.settings.engine.timeout,
+            ahead=self.engine.queue_position,
         )
 
     def _able_skills(self) -> Mapping[str, Skill]:
         """Refuse a server whose engine cannot serve its skills."""
         for name, skill in self._skills.items():
-            lacking = skill.needs - self.abilities.can
+            available = self.engine_info.capabilities
+            lacking = skill.needs - available
             if lacking:
                 raise ConfigurationError(
                     f"skill {name!r} needs an engine with {', '.join(sorted(lacking))}; "
-                    f"{self.abilities.model!r} has {', '.join(sorted(self.abilities.can))}. "
+                    f"{self.engine_info.model!r} has {', '.join(sorted(available))}. "
                     f"Choose another engine, or disable the skill's plugin"
                 )
         default = self.settings.routing.default
@@ -189,10 +193,10 @@ class Server:
             raise ConfigurationError(
                 f"routing.default names the skill {default!r}; there are: {sorted(self._skills)}"
             )
-        for name in self.settings.while_running.skills:
+        for name in self.settings.concurrency_policy.skills:
             if name not in self._skills:
                 raise ConfigurationError(
-                    f"while_running.skills names {name!r}; there are: {sorted(self._skills)}"
+                    f"concurrency_policy.skills names {name!r}; there are: {sorted(self._skills)}"
                 )
         return self._skills
 
@@ -216,7 +220,7 @@ class Server:
         await _chain(self._interceptors, turn, answer)()
 
     async def _route(self, turn: Turn, claim: Claim) -> Decision:
-        waiting = claim.waiting
+        waiting = claim.pending_question
         resumed = waiting is not None and self._router.resumes(turn.message, waiting)
         if waiting is not None and resumed:
             turn.resume(waiting)
@@ -244,24 +248,24 @@ class Server:
         self.metrics.message(message.conversation.channel)
         return receipt
 
-    def _policies(self, message: Message) -> Policies:
+    def _policies(self, message: Message) -> ConcurrencyPolicies:
         """How a message is received while another's turn runs."""
-        chosen = self.settings.while_running
-        policies = Policies(
-            otherwise=chosen.channels.get(message.conversation.channel, chosen.default),
+        chosen = self.settings.concurrency_policy
+        policies = ConcurrencyPolicies(
+            default=chosen.channels.get(message.conversation.channel, chosen.default),
             skills=self._skill_policies,
-            window=chosen.merge_window,
-            inbox=self.settings.admission.inbox,
+            merge_window=chosen.merge_window,
+            inbox_limit=self.settings.admission.inbox_limit,
         )
-        return alone(policies) if message.text.startswith("/") else policies
+        return without_joining(policies) if message.text.startswith("/") else policies
 
-    async def view(
-        self, conversation: Conversation, viewer: Viewer, since: Cursor | None = None
+    async def subscribe(
+        self, conversation: Conversation, viewer: Subscriber, since: Cursor | None = None
     ) -> Subscription:
-        return await self._streams.open(conversation, viewer, since)
+        return await self._streams.subscribe(conversation, viewer, since)
 
-    def leave(self, subscription: Subscription) -> None:
-        self._streams.close(subscription)
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._streams.unsubscribe(subscription)
 
     async def stop(
         self, conversation: Conversation, turn: str | None = None
@@ -279,7 +283,7 @@ class Server:
 
     async def erase(self, tenant: str, person: str) -> Erasure:
         erasure = await self.ledger.erase(tenant, person)
-        self._dispatcher.look(tenant)
+        self._dispatcher.sync_tenant(tenant)
         return erasure
 
     def skills(self) -> dict[str, str]:
@@ -298,15 +302,15 @@ class Server:
 
     def about(self) -> Mapping[str, Any]:  # Any: JSON values
         return {
-            "model": self.abilities.model,
-            "demonstration": self.abilities.demonstration,
+            "model": self.engine_info.model,
+            "demonstration": self.engine_info.demonstration,
             "skills": self.skills(),
         }
 
     async def _watch_depth(self) -> None:
         while True:
             try:
-                self._depth = await self.ledger.depth()
+                self._depth = await self.ledger.queue_depth()
                 self._ledger_problem = ""
                 await self.door.look()
             except LedgerUnavailable as error:
@@ -329,7 +333,7 @@ class Server:
         for name, (text, count) in lanes.items():
             values: dict[str, Callable[[], float]] = {it: partial(count, it) for it in LANES}
             self.metrics.watch_each(name, text, "lane", values)
-        watch("palaver_viewers", "Open views of conversations", lambda: self._streams.viewers)
+        watch("palaver_subscriptions", "Open views of conversations", lambda: self._streams.count)
         watch(
             "palaver_engine_up", "1 when the engine answers", lambda: not self._supervised.problem
         )

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import pydantic
 
-from palaver.engine import Ability
-from palaver.hooks import PluginSettings
-from palaver.messages import Policy
-from palaver.turns import Turn
+from palaver.config.settings import PluginSettings
+from palaver.engine import Capability
+from palaver.messages import ConcurrencyPolicy
+from palaver.turns.turn import Turn
 
 
 class NoArguments(pydantic.BaseModel):
@@ -33,9 +33,9 @@ class Skill:
     patterns: ClassVar[Sequence[str]] = ()
     """Regular expressions, matched without regard to case against the whole message. A match
     chooses the skill, and named groups fill its arguments."""
-    needs: ClassVar[frozenset[Ability]] = frozenset({"generate"})
+    needs: ClassVar[frozenset[Capability]] = frozenset({"generate"})
     """What the engine must be able to do; a server whose engine cannot refuses the skill."""
-    while_running: ClassVar[Policy | None] = None
+    concurrency_policy: ClassVar[ConcurrencyPolicy | None] = None
     """What becomes of a message that comes while this skill runs; None leaves it to the settings.
     With ``steer``, ask for them with `Turn.steering`."""
 

@@ -9,12 +9,12 @@ TEMPLATE = 16
 
 def reply_tokens(turn: Turn, wanted: int) -> int:
     """``wanted`` tokens for the reply, but no more than half of the window."""
-    return min(wanted, turn.engine.context // 2)
+    return min(wanted, turn.engine.context_window // 2)
 
 
 async def prompt_tokens(turn: Turn, system: str, reply: int) -> int:
     """Tokens that are left for the prompt beside ``system`` and a reply of ``reply`` tokens."""
-    return turn.engine.context - reply - await turn.count_tokens(system) - TEMPLATE
+    return turn.engine.context_window - reply - await turn.count_tokens(system) - TEMPLATE
 
 
 async def stretches(turn: Turn, text: str, limit: int) -> list[str]:

@@ -73,7 +73,7 @@ class Chat(Skill):
             temperature=self.settings.temperature,
             max_tokens=reply_tokens(turn, self.settings.max_tokens),
         )
-        await turn.reply(
+        await turn.stream(
             turn.message.text,
             system=self.settings.system,
             history=turn.history,

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from palaver import Exchange, PluginSettings, Sampling, Skill, Turn
+from palaver import HistoryEntry, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
 from palaver_skills.budget import reply_tokens
 
@@ -157,7 +157,7 @@ class Codegen(Skill):
             temperature=self.settings.temperature,
             max_tokens=reply_tokens(turn, self.settings.max_tokens),
         )
-        text = await turn.reply(
+        text = await turn.stream(
             turn.message.text, system=prompts.codegen(language), history=earlier, sampling=sampling
         )
         await turn.say(closing(text))
@@ -166,13 +166,13 @@ class Codegen(Skill):
             await turn.say(f"\n\nNote: this is not well-formed Python ({problem}).")
 
 
-def _own(history: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
+def _own(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
     """What was asked of this skill and answered by it."""
     turns = {line.turn for line in history if line.skill == Codegen.name}
     return tuple(line for line in history if line.turn in turns)
 
 
-def _last_language(history: tuple[Exchange, ...]) -> str | None:
+def _last_language(history: tuple[HistoryEntry, ...]) -> str | None:
     """The language of the newest fence that names one."""
     for line in reversed(history):
         for _, info in reversed(_FENCE.findall(line.text)):

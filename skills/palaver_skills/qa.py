@@ -99,7 +99,7 @@ class QA(Skill):
             return
         reply = reply_tokens(turn, self.settings.max_tokens)
         passages = await _fitting(turn, found, question, reply)
-        answer = await turn.reply(
+        answer = await turn.stream(
             prompts.grounded_question(enumerate(passages, 1), question),
             system=prompts.GROUNDED,
             sampling=Sampling(max_tokens=reply, temperature=self.settings.temperature),

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from palaver import Exchange, InvalidInput, PluginSettings, Sampling, Skill, Turn
+from palaver import HistoryEntry, InvalidInput, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
 from palaver_skills.budget import prompt_tokens, reply_tokens, stretches
 from palaver_skills.prompts import Length
@@ -126,9 +126,11 @@ class Summarization(Skill):
             return
         length = turn.arguments.length or length_named(instruction) or "three sentences"
         system = prompts.summarization(length)
-        reply = min(reply_tokens(turn, self.settings.max_tokens), max(16, turn.engine.context // 3))
+        reply = min(
+            reply_tokens(turn, self.settings.max_tokens), max(16, turn.engine.context_window // 3)
+        )
         room = await prompt_tokens(turn, system, reply)
-        await turn.reply(
+        await turn.stream(
             await self._reduced(turn, text, room),
             system=system,
             sampling=self._sampling(reply),
@@ -165,7 +167,7 @@ def _is_about_conversation(instruction: str, text: str) -> bool:
     return len(text.split()) < 8 and bool(_CONVERSATION.search(f"{instruction} {text}"))
 
 
-def transcript(history: Sequence[Exchange]) -> str:
+def transcript(history: Sequence[HistoryEntry]) -> str:
     """The conversation as a text to be shortened."""
     names = {"user": "User", "assistant": "Assistant"}
     return "\n".join(f"{names[line.role]}: {line.text.strip()}" for line in history if line.text)

@@ -193,7 +193,7 @@ class Translation(Skill):
 
     async def _stretches(self, turn: Turn[Arguments], text: str, system: str) -> list[str]:
         """The block as the model can take it; a demonstration model knows single sentences."""
-        room = turn.engine.context - await turn.count_tokens(system) - TEMPLATE
+        room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
         limit = max(8, min(self.settings.piece_tokens, room // 3))
         parts = sentences(text) if turn.engine.demonstration else [text]
         return [cut for part in parts for cut in await stretches(turn, part, limit)]
@@ -232,7 +232,7 @@ class Translation(Skill):
     async def _prose(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
         single = "\n" not in text
         for system in steps:
-            room = turn.engine.context - await turn.count_tokens(system) - TEMPLATE
+            room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
             most = min(2 * len(text.encode()) + 32, 2 * self.settings.piece_tokens, room * 2 // 3)
             sampling = Sampling(max_tokens=max(16, most), temperature=self.settings.temperature)
             written = (await turn.generate(text, system=system, sampling=sampling)).strip()

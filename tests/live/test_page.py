@@ -6,13 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
+from tests.chaos.proxy import CuttingProxy
 from tests.live.chromium import chromium
-from tests.web.house import House, open_house
+from tests.server.web.house import House, open_house
 
-from palaver.settings import AdmissionSettings, AuthKey, Secret, WhileRunningSettings
+from palaver.config.settings import AdmissionSettings, AuthKey, ConcurrencyPolicySettings, Secret
 from palaver.skills import Skill
-from palaver.testing import CuttingProxy, Line, MemoryLedger, ScriptedEngine
-from palaver.turns import Turn
+from palaver.testing import MemoryLedger, ScriptedEngine, ScriptedReply
+from palaver.turns.turn import Turn
 
 PATIENCE = 10_000.0  # ms
 
@@ -130,14 +131,14 @@ class Thinker(Skill):
     name = "thinker"
 
     async def answer(self, turn: Turn) -> None:
-        await turn.reply(turn.message.text)
+        await turn.stream(turn.message.text)
 
 
 async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser) -> None:
-    engine = ScriptedEngine(lambda _: Line(text="a thought", hold=1))
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="a thought", hold=1))
     async with (
         open_house(
-            engine=engine, skills=(Thinker(),), admission=AdmissionSettings(requests=1)
+            engine=engine, skills=(Thinker(),), admission=AdmissionSettings(max_generations=1)
         ) as house,
         visiting(browser, house.address) as visitor,
     ):
@@ -154,9 +155,9 @@ async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser
 
 
 async def test_messages_that_are_answered_together_are_shown_together(browser: Browser) -> None:
-    steering = WhileRunningSettings(skills={"teller": "steer"})
+    steering = ConcurrencyPolicySettings(skills={"teller": "steer"})
     async with (
-        open_house(while_running=steering) as house,
+        open_house(concurrency_policy=steering) as house,
         visiting(browser, house.address) as visitor,
     ):
         await visitor.open()

@@ -14,16 +14,16 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from tests.engines.misbehaving import VLLM, hangs, serving
-from tests.engines.models import BYE, TALK, write_model
-from tests.engines.serving import CACHE, Serve, vllm_python
-from tests.engines.support import until
-from tests.ledgers.redis_server import redis_server
-from tests.web.house import Frame, Wire
+from tests.plugins.engines.misbehaving import VLLM, hangs, serving
+from tests.plugins.engines.models import BYE, TALK, write_model
+from tests.plugins.engines.serving import CACHE, Serve, vllm_python
+from tests.plugins.engines.support import until
+from tests.plugins.ledgers.redis_server import redis_server
+from tests.server.web.house import Frame, Wire
 
 from palaver.app import build_server, listening
+from palaver.config.settings import Settings
 from palaver.server import Server
-from palaver.settings import Settings
 from palaver_plugins.engines.openai_api import gauges
 
 pytestmark = [pytest.mark.live, pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -119,7 +119,7 @@ async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIte
     async with listens(chosen) as (server, address):
 
         async def running() -> int:
-            return (await server.engine.load()).running
+            return (await server.engine.stats()).running
 
         yield Place(server, address, session, running, settings(data, redis, openai(idle.url)))
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser
-from tests.ledgers.redis_server import redis_server
+from tests.chaos.proxy import CuttingProxy
 from tests.live.chromium import chromium
 from tests.live.reader import Reader
 from tests.live.replicas import running, slowed, writer_among
-
-from palaver.testing import CuttingProxy
+from tests.plugins.ledgers.redis_server import redis_server
 
 pytest.importorskip("openvino_genai")
 pytestmark = [pytest.mark.live, pytest.mark.openvino, pytest.mark.redis, pytest.mark.chromium]

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+from tests.chaos.history import Findings, HistoryChecker
 from tests.proofs.witness import reply_to
 
 from palaver.messages import Conversation, Message
-from palaver.testing import Findings, HistoryChecker
 
 PERSON = "caller"
 
@@ -62,7 +62,7 @@ class Callers:
                     "default", "web" if ask == self._whole else "openai_api", f"call-{number}"
                 ),
                 id=f"call-{number}",
-                sender=PERSON,
+                person=PERSON,
                 text=f"call {number}",
             )
             try:

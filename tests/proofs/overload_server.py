@@ -15,8 +15,8 @@ from tests.proofs.paced import PacedEngine
 
 from palaver import Skill, Turn
 from palaver.app import listening
+from palaver.config.settings import AuthKey, Secret, Settings
 from palaver.server import Server
-from palaver.settings import AuthKey, Secret, Settings
 from palaver.testing import ListKnowledge
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 
@@ -27,11 +27,11 @@ UNBOUNDED: dict[str, Any] = {  # settings
     "admission": {
         "queue_tokens": NOBODY,
         "tenant_share": 1.0,
-        "longest_wait": NOBODY,
+        "max_wait": NOBODY,
         "person": {"turns": NOBODY},
     },
-    "dispatch": {"concurrency": NOBODY, "turn_deadline": 3600.0},
-    "engine": {"deadline": 3600.0},
+    "dispatch": {"max_running": NOBODY, "turn_timeout": 3600.0},
+    "engine": {"timeout": 3600.0},
 }
 
 
@@ -41,7 +41,7 @@ class Relay(Skill):
     name = "relay"
 
     async def answer(self, turn: Turn) -> None:
-        await turn.reply(turn.message.text)
+        await turn.stream(turn.message.text)
 
 
 def paced_engine() -> PacedEngine:
@@ -57,7 +57,7 @@ def settings(*, unbounded: bool) -> Settings:
         tenant: AuthKey(secret=Secret(f"env:KEY_{tenant.upper()}"), tenant=tenant)
         for tenant in TENANTS
     }
-    bounded = {"admission": {"longest_wait": LONGEST_WAIT}}
+    bounded = {"admission": {"max_wait": LONGEST_WAIT}}
     return Settings.model_validate(
         {"server": {"port": 0}, "auth": {"keys": keys}, "routing": {"default": "relay"}}
         | (UNBOUNDED if unbounded else bounded)

@@ -4,7 +4,14 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from palaver.engine import Abilities, ChatMessage, Generation, GenerationRequest, Load, OnText
+from palaver.engine import (
+    ChatMessage,
+    EngineInfo,
+    EngineStats,
+    Generation,
+    GenerationRequest,
+    OnText,
+)
 from palaver.errors import EngineTimeout, Unsupported
 from palaver.messages import Usage
 
@@ -39,17 +46,22 @@ class PacedEngine:
         count = random.Random(prompt).randint(self.words // 2, self.words + self.words // 2)
         return [f"{prompt}-{number} " for number in range(count)]
 
-    async def start(self) -> Abilities:
-        return Abilities(model="paced", context=8192, can=frozenset({"generate"}), slots=self.slots)
+    async def start(self) -> EngineInfo:
+        return EngineInfo(
+            model="paced",
+            context_window=8192,
+            capabilities=frozenset({"generate"}),
+            slots=self.slots,
+        )
 
     async def close(self) -> None: ...
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         try:
-            async with asyncio.timeout(request.deadline):
+            async with asyncio.timeout(request.timeout):
                 return await self._generate(request, on_text)
         except TimeoutError as error:
-            raise EngineTimeout(f"no end within {request.deadline} s") from error
+            raise EngineTimeout(f"no end within {request.timeout} s") from error
 
     async def _generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         prompt = request.messages[-1].content
@@ -80,5 +92,5 @@ class PacedEngine:
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         raise Unsupported("classify")
 
-    async def load(self) -> Load:
-        return Load(running=self._running, waiting=self._waiting)
+    async def stats(self) -> EngineStats:
+        return EngineStats(running=self._running, waiting=self._waiting)

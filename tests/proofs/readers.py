@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import aiohttp
 
 from palaver.messages import Cursor, Event, Finished, Received, decode_event
-from palaver.testing import Screen
+from palaver.testing import RecordingSubscriber
 
 Way = Literal["socket", "feed"]
 Frame = dict[str, Any]  # JSON values
@@ -27,7 +27,7 @@ class Reader:
 
     def __init__(self, session: aiohttp.ClientSession, thread: str) -> None:
         self.thread = thread
-        self.screen = Screen()
+        self.screen = RecordingSubscriber()
         self.cursor: Cursor | None = None
         self.told: list[Frame] = []
         """Every welcome and restart."""
@@ -159,12 +159,12 @@ class Reader:
 
     def apply(self, event: Event, cursor: Cursor | None) -> None:
         """Show an event that was not seen. Raises `AssertionError` when its text leaves a gap."""
-        self.screen.show(event, cursor)
+        self.screen.on_event(event, cursor)
 
     def reload(self) -> None:
         """Forget everything, like a page that is opened anew."""
         self.cursor = None
-        self.screen = Screen()
+        self.screen = RecordingSubscriber()
         self.whole = True
 
 

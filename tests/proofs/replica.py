@@ -9,13 +9,13 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.fork_server import Options, Ready
 from tests.proofs import tampering
 from tests.proofs.witness import ring_into
 
 from palaver.app import build_server, listening
+from palaver.config.settings import Settings
 from palaver.plugins import GROUP, load_plugins
-from palaver.settings import Settings
-from palaver.testing.zygote import Options, Ready
 
 PROGRAM = "tests.proofs.replica:serve"
 REGISTRY = load_plugins(
@@ -41,7 +41,7 @@ def settings(told: Options) -> Settings:
     """Replicas die far more often here than in life, so a turn gets many attempts."""
     chosen: dict[str, dict[str, Any]] = {  # settings by section
         "server": {"port": 0, "data": f"{told['folder']}/data"},
-        "dispatch": {"lease": 1.5, "attempts": 50},
+        "dispatch": {"lease": 1.5, "max_attempts": 50},
         "routing": {"default": "witness"},
         "channels": {"enabled": ["openai_api"]},
         "knowledge": {"use": "list"},

@@ -15,9 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.history import Findings
 from tests.proof import LONG, SEED
-
-from palaver.testing import Findings
 
 FOLDER = Path(__file__).parents[2] / "build"
 PROGRESS_SECONDS = 10.0

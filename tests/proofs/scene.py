@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.ledgers.redis_kit import opened
-from tests.ledgers.redis_server import RedisServer, running_redis
+from tests.chaos.faults import Fleet, fleet_of
+from tests.chaos.history import Findings, HistoryChecker
+from tests.chaos.load import LoadGenerator, LoadProfile, generating_load
+from tests.chaos.replicas import Replicas
+from tests.plugins.ledgers.redis_kit import opened
+from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 from tests.proof import SEED
 from tests.proofs.replica import PROGRAM, effects, options
 from tests.proofs.report import Figure
@@ -17,12 +21,9 @@ from tests.proofs.witness import RING, reply_to
 
 from palaver.ledger import Ledger
 from palaver.messages import ToolCalled
-from palaver.testing import Findings, HistoryChecker, Screen
-from palaver.testing.faults import Fleet, fleet_of
-from palaver.testing.replicas import Replicas
-from palaver.testing.storm import Storm, Weather, storming
+from palaver.testing import RecordingSubscriber
 
-BRIEFLY = Weather(conversations=16, messages=2, patience=2.0)
+BRIEFLY = LoadProfile(conversations=16, messages=2, patience=2.0)
 """For twins: conversations are over, and looked at, after a moment."""
 ENOUGH = 600
 """Turns after which a twin in which nothing was found ends, and fails to fail."""
@@ -37,7 +38,7 @@ class Effects:
     folder: Path
     told: set[str] = field(default_factory=set)
 
-    def hear(self, screen: Screen) -> None:
+    def hear(self, screen: RecordingSubscriber) -> None:
         for turn in screen.events:
             for event in screen.of(turn, ToolCalled):
                 if event.name == RING and event.state == "done":
@@ -60,7 +61,7 @@ class Scene:
     ledger: Ledger
     fleet: Fleet
     checker: HistoryChecker
-    storm: Storm
+    storm: LoadGenerator
     effects: Effects
     chance: random.Random
 
@@ -90,7 +91,7 @@ class Scene:
 async def scene(
     folder: Path,
     *,
-    weather: Weather | None = None,
+    weather: LoadProfile | None = None,
     directives: dict[str, str] | None = None,
     **told: Any,  # see `options`
 ) -> AsyncIterator[Scene]:
@@ -104,7 +105,9 @@ async def scene(
         Replicas(PROGRAM, log=folder / "log") as replicas,
     ):
         fleet = await fleet_of(replicas, 3, chance=chance, **options(folder, redis.url, **told))
-        storm = Storm(fleet, ledger, checker, seed=SEED, weather=weather, each_screen=bells.hear)
+        storm = LoadGenerator(
+            fleet, ledger, checker, seed=SEED, weather=weather, each_screen=bells.hear
+        )
         yield Scene(
             redis=redis, ledger=ledger, fleet=fleet, checker=checker, storm=storm, effects=bells,
             chance=chance,
@@ -123,4 +126,4 @@ def gaps(seconds: list[float]) -> dict[str, Figure]:
     }
 
 
-__all__ = ["BRIEFLY", "Scene", "Weather", "gaps", "scene", "storming"]
+__all__ = ["BRIEFLY", "LoadProfile", "Scene", "gaps", "generating_load", "scene"]

@@ -14,15 +14,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import hiredis
-from tests.ledgers.redis_kit import needs_redis, opened
-from tests.ledgers.redis_server import RedisServer, running_redis
+from tests.chaos.history import Findings
+from tests.chaos.proxy import CuttingProxy
+from tests.plugins.ledgers.redis_kit import needs_redis, opened
+from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 from tests.proof import SEED, size
 from tests.proofs.report import Figure, Line, Report
 
 from palaver.errors import Fenced, IndexConflict, LedgerUnavailable, TooMany
 from palaver.ledger import Claim
 from palaver.messages import Conversation, Finished, Message, Received, Text
-from palaver.testing import CuttingProxy, Findings
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.address import Address, parse_address
 from palaver_plugins.ledgers.redis.link import Link
@@ -207,7 +208,7 @@ class Dealings:
     async def _accept(self, where: Conversation, number: int) -> bool:
         words = _words(where)
         message = Message(
-            conversation=where, id=f"{words}{number}", sender=words, text=f"{words}{number}"
+            conversation=where, id=f"{words}{number}", person=words, text=f"{words}{number}"
         )
         try:
             receipt = await self._ledger.accept(message)
@@ -222,7 +223,7 @@ class Dealings:
         if not known:
             return True
         id = self._chance.choice(known)
-        message = Message(conversation=where, id=id, sender=words, text=id)
+        message = Message(conversation=where, id=id, person=words, text=id)
         receipt = await self._ledger.accept(message)
         return receipt.duplicate and receipt.turn == self._turns[id]
 
@@ -244,7 +245,7 @@ class Dealings:
         first = await self._ledger.append(claim, [said], expect=index, lease=1.0)
         last = await self._ledger.settle(claim, [ended], expect=index + 1)
         own = self._ids.get(claim.turn, claim.message.id) == claim.message.id
-        told = [claim.message.text, *(line.text for line in claim.history if line.sender)]
+        told = [claim.message.text, *(line.text for line in claim.history if line.person)]
         return (
             own
             and all(text.startswith(words) for text in told)

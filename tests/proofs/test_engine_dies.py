@@ -12,20 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.core.skills_under_test import Parrot
-from tests.engines.models import SENTENCES, write_model
-from tests.engines.serving import START_PATIENCE, build_openai, build_vllm, vllm_python
+from tests.chaos.history import Findings, HistoryChecker
+from tests.plugins.engines.models import SENTENCES, write_model
+from tests.plugins.engines.serving import START_PATIENCE, build_openai, build_vllm, vllm_python
 from tests.proof import SEED, size
 from tests.proofs.frail_engine import ForgetfulEngine, FrailEngine
 from tests.proofs.report import Line, Report
 from tests.proofs.scripted_server import KINDS, kind_of, reply_to
+from tests.server.skills_under_test import Parrot
 
 from palaver import Skill, Turn
+from palaver.config.settings import DispatchSettings, EngineSettings, RoutingSettings, Settings
 from palaver.engine import Engine
 from palaver.messages import Conversation, Finished, Message, TextReset
 from palaver.server import Server
-from palaver.settings import DispatchSettings, EngineSettings, RoutingSettings, Settings
-from palaver.testing import Findings, HistoryChecker, ListKnowledge, MemoryLedger, Screen
+from palaver.testing import ListKnowledge, MemoryLedger, RecordingSubscriber
 
 CONVERSATIONS = 25
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ class Teller(Skill):
     async def answer(self, turn: Turn) -> None:
         kind = await turn.choose(turn.message.text, KINDS)
         await turn.say(f"Here is {kind}: ")
-        await turn.reply(turn.message.text)
+        await turn.stream(turn.message.text)
 
 
 def expected(message: Message) -> str:
@@ -48,11 +49,16 @@ def expected(message: Message) -> str:
 
 def settings(skill: Skill, **engine: float) -> Settings:
     """Everything is up again soon, and nobody gives up."""
-    patient = {"restart_backoff": 0.01, "attempts": 10_000, "patience": 300.0, "deadline": 600.0}
+    patient = {
+        "restart_backoff": 0.01,
+        "max_attempts": 10_000,
+        "restart_timeout": 300.0,
+        "timeout": 600.0,
+    }
     return Settings(
         engine=EngineSettings.model_validate(patient | engine),
         routing=RoutingSettings(default=skill.name, consult_engine=False),
-        dispatch=DispatchSettings(turn_deadline=900.0),
+        dispatch=DispatchSettings(turn_timeout=900.0),
     )
 
 
@@ -65,7 +71,7 @@ class House:
     continues: bool = True
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     checker: HistoryChecker = field(default_factory=lambda: HistoryChecker(expected))
-    screens: dict[Conversation, Screen] = field(default_factory=dict)
+    screens: dict[Conversation, RecordingSubscriber] = field(default_factory=dict)
     server: Server = field(init=False)
 
     @contextlib.asynccontextmanager
@@ -85,9 +91,9 @@ class House:
             yield self
 
     async def _read(self, conversation: Conversation, stack: contextlib.AsyncExitStack) -> None:
-        screen = self.screens[conversation] = Screen()
-        view = await self.server.view(conversation, screen)
-        stack.callback(self.server.leave, view)
+        screen = self.screens[conversation] = RecordingSubscriber()
+        view = await self.server.subscribe(conversation, screen)
+        stack.callback(self.server.unsubscribe, view)
 
     @property
     def shown(self) -> int:
@@ -96,7 +102,7 @@ class House:
         return sum(map(len, texts))
 
     async def send(self, conversation: Conversation, text: str) -> str:
-        message = Message(conversation=conversation, id=text, sender="ada", text=text)
+        message = Message(conversation=conversation, id=text, person="ada", text=text)
         turn = (await self.server.accept(message)).turn
         self.checker.accepted(message, turn)
         return turn
@@ -126,7 +132,7 @@ class House:
         return found
 
 
-async def shown(screen: Screen, turn: str) -> None:
+async def shown(screen: RecordingSubscriber, turn: str) -> None:
     """Wait until a reader has seen the end of a turn."""
     async with asyncio.timeout(900):
         while not screen.of(turn, Finished):  # noqa: ASYNC110  a screen waits for five seconds only

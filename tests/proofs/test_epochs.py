@@ -17,20 +17,20 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from tests.ledgers.redis_kit import needs_redis, raw
-from tests.ledgers.redis_server import RedisServer, running_redis
+from tests.chaos.history import Findings
+from tests.plugins.ledgers.redis_kit import needs_redis, raw
+from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 from tests.proof import SEED, size
 from tests.proofs.houses import Archivist, Replica, replica
 from tests.proofs.readers import PERSON, Reader, Way
 from tests.proofs.report import Figure, Line, Report
 from tests.proofs.truth import compare_text, conversation_of
-from tests.web.house import eventually
+from tests.server.web.house import eventually
 
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger, Page, Snapshot
 from palaver.messages import Conversation, Cursor
-from palaver.streams import PAGE
-from palaver.testing import Findings
+from palaver.streams.subscriptions import PAGE
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.keys import Keys, name_of
 
@@ -101,7 +101,7 @@ class Place:
 
 async def _answers(ledger: Ledger) -> bool:
     try:
-        await ledger.depth()
+        await ledger.queue_depth()
     except LedgerUnavailable:
         return False
     return True

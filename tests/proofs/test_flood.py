@@ -10,19 +10,20 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tests.chaos.history import Findings, HistoryChecker
 from tests.proof import SEED, size
 from tests.proofs.clock import run_leaping
 from tests.proofs.paced import PacedEngine
 from tests.proofs.report import Line, Report
 
 from palaver import Skill, Turn
+from palaver.admission.scheduler import Scheduler, Ticket
+from palaver.config.settings import AdmissionSettings, RoutingSettings, Settings
 from palaver.errors import Overloaded, TooMany
 from palaver.ledger import Snapshot
 from palaver.messages import Conversation, Cursor, Event, Finished, Message, Text
-from palaver.scheduler import Scheduler, Ticket
 from palaver.server import Server
-from palaver.settings import AdmissionSettings, RoutingSettings, Settings
-from palaver.testing import Findings, HistoryChecker, ListKnowledge, MemoryLedger
+from palaver.testing import ListKnowledge, MemoryLedger
 
 PROPERTY = "tenant-floods"
 TENANTS = size(2, 20)
@@ -52,14 +53,14 @@ class Relay(Skill):
     name = "relay"
 
     async def answer(self, turn: Turn) -> None:
-        await turn.reply(turn.message.text)
+        await turn.stream(turn.message.text)
 
 
 class Watched(Scheduler):
     """Counts how many of the flooding tenant's go before each of the others' that is in line."""
 
     def __init__(self, places: int) -> None:
-        super().__init__(places, reserve=int(places * AdmissionSettings().reserve))
+        super().__init__(places, reserve=int(places * AdmissionSettings().reserved_share))
         self.overtaken: list[int] = []
         self.line: dict[Ticket, int] = {}
         self._flood = 0
@@ -139,7 +140,7 @@ class Traffic:
         return Message(
             conversation=Conversation(tenant, "web", str(self.sent)),
             id="1",
-            sender=f"person{self.sent % 5000}",
+            person=f"person{self.sent % 5000}",
             text=f"m{self.sent}",
         )
 
@@ -170,7 +171,7 @@ class Traffic:
     async def _ask(self, message: Message) -> None:
         loop = asyncio.get_running_loop()
         guest = Guest()
-        subscription = await self.server.view(message.conversation, guest)
+        subscription = await self.server.subscribe(message.conversation, guest)
         began = loop.time()
         try:
             receipt = await self.server.accept(message)
@@ -180,7 +181,7 @@ class Traffic:
         except (TooMany, Overloaded):
             self.refused_quiet += 1
         finally:
-            self.server.leave(subscription)
+            self.server.unsubscribe(subscription)
 
 
 class Guest:
@@ -191,15 +192,15 @@ class Guest:
         self.first: asyncio.Future[float] = loop.create_future()
         self.last: asyncio.Future[None] = loop.create_future()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def on_event(self, event: Event, cursor: Cursor | None) -> None:
         if isinstance(event, Text) and not self.first.done():
             self.first.set_result(asyncio.get_running_loop().time())
         elif isinstance(event, Finished):
             self.last.set_result(None)
 
-    def restart(self, snapshot: Snapshot) -> None: ...
+    def on_snapshot(self, snapshot: Snapshot) -> None: ...
 
-    def dismiss(self) -> None: ...
+    def on_shutdown(self) -> None: ...
 
 
 @dataclass

@@ -4,12 +4,11 @@ their turns are another's, who must not be disturbed."""
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.ledgers.redis_kit import needs_redis
+from tests.chaos.faults import strike
+from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof import SEED, size
 from tests.proofs.report import Line, Report
-from tests.proofs.scene import BRIEFLY, Scene, Weather, scene, storming
-
-from palaver.testing.faults import strike
+from tests.proofs.scene import BRIEFLY, LoadProfile, Scene, generating_load, scene
 
 pytestmark = needs_redis
 
@@ -31,10 +30,10 @@ async def test_a_frozen_replica_disturbs_nobody_when_it_goes_on(
     report: Report, tmp_path: Path
 ) -> None:
     turns, freezes = size(300, 10_000), size(5, 300)
-    weather = Weather(conversations=32, messages=8)
+    weather = LoadProfile(conversations=32, messages=8)
     async with scene(tmp_path, weather=weather, settings=LEASE) as stage:
         fleet = stage.fleet
-        async with report.progress(stage.told), storming(stage.storm):
+        async with report.progress(stage.told), generating_load(stage.storm):
             await freeze_until(stage, lambda: stage.turns >= turns and fleet.freezes >= freezes)
         findings = await stage.verdict()
     report(Line(property=PROPERTY, turns=stage.turns, kills=fleet.freezes, findings=findings))
@@ -47,7 +46,7 @@ async def test_without_fence_and_index_it_does(report: Report, tmp_path: Path) -
     async with scene(
         tmp_path, weather=BRIEFLY, settings=LEASE, tamper="fence and compare"
     ) as stage:
-        async with storming(stage.storm):
+        async with generating_load(stage.storm):
             await freeze_until(stage, stage.found)
         findings = await stage.verdict(within=1.0)
     report.twin(PROPERTY, not findings.clean, "fence and index off")

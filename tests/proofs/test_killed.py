@@ -4,13 +4,12 @@ commands, and every message comes in up to four copies: nothing is lost, nothing
 import asyncio
 from pathlib import Path
 
-from tests.core.test_takeover import until
-from tests.ledgers.redis_kit import needs_redis
+from tests.chaos.faults import strike
+from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof import SEED, size
 from tests.proofs.report import Line, Report
-from tests.proofs.scene import BRIEFLY, Scene, gaps, scene, storming
-
-from palaver.testing.faults import strike
+from tests.proofs.scene import BRIEFLY, Scene, gaps, generating_load, scene
+from tests.server.turns.test_takeover import until
 
 pytestmark = needs_redis
 
@@ -34,7 +33,7 @@ async def test_killed_replicas_lose_and_double_nothing(report: Report, tmp_path:
 
         async with (
             report.progress(stage.told),
-            storming(stage.storm),
+            generating_load(stage.storm),
             asyncio.TaskGroup() as faults,
         ):
             faults.create_task(
@@ -58,7 +57,7 @@ async def test_killed_replicas_lose_and_double_nothing(report: Report, tmp_path:
 
 async def test_without_dedupe_copies_are_answered_too(report: Report, tmp_path: Path) -> None:
     async with scene(tmp_path, weather=BRIEFLY, tamper="dedupe") as stage:
-        async with storming(stage.storm):
+        async with generating_load(stage.storm):
             await until(stage.found)
         findings = await stage.verdict(within=1.0)
     report.twin(PROPERTY, findings.doubled > 0, "dedupe off")
@@ -69,7 +68,7 @@ async def test_without_compare_and_append_repeated_writes_are_doubled(
     report: Report, tmp_path: Path
 ) -> None:
     async with scene(tmp_path, weather=BRIEFLY, tamper="compare") as stage:
-        async with storming(stage.storm):
+        async with generating_load(stage.storm):
             await strike(
                 lambda: cut(stage),
                 every=(0.05, 0.1),

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from tests.chaos.history import Findings, HistoryChecker
 from tests.proof import size
 from tests.proofs.overload_server import TENANTS, ledger_in, paced_engine
 from tests.proofs.report import Line, Report
 
 from palaver.messages import Conversation, Message
-from palaver.testing import Findings, HistoryChecker
 
 PROPERTY = "overloaded"
 ROOT = Path(__file__).parents[2]
@@ -72,12 +72,12 @@ class Crowd:
         message = Message(
             conversation=Conversation(tenant, "web", f"t{number}"),
             id="1",
-            sender=f"p{number % 500}",
+            person=f"p{number % 500}",
             text=f"m{number}",
         )
         async with self.session.post(
             f"{self.address}v1/conversations/{message.conversation.thread}/messages",
-            json={"text": message.text, "id": message.id, "person": message.sender},
+            json={"text": message.text, "id": message.id, "person": message.person},
             headers={"Authorization": f"Bearer secret-of-{tenant}"},
         ) as response:
             self.statuses[response.status] += 1

@@ -6,13 +6,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.ledgers.redis_kit import needs_redis
-from tests.ledgers.redis_server import RedisServer
+from tests.chaos.faults import strike
+from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_server import RedisServer
 from tests.proof import SEED, size
 from tests.proofs.report import Line, Report
-from tests.proofs.scene import BRIEFLY, SETTLED, gaps, scene, storming
-
-from palaver.testing.faults import strike
+from tests.proofs.scene import BRIEFLY, SETTLED, gaps, generating_load, scene
 
 pytestmark = needs_redis
 
@@ -42,7 +41,7 @@ async def test_what_was_acknowledged_survives_redis(report: Report, tmp_path: Pa
 
         async with (
             report.progress(lambda: f"{stage.told()} redis_kills={killed}"),
-            storming(stage.storm),
+            generating_load(stage.storm),
             asyncio.TaskGroup() as faults,
         ):
             for blow, every in ((kill_redis, (5.0, 8.0)), (stage.fleet.kill, (1.0, 3.0))):
@@ -84,7 +83,7 @@ async def test_a_weak_redis_loses_it(report: Report, tmp_path: Path, weakness: s
     directives, blow = WEAK[weakness]
     loss = {"allow_weak_durability": True}
     async with scene(tmp_path, weather=BRIEFLY, directives=directives, redis=loss) as stage:
-        async with storming(stage.storm):
+        async with generating_load(stage.storm):
             await strike(
                 lambda: blow(stage.redis),
                 every=(2.2, 2.5),  # long enough for those who wait in vain to notice

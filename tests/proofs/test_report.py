@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
+from tests.chaos.history import Findings
 from tests.proof import SEED
 from tests.proofs.report import Line, Report
-
-from palaver.testing import Findings
 
 
 def made() -> Report:

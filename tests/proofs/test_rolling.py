@@ -5,16 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof import SEED, size
 from tests.proofs.callers import Callers
 from tests.proofs.report import Figure, Line, Report
-from tests.proofs.scene import Scene, Weather, gaps, scene, storming
+from tests.proofs.scene import LoadProfile, Scene, gaps, generating_load, scene
 
 pytestmark = needs_redis
 
 PROPERTY = "rolling"
-WEATHER = Weather(conversations=24, messages=10, ahead=(0, 0, 1))
+WEATHER = LoadProfile(conversations=24, messages=10, ahead=(0, 0, 1))
 CALLERS = 24
 DRAIN = 0.2
 """Seconds: less than a turn takes, so most of those that run are handed over."""
@@ -26,7 +26,7 @@ PACE = 0.02
 async def called(stage: Scene) -> AsyncIterator[Callers]:
     """A storm of tabs, and callers over HTTP at the same time."""
     callers = Callers(stage.fleet.anywhere, stage.checker, stage.chance)
-    async with storming(stage.storm), asyncio.TaskGroup() as group:
+    async with generating_load(stage.storm), asyncio.TaskGroup() as group:
         group.create_task(callers.run(CALLERS))
         yield callers
         callers.end()

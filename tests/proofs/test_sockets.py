@@ -16,24 +16,25 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.ledgers.redis_kit import needs_redis
-from tests.ledgers.redis_server import running_redis
+from tests.chaos.history import Findings, HistoryChecker
+from tests.chaos.proxy import Cut, CuttingProxy
+from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_server import running_redis
 from tests.proof import SEED, size
 from tests.proofs.houses import Replica, Talker, replica, reply_to
 from tests.proofs.readers import PERSON, Author, Frame, Reader, Way
 from tests.proofs.report import Figure, Line, Report
 from tests.proofs.truth import Truth, conversation_of
 
-from palaver import streams
 from palaver.ledger import Ledger
 from palaver.messages import (
     Cursor,
     Event,
     Message,
-    Recorded,
+    StoredEvent,
     Text,
 )
-from palaver.testing import Cut, CuttingProxy, Findings, HistoryChecker
+from palaver.streams import subscriptions as streams
 
 pytestmark = needs_redis
 
@@ -154,7 +155,7 @@ class Round:
 
     def _accepted(self, id: str, text: str, turn: str) -> None:
         conversation = conversation_of(id.rpartition(".")[0])
-        message = Message(conversation=conversation, id=id, sender=PERSON, text=text)
+        message = Message(conversation=conversation, id=id, person=PERSON, text=text)
         self._checker.accepted(message, turn)
 
     async def run(self, goal: int) -> None:
@@ -277,11 +278,11 @@ class Trusting(streams.Subscription):
     def look(self) -> None:
         pass
 
-    def hint(self, recorded: Sequence[Recorded]) -> None:
+    def hint(self, recorded: Sequence[StoredEvent]) -> None:
         fresh = [item for item in recorded if item.offset > self._offset]
         if self._open and fresh:
             self._offset = fresh[0].offset - 1
-            self._record(fresh)
+            self._deliver(fresh)
 
 
 async def test_a_server_that_does_not_compare_positions_leaves_gaps(

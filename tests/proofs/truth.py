@@ -4,11 +4,11 @@ import difflib
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.chaos.history import Findings
 from tests.proofs.readers import Reader
 
 from palaver.ledger import Ledger
-from palaver.messages import Conversation, Event, Received, Recorded, Text, encode
-from palaver.testing import Findings
+from palaver.messages import Conversation, Event, Received, StoredEvent, Text, encode
 
 
 def conversation_of(thread: str) -> Conversation:
@@ -25,7 +25,7 @@ class Truth:
     @classmethod
     async def of(cls, ledger: Ledger, thread: str, findings: Findings) -> "Truth":
         truth, messages = cls(), Counter[str]()
-        recorded: list[Recorded] = []
+        recorded: list[StoredEvent] = []
         while True:
             page = await ledger.read(conversation_of(thread), len(recorded), 1_000)
             recorded += page.events

@@ -10,8 +10,9 @@ from pathlib import Path
 import pydantic
 
 from palaver import Backend, OutcomeUnknown, Skill, Tool, Turn, hookimpl
+from palaver.config.settings import PluginSettings
 from palaver.engine import Engine, GenerationRequest
-from palaver.hooks import PluginSettings, Site
+from palaver.hooks import BuildContext
 from palaver.knowledge import Document, KnowledgeBase
 from palaver.testing import ListKnowledge, ScriptedEngine
 
@@ -49,11 +50,11 @@ class Witness(Skill):
         await turn.say(f"To {text!r}: ")
         (passage,) = await turn.search("lamp", 1)
         await turn.remember(place, text)
-        await turn.reply(text)
+        await turn.stream(text)
         with contextlib.suppress(OutcomeUnknown):
             await turn.call_tool(RING, message=turn.message.id)
         await turn.say(f"[{passage.title}; {await turn.recall(place)}] ")
-        await turn.reply(f"coda {text}")
+        await turn.stream(f"coda {text}")
 
 
 class Ring(pydantic.BaseModel):
@@ -80,7 +81,7 @@ class NoSettings(PluginSettings):
     pass
 
 
-def _build_engine(settings: PacedSettings, site: Site) -> Engine:
+def _build_engine(settings: PacedSettings, build_context: BuildContext) -> Engine:
     return ScriptedEngine(_script, pace=settings.pace, slots=1_000)
 
 
@@ -88,7 +89,7 @@ def _script(request: GenerationRequest) -> str:
     return spoken(request.messages[-1].content)
 
 
-def _build_knowledge(settings: NoSettings, site: Site) -> KnowledgeBase:
+def _build_knowledge(settings: NoSettings, build_context: BuildContext) -> KnowledgeBase:
     return ListKnowledge(LAMP)
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from palaver.engine import Abilities, GenerationRequest
+from palaver.engine import EngineInfo, GenerationRequest
 from palaver.testing import ScriptedEngine
 
 GERMAN = {
@@ -36,11 +36,11 @@ def shout(request: GenerationRequest) -> str:
 class Demonstration(ScriptedEngine):
     """An engine that says of itself that its model is too small for real use."""
 
-    async def start(self) -> Abilities:
-        abilities = await super().start()
-        return Abilities(
-            model=abilities.model,
-            context=abilities.context,
-            can=abilities.can,
+    async def start(self) -> EngineInfo:
+        engine_info = await super().start()
+        return EngineInfo(
+            model=engine_info.model,
+            context_window=engine_info.context_window,
+            capabilities=engine_info.capabilities,
             demonstration=True,
         )

@@ -95,7 +95,7 @@ EVENTS = (
 PLACES = (
     "behind the building,next to the door,in the cellar,on the roof,at the front desk,in room {n},"
     "on the {k} floor,under the stairs,in the yard,opposite the church,in the {c} cabinet,"
-    "in the main hall,on the top shelf,near the river,at the reception,beside the {c} gate,"
+    "in the main hall,on the top shelf,near the river,at the service,beside the {c} gate,"
     "in the garage,across the street,on the {c} table,in the library,in the kitchen,"
     "under the {c} bench,in drawer {n},at gate {n},in the underground car park,"
     "in front of the gate,in the attic,at the east entrance,on the second parking deck,"

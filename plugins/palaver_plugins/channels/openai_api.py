@@ -25,13 +25,31 @@ from typing import Any, Literal, NoReturn
 import msgspec
 from aiohttp import web
 
-from palaver import Backend, InvalidInput, PalaverError, PluginSettings, Site, hookimpl
-from palaver.channels import Channel, Reception
-from palaver.errors import NotFound, SkillError
-from palaver.messages import Conversation, Message, Problem, check_name, encode, new_id
-from palaver.web.api import retry_headers
-from palaver.web.authentication import AUTHENTICATOR, Principal, Visit
-from palaver.web.replies import Finish, Reply, replying
+from palaver import (
+    AUTHENTICATOR,
+    Backend,
+    BuildContext,
+    Channel,
+    Conversation,
+    ConversationAccess,
+    ConversationService,
+    InvalidInput,
+    Message,
+    NotFound,
+    PalaverError,
+    PendingReply,
+    PluginSettings,
+    Principal,
+    Problem,
+    ReplyResult,
+    SkillError,
+    check_name,
+    encode,
+    follow_reply,
+    hookimpl,
+    new_id,
+    retry_headers,
+)
 
 NAME = "openai_api"
 AUTO = "auto"
@@ -91,11 +109,11 @@ class OpenAIChannel:
     """The routes. Turns are those of any other channel."""
 
     def __init__(self) -> None:
-        self._reception: Reception
+        self._service: ConversationService
         self._threads: OrderedDict[str, str] = OrderedDict()
 
-    async def start(self, reception: Reception) -> None:
-        self._reception = reception
+    async def start(self, service: ConversationService) -> None:
+        self._service = service
 
     async def close(self) -> None:
         """Nothing to close: requests end with the web surface."""
@@ -109,7 +127,7 @@ class OpenAIChannel:
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         request.app[AUTHENTICATOR].principal(request)
-        names = [AUTO, *sorted(self._reception.skills())]
+        names = [AUTO, *sorted(self._service.skills())]
         return _json({"object": "list", "data": [_model_card(name) for name in names]})
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
@@ -117,7 +135,7 @@ class OpenAIChannel:
         return _json(_model_card(self._known(request.match_info["model"])))
 
     def _known(self, model: str) -> str:
-        if model != AUTO and model not in self._reception.skills():
+        if model != AUTO and model not in self._service.skills():
             raise NotFound(f"the model {model[:60]!r} does not exist")
         return model
 
@@ -126,7 +144,7 @@ class OpenAIChannel:
         body = _read(await request.read())
         message = await self._message(request, principal, body)
         changed = asyncio.Event()
-        async with replying(self._reception, message, changed.set) as reply:
+        async with follow_reply(self._service, message, changed.set) as reply:
             answering = _Answer(request, body, reply, changed)
             try:
                 if body.stream:
@@ -134,7 +152,7 @@ class OpenAIChannel:
                 return _json(answering.completion(await answering.finish()))
             except _Gone:
                 if not reply.receipt.duplicate:
-                    await self._reception.stop(message.conversation, reply.receipt.turn)
+                    await self._service.stop(message.conversation, reply.receipt.turn)
                 return web.Response(status=499)
             finally:
                 if reply.ended:
@@ -147,11 +165,11 @@ class OpenAIChannel:
         person = _person(principal, body.user)
         thread, text = self._place(request, principal, body)
         conversation = Conversation(principal.tenant, NAME, thread)
-        await Visit(self._reception, conversation, person).enter()
+        await ConversationAccess(self._service, conversation, person).enter()
         return Message(
             conversation=conversation,
             id=request.headers.get("Idempotency-Key") or new_id(),
-            sender=person,
+            person=person,
             text=text,
             skill=None if body.model == AUTO else body.model,
         )
@@ -188,7 +206,7 @@ class _Answer:
     """One request's answer, in OpenAI's words."""
 
     def __init__(
-        self, request: web.Request, body: ChatRequest, reply: Reply, changed: asyncio.Event
+        self, request: web.Request, body: ChatRequest, reply: PendingReply, changed: asyncio.Event
     ) -> None:
         self._request = request
         self._body = body
@@ -196,7 +214,7 @@ class _Answer:
         self._changed = changed
         self._created = int(time.time())
 
-    async def finish(self) -> Finish:
+    async def finish(self) -> ReplyResult:
         """Wait for the whole reply. Raises `PalaverError` when the turn failed."""
         while not self._reply.ended:
             await self._wait()
@@ -254,7 +272,7 @@ class _Answer:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
-    def completion(self, finish: Finish) -> Json:
+    def completion(self, finish: ReplyResult) -> Json:
         message = {"role": "assistant", "content": finish.text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return {
@@ -321,7 +339,7 @@ def _hash(*words: str) -> str:
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
-def _usage(finish: Finish) -> Json:
+def _usage(finish: ReplyResult) -> Json:
     usage = finish.usage
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -372,7 +390,7 @@ def _telling(handle: Handle) -> Handle:
     return answer
 
 
-def _build(settings: Settings, site: Site) -> Channel:
+def _build(settings: Settings, build_context: BuildContext) -> Channel:
     return OpenAIChannel()
 
 

@@ -2,12 +2,21 @@
 
 from collections.abc import Iterator
 
-from palaver.engine import Ability, Choice, GenerationRequest, JsonSchema, Regex, Sampling
-from palaver.errors import InvalidInput, PromptTooLong, Unsupported
+from palaver import (
+    Capability,
+    Choice,
+    GenerationRequest,
+    InvalidInput,
+    JsonSchema,
+    PromptTooLong,
+    Regex,
+    Sampling,
+    Unsupported,
+)
 
 
-def needed(request: GenerationRequest) -> Iterator[Ability]:
-    """The abilities that ``request`` takes, besides ``generate``."""
+def needed(request: GenerationRequest) -> Iterator[Capability]:
+    """The engine_info that ``request`` takes, besides ``generate``."""
     match request.sampling.structure:
         case JsonSchema():
             yield "json_schema"
@@ -29,15 +38,15 @@ def needed(request: GenerationRequest) -> Iterator[Ability]:
         yield "priority"
 
 
-def check(request: GenerationRequest, can: frozenset[Ability]) -> None:
+def check(request: GenerationRequest, can: frozenset[Capability]) -> None:
     """Raise `Unsupported` for an ability outside ``can``, `InvalidInput` for a senseless value."""
     for ability in needed(request):
         if ability not in can:
             raise Unsupported(f"this engine cannot do {ability!r}; it can: {sorted(can)}")
     for complaint in complaints(request.sampling):
         raise InvalidInput(complaint)
-    if request.deadline <= 0:
-        raise InvalidInput(f"deadline={request.deadline!r}: expected seconds above 0")
+    if request.timeout <= 0:
+        raise InvalidInput(f"timeout={request.timeout!r}: expected seconds above 0")
 
 
 def complaints(sampling: Sampling) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palaver.errors import ConfigurationError
+from palaver import ConfigurationError
 from palaver_plugins.engines.text import Json, read_json
 
 ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}

@@ -20,41 +20,42 @@ import numpy as np
 import pydantic
 import yarl
 
-from palaver.continuation import Writing
-from palaver.engine import (
-    Abilities,
-    Ability,
+from palaver import (
+    Backend,
+    BuildContext,
+    Capability,
     ChatMessage,
-    Engine,
-    Generation,
-    GenerationRequest,
-    Load,
-    OnText,
-)
-from palaver.errors import (
     ConfigurationError,
+    ContinuedGeneration,
+    Engine,
     EngineError,
+    EngineInfo,
+    EngineStats,
     EngineTimeout,
     EngineUnavailable,
+    Generation,
+    GenerationRequest,
     InvalidInput,
+    OnText,
+    PluginSettings,
+    Secret,
     Unsupported,
+    hookimpl,
 )
-from palaver.hooks import Backend, PluginSettings, Site, hookimpl
-from palaver.settings import Secret
 from palaver_plugins.engines import openai_api as api
 from palaver_plugins.engines.checks import check, room
 from palaver_plugins.engines.openai_api import ListenerError, Lost, Reply
 from palaver_plugins.engines.openai_server import Server, Timeouts
-from palaver_plugins.engines.seam import go_on
+from palaver_plugins.engines.token_healing import go_on
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-COMMON: frozenset[Ability] = frozenset(
+COMMON: frozenset[Capability] = frozenset(
     {"generate", "json_schema", "logprobs", "alternatives", "seed"}
 )
 """What the API itself can express."""
-EXTENDED: frozenset[Ability] = COMMON | {"choice", "regex", "continuation", "priority"}
+EXTENDED: frozenset[Capability] = COMMON | {"choice", "regex", "continuation", "priority"}
 """What vLLM's extensions of the API can express."""
 UNKNOWN_CONTEXT = 8192  # tokens
 SLACK = 4
@@ -78,7 +79,7 @@ class OpenAISettings(PluginSettings):
     """Context in tokens. None: what the servers say, or 8192."""
     flavor: Literal["auto", "vllm", "generic"] = "auto"
     """What may be asked of the servers beyond the common API. ``auto`` finds out."""
-    abilities: tuple[Ability, ...] | None = None
+    engine_info: tuple[Capability, ...] | None = None
     """What the servers can do, where that is known better than ``flavor`` tells."""
     embedding_model: str | None = None
     """The model for ``embed``, at ``embedding_urls``, or at ``urls`` where none are given."""
@@ -119,10 +120,10 @@ class OpenAIEngine:
         self._settings = settings
         self._servers: list[Server] = []
         self._embedders: list[Server] = []
-        self._abilities: Abilities | None = None
+        self._engine_info: EngineInfo | None = None
         self._adapters: frozenset[str] = frozenset()
 
-    async def start(self) -> Abilities:
+    async def start(self) -> EngineInfo:
         """Raises `ConfigurationError` for a refused key or an unknown model, `EngineUnavailable`
         while no server can be reached. Servers that cannot be reached yet are tried later."""
         await self.close()
@@ -133,19 +134,19 @@ class OpenAIEngine:
         self._servers = [Server(url, key, timeouts) for url in settings.urls]
         self._embedders = [Server(url, key, timeouts) for url in settings.embedding_urls]
         try:
-            self._abilities = await self._inspect()
+            self._engine_info = await self._inspect()
         except BaseException:
             await self.close()
             raise
-        return self._abilities
+        return self._engine_info
 
     async def close(self) -> None:
         servers, self._servers = self._servers + self._embedders, []
         self._embedders = []
-        self._abilities = None
+        self._engine_info = None
         await asyncio.gather(*(server.close() for server in servers))
 
-    async def _inspect(self) -> Abilities:
+    async def _inspect(self) -> EngineInfo:
         """What the servers that can be reached have in common."""
         answers = await asyncio.gather(*map(self._cards, self._servers))
         known = [(server, cards) for server, cards in answers if cards]
@@ -167,7 +168,7 @@ class OpenAIEngine:
             *(frozenset(card.id for card in cards if card.parent) for _, cards in known)
         )
         context = self._settings.context or min(contexts)
-        return Abilities(model=model, context=context, can=self._can())
+        return EngineInfo(model=model, context_window=context, capabilities=self._can())
 
     async def _cards(self, server: Server) -> tuple[Server, list[api.ModelCard]]:
         """The server's models; none when it cannot be reached."""
@@ -184,9 +185,9 @@ class OpenAIEngine:
         server.flavor = flavor if flavor != "auto" else "vllm" if vllm else "generic"
         return server, cards
 
-    def _can(self) -> frozenset[Ability]:
-        if self._settings.abilities is not None:
-            return frozenset(self._settings.abilities)
+    def _can(self) -> frozenset[Capability]:
+        if self._settings.engine_info is not None:
+            return frozenset(self._settings.engine_info)
         reached = [server for server in self._servers if not server.benched]
         extended = all(server.flavor == "vllm" for server in reached)
         can = EXTENDED if extended else COMMON
@@ -196,19 +197,19 @@ class OpenAIEngine:
             can |= {"embed"}
         return can
 
-    def _started(self) -> Abilities:
-        if self._abilities is None:
+    def _started(self) -> EngineInfo:
+        if self._engine_info is None:
             raise EngineUnavailable("engine 'openai' is not started")
-        return self._abilities
+        return self._engine_info
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        abilities = self._started()
-        check(request, abilities.can)
+        engine_info = self._started()
+        check(request, engine_info.capabilities)
         if request.adapter is not None and request.adapter not in self._adapters:
             there = sorted(self._adapters)
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {there}")
-        limit = asyncio.timeout(request.deadline)
-        writing = Writing(request, on_text)
+        limit = asyncio.timeout(request.timeout)
+        writing = ContinuedGeneration(request, on_text)
         asked: list[Server] = []
         try:
             async with limit:
@@ -218,19 +219,19 @@ class OpenAIEngine:
                 raise
             if asked and not writing.text:  # it may hang: the next request tries another one
                 asked[-1].bench()
-            detail = f"the generation took longer than {request.deadline:g} s"
+            detail = f"the generation took longer than {request.timeout:g} s"
             raise EngineTimeout(detail) from error
 
     async def _write(
-        self, writing: Writing, servers: Sequence[Server], asked: list[Server]
+        self, writing: ContinuedGeneration, servers: Sequence[Server], asked: list[Server]
     ) -> Generation:
-        continues = "continuation" in self._started().can
+        continues = "continuation" in self._started().capabilities
         failed: Lost | None = None
         for server in servers:
             asked.append(server)
             ask = functools.partial(self._chat, server)
             try:
-                rest = await go_on(writing.rest(), writing.hear, ask)
+                rest = await go_on(writing.rest(), writing.on_text, ask)
             except Lost as lost:
                 self._blame(server, lost)
                 failed = lost
@@ -267,16 +268,16 @@ class OpenAIEngine:
 
     async def _room(self, server: Server, request: GenerationRequest, begun: int) -> int:
         """Tokens that the reply may still get. A server refuses to be asked for more than fits."""
-        abilities = self._started()
+        engine_info = self._started()
         wanted = request.sampling.max_tokens
-        if "continuation" not in abilities.can:  # only vLLM counts for nothing
+        if "continuation" not in engine_info.capabilities:  # only vLLM counts for nothing
             return wanted
         texts = [*(message.content for message in request.messages), request.partial]
         at_most = sum(len(text.encode()) + FRAME for text in texts)
-        if at_most + wanted <= abilities.context:
+        if at_most + wanted <= engine_info.context_window:
             return wanted - begun
         taken = await server.count(api.prompt_body(request.messages))
-        return room(request.sampling, prompt=taken, begun=begun, context=abilities.context)
+        return room(request.sampling, prompt=taken, begun=begun, context=engine_info.context_window)
 
     def _order(self, request: GenerationRequest | None = None) -> list[Server]:
         """The servers, best first: those that work, have the least to do, and remember most."""
@@ -304,10 +305,10 @@ class OpenAIEngine:
         raise failed.error
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        abilities = self._started()
+        engine_info = self._started()
 
         def ask(server: Server) -> Awaitable[int]:
-            body = api.prompt_body(messages) | {"model": abilities.model}
+            body = api.prompt_body(messages) | {"model": engine_info.model}
             if server.flavor == "vllm":
                 return server.count(body)
             return server.count_by_completion(body | {"max_tokens": 1})
@@ -332,28 +333,28 @@ class OpenAIEngine:
         self._started()
         raise Unsupported("engine 'openai' cannot classify: the API has no such call")
 
-    async def load(self) -> Load:
+    async def stats(self) -> EngineStats:
         self._started()
         answers = await asyncio.gather(*map(self._load_of, self._servers))
         loads = [answer for answer in answers if answer is not None]
         if not loads:
             raise EngineUnavailable("no server can be reached", retry_after=1)
-        return Load(
+        return EngineStats(
             running=sum(load.running for load in loads),
             waiting=sum(load.waiting for load in loads),
         )
 
     @staticmethod
-    async def _load_of(server: Server) -> Load | None:
+    async def _load_of(server: Server) -> EngineStats | None:
         """None for a server that cannot be reached."""
         try:
             async with asyncio.timeout(LOAD_PATIENCE):
-                return await server.load()
+                return await server.stats()
         except (Lost, TimeoutError):
             return None
 
 
-def build(settings: OpenAISettings, site: Site) -> Engine:
+def build(settings: OpenAISettings, build_context: BuildContext) -> Engine:
     return OpenAIEngine(settings)
 
 

@@ -6,28 +6,26 @@ from typing import Any, Literal, assert_never
 
 import msgspec
 
-from palaver.engine import (
+from palaver import (
     ChatMessage,
     Choice,
+    EngineError,
+    EngineUnavailable,
     FinishReason,
     Generation,
     GenerationRequest,
+    InvalidInput,
     JsonSchema,
     OnText,
-    Regex,
-    Structure,
-    TokenLogprob,
-)
-from palaver.errors import (
-    EngineError,
-    EngineUnavailable,
-    InvalidInput,
     Overloaded,
     PalaverError,
     PromptTooLong,
+    Regex,
+    Structure,
+    TokenLogprob,
     Unsupported,
+    Usage,
 )
-from palaver.messages import Usage
 
 Flavor = Literal["vllm", "generic"]
 Body = dict[str, Any]  # a JSON object of the API

@@ -12,8 +12,7 @@ import aiohttp
 import msgspec
 import yarl
 
-from palaver.engine import Load
-from palaver.errors import EngineUnavailable, PalaverError
+from palaver import EngineStats, EngineUnavailable, PalaverError
 from palaver_plugins.engines import openai_api as api
 from palaver_plugins.engines.openai_api import Lost
 from palaver_plugins.engines.sse import EventReader
@@ -97,13 +96,13 @@ class Server:
         answer = await self._ask("POST", "embeddings", api.Embeddings, body)
         return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
 
-    async def load(self) -> Load:
+    async def stats(self) -> EngineStats:
         """By the server's own metrics, else by what we have there."""
         if self.flavor == "vllm":
             async with self._request("GET", "/metrics") as answer:
                 if counts := api.gauges(await answer.read()):
-                    return Load(running=counts[0], waiting=counts[1])
-        return Load(running=self.in_flight, waiting=0)
+                    return EngineStats(running=counts[0], waiting=counts[1])
+        return EngineStats(running=self.in_flight, waiting=0)
 
     async def chat(self, body: api.Body, reply: api.Reply) -> None:
         """Stream a chat completion into ``reply``, to its end."""
@@ -156,7 +155,7 @@ class Server:
         with suppress(Lost, PalaverError, TimeoutError):
             async with asyncio.timeout(FREE_PATIENCE):
                 while True:
-                    load = await self.load()
+                    load = await self.stats()
                     now = load.running + load.waiting
                     before = now if before is None else before
                     if now <= self.in_flight or now < before:

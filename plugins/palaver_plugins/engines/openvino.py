@@ -17,42 +17,43 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from palaver.engine import (
-    Abilities,
-    Ability,
+from palaver import (
+    Backend,
+    BuildContext,
+    Capability,
     ChatMessage,
     Choice,
+    ConfigurationError,
     Engine,
+    EngineInfo,
+    EngineStats,
+    EngineTimeout,
+    EngineUnavailable,
     FinishReason,
     Generation,
     GenerationRequest,
+    InvalidInput,
     JsonSchema,
-    Load,
     OnText,
+    PluginSettings,
     Regex,
     Sampling,
     Structure,
-)
-from palaver.errors import (
-    ConfigurationError,
-    EngineTimeout,
-    EngineUnavailable,
-    InvalidInput,
     Unsupported,
+    hookimpl,
 )
-from palaver.hooks import Backend, PluginSettings, Site, hookimpl
 from palaver_plugins.engines import gguf_file
 from palaver_plugins.engines.checks import check, room
 from palaver_plugins.engines.json_grammar import grammar, quoted, union
-from palaver_plugins.engines.seam import go_on
 from palaver_plugins.engines.stepper import Job, Output, Stepper
 from palaver_plugins.engines.text import Codec, Json, read_json
+from palaver_plugins.engines.token_healing import go_on
 
 BLOCK = 32
 """Tokens in a block of OpenVINO's attention cache on a CPU."""
 LONG_TEXT = 20_000
 """Characters from which encoding takes milliseconds, and so happens outside the event loop."""
-CAN: frozenset[Ability] = frozenset(
+CAN: frozenset[Capability] = frozenset(
     {
         "generate",
         "json_schema",
@@ -93,20 +94,20 @@ class OpenVinoSettings(PluginSettings):
 class OpenVinoEngine:
     """`Engine` over ContinuousBatchingPipeline."""
 
-    def __init__(self, settings: OpenVinoSettings, site: Site) -> None:
+    def __init__(self, settings: OpenVinoSettings, build_context: BuildContext) -> None:
         self._settings = settings
-        self._site = site
+        self._build_context = build_context
         self._model: Model | None = None
         self._stepper: Stepper | None = None
 
-    async def start(self) -> Abilities:
+    async def start(self) -> EngineInfo:
         if self._model is None or self._stepper is None:
-            self._model = await asyncio.to_thread(load, self._settings, self._site)
+            self._model = await asyncio.to_thread(load, self._settings, self._build_context)
             self._stepper = Stepper(PipelineRunner(self._model), self._settings.requests)
-        return Abilities(
+        return EngineInfo(
             model=self._model.folder.name,
-            context=self._model.context,
-            can=CAN,
+            context_window=self._model.context,
+            capabilities=CAN,
             demonstration=self._model.small,
             slots=self._settings.requests,
         )
@@ -124,10 +125,10 @@ class OpenVinoEngine:
             return await stepper.generate(await prepare(model, request, on_text))
 
         try:
-            async with asyncio.timeout(request.deadline):
+            async with asyncio.timeout(request.timeout):
                 return await go_on(request, on_text, generate)
         except TimeoutError as error:
-            raise EngineTimeout(f"{request.id}: no end after {request.deadline} s") from error
+            raise EngineTimeout(f"{request.id}: no end after {request.timeout} s") from error
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         model, _ = self._started()
@@ -139,8 +140,8 @@ class OpenVinoEngine:
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         raise Unsupported("the openvino engine has no classifiers; the transformers engine has")
 
-    async def load(self) -> Load:
-        return self._started()[1].load()
+    async def stats(self) -> EngineStats:
+        return self._started()[1].stats()
 
     def _started(self) -> "tuple[Model, Stepper]":
         if self._model is None or self._stepper is None:
@@ -160,10 +161,10 @@ class Model:
     small: bool
 
 
-def load(settings: OpenVinoSettings, site: Site) -> Model:
+def load(settings: OpenVinoSettings, build_context: BuildContext) -> Model:
     """Load the model; blocks for seconds. Raises `ConfigurationError` that names the model."""
     _, genai = packages()
-    folder = site.model(settings.model)
+    folder = build_context.resolve_model(settings.model)
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ConfigurationError(f"model {str(folder)!r}: expected a directory with a model")
     config = read_json(folder, "config.json")
@@ -171,7 +172,7 @@ def load(settings: OpenVinoSettings, site: Site) -> Model:
     context = min(settings.context or 10**9, config.get("max_position_embeddings", 4096))
     exported = (folder / "openvino_model.xml").exists()
     form = gguf_file.Form(eight_bits=settings.eight_bits, weights=not exported)
-    place = gguf_file.cached(folder, site.data / "cache" / "openvino", form)
+    place = gguf_file.cached(folder, build_context.data_directory / "cache" / "openvino", form)
     blocks = cache_blocks(settings, config, context)
     try:
         tokenizer = genai.Tokenizer(str(place / "probe.gguf"))

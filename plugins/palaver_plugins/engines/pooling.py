@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from palaver.errors import ConfigurationError
+from palaver import ConfigurationError
 from palaver_plugins.engines.text import read_json
 
 BATCH = 32

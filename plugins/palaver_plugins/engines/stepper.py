@@ -14,9 +14,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from palaver.engine import FinishReason, Generation, Load, OnText, TokenLogprob
-from palaver.errors import EngineError, EngineUnavailable
-from palaver.messages import Usage
+from palaver import (
+    EngineError,
+    EngineStats,
+    EngineUnavailable,
+    FinishReason,
+    Generation,
+    OnText,
+    TokenLogprob,
+    Usage,
+)
 from palaver_plugins.engines.text import Codec, Reply
 
 RELEASE_SECONDS = 5.0
@@ -163,8 +170,8 @@ class Stepper:
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         self._thread.start()
 
-    def load(self) -> Load:
-        return Load(running=len(self._running), waiting=len(self._waiting))
+    def stats(self) -> EngineStats:
+        return EngineStats(running=len(self._running), waiting=len(self._waiting))
 
     async def generate(self, job: Job) -> Generation:
         """Run ``job``. However it ends, its slot is free afterwards."""

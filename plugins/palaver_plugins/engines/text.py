@@ -16,8 +16,7 @@ import jinja2.ext
 import jinja2.sandbox
 from tokenizers import Tokenizer
 
-from palaver.engine import ChatMessage
-from palaver.errors import ConfigurationError, InvalidInput
+from palaver import ChatMessage, ConfigurationError, InvalidInput
 
 Json = dict[str, Any]  # a parsed JSON object
 BROKEN = "\ufffd"

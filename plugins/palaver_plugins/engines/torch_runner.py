@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from palaver.engine import Sampling
-from palaver.errors import ConfigurationError
+from palaver import ConfigurationError, Sampling
 from palaver_plugins.engines.batch import Batch, Reader, obstacle, takes_parts
 from palaver_plugins.engines.stepper import Job, Output
 

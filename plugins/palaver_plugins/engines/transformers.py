@@ -14,31 +14,32 @@ from typing import Any, Literal
 
 import pydantic
 
-from palaver.engine import (
-    Abilities,
-    Ability,
+from palaver import (
+    Backend,
+    BuildContext,
+    Capability,
     ChatMessage,
-    Engine,
-    Generation,
-    GenerationRequest,
-    Load,
-    OnText,
-)
-from palaver.errors import (
     ConfigurationError,
+    Engine,
+    EngineInfo,
+    EngineStats,
     EngineTimeout,
     EngineUnavailable,
+    Generation,
+    GenerationRequest,
+    OnText,
+    PluginSettings,
     Unsupported,
+    hookimpl,
 )
-from palaver.hooks import Backend, PluginSettings, Site, hookimpl
 from palaver_plugins.engines.checks import check, room
 from palaver_plugins.engines.pooling import Classifier, Embedder
-from palaver_plugins.engines.seam import go_on
 from palaver_plugins.engines.stepper import Job, Stepper
 from palaver_plugins.engines.text import Codec, read_json
+from palaver_plugins.engines.token_healing import go_on
 from palaver_plugins.engines.torch_runner import Plan, TorchRunner, plan
 
-GENERATES: frozenset[Ability] = frozenset(
+GENERATES: frozenset[Capability] = frozenset(
     {"generate", "logprobs", "alternatives", "seed", "continuation", "priority"}
 )
 Any_ = Any  # torch and transformers are absent from most installations that are type-checked
@@ -81,8 +82,8 @@ class Loaded:
     classifier: Classifier | None
 
     @property
-    def can(self) -> frozenset[Ability]:
-        found: set[Ability] = set(GENERATES) if self.codec else set()
+    def can(self) -> frozenset[Capability]:
+        found: set[Capability] = set(GENERATES) if self.codec else set()
         if self.embedder:
             found.add("embed")
         if self.classifier:
@@ -93,26 +94,28 @@ class Loaded:
 class TransformersEngine:
     """`Engine` over transformers and torch."""
 
-    def __init__(self, settings: TransformersSettings, site: Site) -> None:
+    def __init__(self, settings: TransformersSettings, build_context: BuildContext) -> None:
         self._settings = settings
-        self._site = site
+        self._build_context = build_context
         self._loaded: Loaded | None = None
         self._runner: TorchRunner | None = None
         self._stepper: Stepper | None = None
         self._pool: ThreadPoolExecutor | None = None
 
-    async def start(self) -> Abilities:
+    async def start(self) -> EngineInfo:
         if self._runner is not None and self._runner.closed:
             await self.close()  # a step has failed, and what it left behind is not to be trusted
         if self._loaded is None:
-            self._loaded = loaded = await asyncio.to_thread(load, self._settings, self._site)
+            self._loaded = loaded = await asyncio.to_thread(
+                load, self._settings, self._build_context
+            )
             self._pool = ThreadPoolExecutor(1, "engine-pooling")
             self._runner = TorchRunner(loaded.network, self._settings.step_tokens, loaded.plan)
             self._stepper = Stepper(self._runner, self._settings.requests)
-        return Abilities(
+        return EngineInfo(
             model=self._loaded.name,
-            context=self._loaded.context,
-            can=self._loaded.can,
+            context_window=self._loaded.context,
+            capabilities=self._loaded.can,
             demonstration=self._loaded.demonstration,
             slots=self._settings.requests,
         )
@@ -133,10 +136,10 @@ class TransformersEngine:
             return await stepper.generate(await prepare(loaded, request, on_text))
 
         try:
-            async with asyncio.timeout(request.deadline):
+            async with asyncio.timeout(request.timeout):
                 return await go_on(request, on_text, generate)
         except TimeoutError as error:
-            raise EngineTimeout(f"{request.id}: no end after {request.deadline} s") from error
+            raise EngineTimeout(f"{request.id}: no end after {request.timeout} s") from error
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         loaded, *_ = self._started()
@@ -158,8 +161,8 @@ class TransformersEngine:
             pool, loaded.classifier.classify, list(texts)
         )
 
-    async def load(self) -> Load:
-        return self._started()[1].load()
+    async def stats(self) -> EngineStats:
+        return self._started()[1].stats()
 
     def _started(self) -> tuple[Loaded, Stepper, ThreadPoolExecutor]:
         if self._loaded is None or self._stepper is None or self._pool is None:
@@ -193,7 +196,7 @@ async def prepare(loaded: Loaded, request: GenerationRequest, on_text: OnText) -
     )
 
 
-def load(settings: TransformersSettings, site: Site) -> Loaded:
+def load(settings: TransformersSettings, build_context: BuildContext) -> Loaded:
     """Load the models; blocks for seconds. Raises `ConfigurationError` that names the model."""
     torch, transformers = packages()
     if settings.threads:
@@ -202,7 +205,7 @@ def load(settings: TransformersSettings, site: Site) -> Loaded:
     name = settings.model or settings.embedding or settings.classifier
     codec, network, context, demonstration = None, None, 0, False
     if settings.generates:
-        folder = site.model(settings.model)
+        folder = build_context.resolve_model(settings.model)
         name = folder.name
         read_json(folder, "config.json")
         codec = Codec.load(folder)
@@ -217,13 +220,13 @@ def load(settings: TransformersSettings, site: Site) -> Loaded:
         plan(network) if settings.generates else Plan(batch=False, parts=True),
         context,
         demonstration,
-        open_part(Embedder, transformers.AutoModel, settings.embedding, settings, site),
+        open_part(Embedder, transformers.AutoModel, settings.embedding, settings, build_context),
         open_part(
             Classifier,
             transformers.AutoModelForSequenceClassification,
             settings.classifier,
             settings,
-            site,
+            build_context,
         ),
     )
 
@@ -245,12 +248,12 @@ def open_part(
     kind: Any_,
     name: str,
     settings: TransformersSettings,
-    site: Site,
+    build_context: BuildContext,
 ) -> Any_:
     """An embedder or a classifier, or None where none is named."""
     if not name:
         return None
-    folder = site.model(name)
+    folder = build_context.resolve_model(name)
     return make(open_model(kind, folder, settings), folder)
 
 

@@ -23,38 +23,41 @@ from typing import Any, Literal, assert_never
 import msgspec
 import pydantic
 
-from palaver.checkpoint import Checkpoint, read_checkpoint, read_json
-from palaver.engine import (
-    Abilities,
-    Ability,
+from palaver import (
+    Backend,
+    BuildContext,
+    Capability,
     ChatMessage,
+    Checkpoint,
     Choice,
+    ConfigurationError,
     Engine,
+    EngineError,
+    EngineInfo,
+    EngineStats,
+    EngineTimeout,
+    EngineUnavailable,
     Generation,
     GenerationRequest,
+    InvalidInput,
     JsonSchema,
-    Load,
     OnText,
+    Overloaded,
+    PalaverError,
+    PluginSettings,
+    PromptTooLong,
     Regex,
     Structure,
     TokenLogprob,
-)
-from palaver.errors import (
-    ConfigurationError,
-    EngineError,
-    EngineTimeout,
-    EngineUnavailable,
-    InvalidInput,
-    Overloaded,
-    PalaverError,
-    PromptTooLong,
     Unsupported,
+    Usage,
+    hookimpl,
+    read_checkpoint,
+    read_json,
 )
-from palaver.hooks import Backend, PluginSettings, Site, hookimpl
-from palaver.messages import Usage
 from palaver_plugins.engines import vllm_host as host
 from palaver_plugins.engines.checks import check
-from palaver_plugins.engines.seam import go_on
+from palaver_plugins.engines.token_healing import go_on
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ ALLOWED_ARGUMENTS = frozenset(
 """What ``arguments`` may hold: names of vLLM's engine arguments that change how fast or on how many
 devices it runs. Those that load code or open ports are not among them."""
 
-BASE: frozenset[Ability] = frozenset(
+BASE: frozenset[Capability] = frozenset(
     {
         "generate",
         "json_schema",
@@ -294,10 +297,15 @@ class Connection(asyncio.Protocol):
         """Hand what comes for generation ``id`` to ``stream``, until its end."""
         self._streams[id] = stream
 
-    async def stream(self, command: host.Generate, on_text: OnText, deadline: float) -> Generation:
+    async def stream(
+        self,
+        command: host.Generate,
+        on_text: OnText,
+        timeout: float,  # noqa: ASYNC109  the request's own
+    ) -> Generation:
         stream = Stream(on_text, self._loop.create_future())
         self.attend(command.id, stream)
-        limit = asyncio.timeout(deadline)
+        limit = asyncio.timeout(timeout)
         try:
             self.send(command)
             async with limit:
@@ -305,7 +313,7 @@ class Connection(asyncio.Protocol):
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise EngineTimeout(f"the generation took longer than {deadline:g} s") from error
+            raise EngineTimeout(f"the generation took longer than {timeout:g} s") from error
         finally:
             if self._streams.pop(command.id, None):  # the engine is still at it
                 await self._abort(command.id)
@@ -467,22 +475,22 @@ def environment() -> dict[str, str]:
 class VllmEngine:
     """Implements `palaver.engine.Engine`."""
 
-    def __init__(self, settings: VllmSettings, site: Site) -> None:
+    def __init__(self, settings: VllmSettings, build_context: BuildContext) -> None:
         self._settings = settings
-        self._site = site
+        self._build_context = build_context
         self._host: Host | None = None
         self._starting = asyncio.Lock()
-        self._abilities: Abilities | None = None
+        self._engine_info: EngineInfo | None = None
 
     @property
     def pid(self) -> int | None:
         """The host's process id, while there is one."""
         return self._host.pid if self._host else None
 
-    async def start(self) -> Abilities:
+    async def start(self) -> EngineInfo:
         async with self._starting:
-            if self._abilities and self._host and not self._host.connection.lost.is_set():
-                return self._abilities
+            if self._engine_info and self._host and not self._host.connection.lost.is_set():
+                return self._engine_info
             await self._end()
             checkpoint, setup = await asyncio.to_thread(self._setup)
             started = self._host = await Host.spawn(self._settings.python)
@@ -495,21 +503,21 @@ class VllmEngine:
                 "vLLM %s (%s) has loaded %r: %d tokens of context",
                 *(ready.version, ready.core, setup.model, ready.context),
             )
-            self._abilities = self._declare(ready, checkpoint)
-            return self._abilities
+            self._engine_info = self._declare(ready, checkpoint)
+            return self._engine_info
 
-    def _declare(self, ready: host.Ready, checkpoint: Checkpoint) -> Abilities:
+    def _declare(self, ready: host.Ready, checkpoint: Checkpoint) -> EngineInfo:
         settings = self._settings
-        optional: dict[Ability, bool] = {
+        optional: dict[Capability, bool] = {
             "adapter": bool(settings.adapters),
             "embed": settings.embedding_model is not None,
             "classify": settings.classifier_model is not None,
         }
         can = BASE | {ability for ability, present in optional.items() if present}
-        return Abilities(
+        return EngineInfo(
             model=checkpoint.directory.name,
-            context=ready.context,
-            can=can,
+            context_window=ready.context,
+            capabilities=can,
             demonstration=checkpoint.demonstration,
             slots=settings.max_num_seqs,
         )
@@ -520,12 +528,12 @@ class VllmEngine:
         Says in a moment what vLLM would only say after it has been imported.
         """
         settings = self._settings
-        checkpoint = read_checkpoint(self._site.model(settings.model))
+        checkpoint = read_checkpoint(self._build_context.resolve_model(settings.model))
 
         def directory(name: str | None) -> str | None:
             if name is None:
                 return None
-            folder = self._site.model(name)
+            folder = self._build_context.resolve_model(name)
             read_json(folder / "config.json")
             return str(folder)
 
@@ -556,8 +564,8 @@ class VllmEngine:
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         self._connection()
-        assert self._abilities is not None
-        check(request, self._abilities.can)
+        assert self._engine_info is not None
+        check(request, self._engine_info.capabilities)
         known = self._settings.adapters
         if request.adapter is not None and request.adapter not in known:
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {sorted(known)}")
@@ -566,7 +574,7 @@ class VllmEngine:
     async def _generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         connection = self._connection()
         command = wire_request(connection.next_id(), request)
-        return await connection.stream(command, on_text, request.deadline)
+        return await connection.stream(command, on_text, request.timeout)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         connection = self._connection()
@@ -590,11 +598,11 @@ class VllmEngine:
         command = host.Pool(connection.next_id(), model, list(texts))
         return await connection.call(command, CALL_PATIENCE)
 
-    async def load(self) -> Load:
+    async def stats(self) -> EngineStats:
         connection = self._connection()
         counts = await connection.call(host.Loads(connection.next_id()), LOAD_PATIENCE)
         running, waiting = counts
-        return Load(running=running, waiting=waiting)
+        return EngineStats(running=running, waiting=waiting)
 
 
 def wire_messages(messages: Sequence[ChatMessage]) -> host.Messages:
@@ -659,8 +667,8 @@ def check_adapter(path: str) -> Path:
     return directory
 
 
-def build(settings: VllmSettings, site: Site) -> Engine:
-    return VllmEngine(settings, site)
+def build(settings: VllmSettings, build_context: BuildContext) -> Engine:
+    return VllmEngine(settings, build_context)
 
 
 _decode_report = msgspec.msgpack.Decoder(host.Report).decode

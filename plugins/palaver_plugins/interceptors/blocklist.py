@@ -47,6 +47,6 @@ def palaver_register_interceptors() -> Iterable[Backend[Interceptor]]:
         Backend(
             name="blocklist",
             settings=BlocklistSettings,
-            build=lambda settings, site: Blocklist(settings),
+            build=lambda settings, build_context: Blocklist(settings),
         )
     ]

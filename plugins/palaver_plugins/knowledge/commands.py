@@ -7,9 +7,7 @@ from typing import TypeVar
 
 import click
 
-from palaver import InvalidInput, hookimpl
-from palaver.cli.console import EXIT_FAILED, Console
-from palaver.knowledge import KnowledgeBase
+from palaver import EXIT_FAILED, Console, InvalidInput, KnowledgeBase, hookimpl
 from palaver_plugins.knowledge import files
 
 T = TypeVar("T")
@@ -21,7 +19,7 @@ _tenant = click.option("--tenant", default="default", show_default=True, help="W
 
 def _with_knowledge(console: Console, work: Callable[[KnowledgeBase], Awaitable[T]]) -> T:
     # These read files, which must not happen in the event loop.
-    _ = console.site, console.registry
+    _ = console.build_context, console.registry
 
     async def run() -> T:
         async with console.open_knowledge() as base:

@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 
 from palaver import (
     Backend,
+    BuildContext,
     ConfigurationError,
     Document,
+    DocumentInfo,
+    KnowledgeBase,
     PalaverError,
     Passage,
     PluginSettings,
-    Site,
     hookimpl,
 )
-from palaver.knowledge import DocumentInfo, KnowledgeBase
 from palaver_plugins.knowledge.store import Ranked, Store
 
 log = logging.getLogger(__name__)
@@ -172,8 +173,10 @@ class _Connection:
             self._thread = None
 
 
-def _build(settings: SqliteKnowledgeSettings, site: Site) -> KnowledgeBase:
-    return SqliteKnowledge(site.data / "knowledge.sqlite", embeddings=settings.embeddings)
+def _build(settings: SqliteKnowledgeSettings, build_context: BuildContext) -> KnowledgeBase:
+    return SqliteKnowledge(
+        build_context.data_directory / "knowledge.sqlite", embeddings=settings.embeddings
+    )
 
 
 @hookimpl

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from palaver import Document, Passage
-from palaver.knowledge import DocumentInfo
+from palaver import Document, DocumentInfo, Passage
 from palaver_plugins.knowledge.passages import passages
 from palaver_plugins.knowledge.terms import terms, wanted
 

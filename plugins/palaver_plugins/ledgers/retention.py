@@ -2,7 +2,7 @@
 
 import pydantic
 
-from palaver.hooks import PluginSettings
+from palaver import PluginSettings
 
 DAY = 86_400.0
 LETTERS_DAYS = 30

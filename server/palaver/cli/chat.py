@@ -53,7 +53,7 @@ async def _running(url: str) -> AsyncIterator[str]:
 def _own_server(console: Console) -> contextlib.AbstractAsyncContextManager[str]:
     """A server of this process, on a port of its own; yields its address."""
     from palaver.app import build_server, listening  # brings the web framework
-    from palaver.configuration import load_settings
+    from palaver.config.loading import load_settings
 
     logging.basicConfig(level=logging.ERROR)
     overrides = (*console.overrides, "server.port=0", "server.host=127.0.0.1")

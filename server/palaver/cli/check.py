@@ -9,17 +9,17 @@ from typing import Any, Literal
 import click
 import pydantic
 
-from palaver.checkpoint import read_checkpoint
 from palaver.cli.console import EXIT_MISCONFIGURED, Console
 from palaver.cli.models import one_line
-from palaver.configuration import plugin_settings, validate_plugin_settings
-from palaver.departure import CLOSING
-from palaver.engine import Abilities, ChatMessage, Engine, GenerationRequest, Sampling
+from palaver.config.loading import plugin_settings, validate_plugin_settings
+from palaver.config.settings import Secret, ServerSettings, Settings
+from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
 from palaver.errors import PalaverError
 from palaver.hooks import Backend
 from palaver.ledger import Guarantee, Ledger
 from palaver.messages import new_id
-from palaver.settings import Secret, ServerSettings, Settings
+from palaver.models.checkpoint import read_checkpoint
+from palaver.turns.shutdown import CLOSE_SECONDS
 
 MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 LEDGER_SECONDS = 10.0
@@ -95,9 +95,9 @@ def _names(console: Console) -> Findings:
         ("interceptors.enabled", name, registry.interceptors)
         for name in settings.interceptors.enabled
     ]
-    chosen, channels = settings.while_running, {"web", *registry.channels}
-    used += [("while_running.skills", name, registry.skills) for name in chosen.skills]
-    used += [("while_running.channels", name, channels) for name in chosen.channels]
+    chosen, channels = settings.concurrency_policy, {"web", *registry.channels}
+    used += [("concurrency_policy.skills", name, registry.skills) for name in chosen.skills]
+    used += [("concurrency_policy.channels", name, channels) for name in chosen.channels]
     used += [("admission.lanes", name, channels) for name in settings.admission.lanes]
     for setting, name, installed in used:
         if name not in installed:
@@ -106,12 +106,12 @@ def _names(console: Console) -> Findings:
 
 def _line(console: Console) -> Findings:
     """Seconds in line that leave none for the reply."""
-    wait, deadline = console.settings.admission.longest_wait, console.settings.engine.deadline
-    if wait >= deadline:
+    wait, timeout = console.settings.admission.max_wait, console.settings.engine.timeout
+    if wait >= timeout:
         yield (
             "note",
             (
-                f"admission.longest_wait {wait:g} is not below engine.deadline {deadline:g}, "
+                f"admission.max_wait {wait:g} is not below engine.timeout {timeout:g}, "
                 "which the waiting is part of: who waits as long gets no reply"
             ),
         )
@@ -134,7 +134,7 @@ def _network(console: Console) -> Findings:
 
 def _departure(server: ServerSettings) -> Findings:
     """What is cut because the process must have ended by then."""
-    left = max(0.0, server.grace - CLOSING)
+    left = max(0.0, server.grace - CLOSE_SECONDS)
     for name in ("drain", "linger"):
         seconds = getattr(server, name)
         if seconds > left:
@@ -228,7 +228,9 @@ def _ledger(console: Console) -> Findings:
     if backend is None:
         return
     try:
-        ledger = backend.build(_settings_of(console.settings, "ledger", backend), console.site)
+        ledger = backend.build(
+            _settings_of(console.settings, "ledger", backend), console.build_context
+        )
         guarantee = asyncio.run(_ask_ledger(ledger))
     except TimeoutError:
         yield "bad", f"ledger {name!r}: it did not open within {LEDGER_SECONDS:g} s"
@@ -263,7 +265,9 @@ def _model(console: Console) -> Findings:
         field = type(settings).model_fields.get("model")
         if field is None or field.annotation is not str:
             return
-        checkpoint = read_checkpoint(console.site.model(getattr(settings, "model", "")))
+        checkpoint = read_checkpoint(
+            console.build_context.resolve_model(getattr(settings, "model", ""))
+        )
     except PalaverError as error:
         yield "bad", f"engine {name!r}: {error}"
         return
@@ -281,33 +285,35 @@ def _engine(console: Console, load: bool) -> Findings:
         yield "note", f"engine {name!r}: not loaded; --engine loads it and tries it"
         return
     try:
-        engine = backend.build(_settings_of(console.settings, "engine", backend), console.site)
-        abilities = asyncio.run(_try_engine(engine, console.settings.engine.canary_deadline))
+        engine = backend.build(
+            _settings_of(console.settings, "engine", backend), console.build_context
+        )
+        engine_info = asyncio.run(_try_engine(engine, console.settings.engine.health_probe_timeout))
     except PalaverError as error:
         yield "bad", f"engine {name!r}: {error}"
         return
-    can = ", ".join(sorted(abilities.can))
-    answers = f"{abilities.model} answers, context {abilities.context} tokens; can {can}"
+    can = ", ".join(sorted(engine_info.capabilities))
+    answers = f"{engine_info.model} answers, context {engine_info.context_window} tokens; can {can}"
     yield "good", f"engine {name!r}: {answers}"
     for skill_name, skill in sorted(console.registry.skills.items()):
-        lacking = skill.needs - abilities.can
+        lacking = skill.needs - engine_info.capabilities
         if lacking:
             needs = ", ".join(sorted(lacking))
             yield "bad", f"skill {skill_name!r} needs an engine with {needs}"
 
 
-async def _try_engine(engine: Engine, deadline: float) -> Abilities:
+async def _try_engine(engine: Engine, probe_timeout: float) -> EngineInfo:
     """Start it and generate one token: being there is not answering."""
     request = GenerationRequest(
         id=new_id(),
         messages=(ChatMessage("user", "Hello"),),
         tenant="check",
         sampling=Sampling(max_tokens=1),
-        deadline=deadline,
+        timeout=probe_timeout,
     )
     try:
-        abilities = await engine.start()
+        engine_info = await engine.start()
         await engine.generate(request, lambda text: None)
-        return abilities
+        return engine_info
     finally:
         await engine.close()

@@ -13,13 +13,13 @@ from typing import Any, NoReturn, TypeVar
 import click
 import msgspec
 
-from palaver.configuration import load_settings
+from palaver.config.loading import load_settings
+from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError, PalaverError
-from palaver.hooks import Site
+from palaver.hooks import BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.plugins import Registry, load_plugins
-from palaver.settings import Settings
 
 T = TypeVar("T")
 
@@ -45,17 +45,19 @@ class Console:
         return load_plugins(disabled=plugins.disabled, strict=plugins.strict)
 
     @functools.cached_property
-    def site(self) -> Site:
-        from palaver.app import make_site  # the web framework is not needed for most commands
+    def build_context(self) -> BuildContext:
+        from palaver.app import (
+            make_build_context,  # the web framework is not needed for most commands
+        )
 
-        return make_site(self.settings)
+        return make_build_context(self.settings)
 
     @contextlib.asynccontextmanager
     async def open_ledger(self) -> AsyncIterator[Ledger]:
         """The ledger that the settings choose, started."""
         from palaver.app import build_ledger
 
-        ledger = build_ledger(self.settings, self.registry, self.site)
+        ledger = build_ledger(self.settings, self.registry, self.build_context)
         try:
             await ledger.start()
             yield ledger
@@ -64,7 +66,10 @@ class Console:
 
     def with_ledger(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
         """Do ``work`` with it. For commands, which are not asynchronous."""
-        _ = self.site, self.registry  # these read files, which must not happen in the event loop
+        _ = (
+            self.build_context,
+            self.registry,
+        )  # these read files, which must not happen in the event loop
 
         async def run() -> T:
             async with self.open_ledger() as ledger:
@@ -77,7 +82,7 @@ class Console:
         """The knowledge base that the settings choose, started."""
         from palaver.app import build_knowledge
 
-        knowledge = build_knowledge(self.settings, self.registry, self.site)
+        knowledge = build_knowledge(self.settings, self.registry, self.build_context)
         await knowledge.start()
         try:
             yield knowledge

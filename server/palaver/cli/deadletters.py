@@ -12,12 +12,12 @@ import msgspec
 
 from palaver.cli.console import EXIT_FAILED, Console, print_json
 from palaver.errors import NotFound
-from palaver.ledger import DEAD_LETTERS, QUEUE, DeadLetter, Ledger, Policies
-from palaver.messages import merge
+from palaver.ledger import DEAD_LETTERS, QUEUE_ALL, ConcurrencyPolicies, DeadLetter, Ledger
+from palaver.messages import merge_messages
 
 SHOWN = 60
 """Characters of a message that ``list`` shows."""
-TOGETHER = Policies(otherwise="merge", window=0.5)
+TOGETHER = ConcurrencyPolicies(default="merge", merge_window=0.5)
 """Messages that were one turn become one turn again."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -43,7 +43,7 @@ def list_letters(console: Console, limit: int, as_json: bool) -> None:
     if as_json:
         print_json(letters)
     for letter in () if as_json else letters:
-        message = merge(letter.messages)
+        message = merge_messages(letter.messages)
         words = " ".join(message.text.split())
         text = words if len(words) <= SHOWN else f"{words[:SHOWN]}…"
         click.echo(f"{letter.turn}  {_time(letter.at)}  {message.conversation}  {text!r}")
@@ -66,7 +66,7 @@ def show(console: Console, turn: str, as_json: bool) -> None:
         ("problem", letter.problem),
         ("attempt", str(letter.attempt)),
         ("skill", letter.skill),
-        *((message.sender, message.text) for message in letter.messages),
+        *((message.person, message.text) for message in letter.messages),
         ("reply", letter.reply),
     ]
     for key, value in rows:
@@ -100,7 +100,7 @@ def replay(console: Console, turns: Sequence[str], every: bool) -> None:
 async def replay_letter(ledger: Ledger, letter: DeadLetter) -> None:
     """Accept its messages anew, and remove it. Their ids follow from the letter: a replay that
     was cut in the middle can be repeated."""
-    policies = TOGETHER if len(letter.messages) > 1 else QUEUE
+    policies = TOGETHER if len(letter.messages) > 1 else QUEUE_ALL
     for number, message in enumerate(letter.messages):
         again = msgspec.structs.replace(message, id=f"replay-{letter.turn}-{number}")
         await ledger.accept(again, policies)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from palaver.checkpoint import Checkpoint, read_checkpoint
 from palaver.cli.console import Console
 from palaver.errors import PalaverError
-from palaver.hub import Hub
-from palaver.models import ModelRegistry
+from palaver.models.checkpoint import Checkpoint, read_checkpoint
+from palaver.models.hub import Hub
+from palaver.models.registry import ModelRegistry
 
 
 @click.group()

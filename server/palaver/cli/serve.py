@@ -50,8 +50,8 @@ async def _serve(server: "Server") -> None:
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
         address = await stack.enter_async_context(listening(server))
-        note = " (a small demonstration model)" if server.abilities.demonstration else ""
-        click.echo(f"Palaver is at {address}  with the model {server.abilities.model!r}{note}")
+        note = " (a small demonstration model)" if server.engine_info.demonstration else ""
+        click.echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
         await stopped.wait()
         click.echo("Stopping; running turns may end first. Again to end at once.", err=True)
 

@@ -9,12 +9,12 @@ from string import Template
 import click
 
 from palaver.cli.console import Console
-from palaver.engine import Abilities
+from palaver.engine import EngineInfo
 from palaver.errors import InvalidInput
 from palaver.messages import Conversation, Message, new_id
 from palaver.plugins import SKILL_NAME
 
-NO_ENGINE = Abilities(model="none", context=0, can=frozenset())
+NO_ENGINE = EngineInfo(model="none", context_window=0, capabilities=frozenset())
 
 
 @click.group()
@@ -42,10 +42,13 @@ def route(console: Console, text: str) -> None:
     from palaver.routing import Router  # imports numpy
 
     router = Router(
-        console.registry.skills, settings=console.settings.routing, engine=None, abilities=NO_ENGINE
+        console.registry.skills,
+        settings=console.settings.routing,
+        engine=None,
+        engine_info=NO_ENGINE,
     )
     conversation = Conversation("default", "terminal", "route")
-    message = Message(conversation=conversation, id=new_id(), sender="terminal", text=text)
+    message = Message(conversation=conversation, id=new_id(), person="terminal", text=text)
     decision = asyncio.run(router.route(message))
     click.echo(f"skill      {decision.skill}")
     click.echo(f"reason     {decision.reason}")

@@ -8,8 +8,8 @@ import aiohttp
 import click
 
 from palaver.cli.console import Console
+from palaver.config.settings import ServerSettings
 from palaver.errors import NotFound, PalaverError, ServerError
-from palaver.settings import ServerSettings
 
 STATES = {
     "stopping": "Stopping turn {turn}.",

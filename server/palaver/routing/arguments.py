@@ -7,7 +7,7 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 from palaver.errors import InvalidInput, SkillError
-from palaver.turns import Turn
+from palaver.turns.turn import Turn
 
 TRIES = 3
 """Times that one argument is asked for before the turn fails."""
@@ -28,7 +28,7 @@ async def fill_arguments(
         raise InvalidInput("; ".join(f"argument {k!r}: {v}" for k, v in problems.items()))
     values = {key: value for key, value in given.items() if key not in problems}
     rejected = {key: value for key, value in given.items() if key in problems}
-    if "json_schema" in turn.engine.can and not turn.engine.demonstration:
+    if "json_schema" in turn.engine.capabilities and not turn.engine.demonstration:
         values |= await _extract(turn, model, problems)
     for name in _problems(model, values):
         await _ask_for(turn, model, name, values, rejected.get(name))

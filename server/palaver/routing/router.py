@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from palaver.engine import Abilities, ChatMessage, Choice, Engine, GenerationRequest, Sampling
+from palaver.config.settings import RoutingSettings
+from palaver.engine import ChatMessage, Choice, Engine, EngineInfo, GenerationRequest, Sampling
 from palaver.errors import EngineError, NotFound
-from palaver.ledger import Waiting
+from palaver.ledger import PendingQuestion
 from palaver.messages import Message
-from palaver.routing.meaning import MeaningIndex, Ranked
-from palaver.settings import RoutingSettings
+from palaver.routing.classifier import ExampleClassifier, Ranked
 from palaver.skills import Skill
 
 RESUMED = "It asked, and this is the answer."
@@ -40,13 +40,13 @@ class Router:
         *,
         settings: RoutingSettings,
         engine: Engine | None,
-        abilities: Abilities,
+        engine_info: EngineInfo,
     ) -> None:
         self._skills = skills
         self._settings = settings
-        consults = settings.consult_engine and "choice" in abilities.can
+        consults = settings.consult_engine and "choice" in engine_info.capabilities
         self._consulted = engine if consults else None
-        self._index = MeaningIndex(skills)
+        self._index = ExampleClassifier(skills)
         self._commands = {
             name.lower(): skill.name
             for skill in skills.values()
@@ -58,7 +58,7 @@ class Router:
             for pattern in skill.patterns
         ]
 
-    def resumes(self, message: Message, waiting: Waiting) -> bool:
+    def resumes(self, message: Message, waiting: PendingQuestion) -> bool:
         """Whether the message is the answer that ``waiting`` waits for: it is, unless the person
         names a skill."""
         return waiting.skill in self._skills and self._named(message) is None
@@ -155,7 +155,7 @@ class Router:
                 ChatMessage("user", message.text),
             ),
             tenant=message.conversation.tenant,
-            person=message.sender,
+            person=message.person,
             channel=message.conversation.channel,
             sampling=Sampling(structure=Choice(tuple(self._skills)), max_tokens=32),
         )

@@ -9,25 +9,19 @@
             assert "pond" in await chat.say("write a haiku about a frog")
 """
 
-from palaver.testing.engine import Line, ScriptedEngine
+from palaver.testing.engine import ScriptedEngine, ScriptedReply
 from palaver.testing.harness import Chat, Reply, converse
-from palaver.testing.history import Findings, HistoryChecker
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
-from palaver.testing.proxy import Cut, CuttingProxy
-from palaver.testing.screen import Screen
+from palaver.testing.screen import RecordingSubscriber
 
 __all__ = [
     "Chat",
-    "Cut",
-    "CuttingProxy",
-    "Findings",
-    "HistoryChecker",
-    "Line",
     "ListKnowledge",
     "MemoryLedger",
+    "RecordingSubscriber",
     "Reply",
-    "Screen",
     "ScriptedEngine",
+    "ScriptedReply",
     "converse",
 ]

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from palaver.engine import (
-    Abilities,
-    Ability,
+    Capability,
     ChatMessage,
     Choice,
+    EngineInfo,
+    EngineStats,
     FinishReason,
     Generation,
     GenerationRequest,
     JsonSchema,
-    Load,
     OnText,
     Structure,
 )
@@ -40,7 +40,7 @@ _WORDS = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class ScriptedReply:
     """One scripted generation.
 
     ``text`` is said token by token. ``hold``: tokens after which it waits for
@@ -54,7 +54,7 @@ class Line:
     error: PalaverError | None = None
 
 
-Script = Callable[[GenerationRequest], str | Line]
+Script = Callable[[GenerationRequest], str | ScriptedReply]
 
 
 class ScriptedEngine:
@@ -68,11 +68,11 @@ class ScriptedEngine:
 
     def __init__(
         self,
-        *lines: str | Line | Script,
+        *lines: str | ScriptedReply | Script,
         pace: float = 0.0,
         slots: int = 256,
         context: int = 8192,
-        lacks: Sequence[Ability] = (),
+        lacks: Sequence[Capability] = (),
     ) -> None:
         self.requests: list[GenerationRequest] = []
         self._lines = list(lines)
@@ -80,10 +80,10 @@ class ScriptedEngine:
         self._slots = asyncio.Semaphore(slots)
         self._count = slots
         self._context = context
-        self._can = frozenset[Ability](
+        self._can = frozenset[Capability](
             {"generate", "json_schema", "choice", "seed", "continuation", "priority"}
         ) - frozenset(lacks)
-        self._said: dict[tuple[ChatMessage, ...], Line] = {}
+        self._said: dict[tuple[ChatMessage, ...], ScriptedReply] = {}
         self._cut: set[tuple[ChatMessage, ...]] = set()
         self._go = asyncio.Event()
         self._alive = asyncio.Event()
@@ -91,10 +91,15 @@ class ScriptedEngine:
         self._running = 0
         self._waiting = 0
 
-    async def start(self) -> Abilities:
+    async def start(self) -> EngineInfo:
         self._dead.clear()
         self._alive.set()
-        return Abilities(model="scripted", context=self._context, can=self._can, slots=self._count)
+        return EngineInfo(
+            model="scripted",
+            context_window=self._context,
+            capabilities=self._can,
+            slots=self._count,
+        )
 
     async def close(self) -> None:
         self.die()
@@ -121,13 +126,13 @@ class ScriptedEngine:
         dying = asyncio.create_task(self._dead.wait())
         try:
             await asyncio.wait(
-                {speaking, dying}, timeout=request.deadline, return_when=asyncio.FIRST_COMPLETED
+                {speaking, dying}, timeout=request.timeout, return_when=asyncio.FIRST_COMPLETED
             )
             if speaking.done():
                 return speaking.result()
             if dying.done():  # it may live again by now
                 raise EngineUnavailable("the scripted engine has died")
-            raise EngineTimeout(f"no end within {request.deadline} s")
+            raise EngineTimeout(f"no end within {request.timeout} s")
         except EngineUnavailable:
             self._cut.add(request.messages)
             raise
@@ -167,7 +172,7 @@ class ScriptedEngine:
         usage = Usage(prompt_tokens=prompt, completion_tokens=len(said))
         return Generation(text="".join(new), finish_reason=reason, usage=usage)
 
-    async def _reach(self, line: Line, place: int, *, end: bool = False) -> None:
+    async def _reach(self, line: ScriptedReply, place: int, *, end: bool = False) -> None:
         """Do what ``line`` does after ``place`` tokens, or later where this is the end."""
 
         def here(number: int | None) -> bool:
@@ -179,9 +184,9 @@ class ScriptedEngine:
             self.die()
             raise EngineUnavailable("the scripted engine has died")
 
-    def _line(self, request: GenerationRequest) -> Line:
+    def _line(self, request: GenerationRequest) -> ScriptedReply:
         if not self._lines:
-            return Line(text=_babble(request))
+            return ScriptedReply(text=_babble(request))
         said = self._said.get(request.messages)
         if said is not None and (request.partial or request.messages in self._cut):
             self._cut.discard(request.messages)
@@ -189,17 +194,17 @@ class ScriptedEngine:
         line = self._lines[0]
         if callable(line):
             line = line(request)
-            return line if isinstance(line, Line) else Line(text=line)
+            return line if isinstance(line, ScriptedReply) else ScriptedReply(text=line)
         return self._next_line(request)
 
-    def _next_line(self, request: GenerationRequest) -> Line:
+    def _next_line(self, request: GenerationRequest) -> ScriptedReply:
         """The list's next line, which is kept in case that it has to go on."""
         line = self._lines.pop(0)
         if not self._lines:
             self._lines.append(_exhausted)
         assert not callable(line)
         if isinstance(line, str):
-            line = Line(text=line)
+            line = ScriptedReply(text=line)
         self._said[request.messages] = dataclasses.replace(line, dies=None)
         return line
 
@@ -213,8 +218,8 @@ class ScriptedEngine:
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         raise Unsupported("the scripted engine has no ability 'classify'")
 
-    async def load(self) -> Load:
-        return Load(running=self._running, waiting=self._waiting)
+    async def stats(self) -> EngineStats:
+        return EngineStats(running=self._running, waiting=self._waiting)
 
     def _require_alive(self) -> None:
         if not self._alive.is_set():
@@ -222,7 +227,7 @@ class ScriptedEngine:
 
     def _check_abilities(self, request: GenerationRequest) -> None:
         sampling = request.sampling
-        wanted: dict[Ability, bool] = {
+        wanted: dict[Capability, bool] = {
             "json_schema": isinstance(sampling.structure, JsonSchema),
             "choice": isinstance(sampling.structure, Choice),
             "regex": sampling.structure is not None

@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from palaver.config.settings import LedgerSettings, PluginSettings, RoutingSettings, Settings
 from palaver.engine import Engine
-from palaver.hooks import Interceptor, PluginSettings, Tool
+from palaver.hooks import Interceptor
 from palaver.knowledge import Document, KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.messages import (
@@ -24,12 +25,12 @@ from palaver.messages import (
 )
 from palaver.plugins import check_skill
 from palaver.server import Server
-from palaver.settings import LedgerSettings, RoutingSettings, Settings
 from palaver.skills import Skill
 from palaver.testing.engine import ScriptedEngine
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
-from palaver.testing.screen import Screen
+from palaver.testing.screen import RecordingSubscriber
+from palaver.tools import Tool
 
 
 class Reply(str):
@@ -53,7 +54,7 @@ class Chat:
         self.server = server
         self.conversation = conversation
         self.person = person
-        self.screen = Screen()
+        self.screen = RecordingSubscriber()
 
     async def say(self, text: str, **about: Any) -> Reply:  # Any: fields of Message
         """Send a message and wait for the reply. ``about``: further fields of `Message`."""
@@ -61,9 +62,9 @@ class Chat:
 
     async def send(self, text: str, **about: Any) -> str:
         """Send a message; returns the id of its turn at once. While a turn runs this may be that
-        one, see `Skill.while_running`."""
+        one, see `Skill.concurrency_policy`."""
         about.setdefault("id", new_id())
-        message = Message(conversation=self.conversation, sender=self.person, text=text, **about)
+        message = Message(conversation=self.conversation, person=self.person, text=text, **about)
         return (await self.server.accept(message)).turn
 
     async def reply(self, turn: str) -> Reply:
@@ -121,11 +122,11 @@ async def converse(
     )
     async with server:
         chat = Chat(server, Conversation("default", "test", thread), person)
-        subscription = await server.view(chat.conversation, chat.screen)
+        subscription = await server.subscribe(chat.conversation, chat.screen)
         try:
             yield chat
         finally:
-            server.leave(subscription)
+            server.unsubscribe(subscription)
 
 
 def _built(skill: type[Skill] | Skill, values: Mapping[str, Any]) -> Skill:

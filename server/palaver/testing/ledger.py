@@ -15,35 +15,42 @@ import msgspec
 from palaver.errors import Fenced, IndexConflict, TooMany
 from palaver.ledger import (
     DEAD_LETTERS,
-    QUEUE,
+    QUEUE_ALL,
     Claim,
+    ConcurrencyPolicies,
     DeadLetter,
-    Depth,
-    Entry,
     Erasure,
-    Exchange,
     Export,
     Guarantee,
-    Hint,
+    HistoryEntry,
+    LogEntry,
+    OnChange,
     Page,
+    PendingQuestion,
     PendingTurn,
-    Policies,
     Progress,
+    QueueDepth,
     Receipt,
     Snapshot,
     StopState,
-    Waiting,
 )
 from palaver.messages import (
     Conversation,
     Cursor,
     Event,
     Message,
-    Recorded,
+    StoredEvent,
     new_id,
 )
+from palaver.testing.conversation_state import (
+    Closing,
+    ConversationState,
+    InboxMessage,
+    OpenTurn,
+    Write,
+    digest_of,
+)
 from palaver.testing.erasing import Gone, count_all, erase_from
-from palaver.testing.held import Closing, Held, OpenTurn, Post, Write, digest_of
 
 
 class MemoryLedger:
@@ -59,14 +66,14 @@ class MemoryLedger:
         self._clock = clock
         self._kept = events_kept
         self._epoch = new_id()
-        self._all: dict[str, Held] = {}
+        self._all: dict[str, ConversationState] = {}
         self._memories: dict[tuple[str, str, str], str] = {}
         self._dead: dict[str, tuple[str, DeadLetter]] = {}  # by turn, with whose it is
-        self._ready: deque[Held] = deque()
-        self._later: list[tuple[float, int, Held]] = []
+        self._ready: deque[ConversationState] = deque()
+        self._later: list[tuple[float, int, ConversationState]] = []
         """When a lease lapses or a burst is over; it may come too early, but never too late."""
         self._order = count()
-        self._hints: dict[str, list[Hint]] = {}
+        self._hints: dict[str, list[OnChange]] = {}
         self._work = asyncio.Event()
 
     async def start(self) -> None:
@@ -77,17 +84,17 @@ class MemoryLedger:
 
     # The walk of a turn
 
-    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
+    async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         now = self._clock()
         name = str(message.conversation)
         held = self._all.get(name)
         if held is None:
-            held = self._all[name] = Held(message.conversation, self._epoch)
+            held = self._all[name] = ConversationState(message.conversation, self._epoch)
         elif earlier := held.known(message, now):
             return earlier
-        if held.messages_waiting >= policies.inbox:
-            raise TooMany(f"{policies.inbox} messages wait in {name}", retry_after=1.0)
-        post = Post(message, now)
+        if held.messages_waiting >= policies.inbox_limit:
+            raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
+        post = InboxMessage(message, now)
         turn, joined = held.receive(post, policies)
         held.mark(post, turn)
         ahead = held.ahead_of(turn.id)
@@ -130,12 +137,12 @@ class MemoryLedger:
             reply=turn.reply,
             journal=tuple(turn.journal[number] for number in sorted(turn.journal)),
             history=held.lines(history),
-            waiting=held.waiting,
-            stop=turn.stop,
+            pending_question=held.waiting,
+            stop_requested=turn.stop,
         )
 
     async def append(
-        self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
+        self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         held, turn = self._owned(claim)
         earlier = turn.earlier(entries, expect)
@@ -147,12 +154,12 @@ class MemoryLedger:
     async def settle(
         self,
         claim: Claim,
-        entries: Sequence[Entry],
+        entries: Sequence[LogEntry],
         *,
         expect: int,
-        waiting: Waiting | None = None,
+        pending_question: PendingQuestion | None = None,
         steered: Sequence[Message] = (),
-        dead: str = "",
+        dead_letter_reason: str = "",
     ) -> Progress:
         if earlier := self._settled_before(claim, entries, expect):
             return earlier
@@ -161,9 +168,9 @@ class MemoryLedger:
         turn.check_steered(steered)
         now = self._clock()
         self._write(held, turn, entries, expect)
-        if dead:
-            self._bury(turn, steered, dead, now)
-        held.ask(waiting, {message.sender for message in (*turn.messages, *steered)})
+        if dead_letter_reason:
+            self._bury(turn, steered, dead_letter_reason, now)
+        held.ask(pending_question, {message.person for message in (*turn.messages, *steered)})
         if moved := held.close(finished, len(steered), now):
             self._publish(held, list(moved.received_anew()))
         progress = Progress(turn.index, held.last, turn.stop, len(turn.steering))
@@ -200,17 +207,17 @@ class MemoryLedger:
             return Page(self._epoch, 1, 0, ())
         start = max(after + 1, held.first)
         events = islice(held.events, start - held.first, start - held.first + max(limit, 0))
-        recorded = tuple(Recorded(start + step, event) for step, event in enumerate(events))
+        recorded = tuple(StoredEvent(start + step, event) for step, event in enumerate(events))
         return Page(held.epoch, held.first, held.last, recorded)
 
-    async def watch(self, conversation: Conversation, hint: Hint) -> Callable[[], None]:
+    async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         name = str(conversation)
-        self._hints.setdefault(name, []).append(hint)
+        self._hints.setdefault(name, []).append(on_change)
 
         def unwatch() -> None:
             hints = self._hints.get(name, [])
-            if hint in hints:
-                hints.remove(hint)
+            if on_change in hints:
+                hints.remove(on_change)
             if not hints:
                 self._hints.pop(name, None)
 
@@ -237,10 +244,10 @@ class MemoryLedger:
         held = self._all.get(str(conversation))
         return frozenset(held.members) if held else frozenset()
 
-    async def depth(self) -> Depth:
+    async def queue_depth(self) -> QueueDepth:
         running = sum(held.running for held in self._all.values())
         unsettled = sum(len(held.inbox) for held in self._all.values())
-        return Depth(queued=unsettled - running, running=running)
+        return QueueDepth(queued=unsettled - running, running=running)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         newest = sorted(self._dead.values(), key=lambda letter: -letter[1].at)
@@ -261,7 +268,7 @@ class MemoryLedger:
         return self._memories.get((tenant, person, key))
 
     async def export(self, tenant: str, person: str) -> Export:
-        conversations: dict[str, tuple[Exchange, ...]] = {}
+        conversations: dict[str, tuple[HistoryEntry, ...]] = {}
         pending: list[Message] = []
         for held in self._all_of(tenant, person):
             if lines := tuple(line.exchange for line in held.history if line.owner == person):
@@ -272,7 +279,7 @@ class MemoryLedger:
             tenant=tenant,
             person=person,
             conversations=conversations,
-            pending=tuple(message for message in pending if message.sender == person),
+            pending=tuple(message for message in pending if message.person == person),
             memories=self._memories_of(tenant, person),
             at=self._clock(),
         )
@@ -307,7 +314,7 @@ class MemoryLedger:
 
     # Below the surface
 
-    def _owned(self, claim: Claim) -> tuple[Held, OpenTurn]:
+    def _owned(self, claim: Claim) -> tuple[ConversationState, OpenTurn]:
         """The running turn of ``claim``. Raises `Fenced` when another claim holds it."""
         held = self._all.get(str(claim.conversation))
         if (
@@ -320,7 +327,7 @@ class MemoryLedger:
         return held, held.inbox[0]
 
     def _settled_before(
-        self, claim: Claim, entries: Sequence[Entry], expect: int
+        self, claim: Claim, entries: Sequence[LogEntry], expect: int
     ) -> Progress | None:
         held = self._all.get(str(claim.conversation))
         closed = held.closed.get(claim.turn) if held else None
@@ -332,7 +339,9 @@ class MemoryLedger:
             raise IndexConflict(f"turn {claim.turn}: it was settled otherwise")
         return closed.progress
 
-    def _write(self, held: Held, turn: OpenTurn, entries: Sequence[Entry], expect: int) -> Progress:
+    def _write(
+        self, held: ConversationState, turn: OpenTurn, entries: Sequence[LogEntry], expect: int
+    ) -> Progress:
         if events := turn.apply(entries):
             self._publish(held, events)
         progress = Progress(turn.index, held.last, turn.stop, len(turn.steering))
@@ -340,11 +349,11 @@ class MemoryLedger:
             turn.written = Write(expect, digest_of(entries), held.last)
         return progress
 
-    def _publish(self, held: Held, events: list[Event]) -> None:
+    def _publish(self, held: ConversationState, events: list[Event]) -> None:
         start = held.last + 1
         held.events += events
         if hints := self._hints.get(held.name):
-            recorded = tuple(Recorded(start + step, event) for step, event in enumerate(events))
+            recorded = tuple(StoredEvent(start + step, event) for step, event in enumerate(events))
             for hint in tuple(hints):
                 hint(recorded)
 
@@ -358,25 +367,25 @@ class MemoryLedger:
             problem=why,
             at=now,
         )
-        self._dead[turn.id] = (turn.sender, letter)
+        self._dead[turn.id] = (turn.person, letter)
         if len(self._dead) > DEAD_LETTERS:
             del self._dead[next(iter(self._dead))]
 
     # What is due
 
-    def _make_due(self, held: Held) -> None:
+    def _make_due(self, held: ConversationState) -> None:
         if not held.ready:
             held.ready = True
             self._ready.append(held)
         self._work.set()
 
-    def _hand_on(self, held: Held) -> None:
+    def _hand_on(self, held: ConversationState) -> None:
         """End the claim; the conversation is due again when turns wait."""
         held.running = False
         if held.inbox:
             self._make_due(held)
 
-    def _next_due(self, now: float) -> Held | None:
+    def _next_due(self, now: float) -> ConversationState | None:
         while self._later and self._later[0][0] <= now:
             _, _, held = heapq.heappop(self._later)
             self._make_due(held)
@@ -390,12 +399,12 @@ class MemoryLedger:
                 self._look_again(held, due)
         return None
 
-    def _look_again(self, held: Held, at: float) -> None:
+    def _look_again(self, held: ConversationState, at: float) -> None:
         heapq.heappush(self._later, (at, next(self._order), held))
 
     # People
 
-    def _all_of(self, tenant: str, person: str) -> Iterator[Held]:
+    def _all_of(self, tenant: str, person: str) -> Iterator[ConversationState]:
         for held in self._all.values():
             if held.conversation.tenant == tenant and person in held.members:
                 yield held
@@ -414,7 +423,7 @@ class MemoryLedger:
             if owner == tenant and who == person
         }
 
-    def _erase_from(self, held: Held, person: str) -> Gone:
+    def _erase_from(self, held: ConversationState, person: str) -> Gone:
         if held.members == {person}:
             self._forget(held)
             return count_all(held, person)
@@ -423,7 +432,7 @@ class MemoryLedger:
             self._hand_on(held)
         return gone
 
-    def _forget(self, held: Held) -> None:
+    def _forget(self, held: ConversationState) -> None:
         del self._all[held.name]
         self._ready = deque(due for due in self._ready if due is not held)
         self._later = [later for later in self._later if later[2] is not held]
@@ -432,7 +441,7 @@ class MemoryLedger:
     def _erase_letters(self, tenant: str, person: str) -> int:
         touched = 0
         for owner, letter in self._letters_of(tenant):
-            left = tuple(message for message in letter.messages if message.sender != person)
+            left = tuple(message for message in letter.messages if message.person != person)
             touched += len(left) < len(letter.messages)
             if owner == person:
                 del self._dead[letter.turn]

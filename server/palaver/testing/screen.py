@@ -10,7 +10,7 @@ PATIENCE = 5.0
 """Seconds that a reply may take in a test."""
 
 
-class Screen:
+class RecordingSubscriber:
     """What one viewer of a conversation shows: a `Viewer` that keeps each turn's text and events.
 
     It heals text by position as a client does, so it also proves the stream: text that does not
@@ -27,7 +27,7 @@ class Screen:
         self.dismissed = False
         self._changed = asyncio.Event()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def on_event(self, event: Event, cursor: Cursor | None) -> None:
         if cursor is not None:
             self.cursor = cursor
         text = self.texts.setdefault(event.turn, "")
@@ -43,7 +43,7 @@ class Screen:
             self.events.setdefault(event.turn, []).append(event)
         self._changed.set()
 
-    def restart(self, snapshot: Snapshot) -> None:
+    def on_snapshot(self, snapshot: Snapshot) -> None:
         self.restarts.append(snapshot)
         self.cursor = snapshot.cursor
         for line in snapshot.history:
@@ -57,7 +57,7 @@ class Screen:
     def of(self, turn: str, kind: type[Any]) -> list[Any]:  # Any: events of that kind
         return [event for event in self.events.get(turn, ()) if isinstance(event, kind)]
 
-    def dismiss(self) -> None:
+    def on_shutdown(self) -> None:
         self.dismissed = True
         self._changed.set()
 

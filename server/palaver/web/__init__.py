@@ -1,6 +1,6 @@
 """The web surface: websocket, HTTP API, server-sent events, the page, health and metrics."""
 
-from palaver.web.application import UNDER_WAY, UnderWay, make_application
+from palaver.web.application import ACTIVE_REQUESTS, ActiveRequests, make_application
 from palaver.web.authentication import check_bind
 
-__all__ = ["UNDER_WAY", "UnderWay", "check_bind", "make_application"]
+__all__ = ["ACTIVE_REQUESTS", "ActiveRequests", "check_bind", "make_application"]

@@ -8,10 +8,10 @@ import msgspec
 from aiohttp import web
 
 import palaver
-from palaver.channels import Reception
+from palaver.channels import ConversationService
 from palaver.errors import InvalidInput, PalaverError
 from palaver.messages import Conversation, Message, encode, new_id
-from palaver.web.authentication import Authenticator, Visit
+from palaver.web.authentication import Authenticator, ConversationAccess
 from palaver.web.bodies import (
     Accepted,
     ConversationAnswer,
@@ -22,7 +22,7 @@ from palaver.web.bodies import (
     StopRequest,
 )
 from palaver.web.frames import view_of
-from palaver.web.replies import replying
+from palaver.web.replies import follow_reply
 from palaver.web.socket import CHANNEL
 
 About = Callable[[], Mapping[str, Any]]  # JSON values
@@ -63,8 +63,10 @@ def retry_headers(seconds: float) -> dict[str, str]:
 class Api:
     """The routes below ``/v1``."""
 
-    def __init__(self, reception: Reception, authenticator: Authenticator, about: About) -> None:
-        self._reception = reception
+    def __init__(
+        self, service: ConversationService, authenticator: Authenticator, about: About
+    ) -> None:
+        self._service = service
         self._authenticator = authenticator
         self._about = about
 
@@ -79,11 +81,11 @@ class Api:
             web.get("/v1/about", self._tell_about, allow_head=False),
         )
 
-    async def _visit(self, request: web.Request, person: str | None = None) -> Visit:
+    async def _visit(self, request: web.Request, person: str | None = None) -> ConversationAccess:
         principal = self._authenticator.principal(request)
         person = principal.speaks_for(person or request.query.get("person"))
         conversation = Conversation(principal.tenant, CHANNEL, request.match_info["thread"])
-        visit = Visit(self._reception, conversation, person)
+        visit = ConversationAccess(self._service, conversation, person)
         await visit.enter()
         return visit
 
@@ -94,14 +96,14 @@ class Api:
         message = Message(
             conversation=visit.conversation,
             id=_message_id(request, body),
-            sender=visit.person,
+            person=visit.person,
             text=body.text,
             skill=body.skill,
             arguments=body.arguments,
         )
         if request.query.get("wait") == "true":
             return await self._reply(message)
-        receipt = await self._reception.accept(message)
+        receipt = await self._service.accept(message)
         accepted = Accepted(
             turn=receipt.turn,
             ahead=receipt.ahead,
@@ -111,26 +113,26 @@ class Api:
         return answer(accepted, 202)
 
     async def _reply(self, message: Message) -> web.StreamResponse:
-        async with replying(self._reception, message) as reply:
+        async with follow_reply(self._service, message) as reply:
             return answer(await reply.finish())
 
     async def _stop(self, request: web.Request) -> web.StreamResponse:
         self._authenticator.principal(request)
         body = _read(_decode_stop, await request.read() or b"{}")
         visit = await self._visit(request)
-        state, turn = await self._reception.stop(visit.conversation, body.turn)
+        state, turn = await self._service.stop(visit.conversation, body.turn)
         return answer(StopAnswer(turn=turn, state=state))
 
     async def _snapshot(self, request: web.Request) -> web.StreamResponse:
         visit = await self._visit(request)
-        snapshot = await self._reception.snapshot(visit.conversation)
+        snapshot = await self._service.snapshot(visit.conversation)
         return answer(ConversationAnswer(cursor=str(snapshot.cursor), snapshot=view_of(snapshot)))
 
     async def _export(self, request: web.Request) -> web.StreamResponse:
-        return answer(await self._reception.export(*self._person(request)))
+        return answer(await self._service.export(*self._person(request)))
 
     async def _erase(self, request: web.Request) -> web.StreamResponse:
-        return answer(await self._reception.erase(*self._person(request)))
+        return answer(await self._service.erase(*self._person(request)))
 
     def _person(self, request: web.Request) -> tuple[str, str]:
         """The tenant and the person that a request is about."""
@@ -139,7 +141,7 @@ class Api:
 
     async def _skills(self, request: web.Request) -> web.StreamResponse:
         self._authenticator.principal(request)
-        skills = sorted(self._reception.skills().items())
+        skills = sorted(self._service.skills().items())
         return answer(
             SkillsAnswer(
                 skills=tuple(SkillAnswer(name=name, description=text) for name, text in skills)

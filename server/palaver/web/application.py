@@ -8,23 +8,23 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
-from palaver.channels import Channel, Reception
+from palaver.channels import Channel, ConversationService
+from palaver.config.settings import Settings
 from palaver.errors import InvalidInput, NotFound, PalaverError, TooLarge
 from palaver.metrics import Metrics
-from palaver.settings import Settings
 from palaver.web.api import About, Api, refusal
 from palaver.web.authentication import AUTHENTICATOR, Authenticator
 from palaver.web.operations import Operations, Readiness
 from palaver.web.pages import Pages
-from palaver.web.socket import Sockets
-from palaver.web.sse import Feeds
+from palaver.web.socket import WebSockets
+from palaver.web.sse import EventStreams
 
 log = logging.getLogger(__name__)
 
 
 def make_application(
     *,
-    reception: Reception,
+    service: ConversationService,
     settings: Settings,
     metrics: Metrics,
     readiness: Readiness,
@@ -39,15 +39,15 @@ def make_application(
     `ConfigurationError` when a key's secret cannot be read.
     """
     authenticator = Authenticator(settings)
-    sockets = Sockets(reception, authenticator, settings.server, metrics.slow_reader)
-    feeds = Feeds(reception, authenticator, settings.server, metrics.slow_reader)
-    api = Api(reception, authenticator, about)
+    sockets = WebSockets(service, authenticator, settings.server, metrics.slow_reader)
+    feeds = EventStreams(service, authenticator, settings.server, metrics.slow_reader)
+    api = Api(service, authenticator, about)
     pages = Pages(authenticator)
     operations = Operations(metrics, readiness, authenticator)
     metrics.watch("palaver_websockets", "Open websockets", lambda: sockets.count)
-    metrics.watch("palaver_event_feeds", "Open event feeds over HTTP", lambda: feeds.count)
+    metrics.watch("palaver_event_streams", "Open event feeds over HTTP", lambda: feeds.count)
 
-    under_way = UnderWay(lambda: sockets.count + feeds.count)
+    under_way = ActiveRequests(lambda: sockets.count + feeds.count)
 
     async def start(application: web.Application) -> None:
         await asyncio.to_thread(authenticator.start)
@@ -63,11 +63,11 @@ def make_application(
             response.headers[hdrs.CONNECTION] = "close"
 
     application = web.Application(
-        middlewares=[under_way.note, tell_errors],
+        middlewares=[under_way.note, error_middleware],
         client_max_size=settings.server.max_message_bytes,
     )
     application[AUTHENTICATOR] = authenticator
-    application[UNDER_WAY] = under_way
+    application[ACTIVE_REQUESTS] = under_way
     for part in (sockets, feeds, api, operations, pages):
         application.add_routes(part.routes())
     for channel in channels:
@@ -78,7 +78,7 @@ def make_application(
     return application
 
 
-class UnderWay:
+class ActiveRequests:
     """The requests that are being answered. ``lasting``: how many of them are websockets and feeds,
     which have no end of their own."""
 
@@ -107,11 +107,11 @@ class UnderWay:
             self._connections.discard(connection)
 
 
-UNDER_WAY: web.AppKey[UnderWay] = web.AppKey("under_way", UnderWay)
+ACTIVE_REQUESTS: web.AppKey[ActiveRequests] = web.AppKey("under_way", ActiveRequests)
 
 
 @web.middleware
-async def tell_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer errors as JSON."""
     try:
         return await handler(request)

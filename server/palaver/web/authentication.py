@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from palaver.channels import Reception
+from palaver.channels import ConversationService
+from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError, Forbidden, Unauthenticated
 from palaver.ledger import Snapshot
 from palaver.messages import Conversation, Event, Received, check_name
-from palaver.settings import Settings
 
 UNNAMED = "local"
 """The person, without keys, when the client names none."""
@@ -128,22 +128,24 @@ AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
 """Where channels find the server's authenticator: ``request.app[AUTHENTICATOR]``."""
 
 
-class Visit:
+class ConversationAccess:
     """One person's access to one conversation.
 
     Members are those who have sent to it. A conversation that nobody has written to is open to
     whoever names it, until somebody else writes.
     """
 
-    def __init__(self, reception: Reception, conversation: Conversation, person: str) -> None:
+    def __init__(
+        self, service: ConversationService, conversation: Conversation, person: str
+    ) -> None:
         self.conversation = conversation
         self.person = person
         self.member = False
-        self._reception = reception
+        self._service = service
 
     async def enter(self) -> None:
         """Check the membership. Raises `Forbidden`."""
-        members = await self._reception.members(self.conversation)
+        members = await self._service.members(self.conversation)
         self.member = self.person in members
         if members and not self.member:
             raise Forbidden(f"conversation {self.conversation.thread!r} belongs to someone else")
@@ -152,25 +154,25 @@ class Visit:
         """Whether the person may see ``event``; it is False from the moment on when somebody else
         has written first."""
         if not self.member and isinstance(event, Received):
-            self.member = event.sender == self.person
+            self.member = event.person == self.person
             return self.member
         return True
 
     def allows_all(self, snapshot: Snapshot) -> bool:
         """The same for a whole conversation."""
-        senders = _senders(snapshot)
-        self.member = self.member or self.person in senders
-        return self.member or not senders
+        people = _people(snapshot)
+        self.member = self.member or self.person in people
+        return self.member or not people
 
     def renewed(self, snapshot: Snapshot) -> bool:
         """Whether the person may stay when the conversation begins anew before their eyes, as one
         does from which somebody was erased. When ``snapshot`` does not show it, they must come
         back and be let in again."""
-        senders = _senders(snapshot)
-        self.member = self.person in senders
-        return self.member or not senders
+        people = _people(snapshot)
+        self.member = self.person in people
+        return self.member or not people
 
 
-def _senders(snapshot: Snapshot) -> set[str]:
-    senders = {line.sender for line in snapshot.history if line.role == "user"}
-    return senders | {message.sender for turn in snapshot.pending for message in turn.messages}
+def _people(snapshot: Snapshot) -> set[str]:
+    people = {line.person for line in snapshot.history if line.role == "user"}
+    return people | {message.person for turn in snapshot.pending for message in turn.messages}

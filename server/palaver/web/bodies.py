@@ -9,7 +9,7 @@ from palaver.web.frames import View
 
 
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of a message. ``id``: the sender's own, unless the header gives it."""
+    """The body of a message. ``id``: the client's own, unless the header gives it."""
 
     text: str
     id: str | None = None

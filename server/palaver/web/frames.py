@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from palaver.errors import InvalidInput, PalaverError
-from palaver.ledger import Exchange, Snapshot, StopState
+from palaver.ledger import HistoryEntry, Snapshot, StopState
 from palaver.messages import Cursor, Event, encode
 
 
@@ -54,17 +54,17 @@ class PendingMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message of a turn that is not settled."""
 
     id: str
-    sender: str
+    person: str
     text: str
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that is not settled, with its messages and the reply so far. ``id``, ``sender`` and
+    """A turn that is not settled, with its messages and the reply so far. ``id``, ``person`` and
     ``text`` are those of the messages as one."""
 
     turn: str
     id: str
-    sender: str
+    person: str
     text: str
     messages: tuple[PendingMessage, ...]
     running: bool
@@ -75,7 +75,7 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation as a client gets it: settled lines, then pending turns, oldest first."""
 
-    history: tuple[Exchange, ...]
+    history: tuple[HistoryEntry, ...]
     pending: tuple[Pending, ...]
 
 
@@ -134,10 +134,10 @@ def view_of(snapshot: Snapshot) -> View:
             Pending(
                 turn=turn.turn,
                 id=turn.message.id,
-                sender=turn.message.sender,
+                person=turn.message.person,
                 text=turn.message.text,
                 messages=tuple(
-                    PendingMessage(id=message.id, sender=message.sender, text=message.text)
+                    PendingMessage(id=message.id, person=message.person, text=message.text)
                     for message in turn.messages
                 ),
                 running=turn.running,

@@ -9,7 +9,7 @@ import msgspec
 
 from palaver.ledger import Erasure, Export
 from palaver.web import bodies
-from palaver.web.replies import Finish
+from palaver.web.replies import ReplyResult
 
 Json = dict[str, Any]  # JSON values
 
@@ -32,7 +32,7 @@ def document(version: str) -> Json:
             bodies.StopAnswer,
             bodies.ConversationAnswer,
             bodies.SkillsAnswer,
-            Finish,
+            ReplyResult,
             Export,
             Erasure,
         ],
@@ -69,10 +69,10 @@ def _error_schema() -> Json:
 def _paths() -> Json:
     send = _operation("Send a message", body="NewMessage", answers={"202": "Accepted"})
     send["parameters"] = [
-        _header("Idempotency-Key", "The sender's own id of the message; repeating it is safe."),
+        _header("Idempotency-Key", "The client's own id of the message; repeating it is safe."),
         _query("wait", "`true` waits for the finished reply and answers it with 200."),
     ]
-    send["responses"]["200"] = _json("The finished reply", "Finish")
+    send["responses"]["200"] = _json("The finished reply", "ReplyResult")
     events = _operation("Read the events as they come (server-sent events)")
     events["parameters"] = [
         _query("since", "A cursor `epoch:offset`, or `start`."),

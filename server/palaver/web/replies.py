@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from palaver.channels import Reception
+from palaver.channels import ConversationService
 from palaver.errors import NotFound, Overloaded
 from palaver.ledger import Receipt, Snapshot
 from palaver.messages import (
@@ -35,7 +35,7 @@ SAME_STEP = 0.1
 """Seconds within which the events of one step of the ledger arrive here."""
 
 
-class Finish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReplyResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A finished reply. ``question`` is set when the skill asked and waits for the answer."""
 
     turn: str
@@ -51,7 +51,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage = Usage()
 
 
-class Reply:
+class PendingReply:
     """A `Viewer` that keeps to the turn that has one message. ``news`` is called after every
     change."""
 
@@ -68,14 +68,14 @@ class Reply:
         self._citations: list[Citation] = []
         self._attachments: list[Attachment] = []
         self._question: Asked | None = None
-        self._finish: asyncio.Future[Finish] = asyncio.get_running_loop().create_future()
+        self._finish: asyncio.Future[ReplyResult] = asyncio.get_running_loop().create_future()
         self._ending = False
 
     @property
     def ended(self) -> bool:
         return self._finish.done()
 
-    async def finish(self) -> Finish:
+    async def finish(self) -> ReplyResult:
         """Wait for the end of the turn. Raises `NotFound` when the reply is held no more, and
         `Overloaded` when the server stops and nobody here can wait any longer."""
         return await asyncio.shield(self._finish)
@@ -87,7 +87,7 @@ class Reply:
             self._finish.exception()  # somebody may have stopped waiting: then it is nobody's news
         self._news()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def on_event(self, event: Event, cursor: Cursor | None) -> None:
         if isinstance(event, Received) and event.moved and event.id == self._message:
             self._move(event.turn)
         if event.turn != self.receipt.turn:
@@ -144,7 +144,7 @@ class Reply:
             return
         asked = self._question
         self._finish.set_result(
-            Finish(
+            ReplyResult(
                 turn=self.receipt.turn,
                 outcome=outcome,
                 text=self.text,
@@ -159,7 +159,7 @@ class Reply:
             )
         )
 
-    def restart(self, snapshot: Snapshot) -> None:
+    def on_snapshot(self, snapshot: Snapshot) -> None:
         for pending in snapshot.pending:
             if pending.turn == self.receipt.turn:
                 self.text, self._skill = pending.reply, pending.skill
@@ -173,7 +173,7 @@ class Reply:
                 return
         self.give_up(NotFound(f"the reply of turn {self.receipt.turn!r} is not held any more"))
 
-    def dismiss(self) -> None:
+    def on_shutdown(self) -> None:
         restarts = Overloaded(
             "the server restarts; repeat the request with its id", retry_after=1.0
         )
@@ -183,19 +183,19 @@ class Reply:
 
 
 @asynccontextmanager
-async def replying(
-    reception: Reception, message: Message, news: Callable[[], None] = lambda: None
-) -> AsyncIterator[Reply]:
+async def follow_reply(
+    service: ConversationService, message: Message, news: Callable[[], None] = lambda: None
+) -> AsyncIterator[PendingReply]:
     """Send ``message`` and follow its turn, from its first event on. Leaving ends the following,
     not the turn. Raises what `Reception.accept` raises."""
-    before = (await reception.snapshot(message.conversation)).cursor
-    receipt = await reception.accept(message)
+    before = (await service.snapshot(message.conversation)).cursor
+    receipt = await service.accept(message)
     since: Cursor | None = before
     if receipt.duplicate or receipt.joined:
         since = Cursor(before.epoch, 0) if before.offset <= REPLAY_LIMIT else None
-    reply = Reply(message.id, receipt, news)
-    subscription = await reception.view(message.conversation, reply, since)
+    reply = PendingReply(message.id, receipt, news)
+    subscription = await service.subscribe(message.conversation, reply, since)
     try:
         yield reply
     finally:
-        reception.leave(subscription)
+        service.unsubscribe(subscription)

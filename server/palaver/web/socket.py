@@ -7,7 +7,8 @@ from typing import assert_never
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from palaver.channels import Reception
+from palaver.channels import ConversationService
+from palaver.config.settings import ServerSettings
 from palaver.errors import (
     Forbidden,
     InvalidInput,
@@ -19,9 +20,8 @@ from palaver.errors import (
 )
 from palaver.ledger import Snapshot
 from palaver.messages import Conversation, Cursor, Event, Message, encode
-from palaver.settings import ServerSettings
-from palaver.streams import Subscription
-from palaver.web.authentication import Authenticator, Visit, bearer
+from palaver.streams.subscriptions import Subscription
+from palaver.web.authentication import Authenticator, ConversationAccess, bearer
 from palaver.web.frames import (
     Ack,
     EventEncoder,
@@ -40,7 +40,7 @@ from palaver.web.frames import (
     restart_of,
     view_of,
 )
-from palaver.web.outbox import Outbox
+from palaver.web.send_queue import SendQueue
 from palaver.web.websocket import Socket, fitting
 
 log = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ SLOW_READER = 4429
 
 
 async def replay_from(
-    reception: Reception, conversation: Conversation, since: str | None
+    service: ConversationService, conversation: Conversation, since: str | None
 ) -> Cursor | None:
     """The cursor that a client's ``since`` stands for. Raises `InvalidInput`."""
     if not since:
         return None
     if since != "start":
         return Cursor.parse(since)
-    now = (await reception.snapshot(conversation)).cursor
+    now = (await service.snapshot(conversation)).cursor
     return Cursor(now.epoch, 0) if now.offset <= REPLAY_LIMIT else None
 
 
@@ -78,20 +78,20 @@ class Connection:
     def __init__(
         self,
         socket: Socket,
-        outbox: Outbox,
+        outbox: SendQueue,
         *,
-        reception: Reception,
+        service: ConversationService,
         authenticator: Authenticator,
         encoder: EventEncoder,
         limit: int,
     ) -> None:
         self._socket = socket
         self._outbox = outbox
-        self._reception = reception
+        self._service = service
         self._authenticator = authenticator
         self._encoder = encoder
         self._limit = limit
-        self._visit: Visit | None = None
+        self._visit: ConversationAccess | None = None
         self._subscription: Subscription | None = None
         self._opening: list[bytes] | None = []
         """Events that come before the welcome, in which they follow."""
@@ -100,7 +100,7 @@ class Connection:
 
     # Viewer
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def on_event(self, event: Event, cursor: Cursor | None) -> None:
         visit = self._visit
         if visit is None or not visit.allows(event):
             self._expel()
@@ -111,7 +111,7 @@ class Connection:
         else:
             self._opening.append(frame)
 
-    def restart(self, snapshot: Snapshot) -> None:
+    def on_snapshot(self, snapshot: Snapshot) -> None:
         visit = self._visit
         assert visit is not None
         if self._opening is None:
@@ -122,7 +122,7 @@ class Connection:
         else:
             self._expel()
 
-    def _begin_anew(self, visit: Visit, snapshot: Snapshot) -> None:
+    def _begin_anew(self, visit: ConversationAccess, snapshot: Snapshot) -> None:
         if not visit.renewed(snapshot):
             self.close_soon(WSCloseCode.SERVICE_RESTART, "the conversation has begun anew")
             return
@@ -130,7 +130,7 @@ class Connection:
         self._outbox.grant(len(frame))
         self._outbox.put(frame)
 
-    def dismiss(self) -> None:
+    def on_shutdown(self) -> None:
         self.close_soon(WSCloseCode.SERVICE_RESTART, RESTARTS)
 
     # The conversation
@@ -146,7 +146,7 @@ class Connection:
             await self._refuse(_close_code(error), error.public)
         except Exception:
             log.exception("a conversation could not be opened")
-            await self._refuse(WSCloseCode.INTERNAL_ERROR, PalaverError.sentence)
+            await self._refuse(WSCloseCode.INTERNAL_ERROR, PalaverError.public_message)
         else:
             await self._serve()
         finally:
@@ -173,10 +173,10 @@ class Connection:
         principal = self._authenticator.holder(token or hello.token)
         person = principal.speaks_for(hello.person)
         conversation = Conversation(principal.tenant, CHANNEL, hello.thread)
-        visit = self._visit = Visit(self._reception, conversation, person)
+        visit = self._visit = ConversationAccess(self._service, conversation, person)
         await visit.enter()
-        since = await replay_from(self._reception, conversation, hello.since)
-        subscription = await self._reception.view(conversation, self, since)
+        since = await replay_from(self._service, conversation, hello.since)
+        subscription = await self._service.subscribe(conversation, self, since)
         self._subscription = subscription
         self._welcome(subscription.recovered, person, since)
 
@@ -241,11 +241,11 @@ class Connection:
         assert visit is not None
         if not visit.member:
             await visit.enter()
-        receipt = await self._reception.accept(
+        receipt = await self._service.accept(
             Message(
                 conversation=visit.conversation,
                 id=frame.id,
-                sender=visit.person,
+                person=visit.person,
                 text=frame.text,
                 skill=frame.skill,
                 arguments=frame.arguments,
@@ -265,7 +265,7 @@ class Connection:
         visit = self._visit
         assert visit is not None
         await visit.enter()
-        state, turn = await self._reception.stop(visit.conversation, frame.turn)
+        state, turn = await self._service.stop(visit.conversation, frame.turn)
         self._put(Stopped(turn=turn, state=state))
 
     def _put(self, frame: ServerFrame) -> None:
@@ -281,7 +281,7 @@ class Connection:
 
     def _leave(self) -> None:
         if self._subscription is not None:
-            self._reception.leave(self._subscription)
+            self._service.unsubscribe(self._subscription)
 
     def _expel(self) -> None:
         self._outbox.close()
@@ -315,18 +315,18 @@ def _close_code(error: PalaverError) -> int:
     return WSCloseCode.INTERNAL_ERROR
 
 
-class Sockets:
+class WebSockets:
     """All the websockets of this server."""
 
     def __init__(
         self,
-        reception: Reception,
+        service: ConversationService,
         authenticator: Authenticator,
         settings: ServerSettings,
         slow_reader: Callable[[], None],
     ) -> None:
         self._slow_reader = slow_reader
-        self._reception = reception
+        self._service = service
         self._authenticator = authenticator
         self._settings = settings
         self._encoder = EventEncoder()
@@ -362,11 +362,11 @@ class Sockets:
             connection.fall_behind()
 
         # The two know each other: frames go one way, the news of a slow reader the other.
-        outbox = Outbox(transport, self._settings.send_queue_bytes, overflow)
+        outbox = SendQueue(transport, self._settings.send_queue_bytes, overflow)
         connection = Connection(
             socket,
             outbox,
-            reception=self._reception,
+            service=self._service,
             authenticator=self._authenticator,
             encoder=self._encoder,
             limit=self._settings.max_message_bytes,

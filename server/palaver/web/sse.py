@@ -8,12 +8,12 @@ from functools import partial
 
 from aiohttp import web
 
-from palaver.channels import Reception
+from palaver.channels import ConversationService
+from palaver.config.settings import ServerSettings
 from palaver.errors import Forbidden, InvalidInput
 from palaver.ledger import Snapshot
 from palaver.messages import Conversation, Cursor, Event, Finished, Received, encode
-from palaver.settings import ServerSettings
-from palaver.web.authentication import Authenticator, Visit
+from palaver.web.authentication import Authenticator, ConversationAccess
 from palaver.web.frames import EventEncoder, Welcome, failure, restart_of, view_of
 from palaver.web.socket import CHANNEL, replay_from
 from palaver.web.websocket import FAREWELL
@@ -40,7 +40,7 @@ class Feed:
     """
 
     def __init__(
-        self, visit: Visit, encoder: EventEncoder, limit: int, pending: set[str] | None
+        self, visit: ConversationAccess, encoder: EventEncoder, limit: int, pending: set[str] | None
     ) -> None:
         self.visit = visit
         self.snapshot: Snapshot | None = None
@@ -55,7 +55,7 @@ class Feed:
         self._size = 0
         self._news = asyncio.Event()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def on_event(self, event: Event, cursor: Cursor | None) -> None:
         if not self.visit.allows(event):
             self._expel()
             return
@@ -71,7 +71,7 @@ class Feed:
             self._pending.discard(event.turn)
             self._end_when_idle()
 
-    def restart(self, snapshot: Snapshot) -> None:
+    def on_snapshot(self, snapshot: Snapshot) -> None:
         if self.opened and not self.visit.renewed(snapshot):
             self.end()  # the reader comes back and is let in again, or not
             return
@@ -88,7 +88,7 @@ class Feed:
             self._size = 0
             self.snapshot = snapshot
 
-    def dismiss(self) -> None:
+    def on_shutdown(self) -> None:
         """The reader comes back with its last id."""
         self.end()
 
@@ -148,18 +148,18 @@ def _field(frame: bytes, cursor: Cursor | None) -> bytes:
     return b"id: %b\ndata: %b\n\n" % (str(cursor).encode(), frame)
 
 
-class Feeds:
+class EventStreams:
     """All the open feeds of this server."""
 
     def __init__(
         self,
-        reception: Reception,
+        service: ConversationService,
         authenticator: Authenticator,
         settings: ServerSettings,
         slow_reader: Callable[[], None],
     ) -> None:
         self._slow_reader = slow_reader
-        self._reception = reception
+        self._service = service
         self._authenticator = authenticator
         self._settings = settings
         self._encoder = EventEncoder()
@@ -171,25 +171,25 @@ class Feeds:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         feed = await self._feed(request)
         since = await self._since(request, feed.visit.conversation)
-        subscription = await self._reception.view(feed.visit.conversation, feed, since)
+        subscription = await self._service.subscribe(feed.visit.conversation, feed, since)
         self.count += 1
         try:
             self._welcome(feed, subscription.recovered, since)
             return await self._write(request, feed)
         finally:
             self.count -= 1
-            self._reception.leave(subscription)
+            self._service.unsubscribe(subscription)
 
     async def _feed(self, request: web.Request) -> Feed:
         principal = self._authenticator.principal(request)
         person = principal.speaks_for(request.query.get("person"))
         conversation = Conversation(principal.tenant, CHANNEL, request.match_info["thread"])
-        visit = Visit(self._reception, conversation, person)
+        visit = ConversationAccess(self._service, conversation, person)
         await visit.enter()
         pending: set[str] | None = None
         until = request.query.get("until")
         if until == "finished":
-            snapshot = await self._reception.snapshot(conversation)
+            snapshot = await self._service.snapshot(conversation)
             pending = {turn.turn for turn in snapshot.pending}
         elif until is not None:
             raise InvalidInput(f"until is 'finished' or absent, not {until[:60]!r}")
@@ -198,7 +198,7 @@ class Feeds:
     async def _since(self, request: web.Request, conversation: Conversation) -> Cursor | None:
         # A browser that reconnects by itself repeats the address and adds the header.
         since = request.headers.get("Last-Event-ID") or request.query.get("since")
-        return await replay_from(self._reception, conversation, since)
+        return await replay_from(self._service, conversation, since)
 
     def _welcome(self, feed: Feed, recovered: bool, since: Cursor | None) -> None:
         if feed.over:  # somebody else has written first, since the membership was checked

@@ -8,4 +8,4 @@ class Haiku(Skill):
     examples = ("write a haiku about rain", "a short poem on winter", "compose a haiku for me")
 
     async def answer(self, turn: Turn) -> None:
-        await turn.reply("Write one haiku about: " + turn.message.text)
+        await turn.stream("Write one haiku about: " + turn.message.text)

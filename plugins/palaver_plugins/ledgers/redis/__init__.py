@@ -6,15 +6,14 @@ lives, `store` and `link` speak with the server, `checks` says what a given serv
 
 from collections.abc import Sequence
 
-from palaver.hooks import Backend, Site, hookimpl
-from palaver.ledger import Ledger
+from palaver import Backend, BuildContext, Ledger, hookimpl
 from palaver_plugins.ledgers.redis.ledger import RedisLedger
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings, RedisUrl
 
 __all__ = ["RedisLedger", "RedisLedgerSettings", "RedisUrl"]
 
 
-def _build(settings: RedisLedgerSettings, site: Site) -> Ledger:
+def _build(settings: RedisLedgerSettings, build_context: BuildContext) -> Ledger:
     return RedisLedger(settings)
 
 

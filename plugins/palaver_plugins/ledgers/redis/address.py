@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
 
-from palaver.errors import ConfigurationError
+from palaver import ConfigurationError
 
 Kind = Literal["server", "sentinel", "cluster"]
 

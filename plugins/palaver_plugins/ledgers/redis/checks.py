@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from hiredis import ReplyError
 
-from palaver.errors import ConfigurationError, LedgerUnavailable
+from palaver import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis.wire import Reply, pack
 
 Ask = Callable[[bytes], Awaitable[Reply]]

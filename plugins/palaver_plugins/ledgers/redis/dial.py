@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import hiredis
 
-from palaver.errors import ConfigurationError, LedgerUnavailable
+from palaver import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis.address import Address
 from palaver_plugins.ledgers.redis.wire import Lost, Reply, Wire, pack
 

@@ -4,29 +4,39 @@ from collections.abc import Sequence
 
 import msgspec
 
-from palaver.errors import (
+from palaver import (
+    Claim,
+    ConcurrencyPolicies,
     Conflict,
     Fenced,
+    Finished,
     IndexConflict,
     LedgerError,
     LedgerUnavailable,
+    LogEntry,
+    Message,
     PalaverError,
+    PendingQuestion,
+    Received,
+    Routed,
+    Step,
+    Text,
+    TextReset,
     TooMany,
+    encode,
 )
-from palaver.ledger import Claim, Entry, Policies, Step, Waiting
-from palaver.messages import Finished, Message, Received, Routed, Text, TextReset, encode
 
 Packed = tuple[str | int, ...]
 
 _msgpack = msgspec.msgpack.Encoder()
 
 
-def pack_entries(entries: Sequence[Entry]) -> bytes:
+def pack_entries(entries: Sequence[LogEntry]) -> bytes:
     """Entries for ``entries.lua``: opaque JSON, beside it the little that the script must know."""
     return _msgpack.encode([_packed(entry) for entry in entries])
 
 
-def _packed(entry: Entry) -> Packed:
+def _packed(entry: LogEntry) -> Packed:
     body = encode(entry).decode()  # Redis unpacks no binary type
     if isinstance(entry, Text):
         return "t", body, entry.position, len(entry.text), entry.text
@@ -39,50 +49,50 @@ def _packed(entry: Entry) -> Packed:
     return "e", body
 
 
-def pack_policies(policies: Policies) -> bytes:
+def pack_policies(policies: ConcurrencyPolicies) -> bytes:
     """The same for `policies.lua`, with milliseconds."""
     return _msgpack.encode(
         {
-            "otherwise": policies.otherwise,
+            "otherwise": policies.default,
             "skills": policies.skills,
-            "window": round(policies.window * 1000),
-            "inbox": policies.inbox,
+            "window": round(policies.merge_window * 1000),
+            "inbox": policies.inbox_limit,
         }
     )
 
 
 def rest_of_received(message: Message) -> bytes:
     """Of the event that tells of a message, what stands between its turn and whether it moved."""
-    event = encode(Received(turn="", id=message.id, sender=message.sender, text=message.text))
+    event = encode(Received(turn="", id=message.id, person=message.person, text=message.text))
     return event.removeprefix(b'{"type":"message","turn":"').removesuffix(b'false,"ahead":0}')
 
 
 def pack_closing(
     claim: Claim,
     finished: Finished,
-    waiting: Waiting | None,
+    waiting: PendingQuestion | None,
     steered: Sequence[Message],
     dead: str,
     **more: str | int,
 ) -> bytes:
     """How a turn ends, for `settle.lua`."""
     asked = (*claim.messages, *steered)
-    people = {message.sender for message in asked}
+    people = {message.person for message in asked}
     closing: dict[str, object] = {
         "outcome": finished.outcome,
-        "asked": [(message.sender, encode(message.text).decode()) for message in asked],
+        "asked": [(message.person, encode(message.text).decode()) for message in asked],
         "taken": [message.id for message in steered],
         "waiting": "",
         **more,
     }
     if waiting is not None:
-        people.add(waiting.message.sender)
+        people.add(waiting.message.person)
         closing["waiting"] = encode(waiting).decode()
         closing["people"] = f":{':'.join(sorted(people))}:"
     if dead:
         letter = (*claim.interrupted, *asked)
         closing["dead"] = (
-            dead, [(message.sender, encode(message).decode()) for message in letter]
+            dead, [(message.person, encode(message).decode()) for message in letter]
         )  # fmt: skip
     return _msgpack.encode(closing)
 

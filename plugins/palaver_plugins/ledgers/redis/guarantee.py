@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from palaver.ledger import Guarantee
+from palaver import Guarantee
 from palaver_plugins.ledgers.redis.address import Address
 from palaver_plugins.ledgers.redis.checks import Server
 from palaver_plugins.ledgers.redis.sentinel import Sentinels

@@ -18,7 +18,7 @@ nothing but counts, and the names of conversations with unsettled turns.
 import zlib
 from typing import NamedTuple
 
-from palaver.messages import Conversation, check_name
+from palaver import Conversation, check_name
 
 
 def scoped(tenant: str, rest: str) -> str:

@@ -6,27 +6,32 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from palaver.errors import IndexConflict, LedgerUnavailable
-from palaver.ledger import (
+from palaver import (
     INBOX_LIMIT,
-    QUEUE,
+    QUEUE_ALL,
     Claim,
+    ConcurrencyPolicies,
+    Conversation,
     DeadLetter,
-    Depth,
-    Entry,
     Erasure,
     Export,
+    Finished,
     Guarantee,
-    Hint,
+    IndexConflict,
+    LedgerUnavailable,
+    LogEntry,
+    Message,
+    OnChange,
     Page,
-    Policies,
+    PendingQuestion,
     Progress,
+    QueueDepth,
     Receipt,
     Snapshot,
     StopState,
-    Waiting,
+    encode,
+    new_id,
 )
-from palaver.messages import Conversation, Finished, Message, encode, new_id
 from palaver_plugins.ledgers.redis import people
 from palaver_plugins.ledgers.redis.entries import (
     pack_closing,
@@ -65,7 +70,7 @@ class RedisLedger:
 
     # The walk of a turn
 
-    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
+    async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         name = name_of(message.conversation)
         partition = self._keys.partition(name)
         turn, ahead, duplicate, joined = await self._store.run(
@@ -76,7 +81,7 @@ class RedisLedger:
             new_id(),
             message.id,
             message.digest,
-            message.sender,
+            message.person,
             encode(message),
             rest_of_received(message),
             int(bool(message.skill)),
@@ -132,7 +137,7 @@ class RedisLedger:
         return math.inf if found < 0 else found / 1000
 
     async def append(
-        self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
+        self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         packed = pack_entries(entries) if entries else b""
         return _progress(await self._own("append", claim, expect, _milliseconds(lease), packed))
@@ -140,12 +145,12 @@ class RedisLedger:
     async def settle(
         self,
         claim: Claim,
-        entries: Sequence[Entry],
+        entries: Sequence[LogEntry],
         *,
         expect: int,
-        waiting: Waiting | None = None,
+        pending_question: PendingQuestion | None = None,
         steered: Sequence[Message] = (),
-        dead: str = "",
+        dead_letter_reason: str = "",
     ) -> Progress:
         finished = entries[-1] if entries else None
         if not isinstance(finished, Finished):
@@ -154,9 +159,9 @@ class RedisLedger:
         closing = pack_closing(
             claim,
             finished,
-            waiting,
+            pending_question,
             steered,
-            dead,
+            dead_letter_reason,
             next=new_id(),
             indexes=partition.people(claim.conversation.tenant),
             events_kept=self._settings.events_kept,
@@ -191,10 +196,10 @@ class RedisLedger:
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
         return _decode_page(await self._on("read", conversation, after, limit))
 
-    async def watch(self, conversation: Conversation, hint: Hint) -> Callable[[], None]:
+    async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         name = name_of(conversation)
         channel = self._keys.partition(name).channel(name)
-        return await self._store.watch(channel, hint)
+        return await self._store.watch(channel, on_change)
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
         return _decode_snapshot(await self._on("snapshot", conversation, history))
@@ -205,7 +210,7 @@ class RedisLedger:
         found = await self._store.command(partition, "SMEMBERS", partition.members(name))
         return frozenset(member.decode() for member in found)
 
-    async def depth(self) -> Depth:
+    async def queue_depth(self) -> QueueDepth:
         queued = running = 0
         for partition in self._keys.partitions:
             counts = await self._store.command(
@@ -213,7 +218,7 @@ class RedisLedger:
             )
             queued += int(counts[0] or 0)
             running += int(counts[1] or 0)
-        return Depth(queued=queued, running=running)
+        return QueueDepth(queued=queued, running=running)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         found: list[DeadLetter] = []

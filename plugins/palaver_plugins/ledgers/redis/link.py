@@ -5,7 +5,7 @@ import contextlib
 import functools
 from collections.abc import Awaitable, Callable
 
-from palaver.errors import ConfigurationError, LedgerUnavailable, PalaverError
+from palaver import ConfigurationError, LedgerUnavailable, PalaverError
 from palaver_plugins.ledgers.redis.address import Address
 from palaver_plugins.ledgers.redis.dial import checked, dial, unavailable
 from palaver_plugins.ledgers.redis.wire import Lost, Push, Reply, Wire

@@ -2,8 +2,7 @@
 
 import msgspec
 
-from palaver.ledger import Erasure, Exchange, Export
-from palaver.messages import Message, new_id
+from palaver import Erasure, Export, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.redis.keys import Keys, Partition
 from palaver_plugins.ledgers.redis.store import Store
 
@@ -15,7 +14,7 @@ wait."""
 class _Theirs(msgspec.Struct, frozen=True):
     """What a stretch of one conversation holds of a person; ``all`` counts everybody's lines."""
 
-    lines: tuple[Exchange, ...]
+    lines: tuple[HistoryEntry, ...]
     all: int
     pending: tuple[Message, ...]
 
@@ -25,7 +24,7 @@ _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
 
 
 async def export(store: Store, keys: Keys, tenant: str, person: str) -> Export:
-    conversations: dict[str, tuple[Exchange, ...]] = {}
+    conversations: dict[str, tuple[HistoryEntry, ...]] = {}
     pending: list[Message] = []
     for partition, name in await _conversations_of(store, keys, tenant, person):
         lines, waiting = await _export_from(store, partition, name, person)
@@ -50,9 +49,9 @@ async def export(store: Store, keys: Keys, tenant: str, person: str) -> Export:
 
 async def _export_from(
     store: Store, partition: Partition, name: str, person: str
-) -> tuple[list[Exchange], list[Message]]:
+) -> tuple[list[HistoryEntry], list[Message]]:
     """A person's lines and waiting messages in one conversation."""
-    lines: list[Exchange] = []
+    lines: list[HistoryEntry] = []
     pending: list[Message] = []
     read, total = 0, 1
     while read < total:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from palaver.errors import ConfigurationError
+from palaver import ConfigurationError
 from palaver_plugins.ledgers.redis.scripts import Script, commands_of
 from palaver_plugins.ledgers.redis.wire import Reply, pack
 

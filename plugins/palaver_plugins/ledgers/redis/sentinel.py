@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from hiredis import ReplyError
 
-from palaver.errors import ConfigurationError, LedgerUnavailable, PalaverError
+from palaver import ConfigurationError, LedgerUnavailable, PalaverError
 from palaver_plugins.ledgers.redis.address import Address, Target
 from palaver_plugins.ledgers.redis.link import Link
 from palaver_plugins.ledgers.redis.nodes import Seeds

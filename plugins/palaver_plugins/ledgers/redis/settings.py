@@ -4,9 +4,7 @@ from typing import Annotated
 
 import pydantic
 
-from palaver.errors import ConfigurationError
-from palaver.messages import check_name
-from palaver.settings import Secret
+from palaver import ConfigurationError, Secret, check_name
 from palaver_plugins.ledgers.redis.address import parse_target
 from palaver_plugins.ledgers.retention import RetentionSettings
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from hiredis import ReplyError
 
-from palaver.errors import ConfigurationError, LedgerUnavailable, PalaverError
-from palaver.ledger import Guarantee, Hint
+from palaver import ConfigurationError, Guarantee, LedgerUnavailable, OnChange, PalaverError
 from palaver_plugins.ledgers.redis import checks, rights
 from palaver_plugins.ledgers.redis.address import Address, Target, parse_target
 from palaver_plugins.ledgers.redis.entries import refusal
@@ -125,10 +124,10 @@ class Store:
         """Run a command that is safe to be applied twice. Raises like `run`."""
         return await self._send(partition, pack(*words), str(words[0]))
 
-    async def watch(self, channel: bytes, hint: Hint) -> Callable[[], None]:
+    async def watch(self, channel: bytes, on_change: OnChange) -> Callable[[], None]:
         """Call ``hint`` on what is published to ``channel``, and when messages may be lost."""
         link = self._opened().first
-        remove = self._watchers.add(channel, hint)
+        remove = self._watchers.add(channel, on_change)
 
         def unwatch() -> None:
             if remove():

@@ -5,26 +5,25 @@ from collections.abc import Callable
 
 import msgspec
 
-from palaver.ledger import Hint
-from palaver.messages import Recorded
+from palaver import OnChange, StoredEvent
 
 POLL = 1.0
 """Seconds after which the queue is looked at though nobody has told of work."""
 
-decode_news = msgspec.json.Decoder(tuple[Recorded, ...]).decode
+decode_news = msgspec.json.Decoder(tuple[StoredEvent, ...]).decode
 
 
 class Watchers:
     """Who in this process wants news of which channel."""
 
     def __init__(self) -> None:
-        self._hints: dict[bytes, list[Hint]] = {}
+        self._hints: dict[bytes, list[OnChange]] = {}
 
     @property
     def channels(self) -> tuple[bytes, ...]:
         return tuple(self._hints)
 
-    def add(self, channel: bytes, hint: Hint) -> Callable[[], bool]:
+    def add(self, channel: bytes, hint: OnChange) -> Callable[[], bool]:
         """Returns the function that ends it, which tells whether it was the channel's last."""
         self._hints.setdefault(channel, []).append(hint)
 
@@ -49,7 +48,7 @@ class Watchers:
         for hints in self._hints.values():
             self._call(hints, ())
 
-    def _call(self, hints: list[Hint], news: tuple[Recorded, ...]) -> None:
+    def _call(self, hints: list[OnChange], news: tuple[StoredEvent, ...]) -> None:
         loop = asyncio.get_running_loop()
         for hint in hints:
             loop.call_soon(hint, news)  # whatever a hint raises must not harm the connection

@@ -9,28 +9,32 @@ from typing import Any
 
 import pydantic
 
-from palaver.errors import LedgerUnavailable
-from palaver.hooks import Backend, Site, hookimpl
-from palaver.ledger import (
-    QUEUE,
+from palaver import (
+    QUEUE_ALL,
+    Backend,
+    BuildContext,
     Claim,
+    ConcurrencyPolicies,
+    Conversation,
     DeadLetter,
-    Depth,
-    Entry,
     Erasure,
     Export,
     Guarantee,
-    Hint,
     Ledger,
+    LedgerUnavailable,
+    LogEntry,
+    Message,
+    OnChange,
     Page,
-    Policies,
+    PendingQuestion,
     Progress,
+    QueueDepth,
     Receipt,
     Snapshot,
     StopState,
-    Waiting,
+    StoredEvent,
+    hookimpl,
 )
-from palaver.messages import Conversation, Message, Recorded
 from palaver_plugins.ledgers.retention import RetentionSettings
 from palaver_plugins.ledgers.sqlite import closing, inbox, letters, people, records, turns
 from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
@@ -69,7 +73,7 @@ class SQLiteLedger:
             kept=settings.events_kept,
             retention=settings.retention,
         )
-        self._hints: dict[str, list[Hint]] = {}
+        self._hints: dict[str, list[OnChange]] = {}
         self._work = asyncio.Event()
         self._idle_until = float("inf")
 
@@ -81,7 +85,7 @@ class SQLiteLedger:
 
     # The walk of a turn
 
-    async def accept(self, message: Message, policies: Policies = QUEUE) -> Receipt:
+    async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         return await self._writer.submit(inbox.accept, message, policies)
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
@@ -97,22 +101,22 @@ class SQLiteLedger:
         return claim if isinstance(claim, Claim) else None
 
     async def append(
-        self, claim: Claim, entries: Sequence[Entry], *, expect: int, lease: float
+        self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         return await self._writer.submit(turns.append, claim, entries, expect, lease)
 
     async def settle(
         self,
         claim: Claim,
-        entries: Sequence[Entry],
+        entries: Sequence[LogEntry],
         *,
         expect: int,
-        waiting: Waiting | None = None,
+        pending_question: PendingQuestion | None = None,
         steered: Sequence[Message] = (),
-        dead: str = "",
+        dead_letter_reason: str = "",
     ) -> Progress:
         return await self._writer.submit(
-            closing.settle, claim, entries, expect, waiting, steered, dead
+            closing.settle, claim, entries, expect, pending_question, steered, dead_letter_reason
         )
 
     async def steering(self, claim: Claim) -> tuple[Message, ...]:
@@ -129,14 +133,14 @@ class SQLiteLedger:
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
         return await self._writer.submit(records.read, str(conversation), after, limit)
 
-    async def watch(self, conversation: Conversation, hint: Hint) -> Callable[[], None]:
+    async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         name = str(conversation)
-        self._hints.setdefault(name, []).append(hint)
+        self._hints.setdefault(name, []).append(on_change)
 
         def unwatch() -> None:
             hints = self._hints.get(name, [])
-            if hint in hints:
-                hints.remove(hint)
+            if on_change in hints:
+                hints.remove(on_change)
             if not hints:
                 self._hints.pop(name, None)
 
@@ -148,7 +152,7 @@ class SQLiteLedger:
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return await self._writer.submit(records.members, str(conversation))
 
-    async def depth(self) -> Depth:
+    async def queue_depth(self) -> QueueDepth:
         return await self._writer.submit(records.depth)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
@@ -213,12 +217,12 @@ class SQLiteLedger:
         if applied.events and (hints := self._hints.get(applied.name)):
             self._hint_soon(applied.name, hints, number_from(applied.offset, applied.events))
 
-    def _hint_soon(self, name: str, hints: list[Hint], events: tuple[Recorded, ...]) -> None:
+    def _hint_soon(self, name: str, hints: list[OnChange], events: tuple[StoredEvent, ...]) -> None:
         loop = asyncio.get_running_loop()
         for hint in hints:  # on its own, so that one that fails disturbs nobody
             loop.call_soon(self._hint, name, hint, events)
 
-    def _hint(self, name: str, hint: Hint, events: tuple[Recorded, ...]) -> None:
+    def _hint(self, name: str, hint: OnChange, events: tuple[StoredEvent, ...]) -> None:
         if hint in self._hints.get(name, ()):
             hint(events)
 
@@ -228,8 +232,8 @@ class SQLiteLedger:
             self._writer.submit(turns.release, claim)
 
 
-def _build(settings: SQLiteLedgerSettings, site: Site) -> Ledger:
-    return SQLiteLedger(settings, site.data)
+def _build(settings: SQLiteLedgerSettings, build_context: BuildContext) -> Ledger:
+    return SQLiteLedger(settings, build_context.data_directory)
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 
 from typing import Generic, NamedTuple, TypeVar
 
-from palaver.messages import Event
+from palaver import Event
 
 T = TypeVar("T")
 

@@ -7,9 +7,17 @@ from collections.abc import Sequence
 
 import msgspec
 
-from palaver.errors import IndexConflict
-from palaver.ledger import Claim, Entry, Exchange, Progress, Waiting
-from palaver.messages import Finished, Message, Received
+from palaver import (
+    Claim,
+    Finished,
+    HistoryEntry,
+    IndexConflict,
+    LogEntry,
+    Message,
+    PendingQuestion,
+    Progress,
+    Received,
+)
 from palaver_plugins.ledgers.sqlite import letters
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import (
@@ -56,9 +64,9 @@ SELECT fence, expected, digest, size, reached, stop, steers FROM turns WHERE pla
 def settle(
     store: Store,
     claim: Claim,
-    entries: Sequence[Entry],
+    entries: Sequence[LogEntry],
     expect: int,
-    waiting: Waiting | None,
+    waiting: PendingQuestion | None,
     steered: Sequence[Message],
     dead: str,
 ) -> Applied[Progress]:
@@ -83,7 +91,7 @@ def settle(
     if row.steps:
         store.database.execute("DELETE FROM steps WHERE turn = ?", (row.base + row.head,))
     if waiting is not None or row.waits:
-        _keep_waiting(store, row, waiting, {turn.sender, *(m.sender for m in steered)})
+        _keep_waiting(store, row, waiting, {turn.person, *(m.person for m in steered)})
     moved = _go_on(store, row, taken, left, now)
     progress = Progress(size, row.last, bool(row.stop), count)
     _write_lines(store, row, claim, lines, progress, (expect, digest_of(entries)))
@@ -92,7 +100,7 @@ def settle(
     return Applied(progress, row.name, offset, (*events, *moved), wake=row.open > 0)
 
 
-def _check(row: Row, claim: Claim, entries: Sequence[Entry], expect: int) -> Finished:
+def _check(row: Row, claim: Claim, entries: Sequence[LogEntry], expect: int) -> Finished:
     """The end that settles the turn. Raises `IndexConflict`."""
     if row.size != expect:
         raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.size}")
@@ -116,18 +124,18 @@ def _check_steered(
 
 def _lines(
     row: Row, turn: OpenTurn, taken: Sequence[Post], finished: Finished, now: float
-) -> tuple[Exchange, ...]:
+) -> tuple[HistoryEntry, ...]:
     asked = (
-        Exchange(
+        HistoryEntry(
             role="user",
             text=post.message.text,
             turn=turn.id,
             at=post.at,
-            sender=post.message.sender,
+            person=post.message.person,
         )
         for post in (*turn.posts, *taken)
     )
-    answer = Exchange(
+    answer = HistoryEntry(
         role="assistant",
         text="".join(row.parts or ()),
         turn=turn.id,
@@ -142,12 +150,12 @@ def _write_lines(
     store: Store,
     row: Row,
     claim: Claim,
-    lines: Sequence[Exchange],
+    lines: Sequence[HistoryEntry],
     progress: Progress,
     write: tuple[int, int],
 ) -> None:
     """Close the turn's row: its lines of history, and the write by which it is known."""
-    guests = any(line.sender not in ("", lines[0].sender) for line in lines)
+    guests = any(line.person not in ("", lines[0].person) for line in lines)
     values = (*write, progress.index, progress.offset, progress.steering, row.base + row.head)
     store.database.execute(_SETTLE_TURN, (split_lines(lines), guests, claim.fence, *values))
     if row.tail is not None:
@@ -187,8 +195,8 @@ def go_on_with(
 ) -> tuple[int, tuple[Received, ...]]:
     """Make the next turn of messages that steered turn ``after``: the first person's are its own,
     and the others steer it. Returns its number, and what tells of it."""
-    sender = posts[0].message.sender
-    own = next((n for n, post in enumerate(posts) if post.message.sender != sender), len(posts))
+    person = posts[0].message.person
+    own = next((n for n, post in enumerate(posts) if post.message.person != person), len(posts))
     number = number_before_all(store.database, row, after)
     turn = add_turn(store.database, row, number, posts[:own], now)
     keep_steering(store.database, row, posts[own:])
@@ -201,7 +209,7 @@ def go_on_with(
         Received(
             turn=turn.id,
             id=post.message.id,
-            sender=post.message.sender,
+            person=post.message.person,
             text=post.message.text,
             moved=True,
         )
@@ -226,7 +234,7 @@ def _next_turn(store: Store, row: Row, now: float) -> None:
 
 
 def _settled_before(
-    store: Store, row: Row | None, claim: Claim, entries: Sequence[Entry], expect: int
+    store: Store, row: Row | None, claim: Claim, entries: Sequence[LogEntry], expect: int
 ) -> Progress:
     """What this settling returned when it was applied. Raises `Fenced` when it never was."""
     settled = None
@@ -242,7 +250,9 @@ def _settled_before(
     return Progress(size, reached, bool(stop), steers)
 
 
-def _keep_waiting(store: Store, row: Row, waiting: Waiting | None, people: set[str]) -> None:
+def _keep_waiting(
+    store: Store, row: Row, waiting: PendingQuestion | None, people: set[str]
+) -> None:
     """Keep the skill that asked, in which are the words of ``people`` and of those before."""
     if waiting is not None and row.waits:
         people |= asked_by(store, row)
@@ -250,7 +260,7 @@ def _keep_waiting(store: Store, row: Row, waiting: Waiting | None, people: set[s
     if waiting is None:
         store.database.execute("DELETE FROM waiting WHERE conversation = ?", (row.id,))
         return
-    people.add(waiting.message.sender)
+    people.add(waiting.message.person)
     store.database.execute(
         "INSERT OR REPLACE INTO waiting (conversation, people, data) VALUES (?, ?, ?)",
         (row.id, encode(sorted(people)).decode(), encode(waiting)),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from palaver.messages import Event, Received, new_id
+from palaver import Event, Received, new_id
 from palaver_plugins.ledgers.sqlite.closing import asked_by, go_on_with
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -44,19 +44,19 @@ def erase_from(store: Store, row: Row, person: str) -> int:
     turns = open_turns(store.database, row)
     head = turns[0] if turns else None
     steers = steering(store.database, row)
-    left = [post for post in steers if post.message.sender != person]
+    left = [post for post in steers if post.message.person != person]
     resumed = _forget_waiting(store, row, person) and (row.running or row.size)
     anew = head is not None and bool(len(left) < len(steers) or resumed)
     gone = _drop_turns(store, row, person)
     _leave(store, row, person)
     store.database.execute(
-        "DELETE FROM marks WHERE conversation = ? AND sender = ?", (row.id, person)
+        "DELETE FROM marks WHERE conversation = ? AND person = ?", (row.id, person)
     )
     silent = gone | ({head.number} if head is not None and anew else set())
     before = row.last - row.first + 1
     row.last = _renumber(store, row, person, silent)
     events = before - row.last
-    _go_on(store, row, [turn for turn in turns if turn.sender != person], head, left, anew)
+    _go_on(store, row, [turn for turn in turns if turn.person != person], head, left, anew)
     return events
 
 
@@ -110,13 +110,13 @@ def _drop_turns(store: Store, row: Row, person: str) -> set[int]:
     """Remove the person's turns, and their lines from those of others; returns the numbers of
     the turns."""
     found = store.database.execute(
-        "SELECT place, sender, lines FROM turns "
-        "WHERE place > ? AND place < ? AND (sender = ? OR guests)",
+        "SELECT place, person, lines FROM turns "
+        "WHERE place > ? AND place < ? AND (person = ? OR guests)",
         (row.base, row.end, person),
     ).fetchall()
-    for place, sender, lines in found:
-        _cut(store, place, person, lines, sender == person)
-    return {place - row.base for place, sender, _ in found if sender == person}
+    for place, author, lines in found:
+        _cut(store, place, person, lines, author == person)
+    return {place - row.base for place, author, _ in found if author == person}
 
 
 def _cut(store: Store, place: int, person: str, lines: bytes | None, theirs: bool) -> None:
@@ -124,13 +124,13 @@ def _cut(store: Store, place: int, person: str, lines: bytes | None, theirs: boo
     left = [
         line
         for line in (join_lines([lines]) if lines else ())
-        if line.sender != person and not (theirs and line.role == "assistant")
+        if line.person != person and not (theirs and line.role == "assistant")
     ]
     if not left:
         store.database.execute("DELETE FROM turns WHERE place = ?", (place,))
     elif theirs:
         store.database.execute(
-            "UPDATE turns SET sender = '', lines = ?, fence = NULL WHERE place = ?",
+            "UPDATE turns SET person = '', lines = ?, fence = NULL WHERE place = ?",
             (split_lines(left), place),
         )
     else:
@@ -164,7 +164,7 @@ def _renumber(store: Store, row: Row, person: str, silent: set[int]) -> int:
 
 def _stays(event: Event, person: str, silent: bool) -> bool:
     if isinstance(event, Received):
-        return event.sender != person
+        return event.person != person
     return not silent
 
 

@@ -3,9 +3,7 @@
 Each function is one operation, and checks all that may fail before it writes.
 """
 
-from palaver.errors import Conflict, TooMany
-from palaver.ledger import Policies, Receipt, StopState
-from palaver.messages import Message, Received
+from palaver import ConcurrencyPolicies, Conflict, Message, Receipt, Received, StopState, TooMany
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
 from palaver_plugins.ledgers.sqlite.rows import (
@@ -30,7 +28,7 @@ REMEMBERED = 24 * HOUR
 
 _SEEN = "SELECT turn, digest, at FROM marks WHERE conversation = ? AND message = ?"
 _MARK = """
-INSERT OR REPLACE INTO marks (conversation, message, sender, turn, digest, at)
+INSERT OR REPLACE INTO marks (conversation, message, person, turn, digest, at)
 VALUES (?, ?, ?, ?, ?, ?)
 """
 _ADD_MEMBER = "INSERT OR IGNORE INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
@@ -45,7 +43,7 @@ WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
 _BY_ID = "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?"
 
 
-def accept(store: Store, message: Message, policies: Policies) -> Applied[Receipt]:
+def accept(store: Store, message: Message, policies: ConcurrencyPolicies) -> Applied[Receipt]:
     now = store.clock()
     name = str(message.conversation)
     digest = message.digest
@@ -54,8 +52,8 @@ def accept(store: Store, message: Message, policies: Policies) -> Applied[Receip
         row = _begin(store, name, now)
     elif earlier := _seen(store, row, message, digest, now):
         return Applied(earlier)
-    if row.inbox >= policies.inbox:
-        raise TooMany(f"{policies.inbox} messages wait in {name}", retry_after=1.0)
+    if row.inbox >= policies.inbox_limit:
+        raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
     _note(store, row, message, now)
     return _receive(store, row, Post(now, message), digest, policies)
 
@@ -88,9 +86,9 @@ def _begin(store: Store, name: str, now: float) -> Row:
 def _note(store: Store, row: Row, message: Message, now: float) -> None:
     """Keep who takes part in a conversation, and that it lives."""
     execute = store.database.execute
-    if message.sender not in row.people:
-        execute(_ADD_MEMBER, (row.id, message.conversation.tenant, message.sender))
-        row.people.add(message.sender)
+    if message.person not in row.people:
+        execute(_ADD_MEMBER, (row.id, message.conversation.tenant, message.person))
+        row.people.add(message.person)
     store.touch(row, now)
 
 
@@ -104,13 +102,13 @@ def _ahead(store: Store, row: Row, number: int) -> int:
 
 
 def _receive(
-    store: Store, row: Row, post: Post, digest: str, policies: Policies
+    store: Store, row: Row, post: Post, digest: str, policies: ConcurrencyPolicies
 ) -> Applied[Receipt]:
     policy = policy_of(store, row, policies)
-    turn = joined(store, row, post, policy, policies.window)
+    turn = joined(store, row, post, policy, policies.merge_window)
     is_new = turn is None
     if turn is None:
-        window = policies.window if policy == "merge" else 0.0
+        window = policies.merge_window if policy == "merge" else 0.0
         ahead = row.open
         turn = add_turn(store.database, row, number_after_all(row), [post], post.at + window)
         if policy == "interrupt":
@@ -121,7 +119,7 @@ def _receive(
     received = _received(turn, message, ahead)
     offset = row.last + 1
     execute = store.database.execute
-    execute(_MARK, (row.id, message.id, message.sender, turn.id, digest, post.at))
+    execute(_MARK, (row.id, message.id, message.person, turn.id, digest, post.at))
     execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
     row.last, row.inbox = offset, row.inbox + 1
     due = turn.due if row.open == 1 and not row.running else None
@@ -132,7 +130,7 @@ def _receive(
 
 def _received(turn: OpenTurn, message: Message, ahead: int) -> Received:
     return Received(
-        turn=turn.id, id=message.id, sender=message.sender, text=message.text, ahead=ahead
+        turn=turn.id, id=message.id, person=message.person, text=message.text, ahead=ahead
     )
 
 

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from palaver.ledger import DEAD_LETTERS, DeadLetter, Exchange
-from palaver.messages import Message
+from palaver import DEAD_LETTERS, DeadLetter, HistoryEntry, Message
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import OpenTurn, Store, encode
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
-_ADD = "INSERT INTO letters (turn, tenant, sender, at, data) VALUES (?, ?, ?, ?, ?)"
+_ADD = "INSERT INTO letters (turn, tenant, person, at, data) VALUES (?, ?, ?, ?, ?)"
 _TRIM = """
 DELETE FROM letters
 WHERE number IN (SELECT number FROM letters ORDER BY number DESC LIMIT -1 OFFSET ?)
@@ -21,7 +20,7 @@ def bury(
     store: Store,
     turn: OpenTurn,
     steered: Sequence[Message],
-    answer: Exchange,
+    answer: HistoryEntry,
     attempt: int,
     why: str,
 ) -> None:
@@ -35,7 +34,7 @@ def bury(
         at=answer.at,
     )
     tenant = letter.messages[0].conversation.tenant
-    values = (letter.turn, tenant, turn.sender, letter.at, encode(letter))
+    values = (letter.turn, tenant, turn.person, letter.at, encode(letter))
     store.database.execute(_ADD, values)
     store.database.execute(_TRIM, (DEAD_LETTERS,))
 
@@ -54,7 +53,7 @@ def discard(store: Store, turn: str) -> Applied[bool]:
 
 def messages_of(store: Store, tenant: str, person: str) -> Iterable[Message]:
     for _, letter in _letters_of(store, tenant):
-        yield from (message for message in letter.messages if message.sender == person)
+        yield from (message for message in letter.messages if message.person == person)
 
 
 def erase(store: Store, tenant: str, person: str) -> int:
@@ -62,10 +61,10 @@ def erase(store: Store, tenant: str, person: str) -> int:
     some."""
     execute = store.database.execute
     touched = 0
-    for sender, letter in _letters_of(store, tenant):
-        left = tuple(message for message in letter.messages if message.sender != person)
+    for author, letter in _letters_of(store, tenant):
+        left = tuple(message for message in letter.messages if message.person != person)
         touched += len(left) < len(letter.messages)
-        if sender == person:
+        if author == person:
             execute("DELETE FROM letters WHERE turn = ?", (letter.turn,))
         elif len(left) < len(letter.messages):
             kept = encode(msgspec.structs.replace(letter, messages=left))
@@ -74,5 +73,5 @@ def erase(store: Store, tenant: str, person: str) -> int:
 
 
 def _letters_of(store: Store, tenant: str) -> list[tuple[str, DeadLetter]]:
-    found = store.database.execute("SELECT sender, data FROM letters WHERE tenant = ?", (tenant,))
-    return [(sender, _decode(data)) for sender, data in found]
+    found = store.database.execute("SELECT person, data FROM letters WHERE tenant = ?", (tenant,))
+    return [(author, _decode(data)) for author, data in found]

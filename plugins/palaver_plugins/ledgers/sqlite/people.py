@@ -1,7 +1,6 @@
 """Everything that the SQLite ledger holds about one person: export and erasure."""
 
-from palaver.ledger import Erasure, Exchange, Export
-from palaver.messages import Message, new_id
+from palaver import Erasure, Export, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.sqlite import letters
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.erasing import drop_conversation, erase_from
@@ -13,13 +12,13 @@ SELECT {COLUMNS} FROM members m JOIN conversations c ON c.id = m.conversation
 WHERE m.tenant = ? AND m.person = ? ORDER BY c.id
 """
 _THEIR_LINES = """
-SELECT sender, lines FROM turns
-WHERE place > ? AND place < ? AND lines IS NOT NULL AND (sender = ? OR guests) ORDER BY place
+SELECT person, lines FROM turns
+WHERE place > ? AND place < ? AND lines IS NOT NULL AND (person = ? OR guests) ORDER BY place
 """
 
 
 def export(store: Store, tenant: str, person: str) -> Applied[Export]:
-    conversations: dict[str, tuple[Exchange, ...]] = {}
+    conversations: dict[str, tuple[HistoryEntry, ...]] = {}
     pending: list[Message] = []
     for row in _rows_of(store, tenant, person):
         if lines := _lines_of(store, row, person):
@@ -71,14 +70,14 @@ def _rows_of(store: Store, tenant: str, person: str) -> list[Row]:
     return [Row(*row) for row in found]
 
 
-def _lines_of(store: Store, row: Row, person: str) -> tuple[Exchange, ...]:
+def _lines_of(store: Store, row: Row, person: str) -> tuple[HistoryEntry, ...]:
     """The person's settled lines, with the replies to their turns."""
     found = store.database.execute(_THEIR_LINES, (row.base, row.end, person))
     return tuple(
         line
-        for sender, lines in found.fetchall()
+        for author, lines in found.fetchall()
         for line in join_lines([lines])
-        if line.sender == person or (sender == person and line.role == "assistant")
+        if line.person == person or (author == person and line.role == "assistant")
     )
 
 
@@ -86,7 +85,7 @@ def _waiting_of(store: Store, row: Row, person: str) -> list[Message]:
     """The person's messages that wait, or that steer the oldest open turn."""
     own = [message for turn in open_turns(store.database, row) for message in turn.messages]
     steered = [post.message for post in steering(store.database, row)]
-    return [message for message in (*own, *steered) if message.sender == person]
+    return [message for message in (*own, *steered) if message.person == person]
 
 
 def _erase_from(store: Store, row: Row, person: str) -> tuple[int, int]:

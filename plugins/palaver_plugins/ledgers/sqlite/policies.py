@@ -1,6 +1,6 @@
 """What becomes of a message that is accepted while turns are open, as SQL."""
 
-from palaver.ledger import BURST, INBOX_LIMIT, Policies, Policy
+from palaver import INBOX_LIMIT, MAX_MERGE_WINDOWS, ConcurrencyPolicies, ConcurrencyPolicy
 from palaver_plugins.ledgers.sqlite.rows import OpenTurn, Post, Row, Store, encode, recite
 from palaver_plugins.ledgers.sqlite.unsettled import front, newest_open, open_turn, steer
 
@@ -9,14 +9,16 @@ _STOP = "UPDATE turns SET stop = 1 WHERE place = ?"
 _STOP_RUNNING = "UPDATE conversations SET stop = 1, successor = ? WHERE id = ?"
 
 
-def policy_of(store: Store, row: Row, policies: Policies) -> Policy:
+def policy_of(store: Store, row: Row, policies: ConcurrencyPolicies) -> ConcurrencyPolicy:
     if not row.running or not policies.skills:
-        return policies.otherwise
+        return policies.default
     recite(store.database, row)
-    return policies.skills.get(row.skill, policies.otherwise)
+    return policies.skills.get(row.skill, policies.default)
 
 
-def joined(store: Store, row: Row, post: Post, policy: Policy, window: float) -> OpenTurn | None:
+def joined(
+    store: Store, row: Row, post: Post, policy: ConcurrencyPolicy, window: float
+) -> OpenTurn | None:
     """The open turn that the message became part of."""
     if post.message.skill or not row.open:
         return None
@@ -33,7 +35,7 @@ def _merged(store: Store, row: Row, post: Post, window: float) -> OpenTurn | Non
     turn = newest_open(store.database, row)
     if turn.id == row.running or post.at >= turn.due or not _takes(turn, post):
         return None
-    turn.due = min(post.at + window, turn.posts[0].at + BURST * window)
+    turn.due = min(post.at + window, turn.posts[0].at + MAX_MERGE_WINDOWS * window)
     return _add(store, row, turn, post)
 
 
@@ -46,7 +48,7 @@ def _joined_successor(store: Store, row: Row, post: Post) -> OpenTurn | None:
 
 
 def _takes(turn: OpenTurn, post: Post) -> bool:
-    return turn.sender == post.message.sender and not turn.stop
+    return turn.person == post.message.person and not turn.stop
 
 
 def _add(store: Store, row: Row, turn: OpenTurn, post: Post) -> OpenTurn:
@@ -68,7 +70,7 @@ def interrupt_for(store: Store, row: Row, turn: OpenTurn) -> None:
         return
     running = front(store.database, row)
     many = len(running.interrupted) + len(running.posts) >= INBOX_LIMIT
-    if running.sender == turn.sender and not many:
+    if running.person == turn.person and not many:
         store.database.execute(_STOP, (row.base + running.number,))
         store.database.execute(_STOP_RUNNING, (turn.number, row.id))
         row.stop, row.successor = 1, turn.number

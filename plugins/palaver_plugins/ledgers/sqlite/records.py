@@ -1,7 +1,6 @@
 """Reading the SQLite ledger, and what is remembered about people."""
 
-from palaver.ledger import Depth, Page, PendingTurn, Snapshot
-from palaver.messages import Cursor
+from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import (
     HOUR,
@@ -74,12 +73,12 @@ def members(store: Store, name: str) -> Applied[frozenset[str]]:
     return Applied(frozenset(person for (person,) in people))
 
 
-def depth(store: Store) -> Applied[Depth]:
+def depth(store: Store) -> Applied[QueueDepth]:
     unsettled, running = store.database.execute(
         "SELECT coalesce(sum(open), 0), coalesce(sum(running <> ''), 0) "
         "FROM conversations WHERE due IS NOT NULL"
     ).fetchone()
-    return Applied(Depth(queued=unsettled - running, running=running))
+    return Applied(QueueDepth(queued=unsettled - running, running=running))
 
 
 def remember(store: Store, tenant: str, person: str, key: str, value: str | None) -> Applied[None]:

@@ -8,8 +8,17 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from palaver.ledger import Entry, Exchange, Step
-from palaver.messages import Event, Message, Recorded, Routed, Text, TextReset
+from palaver import (
+    Event,
+    HistoryEntry,
+    LogEntry,
+    Message,
+    Routed,
+    Step,
+    StoredEvent,
+    Text,
+    TextReset,
+)
 
 LIVE = 512
 """Conversations that are held in memory beside the file."""
@@ -19,7 +28,7 @@ HELD_CHARACTERS = 32_768
 
 encode = msgspec.json.Encoder().encode
 decode_events = msgspec.json.Decoder(list[Event]).decode
-_decode_lines = msgspec.json.Decoder(tuple[Exchange, ...]).decode
+_decode_lines = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
@@ -39,7 +48,7 @@ class OpenTurn(msgspec.Struct):
 
     number: int
     id: str
-    sender: str
+    person: str
     due: float
     stop: bool
     posts: tuple[Post, ...]
@@ -109,19 +118,19 @@ class Tail:
 
     __slots__ = ("characters", "lines", "whole")
 
-    def __init__(self, lines: Sequence[Exchange], *, whole: bool) -> None:
+    def __init__(self, lines: Sequence[HistoryEntry], *, whole: bool) -> None:
         self.lines = deque(lines)
         self.whole = whole
         self.characters = sum(len(line.text) for line in lines)
 
-    def add(self, *lines: Exchange) -> None:
+    def add(self, *lines: HistoryEntry) -> None:
         self.lines += lines
         self.characters += sum(len(line.text) for line in lines)
         while len(self.lines) > HELD_LINES:
             self.characters -= len(self.lines.popleft().text)
             self.whole = False
 
-    def newest(self, count: int) -> tuple[Exchange, ...] | None:
+    def newest(self, count: int) -> tuple[HistoryEntry, ...] | None:
         """The newest ``count`` lines, or None when some of them are not held."""
         if count > len(self.lines) and not self.whole:
             return None
@@ -174,7 +183,7 @@ def epoch_to_come(database: sqlite3.Connection) -> str:
     return str(epoch)
 
 
-def history(database: sqlite3.Connection, row: Row, lines: int) -> tuple[Exchange, ...]:
+def history(database: sqlite3.Connection, row: Row, lines: int) -> tuple[HistoryEntry, ...]:
     """The newest ``lines`` settled lines, oldest first."""
     if lines <= 0:
         return ()
@@ -194,16 +203,16 @@ def history(database: sqlite3.Connection, row: Row, lines: int) -> tuple[Exchang
     return read[-lines:]
 
 
-def split_lines(lines: Sequence[Exchange]) -> bytes:
+def split_lines(lines: Sequence[HistoryEntry]) -> bytes:
     """The lines of a turn as `join_lines` takes them."""
     return encode(lines)[1:-1]
 
 
-def join_lines(turns: Iterable[bytes]) -> tuple[Exchange, ...]:
+def join_lines(turns: Iterable[bytes]) -> tuple[HistoryEntry, ...]:
     return _decode_lines(b"[" + b",".join(turns) + b"]")
 
 
-def digest_of(entries: Sequence[Entry]) -> int:
+def digest_of(entries: Sequence[LogEntry]) -> int:
     """Tells one batch from another, and keeps none of its words."""
     return zlib.crc32(encode(entries))
 
@@ -221,7 +230,7 @@ def recite(database: sqlite3.Connection, row: Row) -> None:
         follow(row, (event for (data,) in blocks for event in decode_events(data)))
 
 
-def follow(row: Row, entries: Iterable[Entry]) -> None:
+def follow(row: Row, entries: Iterable[LogEntry]) -> None:
     """Take ``entries`` into the reply and the skill that `recite` has filled in."""
     parts = row.parts
     assert parts is not None
@@ -246,6 +255,6 @@ def journal(database: sqlite3.Connection, row: Row) -> tuple[Step, ...]:
     return tuple(steps[number] for number in sorted(steps))
 
 
-def number_from(offset: int, events: Sequence[Event]) -> tuple[Recorded, ...]:
+def number_from(offset: int, events: Sequence[Event]) -> tuple[StoredEvent, ...]:
     """Events as recorded, the first with ``offset``."""
-    return tuple(Recorded(offset + step, event) for step, event in enumerate(events))
+    return tuple(StoredEvent(offset + step, event) for step, event in enumerate(events))

@@ -11,8 +11,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from palaver.errors import ConfigurationError
-from palaver.messages import new_id
+from palaver import ConfigurationError, new_id
 
 VERSION = 2
 APPLICATION = 0x50414C56  # "PALV": tells our file from another program's
@@ -56,7 +55,7 @@ CREATE INDEX conversations_active ON conversations (active);
 CREATE TABLE turns (
     place INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
-    sender TEXT NOT NULL,                 -- of all its messages
+    person TEXT NOT NULL,                 -- of all its messages
     due REAL NOT NULL,                    -- when its burst is over
     stop INTEGER NOT NULL DEFAULT 0,
     posts BLOB,                           -- a JSON array of its messages; NULL once settled
@@ -75,7 +74,7 @@ CREATE TABLE marks (                      -- the ids of messages, until they may
     number INTEGER PRIMARY KEY,           -- in the order of their age
     conversation INTEGER NOT NULL,
     message TEXT NOT NULL,
-    sender TEXT NOT NULL,
+    person TEXT NOT NULL,
     turn TEXT NOT NULL,
     digest TEXT NOT NULL,
     at REAL NOT NULL
@@ -85,7 +84,7 @@ CREATE UNIQUE INDEX marks_message ON marks (conversation, message);
 CREATE TABLE steering (                   -- the messages that steer the oldest open turn
     conversation INTEGER NOT NULL,
     number INTEGER NOT NULL,              -- 1, 2, 3, …
-    sender TEXT NOT NULL,
+    person TEXT NOT NULL,
     post BLOB NOT NULL,
     PRIMARY KEY (conversation, number)
 ) STRICT, WITHOUT ROWID;
@@ -121,7 +120,7 @@ CREATE TABLE letters (                    -- dead ones
     number INTEGER PRIMARY KEY,           -- in the order of their age
     turn TEXT NOT NULL UNIQUE,
     tenant TEXT NOT NULL,
-    sender TEXT NOT NULL,                 -- of the turn's own messages
+    person TEXT NOT NULL,                 -- of the turn's own messages
     at REAL NOT NULL,
     data BLOB NOT NULL
 ) STRICT;

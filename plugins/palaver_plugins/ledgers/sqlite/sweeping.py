@@ -1,6 +1,6 @@
 """What nobody has used for long is removed from the SQLite ledger."""
 
-from palaver.messages import new_id
+from palaver import new_id
 from palaver_plugins.ledgers.retention import DAY, LETTERS_DAYS
 from palaver_plugins.ledgers.sqlite.erasing import drop_conversation
 from palaver_plugins.ledgers.sqlite.inbox import REMEMBERED

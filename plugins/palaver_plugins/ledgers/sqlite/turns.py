@@ -7,9 +7,19 @@ from collections.abc import Sequence
 
 import msgspec
 
-from palaver.errors import Fenced, IndexConflict
-from palaver.ledger import Claim, Entry, Progress, Step, Waiting
-from palaver.messages import Event, Message, Text, TextReset
+from palaver import (
+    Claim,
+    Event,
+    Fenced,
+    IndexConflict,
+    LogEntry,
+    Message,
+    PendingQuestion,
+    Progress,
+    Step,
+    Text,
+    TextReset,
+)
 from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -25,7 +35,7 @@ from palaver_plugins.ledgers.sqlite.rows import (
 )
 from palaver_plugins.ledgers.sqlite.unsettled import front, oldest_open, steering
 
-_decode_waiting = msgspec.json.Decoder(Waiting).decode
+_decode_waiting = msgspec.json.Decoder(PendingQuestion).decode
 
 _NEXT_DUE = "SELECT name, due FROM conversations WHERE due IS NOT NULL ORDER BY due LIMIT 1"
 _TAKE = """
@@ -64,8 +74,8 @@ def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
             reply="".join(row.parts or ()),
             journal=journal(store.database, row),
             history=history(store.database, row, lines),
-            waiting=waiting_in(store, row) if row.waits else None,
-            stop=bool(row.stop),
+            pending_question=waiting_in(store, row) if row.waits else None,
+            stop_requested=bool(row.stop),
         )
     )
 
@@ -91,7 +101,7 @@ def _take(store: Store, row: Row, due: float) -> OpenTurn:
     return turn
 
 
-def waiting_in(store: Store, row: Row) -> Waiting:
+def waiting_in(store: Store, row: Row) -> PendingQuestion:
     (data,) = store.database.execute(
         "SELECT data FROM waiting WHERE conversation = ?", (row.id,)
     ).fetchone()
@@ -99,7 +109,7 @@ def waiting_in(store: Store, row: Row) -> Waiting:
 
 
 def append(
-    store: Store, claim: Claim, entries: Sequence[Entry], expect: int, lease: float
+    store: Store, claim: Claim, entries: Sequence[LogEntry], expect: int, lease: float
 ) -> Applied[Progress]:
     row = owned(store, claim)
     due = store.clock() + lease
@@ -152,7 +162,7 @@ def fenced(claim: Claim) -> Fenced:
     return Fenced(f"turn {claim.turn}: the claim with fence {claim.fence} is over")
 
 
-def length_after(claim: Claim, row: Row, entries: Sequence[Entry]) -> int:
+def length_after(claim: Claim, row: Row, entries: Sequence[LogEntry]) -> int:
     """The reply's length after ``entries``. Raises `IndexConflict` unless they continue it."""
     length = row.length
     for entry in entries:
@@ -168,7 +178,7 @@ def length_after(claim: Claim, row: Row, entries: Sequence[Entry]) -> int:
     return length
 
 
-def sort(entries: Sequence[Entry]) -> tuple[tuple[Event, ...], tuple[Step, ...]]:
+def sort(entries: Sequence[LogEntry]) -> tuple[tuple[Event, ...], tuple[Step, ...]]:
     steps = tuple(entry for entry in entries if isinstance(entry, Step))
     if not steps:
         return tuple(entries), ()  # type: ignore[arg-type]  # no Step is among them

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from palaver.messages import Message
+from palaver import Message
 from palaver_plugins.ledgers.sqlite.rows import (
     HELD_CHARACTERS,
     OpenTurn,
@@ -19,9 +19,9 @@ STRIDE = 256
 """From the number of one turn to that of the next one accepted. Those between are for turns made
 of messages that steered the one before, which run before all that wait."""
 
-_ADD_TURN = "INSERT INTO turns (place, id, sender, due, posts) VALUES (?, ?, ?, ?, ?)"
+_ADD_TURN = "INSERT INTO turns (place, id, person, due, posts) VALUES (?, ?, ?, ?, ?)"
 _OPEN_TURNS = """
-SELECT place, id, sender, due, stop, posts, interrupted FROM turns
+SELECT place, id, person, due, stop, posts, interrupted FROM turns
 WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place
 """
 _NEWEST_OPEN = f"{_OPEN_TURNS} DESC LIMIT 1"
@@ -47,10 +47,10 @@ def add_turn(
     database: sqlite3.Connection, row: Row, number: int, posts: Sequence[Post], due: float
 ) -> OpenTurn:
     """Make a turn of messages of one person."""
-    sender = posts[0].message.sender
-    turn = OpenTurn(number, turn_id(number), sender, due, False, tuple(posts))
+    person = posts[0].message.person
+    turn = OpenTurn(number, turn_id(number), person, due, False, tuple(posts))
     body = encode(posts)
-    database.execute(_ADD_TURN, (row.base + number, turn.id, sender, due, body))
+    database.execute(_ADD_TURN, (row.base + number, turn.id, person, due, body))
     if len(body) <= HELD_CHARACTERS:
         row.queued[number] = turn
     row.newest = max(row.newest, number)
@@ -110,11 +110,11 @@ def front(database: sqlite3.Connection, row: Row) -> OpenTurn:
 def _open_turn(
     row: Row, columns: tuple[int, str, str, float, int, bytes, bytes | None]
 ) -> OpenTurn:
-    place, turn, sender, due, stop, posts, interrupted = columns
+    place, turn, person, due, stop, posts, interrupted = columns
     return OpenTurn(
         number=place - row.base,
         id=turn,
-        sender=sender,
+        person=person,
         due=due,
         stop=bool(stop),
         posts=_decode_posts(posts),
@@ -143,7 +143,7 @@ def keep_steering(database: sqlite3.Connection, row: Row, posts: Sequence[Post])
 
 def steer(database: sqlite3.Connection, row: Row, post: Post) -> None:
     row.steers += 1
-    values = (row.id, row.steers, post.message.sender, encode(post))
+    values = (row.id, row.steers, post.message.person, encode(post))
     database.execute(
-        "INSERT INTO steering (conversation, number, sender, post) VALUES (?, ?, ?, ?)", values
+        "INSERT INTO steering (conversation, number, person, post) VALUES (?, ?, ?, ?)", values
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from palaver.errors import LedgerUnavailable, PalaverError
+from palaver import LedgerUnavailable, PalaverError
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import HOUR, Store
 from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, end_life, open_file

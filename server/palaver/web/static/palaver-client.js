@@ -39,7 +39,7 @@ export function codePoints(text) {
 export class Turn {
   constructor(id) {
     this.id = id;
-    this.messages = []; // {id, sender, text}; the id is empty in what a snapshot tells of the past
+    this.messages = []; // {id, person, text}; the id is empty in what a snapshot tells of the past
     this.state = "waiting"; // waiting, running, done, asked, stopped, failed
     this.text = "";
     this.length = 0; // code points of text
@@ -181,7 +181,7 @@ export class Transcript {
       if (line.role === "user") {
         if (fresh) turn.messages = [];
         const id = ids.get(`${line.turn} ${line.text}`) ?? "";
-        turn.messages.push({ id, sender: line.sender, text: line.text });
+        turn.messages.push({ id, person: line.person, text: line.text });
       } else {
         setText(turn, line.text);
         turn.state = line.outcome ?? "done";
@@ -219,9 +219,9 @@ function splitCursor(cursor) {
 /** What each event does to its turn. */
 const TAKE = {
   message(turn, event) {
-    const { id, sender, text } = event;
+    const { id, person, text } = event;
     if (turn.messages.some((message) => message.id === id)) return;
-    turn.messages = [...turn.messages, { id, sender, text }];
+    turn.messages = [...turn.messages, { id, person, text }];
   },
   started(turn, event) {
     turn.state = "running";

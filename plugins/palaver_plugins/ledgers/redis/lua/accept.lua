@@ -1,8 +1,8 @@
--- KEYS: state, queue, conversation. ARGV: name turn id digest sender message, the event's rest,
+-- KEYS: state, queue, conversation. ARGV: name turn id digest person message, the event's rest,
 -- whether a skill is named, the policies, how many messages an interruption may gather, the prefix
 -- of the people's indexes.
 -- Returns the turn, how many come before it, whether the message is known, whether it joined.
-local name, turn, id, digest, sender, message, rest = unpack(ARGV, 1, 7)
+local name, turn, id, digest, person, message, rest = unpack(ARGV, 1, 7)
 local named, policies, limit, people = ARGV[8] == '1', cmsgpack.unpack(ARGV[9]), tonumber(ARGV[10]),
   ARGV[11]
 local waiting, marks, order = conv .. ':q', conv .. ':m', conv .. ':o'
@@ -39,13 +39,13 @@ local function joined(policy)
     return nil
   elseif policy == 'merge' and turns[#turns] ~= running then
     local newest = open_turn(turns[#turns])
-    if not newest.stop and newest.sender == sender and time < newest.due then
+    if not newest.stop and newest.person == person and time < newest.due then
       merge(newest, message, time, policies.window)
       return newest
     end
   elseif policy == 'interrupt' and running ~= '' then
     local successor = successor_of(running)
-    if successor and not successor.stop and successor.sender == sender then
+    if successor and not successor.stop and successor.person == person then
       join(successor, message, time)
       return successor
     end
@@ -53,7 +53,7 @@ local function joined(policy)
     local steered = open_turn(running)
     if not steered.stop then
       redis.call('RPUSH', conv .. ':g:' .. running,
-        cmsgpack.pack({string.format('%.0f', time), sender, id, message, rest}))
+        cmsgpack.pack({string.format('%.0f', time), person, id, message, rest}))
       lasts(conv .. ':g:' .. running)
       return steered
     end
@@ -70,12 +70,12 @@ if taker then
 else
   ahead = #turns
   taker = {id = turn, due = time + (policy == 'merge' and policies.window or 0)}
-  make_turn(turn, sender, {message}, {string.format('%.0f', time)}, taker.due)
+  make_turn(turn, person, {message}, {string.format('%.0f', time)}, taker.due)
   if redis.call('RPUSH', waiting, turn) == 1 then
     lasts(waiting)
   end
   if policy == 'interrupt' and running ~= '' then
-    interrupt_for(turn, sender, running, limit)
+    interrupt_for(turn, person, running, limit)
   end
 end
 if ahead == 0 and running == '' then
@@ -85,7 +85,7 @@ emit(tonumber(offset or 0), {received(taker.id, rest, false, ahead)})
 lasts_at_most(conv .. ':s', WEEK)
 
 local at = string.format('%.0f', time)
-set_mark('i' .. id, sender, table.concat({taker.id, digest, at, turn}, ' '))
+set_mark('i' .. id, person, table.concat({taker.id, digest, at, turn}, ' '))
 for _ = 1, 4 do
   local came, _, old = split_mark(redis.call('LINDEX', order, 0))
   if time - tonumber(came) < DAY then
@@ -99,9 +99,9 @@ for _ = 1, 4 do
     redis.call('HDEL', marks, old)
   end
 end
-if redis.call('SADD', conv .. ':u', sender) == 1 then
+if redis.call('SADD', conv .. ':u', person) == 1 then
   lasts(conv .. ':u')
-  index(people, sender, name)
+  index(people, person, name)
 end
 wake()
 return {taker.id, ahead, 0, taker.id ~= turn and 1 or 0}

@@ -1,7 +1,7 @@
--- Keep a turn that was given up; `dead` is {problem, {{sender, message}, …}}.
-local function bury(turn, sender, dead, attempt, reply, skill, time)
+-- Keep a turn that was given up; `dead` is {problem, {{person, message}, …}}.
+local function bury(turn, person, dead, attempt, reply, skill, time)
   local ends = time + (retention > 0 and math.min(retention, MONTH) or MONTH)
-  redis.call('HSET', letter_key(turn), 'tenant', string.match(ARGV[1], '^[^/]+'), 'sender', sender,
+  redis.call('HSET', letter_key(turn), 'tenant', string.match(ARGV[1], '^[^/]+'), 'person', person,
     'messages', cmsgpack.pack(dead[2]), 'problem', dead[1], 'attempt', attempt, 'reply', reply,
     'skill', skill, 'at', time)
   redis.call('PEXPIREAT', letter_key(turn), ends)

@@ -62,7 +62,7 @@ local function newest_history(limit)
   return json_list(without_owner(redis.call('LRANGE', conv .. ':h', -limit, -1)))
 end
 
--- What steers a turn, as items {at, sender, id, message, what `received` needs}.
+-- What steers a turn, as items {at, person, id, message, what `received` needs}.
 local function steering_of(turn)
   local items = redis.call('LRANGE', conv .. ':g:' .. turn, 0, -1)
   for i, item in ipairs(items) do

@@ -65,8 +65,8 @@ end
 
 local function drop_turns()
   for _, turn in ipairs(turns) do
-    local sender, own = unpack(redis.call('HMGET', turn_key(turn), 'sender', 'count'))
-    if sender == person then
+    local author, own = unpack(redis.call('HMGET', turn_key(turn), 'person', 'count'))
+    if author == person then
       messages = messages + tonumber(own)
       redis.call('LREM', waiting, 1, turn)
       redis.call('UNLINK', turn_key(turn), conv .. ':r:' .. turn, conv .. ':j:' .. turn,
@@ -109,7 +109,7 @@ end
 local function stays(event)
   local kind, turn = string.match(event, '^{"type":"([%w_]+)","turn":"(%w+)"')
   if kind == 'message' then
-    return cjson.decode(event).sender ~= person
+    return cjson.decode(event).person ~= person
   end
   return others[turn]
 end
@@ -138,8 +138,8 @@ end
 local function drop_marks()
   local kept = {}
   for _, listed in ipairs(redis.call('LRANGE', order, 0, -1)) do
-    local _, sender, mark = split_mark(listed)
-    if sender == person then
+    local _, author, mark = split_mark(listed)
+    if author == person then
       redis.call('HDEL', marks, mark)
     else
       kept[#kept + 1] = listed

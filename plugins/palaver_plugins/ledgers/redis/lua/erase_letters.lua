@@ -10,7 +10,7 @@ each_letter(function(turn, letter)
   if #theirs > 0 then
     touched = touched + 1
   end
-  if letter.sender == ARGV[2] then
+  if letter.person == ARGV[2] then
     forget_letter(turn)
   elseif #theirs > 0 then
     redis.call('HSET', letter_key(turn), 'messages', cmsgpack.pack(others))

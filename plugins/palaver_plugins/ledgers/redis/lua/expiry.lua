@@ -63,11 +63,11 @@ local function touch(people, name)
 end
 
 -- Marks, 'i<id>' of a message and 't<turn>' of a settlement, last for a day. They are listed in the
--- order of their age, as '<at>:<sender>:<mark>', by which they are found when they are over, or
+-- order of their age, as '<at>:<person>:<mark>', by which they are found when they are over, or
 -- when the person goes.
-local function set_mark(mark, sender, value)
+local function set_mark(mark, person, value)
   redis.call('HSET', conv .. ':m', mark, value)
-  redis.call('RPUSH', conv .. ':o', table.concat({string.format('%.0f', now()), sender, mark}, ':'))
+  redis.call('RPUSH', conv .. ':o', table.concat({string.format('%.0f', now()), person, mark}, ':'))
   lasts_at_most(conv .. ':m', DAY)
   lasts_at_most(conv .. ':o', DAY)
 end

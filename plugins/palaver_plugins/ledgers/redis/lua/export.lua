@@ -8,8 +8,8 @@ for _, line in ipairs(redis.call('LRANGE', conv .. ':h', first, first + limit - 
   end
 end
 for _, turn in ipairs(first == 0 and redis.call('LRANGE', conv .. ':q', 0, -1) or {}) do
-  local messages, sender = unpack(redis.call('HMGET', conv .. ':t:' .. turn, 'messages', 'sender'))
-  if sender == ARGV[1] then
+  local messages, person = unpack(redis.call('HMGET', conv .. ':t:' .. turn, 'messages', 'person'))
+  if person == ARGV[1] then
     pending[#pending + 1] = messages
   end
   for _, item in ipairs(steering_of(turn)) do

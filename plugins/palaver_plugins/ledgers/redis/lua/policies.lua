@@ -2,9 +2,9 @@
 local BURST = 5
 
 local function open_turn(turn)
-  local sender, stop, due, many = unpack(
-    redis.call('HMGET', conv .. ':t:' .. turn, 'sender', 'stop', 'due', 'count'))
-  return {id = turn, sender = sender, stop = stop == '1', due = tonumber(due),
+  local person, stop, due, many = unpack(
+    redis.call('HMGET', conv .. ':t:' .. turn, 'person', 'stop', 'due', 'count'))
+  return {id = turn, person = person, stop = stop == '1', due = tonumber(due),
     count = tonumber(many)}
 end
 
@@ -49,12 +49,12 @@ local function successor_of(running)
 end
 
 -- The running turn is stopped for another one, if the policy applies to it.
-local function interrupt_for(turn, sender, running, limit)
+local function interrupt_for(turn, person, running, limit)
   local key = conv .. ':t:' .. running
   local stopping, whose, own, others = unpack(
-    redis.call('HMGET', key, 'stop', 'sender', 'count', 'others'))
+    redis.call('HMGET', key, 'stop', 'person', 'count', 'others'))
   local many = tonumber(own) + tonumber(others or 0) >= limit
-  if stopping ~= '1' and whose == sender and not many then
+  if stopping ~= '1' and whose == person and not many then
     redis.call('HSET', key, 'stop', 1, 'successor', turn)
   end
 end

@@ -1,6 +1,6 @@
--- ARGV: name turn fence expect entries, the closing: {outcome, asked = {{sender, text}, …} of the
+-- ARGV: name turn fence expect entries, the closing: {outcome, asked = {{person, text}, …} of the
 -- turn's own messages and of those taken, taken = their ids, waiting, people, next (a turn's id),
--- dead = {problem, {{sender, message}, …}}, indexes, events_kept, history_kept}.
+-- dead = {problem, {{person, message}, …}}, indexes, events_kept, history_kept}.
 -- Returns index, offset, stop, steering.
 local expect, digest = tonumber(ARGV[4]), redis.sha1hex(ARGV[5])
 local marks, entries, closing = conv .. ':m', cmsgpack.unpack(ARGV[5]), cmsgpack.unpack(ARGV[6])
@@ -17,8 +17,8 @@ if not owned then
 end
 
 local key, reply = conv .. ':t:' .. turn, conv .. ':r:' .. turn
-local at, length, stop, times, sender, attempt, messages, others, before, successor = unpack(
-  redis.call('HMGET', key, 'index', 'length', 'stop', 'times', 'sender', 'attempt', 'messages',
+local at, length, stop, times, person, attempt, messages, others, before, successor = unpack(
+  redis.call('HMGET', key, 'index', 'length', 'stop', 'times', 'person', 'attempt', 'messages',
     'others', 'interrupted', 'successor'))
 local index = tonumber(at)
 if index ~= expect then
@@ -41,7 +41,7 @@ local said = redis.call('GET', reply) or ''
 local time = now()
 index = index + #entries
 
--- The lines of history: what was asked, each line its sender's, and the reply.
+-- The lines of history: what was asked, each line its person's, and the reply.
 local function asked_at()
   local moments = {}
   for moment in string.gmatch(times, '%d+') do
@@ -58,10 +58,10 @@ local function write_lines()
   for i, asked in ipairs(closing.asked) do
     redis.call('RPUSH', conv .. ':h', table.concat({
       asked[1], ':{"role":"user","text":', asked[2], ',"turn":"', turn, '","at":',
-      json_time(moments[i]), ',"sender":', cjson.encode(asked[1]), '}'}))
+      json_time(moments[i]), ',"person":', cjson.encode(asked[1]), '}'}))
   end
   redis.call('RPUSH', conv .. ':h', table.concat({
-    sender, ':{"role":"assistant","text":', cjson.encode(said), ',"turn":"', turn, '","at":',
+    person, ':{"role":"assistant","text":', cjson.encode(said), ',"turn":"', turn, '","at":',
     json_time(time), ',"skill":', cjson.encode(skill), ',"outcome":"', closing.outcome, '"}'}))
   redis.call('LTRIM', conv .. ':h', -closing.history_kept, -1)
   lasts(conv .. ':h')
@@ -88,7 +88,7 @@ end
 
 write_lines()
 if closing.dead then
-  bury(turn, sender, closing.dead, attempt, said, skill, time)
+  bury(turn, person, closing.dead, attempt, said, skill, time)
 end
 redis.call('LPOP', conv .. ':q')
 redis.call('DEL', key, reply, conv .. ':j:' .. turn, conv .. ':g:' .. turn,
@@ -107,7 +107,7 @@ end
 local offset = emit(tonumber(held[3]), events)
 redis.call('XTRIM', conv .. ':s', 'MAXLEN', closing.events_kept)
 lasts_at_most(conv .. ':s', WEEK)
-set_mark('t' .. turn, sender, table.concat({
+set_mark('t' .. turn, person, table.concat({
   fence, expect, digest, index, string.format('%.0f', offset), stop, #items}, ' '))
 enqueue(name)
 return {index, offset, tonumber(stop), #items}

@@ -1,8 +1,8 @@
 -- A turn is made of messages of one person: `messages` as JSON, joined by commas, accepted at
 -- `times`. It may be claimed from `due` on.
-local function make_turn(turn, sender, messages, times, due)
+local function make_turn(turn, person, messages, times, due)
   redis.call('HSET', conv .. ':t:' .. turn, 'messages', table.concat(messages, ','),
-    'times', table.concat(times, ' '), 'count', #messages, 'sender', sender, 'due', due,
+    'times', table.concat(times, ' '), 'count', #messages, 'person', person, 'due', due,
     'index', 0, 'length', 0, 'attempt', 0, 'stop', 0)
   lasts(conv .. ':t:' .. turn)
   count('queued', 1)
@@ -32,9 +32,9 @@ end
 -- Make the next turn of messages that steered one which is over: the first person's are its own,
 -- and the others steer it. Returns the events that tell of it.
 local function go_on_with(items, turn)
-  local sender, own, times, rest, events = items[1][2], {}, {}, {}, {}
+  local person, own, times, rest, events = items[1][2], {}, {}, {}, {}
   for i, item in ipairs(items) do
-    if #rest == 0 and item[2] == sender then
+    if #rest == 0 and item[2] == person then
       own[#own + 1] = item[4]
       times[#times + 1] = item[1]
     else
@@ -42,7 +42,7 @@ local function go_on_with(items, turn)
     end
     events[i] = received(turn, item[5], true, 0)
   end
-  make_turn(turn, sender, own, times, now())
+  make_turn(turn, person, own, times, now())
   keep_steering(turn, rest)
   redis.call('LPUSH', conv .. ':q', turn)
   lasts(conv .. ':q')

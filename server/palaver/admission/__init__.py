@@ -1,0 +1,1 @@
+"""Admission control, quotas and the fair scheduler of generations."""

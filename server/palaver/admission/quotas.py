@@ -1,0 +1,113 @@
+"""Quotas: what a person and a tenant may use in a minute."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from palaver.config.settings import AdmissionSettings, PersonSettings, QuotaSettings, TenantSettings
+
+Unit = Literal["messages", "tokens"]
+Owner = Literal["person", "tenant"]
+
+MINUTE = 60.0
+ROUNDING = 1e-6
+ROOM = 1_000
+"""Buckets that are kept before it is looked which of them are full, and so tell nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Excess:
+    """A quota that is used up: whose, of what, how many a minute it has, and in how many seconds
+    there will be some again."""
+
+    owner: Owner
+    unit: Unit
+    rate: float
+    wait: float
+
+
+class Bucket:
+    """Fills by ``rate`` in a minute, up to a minute's worth. It can be overdrawn: what a reply
+    takes is known when it is written."""
+
+    __slots__ = ("_at", "_level", "_rate", "_top")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._level = self._top = max(rate, 1.0)
+        self._at = now
+
+    def level(self, now: float) -> float:
+        return min(self._top, self._level + (now - self._at) * self._rate / MINUTE)
+
+    def take(self, amount: float, now: float) -> None:
+        self._level, self._at = self.level(now) - amount, now
+
+    def is_full(self, now: float) -> bool:
+        return self.level(now) >= self._top
+
+    def wait(self, now: float) -> float:
+        """Seconds until there is 1 in it."""
+        missing = 1.0 - self.level(now)
+        return missing * MINUTE / self._rate if missing > ROUNDING else 0.0
+
+
+class Quotas:
+    """The buckets of one server. ``clock`` gives seconds."""
+
+    def __init__(self, settings: AdmissionSettings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._buckets: dict[tuple[Owner, Unit, str, str], Bucket] = {}
+        self._room = ROOM
+
+    def of_person(self) -> PersonSettings:
+        return self._settings.person
+
+    def of_tenant(self, tenant: str) -> TenantSettings:
+        return self._settings.tenants.get(tenant, self._settings.tenant)
+
+    def excess(self, tenant: str, person: str) -> Excess | None:
+        """The quota that does not allow another message now."""
+        now = self._clock()
+        for unit in ("messages", "tokens"):
+            for owner, rate, bucket in self._buckets_of(unit, tenant, person, now):
+                if wait := bucket.wait(now):
+                    return Excess(owner, unit, rate, wait)
+        return None
+
+    def take(self, unit: Unit, tenant: str, person: str, amount: float) -> None:
+        """Count what was used."""
+        now = self._clock()
+        for _, _, bucket in self._buckets_of(unit, tenant, person, now):
+            bucket.take(amount, now)
+
+    def _buckets_of(
+        self, unit: Unit, tenant: str, person: str, now: float
+    ) -> Iterator[tuple[Owner, float, Bucket]]:
+        """The buckets of a person and of the tenant, where there is a limit."""
+        limits: tuple[tuple[Owner, QuotaSettings, str], ...] = (
+            ("person", self.of_person(), person),
+            ("tenant", self.of_tenant(tenant), ""),
+        )
+        for owner, quota, name in limits:
+            rate = quota.messages_per_minute if unit == "messages" else quota.tokens_per_minute
+            if rate is not None:
+                yield owner, rate, self._bucket((owner, unit, tenant, name), rate, now)
+
+    def _bucket(self, key: tuple[Owner, Unit, str, str], rate: float, now: float) -> Bucket:
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= self._room:
+                self._forget_full(now)
+            bucket = self._buckets[key] = Bucket(rate, now)
+        return bucket
+
+    def _forget_full(self, now: float) -> None:
+        self._buckets = {key: it for key, it in self._buckets.items() if not it.is_full(now)}
+        self._room = 2 * len(self._buckets) + ROOM
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens a text has: four bytes are one, more or less, in every language."""
+    return len(text.encode()) // 4

@@ -1,0 +1,1 @@
+"""Settings: their models, loading, validation and reference."""

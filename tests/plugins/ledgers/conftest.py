@@ -1,0 +1,406 @@
+"""The ledgers under the contract suite, and how a test speaks with them.
+
+A test takes ``place`` and runs once per ledger. To add a ledger, write an async context manager
+that yields a `Place` and name it in `PLACES`.
+"""
+
+import asyncio
+import importlib.util
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from palaver.ledger import (
+    QUEUE_ALL,
+    Claim,
+    ConcurrencyPolicies,
+    Ledger,
+    LogEntry,
+    PendingQuestion,
+    Progress,
+    Receipt,
+    Step,
+)
+from palaver.messages import (
+    Conversation,
+    Finished,
+    Message,
+    Outcome,
+    Routed,
+    Started,
+    StoredEvent,
+    Text,
+    new_id,
+)
+from palaver.testing.ledger import MemoryLedger
+from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
+from palaver_plugins.ledgers.sqlite import writer as sqlite_writer
+from palaver_plugins.ledgers.sqlite.rows import Store
+
+HERE = Path(__file__).parent
+try:
+    redis_ledger: Any = importlib.import_module("palaver_plugins.ledgers.redis")
+except ImportError:
+    redis_ledger = None
+
+
+class Clock:
+    """A clock that stands still until it is moved; some ledgers read only its milliseconds."""
+
+    def __init__(self) -> None:
+        self.now = float(round(time.time()))
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Place:
+    """A started ledger, ``ledger``, and the means to test it.
+
+    ``build`` makes another instance on the same store, or a fresh one where ``shared`` is not
+    given. ``clock`` is None when the ledger's clock cannot be moved. ``dump`` gives every byte
+    that the store holds; ``url`` leads to it, where it is a server's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[..., Ledger],
+        dump: Callable[[Ledger], Awaitable[bytes]],
+        *,
+        clock: Clock | None = None,
+        survives: bool = True,
+        url: str = "",
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.build = build
+        self.clock = clock
+        self.survives = survives
+        self._dump = dump
+        self.ledger = build()
+
+    async def dump(self) -> bytes:
+        return await self._dump(self.ledger)
+
+    async def reopen(self, **options: Any) -> None:  # Any: settings of the ledger
+        """Close the ledger and open it anew with other settings."""
+        await self.ledger.close()
+        self.ledger = self.build(**options)
+        await self.ledger.start()
+
+    async def let_pass(self, seconds: float) -> None:
+        """Let the ledger's clock go on."""
+        if self.clock is not None:
+            self.clock.now += seconds
+        else:
+            await asyncio.sleep(seconds)
+
+    def need_clock(self) -> Clock:
+        if self.clock is None:
+            pytest.skip(f"the clock of {self.name} cannot be moved by a day")
+        return self.clock
+
+    # Saying things
+
+    def message(
+        self, text: str = "hello", *, thread: str = "t", person: str = "ada", **fields: Any
+    ) -> Message:
+        """A message; ``fields`` may also hold ``tenant``."""
+        conversation = Conversation(fields.pop("tenant", "acme"), "web", thread)
+        fields.setdefault("id", new_id())
+        return Message(conversation=conversation, person=person, text=text, **fields)
+
+    async def accept(self, text: str = "hello", **fields: Any) -> str:
+        """Accept a new message; returns its turn."""
+        receipt = await self.ledger.accept(self.message(text, **fields))
+        assert not receipt.duplicate
+        return receipt.turn
+
+    async def receive(
+        self, text: str = "hello", policies: ConcurrencyPolicies = QUEUE_ALL, **fields: Any
+    ) -> Receipt:
+        """Accept a new message under ``policies``."""
+        return await self.ledger.accept(self.message(text, **fields), policies)
+
+    async def claim(self, *, lease: float = 30.0, history: int = 40) -> Claim:
+        """Claim a turn that must be due."""
+        claim = await self.ledger.claim("worker", lease=lease, history=history)
+        assert claim is not None, "nothing was due"
+        return claim
+
+    async def nothing_due(self) -> None:
+        assert await self.ledger.claim("worker", lease=30.0, history=0) is None
+
+    async def append(self, claim: Claim, *entries: LogEntry, expect: int | None = None) -> Progress:
+        expect = claim.index if expect is None else expect
+        return await self.ledger.append(claim, entries, expect=expect, lease=30.0)
+
+    async def settle(
+        self,
+        claim: Claim,
+        *entries: LogEntry,
+        expect: int | None = None,
+        outcome: Outcome = "done",
+        pending_question: PendingQuestion | None = None,
+        steered: Sequence[Message] = (),
+        dead_letter_reason: str = "",
+    ) -> Progress:
+        """Settle with ``entries`` and a `Finished` after them."""
+        finished = Finished(turn=claim.turn, outcome=outcome, length=0)
+        return await self.ledger.settle(
+            claim,
+            (*entries, finished),
+            expect=claim.index if expect is None else expect,
+            pending_question=pending_question,
+            steered=steered,
+            dead_letter_reason=dead_letter_reason,
+        )
+
+    async def answer(self, text: str = "fine", *, lease: float = 30.0) -> Claim:
+        """Claim the next turn and settle it with the reply ``text``."""
+        claim = await self.claim(lease=lease)
+        await self.settle(claim, *self.reply(claim, text))
+        return claim
+
+    def reply(self, claim: Claim, *texts: str) -> tuple[LogEntry, ...]:
+        """The entries of a reply in pieces, from the beginning of a turn."""
+        entries: list[LogEntry] = [
+            Started(turn=claim.turn, attempt=claim.attempt),
+            Routed(turn=claim.turn, skill="chat", reason="default"),
+        ]
+        position = len(claim.reply)
+        for text in texts:
+            entries.append(Text(turn=claim.turn, position=position, text=text))
+            position += len(text)
+        return tuple(entries)
+
+    async def run(self, skill: str, **options: Any) -> Claim:
+        """Claim the next turn, which ``skill`` begins to answer."""
+        claim = await self.claim(**options)
+        await self.append(claim, Routed(turn=claim.turn, skill=skill, reason="default"))
+        return claim
+
+    def step(self, number: int, *, done: bool = True, result: bytes = b"null") -> Step:
+        return Step(
+            number=number,
+            verb="generate",
+            fingerprint=f"f{number}",
+            done=done,
+            result=msgspec.Raw(result),
+        )
+
+    async def stream(self, conversation: Conversation, after: int = 0) -> list[StoredEvent]:
+        """All events above ``after``, read in pages; checks that they have no gap."""
+        events: list[StoredEvent] = []
+        while True:
+            page = await self.ledger.read(conversation, after, 7)
+            if not page.events:
+                assert after >= page.last, (after, page)
+                return events
+            expected = range(max(after + 1, page.first), page.events[-1].offset + 1)
+            assert [event.offset for event in page.events] == list(expected)
+            events += page.events
+            after = events[-1].offset
+
+
+def sibling(name: str) -> ModuleType:
+    """The module ``name`` beside this file; pytest's importlib mode leaves it off the path."""
+    path = HERE / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"ledgers_{name}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        pytest.skip(f"tests/plugins/ledgers/{name}.py is not there")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Memory
+
+
+@asynccontextmanager
+async def memory_place(directory: Path) -> AsyncIterator[Place]:
+    clock = Clock()
+
+    def build(**options: Any) -> Ledger:
+        return MemoryLedger(clock=clock, **options)
+
+    yield Place("memory", build, dump_objects, clock=clock, survives=False)
+
+
+async def dump_objects(ledger: Ledger) -> bytes:
+    """The text of every object that ``ledger`` holds."""
+    return "\n".join(_texts(ledger, {})).encode()
+
+
+def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
+    if id(value) in met:
+        return
+    met[id(value)] = value  # kept alive, so that its id stays its own
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, held in value.items():
+            yield from _texts(key, met)
+            yield from _texts(held, met)
+    elif isinstance(value, bytes | msgspec.Raw):
+        yield bytes(value).decode()
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        for item in value:
+            yield from _texts(item, met)
+    elif type(value).__module__.startswith("palaver"):
+        names = (*getattr(value, "__slots__", ()), *getattr(value, "__dict__", ()))
+        names += getattr(value, "__struct_fields__", ())
+        for name in names:
+            yield from _texts(getattr(value, name, None), met)
+
+
+# SQLite
+
+
+class Unsynced(sqlite_writer.Writer):
+    """Leaves out the waiting for the disk, which the contract cannot see; the rest is the same."""
+
+    def commit(self, store: Store, outcomes: list[sqlite_writer.Outcome]) -> None:
+        super().commit(store, outcomes)
+        store.database.execute("PRAGMA synchronous = OFF")
+
+
+class Forgetful(Unsynced):
+    """Holds no conversation in memory from one batch to the next: everything is read again."""
+
+    def commit(self, store: Store, outcomes: list[sqlite_writer.Outcome]) -> None:
+        super().commit(store, outcomes)
+        store.live.clear()
+
+
+@asynccontextmanager
+async def sqlite_place(
+    directory: Path, writer: type[sqlite_writer.Writer] = Unsynced
+) -> AsyncIterator[Place]:
+    clock = Clock()
+    path = directory / "ledger.sqlite"
+
+    def build(**options: Any) -> Ledger:
+        settings = SQLiteLedgerSettings(path=path, **options)
+        return SQLiteLedger(settings, directory, clock=clock, writer=writer)
+
+    async def dump(_: Ledger) -> bytes:
+        return await asyncio.to_thread(dump_files, path)
+
+    yield Place("sqlite", build, dump, clock=clock)
+
+
+def dump_files(path: Path) -> bytes:
+    """The bytes of the file ``path`` and of those beside it that begin with its name."""
+    files = sorted(path.parent.glob(f"{path.name}*"))
+    return b"".join(file.read_bytes() for file in files)
+
+
+# Redis
+
+
+@asynccontextmanager
+async def redis_place(
+    directory: Path, changes: Mapping[str, str] | None = None
+) -> AsyncIterator[Place]:
+    """``changes`` are made to the ledger's scripts."""
+    server = sibling("redis_server")
+    if redis_ledger is None:
+        pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
+    clock = Clock()
+    store = sibling("redis_clock").clocked(clock, changes)
+    async with server.running_redis(include=server.the_users(directory)) as running:
+        url = running.url_of("palaver")  # whatever the contract asks for, it may do
+
+        def build(**options: Any) -> Ledger:
+            settings = redis_ledger.RedisLedgerSettings(url=url, **options)
+            ledger: Ledger = redis_ledger.RedisLedger(settings, store=store)
+            return ledger
+
+        async def dump(_: Ledger) -> bytes:
+            return await dump_redis(running.url)
+
+        yield Place("redis", build, dump, clock=clock, url=running.url)
+
+
+READERS: dict[str, tuple[Any, ...]] = {
+    "string": ("GET",),
+    "hash": ("HGETALL",),
+    "list": ("LRANGE", 0, -1),
+    "set": ("SMEMBERS",),
+    "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+    "stream": ("XRANGE", "-", "+"),
+}
+
+
+async def read_redis(client: Any, key: bytes) -> Any:
+    """What a key of any kind holds."""
+    command, *arguments = READERS[(await client.type(key)).decode()]
+    return await client.execute_command(command, key, *arguments)
+
+
+async def dump_redis(url: str) -> bytes:
+    """Every key of the server and what it holds."""
+    from redis.asyncio import Redis
+
+    client: Any = Redis.from_url(url)  # its commands are typed for both clients at once
+    try:
+        parts: list[bytes] = []
+        async for key in client.scan_iter():
+            value = await read_redis(client, key)
+            parts += [key, repr(value).encode(), *_byte_strings(value)]
+        return b"\n".join(parts)
+    finally:
+        await client.aclose()
+
+
+def _byte_strings(value: object) -> Iterator[bytes]:
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, dict):
+        yield from _byte_strings(tuple(value.items()))
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _byte_strings(item)
+
+
+PlaceFactory = Callable[[Path], AbstractAsyncContextManager[Place]]
+PLACES: dict[str, PlaceFactory] = {
+    "memory": memory_place,
+    "sqlite": sqlite_place,
+    "forgetful_sqlite": partial(sqlite_place, writer=Forgetful),
+    "redis": redis_place,
+}
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        "forgetful_sqlite",
+        pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
+    ]
+)
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """A started ledger of each kind, alone on its store."""
+    async with PLACES[request.param](tmp_path) as made:
+        await made.ledger.start()
+        try:
+            yield made
+        finally:
+            await made.ledger.close()
+
+
+@pytest.fixture
+def places() -> dict[str, PlaceFactory]:
+    """How to make a place, for a test that needs several."""
+    return PLACES

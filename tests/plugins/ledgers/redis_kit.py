@@ -1,0 +1,87 @@
+"""What the tests of the Redis ledger share: opening it, and one turn's walk."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import pytest
+from redis.asyncio import Redis
+
+from palaver.errors import LedgerUnavailable
+from palaver.ledger import Claim, Guarantee, LogEntry
+from palaver.messages import Conversation, Finished, Message, Text, new_id
+from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
+
+T = TypeVar("T")
+
+WHERE = Conversation("acme", "web", "t")
+
+needs_redis = [pytest.mark.redis, pytest.mark.live]
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    url: str, *, kind: type[RedisLedger] = RedisLedger, **options: Any
+) -> AsyncIterator[RedisLedger]:
+    """A started ledger with short timeouts; ``options`` are its settings."""
+    quick: dict[str, Any] = {"connect_timeout": 1.0, "command_timeout": 1.0}
+    ledger = kind(RedisLedgerSettings(url=url, **(quick | options)))
+    await ledger.start()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+@contextlib.asynccontextmanager
+async def raw(url: str) -> AsyncIterator[Any]:  # Any: redis-py types its replies by its options
+    """A plain client, to look behind the ledger's back."""
+    client = Redis.from_url(url)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def insist(call: Callable[[], Awaitable[T]], *, within: float = 10.0) -> T:
+    """Call until the ledger is not away."""
+    async with asyncio.timeout(within):
+        while True:
+            try:
+                return await call()
+            except LedgerUnavailable:
+                await asyncio.sleep(0.02)
+
+
+def losses(guarantee: Guarantee) -> list[str]:
+    """What may get lost. The user of most tests may do everything, which is told as well."""
+    return [sentence for sentence in guarantee.lacks if "least rights" not in sentence]
+
+
+def message(text: str = "hello", *, thread: str = "t", person: str = "ada") -> Message:
+    conversation = Conversation("acme", "web", thread)
+    return Message(conversation=conversation, id=new_id(), person=person, text=text)
+
+
+async def claimed(ledger: RedisLedger, *, lease: float = 30.0, history: int = 40) -> Claim:
+    """A claim on a turn that must be due."""
+    claim = await ledger.claim("worker", lease=lease, history=history)
+    assert claim is not None, "nothing was due"
+    return claim
+
+
+def said(claim: Claim, text: str, position: int = 0) -> Text:
+    return Text(turn=claim.turn, position=position, text=text)
+
+
+def ending(claim: Claim, *entries: LogEntry) -> tuple[LogEntry, ...]:
+    """``entries`` and the end of the turn."""
+    return (*entries, Finished(turn=claim.turn, outcome="done", length=0))
+
+
+async def answer(ledger: RedisLedger, text: str = "fine") -> Claim:
+    """Claim the next turn and settle it with a reply."""
+    claim = await claimed(ledger)
+    await ledger.settle(claim, ending(claim, said(claim, text)), expect=0)
+    return claim

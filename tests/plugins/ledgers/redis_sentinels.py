@@ -1,0 +1,116 @@
+"""A master with replicas and the sentinels that watch them, as real processes for a test."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import ClassVar
+
+from tests.plugins.ledgers.redis_kit import raw
+from tests.plugins.ledgers.redis_server import (
+    PASSWORD,
+    RedisServer,
+    running,
+    running_redis,
+    the_users,
+)
+
+SERVICE = "talk"
+DOWN_AFTER = 700
+"""Milliseconds without an answer after which a sentinel takes a server for dead."""
+
+
+class Sentinel(RedisServer):
+    """One sentinel process. It writes what it learns into its configuration."""
+
+    defaults: ClassVar[dict[str, str]] = {}
+
+    def _command(self) -> list[str]:
+        settings = {
+            "port": str(self.port), "bind": "127.0.0.1", "dir": str(self.directory),
+        }  # fmt: skip
+        path = self.directory / "sentinel.conf"
+        if not path.exists():
+            lines = (f"{name} {value}" for name, value in (settings | self.directives).items())
+            path.write_text("\n".join(lines) + "\n")
+        return ["redis-server", str(path), "--sentinel"]
+
+
+class Watched:
+    """One master, two replicas, three sentinels."""
+
+    def __init__(self, servers: list[RedisServer], sentinels: list[RedisServer]) -> None:
+        self.servers = servers
+        self.sentinels = sentinels
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://palaver:{PASSWORD}@{hosts}/{SERVICE}"
+
+    async def master(self) -> RedisServer:
+        """Whom the first sentinel takes for the master."""
+        async with raw(self.sentinels[0].url) as client:
+            _, port = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        (server,) = [each for each in self.servers if each.port == int(port)]
+        return server
+
+    async def flags(self, replica: RedisServer) -> str:
+        """What the first sentinel says of it."""
+        async with raw(self.sentinels[0].url) as client:
+            for state in await client.sentinel_slaves(SERVICE):
+                if state["port"] == replica.port:
+                    return str(state["flags"])
+        return ""
+
+    async def in_step(self) -> None:
+        """Return when the sentinels know each other, and the master has both its replicas."""
+        async with asyncio.timeout(30):
+            while not await self._is_in_step():  # noqa: ASYNC110  nothing tells of it
+                await asyncio.sleep(0.05)
+
+    async def _is_in_step(self) -> bool:
+        for sentinel in self.sentinels:
+            async with raw(sentinel.url) as client:
+                state = await client.sentinel_master(SERVICE)
+            known = (state["num-other-sentinels"], state["num-slaves"], state["flags"])
+            if known != (2, 2, "master"):
+                return False
+        async with raw((await self.master()).url) as client:
+            replication = await client.info("replication")
+        return all(
+            replication.get(f"slave{number}", {}).get("state") == "online" for number in range(2)
+        )
+
+
+@contextlib.asynccontextmanager
+async def watched(directory: Path) -> AsyncIterator[Watched]:
+    """A started `Watched`, in step. Everybody is a user with the least rights; the sentinels want
+    `PASSWORD`."""
+    own = {
+        "include": the_users(directory),
+        "masteruser": "replica",
+        "masterauth": PASSWORD,
+        "repl_diskless_sync_delay": "0",
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        master = await stack.enter_async_context(running_redis(**own))
+        replicas = [
+            await stack.enter_async_context(
+                running_redis(**own, replicaof=f"127.0.0.1 {master.port}")
+            )
+            for _ in range(2)
+        ]
+        watching = {
+            "requirepass": PASSWORD,
+            "sentinel sentinel-pass": PASSWORD,
+            f"sentinel monitor {SERVICE}": f"127.0.0.1 {master.port} 2",
+            f"sentinel auth-user {SERVICE}": "sentinel",
+            f"sentinel auth-pass {SERVICE}": PASSWORD,
+            f"sentinel down-after-milliseconds {SERVICE}": str(DOWN_AFTER),
+            f"sentinel failover-timeout {SERVICE}": "4000",
+        }
+        sentinels = [await stack.enter_async_context(running(Sentinel, watching)) for _ in range(3)]
+        made = Watched([master, *replicas], sentinels)
+        await made.in_step()
+        yield made

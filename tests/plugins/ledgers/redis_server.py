@@ -1,0 +1,255 @@
+"""A private redis-server for tests: free loopback port, own directory, killed at the end.
+
+With no directives it is configured as a ledger needs it: every write on disk before it is
+acknowledged, and nothing ever evicted.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import ClassVar
+
+import hiredis
+import pytest
+
+DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+START_SECONDS = 60.0
+"""In which a server answers, with what it has to load first."""
+CONF = Path(__file__).parents[3] / "config" / "redis.conf"
+PASSWORD = "s3cret"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One redis-server process at a time on ``port``, over ``directory``. Its methods block."""
+
+    defaults: ClassVar[dict[str, str]] = DURABLE
+
+    def __init__(self, directory: Path, **directives: str) -> None:
+        self.directory = directory
+        self.port = free_port()
+        given = {name.replace("_", "-"): value for name, value in directives.items()}
+        self.directives = self.defaults | given
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For somebody who may do everything."""
+        password = self.directives.get("requirepass", "")
+        if "include" in self.directives:
+            return self.url_of("admin")
+        return f"redis://{password and f':{password}@'}127.0.0.1:{self.port}/0"
+
+    def url_of(self, user: str) -> str:
+        """For a user of `the_users`."""
+        return f"redis://{user}:{PASSWORD}@127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not running"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises `RuntimeError` with its log otherwise."""
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), cwd=self.directory, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.directory / "log").read_text(errors="replace"))
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        self._end(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM: it saves what its configuration saves at the end."""
+        self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers. `thaw` undoes it."""
+        assert self._process is not None, "not running"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None, "not running"
+        self._process.send_signal(signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def _command(self) -> list[str]:
+        settings = {
+            "port": str(self.port), "bind": "127.0.0.1", "dir": str(self.directory), "save": "",
+        }  # fmt: skip
+        given = sorted((settings | self.directives).items(), key=lambda item: item[0] != "include")
+        return ["redis-server", *(word for name, value in given for word in (f"--{name}", value))]
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as link:
+                link.sendall(b"PING\r\n")
+                return link.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-NOPERM"))
+        except OSError:
+            return False
+
+
+def the_users(directory: Path) -> str:
+    """The configuration that the product ships, with `PASSWORD` for everyone and an admin: the path
+    to ``include``."""
+    path = directory / "redis.conf"
+    lines = CONF.read_text().replace(" on ", f" on >{PASSWORD} ")
+    path.write_text(f"{lines}\nuser admin on >{PASSWORD} ~* &* +@all\n")
+    return str(path)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    kind: type[RedisServer], directives: Mapping[str, str]
+) -> AsyncIterator[RedisServer]:
+    """A started server of that ``kind``, to be killed and started again by the test.
+
+    Skips the test where redis-server is not installed.
+    """
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="palaver-redis-"))
+    server = kind(directory, **directives)
+    try:
+        await asyncio.to_thread(server.start)
+        yield server
+    finally:
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def running_redis(**directives: str) -> AbstractAsyncContextManager[RedisServer]:
+    """A `running` `RedisServer`; directives with ``_`` for ``-`` change its defaults."""
+    return running(RedisServer, directives)
+
+
+@contextlib.asynccontextmanager
+async def redis_server(**directives: str) -> AsyncIterator[str]:
+    """The URL of a private redis-server; directives with ``_`` for ``-`` change its defaults."""
+    async with running_redis(**directives) as server:
+        yield server.url
+
+
+class Proxy:
+    """A relay before a Redis that remembers what was asked and can lose what was answered."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.commands: list[list[bytes]] = []
+        self.answered = 0
+        """Bytes that came back."""
+        self.lose_next_answer = False
+        """Let the next command be executed, and cut its connection instead of answering."""
+        self.port = 0
+        self._server = server
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def names(self) -> list[bytes]:
+        """The names of the commands since the last `forget`."""
+        return [command[0] for command in self.commands]
+
+    def forget(self) -> None:
+        self.commands.clear()
+        self.answered = 0
+
+    def cut(self) -> None:
+        """Cut every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until either side ends it."""
+        try:
+            back, forth = await asyncio.open_connection("127.0.0.1", self._server.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        ours = {writer, forth}
+        self._writers |= ours
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._ask(reader, forth, ours))
+                group.create_task(self._answer(back, writer, ours))
+        finally:
+            self._writers -= ours
+
+    async def _ask(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ours: set[asyncio.StreamWriter],
+    ) -> None:
+        parser = hiredis.Reader()
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                parser.feed(data)
+                while (command := parser.gets()) is not False:
+                    self.commands.append(command)
+                writer.write(data)
+        _abort(ours)
+
+    async def _answer(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ours: set[asyncio.StreamWriter],
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if self.lose_next_answer:
+                    self.lose_next_answer = False
+                    break
+                self.answered += len(data)
+                writer.write(data)
+        _abort(ours)
+
+
+def _abort(writers: set[asyncio.StreamWriter]) -> None:
+    for writer in writers:
+        writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def proxied(server: RedisServer) -> AsyncIterator[Proxy]:
+    """A `Proxy` before ``server``."""
+    proxy = Proxy(server)
+    listener = await asyncio.start_server(proxy.relay, "127.0.0.1")
+    proxy.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        listener.close()
+        proxy.cut()
+        await listener.wait_closed()

@@ -1,0 +1,62 @@
+"""A process that accepts messages into a SQLite ledger, prints what was acknowledged, and dies.
+
+Arguments: the directory, and how it ends. ``killed``: it goes on until it is killed. ``honest``:
+it kills itself in its third batch of messages, before the commit. ``hasty``: the same, but it
+acknowledges before it commits, which is the mistake that the test must be able to see.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from itertools import count
+from pathlib import Path
+
+from palaver.messages import Conversation, Message
+from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
+from palaver_plugins.ledgers.sqlite.rows import Store
+from palaver_plugins.ledgers.sqlite.writer import Outcome, Writer
+
+AT_ONCE = 8
+LAST = 3
+printed = threading.Event()
+
+
+class Dying(Writer):
+    commits = 0
+
+    def commit(self, store: Store, outcomes: list[Outcome]) -> None:
+        self.commits += 1
+        if self.commits == LAST:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().commit(store, outcomes)
+
+
+class Hasty(Dying):
+    def commit(self, store: Store, outcomes: list[Outcome]) -> None:
+        printed.clear()
+        self.tell(outcomes)
+        printed.wait(5)
+        super().commit(store, outcomes)
+
+
+WRITERS: dict[str, type[Writer]] = {"killed": Writer, "honest": Dying, "hasty": Hasty}
+
+
+async def accept(ledger: SQLiteLedger, identity: str) -> None:
+    where = Conversation("acme", "web", identity)
+    await ledger.accept(Message(conversation=where, id=identity, person="ada", text="hello"))
+    sys.stdout.write(f"{identity}\n")
+    sys.stdout.flush()
+    printed.set()
+
+
+async def main(directory: Path, end: str) -> None:
+    ledger = SQLiteLedger(SQLiteLedgerSettings(), directory, writer=WRITERS[end])
+    await ledger.start()
+    for number in count():
+        await asyncio.gather(*(accept(ledger, f"m{number}-{each}") for each in range(AT_ONCE)))
+
+
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))

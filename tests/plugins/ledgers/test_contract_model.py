@@ -1,0 +1,703 @@
+"""Contract: whatever is done in whatever order, a ledger shows what a plain model shows.
+
+Two tenants and a few people, threads and message ids are enough for everything to collide.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.plugins.ledgers.plain_model import Model
+from tests.proof import size
+
+from palaver.errors import PalaverError
+from palaver.ledger import (
+    QUEUE_ALL,
+    Claim,
+    ConcurrencyPolicies,
+    Ledger,
+    LogEntry,
+    PendingQuestion,
+    Progress,
+    Receipt,
+    Step,
+)
+from palaver.messages import (
+    Conversation,
+    Finished,
+    Message,
+    Outcome,
+    Routed,
+    Started,
+    Text,
+    TextReset,
+    new_id,
+)
+
+if TYPE_CHECKING:
+    from tests.plugins.ledgers.conftest import Place, PlaceFactory
+
+T = TypeVar("T")
+
+LEASE = 600.0
+WINDOW = 0.5
+TICK, MOMENT, LAPSE, DAY = 0.001, 0.303, 700.0, 90_000.0
+"""Steps of the clock. However few of them are added, none ends within two milliseconds of the end
+of a window, a lease or a day: some ledgers count milliseconds."""
+
+TENANTS = st.sampled_from(["acme", "acm"])
+PEOPLE = st.sampled_from(["ada", "bob", "eve"])
+WORDS = st.text(st.sampled_from("ab é🌊\n\"'%"), min_size=1, max_size=8)
+WHERE = st.sampled_from([Conversation("acme", "web", "t")] * 3) | st.builds(
+    Conversation, TENANTS, st.just("web"), st.sampled_from(["t", "u"])
+)
+BY_SKILL = ConcurrencyPolicies(
+    skills={"s0": "steer", "s1": "interrupt", "s2": "merge"}, default="queue", merge_window=WINDOW
+)
+POLICIES = st.sampled_from(
+    [
+        QUEUE_ALL,
+        BY_SKILL,
+        BY_SKILL,
+        ConcurrencyPolicies(default="merge", merge_window=WINDOW),
+        ConcurrencyPolicies(default="interrupt"),
+        ConcurrencyPolicies(default="steer"),
+        ConcurrencyPolicies(default="steer"),
+    ]
+)
+
+
+OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
+    ["done", "asked", "stopped", "stopped", "failed"]
+)
+WEIGHTS = {
+    "accept": 4, "accept_beside": 4, "accept_again": 1, "accept_a_flood": 1,
+    "claim": 6, "append": 4, "reset": 1, "append_again": 2, "settle": 5, "settle_again": 1,
+    "release": 1, "kill": 1, "let_time_pass": 1, "let_a_day_pass": 1, "stop": 1,
+    "erase": 1, "export": 1, "look_through_dead_letters": 1, "look": 1,
+}  # fmt: skip
+KINDS = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
+Draw = Callable[[st.SearchStrategy[Any]], Any]  # Any: a value of whatever is drawn from
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """The claim of one turn in the ledger under test and in the model."""
+
+    real: Claim
+    model: Claim
+
+
+class Closing(msgspec.Struct, frozen=True):
+    """A settling, to be tried again."""
+
+    pair: Pair
+    word: str
+    outcome: Outcome
+    expect: int
+    said: int
+    asks: bool
+    steered: tuple[Message, ...]
+    dead: str
+
+
+class Comparison(RuleBasedStateMachine):
+    """Does the same to a ledger and to the model, and compares what they return."""
+
+    def __init__(
+        self, factory: "PlaceFactory", directory: Path, wrap: Callable[[Ledger], Ledger]
+    ) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.stack = AsyncExitStack()
+        self.place: Place = self.run(self.stack.enter_async_context(factory(directory)))
+        self.run(self.place.ledger.start())
+        self.stack.push_async_callback(self.place.ledger.close)
+        self.real = wrap(self.place.ledger)
+        self.model = Model()
+        self.clock = self.place.need_clock()
+        self.tick()
+        self.claims: list[Pair] = []
+        self.closings: list[Closing] = []
+        self.sent: list[Message] = []
+        self.turns: dict[str, str] = {}  # from the model's ids to the real ones
+        self.fences: dict[str, int] = {}  # the newest of each turn
+        self.epochs: dict[tuple[Conversation, int], str] = {}  # each life has its own
+        self.written = (0, 0)  # index and length that the last write went out from
+        self.touched: Conversation | None = None
+        self.released: set[int] = set()
+        self.days = 0
+        self.old = 0
+
+    @rule(kind=st.sampled_from(KINDS), data=st.data())
+    def step(self, kind: str, data: st.DataObject) -> None:
+        """One rule for all, since Hypothesis switches off rules at random, most of the time most
+        of them: then nothing would ever be settled, let alone steered."""
+        self.tick()
+        getattr(self, kind)(data.draw)
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        async def bounded() -> T:
+            async with asyncio.timeout(10):
+                return await step
+
+        return self.runner.run(bounded())
+
+    def teardown(self) -> None:
+        self.run(self.stack.aclose())
+        self.runner.close()
+
+    def tick(self, seconds: float = TICK) -> None:
+        """No two steps happen at the same time, so that what is oldest is defined."""
+        self.clock.now += seconds
+        self.model.now = self.clock.now
+
+    def outcome(self, step: Coroutine[Any, Any, T]) -> T | type[PalaverError]:
+        async def attempt() -> T | type[PalaverError]:
+            try:
+                return await step
+            except PalaverError as error:
+                return type(error)
+
+        return self.run(attempt())
+
+    def expected(self, step: Callable[[], T]) -> T | type[PalaverError]:
+        try:
+            return step()
+        except PalaverError as error:
+            return type(error)
+
+    def plain(self, value: object) -> str:
+        """A result without what may differ: the ids of turns, fences, epochs and times."""
+        tree = msgspec.json.decode(msgspec.json.encode(value))
+        text = msgspec.json.encode(_without_chance(tree)).decode()
+        for model, real in self.turns.items():
+            text = text.replace(real, model)
+        return text
+
+    def agree(self, real: object, model: object) -> None:
+        assert self.plain(real) == self.plain(model)
+
+    def agree_or_refuse(self, real: object, model: object) -> None:
+        if isinstance(real, type) or isinstance(model, type):
+            assert real is model
+        else:
+            self.agree(real, model)
+
+    # Accepting
+
+    def accept(self, draw: Draw) -> None:
+        identity = draw(st.sampled_from([f"n{len(self.sent)}", "m1", "m2"]))
+        skill = draw(st.sampled_from([None] * 5 + ["s0"]))
+        self.receive(draw, draw(WHERE), identity, skill)
+
+    def accept_beside(self, draw: Draw) -> None:
+        """Messages that come while a turn runs, if it still does."""
+        if self.claims:
+            where = self.some_claim(draw).model.conversation
+            for _ in range(draw(st.integers(1, 3))):
+                self.receive(draw, where, f"n{len(self.sent)}")
+
+    def accept_again(self, draw: Draw) -> None:
+        if self.sent:
+            message = self.sent[-1 - draw(st.integers(0, min(len(self.sent), 4) - 1))]
+            self.accept_as_it_is(message, draw(POLICIES))
+
+    def accept_a_flood(self, draw: Draw) -> None:
+        where, policies = draw(WHERE), draw(POLICIES)
+        for _ in range(draw(st.integers(8, 18))):
+            message = Message(conversation=where, id=f"n{len(self.sent)}", person="ada", text="x")
+            self.sent.append(message)
+            self.accept_as_it_is(message, policies)
+
+    def receive(
+        self, draw: Draw, where: Conversation, identity: str, skill: str | None = None
+    ) -> None:
+        message = Message(
+            conversation=where, id=identity, person=draw(PEOPLE), text=draw(WORDS), skill=skill
+        )
+        self.sent.append(message)
+        self.accept_as_it_is(message, draw(POLICIES))
+
+    def accept_as_it_is(self, message: Message, policies: ConcurrencyPolicies) -> None:
+        self.tick()
+        self.touched = message.conversation
+        real = self.outcome(self.real.accept(message, policies))
+        model = self.expected(lambda: self.model.accept(message, policies))
+        if isinstance(real, Receipt) and isinstance(model, Receipt) and not real.joined:
+            self.turns.setdefault(model.turn, real.turn)
+        self.agree_or_refuse(real, model)
+
+    # Running
+
+    def claim(self, draw: Draw) -> None:
+        """Which conversation comes first is not laid down, if it is due."""
+        self.tick(draw(st.sampled_from([TICK, MOMENT, LAPSE])))
+        history = draw(st.integers(0, 5))
+        real = self.run(self.real.claim("worker", lease=LEASE, history=history))
+        due = self.model.claimable()
+        if real is None:
+            assert due == []
+            return
+        assert real.conversation in due
+        self.touched = real.conversation
+        model = self.model.claim(real.conversation, LEASE, history)
+        self.agree(real, model)
+        assert real.fence > self.fences.get(real.turn, 0)
+        self.fences[real.turn] = real.fence
+        self.claims.append(Pair(real, model))
+
+    def some_claim(self, draw: Draw) -> Pair:
+        """Of the newest three, also one that is over."""
+        back: int = draw(st.integers(0, min(len(self.claims), 3) - 1))
+        return self.claims[-1 - back]
+
+    def state_of(self, claim: Claim) -> tuple[int, int]:
+        """Length of the reply and index of a turn; 0, 0 when it is not open."""
+        talk = self.model.talks.get(claim.conversation)
+        turn = talk.find(claim.turn) if talk else None
+        return (len(turn.reply), len(turn.entries)) if turn else (0, 0)
+
+    def write(
+        self,
+        pair: Pair,
+        entries: Callable[[Claim, int], Sequence[LogEntry]],
+        *,
+        again: bool = False,
+    ) -> None:
+        """Write to the turn; ``again``: where the last write of all was tried."""
+        self.tick()
+        self.touched = pair.model.conversation
+        said, index = self.state_of(pair.model)
+        if again and index:
+            index, said = self.written
+        self.written = index, said
+        real = self.outcome(
+            self.real.append(pair.real, entries(pair.real, said), expect=index, lease=LEASE)
+        )
+        model = self.expected(
+            lambda: self.model.append(
+                pair.model, tuple(entries(pair.model, said)), expect=index, lease=LEASE
+            )
+        )
+        self.agree_or_refuse(real, model)
+
+    def append(self, draw: Draw) -> None:
+        if not self.claims:
+            return
+        words, number = draw(st.lists(WORDS, max_size=3)), draw(st.integers(0, 2))
+
+        def entries(claim: Claim, said: int) -> tuple[LogEntry, ...]:
+            made: list[LogEntry] = [
+                Started(turn=claim.turn, attempt=1),
+                Routed(turn=claim.turn, skill=f"s{number}", reason=""),
+            ]
+            for word in words:
+                made.append(Text(turn=claim.turn, position=said, text=word))
+                said += len(word)
+            raw = msgspec.Raw(msgspec.json.encode(words))
+            step = Step(number=number, verb="v", fingerprint="f", done=bool(words), result=raw)
+            return (*made, step)
+
+        self.write(self.some_claim(draw), entries)
+
+    def reset(self, draw: Draw) -> None:
+        """Cut the reply; or beyond its end, which is refused; or only renew the lease."""
+        if not self.claims:
+            return
+        cut, word = draw(st.integers(-1, 4) | st.none()), draw(WORDS)
+
+        def entries(claim: Claim, said: int) -> tuple[LogEntry, ...]:
+            position = max(0, said - (cut or 0))
+            return (
+                TextReset(turn=claim.turn, position=position),
+                Text(turn=claim.turn, position=position, text=word),
+            )
+
+        self.write(
+            self.some_claim(draw), lambda claim, said: () if cut is None else entries(claim, said)
+        )
+
+    def append_again(self, draw: Draw) -> None:
+        """Repeat an append: this claim's own, or what another claim of the turn has written."""
+        if not self.claims:
+            return
+        pair, word = self.some_claim(draw), draw(WORDS)
+
+        def entries(claim: Claim, said: int) -> tuple[LogEntry, ...]:
+            return (Text(turn=claim.turn, position=said, text=word),)
+
+        if draw(st.booleans()):
+            self.write(pair, entries)
+        self.write(pair, entries, again=True)
+
+    def settle(self, draw: Draw) -> None:
+        if not self.claims:
+            return
+        pair = self.some_claim(draw)
+        said, index = self.state_of(pair.model)
+        found = self.outcome(self.real.steering(pair.real))
+        steering = self.expected(lambda: self.model.steering(pair.model))
+        self.agree_or_refuse(found, steering)
+        taken = draw(st.integers(0, 3))
+        closing = Closing(
+            pair=pair,
+            word=draw(WORDS),
+            outcome=draw(OUTCOMES),
+            expect=index,
+            said=said,
+            asks=draw(st.booleans()),
+            steered=steering[:taken] if isinstance(steering, tuple) else (),
+            dead=draw(st.sampled_from(["", "", "given up"])),
+        )
+        self.closings.append(closing)
+        self.close(closing)
+
+    def settle_again(self, draw: Draw) -> None:
+        """As it was; or for another claim, with a foreign index and foreign steering."""
+        if self.closings:
+            closing = self.closings[-1]
+            if self.claims and draw(st.booleans()):
+                closing = msgspec.structs.replace(closing, pair=self.some_claim(draw))
+            self.close(closing)
+
+    def close(self, closing: Closing) -> None:
+        self.tick()
+        self.touched = closing.pair.model.conversation
+        real = self.outcome(self._close_real(closing))
+        model = self.expected(lambda: self._close_model(closing))
+        self.agree_or_refuse(real, model)
+
+    def _close_model(self, closing: Closing) -> Progress:
+        claim = closing.pair.model
+        return self.model.settle(
+            claim,
+            _end(claim, closing),
+            expect=closing.expect,
+            pending_question=_asking(claim, closing),
+            steered=closing.steered,
+            dead_letter_reason=closing.dead,
+        )
+
+    async def _close_real(self, closing: Closing) -> Progress:
+        claim = closing.pair.real
+        return await self.real.settle(
+            claim,
+            _end(claim, closing),
+            expect=closing.expect,
+            pending_question=_asking(claim, closing),
+            steered=closing.steered,
+            dead_letter_reason=closing.dead,
+        )
+
+    def release(self, draw: Draw) -> None:
+        """Not the same claim twice: that may be taken for the first time's repetition."""
+        if not self.claims:
+            return
+        pair = self.some_claim(draw)
+        if pair.model.fence not in self.released:
+            self.released.add(pair.model.fence)
+            real = self.outcome(self.real.release(pair.real))
+            assert real is self.expected(lambda: self.model.release(pair.model))
+
+    def kill(self, draw: Draw) -> None:
+        """The newest owner is never heard of again."""
+        if self.claims:
+            self.claims.pop()
+
+    def let_time_pass(self, draw: Draw) -> None:
+        self.tick(draw(st.sampled_from([MOMENT, LAPSE])))
+
+    def let_a_day_pass(self, draw: Draw) -> None:
+        """A settled turn need not be known for longer, so nobody repeats what was then."""
+        self.days += 1
+        if self.days < 4:  # no dead letter is so old that it would go
+            self.tick(DAY)
+            self.claims.clear()
+            self.closings.clear()
+            self.old = len(self.turns)
+
+    def stop(self, draw: Draw) -> None:
+        where, turn = draw(WHERE), self.some_turn(draw)
+        real = self.run(self.real.stop(where, self.turns.get(turn or "")))
+        self.agree(real, self.model.stop(where, turn))
+
+    def some_turn(self, draw: Draw) -> str | None:
+        newest: list[str | None] = [None, *list(self.turns)[self.old :][-5:]]
+        chosen: str | None = draw(st.sampled_from(newest))
+        return chosen
+
+    # People
+
+    def erase(self, draw: Draw) -> None:
+        tenant, person = draw(TENANTS), draw(PEOPLE)
+        real = self.run(self.real.erase(tenant, person))
+        for kind, count in self.model.erase(tenant, person).items():
+            assert getattr(real, kind) == count, kind
+
+    def export(self, draw: Draw) -> None:
+        tenant, person, key = draw(TENANTS), draw(PEOPLE), draw(st.sampled_from(["k1", "k2"]))
+        value = draw(WORDS | st.none())
+        self.run(self.real.remember(tenant, person, key, value))
+        self.model.remember(tenant, person, key, value)
+        real = self.run(self.real.export(tenant, person))
+        assert all(where.startswith(f"{tenant}/") for where in real.conversations)
+        self.agree(_in_order(real), _in_order(self.model.export(tenant, person)))
+
+    def look_through_dead_letters(self, draw: Draw) -> None:
+        limit, turn = draw(st.integers(0, 3)), self.some_turn(draw)
+        self.agree(self.run(self.real.dead_letters(limit)), self.model.dead_letters(limit))
+        if turn is not None:
+            assert self.run(self.real.discard(self.turns[turn])) == self.model.discard(turn)
+
+    # Looking
+
+    def look(self, draw: Draw) -> None:
+        where, after, limit = draw(WHERE), draw(st.integers(0, 30)), draw(st.integers(1, 30))
+        page = self.run(self.real.read(where, after, limit))
+        events = self.model.events(where)
+        assert (page.first, page.last) == (1, len(events))
+        offsets = [after + step for step in range(1, len(page.events) + 1)]
+        assert [event.offset for event in page.events] == offsets
+        self.agree([event.event for event in page.events], events[after : after + limit])
+        self.compare(where, draw(st.integers(0, 6)))
+        assert self.run(self.real.members(where)) == self.model.members(where)
+
+    def compare(self, where: Conversation, lines: int) -> None:
+        """A whole conversation: its history, its open turns, its life."""
+        real = self.run(self.real.snapshot(where, lines))
+        model = self.model.snapshot(where, lines)
+        for one, other in zip(real.pending, model["pending"], strict=True):
+            assert self.turns.setdefault(other.turn, one.turn) == one.turn
+        assert real.cursor.offset == model["offset"]
+        self.agree([real.history, real.pending], [model["history"], model["pending"]])
+        if talk := self.model.talks.get(where):
+            life = (where, talk.life)
+            assert self.epochs.setdefault(life, real.cursor.epoch) == real.cursor.epoch
+        lives = {epoch for (other, _), epoch in self.epochs.items() if other == where}
+        assert len(lives) == sum(other == where for other, _ in self.epochs)
+
+    @invariant()
+    def all_is_the_same(self) -> None:
+        depth = self.run(self.real.queue_depth())
+        assert (depth.queued, depth.running) == self.model.depth()
+        if self.touched is not None:
+            self.compare(self.touched, 4)
+
+
+def _end(claim: Claim, closing: Closing) -> tuple[LogEntry, ...]:
+    return (
+        Text(turn=claim.turn, position=closing.said, text=closing.word),
+        Finished(turn=claim.turn, outcome=closing.outcome, length=0),
+    )
+
+
+def _asking(claim: Claim, closing: Closing) -> PendingQuestion | None:
+    if not closing.asks:
+        return None
+    return PendingQuestion(
+        skill="s", message=claim.message, journal=claim.journal, reply=closing.word
+    )
+
+
+def _without_chance(value: Any) -> Any:  # Any: JSON values
+    if isinstance(value, dict):
+        return {
+            key: _without_chance(held)
+            for key, held in value.items()
+            if key not in ("at", "epoch", "fence")
+        }
+    if isinstance(value, list | tuple):
+        return [_without_chance(item) for item in value]
+    return value
+
+
+def _in_order(export: Any) -> dict[str, Any]:  # Any: an `Export`, or its parts
+    tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(export))
+    return {
+        "conversations": dict(sorted(tree["conversations"].items())),
+        "memories": dict(sorted(tree["memories"].items())),
+        "pending": sorted(tree["pending"], key=str),
+    }
+
+
+def explore(
+    factory: "PlaceFactory",
+    paths: pytest.TempPathFactory,
+    *,
+    examples: int,
+    wrap: Callable[[Ledger], Ledger] = lambda ledger: ledger,
+) -> None:
+    class Machine(Comparison):
+        def __init__(self) -> None:
+            super().__init__(factory, paths.mktemp("model"), wrap)
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=50,
+            deadline=None,
+            derandomize=True,
+            phases=(Phase.generate,),  # a failure is told at once; to shorten it takes minutes
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+LEDGERS = [
+    "memory",
+    "sqlite",
+    "forgetful_sqlite",
+    pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
+]
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_a_ledger_behaves_as_the_model_does(
+    name: str,
+    places: "dict[str, PlaceFactory]",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    explore(places[name], tmp_path_factory, examples=size(12, 600))
+
+
+# Twins: ledgers with a mistake, which the comparison must see
+
+
+class Tampered:
+    """A ledger that does one thing wrong, and the rest as the one within."""
+
+    def __init__(self, within: Ledger) -> None:
+        self.within = within
+
+    def __getattr__(self, name: str) -> Any:  # Any: the methods that are left as they are
+        return getattr(self.within, name)
+
+
+class Fenceless(Tampered):
+    """Lets whoever held a turn before write under the fence of who holds it now."""
+
+    def __init__(self, within: Ledger) -> None:
+        super().__init__(within)
+        self.newest: dict[str, Claim] = {}
+
+    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+        claim = await self.within.claim(worker, lease=lease, history=history)
+        if claim is not None:
+            self.newest[claim.turn] = claim
+        return claim
+
+    async def append(
+        self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
+    ) -> Progress:
+        holder = self.newest[claim.turn]
+        return await self.within.append(holder, entries, expect=expect, lease=lease)
+
+
+class Deaf(Tampered):
+    """Does not know a message again."""
+
+    async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
+        fresh = msgspec.structs.replace(message, id=new_id())
+        return await self.within.accept(fresh, policies)
+
+
+class Doubling(Tampered):
+    """Writes a repeated append after the first."""
+
+    def __init__(self, within: Ledger) -> None:
+        super().__init__(within)
+        self.index: dict[str, int] = {}
+
+    async def append(
+        self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
+    ) -> Progress:
+        length = 0
+        pending = (await self.within.snapshot(claim.conversation, 0)).pending
+        length = next((len(turn.reply) for turn in pending if turn.turn == claim.turn), 0)
+        moved = [
+            Text(turn=entry.turn, position=length, text=entry.text)
+            if isinstance(entry, Text) and len(entries) == 1
+            else entry
+            for entry in entries
+        ]
+        expect = max(expect, self.index.get(claim.turn, 0))
+        progress = await self.within.append(claim, moved, expect=expect, lease=lease)
+        self.index[claim.turn] = progress.index
+        return progress
+
+
+class Swallowing(Tampered):
+    """Takes whatever steers a turn for answered when the turn ends."""
+
+    async def settle(
+        self, claim: Claim, entries: Sequence[LogEntry], *, steered: Sequence[Message], **rest: Any
+    ) -> Progress:
+        try:
+            steered = await self.within.steering(claim)
+        except PalaverError:
+            pass
+        return await self.within.settle(claim, entries, steered=steered, **rest)
+
+
+class Hasty(Tampered):
+    """Does not wait for the end of a burst."""
+
+    async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
+        hurried = msgspec.structs.replace(policies, merge_window=0.0)
+        return await self.within.accept(message, hurried)
+
+
+class Forgiving(Tampered):
+    """Tells of an erasure, and keeps everything."""
+
+    async def erase(self, tenant: str, person: str) -> Any:
+        export = await self.within.export(tenant, person)
+        if export.conversations or export.pending:
+            return await self.within.erase(tenant, "nobody")
+        return await self.within.erase(tenant, person)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("mistake", [Fenceless, Deaf, Doubling, Swallowing, Hasty, Forgiving])
+def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
+    mistake: Callable[[Ledger], Any],
+    places: "dict[str, PlaceFactory]",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with pytest.raises(AssertionError):
+        explore(places["sqlite"], tmp_path_factory, examples=100, wrap=mistake)
+
+
+@pytest.mark.redis
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"held[1] == turn and held[2] == fence": "held[1] == turn"},
+        {"redis.call('ZADD', queue, math.max(due, now()), name)": "wake()"},
+    ],
+    ids=["fence off", "not queued"],
+)
+def test_redis_scripts_with_a_mistake_do_not_behave_as_the_model_does(
+    changes: dict[str, str],
+    places: "dict[str, PlaceFactory]",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    def factory(directory: Path) -> Any:  # Any: a context manager, as of any other place
+        return places["redis"](directory, changes)  # type: ignore[call-arg]
+
+    with pytest.raises(AssertionError):
+        explore(factory, tmp_path_factory, examples=100)

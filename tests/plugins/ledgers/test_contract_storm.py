@@ -1,0 +1,194 @@
+"""Contract: with many people and workers at once, under any policy, whoever dies: every message is
+recorded once, answered in one turn, and stands once in the history."""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.chaos.history import HistoryChecker
+from tests.proof import SEED, size
+
+from palaver.errors import Fenced, TooMany
+from palaver.ledger import (
+    Claim,
+    ConcurrencyPolicies,
+    ConcurrencyPolicy,
+    Ledger,
+    LogEntry,
+    PendingQuestion,
+    Progress,
+)
+from palaver.messages import Conversation, Finished, Message, Outcome, Text
+from palaver.testing import MemoryLedger
+
+if TYPE_CHECKING:
+    from tests.plugins.ledgers.conftest import Place, PlaceFactory
+
+POLICIES: list[ConcurrencyPolicy] = ["queue", "merge", "interrupt", "steer"]
+WINDOW = 0.02
+LEASE = 0.2
+
+
+class Storm:
+    """People who send, and workers who answer, hand back, take steering, obey a stop, and die."""
+
+    def __init__(self, place: "Place", messages: int) -> None:
+        self.place = place
+        self.checker = HistoryChecker()
+        self.chance = random.Random(SEED)
+        self.left = messages
+        self.sending = 0
+        self.accepted: list[Message] = []
+        self.taken: Counter[str] = Counter()
+        """Messages that a worker had before it when it settled, by id."""
+        self.deaths = self.joined = 0
+
+    async def run(self) -> None:
+        async with asyncio.timeout(size(60, 600)), asyncio.TaskGroup() as group:
+            for person in range(6):
+                group.create_task(self.send(f"person{person}"))
+            for _ in range(4):
+                group.create_task(self.work())
+            group.create_task(self.let_time_pass())
+
+    async def over(self) -> bool:
+        depth = await self.place.ledger.queue_depth()
+        return not (self.left or self.sending or depth.queued or depth.running)
+
+    async def let_time_pass(self) -> None:
+        """A clock that is the test's stands still by itself."""
+        while not await self.over():
+            await self.place.let_pass(0.01)
+            await asyncio.sleep(0.001)
+
+    async def send(self, person: str) -> None:
+        while self.left > 0:
+            self.left -= 1
+            self.sending += 1
+            message = Message(
+                conversation=Conversation("acme", "web", f"t{self.chance.randrange(3)}"),
+                id=f"{person}-{self.left}",
+                person=person,
+                text=f"{self.left}",
+            )
+            await self.insist(message)
+            self.accepted.append(message)
+            self.sending -= 1
+
+    async def insist(self, message: Message) -> None:
+        """Send it until it is taken, and now and then once more."""
+        policies = ConcurrencyPolicies(default=self.chance.choice(POLICIES), merge_window=WINDOW)
+        for _ in range(self.chance.choice([1, 1, 2])):
+            while True:
+                try:
+                    receipt = await self.place.ledger.accept(message, policies)
+                    break
+                except TooMany:
+                    await asyncio.sleep(0.002)
+            self.joined += receipt.joined
+            if not receipt.duplicate:
+                self.checker.accepted(message, receipt.turn)
+
+    async def work(self) -> None:
+        ledger = self.place.ledger
+        while not await self.over():
+            claim = await ledger.claim("worker", lease=LEASE, history=0)
+            if claim is None:
+                await asyncio.sleep(0.002)
+                continue
+            try:
+                await self.answer(ledger, claim)
+            except Fenced:
+                self.deaths += 1
+
+    async def answer(self, ledger: Ledger, claim: Claim) -> None:
+        index, said, stop = claim.index, len(claim.reply), claim.stop_requested
+        for word in ("one ", "two ", "three"):
+            fate = self.chance.random()
+            if fate < 0.05:
+                self.deaths += 1
+                return
+            if fate < 0.1:
+                await ledger.release(claim)
+                return
+            if not stop:
+                text = Text(turn=claim.turn, position=said, text=word)
+                progress = await ledger.append(claim, [text], expect=index, lease=LEASE)
+                index, said, stop = progress.index, said + len(word), progress.stop_requested
+            await asyncio.sleep(0)
+        await self.end(ledger, claim, index, said, "stopped" if stop else "done")
+
+    async def end(
+        self, ledger: Ledger, claim: Claim, index: int, said: int, outcome: Outcome
+    ) -> None:
+        """Settle, with some of what steers the turn, and now and then once more."""
+        steering = await ledger.steering(claim)
+        steered = steering[: self.chance.randint(0, len(steering))]
+        finished = Finished(turn=claim.turn, outcome=outcome, length=said)
+        for _ in range(self.chance.choice([1, 1, 2])):
+            await ledger.settle(claim, [finished], expect=index, steered=steered)
+        self.note(claim, steered)
+
+    def note(self, claim: Claim, steered: Sequence[Message]) -> None:
+        self.taken.update(message.id for message in (*claim.messages, *steered))
+
+
+async def asked(place: "Place") -> Counter[str]:
+    """The texts of all messages that stand in a history."""
+    found: Counter[str] = Counter()
+    for thread in range(3):
+        where = Conversation("acme", "web", f"t{thread}")
+        lines = (await place.ledger.snapshot(where, 99_999)).history
+        found.update(line.text for line in lines if line.role == "user")
+    return found
+
+
+async def test_no_message_is_lost_or_doubled_under_any_policy(place: "Place") -> None:
+    await place.reopen(events_kept=1_000_000)
+    storm = Storm(place, size(300, 5_000))
+    await storm.run()
+    findings = await storm.checker.check(place.ledger)
+    assert findings.clean, (SEED, findings)
+    assert await asked(place) == Counter(message.text for message in storm.accepted)
+    assert storm.taken == Counter(message.id for message in storm.accepted)
+    assert storm.deaths > 0
+    assert storm.joined > 10
+
+
+class Swallowing(MemoryLedger):
+    """The twin: what steers a turn is taken for answered when the turn ends."""
+
+    async def settle(
+        self,
+        claim: Claim,
+        entries: Sequence[LogEntry],
+        *,
+        expect: int,
+        pending_question: PendingQuestion | None = None,
+        steered: Sequence[Message] = (),
+        dead_letter_reason: str = "",
+    ) -> Progress:
+        with contextlib.suppress(Fenced):
+            steered = await self.steering(claim)
+        return await super().settle(
+            claim,
+            entries,
+            expect=expect,
+            pending_question=pending_question,
+            steered=steered,
+            dead_letter_reason=dead_letter_reason,
+        )
+
+
+async def test_a_ledger_that_swallows_steering_is_found_out(
+    places: "dict[str, PlaceFactory]", tmp_path: Path
+) -> None:
+    async with places["memory"](tmp_path) as place:
+        place.ledger = Swallowing(clock=place.need_clock())
+        storm = Storm(place, 300)
+        await storm.run()
+    assert storm.taken != Counter(message.id for message in storm.accepted)

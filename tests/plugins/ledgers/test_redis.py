@@ -1,0 +1,380 @@
+"""The Redis ledger: which servers it accepts, what it promises, and what it costs."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pydantic
+import pytest
+from redis.crc import key_slot
+from tests.plugins.ledgers.redis_kit import (
+    WHERE,
+    answer,
+    claimed,
+    ending,
+    losses,
+    message,
+    needs_redis,
+    opened,
+    raw,
+    said,
+)
+from tests.plugins.ledgers.redis_server import (
+    RedisServer,
+    free_port,
+    proxied,
+    redis_server,
+    running_redis,
+)
+
+from palaver.errors import ConfigurationError, InvalidInput, LedgerUnavailable
+from palaver.hooks import BuildContext
+from palaver.messages import Conversation, TextReset
+from palaver_plugins.ledgers import redis as plugin
+from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings, checks
+from palaver_plugins.ledgers.redis.address import parse_target
+
+pytestmark = needs_redis
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RedisServer]:
+    async with running_redis() as running:
+        yield running
+
+
+# What it stands on
+
+
+@pytest.mark.parametrize(
+    ("directive", "value", "loss"),
+    [
+        ("appendonly", "no", "since its last snapshot"),
+        ("appendfsync", "everysec", "up to a second"),
+        ("appendfsync", "no", "half a minute"),
+        ("maxmemory-policy", "allkeys-lru", "may vanish"),
+    ],
+)
+async def test_a_redis_that_loses_things_is_refused_unless_permitted(
+    directive: str, value: str, loss: str
+) -> None:
+    async with redis_server(**{directive: value}) as url:
+        with pytest.raises(ConfigurationError) as refusal:
+            async with opened(url):
+                pass
+        assert f"{directive} {value}" in str(refusal.value)
+        assert f"set '{directive} " in str(refusal.value)
+        assert "allow_weak_durability" in str(refusal.value)
+        async with opened(url, allow_weak_durability=True) as ledger:
+            guarantee = await ledger.guarantee()
+            await ledger.accept(message())
+        (sentence,) = losses(guarantee)
+        assert loss in sentence
+
+
+async def test_a_durable_redis_is_guaranteed_as_such(server: RedisServer) -> None:
+    async with opened(server.url) as ledger:
+        guarantee = await ledger.guarantee()
+    assert not losses(guarantee)
+    assert any("on disk" in sentence for sentence in guarantee.holds)
+    assert any("evicts nothing" in sentence for sentence in guarantee.holds)
+
+
+async def test_the_guarantee_is_that_of_the_present_configuration(server: RedisServer) -> None:
+    async with opened(server.url) as ledger, raw(server.url) as client:
+        await client.config_set("appendfsync", "everysec")
+        guarantee = await ledger.guarantee()
+    assert not any("on disk" in sentence for sentence in guarantee.holds)
+    assert any("everysec" in sentence for sentence in guarantee.lacks)
+
+
+async def test_a_redis_that_hides_its_configuration_is_refused(server: RedisServer) -> None:
+    async with raw(server.url) as client:
+        await client.execute_command(
+            "ACL", "SETUSER", "app", "on", ">s3cret", "~palaver:*", "&palaver:*", "+@all", "-config"
+        )
+    url = f"redis://app:s3cret@127.0.0.1:{server.port}"
+    with pytest.raises(ConfigurationError, match=r"\+config\|get") as refusal:
+        async with opened(url):
+            pass
+    assert "s3cret" not in str(refusal.value)
+    async with opened(url, allow_weak_durability=True) as ledger:
+        await ledger.accept(message())
+        await answer(ledger)
+        assert any("not known" in sentence for sentence in (await ledger.guarantee()).lacks)
+
+
+async def test_a_wrong_password_is_a_configuration_error() -> None:
+    async with redis_server(requirepass="right") as url:
+        wrong, none = url.replace("right", "wrong"), url.replace(":right@", "")
+        with pytest.raises(ConfigurationError, match=r"ledger\.redis\.url") as refusal:
+            async with opened(wrong):
+                pass
+        assert "wrong@" not in str(refusal.value)
+        with pytest.raises(ConfigurationError, match="NOAUTH"):
+            async with opened(none):
+                pass
+        async with opened(url) as ledger:
+            await ledger.queue_depth()
+
+
+async def test_a_dead_redis_is_named_at_once() -> None:
+    port = free_port()
+    began = time.monotonic()
+    with pytest.raises(LedgerUnavailable, match=f"127.0.0.1:{port}"):
+        async with opened(f"redis://127.0.0.1:{port}"):
+            pass
+    assert time.monotonic() - began < 2
+
+
+async def test_a_redis_that_does_not_answer_is_given_up(server: RedisServer) -> None:
+    server.freeze()
+    try:
+        with pytest.raises(LedgerUnavailable, match="no answer"):
+            async with asyncio.timeout(5), opened(server.url, connect_timeout=0.2):
+                pass
+    finally:
+        server.thaw()
+
+
+def test_a_redis_that_is_too_old_is_refused() -> None:
+    old = checks.Server("6.2.14", "yes", "always", "noeviction", 0)
+    with pytest.raises(ConfigurationError, match=r"6\.2\.14.*7\.0"):
+        checks.refuse(old, "here:1", allow_weak=True)
+    checks.refuse(old._replace(version="7.0.15"), "here:1", allow_weak=False)
+
+
+async def test_another_count_of_partitions_is_refused(server: RedisServer) -> None:
+    async with opened(server.url, partitions=4):
+        pass
+    with pytest.raises(ConfigurationError, match="partitions = 4"):
+        async with opened(server.url, partitions=2):
+            pass
+
+
+async def test_a_unix_socket_and_another_database_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    async with redis_server(unixsocket=str(path)) as url:
+        async with opened(f"unix://{path}?db=3") as ledger:
+            await ledger.accept(message())
+        async with raw(url) as client:
+            assert await client.dbsize() == 0
+
+
+# Settings
+
+
+def test_a_url_is_given_plainly_or_by_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHERE_REDIS_IS", "redis://:s3cret@one:1")
+    secret = tmp_path / "url"
+    secret.write_text("rediss://two:2\n")
+    urls = ("env:WHERE_REDIS_IS", f"file:{secret}", "unix:///run/redis.sock")
+    revealed = [RedisLedgerSettings.model_validate({"url": url}).url.reveal() for url in urls]
+    assert revealed == ["redis://:s3cret@one:1", "rediss://two:2", "unix:///run/redis.sock"]
+    with pytest.raises(pydantic.ValidationError, match="redis://"):
+        RedisLedgerSettings.model_validate({"url": "http://one:1"})
+
+
+def test_no_print_of_the_settings_shows_the_password() -> None:
+    settings = RedisLedgerSettings.model_validate({"url": "redis://me:s3cret@one:1/2"})
+    shown = (repr(settings), str(settings), settings.model_dump_json(), str(settings.url))
+    assert not any("s3cret" in text for text in shown)
+    assert all("one:1/2" in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "places", "service"),
+    [
+        ("redis://one", "server", "one:6379", ""),
+        ("rediss://one:1/2", "server", "one:1", ""),
+        ("unix:///run/redis.sock", "server", "/run/redis.sock", ""),
+        ("redis+sentinel://one,two:2/talk", "sentinel", "one:26379, two:2", "talk"),
+        ("rediss+sentinel://u:p%2Cw@[::1],[::2]:2/talk/3", "sentinel", "::1:26379, ::2:2", "talk"),
+        ("redis+cluster://one:1,two:2", "cluster", "one:1, two:2", ""),
+    ],
+)
+def test_a_url_names_a_server_sentinels_or_a_cluster(
+    url: str, kind: str, places: str, service: str
+) -> None:
+    target = parse_target(url)
+    assert (target.kind, str(target), target.service) == (kind, places, service)
+    assert all((it.tls is not None) == url.startswith("rediss") for it in target.addresses)
+    if "u:p" in url:
+        assert {(it.username, it.password, it.db) for it in target.addresses} == {("u", "p,w", 3)}
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("http://one:1", "a URL begins with redis://"),
+        ("redis://one:port", "a URL begins with redis://"),
+        ("unix+sentinel:///run/redis.sock/talk", "a URL begins with redis://"),
+        ("redis+sentinel://one,two", "comes the name of their service"),
+        ("redis+cluster://one/1", "only the database 0"),
+        ("redis://one:1?socket_timeout=3", "socket_timeout"),
+        ("redis://one:1?ssl_ca_certs=/ca", "ssl_ca_certs"),
+        ("rediss://one:1?ssl_cert_reqs=none", "ssl_cert_reqs"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str, sentence: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=sentence):
+        RedisLedgerSettings.model_validate({"url": url})
+
+
+def test_the_plugin_declares_its_ledger() -> None:
+    (backend,) = plugin.palaver_register_ledgers()
+    build_context = BuildContext(data_directory=Path(), resolve_model=Path)
+    assert backend.name == "redis"
+    assert isinstance(backend.build(backend.settings(), build_context), RedisLedger)
+
+
+# What a turn costs
+
+
+async def test_accept_claim_and_settle_are_one_round_trip_each(server: RedisServer) -> None:
+    async with proxied(server) as proxy, opened(proxy.url) as ledger:
+        proxy.forget()
+        await ledger.accept(message())
+        assert proxy.names() == [b"EVALSHA"]
+        claim = await claimed(ledger)
+        assert proxy.names() == [b"EVALSHA"] * 2
+        await ledger.settle(claim, ending(claim, said(claim, "hi")), expect=0)
+        assert proxy.names() == [b"EVALSHA"] * 3
+
+
+async def test_a_claim_does_not_grow_with_the_conversation(server: RedisServer) -> None:
+    async with proxied(server) as proxy, opened(proxy.url) as ledger, raw(server.url) as client:
+        sizes = []
+        for _ in range(3):
+            await ledger.accept(message())
+            await answer(ledger)
+            await ledger.accept(message())
+            proxy.forget()
+            claim = await claimed(ledger, history=2)
+            sizes.append(proxy.answered)
+            await ledger.settle(claim, ending(claim, said(claim, "fine")), expect=0)
+            (key,) = [key async for key in client.scan_iter("*:h")]
+            lines = await client.lrange(key, 0, 1)
+            await client.rpush(key, *(lines * 500))
+        assert max(sizes) - min(sizes) < 50
+
+
+async def test_an_idle_ledger_asks_once_a_second_at_most(server: RedisServer) -> None:
+    async with proxied(server) as proxy, opened(proxy.url) as ledger:
+        assert await ledger.claim("worker", lease=3.0, history=0) is None
+        proxy.forget()
+        began = time.monotonic()
+        for _ in range(2):
+            await ledger.wait_for_work(30.0)
+            assert await ledger.claim("worker", lease=3.0, history=0) is None
+        assert 1.5 < time.monotonic() - began < 4
+        assert len(proxy.commands) == 2
+
+
+# Where things live
+
+
+async def test_all_partitions_are_served_and_every_key_is_under_its_tag(
+    server: RedisServer,
+) -> None:
+    async with opened(server.url, partitions=4) as ledger, raw(server.url) as client:
+        threads = [f"t{number}" for number in range(12)]
+        for thread in threads:
+            await ledger.accept(message(thread=thread, person="adamina"))
+            await ledger.accept(message("more", thread=thread, person="bob"))
+        await ledger.remember("acme", "adamina", "k", "v")
+        assert (await ledger.queue_depth()).queued == 24
+        claims = [await claimed(ledger) for _ in threads]
+        assert await ledger.claim("worker", lease=30.0, history=0) is None
+        for claim in claims[:6]:
+            await ledger.settle(claim, ending(claim, said(claim, "fine")), expect=0)
+        keys = [key async for key in client.scan_iter()]
+        assert {key[: len(b"palaver:{p00}:")] for key in keys} == {
+            b"palaver:{p%02d}:" % number for number in range(4)
+        }
+        assert len({key_slot(key) for key in keys}) == 4
+        assert len((await ledger.export("acme", "adamina")).conversations) == 6
+        erasure = await ledger.erase("acme", "adamina")
+        assert (erasure.conversations, erasure.messages, erasure.memories) == (12, 12, 1)
+        assert not [key async for key in client.scan_iter("*adamina*")]
+        assert (await ledger.queue_depth()).queued == 12
+
+
+async def test_a_long_history_is_exported_in_pieces(server: RedisServer) -> None:
+    async with opened(server.url) as ledger, raw(server.url) as client:
+        for author in ("ada", "bob"):
+            await ledger.accept(message(person=author))
+            await answer(ledger)
+        (key,) = [key async for key in client.scan_iter("*:h")]
+        lines = await client.lrange(key, 0, -1)
+        await client.rpush(key, *(lines * 300))
+        export = await ledger.export("acme", "ada")
+        assert len(export.conversations["acme/web/t"]) == 602
+        erasure = await ledger.erase("acme", "ada")
+        assert erasure.messages == 301
+        assert len((await ledger.snapshot(WHERE, 2000)).history) == 602
+
+
+async def test_ids_cannot_reach_into_the_keys_of_others(server: RedisServer) -> None:
+    async with opened(server.url) as ledger:
+        for person in ("a:b", "{p01}", "*", "a/b", ""):
+            with pytest.raises(InvalidInput):
+                await ledger.recall("acme", person, "k")
+            with pytest.raises(InvalidInput):
+                await ledger.erase(person, "ada")
+        await ledger.accept(message())
+        assert await ledger.stop(WHERE, "x:q") == ("unknown", "")
+
+
+async def test_an_id_is_forgotten_after_a_day(server: RedisServer) -> None:
+    """The clock is the server's, so the marks are made older instead."""
+    async with opened(server.url) as ledger, raw(server.url) as client:
+        old = message()
+        first = await ledger.accept(old)
+        claim = await answer(ledger)
+        (marks,) = [key async for key in client.scan_iter("*:m")]
+        (order,) = [key async for key in client.scan_iter("*:o")]
+        assert 0 < await client.pttl(marks) <= 24 * 3600 * 1000
+        field = f"i{old.id}".encode()
+        turn, digest, at, offered = (await client.hget(marks, field)).split()
+        aged = b"%d" % (int(at) - 24 * 3600 * 1000)
+        await client.hset(marks, field, b" ".join((turn, digest, aged, offered)))
+        for place, listed in enumerate(await client.lrange(order, 0, -1)):
+            await client.lset(order, place, aged + listed[listed.index(b":") :])
+        again = await ledger.accept(old)
+        assert not again.duplicate
+        assert again.turn != first.turn
+        assert await client.llen(order) == 1
+        assert await ledger.stop(WHERE, claim.turn) == ("unknown", "")
+        assert (await ledger.accept(old)).duplicate
+
+
+async def test_a_reset_cuts_any_text_at_its_code_point(server: RedisServer) -> None:
+    letters = "aé€🌊\u0301\x00z"
+    chance = random.Random(7)
+    async with opened(server.url) as ledger:
+        await ledger.accept(message())
+        claim, index, expected = await claimed(ledger), 0, ""
+        for length in (0, 1, 7, 50, 4096, 5000, 20_000):
+            text = "".join(chance.choices(letters, k=length))
+            position = chance.randint(0, len(expected) + length)
+            entries = (
+                said(claim, text, len(expected)),
+                TextReset(turn=claim.turn, position=position),
+                said(claim, "|", position),
+            )
+            expected = (expected + text)[:position] + "|"
+            index = (await ledger.append(claim, entries, expect=index, lease=30.0)).index
+            (pending,) = (await ledger.snapshot(WHERE, 0)).pending
+            assert pending.reply == expected
+
+
+async def test_other_conversations_and_prefixes_share_a_server(server: RedisServer) -> None:
+    async with opened(server.url) as one, opened(server.url, prefix="other") as two:
+        await one.accept(message())
+        assert await two.claim("worker", lease=3.0, history=0) is None
+        assert await two.members(Conversation("acme", "web", "t")) == frozenset()

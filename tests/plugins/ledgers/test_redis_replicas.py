@@ -1,0 +1,146 @@
+"""The Redis ledger with a replica: what a failover keeps, and the twin that loses it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.plugins.ledgers.redis_kit import (
+    answer,
+    claimed,
+    ending,
+    insist,
+    losses,
+    message,
+    needs_redis,
+    opened,
+    raw,
+    said,
+)
+from tests.plugins.ledgers.redis_server import RedisServer, proxied, running_redis
+
+from palaver.errors import LedgerUnavailable
+
+pytestmark = needs_redis
+
+
+@contextlib.asynccontextmanager
+async def pair() -> AsyncIterator[tuple[RedisServer, RedisServer]]:
+    """A primary and its replica, in step."""
+    async with (
+        running_redis(repl_diskless_sync_delay="0") as primary,
+        running_redis(replicaof=f"127.0.0.1 {primary.port}") as replica,
+        raw(primary.url) as client,
+        raw(replica.url) as copy,
+    ):
+        async with asyncio.timeout(5):
+            await client.set("begun", 1)
+            while not await client.wait(1, 500):
+                pass
+            # Until the first rewrite has ended, the replica would start with what it had before.
+            while not _has_its_own_file(await copy.info("persistence")):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        yield primary, replica
+
+
+def _has_its_own_file(persistence: dict[str, Any]) -> bool:  # Any: as redis-py reads INFO
+    pending = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
+    return not any(persistence[name] for name in pending)
+
+
+async def _promoted(primary: RedisServer, replica: RedisServer) -> None:
+    """The primary dies, and the frozen replica goes on with what it has on disk: not even what
+    waits in its sockets."""
+    await asyncio.to_thread(primary.kill)
+    await asyncio.to_thread(replica.kill)
+    del replica.directives["replicaof"]
+    await asyncio.to_thread(replica.start)
+
+
+async def test_a_failover_keeps_what_the_replica_confirmed() -> None:
+    async with asyncio.timeout(10), pair() as (primary, replica):
+        async with opened(primary.url, replicas=1) as ledger:
+            sent = [message(thread=f"t{number}") for number in range(50)]
+            await asyncio.gather(*(ledger.accept(each) for each in sent))
+            claim = await claimed(ledger)
+            await ledger.settle(claim, ending(claim, said(claim, "fine")), expect=0)
+            guarantee = await ledger.guarantee()
+            before = (await ledger.snapshot(claim.conversation, 0)).cursor
+            replica.freeze()
+            with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
+                await ledger.accept(message())
+            assert any("replicas (1)" in sentence for sentence in guarantee.holds)
+            (spare,) = losses(guarantee)
+            assert "no replica to spare" in spare
+            await _promoted(primary, replica)
+        async with opened(replica.url) as ledger:
+            again = [await ledger.accept(each) for each in sent]
+            assert all(receipt.duplicate for receipt in again)
+            after = (await ledger.snapshot(claim.conversation, 2)).cursor
+            assert after.epoch != before.epoch
+
+
+async def test_without_confirmation_a_failover_loses_what_was_acknowledged() -> None:
+    """The twin."""
+    async with asyncio.timeout(10), pair() as (primary, replica):
+        async with opened(primary.url) as ledger:
+            replica.freeze()
+            sent = message()
+            await ledger.accept(sent)
+            (sentence,) = losses(await ledger.guarantee())
+            assert "failover" in sentence
+            await _promoted(primary, replica)
+        async with opened(replica.url) as ledger:
+            assert not (await ledger.accept(sent)).duplicate
+
+
+async def test_what_was_refused_for_want_of_a_replica_may_be_sent_again() -> None:
+    async with asyncio.timeout(10), pair() as (primary, replica):
+        async with opened(primary.url, replicas=1) as ledger:
+            replica.freeze()
+            sent = message()
+            with pytest.raises(LedgerUnavailable):
+                await ledger.accept(sent)
+            replica.thaw()
+            await insist(lambda: ledger.accept(sent))
+            claim = await answer(ledger)
+            assert claim.message == sent
+            assert await ledger.claim("worker", lease=3.0, history=0) is None
+
+
+async def test_a_repeated_write_is_confirmed_like_the_first_whoever_repeats_it() -> None:
+    """Since Redis 7.2 WAIT knows only of what its own connection wrote, and who repeats a write
+    writes nothing: hence the command before it."""
+    async with asyncio.timeout(10), pair() as (primary, replica), proxied(primary) as proxy:
+        async with (
+            opened(primary.url, replicas=1) as one,
+            opened(proxy.url, replicas=1) as other,
+        ):
+            replica.freeze()
+            sent = message()
+            with pytest.raises(LedgerUnavailable):
+                await one.accept(sent)
+            proxy.forget()
+            with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
+                await other.accept(sent)
+            assert proxy.names()[:3] == [b"HSET", b"EVALSHA", b"WAIT"]
+            replica.thaw()
+            assert (await insist(lambda: other.accept(sent))).duplicate
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_a_master_that_has_become_a_replica_is_away_until_it_is_a_master_again(
+    replicas: int,
+) -> None:
+    async with asyncio.timeout(15), pair() as (primary, replica), raw(primary.url) as client:
+        async with opened(primary.url, replicas=replicas) as ledger:
+            await ledger.accept(message())
+            await client.replicaof("127.0.0.1", replica.port)
+            with pytest.raises(LedgerUnavailable, match="is a replica of"):
+                await ledger.accept(message())
+            with pytest.raises(LedgerUnavailable, match=r"name the master in ledger\.redis\.url"):
+                async with opened(replica.url):
+                    pass
+            await client.replicaof("NO", "ONE")
+            await insist(lambda: ledger.accept(message()))

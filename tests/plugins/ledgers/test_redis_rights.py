@@ -1,0 +1,114 @@
+"""The user of ``config/redis.conf``: he may do what the ledger does, and nothing else.
+
+The contract suite runs as that user; here is what he lacks, and what is told when he lacks more.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.exceptions import NoPermissionError
+from tests.plugins.ledgers.redis_kit import losses, message, needs_redis, opened, raw
+from tests.plugins.ledgers.redis_server import CONF, RedisServer, running_redis, the_users
+
+from palaver.errors import ConfigurationError
+from palaver_plugins.ledgers.redis import rights
+from palaver_plugins.ledgers.redis.scripts import load_scripts
+
+pytestmark = needs_redis
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with running_redis(include=the_users(tmp_path)) as made:
+        yield made
+
+
+async def change(server: RedisServer, *rules: str) -> None:
+    """Change the rights of the ledger's user."""
+    async with raw(server.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", "palaver", *rules)
+
+
+def test_the_user_may_run_exactly_what_the_ledger_runs() -> None:
+    (line,) = re.findall(r"^user palaver .*$", CONF.read_text(), re.MULTILINE)
+    words = line.split()[3:]
+    assert words[:5] == ["resetkeys", "resetchannels", "-@all", "~palaver:*", "&palaver:*"]
+    needed = sorted(rights.needed(load_scripts().values()))
+    assert words[5:] == [f"+{name}" for name in needed]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "FLUSHALL",
+        "KEYS *",
+        "CONFIG SET appendonly no",
+        "ACL LIST",
+        "SHUTDOWN NOSAVE",
+        "CLIENT LIST",
+        "GET other:1",
+        "HGETALL other:1",
+        "PUBLISH other:1 x",
+        "SUBSCRIBE other:1",
+    ],
+)
+async def test_nothing_else_is_permitted(server: RedisServer, command: str) -> None:
+    async with raw(server.url_of("palaver")) as client:
+        with pytest.raises(NoPermissionError):
+            await client.execute_command(*command.split())
+        await client.execute_command("HGET", "palaver:{p00}:state", "life")
+
+
+async def test_every_right_that_is_missing_is_named_at_the_start(server: RedisServer) -> None:
+    scripts = await asyncio.to_thread(load_scripts)
+    needed = rights.needed(scripts.values()) - rights.UNUSUAL - {"ping"}
+    url = server.url_of("palaver")
+    for name in sorted(needed):
+        await change(server, f"-{name}")
+        with pytest.raises(ConfigurationError) as refusal:
+            async with opened(url):
+                pass
+        assert re.search(rf"[+']{re.escape(name)}\b", str(refusal.value)), name
+        await change(server, f"+{name}")
+    async with opened(url) as ledger:
+        await ledger.accept(message())
+
+
+async def test_rights_that_only_some_profiles_need_are_asked_for_there(
+    server: RedisServer,
+) -> None:
+    url = server.url_of("palaver")
+    await change(server, "-wait", "-asking", "-select")
+    async with opened(url) as ledger:
+        await ledger.accept(message())
+    with pytest.raises(ConfigurationError, match=r"\+wait"):
+        async with opened(url, replicas=1):
+            pass
+    with pytest.raises(ConfigurationError, match="select"):
+        async with opened(url.replace("/0", "/3")):
+            pass
+
+
+@pytest.mark.parametrize("rules", [("resetkeys",), ("resetchannels",)])
+async def test_the_pattern_of_keys_and_channels_is_named(
+    server: RedisServer, rules: tuple[str, ...]
+) -> None:
+    await change(server, *rules)
+    with pytest.raises(ConfigurationError, match=r"~palaver:\* and &palaver:\*.*config/redis.conf"):
+        async with opened(server.url_of("palaver")):
+            pass
+
+
+async def test_a_user_who_may_do_more_is_told_of(server: RedisServer) -> None:
+    async with opened(server.url_of("palaver")) as ledger:
+        guarantee = await ledger.guarantee()
+        assert guarantee.lacks == ()
+        assert "The user 'palaver' may do what a ledger does." in guarantee.holds
+    async with opened(server.url) as ledger:
+        guarantee = await ledger.guarantee()
+        (sentence,) = guarantee.lacks
+        assert "'admin' may do more than a ledger does, like ACL SETUSER, CONFIG SET" in sentence
+        assert losses(guarantee) == []

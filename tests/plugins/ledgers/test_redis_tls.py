@@ -1,0 +1,177 @@
+"""The Redis ledger over TLS: who is trusted, who is let in, and what is told otherwise."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.plugins.ledgers.certificates import Authority, Certificate, make_authority
+from tests.plugins.ledgers.redis_cluster import cluster
+from tests.plugins.ledgers.redis_kit import answer, claimed, message, needs_redis
+from tests.plugins.ledgers.redis_kit import opened as opened_soon
+from tests.plugins.ledgers.redis_sentinels import SERVICE, Sentinel
+from tests.plugins.ledgers.redis_server import RedisServer, free_port, running, running_redis
+
+from palaver.errors import ConfigurationError, LedgerUnavailable
+from palaver_plugins.ledgers.redis import RedisLedger
+
+pytestmark = needs_redis
+
+
+def opened(url: str, **options: Any) -> AbstractAsyncContextManager[RedisLedger]:
+    """A ledger that has the time for a handshake on a busy machine."""
+    return opened_soon(url, **({"connect_timeout": 5.0} | options))
+
+
+class Secured(NamedTuple):
+    """A Redis that speaks TLS at ``port``, and wants a certificate of ``authority``."""
+
+    authority: Authority
+    client: Certificate
+    directives: dict[str, str]
+    server: RedisServer
+
+    @property
+    def port(self) -> str:
+        return self.directives["tls-port"]
+
+    @property
+    def trusting(self) -> str:
+        """Options that trust the authority."""
+        return f"?ssl_ca_certs={self.authority.own.certificate}"
+
+    @property
+    def entering(self) -> str:
+        """Options that also show a certificate."""
+        shown = f"ssl_certfile={self.client.certificate}&ssl_keyfile={self.client.key}"
+        return f"{self.trusting}&{shown}"
+
+    def url(self, options: str) -> str:
+        return f"rediss://127.0.0.1:{self.port}/0{options}"
+
+
+def tls(authority: Authority, own: Certificate) -> dict[str, str]:
+    """Directives of a server."""
+    return {
+        "tls-port": str(free_port()),
+        "tls-cert-file": str(own.certificate),
+        "tls-key-file": str(own.key),
+        "tls-ca-cert-file": str(authority.own.certificate),
+    }
+
+
+@pytest.fixture
+async def secured(tmp_path: Path) -> AsyncIterator[Secured]:
+    authority = await make_authority(tmp_path)
+    directives = tls(authority, await authority.vouch("server"))
+    async with running_redis(**directives) as server:
+        yield Secured(authority, await authority.vouch("client"), directives, server)
+
+
+async def test_a_turn_is_answered_over_tls_with_a_client_certificate(secured: Secured) -> None:
+    async with opened(secured.url(secured.entering)) as ledger:
+        await ledger.accept(message())
+        await answer(ledger)
+        guarantee = await ledger.guarantee()
+        assert "What is said to Redis is encrypted (TLS), and its certificate was checked." in (
+            guarantee.holds
+        )
+
+
+async def test_a_certificate_that_nobody_trusted_vouches_for_is_refused(
+    secured: Secured, tmp_path: Path
+) -> None:
+    other = await make_authority(tmp_path, "other")
+    for options in ("", f"?ssl_ca_certs={other.own.certificate}"):
+        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{secured.port}.*ssl_ca_certs"):
+            async with opened(secured.url(options)):
+                pass
+
+
+async def test_a_certificate_for_another_host_is_refused(secured: Secured) -> None:
+    elsewhere = await secured.authority.vouch("elsewhere", address="127.0.0.9")
+    secured.server.kill()
+    secured.server.directives["tls-cert-file"] = str(elsewhere.certificate)
+    secured.server.directives["tls-key-file"] = str(elsewhere.key)
+    await asyncio.to_thread(secured.server.start)
+    with pytest.raises(ConfigurationError, match=r"IP address mismatch.*must name this host"):
+        async with opened(secured.url(secured.entering)):
+            pass
+
+
+async def test_a_client_without_its_certificate_is_told_to_have_one(secured: Secured) -> None:
+    with pytest.raises(ConfigurationError, match="ssl_certfile and ssl_keyfile"):
+        async with opened(secured.url(secured.trusting)):
+            pass
+    with pytest.raises(ConfigurationError, match="no-such-file"):
+        async with opened(secured.url("?ssl_ca_certs=no-such-file")):
+            pass
+
+
+async def test_tls_and_no_tls_do_not_understand_each_other(secured: Secured) -> None:
+    """A Redis without TLS waits for more of what it takes for a command."""
+    for url in (
+        f"rediss://127.0.0.1:{secured.server.port}/0{secured.entering}",
+        f"redis://127.0.0.1:{secured.port}/0",
+    ):
+        with pytest.raises(LedgerUnavailable, match="Redis at"):
+            async with opened(url, connect_timeout=0.3):
+                pass
+
+
+async def test_what_is_no_redis_at_all_is_told(secured: Secured) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.org ready\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1") as listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigurationError, match="does not speak TLS as expected"):
+            async with opened(f"rediss://127.0.0.1:{port}/0{secured.entering}"):
+                pass
+
+
+async def test_renewed_certificates_are_taken_up_by_the_next_connection(
+    secured: Secured, tmp_path: Path
+) -> None:
+    async with opened(secured.url(secured.entering)) as ledger:
+        await ledger.accept(message())
+        renewed = await make_authority(tmp_path, "authority")  # its files are written over
+        await renewed.vouch("server")
+        await renewed.vouch("client")
+        await asyncio.to_thread(secured.server.kill)
+        await asyncio.to_thread(secured.server.start)
+        await claimed(ledger)
+
+
+async def test_sentinels_are_asked_over_tls_too(secured: Secured) -> None:
+    own = {
+        f"sentinel monitor {SERVICE}": f"127.0.0.1 {secured.port} 1",
+        "tls-replication": "yes",
+        **tls(secured.authority, await secured.authority.vouch("sentinel")),
+    }
+    async with running(Sentinel, own) as sentinel:
+        place = f"127.0.0.1:{sentinel.directives['tls-port']}/{SERVICE}"
+        async with opened(f"rediss+sentinel://{place}{secured.entering}") as ledger:
+            await ledger.accept(message())
+        with pytest.raises(ConfigurationError, match="cannot be trusted"):
+            async with opened(f"rediss+sentinel://{place}"):
+                pass
+
+
+async def test_the_nodes_of_a_cluster_are_found_over_tls(secured: Secured) -> None:
+    own = await secured.authority.vouch("node")
+    async with (
+        asyncio.timeout(20),
+        cluster(directives=lambda: {"tls-cluster": "yes", **tls(secured.authority, own)}) as nodes,
+    ):
+        seed = nodes.masters[0].directives["tls-port"]
+        url = f"rediss+cluster://127.0.0.1:{seed}{secured.entering}"
+        async with opened(url, partitions=8) as ledger:
+            for number in range(8):
+                await ledger.accept(message(thread=f"t{number}"))
+            (place, *_) = (await ledger.guarantee()).holds
+            assert all(node.directives["tls-port"] in place for node in nodes.masters)

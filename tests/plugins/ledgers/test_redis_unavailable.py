@@ -1,0 +1,137 @@
+"""Redis goes away and comes back: what those who talk see of it, and what is kept.
+
+Redis is killed with SIGKILL while replies are being written, and started again on its files.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from click.testing import CliRunner
+from tests.chaos.history import HistoryChecker
+from tests.plugins.ledgers.redis_kit import insist, needs_redis, opened
+from tests.plugins.ledgers.redis_load import Load
+from tests.plugins.ledgers.redis_server import RedisServer, free_port, running_redis
+from tests.proof import size
+from tests.server.web.house import House, Wire, eventually, open_house
+from tests.server.web.test_api import MESSAGES
+
+from palaver import Skill, Turn
+from palaver.cli import main
+from palaver.cli.console import EXIT_FAILED
+from palaver.messages import Conversation, Message
+from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
+
+pytestmark = needs_redis
+
+SHORT, LONG = 1.0, float(size(4, 10))
+"""Seconds: one outage that a turn sits out, and one in which it pauses and its lease lapses."""
+TALKS = 6
+
+
+def reply_to(message: Message) -> str:
+    return "".join(f"{message.text} {word} é😀 " for word in range(60))
+
+
+class Narrator(Skill):
+    """Say something for longer than it takes to kill a Redis."""
+
+    name = "narrator"
+
+    async def answer(self, turn: Turn) -> None:
+        for word in reply_to(turn.message).split(" ")[:-1]:
+            await turn.say(f"{word} ")
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def outage(server: RedisServer, seconds: float) -> AsyncIterator[None]:
+    """Redis is killed; at the end, and not before so many ``seconds``, it is there again."""
+    await asyncio.to_thread(server.kill)
+    began = time.monotonic()
+    yield
+    await asyncio.sleep(began + seconds - time.monotonic())
+    await asyncio.to_thread(server.start)
+
+
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_replies_go_on_after_an_outage_on_the_same_sockets(seconds: float) -> None:
+    checker = HistoryChecker(reply_to)
+    async with running_redis() as server:
+        ledger = RedisLedger(RedisLedgerSettings.model_validate({"url": server.url}))
+        async with (
+            open_house(ledger=ledger, skills=[Narrator()]) as house,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            wires = [
+                await stack.enter_async_context(house.client(f"t{number}"))
+                for number in range(TALKS)
+            ]
+            turns = [await _ask(wire, checker, number) for number, wire in enumerate(wires)]
+            for wire, turn in zip(wires, turns, strict=True):
+                await wire.until_text(turn, " 3 ")
+            async with outage(server, seconds):
+                await _is_told_when_to_come_back(house, wires[0])
+            await insist(ledger.queue_depth)
+            await checker.settled(ledger, within=20)
+            for wire, turn in zip(wires, turns, strict=True):
+                assert await wire.finish(turn) == reply_to(_message(wires.index(wire)))
+            await eventually(lambda: not house.server.readiness())
+            findings = await checker.check(ledger)
+            assert findings.clean, findings
+
+
+def _message(number: int) -> Message:
+    conversation = Conversation("default", "web", f"t{number}")
+    return Message(conversation=conversation, id="m", person="ada", text=f"talk {number}:")
+
+
+async def _ask(wire: Wire, checker: HistoryChecker, number: int) -> str:
+    message = _message(number)
+    turn = await wire.say(message.text, id=message.id, skill="narrator")
+    checker.accepted(message, turn)
+    return turn
+
+
+async def _is_told_when_to_come_back(house: House, wire: Wire) -> None:
+    """Over HTTP and over a socket, which stays open."""
+    async with house.session.post(house.url(MESSAGES), json={"text": "hello"}) as response:
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) >= 1
+    await wire.send({"type": "send", "id": "refused", "text": "hello"})
+    refused = await wire.until("error", id="refused")
+    assert refused["code"] == "ledger_unavailable"
+    assert refused["retry_after"] >= 1
+
+
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_what_was_acknowledged_before_an_outage_is_answered_after_it(seconds: float) -> None:
+    async with (
+        asyncio.timeout(60),
+        running_redis() as server,
+        opened(server.url, events_kept=1_000_000) as ledger,
+    ):
+        load = Load(ledger)
+        async with load.running():
+            await load.more(50)
+            async with outage(server, seconds):
+                pass
+            await load.more(50)
+            server.freeze()
+            await load.trouble()
+            server.thaw()
+            await load.more(50)
+        findings = await load.findings()
+        assert findings.clean, findings
+
+
+def test_a_server_does_not_start_without_its_redis_and_says_where_it_looked() -> None:
+    port = free_port()
+    flags = ("ledger.use=redis", f"ledger.redis.url=redis://:hunter2@127.0.0.1:{port}")
+    words = [word for flag in flags for word in ("--set", flag)]
+    result = CliRunner().invoke(main, [*words, "serve"])
+    assert result.exit_code == EXIT_FAILED
+    assert f"palaver: Redis at 127.0.0.1:{port}: " in result.output
+    assert "hunter2" not in result.output

@@ -1,0 +1,465 @@
+"""What only the SQLite ledger promises: its file, its durability, its lock and its cost."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from palaver.errors import ConfigurationError, Conflict, LedgerUnavailable, TooMany
+from palaver.hooks import BuildContext
+from palaver.ledger import QUEUE_ALL, Claim
+from palaver.messages import Conversation, Cursor, Finished, Message, Routed, Started, Text, new_id
+from palaver_plugins.ledgers.sqlite import (
+    SQLiteLedger,
+    SQLiteLedgerSettings,
+    closing,
+    inbox,
+    palaver_register_ledgers,
+    turns,
+)
+from palaver_plugins.ledgers.sqlite.applied import Applied
+from palaver_plugins.ledgers.sqlite.rows import Store
+from palaver_plugins.ledgers.sqlite.schema import Lock, open_file
+from palaver_plugins.ledgers.sqlite.writer import Writer
+
+CHILD = Path(__file__).parent / "sqlite_child.py"
+
+
+def ledger_in(directory: Path, writer: type[Writer] = Writer) -> SQLiteLedger:
+    return SQLiteLedger(SQLiteLedgerSettings(), directory, writer=writer)
+
+
+@asynccontextmanager
+async def opened(directory: Path, writer: type[Writer] = Writer) -> AsyncIterator[SQLiteLedger]:
+    ledger = ledger_in(directory, writer)
+    await ledger.start()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def message(identity: str = "", *, thread: str = "t", text: str = "hello") -> Message:
+    where = Conversation("acme", "web", thread)
+    return Message(conversation=where, id=identity or new_id(), person="ada", text=text)
+
+
+async def refusal(directory: Path) -> str:
+    """Why a ledger there cannot be started; the path is always named."""
+    with pytest.raises(ConfigurationError) as refused:
+        await ledger_in(directory).start()
+    assert str(directory / "ledger.sqlite") in str(refused.value)
+    return str(refused.value)
+
+
+# Durability
+
+
+async def child(
+    directory: Path, end: str, enough: Callable[[list[str]], bool] | None = None
+) -> list[str]:
+    """Run the child to its end, or kill it after ``enough``; returns what it acknowledged."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, CHILD, directory, end, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    acknowledged: list[str] = []
+    async with asyncio.timeout(20):
+        while line := await process.stdout.readline():
+            acknowledged.append(line.decode().strip())
+            if enough is not None and enough(acknowledged):
+                process.kill()
+                enough = None
+        await process.wait()
+    return acknowledged
+
+
+async def lost(directory: Path, acknowledged: list[str]) -> list[str]:
+    async with opened(directory) as ledger:
+        receipts = {
+            identity: await ledger.accept(message(identity, thread=identity))
+            for identity in acknowledged
+        }
+    return [identity for identity, receipt in receipts.items() if not receipt.duplicate]
+
+
+async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+    acknowledged = await child(tmp_path, "killed", lambda lines: len(lines) >= 150)
+    assert len(acknowledged) >= 150
+    assert await lost(tmp_path, acknowledged) == []
+
+
+async def test_nothing_acknowledged_is_lost_when_it_dies_in_the_commit(tmp_path: Path) -> None:
+    acknowledged = await child(tmp_path, "honest")
+    assert await lost(tmp_path, acknowledged) == []
+
+
+@pytest.mark.proof
+async def test_a_writer_that_acknowledges_before_it_commits_is_found_out(tmp_path: Path) -> None:
+    acknowledged = await child(tmp_path, "hasty")
+    assert await lost(tmp_path, acknowledged) != []
+
+
+async def test_turns_of_a_dead_process_are_due_at_once_as_another_attempt(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.accept(message())
+        claim = await ledger.claim("worker", lease=600.0, history=0)
+        assert claim is not None
+        await ledger.append(claim, [Text(turn=claim.turn, position=0, text="half")], expect=0,
+                            lease=600.0)  # fmt: skip
+    async with opened(tmp_path) as ledger:
+        taken = await ledger.claim("worker", lease=600.0, history=0)
+        assert taken is not None
+        assert (taken.turn, taken.attempt, taken.reply) == (claim.turn, 2, "half")
+
+
+# One batch
+
+
+def fail_after_writing(store: Store, error: type[Exception]) -> Applied[None]:
+    store.database.execute("INSERT INTO memories VALUES ('acme', 'ada', 'trace', 'left', 0)")
+    raise error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, TooMany])
+async def test_a_failing_operation_does_not_disturb_those_beside_it(
+    tmp_path: Path, error: type[Exception]
+) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.accept(message("m1", text="one"))
+
+        async def fail() -> None:
+            await ledger._writer.submit(fail_after_writing, error)
+
+        before, conflict, failed, after = await asyncio.gather(
+            ledger.accept(message("m2")),
+            ledger.accept(message("m1", text="another body")),
+            fail(),
+            ledger.accept(message("m3")),
+            return_exceptions=True,
+        )
+        assert isinstance(conflict, Conflict)
+        assert isinstance(failed, error)
+        assert not isinstance(before, BaseException)
+        assert not isinstance(after, BaseException)
+        assert (before.ahead, after.ahead) == (1, 2)
+        assert await ledger.recall("acme", "ada", "trace") is None
+        assert (await ledger.queue_depth()).queued == 3
+
+
+async def test_text_that_is_no_unicode_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.accept(message())
+        claim = await ledger.claim("worker", lease=600.0, history=0)
+        assert claim is not None
+        half = Text(turn=claim.turn, position=0, text="\ud800")
+        with pytest.raises(UnicodeEncodeError):
+            await ledger.append(claim, [half], expect=0, lease=600.0)
+        whole = Text(turn=claim.turn, position=0, text="whole")
+        await ledger.append(claim, [whole], expect=0, lease=600.0)
+        end = Finished(turn=claim.turn, outcome="done", length=5)
+        await ledger.settle(claim, [end], expect=1)
+        _, answer = (await ledger.snapshot(claim.conversation, 2)).history
+        assert answer.text == "whole"
+
+
+async def test_operations_that_wait_together_share_a_commit(tmp_path: Path) -> None:
+    commits: list[int] = []
+
+    class Counting(Writer):
+        def commit(self, store: Store, outcomes: list) -> None:  # type: ignore[type-arg]
+            commits.append(len(outcomes))
+            super().commit(store, outcomes)
+
+    async with opened(tmp_path, Counting) as ledger:
+        await asyncio.gather(*(ledger.accept(message(thread=f"t{n}")) for n in range(100)))
+    assert sum(commits) == 100
+    assert len(commits) < 20
+
+
+async def test_a_claim_whose_claimer_has_gone_is_given_back(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.accept(message())
+        task = asyncio.create_task(ledger.claim("worker", lease=600.0, history=0))
+        await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(5):
+            while (claim := await ledger.claim("other", lease=600.0, history=0)) is None:
+                await ledger.wait_for_work(1.0)
+        assert claim.attempt == 1
+
+
+# The file
+
+
+async def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        assert "another server" in await refusal(tmp_path)
+    async with opened(tmp_path):
+        pass
+
+
+async def test_others_may_read_while_the_server_runs(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.accept(message())
+        assert await asyncio.to_thread(count_turns, ledger.path) == 1
+
+
+def count_turns(path: Path) -> int:
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        (turns_held,) = reader.execute("SELECT count(*) FROM turns").fetchone()
+    finally:
+        reader.close()
+    return int(turns_held)
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        path = ledger.path
+    await asyncio.to_thread(execute, path, "PRAGMA user_version = 99")
+    assert "newer release" in await refusal(tmp_path)
+
+
+async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    await asyncio.to_thread(execute, tmp_path / "ledger.sqlite", "CREATE TABLE theirs (x)")
+    assert "another program" in await refusal(tmp_path)
+
+
+def execute(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute(statement)
+        connection.commit()
+    finally:
+        connection.close()
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes(b"no database, but long enough to look at" * 99)
+    assert "not a database" in await refusal(tmp_path)
+
+
+async def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
+    assert "directory" in await refusal(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("name", ["ledger.sqlite", "ledger.sqlite.lock"])
+async def test_a_directory_in_the_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    await refusal(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        path = ledger.path
+    path.chmod(0o400)
+    assert "readonly" in await refusal(tmp_path)
+
+
+async def test_a_ledger_that_could_not_start_may_try_again(tmp_path: Path) -> None:
+    directory = tmp_path / "later"
+    ledger = ledger_in(directory)
+    with pytest.raises(ConfigurationError):
+        await ledger.start()
+    os.mkdir(directory)
+    await ledger.start()
+    await ledger.accept(message())
+    await ledger.close()
+
+
+def copy_of(directory: Path, target: Path) -> Path:
+    """What a backup or the death of the machine would keep of a ledger that is in use."""
+    target.mkdir()
+    for file in directory.glob("ledger.sqlite*"):
+        shutil.copy(file, target)
+    return target
+
+
+async def cursor_in(ledger: SQLiteLedger) -> Cursor:
+    return (await ledger.snapshot(message().conversation, 0)).cursor
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_an_older_copy_that_is_put_back_begins_a_new_epoch(
+    tmp_path: Path, whole: bool
+) -> None:
+    here, copy = tmp_path / "here", tmp_path / "copy"
+    here.mkdir()
+    async with opened(here) as ledger:
+        await ledger.accept(message("m1"))
+    async with opened(here) as ledger:
+        copy_of(here, copy)
+        await ledger.accept(message("m2"))
+        seen = await cursor_in(ledger)
+    if not whole:
+        (copy / "ledger.sqlite.lock").unlink()
+    shutil.copytree(copy, here, dirs_exist_ok=True)
+    async with opened(here) as ledger:
+        await ledger.accept(message("m3"))
+        now = await cursor_in(ledger)
+    assert now.offset == seen.offset
+    assert now.epoch != seen.epoch
+
+
+async def test_what_a_dead_process_left_begins_a_new_epoch(tmp_path: Path) -> None:
+    """It looks like a copy that was made while the ledger was in use."""
+    here = tmp_path / "here"
+    here.mkdir()
+    async with opened(here) as ledger:
+        await ledger.accept(message("m1"))
+        seen = await cursor_in(ledger)
+        left = copy_of(here, tmp_path / "left")
+    async with opened(left) as ledger:
+        now = await cursor_in(ledger)
+    assert now.offset == seen.offset
+    assert now.epoch != seen.epoch
+
+
+async def test_a_full_disk_makes_the_ledger_unavailable_until_there_is_room(
+    tmp_path: Path,
+) -> None:
+    def limit(store: Store, pages: int) -> Applied[int]:
+        (limited,) = store.database.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+        return Applied(int(limited))
+
+    async with opened(tmp_path) as ledger:
+        await ledger.accept(message("m1"))
+        assert await ledger._writer.submit(limit, 1) > 1
+        large = message("m2", text="x" * 100_000)
+        with pytest.raises(LedgerUnavailable) as failed:
+            await ledger.accept(large)
+        assert "full" in str(failed.value)
+        assert (await ledger.queue_depth()).queued == 1
+        await ledger._writer.submit(limit, 1_000_000)
+        assert not (await ledger.accept(large)).duplicate
+
+
+async def test_a_closed_ledger_is_unavailable(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        pass
+    with pytest.raises(LedgerUnavailable):
+        await ledger.accept(message())
+
+
+# Settings
+
+
+def test_the_hook_contributes_the_ledger_and_its_settings(tmp_path: Path) -> None:
+    (backend,) = palaver_register_ledgers()
+    assert backend.name == "sqlite"
+    build_context = BuildContext(data_directory=tmp_path, resolve_model=Path)
+    built = backend.build(backend.settings(), build_context)
+    assert isinstance(built, SQLiteLedger)
+    assert built.path == tmp_path / "ledger.sqlite"
+    elsewhere = backend.settings.model_validate({"path": str(tmp_path / "other.db")})
+    built = backend.build(elsewhere, build_context)
+    assert isinstance(built, SQLiteLedger)
+    assert built.path == tmp_path / "other.db"
+    with pytest.raises(pydantic.ValidationError):
+        backend.settings.model_validate({"file": "x"})
+
+
+# Cost
+
+
+class Meter:
+    """A store whose virtual machine steps and statements are counted."""
+
+    def __init__(self, directory: Path, *, forgets: bool) -> None:
+        self.forgets = forgets
+        path = directory / "ledger.sqlite"
+        self.store = Store(open_file(path, Lock(path)), clock=lambda: 1.0, kept=100)
+        self.statements: list[str] = []
+        self.steps = 0
+        self.store.database.execute("BEGIN")
+        self.store.database.set_trace_callback(self.statements.append)
+        self.store.database.set_progress_handler(self._step, 1)
+
+    def _step(self) -> int:
+        self.steps += 1
+        return 0
+
+    def turn(self) -> None:
+        """A whole turn of one conversation, with two appends."""
+        if self.forgets:
+            self.store.live.clear()
+        inbox.accept(self.store, message(), QUEUE_ALL)
+        claim = turns.claim(self.store, 3.0, 40).value
+        assert isinstance(claim, Claim)
+        turn = claim.turn
+        started = (
+            Started(turn=turn, attempt=1),
+            Routed(turn=turn, skill="chat", reason="default"),
+        )
+        turns.append(self.store, claim, started, 0, 3.0)
+        turns.append(self.store, claim, (Text(turn=turn, position=0, text="hello "),), 2, 3.0)
+        end = (
+            Text(turn=turn, position=6, text="there"),
+            Finished(turn=turn, outcome="done", length=11),
+        )
+        closing.settle(self.store, claim, end, 3, None, (), "")
+
+    def cost(self) -> int:
+        """Steps of ten turns."""
+        before = self.steps
+        for _ in range(10):
+            self.turn()
+        return self.steps - before
+
+
+@pytest.fixture(params=["held", "read again"])
+def meter(request: pytest.FixtureRequest, tmp_path: Path) -> Meter:
+    """For a conversation that is held in memory, and for one that is read for each turn."""
+    return Meter(tmp_path, forgets=request.param == "read again")
+
+
+def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: Meter) -> None:
+    for _ in range(30):
+        meter.turn()
+    early = meter.cost()
+    meter.store.database.set_progress_handler(None, 0)
+    for _ in range(1_000):
+        meter.turn()
+    meter.store.database.set_progress_handler(meter._step, 1)
+    assert meter.cost() <= early * 1.1
+
+
+def test_a_turn_takes_few_statements(meter: Meter) -> None:
+    meter.turn()
+    meter.statements.clear()
+    meter.turn()
+    assert len(meter.statements) <= (17 if meter.forgets else 14), meter.statements
+
+
+def test_no_statement_of_a_turn_scans_a_table(meter: Meter) -> None:
+    meter.turn()
+    meter.statements.clear()
+    meter.turn()
+    seen = list(meter.statements)
+    for statement in seen:
+        plan = meter.store.database.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        scans = [row[3] for row in plan if row[3].startswith("SCAN") and "USING" not in row[3]]
+        assert scans == [], statement
+
+
+async def test_a_stream_is_trimmed_to_the_event(tmp_path: Path) -> None:
+    ledger = SQLiteLedger(SQLiteLedgerSettings(events_kept=3), tmp_path)
+    await ledger.start()
+    await ledger.accept(message())
+    claim = await ledger.claim("worker", lease=600.0, history=0)
+    assert claim is not None
+    letters = [Text(turn=claim.turn, position=at, text="x") for at in range(6)]
+    end = Finished(turn=claim.turn, outcome="done", length=6)
+    await ledger.settle(claim, [*letters, end], expect=0)
+    page = await ledger.read(claim.conversation, 0, 100)
+    assert (page.first, page.last, len(page.events)) == (6, 8, 3)
+    await ledger.close()

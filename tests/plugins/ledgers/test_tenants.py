@@ -1,0 +1,346 @@
+"""No operation of one tenant reads or changes anything of another, though all ids are the same.
+
+Two tenants with the same people, channels, threads and message ids do things at random. Around each
+operation of one, all that the other has is compared: what the ledger shows of it, and every row or
+key of the store that is its own.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from tests.plugins.ledgers.conftest import read_redis
+from tests.proof import size
+
+from palaver.errors import Fenced, IndexConflict, PalaverError
+from palaver.ledger import Claim, ConcurrencyPolicies, Ledger, PendingQuestion
+from palaver.messages import Conversation, Finished, Message, Routed, Text
+from palaver.testing import MemoryLedger
+
+if TYPE_CHECKING:
+    from tests.plugins.ledgers.conftest import Place, PlaceFactory
+
+T = TypeVar("T")
+Draw = Callable[[st.SearchStrategy[Any]], Any]  # Any: a value of whatever is drawn from
+Raw = Callable[["Place", str], Coroutine[Any, Any, Any]]
+
+TENANTS = ("acme", "acm")
+PEOPLE = ("ada", "bob")
+THREADS = ("t", "u")
+POLICIES = [
+    ConcurrencyPolicies(default="queue"),
+    ConcurrencyPolicies(default="steer"),
+    ConcurrencyPolicies(default="interrupt"),
+    ConcurrencyPolicies(default="merge", merge_window=0.1),
+]
+KINDS = [
+    *["accept"] * 5, *["claim"] * 4, "append", *["settle"] * 4, "stop", "stop", "erase", "erase",
+    "export", "remember", "remember", "look", "discard", "let_leases_lapse",
+]  # fmt: skip
+
+
+class Neighbours:
+    """Both tenants, and what they do. Whatever one says holds its name."""
+
+    def __init__(self, place: "Place", ledger: Ledger, draw: Draw) -> None:
+        self.place = place
+        self.ledger = ledger
+        self.draw = draw
+        self.claims: list[Claim] = []
+        self.count = 0
+
+    def choose(self, values: Any) -> Any:
+        return self.draw(st.sampled_from(list(values)))
+
+    def where(self, tenant: str) -> Conversation:
+        return Conversation(tenant, "web", self.choose(THREADS))
+
+    async def step(self, kind: str, tenant: str) -> tuple[str, object]:
+        """Do one thing; returns whose it was, and what came of it."""
+        self.place.need_clock().now += 0.001
+        try:
+            found = await getattr(self, kind)(tenant)
+        except (Fenced, IndexConflict):
+            found = None
+        except PalaverError as error:
+            found = str(error)
+        if isinstance(found, Claim):
+            tenant = found.conversation.tenant
+        return tenant, found
+
+    async def accept(self, tenant: str) -> object:
+        self.count += 1
+        message = Message(
+            conversation=self.where(tenant),
+            id=self.choose(["m1", "m2", f"n{self.count}"]),
+            person=self.choose(PEOPLE),
+            text=f"{tenant} says",
+        )
+        return await self.ledger.accept(message, self.choose(POLICIES))
+
+    async def claim(self, tenant: str) -> Claim | None:
+        """Of whichever tenant: a worker serves all."""
+        claim = await self.ledger.claim("worker", lease=60.0, history=9)
+        if claim is not None:
+            self.claims.append(claim)
+        return claim
+
+    def claim_of(self, tenant: str) -> Claim | None:
+        mine = [claim for claim in self.claims if claim.conversation.tenant == tenant]
+        return self.choose(mine) if mine else None
+
+    async def append(self, tenant: str) -> object:
+        if claim := self.claim_of(tenant):
+            entries = (
+                Routed(turn=claim.turn, skill="chat", reason=""),
+                Text(turn=claim.turn, position=len(claim.reply), text=f"{tenant} is told"),
+            )
+            return await self.ledger.append(claim, entries, expect=claim.index, lease=60.0)
+        return None
+
+    async def settle(self, tenant: str) -> object:
+        claim = self.claim_of(tenant)
+        if claim is None:
+            return None
+        pending = (await self.ledger.snapshot(claim.conversation, 0)).pending
+        index = 2 if pending and pending[0].reply else claim.index
+        waiting = PendingQuestion(
+            skill="s", message=claim.message, journal=(), reply=f"{tenant} is asked"
+        )
+        return await self.ledger.settle(
+            claim,
+            (Finished(turn=claim.turn, outcome=self.choose(["done", "stopped"]), length=0),),
+            expect=index,
+            pending_question=self.choose([None, waiting]),
+            steered=self.choose([(), (await self.ledger.steering(claim))[:1]]),
+            dead_letter_reason=self.choose(["", f"{tenant} failed"]),
+        )
+
+    async def stop(self, tenant: str) -> object:
+        foreign = [claim.turn for claim in self.claims]
+        turn = self.choose([None, *foreign])
+        return await self.ledger.stop(self.where(tenant), turn)
+
+    async def erase(self, tenant: str) -> object:
+        return await self.ledger.erase(tenant, self.choose(PEOPLE))
+
+    async def export(self, tenant: str) -> object:
+        return await self.ledger.export(tenant, self.choose(PEOPLE))
+
+    async def remember(self, tenant: str) -> object:
+        person, key = self.choose(PEOPLE), self.choose(["k1", "k2"])
+        before = await self.ledger.recall(tenant, person, key)
+        value = self.choose([f"{tenant} likes", None])
+        await self.ledger.remember(tenant, person, key, value)
+        return before
+
+    async def look(self, tenant: str) -> object:
+        where = self.where(tenant)
+        return (
+            await self.ledger.snapshot(where, 9),
+            await self.ledger.read(where, 0, 99),
+            sorted(await self.ledger.members(where)),
+        )
+
+    async def discard(self, tenant: str) -> object:
+        """An operator removes a dead letter of this tenant."""
+        letters = await self.ledger.dead_letters(99)
+        mine = [each for each in letters if each.messages[0].conversation.tenant == tenant]
+        return await self.ledger.discard(self.choose(mine).turn) if mine else None
+
+    async def let_leases_lapse(self, tenant: str) -> None:
+        self.place.need_clock().now += 61.0
+
+    # What a tenant has
+
+    async def picture(self, tenant: str, raw: Raw) -> list[object]:
+        seen: list[object] = [await raw(self.place, tenant)]
+        for thread in THREADS:
+            where = Conversation(tenant, "web", thread)
+            snapshot = await self.place.ledger.snapshot(where, 99)
+            if snapshot.cursor.offset:
+                seen.append([snapshot, await self.place.ledger.read(where, 0, 999)])
+        for person in PEOPLE:
+            export = await self.place.ledger.export(tenant, person)
+            seen.append(msgspec.structs.replace(export, at=0.0))
+        letters = await self.place.ledger.dead_letters(999)
+        seen.append([each for each in letters if each.messages[0].conversation.tenant == tenant])
+        return seen
+
+
+def words(found: object) -> str:
+    return msgspec.json.encode(found).decode() if found is not None else ""
+
+
+async def live_together(place: "Place", ledger: Ledger, raw: Raw, draw: Draw) -> None:
+    neighbours = Neighbours(place, ledger, draw)
+    for _ in range(draw(st.integers(20, 40))):
+        kind, tenant = draw(st.sampled_from(KINDS)), draw(st.sampled_from(TENANTS))
+        before = {each: await neighbours.picture(each, raw) for each in TENANTS}
+        doer, found = await neighbours.step(kind, tenant)
+        (other,) = {*TENANTS} - {doer}
+        assert await neighbours.picture(other, raw) == before[other], (kind, doer)
+        assert f'"{other} ' not in words(found), (kind, doer)
+        assert f'"tenant":"{other}"' not in words(found), (kind, doer)
+
+
+# The store's own
+
+
+async def memory_raw(place: "Place", tenant: str) -> object:
+    ledger = place.ledger
+    assert isinstance(ledger, MemoryLedger)
+    return [
+        (
+            (held.epoch, held.fence, held.running, held.lapse, dict(held.seen), dict(held.closed)),
+            [(turn.id, turn.stop, turn.due, turn.failed) for turn in held.inbox],
+        )
+        for name, held in ledger._all.items()
+        if name.startswith(f"{tenant}/")
+    ]
+
+
+OF_A_CONVERSATION = {
+    "turns": "place >> 32", "events": "place >> 32", "steps": "turn >> 32",
+    "marks": "conversation", "steering": "conversation", "waiting": "conversation",
+    "members": "conversation", "conversations": "id",
+}  # fmt: skip
+
+
+async def sqlite_raw(place: "Place", tenant: str) -> object:
+    path = place.ledger.path  # type: ignore[attr-defined]  # it is a SQLiteLedger
+
+    def read() -> object:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+            execute = database.execute
+            within = "SELECT id FROM conversations WHERE name LIKE ? || '/%'"
+            rows = {
+                table: execute(
+                    f"SELECT * FROM {table} WHERE {column} IN ({within})", (tenant,)
+                ).fetchall()
+                for table, column in OF_A_CONVERSATION.items()
+            }
+            for table in ("letters", "memories"):
+                rows[table] = execute(
+                    f"SELECT * FROM {table} WHERE tenant = ?", (tenant,)
+                ).fetchall()
+        database.close()
+        return rows
+
+    return await asyncio.to_thread(read)
+
+
+async def redis_raw(place: "Place", tenant: str) -> object:
+    """Every key of the tenant, with its value and its end."""
+    from redis.asyncio import Redis
+
+    client: Any = Redis.from_url(place.url)
+    try:
+        found: dict[bytes, object] = {}
+        async for key in client.scan_iter():
+            noun, _, rest = key.partition(b":")[2].partition(b":")[2].partition(b":")
+            owned = rest.startswith(f"{tenant}/".encode())
+            if noun == b"d" and rest:
+                owned = await client.hget(key, "tenant") == tenant.encode()
+            if noun == b"n":
+                owned = (await client.get(key)).startswith(f"{tenant}/".encode())
+            if owned:
+                found[key] = (await read_redis(client, key), await client.pexpiretime(key))
+            if noun == b"queue":
+                queued = await client.zrange(key, 0, -1, withscores=True)
+                mine = (each for each in queued if each[0].startswith(f"{tenant}/".encode()))
+                found |= dict(mine)
+        return found
+    finally:
+        await client.aclose()
+
+
+RAW: dict[str, Raw] = {"memory": memory_raw, "sqlite": sqlite_raw, "redis": redis_raw}
+
+
+def explore(
+    name: str,
+    places: "dict[str, PlaceFactory]",
+    paths: pytest.TempPathFactory,
+    *,
+    examples: int,
+    wrap: Callable[[Ledger], Any] = lambda ledger: ledger,
+) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def neighbours(data: st.DataObject) -> None:
+        asyncio.run(in_a_place(data.draw, paths.mktemp("tenants")))
+
+    async def in_a_place(draw: Draw, directory: Path) -> None:
+        async with asyncio.timeout(60), AsyncExitStack() as stack:
+            place = await stack.enter_async_context(places[name](directory))
+            await place.ledger.start()
+            stack.push_async_callback(place.ledger.close)
+            await live_together(place, wrap(place.ledger), RAW[name], draw)
+
+    neighbours()
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(
+    "name",
+    ["memory", "sqlite", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live])],
+)
+def test_no_operation_of_a_tenant_reads_or_changes_anything_of_another(
+    name: str,
+    places: "dict[str, PlaceFactory]",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    explore(name, places, tmp_path_factory, examples=size(10, 300))
+
+
+class Confused:
+    """The twin: takes one tenant's name for the other's in one method."""
+
+    def __init__(self, within: Ledger, method: str) -> None:
+        self._within = within
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:  # Any: the methods that are left as they are
+        if name != self._method:
+            return getattr(self._within, name)
+        return self._confused
+
+    async def _confused(self, first: Any, *rest: Any) -> Any:
+        if isinstance(first, Conversation):
+            first = msgspec.structs.replace(first, tenant="acme")
+        elif isinstance(first, Message):
+            there = msgspec.structs.replace(first.conversation, tenant="acme")
+            first = msgspec.structs.replace(first, conversation=there)
+        else:
+            first = "acme"
+        return await getattr(self._within, self._method)(first, *rest)
+
+
+@pytest.mark.parametrize(
+    "method", ["accept", "stop", "erase", "export", "remember", "recall", "snapshot", "read"]
+)
+def test_a_ledger_that_confuses_tenants_is_found_out(
+    method: str, places: "dict[str, PlaceFactory]", tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.raises(AssertionError):
+        explore(
+            "memory",
+            places,
+            tmp_path_factory,
+            examples=200,
+            wrap=lambda ledger: Confused(ledger, method),
+        )

@@ -1,0 +1,69 @@
+"""Contract: what a whole server does with messages that come while a turn runs, on every ledger."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest_asyncio
+from tests.server.skills_under_test import Parrot
+from tests.server.turns.test_concurrency_policy import Deaf, Guide, chosen, prompts
+from tests.server.turns.test_takeover import stored, until
+
+from palaver.ledger import Ledger
+from palaver.testing import ScriptedEngine, ScriptedReply, converse
+
+if TYPE_CHECKING:
+    from tests.plugins.ledgers.conftest import Place
+
+
+@pytest_asyncio.fixture
+async def ledger(place: "Place") -> AsyncIterator[Ledger]:
+    """One that the server starts and closes."""
+    await place.ledger.close()
+    place.ledger = place.build()
+    yield place.ledger
+
+
+async def test_a_burst_becomes_one_turn(place: "Place", ledger: Ledger) -> None:
+    engine = ScriptedEngine("Hello Bob.")
+    settings = chosen(default="merge", merge_window=5.0)
+    async with converse(Parrot, engine=engine, ledger=ledger, settings=settings) as chat:
+        turn = await chat.send("Hello")
+        await place.let_pass(4)
+        assert await chat.send("I am Bob") == turn
+        await place.let_pass(6)
+        assert await chat.reply(turn) == "Hello Bob."
+    assert prompts(engine, 0) == ["Hello\n\nI am Bob"]
+
+
+async def test_an_interruption_is_answered_with_what_it_interrupted(ledger: Ledger) -> None:
+    engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", hold=3), "Rome is too.")
+    settings = chosen(default="interrupt")
+    async with converse(Parrot, engine=engine, ledger=ledger, settings=settings) as chat:
+        first = await chat.send("Tell me of Paris")
+        await stored(chat.server, first, "Paris is lovely")
+        second = await chat.send("I mean Rome")
+        assert (await chat.reply(first)).outcome == "stopped"
+        assert await chat.reply(second) == "Rome is too."
+    assert prompts(engine, 1) == ["Tell me of Paris\n\nI mean Rome"]
+
+
+async def test_a_skill_is_steered(ledger: Ledger) -> None:
+    engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is", "on")
+    async with converse(Guide, engine=engine, ledger=ledger) as chat:
+        turn = await chat.send("go")
+        await chat.screen.until(turn, text="straight on")
+        assert await chat.send("left") == turn
+        assert await chat.reply(turn) == "straight on [left] left it is"
+        assert await chat.say("and now?") == "on"
+
+
+async def test_what_a_skill_does_not_take_becomes_the_next_turn(ledger: Ledger) -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
+    async with converse(Deaf, engine=engine, ledger=ledger) as chat:
+        turn = await chat.send("first")
+        await chat.screen.until(turn, text="one")
+        assert await chat.send("second", id="m") == turn
+        engine.go()
+        assert await chat.reply(turn) == "one"
+        await until(lambda: chat.screen.turns["m"] != turn)
+        assert await chat.reply(chat.screen.turns["m"]) == "two"

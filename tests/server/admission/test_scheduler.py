@@ -1,0 +1,318 @@
+"""The order of the line: whatever is done, tenants that wait are served alike, by weight."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.proof import size
+
+from palaver.admission.scheduler import LANES, OUTPUT, Counters, Scheduler, Ticket
+from palaver.config.settings import Lane
+
+PLACES = 4
+BATCH_PLACES = 3
+LONGEST_PROMPT = 100
+LONGEST_REPLY = 20
+WEIGHTS = {"a": 1.0, "b": 1.0, "c": 2.0, "d": 0.5}
+BOUND = (LONGEST_PROMPT + PLACES * LONGEST_REPLY * OUTPUT) / min(WEIGHTS.values())
+"""What two tenants' counters may differ by: what one is charged before the other is looked at
+again, a prompt and the replies that its places still hold."""
+
+
+class Line(RuleBasedStateMachine):
+    """A scheduler, and a plain account of what each tenant was served."""
+
+    reserve = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(
+            PLACES,
+            reserve=self.reserve,
+            batch_places=BATCH_PLACES,
+            weight=WEIGHTS.__getitem__,
+        )
+        self.known: set[str] = set()
+        self.waiting: list[Ticket] = []
+        self.running: dict[Ticket, int] = {}
+        self.served: Counter[tuple[Lane, str]] = Counter()
+        self.since: dict[tuple[Lane, str, str], float] = {}
+        """Of two that have been in line together all the time: the difference when that began."""
+
+    def tenants(self, lane: Lane) -> set[str]:
+        return {ticket.tenant for ticket in self.waiting if ticket.lane == lane}
+
+    def difference(self, lane: Lane, first: str, second: str) -> float:
+        one, other = (self.served[lane, tenant] / WEIGHTS[tenant] for tenant in (first, second))
+        return one - other
+
+    def note(self) -> None:
+        """Look who is in line beside whom."""
+        now = {
+            (lane, first, second)
+            for lane in LANES
+            for first, second in itertools.combinations(sorted(self.tenants(lane)), 2)
+        }
+        self.since = {pair: base for pair, base in self.since.items() if pair in now}
+        for pair in now - self.since.keys():
+            self.since[pair] = self.difference(*pair)
+
+    @rule(
+        tenant=st.sampled_from("abcd"),
+        lane=st.sampled_from(list(LANES)),
+        prompt=st.integers(0, LONGEST_PROMPT),
+        count=st.integers(1, 8),
+    )
+    def join(self, tenant: str, lane: Lane, prompt: int, count: int) -> None:
+        for _ in range(count):
+            ticket = Ticket(tenant, lane, prompt, prompt + LONGEST_REPLY)
+            self.scheduler.join(ticket)
+            self.waiting.append(ticket)
+        self.known.add(tenant)
+        self.fill()
+
+    def fill(self) -> None:
+        self.note()
+        while (ticket := self.scheduler.next()) is not None:
+            self.waiting.remove(ticket)
+            self.running[ticket] = 0
+            self.served[ticket.lane, ticket.tenant] += ticket.prompt
+            self.note()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), count=st.integers(1, LONGEST_REPLY))
+    def write(self, data: st.DataObject, count: int) -> None:
+        ticket = data.draw(st.sampled_from(list(self.running)))
+        count = min(count, LONGEST_REPLY - self.running[ticket])
+        self.running[ticket] += count
+        self.served[ticket.lane, ticket.tenant] += int(OUTPUT) * count
+        self.scheduler.charge(ticket, OUTPUT * count)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(list(self.running)))
+        del self.running[ticket]
+        assert self.scheduler.leave(ticket)
+        assert not self.scheduler.leave(ticket), "a place was freed twice"
+        self.fill()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(ticket)
+        assert not self.scheduler.leave(ticket)
+        assert self.scheduler.ahead(ticket) is None
+        self.fill()
+
+    @invariant()
+    def nobody_is_lost_and_no_place_leaks(self) -> None:
+        assert self.scheduler.running == len(self.running) <= PLACES
+        assert self.scheduler.waiting == len(self.waiting)
+        for lane in LANES:
+            waiting = [ticket for ticket in self.waiting if ticket.lane == lane]
+            assert self.scheduler.waiting_in(lane) == len(waiting)
+            assert self.scheduler.tokens_in(lane) == sum(ticket.at_most for ticket in waiting)
+
+    @invariant()
+    def no_place_is_free_while_somebody_may_have_it(self) -> None:
+        in_batch = sum(ticket.lane == "batch" for ticket in self.running)
+        assert in_batch <= BATCH_PLACES
+        for ticket in self.waiting:
+            full = len(self.running) == PLACES
+            assert full or self.is_kept_from(ticket) or in_batch == BATCH_PLACES
+            assert full or self.is_kept_from(ticket) or ticket.lane == "batch"
+
+    def is_kept_from(self, ticket: Ticket) -> bool:
+        """Whether only the reserve is free, and the tenant has its part of the other places, and
+        half as many as the one with the most."""
+        if len(self.known) == 1 or PLACES - len(self.running) > self.reserve:
+            return False
+        present = {ticket.tenant for ticket in (*self.waiting, *self.running)}
+        part = (PLACES - self.reserve) // sum(WEIGHTS[tenant] for tenant in present)
+        held = Counter(ticket.tenant for ticket in self.running)
+        by_weight = {tenant: count / WEIGHTS[tenant] for tenant, count in held.items()}
+        few = max(1, part, max(by_weight.values(), default=0) / 2)
+        return by_weight.get(ticket.tenant, 0) >= few
+
+    @invariant()
+    def who_waits_together_is_served_alike(self) -> None:
+        for pair, base in self.since.items():
+            # The reserve goes to who has few places, even if those that wait are all stuck.
+            assert self.reserve or abs(self.difference(*pair) - base) <= 2 * BOUND
+
+
+class LineWithReserve(Line):
+    reserve = 1
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("line", [Line, LineWithReserve])
+def test_whatever_happens_the_line_is_fair_busy_and_complete(line: type[Line]) -> None:
+    run_state_machine_as_test(
+        line,
+        settings=settings(
+            max_examples=size(100, 5_000),
+            stateful_step_count=size(60, 200),
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+# Single rules
+
+
+def drain(scheduler: Scheduler, reply: int = 0) -> Iterator[Ticket]:
+    """Give every place away, one after the other."""
+    while (ticket := scheduler.next()) is not None:
+        yield ticket
+        scheduler.charge(ticket, OUTPUT * reply)
+        scheduler.leave(ticket)
+
+
+def queue(scheduler: Scheduler, *who: str, lane: Lane = "channel", prompt: int = 10) -> None:
+    for tenant in who:
+        scheduler.join(Ticket(tenant, lane, prompt))
+
+
+def test_tenants_take_turns_however_many_each_has_in_line() -> None:
+    scheduler = Scheduler(1)
+    queue(scheduler, *"aaaaaa", *"bb")
+    assert "".join(ticket.tenant for ticket in drain(scheduler)) == "ababaaaa"
+
+
+def test_a_tenants_own_tickets_keep_their_order() -> None:
+    scheduler = Scheduler(1)
+    tickets = [Ticket("a", "channel", prompt) for prompt in (30, 10, 20)]
+    for ticket in tickets:
+        scheduler.join(ticket)
+    assert list(drain(scheduler)) == tickets
+
+
+@pytest.mark.parametrize("weight", [1, 3])
+def test_a_heavier_tenant_gets_more_by_its_weight(weight: int) -> None:
+    scheduler = Scheduler(1, weight=lambda tenant: weight if tenant == "a" else 1)
+    queue(scheduler, *"a" * 100, *"b" * 100)
+    first = Counter(ticket.tenant for ticket in itertools.islice(drain(scheduler), 80))
+    assert first == {"a": 80 * weight // (weight + 1), "b": 80 // (weight + 1)}
+
+
+def test_long_replies_count_while_they_are_written() -> None:
+    scheduler = Scheduler(2)
+    queue(scheduler, *"aaa", *"bbb", prompt=10)
+    writing = scheduler.next()
+    assert writing is not None
+    assert writing.tenant == "a"
+    scheduler.charge(writing, OUTPUT * 20)
+    others = [scheduler.next() for _ in range(1)]
+    for _ in range(2):
+        assert others[-1] is not None
+        scheduler.leave(others[-1])
+        others.append(scheduler.next())
+    assert [ticket.tenant for ticket in others if ticket] == ["b", "b", "b"]
+
+
+def test_who_was_away_has_saved_nothing_up() -> None:
+    scheduler = Scheduler(1)
+    queue(scheduler, *"b")
+    list(drain(scheduler))
+    queue(scheduler, *"a" * 50)
+    for _ in range(40):
+        ticket = scheduler.next()
+        assert ticket is not None
+        scheduler.leave(ticket)
+    queue(scheduler, *"b" * 50)
+    first = Counter(ticket.tenant for ticket in itertools.islice(drain(scheduler), 20))
+    assert first == {"a": 10, "b": 10}
+
+
+def test_who_comes_to_an_empty_line_has_saved_nothing_up_either() -> None:
+    counters: Counters[str] = Counters(lambda name: 1.0)
+    counters.enter("a", [])
+    counters.charge("a", 1000)
+    counters.leave("a")
+    counters.enter("b", [])
+    assert counters.served("b") == 1000
+
+
+def test_someone_in_a_quiet_lane_goes_first() -> None:
+    scheduler = Scheduler(1)
+    queue(scheduler, *"a" * 50, lane="batch")
+    for _ in range(10):
+        ticket = scheduler.next()
+        assert ticket is not None
+        scheduler.leave(ticket)
+    queue(scheduler, "b", lane="interactive")
+    ticket = scheduler.next()
+    assert ticket is not None
+    assert ticket.tenant == "b"
+
+
+def test_a_busy_lane_does_not_starve_the_others() -> None:
+    scheduler = Scheduler(1)
+    for lane in LANES:
+        queue(scheduler, *"a" * 2100, lane=lane)
+    lanes = Counter(ticket.lane for ticket in itertools.islice(drain(scheduler), 2100))
+    assert lanes == {"interactive": 1600, "channel": 400, "batch": 100}
+
+
+def test_the_batch_lane_leaves_places_free() -> None:
+    scheduler = Scheduler(4, batch_places=3)
+    queue(scheduler, *"aaaaa", lane="batch")
+    assert sum(scheduler.next() is not None for _ in range(4)) == 3
+    queue(scheduler, "a", lane="interactive")
+    ticket = scheduler.next()
+    assert ticket is not None
+    assert ticket.lane == "interactive"
+
+
+def test_the_reserve_is_for_tenants_who_have_few_places() -> None:
+    scheduler = Scheduler(8, reserve=2)
+    queue(scheduler, *"b")
+    assert [ticket.tenant for ticket in drain(scheduler)] == ["b"]
+    queue(scheduler, *"a" * 20)
+    tickets = [scheduler.next() for _ in range(8)]
+    assert sum(ticket is not None for ticket in tickets) == 6
+    queue(scheduler, *"bcb")
+    late = [scheduler.next() for _ in range(3)]
+    assert [ticket and ticket.tenant for ticket in late] == ["b", "c", None]
+
+
+def test_a_tenant_that_is_alone_gets_the_reserve_too() -> None:
+    scheduler = Scheduler(8, reserve=2)
+    queue(scheduler, *"a" * 20)
+    assert sum(scheduler.next() is not None for _ in range(20)) == 8
+
+
+def test_how_many_come_first_follows_the_turns_that_tenants_take() -> None:
+    scheduler = Scheduler(1)
+    queue(scheduler, *"a" * 100, *"b")
+    last = Ticket("b", "channel")
+    scheduler.join(last)
+    assert scheduler.ahead(last) == 3  # two of a, one of its own
+    queue(scheduler, *"cc", lane="interactive")
+    assert scheduler.ahead(last) == 5
+    assert scheduler.before("new", "channel", 0) == 4
+
+
+def test_a_crowd_in_another_lane_comes_first_only_by_its_weight() -> None:
+    scheduler = Scheduler(1)
+    queue(scheduler, *"a" * 100, lane="interactive")
+    assert scheduler.before("new", "channel", 0) == 4
+    assert scheduler.before("new", "batch", 0) == 16
+    scheduler = Scheduler(1)
+    queue(scheduler, *"a" * 100, lane="batch")
+    assert scheduler.before("new", "interactive", 0) == 0
+    assert scheduler.before("new", "interactive", 15) == 16

@@ -1,0 +1,310 @@
+"""Where settings come from, and what is said when one cannot be right."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tests.server.config import settings_plugin
+
+from palaver.config.loading import load_settings, plugin_settings, validate_plugin_settings
+from palaver.config.settings import Settings
+from palaver.errors import ConfigurationError
+from palaver.plugins import Registry, load_plugins
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return registry_of()
+
+
+def registry_of(module: str = settings_plugin.__name__) -> Registry:
+    return load_plugins([importlib.metadata.EntryPoint("test", module, "palaver")])
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(text: str, name: str = "palaver.toml") -> Path:
+    Path(name).write_text(text, encoding="utf-8")
+    return Path(name)
+
+
+def complaint(
+    toml: str = "", environ: Mapping[str, str] | None = None, *flags: str, plugins: bool = False
+) -> str:
+    """What is said about these settings."""
+
+    def load() -> None:
+        settings = load_settings(write(toml), environ or {}, flags)
+        if plugins:
+            validate_plugin_settings(settings, registry_of())
+
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    return str(caught.value)
+
+
+# Where values come from
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    assert load_settings(None, {}) == Settings()
+
+
+def test_flags_go_over_the_environment_and_that_over_the_file() -> None:
+    write("[server]\nport = 1\nhost = 'a'\ndrain = 3")
+    environ = {"PALAVER__SERVER__PORT": "2", "PALAVER__SERVER__HOST": "b"}
+    server = load_settings(None, environ, ["server.port=3"]).server
+    assert (server.port, server.host, server.drain) == (3, "b", 3.0)
+
+
+def test_the_environment_can_name_the_file() -> None:
+    write("[server]\nport = 1")
+    write("[server]\nport = 2", "other.toml")
+    assert load_settings(None, {"PALAVER_CONFIG": "other.toml"}).server.port == 2
+    assert load_settings(Path("palaver.toml"), {"PALAVER_CONFIG": "other.toml"}).server.port == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
+        ('["https://a.example"]', ("https://a.example",)),
+        ("https://a.example", ("https://a.example",)),
+        ("", ()),
+    ],
+)
+def test_a_list_is_written_as_toml_or_with_commas(text: str, origins: tuple[str, ...]) -> None:
+    assert load_settings(None, {"PALAVER__SERVER__ORIGINS": text}).server.origins == origins
+
+
+@pytest.mark.parametrize("text", ["7", "true", "2026-01-01", '"7"'])
+def test_text_stays_text_whatever_it_looks_like(text: str) -> None:
+    settings = load_settings(None, {}, [f"routing.default={text}"])
+    assert settings.routing.default == text.strip('"')
+
+
+def test_the_environment_reaches_tables_in_tables() -> None:
+    settings = load_settings(None, {"PALAVER__AUTH__KEYS__BOB__SECRET": "env:BOB"})
+    assert settings.auth.keys["bob"].secret.root == "env:BOB"
+
+
+def test_the_environment_reaches_the_settings_of_plugins(registry: Registry) -> None:
+    environ = {
+        "PALAVER__ENGINE__ECHO__URLS": "http://a,http://b",
+        "PALAVER__ENGINE__ECHO__PAUSE": "0.5",
+        "PALAVER__ENGINE__ECHO__OPTIONS__DEPTH": "3",
+    }
+    settings = load_settings(None, environ)
+    validate_plugin_settings(settings, registry)
+    given = plugin_settings(settings, "engine", "echo", settings_plugin.EchoSettings)
+    assert given.urls == ("http://a", "http://b")
+    assert given.pause == 0.5
+    assert given.options == {"depth": 3}
+
+
+def test_well_known_bare_names_are_fallbacks() -> None:
+    environ = {
+        "REDIS_URL": "redis://:hunter2@r:6379/0",
+        "OPENAI_API_KEY": "sk-hunter2",
+        "OPENAI_BASE_URL": "http://a/v1",
+        "HF_TOKEN": "hf-hunter2",
+    }
+    settings = load_settings(None, environ)
+    assert settings.ledger.of("redis") == {"url": "env:REDIS_URL"}
+    assert settings.engine.of("openai") == {"api_key": "env:OPENAI_API_KEY", "urls": "http://a/v1"}
+    assert settings.models.hub_token is not None
+    assert settings.models.hub_token.root == "env:HF_TOKEN"
+    assert "hunter2" not in repr(settings)
+    write("[ledger.redis]\nurl = 'redis://mine'")
+    assert load_settings(None, environ).ledger.of("redis") == {"url": "redis://mine"}
+
+
+def test_a_bare_name_for_a_plugin_that_is_not_there_is_nobodys_mistake(registry: Registry) -> None:
+    validate_plugin_settings(load_settings(None, {"REDIS_URL": "redis://r"}), registry)
+
+
+@pytest.mark.parametrize("name", ["development", "production"])
+def test_the_example_files_load(name: str) -> None:
+    settings = load_settings(ROOT / "config" / f"{name}.toml", {})
+    assert settings.plugins.strict
+
+
+# What is said
+
+
+@pytest.mark.parametrize(
+    ("toml", "sentence"),
+    [
+        (
+            "[server]\n\nprot = 1",
+            "unknown key 'server.prot' (palaver.toml, line 3); did you mean 'server.port'?",
+        ),
+        (
+            "[servr]\nport = 1",
+            "unknown key 'servr' (palaver.toml, line 2); did you mean 'server'?",
+        ),
+        (
+            "[server]\nmax_running = 1",
+            (
+                "unknown key 'server.max_running' (palaver.toml, line 2); "
+                "did you mean 'dispatch.max_running'?"
+            ),
+        ),
+        (
+            "engine.model = 'big'",
+            (
+                "unknown key 'engine.model' (palaver.toml, line 1); what belongs to a backend "
+                "stands in its table, like [engine.openvino]"
+            ),
+        ),
+        ("zzz = 1", "unknown key 'zzz' (palaver.toml, line 1)"),
+        (
+            "[server]\nport = 'abc'",
+            "server.port must be a whole number, not 'abc' (palaver.toml, line 2)",
+        ),
+        (
+            "[server]\nport = 70000",
+            "server.port must be at most 65535, not 70000 (palaver.toml, line 2)",
+        ),
+        ("[engine]\nuse = 3", "engine.use must be text (palaver.toml, line 2)"),
+        ("[server]\norigins = 3", "server.origins must be a list (palaver.toml, line 2)"),
+        ("server = 3", "server must be a table (palaver.toml, line 1)"),
+        (
+            "[plugins]\nstrict = 'perhaps'",
+            "plugins.strict must be true or false, not 'perhaps' (palaver.toml, line 2)",
+        ),
+        (
+            "[auth.keys.bob]\ntenant = 't'",
+            "auth.keys.bob.secret must be set (palaver.toml, line 2)",
+        ),
+        (
+            "[auth.keys.bob]\nsecret = 'hunter2'",
+            (
+                "auth.keys.bob.secret: a secret is given by reference: 'env:NAME' or 'file:PATH' "
+                "(palaver.toml, line 2)"
+            ),
+        ),
+        (
+            "[auth.keys]\nbob = 'hunter2'",
+            "auth.keys.bob must be a table (palaver.toml, line 2)",
+        ),
+        (
+            "[server\nport = 1",
+            (
+                "palaver.toml cannot be read: Expected ']' at the end of a table declaration "
+                "(at line 1, column 8)"
+            ),
+        ),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_its_place(toml: str, sentence: str) -> None:
+    assert complaint(toml) == sentence
+
+
+def test_a_mistake_in_the_environment_is_told_with_its_name() -> None:
+    assert complaint("", {"PALAVER__SERVER__PROT": "1"}) == (
+        "unknown key 'server.prot' (environment PALAVER__SERVER__PROT); did you mean 'server.port'?"
+    )
+    assert complaint("", {"PALAVER__SERVER": "x", "PALAVER__SERVER__PORT": "1"}) == (
+        "server is a value (environment PALAVER__SERVER), so there is no 'server.port' "
+        "(environment PALAVER__SERVER__PORT) in it"
+    )
+
+
+def test_a_mistake_in_a_flag_is_told_with_the_flag() -> None:
+    assert complaint("", {}, "dispatch.leese=1") == (
+        "unknown key 'dispatch.leese' (--set dispatch.leese); did you mean 'dispatch.lease'?"
+    )
+    assert complaint("", {}, "port") == "--set 'port' is not of the form section.key=value"
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    assert complaint("[server]\nprot = 1\ndrain = 'x'").splitlines() == [
+        "unknown key 'server.prot' (palaver.toml, line 2); did you mean 'server.port'?",
+        "server.drain must be a number, not 'x' (palaver.toml, line 3)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("toml", "sentence"),
+    [
+        (
+            "[engine.echo]\npuase = 1",
+            (
+                "unknown key 'engine.echo.puase' (palaver.toml, line 2); "
+                "did you mean 'engine.echo.pause'?"
+            ),
+        ),
+        (
+            "[engine.ecko]\npause = 1",
+            "unknown key 'engine.ecko' (palaver.toml, line 2); did you mean 'engine.echo'?",
+        ),
+        (
+            "[engine.echo]\npause = 'long'",
+            "engine.echo.pause must be a number, not 'long' (palaver.toml, line 2)",
+        ),
+        (
+            "[engine.echo]\nkey = 'hunter2'",
+            (
+                "engine.echo.key: a secret is given by reference: 'env:NAME' or 'file:PATH' "
+                "(palaver.toml, line 2)"
+            ),
+        ),
+        (
+            "[engine.echo]\nmode = 'hunter2'",
+            "engine.echo.mode must be 'fast' or 'slow', not 'hunter2' (palaver.toml, line 2)",
+        ),
+        (
+            "[skills.parrot]\nvolume = -1",
+            "skills.parrot.volume must be at least 0, not -1 (palaver.toml, line 2)",
+        ),
+        (
+            "[skills.parot]\nvolume = 1",
+            "unknown key 'skills.parot' (palaver.toml, line 2); did you mean 'skills.parrot'?",
+        ),
+        ("[channels.slack]\nx = 1", "unknown key 'channels.slack' (palaver.toml, line 2)"),
+    ],
+)
+def test_a_plugins_own_table_is_checked_though_it_is_not_in_use(toml: str, sentence: str) -> None:
+    assert complaint(toml, plugins=True) == sentence
+
+
+def test_a_named_file_must_be_there() -> None:
+    with pytest.raises(ConfigurationError, match=r"there is no settings file 'none\.toml'"):
+        load_settings(None, {"PALAVER_CONFIG": "none.toml"})
+
+
+# Secrets
+
+
+def test_a_secret_is_read_from_the_environment_or_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BOB", "hunter2")
+    write("hunter3\n", "secret")
+    write("[auth.keys]\na.secret = 'env:BOB'\nb.secret = 'file:secret'")
+    settings = load_settings(None, {})
+    assert [key.secret.reveal() for key in settings.auth.keys.values()] == ["hunter2", "hunter3"]
+    assert "hunter" not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("env:NOBODY", "secret 'env:NOBODY' is empty or not set"),
+        ("file:nowhere", "secret 'file:nowhere': No such file or directory"),
+    ],
+)
+def test_a_secret_that_is_not_there_is_named_by_its_reference(
+    reference: str, sentence: str
+) -> None:
+    settings = load_settings(None, {}, [f"auth.keys.bob.secret={reference}"])
+    with pytest.raises(ConfigurationError) as caught:
+        settings.auth.keys["bob"].secret.reveal()
+    assert str(caught.value) == sentence

@@ -1,0 +1,591 @@
+"""Every setting does something: for each key there is a test that fails when it is ignored."""
+
+import asyncio
+import importlib.metadata
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import make_mocked_request
+from tests.plugins.ledgers.redis_server import free_port
+from tests.server.config import settings_plugin
+from tests.server.skills_under_test import Parrot
+
+from palaver.app import build_server, listening
+from palaver.config.loading import plugin_models
+from palaver.config.reference import describe
+from palaver.config.settings import (
+    AdmissionSettings,
+    AuthKey,
+    AuthSettings,
+    DispatchSettings,
+    EngineSettings,
+    LedgerSettings,
+    RoutingSettings,
+    Secret,
+    ServerSettings,
+    Settings,
+)
+from palaver.engines.supervised import SupervisedEngine
+from palaver.errors import Forbidden, TooLarge, TooMany
+from palaver.ledger import Claim
+from palaver.messages import Conversation, Message
+from palaver.metrics import Metrics
+from palaver.plugins import load_plugins
+from palaver.routing import Router
+from palaver.server import Server
+from palaver.skills import Skill
+from palaver.testing import Chat, MemoryLedger, ScriptedEngine, ScriptedReply, converse
+from palaver.turns.turn import Turn
+from palaver.web.authentication import Authenticator
+
+ROOT = Path(__file__).parents[3]
+HERE = "tests/server/config/test_settings_effect.py"
+CHECK = "tests/server/cli/test_check.py"
+CONTINUATION = "tests/server/engines/test_continuing.py"
+WHILE_RUNNING = "tests/server/turns/test_concurrency_policy.py"
+DOOR = "tests/server/admission/test_control.py"
+LINE = "tests/server/engines/test_scheduled.py"
+DEPARTURE = "tests/server/web/test_shutdown.py"
+
+COVERED = {
+    "server.host": f"{CHECK}::test_each_mistake_is_one_sentence",
+    "server.port": f"{HERE}::test_the_server_listens_at_its_port",
+    "server.data": "tests/server/models/test_models.py::test_models_are_added_chosen_and_listed",
+    "server.origins": f"{HERE}::test_pages_of_named_origins_may_use_the_server",
+    "server.max_message_bytes": f"{HERE}::test_a_message_above_the_limit_is_refused",
+    "server.send_queue_bytes": (
+        "tests/server/web/test_socket.py::test_a_slow_reader_is_disconnected_and_can_come_back"
+    ),
+    "server.drain": f"{HERE}::test_a_stopping_server_gives_turns_time_to_end",
+    "server.linger": f"{DEPARTURE}::test_a_server_that_stops_listens_and_accepts_for_the_others",
+    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_while_it_stops_is_ended_all_the_same",
+    "auth.keys.NAME.secret": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.tenant": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.person": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
+    "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
+    "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
+    "engine.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "engine.health_probe_interval": (
+        "tests/server/engines/test_supervised.py::test_a_silent_death_is_found_by_the_canary"
+    ),
+    "engine.health_probe_timeout": (
+        "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_canary"
+    ),
+    "engine.restart_backoff": f"{HERE}::test_a_dead_engine_is_restarted_after_the_backoff",
+    "engine.timeout": f"{HERE}::test_a_generation_has_a_deadline",
+    "engine.restart_timeout": f"{CONTINUATION}::test_a_message_waits_no_longer_than_set",
+    "engine.max_attempts": (
+        f"{CONTINUATION}"
+        "::test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_works"
+    ),
+    "ledger.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "ledger.history": f"{HERE}::test_a_skill_gets_no_more_history_than_set",
+    "knowledge.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "models.hub_token": (
+        "tests/server/models/test_hub.py::test_a_gated_model_comes_with_the_token_of_the_settings"
+    ),
+    "routing.default": f"{HERE}::test_the_default_answers_what_fits_nobody",
+    "routing.threshold": f"{HERE}::test_a_choice_by_meaning_must_reach_the_threshold",
+    "routing.margin": f"{HERE}::test_a_choice_by_meaning_must_lead_by_the_margin",
+    "routing.consult_engine": f"{HERE}::test_the_engine_is_consulted_only_when_allowed",
+    "dispatch.max_running": f"{HERE}::test_no_more_turns_run_at_once_than_set",
+    "dispatch.lease": f"{HERE}::test_turns_are_leased_for_as_long_as_set",
+    "dispatch.max_attempts": f"{HERE}::test_a_turn_is_given_up_after_its_attempts",
+    "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_deadline",
+    "concurrency_policy.default": (
+        f"{WHILE_RUNNING}::test_a_channels_policy_is_stronger_than_the_default"
+    ),
+    "concurrency_policy.channels": (
+        f"{WHILE_RUNNING}::test_a_channels_policy_is_stronger_than_the_default"
+    ),
+    "concurrency_policy.skills": (
+        f"{WHILE_RUNNING}::test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill"
+    ),
+    "concurrency_policy.merge_window": f"{WHILE_RUNNING}::test_a_burst_becomes_one_turn",
+    "admission.max_generations": f"{LINE}::test_no_more_run_at_once_than_there_are_places",
+    "admission.batch_share": f"{LINE}::test_batch_leaves_places_for_those_who_come",
+    "admission.reserved_share": f"{LINE}::test_a_reserve_is_left_for_other_tenants",
+    "admission.lanes": f"{LINE}::test_a_channel_has_its_lane_and_the_engine_its_priority",
+    "admission.queue_tokens": f"{DOOR}::test_a_full_queue_refuses",
+    "admission.tenant_share": (
+        f"{DOOR}::test_one_tenant_fills_its_share_and_leaves_room_for_others"
+    ),
+    "admission.inbox_limit": f"{HERE}::test_no_more_messages_wait_in_a_conversation_than_set",
+    "admission.max_wait": f"{DOOR}::test_a_message_that_would_wait_too_long_is_refused",
+    "admission.person.turns": f"{DOOR}::test_a_person_may_have_so_many_messages_unanswered",
+    "admission.person.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_person",
+    "admission.person.tokens_per_minute": (
+        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+    ),
+    "admission.tenant.turns": f"{DOOR}::test_a_tenant_may_have_so_many_messages_unanswered",
+    "admission.tenant.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_tenant",
+    "admission.tenant.tokens_per_minute": (
+        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+    ),
+    "admission.tenant.weight": f"{LINE}::test_tenants_have_weights",
+    "admission.tenants.NAME.turns": f"{DOOR}::test_a_tenant_may_have_so_many_messages_unanswered",
+    "admission.tenants.NAME.messages_per_minute": (
+        f"{DOOR}::test_messages_by_the_minute_of_a_tenant"
+    ),
+    "admission.tenants.NAME.tokens_per_minute": (
+        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+    ),
+    "admission.tenants.NAME.weight": f"{LINE}::test_tenants_have_weights",
+    "channels.enabled": f"{HERE}::test_only_enabled_channels_open_routes",
+    "interceptors.enabled": f"{HERE}::test_only_enabled_interceptors_wrap_turns",
+    "skills": f"{HERE}::test_a_skill_is_built_with_its_settings",
+}
+
+
+OPENAI = "tests/plugins/engines/test_openai.py"
+VLLM = "tests/plugins/engines/test_vllm.py"
+REDIS = "tests/plugins/ledgers/test_redis.py"
+RETENTION = "tests/plugins/ledgers/test_retention.py"
+CONTRACT = "tests/plugins/ledgers/test_contract_streams.py"
+SKILLS = "tests/skills/test_settings.py"
+
+COVERED_OF_PLUGINS = {
+    "engine.openai.urls": f"{OPENAI}::test_a_server_that_is_not_there_is_unavailable",
+    "engine.openai.api_key": f"{OPENAI}::test_the_key_is_sent",
+    "engine.openai.engine_info": f"{OPENAI}::test_what_is_known_better_is_believed",
+    "engine.openai.embedding_model": (
+        f"{OPENAI}::test_vectors_have_unit_length_and_the_texts_order"
+    ),
+    "engine.openai.silence_timeout": f"{OPENAI}::test_a_server_that_falls_silent_is_taken_for_dead",
+    "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_told_by_its_file",
+    "engine.transformers.model": (
+        "tests/plugins/engines/test_conformance.py"
+        "::test_a_broken_model_is_a_configuration_error_that_names_it"
+    ),
+    "engine.transformers.embedding": (
+        "tests/plugins/engines/test_transformers.py"
+        "::test_an_encoder_embeds_alike_alone_and_among_longer_texts"
+    ),
+    "engine.vllm.model": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
+    "engine.vllm.python": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
+    "engine.vllm.startup_timeout": f"{VLLM}::test_a_start_that_takes_too_long_is_ended",
+    "engine.vllm.adapters": f"{VLLM}::test_adapters_change_what_is_said",
+    "engine.vllm.embedding_model": f"{VLLM}::test_vectors_tell_texts_apart",
+    "engine.vllm.classifier_model": f"{VLLM}::test_labels_have_probabilities",
+    "engine.vllm.max_num_seqs": f"{VLLM}::test_the_lower_priority_number_gets_the_next_slot",
+    "engine.vllm.arguments": (f"{VLLM}::test_arguments_that_load_code_or_open_ports_are_refused"),
+    "ledger.redis.url": f"{REDIS}::test_a_url_is_given_plainly_or_by_reference",
+    "ledger.redis.sentinel_password": (
+        "tests/plugins/ledgers/test_redis_sentinel.py::test_sentinels_that_cannot_help_are_named"
+    ),
+    "ledger.redis.prefix": f"{REDIS}::test_other_conversations_and_prefixes_share_a_server",
+    "ledger.redis.partitions": f"{REDIS}::test_another_count_of_partitions_is_refused",
+    "ledger.redis.allow_weak_durability": (
+        f"{REDIS}::test_a_redis_that_loses_things_is_refused_unless_permitted"
+    ),
+    "ledger.redis.replicas": (
+        "tests/plugins/ledgers/test_redis_replicas.py::test_a_failover_keeps_what_the_replica_confirmed"
+    ),
+    "ledger.redis.retention_days": (
+        f"{RETENTION}::test_redis_keeps_everything_for_ever_when_so_set"
+    ),
+    "ledger.redis.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
+    "ledger.sqlite.path": (
+        "tests/plugins/ledgers/test_sqlite.py::test_the_hook_contributes_the_ledger_and_its_settings"
+    ),
+    "ledger.sqlite.retention_days": (
+        f"{RETENTION}::test_retention_is_as_set_and_holds_from_the_start"
+    ),
+    "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
+    "knowledge.sqlite.embeddings": (
+        "tests/plugins/knowledge/test_sqlite.py::test_meaning_finds_what_shares_no_word"
+    ),
+    "interceptors.blocklist.patterns": (
+        "tests/plugins/interceptors/test_blocklist.py::test_a_blocked_message_reaches_no_skill"
+    ),
+    "interceptors.blocklist.sentence": (
+        "tests/plugins/interceptors/test_blocklist.py::test_a_blocked_message_reaches_no_skill"
+    ),
+    "skills.chat.system": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
+    "skills.chat.temperature": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
+    "skills.chat.max_tokens": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
+    "skills.codegen.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
+    "skills.codegen.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
+    "skills.qa.passages": f"{SKILLS}::test_the_model_reads_as_many_passages_as_set",
+    "skills.qa.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
+    "skills.qa.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
+    "skills.summarization.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
+    "skills.summarization.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
+    "skills.summarization.max_parts": (
+        "tests/skills/test_summarization.py::test_a_text_that_is_far_too_long_is_refused"
+    ),
+    "skills.translation.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
+    "skills.translation.max_characters": f"{SKILLS}::test_a_text_above_the_limit_is_refused",
+    "skills.translation.piece_tokens": (
+        f"{SKILLS}::test_a_long_text_is_translated_in_pieces_of_the_set_length"
+    ),
+}
+UNCOVERED_OF_PLUGINS = {
+    "engine.openai.connect_timeout",
+    "engine.openai.context",
+    "engine.openai.embedding_urls",
+    "engine.openai.flavor",
+    "engine.openai.model",
+    "engine.openvino.cache_mib",
+    "engine.openvino.context",
+    "engine.openvino.eight_bits",
+    "engine.openvino.exact",
+    "engine.openvino.requests",
+    "engine.openvino.share_prefixes",
+    "engine.openvino.step_tokens",
+    "engine.openvino.threads",
+    "engine.transformers.classifier",
+    "engine.transformers.context",
+    "engine.transformers.device",
+    "engine.transformers.dtype",
+    "engine.transformers.generates",
+    "engine.transformers.requests",
+    "engine.transformers.step_tokens",
+    "engine.transformers.threads",
+    "engine.vllm.block_size",
+    "engine.vllm.device",
+    "engine.vllm.dtype",
+    "engine.vllm.enforce_eager",
+    "engine.vllm.gpu_memory_utilization",
+    "engine.vllm.kv_cache_memory_bytes",
+    "engine.vllm.max_model_len",
+    "engine.vllm.processes",
+    "engine.vllm.threads",
+    "ledger.redis.command_timeout",
+    "ledger.redis.connect_timeout",
+    "ledger.redis.history_kept",
+    "skills.codegen.language",
+}
+"""Those that no test would miss: they change speed, memory or hardware, or are handed on as they
+are. A new key does not belong here."""
+
+
+def test_every_key_has_such_a_test() -> None:
+    assert set(COVERED) == {row.key for row in describe(Settings)}
+
+
+def test_every_key_of_a_plugin_has_one_or_is_listed() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "settings-reference"))
+    keys = {
+        row.key
+        for section, models in plugin_models(script["own_plugins"]()).items()
+        for name, model in models.items()
+        for row in describe(model, f"{section}.{name}.")
+    }
+    assert set(COVERED_OF_PLUGINS) | UNCOVERED_OF_PLUGINS == keys
+    assert not set(COVERED_OF_PLUGINS) & UNCOVERED_OF_PLUGINS
+
+
+@pytest.mark.parametrize("test", sorted({*COVERED.values(), *COVERED_OF_PLUGINS.values()}))
+def test_the_test_exists(test: str) -> None:
+    path, _, name = test.partition("::")
+    assert re.search(rf"def {name}\(", (ROOT / path).read_text(encoding="utf-8"))
+
+
+# Settings in few words
+
+
+def settings(
+    admission: AdmissionSettings | None = None,
+    dispatch: DispatchSettings | None = None,
+    engine: EngineSettings | None = None,
+    ledger: LedgerSettings | None = None,
+    routing: RoutingSettings | None = None,
+    server: ServerSettings | None = None,
+) -> Settings:
+    return Settings(
+        admission=admission or AdmissionSettings(),
+        dispatch=dispatch or DispatchSettings(),
+        engine=engine or EngineSettings(),
+        ledger=ledger or LedgerSettings(),
+        routing=routing or RoutingSettings(default="parrot", consult_engine=False),
+        server=server or ServerSettings(),
+    )
+
+
+# Server
+
+
+async def test_the_server_listens_at_its_port() -> None:
+    port = free_port()
+    chosen = settings(server=ServerSettings(port=port))
+    async with converse(Parrot, settings=chosen) as chat, listening(chat.server):
+        async with ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
+                assert response.status == 200
+
+
+def test_pages_of_named_origins_may_use_the_server() -> None:
+    request = make_mocked_request("GET", "/ws", {"Host": "localhost", "Origin": "https://a.org"})
+    Authenticator(settings(server=ServerSettings(origins=("https://a.org",)))).check_place(request)
+    with pytest.raises(Forbidden):
+        Authenticator(settings()).check_place(request)
+
+
+async def test_a_message_above_the_limit_is_refused() -> None:
+    chosen = settings(server=ServerSettings(max_message_bytes=1000))
+    async with converse(Parrot, settings=chosen, engine=ScriptedEngine("short")) as chat:
+        assert await chat.say("x" * 1000) == "short"
+        with pytest.raises(TooLarge):
+            await chat.send("x" * 1001)
+
+
+@pytest.mark.parametrize(("drain", "outcomes"), [(5.0, ["done"]), (0.0, [])])
+async def test_a_stopping_server_gives_turns_time_to_end(drain: float, outcomes: list[str]) -> None:
+    ledger, engine = MemoryLedger(), ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    chosen = settings(server=ServerSettings(drain=drain))
+    async with converse(Parrot, settings=chosen, engine=engine, ledger=ledger) as chat:
+        turn = await chat.send("count")
+        await chat.screen.until(turn, text="one")
+        asyncio.get_running_loop().call_later(0.1, engine.go)
+    held = await ledger.snapshot(chat.conversation, 10)
+    assert [line.outcome for line in held.history if line.role == "assistant"] == outcomes
+
+
+def test_a_key_stands_for_its_tenant_and_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOB", "hunter2")
+    key = AuthKey(secret=Secret("env:BOB"), tenant="acme", person="bob")
+    authenticator = Authenticator(Settings(auth=AuthSettings(keys={"k": key})))
+    authenticator.start()
+    principal = authenticator.holder("hunter2")
+    assert (principal.tenant, principal.person) == ("acme", "bob")
+
+
+# Backends
+
+
+async def build(tmp_path: Path, **sections: object) -> Server:
+    """A server of the kit's plugins."""
+    point = importlib.metadata.EntryPoint("kit", settings_plugin.__name__, "palaver")
+    tree = {
+        "server": {"data": tmp_path, "port": 0},
+        "engine": {"use": "echo"},
+        "ledger": {"use": "memory"},
+        "knowledge": {"use": "list"},
+    }
+    chosen = Settings.model_validate(tree | sections)
+    return await asyncio.to_thread(build_server, chosen, load_plugins([point]))
+
+
+async def test_backends_are_built_as_the_settings_choose(tmp_path: Path) -> None:
+    server = await build(tmp_path, engine={"use": "echo", "echo": {"lacks": ["embed"]}})
+    async with server:
+        assert server.engine_info.model == "scripted"
+        assert "embed" not in server.engine_info.capabilities
+        assert type(server.ledger).__name__ == "MemoryLedger"
+        assert type(server.knowledge).__name__ == "ListKnowledge"
+
+
+async def reply_of(server: Server) -> str:
+    async with server:
+        chat = Chat(server, Conversation("default", "test", "main"), "alice")
+        subscription = await server.subscribe(chat.conversation, chat.screen)
+        try:
+            return await chat.say("ho")
+        finally:
+            server.unsubscribe(subscription)
+
+
+async def test_a_skill_is_built_with_its_settings(tmp_path: Path) -> None:
+    assert await reply_of(await build(tmp_path, skills={"parrot": {"volume": 3}})) == "hohoho"
+
+
+async def test_only_enabled_interceptors_wrap_turns(tmp_path: Path) -> None:
+    assert await reply_of(await build(tmp_path)) == "ho"
+    enabled = {"enabled": ["shout"]}
+    assert await reply_of(await build(tmp_path, interceptors=enabled)) == "ho!"
+
+
+@pytest.mark.parametrize(("enabled", "status"), [(["bell"], 200), ([], 404)])
+async def test_only_enabled_channels_open_routes(
+    tmp_path: Path, enabled: list[str], status: int
+) -> None:
+    server = await build(tmp_path, channels={"enabled": enabled})
+    async with server, listening(server) as address, ClientSession() as session:
+        async with session.get(address + "bell") as response:
+            assert response.status == status
+
+
+# Engine
+
+
+async def test_a_dead_engine_is_restarted_after_the_backoff() -> None:
+    inner = ScriptedEngine()
+    quick = EngineSettings(
+        health_probe_interval=0.02, health_probe_timeout=0.1, restart_backoff=0.01
+    )
+    engine = SupervisedEngine(inner, quick, Metrics())
+    await engine.start()
+    inner.die()
+    async with asyncio.timeout(0.9):  # the default is a second
+        while not engine.problem:  # noqa: ASYNC110  supervision sets no event
+            await asyncio.sleep(0.005)
+        while engine.problem:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    await engine.close()
+
+
+async def test_a_generation_has_a_deadline() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    chosen = settings(engine=EngineSettings(timeout=0.05))
+    async with converse(Parrot, settings=chosen, engine=engine) as chat:
+        reply = await chat.say("count")
+    assert reply.problem is not None
+    assert reply.problem.code == "engine_timeout"
+
+
+async def test_a_skill_gets_no_more_history_than_set() -> None:
+    engine = ScriptedEngine(lambda _: "yes")
+    chosen = settings(ledger=LedgerSettings(history=2))
+    async with converse(Parrot, settings=chosen, engine=engine) as chat:
+        for number in range(4):
+            await chat.say(f"{number}")
+    assert [message.content for message in engine.requests[-1].messages] == ["2", "yes", "3"]
+
+
+# Routing
+
+
+class Poet(Skill):
+    """Write a poem."""
+
+    name = "poet"
+    examples = ("write a poem about rain", "a short poem please", "compose some verses")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say("O!")
+
+
+async def routed(text: str, chosen: RoutingSettings, engine: ScriptedEngine | None = None) -> str:
+    engine = engine or ScriptedEngine()
+    router = Router(
+        {"parrot": Parrot, "poet": Poet},
+        settings=chosen,
+        engine=engine,
+        engine_info=await engine.start(),
+    )
+    message = Message(
+        conversation=Conversation("default", "test", "main"), id="1", person="alice", text=text
+    )
+    return (await router.route(message)).skill
+
+
+POEM = "write a poem about rain"
+STRICTEST = {"threshold": 1.0, "consult_engine": False}
+
+
+@pytest.mark.parametrize("default", ["parrot", "poet"])
+async def test_the_default_answers_what_fits_nobody(default: str) -> None:
+    chosen = RoutingSettings.model_validate({"default": default, **STRICTEST})
+    assert await routed("qwertz", chosen) == default
+
+
+@pytest.mark.parametrize(("threshold", "skill"), [(0.0, "poet"), (1.0, "parrot")])
+async def test_a_choice_by_meaning_must_reach_the_threshold(threshold: float, skill: str) -> None:
+    chosen = RoutingSettings(
+        default="parrot", threshold=threshold, margin=0.0, consult_engine=False
+    )
+    assert await routed(POEM, chosen) == skill
+
+
+@pytest.mark.parametrize(("margin", "skill"), [(0.0, "poet"), (1.0, "parrot")])
+async def test_a_choice_by_meaning_must_lead_by_the_margin(margin: float, skill: str) -> None:
+    chosen = RoutingSettings(default="parrot", threshold=0.0, margin=margin, consult_engine=False)
+    assert await routed(POEM, chosen) == skill
+
+
+@pytest.mark.parametrize("consult", [True, False])
+async def test_the_engine_is_consulted_only_when_allowed(consult: bool) -> None:
+    engine = ScriptedEngine("poet")
+    chosen = RoutingSettings(default="parrot", threshold=1.0, consult_engine=consult)
+    assert await routed("qwertz", chosen, engine) == ("poet" if consult else "parrot")
+    assert len(engine.requests) == consult
+
+
+# Dispatch
+
+
+class Crowd(Skill):
+    """Count who answers at once."""
+
+    name = "crowd"
+    examples = ("who is there?", "count yourselves")
+    most = 0
+    running = 0
+
+    async def answer(self, turn: Turn) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0.05)
+        self.running -= 1
+        await turn.say("here")
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
+    crowd = Crowd()
+    chosen = settings(
+        dispatch=DispatchSettings(max_running=concurrency), routing=RoutingSettings(default="crowd")
+    )
+    async with converse(crowd, settings=chosen) as chat:
+        threads = [Conversation("default", "test", str(number)) for number in range(4)]
+        chats = [Chat(chat.server, thread, "alice") for thread in threads]
+        views = [await chat.server.subscribe(each.conversation, each.screen) for each in chats]
+        assert await asyncio.gather(*(each.say("who?") for each in chats)) == ["here"] * 4
+        for view in views:
+            chat.server.unsubscribe(view)
+    assert crowd.most == concurrency
+
+
+@pytest.mark.parametrize("inbox", [1, 3])
+async def test_no_more_messages_wait_in_a_conversation_than_set(inbox: int) -> None:
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="one two", hold=1))
+    chosen = settings(admission=AdmissionSettings(inbox_limit=inbox))
+    async with converse(Parrot, settings=chosen, engine=engine) as chat:
+        turns = [await chat.send("first")]
+        await chat.screen.until(turns[0], text="one")
+        turns += [await chat.send(f"number {number}") for number in range(inbox)]
+        with pytest.raises(TooMany):
+            await chat.send("one too many")
+        assert b'palaver_refusals_total{reason="inbox"} 1.0' in chat.server.metrics.exposition()
+        engine.go()
+        for turn in turns:
+            assert await chat.reply(turn) == "one two"
+
+
+class NotingLedger(MemoryLedger):
+    """A ledger that notes for how long turns are leased."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leases: set[float] = set()
+
+    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+        self.leases.add(lease)
+        return await super().claim(worker, lease=lease, history=history)
+
+
+async def test_turns_are_leased_for_as_long_as_set() -> None:
+    ledger = NotingLedger()
+    chosen = settings(dispatch=DispatchSettings(lease=7.0))
+    async with converse(Parrot, settings=chosen, ledger=ledger, engine=ScriptedEngine("x")) as chat:
+        await chat.say("hello")
+    assert ledger.leases == {7.0}
+
+
+@pytest.mark.parametrize(("attempts", "outcome"), [(1, "failed"), (2, "done")])
+async def test_a_turn_is_given_up_after_its_attempts(attempts: int, outcome: str) -> None:
+    clock = [1000.0]
+    ledger = MemoryLedger(clock=lambda: clock[0])
+    await ledger.start()
+    conversation = Conversation("default", "test", "main")
+    message = Message(conversation=conversation, id="1", person="alice", text="poison")
+    turn = (await ledger.accept(message)).turn
+    assert await ledger.claim("dead", lease=1.0, history=0)
+    clock[0] += 60
+    chosen = settings(dispatch=DispatchSettings(max_attempts=attempts))
+    async with converse(Parrot, settings=chosen, ledger=ledger, engine=ScriptedEngine("x")) as chat:
+        assert (await chat.reply(turn)).outcome == outcome

@@ -1,0 +1,254 @@
+"""``palaver models add owner/model``, as a person runs it, against a small hub on loopback."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.plugins.engines.models import write_model
+from tests.server.models.hub_server import COMMIT, FakeHub, Repository
+
+from palaver.models.registry import ModelRegistry
+
+pytest.importorskip("huggingface_hub")
+pytestmark = pytest.mark.live
+MAIN = "from palaver.cli import main; main()"
+SEVERAL = """
+import json, sys
+from click.testing import CliRunner
+from palaver.cli import main
+for arguments in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(main, arguments)
+    print(json.dumps([result.exit_code, result.stdout, result.stderr]))
+"""
+SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = write_model(tmp_path_factory.mktemp("hub") / "tiny")
+    (directory / "README.md").write_text(
+        "---\nlicense: apache-2.0\nlanguage:\n- en\n- de\n---\n# T"
+    )
+    return directory
+
+
+@dataclasses.dataclass
+class Result:
+    status: int
+    output: str
+    complaint: str
+
+
+class Terminal:
+    """Runs ``palaver`` in a process of its own, with ``hub`` as its hub."""
+
+    def __init__(self, endpoint: str, directory: Path) -> None:
+        self.data = directory / "data"
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PALAVER"))},
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(directory / "hf"),
+            "PALAVER__SERVER__DATA": str(self.data),
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    async def start(
+        self, *arguments: str, script: str = MAIN, **environment: str
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, *arguments,
+            env=self._environment | environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+    async def run(self, *arguments: str, **environment: str) -> Result:
+        process = await self.start(*arguments, **environment)
+        async with asyncio.timeout(SECONDS):
+            output, complaint = await process.communicate()
+        return Result(process.returncode or 0, output.decode(), complaint.decode())
+
+    async def run_all(self, *commands: list[str]) -> list[Result]:
+        """Several commands in one process: starting one takes a second."""
+        process = await self.start(json.dumps(commands), script=SEVERAL)
+        async with asyncio.timeout(SECONDS):
+            output, complaint = await process.communicate()
+        assert process.returncode == 0, complaint.decode()
+        return [Result(*json.loads(line)) for line in output.splitlines()]
+
+    async def files(self, name: str) -> dict[str, bytes]:
+        """The files of an added model; none when it is not registered."""
+
+        def read() -> dict[str, bytes]:
+            directory = ModelRegistry(self.data, {}).models().get(name)
+            return Repository.of(directory).files if directory else {}
+
+        return await asyncio.to_thread(read)
+
+
+@contextlib.asynccontextmanager
+async def serving(hub: FakeHub, directory: Path) -> AsyncIterator[Terminal]:
+    async with hub.serving() as endpoint:
+        yield Terminal(endpoint, directory)
+
+
+async def test_a_model_is_brought_with_what_it_needs_and_nothing_else(
+    tiny: Path, tmp_path: Path
+) -> None:
+    repository = Repository.of(tiny)
+    wanted = dict(repository.files)
+    repository.files |= {"pytorch_model.bin": b"pickle", "modeling_tiny.py": b"import os"}
+    hub = FakeHub(acme__tiny=repository)
+    async with serving(hub, tmp_path) as terminal:
+        added, used, info = await terminal.run_all(
+            ["models", "add", "acme/tiny", "--revision", "v1"],
+            ["models", "use", "tiny"],
+            ["models", "info", "--verify"],
+        )
+        assert added.status == 0, added.complaint
+        assert "Added 'tiny': Qwen2ForCausalLM" in added.output
+        assert await terminal.files("tiny") == wanted
+        assert used.output.startswith("The current model is 'tiny'")
+        for words in (f"hub acme/tiny at {COMMIT}", "en, de", "apache-2.0", "as they were"):
+            assert words in info.output
+
+
+async def test_a_busy_hub_is_asked_again(tiny: Path, tmp_path: Path) -> None:
+    hub = FakeHub(acme__tiny=Repository.of(tiny))
+    hub.busy["model.safetensors"] = 1
+    async with serving(hub, tmp_path) as terminal:
+        result = await terminal.run("models", "add", "acme/tiny")
+        assert result.status == 0, result.complaint
+        assert "The hub answered with HTTP 503; trying again in 0.5 s." in result.complaint
+        assert await terminal.files("tiny") == Repository.of(tiny).files
+
+
+async def test_an_interrupted_download_goes_on_where_it_ended(tiny: Path, tmp_path: Path) -> None:
+    repository = Repository.of(tiny)
+    repository.files["model.safetensors"] = large_weights()
+    hub = FakeHub(acme__tiny=repository)
+    hub.stall = "model.safetensors"
+    async with serving(hub, tmp_path) as terminal:
+        process = await terminal.start("models", "add", "acme/tiny")
+        try:
+            async with asyncio.timeout(SECONDS):
+                await hub.stalled.wait()
+                while not kept(terminal.data):  # noqa: ASYNC110  the process tells nobody
+                    await asyncio.sleep(0.02)
+        finally:
+            process.kill()
+            await process.communicate()
+        assert not await terminal.files("tiny")
+        hub.stall = ""
+        result = await terminal.run("models", "add", "acme/tiny")
+        assert result.status == 0, result.complaint
+        assert [name for name, _ in hub.gets].count("config.json") == 1
+        ranges = [wanted for name, wanted in hub.gets if name == "model.safetensors"]
+        assert len(ranges) == 2
+        assert int(ranges[1].removeprefix("bytes=").rstrip("-")) > 0
+        assert await terminal.files("tiny") == repository.files
+
+
+def large_weights() -> bytes:
+    """More than the ten megabytes that the client writes at a time."""
+    size = 24_000_000
+    header = {"big": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(size)
+
+
+def kept(data: Path) -> int:
+    """Bytes of the weights that a download under way has written."""
+    return sum(file.stat().st_size for file in data.rglob("model.safetensors.part"))
+
+
+REFUSALS = {
+    "acme/none": (
+        2,
+        (
+            "palaver: the hub has no model 'acme/none', or it is private: "
+            "then give a token in HF_TOKEN"
+        ),
+    ),
+    "acme/gated": (
+        2,
+        (
+            "palaver: model 'acme/gated' is gated: accept its terms on its page at the hub, then "
+            "give a token of yours in HF_TOKEN"
+        ),
+    ),
+    "acme/pickled": (
+        78,
+        (
+            "palaver: model 'acme/pickled' has only pickled weights (pytorch_model.bin), which can "
+            "run code when they are loaded; a copy with .safetensors files is needed"
+        ),
+    ),
+    "acme/remote": (
+        78,
+        (
+            "palaver: model 'acme/remote' brings code of its own (auto_map in config.json), which "
+            "is never run"
+        ),
+    ),
+    "acme/bert": (
+        78,
+        "palaver: model 'acme/bert' generates no text: its architecture is BertModel",
+    ),
+    "tiny": (2, "palaver: 'tiny' is neither a directory nor of the form 'owner/model'"),
+}
+
+
+async def test_a_model_that_cannot_be_had_or_used_is_refused_in_one_line(
+    tiny: Path, tmp_path: Path
+) -> None:
+    whole = Repository.of(tiny).files
+    config = b'{"architectures": ["TinyForCausalLM"], "auto_map": {"AutoModel": "m.Tiny"}}'
+    pickled = {"config.json": whole["config.json"], "pytorch_model.bin": b"\x80\x04"}
+    hub = FakeHub(
+        acme__gated=Repository(whole, token="secret-token"),
+        acme__pickled=Repository(pickled),
+        acme__remote=Repository(whole | {"config.json": config}),
+        acme__bert=Repository(whole | {"config.json": b'{"architectures": ["BertModel"]}'}),
+    )
+    async with serving(hub, tmp_path) as terminal:
+        results = await terminal.run_all(*(["models", "add", model] for model in REFUSALS))
+        for result, (status, sentence) in zip(results, REFUSALS.values(), strict=True):
+            assert (result.status, result.complaint.strip()) == (status, sentence)
+        assert "model.safetensors" not in [name for name, _ in hub.gets]
+
+
+async def test_a_gated_model_comes_with_the_token_of_the_settings(
+    tiny: Path, tmp_path: Path
+) -> None:
+    hub = FakeHub(acme__gated=Repository.of(tiny, token="secret-token"))
+    async with serving(hub, tmp_path) as terminal:
+        # Not HF_TOKEN, which the hub's own library would find by itself.
+        given = {"PALAVER__MODELS__HUB_TOKEN": "env:MINE", "MINE": "secret-token"}
+        result = await terminal.run("models", "add", "acme/gated", **given)
+        assert result.status == 0, result.complaint
+        assert "secret-token" not in result.output + result.complaint
+
+
+async def test_weights_that_are_not_what_the_hub_announced_are_refused(
+    tiny: Path, tmp_path: Path
+) -> None:
+    class Lying(FakeHub):
+        async def _send(self, request, name, data):  # type: ignore[no-untyped-def]
+            flipped = data[:-1] + bytes([data[-1] ^ 1]) if name == "model.safetensors" else data
+            return await super()._send(request, name, flipped)
+
+    hub = Lying(acme__tiny=Repository.of(tiny))
+    async with serving(hub, tmp_path) as terminal:
+        result = await terminal.run("models", "add", "acme/tiny")
+        sentence = "palaver: model 'tiny': model.safetensors is not what the hub announced"
+        assert sentence in result.complaint
+        assert result.status == 78
+        assert not await terminal.files("tiny")

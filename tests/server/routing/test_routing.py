@@ -1,0 +1,174 @@
+"""Which skill answers, and why."""
+
+from collections.abc import Mapping
+
+import pytest
+from tests.server.skills_under_test import Broken, Clerk, Painter, Parrot
+
+from palaver import NotFound, Skill, Turn
+from palaver.config.settings import RoutingSettings
+from palaver.engine import Engine, EngineInfo
+from palaver.messages import Conversation, Message, new_id
+from palaver.plugins import load_plugins
+from palaver.routing import Decision, Router
+from palaver.routing.classifier import ExampleClassifier
+from palaver.testing import ScriptedEngine, ScriptedReply, converse
+
+SKILLS: dict[str, type[Skill]] = {s.name: s for s in (Parrot, Clerk, Painter, Broken)}
+NOTHING = EngineInfo(model="none", context_window=0, capabilities=frozenset())
+
+
+def message(text: str, skill: str | None = None) -> Message:
+    return Message(
+        conversation=Conversation("t", "c", "x"), id=new_id(), person="a", text=text, skill=skill
+    )
+
+
+def router(engine: Engine | None = None, engine_info: EngineInfo = NOTHING) -> Router:
+    settings = RoutingSettings(default="parrot")
+    return Router(SKILLS, settings=settings, engine=engine, engine_info=engine_info)
+
+
+async def route(text: str, skill: str | None = None) -> Decision:
+    return await router().route(message(text, skill))
+
+
+@pytest.mark.parametrize("text", ["/painter a house", "/PAINT a house", "/paint\na house"])
+async def test_a_command_names_the_skill(text: str) -> None:
+    decision = await route(text)
+    assert (decision.skill, decision.text) == ("painter", "a house")
+    assert decision.reason.startswith("The person typed /")
+
+
+async def test_a_path_is_no_command() -> None:
+    assert (await route("/etc/passwd is what?")).skill in SKILLS
+
+
+async def test_an_unknown_command_names_the_known_ones() -> None:
+    with pytest.raises(NotFound, match=r"'nope'.*painter"):
+        await route("/nope")
+
+
+async def test_a_program_names_the_skill() -> None:
+    decision = await route("a house in red", skill="paint")
+    assert (decision.skill, decision.text) == ("painter", "a house in red")
+
+
+async def test_a_pattern_takes_the_message_and_its_arguments() -> None:
+    decision = await route("Paint the old fence in green")
+    assert decision.skill == "painter"
+    assert decision.arguments == {"thing": "the old fence", "colour": "green"}
+
+
+async def test_a_message_like_the_examples_goes_to_their_skill() -> None:
+    decision = await route("could you register me")
+    assert decision.skill == "clerk"
+    assert decision.reason == "The message is like its examples."
+    assert decision.score is not None
+    assert decision.score > 0.5
+
+
+async def test_what_fits_nobody_goes_to_the_default() -> None:
+    decision = await route("qwertz uiop")
+    assert decision.skill == "parrot"
+    assert "default" in decision.reason
+    assert decision.score is not None
+    assert decision.score < 0.5
+
+
+async def test_the_engine_chooses_for_the_uncertain() -> None:
+    engine = ScriptedEngine("broken")
+    decision = await router(engine, await engine.start()).route(message("qwertz uiop"))
+    assert decision.skill == "broken"
+    assert "the model chose" in decision.reason
+    system = engine.requests[0].messages[0].content
+    assert "painter: Paint a thing in a colour." in system
+
+
+async def test_an_engine_that_fails_leaves_the_default() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="", dies=True))
+    decision = await router(engine, await engine.start()).route(message("qwertz uiop"))
+    assert decision.skill == "parrot"
+
+
+async def test_the_decision_is_told_in_the_stream() -> None:
+    class Other(Skill):
+        """Do something else."""
+
+        name = "other"
+        examples = ("something else entirely", "do the other thing")
+
+        async def answer(self, turn: Turn) -> None:
+            await turn.say("other")
+
+    async with converse(Parrot, Other) as chat:
+        reply = await chat.say("do something else entirely")
+    assert (reply.skill, reply.reason) == ("other", "The message is like its examples.")
+
+
+def without(skill: type[Skill], fold: int) -> type[Skill]:
+    """The skill, with every fifth of its examples kept back."""
+    kept = tuple(text for i, text in enumerate(skill.examples) if i % 5 != fold)
+    return type(skill.__name__, (skill,), {"examples": kept, "__doc__": skill.__doc__})
+
+
+def held_out() -> list[tuple[float, bool]]:
+    """The probability of the first choice, and whether it is right, for examples not seen."""
+    skills = load_plugins().skills
+    results = []
+    for fold in range(5):
+        index = ExampleClassifier({name: without(skill, fold) for name, skill in skills.items()})
+        for name, skill in skills.items():
+            for text in skill.examples[fold::5]:
+                best, *rest = index.rank(text)
+                assert sum(r.probability for r in [best, *rest]) == pytest.approx(1)
+                results.append((best.probability, best.skill == name))
+    return results
+
+
+def test_probabilities_are_calibrated() -> None:
+    """On examples that the index has not seen: of what it is sure about, most is right, and the
+    mean probability is close to the share that is right."""
+    results = held_out()
+    sure = [right for probability, right in results if probability >= 0.5]
+    assert len(sure) > len(results) / 5
+    assert sum(sure) / len(sure) >= 0.75
+    mean = sum(probability for probability, _ in results) / len(results)
+    share = sum(right for _, right in results) / len(results)
+    assert mean == pytest.approx(share, abs=0.25)
+
+
+UNSEEN = [
+    ("good morning, how was your night?", "chat"),
+    ("what is your name", "chat"),
+    ("tell me a joke please", "chat"),
+    ("translate 'see you tomorrow' to Spanish", "translation"),
+    ("how do you say thank you in Chinese?", "translation"),
+    ("please put this into French: the train is late", "translation"),
+    ("was heißt Apfel auf Englisch?", "translation"),
+    ("write a python function that sorts a list of names", "codegen"),
+    ("python code to count the words in a file", "codegen"),
+    ("implement a function that checks whether a year is a leap year", "codegen"),
+    ("summarize this paragraph: The committee met on Monday.", "summarization"),
+    ("give me the key points of our conversation", "summarization"),
+    ("shorten the following text", "summarization"),
+    ("what do the documents say about holidays?", "qa"),
+    ("according to the handbook, when does the office open?", "qa"),
+    ("how many vacation days do employees get per year?", "qa"),
+]
+
+
+@pytest.fixture
+def built_in() -> Mapping[str, type[Skill]]:
+    return load_plugins().skills
+
+
+async def test_people_reach_the_built_in_skills(built_in: Mapping[str, type[Skill]]) -> None:
+    settings = RoutingSettings(consult_engine=False)
+    router = Router(built_in, settings=settings, engine=None, engine_info=NOTHING)
+    wrong = [
+        (text, wanted, got)
+        for text, wanted in UNSEEN
+        if (got := (await router.route(message(text))).skill) != wanted
+    ]
+    assert len(wrong) <= 1, wrong

@@ -1,0 +1,87 @@
+"""Loading plugins: each behind its own barrier, with a cause that says what to mend."""
+
+import importlib.metadata
+import inspect
+from pathlib import Path
+
+import pytest
+
+from palaver.errors import NameCollision, PluginLoadError
+from palaver.hooks import Hooks
+from palaver.plugins import KINDS, load_plugins
+
+HERE = "tests.server.plugins_under_test"
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def entry_points(*names: str) -> list[importlib.metadata.EntryPoint]:
+    return [importlib.metadata.EntryPoint(name, f"{HERE}.{name}", "palaver") for name in names]
+
+
+def test_a_module_with_a_skill_is_a_plugin() -> None:
+    registry = load_plugins(entry_points("good"))
+    assert list(registry.skills) == ["good"]
+    assert not registry.failures
+
+
+def test_a_skill_class_may_be_named_itself() -> None:
+    point = importlib.metadata.EntryPoint("good", f"{HERE}.good:Good", "palaver")
+    assert list(load_plugins([point]).skills) == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("misspelt", "there is no hook 'palaver_register_skils'; did you mean"),
+        ("undecorated", "palaver_register_skills is not decorated"),
+        ("asynchronous", "palaver_register_skills is async; hooks are plain functions"),
+        ("crashing", "RuntimeError: no licence file"),
+        ("empty", "it contributes nothing"),
+        ("nameless", "name 'Not A Name' is not 1 to 40 characters"),
+        ("unanswering", "it needs `async def answer(self, turn)`"),
+        ("badpattern", "fills ['what'], but Arguments has []"),
+        ("wrongkind", "palaver_register_tools returned 'hammer', not a Tool"),
+        ("missing", "ModuleNotFoundError"),
+    ],
+)
+def test_a_broken_plugin_is_left_out_and_the_rest_starts(name: str, cause: str) -> None:
+    registry = load_plugins(entry_points(name, "good"))
+    assert list(registry.skills) == ["good"]
+    (failure,) = registry.failures
+    assert failure.source.name == name
+    assert cause in failure.cause
+    with pytest.raises(PluginLoadError, match=name):
+        load_plugins(entry_points(name, "good"), strict=True)
+
+
+def test_a_disabled_plugin_is_not_even_imported() -> None:
+    registry = load_plugins(entry_points("crashing", "good"), disabled=["crashing"])
+    assert not registry.failures
+
+
+def test_two_plugins_of_one_name_are_refused_and_both_are_named() -> None:
+    with pytest.raises(NameCollision, match=r"'good' .* good .* twin"):
+        load_plugins(entry_points("twin", "good"))
+
+
+def test_every_installed_entry_point_of_the_project_loads() -> None:
+    points = importlib.metadata.entry_points(group="palaver")
+    own = [point for point in points if point.dist is not None and point.dist.name == "palaver"]
+    assert own
+    registry = load_plugins(own)
+    assert not registry.failures, [str(failure) for failure in registry.failures]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_hook_is_documented_and_has_a_plugin_of_the_project(kind: str) -> None:
+    name = f"palaver_register_{kind}"
+    doc = inspect.getdoc(getattr(Hooks, name))
+    assert doc is not None
+    assert "Returns" in doc or "Return" in doc
+    assert f"`{name}" in (DOCS / "hooks.md").read_text(encoding="utf-8")
+    assert getattr(load_plugins(), kind), f"no plugin of the project contributes {kind}"
+
+
+def test_the_kinds_are_the_hooks() -> None:
+    hooks = [name for name in vars(Hooks) if name.startswith("palaver_register_")]
+    assert sorted(hooks) == sorted(f"palaver_register_{kind}" for kind in KINDS)

@@ -1,0 +1,317 @@
+"""Conversations with skills, through the real server."""
+
+import asyncio
+import itertools
+
+import pytest
+from pydantic import BaseModel
+from tests.server.skills_under_test import (
+    Biographer,
+    Broken,
+    Clerk,
+    Concierge,
+    Judge,
+    Painter,
+    Parrot,
+    Printer,
+)
+
+from palaver import ConfigurationError, NotFound, Skill, Tool, Turn
+from palaver.config.settings import DispatchSettings, Settings
+from palaver.errors import Conflict, EngineTimeout, TooMany
+from palaver.ledger import INBOX_LIMIT
+from palaver.messages import Finished, Received, Routed, Started, ToolCalled
+from palaver.testing import (
+    Chat,
+    MemoryLedger,
+    RecordingSubscriber,
+    Reply,
+    ScriptedEngine,
+    ScriptedReply,
+    converse,
+)
+
+
+async def test_a_reply_is_what_the_engine_says() -> None:
+    async with converse(Parrot, engine=ScriptedEngine("Old pond. A frog.")) as chat:
+        reply = await chat.say("hello")
+    assert reply == "Old pond. A frog."
+    assert (reply.skill, reply.outcome) == ("parrot", "done")
+    assert [type(event) for event in reply.events] == [Received, Started, Routed, Finished]
+
+
+async def test_the_history_comes_before_the_message() -> None:
+    engine = ScriptedEngine("Hello Bob.", "You are Bob.")
+    async with converse(Parrot, engine=engine) as chat:
+        await chat.say("I am Bob")
+        await chat.say("Who am I?")
+    said = [(m.role, m.content) for m in engine.requests[1].messages]
+    assert said == [("user", "I am Bob"), ("assistant", "Hello Bob."), ("user", "Who am I?")]
+
+
+async def test_turns_of_one_conversation_run_in_order() -> None:
+    engine = ScriptedEngine(lambda request: f"re: {request.messages[-1].content}", pace=0.001)
+    async with converse(Parrot, engine=engine) as chat:
+        turns = [await chat.send(f"number {i}") for i in range(10)]
+        replies = [await chat.reply(turn) for turn in turns]
+        received = [chat.screen.of(turn, Received)[0] for turn in turns]
+    assert replies == [f"re: number {i}" for i in range(10)]
+    assert [event.ahead for event in received[:3]] == [0, 1, 2]
+    assert [request.messages[-1].content for request in engine.requests] == [
+        f"number {i}" for i in range(10)
+    ]
+
+
+async def test_the_same_message_twice_is_answered_once() -> None:
+    engine = ScriptedEngine("Once.")
+    async with converse(Parrot, engine=engine) as chat:
+        first = await chat.send("hello", id="m1")
+        second = await chat.send("hello", id="m1")
+        assert first == second
+        assert await chat.reply(first) == "Once."
+        with pytest.raises(Conflict):
+            await chat.send("something else", id="m1")
+    assert len(engine.requests) == 1
+
+
+async def test_a_full_inbox_refuses() -> None:
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="wait", hold=0))
+    async with converse(Parrot, engine=engine) as chat:
+        turns = [await chat.send(f"number {number}") for number in range(INBOX_LIMIT)]
+        with pytest.raises(TooMany):
+            await send_many(chat, 2)
+        engine.go()
+        assert await chat.reply(turns[0]) == "wait"
+
+
+async def send_many(chat: Chat, count: int) -> None:
+    for number in range(count):
+        await chat.send(f"one more, {number}")
+
+
+async def test_a_question_ends_the_turn_and_the_answer_goes_on() -> None:
+    async with converse(Clerk, Parrot) as chat:
+        asked = await chat.say("/clerk my file")
+        assert asked == "Welcome.\n\nWhat is your name?"
+        assert asked.outcome == "asked"
+        second = await chat.say("Ada")
+        assert second == "How old are you, Ada?"
+        assert second.question is not None
+        assert second.question.options == ("18", "80")
+        assert second.reason == "It asked, and this is the answer."
+        done = await chat.say("36")
+        assert done == "Ada is 36 and said: my file"
+        assert done.outcome == "done"
+
+
+async def test_a_skill_that_asked_sees_the_history_that_it_saw_then() -> None:
+    engine = ScriptedEngine("Hello.", "First.", "Second.")
+    async with converse(Biographer, Parrot, engine=engine) as chat:
+        await chat.say("/parrot hi")
+        assert await chat.say("/biographer") == "First.\n\nAnd then?"
+        assert await chat.say("Paris") == "Second."
+    assert len(engine.requests) == 3, "the first generation is not made again"
+
+
+async def test_what_is_remembered_is_recalled_in_another_conversation() -> None:
+    ledger = MemoryLedger()
+    async with converse(Concierge, ledger=ledger) as chat:
+        assert await chat.say("the window") == "Until now: nothing."
+    async with converse(Concierge, ledger=ledger, thread="other") as chat:
+        assert await chat.say("the aisle") == "Until now: the window."
+    async with converse(Concierge, ledger=ledger, person="bob") as chat:
+        assert await chat.say("the wing") == "Until now: nothing."
+
+
+async def test_a_tool_that_fails_is_shown_to_have_failed() -> None:
+    class Nothing(BaseModel): ...
+
+    async def fail(arguments: Nothing) -> str:
+        raise ValueError("out of paper")
+
+    tool = Tool(name="print", description="Print.", arguments=Nothing, run=fail)
+    async with converse(Printer, tools=[tool]) as chat:
+        reply = await chat.say("print it")
+    states = [event.state for event in reply.events if isinstance(event, ToolCalled)]
+    assert states == ["started", "failed"]
+    assert reply.outcome == "failed"
+
+
+async def test_naming_a_skill_leaves_the_question_behind() -> None:
+    async with converse(Clerk, Parrot, engine=ScriptedEngine("Hi.", "Hi again.")) as chat:
+        await chat.say("/clerk")
+        assert await chat.say("/parrot hello") == "Hi."
+        assert (await chat.say("say something")).skill == "parrot"
+
+
+async def test_arguments_come_from_the_pattern() -> None:
+    async with converse(Painter, Parrot) as chat:
+        reply = await chat.say("Paint the garden gate in blue")
+        assert reply == "The the garden gate is blue now."
+        assert reply.reason == "The message has the form of a request to it."
+
+
+async def test_missing_and_wrong_arguments_are_asked_for() -> None:
+    async with converse(Painter, Parrot) as chat:
+        asked = await chat.say("/paint gate in purple")
+        assert asked == "What shall I paint?"
+        asked = await chat.say("the gate")
+        assert asked == "In which colour?"
+        asked = await chat.say("purple")
+        assert asked == "There is no paint of colour 'purple'. In which colour?"
+        assert await chat.say("red") == "The the gate is red now."
+
+
+async def test_a_program_is_told_which_argument_is_wrong() -> None:
+    async with converse(Painter, Parrot) as chat:
+        reply = await chat.say("", skill="painter", arguments={"thing": "gate", "size": 3})
+        assert reply.outcome == "failed"
+        assert reply.problem is not None
+        assert "'size'" in reply.problem.message
+        assert "'colour'" in reply.problem.message
+
+
+async def test_an_unknown_skill_is_refused_before_anything_is_stored() -> None:
+    async with converse(Parrot) as chat:
+        with pytest.raises(NotFound, match="nobody"):
+            await chat.send("hello", skill="nobody")
+        assert not chat.screen.events
+        typed = await chat.say("/nobody hello")
+        assert typed.problem is not None
+        assert typed.problem.code == "not_found"
+        assert "/parrot" in typed.problem.message
+
+
+async def test_structured_verbs() -> None:
+    engine = ScriptedEngine("guilty", '{"guilty": true, "years": 7}', "hm hm")
+    async with converse(Judge, engine=engine) as chat:
+        assert await chat.say("the butler") == "guilty, 7 years: hm hm"
+
+
+async def test_a_skill_that_the_engine_cannot_serve_is_refused_at_start() -> None:
+    with pytest.raises(ConfigurationError, match="'judge' needs an engine with choice"):
+        async with converse(Judge, engine=ScriptedEngine(lacks=["choice"])):
+            pass
+
+
+async def test_a_bug_in_a_skill_ends_its_turn_only(caplog: pytest.LogCaptureFixture) -> None:
+    async with converse(Broken, Parrot, engine=ScriptedEngine("Fine.")) as chat:
+        reply = await chat.say("/broken")
+        assert (reply, reply.outcome) == ("So far, ", "failed")
+        assert reply.problem is not None
+        assert "hunter2" not in reply.problem.message
+        assert await chat.say("/parrot hi") == "Fine."
+    assert "hunter2" in caplog.text
+
+
+async def test_an_engine_error_is_told_in_a_sentence() -> None:
+    line = ScriptedReply(text="I will", error=EngineTimeout("after 3 s"))
+    async with converse(Parrot, engine=ScriptedEngine(line)) as chat:
+        reply = await chat.say("hello")
+    assert reply.problem is not None
+    assert reply.problem.message == "The language model took too long to answer."
+    assert reply == "I will"
+
+
+async def test_a_turn_has_a_deadline() -> None:
+    class Sleeper(Skill):
+        """Never answer."""
+
+        name = "sleeper"
+        examples = ("sleep", "doze")
+
+        async def answer(self, turn: Turn) -> None:
+            await asyncio.Event().wait()
+
+    settings = Settings(dispatch=DispatchSettings(turn_timeout=0.05))
+    async with converse(Sleeper, settings=settings) as chat:
+        reply = await chat.say("sleep")
+    assert reply.outcome == "failed"
+
+
+async def test_stop_keeps_what_was_said_and_frees_the_engine() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one two three four", hold=2), "next")
+    async with converse(Parrot, engine=engine) as chat:
+        turn = await chat.send("count")
+        await chat.screen.until(turn, text="one two")
+        assert (await engine.stats()).running == 1
+        assert await chat.stop() == "stopping"
+        reply = await chat.reply(turn)
+        assert (reply, reply.outcome) == ("one two", "stopped")
+        assert (await engine.stats()).running == 0
+        assert await chat.stop(turn) == "settled"
+        assert await chat.say("go on") == "next"
+    history = [message.content for message in engine.requests[1].messages]
+    assert history == ["count", "one two", "go on"]
+
+
+async def test_a_queued_turn_can_be_stopped_before_it_runs() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="first", hold=0), "third")
+    async with converse(Parrot, engine=engine) as chat:
+        first = await chat.send("1")
+        second = await chat.send("2")
+        third = await chat.send("3")
+        assert await chat.stop(second) == "stopping"
+        engine.go()
+        replies = [await chat.reply(turn) for turn in (first, second, third)]
+    assert replies == ["first", "", "third"]
+    assert replies[1].outcome == "stopped"
+
+
+async def test_two_viewers_see_the_same() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="a b c d e f", hold=3))
+    async with converse(Parrot, engine=engine) as chat:
+        turn = await chat.send("letters")
+        await chat.screen.until(turn, text="a b c")
+        late = RecordingSubscriber()
+        subscription = await chat.server.subscribe(chat.conversation, late)
+        assert not subscription.recovered
+        engine.go()
+        await late.until(turn)
+        assert await chat.reply(turn) == late.texts[turn] == "a b c d e f"
+        chat.server.unsubscribe(subscription)
+
+
+async def test_a_reader_that_comes_back_misses_nothing() -> None:
+    async with converse(Parrot, engine=ScriptedEngine("one", "two", "three")) as chat:
+        screen = RecordingSubscriber()
+        subscription = await chat.server.subscribe(chat.conversation, screen)
+        await chat.say("1")
+        await screen.until(next(iter(screen.events)))
+        chat.server.unsubscribe(subscription)
+        await chat.say("2")
+        last = await chat.send("3")
+        again = await chat.server.subscribe(chat.conversation, screen, screen.cursor)
+        assert again.recovered
+        await screen.until(last)
+        assert not screen.restarts[1:]
+        assert list(screen.texts.values()) == ["one", "two", "three"]
+        chat.server.unsubscribe(again)
+
+
+async def test_long_histories_are_cut_in_steps() -> None:
+    engine = ScriptedEngine(lambda _: "yes " * 20, context=1000)
+    async with converse(Parrot, engine=engine) as chat:
+        for number in range(40):
+            await chat.say(f"message number {number}")
+    firsts = [request.messages[0].content for request in engine.requests]
+    changes = sum(a != b for a, b in itertools.pairwise(firsts))
+    assert len(engine.requests[-1].messages) > 2
+    assert changes < 20, "the beginning of the prompt should stay while the conversation grows"
+
+
+def test_a_reply_compares_as_text() -> None:
+    assert Reply("a") == "a"
+
+
+async def test_a_viewer_sees_the_new_life_of_an_erased_conversation() -> None:
+    ledger = MemoryLedger()
+    engine = ScriptedEngine("one", "two", "three")
+    async with converse(Parrot, engine=engine, ledger=ledger) as chat:
+        await chat.say("my secret")
+        await chat.say("and more")
+        await ledger.erase("default", "alice")
+        reply = await chat.say("hello again")
+        assert reply == "three"
+        assert chat.screen.restarts[-1].history == ()
+    assert [message.content for message in engine.requests[2].messages] == ["hello again"]

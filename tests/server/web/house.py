@@ -1,0 +1,302 @@
+"""A whole server with its web surface on a port of its own, and clients to test it with."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+from palaver.app import listening
+from palaver.channels import Channel
+from palaver.config.settings import (
+    AdmissionSettings,
+    AuthKey,
+    AuthSettings,
+    ConcurrencyPolicySettings,
+    RoutingSettings,
+    ServerSettings,
+    Settings,
+)
+from palaver.engine import Engine
+from palaver.knowledge import Passage
+from palaver.ledger import Ledger
+from palaver.messages import Attachment, new_id
+from palaver.server import Server
+from palaver.skills import Skill
+from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.turns.turn import Turn
+
+PATIENCE = 5.0
+Frame = dict[str, Any]  # JSON values
+
+
+class Parrot(Skill):
+    """Say what was said."""
+
+    name = "parrot"
+
+    async def answer(self, turn: Turn) -> None:
+        for word in turn.message.text.split(" "):
+            await turn.say(word + " ")
+            await asyncio.sleep(0)
+
+
+class Teller(Skill):
+    """Tell a story, as far as a test lets it."""
+
+    name = "teller"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def tell(self, *pieces: str, end: bool = True) -> None:
+        """Let the story go on, and end."""
+        for piece in pieces:
+            self.line.put_nowait(piece)
+        if end:
+            self.line.put_nowait(None)
+
+    async def answer(self, turn: Turn) -> None:
+        while (piece := await self.line.get()) is not None:
+            await turn.say(piece)
+
+
+class Scholar(Skill):
+    """Answer with sources."""
+
+    name = "scholar"
+
+    async def answer(self, turn: Turn) -> None:
+        number = turn.cite(
+            Passage(
+                document="handbook.md",
+                title="The Handbook",
+                section="Leave",
+                number=1,
+                text="Everyone has 30 days of leave a year.",
+                score=0.9,
+            )
+        )
+        await turn.say(f"You have 30 days of leave [{number}].")
+        turn.attach(
+            Attachment(name="leave.txt", media_type="text/plain", url="data:text/plain,30%20days")
+        )
+
+
+class Waiter(Skill):
+    """Ask for more."""
+
+    name = "waiter"
+
+    async def answer(self, turn: Turn) -> None:
+        drink = await turn.ask("Tea or coffee?", ["tea", "coffee"])
+        await turn.say(f"One {drink}, please.")
+
+
+class Clumsy(Skill):
+    """Fail."""
+
+    name = "clumsy"
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say("I will now ")
+        raise ValueError("dropped it")
+
+
+class House:
+    """A server that listens, with its skills at hand."""
+
+    def __init__(self, server: Server, address: str, teller: Teller) -> None:
+        self.server = server
+        self.address = address.rstrip("/")
+        self.teller = teller
+        self.session: aiohttp.ClientSession
+        self.listener: contextlib.AbstractAsyncContextManager[str] | None
+
+    def url(self, path: str) -> str:
+        return self.address + path
+
+    async def stop_listening(self) -> None:
+        """Stop the web surface as a stopping server does."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            await listener.__aexit__(None, None, None)
+
+    async def get(self, path: str, **about: Any) -> tuple[int, Any]:  # Any: request options, JSON
+        async with self.session.get(self.url(path), **about) as response:
+            return response.status, _json(await response.text())
+
+    async def post(self, path: str, body: object = None, **about: Any) -> tuple[int, Any]:
+        about.setdefault("json", body)
+        async with self.session.post(self.url(path), **about) as response:
+            return response.status, _json(await response.text())
+
+    @contextlib.asynccontextmanager
+    async def wire(self, address: str = "", **about: Any) -> AsyncIterator["Wire"]:
+        address = address or self.address
+        async with self.session.ws_connect(address + "/ws", max_msg_size=0, **about) as socket:
+            yield Wire(socket)
+
+    @contextlib.asynccontextmanager
+    async def client(self, thread: str, **hello: Any) -> AsyncIterator["Wire"]:
+        """A wire that has said hello."""
+        async with self.wire() as wire:
+            await wire.hello(thread, **hello)
+            yield wire
+
+
+def _json(text: str) -> Any:  # Any: JSON values
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@contextlib.asynccontextmanager
+async def open_house(
+    *,
+    keys: Mapping[str, AuthKey] | None = None,
+    channels: tuple[Channel, ...] = (),
+    ledger: Ledger | None = None,
+    concurrency_policy: ConcurrencyPolicySettings | None = None,
+    engine: Engine | None = None,
+    skills: Sequence[Skill] = (),
+    admission: AdmissionSettings | None = None,
+    **server: Any,  # fields of ServerSettings
+) -> AsyncIterator[House]:
+    settings = Settings(
+        server=ServerSettings(**{"port": 0, "drain": 0, "grace": 3, **server}),
+        auth=AuthSettings(keys=dict(keys or {})),
+        admission=admission or AdmissionSettings(),
+        routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
+        concurrency_policy=concurrency_policy or ConcurrencyPolicySettings(),
+    )
+    teller = Teller()
+    skills = [Parrot(), teller, Scholar(), Waiter(), Clumsy(), *skills]
+    running = Server(
+        settings,
+        ledger=ledger or MemoryLedger(),
+        engine=engine or ScriptedEngine(),
+        knowledge=ListKnowledge(),
+        skills={skill.name: skill for skill in skills},
+        channels=channels,
+    )
+    async with aiohttp.ClientSession() as session, running:
+        listener = listening(running)
+        house = House(running, await listener.__aenter__(), teller)
+        house.session = session
+        house.listener = listener
+        try:
+            yield house
+        finally:
+            await house.stop_listening()
+
+
+async def eventually(check: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait until ``check`` holds. For what tells nobody when it changes."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            held = check()
+            if held if isinstance(held, bool) else await held:
+                return
+            await asyncio.sleep(0.005)
+
+
+class Gap(Exception):
+    """Text came that does not continue what came before."""
+
+
+class Broken(Exception):
+    """The connection ended while a frame was awaited."""
+
+
+class Wire:
+    """A client of the websocket: keeps every frame, and each turn's text, healed by position."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.frames: list[Frame] = []
+        self.texts: dict[str, str] = {}
+        self.cursor: str | None = None
+        self._unread: list[Frame] = []
+
+    async def send(self, frame: object) -> None:
+        await self.socket.send_str(json.dumps(frame))
+
+    async def hello(self, thread: str, **about: Any) -> Frame:
+        await self.send({"type": "hello", "thread": thread, "person": "ada", **about})
+        return await self.until("welcome")
+
+    async def say(self, text: str, id: str = "", **about: Any) -> str:
+        """Send a message; returns its turn."""
+        await self.send({"type": "send", "id": id or new_id(), "text": text, **about})
+        turn: str = (await self.until("ack"))["turn"]
+        return turn
+
+    async def until(self, kind: str, **fields: object) -> Frame:
+        """The first frame of ``kind`` that has ``fields`` and was not returned before."""
+        wanted = {"type": kind, **fields}
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for frame in self._unread:
+                    if all(frame.get(key) == value for key, value in wanted.items()):
+                        self._unread.remove(frame)
+                        return frame
+                await self._receive()
+
+    async def until_text(self, turn: str, text: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while text not in self.texts.get(turn, ""):
+                await self._receive()
+
+    async def finish(self, turn: str) -> str:
+        """Wait for the end of a turn; returns its text."""
+        finished = await self.until("finished", turn=turn)
+        text = self.texts.get(turn, "")
+        assert finished["length"] == len(text), (finished, text)
+        return text
+
+    async def _receive(self) -> None:
+        received = await self.socket.receive()
+        if received.type is not aiohttp.WSMsgType.TEXT:
+            raise Broken(received)
+        self.take(json.loads(received.data))
+
+    def take(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        self._unread.append(frame)
+        self.cursor = frame.get("cursor", self.cursor)
+        kind = frame["type"]
+        if kind in ("welcome", "restart") and "snapshot" in frame:
+            self._draw(frame["snapshot"])
+        elif kind == "text":
+            self._heal(frame)
+        elif kind == "text_reset" or (kind == "started" and frame["attempt"] > 1):
+            held = self.texts.get(frame["turn"], "")
+            self.texts[frame["turn"]] = held[: frame["position"]]
+
+    def _heal(self, frame: Frame) -> None:
+        held = self.texts.get(frame["turn"], "")
+        if frame["position"] > len(held):
+            raise Gap(f"{frame} after {held!r}")
+        self.texts[frame["turn"]] = held + frame["text"][len(held) - frame["position"] :]
+
+    def _draw(self, snapshot: Frame) -> None:
+        for line in snapshot["history"]:
+            if line["role"] == "assistant":
+                self.texts[line["turn"]] = line["text"]
+        for turn in snapshot["pending"]:
+            self.texts[turn["turn"]] = turn["reply"]
+
+    async def close_code(self) -> int:
+        """Read to the end; the code that the server closed with."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                received = await self.socket.receive()
+                if received.type is aiohttp.WSMsgType.CLOSE:
+                    return int(received.data)
+                assert received.type is aiohttp.WSMsgType.TEXT, received
+                self.take(json.loads(received.data))

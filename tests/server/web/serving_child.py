@@ -1,0 +1,45 @@
+"""``palaver serve`` with the kit's parts; ``--hang``: its engine never closes."""
+
+import argparse
+import asyncio
+import logging
+
+from palaver.cli.serve import _serve, configure_logging
+from palaver.config.settings import RoutingSettings, ServerSettings, Settings
+from palaver.server import Server
+from palaver.skills import Skill
+from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+
+
+class Parrot(Skill):
+    """Say nothing."""
+
+    name = "parrot"
+
+
+class Hanging(ScriptedEngine):
+    async def close(self) -> None:
+        await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hang", action="store_true")
+    parser.add_argument("--grace", type=float, default=25.0)
+    arguments = parser.parse_args()
+    configure_logging(logging.INFO)
+    server = Server(
+        Settings(
+            server=ServerSettings(port=0, grace=arguments.grace),
+            routing=RoutingSettings(default="parrot"),
+        ),
+        ledger=MemoryLedger(),
+        engine=Hanging() if arguments.hang else ScriptedEngine(),
+        knowledge=ListKnowledge(),
+        skills={"parrot": Parrot()},
+    )
+    asyncio.run(_serve(server))
+
+
+if __name__ == "__main__":
+    main()

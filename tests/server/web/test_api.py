@@ -1,0 +1,468 @@
+"""The HTTP API, server-sent events and operations."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from tests.chaos.proxy import Cut, CuttingProxy
+from tests.server.web.house import PATIENCE, Frame, House, eventually, open_house
+
+from palaver.config.settings import AdmissionSettings, ConcurrencyPolicySettings, Settings
+from palaver.metrics import Metrics
+from palaver.server import Server
+from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.web import make_application, sse
+from palaver.web.openapi import document
+
+MESSAGES = "/v1/conversations/t/messages"
+EVENTS = "/v1/conversations/t/events"
+
+
+class Reader:
+    """Reads server-sent events."""
+
+    def __init__(self, house: House, lines: Any) -> None:  # Any: aiohttp's stream
+        self.house = house
+        self.events: list[tuple[str | None, Frame]] = []
+        self.comments = 0
+        self._lines = lines
+
+    async def next(self) -> tuple[str | None, Frame] | None:
+        """The next event with its id, or None at the end."""
+        id = None
+        data = ""
+        async with asyncio.timeout(PATIENCE):
+            while line := (await self._lines.readline()).decode():
+                line = line.rstrip("\n")
+                if line.startswith(":"):
+                    self.comments += 1
+                elif line.startswith("id: "):
+                    id = line[4:]
+                elif line.startswith("data: "):
+                    data = line[6:]
+                elif not line and data:
+                    self.events.append((id, json.loads(data)))
+                    return self.events[-1]
+        return None
+
+    async def until(self, kind: str) -> Frame:
+        while (event := await self.next()) is not None:
+            if event[1]["type"] == kind:
+                return event[1]
+        raise AssertionError(f"no {kind} among {self.events}")
+
+    async def rest(self) -> list[Frame]:
+        while await self.next() is not None:
+            pass
+        return [frame for _, frame in self.events]
+
+    @property
+    def last_id(self) -> str:
+        return [id for id, _ in self.events if id][-1]
+
+
+@asynccontextmanager
+async def reading(house: House, path: str = EVENTS, **about: Any) -> AsyncIterator[Reader]:
+    async with house.session.get(house.url(path), **about) as response:
+        assert response.status == 200, await response.text()
+        assert response.content_type == "text/event-stream"
+        yield Reader(house, response.content)
+
+
+async def test_a_message_is_accepted_and_its_reply_waits_in_the_conversation(house: House) -> None:
+    status, accepted = await house.post(MESSAGES, {"text": "hello"})
+    assert status == 202
+    assert accepted == {
+        "turn": accepted["turn"],
+        "ahead": 0,
+        "duplicate": False,
+        "joined": False,
+    }
+    async with reading(house, EVENTS + "?until=finished") as reader:
+        await reader.rest()
+    _, conversation = await house.get("/v1/conversations/t")
+    assert [line["text"] for line in conversation["snapshot"]["history"]] == ["hello", "hello "]
+    assert conversation["cursor"]
+
+
+async def test_waiting_answers_with_the_whole_reply(house: House) -> None:
+    body = {"text": "leave?", "skill": "scholar"}
+    status, reply = await house.post(MESSAGES + "?wait=true", body)
+    assert status == 200
+    assert reply["text"] == "You have 30 days of leave [1]."
+    assert (reply["skill"], reply["outcome"]) == ("scholar", "done")
+    assert reply["citations"][0]["document"] == "handbook.md"
+    assert reply["attachments"][0]["name"] == "leave.txt"
+
+
+async def test_the_same_key_waits_for_the_same_reply(house: House) -> None:
+    headers = {"Idempotency-Key": "key-1"}
+    body = {"text": "leave?", "skill": "scholar"}
+    _, first = await house.post(MESSAGES + "?wait=true", body, headers=headers)
+    _, again = await house.post(MESSAGES + "?wait=true", body, headers=headers)
+    assert again == {**first, "duplicate": True}
+    body["text"] = "something else"
+    status, answer = await house.post(MESSAGES, body, headers=headers)
+    assert (status, answer["error"]["code"]) == (409, "conflict")
+
+
+async def test_two_requests_with_one_key_attach_to_one_turn(house: House) -> None:
+    async def ask() -> Frame:
+        body = {"id": "same", "text": "/teller x"}
+        reply: Frame = (await house.post(MESSAGES + "?wait=true", body))[1]
+        return reply
+
+    both = [asyncio.create_task(ask()) for _ in range(2)]
+    house.teller.tell("only ", "once")
+    one, two = await asyncio.gather(*both)
+    assert one["text"] == two["text"] == "only once"
+    assert one["turn"] == two["turn"]
+
+
+async def test_a_reply_older_than_the_events_is_read_from_the_history() -> None:
+    async with open_house(ledger=MemoryLedger(events_kept=3)) as house:
+        body = {"id": "a", "text": "one two three"}
+        _, first = await house.post(MESSAGES + "?wait=true", body)
+        await house.post(MESSAGES + "?wait=true", {"text": "more"})
+        _, again = await house.post(MESSAGES + "?wait=true", body)
+        assert (again["text"], again["duplicate"]) == (first["text"], True)
+
+
+async def test_a_question_is_part_of_the_reply(house: House) -> None:
+    _, reply = await house.post(MESSAGES + "?wait=true", {"text": "please", "skill": "waiter"})
+    assert reply["outcome"] == "asked"
+    assert (reply["question"], reply["options"]) == ("Tea or coffee?", ["tea", "coffee"])
+
+
+async def test_stop_over_http(house: House) -> None:
+    _, accepted = await house.post(MESSAGES, {"text": "/teller x"})
+    status, answer = await house.post("/v1/conversations/t/stop", {"turn": accepted["turn"]})
+    assert (status, answer) == (200, {"turn": accepted["turn"], "state": "stopping"})
+    async with reading(house, EVENTS + "?until=finished&since=start") as reader:
+        assert (await reader.until("finished"))["outcome"] == "stopped"
+    _, answer = await house.post("/v1/conversations/t/stop", data=b"")
+    assert answer == {"turn": "", "state": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "invalid_input"),
+        (b"[]", 400, "invalid_input"),
+        (b'{"text": 1}', 400, "invalid_input"),
+        (b'{"text": "\xff"}', 400, "invalid_input"),
+        (b'{"text": "x", "skill": "nobody"}', 404, "not_found"),
+        (b'{"text": "x", "id": "\\u0000"}', 400, "invalid_input"),
+        (b'{"text": "x", "person": "a/b"}', 400, "invalid_input"),
+        (b'{"text": "' + b"x" * 2_000_000 + b'"}', 413, "too_large"),
+    ],
+)
+async def test_a_bad_message_is_refused_in_words(
+    house: House, body: bytes, status: int, code: str
+) -> None:
+    given, answer = await house.post(MESSAGES, data=io.BytesIO(body))
+    assert (given, answer["error"]["code"]) == (status, code)
+    assert answer["error"]["message"]
+    assert (await house.get("/v1/conversations/t"))[1]["snapshot"]["pending"] == []
+
+
+async def test_a_full_inbox_tells_when_to_come_back(house: House) -> None:
+    async with asyncio.timeout(PATIENCE):
+        status = 202
+        while status == 202:
+            async with house.session.post(
+                house.url(MESSAGES), json={"text": "/teller x"}
+            ) as response:
+                status = response.status
+                retry = response.headers.get("Retry-After")
+    assert (status, retry) == (429, "1")
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_client_that_breaks_off_in_the_middle_of_a_body_is_no_failure(
+    house: House, caplog: pytest.LogCaptureFixture, reset: bool
+) -> None:
+    async with CuttingProxy(
+        house.address, plan=lambda: Cut(400, to="server", reset=reset)
+    ) as proxy:
+        with pytest.raises(aiohttp.ClientError):
+            await house.session.post(proxy.address + MESSAGES, json={"text": "x" * 1_000})
+    assert (await house.get("/v1/conversations/t"))[1]["snapshot"]["pending"] == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "code"),
+    [
+        ({"person": {"turns": 1}}, 429, "too_many"),
+        ({"tenant": {"messages_per_minute": 1}}, 429, "too_many"),
+        ({"queue_tokens": 600}, 503, "overloaded"),
+    ],
+)
+async def test_a_refusal_says_when_to_come_back_in_seconds_and_milliseconds(
+    settings: dict[str, Any], status: int, code: str
+) -> None:
+    async with open_house(admission=AdmissionSettings.model_validate(settings)) as house:
+        assert (await house.post(MESSAGES, {"text": "/teller x"}))[0] == 202
+        for path in ("/v1/conversations/u/messages", "/v1/conversations/v/messages?wait=true"):
+            async with house.session.post(house.url(path), json={"text": "hi"}) as response:
+                assert response.status == status
+                assert (await response.json())["error"]["code"] == code
+                seconds, exactly = (
+                    int(response.headers[name]) for name in ("Retry-After", "retry-after-ms")
+                )
+                assert 0 < exactly <= seconds * 1000 < exactly + 1000
+        async with house.client("w", person="local") as wire:
+            await wire.send({"type": "send", "id": "m1", "text": "hi"})
+            error = await wire.until("error")
+            assert (error["code"], error["id"]) == (code, "m1")
+            assert 0 < error["retry_after"] * 1000 <= exactly
+        assert 'palaver_refusals_total{reason="' in (await house.get("/metrics"))[1]
+
+
+async def test_two_ids_that_differ_are_refused(house: House) -> None:
+    status, _ = await house.post(
+        MESSAGES, {"text": "x", "id": "a"}, headers={"Idempotency-Key": "b"}
+    )
+    assert status == 400
+
+
+async def test_unknown_places_and_methods_are_told_as_json(house: House) -> None:
+    assert (await house.get("/nowhere"))[1]["error"]["code"] == "not_found"
+    assert (await house.get("/v1/conversations/a%2Fb"))[0] in (400, 404)
+    assert (await house.get(MESSAGES))[0] == 405
+
+
+async def running(house: House) -> None:
+    """Wait until the ledger knows that the teller tells."""
+
+    async def routed() -> bool:
+        _, answer = await house.get("/v1/conversations/t")
+        return any(turn["skill"] == "teller" for turn in answer["snapshot"]["pending"])
+
+    await eventually(routed)
+
+
+async def test_messages_that_are_answered_as_one_get_the_same_reply() -> None:
+    merging = ConcurrencyPolicySettings(default="merge", merge_window=0.1)
+    async with open_house(concurrency_policy=merging) as house:
+        first = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "one"}))
+        await eventually(lambda: house.server.metrics.exposition().count(b'channel="web"} 1.0') > 0)
+        accepted = (await house.post(MESSAGES, {"text": "two", "id": "b"}))[1]
+        assert accepted["joined"] is True
+        second = await house.post(MESSAGES + "?wait=true", {"text": "two", "id": "b"})
+        answers = [(await first)[1], second[1]]
+    assert {answer["turn"] for answer in answers} == {accepted["turn"]}
+    assert {answer["text"] for answer in answers} == {"one\n\ntwo "}
+
+
+@pytest.mark.parametrize("pieces", [(), ("told ", "more ")])
+async def test_a_message_that_the_running_skill_does_not_take_gets_a_reply_of_its_own(
+    pieces: tuple[str, ...],
+) -> None:
+    steering = ConcurrencyPolicySettings(skills={"teller": "steer"})
+    async with open_house(concurrency_policy=steering) as house:
+        first = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "/teller x"}))
+        house.teller.tell(*pieces, end=False)
+        await running(house)
+        second = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "and me?"}))
+
+        async def joined() -> bool:
+            _, answer = await house.get("/v1/conversations/t")
+            return len(answer["snapshot"]["pending"][0]["messages"]) == 2
+
+        await eventually(joined)
+        house.teller.tell("the end")
+        assert (await first)[1]["text"] == "".join(pieces) + "the end"
+        assert (await second)[1]["text"] == "and me? "
+
+
+async def test_events_stream_with_ids_and_live_text_without(house: House) -> None:
+    async with reading(house) as reader:
+        first = await reader.next()
+        assert first is not None
+        assert first[1]["type"] == "welcome"
+        assert first[0] == first[1]["cursor"]
+        await house.post(MESSAGES, {"text": "/teller x"})
+        house.teller.tell("live", end=False)
+        await reader.until("text")
+        assert reader.events[-1][0] is None
+        house.teller.tell()
+        await reader.until("finished")
+        assert reader.events[-1][0] == reader.events[-1][1]["cursor"]
+
+
+async def test_a_feed_tells_browsers_to_come_back_soon_and_not_all_at_once(house: House) -> None:
+    waits = set()
+    for _ in range(20):
+        async with house.session.get(house.url(EVENTS)) as response:
+            field, _, milliseconds = (await response.content.readline()).decode().partition(": ")
+            assert field == "retry"
+            waits.add(int(milliseconds))
+    assert all(100 <= wait <= 500 for wait in waits)
+    assert len(waits) > 1
+
+
+async def test_last_event_id_goes_on_where_it_was(house: House) -> None:
+    async with reading(house) as reader:
+        await house.post(MESSAGES, {"text": "/teller x"})
+        await reader.until("routed")
+        last = reader.last_id
+    house.teller.tell("missed")
+    headers = {"Last-Event-ID": last}
+    async with reading(house, EVENTS + "?since=start&until=finished", headers=headers) as again:
+        frames = await again.rest()
+    assert frames[0]["recovered"] is True
+    assert [frame["type"] for frame in frames if frame["type"] != "text"] == ["welcome", "finished"]
+    assert "".join(frame["text"] for frame in frames if frame["type"] == "text") == "missed"
+
+
+async def test_until_finished_ends_at_once_when_nothing_runs(house: House) -> None:
+    async with reading(house, EVENTS + "?until=finished") as reader:
+        assert [frame["type"] for frame in await reader.rest()] == ["welcome"]
+    assert (await house.get(EVENTS + "?until=never"))[0] == 400
+    assert (await house.get(EVENTS + "?since=rubbish"))[0] == 400
+
+
+async def test_silence_is_filled_with_comments(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(sse), "PING_INTERVAL", 0.01)
+    async with reading(house) as reader:
+        await reader.next()
+        async with asyncio.timeout(PATIENCE):
+            while reader.comments < 2:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await reader.next()
+
+
+async def test_a_reader_who_leaves_is_forgotten(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(sse), "PING_INTERVAL", 0.01)
+    async with reading(house) as reader:
+        await reader.next()
+    metrics = house.server.metrics
+    await eventually(lambda: b"palaver_event_streams 0.0" in metrics.exposition())
+
+
+async def test_a_stopping_server_ends_feeds_and_answers_those_who_wait() -> None:
+    async with open_house() as house:
+        asking = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "/teller x"}))
+        async with reading(house) as reader:
+            await reader.until("started")
+            ending = asyncio.create_task(house.stop_listening())
+            await reader.rest()
+        status, answer = await asking
+        assert (status, answer["error"]["code"]) == (503, "overloaded")
+        await ending
+
+
+async def test_the_skills_and_the_server_describe_themselves(house: House) -> None:
+    _, skills = await house.get("/v1/skills")
+    assert {"name": "parrot", "description": "Say what was said."} in skills["skills"]
+    _, about = await house.get("/v1/about")
+    assert about["model"] == "scripted"
+    assert about["version"]
+    assert about["demonstration"] in (True, False)
+
+
+async def test_health_readiness_and_metrics(house: House) -> None:
+    assert await house.get("/healthz") == (200, {"status": "alive"})
+    assert await house.get("/readyz") == (200, {"status": "ready", "problems": {}})
+    async with house.client("t"):
+        assert "palaver_websockets 1.0" in (await house.get("/metrics"))[1]
+    house.server.draining = True
+    async with house.session.get(house.url("/readyz")) as response:
+        assert (await response.json())["problems"] == {"server": "draining"}
+        assert (response.status, response.headers["Retry-After"]) == (503, "2")
+    assert (await house.get("/healthz"))[0] == 200
+
+
+async def test_an_unexpected_error_is_told_without_its_details(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(house.server), "skills", lambda: 1 / 0)
+    status, answer = await house.get("/v1/skills")
+    assert (status, answer["error"]["code"]) == (500, "internal")
+    assert "division" not in json.dumps(answer)
+
+
+def _application() -> web.Application:
+    settings = Settings()
+    server = Server(
+        settings,
+        ledger=MemoryLedger(),
+        engine=ScriptedEngine(),
+        knowledge=ListKnowledge(),
+        skills={},
+    )
+    return make_application(
+        service=server,
+        settings=settings,
+        metrics=Metrics(),
+        readiness=dict,
+        leaving=bool,
+        about=dict,
+        channels=(),
+    )
+
+
+def test_every_route_is_in_the_openapi_document() -> None:
+    served = {
+        (resource.canonical, route.method.lower())
+        for resource in _application().router.resources()
+        for route in resource
+        if route.method != "HEAD"
+    }
+    described = {
+        (path, method)
+        for path, methods in document("0")["paths"].items()
+        for method in methods
+        if method != "parameters"
+    }
+    assert described == served
+
+
+async def test_the_openapi_document_is_served_and_its_references_lead_somewhere(
+    house: House,
+) -> None:
+    _, described = await house.get("/openapi.json")
+    assert described["openapi"] == "3.1.0"
+    for reference in _references(described):
+        place = described
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+
+
+def _references(value: object) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [found for item in value.values() for found in _references(item)]
+    if isinstance(value, list):
+        return [found for item in value for found in _references(item)]
+    return []
+
+
+async def test_the_page_is_served_with_a_strict_policy_and_cached_by_its_hash(
+    house: House,
+) -> None:
+    async with house.session.get(house.url("/")) as response:
+        page = await response.text()
+        etag = response.headers["ETag"]
+        policy = response.headers["Content-Security-Policy"]
+    assert '<script type="module" src="/static/page.js">' in page
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    for name in ("page.js", "palaver-client.js", "markdown.js", "style.css", "icon.svg"):
+        assert (await house.get(f"/static/{name}"))[0] == 200
+    async with house.session.get(house.url("/"), headers={"If-None-Match": etag}) as response:
+        assert response.status == 304
+    assert (await house.get("/static/..%2fsocket.py"))[0] == 404

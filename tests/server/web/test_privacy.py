@@ -1,0 +1,117 @@
+"""A person gets all that is held about them, and has it removed."""
+
+import pytest
+from tests.server.web.house import House, eventually, open_house
+from tests.server.web.test_api import EVENTS, MESSAGES, reading
+
+from palaver.config.settings import AuthKey, Secret
+from palaver.messages import Conversation, Message
+
+ADA = {"person": "ada"}
+
+
+async def test_an_export_has_what_the_person_said_and_was_told(house: House) -> None:
+    async with house.client("t") as ada, house.client("other", person="bob") as bob:
+        await ada.finish(await ada.say("my secret"))
+        await bob.finish(await bob.say("his secret"))
+    status, held = await house.get("/v1/export", params=ADA)
+    assert status == 200
+    (lines,) = held["conversations"].values()
+    assert [line["text"] for line in lines] == ["my secret", "my secret "]
+    assert (held["person"], held["pending"]) == ("ada", [])
+    assert "his secret" not in str(held)
+
+
+async def test_an_erasure_empties_the_views_that_are_open(house: House) -> None:
+    async with house.client("t") as wire, reading(house, EVENTS + "?person=ada") as reader:
+        await wire.finish(await wire.say("my secret"))
+        status, receipt = await house.post("/v1/erase", params=ADA)
+        assert (status, receipt["messages"], receipt["conversations"]) == (200, 1, 1)
+        restart = await wire.until("restart")
+        assert restart["snapshot"] == {"history": [], "pending": []}
+        assert (await reader.until("restart"))["snapshot"]["history"] == []
+        assert await wire.finish(await wire.say("hello again")) == "hello again "
+    assert "my secret" not in str(await house.get("/v1/export", params=ADA))
+    assert (await house.post("/v1/erase", params=ADA))[1]["messages"] == 1
+    assert (await house.post("/v1/erase", params=ADA))[1]["messages"] == 0
+
+
+async def test_an_erasure_at_one_replica_empties_the_views_at_another(house: House) -> None:
+    async with open_house(ledger=house.server.ledger) as other, house.client("t") as wire:
+        await wire.finish(await wire.say("my secret"))
+        await other.post("/v1/erase", params=ADA)
+        assert (await wire.until("restart"))["snapshot"] == {"history": [], "pending": []}
+
+
+async def test_an_erasure_ends_the_persons_turn_that_runs(house: House) -> None:
+    async with house.client("t") as wire:
+        turn = await wire.say("/teller my secret")
+        house.teller.tell("I heard your secret", end=False)
+        await wire.until_text(turn, "I heard")
+        await house.post("/v1/erase", params=ADA)
+        await eventually(lambda: house.server._dispatcher.running == 0)
+        restart = await wire.until("restart")
+        assert restart["snapshot"] == {"history": [], "pending": []}
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> dict[str, AuthKey]:
+    for name in ("ada", "bob", "all", "acme"):
+        monkeypatch.setenv(name.upper(), f"{name}-key")
+    return {
+        "ada": AuthKey(secret=Secret("env:ADA"), person="ada"),
+        "bob": AuthKey(secret=Secret("env:BOB"), person="bob"),
+        "all": AuthKey(secret=Secret("env:ALL")),
+        "acme": AuthKey(secret=Secret("env:ACME"), tenant="acme"),
+    }
+
+
+def holding(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {name}-key"}
+
+
+async def test_a_key_reaches_only_those_whom_it_speaks_for(keys: dict[str, AuthKey]) -> None:
+    async with open_house(keys=keys) as house:
+        await house.post(MESSAGES + "?wait=true", {"text": "mine"}, headers=holding("ada"))
+        for method, path in ((house.get, "/v1/export"), (house.post, "/v1/erase")):
+            assert (await method(path, params=ADA))[0] == 401
+            assert (await method(path, params=ADA, headers=holding("bob")))[0] == 403
+            _, elsewhere = await method(path, params=ADA, headers=holding("acme"))
+            assert elsewhere["tenant"] == "acme"
+            assert elsewhere["conversations"] in ({}, 0)
+        _, held = await house.get("/v1/export", headers=holding("ada"))
+        assert "mine" in str(held)
+        _, receipt = await house.post("/v1/erase", params=ADA, headers=holding("all"))
+        assert (receipt["person"], receipt["messages"]) == ("ada", 1)
+
+
+async def test_one_who_was_erased_from_a_conversation_of_several_must_be_let_in_again(
+    house: House,
+) -> None:
+    conversation = Conversation("default", "web", "t")
+    async with house.client("t") as ada:
+        await ada.finish(await ada.say("from ada"))
+        # A channel that says itself who speaks lets several people come together.
+        message = Message(conversation=conversation, id="b", person="bob", text="from bob")
+        await ada.finish((await house.server.accept(message)).turn)
+        async with reading(house, EVENTS + "?person=bob") as bob:
+            await bob.until("welcome")
+            await house.post("/v1/erase", params=ADA)
+            assert await ada.close_code() == 1012
+            snapshot = (await bob.until("restart"))["snapshot"]
+            assert [line["text"] for line in snapshot["history"]] == ["from bob", "from bob "]
+    async with house.wire() as again:
+        await again.send({"type": "hello", "thread": "t", "person": "ada"})
+        assert await again.close_code() == 4403
+
+
+async def test_a_reader_who_was_erased_is_ended(house: House) -> None:
+    conversation = Conversation("default", "web", "t")
+    for author in ("ada", "bob"):
+        message = Message(conversation=conversation, id=author, person=author, text=author)
+        await house.server.accept(message)
+    async with reading(house, EVENTS + "?person=ada") as reader:
+        await reader.until("welcome")
+        await house.post("/v1/erase", params=ADA)
+        assert not [frame for frame in await reader.rest() if frame["type"] == "restart"]
+    assert (await house.get(EVENTS, params=ADA))[0] == 403
