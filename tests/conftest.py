@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis.configuration import set_hypothesis_home_dir
-from tests.proof import LONG, SEED
+from tests.proof_settings import IS_LONG_RUN, SEED
 
 if TYPE_CHECKING:
     from tests.server.web.house import House
@@ -20,7 +20,7 @@ OURS = ["palaver", "palaver_skills", "palaver_plugins"]
 
 
 def pytest_report_header() -> str:
-    return f"proofs: PALAVER_SEED={SEED}, {'long' if LONG else 'short'} form"
+    return f"proofs: PALAVER_SEED={SEED}, {'long' if IS_LONG_RUN else 'short'} form"
 
 
 @pytest.fixture(autouse=True)

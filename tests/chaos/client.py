@@ -22,7 +22,7 @@ from palaver.messages import (
     decode_event,
     encode,
 )
-from palaver.testing.screen import RecordingSubscriber
+from palaver.testing.recorder import RecordingSubscriber
 
 RETURN = (0.25, 0.5)
 """Seconds to wait before the first reconnect, at random between the two; doubled with each that
@@ -88,7 +88,7 @@ class ChaosClient:
         person: str,
         chance: random.Random,
     ) -> None:
-        self.screen = RecordingSubscriber()
+        self.recorder = RecordingSubscriber()
         self.growth: dict[str, list[float]] = {}
         """For each turn, when its reply became longer than it had ever been."""
         self.takeovers: dict[str, list[float]] = {}
@@ -177,9 +177,9 @@ class ChaosClient:
         if frame.snapshot is not None:
             assert frame.cursor is not None, frame
             self._cursor = Cursor.parse(frame.cursor)
-            self.screen.on_snapshot(self._snapshot(frame.snapshot, self._cursor))
+            self.recorder.on_snapshot(self._snapshot(frame.snapshot, self._cursor))
             self.ended |= {line.turn for line in frame.snapshot.history}
-            for turn in self.screen.texts:
+            for turn in self.recorder.texts:
                 self._note_growth(turn)
             self._news.set()
         self._connected.set()
@@ -210,14 +210,14 @@ class ChaosClient:
             if self._passed(cursor):
                 return
             self._cursor = cursor
-        self.screen.on_event(event, cursor)
+        self.recorder.on_event(event, cursor)
         self._note_growth(event.turn)
         if isinstance(event, Finished):
             self.ended.add(event.turn)
             self._news.set()
         elif isinstance(event, Received):
             self._acknowledge(event.id, event.turn)
-        elif isinstance(event, Started) and len(self.screen.of(event.turn, Started)) > 1:
+        elif isinstance(event, Started) and len(self.recorder.events_of(event.turn, Started)) > 1:
             self.takeovers.setdefault(event.turn, []).append(_now())
 
     def _passed(self, cursor: Cursor) -> bool:
@@ -228,7 +228,7 @@ class ChaosClient:
         return cursor.offset <= last.offset
 
     def _note_growth(self, turn: str) -> None:
-        length = len(self.screen.texts.get(turn, ""))
+        length = len(self.recorder.texts.get(turn, ""))
         if length > self._longest.get(turn, 0):
             self._longest[turn] = length
             self.growth.setdefault(turn, []).append(_now())

@@ -17,11 +17,11 @@ from palaver.messages import (
     TextReset,
     merge_messages,
 )
-from palaver.testing.screen import RecordingSubscriber
+from palaver.testing.recorder import RecordingSubscriber
 
 EVERYTHING = 1_000_000
 EXAMPLES = 20
-KINDS = ("lost", "doubled", "reordered", "gapped", "wrong")
+KINDS = ("lost", "duplicated", "reordered", "gaps", "wrong")
 
 
 @dataclass(slots=True)
@@ -34,25 +34,25 @@ class Findings:
     """
 
     lost: int = 0
-    doubled: int = 0
+    duplicated: int = 0
     reordered: int = 0
-    gapped: int = 0
+    gaps: int = 0
     wrong: int = 0
     examples: list[str] = field(default_factory=list)
 
-    def note(self, kind: str, what: str) -> None:
+    def record(self, kind: str, what: str) -> None:
         setattr(self, kind, getattr(self, kind) + 1)
         if len(self.examples) < EXAMPLES:
             self.examples.append(f"{kind}: {what}")
 
-    def add(self, other: "Findings") -> None:
+    def merge(self, other: "Findings") -> None:
         """Count what ``other`` has counted, too."""
         for kind in KINDS:
             setattr(self, kind, getattr(self, kind) + getattr(other, kind))
         self.examples = [*self.examples, *other.examples][:EXAMPLES]
 
     @property
-    def clean(self) -> bool:
+    def is_clean(self) -> bool:
         return not any(getattr(self, kind) for kind in KINDS)
 
 
@@ -68,22 +68,22 @@ class HistoryChecker:
         self._turns: dict[Conversation, dict[str, dict[str, Message]]] = {}
         self._stopped: set[str] = set()
 
-    def accepted(self, message: Message, turn: str) -> None:
+    def record_accepted(self, message: Message, turn: str) -> None:
         """A message was accepted as ``turn``, for the first time or as a duplicate."""
         turns = self._turns.setdefault(message.conversation, {})
         turns.setdefault(turn, {}).setdefault(message.id, message)
 
-    def stopped(self, turn: str) -> None:
+    def record_stopped(self, turn: str) -> None:
         """A stop was asked for: the beginning of the reply is right as well."""
         self._stopped.add(turn)
 
     @property
-    def turns(self) -> int:
+    def turn_count(self) -> int:
         return sum(map(len, self._turns.values()))
 
-    async def settled(self, ledger: Ledger, *, within: float) -> None:
+    async def wait_settled(self, ledger: Ledger, *, timeout_seconds: float) -> None:
         """Wait until every accepted turn is closed; `TimeoutError` after ``within`` seconds."""
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(timeout_seconds):
             for conversation in self._turns:
                 while (await ledger.snapshot(conversation, 0)).pending:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
@@ -111,7 +111,7 @@ class HistoryChecker:
             page = await ledger.read(conversation, offset, 1000)
             for item in page.events:
                 if item.offset != offset + 1:
-                    findings.note("gapped", f"{conversation}: {item.offset} after {offset}")
+                    findings.record("gaps", f"{conversation}: {item.offset} after {offset}")
                 offset = item.offset
                 replay.take(item.event)
             if offset >= page.last or not page.events:
@@ -130,40 +130,40 @@ class HistoryChecker:
             order = [line.turn for line in lines if line.role == role]
             for turn, count in Counter(order).items():
                 if count > (len(turns.get(turn, ())) if role == "user" else 1):
-                    findings.note("doubled", f"{conversation}: {count} {role} lines of {turn}")
+                    findings.record("duplicated", f"{conversation}: {count} {role} lines of {turn}")
             wanted = [turn for turn in turns if turn in order]
             if list(dict.fromkeys(order)) != wanted:
-                findings.note("reordered", f"{conversation}: {role} lines {order} for {wanted}")
+                findings.record("reordered", f"{conversation}: {role} lines {order} for {wanted}")
         for line in lines:
             if line.role == "assistant" and line.text != replies.get(line.turn):
-                findings.note("wrong", f"{conversation}: history has {line.text[:40]!r}")
+                findings.record("wrong", f"{conversation}: history has {line.text[:40]!r}")
 
     def _check_reply(
         self, message: Message, turn: str, replies: dict[str, str], findings: Findings
     ) -> None:
         if turn not in replies:
-            findings.note("lost", f"{message.conversation}: {turn} has no reply")
+            findings.record("lost", f"{message.conversation}: {turn} has no reply")
             return
         expected = self._expected(message)
         if expected is None or replies[turn] == expected:
             return
         if not (turn in self._stopped and expected.startswith(replies[turn])):
-            findings.note("wrong", f"{turn}: {replies[turn][:60]!r} is not {expected[:60]!r}")
+            findings.record("wrong", f"{turn}: {replies[turn][:60]!r} is not {expected[:60]!r}")
 
-    async def check_screen(
-        self, ledger: Ledger, conversation: Conversation, screen: RecordingSubscriber
+    async def check_recorder(
+        self, ledger: Ledger, conversation: Conversation, recorder: RecordingSubscriber
     ) -> Findings:
         """Compare what a reader shows with the ledger."""
         findings = Findings()
         replies = (await self._replay(ledger, conversation, findings)).closed
         for turn, text in replies.items():
-            shown = screen.texts.get(turn)
+            shown = recorder.texts.get(turn)
             if shown is None:
-                findings.note("lost", f"the reader misses {turn}")
+                findings.record("lost", f"the reader misses {turn}")
             elif shown != text:
-                findings.note("wrong", f"the reader has {shown[:60]!r} for {text[:60]!r}")
-            if len(screen.of(turn, Finished)) > 1:
-                findings.note("doubled", f"the reader saw the end of {turn} twice")
+                findings.record("wrong", f"the reader has {shown[:60]!r} for {text[:60]!r}")
+            if len(recorder.events_of(turn, Finished)) > 1:
+                findings.record("duplicated", f"the reader saw the end of {turn} twice")
         return findings
 
 
@@ -187,7 +187,7 @@ class _Replay:
             self._texts[event.turn] = self._texts.get(event.turn, "")[: event.position]
         elif isinstance(event, Started):
             if event.position != len(self._texts.get(event.turn, "")):
-                self._findings.note("gapped", f"{self._label}: {event}")
+                self._findings.record("gaps", f"{self._label}: {event}")
         elif isinstance(event, Finished):
             self._close(event)
 
@@ -196,7 +196,7 @@ class _Replay:
         if event.moved and before is not None:
             self._moved.append((event.id, before, event.turn))
         elif before is not None:
-            self._findings.note("doubled", f"{self._label}: message {event.id} recorded twice")
+            self._findings.record("duplicated", f"{self._label}: message {event.id} recorded twice")
         self._messages[event.id] = event.turn
 
     def follow(self, turns: dict[str, dict[str, Message]]) -> dict[str, dict[str, Message]]:
@@ -213,16 +213,16 @@ class _Replay:
     def _take_text(self, event: Text) -> None:
         text = self._texts.get(event.turn, "")
         if event.position != len(text):
-            kind = "doubled" if event.position < len(text) else "gapped"
-            self._findings.note(kind, f"{self._label}: {event} after {len(text)} characters")
+            kind = "duplicated" if event.position < len(text) else "gaps"
+            self._findings.record(kind, f"{self._label}: {event} after {len(text)} characters")
         self._texts[event.turn] = text[: event.position] + event.text
 
     def _close(self, event: Finished) -> None:
         text = self._texts.get(event.turn, "")
         if event.turn in self.closed:
-            self._findings.note("doubled", f"{self._label}: {event.turn} closed twice")
+            self._findings.record("duplicated", f"{self._label}: {event.turn} closed twice")
         if event.length != len(text):
-            self._findings.note("wrong", f"{self._label}: {event} for {len(text)} characters")
+            self._findings.record("wrong", f"{self._label}: {event} for {len(text)} characters")
         self.closed[event.turn] = text
 
 

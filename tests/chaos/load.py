@@ -14,7 +14,7 @@ from tests.chaos.history import Findings, HistoryChecker
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger
 from palaver.messages import Conversation, Message
-from palaver.testing.screen import RecordingSubscriber
+from palaver.testing.recorder import RecordingSubscriber
 
 LATEST_COPY = 2.0
 """Seconds after which a copy of a message may still arrive."""
@@ -48,8 +48,8 @@ class LoadGenerator:
     """One conversation after the other, many at a time, until `end`.
 
     Every message is acknowledged in the end, and told to ``checker``. ``findings`` has what was
-    wrong on a reader's screen, and is complete when `run` returns. ``each_screen`` is called with
-    every reader's screen at the end of its conversation.
+    wrong on a reader's recorder, and is complete when `run` returns. ``on_recorder`` is called with
+    every reader's recorder at the end of its conversation.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class LoadGenerator:
         *,
         seed: int,
         weather: LoadProfile | None = None,
-        each_screen: Callable[[RecordingSubscriber], None] = lambda screen: None,
+        on_recorder: Callable[[RecordingSubscriber], None] = lambda recorder: None,
     ) -> None:
         self.fleet = fleet
         self.ledger = ledger
         self.checker = checker
         self.seed = seed
-        self.each_screen = each_screen
+        self.on_recorder = on_recorder
         self.weather = weather or LoadProfile()
         self.session: aiohttp.ClientSession
         self.findings = Findings()
@@ -160,7 +160,7 @@ class SimulatedConversation:
         return await self._seen(self._tabs[0], self._turns[: len(self._turns) - ahead])
 
     def _accepted(self, message: Message, turn: str) -> None:
-        self._storm.checker.accepted(message, turn)
+        self._storm.checker.record_accepted(message, turn)
 
     async def _post(self, message: Message, late: float) -> None:
         """One more copy, on its way for ``late`` seconds. It may get lost."""
@@ -186,11 +186,11 @@ class SimulatedConversation:
         """Stop a turn that has begun to speak."""
         tab = self._tabs[0]
         await tab.until(lambda: turn in tab.growth, self._storm.weather.patience)
-        self._storm.checker.stopped(turn)
+        self._storm.checker.record_stopped(turn)
         while (answer := await self._request("stop", {"turn": turn})) is None:  # noqa: ASYNC110
             await asyncio.sleep(AGAIN)
         if answer["state"] == "unknown":
-            self._storm.findings.note("lost", f"{self._conversation}: nobody knows of {turn}")
+            self._storm.findings.record("lost", f"{self._conversation}: nobody knows of {turn}")
 
     async def _seen(self, tab: ChaosClient, turns: list[str]) -> bool:
         """Wait until a reader has seen how these turns ended; whether that came. Nobody waits in
@@ -205,12 +205,12 @@ class SimulatedConversation:
         for tab in self._tabs:
             if not await self._seen(tab, self._turns):
                 missing = [turn for turn in self._turns if turn not in tab.ended]
-                storm.findings.note("lost", f"{self._conversation}: no end of {missing} was seen")
+                storm.findings.record("lost", f"{self._conversation}: no end of {missing} was seen")
             storm.interruptions += tab.interruptions()
             for fault in tab.faults:
-                storm.findings.note("gapped", f"{self._conversation}: {fault}")
-            storm.findings.add(await self._compare(tab))
-            storm.each_screen(tab.screen)
+                storm.findings.record("gaps", f"{self._conversation}: {fault}")
+            storm.findings.merge(await self._compare(tab))
+            storm.on_recorder(tab.recorder)
 
     async def _compare(self, tab: ChaosClient) -> Findings:
         """What the reader has against what the ledger has. `TimeoutError` when that stays away."""
@@ -218,7 +218,7 @@ class SimulatedConversation:
         async with asyncio.timeout(storm.weather.patience):
             while True:
                 with contextlib.suppress(LedgerUnavailable):
-                    return await storm.checker.check_screen(
-                        storm.ledger, self._conversation, tab.screen
+                    return await storm.checker.check_recorder(
+                        storm.ledger, self._conversation, tab.recorder
                     )
                 await asyncio.sleep(AGAIN)

@@ -12,21 +12,21 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 """SO_LINGER for 0 seconds: closing sends RST, and what waits unsent is dropped."""
 
 
-class Cut(NamedTuple):
+class Disconnect(NamedTuple):
     """Where a connection ends: after so many bytes to one side; with RST, else with FIN."""
 
-    after: int
+    after_bytes: int
     to: Literal["client", "server"] = "client"
     reset: bool = False
 
 
-Plan = Callable[[], Cut | None]
-Observer = Callable[[Cut, bytes, bytes], None]
+DisconnectPlan = Callable[[], Disconnect | None]
+OnDisconnect = Callable[[Disconnect, bytes, bytes], None]
 """Told of each planned cut: what had passed in its direction, and what was held back of the piece
 in which it fell."""
 
 
-class CuttingProxy:
+class FaultProxy:
     """A relay on a loopback port of its own to ``target``, the address of a server as a URL::
 
         async with CuttingProxy(address, plan=lambda: Cut(chance.randrange(3_000))) as proxy:
@@ -40,17 +40,17 @@ class CuttingProxy:
         self,
         target: str,
         *,
-        plan: Plan = lambda: None,
-        observer: Observer = lambda cut, passed, rest: None,
+        plan: DisconnectPlan = lambda: None,
+        on_disconnect: OnDisconnect = lambda cut, passed, rest: None,
     ) -> None:
         self.target = target
         self.plan = plan
-        self.refuse = False
+        self.refuses_connections = False
         """Break new connections at once."""
         self.address = ""
-        self.connections = 0
+        self.connection_count = 0
         """So many were made."""
-        self._observer = observer
+        self._observer = on_disconnect
         self._relays: dict[asyncio.Task[None], _Relay] = {}
         self._server: asyncio.Server
 
@@ -62,10 +62,10 @@ class CuttingProxy:
 
     async def __aexit__(self, *problem: object) -> None:
         self._server.close()
-        self.cut()
+        self.disconnect_all()
         await asyncio.gather(*self._relays, return_exceptions=True)
 
-    def cut(self, *, reset: bool = True) -> None:
+    def disconnect_all(self, *, reset: bool = True) -> None:
         """Break every connection now."""
         for relay in self._relays.values():
             relay.end(reset=reset)
@@ -73,10 +73,10 @@ class CuttingProxy:
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self.connections += 1
+        self.connection_count += 1
         relay = self._relays[task] = _Relay(writer, self._observer)
         try:
-            if not self.refuse:
+            if not self.refuses_connections:
                 await relay.run(reader, self.target, self.plan())
         except OSError:
             pass  # nobody listens there
@@ -88,12 +88,12 @@ class CuttingProxy:
 class _Relay:
     """One connection."""
 
-    def __init__(self, client: asyncio.StreamWriter, observer: Observer) -> None:
+    def __init__(self, client: asyncio.StreamWriter, observer: OnDisconnect) -> None:
         self._writers = [client]
         self._observer = observer
         self._ended = False
 
-    async def run(self, reader: asyncio.StreamReader, target: str, cut: Cut | None) -> None:
+    async def run(self, reader: asyncio.StreamReader, target: str, cut: Disconnect | None) -> None:
         """Relay until a side ends it or the cut comes. Raises `OSError` without a server."""
         place = urlsplit(target)
         answers, server = await asyncio.open_connection(place.hostname, place.port)
@@ -111,18 +111,18 @@ class _Relay:
             pass  # a side has broken off: so does the other
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, cut: Cut | None
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, cut: Disconnect | None
     ) -> None:
         passed = b""  # kept only as far as the cut
         while data := await source.read(CHUNK):
             rest = b""
             if cut is not None:
-                left = cut.after - len(passed)
+                left = cut.after_bytes - len(passed)
                 data, rest = data[:left], data[left:]
                 passed += data
             sink.write(data)
             await sink.drain()
-            if cut is not None and len(passed) == cut.after:
+            if cut is not None and len(passed) == cut.after_bytes:
                 self._observer(cut, passed, rest)
                 self.end(reset=cut.reset)
                 return

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 import msgspec
 import pytest
 from tests.chaos.history import Findings, HistoryChecker
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.server.skills_under_test import Parrot
 from tests.server.turns.test_takeover import die, replica
 
@@ -35,9 +35,9 @@ def script(request: GenerationRequest) -> str:
 
 @contextlib.asynccontextmanager
 async def reader(server: Server, conversation: Conversation) -> AsyncIterator[RecordingSubscriber]:
-    screen = RecordingSubscriber()
-    subscription = await server.subscribe(conversation, screen)
-    yield screen
+    recorder = RecordingSubscriber()
+    subscription = await server.subscribe(conversation, recorder)
+    yield recorder
     server.unsubscribe(subscription)
 
 
@@ -51,7 +51,7 @@ async def send(
     for _ in range(chance.randint(1, 3)):
         with contextlib.suppress(TooMany):
             receipt = await chance.choice(servers).accept(message)
-            checker.accepted(message, receipt.turn)
+            checker.record_accepted(message, receipt.turn)
 
 
 async def storm(ledger: MemoryLedger, *, turns: int, kills: int) -> Findings:
@@ -66,7 +66,7 @@ async def storm(ledger: MemoryLedger, *, turns: int, kills: int) -> Findings:
             return await stack.enter_async_context(server)
 
         servers = [await start() for _ in range(3)]
-        screens = [
+        recorders = [
             (conversation, await stack.enter_async_context(reader(servers[0], conversation)))
             for conversation in CONVERSATIONS
         ]
@@ -77,32 +77,32 @@ async def storm(ledger: MemoryLedger, *, turns: int, kills: int) -> Findings:
                 victim = servers.pop(chance.randrange(1, len(servers)))
                 await die(victim)
                 servers.append(await start())
-        await checker.settled(ledger, within=60)
+        await checker.wait_settled(ledger, timeout_seconds=60)
         findings = await checker.check(ledger)
-        for conversation, screen in screens:
-            await settled(ledger, conversation, screen)
-            shown = await checker.check_screen(ledger, conversation, screen)
+        for conversation, recorder in recorders:
+            await settled(ledger, conversation, recorder)
+            shown = await checker.check_recorder(ledger, conversation, recorder)
             findings.wrong += shown.wrong
             findings.lost += shown.lost
-            findings.doubled += shown.doubled
+            findings.duplicated += shown.duplicated
     return findings
 
 
 async def settled(
-    ledger: MemoryLedger, conversation: Conversation, screen: RecordingSubscriber
+    ledger: MemoryLedger, conversation: Conversation, recorder: RecordingSubscriber
 ) -> None:
     """Wait until the reader is where the stream ends."""
     last = (await ledger.read(conversation, 0, 1)).last
     if last:
         async with asyncio.timeout(5):
-            while screen.cursor is None or screen.cursor.offset < last:  # noqa: ASYNC110
+            while recorder.cursor is None or recorder.cursor.offset < last:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
 async def test_nothing_is_lost_doubled_reordered_gapped_or_wrong() -> None:
-    turns, kills = size(200, 5_000), size(8, 200)
+    turns, kills = short_or_long(200, 5_000), short_or_long(8, 200)
     findings = await storm(MemoryLedger(), turns=turns, kills=kills)
-    assert findings.clean, (SEED, findings)
+    assert findings.is_clean, (SEED, findings)
 
 
 class Forgetful(MemoryLedger):
@@ -161,9 +161,9 @@ TAMPERINGS = {
     "lost": lambda: Tampered(
         events=lambda events: [item for item in events if not isinstance(item.event, Finished)]
     ),
-    "doubled": lambda: Tampered(events=said_twice),
+    "duplicated": lambda: Tampered(events=said_twice),
     "reordered": lambda: Tampered(history=reversed),
-    "gapped": lambda: Tampered(events=lambda events: [i for i in events if i not in texts(events)]),
+    "gaps": lambda: Tampered(events=lambda events: [i for i in events if i not in texts(events)]),
     "wrong": lambda: Tampered(events=another_word),
 }
 
@@ -177,8 +177,8 @@ async def test_the_checker_sees_what_is_wrong(kind: str) -> None:
             message = Message(
                 conversation=CONVERSATIONS[0], id=f"m{number}", person="a", text=f"q{number}"
             )
-            checker.accepted(message, (await server.accept(message)).turn)
-        await checker.settled(ledger, within=5)
+            checker.record_accepted(message, (await server.accept(message)).turn)
+        await checker.wait_settled(ledger, timeout_seconds=5)
         findings = await checker.check(ledger)
     assert getattr(findings, kind) > 0, findings
 
@@ -189,11 +189,11 @@ async def test_without_dedupe_the_checker_sees_it() -> None:
     message = Message(conversation=CONVERSATIONS[0], id="m1", person="a", text="q")
     async with replica(ledger, ScriptedEngine(script), Parrot) as server:
         turns = {(await server.accept(message)).turn for _ in range(2)}
-        checker.accepted(message, sorted(turns)[0])
-        await checker.settled(ledger, within=5)
+        checker.record_accepted(message, sorted(turns)[0])
+        await checker.wait_settled(ledger, timeout_seconds=5)
         findings = await checker.check(ledger)
     assert len(turns) == 2
-    assert not findings.clean
+    assert not findings.is_clean
 
 
 async def test_with_the_fence_a_dead_worker_cannot_write() -> None:
@@ -218,8 +218,8 @@ async def test_of_a_stopped_turn_a_beginning_is_right_and_nothing_else() -> None
     for number, said in enumerate(("right", "wrong")):
         message = Message(conversation=CONVERSATIONS[0], id=f"m{number}", person="a", text="q")
         turn = (await ledger.accept(message)).turn
-        checker.accepted(message, turn)
-        checker.stopped(turn)
+        checker.record_accepted(message, turn)
+        checker.record_stopped(turn)
         claim = await ledger.claim("worker", lease=60, history=0)
         assert claim is not None
         text = Text(turn=turn, position=0, text=said)
@@ -232,6 +232,6 @@ async def test_of_a_stopped_turn_a_beginning_is_right_and_nothing_else() -> None
 
 def test_findings_add_up() -> None:
     findings = Findings(lost=1, examples=["lost: a"])
-    findings.add(Findings(lost=2, doubled=1, examples=["doubled: b"]))
-    assert (findings.lost, findings.doubled, findings.wrong) == (3, 1, 0)
+    findings.merge(Findings(lost=2, duplicated=1, examples=["doubled: b"]))
+    assert (findings.lost, findings.duplicated, findings.wrong) == (3, 1, 0)
     assert findings.examples == ["lost: a", "doubled: b"]

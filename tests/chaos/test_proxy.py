@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.chaos.proxy import Cut, CuttingProxy
+from tests.chaos.proxy import Disconnect, FaultProxy
 
 
 class Server:
@@ -42,7 +42,7 @@ async def served(greeting: bytes = b"good evening") -> AsyncIterator[Server]:
     listener.close()
 
 
-async def visit(proxy: CuttingProxy, words: bytes = b"") -> tuple[bytes, Exception | None]:
+async def visit(proxy: FaultProxy, words: bytes = b"") -> tuple[bytes, Exception | None]:
     """What a client hears until the connection ends, and the error that it ends with."""
     reader, writer = await asyncio.open_connection("127.0.0.1", _port(proxy.address))
     heard, error = b"", None
@@ -62,14 +62,14 @@ def _port(address: str) -> int:
 
 async def test_everything_passes_in_both_directions() -> None:
     greeting = random.Random(1).randbytes(1_000_000)
-    async with served(greeting) as server, CuttingProxy(server.address) as proxy:
+    async with served(greeting) as server, FaultProxy(server.address) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(proxy.address))
         assert await reader.readexactly(len(greeting)) == greeting
         writer.write(greeting)
         writer.close()
         assert await server.left.get() is None
         assert server.heard == [greeting]
-        assert proxy.connections == 1
+        assert proxy.connection_count == 1
 
 
 @pytest.mark.parametrize("after", [0, 1, 7])
@@ -77,7 +77,7 @@ async def test_everything_passes_in_both_directions() -> None:
 async def test_a_client_is_cut_off_at_the_byte(after: int, reset: bool) -> None:
     async with (
         served() as server,
-        CuttingProxy(server.address, plan=lambda: Cut(after, "client", reset)) as proxy,
+        FaultProxy(server.address, plan=lambda: Disconnect(after, "client", reset)) as proxy,
     ):
         heard, error = await visit(proxy)
         assert heard == b"good evening"[:after]
@@ -87,28 +87,28 @@ async def test_a_client_is_cut_off_at_the_byte(after: int, reset: bool) -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 7])
 async def test_a_server_is_cut_off_at_the_byte(after: int) -> None:
-    cuts: list[tuple[Cut, bytes, bytes]] = []
+    cuts: list[tuple[Disconnect, bytes, bytes]] = []
     async with (
         served() as server,
-        CuttingProxy(
+        FaultProxy(
             server.address,
-            plan=lambda: Cut(after, "server"),
-            observer=lambda *seen: cuts.append(seen),
+            plan=lambda: Disconnect(after, "server"),
+            on_disconnect=lambda *seen: cuts.append(seen),
         ) as proxy,
     ):
         await visit(proxy, b"good night")
         await server.left.get()
         assert server.heard == [b"good night"[:after]]
-        assert cuts == [(Cut(after, "server"), b"good night"[:after], b"good night"[after:])]
+        assert cuts == [(Disconnect(after, "server"), b"good night"[:after], b"good night"[after:])]
 
 
 async def test_all_connections_break_at_once_and_new_ones_are_refused() -> None:
-    async with served(b"") as server, CuttingProxy(server.address) as proxy:
+    async with served(b"") as server, FaultProxy(server.address) as proxy:
         visits = [asyncio.create_task(visit(proxy, b"x")) for _ in range(3)]
         while server.heard != [b"x"] * 3:  # noqa: ASYNC110  the server tells nobody
             await asyncio.sleep(0.001)
-        proxy.refuse = True
-        proxy.cut()
+        proxy.refuses_connections = True
+        proxy.disconnect_all()
         assert all(error is not None for _, error in await asyncio.gather(*visits))
         heard, error = await visit(proxy)
         assert heard == b""
@@ -117,7 +117,7 @@ async def test_all_connections_break_at_once_and_new_ones_are_refused() -> None:
 
 
 async def test_new_connections_go_to_another_target() -> None:
-    async with served(b"one") as one, served(b"two") as two, CuttingProxy(one.address) as proxy:
+    async with served(b"one") as one, served(b"two") as two, FaultProxy(one.address) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(proxy.address))
         assert await reader.readexactly(3) == b"one"
         proxy.target = two.address
@@ -130,7 +130,7 @@ async def test_new_connections_go_to_another_target() -> None:
 async def test_a_target_that_is_away_breaks_the_connection() -> None:
     async with served() as server:
         away = server.address
-    async with CuttingProxy(away) as proxy:
+    async with FaultProxy(away) as proxy:
         heard, error = await visit(proxy)
         assert heard == b""
         assert error is not None

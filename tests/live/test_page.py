@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
-from tests.chaos.proxy import CuttingProxy
+from tests.chaos.proxy import FaultProxy
 from tests.live.chromium import chromium
 from tests.server.web.house import House, open_house
 
@@ -212,13 +212,13 @@ async def test_an_old_conversation_is_drawn_from_the_snapshot(browser: Browser) 
 
 
 async def test_a_cut_connection_loses_and_doubles_nothing(house: House, browser: Browser) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+    async with FaultProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
         await visitor.open()
         await visitor.say("/teller go")
         for number in range(4):
             house.teller.tell(f"part {number} 😀 ", end=False)
             await visitor.sees(f"part {number}")
-            proxy.cut()
+            proxy.disconnect_all()
             house.teller.tell(f"hidden {number} ", end=False)
             await visitor.sees(f"hidden {number}")
         house.teller.tell("end")
@@ -231,7 +231,7 @@ async def test_a_cut_connection_loses_and_doubles_nothing(house: House, browser:
 async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
     house: House, browser: Browser
 ) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+    async with FaultProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
         await visitor.open()
         await visitor.page.evaluate(EVENT_SOURCE)
         await house.post("/v1/conversations/feed/messages?person=ada", {"text": "/teller go"})
@@ -243,7 +243,7 @@ async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
                 await visitor.page.wait_for_function(
                     "text => window.feed.turns[0]?.text === text", arg=expected
                 )
-                proxy.cut()
+                proxy.disconnect_all()
         house.teller.tell("end")
         await visitor.page.wait_for_function("() => window.feed.turns[0].state === 'done'")
         assert await visitor.page.evaluate("window.feed.turns[0].text") == expected + "end"
@@ -273,7 +273,7 @@ async def test_a_server_that_restarts_is_hardly_noticed(browser: Browser) -> Non
     ledger = MemoryLedger()
     async with (
         AsyncExitStack() as stack,
-        CuttingProxy(NOWHERE) as proxy,
+        FaultProxy(NOWHERE) as proxy,
         visiting(browser, proxy.address) as visitor,
     ):
         async with open_house(ledger=ledger) as first:
@@ -304,16 +304,16 @@ new MutationObserver(() => {
 async def test_a_message_written_without_a_connection_is_sent_later_and_once(
     house: House, browser: Browser
 ) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+    async with FaultProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
         await visitor.open()
         await visitor.say("first")
         await visitor.is_done()
-        proxy.refuse = True
-        proxy.cut()
+        proxy.refuses_connections = True
+        proxy.disconnect_all()
         await visitor.say("written in a tunnel")
         await expect(visitor.page.locator("#unsent")).to_contain_text("Sending…")
         await expect(visitor.page.locator("#connection")).to_contain_text("connection is lost")
-        proxy.refuse = False
+        proxy.refuses_connections = False
         await expect(visitor.page.locator("#unsent")).to_have_count(0)
         await visitor.sees("written in a tunnel")
         await expect(visitor.page.locator(".turn")).to_have_count(2)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser
-from tests.chaos.proxy import CuttingProxy
+from tests.chaos.proxy import FaultProxy
 from tests.live.chromium import chromium
 from tests.live.reader import Reader
 from tests.live.replicas import running, slowed, writer_among
@@ -38,7 +38,7 @@ async def test_a_reply_goes_on_under_the_page_when_its_server_is_killed(tmp_path
     async with (
         redis_server() as redis,
         running(2, redis, tmp_path) as replicas,
-        CuttingProxy(replicas[0].address) as balancer,
+        FaultProxy(replicas[0].address) as balancer,
         chromium() as browser,
     ):
         expected = await undisturbed(browser, balancer.address)

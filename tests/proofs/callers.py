@@ -68,11 +68,11 @@ class Callers:
             try:
                 turn, text = await ask(session, message)
             except (aiohttp.ClientError, OSError, TimeoutError, LookupError) as error:
-                self.findings.note("lost", f"{ask.__name__} {message.id}: {error!r}")
+                self.findings.record("lost", f"{ask.__name__} {message.id}: {error!r}")
                 continue
-            self._checker.accepted(message, turn)
+            self._checker.record_accepted(message, turn)
             if text != reply_to(message.text):
-                self.findings.note("wrong", f"{ask.__name__} {message.id}: {text!r}")
+                self.findings.record("wrong", f"{ask.__name__} {message.id}: {text!r}")
 
     async def _whole(self, session: aiohttp.ClientSession, message: Message) -> tuple[str, str]:
         path = f"v1/conversations/{message.conversation.thread}/messages?wait=true"

@@ -1,7 +1,7 @@
 """The proofs report what they counted after the tests' own results."""
 
 import pytest
-from tests.proof import SEED
+from tests.proof_settings import SEED
 from tests.proofs.report import Report
 
 _report = pytest.StashKey[Report]()

@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
-from tests.chaos.proxy import CuttingProxy
+from tests.chaos.proxy import FaultProxy
 
 from palaver import Skill, Turn
 from palaver.app import listening
@@ -54,7 +54,7 @@ class Archivist(Skill):
 class Replica:
     """A server with the address of its web surface, and the proxy before its Redis."""
 
-    def __init__(self, server: Server, address: str, redis: CuttingProxy) -> None:
+    def __init__(self, server: Server, address: str, redis: FaultProxy) -> None:
         self.server = server
         self.address = address.rstrip("/")
         self.redis = redis
@@ -65,7 +65,7 @@ async def replica(
     url: str, skill: Skill, kind: type[RedisLedger] = RedisLedger, **about: Any
 ) -> AsyncIterator[Replica]:
     """A server on the Redis at ``url``; ``about`` are settings of its Redis ledger."""
-    async with CuttingProxy(url) as redis:
+    async with FaultProxy(url) as redis:
         quick: dict[str, Any] = {"connect_timeout": 1.0, "command_timeout": 1.0}
         settings = RedisLedgerSettings(url=redis.address, **(quick | about))
         server = Server(

@@ -27,7 +27,7 @@ class Reader:
 
     def __init__(self, session: aiohttp.ClientSession, thread: str) -> None:
         self.thread = thread
-        self.screen = RecordingSubscriber()
+        self.recorder = RecordingSubscriber()
         self.cursor: Cursor | None = None
         self.told: list[Frame] = []
         """Every welcome and restart."""
@@ -133,13 +133,13 @@ class Reader:
     def draw(self, snapshot: Frame) -> None:
         """Show the conversation anew."""
         self.whole = False
-        self.screen.texts.clear()
-        self.screen.events.clear()
+        self.recorder.texts.clear()
+        self.recorder.events.clear()
         for line in snapshot["history"]:
             if line["role"] == "assistant":
-                self.screen.texts[line["turn"]] = line["text"]
+                self.recorder.texts[line["turn"]] = line["text"]
         for turn in snapshot["pending"]:
-            self.screen.texts[turn["turn"]] = turn["reply"]
+            self.recorder.texts[turn["turn"]] = turn["reply"]
 
     def _show(self, event: Event, place: str | None) -> None:
         cursor = Cursor.parse(place) if place else None
@@ -150,8 +150,8 @@ class Reader:
         self.apply(event, cursor)
         if isinstance(event, Received):
             self.acknowledged(event.id, event.turn)
-        elif isinstance(event, Finished) and len(self.screen.texts[event.turn]) != event.length:
-            self.faults.append(f"{event} ends {len(self.screen.texts[event.turn])} characters")
+        elif isinstance(event, Finished) and len(self.recorder.texts[event.turn]) != event.length:
+            self.faults.append(f"{event} ends {len(self.recorder.texts[event.turn])} characters")
 
     def _knows(self, cursor: Cursor) -> bool:
         last = self.cursor
@@ -159,12 +159,12 @@ class Reader:
 
     def apply(self, event: Event, cursor: Cursor | None) -> None:
         """Show an event that was not seen. Raises `AssertionError` when its text leaves a gap."""
-        self.screen.on_event(event, cursor)
+        self.recorder.on_event(event, cursor)
 
     def reload(self) -> None:
         """Forget everything, like a page that is opened anew."""
         self.cursor = None
-        self.screen = RecordingSubscriber()
+        self.recorder = RecordingSubscriber()
         self.whole = True
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.history import Findings
-from tests.proof import LONG, SEED
+from tests.proof_settings import IS_LONG_RUN, SEED
 
 FOLDER = Path(__file__).parents[2] / "build"
 PROGRESS_SECONDS = 10.0
@@ -66,7 +66,7 @@ class Report:
         """Meanwhile show, in the long form, what ``describe`` says every ten seconds."""
 
         async def show() -> None:
-            while LONG:
+            while IS_LONG_RUN:
                 await asyncio.sleep(PROGRESS_SECONDS)
                 self._tell(describe())
 
@@ -96,9 +96,9 @@ class Report:
             "turns": line.turns,
             "kills": line.kills,
             "lost": found.lost,
-            "doubled": found.doubled,
+            "duplicated": found.duplicated,
             "reordered": found.reordered,
-            "gapped": found.gapped,
+            "gaps": found.gaps,
             "wrong": found.wrong,
         } | line.figures
 
@@ -113,7 +113,7 @@ class Report:
 
     def save(self) -> Path:
         """Write the records beside those of earlier runs of other properties."""
-        path = self._folder / f"proofs-{'long' if LONG else 'short'}.json"
+        path = self._folder / f"proofs-{'long' if IS_LONG_RUN else 'short'}.json"
         held: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         made = {"date": _now(), "seed": SEED, "machine": machine()}
         held |= {name: made | values for name, values in self.records().items()}

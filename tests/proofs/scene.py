@@ -14,7 +14,7 @@ from tests.chaos.load import LoadGenerator, LoadProfile, generating_load
 from tests.chaos.replicas import Replicas
 from tests.plugins.ledgers.redis_kit import opened
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
-from tests.proof import SEED
+from tests.proof_settings import SEED
 from tests.proofs.replica import PROGRAM, effects, options
 from tests.proofs.report import Figure
 from tests.proofs.witness import RING, reply_to
@@ -38,9 +38,9 @@ class Effects:
     folder: Path
     told: set[str] = field(default_factory=set)
 
-    def hear(self, screen: RecordingSubscriber) -> None:
-        for turn in screen.events:
-            for event in screen.of(turn, ToolCalled):
+    def hear(self, recorder: RecordingSubscriber) -> None:
+        for turn in recorder.events:
+            for event in recorder.events_of(turn, ToolCalled):
                 if event.name == RING and event.state == "done":
                     self.told.add(event.arguments["message"])
 
@@ -49,9 +49,9 @@ class Effects:
         rung = Counter(effects(self.folder).read_text().split())
         for message, times in rung.items():
             if times > 1:
-                findings.note("doubled", f"the tool ran {times} times for {message}")
+                findings.record("duplicated", f"the tool ran {times} times for {message}")
         for message in self.told - rung.keys():
-            findings.note("lost", f"the tool was done for {message}, and left no trace")
+            findings.record("lost", f"the tool was done for {message}, and left no trace")
         return findings
 
 
@@ -67,19 +67,19 @@ class Scene:
 
     @property
     def turns(self) -> int:
-        return self.checker.turns
+        return self.checker.turn_count
 
     def found(self) -> bool:
         """Whether a reader has seen something wrong by now, or never will."""
-        return not self.storm.findings.clean or self.turns > ENOUGH
+        return not self.storm.findings.is_clean or self.turns > ENOUGH
 
     async def verdict(self, *, within: float = SETTLED) -> Findings:
         """What was wrong, once everything has been answered."""
         with contextlib.suppress(TimeoutError):  # what is not settled by then is found as lost
-            await self.checker.settled(self.ledger, within=within)
+            await self.checker.wait_settled(self.ledger, timeout_seconds=within)
         findings = await self.checker.check(self.ledger)
-        findings.add(self.storm.findings)
-        findings.add(self.effects.check())
+        findings.merge(self.storm.findings)
+        findings.merge(self.effects.check())
         return findings
 
     def told(self) -> str:
@@ -106,7 +106,7 @@ async def scene(
     ):
         fleet = await fleet_of(replicas, 3, chance=chance, **options(folder, redis.url, **told))
         storm = LoadGenerator(
-            fleet, ledger, checker, seed=SEED, weather=weather, each_screen=bells.hear
+            fleet, ledger, checker, seed=SEED, weather=weather, on_recorder=bells.hear
         )
         yield Scene(
             redis=redis, ledger=ledger, fleet=fleet, checker=checker, storm=storm, effects=bells,

@@ -7,7 +7,7 @@ from typing import Any
 
 Record = Mapping[str, Any]  # Any: a property's JSON values, as `tests.proofs.report` writes them
 BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
-COUNTS = ("turns", "kills", "lost", "doubled", "reordered", "gapped", "wrong")
+COUNTS = ("turns", "kills", "lost", "duplicated", "reordered", "gaps", "wrong")
 APART = {*COUNTS, "date", "seed", "machine", "twin"}
 """What is not one of a property's own figures."""
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 import hiredis
 from tests.chaos.history import Findings
-from tests.chaos.proxy import CuttingProxy
+from tests.chaos.proxy import FaultProxy
 from tests.plugins.ledgers.redis_kit import needs_redis, opened
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.report import Figure, Line, Report
 
 from palaver.errors import Fenced, IndexConflict, LedgerUnavailable, TooMany
@@ -51,7 +51,7 @@ class Hammer:
     """Runs operations, many at a time, and cancels some of them."""
 
     redis: RedisServer
-    proxy: CuttingProxy
+    proxy: FaultProxy
     chance: random.Random
     findings: Findings
     counts: Counter[str] = field(default_factory=Counter)
@@ -81,7 +81,7 @@ class Hammer:
         else:
             self.counts["answered"] += 1
             if not own:
-                self.findings.note("wrong", "a foreign reply")
+                self.findings.record("wrong", "a foreign reply")
 
     def _cancel_soon(self, task: asyncio.Task[None]) -> None:
         """At once, some turns of the loop later, or about when the reply comes."""
@@ -97,7 +97,7 @@ class Hammer:
     async def _disturb(self) -> None:
         done = self.counts["operations"]
         if done % CUT_EVERY == CUT_EVERY // 2:
-            self.proxy.cut(reset=self.chance.random() < 0.5)
+            self.proxy.disconnect_all(reset=self.chance.random() < 0.5)
             self.counts["cuts"] += 1
         if done % KILL_EVERY == KILL_EVERY // 2:
             await asyncio.to_thread(self.redis.kill)
@@ -107,7 +107,7 @@ class Hammer:
 
 @contextlib.asynccontextmanager
 async def hammering(findings: Findings, seed: str) -> AsyncIterator[Hammer]:
-    async with running_redis() as redis, CuttingProxy(redis.url) as proxy:
+    async with running_redis() as redis, FaultProxy(redis.url) as proxy:
         yield Hammer(redis, proxy, random.Random(f"{SEED}:{seed}"), findings)
 
 
@@ -291,7 +291,7 @@ def _words(where: Conversation) -> str:
 
 async def test_nobody_gets_the_reply_to_a_call_that_was_cancelled(report: Report) -> None:
     findings, counts = Findings(), Counter[str]()
-    left = size(50_000, 5_000_000)
+    left = short_or_long(50_000, 5_000_000)
     async with report.progress(lambda: f"{PROPERTY}: {left} operations are left"):
         while left > 0:
             count = min(left, ROUND) // 2
@@ -305,7 +305,7 @@ async def test_nobody_gets_the_reply_to_a_call_that_was_cancelled(report: Report
     kills = counts.pop("kills", 0)
     figures: dict[str, Figure] = {"foreign": findings.wrong, **counts}
     report(Line(property=PROPERTY, kills=kills, findings=findings, figures=figures))
-    assert findings.clean, (SEED, findings)
+    assert findings.is_clean, (SEED, findings)
     assert counts["answered"] > counts["operations"] / 3
     assert counts["cancelled"] > counts["operations"] / 10, "they ended before they were cancelled"
     assert kills > 0

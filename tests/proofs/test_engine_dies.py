@@ -15,7 +15,7 @@ import pytest
 from tests.chaos.history import Findings, HistoryChecker
 from tests.plugins.engines.models import SENTENCES, write_model
 from tests.plugins.engines.serving import START_PATIENCE, build_openai, build_vllm, vllm_python
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.frail_engine import ForgetfulEngine, FrailEngine
 from tests.proofs.report import Line, Report
 from tests.proofs.scripted_server import KINDS, kind_of, reply_to
@@ -71,7 +71,7 @@ class House:
     continues: bool = True
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     checker: HistoryChecker = field(default_factory=lambda: HistoryChecker(expected))
-    screens: dict[Conversation, RecordingSubscriber] = field(default_factory=dict)
+    recorders: dict[Conversation, RecordingSubscriber] = field(default_factory=dict)
     server: Server = field(init=False)
 
     @contextlib.asynccontextmanager
@@ -91,51 +91,51 @@ class House:
             yield self
 
     async def _read(self, conversation: Conversation, stack: contextlib.AsyncExitStack) -> None:
-        screen = self.screens[conversation] = RecordingSubscriber()
-        view = await self.server.subscribe(conversation, screen)
+        recorder = self.recorders[conversation] = RecordingSubscriber()
+        view = await self.server.subscribe(conversation, recorder)
         stack.callback(self.server.unsubscribe, view)
 
     @property
     def shown(self) -> int:
         """Characters that the readers have seen."""
-        texts = (text for screen in self.screens.values() for text in screen.texts.values())
+        texts = (text for recorder in self.recorders.values() for text in recorder.texts.values())
         return sum(map(len, texts))
 
     async def send(self, conversation: Conversation, text: str) -> str:
         message = Message(conversation=conversation, id=text, person="ada", text=text)
         turn = (await self.server.accept(message)).turn
-        self.checker.accepted(message, turn)
+        self.checker.record_accepted(message, turn)
         return turn
 
     async def ask(self, turns: int) -> None:
         """Send so many messages, in each conversation one after the other."""
 
         async def converse(place: int, conversation: Conversation) -> None:
-            for number in range(place, turns, len(self.screens)):
+            for number in range(place, turns, len(self.recorders)):
                 turn = await self.send(conversation, f"message {number}")
-                await shown(self.screens[conversation], turn)
+                await shown(self.recorders[conversation], turn)
 
         async with asyncio.TaskGroup() as group:
-            for place, conversation in enumerate(self.screens):
+            for place, conversation in enumerate(self.recorders):
                 group.create_task(converse(place, conversation))
 
     async def findings(self) -> Findings:
         found = await self.checker.check(self.ledger)
-        for conversation, screen in self.screens.items():
-            seen = await self.checker.check_screen(self.ledger, conversation, screen)
-            for kind in ("lost", "doubled", "wrong"):
+        for conversation, recorder in self.recorders.items():
+            seen = await self.checker.check_recorder(self.ledger, conversation, recorder)
+            for kind in ("lost", "duplicated", "wrong"):
                 for _ in range(getattr(seen, kind)):
-                    found.note(kind, f"on the screen of {conversation}")
-            for turn in screen.texts:
-                if screen.of(turn, TextReset):
-                    found.note("wrong", f"{turn}: text that was shown is withdrawn")
+                    found.record(kind, f"in the recorder of {conversation}")
+            for turn in recorder.texts:
+                if recorder.events_of(turn, TextReset):
+                    found.record("wrong", f"{turn}: text that was shown is withdrawn")
         return found
 
 
-async def shown(screen: RecordingSubscriber, turn: str) -> None:
+async def shown(recorder: RecordingSubscriber, turn: str) -> None:
     """Wait until a reader has seen the end of a turn."""
     async with asyncio.timeout(900):
-        while not screen.of(turn, Finished):  # noqa: ASYNC110  a screen waits for five seconds only
+        while not recorder.events_of(turn, Finished):  # noqa: ASYNC110  a recorder waits for five seconds only
             await asyncio.sleep(0.002)
 
 
@@ -173,11 +173,11 @@ def frail(kind: type[FrailEngine] = FrailEngine) -> FrailEngine:
 
 
 async def test_replies_are_whole_when_the_engine_dies_at_random_characters(report: Report) -> None:
-    turns, engine = size(500, 10_000), frail()
+    turns, engine = short_or_long(500, 10_000), frail()
     async with report.progress(lambda: f"engine-killed: {engine.deaths} deaths"):
         findings = await run(House(engine), turns)
     report(Line(property="engine-killed", turns=turns, kills=engine.deaths, findings=findings))
-    assert findings.clean, (SEED, findings)
+    assert findings.is_clean, (SEED, findings)
     assert engine.deaths > turns / 20
 
 
@@ -233,7 +233,7 @@ class Mayfly:
         """Die after a random number of characters, again and again."""
         while True:
             enough = house.shown + self._chance.randint(1, 6_000)
-            while house.shown < enough:  # noqa: ASYNC110  screens tell one listener only
+            while house.shown < enough:  # noqa: ASYNC110  recorders tell one listener only
                 await asyncio.sleep(0.005)
             await self.kill()
             self.deaths += 1
@@ -243,7 +243,7 @@ class Mayfly:
 async def test_replies_are_whole_when_the_engines_process_is_killed(
     report: Report, tmp_path: Path
 ) -> None:
-    turns = size(200, 4_000)
+    turns = short_or_long(200, 4_000)
     mayfly = Mayfly(tmp_path / "engine.sock", random.Random(SEED))
     await mayfly.start()
     try:
@@ -255,7 +255,7 @@ async def test_replies_are_whole_when_the_engines_process_is_killed(
     report(
         Line(property="engine-process-killed", turns=turns, kills=mayfly.deaths, findings=findings)
     )
-    assert findings.clean, (SEED, findings)
+    assert findings.is_clean, (SEED, findings)
     assert mayfly.deaths
 
 
@@ -275,11 +275,11 @@ async def told(
 
 async def ends(house: House, conversations: Sequence[Conversation], turns: list[str]) -> list[str]:
     """The replies, when they have been shown to their ends."""
-    screens = [house.screens[conversation] for conversation in conversations]
-    for screen, turn in zip(screens, turns, strict=True):
-        await shown(screen, turn)
-        assert screen.of(turn, Finished)[-1].outcome == "done"
-    return [screen.texts[turn] for screen, turn in zip(screens, turns, strict=True)]
+    recorders = [house.recorders[conversation] for conversation in conversations]
+    for recorder, turn in zip(recorders, turns, strict=True):
+        await shown(recorder, turn)
+        assert recorder.events_of(turn, Finished)[-1].outcome == "done"
+    return [recorder.texts[turn] for recorder, turn in zip(recorders, turns, strict=True)]
 
 
 async def stored(house: House, conversation: Conversation, turn: str, length: int) -> str:
@@ -296,7 +296,7 @@ async def stored(house: House, conversation: Conversation, turn: str, length: in
 @pytest.mark.vllm
 async def test_replies_are_whole_when_vllm_is_killed(report: Report, tmp_path: Path) -> None:
     """Its process is killed while it writes several replies, each of which was written before."""
-    kills, chance, equal = size(5, 20), random.Random(SEED), 0
+    kills, chance, equal = short_or_long(5, 20), random.Random(SEED), 0
     vllm_python()
     engine = build_vllm(write_model(tmp_path / "walker"), startup_timeout=START_PATIENCE)
     house = House(engine, skill=Parrot(), checker=HistoryChecker())
@@ -304,7 +304,7 @@ async def test_replies_are_whole_when_vllm_is_killed(report: Report, tmp_path: P
         house.open(2 * kills * TOGETHER),
         report.progress(lambda: f"vllm-killed: {equal} replies as without"),
     ):
-        rooms = iter(house.screens)
+        rooms = iter(house.recorders)
         for number in range(kills):
             prompts = [f"{number}: {SENTENCES[(number + it) % 8]}" for it in range(TOGETHER)]
             calm = list(itertools.islice(rooms, TOGETHER))
@@ -324,4 +324,4 @@ async def test_replies_are_whole_when_vllm_is_killed(report: Report, tmp_path: P
     report(
         Line(property="vllm-killed", turns=turned, kills=kills, findings=findings, figures=figures)
     )
-    assert findings.clean, (SEED, findings)
+    assert findings.is_clean, (SEED, findings)

@@ -20,7 +20,7 @@ import msgspec
 from tests.chaos.history import Findings
 from tests.plugins.ledgers.redis_kit import needs_redis, raw
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.houses import Archivist, Replica, replica
 from tests.proofs.readers import PERSON, Reader, Way
 from tests.proofs.report import Figure, Line, Report
@@ -92,7 +92,7 @@ class Place:
         """Have another Redis at the address."""
         for each in self.replicas:
             each.redis.target = url
-            each.redis.cut()
+            each.redis.disconnect_all()
         await self.available()
 
     async def end(self, thread: str) -> Cursor:
@@ -187,7 +187,9 @@ class Wave:
         try:
             await eventually(there)
         except TimeoutError:
-            self.place.findings.note("lost", f"{reader.thread} stays at {reader.cursor}, not {end}")
+            self.place.findings.record(
+                "lost", f"{reader.thread} stays at {reader.cursor}, not {end}"
+            )
 
     def _good(self, cursor: Cursor | None, thread: str) -> bool:
         """Whether everything after a cursor can be brought."""
@@ -197,7 +199,7 @@ class Wave:
     def _check_stayed(self, reader: Reader) -> None:
         self.place.cases["stayed"] += 1
         if reader.told[-1]["recovered"] != self.same_life:
-            self.place.findings.note("gapped", f"{reader.thread}: told {reader.told[-1]}")
+            self.place.findings.record("gaps", f"{reader.thread}: told {reader.told[-1]}")
 
     async def come_back(self, reader: Reader) -> None:
         """To a conversation in which nothing goes on."""
@@ -207,25 +209,25 @@ class Wave:
         since, told = reader.cursor, len(reader.told)
         await self._visit(reader)
         if len(reader.told) == told:
-            findings.note("lost", f"{reader.thread} was not let in at {since}")
+            findings.record("lost", f"{reader.thread} was not let in at {since}")
             return
         welcome = reader.told[told]
         if welcome["recovered"] != good:
-            findings.note("gapped", f"{reader.thread}: {since} told {welcome['recovered']}")
+            findings.record("gaps", f"{reader.thread}: {since} told {welcome['recovered']}")
         if not welcome["recovered"] and welcome["cursor"] != str(reader.end):
-            findings.note("wrong", f"{reader.thread}: a snapshot at {welcome['cursor']}")
+            findings.record("wrong", f"{reader.thread}: a snapshot at {welcome['cursor']}")
 
     async def compare(self, reader: Reader) -> None:
         findings = self.place.findings
         for fault in reader.faults:
-            findings.note("gapped", f"{reader.thread}: {fault}")
+            findings.record("gaps", f"{reader.thread}: {fault}")
         snapshot = await self.place.ledger.snapshot(conversation_of(reader.thread), 10_000)
         last = reader.told[-1].get("snapshot")
         if last is not None and not _begins(last, snapshot):
-            findings.note("wrong", f"{reader.thread}: the snapshot is not the ledger's")
+            findings.record("wrong", f"{reader.thread}: the snapshot is not the ledger's")
         replies = {line.turn: line.text for line in snapshot.history if line.role == "assistant"}
-        for turn in replies.keys() | reader.screen.texts.keys():
-            shown = reader.screen.texts.get(turn, "")
+        for turn in replies.keys() | reader.recorder.texts.keys():
+            shown = reader.recorder.texts.get(turn, "")
             compare_text(replies.get(turn, ""), shown, f"{reader.thread}, {turn}", findings)
 
 
@@ -349,7 +351,7 @@ async def test_a_cursor_that_is_not_good_is_never_taken_for_one(report: Report) 
     async with placed() as place:
         number = 0
         async with report.progress(lambda: f"{PROPERTY}: {number} waves"):
-            while place.cases["cases"] < size(400, 5_000):
+            while place.cases["cases"] < short_or_long(400, 5_000):
                 await KINDS[number % len(KINDS)](Wave(place, number))
                 number += 1
     figures: dict[str, Figure] = dict(place.cases)
@@ -361,7 +363,7 @@ async def test_a_cursor_that_is_not_good_is_never_taken_for_one(report: Report) 
         figures=figures,
     )
     report(line)
-    assert place.findings.clean, (SEED, place.findings)
+    assert place.findings.is_clean, (SEED, place.findings)
     assert place.cases["told"] > place.cases["kept"] > 0
 
 
@@ -380,7 +382,7 @@ async def test_a_long_gap_is_brought_in_pages(report: Report) -> None:
             await reader.visit(place.anywhere, WAYS[offset // 2 % 2])
             assert [frame["recovered"] for frame in reader.told] == [True, True]
             assert (reader.satisfied, reader.whole, reader.faults) == (True, True, [])
-        (truth,) = {tuple(sorted(reader.screen.texts.items())) for reader in readers}
+        (truth,) = {tuple(sorted(reader.recorder.texts.items())) for reader in readers}
         history = (await place.ledger.snapshot(conversation_of("long"), 10)).history
         assert dict(truth) == {line.turn: line.text for line in history if line.skill}
 
@@ -412,6 +414,6 @@ async def test_without_epochs_readers_miss_what_took_the_place_of_what_was_lost(
                 await wave.compare(reader)
             await place.move(place.redis.url)
     found = place.findings
-    report.twin(PROPERTY, found.gapped > 0 and found.lost > 0, "epochs not compared")
-    assert found.gapped > 0
+    report.twin(PROPERTY, found.gaps > 0 and found.lost > 0, "epochs not compared")
+    assert found.gaps > 0
     assert found.lost > 0

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.chaos.history import Findings, HistoryChecker
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.clock import run_leaping
 from tests.proofs.paced import PacedEngine
 from tests.proofs.report import Line, Report
@@ -26,8 +26,8 @@ from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger
 
 PROPERTY = "tenant-floods"
-TENANTS = size(2, 20)
-SECONDS = size(20, 3600)
+TENANTS = short_or_long(2, 20)
+SECONDS = short_or_long(20, 3600)
 WALL_SECONDS = 4
 TWIN_SECONDS = 5
 FLOOD = 50
@@ -38,7 +38,7 @@ BEFORE = 2
 """Seconds before the flood comes."""
 SLOWER = 1.5
 """What the others may have to wait for their first token, against being without the flood."""
-SURE = size(95, 99)
+SURE = short_or_long(95, 99)
 """Of a hundred, so many do not wait longer. In the short form those who come just as the flood does
 are more than one."""
 TICK = 0.01
@@ -154,7 +154,7 @@ class Traffic:
                 message = self._message("flood")
                 try:
                     receipt = await self.server.accept(message)
-                    self.checker.accepted(message, receipt.turn)
+                    self.checker.record_accepted(message, receipt.turn)
                 except (TooMany, Overloaded):
                     self.refused += 1
             await asyncio.sleep(TICK)
@@ -175,7 +175,7 @@ class Traffic:
         began = loop.time()
         try:
             receipt = await self.server.accept(message)
-            self.checker.accepted(message, receipt.turn)
+            self.checker.record_accepted(message, receipt.turn)
             self.waits.append(await guest.first - began)
             await guest.last
         except (TooMany, Overloaded):
@@ -241,7 +241,7 @@ async def experience(
         began = loop.time()
         await traffic.run(tenants=tenants, seconds=seconds, flood=flood)
         used = engine.generated / (loop.time() - began) / engine.capacity
-        await checker.settled(ledger, within=120)
+        await checker.wait_settled(ledger, timeout_seconds=120)
         findings = await checker.check(ledger)
     return Outcome(traffic, watched.overtaken, findings, used)
 
@@ -256,7 +256,7 @@ def test_one_tenants_flood_hardly_delays_the_others(report: Report) -> None:
     report(
         Line(
             property=PROPERTY,
-            turns=flooded.traffic.checker.turns,
+            turns=flooded.traffic.checker.turn_count,
             findings=flooded.findings,
             figures={
                 "tenants": TENANTS,
@@ -271,8 +271,8 @@ def test_one_tenants_flood_hardly_delays_the_others(report: Report) -> None:
         )
     )
     for outcome in (alone, flooded, *wall):
-        assert outcome.findings.clean, outcome.findings.examples
-    assert flooded.traffic.refused > flooded.traffic.checker.turns, "there was no flood"
+        assert outcome.findings.is_clean, outcome.findings.examples
+    assert flooded.traffic.refused > flooded.traffic.checker.turn_count, "there was no flood"
     assert flooded.traffic.refused_quiet == 0
     assert percentile(flooded.overtaken) <= OVERTAKEN
     usual, now = (percentile(it.traffic.waits, SURE) for it in (alone, flooded))
@@ -286,4 +286,4 @@ def test_twin_without_shares_the_flood_goes_first(report: Report) -> None:
     failed = percentile(outcome.overtaken) > OVERTAKEN
     report.twin(PROPERTY, failed, "first come, first served")
     assert failed
-    assert outcome.findings.clean
+    assert outcome.findings.is_clean

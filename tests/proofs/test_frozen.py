@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.chaos.faults import strike
 from tests.plugins.ledgers.redis_kit import needs_redis
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.report import Line, Report
 from tests.proofs.scene import BRIEFLY, LoadProfile, Scene, generating_load, scene
 
@@ -29,7 +29,7 @@ async def freeze_until(stage: Scene, enough: Callable[[], bool]) -> None:
 async def test_a_frozen_replica_disturbs_nobody_when_it_goes_on(
     report: Report, tmp_path: Path
 ) -> None:
-    turns, freezes = size(300, 10_000), size(5, 300)
+    turns, freezes = short_or_long(300, 10_000), short_or_long(5, 300)
     weather = LoadProfile(conversations=32, messages=8)
     async with scene(tmp_path, weather=weather, settings=LEASE) as stage:
         fleet = stage.fleet
@@ -37,7 +37,7 @@ async def test_a_frozen_replica_disturbs_nobody_when_it_goes_on(
             await freeze_until(stage, lambda: stage.turns >= turns and fleet.freezes >= freezes)
         findings = await stage.verdict()
     report(Line(property=PROPERTY, turns=stage.turns, kills=fleet.freezes, findings=findings))
-    assert findings.clean, (SEED, findings)
+    assert findings.is_clean, (SEED, findings)
 
 
 async def test_without_fence_and_index_it_does(report: Report, tmp_path: Path) -> None:
@@ -49,5 +49,5 @@ async def test_without_fence_and_index_it_does(report: Report, tmp_path: Path) -
         async with generating_load(stage.storm):
             await freeze_until(stage, stage.found)
         findings = await stage.verdict(within=1.0)
-    report.twin(PROPERTY, not findings.clean, "fence and index off")
-    assert not findings.clean
+    report.twin(PROPERTY, not findings.is_clean, "fence and index off")
+    assert not findings.is_clean

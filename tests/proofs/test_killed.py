@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.chaos.faults import strike
 from tests.plugins.ledgers.redis_kit import needs_redis
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.report import Line, Report
 from tests.proofs.scene import BRIEFLY, Scene, gaps, generating_load, scene
 from tests.server.turns.test_takeover import until
@@ -25,7 +25,7 @@ async def cut(scene: Scene) -> None:
 
 
 async def test_killed_replicas_lose_and_double_nothing(report: Report, tmp_path: Path) -> None:
-    turns, kills = size(2_500, 100_000), size(30, 1_500)
+    turns, kills = short_or_long(2_500, 100_000), short_or_long(30, 1_500)
     async with scene(tmp_path) as stage:
 
         def over() -> bool:
@@ -52,7 +52,7 @@ async def test_killed_replicas_lose_and_double_nothing(report: Report, tmp_path:
             figures=gaps(stage.storm.interruptions),
         )
     )
-    assert findings.clean, (SEED, findings)
+    assert findings.is_clean, (SEED, findings)
 
 
 async def test_without_dedupe_copies_are_answered_too(report: Report, tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ async def test_without_dedupe_copies_are_answered_too(report: Report, tmp_path: 
         async with generating_load(stage.storm):
             await until(stage.found)
         findings = await stage.verdict(within=1.0)
-    report.twin(PROPERTY, findings.doubled > 0, "dedupe off")
-    assert findings.doubled > 0
+    report.twin(PROPERTY, findings.duplicated > 0, "dedupe off")
+    assert findings.duplicated > 0
 
 
 async def test_without_compare_and_append_repeated_writes_are_doubled(
@@ -76,5 +76,5 @@ async def test_without_compare_and_append_repeated_writes_are_doubled(
                 until=stage.found,
             )
         findings = await stage.verdict(within=1.0)
-    report.twin(PROPERTY, findings.doubled > 0, "no compare-and-append")
-    assert findings.doubled > 0
+    report.twin(PROPERTY, findings.duplicated > 0, "no compare-and-append")
+    assert findings.duplicated > 0

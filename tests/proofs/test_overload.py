@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 from tests.chaos.history import Findings, HistoryChecker
-from tests.proof import size
+from tests.proof_settings import short_or_long
 from tests.proofs.overload_server import TENANTS, ledger_in, paced_engine
 from tests.proofs.report import Line, Report
 
@@ -24,14 +24,14 @@ PROPERTY = "overloaded"
 ROOT = Path(__file__).parents[2]
 CAPACITY = paced_engine().capacity
 TIMES = 10
-WAVES = size(1, 3)
-SECONDS = size(8, 600)
-USUAL_SECONDS = size(3, 30)
+WAVES = short_or_long(1, 3)
+SECONDS = short_or_long(8, 600)
+USUAL_SECONDS = short_or_long(3, 30)
 USUAL = 0.7
 """Part of its capacity that is asked of the server before and after."""
 BUSY = 1.5
 """The same, to see what it can do beside its clients on this machine."""
-BUSY_SECONDS = size(3, 900)
+BUSY_SECONDS = short_or_long(3, 900)
 """Long enough to fill what the ledger keeps at hand of the file, before the server is weighed."""
 GROWTH = 1.3
 START_PATIENCE = 30.0
@@ -83,7 +83,7 @@ class Crowd:
             self.statuses[response.status] += 1
             answer = await response.json()
             if response.status == 202:
-                self.checker.accepted(message, answer["turn"])
+                self.checker.record_accepted(message, answer["turn"])
             elif not _tells_when(response):
                 self.speechless += 1
 
@@ -211,7 +211,7 @@ async def test_ten_times_the_capacity_is_refused_and_changes_nothing(
     report(
         Line(
             property=PROPERTY,
-            turns=crowd.checker.turns,
+            turns=crowd.checker.turn_count,
             findings=findings,
             figures={
                 "waves": WAVES,
@@ -223,7 +223,7 @@ async def test_ten_times_the_capacity_is_refused_and_changes_nothing(
             },
         )
     )
-    assert findings.clean, findings.examples
+    assert findings.is_clean, findings.examples
     assert usual.keys() == {202}
     assert overloaded.keys() <= {202, 429, 503}
     assert refused > offered / 2, "there was no overload"

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.faults import strike
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.plugins.ledgers.redis_server import RedisServer
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.report import Line, Report
 from tests.proofs.scene import BRIEFLY, SETTLED, gaps, generating_load, scene
 
@@ -27,7 +27,7 @@ async def restart(redis: RedisServer, away: float = 0.0) -> None:
 
 
 async def test_what_was_acknowledged_survives_redis(report: Report, tmp_path: Path) -> None:
-    turns, kills = size(800, 20_000), size(5, 200)
+    turns, kills = short_or_long(800, 20_000), short_or_long(5, 200)
     async with scene(tmp_path) as stage:
         killed = 0
 
@@ -56,7 +56,7 @@ async def test_what_was_acknowledged_survives_redis(report: Report, tmp_path: Pa
             figures={"redis_kills": killed} | gaps(stage.storm.interruptions),
         )
     )
-    assert findings.clean, (SEED, findings)
+    assert findings.is_clean, (SEED, findings)
 
 
 async def power_cut(redis: RedisServer) -> None:
@@ -90,7 +90,7 @@ async def test_a_weak_redis_loses_it(report: Report, tmp_path: Path, weakness: s
                 chance=stage.chance,
                 until=stage.found,
             )
-        await stage.checker.settled(stage.ledger, within=SETTLED)
+        await stage.checker.wait_settled(stage.ledger, timeout_seconds=SETTLED)
         lost = (await stage.checker.check(stage.ledger)).lost  # not only late
     report.twin(PROPERTY, lost > 0, weakness)
     assert lost > 0

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.chaos.history import Findings
-from tests.proof import SEED
+from tests.proof_settings import SEED
 from tests.proofs.report import Line, Report
 
 
@@ -19,7 +19,7 @@ def test_a_line_has_every_count_the_figures_and_the_twin() -> None:
     report.twin("a", True, "fence off")
     (line,) = report.lines()
     assert line == (
-        "property=a turns=5 kills=2 lost=1 doubled=0 reordered=0 gapped=0 wrong=0 gap_ms=9 "
+        "property=a turns=5 kills=2 lost=1 duplicated=0 reordered=0 gaps=0 wrong=0 gap_ms=9 "
         "twin=failed"
     )
 

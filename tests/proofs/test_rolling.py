@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.plugins.ledgers.redis_kit import needs_redis
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.callers import Callers
 from tests.proofs.report import Figure, Line, Report
 from tests.proofs.scene import LoadProfile, Scene, gaps, generating_load, scene
@@ -48,10 +48,10 @@ async def test_rolling_restarts_show_nobody_an_error(report: Report, tmp_path: P
     async with scene(tmp_path, weather=WEATHER, settings=settings, pace=PACE) as stage:
         fleet = stage.fleet
         async with called(stage) as callers, report.progress(stage.told):
-            for number in range(size(20, 500)):
+            for number in range(short_or_long(20, 500)):
                 await fleet.roll(number % len(fleet.running))
         findings = await stage.verdict()
-        findings.add(callers.findings)
+        findings.merge(callers.findings)
     report(
         Line(
             property=PROPERTY,
@@ -62,7 +62,7 @@ async def test_rolling_restarts_show_nobody_an_error(report: Report, tmp_path: P
         )
     )
     assert callers.errors == 0, (SEED, callers.answers)
-    assert findings.clean, (SEED, *findings.examples)
+    assert findings.is_clean, (SEED, *findings.examples)
 
 
 async def test_replicas_that_do_not_take_their_leave_are_noticed(

@@ -17,10 +17,10 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.chaos.history import Findings, HistoryChecker
-from tests.chaos.proxy import Cut, CuttingProxy
+from tests.chaos.proxy import Disconnect, FaultProxy
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.plugins.ledgers.redis_server import running_redis
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.proofs.houses import Replica, Talker, replica, reply_to
 from tests.proofs.readers import PERSON, Author, Frame, Reader, Way
 from tests.proofs.report import Figure, Line, Report
@@ -58,7 +58,7 @@ class Cuts:
     count: int = 0
     places: Counter[str] = field(default_factory=Counter)
 
-    def observe(self, cut: Cut, passed: bytes, rest: bytes) -> None:
+    def observe(self, cut: Disconnect, passed: bytes, rest: bytes) -> None:
         self.count += 1
         self.places["resets" if cut.reset else "fins"] += 1
         self.places[f"to_{cut.to}"] += 1
@@ -66,7 +66,7 @@ class Cuts:
             self.places[place] += 1
 
 
-def _places(cut: Cut, passed: bytes, rest: bytes) -> Iterator[str]:
+def _places(cut: Disconnect, passed: bytes, rest: bytes) -> Iterator[str]:
     """What a cut fell into."""
     head, ended, body = passed.partition(b"\r\n\r\n")
     if not ended:
@@ -91,11 +91,11 @@ def _is_in_frame(data: bytes) -> bool:
     return bool(data)
 
 
-def cut_plan(chance: random.Random) -> Cut:
+def cut_plan(chance: random.Random) -> Disconnect:
     """Few bytes, some, or many, more often of those to the client."""
     most = chance.choice((300, 1_500, 1_500, 1_500, 6_000))
     to_server = chance.random() < 0.2
-    return Cut(
+    return Disconnect(
         chance.randrange(600 if to_server else most),
         to="server" if to_server else "client",
         reset=chance.random() < 0.5,
@@ -108,7 +108,7 @@ class Storm:
     def __init__(
         self,
         replicas: Sequence[Replica],
-        fronts: Sequence[CuttingProxy],
+        fronts: Sequence[FaultProxy],
         cuts: Cuts,
         *,
         author: type[Author] = Author,
@@ -156,7 +156,7 @@ class Round:
     def _accepted(self, id: str, text: str, turn: str) -> None:
         conversation = conversation_of(id.rpartition(".")[0])
         message = Message(conversation=conversation, id=id, person=PERSON, text=text)
-        self._checker.accepted(message, turn)
+        self._checker.record_accepted(message, turn)
 
     async def run(self, goal: int) -> None:
         storm = self._storm
@@ -187,7 +187,9 @@ class Round:
         storm = self._storm
         while True:
             await asyncio.sleep(storm.chance.uniform(*storm.outages))
-            storm.chance.choice(storm.replicas).redis.cut(reset=storm.chance.random() < 0.5)
+            storm.chance.choice(storm.replicas).redis.disconnect_all(
+                reset=storm.chance.random() < 0.5
+            )
             storm.counts["outages"] += 1
 
     async def _calm_down(self) -> None:
@@ -198,19 +200,19 @@ class Round:
             author.writing = False
         while any(author.unsent for author in self._authors):
             for front in self._storm.fronts:
-                front.cut()  # so that what is unsent is sent again
+                front.disconnect_all()  # so that what is unsent is sent again
             await asyncio.sleep(0.5)
         ledger = self._storm.ledger
-        await self._checker.settled(ledger, within=PATIENCE)
+        await self._checker.wait_settled(ledger, timeout_seconds=PATIENCE)
         for reader in self._readers:
             reader.end = (await ledger.snapshot(conversation_of(reader.thread), 0)).cursor
         for front in self._storm.fronts:
-            front.cut()
+            front.disconnect_all()
 
     async def _compare(self) -> None:
         storm, findings = self._storm, self._storm.findings
-        findings.add(await self._checker.check(storm.ledger))
-        storm.counts["turns"] += self._checker.turns
+        findings.merge(await self._checker.check(storm.ledger))
+        storm.counts["turns"] += self._checker.turn_count
         for author in self._authors:
             storm.counts["resent"] += author.resent
         truths: dict[str, Truth] = {}
@@ -230,7 +232,7 @@ async def storming(**about: Any) -> AsyncIterator[Storm]:  # Any: as `Storm` tak
             for _ in range(REPLICAS)
         ]
         fronts = [
-            await stack.enter_async_context(CuttingProxy(each.address, observer=cuts.observe))
+            await stack.enter_async_context(FaultProxy(each.address, on_disconnect=cuts.observe))
             for each in replicas
         ]
         yield Storm(replicas, fronts, cuts, **about)
@@ -239,12 +241,12 @@ async def storming(**about: Any) -> AsyncIterator[Storm]:  # Any: as `Storm` tak
 async def test_sockets_cut_at_random_bytes_lose_and_double_nothing(report: Report) -> None:
     async with storming() as storm:
         async with report.progress(lambda: f"{PROPERTY}: {storm.cuts.count} cuts"):
-            await storm.run(size(2_000, 50_000))
+            await storm.run(short_or_long(2_000, 50_000))
     turns = storm.counts.pop("turns")
     figures: dict[str, Figure] = {"reconnects": storm.cuts.count}
     figures |= storm.counts | storm.cuts.places
     report(Line(property=PROPERTY, turns=turns, findings=storm.findings, figures=figures))
-    assert storm.findings.clean, (SEED, storm.findings)
+    assert storm.findings.is_clean, (SEED, storm.findings)
     for place in ("in_head", "in_frame", "in_character", "resets", "fins", "to_server"):
         assert storm.cuts.places[place] > 20, storm.cuts
     assert storm.counts["resent"] > 0
@@ -259,8 +261,8 @@ class Blind(Author):
 
     def apply(self, event: Event, cursor: Cursor | None) -> None:
         if isinstance(event, Text):
-            shown = self.screen.texts.get(event.turn, "")
-            self.screen.texts[event.turn] = shown + event.text
+            shown = self.recorder.texts.get(event.turn, "")
+            self.recorder.texts[event.turn] = shown + event.text
         else:
             super().apply(event, cursor)
 
@@ -268,8 +270,8 @@ class Blind(Author):
 async def test_readers_that_ignore_positions_double_text(report: Report) -> None:
     async with storming(author=Blind) as storm:
         await storm.run(200)
-    report.twin(PROPERTY, storm.findings.doubled > 0, "positions ignored")
-    assert storm.findings.doubled > 0
+    report.twin(PROPERTY, storm.findings.duplicated > 0, "positions ignored")
+    assert storm.findings.duplicated > 0
 
 
 class Trusting(streams.Subscription):
@@ -291,7 +293,7 @@ async def test_a_server_that_does_not_compare_positions_leaves_gaps(
     monkeypatch.setitem(vars(streams), "Subscription", Trusting)
     async with storming(outages=(0.02, 0.1)) as storm:
         await storm.run(300)
-    missed = storm.findings.gapped + storm.findings.lost
+    missed = storm.findings.gaps + storm.findings.lost
     report.twin(PROPERTY, missed > 0, "no position check")
     assert missed > 0
 
@@ -308,5 +310,5 @@ class Careless(Author):
 async def test_messages_sent_again_under_another_id_are_doubled(report: Report) -> None:
     async with storming(author=Careless) as storm:
         await storm.run(200)
-    report.twin(PROPERTY, storm.findings.doubled > 0, "another id")
-    assert storm.findings.doubled > 0
+    report.twin(PROPERTY, storm.findings.duplicated > 0, "another id")
+    assert storm.findings.duplicated > 0

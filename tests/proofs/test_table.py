@@ -10,7 +10,7 @@ MACHINE = {"cpu": "EPYC", "cores": 2, "python": "3.11.7", "redis": "7.0.15"}
 
 def record(**values: Any) -> dict[str, Any]:  # Any: JSON values
     made = {"date": "2026-11-22T04:00:00+00:00", "seed": 7, "machine": MACHINE}
-    zeros = dict.fromkeys(("lost", "doubled", "reordered", "gapped", "wrong"), 0)
+    zeros = dict.fromkeys(("lost", "duplicated", "reordered", "gaps", "wrong"), 0)
     return made | {"turns": 2500, "kills": 30} | zeros | values
 
 

@@ -37,7 +37,7 @@ class Truth:
                 messages[item.event.text] += 1
         for text, count in messages.items():
             if count > 1:
-                findings.note("doubled", f"message {text!r} was stored {count} times")
+                findings.record("duplicated", f"message {text!r} was stored {count} times")
         return truth
 
     def _take(self, event: Event) -> None:
@@ -50,16 +50,16 @@ class Truth:
     def compare(self, reader: Reader, findings: Findings) -> int:
         """Count what the reader lacks or has twice; returns how many bytes it should show."""
         for fault in reader.faults:
-            findings.note("gapped", f"{reader.thread}: {fault}")
+            findings.record("gaps", f"{reader.thread}: {fault}")
         if reader.snapshots:
-            findings.note("gapped", f"{reader.thread}: snapshots, though everything is held")
+            findings.record("gaps", f"{reader.thread}: snapshots, though everything is held")
         for turn, text in self.texts.items():
-            compare_text(text, reader.screen.texts.get(turn, ""), f"reply of {turn}", findings)
+            compare_text(text, reader.recorder.texts.get(turn, ""), f"reply of {turn}", findings)
         if reader.whole:
-            shown = Counter(encode(e) for seen in reader.screen.events.values() for e in seen)
-            for kind, events in (("lost", self.events - shown), ("doubled", shown - self.events)):
+            shown = Counter(encode(e) for seen in reader.recorder.events.values() for e in seen)
+            for kind, events in (("lost", self.events - shown), ("duplicated", shown - self.events)):
                 for event in events:
-                    findings.note(kind, f"{reader.thread}: {event[:80]!r}")
+                    findings.record(kind, f"{reader.thread}: {event[:80]!r}")
         return sum(len(text.encode()) for text in self.texts.values())
 
 
@@ -71,5 +71,5 @@ def compare_text(text: str, shown: str, what: str, findings: Findings) -> None:
     for kind, a, b, c, d in matcher.get_opcodes():
         if kind != "equal":
             findings.lost += len(text[a:b].encode())
-            findings.doubled += len(shown[c:d].encode())
+            findings.duplicated += len(shown[c:d].encode())
     findings.examples.append(f"{what}: {shown[:60]!r} for {text[:60]!r}")

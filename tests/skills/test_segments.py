@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.proof import size
+from tests.proof_settings import short_or_long
 from tests.skills.markdown import markdown
 
 from palaver_skills.segments import blocks, spans
@@ -19,7 +19,7 @@ def prose(text: str) -> list[str]:
     return [span.text for block in kept for span in spans(block.text) if span.prose]
 
 
-@settings(max_examples=size(50, 3_000))
+@settings(max_examples=short_or_long(50, 3_000))
 @given(st.one_of(markdown(), ANYTHING))
 def test_the_pieces_joined_are_the_text(text: str) -> None:
     found = list(blocks(text))
@@ -28,7 +28,7 @@ def test_the_pieces_joined_are_the_text(text: str) -> None:
         assert "".join(span.text for span in spans(block.text)) == block.text
 
 
-@settings(max_examples=size(50, 3_000))
+@settings(max_examples=short_or_long(50, 3_000))
 @given(st.one_of(markdown(), ANYTHING), st.integers(1, 40))
 def test_cutting_a_text_loses_nothing(text: str, limit: int) -> None:
     for cut in (sentences, paragraphs, words):

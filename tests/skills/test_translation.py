@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.proof import size
+from tests.proof_settings import short_or_long
 from tests.skills.markdown import SECRETS, markdown
 from tests.skills.support import Demonstration, echo, german, shout
 
@@ -12,7 +12,7 @@ from palaver_skills import prompts
 from palaver_skills.translation import Translation
 
 PROPERTY = settings(
-    max_examples=size(15, 500), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=short_or_long(15, 500), deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

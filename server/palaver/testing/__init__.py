@@ -13,7 +13,7 @@ from palaver.testing.engine import ScriptedEngine, ScriptedReply
 from palaver.testing.harness import Chat, Reply, converse
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
-from palaver.testing.screen import RecordingSubscriber
+from palaver.testing.recorder import RecordingSubscriber
 
 __all__ = [
     "Chat",

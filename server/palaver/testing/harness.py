@@ -29,7 +29,7 @@ from palaver.skills import Skill
 from palaver.testing.engine import ScriptedEngine
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
-from palaver.testing.screen import RecordingSubscriber
+from palaver.testing.recorder import RecordingSubscriber
 from palaver.tools import Tool
 
 
@@ -54,7 +54,7 @@ class Chat:
         self.server = server
         self.conversation = conversation
         self.person = person
-        self.screen = RecordingSubscriber()
+        self.recorder = RecordingSubscriber()
 
     async def say(self, text: str, **about: Any) -> Reply:  # Any: fields of Message
         """Send a message and wait for the reply. ``about``: further fields of `Message`."""
@@ -69,19 +69,19 @@ class Chat:
 
     async def reply(self, turn: str) -> Reply:
         """Wait for a turn to finish."""
-        await self.screen.until(turn)
-        reply = Reply(self.screen.texts[turn])
-        finished: Finished = self.screen.of(turn, Finished)[-1]
+        await self.recorder.wait_for(turn)
+        reply = Reply(self.recorder.texts[turn])
+        finished: Finished = self.recorder.events_of(turn, Finished)[-1]
         assert finished.length == len(reply), f"{finished} closes a reply of {len(reply)}"
-        routed = self.screen.of(turn, Routed)
+        routed = self.recorder.events_of(turn, Routed)
         reply.turn = turn
         reply.outcome, reply.problem = finished.outcome, finished.problem
         reply.skill = routed[-1].skill if routed else ""
         reply.reason = routed[-1].reason if routed else ""
-        reply.question = next(iter(self.screen.of(turn, Asked)), None)
-        reply.citations = [event.citation for event in self.screen.of(turn, Cited)]
-        reply.attachments = [event.attachment for event in self.screen.of(turn, Attached)]
-        reply.events = self.screen.events[turn]
+        reply.question = next(iter(self.recorder.events_of(turn, Asked)), None)
+        reply.citations = [event.citation for event in self.recorder.events_of(turn, Cited)]
+        reply.attachments = [event.attachment for event in self.recorder.events_of(turn, Attached)]
+        reply.events = self.recorder.events[turn]
         return reply
 
     async def stop(self, turn: str | None = None) -> str:
@@ -122,7 +122,7 @@ async def converse(
     )
     async with server:
         chat = Chat(server, Conversation("default", "test", thread), person)
-        subscription = await server.subscribe(chat.conversation, chat.screen)
+        subscription = await server.subscribe(chat.conversation, chat.recorder)
         try:
             yield chat
         finally:

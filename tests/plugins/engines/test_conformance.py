@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.plugins.engines.models import BYE, TALK, damage
 from tests.plugins.engines.support import IDLE, Ear, Subject, request
-from tests.proof import SEED
+from tests.proof_settings import SEED
 
 from palaver.engine import ChatMessage, Choice, Generation, JsonSchema, Regex, Sampling
 from palaver.errors import (

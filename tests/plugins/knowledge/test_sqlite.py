@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.proof import size
+from tests.proof_settings import short_or_long
 
 from palaver import ConfigurationError, Document, PalaverError
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge, fuse
@@ -139,7 +139,7 @@ async def test_searching_and_adding_go_side_by_side(shelf: SqliteKnowledge) -> N
 
 
 @settings(
-    max_examples=size(60, 2_000),
+    max_examples=short_or_long(60, 2_000),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -53,12 +53,13 @@ class Load:
 
     async def _end(self) -> None:
         try:
-            await self.until(lambda: self.settled >= self.checker.turns)
+            await self.until(lambda: self.settled >= self.checker.turn_count)
         except TimeoutError:
             depth = await self._ledger.queue_depth()
             findings = await self.findings()
             raise AssertionError(
-                f"{self.settled} of {self.checker.turns} turns were settled: {depth}, {findings}"
+                f"{self.settled} of {self.checker.turn_count} turns were settled: "
+                f"{depth}, {findings}"
             ) from None
 
     async def until(self, holds: Callable[[], bool], *, within: float = 30.0) -> None:
@@ -89,7 +90,7 @@ class Load:
                 text=f"{thread}-{number}",
             )
             receipt = await self._insist(functools.partial(self._ledger.accept, message))
-            self.checker.accepted(message, receipt.turn)
+            self.checker.record_accepted(message, receipt.turn)
             await self._tell(accepted=1)
 
     async def _work(self) -> None:

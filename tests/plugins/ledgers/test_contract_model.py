@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.plugins.ledgers.plain_model import Model
-from tests.proof import size
+from tests.proof_settings import short_or_long
 
 from palaver.errors import PalaverError
 from palaver.ledger import (
@@ -570,7 +570,7 @@ def test_a_ledger_behaves_as_the_model_does(
     places: "dict[str, PlaceFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    explore(places[name], tmp_path_factory, examples=size(12, 600))
+    explore(places[name], tmp_path_factory, examples=short_or_long(12, 600))
 
 
 # Twins: ledgers with a mistake, which the comparison must see

@@ -95,7 +95,7 @@ async def test_slots_move_while_turns_run() -> None:
                 assert await nodes.owner(slot) is target
             await load.more(10)
         findings = await load.findings()
-        assert findings.clean, findings
+        assert findings.is_clean, findings
 
 
 class Unguarded(RedisLedger):
@@ -185,7 +185,7 @@ async def test_nothing_acknowledged_is_lost_when_a_node_is_killed_under_load() -
             await news.wait()
             await load.more(40)
         findings = await load.findings()
-        assert findings.clean, findings
+        assert findings.is_clean, findings
         assert f"127.0.0.1:{victim.port}" not in (await ledger.guarantee()).holds[0]
 
 

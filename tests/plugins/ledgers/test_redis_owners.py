@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.chaos.proxy import CuttingProxy
+from tests.chaos.proxy import FaultProxy
 from tests.plugins.ledgers.redis_kit import claimed, ending, message, needs_redis, opened, said
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 
@@ -91,16 +91,16 @@ async def test_after_a_restart_of_redis_nobody_is_taken_for_dead() -> None:
 async def test_one_who_was_taken_for_dead_meets_the_fence() -> None:
     async with (
         running_redis() as redis,
-        CuttingProxy(redis.url) as way,
+        FaultProxy(redis.url) as way,
         opened(way.address) as owner,
         opened(redis.url) as other,
     ):
         await owner.accept(message())
         claim = await claimed(owner, lease=LONG)
-        way.refuse = True
-        way.cut()
+        way.refuses_connections = True
+        way.disconnect_all()
         await taken_over(other)
-        way.refuse = False
+        way.refuses_connections = False
         with pytest.raises(Fenced):
             await stored(owner, claim)
 

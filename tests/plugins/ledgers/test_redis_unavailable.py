@@ -14,7 +14,7 @@ from tests.chaos.history import HistoryChecker
 from tests.plugins.ledgers.redis_kit import insist, needs_redis, opened
 from tests.plugins.ledgers.redis_load import Load
 from tests.plugins.ledgers.redis_server import RedisServer, free_port, running_redis
-from tests.proof import size
+from tests.proof_settings import short_or_long
 from tests.server.web.house import House, Wire, eventually, open_house
 from tests.server.web.test_api import MESSAGES
 
@@ -26,7 +26,7 @@ from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
 pytestmark = needs_redis
 
-SHORT, LONG = 1.0, float(size(4, 10))
+SHORT, LONG = 1.0, float(short_or_long(4, 10))
 """Seconds: one outage that a turn sits out, and one in which it pauses and its lease lapses."""
 TALKS = 6
 
@@ -75,12 +75,12 @@ async def test_replies_go_on_after_an_outage_on_the_same_sockets(seconds: float)
             async with outage(server, seconds):
                 await _is_told_when_to_come_back(house, wires[0])
             await insist(ledger.queue_depth)
-            await checker.settled(ledger, within=20)
+            await checker.wait_settled(ledger, timeout_seconds=20)
             for wire, turn in zip(wires, turns, strict=True):
                 assert await wire.finish(turn) == reply_to(_message(wires.index(wire)))
             await eventually(lambda: not house.server.readiness())
             findings = await checker.check(ledger)
-            assert findings.clean, findings
+            assert findings.is_clean, findings
 
 
 def _message(number: int) -> Message:
@@ -91,7 +91,7 @@ def _message(number: int) -> Message:
 async def _ask(wire: Wire, checker: HistoryChecker, number: int) -> str:
     message = _message(number)
     turn = await wire.say(message.text, id=message.id, skill="narrator")
-    checker.accepted(message, turn)
+    checker.record_accepted(message, turn)
     return turn
 
 
@@ -124,7 +124,7 @@ async def test_what_was_acknowledged_before_an_outage_is_answered_after_it(secon
             server.thaw()
             await load.more(50)
         findings = await load.findings()
-        assert findings.clean, findings
+        assert findings.is_clean, findings
 
 
 def test_a_server_does_not_start_without_its_redis_and_says_where_it_looked() -> None:

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from tests.plugins.ledgers.conftest import read_redis
-from tests.proof import size
+from tests.proof_settings import short_or_long
 
 from palaver.errors import Fenced, IndexConflict, PalaverError
 from palaver.ledger import Claim, ConcurrencyPolicies, Ledger, PendingQuestion
@@ -304,7 +304,7 @@ def test_no_operation_of_a_tenant_reads_or_changes_anything_of_another(
     places: "dict[str, PlaceFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    explore(name, places, tmp_path_factory, examples=size(10, 300))
+    explore(name, places, tmp_path_factory, examples=short_or_long(10, 300))
 
 
 class Confused:

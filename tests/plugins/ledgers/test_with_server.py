@@ -51,7 +51,7 @@ async def test_a_skill_is_steered(ledger: Ledger) -> None:
     engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is", "on")
     async with converse(Guide, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("go")
-        await chat.screen.until(turn, text="straight on")
+        await chat.recorder.wait_for(turn, text="straight on")
         assert await chat.send("left") == turn
         assert await chat.reply(turn) == "straight on [left] left it is"
         assert await chat.say("and now?") == "on"
@@ -61,9 +61,9 @@ async def test_what_a_skill_does_not_take_becomes_the_next_turn(ledger: Ledger) 
     engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
     async with converse(Deaf, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("first")
-        await chat.screen.until(turn, text="one")
+        await chat.recorder.wait_for(turn, text="one")
         assert await chat.send("second", id="m") == turn
         engine.go()
         assert await chat.reply(turn) == "one"
-        await until(lambda: chat.screen.turns["m"] != turn)
-        assert await chat.reply(chat.screen.turns["m"]) == "two"
+        await until(lambda: chat.recorder.turns["m"] != turn)
+        assert await chat.reply(chat.recorder.turns["m"]) == "two"

@@ -9,7 +9,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
-from tests.proof import size
+from tests.proof_settings import short_or_long
 from tests.server.skills_under_test import Parrot
 
 from palaver.admission.control import REPLY_TOKENS, AdmissionControl, AdmittedMessage, Register
@@ -346,7 +346,7 @@ Step = tuple[str, int]
         max_size=60,
     )
 )
-@settings(max_examples=size(200, 5_000), deadline=None)
+@settings(max_examples=short_or_long(200, 5_000), deadline=None)
 def test_what_came_and_went_leaves_nothing_behind(steps: list[Step]) -> None:
     register = Register()
     entries = [

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.proof import size
+from tests.proof_settings import short_or_long
 
 from palaver.admission.scheduler import LANES, OUTPUT, Counters, Scheduler, Ticket
 from palaver.config.settings import Lane
@@ -163,8 +163,8 @@ def test_whatever_happens_the_line_is_fair_busy_and_complete(line: type[Line]) -
     run_state_machine_as_test(
         line,
         settings=settings(
-            max_examples=size(100, 5_000),
-            stateful_step_count=size(60, 200),
+            max_examples=short_or_long(100, 5_000),
+            stateful_step_count=short_or_long(60, 200),
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),

@@ -339,7 +339,7 @@ async def test_a_stopping_server_gives_turns_time_to_end(drain: float, outcomes:
     chosen = settings(server=ServerSettings(drain=drain))
     async with converse(Parrot, settings=chosen, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("count")
-        await chat.screen.until(turn, text="one")
+        await chat.recorder.wait_for(turn, text="one")
         asyncio.get_running_loop().call_later(0.1, engine.go)
     held = await ledger.snapshot(chat.conversation, 10)
     assert [line.outcome for line in held.history if line.role == "assistant"] == outcomes
@@ -382,7 +382,7 @@ async def test_backends_are_built_as_the_settings_choose(tmp_path: Path) -> None
 async def reply_of(server: Server) -> str:
     async with server:
         chat = Chat(server, Conversation("default", "test", "main"), "alice")
-        subscription = await server.subscribe(chat.conversation, chat.screen)
+        subscription = await server.subscribe(chat.conversation, chat.recorder)
         try:
             return await chat.say("ho")
         finally:
@@ -533,7 +533,7 @@ async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
     async with converse(crowd, settings=chosen) as chat:
         threads = [Conversation("default", "test", str(number)) for number in range(4)]
         chats = [Chat(chat.server, thread, "alice") for thread in threads]
-        views = [await chat.server.subscribe(each.conversation, each.screen) for each in chats]
+        views = [await chat.server.subscribe(each.conversation, each.recorder) for each in chats]
         assert await asyncio.gather(*(each.say("who?") for each in chats)) == ["here"] * 4
         for view in views:
             chat.server.unsubscribe(view)
@@ -546,7 +546,7 @@ async def test_no_more_messages_wait_in_a_conversation_than_set(inbox: int) -> N
     chosen = settings(admission=AdmissionSettings(inbox_limit=inbox))
     async with converse(Parrot, settings=chosen, engine=engine) as chat:
         turns = [await chat.send("first")]
-        await chat.screen.until(turns[0], text="one")
+        await chat.recorder.wait_for(turns[0], text="one")
         turns += [await chat.send(f"number {number}") for number in range(inbox)]
         with pytest.raises(TooMany):
             await chat.send("one too many")

@@ -67,7 +67,7 @@ async def test_a_reply_goes_on_when_the_engine_is_up_again() -> None:
     async with converse(Parrot, engine=inner, settings=settings()) as chat:
         reply = await chat.say("count")
         assert (reply, reply.outcome) == ("one two three four", "done")
-        assert not chat.screen.of(reply.turn, TextReset)
+        assert not chat.recorder.events_of(reply.turn, TextReset)
         assert [it.partial for it in inner.requests] == ["", "one two"]
         assert b"palaver_generations_cut_total 1.0" in chat.server.metrics.exposition()
         assert await chat.say("and then?") == "next"
@@ -133,7 +133,7 @@ async def test_a_stop_ends_the_wait_for_the_engine() -> None:
     chosen = settings(restart_backoff=FOREVER)
     async with converse(Parrot, engine=inner, settings=chosen) as chat:
         turn = await chat.send("count")
-        await chat.screen.until(turn, text="one")
+        await chat.recorder.wait_for(turn, text="one")
         await chat.stop(turn)
         reply = await chat.reply(turn)
     assert (reply, reply.outcome) == ("one", "stopped")

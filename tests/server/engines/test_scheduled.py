@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.proof import SEED, size
+from tests.proof_settings import SEED, short_or_long
 from tests.server.skills_under_test import Parrot
 
 from palaver.admission.quotas import Quotas
@@ -220,7 +220,7 @@ async def test_no_place_is_lost_however_generations_are_cancelled() -> None:
     line = admission(ScriptedEngine(lambda _: "one two three"), max_generations=3)
     await line.start()
     tasks: list[asyncio.Task[Generation]] = []
-    for number in range(size(1_000, 100_000)):
+    for number in range(short_or_long(1_000, 100_000)):
         about = request(str(number), chance.choice("abc"), channel=chance.choice(("web", "test")))
         tasks += begin(line, about)
         for _ in range(chance.randrange(4)):
@@ -433,25 +433,30 @@ async def test_who_waits_in_line_is_told_how_many_come_first() -> None:
     )
     async with converse(Parrot, engine=engine, settings=settings) as chat:
         first = await chat.send("first")
-        await chat.screen.until(first, text="one")
+        await chat.recorder.wait_for(first, text="one")
         threads = [Conversation("default", "test", new_id()) for _ in range(2)]
         others = [Chat(chat.server, thread, "bob") for thread in threads]
-        views = [await chat.server.subscribe(other.conversation, other.screen) for other in others]
+        views = [
+            await chat.server.subscribe(other.conversation, other.recorder) for other in others
+        ]
         turns = [await other.send("hello") for other in others]
         for other, turn in zip(others, turns, strict=True):
             await until_told(other, turn)
-        told = [other.screen.of(turn, Queued) for other, turn in zip(others, turns, strict=True)]
+        told = [
+            other.recorder.events_of(turn, Queued)
+            for other, turn in zip(others, turns, strict=True)
+        ]
         assert [[event.ahead for event in events] for events in told] == [[0], [1]]
         engine.go()
         for other, turn in zip(others, turns, strict=True):
             await other.reply(turn)
-            assert other.screen.of(turn, Finished)
+            assert other.recorder.events_of(turn, Finished)
         for view in views:
             chat.server.unsubscribe(view)
-        assert not chat.screen.of(first, Queued)
+        assert not chat.recorder.events_of(first, Queued)
 
 
 async def until_told(chat: Chat, turn: str) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not chat.screen.of(turn, Queued):  # noqa: ASYNC110
+        while not chat.recorder.events_of(turn, Queued):  # noqa: ASYNC110
             await asyncio.sleep(0.01)

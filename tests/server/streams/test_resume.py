@@ -109,11 +109,11 @@ async def place(ledger: MemoryLedger) -> Cursor:
 
 async def test_news_that_comes_while_a_viewer_catches_up_is_no_loss() -> None:
     ledger = Slow()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
     since = await place(ledger)
     ledger.holding = True
-    opening = asyncio.create_task(streams.subscribe(CONVERSATION, screen, since))
+    opening = asyncio.create_task(streams.subscribe(CONVERSATION, recorder, since))
     (await ledger.held()).set_result(None)
     for word in ("one ", "two ", "three "):  # each behind the back of a read that is under way
         answer = await ledger.held()
@@ -121,18 +121,18 @@ async def test_news_that_comes_while_a_viewer_catches_up_is_no_loss() -> None:
         answer.set_result(None)
     ledger.holding = False
     subscription = await opening
-    await screen.until(pen.turn, text="one two three ")
+    await recorder.wait_for(pen.turn, text="one two three ")
     assert subscription.recovered
-    assert screen.restarts == []
+    assert recorder.snapshots == []
     streams.unsubscribe(subscription)
 
 
 async def test_what_is_stored_while_a_snapshot_is_made_is_shown_after_it() -> None:
     ledger = Slow()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, screen)
-    screen.restarts.clear()
+    subscription = await streams.subscribe(CONVERSATION, recorder)
+    recorder.snapshots.clear()
     ledger.life = "another"
     ledger.holding = True
     subscription.check()
@@ -141,31 +141,31 @@ async def test_what_is_stored_while_a_snapshot_is_made_is_shown_after_it() -> No
     await pen.say("meanwhile")
     ledger.holding = False
     snapshot.set_result(None)
-    await screen.until(pen.turn, text="meanwhile")
-    assert len(screen.restarts) == 1
+    await recorder.wait_for(pen.turn, text="meanwhile")
+    assert len(recorder.snapshots) == 1
     streams.unsubscribe(subscription)
 
 
 async def test_a_viewer_that_hears_nothing_is_compared_with_the_ledger() -> None:
     ledger = Deaf()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, screen)
+    subscription = await streams.subscribe(CONVERSATION, recorder)
     await pen.say("unheard")
     now = asyncio.get_running_loop().time()
     streams.check_silent(now - 1)  # it has had news since
-    assert pen.turn not in screen.texts or screen.texts[pen.turn] == ""
+    assert pen.turn not in recorder.texts or recorder.texts[pen.turn] == ""
     streams.check_silent(now + 1)
-    await screen.until(pen.turn, text="unheard")
-    assert screen.cursor == await place(ledger)
+    await recorder.wait_for(pen.turn, text="unheard")
+    assert recorder.cursor == await place(ledger)
     streams.unsubscribe(subscription)
 
 
 async def test_a_comparison_that_failed_is_soon_repeated() -> None:
     ledger = Slow()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, screen)
+    subscription = await streams.subscribe(CONVERSATION, recorder)
     subscription.unwatch()
     await pen.say("unheard")
     ledger.away = True
@@ -174,51 +174,51 @@ async def test_a_comparison_that_failed_is_soon_repeated() -> None:
     await until(lambda: subscription.quiet_since < now)
     ledger.away = False
     streams.check_silent(now)
-    await screen.until(pen.turn, text="unheard")
+    await recorder.wait_for(pen.turn, text="unheard")
     streams.unsubscribe(subscription)
 
 
 async def test_a_hint_after_a_lost_one_fills_the_gap() -> None:
     ledger = MemoryLedger()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, screen)
+    subscription = await streams.subscribe(CONVERSATION, recorder)
     subscription.unwatch()
     await pen.say("lost ")
     await pen.say("heard")
     last = await place(ledger)
     event = Text(turn=pen.turn, position=5, text="heard")
     subscription.on_change([StoredEvent(last.offset, event)])
-    await screen.until(pen.turn, text="lost heard")
-    assert screen.cursor == last
+    await recorder.wait_for(pen.turn, text="lost heard")
+    assert recorder.cursor == last
     streams.unsubscribe(subscription)
 
 
 async def test_a_lost_subscription_makes_a_viewer_compare() -> None:
     """A ledger that has lost its connection for news gives a hint without events."""
     ledger = MemoryLedger()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, screen)
+    subscription = await streams.subscribe(CONVERSATION, recorder)
     subscription.unwatch()
     await pen.say("unheard")
     subscription.on_change(())
-    await screen.until(pen.turn, text="unheard")
+    await recorder.wait_for(pen.turn, text="unheard")
     streams.unsubscribe(subscription)
 
 
 async def test_a_gap_of_several_pages_is_brought_whole() -> None:
     ledger = Slow()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
     since = await place(ledger)
     for number in range(3 * PAGE + 7):
         await pen.say(f"{number} ")
     asked = ledger.asked
-    subscription = await streams.subscribe(CONVERSATION, screen, since)
+    subscription = await streams.subscribe(CONVERSATION, recorder, since)
     assert subscription.recovered
-    assert screen.restarts == []
-    assert screen.texts[pen.turn] == pen.text
+    assert recorder.snapshots == []
+    assert recorder.texts[pen.turn] == pen.text
     assert ledger.asked - asked >= 4
     streams.unsubscribe(subscription)
 
@@ -234,38 +234,38 @@ async def test_only_a_place_from_which_all_is_held_is_resumed(kept: int) -> None
     await pen.finish()  # here the stream is cut
     end = await place(ledger)
     for offset in range(2, end.offset + 3):
-        streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
-        screen.texts[pen.turn] = shown.get(offset, pen.text)
-        subscription = await streams.subscribe(CONVERSATION, screen, Cursor(end.epoch, offset))
+        streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+        recorder.texts[pen.turn] = shown.get(offset, pen.text)
+        subscription = await streams.subscribe(CONVERSATION, recorder, Cursor(end.epoch, offset))
         whole = end.offset - kept <= offset <= end.offset
-        assert (subscription.recovered, bool(screen.restarts)) == (whole, not whole), offset
-        assert screen.texts[pen.turn] == pen.text
+        assert (subscription.recovered, bool(recorder.snapshots)) == (whole, not whole), offset
+        assert recorder.texts[pen.turn] == pen.text
         streams.unsubscribe(subscription)
 
 
 async def test_a_place_of_another_epoch_gets_a_snapshot() -> None:
     ledger = MemoryLedger()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
     await pen.say("so far")
     here = await place(ledger)
-    subscription = await streams.subscribe(CONVERSATION, screen, Cursor("another", here.offset))
+    subscription = await streams.subscribe(CONVERSATION, recorder, Cursor("another", here.offset))
     assert not subscription.recovered
-    assert screen.restarts[0].cursor == here
-    assert screen.texts[pen.turn] == "so far"
+    assert recorder.snapshots[0].cursor == here
+    assert recorder.texts[pen.turn] == "so far"
     streams.unsubscribe(subscription)
 
 
 async def test_a_conversation_that_begins_is_followed_under_its_own_epoch() -> None:
     """The epoch of an empty conversation lasts only until something is erased elsewhere."""
     ledger = MemoryLedger()
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
-    subscription = await streams.subscribe(CONVERSATION, screen)
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    subscription = await streams.subscribe(CONVERSATION, recorder)
     empty = await place(ledger)
     await ledger.erase("default", "somebody")
     pen = await begun(ledger)
     await pen.say("hello")
-    await screen.until(pen.turn, text="hello")
-    assert screen.cursor == await place(ledger)
-    assert screen.cursor.epoch != empty.epoch
+    await recorder.wait_for(pen.turn, text="hello")
+    assert recorder.cursor == await place(ledger)
+    assert recorder.cursor.epoch != empty.epoch
     streams.unsubscribe(subscription)

@@ -22,7 +22,7 @@ from palaver.turns.writer import PUBLISH_INTERVAL, TurnWriter
 
 
 class Witness(RecordingSubscriber):
-    """Keeps every text that was ever on the screen."""
+    """Keeps every text that was ever on the recorder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ async def accept(ledger: MemoryLedger) -> None:
 async def test_a_worker_that_lost_its_turn_cannot_mix_into_its_successors_reply() -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     await accept(ledger)
-    subscription = await streams.subscribe(CONVERSATION, screen)
+    subscription = await streams.subscribe(CONVERSATION, recorder)
     old = await claimed(ledger)
     began: list[LogEntry] = [
         Started(turn=old.turn, attempt=1),
@@ -75,11 +75,11 @@ async def test_a_worker_that_lost_its_turn_cannot_mix_into_its_successors_reply(
     taken = Started(turn=new.turn, attempt=2, position=5)
     await ledger.append(new, [taken], expect=new.index, lease=60)
     async with asyncio.timeout(5):
-        while len(screen.of(new.turn, Started)) < 2:  # noqa: ASYNC110
+        while len(recorder.events_of(new.turn, Started)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     streams.publish_live(CONVERSATION, new.turn, 1, 5, " zombie")
     streams.publish_live(CONVERSATION, new.turn, 2, 5, " you")
-    assert screen.texts[new.turn] == "hello you"
+    assert recorder.texts[new.turn] == "hello you"
     streams.unsubscribe(subscription)
 
 
@@ -90,33 +90,33 @@ def nothing() -> None:
 async def test_a_worker_that_lost_its_turn_says_nothing_to_those_who_come_back_later() -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
-    streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
+    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     await accept(ledger)
     old = await claimed(ledger)
     clock[0] += 120
     new = await claimed(ledger)
     await ledger.append(new, [Started(turn=new.turn, attempt=2)], expect=0, lease=60)
     place = (await ledger.snapshot(CONVERSATION, 0)).cursor
-    subscription = await streams.subscribe(CONVERSATION, screen, place)
+    subscription = await streams.subscribe(CONVERSATION, recorder, place)
     streams.publish_live(CONVERSATION, old.turn, 1, 0, "zombie")
-    assert old.turn not in screen.texts
+    assert old.turn not in recorder.texts
     await ledger.append(new, [Text(turn=new.turn, position=0, text="hello")], expect=1, lease=60)
-    await screen.until(new.turn, text="hello")
-    assert screen.texts[new.turn] == "hello"
+    await recorder.wait_for(new.turn, text="hello")
+    assert recorder.texts[new.turn] == "hello"
     streams.unsubscribe(subscription)
 
 
 async def test_no_text_overtakes_a_reset() -> None:
     ledger = Held()
-    streams, screen = Subscriptions(ledger, history=10), Witness()
+    streams, recorder = Subscriptions(ledger, history=10), Witness()
     await accept(ledger)
     claim = await claimed(ledger)
     pen = TurnWriter(claim, ledger, streams, lease=60, lost=nothing, stopped=nothing, away=nothing)
-    subscription = await streams.subscribe(CONVERSATION, screen)
+    subscription = await streams.subscribe(CONVERSATION, recorder)
     pen.write(Started(turn=claim.turn, attempt=1))
     pen.write_text("abc")
     await pen.flush()
-    await screen.until(claim.turn, text="abc")
+    await recorder.wait_for(claim.turn, text="abc")
     ledger.gate.clear()
     pen.truncate(1)
     for text in ("XY", "Z"):  # "Z" comes where "abc" ends
@@ -124,8 +124,8 @@ async def test_no_text_overtakes_a_reset() -> None:
         await asyncio.sleep(2 * PUBLISH_INTERVAL)
     ledger.gate.set()
     await pen.flush()
-    await screen.until(claim.turn, text="aXYZ")
-    assert "abcZ" not in screen.seen
+    await recorder.wait_for(claim.turn, text="aXYZ")
+    assert "abcZ" not in recorder.seen
     pen.close()
     streams.unsubscribe(subscription)
 
@@ -150,7 +150,7 @@ async def test_a_stop_leaves_no_trace_in_the_worker_that_runs_the_next_turn() ->
     async with converse(Parrot, Looker, engine=engine, settings=settings) as chat:
         first = await chat.send("/parrot count")
         second = await chat.send("/looker go")
-        await chat.screen.until(first, text="one")
+        await chat.recorder.wait_for(first, text="one")
         await chat.stop(first)
         assert (await chat.reply(first)).outcome == "stopped"
         assert await chat.reply(second) == "cancelled 0 times"
@@ -164,15 +164,15 @@ async def settle(ledger: MemoryLedger) -> None:
 
 
 async def test_a_viewer_that_is_to_part_goes_with_the_end_of_its_last_turn() -> None:
-    ledger, screen = MemoryLedger(), RecordingSubscriber()
+    ledger, recorder = MemoryLedger(), RecordingSubscriber()
     streams = Subscriptions(ledger, history=10)
     await accept(ledger)
-    subscription = await streams.subscribe(CONVERSATION, screen)
+    subscription = await streams.subscribe(CONVERSATION, recorder)
     streams.close_when_idle()
-    assert not screen.dismissed
+    assert not recorder.is_shut_down
     await settle(ledger)
     async with asyncio.timeout(5):
-        while not screen.dismissed:  # noqa: ASYNC110
+        while not recorder.is_shut_down:  # noqa: ASYNC110
             await asyncio.sleep(0)
     streams.unsubscribe(subscription)
 

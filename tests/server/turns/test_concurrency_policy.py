@@ -104,7 +104,7 @@ async def test_an_interruption_stops_the_turn_and_both_messages_are_answered() -
     engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", hold=3), "Rome is too.")
     async with converse(Parrot, engine=engine, settings=chosen(default="interrupt")) as chat:
         first = await chat.send("Tell me of Paris")
-        await chat.screen.until(first, text="Paris is lovely")
+        await chat.recorder.wait_for(first, text="Paris is lovely")
         second = await chat.send("I mean Rome")
         reply = await chat.reply(first)
         assert (reply, reply.outcome) == ("Paris is lovely", "stopped")
@@ -120,7 +120,7 @@ async def test_an_interruption_reaches_the_replica_that_runs_the_turn() -> None:
     with_policy = chosen(default="interrupt").model_copy(update={"dispatch": patient})
     async with replica(ledger, first, Parrot, settings=with_policy) as owner:
         chat = Chat(owner, CONVERSATION, "alice")
-        subscription = await owner.subscribe(CONVERSATION, chat.screen)
+        subscription = await owner.subscribe(CONVERSATION, chat.recorder)
         turn = await chat.send("1")
         await stored(owner, turn, "one")
         async with replica(ledger, second, Parrot, settings=with_policy) as other:
@@ -162,7 +162,7 @@ async def test_a_skill_is_steered_while_it_speaks() -> None:
     engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is")
     async with converse(Guide, engine=engine) as chat:
         turn = await chat.send("go")
-        await chat.screen.until(turn, text="straight on")
+        await chat.recorder.wait_for(turn, text="straight on")
         assert await chat.send("left") == turn
         reply = await chat.reply(turn)
         assert (await engine.stats()).running == 0
@@ -175,36 +175,36 @@ async def test_the_end_of_a_turn_names_the_messages_that_it_took() -> None:
     engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is")
     async with converse(Guide, engine=engine) as chat:
         turn = await chat.send("go", id="first")
-        await chat.screen.until(turn, text="straight on")
+        await chat.recorder.wait_for(turn, text="straight on")
         await chat.send("left", id="second")
         await chat.reply(turn)
-        assert chat.screen.of(turn, Finished)[-1].messages == ("first", "second")
+        assert chat.recorder.events_of(turn, Finished)[-1].messages == ("first", "second")
 
 
 async def test_the_end_of_a_turn_leaves_out_a_message_that_it_did_not_take() -> None:
     engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
     async with converse(Deaf, engine=engine) as chat:
         turn = await chat.send("first", id="m1")
-        await chat.screen.until(turn, text="one")
+        await chat.recorder.wait_for(turn, text="one")
         await chat.send("second", id="m2")
         engine.go()
-        await until(lambda: chat.screen.turns["m2"] != turn)
-        moved = chat.screen.turns["m2"]
+        await until(lambda: chat.recorder.turns["m2"] != turn)
+        moved = chat.recorder.turns["m2"]
         await chat.reply(moved)
-        assert chat.screen.of(turn, Finished)[-1].messages == ("m1",)
-        assert chat.screen.of(moved, Finished)[-1].messages == ("m2",)
+        assert chat.recorder.events_of(turn, Finished)[-1].messages == ("m1",)
+        assert chat.recorder.events_of(moved, Finished)[-1].messages == ("m2",)
 
 
 async def test_what_a_skill_does_not_take_becomes_the_next_turn() -> None:
     engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
     async with converse(Deaf, engine=engine) as chat:
         turn = await chat.send("first")
-        await chat.screen.until(turn, text="one")
+        await chat.recorder.wait_for(turn, text="one")
         assert await chat.send("second", id="m") == turn
         engine.go()
         assert await chat.reply(turn) == "one"
-        await until(lambda: chat.screen.turns["m"] != turn)
-        assert await chat.reply(chat.screen.turns["m"]) == "two"
+        await until(lambda: chat.recorder.turns["m"] != turn)
+        assert await chat.reply(chat.recorder.turns["m"]) == "two"
     assert prompts(engine, 1) == ["second"]
 
 
@@ -217,20 +217,20 @@ async def test_after_a_takeover_a_skill_is_steered_the_same_way() -> None:
     second = ScriptedEngine(text)
     async with replica(ledger, first, Guide) as dying:
         chat = Chat(dying, CONVERSATION, "alice")
-        subscription = await dying.subscribe(CONVERSATION, chat.screen)
+        subscription = await dying.subscribe(CONVERSATION, chat.recorder)
         turn = await chat.send("go")
-        await chat.screen.until(turn, text="straight on")
+        await chat.recorder.wait_for(turn, text="straight on")
         await chat.send("left")
-        await chat.screen.until(turn, text="left it is")
+        await chat.recorder.wait_for(turn, text="left it is")
         await stored(dying, turn, "left it is")
         await die(dying)
         dying.unsubscribe(subscription)
     async with replica(ledger, second, Guide) as heir:
         chat = Chat(heir, CONVERSATION, "alice")
-        subscription = await heir.subscribe(CONVERSATION, chat.screen)
+        subscription = await heir.subscribe(CONVERSATION, chat.recorder)
         reply = await chat.reply(turn)
         heir.unsubscribe(subscription)
-        assert chat.screen.of(turn, Started)[-1].attempt == 2
+        assert chat.recorder.events_of(turn, Started)[-1].attempt == 2
     assert reply == "straight on [left] left it is and on"
     assert [request.partial for request in second.requests] == ["left it is"]
     settled = await ledger.snapshot(CONVERSATION, 10)
@@ -257,7 +257,7 @@ async def test_steering_before_a_question_is_remembered_after_it() -> None:
     engine = ScriptedEngine(ScriptedReply(text="wool or", hold=1))
     async with converse(Tailor, engine=engine) as chat:
         turn = await chat.send("a coat")
-        await chat.screen.until(turn, text="wool")
+        await chat.recorder.wait_for(turn, text="wool")
         await chat.send("in red")
         assert (await chat.reply(turn)).outcome == "asked"
         assert await chat.say("large") == "Size large: ['in red']"
@@ -280,7 +280,7 @@ async def test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill(
     engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
     async with converse(Deaf, Parrot, engine=engine, settings=settings) as chat:
         turn = await chat.send("/deaf go")
-        await chat.screen.until(turn, text="one")
+        await chat.recorder.wait_for(turn, text="one")
         assert (await chat.send("more") == turn) is joins
         engine.go()
         await chat.reply(turn)
@@ -301,7 +301,7 @@ async def test_a_channels_policy_is_stronger_than_the_default(
     engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
     async with converse(Parrot, engine=engine, settings=settings) as chat:
         turn = await chat.send("go")
-        await chat.screen.until(turn, text="one")
+        await chat.recorder.wait_for(turn, text="one")
         await chat.send("more")
         if outcome == "done":
             engine.go()

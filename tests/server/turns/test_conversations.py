@@ -54,7 +54,7 @@ async def test_turns_of_one_conversation_run_in_order() -> None:
     async with converse(Parrot, engine=engine) as chat:
         turns = [await chat.send(f"number {i}") for i in range(10)]
         replies = [await chat.reply(turn) for turn in turns]
-        received = [chat.screen.of(turn, Received)[0] for turn in turns]
+        received = [chat.recorder.events_of(turn, Received)[0] for turn in turns]
     assert replies == [f"re: number {i}" for i in range(10)]
     assert [event.ahead for event in received[:3]] == [0, 1, 2]
     assert [request.messages[-1].content for request in engine.requests] == [
@@ -175,7 +175,7 @@ async def test_an_unknown_skill_is_refused_before_anything_is_stored() -> None:
     async with converse(Parrot) as chat:
         with pytest.raises(NotFound, match="nobody"):
             await chat.send("hello", skill="nobody")
-        assert not chat.screen.events
+        assert not chat.recorder.events
         typed = await chat.say("/nobody hello")
         assert typed.problem is not None
         assert typed.problem.code == "not_found"
@@ -233,7 +233,7 @@ async def test_stop_keeps_what_was_said_and_frees_the_engine() -> None:
     engine = ScriptedEngine(ScriptedReply(text="one two three four", hold=2), "next")
     async with converse(Parrot, engine=engine) as chat:
         turn = await chat.send("count")
-        await chat.screen.until(turn, text="one two")
+        await chat.recorder.wait_for(turn, text="one two")
         assert (await engine.stats()).running == 1
         assert await chat.stop() == "stopping"
         reply = await chat.reply(turn)
@@ -262,30 +262,30 @@ async def test_two_viewers_see_the_same() -> None:
     engine = ScriptedEngine(ScriptedReply(text="a b c d e f", hold=3))
     async with converse(Parrot, engine=engine) as chat:
         turn = await chat.send("letters")
-        await chat.screen.until(turn, text="a b c")
+        await chat.recorder.wait_for(turn, text="a b c")
         late = RecordingSubscriber()
         subscription = await chat.server.subscribe(chat.conversation, late)
         assert not subscription.recovered
         engine.go()
-        await late.until(turn)
+        await late.wait_for(turn)
         assert await chat.reply(turn) == late.texts[turn] == "a b c d e f"
         chat.server.unsubscribe(subscription)
 
 
 async def test_a_reader_that_comes_back_misses_nothing() -> None:
     async with converse(Parrot, engine=ScriptedEngine("one", "two", "three")) as chat:
-        screen = RecordingSubscriber()
-        subscription = await chat.server.subscribe(chat.conversation, screen)
+        recorder = RecordingSubscriber()
+        subscription = await chat.server.subscribe(chat.conversation, recorder)
         await chat.say("1")
-        await screen.until(next(iter(screen.events)))
+        await recorder.wait_for(next(iter(recorder.events)))
         chat.server.unsubscribe(subscription)
         await chat.say("2")
         last = await chat.send("3")
-        again = await chat.server.subscribe(chat.conversation, screen, screen.cursor)
+        again = await chat.server.subscribe(chat.conversation, recorder, recorder.cursor)
         assert again.recovered
-        await screen.until(last)
-        assert not screen.restarts[1:]
-        assert list(screen.texts.values()) == ["one", "two", "three"]
+        await recorder.wait_for(last)
+        assert not recorder.snapshots[1:]
+        assert list(recorder.texts.values()) == ["one", "two", "three"]
         chat.server.unsubscribe(again)
 
 
@@ -313,5 +313,5 @@ async def test_a_viewer_sees_the_new_life_of_an_erased_conversation() -> None:
         await ledger.erase("default", "alice")
         reply = await chat.say("hello again")
         assert reply == "three"
-        assert chat.screen.restarts[-1].history == ()
+        assert chat.recorder.snapshots[-1].history == ()
     assert [message.content for message in engine.requests[2].messages] == ["hello again"]

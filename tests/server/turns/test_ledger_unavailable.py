@@ -77,10 +77,10 @@ async def linked(
 
 
 @asynccontextmanager
-async def watching(server: Server, screen: RecordingSubscriber) -> AsyncIterator[Chat]:
+async def watching(server: Server, recorder: RecordingSubscriber) -> AsyncIterator[Chat]:
     chat = Chat(server, CONVERSATION, "alice")
-    chat.screen = screen
-    subscription = await server.subscribe(CONVERSATION, screen)
+    chat.recorder = recorder
+    subscription = await server.subscribe(CONVERSATION, recorder)
     yield chat
     server.unsubscribe(subscription)
 
@@ -100,7 +100,7 @@ async def test_a_short_absence_is_not_noticed(deaf: bool) -> None:
     async with linked(MemoryLedger(), engine) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("go")
-            await chat.screen.until(turn, text="one two")
+            await chat.recorder.wait_for(turn, text="one two")
             link.deaf, link.cut = deaf, True
             engine.go()
             await until(idle(engine))
@@ -121,16 +121,16 @@ async def test_a_long_absence_pauses_the_turn_and_frees_the_engine(
     async with linked(ledger, engine) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("go")
-            await chat.screen.until(turn, text="word5 ")
+            await chat.recorder.wait_for(turn, text="word5 ")
             link.deaf, link.cut = deaf, True
             await until(idle(engine))
-            seen = chat.screen.texts[turn]
+            seen = chat.recorder.texts[turn]
             assert 0 < len(seen) < len(text)
             engine._pace = 0
             link.cut = False
             reply = await chat.reply(turn)
-            attempts = {event.attempt for event in chat.screen.of(turn, Started)}
-            assert not chat.screen.of(turn, TextReset)
+            attempts = {event.attempt for event in chat.recorder.events_of(turn, Started)}
+            assert not chat.recorder.events_of(turn, TextReset)
     assert (reply, reply.outcome) == (text, "done")
     assert reply.startswith(seen)
     assert engine.requests[1].partial.startswith(seen), "what was buffered is stored first"
@@ -149,7 +149,7 @@ async def test_the_owner_of_a_paused_turn_comes_before_those_who_would_take_it_o
         watching(owner, RecordingSubscriber()) as chat,
     ):
         turn = await chat.send("go")
-        await chat.screen.until(turn, text="left right left right")
+        await chat.recorder.wait_for(turn, text="left right left right")
         async with linked(ledger, ScriptedEngine(text)) as (_, others_link):
             link.cut = others_link.cut = True
             first.go()
@@ -161,7 +161,7 @@ async def test_the_owner_of_a_paused_turn_comes_before_those_who_would_take_it_o
             await until(lambda: others_link.passed.count("wait_for_work") > looks)
             link.cut = False
             assert await chat.reply(turn) == text
-        assert {event.attempt for event in chat.screen.of(turn, Started)} == {1}
+        assert {event.attempt for event in chat.recorder.events_of(turn, Started)} == {1}
 
 
 async def test_a_turn_that_another_replica_took_meanwhile_is_its_own(impatient: None) -> None:
@@ -174,7 +174,7 @@ async def test_a_turn_that_another_replica_took_meanwhile_is_its_own(impatient: 
         watching(cut_off, RecordingSubscriber()) as here,
     ):
         turn = await here.send("go")
-        await here.screen.until(turn, text="left right left right")
+        await here.recorder.wait_for(turn, text="left right left right")
         link.cut = True
         first.go()
         async with linked(ledger, ScriptedEngine(text)) as (other, _):
@@ -184,7 +184,7 @@ async def test_a_turn_that_another_replica_took_meanwhile_is_its_own(impatient: 
                 link.cut = False
                 await until(lambda: cut_off._dispatcher.running == 0)
                 assert await here.reply(turn) == text
-                assert here.screen.of(turn, Started)[-1].attempt == 2
+                assert here.recorder.events_of(turn, Started)[-1].attempt == 2
     assert await settled_replies(ledger) == [text]
 
 
@@ -201,7 +201,7 @@ async def test_a_finished_turn_is_settled_when_the_ledger_is_back(deaf: bool) ->
     async with linked(ledger, engine) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("go")
-            await chat.screen.until(turn, text="one")
+            await chat.recorder.wait_for(turn, text="one")
             link.deaf, link.cut = deaf, True
             engine.go()
             await until(idle(engine))
@@ -252,7 +252,7 @@ async def test_a_tool_whose_intent_could_not_be_stored_is_run_once_afterwards() 
     async with linked(MemoryLedger(), engine, Caller, bell) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("go")
-            await chat.screen.until(turn, text="one")
+            await chat.recorder.wait_for(turn, text="one")
             link.cut = True
             engine.go()
             await until(idle(engine))
@@ -279,7 +279,7 @@ async def test_a_verb_that_needs_the_ledger_does_not_fail_the_turn() -> None:
     async with linked(MemoryLedger(), engine, Diary) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("milk")
-            await chat.screen.until(turn, text="noted:")
+            await chat.recorder.wait_for(turn, text="noted:")
             link.cut = True
             engine.go()
             await until(idle(engine))

@@ -70,18 +70,18 @@ async def taken_over(
     ledger = MemoryLedger()
     async with replica(ledger, first, *skills, tools=tools) as dying:
         chat = Chat(dying, CONVERSATION, "alice")
-        subscription = await dying.subscribe(CONVERSATION, chat.screen)
+        subscription = await dying.subscribe(CONVERSATION, chat.recorder)
         turn = await chat.send("go")
         if when is not None:
             await asyncio.wait_for(when(), 5)
         else:
-            await chat.screen.until(turn, text=until)
+            await chat.recorder.wait_for(turn, text=until)
             await stored(dying, turn, until)
         await die(dying)
         dying.unsubscribe(subscription)
     async with replica(ledger, second, *skills, tools=tools) as heir:
         chat = Chat(heir, CONVERSATION, "alice")
-        subscription = await heir.subscribe(CONVERSATION, chat.screen)
+        subscription = await heir.subscribe(CONVERSATION, chat.recorder)
         yield chat, turn
         heir.unsubscribe(subscription)
 
@@ -114,8 +114,8 @@ async def test_a_cut_reply_goes_on_from_the_last_stored_character() -> None:
     ) as (chat, turn):
         reply = await chat.reply(turn)
         assert reply == text
-        assert not chat.screen.of(turn, TextReset)
-        assert chat.screen.of(turn, Started)[-1].attempt == 2
+        assert not chat.recorder.events_of(turn, TextReset)
+        assert chat.recorder.events_of(turn, Started)[-1].attempt == 2
     assert second.requests[0].partial == "one two three"
 
 
@@ -128,7 +128,7 @@ async def test_an_engine_that_cannot_continue_says_it_anew() -> None:
         until="one two three",
     ) as (chat, turn):
         assert await chat.reply(turn) == "one two 3 4"
-        resets = chat.screen.of(turn, TextReset)
+        resets = chat.recorder.events_of(turn, TextReset)
         assert [event.position for event in resets] == [len("one two")]
 
 
@@ -225,7 +225,7 @@ async def test_a_tool_that_was_started_is_run_again_only_if_that_does_no_harm(
         ScriptedEngine(), ScriptedEngine(), Launcher, when=launched.wait, tools=(tool,)
     ) as (chat, turn):
         reply = await chat.reply(turn)
-        states = [event.state for event in chat.screen.of(turn, ToolCalled)]
+        states = [event.state for event in chat.recorder.events_of(turn, ToolCalled)]
     if idempotent:
         assert (reply, launches) == ("Countdown. Lift-off.", ["Ariane", "Ariane"])
     else:
@@ -247,7 +247,7 @@ async def test_a_turn_that_kills_every_worker_fails_visibly() -> None:
         assert attempt < 3
     async with replica(ledger, ScriptedEngine("x"), Parrot) as server:
         chat = Chat(server, CONVERSATION, "alice")
-        subscription = await server.subscribe(CONVERSATION, chat.screen)
+        subscription = await server.subscribe(CONVERSATION, chat.recorder)
         reply = await chat.reply(turn)
         assert reply.outcome == "failed"
         assert reply.problem is not None
@@ -318,16 +318,16 @@ async def test_drain_hands_a_running_turn_over_without_an_attempt() -> None:
     )
     async with server:
         chat = Chat(server, CONVERSATION, "alice")
-        subscription = await server.subscribe(CONVERSATION, chat.screen)
+        subscription = await server.subscribe(CONVERSATION, chat.recorder)
         turn = await chat.send("go")
-        await chat.screen.until(turn, text="left")
+        await chat.recorder.wait_for(turn, text="left")
         server.unsubscribe(subscription)
     async with replica(ledger, ScriptedEngine(text), Parrot) as heir:
-        screen = RecordingSubscriber()
-        subscription = await heir.subscribe(CONVERSATION, screen)
-        await screen.until(turn)
-        assert screen.texts[turn] == text
-        assert {event.attempt for event in screen.of(turn, Started)} <= {1}
+        recorder = RecordingSubscriber()
+        subscription = await heir.subscribe(CONVERSATION, recorder)
+        await recorder.wait_for(turn)
+        assert recorder.texts[turn] == text
+        assert {event.attempt for event in recorder.events_of(turn, Started)} <= {1}
         heir.unsubscribe(subscription)
 
 

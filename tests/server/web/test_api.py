@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from tests.chaos.proxy import Cut, CuttingProxy
+from tests.chaos.proxy import Disconnect, FaultProxy
 from tests.server.web.house import PATIENCE, Frame, House, eventually, open_house
 
 from palaver.config.settings import AdmissionSettings, ConcurrencyPolicySettings, Settings
@@ -188,8 +188,8 @@ async def test_a_full_inbox_tells_when_to_come_back(house: House) -> None:
 async def test_a_client_that_breaks_off_in_the_middle_of_a_body_is_no_failure(
     house: House, caplog: pytest.LogCaptureFixture, reset: bool
 ) -> None:
-    async with CuttingProxy(
-        house.address, plan=lambda: Cut(400, to="server", reset=reset)
+    async with FaultProxy(
+        house.address, plan=lambda: Disconnect(400, to="server", reset=reset)
     ) as proxy:
         with pytest.raises(aiohttp.ClientError):
             await house.session.post(proxy.address + MESSAGES, json={"text": "x" * 1_000})

@@ -6,7 +6,7 @@ import json
 
 import aiohttp
 import pytest
-from tests.chaos.proxy import Cut, CuttingProxy
+from tests.chaos.proxy import Disconnect, FaultProxy
 from tests.server.web.house import PATIENCE, Broken, House, Wire, eventually, open_house
 
 from palaver.errors import LedgerUnavailable, Overloaded
@@ -283,7 +283,7 @@ async def test_a_reply_survives_a_cut_at_every_byte() -> None:
 
 
 async def _cut_at(house: House, thread: str, text: str, budget: int, expected: str) -> None:
-    async with CuttingProxy(house.address, plan=lambda: Cut(budget)) as proxy:
+    async with FaultProxy(house.address, plan=lambda: Disconnect(budget)) as proxy:
         known = Wire(None)  # type: ignore[arg-type]
         with contextlib.suppress(Broken, aiohttp.ClientError, ConnectionError):
             async with house.wire(proxy.address) as wire:

@@ -6,7 +6,7 @@ from typing import Any
 from palaver.ledger import Snapshot
 from palaver.messages import Cursor, Event, Finished, Received, Started, Text, TextReset
 
-PATIENCE = 5.0
+TIMEOUT_SECONDS = 5.0
 """Seconds that a reply may take in a test."""
 
 
@@ -23,8 +23,8 @@ class RecordingSubscriber:
         self.turns: dict[str, str] = {}
         """By message id the turn that has it: a message may be moved to another one."""
         self.cursor: Cursor | None = None
-        self.restarts: list[Snapshot] = []
-        self.dismissed = False
+        self.snapshots: list[Snapshot] = []
+        self.is_shut_down = False
         self._changed = asyncio.Event()
 
     def on_event(self, event: Event, cursor: Cursor | None) -> None:
@@ -44,7 +44,7 @@ class RecordingSubscriber:
         self._changed.set()
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
-        self.restarts.append(snapshot)
+        self.snapshots.append(snapshot)
         self.cursor = snapshot.cursor
         for line in snapshot.history:
             if line.role == "assistant":
@@ -54,16 +54,16 @@ class RecordingSubscriber:
             self.texts[turn.turn] = turn.reply
         self._changed.set()
 
-    def of(self, turn: str, kind: type[Any]) -> list[Any]:  # Any: events of that kind
+    def events_of(self, turn: str, kind: type[Any]) -> list[Any]:  # Any: events of that kind
         return [event for event in self.events.get(turn, ()) if isinstance(event, kind)]
 
     def on_shutdown(self) -> None:
-        self.dismissed = True
+        self.is_shut_down = True
         self._changed.set()
 
-    async def until(self, turn: str, *, text: str | None = None) -> None:
+    async def wait_for(self, turn: str, *, text: str | None = None) -> None:
         """Wait until the turn is finished, or has said ``text``."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while not self._has(turn, text):
                 self._changed.clear()
                 await self._changed.wait()
@@ -71,4 +71,4 @@ class RecordingSubscriber:
     def _has(self, turn: str, text: str | None) -> bool:
         if text is not None:
             return text in self.texts.get(turn, "")
-        return bool(self.of(turn, Finished))
+        return bool(self.events_of(turn, Finished))

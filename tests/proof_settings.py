@@ -2,11 +2,11 @@
 
 import os
 
-LONG = bool(os.environ.get("PALAVER_PROVE"))
+IS_LONG_RUN = bool(os.environ.get("PALAVER_PROVE"))
 SEED = int(os.environ.get("PALAVER_SEED", "20261122"))
 """Of everything that happens at random. A failing test prints it."""
 
 
-def size(short: int, long: int) -> int:
+def short_or_long(short: int, long: int) -> int:
     """How many cases to try."""
-    return long if LONG else short
+    return long if IS_LONG_RUN else short
