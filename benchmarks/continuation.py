@@ -26,7 +26,7 @@ from typing import Any
 from tests.plugins.engines.conftest import built_in
 from tests.plugins.engines.models import SENTENCES, write_model
 from tests.plugins.engines.serving import Serve, build_openai, build_vllm
-from tests.proofs.report import machine
+from tests.proofs.machine import machine
 
 from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, OnText, Sampling
 from palaver_plugins.engines import openvino, transformers

@@ -1,4 +1,4 @@
-"""Tab: a person's open page. It comes back, and goes on where it was: see docs/protocol.md."""
+"""ReconnectingClient: a websocket client that reconnects and resumes, see docs/protocol.md."""
 
 import asyncio
 import contextlib
@@ -22,26 +22,28 @@ from palaver.messages import (
     decode_event,
     encode,
 )
-from palaver.testing.recorder import RecordingSubscriber
+from palaver.testing import RecordingSubscriber
 
-RETURN = (0.25, 0.5)
-"""Seconds to wait before the first reconnect, at random between the two; doubled with each that
-fails, up to `LONGEST`."""
-LONGEST = 4.0
-RESTART_SPREAD = 0.1
-"""Seconds over which tabs come back to a server that restarts."""
-RESEND = 1.0
-"""Seconds without an acknowledgement after which a message is sent again."""
-PASSING = {"too_many", "overloaded", "ledger_unavailable", "engine_unavailable"}
-RESTARTS = 1012
+FIRST_BACKOFF_SECONDS = (0.25, 0.5)
+"""Range of the random wait before the first reconnect; doubled with each further failure."""
+MAX_BACKOFF_SECONDS = 4.0
+RESTART_SPREAD_SECONDS = 0.1
+"""Maximum of the random wait before a reconnect to a server that restarts."""
+RESEND_SECONDS = 1.0
+"""Wait for an acknowledgement before a message is sent again."""
+CONNECT_ATTEMPTS = 6
+LATE_TEXT_SECONDS = 0.2
+"""Live text may arrive before the news that another worker has taken over its turn."""
+RETRYABLE = {"too_many", "overloaded", "ledger_unavailable", "engine_unavailable"}
+SERVICE_RESTART = 1012
 EVENTS = {kind.__struct_config__.tag for kind in get_args(Event)}
 
 
 class Refused(Exception):
-    """The server will not have the message, nor would it later."""
+    """The server refused a message with a code that a later attempt would not change."""
 
 
-class _Pending(msgspec.Struct):
+class _PendingTurnFrame(msgspec.Struct):
     turn: str
     id: str
     person: str
@@ -51,94 +53,98 @@ class _Pending(msgspec.Struct):
     skill: str = ""
 
 
-class _View(msgspec.Struct):
+class _SnapshotFrame(msgspec.Struct):
     history: tuple[HistoryEntry, ...]
-    pending: tuple[_Pending, ...]
+    pending: tuple[_PendingTurnFrame, ...]
 
 
 class _Frame(msgspec.Struct):
-    """What any frame may have besides an event's own fields."""
+    """Fields of a frame other than those of an event."""
 
     type: str
     id: str | None = None
     turn: str | None = None
     cursor: str | None = None
     recovered: bool | None = None
-    snapshot: _View | None = None
+    snapshot: _SnapshotFrame | None = None
     code: str = ""
 
 
 _decode = msgspec.json.Decoder(_Frame).decode
 
 
-class ChaosClient:
-    """A websocket to any server that ``where`` names, over and over, and what its reader sees.
+class ReconnectingClient:
+    """One person's client of one conversation, connected to a server that ``pick_address`` names.
 
-    ``where`` returns an address like ``http://127.0.0.1:7252/``; it is asked before every
-    connection, and again at once when nobody listens there. Run `stay` in a task. Times are the
-    event loop's.
+    ``pick_address`` returns a URL like ``http://127.0.0.1:7252/``. It is called before every
+    connection, and again at once when the connection is refused. Run `run` in a task. Times are
+    the event loop's, in seconds.
     """
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        where: Callable[[], str],
+        pick_address: Callable[[], str],
         *,
         thread: str,
         person: str,
-        chance: random.Random,
+        rng: random.Random,
     ) -> None:
         self.recorder = RecordingSubscriber()
-        self.growth: dict[str, list[float]] = {}
-        """For each turn, when its reply became longer than it had ever been."""
-        self.takeovers: dict[str, list[float]] = {}
-        """For each turn, when it was seen to be begun again."""
-        self.ended: set[str] = set()
-        """The turns whose end was seen."""
-        self.losses: list[float] = []
-        """When the connection was lost."""
-        self.faults: list[str] = []
-        """What the server sent against the protocol: gaps."""
+        self.growth_times: dict[str, list[float]] = {}
+        """By turn, the times at which its reply became longer than ever before."""
+        self.takeover_times: dict[str, list[float]] = {}
+        """By turn, the times at which another worker started it again."""
+        self.finished: set[str] = set()
+        """Turns of which the end was received."""
+        self.disconnect_times: list[float] = []
+        self.protocol_errors: list[str] = []
+        """Gaps in the stream that the server sent."""
         self._session = session
-        self._where = where
+        self._pick_address = pick_address
         self._conversation = Conversation("default", "web", thread)
         self._person = person
-        self._chance = chance
-        self._longest: dict[str, int] = {}
-        self._waiting: dict[str, asyncio.Future[str]] = {}
+        self._rng = rng
+        self._max_length: dict[str, int] = {}
+        self._acknowledgements: dict[str, asyncio.Future[str]] = {}
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._connected = asyncio.Event()
         self._cursor: Cursor | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
-    # The connection
+    # Connection
 
-    async def stay(self) -> None:
-        """Be connected, until cancelled."""
+    async def run(self) -> None:
+        """Connect, and reconnect after each disconnect, until cancelled."""
         failures = 0
         while True:
             code = None
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                 async with await self._connect() as socket:
-                    await self._attend(socket)
+                    await self._receive(socket)
                     failures = 0
                     code = socket.close_code
             failures += 1
-            await asyncio.sleep(self._pause(code, failures))
+            await asyncio.sleep(self._backoff(code, failures))
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
-        """The next server that listens; those in vain cost no time, as behind a load balancer."""
-        for _ in range(5):
+        """Connect to the next server that listens, as a load balancer does."""
+        for _ in range(CONNECT_ATTEMPTS - 1):
             with contextlib.suppress(aiohttp.ClientConnectorError):
-                return await self._session.ws_connect(self._where() + "ws", max_msg_size=0)
-        return await self._session.ws_connect(self._where() + "ws", max_msg_size=0)
+                return await self._connect_once()
+        return await self._connect_once()
 
-    def _pause(self, code: int | None, failures: int) -> float:
-        if code == RESTARTS:
-            return self._chance.uniform(0, RESTART_SPREAD)
-        return min(LONGEST, self._chance.uniform(*RETURN) * 2.0 ** (failures - 1))
+    async def _connect_once(self) -> aiohttp.ClientWebSocketResponse:
+        return await self._session.ws_connect(self._pick_address() + "ws", max_msg_size=0)
 
-    async def _attend(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def _backoff(self, close_code: int | None, failures: int) -> float:
+        if close_code == SERVICE_RESTART:
+            return self._rng.uniform(0, RESTART_SPREAD_SECONDS)
+        first = self._rng.uniform(*FIRST_BACKOFF_SECONDS)
+        return min(MAX_BACKOFF_SECONDS, first * 2.0 ** (failures - 1))
+
+    async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Say hello and handle frames until the connection ends."""
         hello = {
             "type": "hello",
             "thread": self._conversation.thread,
@@ -151,21 +157,21 @@ class ChaosClient:
             async for received in socket:
                 if received.type is aiohttp.WSMsgType.ERROR:
                     break
-                self._take(received.data)
+                self._handle(received.data)
         except AssertionError as error:
-            self.faults.append(str(error))
+            self.protocol_errors.append(str(error))
             self._cursor = None
         finally:
             self._socket = None
             self._connected.clear()
-            self.losses.append(_now())
+            self.disconnect_times.append(_now())
 
-    # What comes
+    # Incoming frames
 
-    def _take(self, data: str | bytes) -> None:
+    def _handle(self, data: str | bytes) -> None:
         frame = _decode(data)
         if frame.type in EVENTS:
-            self._show(decode_event(data), frame.cursor)
+            self._apply_event(decode_event(data), frame.cursor)
         elif frame.type in ("welcome", "restart"):
             self._begin(frame)
         elif frame.type == "ack" and frame.id and frame.turn:
@@ -177,21 +183,21 @@ class ChaosClient:
         if frame.snapshot is not None:
             assert frame.cursor is not None, frame
             self._cursor = Cursor.parse(frame.cursor)
-            self.recorder.on_snapshot(self._snapshot(frame.snapshot, self._cursor))
-            self.ended |= {line.turn for line in frame.snapshot.history}
+            self.recorder.on_snapshot(self._decode_snapshot(frame.snapshot, self._cursor))
+            self.finished |= {entry.turn for entry in frame.snapshot.history}
             for turn in self.recorder.texts:
                 self._note_growth(turn)
-            self._news.set()
+            self._changed.set()
         self._connected.set()
 
-    def _snapshot(self, view: _View, cursor: Cursor) -> Snapshot:
+    def _decode_snapshot(self, frame: _SnapshotFrame, cursor: Cursor) -> Snapshot:
         return Snapshot(
             cursor=cursor,
-            history=view.history,
-            pending=tuple(self._pending(each) for each in view.pending),
+            history=frame.history,
+            pending=tuple(self._decode_pending(turn) for turn in frame.pending),
         )
 
-    def _pending(self, turn: _Pending) -> PendingTurn:
+    def _decode_pending(self, turn: _PendingTurnFrame) -> PendingTurn:
         message = Message(
             conversation=self._conversation, id=turn.id, person=turn.person, text=turn.text
         )
@@ -203,25 +209,28 @@ class ChaosClient:
             skill=turn.skill,
         )
 
-    def _show(self, event: Event, place: str | None) -> None:
+    def _apply_event(self, event: Event, position: str | None) -> None:
         cursor = None
-        if place is not None:
-            cursor = Cursor.parse(place)
-            if self._passed(cursor):
+        if position is not None:
+            cursor = Cursor.parse(position)
+            if self._is_duplicate(cursor):
                 return
             self._cursor = cursor
         self.recorder.on_event(event, cursor)
         self._note_growth(event.turn)
         if isinstance(event, Finished):
-            self.ended.add(event.turn)
-            self._news.set()
+            self.finished.add(event.turn)
+            self._changed.set()
         elif isinstance(event, Received):
             self._acknowledge(event.id, event.turn)
         elif isinstance(event, Started) and len(self.recorder.events_of(event.turn, Started)) > 1:
-            self.takeovers.setdefault(event.turn, []).append(_now())
+            self.takeover_times.setdefault(event.turn, []).append(_now())
 
-    def _passed(self, cursor: Cursor) -> bool:
-        """Whether it was seen. Raises `AssertionError` in a new epoch, which a snapshot begins."""
+    def _is_duplicate(self, cursor: Cursor) -> bool:
+        """Return True when the event was received before.
+
+        Raises `AssertionError` in a new epoch, which must begin with a snapshot.
+        """
         last = self._cursor
         if last is None or cursor.epoch != last.epoch:
             raise AssertionError(f"a gap: {cursor} without a snapshot, after {last}")
@@ -229,19 +238,18 @@ class ChaosClient:
 
     def _note_growth(self, turn: str) -> None:
         length = len(self.recorder.texts.get(turn, ""))
-        if length > self._longest.get(turn, 0):
-            self._longest[turn] = length
-            self.growth.setdefault(turn, []).append(_now())
-            self._news.set()
+        if length > self._max_length.get(turn, 0):
+            self._max_length[turn] = length
+            self.growth_times.setdefault(turn, []).append(_now())
+            self._changed.set()
 
-    async def until(self, holds: Callable[[], bool], patience: float) -> bool:
-        """Wait for something to be seen; whether it was before ``patience`` seconds without any
-        news."""
-        while not holds():
-            self._news.clear()
+    async def wait_until(self, condition: Callable[[], bool], *, idle_seconds: float) -> bool:
+        """Wait until ``condition`` holds; return False after ``idle_seconds`` without progress."""
+        while not condition():
+            self._changed.clear()
             try:
-                async with asyncio.timeout(patience):  # `wait_for` loses a cancellation in 3.11
-                    await self._news.wait()
+                async with asyncio.timeout(idle_seconds):  # `wait_for` loses a cancellation in 3.11
+                    await self._changed.wait()
             except TimeoutError:
                 return False
         return True
@@ -249,47 +257,49 @@ class ChaosClient:
     # Sending
 
     async def send(self, id: str, text: str) -> str:
-        """Send a message until the server has it; returns its turn. Raises `Refused`."""
-        acknowledged = self._waiting.setdefault(id, asyncio.get_running_loop().create_future())
+        """Send a message until it is acknowledged; return its turn. Raises `Refused`."""
+        loop = asyncio.get_running_loop()
+        acknowledgement = self._acknowledgements.setdefault(id, loop.create_future())
         frame = encode({"type": "send", "id": id, "text": text}).decode()
         try:
-            while not acknowledged.done():
+            while not acknowledgement.done():
                 await self._connected.wait()
-                await self._put(frame)
-                await asyncio.wait({acknowledged}, timeout=RESEND)
-            return acknowledged.result()
+                await self._send_frame(frame)
+                await asyncio.wait({acknowledgement}, timeout=RESEND_SECONDS)
+            return acknowledgement.result()
         finally:
-            self._waiting.pop(id, None)
+            self._acknowledgements.pop(id, None)
 
-    async def _put(self, frame: str) -> None:
+    async def _send_frame(self, frame: str) -> None:
         if self._socket is not None:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 await self._socket.send_str(frame)
 
     def _acknowledge(self, id: str, turn: str) -> None:
-        acknowledged = self._waiting.get(id)
-        if acknowledged is not None and not acknowledged.done():
-            acknowledged.set_result(turn)
+        acknowledgement = self._acknowledgements.get(id)
+        if acknowledgement is not None and not acknowledgement.done():
+            acknowledgement.set_result(turn)
 
     def _refuse(self, id: str, code: str) -> None:
-        acknowledged = self._waiting.get(id)
-        if code not in PASSING and acknowledged is not None and not acknowledged.done():
-            acknowledged.set_exception(Refused(f"message {id}: {code}"))
+        acknowledgement = self._acknowledgements.get(id)
+        if code in RETRYABLE or acknowledgement is None or acknowledgement.done():
+            return
+        acknowledgement.set_exception(Refused(f"message {id}: {code}"))
 
-    # What its reader noticed
+    # Measurements
 
     def interruptions(self) -> list[float]:
-        """Seconds between two characters of a reply, wherever its worker or this tab's connection
-        was lost between them."""
-        return [gap for turn in self.growth for gap in self._interruptions(turn)]
+        """Return the seconds between two characters of a reply, for each takeover and disconnect
+        that fell between them."""
+        return [gap for turn in self.growth_times for gap in self._interruptions(turn)]
 
     def _interruptions(self, turn: str) -> set[float]:
-        times = self.growth[turn]
-        between = list(itertools.pairwise(times))
+        intervals = list(itertools.pairwise(self.growth_times[turn]))
         found = set()
-        for at in (*self.losses, *self.takeovers.get(turn, ())):
-            # Live text may come before the news that the turn was begun again.
-            gaps = [end - start for start, end in between if start <= at <= end + 0.2]
+        for at in (*self.disconnect_times, *self.takeover_times.get(turn, ())):
+            gaps = [
+                end - start for start, end in intervals if start <= at <= end + LATE_TEXT_SECONDS
+            ]
             found |= {max(gaps)} if gaps else set()
         return found
 

@@ -1,7 +1,7 @@
-"""Zygote: the process that replicas are forked from. `tests.chaos.replicas` starts it.
+"""Fork server: the process from which `tests.chaos.replicas` forks replicas.
 
-It has imported the program and starts nothing, neither threads nor an event loop: what is forked
-from it is a server process in milliseconds, where the imports alone take a second.
+It has imported the program and runs neither threads nor an event loop. A forked replica starts in
+milliseconds; the imports alone would take a second.
 """
 
 import asyncio
@@ -16,53 +16,53 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 Options = Mapping[str, Any]  # JSON values
-Ready = Callable[[str], None]
-"""Called by a program with its address once it serves there."""
-Program = Callable[[Options, Ready], Awaitable[None]]
+OnReady = Callable[[str], None]
+"""Called by a program with the address at which it serves."""
+Program = Callable[[Options, OnReady], Awaitable[None]]
 
 
 def main() -> None:
     """Fork a replica for each line of JSON on standard input."""
     module, _, name = sys.argv[1].partition(":")
     program: Program = getattr(importlib.import_module(module), name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: their links tell
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # exits are reported by the control sockets
     gc.freeze()
     for line in sys.stdin.buffer:
         if os.fork() == 0:
             os.close(sys.stdin.fileno())
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _live(program, json.loads(line))
+            _run_replica(program, json.loads(line))
 
 
-def _live(program: Program, order: dict[str, Any]) -> None:
-    """Be a replica until the end of the process."""
+def _run_replica(program: Program, command: dict[str, Any]) -> None:
+    """Run the program in this forked process, then exit."""
     status = 1
     try:
-        with socket.socket(socket.AF_UNIX) as link:
-            link.connect(order["link"])
-            link.sendall(_line(number=order["number"], pid=os.getpid()))
-            asyncio.run(_serve(program, order["options"], link))
-            link.sendall(_line(ended=True))
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(command["control_socket"])
+            control.sendall(_status_line(number=command["number"], pid=os.getpid()))
+            asyncio.run(_serve(program, command["options"], control))
+            control.sendall(_status_line(exited_cleanly=True))
         status = 0
-    except Exception:  # noqa: BLE001  the end of the process, which tells why
+    except Exception:  # noqa: BLE001  the process ends here, so the traceback must be printed
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()
         os._exit(status)
 
 
-async def _serve(program: Program, options: Options, link: socket.socket) -> None:
-    # Nothing is ever sent to a replica: what is read is the end of the test.
-    asyncio.get_running_loop().add_reader(link, os._exit, 1)
+async def _serve(program: Program, options: Options, control: socket.socket) -> None:
+    # The test never writes to the control socket: it becomes readable when the test has ended.
+    asyncio.get_running_loop().add_reader(control, os._exit, 1)
 
-    def ready(address: str) -> None:
-        link.sendall(_line(address=address))
+    def on_ready(address: str) -> None:
+        control.sendall(_status_line(address=address))
 
-    await program(options, ready)
+    await program(options, on_ready)
 
 
-def _line(**told: object) -> bytes:
-    return json.dumps(told).encode() + b"\n"
+def _status_line(**status: object) -> bytes:
+    return json.dumps(status).encode() + b"\n"
 
 
 if __name__ == "__main__":

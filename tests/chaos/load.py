@@ -1,4 +1,4 @@
-"""Storm: people who talk to a fleet of replicas, whatever happens to it."""
+"""Load generator: simulated conversations with a replica set under faults."""
 
 import asyncio
 import contextlib
@@ -7,218 +7,228 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import aiohttp
-from tests.chaos.client import ChaosClient
-from tests.chaos.faults import Fleet
-from tests.chaos.history import Findings, HistoryChecker
+from tests.chaos.client import ReconnectingClient
+from tests.chaos.findings import Findings
+from tests.chaos.history import HistoryChecker
+from tests.chaos.replica_set import ReplicaSet
 
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger
 from palaver.messages import Conversation, Message
-from palaver.testing.recorder import RecordingSubscriber
+from palaver.testing import RecordingSubscriber
 
-LATEST_COPY = 2.0
-"""Seconds after which a copy of a message may still arrive."""
-AGAIN = 0.25
-"""Seconds before what was refused is tried again."""
-HANGS = aiohttp.ClientTimeout(total=10.0)
-"""For a request to a replica that is frozen."""
+MAX_DUPLICATE_DELAY_SECONDS = 2.0
+RETRY_SECONDS = 0.25
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+"""A frozen replica accepts a request and does not answer it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadProfile:
-    """What people do in a `Storm`. A pair is drawn from, anew each time."""
+    """Parameters of a `LoadGenerator`. Each pair is the range of a random number."""
 
     conversations: int = 64
-    """At the same time."""
+    """Simultaneous conversations."""
     messages: int = 20
-    """Of one conversation."""
-    copies: tuple[int, int] = (1, 4)
-    """Deliveries of a message, at once and later, over websocket and HTTP, to any replica."""
-    tabs: tuple[int, int] = (1, 2)
-    """Readers of one conversation."""
-    ahead: tuple[int, ...] = (0, 0, 0, 1, 3)
-    """Turns that may be unanswered when the next message is sent."""
-    stops: float = 0.03
-    """The share of turns that are stopped."""
-    patience: float = 60.0
-    """Seconds without any news after which a conversation is given up: its replies are lost."""
+    """Messages of each conversation."""
+    deliveries: tuple[int, int] = (1, 4)
+    """Deliveries of each message, at once and later, over websocket and HTTP, to any replica."""
+    clients: tuple[int, int] = (1, 2)
+    """Clients of each conversation."""
+    unanswered: tuple[int, ...] = (0, 0, 0, 1, 3)
+    """Choices for the number of turns that may be unanswered when the next message is sent."""
+    stop_rate: float = 0.03
+    """Share of turns that are stopped."""
+    idle_seconds: float = 60.0
+    """Time without progress after which the missing replies of a conversation count as lost."""
 
 
 class LoadGenerator:
-    """One conversation after the other, many at a time, until `end`.
+    """Generator of simultaneous conversations until `stop`.
 
-    Every message is acknowledged in the end, and told to ``checker``. ``findings`` has what was
-    wrong on a reader's recorder, and is complete when `run` returns. ``on_recorder`` is called with
-    every reader's recorder at the end of its conversation.
+    Every message is retried until it is acknowledged, and recorded in ``checker``. ``findings``
+    has what clients received wrongly, and is complete when `run` returns. ``on_recorder`` is
+    called with each client's recorder at the end of its conversation.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
+        replica_set: ReplicaSet,
         ledger: Ledger,
         checker: HistoryChecker,
         *,
         seed: int,
-        weather: LoadProfile | None = None,
+        profile: LoadProfile | None = None,
         on_recorder: Callable[[RecordingSubscriber], None] = lambda recorder: None,
     ) -> None:
-        self.fleet = fleet
+        self.replica_set = replica_set
         self.ledger = ledger
         self.checker = checker
         self.seed = seed
         self.on_recorder = on_recorder
-        self.weather = weather or LoadProfile()
+        self.profile = profile or LoadProfile()
         self.session: aiohttp.ClientSession
         self.findings = Findings()
         self.interruptions: list[float] = []
-        """See `Tab.interruptions`."""
-        self.over = False
-        self._begun = 0
+        """Seconds, see `ReconnectingClient.interruptions`."""
+        self.stopping = False
+        self._conversation_count = 0
 
     async def run(self) -> None:
+        """Generate load until `stop`, then wait for the replies that are due."""
         connector = aiohttp.TCPConnector(limit=0)
         async with (
             aiohttp.ClientSession(connector=connector) as self.session,
             asyncio.TaskGroup() as group,
         ):
-            for _ in range(self.weather.conversations):
-                group.create_task(self._talk())
+            for _ in range(self.profile.conversations):
+                group.create_task(self._converse())
 
-    def end(self) -> None:
-        """Say nothing more; what was said is still to be answered."""
-        self.over = True
+    def stop(self) -> None:
+        """Send no further message."""
+        self.stopping = True
 
-    async def _talk(self) -> None:
-        while not self.over:
-            self._begun += 1
-            await SimulatedConversation(self, self._begun).run()
+    async def _converse(self) -> None:
+        while not self.stopping:
+            self._conversation_count += 1
+            await SimulatedConversation(self, self._conversation_count).run()
 
 
 @contextlib.asynccontextmanager
-async def generating_load(storm: LoadGenerator) -> AsyncIterator[None]:
-    """A storm around what is done meanwhile; it is over when this is left."""
+async def generating_load(generator: LoadGenerator) -> AsyncIterator[None]:
+    """Run a generator during the context, and stop it at the end."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(storm.run())
+        group.create_task(generator.run())
         yield
-        storm.end()
+        generator.stop()
 
 
 class SimulatedConversation:
-    """One conversation: its messages in their order, each in several copies, and its readers."""
+    """One conversation: its messages in order, with duplicate deliveries, and its clients."""
 
-    def __init__(self, storm: LoadGenerator, number: int) -> None:
-        self._storm = storm
+    def __init__(self, load: LoadGenerator, number: int) -> None:
+        self._load = load
         self._number = number
-        self._chance = random.Random(f"{storm.seed}:{number}")
-        self._conversation = Conversation("default", "web", f"{storm.seed}-{number}")
+        self._rng = random.Random(f"{load.seed}:{number}")
+        self._conversation = Conversation("default", "web", f"{load.seed}-{number}")
         self._person = f"person-{number}"
         self._turns: list[str] = []
-        self._given_up = False
-        self._tabs = [
-            ChaosClient(
-                storm.session,
-                storm.fleet.anywhere,
+        self._timed_out = False
+        self._clients = [
+            ReconnectingClient(
+                load.session,
+                load.replica_set.random_address,
                 thread=self._conversation.thread,
                 person=self._person,
-                chance=self._chance,
+                rng=self._rng,
             )
-            for _ in range(self._chance.randint(*storm.weather.tabs))
+            for _ in range(self._rng.randint(*load.profile.clients))
         ]
 
     async def run(self) -> None:
-        staying = [asyncio.create_task(tab.stay()) for tab in self._tabs]
+        """Send the messages one after the other, then check what every client received."""
+        running = [asyncio.create_task(client.run()) for client in self._clients]
         try:
-            async with asyncio.TaskGroup() as copies:
+            async with asyncio.TaskGroup() as duplicates:
                 number, answered = 0, True
-                while answered and number < self._storm.weather.messages and not self._storm.over:
-                    answered = await self._say(number, copies)
+                while answered and number < self._load.profile.messages and not self._load.stopping:
+                    answered = await self._send(number, duplicates)
                     number += 1
-            await self._read_to_the_end()
+            await self._check_clients()
         finally:
-            for task in staying:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*staying, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
-    async def _say(self, number: int, copies: asyncio.TaskGroup) -> bool:
-        """Send a message, and wait for as many replies as one waits for; whether they came."""
-        weather, chance = self._storm.weather, self._chance
+    async def _send(self, number: int, duplicates: asyncio.TaskGroup) -> bool:
+        """Send a message and wait for the replies that are due; return False on a timeout."""
+        profile, rng = self._load.profile, self._rng
         message = Message(
             conversation=self._conversation,
             id=f"{self._number}.{number}",
             person=self._person,
             text=f"q{self._number}.{number}",
         )
-        for _ in range(chance.randint(*weather.copies) - 1):
-            late = chance.choice((0.0, chance.uniform(0, LATEST_COPY)))
-            copies.create_task(self._post(message, late))
-        turn = await chance.choice(self._tabs).send(message.id, message.text)
-        self._accepted(message, turn)
+        for _ in range(rng.randint(*profile.deliveries) - 1):
+            delay = rng.choice((0.0, rng.uniform(0, MAX_DUPLICATE_DELAY_SECONDS)))
+            duplicates.create_task(self._post(message, delay))
+        turn = await rng.choice(self._clients).send(message.id, message.text)
+        self._load.checker.record_accepted(message, turn)
         self._turns.append(turn)
-        if chance.random() < weather.stops:
+        if rng.random() < profile.stop_rate:
             await self._stop(turn)
-        ahead = chance.choice(weather.ahead)
-        return await self._seen(self._tabs[0], self._turns[: len(self._turns) - ahead])
+        unanswered = rng.choice(profile.unanswered)
+        due = self._turns[: len(self._turns) - unanswered]
+        return await self._wait_finished(self._clients[0], due)
 
-    def _accepted(self, message: Message, turn: str) -> None:
-        self._storm.checker.record_accepted(message, turn)
-
-    async def _post(self, message: Message, late: float) -> None:
-        """One more copy, on its way for ``late`` seconds. It may get lost."""
-        await asyncio.sleep(late)
+    async def _post(self, message: Message, delay_seconds: float) -> None:
+        """Deliver a message once more over HTTP. The request may fail."""
+        await asyncio.sleep(delay_seconds)
         body = {"id": message.id, "text": message.text, "person": self._person}
         answer = await self._request("messages", body)
         if answer is not None:
-            self._accepted(message, answer["turn"])
+            self._load.checker.record_accepted(message, answer["turn"])
 
-    async def _request(self, what: str, body: dict[str, str]) -> dict[str, str] | None:
-        """The answer of one of the replicas, or None when there was none."""
+    async def _request(self, path: str, body: dict[str, str]) -> dict[str, str] | None:
+        """Send a request to a random replica; return its answer, or None on a failure."""
         thread = self._conversation.thread
-        url = f"{self._storm.fleet.anywhere()}v1/conversations/{thread}/{what}"
+        url = f"{self._load.replica_set.random_address()}v1/conversations/{thread}/{path}"
         with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-            async with self._storm.session.post(
-                url, json=body, params={"person": self._person}, timeout=HANGS
+            async with self._load.session.post(
+                url, json=body, params={"person": self._person}, timeout=REQUEST_TIMEOUT
             ) as response:
                 answer: dict[str, str] = await response.json()
                 return answer if response.ok else None
         return None
 
     async def _stop(self, turn: str) -> None:
-        """Stop a turn that has begun to speak."""
-        tab = self._tabs[0]
-        await tab.until(lambda: turn in tab.growth, self._storm.weather.patience)
-        self._storm.checker.record_stopped(turn)
+        """Stop a turn after the first text of its reply."""
+        client, load = self._clients[0], self._load
+        await client.wait_until(
+            lambda: turn in client.growth_times, idle_seconds=load.profile.idle_seconds
+        )
+        load.checker.record_stopped(turn)
         while (answer := await self._request("stop", {"turn": turn})) is None:  # noqa: ASYNC110
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(RETRY_SECONDS)
         if answer["state"] == "unknown":
-            self._storm.findings.record("lost", f"{self._conversation}: nobody knows of {turn}")
+            load.findings.record("lost", f"{self._conversation}: the turn {turn} is unknown")
 
-    async def _seen(self, tab: ChaosClient, turns: list[str]) -> bool:
-        """Wait until a reader has seen how these turns ended; whether that came. Nobody waits in
-        vain twice."""
-        patience = 0.0 if self._given_up else self._storm.weather.patience
-        seen = await tab.until(lambda: tab.ended.issuperset(turns), patience)
-        self._given_up = self._given_up or not seen
-        return seen
+    async def _wait_finished(self, client: ReconnectingClient, turns: list[str]) -> bool:
+        """Wait until a client has received the end of ``turns``; return False on a timeout.
 
-    async def _read_to_the_end(self) -> None:
-        storm = self._storm
-        for tab in self._tabs:
-            if not await self._seen(tab, self._turns):
-                missing = [turn for turn in self._turns if turn not in tab.ended]
-                storm.findings.record("lost", f"{self._conversation}: no end of {missing} was seen")
-            storm.interruptions += tab.interruptions()
-            for fault in tab.faults:
-                storm.findings.record("gaps", f"{self._conversation}: {fault}")
-            storm.findings.merge(await self._compare(tab))
-            storm.on_recorder(tab.recorder)
+        After one timeout the conversation does not wait again.
+        """
+        idle_seconds = 0.0 if self._timed_out else self._load.profile.idle_seconds
+        finished = await client.wait_until(
+            lambda: client.finished.issuperset(turns), idle_seconds=idle_seconds
+        )
+        self._timed_out = self._timed_out or not finished
+        return finished
 
-    async def _compare(self, tab: ChaosClient) -> Findings:
-        """What the reader has against what the ledger has. `TimeoutError` when that stays away."""
-        storm = self._storm
-        async with asyncio.timeout(storm.weather.patience):
+    async def _check_clients(self) -> None:
+        load = self._load
+        for client in self._clients:
+            if not await self._wait_finished(client, self._turns):
+                missing = [turn for turn in self._turns if turn not in client.finished]
+                load.findings.record(
+                    "lost", f"{self._conversation}: no end of {missing} was received"
+                )
+            load.interruptions += client.interruptions()
+            for error in client.protocol_errors:
+                load.findings.record("gaps", f"{self._conversation}: {error}")
+            load.findings.merge(await self._compare(client))
+            load.on_recorder(client.recorder)
+
+    async def _compare(self, client: ReconnectingClient) -> Findings:
+        """Compare a client with the ledger, and retry while that is unavailable.
+
+        Raises `TimeoutError` after the profile's ``idle_seconds``.
+        """
+        load = self._load
+        async with asyncio.timeout(load.profile.idle_seconds):
             while True:
                 with contextlib.suppress(LedgerUnavailable):
-                    return await storm.checker.check_recorder(
-                        storm.ledger, self._conversation, tab.recorder
+                    return await load.checker.check_recorder(
+                        load.ledger, self._conversation, client.recorder
                     )
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(RETRY_SECONDS)

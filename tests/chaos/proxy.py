@@ -1,4 +1,4 @@
-"""CuttingProxy: a TCP relay that breaks connections, at a byte of your choice or at once."""
+"""FaultProxy: a TCP relay that breaks connections, at a chosen byte or at once."""
 
 import asyncio
 import socket
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-CHUNK = 65_536
+CHUNK_BYTES = 65_536
 _NO_LINGER = struct.pack("ii", 1, 0)
-"""SO_LINGER for 0 seconds: closing sends RST, and what waits unsent is dropped."""
+"""SO_LINGER of 0 seconds: closing sends RST and drops unsent data."""
 
 
 class Disconnect(NamedTuple):
-    """Where a connection ends: after so many bytes to one side; with RST, else with FIN."""
+    """Planned end of a connection: after this many bytes in one direction, by RST or by FIN."""
 
     after_bytes: int
     to: Literal["client", "server"] = "client"
@@ -22,18 +22,18 @@ class Disconnect(NamedTuple):
 
 DisconnectPlan = Callable[[], Disconnect | None]
 OnDisconnect = Callable[[Disconnect, bytes, bytes], None]
-"""Told of each planned cut: what had passed in its direction, and what was held back of the piece
-in which it fell."""
+"""Called for each planned disconnect with the bytes that passed in its direction, and with the
+withheld rest of the chunk in which it fell."""
 
 
 class FaultProxy:
-    """A relay on a loopback port of its own to ``target``, the address of a server as a URL::
+    """A relay from a loopback port to ``target``, the URL of a server::
 
-        async with CuttingProxy(address, plan=lambda: Cut(chance.randrange(3_000))) as proxy:
+        async with FaultProxy(url, plan=lambda: Disconnect(rng.randrange(3_000))) as proxy:
             ...  # connect to proxy.address
 
-    ``plan`` is asked once for each connection where to cut it; None lets it be. ``target``,
-    ``plan`` and ``refuse`` may be changed at any time and hold for connections from then on.
+    ``plan`` is called once per connection; None means no disconnect. ``target``, ``plan`` and
+    ``refuses_connections`` may be changed at any time and apply to new connections.
     """
 
     def __init__(
@@ -41,21 +41,19 @@ class FaultProxy:
         target: str,
         *,
         plan: DisconnectPlan = lambda: None,
-        on_disconnect: OnDisconnect = lambda cut, passed, rest: None,
+        on_disconnect: OnDisconnect = lambda disconnect, passed, rest: None,
     ) -> None:
         self.target = target
         self.plan = plan
         self.refuses_connections = False
-        """Break new connections at once."""
         self.address = ""
         self.connection_count = 0
-        """So many were made."""
-        self._observer = on_disconnect
+        self._on_disconnect = on_disconnect
         self._relays: dict[asyncio.Task[None], _Relay] = {}
         self._server: asyncio.Server
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._meet, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         self.address = urlsplit(self.target)._replace(netloc=f"127.0.0.1:{port}").geturl()
         return self
@@ -66,72 +64,80 @@ class FaultProxy:
         await asyncio.gather(*self._relays, return_exceptions=True)
 
     def disconnect_all(self, *, reset: bool = True) -> None:
-        """Break every connection now."""
+        """Break every open connection now."""
         for relay in self._relays.values():
-            relay.end(reset=reset)
+            relay.close(reset=reset)
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.connection_count += 1
-        relay = self._relays[task] = _Relay(writer, self._observer)
+        relay = self._relays[task] = _Relay(writer, self._on_disconnect)
         try:
             if not self.refuses_connections:
                 await relay.run(reader, self.target, self.plan())
         except OSError:
-            pass  # nobody listens there
+            pass  # the target refuses connections
         finally:
-            relay.end(reset=True)
+            relay.close(reset=True)
             del self._relays[task]
 
 
 class _Relay:
     """One connection."""
 
-    def __init__(self, client: asyncio.StreamWriter, observer: OnDisconnect) -> None:
+    def __init__(self, client: asyncio.StreamWriter, on_disconnect: OnDisconnect) -> None:
         self._writers = [client]
-        self._observer = observer
-        self._ended = False
+        self._on_disconnect = on_disconnect
+        self._closed = False
 
-    async def run(self, reader: asyncio.StreamReader, target: str, cut: Disconnect | None) -> None:
-        """Relay until a side ends it or the cut comes. Raises `OSError` without a server."""
-        place = urlsplit(target)
-        answers, server = await asyncio.open_connection(place.hostname, place.port)
+    async def run(
+        self, reader: asyncio.StreamReader, target: str, disconnect: Disconnect | None
+    ) -> None:
+        """Relay until either side closes or the planned disconnect is reached.
+
+        Raises `OSError` when the target refuses the connection.
+        """
+        url = urlsplit(target)
+        server_reader, server = await asyncio.open_connection(url.hostname, url.port)
         (client,) = self._writers
         self._writers.append(server)
-        if self._ended:
+        if self._closed:
             self._close(server, reset=True)
-        to_client = cut if cut and cut.to == "client" else None
-        to_server = cut if cut and cut.to == "server" else None
+        to_client = disconnect if disconnect and disconnect.to == "client" else None
+        to_server = disconnect if disconnect and disconnect.to == "server" else None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, server, to_server))
-                group.create_task(self._pump(answers, client, to_client))
+                group.create_task(self._pump(server_reader, client, to_client))
         except* OSError:
-            pass  # a side has broken off: so does the other
+            pass  # one side broke the connection, so the task group ends both
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, cut: Disconnect | None
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        disconnect: Disconnect | None,
     ) -> None:
-        passed = b""  # kept only as far as the cut
-        while data := await source.read(CHUNK):
+        passed = b""  # kept only for connections with a planned disconnect
+        while data := await source.read(CHUNK_BYTES):
             rest = b""
-            if cut is not None:
-                left = cut.after_bytes - len(passed)
-                data, rest = data[:left], data[left:]
+            if disconnect is not None:
+                remaining = disconnect.after_bytes - len(passed)
+                data, rest = data[:remaining], data[remaining:]
                 passed += data
             sink.write(data)
             await sink.drain()
-            if cut is not None and len(passed) == cut.after_bytes:
-                self._observer(cut, passed, rest)
-                self.end(reset=cut.reset)
+            if disconnect is not None and len(passed) == disconnect.after_bytes:
+                self._on_disconnect(disconnect, passed, rest)
+                self.close(reset=disconnect.reset)
                 return
         sink.close()
 
-    def end(self, *, reset: bool) -> None:
-        """Break both sides off. What comes later finds it done."""
-        if not self._ended:
-            self._ended = True
+    def close(self, *, reset: bool) -> None:
+        """Close both sides; only the first call has an effect."""
+        if not self._closed:
+            self._closed = True
             for writer in self._writers:
                 self._close(writer, reset=reset)
 

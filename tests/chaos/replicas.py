@@ -1,4 +1,4 @@
-"""Replicas: real server processes that a test starts, kills, freezes and ends."""
+"""Replicas: server processes that a test starts, kills, freezes and terminates."""
 
 import asyncio
 import contextlib
@@ -12,67 +12,68 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-START = 20.0
-"""Seconds in which a replica must serve."""
+START_TIMEOUT_SECONDS = 20.0
 
 
 class DidNotStart(Exception):
-    """A replica ended before it served, or does not serve in time."""
+    """A replica exited before it served, or did not serve within `START_TIMEOUT_SECONDS`."""
 
 
 class Replica:
-    """One process. ``ended`` is set when it is gone, however that came about."""
+    """One server process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.pid = 0
         self.address = ""
-        self.ended = asyncio.Event()
-        self.clean = False
-        """Whether its program has returned, as it should after SIGTERM."""
-        self.known = asyncio.Event()
-        """Set when it serves at ``address``, or has ended."""
+        self.exited_cleanly = False
+        """True when the program has returned, as it should after SIGTERM."""
+        self.started = asyncio.Event()
+        """Set when the process serves at ``address``, or has exited."""
+        self.exited = asyncio.Event()
 
     def kill(self) -> None:
-        """SIGKILL: nothing is flushed, released or closed."""
+        """Send SIGKILL: nothing is flushed, released or closed."""
         self._signal(signal.SIGKILL)
 
     def terminate(self) -> None:
+        """Send SIGTERM: the server shuts down gracefully."""
         self._signal(signal.SIGTERM)
 
     def freeze(self) -> None:
-        """SIGSTOP: its connections stay open, and it does nothing until it is thawed."""
+        """Send SIGSTOP: connections stay open, and nothing runs until `thaw`."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
+        """Send SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.pid and not self.ended.is_set():
+        if self.pid and not self.exited.is_set():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def hear(self, told: dict[str, Any]) -> None:
-        """Take in what the process tells."""
-        self.pid = told.get("pid", self.pid)
-        self.clean = told.get("ended", self.clean)
-        self.address = told.get("address", self.address)
+    def update(self, status: dict[str, Any]) -> None:
+        """Store a status that the process has sent."""
+        self.pid = status.get("pid", self.pid)
+        self.exited_cleanly = status.get("exited_cleanly", self.exited_cleanly)
+        self.address = status.get("address", self.address)
         if self.address:
-            self.known.set()
+            self.started.set()
 
-    def lose(self) -> None:
-        """The process is gone."""
-        self.ended.set()
-        self.known.set()
+    def mark_exited(self) -> None:
+        """Record that the process has ended."""
+        self.exited.set()
+        self.started.set()
 
 
-class Replicas:
-    """Starts replicas of ``program``, named ``package.module:function``.
+class ReplicaLauncher:
+    """Launcher of replicas of ``program``, named ``package.module:function``.
 
-    That is an ``async def function(options, ready)``: it builds a server, calls ``ready`` with the
-    address (``http://127.0.0.1:PORT/``) where it serves, and returns when SIGTERM has come and
-    the server has ended. What replicas write to standard error is added to the file ``log``.
-    Leaving the context kills those that still run.
+    The program is an ``async def function(options, on_ready)``. It builds a server, calls
+    ``on_ready`` with its address (``http://127.0.0.1:PORT/``), and returns when the server has
+    shut down after SIGTERM. The replicas' standard error is appended to the file ``log``.
+    The context's exit kills the replicas that still run.
     """
 
     def __init__(self, program: str, *, log: Path) -> None:
@@ -81,18 +82,18 @@ class Replicas:
         self._replicas: dict[int, Replica] = {}
         self._numbers = itertools.count(1)
         self._stack = contextlib.AsyncExitStack()
-        self._zygote: asyncio.subprocess.Process
-        self._link = ""
+        self._fork_server: asyncio.subprocess.Process
+        self._control_socket = ""
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="palaver-")
             stack.push_async_callback(asyncio.to_thread, folder.cleanup)
-            self._link = str(Path(folder.name) / "link")
-            listener = await asyncio.start_unix_server(self._listen, self._link)
+            self._control_socket = str(Path(folder.name) / "control")
+            listener = await asyncio.start_unix_server(self._receive, self._control_socket)
             stack.callback(listener.close)
-            self._zygote = await self._start_zygote()
-            stack.push_async_callback(self._end)
+            self._fork_server = await self._start_fork_server()
+            stack.push_async_callback(self._stop)
             self._stack = stack.pop_all()
         return self
 
@@ -104,7 +105,7 @@ class Replicas:
     ) -> None:
         await self._stack.aclose()
 
-    async def _start_zygote(self) -> asyncio.subprocess.Process:
+    async def _start_fork_server(self) -> asyncio.subprocess.Process:
         log = await asyncio.to_thread(self._log.open, "ab")
         try:
             return await asyncio.create_subprocess_exec(
@@ -120,41 +121,46 @@ class Replicas:
         finally:
             log.close()
 
-    async def _end(self) -> None:
+    async def _stop(self) -> None:
         for replica in self._replicas.values():
             replica.kill()
-        assert self._zygote.stdin is not None
-        self._zygote.stdin.close()
-        await self._zygote.wait()
-        await asyncio.gather(*(each.ended.wait() for each in self._replicas.values() if each.pid))
+        assert self._fork_server.stdin is not None
+        self._fork_server.stdin.close()
+        await self._fork_server.wait()
+        forked = [replica for replica in self._replicas.values() if replica.pid]
+        await asyncio.gather(*(replica.exited.wait() for replica in forked))
 
     async def start(self, **options: Any) -> Replica:  # Any: JSON values
-        """Start a replica and wait until it serves. ``options`` reach the program.
+        """Start a replica with ``options`` for its program, and wait until it serves.
 
         Raises `DidNotStart` with the end of the log.
         """
         replica = Replica(next(self._numbers))
         self._replicas[replica.number] = replica
-        order = {"number": replica.number, "link": self._link, "options": options}
-        assert self._zygote.stdin is not None
-        self._zygote.stdin.write(json.dumps(order).encode() + b"\n")
+        command = {
+            "number": replica.number,
+            "control_socket": self._control_socket,
+            "options": options,
+        }
+        assert self._fork_server.stdin is not None
+        self._fork_server.stdin.write(json.dumps(command).encode() + b"\n")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START):
-                await replica.known.wait()
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                await replica.started.wait()
         if not replica.address:
             replica.kill()
             log = await asyncio.to_thread(self._log.read_text, errors="replace")
-            raise DidNotStart(f"a replica does not serve: …{log[-4000:]}")
+            raise DidNotStart(f"replica {replica.number} does not serve; its log: …{log[-4000:]}")
         return replica
 
-    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Hear what one replica tells, until it ends."""
+    async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Receive one replica's status lines until its process ends."""
         try:
-            hello = json.loads(await reader.readline())
-            replica = self._replicas[hello["number"]]
-            replica.hear(hello)
+            first = json.loads(await reader.readline())
+            replica = self._replicas[first["number"]]
+            replica.update(first)
             while line := await reader.readline():
-                replica.hear(json.loads(line))
-            replica.lose()
+                replica.update(json.loads(line))
+            replica.mark_exited()
         finally:
             writer.close()

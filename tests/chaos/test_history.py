@@ -1,6 +1,6 @@
-"""Many conversations under faults, and the checker that would see it if anything went wrong.
+"""HistoryChecker: a run with killed replicas is clean, and every kind of violation is found.
 
-Every count of zero has a twin here: the same run on a ledger with one rule broken must be found.
+Each mutant is a ledger with one rule broken, in which the checker must find something.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 
 import msgspec
 import pytest
-from tests.chaos.history import Findings, HistoryChecker
+from tests.chaos.findings import Findings
+from tests.chaos.history import HistoryChecker
 from tests.proof_settings import SEED, short_or_long
 from tests.server.skills_under_test import Parrot
 from tests.server.turns.test_takeover import die, replica
@@ -25,16 +26,18 @@ from palaver.testing import MemoryLedger, RecordingSubscriber, ScriptedEngine
 CONVERSATIONS = [Conversation("default", "test", f"thread-{n}") for n in range(8)]
 
 
-def answer_to(text: str) -> str:
+def expected_reply(text: str) -> str:
     return " ".join(f"{text}:{n}" for n in range(12))
 
 
 def script(request: GenerationRequest) -> str:
-    return answer_to(request.messages[-1].content)
+    return expected_reply(request.messages[-1].content)
 
 
 @contextlib.asynccontextmanager
-async def reader(server: Server, conversation: Conversation) -> AsyncIterator[RecordingSubscriber]:
+async def subscribed(
+    server: Server, conversation: Conversation
+) -> AsyncIterator[RecordingSubscriber]:
     recorder = RecordingSubscriber()
     subscription = await server.subscribe(conversation, recorder)
     yield recorder
@@ -42,23 +45,22 @@ async def reader(server: Server, conversation: Conversation) -> AsyncIterator[Re
 
 
 async def send(
-    servers: Sequence[Server], checker: HistoryChecker, chance: random.Random, number: int
+    servers: Sequence[Server], checker: HistoryChecker, rng: random.Random, number: int
 ) -> None:
-    """Send a message 1 to 3 times, to replicas picked at random."""
+    """Send a message 1 to 3 times, each time to a random replica."""
     message = Message(
-        conversation=chance.choice(CONVERSATIONS), id=f"m{number}", person="a", text=f"q{number}"
+        conversation=rng.choice(CONVERSATIONS), id=f"m{number}", person="a", text=f"q{number}"
     )
-    for _ in range(chance.randint(1, 3)):
+    for _ in range(rng.randint(1, 3)):
         with contextlib.suppress(TooMany):
-            receipt = await chance.choice(servers).accept(message)
+            receipt = await rng.choice(servers).accept(message)
             checker.record_accepted(message, receipt.turn)
 
 
-async def storm(ledger: MemoryLedger, *, turns: int, kills: int) -> Findings:
-    """Three replicas on one ledger; at random, one dies in the middle of its turns and another
-    starts. Everything else goes on."""
-    chance = random.Random(SEED)
-    checker = HistoryChecker(lambda message: answer_to(message.text))
+async def run_with_kills(ledger: MemoryLedger, *, turns: int, kills: int) -> Findings:
+    """Run turns on three replicas of one ledger, and replace a random one ``kills`` times."""
+    rng = random.Random(SEED)
+    checker = HistoryChecker(lambda message: expected_reply(message.text))
     async with contextlib.AsyncExitStack() as stack:
 
         async def start() -> Server:
@@ -67,31 +69,31 @@ async def storm(ledger: MemoryLedger, *, turns: int, kills: int) -> Findings:
 
         servers = [await start() for _ in range(3)]
         recorders = [
-            (conversation, await stack.enter_async_context(reader(servers[0], conversation)))
+            (conversation, await stack.enter_async_context(subscribed(servers[0], conversation)))
             for conversation in CONVERSATIONS
         ]
         for number in range(turns):
-            await send(servers, checker, chance, number)
+            await send(servers, checker, rng, number)
             if kills and number % (turns // kills) == turns // kills - 1:
                 await asyncio.sleep(0.01)
-                victim = servers.pop(chance.randrange(1, len(servers)))
+                victim = servers.pop(rng.randrange(1, len(servers)))
                 await die(victim)
                 servers.append(await start())
         await checker.wait_settled(ledger, timeout_seconds=60)
         findings = await checker.check(ledger)
         for conversation, recorder in recorders:
-            await settled(ledger, conversation, recorder)
-            shown = await checker.check_recorder(ledger, conversation, recorder)
-            findings.wrong += shown.wrong
-            findings.lost += shown.lost
-            findings.duplicated += shown.duplicated
+            await wait_received(ledger, conversation, recorder)
+            received = await checker.check_recorder(ledger, conversation, recorder)
+            findings.wrong += received.wrong
+            findings.lost += received.lost
+            findings.duplicated += received.duplicated
     return findings
 
 
-async def settled(
+async def wait_received(
     ledger: MemoryLedger, conversation: Conversation, recorder: RecordingSubscriber
 ) -> None:
-    """Wait until the reader is where the stream ends."""
+    """Wait until the recorder has received the last stored event."""
     last = (await ledger.read(conversation, 0, 1)).last
     if last:
         async with asyncio.timeout(5):
@@ -99,24 +101,24 @@ async def settled(
                 await asyncio.sleep(0.01)
 
 
-async def test_nothing_is_lost_doubled_reordered_gapped_or_wrong() -> None:
+async def test_a_run_with_killed_replicas_has_no_findings() -> None:
     turns, kills = short_or_long(200, 5_000), short_or_long(8, 200)
-    findings = await storm(MemoryLedger(), turns=turns, kills=kills)
+    findings = await run_with_kills(MemoryLedger(), turns=turns, kills=kills)
     assert findings.is_clean, (SEED, findings)
 
 
-class Forgetful(MemoryLedger):
-    """Does not know a message again."""
+class WithoutDeduplication(MemoryLedger):
+    """Mutant that accepts every copy of a message as a new one."""
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
-        again = Message(
+        copy = Message(
             conversation=message.conversation, id=new_id(), person="a", text=message.text
         )
-        return await super().accept(again, policies)
+        return await super().accept(copy, policies)
 
 
-class Tampered(MemoryLedger):
-    """Keeps the truth, and tells something else."""
+class AlteringLedger(MemoryLedger):
+    """Mutant that alters what it returns."""
 
     def __init__(
         self,
@@ -137,18 +139,18 @@ class Tampered(MemoryLedger):
         return msgspec.structs.replace(snapshot, history=tuple(self._history(snapshot.history)))
 
 
-def texts(events: tuple[StoredEvent, ...]) -> list[StoredEvent]:
+def text_events(events: tuple[StoredEvent, ...]) -> list[StoredEvent]:
     return [item for item in events if isinstance(item.event, Text)]
 
 
-def said_twice(events: tuple[StoredEvent, ...]) -> Iterator[StoredEvent]:
+def with_text_repeated(events: tuple[StoredEvent, ...]) -> Iterator[StoredEvent]:
     for item in events:
         yield item
-        if item in texts(events):
+        if item in text_events(events):
             yield item
 
 
-def another_word(events: tuple[StoredEvent, ...]) -> Iterator[StoredEvent]:
+def with_text_replaced(events: tuple[StoredEvent, ...]) -> Iterator[StoredEvent]:
     for item in events:
         if isinstance(item.event, Text):
             other = msgspec.structs.replace(item.event, text="x" * len(item.event.text))
@@ -157,21 +159,23 @@ def another_word(events: tuple[StoredEvent, ...]) -> Iterator[StoredEvent]:
             yield item
 
 
-TAMPERINGS = {
-    "lost": lambda: Tampered(
+MUTANTS = {
+    "lost": lambda: AlteringLedger(
         events=lambda events: [item for item in events if not isinstance(item.event, Finished)]
     ),
-    "duplicated": lambda: Tampered(events=said_twice),
-    "reordered": lambda: Tampered(history=reversed),
-    "gaps": lambda: Tampered(events=lambda events: [i for i in events if i not in texts(events)]),
-    "wrong": lambda: Tampered(events=another_word),
+    "duplicated": lambda: AlteringLedger(events=with_text_repeated),
+    "reordered": lambda: AlteringLedger(history=reversed),
+    "gaps": lambda: AlteringLedger(
+        events=lambda events: [i for i in events if i not in text_events(events)]
+    ),
+    "wrong": lambda: AlteringLedger(events=with_text_replaced),
 }
 
 
-@pytest.mark.parametrize("kind", TAMPERINGS)
-async def test_the_checker_sees_what_is_wrong(kind: str) -> None:
-    ledger = TAMPERINGS[kind]()
-    checker = HistoryChecker(lambda message: answer_to(message.text))
+@pytest.mark.parametrize("kind", MUTANTS)
+async def test_the_checker_finds_every_kind_of_violation(kind: str) -> None:
+    ledger = MUTANTS[kind]()
+    checker = HistoryChecker(lambda message: expected_reply(message.text))
     async with replica(ledger, ScriptedEngine(script), Parrot) as server:
         for number in range(2):
             message = Message(
@@ -183,8 +187,8 @@ async def test_the_checker_sees_what_is_wrong(kind: str) -> None:
     assert getattr(findings, kind) > 0, findings
 
 
-async def test_without_dedupe_the_checker_sees_it() -> None:
-    ledger = Forgetful()
+async def test_the_checker_finds_a_missing_deduplication() -> None:
+    ledger = WithoutDeduplication()
     checker = HistoryChecker()
     message = Message(conversation=CONVERSATIONS[0], id="m1", person="a", text="q")
     async with replica(ledger, ScriptedEngine(script), Parrot) as server:
@@ -196,7 +200,7 @@ async def test_without_dedupe_the_checker_sees_it() -> None:
     assert not findings.is_clean
 
 
-async def test_with_the_fence_a_dead_worker_cannot_write() -> None:
+async def test_the_fence_refuses_a_worker_that_lost_its_turn() -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
     await ledger.start()
@@ -211,27 +215,27 @@ async def test_with_the_fence_a_dead_worker_cannot_write() -> None:
         await ledger.append(old, [Text(turn=old.turn, position=0, text="x")], expect=0, lease=1)
 
 
-async def test_of_a_stopped_turn_a_beginning_is_right_and_nothing_else() -> None:
+async def test_a_stopped_reply_must_be_a_prefix_of_the_expected_one() -> None:
     ledger = MemoryLedger()
     await ledger.start()
     checker = HistoryChecker(lambda message: "right and whole")
-    for number, said in enumerate(("right", "wrong")):
+    for number, reply in enumerate(("right", "wrong")):
         message = Message(conversation=CONVERSATIONS[0], id=f"m{number}", person="a", text="q")
         turn = (await ledger.accept(message)).turn
         checker.record_accepted(message, turn)
         checker.record_stopped(turn)
         claim = await ledger.claim("worker", lease=60, history=0)
         assert claim is not None
-        text = Text(turn=turn, position=0, text=said)
-        finished = Finished(turn=turn, outcome="stopped", length=len(said))
+        text = Text(turn=turn, position=0, text=reply)
+        finished = Finished(turn=turn, outcome="stopped", length=len(reply))
         await ledger.settle(claim, [text, finished], expect=0)
     findings = await checker.check(ledger)
     assert findings.wrong == 1
     assert "'wrong'" in findings.examples[0]
 
 
-def test_findings_add_up() -> None:
+def test_merged_findings_have_the_sums_and_all_examples() -> None:
     findings = Findings(lost=1, examples=["lost: a"])
-    findings.merge(Findings(lost=2, duplicated=1, examples=["doubled: b"]))
+    findings.merge(Findings(lost=2, duplicated=1, examples=["duplicated: b"]))
     assert (findings.lost, findings.duplicated, findings.wrong) == (3, 1, 0)
-    assert findings.examples == ["lost: a", "doubled: b"]
+    assert findings.examples == ["lost: a", "duplicated: b"]

@@ -1,4 +1,4 @@
-"""The proofs report what they counted after the tests' own results."""
+"""The `report` fixture, and its summary after pytest's own."""
 
 import pytest
 from tests.proof_settings import SEED
@@ -9,21 +9,21 @@ _report = pytest.StashKey[Report]()
 
 @pytest.fixture(scope="session")
 def report(request: pytest.FixtureRequest) -> Report:
-    """Takes the `Line` of a property and what its twins did; shows them when the tests end."""
+    """Return the report of this test run, to which proofs add their results."""
     config = request.config
     if _report not in config.stash:
         capture = config.pluginmanager.getplugin("capturemanager")
 
-        def tell(line: str) -> None:
+        def print_line(line: str) -> None:
             with capture.global_and_fixture_disabled():
                 print(line, flush=True)  # noqa: T201
 
-        config.stash[_report] = Report(tell)
+        config.stash[_report] = Report(print_line)
     return config.stash[_report]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever reports a property is a proof: too slow for the fast checks."""
+    """Mark every test that uses `report` as a proof: it is too slow for the fast checks."""
     for item in items:
         if isinstance(item, pytest.Function) and "report" in item.fixturenames:
             item.add_marker("proof")

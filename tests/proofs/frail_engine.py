@@ -3,7 +3,7 @@
 import dataclasses
 import random
 
-from tests.proofs.scripted_server import kind_of, pieces, reply_to
+from tests.proofs.scripted_server import chosen_kind, reply_to, split_randomly
 
 from palaver.engine import Choice, Generation, GenerationRequest, OnText
 from palaver.errors import EngineUnavailable
@@ -12,7 +12,9 @@ from palaver.testing import ScriptedEngine
 
 def script(request: GenerationRequest) -> str:
     prompt = request.messages[-1].content
-    return kind_of(prompt) if isinstance(request.sampling.structure, Choice) else reply_to(prompt)
+    return (
+        chosen_kind(prompt) if isinstance(request.sampling.structure, Choice) else reply_to(prompt)
+    )
 
 
 class FrailEngine(ScriptedEngine):
@@ -30,7 +32,7 @@ class FrailEngine(ScriptedEngine):
         life = self.deaths
 
         def hear(token: str) -> None:
-            for piece in pieces(token, self._chance):
+            for piece in split_randomly(token, self._chance):
                 if self.deaths > life:
                     raise EngineUnavailable("it died while others spoke")
                 said = piece[: max(0, self._left)]

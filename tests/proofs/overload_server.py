@@ -1,8 +1,8 @@
-"""A server whose engine answers so many people a second, in a process of its own.
+"""A server with an engine of known capacity, in a process of its own.
 
     python -m tests.proofs.overload_server FOLDER [--unbounded]
 
-``--unbounded``: it refuses nothing.
+``--unbounded``: admission control is off.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.proofs.paced import PacedEngine
+from tests.proofs.paced_engine import PacedEngine
 
 from palaver import Skill, Turn
 from palaver.app import listening
@@ -21,31 +21,31 @@ from palaver.testing import ListKnowledge
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 
 TENANTS = ("red", "green", "blue", "white")
-NOBODY = 10**9
-LONGEST_WAIT = 2.5
+UNLIMITED = 10**9
+MAX_WAIT_SECONDS = 2.5
 UNBOUNDED: dict[str, Any] = {  # settings
     "admission": {
-        "queue_tokens": NOBODY,
+        "queue_tokens": UNLIMITED,
         "tenant_share": 1.0,
-        "max_wait": NOBODY,
-        "person": {"turns": NOBODY},
+        "max_wait": UNLIMITED,
+        "person": {"turns": UNLIMITED},
     },
-    "dispatch": {"max_running": NOBODY, "turn_timeout": 3600.0},
+    "dispatch": {"max_running": UNLIMITED, "turn_timeout": 3600.0},
     "engine": {"timeout": 3600.0},
 }
 
 
-class Relay(Skill):
-    """Say what the engine says."""
+class EngineSkill(Skill):
+    """Stream the engine's reply to the message."""
 
-    name = "relay"
+    name = "engine"
 
     async def answer(self, turn: Turn) -> None:
         await turn.stream(turn.message.text)
 
 
-def paced_engine() -> PacedEngine:
-    return PacedEngine(slots=16, prefill=0.1, pace=0.05, words=7)
+def make_engine() -> PacedEngine:
+    return PacedEngine(slots=16, first_word_seconds=0.1, word_seconds=0.05, mean_words=7)
 
 
 def ledger_in(folder: Path) -> SQLiteLedger:
@@ -57,27 +57,28 @@ def settings(*, unbounded: bool) -> Settings:
         tenant: AuthKey(secret=Secret(f"env:KEY_{tenant.upper()}"), tenant=tenant)
         for tenant in TENANTS
     }
-    bounded = {"admission": {"max_wait": LONGEST_WAIT}}
+    bounded = {"admission": {"max_wait": MAX_WAIT_SECONDS}}
     return Settings.model_validate(
-        {"server": {"port": 0}, "auth": {"keys": keys}, "routing": {"default": "relay"}}
+        {"server": {"port": 0}, "auth": {"keys": keys}, "routing": {"default": EngineSkill.name}}
         | (UNBOUNDED if unbounded else bounded)
     )
 
 
 async def serve(folder: Path, *, unbounded: bool) -> None:
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    """Serve until SIGTERM; the address is the only line on standard output."""
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
     server = Server(
         settings(unbounded=unbounded),
         ledger=ledger_in(folder),
-        engine=paced_engine(),
+        engine=make_engine(),
         knowledge=ListKnowledge(),
-        skills={"relay": Relay()},
+        skills={EngineSkill.name: EngineSkill()},
     )
     async with server, listening(server) as address:
         sys.stdout.write(address + "\n")
         sys.stdout.flush()
-        await told.wait()
+        await terminated.wait()
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ def reply_to(prompt: str) -> str:
     return " ".join(chance.choice(WORDS) for _ in range(chance.randint(5, 80)))
 
 
-def kind_of(prompt: str) -> str:
+def chosen_kind(prompt: str) -> str:
     """What the engine chooses of `KINDS`."""
     return KINDS[zlib.crc32(prompt.encode()) % len(KINDS)]
 
 
-def pieces(text: str, chance: random.Random) -> list[str]:
+def split_randomly(text: str, chance: random.Random) -> list[str]:
     """``text`` cut at random characters."""
     places = sorted(chance.sample(range(1, max(len(text), 1)), k=max(len(text) - 1, 0) // 2))
     return [text[start:end] for start, end in zip([0, *places], [*places, None], strict=True)]
@@ -48,11 +48,11 @@ async def tokenize(request: web.Request) -> web.Response:
     return web.json_response({"count": sum(len(text.split()) for text in texts)})
 
 
-def rest_of(body: Json) -> str:
+def missing_text(body: Json) -> str:
     """What is to be said: all of the reply, or what is missing of it."""
     *_, prompt = [it["content"] for it in body["messages"] if it["role"] == "user"]
     if "structured_outputs" in body:
-        return kind_of(prompt)
+        return chosen_kind(prompt)
     begun = body["messages"][-1]["content"] if body.get("continue_final_message") else ""
     return reply_to(prompt).removeprefix(begun)
 
@@ -62,14 +62,14 @@ async def chat(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     chance = random.Random()
-    for piece in pieces(rest_of(body), chance):
-        await response.write(event(piece, None))
+    for piece in split_randomly(missing_text(body), chance):
+        await response.write(encode_chunk(piece, None))
         await asyncio.sleep(0.001)
-    await response.write(event("", "stop") + b"data: [DONE]\n\n")
+    await response.write(encode_chunk("", "stop") + b"data: [DONE]\n\n")
     return response
 
 
-def event(text: str, end: str | None) -> bytes:
+def encode_chunk(text: str, end: str | None) -> bytes:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": end}
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 

@@ -1,8 +1,8 @@
-"""Property: callers that are cancelled at random moments leave no reply to others.
+"""Property: a cancelled call never leaves its reply to another caller.
 
-Hundreds of tasks at once use one connection, and each is told apart by what it asks: the reply
-must be its own. Many are cancelled, before their command is sent, while it is under way and when
-the reply is there. The connection is cut now and then, and Redis killed.
+Hundreds of tasks share one connection. Each request differs, so a caller can tell whether the reply
+is its own. Many are cancelled: before their command is sent, while it runs, and when the reply has
+arrived. The connection is cut now and then, and Redis is killed.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import hiredis
-from tests.chaos.history import Findings
+from tests.chaos.findings import Findings
 from tests.chaos.proxy import FaultProxy
 from tests.plugins.ledgers.redis_kit import needs_redis, opened
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 from tests.proof_settings import SEED, short_or_long
-from tests.proofs.report import Figure, Line, Report
+from tests.proofs.report import FigureValue, PropertyResult, Report
 
 from palaver.errors import Fenced, IndexConflict, LedgerUnavailable, TooMany
 from palaver.ledger import Claim
@@ -32,47 +32,51 @@ from palaver_plugins.ledgers.redis.wire import Reply, Wire, pack
 pytestmark = needs_redis
 
 PROPERTY = "cancelled-awaits"
-AT_ONCE = 200
-CANCELLED = 0.4
-"""The share of callers that are cancelled."""
-CUT_EVERY = 4_000
+CONCURRENCY = 200
+CANCEL_RATE = 0.4
+"""Share of calls that are cancelled."""
+CUT_INTERVAL = 4_000
 """Operations between two cuts of the connection."""
-KILL_EVERY = 11_000
-"""Operations between two deaths of Redis."""
-ROUND = 100_000
-"""Operations on one Redis, before another one begins with empty files."""
+KILL_INTERVAL = 11_000
+"""Operations between two kills of Redis."""
+OPERATIONS_PER_REDIS = 100_000
+"""Operations after which a new Redis begins with empty files."""
 
 Operation = Callable[[], Awaitable[bool]]
-"""Asks for something; whether the reply was its own."""
+"""Sends a request; returns True when the reply belongs to it."""
 
 
 @dataclass
-class Hammer:
-    """Runs operations, many at a time, and cancels some of them."""
+class OperationRunner:
+    """Runner of many simultaneous operations that cancels some of them and injects faults."""
 
     redis: RedisServer
     proxy: FaultProxy
-    chance: random.Random
+    rng: random.Random
     findings: Findings
     counts: Counter[str] = field(default_factory=Counter)
 
     async def run(
-        self, count: int, operation: Callable[[int], Operation], at_once: int = AT_ONCE
+        self,
+        count: int,
+        make_operation: Callable[[int], Operation],
+        concurrency: int = CONCURRENCY,
     ) -> None:
-        room = asyncio.Semaphore(at_once)
+        """Run ``count`` operations, at most ``concurrency`` at a time."""
+        slots = asyncio.Semaphore(concurrency)
         async with asyncio.TaskGroup() as group:
             for number in range(count):
-                await room.acquire()
+                await slots.acquire()
                 self.counts["operations"] += 1
-                task = group.create_task(self._ask(operation(number)))
-                task.add_done_callback(lambda _: room.release())
-                if self.chance.random() < CANCELLED:
+                task = group.create_task(self._run_operation(make_operation(number)))
+                task.add_done_callback(lambda _: slots.release())
+                if self.rng.random() < CANCEL_RATE:
                     self._cancel_soon(task)
-                await self._disturb()
+                await self._inject_faults()
 
-    async def _ask(self, operation: Operation) -> None:
+    async def _run_operation(self, operation: Operation) -> None:
         try:
-            own = await operation()
+            is_own_reply = await operation()
         except asyncio.CancelledError:
             self.counts["cancelled"] += 1
             raise
@@ -80,70 +84,70 @@ class Hammer:
             self.counts["unavailable"] += 1
         else:
             self.counts["answered"] += 1
-            if not own:
+            if not is_own_reply:
                 self.findings.record("wrong", "a foreign reply")
 
     def _cancel_soon(self, task: asyncio.Task[None]) -> None:
-        """At once, some turns of the loop later, or about when the reply comes."""
+        """Cancel at once, some iterations of the loop later, or about when the reply arrives."""
         loop = asyncio.get_running_loop()
-        moment = self.chance.randrange(4)
+        moment = self.rng.randrange(4)
         if moment == 0:
             task.cancel()
         elif moment == 1:
             loop.call_soon(lambda: loop.call_soon(task.cancel))
         else:
-            loop.call_later(self.chance.expovariate(500), task.cancel)
+            loop.call_later(self.rng.expovariate(500), task.cancel)
 
-    async def _disturb(self) -> None:
-        done = self.counts["operations"]
-        if done % CUT_EVERY == CUT_EVERY // 2:
-            self.proxy.disconnect_all(reset=self.chance.random() < 0.5)
+    async def _inject_faults(self) -> None:
+        count = self.counts["operations"]
+        if count % CUT_INTERVAL == CUT_INTERVAL // 2:
+            self.proxy.disconnect_all(reset=self.rng.random() < 0.5)
             self.counts["cuts"] += 1
-        if done % KILL_EVERY == KILL_EVERY // 2:
+        if count % KILL_INTERVAL == KILL_INTERVAL // 2:
             await asyncio.to_thread(self.redis.kill)
             await asyncio.to_thread(self.redis.start)
             self.counts["kills"] += 1
 
 
 @contextlib.asynccontextmanager
-async def hammering(findings: Findings, seed: str) -> AsyncIterator[Hammer]:
+async def operation_runner(findings: Findings, seed: str) -> AsyncIterator[OperationRunner]:
     async with running_redis() as redis, FaultProxy(redis.url) as proxy:
-        yield Hammer(redis, proxy, random.Random(f"{SEED}:{seed}"), findings)
+        yield OperationRunner(redis, proxy, random.Random(f"{SEED}:{seed}"), findings)
 
 
 # One connection
 
 Call = Callable[[bytes], Awaitable[Reply]]
-ECHO = "return {ARGV[1], redis.sha1hex(ARGV[1])}"
-REFUSE = "return redis.error_reply(ARGV[1])"
+ECHO_SCRIPT = "return {ARGV[1], redis.sha1hex(ARGV[1])}"
+ERROR_SCRIPT = "return redis.error_reply(ARGV[1])"
 
 
-class Echoes:
-    """Commands whose replies say what was asked."""
+class EchoOperations:
+    """Commands with replies that contain the request."""
 
-    def __init__(self, call: Call, chance: random.Random) -> None:
+    def __init__(self, call: Call, rng: random.Random) -> None:
         self._call = call
-        self._chance = chance
+        self._rng = rng
 
     def __call__(self, number: int) -> Operation:
-        value = f"v{number} {'x' * self._chance.choice((0, 0, 10, 1_000, 30_000))}"
-        kind = self._chance.choice((self._echo, self._script, self._refusal))
+        value = f"v{number} {'x' * self._rng.choice((0, 0, 10, 1_000, 30_000))}"
+        kind = self._rng.choice((self._echo, self._script, self._error))
         return lambda: kind(value)
 
     async def _echo(self, value: str) -> bool:
         return bool(await self._call(pack("ECHO", value)) == value.encode())
 
     async def _script(self, value: str) -> bool:
-        reply = await self._call(pack("EVAL", ECHO, 0, value))
+        reply = await self._call(pack("EVAL", ECHO_SCRIPT, 0, value))
         return bool(reply == [value.encode(), hashlib.sha1(value.encode()).hexdigest().encode()])
 
-    async def _refusal(self, value: str) -> bool:
-        reply = await self._call(pack("EVAL", REFUSE, 0, value))
+    async def _error(self, value: str) -> bool:
+        reply = await self._call(pack("EVAL", ERROR_SCRIPT, 0, value))
         return isinstance(reply, hiredis.ReplyError) and value[:20] in str(reply)
 
 
 @contextlib.asynccontextmanager
-async def linked(url: str, kind: type[Link] = Link) -> AsyncIterator[Link]:
+async def open_link(url: str, link_class: type[Link] = Link) -> AsyncIterator[Link]:
     address = parse_address(url)
 
     async def locate() -> Address:
@@ -152,7 +156,7 @@ async def linked(url: str, kind: type[Link] = Link) -> AsyncIterator[Link]:
     async def greet(link: Link, wire: Wire) -> None:
         pass
 
-    link = kind(
+    link = link_class(
         locate,
         greet=greet,
         push=lambda channel, payload: None,
@@ -173,138 +177,142 @@ TENANTS = 8
 THREADS = 6
 
 
-class Dealings:
-    """What several tenants ask of one ledger; each has words of its own."""
+class LedgerOperations:
+    """Requests of several tenants to one ledger; every text has a prefix of its conversation."""
 
-    def __init__(self, ledger: RedisLedger, chance: random.Random) -> None:
+    def __init__(self, ledger: RedisLedger, rng: random.Random) -> None:
         self._ledger = ledger
-        self._chance = chance
-        self._turns: dict[str, str] = {}
-        """The turn of every message that was accepted, by the message's id."""
-        self._ids: dict[str, str] = {}
-        """And the other way round."""
+        self._rng = rng
+        self._turn_of_message: dict[str, str] = {}
+        """By message id."""
+        self._message_of_turn: dict[str, str] = {}
 
     def __call__(self, number: int) -> Operation:
-        chance = self._chance
-        tenant, thread = f"tenant-{chance.randrange(TENANTS)}", f"{chance.randrange(THREADS)}"
-        where = Conversation(tenant, "web", thread)
+        rng = self._rng
+        tenant, thread = f"tenant-{rng.randrange(TENANTS)}", f"{rng.randrange(THREADS)}"
+        conversation = Conversation(tenant, "web", thread)
         kinds: tuple[Callable[[Conversation, int], Awaitable[bool]], ...] = (
-            self._remember, self._recall, self._accept, self._accept_again, self._work, self._work,
-            self._read, self._snapshot, self._members, self._stop, self._export,
+            self._remember, self._recall, self._accept, self._accept_again, self._answer_due,
+            self._answer_due, self._read, self._snapshot, self._members, self._stop, self._export,
         )  # fmt: skip
-        kind = chance.choice(kinds)
-        return lambda: kind(where, number)
+        kind = rng.choice(kinds)
+        return lambda: kind(conversation, number)
 
-    async def _remember(self, where: Conversation, number: int) -> bool:
+    async def _remember(self, conversation: Conversation, number: int) -> bool:
         key = f"k{number % 10}"
-        await self._ledger.remember(where.tenant, "ada", key, f"{where.tenant} {key} {number}")
+        await self._ledger.remember(
+            conversation.tenant, "ada", key, f"{conversation.tenant} {key} {number}"
+        )
         return True
 
-    async def _recall(self, where: Conversation, number: int) -> bool:
+    async def _recall(self, conversation: Conversation, number: int) -> bool:
         key = f"k{number % 10}"
-        value = await self._ledger.recall(where.tenant, "ada", key)
-        return value is None or value.startswith(f"{where.tenant} {key} ")
+        value = await self._ledger.recall(conversation.tenant, "ada", key)
+        return value is None or value.startswith(f"{conversation.tenant} {key} ")
 
-    async def _accept(self, where: Conversation, number: int) -> bool:
-        words = _words(where)
+    async def _accept(self, conversation: Conversation, number: int) -> bool:
+        prefix = _prefix(conversation)
         message = Message(
-            conversation=where, id=f"{words}{number}", person=words, text=f"{words}{number}"
+            conversation=conversation,
+            id=f"{prefix}{number}",
+            person=prefix,
+            text=f"{prefix}{number}",
         )
         try:
             receipt = await self._ledger.accept(message)
         except TooMany:
             return True
-        self._turns[message.id] = receipt.turn
-        return self._ids.setdefault(receipt.turn, message.id) == message.id
+        self._turn_of_message[message.id] = receipt.turn
+        return self._message_of_turn.setdefault(receipt.turn, message.id) == message.id
 
-    async def _accept_again(self, where: Conversation, number: int) -> bool:
-        words = _words(where)
-        known = [id for id in list(self._turns)[-200:] if id.startswith(words)]
-        if not known:
+    async def _accept_again(self, conversation: Conversation, number: int) -> bool:
+        prefix = _prefix(conversation)
+        candidates = [id for id in list(self._turn_of_message)[-200:] if id.startswith(prefix)]
+        if not candidates:
             return True
-        id = self._chance.choice(known)
-        message = Message(conversation=where, id=id, person=words, text=id)
+        id = self._rng.choice(candidates)
+        message = Message(conversation=conversation, id=id, person=prefix, text=id)
         receipt = await self._ledger.accept(message)
-        return receipt.duplicate and receipt.turn == self._turns[id]
+        return receipt.duplicate and receipt.turn == self._turn_of_message[id]
 
-    async def _work(self, where: Conversation, number: int) -> bool:
-        """Answer any turn that is due, with its own id."""
+    async def _answer_due(self, conversation: Conversation, number: int) -> bool:
+        """Claim any due turn and answer it with its own id."""
         claim = await self._ledger.claim(f"w{number}", lease=1.0, history=5)
         if claim is None:
             return True
         try:
             return await self._answer(claim)
         except (Fenced, IndexConflict):
-            return True  # it took too long, because Redis was away
+            return True  # the lease lapsed while Redis was unavailable
 
     async def _answer(self, claim: Claim) -> bool:
-        words = _words(claim.conversation)
-        said = Text(turn=claim.turn, position=len(claim.reply), text=claim.turn)
-        ended = Finished(turn=claim.turn, outcome="done", length=said.end)
+        prefix = _prefix(claim.conversation)
+        text = Text(turn=claim.turn, position=len(claim.reply), text=claim.turn)
+        finished = Finished(turn=claim.turn, outcome="done", length=text.end)
         index = claim.index
-        first = await self._ledger.append(claim, [said], expect=index, lease=1.0)
-        last = await self._ledger.settle(claim, [ended], expect=index + 1)
-        own = self._ids.get(claim.turn, claim.message.id) == claim.message.id
-        told = [claim.message.text, *(line.text for line in claim.history if line.person)]
+        first = await self._ledger.append(claim, [text], expect=index, lease=1.0)
+        last = await self._ledger.settle(claim, [finished], expect=index + 1)
+        is_own_message = self._message_of_turn.get(claim.turn, claim.message.id) == claim.message.id
+        texts = [claim.message.text, *(entry.text for entry in claim.history if entry.person)]
         return (
-            own
-            and all(text.startswith(words) for text in told)
+            is_own_message
+            and all(text.startswith(prefix) for text in texts)
             and (first.index, last.index) == (index + 1, index + 2)
             and last.offset > first.offset
         )
 
-    async def _read(self, where: Conversation, number: int) -> bool:
-        page = await self._ledger.read(where, self._chance.randrange(100), 20)
+    async def _read(self, conversation: Conversation, number: int) -> bool:
+        page = await self._ledger.read(conversation, self._rng.randrange(100), 20)
         return all(
-            item.event.id.startswith(_words(where))
+            item.event.id.startswith(_prefix(conversation))
             for item in page.events
             if isinstance(item.event, Received)
         )
 
-    async def _snapshot(self, where: Conversation, number: int) -> bool:
-        snapshot = await self._ledger.snapshot(where, 10)
-        asked = [turn.message.text for turn in snapshot.pending]
-        asked += [line.text for line in snapshot.history if line.role == "user"]
-        said = [line for line in snapshot.history if line.role == "assistant"]
-        return all(text.startswith(_words(where)) for text in asked) and all(
-            line.text == line.turn * (len(line.text) // len(line.turn)) for line in said
+    async def _snapshot(self, conversation: Conversation, number: int) -> bool:
+        snapshot = await self._ledger.snapshot(conversation, 10)
+        questions = [turn.message.text for turn in snapshot.pending]
+        questions += [entry.text for entry in snapshot.history if entry.role == "user"]
+        replies = [entry for entry in snapshot.history if entry.role == "assistant"]
+        return all(text.startswith(_prefix(conversation)) for text in questions) and all(
+            reply.text == reply.turn * (len(reply.text) // len(reply.turn)) for reply in replies
         )
 
-    async def _members(self, where: Conversation, number: int) -> bool:
-        return await self._ledger.members(where) <= {_words(where)}
+    async def _members(self, conversation: Conversation, number: int) -> bool:
+        return await self._ledger.members(conversation) <= {_prefix(conversation)}
 
-    async def _stop(self, where: Conversation, number: int) -> bool:
-        return await self._ledger.stop(where, f"t{number}") == ("unknown", "")
+    async def _stop(self, conversation: Conversation, number: int) -> bool:
+        return await self._ledger.stop(conversation, f"t{number}") == ("unknown", "")
 
-    async def _export(self, where: Conversation, number: int) -> bool:
-        theirs = await self._ledger.export(where.tenant, _words(where))
-        texts = [line.text for lines in theirs.conversations.values() for line in lines]
+    async def _export(self, conversation: Conversation, number: int) -> bool:
+        export = await self._ledger.export(conversation.tenant, _prefix(conversation))
+        texts = [entry.text for entries in export.conversations.values() for entry in entries]
         texts = [text for text in texts if not text.isalnum()]  # replies are ids of turns
-        texts += [message.text for message in theirs.pending]
-        return all(text.startswith(_words(where)) for text in texts)
+        texts += [message.text for message in export.pending]
+        return all(text.startswith(_prefix(conversation)) for text in texts)
 
 
-def _words(where: Conversation) -> str:
-    """What everything in a conversation begins with; its only person's id as well."""
-    return f"{where.tenant}.{where.thread}."
+def _prefix(conversation: Conversation) -> str:
+    """Return the prefix of every text in a conversation, and the id of its only person."""
+    return f"{conversation.tenant}.{conversation.thread}."
 
 
-async def test_nobody_gets_the_reply_to_a_call_that_was_cancelled(report: Report) -> None:
+async def test_a_cancelled_call_leaves_its_reply_to_no_other_caller(report: Report) -> None:
     findings, counts = Findings(), Counter[str]()
-    left = short_or_long(50_000, 5_000_000)
-    async with report.progress(lambda: f"{PROPERTY}: {left} operations are left"):
-        while left > 0:
-            count = min(left, ROUND) // 2
-            async with hammering(findings, f"{left}") as hammer:
-                async with linked(hammer.proxy.address) as link:
-                    await hammer.run(count, Echoes(link.call, hammer.chance))
-                async with opened(hammer.proxy.address, events_kept=50, history_kept=50) as ledger:
-                    await hammer.run(count, Dealings(ledger, hammer.chance))
-            counts += hammer.counts
-            left -= 2 * count
+    remaining = short_or_long(50_000, 5_000_000)
+    async with report.progress(lambda: f"{PROPERTY}: {remaining} operations remain"):
+        while remaining > 0:
+            count = min(remaining, OPERATIONS_PER_REDIS) // 2
+            async with operation_runner(findings, f"{remaining}") as runner:
+                async with open_link(runner.proxy.address) as link:
+                    await runner.run(count, EchoOperations(link.call, runner.rng))
+                async with opened(runner.proxy.address, events_kept=50, history_kept=50) as ledger:
+                    await runner.run(count, LedgerOperations(ledger, runner.rng))
+            counts += runner.counts
+            remaining -= 2 * count
     kills = counts.pop("kills", 0)
-    figures: dict[str, Figure] = {"foreign": findings.wrong, **counts}
-    report(Line(property=PROPERTY, kills=kills, findings=findings, figures=figures))
+    figures: dict[str, FigureValue] = {"foreign": findings.wrong, **counts}
+    report.add(PropertyResult(property=PROPERTY, kills=kills, findings=findings, figures=figures))
     assert findings.is_clean, (SEED, findings)
     assert counts["answered"] > counts["operations"] / 3
     assert counts["cancelled"] > counts["operations"] / 10, "they ended before they were cancelled"
@@ -312,40 +320,39 @@ async def test_nobody_gets_the_reply_to_a_call_that_was_cancelled(report: Report
     assert counts["cuts"] > 0
 
 
-# Twins
+# Mutants
 
 
-class Naive:
-    """One connection, one caller at a time; whoever is cancelled leaves the reply to the next."""
+class SharedConnection:
+    """Mutant: a connection on which a cancelled call leaves its reply unread."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._parser = hiredis.Reader(notEnoughData=Ellipsis)
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def call(self, command: bytes) -> Reply:
-        async with self._turn:
+        async with self._lock:
             self._writer.write(command)
             while (reply := self._parser.gets()) is Ellipsis:
                 self._parser.feed(await self._reader.read(65_536))
             return reply
 
 
-async def test_a_connection_whose_cancelled_callers_do_not_read_mixes_replies_up(
-    report: Report,
-) -> None:
+async def test_mutant_that_leaves_replies_unread_is_detected(report: Report) -> None:
     findings = Findings()
-    async with hammering(findings, "naive") as hammer:
-        reader, writer = await asyncio.open_connection("127.0.0.1", hammer.redis.port)
-        await hammer.run(1_000, Echoes(Naive(reader, writer).call, hammer.chance), at_once=4)
+    async with operation_runner(findings, "unread") as runner:
+        reader, writer = await asyncio.open_connection("127.0.0.1", runner.redis.port)
+        connection = SharedConnection(reader, writer)
+        await runner.run(1_000, EchoOperations(connection.call, runner.rng), concurrency=4)
         writer.close()
-    report.twin(PROPERTY, findings.wrong > 0, "replies left unread")
+    report.add_mutant(PROPERTY, findings.wrong > 0, "replies left unread")
     assert findings.wrong > 0
 
 
-class Forgetful(Wire):
-    """Takes a cancelled caller out of the row, though its reply is on the way."""
+class DequeuingWire(Wire):
+    """Mutant that removes a cancelled call from the queue although its reply is still to come."""
 
     def data_received(self, data: bytes) -> None:
         while self._waiting and (first := self._waiting[0]) and first.cancelled():
@@ -353,15 +360,15 @@ class Forgetful(Wire):
         super().data_received(data)
 
 
-class ForgetfulLink(Link):
+class DequeuingLink(Link):
     def _make_wire(self) -> Wire:
-        return Forgetful(self._push, self._went_down, self._command_timeout)
+        return DequeuingWire(self._push, self._went_down, self._command_timeout)
 
 
-async def test_a_row_that_cancelled_callers_leave_mixes_replies_up(report: Report) -> None:
+async def test_mutant_that_dequeues_cancelled_calls_is_detected(report: Report) -> None:
     findings = Findings()
-    async with hammering(findings, "forgetful") as hammer:
-        async with linked(hammer.proxy.address, ForgetfulLink) as link:
-            await hammer.run(1_000, Echoes(link.call, hammer.chance))
-    report.twin(PROPERTY, findings.wrong > 0, "the row not kept")
+    async with operation_runner(findings, "dequeued") as runner:
+        async with open_link(runner.proxy.address, DequeuingLink) as link:
+            await runner.run(1_000, EchoOperations(link.call, runner.rng))
+    report.add_mutant(PROPERTY, findings.wrong > 0, "cancelled calls dequeued")
     assert findings.wrong > 0

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.chaos.history import Findings, HistoryChecker
+from tests.chaos.findings import Findings
+from tests.chaos.history import HistoryChecker
 from tests.plugins.engines.models import SENTENCES, write_model
 from tests.plugins.engines.serving import START_PATIENCE, build_openai, build_vllm, vllm_python
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.frail_engine import ForgetfulEngine, FrailEngine
-from tests.proofs.report import Line, Report
-from tests.proofs.scripted_server import KINDS, kind_of, reply_to
+from tests.proofs.report import PropertyResult, Report
+from tests.proofs.scripted_server import KINDS, chosen_kind, reply_to
 from tests.server.skills_under_test import Parrot
 
 from palaver import Skill, Turn
@@ -44,7 +45,7 @@ class Teller(Skill):
 
 
 def expected(message: Message) -> str:
-    return f"Here is {kind_of(message.text)}: {reply_to(message.text)}"
+    return f"Here is {chosen_kind(message.text)}: {reply_to(message.text)}"
 
 
 def settings(skill: Skill, **engine: float) -> Settings:
@@ -176,7 +177,11 @@ async def test_replies_are_whole_when_the_engine_dies_at_random_characters(repor
     turns, engine = short_or_long(500, 10_000), frail()
     async with report.progress(lambda: f"engine-killed: {engine.deaths} deaths"):
         findings = await run(House(engine), turns)
-    report(Line(property="engine-killed", turns=turns, kills=engine.deaths, findings=findings))
+    report.add(
+        PropertyResult(
+            property="engine-killed", turns=turns, kills=engine.deaths, findings=findings
+        )
+    )
     assert findings.is_clean, (SEED, findings)
     assert engine.deaths > turns / 20
 
@@ -190,7 +195,7 @@ async def test_a_reply_that_is_not_continued_is_found(
 ) -> None:
     # Few at once, or one that begins anew each time would never end.
     findings = await run(House(frail(kind), continues=continues), 30, conversations=3)
-    report.twin("engine-killed", findings.wrong > 0, what)
+    report.add_mutant("engine-killed", findings.wrong > 0, what)
     assert findings.wrong > 0
 
 
@@ -252,8 +257,10 @@ async def test_replies_are_whole_when_the_engines_process_is_killed(
             findings = await run(house, turns, fate=mayfly.strike)
     finally:
         await mayfly.kill()
-    report(
-        Line(property="engine-process-killed", turns=turns, kills=mayfly.deaths, findings=findings)
+    report.add(
+        PropertyResult(
+            property="engine-process-killed", turns=turns, kills=mayfly.deaths, findings=findings
+        )
     )
     assert findings.is_clean, (SEED, findings)
     assert mayfly.deaths
@@ -321,7 +328,9 @@ async def test_replies_are_whole_when_vllm_is_killed(report: Report, tmp_path: P
         findings = await house.findings()
     figures: dict[str, str | int | float] = {"equal": f"{equal}/{kills * TOGETHER}"}
     turned = 2 * kills * TOGETHER
-    report(
-        Line(property="vllm-killed", turns=turned, kills=kills, findings=findings, figures=figures)
+    report.add(
+        PropertyResult(
+            property="vllm-killed", turns=turned, kills=kills, findings=findings, figures=figures
+        )
     )
     assert findings.is_clean, (SEED, findings)

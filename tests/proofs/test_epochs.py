@@ -1,10 +1,10 @@
-"""Property: whoever comes back with a cursor that is no longer good is told so.
+"""Property: a client with a cursor that is no longer valid is always told so.
 
-Readers stop at random places of their conversations, or stay connected. Then Redis is killed,
-exchanged for an empty one, or set back to an older copy; the stream is trimmed or lost; the
-conversation is erased. Everyone for whom something may be missing must be told `recovered: false`
-and be given a snapshot that equals the ledger; nobody else may lose the place; and both must show
-in the end what the ledger has.
+Clients disconnect at random positions of their conversations, or stay connected. Then Redis is
+killed, replaced by an empty one or restored from an older copy, the stream is trimmed or lost, or
+the conversation is erased. Every client that may miss something must get `recovered: false` and a
+snapshot equal to the ledger. No other client may lose its position. In the end every client must
+have what the ledger has.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from tests.chaos.history import Findings
+from tests.chaos.findings import Findings
 from tests.plugins.ledgers.redis_kit import needs_redis, raw
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 from tests.proof_settings import SEED, short_or_long
-from tests.proofs.houses import Archivist, Replica, replica
-from tests.proofs.readers import PERSON, Reader, Way
-from tests.proofs.report import Figure, Line, Report
-from tests.proofs.truth import compare_text, conversation_of
+from tests.proofs.expected_stream import compare_text, conversation_of
+from tests.proofs.inprocess_replicas import InProcessReplica, ManyEventsSkill, running_replica
+from tests.proofs.protocol_clients import PERSON, ProtocolClient, Transport
+from tests.proofs.report import PropertyResult, Report
 from tests.server.web.house import eventually
 
 from palaver.errors import LedgerUnavailable
@@ -38,68 +38,70 @@ pytestmark = needs_redis
 
 PROPERTY = "epochs"
 CONVERSATIONS = 10
-"""In one wave; each has a reader that comes back and one that stays."""
+"""In each trial; each has a client that returns and one that stays connected."""
 EVENTS_KEPT = 120
-WAYS: tuple[Way, ...] = ("socket", "feed")
+TRANSPORTS: tuple[Transport, ...] = ("websocket", "sse")
 
 
-class Place:
-    """A Redis with two replicas on it, and what was found there."""
+class Deployment:
+    """A Redis with two replicas, and the findings and counts of all trials."""
 
     def __init__(
-        self, redis: RedisServer, replicas: Sequence[Replica], session: aiohttp.ClientSession
+        self,
+        redis: RedisServer,
+        replicas: Sequence[InProcessReplica],
+        session: aiohttp.ClientSession,
     ) -> None:
         self.redis = redis
         self.replicas = replicas
         self.session = session
         self.ledger: Ledger = replicas[0].server.ledger
-        self.chance = random.Random(SEED)
+        self.rng = random.Random(SEED)
         self.findings = Findings()
         self.cases: Counter[str] = Counter()
-        self.turns = 0
-        self.kills = 0
+        self.turn_count = 0
+        self.kill_count = 0
 
-    @property
-    def anywhere(self) -> str:
-        return self.chance.choice(self.replicas).address
+    def random_address(self) -> str:
+        return self.rng.choice(self.replicas).address
 
     async def answer(self, thread: str, text: str) -> None:
         """Send a message and wait for the reply."""
         body = {"text": text, "id": f"{thread} {text}", "person": PERSON}
 
-        async def answered() -> bool:
-            url = f"{self.anywhere}/v1/conversations/{thread}/messages?wait=true"
+        async def is_answered() -> bool:
+            url = f"{self.random_address()}/v1/conversations/{thread}/messages?wait=true"
             async with self.session.post(url, json=body) as response:
                 return response.status == 200
 
-        await eventually(answered)
-        self.turns += 1
+        await eventually(is_answered)
+        self.turn_count += 1
 
-    async def restart(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Kill Redis, do something to its files, and start it again."""
+    async def restart(self, while_down: Callable[[], None] = lambda: None) -> None:
+        """Kill Redis, call ``while_down``, and start Redis again."""
         await asyncio.to_thread(self.redis.kill)
-        await asyncio.to_thread(meanwhile)
+        await asyncio.to_thread(while_down)
         await asyncio.to_thread(self.redis.start)
-        self.kills += 1
-        await self.available()
+        self.kill_count += 1
+        await self.wait_available()
 
-    async def available(self) -> None:
-        """Return when every replica has Redis again."""
-        for each in self.replicas:
-            await eventually(lambda ledger=each.server.ledger: _answers(ledger))  # type: ignore[misc]
+    async def wait_available(self) -> None:
+        """Wait until every replica is connected to Redis."""
+        for replica in self.replicas:
+            await eventually(lambda ledger=replica.server.ledger: _is_available(ledger))  # type: ignore[misc]
 
-    async def move(self, url: str) -> None:
-        """Have another Redis at the address."""
-        for each in self.replicas:
-            each.redis.target = url
-            each.redis.disconnect_all()
-        await self.available()
+    async def switch_redis(self, url: str) -> None:
+        """Connect the replicas to another Redis at the same address."""
+        for replica in self.replicas:
+            replica.redis_proxy.target = url
+            replica.redis_proxy.disconnect_all()
+        await self.wait_available()
 
-    async def end(self, thread: str) -> Cursor:
+    async def end_of(self, thread: str) -> Cursor:
         return (await self.ledger.snapshot(conversation_of(thread), 0)).cursor
 
 
-async def _answers(ledger: Ledger) -> bool:
+async def _is_available(ledger: Ledger) -> bool:
     try:
         await ledger.queue_depth()
     except LedgerUnavailable:
@@ -107,313 +109,328 @@ async def _answers(ledger: Ledger) -> bool:
     return True
 
 
-class Wave:
-    """Conversations and their readers, to whom something happens."""
+class Trial:
+    """Conversations and their clients, for one fault."""
 
-    def __init__(self, place: Place, number: int) -> None:
-        self.place = place
-        place.cases["cases"] += 2 * CONVERSATIONS
-        self.threads = [f"{number}-{each}" for each in range(CONVERSATIONS)]
-        self.returning = [Reader(place.session, thread) for thread in self.threads]
-        self.staying = [Reader(place.session, thread) for thread in self.threads]
-        self.same_life = False
-        """Whether the streams go on after what happened."""
-        self.held: dict[str, int] = {}
-        """The first event that is held of a conversation, where old cursors may still be good."""
-        self._written = 0
+    def __init__(self, deployment: Deployment, number: int) -> None:
+        self.deployment = deployment
+        deployment.cases["cases"] += 2 * CONVERSATIONS
+        self.threads = [f"{number}-{index}" for index in range(CONVERSATIONS)]
+        self.returning = [ProtocolClient(deployment.session, thread) for thread in self.threads]
+        self.staying = [ProtocolClient(deployment.session, thread) for thread in self.threads]
+        self.same_epoch = False
+        """True when the streams continue after the fault."""
+        self.first_offsets: dict[str, int] = {}
+        """By thread, the first event that is still stored, where old cursors may be valid."""
+        self._answered = 0
 
-    async def write(self, turns: int) -> None:
-        """So many turns of about 25 events in every conversation."""
-        texts = [f"10 leaves, number {self._written + turn}" for turn in range(turns)]
-        self._written += turns
+    async def answer(self, turns: int) -> None:
+        """Answer so many turns of about 25 events in every conversation."""
+        texts = [f"10 events, number {self._answered + turn}" for turn in range(turns)]
+        self._answered += turns
 
-        async def write(thread: str) -> None:
+        async def answer(thread: str) -> None:
             for text in texts:
-                await self.place.answer(thread, text)
+                await self.deployment.answer(thread, text)
 
-        await asyncio.gather(*map(write, self.threads))
+        await asyncio.gather(*map(answer, self.threads))
 
-    async def keep_what_is_held(self) -> None:
-        """Nothing has happened but that old events are gone."""
-        self.same_life = True
+    async def expect_same_epoch(self) -> None:
+        """Expect that the fault removed old events only."""
+        self.same_epoch = True
         for thread in self.threads:
-            page = await self.place.ledger.read(conversation_of(thread), 0, 0)
-            self.held[thread] = page.first
+            page = await self.deployment.ledger.read(conversation_of(thread), 0, 0)
+            self.first_offsets[thread] = page.first
 
     @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[None]:
-        """Meanwhile half of the readers are away and half are connected; then all read to the
-        end, and what they were told and show is compared with the ledger."""
-        for reader in self.returning:
-            await self._read_some(reader)
-        tasks = [asyncio.create_task(self._stay(reader)) for reader in self.staying]
+    async def clients_connected(self) -> AsyncIterator[None]:
+        """Keep half of the clients connected during the context.
+
+        Afterwards let every client receive to the end, and compare it with the ledger.
+        """
+        for client in self.returning:
+            await self._receive_some(client)
+        tasks = [asyncio.create_task(self._keep_connected(client)) for client in self.staying]
         try:
-            for reader in self.staying:
-                await self._until_there(reader, await self.place.end(reader.thread))
+            for client in self.staying:
+                await self._wait_at(client, await self.deployment.end_of(client.thread))
             yield
-            for reader in self.staying:
-                await self._until_there(reader, await self.place.end(reader.thread))
+            for client in self.staying:
+                await self._wait_at(client, await self.deployment.end_of(client.thread))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for reader in self.returning:
-            await self.come_back(reader)
-        for reader in self.staying:
-            self._check_stayed(reader)
-        for reader in (*self.returning, *self.staying):
-            await self.compare(reader)
+        for client in self.returning:
+            await self.reconnect(client)
+        for client in self.staying:
+            self._check_stayed(client)
+        for client in (*self.returning, *self.staying):
+            await self.compare(client)
 
-    async def _visit(self, reader: Reader) -> None:
-        way = self.place.chance.choice(WAYS)
-        self.place.cases[way] += 1
-        await asyncio.wait_for(reader.visit(self.place.anywhere, way), 10)
+    async def _connect(self, client: ProtocolClient) -> None:
+        transport = self.deployment.rng.choice(TRANSPORTS)
+        self.deployment.cases[transport] += 1
+        await asyncio.wait_for(client.connect(self.deployment.random_address(), transport), 10)
 
-    async def _read_some(self, reader: Reader) -> None:
-        end = await self.place.end(reader.thread)
-        reader.end = Cursor(end.epoch, self.place.chance.randint(1, end.offset))
-        await self._visit(reader)
+    async def _receive_some(self, client: ProtocolClient) -> None:
+        end = await self.deployment.end_of(client.thread)
+        client.target = Cursor(end.epoch, self.deployment.rng.randint(1, end.offset))
+        await self._connect(client)
 
-    async def _stay(self, reader: Reader) -> None:
+    async def _keep_connected(self, client: ProtocolClient) -> None:
         while True:
-            await reader.visit(self.place.anywhere, self.place.chance.choice(WAYS))
+            address = self.deployment.random_address()
+            await client.connect(address, self.deployment.rng.choice(TRANSPORTS))
 
-    async def _until_there(self, reader: Reader, end: Cursor) -> None:
-        def there() -> bool:
+    async def _wait_at(self, client: ProtocolClient, end: Cursor) -> None:
+        def is_there() -> bool:
             # The epoch of an empty conversation changes with every erasure.
-            here = reader.cursor
+            here = client.cursor
             return here is not None and (here == end or here.offset == end.offset == 0)
 
         try:
-            await eventually(there)
+            await eventually(is_there)
         except TimeoutError:
-            self.place.findings.record(
-                "lost", f"{reader.thread} stays at {reader.cursor}, not {end}"
+            self.deployment.findings.record(
+                "lost", f"{client.thread} stays at {client.cursor}, not {end}"
             )
 
-    def _good(self, cursor: Cursor | None, thread: str) -> bool:
-        """Whether everything after a cursor can be brought."""
-        first = self.held.get(thread)
+    def _is_valid(self, cursor: Cursor | None, thread: str) -> bool:
+        """Return True when every event after the cursor is still stored."""
+        first = self.first_offsets.get(thread)
         return bool(cursor and first is not None and first - 1 <= cursor.offset)
 
-    def _check_stayed(self, reader: Reader) -> None:
-        self.place.cases["stayed"] += 1
-        if reader.told[-1]["recovered"] != self.same_life:
-            self.place.findings.record("gaps", f"{reader.thread}: told {reader.told[-1]}")
+    def _check_stayed(self, client: ProtocolClient) -> None:
+        self.deployment.cases["stayed"] += 1
+        if client.welcomes[-1]["recovered"] != self.same_epoch:
+            self.deployment.findings.record("gaps", f"{client.thread}: {client.welcomes[-1]}")
 
-    async def come_back(self, reader: Reader) -> None:
-        """To a conversation in which nothing goes on."""
-        findings, good = self.place.findings, self._good(reader.cursor, reader.thread)
-        self.place.cases["kept" if good else "told"] += 1
-        reader.end = await self.place.end(reader.thread)
-        since, told = reader.cursor, len(reader.told)
-        await self._visit(reader)
-        if len(reader.told) == told:
-            findings.record("lost", f"{reader.thread} was not let in at {since}")
+    async def reconnect(self, client: ProtocolClient) -> None:
+        """Reconnect to a conversation in which no turn runs, and check the welcome."""
+        findings, valid = self.deployment.findings, self._is_valid(client.cursor, client.thread)
+        self.deployment.cases["recovered" if valid else "not_recovered"] += 1
+        client.target = await self.deployment.end_of(client.thread)
+        since, welcome_count = client.cursor, len(client.welcomes)
+        await self._connect(client)
+        if len(client.welcomes) == welcome_count:
+            findings.record("lost", f"{client.thread} got no welcome at {since}")
             return
-        welcome = reader.told[told]
-        if welcome["recovered"] != good:
-            findings.record("gaps", f"{reader.thread}: {since} told {welcome['recovered']}")
-        if not welcome["recovered"] and welcome["cursor"] != str(reader.end):
-            findings.record("wrong", f"{reader.thread}: a snapshot at {welcome['cursor']}")
+        welcome = client.welcomes[welcome_count]
+        if welcome["recovered"] != valid:
+            findings.record("gaps", f"{client.thread}: {since} got {welcome['recovered']}")
+        if not welcome["recovered"] and welcome["cursor"] != str(client.target):
+            findings.record("wrong", f"{client.thread}: a snapshot at {welcome['cursor']}")
 
-    async def compare(self, reader: Reader) -> None:
-        findings = self.place.findings
-        for fault in reader.faults:
-            findings.record("gaps", f"{reader.thread}: {fault}")
-        snapshot = await self.place.ledger.snapshot(conversation_of(reader.thread), 10_000)
-        last = reader.told[-1].get("snapshot")
-        if last is not None and not _begins(last, snapshot):
-            findings.record("wrong", f"{reader.thread}: the snapshot is not the ledger's")
-        replies = {line.turn: line.text for line in snapshot.history if line.role == "assistant"}
-        for turn in replies.keys() | reader.recorder.texts.keys():
-            shown = reader.recorder.texts.get(turn, "")
-            compare_text(replies.get(turn, ""), shown, f"{reader.thread}, {turn}", findings)
-
-
-def _begins(view: dict[str, Any], snapshot: Snapshot) -> bool:
-    """Whether what a reader once got is the beginning of what the ledger has now."""
-    drawn = [(line["role"], line["text"], line["turn"]) for line in view["history"]]
-    held = [(line.role, line.text, line.turn) for line in snapshot.history]
-    replies = {turn: text for role, text, turn in held if role == "assistant"}
-    begun = all(replies[turn["turn"]].startswith(turn["reply"]) for turn in view["pending"])
-    return drawn == held[: len(drawn)] and begun
+    async def compare(self, client: ProtocolClient) -> None:
+        """Compare what a client has with the ledger."""
+        findings = self.deployment.findings
+        for error in client.protocol_errors:
+            findings.record("gaps", f"{client.thread}: {error}")
+        snapshot = await self.deployment.ledger.snapshot(conversation_of(client.thread), 10_000)
+        received = client.welcomes[-1].get("snapshot")
+        if received is not None and not _is_prefix(received, snapshot):
+            findings.record("wrong", f"{client.thread}: the snapshot is not the ledger's")
+        replies = {
+            entry.turn: entry.text for entry in snapshot.history if entry.role == "assistant"
+        }
+        for turn in replies.keys() | client.recorder.texts.keys():
+            text = client.recorder.texts.get(turn, "")
+            compare_text(replies.get(turn, ""), text, f"{client.thread}, {turn}", findings)
 
 
-# What happens
+def _is_prefix(received: dict[str, Any], snapshot: Snapshot) -> bool:
+    """Return True when a received snapshot is a prefix of what the ledger has now."""
+    entries = [(entry["role"], entry["text"], entry["turn"]) for entry in received["history"]]
+    stored = [(entry.role, entry.text, entry.turn) for entry in snapshot.history]
+    replies = {turn: text for role, text, turn in stored if role == "assistant"}
+    pending = all(replies[turn["turn"]].startswith(turn["reply"]) for turn in received["pending"])
+    return entries == stored[: len(entries)] and pending
 
 
-async def killed(wave: Wave) -> None:
-    """Everything is still there, but nobody can know that."""
-    await wave.write(2)
-    async with wave.reading():
-        await wave.place.restart()
+# Faults
 
 
-async def killed_and_written_on(wave: Wave) -> None:
-    await wave.write(1)
-    async with wave.reading():
-        await wave.place.restart()
-        await wave.write(2)
+async def kill(trial: Trial) -> None:
+    """Kill Redis. Everything is still stored, but a server cannot be sure of it."""
+    await trial.answer(2)
+    async with trial.clients_connected():
+        await trial.deployment.restart()
 
 
-async def exchanged(wave: Wave) -> None:
-    """Another Redis stands at the same address: an empty one, in which others write on."""
-    place = wave.place
-    await wave.write(1)
+async def kill_and_continue(trial: Trial) -> None:
+    await trial.answer(1)
+    async with trial.clients_connected():
+        await trial.deployment.restart()
+        await trial.answer(2)
+
+
+async def replace(trial: Trial) -> None:
+    """Replace Redis by an empty one at the same address, in which conversations continue."""
+    deployment = trial.deployment
+    await trial.answer(1)
     async with running_redis() as other:
-        async with wave.reading():
-            await place.move(other.url)
-            await wave.write(place.chance.choice((0, 1, 2)))
-        await place.move(place.redis.url)
+        async with trial.clients_connected():
+            await deployment.switch_redis(other.url)
+            await trial.answer(deployment.rng.choice((0, 1, 2)))
+        await deployment.switch_redis(deployment.redis.url)
 
 
-async def set_back(wave: Wave) -> None:
-    """An older copy of the data is restored, and others write on, mostly beyond what was lost."""
-    place = wave.place
-    data, copy = place.redis.directory / "appendonlydir", place.redis.directory / "copy"
-    await wave.write(1)
+async def restore_older_copy(trial: Trial) -> None:
+    """Restore an older copy of the data; conversations mostly continue past what was lost."""
+    deployment = trial.deployment
+    data = deployment.redis.directory / "appendonlydir"
+    copy = deployment.redis.directory / "copy"
+    await trial.answer(1)
     await asyncio.to_thread(shutil.copytree, data, copy)
 
     def restore() -> None:
         shutil.rmtree(data)
         copy.rename(data)
 
-    await wave.write(1)
-    async with wave.reading():
-        await place.restart(restore)
-        await wave.write(place.chance.choice((0, 1, 2)))
+    await trial.answer(1)
+    async with trial.clients_connected():
+        await deployment.restart(restore)
+        await trial.answer(deployment.rng.choice((0, 1, 2)))
 
 
-async def erased(wave: Wave) -> None:
-    await wave.write(1)
-    async with wave.reading():
-        await wave.place.ledger.erase("default", PERSON)
-        await wave.write(wave.place.chance.choice((0, 1, 2)))
+async def erase(trial: Trial) -> None:
+    await trial.answer(1)
+    async with trial.clients_connected():
+        await trial.deployment.ledger.erase("default", PERSON)
+        await trial.answer(trial.deployment.rng.choice((0, 1, 2)))
 
 
-async def evicted(wave: Wave) -> None:
-    """More is written than is kept."""
-    await wave.write(2)
-    async with wave.reading():
-        await wave.write(wave.place.chance.choice((1, 4, 6)))
-        await wave.keep_what_is_held()
+async def exceed_events_kept(trial: Trial) -> None:
+    await trial.answer(2)
+    async with trial.clients_connected():
+        await trial.answer(trial.deployment.rng.choice((1, 4, 6)))
+        await trial.expect_same_epoch()
 
 
-async def trimmed(wave: Wave) -> None:
-    """Somebody cuts the streams, down to nothing or not."""
-    await wave.write(2)
-    async with wave.reading(), raw(wave.place.redis.url) as client:
-        for thread in wave.threads:
-            kept = wave.place.chance.choice((0, 1, 10, 30))
-            assert await client.xtrim(_stream(thread), maxlen=kept, approximate=False) > 0
-        await wave.keep_what_is_held()
+async def trim(trial: Trial) -> None:
+    """Trim the streams from outside, to few events or to none."""
+    await trial.answer(2)
+    async with trial.clients_connected(), raw(trial.deployment.redis.url) as client:
+        for thread in trial.threads:
+            kept = trial.deployment.rng.choice((0, 1, 10, 30))
+            assert await client.xtrim(_stream_key(thread), maxlen=kept, approximate=False) > 0
+        await trial.expect_same_epoch()
 
 
-async def forged(wave: Wave) -> None:
-    """Readers claim to have seen what has not happened."""
-    await wave.write(1)
-    async with wave.reading():
-        wave.same_life = True
-        for reader in wave.returning:
-            assert reader.cursor is not None
-            offset = (await wave.place.end(reader.thread)).offset
-            beyond = wave.place.chance.choice((1, 2, 1_000, 10**14))
-            reader.cursor = Cursor(reader.cursor.epoch, offset + beyond)
+async def forge_cursors(trial: Trial) -> None:
+    """Let clients send cursors past the end."""
+    await trial.answer(1)
+    async with trial.clients_connected():
+        trial.same_epoch = True
+        for client in trial.returning:
+            assert client.cursor is not None
+            offset = (await trial.deployment.end_of(client.thread)).offset
+            beyond = trial.deployment.rng.choice((1, 2, 1_000, 10**14))
+            client.cursor = Cursor(client.cursor.epoch, offset + beyond)
 
 
-def _stream(thread: str) -> str:
+def _stream_key(thread: str) -> str:
     (partition,) = Keys("palaver", 1).partitions
     return f"{partition.conversation(name_of(conversation_of(thread)))}:s"
 
 
-KINDS = (killed, exchanged, evicted, set_back, trimmed, killed_and_written_on, erased, forged)
+FAULTS = (
+    kill,
+    replace,
+    exceed_events_kept,
+    restore_older_copy,
+    trim,
+    kill_and_continue,
+    erase,
+    forge_cursors,
+)
 
 
 @contextlib.asynccontextmanager
-async def placed(
-    kind: type[RedisLedger] = RedisLedger, events_kept: int = EVENTS_KEPT
-) -> AsyncIterator[Place]:
+async def deployed(
+    ledger_class: type[RedisLedger] = RedisLedger, events_kept: int = EVENTS_KEPT
+) -> AsyncIterator[Deployment]:
     connector = aiohttp.TCPConnector(limit=0)
     async with contextlib.AsyncExitStack() as stack:
         redis = await stack.enter_async_context(running_redis())
         replicas = [
             await stack.enter_async_context(
-                replica(redis.url, Archivist(), kind, events_kept=events_kept)
+                running_replica(redis.url, ManyEventsSkill(), ledger_class, events_kept=events_kept)
             )
             for _ in range(2)
         ]
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-        yield Place(redis, replicas, session)
+        yield Deployment(redis, replicas, session)
 
 
-async def test_a_cursor_that_is_not_good_is_never_taken_for_one(report: Report) -> None:
-    async with placed() as place:
+async def test_an_invalid_cursor_is_never_taken_for_a_valid_one(report: Report) -> None:
+    async with deployed() as deployment:
         number = 0
-        async with report.progress(lambda: f"{PROPERTY}: {number} waves"):
-            while place.cases["cases"] < short_or_long(400, 5_000):
-                await KINDS[number % len(KINDS)](Wave(place, number))
+        async with report.progress(lambda: f"{PROPERTY}: {number} trials"):
+            while deployment.cases["cases"] < short_or_long(400, 5_000):
+                await FAULTS[number % len(FAULTS)](Trial(deployment, number))
                 number += 1
-    figures: dict[str, Figure] = dict(place.cases)
-    line = Line(
-        property=PROPERTY,
-        turns=place.turns,
-        kills=place.kills,
-        findings=place.findings,
-        figures=figures,
+    report.add(
+        PropertyResult(
+            property=PROPERTY,
+            turns=deployment.turn_count,
+            kills=deployment.kill_count,
+            findings=deployment.findings,
+            figures=dict(deployment.cases),
+        )
     )
-    report(line)
-    assert place.findings.is_clean, (SEED, place.findings)
-    assert place.cases["told"] > place.cases["kept"] > 0
+    assert deployment.findings.is_clean, (SEED, deployment.findings)
+    assert deployment.cases["not_recovered"] > deployment.cases["recovered"] > 0
 
 
-async def test_a_long_gap_is_brought_in_pages(report: Report) -> None:
-    async with placed(events_kept=10_000) as place:
-        readers = [Reader(place.session, "long") for _ in range(6)]
-        await place.answer("long", "5 leaves")
-        end = await place.end("long")
-        for offset, reader in enumerate(readers, start=1):
-            reader.end = Cursor(end.epoch, offset)
-            await reader.visit(place.anywhere, WAYS[offset % 2])
-        await place.answer("long", f"{2 * PAGE} leaves")
-        for offset, reader in enumerate(readers, start=1):
-            reader.end = await place.end("long")
-            assert reader.end.offset > 4 * PAGE
-            await reader.visit(place.anywhere, WAYS[offset // 2 % 2])
-            assert [frame["recovered"] for frame in reader.told] == [True, True]
-            assert (reader.satisfied, reader.whole, reader.faults) == (True, True, [])
-        (truth,) = {tuple(sorted(reader.recorder.texts.items())) for reader in readers}
-        history = (await place.ledger.snapshot(conversation_of("long"), 10)).history
-        assert dict(truth) == {line.turn: line.text for line in history if line.skill}
+async def test_a_long_gap_is_filled_in_pages(report: Report) -> None:
+    async with deployed(events_kept=10_000) as deployment:
+        clients = [ProtocolClient(deployment.session, "long") for _ in range(6)]
+        await deployment.answer("long", "5 events")
+        end = await deployment.end_of("long")
+        for offset, client in enumerate(clients, start=1):
+            client.target = Cursor(end.epoch, offset)
+            await client.connect(deployment.random_address(), TRANSPORTS[offset % 2])
+        await deployment.answer("long", f"{2 * PAGE} events")
+        for offset, client in enumerate(clients, start=1):
+            client.target = await deployment.end_of("long")
+            assert client.target.offset > 4 * PAGE
+            await client.connect(deployment.random_address(), TRANSPORTS[offset // 2 % 2])
+            assert [frame["recovered"] for frame in client.welcomes] == [True, True]
+            assert client.has_reached_target
+            assert client.has_every_event
+            assert client.protocol_errors == []
+        (texts,) = {tuple(sorted(client.recorder.texts.items())) for client in clients}
+        history = (await deployment.ledger.snapshot(conversation_of("long"), 10)).history
+        assert dict(texts) == {entry.turn: entry.text for entry in history if entry.skill}
 
 
-class Ageless(RedisLedger):
-    """The twin: knows one epoch only."""
+class SingleEpochLedger(RedisLedger):
+    """Mutant that has one epoch only."""
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
         page = await super().read(conversation, after, limit)
-        return msgspec.structs.replace(page, epoch="ever")
+        return msgspec.structs.replace(page, epoch="constant")
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
         snapshot = await super().snapshot(conversation, history)
-        cursor = Cursor("ever", snapshot.cursor.offset)
+        cursor = Cursor("constant", snapshot.cursor.offset)
         return msgspec.structs.replace(snapshot, cursor=cursor)
 
 
-async def test_without_epochs_readers_miss_what_took_the_place_of_what_was_lost(
-    report: Report,
-) -> None:
-    async with placed(Ageless) as place:
-        wave = Wave(place, 0)
-        await wave.write(2)
-        async with wave.reading(), running_redis() as other:
-            await place.move(other.url)
-            await wave.write(4)
-            for reader in wave.returning:
-                await wave.come_back(reader)
-                await wave.compare(reader)
-            await place.move(place.redis.url)
-    found = place.findings
-    report.twin(PROPERTY, found.gaps > 0 and found.lost > 0, "epochs not compared")
-    assert found.gaps > 0
-    assert found.lost > 0
+async def test_mutant_without_epochs_is_detected(report: Report) -> None:
+    async with deployed(SingleEpochLedger) as deployment:
+        trial = Trial(deployment, 0)
+        await trial.answer(2)
+        async with trial.clients_connected(), running_redis() as other:
+            await deployment.switch_redis(other.url)
+            await trial.answer(4)
+            for client in trial.returning:
+                await trial.reconnect(client)
+                await trial.compare(client)
+            await deployment.switch_redis(deployment.redis.url)
+    findings = deployment.findings
+    report.add_mutant(PROPERTY, findings.gaps > 0 and findings.lost > 0, "epochs not compared")
+    assert findings.gaps > 0
+    assert findings.lost > 0

@@ -1,53 +1,63 @@
-"""Replicas stand still for longer than their leases, and go on as if nothing had happened: by then
-their turns are another's, who must not be disturbed."""
+"""Property: a replica that is frozen for longer than its leases cannot disturb the turns that other
+replicas have taken over, when it continues."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.chaos.faults import strike
+from tests.chaos.faults import inject_repeatedly
+from tests.chaos.load import LoadProfile, generating_load
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof_settings import SEED, short_or_long
-from tests.proofs.report import Line, Report
-from tests.proofs.scene import BRIEFLY, LoadProfile, Scene, generating_load, scene
+from tests.proofs.cluster import BRIEF_PROFILE, Cluster, running_cluster
+from tests.proofs.report import PropertyResult, Report
 
 pytestmark = needs_redis
 
 PROPERTY = "replicas-frozen"
+SHORT_LEASE = {"dispatch": {"lease": 0.7}}
+FREEZE_SECONDS = (0.8, 1.4)
+INTERVAL_SECONDS = (0.2, 0.5)
 
 
-LEASE = {"dispatch": {"lease": 0.7}}
+async def freeze_repeatedly(cluster: Cluster, until: Callable[[], bool]) -> None:
+    async def freeze() -> None:
+        await cluster.replica_set.freeze_random(cluster.rng.uniform(*FREEZE_SECONDS))
+
+    await inject_repeatedly(freeze, interval_seconds=INTERVAL_SECONDS, rng=cluster.rng, until=until)
 
 
-async def freeze(stage: Scene) -> None:
-    await stage.fleet.freeze(stage.chance.uniform(0.8, 1.4))
-
-
-async def freeze_until(stage: Scene, enough: Callable[[], bool]) -> None:
-    await strike(lambda: freeze(stage), every=(0.2, 0.5), chance=stage.chance, until=enough)
-
-
-async def test_a_frozen_replica_disturbs_nobody_when_it_goes_on(
+async def test_a_frozen_replica_disturbs_no_turn_when_it_continues(
     report: Report, tmp_path: Path
 ) -> None:
     turns, freezes = short_or_long(300, 10_000), short_or_long(5, 300)
-    weather = LoadProfile(conversations=32, messages=8)
-    async with scene(tmp_path, weather=weather, settings=LEASE) as stage:
-        fleet = stage.fleet
-        async with report.progress(stage.told), generating_load(stage.storm):
-            await freeze_until(stage, lambda: stage.turns >= turns and fleet.freezes >= freezes)
-        findings = await stage.verdict()
-    report(Line(property=PROPERTY, turns=stage.turns, kills=fleet.freezes, findings=findings))
+    profile = LoadProfile(conversations=32, messages=8)
+    async with running_cluster(tmp_path, profile=profile, settings=SHORT_LEASE) as cluster:
+        replica_set = cluster.replica_set
+
+        def is_enough() -> bool:
+            return cluster.turn_count >= turns and replica_set.freeze_count >= freezes
+
+        async with report.progress(cluster.progress), generating_load(cluster.load):
+            await freeze_repeatedly(cluster, is_enough)
+        findings = await cluster.settled_findings()
+    report.add(
+        PropertyResult(
+            property=PROPERTY,
+            turns=cluster.turn_count,
+            kills=replica_set.freeze_count,
+            findings=findings,
+        )
+    )
     assert findings.is_clean, (SEED, findings)
 
 
-async def test_without_fence_and_index_it_does(report: Report, tmp_path: Path) -> None:
-    """Without the fence alone nothing is found: what the late one writes does not continue the
-    index, and that catches it as well."""
-    async with scene(
-        tmp_path, weather=BRIEFLY, settings=LEASE, tamper="fence and compare"
-    ) as stage:
-        async with generating_load(stage.storm):
-            await freeze_until(stage, stage.found)
-        findings = await stage.verdict(within=1.0)
-    report.twin(PROPERTY, not findings.is_clean, "fence and index off")
+async def test_mutant_without_fence_and_compare_is_detected(report: Report, tmp_path: Path) -> None:
+    """Remove both rules: without the fence alone, the index still refuses the late write."""
+    async with running_cluster(
+        tmp_path, profile=BRIEF_PROFILE, settings=SHORT_LEASE, mutant="fence and compare"
+    ) as cluster:
+        async with generating_load(cluster.load):
+            await freeze_repeatedly(cluster, cluster.is_mutant_decided)
+        findings = await cluster.settled_findings(timeout_seconds=1.0)
+    report.add_mutant(PROPERTY, not findings.is_clean, "fence and index off")
     assert not findings.is_clean

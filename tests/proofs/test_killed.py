@@ -1,14 +1,16 @@
-"""Replicas die with SIGKILL every second or three, connections to Redis are cut in the middle of
-commands, and every message comes in up to four copies: nothing is lost, nothing doubled."""
+"""Property: nothing is lost or duplicated while replicas are killed with SIGKILL every one to three
+seconds, connections to Redis are cut in the middle of commands, and every message is delivered up
+to four times."""
 
 import asyncio
 from pathlib import Path
 
-from tests.chaos.faults import strike
+from tests.chaos.faults import inject_repeatedly
+from tests.chaos.load import generating_load
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof_settings import SEED, short_or_long
-from tests.proofs.report import Line, Report
-from tests.proofs.scene import BRIEFLY, Scene, gaps, generating_load, scene
+from tests.proofs.cluster import BRIEF_PROFILE, Cluster, interruption_figures, running_cluster
+from tests.proofs.report import PropertyResult, Report
 from tests.server.turns.test_takeover import until
 
 pytestmark = needs_redis
@@ -16,65 +18,72 @@ pytestmark = needs_redis
 PROPERTY = "replicas-killed"
 
 
-async def cut(scene: Scene) -> None:
-    """Let Redis hang up on everybody: what it has done and not yet answered, nobody knows."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", scene.redis.port)
+async def disconnect_redis_clients(cluster: Cluster) -> None:
+    """Make Redis close all connections: clients do not know which of their commands it ran."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", cluster.redis.port)
     writer.write(b"CLIENT KILL TYPE pubsub\r\n")
     await reader.readline()
     writer.close()
 
 
-async def test_killed_replicas_lose_and_double_nothing(report: Report, tmp_path: Path) -> None:
+async def test_killed_replicas_lose_and_duplicate_nothing(report: Report, tmp_path: Path) -> None:
     turns, kills = short_or_long(2_500, 100_000), short_or_long(30, 1_500)
-    async with scene(tmp_path) as stage:
+    async with running_cluster(tmp_path) as cluster:
+        replica_set = cluster.replica_set
 
-        def over() -> bool:
-            return stage.turns >= turns and stage.fleet.kills >= kills
+        def is_enough() -> bool:
+            return cluster.turn_count >= turns and replica_set.kill_count >= kills
 
         async with (
-            report.progress(stage.told),
-            generating_load(stage.storm),
+            report.progress(cluster.progress),
+            generating_load(cluster.load),
             asyncio.TaskGroup() as faults,
         ):
-            faults.create_task(
-                strike(stage.fleet.kill, every=(1.0, 3.0), chance=stage.chance, until=over)
-            )
-            faults.create_task(
-                strike(lambda: cut(stage), every=(0.5, 2.0), chance=stage.chance, until=over)
-            )
-        findings = await stage.verdict()
-    report(
-        Line(
+            for fault, interval_seconds in (
+                (replica_set.kill_random, (1.0, 3.0)),
+                (lambda: disconnect_redis_clients(cluster), (0.5, 2.0)),
+            ):
+                faults.create_task(
+                    inject_repeatedly(
+                        fault,
+                        interval_seconds=interval_seconds,
+                        rng=cluster.rng,
+                        until=is_enough,
+                    )
+                )
+        findings = await cluster.settled_findings()
+    report.add(
+        PropertyResult(
             property=PROPERTY,
-            turns=stage.turns,
-            kills=stage.fleet.kills,
+            turns=cluster.turn_count,
+            kills=replica_set.kill_count,
             findings=findings,
-            figures=gaps(stage.storm.interruptions),
+            figures=interruption_figures(cluster.load.interruptions),
         )
     )
     assert findings.is_clean, (SEED, findings)
 
 
-async def test_without_dedupe_copies_are_answered_too(report: Report, tmp_path: Path) -> None:
-    async with scene(tmp_path, weather=BRIEFLY, tamper="dedupe") as stage:
-        async with generating_load(stage.storm):
-            await until(stage.found)
-        findings = await stage.verdict(within=1.0)
-    report.twin(PROPERTY, findings.duplicated > 0, "dedupe off")
+async def test_mutant_without_deduplication_is_detected(report: Report, tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, profile=BRIEF_PROFILE, mutant="deduplication") as cluster:
+        async with generating_load(cluster.load):
+            await until(cluster.is_mutant_decided)
+        findings = await cluster.settled_findings(timeout_seconds=1.0)
+    report.add_mutant(PROPERTY, findings.duplicated > 0, "dedupe off")
     assert findings.duplicated > 0
 
 
-async def test_without_compare_and_append_repeated_writes_are_doubled(
+async def test_mutant_without_compare_and_append_is_detected(
     report: Report, tmp_path: Path
 ) -> None:
-    async with scene(tmp_path, weather=BRIEFLY, tamper="compare") as stage:
-        async with generating_load(stage.storm):
-            await strike(
-                lambda: cut(stage),
-                every=(0.05, 0.1),
-                chance=stage.chance,
-                until=stage.found,
+    async with running_cluster(tmp_path, profile=BRIEF_PROFILE, mutant="compare") as cluster:
+        async with generating_load(cluster.load):
+            await inject_repeatedly(
+                lambda: disconnect_redis_clients(cluster),
+                interval_seconds=(0.05, 0.1),
+                rng=cluster.rng,
+                until=cluster.is_mutant_decided,
             )
-        findings = await stage.verdict(within=1.0)
-    report.twin(PROPERTY, findings.duplicated > 0, "no compare-and-append")
+        findings = await cluster.settled_findings(timeout_seconds=1.0)
+    report.add_mutant(PROPERTY, findings.duplicated > 0, "no compare-and-append")
     assert findings.duplicated > 0

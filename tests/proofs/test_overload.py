@@ -1,5 +1,5 @@
-"""Ten times what a server can do is asked of it over HTTP: it refuses the rest before it begins,
-stays as large as it was, answers all that it accepted, and is its old self when that is over."""
+"""Property: a server that gets ten times the load it can serve refuses the excess before work
+starts, keeps its memory, answers all that it accepted, and serves as before afterwards."""
 
 import asyncio
 import contextlib
@@ -13,61 +13,60 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-from tests.chaos.history import Findings, HistoryChecker
+from tests.chaos.findings import Findings
+from tests.chaos.history import HistoryChecker
 from tests.proof_settings import short_or_long
-from tests.proofs.overload_server import TENANTS, ledger_in, paced_engine
-from tests.proofs.report import Line, Report
+from tests.proofs.overload_server import TENANTS, ledger_in, make_engine
+from tests.proofs.report import PropertyResult, Report
 
 from palaver.messages import Conversation, Message
 
 PROPERTY = "overloaded"
 ROOT = Path(__file__).parents[2]
-CAPACITY = paced_engine().capacity
-TIMES = 10
-WAVES = short_or_long(1, 3)
-SECONDS = short_or_long(8, 600)
-USUAL_SECONDS = short_or_long(3, 30)
-USUAL = 0.7
-"""Part of its capacity that is asked of the server before and after."""
-BUSY = 1.5
-"""The same, to see what it can do beside its clients on this machine."""
+CAPACITY = make_engine().generations_per_second
+OVERLOAD = 10
+"""Load as a multiple of the capacity, as are the two below."""
+NORMAL_LOAD = 0.7
+BUSY_LOAD = 1.5
+"""Load that measures the goodput of this machine, where the clients run as well."""
+WAVE_COUNT = short_or_long(1, 3)
+OVERLOAD_SECONDS = short_or_long(8, 600)
+NORMAL_SECONDS = short_or_long(3, 30)
 BUSY_SECONDS = short_or_long(3, 900)
-"""Long enough to fill what the ledger keeps at hand of the file, before the server is weighed."""
-GROWTH = 1.3
-START_PATIENCE = 30.0
-PATIENCE = 60.0
-TICK = 0.02
-WIRES = 64
-"""Connections of the clients."""
+"""Long enough to fill SQLite's page cache before the server's memory is measured."""
+MAX_GROWTH = 1.3
+START_TIMEOUT_SECONDS = 30.0
+REST_TIMEOUT_SECONDS = 60.0
+TICK_SECONDS = 0.02
+CONNECTION_COUNT = 64
 KEYS = {f"KEY_{tenant.upper()}": f"secret-of-{tenant}" for tenant in TENANTS}
 
 
 @dataclass
-class Crowd:
-    """Clients of all tenants, and what they were told."""
+class Clients:
+    """Clients of all tenants, and the responses that they got."""
 
     address: str
     session: aiohttp.ClientSession
     checker: HistoryChecker = field(
-        default_factory=lambda: HistoryChecker(lambda message: paced_engine().reply(message.text))
+        default_factory=lambda: HistoryChecker(lambda message: make_engine().reply_to(message.text))
     )
     sent: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
-    speechless: int = 0
-    """Refusals that do not say when to come back."""
+    refusals_without_retry_after: int = 0
 
     async def send(self, rate: float, seconds: float) -> None:
-        """``rate`` messages a second, whatever becomes of those before."""
+        """Send ``rate`` messages per second, without waiting for the responses before."""
         began = time.monotonic()
-        due = self.sent
+        sent_before = self.sent
         async with asyncio.TaskGroup() as group:
-            while (passed := time.monotonic() - began) < seconds:
-                while self.sent - due < passed * rate:
+            while (elapsed := time.monotonic() - began) < seconds:
+                while self.sent - sent_before < elapsed * rate:
                     self.sent += 1
-                    group.create_task(self._say(self.sent))
-                await asyncio.sleep(TICK)
+                    group.create_task(self._post(self.sent))
+                await asyncio.sleep(TICK_SECONDS)
 
-    async def _say(self, number: int) -> None:
+    async def _post(self, number: int) -> None:
         tenant = TENANTS[number % len(TENANTS)]
         message = Message(
             conversation=Conversation(tenant, "web", f"t{number}"),
@@ -84,56 +83,60 @@ class Crowd:
             answer = await response.json()
             if response.status == 202:
                 self.checker.record_accepted(message, answer["turn"])
-            elif not _tells_when(response):
-                self.speechless += 1
+            elif not _has_retry_after(response):
+                self.refusals_without_retry_after += 1
 
-    async def gauge(self, name: str) -> float:
+    async def metric(self, name: str) -> float:
+        """Return the current value of one of the server's metrics."""
         async with self.session.get(
             f"{self.address}metrics", headers={"Authorization": "Bearer secret-of-red"}
         ) as response:
-            told = re.search(rf"^{name}(?:{{.*}})? (\S+)$", await response.text(), re.MULTILINE)
-            return float(told[1]) if told else 0.0
+            text = await response.text()
+        value = re.search(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        return float(value[1]) if value else 0.0
 
-    async def at_rest(self) -> float:
-        """Wait until nothing is unsettled; returns after how many seconds."""
+    async def wait_at_rest(self) -> float:
+        """Wait until every turn is settled; return the seconds that it took."""
         began = time.monotonic()
-        async with asyncio.timeout(PATIENCE):
-            while await self.gauge("palaver_turns_unsettled"):  # noqa: ASYNC110
+        async with asyncio.timeout(REST_TIMEOUT_SECONDS):
+            while await self.metric("palaver_turns_unsettled"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         return time.monotonic() - began
 
 
-def _tells_when(response: aiohttp.ClientResponse) -> bool:
-    seconds, exactly = (
+def _has_retry_after(response: aiohttp.ClientResponse) -> bool:
+    seconds, milliseconds = (
         int(response.headers.get(name, 0)) for name in ("Retry-After", "retry-after-ms")
     )
-    return 0 < exactly <= 1000 * seconds
+    return 0 < milliseconds <= 1000 * seconds
 
 
-class Scales:
-    """Weighs a process all the time."""
+class MemoryMonitor:
+    """Monitor of a process's resident memory, in KiB."""
 
     def __init__(self, process: int) -> None:
         self._status = Path(f"/proc/{process}/status")
-        self.most = 0
+        self.peak = 0
 
-    def weigh(self) -> int:
-        """Its resident memory now, in KiB."""
-        told = re.search(r"VmRSS:\s+(\d+)", self._status.read_text())
-        weight = int(told[1]) if told else 0
-        self.most = max(self.most, weight)
-        return weight
+    def measure(self) -> int:
+        """Return the memory now, and update the peak."""
+        match = re.search(r"VmRSS:\s+(\d+)", self._status.read_text())
+        memory = int(match[1]) if match else 0
+        self.peak = max(self.peak, memory)
+        return memory
 
-    async def watch(self) -> None:
+    async def run(self) -> None:
+        """Measure until cancelled."""
         while True:
-            self.weigh()
+            self.measure()
             await asyncio.sleep(0.1)
 
 
 @contextlib.asynccontextmanager
 async def overload_server(
     folder: Path, *arguments: str
-) -> AsyncIterator[tuple[Crowd, asyncio.subprocess.Process]]:
+) -> AsyncIterator[tuple[Clients, asyncio.subprocess.Process]]:
+    """Run the server in a process of its own."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -146,10 +149,10 @@ async def overload_server(
     )
     try:
         assert process.stdout is not None
-        address = await asyncio.wait_for(process.stdout.readline(), START_PATIENCE)
-        connector = aiohttp.TCPConnector(limit=WIRES)
+        address = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_SECONDS)
+        connector = aiohttp.TCPConnector(limit=CONNECTION_COUNT)
         async with aiohttp.ClientSession(connector=connector) as session:
-            yield Crowd(address.decode().strip(), session), process
+            yield Clients(address.decode().strip(), session), process
     finally:
         if process.returncode is None:
             process.kill()
@@ -158,100 +161,106 @@ async def overload_server(
 
 @dataclass(frozen=True)
 class Wave:
-    """A time of overload: what was offered, answered and refused, and how long the server took to
-    come to rest."""
+    """Result of a period of load: messages by outcome, and durations in seconds."""
 
     offered: int
     answered: float
     refused: int
     seconds: float
-    rest: float
+    rest_seconds: float
+    """Time after the load until every turn was settled."""
 
     @property
-    def rate(self) -> float:
-        """Answered in a second."""
+    def goodput(self) -> float:
+        """Answered messages per second."""
         return self.answered / self.seconds
 
 
-async def wave(crowd: Crowd, times: float, lasting: float) -> Wave:
-    sent, accepted = crowd.sent, crowd.statuses[202]
-    settled = await crowd.gauge("palaver_turns_total")
+async def run_wave(clients: Clients, load: float, seconds: float) -> Wave:
+    """Send ``load`` times the capacity for so many seconds."""
+    sent, accepted = clients.sent, clients.statuses[202]
+    settled = await clients.metric("palaver_turns_total")
     began = time.monotonic()
-    await crowd.send(times * CAPACITY, lasting)
-    answered = await crowd.gauge("palaver_turns_total") - settled
-    seconds = time.monotonic() - began
-    offered = crowd.sent - sent
-    refused = offered - (crowd.statuses[202] - accepted)
-    return Wave(offered, answered, refused, seconds, await crowd.at_rest())
+    await clients.send(load * CAPACITY, seconds)
+    answered = await clients.metric("palaver_turns_total") - settled
+    elapsed = time.monotonic() - began
+    offered = clients.sent - sent
+    refused = offered - (clients.statuses[202] - accepted)
+    return Wave(offered, answered, refused, elapsed, await clients.wait_at_rest())
 
 
 async def test_ten_times_the_capacity_is_refused_and_changes_nothing(
     report: Report, tmp_path: Path
 ) -> None:
-    async with overload_server(tmp_path) as (crowd, process), contextlib.AsyncExitStack() as stack:
-        await crowd.send(USUAL * CAPACITY, USUAL_SECONDS)
-        usual = Counter(crowd.statuses)
-        busy = await wave(crowd, BUSY, BUSY_SECONDS)
-        scales = Scales(process.pid)
-        before = scales.weigh()
-        weighing = asyncio.create_task(scales.watch())
-        stack.callback(weighing.cancel)
+    async with (
+        overload_server(tmp_path) as (clients, process),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        await clients.send(NORMAL_LOAD * CAPACITY, NORMAL_SECONDS)
+        statuses_before = Counter(clients.statuses)
+        busy = await run_wave(clients, BUSY_LOAD, BUSY_SECONDS)
+        memory = MemoryMonitor(process.pid)
+        memory_before = memory.measure()
+        monitoring = asyncio.create_task(memory.run())
+        stack.callback(monitoring.cancel)
         await stack.enter_async_context(
-            report.progress(lambda: f"{PROPERTY}: {dict(crowd.statuses)} {scales.most} KiB")
+            report.progress(lambda: f"{PROPERTY}: {dict(clients.statuses)} {memory.peak} KiB")
         )
-        waves = [await wave(crowd, TIMES, SECONDS) for _ in range(WAVES)]
-        overloaded = Counter(crowd.statuses)
-        await crowd.send(USUAL * CAPACITY, USUAL_SECONDS)
-        await crowd.at_rest()
+        waves = [await run_wave(clients, OVERLOAD, OVERLOAD_SECONDS) for _ in range(WAVE_COUNT)]
+        statuses_under_load = Counter(clients.statuses)
+        await clients.send(NORMAL_LOAD * CAPACITY, NORMAL_SECONDS)
+        await clients.wait_at_rest()
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
-    findings = await checked(crowd, tmp_path)
-    offered = sum(each.offered for each in waves)
-    refused = sum(each.refused for each in waves)
-    report(
-        Line(
+        assert await asyncio.wait_for(process.wait(), REST_TIMEOUT_SECONDS) == 0
+    findings = await check_ledger(clients, tmp_path)
+    offered = sum(wave.offered for wave in waves)
+    refused = sum(wave.refused for wave in waves)
+    goodput = min(wave.goodput for wave in waves)
+    report.add(
+        PropertyResult(
             property=PROPERTY,
-            turns=crowd.checker.turn_count,
+            turns=clients.checker.turn_count,
             findings=findings,
             figures={
-                "waves": WAVES,
-                "times_capacity": round(offered / (WAVES * SECONDS) / CAPACITY, 1),
+                "waves": WAVE_COUNT,
+                "times_capacity": round(offered / (WAVE_COUNT * OVERLOAD_SECONDS) / CAPACITY, 1),
                 "refused": refused,
-                "growth_percent": round(100 * scales.most / before - 100),
-                "goodput_percent": round(100 * min(each.rate for each in waves) / busy.rate),
-                "at_rest_after_s": round(max(each.rest for each in waves), 1),
+                "growth_percent": round(100 * memory.peak / memory_before - 100),
+                "goodput_percent": round(100 * goodput / busy.goodput),
+                "at_rest_after_s": round(max(wave.rest_seconds for wave in waves), 1),
             },
         )
     )
     assert findings.is_clean, findings.examples
-    assert usual.keys() == {202}
-    assert overloaded.keys() <= {202, 429, 503}
+    assert statuses_before.keys() == {202}
+    assert statuses_under_load.keys() <= {202, 429, 503}
     assert refused > offered / 2, "there was no overload"
-    assert crowd.speechless == 0
-    assert crowd.statuses - overloaded == Counter({202: crowd.sent - overloaded.total()})
-    assert scales.most <= GROWTH * before
+    assert clients.refusals_without_retry_after == 0
+    sent_afterwards = clients.sent - statuses_under_load.total()
+    assert clients.statuses - statuses_under_load == Counter({202: sent_afterwards})
+    assert memory.peak <= MAX_GROWTH * memory_before
 
 
-async def checked(crowd: Crowd, folder: Path) -> Findings:
-    """Hold what was accepted against what the server has left behind."""
+async def check_ledger(clients: Clients, folder: Path) -> Findings:
+    """Compare the accepted messages with the ledger that the server has left."""
     ledger = ledger_in(folder)
     await ledger.start()
     try:
-        return await crowd.checker.check(ledger)
+        return await clients.checker.check(ledger)
     finally:
         await ledger.close()
 
 
-async def test_twin_without_refusals_the_server_grows(report: Report, tmp_path: Path) -> None:
-    async with overload_server(tmp_path, "--unbounded") as (crowd, process):
-        await crowd.send(USUAL * CAPACITY, USUAL_SECONDS)
-        scales = Scales(process.pid)
-        before = scales.weigh()
+async def test_mutant_without_refusals_is_detected(report: Report, tmp_path: Path) -> None:
+    async with overload_server(tmp_path, "--unbounded") as (clients, process):
+        await clients.send(NORMAL_LOAD * CAPACITY, NORMAL_SECONDS)
+        memory = MemoryMonitor(process.pid)
+        before = memory.measure()
         for _ in range(10):
-            await crowd.send(TIMES * CAPACITY, 2)
-            if scales.weigh() > GROWTH * before:
+            await clients.send(OVERLOAD * CAPACITY, 2)
+            if memory.measure() > MAX_GROWTH * before:
                 break
-    assert crowd.statuses.keys() == {202}
-    failed = scales.most > GROWTH * before
-    report.twin(PROPERTY, failed, "no refusals")
-    assert failed
+    assert clients.statuses.keys() == {202}
+    detected = memory.peak > MAX_GROWTH * before
+    report.add_mutant(PROPERTY, detected, "no refusals")
+    assert detected

@@ -1,4 +1,5 @@
-"""Redis dies with SIGKILL every 5 to 8 seconds and is back on its files; replicas die as well."""
+"""Property: acknowledged messages survive, while Redis is killed with SIGKILL every five to eight
+seconds and restarted on its files, and replicas are killed as well."""
 
 import asyncio
 import os
@@ -6,91 +7,113 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.chaos.faults import strike
+from tests.chaos.faults import inject_repeatedly
+from tests.chaos.load import generating_load
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.plugins.ledgers.redis_server import RedisServer
 from tests.proof_settings import SEED, short_or_long
-from tests.proofs.report import Line, Report
-from tests.proofs.scene import BRIEFLY, SETTLED, gaps, generating_load, scene
+from tests.proofs.cluster import (
+    BRIEF_PROFILE,
+    SETTLE_TIMEOUT_SECONDS,
+    interruption_figures,
+    running_cluster,
+)
+from tests.proofs.report import PropertyResult, Report
 
 pytestmark = needs_redis
 
 PROPERTY = "redis-killed"
-AWAY = (0.0, 1.5)
-"""Seconds until it is started again."""
+DOWNTIME_SECONDS = (0.0, 1.5)
 
 
-async def restart(redis: RedisServer, away: float = 0.0) -> None:
+async def restart(redis: RedisServer, downtime_seconds: float = 0.0) -> None:
     await asyncio.to_thread(redis.kill)
-    await asyncio.sleep(away)
+    await asyncio.sleep(downtime_seconds)
     await asyncio.to_thread(redis.start)
 
 
-async def test_what_was_acknowledged_survives_redis(report: Report, tmp_path: Path) -> None:
+async def test_acknowledged_messages_survive_a_killed_redis(report: Report, tmp_path: Path) -> None:
     turns, kills = short_or_long(800, 20_000), short_or_long(5, 200)
-    async with scene(tmp_path) as stage:
-        killed = 0
+    async with running_cluster(tmp_path) as cluster:
+        redis_kills = 0
 
         async def kill_redis() -> None:
-            nonlocal killed
-            killed += 1
-            await restart(stage.redis, stage.chance.uniform(*AWAY))
+            nonlocal redis_kills
+            redis_kills += 1
+            await restart(cluster.redis, cluster.rng.uniform(*DOWNTIME_SECONDS))
 
-        def over() -> bool:
-            return stage.turns >= turns and killed >= kills
+        def is_enough() -> bool:
+            return cluster.turn_count >= turns and redis_kills >= kills
 
         async with (
-            report.progress(lambda: f"{stage.told()} redis_kills={killed}"),
-            generating_load(stage.storm),
+            report.progress(lambda: f"{cluster.progress()} redis_kills={redis_kills}"),
+            generating_load(cluster.load),
             asyncio.TaskGroup() as faults,
         ):
-            for blow, every in ((kill_redis, (5.0, 8.0)), (stage.fleet.kill, (1.0, 3.0))):
-                faults.create_task(strike(blow, every=every, chance=stage.chance, until=over))
-        findings = await stage.verdict()
-    report(
-        Line(
+            for fault, interval_seconds in (
+                (kill_redis, (5.0, 8.0)),
+                (cluster.replica_set.kill_random, (1.0, 3.0)),
+            ):
+                faults.create_task(
+                    inject_repeatedly(
+                        fault,
+                        interval_seconds=interval_seconds,
+                        rng=cluster.rng,
+                        until=is_enough,
+                    )
+                )
+        findings = await cluster.settled_findings()
+    report.add(
+        PropertyResult(
             property=PROPERTY,
-            turns=stage.turns,
-            kills=stage.fleet.kills,
+            turns=cluster.turn_count,
+            kills=cluster.replica_set.kill_count,
             findings=findings,
-            figures={"redis_kills": killed} | gaps(stage.storm.interruptions),
+            figures={"redis_kills": redis_kills} | interruption_figures(cluster.load.interruptions),
         )
     )
     assert findings.is_clean, (SEED, findings)
 
 
-async def power_cut(redis: RedisServer) -> None:
-    """Kill Redis and let its file end where it ended nearly a second ago: with ``everysec`` the
-    kernel need not have written more than that before a host loses power."""
+async def cut_power(redis: RedisServer) -> None:
+    """Kill Redis and truncate its file to what it was 0.9 s ago.
+
+    With ``everysec`` the kernel may not have written more than that when a host loses power.
+    """
     (file,) = await asyncio.to_thread(lambda: list(redis.directory.glob("*/*.incr.aof")))
-    written = (await asyncio.to_thread(file.stat)).st_size
+    size = (await asyncio.to_thread(file.stat)).st_size
     await asyncio.sleep(0.9)
     await asyncio.to_thread(redis.kill)
-    await asyncio.to_thread(os.truncate, file, written)
+    await asyncio.to_thread(os.truncate, file, size)
     await asyncio.to_thread(redis.start)
 
 
-WEAK: dict[str, tuple[dict[str, str], Callable[[RedisServer], Awaitable[None]]]] = {
+WEAK_DURABILITY: dict[str, tuple[dict[str, str], Callable[[RedisServer], Awaitable[None]]]] = {
     "appendonly no": ({"appendonly": "no"}, restart),
-    "everysec and a power cut": ({"appendfsync": "everysec"}, power_cut),
+    "everysec and a power cut": ({"appendfsync": "everysec"}, cut_power),
 }
 
 
-@pytest.mark.parametrize("weakness", WEAK)
-async def test_a_weak_redis_loses_it(report: Report, tmp_path: Path, weakness: str) -> None:
-    """SIGKILL alone takes nothing from ``everysec``, unless the disk is slow: what Redis has handed
-    to the kernel survives it."""
-    directives, blow = WEAK[weakness]
-    loss = {"allow_weak_durability": True}
-    async with scene(tmp_path, weather=BRIEFLY, directives=directives, redis=loss) as stage:
-        async with generating_load(stage.storm):
-            await strike(
-                lambda: blow(stage.redis),
-                every=(2.2, 2.5),  # long enough for those who wait in vain to notice
-                chance=stage.chance,
-                until=stage.found,
+@pytest.mark.parametrize("weakness", WEAK_DURABILITY)
+async def test_mutant_with_weak_durability_is_detected(
+    report: Report, tmp_path: Path, weakness: str
+) -> None:
+    """SIGKILL alone loses nothing with ``everysec``, unless the disk is slow: the kernel keeps what
+    Redis has written."""
+    directives, fault = WEAK_DURABILITY[weakness]
+    allow = {"allow_weak_durability": True}
+    async with running_cluster(
+        tmp_path, profile=BRIEF_PROFILE, directives=directives, redis=allow
+    ) as cluster:
+        async with generating_load(cluster.load):
+            await inject_repeatedly(
+                lambda: fault(cluster.redis),
+                # Longer than the profile's idle_seconds, so that a lost reply is found between.
+                interval_seconds=(2.2, 2.5),
+                rng=cluster.rng,
+                until=cluster.is_mutant_decided,
             )
-        await stage.checker.wait_settled(stage.ledger, timeout_seconds=SETTLED)
-        lost = (await stage.checker.check(stage.ledger)).lost  # not only late
-    report.twin(PROPERTY, lost > 0, weakness)
+        await cluster.checker.wait_settled(cluster.ledger, timeout_seconds=SETTLE_TIMEOUT_SECONDS)
+        lost = (await cluster.checker.check(cluster.ledger)).lost  # not only late
+    report.add_mutant(PROPERTY, lost > 0, weakness)
     assert lost > 0

@@ -1,50 +1,54 @@
-"""The report itself: what its lines say."""
+"""Report: its lines and its file."""
 
 import json
 from pathlib import Path
 
-from tests.chaos.history import Findings
+from tests.chaos.findings import Findings
 from tests.proof_settings import SEED
-from tests.proofs.report import Line, Report
+from tests.proofs.report import PropertyResult, Report
 
 
-def made() -> Report:
+def make_report() -> Report:
     report = Report(lambda line: None)
-    report(Line(property="a", turns=5, kills=2, findings=Findings(lost=1), figures={"gap_ms": 9}))
+    report.add(
+        PropertyResult(
+            property="a", turns=5, kills=2, findings=Findings(lost=1), figures={"wait_ms": 9}
+        )
+    )
     return report
 
 
-def test_a_line_has_every_count_the_figures_and_the_twin() -> None:
-    report = made()
-    report.twin("a", True, "fence off")
+def test_a_line_has_every_count_the_figures_and_the_mutant() -> None:
+    report = make_report()
+    report.add_mutant("a", True, "fence off")
     (line,) = report.lines()
     assert line == (
-        "property=a turns=5 kills=2 lost=1 duplicated=0 reordered=0 gaps=0 wrong=0 gap_ms=9 "
-        "twin=failed"
+        "property=a turns=5 kills=2 lost=1 duplicated=0 reordered=0 gaps=0 wrong=0 wait_ms=9 "
+        "mutants=detected"
     )
 
 
-def test_several_twins_are_named() -> None:
-    report = made()
-    report.twin("a", True, "fence off")
-    report.twin("a", True, "dedupe off")
-    assert report.records()["a"]["twin"] == "failed(fence off, dedupe off)"
+def test_several_mutants_are_named() -> None:
+    report = make_report()
+    report.add_mutant("a", True, "fence off")
+    report.add_mutant("a", True, "dedupe off")
+    assert report.records()["a"]["mutants"] == "detected(fence off, dedupe off)"
 
 
-def test_a_twin_that_nobody_noticed_stands_out() -> None:
-    report = made()
-    report.twin("a", True, "fence off")
-    report.twin("a", False, "dedupe off")
-    assert report.records()["a"]["twin"] == "passed(dedupe off)"
+def test_an_undetected_mutant_stands_out() -> None:
+    report = make_report()
+    report.add_mutant("a", True, "fence off")
+    report.add_mutant("a", False, "dedupe off")
+    assert report.records()["a"]["mutants"] == "undetected(dedupe off)"
 
 
-def test_a_run_of_one_property_keeps_what_was_written_of_others(tmp_path: Path) -> None:
+def test_saving_keeps_the_records_of_other_properties(tmp_path: Path) -> None:
     folder = tmp_path / "build"
     first = Report(lambda line: None, folder)
-    first(Line(property="b", turns=1))
+    first.add(PropertyResult(property="b", turns=1))
     first.save()
     second = Report(lambda line: None, folder)
-    second(Line(property="a", turns=5))
+    second.add(PropertyResult(property="a", turns=5))
     written = json.loads(second.save().read_text())
     assert {name: record["turns"] for name, record in written.items()} == {"a": 5, "b": 1}
     assert written["a"]["seed"] == SEED

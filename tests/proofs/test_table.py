@@ -1,9 +1,9 @@
-"""The tables themselves."""
+"""Tables of the proofs' results."""
 
 from typing import Any
 
 import pytest
-from tests.proofs.table import BEGIN, END, placed, tables
+from tests.proofs.table import BEGIN, END, insert_tables, render_tables
 
 MACHINE = {"cpu": "EPYC", "cores": 2, "python": "3.11.7", "redis": "7.0.15"}
 
@@ -14,28 +14,28 @@ def record(**values: Any) -> dict[str, Any]:  # Any: JSON values
     return made | {"turns": 2500, "kills": 30} | zeros | values
 
 
-def test_a_row_has_the_counts_and_the_twin_and_the_figures_follow() -> None:
-    killed = record(gap_p999_ms=1430, frames=12_000, twin="failed(fence off)")
-    text = tables("make prove-short", {"killed": killed, "plain": record(kills=0)})
+def test_a_row_has_the_counts_and_the_mutants_and_the_figures_follow() -> None:
+    killed = record(interruption_p999_ms=1430, frames=12_000, mutants="detected(fence off)")
+    text = render_tables("make prove-short", {"killed": killed, "plain": record(kills=0)})
     assert text.splitlines() == [
         "`make prove-short` on EPYC, 2 cores, Python 3.11.7, Redis 7.0.15; 2026-11-22, seed 7:",
         "",
-        "| property | turns | kills | lost | doubled | reordered | gapped | wrong | twin |",
+        "| property | turns | kills | lost | duplicated | reordered | gaps | wrong | mutants |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-        "| `killed` | 2,500 | 30 | 0 | 0 | 0 | 0 | 0 | failed(fence off) |",
+        "| `killed` | 2,500 | 30 | 0 | 0 | 0 | 0 | 0 | detected(fence off) |",
         "| `plain` | 2,500 | 0 | 0 | 0 | 0 | 0 | 0 |  |",
         "",
-        "- `killed`: gap p999 ms 1,430, frames 12,000.",
+        "- `killed`: interruption p999 ms 1,430, frames 12,000.",
     ]
 
 
-def test_what_was_not_counted_stays_empty() -> None:
+def test_a_missing_count_is_an_empty_cell() -> None:
     made = {key: record()[key] for key in ("date", "seed", "machine")}
-    flood = tables("make prove", {"flood": made | {"twin": "failed"}})
-    assert "| `flood` |  |  |  |  |  |  |  | failed |" in flood
+    flood = render_tables("make prove", {"flood": made | {"mutants": "detected"}})
+    assert "| `flood` |  |  |  |  |  |  |  | detected |" in flood
 
 
-def test_runs_of_different_days_machines_and_seeds_stand_apart() -> None:
+def test_each_day_machine_and_seed_has_its_own_table() -> None:
     other = MACHINE | {"cpu": "Xeon", "redis": ""}
     records = {
         "a": record(),
@@ -44,7 +44,7 @@ def test_runs_of_different_days_machines_and_seeds_stand_apart() -> None:
         "d": record(machine=other),
         "e": record(date="2026-11-23T04:00:00+00:00"),
     }
-    heads = [line for line in tables("make prove", records).splitlines() if " on " in line]
+    heads = [line for line in render_tables("make prove", records).splitlines() if " on " in line]
     assert heads == [
         "`make prove` on EPYC, 2 cores, Python 3.11.7, Redis 7.0.15; 2026-11-22, seed 7:",
         "`make prove` on EPYC, 2 cores, Python 3.11.7, Redis 7.0.15; 2026-11-22, seed 8:",
@@ -53,13 +53,13 @@ def test_runs_of_different_days_machines_and_seeds_stand_apart() -> None:
     ]
 
 
-def test_the_tables_replace_what_stood_between_the_marks() -> None:
+def test_the_tables_replace_the_text_between_the_markers() -> None:
     page = f"before\n{BEGIN}old\n{END}after\n"
-    once = placed(page, "new")
+    once = insert_tables(page, "new")
     assert once == f"before\n{BEGIN}\nnew\n{END}after\n"
-    assert placed(once, "new") == once
+    assert insert_tables(once, "new") == once
 
 
-def test_a_page_without_marks_is_refused() -> None:
+def test_a_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="measured"):
-        placed("before\n", "new")
+        insert_tables("before\n", "new")

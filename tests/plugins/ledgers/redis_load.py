@@ -6,7 +6,8 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-from tests.chaos.history import Findings, HistoryChecker
+from tests.chaos.findings import Findings
+from tests.chaos.history import HistoryChecker
 
 from palaver.errors import Fenced, LedgerUnavailable, TooMany
 from palaver.ledger import Claim, LogEntry

@@ -1,4 +1,4 @@
-"""Callers: programs that want a reply over HTTP, from any replica, as behind a load balancer."""
+"""HTTP clients: programs that request replies from any replica, as behind a load balancer."""
 
 import asyncio
 import itertools
@@ -9,70 +9,72 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-from tests.chaos.history import Findings, HistoryChecker
-from tests.proofs.witness import reply_to
+from tests.chaos.findings import Findings
+from tests.chaos.history import HistoryChecker
+from tests.proofs.reference_plugin import reply_to
 
 from palaver.messages import Conversation, Message
 
 PERSON = "caller"
 
 
-class Callers:
-    """Each asks for one reply after the other: as a whole, and streamed in OpenAI's form.
+class HTTPClients:
+    """Clients that each request one reply after the other.
 
-    ``answers`` counts statuses; ``retries`` what a load balancer tries again elsewhere, because
-    nobody listens or the connection was closed before an answer began.
+    A reply is requested as a whole, as an OpenAI completion or as a completion stream.
+    ``status_counts`` counts responses by status, ``retry_count`` the requests that a load balancer
+    would send to another replica, because the connection was refused or closed before a response.
     """
 
     def __init__(
-        self, where: Callable[[], str], checker: HistoryChecker, chance: random.Random
+        self, pick_address: Callable[[], str], checker: HistoryChecker, rng: random.Random
     ) -> None:
-        self.answers: Counter[int] = Counter()
-        self.retries = 0
+        self.status_counts: Counter[int] = Counter()
+        self.retry_count = 0
         self.findings = Findings()
-        self._where = where
+        self._pick_address = pick_address
         self._checker = checker
-        self._chance = chance
+        self._rng = rng
         self._numbers = itertools.count(1)
-        self._over = False
+        self._stopping = False
 
     @property
-    def errors(self) -> int:
-        """Answers that blame the server."""
-        return sum(count for status, count in self.answers.items() if status >= 500)
+    def server_error_count(self) -> int:
+        """Number of 5xx responses."""
+        return sum(count for status, count in self.status_counts.items() if status >= 500)
 
     async def run(self, count: int) -> None:
-        """``count`` of them at a time, until `end`."""
+        """Run ``count`` clients at a time until `stop`."""
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
             asyncio.TaskGroup() as group,
         ):
             for _ in range(count):
-                group.create_task(self._call(session))
+                group.create_task(self._run_client(session))
 
-    def end(self) -> None:
-        self._over = True
+    def stop(self) -> None:
+        """Send no further request."""
+        self._stopping = True
 
-    async def _call(self, session: aiohttp.ClientSession) -> None:
-        while not self._over:
+    async def _run_client(self, session: aiohttp.ClientSession) -> None:
+        while not self._stopping:
             number = next(self._numbers)
-            ask = self._chance.choice((self._whole, self._completion, self._streamed))
+            request = self._rng.choice((self._whole, self._completion, self._streamed))
+            channel = "web" if request == self._whole else "openai_api"
             message = Message(
-                conversation=Conversation(
-                    "default", "web" if ask == self._whole else "openai_api", f"call-{number}"
-                ),
+                conversation=Conversation("default", channel, f"call-{number}"),
                 id=f"call-{number}",
                 person=PERSON,
                 text=f"call {number}",
             )
             try:
-                turn, text = await ask(session, message)
+                turn, text = await request(session, message)
             except (aiohttp.ClientError, OSError, TimeoutError, LookupError) as error:
-                self.findings.record("lost", f"{ask.__name__} {message.id}: {error!r}")
+                self.findings.record("lost", f"{request.__name__} {message.id}: {error!r}")
                 continue
             self._checker.record_accepted(message, turn)
             if text != reply_to(message.text):
-                self.findings.record("wrong", f"{ask.__name__} {message.id}: {text!r}")
+                self.findings.record("wrong", f"{request.__name__} {message.id}: {text!r}")
 
     async def _whole(self, session: aiohttp.ClientSession, message: Message) -> tuple[str, str]:
         path = f"v1/conversations/{message.conversation.thread}/messages?wait=true"
@@ -84,7 +86,7 @@ class Callers:
         self, session: aiohttp.ClientSession, message: Message
     ) -> tuple[str, str]:
         answer = json.loads(await self._complete(session, message, stream=False))
-        return _turn(answer), answer["choices"][0]["message"]["content"]
+        return _turn_of(answer), answer["choices"][0]["message"]["content"]
 
     async def _streamed(self, session: aiohttp.ClientSession, message: Message) -> tuple[str, str]:
         answer = await self._complete(session, message, stream=True)
@@ -93,13 +95,13 @@ class Callers:
             raise LookupError(f"the stream ends with {end!r}")
         pieces = [json.loads(chunk) for chunk in chunks]
         deltas = [piece["choices"][0]["delta"] for piece in pieces]
-        return _turn(pieces[0]), "".join(delta.get("content", "") for delta in deltas)
+        return _turn_of(pieces[0]), "".join(delta.get("content", "") for delta in deltas)
 
     async def _complete(
         self, session: aiohttp.ClientSession, message: Message, *, stream: bool
     ) -> str:
         body = {
-            "model": "witness",
+            "model": "reference",
             "stream": stream,
             "user": PERSON,
             "messages": [{"role": "user", "content": message.text}],
@@ -117,30 +119,30 @@ class Callers:
         body: dict[str, Any],  # JSON values
         headers: dict[str, str] | None = None,
     ) -> str:
-        """The body of a good answer. Raises `LookupError` when it was another one."""
-        response = await self._begun(session, path, body, headers)
+        """Return the body of a successful response. Raises `LookupError` for another status."""
+        response = await self._post_with_retries(session, path, body, headers)
         async with response:
-            self.answers[response.status] += 1
+            self.status_counts[response.status] += 1
             text = await response.text()
             if not response.ok:
                 raise LookupError(f"{response.status}: {text}")
             return text
 
-    async def _begun(
+    async def _post_with_retries(
         self,
         session: aiohttp.ClientSession,
         path: str,
         body: dict[str, Any],  # JSON values
         headers: dict[str, str] | None,
     ) -> aiohttp.ClientResponse:
-        """An answer that has begun."""
+        """Send the request to one replica after the other until a response begins."""
         while True:
             try:
-                return await session.post(self._where() + path, json=body, headers=headers)
+                return await session.post(self._pick_address() + path, json=body, headers=headers)
             except aiohttp.ClientConnectionError:
-                self.retries += 1
+                self.retry_count += 1
 
 
-def _turn(answer: dict[str, Any]) -> str:  # JSON values
+def _turn_of(answer: dict[str, Any]) -> str:  # JSON values
     turn: str = answer["id"].removeprefix("chatcmpl-")
     return turn

@@ -1,5 +1,8 @@
-"""The plugin of the servers under proof: a skill whose reply follows from the message alone, though
-it uses the verbs that have effects, and an engine that speaks at a steady pace."""
+"""Reference plugin: a skill with a reply that depends on the message alone, and an engine.
+
+The skill uses every verb of a turn that has an effect, so a replay that repeats or omits one of
+them changes the reply.
+"""
 
 import contextlib
 import os
@@ -23,53 +26,56 @@ LAMP = Document(id="lamp.txt", title="The lamp", text="The lamp turns once in ni
 RING = "ring"
 
 
-def words(text: str, fewest: int, most: int) -> str:
-    """Words that follow from ``text``, about as many as one says in a second or two."""
-    chance = random.Random(text)
-    return "".join(f"{chance.choice(WORDS)} " for _ in range(chance.randint(fewest, most)))
+def random_words(seed: str, fewest: int, most: int) -> str:
+    """Return words that depend on ``seed`` alone."""
+    rng = random.Random(seed)
+    return "".join(f"{rng.choice(WORDS)} " for _ in range(rng.randint(fewest, most)))
 
 
-def spoken(prompt: str) -> str:
-    """What the engine says to a prompt."""
-    return words(prompt, 2, 4) if prompt.startswith("coda ") else words(prompt, 8, 16)
+def generated_text(prompt: str) -> str:
+    """Return the text that the engine generates for a prompt."""
+    if prompt.startswith("coda "):
+        return random_words(prompt, 2, 4)
+    return random_words(prompt, 8, 16)
 
 
 def reply_to(text: str) -> str:
-    """The whole reply to a message, character by character."""
-    return f"To {text!r}: {spoken(text)}[{LAMP.title}; {text}] {spoken(f'coda {text}')}"
+    """Return the whole reply of the skill to a message."""
+    coda = generated_text(f"coda {text}")
+    return f"To {text!r}: {generated_text(text)}[{LAMP.title}; {text}] {coda}"
 
 
-class Witness(Skill):
-    """Tell what was seen."""
+class ReferenceSkill(Skill):
+    """Say, search, remember, generate, call a tool and recall."""
 
-    name = "witness"
+    name = "reference"
     examples = ("what did you see", "tell us")
 
     async def answer(self, turn: Turn) -> None:
-        text, place = turn.message.text, turn.message.conversation.thread
+        text, thread = turn.message.text, turn.message.conversation.thread
         await turn.say(f"To {text!r}: ")
         (passage,) = await turn.search("lamp", 1)
-        await turn.remember(place, text)
+        await turn.remember(thread, text)
         await turn.stream(text)
         with contextlib.suppress(OutcomeUnknown):
             await turn.call_tool(RING, message=turn.message.id)
-        await turn.say(f"[{passage.title}; {await turn.recall(place)}] ")
+        await turn.say(f"[{passage.title}; {await turn.recall(thread)}] ")
         await turn.stream(f"coda {text}")
 
 
-class Ring(pydantic.BaseModel):
+class RingArguments(pydantic.BaseModel):
     message: str
 
 
-def ring_into(path: Path) -> Tool:
-    """A tool that must not run twice; each run is a line of the file at ``path``."""
+def make_ring_tool(path: Path) -> Tool:
+    """Return a tool that must not run twice; each run appends a line to the file at ``path``."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    async def ring(arguments: Ring) -> str:
+    async def ring(arguments: RingArguments) -> str:
         os.write(file, f"{arguments.message}\n".encode())
         return "rung"
 
-    return Tool(name=RING, description="Ring a bell.", arguments=Ring, run=ring)
+    return Tool(name=RING, description="Ring a bell.", arguments=RingArguments, run=ring)
 
 
 class PacedSettings(PluginSettings):
@@ -86,7 +92,7 @@ def _build_engine(settings: PacedSettings, build_context: BuildContext) -> Engin
 
 
 def _script(request: GenerationRequest) -> str:
-    return spoken(request.messages[-1].content)
+    return generated_text(request.messages[-1].content)
 
 
 def _build_knowledge(settings: NoSettings, build_context: BuildContext) -> KnowledgeBase:
@@ -95,7 +101,7 @@ def _build_knowledge(settings: NoSettings, build_context: BuildContext) -> Knowl
 
 @hookimpl
 def palaver_register_skills() -> Iterable[type[Skill]]:
-    return [Witness]
+    return [ReferenceSkill]
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""An engine of a known speed: what it can do in a second follows from its figures."""
+"""PacedEngine: an engine of known speed, from which its capacity can be computed."""
 
 import asyncio
 import random
@@ -17,33 +17,37 @@ from palaver.messages import Usage
 
 
 class PacedEngine:
-    """Runs ``slots`` generations at once. The first word comes after ``prefill`` seconds, each
-    further one after ``pace``. A reply has ``words`` on average; how many, and which, follows from
-    the prompt. It keeps nothing of what was asked."""
+    """Engine with ``slots`` simultaneous generations that does not keep the requests.
 
-    def __init__(self, *, slots: int, prefill: float, pace: float, words: int) -> None:
+    The first word comes after ``first_word_seconds``, each further one after ``word_seconds``. The
+    reply, with ``mean_words`` words on average, depends on the prompt alone.
+    """
+
+    def __init__(
+        self, *, slots: int, first_word_seconds: float, word_seconds: float, mean_words: int
+    ) -> None:
         self.slots = slots
-        self.words = words
-        self.seconds = prefill + pace * (words - 1)
-        """What a generation takes on average."""
-        self.generated = 0
-        """Generations that came to their end."""
-        self._prefill = prefill
-        self._pace = pace
-        self._free = asyncio.Semaphore(slots)
+        self.mean_words = mean_words
+        self.mean_seconds = first_word_seconds + word_seconds * (mean_words - 1)
+        """Average duration of a generation."""
+        self.generation_count = 0
+        """Generations that have finished."""
+        self._first_word_seconds = first_word_seconds
+        self._word_seconds = word_seconds
+        self._free_slots = asyncio.Semaphore(slots)
         self._running = self._waiting = 0
 
     @property
-    def capacity(self) -> float:
-        """Generations per second."""
-        return self.slots / self.seconds
+    def generations_per_second(self) -> float:
+        return self.slots / self.mean_seconds
 
-    def reply(self, prompt: str) -> str:
-        """What it says to a prompt."""
+    def reply_to(self, prompt: str) -> str:
+        """Return the text generated for a prompt."""
         return "".join(self._words(prompt))
 
     def _words(self, prompt: str) -> list[str]:
-        count = random.Random(prompt).randint(self.words // 2, self.words + self.words // 2)
+        fewest, most = self.mean_words // 2, self.mean_words + self.mean_words // 2
+        count = random.Random(prompt).randint(fewest, most)
         return [f"{prompt}-{number} " for number in range(count)]
 
     async def start(self) -> EngineInfo:
@@ -61,25 +65,25 @@ class PacedEngine:
             async with asyncio.timeout(request.timeout):
                 return await self._generate(request, on_text)
         except TimeoutError as error:
-            raise EngineTimeout(f"no end within {request.timeout} s") from error
+            raise EngineTimeout(f"not finished within {request.timeout} s") from error
 
     async def _generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         prompt = request.messages[-1].content
         self._waiting += 1
         try:
-            await self._free.acquire()
+            await self._free_slots.acquire()
         finally:
             self._waiting -= 1
         self._running += 1
         try:
             words = self._words(prompt)
             for number, word in enumerate(words):
-                await asyncio.sleep(self._pace if number else self._prefill)
+                await asyncio.sleep(self._word_seconds if number else self._first_word_seconds)
                 on_text(word)
         finally:
             self._running -= 1
-            self._free.release()
-        self.generated += 1
+            self._free_slots.release()
+        self.generation_count += 1
         usage = Usage(prompt_tokens=len(prompt) // 4, completion_tokens=len(words))
         return Generation(text="".join(words), finish_reason="stop", usage=usage)
 
