@@ -1,4 +1,4 @@
-"""Screen: what one viewer of a conversation shows."""
+"""RecordingSubscriber: a subscriber that keeps what it receives of a conversation."""
 
 import asyncio
 from typing import Any
@@ -7,21 +7,22 @@ from palaver.ledger import Snapshot
 from palaver.messages import Cursor, Event, Finished, Received, Started, Text, TextReset
 
 TIMEOUT_SECONDS = 5.0
-"""Seconds that a reply may take in a test."""
+"""Seconds within which a test's reply must arrive."""
 
 
 class RecordingSubscriber:
-    """What one viewer of a conversation shows: a `Viewer` that keeps each turn's text and events.
+    """Subscriber that keeps the text and the events of each turn.
 
-    It heals text by position as a client does, so it also proves the stream: text that does not
-    continue what is shown raises `AssertionError`.
+    It places text by position, as a client does. Text that leaves a gap raises `AssertionError`.
     """
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
+        """The reply so far, by turn."""
         self.events: dict[str, list[Event]] = {}
+        """Every event except text, by turn."""
         self.turns: dict[str, str] = {}
-        """By message id the turn that has it: a message may be moved to another one."""
+        """The turn that has a message, by message id; a message may be moved to another turn."""
         self.cursor: Cursor | None = None
         self.snapshots: list[Snapshot] = []
         self.is_shut_down = False
@@ -46,23 +47,27 @@ class RecordingSubscriber:
     def on_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshots.append(snapshot)
         self.cursor = snapshot.cursor
-        for line in snapshot.history:
-            if line.role == "assistant":
-                self.texts[line.turn] = line.text
+        for entry in snapshot.history:
+            if entry.role == "assistant":
+                self.texts[entry.turn] = entry.text
         for turn in snapshot.pending:
             self.turns |= {message.id: turn.turn for message in turn.messages}
             self.texts[turn.turn] = turn.reply
         self._changed.set()
 
-    def events_of(self, turn: str, kind: type[Any]) -> list[Any]:  # Any: events of that kind
-        return [event for event in self.events.get(turn, ()) if isinstance(event, kind)]
-
     def on_shutdown(self) -> None:
         self.is_shut_down = True
         self._changed.set()
 
+    def events_of(self, turn: str, kind: type[Any]) -> list[Any]:  # Any: events of that kind
+        """Return a turn's events of one class, such as `Finished`."""
+        return [event for event in self.events.get(turn, ()) if isinstance(event, kind)]
+
     async def wait_for(self, turn: str, *, text: str | None = None) -> None:
-        """Wait until the turn is finished, or has said ``text``."""
+        """Wait until the turn is finished, or until its reply contains ``text``.
+
+        Raises `TimeoutError` after `TIMEOUT_SECONDS`.
+        """
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while not self._has(turn, text):
                 self._changed.clear()

@@ -1,4 +1,4 @@
-"""A viewer's place in the stream: what it resumes from, and how a lost hint is noticed."""
+"""Subscription: resuming at a cursor, and detecting a lost change notification."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,54 +23,57 @@ from palaver.streams.subscriptions import PAGE, Subscriptions
 from palaver.testing import MemoryLedger, RecordingSubscriber
 
 
-class Slow(MemoryLedger):
-    """Answers what it is asked at once; while ``holding``, the answer leaves only with `answer`."""
+class DelayingLedger(MemoryLedger):
+    """Ledger with answers that a test can delay, and with failures.
+
+    A read gets its data at once; while ``delaying``, it returns only when the test sets the future
+    that `delayed_answer` returns.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.holding = False
-        self.away = False
-        self.life = ""
-        """The epoch from now on, when it is set."""
-        self.asked = 0
+        self.delaying = False
+        self.unavailable = False
+        self.epoch_override = ""
+        self.read_count = 0
         self._answers: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
         page = await super().read(conversation, after, limit)
-        page = msgspec.structs.replace(page, epoch=self.life or page.epoch)
-        await self._pass()
+        page = msgspec.structs.replace(page, epoch=self.epoch_override or page.epoch)
+        await self._delay()
         return page
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
         snapshot = await super().snapshot(conversation, history)
-        cursor = Cursor(self.life or snapshot.cursor.epoch, snapshot.cursor.offset)
-        await self._pass()
+        cursor = Cursor(self.epoch_override or snapshot.cursor.epoch, snapshot.cursor.offset)
+        await self._delay()
         return msgspec.structs.replace(snapshot, cursor=cursor)
 
-    async def _pass(self) -> None:
-        if self.away:
-            raise LedgerUnavailable("away")
-        self.asked += 1
-        if self.holding:
-            leave = asyncio.get_running_loop().create_future()
-            self._answers.put_nowait(leave)
-            await leave
+    async def _delay(self) -> None:
+        if self.unavailable:
+            raise LedgerUnavailable("unavailable")
+        self.read_count += 1
+        if self.delaying:
+            released = asyncio.get_running_loop().create_future()
+            self._answers.put_nowait(released)
+            await released
 
-    async def held(self) -> asyncio.Future[None]:
-        """The next answer that is held back, once its question has come."""
+    async def delayed_answer(self) -> asyncio.Future[None]:
+        """Wait for the next delayed answer; return the future that releases it."""
         async with asyncio.timeout(5):
             return await self._answers.get()
 
 
-class Deaf(MemoryLedger):
-    """Tells nobody anything."""
+class SilentLedger(MemoryLedger):
+    """Ledger without change notifications."""
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         return lambda: None
 
 
-class Pen:
-    """A worker that writes one turn."""
+class LedgerWriter:
+    """Writer of one turn, directly to a ledger."""
 
     def __init__(self, ledger: MemoryLedger, claim: Claim) -> None:
         self.turn = claim.turn
@@ -93,179 +96,186 @@ class Pen:
         await self._ledger.settle(self._claim, [finished], expect=self._index)
 
 
-async def begun(ledger: MemoryLedger) -> Pen:
-    """A turn that has been accepted and claimed: two events."""
+async def start_turn(ledger: MemoryLedger) -> LedgerWriter:
+    """Accept and claim a turn, which makes two events; return its writer."""
     await ledger.accept(Message(conversation=CONVERSATION, id="m1", person="a", text="hi"))
     claim = await ledger.claim("worker", lease=60, history=0)
     assert claim is not None
-    pen = Pen(ledger, claim)
-    await pen.write(Started(turn=claim.turn, attempt=1))
-    return pen
+    writer = LedgerWriter(ledger, claim)
+    await writer.write(Started(turn=claim.turn, attempt=1))
+    return writer
 
 
-async def place(ledger: MemoryLedger) -> Cursor:
+async def current_cursor(ledger: MemoryLedger) -> Cursor:
     return (await ledger.snapshot(CONVERSATION, 0)).cursor
 
 
-async def test_news_that_comes_while_a_viewer_catches_up_is_no_loss() -> None:
-    ledger = Slow()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    pen = await begun(ledger)
-    since = await place(ledger)
-    ledger.holding = True
-    opening = asyncio.create_task(streams.subscribe(CONVERSATION, recorder, since))
-    (await ledger.held()).set_result(None)
-    for word in ("one ", "two ", "three "):  # each behind the back of a read that is under way
-        answer = await ledger.held()
-        await pen.say(word)
+async def test_events_stored_during_a_catch_up_are_not_lost() -> None:
+    ledger = DelayingLedger()
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    writer = await start_turn(ledger)
+    since = await current_cursor(ledger)
+    ledger.delaying = True
+    opening = asyncio.create_task(subscriptions.subscribe(CONVERSATION, recorder, since))
+    (await ledger.delayed_answer()).set_result(None)
+    for word in ("one ", "two ", "three "):  # each after a read got its data and before it returns
+        answer = await ledger.delayed_answer()
+        await writer.say(word)
         answer.set_result(None)
-    ledger.holding = False
+    ledger.delaying = False
     subscription = await opening
-    await recorder.wait_for(pen.turn, text="one two three ")
+    await recorder.wait_for(writer.turn, text="one two three ")
     assert subscription.recovered
     assert recorder.snapshots == []
-    streams.unsubscribe(subscription)
+    subscriptions.unsubscribe(subscription)
 
 
-async def test_what_is_stored_while_a_snapshot_is_made_is_shown_after_it() -> None:
-    ledger = Slow()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, recorder)
+async def test_events_stored_during_a_snapshot_are_delivered_after_it() -> None:
+    ledger = DelayingLedger()
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    writer = await start_turn(ledger)
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
     recorder.snapshots.clear()
-    ledger.life = "another"
-    ledger.holding = True
+    ledger.epoch_override = "another"
+    ledger.delaying = True
     subscription.check()
-    (await ledger.held()).set_result(None)  # the read that finds the other epoch
-    snapshot = await ledger.held()
-    await pen.say("meanwhile")
-    ledger.holding = False
+    (await ledger.delayed_answer()).set_result(None)  # the read that finds the other epoch
+    snapshot = await ledger.delayed_answer()
+    await writer.say("during")
+    ledger.delaying = False
     snapshot.set_result(None)
-    await recorder.wait_for(pen.turn, text="meanwhile")
+    await recorder.wait_for(writer.turn, text="during")
     assert len(recorder.snapshots) == 1
-    streams.unsubscribe(subscription)
+    subscriptions.unsubscribe(subscription)
 
 
-async def test_a_viewer_that_hears_nothing_is_compared_with_the_ledger() -> None:
-    ledger = Deaf()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, recorder)
-    await pen.say("unheard")
+async def test_a_silent_subscription_is_compared_with_the_ledger() -> None:
+    ledger = SilentLedger()
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    writer = await start_turn(ledger)
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
+    await writer.say("missed")
     now = asyncio.get_running_loop().time()
-    streams.check_silent(now - 1)  # it has had news since
-    assert pen.turn not in recorder.texts or recorder.texts[pen.turn] == ""
-    streams.check_silent(now + 1)
-    await recorder.wait_for(pen.turn, text="unheard")
-    assert recorder.cursor == await place(ledger)
-    streams.unsubscribe(subscription)
+    subscriptions.check_silent(now - 1)  # a notification came later than that
+    assert writer.turn not in recorder.texts or recorder.texts[writer.turn] == ""
+    subscriptions.check_silent(now + 1)
+    await recorder.wait_for(writer.turn, text="missed")
+    assert recorder.cursor == await current_cursor(ledger)
+    subscriptions.unsubscribe(subscription)
 
 
-async def test_a_comparison_that_failed_is_soon_repeated() -> None:
-    ledger = Slow()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, recorder)
+async def test_a_failed_comparison_is_soon_repeated() -> None:
+    ledger = DelayingLedger()
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    writer = await start_turn(ledger)
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
     subscription.unwatch()
-    await pen.say("unheard")
-    ledger.away = True
+    await writer.say("missed")
+    ledger.unavailable = True
     now = asyncio.get_running_loop().time()
-    streams.check_silent(now + 1)
+    subscriptions.check_silent(now + 1)
     await until(lambda: subscription.quiet_since < now)
-    ledger.away = False
-    streams.check_silent(now)
-    await recorder.wait_for(pen.turn, text="unheard")
-    streams.unsubscribe(subscription)
+    ledger.unavailable = False
+    subscriptions.check_silent(now)
+    await recorder.wait_for(writer.turn, text="missed")
+    subscriptions.unsubscribe(subscription)
 
 
-async def test_a_hint_after_a_lost_one_fills_the_gap() -> None:
+async def test_a_notification_after_a_lost_one_fills_the_gap() -> None:
     ledger = MemoryLedger()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, recorder)
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    writer = await start_turn(ledger)
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
     subscription.unwatch()
-    await pen.say("lost ")
-    await pen.say("heard")
-    last = await place(ledger)
-    event = Text(turn=pen.turn, position=5, text="heard")
+    await writer.say("lost ")
+    await writer.say("stored")
+    last = await current_cursor(ledger)
+    event = Text(turn=writer.turn, position=5, text="stored")
     subscription.on_change([StoredEvent(last.offset, event)])
-    await recorder.wait_for(pen.turn, text="lost heard")
+    await recorder.wait_for(writer.turn, text="lost stored")
     assert recorder.cursor == last
-    streams.unsubscribe(subscription)
+    subscriptions.unsubscribe(subscription)
 
 
-async def test_a_lost_subscription_makes_a_viewer_compare() -> None:
-    """A ledger that has lost its connection for news gives a hint without events."""
+async def test_a_notification_without_events_makes_a_subscription_compare() -> None:
+    """A ledger that lost its connection for notifications sends one without events."""
     ledger = MemoryLedger()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    pen = await begun(ledger)
-    subscription = await streams.subscribe(CONVERSATION, recorder)
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    writer = await start_turn(ledger)
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
     subscription.unwatch()
-    await pen.say("unheard")
+    await writer.say("missed")
     subscription.on_change(())
-    await recorder.wait_for(pen.turn, text="unheard")
-    streams.unsubscribe(subscription)
+    await recorder.wait_for(writer.turn, text="missed")
+    subscriptions.unsubscribe(subscription)
 
 
-async def test_a_gap_of_several_pages_is_brought_whole() -> None:
-    ledger = Slow()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    pen = await begun(ledger)
-    since = await place(ledger)
+async def test_a_gap_of_several_pages_is_filled() -> None:
+    ledger = DelayingLedger()
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    writer = await start_turn(ledger)
+    since = await current_cursor(ledger)
     for number in range(3 * PAGE + 7):
-        await pen.say(f"{number} ")
-    asked = ledger.asked
-    subscription = await streams.subscribe(CONVERSATION, recorder, since)
+        await writer.say(f"{number} ")
+    read_count = ledger.read_count
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder, since)
     assert subscription.recovered
     assert recorder.snapshots == []
-    assert recorder.texts[pen.turn] == pen.text
-    assert ledger.asked - asked >= 4
-    streams.unsubscribe(subscription)
+    assert recorder.texts[writer.turn] == writer.text
+    assert ledger.read_count - read_count >= 4
+    subscriptions.unsubscribe(subscription)
 
 
 @pytest.mark.parametrize("kept", [1, 3])
-async def test_only_a_place_from_which_all_is_held_is_resumed(kept: int) -> None:
+async def test_only_a_cursor_with_all_later_events_stored_is_resumed(kept: int) -> None:
     ledger = MemoryLedger(events_kept=kept)
-    pen = await begun(ledger)
-    shown: dict[int, str] = {2: ""}  # what a viewer has at each place
+    writer = await start_turn(ledger)
+    text_at: dict[int, str] = {2: ""}  # what a client has at each offset
     for offset, word in enumerate(("a ", "b ", "c ", "d "), start=3):
-        await pen.say(word)
-        shown[offset] = pen.text
-    await pen.finish()  # here the stream is cut
-    end = await place(ledger)
+        await writer.say(word)
+        text_at[offset] = writer.text
+    await writer.finish()  # trims the stream
+    end = await current_cursor(ledger)
     for offset in range(2, end.offset + 3):
-        streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-        recorder.texts[pen.turn] = shown.get(offset, pen.text)
-        subscription = await streams.subscribe(CONVERSATION, recorder, Cursor(end.epoch, offset))
-        whole = end.offset - kept <= offset <= end.offset
-        assert (subscription.recovered, bool(recorder.snapshots)) == (whole, not whole), offset
-        assert recorder.texts[pen.turn] == pen.text
-        streams.unsubscribe(subscription)
+        subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+        recorder.texts[writer.turn] = text_at.get(offset, writer.text)
+        subscription = await subscriptions.subscribe(
+            CONVERSATION, recorder, Cursor(end.epoch, offset)
+        )
+        is_resumable = end.offset - kept <= offset <= end.offset
+        assert (subscription.recovered, bool(recorder.snapshots)) == (
+            is_resumable,
+            not is_resumable,
+        ), offset
+        assert recorder.texts[writer.turn] == writer.text
+        subscriptions.unsubscribe(subscription)
 
 
-async def test_a_place_of_another_epoch_gets_a_snapshot() -> None:
+async def test_a_cursor_of_another_epoch_gets_a_snapshot() -> None:
     ledger = MemoryLedger()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    pen = await begun(ledger)
-    await pen.say("so far")
-    here = await place(ledger)
-    subscription = await streams.subscribe(CONVERSATION, recorder, Cursor("another", here.offset))
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    writer = await start_turn(ledger)
+    await writer.say("so far")
+    cursor = await current_cursor(ledger)
+    subscription = await subscriptions.subscribe(
+        CONVERSATION, recorder, Cursor("another", cursor.offset)
+    )
     assert not subscription.recovered
-    assert recorder.snapshots[0].cursor == here
-    assert recorder.texts[pen.turn] == "so far"
-    streams.unsubscribe(subscription)
+    assert recorder.snapshots[0].cursor == cursor
+    assert recorder.texts[writer.turn] == "so far"
+    subscriptions.unsubscribe(subscription)
 
 
-async def test_a_conversation_that_begins_is_followed_under_its_own_epoch() -> None:
+async def test_a_new_conversation_is_followed_under_its_own_epoch() -> None:
     """The epoch of an empty conversation lasts only until something is erased elsewhere."""
     ledger = MemoryLedger()
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
-    subscription = await streams.subscribe(CONVERSATION, recorder)
-    empty = await place(ledger)
-    await ledger.erase("default", "somebody")
-    pen = await begun(ledger)
-    await pen.say("hello")
-    await recorder.wait_for(pen.turn, text="hello")
-    assert recorder.cursor == await place(ledger)
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
+    empty = await current_cursor(ledger)
+    await ledger.erase("default", "bob")
+    writer = await start_turn(ledger)
+    await writer.say("hello")
+    await recorder.wait_for(writer.turn, text="hello")
+    assert recorder.cursor == await current_cursor(ledger)
     assert recorder.cursor.epoch != empty.epoch
-    streams.unsubscribe(subscription)
+    subscriptions.unsubscribe(subscription)
