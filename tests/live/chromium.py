@@ -17,7 +17,7 @@ ARGUMENTS = [
 
 @contextlib.asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """Skips the test where Chromium is not installed."""
+    """Run a browser; skip the test when Chromium is not installed."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     async with async_playwright() as playwright:

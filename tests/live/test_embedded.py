@@ -1,4 +1,4 @@
-"""The server as a newcomer starts it: embedded engine, starter model, SQLite, and the README."""
+"""The server with its defaults: embedded engine, starter model, SQLite; and the README examples."""
 
 import difflib
 import json
@@ -19,21 +19,21 @@ pytestmark = [pytest.mark.live, pytest.mark.openvino]
 
 ROOT = Path(__file__).parents[2]
 PALAVER = str(Path(sys.executable).with_name("palaver"))
-EXAMPLE = re.compile(r"^\*\*(?P<asked>.+?)\*\*\n\n(?P<shown>(?:>.*\n)+)", re.MULTILINE)
-ALIKE = 0.6
-"""Share of a reply that must be as the README shows it: arithmetic differs between processors."""
+EXAMPLE = re.compile(r"^\*\*(?P<question>.+?)\*\*\n\n(?P<reply>(?:>.*\n)+)", re.MULTILINE)
+MIN_SIMILARITY = 0.6
+"""Of a reply with the README's: floating-point arithmetic differs between processors."""
 
 
 def examples() -> list[tuple[str, str, str]]:
-    """Question, shown reply and shown skill of each example in the README."""
+    """Return the question, the reply and the skill of each example in the README."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = []
     for match in EXAMPLE.finditer(readme):
-        lines = [line.removeprefix(">").removeprefix(" ") for line in match["shown"].splitlines()]
+        lines = [line.removeprefix(">").removeprefix(" ") for line in match["reply"].splitlines()]
         *reply, _, caption = lines
         skill = re.search(r"\*(\w+)\*", caption)
         assert skill is not None
-        found.append((match["asked"], "\n".join(reply), skill[1]))
+        found.append((match["question"], "\n".join(reply), skill[1]))
     return found
 
 
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(data: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address and the process of ``palaver serve``."""
+    """Run ``palaver serve``; yield its address and its process."""
     command = [PALAVER, "--set", "server.port=0", "--set", f"server.data={data}", "serve"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=data.parent
@@ -85,44 +85,44 @@ def test_the_readme_shows_an_example_for_every_skill() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(examples())))
-def test_the_readme_shows_what_the_server_says(
+def test_the_readme_shows_the_replies_of_the_server(
     server: tuple[str, subprocess.Popen[str]], number: int
 ) -> None:
-    asked, shown, skill = examples()[number]
-    reply = ask(server[0], f"readme-{number}", asked)
+    question, shown, skill = examples()[number]
+    reply = ask(server[0], f"readme-{number}", question)
     assert (reply["outcome"], reply["skill"]) == ("done", skill)
-    alike = difflib.SequenceMatcher(None, reply["text"].strip(), shown.strip()).ratio()
-    assert alike >= ALIKE, reply["text"]
+    similarity = difflib.SequenceMatcher(None, reply["text"].strip(), shown.strip()).ratio()
+    assert similarity >= MIN_SIMILARITY, reply["text"]
 
 
-def test_the_terminal_talks_with_the_server(
+def test_the_terminal_client_gets_the_same_reply(
     server: tuple[str, subprocess.Popen[str]], data: Path
 ) -> None:
-    asked, shown, _ = next(example for example in examples() if example[2] == "qa")
-    done = subprocess.run(
+    question, shown, _ = next(example for example in examples() if example[2] == "qa")
+    completed = subprocess.run(
         [PALAVER, "chat", "--url", server[0]],
-        input=f"{asked}\n",
+        input=f"{question}\n",
         capture_output=True,
         text=True,
         timeout=60,
         cwd=data.parent,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "[qa]" in done.stdout
-    assert shown.split("[")[0].strip() in done.stdout
+    assert completed.returncode == 0, completed.stderr
+    assert "[qa]" in completed.stdout
+    assert shown.split("[")[0].strip() in completed.stdout
 
 
-def test_a_second_server_on_the_same_data_is_refused_in_a_sentence(
+def test_a_second_server_on_the_same_data_exits_with_one_line(
     server: tuple[str, subprocess.Popen[str]], data: Path
 ) -> None:
     command = [PALAVER, "--set", "server.port=0", "--set", f"server.data={data}", "serve"]
-    done = subprocess.run(
+    completed = subprocess.run(
         command, capture_output=True, text=True, timeout=60, cwd=data.parent, check=False
     )
-    assert done.returncode == 78
-    assert "Traceback" not in done.stderr
-    assert "ledger" in done.stderr
+    assert completed.returncode == 78
+    assert "Traceback" not in completed.stderr
+    assert "ledger" in completed.stderr
 
 
 @pytest.mark.chromium
@@ -133,13 +133,13 @@ def test_the_page_shows_the_reply_and_its_source(
     chromium = Path("/usr/bin/chromium")
     if not chromium.exists():
         pytest.skip("chromium is not installed")
-    asked, shown, _ = next(example for example in examples() if example[2] == "qa")
+    question, shown, _ = next(example for example in examples() if example[2] == "qa")
     with playwright.sync_playwright() as driver:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = driver.chromium.launch(executable_path=str(chromium), args=options)
         page = browser.new_page()
         page.goto(server[0])
-        page.get_by_role("combobox").fill(asked)
+        page.get_by_role("combobox").fill(question)
         page.keyboard.press("Enter")
         page.get_by_text(shown.split("[")[0].strip()).first.wait_for(timeout=20_000)
         page.get_by_text("Handbook of Larkspur Bicycles").first.wait_for(timeout=20_000)
@@ -147,10 +147,10 @@ def test_the_page_shows_the_reply_and_its_source(
         browser.close()
 
 
-def test_the_version_is_told_beside_a_broken_configuration(data: Path) -> None:
+def test_the_version_is_printed_beside_a_broken_configuration(data: Path) -> None:
     (data.parent / "palaver.toml").write_text("[server\n", encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key == "PATH"}
-    done = subprocess.run(
+    completed = subprocess.run(
         [PALAVER, "version"],
         capture_output=True,
         text=True,
@@ -160,4 +160,4 @@ def test_the_version_is_told_beside_a_broken_configuration(data: Path) -> None:
         check=False,
     )
     (data.parent / "palaver.toml").unlink()
-    assert done.returncode == 0
+    assert completed.returncode == 0

@@ -1,6 +1,6 @@
 """A stop frees the engine's slot: the whole server, with vLLM in process and over HTTP.
 
-What counts is vLLM's own number of running requests, which must be zero again within a second.
+vLLM's own number of running requests must be zero within a second.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ from palaver_plugins.engines.openai_api import gauges
 
 pytestmark = [pytest.mark.live, pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
-SLOT_FREE = 1.0  # seconds, by the server's own promise
-CONTEXT = 40_000  # tokens: a reply that fills half of it lasts until it is stopped
+SLOT_FREE_SECONDS = 1.0
+CONTEXT_TOKENS = 40_000  # the reply is long enough to run until it is stopped
 Tree = dict[str, Any]  # Any: TOML values
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """A server that listens. ``running`` is vLLM's own count; ``others`` are the settings of
-    another replica, which the turn does not run on."""
+class Deployment:
+    """A server. ``running_count`` returns vLLM's own count of requests; ``other_settings`` are the
+    settings of a second replica, on which the turn does not run."""
 
     server: Server
     address: str
     session: aiohttp.ClientSession
-    running: Callable[[], Awaitable[int]]
-    others: Settings
+    running_count: Callable[[], Awaitable[int]]
+    other_settings: Settings
 
     @asynccontextmanager
     async def wire(self, thread: str) -> AsyncIterator[Wire]:
@@ -52,33 +52,33 @@ class Place:
             yield wire
 
     async def stop(self, thread: str, address: str = "", **body: str) -> Frame:
-        """Stop over HTTP."""
+        """Stop a turn over HTTP and return the answer."""
         url = f"{address or self.address}/v1/conversations/{thread}/stop?person=ada"
         async with self.session.post(url, json=body) as response:
             assert response.status == 200, await response.text()
             answer: Frame = await response.json()
             return answer
 
-    async def is_talking(self) -> None:
-        """The engine is at work."""
+    async def wait_generating(self) -> None:
+        """Wait until the engine runs one request."""
 
-        async def talks() -> bool:
-            return await self.running() == 1
+        async def is_generating() -> bool:
+            return await self.running_count() == 1
 
-        await until(talks)
+        await until(is_generating)
 
-    async def is_idle(self) -> None:
-        """Return when the engine has a free slot again; `TimeoutError` when that takes long."""
+    async def wait_idle(self) -> None:
+        """Wait until the engine runs no request. Raises `TimeoutError`."""
 
-        async def idles() -> bool:
-            return await self.running() == 0
+        async def is_idle() -> bool:
+            return await self.running_count() == 0
 
-        await until(idles, SLOT_FREE)
+        await until(is_idle, SLOT_FREE_SECONDS)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("stop") / "walker", context=CONTEXT)
+    return write_model(tmp_path_factory.mktemp("stop") / "walker", context=CONTEXT_TOKENS)
 
 
 def settings(data: Path, redis: str, engine: Tree) -> Settings:
@@ -88,7 +88,7 @@ def settings(data: Path, redis: str, engine: Tree) -> Settings:
             "engine": engine,
             "ledger": {"use": "redis", "redis": {"url": redis}},
             "routing": {"consult_engine": False},
-            "skills": {"chat": {"max_tokens": CONTEXT, "temperature": 0}},
+            "skills": {"chat": {"max_tokens": CONTEXT_TOKENS, "temperature": 0}},
         }
     )
 
@@ -98,15 +98,15 @@ def openai(url: str) -> Tree:
 
 
 @asynccontextmanager
-async def listens(chosen: Settings) -> AsyncIterator[tuple[Server, str]]:
-    server = await asyncio.to_thread(build_server, chosen)
+async def listening_server(server_settings: Settings) -> AsyncIterator[tuple[Server, str]]:
+    server = await asyncio.to_thread(build_server, server_settings)
     async with server, listening(server) as address:
         yield server, address.rstrip("/")
 
 
 @asynccontextmanager
-async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Place]:
-    own = {
+async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Deployment]:
+    engine = {
         "model": str(model),
         "python": vllm_python(),
         "threads": 1,
@@ -115,17 +115,17 @@ async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIte
     data = model.parent / "data"
     (idle,) = await stack.enter_async_context(serving(hangs(), card=VLLM))
     session = await stack.enter_async_context(aiohttp.ClientSession())
-    chosen = settings(data, redis, {"use": "vllm", "vllm": own})
-    async with listens(chosen) as (server, address):
+    replica_settings = settings(data, redis, {"use": "vllm", "vllm": engine})
+    async with listening_server(replica_settings) as (server, address):
 
         async def running() -> int:
             return (await server.engine.stats()).running
 
-        yield Place(server, address, session, running, settings(data, redis, openai(idle.url)))
+        yield Deployment(server, address, session, running, settings(data, redis, openai(idle.url)))
 
 
 @asynccontextmanager
-async def over_http(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Place]:
+async def over_http(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Deployment]:
     serve = Serve(model, unix=True)
     stack.callback(serve.kill)
     await serve.ready()
@@ -139,95 +139,100 @@ async def over_http(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIter
         assert counts is not None
         return sum(counts)
 
-    chosen = settings(model.parent / "data", redis, openai(serve.url))
-    async with listens(chosen) as (server, address):
-        yield Place(server, address, session, running, chosen)
+    replica_settings = settings(model.parent / "data", redis, openai(serve.url))
+    async with listening_server(replica_settings) as (server, address):
+        yield Deployment(server, address, session, running, replica_settings)
 
 
-PLACES = {"in process": in_process, "over HTTP": over_http}
+DEPLOYMENTS = {"in process": in_process, "over HTTP": over_http}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=PLACES)
-async def place(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Place]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=DEPLOYMENTS)
+async def deployment(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Deployment]:
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(redis_server())
-        yield await stack.enter_async_context(PLACES[request.param](stack, model, redis))
+        yield await stack.enter_async_context(DEPLOYMENTS[request.param](stack, model, redis))
 
 
 @asynccontextmanager
-async def talking(place: Place, thread: str) -> AsyncIterator[tuple[Wire, str]]:
-    """A person who has heard the beginning of a reply without end, and its turn."""
-    async with place.wire(thread) as wire:
+async def generating_turn(deployment: Deployment, thread: str) -> AsyncIterator[tuple[Wire, str]]:
+    """Start a reply without end; yield its connection and turn after the first text."""
+    async with deployment.wire(thread) as wire:
         turn = await wire.say(TALK, skill="chat")
         await wire.until_text(turn, " ")
-        await place.is_talking()
+        await deployment.wait_generating()
         yield wire, turn
 
 
-async def kept(place: Place, wire: Wire, turn: str, thread: str) -> None:
-    """The turn ended as stopped, with what was said; the conversation goes on."""
+async def check_kept(deployment: Deployment, wire: Wire, turn: str, thread: str) -> None:
+    """Check that the turn is stopped with its text, and that the conversation continues."""
     assert (await wire.until("finished", turn=turn))["outcome"] == "stopped"
-    async with place.wire(thread) as another:
-        (line,) = [it for it in another.frames[0]["snapshot"]["history"] if it["turn"] == turn][1:]
-    assert (line["role"], line["outcome"]) == ("assistant", "stopped")
-    assert line["text"] == wire.texts[turn] != ""
+    async with deployment.wire(thread) as another:
+        (reply,) = [
+            entry for entry in another.frames[0]["snapshot"]["history"] if entry["turn"] == turn
+        ][1:]
+    assert (reply["role"], reply["outcome"]) == ("assistant", "stopped")
+    assert reply["text"] == wire.texts[turn] != ""
     following = await wire.say(BYE, skill="chat")
     assert (await wire.until("finished", turn=following))["outcome"] == "done"
 
 
-async def test_a_stop_from_the_page_frees_the_slot(place: Place) -> None:
-    async with talking(place, "page") as (wire, turn):
+async def test_a_stop_from_the_page_frees_the_slot(deployment: Deployment) -> None:
+    async with generating_turn(deployment, "page") as (wire, turn):
         await wire.send({"type": "stop", "turn": turn})
-        await place.is_idle()
+        await deployment.wait_idle()
         assert (await wire.until("stopped"))["state"] == "stopping"
-        await kept(place, wire, turn, "page")
+        await check_kept(deployment, wire, turn, "page")
         await wire.send({"type": "stop", "turn": turn})
         assert (await wire.until("stopped"))["state"] == "settled"
 
 
-async def test_a_stop_over_http_frees_the_slot(place: Place) -> None:
-    async with talking(place, "api") as (wire, turn):
-        answers = await asyncio.gather(*(place.stop("api", turn=turn) for _ in range(3)))
-        await place.is_idle()
-        assert {it["turn"] for it in answers} == {turn}
+async def test_a_stop_over_http_frees_the_slot(deployment: Deployment) -> None:
+    async with generating_turn(deployment, "api") as (wire, turn):
+        answers = await asyncio.gather(*(deployment.stop("api", turn=turn) for _ in range(3)))
+        await deployment.wait_idle()
+        assert {answer["turn"] for answer in answers} == {turn}
         assert answers[0]["state"] == "stopping"
-        await kept(place, wire, turn, "api")
-        assert (await place.stop("api", turn=turn))["state"] == "settled"
+        await check_kept(deployment, wire, turn, "api")
+        assert (await deployment.stop("api", turn=turn))["state"] == "settled"
 
 
-async def test_a_stop_from_the_command_line_frees_the_slot(place: Place) -> None:
-    async with talking(place, "terminal") as (wire, turn):
+async def test_a_stop_from_the_command_line_frees_the_slot(deployment: Deployment) -> None:
+    async with generating_turn(deployment, "terminal") as (wire, turn):
         palaver = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("palaver"),
-            *("stop", "terminal", "--url", place.address, "--person", "ada"),
+            *("stop", "terminal", "--url", deployment.address, "--person", "ada"),
             stdout=asyncio.subprocess.PIPE,
         )
-        said, _ = await asyncio.wait_for(palaver.communicate(), 30)
-        await place.is_idle()
-        assert said.decode() == f"Stopping turn {turn}.\n"
-        await kept(place, wire, turn, "terminal")
+        output, _ = await asyncio.wait_for(palaver.communicate(), 30)
+        await deployment.wait_idle()
+        assert output.decode() == f"Stopping turn {turn}.\n"
+        await check_kept(deployment, wire, turn, "terminal")
 
 
-async def test_a_stop_at_another_replica_frees_the_slot(place: Place) -> None:
-    async with talking(place, "elsewhere") as (wire, turn):
-        async with listens(place.others) as (_, address):
-            assert (await place.stop("elsewhere", address))["state"] == "stopping"
-            await place.is_idle()
-        await kept(place, wire, turn, "elsewhere")
+async def test_a_stop_at_another_replica_frees_the_slot(deployment: Deployment) -> None:
+    async with generating_turn(deployment, "replica") as (wire, turn):
+        async with listening_server(deployment.other_settings) as (_, address):
+            assert (await deployment.stop("replica", address))["state"] == "stopping"
+            await deployment.wait_idle()
+        await check_kept(deployment, wire, turn, "replica")
 
 
-async def test_a_stop_frees_no_other_slot(place: Place) -> None:
-    async with talking(place, "steady") as (steady, turn), place.wire("fickle") as fickle:
-        other = await fickle.say(TALK, skill="chat")
-        await fickle.until_text(other, " ")
-        await place.stop("fickle")
+async def test_a_stop_frees_no_other_slot(deployment: Deployment) -> None:
+    async with (
+        generating_turn(deployment, "running") as (running, turn),
+        deployment.wire("stopped") as stopped,
+    ):
+        other = await stopped.say(TALK, skill="chat")
+        await stopped.until_text(other, " ")
+        await deployment.stop("stopped")
 
-        async def one_is_left() -> bool:
-            return await place.running() == 1
+        async def one_is_running() -> bool:
+            return await deployment.running_count() == 1
 
-        await until(one_is_left, SLOT_FREE)
-        assert (await fickle.until("finished", turn=other))["outcome"] == "stopped"
-        assert await place.running() == 1
-        await place.stop("steady")
-        await place.is_idle()
-        assert (await steady.until("finished", turn=turn))["outcome"] == "stopped"
+        await until(one_is_running, SLOT_FREE_SECONDS)
+        assert (await stopped.until("finished", turn=other))["outcome"] == "stopped"
+        assert await deployment.running_count() == 1
+        await deployment.stop("running")
+        await deployment.wait_idle()
+        assert (await running.until("finished", turn=turn))["outcome"] == "stopped"

@@ -1,7 +1,7 @@
 """A server of the OpenAI API like `vllm serve`, on a unix socket, that can be killed.
 
-What it says follows from the prompt alone, so that every reply is known to the character. It
-imports little, since it is started anew after each death.
+Its reply depends on the prompt alone, so each character of it can be checked. It imports little,
+because it is restarted after each kill.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ WORDS = "the rain falls\n on 漢字 and naïve 😀 cafés, every lamp keeps 一
 
 
 def reply_to(prompt: str) -> str:
-    """What the engine says to a prompt."""
-    chance = random.Random(prompt)
-    return " ".join(chance.choice(WORDS) for _ in range(chance.randint(5, 80)))
+    """Return the text generated for a prompt."""
+    rng = random.Random(prompt)
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(5, 80)))
 
 
 def chosen_kind(prompt: str) -> str:
-    """What the engine chooses of `KINDS`."""
+    """Return the choice among `KINDS` for a prompt."""
     return KINDS[zlib.crc32(prompt.encode()) % len(KINDS)]
 
 
-def split_randomly(text: str, chance: random.Random) -> list[str]:
-    """``text`` cut at random characters."""
-    places = sorted(chance.sample(range(1, max(len(text), 1)), k=max(len(text) - 1, 0) // 2))
-    return [text[start:end] for start, end in zip([0, *places], [*places, None], strict=True)]
+def split_randomly(text: str, rng: random.Random) -> list[str]:
+    """Split ``text`` at random characters."""
+    cuts = sorted(rng.sample(range(1, max(len(text), 1)), k=max(len(text) - 1, 0) // 2))
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, None], strict=True)]
 
 
 Json = dict[str, Any]  # JSON values
@@ -44,33 +44,33 @@ async def models(request: web.Request) -> web.Response:
 
 async def tokenize(request: web.Request) -> web.Response:
     body = await request.json()
-    texts = [body.get("prompt", ""), *(it["content"] for it in body.get("messages", ()))]
+    texts = [body.get("prompt", ""), *(message["content"] for message in body.get("messages", ()))]
     return web.json_response({"count": sum(len(text.split()) for text in texts)})
 
 
 def missing_text(body: Json) -> str:
-    """What is to be said: all of the reply, or what is missing of it."""
-    *_, prompt = [it["content"] for it in body["messages"] if it["role"] == "user"]
+    """Return the reply, or the rest of it when the request has the beginning."""
+    *_, prompt = [message["content"] for message in body["messages"] if message["role"] == "user"]
     if "structured_outputs" in body:
         return chosen_kind(prompt)
-    begun = body["messages"][-1]["content"] if body.get("continue_final_message") else ""
-    return reply_to(prompt).removeprefix(begun)
+    partial = body["messages"][-1]["content"] if body.get("continue_final_message") else ""
+    return reply_to(prompt).removeprefix(partial)
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
     body = await request.json()
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    chance = random.Random()
-    for piece in split_randomly(missing_text(body), chance):
+    rng = random.Random()
+    for piece in split_randomly(missing_text(body), rng):
         await response.write(encode_chunk(piece, None))
         await asyncio.sleep(0.001)
     await response.write(encode_chunk("", "stop") + b"data: [DONE]\n\n")
     return response
 
 
-def encode_chunk(text: str, end: str | None) -> bytes:
-    choice = {"index": 0, "delta": {"content": text}, "finish_reason": end}
+def encode_chunk(text: str, finish_reason: str | None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
 

@@ -1,4 +1,4 @@
-"""Virtual time: an event loop whose clock advances only while nothing is ready to run.
+"""Virtual time: an event loop with a clock that advances only while nothing is ready to run.
 
 An hour of simulated traffic takes as long as its code does, and measured durations are the same on
 every machine.

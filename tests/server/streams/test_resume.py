@@ -198,7 +198,7 @@ async def test_a_notification_after_a_lost_one_fills_the_gap() -> None:
 
 
 async def test_a_notification_without_events_makes_a_subscription_compare() -> None:
-    """A ledger that lost its connection for notifications sends one without events."""
+    """Send what a ledger sends after its connection for notifications was lost."""
     ledger = MemoryLedger()
     subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     writer = await start_turn(ledger)
@@ -267,7 +267,7 @@ async def test_a_cursor_of_another_epoch_gets_a_snapshot() -> None:
 
 
 async def test_a_new_conversation_is_followed_under_its_own_epoch() -> None:
-    """The epoch of an empty conversation lasts only until something is erased elsewhere."""
+    """Begin after an erasure, which changes the epoch of every empty conversation."""
     ledger = MemoryLedger()
     subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     subscription = await subscriptions.subscribe(CONVERSATION, recorder)
