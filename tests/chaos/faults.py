@@ -14,9 +14,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+Fault = Callable[[], Awaitable[object]]
+
 
 async def inject_repeatedly(
-    fault: Callable[[], Awaitable[object]],
+    fault: Fault,
     *,
     interval_seconds: tuple[float, float],
     rng: random.Random,

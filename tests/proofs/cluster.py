@@ -1,16 +1,18 @@
 """Cluster: three replicas on one Redis under load, with a checker of every accepted message."""
 
+import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.faults import Fault, inject_repeatedly
 from tests.chaos.findings import Findings
 from tests.chaos.history import HistoryChecker
-from tests.chaos.load import LoadGenerator, LoadProfile
+from tests.chaos.load import LoadGenerator, LoadProfile, generating_load
 from tests.chaos.replica_set import ReplicaSet, start_replica_set
 from tests.chaos.replicas import ReplicaLauncher
 from tests.plugins.ledgers.redis_kit import opened
@@ -89,6 +91,18 @@ class Cluster:
         findings.merge(self.load.findings)
         findings.merge(self.tool_effects.check())
         return findings
+
+    async def run_load(
+        self, faults: Mapping[Fault, tuple[float, float]], *, until: Callable[[], bool]
+    ) -> None:
+        """Generate load and inject each fault at its interval, in seconds, until ``until`` holds."""
+        async with generating_load(self.load), asyncio.TaskGroup() as group:
+            for fault, interval_seconds in faults.items():
+                group.create_task(
+                    inject_repeatedly(
+                        fault, interval_seconds=interval_seconds, rng=self.rng, until=until
+                    )
+                )
 
     def progress(self) -> str:
         """Return a line about the progress of the run."""

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.proofs.engine_skill import EngineSkill
 from tests.proofs.paced_engine import PacedEngine
 
-from palaver import Skill, Turn
 from palaver.app import listening
 from palaver.config.settings import AuthKey, Secret, Settings
 from palaver.server import Server
@@ -33,15 +33,6 @@ UNBOUNDED: dict[str, Any] = {  # settings
     "dispatch": {"max_running": UNLIMITED, "turn_timeout": 3600.0},
     "engine": {"timeout": 3600.0},
 }
-
-
-class EngineSkill(Skill):
-    """Stream the engine's reply to the message."""
-
-    name = "engine"
-
-    async def answer(self, turn: Turn) -> None:
-        await turn.stream(turn.message.text)
 
 
 def make_engine() -> PacedEngine:

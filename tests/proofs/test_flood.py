@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from tests.chaos.findings import Findings
 from tests.chaos.history import HistoryChecker
 from tests.proof_settings import SEED, short_or_long
+from tests.proofs.engine_skill import EngineSkill
 from tests.proofs.paced_engine import PacedEngine
 from tests.proofs.report import PropertyResult, Report
 from tests.proofs.virtual_time import run_in_virtual_time
 
-from palaver import Skill, Turn
 from palaver.admission.scheduler import Scheduler, Ticket
 from palaver.config.settings import AdmissionSettings, RoutingSettings, Settings
 from palaver.errors import Overloaded, TooMany
@@ -45,15 +45,6 @@ TICK_SECONDS = 0.01
 MAX_OVERTAKEN = 2
 """Limit for the 99th percentile of the flooding tenant's generations that begin before an earlier
 one of another tenant. Tenants take turns, so it does not grow with the flood."""
-
-
-class EngineSkill(Skill):
-    """Stream the engine's reply to the message."""
-
-    name = "engine"
-
-    async def answer(self, turn: Turn) -> None:
-        await turn.stream(turn.message.text)
 
 
 class CountingScheduler(Scheduler):

@@ -4,8 +4,7 @@ replicas have taken over, when it continues."""
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.chaos.faults import inject_repeatedly
-from tests.chaos.load import LoadProfile, generating_load
+from tests.chaos.load import LoadProfile
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.cluster import BRIEF_PROFILE, Cluster, running_cluster
@@ -19,11 +18,11 @@ FREEZE_SECONDS = (0.8, 1.4)
 INTERVAL_SECONDS = (0.2, 0.5)
 
 
-async def freeze_repeatedly(cluster: Cluster, until: Callable[[], bool]) -> None:
+async def run_freezing(cluster: Cluster, until: Callable[[], bool]) -> None:
     async def freeze() -> None:
         await cluster.replica_set.freeze_random(cluster.rng.uniform(*FREEZE_SECONDS))
 
-    await inject_repeatedly(freeze, interval_seconds=INTERVAL_SECONDS, rng=cluster.rng, until=until)
+    await cluster.run_load({freeze: INTERVAL_SECONDS}, until=until)
 
 
 async def test_a_frozen_replica_disturbs_no_turn_when_it_continues(
@@ -37,8 +36,8 @@ async def test_a_frozen_replica_disturbs_no_turn_when_it_continues(
         def is_enough() -> bool:
             return cluster.turn_count >= turns and replica_set.freeze_count >= freezes
 
-        async with report.progress(cluster.progress), generating_load(cluster.load):
-            await freeze_repeatedly(cluster, is_enough)
+        async with report.progress(cluster.progress):
+            await run_freezing(cluster, is_enough)
         findings = await cluster.settled_findings()
     report.add(
         PropertyResult(
@@ -56,8 +55,7 @@ async def test_mutant_without_fence_and_compare_is_detected(report: Report, tmp_
     async with running_cluster(
         tmp_path, profile=BRIEF_PROFILE, settings=SHORT_LEASE, mutant="fence and compare"
     ) as cluster:
-        async with generating_load(cluster.load):
-            await freeze_repeatedly(cluster, cluster.is_mutant_decided)
+        await run_freezing(cluster, cluster.is_mutant_decided)
         findings = await cluster.settled_findings(timeout_seconds=1.0)
     report.add_mutant(PROPERTY, not findings.is_clean, "fence and index off")
     assert not findings.is_clean

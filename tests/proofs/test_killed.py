@@ -5,7 +5,6 @@ to four times."""
 import asyncio
 from pathlib import Path
 
-from tests.chaos.faults import inject_repeatedly
 from tests.chaos.load import generating_load
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof_settings import SEED, short_or_long
@@ -34,23 +33,14 @@ async def test_killed_replicas_lose_and_duplicate_nothing(report: Report, tmp_pa
         def is_enough() -> bool:
             return cluster.turn_count >= turns and replica_set.kill_count >= kills
 
-        async with (
-            report.progress(cluster.progress),
-            generating_load(cluster.load),
-            asyncio.TaskGroup() as faults,
-        ):
-            for fault, interval_seconds in (
-                (replica_set.kill_random, (1.0, 3.0)),
-                (lambda: disconnect_redis_clients(cluster), (0.5, 2.0)),
-            ):
-                faults.create_task(
-                    inject_repeatedly(
-                        fault,
-                        interval_seconds=interval_seconds,
-                        rng=cluster.rng,
-                        until=is_enough,
-                    )
-                )
+        async with report.progress(cluster.progress):
+            await cluster.run_load(
+                {
+                    replica_set.kill_random: (1.0, 3.0),
+                    lambda: disconnect_redis_clients(cluster): (0.5, 2.0),
+                },
+                until=is_enough,
+            )
         findings = await cluster.settled_findings()
     report.add(
         PropertyResult(
@@ -77,13 +67,10 @@ async def test_mutant_without_compare_and_append_is_detected(
     report: Report, tmp_path: Path
 ) -> None:
     async with running_cluster(tmp_path, profile=BRIEF_PROFILE, mutant="compare") as cluster:
-        async with generating_load(cluster.load):
-            await inject_repeatedly(
-                lambda: disconnect_redis_clients(cluster),
-                interval_seconds=(0.05, 0.1),
-                rng=cluster.rng,
-                until=cluster.is_mutant_decided,
-            )
+        await cluster.run_load(
+            {lambda: disconnect_redis_clients(cluster): (0.05, 0.1)},
+            until=cluster.is_mutant_decided,
+        )
         findings = await cluster.settled_findings(timeout_seconds=1.0)
     report.add_mutant(PROPERTY, findings.duplicated > 0, "no compare-and-append")
     assert findings.duplicated > 0

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.chaos.faults import inject_repeatedly
-from tests.chaos.load import generating_load
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.plugins.ledgers.redis_server import RedisServer
 from tests.proof_settings import SEED, short_or_long
@@ -45,23 +43,11 @@ async def test_acknowledged_messages_survive_a_killed_redis(report: Report, tmp_
         def is_enough() -> bool:
             return cluster.turn_count >= turns and redis_kills >= kills
 
-        async with (
-            report.progress(lambda: f"{cluster.progress()} redis_kills={redis_kills}"),
-            generating_load(cluster.load),
-            asyncio.TaskGroup() as faults,
-        ):
-            for fault, interval_seconds in (
-                (kill_redis, (5.0, 8.0)),
-                (cluster.replica_set.kill_random, (1.0, 3.0)),
-            ):
-                faults.create_task(
-                    inject_repeatedly(
-                        fault,
-                        interval_seconds=interval_seconds,
-                        rng=cluster.rng,
-                        until=is_enough,
-                    )
-                )
+        async with report.progress(lambda: f"{cluster.progress()} redis_kills={redis_kills}"):
+            await cluster.run_load(
+                {kill_redis: (5.0, 8.0), cluster.replica_set.kill_random: (1.0, 3.0)},
+                until=is_enough,
+            )
         findings = await cluster.settled_findings()
     report.add(
         PropertyResult(
@@ -105,14 +91,10 @@ async def test_mutant_with_weak_durability_is_detected(
     async with running_cluster(
         tmp_path, profile=BRIEF_PROFILE, directives=directives, redis=allow
     ) as cluster:
-        async with generating_load(cluster.load):
-            await inject_repeatedly(
-                lambda: fault(cluster.redis),
-                # Longer than the profile's idle_seconds, so that a lost reply is found between.
-                interval_seconds=(2.2, 2.5),
-                rng=cluster.rng,
-                until=cluster.is_mutant_decided,
-            )
+        # Longer than the profile's idle_seconds, so that a lost reply is found in between.
+        await cluster.run_load(
+            {lambda: fault(cluster.redis): (2.2, 2.5)}, until=cluster.is_mutant_decided
+        )
         await cluster.checker.wait_settled(cluster.ledger, timeout_seconds=SETTLE_TIMEOUT_SECONDS)
         lost = (await cluster.checker.check(cluster.ledger)).lost  # not only late
     report.add_mutant(PROPERTY, lost > 0, weakness)
