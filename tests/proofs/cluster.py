@@ -95,7 +95,7 @@ class Cluster:
     async def run_load(
         self, faults: Mapping[Fault, tuple[float, float]], *, until: Callable[[], bool]
     ) -> None:
-        """Generate load and inject each fault at its interval, in seconds, until ``until`` holds."""
+        """Generate load and inject faults at their intervals, in seconds, until ``until`` holds."""
         async with generating_load(self.load), asyncio.TaskGroup() as group:
             for fault, interval_seconds in faults.items():
                 group.create_task(
