@@ -57,14 +57,14 @@ class CountingScheduler(Scheduler):
         self._flood_count = 0
         self._flood_count_at_arrival: dict[Ticket, int] = {}
 
-    def join(self, ticket: Ticket) -> None:
+    def enqueue(self, ticket: Ticket) -> None:
         self.count_arrival(ticket)
-        super().join(ticket)
+        super().enqueue(ticket)
 
     def count_arrival(self, ticket: Ticket) -> None:
         self._flood_count_at_arrival[ticket] = self._flood_count
 
-    def next(self) -> Ticket | None:
+    def start_next(self) -> Ticket | None:
         ticket = self.choose()
         if ticket is not None:
             at_arrival = self._flood_count_at_arrival.pop(ticket)
@@ -75,7 +75,7 @@ class CountingScheduler(Scheduler):
         return ticket
 
     def choose(self) -> Ticket | None:
-        return super().next()
+        return super().start_next()
 
 
 class FirstComeFirstServed(CountingScheduler):
@@ -86,11 +86,11 @@ class FirstComeFirstServed(CountingScheduler):
         self._shared: dict[Ticket, Ticket] = {}
         self._original: dict[Ticket, Ticket] = {}
 
-    def join(self, ticket: Ticket) -> None:
+    def enqueue(self, ticket: Ticket) -> None:
         shared = self._shared[ticket] = dataclasses.replace(ticket, tenant="everyone")
         self._original[shared] = ticket
         self.count_arrival(ticket)
-        Scheduler.join(self, shared)
+        Scheduler.enqueue(self, shared)
 
     def choose(self) -> Ticket | None:
         shared = super().choose()
@@ -99,10 +99,10 @@ class FirstComeFirstServed(CountingScheduler):
     def charge(self, ticket: Ticket, tokens: float) -> None:
         super().charge(self._shared.get(ticket, ticket), tokens)
 
-    def leave(self, ticket: Ticket) -> bool:
+    def remove(self, ticket: Ticket) -> bool:
         shared = self._shared.pop(ticket)
         del self._original[shared]
-        return super().leave(shared)
+        return super().remove(shared)
 
 
 @dataclass
@@ -231,7 +231,8 @@ async def run_traffic(
         skills={EngineSkill.name: EngineSkill()},
     )
     async with server:
-        counting = server.engine.scheduler = scheduler(engine.slots)
+        counting = scheduler(engine.slots)
+        server.engine.scheduler = server._admission._scheduler = counting
         checker = HistoryChecker(lambda message: engine.reply_to(message.text))
         traffic = Traffic(engine, server, checker)
         began = loop.time()
