@@ -132,7 +132,7 @@ def _pdf(path: Path) -> tuple[str, str]:
         import pypdf
         import pypdf.errors
     except ImportError as error:
-        raise InvalidInput("reading PDF needs pypdf: pip install 'palaver[pdf]'") from error
+        raise InvalidInput("reading PDF needs pypdf: pip install 'palaver-server[pdf]'") from error
     try:
         reader = pypdf.PdfReader(path)
         title = (reader.metadata.title if reader.metadata else None) or ""
