@@ -44,14 +44,14 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
     added all the same; the exit status is then 2.
     """
     problems: list[str] = []
-    found = list(files.find(list(paths)))
+    found = list(files.find_files(list(paths)))
 
     async def add_all(base: KnowledgeBase) -> tuple[int, int]:
         documents = passages = 0
         with click.progressbar(found, label="Adding") as progress:
             for path in progress:
                 try:
-                    document = await asyncio.to_thread(files.read, path)
+                    document = await asyncio.to_thread(files.read_document, path)
                 except InvalidInput as error:
                     problems.append(f"{path}: {error}")
                     continue

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from palaver import Document, InvalidInput
 
-LARGEST = 50_000_000
+MAX_BYTES = 50_000_000
 """Bytes above which a file is refused."""
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<fields>(?:(?!---).*\n)*?)---[ \t]*(?:\n|$)")
@@ -16,7 +16,7 @@ _FIRST_HEADING = re.compile(r"^#[ \t]+(.+?)[ \t]*#*$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
-def find(paths: list[Path]) -> Iterator[Path]:
+def find_files(paths: list[Path]) -> Iterator[Path]:
     """The files named, and all readable ones in the folders named; hidden ones are left out."""
     for path in paths:
         if not path.is_dir():
@@ -28,15 +28,15 @@ def find(paths: list[Path]) -> Iterator[Path]:
                 yield inner
 
 
-def read(path: Path) -> Document:
+def read_document(path: Path) -> Document:
     """One file as a document; its id is the path. Raises `InvalidInput` saying what is wrong."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         known = " ".join(sorted(_READERS))
         raise InvalidInput(f"files of kind {path.suffix!r} cannot be read; these can: {known}")
     try:
-        if path.stat().st_size > LARGEST:
-            raise InvalidInput(f"it is larger than {LARGEST // 1_000_000} MB")
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidInput(f"it is larger than {MAX_BYTES // 1_000_000} MB")
         title, text = reader(path)
     except OSError as error:
         raise InvalidInput(f"it cannot be opened: {error.strerror or error}") from error
@@ -45,7 +45,7 @@ def read(path: Path) -> Document:
     return Document(id=path.as_posix(), title=title.strip() or path.stem, text=text)
 
 
-def _decoded(path: Path) -> str:
+def _read_utf8(path: Path) -> str:
     data = path.read_bytes()
     if b"\0" in data[:8192]:
         raise InvalidInput("it is a binary file")
@@ -55,12 +55,12 @@ def _decoded(path: Path) -> str:
         raise InvalidInput(f"it is not UTF-8 text (byte {error.start})") from error
 
 
-def _plain(path: Path) -> tuple[str, str]:
-    return "", _decoded(path)
+def _read_plain(path: Path) -> tuple[str, str]:
+    return "", _read_utf8(path)
 
 
-def _markdown(path: Path) -> tuple[str, str]:
-    text = _decoded(path)
+def _read_markdown(path: Path) -> tuple[str, str]:
+    text = _read_utf8(path)
     title = None
     front = _FRONT_MATTER.match(text)
     if front:
@@ -70,14 +70,14 @@ def _markdown(path: Path) -> tuple[str, str]:
     return title[1] if title else "", _COMMENT.sub("", text)
 
 
-def _html(path: Path) -> tuple[str, str]:
-    parser = _Page()
-    parser.feed(_decoded(path))
+def _read_html(path: Path) -> tuple[str, str]:
+    parser = _HtmlText()
+    parser.feed(_read_utf8(path))
     parser.close()
     return " ".join(parser.title.split()), parser.text()
 
 
-class _Page(HTMLParser):
+class _HtmlText(HTMLParser):
     """Gathers a page's text, with headings as in Markdown and a blank line between blocks."""
 
     _SILENT = frozenset({"script", "style", "template", "noscript", "svg", "nav", "head"})
@@ -127,7 +127,7 @@ class _Page(HTMLParser):
         return re.sub(r"[ \t]*\n[ \t]*(?:\n[ \t]*)+", "\n\n", joined).strip()
 
 
-def _pdf(path: Path) -> tuple[str, str]:
+def _read_pdf(path: Path) -> tuple[str, str]:
     try:
         import pypdf
         import pypdf.errors
@@ -144,12 +144,12 @@ def _pdf(path: Path) -> tuple[str, str]:
 
 
 _READERS: dict[str, Callable[[Path], tuple[str, str]]] = {
-    ".md": _markdown,
-    ".markdown": _markdown,
-    ".txt": _plain,
-    ".text": _plain,
-    ".rst": _plain,
-    ".html": _html,
-    ".htm": _html,
-    ".pdf": _pdf,
+    ".md": _read_markdown,
+    ".markdown": _read_markdown,
+    ".txt": _read_plain,
+    ".text": _read_plain,
+    ".rst": _read_plain,
+    ".html": _read_html,
+    ".htm": _read_html,
+    ".pdf": _read_pdf,
 }

@@ -21,18 +21,18 @@ from palaver import (
     PluginSettings,
     hookimpl,
 )
-from palaver_plugins.knowledge.store import Ranked, Store
+from palaver_plugins.knowledge.index import Ranked, SearchIndex
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Embed = Callable[[Sequence[str]], Awaitable[list[list[float]]]]
 
-DEPTH = 50
+FUSION_DEPTH = 50
 """Passages that each way of searching contributes before they are fused."""
 RANK_CONSTANT = 60
 """Of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009."""
-BATCH = 32
+EMBEDDING_BATCH = 32
 """Passages that are embedded at once."""
 
 
@@ -45,8 +45,8 @@ class SqliteKnowledge:
     """Documents of all tenants in one file. Reading does not wait for writing."""
 
     def __init__(self, path: Path, *, embeddings: bool = False) -> None:
-        self._reader = _Connection(path)
-        self._writer = _Connection(path)
+        self._reader = _IndexThread(path)
+        self._writer = _IndexThread(path)
         self._embeddings = embeddings
         self._embed: Embed | None = None
         self._embedding: asyncio.Task[None] | None = None
@@ -65,34 +65,34 @@ class SqliteKnowledge:
     async def add(self, tenant: str, documents: Sequence[Document]) -> int:
         stored = 0
         for document in documents:
-            stored += await self._writer.run(Store.add, tenant, document)
+            stored += await self._writer.run(SearchIndex.add, tenant, document)
         self._embed_missing()
         return stored
 
     async def remove(self, tenant: str, document: str) -> bool:
-        return await self._writer.run(Store.remove, tenant, document)
+        return await self._writer.run(SearchIndex.remove, tenant, document)
 
     async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
-        return await self._reader.run(Store.documents, tenant)
+        return await self._reader.run(SearchIndex.documents, tenant)
 
     async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
         if self._embed is None:
-            found = await self._reader.run(Store.by_words, tenant, query, limit)
-            return await self._reader.run(Store.read, found)
-        if await self._reader.run(Store.changed):
+            found = await self._reader.run(SearchIndex.rank_by_words, tenant, query, limit)
+            return await self._reader.run(SearchIndex.read_passages, found)
+        if await self._reader.run(SearchIndex.has_changed):
             self._embed_missing()
-        by_words = await self._reader.run(Store.by_words, tenant, query, DEPTH)
-        by_meaning = await self._by_meaning(self._embed, tenant, query)
-        fused = fuse(by_words, by_meaning)[:limit] if by_meaning else by_words[:limit]
-        return await self._reader.run(Store.read, fused)
+        by_words = await self._reader.run(SearchIndex.rank_by_words, tenant, query, FUSION_DEPTH)
+        by_meaning = await self._rank_by_meaning(self._embed, tenant, query)
+        fused = fuse_rankings(by_words, by_meaning)[:limit] if by_meaning else by_words[:limit]
+        return await self._reader.run(SearchIndex.read_passages, fused)
 
-    async def _by_meaning(self, embed: Embed, tenant: str, query: str) -> list[Ranked]:
+    async def _rank_by_meaning(self, embed: Embed, tenant: str, query: str) -> list[Ranked]:
         try:
             [vector] = await embed([query])
         except PalaverError as error:
             log.warning("searching by words alone: %s", error)
             return []
-        return await self._reader.run(Store.by_vector, tenant, vector, DEPTH)
+        return await self._reader.run(SearchIndex.rank_by_vector, tenant, vector, FUSION_DEPTH)
 
     # Embeddings
 
@@ -102,29 +102,33 @@ class SqliteKnowledge:
             self._embed = embed
             self._embed_missing()
 
-    async def embedded(self) -> None:
+    async def wait_until_embedded(self) -> None:
         """Return when every passage has its vector, or embedding has failed."""
         if self._embedding is not None:
             await asyncio.wait([self._embedding])
 
     def _embed_missing(self) -> None:
         if self._embed is not None and (self._embedding is None or self._embedding.done()):
-            self._embedding = asyncio.create_task(self._fill(self._embed), name="palaver-embed")
+            self._embedding = asyncio.create_task(
+                self._embed_passages(self._embed), name="palaver-embed"
+            )
 
-    async def _fill(self, embed: Embed) -> None:
+    async def _embed_passages(self, embed: Embed) -> None:
         """Give every passage a vector; what fails is tried again after the next change."""
         try:
             [probe] = await embed(["size"])
-            await self._writer.run(Store.forget_vectors_of_other_size, len(probe))
-            while missing := await self._writer.run(Store.without_vector, BATCH):
+            await self._writer.run(SearchIndex.delete_vectors_of_other_size, len(probe))
+            while missing := await self._writer.run(
+                SearchIndex.passages_without_vector, EMBEDDING_BATCH
+            ):
                 vectors = await embed([text for _, text in missing])
                 keyed = [(key, v) for (key, _), v in zip(missing, vectors, strict=True)]
-                await self._writer.run(Store.keep_vectors, keyed)
+                await self._writer.run(SearchIndex.store_vectors, keyed)
         except PalaverError as error:
             log.warning("some passages stay without a vector for now: %s", error)
 
 
-def fuse(*rankings: Sequence[Ranked]) -> list[Ranked]:
+def fuse_rankings(*rankings: Sequence[Ranked]) -> list[Ranked]:
     """One ranking out of several, by reciprocal rank."""
     scores: defaultdict[int, float] = defaultdict(float)
     for ranking in rankings:
@@ -134,13 +138,13 @@ def fuse(*rankings: Sequence[Ranked]) -> list[Ranked]:
     return [Ranked(key, score) for key, score in ordered]
 
 
-class _Connection:
+class _IndexThread:
     """A store in a thread of its own, off the event loop."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._thread: ThreadPoolExecutor | None = None
-        self._store: Store | None = None
+        self._store: SearchIndex | None = None
 
     async def open(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="palaver-knowledge")
@@ -150,9 +154,9 @@ class _Connection:
             await self.close()
             raise ConfigurationError(f"knowledge base {str(self._path)!r}: {error}") from error
 
-    def _make(self) -> Store:
+    def _make(self) -> SearchIndex:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        return Store(self._path)
+        return SearchIndex(self._path)
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:  # Any: the work's own
         """Call a method of `Store` in its thread."""

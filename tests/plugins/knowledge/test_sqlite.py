@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.proof import size
 
 from palaver import ConfigurationError, Document, PalaverError
-from palaver_plugins.knowledge.sqlite import SqliteKnowledge, fuse
-from palaver_plugins.knowledge.store import Ranked
-from palaver_plugins.knowledge.terms import terms, wanted
+from palaver_plugins.knowledge.index import Ranked
+from palaver_plugins.knowledge.sqlite import SqliteKnowledge, fuse_rankings
+from palaver_plugins.knowledge.terms import index_terms, query_terms
 
 SHELF = (
     Document(id="cats", title="Cats", text="Cats sleep most of the day. A cat hunts at night."),
@@ -150,8 +150,8 @@ async def test_no_question_is_taken_for_query_syntax(shelf: SqliteKnowledge, que
 
 @given(st.text(st.sampled_from("茶水温度 ab1"), min_size=1, max_size=8))
 def test_every_pair_of_a_run_is_a_term(text: str) -> None:
-    indexed = terms(text).split()
-    for term in wanted(text):
+    indexed = index_terms(text).split()
+    for term in query_terms(text):
         plain = term.rstrip("*").strip('"')
         assert any(word.casefold().startswith(plain) for word in indexed) or plain in text
 
@@ -205,7 +205,7 @@ async def test_meaning_finds_what_shares_no_word(tmp_path: Path) -> None:
         await knowledge.add("default", SHELF)
         assert await found(knowledge, "kitten") == []
         knowledge.use_embeddings(Meanings())
-        await knowledge.embedded()
+        await knowledge.wait_until_embedded()
         assert (await found(knowledge, "kitten"))[0] == "cats"
 
 
@@ -213,12 +213,12 @@ async def test_documents_added_elsewhere_get_their_vectors(tmp_path: Path) -> No
     path = tmp_path / "k.sqlite"
     async with opened(path, embeddings=True) as server, opened(path) as command:
         server.use_embeddings(Meanings())
-        await server.embedded()
+        await server.wait_until_embedded()
         await server.search("default", "kitten", 1)
-        await server.embedded()
+        await server.wait_until_embedded()
         await command.add("default", SHELF)
         await server.search("default", "kitten", 1)
-        await server.embedded()
+        await server.wait_until_embedded()
         assert (await found(server, "kitten"))[0] == "cats"
 
 
@@ -227,7 +227,7 @@ async def test_vectors_of_another_model_are_made_anew(tmp_path: Path) -> None:
         await knowledge.add("default", SHELF)
         for size in (5, 6):
             knowledge.use_embeddings(Meanings(size=size))
-            await knowledge.embedded()
+            await knowledge.wait_until_embedded()
             assert (await found(knowledge, "kitten"))[0] == "cats"
 
 
@@ -235,10 +235,10 @@ async def test_an_engine_that_cannot_embed_leaves_the_words(tmp_path: Path) -> N
     meanings = Meanings()
     async with opened(tmp_path / "k.sqlite", embeddings=True) as knowledge:
         knowledge.use_embeddings(meanings)
-        await knowledge.embedded()
+        await knowledge.wait_until_embedded()
         meanings.fails = True
         await knowledge.add("default", SHELF)
-        await knowledge.embedded()
+        await knowledge.wait_until_embedded()
         assert await found(knowledge, "cats hunt") == ["cats"]
 
 
@@ -254,10 +254,10 @@ async def test_embeddings_are_left_alone_unless_they_are_switched_on(tmp_path: P
 def test_fusing_prefers_what_both_rankings_like() -> None:
     words = [Ranked(1, 9.0), Ranked(2, 8.0), Ranked(3, 7.0)]
     meaning = [Ranked(4, 0.9), Ranked(2, 0.8), Ranked(5, 0.7)]
-    assert [ranked.key for ranked in fuse(words, meaning)][:3] == [2, 1, 4]
+    assert [ranked.key for ranked in fuse_rankings(words, meaning)][:3] == [2, 1, 4]
 
 
 def test_fusing_does_not_depend_on_the_order_of_rankings() -> None:
     source = random.Random(3)
     rankings = [[Ranked(k, 0.0) for k in source.sample(range(9), 9)] for _ in range(2)]
-    assert fuse(*rankings) == fuse(*reversed(rankings))
+    assert fuse_rankings(*rankings) == fuse_rankings(*reversed(rankings))

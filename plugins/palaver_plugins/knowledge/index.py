@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palaver import Document, DocumentInfo, Passage
-from palaver_plugins.knowledge.passages import passages
-from palaver_plugins.knowledge.terms import terms, wanted
+from palaver_plugins.knowledge.passages import split_passages
+from palaver_plugins.knowledge.terms import index_terms, query_terms
 
-VERSION = 1
-BUSY = 10.0
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_SECONDS = 10.0
 """Seconds to wait for another process that writes."""
-TITLE, SECTION, BODY = 4.0, 1.5, 1.0
+TITLE_WEIGHT, SECTION_WEIGHT, BODY_WEIGHT = 4.0, 1.5, 1.0
 """How much a word counts where it stands, measured by ``benchmarks/retrieval.py``."""
-CANDIDATES = 50
+RERANKED_PASSAGES = 50
 """Passages that are ordered anew by how much of the question they cover."""
 
 _SCHEMA = """
@@ -60,27 +60,29 @@ class Vectors(NamedTuple):
     matrix: NDArray[np.float32]
 
 
-class Store:
+class SearchIndex:
     """One connection. Use it from one thread.
 
     Raises `sqlite3.Error` when the file cannot be opened, or is of another kind.
     """
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
+        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
         self._vectors: dict[int, Vectors] = {}
         self._seen = -1
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA foreign_keys=ON")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
+        if version > SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was written by a newer version ({version})")
-        if version < VERSION:
+        if version < SCHEMA_VERSION:
             self._make_tables()
 
     def _make_tables(self) -> None:
-        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+        self._db.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+        )
         self._db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(text)")
         self._db.execute("DROP TABLE temp.probe")
 
@@ -91,7 +93,7 @@ class Store:
 
     def add(self, tenant: str, document: Document) -> int:
         """Replace one document; returns its number of passages."""
-        cuts = passages(document.text, document.title)
+        cuts = split_passages(document.text, document.title)
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             owner = self._make_tenant(tenant)
@@ -107,7 +109,12 @@ class Store:
                 ).lastrowid
                 self._db.execute(
                     f"INSERT INTO terms_{owner} (rowid, title, section, body) VALUES (?, ?, ?, ?)",
-                    (key, terms(document.title), terms(cut.section), terms(cut.text)),
+                    (
+                        key,
+                        index_terms(document.title),
+                        index_terms(cut.section),
+                        index_terms(cut.text),
+                    ),
                 )
         return len(cuts)
 
@@ -160,7 +167,7 @@ class Store:
 
     # Searching
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether another connection has written since this was last asked."""
         version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
         changed, self._seen = version != self._seen, version
@@ -168,20 +175,20 @@ class Store:
             self._vectors.clear()
         return changed
 
-    def by_words(self, tenant: str, question: str, limit: int) -> list[Ranked]:
+    def rank_by_words(self, tenant: str, question: str, limit: int) -> list[Ranked]:
         """The passages that share words with the question: by BM25, the best of them ordered anew
         by BM25 times coverage.
 
         BM25 alone is fond of a passage that repeats one rare word. Coverage is the share of the
         question's words, weighted by rarity, that a passage holds at all.
         """
-        owner, words = self._tenant(tenant), wanted(question)
+        owner, words = self._tenant(tenant), query_terms(question)
         if owner is None or not words:
             return []
         rows = self._db.execute(
-            f"SELECT rowid, -bm25(terms_{owner}, {TITLE}, {SECTION}, {BODY}) AS score"
+            f"SELECT rowid, -bm25(terms_{owner}, {TITLE_WEIGHT}, {SECTION_WEIGHT}, {BODY_WEIGHT}) AS score"
             f" FROM terms_{owner} WHERE terms_{owner} MATCH ? ORDER BY score DESC, rowid LIMIT ?",
-            (" OR ".join(words), max(limit, CANDIDATES)),
+            (" OR ".join(words), max(limit, RERANKED_PASSAGES)),
         )
         found = [Ranked(*row) for row in rows]
         coverage = self._coverage(owner, words, [key for key, _ in found])
@@ -204,13 +211,13 @@ class Store:
                 sums[key] += rarity
         return {key: share / total for key, share in sums.items()}
 
-    def by_vector(self, tenant: str, vector: Sequence[float], limit: int) -> list[Ranked]:
+    def rank_by_vector(self, tenant: str, vector: Sequence[float], limit: int) -> list[Ranked]:
         """The passages nearest to a vector of unit length, by cosine. Exact, not approximate."""
         owner = self._tenant(tenant)
         sought = np.asarray(vector, dtype=np.float32)
         if owner is None:
             return []
-        self.changed()
+        self.has_changed()
         held = self._vectors.get(owner)
         if held is None:
             held = self._vectors[owner] = self._load_vectors(owner, sought.size)
@@ -231,7 +238,7 @@ class Store:
             np.frombuffer(b"".join(blob for _, blob in rows), dtype=np.float32).reshape(-1, size),
         )
 
-    def read(self, ranked: Sequence[Ranked]) -> tuple[Passage, ...]:
+    def read_passages(self, ranked: Sequence[Ranked]) -> tuple[Passage, ...]:
         """The passages themselves, in the given order; one that was just removed is left out."""
         marks = ",".join("?" * len(ranked))
         rows = self._db.execute(
@@ -255,7 +262,7 @@ class Store:
 
     # Vectors
 
-    def without_vector(self, limit: int) -> list[tuple[int, str]]:
+    def passages_without_vector(self, limit: int) -> list[tuple[int, str]]:
         """Key and text of passages that have no vector yet."""
         rows = self._db.execute(
             "SELECT p.key, d.title || char(10) || p.section || char(10) || p.text FROM passages p"
@@ -264,13 +271,13 @@ class Store:
         )
         return list(rows)
 
-    def keep_vectors(self, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
+    def store_vectors(self, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
         blobs = [(np.asarray(v, dtype=np.float32).tobytes(), key) for key, v in vectors]
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             self._db.executemany("UPDATE passages SET vector = ? WHERE key = ?", blobs)
 
-    def forget_vectors_of_other_size(self, size: int) -> None:
+    def delete_vectors_of_other_size(self, size: int) -> None:
         """After a change of the embedding model its predecessor's vectors mean nothing."""
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
