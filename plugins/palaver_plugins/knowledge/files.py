@@ -1,4 +1,4 @@
-"""Reads files as documents: Markdown, plain text, HTML, and PDF where pypdf is installed."""
+"""Readers of files: Markdown, plain text, HTML, and PDF if pypdf is installed."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from palaver import Document, InvalidInput
 
 MAX_BYTES = 50_000_000
-"""Bytes above which a file is refused."""
+"""Size above which a file is refused."""
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<fields>(?:(?!---).*\n)*?)---[ \t]*(?:\n|$)")
 _TITLE_FIELD = re.compile(r"""^title:[ \t]*["']?(.+?)["']?[ \t]*$""", re.MULTILINE)
@@ -17,7 +17,7 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 def find_files(paths: list[Path]) -> Iterator[Path]:
-    """The files named, and all readable ones in the folders named; hidden ones are left out."""
+    """Yield the given files, and the readable files in the given folders except hidden ones."""
     for path in paths:
         if not path.is_dir():
             yield path
@@ -29,7 +29,7 @@ def find_files(paths: list[Path]) -> Iterator[Path]:
 
 
 def read_document(path: Path) -> Document:
-    """One file as a document; its id is the path. Raises `InvalidInput` saying what is wrong."""
+    """Read a file as a document with its path as the id. Raises `InvalidInput` with the reason."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         known = " ".join(sorted(_READERS))
@@ -41,7 +41,7 @@ def read_document(path: Path) -> Document:
     except OSError as error:
         raise InvalidInput(f"it cannot be opened: {error.strerror or error}") from error
     if not text.strip():
-        raise InvalidInput("it holds no text")
+        raise InvalidInput("it contains no text")
     return Document(id=path.as_posix(), title=title.strip() or path.stem, text=text)
 
 
@@ -78,7 +78,7 @@ def _read_html(path: Path) -> tuple[str, str]:
 
 
 class _HtmlText(HTMLParser):
-    """Gathers a page's text, with headings as in Markdown and a blank line between blocks."""
+    """Parser that collects a page's text: Markdown headings, a blank line between blocks."""
 
     _SILENT = frozenset({"script", "style", "template", "noscript", "svg", "nav", "head"})
     _BLOCKS = frozenset(

@@ -1,15 +1,15 @@
-"""Cuts a document into passages, each under the path of headings that it stands under."""
+"""Split documents into passages, each with the path of headings above it."""
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 TARGET_TOKENS = 120
-"""Tokens that a passage has at most, where its paragraphs and sentences allow it."""
+"""Largest size of a passage. A short last passage may exceed it, see `MIN_TOKENS`."""
 MIN_TOKENS = 30
-"""Tokens below which the last passage of a section joins the one before it."""
+"""The last passage of a section joins the previous one if it is smaller than this."""
 HEADING_SEPARATOR = " > "
-"""Stands between the headings of a path."""
+"""Separator of the headings in a path."""
 
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _UNDERLINE = re.compile(r"(=+|-{3,})[ \t]*$")
@@ -19,25 +19,24 @@ _WIDE = re.compile("[\u0e00-\u0e7f\u1100-\u11ff\u3000-\u9fff\uac00-\ud7af\uff00-
 
 
 class PassageText(NamedTuple):
-    """A passage before it has a number: the path of headings over it, and its text."""
+    """The path of headings above a passage, and its text."""
 
     section: str
     text: str
 
 
 def estimate_tokens(text: str) -> float:
-    """About how many tokens a model makes of ``text``: one for four letters, or one character
-    of a script that has thousands."""
+    """Estimate the tokens of a text: one per four characters, or per wide (CJK, Thai) one."""
     wide = len(_WIDE.findall(text))
     return wide + (len(text) - wide) / 4
 
 
 def split_passages(text: str, title: str = "") -> list[PassageText]:
-    """The passages of a Markdown or plain text. The ``title`` is left out of the paths."""
+    """Split a Markdown or plain text into passages. The ``title`` is left out of the paths."""
     return [
-        PassageText(section, stretch)
+        PassageText(section, passage)
         for section, body in _split_sections(text, title)
-        for stretch in _split_body(body)
+        for passage in _split_body(body)
     ]
 
 
@@ -61,7 +60,7 @@ def _split_sections(text: str, title: str) -> Iterator[tuple[str, str]]:
 
 
 def _heading_levels(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with the level of the heading that they are, 0 for none."""
+    """Yield each line with its heading level, 0 for text."""
     fence = ""
     lines = text.splitlines()
     for number, line in enumerate(lines):
@@ -90,16 +89,16 @@ def _is_underline(lines: list[str], number: int) -> bool:
 
 
 def _strip_markup(heading: str) -> str:
-    """A heading without emphasis, code marks and link targets."""
+    """Remove emphasis, code marks and link targets from a heading."""
     return re.sub(r"\[([^\]]*)\]\([^)]*\)|[*_`]{1,3}", lambda m: m[1] or "", heading).strip()
 
 
 def _split_body(body: str) -> list[str]:
-    """Paragraphs gathered up to the target; long ones cut at sentences, then at words."""
+    """Join paragraphs up to the target size; split long ones at sentences, then at words."""
     found: list[str] = []
-    for piece, joint in _split_paragraphs(body):
+    for piece, separator in _split_paragraphs(body):
         if found and estimate_tokens(found[-1]) + estimate_tokens(piece) <= TARGET_TOKENS:
-            found[-1] += joint + piece
+            found[-1] += separator + piece
         else:
             found.append(piece)
     if len(found) > 1 and estimate_tokens(found[-1]) < MIN_TOKENS:
@@ -109,12 +108,12 @@ def _split_body(body: str) -> list[str]:
 
 
 def _split_paragraphs(body: str) -> Iterator[tuple[str, str]]:
-    """Pieces of at most the target, with what stands before each when it is joined."""
+    """Yield pieces of at most the target size, each with the separator that joins it."""
     for paragraph in re.split(r"\n[ \t]*\n", body):
-        joint = "\n\n"
+        separator = "\n\n"
         for piece in _split_sentences(paragraph.strip()):
-            yield piece, joint
-            joint = " " if not _WIDE.match(piece) else ""
+            yield piece, separator
+            separator = " " if not _WIDE.match(piece) else ""
 
 
 def _split_sentences(paragraph: str) -> Iterator[str]:

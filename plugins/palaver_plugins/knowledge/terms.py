@@ -1,8 +1,8 @@
-"""Turns text into search terms, and a person's question into a safe full-text expression.
+"""Search terms of texts, and full-text expressions of questions.
 
-Words are left to SQLite's tokenizer. Scripts that set no spaces (Chinese, Japanese, Thai) become
-overlapping pairs of characters, the last character of a run also alone: so every two characters
-are found as a term, and every single one as the beginning of a term.
+SQLite's tokenizer splits words. Scripts without spaces (Chinese, Japanese, Thai) are indexed as
+overlapping pairs of characters, plus the last character of a run alone: two characters match a
+term, and a single character matches the beginning of a term.
 """
 
 import re
@@ -11,7 +11,7 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _RUN = re.compile(f"[{_UNSPACED}]+")
 _TERM = re.compile(f"[{_UNSPACED}]+|[^\\W_{_UNSPACED}]+")
 MAX_QUERY_TERMS = 64
-"""Terms of one question; the rest of a longer text is not searched for."""
+"""Terms of one question that are searched; further ones are ignored."""
 
 _STOP_WORDS = frozenset(
     """
@@ -28,24 +28,23 @@ _STOP_WORDS = frozenset(
     con mi su lo sin
     """.split()
 )
-"""Words that say nothing about what is asked: English, German, French, Spanish."""
+"""Frequent words without a topic: English, German, French, Spanish."""
 
 
 def index_terms(text: str) -> str:
-    """What is indexed for ``text``."""
+    """Return the text to index, with scripts without spaces split into pairs."""
     return _RUN.sub(lambda run: f" {' '.join([*_character_pairs(run[0]), run[0][-1]])} ", text)
 
 
 def query_terms(question: str) -> list[str]:
-    """The question's telling words, each as an FTS5 expression. Empty when it has none.
+    """Return the question's words as FTS5 expressions, without stop words if others remain.
 
-    Every word is quoted, so that nothing of it is taken for an operator.
+    Every word is quoted, so that FTS5 reads none of it as an operator.
     """
     words: list[str] = _TERM.findall(question.casefold())
-    telling = [word for word in words if word not in _STOP_WORDS] or words
-    return list(dict.fromkeys(term for word in telling for term in _quote_term(word)))[
-        :MAX_QUERY_TERMS
-    ]
+    words = [word for word in words if word not in _STOP_WORDS] or words
+    unique = dict.fromkeys(term for word in words for term in _quote_term(word))
+    return list(unique)[:MAX_QUERY_TERMS]
 
 
 def _quote_term(word: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tool ``calculate``: arithmetic that is right, which no language model promises."""
+"""Tool ``calculate``: exact arithmetic, which a language model cannot guarantee."""
 
 import ast
 import math
@@ -10,9 +10,9 @@ import pydantic
 from palaver import InvalidInput, Tool, hookimpl
 
 MAX_CHARACTERS = 200
-"""Characters of an expression."""
+"""Length of an expression."""
 MAX_MAGNITUDE = 10**30
-"""Magnitude that no number on the way may pass."""
+"""Limit of every intermediate result."""
 
 _OPERATOR_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**", ",": None})
 _BINARY_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
@@ -38,12 +38,12 @@ class Expression(pydantic.BaseModel):
 
 
 async def calculate(arguments: Expression) -> str:
-    """Work an expression out. A comma separates thousands. Raises `InvalidInput`."""
+    """Calculate an expression. A comma separates thousands. Raises `InvalidInput`."""
     return _format_number(evaluate(arguments.expression))
 
 
 def evaluate(expression: str) -> float:
-    """The value of an expression. Raises `InvalidInput` for anything but bounded arithmetic."""
+    """Return the value of an expression. Raises `InvalidInput` unless it is bounded arithmetic."""
     try:
         tree = ast.parse(expression.translate(_OPERATOR_SIGNS).strip(), mode="eval")
         return _evaluate_node(tree.body)
@@ -59,22 +59,21 @@ def _evaluate_node(node: ast.expr) -> float:
     if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY_OPERATORS:
         return _UNARY_OPERATORS[type(node.op)](_evaluate_node(node.operand))
     if isinstance(node, ast.BinOp):
-        return _check_magnitude(
-            _apply_operator(node.op, _evaluate_node(node.left), _evaluate_node(node.right))
-        )
-    raise InvalidInput("Only numbers, + - * / // % ^ and brackets can be worked out.")
+        left, right = _evaluate_node(node.left), _evaluate_node(node.right)
+        return _check_magnitude(_apply_operator(node.op, left, right))
+    raise InvalidInput("Only numbers, + - * / // % ^ and brackets can be calculated.")
 
 
 def _apply_operator(op: ast.operator, left: float, right: float) -> float:
     if isinstance(op, ast.Pow):
         return _power(left, right)
     if type(op) not in _BINARY_OPERATORS:
-        raise InvalidInput("Only numbers, + - * / // % ^ and brackets can be worked out.")
+        raise InvalidInput("Only numbers, + - * / // % ^ and brackets can be calculated.")
     return _BINARY_OPERATORS[type(op)](left, right)
 
 
 def _power(base: float, exponent: float) -> float:
-    """Refuses before computing what would be huge, and what is not a real number."""
+    """Return a power. Refuse one that is too large before it is computed, or not real."""
     if base < 0 and exponent != int(exponent):
         raise InvalidInput("That root is not a real number.")
     if abs(base) > 1 and exponent * math.log(abs(base)) > math.log(MAX_MAGNITUDE):
@@ -91,7 +90,7 @@ def _check_magnitude(value: float) -> float:
 
 
 def _format_number(value: float) -> str:
-    """Whole numbers without a point, others with up to 12 significant digits."""
+    """Format whole numbers without a point, others with up to 12 significant digits."""
     if isinstance(value, int) or (value.is_integer() and abs(value) < 10**15):
         return str(int(value))
     return f"{value:.12g}"
