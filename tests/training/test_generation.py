@@ -10,9 +10,16 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
-from training.starter import coding, corpus, grounded, talking, tokens, translating
+from training.starter import (
+    code_data,
+    corpus,
+    dialogue_data,
+    grounded_data,
+    tokenization,
+    translation_data,
+)
 from training.starter.groups import Group, generator
-from training.starter.values import Values
+from training.starter.slot_values import Values
 
 from palaver_skills import prompts
 
@@ -55,18 +62,20 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     dialogue: dict[str, object] = {"Best Generated Conversation": "User 1: Hi!\nUser 2: Hello!"}
     write_rows(tmp_path, "synthetic_persona_chat_valid", [dialogue])
     yield tmp_path
-    translating.pairs.cache_clear()
+    translation_data.pairs.cache_clear()
 
 
 def grounded_groups(count: int, *, spare: bool = False) -> list[Group]:
-    return [grounded.group(generator("test", n), spare=spare) for n in range(count)]
+    return [grounded_data.group(generator("test", n), spare=spare) for n in range(count)]
 
 
 def user_texts(groups: list[Group]) -> list[str]:
     return [turn[0] for group in groups for branch in group.branches for turn in branch]
 
 
-@pytest.mark.parametrize("make", [lambda n: grounded.group(generator("g", n)), coding.source()])
+@pytest.mark.parametrize(
+    "make", [lambda n: grounded_data.group(generator("g", n)), code_data.source()]
+)
 def test_the_group_at_an_index_is_always_the_same(make: Callable[[int], Group]) -> None:
     assert [make(n) for n in range(20)] == [make(n) for n in range(20)]
 
@@ -99,15 +108,15 @@ def test_names_of_the_measuring_split_never_occur_in_training() -> None:
 
 
 def test_sentences_of_the_measuring_split_never_occur_in_training(folder: Path) -> None:
-    pairs = translating.pairs(folder, "fr")
+    pairs = translation_data.pairs(folder, "fr")
     assert pairs.held_out
     assert not {p.english for p in pairs.train} & {p.english for p in pairs.held_out}
     assert not {p.foreign for p in pairs.train} & {p.foreign for p in pairs.held_out}
 
 
 def test_tasks_of_the_measuring_split_never_occur_in_training() -> None:
-    trained = {task.goal for task in coding.split(spare=False)}
-    measured = {task.goal for task in coding.split(spare=True)}
+    trained = {task.goal for task in code_data.split(spare=False)}
+    measured = {task.goal for task in code_data.split(spare=True)}
     assert len(measured) > 30
     assert not trained & measured
 
@@ -115,9 +124,9 @@ def test_tasks_of_the_measuring_split_never_occur_in_training() -> None:
 def test_the_example_questions_are_left_out_of_training(folder: Path) -> None:
     groups = [
         *grounded_groups(400),
-        *(coding.source()(n) for n in range(200)),
-        *(talking.source(folder)(n) for n in range(300)),
-        *(translating.source(folder, "fr", into_english=False)(n) for n in range(1000)),
+        *(code_data.source()(n) for n in range(200)),
+        *(dialogue_data.source(folder)(n) for n in range(300)),
+        *(translation_data.source(folder, "fr", into_english=False)(n) for n in range(1000)),
     ]
     asked = user_texts(groups)
     assert len(asked) > 3000
@@ -131,8 +140,8 @@ def test_a_near_copy_of_an_example_is_recognised_and_another_question_is_not() -
 
 
 def test_every_reference_function_parses_and_gives_its_expected_results() -> None:
-    for task in coding.tasks():
-        code = coding.code_of(task, task.name, task.parameter)
+    for task in code_data.tasks():
+        code = code_data.code_of(task, task.name, task.parameter)
         ast.parse(code)
         space: dict[str, Callable[..., object]] = {}
         exec(code, space)
@@ -142,11 +151,11 @@ def test_every_reference_function_parses_and_gives_its_expected_results() -> Non
 
 def test_generated_code_is_judged_in_a_process_of_its_own() -> None:
     reply = "```python\ndef double(n):\n    return n * 2\n```\nIt doubles."
-    code = coding.code_block(reply)
-    assert coding.parses(code)
-    assert coding.passes(code, [((2,), 4)])
-    assert not coding.passes(code, [((2,), 5)])
-    assert not coding.parses("def broken(:")
+    code = code_data.code_block(reply)
+    assert code_data.parses(code)
+    assert code_data.passes(code, [((2,), 4)])
+    assert not code_data.passes(code, [((2,), 5)])
+    assert not code_data.parses("def broken(:")
 
 
 # The tokenizer
@@ -154,7 +163,7 @@ def test_generated_code_is_judged_in_a_process_of_its_own() -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> Tokenizer:
-    return tokens.load(STARTER)
+    return tokenization.load(STARTER)
 
 
 @pytest.mark.parametrize("text", SENTENCES)
@@ -163,7 +172,7 @@ def test_the_shipped_tokenizer_gives_every_text_back(shipped: Tokenizer, text: s
 
 
 def test_special_tokens_are_single_and_come_first(shipped: Tokenizer) -> None:
-    assert [shipped.token_to_id(name) for name in tokens.SPECIAL] == list(range(5))
+    assert [shipped.token_to_id(name) for name in tokenization.SPECIAL] == list(range(5))
 
 
 def test_a_text_cut_before_the_question_is_encoded_like_the_whole(shipped: Tokenizer) -> None:
@@ -174,8 +183,8 @@ def test_a_text_cut_before_the_question_is_encoded_like_the_whole(shipped: Token
 
 
 def test_a_tokenizer_learns_from_texts_and_is_read_back(tmp_path: Path) -> None:
-    learned = tokens.train(iter(SENTENCES * 3), 320)
-    tokens.save(learned, tmp_path, 1024)
-    again = tokens.load(tmp_path)
+    learned = tokenization.train(iter(SENTENCES * 3), 320)
+    tokenization.save(learned, tmp_path, 1024)
+    again = tokenization.load(tmp_path)
     assert again.get_vocab_size() == 320
     assert all(again.decode(again.encode(text).ids) == text for text in SENTENCES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
-from training.starter import coding, grounded, mixing, tokens
+from training.starter import code_data, grounded_data, mixture, tokenization
 from training.starter.groups import Group, Source, generator
 from training.starter.packing import Encoder, Packer, collate
 
@@ -20,7 +20,7 @@ STARTER = Path(__file__).parents[2] / "plugins" / "palaver_plugins" / "starter"
 
 
 def grounded_source(index: int) -> Group:
-    return grounded.group(generator("test", index))
+    return grounded_data.group(generator("test", index))
 
 
 def translation_source(index: int) -> Group:
@@ -29,8 +29,8 @@ def translation_source(index: int) -> Group:
 
 
 def streams() -> dict[str, Source]:
-    pairs = [f"en-{x}" for x in mixing.TRANSLATION] + [f"{x}-en" for x in mixing.TRANSLATION]
-    code = coding.source()
+    pairs = [f"en-{x}" for x in mixture.TRANSLATION] + [f"{x}-en" for x in mixture.TRANSLATION]
+    code = code_data.source()
     return dict.fromkeys(pairs, translation_source) | {
         "grounded": grounded_source,
         "long": grounded_source,
@@ -43,7 +43,7 @@ def tokenizer() -> Tokenizer:
     """A tokenizer of 512 entries, as the size micro has."""
     groups = [source(n) for source in streams().values() for n in range(20)]
     texts = [turn[side] for g in groups for b in g.branches for turn in b for side in (0, 1)]
-    return tokens.train(iter(texts + [g.system + g.shared for g in groups]), 512)
+    return tokenization.train(iter(texts + [g.system + g.shared for g in groups]), 512)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def open_run(tokenizer: Tokenizer) -> Any:
     from training.starter.train import Run
 
     torch.manual_seed(3)
-    mix = mixing.Mix.open(streams(), tokenizer, 1024)
+    mix = mixture.Mix.open(streams(), tokenizer, 1024)
     return Run(Network(SIZES["micro"]), mix, torch.device("cpu"), torch.float32, workers=1)
 
 
@@ -122,7 +122,7 @@ def test_the_exported_model_gives_the_same_logits_in_transformers(
 
     shape = SIZES["micro"]
     export(Network(shape), tmp_path, end=1, pad=0)
-    tokens.save(tokenizer, tmp_path, shape.context)
+    tokenization.save(tokenizer, tmp_path, shape.context)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ours = load_export(tmp_path, shape)
     ids = torch.tensor([[2, 40, 50, 60, 3, 70, 4]])

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from training.starter import corpus
-from training.starter.tokens import write_json
+from training.starter.tokenization import write_json
 
 from palaver_skills import prompts
 

@@ -19,9 +19,17 @@ from typing import Any
 
 import torch
 from sacrebleu.metrics.chrf import CHRF
-from training.starter import choosing, coding, corpus, grounded, summarizing, talking, translating
+from training.starter import (
+    code_data,
+    corpus,
+    dialogue_data,
+    grounded_data,
+    routing_data,
+    summary_data,
+    translation_data,
+)
 from training.starter.groups import Group
-from training.starter.tokens import write_json
+from training.starter.tokenization import write_json
 
 from palaver import Passage
 from palaver_skills import prompts
@@ -127,12 +135,12 @@ def rouge_l(reply: str, reference: str) -> float:
 
 def code_scores(speaker: Speaker, count: int) -> dict[str, float]:
     """Measure generated functions."""
-    tasks = coding.measured(count)
+    tasks = code_data.measured(count)
     replies = ask(speaker, [group for _, group in tasks], 160)
-    blocks = [coding.code_block(reply) for reply, _ in replies]
-    good = [coding.parses(block) for block in blocks]
+    blocks = [code_data.code_block(reply) for reply, _ in replies]
+    good = [code_data.parses(block) for block in blocks]
     right = [
-        fine and coding.passes(block, task.checks)
+        fine and code_data.passes(block, task.checks)
         for fine, block, (task, _) in zip(good, blocks, tasks, strict=True)
     ]
     share = 1 / max(1, len(tasks))
@@ -141,7 +149,7 @@ def code_scores(speaker: Speaker, count: int) -> dict[str, float]:
 
 def grounded_scores(speaker: Speaker, count: int) -> dict[str, float]:
     """Measure grounded answers, all and apart by whether the passages tell."""
-    groups = grounded.measured(count)
+    groups = grounded_data.measured(count)
     pairs = ask(speaker, groups, 40)
     told_by = [group.prompts()[0][0][-1]["content"] for group in groups]
     open_ = [pair for pair in pairs if pair[1] == prompts.NOT_IN_DOCUMENTS]
@@ -160,9 +168,9 @@ def grounded_scores(speaker: Speaker, count: int) -> dict[str, float]:
 def translation_scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
     """Measure chrF of every direction."""
     found = {}
-    for language in translating.FOREIGN:
+    for language in translation_data.FOREIGN:
         for into in (False, True):
-            groups = translating.measured(folder, language, into_english=into, count=count)
+            groups = translation_data.measured(folder, language, into_english=into, count=count)
             name = f"chrf_{language}_en" if into else f"chrf_en_{language}"
             found[name] = chrf(ask(speaker, groups, 40))
     return found
@@ -170,7 +178,7 @@ def translation_scores(speaker: Speaker, folder: Path, count: int) -> dict[str, 
 
 def summary_scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
     """Measure ROUGE-L of summaries, and how much shorter they are than the text."""
-    groups = summarizing.measured(folder, count)
+    groups = summary_data.measured(folder, count)
     pairs = ask(speaker, groups, 220)
     texts = [group.branches[0][0][0] for group in groups]
     scores = [rouge_l(reply, reference) for reply, reference in pairs]
@@ -185,10 +193,10 @@ def scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
     """Measure everything; `count` is the number of examples per direction or task."""
     found = grounded_scores(speaker, 2 * count)
     found |= translation_scores(speaker, folder, count)
-    found |= {"routing_accuracy": exact(ask(speaker, choosing.measured(folder, count), 8))}
+    found |= {"routing_accuracy": exact(ask(speaker, routing_data.measured(folder, count), 8))}
     found |= code_scores(speaker, count)
     found |= summary_scores(speaker, folder, min(60, count))
-    found |= {"chat_chrf": chrf(ask(speaker, talking.measured(folder, count), 60))}
+    found |= {"chat_chrf": chrf(ask(speaker, dialogue_data.measured(folder, count), 60))}
     return found
 
 

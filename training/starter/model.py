@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training.starter.tokens import write_json
+from training.starter.tokenization import write_json
 
 
 @dataclass(frozen=True, slots=True)

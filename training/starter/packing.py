@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-from training.starter import tokens
+from training.starter import tokenization
 from training.starter.groups import Group, Source, Turn
 
 Ints = npt.NDArray[np.int64]
@@ -66,9 +66,11 @@ class Encoder:
         self.tokenizer = tokenizer
         self.copy_weight = copy_weight
         self.prompt_weight = prompt_weight
-        self.special = {name: tokens.special(tokenizer, name) for name in tokens.SPECIAL}
-        self.pad = self.special[tokens.PAD]
-        self.end = self.special[tokens.END]
+        self.special = {
+            name: tokenization.special(tokenizer, name) for name in tokenization.SPECIAL
+        }
+        self.pad = self.special[tokenization.PAD]
+        self.end = self.special[tokenization.END]
         self.opening, self.closing = self.ids(" [")[-1], self.ids("]")[-1]
 
     def ids(self, text: str) -> list[int]:
@@ -78,12 +80,12 @@ class Encoder:
 
     def system(self, text: str) -> Segment:
         """Encode the system text; without one the segment is empty."""
-        ids = [self.special[tokens.SYSTEM], *self.ids(text)] if text else []
+        ids = [self.special[tokenization.SYSTEM], *self.ids(text)] if text else []
         return Segment(ids, [0.0] * len(ids))
 
     def shared(self, text: str, parent: int) -> Segment:
         """Encode the beginning of the user's text that branches share."""
-        ids = [self.special[tokens.USER], *self.ids(text)]
+        ids = [self.special[tokenization.USER], *self.ids(text)]
         return Segment(ids, self._copied(ids, set()), parent)
 
     def _weighed(self, said: list[int]) -> list[float]:
@@ -112,8 +114,8 @@ class Encoder:
         ids: list[int] = []
         learn: list[float] = []
         for place, (user, answer) in enumerate(turns):
-            marker = [] if opened and place == 0 else [self.special[tokens.USER]]
-            asked = [*marker, *self.ids(user), self.special[tokens.ASSISTANT]]
+            marker = [] if opened and place == 0 else [self.special[tokenization.USER]]
+            asked = [*marker, *self.ids(user), self.special[tokenization.ASSISTANT]]
             said = [*self.ids(answer), self.end]
             ids += asked + said
             learn += self._copied(asked, known) if shared else [weight] * (len(asked) - 1) + [0.0]

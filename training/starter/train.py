@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from training.starter import corpus, mixing, tokens
+from training.starter import corpus, mixture, tokenization
 from training.starter.model import SIZES, Network, describe, export, parameters
 from training.starter.packing import Batch
 
@@ -94,7 +94,7 @@ class Run:
     def __init__(
         self,
         network: Network,
-        mix: mixing.Mix,
+        mix: mixture.Mix,
         device: torch.device,
         dtype: torch.dtype,
         workers: int,
@@ -224,7 +224,7 @@ def save(run: Run, folder: Path) -> None:
     partial = folder / "checkpoint.part"
     torch.save(run.state(), partial)
     partial.replace(folder / "checkpoint.pt")
-    tokens.write_json(folder / "progress.json", asdict(run.progress))
+    tokenization.write_json(folder / "progress.json", asdict(run.progress))
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -239,14 +239,16 @@ def open_run(options: argparse.Namespace) -> Run:
     shape = SIZES[options.size]
     if not (work / "model" / "tokenizer.json").exists():
         log.info("training the tokenizer")
-        texts = mixing.texts(options.data, options.tokenizer_texts)
-        tokens.save(tokens.train(texts, shape.vocabulary), work / "model", shape.context)
-    tokenizer = tokens.load(work / "model")
+        texts = mixture.texts(options.data, options.tokenizer_texts)
+        tokenization.save(
+            tokenization.train(texts, shape.vocabulary), work / "model", shape.context
+        )
+    tokenizer = tokenization.load(work / "model")
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     network = Network(shape).to(device)
-    streams = mixing.sources(options.data)
-    mix = mixing.Mix.open(
+    streams = mixture.sources(options.data)
+    mix = mixture.Mix.open(
         streams, tokenizer, options.batch, options.prompt_weight, options.copy_weight
     )
     workers = options.threads if device.type == "cpu" else 1

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from training.starter import corpus, grounded
+from training.starter import corpus, grounded_data
 from training.starter.groups import Group, generator
-from training.starter.values import Values
+from training.starter.slot_values import Values
 
 from palaver_skills import prompts
 from palaver_skills.prompts import Length
@@ -114,11 +114,11 @@ def notice(random_: random.Random, *, spare: bool = False) -> tuple[str, ...]:
     """Write a short notice from generated facts."""
     values = Values(random_, spare=spare)
     kind = random_.choice(("place", "person", "town", "rule", "product"))
-    subject = grounded.make_subject(kind, values)
-    chosen = random_.sample(grounded.kinds()[kind], random_.randint(3, 5))
-    facts = [grounded.make_fact(fact, subject, values) for fact in chosen]
+    subject = grounded_data.make_subject(kind, values)
+    chosen = random_.sample(grounded_data.kinds()[kind], random_.randint(3, 5))
+    facts = [grounded_data.make_fact(fact, subject, values) for fact in chosen]
     text = " ".join(fact.state(random_, fact.subject) for fact in facts)
-    return tuple(sentences(f"{text} {random_.choice(grounded.FILLERS)}"))
+    return tuple(sentences(f"{text} {random_.choice(grounded_data.FILLERS)}"))
 
 
 def example(

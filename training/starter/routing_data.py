@@ -11,9 +11,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from training.starter import coding, corpus, grounded, summarizing, talking, translating
+from training.starter import (
+    code_data,
+    corpus,
+    dialogue_data,
+    grounded_data,
+    summary_data,
+    translation_data,
+)
 from training.starter.groups import Group, generator
-from training.starter.values import Values
+from training.starter.slot_values import Values
 
 from palaver_skills import prompts
 
@@ -109,7 +116,7 @@ def intents(folder: Path) -> dict[str, list[str]]:
 def message(folder: Path, skill: str, random_: random.Random) -> str:
     """Draw a message that the skill should get."""
     if skill == "chat":
-        asked = [q for q, _, weight in talking.small_talk(folder) if weight > 1]
+        asked = [q for q, _, weight in dialogue_data.small_talk(folder) if weight > 1]
         return random_.choice(random_.choice(asked))
     if skill == "qa":
         question, duty = (
@@ -133,26 +140,28 @@ def message(folder: Path, skill: str, random_: random.Random) -> str:
     if skill == "translation":
         return _translate(folder, random_)
     if skill == "summarization":
-        text = " ".join(summarizing.notice(random_)[: random_.randint(1, 3)])
+        text = " ".join(summary_data.notice(random_)[: random_.randint(1, 3)])
         return random_.choice(SUMMARIZE).format(t=text)
     if skill == "codegen":
-        task = random_.choice(coding.tasks())
+        task = random_.choice(code_data.tasks())
         if random_.random() < 0.3:
             return random_.choice(CODE_TOO).format(g=task.goal)
-        return coding.turns(task, random_)[0][0]
+        return code_data.turns(task, random_)[0][0]
     return random_.choice(intents(folder)[skill])
 
 
 def _question(random_: random.Random) -> str:
     values = Values(random_)
     kind = random_.choice(("place", "rule", "rule", "product", "person"))
-    fact = random_.choice(grounded.kinds()[kind])
-    return grounded.make_fact(fact, grounded.make_subject(kind, values), values).ask(random_)[0]
+    fact = random_.choice(grounded_data.kinds()[kind])
+    return grounded_data.make_fact(fact, grounded_data.make_subject(kind, values), values).ask(
+        random_
+    )[0]
 
 
 def _translate(folder: Path, random_: random.Random) -> str:
-    language = random_.choice(translating.FOREIGN)
-    pair = random_.choice(translating.pairs(folder, language).train)
+    language = random_.choice(translation_data.FOREIGN)
+    pair = random_.choice(translation_data.pairs(folder, language).train)
     into = random_.choice([*prompts.LANGUAGES.values(), "Italian", "Dutch", "Polish"])
     text = random_.choice((pair.english, pair.foreign))
     return random_.choice(TRANSLATE).format(l=into, t=text)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 from training.starter import (
-    choosing,
-    coding,
-    grounded,
-    recalling,
-    summarizing,
-    talking,
-    translating,
+    code_data,
+    dialogue_data,
+    grounded_data,
+    recall_data,
+    routing_data,
+    summary_data,
+    translation_data,
 )
 from training.starter.groups import Source, generator
 from training.starter.packing import Batch, Encoder, Packer, collate
@@ -39,19 +39,19 @@ LOSS_WEIGHTS = {"grounded": 2.0, "code": 0.5, "summary": 1.0, "long": 2.0}
 
 def sources(folder: Path) -> dict[str, Source]:
     """Build all streams of training groups."""
-    paragraphs = summarizing.paragraphs(folder)
+    paragraphs = summary_data.paragraphs(folder)
     found: dict[str, Source] = {
-        "grounded": grounded.source(folder, paragraphs),
-        "long": grounded.source(folder, paragraphs, noise=6),
-        "code": coding.source(),
-        "chat": talking.source(folder),
-        "summary": summarizing.source(folder),
-        "routing": choosing.source(folder),
-        "recall": recalling.source(),
+        "grounded": grounded_data.source(folder, paragraphs),
+        "long": grounded_data.source(folder, paragraphs, noise=6),
+        "code": code_data.source(),
+        "chat": dialogue_data.source(folder),
+        "summary": summary_data.source(folder),
+        "routing": routing_data.source(folder),
+        "recall": recall_data.source(),
     }
-    for language in translating.FOREIGN:
-        found[f"en-{language}"] = translating.source(folder, language, into_english=False)
-        found[f"{language}-en"] = translating.source(folder, language, into_english=True)
+    for language in translation_data.FOREIGN:
+        found[f"en-{language}"] = translation_data.source(folder, language, into_english=False)
+        found[f"{language}-en"] = translation_data.source(folder, language, into_english=True)
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from training.starter import corpus
 from training.starter.groups import Group, Turn, generator
-from training.starter.values import Values
+from training.starter.slot_values import Values
 
 from palaver_skills import prompts
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from training.starter.groups import Group, Turn, generator
-from training.starter.values import Values
+from training.starter.slot_values import Values
 
 
 def words(values: Values, count: int) -> list[str]:
