@@ -28,7 +28,7 @@ class Segment:
     """A run of tokens with its parent in the row (-1: none); `learn` weighs their prediction."""
 
     ids: list[int]
-    learn: list[float]
+    weights: list[float]
     parent: int = -1
 
 
@@ -67,28 +67,28 @@ class Encoder:
         self.copy_weight = copy_weight
         self.prompt_weight = prompt_weight
         self.special = {
-            name: tokenization.special(tokenizer, name) for name in tokenization.SPECIAL
+            name: tokenization.special_token_id(tokenizer, name) for name in tokenization.SPECIAL
         }
         self.pad = self.special[tokenization.PAD]
         self.end = self.special[tokenization.END]
-        self.opening, self.closing = self.ids(" [")[-1], self.ids("]")[-1]
+        self.opening, self.closing = self.encode(" [")[-1], self.encode("]")[-1]
 
-    def ids(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Encode plain text."""
         found: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return found
 
-    def system(self, text: str) -> Segment:
+    def encode_system(self, text: str) -> Segment:
         """Encode the system text; without one the segment is empty."""
-        ids = [self.special[tokenization.SYSTEM], *self.ids(text)] if text else []
+        ids = [self.special[tokenization.SYSTEM], *self.encode(text)] if text else []
         return Segment(ids, [0.0] * len(ids))
 
-    def shared(self, text: str, parent: int) -> Segment:
+    def encode_shared(self, text: str, parent: int) -> Segment:
         """Encode the beginning of the user's text that branches share."""
-        ids = [self.special[tokenization.USER], *self.ids(text)]
-        return Segment(ids, self._copied(ids, set()), parent)
+        ids = [self.special[tokenization.USER], *self.encode(text)]
+        return Segment(ids, self._copy_weights(ids, set()), parent)
 
-    def _weighed(self, said: list[int]) -> list[float]:
+    def _answer_weights(self, said: list[int]) -> list[float]:
         """Weigh an answer: the number of the passage counts `NUMBER_WEIGHT` times."""
         inside = False
         weights = []
@@ -98,7 +98,7 @@ class Encoder:
             inside = inside or token == self.opening
         return weights
 
-    def _copied(self, ids: list[int], known: Pairs) -> list[float]:
+    def _copy_weights(self, ids: list[int], known: Pairs) -> list[float]:
         """Weigh the tokens that follow the same token as before; add all pairs to `known`."""
         weights = [0.0] * len(ids)
         for place, pair in enumerate(pairwise(ids), 1):
@@ -106,7 +106,9 @@ class Encoder:
             known.add(pair)
         return weights
 
-    def branch(self, group: Group, turns: tuple[Turn, ...], shared: Segment | None) -> Segment:
+    def encode_branch(
+        self, group: Group, turns: tuple[Turn, ...], shared: Segment | None
+    ) -> Segment:
         """Encode turns; a shared text has opened the first one already."""
         weight = self.prompt_weight if group.task == "translation" else 0.0
         known: Pairs = set(pairwise(shared.ids)) if shared else set()
@@ -115,11 +117,13 @@ class Encoder:
         learn: list[float] = []
         for place, (user, answer) in enumerate(turns):
             marker = [] if opened and place == 0 else [self.special[tokenization.USER]]
-            asked = [*marker, *self.ids(user), self.special[tokenization.ASSISTANT]]
-            said = [*self.ids(answer), self.end]
+            asked = [*marker, *self.encode(user), self.special[tokenization.ASSISTANT]]
+            said = [*self.encode(answer), self.end]
             ids += asked + said
-            learn += self._copied(asked, known) if shared else [weight] * (len(asked) - 1) + [0.0]
-            learn += self._weighed(said) if shared else [1.0] * len(said)
+            learn += (
+                self._copy_weights(asked, known) if shared else [weight] * (len(asked) - 1) + [0.0]
+            )
+            learn += self._answer_weights(said) if shared else [1.0] * len(said)
         return Segment(ids, learn)
 
 
@@ -134,7 +138,7 @@ class Batch:
     tokens: Ints
     positions: Ints
     segments: Ints
-    sees: npt.NDArray[np.bool_]
+    visible: npt.NDArray[np.bool_]
     targets: Ints
     weights: npt.NDArray[np.float32]
     answers: npt.NDArray[np.bool_]
@@ -143,7 +147,7 @@ class Batch:
     def mask(self) -> npt.NDArray[np.bool_]:
         """Return [rows, length, length]: whether a token sees another."""
         rows = np.arange(len(self.segments))[:, None, None]
-        seen = self.sees[rows, self.segments[:, :, None], self.segments[:, None, :]]
+        seen = self.visible[rows, self.segments[:, :, None], self.segments[:, None, :]]
         length = self.segments.shape[1]
         return seen & np.tri(length, dtype=np.bool_)
 
@@ -156,7 +160,7 @@ class Packer:
         self.cursor = 0
         self._next: tuple[int, Group] | None = None
 
-    def row(self, length: int) -> Row:
+    def fill_row(self, length: int) -> Row:
         """Fill a row of at most `length` tokens; a group that never fits is cut or dropped."""
         row = Row()
         while True:
@@ -174,15 +178,15 @@ class Packer:
     def _fit(self, row: Row, group: Group, length: int) -> bool:
         """Add as many branches of a group as fit; tell whether any did."""
         encoder = self.encoder
-        system = encoder.system(group.system)
+        system = encoder.encode_system(group.system)
         known = row.systems.get(group.system, -1) if group.system else -1
         fixed = 0 if known >= 0 else len(system.ids)
-        shared = encoder.shared(group.shared, -1) if group.shared else None
+        shared = encoder.encode_shared(group.shared, -1) if group.shared else None
         fixed += len(shared.ids) if shared else 0
         left = length - row.length - fixed
         branches = []
         for turns in group.branches:
-            branch = encoder.branch(group, turns, shared)
+            branch = encoder.encode_branch(group, turns, shared)
             if len(branch.ids) <= left:
                 branches.append(branch)
                 left -= len(branch.ids)
@@ -220,19 +224,19 @@ def collate(rows: list[tuple[Row, float]], length: int, pad: int, names: list[st
         tokens=np.full(shape, pad),
         positions=np.zeros(shape, np.int64),
         segments=np.full(shape, most - 1),
-        sees=np.zeros((count, most, most), np.bool_),
+        visible=np.zeros((count, most, most), np.bool_),
         targets=np.full(shape, -1),
         weights=np.zeros(shape, np.float32),
         answers=np.zeros(shape, np.bool_),
         names=tuple(names),
     )
     for number, (row, weight) in enumerate(rows):
-        _place(batch, number, row, weight)
-    batch.sees[:, most - 1, most - 1] = True
+        _write_row(batch, number, row, weight)
+    batch.visible[:, most - 1, most - 1] = True
     return batch
 
 
-def _place(batch: Batch, number: int, row: Row, weight: float) -> None:
+def _write_row(batch: Batch, number: int, row: Row, weight: float) -> None:
     at = 0
     for place, (segment, start) in enumerate(zip(row.segments, row.starts, strict=True)):
         size = len(segment.ids)
@@ -240,16 +244,16 @@ def _place(batch: Batch, number: int, row: Row, weight: float) -> None:
         batch.tokens[number, span] = segment.ids
         batch.positions[number, span] = np.arange(start, start + size)
         batch.segments[number, span] = place
-        batch.sees[number, place, place] = True
+        batch.visible[number, place, place] = True
         if segment.parent >= 0:
-            batch.sees[number, place] |= batch.sees[number, segment.parent]
-        _targets(batch, number, at, segment, weight)
+            batch.visible[number, place] |= batch.visible[number, segment.parent]
+        _write_targets(batch, number, at, segment, weight)
         at += size
 
 
-def _targets(batch: Batch, number: int, at: int, segment: Segment, weight: float) -> None:
+def _write_targets(batch: Batch, number: int, at: int, segment: Segment, weight: float) -> None:
     """Predict every learned token from the token before it, which is in the same segment."""
-    for offset, learn in enumerate(segment.learn):
+    for offset, learn in enumerate(segment.weights):
         if learn and offset:
             batch.targets[number, at + offset - 1] = segment.ids[offset]
             batch.weights[number, at + offset - 1] = weight * learn
