@@ -1,4 +1,4 @@
-"""What the starter model is trained on: generated data, its splits, and what is left out."""
+"""Training data of the starter model: generation, splits, and exclusions."""
 
 import ast
 import json
@@ -48,7 +48,7 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A small corpus that holds the example questions among other rows."""
+    """Write a small corpus with the example questions among other rows."""
     example = corpus.read_examples()["translation"][0]["text"]
     pairs: list[dict[str, object]] = [
         {"en": f"We saw {n} red houses.", "fr": f"On a vu {n} maisons."} for n in range(900)

@@ -40,7 +40,7 @@ def streams() -> dict[str, Source]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """A tokenizer of 512 entries, as the size micro has."""
+    """Return a tokenizer of 512 entries, as the size micro has."""
     groups = [source(n) for source in streams().values() for n in range(20)]
     texts = [turn[side] for g in groups for b in g.branches for turn in b for side in (0, 1)]
     return tokenization.train_tokenizer(iter(texts + [g.system + g.shared for g in groups]), 512)
@@ -48,7 +48,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Results must not depend on the order of sums."""
+    """Use one thread: the results must not depend on the order of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

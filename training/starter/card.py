@@ -1,4 +1,4 @@
-"""Puts together the folder that is shipped: weights, tokenizer, `card.json` and `README.md`.
+"""Assemble the folder of the shipped model: weights, tokenizer, `card.json` and `README.md`.
 
     python -m training.starter.card --work build/starter --scores build/starter/scores.json \\
         --hardware "two CPU cores" --output plugins/palaver_plugins/starter
@@ -75,14 +75,14 @@ def split_sections(path: Path) -> list[str]:
 
 
 def best_passages(question: str, passages: list[str], most: int) -> list[tuple[int, str]]:
-    """Number the passages that share most words with a question, the best ones only."""
+    """Return the numbered passages that share the most words with a question."""
     wanted = corpus.word_set(question)
     order = sorted(passages, key=lambda text: -len(wanted & corpus.word_set(text)))
     return list(enumerate(order[:most], 1))
 
 
 def example_chats() -> list[tuple[str, str, list[dict[str, str]]]]:
-    """Return the examples of the documentation as (skill, what is asked, chat)."""
+    """Return the examples of the documentation as (skill, request, chat)."""
     examples = corpus.read_examples()
     found = [("chat", q, prompts.CHAT, q) for q in examples["chat"]["questions"]]
     passages = split_sections(ROOT / examples["qa"]["document"])
@@ -120,7 +120,7 @@ def example_chats() -> list[tuple[str, str, list[dict[str, str]]]]:
 
 
 def generate_replies(folder: Path) -> list[tuple[str, str, str]]:
-    """Ask the model the examples; return (skill, question, reply)."""
+    """Ask the model the examples; return (skill, question, reply) tuples."""
     from training.starter.evaluate import ChatModel
 
     chats = example_chats()
@@ -149,7 +149,7 @@ def write_readme(path: Path, card: dict[str, Any], said: list[tuple[str, str, st
 
 
 def read_sources() -> list[dict[str, str]]:
-    """Read what the model is trained on: name, licence and, if there is one, address."""
+    """Read the sources of the training data: name, licence and, if any, address."""
     text = Path(__file__).with_name("sources.toml").read_text("utf-8")
     found: list[dict[str, str]] = tomllib.loads(text)["source"]
     return found

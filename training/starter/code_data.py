@@ -23,17 +23,17 @@ from training.starter.groups import Group, Turn, hash_fraction, seeded_random
 from palaver_skills import prompts
 
 HELD_OUT_SHARE = 0.12
-"""The share of tasks that is only measured."""
+"""Share of the tasks that are kept for measuring."""
 
 CODE_TIMEOUT_SECONDS = 10.0
-"""How long one generated function may run in its own process."""
+"""Time limit of one generated function in its own process."""
 
 Check = tuple[tuple[Any, ...], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One function to write: what it returns in words, its code, and calls with results."""
+    """One function to write: its purpose in words, its code, and calls with their results."""
 
     goal: str
     name: str
@@ -51,7 +51,7 @@ class Task:
         return shown or (self.combined and hash_fraction(self.goal) < HELD_OUT_SHARE)
 
 
-# What is picked from a list of numbers `{p}`: words, name, condition on x.
+# Numbers to pick from a list `{p}`: words, name, condition on x.
 FILTERS = (
     ("", "", ""),
     ("even ", "even", "x % 2 == 0"),
@@ -814,7 +814,7 @@ NAMES = (
 
 
 def make_turns(task: Task, random_: random.Random) -> tuple[Turn, ...]:
-    """Ask for a task, now and then with a wish afterwards."""
+    """Return a request for a task, sometimes with a follow-up request."""
     phrase = random_.choice(PHRASES)
     name = random_.choice(NAMES) if "{name}" in phrase and random_.random() < 0.6 else task.name
     parameter = task.parameter
@@ -897,7 +897,7 @@ def is_function(code: str) -> bool:
 
 
 def passes_checks(code: str, checks: Sequence[Check]) -> bool:
-    """Run the code with its checks in a separate interpreter; tell whether all hold."""
+    """Run the code with its checks in a separate interpreter. Return True if all pass."""
     name = next(node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
     lines = [f"assert {name}(*{arguments!r}) == {result!r}" for arguments, result in checks]
     program = "\n".join([code, *lines])

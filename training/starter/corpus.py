@@ -1,4 +1,4 @@
-"""Reads the public data: cleaning, held-out splits, and the questions kept out of training."""
+"""Readers of the public data: cleaning, held-out splits, questions excluded from training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 from training.starter.groups import hash_fraction
 
 HELD_OUT_SHARE = 0.012
-"""The share of every source that is kept for measuring."""
+"""Share of every source that is kept for measuring."""
 
 EXAMPLES = Path(__file__).with_name("examples.toml")
 EXAMPLE_OVERLAP = 0.85
-"""Above this overlap of words a training text counts as a copy of an example question."""
+"""Share of common words above which a training text is a copy of an example question."""
 
 _SPACES = re.compile(r"[\u00a0\u202f\u2009\ufeff\u3000]")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "…": "..."})
 
 
 def default_data_folder() -> Path:
-    """Return where the data lies unless told: `PALAVER_TRAINING_DATA` or `data/train`."""
+    """Return the default data folder: `PALAVER_TRAINING_DATA` or `data/train`."""
     return Path(os.environ.get("PALAVER_TRAINING_DATA", "data/train"))
 
 
@@ -49,7 +49,7 @@ def word_set(text: str) -> frozenset[str]:
 
 
 def normalize(text: str) -> str:
-    """Reduce a text to its lower-case words, to recognise it in another spelling."""
+    """Reduce a text to its lower-case words, to match other spellings."""
     return " ".join(re.findall(r"[\u4e00-\u9fff]|[^\W_]+", text.lower()))
 
 
@@ -70,7 +70,7 @@ def _example_words() -> tuple[frozenset[str], ...]:
 
 
 def example_texts() -> list[str]:
-    """Return every text of the examples: what is asked, and what it is asked about."""
+    """Return every text of the examples: requests and the texts that they are about."""
     return list(_strings(read_examples()))
 
 

@@ -1,4 +1,4 @@
-"""Short chat: small talk in five languages, simple support questions, things said before.
+"""Dialogues: small talk in five languages, simple support questions, recall of earlier turns.
 
 Bot Framework chit-chat (MIT, Microsoft), ChatterBot corpus (BSD-3-Clause), Synthetic-Persona-Chat
 (CC-BY 4.0, Google); the introductions and the questions about earlier turns are generated.

@@ -1,4 +1,4 @@
-"""Measures an exported starter model on held-out examples, through transformers.
+"""Measure an exported starter model on held-out examples, through transformers.
 
     python -m training.starter.evaluate --data data/train --model build/starter/model --count 100
 
@@ -42,7 +42,7 @@ BATCH = 32
 
 
 class ChatModel:
-    """An exported model that answers chats."""
+    """Exported model that answers chats."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -110,7 +110,7 @@ def strip_citation(answer: str) -> str:
 
 
 def check_citations(reply: str, prompt: str) -> str:
-    """Return a reply as the qa skill says it, with its passage numbers checked."""
+    """Return a reply after the qa skill's check of its passage numbers."""
     blocks = prompt.partition("\n\nQuestion: ")[0].split("\n\n[")
     passages = [
         Passage(document="", title="", section="", number=at, text=block.partition("] ")[2])
@@ -148,7 +148,7 @@ def measure_code(speaker: ChatModel, count: int) -> dict[str, float]:
 
 
 def measure_grounded(speaker: ChatModel, count: int) -> dict[str, float]:
-    """Measure grounded answers, all and apart by whether the passages tell."""
+    """Measure grounded answers: all, answerable ones and unanswerable ones."""
     groups = grounded_data.held_out_groups(count)
     pairs = reply_pairs(speaker, groups, 40)
     told_by = [group.prompts()[0][0][-1]["content"] for group in groups]

@@ -62,7 +62,7 @@ OFF_TOPIC = (
 
 @dataclass(frozen=True, slots=True)
 class QuestionForm:
-    """Ways to ask for one thing, and the pattern of its answer."""
+    """Wordings of one question, and the pattern of its answer."""
 
     questions: tuple[str, ...]
     answer: str
@@ -70,7 +70,7 @@ class QuestionForm:
 
 @dataclass(frozen=True, slots=True)
 class FactKind:
-    """A kind of fact: ways to state it and what can be asked about it."""
+    """Kind of fact: ways to state it and questions about it."""
 
     subject: str
     number: int
@@ -128,7 +128,7 @@ def capitalize_first(text: str) -> str:
 
 
 def fill_pattern(pattern: str, slots: dict[str, str], subject: str) -> str:
-    """Fill a pattern; a capitalised name in braces capitalises its value."""
+    """Fill a pattern. A capitalised name in braces capitalises its value."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
@@ -151,7 +151,7 @@ def make_fact(kind: FactKind, subject: str, values: SlotValues) -> Fact:
 
 
 def make_subject(kind: str, values: SlotValues) -> str:
-    """Name something of a class."""
+    """Draw a name for a subject of a kind."""
     makers: dict[str, Callable[[], str]] = {
         "place": values.place,
         "person": values.person,
@@ -282,7 +282,7 @@ def make_questions(
 
 
 def _is_unambiguous(question: str, fact: Fact, facts: list[tuple[int, Fact]]) -> bool:
-    """Return whether no other fact could be meant by the question."""
+    """Return whether the question fits no other fact."""
     rivals = [other for _, other in facts if other is not fact and other.subject == fact.subject]
     asked = {corpus.word_set(question)}
     return not any(
@@ -300,7 +300,7 @@ def _shared_slots(fact: Fact, other: Fact) -> dict[str, str]:
 def _unanswerable_question(
     kind: str, facts: list[tuple[int, Fact]], values: SlotValues, taken: set[tuple[str, int]]
 ) -> str:
-    """Ask for something that the passages leave out: another subject or another property."""
+    """Return a question about a subject or property that the passages omit."""
     random_ = values.random
     mine = [fact for _, fact in facts if fact.kind.subject == kind]
     if mine and kind != "rule" and random_.random() < 0.5:

@@ -1,4 +1,4 @@
-"""The training mix: which task fills how many rows, at which length."""
+"""The training mixture: number and length of the rows of each task."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from training.starter.packing import Batch, Encoder, Packer, collate
 SHORT, NARROW, WIDE, LONG = 128, 256, 512, 1024
 """Lengths of rows in tokens; a quarter of a step has rows of one length."""
 LONG_EVERY = 16
-"""Every so many steps there are long rows in place of wide ones."""
+"""Interval in steps at which long rows replace wide ones."""
 
 TRANSLATION = {"fr": 0.24, "de": 0.25, "es": 0.23, "zh": 0.28}
 INTO_FOREIGN = 0.58
-"""The share of translations out of English; English as a target profits from all four."""
+"""Share of translations out of English; English as a target benefits from all four."""
 NARROW_TASKS = {"code": 0.3, "chat": 0.45, "routing": 0.15, "recall": 0.1}
 EXERCISES = {"recall": 0.7, "grounded": 0.3}
 EXERCISE_STEPS = 1000
-"""Until this step a quarter are mostly exercises in looking up; grounded questions follow."""
+"""Steps in which a quarter of the rows are lookup exercises; grounded questions follow."""
 WIDE_TASKS = {"grounded": 0.9, "summary": 0.1}
 LONG_TASKS = {"long": 0.8, "summary": 0.2}
 LOSS_WEIGHTS = {"grounded": 2.0, "code": 0.5, "summary": 1.0, "long": 2.0}
@@ -60,7 +60,7 @@ def training_sources(folder: Path) -> dict[str, Source]:
 
 
 def tokenizer_texts(folder: Path, count: int) -> Iterator[str]:
-    """Yield texts for the tokenizer: every task, and every language alike."""
+    """Yield texts for the tokenizer from every task and language."""
     for name, source in training_sources(folder).items():
         share = 4 if name in {"en-zh", "zh-en"} else 3 if len(name) == 5 else 1
         for index in range(count * share if "-" in name else count // 10):
@@ -75,7 +75,7 @@ def tokenizer_texts(folder: Path, count: int) -> Iterator[str]:
 
 @dataclass(slots=True)
 class Mixture:
-    """Draws the batches of a step; its state are the cursors of the packers."""
+    """Source of the batches of each step. Its state is the cursors of the packers."""
 
     packers: dict[str, Packer]
     encoder: Encoder
@@ -103,12 +103,12 @@ class Mixture:
         return {name: packer.cursor for name, packer in self.packers.items()}
 
     def restore(self, cursors: dict[str, int]) -> None:
-        """Go to a saved state."""
+        """Restore a saved state."""
         for name, cursor in cursors.items():
             self.packers[name].cursor = cursor
 
     def draw_step(self, number: int) -> list[Batch]:
-        """Draw the batches of a step: translations, grounded questions, the rest by turns."""
+        """Draw the batches of a step: translations, grounded questions, other tasks in turn."""
         random_ = seeded_random("mix", number)
         quarter = self.tokens // 2
         directions = {f"en-{x}": part * INTO_FOREIGN for x, part in TRANSLATION.items()}

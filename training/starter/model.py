@@ -21,7 +21,7 @@ from training.starter.tokenization import write_json
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a network; `context` is the longest sequence in tokens."""
+    """Sizes of a network; `context` is the longest sequence in tokens."""
 
     hidden: int
     layers: int
@@ -34,7 +34,7 @@ class Shape:
 
     @property
     def head_width(self) -> int:
-        """Width of one attention head; vLLM and OpenVINO want a multiple of 32."""
+        """Return the width of one attention head; vLLM and OpenVINO need a multiple of 32."""
         return self.hidden // self.heads
 
 
@@ -47,7 +47,7 @@ SIZES = {
 
 
 class Linear(nn.Module):
-    """A float32 weight, applied in the precision of its input."""
+    """Linear layer with float32 weights, applied in the precision of its input."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, scale: float = 1.0) -> None:
         super().__init__()
@@ -190,12 +190,12 @@ class Network(nn.Module):
         return F.linear(hidden, self.embed_tokens.weight.to(hidden.dtype))
 
     def losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of the losses of predicting `wanted`, and every loss.
+        """Return the weighted sum of the losses of predicting `targets`, and every loss.
 
         `hidden` [targets, hidden]; only the sum has a gradient.
         """
-        total, each = TiedCrossEntropy.apply(hidden, self.embed_tokens.weight, targets, weights)  # type: ignore[no-untyped-call]
-        return total, each
+        total, losses = TiedCrossEntropy.apply(hidden, self.embed_tokens.weight, targets, weights)  # type: ignore[no-untyped-call]
+        return total, losses
 
 
 class TiedCrossEntropy(torch.autograd.Function):
@@ -213,12 +213,12 @@ class TiedCrossEntropy(torch.autograd.Function):
         chance = torch.softmax(F.linear(hidden, matrix), dim=-1)
         rows = torch.arange(len(targets), device=targets.device)
         right = chance[rows, targets].float()
-        each = -torch.log(right.clamp_min(1e-30))
+        losses = -torch.log(right.clamp_min(1e-30))
         chance[rows, targets] = (right - 1.0).to(chance.dtype)
         chance.mul_(weights[:, None].to(chance.dtype))
         ctx.save_for_backward(chance @ matrix, (chance.T @ hidden).to(embedding.dtype))
-        ctx.mark_non_differentiable(each)
-        return (each * weights).sum(), each
+        ctx.mark_non_differentiable(losses)
+        return (losses * weights).sum(), losses
 
     @staticmethod
     def backward(ctx: Any, total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

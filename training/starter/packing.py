@@ -1,8 +1,8 @@
-"""Packs groups of examples into rows of a fixed length.
+"""Pack groups of examples into rows of a fixed length.
 
-A group is a tree: the system text, the shared beginning, and the branches. Every branch sees what
-leads to it and itself, at the positions that it would have alone; so a row gives exactly the
-losses of its examples computed one by one, without computing what they share again and again.
+A group is a tree: the system text, the shared beginning, and the branches. Every branch attends to
+its ancestors and itself, at the positions that it would have alone. So a row gives exactly the
+losses of its examples computed one by one, and computes shared text only once.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Ints = npt.NDArray[np.int64]
 Pairs = set[tuple[int, int]]
 
 NUMBER_WEIGHT = 6.0
-"""How much more the number of the named passage counts than a word of the answer."""
+"""Weight of the number of the cited passage, relative to a word of the answer."""
 
 
 @dataclass(slots=True)
 class Segment:
-    """A run of tokens with its parent in the row (-1: none); `learn` weighs their prediction."""
+    """Run of tokens with its parent in the row (-1: none) and the weight of each prediction."""
 
     ids: list[int]
     weights: list[float]
@@ -34,7 +34,7 @@ class Segment:
 
 @dataclass(slots=True)
 class Row:
-    """A row being filled: segments in order, and how many tokens they have."""
+    """Row under construction: segments in order and their number of tokens."""
 
     segments: list[Segment] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
@@ -52,12 +52,11 @@ class Row:
 
 
 class Encoder:
-    """Turns groups into segments.
+    """Encoder of groups as segments.
 
-    `prompt_weight` is how much the text of a translation's source counts beside the answer: what
-    is to be translated teaches its language, too. `copy_weight` is how much a word of passages and
-    questions counts that occurred before in the same place: predicting it is the plainest lesson
-    in looking up, which answers from passages need.
+    `prompt_weight` is the weight of the source text of a translation relative to the answer: the
+    source text teaches its language, too. `copy_weight` is the weight of repeated words in
+    passages and questions: predicting them trains lookup, which answers from passages need.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class Encoder:
     def encode_branch(
         self, group: Group, turns: tuple[Turn, ...], shared: Segment | None
     ) -> Segment:
-        """Encode turns; a shared text has opened the first one already."""
+        """Encode turns. The first one begins with the shared text, if any."""
         weight = self.prompt_weight if group.task == "translation" else 0.0
         known: Pairs = set(pairwise(shared.ids)) if shared else set()
         opened = bool(group.shared)
@@ -131,8 +130,8 @@ class Encoder:
 class Batch:
     """Rows as arrays [rows, length]; `segments` numbers the segment of every token.
 
-    `sees` [rows, segments, segments] tells which segment sees which; `targets` holds the
-    token to predict or -1, `weights` its weight, `answers` whether it is part of an answer.
+    `visible` [rows, segments, segments] is True where the first segment attends to the second;
+    `targets` is the token to predict or -1, `weights` its weight, `answers` True in an answer.
     """
 
     tokens: Ints
@@ -145,7 +144,7 @@ class Batch:
     names: tuple[str, ...]
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """Return [rows, length, length]: whether a token sees another."""
+        """Return [rows, length, length]: True where a token attends to another."""
         rows = np.arange(len(self.segments))[:, None, None]
         seen = self.visible[rows, self.segments[:, :, None], self.segments[:, None, :]]
         length = self.segments.shape[1]
@@ -153,7 +152,7 @@ class Batch:
 
 
 class Packer:
-    """Fills rows from a source; the cursor is all its state."""
+    """Filler of rows from a source. Its only state is the cursor."""
 
     def __init__(self, source: Source, encoder: Encoder, *, weight: float = 1.0) -> None:
         self.source, self.encoder, self.weight = source, encoder, weight
@@ -161,7 +160,7 @@ class Packer:
         self._next: tuple[int, Group] | None = None
 
     def fill_row(self, length: int) -> Row:
-        """Fill a row of at most `length` tokens; a group that never fits is cut or dropped."""
+        """Fill a row of at most `length` tokens. A group that does not fit is cut or dropped."""
         row = Row()
         while True:
             group = self._peek()
@@ -176,7 +175,7 @@ class Packer:
         return self._next[1]
 
     def _fit(self, row: Row, group: Group, length: int) -> bool:
-        """Add as many branches of a group as fit; tell whether any did."""
+        """Add as many branches of a group as fit. Return True if any did."""
         encoder = self.encoder
         system = encoder.encode_system(group.system)
         known = row.systems.get(group.system, -1) if group.system else -1

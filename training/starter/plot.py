@@ -1,4 +1,4 @@
-"""Draws the losses of a training run.
+"""Draw the losses of a training run.
 
 python -m training.starter.plot --work build/starter --output training/starter/loss.png
 """

@@ -1,4 +1,4 @@
-"""Exercises in looking up: repeat words, and name the word that stood beside another.
+"""Lookup exercises: repeat words, and name the word beside another one.
 
 They have no system text, so no prompt of a skill looks like them. Answering from passages needs
 attention that finds an earlier place and copies from it; that forms several times sooner with
@@ -30,7 +30,7 @@ def repeat_turn(values: SlotValues) -> Turn:
 
 
 def recall_turns(values: SlotValues) -> tuple[str, list[Turn]]:
-    """Return a numbered list of pairs and questions for what stands beside a word."""
+    """Return a numbered list of pairs and questions for the second word of a pair."""
     drawn = draw_words(values, 2 * values.random.randint(3, 6))
     pairs = list(zip(drawn[::2], drawn[1::2], strict=True))
     lines = [f"[{number}] {key}: {value}" for number, (key, value) in enumerate(pairs, 1)]

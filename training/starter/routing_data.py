@@ -1,4 +1,4 @@
-"""Routing: a list of skills and a message; the answer is the name of the skill that fits.
+"""Routing examples: a list of skills and a message; the answer is the name of the right skill.
 
 Messages for the built-in skills are generated or taken from the other tasks; the other skills
 and their messages come from CLINC150 (CC-BY 3.0).

@@ -1,7 +1,7 @@
-"""Draws names, places, numbers and things for generated texts.
+"""Random names, places, numbers and things for generated texts.
 
-Names and invented words are made from syllables; which split one belongs to follows from the
-name itself, so the entities of the measuring split never occur in training.
+Names and invented words are made from syllables. A hash of the name selects its split, so the
+entities of the measuring split never occur in training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from training.starter.groups import hash_fraction
 
 HELD_OUT_NAMES: Final = 0.15
-"""The share of names that only the measuring split uses."""
+"""Share of the names that only the measuring split uses."""
 
 FIRST = (
     "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karin Leo Mia Nora Oskar Paula Rosa Sam "
@@ -136,14 +136,14 @@ UNITS = "hour day night week month".split()
 
 
 class SlotValues:
-    """Draws values for one split; `held_out` takes the names of the measuring split."""
+    """Generator of values for one split; `held_out` takes the names of the measuring split."""
 
     def __init__(self, random_: random.Random, *, held_out: bool = False) -> None:
         self.random = random_
         self.held_out = held_out
 
     def draw_name(self, make: Callable[[], str]) -> str:
-        """Draw names until one belongs to this split."""
+        """Draw names until one is in this split."""
         while True:
             name = make()
             if (hash_fraction(name.lower()) < HELD_OUT_NAMES) == self.held_out:

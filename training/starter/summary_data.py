@@ -49,13 +49,13 @@ def split_sentences(text: str) -> list[str]:
 
 
 def shorten(sentence: str) -> str:
-    """Drop what a summary does without: opening connectives and remarks in brackets."""
+    """Remove opening connectives and remarks in brackets."""
     text = re.sub(r"\s*\([^()]*\)", "", OPENERS.sub("", sentence))
     return text[:1].upper() + text[1:]
 
 
 def rank_sentences(parts: list[str]) -> list[int]:
-    """Order sentences by what they share with the others; early ones weigh more."""
+    """Rank sentences by the words shared with the others; the first one gets a bonus."""
     bags = [corpus.word_set(part) - COMMON for part in parts]
     counts = Counter(word for bag in bags for word in bag)
     scores = [

@@ -1,6 +1,6 @@
-"""The tokenizer: byte-level BPE in the manner of Qwen2, and the chat template.
+"""The tokenizer: byte-level BPE as in Qwen2, and the chat template.
 
-Every role has one special token, so a chat costs one token per message beside its words.
+Every role has one special token, so a chat costs one extra token per message.
 """
 
 from __future__ import annotations

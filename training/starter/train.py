@@ -1,8 +1,8 @@
-"""Trains the starter model within a budget of minutes, and exports it.
+"""Train the starter model within a budget of minutes, and export it.
 
     python -m training.starter.train --data data/train --work build/starter --minutes 75
 
-Run again with `--resume` to go on from the last checkpoint (with more `--minutes`, to train
+Run again with `--resume` to continue from the last checkpoint (with more `--minutes`, to train
 longer). Matrices are trained by Muon, everything else by AdamW; the learning rate is constant
 at first and then falls to zero over the rest of the budget.
 """
@@ -39,7 +39,7 @@ MUON_RATE, ADAM_RATE, EMBEDDING_RATE = 0.02, 2e-3, 4e-3
 
 @dataclass(slots=True)
 class Progress:
-    """Where a training run is; seconds count computing only, not pauses between runs."""
+    """Progress of a training run; `seconds` excludes pauses between runs."""
 
     step: int = 0
     seconds: float = 0.0
@@ -77,7 +77,7 @@ def make_optimizers(network: Network, parts: int = 1) -> list[torch.optim.Optimi
 
 
 def make_replica(network: Network) -> Network:
-    """Return a network with the same weights (not copies) and gradients of its own."""
+    """Return a network that shares the weights and has its own gradients."""
     other = Network(network.shape).to(network.embed_tokens.weight.device)
     for mine, theirs in zip(other.parameters(), network.parameters(), strict=True):
         mine.data = theirs.data
@@ -85,10 +85,10 @@ def make_replica(network: Network) -> Network:
 
 
 class TrainingRun:
-    """A training run: network, optimizers, data and progress.
+    """Training run: network, optimizers, data and progress.
 
-    Each of `workers` threads computes whole batches on a replica of its own with one core: no
-    operation waits for another core, so a busy machine slows training down in proportion only.
+    Each of `workers` threads computes whole batches on its own replica with one core: no
+    operation waits for another core, so a busy machine slows training down only in proportion.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class TrainingRun:
         return batches
 
     def _add_gradients(self, batches: list[Batch], total: float) -> list[dict[str, float]]:
-        """Add the gradients of all batches; whoever is free takes the next one."""
+        """Add the gradients of all batches; a free worker takes the next batch."""
         waiting = deque(batches)
         free = [
             self._pool.submit(self._process_batches, net, waiting, total) for net in self.replicas
@@ -190,7 +190,7 @@ class TrainingRun:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that going on needs."""
+        """Return the state that a resumed run needs."""
         done = self.progress
         return {
             "shape": shape_fields(self.network.shape),
@@ -201,7 +201,7 @@ class TrainingRun:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         self.network.load_state_dict(state["network"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -222,7 +222,7 @@ def _by_task(batch: Batch, place: Any, losses: Any) -> dict[str, float]:
 
 
 def save_checkpoint(run: TrainingRun, folder: Path) -> None:
-    """Write the checkpoint, replacing the last one only when it is complete."""
+    """Write the checkpoint atomically."""
     partial = folder / "checkpoint.part"
     torch.save(run.state(), partial)
     partial.replace(folder / "checkpoint.pt")

@@ -19,7 +19,7 @@ FOREIGN = ("fr", "de", "es", "zh")
 MAX_WORDS = 9
 """Words of the English side; the model is measured on sentences of up to eight."""
 MAX_PER_SENTENCE = 3
-"""How many translations of one English sentence are kept."""
+"""Translations that are kept of one English sentence."""
 
 
 @dataclass(frozen=True, slots=True)
