@@ -86,7 +86,7 @@ def stems(text: str) -> set[str]:
     return {word.rstrip("s") for word in corpus.word_set(text)}
 
 
-def test_a_grounded_answer_is_written_in_the_passage_that_it_names() -> None:
+def test_a_grounded_answer_is_copied_from_the_passage_that_it_cites() -> None:
     for group in grounded_groups(300):
         passages = dict(re.findall(PASSAGE, group.shared, re.S | re.M))
         for ((_, answer),) in group.branches:
@@ -96,7 +96,7 @@ def test_a_grounded_answer_is_written_in_the_passage_that_it_names() -> None:
                 assert answer == prompts.NOT_IN_DOCUMENTS
 
 
-def test_about_a_quarter_of_the_grounded_questions_has_no_answer() -> None:
+def test_about_a_quarter_of_the_grounded_questions_have_no_answer() -> None:
     answers = [turn[1] for g in grounded_groups(300) for branch in g.branches for turn in branch]
     assert 0.15 < answers.count(prompts.NOT_IN_DOCUMENTS) / len(answers) < 0.35
 
@@ -125,7 +125,7 @@ def test_tasks_of_the_measuring_split_never_occur_in_training() -> None:
     assert not trained & measured
 
 
-def test_the_example_questions_are_left_out_of_training(folder: Path) -> None:
+def test_the_example_questions_are_excluded_from_training(folder: Path) -> None:
     groups = [
         *grounded_groups(400),
         *(code_data.training_source()(n) for n in range(200)),
@@ -156,7 +156,7 @@ def test_every_reference_function_parses_and_gives_its_expected_results() -> Non
             assert space[task.name](*arguments) == result
 
 
-def test_generated_code_is_judged_in_a_process_of_its_own() -> None:
+def test_generated_code_is_checked_in_its_own_process() -> None:
     reply = "```python\ndef double(n):\n    return n * 2\n```\nIt doubles."
     code = code_data.extract_code(reply)
     assert code_data.is_function(code)
@@ -174,7 +174,7 @@ def shipped() -> Tokenizer:
 
 
 @pytest.mark.parametrize("text", SENTENCES)
-def test_the_shipped_tokenizer_gives_every_text_back(shipped: Tokenizer, text: str) -> None:
+def test_the_shipped_tokenizer_restores_every_text(shipped: Tokenizer, text: str) -> None:
     assert shipped.decode(shipped.encode(text).ids) == text
 
 
@@ -182,14 +182,14 @@ def test_special_tokens_are_single_and_come_first(shipped: Tokenizer) -> None:
     assert [shipped.token_to_id(name) for name in tokenization.SPECIAL] == list(range(5))
 
 
-def test_a_text_cut_before_the_question_is_encoded_like_the_whole(shipped: Tokenizer) -> None:
+def test_a_text_split_before_the_question_is_encoded_like_the_whole(shipped: Tokenizer) -> None:
     for group in grounded_groups(30):
         for ((user, _),) in group.branches:
             parts = shipped.encode(group.shared).ids + shipped.encode(user).ids
             assert parts == shipped.encode(group.shared + user).ids
 
 
-def test_a_tokenizer_learns_from_texts_and_is_read_back(tmp_path: Path) -> None:
+def test_a_tokenizer_is_trained_saved_and_loaded(tmp_path: Path) -> None:
     learned = tokenization.train_tokenizer(iter(SENTENCES * 3), 320)
     tokenization.save_tokenizer(learned, tmp_path, 1024)
     again = tokenization.load_tokenizer(tmp_path)

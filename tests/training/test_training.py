@@ -64,7 +64,9 @@ def open_run(tokenizer: Tokenizer) -> Any:
     return TrainingRun(Network(SIZES["micro"]), mix, torch.device("cpu"), torch.float32, workers=1)
 
 
-def test_resuming_gives_the_same_weights_as_going_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_weights_as_an_uninterrupted_one(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     from training.starter import train
 
     whole, first, second = (open_run(tokenizer) for _ in range(3))

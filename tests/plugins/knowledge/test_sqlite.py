@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.proof import size
 
 from palaver import ConfigurationError, Document, PalaverError
-from palaver_plugins.knowledge.index import Ranked
+from palaver_plugins.knowledge.index import Ranked, SearchIndex
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge, fuse_rankings
 from palaver_plugins.knowledge.terms import index_terms, query_terms
 
@@ -180,7 +180,7 @@ AXES = ("cat", "dog", "tea", "kitten")
 
 
 class AxisEmbeddings:
-    """Embeddings with one axis per animal; a kitten is nearly a cat."""
+    """Embeddings with one axis per word; the axis of "kitten" also counts as "cat"."""
 
     def __init__(self, *, size: int = 5) -> None:
         self.texts: list[str] = []
@@ -223,6 +223,18 @@ async def test_documents_added_by_another_process_get_vectors(tmp_path: Path) ->
         await server.search("default", "kitten", 1)
         await server.wait_until_embedded()
         assert (await search_ids(server, "kitten"))[0] == "cats"
+
+
+def test_a_search_by_vector_does_not_hide_a_change_by_another_process(tmp_path: Path) -> None:
+    with (
+        contextlib.closing(SearchIndex(tmp_path / "k.sqlite")) as server,
+        contextlib.closing(SearchIndex(tmp_path / "k.sqlite")) as command,
+    ):
+        assert server.has_changed()
+        assert not server.has_changed()
+        command.add("default", DOCUMENTS[0])
+        server.rank_by_vector("default", [1.0, 0.0], 1)
+        assert server.has_changed()
 
 
 async def test_vectors_of_another_model_are_replaced(tmp_path: Path) -> None:
