@@ -72,6 +72,7 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
+    UnsettledTurns,
 )
 from palaver.messages import (
     Asked,
@@ -238,6 +239,7 @@ __all__ = [
     "ToolCalled",
     "Turn",
     "Unauthenticated",
+    "UnsettledTurns",
     "Unsupported",
     "Usage",
     "__version__",
