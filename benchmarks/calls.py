@@ -20,7 +20,7 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.servers import Ready, make_server
+from benchmarks.servers import ReadyEngine, make_server
 from palaver.app import listening
 from palaver.testing import MemoryLedger
 
@@ -53,7 +53,7 @@ async def profile_turns(turns: int) -> pstats.Stats:
     """Return the profile of ``turns`` turns of a warm server."""
     profile = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:
-        server = make_server(MemoryLedger(), Ready(ticks=False), Path(folder))
+        server = make_server(MemoryLedger(), ReadyEngine(ticks=False), Path(folder))
         async with server, listening(server) as address:
             client = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "benchmarks.calls", "--client", address),
