@@ -30,7 +30,7 @@ from tests.server.web.house import eventually
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger, Page, Snapshot
 from palaver.messages import Conversation, Cursor
-from palaver.streams.subscriptions import PAGE
+from palaver.streams.subscriptions import PAGE_SIZE
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.keys import Keys, name_of
 
@@ -392,10 +392,10 @@ async def test_a_long_gap_is_filled_in_pages(report: Report) -> None:
         for offset, client in enumerate(clients, start=1):
             client.target = Cursor(end.epoch, offset)
             await client.connect(deployment.random_address(), TRANSPORTS[offset % 2])
-        await deployment.answer("long", f"{2 * PAGE} events")
+        await deployment.answer("long", f"{2 * PAGE_SIZE} events")
         for offset, client in enumerate(clients, start=1):
             client.target = await deployment.end_of("long")
-            assert client.target.offset > 4 * PAGE
+            assert client.target.offset > 4 * PAGE_SIZE
             await client.connect(deployment.random_address(), TRANSPORTS[offset // 2 % 2])
             assert [frame["recovered"] for frame in client.welcomes] == [True, True]
             assert client.has_reached_target

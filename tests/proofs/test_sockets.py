@@ -306,7 +306,7 @@ class IgnoringOffsets(streams.Subscription):
 
     def on_change(self, recorded: Sequence[StoredEvent]) -> None:
         fresh = [item for item in recorded if item.offset > self._offset]
-        if self._open and fresh:
+        if self._started and fresh:
             self._offset = fresh[0].offset - 1
             self._deliver(fresh)
 

@@ -19,7 +19,7 @@ from palaver.messages import (
     StoredEvent,
     Text,
 )
-from palaver.streams.subscriptions import PAGE, Subscriptions
+from palaver.streams.subscriptions import PAGE_SIZE, Subscriptions
 from palaver.testing import MemoryLedger, RecordingSubscriber
 
 
@@ -174,7 +174,7 @@ async def test_a_failed_comparison_is_soon_repeated() -> None:
     ledger.unavailable = True
     now = asyncio.get_running_loop().time()
     subscriptions.check_silent(now + 1)
-    await until(lambda: subscription.quiet_since < now)
+    await until(lambda: subscription.last_event_at < now)
     ledger.unavailable = False
     subscriptions.check_silent(now)
     await recorder.wait_for(writer.turn, text="missed")
@@ -215,7 +215,7 @@ async def test_a_gap_of_several_pages_is_filled() -> None:
     subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     writer = await start_turn(ledger)
     since = await current_cursor(ledger)
-    for number in range(3 * PAGE + 7):
+    for number in range(3 * PAGE_SIZE + 7):
         await writer.say(f"{number} ")
     read_count = ledger.read_count
     subscription = await subscriptions.subscribe(CONVERSATION, recorder, since)
