@@ -288,12 +288,12 @@ class ReconnectingClient:
 
     # Measurements
 
-    def interruptions(self) -> list[float]:
+    def pauses(self) -> list[float]:
         """Return the seconds between two characters of a reply, for each takeover and disconnect
         that fell between them."""
-        return [gap for turn in self.growth_times for gap in self._interruptions(turn)]
+        return [gap for turn in self.growth_times for gap in self._pauses(turn)]
 
-    def _interruptions(self, turn: str) -> set[float]:
+    def _pauses(self, turn: str) -> set[float]:
         intervals = list(itertools.pairwise(self.growth_times[turn]))
         found = set()
         for at in (*self.disconnect_times, *self.takeover_times.get(turn, ())):

@@ -69,8 +69,8 @@ class LoadGenerator:
         self.profile = profile or LoadProfile()
         self.session: aiohttp.ClientSession
         self.findings = Findings()
-        self.interruptions: list[float] = []
-        """Seconds, see `ReconnectingClient.interruptions`."""
+        self.pauses: list[float] = []
+        """Seconds, see `ReconnectingClient.pauses`."""
         self.stopping = False
         self._conversation_count = 0
 
@@ -213,7 +213,7 @@ class SimulatedConversation:
                 load.findings.record(
                     "lost", f"{self._conversation}: no end of {missing} was received"
                 )
-            load.interruptions += client.interruptions()
+            load.pauses += client.pauses()
             for error in client.protocol_errors:
                 load.findings.record("gaps", f"{self._conversation}: {error}")
             load.findings.merge(await self._compare(client))

@@ -150,15 +150,13 @@ async def running_cluster(
         )
 
 
-def interruption_figures(seconds: list[float]) -> dict[str, FigureValue]:
-    """Return the number and the percentiles of interruptions, the latter in ms."""
+def pause_figures(seconds: list[float]) -> dict[str, FigureValue]:
+    """Return the number and the percentiles of pauses, the latter in ms."""
     ordered = sorted(seconds)
     shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
-    figures: dict[str, FigureValue] = {"interruptions": len(ordered)}
+    figures: dict[str, FigureValue] = {"pauses": len(ordered)}
     return figures | {
-        f"interruption_{name}_ms": round(
-            1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-        )
+        f"pause_{name}_ms": round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))])
         for name, share in shares.items()
         if ordered
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.chaos.load import generating_load
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof_settings import SEED, short_or_long
-from tests.proofs.cluster import BRIEF_PROFILE, Cluster, interruption_figures, running_cluster
+from tests.proofs.cluster import BRIEF_PROFILE, Cluster, pause_figures, running_cluster
 from tests.proofs.report import PropertyResult, Report
 from tests.server.turns.test_takeover import until
 
@@ -48,7 +48,7 @@ async def test_killed_replicas_lose_and_duplicate_nothing(report: Report, tmp_pa
             turns=cluster.turn_count,
             kills=replica_set.kill_count,
             findings=findings,
-            figures=interruption_figures(cluster.load.interruptions),
+            figures=pause_figures(cluster.load.pauses),
         )
     )
     assert findings.is_clean, (SEED, findings)

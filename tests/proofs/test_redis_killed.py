@@ -13,7 +13,7 @@ from tests.proof_settings import SEED, short_or_long
 from tests.proofs.cluster import (
     BRIEF_PROFILE,
     SETTLE_TIMEOUT_SECONDS,
-    interruption_figures,
+    pause_figures,
     running_cluster,
 )
 from tests.proofs.report import PropertyResult, Report
@@ -55,7 +55,7 @@ async def test_acknowledged_messages_survive_a_killed_redis(report: Report, tmp_
             turns=cluster.turn_count,
             kills=cluster.replica_set.kill_count,
             findings=findings,
-            figures={"redis_kills": redis_kills} | interruption_figures(cluster.load.interruptions),
+            figures={"redis_kills": redis_kills} | pause_figures(cluster.load.pauses),
         )
     )
     assert findings.is_clean, (SEED, findings)

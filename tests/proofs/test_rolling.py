@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.chaos.load import LoadProfile, generating_load
 from tests.plugins.ledgers.redis_kit import needs_redis
 from tests.proof_settings import SEED, short_or_long
-from tests.proofs.cluster import Cluster, interruption_figures, running_cluster
+from tests.proofs.cluster import Cluster, pause_figures, running_cluster
 from tests.proofs.http_clients import HTTPClients
 from tests.proofs.report import FigureValue, PropertyResult, Report
 
@@ -38,7 +38,7 @@ def figures(cluster: Cluster, clients: HTTPClients) -> dict[str, FigureValue]:
         "calls": clients.status_counts.total(),
         "5xx": clients.server_error_count,
         "retried": clients.retry_count,
-        **interruption_figures(cluster.load.interruptions),
+        **pause_figures(cluster.load.pauses),
     }
 
 

@@ -299,13 +299,13 @@ async def test_mutant_that_ignores_text_positions_is_detected(report: Report) ->
 
 
 class IgnoringOffsets(streams.Subscription):
-    """Mutant that takes any hint of the ledger as the next event and never reads the ledger."""
+    """Mutant that takes any notification as the next event and never reads the ledger."""
 
     def check(self) -> None:
         pass
 
-    def on_change(self, recorded: Sequence[StoredEvent]) -> None:
-        fresh = [item for item in recorded if item.offset > self._offset]
+    def on_change(self, stored: Sequence[StoredEvent]) -> None:
+        fresh = [item for item in stored if item.offset > self._offset]
         if self._started and fresh:
             self._offset = fresh[0].offset - 1
             self._deliver(fresh)

@@ -15,7 +15,7 @@ def record(**values: Any) -> dict[str, Any]:  # Any: JSON values
 
 
 def test_a_row_has_the_counts_and_the_mutants_and_the_figures_follow() -> None:
-    killed = record(interruption_p999_ms=1430, frames=12_000, mutants="detected(fence off)")
+    killed = record(pause_p999_ms=1430, frames=12_000, mutants="detected(fence off)")
     text = render_tables("make prove-short", {"killed": killed, "plain": record(kills=0)})
     assert text.splitlines() == [
         "`make prove-short` on EPYC, 2 cores, Python 3.11.7, Redis 7.0.15; 2026-11-22, seed 7:",
@@ -25,7 +25,7 @@ def test_a_row_has_the_counts_and_the_mutants_and_the_figures_follow() -> None:
         "| `killed` | 2,500 | 30 | 0 | 0 | 0 | 0 | 0 | detected(fence off) |",
         "| `plain` | 2,500 | 0 | 0 | 0 | 0 | 0 | 0 |  |",
         "",
-        "- `killed`: interruption p999 ms 1,430, frames 12,000.",
+        "- `killed`: pause p999 ms 1,430, frames 12,000.",
     ]
 
 
