@@ -1,4 +1,4 @@
-"""Property: a client with a cursor that is no longer valid is always told so.
+"""Property: a client with a cursor that is no longer valid always gets a snapshot.
 
 Clients disconnect at random positions of their conversations, or stay connected. Then Redis is
 killed, replaced by an empty one or restored from an older copy, the stream is trimmed or lost, or

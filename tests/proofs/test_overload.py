@@ -242,7 +242,7 @@ async def test_ten_times_the_capacity_is_refused_and_changes_nothing(
 
 
 async def check_ledger(clients: Clients, folder: Path) -> Findings:
-    """Compare the accepted messages with the ledger that the server has left."""
+    """Compare the accepted messages with the ledger of the server after its exit."""
     ledger = ledger_in(folder)
     await ledger.start()
     try:
