@@ -17,7 +17,7 @@ def insert_tables(page: str, tables: str) -> str:
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the page has no markers for the tables: expected {BEGIN!r}, then {END!r}")
+        raise ValueError(f"no markers for the tables: expected {BEGIN!r}, then {END!r}")
     return f"{before}{BEGIN}\n{tables}\n{END}{after}"
 
 
