@@ -11,7 +11,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from tests.proof import LONG, SEED
 
 if TYPE_CHECKING:
-    from tests.server.web.house import House
+    from tests.server.web.live_server import LiveServer
 
 # Its usual place in the root makes pytest warn, since the project sets `norecursedirs`.
 set_hypothesis_home_dir(Path(__file__).parent.parent / ".pytest_cache" / "hypothesis")
@@ -31,9 +31,9 @@ def no_blocking() -> Iterator[BlockBuster]:
 
 
 @pytest_asyncio.fixture
-async def house() -> AsyncIterator["House"]:
+async def live_server() -> AsyncIterator["LiveServer"]:
     """A server with its web surface, for one test."""
-    from tests.server.web.house import open_house  # brings the web framework
+    from tests.server.web.live_server import open_live_server  # brings the web framework
 
-    async with open_house() as opened:
+    async with open_live_server() as opened:
         yield opened

@@ -8,7 +8,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from tests.chaos.proxy import CuttingProxy
 from tests.live.chromium import chromium
-from tests.server.web.house import House, open_house
+from tests.server.web.live_server import LiveServer, open_live_server
 
 from palaver.config.settings import AdmissionSettings, AuthKey, ConcurrencyPolicySettings, Secret
 from palaver.skills import Skill
@@ -27,8 +27,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def house() -> AsyncIterator[House]:
-    async with open_house() as opened:
+async def live_server() -> AsyncIterator[LiveServer]:
+    async with open_live_server() as opened:
         yield opened
 
 
@@ -80,8 +80,8 @@ async def visiting(
     assert visitor.problems == []
 
 
-async def test_talk_and_see_who_answered_and_why(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
+async def test_talk_and_see_who_answered_and_why(live_server: LiveServer, browser: Browser) -> None:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await expect(visitor.page.locator("#empty")).to_be_visible()
         await visitor.say("hello there")
@@ -96,14 +96,14 @@ async def test_talk_and_see_who_answered_and_why(house: House, browser: Browser)
 
 
 async def test_a_reply_is_shown_while_it_is_written_and_can_be_stopped(
-    house: House, browser: Browser
+    live_server: LiveServer, browser: Browser
 ) -> None:
-    async with visiting(browser, house.address) as visitor:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
-        await visitor.say("/teller go")
-        house.teller.tell("Once upon", end=False)
+        await visitor.say("/scripted go")
+        live_server.scripted.emit("Once upon", end=False)
         await visitor.sees("Once upon")
-        house.teller.tell(" a time", end=False)
+        live_server.scripted.emit(" a time", end=False)
         await visitor.sees("Once upon a time")
         await visitor.page.get_by_label("Stop the reply").click()
         await visitor.sees("Stopped")
@@ -112,15 +112,15 @@ async def test_a_reply_is_shown_while_it_is_written_and_can_be_stopped(
         await visitor.sees("and now?")
 
 
-async def test_waiting_messages_show_their_place(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
+async def test_waiting_messages_show_their_place(live_server: LiveServer, browser: Browser) -> None:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
-        await visitor.say("/teller go")
+        await visitor.say("/scripted go")
         await visitor.say("first")
         await visitor.say("second")
         await visitor.sees("Waiting: one message comes first")
         await visitor.sees("Waiting: 2 messages come first")
-        house.teller.tell("done")
+        live_server.scripted.emit("done")
         await visitor.is_done()
         await expect(visitor.page.locator(".turn")).to_have_count(3)
 
@@ -137,14 +137,14 @@ class Thinker(Skill):
 async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser) -> None:
     engine = ScriptedEngine(lambda _: ScriptedReply(text="a thought", hold=1))
     async with (
-        open_house(
+        open_live_server(
             engine=engine, skills=(Thinker(),), admission=AdmissionSettings(max_generations=1)
-        ) as house,
-        visiting(browser, house.address) as visitor,
+        ) as live_server,
+        visiting(browser, live_server.address) as visitor,
     ):
         for thread in ("runs", "waits"):
             path = f"/v1/conversations/{thread}/messages"
-            assert (await house.post(path, {"text": f"/thinker {thread}"}))[0] == 202
+            assert (await live_server.post(path, {"text": f"/thinker {thread}"}))[0] == 202
         await visitor.open()
         await visitor.say("/thinker and I?")
         await visitor.sees("In line: one more comes first")
@@ -155,73 +155,80 @@ async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser
 
 
 async def test_messages_that_are_answered_together_are_shown_together(browser: Browser) -> None:
-    steering = ConcurrencyPolicySettings(skills={"teller": "steer"})
+    steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
     async with (
-        open_house(concurrency_policy=steering) as house,
-        visiting(browser, house.address) as visitor,
+        open_live_server(concurrency_policy=steering) as live_server,
+        visiting(browser, live_server.address) as visitor,
     ):
         await visitor.open()
-        await visitor.say("/teller go")
-        house.teller.tell("On and", end=False)
+        await visitor.say("/scripted go")
+        live_server.scripted.emit("On and", end=False)
         await visitor.sees("On and")
         await visitor.say("to the left")
         await expect(visitor.page.locator(".turn:first-child .asked")).to_have_count(2)
         await expect(visitor.page.locator("#unsent")).to_have_count(0)
-        house.teller.tell(" on")  # it has taken nothing
+        live_server.scripted.emit(" on")  # it has taken nothing
         await visitor.is_done()
         await expect(visitor.page.locator(".turn")).to_have_count(2)
-        await expect(visitor.page.locator(".turn:first-child .asked")).to_have_text("/teller go")
+        await expect(visitor.page.locator(".turn:first-child .asked")).to_have_text("/scripted go")
         await expect(visitor.page.locator(".turn:last-child .reply")).to_have_text("to the left")
         await visitor.page.reload()
-        await expect(visitor.page.locator(".asked")).to_have_text(["/teller go", "to the left"])
+        await expect(visitor.page.locator(".asked")).to_have_text(["/scripted go", "to the left"])
 
 
-async def test_a_reload_shows_the_same_conversation(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
+async def test_a_reload_shows_the_same_conversation(
+    live_server: LiveServer, browser: Browser
+) -> None:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("/scholar leave?")
         await visitor.is_done()
-        await visitor.say("/teller go")
-        house.teller.tell("Before ", end=False)
+        await visitor.say("/scripted go")
+        live_server.scripted.emit("Before ", end=False)
         await visitor.sees("Before")
         await visitor.page.reload()
         await visitor.sees("You have 30 days of leave")
         await visitor.sees("Before")
         await expect(visitor.page.locator(".sources summary")).to_contain_text("The Handbook")
-        house.teller.tell("and after")
+        live_server.scripted.emit("and after")
         await visitor.sees("Before and after")
         await visitor.is_done()
 
 
 async def test_an_old_conversation_is_drawn_from_the_snapshot(browser: Browser) -> None:
     async with (
-        open_house(ledger=MemoryLedger(events_kept=2)) as house,
-        visiting(browser, house.address) as visitor,
+        open_live_server(ledger=MemoryLedger(events_kept=2)) as live_server,
+        visiting(browser, live_server.address) as visitor,
     ):
         await visitor.open()
         await visitor.say("one two")
         await visitor.is_done()
-        await visitor.say("/teller go")
-        house.teller.tell("So far ", end=False)
+        await visitor.say("/scripted go")
+        live_server.scripted.emit("So far ", end=False)
         await visitor.sees("So far")
         await visitor.page.reload()
         await visitor.sees("one two")
         await visitor.sees("So far")
-        house.teller.tell("so good")
+        live_server.scripted.emit("so good")
         await visitor.sees("So far so good")
 
 
-async def test_a_cut_connection_loses_and_doubles_nothing(house: House, browser: Browser) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+async def test_a_cut_connection_loses_and_doubles_nothing(
+    live_server: LiveServer, browser: Browser
+) -> None:
+    async with (
+        CuttingProxy(live_server.address) as proxy,
+        visiting(browser, proxy.address) as visitor,
+    ):
         await visitor.open()
-        await visitor.say("/teller go")
+        await visitor.say("/scripted go")
         for number in range(4):
-            house.teller.tell(f"part {number} 😀 ", end=False)
+            live_server.scripted.emit(f"part {number} 😀 ", end=False)
             await visitor.sees(f"part {number}")
             proxy.cut()
-            house.teller.tell(f"hidden {number} ", end=False)
+            live_server.scripted.emit(f"hidden {number} ", end=False)
             await visitor.sees(f"hidden {number}")
-        house.teller.tell("end")
+        live_server.scripted.emit("end")
         await visitor.is_done()
         expected = "".join(f"part {n} 😀 hidden {n} " for n in range(4)) + "end"
         await expect(visitor.page.locator(".reply")).to_have_text(expected)
@@ -229,22 +236,27 @@ async def test_a_cut_connection_loses_and_doubles_nothing(house: House, browser:
 
 
 async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
-    house: House, browser: Browser
+    live_server: LiveServer, browser: Browser
 ) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+    async with (
+        CuttingProxy(live_server.address) as proxy,
+        visiting(browser, proxy.address) as visitor,
+    ):
         await visitor.open()
         await visitor.page.evaluate(EVENT_SOURCE)
-        await house.post("/v1/conversations/feed/messages?person=ada", {"text": "/teller go"})
+        await live_server.post(
+            "/v1/conversations/feed/messages?person=ada", {"text": "/scripted go"}
+        )
         expected = ""
         for number in range(3):
             for word in ("shown", "hidden"):
                 expected += f"{word} {number} 😀 "
-                house.teller.tell(f"{word} {number} 😀 ", end=False)
+                live_server.scripted.emit(f"{word} {number} 😀 ", end=False)
                 await visitor.page.wait_for_function(
                     "text => window.feed.turns[0]?.text === text", arg=expected
                 )
                 proxy.cut()
-        house.teller.tell("end")
+        live_server.scripted.emit("end")
         await visitor.page.wait_for_function("() => window.feed.turns[0].state === 'done'")
         assert await visitor.page.evaluate("window.feed.turns[0].text") == expected + "end"
         assert await visitor.page.evaluate("window.recovered") == [True] * 7
@@ -276,16 +288,16 @@ async def test_a_server_that_restarts_is_hardly_noticed(browser: Browser) -> Non
         CuttingProxy(NOWHERE) as proxy,
         visiting(browser, proxy.address) as visitor,
     ):
-        async with open_house(ledger=ledger) as first:
+        async with open_live_server(ledger=ledger) as first:
             proxy.target = first.address
             await visitor.open()
-            await visitor.say("/teller go")
-            first.teller.tell("Before ", end=False)
+            await visitor.say("/scripted go")
+            first.scripted.emit("Before ", end=False)
             await visitor.sees("Before")
             await visitor.page.evaluate(WATCH_CONNECTION)
-            second = await stack.enter_async_context(open_house(ledger=ledger))
+            second = await stack.enter_async_context(open_live_server(ledger=ledger))
             proxy.target = second.address
-        second.teller.tell("Before ", "and after")
+        second.scripted.emit("Before ", "and after")
         await visitor.sees("Before and after")
         await visitor.is_done()
         assert await visitor.page.evaluate("window.connectionWords") == []
@@ -302,9 +314,12 @@ new MutationObserver(() => {
 
 
 async def test_a_message_written_without_a_connection_is_sent_later_and_once(
-    house: House, browser: Browser
+    live_server: LiveServer, browser: Browser
 ) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
+    async with (
+        CuttingProxy(live_server.address) as proxy,
+        visiting(browser, proxy.address) as visitor,
+    ):
         await visitor.open()
         await visitor.say("first")
         await visitor.is_done()
@@ -321,7 +336,9 @@ async def test_a_message_written_without_a_connection_is_sent_later_and_once(
         visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
 
 
-async def test_markdown_is_shown_and_html_is_inert(house: House, browser: Browser) -> None:
+async def test_markdown_is_shown_and_html_is_inert(
+    live_server: LiveServer, browser: Browser
+) -> None:
     evil = (
         "# Title\n\n**bold** *it* `code` [ok](https://a.example) [bad](javascript:alert(1)) "
         "<img src=x onerror=alert(1)> <script>alert(2)</script>\n\n"
@@ -329,12 +346,12 @@ async def test_markdown_is_shown_and_html_is_inert(house: House, browser: Browse
         "| a | b |\n| --- | --- |\n| 1 | <i>2</i> |\n\n> quoted\n\n"
         "[x](data:text/html,<script>alert(4)</script>) https://b.example/path."
     )
-    async with visiting(browser, house.address) as visitor:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
-        await visitor.say("/teller go")
+        await visitor.say("/scripted go")
         for letter in evil:
-            house.teller.tell(letter, end=False)
-        house.teller.tell()
+            live_server.scripted.emit(letter, end=False)
+        live_server.scripted.emit()
         await visitor.is_done()
         reply = visitor.page.locator(".reply")
         for tag, count in {
@@ -351,8 +368,8 @@ async def test_markdown_is_shown_and_html_is_inert(house: House, browser: Browse
         await expect(reply.locator("figcaption")).to_contain_text("html")
 
 
-async def test_what_a_person_writes_is_inert_too(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
+async def test_what_a_person_writes_is_inert_too(live_server: LiveServer, browser: Browser) -> None:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("<img src=x onerror=alert(1)> **not bold**")
         await visitor.is_done()
@@ -362,8 +379,10 @@ async def test_what_a_person_writes_is_inert_too(house: House, browser: Browser)
         await expect(visitor.page.locator("#log img")).to_have_count(0)
 
 
-async def test_everything_works_with_the_keyboard_alone(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
+async def test_everything_works_with_the_keyboard_alone(
+    live_server: LiveServer, browser: Browser
+) -> None:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         press, type_ = visitor.page.keyboard.press, visitor.page.keyboard.type
         await expect(visitor.page.locator("#skills button")).to_have_count(5)
@@ -387,15 +406,15 @@ async def test_everything_works_with_the_keyboard_alone(house: House, browser: B
         await press("Enter")
         await visitor.sees("One coffee, please.")
         await expect(visitor.page.get_by_label("Your message")).to_be_focused()
-        await type_("/teller go")
+        await type_("/scripted go")
         await press("Enter")
         await expect(visitor.page.get_by_label("Stop the reply")).to_be_visible()
         await press("Escape")
         await visitor.sees("Stopped")
 
 
-async def test_a_source_opens_from_its_mark(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
+async def test_a_source_opens_from_its_mark(live_server: LiveServer, browser: Browser) -> None:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("/scholar leave?")
         await visitor.page.get_by_role("button", name="Source 1: The Handbook").click()
@@ -408,11 +427,13 @@ async def test_a_source_opens_from_its_mark(house: House, browser: Browser) -> N
         await expect(attachment).to_have_attribute("download", "leave.txt")
 
 
-async def test_two_tabs_show_the_same_conversation(house: House, browser: Browser) -> None:
+async def test_two_tabs_show_the_same_conversation(
+    live_server: LiveServer, browser: Browser
+) -> None:
     context = await browser.new_context()
     async with (
-        visiting(browser, house.address, context) as one,
-        visiting(browser, house.address, context) as two,
+        visiting(browser, live_server.address, context) as one,
+        visiting(browser, live_server.address, context) as two,
     ):
         await one.open()
         await two.open()
@@ -427,9 +448,9 @@ async def test_two_tabs_show_the_same_conversation(house: House, browser: Browse
 
 
 async def test_a_new_conversation_is_empty_and_the_old_one_is_left(
-    house: House, browser: Browser
+    live_server: LiveServer, browser: Browser
 ) -> None:
-    async with visiting(browser, house.address) as visitor:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("the old one")
         await visitor.is_done()
@@ -440,8 +461,8 @@ async def test_a_new_conversation_is_empty_and_the_old_one_is_left(
         await expect(visitor.page.locator("#empty")).to_be_visible()
 
 
-async def test_what_goes_wrong_is_said_in_words(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
+async def test_what_goes_wrong_is_said_in_words(live_server: LiveServer, browser: Browser) -> None:
+    async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("/clumsy go")
         await visitor.sees("The skill could not finish its answer.")
@@ -457,8 +478,11 @@ async def test_a_server_with_keys_asks_for_one(
 ) -> None:
     monkeypatch.setenv("PAGE_KEY", "open sesame")
     keys = {"ada": AuthKey(secret=Secret("env:PAGE_KEY"), person="ada")}
-    async with open_house(keys=keys) as house, visiting(browser, house.address) as visitor:
-        await visitor.page.goto(house.address)
+    async with (
+        open_live_server(keys=keys) as live_server,
+        visiting(browser, live_server.address) as visitor,
+    ):
+        await visitor.page.goto(live_server.address)
         field = visitor.page.get_by_label("Key", exact=True)
         await field.fill("wrong")
         await visitor.page.keyboard.press("Enter")
@@ -476,14 +500,14 @@ async def test_a_server_with_keys_asks_for_one(
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (360, 640)])
 async def test_nothing_is_wider_than_the_screen(
-    house: House, browser: Browser, width: int, height: int
+    live_server: LiveServer, browser: Browser, width: int, height: int
 ) -> None:
     context = await browser.new_context(viewport={"width": width, "height": height})
-    async with visiting(browser, house.address, context) as visitor:
+    async with visiting(browser, live_server.address, context) as visitor:
         await visitor.open()
-        await visitor.say("/teller go")
-        house.teller.tell("w" * 500, "\n\n```\n" + "c" * 500 + "\n```\n\n|a|b|\n|-|-|\n|")
-        house.teller.tell("t" * 500 + "|x|")
+        await visitor.say("/scripted go")
+        live_server.scripted.emit("w" * 500, "\n\n```\n" + "c" * 500 + "\n```\n\n|a|b|\n|-|-|\n|")
+        live_server.scripted.emit("t" * 500 + "|x|")
         await visitor.is_done()
         overflow = await visitor.page.evaluate(
             "[document.documentElement, document.getElementById('main')]"
@@ -494,12 +518,12 @@ async def test_nothing_is_wider_than_the_screen(
 
 
 async def test_the_page_keeps_to_the_rules_of_contrast_and_names(
-    house: House, browser: Browser
+    live_server: LiveServer, browser: Browser
 ) -> None:
     """Every control has a name, and text stands out from its ground (WCAG AA), light and dark."""
     for scheme in ("light", "dark"):
         context = await browser.new_context(color_scheme=scheme)
-        async with visiting(browser, house.address, context) as visitor:
+        async with visiting(browser, live_server.address, context) as visitor:
             await visitor.open()
             await visitor.say("/scholar leave?")
             await visitor.page.get_by_role("button", name="Source 1").wait_for()
