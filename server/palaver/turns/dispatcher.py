@@ -227,7 +227,12 @@ class Dispatcher:
         if end.outcome == "done":
             turn.finish()
         finished = Finished(
-            turn=claim.turn, outcome=end.outcome, length=0, usage=turn.usage, problem=end.problem
+            turn=claim.turn,
+            outcome=end.outcome,
+            length=0,
+            messages=tuple(message.id for message in (*claim.messages, *turn.taken)),
+            usage=turn.usage,
+            problem=end.problem,
         )
         await transcript.settle(
             finished, end.waiting, steered=turn.taken, dead_letter_reason=end.dead

@@ -15,7 +15,7 @@ from palaver.config.settings import (
 )
 from palaver.errors import PluginLoadError
 from palaver.ledger import ConcurrencyPolicies
-from palaver.messages import Started
+from palaver.messages import Finished, Started
 from palaver.plugins import check_skill
 from palaver.testing import Chat, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.turns import writer
@@ -169,6 +169,30 @@ async def test_a_skill_is_steered_while_it_speaks() -> None:
         await chat.say("and now?")
     assert reply == "straight on [left] left it is"
     assert reply.outcome == "done"
+
+
+async def test_the_end_of_a_turn_names_the_messages_that_it_took() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is")
+    async with converse(Guide, engine=engine) as chat:
+        turn = await chat.send("go", id="first")
+        await chat.screen.until(turn, text="straight on")
+        await chat.send("left", id="second")
+        await chat.reply(turn)
+        assert chat.screen.of(turn, Finished)[-1].messages == ("first", "second")
+
+
+async def test_the_end_of_a_turn_leaves_out_a_message_that_it_did_not_take() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
+    async with converse(Deaf, engine=engine) as chat:
+        turn = await chat.send("first", id="m1")
+        await chat.screen.until(turn, text="one")
+        await chat.send("second", id="m2")
+        engine.go()
+        await until(lambda: chat.screen.turns["m2"] != turn)
+        moved = chat.screen.turns["m2"]
+        await chat.reply(moved)
+        assert chat.screen.of(turn, Finished)[-1].messages == ("m1",)
+        assert chat.screen.of(moved, Finished)[-1].messages == ("m2",)
 
 
 async def test_what_a_skill_does_not_take_becomes_the_next_turn() -> None:
