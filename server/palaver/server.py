@@ -7,13 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from palaver.admission.control import AdmissionControl
 from palaver.admission.quotas import Quotas
 from palaver.admission.scheduler import LANES
+from palaver.authentication import Authenticator, Principal
 from palaver.channels import Channel
 from palaver.config.settings import Settings
 from palaver.engine import Engine, EngineInfo
@@ -47,6 +48,9 @@ from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.shutdown import GracefulShutdown
 from palaver.turns.turn import Turn, TurnServices
 
+if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
+    from aiohttp import web
+
 log = logging.getLogger(__name__)
 
 DEPTH_INTERVAL = 2.0
@@ -73,6 +77,7 @@ class Server:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.authenticator = Authenticator(settings)
         self.ledger = ledger
         self._supervised = SupervisedEngine(engine, settings.engine, self.metrics)
         engine = ContinuingEngine(self._supervised, settings.engine, self.metrics)
@@ -121,6 +126,7 @@ class Server:
         await self._stack.aclose()
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        await asyncio.to_thread(self.authenticator.load_keys)
         await _open(stack, self.ledger)
         await _open(stack, self.knowledge)
         stack.push_async_callback(self.engine.close)
@@ -235,7 +241,10 @@ class Server:
             msgspec.structs.replace(decision, reason=RESUMED, score=None) if resumed else decision
         )
 
-    # What channels use: see palaver.channels.Reception
+    # What channels use: see palaver.channels.ConversationService
+
+    def authenticate(self, request: "web.Request") -> Principal:
+        return self.authenticator.authenticate(request)
 
     async def accept(self, message: Message) -> Receipt:
         limit = self.settings.server.max_message_bytes
@@ -260,9 +269,9 @@ class Server:
         return without_joining(policies) if message.text.startswith("/") else policies
 
     async def subscribe(
-        self, conversation: Conversation, viewer: Subscriber, since: Cursor | None = None
+        self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None
     ) -> Subscription:
-        return await self._streams.subscribe(conversation, viewer, since)
+        return await self._streams.subscribe(conversation, subscriber, since)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._streams.unsubscribe(subscription)

@@ -272,7 +272,7 @@ class WebSocketClient:
         self._unread.append(frame)
         self.cursor = frame.get("cursor", self.cursor)
         kind = frame["type"]
-        if kind in ("welcome", "restart") and "snapshot" in frame:
+        if kind in ("welcome", "reset") and "snapshot" in frame:
             self._apply_snapshot(frame["snapshot"])
         elif kind == "text":
             self._append_text(frame)

@@ -20,7 +20,6 @@ from tests.server.web.live_server import (
 )
 
 from palaver.config.settings import AdmissionSettings, ConcurrencyPolicySettings, Settings
-from palaver.metrics import Metrics
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web import make_application, sse
@@ -303,6 +302,25 @@ async def test_a_message_that_the_running_skill_does_not_take_gets_a_reply_of_it
         assert (await second)[1]["text"] == "and me? "
 
 
+@pytest.mark.parametrize("since", ["", "&since=start"])
+async def test_a_stream_until_finished_waits_for_a_message_that_moves_to_another_turn(
+    since: str,
+) -> None:
+    steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
+    async with open_live_server(concurrency_policy=steering) as live_server:
+        await live_server.post(MESSAGES, {"text": "/scripted x"})
+        await running(live_server)
+        accepted = (await live_server.post(MESSAGES, {"text": "and me?", "id": "m"}))[1]
+        assert accepted["joined"] is True
+        async with reading(live_server, EVENTS + "?until=finished" + since) as reader:
+            await reader.next()
+            live_server.scripted.emit("the end")
+            frames = await reader.rest()
+    first, second = (frame for frame in frames if frame["type"] == "finished")
+    assert (first["turn"], "m" in first["messages"]) == (accepted["turn"], False)
+    assert second["messages"] == ["m"]
+
+
 async def test_events_stream_with_ids_and_live_text_without(live_server: LiveServer) -> None:
     async with reading(live_server) as reader:
         first = await reader.next()
@@ -422,23 +440,14 @@ async def test_an_unexpected_error_is_told_without_its_details(
 
 
 def _application() -> web.Application:
-    settings = Settings()
     server = Server(
-        settings,
+        Settings(),
         ledger=MemoryLedger(),
         engine=ScriptedEngine(),
         knowledge=ListKnowledge(),
         skills={},
     )
-    return make_application(
-        service=server,
-        settings=settings,
-        metrics=Metrics(),
-        readiness=dict,
-        leaving=bool,
-        about=dict,
-        channels=(),
-    )
+    return make_application(server)
 
 
 def test_every_route_is_in_the_openapi_document() -> None:

@@ -4,9 +4,9 @@ import aiohttp
 import pytest
 from tests.server.web.live_server import LiveServer, open_live_server
 
+from palaver.authentication import check_bind
 from palaver.config.settings import AuthKey, AuthSettings, Secret, ServerSettings, Settings
 from palaver.errors import ConfigurationError
-from palaver.web import check_bind
 
 KEYS = {
     "ada": AuthKey(secret=Secret("env:KEY_ADA"), tenant="acme", person="ada"),

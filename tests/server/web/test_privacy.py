@@ -30,9 +30,9 @@ async def test_an_erasure_empties_the_views_that_are_open(live_server: LiveServe
         await client.wait_for_reply(await client.send_message("my secret"))
         status, receipt = await live_server.post("/v1/erase", params=ADA)
         assert (status, receipt["messages"], receipt["conversations"]) == (200, 1, 1)
-        restart = await client.wait_for("restart")
+        restart = await client.wait_for("reset")
         assert restart["snapshot"] == {"history": [], "pending": []}
-        assert (await reader.until("restart"))["snapshot"]["history"] == []
+        assert (await reader.until("reset"))["snapshot"]["history"] == []
         assert (
             await client.wait_for_reply(await client.send_message("hello again")) == "hello again "
         )
@@ -50,7 +50,7 @@ async def test_an_erasure_at_one_replica_empties_the_views_at_another(
     ):
         await client.wait_for_reply(await client.send_message("my secret"))
         await other.post("/v1/erase", params=ADA)
-        assert (await client.wait_for("restart"))["snapshot"] == {"history": [], "pending": []}
+        assert (await client.wait_for("reset"))["snapshot"] == {"history": [], "pending": []}
 
 
 async def test_an_erasure_ends_the_persons_turn_that_runs(live_server: LiveServer) -> None:
@@ -60,7 +60,7 @@ async def test_an_erasure_ends_the_persons_turn_that_runs(live_server: LiveServe
         await client.wait_for_text(turn, "I heard")
         await live_server.post("/v1/erase", params=ADA)
         await eventually(lambda: live_server.server._dispatcher.running == 0)
-        restart = await client.wait_for("restart")
+        restart = await client.wait_for("reset")
         assert restart["snapshot"] == {"history": [], "pending": []}
 
 
@@ -108,7 +108,7 @@ async def test_one_who_was_erased_from_a_conversation_of_several_must_be_let_in_
             await bob.until("welcome")
             await live_server.post("/v1/erase", params=ADA)
             assert await ada.close_code() == 1012
-            snapshot = (await bob.until("restart"))["snapshot"]
+            snapshot = (await bob.until("reset"))["snapshot"]
             assert [line["text"] for line in snapshot["history"]] == ["from bob", "from bob "]
     async with live_server.open_websocket() as again:
         await again.send({"type": "hello", "thread": "t", "person": "ada"})
@@ -123,5 +123,5 @@ async def test_a_reader_who_was_erased_is_ended(live_server: LiveServer) -> None
     async with reading(live_server, EVENTS + "?person=ada") as reader:
         await reader.until("welcome")
         await live_server.post("/v1/erase", params=ADA)
-        assert not [frame for frame in await reader.rest() if frame["type"] == "restart"]
+        assert not [frame for frame in await reader.rest() if frame["type"] == "reset"]
     assert (await live_server.get(EVENTS, params=ADA))[0] == 403

@@ -150,7 +150,7 @@ async def test_a_cursor_beyond_any_offset_is_malformed(live_server: LiveServer) 
 async def test_a_slow_reader_of_a_feed_is_disconnected_and_can_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(vars(sse), "FAREWELL", 0.01)
+    monkeypatch.setitem(vars(sse), "CLOSE_TIMEOUT", 0.01)
     piece = "x" * 200_000
     async with open_live_server(send_queue_bytes=500_000) as live_server:
         pieces = 0

@@ -17,10 +17,10 @@ from tests.server.web.test_api import EVENTS, MESSAGES, reading
 from palaver.errors import Overloaded
 from palaver.ledger import QUEUE_ALL, ConcurrencyPolicies, Receipt
 from palaver.messages import Conversation, Finished, Message
+from palaver.replies import PendingReply
 from palaver.streams.subscriptions import BATCH
 from palaver.testing import MemoryLedger
 from palaver.turns import shutdown as departure
-from palaver.web.replies import PendingReply
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
 ROOT = Path(__file__).parents[3]
@@ -236,9 +236,9 @@ async def test_who_says_hello_too_late_is_sent_elsewhere() -> None:
 async def test_a_repeated_request_whose_turn_has_just_ended_is_answered() -> None:
     receipt = Receipt(turn="t", ahead=0, duplicate=True)
     reply = PendingReply("m", receipt)
-    reply.on_event(Finished(turn="t", outcome="done", length=0), None)
+    reply.on_event(Finished(turn="t", outcome="done", length=0, messages=("m",)), None)
     reply.on_shutdown()
-    assert (await asyncio.wait_for(reply.finish(), TIMEOUT_SECONDS)).outcome == "done"
+    assert (await asyncio.wait_for(reply.wait(), TIMEOUT_SECONDS)).outcome == "done"
 
 
 async def test_more_viewers_than_a_batch_are_all_dismissed() -> None:

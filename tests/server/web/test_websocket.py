@@ -20,7 +20,7 @@ from palaver.errors import LedgerUnavailable, Overloaded
 from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Conversation
 from palaver.testing import MemoryLedger
-from palaver.web import socket as socket_module
+from palaver.web import websocket as websocket_module
 
 
 async def test_a_message_is_acknowledged_and_answered_in_order(live_server: LiveServer) -> None:
@@ -228,7 +228,7 @@ async def test_the_first_frame_must_be_a_hello(live_server: LiveServer) -> None:
 async def test_a_client_without_a_hello_is_let_go(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(socket_module), "HELLO_TIMEOUT", 0.01)
+    monkeypatch.setitem(vars(websocket_module), "HELLO_TIMEOUT", 0.01)
     async with live_server.open_websocket() as client:
         assert await client.close_code() == 4408
 
@@ -376,7 +376,7 @@ async def test_events_that_are_gone_restart_the_view() -> None:
             await ledger.erase("default", "ada")
             (subscription,) = live_server.server._streams._subscriptions[_conversation("t")]
             subscription.check()
-            restart = await client.wait_for("restart")
+            restart = await client.wait_for("reset")
             assert restart["recovered"] is False
             assert "secret" not in json.dumps(restart)
 
