@@ -10,7 +10,7 @@ from palaver.replies import PendingReply
 
 def joined_reply() -> PendingReply:
     """Return the reply to message ``m``, which was handed to the running turn ``t``."""
-    reply = PendingReply("m", Receipt(turn="t", ahead=0, joined=True))
+    reply = PendingReply("m", Receipt(turn="t", ahead=0, duplicate=False, joined=True))
     reply.on_event(Text(turn="t", position=0, text="the first turn's text"), None)
     return reply
 
