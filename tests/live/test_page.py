@@ -15,7 +15,7 @@ from palaver.skills import Skill
 from palaver.testing import MemoryLedger, ScriptedEngine, ScriptedReply
 from palaver.turns.turn import Turn
 
-PATIENCE = 10_000.0  # ms
+TIMEOUT_MILLISECONDS = 10_000.0  # ms
 
 pytestmark = [pytest.mark.live, pytest.mark.chromium, pytest.mark.asyncio(loop_scope="module")]
 
@@ -39,7 +39,7 @@ class Visitor:
         self.page = page
         self.address = address
         self.problems: list[str] = []
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MILLISECONDS)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on(
             "console",
@@ -83,7 +83,7 @@ async def visiting(
 async def test_talk_and_see_who_answered_and_why(live_server: LiveServer, browser: Browser) -> None:
     async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
-        await expect(visitor.page.locator("#empty")).to_be_visible()
+        await expect(visitor.page.locator("#empty-state")).to_be_visible()
         await visitor.say("hello there")
         await visitor.sees("hello there")
         await visitor.is_done()
@@ -91,7 +91,7 @@ async def test_talk_and_see_who_answered_and_why(live_server: LiveServer, browse
         await expect(visitor.page.locator(".caption")).to_contain_text("Parrot")
         await expect(visitor.page.locator(".caption")).to_contain_text("default answers")
         await expect(visitor.page.locator("#announcement")).to_have_text("The reply is complete.")
-        await expect(visitor.page.locator("#empty")).to_be_hidden()
+        await expect(visitor.page.locator("#empty-state")).to_be_hidden()
         await expect(visitor.page.locator("#model")).to_have_text("scripted")
 
 
@@ -147,11 +147,11 @@ async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser
             assert (await live_server.post(path, {"text": f"/thinker {thread}"}))[0] == 202
         await visitor.open()
         await visitor.say("/thinker and I?")
-        await visitor.sees("In line: one more comes first")
+        await visitor.sees("In the queue: one more comes first")
         engine.go()
         await visitor.sees("a thought")
         await visitor.is_done()
-        await expect(visitor.page.locator("#log")).not_to_contain_text("In line")
+        await expect(visitor.page.locator("#log")).not_to_contain_text("In the queue")
 
 
 async def test_messages_that_are_answered_together_are_shown_together(browser: Browser) -> None:
@@ -165,15 +165,27 @@ async def test_messages_that_are_answered_together_are_shown_together(browser: B
         live_server.scripted.emit("On and", end=False)
         await visitor.sees("On and")
         await visitor.say("to the left")
-        await expect(visitor.page.locator(".turn:first-child .asked")).to_have_count(2)
+        await expect(visitor.page.locator(".turn:first-child .message")).to_have_count(2)
         await expect(visitor.page.locator("#unsent")).to_have_count(0)
+        await visitor.page.evaluate(COUNT_ANNOUNCEMENTS)
         live_server.scripted.emit(" on")  # it has taken nothing
         await visitor.is_done()
         await expect(visitor.page.locator(".turn")).to_have_count(2)
-        await expect(visitor.page.locator(".turn:first-child .asked")).to_have_text("/scripted go")
+        await expect(visitor.page.locator(".turn:first-child .message")).to_have_text(
+            "/scripted go"
+        )
         await expect(visitor.page.locator(".turn:last-child .reply")).to_have_text("to the left")
+        assert await visitor.page.evaluate("window.announcements") == 2  # one for each reply
         await visitor.page.reload()
-        await expect(visitor.page.locator(".asked")).to_have_text(["/scripted go", "to the left"])
+        await expect(visitor.page.locator(".message")).to_have_text(["/scripted go", "to the left"])
+
+
+COUNT_ANNOUNCEMENTS = """
+window.announcements = 0;
+new MutationObserver((records) => (window.announcements += records.length)).observe(
+  document.getElementById("announcement"), { childList: true }
+);
+"""
 
 
 async def test_a_reload_shows_the_same_conversation(
@@ -245,7 +257,7 @@ async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
         await visitor.open()
         await visitor.page.evaluate(EVENT_SOURCE)
         await live_server.post(
-            "/v1/conversations/feed/messages?person=ada", {"text": "/scripted go"}
+            "/v1/conversations/stream/messages?person=ada", {"text": "/scripted go"}
         )
         expected = ""
         for number in range(3):
@@ -253,12 +265,12 @@ async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
                 expected += f"{word} {number} 😀 "
                 live_server.scripted.emit(f"{word} {number} 😀 ", end=False)
                 await visitor.page.wait_for_function(
-                    "text => window.feed.turns[0]?.text === text", arg=expected
+                    "text => window.conversation.turns[0]?.text === text", arg=expected
                 )
                 proxy.cut()
         live_server.scripted.emit("end")
-        await visitor.page.wait_for_function("() => window.feed.turns[0].state === 'done'")
-        assert await visitor.page.evaluate("window.feed.turns[0].text") == expected + "end"
+        await visitor.page.wait_for_function("() => window.conversation.turns[0].state === 'done'")
+        assert await visitor.page.evaluate("window.conversation.turns[0].text") == expected + "end"
         assert await visitor.page.evaluate("window.recovered") == [True] * 7
         visitor.problems = [p for p in visitor.problems if "net::ERR" not in p]
         visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
@@ -266,14 +278,14 @@ async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
 
 EVENT_SOURCE = """
 async () => {
-  const { Transcript } = await import("/static/palaver-client.js");
-  window.feed = new Transcript();
+  const { ConversationState } = await import("/static/palaver-client.js");
+  window.conversation = new ConversationState();
   window.recovered = [];
-  const source = new EventSource("/v1/conversations/feed/events?person=ada&since=start");
+  const source = new EventSource("/v1/conversations/stream/events?person=ada&since=start");
   source.onmessage = ({ data }) => {
     const frame = JSON.parse(data);
     if (frame.type === "welcome") window.recovered.push(frame.recovered);
-    else window.feed.apply(frame);
+    else window.conversation.apply(frame);
   };
   await new Promise((resolve) => (source.onopen = resolve));
 }
@@ -373,7 +385,7 @@ async def test_what_a_person_writes_is_inert_too(live_server: LiveServer, browse
         await visitor.open()
         await visitor.say("<img src=x onerror=alert(1)> **not bold**")
         await visitor.is_done()
-        await expect(visitor.page.locator(".asked")).to_have_text(
+        await expect(visitor.page.locator(".message")).to_have_text(
             "<img src=x onerror=alert(1)> **not bold**"
         )
         await expect(visitor.page.locator("#log img")).to_have_count(0)
@@ -401,7 +413,7 @@ async def test_everything_works_with_the_keyboard_alone(
         await type_("please")
         await press("Enter")
         await visitor.is_done()
-        await expect(visitor.page.locator(".asked")).to_have_text("/waiter a drink\nplease")
+        await expect(visitor.page.locator(".message")).to_have_text("/waiter a drink\nplease")
         await visitor.page.get_by_role("button", name="coffee").focus()
         await press("Enter")
         await visitor.sees("One coffee, please.")
@@ -455,10 +467,10 @@ async def test_a_new_conversation_is_empty_and_the_old_one_is_left(
         await visitor.say("the old one")
         await visitor.is_done()
         await visitor.page.get_by_role("button", name="New conversation").click()
-        await expect(visitor.page.locator("#empty")).to_be_visible()
+        await expect(visitor.page.locator("#empty-state")).to_be_visible()
         await expect(visitor.page.locator(".turn")).to_have_count(0)
         await visitor.page.reload()
-        await expect(visitor.page.locator("#empty")).to_be_visible()
+        await expect(visitor.page.locator("#empty-state")).to_be_visible()
 
 
 async def test_what_goes_wrong_is_said_in_words(live_server: LiveServer, browser: Browser) -> None:
