@@ -13,8 +13,9 @@ from palaver.messages import Message, encode, new_id
 from palaver.replies import follow_reply
 from palaver.server import Server
 from palaver.web.bodies import (
-    AcceptedResponse,
     ConversationResponse,
+    ErrorDetail,
+    ErrorResponse,
     NewMessage,
     SkillDescription,
     SkillsResponse,
@@ -40,7 +41,8 @@ def json_response(body: object, status: int = 200) -> web.Response:
 
 def error_response(error: PalaverError) -> web.Response:
     """Return ``error`` as JSON, with its status."""
-    response = json_response({"error": {"code": error.code, "message": error.public}}, error.status)
+    body = ErrorResponse(error=ErrorDetail(code=error.code, message=error.public))
+    response = json_response(body, error.status)
     response.headers.update(error.retry_headers)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -88,14 +90,7 @@ class ApiHandler:
         if request.query.get("wait") == "true":
             async with follow_reply(self._server, message) as reply:
                 return json_response(await reply.wait())
-        receipt = await self._server.accept(message)
-        accepted = AcceptedResponse(
-            turn=receipt.turn,
-            ahead=receipt.ahead,
-            duplicate=receipt.duplicate,
-            joined=receipt.joined,
-        )
-        return json_response(accepted, 202)
+        return json_response(await self._server.accept(message), 202)
 
     async def _stop(self, request: web.Request) -> web.StreamResponse:
         self._server.authenticate(request)

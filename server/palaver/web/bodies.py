@@ -22,13 +22,6 @@ class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
     turn: str | None = None
 
 
-class AcceptedResponse(msgspec.Struct, frozen=True, kw_only=True):
-    turn: str
-    ahead: int
-    duplicate: bool
-    joined: bool
-
-
 class StopResponse(msgspec.Struct, frozen=True, kw_only=True):
     turn: str
     state: StopState
@@ -39,6 +32,15 @@ class ConversationResponse(msgspec.Struct, frozen=True, kw_only=True):
 
     cursor: str
     snapshot: ConversationSnapshot
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    code: str
+    message: str
+
+
+class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
+    error: ErrorDetail
 
 
 class SkillDescription(msgspec.Struct, frozen=True, kw_only=True):

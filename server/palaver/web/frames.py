@@ -59,13 +59,9 @@ class SnapshotMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that is not settled, with its messages and the reply so far. ``id``, ``person`` and
-    ``text`` are those of the messages as one."""
+    """A turn that is not settled, with its messages and the reply so far."""
 
     turn: str
-    id: str
-    person: str
-    text: str
     messages: tuple[SnapshotMessage, ...]
     running: bool
     reply: str
@@ -133,9 +129,6 @@ def make_snapshot(snapshot: Snapshot) -> ConversationSnapshot:
         pending=tuple(
             SnapshotTurn(
                 turn=turn.turn,
-                id=turn.message.id,
-                person=turn.message.person,
-                text=turn.message.text,
                 messages=tuple(
                     SnapshotMessage(id=message.id, person=message.person, text=message.text)
                     for message in turn.messages
@@ -146,6 +139,24 @@ def make_snapshot(snapshot: Snapshot) -> ConversationSnapshot:
             )
             for turn in snapshot.pending
         ),
+    )
+
+
+def make_welcome(
+    snapshot: Snapshot | None,
+    since: Cursor | None,
+    *,
+    recovered: bool,
+    person: str,
+    max_message_bytes: int,
+) -> Welcome:
+    """Return the welcome to a subscription that starts with ``snapshot``, or after ``since``."""
+    return Welcome(
+        recovered=recovered and snapshot is None,
+        cursor=str(since if snapshot is None else snapshot.cursor),
+        person=person,
+        max_message_bytes=max_message_bytes,
+        snapshot=None if snapshot is None else make_snapshot(snapshot),
     )
 
 

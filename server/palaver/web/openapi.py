@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from palaver.ledger import Erasure, Export
+from palaver.ledger import Erasure, Export, Receipt
 from palaver.replies import ReplyResult
 from palaver.web.bodies import (
-    AcceptedResponse,
     ConversationResponse,
+    ErrorResponse,
     NewMessage,
     SkillsResponse,
     StopRequest,
@@ -35,17 +35,17 @@ def document(version: str) -> Json:
         [
             NewMessage,
             StopRequest,
-            AcceptedResponse,
             StopResponse,
             ConversationResponse,
             SkillsResponse,
+            ErrorResponse,
+            Receipt,
             ReplyResult,
             Export,
             Erasure,
         ],
         ref_template="#/components/schemas/{name}",
     )
-    components["Error"] = _error_schema()
     return {
         "openapi": "3.1.0",
         "info": {"title": "Palaver", "version": version, "license": {"name": "Apache-2.0"}},
@@ -58,23 +58,8 @@ def document(version: str) -> Json:
     }
 
 
-def _error_schema() -> Json:
-    text = {"type": "string"}
-    return {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["code", "message"],
-                "properties": {"code": text, "message": text},
-            }
-        },
-    }
-
-
 def _paths() -> Json:
-    send = _operation("Send a message", body=NewMessage, response=AcceptedResponse, status="202")
+    send = _operation("Send a message", body=NewMessage, response=Receipt, status="202")
     send["parameters"] = [
         _header("Idempotency-Key", "The client's own id of the message; repeating it is safe."),
         _query("wait", "`true` waits for the finished reply and returns it with 200."),
@@ -136,7 +121,7 @@ def _operation(
     response: type | None = None,
     status: str = "200",
 ) -> Json:
-    responses: Json = {"default": _error_response()}
+    responses: Json = {"default": _json("The error", ErrorResponse) | {"headers": _RETRY}}
     if response is not None:
         responses[status] = _json("Success", response)
     operation: Json = {"summary": summary, "responses": responses}
@@ -158,15 +143,6 @@ def _json(description: str, struct: type) -> Json:
 
 def _content(struct: type) -> Json:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{struct.__name__}"}}}
-
-
-def _error_response() -> Json:
-    schema = {"$ref": "#/components/schemas/Error"}
-    return {
-        "description": "The error",
-        "content": {"application/json": {"schema": schema}},
-        "headers": _RETRY,
-    }
 
 
 def _query(name: str, description: str) -> Json:

@@ -13,7 +13,7 @@ from palaver.ledger import Snapshot
 from palaver.messages import Cursor, Event, Finished, Received, encode
 from palaver.server import Server
 from palaver.web.conversations import open_conversation, resume_cursor
-from palaver.web.frames import EventEncoder, Welcome, make_error, make_reset, make_snapshot
+from palaver.web.frames import EventEncoder, make_error, make_reset, make_welcome
 from palaver.web.websocket_response import CLOSE_TIMEOUT
 
 log = logging.getLogger(__name__)
@@ -145,17 +145,15 @@ class EventStream:
 
     def _open(self, recovered: bool, since: Cursor | None) -> None:
         """Put the welcome before the events that came while the subscription was opened."""
-        snapshot = self._snapshot
-        cursor = since if snapshot is None else snapshot.cursor
-        welcome = Welcome(
-            recovered=recovered and snapshot is None,
-            cursor=str(cursor),
+        welcome = make_welcome(
+            self._snapshot,
+            since,
+            recovered=recovered,
             person=self._access.person,
             max_message_bytes=self._server.settings.server.max_message_bytes,
-            snapshot=None if snapshot is None else make_snapshot(snapshot),
         )
         retry = b"retry: %d\n" % random.randint(*BROWSER_RETRY_MILLISECONDS)
-        self._parts.insert(0, retry + _encode_part(encode(welcome), cursor))
+        self._parts.insert(0, retry + _encode_part(encode(welcome), welcome.cursor))
         self._size = 0  # a client that asks for a whole conversation is not slow
         self._is_open = True
         self._changed.set()
@@ -176,7 +174,7 @@ class EventStream:
         return data
 
 
-def _encode_part(frame: bytes, cursor: Cursor | None) -> bytes:
+def _encode_part(frame: bytes, cursor: Cursor | str | None) -> bytes:
     if cursor is None:
         return b"data: %b\n\n" % frame
     return b"id: %b\ndata: %b\n\n" % (str(cursor).encode(), frame)

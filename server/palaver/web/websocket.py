@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable
 from typing import assert_never
 
+import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from palaver.authentication import bearer_token
@@ -34,11 +35,10 @@ from palaver.web.frames import (
     ServerFrame,
     Stop,
     Stopped,
-    Welcome,
     decode_client_frame,
     make_error,
     make_reset,
-    make_snapshot,
+    make_welcome,
 )
 from palaver.web.send_queue import SendQueue
 from palaver.web.websocket_response import GracefulWebSocketResponse, encode_close_reason
@@ -49,11 +49,17 @@ HELLO_TIMEOUT = 10.0
 """Seconds that a client has for its hello."""
 SERVER_RESTARTS = "the server restarts"
 
-INVALID_HELLO = 4400
-UNAUTHENTICATED = 4401
 FORBIDDEN = 4403
 HELLO_TIMED_OUT = 4408
 SLOW_READER = 4429
+CLOSE_CODES: dict[type[PalaverError], int] = {
+    InvalidInput: 4400,
+    Unauthenticated: 4401,
+    Forbidden: FORBIDDEN,
+    LedgerUnavailable: WSCloseCode.TRY_AGAIN_LATER,
+    Overloaded: WSCloseCode.SERVICE_RESTART,  # the server stops and opens no more subscriptions
+}
+"""Close codes after a hello that was refused."""
 
 
 class WebSocketConnection:
@@ -156,19 +162,17 @@ class WebSocketConnection:
         self._send_welcome(self._subscription.recovered, since)
 
     def _send_welcome(self, recovered: bool, since: Cursor | None) -> None:
-        snapshot, frames = self._snapshot, self._early_frames or []
-        welcome = encode(
-            Welcome(
-                recovered=recovered and snapshot is None,
-                cursor=str(since if snapshot is None else snapshot.cursor),
-                person=self._access.person,
-                max_message_bytes=self._max_message_bytes,
-                snapshot=None if snapshot is None else make_snapshot(snapshot),
-            )
+        welcome = make_welcome(
+            self._snapshot,
+            since,
+            recovered=recovered,
+            person=self._access.person,
+            max_message_bytes=self._max_message_bytes,
         )
+        frames = [encode(welcome), *(self._early_frames or [])]
         self._early_frames = self._snapshot = None
-        self._send_queue.raise_limit(len(welcome) + sum(map(len, frames)))
-        for frame in (welcome, *frames):
+        self._send_queue.raise_limit(sum(map(len, frames)))
+        for frame in frames:
             self._send_queue.put(frame)
 
     async def _serve(self) -> None:
@@ -220,15 +224,7 @@ class WebSocketConnection:
                 arguments=frame.arguments,
             )
         )
-        self._put(
-            Ack(
-                id=frame.id,
-                turn=receipt.turn,
-                ahead=receipt.ahead,
-                duplicate=receipt.duplicate,
-                joined=receipt.joined,
-            )
-        )
+        self._put(Ack(id=frame.id, **msgspec.structs.asdict(receipt)))
 
     async def _stop(self, frame: Stop) -> None:
         await self._access.check_membership()
@@ -265,17 +261,8 @@ class WebSocketConnection:
 
 
 def _close_code(error: PalaverError) -> int:
-    if isinstance(error, Unauthenticated):
-        return UNAUTHENTICATED
-    if isinstance(error, Forbidden):
-        return FORBIDDEN
-    if isinstance(error, InvalidInput):
-        return INVALID_HELLO
-    if isinstance(error, LedgerUnavailable):
-        return WSCloseCode.TRY_AGAIN_LATER
-    if isinstance(error, Overloaded):  # the server stops and opens no more subscriptions
-        return WSCloseCode.SERVICE_RESTART
-    return WSCloseCode.INTERNAL_ERROR
+    codes = (code for kind, code in CLOSE_CODES.items() if isinstance(error, kind))
+    return next(codes, WSCloseCode.INTERNAL_ERROR)
 
 
 class WebSocketHandler:

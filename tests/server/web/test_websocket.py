@@ -283,7 +283,7 @@ async def test_a_snapshot_shows_the_running_reply_and_it_goes_on(live_server: Li
         await _until_stored(live_server, "so far ")
         async with live_server.connect("t") as late:
             pending = late.frames[0]["snapshot"]["pending"]
-            assert [(p["reply"], p["running"], p["text"]) for p in pending] == [
+            assert [(p["reply"], p["running"], p["messages"][0]["text"]) for p in pending] == [
                 ("so far ", True, "/scripted x")
             ]
             live_server.scripted.emit("so good")

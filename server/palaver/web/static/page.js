@@ -10,29 +10,22 @@ const NOTICE_DELAY = 1_000; // ms before a lost connection is shown
 /** Return a storage that also works where the browser forbids it. */
 function withFallback(storage) {
   const memory = new Map();
+  const attempt = (use) => {
+    try {
+      return use(storage());
+    } catch {
+      return null; // full or forbidden
+    }
+  };
   return {
-    getItem(key) {
-      try {
-        return storage().getItem(key);
-      } catch {
-        return memory.get(key) ?? null;
-      }
-    },
+    getItem: (key) => attempt((s) => s.getItem(key)) ?? memory.get(key) ?? null,
     setItem(key, value) {
       memory.set(key, value);
-      try {
-        storage().setItem(key, value);
-      } catch {
-        // full or forbidden: kept in memory only
-      }
+      attempt((s) => s.setItem(key, value));
     },
     removeItem(key) {
       memory.delete(key);
-      try {
-        storage().removeItem(key);
-      } catch {
-        // as above
-      }
+      attempt((s) => s.removeItem(key));
     },
   };
 }

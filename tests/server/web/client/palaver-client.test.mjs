@@ -95,7 +95,7 @@ test("a snapshot replaces the text and keeps the fields that it lacks", () => {
 
 function pendingTurn(turn, text, extra = {}) {
   const messages = [{ id: `${turn}-id`, person: "ada", text }];
-  return { turn, id: `${turn}-id`, person: "ada", text, messages, running: false, reply: "", ...extra };
+  return { turn, messages, running: false, reply: "", ...extra };
 }
 
 function message(turn, id, text, extra = {}) {
