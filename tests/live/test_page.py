@@ -80,7 +80,9 @@ async def visiting(
     assert visitor.problems == []
 
 
-async def test_talk_and_see_who_answered_and_why(live_server: LiveServer, browser: Browser) -> None:
+async def test_a_reply_shows_its_skill_and_the_reason(
+    live_server: LiveServer, browser: Browser
+) -> None:
     async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await expect(visitor.page.locator("#empty-state")).to_be_visible()
@@ -112,7 +114,9 @@ async def test_a_reply_is_shown_while_it_is_written_and_can_be_stopped(
         await visitor.sees("and now?")
 
 
-async def test_waiting_messages_show_their_place(live_server: LiveServer, browser: Browser) -> None:
+async def test_waiting_messages_show_their_position(
+    live_server: LiveServer, browser: Browser
+) -> None:
     async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("/scripted go")
@@ -134,7 +138,7 @@ class Thinker(Skill):
         await turn.stream(turn.message.text)
 
 
-async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser) -> None:
+async def test_a_turn_that_waits_for_the_model_shows_its_queue_position(browser: Browser) -> None:
     engine = ScriptedEngine(lambda _: ScriptedReply(text="a thought", hold=1))
     async with (
         open_live_server(
@@ -154,7 +158,7 @@ async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser
         await expect(visitor.page.locator("#log")).not_to_contain_text("In the queue")
 
 
-async def test_messages_that_are_answered_together_are_shown_together(browser: Browser) -> None:
+async def test_steering_messages_are_shown_with_the_turn_that_has_them(browser: Browser) -> None:
     steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
     async with (
         open_live_server(concurrency_policy=steering) as live_server,
@@ -207,7 +211,7 @@ async def test_a_reload_shows_the_same_conversation(
         await visitor.is_done()
 
 
-async def test_an_old_conversation_is_drawn_from_the_snapshot(browser: Browser) -> None:
+async def test_an_old_conversation_is_rendered_from_the_snapshot(browser: Browser) -> None:
     async with (
         open_live_server(ledger=MemoryLedger(events_kept=2)) as live_server,
         visiting(browser, live_server.address) as visitor,
@@ -225,7 +229,7 @@ async def test_an_old_conversation_is_drawn_from_the_snapshot(browser: Browser) 
         await visitor.sees("So far so good")
 
 
-async def test_a_cut_connection_loses_and_doubles_nothing(
+async def test_a_broken_connection_loses_and_repeats_nothing(
     live_server: LiveServer, browser: Browser
 ) -> None:
     async with (
@@ -247,7 +251,7 @@ async def test_a_cut_connection_loses_and_doubles_nothing(
         visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
 
 
-async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
+async def test_a_browsers_event_source_reconnects_and_misses_nothing(
     live_server: LiveServer, browser: Browser
 ) -> None:
     async with (
@@ -292,7 +296,7 @@ async () => {
 """
 
 
-async def test_a_server_that_restarts_is_hardly_noticed(browser: Browser) -> None:
+async def test_a_server_restart_shows_no_notice(browser: Browser) -> None:
     """Another replica goes on with the reply, and the page says nothing about it."""
     ledger = MemoryLedger()
     async with (
@@ -380,7 +384,7 @@ async def test_markdown_is_shown_and_html_is_inert(
         await expect(reply.locator("figcaption")).to_contain_text("html")
 
 
-async def test_what_a_person_writes_is_inert_too(live_server: LiveServer, browser: Browser) -> None:
+async def test_a_persons_text_is_inert_too(live_server: LiveServer, browser: Browser) -> None:
     async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("<img src=x onerror=alert(1)> **not bold**")
@@ -425,7 +429,7 @@ async def test_everything_works_with_the_keyboard_alone(
         await visitor.sees("Stopped")
 
 
-async def test_a_source_opens_from_its_mark(live_server: LiveServer, browser: Browser) -> None:
+async def test_a_source_opens_from_its_citation(live_server: LiveServer, browser: Browser) -> None:
     async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("/scholar leave?")
@@ -459,9 +463,7 @@ async def test_two_tabs_show_the_same_conversation(
     await context.close()
 
 
-async def test_a_new_conversation_is_empty_and_the_old_one_is_left(
-    live_server: LiveServer, browser: Browser
-) -> None:
+async def test_a_new_conversation_is_empty(live_server: LiveServer, browser: Browser) -> None:
     async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("the old one")
@@ -473,7 +475,7 @@ async def test_a_new_conversation_is_empty_and_the_old_one_is_left(
         await expect(visitor.page.locator("#empty-state")).to_be_visible()
 
 
-async def test_what_goes_wrong_is_said_in_words(live_server: LiveServer, browser: Browser) -> None:
+async def test_problems_are_shown_as_sentences(live_server: LiveServer, browser: Browser) -> None:
     async with visiting(browser, live_server.address) as visitor:
         await visitor.open()
         await visitor.say("/clumsy go")
@@ -529,7 +531,7 @@ async def test_nothing_is_wider_than_the_screen(
     await context.close()
 
 
-async def test_the_page_keeps_to_the_rules_of_contrast_and_names(
+async def test_controls_have_names_and_text_has_contrast(
     live_server: LiveServer, browser: Browser
 ) -> None:
     """Every control has a name, and text stands out from its ground (WCAG AA), light and dark."""

@@ -37,7 +37,7 @@ def assistant(text: str) -> Any:
     return {"role": "assistant", "content": text}
 
 
-def test_it_registers_by_name() -> None:
+def test_it_is_registered_by_name() -> None:
     (backend,) = palaver_register_channels()
     assert backend.name == "openai_api"
 
@@ -100,7 +100,7 @@ async def test_content_in_parts(client: AsyncOpenAI) -> None:
         ({"model": "clumsy", "messages": [user("x")]}, openai.InternalServerError),
     ],
 )
-async def test_errors_are_openais(client: AsyncOpenAI, request_: Any, error: type) -> None:
+async def test_errors_have_openais_format(client: AsyncOpenAI, request_: Any, error: type) -> None:
     with pytest.raises(error) as raised:
         await client.chat.completions.create(**request_)
     assert "ValueError" not in str(raised.value)
@@ -114,7 +114,7 @@ async def test_errors_are_openais(client: AsyncOpenAI, request_: Any, error: typ
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_refusal_says_when_to_come_back_before_the_first_byte(
+async def test_a_refusal_has_retry_after_before_the_first_byte(
     settings: dict[str, Any], error: type[openai.APIStatusError], stream: bool
 ) -> None:
     admission = AdmissionSettings.model_validate(settings)
@@ -159,7 +159,7 @@ async def test_a_named_thread_is_one_conversation(client: AsyncOpenAI) -> None:
     assert "One tea, please." in str(answer.choices[0].message.content)
 
 
-async def test_a_clients_own_copy_goes_on_where_it_was(client: AsyncOpenAI) -> None:
+async def test_a_clients_copy_continues_the_conversation(client: AsyncOpenAI) -> None:
     talk = [user("please")]
     asked = await client.chat.completions.create(model="waiter", messages=talk)
     talk += [assistant(str(asked.choices[0].message.content)), user("coffee")]
@@ -167,7 +167,7 @@ async def test_a_clients_own_copy_goes_on_where_it_was(client: AsyncOpenAI) -> N
     assert "One coffee, please." in str(answer.choices[0].message.content)
 
 
-async def test_an_unknown_copy_stands_in_front_of_the_message(client: AsyncOpenAI) -> None:
+async def test_an_unknown_copy_is_put_before_the_message(client: AsyncOpenAI) -> None:
     talk = [user("I am Ada."), assistant("Hello Ada."), user("Who am I?")]
     answer = await client.chat.completions.create(model="parrot", messages=talk)
     assert str(answer.choices[0].message.content).split() == (
@@ -209,7 +209,7 @@ async def test_a_client_that_disconnects_stops_its_turn(
     await eventually(lambda: b'outcome="stopped",skill="scripted"' in running.exposition())
 
 
-async def test_a_client_that_disconnects_in_the_middle_of_a_write_stops_its_turn(
+async def test_a_client_that_disconnects_during_a_write_stops_its_turn(
     live_server: LiveServer,
 ) -> None:
     """More is said than a connection holds, so that the server waits for the client to read."""
@@ -235,7 +235,7 @@ async def test_a_client_that_disconnects_in_the_middle_of_a_write_stops_its_turn
         await eventually(lambda: b'outcome="stopped",skill="scripted"' in exposition())
 
 
-async def test_keys_hold_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_servers_keys_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_TEST_KEY", "sesame")
     keys = {"ada": AuthKey(secret=Secret("env:OPENAI_TEST_KEY"), person="ada")}
     async with open_live_server(keys=keys, channels=(OpenAIChannel(),)) as live_server:

@@ -57,11 +57,11 @@ COVERED = {
     "server.origins": f"{HERE}::test_pages_of_named_origins_may_use_the_server",
     "server.max_message_bytes": f"{HERE}::test_a_message_above_the_limit_is_refused",
     "server.send_queue_bytes": (
-        "tests/server/web/test_websocket.py::test_a_slow_reader_is_disconnected_and_can_come_back"
+        "tests/server/web/test_websocket.py::test_a_slow_reader_is_disconnected_and_can_resume"
     ),
     "server.drain": f"{HERE}::test_a_stopping_server_gives_turns_time_to_end",
-    "server.linger": f"{DEPARTURE}::test_a_server_that_stops_listens_and_accepts_for_the_others",
-    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_while_it_stops_is_ended_all_the_same",
+    "server.linger": f"{DEPARTURE}::test_a_stopping_server_listens_and_accepts_for_the_others",
+    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_while_it_stops_ends_after_the_grace_period",
     "auth.keys.NAME.secret": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.tenant": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.person": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",

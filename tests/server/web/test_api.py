@@ -100,7 +100,7 @@ async def test_a_message_is_accepted_and_its_reply_waits_in_the_conversation(
     assert conversation["cursor"]
 
 
-async def test_waiting_answers_with_the_whole_reply(live_server: LiveServer) -> None:
+async def test_wait_returns_the_whole_reply(live_server: LiveServer) -> None:
     body = {"text": "leave?", "skill": "scholar"}
     status, reply = await live_server.post(MESSAGES + "?wait=true", body)
     assert status == 200
@@ -110,7 +110,7 @@ async def test_waiting_answers_with_the_whole_reply(live_server: LiveServer) -> 
     assert reply["attachments"][0]["name"] == "leave.txt"
 
 
-async def test_the_same_key_waits_for_the_same_reply(live_server: LiveServer) -> None:
+async def test_the_same_idempotency_key_gets_the_same_reply(live_server: LiveServer) -> None:
     headers = {"Idempotency-Key": "key-1"}
     body = {"text": "leave?", "skill": "scholar"}
     _, first = await live_server.post(MESSAGES + "?wait=true", body, headers=headers)
@@ -121,7 +121,7 @@ async def test_the_same_key_waits_for_the_same_reply(live_server: LiveServer) ->
     assert (status, answer["error"]["code"]) == (409, "conflict")
 
 
-async def test_two_requests_with_one_key_attach_to_one_turn(live_server: LiveServer) -> None:
+async def test_two_requests_with_one_key_get_one_turn(live_server: LiveServer) -> None:
     async def ask() -> Frame:
         body = {"id": "same", "text": "/scripted x"}
         reply: Frame = (await live_server.post(MESSAGES + "?wait=true", body))[1]
@@ -174,7 +174,7 @@ async def test_stop_over_http(live_server: LiveServer) -> None:
         (b'{"text": "' + b"x" * 2_000_000 + b'"}', 413, "too_large"),
     ],
 )
-async def test_a_bad_message_is_refused_in_words(
+async def test_a_malformed_message_gets_an_error_with_a_sentence(
     live_server: LiveServer, body: bytes, status: int, code: str
 ) -> None:
     given, answer = await live_server.post(MESSAGES, data=io.BytesIO(body))
@@ -183,7 +183,7 @@ async def test_a_bad_message_is_refused_in_words(
     assert (await live_server.get("/v1/conversations/t"))[1]["snapshot"]["pending"] == []
 
 
-async def test_a_full_inbox_tells_when_to_come_back(live_server: LiveServer) -> None:
+async def test_a_full_inbox_is_refused_with_retry_after(live_server: LiveServer) -> None:
     async with asyncio.timeout(TIMEOUT_SECONDS):
         status = 202
         while status == 202:
@@ -196,7 +196,7 @@ async def test_a_full_inbox_tells_when_to_come_back(live_server: LiveServer) -> 
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_client_that_breaks_off_in_the_middle_of_a_body_is_no_failure(
+async def test_a_client_that_disconnects_within_a_body_is_not_logged_as_an_error(
     live_server: LiveServer, caplog: pytest.LogCaptureFixture, reset: bool
 ) -> None:
     async with CuttingProxy(
@@ -216,7 +216,7 @@ async def test_a_client_that_breaks_off_in_the_middle_of_a_body_is_no_failure(
         ({"queue_tokens": 600}, 503, "overloaded"),
     ],
 )
-async def test_a_refusal_says_when_to_come_back_in_seconds_and_milliseconds(
+async def test_a_refusal_has_retry_after_in_seconds_and_milliseconds(
     settings: dict[str, Any], status: int, code: str
 ) -> None:
     async with open_live_server(
@@ -241,14 +241,14 @@ async def test_a_refusal_says_when_to_come_back_in_seconds_and_milliseconds(
         assert 'palaver_refusals_total{reason="' in (await live_server.get("/metrics"))[1]
 
 
-async def test_two_ids_that_differ_are_refused(live_server: LiveServer) -> None:
+async def test_two_different_ids_are_refused(live_server: LiveServer) -> None:
     status, _ = await live_server.post(
         MESSAGES, {"text": "x", "id": "a"}, headers={"Idempotency-Key": "b"}
     )
     assert status == 400
 
 
-async def test_unknown_places_and_methods_are_told_as_json(live_server: LiveServer) -> None:
+async def test_unknown_paths_and_methods_get_json_errors(live_server: LiveServer) -> None:
     assert (await live_server.get("/nowhere"))[1]["error"]["code"] == "not_found"
     assert (await live_server.get("/v1/conversations/a%2Fb"))[0] in (400, 404)
     assert (await live_server.get(MESSAGES))[0] == 405
@@ -264,7 +264,7 @@ async def running(live_server: LiveServer) -> None:
     await eventually(routed)
 
 
-async def test_messages_that_are_answered_as_one_get_the_same_reply() -> None:
+async def test_merged_messages_get_the_same_reply() -> None:
     merging = ConcurrencyPolicySettings(default="merge", merge_window=0.1)
     async with open_live_server(concurrency_policy=merging) as live_server:
         first = asyncio.create_task(live_server.post(MESSAGES + "?wait=true", {"text": "one"}))
@@ -321,7 +321,7 @@ async def test_a_stream_until_finished_waits_for_a_message_that_moves_to_another
     assert second["messages"] == ["m"]
 
 
-async def test_events_stream_with_ids_and_live_text_without(live_server: LiveServer) -> None:
+async def test_stored_events_have_ids_and_live_text_has_none(live_server: LiveServer) -> None:
     async with reading(live_server) as reader:
         first = await reader.next()
         assert first is not None
@@ -336,7 +336,7 @@ async def test_events_stream_with_ids_and_live_text_without(live_server: LiveSer
         assert reader.events[-1][0] == reader.events[-1][1]["cursor"]
 
 
-async def test_a_feed_tells_browsers_to_come_back_soon_and_not_all_at_once(
+async def test_an_event_stream_sends_browsers_a_short_random_retry(
     live_server: LiveServer,
 ) -> None:
     waits = set()
@@ -349,7 +349,7 @@ async def test_a_feed_tells_browsers_to_come_back_soon_and_not_all_at_once(
     assert len(waits) > 1
 
 
-async def test_last_event_id_goes_on_where_it_was(live_server: LiveServer) -> None:
+async def test_last_event_id_resumes_the_stream(live_server: LiveServer) -> None:
     async with reading(live_server) as reader:
         await live_server.post(MESSAGES, {"text": "/scripted x"})
         await reader.until("routed")
@@ -365,14 +365,14 @@ async def test_last_event_id_goes_on_where_it_was(live_server: LiveServer) -> No
     assert "".join(frame["text"] for frame in frames if frame["type"] == "text") == "missed"
 
 
-async def test_until_finished_ends_at_once_when_nothing_runs(live_server: LiveServer) -> None:
+async def test_until_finished_ends_at_once_without_pending_turns(live_server: LiveServer) -> None:
     async with reading(live_server, EVENTS + "?until=finished") as reader:
         assert [frame["type"] for frame in await reader.rest()] == ["welcome"]
     assert (await live_server.get(EVENTS + "?until=never"))[0] == 400
     assert (await live_server.get(EVENTS + "?since=rubbish"))[0] == 400
 
 
-async def test_silence_is_filled_with_comments(
+async def test_a_silent_stream_gets_comments(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(vars(sse), "PING_INTERVAL", 0.01)
@@ -385,7 +385,7 @@ async def test_silence_is_filled_with_comments(
                         await reader.next()
 
 
-async def test_a_reader_who_leaves_is_forgotten(
+async def test_a_reader_that_disconnects_is_unsubscribed(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(vars(sse), "PING_INTERVAL", 0.01)
@@ -395,7 +395,7 @@ async def test_a_reader_who_leaves_is_forgotten(
     await eventually(lambda: b"palaver_event_streams 0.0" in metrics.exposition())
 
 
-async def test_a_stopping_server_ends_feeds_and_answers_those_who_wait() -> None:
+async def test_a_stopping_server_ends_event_streams_and_answers_waiting_requests() -> None:
     async with open_live_server() as live_server:
         asking = asyncio.create_task(
             live_server.post(MESSAGES + "?wait=true", {"text": "/scripted x"})
@@ -430,7 +430,7 @@ async def test_health_readiness_and_metrics(live_server: LiveServer) -> None:
     assert (await live_server.get("/healthz"))[0] == 200
 
 
-async def test_an_unexpected_error_is_told_without_its_details(
+async def test_an_unexpected_error_is_answered_without_its_details(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(vars(live_server.server), "skills", lambda: 1 / 0)
@@ -466,7 +466,7 @@ def test_every_route_is_in_the_openapi_document() -> None:
     assert described == served
 
 
-async def test_the_openapi_document_is_served_and_its_references_lead_somewhere(
+async def test_the_openapi_document_is_served_and_its_references_resolve(
     live_server: LiveServer,
 ) -> None:
     _, described = await live_server.get("/openapi.json")

@@ -27,12 +27,12 @@ def header(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
-def test_this_machine_is_served_without_keys(host: str) -> None:
+def test_loopback_is_served_without_keys(host: str) -> None:
     check_bind(Settings(server=ServerSettings(host=host)))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.1", "example.org"])
-def test_others_are_served_only_with_keys(host: str) -> None:
+def test_other_addresses_are_served_only_with_keys(host: str) -> None:
     server = ServerSettings(host=host)
     with pytest.raises(ConfigurationError, match=r"auth\.keys"):
         check_bind(Settings(server=server))
@@ -63,7 +63,7 @@ async def test_a_foreign_page_is_refused(live_server: LiveServer, origin: str) -
     assert refused.value.status == 403
 
 
-async def test_the_own_page_and_those_of_the_settings_are_welcome() -> None:
+async def test_the_servers_own_pages_and_the_configured_origins_are_allowed() -> None:
     async with open_live_server(origins=("https://shop.example",)) as live_server:
         for origin in (live_server.address, "https://shop.example"):
             async with live_server.open_websocket(headers={"Origin": origin}) as client:
@@ -88,7 +88,7 @@ async def test_a_key_is_needed_when_there_are_keys() -> None:
             assert (await live_server.get(path))[0] == 200
 
 
-async def test_a_browser_gives_its_key_in_the_hello() -> None:
+async def test_a_browser_sends_its_key_in_the_hello() -> None:
     async with open_live_server(keys=KEYS) as live_server:
         async with live_server.open_websocket() as client:
             welcome = await client.hello("t", person=None, token="secret of bob")
@@ -102,7 +102,7 @@ async def test_a_browser_gives_its_key_in_the_hello() -> None:
                 pass
 
 
-async def test_a_key_speaks_for_its_person_only() -> None:
+async def test_a_key_with_a_person_is_valid_for_that_person_only() -> None:
     async with open_live_server(keys=KEYS) as live_server:
         async with live_server.open_websocket() as client:
             await client.send(
@@ -113,7 +113,7 @@ async def test_a_key_speaks_for_its_person_only() -> None:
         assert status == 403
 
 
-async def test_a_key_without_a_person_names_whom_it_likes_else_itself() -> None:
+async def test_a_key_without_a_person_lets_the_client_name_one() -> None:
     async with open_live_server(keys=KEYS) as live_server:
         for person, expected in (("zoe", "zoe"), (None, "app")):
             async with live_server.open_websocket(headers=header("app")) as client:
@@ -140,7 +140,7 @@ async def test_a_conversation_belongs_to_its_members_in_every_way() -> None:
         assert (status, len(mine["snapshot"]["history"])) == (200, 2)
 
 
-async def test_tenants_do_not_meet_even_in_conversations_of_one_name() -> None:
+async def test_conversations_of_two_tenants_with_one_name_are_separate() -> None:
     async with open_live_server(keys=KEYS) as live_server:
         await live_server.post(
             "/v1/conversations/t/messages?wait=true", {"text": "ours"}, headers=header("ada")
@@ -149,7 +149,9 @@ async def test_tenants_do_not_meet_even_in_conversations_of_one_name() -> None:
         assert theirs["snapshot"] == {"history": [], "pending": []}
 
 
-async def test_whoever_watches_an_empty_conversation_must_leave_when_another_writes() -> None:
+async def test_a_subscriber_of_an_empty_conversation_is_disconnected_when_another_person_writes() -> (
+    None
+):
     async with open_live_server(keys=KEYS) as live_server:
         async with (
             live_server.open_websocket(headers=header("bob")) as watching,
@@ -173,7 +175,7 @@ async def test_whoever_watches_an_empty_conversation_must_leave_when_another_wri
         assert b"a secret" not in rest
 
 
-async def test_a_secret_that_is_missing_refuses_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_secret_prevents_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KEY_BOB")
     with pytest.raises(ConfigurationError, match="KEY_BOB"):
         async with open_live_server(keys=KEYS):

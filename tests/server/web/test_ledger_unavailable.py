@@ -10,7 +10,7 @@ from palaver.ledger import Ledger
 from palaver.testing import MemoryLedger
 
 
-async def test_refusals_say_when_to_come_back_and_sockets_stay_open() -> None:
+async def test_refusals_have_retry_after_and_websockets_stay_open() -> None:
     link = Link(MemoryLedger())
     async with (
         open_live_server(ledger=cast(Ledger, link)) as live_server,

@@ -10,7 +10,7 @@ from palaver.messages import Conversation, Message
 ADA = {"person": "ada"}
 
 
-async def test_an_export_has_what_the_person_said_and_was_told(live_server: LiveServer) -> None:
+async def test_an_export_has_the_persons_messages_and_replies(live_server: LiveServer) -> None:
     async with live_server.connect("t") as ada, live_server.connect("other", person="bob") as bob:
         await ada.wait_for_reply(await ada.send_message("my secret"))
         await bob.wait_for_reply(await bob.send_message("his secret"))
@@ -22,7 +22,7 @@ async def test_an_export_has_what_the_person_said_and_was_told(live_server: Live
     assert "his secret" not in str(held)
 
 
-async def test_an_erasure_empties_the_views_that_are_open(live_server: LiveServer) -> None:
+async def test_an_erasure_resets_open_connections(live_server: LiveServer) -> None:
     async with (
         live_server.connect("t") as client,
         reading(live_server, EVENTS + "?person=ada") as reader,
@@ -41,7 +41,7 @@ async def test_an_erasure_empties_the_views_that_are_open(live_server: LiveServe
     assert (await live_server.post("/v1/erase", params=ADA))[1]["messages"] == 0
 
 
-async def test_an_erasure_at_one_replica_empties_the_views_at_another(
+async def test_an_erasure_at_one_replica_resets_connections_at_another(
     live_server: LiveServer,
 ) -> None:
     async with (
@@ -53,7 +53,7 @@ async def test_an_erasure_at_one_replica_empties_the_views_at_another(
         assert (await client.wait_for("reset"))["snapshot"] == {"history": [], "pending": []}
 
 
-async def test_an_erasure_ends_the_persons_turn_that_runs(live_server: LiveServer) -> None:
+async def test_an_erasure_stops_the_persons_running_turn(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         turn = await client.send_message("/scripted my secret")
         live_server.scripted.emit("I heard your secret", end=False)
@@ -80,7 +80,7 @@ def holding(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {name}-key"}
 
 
-async def test_a_key_reaches_only_those_whom_it_speaks_for(keys: dict[str, AuthKey]) -> None:
+async def test_a_key_exports_and_erases_only_its_own_persons(keys: dict[str, AuthKey]) -> None:
     async with open_live_server(keys=keys) as live_server:
         await live_server.post(MESSAGES + "?wait=true", {"text": "mine"}, headers=holding("ada"))
         for method, path in ((live_server.get, "/v1/export"), (live_server.post, "/v1/erase")):
@@ -95,7 +95,7 @@ async def test_a_key_reaches_only_those_whom_it_speaks_for(keys: dict[str, AuthK
         assert (receipt["person"], receipt["messages"]) == ("ada", 1)
 
 
-async def test_one_who_was_erased_from_a_conversation_of_several_must_be_let_in_again(
+async def test_a_person_who_was_erased_is_disconnected_and_checked_again(
     live_server: LiveServer,
 ) -> None:
     conversation = Conversation("default", "web", "t")
@@ -115,7 +115,7 @@ async def test_one_who_was_erased_from_a_conversation_of_several_must_be_let_in_
         assert await again.close_code() == 4403
 
 
-async def test_a_reader_who_was_erased_is_ended(live_server: LiveServer) -> None:
+async def test_the_event_stream_of_an_erased_person_ends(live_server: LiveServer) -> None:
     conversation = Conversation("default", "web", "t")
     for author in ("ada", "bob"):
         message = Message(conversation=conversation, id=author, person=author, text=author)

@@ -59,7 +59,7 @@ async def over_feed(live_server: LiveServer, since: str) -> tuple[Frame, str, st
         return reader.events[0][1], text, reader.last_id
 
 
-async def test_a_cursor_is_good_at_any_replica_over_socket_and_feed() -> None:
+async def test_a_cursor_is_valid_at_any_replica_over_websocket_and_event_stream() -> None:
     async with replicas() as (one, two):
         async with one.connect("t") as client:
             await client.wait_for_reply(await client.send_message("first"))
@@ -74,7 +74,7 @@ async def test_a_cursor_is_good_at_any_replica_over_socket_and_feed() -> None:
             assert text == f"message {number} "
 
 
-async def test_a_reply_is_followed_from_one_replica_to_the_other() -> None:
+async def test_a_client_follows_a_reply_across_replicas() -> None:
     async with replicas() as (one, two):
         texts: dict[str, str] = {}
         cursor, turn = "start", ""
@@ -98,7 +98,7 @@ async def test_a_reply_is_followed_from_one_replica_to_the_other() -> None:
             )
 
 
-async def test_a_cursor_gives_no_rights() -> None:
+async def test_a_cursor_gives_no_access() -> None:
     """Ada's cursor in other hands, and in her own after her key was withdrawn."""
     left = {name: key for name, key in KEYS.items() if name != "ada"}
     async with replicas(KEYS, left) as (one, two):
@@ -123,7 +123,7 @@ async def test_a_cursor_gives_no_rights() -> None:
             assert (given, "mine" in str(answer)) == (status, False)
 
 
-async def test_another_tenants_cursor_opens_nothing_of_theirs() -> None:
+async def test_another_tenants_cursor_gives_no_access() -> None:
     async with replicas(KEYS, KEYS) as (one, two):
         async with one.open_websocket() as client:
             await client.hello("t", person=None, token="secret of ada")
@@ -147,7 +147,7 @@ async def test_a_cursor_beyond_any_offset_is_malformed(live_server: LiveServer) 
         assert client.frames[0]["recovered"] is False
 
 
-async def test_a_slow_reader_of_a_feed_is_disconnected_and_can_come_back(
+async def test_a_slow_reader_of_an_event_stream_is_disconnected_and_can_resume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(vars(sse), "CLOSE_TIMEOUT", 0.01)
@@ -181,7 +181,7 @@ class Late(MemoryLedger):
         return frozenset()
 
 
-async def test_a_feed_that_somebody_else_wrote_to_first_is_refused_before_it_begins() -> None:
+async def test_an_event_stream_is_refused_when_another_person_wrote_first() -> None:
     async with open_live_server(ledger=Late()) as live_server:
         _, sent = await live_server.post(
             "/v1/conversations/t/messages?wait=true", {"text": "secret", "person": "ada"}

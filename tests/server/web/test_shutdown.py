@@ -64,7 +64,7 @@ async def lingering(live_server: LiveServer) -> AsyncIterator[None]:
             raise TimeoutError
 
 
-async def test_a_caller_who_waits_gets_the_reply_that_another_replica_ends() -> None:
+async def test_a_waiting_request_gets_the_reply_that_another_replica_ends() -> None:
     ledger = MemoryLedger()
     async with stopping_server(ledger) as leaving:
         leaving.scripted.emit("one ", end=False)
@@ -76,7 +76,7 @@ async def test_a_caller_who_waits_gets_the_reply_that_another_replica_ends() -> 
     assert (status, answer["text"], answer["outcome"]) == (200, "one two", "done")
 
 
-async def test_a_stream_of_the_openai_api_goes_on_with_another_replica() -> None:
+async def test_a_stream_of_the_openai_api_continues_with_another_replica() -> None:
     ledger = MemoryLedger()
     async with stopping_server(ledger) as leaving:
         leaving.scripted.emit("one ", end=False)
@@ -97,7 +97,7 @@ async def test_a_stream_of_the_openai_api_goes_on_with_another_replica() -> None
     assert "".join(pieces) == "one two"
 
 
-async def test_websockets_and_feeds_see_the_turn_to_its_end_and_are_closed_then() -> None:
+async def test_websockets_and_event_streams_get_the_whole_turn_and_are_closed_then() -> None:
     ledger = MemoryLedger()
     async with (
         stopping_server(ledger) as leaving,
@@ -115,7 +115,7 @@ async def test_websockets_and_feeds_see_the_turn_to_its_end_and_are_closed_then(
             assert texts[-1]["position"] + len(texts[-1]["text"]) == len("one two")
 
 
-async def test_who_watches_no_turn_is_sent_away_while_others_watch() -> None:
+async def test_idle_connections_are_closed_while_others_follow_a_turn() -> None:
     ledger = MemoryLedger()
     async with (
         stopping_server(ledger) as leaving,
@@ -131,7 +131,7 @@ async def test_who_watches_no_turn_is_sent_away_while_others_watch() -> None:
             assert await busy.wait_for_reply(turn) == "done"
 
 
-async def test_a_server_that_stops_listens_and_accepts_for_the_others() -> None:
+async def test_a_stopping_server_listens_and_accepts_for_the_others() -> None:
     ledger = MemoryLedger()
     async with open_live_server(ledger=ledger, linger=60, grace=120) as leaving:
         async with open_live_server(ledger=ledger), lingering(leaving):
@@ -143,7 +143,7 @@ async def test_a_server_that_stops_listens_and_accepts_for_the_others() -> None:
                 assert response.headers["Connection"] == "close"
 
 
-async def test_turns_that_end_in_time_are_not_handed_over() -> None:
+async def test_turns_that_end_in_time_are_not_released() -> None:
     async with open_live_server(drain=60, grace=120) as live_server:
         asking = asyncio.create_task(
             live_server.post(MESSAGES + "?wait=true", {"text": "/scripted x"})
@@ -154,7 +154,7 @@ async def test_turns_that_end_in_time_are_not_handed_over() -> None:
             assert (await asking)[1]["text"] == "just in time"
 
 
-async def test_where_nobody_goes_on_those_who_wait_are_told_to_come_back(
+async def test_without_another_replica_waiting_requests_get_503(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(vars(departure), "NO_REPLICA_SECONDS", 0.1)
@@ -176,7 +176,7 @@ async def test_where_nobody_goes_on_those_who_wait_are_told_to_come_back(
     assert (answer["text"], answer["duplicate"]) == ("here it is", True)
 
 
-async def test_a_message_that_comes_while_the_only_server_stops_is_kept() -> None:
+async def test_a_message_to_the_only_server_while_it_stops_is_kept() -> None:
     ledger = MemoryLedger()
     async with open_live_server(ledger=ledger, linger=60, grace=120) as live_server:
         async with lingering(live_server):
@@ -199,7 +199,7 @@ class SlowToAccept(MemoryLedger):
         return await super().accept(message, policies)
 
 
-async def test_a_request_that_is_not_stored_yet_gets_its_reply_too() -> None:
+async def test_a_message_that_is_not_stored_yet_gets_its_reply_too() -> None:
     ledger = SlowToAccept()
     async with stopping_server(ledger) as leaving, open_live_server(ledger=ledger):
         asking = asyncio.create_task(leaving.post(MESSAGES + "?wait=true", {"text": "hello"}))
@@ -211,7 +211,7 @@ async def test_a_request_that_is_not_stored_yet_gets_its_reply_too() -> None:
     assert (status, answer.get("text")) == (200, "hello ")
 
 
-async def test_a_kept_connection_takes_no_further_request() -> None:
+async def test_a_keep_alive_connection_takes_no_further_request() -> None:
     ledger = MemoryLedger()
     async with stopping_server(ledger) as leaving, leaving.connect("t") as client:
         host, port = leaving.address.rpartition("/")[2].split(":")
@@ -226,14 +226,14 @@ async def test_a_kept_connection_takes_no_further_request() -> None:
         writer.close()
 
 
-async def test_who_says_hello_too_late_is_sent_elsewhere() -> None:
+async def test_a_hello_after_the_last_subscription_is_closed_with_1012() -> None:
     async with open_live_server(grace=120) as live_server, live_server.open_websocket() as late:
         live_server.server._streams._closed = True  # as when all who watched have gone
         await late.send({"type": "hello", "thread": "t", "person": "ada"})
         assert await late.close_code() == 1012
 
 
-async def test_a_repeated_request_whose_turn_has_just_ended_is_answered() -> None:
+async def test_a_finished_reply_survives_a_shutdown() -> None:
     receipt = Receipt(turn="t", ahead=0, duplicate=True)
     reply = PendingReply("m", receipt)
     reply.on_event(Finished(turn="t", outcome="done", length=0, messages=("m",)), None)
@@ -241,7 +241,7 @@ async def test_a_repeated_request_whose_turn_has_just_ended_is_answered() -> Non
     assert (await asyncio.wait_for(reply.wait(), TIMEOUT_SECONDS)).outcome == "done"
 
 
-async def test_more_viewers_than_a_batch_are_all_dismissed() -> None:
+async def test_more_subscriptions_than_a_batch_are_all_shut_down() -> None:
     async with open_live_server() as live_server:
         conversation = Conversation("default", "web", "t")
         viewers = [Watcher() for _ in range(2 * BATCH + 1)]
@@ -299,13 +299,13 @@ def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_process_that_is_told_to_stop_ends() -> None:
+def test_a_process_ends_after_sigterm() -> None:
     with serving() as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 
 
-def test_a_process_that_hangs_while_it_stops_is_ended_all_the_same() -> None:
+def test_a_process_that_hangs_while_it_stops_ends_after_the_grace_period() -> None:
     with serving("--hang", "--grace=1") as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 75

@@ -44,7 +44,7 @@ async def test_the_welcome_of_a_new_conversation_is_an_empty_snapshot(
     assert welcome["max_message_bytes"] == 1_000_000
 
 
-async def test_recorded_events_carry_a_cursor_and_live_text_has_none(
+async def test_stored_events_have_a_cursor_and_live_text_has_none(
     live_server: LiveServer,
 ) -> None:
     async with live_server.connect("t") as client:
@@ -60,7 +60,7 @@ async def test_recorded_events_carry_a_cursor_and_live_text_has_none(
     assert offsets[0] == 1
 
 
-async def test_live_text_is_not_held_back_for_the_ledger(live_server: LiveServer) -> None:
+async def test_live_text_does_not_wait_for_the_ledger(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         turn = await client.send_message("/scripted x")
         live_server.scripted.emit("first", end=False)
@@ -87,7 +87,7 @@ async def test_the_same_id_twice_is_one_message(live_server: LiveServer) -> None
         assert (error["code"], error["id"]) == ("conflict", "same")
 
 
-async def test_turns_of_a_conversation_wait_and_say_how_many_are_ahead(
+async def test_a_waiting_turn_has_the_number_of_turns_ahead(
     live_server: LiveServer,
 ) -> None:
     async with live_server.connect("t") as client:
@@ -99,7 +99,7 @@ async def test_turns_of_a_conversation_wait_and_say_how_many_are_ahead(
         await client.wait_for("finished")
 
 
-async def test_a_full_inbox_refuses_and_says_so(live_server: LiveServer) -> None:
+async def test_a_full_inbox_refuses_with_an_error_frame(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         await client.send_message("/scripted x")
         await client.wait_for("started")
@@ -109,7 +109,7 @@ async def test_a_full_inbox_refuses_and_says_so(live_server: LiveServer) -> None
         assert (error["code"], error["id"]) == ("too_many", f"m{INBOX_LIMIT}")
 
 
-async def test_stop_ends_the_turn_and_keeps_what_was_said(live_server: LiveServer) -> None:
+async def test_stop_ends_the_turn_and_keeps_its_text(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         turn = await client.send_message("/scripted x")
         live_server.scripted.emit("once upon", end=False)
@@ -147,7 +147,7 @@ async def test_a_skill_named_in_the_frame_answers(live_server: LiveServer) -> No
         assert (await client.wait_for("attachment"))["attachment"]["name"] == "leave.txt"
 
 
-async def test_a_question_carries_its_options_and_the_answer_goes_on(
+async def test_a_question_has_its_options_and_the_answer_continues_the_skill(
     live_server: LiveServer,
 ) -> None:
     async with live_server.connect("t") as client:
@@ -157,7 +157,7 @@ async def test_a_question_carries_its_options_and_the_answer_goes_on(
         assert "One tea, please." in await client.wait_for_reply(await client.send_message("tea"))
 
 
-async def test_a_failed_turn_says_so_in_a_sentence_without_internals(
+async def test_a_failed_turn_has_a_problem_without_internals(
     live_server: LiveServer,
 ) -> None:
     async with live_server.connect("t") as client:
@@ -173,7 +173,7 @@ async def test_a_failed_turn_says_so_in_a_sentence_without_internals(
     ["", "no json", "[]", '"x"', "{}", '{"type":"dance"}', '{"type":"send","id":1,"text":"x"}',
      '{"type":"send","id":"","text":"x"}', '{"type":"hello","thread":"again"}', "[" * 5000],
 )  # fmt: skip
-async def test_a_bad_frame_gets_an_error_and_the_socket_lives(
+async def test_a_malformed_frame_gets_an_error_and_the_connection_stays_open(
     live_server: LiveServer, bad: str
 ) -> None:
     async with live_server.connect("t") as client:
@@ -182,7 +182,7 @@ async def test_a_bad_frame_gets_an_error_and_the_socket_lives(
         assert await client.wait_for_reply(await client.send_message("still here")) == "still here "
 
 
-async def test_binary_and_broken_unicode_are_bad_frames_too(live_server: LiveServer) -> None:
+async def test_binary_frames_and_invalid_unicode_get_errors_too(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         await client.socket.send_bytes(b"{}")
         await client.wait_for("error", code="invalid_input")
@@ -225,7 +225,7 @@ async def test_the_first_frame_must_be_a_hello(live_server: LiveServer) -> None:
             assert await client.close_code() == 4400
 
 
-async def test_a_client_without_a_hello_is_let_go(
+async def test_a_client_without_a_hello_is_disconnected(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(vars(websocket_module), "HELLO_TIMEOUT", 0.01)
@@ -241,7 +241,7 @@ async def test_two_tabs_see_the_same(live_server: LiveServer) -> None:
         assert next(f for f in two.frames if f["type"] == "message")["text"] == "/scripted x"
 
 
-async def test_losing_the_socket_does_not_stop_the_turn(live_server: LiveServer) -> None:
+async def test_a_lost_connection_does_not_stop_the_turn(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         turn = await client.send_message("/scripted x")
         live_server.scripted.emit("begun ", end=False)
@@ -253,7 +253,7 @@ async def test_losing_the_socket_does_not_stop_the_turn(live_server: LiveServer)
         assert await again.wait_for_reply(turn) == "begun and ended"
 
 
-async def test_everything_comes_again_from_the_start(live_server: LiveServer) -> None:
+async def test_start_replays_every_event(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         turn = await client.send_message("/scholar x")
         text = await client.wait_for_reply(turn)
@@ -264,7 +264,7 @@ async def test_everything_comes_again_from_the_start(live_server: LiveServer) ->
         assert any(frame["type"] == "citation" for frame in again.frames)
 
 
-async def test_a_cursor_of_another_life_gets_a_snapshot(live_server: LiveServer) -> None:
+async def test_a_cursor_of_another_epoch_gets_a_snapshot(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         turn = await client.send_message("hello")
         await client.wait_for_reply(turn)
@@ -275,7 +275,9 @@ async def test_a_cursor_of_another_life_gets_a_snapshot(live_server: LiveServer)
         assert welcome["cursor"] == client.cursor
 
 
-async def test_a_snapshot_shows_the_running_reply_and_it_goes_on(live_server: LiveServer) -> None:
+async def test_a_snapshot_has_the_running_reply_and_its_text_follows(
+    live_server: LiveServer,
+) -> None:
     async with live_server.connect("t") as client:
         turn = await client.send_message("/scripted x")
         live_server.scripted.emit("so far ", end=False)
@@ -298,7 +300,7 @@ async def _until_stored(live_server: LiveServer, text: str) -> None:
     await eventually(stored)
 
 
-async def test_a_reply_survives_a_cut_at_every_byte() -> None:
+async def test_a_reply_survives_a_broken_connection_at_every_byte() -> None:
     """Whatever byte the connection breaks at, coming back with the cursor misses nothing and
     doubles nothing: `WebSocketClient` raises on a gap, and `finish` compares the length."""
     text = "naïve 雨 😀 words"
@@ -327,7 +329,7 @@ async def _cut_at(
         assert again.texts[turn] == expected, budget
 
 
-async def test_a_slow_reader_is_disconnected_and_can_come_back() -> None:
+async def test_a_slow_reader_is_disconnected_and_can_resume() -> None:
     async with open_live_server(send_queue_bytes=10_000) as live_server:
         pieces = 0
         async with live_server.connect("t") as slow:
@@ -348,7 +350,7 @@ async def test_a_slow_reader_is_disconnected_and_can_come_back() -> None:
             assert await again.wait_for_reply(turn) == "x" * 50_000 * pieces + "the end"
 
 
-async def test_what_is_asked_for_on_opening_is_no_slowness() -> None:
+async def test_a_large_snapshot_does_not_count_as_slow_reading() -> None:
     async with open_live_server(send_queue_bytes=10_000) as live_server:
         _, reply = await live_server.post(
             "/v1/conversations/t/messages?wait=true&person=ada", {"text": "word " * 40_000}
@@ -359,7 +361,7 @@ async def test_what_is_asked_for_on_opening_is_no_slowness() -> None:
                 assert await client.wait_for_reply(await client.send_message("x")) == "x "
 
 
-async def test_a_stopping_server_tells_clients_to_come_back(live_server: LiveServer) -> None:
+async def test_a_stopping_server_closes_with_1012(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:
         await client.send_message("/scripted x")
         stopping = asyncio.create_task(live_server.stop_listening())
@@ -367,7 +369,7 @@ async def test_a_stopping_server_tells_clients_to_come_back(live_server: LiveSer
         await stopping
 
 
-async def test_events_that_are_gone_restart_the_view() -> None:
+async def test_a_new_epoch_resets_the_connection() -> None:
     """An erased conversation begins a new life; a viewer is told, not left with the old."""
     ledger = MemoryLedger()
     async with open_live_server(ledger=ledger) as live_server:
@@ -381,7 +383,7 @@ async def test_events_that_are_gone_restart_the_view() -> None:
             assert "secret" not in json.dumps(restart)
 
 
-async def test_an_unexpected_error_costs_one_frame_not_the_connection(
+async def test_an_unexpected_error_fails_one_frame_and_not_the_connection(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -401,7 +403,7 @@ async def test_an_unexpected_error_costs_one_frame_not_the_connection(
         assert await other.close_code() == 1011
 
 
-async def test_a_server_that_takes_nobody_in_any_more_says_that_it_restarts(
+async def test_an_overloaded_subscription_closes_with_1012(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -414,7 +416,7 @@ async def test_a_server_that_takes_nobody_in_any_more_says_that_it_restarts(
         assert await client.close_code() == 1012
 
 
-async def test_a_store_that_is_away_says_come_back_later(
+async def test_an_unavailable_ledger_closes_with_1013(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
