@@ -25,15 +25,15 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def no_blocking() -> Iterator[BlockBuster]:
-    """Our code that blocks a running event loop fails the test."""
+    """Fail the test when our code blocks a running event loop."""
     with blockbuster_ctx(OURS) as guard:
         yield guard
 
 
 @pytest_asyncio.fixture
 async def live_server() -> AsyncIterator["LiveServer"]:
-    """A server with its web surface, for one test."""
-    from tests.server.web.live_server import open_live_server  # brings the web framework
+    """Yield a server with its web surface."""
+    from tests.server.web.live_server import open_live_server  # loads the web framework
 
     async with open_live_server() as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible channel, spoken to with OpenAI's own client."""
+"""The OpenAI-compatible channel, used with OpenAI's own client."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -212,7 +212,7 @@ async def test_a_client_that_disconnects_stops_its_turn(
 async def test_a_client_that_disconnects_during_a_write_stops_its_turn(
     live_server: LiveServer,
 ) -> None:
-    """More is said than a connection holds, so that the server waits for the client to read."""
+    """The reply is larger than the socket buffers, so the server waits for the client to read."""
     body = {"model": "scripted", "messages": [user("go")], "stream": True}
     headers = {"X-Palaver-Thread": "t"}
     url = live_server.url("/v1/chat/completions")

@@ -1,4 +1,4 @@
-"""A whole server with its web surface on a port of its own, and clients to test it with."""
+"""A complete server with its web surface on a free port, and a client for the tests."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ class Parrot(Skill):
 
 
 class ScriptedSkill(Skill):
-    """Tell a story, as far as a test lets it."""
+    """Say what the test emits."""
 
     name = "scripted"
 
@@ -53,7 +53,7 @@ class ScriptedSkill(Skill):
         self._script: asyncio.Queue[str | None] = asyncio.Queue()
 
     def emit(self, *pieces: str, end: bool = True) -> None:
-        """Let the story go on, and end."""
+        """Say the pieces, and end the reply."""
         for piece in pieces:
             self._script.put_nowait(piece)
         if end:
@@ -107,7 +107,7 @@ class Clumsy(Skill):
 
 
 class LiveServer:
-    """A server that listens, with its skills at hand."""
+    """A listening server and its scripted skill."""
 
     def __init__(self, server: Server, address: str, scripted: ScriptedSkill) -> None:
         self.server = server
@@ -120,7 +120,7 @@ class LiveServer:
         return self.address + path
 
     async def stop_listening(self) -> None:
-        """Stop the web surface as a stopping server does."""
+        """Shut the web surface down gracefully."""
         listener, self.listener = self.listener, None
         if listener is not None:
             await listener.__aexit__(None, None, None)
@@ -198,17 +198,17 @@ async def open_live_server(
 
 
 async def eventually(check: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until ``check`` holds. For what tells nobody when it changes."""
+    """Wait until ``check`` returns True. For state that reports no change."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
-            held = check()
-            if held if isinstance(held, bool) else await held:
+            result = check()
+            if result if isinstance(result, bool) else await result:
                 return
             await asyncio.sleep(0.005)
 
 
 class MissingText(Exception):
-    """Text came that does not continue what came before."""
+    """A text frame does not continue the text before it."""
 
 
 class ConnectionEnded(Exception):
@@ -216,7 +216,7 @@ class ConnectionEnded(Exception):
 
 
 class WebSocketClient:
-    """A client of the websocket: keeps every frame, and each turn's text, healed by position."""
+    """A client of the websocket that keeps every frame and each turn's text, by position."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -233,13 +233,13 @@ class WebSocketClient:
         return await self.wait_for("welcome")
 
     async def send_message(self, text: str, id: str = "", **about: Any) -> str:
-        """Send a message; returns its turn."""
+        """Send a message and return its turn."""
         await self.send({"type": "send", "id": id or new_id(), "text": text, **about})
         turn: str = (await self.wait_for("ack"))["turn"]
         return turn
 
     async def wait_for(self, kind: str, **fields: object) -> Frame:
-        """The first frame of ``kind`` that has ``fields`` and was not returned before."""
+        """Return the first frame of ``kind`` with ``fields`` that was not returned before."""
         wanted = {"type": kind, **fields}
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
@@ -255,7 +255,7 @@ class WebSocketClient:
                 await self._receive()
 
     async def wait_for_reply(self, turn: str) -> str:
-        """Wait for the end of a turn; returns its text."""
+        """Wait for the end of a turn and return its text."""
         finished = await self.wait_for("finished", turn=turn)
         text = self.texts.get(turn, "")
         assert finished["length"] == len(text), (finished, text)
@@ -277,24 +277,24 @@ class WebSocketClient:
         elif kind == "text":
             self._append_text(frame)
         elif kind == "text_reset" or (kind == "started" and frame["attempt"] > 1):
-            held = self.texts.get(frame["turn"], "")
-            self.texts[frame["turn"]] = held[: frame["position"]]
+            text = self.texts.get(frame["turn"], "")
+            self.texts[frame["turn"]] = text[: frame["position"]]
 
     def _append_text(self, frame: Frame) -> None:
-        held = self.texts.get(frame["turn"], "")
-        if frame["position"] > len(held):
-            raise MissingText(f"{frame} after {held!r}")
-        self.texts[frame["turn"]] = held + frame["text"][len(held) - frame["position"] :]
+        text = self.texts.get(frame["turn"], "")
+        if frame["position"] > len(text):
+            raise MissingText(f"{frame} after {text!r}")
+        self.texts[frame["turn"]] = text + frame["text"][len(text) - frame["position"] :]
 
     def _apply_snapshot(self, snapshot: Frame) -> None:
-        for line in snapshot["history"]:
-            if line["role"] == "assistant":
-                self.texts[line["turn"]] = line["text"]
+        for entry in snapshot["history"]:
+            if entry["role"] == "assistant":
+                self.texts[entry["turn"]] = entry["text"]
         for turn in snapshot["pending"]:
             self.texts[turn["turn"]] = turn["reply"]
 
     async def close_code(self) -> int:
-        """Read to the end; the code that the server closed with."""
+        """Read to the end and return the server's close code."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 received = await self.socket.receive()

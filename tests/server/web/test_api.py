@@ -30,7 +30,7 @@ EVENTS = "/v1/conversations/t/events"
 
 
 class Reader:
-    """Reads server-sent events."""
+    """A reader of server-sent events."""
 
     def __init__(self, live_server: LiveServer, lines: Any) -> None:  # Any: aiohttp's stream
         self.live_server = live_server
@@ -39,7 +39,7 @@ class Reader:
         self._lines = lines
 
     async def next(self) -> tuple[str | None, Frame] | None:
-        """The next event with its id, or None at the end."""
+        """Return the next event with its id, or None at the end."""
         id = None
         data = ""
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -255,7 +255,7 @@ async def test_unknown_paths_and_methods_get_json_errors(live_server: LiveServer
 
 
 async def running(live_server: LiveServer) -> None:
-    """Wait until the ledger knows that the scripted tells."""
+    """Wait until the scripted skill runs, by the ledger."""
 
     async def routed() -> bool:
         _, answer = await live_server.get("/v1/conversations/t")

@@ -1,4 +1,4 @@
-"""Who may do what: keys, tenants, persons, hosts and origins."""
+"""Authentication and access: keys, tenants, persons, hosts and origins."""
 
 import aiohttp
 import pytest
@@ -149,9 +149,7 @@ async def test_conversations_of_two_tenants_with_one_name_are_separate() -> None
         assert theirs["snapshot"] == {"history": [], "pending": []}
 
 
-async def test_a_subscriber_of_an_empty_conversation_is_disconnected_when_another_person_writes() -> (
-    None
-):
+async def test_another_persons_first_message_disconnects_the_subscriber() -> None:
     async with open_live_server(keys=KEYS) as live_server:
         async with (
             live_server.open_websocket(headers=header("bob")) as watching,

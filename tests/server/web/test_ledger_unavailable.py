@@ -1,4 +1,4 @@
-"""While the ledger is away connections stay open, and callers are told when to come back."""
+"""While the ledger is unavailable, connections stay open and refusals have Retry-After."""
 
 from typing import cast
 

@@ -1,4 +1,4 @@
-"""A person gets all that is held about them, and has it removed."""
+"""Export and erasure of a person's data."""
 
 import pytest
 from tests.server.web.live_server import LiveServer, eventually, open_live_server
@@ -101,7 +101,7 @@ async def test_a_person_who_was_erased_is_disconnected_and_checked_again(
     conversation = Conversation("default", "web", "t")
     async with live_server.connect("t") as ada:
         await ada.wait_for_reply(await ada.send_message("from ada"))
-        # A channel that says itself who speaks lets several people come together.
+        # A channel that authenticates the persons itself lets several write to one conversation.
         message = Message(conversation=conversation, id="b", person="bob", text="from bob")
         await ada.wait_for_reply((await live_server.server.accept(message)).turn)
         async with reading(live_server, EVENTS + "?person=bob") as bob:

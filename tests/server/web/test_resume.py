@@ -1,4 +1,4 @@
-"""Coming back: with a cursor, to any replica, over the websocket or server-sent events."""
+"""Resuming with a cursor, at any replica, over the websocket or server-sent events."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 async def replicas(
     first: Mapping[str, AuthKey] | None = None, second: Mapping[str, AuthKey] | None = None
 ) -> AsyncIterator[tuple[LiveServer, LiveServer]]:
-    """Two servers on one ledger, each with its own keys."""
+    """Yield two servers on one ledger, each with its own keys."""
     ledger = MemoryLedger()
     async with (
         open_live_server(ledger=ledger, keys=first) as one,
@@ -40,8 +40,8 @@ async def replicas(
         yield one, two
 
 
-async def over_socket(live_server: LiveServer, since: str) -> tuple[Frame, str, str]:
-    """Come back with a cursor and read a piece: the welcome, what came, and the cursor then."""
+async def resume_websocket(live_server: LiveServer, since: str) -> tuple[Frame, str, str]:
+    """Resume with a cursor; return the welcome, the text of one turn, and the new cursor."""
     async with live_server.connect("t", since=since) as client:
         before = dict(client.texts)
         await client.wait_for("finished")
@@ -50,7 +50,7 @@ async def over_socket(live_server: LiveServer, since: str) -> tuple[Frame, str, 
         return client.frames[0], text, client.cursor or ""
 
 
-async def over_feed(live_server: LiveServer, since: str) -> tuple[Frame, str, str]:
+async def resume_event_stream(live_server: LiveServer, since: str) -> tuple[Frame, str, str]:
     async with reading(
         live_server, EVENTS + "?person=ada", headers={"Last-Event-ID": since}
     ) as reader:
@@ -64,12 +64,17 @@ async def test_a_cursor_is_valid_at_any_replica_over_websocket_and_event_stream(
         async with one.connect("t") as client:
             await client.wait_for_reply(await client.send_message("first"))
             cursor = client.cursor or ""
-        for number, (live_server, come_back) in enumerate(
-            ((two, over_feed), (one, over_feed), (two, over_socket), (one, over_socket))
+        for number, (live_server, resume) in enumerate(
+            (
+                (two, resume_event_stream),
+                (one, resume_event_stream),
+                (two, resume_websocket),
+                (one, resume_websocket),
+            )
         ):
             async with (two if live_server is one else one).connect("t") as writer:
                 await writer.wait_for_reply(await writer.send_message(f"message {number}"))
-            welcome, text, cursor = await come_back(live_server, cursor)
+            welcome, text, cursor = await resume(live_server, cursor)
             assert (welcome["recovered"], "snapshot" in welcome) == (True, False)
             assert text == f"message {number} "
 
@@ -99,7 +104,7 @@ async def test_a_client_follows_a_reply_across_replicas() -> None:
 
 
 async def test_a_cursor_gives_no_access() -> None:
-    """Ada's cursor in other hands, and in her own after her key was withdrawn."""
+    """Ada's cursor is used with other keys, and with her own key after its removal."""
     left = {name: key for name, key in KEYS.items() if name != "ada"}
     async with replicas(KEYS, left) as (one, two):
         async with one.open_websocket() as client:
@@ -164,7 +169,7 @@ async def test_a_slow_reader_of_an_event_stream_is_disconnected_and_can_resume(
                     pieces += 1
                     await asyncio.sleep(
                         PUBLISH_INTERVAL
-                    )  # several pieces at once would be too much by themselves
+                    )  # several pieces at once would exceed the limit by themselves
         live_server.scripted.emit("the end")
         about = {"headers": {"Last-Event-ID": cursor}, "read_bufsize": 2**24}
         async with reading(live_server, EVENTS + "?until=finished", **about) as again:
@@ -174,15 +179,15 @@ async def test_a_slow_reader_of_an_event_stream_is_disconnected_and_can_resume(
         assert text == piece * pieces + "the end"
 
 
-class Late(MemoryLedger):
-    """Says of every conversation that nobody has written to it."""
+class WithoutMembers(MemoryLedger):
+    """A ledger that reports no members."""
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return frozenset()
 
 
 async def test_an_event_stream_is_refused_when_another_person_wrote_first() -> None:
-    async with open_live_server(ledger=Late()) as live_server:
+    async with open_live_server(ledger=WithoutMembers()) as live_server:
         _, sent = await live_server.post(
             "/v1/conversations/t/messages?wait=true", {"text": "secret", "person": "ada"}
         )

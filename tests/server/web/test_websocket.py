@@ -1,4 +1,4 @@
-"""The websocket protocol, as docs/protocol.md tells it."""
+"""The websocket protocol, as docs/protocol.md describes it."""
 
 import asyncio
 import contextlib
@@ -301,8 +301,8 @@ async def _until_stored(live_server: LiveServer, text: str) -> None:
 
 
 async def test_a_reply_survives_a_broken_connection_at_every_byte() -> None:
-    """Whatever byte the connection breaks at, coming back with the cursor misses nothing and
-    doubles nothing: `WebSocketClient` raises on a gap, and `finish` compares the length."""
+    """Resuming with the cursor misses and repeats nothing, whichever byte the connection breaks at:
+    `WebSocketClient` raises on a gap, and `wait_for_reply` compares the length."""
     text = "naïve 雨 😀 words"
     async with open_live_server() as live_server:
         async with live_server.connect("full") as client:
@@ -370,7 +370,7 @@ async def test_a_stopping_server_closes_with_1012(live_server: LiveServer) -> No
 
 
 async def test_a_new_epoch_resets_the_connection() -> None:
-    """An erased conversation begins a new life; a viewer is told, not left with the old."""
+    """An erased conversation has a new epoch, and its subscribers get a reset."""
     ledger = MemoryLedger()
     async with open_live_server(ledger=ledger) as live_server:
         async with live_server.connect("t") as client:
