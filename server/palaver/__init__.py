@@ -73,6 +73,7 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
+    UnsettledTurns,
 )
 from palaver.messages import (
     Asked,
@@ -225,6 +226,7 @@ __all__ = [
     "ToolCalled",
     "Turn",
     "Unauthenticated",
+    "UnsettledTurns",
     "Unsupported",
     "Usage",
     "__version__",

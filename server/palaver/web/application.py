@@ -25,8 +25,8 @@ def make_application(server: Server) -> web.Application:
     pages = PageHandler(server)
     api, operations = ApiHandler(server), OperationsHandler(server)
     active_requests = ActiveRequests(websockets, event_streams)
-    server.metrics.watch("palaver_websockets", "Open websockets", websockets.count)
-    server.metrics.watch("palaver_event_streams", "Open event streams", event_streams.count)
+    server.metrics.gauge("palaver_websockets", "Open websockets", websockets.count)
+    server.metrics.gauge("palaver_event_streams", "Open event streams", event_streams.count)
 
     async def start(application: web.Application) -> None:
         await asyncio.to_thread(pages.load)

@@ -61,7 +61,7 @@ COVERED = {
     ),
     "server.drain": f"{HERE}::test_a_stopping_server_gives_turns_time_to_end",
     "server.linger": f"{DEPARTURE}::test_a_stopping_server_listens_and_accepts_for_the_others",
-    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_while_it_stops_ends_after_the_grace_period",
+    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_ends_after_the_grace_period",
     "auth.keys.NAME.secret": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.tenant": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.person": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",

@@ -207,7 +207,7 @@ async def test_a_message_that_is_not_stored_yet_gets_its_reply_too() -> None:
         asking = asyncio.create_task(first.post(MESSAGES + "?wait=true", {"text": "hello"}))
         await asyncio.wait_for(ledger.asked.wait(), TIMEOUT_SECONDS)
         async with shutting_down(first):
-            await eventually(lambda: first.server._streams._closing_when_idle)
+            await eventually(lambda: first.server._subscriptions._closing_when_idle)
             ledger.gate.set()
             status, answer = await asking
     assert (status, answer.get("text")) == (200, "hello ")
@@ -230,7 +230,7 @@ async def test_a_keep_alive_connection_takes_no_further_request() -> None:
 
 async def test_a_hello_after_the_last_subscription_is_closed_with_1012() -> None:
     async with open_live_server(grace=120) as live_server, live_server.open_websocket() as late:
-        live_server.server._streams._closed = True  # as after the last subscription
+        live_server.server._subscriptions._closed = True  # as after the last subscription
         await late.send({"type": "hello", "thread": "t", "person": "ada"})
         assert await late.close_code() == 1012
 
@@ -307,7 +307,7 @@ def test_a_process_ends_after_sigterm() -> None:
         assert process.wait(30) == 0
 
 
-def test_a_process_that_hangs_while_it_stops_ends_after_the_grace_period() -> None:
+def test_a_process_that_hangs_ends_after_the_grace_period() -> None:
     with serving("--hang", "--grace=1") as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 75

@@ -376,7 +376,7 @@ async def test_a_new_epoch_resets_the_connection() -> None:
         async with live_server.connect("t") as client:
             await client.wait_for_reply(await client.send_message("secret"))
             await ledger.erase("default", "ada")
-            (subscription,) = live_server.server._streams._subscriptions[_conversation("t")]
+            (subscription,) = live_server.server._subscriptions._subscriptions[_conversation("t")]
             subscription.check()
             restart = await client.wait_for("reset")
             assert restart["recovered"] is False
