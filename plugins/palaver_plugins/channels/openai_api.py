@@ -76,9 +76,7 @@ class RequestMessage(msgspec.Struct, frozen=True):
             return self.content or ""
         for part in self.content:
             if part.type != "text":
-                raise InvalidInput(
-                    f"content of type {part.type[:40]!r} is not supported, only text"
-                )
+                raise InvalidInput(f"content of type {part.type[:40]!r} is not text")
         return "".join(part.text for part in self.content)
 
 
@@ -361,8 +359,7 @@ def _raise_problem(problem: Problem) -> NoReturn:
     for kind in kinds:
         kinds += kind.__subclasses__()
     kind = next((kind for kind in kinds if kind.code == problem.code), PalaverError)
-    error = kind(problem.message)
-    raise error
+    raise kind(problem.message)
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

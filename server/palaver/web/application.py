@@ -1,6 +1,5 @@
 """The aiohttp application: all routes of the server."""
 
-import asyncio
 import logging
 
 from aiohttp import hdrs, web
@@ -28,12 +27,6 @@ def make_application(server: Server) -> web.Application:
     server.metrics.gauge("palaver_websockets", "Open websockets", websockets.count)
     server.metrics.gauge("palaver_event_streams", "Open event streams", event_streams.count)
 
-    async def start(application: web.Application) -> None:
-        await asyncio.to_thread(pages.load)
-
-    async def stop(application: web.Application) -> None:
-        await websockets.close()
-
     async def announce_close(request: web.Request, response: web.StreamResponse) -> None:
         """During a graceful shutdown, ask clients to send their next request elsewhere."""
         if server.draining and hdrs.CONNECTION not in response.headers:  # an upgrade has its own
@@ -49,8 +42,8 @@ def make_application(server: Server) -> web.Application:
         application.add_routes(handler.routes())
     for channel in server.channels:
         application.add_routes(channel.routes())
-    application.on_startup.append(start)
-    application.on_shutdown.append(stop)
+    application.on_startup.append(pages.load)
+    application.on_shutdown.append(websockets.close)
     application.on_response_prepare.append(announce_close)
     return application
 

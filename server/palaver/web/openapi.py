@@ -81,9 +81,7 @@ def _paths() -> Json:
         f"{conversation}/events": {"parameters": _OF_CONVERSATION, "get": events},
         f"{conversation}/stop": {
             "parameters": _OF_CONVERSATION,
-            "post": _operation(
-                "Stop a turn, or the running one", body=StopRequest, response=StopResponse
-            ),
+            "post": _operation("Stop a turn", body=StopRequest, response=StopResponse),
         },
         conversation: {
             "parameters": _OF_CONVERSATION,
@@ -101,9 +99,7 @@ def _paths() -> Json:
         "/v1/about": {"get": _plain("Version and model of the server", "application/json")},
         "/ws": {"get": _operation("The websocket protocol, see docs/protocol.md")},
         "/healthz": {"get": _plain("The process is alive", "application/json")},
-        "/readyz": {
-            "get": _plain("The server accepts messages; 503 says why not", "application/json")
-        },
+        "/readyz": {"get": _plain("Readiness; 503 has the problems", "application/json")},
         "/metrics": {"get": _plain("Metrics for Prometheus", "text/plain")},
         "/openapi.json": {"get": _plain("This document", "application/json")},
         "/": {"get": _plain("The chat page", "text/html")},
@@ -115,11 +111,7 @@ def _paths() -> Json:
 
 
 def _operation(
-    summary: str,
-    *,
-    body: type | None = None,
-    response: type | None = None,
-    status: str = "200",
+    summary: str, *, body: type | None = None, response: type | None = None, status: str = "200"
 ) -> Json:
     responses: Json = {"default": _json("The error", ErrorResponse) | {"headers": _RETRY}}
     if response is not None:
@@ -146,12 +138,8 @@ def _content(struct: type) -> Json:
 
 
 def _query(name: str, description: str) -> Json:
-    return {
-        "name": name,
-        "in": "query",
-        "description": description,
-        "schema": {"type": "string"},
-    }
+    schema = {"type": "string"}
+    return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
 def _header(name: str, description: str) -> Json:

@@ -1,5 +1,6 @@
 """Pages: the page at ``/`` and its static files, from memory."""
 
+import asyncio
 import gzip
 import hashlib
 import mimetypes
@@ -59,9 +60,9 @@ class PageHandler:
         self._authenticator = server.authenticator
         self._files: dict[str, File] = {}
 
-    def load(self) -> None:
-        """Read the static files. Blocks."""
-        self._files = load_files()
+    async def load(self, application: web.Application) -> None:
+        """Read the static files."""
+        self._files = await asyncio.to_thread(load_files)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (

@@ -297,7 +297,7 @@ class WebSocketHandler:
             self._connections.discard(connection)
         return socket
 
-    async def close(self) -> None:
-        """Close the connections that are left: those without a subscription."""
+    async def close(self, application: web.Application) -> None:
+        """Close the connections without a subscription; the others are closed before."""
         closing = (c.close(WSCloseCode.SERVICE_RESTART, SERVER_RESTARTS) for c in self._connections)
         await asyncio.gather(*closing)

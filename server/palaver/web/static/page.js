@@ -10,15 +10,15 @@ const NOTICE_DELAY = 1_000; // ms before a lost connection is shown
 /** Return a storage that also works where the browser forbids it. */
 function withFallback(storage) {
   const memory = new Map();
-  const attempt = (use) => {
+  const attempt = (use, otherwise) => {
     try {
       return use(storage());
     } catch {
-      return null; // full or forbidden
+      return otherwise?.(); // the storage is full or forbidden
     }
   };
   return {
-    getItem: (key) => attempt((s) => s.getItem(key)) ?? memory.get(key) ?? null,
+    getItem: (key) => attempt((s) => s.getItem(key), () => memory.get(key) ?? null),
     setItem(key, value) {
       memory.set(key, value);
       attempt((s) => s.setItem(key, value));
@@ -44,6 +44,17 @@ function make(name, properties = {}, ...children) {
   const node = Object.assign(document.createElement(name), properties);
   node.append(...children);
   return node;
+}
+
+function button(properties, ...children) {
+  return make("button", { type: "button", ...properties }, ...children);
+}
+
+/** Replace a node's children when the data that they show has changed. */
+function update(node, data, makeChildren) {
+  const key = JSON.stringify(data);
+  if (node.renderedKey !== key) node.replaceChildren(...makeChildren());
+  node.renderedKey = key;
 }
 
 let client = null;
@@ -159,14 +170,10 @@ function showModel(about) {
 function showSkills() {
   $("skills").replaceChildren(
     ...skills.map((skill) => {
-      const button = make(
-        "button",
-        { type: "button" },
-        make("strong", {}, title(skill.name)),
-        make("span", {}, skill.description),
-      );
-      button.addEventListener("click", () => fillComposer(`/${skill.name} `));
-      return make("li", {}, button);
+      const name = make("strong", {}, title(skill.name));
+      const description = make("span", {}, skill.description);
+      const choose = () => fillComposer(`/${skill.name} `);
+      return make("li", {}, button({ onclick: choose }, name, description));
     }),
   );
 }
@@ -246,7 +253,7 @@ function renderTurn(article, turn, ahead, isLast) {
   const [, messages, caption, reply, extras] = article.children;
   // A screen reader reads the reply once, when it is complete.
   article.setAttribute("aria-busy", String(turn.isOpen));
-  renderMessages(messages, turn.messages);
+  update(messages, turn.messages, () => turn.messages.map((message) => bubble(message.text)));
   caption.replaceChildren(...captionOf(turn, ahead));
   caption.hidden = !caption.childNodes.length;
   const cite = (number) => citationButton(turn, article, number);
@@ -260,13 +267,8 @@ function renderTurn(article, turn, ahead, isLast) {
   if (own.length) announce(OUTCOMES[turn.state] ?? "");
 }
 
-function renderMessages(node, messages) {
-  const key = JSON.stringify(messages);
-  if (node.renderedKey === key) return;
-  node.renderedKey = key;
-  node.replaceChildren(
-    ...messages.map((message) => make("div", { className: "message" }, message.text)),
-  );
+function bubble(text, state = "") {
+  return make("div", { className: `message ${state}` }, text);
 }
 
 const OUTCOMES = {
@@ -307,32 +309,24 @@ function queueState(ahead) {
 function citationButton(turn, article, number) {
   const citation = turn.citations.find((known) => known.number === number);
   if (!citation) return null;
-  const button = make("button", { type: "button", className: "citation" }, String(number));
-  button.setAttribute("aria-label", `Source ${number}: ${citation.title || citation.document}`);
-  button.addEventListener("click", () => {
+  const ariaLabel = `Source ${number}: ${citation.title || citation.document}`;
+  const showSource = () => {
     const source = article.querySelector(`[data-source="${number}"]`);
     source.open = true;
     source.querySelector("summary").focus();
     source.scrollIntoView({ block: "nearest" });
-  });
-  return button;
+  };
+  return button({ className: "citation", ariaLabel, onclick: showSource }, String(number));
 }
 
 function renderExtras(extras, turn, isLast) {
-  const key = JSON.stringify([
-    turn.citations, turn.attachments, turn.question, turn.problem, turn.state, isLast,
-  ]);
-  if (extras.renderedKey === key) return;
-  extras.renderedKey = key;
-  const opened = new Set(
-    [...extras.querySelectorAll("details[open]")].map((details) => details.dataset.source),
-  );
-  extras.replaceChildren(
-    ...sources(turn.citations, opened),
-    ...attachments(turn.attachments),
-    ...options(turn, isLast),
-    ...problems(turn),
-  );
+  const { citations, attachments: files, question, problem, state } = turn;
+  update(extras, [citations, files, question, problem, state, isLast], () => {
+    const details = [...extras.querySelectorAll("details[open]")];
+    const opened = new Set(details.map((source) => source.dataset.source));
+    const shown = [sources(citations, opened), attachments(files), options(turn, isLast)];
+    return [...shown.flat(), ...problems(turn)];
+  });
 }
 
 function sources(citations, opened) {
@@ -375,54 +369,43 @@ function attachment(file) {
 
 function options(turn, isLast) {
   if (!turn.question?.options.length || turn.state !== "asked" || !isLast) return [];
-  const group = make("div", { className: "options", ariaLabel: "Suggested answers" });
-  group.setAttribute("role", "group");
-  for (const option of turn.question.options) {
-    const button = make("button", { type: "button", className: "chip" }, option);
-    button.addEventListener("click", () => send(option));
-    group.append(button);
-  }
-  return [group];
+  const chips = turn.question.options.map((option) =>
+    button({ className: "chip", onclick: () => send(option) }, option),
+  );
+  const about = { className: "options", role: "group", ariaLabel: "Suggested answers" };
+  return [make("div", about, ...chips)];
 }
 
 function problems(turn) {
   if (turn.state !== "failed") return [];
   const text = turn.problem?.message ?? "The reply could not be finished.";
-  const node = make("p", { className: "problem" }, text);
-  const again = make("button", { type: "button" }, "Try again");
-  again.addEventListener("click", () => send(turn.message));
-  node.append(again);
-  return [node];
+  const retry = button({ onclick: () => send(turn.message) }, "Try again");
+  return [make("p", { className: "problem" }, text, retry)];
 }
 
 function renderUnsent(messages) {
-  const nodes = messages.map((message) => {
-    const node = make("div", { className: "message unsent" }, message.text);
-    const article = make("article", { className: "turn" }, node);
-    if (message.problem) article.append(unsentProblem(message));
-    else article.append(make("p", { className: "caption" }, "Sending…"));
-    return article;
-  });
   let group = $("unsent");
-  if (!nodes.length) return group?.remove();
+  if (!messages.length) return group?.remove();
   group ??= make("div", { id: "unsent" });
-  const key = JSON.stringify(messages);
-  if (group.renderedKey !== key) group.replaceChildren(...nodes);
-  group.renderedKey = key;
+  update(group, messages, () => messages.map(unsentMessage));
   if ($("log").nextElementSibling !== group) $("log").after(group);
 }
 
+function unsentMessage(message) {
+  const state = message.problem
+    ? unsentProblem(message)
+    : make("p", { className: "caption" }, "Sending…");
+  return make("article", { className: "turn" }, bubble(message.text, "unsent"), state);
+}
+
 function unsentProblem(message) {
-  const node = make("p", { className: "problem unsent-problem" }, message.problem.message);
-  const again = make("button", { type: "button" }, "Try again");
-  again.addEventListener("click", () => client.retry(message.id));
-  const edit = make("button", { type: "button" }, "Edit");
-  edit.addEventListener("click", () => {
+  const retry = button({ onclick: () => client.retry(message.id) }, "Try again");
+  const edit = () => {
     client.discard(message.id);
     fillComposer(message.text);
-  });
-  node.append(again, edit);
-  return node;
+  };
+  const about = { className: "problem unsent-problem" };
+  return make("p", about, message.problem.message, retry, button({ onclick: edit }, "Edit"));
 }
 
 /** Let screen readers read a text. */
@@ -546,13 +529,9 @@ function suggest() {
   selected = 0;
   $("suggestions").replaceChildren(
     ...matching.map((skill, index) => {
-      const option = make(
-        "li",
-        { id: `suggestion-${index}` },
-        make("strong", {}, `/${skill.name}`),
-        make("span", {}, skill.description),
-      );
-      option.setAttribute("role", "option");
+      const name = make("strong", {}, `/${skill.name}`);
+      const about = { id: `suggestion-${index}`, role: "option" };
+      const option = make("li", about, name, make("span", {}, skill.description));
       option.dataset.name = skill.name;
       // pointerdown comes before the field loses its focus.
       option.addEventListener("pointerdown", (event) => {

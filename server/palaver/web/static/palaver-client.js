@@ -30,10 +30,8 @@ export function newId() {
 }
 
 /** Return the number of code points. */
-export function codePoints(text) {
-  let count = 0;
-  for (const _ of text) count += 1;
-  return count;
+function codePoints(text) {
+  return Array.from(text).length;
 }
 
 /** One message, or several that are answered together, and the reply. */
@@ -69,13 +67,7 @@ export class Turn {
   /** Append the part of the text that is new; return false when text before it is missing. */
   append(position, text) {
     if (position > this.length) return false;
-    const known = this.length - position;
-    if (known === 0) {
-      this.text += text;
-      this.length += codePoints(text);
-      return true;
-    }
-    const fresh = Array.from(text).slice(known);
+    const fresh = Array.from(text).slice(this.length - position);
     this.text += fresh.join("");
     this.length += fresh.length;
     return true;
@@ -95,7 +87,6 @@ export class ConversationState {
     this.byId = new Map();
     this.epoch = "";
     this.offset = 0;
-    this.version = 0;
   }
 
   /** Oldest first. */
@@ -114,12 +105,8 @@ export class ConversationState {
 
   /** Return the number of open turns before this one. */
   turnsAhead(turn) {
-    let count = 0;
-    for (const other of this.byId.values()) {
-      if (other === turn) break;
-      if (other.isOpen) count += 1;
-    }
-    return count;
+    const turns = this.turns;
+    return turns.slice(0, turns.indexOf(turn)).filter((other) => other.isOpen).length;
   }
 
   /** Apply a frame. Returns false when frames are missing: then a new snapshot is needed. */
@@ -131,7 +118,6 @@ export class ConversationState {
     if (frame.type === "message" && frame.moved) this.#move(turn, frame.id);
     const isComplete = handle(turn, frame);
     turn.version += 1;
-    this.version += 1;
     return isComplete !== false;
   }
 
@@ -146,12 +132,8 @@ export class ConversationState {
   }
 
   #turn(id) {
-    let turn = this.byId.get(id);
-    if (!turn) {
-      turn = new Turn(id);
-      this.byId.set(id, turn);
-    }
-    return turn;
+    if (!this.byId.has(id)) this.byId.set(id, new Turn(id));
+    return this.byId.get(id);
   }
 
   /** Move a message from its turn to this one, which comes before all waiting turns. */
@@ -197,7 +179,6 @@ export class ConversationState {
       turn.skill = pending.skill || turn.skill;
       setText(turn, pending.reply);
     }
-    this.version += 1;
   }
 
   #restore(before, id) {
@@ -306,10 +287,6 @@ export class Client extends EventTarget {
     this.#load();
   }
 
-  get thread() {
-    return this.#options.thread;
-  }
-
   /** Open the connection and keep it open until `close`. */
   connect() {
     this.#clearTimers();
@@ -339,10 +316,8 @@ export class Client extends EventTarget {
   }
 
   /** Send a message and return its id. It is kept and sent again until the server has stored it. */
-  send(text, { skill = null, arguments: args = undefined } = {}) {
-    const message = { id: newId(), text };
-    if (skill) message.skill = skill;
-    if (args) message.arguments = args;
+  send(text, { skill, arguments: args } = {}) {
+    const message = { id: newId(), text, skill, arguments: args };
     this.unsent.set(message.id, message);
     this.#save();
     this.#sendMessage(message);
@@ -368,19 +343,13 @@ export class Client extends EventTarget {
 
   /** Stop a turn; without `turn` the running one. */
   stop(turn = null) {
-    this.#sendFrame(turn ? { type: "stop", turn } : { type: "stop" });
+    this.#sendFrame({ type: "stop", turn });
   }
 
   #hello() {
     const { thread, person, token } = this.#options;
-    const hello = { type: "hello", thread, since: this.#since() };
-    if (person) hello.person = person;
-    if (token) hello.token = token;
-    return hello;
-  }
-
-  #since() {
-    return this.#needsSnapshot ? null : (this.conversation.cursor ?? "start");
+    const since = this.#needsSnapshot ? null : (this.conversation.cursor ?? "start");
+    return { type: "hello", thread, person, token, since };
   }
 
   #sendMessage(message) {
