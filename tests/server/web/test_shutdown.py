@@ -18,7 +18,7 @@ from palaver.errors import Overloaded
 from palaver.ledger import QUEUE_ALL, ConcurrencyPolicies, Receipt
 from palaver.messages import Conversation, Finished, Message
 from palaver.replies import PendingReply
-from palaver.streams.subscriptions import BATCH
+from palaver.streams.subscriptions import CLOSE_BATCH
 from palaver.testing import MemoryLedger
 from palaver.turns import shutdown
 from palaver_plugins.channels.openai_api import OpenAIChannel
@@ -246,12 +246,12 @@ async def test_a_finished_reply_survives_a_shutdown() -> None:
 async def test_more_subscriptions_than_a_batch_are_all_shut_down() -> None:
     async with open_live_server() as live_server:
         conversation = Conversation("default", "web", "t")
-        subscribers = [CountingSubscriber() for _ in range(2 * BATCH + 1)]
+        subscribers = [CountingSubscriber() for _ in range(2 * CLOSE_BATCH + 1)]
         for subscriber in subscribers:
             await live_server.server.subscribe(conversation, subscriber)
         await live_server.stop_listening()
         assert {subscriber.shutdowns for subscriber in subscribers} == {1}
-        with pytest.raises(Overloaded, match="the server stops"):
+        with pytest.raises(Overloaded, match="the server is shutting down"):
             await live_server.server.subscribe(conversation, CountingSubscriber())
 
 
