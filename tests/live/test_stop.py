@@ -19,7 +19,7 @@ from tests.plugins.engines.models import BYE, TALK, write_model
 from tests.plugins.engines.serving import CACHE, Serve, vllm_python
 from tests.plugins.engines.support import until
 from tests.plugins.ledgers.redis_server import redis_server
-from tests.server.web.house import Frame, Wire
+from tests.server.web.live_server import Frame, WebSocketClient
 
 from palaver.app import build_server, listening
 from palaver.config.settings import Settings
@@ -45,11 +45,11 @@ class Deployment:
     other_settings: Settings
 
     @asynccontextmanager
-    async def wire(self, thread: str) -> AsyncIterator[Wire]:
+    async def open_websocket(self, thread: str) -> AsyncIterator[WebSocketClient]:
         async with self.session.ws_connect(f"{self.address}/ws") as socket:
-            wire = Wire(socket)
-            await wire.hello(thread)
-            yield wire
+            client = WebSocketClient(socket)
+            await client.hello(thread)
+            yield client
 
     async def stop(self, thread: str, address: str = "", **body: str) -> Frame:
         """Stop a turn over HTTP and return the answer."""
@@ -155,50 +155,54 @@ async def deployment(request: pytest.FixtureRequest, model: Path) -> AsyncIterat
 
 
 @asynccontextmanager
-async def generating_turn(deployment: Deployment, thread: str) -> AsyncIterator[tuple[Wire, str]]:
+async def generating_turn(
+    deployment: Deployment, thread: str
+) -> AsyncIterator[tuple[WebSocketClient, str]]:
     """Start a reply without end; yield its connection and turn after the first text."""
-    async with deployment.wire(thread) as wire:
-        turn = await wire.say(TALK, skill="chat")
-        await wire.until_text(turn, " ")
+    async with deployment.open_websocket(thread) as client:
+        turn = await client.send_message(TALK, skill="chat")
+        await client.wait_for_text(turn, " ")
         await deployment.wait_generating()
-        yield wire, turn
+        yield client, turn
 
 
-async def check_kept(deployment: Deployment, wire: Wire, turn: str, thread: str) -> None:
+async def check_kept(
+    deployment: Deployment, client: WebSocketClient, turn: str, thread: str
+) -> None:
     """Check that the turn is stopped with its text, and that the conversation continues."""
-    assert (await wire.until("finished", turn=turn))["outcome"] == "stopped"
-    async with deployment.wire(thread) as another:
+    assert (await client.wait_for("finished", turn=turn))["outcome"] == "stopped"
+    async with deployment.open_websocket(thread) as another:
         (reply,) = [
             entry for entry in another.frames[0]["snapshot"]["history"] if entry["turn"] == turn
         ][1:]
     assert (reply["role"], reply["outcome"]) == ("assistant", "stopped")
-    assert reply["text"] == wire.texts[turn] != ""
-    following = await wire.say(BYE, skill="chat")
-    assert (await wire.until("finished", turn=following))["outcome"] == "done"
+    assert reply["text"] == client.texts[turn] != ""
+    following = await client.send_message(BYE, skill="chat")
+    assert (await client.wait_for("finished", turn=following))["outcome"] == "done"
 
 
 async def test_a_stop_from_the_page_frees_the_slot(deployment: Deployment) -> None:
-    async with generating_turn(deployment, "page") as (wire, turn):
-        await wire.send({"type": "stop", "turn": turn})
+    async with generating_turn(deployment, "page") as (client, turn):
+        await client.send({"type": "stop", "turn": turn})
         await deployment.wait_idle()
-        assert (await wire.until("stopped"))["state"] == "stopping"
-        await check_kept(deployment, wire, turn, "page")
-        await wire.send({"type": "stop", "turn": turn})
-        assert (await wire.until("stopped"))["state"] == "settled"
+        assert (await client.wait_for("stopped"))["state"] == "stopping"
+        await check_kept(deployment, client, turn, "page")
+        await client.send({"type": "stop", "turn": turn})
+        assert (await client.wait_for("stopped"))["state"] == "settled"
 
 
 async def test_a_stop_over_http_frees_the_slot(deployment: Deployment) -> None:
-    async with generating_turn(deployment, "api") as (wire, turn):
+    async with generating_turn(deployment, "api") as (client, turn):
         answers = await asyncio.gather(*(deployment.stop("api", turn=turn) for _ in range(3)))
         await deployment.wait_idle()
         assert {answer["turn"] for answer in answers} == {turn}
         assert answers[0]["state"] == "stopping"
-        await check_kept(deployment, wire, turn, "api")
+        await check_kept(deployment, client, turn, "api")
         assert (await deployment.stop("api", turn=turn))["state"] == "settled"
 
 
 async def test_a_stop_from_the_command_line_frees_the_slot(deployment: Deployment) -> None:
-    async with generating_turn(deployment, "terminal") as (wire, turn):
+    async with generating_turn(deployment, "terminal") as (client, turn):
         palaver = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("palaver"),
             *("stop", "terminal", "--url", deployment.address, "--person", "ada"),
@@ -207,32 +211,32 @@ async def test_a_stop_from_the_command_line_frees_the_slot(deployment: Deploymen
         output, _ = await asyncio.wait_for(palaver.communicate(), 30)
         await deployment.wait_idle()
         assert output.decode() == f"Stopping turn {turn}.\n"
-        await check_kept(deployment, wire, turn, "terminal")
+        await check_kept(deployment, client, turn, "terminal")
 
 
 async def test_a_stop_at_another_replica_frees_the_slot(deployment: Deployment) -> None:
-    async with generating_turn(deployment, "replica") as (wire, turn):
+    async with generating_turn(deployment, "replica") as (client, turn):
         async with listening_server(deployment.other_settings) as (_, address):
             assert (await deployment.stop("replica", address))["state"] == "stopping"
             await deployment.wait_idle()
-        await check_kept(deployment, wire, turn, "replica")
+        await check_kept(deployment, client, turn, "replica")
 
 
 async def test_a_stop_frees_no_other_slot(deployment: Deployment) -> None:
     async with (
         generating_turn(deployment, "running") as (running, turn),
-        deployment.wire("stopped") as stopped,
+        deployment.open_websocket("stopped") as stopped,
     ):
-        other = await stopped.say(TALK, skill="chat")
-        await stopped.until_text(other, " ")
+        other = await stopped.send_message(TALK, skill="chat")
+        await stopped.wait_for_text(other, " ")
         await deployment.stop("stopped")
 
         async def one_is_running() -> bool:
             return await deployment.running_count() == 1
 
         await until(one_is_running, SLOT_FREE_SECONDS)
-        assert (await stopped.until("finished", turn=other))["outcome"] == "stopped"
+        assert (await stopped.wait_for("finished", turn=other))["outcome"] == "stopped"
         assert await deployment.running_count() == 1
         await deployment.stop("running")
         await deployment.wait_idle()
-        assert (await running.until("finished", turn=turn))["outcome"] == "stopped"
+        assert (await running.wait_for("finished", turn=turn))["outcome"] == "stopped"

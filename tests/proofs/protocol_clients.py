@@ -30,7 +30,7 @@ class ProtocolClient:
         self.recorder = RecordingSubscriber()
         self.cursor: Cursor | None = None
         self.welcomes: list[Frame] = []
-        """Every welcome and restart frame."""
+        """Every welcome and reset frame."""
         self.protocol_errors: list[str] = []
         self.snapshot_count = 0
         """Snapshots received although a cursor was sent."""
@@ -110,7 +110,7 @@ class ProtocolClient:
     def handle(self, frame: Frame, data: str) -> None:
         """Handle a decoded frame, with its undecoded form in ``data``."""
         kind = frame["type"]
-        if kind in ("welcome", "restart"):
+        if kind in ("welcome", "reset"):
             self._begin(frame)
         elif kind == "ack":
             self.on_acknowledged(frame["id"], frame["turn"])

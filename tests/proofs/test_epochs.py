@@ -25,7 +25,7 @@ from tests.proofs.expected_stream import compare_text, conversation_of
 from tests.proofs.inprocess_replicas import InProcessReplica, ManyEventsSkill, running_replica
 from tests.proofs.protocol_clients import PERSON, ProtocolClient, Transport
 from tests.proofs.report import PropertyResult, Report
-from tests.server.web.house import eventually
+from tests.server.web.live_server import eventually
 
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger, Page, Snapshot
