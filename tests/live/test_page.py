@@ -38,19 +38,19 @@ class ChatPage:
     def __init__(self, page: Page, address: str) -> None:
         self.page = page
         self.address = address
-        self.problems: list[str] = []
+        self.errors: list[str] = []
         page.set_default_timeout(TIMEOUT_MILLISECONDS)
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on(
             "console",
-            lambda line: self.problems.append(line.text) if line.type == "error" else None,
+            lambda line: self.errors.append(line.text) if line.type == "error" else None,
         )
-        page.on("dialog", lambda dialog: self.problems.append(f"dialog {dialog.message}"))
+        page.on("dialog", lambda dialog: self.errors.append(f"dialog {dialog.message}"))
         page.on("request", lambda request: self._check(request.url))
 
     def _check(self, url: str) -> None:
         if not url.startswith((self.address, "data:")):
-            self.problems.append(f"external request {url}")
+            self.errors.append(f"external request {url}")
 
     async def open(self) -> None:
         await self.page.goto(self.address)
@@ -77,7 +77,7 @@ async def open_page(
     await chat.page.close()
     if context is None:
         await own.close()
-    assert chat.problems == []
+    assert chat.errors == []
 
 
 async def test_a_reply_shows_its_skill_and_the_reason(
@@ -130,7 +130,7 @@ async def test_waiting_messages_show_their_position(
 
 
 class GeneratingSkill(Skill):
-    """Say what the engine says."""
+    """Stream the engine's reply to the message."""
 
     name = "generating"
 
@@ -248,7 +248,7 @@ async def test_a_broken_connection_loses_and_repeats_nothing(
         await chat.wait_until_done()
         expected = "".join(f"part {n} 😀 hidden {n} " for n in range(4)) + "end"
         await expect(chat.page.locator(".reply")).to_have_text(expected)
-        chat.problems = [p for p in chat.problems if "WebSocket connection" not in p]
+        chat.errors = [p for p in chat.errors if "WebSocket connection" not in p]
 
 
 async def test_a_browsers_event_source_reconnects_and_misses_nothing(
@@ -276,8 +276,8 @@ async def test_a_browsers_event_source_reconnects_and_misses_nothing(
         await chat.page.wait_for_function("() => window.conversation.turns[0].state === 'done'")
         assert await chat.page.evaluate("window.conversation.turns[0].text") == expected + "end"
         assert await chat.page.evaluate("window.recovered") == [True] * 7
-        chat.problems = [p for p in chat.problems if "net::ERR" not in p]
-        chat.problems = [p for p in chat.problems if "WebSocket connection" not in p]
+        chat.errors = [p for p in chat.errors if "net::ERR" not in p]
+        chat.errors = [p for p in chat.errors if "WebSocket connection" not in p]
 
 
 EVENT_SOURCE = """
@@ -301,7 +301,7 @@ async def test_a_server_restart_shows_no_notice(browser: Browser) -> None:
     ledger = MemoryLedger()
     async with (
         AsyncExitStack() as stack,
-        FaultProxy(NOWHERE) as proxy,
+        FaultProxy(CLOSED_PORT) as proxy,
         open_page(browser, proxy.address) as chat,
     ):
         async with open_live_server(ledger=ledger) as first:
@@ -319,7 +319,7 @@ async def test_a_server_restart_shows_no_notice(browser: Browser) -> None:
         assert await chat.page.evaluate("window.connectionWords") == []
 
 
-NOWHERE = "http://127.0.0.1:9"
+CLOSED_PORT = "http://127.0.0.1:9"
 WATCH_CONNECTION = """
 window.connectionWords = [];
 new MutationObserver(() => {
@@ -349,7 +349,7 @@ async def test_a_message_written_without_a_connection_is_sent_later_and_once(
         await chat.wait_for_text("written in a tunnel")
         await expect(chat.page.locator(".turn")).to_have_count(2)
         await expect(chat.page.locator("#connection")).to_be_hidden()
-        chat.problems = [p for p in chat.problems if "WebSocket connection" not in p]
+        chat.errors = [p for p in chat.errors if "WebSocket connection" not in p]
 
 
 async def test_markdown_is_shown_and_html_is_inert(
@@ -509,7 +509,7 @@ async def test_a_server_with_keys_asks_for_one(
         await chat.page.reload()
         await chat.wait_for_text("hello")
         # The refused requests are what this test is about.
-        chat.problems = [p for p in chat.problems if "401" not in p]
+        chat.errors = [p for p in chat.errors if "401" not in p]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (360, 640)])
@@ -541,20 +541,20 @@ async def test_controls_have_names_and_text_has_contrast(
             await chat.open()
             await chat.send("/scholar leave?")
             await chat.page.get_by_role("button", name="Source 1").wait_for()
-            nameless = await chat.page.evaluate(NAMELESS)
-            assert nameless == []
-            faint = await chat.page.evaluate(FAINT)
-            assert faint == []
+            unnamed = await chat.page.evaluate(UNNAMED_CONTROLS)
+            assert unnamed == []
+            low_contrast = await chat.page.evaluate(LOW_CONTRAST)
+            assert low_contrast == []
         await context.close()
 
 
-NAMELESS = """
+UNNAMED_CONTROLS = """
 [...document.querySelectorAll('button, input, textarea, a, summary')]
   .filter(node => !(node.ariaLabel || node.textContent.trim() || node.labels?.length))
   .map(node => node.outerHTML)
 """
 
-FAINT = """
+LOW_CONTRAST = """
 (() => {
   const parse = (color) => color.match(/[\\d.]+/g).map(Number);
   const ground = (node) => {
@@ -568,14 +568,14 @@ FAINT = """
     const part = (v) => ((v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
   };
-  const faint = [];
+  const lowContrast = [];
   for (const node of document.querySelectorAll('body *')) {
     const own = [...node.childNodes].some((c) => c.nodeType === 3 && c.data.trim());
     if (!own || !node.checkVisibility()) continue;
     const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground(node))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) faint.push([node.outerHTML.slice(0, 80), ratio]);
+    if (ratio < 4.5) lowContrast.push([node.outerHTML.slice(0, 80), ratio]);
   }
-  return faint;
+  return lowContrast;
 })()
 """
