@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from palaver.channels import Channel
 
-GROUP = "palaver"
-SKILL_NAME = re.compile(r"[a-z0-9_-]{1,40}")
+ENTRY_POINT_GROUP = "palaver"
+SKILL_NAME_PATTERN = re.compile(r"[a-z0-9_-]{1,40}")
 HOOK_PREFIX = "palaver_register_"
 POLICIES = get_args(ConcurrencyPolicy)
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PluginInfo:
     """A plugin: the entry point's ``name`` and the distribution that brings it."""
 
     name: str
@@ -51,18 +51,18 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class PluginFailure:
     """A plugin that was left out, and why."""
 
-    source: Source
+    plugin: PluginInfo
     cause: str
 
     def __str__(self) -> str:
-        return f"plugin {self.source} was left out: {self.cause}"
+        return f"plugin {self.plugin} was left out: {self.cause}"
 
 
 @dataclass(frozen=True, slots=True)
-class Registry:
+class PluginRegistry:
     """Everything that the plugins contribute, by name. Never changes once it is loaded."""
 
     skills: Mapping[str, type[Skill]]
@@ -73,17 +73,17 @@ class Registry:
     interceptors: Mapping[str, Backend[Interceptor]]
     tools: Mapping[str, Tool]
     commands: "Mapping[str, click.Command]"
-    failures: tuple[Failure, ...]
-    owners: Mapping[tuple[str, str], Source]
+    failures: tuple[PluginFailure, ...]
+    owners: Mapping[tuple[str, str], PluginInfo]
     """(kind, name) → the plugin that contributed it."""
 
 
 @dataclass(slots=True)
-class _Shelf:
+class _Contributions:
     """What one plugin contributes, by kind."""
 
-    source: Source
-    contributions: dict[str, list[Any]] = field(default_factory=dict)  # declarations of the hooks
+    plugin: PluginInfo
+    by_kind: dict[str, list[Any]] = field(default_factory=dict)  # declarations of the hooks
 
 
 KINDS = (
@@ -103,55 +103,55 @@ def load_plugins(
     *,
     disabled: Sequence[str] = (),
     strict: bool = False,
-) -> Registry:
+) -> PluginRegistry:
     """Load every installed plugin, in the order of their names.
 
     Raises `NameCollision`; with ``strict``, `PluginLoadError` on the first failure as well.
     """
     if entry_points is None:
-        entry_points = importlib.metadata.entry_points(group=GROUP)
-    shelves: list[_Shelf] = []
-    failures: list[Failure] = []
+        entry_points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    shelves: list[_Contributions] = []
+    failures: list[PluginFailure] = []
     for entry_point in sorted(entry_points, key=lambda e: e.name):
         if entry_point.name in disabled:
             continue
-        source = _source(entry_point)
+        source = _plugin_info(entry_point)
         try:
-            shelves.append(read_plugin(source, entry_point.load()))
+            shelves.append(collect_contributions(source, entry_point.load()))
         except Exception as error:
-            failure = Failure(source, _cause(error))
+            failure = PluginFailure(source, _describe_error(error))
             if strict:
                 raise PluginLoadError(str(failure)) from error
             failures.append(failure)
     return _merge(shelves, failures)
 
 
-def read_plugin(source: Source, plugin: object) -> _Shelf:
+def collect_contributions(source: PluginInfo, plugin: object) -> _Contributions:
     """What a loaded plugin contributes, checked. Raises `PluginLoadError`."""
-    shelf = _Shelf(source, {kind: [] for kind in KINDS})
-    shelf.contributions["skills"] += _defined_skills(plugin)
+    shelf = _Contributions(source, {kind: [] for kind in KINDS})
+    shelf.by_kind["skills"] += _defined_skills(plugin)
     for kind, implementation in _hook_implementations(source, plugin):
         contributed = implementation()
         if inspect.iscoroutine(contributed):
             contributed.close()
             raise PluginLoadError(f"{HOOK_PREFIX}{kind} is async; hooks are plain functions")
-        shelf.contributions[kind] += contributed or ()
-    for kind, declarations in shelf.contributions.items():
+        shelf.by_kind[kind] += contributed or ()
+    for kind, declarations in shelf.by_kind.items():
         for declaration in declarations:
-            _check(kind, declaration)
-    if not any(shelf.contributions.values()):
+            _check_declaration(kind, declaration)
+    if not any(shelf.by_kind.values()):
         raise PluginLoadError("it contributes nothing: no Skill is defined and no hook implemented")
     return shelf
 
 
-def _source(entry_point: importlib.metadata.EntryPoint) -> Source:
+def _plugin_info(entry_point: importlib.metadata.EntryPoint) -> PluginInfo:
     distribution = entry_point.dist
     if distribution is None:
-        return Source(entry_point.name, "unknown", "?")
-    return Source(entry_point.name, distribution.name, distribution.version)
+        return PluginInfo(entry_point.name, "unknown", "?")
+    return PluginInfo(entry_point.name, distribution.name, distribution.version)
 
 
-def _cause(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, PluginLoadError):
         return str(error)
     return f"{type(error).__name__}: {error}"
@@ -174,7 +174,7 @@ def _defined_skills(plugin: object) -> list[type[Skill]]:
 
 
 def _hook_implementations(
-    source: Source, plugin: object
+    source: PluginInfo, plugin: object
 ) -> list[tuple[str, Callable[[], Iterable[object] | None]]]:
     """The plugin's hooks, as pluggy finds and verifies them, by kind."""
     manager = pluggy.PluginManager(PROJECT)
@@ -184,7 +184,7 @@ def _hook_implementations(
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginLoadError(_misspelt(plugin) or str(error)) from error
+        raise PluginLoadError(_suggest_hook(plugin) or str(error)) from error
     return [
         (kind, implementation.function)
         for kind in KINDS
@@ -192,17 +192,17 @@ def _hook_implementations(
     ]
 
 
-def _hook_like(plugin: object) -> list[str]:
+def _find_hook_names(plugin: object) -> list[str]:
     return [name for name in dir(plugin) if name.startswith(HOOK_PREFIX)]
 
 
 def _refuse_undecorated(plugin: object) -> None:
-    for name in _hook_like(plugin):
+    for name in _find_hook_names(plugin):
         if not hasattr(getattr(plugin, name), f"{PROJECT}_impl"):
             raise PluginLoadError(f"{name} is not decorated with @{hookimpl.__module__}.hookimpl")
 
 
-def _misspelt(plugin: object) -> str:
+def _suggest_hook(plugin: object) -> str:
     known = [HOOK_PREFIX + kind for kind in KINDS]
     for name in dir(plugin):
         if name not in known and hasattr(getattr(plugin, name), f"{PROJECT}_impl"):
@@ -211,16 +211,16 @@ def _misspelt(plugin: object) -> str:
     return ""
 
 
-def _check(kind: str, declaration: object) -> None:
+def _check_declaration(kind: str, declaration: object) -> None:
     if kind == "skills":
         check_skill(declaration)
     elif kind == "tools":
-        _expect(declaration, Tool, kind)
+        _check_type(declaration, Tool, kind)
     elif kind != "commands":
-        _expect(declaration, Backend, kind)
+        _check_type(declaration, Backend, kind)
 
 
-def _expect(declaration: object, wanted: type, kind: str) -> None:
+def _check_type(declaration: object, wanted: type, kind: str) -> None:
     if not isinstance(declaration, wanted):
         raise PluginLoadError(
             f"{HOOK_PREFIX}{kind} returned {declaration!r}, not a {wanted.__name__}"
@@ -233,7 +233,7 @@ def check_skill(skill: object) -> type[Skill]:
         raise PluginLoadError(f"{HOOK_PREFIX}skills returned {skill!r}, not a Skill class")
     label = f"skill {skill.__name__}"
     name = getattr(skill, "name", None)
-    if not isinstance(name, str) or not SKILL_NAME.fullmatch(name):
+    if not isinstance(name, str) or not SKILL_NAME_PATTERN.fullmatch(name):
         raise PluginLoadError(f"{label}: name {name!r} is not 1 to 40 characters of a-z0-9_-")
     if not skill.description():
         raise PluginLoadError(f"{label}: it needs a docstring; its first line describes it")
@@ -270,23 +270,23 @@ def _name(declaration: Any) -> str:  # Any: a declaration of any kind
     return str(declaration.name)
 
 
-def _merge(shelves: Sequence[_Shelf], failures: Sequence[Failure]) -> Registry:
-    owners: dict[tuple[str, str], Source] = {}
+def _merge(shelves: Sequence[_Contributions], failures: Sequence[PluginFailure]) -> PluginRegistry:
+    owners: dict[tuple[str, str], PluginInfo] = {}
 
     def gather(kind: str) -> Mapping[str, Any]:
         found: dict[str, Any] = {}
         for shelf in shelves:
-            for declaration in shelf.contributions[kind]:
+            for declaration in shelf.by_kind[kind]:
                 name = _name(declaration)
-                other = owners.setdefault((kind, name), shelf.source)
+                other = owners.setdefault((kind, name), shelf.plugin)
                 if name in found:
                     raise NameCollision(
-                        f"{kind}: {name!r} is contributed by {other} and by {shelf.source}; "
+                        f"{kind}: {name!r} is contributed by {other} and by {shelf.plugin}; "
                         "disable one with plugins.disabled"
                     )
                 found[name] = declaration
         return types.MappingProxyType(found)
 
-    return Registry(
+    return PluginRegistry(
         **{kind: gather(kind) for kind in KINDS}, failures=tuple(failures), owners=owners
     )

@@ -39,7 +39,7 @@ from palaver.messages import Conversation, Cursor, Message
 from palaver.metrics import Metrics
 from palaver.routing import Decision, Router
 from palaver.routing.arguments import fill_arguments
-from palaver.routing.router import RESUMED
+from palaver.routing.router import ANSWER_REASON
 from palaver.skills import Skill
 from palaver.streams.subscriptions import Subscriber, Subscription, Subscriptions
 from palaver.tools import Tool
@@ -213,7 +213,7 @@ class Server:
         async def answer() -> None:
             named = bool(claim.message.arguments)
             turn.arguments = await fill_arguments(
-                turn, skill.Arguments, decision.arguments, named=named
+                turn, skill.Arguments, decision.arguments, from_program=named
             )
             await skill.answer(turn)
 
@@ -232,7 +232,9 @@ class Server:
         decision = await turn.once(Decision, decide, "route", message.text, message.skill or "")
         turn.rephrase(decision.text)
         return (
-            msgspec.structs.replace(decision, reason=RESUMED, score=None) if resumed else decision
+            msgspec.structs.replace(decision, reason=ANSWER_REASON, score=None)
+            if resumed
+            else decision
         )
 
     # What channels use: see palaver.channels.Reception
@@ -242,7 +244,7 @@ class Server:
         if len(message.text.encode()) > limit:
             raise TooLarge(f"the message is larger than {limit} bytes")
         if message.skill is not None:
-            self._router.command(message.skill)
+            self._router.find_skill(message.skill)
         accept = partial(self._dispatcher.accept, policies=self._policies(message))
         receipt = await self.door.admit(message, accept)
         self.metrics.message(message.conversation.channel)

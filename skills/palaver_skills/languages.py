@@ -64,7 +64,7 @@ def _parse(entry: str) -> Language:
 
 ALL: Final = tuple(_parse(entry) for entry in re.split(r"\n(?! )", _TABLE.strip()))
 BY_CODE: Final = {language.code: language for language in ALL}
-FAMILIAR: Final = tuple(BY_CODE[code] for code in STARTER)
+STARTER_LANGUAGES: Final = tuple(BY_CODE[code] for code in STARTER)
 """The languages that the starter model knows."""
 
 _BY_NAME: Final = {
@@ -84,16 +84,16 @@ NAMES: Final = _NAMED.pattern
 """A regular expression that matches any name of a language, but no two-letter code."""
 
 
-def find(name: str) -> Language | None:
+def find_language(name: str) -> Language | None:
     """The language with this name or code ("German", "Deutsch", "de", "de-AT"), or None."""
     wanted = name.strip().strip(".!?。！？\"'").casefold()
     plain = wanted.split("-")[0].split("_")[0] if len(wanted) <= 7 else wanted
     return _BY_NAME.get(wanted) or _BY_NAME.get(plain)
 
 
-def named_in(text: str) -> Iterator[Language]:
+def find_languages(text: str) -> Iterator[Language]:
     """The languages that ``text`` names, in its order; a lone code counts as well."""
-    alone = find(text)
+    alone = find_language(text)
     if alone:
         yield alone
         return

@@ -8,9 +8,9 @@ import pydantic
 
 from palaver import Passage, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
-from palaver_skills.budget import prompt_tokens, reply_tokens, stretches
+from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
-NOTHING_FOUND = "I find nothing about that in the knowledge base."
+NO_PASSAGES = "I find nothing about that in the knowledge base."
 
 _DOCUMENTS = (
     r"(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual|knowledge base|wiki|guide"
@@ -93,29 +93,29 @@ class QA(Skill):
 
     async def answer(self, turn: Turn[Arguments]) -> None:
         question = turn.arguments.question or turn.message.text
-        found = await turn.search(_query(turn, question), self.settings.passages)
+        found = await turn.search(_build_query(turn, question), self.settings.passages)
         if not found:
-            await turn.say(NOTHING_FOUND)
+            await turn.say(NO_PASSAGES)
             return
-        reply = reply_tokens(turn, self.settings.max_tokens)
-        passages = await _fitting(turn, found, question, reply)
+        reply = limit_reply_tokens(turn, self.settings.max_tokens)
+        passages = await _fit_passages(turn, found, question, reply)
         answer = await turn.stream(
-            prompts.grounded_question(enumerate(passages, 1), question),
+            prompts.build_grounded_question(enumerate(passages, 1), question),
             system=prompts.GROUNDED,
             sampling=Sampling(max_tokens=reply, temperature=self.settings.temperature),
-            through=Checked(found[: len(passages)]),
+            through=CitationFilter(found[: len(passages)]),
         )
         if prompts.NOT_IN_DOCUMENTS.rstrip(".") in answer:
             return
-        cited = list(_cited(answer, len(passages)))
+        cited = list(_find_cited(answer, len(passages)))
         if not cited:
-            cited = _closest(answer, found[: len(passages)])
+            cited = _find_closest(answer, found[: len(passages)])
             await turn.say("".join(f" [{number}]" for number in cited))
         for number in cited:
             turn.cite(found[number - 1], number=number)
 
 
-class Checked:
+class CitationFilter:
     """Checks the passage numbers of an answer while it is written.
 
     A marker stands for what was said since the one before. Where another passage shares more words
@@ -124,7 +124,7 @@ class Checked:
     """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
-        self._passages = [set(_pieces(_text(passage))) for passage in passages]
+        self._passages = [set(_split_terms(_with_heading(passage))) for passage in passages]
         self._held = ""
         self._said = ""
 
@@ -150,7 +150,7 @@ class Checked:
         return text
 
     def _corrected(self, number: int) -> str:
-        said = set(_pieces(self._said))
+        said = set(_split_terms(self._said))
         self._said = ""
         shared = [len(said & passage) for passage in self._passages]
         named = shared[number - 1] if 1 <= number <= len(shared) else -1
@@ -158,7 +158,7 @@ class Checked:
         return f"[{number if named == best or not best else shared.index(best) + 1}]"
 
 
-def _query(turn: Turn[QA.Arguments], question: str) -> str:
+def _build_query(turn: Turn[QA.Arguments], question: str) -> str:
     """What to search for: "and on Sundays?" says too little without the question before it."""
     if len(_WORD.findall(question)) >= _FOLLOW_UP or not question.isascii():
         return question
@@ -169,27 +169,27 @@ def _query(turn: Turn[QA.Arguments], question: str) -> str:
     return f"{asked}\n{question}".strip()
 
 
-async def _fitting(
+async def _fit_passages(
     turn: Turn[QA.Arguments], found: Sequence[Passage], question: str, reply: int
 ) -> list[str]:
     """The texts of the best passages, as many as the context window holds; the last may be cut."""
-    room = await prompt_tokens(turn, prompts.GROUNDED, reply)
+    room = await count_prompt_room(turn, prompts.GROUNDED, reply)
     texts: list[str] = []
     for passage in found:
-        text = _text(passage)
-        laid_out = prompts.grounded_question(enumerate([*texts, text], 1), question)
+        text = _with_heading(passage)
+        laid_out = prompts.build_grounded_question(enumerate([*texts, text], 1), question)
         over = await turn.count_tokens(laid_out) - room
         if over <= 0:
             texts.append(text)
             continue
         left = await turn.count_tokens(text) - over
         if left >= _LEAST_PASSAGE or not texts:
-            texts.append((await stretches(turn, text, max(8, left)))[0].strip())
+            texts.append((await split_to_tokens(turn, text, max(8, left)))[0].strip())
         break
     return texts
 
 
-def _text(passage: Passage) -> str:
+def _with_heading(passage: Passage) -> str:
     """The passage under its heading, without which it may not say what it speaks of."""
     heading = passage.section or passage.title
     if not heading or passage.text.lstrip("# ").startswith(heading):
@@ -197,21 +197,21 @@ def _text(passage: Passage) -> str:
     return f"{heading}\n{passage.text}"
 
 
-def _cited(answer: str, passages: int) -> Iterator[int]:
+def _find_cited(answer: str, passages: int) -> Iterator[int]:
     """The numbers of existing passages that the answer names, in its order, each once."""
     named = (int(n) for marker in _MARKER.findall(answer) for n in re.split(r"\s*[,;]\s*", marker))
     yield from dict.fromkeys(number for number in named if 1 <= number <= passages)
 
 
-def _closest(answer: str, passages: Sequence[Passage]) -> list[int]:
+def _find_closest(answer: str, passages: Sequence[Passage]) -> list[int]:
     """The number of the passage that shares most words with the answer, if any does."""
-    said = set(_pieces(answer))
-    shared = [len(said & set(_pieces(_text(passage)))) for passage in passages]
+    said = set(_split_terms(answer))
+    shared = [len(said & set(_split_terms(_with_heading(passage)))) for passage in passages]
     best = max(range(len(shared)), key=shared.__getitem__)
     return [best + 1] if shared[best] else []
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _split_terms(text: str) -> Iterator[str]:
     """Words of four letters and more, numbers, and Chinese characters in pairs."""
     for word in _WORD.findall(text.casefold()):
         if "\u3040" <= word[0] <= "\u9fff":

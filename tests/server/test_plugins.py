@@ -48,7 +48,7 @@ def test_a_broken_plugin_is_left_out_and_the_rest_starts(name: str, cause: str) 
     registry = load_plugins(entry_points(name, "good"))
     assert list(registry.skills) == ["good"]
     (failure,) = registry.failures
-    assert failure.source.name == name
+    assert failure.plugin.name == name
     assert cause in failure.cause
     with pytest.raises(PluginLoadError, match=name):
         load_plugins(entry_points(name, "good"), strict=True)

@@ -10,12 +10,12 @@ from palaver.testing import ScriptedEngine, converse
 from palaver_skills import prompts
 from palaver_skills.chat import Chat
 from palaver_skills.codegen import Codegen
-from palaver_skills.detection import detect
+from palaver_skills.instructions import split_request
+from palaver_skills.language_detection import detect_language
+from palaver_skills.markdown import split_blocks, split_spans
 from palaver_skills.qa import QA
-from palaver_skills.requests import parted
-from palaver_skills.segments import blocks, spans
-from palaver_skills.sentences import sentences
 from palaver_skills.summarization import Summarization
+from palaver_skills.text_splitting import split_sentences
 from palaver_skills.translation import Translation
 
 SKILLS: tuple[type[Skill], ...] = (Chat, QA, Translation, Summarization, Codegen)
@@ -113,9 +113,9 @@ def test_no_message_keeps_the_patterns_busy(unit: str) -> None:
     for pattern in PATTERNS:
         pattern.fullmatch(text)
         pattern.search(text)
-    parted(text, re.compile("translate"))
-    for block in blocks(text):
-        spans(block.text)
-    sentences(text)
-    detect(text)
+    split_request(text, re.compile("translate"))
+    for block in split_blocks(text):
+        split_spans(block.text)
+    split_sentences(text)
+    detect_language(text)
     assert time.process_time() - began < BUSY

@@ -183,7 +183,9 @@ def source(folder: Path) -> Callable[[int], Group]:
             if not corpus.held_out("routing " + text) and not corpus.resembles_example(text):
                 turns.append(((text, name),))
         return Group(
-            "routing", prompts.routing(offered), tuple(turns) or ((("Hi", offered[0][0]),),)
+            "routing",
+            prompts.build_routing_system(offered),
+            tuple(turns) or ((("Hi", offered[0][0]),),),
         )
 
     return at
@@ -201,5 +203,7 @@ def measured(folder: Path, count: int) -> list[Group]:
         if corpus.held_out("routing " + text):
             offered = list(prompts.SKILLS.items())
             random_.shuffle(offered)
-            found.append(Group("routing", prompts.routing(offered), (((text, name),),)))
+            found.append(
+                Group("routing", prompts.build_routing_system(offered), (((text, name),),))
+            )
     return found

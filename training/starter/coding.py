@@ -862,7 +862,7 @@ def source() -> Callable[[int], Group]:
         found = [turns(task, random_) for task in random_.sample(pool, 3)]
         kept = tuple(t for t in found if not any(corpus.resembles_example(q) for q, _ in t))
         language = "JavaScript" if pool is script else "Python"
-        return Group("code", prompts.codegen(language), kept or (found[0][:0],))
+        return Group("code", prompts.build_codegen_system(language), kept or (found[0][:0],))
 
     return at
 
@@ -875,7 +875,9 @@ def measured(count: int) -> list[tuple[Task, Group]]:
     for task in pool[:count]:
         request = f"Write a function that {task.goal}."
         code = answer("python", code_of(task, task.name, task.parameter), task.explanation)
-        found.append((task, Group("code", prompts.codegen("Python"), (((request, code),),))))
+        found.append(
+            (task, Group("code", prompts.build_codegen_system("Python"), (((request, code),),)))
+        )
     return found
 
 

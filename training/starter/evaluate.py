@@ -25,7 +25,7 @@ from training.starter.tokens import write_json
 
 from palaver import Passage
 from palaver_skills import prompts
-from palaver_skills.qa import Checked
+from palaver_skills.qa import CitationFilter
 
 log = logging.getLogger("starter")
 
@@ -108,7 +108,7 @@ def checked(reply: str, prompt: str) -> str:
         Passage(document="", title="", section="", number=at, text=block.partition("] ")[2])
         for at, block in enumerate(blocks, 1)
     ]
-    check = Checked(passages)
+    check = CitationFilter(passages)
     return check.feed(reply) + check.end()
 
 

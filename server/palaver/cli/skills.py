@@ -12,7 +12,7 @@ from palaver.cli.console import Console
 from palaver.engine import EngineInfo
 from palaver.errors import InvalidInput
 from palaver.messages import Conversation, Message, new_id
-from palaver.plugins import SKILL_NAME
+from palaver.plugins import SKILL_NAME_PATTERN
 
 NO_ENGINE = EngineInfo(model="none", context_window=0, capabilities=frozenset())
 
@@ -70,7 +70,11 @@ def new(name: str, into: Path) -> None:
     """Make a package with a skill called NAME, a test and the one line that registers it."""
     folder = into / f"palaver-{name.replace('_', '-')}"
     module = re.sub(r"\W", "_", name)
-    if not SKILL_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+    if (
+        not SKILL_NAME_PATTERN.fullmatch(name)
+        or not module.isidentifier()
+        or keyword.iskeyword(module)
+    ):
         raise InvalidInput(f"{name!r} is not usable as a name: letters a-z, digits, - and _")
     if folder.exists():
         raise InvalidInput(f"{str(folder)!r} exists already")

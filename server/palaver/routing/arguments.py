@@ -14,7 +14,7 @@ TRIES = 3
 
 
 async def fill_arguments(
-    turn: Turn, model: type[pydantic.BaseModel], given: Mapping[str, Any], *, named: bool
+    turn: Turn, model: type[pydantic.BaseModel], given: Mapping[str, Any], *, from_program: bool
 ) -> pydantic.BaseModel:
     """Validated arguments for the turn.
 
@@ -24,7 +24,7 @@ async def fill_arguments(
     problems = _problems(model, given)
     if not problems:
         return model.model_validate(dict(given))
-    if named and given:
+    if from_program and given:
         raise InvalidInput("; ".join(f"argument {k!r}: {v}" for k, v in problems.items()))
     values = {key: value for key, value in given.items() if key not in problems}
     rejected = {key: value for key, value in given.items() if key in problems}

@@ -28,14 +28,14 @@ RATE = 0.5
 _WORD = re.compile(r"\w+")
 
 
-class Ranked(NamedTuple):
+class RankedSkill(NamedTuple):
     """A skill and the probability that it is the right one."""
 
     skill: str
     probability: float
 
 
-def features(text: str) -> Counter[str]:
+def count_features(text: str) -> Counter[str]:
     """Words, word pairs and character 3- to 4-grams (in Chinese and Japanese 1- and 2-grams)."""
     words = _WORD.findall(text.lower())
     found = Counter(f"w {word}" for word in words)
@@ -52,11 +52,11 @@ def _is_unspaced(word: str) -> bool:
     return any("\u3040" <= letter <= "\u9fff" for letter in word)
 
 
-class Bag:
+class Vectorizer:
     """Turns texts into vectors of TF-IDF weighted features, by a fixed vocabulary."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        documents = [features(text) for text in texts]
+        documents = [count_features(text) for text in texts]
         frequency = Counter(name for document in documents for name in document)
         total = len(documents) + 1
         self._rarest = math.log(total) + 1
@@ -64,17 +64,17 @@ class Bag:
         self._idf = [math.log(total / (1 + count)) + 1 for count in frequency.values()]
         self.matrix = np.zeros((len(texts), len(self._index)))
         for row, text in enumerate(texts):
-            at, weights = self.vector(text)
+            at, weights = self.vectorize(text)
             self.matrix[row, at] = weights
 
-    def vector(self, text: str) -> tuple[list[int], Matrix]:
+    def vectorize(self, text: str) -> tuple[list[int], Matrix]:
         """The places of a text's known features and their weights.
 
         Unknown features count towards the length, which is 1: a text about something else has a
         short known part, and is similar to nothing.
         """
         places, weights, unknown = [], [], 0.0
-        for name, count in features(text).items():
+        for name, count in count_features(text).items():
             weight = 1 + math.log(count)
             at = self._index.get(name)
             if at is None:
@@ -93,16 +93,16 @@ class ExampleClassifier:
     def __init__(self, skills: Mapping[str, type[Skill]]) -> None:
         pairs = [(name, text) for name, skill in skills.items() for text in _texts(skill)]
         self._skills = list(skills)
-        self._bag = Bag([text for _, text in pairs])
+        self._vectorizer = Vectorizer([text for _, text in pairs])
         owners = [self._skills.index(name) for name, _ in pairs]
-        self._weights, self._bias = _fit(self._bag.matrix, np.eye(len(skills))[owners])
+        self._weights, self._bias = _fit(self._vectorizer.matrix, np.eye(len(skills))[owners])
 
-    def rank(self, text: str) -> list[Ranked]:
+    def rank(self, text: str) -> list[RankedSkill]:
         """All skills, the likeliest first; the probabilities sum to 1."""
-        places, weights = self._bag.vector(text)
+        places, weights = self._vectorizer.vectorize(text)
         probabilities = _softmax(weights @ self._weights[places] + self._bias)
         ranked = [
-            Ranked(skill, float(probability))
+            RankedSkill(skill, float(probability))
             for skill, probability in zip(self._skills, probabilities, strict=True)
         ]
         return sorted(ranked, key=lambda r: -r.probability)

@@ -47,7 +47,7 @@ class Reply(str):
     events: list[Event]
 
 
-class Chat:
+class ChatClient:
     """One person in one conversation of a running server."""
 
     def __init__(self, server: Server, conversation: Conversation, person: str) -> None:
@@ -101,7 +101,7 @@ async def converse(
     skill_settings: Mapping[str, Any] | None = None,  # Any: TOML values, by key
     person: str = "alice",
     thread: str = "main",
-) -> AsyncIterator[Chat]:
+) -> AsyncIterator[ChatClient]:
     """A server with these skills, and a person talking to it::
 
         async with converse(Haiku, engine=ScriptedEngine("Old pond.")) as chat:
@@ -110,9 +110,9 @@ async def converse(
     Everything between the message and the skill is real; the engine is scripted, the ledger is
     in memory, unless others are given.
     """
-    built = [_built(skill, skill_settings or {}) for skill in skills]
+    built = [_build_skill(skill, skill_settings or {}) for skill in skills]
     server = Server(
-        settings or _settings_for(built),
+        settings or _default_settings(built),
         ledger=ledger or MemoryLedger(),
         engine=engine or ScriptedEngine(),
         knowledge=ListKnowledge(*knowledge) if isinstance(knowledge, Sequence) else knowledge,
@@ -121,7 +121,7 @@ async def converse(
         interceptors=interceptors,
     )
     async with server:
-        chat = Chat(server, Conversation("default", "test", thread), person)
+        chat = ChatClient(server, Conversation("default", "test", thread), person)
         subscription = await server.subscribe(chat.conversation, chat.screen)
         try:
             yield chat
@@ -129,14 +129,14 @@ async def converse(
             server.unsubscribe(subscription)
 
 
-def _built(skill: type[Skill] | Skill, values: Mapping[str, Any]) -> Skill:
+def _build_skill(skill: type[Skill] | Skill, values: Mapping[str, Any]) -> Skill:
     if isinstance(skill, Skill):
         return skill
     settings: PluginSettings = check_skill(skill).Settings.model_validate(dict(values))
     return skill(settings)
 
 
-def _settings_for(skills: Sequence[Skill]) -> Settings:
+def _default_settings(skills: Sequence[Skill]) -> Settings:
     names = [skill.name for skill in skills]
     default = "chat" if "chat" in names else names[0]
     return Settings(

@@ -22,7 +22,7 @@ from palaver.errors import Conflict, EngineTimeout, TooMany
 from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Finished, Received, Routed, Started, ToolCalled
 from palaver.testing import (
-    Chat,
+    ChatClient,
     MemoryLedger,
     RecordingSubscriber,
     Reply,
@@ -84,7 +84,7 @@ async def test_a_full_inbox_refuses() -> None:
         assert await chat.reply(turns[0]) == "wait"
 
 
-async def send_many(chat: Chat, count: int) -> None:
+async def send_many(chat: ChatClient, count: int) -> None:
     for number in range(count):
         await chat.send(f"one more, {number}")
 

@@ -16,7 +16,7 @@ from palaver.ledger import Ledger
 from palaver.messages import Started, TextReset
 from palaver.server import Server
 from palaver.testing import (
-    Chat,
+    ChatClient,
     ListKnowledge,
     MemoryLedger,
     RecordingSubscriber,
@@ -77,8 +77,8 @@ async def linked(
 
 
 @asynccontextmanager
-async def watching(server: Server, screen: RecordingSubscriber) -> AsyncIterator[Chat]:
-    chat = Chat(server, CONVERSATION, "alice")
+async def watching(server: Server, screen: RecordingSubscriber) -> AsyncIterator[ChatClient]:
+    chat = ChatClient(server, CONVERSATION, "alice")
     chat.screen = screen
     subscription = await server.subscribe(CONVERSATION, screen)
     yield chat

@@ -21,7 +21,7 @@ _LONGEST_WORD = 40
 _LAST_WORD = re.compile(r"(\S+?)\.\S*\s*$")
 
 
-def sentences(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """The sentences with the white space that follows each. A line break ends one as well."""
     found = []
     start = 0
@@ -42,23 +42,23 @@ def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
     return not (ordinal or initial or before in _ABBREVIATIONS or text[end.end()].islower())
 
 
-def paragraphs(text: str) -> list[str]:
+def split_paragraphs(text: str) -> list[str]:
     """The paragraphs with the empty lines that follow each."""
     return re.findall(r"(?:(?!\n[ \t]*\n).)+(?:\n[ \t]*)*|\n[ \t\n]*", text, re.DOTALL)
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words with the white space around them."""
     return re.findall(r"\s*\S+\s*|\s+", text)
 
 
-def fitting(text: str, size: Callable[[str], float], limit: float) -> list[str]:
+def split_to_size(text: str, size: Callable[[str], float], limit: float) -> list[str]:
     """Stretches of at most ``limit`` by ``size``, cut at the widest border that does.
 
     Paragraphs are kept whole if they fit, else sentences, else words, else characters. ``size``
     must not shrink when text is added.
     """
-    return list(_fitting(text, size, limit, (paragraphs, sentences, words, list)))
+    return list(_fitting(text, size, limit, (split_paragraphs, split_sentences, split_words, list)))
 
 
 def _fitting(

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     """A stretch of text. ``prose`` may be rewritten; anything else stays as it is."""
 
     text: str
-    prose: bool
+    is_prose: bool
 
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -57,27 +57,27 @@ _FIXED = re.compile(
 )
 
 
-def blocks(text: str) -> Iterator[Piece]:
+def split_blocks(text: str) -> Iterator[Segment]:
     """Paragraphs, headings, list items and table cells as prose; all around them fixed."""
     for piece in _Blocks().split(text):
-        if piece.prose:
-            yield from _trimmed(piece.text)
+        if piece.is_prose:
+            yield from _split_edges(piece.text)
         elif piece.text:
             yield piece
 
 
-def spans(text: str) -> list[Piece]:
+def split_spans(text: str) -> list[Segment]:
     """The prose of one block and what stands fixed in it."""
-    found: list[Piece] = []
+    found: list[Segment] = []
     at = 0
     for match in _FIXED.finditer(text):
-        found += _trimmed(text[at : match.start()])
-        found.append(Piece(match.group(), prose=False))
+        found += _split_edges(text[at : match.start()])
+        found.append(Segment(match.group(), is_prose=False))
         at = match.end()
-    return [*found, *_trimmed(text[at:])]
+    return [*found, *_split_edges(text[at:])]
 
 
-def _trimmed(text: str) -> Iterator[Piece]:
+def _split_edges(text: str) -> Iterator[Segment]:
     """The text without the white space at its ends, nor the punctuation it begins with, which
     belongs to what was cut off before it. All of it is fixed without any letter."""
     core = text.strip().lstrip(".,;:!?)\n\t ")
@@ -90,7 +90,7 @@ def _trimmed(text: str) -> Iterator[Piece]:
         (text[start + len(core) :], False),
     ):
         if part:
-            yield Piece(part, prose)
+            yield Segment(part, prose)
 
 
 class _Blocks:
@@ -103,22 +103,22 @@ class _Blocks:
         self._after_blank = True
         self._in_list = False
 
-    def split(self, text: str) -> Iterator[Piece]:
+    def split(self, text: str) -> Iterator[Segment]:
         front = re.match(r"---[ \t]*\n(?:(?!---).*\n)*?---[ \t]*(?:\n|$)", text)
         if front:
-            yield Piece(front.group(), prose=False)
+            yield Segment(front.group(), is_prose=False)
             text = text[front.end() :]
         for match in _LINE.finditer(text):
             yield from self._line(match.group())
         yield from self._flush()
 
-    def _line(self, line: str) -> Iterator[Piece]:
+    def _line(self, line: str) -> Iterator[Segment]:
         if self._stays(line):
             yield from self._flush()
-            yield Piece(line, prose=False)
+            yield Segment(line, is_prose=False)
         elif _TABLE_ROW.match(line):
             yield from self._flush()
-            yield from _cells(line)
+            yield from _split_cells(line)
         else:
             yield from self._text(line)
         self._after_blank = not line.strip()
@@ -129,7 +129,7 @@ class _Blocks:
             if self._until.search(line):
                 self._until = None
             return True
-        self._until = _opened(line)
+        self._until = _find_end_pattern(line)
         if self._until is not None or not line.strip():
             return True
         if not _INDENTED.match(line) and not _MARKERS.match(line) and self._after_blank:
@@ -137,24 +137,24 @@ class _Blocks:
         code = self._after_blank and not self._in_list and bool(_INDENTED.match(line))
         return code or bool(_DEFINITION.match(line) or _UNDERLINE.match(line))
 
-    def _text(self, line: str) -> Iterator[Piece]:
+    def _text(self, line: str) -> Iterator[Segment]:
         markers = _MARKERS.match(line)
         if markers:
             yield from self._flush()
-            yield Piece(markers.group(), prose=False)
+            yield Segment(markers.group(), is_prose=False)
             self._in_list = self._in_list or not _ALONE.match(line)
             line = line[markers.end() :]
         self._paragraph += line
         if (markers and _ALONE.match(markers.group())) or _HARD_BREAK.search(line):
             yield from self._flush()
 
-    def _flush(self) -> Iterator[Piece]:
+    def _flush(self) -> Iterator[Segment]:
         if self._paragraph:
-            yield Piece(self._paragraph, prose=True)
+            yield Segment(self._paragraph, is_prose=True)
             self._paragraph = ""
 
 
-def _opened(line: str) -> re.Pattern[str] | None:
+def _find_end_pattern(line: str) -> re.Pattern[str] | None:
     fence = _FENCE.match(line)
     if fence:
         mark = fence[1]
@@ -164,7 +164,7 @@ def _opened(line: str) -> re.Pattern[str] | None:
     return re.compile(r"\$\$") if line.strip() == "$$" else None
 
 
-def _cells(line: str) -> Iterator[Piece]:
+def _split_cells(line: str) -> Iterator[Segment]:
     """The cells of a table row; a bar in code or behind a backslash does not separate."""
     for part in re.findall(r"\|+|(?:`[^`\n]*`|\\.|[^|\\]|\\$)+", line, re.DOTALL):
-        yield Piece(part, prose=not part.startswith("|"))
+        yield Segment(part, is_prose=not part.startswith("|"))

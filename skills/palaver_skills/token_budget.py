@@ -1,50 +1,50 @@
 """How much text fits into the engine's context window."""
 
 from palaver import Turn
-from palaver_skills.sentences import fitting
+from palaver_skills.text_splitting import split_to_size
 
 TEMPLATE = 16
 """Tokens that a chat template may put around the messages."""
 
 
-def reply_tokens(turn: Turn, wanted: int) -> int:
+def limit_reply_tokens(turn: Turn, wanted: int) -> int:
     """``wanted`` tokens for the reply, but no more than half of the window."""
     return min(wanted, turn.engine.context_window // 2)
 
 
-async def prompt_tokens(turn: Turn, system: str, reply: int) -> int:
+async def count_prompt_room(turn: Turn, system: str, reply: int) -> int:
     """Tokens that are left for the prompt beside ``system`` and a reply of ``reply`` tokens."""
     return turn.engine.context_window - reply - await turn.count_tokens(system) - TEMPLATE
 
 
-async def stretches(turn: Turn, text: str, limit: int) -> list[str]:
+async def split_to_tokens(turn: Turn, text: str, limit: int) -> list[str]:
     """``text`` in stretches of at most ``limit`` tokens, cut at paragraphs, sentences, words."""
-    if _surely_fits(text, limit):
+    if _certainly_fits(text, limit):
         return [text]
     tokens = await turn.count_tokens(text)
     if tokens <= limit:
         return [text]
     found: list[str] = []
     bytes_per_token = len(text.encode()) / tokens
-    for part in fitting(text, _bytes, max(4.0, 0.9 * limit * bytes_per_token)):
-        found += await _checked(turn, part, limit)
+    for part in split_to_size(text, _count_bytes, max(4.0, 0.9 * limit * bytes_per_token)):
+        found += await _split_again(turn, part, limit)
     return found
 
 
-async def _checked(turn: Turn, part: str, limit: int) -> list[str]:
+async def _split_again(turn: Turn, part: str, limit: int) -> list[str]:
     """Cut again where the text is denser in tokens than it is on average."""
-    while not _surely_fits(part, limit) and await turn.count_tokens(part) > limit:
-        smaller = fitting(part, _bytes, len(part.encode()) / 2)
+    while not _certainly_fits(part, limit) and await turn.count_tokens(part) > limit:
+        smaller = split_to_size(part, _count_bytes, len(part.encode()) / 2)
         if len(smaller) < 2:
             break
-        return [cut for half in smaller for cut in await _checked(turn, half, limit)]
+        return [cut for half in smaller for cut in await _split_again(turn, half, limit)]
     return [part]
 
 
-def _surely_fits(text: str, limit: int) -> bool:
+def _certainly_fits(text: str, limit: int) -> bool:
     """A token is at least one byte, so that most texts need not be counted."""
     return len(text.encode()) + TEMPLATE <= limit
 
 
-def _bytes(text: str) -> float:
+def _count_bytes(text: str) -> float:
     return len(text.encode())
