@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from palaver.channels import Channel, ConversationService
-from palaver.config.settings import PluginSettings, Secret
+from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
     ChatMessage,
@@ -18,14 +18,17 @@ from palaver.engine import (
     JsonSchema,
     OnText,
     Regex,
+    Role,
     Sampling,
     Structure,
     TokenLogprob,
 )
 from palaver.engines.continuing import ContinuedGeneration
 from palaver.errors import (
+    CallerError,
     ConfigurationError,
     Conflict,
+    EngineDied,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -35,16 +38,22 @@ from palaver.errors import (
     InvalidInput,
     LedgerError,
     LedgerUnavailable,
+    MaxAttemptsExceeded,
+    NameCollision,
     NotFound,
     OutcomeUnknown,
     Overloaded,
     PalaverError,
+    PluginError,
+    PluginLoadError,
     PromptTooLong,
+    ServerError,
     SkillError,
     TooLarge,
     TooMany,
     Unauthenticated,
     Unsupported,
+    UnusableAnswer,
 )
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
@@ -85,6 +94,7 @@ from palaver.messages import (
     Event,
     Finished,
     Message,
+    Outcome,
     Problem,
     Queued,
     Received,
@@ -94,19 +104,21 @@ from palaver.messages import (
     Text,
     TextReset,
     ToolCalled,
+    ToolState,
     Usage,
     check_name,
     encode,
     new_id,
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
-from palaver.skills import Skill
+from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
-from palaver.tools import Tool
-from palaver.turns.turn import Turn
+from palaver.tools import Tool, tool
+from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
+    from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
     from palaver.web.api import retry_headers
     from palaver.web.authentication import AUTHENTICATOR, ConversationAccess, Principal
     from palaver.web.replies import PendingReply, ReplyResult, follow_reply
@@ -119,6 +131,9 @@ _LOADED_ON_USE = {
     "ConversationAccess": "palaver.web.authentication",
     "EXIT_FAILED": "palaver.cli.console",
     "PendingReply": "palaver.web.replies",
+    "PluginFailure": "palaver.plugins",
+    "PluginInfo": "palaver.plugins",
+    "PluginRegistry": "palaver.plugins",
     "Principal": "palaver.web.authentication",
     "ReplyResult": "palaver.web.replies",
     "follow_reply": "palaver.web.replies",
@@ -146,6 +161,7 @@ __all__ = [
     "Attachment",
     "Backend",
     "BuildContext",
+    "CallerError",
     "Capability",
     "Channel",
     "ChatMessage",
@@ -168,6 +184,7 @@ __all__ = [
     "Document",
     "DocumentInfo",
     "Engine",
+    "EngineDied",
     "EngineError",
     "EngineInfo",
     "EngineStats",
@@ -177,6 +194,7 @@ __all__ = [
     "Event",
     "Export",
     "Fenced",
+    "Filter",
     "FinishReason",
     "Finished",
     "Forbidden",
@@ -193,10 +211,14 @@ __all__ = [
     "LedgerError",
     "LedgerUnavailable",
     "LogEntry",
+    "MaxAttemptsExceeded",
     "Message",
+    "NameCollision",
+    "NoArguments",
     "NotFound",
     "OnChange",
     "OnText",
+    "Outcome",
     "OutcomeUnknown",
     "Overloaded",
     "Page",
@@ -205,6 +227,11 @@ __all__ = [
     "PendingQuestion",
     "PendingReply",
     "PendingTurn",
+    "PluginError",
+    "PluginFailure",
+    "PluginInfo",
+    "PluginLoadError",
+    "PluginRegistry",
     "PluginSettings",
     "Principal",
     "Problem",
@@ -216,9 +243,12 @@ __all__ = [
     "Received",
     "Regex",
     "ReplyResult",
+    "Role",
     "Routed",
     "Sampling",
     "Secret",
+    "ServerError",
+    "Settings",
     "Skill",
     "SkillError",
     "Snapshot",
@@ -236,9 +266,12 @@ __all__ = [
     "TooMany",
     "Tool",
     "ToolCalled",
+    "ToolState",
     "Turn",
     "Unauthenticated",
     "Unsupported",
+    "UnusableAnswer",
+    "UnvalidatedArguments",
     "Usage",
     "__version__",
     "check_name",
@@ -249,4 +282,5 @@ __all__ = [
     "read_checkpoint",
     "read_json",
     "retry_headers",
+    "tool",
 ]

@@ -1,7 +1,7 @@
-"""Finds, loads, checks and freezes plugins; the typed face of pluggy.
+"""Plugin loader: finds, loads and checks plugins, and freezes what they contribute.
 
-Each plugin is loaded behind its own barrier: one that fails is reported with its version and the
-cause, and the rest start. What is wrong between plugins (two of the same name) is refused.
+A plugin that fails to load is reported with its version and the cause, and the rest start. Two
+contributions of one kind with the same name are refused.
 """
 
 import difflib
@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import pluggy
@@ -18,7 +18,7 @@ import pydantic
 
 from palaver.engine import Engine
 from palaver.errors import NameCollision, PluginLoadError
-from palaver.hooks import PROJECT, Backend, Hooks, Interceptor, hookimpl
+from palaver.hooks import PROJECT, Backend, Hooks, Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.messages import ConcurrencyPolicy
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """A plugin: the entry point's ``name`` and the distribution that brings it."""
+    """A plugin: the ``name`` of its entry point, and its distribution."""
 
     name: str
     distribution: str
@@ -52,7 +52,7 @@ class PluginInfo:
 
 @dataclass(frozen=True, slots=True)
 class PluginFailure:
-    """A plugin that was left out, and why."""
+    """A plugin that was left out, and the cause."""
 
     plugin: PluginInfo
     cause: str
@@ -63,7 +63,7 @@ class PluginFailure:
 
 @dataclass(frozen=True, slots=True)
 class PluginRegistry:
-    """Everything that the plugins contribute, by name. Never changes once it is loaded."""
+    """Everything that the plugins contribute, by name. Does not change once it is loaded."""
 
     skills: Mapping[str, type[Skill]]
     channels: "Mapping[str, Backend[Channel]]"
@@ -80,10 +80,10 @@ class PluginRegistry:
 
 @dataclass(slots=True)
 class _Contributions:
-    """What one plugin contributes, by kind."""
+    """The declarations of one plugin, by kind."""
 
     plugin: PluginInfo
-    by_kind: dict[str, list[Any]] = field(default_factory=dict)  # declarations of the hooks
+    by_kind: dict[str, list[Any]]  # Any: a declaration of any kind
 
 
 KINDS = (
@@ -110,41 +110,44 @@ def load_plugins(
     """
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    shelves: list[_Contributions] = []
+    loaded: list[_Contributions] = []
     failures: list[PluginFailure] = []
     for entry_point in sorted(entry_points, key=lambda e: e.name):
         if entry_point.name in disabled:
             continue
-        source = _plugin_info(entry_point)
+        plugin = _describe_plugin(entry_point)
         try:
-            shelves.append(collect_contributions(source, entry_point.load()))
+            loaded.append(collect_contributions(plugin, entry_point.load()))
         except Exception as error:
-            failure = PluginFailure(source, _describe_error(error))
+            failure = PluginFailure(plugin, _describe_error(error))
             if strict:
                 raise PluginLoadError(str(failure)) from error
             failures.append(failure)
-    return _merge(shelves, failures)
+    return _merge(loaded, failures)
 
 
-def collect_contributions(source: PluginInfo, plugin: object) -> _Contributions:
-    """What a loaded plugin contributes, checked. Raises `PluginLoadError`."""
-    shelf = _Contributions(source, {kind: [] for kind in KINDS})
-    shelf.by_kind["skills"] += _defined_skills(plugin)
-    for kind, implementation in _hook_implementations(source, plugin):
+def collect_contributions(plugin: PluginInfo, loaded: object) -> _Contributions:
+    """Return what a loaded plugin contributes, checked. Raises `PluginLoadError`."""
+    by_kind: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    by_kind["skills"] += _find_skills(loaded)
+    by_kind["tools"] += _find_tools(loaded)
+    for kind, implementation in _find_hooks(plugin, loaded):
         contributed = implementation()
         if inspect.iscoroutine(contributed):
             contributed.close()
             raise PluginLoadError(f"{HOOK_PREFIX}{kind} is async; hooks are plain functions")
-        shelf.by_kind[kind] += contributed or ()
-    for kind, declarations in shelf.by_kind.items():
+        by_kind[kind] += contributed or ()
+    for kind, declarations in by_kind.items():
         for declaration in declarations:
             _check_declaration(kind, declaration)
-    if not any(shelf.by_kind.values()):
-        raise PluginLoadError("it contributes nothing: no Skill is defined and no hook implemented")
-    return shelf
+    if not any(by_kind.values()):
+        raise PluginLoadError(
+            "it contributes nothing: it defines no Skill and no tool, and implements no hook"
+        )
+    return _Contributions(plugin, by_kind)
 
 
-def _plugin_info(entry_point: importlib.metadata.EntryPoint) -> PluginInfo:
+def _describe_plugin(entry_point: importlib.metadata.EntryPoint) -> PluginInfo:
     distribution = entry_point.dist
     if distribution is None:
         return PluginInfo(entry_point.name, "unknown", "?")
@@ -157,34 +160,55 @@ def _describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _defined_skills(plugin: object) -> list[type[Skill]]:
-    """The Skill classes that a module defines itself; imported ones belong to another plugin."""
-    if inspect.isclass(plugin) and issubclass(plugin, Skill):
-        return [plugin]
-    if not isinstance(plugin, types.ModuleType) or hasattr(plugin, f"{HOOK_PREFIX}skills"):
-        return []
+def _find_skills(loaded: object) -> list[type[Skill]]:
+    """Return the Skill classes that a module defines; imported ones come from another plugin."""
+    if inspect.isclass(loaded) and issubclass(loaded, Skill):
+        return [loaded]
     return [
         value
-        for value in vars(plugin).values()
+        for value in _read_module(loaded, "skills")
         if inspect.isclass(value)
         and issubclass(value, Skill)
-        and value.__module__ == plugin.__name__
+        and _is_defined_in(loaded, value.__module__)
         and "name" in vars(value)
     ]
 
 
-def _hook_implementations(
-    source: PluginInfo, plugin: object
+def _find_tools(loaded: object) -> list[Tool]:
+    """Return the tools that a module defines; imported ones come from another plugin."""
+    return [
+        value
+        for value in [loaded, *_read_module(loaded, "tools")]
+        if isinstance(value, Tool) and _is_defined_in(loaded, value.function.__module__)
+    ]
+
+
+def _read_module(loaded: object, kind: str) -> Iterable[object]:
+    """Return a module's values, none when it implements the kind's hook, which then decides."""
+    if isinstance(loaded, types.ModuleType) and not hasattr(loaded, HOOK_PREFIX + kind):
+        return vars(loaded).values()
+    return ()
+
+
+def _is_defined_in(loaded: object, module: str) -> bool:
+    """Return True when ``module`` is the loaded module or a part of the loaded package."""
+    if not isinstance(loaded, types.ModuleType):
+        return True
+    return f"{module}.".startswith(f"{loaded.__name__}.")
+
+
+def _find_hooks(
+    plugin: PluginInfo, loaded: object
 ) -> list[tuple[str, Callable[[], Iterable[object] | None]]]:
-    """The plugin's hooks, as pluggy finds and verifies them, by kind."""
+    """Return the plugin's hooks by kind, as pluggy finds and verifies them."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
-    _refuse_undecorated(plugin)
-    manager.register(plugin, source.name)
+    _refuse_undecorated(loaded)
+    manager.register(loaded, plugin.name)
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginLoadError(_suggest_hook(plugin) or str(error)) from error
+        raise PluginLoadError(_suggest_hook(loaded) or str(error)) from error
     return [
         (kind, implementation.function)
         for kind in KINDS
@@ -192,23 +216,23 @@ def _hook_implementations(
     ]
 
 
-def _find_hook_names(plugin: object) -> list[str]:
-    return [name for name in dir(plugin) if name.startswith(HOOK_PREFIX)]
+def _refuse_undecorated(loaded: object) -> None:
+    for name in dir(loaded):
+        if name.startswith(HOOK_PREFIX) and not _is_hook(loaded, name):
+            raise PluginLoadError(f"{name} is not decorated with @palaver.hookimpl")
 
 
-def _refuse_undecorated(plugin: object) -> None:
-    for name in _find_hook_names(plugin):
-        if not hasattr(getattr(plugin, name), f"{PROJECT}_impl"):
-            raise PluginLoadError(f"{name} is not decorated with @{hookimpl.__module__}.hookimpl")
-
-
-def _suggest_hook(plugin: object) -> str:
+def _suggest_hook(loaded: object) -> str:
     known = [HOOK_PREFIX + kind for kind in KINDS]
-    for name in dir(plugin):
-        if name not in known and hasattr(getattr(plugin, name), f"{PROJECT}_impl"):
+    for name in dir(loaded):
+        if name not in known and _is_hook(loaded, name):
             close = difflib.get_close_matches(name, known, 1, 0.0)
             return f"there is no hook {name!r}; did you mean {close[0]!r}?"
     return ""
+
+
+def _is_hook(loaded: object, name: str) -> bool:
+    return hasattr(getattr(loaded, name), f"{PROJECT}_impl")
 
 
 def _check_declaration(kind: str, declaration: object) -> None:
@@ -228,7 +252,7 @@ def _check_type(declaration: object, wanted: type, kind: str) -> None:
 
 
 def check_skill(skill: object) -> type[Skill]:
-    """Refuse a skill class that cannot work. Raises `PluginLoadError` with what to mend."""
+    """Return a skill class that can work. Raises `PluginLoadError` with what to correct."""
     if not (inspect.isclass(skill) and issubclass(skill, Skill)):
         raise PluginLoadError(f"{HOOK_PREFIX}skills returned {skill!r}, not a Skill class")
     label = f"skill {skill.__name__}"
@@ -266,27 +290,22 @@ def _check_pattern(label: str, skill: type[Skill], pattern: str) -> None:
         )
 
 
-def _name(declaration: Any) -> str:  # Any: a declaration of any kind
-    return str(declaration.name)
-
-
-def _merge(shelves: Sequence[_Contributions], failures: Sequence[PluginFailure]) -> PluginRegistry:
+def _merge(loaded: Sequence[_Contributions], failures: Sequence[PluginFailure]) -> PluginRegistry:
     owners: dict[tuple[str, str], PluginInfo] = {}
-
-    def gather(kind: str) -> Mapping[str, Any]:
-        found: dict[str, Any] = {}
-        for shelf in shelves:
-            for declaration in shelf.by_kind[kind]:
-                name = _name(declaration)
-                other = owners.setdefault((kind, name), shelf.plugin)
-                if name in found:
+    registered: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}  # Any: declarations
+    for contributions in loaded:
+        for kind, declarations in contributions.by_kind.items():
+            for declaration in declarations:
+                name = str(declaration.name)
+                owner = owners.setdefault((kind, name), contributions.plugin)
+                if name in registered[kind]:
                     raise NameCollision(
-                        f"{kind}: {name!r} is contributed by {other} and by {shelf.plugin}; "
-                        "disable one with plugins.disabled"
+                        f"{kind}: {name!r} is contributed by {owner} and by "
+                        f"{contributions.plugin}; disable one with plugins.disabled"
                     )
-                found[name] = declaration
-        return types.MappingProxyType(found)
-
+                registered[kind][name] = declaration
     return PluginRegistry(
-        **{kind: gather(kind) for kind in KINDS}, failures=tuple(failures), owners=owners
+        **{kind: types.MappingProxyType(found) for kind, found in registered.items()},
+        failures=tuple(failures),
+        owners=owners,
     )

@@ -29,6 +29,7 @@ from palaver.ledger import (
     Erasure,
     Export,
     Ledger,
+    PendingQuestion,
     QueueDepth,
     Receipt,
     Snapshot,
@@ -39,13 +40,13 @@ from palaver.messages import Conversation, Cursor, Message
 from palaver.metrics import Metrics
 from palaver.routing import Decision, Router
 from palaver.routing.arguments import fill_arguments
-from palaver.routing.router import ANSWER_REASON
+from palaver.routing.router import ANSWER_REASON, LEFT_QUESTION
 from palaver.skills import Skill
 from palaver.streams.subscriptions import Subscriber, Subscription, Subscriptions
 from palaver.tools import Tool
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.shutdown import GracefulShutdown
-from palaver.turns.turn import Turn, TurnServices
+from palaver.turns.turn import Turn, TurnServices, UnvalidatedArguments
 
 log = logging.getLogger(__name__)
 
@@ -219,9 +220,16 @@ class Server:
 
         await _chain(self._interceptors, turn, answer)()
 
+    def _resumes(self, claim: Claim, question: PendingQuestion) -> bool:
+        """Return True when the message answers the question. An earlier attempt that recorded a
+        step has decided it: only a turn that left the question records step 0, the routing."""
+        if claim.journal and question.skill in self._skills:
+            return min(step.number for step in claim.journal) > 0
+        return self._router.resumes(claim.message, question)
+
     async def _route(self, turn: Turn, claim: Claim) -> Decision:
         waiting = claim.pending_question
-        resumed = waiting is not None and self._router.resumes(turn.message, waiting)
+        resumed = waiting is not None and self._resumes(claim, waiting)
         if waiting is not None and resumed:
             turn.resume(waiting)
         message = turn.message
@@ -231,11 +239,13 @@ class Server:
 
         decision = await turn.once(Decision, decide, "route", message.text, message.skill or "")
         turn.rephrase(decision.text)
-        return (
-            msgspec.structs.replace(decision, reason=ANSWER_REASON, score=None)
-            if resumed
-            else decision
-        )
+        turn.arguments = UnvalidatedArguments.model_validate(decision.arguments)
+        if resumed:
+            return msgspec.structs.replace(decision, reason=ANSWER_REASON, score=None)
+        if waiting is not None:
+            reason = LEFT_QUESTION.format(decision.reason)
+            return msgspec.structs.replace(decision, reason=reason)
+        return decision
 
     # What channels use: see palaver.channels.Reception
 

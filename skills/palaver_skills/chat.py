@@ -1,4 +1,4 @@
-"""Chat: what answers when nothing more special does."""
+"""Chat: general conversation, and the default skill."""
 
 from typing import ClassVar
 
@@ -56,7 +56,7 @@ class Chat(Skill):
 
     class Settings(PluginSettings):
         system: str = prompts.CHAT
-        """What the model is told about itself."""
+        """System text of the model."""
         temperature: float = pydantic.Field(default=0.7, ge=0, le=2)
         """0 always takes the likeliest word."""
         max_tokens: int = pydantic.Field(default=512, ge=1)
@@ -82,7 +82,7 @@ class Chat(Skill):
 
 
 async def _calculate(turn: Turn[Chat.Arguments], expression: str) -> bool:
-    """Whether the tool has answered; without it the model has to try."""
+    """Answer by the tool and return True; False when it is not installed or refuses."""
     try:
         result = await turn.call_tool("calculate", expression=expression.strip())
     except (NotFound, InvalidInput):

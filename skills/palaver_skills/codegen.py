@@ -35,11 +35,11 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
     "Lua": ("lua",),
     "Perl": ("perl",),
 }
-"""Programming languages by name, with what else they are called, in a request or at a fence."""
+"""Programming languages by name, with their other names in requests and at fences."""
 
 _BY_NAME = {alias: name for name, aliases in LANGUAGES.items() for alias in aliases}
 _AMBIGUOUS = frozenset({"c", "go", "r", "shell", "swift", "node"})
-"""Names that are also words, or letters: they count only after "in" and before "code"."""
+"""Names that are also words or letters: they count only after "in" or before "code"."""
 _NAMES = "|".join(sorted(map(re.escape, _BY_NAME), key=len, reverse=True))
 _MENTION = re.compile(
     rf"(?P<clear>\b(?:in|en|auf|mit|用)\s*)?(?<![\w.+#])(?P<name>{_NAMES})(?![\w+#])"
@@ -55,7 +55,7 @@ _THING = (
 
 
 def find_programming_language(text: str) -> str | None:
-    """The programming language that ``text`` asks for, by its usual name."""
+    """Return the usual name of the programming language that ``text`` asks for, or None."""
     for match in _MENTION.finditer(text):
         name = match["name"].casefold()
         if name not in _AMBIGUOUS or match["clear"] or match["thing"]:
@@ -68,7 +68,7 @@ def _read_language(value: object) -> object:
         return value
     known = _BY_NAME.get(value.strip().casefold())
     if known is None and not re.fullmatch(r"[A-Za-z][\w .+#-]{0,30}", value.strip()):
-        raise ValueError(f"{value[:40]!r} is no name of a programming language")
+        raise ValueError(f"{value[:40]!r} is not the name of a programming language")
     return known or value.strip()
 
 
@@ -142,7 +142,7 @@ class Codegen(Skill):
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
         language: Annotated[str, pydantic.BeforeValidator(_read_language)] | None = pydantic.Field(
-            default=None, description="Programming language; told from the message if not given"
+            default=None, description="Programming language; taken from the message if not given"
         )
 
     async def answer(self, turn: Turn[Arguments]) -> None:
@@ -170,22 +170,22 @@ class Codegen(Skill):
 
 
 def _filter_own(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
-    """What was asked of this skill and answered by it."""
-    turns = {line.turn for line in history if line.skill == Codegen.name}
-    return tuple(line for line in history if line.turn in turns)
+    """Return the requests to this skill, and its answers."""
+    turns = {entry.turn for entry in history if entry.skill == Codegen.name}
+    return tuple(entry for entry in history if entry.turn in turns)
 
 
 def _find_last_language(history: tuple[HistoryEntry, ...]) -> str | None:
-    """The language of the newest fence that names one."""
-    for line in reversed(history):
-        for _, info in reversed(_FENCE.findall(line.text)):
+    """Return the language of the newest fence that names one, or None."""
+    for entry in reversed(history):
+        for _, info in reversed(_FENCE.findall(entry.text)):
             if info.casefold() in _BY_NAME:
                 return _BY_NAME[info.casefold()]
     return None
 
 
 def close_fence(text: str) -> str:
-    """What ends a fence that ``text`` leaves open, with a note; empty when none is open."""
+    """Return the end of a fence that ``text`` leaves open, with a note; empty when none is open."""
     mark = ""
     for fence in _FENCE.finditer(text):
         if not mark:
@@ -199,7 +199,7 @@ def close_fence(text: str) -> str:
 
 
 def find_python_blocks(text: str) -> list[str]:
-    """The fenced blocks that are Python, or say nothing else."""
+    """Return the fenced blocks of Python, or of no named language."""
     found = re.findall(
         r"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^\s`]*)[^\n]*\n(?P<code>.*?)^[ \t]*(?P=mark)",
         text,
@@ -209,7 +209,7 @@ def find_python_blocks(text: str) -> list[str]:
 
 
 def find_syntax_error(text: str) -> str:
-    """What keeps the Python blocks of ``text`` from being parsed; empty when nothing does."""
+    """Return the first syntax error in the Python blocks of ``text``; empty when there is none."""
     for code in find_python_blocks(text):
         try:
             with warnings.catch_warnings(action="ignore"):

@@ -1,4 +1,4 @@
-"""Tells what a person wants done from the text that they want it done to."""
+"""Separation of a message into an instruction and the text that it is about."""
 
 import re
 
@@ -7,15 +7,15 @@ _QUOTED = re.compile(
 )
 _SEPARATOR = re.compile(r"[:：]\s|[:：](?=[^\s/])|\n")
 _MAX_INSTRUCTION_LENGTH = 160
-"""Characters that an instruction has at most, when a text follows or precedes it."""
+"""Characters of the longest instruction beside a text."""
 _MAX_QUOTED_LENGTH = 4000
-"""Characters of a message up to which quotation marks are looked for."""
+"""Characters of the longest message that is searched for quotation marks."""
 _MAX_BARE_LENGTH = 240
-"""Characters from which a message that mixes both is taken for the text itself."""
+"""Characters of the longest message that is an instruction as a whole; a longer one is a text."""
 
 
 def split_request(message: str, instruction: re.Pattern[str]) -> tuple[str, str]:
-    """Instruction and text; either may be empty. ``instruction`` finds what instructions hold."""
+    """Return instruction and text; either may be empty. ``instruction`` matches in instructions."""
     message = message.strip()
     return (
         _split_leading(message, instruction)
@@ -26,7 +26,7 @@ def split_request(message: str, instruction: re.Pattern[str]) -> tuple[str, str]
 
 
 def strip_quotes(text: str) -> str:
-    """``text`` without quotation marks around the whole of it."""
+    """Return ``text`` without quotation marks around the whole of it."""
     match = _QUOTED.fullmatch(text.strip())
     return (match["double"] or match["single"]) if match else text
 

@@ -1,7 +1,7 @@
-"""In which language a text is written: by script, by function words, by letter trigrams.
+"""Language detection by script, function words and letter trigrams.
 
-Made for English, German, French, Spanish and Chinese; a further dozen is told by its script or
-its function words. A text of one or two words may well be taken for a related language.
+Made for English, German, French, Spanish and Chinese; some twenty more are recognised by their
+script or their function words. A text of one or two words may be taken for a related language.
 The trigram table was counted on Tatoeba sentences (tatoeba.org, CC BY 2.0 FR) and Microsoft
 product documentation (CC BY 4.0) by ``benchmarks/language_detection.py``.
 """
@@ -13,7 +13,7 @@ from importlib import resources
 from palaver_skills.languages import BY_CODE, Language
 
 _READ_CHARACTERS = 4000
-"""Characters at the beginning of a text that are looked at."""
+"""Characters at the beginning of a text that are read."""
 _SPANISH_MARKS = re.compile("[¿¡]")
 _WORD = re.compile(r"[^\W\d_]+")
 _SCRIPTS = tuple(
@@ -32,8 +32,8 @@ _SCRIPTS = tuple(
     )
 )
 _SCRIPT_SHARE = 0.2
-"""Share of a text's letters in a script from which it is written in it: Japanese mixes kana
-and Chinese characters, Ukrainian has few letters of its own, all take over Latin names."""
+"""Least share of letters in its script that a text has: Japanese mixes kana and Chinese characters,
+Ukrainian has few letters of its own, and all contain Latin names."""
 _SCRIPT_SHARES = {"ja": 0.05, "zh": 0.1, "uk": 0.02}
 
 _FUNCTION_WORDS = {
@@ -70,12 +70,12 @@ _FUNCTION_WORDS = {
     "id": "dan yang di itu ini dengan untuk tidak dari pada adalah dalam ke saya akan",
 }
 _FUNCTION_WORD_LEAD = 60
-"""How far, in sixtieths of a function word, a language without trigrams must lead."""
+"""Lead that a language without trigrams needs, in sixtieths of a function word."""
 _WORDS_OF = {code: frozenset(words.split()) for code, words in _FUNCTION_WORDS.items()}
 
 
 def detect_language(text: str) -> Language | None:
-    """The language of ``text``, or None when it has no letters or nothing tells."""
+    """Return the language of ``text``, or None when it has no letters or stays unclear."""
     words = _WORD.findall(text[:_READ_CHARACTERS])
     code = (
         _detect_by_script("".join(words))
@@ -103,7 +103,7 @@ def _detect_by_words(words: list[str]) -> str:
 
 
 def _count_function_words(words: list[str]) -> Counter[str]:
-    """Function words by language; one that several languages share counts in part for each."""
+    """Count function words by language; one of several languages counts in part for each."""
     hits: Counter[str] = Counter()
     for word in words:
         sharing = (
@@ -115,7 +115,7 @@ def _count_function_words(words: list[str]) -> Counter[str]:
 
 
 def split_trigrams(text: str) -> list[str]:
-    """Overlapping three-letter pieces of the words, each word set in spaces."""
+    """Return overlapping three-letter pieces of the words, with a space around each word."""
     return _join_trigrams(_WORD.findall(text.casefold()))
 
 
@@ -130,7 +130,7 @@ def _score_trigrams(words: list[str]) -> dict[str, float]:
 
 
 def _read_table() -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
-    """Column languages, and per trigram the natural-log probability in each."""
+    """Return the languages of the columns, and per trigram its natural-log probability in each."""
     text = resources.files("palaver_skills").joinpath("trigrams.txt").read_text(encoding="utf-8")
     head, *lines = text.splitlines()
     rows = (line.split() for line in lines)
@@ -139,5 +139,5 @@ def _read_table() -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
     }
 
 
-# Read when the module is loaded: later, reading would block the event loop.
+# Read at import: later it would block the event loop.
 _COLUMNS, _TABLE = _read_table()

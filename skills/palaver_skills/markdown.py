@@ -1,7 +1,7 @@
-"""Takes a Markdown text apart into what may be rewritten and what must stay as it is.
+"""Splitting of Markdown into prose, which may be rewritten, and the rest, which must not.
 
-Structure (headings, lists, tables, fences), code, addresses, tags, emphasis marks and
-placeholders stay; prose may be rewritten. The pieces joined are the text, byte for byte.
+The rest is structure (headings, lists, tables, fences), code, addresses, tags, emphasis marks and
+placeholders. The segments joined are the text, byte for byte.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of text. ``prose`` may be rewritten; anything else stays as it is."""
+    """A part of a text. Prose may be rewritten; anything else stays as it is."""
 
     text: str
     is_prose: bool
@@ -58,7 +58,7 @@ _FIXED = re.compile(
 
 
 def split_blocks(text: str) -> Iterator[Segment]:
-    """Paragraphs, headings, list items and table cells as prose; all around them fixed."""
+    """Yield paragraphs, headings, list items and table cells as prose, and all between them."""
     for piece in _Blocks().split(text):
         if piece.is_prose:
             yield from _split_edges(piece.text)
@@ -67,7 +67,7 @@ def split_blocks(text: str) -> Iterator[Segment]:
 
 
 def split_spans(text: str) -> list[Segment]:
-    """The prose of one block and what stands fixed in it."""
+    """Split one block into its prose, and the code, links and placeholders in it."""
     found: list[Segment] = []
     at = 0
     for match in _FIXED.finditer(text):
@@ -78,8 +78,8 @@ def split_spans(text: str) -> list[Segment]:
 
 
 def _split_edges(text: str) -> Iterator[Segment]:
-    """The text without the white space at its ends, nor the punctuation it begins with, which
-    belongs to what was cut off before it. All of it is fixed without any letter."""
+    """Split white space at both ends and leading punctuation off, which belongs to the segment
+    before. A text without a letter is no prose."""
     core = text.strip().lstrip(".,;:!?)\n\t ")
     if not _LETTER.search(core):
         core = ""
@@ -94,12 +94,12 @@ def _split_edges(text: str) -> Iterator[Segment]:
 
 
 class _Blocks:
-    """Reads lines and tells prose from structure."""
+    """Reader of lines that separates prose from structure."""
 
     def __init__(self) -> None:
         self._paragraph = ""
         self._until: re.Pattern[str] | None = None
-        """Matches the line that ends a fence, comment or formula that is open."""
+        """Matches the line that ends the open fence, comment or formula."""
         self._after_blank = True
         self._in_list = False
 
@@ -124,7 +124,7 @@ class _Blocks:
         self._after_blank = not line.strip()
 
     def _stays(self, line: str) -> bool:
-        """Whether the whole line is structure or code."""
+        """Return True when the whole line is structure or code."""
         if self._until is not None:
             if self._until.search(line):
                 self._until = None
@@ -165,6 +165,6 @@ def _find_end_pattern(line: str) -> re.Pattern[str] | None:
 
 
 def _split_cells(line: str) -> Iterator[Segment]:
-    """The cells of a table row; a bar in code or behind a backslash does not separate."""
+    """Yield the cells of a table row; a bar in code or after a backslash does not separate."""
     for part in re.findall(r"\|+|(?:`[^`\n]*`|\\.|[^|\\]|\\$)+", line, re.DOTALL):
         yield Segment(part, is_prose=not part.startswith("|"))

@@ -1,8 +1,7 @@
-"""The words with which every built-in skill instructs the model.
+"""Prompts of the built-in skills.
 
-One source of truth: the skills send these texts, and the starter model
-(`training/starter`) is trained on exactly these texts. A changed word here means retraining the
-starter model; larger models do not mind.
+The starter model (`training/starter`) is trained on exactly these texts: a change requires its
+retraining. Larger models do not mind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Question answering: from passages of the knowledge base alone, with citations."""
+"""Question answering from passages of the knowledge base, with citations."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,12 @@ _DOCUMENTS = (
 _MARKER = re.compile(r"\[(\d{1,2}(?:\s*[,;]\s*\d{1,2})*)\]")
 _NUMBER = re.compile(r"\[(\d{1,2})\]")
 _UNFINISHED = re.compile(r"\[\d{0,2}")
-"""What may still become a marker."""
+"""The beginning of what may become a marker."""
 _WORD = re.compile(r"[^\W_]+")
 _FOLLOW_UP = 5
-"""Words below which a question is searched for together with the one before it."""
+"""A question of fewer words is searched for together with the question before it."""
 _LEAST_PASSAGE = 48
-"""Tokens below which a shortened passage is left out."""
+"""Tokens of the shortest passage that is worth a cut."""
 
 
 class QA(Skill):
@@ -79,7 +79,7 @@ class QA(Skill):
 
     class Settings(PluginSettings):
         passages: int = pydantic.Field(default=4, ge=1, le=20)
-        """Passages that the model gets to read, fewer where its context window is small."""
+        """Passages in the prompt, fewer where the context window is small."""
         temperature: float = pydantic.Field(default=0.0, ge=0, le=2)
         """0 always takes the likeliest word."""
         max_tokens: int = pydantic.Field(default=256, ge=1)
@@ -116,42 +116,42 @@ class QA(Skill):
 
 
 class CitationFilter:
-    """Checks the passage numbers of an answer while it is written.
+    """Filter that corrects the passage numbers of an answer while it is written.
 
-    A marker stands for what was said since the one before. Where another passage shares more words
-    with that than the one named, the number is corrected: models mistake numbers more often than
-    words, and a source that does not say what it is named for is worse than none.
+    A marker refers to the text since the marker before. Where another passage shares more words
+    with that text than the named one, the number is corrected: models mistake numbers more often
+    than words, and a wrong source is worse than none.
     """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = [set(_split_terms(_with_heading(passage))) for passage in passages]
-        self._held = ""
-        self._said = ""
+        self._pending = ""
+        self._text_since_marker = ""
 
     def feed(self, text: str) -> str:
-        self._held += text
+        self._pending += text
         passed = ""
-        while self._held:
-            before, bracket, _ = self._held.partition("[")
+        while self._pending:
+            before, bracket, _ = self._pending.partition("[")
             passed += self._pass(before)
-            self._held = self._held[len(before) :]
-            if not bracket or _UNFINISHED.fullmatch(self._held):
+            self._pending = self._pending[len(before) :]
+            if not bracket or _UNFINISHED.fullmatch(self._pending):
                 break
-            marker = _NUMBER.match(self._held)
-            passed += self._corrected(int(marker[1])) if marker else self._pass("[")
-            self._held = self._held[marker.end() if marker else 1 :]
+            marker = _NUMBER.match(self._pending)
+            passed += self._correct(int(marker[1])) if marker else self._pass("[")
+            self._pending = self._pending[marker.end() if marker else 1 :]
         return passed
 
     def end(self) -> str:
-        return self._pass(self._held)
+        return self._pass(self._pending)
 
     def _pass(self, text: str) -> str:
-        self._said += text
+        self._text_since_marker += text
         return text
 
-    def _corrected(self, number: int) -> str:
-        said = set(_split_terms(self._said))
-        self._said = ""
+    def _correct(self, number: int) -> str:
+        said = set(_split_terms(self._text_since_marker))
+        self._text_since_marker = ""
         shared = [len(said & passage) for passage in self._passages]
         named = shared[number - 1] if 1 <= number <= len(shared) else -1
         best = max(shared, default=0)
@@ -159,7 +159,7 @@ class CitationFilter:
 
 
 def _build_query(turn: Turn[QA.Arguments], question: str) -> str:
-    """What to search for: "and on Sundays?" says too little without the question before it."""
+    """Return the search query: a short question with the one before it ("and on Sundays?")."""
     if len(_WORD.findall(question)) >= _FOLLOW_UP or not question.isascii():
         return question
     last = turn.history[-1] if turn.history else None
@@ -172,7 +172,7 @@ def _build_query(turn: Turn[QA.Arguments], question: str) -> str:
 async def _fit_passages(
     turn: Turn[QA.Arguments], found: Sequence[Passage], question: str, reply: int
 ) -> list[str]:
-    """The texts of the best passages, as many as the context window holds; the last may be cut."""
+    """Return the texts of the best passages that fit the context window; the last may be cut."""
     room = await count_prompt_room(turn, prompts.GROUNDED, reply)
     texts: list[str] = []
     for passage in found:
@@ -190,7 +190,7 @@ async def _fit_passages(
 
 
 def _with_heading(passage: Passage) -> str:
-    """The passage under its heading, without which it may not say what it speaks of."""
+    """Return the passage under its heading, which may name its subject."""
     heading = passage.section or passage.title
     if not heading or passage.text.lstrip("# ").startswith(heading):
         return passage.text
@@ -198,13 +198,13 @@ def _with_heading(passage: Passage) -> str:
 
 
 def _find_cited(answer: str, passages: int) -> Iterator[int]:
-    """The numbers of existing passages that the answer names, in its order, each once."""
+    """Yield the numbers of existing passages that the answer names, in its order, each once."""
     named = (int(n) for marker in _MARKER.findall(answer) for n in re.split(r"\s*[,;]\s*", marker))
     yield from dict.fromkeys(number for number in named if 1 <= number <= passages)
 
 
 def _find_closest(answer: str, passages: Sequence[Passage]) -> list[int]:
-    """The number of the passage that shares most words with the answer, if any does."""
+    """Return the number of the passage that shares most words with the answer, if any does."""
     said = set(_split_terms(answer))
     shared = [len(said & set(_split_terms(_with_heading(passage)))) for passage in passages]
     best = max(range(len(shared)), key=shared.__getitem__)
@@ -212,7 +212,7 @@ def _find_closest(answer: str, passages: Sequence[Passage]) -> list[int]:
 
 
 def _split_terms(text: str) -> Iterator[str]:
-    """Words of four letters and more, numbers, and Chinese characters in pairs."""
+    """Yield words of four letters and more, numbers, and Chinese characters in pairs."""
     for word in _WORD.findall(text.casefold()):
         if "\u3040" <= word[0] <= "\u9fff":
             yield from (word[at : at + 2] for at in range(max(1, len(word) - 1)))

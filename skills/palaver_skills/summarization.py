@@ -1,4 +1,4 @@
-"""Summarization: in one step where the text fits, else part by part and over the parts."""
+"""Summarization: in one step where the text fits, else part by part, then of the summaries."""
 
 import re
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ _LENGTH_PATTERNS: dict[Length, str] = {
     "three sentences": r"sentences|paragraph|sätze|phrases|frases|三句|段",
 }
 _ROUNDS = 6
-"""Times that summaries are summarized; each round shortens to a third at most."""
+"""Rounds of summarizing summaries; each shortens to a third at most."""
 
 
 def find_length(text: str) -> Length | None:
-    """The length that ``text`` asks for, in words of several languages; None for none."""
+    """Return the length that ``text`` asks for in one of several languages, or None."""
     return next(
         (n for n, said in _LENGTH_PATTERNS.items() if re.search(said, text, re.IGNORECASE)), None
     )
@@ -48,7 +48,7 @@ def _read_length(value: object) -> object:
         named = find_length(value)
         if named is None:
             known = ", ".join(repr(length) for length in prompts.LENGTHS)
-            raise ValueError(f"I know the lengths {known}")
+            raise ValueError(f"The length must be one of {known}")
         return named
     return value
 
@@ -140,7 +140,7 @@ class Summarization(Skill):
         )
 
     async def _reduce(self, turn: Turn[Arguments], text: str, room: int) -> str:
-        """The text, or summaries of its parts, or of those: the first that fits into ``room``."""
+        """Summarize the text's parts, and their summaries, until it fits into ``room`` tokens."""
         parts = await split_to_tokens(turn, text, room)
         if len(parts) > self.settings.max_parts:
             raise InvalidInput(
@@ -168,11 +168,13 @@ class Summarization(Skill):
 
 
 def _is_about_conversation(instruction: str, text: str) -> bool:
-    """Whether the chat is meant, and not a text that happens to speak of one."""
+    """Return True when the conversation is meant, not a text that mentions one."""
     return len(text.split()) < 8 and bool(_CONVERSATION.search(f"{instruction} {text}"))
 
 
 def format_history(history: Sequence[HistoryEntry]) -> str:
-    """The conversation as a text to be shortened."""
+    """Return the conversation as a text."""
     names = {"user": "User", "assistant": "Assistant"}
-    return "\n".join(f"{names[line.role]}: {line.text.strip()}" for line in history if line.text)
+    return "\n".join(
+        f"{names[entry.role]}: {entry.text.strip()}" for entry in history if entry.text
+    )

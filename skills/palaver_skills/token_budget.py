@@ -1,24 +1,24 @@
-"""How much text fits into the engine's context window."""
+"""Token budgets: how much text fits into the engine's context window."""
 
 from palaver import Turn
 from palaver_skills.text_splitting import split_to_size
 
 TEMPLATE = 16
-"""Tokens that a chat template may put around the messages."""
+"""Tokens that a chat template may add around the messages."""
 
 
 def limit_reply_tokens(turn: Turn, wanted: int) -> int:
-    """``wanted`` tokens for the reply, but no more than half of the window."""
+    """Return ``wanted``, but at most half of the context window."""
     return min(wanted, turn.engine.context_window // 2)
 
 
 async def count_prompt_room(turn: Turn, system: str, reply: int) -> int:
-    """Tokens that are left for the prompt beside ``system`` and a reply of ``reply`` tokens."""
+    """Return the tokens left for the prompt beside ``system`` and a reply of ``reply`` tokens."""
     return turn.engine.context_window - reply - await turn.count_tokens(system) - TEMPLATE
 
 
 async def split_to_tokens(turn: Turn, text: str, limit: int) -> list[str]:
-    """``text`` in stretches of at most ``limit`` tokens, cut at paragraphs, sentences, words."""
+    """Split ``text`` into parts of at most ``limit`` tokens, at paragraphs, sentences or words."""
     if _certainly_fits(text, limit):
         return [text]
     tokens = await turn.count_tokens(text)
@@ -32,7 +32,7 @@ async def split_to_tokens(turn: Turn, text: str, limit: int) -> list[str]:
 
 
 async def _split_again(turn: Turn, part: str, limit: int) -> list[str]:
-    """Cut again where the text is denser in tokens than it is on average."""
+    """Split a part again that has more tokens per byte than the text on average."""
     while not _certainly_fits(part, limit) and await turn.count_tokens(part) > limit:
         smaller = split_to_size(part, _count_bytes, len(part.encode()) / 2)
         if len(smaller) < 2:
@@ -42,7 +42,7 @@ async def _split_again(turn: Turn, part: str, limit: int) -> list[str]:
 
 
 def _certainly_fits(text: str, limit: int) -> bool:
-    """A token is at least one byte, so that most texts need not be counted."""
+    """Return True for most short texts without counting: a token is at least one byte."""
     return len(text.encode()) + TEMPLATE <= limit
 
 

@@ -1,4 +1,4 @@
-"""Translation: prose is translated piece by piece, all that is not prose stays as it is."""
+"""Translation of prose, part by part; code, links and structure stay as they are."""
 
 import re
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ _VERBS = (
     (r"tradui(?:s|t|sez|re)\b", r"\b(?:en\s|vers l['’]|vers le\s)"),
     (r"trad(?:uce|uzca|ucir|[úu]ceme)\b", r"\b(?:al|en)\s"),
 )
-"""Per language, how people ask for a translation, and what they say before the target."""
+"""Per language, the words that ask for a translation, and those before the target."""
 _CHINESE = r"请?(?:把|将)?[^:：\n]{0,12}?(?:翻译|译)(?:成|为|到)"
 _SAYING = (
     (r"how (?:do|would|can) (?:you|i|we) say\b", r"\bin\s"),
@@ -56,7 +56,7 @@ _SAYING = (
 
 
 def _pattern_before_text(verb: str, into: str) -> str:
-    """A pattern for "translate this into German: …"."""
+    """Return a pattern for "translate this into German: …"."""
     return (
         rf"{verb}[^:\n]{{0,60}}?{into}\s*(?P<target>{_LANGUAGE})[^:：\n]{{0,20}}(?:[:：]|\n)\s*"
         r"(?P<text>.+)"
@@ -64,7 +64,7 @@ def _pattern_before_text(verb: str, into: str) -> str:
 
 
 def _pattern_around_text(verb: str, into: str) -> str:
-    """A pattern for "translate … into German"."""
+    """Return a pattern for "translate … into German"."""
     text = r"\s{0,3}(?P<text>.{0,1000}?)\s{0,3}"
     return rf"{verb}{text}{into}\s{{0,3}}(?P<target>{_LANGUAGE})(?:,?\s*(?:please|bitte))?\W*"
 
@@ -132,7 +132,7 @@ class Translation(Skill):
         temperature: float = pydantic.Field(default=0.0, ge=0, le=2)
         """0 always takes the likeliest word."""
         piece_tokens: int = pydantic.Field(default=400, ge=16)
-        """Longest piece, in tokens, that is translated at once."""
+        """Tokens of the longest part that is translated at once."""
         max_characters: int = pydantic.Field(default=50_000, ge=1)
         """Longest text; a longer one is refused."""
 
@@ -166,7 +166,7 @@ class Translation(Skill):
         await turn.remember("target", target.code)
 
     async def _read_request(self, turn: Turn[Arguments]) -> tuple[Language, Language | None, str]:
-        """Target, source and text: what the arguments hold, else what the message says."""
+        """Return target, source and text: from the arguments, else from the message."""
         given = turn.arguments
         instruction, text = _split_message(turn.message.text)
         if "text" in turn.message.arguments:
@@ -184,7 +184,7 @@ class Translation(Skill):
     async def _translate(
         self, turn: Turn[Arguments], text: str, steps: list[str]
     ) -> AsyncIterator[str]:
-        """The translated text in pieces; they are generated as they are asked for."""
+        """Yield the translated text part by part, each as soon as it is generated."""
         for block in split_blocks(text):
             if not block.is_prose:
                 yield block.text
@@ -193,7 +193,7 @@ class Translation(Skill):
                 yield await self._translate_part(turn, stretch, steps)
 
     async def _split_block(self, turn: Turn[Arguments], text: str, system: str) -> list[str]:
-        """The block as the model can take it; a demonstration model knows single sentences."""
+        """Split a block into parts for the model; a demonstration model needs single sentences."""
         room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
         limit = max(8, min(self.settings.piece_tokens, room // 3))
         parts = split_sentences(text) if turn.engine.demonstration else [text]
@@ -215,8 +215,7 @@ class Translation(Skill):
     async def _translate_with_marks(
         self, turn: Turn[Arguments], pieces: list[Segment], steps: list[str]
     ) -> str | None:
-        """Translate the stretch in one, with marks for what is fixed; None when the model did
-        not give every mark back once."""
+        """Translate a part with marks in place of what stays; None when the model lost a mark."""
         start, end = _find_prose_range(pieces)
         if start == end:
             return None
@@ -246,7 +245,7 @@ class Translation(Skill):
 
 
 def _split_message(message: str) -> tuple[str, str]:
-    """Instruction and text, also after a typed command: "de good morning", "hello in German"."""
+    """Return instruction and text, also after a command: "de good morning", "hello in German"."""
     code = _LEADING_CODE.match(message)
     if code and languages.find_language(code[1]):
         return code[1], message[code.end() :]
@@ -256,7 +255,7 @@ def _split_message(message: str) -> tuple[str, str]:
 
 
 def _find_languages(instruction: str) -> tuple[Language | None, Language | None]:
-    """Source and target that an instruction names."""
+    """Return the source and the target that an instruction names, or None."""
     match = _SOURCE.search(instruction)
     source = languages.find_language(match["source"]) if match else None
     others = [found for found in languages.find_languages(instruction) if found != source]
@@ -270,9 +269,9 @@ async def _find_target(turn: Turn[Translation.Arguments], named: Language | None
     if remembered is not None:
         return remembered
     question = "Into which language?"
-    options = [language.name for language in STARTER_LANGUAGES]
+    suggestions = [language.name for language in STARTER_LANGUAGES]
     while True:
-        answer = await turn.ask(question, options)
+        answer = await turn.ask(question, suggestions=suggestions)
         found = next(languages.find_languages(answer), None)
         if found is not None:
             return found
@@ -280,20 +279,20 @@ async def _find_target(turn: Turn[Translation.Arguments], named: Language | None
 
 
 def _find_text(turn: Turn[Translation.Arguments], *candidates: str) -> str:
-    """The text itself, without its quotation marks; where there is only "that", the last reply."""
+    """Return the text without quotation marks; where it is only "that", the last reply."""
     for candidate in candidates:
         text = strip_quotes(_SOURCE_AT_END.sub("", candidate))
         if not _REFERENCE.fullmatch(text.strip()):
             return text
     said = (x for x in reversed(turn.history) if x.role == "assistant" and x.outcome != "asked")
-    return next((line.text for line in said if line.text), "")
+    return next((entry.text for entry in said if entry.text), "")
 
 
 def _build_instructions(
     turn: Turn[Translation.Arguments], source: Language | None, target: Language
 ) -> list[str]:
-    """The instructions to follow one after the other: the demonstration model has only learnt
-    to translate from and into English."""
+    """Return the system texts to apply in turn: the demonstration model translates only from and
+    into English."""
     english = BY_CODE["en"]
     if turn.engine.demonstration and source is not None and english not in (source, target):
         return [_build_instruction(source, english), _build_instruction(english, target)]
@@ -305,6 +304,6 @@ def _build_instruction(source: Language | None, target: Language) -> str:
 
 
 def _find_prose_range(pieces: list[Segment]) -> tuple[int, int]:
-    """Where the first piece of prose begins and the last one ends."""
+    """Return the index of the first segment of prose, and the one after the last."""
     places = [place for place, piece in enumerate(pieces) if piece.is_prose]
     return (places[0], places[-1] + 1) if places else (0, 0)

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.live
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Run a command with the folder ``site`` on the path, as a second site-packages."""
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    path = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
     def run(*command: str) -> str:
         done = subprocess.run(

@@ -1,10 +1,10 @@
-"""Choice by meaning: compares a message with every skill's examples and description.
+"""Classifier: compares a message with every skill's examples and description.
 
 A text is a bag of words and character n-grams, weighted by how rare they are among the examples;
 n-grams let it work across inflections and in languages that do not separate words. A multinomial
 logistic regression, fitted to the examples when the server starts, gives each skill a probability.
-The ridge keeps these modest, so that they mean what they say on messages nobody has seen: of what
-it is sure about (0.5 and more), about four in five are right on examples kept back.
+The ridge penalty calibrates them on unseen messages: of the choices with a probability of 0.5 and
+more, about four in five are right on held-out examples.
 """
 
 import itertools
@@ -22,21 +22,21 @@ from palaver.skills import Skill
 Matrix = npt.NDArray[np.float64]
 RIDGE = 0.01
 """Penalty on the weights, chosen by five-fold cross-validation over the built-in skills' examples:
-a smaller one claims more than it knows."""
+a smaller one is overconfident on unseen messages."""
 STEPS = 400
 RATE = 0.5
 _WORD = re.compile(r"\w+")
 
 
 class RankedSkill(NamedTuple):
-    """A skill and the probability that it is the right one."""
+    """A skill, and the probability that the message is a request to it."""
 
     skill: str
     probability: float
 
 
 def count_features(text: str) -> Counter[str]:
-    """Words, word pairs and character 3- to 4-grams (in Chinese and Japanese 1- and 2-grams)."""
+    """Count words, word pairs and character 3- to 4-grams (1- to 2-grams in Chinese, Japanese)."""
     words = _WORD.findall(text.lower())
     found = Counter(f"w {word}" for word in words)
     found.update(f"p {a} {b}" for a, b in itertools.pairwise(words))
@@ -53,7 +53,7 @@ def _is_unspaced(word: str) -> bool:
 
 
 class Vectorizer:
-    """Turns texts into vectors of TF-IDF weighted features, by a fixed vocabulary."""
+    """TF-IDF vectorizer with the vocabulary of the given texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         documents = [count_features(text) for text in texts]
@@ -64,31 +64,31 @@ class Vectorizer:
         self._idf = [math.log(total / (1 + count)) + 1 for count in frequency.values()]
         self.matrix = np.zeros((len(texts), len(self._index)))
         for row, text in enumerate(texts):
-            at, weights = self.vectorize(text)
-            self.matrix[row, at] = weights
+            columns, weights = self.vectorize(text)
+            self.matrix[row, columns] = weights
 
     def vectorize(self, text: str) -> tuple[list[int], Matrix]:
-        """The places of a text's known features and their weights.
+        """Return the columns of a text's known features, and their weights.
 
-        Unknown features count towards the length, which is 1: a text about something else has a
-        short known part, and is similar to nothing.
+        The vector with the unknown features has the length 1, so that a text of mostly unknown
+        features is similar to no example.
         """
-        places, weights, unknown = [], [], 0.0
+        columns, weights, unknown = [], [], 0.0
         for name, count in count_features(text).items():
             weight = 1 + math.log(count)
-            at = self._index.get(name)
-            if at is None:
+            column = self._index.get(name)
+            if column is None:
                 unknown += (weight * self._rarest) ** 2
             else:
-                places.append(at)
-                weights.append(weight * self._idf[at])
+                columns.append(column)
+                weights.append(weight * self._idf[column])
         known = np.array(weights)
         length = math.sqrt(float(known @ known) + unknown)
-        return places, known / length if length else known
+        return columns, known / length if length else known
 
 
 class ExampleClassifier:
-    """The examples of all skills, ready to be compared with a message."""
+    """Classifier of messages, fitted to the examples of all skills."""
 
     def __init__(self, skills: Mapping[str, type[Skill]]) -> None:
         pairs = [(name, text) for name, skill in skills.items() for text in _texts(skill)]
@@ -98,9 +98,9 @@ class ExampleClassifier:
         self._weights, self._bias = _fit(self._vectorizer.matrix, np.eye(len(skills))[owners])
 
     def rank(self, text: str) -> list[RankedSkill]:
-        """All skills, the likeliest first; the probabilities sum to 1."""
-        places, weights = self._vectorizer.vectorize(text)
-        probabilities = _softmax(weights @ self._weights[places] + self._bias)
+        """Return all skills, the likeliest first; the probabilities sum to 1."""
+        columns, weights = self._vectorizer.vectorize(text)
+        probabilities = _softmax(weights @ self._weights[columns] + self._bias)
         ranked = [
             RankedSkill(skill, float(probability))
             for skill, probability in zip(self._skills, probabilities, strict=True)
@@ -109,8 +109,8 @@ class ExampleClassifier:
 
 
 def _fit(inputs: Matrix, wanted: Matrix) -> tuple[Matrix, Matrix]:
-    """Weights (features by skills) and bias (skills) by gradient descent, over the examples'
-    similarities rather than the features: there are far fewer examples."""
+    """Fit weights (features by skills) and bias (skills) by gradient descent over the examples'
+    similarities: there are far fewer examples than features."""
     similarities = inputs @ inputs.T
     shares = np.zeros(wanted.shape)
     bias = np.zeros(wanted.shape[1])

@@ -1,4 +1,4 @@
-"""Router: decides which skill answers, with what arguments, and says why."""
+"""Router: chooses the skill that answers and its arguments, with a reason."""
 
 import re
 from collections.abc import Mapping
@@ -13,15 +13,18 @@ from palaver.ledger import PendingQuestion
 from palaver.messages import Message
 from palaver.routing.classifier import ExampleClassifier, RankedSkill
 from palaver.skills import Skill
+from palaver.turns.answers import find_option
 
 ANSWER_REASON = "It asked, and this is the answer."
+LEFT_QUESTION = "The question was left: {}"
+"""The reason for a message that is a request of its own although a question waits."""
 ONLY_SKILL_REASON = "It is the only skill."
 _COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:\s+|$)")
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Which skill answers, and why. ``text`` is what remains of the message for the skill;
-    ``arguments`` are JSON values, not validated yet; ``score`` is a probability."""
+    """The chosen skill, with the reason. ``text`` is the message without a command; ``arguments``
+    are JSON values, not validated yet; ``score`` is a probability."""
 
     skill: str
     reason: str
@@ -31,8 +34,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Router:
-    """Named by the person, else the one that asked, else by pattern, else by meaning, else by the
-    engine's choice, else the default."""
+    """Router of messages: by command, else by pattern, else by the skills' examples, else by the
+    engine's choice, else to the default skill."""
 
     def __init__(
         self,
@@ -59,12 +62,23 @@ class Router:
         ]
 
     def resumes(self, message: Message, question: PendingQuestion) -> bool:
-        """Whether the message is the answer that ``waiting`` waits for: it is, unless the person
-        names a skill."""
-        return question.skill in self._skills and self._route_by_name(message) is None
+        """Return True when the message is an answer to ``question``, not another request.
+
+        A message that names a skill is another request, as is one that has the form of a request to
+        another skill. Where the question has options and the message is none of them, so is one
+        that is clearly like another skill's examples.
+        """
+        if question.skill not in self._skills or self._route_by_name(message) is not None:
+            return False
+        if find_option(message.text, question.options) is not None:
+            return True
+        request = self._route_by_pattern(message)
+        if request is None and question.options and len(self._skills) > 1:
+            request = self._route_by_examples(message, self.rank(message.text))
+        return request is None or request.skill == question.skill
 
     async def route(self, message: Message) -> Decision:
-        """Decide. Raises `NotFound` when the person names a skill that does not exist."""
+        """Choose a skill. Raises `NotFound` when the person names one that does not exist."""
         named = self._route_by_name(message)
         if named is not None:
             return named
@@ -76,11 +90,11 @@ class Router:
         return self._route_by_pattern(message) or await self._route_by_meaning(message)
 
     def rank(self, text: str) -> list[RankedSkill]:
-        """All skills by meaning, the likeliest first."""
+        """Return all skills, the one with the most similar examples first."""
         return self._classifier.rank(text)
 
     def find_skill(self, name: str) -> str:
-        """The skill that goes by ``name`` or one of its aliases. Raises `NotFound`."""
+        """Return the name of the skill with this name or alias. Raises `NotFound`."""
         try:
             return self._commands[name.lower()]
         except KeyError:
@@ -126,30 +140,33 @@ class Router:
         return None
 
     async def _route_by_meaning(self, message: Message) -> Decision:
-        ranked = self._classifier.rank(message.text)
-        best, second = ranked[0], ranked[1]
-        sure = best.probability >= self._settings.threshold
-        if sure and best.probability - second.probability >= self._settings.margin:
-            return Decision(
-                skill=best.skill,
-                reason="The message is like its examples.",
+        ranked = self.rank(message.text)
+        return (
+            self._route_by_examples(message, ranked)
+            or await self._ask_engine(message, ranked)
+            or Decision(
+                skill=self._settings.default,
+                reason="No skill clearly fits, so the default answers.",
                 text=message.text,
-                score=best.probability,
+                score=_find_probability(ranked, self._settings.default),
             )
-        if self._engine is not None:
-            chosen = await self._ask_engine(self._engine, message, ranked)
-            if chosen is not None:
-                return chosen
-        return Decision(
-            skill=self._settings.default,
-            reason="No skill clearly fits, so the default answers.",
-            text=message.text,
-            score=_find_probability(ranked, self._settings.default),
         )
 
-    async def _ask_engine(
-        self, engine: Engine, message: Message, ranked: list[RankedSkill]
-    ) -> Decision | None:
+    def _route_by_examples(self, message: Message, ranked: list[RankedSkill]) -> Decision | None:
+        best, second = ranked[0], ranked[1]
+        likely = best.probability >= self._settings.threshold
+        if not likely or best.probability - second.probability < self._settings.margin:
+            return None
+        return Decision(
+            skill=best.skill,
+            reason="The message is like its examples.",
+            text=message.text,
+            score=best.probability,
+        )
+
+    async def _ask_engine(self, message: Message, ranked: list[RankedSkill]) -> Decision | None:
+        if self._engine is None:
+            return None
         request = GenerationRequest(
             id=f"route-{message.conversation}-{message.id}",
             messages=(
@@ -162,9 +179,11 @@ class Router:
             sampling=Sampling(structure=Choice(tuple(self._skills)), max_tokens=32),
         )
         try:
-            generation = await engine.generate(request, _ignore)
+            generation = await self._engine.generate(request, _ignore)
         except EngineError:
-            return None  # routing goes on without advice; the skill will meet the engine's error
+            return (
+                None  # the default skill answers, and reports the error if the engine is still down
+            )
         return Decision(
             skill=generation.text,
             reason="The examples left it open; the model chose.",
@@ -174,7 +193,7 @@ class Router:
 
 
 def build_choice_prompt(skills: Mapping[str, type[Skill]]) -> str:
-    """The system text that asks the engine for a skill's name."""
+    """Return the system text that asks the engine for a skill's name."""
     lines = [f"{name}: {skill.description()}" for name, skill in skills.items()]
     head = "Name the skill that fits the message best. Reply with its name only."
     return "\n".join([head, *lines])
@@ -189,4 +208,4 @@ def _find_probability(ranked: list[RankedSkill], skill: str) -> float | None:
 
 
 def _ignore(text: str) -> None:
-    """Only the whole name counts."""
+    """Drop a piece of text: only the whole name counts."""

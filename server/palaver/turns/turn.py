@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 import pydantic
@@ -22,12 +22,12 @@ from palaver.engine import (
     Sampling,
 )
 from palaver.errors import (
-    InvalidInput,
     LedgerUnavailable,
     NotFound,
     OutcomeUnknown,
     SkillError,
     Unsupported,
+    UnusableAnswer,
 )
 from palaver.knowledge import KnowledgeBase, Passage
 from palaver.ledger import Claim, HistoryEntry, Ledger, PendingQuestion, Step
@@ -45,6 +45,7 @@ from palaver.messages import (
     Usage,
 )
 from palaver.tools import Tool
+from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
 from palaver.turns.journal import Journal
 from palaver.turns.prompt import fit, lay_out
 from palaver.turns.replay import Replay
@@ -69,6 +70,12 @@ class Filter(Protocol):
 
     def end(self) -> str:
         """What is still to be said at the end."""
+
+
+class UnvalidatedArguments(pydantic.BaseModel):
+    """The arguments that the router found in the message, as they are, one attribute for each."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
 
 class Suspended(BaseException):
@@ -115,7 +122,8 @@ class Turn(Generic[ArgumentsT]):
         self.messages: tuple[Message, ...] = (*claim.interrupted, *claim.messages)
         """The same one by one, as they were written."""
         self.history: tuple[HistoryEntry, ...] = _without_interrupted(claim)
-        self.arguments: ArgumentsT
+        # A skill's own Arguments replace these before it runs.
+        self.arguments: ArgumentsT = cast(ArgumentsT, UnvalidatedArguments())
         self.skill = ""
         self.deadline = deadline
         """Event loop time at which the turn is ended."""
@@ -382,22 +390,38 @@ class Turn(Generic[ArgumentsT]):
 
     # Asking, acting, looking up
 
-    async def ask(self, question: str, options: Sequence[str] = ()) -> str:
-        """Ask the person and return their answer.
+    async def ask(
+        self, question: str, options: Sequence[str] = (), *, suggestions: Sequence[str] = ()
+    ) -> str:
+        """Ask the person and return the answer.
 
         The turn ends with the question. The next message of the conversation continues the skill
         here, on whatever server gets it, a minute or a month later.
+
+        With ``options`` the answer is one of them; the person names it by its text in any case or
+        by its number, and is asked again after another answer. Raises `UnusableAnswer` after
+        `MAX_QUESTIONS`. ``suggestions`` are shown as well, but any answer is allowed.
         """
+        asked = question
+        for _ in range(MAX_QUESTIONS):
+            answer = self._ask_once(asked, options, suggestions)
+            option = find_option(answer, options) if options else answer
+            if option is not None:
+                return option
+            asked = f"Please answer with one of these: {format_options(options)}. {question}"
+        raise UnusableAnswer(
+            f"I asked {MAX_QUESTIONS} times and got none of these: {format_options(options)}."
+        )
+
+    def _ask_once(self, question: str, options: Sequence[str], suggestions: Sequence[str]) -> str:
         step = self._journal.begin("ask", question)
         self._voice.say_question(question)
         answer = self._journal.result(step, str)
-        if answer is None:
-            self._suspend(step, question, options)
-        return answer
-
-    def _suspend(self, step: Step, question: str, options: Sequence[str]) -> NoReturn:
+        if answer is not None:
+            return answer
         self._voice.withdraw_rest()
-        self._transcript.write(Asked(turn=self.id, question=question, options=tuple(options)))
+        shown = (*options, *suggestions)
+        self._transcript.write(Asked(turn=self.id, question=question, options=shown))
         self._journal.hold(step)
         raise Suspended(
             PendingQuestion(
@@ -406,6 +430,7 @@ class Turn(Generic[ArgumentsT]):
                 journal=self._journal.steps,
                 reply=self.text,
                 turns=(*self._asked_in, self.id),
+                options=tuple(options),
             )
         )
 
@@ -418,10 +443,7 @@ class Turn(Generic[ArgumentsT]):
         tool = self._services.tools.get(name)
         if tool is None:
             raise NotFound(f"there is no tool {name!r}; there are: {sorted(self._services.tools)}")
-        try:
-            validated = tool.arguments.model_validate(arguments)
-        except pydantic.ValidationError as error:
-            raise InvalidInput(f"tool {name!r}: {error}") from error
+        validated = tool.validate(arguments)
         step = self._journal.begin("call_tool", name, repr(sorted(arguments.items())))
         recorded = self._journal.result(step, str)
         if recorded is not None:

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 
 import pytest
-from pydantic import BaseModel
 from tests.server.skills_under_test import (
     Biographer,
     Broken,
@@ -16,7 +15,7 @@ from tests.server.skills_under_test import (
     Printer,
 )
 
-from palaver import ConfigurationError, NotFound, Skill, Tool, Turn
+from palaver import ConfigurationError, NotFound, Skill, Turn, tool
 from palaver.config.settings import DispatchSettings, Settings
 from palaver.errors import Conflict, EngineTimeout, TooMany
 from palaver.ledger import INBOX_LIMIT
@@ -124,13 +123,12 @@ async def test_what_is_remembered_is_recalled_in_another_conversation() -> None:
 
 
 async def test_a_tool_that_fails_is_shown_to_have_failed() -> None:
-    class Nothing(BaseModel): ...
-
-    async def fail(arguments: Nothing) -> str:
+    @tool(name="print")
+    async def fail() -> str:
+        """Print."""
         raise ValueError("out of paper")
 
-    tool = Tool(name="print", description="Print.", arguments=Nothing, run=fail)
-    async with converse(Printer, tools=[tool]) as chat:
+    async with converse(Printer, tools=[fail]) as chat:
         reply = await chat.say("print it")
     states = [event.state for event in reply.events if isinstance(event, ToolCalled)]
     assert states == ["started", "failed"]

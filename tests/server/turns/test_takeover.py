@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from pydantic import BaseModel
 from tests.server.skills_under_test import Parrot
 
-from palaver import OutcomeUnknown, Sampling, Skill, Tool, Turn
+from palaver import OutcomeUnknown, Sampling, Skill, Tool, Turn, tool
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.engine import GenerationRequest
 from palaver.messages import Conversation, Message, Started, TextReset, ToolCalled, new_id
@@ -186,10 +185,6 @@ async def test_a_filtered_reply_goes_on_from_what_was_said() -> None:
     assert second.requests[0].partial == "ONE TWO "
 
 
-class Launch(BaseModel):
-    rocket: str
-
-
 class Launcher(Skill):
     """Launch a rocket."""
 
@@ -211,18 +206,17 @@ async def test_a_tool_that_was_started_is_run_again_only_if_that_does_no_harm(
     launches: list[str] = []
     launched = asyncio.Event()
 
-    async def launch(arguments: Launch) -> str:
-        launches.append(arguments.rocket)
+    @tool(idempotent=idempotent)
+    async def launch(rocket: str) -> str:
+        """Launch."""
+        launches.append(rocket)
         launched.set()
         if len(launches) == 1:
             await asyncio.Event().wait()
         return "Lift-off."
 
-    tool = Tool(
-        name="launch", description="Launch.", arguments=Launch, run=launch, idempotent=idempotent
-    )
     async with taken_over(
-        ScriptedEngine(), ScriptedEngine(), Launcher, when=launched.wait, tools=(tool,)
+        ScriptedEngine(), ScriptedEngine(), Launcher, when=launched.wait, tools=(launch,)
     ) as (chat, turn):
         reply = await chat.reply(turn)
         states = [event.state for event in chat.screen.of(turn, ToolCalled)]
