@@ -81,6 +81,7 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
+    UnsettledTurns,
 )
 from palaver.messages import (
     Asked,
@@ -269,6 +270,7 @@ __all__ = [
     "ToolState",
     "Turn",
     "Unauthenticated",
+    "UnsettledTurns",
     "Unsupported",
     "UnusableAnswer",
     "UnvalidatedArguments",
