@@ -37,7 +37,7 @@ class Skill:
     """Capabilities that the engine must have; without them the server does not start."""
     concurrency_policy: ClassVar[ConcurrencyPolicy | None] = None
     """Policy for messages that come while this skill runs; None: as the settings say. With
-    ``steer``, `Turn.steering` returns them."""
+    ``steer``, `Turn.take_steering` returns them."""
 
     class Settings(PluginSettings):
         """Settings under ``[skills.NAME]``; override with fields of your own."""

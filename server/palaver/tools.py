@@ -41,7 +41,7 @@ class Tool(Generic[ParametersT, ResultT]):
 
     @property
     def json_schema(self) -> dict[str, Any]:  # Any: a JSON Schema document
-        """The JSON schema of the arguments, as a model gets it."""
+        """Return the JSON schema of the arguments, as a model gets it."""
         return self.arguments.model_json_schema()
 
     def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values, typed ones

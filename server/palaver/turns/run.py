@@ -99,7 +99,7 @@ class Run:
         *inputs: str,
     ) -> ResultT:
         """Return the journaled result of a step of the server, performing it when it is new."""
-        return await self._journal.once(kind, lambda step: perform(), verb, *inputs)
+        return await self._journal.run_once(kind, lambda step: perform(), verb, *inputs)
 
     def set_text(self, text: str) -> None:
         """Show the skill ``text`` as the message's: a command was taken off its front."""
@@ -131,7 +131,7 @@ class Run:
         """Close the turn in the ledger. Raises `Fenced` when another worker owns it."""
         if result.outcome == "done":
             self._replay.withdraw_rest()
-        steered = self.turn.taken
+        steered = self.turn.taken_steering
         finished = Finished(
             turn=self.claim.turn,
             outcome=result.outcome,

@@ -1,4 +1,4 @@
-"""A module whose hook decides which of its tools are registered."""
+"""A module with a hook that chooses which of its tools are registered."""
 
 from palaver import Tool, hookimpl, tool
 

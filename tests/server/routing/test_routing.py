@@ -1,4 +1,4 @@
-"""Which skill answers, and why."""
+"""The choice of the skill, and its reason."""
 
 from collections.abc import Mapping
 
@@ -107,13 +107,13 @@ async def test_the_decision_is_told_in_the_stream() -> None:
 
 
 def without(skill: type[Skill], fold: int) -> type[Skill]:
-    """The skill, with every fifth of its examples kept back."""
+    """Return the skill without every fifth of its examples."""
     kept = tuple(text for i, text in enumerate(skill.examples) if i % 5 != fold)
     return type(skill.__name__, (skill,), {"examples": kept, "__doc__": skill.__doc__})
 
 
 def held_out() -> list[tuple[float, bool]]:
-    """The probability of the first choice, and whether it is right, for examples not seen."""
+    """Return probability and correctness of the first choice, for held-out examples."""
     skills = load_plugins().skills
     results = []
     for fold in range(5):
@@ -127,8 +127,8 @@ def held_out() -> list[tuple[float, bool]]:
 
 
 def test_probabilities_are_calibrated() -> None:
-    """On examples that the index has not seen: of what it is sure about, most is right, and the
-    mean probability is close to the share that is right."""
+    """Check on held-out examples that most likely choices are right, and that the mean probability
+    is close to the share of right choices."""
     results = held_out()
     sure = [right for probability, right in results if probability >= 0.5]
     assert len(sure) > len(results) / 5

@@ -142,7 +142,7 @@ class Guide(Skill):
 
     async def answer(self, turn: Turn) -> None:
         await turn.stream(turn.message.text, steerable=True)
-        while more := await turn.steering():
+        while more := await turn.take_steering():
             await turn.say(f" [{', '.join(message.text for message in more)}] ")
             await turn.stream(more[-1].text, steerable=True)
 
@@ -247,9 +247,9 @@ class Tailor(Skill):
 
     async def answer(self, turn: Turn) -> None:
         await turn.stream("cloth", steerable=True)
-        wishes = [message.text for message in await turn.steering()]
+        wishes = [message.text for message in await turn.take_steering()]
         size = await turn.ask("Which size?")
-        wishes += [message.text for message in await turn.steering()]
+        wishes += [message.text for message in await turn.take_steering()]
         await turn.say(f"Size {size}: {wishes}")
 
 
