@@ -229,7 +229,8 @@ class Server:
     # Operations
 
     def readiness(self) -> Mapping[str, str]:
-        """What keeps the server from answering, by component; empty when it is ready."""
+        """Return the problem of each component that is not ready; empty when the server is
+        ready."""
         problems = {
             "engine": self._supervised.problem,
             "ledger": self._ledger_problem,

@@ -17,7 +17,7 @@ from tests.server.web.test_api import EVENTS, MESSAGES, reading
 from palaver.errors import Overloaded
 from palaver.ledger import QUEUE_ALL, ConcurrencyPolicies, Receipt
 from palaver.messages import Conversation, Finished, Message
-from palaver.streams.subscriptions import BATCH
+from palaver.streams.subscriptions import CLOSE_BATCH
 from palaver.testing import MemoryLedger
 from palaver.turns import shutdown as departure
 from palaver.web.replies import PendingReply
@@ -242,7 +242,7 @@ async def test_a_repeated_request_whose_turn_has_just_ended_is_answered() -> Non
 async def test_more_viewers_than_a_batch_are_all_dismissed() -> None:
     async with open_house() as house:
         conversation = Conversation("default", "web", "t")
-        viewers = [Watcher() for _ in range(2 * BATCH + 1)]
+        viewers = [Watcher() for _ in range(2 * CLOSE_BATCH + 1)]
         for viewer in viewers:
             await house.server.subscribe(conversation, viewer)
         await house.stop_listening()
