@@ -28,6 +28,17 @@ class Clerk(Skill):
         await turn.say(f"{name} is {age} and said: {turn.message.text}")
 
 
+class Tailor(Skill):
+    """Sell a shirt."""
+
+    name = "tailor"
+    examples = ("sell me a shirt", "I need new clothes")
+
+    async def answer(self, turn: Turn) -> None:
+        size = await turn.ask("Which size?", ["Small", "Large"])
+        await turn.say(f"One shirt, {size}.")
+
+
 class Painter(Skill):
     """Paint a thing in a colour."""
 

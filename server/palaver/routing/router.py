@@ -66,7 +66,7 @@ class Router:
 
         A message that names a skill is another request, as is one that has the form of a request to
         another skill. Where the question has options and the message is none of them, so is one
-        that is clearly like another skill's examples.
+        that is very much like another skill's examples.
         """
         if question.skill not in self._skills or self._route_by_name(message) is not None:
             return False
@@ -74,7 +74,9 @@ class Router:
             return True
         request = self._route_by_pattern(message)
         if request is None and question.options and len(self._skills) > 1:
-            request = self._route_by_examples(message, self.rank(message.text))
+            # Among few skills, a message that is like nothing may pass the threshold of routing.
+            sure = (1 + self._settings.threshold) / 2
+            request = self._route_by_examples(message, self.rank(message.text), threshold=sure)
         return request is None or request.skill == question.skill
 
     async def route(self, message: Message) -> Decision:
@@ -142,7 +144,7 @@ class Router:
     async def _route_by_meaning(self, message: Message) -> Decision:
         ranked = self.rank(message.text)
         return (
-            self._route_by_examples(message, ranked)
+            self._route_by_examples(message, ranked, threshold=self._settings.threshold)
             or await self._ask_engine(message, ranked)
             or Decision(
                 skill=self._settings.default,
@@ -152,10 +154,12 @@ class Router:
             )
         )
 
-    def _route_by_examples(self, message: Message, ranked: list[RankedSkill]) -> Decision | None:
+    def _route_by_examples(
+        self, message: Message, ranked: list[RankedSkill], *, threshold: float
+    ) -> Decision | None:
         best, second = ranked[0], ranked[1]
-        likely = best.probability >= self._settings.threshold
-        if not likely or best.probability - second.probability < self._settings.margin:
+        lead = best.probability - second.probability
+        if best.probability < threshold or lead < self._settings.margin:
             return None
         return Decision(
             skill=best.skill,
