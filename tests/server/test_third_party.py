@@ -44,7 +44,7 @@ def install(run: Run, package: Path, site: Path) -> None:
     run("uv", "pip", "install", *options, "--target", str(site), str(package))
 
 
-def test_a_strangers_skill_comes_works_and_goes(run: Run, tmp_path: Path) -> None:
+def test_a_third_party_skill_is_installed_used_and_removed(run: Run, tmp_path: Path) -> None:
     package = shutil.copytree(PACKAGE, tmp_path / "package")
     assert "haiku" not in run("palaver", "skills", "list")
     install(run, package, tmp_path / "site")
@@ -57,7 +57,7 @@ def test_a_strangers_skill_comes_works_and_goes(run: Run, tmp_path: Path) -> Non
     assert "haiku" not in run("palaver", "skills", "list")
 
 
-def test_a_new_skill_works_as_it_is_made(run: Run, tmp_path: Path) -> None:
+def test_a_new_skill_works_unchanged(run: Run, tmp_path: Path) -> None:
     run("palaver", "skills", "new", "tea-time")
     package = tmp_path / "palaver-tea-time"
     install(run, package, tmp_path / "site")

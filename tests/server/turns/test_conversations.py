@@ -146,7 +146,7 @@ async def test_a_tool_that_fails_is_shown_to_have_failed() -> None:
     assert reply.outcome == "failed"
 
 
-async def test_naming_a_skill_leaves_the_question_and_says_so() -> None:
+async def test_a_command_leaves_the_question_and_the_reason_says_so() -> None:
     async with converse(Clerk, Parrot, engine=ScriptedEngine("Hi.", "Hi again.")) as chat:
         await chat.say("/clerk")
         reply = await chat.say("/parrot hello")
@@ -261,7 +261,7 @@ async def test_missing_and_wrong_arguments_are_asked_for() -> None:
         assert await chat.say("red") == "The the gate is red now."
 
 
-async def test_a_program_is_told_which_argument_is_wrong() -> None:
+async def test_a_program_gets_the_names_of_wrong_arguments() -> None:
     async with converse(Painter, Parrot) as chat:
         reply = await chat.say("", skill="painter", arguments={"thing": "gate", "size": 3})
         assert reply.outcome == "failed"
@@ -310,7 +310,7 @@ async def test_a_wrong_argument_is_named_in_a_sentence() -> None:
         )
 
 
-async def test_a_person_who_gives_no_usable_value_is_told_so() -> None:
+async def test_a_turn_fails_after_three_unusable_values() -> None:
     async with converse(Painter, Parrot) as chat:
         await chat.say("/paint the gate in purple")
         await chat.say("the gate")
@@ -323,10 +323,10 @@ async def test_a_person_who_gives_no_usable_value_is_told_so() -> None:
 
 async def test_an_unknown_skill_is_refused_before_anything_is_stored() -> None:
     async with converse(Parrot) as chat:
-        with pytest.raises(NotFound, match="nobody"):
-            await chat.send("hello", skill="nobody")
+        with pytest.raises(NotFound, match="missing"):
+            await chat.send("hello", skill="missing")
         assert not chat.screen.events
-        typed = await chat.say("/nobody hello")
+        typed = await chat.say("/missing hello")
         assert typed.problem is not None
         assert typed.problem.code == "not_found"
         assert "/parrot" in typed.problem.message
@@ -354,7 +354,7 @@ async def test_a_bug_in_a_skill_ends_its_turn_only(caplog: pytest.LogCaptureFixt
     assert "hunter2" in caplog.text
 
 
-async def test_an_engine_error_is_told_in_a_sentence() -> None:
+async def test_an_engine_error_is_reported_in_a_sentence() -> None:
     line = ScriptedReply(text="I will", error=EngineTimeout("after 3 s"))
     async with converse(Parrot, engine=ScriptedEngine(line)) as chat:
         reply = await chat.say("hello")
@@ -408,7 +408,7 @@ async def test_a_queued_turn_can_be_stopped_before_it_runs() -> None:
     assert replies[1].outcome == "stopped"
 
 
-async def test_two_viewers_see_the_same() -> None:
+async def test_two_subscribers_see_the_same() -> None:
     engine = ScriptedEngine(ScriptedReply(text="a b c d e f", hold=3))
     async with converse(Parrot, engine=engine) as chat:
         turn = await chat.send("letters")
@@ -422,7 +422,7 @@ async def test_two_viewers_see_the_same() -> None:
         chat.server.unsubscribe(subscription)
 
 
-async def test_a_reader_that_comes_back_misses_nothing() -> None:
+async def test_a_subscriber_that_reconnects_misses_nothing() -> None:
     async with converse(Parrot, engine=ScriptedEngine("one", "two", "three")) as chat:
         screen = RecordingSubscriber()
         subscription = await chat.server.subscribe(chat.conversation, screen)
@@ -454,7 +454,7 @@ def test_a_reply_compares_as_text() -> None:
     assert Reply("a") == "a"
 
 
-async def test_a_viewer_sees_the_new_life_of_an_erased_conversation() -> None:
+async def test_a_subscriber_sees_the_new_epoch_of_an_erased_conversation() -> None:
     ledger = MemoryLedger()
     engine = ScriptedEngine("one", "two", "three")
     async with converse(Parrot, engine=engine, ledger=ledger) as chat:
