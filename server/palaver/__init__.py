@@ -3,7 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from palaver.channels import Channel, ConversationService
+from palaver.authentication import Principal
+from palaver.channels import Channel, ConversationAccess, ConversationService
 from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
@@ -112,6 +113,7 @@ from palaver.messages import (
     new_id,
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
+from palaver.replies import PendingReply, ReplyResult, follow_reply
 from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
 from palaver.tools import Tool, tool
@@ -120,28 +122,17 @@ from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
     from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
-    from palaver.web.api import retry_headers
-    from palaver.web.authentication import AUTHENTICATOR, ConversationAccess, Principal
-    from palaver.web.replies import PendingReply, ReplyResult, follow_reply
 
 __version__ = "0.1.0"
 
 _LOADED_ON_USE = {
-    "AUTHENTICATOR": "palaver.web.authentication",
     "Console": "palaver.cli.console",
-    "ConversationAccess": "palaver.web.authentication",
     "EXIT_FAILED": "palaver.cli.console",
-    "PendingReply": "palaver.web.replies",
     "PluginFailure": "palaver.plugins",
     "PluginInfo": "palaver.plugins",
     "PluginRegistry": "palaver.plugins",
-    "Principal": "palaver.web.authentication",
-    "ReplyResult": "palaver.web.replies",
-    "follow_reply": "palaver.web.replies",
-    "retry_headers": "palaver.web.api",
 }
-"""Names for authors of channels and commands: they bring aiohttp and click, which others need not
-load."""
+"""Names for authors of commands: they load click and pluggy's loader, which others do not need."""
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the module defines
@@ -151,7 +142,6 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 
 
 __all__ = [
-    "AUTHENTICATOR",
     "DEAD_LETTERS",
     "EXIT_FAILED",
     "INBOX_LIMIT",
@@ -283,6 +273,5 @@ __all__ = [
     "new_id",
     "read_checkpoint",
     "read_json",
-    "retry_headers",
     "tool",
 ]
