@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.authentication import Principal
 from palaver.channels import Channel, ConversationAccess, ConversationService
-from palaver.config.settings import PluginSettings, Secret
+from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
     ChatMessage,
@@ -19,14 +19,17 @@ from palaver.engine import (
     JsonSchema,
     OnText,
     Regex,
+    Role,
     Sampling,
     Structure,
     TokenLogprob,
 )
 from palaver.engines.continuing import ContinuedGeneration
 from palaver.errors import (
+    CallerError,
     ConfigurationError,
     Conflict,
+    EngineDied,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -36,16 +39,22 @@ from palaver.errors import (
     InvalidInput,
     LedgerError,
     LedgerUnavailable,
+    MaxAttemptsExceeded,
+    NameCollision,
     NotFound,
     OutcomeUnknown,
     Overloaded,
     PalaverError,
+    PluginError,
+    PluginLoadError,
     PromptTooLong,
+    ServerError,
     SkillError,
     TooLarge,
     TooMany,
     Unauthenticated,
     Unsupported,
+    UnusableAnswer,
 )
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
@@ -87,6 +96,7 @@ from palaver.messages import (
     Event,
     Finished,
     Message,
+    Outcome,
     Problem,
     Queued,
     Received,
@@ -96,6 +106,7 @@ from palaver.messages import (
     Text,
     TextReset,
     ToolCalled,
+    ToolState,
     Usage,
     check_name,
     encode,
@@ -103,18 +114,25 @@ from palaver.messages import (
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
 from palaver.replies import PendingReply, ReplyResult, follow_reply
-from palaver.skills import Skill
+from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
-from palaver.tools import Tool
-from palaver.turns.turn import Turn
+from palaver.tools import Tool, tool
+from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
+    from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
 
 __version__ = "0.1.0"
 
-_LOADED_ON_USE = {"Console": "palaver.cli.console", "EXIT_FAILED": "palaver.cli.console"}
-"""Names for authors of commands: they load click, which others do not need."""
+_LOADED_ON_USE = {
+    "Console": "palaver.cli.console",
+    "EXIT_FAILED": "palaver.cli.console",
+    "PluginFailure": "palaver.plugins",
+    "PluginInfo": "palaver.plugins",
+    "PluginRegistry": "palaver.plugins",
+}
+"""Names for authors of commands: they load click and pluggy's loader, which others do not need."""
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the module defines
@@ -134,6 +152,7 @@ __all__ = [
     "Attachment",
     "Backend",
     "BuildContext",
+    "CallerError",
     "Capability",
     "Channel",
     "ChatMessage",
@@ -156,6 +175,7 @@ __all__ = [
     "Document",
     "DocumentInfo",
     "Engine",
+    "EngineDied",
     "EngineError",
     "EngineInfo",
     "EngineStats",
@@ -165,6 +185,7 @@ __all__ = [
     "Event",
     "Export",
     "Fenced",
+    "Filter",
     "FinishReason",
     "Finished",
     "Forbidden",
@@ -181,10 +202,14 @@ __all__ = [
     "LedgerError",
     "LedgerUnavailable",
     "LogEntry",
+    "MaxAttemptsExceeded",
     "Message",
+    "NameCollision",
+    "NoArguments",
     "NotFound",
     "OnChange",
     "OnText",
+    "Outcome",
     "OutcomeUnknown",
     "Overloaded",
     "Page",
@@ -193,6 +218,11 @@ __all__ = [
     "PendingQuestion",
     "PendingReply",
     "PendingTurn",
+    "PluginError",
+    "PluginFailure",
+    "PluginInfo",
+    "PluginLoadError",
+    "PluginRegistry",
     "PluginSettings",
     "Principal",
     "Problem",
@@ -204,9 +234,12 @@ __all__ = [
     "Received",
     "Regex",
     "ReplyResult",
+    "Role",
     "Routed",
     "Sampling",
     "Secret",
+    "ServerError",
+    "Settings",
     "Skill",
     "SkillError",
     "Snapshot",
@@ -224,10 +257,13 @@ __all__ = [
     "TooMany",
     "Tool",
     "ToolCalled",
+    "ToolState",
     "Turn",
     "Unauthenticated",
     "UnsettledTurns",
     "Unsupported",
+    "UnusableAnswer",
+    "UnvalidatedArguments",
     "Usage",
     "__version__",
     "check_name",
@@ -237,4 +273,5 @@ __all__ = [
     "new_id",
     "read_checkpoint",
     "read_json",
+    "tool",
 ]

@@ -10,9 +10,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-import pydantic
-
-from palaver import Backend, OutcomeUnknown, Skill, Tool, Turn, hookimpl
+from palaver import Backend, OutcomeUnknown, Skill, Tool, Turn, hookimpl, tool
 from palaver.config.settings import PluginSettings
 from palaver.engine import Engine, GenerationRequest
 from palaver.hooks import BuildContext
@@ -63,19 +61,17 @@ class ReferenceSkill(Skill):
         await turn.stream(f"coda {text}")
 
 
-class RingArguments(pydantic.BaseModel):
-    message: str
-
-
 def make_ring_tool(path: Path) -> Tool:
     """Return a tool that must not run twice; each run appends a line to the file at ``path``."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    async def ring(arguments: RingArguments) -> str:
-        os.write(file, f"{arguments.message}\n".encode())
+    @tool(name=RING)
+    async def ring(message: str) -> str:
+        """Ring a bell."""
+        os.write(file, f"{message}\n".encode())
         return "rung"
 
-    return Tool(name=RING, description="Ring a bell.", arguments=RingArguments, run=ring)
+    return ring
 
 
 class PacedSettings(PluginSettings):
