@@ -124,7 +124,7 @@ async def converse(
     )
     async with server:
         chat = ChatClient(server, Conversation("default", "test", thread), person)
-        subscription = await server.subscribe(chat.conversation, chat.screen)
+        subscription = await server.subscribe(chat.conversation, chat.recorder)
         try:
             yield chat
         finally:

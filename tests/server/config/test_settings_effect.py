@@ -382,7 +382,7 @@ async def test_backends_are_built_as_the_settings_choose(tmp_path: Path) -> None
 async def reply_of(server: Server) -> str:
     async with server:
         chat = ChatClient(server, Conversation("default", "test", "main"), "alice")
-        subscription = await server.subscribe(chat.conversation, chat.screen)
+        subscription = await server.subscribe(chat.conversation, chat.recorder)
         try:
             return await chat.say("ho")
         finally:
@@ -533,7 +533,7 @@ async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
     async with converse(crowd, settings=chosen) as chat:
         threads = [Conversation("default", "test", str(number)) for number in range(4)]
         chats = [ChatClient(chat.server, thread, "alice") for thread in threads]
-        views = [await chat.server.subscribe(each.conversation, each.screen) for each in chats]
+        views = [await chat.server.subscribe(each.conversation, each.recorder) for each in chats]
         assert await asyncio.gather(*(each.say("who?") for each in chats)) == ["here"] * 4
         for view in views:
             chat.server.unsubscribe(view)

@@ -441,7 +441,9 @@ async def test_who_waits_in_line_is_told_how_many_come_first() -> None:
         await chat.recorder.wait_for(first, text="one")
         threads = [Conversation("default", "test", new_id()) for _ in range(2)]
         others = [ChatClient(chat.server, thread, "bob") for thread in threads]
-        views = [await chat.server.subscribe(other.conversation, other.screen) for other in others]
+        views = [
+            await chat.server.subscribe(other.conversation, other.recorder) for other in others
+        ]
         turns = [await other.send("hello") for other in others]
         for other, turn in zip(others, turns, strict=True):
             await until_told(other, turn)

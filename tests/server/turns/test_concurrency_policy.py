@@ -120,7 +120,7 @@ async def test_an_interruption_reaches_the_replica_that_runs_the_turn() -> None:
     with_policy = chosen(default="interrupt").model_copy(update={"dispatch": patient})
     async with replica(ledger, first, Parrot, settings=with_policy) as owner:
         chat = ChatClient(owner, CONVERSATION, "alice")
-        subscription = await owner.subscribe(CONVERSATION, chat.screen)
+        subscription = await owner.subscribe(CONVERSATION, chat.recorder)
         turn = await chat.send("1")
         await stored(owner, turn, "one")
         async with replica(ledger, second, Parrot, settings=with_policy) as other:
@@ -217,7 +217,7 @@ async def test_after_a_takeover_a_skill_is_steered_the_same_way() -> None:
     second = ScriptedEngine(text)
     async with replica(ledger, first, Guide) as dying:
         chat = ChatClient(dying, CONVERSATION, "alice")
-        subscription = await dying.subscribe(CONVERSATION, chat.screen)
+        subscription = await dying.subscribe(CONVERSATION, chat.recorder)
         turn = await chat.send("go")
         await chat.recorder.wait_for(turn, text="straight on")
         await chat.send("left")
@@ -227,7 +227,7 @@ async def test_after_a_takeover_a_skill_is_steered_the_same_way() -> None:
         dying.unsubscribe(subscription)
     async with replica(ledger, second, Guide) as heir:
         chat = ChatClient(heir, CONVERSATION, "alice")
-        subscription = await heir.subscribe(CONVERSATION, chat.screen)
+        subscription = await heir.subscribe(CONVERSATION, chat.recorder)
         reply = await chat.reply(turn)
         heir.unsubscribe(subscription)
         assert chat.recorder.events_of(turn, Started)[-1].attempt == 2

@@ -325,7 +325,7 @@ async def test_an_unknown_skill_is_refused_before_anything_is_stored() -> None:
     async with converse(Parrot) as chat:
         with pytest.raises(NotFound, match="missing"):
             await chat.send("hello", skill="missing")
-        assert not chat.screen.events
+        assert not chat.recorder.events
         typed = await chat.say("/missing hello")
         assert typed.problem is not None
         assert typed.problem.code == "not_found"

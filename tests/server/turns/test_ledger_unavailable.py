@@ -76,10 +76,10 @@ async def linked(
 
 
 @asynccontextmanager
-async def watching(server: Server, screen: RecordingSubscriber) -> AsyncIterator[ChatClient]:
+async def watching(server: Server, recorder: RecordingSubscriber) -> AsyncIterator[ChatClient]:
     chat = ChatClient(server, CONVERSATION, "alice")
-    chat.screen = screen
-    subscription = await server.subscribe(CONVERSATION, screen)
+    chat.recorder = recorder
+    subscription = await server.subscribe(CONVERSATION, recorder)
     yield chat
     server.unsubscribe(subscription)
 

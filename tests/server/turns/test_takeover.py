@@ -69,7 +69,7 @@ async def taken_over(
     ledger = MemoryLedger()
     async with replica(ledger, first, *skills, tools=tools) as dying:
         chat = ChatClient(dying, CONVERSATION, "alice")
-        subscription = await dying.subscribe(CONVERSATION, chat.screen)
+        subscription = await dying.subscribe(CONVERSATION, chat.recorder)
         turn = await chat.send("go")
         if when is not None:
             await asyncio.wait_for(when(), 5)
@@ -80,7 +80,7 @@ async def taken_over(
         dying.unsubscribe(subscription)
     async with replica(ledger, second, *skills, tools=tools) as heir:
         chat = ChatClient(heir, CONVERSATION, "alice")
-        subscription = await heir.subscribe(CONVERSATION, chat.screen)
+        subscription = await heir.subscribe(CONVERSATION, chat.recorder)
         yield chat, turn
         heir.unsubscribe(subscription)
 
@@ -241,7 +241,7 @@ async def test_a_turn_that_kills_every_worker_fails_visibly() -> None:
         assert attempt < 3
     async with replica(ledger, ScriptedEngine("x"), Parrot) as server:
         chat = ChatClient(server, CONVERSATION, "alice")
-        subscription = await server.subscribe(CONVERSATION, chat.screen)
+        subscription = await server.subscribe(CONVERSATION, chat.recorder)
         reply = await chat.reply(turn)
         assert reply.outcome == "failed"
         assert reply.problem is not None
@@ -312,7 +312,7 @@ async def test_drain_hands_a_running_turn_over_without_an_attempt() -> None:
     )
     async with server:
         chat = ChatClient(server, CONVERSATION, "alice")
-        subscription = await server.subscribe(CONVERSATION, chat.screen)
+        subscription = await server.subscribe(CONVERSATION, chat.recorder)
         turn = await chat.send("go")
         await chat.recorder.wait_for(turn, text="left")
         server.unsubscribe(subscription)
