@@ -43,11 +43,15 @@ class Refused(Exception):
     """The server refused a message with a code that a later attempt would not change."""
 
 
-class _PendingTurnFrame(msgspec.Struct):
-    turn: str
+class _MessageFrame(msgspec.Struct):
     id: str
     person: str
     text: str
+
+
+class _PendingTurnFrame(msgspec.Struct):
+    turn: str
+    messages: tuple[_MessageFrame, ...]
     running: bool
     reply: str
     skill: str = ""
@@ -198,12 +202,17 @@ class ReconnectingClient:
         )
 
     def _decode_pending(self, turn: _PendingTurnFrame) -> PendingTurn:
-        message = Message(
-            conversation=self._conversation, id=turn.id, person=turn.person, text=turn.text
-        )
         return PendingTurn(
             turn=turn.turn,
-            messages=(message,),
+            messages=tuple(
+                Message(
+                    conversation=self._conversation,
+                    id=message.id,
+                    person=message.person,
+                    text=message.text,
+                )
+                for message in turn.messages
+            ),
             running=turn.running,
             reply=turn.reply,
             skill=turn.skill,

@@ -127,18 +127,16 @@ class SimulatedConversation:
 
     async def run(self) -> None:
         """Send the messages one after the other, then check what every client received."""
-        running = [asyncio.create_task(client.run()) for client in self._clients]
-        try:
+        async with asyncio.TaskGroup() as clients:  # an error in a client ends the conversation
+            running = [clients.create_task(client.run()) for client in self._clients]
             async with asyncio.TaskGroup() as duplicates:
                 number, answered = 0, True
                 while answered and number < self._load.profile.messages and not self._load.stopping:
                     answered = await self._send(number, duplicates)
                     number += 1
             await self._check_clients()
-        finally:
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
 
     async def _send(self, number: int, duplicates: asyncio.TaskGroup) -> bool:
         """Send a message and wait for the replies that are due; return False on a timeout."""
