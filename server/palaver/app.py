@@ -23,7 +23,7 @@ from palaver.web import ACTIVE_REQUESTS, ActiveRequests, check_bind, make_applic
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GOODBYE = 1.0
+CONNECTION_CLOSE_TIMEOUT = 1.0
 """Seconds that open connections get to end when all who used them have been dismissed."""
 
 
@@ -135,7 +135,10 @@ async def listening(server: Server) -> AsyncIterator[str]:
         channels=server.channels,
     )
     runner = web.AppRunner(
-        application, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE
+        application,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=CONNECTION_CLOSE_TIMEOUT,
     )
     await runner.setup()
     try:

@@ -7,7 +7,7 @@ import click
 import palaver
 from palaver.cli.chat import chat
 from palaver.cli.check import check
-from palaver.cli.console import Commands, Console
+from palaver.cli.console import CommandGroup, Console
 from palaver.cli.deadletters import deadletters
 from palaver.cli.models import models
 from palaver.cli.people import erase, export
@@ -18,7 +18,7 @@ from palaver.cli.stop import stop
 __all__ = ["main"]
 
 
-@click.group(cls=Commands)
+@click.group(cls=CommandGroup)
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -57,7 +57,7 @@ def _own_server(console: Console) -> contextlib.AbstractAsyncContextManager[str]
 
     logging.basicConfig(level=logging.ERROR)
     overrides = (*console.overrides, "server.port=0", "server.host=127.0.0.1")
-    settings = load_settings(console.config, os.environ, overrides)
+    settings = load_settings(console.settings_path, os.environ, overrides)
     built = build_server(settings, console.registry)
 
     @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ import click
 import pydantic
 
 from palaver.cli.console import EXIT_MISCONFIGURED, Console
-from palaver.cli.models import one_line
+from palaver.cli.models import summarize
 from palaver.config.loading import plugin_settings, validate_plugin_settings
 from palaver.config.settings import Secret, ServerSettings, Settings
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
@@ -271,7 +271,7 @@ def _model(console: Console) -> Findings:
     except PalaverError as error:
         yield "bad", f"engine {name!r}: {error}"
         return
-    yield "good", f"model: {checkpoint.directory.name} ({one_line(checkpoint)})"
+    yield "good", f"model: {checkpoint.directory.name} ({summarize(checkpoint)})"
     if checkpoint.demonstration:
         yield "note", "model: it is too small for real use; see: palaver models add --help"
 

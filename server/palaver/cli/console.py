@@ -32,12 +32,12 @@ EXIT_MISCONFIGURED = 78
 class Console:
     """Where a command finds the settings and the plugins; read when first asked for."""
 
-    config: Path | None
+    settings_path: Path | None
     overrides: tuple[str, ...]
 
     @functools.cached_property
     def settings(self) -> Settings:
-        return load_settings(self.config, os.environ, self.overrides)
+        return load_settings(self.settings_path, os.environ, self.overrides)
 
     @functools.cached_property
     def registry(self) -> Registry:
@@ -64,7 +64,7 @@ class Console:
         finally:
             await ledger.close()
 
-    def with_ledger(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
+    def run_with_ledger(self, use_ledger: Callable[[Ledger], Awaitable[T]]) -> T:
         """Do ``work`` with it. For commands, which are not asynchronous."""
         _ = (
             self.build_context,
@@ -73,7 +73,7 @@ class Console:
 
         async def run() -> T:
             async with self.open_ledger() as ledger:
-                return await work(ledger)
+                return await use_ledger(ledger)
 
         return asyncio.run(run())
 
@@ -90,18 +90,18 @@ class Console:
             await knowledge.close()
 
 
-class Commands(click.Group):
+class CommandGroup(click.Group):
     """The built-in commands, then those of plugins. An expected failure is one line and an exit
     status, 78 for a bad configuration; a surprise keeps its traceback."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         built_in = super().get_command(ctx, cmd_name)
-        return built_in or self._contributed(ctx).get(cmd_name)
+        return built_in or self._plugin_commands(ctx).get(cmd_name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self._contributed(ctx)})
+        return sorted({*super().list_commands(ctx), *self._plugin_commands(ctx)})
 
-    def _contributed(self, ctx: click.Context) -> dict[str, click.Command]:
+    def _plugin_commands(self, ctx: click.Context) -> dict[str, click.Command]:
         console = ctx.obj or Console(None, ())
         try:
             return dict(console.registry.commands)

@@ -15,9 +15,9 @@ from palaver.errors import NotFound
 from palaver.ledger import DEAD_LETTERS, QUEUE_ALL, ConcurrencyPolicies, DeadLetter, Ledger
 from palaver.messages import merge_messages
 
-SHOWN = 60
+MAX_SHOWN_CHARACTERS = 60
 """Characters of a message that ``list`` shows."""
-TOGETHER = ConcurrencyPolicies(default="merge", merge_window=0.5)
+MERGE_ALL = ConcurrencyPolicies(default="merge", merge_window=0.5)
 """Messages that were one turn become one turn again."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -37,16 +37,16 @@ def deadletters() -> None:
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, DEAD_LETTERS))
 @as_json
 @click.pass_obj
-def list_letters(console: Console, limit: int, as_json: bool) -> None:
+def list_dead_letters(console: Console, limit: int, as_json: bool) -> None:
     """List them, the newest first."""
-    letters = console.with_ledger(lambda ledger: ledger.dead_letters(limit))
+    letters = console.run_with_ledger(lambda ledger: ledger.dead_letters(limit))
     if as_json:
         print_json(letters)
     for letter in () if as_json else letters:
         message = merge_messages(letter.messages)
         words = " ".join(message.text.split())
-        text = words if len(words) <= SHOWN else f"{words[:SHOWN]}…"
-        click.echo(f"{letter.turn}  {_time(letter.at)}  {message.conversation}  {text!r}")
+        text = words if len(words) <= MAX_SHOWN_CHARACTERS else f"{words[:MAX_SHOWN_CHARACTERS]}…"
+        click.echo(f"{letter.turn}  {_format_time(letter.at)}  {message.conversation}  {text!r}")
 
 
 @deadletters.command()
@@ -55,14 +55,14 @@ def list_letters(console: Console, limit: int, as_json: bool) -> None:
 @click.pass_obj
 def show(console: Console, turn: str, as_json: bool) -> None:
     """Show all that is kept of TURN."""
-    (letter,) = _find(console.with_ledger(_letters), (turn,))
+    (letter,) = _find(console.run_with_ledger(_read_dead_letters), (turn,))
     if as_json:
         print_json(letter)
         return
     rows = [
         ("turn", letter.turn),
         ("conversation", str(letter.messages[0].conversation)),
-        ("given up", _time(letter.at)),
+        ("given up", _format_time(letter.at)),
         ("problem", letter.problem),
         ("attempt", str(letter.attempt)),
         ("skill", letter.skill),
@@ -86,25 +86,25 @@ def replay(console: Console, turns: Sequence[str], every: bool) -> None:
     _require_some(turns, every)
 
     async def replay_all(ledger: Ledger) -> int:
-        letters = await _letters(ledger)
+        letters = await _read_dead_letters(ledger)
         chosen = letters if every else _find(letters, turns)
         for letter in chosen:
-            await replay_letter(ledger, letter)
+            await replay_dead_letter(ledger, letter)
             click.echo(f"Replayed {letter.turn}.")
         return len(chosen)
 
-    if not console.with_ledger(replay_all):
+    if not console.run_with_ledger(replay_all):
         click.echo("There are no dead letters.")
 
 
-async def replay_letter(ledger: Ledger, letter: DeadLetter) -> None:
+async def replay_dead_letter(ledger: Ledger, dead_letter: DeadLetter) -> None:
     """Accept its messages anew, and remove it. Their ids follow from the letter: a replay that
     was cut in the middle can be repeated."""
-    policies = TOGETHER if len(letter.messages) > 1 else QUEUE_ALL
-    for number, message in enumerate(letter.messages):
-        again = msgspec.structs.replace(message, id=f"replay-{letter.turn}-{number}")
+    policies = MERGE_ALL if len(dead_letter.messages) > 1 else QUEUE_ALL
+    for number, message in enumerate(dead_letter.messages):
+        again = msgspec.structs.replace(message, id=f"replay-{dead_letter.turn}-{number}")
         await ledger.accept(again, policies)
-    await ledger.discard(letter.turn)
+    await ledger.discard(dead_letter.turn)
 
 
 @deadletters.command()
@@ -116,10 +116,10 @@ def discard(console: Console, turns: Sequence[str], every: bool) -> None:
     _require_some(turns, every)
 
     async def discard_all(ledger: Ledger) -> list[str]:
-        chosen = [letter.turn for letter in await _letters(ledger)] if every else turns
+        chosen = [letter.turn for letter in await _read_dead_letters(ledger)] if every else turns
         return [turn for turn in chosen if not await ledger.discard(turn)]
 
-    missing = console.with_ledger(discard_all)
+    missing = console.run_with_ledger(discard_all)
     for turn in missing:
         click.echo(f"There is no dead letter {turn!r}.", err=True)
     if missing:
@@ -131,7 +131,7 @@ def _require_some(turns: Sequence[str], every: bool) -> None:
         raise click.UsageError("name the turns, or give --all")
 
 
-async def _letters(ledger: Ledger) -> tuple[DeadLetter, ...]:
+async def _read_dead_letters(ledger: Ledger) -> tuple[DeadLetter, ...]:
     return await ledger.dead_letters(DEAD_LETTERS)
 
 
@@ -143,5 +143,5 @@ def _find(letters: Sequence[DeadLetter], turns: Sequence[str]) -> list[DeadLette
     return [held[turn] for turn in turns]
 
 
-def _time(at: float) -> str:
+def _format_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

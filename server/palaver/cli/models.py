@@ -16,7 +16,7 @@ def models() -> None:
     """Models: list, add, choose, look at, remove."""
 
 
-def _models(console: Console) -> ModelRegistry:
+def _model_registry(console: Console) -> ModelRegistry:
     return ModelRegistry(console.settings.server.data)
 
 
@@ -24,24 +24,24 @@ def _models(console: Console) -> ModelRegistry:
 @click.pass_obj
 def list_models(console: Console) -> None:
     """Every model; * marks the current one."""
-    registry = _models(console)
+    registry = _model_registry(console)
     current = registry.current
     for name, directory in registry.models().items():
         mark = "*" if name == current else " "
-        click.echo(f"{mark} {name:<32} {_summary(directory)}")
+        click.echo(f"{mark} {name:<32} {_summarize_directory(directory)}")
         click.echo(click.style(f"  {'':<32} {registry.source(name)}", dim=True))
 
 
-def _summary(directory: Path) -> str:
+def _summarize_directory(directory: Path) -> str:
     try:
-        return one_line(read_checkpoint(directory))
+        return summarize(read_checkpoint(directory))
     except PalaverError as error:
         return click.style(str(error), fg="red")
 
 
-def one_line(model: Checkpoint) -> str:
+def summarize(model: Checkpoint) -> str:
     """What a person compares models by."""
-    parts = [model.architecture, f"{count(model.parameters)} parameters"]
+    parts = [model.architecture, f"{format_count(model.parameters)} parameters"]
     if model.context:
         parts.append(f"context {model.context} tokens")
     if model.demonstration:
@@ -49,7 +49,7 @@ def one_line(model: Checkpoint) -> str:
     return ", ".join(parts)
 
 
-def count(number: int) -> str:
+def format_count(number: int) -> str:
     """A large number in three digits: 12.3 M."""
     for unit, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= unit:
@@ -69,7 +69,7 @@ def add(console: Console, source: str, name: str, revision: str, copy: bool) -> 
     The hub is the one that HF_ENDPOINT names. An interrupted download goes on when the command
     is run again.
     """
-    registry = _models(console)
+    registry = _model_registry(console)
     if Path(source).expanduser().is_dir():
         if revision:
             raise click.UsageError("--revision is for models of the hub")
@@ -78,7 +78,7 @@ def add(console: Console, source: str, name: str, revision: str, copy: bool) -> 
         token = console.settings.models.hub_token
         hub = Hub(token.reveal() if token else None, lambda text: click.echo(text, err=True))
         name = registry.add_from_hub(hub, source, name, revision)
-    click.echo(f"Added {name!r}: {_summary(registry.find(name))}.")
+    click.echo(f"Added {name!r}: {_summarize_directory(registry.find(name))}.")
     click.echo(f"Choose it with: palaver models use {name}")
 
 
@@ -87,8 +87,8 @@ def add(console: Console, source: str, name: str, revision: str, copy: bool) -> 
 @click.pass_obj
 def use(console: Console, name: str) -> None:
     """Make NAME the current model. A running server takes it at its next start."""
-    model = _models(console).use(name)
-    click.echo(f"The current model is {name!r}: {one_line(model)}.")
+    model = _model_registry(console).use(name)
+    click.echo(f"The current model is {name!r}: {summarize(model)}.")
 
 
 @models.command()
@@ -97,7 +97,7 @@ def use(console: Console, name: str) -> None:
 @click.pass_obj
 def remove(console: Console, name: str, force: bool) -> None:
     """Remove NAME. Files that were registered where they are stay there."""
-    registry = _models(console)
+    registry = _model_registry(console)
     directory = registry.find(name)
     deleted = registry.remove(name, force=force)
     files = "and its files" if deleted else f"; its files stay in {directory}"
@@ -110,7 +110,7 @@ def remove(console: Console, name: str, force: bool) -> None:
 @click.pass_obj
 def info(console: Console, name: str, verify: bool) -> None:
     """What NAME is (default: the current model)."""
-    registry = _models(console)
+    registry = _model_registry(console)
     name = name or registry.current
     model = read_checkpoint(registry.find(name))
     rows = {
@@ -118,7 +118,7 @@ def info(console: Console, name: str, verify: bool) -> None:
         "directory": str(model.directory),
         "source": registry.source(name),
         "architecture": model.architecture,
-        "parameters": f"{model.parameters:_} ({count(model.parameters)})",
+        "parameters": f"{model.parameters:_} ({format_count(model.parameters)})",
         "weights": f"{model.size / 1e6:.1f} MB",
         "context": f"{model.context} tokens" if model.context else "",
         "languages": ", ".join(model.languages),

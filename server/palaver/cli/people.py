@@ -31,7 +31,7 @@ def export(console: Console, tenant: str, person: str, output: Path | None) -> N
     """
     check_name(tenant, "tenant")
     check_name(person, "person")
-    held = console.with_ledger(lambda ledger: ledger.export(tenant, person))
+    held = console.run_with_ledger(lambda ledger: ledger.export(tenant, person))
     if output is None:
         print_json(held)
         return
@@ -58,7 +58,7 @@ def erase(console: Console, tenant: str, person: str, yes: bool, as_json: bool) 
     check_name(person, "person")
     if not yes:
         click.confirm(f"Erase all of {person!r} in tenant {tenant!r} for good?", abort=True)
-    receipt = console.with_ledger(lambda ledger: ledger.erase(tenant, person))
+    receipt = console.run_with_ledger(lambda ledger: ledger.erase(tenant, person))
     if as_json:
         print_json(receipt)
         return

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-EXIT_LATE = 75
+EXIT_STOP_TIMEOUT = 75
 """EX_TEMPFAIL of sysexits.h: the server did not stop by itself within ``server.grace``."""
 
 
@@ -31,7 +31,7 @@ def serve(console: Console, verbose: bool) -> None:
     from palaver.app import build_server  # brings the web framework, which takes a moment
 
     configure_logging(logging.DEBUG if verbose else logging.INFO)
-    asyncio.run(_serve(build_server(console.settings, console.registry)))
+    asyncio.run(run_server(build_server(console.settings, console.registry)))
 
 
 def configure_logging(level: int) -> None:
@@ -42,10 +42,10 @@ def configure_logging(level: int) -> None:
     logging.getLogger("gguf").setLevel(logging.WARNING)  # tells of every file that it writes
 
 
-async def _serve(server: "Server") -> None:
+async def run_server(server: "Server") -> None:
     from palaver.app import listening
 
-    stopped = _until_told(server.settings.server.grace)
+    stopped = stop_on_signal(server.settings.server.grace)
     click.echo(f"Starting the engine {server.settings.engine.use!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
@@ -56,7 +56,7 @@ async def _serve(server: "Server") -> None:
         click.echo("Stopping; running turns may end first. Again to end at once.", err=True)
 
 
-def _until_told(grace: float) -> asyncio.Event:
+def stop_on_signal(grace: float) -> asyncio.Event:
     """Set by the first SIGTERM or SIGINT. The process ends at the second, or when ``grace`` seconds
     are over."""
     stopped = asyncio.Event()
@@ -68,7 +68,7 @@ def _until_told(grace: float) -> asyncio.Event:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
         # A thread: whatever hangs may have the event loop, or come after it.
-        last_resort = threading.Timer(grace, _end)
+        last_resort = threading.Timer(grace, _force_exit)
         last_resort.daemon = True
         last_resort.start()
 
@@ -77,7 +77,7 @@ def _until_told(grace: float) -> asyncio.Event:
     return stopped
 
 
-def _end() -> None:
+def _force_exit() -> None:
     log.error("the server did not stop in time; it is ended, and its turns will be taken over")
     logging.shutdown()
-    os._exit(EXIT_LATE)
+    os._exit(EXIT_STOP_TIMEOUT)

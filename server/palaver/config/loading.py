@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from palaver.config.settings import Keys, OpenSection, Origin, Settings, Tree, find_origin
-from palaver.config.validation import ModelT, did_you_mean, inspect, nearest, unknown_key, validate
+from palaver.config.settings import BackendsSection, KeyPath, Origin, Settings, Tree, find_origin
+from palaver.config.validation import (
+    ModelT,
+    closest_path,
+    describe_unknown_key,
+    format_suggestion,
+    validate,
+    validate_or_explain,
+)
 from palaver.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,7 +31,7 @@ PREFIX = "PALAVER__"
 FILE_VARIABLE = "PALAVER_CONFIG"
 DEFAULT_FILE = Path("palaver.toml")
 
-WELL_KNOWN: dict[str, tuple[Keys, str]] = {
+WELL_KNOWN: dict[str, tuple[KeyPath, str]] = {
     "REDIS_URL": (("ledger", "redis", "url"), "env:REDIS_URL"),
     "OPENAI_API_KEY": (("engine", "openai", "api_key"), "env:OPENAI_API_KEY"),
     "OPENAI_BASE_URL": (("engine", "openai", "urls"), "{}"),
@@ -41,27 +48,31 @@ def load_settings(
     ``path`` None means the file that ``PALAVER_CONFIG`` names, else ``palaver.toml`` if there is
     one. Raises `ConfigurationError` with one line for every value that cannot be right.
     """
-    given = _Given()
+    given = _GivenValues()
     for name, (keys, value) in WELL_KNOWN.items():
         if environ.get(name):
-            given.put(keys, value.format(environ[name]), Origin(f"environment {name}", raw=True))
-    file = settings_file(path, environ)
+            given.set(
+                keys, value.format(environ[name]), Origin(f"environment {name}", is_text=True)
+            )
+    file = find_settings_file(path, environ)
     if file:
         _read_file(file, given)
     for name in sorted(name for name in environ if name.startswith(PREFIX)):
         keys = tuple(name.removeprefix(PREFIX).lower().split("__"))
-        given.put(keys, environ[name], Origin(f"environment {name}", raw=True))
+        given.set(keys, environ[name], Origin(f"environment {name}", is_text=True))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigurationError(f"--set {override!r} is not of the form section.key=value")
-        given.put(tuple(key.strip().split(".")), value.strip(), Origin(f"--set {key}", raw=True))
+        given.set(
+            tuple(key.strip().split(".")), value.strip(), Origin(f"--set {key}", is_text=True)
+        )
     settings = validate(Settings, given.tree, given.origin)
     settings._origins.update(given.origins)
     return settings
 
 
-def settings_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+def find_settings_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     """The file that settings are read from. Raises `ConfigurationError` when a named one is
     not there."""
     if path is None and environ.get(FILE_VARIABLE):
@@ -73,22 +84,22 @@ def settings_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     return path
 
 
-def _read_file(file: Path, given: "_Given") -> None:
+def _read_file(file: Path, given: "_GivenValues") -> None:
     try:
         text = file.read_text(encoding="utf-8")
         tree = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{file} cannot be read: {error}") from error
-    lines = key_lines(text)
-    for keys, value in _leaves(tree):
+    lines = find_key_lines(text)
+    for keys, value in _iterate_values(tree):
         line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
-        given.put(keys, value, Origin(f"{file}, line {line}" if line else str(file)))
+        given.set(keys, value, Origin(f"{file}, line {line}" if line else str(file)))
 
 
-def _leaves(tree: Tree, above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+def _iterate_values(tree: Tree, above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, (*above, key))
+            yield from _iterate_values(value, (*above, key))
         else:
             yield (*above, key), value
 
@@ -97,47 +108,47 @@ HEADER = re.compile(r"\s*\[\[?([^\]]+)\]")
 ASSIGNMENT = re.compile(r"""\s*([\w"'.\- ]+?)\s*=""")
 
 
-def key_lines(text: str) -> dict[Keys, int]:
+def find_key_lines(text: str) -> dict[KeyPath, int]:
     """The line of every key and table of a TOML text, for messages: tomllib does not tell."""
-    lines: dict[Keys, int] = {}
-    table: Keys = ()
+    lines: dict[KeyPath, int] = {}
+    table: KeyPath = ()
     for number, line in enumerate(text.splitlines(), 1):
         if match := HEADER.match(line):
-            table = _dotted(match[1])
+            table = _split_key(match[1])
             lines.setdefault(table, number)
         elif match := ASSIGNMENT.match(line):
-            keys = table + _dotted(match[1])
+            keys = table + _split_key(match[1])
             for length in range(len(table) + 1, len(keys) + 1):
                 lines.setdefault(keys[:length], number)
     return lines
 
 
-def _dotted(key: str) -> Keys:
+def _split_key(key: str) -> KeyPath:
     return tuple(part.strip(" \"'") for part in key.split("."))
 
 
-class _Given:
+class _GivenValues:
     """The tree of values given so far, later ones over earlier ones, and where each is from."""
 
     def __init__(self) -> None:
         self.tree: Tree = {}
-        self.origins: dict[Keys, Origin] = {}
+        self.origins: dict[KeyPath, Origin] = {}
 
-    def put(self, keys: Keys, value: object, origin: Origin) -> None:
+    def set(self, keys: KeyPath, value: object, origin: Origin) -> None:
         table = self.tree
         for depth, key in enumerate(keys[:-1], 1):
             table = table.setdefault(key, {})
             if not isinstance(table, dict):
                 raise ConfigurationError(
-                    f"{'.'.join(keys[:depth])} is a value ({self.origins[keys[:depth]].where}), "
-                    f"so there is no {'.'.join(keys)!r} ({origin.where}) in it"
+                    f"{'.'.join(keys[:depth])} is a value ({self.origins[keys[:depth]].location}), "
+                    f"so there is no {'.'.join(keys)!r} ({origin.location}) in it"
                 )
         for path in [path for path in self.origins if path[: len(keys)] == keys]:
             del self.origins[path]
         table[keys[-1]] = value
         self.origins[keys] = origin
 
-    def origin(self, keys: Keys) -> Origin | None:
+    def origin(self, keys: KeyPath) -> Origin | None:
         return find_origin(self.origins, keys)
 
 
@@ -164,10 +175,12 @@ def validate_plugin_settings(settings: Settings, registry: "Registry") -> None:
         for name, tree in _tables(settings, section).items():
             origin = settings.origin((section, name))
             if name in models:
-                problems += inspect(models[name], tree, settings.origin, (section, name))[1]
+                problems += validate_or_explain(
+                    models[name], tree, settings.origin, (section, name)
+                )[1]
             elif not _excusable(settings, registry, origin):
-                hint = did_you_mean(nearest((section, name), models))
-                problems.append(unknown_key((section, name), origin, hint))
+                hint = format_suggestion(closest_path((section, name), models))
+                problems.append(describe_unknown_key((section, name), origin, hint))
     if problems:
         raise ConfigurationError("\n".join(problems))
 
@@ -191,11 +204,11 @@ def plugin_models(registry: "Registry") -> dict[str, dict[str, type[pydantic.Bas
 
 def _tables(settings: Settings, section: str) -> dict[str, Tree]:
     value = getattr(settings, section)
-    return value.tables() if isinstance(value, OpenSection) else dict(value)
+    return value.tables() if isinstance(value, BackendsSection) else dict(value)
 
 
 def _excusable(settings: Settings, registry: "Registry", origin: Origin | None) -> bool:
     """Whether a table without a plugin may be nobody's mistake: its plugin failed or is disabled,
     or a bare name that other programs use as well filled it."""
-    bare = origin is not None and origin.where.removeprefix("environment ") in WELL_KNOWN
+    bare = origin is not None and origin.location.removeprefix("environment ") in WELL_KNOWN
     return bare or bool(registry.failures) or bool(settings.plugins.disabled)

@@ -16,7 +16,7 @@ from palaver.errors import ConfigurationError
 from palaver.messages import ConcurrencyPolicy
 
 Tree = dict[str, Any]  # Any: nested tables of TOML values
-Keys = tuple[str, ...]
+KeyPath = tuple[str, ...]
 """The way to a value: ``("server", "port")``."""
 Lane = Literal["interactive", "channel", "batch"]
 """Who goes first to the engine: somebody who looks on while the reply is written, somebody who gets
@@ -28,16 +28,19 @@ class Origin:
     """Where a value was given, in words for people. ``raw``: as text, from the environment or a
     flag, to be read as whatever type its field has."""
 
-    where: str
-    raw: bool = False
+    location: str
+    is_text: bool = False
 
 
-def find_origin(origins: Mapping[Keys, Origin], keys: Keys) -> Origin | None:
-    """Where the value at ``keys`` was given; of a table, the first value in it; of what is not
-    there, the table around it. None: nowhere."""
-    for length in range(len(keys), 0, -1):
-        for path, origin in origins.items():
-            if path[:length] == keys[:length]:
+def find_origin(origins: Mapping[KeyPath, Origin], path: KeyPath) -> Origin | None:
+    """Return the origin of the value at ``path``.
+
+    A table has the origin of the first value in it, a value that was not given that of the table
+    around it. None: neither was given.
+    """
+    for length in range(len(path), 0, -1):
+        for given, origin in origins.items():
+            if given[:length] == path[:length]:
                 return origin
     return None
 
@@ -69,7 +72,7 @@ class PluginSettings(pydantic.BaseModel):
     )
 
 
-class OpenSection(Section):
+class BackendsSection(Section):
     """A section with a table for every backend beside its own keys: ``[section.backend]``."""
 
     model_config = pydantic.ConfigDict(extra="allow")
@@ -87,14 +90,14 @@ class OpenSection(Section):
         return ((name, getattr(self, name)) for name in type(self).model_fields)
 
 
-class ChoiceSettings(OpenSection):
+class ChoiceSettings(BackendsSection):
     """A section that picks one backend."""
 
     use: str
     """The backend to use; its settings stand in a table of its name."""
 
 
-class EnabledSettings(OpenSection):
+class EnabledSettings(BackendsSection):
     """A section that picks any number of backends."""
 
     enabled: tuple[str, ...] = ()
@@ -342,8 +345,8 @@ class Settings(Section):
     skills: dict[str, Tree] = pydantic.Field(default={}, repr=False)
     """Settings of skills, in a table per skill."""
 
-    _origins: dict[Keys, Origin] = pydantic.PrivateAttr(default_factory=dict)
+    _origins: dict[KeyPath, Origin] = pydantic.PrivateAttr(default_factory=dict)
 
-    def origin(self, keys: Keys) -> Origin | None:
+    def origin(self, keys: KeyPath) -> Origin | None:
         """See `find_origin`."""
         return find_origin(self._origins, keys)

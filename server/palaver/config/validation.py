@@ -13,11 +13,11 @@ from typing import Annotated, Any, Generic, TypeVar, Union
 
 import pydantic
 
-from palaver.config.settings import Keys, OpenSection, Origin, Secret, Tree
+from palaver.config.settings import BackendsSection, KeyPath, Origin, Secret, Tree
 from palaver.errors import ConfigurationError
 
 Annotation = Any  # a type as a field's annotation writes it
-FindOrigin = Callable[[Keys], Origin | None]
+FindOrigin = Callable[[KeyPath], Origin | None]
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 
 
@@ -25,30 +25,30 @@ def validate(
     model: type[ModelT],
     tree: Tree,
     origin: FindOrigin,
-    above: Keys = (),
+    above: KeyPath = (),
 ) -> ModelT:
     """``tree`` as a ``model``. Raises `ConfigurationError`, one line per problem, in words."""
-    value, problems = inspect(model, tree, origin, above)
+    value, problems = validate_or_explain(model, tree, origin, above)
     if value is None:
         raise ConfigurationError("\n".join(problems))
     return value
 
 
-def inspect(
-    model: type[ModelT], tree: Tree, origin: FindOrigin, above: Keys = ()
+def validate_or_explain(
+    model: type[ModelT], tree: Tree, origin: FindOrigin, above: KeyPath = ()
 ) -> tuple[ModelT | None, list[str]]:
     """``tree`` as a ``model``, or None and the problems."""
-    return _Inspection(model, origin, above).run(tree)
+    return _Validation(model, origin, above).run(tree)
 
 
-class _Inspection(Generic[ModelT]):
+class _Validation(Generic[ModelT]):
     """One reading of a tree: text becomes what its field expects, and problems are gathered."""
 
-    def __init__(self, model: type[ModelT], origin: FindOrigin, above: Keys) -> None:
+    def __init__(self, model: type[ModelT], origin: FindOrigin, above: KeyPath) -> None:
         self._model = model
         self._origin = origin
         self._above = above
-        self._problems: dict[Keys, str] = {}
+        self._problems: dict[KeyPath, str] = {}
 
     def run(self, tree: Tree) -> tuple[ModelT | None, list[str]]:
         if not isinstance(tree, dict):
@@ -59,78 +59,78 @@ class _Inspection(Generic[ModelT]):
             value = self._model.model_validate(shaped)
         except pydantic.ValidationError as error:
             for detail in error.errors(include_url=False):
-                keys = self._above + _within(detail["loc"], shaped)
-                self._problems.setdefault(keys, self._sentence(keys, *_words(detail)))
+                keys = self._above + _key_path(detail["loc"], shaped)
+                self._problems.setdefault(keys, self._sentence(keys, *_describe_error(detail)))
         return (None if self._problems else value), list(self._problems.values())
 
-    def _sentence(self, keys: Keys, words: str, value: object = None) -> str:
+    def _sentence(self, keys: KeyPath, words: str, value: object = None) -> str:
         instead = "" if value is None else f", not {value!r}"
-        return f"{'.'.join(keys)}{words}{instead}{_where(self._origin(keys))}"
+        return f"{'.'.join(keys)}{words}{instead}{_format_origin(self._origin(keys))}"
 
-    def _shape(self, annotation: Annotation, value: Any, keys: Keys) -> Any:  # Any: TOML values
+    def _shape(self, annotation: Annotation, value: Any, keys: KeyPath) -> Any:  # Any: TOML values
         origin = self._origin(keys)
-        if isinstance(value, str) and origin and origin.raw:
-            value = _read(value, annotation)
+        if isinstance(value, str) and origin and origin.is_text:
+            value = _parse_text(value, annotation)
         if not isinstance(value, dict):
             return value
-        for option in options(annotation):
+        for option in union_members(annotation):
             if isinstance(option, type) and issubclass(option, pydantic.BaseModel):
                 return self._shape_model(option, value, keys)
-            if outer(option) is dict:
+            if generic_type(option) is dict:
                 inner = typing.get_args(option)[1]
                 return {key: self._shape(inner, v, (*keys, key)) for key, v in value.items()}
         return value
 
-    def _shape_model(self, model: type[pydantic.BaseModel], tree: Tree, keys: Keys) -> Tree:
+    def _shape_model(self, model: type[pydantic.BaseModel], tree: Tree, keys: KeyPath) -> Tree:
         shaped = {}
         for key, value in tree.items():
             path = (*keys, key)
             field = model.model_fields.get(key)
             if field is not None:
                 shaped[key] = self._shape(field.annotation, value, path)
-            elif _takes(model, value):
+            elif _allows_unknown(model, value):
                 shaped[key] = value
             else:
-                self._problems[path] = unknown_key(
+                self._problems[path] = describe_unknown_key(
                     path, self._origin(path), self._hint(path, model, tree)
                 )
         return shaped
 
-    def _hint(self, path: Keys, model: type[pydantic.BaseModel], tree: Tree) -> str:
-        if near := nearest(path, model.model_fields) or self._elsewhere(path[-1]):
-            return did_you_mean(near)
-        if issubclass(model, OpenSection) and "use" in model.model_fields:
+    def _hint(self, path: KeyPath, model: type[pydantic.BaseModel], tree: Tree) -> str:
+        if near := closest_path(path, model.model_fields) or self._elsewhere(path[-1]):
+            return format_suggestion(near)
+        if issubclass(model, BackendsSection) and "use" in model.model_fields:
             backend = tree.get("use", model.model_fields["use"].default)
             return f"; what belongs to a backend stands in its table, like [{path[0]}.{backend}]"
         return ""
 
-    def _elsewhere(self, key: str) -> Keys:
+    def _elsewhere(self, key: str) -> KeyPath:
         """The full way to a key of this name in another section."""
         paths = (tuple(path.split(".")) for path in field_paths(self._model))
         return next((self._above + path for path in paths if path[-1] == key), ())
 
 
-def _takes(model: type[pydantic.BaseModel], value: object) -> bool:
+def _allows_unknown(model: type[pydantic.BaseModel], value: object) -> bool:
     """Whether ``value`` may stand under a name that is no field: a backend's table, which its
     plugin checks, or whatever a plugin's own model allows."""
-    if issubclass(model, OpenSection):
+    if issubclass(model, BackendsSection):
         return isinstance(value, dict)
     return model.model_config.get("extra") == "allow"
 
 
-def _where(origin: Origin | None) -> str:
-    return f" ({origin.where})" if origin else ""
+def _format_origin(origin: Origin | None) -> str:
+    return f" ({origin.location})" if origin else ""
 
 
-def unknown_key(keys: Keys, origin: Origin | None, hint: str) -> str:
-    return f"unknown key {'.'.join(keys)!r}{_where(origin)}{hint}"
+def describe_unknown_key(keys: KeyPath, origin: Origin | None, hint: str) -> str:
+    return f"unknown key {'.'.join(keys)!r}{_format_origin(origin)}{hint}"
 
 
-def did_you_mean(keys: Keys) -> str:
+def format_suggestion(keys: KeyPath) -> str:
     return f"; did you mean {'.'.join(keys)!r}?" if keys else ""
 
 
-def nearest(keys: Keys, names: Iterable[str]) -> Keys:
+def closest_path(keys: KeyPath, names: Iterable[str]) -> KeyPath:
     """``keys`` with its last part put right, or () when no name is like it."""
     close = difflib.get_close_matches(keys[-1], list(names), n=1)
     return (*keys[:-1], *close) if close else ()
@@ -147,26 +147,28 @@ def field_paths(model: type[pydantic.BaseModel], above: str = "") -> Iterator[st
         yield above + name
 
 
-def outer(annotation: Annotation) -> Any:  # Any: a type or a special form
+def generic_type(annotation: Annotation) -> Any:  # Any: a type or a special form
     """``tuple`` of ``tuple[str, ...]``; None of a plain type."""
     return typing.get_origin(annotation)
 
 
-def options(annotation: Annotation) -> list[Annotation]:
+def union_members(annotation: Annotation) -> list[Annotation]:
     """The alternatives of an annotation, without None and decoration."""
-    origin = outer(annotation)
+    origin = generic_type(annotation)
     if origin is Annotated:
-        return options(typing.get_args(annotation)[0])
+        return union_members(typing.get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return [o for a in typing.get_args(annotation) for o in options(a) if o is not type(None)]
+        return [
+            o for a in typing.get_args(annotation) for o in union_members(a) if o is not type(None)
+        ]
     return [annotation]
 
 
-def _read(text: str, annotation: Annotation) -> Any:  # Any: TOML values
+def _parse_text(text: str, annotation: Annotation) -> Any:  # Any: TOML values
     """Text from the environment or a flag as the field's kind of value: TOML where it parses,
     a list by commas, else the text itself."""
     parsed = _toml(text)
-    kinds = {outer(option) or option for option in options(annotation)}
+    kinds = {generic_type(option) or option for option in union_members(annotation)}
     if kinds & {list, tuple, set, frozenset}:
         if isinstance(parsed, list):
             return parsed
@@ -184,7 +186,7 @@ def _toml(text: str) -> Any:  # Any: TOML values
     return tree["value"] if len(tree) == 1 else None
 
 
-def _within(location: tuple[int | str, ...], tree: Tree) -> Keys:
+def _key_path(location: tuple[int | str, ...], tree: Tree) -> KeyPath:
     """As much of pydantic's location as are keys; the rest names branches of unions."""
     keys: list[str] = []
     value: Any = tree  # Any: TOML values
@@ -197,7 +199,7 @@ def _within(location: tuple[int | str, ...], tree: Tree) -> Keys:
 
 
 NUMBER = " must be a whole number"
-KINDS = {
+EXPECTATIONS = {
     "int": NUMBER,
     "float": " must be a number",
     "bool": " must be true or false",
@@ -211,10 +213,10 @@ KINDS = {
 }
 LIMITS = {"ge": " must be at least {}", "gt": " must be more than {}",
           "le": " must be at most {}", "lt": " must be less than {}"}  # fmt: skip
-SHOWN = (NUMBER, KINDS["float"], KINDS["bool"])
+EXPECTATIONS_WITH_VALUE = (NUMBER, EXPECTATIONS["float"], EXPECTATIONS["bool"])
 
 
-def _words(detail: Any) -> tuple[str, object]:  # Any: pydantic's ErrorDetails
+def _describe_error(detail: Any) -> tuple[str, object]:  # Any: pydantic's ErrorDetails
     """What is wrong, and the value where it cannot be a secret."""
     context = detail.get("ctx", {})
     kind: str = detail["type"]
@@ -228,5 +230,7 @@ def _words(detail: Any) -> tuple[str, object]:  # Any: pydantic's ErrorDetails
         return f" must be {context['expected']}", given
     if kind in ("value_error", "assertion_error"):
         return f": {context['error']}", None
-    words = KINDS.get(kind.partition("_")[0], f": {detail['msg']}")
-    return words, given if words in SHOWN and not isinstance(given, dict | list) else None
+    words = EXPECTATIONS.get(kind.partition("_")[0], f": {detail['msg']}")
+    return words, given if words in EXPECTATIONS_WITH_VALUE and not isinstance(
+        given, dict | list
+    ) else None

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from palaver.errors import ConfigurationError, Forbidden, NotFound, PalaverError
-from palaver.models.checkpoint import INDEX, check_config, choose_weights, read_json
+from palaver.models.checkpoint import WEIGHTS_INDEX, check_config, choose_weight_files, read_json
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = frozenset(
+MODEL_FILES = frozenset(
     {
         "config.json",
         "generation_config.json",
-        INDEX,
+        WEIGHTS_INDEX,
         "tokenizer.json",
         "tokenizer.model",
         "tokenizer_config.json",
@@ -34,17 +34,17 @@ WANTED = frozenset(
         "LICENSE",
     }
 )
-PAUSES = (0.5, 2.0, 8.0, 30.0)
+RETRY_DELAYS = (0.5, 2.0, 8.0, 30.0)
 """Seconds to wait before each further attempt, while the hub is overloaded or unreachable."""
-WORTH_WAITING = frozenset({408, 429, 500, 502, 503, 504})
+RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
-LOST = (ConnectionError, TimeoutError)
+CONNECTION_ERRORS = (ConnectionError, TimeoutError)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class HubModel:
     """A model as the hub has it at one commit: its files that are wanted, with their sizes in
     bytes, and SHA-256 for those of which the hub tells it."""
 
@@ -75,10 +75,10 @@ class Hub:
         self._token = token
         self._say = say
 
-    def look(self, repository: str, revision: str = "") -> Offer:
+    def find_model(self, repository: str, revision: str = "") -> HubModel:
         """What would be downloaded. Raises `NotFound`, `Forbidden`, `PalaverError` as the hub
         answers, and `ConfigurationError` for a model that is not usable."""
-        info = self._try(
+        info = self._retry(
             repository,
             lambda: self._api.model_info(
                 repository, revision=revision or None, files_metadata=True
@@ -87,31 +87,31 @@ class Hub:
         files = {f.rfilename: f for f in info.siblings or [] if "/" not in f.rfilename}
         if "config.json" not in files:
             raise ConfigurationError(f"model {repository!r} has no config.json")
-        wanted = {*choose_weights(list(files), repository), *WANTED.intersection(files)}
-        return Offer(
+        wanted = {*choose_weight_files(list(files), repository), *MODEL_FILES.intersection(files)}
+        return HubModel(
             repository,
             info.sha or revision or "main",
             {name: files[name].size or 0 for name in sorted(wanted)},
             {name: lfs.sha256 for name in wanted if (lfs := files[name].lfs)},
         )
 
-    def download(self, offer: Offer, directory: Path) -> None:
+    def download(self, model: HubModel, directory: Path) -> None:
         """Bring the files into ``directory``. What an earlier call has brought is not brought
         again, and a file that it has brought in part is continued.
 
         Raises as `look`.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        self._fetch(offer, "config.json", directory)
-        check_config(read_json(directory / "config.json"), offer.repository)
-        for name in offer.files:
-            self._fetch(offer, name, directory)
+        self._download_file(model, "config.json", directory)
+        check_config(read_json(directory / "config.json"), model.repository)
+        for name in model.files:
+            self._download_file(model, name, directory)
 
-    def _fetch(self, offer: Offer, name: str, directory: Path) -> None:
-        size, part = offer.files[name], directory / f"{name}.part"
+    def _download_file(self, model: HubModel, name: str, directory: Path) -> None:
+        size, part = model.files[name], directory / f"{name}.part"
         if (directory / name).is_file():
             return
-        url = self._hub.hf_hub_url(offer.repository, name, revision=offer.commit)
+        url = self._hub.hf_hub_url(model.repository, name, revision=model.commit)
 
         def get() -> None:
             # Not the library's snapshot_download: that begins every file anew.
@@ -125,34 +125,36 @@ class Hub:
                     displayed_filename=name,
                 )
 
-        self._try(offer.repository, get)
+        self._retry(model.repository, get)
         os.replace(part, directory / name)
 
-    def _try(self, repository: str, call: Callable[[], T]) -> T:
-        for pause in PAUSES:
+    def _retry(self, repository: str, call: Callable[[], T]) -> T:
+        for pause in RETRY_DELAYS:
             try:
                 return self._call(repository, call)
-            except _Busy as busy:
+            except _HubUnavailable as busy:
                 self._say(f"The hub {busy}; trying again in {pause:g} s.")
                 time.sleep(pause)
         try:
             return self._call(repository, call)
-        except _Busy as busy:
+        except _HubUnavailable as busy:
             raise PalaverError(
                 f"the hub {busy}; run the command again later to go on"
             ) from busy.__cause__
 
     def _call(self, repository: str, call: Callable[[], T]) -> T:
-        with _translated(repository, self._hub.errors):
+        with _translate_errors(repository, self._hub.errors):
             return call()
 
 
-class _Busy(Exception):
+class _HubUnavailable(Exception):
     """The hub may answer if it is asked again."""
 
 
 @contextlib.contextmanager
-def _translated(repository: str, errors: Any) -> Iterator[None]:  # Any: the hub's errors module
+def _translate_errors(
+    repository: str, errors: Any
+) -> Iterator[None]:  # Any: the hub's errors module
     """The hub's errors as ours. A gated repository's error is a kind of not found: it is first."""
     try:
         yield
@@ -169,12 +171,12 @@ def _translated(repository: str, errors: Any) -> Iterator[None]:  # Any: the hub
         ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        if status in WORTH_WAITING:
-            raise _Busy(f"answered with HTTP {status}") from error
+        if status in RETRYABLE_STATUSES:
+            raise _HubUnavailable(f"answered with HTTP {status}") from error
         raise PalaverError(f"the hub answered with HTTP {status} for {repository!r}") from error
     except errors.OfflineModeIsEnabled as error:
         raise PalaverError("HF_HUB_OFFLINE is set, so the hub is not asked") from error
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, *LOST) as error:
-        raise _Busy("cannot be reached") from error
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, *CONNECTION_ERRORS) as error:
+        raise _HubUnavailable("cannot be reached") from error
     except OSError as error:
         raise PalaverError(f"the download cannot be stored: {error.strerror or error}") from error

@@ -30,7 +30,7 @@ class Place:
         return CliRunner().invoke(main, [*self._set, *arguments], input=input)
 
     def work(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
-        return self._console.with_ledger(work)
+        return self._console.run_with_ledger(work)
 
 
 @pytest.fixture

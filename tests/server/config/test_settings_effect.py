@@ -15,7 +15,7 @@ from tests.server.skills_under_test import Parrot
 
 from palaver.app import build_server, listening
 from palaver.config.loading import plugin_models
-from palaver.config.reference import describe
+from palaver.config.reference import list_settings
 from palaver.config.settings import (
     AdmissionSettings,
     AuthKey,
@@ -264,7 +264,7 @@ are. A new key does not belong here."""
 
 
 def test_every_key_has_such_a_test() -> None:
-    assert set(COVERED) == {row.key for row in describe(Settings)}
+    assert set(COVERED) == {row.key for row in list_settings(Settings)}
 
 
 def test_every_key_of_a_plugin_has_one_or_is_listed() -> None:
@@ -273,7 +273,7 @@ def test_every_key_of_a_plugin_has_one_or_is_listed() -> None:
         row.key
         for section, models in plugin_models(script["own_plugins"]()).items()
         for name, model in models.items()
-        for row in describe(model, f"{section}.{name}.")
+        for row in list_settings(model, f"{section}.{name}.")
     }
     assert set(COVERED_OF_PLUGINS) | UNCOVERED_OF_PLUGINS == keys
     assert not set(COVERED_OF_PLUGINS) & UNCOVERED_OF_PLUGINS

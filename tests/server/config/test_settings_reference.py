@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from palaver.config.loading import plugin_models
-from palaver.config.reference import Row, describe, settings_page
+from palaver.config.reference import SettingRow, list_settings, render_settings_page
 from palaver.config.settings import Settings
 from palaver.plugins import Registry
 
@@ -21,17 +21,17 @@ def registry() -> Registry:
     return found
 
 
-def all_rows(registry: Registry) -> list[Row]:
-    rows = describe(Settings)
+def all_rows(registry: Registry) -> list[SettingRow]:
+    rows = list_settings(Settings)
     for section, models in plugin_models(registry).items():
         for name, model in models.items():
-            rows += describe(model, f"{section}.{name}.")
+            rows += list_settings(model, f"{section}.{name}.")
     return rows
 
 
 def test_the_page_is_what_the_models_say(registry: Registry) -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == settings_page(registry), "run scripts/settings-reference"
+    assert page == render_settings_page(registry), "run scripts/settings-reference"
 
 
 def test_every_key_says_what_it_does(registry: Registry) -> None:
@@ -39,8 +39,8 @@ def test_every_key_says_what_it_does(registry: Registry) -> None:
 
 
 def test_a_row_tells_key_type_default_and_purpose() -> None:
-    rows = {row.key: row for row in describe(Settings)}
-    assert rows["server.port"] == Row(
+    rows = {row.key: row for row in list_settings(Settings)}
+    assert rows["server.port"] == SettingRow(
         "server.port",
         "whole number",
         "7252",
@@ -51,4 +51,4 @@ def test_a_row_tells_key_type_default_and_purpose() -> None:
 
 
 def test_the_page_names_no_place_of_this_machine(registry: Registry) -> None:
-    assert str(ROOT) not in settings_page(registry)
+    assert str(ROOT) not in render_settings_page(registry)

@@ -11,8 +11,8 @@ from tests.plugins.engines.models import damage, write_model
 
 from palaver.cli import main
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from palaver.models.checkpoint import INDEX, read_checkpoint
-from palaver.models.registry import ModelRegistry, check_space, shipped_models
+from palaver.models.checkpoint import WEIGHTS_INDEX, read_checkpoint
+from palaver.models.registry import ModelRegistry, check_free_space, shipped_models
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_changed_file_is_noticed(registry: ModelRegistry, model: Path) -> None
 
 def test_a_model_that_does_not_fit_is_refused_beforehand(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"GB free, and the model takes 1000000\.0 GB"):
-        check_space(tmp_path, 10**15)
+        check_free_space(tmp_path, 10**15)
 
 
 def test_a_broken_index_is_named(registry: ModelRegistry, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def no_header(directory: Path) -> None:
 
 def lost_shard(directory: Path) -> None:
     weights = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
-    (directory / INDEX).write_text(json.dumps({"weight_map": weights}))
+    (directory / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": weights}))
     (directory / "model.safetensors").rename(directory / "model-1.safetensors")
 
 

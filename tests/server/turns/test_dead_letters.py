@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.server.cli.test_ledger_commands import Place, claim, message, waiting
 
-from palaver.cli.deadletters import replay_letter
+from palaver.cli.deadletters import replay_dead_letter
 from palaver.ledger import DEAD_LETTERS, ConcurrencyPolicies, Ledger
 from palaver.messages import Finished, Text
 
@@ -75,7 +75,7 @@ def test_a_replay_that_was_cut_is_repeated_without_doubling(place: Place) -> Non
         (letter,) = await ledger.dead_letters(DEAD_LETTERS)
         again = message(f"replay-{letter.turn}-0", "once")
         await ledger.accept(again)  # and here the process dies
-        await replay_letter(ledger, letter)
+        await replay_dead_letter(ledger, letter)
 
     place.work(cut)
     assert place.work(waiting) == ["once"]
