@@ -34,6 +34,7 @@ from palaver.errors import (
     IndexConflict,
     InvalidInput,
     LedgerError,
+    LedgerInUse,
     LedgerUnavailable,
     NotFound,
     OutcomeUnknown,
@@ -104,14 +105,13 @@ from palaver.skills import Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
 from palaver.tools import Tool
 from palaver.turns.turn import Turn
+from palaver.version import __version__
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
     from palaver.web.api import retry_headers
     from palaver.web.authentication import AUTHENTICATOR, ConversationAccess, Principal
     from palaver.web.replies import PendingReply, ReplyResult, follow_reply
-
-__version__ = "0.1.0"
 
 _LOADED_ON_USE = {
     "AUTHENTICATOR": "palaver.web.authentication",
@@ -191,6 +191,7 @@ __all__ = [
     "KnowledgeBase",
     "Ledger",
     "LedgerError",
+    "LedgerInUse",
     "LedgerUnavailable",
     "LogEntry",
     "Message",

@@ -1,16 +1,19 @@
-"""Builds a server from settings, and serves its web surface."""
+"""Construction of a server from settings, and its web interface."""
 
 import asyncio
 import contextlib
+import errno
 import logging
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeVar
 
 from aiohttp import web
 
-from palaver.config.loading import plugin_settings, validate_plugin_settings
-from palaver.config.settings import Settings
-from palaver.errors import ConfigurationError
+from palaver.checks import check_settings, describe_unknown_name, find_model
+from palaver.config.loading import plugin_settings
+from palaver.config.settings import ServerSettings, Settings
+from palaver.errors import ConfigurationError, PalaverError, ServerError
 from palaver.hooks import Backend, BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
@@ -24,23 +27,24 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECTION_CLOSE_TIMEOUT = 1.0
-"""Seconds that open connections get to end when all who used them have been dismissed."""
+"""Seconds that open connections have to end after the graceful shutdown."""
 
 
 def build_server(settings: Settings, registry: Registry | None = None) -> Server:
-    """A server of the installed plugins, as the settings choose them.
+    """Build a server from the installed plugins that the settings choose.
 
-    Raises `ConfigurationError` naming the setting that is wrong.
+    Everything that can be checked without the engine, the ledger and the network is checked here.
+    Raises `ConfigurationError` that names the wrong settings.
     """
     if registry is None:
         registry = load_plugins(disabled=settings.plugins.disabled, strict=settings.plugins.strict)
     for failure in registry.failures:
         log.error("%s", failure)
-    validate_plugin_settings(settings, registry)
+    check_settings(settings, registry)
     check_bind(settings)
-    for key in settings.auth.keys.values():
-        key.secret.reveal()  # one that leads nowhere is told before the engine is loaded
+    create_data_directory(settings)
     build_context = make_build_context(settings)
+    find_model(settings, registry, build_context)
 
     def used(section: str, name: str, backends: Mapping[str, Backend[T]]) -> T:
         return build(settings, section, "use", name, backends=backends, build_context=build_context)
@@ -65,13 +69,17 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     )
 
 
-def make_build_context(settings: Settings) -> BuildContext:
-    """The server's data directory, made if need be. Raises `ConfigurationError`."""
+def create_data_directory(settings: Settings) -> None:
+    """Create ``server.data``. Raises `ConfigurationError` when that is impossible."""
     data = settings.server.data
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"server.data {str(data)!r}: {error.strerror}") from error
+
+
+def make_build_context(settings: Settings) -> BuildContext:
+    data = settings.server.data
     return BuildContext(data_directory=data, resolve_model=ModelRegistry(data).resolve)
 
 
@@ -84,12 +92,13 @@ def build(
     backends: Mapping[str, Backend[T]],
     build_context: BuildContext,
 ) -> T:
-    """Build the backend that the setting ``section.key`` names, with its own settings."""
+    """Build the backend that the setting ``section.key`` names.
+
+    Raises `ConfigurationError` when there is no such backend or its settings are wrong.
+    """
     backend = backends.get(name)
     if backend is None:
-        raise ConfigurationError(
-            f"{section}.{key} names {name!r}; installed are: {', '.join(sorted(backends))}"
-        )
+        raise ConfigurationError(describe_unknown_name(f"{section}.{key}", name, backends))
     own = plugin_settings(settings, section, name, backend.settings)
     return backend.build(own, build_context)
 
@@ -119,9 +128,10 @@ def build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:
 
 @contextlib.asynccontextmanager
 async def listening(server: Server) -> AsyncIterator[str]:
-    """Serve the web surface of a server that is alive; yields its address.
+    """Serve the web interface of a started server; yield its address.
 
-    Raises `ConfigurationError` when the address cannot be used.
+    Raises `ServerError` when another process uses the port, `ConfigurationError` when the address
+    cannot be used for another reason.
     """
     settings = server.settings
     check_bind(settings)
@@ -145,8 +155,10 @@ async def listening(server: Server) -> AsyncIterator[str]:
         yield await _listen(runner, settings.server.host, settings.server.port)
     finally:
         try:
-            under_way = application[ACTIVE_REQUESTS]
-            await server.depart(lambda: _stop_listening(runner, under_way), lambda: under_way.count)
+            active_requests = application[ACTIVE_REQUESTS]
+            await server.depart(
+                lambda: _stop_listening(runner, active_requests), lambda: active_requests.count
+            )
         finally:
             await runner.cleanup()
 
@@ -155,16 +167,37 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise _address_error(host, port, error) from error
     bound = runner.addresses[0][1]
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{bound}/"
 
 
-async def _stop_listening(runner: web.AppRunner, under_way: ActiveRequests) -> None:
-    """No new connections, and no further request on those that there are."""
+def check_address(server: ServerSettings) -> None:
+    """Check that the server can listen at its address now. Raises as `listening` does."""
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(
+            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise _address_error(server.host, server.port, error) from error
+
+
+def _address_error(host: str, port: int, error: OSError) -> PalaverError:
+    # Another process may stop soon, so a supervisor should try that again.
+    kind = ServerError if error.errno == errno.EADDRINUSE else ConfigurationError
+    return kind(f"cannot listen on {host}:{port}: {error.strerror}")
+
+
+async def _stop_listening(runner: web.AppRunner, active_requests: ActiveRequests) -> None:
+    """Accept no new connections, and no further requests on open ones."""
     for site in list(runner.sites):
         await site.stop()
-    await asyncio.sleep(0)  # what has come in is begun, and not mistaken for an idle connection
+    await asyncio.sleep(0)  # lets received requests start, so that their connections are not idle
     if runner.server is not None:
-        under_way.close_idle(runner.server)
+        active_requests.close_idle(runner.server)

@@ -16,7 +16,7 @@ Implementations are plugins (SQLite, Redis); all pass the suite in
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -373,3 +373,15 @@ class Ledger(Protocol):
 
     async def guarantee(self) -> Guarantee:
         """What this store promises as it is configured now."""
+
+
+@runtime_checkable
+class InspectableLedger(Protocol):
+    """A ledger that ``palaver check`` can inspect without starting it, because its start writes."""
+
+    async def inspect(self) -> None:
+        """Check that the ledger can start, and change nothing.
+
+        Raises `LedgerInUse` when another process uses it, `ConfigurationError` when it cannot
+        start. `Ledger.guarantee` must work afterwards.
+        """

@@ -1,32 +1,56 @@
-"""``palaver check``: what a configuration guarantees, what it does not, and what is wrong."""
+"""``palaver check``: report what a configuration guarantees and what is wrong with it.
+
+The check reads only: it creates no file and changes no ledger.
+"""
 
 import asyncio
-import dataclasses
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Literal
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
 
 import click
-import pydantic
 
-from palaver.cli.console import EXIT_MISCONFIGURED, Console
+from palaver.checks import (
+    find_model,
+    find_secrets,
+    find_unknown_names,
+    validate_plugin_settings,
+)
+from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
+from palaver.cli.local_server import find_server
 from palaver.cli.models import summarize
-from palaver.config.loading import plugin_settings, validate_plugin_settings
-from palaver.config.settings import Secret, ServerSettings, Settings
+from palaver.config.loading import plugin_settings
+from palaver.config.settings import ServerSettings
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
-from palaver.errors import PalaverError
-from palaver.hooks import Backend
-from palaver.ledger import Guarantee, Ledger
+from palaver.errors import ConfigurationError, LedgerInUse, LedgerUnavailable, PalaverError
+from palaver.hooks import Backend, BuildContext
+from palaver.ledger import Guarantee, InspectableLedger, Ledger
 from palaver.messages import new_id
 from palaver.models.checkpoint import read_checkpoint
 from palaver.turns.shutdown import CLOSE_SECONDS
 
 MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
-LEDGER_SECONDS = 10.0
+LEDGER_TIMEOUT = 10.0
 """Seconds that opening the ledger may take."""
 
+T = TypeVar("T")
 Grade = Literal["good", "note", "bad"]
-Findings = Iterator[tuple[Grade, str]]
+
+
+class Finding(NamedTuple):
+    """One result. ``code``: the exit code of a bad one."""
+
+    grade: Grade
+    text: str
+    code: int = 0
+
+
+Findings = Iterator[Finding]
+
+
+def _bad(error: PalaverError, prefix: str = "") -> Finding:
+    return Finding("bad", f"{prefix}{error}", exit_code(error))
 
 
 @click.command()
@@ -34,276 +58,245 @@ Findings = Iterator[tuple[Grade, str]]
 @click.option("--redis", metavar="URL", help="Check this Redis as the ledger.")
 @click.pass_obj
 def check(console: Console, engine: bool, redis: str | None) -> None:
-    """Explain the configuration: ✓ holds, ! worth knowing, ✗ does not work.
+    """Explain the configuration: ✓ works, ! is a limitation, ✗ does not work.
 
-    Exit status 78 when anything does not work.
+    Nothing is created or changed. With a ✗ the exit code is 78 (correct the configuration) or 69
+    (a service is unavailable, try again).
     """
     if redis:
-        flags = ("ledger.use=redis", f"ledger.redis.url={redis}")
-        console = dataclasses.replace(console, overrides=console.overrides + flags)
-    bad = 0
-    for grade, sentences in _examine(console, load_engine=engine):
-        bad += grade == "bad"
-        for sentence in sentences.splitlines():
+        console = console.override("ledger.use=redis", f"ledger.redis.url={redis}")
+    codes = {0}
+    for grade, text, code in _check(console, load_engine=engine):
+        codes.add(code)
+        for line in text.splitlines():
             mark, colour = MARKS[grade]
-            click.echo(f"{click.style(mark, fg=colour)} {sentence}")
-    if bad:
-        click.get_current_context().exit(EXIT_MISCONFIGURED)
+            click.echo(f"{click.style(mark, fg=colour)} {line}")
+    click.get_current_context().exit(max(codes))
 
 
-def _examine(console: Console, *, load_engine: bool) -> Findings:
+def _check(console: Console, *, load_engine: bool) -> Findings:
+    for required in (_check_settings, _check_plugins, _check_data_directory):
+        findings = list(required(console))
+        yield from findings
+        if any(finding.grade == "bad" for finding in findings):
+            return  # the further checks need this one
+    running = find_server(console.settings.server)
+    yield from _check_names(console)
+    yield from _check_max_wait(console)
+    yield from _check_network(console, running)
+    yield from _check_secrets(console)
+    yield from _check_ledger(console, running)
+    yield from _check_model(console)
+    yield from _check_engine(console, load_engine)
+
+
+def _check_settings(console: Console) -> Findings:
     try:
         _ = console.settings
     except PalaverError as error:
-        yield "bad", str(error)
-        return
-    yield "good", "settings: every key is known and every value fits"
-    for stage in (_plugins, _data):  # what comes after them stands on them
-        findings = list(stage(console))
-        yield from findings
-        if any(grade == "bad" for grade, _ in findings):
-            return
-    for stage in (_names, _line, _network, _secrets, _ledger, _model):
-        yield from stage(console)
-    yield from _engine(console, load_engine)
+        yield _bad(error)
+    else:
+        yield Finding("good", "settings: every key is known and every value is valid")
 
 
-def _plugins(console: Console) -> Findings:
+def _check_plugins(console: Console) -> Findings:
     try:
         registry = console.registry
         validate_plugin_settings(console.settings, registry)
     except PalaverError as error:
-        yield "bad", str(error)
+        yield _bad(error)
         return
     for failure in registry.failures:
-        yield "note", str(failure)
+        yield Finding("note", str(failure))
     plugins = len({source.name for source in registry.owners.values()})
-    yield "good", f"plugins: {plugins} loaded; skills: {', '.join(sorted(registry.skills))}"
+    skills = ", ".join(sorted(registry.skills))
+    yield Finding("good", f"plugins: {plugins} loaded; skills: {skills}")
 
 
-def _names(console: Console) -> Findings:
-    """Names in the settings that no plugin answers to."""
-    settings, registry = console.settings, console.registry
-    used: list[tuple[str, str, Collection[str]]] = [
-        ("engine.use", settings.engine.use, registry.engines),
-        ("ledger.use", settings.ledger.use, registry.ledgers),
-        ("knowledge.use", settings.knowledge.use, registry.knowledge),
-        ("routing.default", settings.routing.default, registry.skills),
-    ]
-    used += [("channels.enabled", name, registry.channels) for name in settings.channels.enabled]
-    used += [
-        ("interceptors.enabled", name, registry.interceptors)
-        for name in settings.interceptors.enabled
-    ]
-    chosen, channels = settings.concurrency_policy, {"web", *registry.channels}
-    used += [("concurrency_policy.skills", name, registry.skills) for name in chosen.skills]
-    used += [("concurrency_policy.channels", name, channels) for name in chosen.channels]
-    used += [("admission.lanes", name, channels) for name in settings.admission.lanes]
-    for setting, name, installed in used:
-        if name not in installed:
-            yield "bad", f"{setting} names {name!r}; installed are: {sorted(installed)}"
+def _check_data_directory(console: Console) -> Findings:
+    data = console.settings.server.data.absolute()
+    existing = next(path for path in (data, *data.parents) if os.path.exists(path))
+    if not existing.is_dir():
+        yield _bad(ConfigurationError(f"server.data {str(data)!r}: {existing} is not a directory"))
+    elif not _can_write(existing):
+        yield _bad(ConfigurationError(f"server.data {str(data)!r}: {existing} is not writable"))
+    elif existing == data:
+        yield Finding("good", f"data: {data} is writable")
+    else:
+        yield Finding("good", f"data: {data} will be created; {existing} is writable")
 
 
-def _line(console: Console) -> Findings:
-    """Seconds in line that leave none for the reply."""
+def _can_write(directory: Path) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+
+
+def _check_names(console: Console) -> Findings:
+    for problem in find_unknown_names(console.settings, console.registry):
+        yield Finding("bad", problem, EXIT_MISCONFIGURED)
+
+
+def _check_max_wait(console: Console) -> Findings:
     wait, timeout = console.settings.admission.max_wait, console.settings.engine.timeout
     if wait >= timeout:
-        yield (
+        yield Finding(
             "note",
-            (
-                f"admission.max_wait {wait:g} is not below engine.timeout {timeout:g}, "
-                "which the waiting is part of: who waits as long gets no reply"
-            ),
+            f"admission.max_wait {wait:g} is not below engine.timeout {timeout:g}, which includes "
+            "the wait: a message that waits that long gets no reply",
         )
 
 
-def _network(console: Console) -> Findings:
+# Network
+
+
+def _check_network(console: Console, running: str | None) -> Findings:
+    from palaver.app import check_address
     from palaver.web import check_bind
 
+    server, keys = console.settings.server, console.settings.auth.keys
     try:
         check_bind(console.settings)
+        if not running:
+            check_address(server)
     except PalaverError as error:
-        yield "bad", str(error)
+        yield _bad(error)
         return
-    server, keys = console.settings.server, console.settings.auth.keys
-    held = "1 key" if len(keys) == 1 else f"{len(keys)} keys"
-    who = f"holders of {held}" if keys else "this machine only, without keys"
-    yield "good", f"network: listens on {server.host}:{server.port}, open to {who}"
-    yield from _departure(server)
+    clients = f"clients with one of {len(keys)} keys" if keys else "this machine only, without keys"
+    yield Finding("good", f"network: {server.host}:{server.port}, open to {clients}")
+    if running:
+        yield Finding("good", f"network: a server runs here: {running} answers")
+    yield from _check_shutdown(server)
 
 
-def _departure(server: ServerSettings) -> Findings:
-    """What is cut because the process must have ended by then."""
-    left = max(0.0, server.grace - CLOSE_SECONDS)
+def _check_shutdown(server: ServerSettings) -> Findings:
+    limit = max(0.0, server.grace - CLOSE_SECONDS)
     for name in ("drain", "linger"):
         seconds = getattr(server, name)
-        if seconds > left:
-            yield (
+        if seconds > limit:
+            yield Finding(
                 "note",
-                (
-                    f"server.{name} {seconds:g} is cut to {left:g}: "
-                    f"server.grace {server.grace:g} is when the process has ended"
-                ),
+                f"server.{name} {seconds:g} is reduced to {limit:g}: "
+                f"the process exits after server.grace {server.grace:g}",
             )
 
 
-def _data(console: Console) -> Findings:
-    directory = console.settings.server.data
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        yield "bad", f"server.data {str(directory)!r} cannot be written: {error.strerror}"
-        return
-    yield "good", f"data: {directory.resolve()} can be written"
-
-
-# Secrets
-
-
-def _secrets(console: Console) -> Findings:
-    """Every secret that the settings refer to; those of backends not in use need not be there."""
-    for key, secret, needed in _all_secrets(console):
+def _check_secrets(console: Console) -> Findings:
+    for key, secret, is_used in find_secrets(console.settings, console.registry):
         try:
             secret.reveal()
         except PalaverError as error:
-            yield ("bad" if needed else "note"), f"{key}: {error}"
+            yield _bad(error, f"{key}: ") if is_used else Finding("note", f"{key}: {error}")
         else:
-            yield "good", f"{key}: {secret.root} is there"
-
-
-def _all_secrets(console: Console) -> Iterator[tuple[str, Secret, bool]]:
-    settings = console.settings
-    yield from ((key, secret, True) for key, secret in find_secrets(settings))
-    used = {
-        "engine": {settings.engine.use},
-        "ledger": {settings.ledger.use},
-        "knowledge": {settings.knowledge.use},
-        "channels": set(settings.channels.enabled),
-        "interceptors": set(settings.interceptors.enabled),
-    }
-    for section, names in used.items():
-        backends = _backends(console, section)
-        for name in sorted({*names, *getattr(settings, section).tables()} & backends.keys()):
-            model = _settings_of(settings, section, backends[name])
-            for key, secret in find_secrets(model, f"{section}.{name}."):
-                yield key, secret, name in names
-
-
-def find_secrets(model: pydantic.BaseModel, above: str = "") -> Iterator[tuple[str, Secret]]:
-    """Every secret in ``model``, also in tables below it, with its key."""
-    for name in type(model).model_fields:
-        value = getattr(model, name)
-        items = value.items() if isinstance(value, dict) else [("", value)]
-        for inner, item in items:
-            key = f"{above}{name}.{inner}".rstrip(".")
-            if isinstance(item, Secret):
-                yield key, item
-            elif isinstance(item, pydantic.BaseModel):
-                yield from find_secrets(item, f"{key}.")
-
-
-def _backends(console: Console, section: str) -> Mapping[str, Backend[Any]]:
-    registry = console.registry
-    return {
-        "engine": registry.engines,
-        "ledger": registry.ledgers,
-        "knowledge": registry.knowledge,
-        "channels": registry.channels,
-        "interceptors": registry.interceptors,
-    }[section]
-
-
-def _settings_of(settings: Settings, section: str, backend: Backend[Any]) -> pydantic.BaseModel:
-    return plugin_settings(settings, section, backend.name, backend.settings)
+            yield Finding("good", f"{key}: {secret.root} is set")
 
 
 # Ledger, model, engine
 
 
-def _ledger(console: Console) -> Findings:
+def _build(
+    console: Console, section: str, name: str, backends: Mapping[str, Backend[T]]
+) -> T | None:
+    """Build a backend without a data directory. None: there is no such backend, see `_check_names`.
+
+    Raises `PalaverError` when it cannot be built.
+    """
+    if name not in backends:
+        return None
+    settings = plugin_settings(console.settings, section, name, backends[name].settings)
+    return backends[name].build(settings, _build_context(console))
+
+
+def _build_context(console: Console) -> BuildContext:
+    from palaver.app import make_build_context  # imports the web framework, which is slow
+
+    return make_build_context(console.settings)
+
+
+def _check_ledger(console: Console, running: str | None) -> Findings:
     name = console.settings.ledger.use
-    backend = console.registry.ledgers.get(name)
-    if backend is None:
-        return
+    prefix = f"ledger {name!r}: "
     try:
-        ledger = backend.build(
-            _settings_of(console.settings, "ledger", backend), console.build_context
-        )
-        guarantee = asyncio.run(_ask_ledger(ledger))
+        ledger = _build(console, "ledger", name, console.registry.ledgers)
+        if ledger is None:
+            return
+        is_in_use, guarantee = asyncio.run(_inspect_ledger(ledger, may_be_in_use=bool(running)))
     except TimeoutError:
-        yield "bad", f"ledger {name!r}: it did not open within {LEDGER_SECONDS:g} s"
+        yield _bad(LedgerUnavailable(f"it did not open within {LEDGER_TIMEOUT:g} s"), prefix)
         return
     except PalaverError as error:
-        yield "bad", f"ledger {name!r}: {error}"
+        yield _bad(error, prefix)
         return
-    for sentence in guarantee.holds:
-        yield "good", f"ledger {name!r}: {sentence}"
-    for sentence in guarantee.lacks:
-        yield "note", f"ledger {name!r}: {sentence}"
+    if is_in_use:
+        yield Finding("good", f"{prefix}the server that runs here uses it")
+    yield from (Finding("good", prefix + sentence) for sentence in guarantee.holds)
+    yield from (Finding("note", prefix + sentence) for sentence in guarantee.lacks)
 
 
-async def _ask_ledger(ledger: Ledger) -> Guarantee:
-    async with asyncio.timeout(LEDGER_SECONDS):
+async def _inspect_ledger(ledger: Ledger, *, may_be_in_use: bool) -> tuple[bool, Guarantee]:
+    """Return whether a running server uses the ledger, and the ledger's guarantee.
+
+    Raises `TimeoutError` and what the ledger raises.
+    """
+    async with asyncio.timeout(LEDGER_TIMEOUT):
+        if isinstance(ledger, InspectableLedger):
+            try:
+                await ledger.inspect()
+            except LedgerInUse:
+                if not may_be_in_use:
+                    raise
+                return True, await ledger.guarantee()
+            return False, await ledger.guarantee()
         try:
             await ledger.start()
-            return await ledger.guarantee()
+            return False, await ledger.guarantee()
         finally:
             await ledger.close()
 
 
-def _model(console: Console) -> Findings:
-    """The model of an engine that loads one: its ``model`` is a plain name. Where it may be None,
-    it is a name at a server, which knows its models itself."""
+def _check_model(console: Console) -> Findings:
     name = console.settings.engine.use
-    backend = console.registry.engines.get(name)
-    if backend is None:
+    if name not in console.registry.engines:
         return
     try:
-        settings = _settings_of(console.settings, "engine", backend)
-        field = type(settings).model_fields.get("model")
-        if field is None or field.annotation is not str:
+        directory = find_model(console.settings, console.registry, _build_context(console))
+        if directory is None:
             return
-        checkpoint = read_checkpoint(
-            console.build_context.resolve_model(getattr(settings, "model", ""))
-        )
+        checkpoint = read_checkpoint(directory)
     except PalaverError as error:
-        yield "bad", f"engine {name!r}: {error}"
+        yield _bad(error, f"engine {name!r}: ")
         return
-    yield "good", f"model: {checkpoint.directory.name} ({summarize(checkpoint)})"
+    yield Finding("good", f"model: {checkpoint.directory.name} ({summarize(checkpoint)})")
     if checkpoint.demonstration:
-        yield "note", "model: it is too small for real use; see: palaver models add --help"
+        yield Finding("note", "model: it is too small for real use; see: palaver models add --help")
 
 
-def _engine(console: Console, load: bool) -> Findings:
+def _check_engine(console: Console, load: bool) -> Findings:
     name = console.settings.engine.use
-    backend = console.registry.engines.get(name)
-    if backend is None:
-        return
     if not load:
-        yield "note", f"engine {name!r}: not loaded; --engine loads it and tries it"
+        yield Finding("note", f"engine {name!r}: not loaded; --engine loads and tries it")
         return
     try:
-        engine = backend.build(
-            _settings_of(console.settings, "engine", backend), console.build_context
-        )
+        engine = _build(console, "engine", name, console.registry.engines)
+        if engine is None:
+            return
         engine_info = asyncio.run(_try_engine(engine, console.settings.engine.health_probe_timeout))
     except PalaverError as error:
-        yield "bad", f"engine {name!r}: {error}"
+        yield _bad(error, f"engine {name!r}: ")
         return
-    can = ", ".join(sorted(engine_info.capabilities))
-    answers = f"{engine_info.model} answers, context {engine_info.context_window} tokens; can {can}"
-    yield "good", f"engine {name!r}: {answers}"
+    capabilities = ", ".join(sorted(engine_info.capabilities))
+    yield Finding(
+        "good",
+        f"engine {name!r}: {engine_info.model} answers, context {engine_info.context_window} "
+        f"tokens; can {capabilities}",
+    )
     for skill_name, skill in sorted(console.registry.skills.items()):
-        lacking = skill.needs - engine_info.capabilities
-        if lacking:
-            needs = ", ".join(sorted(lacking))
-            yield "bad", f"skill {skill_name!r} needs an engine with {needs}"
+        missing = ", ".join(sorted(skill.needs - engine_info.capabilities))
+        if missing:
+            text = f"skill {skill_name!r} needs an engine with {missing}"
+            yield Finding("bad", text, EXIT_MISCONFIGURED)
 
 
 async def _try_engine(engine: Engine, probe_timeout: float) -> EngineInfo:
-    """Start it and generate one token: being there is not answering."""
+    """Start the engine and generate one token, because a started engine may still not answer."""
     request = GenerationRequest(
         id=new_id(),
         messages=(ChatMessage("user", "Hello"),),

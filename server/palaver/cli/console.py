@@ -1,4 +1,4 @@
-"""Console: what every command gets, and the group that holds them."""
+"""Console: settings and plugins for every command, exit codes, and the group of all commands."""
 
 import asyncio
 import contextlib
@@ -8,14 +8,21 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
 from palaver.config.loading import load_settings
 from palaver.config.settings import Settings
-from palaver.errors import ConfigurationError, PalaverError
+from palaver.errors import (
+    CallerError,
+    ConfigurationError,
+    EngineError,
+    PalaverError,
+    PluginError,
+    ServerError,
+)
 from palaver.hooks import BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
@@ -24,16 +31,40 @@ from palaver.plugins import Registry, load_plugins
 T = TypeVar("T")
 
 EXIT_FAILED = 2
+"""Wrong usage or a request that cannot be fulfilled; also click's own code for usage errors."""
+EXIT_UNAVAILABLE = 69
+"""EX_UNAVAILABLE of sysexits.h: the ledger, the engine or another service is not available."""
+EXIT_STOP_TIMEOUT = 75
+"""EX_TEMPFAIL of sysexits.h: the server did not stop within ``server.grace``."""
 EXIT_MISCONFIGURED = 78
-"""EX_CONFIG of sysexits.h."""
+"""EX_CONFIG of sysexits.h: the settings or the plugins must be corrected."""
+
+EXIT_CODES: tuple[tuple[type[PalaverError], int], ...] = (
+    (ConfigurationError, EXIT_MISCONFIGURED),
+    (PluginError, EXIT_MISCONFIGURED),
+    (ServerError, EXIT_UNAVAILABLE),
+    (EngineError, EXIT_UNAVAILABLE),
+    (CallerError, EXIT_FAILED),
+    (PalaverError, EXIT_FAILED),
+)
+"""Exit codes by kind of error; the first match counts. docs/cli.md describes the codes."""
+
+
+def exit_code(error: PalaverError) -> int:
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
 @dataclasses.dataclass(frozen=True)
 class Console:
-    """Where a command finds the settings and the plugins; read when first asked for."""
+    """Settings and plugins for a command, loaded on first use."""
 
     settings_path: Path | None
     overrides: tuple[str, ...]
+    """Settings of the form ``section.key=value``, which override the file and the environment."""
+
+    def override(self, *overrides: str) -> "Console":
+        """Return a console with further ``overrides``."""
+        return dataclasses.replace(self, overrides=self.overrides + overrides)
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -46,15 +77,15 @@ class Console:
 
     @functools.cached_property
     def build_context(self) -> BuildContext:
-        from palaver.app import (
-            make_build_context,  # the web framework is not needed for most commands
-        )
+        # Imports the web framework, which most commands do not need.
+        from palaver.app import create_data_directory, make_build_context
 
+        create_data_directory(self.settings)
         return make_build_context(self.settings)
 
     @contextlib.asynccontextmanager
     async def open_ledger(self) -> AsyncIterator[Ledger]:
-        """The ledger that the settings choose, started."""
+        """Start the ledger that the settings choose, and close it afterwards."""
         from palaver.app import build_ledger
 
         ledger = build_ledger(self.settings, self.registry, self.build_context)
@@ -65,11 +96,8 @@ class Console:
             await ledger.close()
 
     def run_with_ledger(self, use_ledger: Callable[[Ledger], Awaitable[T]]) -> T:
-        """Do ``work`` with it. For commands, which are not asynchronous."""
-        _ = (
-            self.build_context,
-            self.registry,
-        )  # these read files, which must not happen in the event loop
+        """Run ``use_ledger`` with the started ledger and return its result."""
+        _ = self.build_context, self.registry  # they read files, which would block the event loop
 
         async def run() -> T:
             async with self.open_ledger() as ledger:
@@ -79,7 +107,7 @@ class Console:
 
     @contextlib.asynccontextmanager
     async def open_knowledge(self) -> AsyncIterator[KnowledgeBase]:
-        """The knowledge base that the settings choose, started."""
+        """Start the knowledge base that the settings choose, and close it afterwards."""
         from palaver.app import build_knowledge
 
         knowledge = build_knowledge(self.settings, self.registry, self.build_context)
@@ -91,8 +119,11 @@ class Console:
 
 
 class CommandGroup(click.Group):
-    """The built-in commands, then those of plugins. An expected failure is one line and an exit
-    status, 78 for a bad configuration; a surprise keeps its traceback."""
+    """The built-in commands and those of plugins.
+
+    An expected error is one line on standard error and the exit code of `exit_code`; an unexpected
+    one keeps its traceback.
+    """
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         built_in = super().get_command(ctx, cmd_name)
@@ -106,22 +137,16 @@ class CommandGroup(click.Group):
         try:
             return dict(console.registry.commands)
         except PalaverError:
-            return {}  # the command itself will say what is wrong with the configuration
+            return {}  # the command itself reports what is wrong with the configuration
 
     def invoke(self, ctx: click.Context) -> Any:  # Any: click's own
         try:
             return super().invoke(ctx)
-        except ConfigurationError as error:
-            _fail(ctx, error, EXIT_MISCONFIGURED)
         except PalaverError as error:
-            _fail(ctx, error, EXIT_FAILED)
+            click.echo(f"palaver: {error}", err=True)
+            ctx.exit(exit_code(error))
 
 
 def print_json(value: object) -> None:
-    """Print what msgspec encodes."""
+    """Print a value that msgspec can encode."""
     click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
-
-
-def _fail(ctx: click.Context, error: PalaverError, status: int) -> NoReturn:
-    click.echo(f"palaver: {error}", err=True)
-    ctx.exit(status)

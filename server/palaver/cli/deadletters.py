@@ -1,7 +1,7 @@
-"""``palaver deadletters``: turns that were given up, to look at, try again or throw away.
+"""``palaver deadletters``: list, replay and discard turns that failed for good.
 
-The commands open the ledger themselves. With SQLite, which serves one process, the server must be
-stopped meanwhile; what is replayed is answered when it runs again.
+The commands open the ledger. SQLite serves one process, so the server must be stopped first; it
+answers replayed turns after its next start.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from palaver.messages import merge_messages
 MAX_SHOWN_CHARACTERS = 60
 """Characters of a message that ``list`` shows."""
 MERGE_ALL = ConcurrencyPolicies(default="merge", merge_window=0.5)
-"""Messages that were one turn become one turn again."""
+"""Merges the messages of one turn into one turn again."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 turns_argument = click.argument("turns", nargs=-1)
-every = click.option("--all", "every", is_flag=True, help="All that there are.")
+all_option = click.option("--all", "all_turns", is_flag=True, help="All dead letters.")
 
 
 @click.group()
 def deadletters() -> None:
-    """Turns that were given up: list, show, replay, discard.
+    """List, show, replay and discard turns that failed for good.
 
     With SQLite, stop the server first.
     """
@@ -38,7 +38,7 @@ def deadletters() -> None:
 @as_json
 @click.pass_obj
 def list_dead_letters(console: Console, limit: int, as_json: bool) -> None:
-    """List them, the newest first."""
+    """List the dead letters, newest first."""
     letters = console.run_with_ledger(lambda ledger: ledger.dead_letters(limit))
     if as_json:
         print_json(letters)
@@ -54,7 +54,7 @@ def list_dead_letters(console: Console, limit: int, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def show(console: Console, turn: str, as_json: bool) -> None:
-    """Show all that is kept of TURN."""
+    """Show everything that is stored about TURN."""
     (letter,) = _find(console.run_with_ledger(_read_dead_letters), (turn,))
     if as_json:
         print_json(letter)
@@ -62,7 +62,7 @@ def show(console: Console, turn: str, as_json: bool) -> None:
     rows = [
         ("turn", letter.turn),
         ("conversation", str(letter.messages[0].conversation)),
-        ("given up", _format_time(letter.at)),
+        ("failed", _format_time(letter.at)),
         ("problem", letter.problem),
         ("attempt", str(letter.attempt)),
         ("skill", letter.skill),
@@ -76,18 +76,18 @@ def show(console: Console, turn: str, as_json: bool) -> None:
 
 @deadletters.command()
 @turns_argument
-@every
+@all_option
 @click.pass_obj
-def replay(console: Console, turns: Sequence[str], every: bool) -> None:
-    """Let TURNS be answered after all, as if their messages had just come.
+def replay(console: Console, turns: Sequence[str], all_turns: bool) -> None:
+    """Answer TURNS after all, as if their messages had just arrived.
 
-    Running it again does no harm: each is answered once.
+    Running it again has no effect: each turn is answered once.
     """
-    _require_some(turns, every)
+    _require_some(turns, all_turns)
 
     async def replay_all(ledger: Ledger) -> int:
         letters = await _read_dead_letters(ledger)
-        chosen = letters if every else _find(letters, turns)
+        chosen = letters if all_turns else _find(letters, turns)
         for letter in chosen:
             await replay_dead_letter(ledger, letter)
             click.echo(f"Replayed {letter.turn}.")
@@ -98,25 +98,29 @@ def replay(console: Console, turns: Sequence[str], every: bool) -> None:
 
 
 async def replay_dead_letter(ledger: Ledger, dead_letter: DeadLetter) -> None:
-    """Accept its messages anew, and remove it. Their ids follow from the letter: a replay that
-    was cut in the middle can be repeated."""
+    """Accept the messages again and remove the dead letter.
+
+    The ids of the messages derive from the turn, so an interrupted replay can be repeated.
+    """
     policies = MERGE_ALL if len(dead_letter.messages) > 1 else QUEUE_ALL
     for number, message in enumerate(dead_letter.messages):
-        again = msgspec.structs.replace(message, id=f"replay-{dead_letter.turn}-{number}")
-        await ledger.accept(again, policies)
+        copy = msgspec.structs.replace(message, id=f"replay-{dead_letter.turn}-{number}")
+        await ledger.accept(copy, policies)
     await ledger.discard(dead_letter.turn)
 
 
 @deadletters.command()
 @turns_argument
-@every
+@all_option
 @click.pass_obj
-def discard(console: Console, turns: Sequence[str], every: bool) -> None:
-    """Throw TURNS away."""
-    _require_some(turns, every)
+def discard(console: Console, turns: Sequence[str], all_turns: bool) -> None:
+    """Discard TURNS."""
+    _require_some(turns, all_turns)
 
     async def discard_all(ledger: Ledger) -> list[str]:
-        chosen = [letter.turn for letter in await _read_dead_letters(ledger)] if every else turns
+        chosen = (
+            [letter.turn for letter in await _read_dead_letters(ledger)] if all_turns else turns
+        )
         return [turn for turn in chosen if not await ledger.discard(turn)]
 
     missing = console.run_with_ledger(discard_all)
@@ -126,8 +130,8 @@ def discard(console: Console, turns: Sequence[str], every: bool) -> None:
         raise SystemExit(EXIT_FAILED)
 
 
-def _require_some(turns: Sequence[str], every: bool) -> None:
-    if bool(turns) == every:
+def _require_some(turns: Sequence[str], all_turns: bool) -> None:
+    if bool(turns) == all_turns:
         raise click.UsageError("name the turns, or give --all")
 
 
@@ -136,11 +140,11 @@ async def _read_dead_letters(ledger: Ledger) -> tuple[DeadLetter, ...]:
 
 
 def _find(letters: Sequence[DeadLetter], turns: Sequence[str]) -> list[DeadLetter]:
-    held = {letter.turn: letter for letter in letters}
+    by_turn = {letter.turn: letter for letter in letters}
     for turn in turns:
-        if turn not in held:
-            raise NotFound(f"there is no dead letter {turn!r}; `palaver deadletters list` tells")
-    return [held[turn] for turn in turns]
+        if turn not in by_turn:
+            raise NotFound(f"there is no dead letter {turn!r}; see: palaver deadletters list")
+    return [by_turn[turn] for turn in turns]
 
 
 def _format_time(at: float) -> str:

@@ -1,31 +1,19 @@
-"""Loading the settings: where values come from, and what is said when one cannot be right.
+"""Loading of the settings from the environment, one TOML file and flags.
 
-In rising order: the defaults in `palaver.config.settings`, well-known bare environment names
-(``REDIS_URL``, …), one TOML file, ``PALAVER__SECTION__KEY`` in the environment, flags.
-A backend's own table is checked by `plugin_settings`, once its plugin is loaded.
+Later sources win: the defaults in `palaver.config.settings`, environment names that other programs
+use too (``REDIS_URL``, …), the file, ``PALAVER__SECTION__KEY`` in the environment, flags.
+`plugin_settings` validates a backend's own table, once its plugin is loaded.
 """
 
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pydantic
+from typing import Any
 
 from palaver.config.settings import BackendsSection, KeyPath, Origin, Settings, Tree, find_origin
-from palaver.config.validation import (
-    ModelT,
-    closest_path,
-    describe_unknown_key,
-    format_suggestion,
-    validate,
-    validate_or_explain,
-)
+from palaver.config.validation import ModelT, validate
 from palaver.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from palaver.plugins import Registry
 
 PREFIX = "PALAVER__"
 FILE_VARIABLE = "PALAVER_CONFIG"
@@ -37,16 +25,16 @@ WELL_KNOWN: dict[str, tuple[KeyPath, str]] = {
     "OPENAI_BASE_URL": (("engine", "openai", "urls"), "{}"),
     "HF_TOKEN": (("models", "hub_token"), "env:HF_TOKEN"),
 }
-"""Bare names: the key that each fills, and its value ("{}" stands for the variable's own)."""
+"""Environment name → the key that it sets, and the key's value; "{}" is the variable's value."""
 
 
 def load_settings(
     path: Path | None, environ: Mapping[str, str], overrides: Sequence[str] = ()
 ) -> Settings:
-    """The settings of this process. ``overrides`` are flags, ``section.key=value`` each.
+    """Return the settings of this process. ``overrides`` are flags, each ``section.key=value``.
 
-    ``path`` None means the file that ``PALAVER_CONFIG`` names, else ``palaver.toml`` if there is
-    one. Raises `ConfigurationError` with one line for every value that cannot be right.
+    ``path`` None: the file that ``PALAVER_CONFIG`` names, else ``palaver.toml`` if it exists.
+    Raises `ConfigurationError` with one line for each wrong value.
     """
     given = _GivenValues()
     for name, (keys, value) in WELL_KNOWN.items():
@@ -73,8 +61,7 @@ def load_settings(
 
 
 def find_settings_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file that settings are read from. Raises `ConfigurationError` when a named one is
-    not there."""
+    """Return the file to read. Raises `ConfigurationError` when a named file does not exist."""
     if path is None and environ.get(FILE_VARIABLE):
         path = Path(environ[FILE_VARIABLE])
     if path is None:
@@ -96,12 +83,12 @@ def _read_file(file: Path, given: "_GivenValues") -> None:
         given.set(keys, value, Origin(f"{file}, line {line}" if line else str(file)))
 
 
-def _iterate_values(tree: Tree, above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+def _iterate_values(tree: Tree, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from _iterate_values(value, (*above, key))
+            yield from _iterate_values(value, (*prefix, key))
         else:
-            yield (*above, key), value
+            yield (*prefix, key), value
 
 
 HEADER = re.compile(r"\s*\[\[?([^\]]+)\]")
@@ -109,7 +96,7 @@ ASSIGNMENT = re.compile(r"""\s*([\w"'.\- ]+?)\s*=""")
 
 
 def find_key_lines(text: str) -> dict[KeyPath, int]:
-    """The line of every key and table of a TOML text, for messages: tomllib does not tell."""
+    """Return the line number of each key and table of a TOML text; tomllib does not give it."""
     lines: dict[KeyPath, int] = {}
     table: KeyPath = ()
     for number, line in enumerate(text.splitlines(), 1):
@@ -128,7 +115,7 @@ def _split_key(key: str) -> KeyPath:
 
 
 class _GivenValues:
-    """The tree of values given so far, later ones over earlier ones, and where each is from."""
+    """The values given so far and their origins; later values replace earlier ones."""
 
     def __init__(self) -> None:
         self.tree: Tree = {}
@@ -156,59 +143,15 @@ class _GivenValues:
 
 
 def plugin_settings(settings: Settings, section: str, name: str, model: type[ModelT]) -> ModelT:
-    """The table ``[section.name]`` as the backend's own ``model``.
+    """Return the table ``[section.name]`` as the backend's own ``model``.
 
-    Raises `ConfigurationError` with one line for every value that cannot be right.
+    Raises `ConfigurationError` with one line for each wrong value.
     """
-    tree = _tables(settings, section).get(name, {})
+    tree = plugin_tables(settings, section).get(name, {})
     return validate(model, tree, settings.origin, (section, name))
 
 
-def validate_plugin_settings(settings: Settings, registry: "Registry") -> None:
-    """Check the tables of all backends and skills, whether they are in use or not.
-
-    Raises `ConfigurationError` with one line for every value that cannot be right, and for every
-    table that belongs to no installed plugin.
-    """
-    problems: list[str] = []
-    for section, models in plugin_models(registry).items():
-        for name, tree in _tables(settings, section).items():
-            origin = settings.origin((section, name))
-            if name in models:
-                problems += validate_or_explain(
-                    models[name], tree, settings.origin, (section, name)
-                )[1]
-            elif not _excusable(settings, registry, origin):
-                hint = format_suggestion(closest_path((section, name), models))
-                problems.append(describe_unknown_key((section, name), origin, hint))
-    if problems:
-        raise ConfigurationError("\n".join(problems))
-
-
-def plugin_models(registry: "Registry") -> dict[str, dict[str, type[pydantic.BaseModel]]]:
-    """The settings of everything installed: section → name → model."""
-    backends: dict[str, Mapping[str, Any]] = {
-        "engine": registry.engines,
-        "ledger": registry.ledgers,
-        "knowledge": registry.knowledge,
-        "channels": registry.channels,
-        "interceptors": registry.interceptors,
-    }
-    models: dict[str, dict[str, type[pydantic.BaseModel]]] = {
-        section: {name: backend.settings for name, backend in by_name.items()}
-        for section, by_name in backends.items()
-    }
-    models["skills"] = {name: skill.Settings for name, skill in registry.skills.items()}
-    return models
-
-
-def _tables(settings: Settings, section: str) -> dict[str, Tree]:
+def plugin_tables(settings: Settings, section: str) -> dict[str, Tree]:
+    """Return the tables below ``[section]`` as given, by name."""
     value = getattr(settings, section)
     return value.tables() if isinstance(value, BackendsSection) else dict(value)
-
-
-def _excusable(settings: Settings, registry: "Registry", origin: Origin | None) -> bool:
-    """Whether a table without a plugin may be nobody's mistake: its plugin failed or is disabled,
-    or a bare name that other programs use as well filled it."""
-    bare = origin is not None and origin.location.removeprefix("environment ") in WELL_KNOWN
-    return bare or bool(registry.failures) or bool(settings.plugins.disabled)

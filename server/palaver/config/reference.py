@@ -1,23 +1,23 @@
-"""The reference of settings: every key with its type, its default and what it does."""
+"""The reference of settings: every key with its type, default and description."""
 
 import sys
 import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pydantic
 from pydantic.fields import FieldInfo
 
-from palaver.config.loading import WELL_KNOWN, plugin_models
+from palaver.config.loading import WELL_KNOWN
 from palaver.config.settings import Secret, Settings
 from palaver.config.validation import Annotation, generic_type, union_members
 
-if TYPE_CHECKING:
-    from palaver.plugins import Registry
+Models = Mapping[str, Mapping[str, type[pydantic.BaseModel]]]
+"""Settings models of plugins: section → name → model."""
 
 
 class SettingRow(typing.NamedTuple):
-    """One key of the reference. ``key`` is dotted; ``default`` is TOML, or "" for required."""
+    """One key of the reference. ``key`` is dotted. ``default`` is TOML; "": the key is required."""
 
     key: str
     type: str
@@ -25,29 +25,19 @@ class SettingRow(typing.NamedTuple):
     description: str
 
 
-def list_settings(model: type[pydantic.BaseModel], above: str = "") -> list[SettingRow]:
-    """Every key of ``model``, section by section, with what its docstring says."""
+def list_settings(model: type[pydantic.BaseModel], prefix: str = "") -> list[SettingRow]:
+    """Return a row for every key of ``model``, section by section."""
     rows = []
     for name, field in model.model_fields.items():
-        key = f"{above}{name}"
+        key = f"{prefix}{name}"
         (option, *_) = union_members(field.annotation)
         inner = _nested_model(option)
         if inner:
             named = generic_type(option) is dict
             rows += list_settings(inner, f"{key}.NAME." if named else f"{key}.")
         else:
-            default = (
-                ""
-                if field.is_required()
-                else _format_default(
-                    field.get_default(call_default_factory=True, validated_data={})
-                )
-            )
-            rows.append(
-                SettingRow(
-                    key, _describe_type(field.annotation), default, _join_lines(field.description)
-                )
-            )
+            kind, description = _describe_type(field.annotation), _join_lines(field.description)
+            rows.append(SettingRow(key, kind, _default(field), description))
     return rows
 
 
@@ -89,7 +79,7 @@ def _describe_type(annotation: Annotation) -> str:
 
 
 def _format_default(value: object) -> str:
-    """A default as TOML would write it; "none" where TOML has no word for it."""
+    """Return a default as TOML; "none" for None, which TOML cannot write."""
     match value:
         case None:
             return "none"
@@ -116,25 +106,30 @@ INTRODUCTION = """\
 
 # Settings
 
-Values come from, in rising order: the defaults below, the bare environment names at the end of
-this page, one TOML file, the environment, flags.
+For operators: every setting with its type and default, and how to set it.
 
-- **File**: `palaver.toml` in the working directory, or the one that `--config` or
-  `PALAVER_CONFIG` names. A key such as `server.port` is `port` in the table `[server]`.
-- **Environment**: `PALAVER__SERVER__PORT=8080`. Two underscores stand for each dot. A list is
-  written as TOML (`["a", "b"]`) or with commas (`a,b`).
-- **Flags**: `palaver --set server.port=8080 serve`.
+    palaver --set server.port=8080 serve                    # a flag
+    PALAVER__SERVER__PORT=8080 palaver serve                # the environment
+    printf '[server]\nport = 8080\n' > palaver.toml         # a file
 
-A secret is given by reference: `env:NAME` is read from the environment, `file:PATH` from a file.
-A key that does not exist is refused, with a suggestion. `palaver check` tells what a configuration
-guarantees and what it does not.
+| source, later rows win | how |
+| --- | --- |
+| default | the tables below |
+| common environment names | the table at the end of this page |
+| file | `palaver.toml` in the working directory, or the file that `--config` or `PALAVER_CONFIG` \
+names. `server.port` is `port` in the table `[server]`. |
+| environment | `PALAVER__SERVER__PORT`: two underscores for each dot. A list is TOML \
+(`["a", "b"]`) or has commas (`a,b`). |
+| flag | `--set server.port=8080` before the command. `serve` has `--host` and `--port` too. |
+
+A secret is a reference: `env:NAME` names an environment variable, `file:PATH` a file. An unknown
+key is an error with a suggestion. `palaver check` explains what a configuration guarantees.
 """
 
 
-def render_settings_page(registry: "Registry") -> str:
-    """``docs/settings.md`` for these plugins."""
+def render_settings_page(models: Models) -> str:
+    """Return ``docs/settings.md`` for plugins with these ``models``."""
     parts = [INTRODUCTION]
-    models = plugin_models(registry)
     for section, field in Settings.model_fields.items():
         parts.append(f"## {section}\n\n{_join_lines(field.description)}\n")
         model = _nested_model(field.annotation)
@@ -142,7 +137,7 @@ def render_settings_page(registry: "Registry") -> str:
         for name, backend in sorted(models.get(section, {}).items()):
             rows = list_settings(backend, f"{section}.{name}.")
             parts += [f"### [{section}.{name}]\n", _render_table(rows)] if rows else []
-    parts += ["## Bare environment names\n", _render_environment_names()]
+    parts += ["## Common environment names\n", _render_environment_names()]
     return "\n".join(parts)
 
 
@@ -150,7 +145,7 @@ def _render_table(rows: list[SettingRow]) -> str:
     lines = ["| key | type | default | |", "| --- | --- | --- | --- |"]
     for row in rows:
         default = f"`{row.default}`" if row.default else "required"
-        # Docstrings are written in the reST of Python's world.
+        # Docstrings are reST, the page is Markdown.
         description = row.description.replace("``", "`").replace("|", "\\|")
         kind = row.type.replace("|", "\\|")
         lines.append(f"| `{row.key}` | {kind} | {default} | {description} |")
@@ -158,6 +153,6 @@ def _render_table(rows: list[SettingRow]) -> str:
 
 
 def _render_environment_names() -> str:
-    lines = ["| name | fills |", "| --- | --- |"]
+    lines = ["| name | sets |", "| --- | --- |"]
     lines += [f"| `{name}` | `{'.'.join(keys)}` |" for name, (keys, _) in WELL_KNOWN.items()]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
-"""Checking what people wrote against a settings model, and saying what is wrong in words.
+"""Validation of settings against their models, with messages for people.
 
-No message holds a value that may be a secret: only numbers and switches are shown.
+A message shows a value only when it is a number or a switch: other values may be secrets.
 """
 
 import difflib
@@ -25,41 +25,41 @@ def validate(
     model: type[ModelT],
     tree: Tree,
     origin: FindOrigin,
-    above: KeyPath = (),
+    prefix: KeyPath = (),
 ) -> ModelT:
-    """``tree`` as a ``model``. Raises `ConfigurationError`, one line per problem, in words."""
-    value, problems = validate_or_explain(model, tree, origin, above)
+    """Return ``tree`` as a ``model``. Raises `ConfigurationError` with one line per problem."""
+    value, problems = validate_or_explain(model, tree, origin, prefix)
     if value is None:
         raise ConfigurationError("\n".join(problems))
     return value
 
 
 def validate_or_explain(
-    model: type[ModelT], tree: Tree, origin: FindOrigin, above: KeyPath = ()
+    model: type[ModelT], tree: Tree, origin: FindOrigin, prefix: KeyPath = ()
 ) -> tuple[ModelT | None, list[str]]:
-    """``tree`` as a ``model``, or None and the problems."""
-    return _Validation(model, origin, above).run(tree)
+    """Return ``tree`` as a ``model`` and no problems, or None and the problems."""
+    return _Validation(model, origin, prefix).run(tree)
 
 
 class _Validation(Generic[ModelT]):
-    """One reading of a tree: text becomes what its field expects, and problems are gathered."""
+    """One validation of a tree: parses text as its field expects, and collects problems."""
 
-    def __init__(self, model: type[ModelT], origin: FindOrigin, above: KeyPath) -> None:
+    def __init__(self, model: type[ModelT], origin: FindOrigin, prefix: KeyPath) -> None:
         self._model = model
         self._origin = origin
-        self._above = above
+        self._prefix = prefix
         self._problems: dict[KeyPath, str] = {}
 
     def run(self, tree: Tree) -> tuple[ModelT | None, list[str]]:
         if not isinstance(tree, dict):
-            return None, [self._sentence(self._above, " must be a table")]
-        shaped = self._shape(self._model, tree, self._above)
+            return None, [self._sentence(self._prefix, " must be a table")]
+        shaped = self._shape(self._model, tree, self._prefix)
         value = None
         try:
             value = self._model.model_validate(shaped)
         except pydantic.ValidationError as error:
             for detail in error.errors(include_url=False):
-                keys = self._above + _key_path(detail["loc"], shaped)
+                keys = self._prefix + _key_path(detail["loc"], shaped)
                 self._problems.setdefault(keys, self._sentence(keys, *_describe_error(detail)))
         return (None if self._problems else value), list(self._problems.values())
 
@@ -101,18 +101,20 @@ class _Validation(Generic[ModelT]):
             return format_suggestion(near)
         if issubclass(model, BackendsSection) and "use" in model.model_fields:
             backend = tree.get("use", model.model_fields["use"].default)
-            return f"; what belongs to a backend stands in its table, like [{path[0]}.{backend}]"
+            return f"; settings of a backend go into its own table, such as [{path[0]}.{backend}]"
         return ""
 
     def _elsewhere(self, key: str) -> KeyPath:
-        """The full way to a key of this name in another section."""
+        """Return the full path of a key of this name in another section, or ()."""
         paths = (tuple(path.split(".")) for path in field_paths(self._model))
-        return next((self._above + path for path in paths if path[-1] == key), ())
+        return next((self._prefix + path for path in paths if path[-1] == key), ())
 
 
 def _allows_unknown(model: type[pydantic.BaseModel], value: object) -> bool:
-    """Whether ``value`` may stand under a name that is no field: a backend's table, which its
-    plugin checks, or whatever a plugin's own model allows."""
+    """Return True when ``model`` allows ``value`` under a name that is no field.
+
+    It may be a backend's table, which its plugin validates, or the model allows extra keys.
+    """
     if issubclass(model, BackendsSection):
         return isinstance(value, dict)
     return model.model_config.get("extra") == "allow"
@@ -131,29 +133,29 @@ def format_suggestion(keys: KeyPath) -> str:
 
 
 def closest_path(keys: KeyPath, names: Iterable[str]) -> KeyPath:
-    """``keys`` with its last part put right, or () when no name is like it."""
+    """Return ``keys`` with its last part replaced by the most similar name, or ()."""
     close = difflib.get_close_matches(keys[-1], list(names), n=1)
     return (*keys[:-1], *close) if close else ()
 
 
-def field_paths(model: type[pydantic.BaseModel], above: str = "") -> Iterator[str]:
-    """Every key of ``model``, dotted, section by section."""
+def field_paths(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every key of ``model``, dotted, section by section."""
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
             if not issubclass(inner, pydantic.RootModel):
-                yield from field_paths(inner, f"{above}{name}.")
+                yield from field_paths(inner, f"{prefix}{name}.")
                 continue
-        yield above + name
+        yield prefix + name
 
 
 def generic_type(annotation: Annotation) -> Any:  # Any: a type or a special form
-    """``tuple`` of ``tuple[str, ...]``; None of a plain type."""
+    """Return the generic type of an annotation (``tuple`` of ``tuple[str, ...]``), or None."""
     return typing.get_origin(annotation)
 
 
 def union_members(annotation: Annotation) -> list[Annotation]:
-    """The alternatives of an annotation, without None and decoration."""
+    """Return the members of a union, without None and `Annotated`."""
     origin = generic_type(annotation)
     if origin is Annotated:
         return union_members(typing.get_args(annotation)[0])
@@ -165,8 +167,10 @@ def union_members(annotation: Annotation) -> list[Annotation]:
 
 
 def _parse_text(text: str, annotation: Annotation) -> Any:  # Any: TOML values
-    """Text from the environment or a flag as the field's kind of value: TOML where it parses,
-    a list by commas, else the text itself."""
+    """Parse text from the environment or a flag as the field expects.
+
+    TOML where it parses, a list with commas, else the text itself.
+    """
     parsed = _toml(text)
     kinds = {generic_type(option) or option for option in union_members(annotation)}
     if kinds & {list, tuple, set, frozenset}:
@@ -187,7 +191,7 @@ def _toml(text: str) -> Any:  # Any: TOML values
 
 
 def _key_path(location: tuple[int | str, ...], tree: Tree) -> KeyPath:
-    """As much of pydantic's location as are keys; the rest names branches of unions."""
+    """Return the keys of pydantic's location, without the union branches that follow them."""
     keys: list[str] = []
     value: Any = tree  # Any: TOML values
     for step in location:
@@ -217,7 +221,7 @@ EXPECTATIONS_WITH_VALUE = (NUMBER, EXPECTATIONS["float"], EXPECTATIONS["bool"])
 
 
 def _describe_error(detail: Any) -> tuple[str, object]:  # Any: pydantic's ErrorDetails
-    """What is wrong, and the value where it cannot be a secret."""
+    """Return what is wrong, and the value when it cannot be a secret."""
     context = detail.get("ctx", {})
     kind: str = detail["type"]
     given = detail["input"]

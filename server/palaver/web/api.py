@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-import palaver
 from palaver.channels import ConversationService
 from palaver.errors import InvalidInput, PalaverError
 from palaver.messages import Conversation, Message, encode, new_id
+from palaver.version import __version__
 from palaver.web.authentication import Authenticator, ConversationAccess
 from palaver.web.bodies import (
     Accepted,
@@ -150,7 +150,7 @@ class Api:
 
     async def _tell_about(self, request: web.Request) -> web.StreamResponse:
         self._authenticator.principal(request)
-        return answer({"version": palaver.__version__, **self._about()})
+        return answer({"version": __version__, **self._about()})
 
 
 def _read(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the decoder's struct

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from aiohttp import web
 
-import palaver
 from palaver.metrics import Metrics
+from palaver.version import __version__
 from palaver.web.api import answer, retry_headers
 from palaver.web.authentication import Authenticator
 from palaver.web.openapi import document
@@ -51,4 +51,4 @@ class Operations:
         )
 
     async def _describe(self, request: web.Request) -> web.StreamResponse:
-        return answer(document(palaver.__version__))
+        return answer(document(__version__))

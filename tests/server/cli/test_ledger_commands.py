@@ -126,5 +126,5 @@ def test_while_a_server_has_the_file_the_commands_say_so(place: Place, tmp_path:
             return await asyncio.to_thread(place.run, "export", "--person=ada")
 
     result = asyncio.run(run())
-    assert result.exit_code == 78
+    assert result.exit_code == 69
     assert "another server uses it" in result.output

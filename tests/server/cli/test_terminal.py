@@ -98,7 +98,7 @@ async def test_a_message_that_joins_is_told_and_one_that_was_not_taken_is_answer
         house.teller.tell("Straight on", end=False)
         await person.sees("Straight on")
         person.type("left")
-        await person.sees("[handed to the running skill]")
+        await person.sees("[added to the running turn]")
         house.teller.tell("!")
         await person.sees("!\n")
         await person.sees("[parrot] left \n> ")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.server.config import settings_plugin
 
-from palaver.config.loading import load_settings, plugin_settings, validate_plugin_settings
+from palaver.checks import validate_plugin_settings
+from palaver.config.loading import load_settings, plugin_settings
 from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError
 from palaver.plugins import Registry, load_plugins
@@ -159,8 +160,8 @@ def test_the_example_files_load(name: str) -> None:
         (
             "engine.model = 'big'",
             (
-                "unknown key 'engine.model' (palaver.toml, line 1); what belongs to a backend "
-                "stands in its table, like [engine.openvino]"
+                "unknown key 'engine.model' (palaver.toml, line 1); settings of a backend "
+                "go into its own table, such as [engine.openvino]"
             ),
         ),
         ("zzz = 1", "unknown key 'zzz' (palaver.toml, line 1)"),
@@ -186,7 +187,7 @@ def test_the_example_files_load(name: str) -> None:
         (
             "[auth.keys.bob]\nsecret = 'hunter2'",
             (
-                "auth.keys.bob.secret: a secret is given by reference: 'env:NAME' or 'file:PATH' "
+                "auth.keys.bob.secret: a secret must be a reference: 'env:NAME' or 'file:PATH' "
                 "(palaver.toml, line 2)"
             ),
         ),
@@ -252,7 +253,7 @@ def test_every_mistake_is_told_at_once() -> None:
         (
             "[engine.echo]\nkey = 'hunter2'",
             (
-                "engine.echo.key: a secret is given by reference: 'env:NAME' or 'file:PATH' "
+                "engine.echo.key: a secret must be a reference: 'env:NAME' or 'file:PATH' "
                 "(palaver.toml, line 2)"
             ),
         ),
@@ -297,8 +298,8 @@ def test_a_secret_is_read_from_the_environment_or_a_file(
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("env:NOBODY", "secret 'env:NOBODY' is empty or not set"),
-        ("file:nowhere", "secret 'file:nowhere': No such file or directory"),
+        ("env:NOBODY", "env:NOBODY is empty or not set"),
+        ("file:nowhere", "file:nowhere: No such file or directory"),
     ],
 )
 def test_a_secret_that_is_not_there_is_named_by_its_reference(

@@ -14,7 +14,7 @@ from tests.server.config import settings_plugin
 from tests.server.skills_under_test import Parrot
 
 from palaver.app import build_server, listening
-from palaver.config.loading import plugin_models
+from palaver.checks import plugin_models
 from palaver.config.reference import list_settings
 from palaver.config.settings import (
     AdmissionSettings,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from palaver.config.loading import plugin_models
+from palaver.checks import plugin_models
 from palaver.config.reference import SettingRow, list_settings, render_settings_page
 from palaver.config.settings import Settings
 from palaver.plugins import Registry
@@ -31,7 +31,7 @@ def all_rows(registry: Registry) -> list[SettingRow]:
 
 def test_the_page_is_what_the_models_say(registry: Registry) -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == render_settings_page(registry), "run scripts/settings-reference"
+    assert page == render_settings_page(plugin_models(registry)), "run scripts/settings-reference"
 
 
 def test_every_key_says_what_it_does(registry: Registry) -> None:
@@ -44,11 +44,11 @@ def test_a_row_tells_key_type_default_and_purpose() -> None:
         "server.port",
         "whole number",
         "7252",
-        "Port to listen on. 0 takes any free port and prints it.",
+        "Port to listen on. 0 takes any free port; `palaver serve` prints it.",
     )
     assert rows["server.origins"].type == "list of text"
     assert rows["auth.keys.NAME.secret"].default == ""
 
 
 def test_the_page_names_no_place_of_this_machine(registry: Registry) -> None:
-    assert str(ROOT) not in render_settings_page(registry)
+    assert str(ROOT) not in render_settings_page(plugin_models(registry))

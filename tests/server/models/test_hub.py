@@ -116,7 +116,7 @@ async def test_a_model_is_brought_with_what_it_needs_and_nothing_else(
         assert "Added 'tiny': Qwen2ForCausalLM" in added.output
         assert await terminal.files("tiny") == wanted
         assert used.output.startswith("The current model is 'tiny'")
-        for words in (f"hub acme/tiny at {COMMIT}", "en, de", "apache-2.0", "as they were"):
+        for words in (f"hub acme/tiny at {COMMIT}", "en, de", "apache-2.0", "unchanged"):
             assert words in info.output
 
 

@@ -38,6 +38,7 @@ from palaver import (
 from palaver_plugins.ledgers.retention import RetentionSettings
 from palaver_plugins.ledgers.sqlite import closing, inbox, letters, people, records, turns
 from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
+from palaver_plugins.ledgers.sqlite.inspection import inspect_file
 from palaver_plugins.ledgers.sqlite.rows import number_from
 from palaver_plugins.ledgers.sqlite.writer import Outcome, Writer
 
@@ -65,6 +66,7 @@ class SQLiteLedger:
         writer: type[Writer] = Writer,
     ) -> None:
         self.path = settings.path or data / "ledger.sqlite"
+        self._data = data
         self._clock = clock
         self._writer = writer(
             self.path,
@@ -82,6 +84,9 @@ class SQLiteLedger:
 
     async def close(self) -> None:
         await self._writer.close()
+
+    async def inspect(self) -> None:
+        await asyncio.to_thread(inspect_file, self.path, self._data)
 
     # The walk of a turn
 

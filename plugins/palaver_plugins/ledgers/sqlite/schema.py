@@ -11,7 +11,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from palaver import ConfigurationError, new_id
+from palaver import ConfigurationError, LedgerInUse, new_id
 
 VERSION = 2
 APPLICATION = 0x50414C56  # "PALV": tells our file from another program's
@@ -144,20 +144,16 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `ConfigurationError` when another instance holds it."""
+        """Raises `LedgerInUse` when another instance has it, `ConfigurationError` when it fails."""
         try:
             self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _unusable(path, error.strerror or str(error)) from error
+            raise unusable(path, error.strerror or str(error)) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._file)
-            raise _unusable(
-                path,
-                "another server uses it; stop that one, or let several servers share a Redis "
-                "ledger",
-            ) from error
+            raise in_use(path) from error
 
     def note(self, text: str) -> None:
         os.ftruncate(self._file, 0)
@@ -202,13 +198,13 @@ def open_file(path: Path, lock: Lock) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
     except sqlite3.Error as error:
-        raise _unusable(path, str(error)) from error
+        raise unusable(path, str(error)) from error
     try:
         _prepare(connection, path)
         begin_life(connection, lock)
     except (sqlite3.Error, OSError) as error:
         connection.close()
-        raise _unusable(path, str(error)) from error
+        raise unusable(path, str(error)) from error
     except ConfigurationError:
         connection.close()
         raise
@@ -217,28 +213,35 @@ def open_file(path: Path, lock: Lock) -> sqlite3.Connection:
 
 def check_directory(path: Path) -> None:
     if not path.parent.is_dir():
-        raise _unusable(path, "its directory does not exist; make it, or set another path")
+        raise unusable(path, "its directory does not exist; make it, or set another path")
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def check_format(connection: sqlite3.Connection, path: Path) -> bool:
+    """Return whether there are tables. Raises `ConfigurationError` for a file of another format."""
     execute = connection.execute
     (application,) = execute("PRAGMA application_id").fetchone()
     (version,) = execute("PRAGMA user_version").fetchone()
     (tables,) = execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables and application != APPLICATION:
-        raise _unusable(path, "it is the database of another program")
+        raise unusable(path, "it is the database of another program")
     if version > VERSION:
-        raise _unusable(
+        raise unusable(
             path,
             f"it was written by a newer release (schema {version}, this one knows {VERSION}); "
             "install that release, or set another path",
         )
     if tables and version < VERSION:
-        raise _unusable(
+        raise unusable(
             path,
             f"it was written by an earlier development version (schema {version}, this one knows "
             f"{VERSION}); move it away, or set another path",
         )
+    return bool(tables)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    execute = connection.execute
+    tables = check_format(connection, path)
     # Deleted words must not linger in free pages: a person may ask to be erased.
     execute("PRAGMA secure_delete = ON")
     execute("PRAGMA journal_mode = WAL")
@@ -263,5 +266,12 @@ def _create(connection: sqlite3.Connection) -> None:
     )
 
 
-def _unusable(path: Path, why: str) -> ConfigurationError:
+def unusable(path: Path, why: str) -> ConfigurationError:
     return ConfigurationError(f"the ledger {str(path)!r} cannot be used: {why}")
+
+
+def in_use(path: Path) -> LedgerInUse:
+    return LedgerInUse(
+        f"the ledger {str(path)!r} cannot be used: another server uses it; stop that one, or let "
+        "several servers share a Redis ledger"
+    )
