@@ -125,6 +125,7 @@ class Terminal:
 
     async def _send_input(self, hello: Frame) -> None:
         await self._send_frame(hello)
+        await self._idle.wait()
         async for line in _terminal_lines() if self._is_interactive else _piped_lines():
             if line.strip():
                 await self._send(line)

@@ -1,60 +1,35 @@
 """``palaver check``: what a configuration guarantees, and what is wrong with it."""
 
-import functools
-import importlib.metadata
+import asyncio
+import contextlib
+import os
 import re
 import shutil
+import socket
+import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 from tests.plugins.engines.models import damage, write_model
-from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, free_port, the_users
-from tests.server.config import settings_plugin
+from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, the_users
+from tests.server.cli.consoles import (
+    KIT,
+    PORT,
+    BrokenConsole,
+    KitConsole,
+    RealConsole,
+    locked_ledger,
+)
+from tests.server.web.house import House, open_house
 
 from palaver.cli.check import check
 from palaver.cli.console import Console
 from palaver.models.registry import ModelRegistry
-from palaver.plugins import Registry, load_plugins
-
-PORT = free_port()  # not the default one: a server may run there
-KIT = (
-    "engine.use=echo",
-    "ledger.use=memory",
-    "knowledge.use=list",
-    "routing.default=parrot",
-    f"server.port={PORT}",
-)
-
-
-class KitConsole(Console):
-    """A console whose plugins are those of the test."""
-
-    plugins: ClassVar[dict[str, str]] = {"kit": settings_plugin.__name__}
-
-    @functools.cached_property
-    def registry(self) -> Registry:
-        points = [
-            importlib.metadata.EntryPoint(name, module, "palaver")
-            for name, module in self.plugins.items()
-        ]
-        plugins = self.settings.plugins
-        return load_plugins(points, strict=plugins.strict)
-
-
-class BrokenConsole(KitConsole):
-    plugins: ClassVar[dict[str, str]] = {**KitConsole.plugins, "broken": "tests.no_such_module"}
-
-
-class RealConsole(KitConsole):
-    plugins: ClassVar[dict[str, str]] = {
-        **KitConsole.plugins,
-        "openvino": "palaver_plugins.engines.openvino",
-        "redis": "palaver_plugins.ledgers.redis",
-    }
+from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 
 
 @pytest.fixture(autouse=True)
@@ -303,3 +278,145 @@ def test_a_redis_that_loses_what_it_acknowledged_is_refused(
     )
     assert weak.exit_code == 0
     assert len(of_redis(weak, "!")) == 1
+
+
+# It reads only
+
+
+@contextlib.contextmanager
+def as_unprivileged_user() -> Iterator[None]:
+    """Drop the rights of root, if the tests run as root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def snapshot(directory: Path) -> dict[str, object]:
+    """Return every file and directory with its contents and modification time."""
+    return {
+        str(path.relative_to(directory)): (
+            path.stat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else None,
+        )
+        for path in sorted([directory, *directory.rglob("*")])
+    }
+
+
+SQLITE = ("ledger.use=sqlite",)
+
+
+def test_it_creates_nothing_where_no_data_directory_exists(tmp_path: Path) -> None:
+    before = snapshot(tmp_path)
+    result = run("--engine", settings=(*SQLITE, "server.data=var/lib/palaver"), kind=RealConsole)
+    assert result.exit_code == 0, result.output
+    data = tmp_path / "var" / "lib" / "palaver"
+    assert f"data: {data} will be created; {tmp_path} is writable" in lines(result, "✓")
+    assert any("survives a crash" in line for line in lines(result, "✓"))
+    assert snapshot(tmp_path) == before
+
+
+def test_it_changes_nothing_in_a_ledger(tmp_path: Path) -> None:
+    console = RealConsole(None, (*KIT, *SQLITE))
+    with locked_ledger(console):
+        pass
+    before = snapshot(tmp_path)
+    assert "data/ledger.sqlite" in before
+    result = run(settings=SQLITE, kind=RealConsole)
+    assert result.exit_code == 0, result.output
+    assert f"data: {tmp_path / 'data'} is writable" in lines(result, "✓")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"not a database, but long enough to have a header", "file is not a database"),
+        (None, "it is the database of another program"),
+    ],
+)
+def test_a_file_that_is_no_ledger_is_reported(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "ledger.sqlite"
+    if content is None:
+        with sqlite3.connect(file) as database:
+            database.execute("CREATE TABLE notes (text TEXT)")
+        database.close()
+    else:
+        file.write_bytes(content)
+    before = snapshot(tmp_path)
+    result = run(settings=SQLITE, kind=RealConsole)
+    (sentence,) = lines(result, "✗")
+    assert reason in sentence
+    assert result.exit_code == 78
+    assert snapshot(tmp_path) == before
+
+
+def test_a_ledger_in_a_directory_that_does_not_exist_is_reported(tmp_path: Path) -> None:
+    settings = (*SQLITE, f"ledger.sqlite.path={tmp_path / 'no' / 'ledger.sqlite'}")
+    (sentence,) = lines(run(settings=settings, kind=RealConsole), "✗")
+    assert "its directory does not exist" in sentence
+
+
+def test_a_data_directory_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run(settings=("server.data=file/data",))
+    data, file = tmp_path / "file" / "data", tmp_path / "file"
+    assert lines(result, "✗") == [f"server.data {str(data)!r}: {file} is not a directory"]
+    assert result.exit_code == 78
+
+
+@pytest.mark.parametrize("data", ["", "data"])
+def test_a_data_directory_that_is_not_writable_is_reported(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o555)
+        monkeypatch.chdir(name)
+        with as_unprivileged_user():
+            result = run(settings=(f"server.data={os.path.join(name, data)}",))
+    assert [line for line in lines(result, "✗") if line.endswith(f"{name} is not writable")]
+    assert result.exit_code == 78
+
+
+# A server that runs beside it
+
+
+async def check_beside(server: House, *settings: str) -> Result:
+    port = server.address.rpartition(":")[2]
+    settings = (f"server.port={port}", *settings)
+    return await asyncio.to_thread(run, settings=settings, kind=RealConsole)
+
+
+async def test_a_server_that_runs_here_is_no_fault(tmp_path: Path) -> None:
+    ledger = SQLiteLedger(SQLiteLedgerSettings(), tmp_path)
+    async with open_house(ledger=ledger) as house:
+        result = await check_beside(house, *SQLITE, f"server.data={tmp_path}")
+        assert result.exit_code == 0, result.output
+        good = lines(result, "✓")
+        assert f"network: a server runs here: {house.address} answers" in good
+        assert "ledger 'sqlite': the server that runs here uses it" in good
+        assert any("survives a crash" in line for line in good)
+
+
+def test_a_ledger_in_use_without_a_server_here_is_a_fault() -> None:
+    with locked_ledger(RealConsole(None, (*KIT, *SQLITE))):
+        result = run(settings=SQLITE, kind=RealConsole)
+    (sentence,) = lines(result, "✗")
+    assert "another server uses it" in sentence
+    assert result.exit_code == 69
+
+
+def test_a_port_that_another_program_uses_is_a_fault() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        result = run(settings=(f"server.port={port}",))
+    assert lines(result, "✗") == [f"cannot listen on 127.0.0.1:{port}: Address already in use"]
+    assert result.exit_code == 69
