@@ -54,14 +54,18 @@ def _bad(error: PalaverError, prefix: str = "") -> Finding:
 
 
 @click.command()
-@click.option("--engine", is_flag=True, help="Load the model too, and generate one token.")
+@click.option(
+    "--engine",
+    is_flag=True,
+    help="Load the model and generate one token; the engine may fill its cache.",
+)
 @click.option("--redis", metavar="URL", help="Check this Redis as the ledger.")
 @click.pass_obj
 def check(console: Console, engine: bool, redis: str | None) -> None:
     """Explain the configuration: ✓ works, ! is a limitation, ✗ does not work.
 
-    Nothing is created or changed. With a ✗ the exit code is 78 (correct the configuration) or 69
-    (a service is unavailable, try again).
+    Without --engine, nothing is created or changed. With a ✗ the exit code is 78 (correct the
+    configuration) or 69 (a service is unavailable, try again).
     """
     if redis:
         console = console.override("ledger.use=redis", f"ledger.redis.url={redis}")

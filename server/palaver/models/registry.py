@@ -1,7 +1,7 @@
-"""Models: which there are under the data directory, and which of them is current.
+"""Registry of the models in the data directory, and the choice of the current one.
 
-``<data>/models/models.json`` is the index. Models that come with an installed package are always
-there; the package names them in its metadata::
+``<data>/models/models.json`` is the index. Models of installed packages are always in the registry;
+a package names them in its metadata::
 
     [project.entry-points."palaver.models"]
     starter = "my_package.with_the_model"
@@ -27,15 +27,15 @@ from palaver.models.hub import REPOSITORY, Hub
 
 GROUP = "palaver.models"
 DEFAULT_MODEL = "starter"
-"""The model that is current until another one is chosen."""
+"""The current model until another one is chosen."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MIN_FREE_BYTES = 100_000_000
-"""Disk space that adding a model leaves free."""
+"""Disk space that must remain free after a model is added."""
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of the index. ``directory`` is absolute, or relative to the models' directory when
-    the files are ours; ``added`` is a date and time, UTC."""
+    """A model of the index. ``directory``: absolute, or relative to the models' directory when the
+    registry manages the files. ``added``: date and time, UTC."""
 
     directory: str
     source: str
@@ -53,7 +53,7 @@ class ModelIndex(msgspec.Struct, kw_only=True):
 
 
 def shipped_models() -> dict[str, Path]:
-    """The models that installed packages bring."""
+    """Return the directories of the models in installed packages, by name."""
     points = importlib.metadata.entry_points(group=GROUP)
     found = {point.name: _package_directory(point.value) for point in points}
     return {name: directory for name, directory in found.items() if directory}
@@ -79,7 +79,7 @@ class ModelRegistry:
         return self._read_index().current
 
     def models(self) -> dict[str, Path]:
-        """Every model's directory, by name."""
+        """Return every model's directory, by name."""
         entries = self._read_index().models
         added = {name: self._directory / entry.directory for name, entry in entries.items()}
         return dict(sorted({**self._shipped, **added}.items()))
@@ -89,9 +89,9 @@ class ModelRegistry:
         return entry.source if entry else "installed package"
 
     def resolve(self, model: str = "") -> Path:
-        """The directory of a model, by its name or its path; "" is the current one.
+        """Return the directory of a model by its name or path; "": the current model.
 
-        Raises `ConfigurationError` when there is none.
+        Raises `ConfigurationError` when there is no such model.
         """
         name = model or self.current
         if name in (models := self.models()):
@@ -104,23 +104,22 @@ class ModelRegistry:
         )
 
     def find(self, name: str) -> Path:
-        """The directory of the model ``name``. Raises `NotFound`."""
+        """Return the directory of the model ``name``. Raises `NotFound`."""
         models = self.models()
         if name not in models:
             raise NotFound(self._unknown_model_message(name))
         return models[name]
 
     def _unknown_model_message(self, name: str) -> str:
-        there = ", ".join(self.models()) or "none"
-        return f"there is no model {name!r}; there are: {there}."
+        names = ", ".join(self.models()) or "none"
+        return f"there is no model {name!r}; there are: {names}."
 
     # Adding
 
     def add_directory(self, directory: Path, name: str = "", *, copy: bool = False) -> str:
-        """Register a model where it is, or a copy of it. Returns its name.
+        """Register a model in place, or a copy of it. Returns its name.
 
-        Raises `ConfigurationError` when the directory holds no whole model, `Conflict` when the
-        name is taken.
+        Raises `ConfigurationError` when the model is incomplete, `Conflict` when the name exists.
         """
         directory = directory.expanduser().resolve()
         name = self._check_new_name(name or directory.name)
@@ -138,10 +137,9 @@ class ModelRegistry:
         return name
 
     def add_from_hub(self, hub: Hub, repository: str, name: str = "", revision: str = "") -> str:
-        """Download a model. Returns its name. What an interrupted download has brought is used.
+        """Download a model, or continue an interrupted download. Returns the model's name.
 
-        Raises `NotFound`, `Forbidden` or `PalaverError` as the hub answers, `ConfigurationError`
-        for a model that is not usable, `Conflict` when the name is taken.
+        Raises as `Hub.find_model`, and `Conflict` when the name exists.
         """
         if not REPOSITORY.fullmatch(repository):
             raise InvalidInput(
@@ -154,7 +152,7 @@ class ModelRegistry:
         try:
             hub.download(model, staging)
             self._install(name, staging, f"hub {repository} at {model.commit}", model.sha256)
-        except ConfigurationError:  # going on would not mend it
+        except ConfigurationError:  # continuing the download cannot help
             shutil.rmtree(staging, ignore_errors=True)
             raise
         return name
@@ -200,8 +198,10 @@ class ModelRegistry:
     # Choosing, removing, verifying
 
     def use(self, name: str) -> Checkpoint:
-        """Make ``name`` the current model. Raises `NotFound`, or `ConfigurationError` when the
-        model is not whole."""
+        """Make ``name`` the current model.
+
+        Raises `NotFound`, or `ConfigurationError` when the model is incomplete.
+        """
         checkpoint = read_checkpoint(self.find(name))
 
         def choose(index: ModelIndex) -> None:
@@ -211,14 +211,16 @@ class ModelRegistry:
         return checkpoint
 
     def remove(self, name: str, *, force: bool = False) -> bool:
-        """Forget a model. Returns whether its files were deleted: those registered where they
-        are stay. Removing the current one needs ``force``, and `FIRST` becomes current."""
+        """Remove a model. Returns True when its files were deleted; files used in place are kept.
+
+        Removing the current model requires ``force``; `DEFAULT_MODEL` becomes current.
+        """
         self.find(name)
         index = self._read_index()
         if name not in index.models:
             raise InvalidInput(f"model {name!r} is part of an installed package")
         if name == index.current and not force:
-            raise Conflict(f"model {name!r} is the current one; --force removes it all the same")
+            raise Conflict(f"model {name!r} is the current one; --force removes it anyway")
         entry = index.models[name]
 
         def forget(index: ModelIndex) -> None:
@@ -231,7 +233,7 @@ class ModelRegistry:
         return entry.is_managed
 
     def changed_files(self, name: str) -> list[str]:
-        """The files that are not what they were when the model was added."""
+        """Return the files that changed since the model was added."""
         directory = self.find(name)
         recorded = self._read_index().models.get(name)
         if recorded is None:
@@ -268,13 +270,13 @@ def check_free_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if needed + MIN_FREE_BYTES > free:
         raise ConfigurationError(
-            f"{str(directory)!r} has {free / 1e9:.1f} GB free, and the model takes "
+            f"{str(directory)!r} has {free / 1e9:.1f} GB free, but the model needs "
             f"{needed / 1e9:.1f} GB"
         )
 
 
 def compute_sha256s(directory: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a model directory, in hexadecimal."""
+    """Return the SHA-256 of each file of a model directory, in hexadecimal."""
     digests = {}
     for file in sorted(directory.iterdir()):
         if file.is_file():

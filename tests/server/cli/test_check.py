@@ -65,14 +65,14 @@ def test_a_good_configuration_passes_and_says_what_the_ledger_keeps(tmp_path: Pa
     ]
 
 
-def test_what_does_not_fit_into_the_grace_is_told() -> None:
+def test_what_does_not_fit_into_the_grace_is_reported() -> None:
     result = run(settings=("server.drain=60", "server.linger=5", "server.grace=10"))
     assert result.exit_code == 0
     notes = [line for line in lines(result, "!") if line.startswith("server.")]
     assert notes == ["server.drain 60 is reduced to 7: the process exits after server.grace 10"]
 
 
-def test_a_wait_that_leaves_no_time_for_the_reply_is_told() -> None:
+def test_a_wait_that_leaves_no_time_for_the_reply_is_reported() -> None:
     result = run(settings=("engine.timeout=20",))
     assert result.exit_code == 0
     (note,) = [line for line in lines(result, "!") if line.startswith("admission.")]
@@ -109,14 +109,14 @@ def test_a_skill_that_the_engine_cannot_serve_fails() -> None:
             ("server.host '0.0.0.0' can be reached from other machines: set auth.keys, "
             "or listen on 127.0.0.1"),
         ),
-        ("auth.keys.bob.secret=env:NOBODY", "auth.keys.bob.secret: env:NOBODY is empty or not set"),
+        ("auth.keys.bob.secret=env:MISSING", "auth.keys.bob.secret: env:MISSING is empty or not set"),
         ("engine.echo.key=file:none", "engine.echo.key: file:none: No such file or directory"),
-        ("models.hub_token=env:NOBODY", "models.hub_token: env:NOBODY is empty or not set"),
+        ("models.hub_token=env:MISSING", "models.hub_token: env:MISSING is empty or not set"),
         ("engine.use=vllm", "engine.use names 'vllm'; installed are: echo"),
         ("knowledge.use=sqlite", "knowledge.use names 'sqlite'; installed are: list"),
         (
-            'concurrency_policy.skills={nobody="queue"}',
-            "concurrency_policy.skills names 'nobody'; installed are: parrot",
+            'concurrency_policy.skills={unknown="queue"}',
+            "concurrency_policy.skills names 'unknown'; installed are: parrot",
         ),
         (
             'concurrency_policy.channels={slack="merge"}',
@@ -141,7 +141,7 @@ def test_each_mistake_is_one_sentence(setting: str, sentence: str) -> None:
     assert result.exit_code == 78
 
 
-def test_an_engine_that_does_not_start_is_told() -> None:
+def test_an_engine_that_does_not_start_is_reported() -> None:
     result = run("--engine", settings=("engine.echo.mode=slow",))
     assert lines(result, "✗") == ["engine 'echo': there is no slow echo"]
 
@@ -167,7 +167,7 @@ def test_secrets_are_shown_by_reference_only(monkeypatch: pytest.MonkeyPatch) ->
     assert "hunter2" not in result.output
 
 
-def test_a_damaged_model_is_told_by_its_file(tmp_path: Path) -> None:
+def test_a_damaged_model_is_reported_with_its_file(tmp_path: Path) -> None:
     model = write_model(tmp_path / "walker")
     settings = ("engine.use=openvino", f"engine.openvino.model={model}")
     good = run(settings=settings, kind=RealConsole)
@@ -177,7 +177,7 @@ def test_a_damaged_model_is_told_by_its_file(tmp_path: Path) -> None:
     assert lines(result, "✗") == [
         (
             f"engine 'openvino': model {str(model)!r}: model.safetensors is truncated: "
-            "5_000 of 1_055_952 bytes are there"
+            "it has 5_000 of 1_055_952 bytes"
         )
     ]
 
@@ -189,7 +189,7 @@ def test_the_engine_takes_the_model_that_was_chosen(tmp_path: Path) -> None:
     assert [line for line in lines(result, "✓") if line.startswith("model: walker (Qwen2")]
 
 
-def test_a_redis_that_does_not_answer_is_told() -> None:
+def test_a_redis_that_does_not_answer_is_reported() -> None:
     result = run("--redis", "redis://:hunter2@127.0.0.1:1/0", kind=RealConsole)
     (sentence,) = lines(result, "✗")
     assert sentence.startswith("ledger 'redis': ")
@@ -208,8 +208,8 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
-def of_redis(result: Result, mark: str) -> list[str]:
-    """What is said of the Redis."""
+def redis_findings(result: Result, mark: str) -> list[str]:
+    """Return the findings about Redis with this mark."""
     about = "ledger 'redis': "
     found = [line for line in lines(result, mark) if line.startswith(about)]
     return [line.removeprefix(about) for line in found]
@@ -219,7 +219,7 @@ def of_redis(result: Result, mark: str) -> list[str]:
 def test_a_redis_says_what_it_guarantees(redis: RedisServer) -> None:
     result = run("--redis", redis.url_of("palaver"), kind=RealConsole)
     assert result.exit_code == 0, result.output
-    place, *rest = of_redis(result, "✓")
+    place, *rest = redis_findings(result, "✓")
     assert re.fullmatch(rf"Redis [\d.]+ at 127.0.0.1:{redis.port}\.", place)
     assert rest == [
         "Turns of a conversation run one at a time, in the order of their acceptance.",
@@ -228,15 +228,15 @@ def test_a_redis_says_what_it_guarantees(redis: RedisServer) -> None:
         "What is said to Redis does not leave this machine.",
         "The user 'palaver' may do what a ledger does.",
     ]
-    assert of_redis(result, "!") == []
+    assert redis_findings(result, "!") == []
     assert PASSWORD not in result.output
 
 
 @pytest.mark.redis
-def test_a_user_of_redis_who_may_do_everything_is_worth_knowing(redis: RedisServer) -> None:
+def test_a_user_redis_findings_who_may_do_everything_is_worth_knowing(redis: RedisServer) -> None:
     result = run("--redis", redis.url, kind=RealConsole)
     assert result.exit_code == 0
-    (sentence,) = of_redis(result, "!")
+    (sentence,) = redis_findings(result, "!")
     assert "FLUSHALL" in sentence
     assert "config/redis.conf" in sentence
 
@@ -247,7 +247,7 @@ def test_a_missing_right_is_named_with_what_to_permit(redis: RedisServer) -> Non
         admin.execute_command("ACL", "SETUSER", "palaver", "-xadd", "-publish")
     result = run("--redis", redis.url_of("palaver"), kind=RealConsole)
     assert result.exit_code == 78
-    (sentence,) = of_redis(result, "✗")
+    (sentence,) = redis_findings(result, "✗")
     assert "does not let user 'palaver' do what a ledger does" in sentence
     assert "permit +publish +xadd on ~palaver:* and &palaver:*" in sentence
     assert PASSWORD not in result.output
@@ -267,7 +267,7 @@ def test_a_redis_that_loses_what_it_acknowledged_is_refused(
     url = redis.url_of("palaver")
     result = run("--redis", url, kind=RealConsole)
     assert result.exit_code == 78
-    (sentence,) = of_redis(result, "✗")
+    (sentence,) = redis_findings(result, "✗")
     assert f"has '{directive} {value}'" in sentence
     assert f"set '{directive} " in sentence
     weak = run(
@@ -277,7 +277,7 @@ def test_a_redis_that_loses_what_it_acknowledged_is_refused(
         settings=("ledger.redis.allow_weak_durability=true",),
     )
     assert weak.exit_code == 0
-    assert len(of_redis(weak, "!")) == 1
+    assert len(redis_findings(weak, "!")) == 1
 
 
 # It reads only

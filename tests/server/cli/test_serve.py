@@ -54,8 +54,8 @@ def listening_socket() -> Iterator[int]:
             "admission.lanes names 'slack'; installed are: bell, web",
         ),
         (
-            'concurrency_policy.skills={nobody="queue"}',
-            "concurrency_policy.skills names 'nobody'; installed are: parrot",
+            'concurrency_policy.skills={unknown="queue"}',
+            "concurrency_policy.skills names 'unknown'; installed are: parrot",
         ),
         (
             "auth.keys.web.secret=env:PALAVER_KEY",
@@ -65,7 +65,7 @@ def listening_socket() -> Iterator[int]:
             "auth.keys.web.secret=file:key",
             "auth.keys.web.secret: file:key: No such file or directory",
         ),
-        ("engine.echo.key=env:NOBODY", "engine.echo.key: env:NOBODY is empty or not set"),
+        ("engine.echo.key=env:MISSING", "engine.echo.key: env:MISSING is empty or not set"),
         (
             "server.host=192.0.2.1",
             (
@@ -103,7 +103,7 @@ def test_an_unknown_model_is_reported_before_the_engine_is_loaded() -> None:
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    result = run_serve("ledger.use=tape", "channels.enabled=slack", "engine.echo.key=env:NOBODY")
+    result = run_serve("ledger.use=tape", "channels.enabled=slack", "engine.echo.key=env:MISSING")
     assert len(str(result.exception).splitlines()) == 3
 
 

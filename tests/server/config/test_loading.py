@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said when one cannot be right."""
+"""Sources of the settings, and the messages about wrong values."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -35,10 +35,10 @@ def write(text: str, name: str = "palaver.toml") -> Path:
     return Path(name)
 
 
-def complaint(
+def error_of(
     toml: str = "", environ: Mapping[str, str] | None = None, *flags: str, plugins: bool = False
 ) -> str:
-    """What is said about these settings."""
+    """Return the error message about these settings."""
 
     def load() -> None:
         settings = load_settings(write(toml), environ or {}, flags)
@@ -109,7 +109,7 @@ def test_the_environment_reaches_the_settings_of_plugins(registry: Registry) -> 
     assert given.options == {"depth": 3}
 
 
-def test_well_known_bare_names_are_fallbacks() -> None:
+def test_common_environment_names_are_fallbacks() -> None:
     environ = {
         "REDIS_URL": "redis://:hunter2@r:6379/0",
         "OPENAI_API_KEY": "sk-hunter2",
@@ -126,7 +126,9 @@ def test_well_known_bare_names_are_fallbacks() -> None:
     assert load_settings(None, environ).ledger.of("redis") == {"url": "redis://mine"}
 
 
-def test_a_bare_name_for_a_plugin_that_is_not_there_is_nobodys_mistake(registry: Registry) -> None:
+def test_a_common_environment_name_for_a_plugin_that_is_not_installed_is_no_error(
+    registry: Registry,
+) -> None:
     validate_plugin_settings(load_settings(None, {"REDIS_URL": "redis://r"}), registry)
 
 
@@ -136,7 +138,7 @@ def test_the_example_files_load(name: str) -> None:
     assert settings.plugins.strict
 
 
-# What is said
+# Messages
 
 
 @pytest.mark.parametrize(
@@ -204,29 +206,29 @@ def test_the_example_files_load(name: str) -> None:
         ),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_place(toml: str, sentence: str) -> None:
-    assert complaint(toml) == sentence
+def test_a_mistake_in_the_file_is_reported_with_its_line(toml: str, sentence: str) -> None:
+    assert error_of(toml) == sentence
 
 
-def test_a_mistake_in_the_environment_is_told_with_its_name() -> None:
-    assert complaint("", {"PALAVER__SERVER__PROT": "1"}) == (
+def test_a_mistake_in_the_environment_is_reported_with_its_name() -> None:
+    assert error_of("", {"PALAVER__SERVER__PROT": "1"}) == (
         "unknown key 'server.prot' (environment PALAVER__SERVER__PROT); did you mean 'server.port'?"
     )
-    assert complaint("", {"PALAVER__SERVER": "x", "PALAVER__SERVER__PORT": "1"}) == (
+    assert error_of("", {"PALAVER__SERVER": "x", "PALAVER__SERVER__PORT": "1"}) == (
         "server is a value (environment PALAVER__SERVER), so there is no 'server.port' "
         "(environment PALAVER__SERVER__PORT) in it"
     )
 
 
-def test_a_mistake_in_a_flag_is_told_with_the_flag() -> None:
-    assert complaint("", {}, "dispatch.leese=1") == (
+def test_a_mistake_in_a_flag_is_reported_with_the_flag() -> None:
+    assert error_of("", {}, "dispatch.leese=1") == (
         "unknown key 'dispatch.leese' (--set dispatch.leese); did you mean 'dispatch.lease'?"
     )
-    assert complaint("", {}, "port") == "--set 'port' is not of the form section.key=value"
+    assert error_of("", {}, "port") == "--set 'port' is not of the form section.key=value"
 
 
-def test_every_mistake_is_told_at_once() -> None:
-    assert complaint("[server]\nprot = 1\ndrain = 'x'").splitlines() == [
+def test_all_mistakes_are_reported_at_once() -> None:
+    assert error_of("[server]\nprot = 1\ndrain = 'x'").splitlines() == [
         "unknown key 'server.prot' (palaver.toml, line 2); did you mean 'server.port'?",
         "server.drain must be a number, not 'x' (palaver.toml, line 3)",
     ]
@@ -273,7 +275,7 @@ def test_every_mistake_is_told_at_once() -> None:
     ],
 )
 def test_a_plugins_own_table_is_checked_though_it_is_not_in_use(toml: str, sentence: str) -> None:
-    assert complaint(toml, plugins=True) == sentence
+    assert error_of(toml, plugins=True) == sentence
 
 
 def test_a_named_file_must_be_there() -> None:
@@ -298,7 +300,7 @@ def test_a_secret_is_read_from_the_environment_or_a_file(
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("env:NOBODY", "env:NOBODY is empty or not set"),
+        ("env:MISSING", "env:MISSING is empty or not set"),
         ("file:nowhere", "file:nowhere: No such file or directory"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every setting does something: for each key there is a test that fails when it is ignored."""
+"""Every setting has a test that fails when the setting is ignored."""
 
 import asyncio
 import importlib.metadata
@@ -42,101 +42,101 @@ from palaver.turns.turn import Turn
 from palaver.web.authentication import Authenticator
 
 ROOT = Path(__file__).parents[3]
-HERE = "tests/server/config/test_settings_effect.py"
+THIS = "tests/server/config/test_settings_effect.py"
 CHECK = "tests/server/cli/test_check.py"
 CONTINUATION = "tests/server/engines/test_continuing.py"
-WHILE_RUNNING = "tests/server/turns/test_concurrency_policy.py"
-DOOR = "tests/server/admission/test_control.py"
-LINE = "tests/server/engines/test_scheduled.py"
-DEPARTURE = "tests/server/web/test_shutdown.py"
+CONCURRENCY = "tests/server/turns/test_concurrency_policy.py"
+ADMISSION = "tests/server/admission/test_control.py"
+SCHEDULED = "tests/server/engines/test_scheduled.py"
+SHUTDOWN = "tests/server/web/test_shutdown.py"
 
 COVERED = {
     "server.host": f"{CHECK}::test_each_mistake_is_one_sentence",
-    "server.port": f"{HERE}::test_the_server_listens_at_its_port",
+    "server.port": f"{THIS}::test_the_server_listens_at_its_port",
     "server.data": "tests/server/models/test_models.py::test_models_are_added_chosen_and_listed",
-    "server.origins": f"{HERE}::test_pages_of_named_origins_may_use_the_server",
-    "server.max_message_bytes": f"{HERE}::test_a_message_above_the_limit_is_refused",
+    "server.origins": f"{THIS}::test_pages_of_named_origins_may_use_the_server",
+    "server.max_message_bytes": f"{THIS}::test_a_message_above_the_limit_is_refused",
     "server.send_queue_bytes": (
         "tests/server/web/test_socket.py::test_a_slow_reader_is_disconnected_and_can_come_back"
     ),
-    "server.drain": f"{HERE}::test_a_stopping_server_gives_turns_time_to_end",
-    "server.linger": f"{DEPARTURE}::test_a_server_that_stops_listens_and_accepts_for_the_others",
-    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_while_it_stops_is_ended_all_the_same",
-    "auth.keys.NAME.secret": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
-    "auth.keys.NAME.tenant": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
-    "auth.keys.NAME.person": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
+    "server.drain": f"{THIS}::test_a_stopping_server_gives_turns_time_to_end",
+    "server.linger": f"{SHUTDOWN}::test_a_server_that_stops_listens_and_accepts_for_the_others",
+    "server.grace": f"{SHUTDOWN}::test_a_process_that_hangs_while_it_stops_is_ended_all_the_same",
+    "auth.keys.NAME.secret": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.tenant": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.person": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
-    "engine.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "engine.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
     "engine.health_probe_interval": (
         "tests/server/engines/test_supervised.py::test_a_silent_death_is_found_by_the_canary"
     ),
     "engine.health_probe_timeout": (
         "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_canary"
     ),
-    "engine.restart_backoff": f"{HERE}::test_a_dead_engine_is_restarted_after_the_backoff",
-    "engine.timeout": f"{HERE}::test_a_generation_has_a_deadline",
+    "engine.restart_backoff": f"{THIS}::test_a_dead_engine_is_restarted_after_the_backoff",
+    "engine.timeout": f"{THIS}::test_a_generation_has_a_deadline",
     "engine.restart_timeout": f"{CONTINUATION}::test_a_message_waits_no_longer_than_set",
     "engine.max_attempts": (
         f"{CONTINUATION}"
         "::test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_works"
     ),
-    "ledger.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
-    "ledger.history": f"{HERE}::test_a_skill_gets_no_more_history_than_set",
-    "knowledge.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "ledger.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
+    "ledger.history": f"{THIS}::test_a_skill_gets_no_more_history_than_set",
+    "knowledge.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
     "models.hub_token": (
         "tests/server/models/test_hub.py::test_a_gated_model_comes_with_the_token_of_the_settings"
     ),
-    "routing.default": f"{HERE}::test_the_default_answers_what_fits_nobody",
-    "routing.threshold": f"{HERE}::test_a_choice_by_meaning_must_reach_the_threshold",
-    "routing.margin": f"{HERE}::test_a_choice_by_meaning_must_lead_by_the_margin",
-    "routing.consult_engine": f"{HERE}::test_the_engine_is_consulted_only_when_allowed",
-    "dispatch.max_running": f"{HERE}::test_no_more_turns_run_at_once_than_set",
-    "dispatch.lease": f"{HERE}::test_turns_are_leased_for_as_long_as_set",
-    "dispatch.max_attempts": f"{HERE}::test_a_turn_is_given_up_after_its_attempts",
+    "routing.default": f"{THIS}::test_the_default_answers_what_fits_nobody",
+    "routing.threshold": f"{THIS}::test_a_choice_by_meaning_must_reach_the_threshold",
+    "routing.margin": f"{THIS}::test_a_choice_by_meaning_must_lead_by_the_margin",
+    "routing.consult_engine": f"{THIS}::test_the_engine_is_consulted_only_when_allowed",
+    "dispatch.max_running": f"{THIS}::test_no_more_turns_run_at_once_than_set",
+    "dispatch.lease": f"{THIS}::test_turns_are_leased_for_as_long_as_set",
+    "dispatch.max_attempts": f"{THIS}::test_a_turn_is_given_up_after_its_attempts",
     "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_deadline",
     "concurrency_policy.default": (
-        f"{WHILE_RUNNING}::test_a_channels_policy_is_stronger_than_the_default"
+        f"{CONCURRENCY}::test_a_channels_policy_is_stronger_than_the_default"
     ),
     "concurrency_policy.channels": (
-        f"{WHILE_RUNNING}::test_a_channels_policy_is_stronger_than_the_default"
+        f"{CONCURRENCY}::test_a_channels_policy_is_stronger_than_the_default"
     ),
     "concurrency_policy.skills": (
-        f"{WHILE_RUNNING}::test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill"
+        f"{CONCURRENCY}::test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill"
     ),
-    "concurrency_policy.merge_window": f"{WHILE_RUNNING}::test_a_burst_becomes_one_turn",
-    "admission.max_generations": f"{LINE}::test_no_more_run_at_once_than_there_are_places",
-    "admission.batch_share": f"{LINE}::test_batch_leaves_places_for_those_who_come",
-    "admission.reserved_share": f"{LINE}::test_a_reserve_is_left_for_other_tenants",
-    "admission.lanes": f"{LINE}::test_a_channel_has_its_lane_and_the_engine_its_priority",
-    "admission.queue_tokens": f"{DOOR}::test_a_full_queue_refuses",
+    "concurrency_policy.merge_window": f"{CONCURRENCY}::test_a_burst_becomes_one_turn",
+    "admission.max_generations": f"{SCHEDULED}::test_no_more_run_at_once_than_there_are_places",
+    "admission.batch_share": f"{SCHEDULED}::test_batch_leaves_places_for_those_who_come",
+    "admission.reserved_share": f"{SCHEDULED}::test_a_reserve_is_left_for_other_tenants",
+    "admission.lanes": f"{SCHEDULED}::test_a_channel_has_its_lane_and_the_engine_its_priority",
+    "admission.queue_tokens": f"{ADMISSION}::test_a_full_queue_refuses",
     "admission.tenant_share": (
-        f"{DOOR}::test_one_tenant_fills_its_share_and_leaves_room_for_others"
+        f"{ADMISSION}::test_one_tenant_fills_its_share_and_leaves_room_for_others"
     ),
-    "admission.inbox_limit": f"{HERE}::test_no_more_messages_wait_in_a_conversation_than_set",
-    "admission.max_wait": f"{DOOR}::test_a_message_that_would_wait_too_long_is_refused",
-    "admission.person.turns": f"{DOOR}::test_a_person_may_have_so_many_messages_unanswered",
-    "admission.person.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_person",
+    "admission.inbox_limit": f"{THIS}::test_no_more_messages_wait_in_a_conversation_than_set",
+    "admission.max_wait": f"{ADMISSION}::test_a_message_that_would_wait_too_long_is_refused",
+    "admission.person.turns": f"{ADMISSION}::test_a_person_may_have_so_many_messages_unanswered",
+    "admission.person.messages_per_minute": f"{ADMISSION}::test_messages_by_the_minute_of_a_person",
     "admission.person.tokens_per_minute": (
-        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+        f"{ADMISSION}::test_tokens_by_the_minute_may_be_overdrawn_once"
     ),
-    "admission.tenant.turns": f"{DOOR}::test_a_tenant_may_have_so_many_messages_unanswered",
-    "admission.tenant.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_tenant",
+    "admission.tenant.turns": f"{ADMISSION}::test_a_tenant_may_have_so_many_messages_unanswered",
+    "admission.tenant.messages_per_minute": f"{ADMISSION}::test_messages_by_the_minute_of_a_tenant",
     "admission.tenant.tokens_per_minute": (
-        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+        f"{ADMISSION}::test_tokens_by_the_minute_may_be_overdrawn_once"
     ),
-    "admission.tenant.weight": f"{LINE}::test_tenants_have_weights",
-    "admission.tenants.NAME.turns": f"{DOOR}::test_a_tenant_may_have_so_many_messages_unanswered",
+    "admission.tenant.weight": f"{SCHEDULED}::test_tenants_have_weights",
+    "admission.tenants.NAME.turns": f"{ADMISSION}::test_a_tenant_may_have_so_many_messages_unanswered",
     "admission.tenants.NAME.messages_per_minute": (
-        f"{DOOR}::test_messages_by_the_minute_of_a_tenant"
+        f"{ADMISSION}::test_messages_by_the_minute_of_a_tenant"
     ),
     "admission.tenants.NAME.tokens_per_minute": (
-        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+        f"{ADMISSION}::test_tokens_by_the_minute_may_be_overdrawn_once"
     ),
-    "admission.tenants.NAME.weight": f"{LINE}::test_tenants_have_weights",
-    "channels.enabled": f"{HERE}::test_only_enabled_channels_open_routes",
-    "interceptors.enabled": f"{HERE}::test_only_enabled_interceptors_wrap_turns",
-    "skills": f"{HERE}::test_a_skill_is_built_with_its_settings",
+    "admission.tenants.NAME.weight": f"{SCHEDULED}::test_tenants_have_weights",
+    "channels.enabled": f"{THIS}::test_only_enabled_channels_open_routes",
+    "interceptors.enabled": f"{THIS}::test_only_enabled_interceptors_wrap_turns",
+    "skills": f"{THIS}::test_a_skill_is_built_with_its_settings",
 }
 
 
@@ -155,7 +155,7 @@ COVERED_OF_PLUGINS = {
         f"{OPENAI}::test_vectors_have_unit_length_and_the_texts_order"
     ),
     "engine.openai.silence_timeout": f"{OPENAI}::test_a_server_that_falls_silent_is_taken_for_dead",
-    "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_told_by_its_file",
+    "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_reported_with_its_file",
     "engine.transformers.model": (
         "tests/plugins/engines/test_conformance.py"
         "::test_a_broken_model_is_a_configuration_error_that_names_it"
@@ -358,7 +358,7 @@ def test_a_key_stands_for_its_tenant_and_person(monkeypatch: pytest.MonkeyPatch)
 
 
 async def build(tmp_path: Path, **sections: object) -> Server:
-    """A server of the kit's plugins."""
+    """Build a server from the kit's plugins."""
     point = importlib.metadata.EntryPoint("kit", settings_plugin.__name__, "palaver")
     tree = {
         "server": {"data": tmp_path, "port": 0},

@@ -126,7 +126,7 @@ async def test_a_busy_hub_is_asked_again(tiny: Path, tmp_path: Path) -> None:
     async with serving(hub, tmp_path) as terminal:
         result = await terminal.run("models", "add", "acme/tiny")
         assert result.status == 0, result.complaint
-        assert "The hub answered with HTTP 503; trying again in 0.5 s." in result.complaint
+        assert "The hub answered with HTTP 503; retrying in 0.5 s." in result.complaint
         assert await terminal.files("tiny") == Repository.of(tiny).files
 
 
@@ -174,28 +174,28 @@ REFUSALS = {
         2,
         (
             "palaver: the hub has no model 'acme/none', or it is private: "
-            "then give a token in HF_TOKEN"
+            "then set a token in HF_TOKEN"
         ),
     ),
     "acme/gated": (
         2,
         (
             "palaver: model 'acme/gated' is gated: accept its terms on its page at the hub, then "
-            "give a token of yours in HF_TOKEN"
+            "set your token in HF_TOKEN"
         ),
     ),
     "acme/pickled": (
         78,
         (
             "palaver: model 'acme/pickled' has only pickled weights (pytorch_model.bin), which can "
-            "run code when they are loaded; a copy with .safetensors files is needed"
+            "execute code when they are loaded; use a copy with .safetensors files"
         ),
     ),
     "acme/remote": (
         78,
         (
-            "palaver: model 'acme/remote' brings code of its own (auto_map in config.json), which "
-            "is never run"
+            "palaver: model 'acme/remote' has its own code (auto_map in config.json), which "
+            "is never executed"
         ),
     ),
     "acme/bert": (

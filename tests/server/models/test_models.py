@@ -149,7 +149,7 @@ def test_a_changed_file_is_noticed(registry: ModelRegistry, model: Path) -> None
 
 
 def test_a_model_that_does_not_fit_is_refused_beforehand(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"GB free, and the model takes 1000000\.0 GB"):
+    with pytest.raises(ConfigurationError, match=r"GB free, but the model needs 1000000\.0 GB"):
         check_free_space(tmp_path, 10**15)
 
 
@@ -197,7 +197,7 @@ def lost_shard(directory: Path) -> None:
         (lambda d: damage(d, "empty"), "model {d!r}: config.json is missing"),
         (
             lambda d: damage(d, "truncated weights"),
-            "model {d!r}: model.safetensors is truncated: 5_000 of 1_055_952 bytes are there",
+            "model {d!r}: model.safetensors is truncated: it has 5_000 of 1_055_952 bytes",
         ),
         (
             lambda d: damage(d, "bad tokenizer"),
@@ -219,8 +219,8 @@ def lost_shard(directory: Path) -> None:
         (
             pickled,
             (
-                "model {d!r} has only pickled weights (pytorch_model.bin), which can run code when "
-                "they are loaded; a copy with .safetensors files is needed"
+                "model {d!r} has only pickled weights (pytorch_model.bin), which can execute code "
+                "when they are loaded; use a copy with .safetensors files"
             ),
         ),
         (
@@ -229,7 +229,7 @@ def lost_shard(directory: Path) -> None:
         ),
         (
             edit_config(auto_map={"AutoModel": "x.X"}),
-            "model {d!r} brings code of its own (auto_map in config.json), which is never run",
+            "model {d!r} has its own code (auto_map in config.json), which is never executed",
         ),
         (
             edit_config(architectures=["BertModel"]),
@@ -249,7 +249,7 @@ def test_a_model_that_is_not_whole_is_told_by_its_file(
 def test_weights_cut_off_in_their_header_are_told(model: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ConfigurationError, match="truncated: 100 bytes hold not even its header"):
+    with pytest.raises(ConfigurationError, match="truncated: its header is longer than 100 bytes"):
         read_checkpoint(model)
 
 
