@@ -156,7 +156,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
     finally:
         try:
             active_requests = application[ACTIVE_REQUESTS]
-            await server.depart(
+            await server.shut_down(
                 lambda: _stop_listening(runner, active_requests), lambda: active_requests.count
             )
         finally:

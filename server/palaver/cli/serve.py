@@ -58,7 +58,7 @@ async def run_server(server: "Server") -> None:
         note = " (a small demonstration model)" if server.engine_info.demonstration else ""
         click.echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
         await stopped.wait()
-        click.echo("Shutting down gracefully. Press Ctrl-C again to exit at once.", err=True)
+        click.echo("Stopping gracefully. Press Ctrl-C again to exit at once.", err=True)
 
 
 def stop_on_signal(grace: float) -> asyncio.Event:

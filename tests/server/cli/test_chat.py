@@ -12,12 +12,13 @@ from aiohttp import web
 from click.testing import CliRunner
 from tests.plugins.ledgers.redis_server import free_port
 from tests.server.cli.consoles import KIT, KitConsole, RealConsole, locked_ledger
-from tests.server.web.house import PATIENCE, House, open_house
+from tests.server.web.house import PATIENCE, House, eventually, open_house
 
 from palaver.cli.chat import chat
 from palaver.cli.terminal import OpenTurns
 from palaver.config.settings import AuthKey, Secret
 from palaver.errors import LedgerInUse
+from palaver.messages import Conversation
 
 COMMAND = (sys.executable, "-c", "from palaver.cli import main; main()")
 
@@ -120,11 +121,15 @@ async def test_a_url_without_a_palaver_server_is_one_line() -> None:
 
 
 async def test_a_server_that_stops_is_one_line(house: House) -> None:
-    chatting = asyncio.create_task(run_chat(f"--url={house.address}", text="/teller go\n"))
+    url = f"--url={house.address}"
+    chatting = asyncio.create_task(run_chat(url, "--thread=t", text="/teller go\n"))
     house.teller.tell("Once", end=False)
-    async with asyncio.timeout(4 * PATIENCE):
-        while house.server._streams.count == 0:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+
+    async def is_running() -> bool:
+        snapshot = await house.server.snapshot(Conversation("default", "web", "t"))
+        return any("Once" in turn.reply for turn in snapshot.pending)
+
+    await eventually(is_running)
     await house.stop_listening()
     code, _, errors = await chatting
     assert (code, errors) == (69, "palaver: the server closed the connection (code 1012)\n")

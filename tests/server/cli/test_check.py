@@ -109,9 +109,9 @@ def test_a_skill_that_the_engine_cannot_serve_fails() -> None:
             ("server.host '0.0.0.0' can be reached from other machines: set auth.keys, "
             "or listen on 127.0.0.1"),
         ),
-        ("auth.keys.bob.secret=env:MISSING", "auth.keys.bob.secret: env:MISSING is empty or not set"),
+        ("auth.keys.bob.secret=env:NONE", "auth.keys.bob.secret: env:NONE is empty or not set"),
         ("engine.echo.key=file:none", "engine.echo.key: file:none: No such file or directory"),
-        ("models.hub_token=env:MISSING", "models.hub_token: env:MISSING is empty or not set"),
+        ("models.hub_token=env:NONE", "models.hub_token: env:NONE is empty or not set"),
         ("engine.use=vllm", "engine.use names 'vllm'; installed are: echo"),
         ("knowledge.use=sqlite", "knowledge.use names 'sqlite'; installed are: list"),
         (

@@ -126,7 +126,9 @@ COVERED = {
         f"{ADMISSION}::test_tokens_by_the_minute_may_be_overdrawn_once"
     ),
     "admission.tenant.weight": f"{SCHEDULED}::test_tenants_have_weights",
-    "admission.tenants.NAME.turns": f"{ADMISSION}::test_a_tenant_may_have_so_many_messages_unanswered",
+    "admission.tenants.NAME.turns": (
+        f"{ADMISSION}::test_a_tenant_may_have_so_many_messages_unanswered"
+    ),
     "admission.tenants.NAME.messages_per_minute": (
         f"{ADMISSION}::test_messages_by_the_minute_of_a_tenant"
     ),
