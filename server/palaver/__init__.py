@@ -3,7 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from palaver.channels import Channel, ConversationService
+from palaver.authentication import Principal
+from palaver.channels import Channel, ConversationAccess, ConversationService
 from palaver.config.settings import PluginSettings, Secret
 from palaver.engine import (
     Capability,
@@ -102,6 +103,7 @@ from palaver.messages import (
     new_id,
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
+from palaver.replies import PendingReply, ReplyResult, follow_reply
 from palaver.skills import Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
 from palaver.tools import Tool
@@ -110,23 +112,9 @@ from palaver.version import __version__
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
-    from palaver.web.api import retry_headers
-    from palaver.web.authentication import AUTHENTICATOR, ConversationAccess, Principal
-    from palaver.web.replies import PendingReply, ReplyResult, follow_reply
 
-_LOADED_ON_USE = {
-    "AUTHENTICATOR": "palaver.web.authentication",
-    "Console": "palaver.cli.console",
-    "ConversationAccess": "palaver.web.authentication",
-    "EXIT_FAILED": "palaver.cli.console",
-    "PendingReply": "palaver.web.replies",
-    "Principal": "palaver.web.authentication",
-    "ReplyResult": "palaver.web.replies",
-    "follow_reply": "palaver.web.replies",
-    "retry_headers": "palaver.web.api",
-}
-"""Names for authors of channels and commands: they bring aiohttp and click, which others need not
-load."""
+_LOADED_ON_USE = {"Console": "palaver.cli.console", "EXIT_FAILED": "palaver.cli.console"}
+"""Names for authors of commands: they load click, which others do not need."""
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the module defines
@@ -136,7 +124,6 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 
 
 __all__ = [
-    "AUTHENTICATOR",
     "DEAD_LETTERS",
     "EXIT_FAILED",
     "INBOX_LIMIT",
@@ -251,5 +238,4 @@ __all__ = [
     "new_id",
     "read_checkpoint",
     "read_json",
-    "retry_headers",
 ]

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from palaver.authentication import check_bind
 from palaver.checks import check_settings, describe_unknown_name, find_model
 from palaver.config.loading import plugin_settings
 from palaver.config.settings import ServerSettings, Settings
@@ -21,7 +22,7 @@ from palaver.models.registry import ModelRegistry
 from palaver.plugins import Registry, load_plugins
 from palaver.server import Server
 from palaver.skills import Skill
-from palaver.web import ACTIVE_REQUESTS, ActiveRequests, check_bind, make_application
+from palaver.web import ACTIVE_REQUESTS, ActiveRequests, make_application
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -135,15 +136,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
     """
     settings = server.settings
     check_bind(settings)
-    application = make_application(
-        service=server,
-        settings=settings,
-        metrics=server.metrics,
-        readiness=server.readiness,
-        leaving=lambda: server.draining,
-        about=server.about,
-        channels=server.channels,
-    )
+    application = make_application(server)
     runner = web.AppRunner(
         application,
         access_log=None,

@@ -153,8 +153,8 @@ def _check_max_wait(console: Console) -> Findings:
 
 
 def _check_network(console: Console, running: str | None) -> Findings:
-    from palaver.app import check_address
-    from palaver.web import check_bind
+    from palaver.app import check_address  # imports the web framework, which is slow
+    from palaver.authentication import check_bind
 
     server, keys = console.settings.server, console.settings.auth.keys
     try:

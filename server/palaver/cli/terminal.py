@@ -41,7 +41,7 @@ class OpenTurns:
     def remove_own(self, message: str) -> None:
         self._own.pop(message, None)
 
-    def restart(self, pending: list[Frame]) -> None:
+    def reset(self, pending: list[Frame]) -> None:
         """Replace the turns by those of a snapshot."""
         self._turns = [turn["turn"] for turn in pending]
         self._started = {turn["turn"] for turn in pending if turn["running"]}
@@ -161,13 +161,13 @@ class Terminal:
 
     def _show_welcome(self, frame: Frame) -> None:
         pending = frame["snapshot"]["pending"]
-        self._open_turns.restart(pending)
+        self._open_turns.reset(pending)
         self._texts |= {turn["turn"]: turn["reply"] for turn in pending}
         self._routed |= {turn["turn"] for turn in pending if turn["skill"]}
         self._is_open = True
         self._prompt_when_idle()
 
-    _show_restart = _show_welcome
+    _show_reset = _show_welcome
 
     def _show_ack(self, frame: Frame) -> None:
         if frame["joined"]:

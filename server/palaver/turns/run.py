@@ -65,7 +65,7 @@ class Run:
 
     @property
     def log_fields(self) -> dict[str, str]:
-        """The ``extra`` of a log record about this turn."""
+        """Return the ``extra`` of a log record about this turn."""
         conversation = self.claim.conversation
         return {
             "turn": self.claim.turn,

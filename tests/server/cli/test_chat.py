@@ -12,7 +12,7 @@ from aiohttp import web
 from click.testing import CliRunner
 from tests.plugins.ledgers.redis_server import free_port
 from tests.server.cli.consoles import KIT, KitConsole, RealConsole, locked_ledger
-from tests.server.web.house import PATIENCE, House, eventually, open_house
+from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
 from palaver.cli.chat import chat
 from palaver.cli.terminal import OpenTurns
@@ -37,7 +37,7 @@ async def run_chat(
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PALAVER_TOKEN": token},
     )
-    async with asyncio.timeout(4 * PATIENCE):
+    async with asyncio.timeout(4 * TIMEOUT_SECONDS):
         output, errors = await process.communicate(text.encode())
     assert process.returncode is not None
     return process.returncode, output.decode(), errors.decode()
@@ -49,12 +49,12 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> dict[str, AuthKey]:
     return {"ada": AuthKey(secret=Secret("env:ADA"), person="ada")}
 
 
-def port_of(house: House) -> str:
-    return house.address.rpartition(":")[2]
+def port_of(live_server: LiveServer) -> str:
+    return live_server.address.rpartition(":")[2]
 
 
-async def test_a_server_that_runs_here_is_used(house: House) -> None:
-    settings = (f"server.port={port_of(house)}", "engine.use=none")
+async def test_a_server_that_runs_here_is_used(live_server: LiveServer) -> None:
+    settings = (f"server.port={port_of(live_server)}", "engine.use=none")
     code, output, errors = await run_chat(settings=settings)
     assert (code, output, errors) == (0, "> [parrot] hello \n> ", "")
 
@@ -73,9 +73,9 @@ def test_another_server_with_the_ledger_is_reported(tmp_path: Path) -> None:
     assert isinstance(result.exception, LedgerInUse)
 
 
-async def test_piped_output_has_no_ansi_codes(house: House) -> None:
+async def test_piped_output_has_no_ansi_codes(live_server: LiveServer) -> None:
     text = "/scholar leave\n/clumsy\n/nope\n"
-    code, output, _ = await run_chat(f"--url={house.address}", text=text)
+    code, output, _ = await run_chat(f"--url={live_server.address}", text=text)
     assert code == 0
     assert "[1] The Handbook · Leave" in output
     assert "I will now The skill could not finish its answer." in output
@@ -84,8 +84,8 @@ async def test_piped_output_has_no_ansi_codes(house: House) -> None:
 
 
 async def test_a_server_that_requires_a_key_is_one_line(keys: dict[str, AuthKey]) -> None:
-    async with open_house(keys=keys) as house:
-        url = f"--url={house.address}"
+    async with open_live_server(keys=keys) as live_server:
+        url = f"--url={live_server.address}"
         for options, token in (((), ""), (("--token=wrong",), ""), ((), "wrong")):
             code, output, errors = await run_chat(url, *options, token=token)
             assert (code, output) == (2, "")
@@ -96,11 +96,11 @@ async def test_a_server_that_requires_a_key_is_one_line(keys: dict[str, AuthKey]
 
 
 async def test_the_key_names_the_person(keys: dict[str, AuthKey]) -> None:
-    async with open_house(keys=keys) as house:
-        url = f"--url={house.address}"
+    async with open_live_server(keys=keys) as live_server:
+        url = f"--url={live_server.address}"
         assert await run_chat(url, token="ada-key") == (0, "> [parrot] hello \n> ", "")
         code, _, errors = await run_chat(url, "--person=eve", token="ada-key")
-        assert (code, errors) == (2, "palaver: this key speaks for another person than 'eve'\n")
+        assert (code, errors) == (2, "palaver: this key is not valid for the person 'eve'\n")
 
 
 async def test_a_server_that_is_not_there_is_one_line() -> None:
@@ -120,17 +120,17 @@ async def test_a_url_without_a_palaver_server_is_one_line() -> None:
     assert (code, errors.count("\n")) == (69, 1)
 
 
-async def test_a_server_that_stops_is_one_line(house: House) -> None:
-    url = f"--url={house.address}"
-    chatting = asyncio.create_task(run_chat(url, "--thread=t", text="/teller go\n"))
-    house.teller.tell("Once", end=False)
+async def test_a_server_that_stops_is_one_line(live_server: LiveServer) -> None:
+    url = f"--url={live_server.address}"
+    chatting = asyncio.create_task(run_chat(url, "--thread=t", text="/scripted go\n"))
+    live_server.scripted.emit("Once", end=False)
 
     async def is_running() -> bool:
-        snapshot = await house.server.snapshot(Conversation("default", "web", "t"))
+        snapshot = await live_server.server.snapshot(Conversation("default", "web", "t"))
         return any("Once" in turn.reply for turn in snapshot.pending)
 
     await eventually(is_running)
-    await house.stop_listening()
+    await live_server.stop_listening()
     code, _, errors = await chatting
     assert (code, errors) == (69, "palaver: the server closed the connection (code 1012)\n")
 
@@ -217,7 +217,7 @@ def test_a_snapshot_says_which_own_messages_have_replies() -> None:
         turns.add_own(message)
     turns.assign("answered", "t1", moved=False)
     turns.assign("moved", "t1", moved=False)
-    turns.restart([{"turn": "t2", "running": True, "messages": [{"id": "moved"}]}])
+    turns.reset([{"turn": "t2", "running": True, "messages": [{"id": "moved"}]}])
     turns.finish("t2", ["moved"])
     assert turns.is_waiting
     turns.finish("t3", ["unknown"])

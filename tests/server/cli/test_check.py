@@ -24,7 +24,7 @@ from tests.server.cli.consoles import (
     RealConsole,
     locked_ledger,
 )
-from tests.server.web.house import House, open_house
+from tests.server.web.live_server import LiveServer, open_live_server
 
 from palaver.cli.check import check
 from palaver.cli.console import Console
@@ -387,7 +387,7 @@ def test_a_data_directory_that_is_not_writable_is_reported(
 # A server that runs beside it
 
 
-async def check_beside(server: House, *settings: str) -> Result:
+async def check_beside(server: LiveServer, *settings: str) -> Result:
     port = server.address.rpartition(":")[2]
     settings = (f"server.port={port}", *settings)
     return await asyncio.to_thread(run, settings=settings, kind=RealConsole)
@@ -395,11 +395,11 @@ async def check_beside(server: House, *settings: str) -> Result:
 
 async def test_a_server_that_runs_here_is_no_fault(tmp_path: Path) -> None:
     ledger = SQLiteLedger(SQLiteLedgerSettings(), tmp_path)
-    async with open_house(ledger=ledger) as house:
-        result = await check_beside(house, *SQLITE, f"server.data={tmp_path}")
+    async with open_live_server(ledger=ledger) as live_server:
+        result = await check_beside(live_server, *SQLITE, f"server.data={tmp_path}")
         assert result.exit_code == 0, result.output
         good = lines(result, "✓")
-        assert f"network: a server runs here: {house.address} answers" in good
+        assert f"network: a server runs here: {live_server.address} answers" in good
         assert "ledger 'sqlite': the server that runs here uses it" in good
         assert any("survives a crash" in line for line in good)
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
-from tests.server.web.house import PATIENCE, House, eventually, open_house
+from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
 from palaver.config.settings import ConcurrencyPolicySettings
 from palaver.messages import Conversation
@@ -44,7 +44,7 @@ class TerminalSession:
 
     async def wait_for(self, text: str) -> None:
         """Wait for ``text`` in the output, and drop the output up to its end."""
-        async with asyncio.timeout(2 * PATIENCE):  # the command takes a moment to start
+        async with asyncio.timeout(2 * TIMEOUT_SECONDS):  # the command takes a moment to start
             while text not in self.output:
                 self._changed.clear()
                 await self._changed.wait()
@@ -52,11 +52,11 @@ class TerminalSession:
 
 
 @contextlib.asynccontextmanager
-async def open_terminal(house: House, *arguments: str) -> AsyncIterator[TerminalSession]:
+async def open_terminal(live_server: LiveServer, *arguments: str) -> AsyncIterator[TerminalSession]:
     terminal, other_side = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
-        f"--url={house.address}",
+        f"--url={live_server.address}",
         *arguments,
         stdin=other_side,
         stdout=other_side,
@@ -75,81 +75,83 @@ async def open_terminal(house: House, *arguments: str) -> AsyncIterator[Terminal
         await process.wait()
 
 
-async def test_the_position_in_the_queue_counts_down(house: House) -> None:
-    async with open_terminal(house) as session:
-        session.type("/teller go")
-        house.teller.tell("Once upon", end=False)
+async def test_the_position_in_the_queue_counts_down(live_server: LiveServer) -> None:
+    async with open_terminal(live_server) as session:
+        session.type("/scripted go")
+        live_server.scripted.emit("Once upon", end=False)
         await session.wait_for("Once upon")
         session.type("first")
         await session.wait_for("[1 ahead of you]")
-        session.type("/teller again")
+        session.type("/scripted again")
         await session.wait_for("[2 ahead of you]")
-        house.teller.tell(" a time")
+        live_server.scripted.emit(" a time")
         await session.wait_for(" a time\n[1 ahead of you]")
         await session.wait_for("[parrot] first")
-        house.teller.tell("The end")
+        live_server.scripted.emit("The end")
         await session.wait_for("The end\n> ")
 
 
 async def test_a_message_that_the_running_turn_does_not_take_is_answered_by_the_next_turn() -> None:
-    steering = ConcurrencyPolicySettings(skills={"teller": "steer"})
+    steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
     async with (
-        open_house(concurrency_policy=steering) as house,
-        open_terminal(house) as session,
+        open_live_server(concurrency_policy=steering) as live_server,
+        open_terminal(live_server) as session,
     ):
-        session.type("/teller go")
-        house.teller.tell("Straight on", end=False)
+        session.type("/scripted go")
+        live_server.scripted.emit("Straight on", end=False)
         await session.wait_for("Straight on")
         session.type("left")
         await session.wait_for("[added to the running turn]")
-        house.teller.tell("!")
+        live_server.scripted.emit("!")
         await session.wait_for("!\n")
         await session.wait_for("[parrot] left \n> ")
 
 
-async def test_a_terminal_opened_during_a_reply_shows_the_rest_of_it(house: House) -> None:
-    async with house.client("t", person="bob") as wire:
-        await wire.say("/teller go")
-        house.teller.tell("Once upon", end=False)
-        await eventually(lambda: is_stored(house, "Once upon"))
-        async with open_terminal(house, "--thread=t", "--person=bob") as session:
+async def test_a_terminal_opened_during_a_reply_shows_the_rest_of_it(
+    live_server: LiveServer,
+) -> None:
+    async with live_server.connect("t", person="bob") as client:
+        await client.send_message("/scripted go")
+        live_server.scripted.emit("Once upon", end=False)
+        await eventually(lambda: is_stored(live_server, "Once upon"))
+        async with open_terminal(live_server, "--thread=t", "--person=bob") as session:
             session.type("and then?")
             await session.wait_for("[1 ahead of you]")
-            house.teller.tell(" a time")
+            live_server.scripted.emit(" a time")
             await session.wait_for("a time\n[parrot] and then? \n> ")
 
 
-async def is_stored(house: House, text: str) -> bool:
+async def is_stored(live_server: LiveServer, text: str) -> bool:
     """Return True when the ledger has ``text``."""
-    snapshot = await house.server.snapshot(Conversation("default", "web", "t"))
+    snapshot = await live_server.server.snapshot(Conversation("default", "web", "t"))
     return any(text in turn.reply for turn in snapshot.pending)
 
 
-async def test_ctrl_c_stops_the_reply_and_then_ends(house: House) -> None:
-    async with open_terminal(house) as session:
-        session.type("/teller go")
-        house.teller.tell("Once upon", end=False)
+async def test_ctrl_c_stops_the_reply_and_then_ends(live_server: LiveServer) -> None:
+    async with open_terminal(live_server) as session:
+        session.type("/scripted go")
+        live_server.scripted.emit("Once upon", end=False)
         await session.wait_for("Once upon")
         session.process.send_signal(signal.SIGINT)
         await session.wait_for("[stopped]\n> ")
         session.process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(session.process.wait(), PATIENCE) == 0
+        assert await asyncio.wait_for(session.process.wait(), TIMEOUT_SECONDS) == 0
 
 
-async def test_ctrl_d_ends(house: House) -> None:
-    async with open_terminal(house) as session:
+async def test_ctrl_d_ends(live_server: LiveServer) -> None:
+    async with open_terminal(live_server) as session:
         session.press(b"\x04")
-        assert await asyncio.wait_for(session.process.wait(), PATIENCE) == 0
+        assert await asyncio.wait_for(session.process.wait(), TIMEOUT_SECONDS) == 0
 
 
-async def test_lines_of_a_file_are_answered_one_after_the_other(house: House) -> None:
+async def test_lines_of_a_file_are_answered_one_after_the_other(live_server: LiveServer) -> None:
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
-        f"--url={house.address}",
+        f"--url={live_server.address}",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(2 * PATIENCE):
+    async with asyncio.timeout(2 * TIMEOUT_SECONDS):
         output, _ = await process.communicate(b"one\n\ntwo\n")
     assert process.returncode == 0
     replies = re.findall(r"\[parrot\] (\w+) ", re.sub(r"\x1b\[[0-9;]*m", "", output.decode()))
