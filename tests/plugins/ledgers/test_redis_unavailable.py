@@ -20,7 +20,7 @@ from tests.server.web.test_api import MESSAGES
 
 from palaver import Skill, Turn
 from palaver.cli import main
-from palaver.cli.console import EXIT_FAILED
+from palaver.cli.console import EXIT_UNAVAILABLE
 from palaver.messages import Conversation, Message
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
@@ -136,6 +136,6 @@ def test_a_server_does_not_start_without_its_redis_and_says_where_it_looked() ->
     flags = ("ledger.use=redis", f"ledger.redis.url=redis://:hunter2@127.0.0.1:{port}")
     words = [word for flag in flags for word in ("--set", flag)]
     result = CliRunner().invoke(main, [*words, "serve"])
-    assert result.exit_code == EXIT_FAILED
+    assert result.exit_code == EXIT_UNAVAILABLE
     assert f"palaver: Redis at 127.0.0.1:{port}: " in result.output
     assert "hunter2" not in result.output

@@ -12,7 +12,14 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from palaver.errors import ConfigurationError, Conflict, LedgerUnavailable, TooMany
+from palaver.errors import (
+    ConfigurationError,
+    Conflict,
+    LedgerInUse,
+    LedgerUnavailable,
+    PalaverError,
+    TooMany,
+)
 from palaver.hooks import BuildContext
 from palaver.ledger import QUEUE_ALL, Claim
 from palaver.messages import Conversation, Cursor, Finished, Message, Routed, Started, Text, new_id
@@ -51,9 +58,9 @@ def message(identity: str = "", *, thread: str = "t", text: str = "hello") -> Me
     return Message(conversation=where, id=identity or new_id(), person="ada", text=text)
 
 
-async def refusal(directory: Path) -> str:
+async def refusal(directory: Path, kind: type[PalaverError] = ConfigurationError) -> str:
     """Why a ledger there cannot be started; the path is always named."""
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(kind) as refused:
         await ledger_in(directory).start()
     assert str(directory / "ledger.sqlite") in str(refused.value)
     return str(refused.value)
@@ -201,7 +208,7 @@ async def test_a_claim_whose_claimer_has_gone_is_given_back(tmp_path: Path) -> N
 
 async def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path):
-        assert "another server" in await refusal(tmp_path)
+        assert "another server" in await refusal(tmp_path, LedgerInUse)
     async with opened(tmp_path):
         pass
 
