@@ -14,6 +14,7 @@ from palaver.authentication import check_bind
 from palaver.checks import check_settings, describe_unknown_name, find_model
 from palaver.config.loading import plugin_settings
 from palaver.config.settings import ServerSettings, Settings
+from palaver.engine import Engine
 from palaver.errors import ConfigurationError, PalaverError, ServerError
 from palaver.hooks import Backend, BuildContext
 from palaver.knowledge import KnowledgeBase
@@ -47,9 +48,6 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     build_context = make_build_context(settings)
     find_model(settings, registry, build_context)
 
-    def used(section: str, name: str, backends: Mapping[str, Backend[T]]) -> T:
-        return build(settings, section, "use", name, backends=backends, build_context=build_context)
-
     def enabled(section: str, names: Sequence[str], backends: Mapping[str, Backend[T]]) -> list[T]:
         return [
             build(
@@ -61,7 +59,7 @@ def build_server(settings: Settings, registry: Registry | None = None) -> Server
     return Server(
         settings,
         ledger=build_ledger(settings, registry, build_context),
-        engine=used("engine", settings.engine.use, registry.engines),
+        engine=build_engine(settings, registry, build_context),
         knowledge=build_knowledge(settings, registry, build_context),
         skills=build_skills(settings, registry),
         tools=registry.tools,
@@ -102,6 +100,13 @@ def build(
         raise ConfigurationError(describe_unknown_name(f"{section}.{key}", name, backends))
     own = plugin_settings(settings, section, name, backend.settings)
     return backend.build(own, build_context)
+
+
+def build_engine(settings: Settings, registry: Registry, build_context: BuildContext) -> Engine:
+    name = settings.engine.use
+    return build(
+        settings, "engine", "use", name, backends=registry.engines, build_context=build_context
+    )
 
 
 def build_knowledge(

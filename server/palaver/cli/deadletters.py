@@ -39,14 +39,16 @@ def deadletters() -> None:
 @click.pass_obj
 def list_dead_letters(console: Console, limit: int, as_json: bool) -> None:
     """List the dead letters, newest first."""
-    letters = console.run_with_ledger(lambda ledger: ledger.dead_letters(limit))
+    dead_letters = console.run_with_ledger(lambda ledger: ledger.dead_letters(limit))
     if as_json:
-        print_json(letters)
-    for letter in () if as_json else letters:
-        message = merge_messages(letter.messages)
+        print_json(dead_letters)
+    for dead_letter in () if as_json else dead_letters:
+        message = merge_messages(dead_letter.messages)
         words = " ".join(message.text.split())
         text = words if len(words) <= MAX_SHOWN_CHARACTERS else f"{words[:MAX_SHOWN_CHARACTERS]}…"
-        click.echo(f"{letter.turn}  {_format_time(letter.at)}  {message.conversation}  {text!r}")
+        click.echo(
+            f"{dead_letter.turn}  {_format_time(dead_letter.at)}  {message.conversation}  {text!r}"
+        )
 
 
 @deadletters.command()
@@ -55,19 +57,19 @@ def list_dead_letters(console: Console, limit: int, as_json: bool) -> None:
 @click.pass_obj
 def show(console: Console, turn: str, as_json: bool) -> None:
     """Show everything that is stored about TURN."""
-    (letter,) = _find(console.run_with_ledger(_read_dead_letters), (turn,))
+    (dead_letter,) = _find(console.run_with_ledger(_read_dead_letters), (turn,))
     if as_json:
-        print_json(letter)
+        print_json(dead_letter)
         return
     rows = [
-        ("turn", letter.turn),
-        ("conversation", str(letter.messages[0].conversation)),
-        ("failed", _format_time(letter.at)),
-        ("problem", letter.problem),
-        ("attempt", str(letter.attempt)),
-        ("skill", letter.skill),
-        *((message.person, message.text) for message in letter.messages),
-        ("reply", letter.reply),
+        ("turn", dead_letter.turn),
+        ("conversation", str(dead_letter.messages[0].conversation)),
+        ("failed", _format_time(dead_letter.at)),
+        ("problem", dead_letter.problem),
+        ("attempt", str(dead_letter.attempt)),
+        ("skill", dead_letter.skill),
+        *((message.person, message.text) for message in dead_letter.messages),
+        ("reply", dead_letter.reply),
     ]
     for key, value in rows:
         if value:
@@ -86,11 +88,11 @@ def replay(console: Console, turns: Sequence[str], all_turns: bool) -> None:
     _require_some(turns, all_turns)
 
     async def replay_all(ledger: Ledger) -> int:
-        letters = await _read_dead_letters(ledger)
-        chosen = letters if all_turns else _find(letters, turns)
-        for letter in chosen:
-            await replay_dead_letter(ledger, letter)
-            click.echo(f"Replayed {letter.turn}.")
+        dead_letters = await _read_dead_letters(ledger)
+        chosen = dead_letters if all_turns else _find(dead_letters, turns)
+        for dead_letter in chosen:
+            await replay_dead_letter(ledger, dead_letter)
+            click.echo(f"Replayed {dead_letter.turn}.")
         return len(chosen)
 
     if not console.run_with_ledger(replay_all):
@@ -119,7 +121,9 @@ def discard(console: Console, turns: Sequence[str], all_turns: bool) -> None:
 
     async def discard_all(ledger: Ledger) -> list[str]:
         chosen = (
-            [letter.turn for letter in await _read_dead_letters(ledger)] if all_turns else turns
+            [dead_letter.turn for dead_letter in await _read_dead_letters(ledger)]
+            if all_turns
+            else turns
         )
         return [turn for turn in chosen if not await ledger.discard(turn)]
 
@@ -139,8 +143,8 @@ async def _read_dead_letters(ledger: Ledger) -> tuple[DeadLetter, ...]:
     return await ledger.dead_letters(DEAD_LETTERS)
 
 
-def _find(letters: Sequence[DeadLetter], turns: Sequence[str]) -> list[DeadLetter]:
-    by_turn = {letter.turn: letter for letter in letters}
+def _find(dead_letters: Sequence[DeadLetter], turns: Sequence[str]) -> list[DeadLetter]:
+    by_turn = {dead_letter.turn: dead_letter for dead_letter in dead_letters}
     for turn in turns:
         if turn not in by_turn:
             raise NotFound(f"there is no dead letter {turn!r}; see: palaver deadletters list")

@@ -41,6 +41,13 @@ class KitConsole(Console):
         return load_plugins(points, disabled=plugins.disabled, strict=plugins.strict)
 
 
+class TwoSkillsConsole(KitConsole):
+    plugins: ClassVar[dict[str, str]] = {
+        **KitConsole.plugins,
+        "translation": "palaver_skills.translation",
+    }
+
+
 class BrokenConsole(KitConsole):
     plugins: ClassVar[dict[str, str]] = {**KitConsole.plugins, "broken": "tests.no_such_module"}
 

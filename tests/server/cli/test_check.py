@@ -22,6 +22,7 @@ from tests.server.cli.consoles import (
     BrokenConsole,
     KitConsole,
     RealConsole,
+    TwoSkillsConsole,
     locked_ledger,
 )
 from tests.server.web.live_server import LiveServer, open_live_server
@@ -48,7 +49,7 @@ def lines(result: Result, mark: str) -> list[str]:
     return [line[2:] for line in result.output.splitlines() if line.startswith(mark)]
 
 
-def test_a_good_configuration_passes_and_says_what_the_ledger_keeps(tmp_path: Path) -> None:
+def test_a_good_configuration_passes_with_the_guarantees_of_the_ledger(tmp_path: Path) -> None:
     result = run()
     assert result.exit_code == 0
     assert lines(result, "✗") == []
@@ -65,7 +66,7 @@ def test_a_good_configuration_passes_and_says_what_the_ledger_keeps(tmp_path: Pa
     ]
 
 
-def test_what_does_not_fit_into_the_grace_is_reported() -> None:
+def test_a_phase_longer_than_the_grace_is_reported() -> None:
     result = run(settings=("server.drain=60", "server.linger=5", "server.grace=10"))
     assert result.exit_code == 0
     notes = [line for line in lines(result, "!") if line.startswith("server.")]
@@ -139,6 +140,15 @@ def test_each_mistake_is_one_sentence(setting: str, sentence: str) -> None:
     result = run(settings=(setting,))
     assert lines(result, "✗") == [sentence]
     assert result.exit_code == 78
+
+
+def test_an_unknown_default_skill_is_reported() -> None:
+    result = run(settings=("routing.default=chatt",), kind=TwoSkillsConsole)
+    assert lines(result, "✗") == [
+        "routing.default names 'chatt'; installed are: parrot, translation"
+    ]
+    assert result.exit_code == 78
+    assert run(settings=("routing.default=chatt",)).exit_code == 0  # the only skill answers
 
 
 def test_an_engine_that_does_not_start_is_reported() -> None:
@@ -233,7 +243,7 @@ def test_a_redis_says_what_it_guarantees(redis: RedisServer) -> None:
 
 
 @pytest.mark.redis
-def test_a_user_redis_findings_who_may_do_everything_is_worth_knowing(redis: RedisServer) -> None:
+def test_a_redis_user_with_all_rights_is_noted(redis: RedisServer) -> None:
     result = run("--redis", redis.url, kind=RealConsole)
     assert result.exit_code == 0
     (sentence,) = redis_findings(result, "!")

@@ -4,11 +4,17 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.server.cli.consoles import KIT, PORT, KitConsole, RealConsole, locked_ledger
+from tests.server.cli.consoles import (
+    KIT,
+    PORT,
+    KitConsole,
+    RealConsole,
+    TwoSkillsConsole,
+    locked_ledger,
+)
 from tests.server.config import settings_plugin
 
 from palaver.cli import main
@@ -84,13 +90,7 @@ def test_a_wrong_setting_is_reported_before_the_engine_is_loaded(
 
 
 def test_an_unknown_default_skill_is_reported_before_the_engine_is_loaded() -> None:
-    class TwoSkills(KitConsole):
-        plugins: ClassVar[dict[str, str]] = {
-            **KitConsole.plugins,
-            "translation": "palaver_skills.translation",
-        }
-
-    result = run_serve("routing.default=chatt", kind=TwoSkills)
+    result = run_serve("routing.default=chatt", kind=TwoSkillsConsole)
     assert isinstance(result.exception, ConfigurationError)
     assert "routing.default names 'chatt'; installed are: parrot" in str(result.exception)
 

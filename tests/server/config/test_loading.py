@@ -53,11 +53,11 @@ def error_of(
 # Where values come from
 
 
-def test_without_anything_the_defaults_hold() -> None:
+def test_without_any_source_the_defaults_apply() -> None:
     assert load_settings(None, {}) == Settings()
 
 
-def test_flags_go_over_the_environment_and_that_over_the_file() -> None:
+def test_flags_override_the_environment_which_overrides_the_file() -> None:
     write("[server]\nport = 1\nhost = 'a'\ndrain = 3")
     environ = {"PALAVER__SERVER__PORT": "2", "PALAVER__SERVER__HOST": "b"}
     server = load_settings(None, environ, ["server.port=3"]).server
@@ -85,7 +85,7 @@ def test_a_list_is_written_as_toml_or_with_commas(text: str, origins: tuple[str,
 
 
 @pytest.mark.parametrize("text", ["7", "true", "2026-01-01", '"7"'])
-def test_text_stays_text_whatever_it_looks_like(text: str) -> None:
+def test_text_is_not_parsed_as_another_type(text: str) -> None:
     settings = load_settings(None, {}, [f"routing.default={text}"])
     assert settings.routing.default == text.strip('"')
 
@@ -278,7 +278,7 @@ def test_a_plugins_own_table_is_checked_though_it_is_not_in_use(toml: str, sente
     assert error_of(toml, plugins=True) == sentence
 
 
-def test_a_named_file_must_be_there() -> None:
+def test_a_named_file_must_exist() -> None:
     with pytest.raises(ConfigurationError, match=r"there is no settings file 'none\.toml'"):
         load_settings(None, {"PALAVER_CONFIG": "none.toml"})
 
@@ -304,9 +304,7 @@ def test_a_secret_is_read_from_the_environment_or_a_file(
         ("file:nowhere", "file:nowhere: No such file or directory"),
     ],
 )
-def test_a_secret_that_is_not_there_is_named_by_its_reference(
-    reference: str, sentence: str
-) -> None:
+def test_a_missing_secret_is_named_by_its_reference(reference: str, sentence: str) -> None:
     settings = load_settings(None, {}, [f"auth.keys.bob.secret={reference}"])
     with pytest.raises(ConfigurationError) as caught:
         settings.auth.keys["bob"].secret.reveal()

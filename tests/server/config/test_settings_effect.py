@@ -75,7 +75,7 @@ COVERED = {
         "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_canary"
     ),
     "engine.restart_backoff": f"{THIS}::test_a_dead_engine_is_restarted_after_the_backoff",
-    "engine.timeout": f"{THIS}::test_a_generation_has_a_deadline",
+    "engine.timeout": f"{THIS}::test_a_generation_has_a_timeout",
     "engine.restart_timeout": f"{CONTINUATION}::test_a_message_waits_no_longer_than_set",
     "engine.max_attempts": (
         f"{CONTINUATION}"
@@ -85,15 +85,15 @@ COVERED = {
     "ledger.history": f"{THIS}::test_a_skill_gets_no_more_history_than_set",
     "knowledge.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
     "models.hub_token": (
-        "tests/server/models/test_hub.py::test_a_gated_model_comes_with_the_token_of_the_settings"
+        "tests/server/models/test_hub.py::test_a_gated_model_is_downloaded_with_the_token_of_the_settings"
     ),
-    "routing.default": f"{THIS}::test_the_default_answers_what_fits_nobody",
+    "routing.default": f"{THIS}::test_the_default_skill_answers_when_no_skill_fits",
     "routing.threshold": f"{THIS}::test_a_choice_by_meaning_must_reach_the_threshold",
     "routing.margin": f"{THIS}::test_a_choice_by_meaning_must_lead_by_the_margin",
     "routing.consult_engine": f"{THIS}::test_the_engine_is_consulted_only_when_allowed",
     "dispatch.max_running": f"{THIS}::test_no_more_turns_run_at_once_than_set",
     "dispatch.lease": f"{THIS}::test_turns_are_leased_for_as_long_as_set",
-    "dispatch.max_attempts": f"{THIS}::test_a_turn_is_given_up_after_its_attempts",
+    "dispatch.max_attempts": f"{THIS}::test_a_turn_fails_after_its_attempts",
     "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_deadline",
     "concurrency_policy.default": (
         f"{CONCURRENCY}::test_a_channels_policy_is_stronger_than_the_default"
@@ -265,11 +265,11 @@ UNCOVERED_OF_PLUGINS = {
 are. A new key does not belong here."""
 
 
-def test_every_key_has_such_a_test() -> None:
+def test_every_setting_has_a_test() -> None:
     assert set(COVERED) == {row.key for row in list_settings(Settings)}
 
 
-def test_every_key_of_a_plugin_has_one_or_is_listed() -> None:
+def test_every_setting_of_a_plugin_has_a_test_or_is_listed() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "settings-reference"))
     keys = {
         row.key
@@ -430,7 +430,7 @@ async def test_a_dead_engine_is_restarted_after_the_backoff() -> None:
     await engine.close()
 
 
-async def test_a_generation_has_a_deadline() -> None:
+async def test_a_generation_has_a_timeout() -> None:
     engine = ScriptedEngine(ScriptedReply(text="one two", hold=1))
     chosen = settings(engine=EngineSettings(timeout=0.05))
     async with converse(Parrot, settings=chosen, engine=engine) as chat:
@@ -480,7 +480,7 @@ STRICTEST = {"threshold": 1.0, "consult_engine": False}
 
 
 @pytest.mark.parametrize("default", ["parrot", "poet"])
-async def test_the_default_answers_what_fits_nobody(default: str) -> None:
+async def test_the_default_skill_answers_when_no_skill_fits(default: str) -> None:
     chosen = RoutingSettings.model_validate({"default": default, **STRICTEST})
     assert await routed("qwertz", chosen) == default
 
@@ -579,7 +579,7 @@ async def test_turns_are_leased_for_as_long_as_set() -> None:
 
 
 @pytest.mark.parametrize(("attempts", "outcome"), [(1, "failed"), (2, "done")])
-async def test_a_turn_is_given_up_after_its_attempts(attempts: int, outcome: str) -> None:
+async def test_a_turn_fails_after_its_attempts(attempts: int, outcome: str) -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
     await ledger.start()

@@ -29,16 +29,16 @@ def all_rows(registry: Registry) -> list[SettingRow]:
     return rows
 
 
-def test_the_page_is_what_the_models_say(registry: Registry) -> None:
+def test_the_page_matches_the_models(registry: Registry) -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert page == render_settings_page(plugin_models(registry)), "run scripts/settings-reference"
 
 
-def test_every_key_says_what_it_does(registry: Registry) -> None:
+def test_every_key_has_a_description(registry: Registry) -> None:
     assert [row.key for row in all_rows(registry) if not row.description] == []
 
 
-def test_a_row_tells_key_type_default_and_purpose() -> None:
+def test_a_row_has_key_type_default_and_description() -> None:
     rows = {row.key: row for row in list_settings(Settings)}
     assert rows["server.port"] == SettingRow(
         "server.port",
@@ -50,5 +50,5 @@ def test_a_row_tells_key_type_default_and_purpose() -> None:
     assert rows["auth.keys.NAME.secret"].default == ""
 
 
-def test_the_page_names_no_place_of_this_machine(registry: Registry) -> None:
+def test_the_page_names_no_path_of_this_machine(registry: Registry) -> None:
     assert str(ROOT) not in render_settings_page(plugin_models(registry))
