@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.authentication import Principal
 from palaver.channels import Channel, ConversationAccess, ConversationService
-from palaver.config.settings import PluginSettings, Secret
+from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
     ChatMessage,
@@ -19,14 +19,17 @@ from palaver.engine import (
     JsonSchema,
     OnText,
     Regex,
+    Role,
     Sampling,
     Structure,
     TokenLogprob,
 )
 from palaver.engines.continuing import ContinuedGeneration
 from palaver.errors import (
+    CallerError,
     ConfigurationError,
     Conflict,
+    EngineDied,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -37,16 +40,22 @@ from palaver.errors import (
     LedgerError,
     LedgerInUse,
     LedgerUnavailable,
+    MaxAttemptsExceeded,
+    NameCollision,
     NotFound,
     OutcomeUnknown,
     Overloaded,
     PalaverError,
+    PluginError,
+    PluginLoadError,
     PromptTooLong,
+    ServerError,
     SkillError,
     TooLarge,
     TooMany,
     Unauthenticated,
     Unsupported,
+    UnusableAnswer,
 )
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
@@ -89,6 +98,7 @@ from palaver.messages import (
     Event,
     Finished,
     Message,
+    Outcome,
     Problem,
     Queued,
     Received,
@@ -98,6 +108,7 @@ from palaver.messages import (
     Text,
     TextReset,
     ToolCalled,
+    ToolState,
     Usage,
     check_name,
     encode,
@@ -105,17 +116,24 @@ from palaver.messages import (
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
 from palaver.replies import PendingReply, ReplyResult, follow_reply
-from palaver.skills import Skill
+from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
-from palaver.tools import Tool
-from palaver.turns.turn import Turn
+from palaver.tools import Tool, tool
+from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
 from palaver.version import __version__
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
+    from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
 
-_LOADED_ON_USE = {"Console": "palaver.cli.console", "EXIT_FAILED": "palaver.cli.console"}
-"""Names for authors of commands: they load click, which others do not need."""
+_LOADED_ON_USE = {
+    "Console": "palaver.cli.console",
+    "EXIT_FAILED": "palaver.cli.console",
+    "PluginFailure": "palaver.plugins",
+    "PluginInfo": "palaver.plugins",
+    "PluginRegistry": "palaver.plugins",
+}
+"""Names for authors of commands: they load click and pluggy's loader, which others do not need."""
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the module defines
@@ -135,6 +153,7 @@ __all__ = [
     "Attachment",
     "Backend",
     "BuildContext",
+    "CallerError",
     "Capability",
     "Channel",
     "ChatMessage",
@@ -157,6 +176,7 @@ __all__ = [
     "Document",
     "DocumentInfo",
     "Engine",
+    "EngineDied",
     "EngineError",
     "EngineInfo",
     "EngineStats",
@@ -166,6 +186,7 @@ __all__ = [
     "Event",
     "Export",
     "Fenced",
+    "Filter",
     "FinishReason",
     "Finished",
     "Forbidden",
@@ -184,10 +205,14 @@ __all__ = [
     "LedgerInUse",
     "LedgerUnavailable",
     "LogEntry",
+    "MaxAttemptsExceeded",
     "Message",
+    "NameCollision",
+    "NoArguments",
     "NotFound",
     "OnChange",
     "OnText",
+    "Outcome",
     "OutcomeUnknown",
     "Overloaded",
     "Page",
@@ -196,6 +221,11 @@ __all__ = [
     "PendingQuestion",
     "PendingReply",
     "PendingTurn",
+    "PluginError",
+    "PluginFailure",
+    "PluginInfo",
+    "PluginLoadError",
+    "PluginRegistry",
     "PluginSettings",
     "Principal",
     "Problem",
@@ -207,9 +237,12 @@ __all__ = [
     "Received",
     "Regex",
     "ReplyResult",
+    "Role",
     "Routed",
     "Sampling",
     "Secret",
+    "ServerError",
+    "Settings",
     "Skill",
     "SkillError",
     "Snapshot",
@@ -227,10 +260,13 @@ __all__ = [
     "TooMany",
     "Tool",
     "ToolCalled",
+    "ToolState",
     "Turn",
     "Unauthenticated",
     "UnsettledTurns",
     "Unsupported",
+    "UnusableAnswer",
+    "UnvalidatedArguments",
     "Usage",
     "__version__",
     "check_name",
@@ -240,4 +276,5 @@ __all__ = [
     "new_id",
     "read_checkpoint",
     "read_json",
+    "tool",
 ]

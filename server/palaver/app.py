@@ -20,7 +20,7 @@ from palaver.hooks import Backend, BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.models.registry import ModelRegistry
-from palaver.plugins import Registry, load_plugins
+from palaver.plugins import PluginRegistry, load_plugins
 from palaver.server import Server
 from palaver.skills import Skill
 from palaver.web import ACTIVE_REQUESTS, ActiveRequests, make_application
@@ -32,7 +32,7 @@ CONNECTION_CLOSE_TIMEOUT = 1.0
 """Seconds that open connections have to end after the graceful shutdown."""
 
 
-def build_server(settings: Settings, registry: Registry | None = None) -> Server:
+def build_server(settings: Settings, registry: PluginRegistry | None = None) -> Server:
     """Build a server from the installed plugins that the settings choose.
 
     Everything that can be checked without the engine, the ledger and the network is checked here.
@@ -102,7 +102,9 @@ def build(
     return backend.build(own, build_context)
 
 
-def build_engine(settings: Settings, registry: Registry, build_context: BuildContext) -> Engine:
+def build_engine(
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
+) -> Engine:
     name = settings.engine.use
     return build(
         settings, "engine", "use", name, backends=registry.engines, build_context=build_context
@@ -110,7 +112,7 @@ def build_engine(settings: Settings, registry: Registry, build_context: BuildCon
 
 
 def build_knowledge(
-    settings: Settings, registry: Registry, build_context: BuildContext
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
 ) -> KnowledgeBase:
     name = settings.knowledge.use
     return build(
@@ -118,14 +120,16 @@ def build_knowledge(
     )
 
 
-def build_ledger(settings: Settings, registry: Registry, build_context: BuildContext) -> Ledger:
+def build_ledger(
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
+) -> Ledger:
     name = settings.ledger.use
     return build(
         settings, "ledger", "use", name, backends=registry.ledgers, build_context=build_context
     )
 
 
-def build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:
+def build_skills(settings: Settings, registry: PluginRegistry) -> dict[str, Skill]:
     return {
         name: skill(plugin_settings(settings, "skills", name, skill.Settings))
         for name, skill in registry.skills.items()

@@ -16,7 +16,7 @@ from palaver.config.validation import (
 )
 from palaver.errors import ConfigurationError
 from palaver.hooks import Backend, BuildContext
-from palaver.plugins import Registry
+from palaver.plugins import PluginRegistry
 
 
 class SecretReference(NamedTuple):
@@ -27,7 +27,7 @@ class SecretReference(NamedTuple):
     is_used: bool
 
 
-def check_settings(settings: Settings, registry: Registry) -> None:
+def check_settings(settings: Settings, registry: PluginRegistry) -> None:
     """Refuse settings that cannot work with the installed plugins.
 
     Raises `ConfigurationError` with one line for each problem.
@@ -46,7 +46,7 @@ def check_settings(settings: Settings, registry: Registry) -> None:
 # The tables of plugins
 
 
-def validate_plugin_settings(settings: Settings, registry: Registry) -> None:
+def validate_plugin_settings(settings: Settings, registry: PluginRegistry) -> None:
     """Check the tables of all backends and skills, whether they are in use or not.
 
     Raises `ConfigurationError` with one line for each wrong value, and for each table without an
@@ -66,7 +66,7 @@ def validate_plugin_settings(settings: Settings, registry: Registry) -> None:
         raise ConfigurationError("\n".join(problems))
 
 
-def plugin_models(registry: Registry) -> dict[str, dict[str, type[pydantic.BaseModel]]]:
+def plugin_models(registry: PluginRegistry) -> dict[str, dict[str, type[pydantic.BaseModel]]]:
     """Return the settings model of everything installed: section → name → model."""
     models: dict[str, dict[str, type[pydantic.BaseModel]]] = {
         section: {name: backend.settings for name, backend in backends.items()}
@@ -76,7 +76,7 @@ def plugin_models(registry: Registry) -> dict[str, dict[str, type[pydantic.BaseM
     return models
 
 
-def installed_backends(registry: Registry) -> dict[str, Mapping[str, Backend[Any]]]:
+def installed_backends(registry: PluginRegistry) -> dict[str, Mapping[str, Backend[Any]]]:
     """Return the backends by the section of the settings that chooses among them."""
     return {
         "engine": registry.engines,
@@ -87,7 +87,7 @@ def installed_backends(registry: Registry) -> dict[str, Mapping[str, Backend[Any
     }
 
 
-def _may_lack_plugin(settings: Settings, registry: Registry, origin: Origin | None) -> bool:
+def _may_lack_plugin(settings: Settings, registry: PluginRegistry, origin: Origin | None) -> bool:
     """Return True when a table without a plugin need not be a mistake.
 
     Its plugin failed or is disabled, or the value comes from an environment name that other
@@ -102,7 +102,7 @@ def _may_lack_plugin(settings: Settings, registry: Registry, origin: Origin | No
 # Names
 
 
-def find_unknown_names(settings: Settings, registry: Registry) -> Iterator[str]:
+def find_unknown_names(settings: Settings, registry: PluginRegistry) -> Iterator[str]:
     """Yield a sentence for each name in the settings that no installed plugin has."""
     names: list[tuple[str, Collection[str], Collection[str]]] = []
     for section, backends in installed_backends(registry).items():
@@ -134,7 +134,7 @@ def _used_names(settings: Settings, section: str) -> tuple[str, ...]:
 # Secrets
 
 
-def find_secrets(settings: Settings, registry: Registry) -> Iterator[SecretReference]:
+def find_secrets(settings: Settings, registry: PluginRegistry) -> Iterator[SecretReference]:
     """Yield every secret of the settings, those of backends that are not in use included."""
     for key, secret in _secrets_of(settings):
         yield SecretReference(key, secret, is_used=True)
@@ -161,7 +161,9 @@ def _secrets_of(model: pydantic.BaseModel, prefix: str = "") -> Iterator[tuple[s
 # The model
 
 
-def find_model(settings: Settings, registry: Registry, build_context: BuildContext) -> Path | None:
+def find_model(
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
+) -> Path | None:
     """Return the directory of the model that the engine in use loads.
 
     An engine loads a model of the registry when its settings have the field ``model: str = ""``.

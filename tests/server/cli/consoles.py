@@ -13,7 +13,7 @@ from tests.plugins.ledgers.redis_server import free_port
 from tests.server.config import settings_plugin
 
 from palaver.cli.console import Console
-from palaver.plugins import Registry, load_plugins
+from palaver.plugins import PluginRegistry, load_plugins
 
 PORT = free_port()
 """Not the default: a server may run there."""
@@ -32,7 +32,7 @@ class KitConsole(Console):
     plugins: ClassVar[dict[str, str]] = {"kit": settings_plugin.__name__}
 
     @functools.cached_property
-    def registry(self) -> Registry:
+    def registry(self) -> PluginRegistry:
         points = [
             importlib.metadata.EntryPoint(name, module, "palaver")
             for name, module in self.plugins.items()

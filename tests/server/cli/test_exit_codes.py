@@ -40,55 +40,31 @@ def test_wrong_usage_is_2() -> None:
     assert CliRunner().invoke(main, ["serve", "--no-such-option"]).exit_code == 2
 
 
-EXIT_CODES_BY_ERROR = {
-    errors.PalaverError: 2,
+EXIT_CODES_BY_BRANCH = {
     errors.CallerError: 2,
-    errors.InvalidInput: 2,
-    errors.Unauthenticated: 2,
-    errors.Forbidden: 2,
-    errors.NotFound: 2,
-    errors.Conflict: 2,
-    errors.TooLarge: 2,
-    errors.TooMany: 2,
     errors.ServerError: 69,
-    errors.Overloaded: 69,
-    errors.MaxAttemptsExceeded: 69,
-    errors.LedgerError: 69,
-    errors.LedgerUnavailable: 69,
-    errors.LedgerInUse: 69,
-    errors.Fenced: 69,
-    errors.IndexConflict: 69,
     errors.EngineError: 69,
-    errors.EngineUnavailable: 69,
-    errors.EngineTimeout: 69,
-    errors.EngineDied: 69,
-    errors.PromptTooLong: 69,
-    errors.Unsupported: 69,
     errors.ConfigurationError: 78,
     errors.PluginError: 78,
-    errors.PluginLoadError: 78,
-    errors.NameCollision: 78,
-    errors.SkillError: 78,
-    errors.OutcomeUnknown: 78,
 }
+ERRORS = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, PalaverError) and value is not PalaverError
+]
 
 
-@pytest.mark.parametrize(("kind", "code"), EXIT_CODES_BY_ERROR.items())
-def test_an_expected_error_is_one_line_with_the_exit_code_of_its_kind(
-    kind: type[PalaverError], code: int
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_expected_error_is_one_line_with_the_exit_code_of_its_branch(
+    kind: type[PalaverError],
 ) -> None:
+    (code,) = [code for branch, code in EXIT_CODES_BY_BRANCH.items() if issubclass(kind, branch)]
     result = run_and_raise(kind("it failed"))
     assert (result.exit_code, result.output) == (code, "palaver: it failed\n")
-    assert exit_code(kind()) == code
 
 
-def test_every_error_of_the_project_has_an_exit_code_in_the_table() -> None:
-    kinds = {
-        value
-        for value in vars(errors).values()
-        if isinstance(value, type) and issubclass(value, PalaverError)
-    }
-    assert kinds == set(EXIT_CODES_BY_ERROR)
+def test_an_error_of_no_branch_is_2() -> None:
+    assert exit_code(PalaverError()) == 2
 
 
 def test_the_exit_codes_are_documented() -> None:

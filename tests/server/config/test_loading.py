@@ -11,17 +11,17 @@ from palaver.checks import validate_plugin_settings
 from palaver.config.loading import load_settings, plugin_settings
 from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError
-from palaver.plugins import Registry, load_plugins
+from palaver.plugins import PluginRegistry, load_plugins
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def registry() -> Registry:
+def registry() -> PluginRegistry:
     return registry_of()
 
 
-def registry_of(module: str = settings_plugin.__name__) -> Registry:
+def registry_of(module: str = settings_plugin.__name__) -> PluginRegistry:
     return load_plugins([importlib.metadata.EntryPoint("test", module, "palaver")])
 
 
@@ -95,7 +95,7 @@ def test_the_environment_reaches_tables_in_tables() -> None:
     assert settings.auth.keys["bob"].secret.root == "env:BOB"
 
 
-def test_the_environment_reaches_the_settings_of_plugins(registry: Registry) -> None:
+def test_the_environment_reaches_the_settings_of_plugins(registry: PluginRegistry) -> None:
     environ = {
         "PALAVER__ENGINE__ECHO__URLS": "http://a,http://b",
         "PALAVER__ENGINE__ECHO__PAUSE": "0.5",
@@ -127,7 +127,7 @@ def test_common_environment_names_are_fallbacks() -> None:
 
 
 def test_a_common_environment_name_for_a_plugin_that_is_not_installed_is_no_error(
-    registry: Registry,
+    registry: PluginRegistry,
 ) -> None:
     validate_plugin_settings(load_settings(None, {"REDIS_URL": "redis://r"}), registry)
 
