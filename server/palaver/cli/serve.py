@@ -51,7 +51,8 @@ async def run_server(server: "Server") -> None:
     from palaver.app import listening
 
     stopped = stop_on_signal(server.settings.server.grace)
-    click.echo(f"Starting the engine {server.settings.engine.use!r} …", err=True)
+    ledger, engine = server.settings.ledger.use, server.settings.engine.use
+    click.echo(f"Starting the ledger {ledger!r} and the engine {engine!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
         address = await stack.enter_async_context(listening(server))

@@ -20,8 +20,8 @@ Frame = dict[str, Any]  # a JSON object of the protocol
 PROMPT = "> "
 
 
-class OpenTurns:
-    """The open turns of a conversation in the order of their execution, and one's own messages."""
+class UnsettledTurns:
+    """The unsettled turns of a conversation in the order of their execution, and one's own messages."""
 
     def __init__(self) -> None:
         self._turns: list[str] = []
@@ -85,7 +85,7 @@ class Terminal:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
-        self._open_turns = OpenTurns()
+        self._unsettled_turns = UnsettledTurns()
         self._idle = asyncio.Event()
         self._is_open = False
         self._texts: dict[str, str] = {}
@@ -116,7 +116,7 @@ class Terminal:
 
     def _interrupt(self, ended: asyncio.Event) -> None:
         """Stop the running reply; without one, end."""
-        if self._open_turns.is_waiting:
+        if self._unsettled_turns.is_waiting:
             self._stopping = asyncio.create_task(self._send_frame({"type": "stop"}))
         else:
             ended.set()
@@ -129,13 +129,13 @@ class Terminal:
         async for line in _terminal_lines() if self._is_interactive else _piped_lines():
             if line.strip():
                 await self._send(line)
-            elif not self._open_turns.is_waiting:
+            elif not self._unsettled_turns.is_waiting:
                 _write(PROMPT)
 
     async def _send(self, text: str) -> None:
         frame = {"type": "send", "id": new_id(), "text": text}
         self._idle.clear()
-        self._open_turns.add_own(frame["id"])
+        self._unsettled_turns.add_own(frame["id"])
         await self._send_frame(frame)
         if not self._is_interactive:
             await self._idle.wait()
@@ -161,7 +161,7 @@ class Terminal:
 
     def _show_welcome(self, frame: Frame) -> None:
         pending = frame["snapshot"]["pending"]
-        self._open_turns.reset(pending)
+        self._unsettled_turns.reset(pending)
         self._texts |= {turn["turn"]: turn["reply"] for turn in pending}
         self._routed |= {turn["turn"] for turn in pending if turn["skill"]}
         self._is_open = True
@@ -171,23 +171,23 @@ class Terminal:
 
     def _show_ack(self, frame: Frame) -> None:
         if frame["joined"]:
-            is_steering = self._open_turns.is_started(frame["turn"])
+            is_steering = self._unsettled_turns.is_started(frame["turn"])
             _note("added to the running turn" if is_steering else "merged with the message before")
 
     def _show_message(self, frame: Frame) -> None:
-        self._open_turns.assign(frame["id"], frame["turn"], moved=frame["moved"])
+        self._unsettled_turns.assign(frame["id"], frame["turn"], moved=frame["moved"])
         if frame["ahead"]:
             self._show_positions()
 
     def _show_positions(self) -> None:
-        for ahead in self._open_turns.positions():
+        for ahead in self._unsettled_turns.positions():
             _note(f"{ahead} ahead of you")
 
     def _show_queued(self, frame: Frame) -> None:
         _note(f"the model is busy, {frame['ahead']} ahead of you")
 
     def _show_started(self, frame: Frame) -> None:
-        self._open_turns.start(frame["turn"])
+        self._unsettled_turns.start(frame["turn"])
         if frame["attempt"] > 1:
             self._show_text_reset(frame)
 
@@ -217,7 +217,7 @@ class Terminal:
         _write(click.style(f"\n[{citation['number']}] {source}", dim=True))
 
     def _show_finished(self, frame: Frame) -> None:
-        self._open_turns.finish(frame["turn"], frame["messages"])
+        self._unsettled_turns.finish(frame["turn"], frame["messages"])
         if frame.get("problem"):
             _write(click.style(frame["problem"]["message"], fg="red"))
         elif frame["outcome"] == "stopped":
@@ -230,11 +230,11 @@ class Terminal:
         if not self._is_open:
             raise _refusal(frame)
         _write(click.style(frame["message"] + "\n", fg="red"))
-        self._open_turns.remove_own(frame.get("id", ""))
+        self._unsettled_turns.remove_own(frame.get("id", ""))
         self._prompt_when_idle()
 
     def _prompt_when_idle(self) -> None:
-        if not self._open_turns.is_waiting and not self._idle.is_set():
+        if not self._unsettled_turns.is_waiting and not self._idle.is_set():
             self._idle.set()
             _write(PROMPT)
 

@@ -15,7 +15,7 @@ from tests.server.cli.consoles import KIT, KitConsole, RealConsole, locked_ledge
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
 from palaver.cli.chat import chat
-from palaver.cli.terminal import OpenTurns
+from palaver.cli.terminal import UnsettledTurns
 from palaver.config.settings import AuthKey, Secret
 from palaver.errors import LedgerInUse
 from palaver.messages import Conversation
@@ -212,7 +212,7 @@ async def test_a_message_that_the_turn_did_not_take_waits_for_its_own_reply() ->
 
 
 def test_a_snapshot_says_which_own_messages_have_replies() -> None:
-    turns = OpenTurns()
+    turns = UnsettledTurns()
     for message in ("answered", "moved", "unknown"):
         turns.add_own(message)
     turns.assign("answered", "t1", moved=False)
