@@ -21,7 +21,7 @@ PROMPT = "> "
 
 
 class UnsettledTurns:
-    """The unsettled turns of a conversation in the order of their execution, and one's own messages."""
+    """The unsettled turns of a conversation in their order, and the own messages in them."""
 
     def __init__(self) -> None:
         self._turns: list[str] = []
