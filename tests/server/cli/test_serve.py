@@ -100,6 +100,7 @@ def test_an_unknown_model_is_reported_before_the_engine_is_loaded() -> None:
     result = run_serve(*settings, kind=RealConsole)
     assert isinstance(result.exception, ConfigurationError)
     assert "there is no model 'nope'" in str(result.exception)
+    assert result.output == ""  # not even "Starting …"
 
 
 def test_all_problems_are_reported_at_once() -> None:
