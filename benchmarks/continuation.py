@@ -23,9 +23,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any
 
-from tests.plugins.engines.conftest import built_in
+from tests.plugins.engines.conftest import build_engine
 from tests.plugins.engines.models import SENTENCES, write_model
-from tests.plugins.engines.serving import Serve, build_openai, build_vllm
+from tests.plugins.engines.serving import VllmServer, build_openai, build_vllm
 from tests.proofs.report import machine
 
 from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, OnText, Sampling
@@ -184,16 +184,16 @@ async def opened(name: str, model: Path) -> AsyncIterator[tuple[Engine, Generate
             engine = vllm = build_vllm(model, dtype="auto")
             plain = vllm._generate
         elif name == "openai":
-            serve = Serve(model, unix=True)
+            serve = VllmServer(model, unix=True)
             stack.callback(serve.kill)
-            await serve.ready()
+            await serve.wait_until_ready()
             engine = remote = build_openai(serve.url)
 
             async def plain(request: GenerationRequest, on_text: OnText) -> Generation:
                 return await remote._chat(remote._servers[0], request, on_text)
 
         else:
-            engine = built_in({"transformers": transformers, "openvino": openvino}[name], model)
+            engine = build_engine({"transformers": transformers, "openvino": openvino}[name], model)
         stack.push_async_callback(engine.close)
         await engine.start()
         yield engine, plain

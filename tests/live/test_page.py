@@ -135,7 +135,7 @@ class Thinker(Skill):
 
 
 async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser) -> None:
-    engine = ScriptedEngine(lambda _: ScriptedReply(text="a thought", hold=1))
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="a thought", pause_after=1))
     async with (
         open_house(
             engine=engine, skills=(Thinker(),), admission=AdmissionSettings(max_generations=1)
@@ -148,7 +148,7 @@ async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser
         await visitor.open()
         await visitor.say("/thinker and I?")
         await visitor.sees("In line: one more comes first")
-        engine.go()
+        engine.resume()
         await visitor.sees("a thought")
         await visitor.is_done()
         await expect(visitor.page.locator("#log")).not_to_contain_text("In line")

@@ -20,7 +20,7 @@ class FrailEngine(ScriptedEngine):
     a word or not, and lives as long again after each start."""
 
     def __init__(self, chance: random.Random, lifetime: int) -> None:
-        super().__init__(script, pace=0.0005)
+        super().__init__(script, seconds_per_token=0.0005)
         self.deaths = 0
         self._chance = chance
         self._lifetime = lifetime
@@ -45,7 +45,7 @@ class FrailEngine(ScriptedEngine):
     def _perish(self) -> None:
         self.deaths += 1
         self._left = self._chance.randint(1, 2 * self._lifetime)
-        self.die()
+        self.crash()
         raise EngineUnavailable("it died while it spoke")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.chaos.history import Findings, HistoryChecker
 from tests.plugins.engines.models import SENTENCES, write_model
-from tests.plugins.engines.serving import START_PATIENCE, build_openai, build_vllm, vllm_python
+from tests.plugins.engines.serving import START_TIMEOUT, build_openai, build_vllm, vllm_python
 from tests.proof import SEED, size
 from tests.proofs.frail_engine import ForgetfulEngine, FrailEngine
 from tests.proofs.report import Line, Report
@@ -298,7 +298,7 @@ async def test_replies_are_whole_when_vllm_is_killed(report: Report, tmp_path: P
     """Its process is killed while it writes several replies, each of which was written before."""
     kills, chance, equal = size(5, 20), random.Random(SEED), 0
     vllm_python()
-    engine = build_vllm(write_model(tmp_path / "walker"), startup_timeout=START_PATIENCE)
+    engine = build_vllm(write_model(tmp_path / "walker"), startup_timeout=START_TIMEOUT)
     house = House(engine, skill=Parrot(), checker=HistoryChecker())
     async with (
         house.open(2 * kills * TOGETHER),

@@ -42,11 +42,11 @@ from palaver import (
     Unsupported,
     hookimpl,
 )
-from palaver_plugins.engines import openai_api as api
-from palaver_plugins.engines.checks import check, room
-from palaver_plugins.engines.openai_api import ListenerError, Lost, Reply
-from palaver_plugins.engines.openai_server import Server, Timeouts
-from palaver_plugins.engines.token_healing import go_on
+from palaver_plugins.engines import openai_wire as wire
+from palaver_plugins.engines.openai_upstream import Timeouts, Upstream
+from palaver_plugins.engines.openai_wire import CallbackError, CompletionStream, UpstreamFailed
+from palaver_plugins.engines.request_checks import check_request, remaining_tokens
+from palaver_plugins.engines.token_healing import generate_healed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,11 +75,11 @@ class OpenAISettings(PluginSettings):
     """What the servers ask for as a bearer token."""
     model: str | None = None
     """The model's name at the servers. None: the first that they list."""
-    context: int | None = pydantic.Field(default=None, ge=16)
+    context_window: int | None = pydantic.Field(default=None, ge=16)
     """Context in tokens. None: what the servers say, or 8192."""
     flavor: Literal["auto", "vllm", "generic"] = "auto"
     """What may be asked of the servers beyond the common API. ``auto`` finds out."""
-    engine_info: tuple[Capability, ...] | None = None
+    capabilities: tuple[Capability, ...] | None = None
     """What the servers can do, where that is known better than ``flavor`` tells."""
     embedding_model: str | None = None
     """The model for ``embed``, at ``embedding_urls``, or at ``urls`` where none are given."""
@@ -87,7 +87,7 @@ class OpenAISettings(PluginSettings):
     """Base URLs of servers of the embedding model."""
     connect_timeout: float = pydantic.Field(default=5.0, gt=0)
     """Seconds in which a connection must be made."""
-    silence_timeout: float = pydantic.Field(default=120.0, gt=0)
+    read_timeout: float = pydantic.Field(default=120.0, gt=0)
     """Seconds without a byte of an answer after which a server is taken for dead."""
 
     @pydantic.field_validator("urls", "embedding_urls", mode="before")
@@ -118,8 +118,8 @@ class OpenAIEngine:
 
     def __init__(self, settings: OpenAISettings) -> None:
         self._settings = settings
-        self._servers: list[Server] = []
-        self._embedders: list[Server] = []
+        self._servers: list[Upstream] = []
+        self._embedders: list[Upstream] = []
         self._engine_info: EngineInfo | None = None
         self._adapters: frozenset[str] = frozenset()
 
@@ -130,9 +130,9 @@ class OpenAIEngine:
         settings = self._settings
         secret = settings.api_key
         key = None if secret is None else await asyncio.to_thread(secret.reveal)
-        timeouts = Timeouts(settings.connect_timeout, settings.silence_timeout)
-        self._servers = [Server(url, key, timeouts) for url in settings.urls]
-        self._embedders = [Server(url, key, timeouts) for url in settings.embedding_urls]
+        timeouts = Timeouts(settings.connect_timeout, settings.read_timeout)
+        self._servers = [Upstream(url, key, timeouts) for url in settings.urls]
+        self._embedders = [Upstream(url, key, timeouts) for url in settings.embedding_urls]
         try:
             self._engine_info = await self._inspect()
         except BaseException:
@@ -167,16 +167,16 @@ class OpenAIEngine:
         self._adapters = frozenset.intersection(
             *(frozenset(card.id for card in cards if card.parent) for _, cards in known)
         )
-        context = self._settings.context or min(contexts)
+        context = self._settings.context_window or min(contexts)
         return EngineInfo(model=model, context_window=context, capabilities=self._can())
 
-    async def _cards(self, server: Server) -> tuple[Server, list[api.ModelCard]]:
+    async def _cards(self, server: Upstream) -> tuple[Upstream, list[wire.ModelCard]]:
         """The server's models; none when it cannot be reached."""
         try:
             cards = await server.models()
-        except Lost as lost:
+        except UpstreamFailed as lost:
             log.warning("engine server %s cannot be reached yet: %s", server.url, lost)
-            server.bench()
+            server.start_cooldown()
             return server, []
         except EngineError as error:
             raise ConfigurationError(str(error)) from error
@@ -186,9 +186,9 @@ class OpenAIEngine:
         return server, cards
 
     def _can(self) -> frozenset[Capability]:
-        if self._settings.engine_info is not None:
-            return frozenset(self._settings.engine_info)
-        reached = [server for server in self._servers if not server.benched]
+        if self._settings.capabilities is not None:
+            return frozenset(self._settings.capabilities)
+        reached = [server for server in self._servers if not server.is_cooling_down]
         extended = all(server.flavor == "vllm" for server in reached)
         can = EXTENDED if extended else COMMON
         if extended and self._adapters:
@@ -204,13 +204,13 @@ class OpenAIEngine:
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         engine_info = self._started()
-        check(request, engine_info.capabilities)
+        check_request(request, engine_info.capabilities)
         if request.adapter is not None and request.adapter not in self._adapters:
             there = sorted(self._adapters)
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {there}")
         limit = asyncio.timeout(request.timeout)
         writing = ContinuedGeneration(request, on_text)
-        asked: list[Server] = []
+        asked: list[Upstream] = []
         try:
             async with limit:
                 return await self._write(writing, self._order(request), asked)
@@ -218,55 +218,55 @@ class OpenAIEngine:
             if not limit.expired():
                 raise
             if asked and not writing.text:  # it may hang: the next request tries another one
-                asked[-1].bench()
+                asked[-1].start_cooldown()
             detail = f"the generation took longer than {request.timeout:g} s"
             raise EngineTimeout(detail) from error
 
     async def _write(
-        self, writing: ContinuedGeneration, servers: Sequence[Server], asked: list[Server]
+        self, writing: ContinuedGeneration, servers: Sequence[Upstream], asked: list[Upstream]
     ) -> Generation:
         continues = "continuation" in self._started().capabilities
-        failed: Lost | None = None
+        failed: UpstreamFailed | None = None
         for server in servers:
             asked.append(server)
             ask = functools.partial(self._chat, server)
             try:
-                rest = await go_on(writing.rest(), writing.on_text, ask)
-            except Lost as lost:
+                rest = await generate_healed(writing.next_request(), writing.on_text, ask)
+            except UpstreamFailed as lost:
                 self._blame(server, lost)
                 failed = lost
                 if writing.text and not continues:
                     break
             else:
-                server.unbench()
-                return writing.end(rest)
+                server.end_cooldown()
+                return writing.finish(rest)
         assert failed is not None  # there is at least one server
         raise failed.error
 
     async def _chat(
-        self, server: Server, request: GenerationRequest, on_text: OnText
+        self, server: Upstream, request: GenerationRequest, on_text: OnText
     ) -> Generation:
         begun = 0
         if request.partial:
             begun = await server.count({"prompt": request.partial, "add_special_tokens": False})
-        reply = Reply(request, on_text, begun)
+        reply = CompletionStream(request, on_text, begun)
         left = await self._room(server, request, begun)
         if left < 1:
             return reply.generation("length")
-        body = api.chat_body(request, self._started().model, server.flavor, left)
+        body = wire.chat_body(request, self._started().model, server.flavor, left)
         try:
             await server.chat(body, reply)
-        except ListenerError as error:
+        except CallbackError as error:
             raise error.error from None
         return reply.generation(reply.reason or "stop")
 
     @staticmethod
-    def _blame(server: Server, lost: Lost) -> None:
+    def _blame(server: Upstream, lost: UpstreamFailed) -> None:
         log.info("engine server %s: %s", server.url, lost)
         if lost.broken:
-            server.bench()
+            server.start_cooldown()
 
-    async def _room(self, server: Server, request: GenerationRequest, begun: int) -> int:
+    async def _room(self, server: Upstream, request: GenerationRequest, begun: int) -> int:
         """Tokens that the reply may still get. A server refuses to be asked for more than fits."""
         engine_info = self._started()
         wanted = request.sampling.max_tokens
@@ -276,29 +276,31 @@ class OpenAIEngine:
         at_most = sum(len(text.encode()) + FRAME for text in texts)
         if at_most + wanted <= engine_info.context_window:
             return wanted - begun
-        taken = await server.count(api.prompt_body(request.messages))
-        return room(request.sampling, prompt=taken, begun=begun, context=engine_info.context_window)
+        taken = await server.count(wire.prompt_body(request.messages))
+        return remaining_tokens(
+            request.sampling, prompt=taken, begun=begun, context=engine_info.context_window
+        )
 
-    def _order(self, request: GenerationRequest | None = None) -> list[Server]:
+    def _order(self, request: GenerationRequest | None = None) -> list[Upstream]:
         """The servers, best first: those that work, have the least to do, and remember most."""
         messages = request.messages[:2] if request else ()
         tenant = request.tenant if request else ""
         beginning = "\0".join([tenant, *(message.content for message in messages)])
 
-        def place(server: Server) -> tuple[bool, int, bytes]:
+        def place(server: Upstream) -> tuple[bool, int, bytes]:
             digest = hashlib.blake2b(f"{server.url}\0{beginning}".encode(), digest_size=8)
-            return server.benched, server.in_flight // SLACK, digest.digest()
+            return server.is_cooling_down, server.in_flight // SLACK, digest.digest()
 
         return sorted(self._servers, key=place)
 
     async def _first_of(
-        self, servers: Sequence[Server], ask: Callable[[Server], Awaitable[T]]
+        self, servers: Sequence[Upstream], ask: Callable[[Upstream], Awaitable[T]]
     ) -> T:
-        failed: Lost | None = None
+        failed: UpstreamFailed | None = None
         for server in servers:
             try:
                 return await ask(server)
-            except Lost as lost:
+            except UpstreamFailed as lost:
                 self._blame(server, lost)
                 failed = lost
         assert failed is not None
@@ -307,8 +309,8 @@ class OpenAIEngine:
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         engine_info = self._started()
 
-        def ask(server: Server) -> Awaitable[int]:
-            body = api.prompt_body(messages) | {"model": engine_info.model}
+        def ask(server: Upstream) -> Awaitable[int]:
+            body = wire.prompt_body(messages) | {"model": engine_info.model}
             if server.flavor == "vllm":
                 return server.count(body)
             return server.count_by_completion(body | {"max_tokens": 1})
@@ -345,12 +347,12 @@ class OpenAIEngine:
         )
 
     @staticmethod
-    async def _load_of(server: Server) -> EngineStats | None:
+    async def _load_of(server: Upstream) -> EngineStats | None:
         """None for a server that cannot be reached."""
         try:
             async with asyncio.timeout(LOAD_PATIENCE):
                 return await server.stats()
-        except (Lost, TimeoutError):
+        except (UpstreamFailed, TimeoutError):
             return None
 
 

@@ -42,12 +42,12 @@ from palaver import (
     Unsupported,
     hookimpl,
 )
-from palaver_plugins.engines import gguf_file
-from palaver_plugins.engines.checks import check, room
+from palaver_plugins.engines import gguf_conversion
+from palaver_plugins.engines.generation_thread import GenerationThread, Job, StepOutput
 from palaver_plugins.engines.json_grammar import grammar, quoted, union
-from palaver_plugins.engines.stepper import Job, Output, Stepper
-from palaver_plugins.engines.text import Codec, Json, read_json
-from palaver_plugins.engines.token_healing import go_on
+from palaver_plugins.engines.request_checks import check_request, remaining_tokens
+from palaver_plugins.engines.token_healing import generate_healed
+from palaver_plugins.engines.tokenization import ChatTokenizer, Json, read_json
 
 BLOCK = 32
 """Tokens in a block of OpenVINO's attention cache on a CPU."""
@@ -71,22 +71,22 @@ Any_ = Any  # the packages of OpenVINO have no usable types
 class OpenVinoSettings(PluginSettings):
     model: str = ""
     """Name or directory of the model; empty takes the one that ``palaver models use`` chose."""
-    context: int = pydantic.Field(default=0, ge=0)
+    context_window: int = pydantic.Field(default=0, ge=0)
     """Tokens of prompt and reply together; 0 takes as many as the model was made for."""
-    requests: int = pydantic.Field(default=32, ge=1)
+    slots: int = pydantic.Field(default=32, ge=1)
     """Requests that run at once. Others wait, by priority and age."""
-    cache_mib: int = pydantic.Field(default=512, ge=1)
+    kv_cache_mib: int = pydantic.Field(default=512, ge=1)
     """Memory for the attention cache, in MiB."""
     threads: int = pydantic.Field(default=0, ge=0)
     """Threads that compute; 0 leaves it to OpenVINO."""
-    step_tokens: int = pydantic.Field(default=512, ge=BLOCK)
+    max_batched_tokens: int = pydantic.Field(default=512, ge=BLOCK)
     """Tokens in one step. A longer prompt is read in parts, so that it does not hold up others."""
-    share_prefixes: bool = False
+    prefix_caching: bool = False
     """Keep what was computed for a prompt, for others that begin alike. OpenVINO knows no salt, so
     then the time to the first token tells one tenant what another has asked."""
-    eight_bits: bool = False
+    int8_weights: bool = False
     """Store the weights in eight bits: half the memory and faster, slightly less exact."""
-    exact: bool = True
+    batch_invariant: bool = True
     """Compute in float32, so that a reply does not depend on what else runs. False takes the
     fastest arithmetic that the processor has."""
 
@@ -98,18 +98,18 @@ class OpenVinoEngine:
         self._settings = settings
         self._build_context = build_context
         self._model: Model | None = None
-        self._stepper: Stepper | None = None
+        self._stepper: GenerationThread | None = None
 
     async def start(self) -> EngineInfo:
         if self._model is None or self._stepper is None:
             self._model = await asyncio.to_thread(load, self._settings, self._build_context)
-            self._stepper = Stepper(PipelineRunner(self._model), self._settings.requests)
+            self._stepper = GenerationThread(PipelineRunner(self._model), self._settings.slots)
         return EngineInfo(
             model=self._model.folder.name,
             context_window=self._model.context,
             capabilities=CAN,
             demonstration=self._model.small,
-            slots=self._settings.requests,
+            slots=self._settings.slots,
         )
 
     async def close(self) -> None:
@@ -119,14 +119,14 @@ class OpenVinoEngine:
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         model, stepper = self._started()
-        check(request, CAN)
+        check_request(request, CAN)
 
         async def generate(request: GenerationRequest, on_text: OnText) -> Generation:
             return await stepper.generate(await prepare(model, request, on_text))
 
         try:
             async with asyncio.timeout(request.timeout):
-                return await go_on(request, on_text, generate)
+                return await generate_healed(request, on_text, generate)
         except TimeoutError as error:
             raise EngineTimeout(f"{request.id}: no end after {request.timeout} s") from error
 
@@ -143,7 +143,7 @@ class OpenVinoEngine:
     async def stats(self) -> EngineStats:
         return self._started()[1].stats()
 
-    def _started(self) -> "tuple[Model, Stepper]":
+    def _started(self) -> "tuple[Model, GenerationThread]":
         if self._model is None or self._stepper is None:
             raise EngineUnavailable("the openvino engine is not started")
         return self._model, self._stepper
@@ -155,7 +155,7 @@ class Model:
 
     folder: Path
     pipeline: Any_
-    codec: Codec
+    codec: ChatTokenizer
     grammars: "Grammars"
     context: int
     small: bool
@@ -168,11 +168,15 @@ def load(settings: OpenVinoSettings, build_context: BuildContext) -> Model:
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ConfigurationError(f"model {str(folder)!r}: expected a directory with a model")
     config = read_json(folder, "config.json")
-    codec = Codec.load(folder)
-    context = min(settings.context or 10**9, config.get("max_position_embeddings", 4096))
+    codec = ChatTokenizer.load(folder)
+    context = min(settings.context_window or 10**9, config.get("max_position_embeddings", 4096))
     exported = (folder / "openvino_model.xml").exists()
-    form = gguf_file.Form(eight_bits=settings.eight_bits, weights=not exported)
-    place = gguf_file.cached(folder, build_context.data_directory / "cache" / "openvino", form)
+    form = gguf_conversion.ConversionOptions(
+        int8_weights=settings.int8_weights, weights=not exported
+    )
+    place = gguf_conversion.convert_cached(
+        folder, build_context.data_directory / "cache" / "openvino", form
+    )
     blocks = cache_blocks(settings, config, context)
     try:
         tokenizer = genai.Tokenizer(str(place / "probe.gguf"))
@@ -202,8 +206,8 @@ def cache_blocks(settings: OpenVinoSettings, config: Json, context: int) -> int:
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
     values = 2 * config["num_hidden_layers"] * config.get("num_key_value_heads", heads) * width
-    fitting: int = (settings.cache_mib << 20) // (BLOCK * values * 2)
-    return max(2, min(fitting, settings.requests * (-(-context // BLOCK) + 1)))
+    fitting: int = (settings.kv_cache_mib << 20) // (BLOCK * values * 2)
+    return max(2, min(fitting, settings.slots * (-(-context // BLOCK) + 1)))
 
 
 def is_small(config: Json) -> bool:
@@ -216,12 +220,12 @@ def is_small(config: Json) -> bool:
 def open_pipeline(file: Path, tokenizer: Any_, blocks: int, settings: OpenVinoSettings) -> Any_:
     _, genai = packages()
     properties: Json = {"KV_CACHE_PRECISION": "f16"}
-    if settings.exact:
+    if settings.batch_invariant:
         properties["INFERENCE_PRECISION_HINT"] = "f32"
     if settings.threads:
         properties["INFERENCE_NUM_THREADS"] = settings.threads
-    config = scheduler(blocks, settings.requests, settings.step_tokens)
-    config.enable_prefix_caching = settings.share_prefixes
+    config = scheduler(blocks, settings.slots, settings.max_batched_tokens)
+    config.enable_prefix_caching = settings.prefix_caching
     return genai.ContinuousBatchingPipeline(str(file), tokenizer, config, "CPU", **properties)
 
 
@@ -236,25 +240,25 @@ def scheduler(blocks: int, requests: int, step_tokens: int) -> Any_:
     return config
 
 
-async def encode(codec: Codec, messages: Sequence[ChatMessage]) -> list[int]:
+async def encode(codec: ChatTokenizer, messages: Sequence[ChatMessage]) -> list[int]:
     if sum(len(message.content) for message in messages) < LONG_TEXT:
-        return codec.prompt(messages)
-    return await asyncio.to_thread(codec.prompt, messages)
+        return codec.encode_prompt(messages)
+    return await asyncio.to_thread(codec.encode_prompt, messages)
 
 
 async def prepare(model: Model, request: GenerationRequest, on_text: OnText) -> Job:
     """Everything that can be refused is refused here, before any work."""
     prompt = await encode(model.codec, request.messages)
-    begun = model.codec.begun(request.partial)
+    begun = model.codec.encode_partial(request.partial)
     sampling = request.sampling
-    left = room(sampling, prompt=len(prompt), begun=len(begun), context=model.context)
+    left = remaining_tokens(sampling, prompt=len(prompt), begun=len(begun), context=model.context)
     if sampling.structure is not None:
         await model.grammars.prove(sampling.structure)
     return Job(
         codec=model.codec,
         prompt=prompt + begun,
-        begun=len(begun),
-        room=left,
+        partial_tokens=len(begun),
+        max_new_tokens=left,
         stops=sampling.stop,
         options=options(model, sampling, left),
         on_text=on_text,
@@ -266,8 +270,8 @@ async def prepare(model: Model, request: GenerationRequest, on_text: OnText) -> 
 def options(model: Model, sampling: Sampling, max_tokens: int) -> Any_:
     """The sampling as a GenerationConfig."""
     config = bare_options(max_tokens)
-    config.stop_token_ids = set(model.codec.ends)
-    config.eos_token_id = min(model.codec.ends, default=-1)
+    config.stop_token_ids = set(model.codec.end_tokens)
+    config.eos_token_id = min(model.codec.end_tokens, default=-1)
     config.repetition_penalty = sampling.repetition_penalty
     config.logprobs = int(sampling.logprobs is not None)
     if sampling.temperature > 0:
@@ -366,7 +370,7 @@ class PipelineRunner:
         handle.cancel()
         del self._jobs[serial]
 
-    def step(self) -> list[tuple[Job, Output]]:
+    def step(self) -> list[tuple[Job, StepOutput]]:
         self._pipeline.step()
         outputs = []
         for serial, job in list(self._jobs.items()):
@@ -374,7 +378,7 @@ class PipelineRunner:
             if handle.can_read():
                 output = self._read(handle)
             elif handle.get_status() == self._ignored:
-                output = Output(tokens=(), failure="the attention cache is full")
+                output = StepOutput(tokens=(), failure="the attention cache is full")
             else:
                 continue
             if output.finish or output.failure:
@@ -382,9 +386,9 @@ class PipelineRunner:
             outputs.append((job, output))
         return outputs
 
-    def _read(self, handle: Any_) -> Output:
+    def _read(self, handle: Any_) -> StepOutput:
         (news,) = handle.read().values()
-        return Output(
+        return StepOutput(
             tokens=news.generated_ids,
             logprobs=news.generated_log_probs,
             finish=self._reasons.get(news.finish_reason),

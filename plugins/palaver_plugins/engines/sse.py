@@ -3,11 +3,11 @@
 The format: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
-MAX_WAITING = 16 << 20
+MAX_EVENT_BYTES = 16 << 20
 """Bytes of an unfinished event after which the sender is not taken seriously any more."""
 
 
-class EventReader:
+class SseParser:
     """Gives the ``data`` of each event as soon as the event is complete.
 
     Lines may end in LF, CR LF or CR, and chunks may end anywhere. Comments and other fields than
@@ -30,8 +30,8 @@ class EventReader:
         self._after_return = chunk.endswith(b"\r")
         *lines, self._line = (self._line + self._plain(chunk)).split(b"\n")
         events = [data for line in lines if (data := self._read(line)) is not None]
-        if self._waiting + len(self._line) > MAX_WAITING:
-            raise ValueError(f"an event is longer than {MAX_WAITING} bytes")
+        if self._waiting + len(self._line) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event is longer than {MAX_EVENT_BYTES} bytes")
         return events
 
     @staticmethod

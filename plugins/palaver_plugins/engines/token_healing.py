@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from palaver import Generation, GenerationRequest, OnText
 
-LONGEST_REPEAT = 64
+MAX_OVERLAP = 64
 """Characters that are written again at most: a longer run of them has no words."""
 
 Generate = Callable[[GenerationRequest, OnText], Awaitable[Generation]]
@@ -37,10 +37,12 @@ class _Repeat:
             self._on_text(piece[len(known) :])
 
 
-async def go_on(request: GenerationRequest, on_text: OnText, generate: Generate) -> Generation:
+async def generate_healed(
+    request: GenerationRequest, on_text: OnText, generate: Generate
+) -> Generation:
     """Let ``generate`` go on after ``request.partial``: from the end of a word, when the model
     writes the rest of the partial reply once more; else from its last character."""
-    known = request.partial[word_end(request.partial) :]
+    known = request.partial[word_boundary(request.partial) :]
     if not known or request.sampling.structure is not None or request.sampling.logprobs is not None:
         return await generate(request, on_text)
     ends = asyncio.get_running_loop().time() + request.timeout
@@ -56,10 +58,10 @@ async def go_on(request: GenerationRequest, on_text: OnText, generate: Generate)
     return await generate(dataclasses.replace(request, timeout=left), on_text)
 
 
-def word_end(text: str) -> int:
+def word_boundary(text: str) -> int:
     """Where the last word that is surely whole ends: before a space after something else. The end
     of ``text`` when there is none near."""
-    start = max(0, len(text) - LONGEST_REPEAT)
+    start = max(0, len(text) - MAX_OVERLAP)
     place = text.rfind(" ", start)
     while place > 0 and text[place - 1].isspace():
         place = text.rfind(" ", start, place)

@@ -7,8 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from palaver import ConfigurationError, Sampling
-from palaver_plugins.engines.batch import Batch, Reader, obstacle, takes_parts
-from palaver_plugins.engines.stepper import Job, Output
+from palaver_plugins.engines.generation_thread import Job, StepOutput
+from palaver_plugins.engines.padded_batch import (
+    CausalModel,
+    PaddedBatch,
+    batching_obstacle,
+    supports_chunked_prefill,
+)
 
 log = logging.getLogger(__name__)
 Any_ = Any  # torch is absent from most installations that are type-checked
@@ -17,7 +22,7 @@ Pick = Callable[[Any_, Any_], int]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Stream:
+class SequenceState:
     """A job's state: the tokens that the model has yet to read, and the cache of the others, until
     the batch takes that over."""
 
@@ -29,17 +34,17 @@ class Stream:
     made: int = 0
     cache: Any_ = None
 
-    def take(self, scores: Any_) -> Output:
+    def take(self, scores: Any_) -> StepOutput:
         """The next token by ``scores`` (1 × vocabulary), which the model has to read next."""
         try:
             token = self.pick(self.tokens, scores)
         except (RuntimeError, ValueError) as error:
             # Scores that are no numbers, in half precision: the fault of this prompt alone.
-            return Output(tokens=[], failure=f"no token could be picked: {error}")
+            return StepOutput(tokens=[], failure=f"no token could be picked: {error}")
         self.tokens.append(token)
         self.unread = [token]
         self.made += 1
-        output = Output(tokens=[token])
+        output = StepOutput(tokens=[token])
         if self.sampling.logprobs is not None:
             output.logprobs, output.alternatives = probabilities(scores, token, self.sampling)
         if token in self.ends:
@@ -50,11 +55,11 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class BatchingPlan:
     """How an architecture can be run: jobs together, and prompts in parts."""
 
-    batch: bool
-    parts: bool
+    batched: bool
+    chunked_prefill: bool
 
 
 class TorchRunner:
@@ -65,26 +70,28 @@ class TorchRunner:
     with one forward for all of them, or with one for each.
     """
 
-    def __init__(self, network: Any_, step_tokens: int, plan: Plan) -> None:
-        self._reader = Reader(network)
-        self._parts = plan.parts
+    def __init__(self, network: Any_, step_tokens: int, plan: BatchingPlan) -> None:
+        self._reader = CausalModel(network)
+        self._parts = plan.chunked_prefill
         self._step_tokens = step_tokens
-        self._jobs: dict[Job, Stream] = {}
-        self._batch: Batch[Stream] | None = Batch(self._reader) if plan.batch else None
+        self._jobs: dict[Job, SequenceState] = {}
+        self._batch: PaddedBatch[SequenceState] | None = (
+            PaddedBatch(self._reader) if plan.batched else None
+        )
         self.closed = False
 
     def add(self, job: Job) -> None:
         sampling: Any_ = job.options
-        self._jobs[job] = Stream(
+        self._jobs[job] = SequenceState(
             sampling, picker(sampling), job.ends, unread=list(job.prompt), tokens=list(job.prompt)
         )
 
     def remove(self, job: Job) -> None:
         stream = self._jobs.pop(job)
-        if self._batch and stream in self._batch.members:
-            self._batch.leave(stream)
+        if self._batch and stream in self._batch.rows:
+            self._batch.remove(stream)
 
-    def step(self) -> list[tuple[Job, Output]]:
+    def step(self) -> list[tuple[Job, StepOutput]]:
         talking = [stream for stream in self._jobs.values() if stream.made]
         scores = self._go_on(talking) | self._read_prompts()
         outputs = []
@@ -97,21 +104,21 @@ class TorchRunner:
             outputs.append((job, output))
         return outputs
 
-    def _go_on(self, streams: Sequence[Stream]) -> dict[Stream, Any_]:
+    def _go_on(self, streams: Sequence[SequenceState]) -> dict[SequenceState, Any_]:
         """Let each read its last token. Returns the scores of what may follow."""
         if self._batch is None:
             return {stream: self._read(stream, 1) for stream in streams}
         for stream in streams:
             if stream.cache is not None:
-                self._batch.join(stream, stream.cache)
+                self._batch.add(stream, stream.cache)
                 stream.cache = None
-        members = self._batch.members
+        members = self._batch.rows
         if not members:
             return {}
-        scores = self._batch.read([stream.unread[0] for stream in members])
+        scores = self._batch.forward([stream.unread[0] for stream in members])
         return dict(zip(members, scores.split(1), strict=True))
 
-    def _read_prompts(self) -> dict[Stream, Any_]:
+    def _read_prompts(self) -> dict[SequenceState, Any_]:
         """Read on in the prompts, the oldest first. Returns the scores after those that ended."""
         found = {}
         room = self._step_tokens
@@ -125,10 +132,10 @@ class TorchRunner:
                 found[stream] = scores
         return found
 
-    def _read(self, stream: Stream, size: int) -> Any_:
+    def _read(self, stream: SequenceState, size: int) -> Any_:
         """Let the model read ``size`` tokens. Returns the scores of what may follow."""
         part, stream.unread = stream.unread[:size], stream.unread[size:]
-        scores, stream.cache = self._reader.read([part], stream.cache)
+        scores, stream.cache = self._reader.forward([part], stream.cache)
         return scores
 
     def close(self) -> None:
@@ -137,12 +144,12 @@ class TorchRunner:
         del self._reader, self._batch
 
 
-def plan(network: Any_) -> Plan:
+def make_plan(network: Any_) -> BatchingPlan:
     """Try the network out with a few forwards; what it cannot do is logged. Raises
     `ConfigurationError` when it cannot generate token by token."""
-    reader = Reader(network)
+    reader = CausalModel(network)
     try:
-        parts = takes_parts(reader)
+        parts = supports_chunked_prefill(reader)
     except Exception as error:  # each architecture has errors of its own
         kind = network.config.model_type
         raise ConfigurationError(
@@ -150,10 +157,10 @@ def plan(network: Any_) -> Plan:
         ) from error
     if not parts:
         log.warning("prompts are read whole, and may hold up other requests")
-    reason = obstacle(reader)
+    reason = batching_obstacle(reader)
     if reason:
         log.warning("requests are computed one at a time: %s", reason)
-    return Plan(batch=not reason, parts=parts)
+    return BatchingPlan(batched=not reason, chunked_prefill=parts)
 
 
 def probabilities(

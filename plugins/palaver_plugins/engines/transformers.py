@@ -32,12 +32,12 @@ from palaver import (
     Unsupported,
     hookimpl,
 )
-from palaver_plugins.engines.checks import check, room
-from palaver_plugins.engines.pooling import Classifier, Embedder
-from palaver_plugins.engines.stepper import Job, Stepper
-from palaver_plugins.engines.text import Codec, read_json
-from palaver_plugins.engines.token_healing import go_on
-from palaver_plugins.engines.torch_runner import Plan, TorchRunner, plan
+from palaver_plugins.engines.encoders import Classifier, Embedder
+from palaver_plugins.engines.generation_thread import GenerationThread, Job
+from palaver_plugins.engines.request_checks import check_request, remaining_tokens
+from palaver_plugins.engines.token_healing import generate_healed
+from palaver_plugins.engines.tokenization import ChatTokenizer, read_json
+from palaver_plugins.engines.torch_runner import BatchingPlan, TorchRunner, make_plan
 
 GENERATES: frozenset[Capability] = frozenset(
     {"generate", "logprobs", "alternatives", "seed", "continuation", "priority"}
@@ -48,17 +48,17 @@ Any_ = Any  # torch and transformers are absent from most installations that are
 class TransformersSettings(PluginSettings):
     model: str = ""
     """Name or directory of the model; empty takes the one that ``palaver models use`` chose."""
-    generates: bool = True
+    load_model: bool = True
     """Load ``model``. False leaves the embeddings and the classifier."""
-    embedding: str = ""
+    embedding_model: str = ""
     """Name or directory of the model that embeds; empty for none."""
-    classifier: str = ""
+    classifier_model: str = ""
     """Name or directory of the model that classifies; empty for none."""
-    context: int = pydantic.Field(default=0, ge=0)
+    context_window: int = pydantic.Field(default=0, ge=0)
     """Tokens of prompt and reply together; 0 takes as many as the model was made for."""
-    requests: int = pydantic.Field(default=32, ge=1)
+    slots: int = pydantic.Field(default=32, ge=1)
     """Requests that run at once. Others wait, by priority and age."""
-    step_tokens: int = pydantic.Field(default=256, ge=1)
+    max_prefill_tokens: int = pydantic.Field(default=256, ge=1)
     """Prompt tokens read in one step, so that a long prompt does not hold up others."""
     device: str = "cpu"
     """Where to compute, as torch names it."""
@@ -69,13 +69,13 @@ class TransformersSettings(PluginSettings):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModels:
     """What `start` has loaded. Either part of generation comes with the other."""
 
     name: str
-    codec: Codec | None
+    codec: ChatTokenizer | None
     network: Any_
-    plan: Plan
+    plan: BatchingPlan
     context: int
     demonstration: bool
     embedder: Embedder | None
@@ -97,9 +97,9 @@ class TransformersEngine:
     def __init__(self, settings: TransformersSettings, build_context: BuildContext) -> None:
         self._settings = settings
         self._build_context = build_context
-        self._loaded: Loaded | None = None
+        self._loaded: LoadedModels | None = None
         self._runner: TorchRunner | None = None
-        self._stepper: Stepper | None = None
+        self._stepper: GenerationThread | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     async def start(self) -> EngineInfo:
@@ -110,14 +110,16 @@ class TransformersEngine:
                 load, self._settings, self._build_context
             )
             self._pool = ThreadPoolExecutor(1, "engine-pooling")
-            self._runner = TorchRunner(loaded.network, self._settings.step_tokens, loaded.plan)
-            self._stepper = Stepper(self._runner, self._settings.requests)
+            self._runner = TorchRunner(
+                loaded.network, self._settings.max_prefill_tokens, loaded.plan
+            )
+            self._stepper = GenerationThread(self._runner, self._settings.slots)
         return EngineInfo(
             model=self._loaded.name,
             context_window=self._loaded.context,
             capabilities=self._loaded.can,
             demonstration=self._loaded.demonstration,
-            slots=self._settings.requests,
+            slots=self._settings.slots,
         )
 
     async def close(self) -> None:
@@ -130,20 +132,20 @@ class TransformersEngine:
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         loaded, stepper, _ = self._started()
-        check(request, loaded.can)
+        check_request(request, loaded.can)
 
         async def generate(request: GenerationRequest, on_text: OnText) -> Generation:
             return await stepper.generate(await prepare(loaded, request, on_text))
 
         try:
             async with asyncio.timeout(request.timeout):
-                return await go_on(request, on_text, generate)
+                return await generate_healed(request, on_text, generate)
         except TimeoutError as error:
             raise EngineTimeout(f"{request.id}: no end after {request.timeout} s") from error
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         loaded, *_ = self._started()
-        return len(await asyncio.to_thread(codec_of(loaded).prompt, messages))
+        return len(await asyncio.to_thread(codec_of(loaded).encode_prompt, messages))
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         loaded, _, pool = self._started()
@@ -164,30 +166,30 @@ class TransformersEngine:
     async def stats(self) -> EngineStats:
         return self._started()[1].stats()
 
-    def _started(self) -> tuple[Loaded, Stepper, ThreadPoolExecutor]:
+    def _started(self) -> tuple[LoadedModels, GenerationThread, ThreadPoolExecutor]:
         if self._loaded is None or self._stepper is None or self._pool is None:
             raise EngineUnavailable("the transformers engine is not started")
         return self._loaded, self._stepper, self._pool
 
 
-def codec_of(loaded: Loaded) -> Codec:
+def codec_of(loaded: LoadedModels) -> ChatTokenizer:
     if loaded.codec is None:
         raise Unsupported("no model that generates: engine.transformers.generates is off")
     return loaded.codec
 
 
-async def prepare(loaded: Loaded, request: GenerationRequest, on_text: OnText) -> Job:
+async def prepare(loaded: LoadedModels, request: GenerationRequest, on_text: OnText) -> Job:
     """Everything that can be refused is refused here, before any work."""
     codec = codec_of(loaded)
-    prompt = await asyncio.to_thread(codec.prompt, request.messages)
-    begun = codec.begun(request.partial)
+    prompt = await asyncio.to_thread(codec.encode_prompt, request.messages)
+    begun = codec.encode_partial(request.partial)
     sampling = request.sampling
-    left = room(sampling, prompt=len(prompt), begun=len(begun), context=loaded.context)
+    left = remaining_tokens(sampling, prompt=len(prompt), begun=len(begun), context=loaded.context)
     return Job(
         codec=codec,
         prompt=prompt + begun,
-        begun=len(begun),
-        room=left,
+        partial_tokens=len(begun),
+        max_new_tokens=left,
         stops=sampling.stop,
         options=dataclasses.replace(sampling, max_tokens=left),
         on_text=on_text,
@@ -196,35 +198,41 @@ async def prepare(loaded: Loaded, request: GenerationRequest, on_text: OnText) -
     )
 
 
-def load(settings: TransformersSettings, build_context: BuildContext) -> Loaded:
+def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedModels:
     """Load the models; blocks for seconds. Raises `ConfigurationError` that names the model."""
     torch, transformers = packages()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     transformers.utils.logging.disable_progress_bar()
-    name = settings.model or settings.embedding or settings.classifier
+    name = settings.model or settings.embedding_model or settings.classifier_model
     codec, network, context, demonstration = None, None, 0, False
-    if settings.generates:
+    if settings.load_model:
         folder = build_context.resolve_model(settings.model)
         name = folder.name
         read_json(folder, "config.json")
-        codec = Codec.load(folder)
+        codec = ChatTokenizer.load(folder)
         network = open_model(transformers.AutoModelForCausalLM, folder, settings)
         text = network.config.get_text_config()
-        context = min(settings.context or 10**9, getattr(text, "max_position_embeddings", 4096))
+        context = min(
+            settings.context_window or 10**9, getattr(text, "max_position_embeddings", 4096)
+        )
         demonstration = network.num_parameters() < 100_000_000
-    return Loaded(
+    return LoadedModels(
         name,
         codec,
         network,
-        plan(network) if settings.generates else Plan(batch=False, parts=True),
+        make_plan(network)
+        if settings.load_model
+        else BatchingPlan(batched=False, chunked_prefill=True),
         context,
         demonstration,
-        open_part(Embedder, transformers.AutoModel, settings.embedding, settings, build_context),
+        open_part(
+            Embedder, transformers.AutoModel, settings.embedding_model, settings, build_context
+        ),
         open_part(
             Classifier,
             transformers.AutoModelForSequenceClassification,
-            settings.classifier,
+            settings.classifier_model,
             settings,
             build_context,
         ),

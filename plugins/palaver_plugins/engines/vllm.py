@@ -1,6 +1,6 @@
 """Engine ``vllm``: one model on this machine, by vLLM in a process of its own.
 
-The process is `vllm_host`; it may run under another interpreter (``python``), since vLLM pins a
+The process is `vllm_process`; it may run under another interpreter (``python``), since vLLM pins a
 good part of the Python world. Its death costs the generations that are under way and nothing
 else: each raises `EngineUnavailable` at once, and `start` starts it anew. It dies with this one.
 
@@ -55,9 +55,9 @@ from palaver import (
     read_checkpoint,
     read_json,
 )
-from palaver_plugins.engines import vllm_host as host
-from palaver_plugins.engines.checks import check
-from palaver_plugins.engines.token_healing import go_on
+from palaver_plugins.engines import vllm_process as host
+from palaver_plugins.engines.request_checks import check_request
+from palaver_plugins.engines.token_healing import generate_healed
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class VllmSettings(PluginSettings):
         return value
 
 
-class Stream:
+class PendingGeneration:
     """One generation, as the server sees it."""
 
     __slots__ = ("_logprobs", "_on_text", "_pieces", "result")
@@ -205,7 +205,7 @@ class Stream:
             self.result.set_exception(error)
 
 
-class Connection(asyncio.Protocol):
+class WorkerConnection(asyncio.Protocol):
     """The server's end of the wire: sends commands, hands out what comes back."""
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class Connection(asyncio.Protocol):
         self.lost = asyncio.Event()
         self._loop = loop
         self._buffer = bytearray()
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, PendingGeneration] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
         self._transport: asyncio.Transport | None = None
@@ -293,7 +293,7 @@ class Connection(asyncio.Protocol):
             raise EngineUnavailable("the vLLM process has ended", retry_after=5)
         self._transport.write(host.frame(command))
 
-    def attend(self, id: int, stream: Stream) -> None:
+    def register(self, id: int, stream: PendingGeneration) -> None:
         """Hand what comes for generation ``id`` to ``stream``, until its end."""
         self._streams[id] = stream
 
@@ -303,8 +303,8 @@ class Connection(asyncio.Protocol):
         on_text: OnText,
         timeout: float,  # noqa: ASYNC109  the request's own
     ) -> Generation:
-        stream = Stream(on_text, self._loop.create_future())
-        self.attend(command.id, stream)
+        stream = PendingGeneration(on_text, self._loop.create_future())
+        self.register(command.id, stream)
         limit = asyncio.timeout(timeout)
         try:
             self.send(command)
@@ -361,13 +361,13 @@ def request_error(report: host.Failed) -> PalaverError:
             assert_never(report.problem)
 
 
-class Host:
+class WorkerProcess:
     """The process that runs vLLM, from its start to its end."""
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
-        connection: Connection,
+        connection: WorkerConnection,
     ) -> None:
         self.connection = connection
         self._process = process
@@ -376,10 +376,10 @@ class Host:
         self._relay = asyncio.create_task(self._relay_log(), name="vllm log")
 
     @classmethod
-    async def spawn(cls, python: str) -> "Host":
+    async def spawn(cls, python: str) -> "WorkerProcess":
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_unix_connection(Connection, sock=ours)
+        _, connection = await loop.create_unix_connection(WorkerConnection, sock=ours)
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -478,7 +478,7 @@ class VllmEngine:
     def __init__(self, settings: VllmSettings, build_context: BuildContext) -> None:
         self._settings = settings
         self._build_context = build_context
-        self._host: Host | None = None
+        self._host: WorkerProcess | None = None
         self._starting = asyncio.Lock()
         self._engine_info: EngineInfo | None = None
 
@@ -493,7 +493,7 @@ class VllmEngine:
                 return self._engine_info
             await self._end()
             checkpoint, setup = await asyncio.to_thread(self._setup)
-            started = self._host = await Host.spawn(self._settings.python)
+            started = self._host = await WorkerProcess.spawn(self._settings.python)
             try:
                 ready = await started.load(setup, self._settings.startup_timeout)
             except BaseException:
@@ -557,7 +557,7 @@ class VllmEngine:
         if ending is not None:
             await ending.close()
 
-    def _connection(self) -> Connection:
+    def _connection(self) -> WorkerConnection:
         if self._host is None or not self._host.connection.ready.done():
             raise EngineUnavailable("engine 'vllm' is not started")
         return self._host.connection
@@ -565,11 +565,11 @@ class VllmEngine:
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         self._connection()
         assert self._engine_info is not None
-        check(request, self._engine_info.capabilities)
+        check_request(request, self._engine_info.capabilities)
         known = self._settings.adapters
         if request.adapter is not None and request.adapter not in known:
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {sorted(known)}")
-        return await go_on(request, on_text, self._generate)
+        return await generate_healed(request, on_text, self._generate)
 
     async def _generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         connection = self._connection()

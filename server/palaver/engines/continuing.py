@@ -60,7 +60,7 @@ class ContinuedGeneration:
         """What was heard so far."""
         return "".join(self._received)
 
-    def rest(self) -> GenerationRequest:
+    def next_request(self) -> GenerationRequest:
         """What is still to be generated, as a request of its own."""
         self._attempts += 1
         number = f".{self._attempts}" if self._attempts > 1 else ""
@@ -72,7 +72,7 @@ class ContinuedGeneration:
             self._received.append(text)
             self._on_text(text)
 
-    def end(self, rest: Generation) -> Generation:
+    def finish(self, rest: Generation) -> Generation:
         """The generation as a whole, now that its rest has come."""
         if not self._whole:
             return dataclasses.replace(rest, text=self.text)
@@ -123,7 +123,7 @@ class ContinuingEngine:
             last = 0 < deaths == attempts - 1
             try:
                 rest = await (self._generate_alone if last else self._generate)(writing, ends)
-                return writing.end(rest)
+                return writing.finish(rest)
             except _Interrupted as cut:
                 if writing.text and not self._continues:
                     raise cut.error from None
@@ -137,7 +137,7 @@ class ContinuingEngine:
         await self._wait(self._engine.wait_until_up(), ends)
         left = max(0.001, ends - asyncio.get_running_loop().time())
         try:
-            rest = dataclasses.replace(writing.rest(), timeout=left)
+            rest = dataclasses.replace(writing.next_request(), timeout=left)
             return await self._engine.generate(rest, hear or writing.on_text)
         except EngineUnavailable as error:
             raise _Interrupted(error) from error

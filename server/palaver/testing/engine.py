@@ -49,8 +49,8 @@ class ScriptedReply:
     """
 
     text: str
-    hold: int | None = None
-    dies: int | None = None
+    pause_after: int | None = None
+    crash_after: int | None = None
     error: PalaverError | None = None
 
 
@@ -69,20 +69,20 @@ class ScriptedEngine:
     def __init__(
         self,
         *lines: str | ScriptedReply | Script,
-        pace: float = 0.0,
+        seconds_per_token: float = 0.0,
         slots: int = 256,
-        context: int = 8192,
-        lacks: Sequence[Capability] = (),
+        context_window: int = 8192,
+        missing_capabilities: Sequence[Capability] = (),
     ) -> None:
         self.requests: list[GenerationRequest] = []
         self._lines = list(lines)
-        self._pace = pace
+        self._pace = seconds_per_token
         self._slots = asyncio.Semaphore(slots)
         self._count = slots
-        self._context = context
+        self._context = context_window
         self._can = frozenset[Capability](
             {"generate", "json_schema", "choice", "seed", "continuation", "priority"}
-        ) - frozenset(lacks)
+        ) - frozenset(missing_capabilities)
         self._said: dict[tuple[ChatMessage, ...], ScriptedReply] = {}
         self._cut: set[tuple[ChatMessage, ...]] = set()
         self._go = asyncio.Event()
@@ -102,14 +102,14 @@ class ScriptedEngine:
         )
 
     async def close(self) -> None:
-        self.die()
+        self.crash()
 
-    def die(self) -> None:
+    def crash(self) -> None:
         """Fail everything that runs, and what comes until `start`."""
         self._alive.clear()
         self._dead.set()
 
-    def go(self) -> None:
+    def resume(self) -> None:
         """Let lines that hold go on, now and from now on."""
         self._go.set()
 
@@ -178,10 +178,10 @@ class ScriptedEngine:
         def here(number: int | None) -> bool:
             return number is not None and (number == place or (end and number > place))
 
-        if here(line.hold):
+        if here(line.pause_after):
             await self._go.wait()
-        if here(line.dies):
-            self.die()
+        if here(line.crash_after):
+            self.crash()
             raise EngineUnavailable("the scripted engine has died")
 
     def _line(self, request: GenerationRequest) -> ScriptedReply:
@@ -205,7 +205,7 @@ class ScriptedEngine:
         assert not callable(line)
         if isinstance(line, str):
             line = ScriptedReply(text=line)
-        self._said[request.messages] = dataclasses.replace(line, dies=None)
+        self._said[request.messages] = dataclasses.replace(line, crash_after=None)
         return line
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:

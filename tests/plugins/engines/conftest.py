@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from tests.plugins.engines.models import write_classifier, write_model
-from tests.plugins.engines.support import Ear, Factory, Subject
+from tests.plugins.engines.support import Factory, StartedEngine, TextCollector
 
 from palaver.engine import Engine
 from palaver.hooks import BuildContext
 from palaver_plugins.engines import openvino, transformers
 
 
-def built_in(plugin: ModuleType, model: Path, **settings: object) -> Engine:
+def build_engine(plugin: ModuleType, model: Path, **settings: object) -> Engine:
     """The engine of a built-in plugin, made as the server makes it."""
     (backend,) = plugin.palaver_register_engines()
     build_context = BuildContext(
@@ -41,17 +41,17 @@ async def scripted_engine(model: Path) -> AsyncIterator[Engine]:
 @asynccontextmanager
 async def openvino_engine(model: Path) -> AsyncIterator[Engine]:
     pytest.importorskip("openvino_genai")
-    yield built_in(openvino, model, threads=1)
+    yield build_engine(openvino, model, threads=1)
 
 
 @asynccontextmanager
 async def transformers_engine(model: Path) -> AsyncIterator[Engine]:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    others = {"embedding": model.name, "classifier": "judge"}
+    others = {"embedding_model": model.name, "classifier_model": "judge"}
     if not (model.parent / "judge").exists():
         others = {}
-    yield built_in(transformers, model, threads=1, **others)
+    yield build_engine(transformers, model, threads=1, **others)
 
 
 def serving() -> Any:  # Any: a module that may be absent
@@ -97,15 +97,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loop_scope="module",
     params=[pytest.param(name, marks=MARKS.get(name, [])) for name in FACTORIES],
 )
-async def subject(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Subject]:
+async def subject(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[StartedEngine]:
     make = FACTORIES[request.param]
     async with make(model) as engine:
         try:
-            yield Subject(request.param, engine, await engine.start(), make, model)
+            yield StartedEngine(request.param, engine, await engine.start(), make, model)
         finally:
             await engine.close()
 
 
 @pytest.fixture
-def ear() -> Ear:
-    return Ear()
+def ear() -> TextCollector:
+    return TextCollector()

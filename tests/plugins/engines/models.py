@@ -31,9 +31,9 @@ SENTENCES = (
 )
 """What the model was given to say. Words that several sentences share are where it may turn."""
 
-TALK = "Tell me about the weather"
+ENDLESS_PROMPT = "Tell me about the weather"
 """A prompt whose reply never ends by itself."""
-BYE = "Say goodbye"
+ENDING_PROMPT = "Say goodbye"
 """A prompt whose reply ends after a sentence."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -238,7 +238,7 @@ def write_classifier(folder: Path, walker: Path) -> Path:
     return folder
 
 
-def damage(folder: Path, how: str) -> None:
+def damage_model(folder: Path, how: str) -> None:
     """Break the model in ``folder``: 'no config', 'truncated weights', 'bad tokenizer', 'empty'."""
     match how:
         case "no config":

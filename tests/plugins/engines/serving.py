@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.plugins.engines.support import until
+from tests.plugins.engines.support import wait_until
 
 from palaver.engine import Engine
 from palaver.errors import EngineUnavailable
@@ -24,8 +24,8 @@ from palaver.hooks import BuildContext
 from palaver_plugins.engines import openai, vllm
 
 ROOT = Path(__file__).resolve().parents[3]
-START_PATIENCE = 300.0  # seconds, on a busy machine
-CACHE = 64 << 20  # bytes
+START_TIMEOUT = 300.0  # seconds, on a busy machine
+KV_CACHE_BYTES = 64 << 20  # bytes
 
 END_WITH_PARENT = """
 import ctypes, os, sys
@@ -49,8 +49,8 @@ def build_vllm(model: Path, python: str | None = None, **settings: object) -> vl
         "python": python or vllm_python(),
         "threads": 1,
         "dtype": "float32",
-        "kv_cache_memory_bytes": CACHE,
-        "startup_timeout": START_PATIENCE,
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
+        "startup_timeout": START_TIMEOUT,
     }
     build_context = BuildContext(
         data_directory=model.parent / "data", resolve_model=lambda name: model.parent / name
@@ -67,7 +67,7 @@ async def vllm_engine(model: Path) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-class Serve:
+class VllmServer:
     """A ``vllm serve`` process. It ends with this one, whatever happens."""
 
     def __init__(self, model: Path, *, unix: bool, extra: tuple[str, ...] = ()) -> None:
@@ -81,7 +81,7 @@ class Serve:
                 f"http://127.0.0.1:{port}/v1",
                 ("--host", "127.0.0.1", "--port", str(port)),
             )
-        self.said: deque[str] = deque(maxlen=30)
+        self.log_tail: deque[str] = deque(maxlen=30)
         self._ready: Future[None] = Future()
         self._process = subprocess.Popen(
             [
@@ -104,16 +104,16 @@ class Serve:
         assert self._process.stdout is not None
         with self._process.stdout as output:
             for line in output:
-                self.said.append(line.decode("utf-8", "replace").rstrip())
+                self.log_tail.append(line.decode("utf-8", "replace").rstrip())
                 if b"Application startup complete" in line and not self._ready.done():
                     self._ready.set_result(None)
         if not self._ready.done():
-            self._ready.set_exception(RuntimeError("\n".join(self.said)))
+            self._ready.set_exception(RuntimeError("\n".join(self.log_tail)))
 
-    async def ready(self) -> None:
-        async with asyncio.timeout(START_PATIENCE):
+    async def wait_until_ready(self) -> None:
+        async with asyncio.timeout(START_TIMEOUT):
             await asyncio.shield(asyncio.wrap_future(self._ready))
-        await until(self._listens)  # uvicorn says the above a moment before
+        await wait_until(self._listens)  # uvicorn says the above a moment before
 
     async def _listens(self) -> bool:
         engine = build_openai(self.url)
@@ -132,7 +132,7 @@ class Serve:
         self._process.wait(10)
         self._reader.join(10)
 
-    def freeze(self, *, frozen: bool) -> None:
+    def set_frozen(self, *, frozen: bool) -> None:
         os.killpg(self._process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
 
 
@@ -148,7 +148,7 @@ def options() -> tuple[str, ...]:
         *("--served-model-name", "walker"),
         *("--dtype", "float32"),
         *("--block-size", "32"),
-        *("--kv-cache-memory-bytes", str(CACHE)),
+        *("--kv-cache-memory-bytes", str(KV_CACHE_BYTES)),
         *("--max-num-seqs", "64"),
         *("--scheduling-policy", "priority"),
         *("--distributed-executor-backend", "uni"),
@@ -170,13 +170,13 @@ def environment() -> dict[str, str]:
     }
 
 
-_shared: dict[Path, Serve] = {}
+_shared: dict[Path, VllmServer] = {}
 
 
-def shared_serve(model: Path) -> Serve:
+def shared_server(model: Path) -> VllmServer:
     """One server per model for the whole test session, on a unix socket."""
     if model not in _shared:
-        _shared[model] = serve = Serve(model, unix=True)
+        _shared[model] = serve = VllmServer(model, unix=True)
         atexit.register(serve.kill)
     return _shared[model]
 
@@ -187,8 +187,8 @@ def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
 
 @asynccontextmanager
 async def openai_engine(model: Path) -> AsyncIterator[Engine]:
-    serve = shared_serve(model)
-    await serve.ready()
+    serve = shared_server(model)
+    await serve.wait_until_ready()
     engine = build_openai(serve.url)
     try:
         yield engine

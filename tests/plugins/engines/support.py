@@ -22,7 +22,7 @@ IDLE = EngineStats(running=0, waiting=0)
 _serial = count(1)
 
 
-class Ear:
+class TextCollector:
     """An ``on_text`` that keeps the pieces, and tells when the first has come."""
 
     def __init__(self) -> None:
@@ -39,28 +39,30 @@ class Ear:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Subject:
+class StartedEngine:
     """A started engine, what it declared, and how to make another one."""
 
     name: str
     engine: Engine
     engine_info: EngineInfo
-    make: Factory
+    factory: Factory
     model: Path
 
-    def can(self, ability: str) -> bool:
+    def has(self, ability: str) -> bool:
         return ability in self.engine_info.capabilities
 
-    async def say(self, prompt: str, ear: Ear | None = None, **options: object) -> Generation:
-        return await self.engine.generate(request(prompt, **options), ear or Ear())
+    async def generate(
+        self, prompt: str, ear: TextCollector | None = None, **options: object
+    ) -> Generation:
+        return await self.engine.generate(request(prompt, **options), ear or TextCollector())
 
-    async def idle(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Return when the engine counts no request; `TimeoutError` after 5 seconds."""
 
         async def is_idle() -> bool:
             return await self.engine.stats() == IDLE
 
-        await until(is_idle)
+        await wait_until(is_idle)
 
 
 def request(prompt: str | tuple[ChatMessage, ...], **options: object) -> GenerationRequest:
@@ -78,7 +80,7 @@ def request(prompt: str | tuple[ChatMessage, ...], **options: object) -> Generat
     )
 
 
-async def until(holds: Callable[[], Awaitable[bool]], within: float = 5.0) -> None:
+async def wait_until(holds: Callable[[], Awaitable[bool]], within: float = 5.0) -> None:
     """Return when ``holds`` does; `TimeoutError` after ``within`` seconds."""
     async with asyncio.timeout(within):
         while not await holds():  # noqa: ASYNC110  an engine's count sets no event

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pydantic
 import pytest
 from tests.plugins.engines.conftest import openvino_engine
-from tests.plugins.engines.support import Ear, request
+from tests.plugins.engines.support import TextCollector, request
 
 from palaver.engine import Engine, JsonSchema
 from palaver_plugins.engines.json_grammar import grammar
@@ -52,7 +52,7 @@ async def test_what_pydantic_asks_for_is_what_comes(model: Path) -> None:
 
 async def sample(engine: Engine, schema: dict[str, Any], seed: int) -> str:
     options = {"structure": JsonSchema(schema), "seed": seed, "temperature": 1.0}
-    said = await engine.generate(request("An order", max_tokens=600, **options), Ear())
+    said = await engine.generate(request("An order", max_tokens=600, **options), TextCollector())
     assert said.finish_reason == "stop"
     return said.text
 

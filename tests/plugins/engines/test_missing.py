@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.plugins.engines.conftest import built_in
+from tests.plugins.engines.conftest import build_engine
 
 from palaver.errors import ConfigurationError
 from palaver_plugins.engines import openvino, transformers
@@ -33,6 +33,6 @@ async def test_starting_without_the_packages_tells_how_to_install_them(
     model: Path, monkeypatch: pytest.MonkeyPatch, plugin: ModuleType, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    engine = built_in(plugin, model)
+    engine = build_engine(plugin, model)
     with pytest.raises(ConfigurationError, match=r"pip install 'palaver\[(openvino|transf.*)\]'"):
         await engine.start()

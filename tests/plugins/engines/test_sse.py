@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaver_plugins.engines.sse import MAX_WAITING, EventReader
+from palaver_plugins.engines.sse import MAX_EVENT_BYTES, SseParser
 
 line = st.one_of(
     st.sampled_from(
@@ -22,7 +22,7 @@ stream = st.lists(st.tuples(line, st.sampled_from([b"\n", b"\r\n", b"\r"])), max
 
 
 def read(*chunks: bytes) -> list[bytes]:
-    reader = EventReader()
+    reader = SseParser()
     return [event for chunk in chunks for event in reader.feed(chunk)]
 
 
@@ -70,6 +70,6 @@ def test_a_byte_order_mark_is_skipped() -> None:
 
 def test_an_event_without_end_is_refused() -> None:
     with pytest.raises(ValueError, match="longer than"):
-        read(b"data: ", *[b"x" * (MAX_WAITING // 4)] * 5)
+        read(b"data: ", *[b"x" * (MAX_EVENT_BYTES // 4)] * 5)
     with pytest.raises(ValueError, match="longer than"):
-        read(*[b"data: " + b"x" * (MAX_WAITING // 4) + b"\n"] * 5)
+        read(*[b"data: " + b"x" * (MAX_EVENT_BYTES // 4) + b"\n"] * 5)

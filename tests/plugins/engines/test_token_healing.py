@@ -6,11 +6,11 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plugins.engines.support import Ear, request
+from tests.plugins.engines.support import TextCollector, request
 
 from palaver.engine import Choice, Generation, GenerationRequest, OnText
 from palaver.messages import Usage
-from palaver_plugins.engines.token_healing import LONGEST_REPEAT, go_on, word_end
+from palaver_plugins.engines.token_healing import MAX_OVERLAP, generate_healed, word_boundary
 
 
 class Speaker:
@@ -43,9 +43,9 @@ texts = st.text(st.sampled_from("ab \n漢."), max_size=90)
 
 @given(texts, st.integers(0, 90), st.integers())
 def test_what_is_heard_is_the_rest(whole: str, cut: int, seed: int) -> None:
-    ear, speaker = Ear(), Speaker(whole, seed)
+    ear, speaker = TextCollector(), Speaker(whole, seed)
     partial = whole[:cut]
-    said = asyncio.run(go_on(request("x", partial=partial), ear, speaker))
+    said = asyncio.run(generate_healed(request("x", partial=partial), ear, speaker))
     assert said.text == ear.text == whole[cut:]
 
 
@@ -54,8 +54,8 @@ def test_a_model_that_does_not_repeat_itself_goes_on_from_the_cut(
     whole: str, cut: int, seed: int
 ) -> None:
     partial = whole[:cut]
-    ear, speaker = Ear(), Speaker(whole, seed, exact=len(partial))
-    said = asyncio.run(go_on(request("x", partial=partial), ear, speaker))
+    ear, speaker = TextCollector(), Speaker(whole, seed, exact=len(partial))
+    said = asyncio.run(generate_healed(request("x", partial=partial), ear, speaker))
     assert said.text == ear.text == whole[cut:]
     assert speaker.asked[-1].partial == partial
 
@@ -72,13 +72,13 @@ def test_a_model_that_does_not_repeat_itself_goes_on_from_the_cut(
         ("a\n\n  b", ""),
         ("it is so.\n    def f", "it is so.\n    def"),
         ("one  two", "one"),
-        ("word " + "x" * LONGEST_REPEAT, "word " + "x" * LONGEST_REPEAT),
-        ("漢" * LONGEST_REPEAT, ""),
-        ("漢" * (LONGEST_REPEAT + 1), "漢" * (LONGEST_REPEAT + 1)),
+        ("word " + "x" * MAX_OVERLAP, "word " + "x" * MAX_OVERLAP),
+        ("漢" * MAX_OVERLAP, ""),
+        ("漢" * (MAX_OVERLAP + 1), "漢" * (MAX_OVERLAP + 1)),
     ],
 )
 def test_a_word_ends_before_a_single_kind_of_space(text: str, kept: str) -> None:
-    assert text[: word_end(text)] == kept
+    assert text[: word_boundary(text)] == kept
 
 
 async def test_a_model_that_has_ended_before_the_cut_is_asked_once_more() -> None:
@@ -87,8 +87,12 @@ async def test_a_model_that_has_ended_before_the_cut_is_asked_once_more() -> Non
             self.asked.append(request)
             return Generation(text="", finish_reason="stop", usage=Usage())
 
-    ear, speaker = Ear(), Silent("")
-    assert (await go_on(request("x", partial="The rain"), ear, speaker)).text == ear.text == ""
+    ear, speaker = TextCollector(), Silent("")
+    assert (
+        (await generate_healed(request("x", partial="The rain"), ear, speaker)).text
+        == ear.text
+        == ""
+    )
     assert [it.partial for it in speaker.asked] == ["The", "The rain"]
     assert speaker.asked[1].timeout < speaker.asked[0].timeout
 
@@ -96,5 +100,5 @@ async def test_a_model_that_has_ended_before_the_cut_is_asked_once_more() -> Non
 @pytest.mark.parametrize("wanted", [{"structure": Choice(("The rain",))}, {"logprobs": 1}])
 async def test_what_makes_sense_only_as_a_whole_has_no_seam(wanted: dict[str, object]) -> None:
     speaker = Speaker("The rain falls")
-    await go_on(request("x", partial="The ra", **wanted), Ear(), speaker)
+    await generate_healed(request("x", partial="The ra", **wanted), TextCollector(), speaker)
     assert [it.partial for it in speaker.asked] == ["The ra"]

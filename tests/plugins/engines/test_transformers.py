@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.plugins.engines.conftest import built_in
-from tests.plugins.engines.models import TALK, write_json
-from tests.plugins.engines.support import IDLE, Ear, request
+from tests.plugins.engines.conftest import build_engine
+from tests.plugins.engines.models import ENDLESS_PROMPT, write_json
+from tests.plugins.engines.support import IDLE, TextCollector, request
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from palaver.errors import (
@@ -25,9 +25,9 @@ from palaver.errors import (
 )
 from palaver.hooks import BuildContext
 from palaver_plugins.engines import openvino, transformers
-from palaver_plugins.engines.batch import Reader, obstacle
-from palaver_plugins.engines.stepper import Stepper
-from palaver_plugins.engines.torch_runner import Plan, TorchRunner
+from palaver_plugins.engines.generation_thread import GenerationThread
+from palaver_plugins.engines.padded_batch import CausalModel, batching_obstacle
+from palaver_plugins.engines.torch_runner import BatchingPlan, TorchRunner
 
 pytestmark = [pytest.mark.transformers, pytest.mark.live]
 
@@ -67,7 +67,9 @@ def cosine(first: list[float], second: list[float]) -> float:
 
 
 async def embedded(folder: Path, texts: list[str]) -> list[list[float]]:
-    settings = transformers.TransformersSettings(generates=False, embedding="bert", threads=1)
+    settings = transformers.TransformersSettings(
+        load_model=False, embedding_model="bert", threads=1
+    )
     build_context = BuildContext(
         data_directory=folder, resolve_model=lambda name: folder.with_name(name)
     )
@@ -76,7 +78,7 @@ async def embedded(folder: Path, texts: list[str]) -> list[list[float]]:
     assert engine_info.capabilities == {"embed"}
     try:
         with pytest.raises(Unsupported):
-            await engine.generate(request(TALK), Ear())
+            await engine.generate(request(ENDLESS_PROMPT), TextCollector())
         return await engine.embed(texts)
     finally:
         await engine.close()
@@ -107,9 +109,11 @@ async def test_it_says_what_openvino_says(model: Path) -> None:
     pytest.importorskip("openvino_genai")
     texts = []
     for plugin in (openvino, transformers):
-        engine = built_in(plugin, model, threads=1)
+        engine = build_engine(plugin, model, threads=1)
         await engine.start()
-        texts.append((await engine.generate(request(TALK, max_tokens=100), Ear())).text)
+        texts.append(
+            (await engine.generate(request(ENDLESS_PROMPT, max_tokens=100), TextCollector())).text
+        )
         await engine.close()
     assert texts[0] == texts[1]
 
@@ -120,12 +124,12 @@ async def test_a_model_that_lacks_weights_is_refused(model: Path, tmp_path: Path
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     write_json(tmp_path / "config.json", config | {"num_hidden_layers": 3})
     with pytest.raises(ConfigurationError, match="lacks weights"):
-        await built_in(transformers, tmp_path, threads=1).start()
+        await build_engine(transformers, tmp_path, threads=1).start()
 
 
 # Together
 
-ALONE = Plan(batch=False, parts=True)
+ALONE = BatchingPlan(batched=False, chunked_prefill=True)
 SMALL = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -141,7 +145,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": SMALL | {"num_key_value_heads": 2, "sliding_window": 8},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2},
 }
-PROMPTS = ("x", TALK, "The old dog " * 9, "Hello", "Who are you, and what is new in the café?")
+PROMPTS = (
+    "x",
+    ENDLESS_PROMPT,
+    "The old dog " * 9,
+    "Hello",
+    "Who are you, and what is new in the café?",
+)
 
 
 def write_network(folder: Path, kind: str, model: Path) -> Path:
@@ -160,7 +170,7 @@ def write_network(folder: Path, kind: str, model: Path) -> Path:
     return folder
 
 
-def load(model: Path, folder: Path, kind: str = "qwen2") -> transformers.Loaded:
+def load(model: Path, folder: Path, kind: str = "qwen2") -> transformers.LoadedModels:
     """``model`` itself, or one of the architecture ``kind`` that is written into ``folder``."""
     chosen = model if kind == "qwen2" else write_network(folder / kind, kind, model)
     build_context = BuildContext(data_directory=folder, resolve_model=lambda name: chosen)
@@ -169,9 +179,9 @@ def load(model: Path, folder: Path, kind: str = "qwen2") -> transformers.Loaded:
 
 @asynccontextmanager
 async def stepping(
-    loaded: transformers.Loaded, plan: Plan | None = None, step_tokens: int = 32
-) -> AsyncIterator[Stepper]:
-    stepper = Stepper(TorchRunner(loaded.network, step_tokens, plan or loaded.plan), 16)
+    loaded: transformers.LoadedModels, plan: BatchingPlan | None = None, step_tokens: int = 32
+) -> AsyncIterator[GenerationThread]:
+    stepper = GenerationThread(TorchRunner(loaded.network, step_tokens, plan or loaded.plan), 16)
     try:
         yield stepper
     finally:
@@ -179,13 +189,13 @@ async def stepping(
 
 
 async def said(
-    stepper: Stepper,
-    loaded: transformers.Loaded,
+    stepper: GenerationThread,
+    loaded: transformers.LoadedModels,
     prompt: str,
-    ear: Ear | None = None,
+    ear: TextCollector | None = None,
     **options: object,
 ) -> str:
-    job = await transformers.prepare(loaded, request(prompt, **options), ear or Ear())
+    job = await transformers.prepare(loaded, request(prompt, **options), ear or TextCollector())
     return (await stepper.generate(job)).text
 
 
@@ -197,7 +207,9 @@ async def test_sixteen_streams_take_far_fewer_forwards_than_tokens(
     loaded.network.register_forward_pre_hook(lambda *_: forwards.append(1))
     async with stepping(loaded, step_tokens=4096) as stepper:
         jobs = [
-            await transformers.prepare(loaded, request(f"Question {it}", max_tokens=24), Ear())
+            await transformers.prepare(
+                loaded, request(f"Question {it}", max_tokens=24), TextCollector()
+            )
             for it in range(16)
         ]
         ends = await asyncio.gather(*map(stepper.generate, jobs))
@@ -211,14 +223,14 @@ async def test_rows_that_come_and_go_leave_the_others_alone(
     model: Path, tmp_path: Path, kind: str
 ) -> None:
     loaded = await asyncio.to_thread(load, model, tmp_path, kind)
-    assert loaded.plan == Plan(batch=True, parts=True)
+    assert loaded.plan == BatchingPlan(batched=True, chunked_prefill=True)
     lengths = {prompt: 90 - 20 * index for index, prompt in enumerate(PROMPTS)}
     async with stepping(loaded, ALONE) as stepper:
         expected = [await said(stepper, loaded, it, max_tokens=lengths[it]) for it in PROMPTS]
     assert len(set(expected)) > 3
     async with stepping(loaded) as stepper:
         for _ in range(2):
-            ear = Ear()
+            ear = TextCollector()
             left = asyncio.create_task(said(stepper, loaded, "Go away", ear, max_tokens=900))
             tasks = []
             for prompt in PROMPTS:
@@ -237,10 +249,13 @@ async def test_rows_that_come_and_go_leave_the_others_alone(
 
 @pytest.mark.parametrize(
     ("kind", "plan"),
-    [("mistral", Plan(batch=False, parts=True)), ("mamba", Plan(batch=False, parts=False))],
+    [
+        ("mistral", BatchingPlan(batched=False, chunked_prefill=True)),
+        ("mamba", BatchingPlan(batched=False, chunked_prefill=False)),
+    ],
 )
 async def test_what_slides_or_recurs_is_computed_one_at_a_time(
-    model: Path, tmp_path: Path, kind: str, plan: Plan, caplog: pytest.LogCaptureFixture
+    model: Path, tmp_path: Path, kind: str, plan: BatchingPlan, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         loaded = await asyncio.to_thread(load, model, tmp_path, kind)
@@ -254,22 +269,29 @@ async def test_what_slides_or_recurs_is_computed_one_at_a_time(
 
 async def test_the_trial_sees_wrong_positions(model: Path, tmp_path: Path) -> None:
     loaded = await asyncio.to_thread(load, model, tmp_path, "gpt2")
-    reader = Reader(loaded.network)
-    assert not obstacle(reader)
+    reader = CausalModel(loaded.network)
+    assert not batching_obstacle(reader)
     reader.takes_positions = False
-    assert "differ" in obstacle(reader)
+    assert "differ" in batching_obstacle(reader)
 
 
 async def test_a_request_that_is_too_long_is_refused_and_the_others_go_on(model: Path) -> None:
-    engine = built_in(transformers, model, threads=1)
+    engine = build_engine(transformers, model, threads=1)
     engine_info = await engine.start()
     try:
-        alone = (await engine.generate(request(TALK), Ear())).text
-        others = [asyncio.create_task(engine.generate(request(TALK), Ear())) for _ in range(4)]
+        alone = (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text
+        others = [
+            asyncio.create_task(engine.generate(request(ENDLESS_PROMPT), TextCollector()))
+            for _ in range(4)
+        ]
         with pytest.raises(PromptTooLong):
-            await engine.generate(request(" rain" * (engine_info.context_window + 1)), Ear())
-        more = request(TALK, max_tokens=100 * engine_info.context_window, stop=(alone[:30],))
-        assert (await engine.generate(more, Ear())).text == ""
+            await engine.generate(
+                request(" rain" * (engine_info.context_window + 1)), TextCollector()
+            )
+        more = request(
+            ENDLESS_PROMPT, max_tokens=100 * engine_info.context_window, stop=(alone[:30],)
+        )
+        assert (await engine.generate(more, TextCollector())).text == ""
         assert {it.text for it in await asyncio.gather(*others)} == {alone}
     finally:
         await engine.close()
@@ -285,26 +307,26 @@ async def test_scores_that_are_no_numbers_fail_their_own_request(
 
     async with stepping(loaded) as stepper:
         with loaded.network.register_forward_hook(spoil), pytest.raises(EngineError, match="pick"):
-            await said(stepper, loaded, TALK, temperature=1.0)
-        assert await said(stepper, loaded, TALK)
+            await said(stepper, loaded, ENDLESS_PROMPT, temperature=1.0)
+        assert await said(stepper, loaded, ENDLESS_PROMPT)
         assert stepper.stats() == IDLE
 
 
 async def test_an_engine_that_died_starts_anew(model: Path) -> None:
     torch: Any = pytest.importorskip("torch")
-    engine = built_in(transformers, model, threads=1)
+    engine = build_engine(transformers, model, threads=1)
 
     def fail(*_: object) -> None:
         raise MemoryError("no room for a forward")
 
     await engine.start()
     try:
-        before = (await engine.generate(request(TALK), Ear())).text
+        before = (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text
         with torch.nn.modules.module.register_module_forward_pre_hook(fail):
             for _ in range(2):
                 with pytest.raises(EngineUnavailable, match="no room"):
-                    await engine.generate(request(TALK), Ear())
+                    await engine.generate(request(ENDLESS_PROMPT), TextCollector())
         await engine.start()
-        assert (await engine.generate(request(TALK), Ear())).text == before
+        assert (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text == before
     finally:
         await engine.close()

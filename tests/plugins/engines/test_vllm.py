@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plugins.engines.models import BYE, TALK
+from tests.plugins.engines.models import ENDING_PROMPT, ENDLESS_PROMPT
 from tests.plugins.engines.serving import build_vllm, vllm_python
 from tests.plugins.engines.small_models import (
     LABELS,
@@ -20,7 +20,7 @@ from tests.plugins.engines.small_models import (
     write_classifier,
     write_embedder,
 )
-from tests.plugins.engines.support import IDLE, Ear, request, until
+from tests.plugins.engines.support import IDLE, TextCollector, request, wait_until
 
 from palaver.engine import ChatMessage, Choice, EngineStats, Generation
 from palaver.errors import (
@@ -29,8 +29,13 @@ from palaver.errors import (
     EngineUnavailable,
     InvalidInput,
 )
-from palaver_plugins.engines import vllm_host as host
-from palaver_plugins.engines.vllm import Connection, Stream, VllmEngine, VllmSettings
+from palaver_plugins.engines import vllm_process as host
+from palaver_plugins.engines.vllm import (
+    PendingGeneration,
+    VllmEngine,
+    VllmSettings,
+    WorkerConnection,
+)
 
 SLOTS = 6
 
@@ -61,7 +66,7 @@ async def ended(pid: int, within: float = 5) -> None:
     async def is_dead() -> bool:
         return not alive(pid)
 
-    await until(is_dead, within)
+    await wait_until(is_dead, within)
 
 
 # Without vLLM
@@ -132,13 +137,13 @@ def test_pieces_do_not_depend_on_how_the_frames_are_cut(
 
 
 async def heard_as_sent(texts: list[list[tuple[int, str]]], cuts: list[int]) -> None:
-    ears = {number: Ear() for number in (1, 2, 3)}
-    connection = Connection()
+    ears = {number: TextCollector() for number in (1, 2, 3)}
+    connection = WorkerConnection()
     loop = asyncio.get_running_loop()
     results: list[asyncio.Future[Generation]] = []
     for number, ear in ears.items():
         results.append(loop.create_future())
-        connection.attend(number, Stream(ear, results[-1]))
+        connection.register(number, PendingGeneration(ear, results[-1]))
     done = [host.Done(number, "stop", 1, 0, 2) for number in ears]
     sent = b"".join(host.frame(host.Step(part)) for part in texts) + host.frame(
         host.Step(done=done)
@@ -190,7 +195,9 @@ class TestOneHost:
     async def test_adapters_change_what_is_said(self, engine: VllmEngine) -> None:
         async with asyncio.TaskGroup() as tasks:
             said = [
-                tasks.create_task(engine.generate(request(TALK, adapter=adapter), Ear()))
+                tasks.create_task(
+                    engine.generate(request(ENDLESS_PROMPT, adapter=adapter), TextCollector())
+                )
                 for adapter in (None, "gruff", "shy", None, "gruff", "shy")
             ]
         texts = [task.result().text for task in said]
@@ -201,7 +208,7 @@ class TestOneHost:
         self, engine: VllmEngine
     ) -> None:
         with pytest.raises(InvalidInput, match=r"'loud' is unknown.*gruff.*shy"):
-            await engine.generate(request(TALK, adapter="loud"), Ear())
+            await engine.generate(request(ENDLESS_PROMPT, adapter="loud"), TextCollector())
 
     async def test_vectors_tell_texts_apart(self, engine: VllmEngine) -> None:
         texts = ["The rain falls", "A small bird sings", "The rain falls", "", "rain " * 500]
@@ -220,18 +227,18 @@ class TestOneHost:
     async def test_a_tenants_own_prefix_is_remembered(self, engine: VllmEngine) -> None:
         prompt = "A prompt of some length, " * 20
         asked = [request(prompt, tenant="once", max_tokens=1) for _ in range(2)]
-        first, second = [(await engine.generate(it, Ear())).usage for it in asked]
+        first, second = [(await engine.generate(it, TextCollector())).usage for it in asked]
         assert first.cached_tokens == 0
         assert second.prompt_tokens - 32 <= second.cached_tokens < second.prompt_tokens
 
     async def test_the_load_is_the_engines_own_count(self, engine: VllmEngine) -> None:
         talks, _ = await occupied(engine)
-        queued = asyncio.create_task(engine.generate(request(TALK), Ear()))
+        queued = asyncio.create_task(engine.generate(request(ENDLESS_PROMPT), TextCollector()))
 
         async def is_full() -> bool:
             return await engine.stats() == EngineStats(running=SLOTS, waiting=1)
 
-        await until(is_full)
+        await wait_until(is_full)
         for talk in talks:
             talk.cancel()
         await asyncio.wait(talks)
@@ -246,14 +253,14 @@ class TestOneHost:
             def note(piece: str) -> None:
                 order.append(priority)
 
-            await engine.generate(request(TALK, priority=priority), note)
+            await engine.generate(request(ENDLESS_PROMPT, priority=priority), note)
 
         waiting = [asyncio.create_task(talk(priority)) for priority in (5, -5)]
 
         async def both_wait() -> bool:
             return (await engine.stats()).waiting == 2
 
-        await until(both_wait)
+        await wait_until(both_wait)
         talks[0].cancel()
         await asyncio.wait(waiting)
         assert set(order) == {-5, 5}
@@ -264,7 +271,9 @@ class TestOneHost:
 
     async def test_a_choice_cannot_break_out_of_its_options(self, engine: VllmEngine) -> None:
         odd = Choice(("a\nb", 'c"d', "e|f", "(g)", "[h]", "\\i"))
-        said = await engine.generate(request(TALK, structure=odd, temperature=2.0), Ear())
+        said = await engine.generate(
+            request(ENDLESS_PROMPT, structure=odd, temperature=2.0), TextCollector()
+        )
         assert said.text in odd.options
 
     async def test_special_tokens_in_a_message_are_only_text(self, engine: VllmEngine) -> None:
@@ -280,16 +289,20 @@ class TestOneHost:
         os.kill(engine.pid, signal.SIGSTOP)
         try:
             with pytest.raises(EngineTimeout):
-                await asyncio.wait_for(engine.generate(request(TALK, timeout=0.2), Ear()), 5)
+                await asyncio.wait_for(
+                    engine.generate(request(ENDLESS_PROMPT, timeout=0.2), TextCollector()), 5
+                )
         finally:
             os.kill(engine.pid, signal.SIGCONT)
-        assert (await engine.generate(request(BYE, max_tokens=200), Ear())).finish_reason == "stop"
+        assert (
+            await engine.generate(request(ENDING_PROMPT, max_tokens=200), TextCollector())
+        ).finish_reason == "stop"
         assert await engine.stats() == IDLE
 
     async def test_a_killed_host_fails_everything_at_once_and_can_be_started_again(
         self, engine: VllmEngine
     ) -> None:
-        before = (await engine.generate(request(TALK), Ear())).text
+        before = (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text
         talks, _ = await occupied(engine)
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGKILL)
@@ -297,11 +310,11 @@ class TestOneHost:
             fates = await asyncio.gather(*talks, return_exceptions=True)
         assert {type(fate) for fate in fates} == {EngineUnavailable}
         with pytest.raises(EngineUnavailable):
-            await engine.generate(request(TALK), Ear())
+            await engine.generate(request(ENDLESS_PROMPT), TextCollector())
         with pytest.raises(EngineUnavailable):
             await engine.stats()
         await engine.start()
-        assert (await engine.generate(request(TALK), Ear())).text == before
+        assert (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text == before
 
     async def test_closing_is_quick_and_leaves_no_process(self, engine: VllmEngine) -> None:
         talks, _ = await occupied(engine)
@@ -314,11 +327,14 @@ class TestOneHost:
         assert {type(fate) for fate in fates} == {EngineUnavailable}
 
 
-async def occupied(engine: VllmEngine) -> tuple[list[asyncio.Task[Generation]], list[Ear]]:
+async def occupied(
+    engine: VllmEngine,
+) -> tuple[list[asyncio.Task[Generation]], list[TextCollector]]:
     """Every slot taken by a reply that does not end by itself."""
-    ears = [Ear() for _ in range(SLOTS)]
+    ears = [TextCollector() for _ in range(SLOTS)]
     talks = [
-        asyncio.create_task(engine.generate(request(TALK, max_tokens=4000), ear)) for ear in ears
+        asyncio.create_task(engine.generate(request(ENDLESS_PROMPT, max_tokens=4000), ear))
+        for ear in ears
     ]
     for ear in ears:
         await asyncio.wait_for(ear.first.wait(), 10)
@@ -336,16 +352,20 @@ async def test_vllms_own_processes_do_the_same(model: Path) -> None:
         assert "adapter" not in engine_info.capabilities
         pid = engine.pid
         assert pid is not None
-        ear = Ear()
-        said = await engine.generate(request(TALK, logprobs=1), ear)
+        ear = TextCollector()
+        said = await engine.generate(request(ENDLESS_PROMPT, logprobs=1), ear)
         assert ear.text == said.text
         assert len(said.logprobs) == said.usage.completion_tokens == 40
-        rest = await engine.generate(request(TALK, partial=ear.pieces[0]), Ear())
+        rest = await engine.generate(
+            request(ENDLESS_PROMPT, partial=ear.pieces[0]), TextCollector()
+        )
         assert said.text.startswith((ear.pieces[0] + rest.text)[: len(said.text)])
-        bound = await engine.generate(request(TALK, structure=Choice(("yes", "no"))), Ear())
+        bound = await engine.generate(
+            request(ENDLESS_PROMPT, structure=Choice(("yes", "no"))), TextCollector()
+        )
         assert bound.text in ("yes", "no")
         with pytest.raises(InvalidInput):
-            await engine.generate(request(TALK, structure=Choice(())), Ear())
+            await engine.generate(request(ENDLESS_PROMPT, structure=Choice(())), TextCollector())
         talks, _ = await occupied(engine)
         assert await engine.stats() == EngineStats(running=SLOTS, waiting=0)
         talks[0].cancel()

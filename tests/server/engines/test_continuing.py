@@ -63,7 +63,7 @@ class Ear:
 
 
 async def test_a_reply_goes_on_when_the_engine_is_up_again() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two three four", dies=2), "next")
+    inner = ScriptedEngine(ScriptedReply(text="one two three four", crash_after=2), "next")
     async with converse(Parrot, engine=inner, settings=settings()) as chat:
         reply = await chat.say("count")
         assert (reply, reply.outcome) == ("one two three four", "done")
@@ -85,7 +85,7 @@ class Stuck(ScriptedEngine):
 
 async def test_a_reply_goes_on_when_a_hung_engine_was_started_again() -> None:
     inner = Stuck(
-        lambda _: ScriptedReply(text="one two three", hold=1 if inner.lives == 1 else None)
+        lambda _: ScriptedReply(text="one two three", pause_after=1 if inner.lives == 1 else None)
     )
     chosen = settings(health_probe_interval=0.05, health_probe_timeout=0.1)
     async with converse(Parrot, engine=inner, settings=chosen) as chat:
@@ -96,7 +96,7 @@ async def test_a_reply_goes_on_when_a_hung_engine_was_started_again() -> None:
 async def test_a_message_to_a_dead_engine_waits_for_it() -> None:
     inner = ScriptedEngine("here I am")
     async with converse(Parrot, engine=inner, settings=settings()) as chat:
-        inner.die()
+        inner.crash()
         assert await chat.say("hello?") == "here I am"
 
 
@@ -104,7 +104,7 @@ async def test_a_message_waits_no_longer_than_set() -> None:
     inner = ScriptedEngine()
     chosen = settings(restart_backoff=FOREVER, restart_timeout=0.01)
     async with converse(Parrot, engine=inner, settings=chosen) as chat:
-        inner.die()
+        inner.crash()
         reply = await chat.say("hello?")
         assert reply.problem is not None
         assert reply.problem.code == "engine_unavailable"
@@ -116,7 +116,7 @@ async def test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_
 ) -> None:
     def script(request: GenerationRequest) -> ScriptedReply:
         poisonous = request.messages[-1].content == "poison"
-        return ScriptedReply(text="good", dies=0 if poisonous else None)
+        return ScriptedReply(text="good", crash_after=0 if poisonous else None)
 
     inner = ScriptedEngine(script)
     async with converse(Parrot, engine=inner, settings=settings(max_attempts=attempts)) as chat:
@@ -129,7 +129,7 @@ async def test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_
 
 
 async def test_a_stop_ends_the_wait_for_the_engine() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two", dies=1))
+    inner = ScriptedEngine(ScriptedReply(text="one two", crash_after=1))
     chosen = settings(restart_backoff=FOREVER)
     async with converse(Parrot, engine=inner, settings=chosen) as chat:
         turn = await chat.send("count")
@@ -150,7 +150,7 @@ class Chooser(Skill):
 
 
 async def test_a_choice_is_made_anew_when_the_engine_is_up_again() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="deep blue", dies=1))
+    inner = ScriptedEngine(ScriptedReply(text="deep blue", crash_after=1))
     async with converse(Chooser, engine=inner, settings=settings()) as chat:
         assert await chat.say("choose") == "deep blue"
     assert [it.partial for it in inner.requests] == ["", ""]
@@ -170,9 +170,9 @@ async def test_an_engine_that_cannot_continue_fails_what_was_heard_and_begins_th
     None
 ):
     inner = ScriptedEngine(
-        ScriptedReply(text="one two", dies=0),
-        ScriptedReply(text="three four", dies=1),
-        lacks=["continuation"],
+        ScriptedReply(text="one two", crash_after=0),
+        ScriptedReply(text="three four", crash_after=1),
+        missing_capabilities=["continuation"],
     )
     engine, ear = await started(inner), Ear()
     assert (await engine.generate(request("first"), ear)).text == "one two"
@@ -183,7 +183,7 @@ async def test_an_engine_that_cannot_continue_fails_what_was_heard_and_begins_th
 
 
 async def test_the_limit_of_a_reply_holds_across_deaths() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two three four", dies=2))
+    inner = ScriptedEngine(ScriptedReply(text="one two three four", crash_after=2))
     engine, ear = await started(inner), Ear()
     said = await engine.generate(request(max_tokens=3), ear)
     assert said.text == ear.text == "one two three"
@@ -194,7 +194,7 @@ async def test_the_limit_of_a_reply_holds_across_deaths() -> None:
 async def test_a_partial_reply_that_is_cut_again_goes_on() -> None:
     def script(request: GenerationRequest) -> ScriptedReply:
         return ScriptedReply(
-            text="one two three four", dies=1 if request.partial == "one" else None
+            text="one two three four", crash_after=1 if request.partial == "one" else None
         )
 
     inner = ScriptedEngine(script)
@@ -206,7 +206,7 @@ async def test_a_partial_reply_that_is_cut_again_goes_on() -> None:
 
 
 async def test_a_generation_waits_no_longer_than_its_deadline() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two", dies=1))
+    inner = ScriptedEngine(ScriptedReply(text="one two", crash_after=1))
     engine = await started(inner, restart_backoff=FOREVER)
     with pytest.raises(EngineUnavailable, match="has died"):
         await asyncio.wait_for(engine.generate(request(timeout=0.05), Ear()), 5)
@@ -221,13 +221,13 @@ async def test_a_closed_engine_does_not_come_back() -> None:
 
 
 async def test_what_goes_on_has_the_rest_of_the_time() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two", dies=1, hold=1))
+    inner = ScriptedEngine(ScriptedReply(text="one two", crash_after=1, pause_after=1))
     engine = await started(inner)
-    inner.go()
+    inner.resume()
     await engine.generate(request(timeout=5.0), Ear())
     first, second = inner.requests
     assert second.timeout < first.timeout <= 5.0
-    hanging = await started(ScriptedEngine(ScriptedReply(text="one", hold=0)))
+    hanging = await started(ScriptedEngine(ScriptedReply(text="one", pause_after=0)))
     with pytest.raises(EngineTimeout):
         await hanging.generate(request(timeout=0.02), Ear())
     await engine.close()
@@ -237,9 +237,9 @@ async def test_what_goes_on_has_the_rest_of_the_time() -> None:
 async def test_who_was_only_near_a_poisonous_prompt_is_not_failed_with_it() -> None:
     def script(request: GenerationRequest) -> ScriptedReply:
         text = request.messages[-1].content
-        return ScriptedReply(text=f"{text} a b c", dies=0 if text == "poison" else None)
+        return ScriptedReply(text=f"{text} a b c", crash_after=0 if text == "poison" else None)
 
-    engine = await started(ScriptedEngine(script, pace=0.001))
+    engine = await started(ScriptedEngine(script, seconds_per_token=0.001))
     texts = [*(f"harmless {number}" for number in range(8)), "poison"]
     generations = (engine.generate(request(text), Ear()) for text in texts)
     *harmless, poison = await asyncio.gather(*generations, return_exceptions=True)
@@ -258,7 +258,7 @@ class Pooling(ScriptedEngine):
     def _die_once(self) -> None:
         if not self.deaths:
             self.deaths += 1
-            self.die()
+            self.crash()
             raise EngineUnavailable("the scripted engine has died")
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:

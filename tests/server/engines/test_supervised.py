@@ -39,7 +39,7 @@ async def test_a_dead_engine_is_refused_at_once_and_comes_back() -> None:
     inner = ScriptedEngine(lambda r: "alive" if "Hi" not in r.messages[0].content else "x")
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
-    inner.die()
+    inner.crash()
     with pytest.raises(EngineUnavailable):
         await engine.generate(request(), ignore)
     assert engine.problem
@@ -55,7 +55,7 @@ async def test_a_silent_death_is_found_by_the_canary() -> None:
     inner = ScriptedEngine()
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
-    inner.die()
+    inner.crash()
     await healthy(engine, wanted=False)
     await healthy(engine)
     await engine.close()
@@ -63,7 +63,7 @@ async def test_a_silent_death_is_found_by_the_canary() -> None:
 
 async def test_a_hang_is_found_by_the_canary() -> None:
     hangs = [True]
-    inner = ScriptedEngine(lambda _: ScriptedReply(text="x", hold=0 if hangs[0] else None))
+    inner = ScriptedEngine(lambda _: ScriptedReply(text="x", pause_after=0 if hangs[0] else None))
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
     await healthy(engine, wanted=False)
@@ -74,7 +74,7 @@ async def test_a_hang_is_found_by_the_canary() -> None:
 
 
 async def test_readiness_tells_of_a_dead_engine() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="", dies=0))
+    inner = ScriptedEngine(ScriptedReply(text="", crash_after=0))
     down = QUICK.model_copy(update={"restart_backoff": 60.0, "restart_timeout": 0.0})
     async with converse(Parrot, engine=inner, settings=Settings(engine=down)) as chat:
         reply = await chat.say("hello")
@@ -104,7 +104,7 @@ async def test_late_news_of_a_death_does_not_end_the_next_life() -> None:
     late = dataclasses.replace(request(), tenant="late")
     telling = asyncio.create_task(engine.generate(late, ignore))
     await asyncio.sleep(0)
-    inner.die()
+    inner.crash()
     with pytest.raises(EngineUnavailable):
         await engine.generate(request(), ignore)
     await healthy(engine)
@@ -116,7 +116,7 @@ async def test_late_news_of_a_death_does_not_end_the_next_life() -> None:
 
 
 async def test_a_request_that_is_lost_alone_does_not_cut_the_others() -> None:
-    inner = Slandered(ScriptedReply(text="one two three", hold=1), "canary")
+    inner = Slandered(ScriptedReply(text="one two three", pause_after=1), "canary")
     inner.tell.set()
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
@@ -126,7 +126,7 @@ async def test_a_request_that_is_lost_alone_does_not_cut_the_others() -> None:
         await engine.generate(dataclasses.replace(request(), tenant="late"), ignore)
     assert engine.problem
     await healthy(engine)
-    inner.go()
+    inner.resume()
     assert (await other).text == "one two three"
     await engine.close()
 
@@ -147,7 +147,7 @@ async def test_a_restart_that_fails_for_any_reason_is_tried_again() -> None:
     inner = Counting(lambda _: "alive")
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
-    inner.die()
+    inner.crash()
     await healthy(engine, wanted=False)
     await healthy(engine)
     assert inner.starts == 3

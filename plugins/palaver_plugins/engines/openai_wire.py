@@ -109,7 +109,7 @@ class Completed(msgspec.Struct):
     usage: Used
 
 
-class Lost(Exception):
+class UpstreamFailed(Exception):
     """A server failed in a way that another one may make good.
 
     ``error`` is what to raise when none does. ``broken``: the server itself is at fault, so it is
@@ -122,7 +122,7 @@ class Lost(Exception):
         self.broken = broken
 
 
-class ListenerError(Exception):
+class CallbackError(Exception):
     """The caller's own ``on_text`` raised ``error``: no server is to blame."""
 
     def __init__(self, error: Exception) -> None:
@@ -130,7 +130,7 @@ class ListenerError(Exception):
         self.error = error
 
 
-class Reply:
+class CompletionStream:
     """What a server has said of a reply that ``begun`` tokens exist of."""
 
     def __init__(self, request: GenerationRequest, on_text: OnText, begun: int) -> None:
@@ -151,7 +151,7 @@ class Reply:
             if part.delta.content:
                 self._say(part.delta.content)
             if part.finish_reason == "abort":  # vLLM, when it is told to end
-                raise Lost(EngineUnavailable("the server gave the generation up"))
+                raise UpstreamFailed(EngineUnavailable("the server gave the generation up"))
             if part.finish_reason is not None:
                 self.reason = "length" if part.finish_reason == "length" else "stop"
 
@@ -160,7 +160,7 @@ class Reply:
         try:
             self._on_text(piece)
         except Exception as error:
-            raise ListenerError(error) from error
+            raise CallbackError(error) from error
 
     def _log(self, tokens: Sequence[LoggedToken]) -> None:
         wanted = self.request.sampling.logprobs or 0
@@ -245,14 +245,14 @@ def wire_structure(structure: Structure, flavor: Flavor) -> Body:
 
 def refusal(
     url: str, status: int, body: bytes, headers: Mapping[str, str], model: str = ""
-) -> Lost | PalaverError:
+) -> UpstreamFailed | PalaverError:
     """What an answer other than 200 stands for."""
     detail = f"{url}: HTTP {status}: {complaint(body)}"
     if status in (429, 503):
         pause = retry_after(headers)
-        return Lost(Overloaded(detail, retry_after=pause), broken=False)
+        return UpstreamFailed(Overloaded(detail, retry_after=pause), broken=False)
     if status >= 500:
-        return Lost(EngineUnavailable(detail, retry_after=1))
+        return UpstreamFailed(EngineUnavailable(detail, retry_after=1))
     if status in (401, 403):
         return EngineError(f"{detail}; set engine.openai.api_key to a key that {url} accepts")
     if status == 404:
@@ -283,7 +283,7 @@ def spoken(parsed: object) -> str:
     return str(parsed)
 
 
-def stream_error(url: str, error: object) -> Lost | PalaverError:
+def stream_error(url: str, error: object) -> UpstreamFailed | PalaverError:
     """What an error event within a stream stands for."""
     code = error.get("code") if isinstance(error, dict) else None
     status = code if isinstance(code, int) else 500
@@ -296,7 +296,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
     return float(said) if said.isascii() and said.isdigit() else 1.0
 
 
-def gauges(metrics: bytes) -> tuple[int, int] | None:
+def request_counts(metrics: bytes) -> tuple[int, int] | None:
     """Running and waiting requests in vLLM's metrics, or None when they are not there."""
     totals = {b"vllm:num_requests_running{": 0.0, b"vllm:num_requests_waiting{": 0.0}
     found = False

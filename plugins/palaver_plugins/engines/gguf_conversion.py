@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palaver import ConfigurationError
-from palaver_plugins.engines.text import Json, read_json
+from palaver_plugins.engines.tokenization import Json, read_json
 
 ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
 """Those that OpenVINO's reader knows, by ``model_type``."""
@@ -36,14 +36,14 @@ Array = NDArray[Any]  # Any: float16, float32 or quantised bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Form:
+class ConversionOptions:
     """What to make of a model. Without ``weights`` only the probe: OpenVINO has the rest."""
 
-    eight_bits: bool = False
+    int8_weights: bool = False
     weights: bool = True
 
 
-def cached(folder: Path, cache: Path, form: Form) -> Path:
+def convert_cached(folder: Path, cache: Path, form: ConversionOptions) -> Path:
     """A directory with ``model.gguf`` and ``probe.gguf``, made unless ``cache`` has it.
 
     The probe has the same vocabulary and next to no weights. Raises `ConfigurationError` that
@@ -60,7 +60,7 @@ def cached(folder: Path, cache: Path, form: Form) -> Path:
     return place
 
 
-def digest(folder: Path, form: Form) -> str:
+def digest(folder: Path, form: ConversionOptions) -> str:
     """Names what would be written, from the state of the files it would be written from."""
     files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -68,7 +68,7 @@ def digest(folder: Path, form: Form) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()[:24]
 
 
-def write(folder: Path, target: Path, form: Form) -> None:
+def write(folder: Path, target: Path, form: ConversionOptions) -> None:
     """Write ``target/probe.gguf``, and ``target/model.gguf`` where ``form`` wants the weights."""
     config = supported(folder) if form.weights else read_json(folder, "config.json")
     tokenizer = read_json(folder, "tokenizer.json")
@@ -80,7 +80,7 @@ def write(folder: Path, target: Path, form: Form) -> None:
     target.mkdir()
     if form.weights:
         path = target / "model.gguf"
-        write_file(path, config, tokenizer, weights(folder), eight_bits=form.eight_bits)
+        write_file(path, config, tokenizer, weights(folder), eight_bits=form.int8_weights)
     probe = config | PROBE
     write_file(target / "probe.gguf", probe, tokenizer, probe_weights(probe))
 

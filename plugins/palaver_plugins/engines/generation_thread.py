@@ -24,14 +24,14 @@ from palaver import (
     TokenLogprob,
     Usage,
 )
-from palaver_plugins.engines.text import Codec, Reply
+from palaver_plugins.engines.tokenization import ChatTokenizer, StreamingDetokenizer
 
 RELEASE_SECONDS = 5.0
 """How long to wait for the thread to confirm; in a hung step it never does."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class Output:
+class StepOutput:
     """What a step did for one job: its new tokens, and whether the model has ended it.
 
     ``alternatives`` holds, for each token, others with their log-probabilities.
@@ -52,7 +52,7 @@ class Runner(Protocol):
     def remove(self, job: "Job") -> None:
         """Take an unfinished job out; its slot is free after the next step."""
 
-    def step(self) -> list[tuple["Job", Output]]: ...
+    def step(self) -> list[tuple["Job", StepOutput]]: ...
 
     def close(self) -> None: ...
 
@@ -67,10 +67,10 @@ class Job:
     def __init__(
         self,
         *,
-        codec: Codec,
+        codec: ChatTokenizer,
         prompt: Sequence[int],
-        begun: int,
-        room: int,
+        partial_tokens: int,
+        max_new_tokens: int,
         stops: Sequence[str],
         options: object,
         on_text: OnText,
@@ -78,25 +78,25 @@ class Job:
         wants_logprobs: bool = False,
     ) -> None:
         self.prompt = prompt
-        self.room = room
+        self.max_new_tokens = max_new_tokens
         self.options = options
         self.on_text = on_text
         self.priority = priority
-        self.reply = Reply(codec, prompt, stops)
+        self.reply = StreamingDetokenizer(codec, prompt, stops)
         self.handle: Any = None  # Any: the runner's own
         self.leaving = False
         loop = asyncio.get_running_loop()
         self.outcome: asyncio.Future[Generation] = loop.create_future()
         self.released: asyncio.Future[None] = loop.create_future()
-        self.ends = codec.ends
+        self.ends = codec.end_tokens
         self._codec = codec
         self._wants_logprobs = wants_logprobs
         self._said: list[str] = []
-        self._begun = begun
-        self._tokens = begun
+        self._begun = partial_tokens
+        self._tokens = partial_tokens
         self._logprobs: list[TokenLogprob] = []
 
-    def take(self, output: Output) -> str:
+    def take(self, output: StepOutput) -> str:
         """The text that ``output`` adds. Called in the thread."""
         self._tokens += len(output.tokens)
         if self._wants_logprobs:
@@ -104,12 +104,12 @@ class Job:
         words = [token for token in output.tokens if token not in self.ends]
         piece = self.reply.push(words) if words else ""
         if output.finish:
-            piece += self.reply.end()
+            piece += self.reply.flush()
         self._said.append(piece)
         return piece
 
-    def _named(self, output: Output) -> list[TokenLogprob]:
-        name = self._codec.name
+    def _named(self, output: StepOutput) -> list[TokenLogprob]:
+        name = self._codec.token_text
         others = output.alternatives or [()] * len(output.tokens)
         return [
             TokenLogprob(name(token), logprob, tuple((name(other), it) for other, it in more))
@@ -150,7 +150,7 @@ class Job:
             self.released.set_result(None)
 
 
-class Stepper:
+class GenerationThread:
     """The thread. At most ``slots`` jobs run at once; the others wait, by priority and age."""
 
     def __init__(self, runner: Runner, slots: int) -> None:
@@ -178,7 +178,7 @@ class Stepper:
         with self._change:
             if self._dead is not None:
                 raise EngineUnavailable(self._dead)
-            if job.room < 1:
+            if job.max_new_tokens < 1:
                 return job.result("length")
             heapq.heappush(self._waiting, (job.priority, next(self._serial), job))
             self._change.notify()
@@ -261,7 +261,7 @@ class Stepper:
                 self._take(job, output)
         self._tell()
 
-    def _take(self, job: Job, output: Output) -> None:
+    def _take(self, job: Job, output: StepOutput) -> None:
         if output.failure:
             self._finish(job, EngineError(output.failure))
             return

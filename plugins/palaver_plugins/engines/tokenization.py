@@ -37,7 +37,7 @@ def read_json(folder: Path, name: str, *, required: bool = True) -> Json:
     return value
 
 
-class Codec:
+class ChatTokenizer:
     """Turns messages into the tokens of a prompt, and tokens into text.
 
     ``ends`` are the tokens that end a reply.
@@ -48,13 +48,13 @@ class Codec:
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self.ends = ends
+        self.end_tokens = ends
         added = tokenizer.get_added_tokens_decoder().values()
         special = sorted((re.escape(it.content) for it in added if it.special), reverse=True)
         self._special = re.compile("|".join(special)) if special else None
 
     @classmethod
-    def load(cls, folder: Path) -> "Codec":
+    def load(cls, folder: Path) -> "ChatTokenizer":
         """Read the model directory. Raises `ConfigurationError` that names it."""
         read_json(folder, "tokenizer.json")
         try:
@@ -65,13 +65,13 @@ class Codec:
         tokenizer.no_padding()
         return cls(tokenizer, ChatTemplate.load(folder), ending_tokens(folder, tokenizer))
 
-    def prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def encode_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
         """The tokens after which the model begins its reply. Raises `InvalidInput` when the
         template of the model refuses the messages."""
         told = [ChatMessage(it.role, self._defused(it.content)) for it in messages]
         return self.encode(self.template.render(told))
 
-    def begun(self, partial: str) -> list[int]:
+    def encode_partial(self, partial: str) -> list[int]:
         """The tokens of a reply that has begun with ``partial``. They are encoded apart from the
         prompt, because they were generated after exactly the tokens of that."""
         return self.encode(self._defused(partial))
@@ -86,7 +86,7 @@ class Codec:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def name(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         """The text of one token, also of a special one."""
         text: str = self.tokenizer.decode([token], skip_special_tokens=False)
         return text
@@ -176,21 +176,23 @@ def refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-class Reply:
+class StreamingDetokenizer:
     """Turns the tokens of one reply into pieces of text that can be said at once.
 
     A piece never ends inside a character. What may be the beginning of a stop string waits. A
     last character of which tokens are missing is left out.
     """
 
-    def __init__(self, codec: Codec, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, codec: ChatTokenizer, prompt: Sequence[int], stops: Sequence[str] = ()
+    ) -> None:
         self._codec = codec
         # Some tokenizers drop the space before a first word, so the end of the prompt is decoded
         # along with the reply.
         self._ids = list(prompt[-4:])
         self._seen = codec.decode(self._ids)
         self._new: list[int] = []
-        self._stops = StopStrings(stops) if stops else None
+        self._stops = StopStringFilter(stops) if stops else None
 
     @property
     def stopped(self) -> bool:
@@ -208,15 +210,15 @@ class Reply:
         self._seen = self._codec.decode(self._ids)
         return self._stops.push(piece) if self._stops else piece
 
-    def end(self) -> str:
+    def flush(self) -> str:
         """What was held back, now that nothing follows."""
         left = self._codec.decode(self._ids + self._new)[len(self._seen) :].rstrip(BROKEN)
         if self._stops is None:
             return left
-        return self._stops.push(left) + self._stops.end()
+        return self._stops.push(left) + self._stops.flush()
 
 
-class StopStrings:
+class StopStringFilter:
     """Passes text on up to the first stop string, holding back only what may become one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -239,7 +241,7 @@ class StopStrings:
         said, self._held = self._held[:cut], self._held[cut:]
         return said
 
-    def end(self) -> str:
+    def flush(self) -> str:
         said, self._held = self._held, ""
         return said
 

@@ -9,20 +9,20 @@ from typing import Any
 from aiohttp import web
 
 Json = dict[str, Any]  # a JSON object of the API
-Behaviour = Callable[["Fake", web.Request], Awaitable[web.StreamResponse]]
-VLLM = {"id": "walker", "owned_by": "vllm", "max_model_len": 4096}
-OTHER = {"id": "walker", "owned_by": "someone"}
+Handler = Callable[["FaultInjectingServer", web.Request], Awaitable[web.StreamResponse]]
+VLLM_CARD = {"id": "walker", "owned_by": "vllm", "max_model_len": 4096}
+GENERIC_CARD = {"id": "walker", "owned_by": "someone"}
 
 
-class Fake:
+class FaultInjectingServer:
     """``behave`` answers the chat completions; ``bodies`` are those that were asked for."""
 
-    def __init__(self, behave: Behaviour, card: Json) -> None:
-        self.behave = behave
+    def __init__(self, behave: Handler, card: Json) -> None:
+        self.handler = behave
         self.url = ""
         self.bodies: list[Json] = []
         self.keys: list[str | None] = []
-        self.left = asyncio.Event()
+        self.client_disconnected = asyncio.Event()
         """Set when a client has gone before its answer's end."""
         self._card = card
 
@@ -33,9 +33,9 @@ class Fake:
         self.bodies.append(await request.json())
         self.keys.append(request.headers.get("Authorization"))
         try:
-            return await self.behave(self, request)
+            return await self.handler(self, request)
         except (asyncio.CancelledError, ConnectionError):
-            self.left.set()
+            self.client_disconnected.set()
             raise
 
     async def tokenize(self, request: web.Request) -> web.Response:
@@ -50,15 +50,17 @@ class Fake:
 
 
 @asynccontextmanager
-async def serving(*behaviours: Behaviour, card: Json = OTHER) -> AsyncIterator[list[Fake]]:
+async def fault_injecting_servers(
+    *behaviours: Handler, card: Json = GENERIC_CARD
+) -> AsyncIterator[list[FaultInjectingServer]]:
     """One server for each behaviour."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(_serve(it, card)) for it in behaviours]
 
 
 @asynccontextmanager
-async def _serve(behave: Behaviour, card: Json) -> AsyncIterator[Fake]:
-    fake = Fake(behave, card)
+async def _serve(behave: Handler, card: Json) -> AsyncIterator[FaultInjectingServer]:
+    fake = FaultInjectingServer(behave, card)
     application = web.Application()
     application.router.add_get("/v1/models", fake.models)
     application.router.add_post("/v1/chat/completions", fake.chat)
@@ -76,33 +78,33 @@ async def _serve(behave: Behaviour, card: Json) -> AsyncIterator[Fake]:
         await runner.cleanup()
 
 
-def piece(text: str, **more: Any) -> bytes:  # Any: further fields of a choice
+def text_chunk(text: str, **more: Any) -> bytes:  # Any: further fields of a choice
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": None} | more
-    return event({"object": "chat.completion.chunk", "choices": [choice]})
+    return sse_event({"object": "chat.completion.chunk", "choices": [choice]})
 
 
-def event(value: object) -> bytes:
+def sse_event(value: object) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-END = (
-    piece("", finish_reason="stop")
-    + event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+STREAM_END = (
+    text_chunk("", finish_reason="stop")
+    + sse_event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
     + b"data: [DONE]\n\n"
 )
 
 
-async def begin(request: web.Request) -> web.StreamResponse:
+async def start_stream(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     return response
 
 
-def says(*parts: bytes, end: bytes = END) -> Behaviour:
+def send_stream(*parts: bytes, end: bytes = STREAM_END) -> Handler:
     """Answer with these bytes, each in a write of its own."""
 
-    async def behave(fake: Fake, request: web.Request) -> web.StreamResponse:
-        response = await begin(request)
+    async def behave(fake: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
         for part in (*parts, end):
             await response.write(part)
         return response
@@ -110,19 +112,19 @@ def says(*parts: bytes, end: bytes = END) -> Behaviour:
     return behave
 
 
-def refuses(status: int, body: object, **headers: str) -> Behaviour:
-    async def behave(fake: Fake, request: web.Request) -> web.StreamResponse:
+def respond_error(status: int, body: object, **headers: str) -> Handler:
+    async def behave(fake: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return web.json_response(body, status=status, headers=named)
 
     return behave
 
 
-def breaks(*parts: bytes) -> Behaviour:
+def drop_connection(*parts: bytes) -> Handler:
     """Say these bytes, then break the connection."""
 
-    async def behave(fake: Fake, request: web.Request) -> web.StreamResponse:
-        response = await begin(request)
+    async def behave(fake: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
         for part in parts:
             await response.write(part)
         assert request.transport is not None
@@ -132,11 +134,11 @@ def breaks(*parts: bytes) -> Behaviour:
     return behave
 
 
-def hangs(*parts: bytes) -> Behaviour:
+def hang(*parts: bytes) -> Handler:
     """Say these bytes, then nothing until the client leaves."""
 
-    async def behave(fake: Fake, request: web.Request) -> web.StreamResponse:
-        response = await begin(request)
+    async def behave(fake: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
         for part in parts:
             await response.write(part)
         await asyncio.Event().wait()

@@ -38,7 +38,7 @@ def needed(request: GenerationRequest) -> Iterator[Capability]:
         yield "priority"
 
 
-def check(request: GenerationRequest, can: frozenset[Capability]) -> None:
+def check_request(request: GenerationRequest, can: frozenset[Capability]) -> None:
     """Raise `Unsupported` for an ability outside ``can``, `InvalidInput` for a senseless value."""
     for ability in needed(request):
         if ability not in can:
@@ -66,7 +66,7 @@ def complaints(sampling: Sampling) -> Iterator[str]:
         yield "choice: expected at least one option, and none of them empty"
 
 
-def room(sampling: Sampling, *, prompt: int, begun: int, context: int) -> int:
+def remaining_tokens(sampling: Sampling, *, prompt: int, begun: int, context: int) -> int:
     """Tokens that a reply may still get, of which ``begun`` exist: none when it has reached its
     ``max_tokens`` or the end of the context. Raises `PromptTooLong` when the prompt fills that."""
     if prompt >= context:

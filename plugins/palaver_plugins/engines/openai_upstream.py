@@ -13,9 +13,9 @@ import msgspec
 import yarl
 
 from palaver import EngineStats, EngineUnavailable, PalaverError
-from palaver_plugins.engines import openai_api as api
-from palaver_plugins.engines.openai_api import Lost
-from palaver_plugins.engines.sse import EventReader
+from palaver_plugins.engines import openai_wire as wire
+from palaver_plugins.engines.openai_wire import UpstreamFailed
+from palaver_plugins.engines.sse import SseParser
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Timeouts:
     silence: float
 
 
-class Server:
+class Upstream:
     """A base URL, ``http://host:port/v1`` or ``unix:///path.sock``.
 
     Its methods raise `Lost` when another server may do better, else the error that an answer
@@ -45,7 +45,7 @@ class Server:
     def __init__(self, url: str, key: str | None, timeouts: Timeouts) -> None:
         self.url = url
         self.in_flight = 0
-        self.flavor: api.Flavor = "generic"
+        self.flavor: wire.Flavor = "generic"
         self._failures = 0
         self._benched_until = -math.inf
         self._base, connector = place(url)
@@ -62,13 +62,13 @@ class Server:
         await self._session.close()
 
     @property
-    def benched(self) -> bool:
+    def is_cooling_down(self) -> bool:
         return asyncio.get_running_loop().time() < self._benched_until
 
-    def bench(self) -> None:
+    def start_cooldown(self) -> None:
         """Leave the server alone for a while, longer with each failure in a row. What fails while
         it is left alone was lost in the same failure."""
-        if self.benched:
+        if self.is_cooling_down:
             return
         shortest, longest = BENCH
         pause = min(longest, shortest * 2**self._failures)
@@ -76,42 +76,42 @@ class Server:
         self._benched_until = asyncio.get_running_loop().time() + pause
         log.warning("engine server %s failed; it is not asked for %g s", self.url, pause)
 
-    def unbench(self) -> None:
+    def end_cooldown(self) -> None:
         self._failures = 0
         self._benched_until = -math.inf
 
-    async def models(self) -> list[api.ModelCard]:
-        return (await self._ask("GET", "models", api.ModelList)).data
+    async def models(self) -> list[wire.ModelCard]:
+        return (await self._ask("GET", "models", wire.ModelList)).data
 
-    async def count(self, body: api.Body) -> int:
+    async def count(self, body: wire.Body) -> int:
         """Tokens, by vLLM's /tokenize."""
-        return (await self._ask("POST", "/tokenize", api.Counted, body)).count
+        return (await self._ask("POST", "/tokenize", wire.Counted, body)).count
 
-    async def count_by_completion(self, body: api.Body) -> int:
+    async def count_by_completion(self, body: wire.Body) -> int:
         """Prompt tokens, by the bill of a reply of one token."""
-        answer = await self._ask("POST", "chat/completions", api.Completed, body)
+        answer = await self._ask("POST", "chat/completions", wire.Completed, body)
         return answer.usage.prompt_tokens
 
-    async def embed(self, body: api.Body) -> list[list[float]]:
-        answer = await self._ask("POST", "embeddings", api.Embeddings, body)
+    async def embed(self, body: wire.Body) -> list[list[float]]:
+        answer = await self._ask("POST", "embeddings", wire.Embeddings, body)
         return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
 
     async def stats(self) -> EngineStats:
         """By the server's own metrics, else by what we have there."""
         if self.flavor == "vllm":
             async with self._request("GET", "/metrics") as answer:
-                if counts := api.gauges(await answer.read()):
+                if counts := wire.request_counts(await answer.read()):
                     return EngineStats(running=counts[0], waiting=counts[1])
         return EngineStats(running=self.in_flight, waiting=0)
 
-    async def chat(self, body: api.Body, reply: api.Reply) -> None:
+    async def chat(self, body: wire.Body, reply: wire.CompletionStream) -> None:
         """Stream a chat completion into ``reply``, to its end."""
         self.in_flight += 1
         at_work = True
         try:
             await self._stream(body, reply)
             at_work = False
-        except (Lost, PalaverError):
+        except (UpstreamFailed, PalaverError):
             at_work = False
             raise
         finally:
@@ -119,8 +119,8 @@ class Server:
             if at_work:
                 await self._freed()
 
-    async def _stream(self, body: api.Body, reply: api.Reply) -> None:
-        events = EventReader()
+    async def _stream(self, body: wire.Body, reply: wire.CompletionStream) -> None:
+        events = SseParser()
         async with self._request("POST", "chat/completions", body) as response:
             try:
                 async for data in response.content.iter_any():
@@ -132,19 +132,21 @@ class Server:
                 response.close()  # which is how the server learns to stop
                 raise
         if reply.reason is None:
-            raise Lost(EngineUnavailable(f"{self.url} ended the stream before the reply's end"))
+            raise UpstreamFailed(
+                EngineUnavailable(f"{self.url} ended the stream before the reply's end")
+            )
 
-    def _events(self, events: EventReader, data: bytes) -> Iterator[api.Chunk | None]:
+    def _events(self, events: SseParser, data: bytes) -> Iterator[wire.Chunk | None]:
         """The chunks that ``data`` completes, and None for the end."""
         try:
             for event in events.feed(data):
-                chunk = None if event == b"[DONE]" else api.decode_chunk(event)
+                chunk = None if event == b"[DONE]" else wire.decode_chunk(event)
                 if chunk is not None and chunk.error is not None:
-                    raise api.stream_error(self.url, chunk.error)
+                    raise wire.stream_error(self.url, chunk.error)
                 yield chunk
         except ValueError as error:  # the reader's and msgspec's
             detail = f"{self.url} sends what is not a chat completion: {error}"
-            raise Lost(EngineUnavailable(detail)) from error
+            raise UpstreamFailed(EngineUnavailable(detail)) from error
 
     async def _freed(self) -> None:
         """Return once the server counts a request less, or none but ours that still run; at most
@@ -152,7 +154,7 @@ class Server:
         if self.flavor != "vllm":
             return
         before = None
-        with suppress(Lost, PalaverError, TimeoutError):
+        with suppress(UpstreamFailed, PalaverError, TimeoutError):
             async with asyncio.timeout(FREE_PATIENCE):
                 while True:
                     load = await self.stats()
@@ -162,7 +164,9 @@ class Server:
                         return
                     await asyncio.sleep(0.01)
 
-    async def _ask(self, method: str, path: str, shape: type[T], body: api.Body | None = None) -> T:
+    async def _ask(
+        self, method: str, path: str, shape: type[T], body: wire.Body | None = None
+    ) -> T:
         try:
             async with (
                 asyncio.timeout(CALL_PATIENCE),
@@ -171,35 +175,35 @@ class Server:
                 return msgspec.json.decode(await response.read(), type=shape)
         except TimeoutError as error:
             detail = f"{self.url} did not answer {path!r} in {CALL_PATIENCE:g} s"
-            raise Lost(EngineUnavailable(detail)) from error
+            raise UpstreamFailed(EngineUnavailable(detail)) from error
         except msgspec.DecodeError as error:
             detail = f"{self.url} answers {path!r} with something else: {error}"
-            raise Lost(EngineUnavailable(detail)) from error
+            raise UpstreamFailed(EngineUnavailable(detail)) from error
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, body: api.Body | None = None
+        self, method: str, path: str, body: wire.Body | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """``path`` is relative to the base URL, or begins with a slash at the server's root."""
         if self._session.closed:
-            raise Lost(EngineUnavailable("engine 'openai' is closed"), broken=False)
+            raise UpstreamFailed(EngineUnavailable("engine 'openai' is closed"), broken=False)
         url = self._root / path[1:] if path.startswith("/") else self._base / path
         options: dict[str, Any] = {}
         if body is not None:
             options = {
-                "data": api.encode(body),
+                "data": wire.encode(body),
                 "headers": {"Content-Type": "application/json"},
             }
         try:
             async with await self._open(method, url, options) as response:
                 if response.status != 200:
                     text = await response.read()
-                    raise api.refusal(self.url, response.status, text, response.headers)
+                    raise wire.refusal(self.url, response.status, text, response.headers)
                 yield response
         except (aiohttp.ClientError, ConnectionError) as error:
             kind = type(error).__name__
             detail = f"{self.url}: {str(error) or kind} ({kind})"
-            raise Lost(EngineUnavailable(detail, retry_after=1)) from error
+            raise UpstreamFailed(EngineUnavailable(detail, retry_after=1)) from error
 
     async def _open(
         self, method: str, url: yarl.URL, options: dict[str, Any]

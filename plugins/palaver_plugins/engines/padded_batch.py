@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
 Member = TypeVar("Member", bound=Hashable)
-Any_ = Any  # torch is absent from most installations that are type-checked
+Untyped = Any  # torch is absent from most installations that are type-checked
 SPARE_COLUMNS = 64
 """The least room that a block gets for the tokens to come."""
 PROBES = ((3, 5), (11, 2, 9, 4, 7, 6, 8))
@@ -21,10 +21,10 @@ CACHES = ("past_key_values", "cache_params", "state")
 """The names that architectures have for what they keep of the tokens that they have read."""
 
 
-class Reader:
+class CausalModel:
     """The forward of a causal language model."""
 
-    def __init__(self, network: Any_) -> None:
+    def __init__(self, network: Untyped) -> None:
         self.network = network
         takes = inspect.signature(network.forward).parameters if network else ()
         self.cache = next((name for name in CACHES if name in takes), CACHES[0])
@@ -32,7 +32,9 @@ class Reader:
         # The last position's scores are all that is needed; most models can leave out the others.
         self._last: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
-    def read(self, tokens: Sequence[Sequence[int]], cache: Any_, **more: Any_) -> tuple[Any_, Any_]:
+    def forward(
+        self, tokens: Sequence[Sequence[int]], cache: Untyped, **more: Untyped
+    ) -> tuple[Untyped, Untyped]:
         """Read equally many tokens per row after those in ``cache``. Returns the scores of what
         may follow, row × vocabulary, and the cache that has grown."""
         import torch
@@ -44,10 +46,10 @@ class Reader:
             return out.logits[:, -1].float(), out[self.cache]
 
 
-class Block:
+class LayerCache:
     """One layer's keys and values of all rows: row × head × column × width."""
 
-    def __init__(self, keys: Any_, values: Any_) -> None:
+    def __init__(self, keys: Untyped, values: Untyped) -> None:
         self.keys, self.values = keys, values
         self._first = self._end = 0
         self.layer = new_layer()
@@ -61,14 +63,16 @@ class Block:
         self.layer.keys = self.keys[:rows, :, first:end]
         self.layer.values = self.values[:rows, :, first:end]
 
-    def _grow(self, keys: Any_, values: Any_, *_: object, **__: object) -> tuple[Any_, Any_]:
+    def _grow(
+        self, keys: Untyped, values: Untyped, *_: object, **__: object
+    ) -> tuple[Untyped, Untyped]:
         rows = len(keys)
         self.keys[:rows, :, self._end : self._end + 1] = keys
         self.values[:rows, :, self._end : self._end + 1] = values
         self.show(rows, self._first, self._end + 1)
         return self.layer.keys, self.layer.values
 
-    def fill(self, row: int, start: int, keys: Any_, values: Any_) -> None:
+    def fill(self, row: int, start: int, keys: Untyped, values: Untyped) -> None:
         """Write a row that begins at ``start``; what another has left before it goes."""
         for target, source in ((self.keys, keys), (self.values, values)):
             # The model does not see these, but a number that is none would spread all the same.
@@ -82,31 +86,31 @@ class Block:
         self.values = moved(self.values, rows, columns, first, end, to)
 
 
-def new_layer() -> Any_:
+def new_layer() -> Untyped:
     from transformers.cache_utils import DynamicLayer
 
-    kind: Any_ = DynamicLayer
+    kind: Untyped = DynamicLayer
     return kind()
 
 
-def moved(old: Any_, rows: int, columns: int, first: int, end: int, to: int) -> Any_:
+def moved(old: Untyped, rows: int, columns: int, first: int, end: int, to: int) -> Untyped:
     new = old.new_zeros(rows, old.shape[1], columns, old.shape[3])
     new[: len(old), :, to - (end - first) : to] = old[:, :, first:end]
     return new
 
 
-class Batch(Generic[Member]):
+class PaddedBatch(Generic[Member]):
     """The rows, each with the member that it belongs to. Of one thread."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: CausalModel) -> None:
         self._reader = reader
-        self.members: list[Member] = []
+        self.rows: list[Member] = []
         self._starts: list[int] = []  # each row's first column
         self._end = 0  # the column after the last, the same for all rows
-        self._blocks: list[Block] = []
-        self._cache: Any_ = None
+        self._blocks: list[LayerCache] = []
+        self._cache: Untyped = None
 
-    def join(self, member: Member, cache: Any_) -> None:
+    def add(self, member: Member, cache: Untyped) -> None:
         """Give ``member`` the last row, with all that its own ``cache`` holds."""
         import torch
 
@@ -114,18 +118,18 @@ class Batch(Generic[Member]):
         with torch.inference_mode():
             if not self._blocks:
                 self._open(cache)
-            self._reserve(len(self.members) + 1, length)
+            self._reserve(len(self.rows) + 1, length)
             start = self._end - length
             for block, layer in zip(self._blocks, cache.layers, strict=True):
-                block.fill(len(self.members), start, layer.keys[0], layer.values[0])
-        self.members.append(member)
+                block.fill(len(self.rows), start, layer.keys[0], layer.values[0])
+        self.rows.append(member)
         self._starts.append(start)
 
-    def leave(self, member: Member) -> None:
+    def remove(self, member: Member) -> None:
         """Free the row of ``member``; the last row takes its place."""
         import torch
 
-        row, last = self.members.index(member), len(self.members) - 1
+        row, last = self.rows.index(member), len(self.rows) - 1
         start = self._starts[last]
         if row < last:
             with torch.inference_mode():
@@ -133,37 +137,37 @@ class Batch(Generic[Member]):
                     keys, values = block.keys[last], block.values[last]
                     live = slice(start, self._end)
                     block.fill(row, start, keys[:, live], values[:, live])
-        self.members[row], self._starts[row] = self.members[last], start
-        self.members.pop()
+        self.rows[row], self._starts[row] = self.rows[last], start
+        self.rows.pop()
         self._starts.pop()
-        if not self.members:
+        if not self.rows:
             self._blocks, self._cache, self._end = [], None, 0
 
-    def read(self, tokens: Sequence[int]) -> Any_:
+    def forward(self, tokens: Sequence[int]) -> Untyped:
         """Let each row read its token, in the order of ``members``. Returns the scores of what
         may follow, row × vocabulary."""
         import torch
 
         device = self._reader.network.device
         with torch.inference_mode():
-            self._reserve(len(self.members), 0)
+            self._reserve(len(self.rows), 0)
             first = min(self._starts)
             for block in self._blocks:
-                block.show(len(self.members), first, self._end)
+                block.show(len(self.rows), first, self._end)
             starts = torch.tensor(self._starts, device=device)[:, None]
             mask = (torch.arange(first, self._end + 1, device=device) >= starts).long()
         more = {"position_ids": self._end - starts} if self._reader.takes_positions else {}
         ids = [[token] for token in tokens]
-        scores, _ = self._reader.read(ids, self._cache, attention_mask=mask, **more)
+        scores, _ = self._reader.forward(ids, self._cache, attention_mask=mask, **more)
         self._end += 1
         return scores
 
-    def _open(self, cache: Any_) -> None:
+    def _open(self, cache: Untyped) -> None:
         """Make empty blocks for what a ``cache`` of one row holds."""
         from transformers import DynamicCache
 
         self._blocks = [
-            Block(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in cache.layers
+            LayerCache(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in cache.layers
         ]
         self._cache = DynamicCache()
         self._cache.layers = [block.layer for block in self._blocks]
@@ -183,7 +187,7 @@ class Batch(Generic[Member]):
         self._end = to
 
 
-def obstacle(reader: Reader) -> str:
+def batching_obstacle(reader: CausalModel) -> str:
     """Why rows cannot be read together; empty when they can.
 
     Tried out rather than looked up, with two short rows of different lengths, one of which leaves.
@@ -194,44 +198,44 @@ def obstacle(reader: Reader) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def prompts_of(reader: Reader) -> list[list[int]]:
+def prompts_of(reader: CausalModel) -> list[list[int]]:
     size = reader.network.config.get_text_config().vocab_size
     return [[7919 * seed % size for seed in seeds] for seeds in PROBES]
 
 
-def takes_parts(reader: Reader) -> bool:
+def supports_chunked_prefill(reader: CausalModel) -> bool:
     """Whether a prompt may be read in parts: some recurrent ones lose track between them. Raises
     anything when the architecture cannot generate step by step at all."""
     *_, prompt = prompts_of(reader)
-    whole, _ = reader.read([prompt], None)
-    _, cache = reader.read([prompt[:3]], None)
-    parts, _ = reader.read([prompt[3:]], cache)
+    whole, _ = reader.forward([prompt], None)
+    _, cache = reader.forward([prompt[:3]], None)
+    parts, _ = reader.forward([prompt[3:]], cache)
     return reader.cache == CACHES[0] and not unlike(parts, whole, reader.network.dtype)
 
 
-def try_out(reader: Reader) -> str:
+def try_out(reader: CausalModel) -> str:
     if reader.cache != CACHES[0]:
         return f"it keeps its state in {reader.cache}"
     prompts = prompts_of(reader)
-    batch: Batch[int] = Batch(reader)
+    batch: PaddedBatch[int] = PaddedBatch(reader)
     caches = []
     for row, prompt in enumerate(prompts):
-        _, cache = reader.read([prompt], None)
+        _, cache = reader.forward([prompt], None)
         if kinds := unusual(cache):
             return f"it keeps its state in {kinds}"
-        batch.join(row, cache)
+        batch.add(row, cache)
         caches.append(cache)
     for members in ([0, 1], [1]):
-        together = batch.read([prompts[row][0] for row in members])
+        together = batch.forward([prompts[row][0] for row in members])
         for row, scores in zip(members, together, strict=True):
-            alone, caches[row] = reader.read([prompts[row][:1]], caches[row])
+            alone, caches[row] = reader.forward([prompts[row][:1]], caches[row])
             if difference := unlike(scores, alone[0], reader.network.dtype):
                 return difference
-        batch.leave(members[0])
+        batch.remove(members[0])
     return ""
 
 
-def unusual(cache: Any_) -> str:
+def unusual(cache: Untyped) -> str:
     """The kinds of layers in ``cache`` that keep something else than all keys and values. Short
     rows would not show a window that slides."""
     from transformers.cache_utils import DynamicLayer
@@ -240,7 +244,7 @@ def unusual(cache: Any_) -> str:
     return ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
-def unlike(scores: Any_, expected: Any_, dtype: Any_) -> str:
+def unlike(scores: Untyped, expected: Untyped, dtype: Untyped) -> str:
     import torch
 
     limit = EXACT if dtype == torch.float32 else ROUNDED

@@ -5,18 +5,18 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.plugins.engines.support import IDLE, Ear, until
+from tests.plugins.engines.support import IDLE, TextCollector, wait_until
 
 from palaver.engine import EngineStats, Generation
 from palaver.errors import EngineError, EngineUnavailable
-from palaver_plugins.engines.stepper import Job, Output, Stepper
-from palaver_plugins.engines.text import Codec
+from palaver_plugins.engines.generation_thread import GenerationThread, Job, StepOutput
+from palaver_plugins.engines.tokenization import ChatTokenizer
 
 
 class Counter:
     """A runner that says one token per step to each job, ``length`` of them."""
 
-    def __init__(self, codec: Codec, length: int = 3) -> None:
+    def __init__(self, codec: ChatTokenizer, length: int = 3) -> None:
         (self.token,) = codec.encode(" rain")
         self.length = length
         self.jobs: dict[Job, int] = {}
@@ -33,7 +33,7 @@ class Counter:
     def remove(self, job: Job) -> None:
         del self.jobs[job]
 
-    def step(self) -> list[tuple[Job, Output]]:
+    def step(self) -> list[tuple[Job, StepOutput]]:
         self.gate.wait(5)
         if self.error:
             raise self.error
@@ -41,7 +41,7 @@ class Counter:
         for job in list(self.jobs):
             self.jobs[job] += 1
             done = self.jobs[job] == self.length
-            output = Output(tokens=[self.token], failure=self.failure)
+            output = StepOutput(tokens=[self.token], failure=self.failure)
             output.finish = "length" if done else None
             outputs.append((job, output))
             if done or self.failure:
@@ -53,34 +53,34 @@ class Counter:
 
 
 @pytest.fixture(scope="module")
-def codec(model: Path) -> Codec:
-    return Codec.load(model)
+def codec(model: Path) -> ChatTokenizer:
+    return ChatTokenizer.load(model)
 
 
-def job(codec: Codec, *, priority: int = 0) -> Job:
+def job(codec: ChatTokenizer, *, priority: int = 0) -> Job:
     return Job(
         codec=codec,
         prompt=[1],
-        begun=0,
-        room=9,
+        partial_tokens=0,
+        max_new_tokens=9,
         stops=(),
         options=None,
-        on_text=Ear(),
+        on_text=TextCollector(),
         priority=priority,
     )
 
 
-async def test_waiting_jobs_run_by_priority_and_age(codec: Codec) -> None:
+async def test_waiting_jobs_run_by_priority_and_age(codec: ChatTokenizer) -> None:
     runner = Counter(codec)
     runner.gate.clear()
-    stepper = Stepper(runner, slots=1)
+    stepper = GenerationThread(runner, slots=1)
     jobs = [job(codec, priority=it) for it in (0, 5, -5, 0, 5)]
     tasks = [asyncio.create_task(stepper.generate(jobs[0]))]
 
     async def first_runs() -> bool:
         return stepper.stats() == EngineStats(running=1, waiting=0)
 
-    await until(first_runs)
+    await wait_until(first_runs)
     tasks += [asyncio.create_task(stepper.generate(it)) for it in jobs[1:]]
     await asyncio.sleep(0)
     assert stepper.stats() == EngineStats(running=1, waiting=4)
@@ -91,15 +91,15 @@ async def test_waiting_jobs_run_by_priority_and_age(codec: Codec) -> None:
     await stepper.close()
 
 
-async def test_a_waiting_job_that_is_cancelled_never_runs(codec: Codec) -> None:
+async def test_a_waiting_job_that_is_cancelled_never_runs(codec: ChatTokenizer) -> None:
     runner = Counter(codec, length=10**9)
-    stepper = Stepper(runner, slots=1)
+    stepper = GenerationThread(runner, slots=1)
     running, waiting = (asyncio.create_task(stepper.generate(job(codec))) for _ in range(2))
 
     async def one_waits() -> bool:
         return stepper.stats() == EngineStats(running=1, waiting=1)
 
-    await until(one_waits)
+    await wait_until(one_waits)
     for task in (waiting, running):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -109,9 +109,9 @@ async def test_a_waiting_job_that_is_cancelled_never_runs(codec: Codec) -> None:
     await stepper.close()
 
 
-async def test_a_runner_that_fails_is_dead_for_everybody(codec: Codec) -> None:
+async def test_a_runner_that_fails_is_dead_for_everybody(codec: ChatTokenizer) -> None:
     runner = Counter(codec, length=10**9)
-    stepper = Stepper(runner, slots=1)
+    stepper = GenerationThread(runner, slots=1)
     tasks = [asyncio.create_task(stepper.generate(job(codec))) for _ in range(3)]
     await asyncio.sleep(0)
     runner.error = RuntimeError("out of memory")
@@ -124,10 +124,10 @@ async def test_a_runner_that_fails_is_dead_for_everybody(codec: Codec) -> None:
     await stepper.close()
 
 
-async def test_a_failure_of_one_job_is_its_own(codec: Codec) -> None:
+async def test_a_failure_of_one_job_is_its_own(codec: ChatTokenizer) -> None:
     runner = Counter(codec)
     runner.failure = "the attention cache is full"
-    stepper = Stepper(runner, slots=2)
+    stepper = GenerationThread(runner, slots=2)
     with pytest.raises(EngineError, match="cache is full"):
         await stepper.generate(job(codec))
     runner.failure = ""
@@ -136,8 +136,8 @@ async def test_a_failure_of_one_job_is_its_own(codec: Codec) -> None:
     await stepper.close()
 
 
-async def test_closing_ends_what_runs(codec: Codec) -> None:
-    stepper = Stepper(Counter(codec, length=10**9), slots=1)
+async def test_closing_ends_what_runs(codec: ChatTokenizer) -> None:
+    stepper = GenerationThread(Counter(codec, length=10**9), slots=1)
     tasks = [asyncio.create_task(stepper.generate(job(codec))) for _ in range(2)]
     await asyncio.sleep(0)
     await stepper.close()

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from palaver import ConfigurationError
-from palaver_plugins.engines.text import read_json
+from palaver_plugins.engines.tokenization import read_json
 
 BATCH = 32
 Any_ = Any  # torch is absent from most installations that are type-checked
