@@ -190,7 +190,7 @@ async def opened(name: str, model: Path) -> AsyncIterator[tuple[Engine, Generate
             engine = remote = build_openai(serve.url)
 
             async def plain(request: GenerationRequest, on_text: OnText) -> Generation:
-                return await remote._chat(remote._servers[0], request, on_text)
+                return await remote._chat(remote._upstreams[0], request, on_text)
 
         else:
             engine = build_engine({"transformers": transformers, "openvino": openvino}[name], model)

@@ -1,8 +1,7 @@
-"""A generation loop in a thread of its own, under an engine that lives in the event loop.
+"""A thread that runs the generation loop of a model in this process.
 
-The loop hands in `Job`s and takes them out; the thread makes steps, turns tokens into text, and
-tells the loop everything of one step at once: one wake-up per step, and no queue, task or
-generator per token.
+The event loop submits `Job`s. The thread runs the model step by step, decodes the tokens, and
+reports all results of a step to the event loop in one call: no queue, task or generator per token.
 """
 
 import asyncio
@@ -20,21 +19,23 @@ from palaver import (
     EngineUnavailable,
     FinishReason,
     Generation,
+    GenerationRequest,
     OnText,
     TokenLogprob,
     Usage,
+    remaining_tokens,
 )
 from palaver_plugins.engines.tokenization import ChatTokenizer, StreamingDetokenizer
 
-RELEASE_SECONDS = 5.0
-"""How long to wait for the thread to confirm; in a hung step it never does."""
+RELEASE_TIMEOUT = 5.0
+"""Seconds to wait for the thread to free a slot; it never does so in a hung step."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class StepOutput:
-    """What a step did for one job: its new tokens, and whether the model has ended it.
+    """Result of one step for one job: the new tokens, and the reason when the reply has ended.
 
-    ``alternatives`` holds, for each token, others with their log-probabilities.
+    ``alternatives`` holds, for each token, other tokens with their log-probabilities.
     """
 
     tokens: Sequence[int]
@@ -44,99 +45,90 @@ class StepOutput:
     failure: str = ""
 
 
-class Runner(Protocol):
-    """What makes the steps. Called in the thread only; any exception is its death."""
-
-    def add(self, job: "Job") -> None: ...
-
-    def remove(self, job: "Job") -> None:
-        """Take an unfinished job out; its slot is free after the next step."""
-
-    def step(self) -> list[tuple["Job", StepOutput]]: ...
-
-    def close(self) -> None: ...
-
-
 class Job:
-    """One generation on its way. ``options`` is the runner's own form of the sampling; ``begun`` of
-    the ``prompt``'s tokens are the reply's, which may get ``room`` more.
+    """One generation. ``outcome`` is its result; ``released`` is done when its slot is free.
 
-    ``outcome`` is the result; ``released`` is done once the slot is free again.
+    ``prompt`` holds the tokens of the prompt and of the partial reply; ``max_new_tokens`` more may
+    follow. The runner may keep its own state in ``handle``.
+
+    Raises `PromptTooLong` when the prompt fills the context window (in tokens).
     """
 
     def __init__(
         self,
-        *,
-        codec: ChatTokenizer,
-        prompt: Sequence[int],
-        partial_tokens: int,
-        max_new_tokens: int,
-        stops: Sequence[str],
-        options: object,
+        request: GenerationRequest,
         on_text: OnText,
-        priority: int = 0,
-        wants_logprobs: bool = False,
+        *,
+        tokenizer: ChatTokenizer,
+        prompt: Sequence[int],
+        context_window: int,
     ) -> None:
-        self.prompt = prompt
-        self.max_new_tokens = max_new_tokens
-        self.options = options
-        self.on_text = on_text
-        self.priority = priority
-        self.reply = StreamingDetokenizer(codec, prompt, stops)
+        partial = tokenizer.encode_partial(request.partial)
+        self.request = request
+        self.prompt = [*prompt, *partial]
+        self.max_new_tokens = remaining_tokens(
+            request.sampling,
+            prompt_tokens=len(prompt),
+            partial_tokens=len(partial),
+            context_window=context_window,
+        )
+        self.end_tokens = tokenizer.end_tokens
+        self.detokenizer = StreamingDetokenizer(tokenizer, self.prompt, request.sampling.stop)
         self.handle: Any = None  # Any: the runner's own
-        self.leaving = False
+        self.is_leaving = False
         loop = asyncio.get_running_loop()
         self.outcome: asyncio.Future[Generation] = loop.create_future()
         self.released: asyncio.Future[None] = loop.create_future()
-        self.ends = codec.end_tokens
-        self._codec = codec
-        self._wants_logprobs = wants_logprobs
-        self._said: list[str] = []
-        self._begun = partial_tokens
-        self._tokens = partial_tokens
+        self._tokenizer = tokenizer
+        self._on_text = on_text
+        self._pieces: list[str] = []
+        self._prompt_tokens = len(prompt)
+        self._reply_tokens = len(partial)
         self._logprobs: list[TokenLogprob] = []
 
-    def take(self, output: StepOutput) -> str:
-        """The text that ``output`` adds. Called in the thread."""
-        self._tokens += len(output.tokens)
-        if self._wants_logprobs:
-            self._logprobs += self._named(output)
-        words = [token for token in output.tokens if token not in self.ends]
-        piece = self.reply.push(words) if words else ""
+    def add_output(self, output: StepOutput) -> str:
+        """Return the text that ``output`` adds. Called in the thread."""
+        self._reply_tokens += len(output.tokens)
+        if self.request.sampling.logprobs is not None:
+            self._logprobs += self._token_logprobs(output)
+        visible = [token for token in output.tokens if token not in self.end_tokens]
+        piece = self.detokenizer.push(visible) if visible else ""
         if output.finish:
-            piece += self.reply.flush()
-        self._said.append(piece)
+            piece += self.detokenizer.flush()
+        self._pieces.append(piece)
         return piece
 
-    def _named(self, output: StepOutput) -> list[TokenLogprob]:
-        name = self._codec.token_text
-        others = output.alternatives or [()] * len(output.tokens)
+    def _token_logprobs(self, output: StepOutput) -> list[TokenLogprob]:
+        def text_of(token: int) -> str:
+            return self._tokenizer.decode([token], skip_special_tokens=False)
+
+        alternatives = output.alternatives or [()] * len(output.tokens)
         return [
-            TokenLogprob(name(token), logprob, tuple((name(other), it) for other, it in more))
-            for token, logprob, more in zip(output.tokens, output.logprobs, others, strict=True)
+            TokenLogprob(text_of(token), logprob, tuple((text_of(it), value) for it, value in more))
+            for token, logprob, more in zip(
+                output.tokens, output.logprobs, alternatives, strict=True
+            )
         ]
 
     def result(self, finish: FinishReason) -> Generation:
         return Generation(
-            text="".join(self._said),
+            text="".join(self._pieces),
             finish_reason=finish,
-            usage=Usage(
-                prompt_tokens=len(self.prompt) - self._begun, completion_tokens=self._tokens
-            ),
+            usage=Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._reply_tokens),
             logprobs=tuple(self._logprobs),
         )
 
-    def say(self, piece: str) -> None:
-        """Called in the loop. A failing listener ends its own generation and nothing else."""
+    def deliver(self, piece: str) -> None:
+        """Pass ``piece`` to the callback; its failure ends only this job. Called in the loop."""
         if self.outcome.done():
             return
         try:
-            self.on_text(piece)
+            self._on_text(piece)
         except Exception as error:  # noqa: BLE001  it is passed on to the caller
             self.outcome.set_exception(error)
 
-    def end(self, outcome: Generation | EngineError) -> None:
-        """Called in the loop."""
+    def finish(self, outcome: Generation | EngineError) -> None:
+        """Set the outcome, once. Called in the loop."""
         if self.outcome.done():
             return
         if isinstance(outcome, Generation):
@@ -145,9 +137,22 @@ class Job:
             self.outcome.set_exception(outcome)
 
     def release(self) -> None:
-        """Called in the loop."""
+        """Report that the slot is free. Called in the loop."""
         if not self.released.done():
             self.released.set_result(None)
+
+
+class Runner(Protocol):
+    """The model. It is called in the thread only; any exception ends the thread."""
+
+    def add(self, job: Job) -> None: ...
+
+    def remove(self, job: Job) -> None:
+        """Remove an unfinished job; its slot is free after the next step."""
+
+    def step(self) -> list[tuple[Job, StepOutput]]: ...
+
+    def close(self) -> None: ...
 
 
 class GenerationThread:
@@ -158,83 +163,83 @@ class GenerationThread:
         self._slots = slots
         self._loop = asyncio.get_running_loop()
         self._serial = itertools.count()
-        self._change = threading.Condition()
-        # Under the condition's lock:
+        self._changed = threading.Condition()
+        # Guarded by the condition:
         self._waiting: list[tuple[int, int, Job]] = []
-        self._dropped: list[Job] = []
+        self._cancelled: list[Job] = []
         self._closing = False
-        self._dead: str | None = None
-        # Of the thread:
+        self._failure: str | None = None
+        # Used by the thread:
         self._running: dict[Job, Generation | None] = {}
-        self._news: list[Callable[[], None]] = []
-        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        self._callbacks: list[Callable[[], None]] = []
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def stats(self) -> EngineStats:
         return EngineStats(running=len(self._running), waiting=len(self._waiting))
 
     async def generate(self, job: Job) -> Generation:
-        """Run ``job``. However it ends, its slot is free afterwards."""
-        with self._change:
-            if self._dead is not None:
-                raise EngineUnavailable(self._dead)
+        """Run ``job`` and free its slot, however it ends."""
+        with self._changed:
+            if self._failure is not None:
+                raise EngineUnavailable(self._failure)
             if job.max_new_tokens < 1:
                 return job.result("length")
-            heapq.heappush(self._waiting, (job.priority, next(self._serial), job))
-            self._change.notify()
+            heapq.heappush(self._waiting, (job.request.priority, next(self._serial), job))
+            self._changed.notify()
         try:
             return await job.outcome
         finally:
             if not job.released.done():
-                await self._release(job)
+                await self._cancel(job)
 
-    async def _release(self, job: Job) -> None:
-        with self._change:
-            self._dropped.append(job)
-            self._change.notify()
-        await asyncio.wait([job.released], timeout=RELEASE_SECONDS)
+    async def _cancel(self, job: Job) -> None:
+        with self._changed:
+            self._cancelled.append(job)
+            self._changed.notify()
+        await asyncio.wait([job.released], timeout=RELEASE_TIMEOUT)
 
     async def close(self) -> None:
-        """End the thread; unfinished jobs fail. A hung thread is left behind."""
-        with self._change:
+        """End the thread; unfinished jobs fail. A hung thread is abandoned."""
+        with self._changed:
             self._closing = True
-            self._change.notify()
-        await asyncio.to_thread(self._thread.join, RELEASE_SECONDS)
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join, RELEASE_TIMEOUT)
 
     # In the thread
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
-            while self._next():
+            while self._take_work():
                 self._step()
             reason = "the engine was closed"
         except Exception as error:  # noqa: BLE001  a failed step leaves the runner unusable
-            reason = f"the engine died: {error}"
-        self._die(reason)
+            reason = f"the engine crashed: {error}"
+        self._fail_all(reason)
 
-    def _next(self) -> bool:
-        """Wait for work, and take it. False when the thread should end."""
-        with self._change:
-            self._change.wait_for(
-                lambda: self._waiting or self._dropped or self._running or self._closing
+    def _take_work(self) -> bool:
+        """Wait for work and take it. Return False when the thread should end."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._waiting or self._cancelled or self._running or self._closing
             )
             if self._closing:
                 return False
-            self._drop()
+            self._drop_cancelled()
             admitted = self._admit()
         for job in admitted:
             self._runner.add(job)
         return True
 
-    def _drop(self) -> None:
-        dropped, self._dropped = set(self._dropped), []
-        for job in dropped & self._running.keys():
+    def _drop_cancelled(self) -> None:
+        cancelled, self._cancelled = set(self._cancelled), []
+        for job in cancelled & self._running.keys():
             self._leave(job, None)
-        kept = [entry for entry in self._waiting if entry[2] not in dropped]
-        if len(kept) < len(self._waiting):
-            heapq.heapify(kept)
-            self._waiting = kept
-        self._news += [job.release for job in dropped - self._running.keys()]
+        waiting = [entry for entry in self._waiting if entry[2] not in cancelled]
+        if len(waiting) < len(self._waiting):
+            heapq.heapify(waiting)
+            self._waiting = waiting
+        self._callbacks += [job.release for job in cancelled - self._running.keys()]
 
     def _admit(self) -> list[Job]:
         admitted = []
@@ -246,56 +251,56 @@ class GenerationThread:
 
     def _leave(self, job: Job, outcome: Generation | None) -> None:
         """Ask the runner to free the slot with the next step."""
-        if not job.leaving:
-            job.leaving = True
+        if not job.is_leaving:
+            job.is_leaving = True
             self._running[job] = outcome
             self._runner.remove(job)
 
     def _step(self) -> None:
-        leaving = [job for job in self._running if job.leaving]
+        leaving = [job for job in self._running if job.is_leaving]
         outputs = self._runner.step() if self._running else ()
         for job in leaving:
             self._finish(job, self._running[job])
         for job, output in outputs:
-            if not job.leaving:
-                self._take(job, output)
-        self._tell()
+            if not job.is_leaving:
+                self._add_output(job, output)
+        self._report()
 
-    def _take(self, job: Job, output: StepOutput) -> None:
+    def _add_output(self, job: Job, output: StepOutput) -> None:
         if output.failure:
             self._finish(job, EngineError(output.failure))
             return
-        piece = job.take(output)
+        piece = job.add_output(output)
         if piece:
-            self._news.append(partial(job.say, piece))
-        if job.reply.stopped and not output.finish:
+            self._callbacks.append(partial(job.deliver, piece))
+        if job.detokenizer.stopped and not output.finish:
             self._leave(job, job.result("stop"))
         elif output.finish:
-            self._finish(job, job.result("stop" if job.reply.stopped else output.finish))
+            self._finish(job, job.result("stop" if job.detokenizer.stopped else output.finish))
 
     def _finish(self, job: Job, outcome: Generation | EngineError | None) -> None:
         del self._running[job]
-        self._news.append(job.release)
+        self._callbacks.append(job.release)
         if outcome is not None:
-            self._news.append(partial(job.end, outcome))
+            self._callbacks.append(partial(job.finish, outcome))
 
-    def _tell(self) -> None:
-        news, self._news = self._news, []
-        if news:
-            self._loop.call_soon_threadsafe(announce, news)
+    def _report(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        if callbacks:
+            self._loop.call_soon_threadsafe(run_all, callbacks)
 
-    def _die(self, reason: str) -> None:
-        with self._change:
-            self._dead = reason
-            jobs = {*self._running, *self._dropped, *(entry[2] for entry in self._waiting)}
-            self._running, self._waiting, self._dropped = {}, [], []
+    def _fail_all(self, reason: str) -> None:
+        with self._changed:
+            self._failure = reason
+            jobs = {*self._running, *self._cancelled, *(entry[2] for entry in self._waiting)}
+            self._running, self._waiting, self._cancelled = {}, [], []
         for job in jobs:
-            self._news += [job.release, partial(job.end, EngineUnavailable(reason))]
+            self._callbacks += [job.release, partial(job.finish, EngineUnavailable(reason))]
         self._runner.close()
         if not self._loop.is_closed():
-            self._tell()
+            self._report()
 
 
-def announce(news: list[Callable[[], None]]) -> None:
-    for item in news:
-        item()
+def run_all(callbacks: list[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        callback()

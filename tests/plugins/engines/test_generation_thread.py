@@ -1,11 +1,11 @@
-"""The thread that makes steps: order, release, death. Its runner here has no model."""
+"""The generation thread: order, release of slots, crashes. Its runner here has no model."""
 
 import asyncio
 import threading
 from pathlib import Path
 
 import pytest
-from tests.plugins.engines.support import IDLE, TextCollector, wait_until
+from tests.plugins.engines.support import IDLE, TextCollector, request, wait_until
 
 from palaver.engine import EngineStats, Generation
 from palaver.errors import EngineError, EngineUnavailable
@@ -13,11 +13,11 @@ from palaver_plugins.engines.generation_thread import GenerationThread, Job, Ste
 from palaver_plugins.engines.tokenization import ChatTokenizer
 
 
-class Counter:
-    """A runner that says one token per step to each job, ``length`` of them."""
+class FakeRunner:
+    """A runner that generates one token per step for each job, ``length`` of them."""
 
-    def __init__(self, codec: ChatTokenizer, length: int = 3) -> None:
-        (self.token,) = codec.encode(" rain")
+    def __init__(self, tokenizer: ChatTokenizer, length: int = 3) -> None:
+        (self.token,) = tokenizer.encode(" rain")
         self.length = length
         self.jobs: dict[Job, int] = {}
         self.order: list[Job] = []
@@ -53,94 +53,91 @@ class Counter:
 
 
 @pytest.fixture(scope="module")
-def codec(model: Path) -> ChatTokenizer:
+def tokenizer(model: Path) -> ChatTokenizer:
     return ChatTokenizer.load(model)
 
 
-def job(codec: ChatTokenizer, *, priority: int = 0) -> Job:
+def job(tokenizer: ChatTokenizer, *, priority: int = 0) -> Job:
     return Job(
-        codec=codec,
+        request("", max_tokens=9, priority=priority),
+        TextCollector(),
+        tokenizer=tokenizer,
         prompt=[1],
-        partial_tokens=0,
-        max_new_tokens=9,
-        stops=(),
-        options=None,
-        on_text=TextCollector(),
-        priority=priority,
+        context_window=100,
     )
 
 
-async def test_waiting_jobs_run_by_priority_and_age(codec: ChatTokenizer) -> None:
-    runner = Counter(codec)
+async def test_waiting_jobs_run_by_priority_and_age(tokenizer: ChatTokenizer) -> None:
+    runner = FakeRunner(tokenizer)
     runner.gate.clear()
-    stepper = GenerationThread(runner, slots=1)
-    jobs = [job(codec, priority=it) for it in (0, 5, -5, 0, 5)]
-    tasks = [asyncio.create_task(stepper.generate(jobs[0]))]
+    thread = GenerationThread(runner, slots=1)
+    jobs = [job(tokenizer, priority=it) for it in (0, 5, -5, 0, 5)]
+    tasks = [asyncio.create_task(thread.generate(jobs[0]))]
 
     async def first_runs() -> bool:
-        return stepper.stats() == EngineStats(running=1, waiting=0)
+        return thread.stats() == EngineStats(running=1, waiting=0)
 
     await wait_until(first_runs)
-    tasks += [asyncio.create_task(stepper.generate(it)) for it in jobs[1:]]
+    tasks += [asyncio.create_task(thread.generate(it)) for it in jobs[1:]]
     await asyncio.sleep(0)
-    assert stepper.stats() == EngineStats(running=1, waiting=4)
+    assert thread.stats() == EngineStats(running=1, waiting=4)
     runner.gate.set()
     assert {task.text for task in await asyncio.gather(*tasks)} == {" rain rain rain"}
     assert [jobs.index(it) for it in runner.order] == [0, 2, 3, 1, 4]
-    assert stepper.stats() == IDLE
-    await stepper.close()
+    assert thread.stats() == IDLE
+    await thread.close()
 
 
-async def test_a_waiting_job_that_is_cancelled_never_runs(codec: ChatTokenizer) -> None:
-    runner = Counter(codec, length=10**9)
-    stepper = GenerationThread(runner, slots=1)
-    running, waiting = (asyncio.create_task(stepper.generate(job(codec))) for _ in range(2))
+async def test_a_waiting_job_that_is_cancelled_never_runs(tokenizer: ChatTokenizer) -> None:
+    runner = FakeRunner(tokenizer, length=10**9)
+    thread = GenerationThread(runner, slots=1)
+    running, waiting = (asyncio.create_task(thread.generate(job(tokenizer))) for _ in range(2))
 
     async def one_waits() -> bool:
-        return stepper.stats() == EngineStats(running=1, waiting=1)
+        return thread.stats() == EngineStats(running=1, waiting=1)
 
     await wait_until(one_waits)
     for task in (waiting, running):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, 5)
-    assert stepper.stats() == IDLE
+    assert thread.stats() == IDLE
     assert len(runner.order) == 1
-    await stepper.close()
+    await thread.close()
 
 
-async def test_a_runner_that_fails_is_dead_for_everybody(codec: ChatTokenizer) -> None:
-    runner = Counter(codec, length=10**9)
-    stepper = GenerationThread(runner, slots=1)
-    tasks = [asyncio.create_task(stepper.generate(job(codec))) for _ in range(3)]
+async def test_a_runner_that_fails_ends_all_jobs(tokenizer: ChatTokenizer) -> None:
+    runner = FakeRunner(tokenizer, length=10**9)
+    thread = GenerationThread(runner, slots=1)
+    tasks = [asyncio.create_task(thread.generate(job(tokenizer))) for _ in range(3)]
     await asyncio.sleep(0)
     runner.error = RuntimeError("out of memory")
     for task in tasks:
         with pytest.raises(EngineUnavailable, match="out of memory"):
             await asyncio.wait_for(task, 5)
     with pytest.raises(EngineUnavailable, match="out of memory"):
-        await stepper.generate(job(codec))
-    assert stepper.stats() == IDLE
-    await stepper.close()
+        await thread.generate(job(tokenizer))
+    assert thread.stats() == IDLE
+    await thread.close()
 
 
-async def test_a_failure_of_one_job_is_its_own(codec: ChatTokenizer) -> None:
-    runner = Counter(codec)
+async def test_a_failure_of_one_job_is_its_own(tokenizer: ChatTokenizer) -> None:
+    runner = FakeRunner(tokenizer)
     runner.failure = "the attention cache is full"
-    stepper = GenerationThread(runner, slots=2)
+    thread = GenerationThread(runner, slots=2)
     with pytest.raises(EngineError, match="cache is full"):
-        await stepper.generate(job(codec))
+        await thread.generate(job(tokenizer))
     runner.failure = ""
-    said = await stepper.generate(job(codec))
-    assert isinstance(said, Generation)
-    await stepper.close()
+    generation = await thread.generate(job(tokenizer))
+    assert isinstance(generation, Generation)
+    await thread.close()
 
 
-async def test_closing_ends_what_runs(codec: ChatTokenizer) -> None:
-    stepper = GenerationThread(Counter(codec, length=10**9), slots=1)
-    tasks = [asyncio.create_task(stepper.generate(job(codec))) for _ in range(2)]
+async def test_closing_ends_what_runs(tokenizer: ChatTokenizer) -> None:
+    thread = GenerationThread(FakeRunner(tokenizer, length=10**9), slots=1)
+    tasks = [asyncio.create_task(thread.generate(job(tokenizer))) for _ in range(2)]
     await asyncio.sleep(0)
-    await stepper.close()
+    await thread.close()
     for task in tasks:
         with pytest.raises(EngineUnavailable, match="closed"):
             await asyncio.wait_for(task, 5)

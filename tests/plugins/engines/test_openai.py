@@ -65,11 +65,15 @@ async def outcome(behave: Handler, **options: object) -> PalaverError:
 
 async def test_pieces_and_usage_arrive() -> None:
     async with fault_injecting_servers(HELLO) as (fake,):
-        engine, ear = await started(fake), TextCollector()
-        said = await engine.generate(request("x"), ear)
+        engine, collector = await started(fake), TextCollector()
+        generation = await engine.generate(request("x"), collector)
         await engine.close()
-    assert (said.text, ear.pieces, said.finish_reason) == ("Hello", ["Hel", "lo"], "stop")
-    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (7, 3)
+    assert (generation.text, collector.pieces, generation.finish_reason) == (
+        "Hello",
+        ["Hel", "lo"],
+        "stop",
+    )
+    assert (generation.usage.prompt_tokens, generation.usage.completion_tokens) == (7, 3)
 
 
 async def test_chunks_may_end_anywhere_and_comments_are_skipped() -> None:
@@ -154,13 +158,13 @@ async def test_vectors_have_unit_length_and_the_texts_order() -> None:
 
 async def test_a_cancelled_generation_closes_its_connection() -> None:
     async with fault_injecting_servers(hang(text_chunk("Hel"))) as (fake,):
-        engine, ear = await started(fake), TextCollector()
-        talk = asyncio.create_task(engine.generate(request("x"), ear))
-        await asyncio.wait_for(ear.first.wait(), 5)
+        engine, collector = await started(fake), TextCollector()
+        task = asyncio.create_task(engine.generate(request("x"), collector))
+        await asyncio.wait_for(collector.first.wait(), 5)
         assert await engine.stats() == EngineStats(running=1, waiting=0)
-        talk.cancel()
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await talk
+            await task
         await asyncio.wait_for(fake.client_disconnected.wait(), 5)
         assert await engine.stats() == EngineStats(running=0, waiting=0)
         await engine.close()
@@ -293,8 +297,8 @@ async def test_another_server_makes_good_a_failure_before_the_first_piece(
     async with fault_injecting_servers(first, HELLO) as fakes:
         engine = await started(*fakes)
         for number in range(12):  # whichever comes first
-            said = await engine.generate(request(f"prompt {number}"), TextCollector())
-            assert said.text == "Hello"
+            generation = await engine.generate(request(f"prompt {number}"), TextCollector())
+            assert generation.text == "Hello"
         await engine.close()
 
 
@@ -312,8 +316,8 @@ async def test_requests_that_one_failure_takes_count_as_one(
 ) -> None:
     async with fault_injecting_servers(drop_connection(text_chunk("x"))) as (fake,):
         engine = await started(fake)
-        talks = (engine.generate(request("same"), TextCollector()) for _ in range(8))
-        ends = await asyncio.gather(*talks, return_exceptions=True)
+        tasks = (engine.generate(request("same"), TextCollector()) for _ in range(8))
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
         await engine.close()
     assert {type(end) for end in ends} == {EngineUnavailable}
     assert caplog.text.count("it is not asked for") == 1
@@ -323,14 +327,14 @@ async def test_a_structure_is_begun_anew_at_another_server() -> None:
     async with fault_injecting_servers(
         drop_connection(text_chunk("re")), send_stream(text_chunk("red")), card=VLLM_CARD
     ) as fakes:
-        engine, ears = await started(*fakes), []
+        engine, collectors = await started(*fakes), []
         for number in range(20):
-            ears.append(TextCollector())
+            collectors.append(TextCollector())
             asked = request(f"{number}", structure=Choice(("red", "green")))
-            assert (await engine.generate(asked, ears[-1])).text == "red"
+            assert (await engine.generate(asked, collectors[-1])).text == "red"
         await engine.close()
     assert fakes[0].bodies, "it was asked, and broke off"
-    assert {tuple(ear.pieces) for ear in ears} == {("red",)}
+    assert {tuple(collector.pieces) for collector in collectors} == {("red",)}
 
 
 async def test_a_server_that_hangs_gets_no_second_request() -> None:
@@ -359,37 +363,37 @@ async def test_an_overloaded_server_is_not_called_broken() -> None:
 async def test_a_reply_goes_on_at_another_server() -> None:
     first, second = drop_connection(text_chunk("Hel")), send_stream(text_chunk("lo"))
     async with fault_injecting_servers(first, second, card=VLLM_CARD) as fakes:
-        engine, ear = build_openai(*(fake.url for fake in fakes)), TextCollector()
+        engine, collector = build_openai(*(fake.url for fake in fakes)), TextCollector()
         await engine.start()
         for number in range(20):
-            said = await engine.generate(request(f"{number}", max_tokens=9), ear)
+            generation = await engine.generate(request(f"{number}", max_tokens=9), collector)
             if fakes[0].bodies:
                 break
         await engine.close()
-    assert said.text == "Hello"
+    assert generation.text == "Hello"
     body = fakes[1].bodies[-1]
     assert body["messages"][-1] == {"role": "assistant", "content": "Hel"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
-    assert body["max_tokens"] == 8, "what was said is counted"
-    assert said.usage.completion_tokens == 4
+    assert body["max_tokens"] == 8, "what was generation is counted"
+    assert generation.usage.completion_tokens == 4
 
 
 async def test_a_plain_servers_reply_cannot_go_on() -> None:
     async with fault_injecting_servers(
         drop_connection(text_chunk("Hel")), drop_connection(text_chunk("Hel"))
     ) as fakes:
-        engine, ear = await started(*fakes), TextCollector()
+        engine, collector = await started(*fakes), TextCollector()
         with pytest.raises(EngineUnavailable):
-            await engine.generate(request("x"), ear)
+            await engine.generate(request("x"), collector)
         await engine.close()
-    assert ear.pieces == ["Hel"]
+    assert collector.pieces == ["Hel"]
 
 
 async def test_the_same_beginning_goes_to_the_same_server_unless_it_is_busy() -> None:
     async with fault_injecting_servers(hang(text_chunk("x")), hang(text_chunk("x"))) as fakes:
         engine = await started(*fakes)
         async with asyncio.TaskGroup() as group:
-            talks = [
+            tasks = [
                 group.create_task(engine.generate(request("same"), TextCollector()))
                 for _ in range(12)
             ]
@@ -398,8 +402,8 @@ async def test_the_same_beginning_goes_to_the_same_server_unless_it_is_busy() ->
                 return sum(len(fake.bodies) for fake in fakes) == 12
 
             await wait_until(all_asked)
-            for talk in talks:
-                talk.cancel()
+            for task in tasks:
+                task.cancel()
         await engine.close()
     few, many = sorted(len(fake.bodies) for fake in fakes)
     assert few >= 4
@@ -439,21 +443,21 @@ async def test_replies_survive_the_death_of_a_server(pair: tuple[VllmServer, Vll
         prompts = [f"{ENDLESS_PROMPT}, part {number}" for number in range(8)]
         requests = [request(prompt, max_tokens=300) for prompt in prompts]
         whole = [(await engine.generate(it, TextCollector())).text for it in requests]
-        ears = [TextCollector() for _ in prompts]
+        collectors = [TextCollector() for _ in prompts]
         async with asyncio.TaskGroup() as group:
-            talks = [
-                group.create_task(engine.generate(it, ear))
-                for it, ear in zip(requests, ears, strict=True)
+            tasks = [
+                group.create_task(engine.generate(it, collector))
+                for it, collector in zip(requests, collectors, strict=True)
             ]
-            for ear in ears:
-                await asyncio.wait_for(ear.first.wait(), 10)
+            for collector in collectors:
+                await asyncio.wait_for(collector.first.wait(), 10)
             assert (await engine.stats()).running == len(prompts)
             doomed.kill()
-        said = [talk.result() for talk in talks]
-        assert [ear.text for ear in ears] == [it.text for it in said]
-        assert [it.text for it in said] == whole
-        assert {it.finish_reason for it in said} == {"length"}
-        assert all(296 <= it.usage.completion_tokens <= 304 for it in said)
+        generation = [task.result() for task in tasks]
+        assert [collector.text for collector in collectors] == [it.text for it in generation]
+        assert [it.text for it in generation] == whole
+        assert {it.finish_reason for it in generation} == {"length"}
+        assert all(296 <= it.usage.completion_tokens <= 304 for it in generation)
         assert await engine.stats() == EngineStats(running=0, waiting=0)
     finally:
         await engine.close()

@@ -41,11 +41,11 @@ async def test_more_than_the_cache_holds_is_computed_again_and_comes_out_the_sam
 async def test_a_structure_that_cannot_be_compiled_harms_nobody(model: Path) -> None:
     engine = build_engine(openvino, model, threads=1)
     await engine.start()
-    talk = asyncio.create_task(said(engine, ENDLESS_PROMPT, max_tokens=300))
+    task = asyncio.create_task(said(engine, ENDLESS_PROMPT, max_tokens=300))
     for structure in (Regex("(?=a)b"), Regex(r"(a)\1"), JsonSchema({"type": "no such"})):
         with pytest.raises(InvalidInput):
             await said(engine, ENDLESS_PROMPT, structure=structure)
-    assert await talk == await said(engine, ENDLESS_PROMPT, max_tokens=300)
+    assert await task == await said(engine, ENDLESS_PROMPT, max_tokens=300)
     await engine.close()
 
 

@@ -43,10 +43,10 @@ texts = st.text(st.sampled_from("ab \n漢."), max_size=90)
 
 @given(texts, st.integers(0, 90), st.integers())
 def test_what_is_heard_is_the_rest(whole: str, cut: int, seed: int) -> None:
-    ear, speaker = TextCollector(), Speaker(whole, seed)
+    collector, speaker = TextCollector(), Speaker(whole, seed)
     partial = whole[:cut]
-    said = asyncio.run(generate_healed(request("x", partial=partial), ear, speaker))
-    assert said.text == ear.text == whole[cut:]
+    said = asyncio.run(generate_healed(request("x", partial=partial), collector, speaker))
+    assert said.text == collector.text == whole[cut:]
 
 
 @given(texts.filter(bool), st.integers(1, 90), st.integers())
@@ -54,9 +54,9 @@ def test_a_model_that_does_not_repeat_itself_goes_on_from_the_cut(
     whole: str, cut: int, seed: int
 ) -> None:
     partial = whole[:cut]
-    ear, speaker = TextCollector(), Speaker(whole, seed, exact=len(partial))
-    said = asyncio.run(generate_healed(request("x", partial=partial), ear, speaker))
-    assert said.text == ear.text == whole[cut:]
+    collector, speaker = TextCollector(), Speaker(whole, seed, exact=len(partial))
+    said = asyncio.run(generate_healed(request("x", partial=partial), collector, speaker))
+    assert said.text == collector.text == whole[cut:]
     assert speaker.asked[-1].partial == partial
 
 
@@ -87,10 +87,10 @@ async def test_a_model_that_has_ended_before_the_cut_is_asked_once_more() -> Non
             self.asked.append(request)
             return Generation(text="", finish_reason="stop", usage=Usage())
 
-    ear, speaker = TextCollector(), Silent("")
+    collector, speaker = TextCollector(), Silent("")
     assert (
-        (await generate_healed(request("x", partial="The rain"), ear, speaker)).text
-        == ear.text
+        (await generate_healed(request("x", partial="The rain"), collector, speaker)).text
+        == collector.text
         == ""
     )
     assert [it.partial for it in speaker.asked] == ["The", "The rain"]

@@ -1,4 +1,4 @@
-"""What is particular to the engine ``transformers``; the rest is in the conformance suite."""
+"""Engine ``transformers``, beyond the conformance suite."""
 
 import asyncio
 import json
@@ -155,7 +155,7 @@ PROMPTS = (
 
 
 def write_network(folder: Path, kind: str, model: Path) -> Path:
-    """A model of the architecture ``kind`` with random weights that has the words of ``model``."""
+    """Write a model of architecture ``kind`` with random weights and the vocabulary of ``model``."""
     torch: Any = pytest.importorskip("torch")
     hugging_face: Any = pytest.importorskip("transformers")
     known = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -171,32 +171,38 @@ def write_network(folder: Path, kind: str, model: Path) -> Path:
 
 
 def load(model: Path, folder: Path, kind: str = "qwen2") -> transformers.LoadedModels:
-    """``model`` itself, or one of the architecture ``kind`` that is written into ``folder``."""
+    """Load ``model``, or one of the architecture ``kind`` that is written to ``folder``."""
     chosen = model if kind == "qwen2" else write_network(folder / kind, kind, model)
     build_context = BuildContext(data_directory=folder, resolve_model=lambda name: chosen)
     return transformers.load(transformers.TransformersSettings(threads=1), build_context)
 
 
 @asynccontextmanager
-async def stepping(
-    loaded: transformers.LoadedModels, plan: BatchingPlan | None = None, step_tokens: int = 32
+async def running_thread(
+    loaded: transformers.LoadedModels,
+    plan: BatchingPlan | None = None,
+    max_prefill_tokens: int = 32,
 ) -> AsyncIterator[GenerationThread]:
-    stepper = GenerationThread(TorchRunner(loaded.network, step_tokens, plan or loaded.plan), 16)
+    thread = GenerationThread(
+        TorchRunner(loaded.network, max_prefill_tokens, plan or loaded.plan), 16
+    )
     try:
-        yield stepper
+        yield thread
     finally:
-        await stepper.close()
+        await thread.close()
 
 
-async def said(
-    stepper: GenerationThread,
+async def generate_text(
+    thread: GenerationThread,
     loaded: transformers.LoadedModels,
     prompt: str,
-    ear: TextCollector | None = None,
+    collector: TextCollector | None = None,
     **options: object,
 ) -> str:
-    job = await transformers.prepare(loaded, request(prompt, **options), ear or TextCollector())
-    return (await stepper.generate(job)).text
+    job = await transformers.make_job(
+        loaded, request(prompt, **options), collector or TextCollector()
+    )
+    return (await thread.generate(job)).text
 
 
 async def test_sixteen_streams_take_far_fewer_forwards_than_tokens(
@@ -205,14 +211,14 @@ async def test_sixteen_streams_take_far_fewer_forwards_than_tokens(
     loaded = await asyncio.to_thread(load, model, tmp_path)
     forwards: list[int] = []
     loaded.network.register_forward_pre_hook(lambda *_: forwards.append(1))
-    async with stepping(loaded, step_tokens=4096) as stepper:
+    async with running_thread(loaded, max_prefill_tokens=4096) as thread:
         jobs = [
-            await transformers.prepare(
+            await transformers.make_job(
                 loaded, request(f"Question {it}", max_tokens=24), TextCollector()
             )
             for it in range(16)
         ]
-        ends = await asyncio.gather(*map(stepper.generate, jobs))
+        ends = await asyncio.gather(*map(thread.generate, jobs))
     tokens = sum(end.usage.completion_tokens for end in ends)
     assert tokens == 16 * 24
     assert len(forwards) < 16 + tokens / 6, "a forward for each prompt, then one for all"
@@ -225,26 +231,30 @@ async def test_rows_that_come_and_go_leave_the_others_alone(
     loaded = await asyncio.to_thread(load, model, tmp_path, kind)
     assert loaded.plan == BatchingPlan(batched=True, chunked_prefill=True)
     lengths = {prompt: 90 - 20 * index for index, prompt in enumerate(PROMPTS)}
-    async with stepping(loaded, ALONE) as stepper:
-        expected = [await said(stepper, loaded, it, max_tokens=lengths[it]) for it in PROMPTS]
+    async with running_thread(loaded, ALONE) as thread:
+        expected = [
+            await generate_text(thread, loaded, it, max_tokens=lengths[it]) for it in PROMPTS
+        ]
     assert len(set(expected)) > 3
-    async with stepping(loaded) as stepper:
+    async with running_thread(loaded) as thread:
         for _ in range(2):
-            ear = TextCollector()
-            left = asyncio.create_task(said(stepper, loaded, "Go away", ear, max_tokens=900))
+            collector = TextCollector()
+            left = asyncio.create_task(
+                generate_text(thread, loaded, "Go away", collector, max_tokens=900)
+            )
             tasks = []
             for prompt in PROMPTS:
                 tasks.append(
                     asyncio.create_task(
-                        said(stepper, loaded, prompt, ear, max_tokens=lengths[prompt])
+                        generate_text(thread, loaded, prompt, collector, max_tokens=lengths[prompt])
                     )
                 )
-                ear.first.clear()
-                await asyncio.wait_for(ear.first.wait(), 10)
+                collector.first.clear()
+                await asyncio.wait_for(collector.first.wait(), 10)
             left.cancel()
             assert await asyncio.gather(*tasks) == expected
             await asyncio.wait([left])
-            assert stepper.stats() == IDLE
+            assert thread.stats() == IDLE
 
 
 @pytest.mark.parametrize(
@@ -261,21 +271,21 @@ async def test_what_slides_or_recurs_is_computed_one_at_a_time(
         loaded = await asyncio.to_thread(load, model, tmp_path, kind)
     assert loaded.plan == plan
     assert "one at a time" in caplog.text
-    async with stepping(loaded, step_tokens=3) as stepper:
-        alone = [await said(stepper, loaded, it) for it in PROMPTS]
-        together = await asyncio.gather(*(said(stepper, loaded, it) for it in PROMPTS))
+    async with running_thread(loaded, max_prefill_tokens=3) as thread:
+        alone = [await generate_text(thread, loaded, it) for it in PROMPTS]
+        together = await asyncio.gather(*(generate_text(thread, loaded, it) for it in PROMPTS))
     assert together == alone
 
 
 async def test_the_trial_sees_wrong_positions(model: Path, tmp_path: Path) -> None:
     loaded = await asyncio.to_thread(load, model, tmp_path, "gpt2")
-    reader = CausalModel(loaded.network)
-    assert not batching_obstacle(reader)
-    reader.takes_positions = False
-    assert "differ" in batching_obstacle(reader)
+    causal_model = CausalModel(loaded.network)
+    assert not batching_obstacle(causal_model)
+    causal_model.takes_positions = False
+    assert "differ" in batching_obstacle(causal_model)
 
 
-async def test_a_request_that_is_too_long_is_refused_and_the_others_go_on(model: Path) -> None:
+async def test_a_request_that_is_too_long_is_refused_and_the_others_continue(model: Path) -> None:
     engine = build_engine(transformers, model, threads=1)
     engine_info = await engine.start()
     try:
@@ -305,14 +315,17 @@ async def test_scores_that_are_no_numbers_fail_their_own_request(
     def spoil(network: object, given: object, out: Any) -> None:
         out.logits.fill_(math.nan)
 
-    async with stepping(loaded) as stepper:
-        with loaded.network.register_forward_hook(spoil), pytest.raises(EngineError, match="pick"):
-            await said(stepper, loaded, ENDLESS_PROMPT, temperature=1.0)
-        assert await said(stepper, loaded, ENDLESS_PROMPT)
-        assert stepper.stats() == IDLE
+    async with running_thread(loaded) as thread:
+        with (
+            loaded.network.register_forward_hook(spoil),
+            pytest.raises(EngineError, match="sampling"),
+        ):
+            await generate_text(thread, loaded, ENDLESS_PROMPT, temperature=1.0)
+        assert await generate_text(thread, loaded, ENDLESS_PROMPT)
+        assert thread.stats() == IDLE
 
 
-async def test_an_engine_that_died_starts_anew(model: Path) -> None:
+async def test_an_engine_that_crashed_can_be_started_again(model: Path) -> None:
     torch: Any = pytest.importorskip("torch")
     engine = build_engine(transformers, model, threads=1)
 

@@ -126,7 +126,7 @@ async def test_a_long_absence_pauses_the_turn_and_frees_the_engine(
             await until(idle(engine))
             seen = chat.screen.texts[turn]
             assert 0 < len(seen) < len(text)
-            engine._pace = 0
+            engine._seconds_per_token = 0
             link.cut = False
             reply = await chat.reply(turn)
             attempts = {event.attempt for event in chat.screen.of(turn, Started)}
