@@ -186,7 +186,7 @@ def write_file(
 
 
 def interleaved(tensor: Array, heads: int) -> Array:
-    """Return ``tensor`` with the two halves of each rotary pair side by side, as in Llama's GGUF."""
+    """Return ``tensor`` with the halves of each rotary pair side by side, as in Llama's GGUF."""
     shape = (heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
     return tensor.reshape(shape).swapaxes(1, 2).reshape(tensor.shape)
 

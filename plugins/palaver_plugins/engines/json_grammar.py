@@ -123,8 +123,8 @@ class _GrammarWriter:
         return f'"{{" {self._members(members)} "}}"'
 
     def _members(self, members: list[tuple[str, bool]]) -> str:
-        """Return the rule of the members in their order; optional ones may be left out. There is one
-        rule for the rest after each member, with and without a comma before it."""
+        """Return the rule of the members in their order; optional ones may be left out. For the
+        rest after each member there is one rule with and one without a leading comma."""
         name = f"members{len(self._rules)}"
         self._rules[f"{name}_{len(members)}_first"] = self._rules[f"{name}_{len(members)}"] = '""'
         for index in reversed(range(len(members))):
@@ -159,8 +159,8 @@ INTEGER: KeywordTable = {"minimum": ("minimum", None), "maximum": ("maximum", No
 
 
 def arguments(limits: Schema, known: KeywordTable) -> Schema:
-    """Return arguments from the keywords of a schema. Raises `UnsupportedSchemaError` for an unknown
-    keyword."""
+    """Return arguments from the keywords of a schema. Raises `UnsupportedSchemaError` for an
+    unknown keyword."""
     if limits.keys() - known.keys():
         raise UnsupportedSchemaError
     return {name: limits.get(keyword, default) for keyword, (name, default) in known.items()}

@@ -1,7 +1,7 @@
 """Fixtures of the engine tests, and the engines of the conformance suite.
 
-`FACTORIES` maps a name to an async context manager that takes a model directory, yields an engine
-that is not started, and cleans up what it created (a server, a temporary directory). A factory skips
+`FACTORIES` maps a name to an async context manager: it takes a model directory, yields an engine
+that is not started, and cleans up what it created (a server, a temporary directory). It skips
 the test when its dependency is missing.
 """
 

@@ -1,4 +1,4 @@
-"""What every engine must do. An ability that one does not declare must raise `Unsupported`."""
+"""Conformance suite of all engines. A capcapability that an engine lacks must raise `Unsupported`."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from palaver.errors import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LOADS_FILES = ("openvino", "transformers", "vllm")
-"""Engines that open the model's directory themselves, and so must tell what is wrong with it."""
+"""Engines that load the model's directory themselves and so must report errors in it."""
 
 VERDICT = JsonSchema(
     {
@@ -87,7 +87,7 @@ async def test_different_prompts_get_different_replies(started: StartedEngine) -
     assert len(replies) > 1
 
 
-async def test_sixteen_at_once_say_what_each_says_alone(started: StartedEngine) -> None:
+async def test_sixteen_concurrent_generations_equal_single_ones(started: StartedEngine) -> None:
     prompts = [f"Question number {index}" for index in range(16)]
     alone = [(await started.generate(prompt, max_tokens=24)).text for prompt in prompts]
     collectors = [TextCollector() for _ in prompts]
@@ -101,7 +101,7 @@ async def test_sixteen_at_once_say_what_each_says_alone(started: StartedEngine) 
     assert await started.engine.stats() == IDLE
 
 
-async def test_every_sampling_parameter_is_taken(started: StartedEngine) -> None:
+async def test_every_sampling_parameter_is_accepted(started: StartedEngine) -> None:
     generation = await started.generate(
         ENDLESS_PROMPT, temperature=0.7, top_p=0.9, top_k=20, repetition_penalty=1.1, max_tokens=10
     )
@@ -140,15 +140,15 @@ async def test_the_end_of_the_context_is_a_length(started: StartedEngine) -> Non
     assert started.engine_info.context_window - 2 <= used <= started.engine_info.context_window
 
 
-async def nearly_full_prompt(started: StartedEngine, room: int = 60) -> str:
-    """A prompt that leaves about ``room`` tokens of the context."""
+async def nearly_full_prompt(started: StartedEngine, remaining: int = 60) -> str:
+    """Return a prompt that leaves about ``remaining`` tokens of the context."""
 
     async def tokens(words: int) -> int:
         return await started.engine.count_tokens([ChatMessage("user", " rain" * words)])
 
     overhead = 2 * await tokens(1) - await tokens(2)
     each = await tokens(2) - await tokens(1)
-    return " rain" * ((started.engine_info.context_window - room - overhead) // each)
+    return " rain" * ((started.engine_info.context_window - remaining - overhead) // each)
 
 
 @pytest.mark.parametrize("cut", [(10, 13), (9, 22), (30, 31), (24, 40)])
@@ -157,7 +157,7 @@ async def test_a_stop_string_ends_the_text_and_is_not_part_of_it(
 ) -> None:
     whole = (await started.generate(ENDLESS_PROMPT)).text
     stop = whole[slice(*cut)]
-    generation = await started.generate(ENDLESS_PROMPT, collector, stop=("never generation", stop))
+    generation = await started.generate(ENDLESS_PROMPT, collector, stop=("never said", stop))
     assert generation.text == whole[: whole.index(stop)] == collector.text
     assert generation.finish_reason == "stop"
 
@@ -169,7 +169,7 @@ async def test_the_earliest_stop_string_wins(started: StartedEngine) -> None:
     assert generation.text == whole[: min(whole.index(early), whole.index(late))]
 
 
-async def test_a_beginning_of_a_stop_string_is_said_after_all(
+async def test_a_beginning_of_a_stop_string_is_delivered_after_all(
     started: StartedEngine, collector: TextCollector
 ) -> None:
     whole = (await started.generate(ENDLESS_PROMPT)).text
@@ -188,9 +188,9 @@ async def test_cancelling_frees_the_slot(started: StartedEngine, collector: Text
     assert (await started.engine.stats()).running == 1
     await cancelled(task)
     assert await started.engine.stats() == IDLE
-    heard = len(collector.pieces)
+    delivered = len(collector.pieces)
     assert (await started.generate(ENDLESS_PROMPT, max_tokens=5)).text
-    assert len(collector.pieces) == heard, "nothing is heard after the cancellation"
+    assert len(collector.pieces) == delivered, "no text arrives after the cancellation"
 
 
 async def test_cancelling_before_the_first_token_frees_the_slot(started: StartedEngine) -> None:
@@ -211,7 +211,7 @@ async def cancelled(task: asyncio.Task[Generation]) -> None:
         await asyncio.wait_for(task, 5)
 
 
-async def test_the_deadline_ends_a_generation_and_frees_the_slot(
+async def test_the_timeout_ends_a_generation_and_frees_the_slot(
     started: StartedEngine, collector: TextCollector
 ) -> None:
     with pytest.raises(EngineTimeout):
@@ -222,9 +222,9 @@ async def test_the_deadline_ends_a_generation_and_frees_the_slot(
     assert (await started.generate(ENDLESS_PROMPT, max_tokens=5)).text
 
 
-async def test_a_listener_that_fails_ends_its_own_generation_only(started: StartedEngine) -> None:
+async def test_a_failing_callback_ends_only_its_own_generation(started: StartedEngine) -> None:
     def fail(piece: str) -> None:
-        raise LookupError("the listener's own fault")
+        raise LookupError("the callback's own fault")
 
     other = asyncio.create_task(started.generate(ENDLESS_PROMPT))
     with pytest.raises(LookupError):
@@ -238,7 +238,7 @@ async def test_a_listener_that_fails_ends_its_own_generation_only(started: Start
 # Tokens
 
 
-async def test_count_tokens_is_what_the_prompt_took(started: StartedEngine) -> None:
+async def test_count_tokens_equals_the_prompt_tokens_of_the_usage(started: StartedEngine) -> None:
     messages = (
         ChatMessage("system", "Be brief."),
         ChatMessage("user", "Grüße, 漢字 and\nnew lines"),
@@ -271,18 +271,18 @@ async def test_no_tenant_sees_what_another_has_cached(started: StartedEngine) ->
     assert 0 <= cached[1] <= (await started.generate(prompt, max_tokens=2)).usage.prompt_tokens
 
 
-async def test_a_nonsensical_parameter_is_the_callers_fault(started: StartedEngine) -> None:
+async def test_an_invalid_parameter_is_refused(started: StartedEngine) -> None:
     for wrong in ({"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"stop": ("",)}):
         with pytest.raises(InvalidInput):
             await started.generate(ENDLESS_PROMPT, **wrong)
 
 
-# Abilities
+# Capabilities
 
 
 async def test_a_seed_repeats_a_sample(started: StartedEngine) -> None:
     if not started.has("seed"):
-        await refuses(started, seed=1)
+        await check_unsupported(started, seed=1)
         return
     seeds = (1, 2, 3, 1, 2, 3)
     async with asyncio.TaskGroup() as group:
@@ -298,7 +298,7 @@ async def test_a_seed_repeats_a_sample(started: StartedEngine) -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_json_obeys_its_schema(started: StartedEngine, temperature: float) -> None:
     if not started.has("json_schema"):
-        await refuses(started, structure=VERDICT)
+        await check_unsupported(started, structure=VERDICT)
         return
     generation = await started.generate(
         ENDLESS_PROMPT, structure=VERDICT, temperature=temperature, max_tokens=200
@@ -314,7 +314,7 @@ async def test_json_obeys_its_schema(started: StartedEngine, temperature: float)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_a_choice_is_one_of_its_options(started: StartedEngine, temperature: float) -> None:
     if not started.has("choice"):
-        await refuses(started, structure=COLOURS)
+        await check_unsupported(started, structure=COLOURS)
         return
     generation = await started.generate(ENDLESS_PROMPT, structure=COLOURS, temperature=temperature)
     assert generation.text in COLOURS.options
@@ -328,7 +328,7 @@ async def test_a_regular_expression_is_matched_whole(
     started: StartedEngine, temperature: float
 ) -> None:
     if not started.has("regex"):
-        await refuses(started, structure=PLATE)
+        await check_unsupported(started, structure=PLATE)
         return
     generation = await started.generate(ENDLESS_PROMPT, structure=PLATE, temperature=temperature)
     assert re.fullmatch(PLATE.pattern, generation.text)
@@ -337,7 +337,7 @@ async def test_a_regular_expression_is_matched_whole(
 
 async def test_structures_do_not_leak_into_other_requests(started: StartedEngine) -> None:
     if not started.has("choice"):
-        await refuses(started, structure=COLOURS)
+        await check_unsupported(started, structure=COLOURS)
         return
     free = (await started.generate(ENDLESS_PROMPT)).text
     async with asyncio.TaskGroup() as group:
@@ -350,7 +350,7 @@ async def test_structures_do_not_leak_into_other_requests(started: StartedEngine
 
 
 @pytest.mark.parametrize(
-    ("ability", "structure"),
+    ("capability", "structure"),
     [
         ("choice", Choice(())),
         ("regex", Regex("(unclosed")),
@@ -358,21 +358,21 @@ async def test_structures_do_not_leak_into_other_requests(started: StartedEngine
     ],
     ids=["choice", "regex", "json_schema"],
 )
-async def test_a_structure_that_cannot_work_is_the_callers_fault(
-    started: StartedEngine, ability: str, structure: Choice | Regex | JsonSchema
+async def test_an_invalid_structure_is_refused(
+    started: StartedEngine, capability: str, structure: Choice | Regex | JsonSchema
 ) -> None:
-    expected = InvalidInput if started.has(ability) else Unsupported
+    expected = InvalidInput if started.has(capability) else Unsupported
     with pytest.raises(expected):
         await started.generate(ENDLESS_PROMPT, structure=structure)
     assert (await started.generate(ENDLESS_PROMPT)).text
 
 
 @pytest.mark.parametrize("alternatives", [0, 3])
-async def test_there_is_a_log_probability_for_every_token(
+async def test_there_is_a_log_probcapability_for_every_token(
     started: StartedEngine, alternatives: int
 ) -> None:
     if not started.has("alternatives" if alternatives else "logprobs"):
-        await refuses(started, logprobs=alternatives)
+        await check_unsupported(started, logprobs=alternatives)
         return
     generation = await started.generate(ENDLESS_PROMPT, logprobs=alternatives)
     assert len(generation.logprobs) == generation.usage.completion_tokens
@@ -387,11 +387,11 @@ async def test_there_is_a_log_probability_for_every_token(
     assert all(token in generation.text for token in plain)
 
 
-async def test_a_partial_reply_goes_on_at_the_cuts_that_streaming_makes(
+async def test_a_partial_reply_continues_between_streamed_pieces(
     started: StartedEngine,
 ) -> None:
     if not started.has("continuation"):
-        await refuses(started, partial="The rain")
+        await check_unsupported(started, partial="The rain")
         return
     collector = TextCollector()
     whole = await started.generate(ENDLESS_PROMPT, collector, max_tokens=48)
@@ -401,9 +401,9 @@ async def test_a_partial_reply_goes_on_at_the_cuts_that_streaming_makes(
         assert partial + rest.text == whole.text
 
 
-async def test_a_partial_reply_goes_on_at_any_character(started: StartedEngine) -> None:
+async def test_a_partial_reply_continues_at_any_character(started: StartedEngine) -> None:
     if not started.has("continuation"):
-        await refuses(started, partial="The rain")
+        await check_unsupported(started, partial="The rain")
         return
     whole = (await started.generate(ENDLESS_PROMPT, max_tokens=40)).text
     cuts = range(1, len(whole), 5)
@@ -420,37 +420,37 @@ async def test_a_partial_reply_goes_on_at_any_character(started: StartedEngine) 
     assert [collector.text for collector in collectors] == [task.result().text for task in tasks]
 
 
-class Cut(Exception):
-    """The listener has gone."""
+class Interrupted(Exception):
+    """The callback stops the generation."""
 
 
-async def heard_until(started: StartedEngine, length: int) -> str:
-    """The first characters of a reply whose listener then leaves."""
-    generation = ""
+async def generate_prefix(started: StartedEngine, length: int) -> str:
+    """Return the first ``length`` characters of a reply, and stop its generation there."""
+    text = ""
 
-    def hear(piece: str) -> None:
-        nonlocal generation
-        generation += piece
-        if len(generation) >= length:
-            raise Cut
+    def interrupt(piece: str) -> None:
+        nonlocal text
+        text += piece
+        if len(text) >= length:
+            raise Interrupted
 
-    with pytest.raises(Cut):
-        await started.engine.generate(request(ENDLESS_PROMPT, max_tokens=60), hear)
-    return generation[:length]
+    with pytest.raises(Interrupted):
+        await started.engine.generate(request(ENDLESS_PROMPT, max_tokens=60), interrupt)
+    return text[:length]
 
 
-async def test_a_reply_cut_at_a_random_character_goes_on_at_another_instance(
+async def test_a_reply_cut_at_a_random_character_continues_at_another_instance(
     started: StartedEngine,
 ) -> None:
     if not started.has("continuation"):
-        await refuses(started, partial="The rain")
+        await check_unsupported(started, partial="The rain")
         return
     whole = (await started.generate(ENDLESS_PROMPT, max_tokens=60)).text
     chance = random.Random(SEED)
     async with started.factory(started.model) as another:
         await another.start()
         for _ in range(8):
-            partial = await heard_until(started, chance.randrange(1, len(whole)))
+            partial = await generate_prefix(started, chance.randrange(1, len(whole)))
             rest = await another.generate(
                 request(ENDLESS_PROMPT, partial=partial, max_tokens=60), TextCollector()
             )
@@ -460,7 +460,7 @@ async def test_a_reply_cut_at_a_random_character_goes_on_at_another_instance(
 
 async def test_a_partial_reply_counts_as_reply(started: StartedEngine) -> None:
     if not started.has("continuation"):
-        await refuses(started, partial="The rain")
+        await check_unsupported(started, partial="The rain")
         return
     whole = await started.generate(ENDLESS_PROMPT, max_tokens=30)
     for cut in (len(whole.text) // 2, len(whole.text)):
@@ -475,15 +475,15 @@ async def test_a_partial_reply_counts_as_reply(started: StartedEngine) -> None:
 
 async def test_an_unknown_adapter_is_named(started: StartedEngine) -> None:
     if not started.has("adapter"):
-        await refuses(started, adapter="no-such-adapter")
+        await check_unsupported(started, adapter="no-such-adapter")
         return
     with pytest.raises((InvalidInput, NotFound), match="no-such-adapter"):
         await started.generate(ENDLESS_PROMPT, adapter="no-such-adapter")
 
 
-async def test_priorities_are_taken(started: StartedEngine) -> None:
+async def test_priorities_are_accepted(started: StartedEngine) -> None:
     if not started.has("priority"):
-        await refuses(started, priority=-1)
+        await check_unsupported(started, priority=-1)
         return
     plain = (await started.generate(ENDLESS_PROMPT)).text
     async with asyncio.TaskGroup() as group:
@@ -514,8 +514,8 @@ async def test_labels_have_probabilities(started: StartedEngine) -> None:
         assert sum(scores.values()) == pytest.approx(1, abs=1e-3)
 
 
-async def refuses(started: StartedEngine, **options: object) -> None:
-    """An ability that is not declared is refused, and the engine lives on."""
+async def check_unsupported(started: StartedEngine, **options: object) -> None:
+    """Check that the engine refuses the options and still works afterwards."""
     collector = TextCollector()
     with pytest.raises(Unsupported):
         await started.generate(ENDLESS_PROMPT, collector, **options)
@@ -552,22 +552,22 @@ async def test_an_engine_that_was_not_started_is_unavailable(started: StartedEng
         await engine.close()
 
 
-@pytest.mark.parametrize("how", ["no config", "truncated weights", "bad tokenizer", "empty"])
+@pytest.mark.parametrize("kind", ["no config", "truncated weights", "bad tokenizer", "empty"])
 async def test_a_broken_model_is_a_configuration_error_that_names_it(
-    started: StartedEngine, tmp_path: Path, how: str
+    started: StartedEngine, tmp_path: Path, kind: str
 ) -> None:
     if started.name not in LOADS_FILES:
         pytest.skip(f"{started.name} opens no model files")
     broken = tmp_path / "broken-model"
     shutil.copytree(started.model, broken)
-    damage_model(broken, how)
+    damage_model(broken, kind)
     async with started.factory(broken) as engine:
         with pytest.raises(ConfigurationError, match="broken-model"):
             await engine.start()
         await engine.close()
 
 
-async def test_abilities_tell_the_model_and_its_context(started: StartedEngine) -> None:
+async def test_the_description_has_the_model_and_its_context_window(started: StartedEngine) -> None:
     assert started.engine_info.model
     assert started.engine_info.context_window > 0
     assert "generate" in started.engine_info.capabilities

@@ -1,4 +1,4 @@
-"""Compact JSON by a grammar of our own, as xgrammar inside OpenVINO understands it."""
+"""Grammars of compact JSON in xgrammar's notation."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ class Part(pydantic.BaseModel):
 
 
 class Order(pydantic.BaseModel):
-    """Whatever pydantic can make of it, in one model."""
+    """Most kinds of fields of pydantic, in one model."""
 
     kind: Literal["new", 'the "old" one', "größer"]
     count: int = pydantic.Field(ge=1, le=20)
@@ -33,7 +33,7 @@ class Order(pydantic.BaseModel):
 
 @pytest.mark.openvino
 @pytest.mark.live
-async def test_what_pydantic_asks_for_is_what_comes(model: Path) -> None:
+async def test_the_output_is_valid_for_the_pydantic_model(model: Path) -> None:
     schema = Order.model_json_schema()
     assert build_grammar(schema)
     async with openvino_engine(model) as engine:
@@ -79,7 +79,7 @@ def test_the_rest_of_json_schema_is_left_to_xgrammar(schema: dict[str, Any]) -> 
     assert build_grammar(schema) is None
 
 
-def test_members_that_are_not_required_may_be_left_out() -> None:
+def test_optional_members_may_be_left_out() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "null"}, "b": {"const": 1}}}
     rules = dict(
         line.split(" ::= ") for line in str(build_grammar(schema)).splitlines() if "members" in line

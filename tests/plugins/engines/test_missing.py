@@ -1,4 +1,4 @@
-"""Engines whose packages are not installed: cheap to register, and clear when started."""
+"""Engines without their packages: registration imports nothing, the start fails clearly."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def test_registering_the_engines_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("plugin", "package"), [(openvino, "openvino_genai"), (transformers, "torch")]
 )
-async def test_starting_without_the_packages_tells_how_to_install_them(
+async def test_starting_without_the_packages_says_how_to_install_them(
     model: Path, monkeypatch: pytest.MonkeyPatch, plugin: ModuleType, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

@@ -42,16 +42,16 @@ HELLO = send_stream(text_chunk("Hel"), text_chunk("lo"))
 SCHEMA = JsonSchema({"type": "object"})
 
 
-async def started(*fakes: FaultInjectingServer, **settings: object) -> OpenAIEngine:
-    engine = build_openai(*(fake.url for fake in fakes), **settings)
+async def started(*servers: FaultInjectingServer, **settings: object) -> OpenAIEngine:
+    engine = build_openai(*(server.url for server in servers), **settings)
     await engine.start()
     return engine
 
 
-async def outcome(behave: Handler, **options: object) -> PalaverError:
-    """What ``behave`` makes of a generation."""
-    async with fault_injecting_servers(behave) as (fake,):
-        engine = await started(fake)
+async def outcome(handler: Handler, **options: object) -> PalaverError:
+    """What ``handler`` makes of a generation."""
+    async with fault_injecting_servers(handler) as (server,):
+        engine = await started(server)
         try:
             with pytest.raises(PalaverError) as caught:
                 await engine.generate(request("x", **options), TextCollector())
@@ -64,8 +64,8 @@ async def outcome(behave: Handler, **options: object) -> PalaverError:
 
 
 async def test_pieces_and_usage_arrive() -> None:
-    async with fault_injecting_servers(HELLO) as (fake,):
-        engine, collector = await started(fake), TextCollector()
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine, collector = await started(server), TextCollector()
         generation = await engine.generate(request("x"), collector)
         await engine.close()
     assert (generation.text, collector.pieces, generation.finish_reason) == (
@@ -84,18 +84,18 @@ async def test_chunks_may_end_anywhere_and_comments_are_skipped() -> None:
         + STREAM_END
     )
     cut = [text[place : place + 3] for place in range(0, len(text), 3)]
-    async with fault_injecting_servers(send_stream(*cut, end=b"")) as (fake,):
-        engine = await started(fake)
+    async with fault_injecting_servers(send_stream(*cut, end=b"")) as (server,):
+        engine = await started(server)
         assert (await engine.generate(request("x"), TextCollector())).text == "Grüße"
         await engine.close()
 
 
-async def test_a_plain_server_hears_only_what_was_asked_for() -> None:
-    async with fault_injecting_servers(HELLO) as (fake,):
-        engine = await started(fake)
+async def test_a_generic_server_gets_only_the_parameters_that_differ_from_the_defaults() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server)
         await engine.generate(request("x", structure=SCHEMA, seed=3, stop=("z",)), TextCollector())
         await engine.close()
-    (body,) = fake.bodies
+    (body,) = server.bodies
     assert body.keys() == {
         *("messages", "model", "stream", "stream_options", "max_tokens", "temperature", "top_p"),
         *("seed", "stop", "response_format"),
@@ -103,28 +103,28 @@ async def test_a_plain_server_hears_only_what_was_asked_for() -> None:
     assert body["response_format"]["json_schema"]["schema"] == SCHEMA.schema
 
 
-async def test_vllm_hears_of_tenant_priority_and_structure() -> None:
-    async with fault_injecting_servers(HELLO, card=VLLM_CARD) as (fake,):
-        engine = await started(fake)
+async def test_vllm_gets_tenant_priority_and_structure() -> None:
+    async with fault_injecting_servers(HELLO, card=VLLM_CARD) as (server,):
+        engine = await started(server)
         await engine.generate(request("x", structure=Choice(("a",)), priority=2), TextCollector())
         await engine.close()
-    (body,) = fake.bodies
+    (body,) = server.bodies
     assert body["structured_outputs"] == {"choice": ["a"]}
     assert (body["priority"], body["cache_salt"], body["top_k"]) == (2, "tests", 0)
 
 
-async def test_a_plain_server_cannot_continue() -> None:
-    async with fault_injecting_servers(HELLO) as (fake,):
-        engine = await started(fake)
+async def test_a_generic_server_cannot_continue() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server)
         with pytest.raises(Unsupported):
             await engine.generate(request("x", partial="He"), TextCollector())
         await engine.close()
-    assert not fake.bodies
+    assert not server.bodies
 
 
-async def test_what_is_known_better_is_believed() -> None:
-    async with fault_injecting_servers(HELLO) as (fake,):
-        engine = build_openai(fake.url, capabilities=["generate"], context_window=77)
+async def test_settings_override_what_the_server_declares() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = build_openai(server.url, capabilities=["generate"], context_window=77)
         engine_info = await engine.start()
         await engine.close()
     assert engine_info.capabilities == frozenset({"generate"})
@@ -133,39 +133,39 @@ async def test_what_is_known_better_is_believed() -> None:
 
 async def test_the_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", "s3cret")
-    async with fault_injecting_servers(HELLO) as (fake,):
-        engine = await started(fake, api_key=Secret("env:THE_KEY"))
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server, api_key=Secret("env:THE_KEY"))
         await engine.generate(request("x"), TextCollector())
         await engine.close()
-    assert fake.keys == ["Bearer s3cret"]
+    assert server.keys == ["Bearer s3cret"]
 
 
-async def test_tokens_are_counted_by_the_bill_of_a_plain_server() -> None:
-    bill = {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}
-    async with fault_injecting_servers(respond_error(200, bill)) as (fake,):
-        engine = await started(fake)
+async def test_tokens_are_counted_by_the_usage_of_a_generic_server() -> None:
+    usage = {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    async with fault_injecting_servers(respond_error(200, usage)) as (server,):
+        engine = await started(server)
         assert await engine.count_tokens([ChatMessage("user", "x")]) == 5
         await engine.close()
 
 
 async def test_vectors_have_unit_length_and_the_texts_order() -> None:
-    async with fault_injecting_servers(HELLO) as (fake,):
-        engine = await started(fake, embedding_model="e")
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server, embedding_model="e")
         vectors = await engine.embed(["four", ""])
         await engine.close()
     assert vectors == [pytest.approx([0.6, 0.8]), pytest.approx([1, 0])]
 
 
 async def test_a_cancelled_generation_closes_its_connection() -> None:
-    async with fault_injecting_servers(hang(text_chunk("Hel"))) as (fake,):
-        engine, collector = await started(fake), TextCollector()
+    async with fault_injecting_servers(hang(text_chunk("Hel"))) as (server,):
+        engine, collector = await started(server), TextCollector()
         task = asyncio.create_task(engine.generate(request("x"), collector))
         await asyncio.wait_for(collector.first.wait(), 5)
         assert await engine.stats() == EngineStats(running=1, waiting=0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(fake.client_disconnected.wait(), 5)
+        await asyncio.wait_for(server.client_disconnected.wait(), 5)
         assert await engine.stats() == EngineStats(running=0, waiting=0)
         await engine.close()
 
@@ -174,7 +174,7 @@ async def test_a_cancelled_generation_closes_its_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("behave", "expected", "match"),
+    ("handler", "expected", "match"),
     [
         (send_stream(b"data: {nonsense\n\n"), EngineUnavailable, "not a chat completion"),
         (send_stream(b"data: [1]\n\n"), EngineUnavailable, "not a chat completion"),
@@ -215,12 +215,12 @@ async def test_a_cancelled_generation_closes_its_connection() -> None:
         (
             send_stream(text_chunk("", finish_reason="abort")),
             EngineUnavailable,
-            "gave the generation up",
+            "aborted the generation",
         ),
     ],
 )
-async def test_a_fault_is_named(behave: Handler, expected: type[PalaverError], match: str) -> None:
-    error = await outcome(behave)
+async def test_a_fault_is_named(handler: Handler, expected: type[PalaverError], match: str) -> None:
+    error = await outcome(handler)
     assert type(error) is expected
     assert match in str(error)
 
@@ -230,34 +230,34 @@ async def test_retry_after_is_kept() -> None:
     assert error.retry_after == 7
 
 
-async def test_a_server_that_hangs_is_noticed_by_the_deadline() -> None:
+async def test_a_server_that_hangs_ends_in_a_timeout() -> None:
     assert type(await outcome(hang(), timeout=0.2)) is EngineTimeout
     assert type(await outcome(hang(text_chunk("x")), timeout=0.2)) is EngineTimeout
 
 
-async def test_a_server_that_falls_silent_is_taken_for_dead() -> None:
-    async with fault_injecting_servers(hang(text_chunk("x"))) as (fake,):
-        engine = await started(fake, read_timeout=0.2)
+async def test_a_server_that_sends_nothing_fails_after_the_read_timeout() -> None:
+    async with fault_injecting_servers(hang(text_chunk("x"))) as (server,):
+        engine = await started(server, read_timeout=0.2)
         with pytest.raises(EngineUnavailable, match="Timeout"):
             await engine.generate(request("x"), TextCollector())
         await engine.close()
 
 
-async def test_a_listeners_own_fault_blames_no_server() -> None:
+async def test_a_failing_callback_is_no_failure_of_the_server() -> None:
     def fail(piece: str) -> None:
-        raise ConnectionResetError("the listener's")
+        raise ConnectionResetError("the callback's")
 
-    async with fault_injecting_servers(HELLO, HELLO) as fakes:
-        engine = await started(*fakes)
-        with pytest.raises(ConnectionResetError, match="the listener's"):
+    async with fault_injecting_servers(HELLO, HELLO) as servers:
+        engine = await started(*servers)
+        with pytest.raises(ConnectionResetError, match="the callback's"):
             await engine.generate(request("x"), fail)
         await engine.close()
-    assert sum(len(fake.bodies) for fake in fakes) == 1
+    assert sum(len(server.bodies) for server in servers) == 1
 
 
 async def test_an_unknown_model_is_answered_with_those_there_are() -> None:
-    async with fault_injecting_servers(HELLO) as (fake,):
-        engine = build_openai(fake.url, model="nothing")
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = build_openai(server.url, model="nothing")
         with pytest.raises(ConfigurationError, match=r"'nothing'; it has: walker"):
             await engine.start()
 
@@ -291,18 +291,18 @@ def test_urls_may_be_one_string() -> None:
         send_stream(b"data: {nonsense\n\n"),
     ],
 )
-async def test_another_server_makes_good_a_failure_before_the_first_piece(
+async def test_another_server_answers_after_a_failure_before_the_first_piece(
     first: Handler,
 ) -> None:
-    async with fault_injecting_servers(first, HELLO) as fakes:
-        engine = await started(*fakes)
+    async with fault_injecting_servers(first, HELLO) as servers:
+        engine = await started(*servers)
         for number in range(12):  # whichever comes first
             generation = await engine.generate(request(f"prompt {number}"), TextCollector())
             assert generation.text == "Hello"
         await engine.close()
 
 
-async def test_a_broken_server_is_left_alone_for_a_while() -> None:
+async def test_a_failed_server_gets_no_requests_during_its_cooldown() -> None:
     async with fault_injecting_servers(drop_connection(), HELLO) as (broken, other):
         engine = await started(broken, other)
         for number in range(12):
@@ -311,29 +311,29 @@ async def test_a_broken_server_is_left_alone_for_a_while() -> None:
     assert len(broken.bodies) <= 3
 
 
-async def test_requests_that_one_failure_takes_count_as_one(
+async def test_requests_lost_in_one_failure_count_as_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with fault_injecting_servers(drop_connection(text_chunk("x"))) as (fake,):
-        engine = await started(fake)
+    async with fault_injecting_servers(drop_connection(text_chunk("x"))) as (server,):
+        engine = await started(server)
         tasks = (engine.generate(request("same"), TextCollector()) for _ in range(8))
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         await engine.close()
     assert {type(end) for end in ends} == {EngineUnavailable}
-    assert caplog.text.count("it is not asked for") == 1
+    assert caplog.text.count("cooldown") == 1
 
 
-async def test_a_structure_is_begun_anew_at_another_server() -> None:
+async def test_a_structure_starts_over_at_another_server() -> None:
     async with fault_injecting_servers(
         drop_connection(text_chunk("re")), send_stream(text_chunk("red")), card=VLLM_CARD
-    ) as fakes:
-        engine, collectors = await started(*fakes), []
+    ) as servers:
+        engine, collectors = await started(*servers), []
         for number in range(20):
             collectors.append(TextCollector())
             asked = request(f"{number}", structure=Choice(("red", "green")))
             assert (await engine.generate(asked, collectors[-1])).text == "red"
         await engine.close()
-    assert fakes[0].bodies, "it was asked, and broke off"
+    assert servers[0].bodies, "it got a request and dropped the connection"
     assert {tuple(collector.pieces) for collector in collectors} == {("red",)}
 
 
@@ -351,38 +351,38 @@ async def test_a_server_that_hangs_gets_no_second_request() -> None:
 
 
 async def test_an_overloaded_server_is_not_called_broken() -> None:
-    async with fault_injecting_servers(respond_error(503, {})) as (fake,):
-        engine = await started(fake)
+    async with fault_injecting_servers(respond_error(503, {})) as (server,):
+        engine = await started(server)
         for _ in range(2):
             with pytest.raises(Overloaded):
                 await engine.generate(request("x"), TextCollector())
         await engine.close()
-    assert len(fake.bodies) == 2
+    assert len(server.bodies) == 2
 
 
-async def test_a_reply_goes_on_at_another_server() -> None:
+async def test_a_reply_continues_at_another_server() -> None:
     first, second = drop_connection(text_chunk("Hel")), send_stream(text_chunk("lo"))
-    async with fault_injecting_servers(first, second, card=VLLM_CARD) as fakes:
-        engine, collector = build_openai(*(fake.url for fake in fakes)), TextCollector()
+    async with fault_injecting_servers(first, second, card=VLLM_CARD) as servers:
+        engine, collector = build_openai(*(server.url for server in servers)), TextCollector()
         await engine.start()
         for number in range(20):
             generation = await engine.generate(request(f"{number}", max_tokens=9), collector)
-            if fakes[0].bodies:
+            if servers[0].bodies:
                 break
         await engine.close()
     assert generation.text == "Hello"
-    body = fakes[1].bodies[-1]
+    body = servers[1].bodies[-1]
     assert body["messages"][-1] == {"role": "assistant", "content": "Hel"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
-    assert body["max_tokens"] == 8, "what was generation is counted"
+    assert body["max_tokens"] == 8, "the partial reply is counted"
     assert generation.usage.completion_tokens == 4
 
 
-async def test_a_plain_servers_reply_cannot_go_on() -> None:
+async def test_a_reply_of_a_generic_server_cannot_continue() -> None:
     async with fault_injecting_servers(
         drop_connection(text_chunk("Hel")), drop_connection(text_chunk("Hel"))
-    ) as fakes:
-        engine, collector = await started(*fakes), TextCollector()
+    ) as servers:
+        engine, collector = await started(*servers), TextCollector()
         with pytest.raises(EngineUnavailable):
             await engine.generate(request("x"), collector)
         await engine.close()
@@ -390,8 +390,8 @@ async def test_a_plain_servers_reply_cannot_go_on() -> None:
 
 
 async def test_the_same_beginning_goes_to_the_same_server_unless_it_is_busy() -> None:
-    async with fault_injecting_servers(hang(text_chunk("x")), hang(text_chunk("x"))) as fakes:
-        engine = await started(*fakes)
+    async with fault_injecting_servers(hang(text_chunk("x")), hang(text_chunk("x"))) as servers:
+        engine = await started(*servers)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(engine.generate(request("same"), TextCollector()))
@@ -399,45 +399,45 @@ async def test_the_same_beginning_goes_to_the_same_server_unless_it_is_busy() ->
             ]
 
             async def all_asked() -> bool:
-                return sum(len(fake.bodies) for fake in fakes) == 12
+                return sum(len(server.bodies) for server in servers) == 12
 
             await wait_until(all_asked)
             for task in tasks:
                 task.cancel()
         await engine.close()
-    few, many = sorted(len(fake.bodies) for fake in fakes)
+    few, many = sorted(len(server.bodies) for server in servers)
     assert few >= 4
     assert many > 4
 
 
-async def test_one_server_that_is_missing_does_not_keep_the_others() -> None:
-    async with fault_injecting_servers(HELLO) as (fake,):
-        engine = build_openai("unix:///nonexistent/palaver.sock", fake.url)
+async def test_a_missing_server_does_not_affect_the_others() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = build_openai("unix:///nonexistent/palaver.sock", server.url)
         await engine.start()
         assert (await engine.generate(request("x"), TextCollector())).text == "Hello"
         await engine.close()
 
 
-# The real thing
+# vllm serve
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(model: Path) -> AsyncIterator[tuple[VllmServer, VllmServer]]:
-    """A server on a TCP port, which a test may kill, and one on a unix socket."""
-    steady, doomed = shared_server(model), VllmServer(model, unix=False)
+    """Start a server on a TCP port, which a test may kill, and one on a unix socket."""
+    stable, killable = shared_server(model), VllmServer(model, unix=False)
     try:
-        await asyncio.gather(steady.wait_until_ready(), doomed.wait_until_ready())
-        yield doomed, steady
+        await asyncio.gather(stable.wait_until_ready(), killable.wait_until_ready())
+        yield killable, stable
     finally:
-        doomed.kill()
+        killable.kill()
 
 
 @pytest.mark.vllm
 @pytest.mark.live
 @pytest.mark.asyncio(loop_scope="module")
-async def test_replies_survive_the_death_of_a_server(pair: tuple[VllmServer, VllmServer]) -> None:
-    doomed, steady = pair
-    engine = build_openai(doomed.url, steady.url)
+async def test_replies_survive_the_crash_of_a_server(pair: tuple[VllmServer, VllmServer]) -> None:
+    killable, stable = pair
+    engine = build_openai(killable.url, stable.url)
     await engine.start()
     try:
         prompts = [f"{ENDLESS_PROMPT}, part {number}" for number in range(8)]
@@ -452,12 +452,12 @@ async def test_replies_survive_the_death_of_a_server(pair: tuple[VllmServer, Vll
             for collector in collectors:
                 await asyncio.wait_for(collector.first.wait(), 10)
             assert (await engine.stats()).running == len(prompts)
-            doomed.kill()
-        generation = [task.result() for task in tasks]
-        assert [collector.text for collector in collectors] == [it.text for it in generation]
-        assert [it.text for it in generation] == whole
-        assert {it.finish_reason for it in generation} == {"length"}
-        assert all(296 <= it.usage.completion_tokens <= 304 for it in generation)
+            killable.kill()
+        generations = [task.result() for task in tasks]
+        assert [collector.text for collector in collectors] == [it.text for it in generations]
+        assert [it.text for it in generations] == whole
+        assert {it.finish_reason for it in generations} == {"length"}
+        assert all(296 <= it.usage.completion_tokens <= 304 for it in generations)
         assert await engine.stats() == EngineStats(running=0, waiting=0)
     finally:
         await engine.close()
@@ -466,18 +466,18 @@ async def test_replies_survive_the_death_of_a_server(pair: tuple[VllmServer, Vll
 @pytest.mark.vllm
 @pytest.mark.live
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_frozen_server_is_noticed_by_the_deadline(
+async def test_a_frozen_server_ends_in_a_timeout(
     pair: tuple[VllmServer, VllmServer],
 ) -> None:
-    _, steady = pair
-    engine = build_openai(steady.url)
+    _, stable = pair
+    engine = build_openai(stable.url)
     await engine.start()
     try:
-        steady.set_frozen(frozen=True)
+        stable.set_frozen(frozen=True)
         with pytest.raises(EngineTimeout):
             await asyncio.wait_for(
                 engine.generate(request(ENDLESS_PROMPT, timeout=0.3), TextCollector()), 5
             )
     finally:
-        steady.set_frozen(frozen=False)
+        stable.set_frozen(frozen=False)
         await engine.close()

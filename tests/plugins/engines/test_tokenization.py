@@ -55,11 +55,11 @@ def test_the_end_tokens_are_those_of_the_model(tokenizer: ChatTokenizer, model: 
 def test_pieces_are_whole_characters_and_join_to_the_text(
     tokenizer: ChatTokenizer, text: str
 ) -> None:
-    said = pieces(
+    output = pieces(
         StreamingDetokenizer(tokenizer, tokenizer.encode("before ")), tokenizer.encode(text)
     )
-    assert "".join(said) == text
-    assert all("\ufffd" not in piece for piece in said) or "\ufffd" in text
+    assert "".join(output) == text
+    assert all("\ufffd" not in piece for piece in output) or "\ufffd" in text
 
 
 def test_a_character_that_is_never_finished_is_left_out(tokenizer: ChatTokenizer) -> None:
@@ -78,8 +78,8 @@ def test_bytes_that_are_no_character_do_not_hold_up_the_rest(tokenizer: ChatToke
 @given(text=st.text("abc", max_size=30), stop=st.text("abc", min_size=1, max_size=4))
 def test_a_stop_string_is_found_however_the_text_is_cut(text: str, stop: str) -> None:
     stop_filter = StopStringFilter((stop, "never"))
-    said = "".join(stop_filter.push(letter) for letter in text) + stop_filter.flush()
-    assert said == text.partition(stop)[0]
+    output = "".join(stop_filter.push(letter) for letter in text) + stop_filter.flush()
+    assert output == text.partition(stop)[0]
     assert stop_filter.found == (stop in text)
 
 

@@ -155,7 +155,7 @@ PROMPTS = (
 
 
 def write_network(folder: Path, kind: str, model: Path) -> Path:
-    """Write a model of architecture ``kind`` with random weights and the vocabulary of ``model``."""
+    """Write a model of architecture ``kind`` with random weights and the tokenizer of ``model``."""
     torch: Any = pytest.importorskip("torch")
     hugging_face: Any = pytest.importorskip("transformers")
     known = json.loads((model / "config.json").read_text(encoding="utf-8"))

@@ -196,13 +196,13 @@ async def engine(
 class TestOneProcess:
     async def test_adapters_change_the_reply(self, engine: VllmEngine) -> None:
         async with asyncio.TaskGroup() as tasks:
-            generation = [
+            generations = [
                 tasks.create_task(
                     engine.generate(request(ENDLESS_PROMPT, adapter=adapter), TextCollector())
                 )
                 for adapter in (None, "gruff", "shy", None, "gruff", "shy")
             ]
-        texts = [task.result().text for task in generation]
+        texts = [task.result().text for task in generations]
         assert texts[:3] == texts[3:]
         assert len(set(texts)) == 3
 

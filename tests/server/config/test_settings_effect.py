@@ -69,17 +69,19 @@ COVERED = {
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
     "engine.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
     "engine.health_probe_interval": (
-        "tests/server/engines/test_supervised.py::test_a_silent_death_is_found_by_the_canary"
+        "tests/server/engines/test_supervised.py::test_a_silent_crash_is_found_by_the_health_probe"
     ),
     "engine.health_probe_timeout": (
-        "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_canary"
+        "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_health_probe"
     ),
     "engine.restart_backoff": f"{HERE}::test_a_dead_engine_is_restarted_after_the_backoff",
     "engine.timeout": f"{HERE}::test_a_generation_has_a_deadline",
-    "engine.restart_timeout": f"{CONTINUATION}::test_a_message_waits_no_longer_than_set",
+    "engine.restart_timeout": (
+        f"{CONTINUATION}::test_a_message_waits_no_longer_than_the_restart_timeout"
+    ),
     "engine.max_attempts": (
         f"{CONTINUATION}"
-        "::test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_works"
+        "::test_a_message_that_crashes_the_engine_in_each_attempt_fails_and_the_next_one_works"
     ),
     "ledger.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
     "ledger.history": f"{HERE}::test_a_skill_gets_no_more_history_than_set",
@@ -150,11 +152,13 @@ SKILLS = "tests/skills/test_settings.py"
 COVERED_OF_PLUGINS = {
     "engine.openai.urls": f"{OPENAI}::test_a_server_that_is_not_there_is_unavailable",
     "engine.openai.api_key": f"{OPENAI}::test_the_key_is_sent",
-    "engine.openai.capabilities": f"{OPENAI}::test_what_is_known_better_is_believed",
+    "engine.openai.capabilities": f"{OPENAI}::test_settings_override_what_the_server_declares",
     "engine.openai.embedding_model": (
         f"{OPENAI}::test_vectors_have_unit_length_and_the_texts_order"
     ),
-    "engine.openai.read_timeout": f"{OPENAI}::test_a_server_that_falls_silent_is_taken_for_dead",
+    "engine.openai.read_timeout": (
+        f"{OPENAI}::test_a_server_that_sends_nothing_fails_after_the_read_timeout"
+    ),
     "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_told_by_its_file",
     "engine.transformers.model": (
         "tests/plugins/engines/test_conformance.py"
@@ -167,8 +171,8 @@ COVERED_OF_PLUGINS = {
     "engine.vllm.model": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
     "engine.vllm.python": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
     "engine.vllm.startup_timeout": f"{VLLM}::test_a_start_that_takes_too_long_is_ended",
-    "engine.vllm.adapters": f"{VLLM}::test_adapters_change_what_is_said",
-    "engine.vllm.embedding_model": f"{VLLM}::test_vectors_tell_texts_apart",
+    "engine.vllm.adapters": f"{VLLM}::test_adapters_change_the_reply",
+    "engine.vllm.embedding_model": f"{VLLM}::test_vectors_differ_between_texts",
     "engine.vllm.classifier_model": f"{VLLM}::test_labels_have_probabilities",
     "engine.vllm.max_num_seqs": f"{VLLM}::test_the_lower_priority_number_gets_the_next_slot",
     "engine.vllm.arguments": (f"{VLLM}::test_arguments_that_load_code_or_open_ports_are_refused"),
