@@ -85,7 +85,7 @@ def convert(folder: Path, target: Path, options: ConversionOptions) -> None:
 
 
 def supported_config(folder: Path) -> Json:
-    """Return the model's configuration. Raises `ConfigurationError` when OpenVINO cannot load it."""
+    """Return the configuration. Raises `ConfigurationError` when OpenVINO cannot load the model."""
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:

@@ -1,4 +1,4 @@
-"""Conformance suite of all engines. A capcapability that an engine lacks must raise `Unsupported`."""
+"""Conformance suite of all engines. A missing capability must raise `Unsupported`."""
 
 import asyncio
 import json

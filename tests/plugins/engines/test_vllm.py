@@ -106,9 +106,9 @@ async def test_the_vllm_process_ends_with_its_server(model: Path) -> None:
     """The server is killed while the vLLM process, which has its own process group, starts."""
     code = (
         "import asyncio, sys\n"
-        "from palaver_plugins.engines.vllm import Host\n"
+        "from palaver_plugins.engines.vllm import VllmProcess\n"
         "async def main():\n"
-        "    process = await Host.spawn(sys.argv[1])\n"
+        "    process = await VllmProcess.spawn(sys.argv[1])\n"
         "    print(process.pid, flush=True)\n"
         "    await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"

@@ -316,7 +316,7 @@ async def test_an_engine_that_is_full_is_asked_again() -> None:
         )
 
     class Full(ScriptedEngine):
-        def _line(self, request: GenerationRequest) -> ScriptedReply:
+        def _reply_to(self, request: GenerationRequest) -> ScriptedReply:
             return reply(request)
 
     line = admission(Full())
@@ -336,7 +336,7 @@ async def test_the_canary_and_what_needs_no_place_pass_by_a_full_line() -> None:
     sung = asyncio.Event()
 
     def reply(request: GenerationRequest) -> ScriptedReply:
-        if request.id.startswith("canary"):
+        if request.id.startswith("health-probe"):
             sung.set()
             return ScriptedReply(text="x")
         return ScriptedReply(text="one two", pause_after=1)
