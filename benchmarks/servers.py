@@ -133,18 +133,22 @@ def make_ledger(kind: str, data: Path, redis_url: str) -> Ledger:
     return backend.build(backend.settings.model_validate(values), build_context)
 
 
-async def serve_palaver(ledger: Ledger, engine: Engine, data: Path) -> None:
+def make_server(ledger: Ledger, engine: Engine, data: Path) -> Server:
+    """Return a server with the skill `Relay`, and another one to choose from."""
     settings = Settings(
         server=ServerSettings(port=0, data=data), routing=RoutingSettings(default="relay")
     )
-    server = Server(
+    return Server(
         settings,
         ledger=ledger,
         engine=engine,
         knowledge=ListKnowledge(),
         skills={"relay": Relay(), "other": Other()},
     )
-    async with server, listening(server) as address:
+
+
+async def serve_palaver(ledger: Ledger, engine: Engine, data: Path) -> None:
+    async with make_server(ledger, engine, data) as server, listening(server) as address:
         announce(address)
         await asyncio.Event().wait()
 

@@ -73,6 +73,7 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
+    UnsettledTurns,
 )
 from palaver.messages import (
     Asked,
@@ -239,6 +240,7 @@ __all__ = [
     "ToolCalled",
     "Turn",
     "Unauthenticated",
+    "UnsettledTurns",
     "Unsupported",
     "Usage",
     "__version__",

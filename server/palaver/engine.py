@@ -91,6 +91,8 @@ class GenerationRequest:
     in ``max_tokens`` and in the usage. ``timeout`` is in seconds. ``tenant`` salts the prefix
     cache, so that response times reveal nothing about other tenants' prompts. A lower
     ``priority`` runs sooner. ``person`` and ``channel`` are empty for the server's own requests.
+    ``on_queued`` is called when the generation has waited for a slot for half a second, with an
+    estimate of the number of generations before it.
     """
 
     id: str
@@ -103,6 +105,7 @@ class GenerationRequest:
     adapter: str | None = None
     priority: int = 0
     timeout: float = 120.0
+    on_queued: Callable[[int], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

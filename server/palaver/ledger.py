@@ -67,6 +67,11 @@ class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     merge_window: float = 1.0
     inbox_limit: int = INBOX_LIMIT
 
+    @property
+    def affect_running_turn(self) -> bool:
+        """Whether a message may interrupt or steer the turn that runs."""
+        return not {"interrupt", "steer"}.isdisjoint((self.default, *self.skills.values()))
+
 
 QUEUE_ALL = ConcurrencyPolicies()
 
@@ -205,6 +210,16 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
 
     queued: int
     running: int
+
+
+class UnsettledTurns(msgspec.Struct, frozen=True, kw_only=True):
+    """The unsettled turns of one person in the whole ledger: how many ``turns``, and about how many
+    ``bytes`` their messages take as the ledger stores them."""
+
+    tenant: str
+    person: str
+    turns: int
+    bytes: int
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,6 +365,9 @@ class Ledger(Protocol):
 
     async def queue_depth(self) -> QueueDepth:
         """How much waits."""
+
+    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        """Return the unsettled turns by tenant and person. The rows of one person add up."""
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         """The newest dead letters of all tenants, newest first. At most 1,000 are kept."""

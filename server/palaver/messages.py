@@ -264,9 +264,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="qu
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="finished"):
-    """The turn is closed and stored. ``length``: code points of the whole reply. ``messages``: ids of
-    the messages that the turn took, its own and those that steered it. One that steered it and is
-    not among them becomes part of the next turn: a `Received` with ``moved`` follows."""
+    """The turn is closed and stored. ``length``: code points of the whole reply. ``messages``: ids
+    of the messages that the turn took, its own and those that steered it. One that steered it and
+    is not among them becomes part of the next turn: a `Received` with ``moved`` follows."""
 
     turn: str
     outcome: Outcome

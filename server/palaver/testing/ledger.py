@@ -33,6 +33,7 @@ from palaver.ledger import (
     Receipt,
     Snapshot,
     StopState,
+    UnsettledTurns,
 )
 from palaver.messages import (
     Conversation,
@@ -248,6 +249,17 @@ class MemoryLedger:
         running = sum(held.running for held in self._all.values())
         unsettled = sum(len(held.inbox) for held in self._all.values())
         return QueueDepth(queued=unsettled - running, running=running)
+
+    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        sizes: dict[tuple[str, str], list[int]] = {}
+        for held in self._all.values():
+            for turn in held.inbox:
+                size = sum(len(message.text.encode()) for message in turn.messages)
+                sizes.setdefault((held.conversation.tenant, turn.person), []).append(size)
+        return tuple(
+            UnsettledTurns(tenant=tenant, person=person, turns=len(found), bytes=sum(found))
+            for (tenant, person), found in sizes.items()
+        )
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         newest = sorted(self._dead.values(), key=lambda letter: -letter[1].at)

@@ -1,4 +1,4 @@
-"""Transcript: writes one claimed turn, at once to the viewers here and gathered to the ledger."""
+"""Turn writer: writes a claimed turn, live to the subscriptions here, buffered to the ledger."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,6 +9,7 @@ from palaver.errors import Fenced, IndexConflict, LedgerUnavailable
 from palaver.ledger import Claim, Ledger, LogEntry, PendingQuestion, Progress
 from palaver.messages import Finished, Message, Text, TextReset
 from palaver.streams.subscriptions import Subscriptions
+from palaver.turns.interruption import Interruption
 
 FLUSH_INTERVAL = 0.05
 """Seconds for which entries are gathered before they are written: at most 20 writes a second."""
@@ -30,31 +31,27 @@ def heartbeat_interval(lease: float) -> float:
 
 
 class TurnWriter:
-    """The pen of the worker that holds a claim.
+    """Buffered, fenced writer of one turn's events and steps.
 
-    ``lost`` is called once when another worker owns the turn; ``stopped`` when the ledger says
-    that a stop was asked for; ``away`` when something has waited for `HELD` seconds to be stored.
+    It requests an interruption when another worker owns the turn, when the ledger reports a stop,
+    and when entries have waited for `MAX_UNSTORED_SECONDS` to be stored.
     """
 
     def __init__(
         self,
         claim: Claim,
         ledger: Ledger,
-        streams: Subscriptions,
+        subscriptions: Subscriptions,
+        interruption: Interruption,
         *,
         lease: float,
-        lost: Callable[[], None],
-        stopped: Callable[[], None],
-        away: Callable[[], None],
     ) -> None:
         self.claim = claim
         self.length = len(claim.reply)
         self._ledger = ledger
-        self._streams = streams
+        self._subscriptions = subscriptions
+        self._interruption = interruption
         self._lease = lease
-        self._lost = lost
-        self._stopped = stopped
-        self._away = away
         self._loop = asyncio.get_running_loop()
         self._index = claim.index
         self._pending_text: list[str] = []
@@ -116,7 +113,7 @@ class TurnWriter:
         if self._unstored_since is None:
             self._unstored_since = now
         elif now - self._unstored_since > MAX_UNSTORED_SECONDS:
-            self._away()
+            self._interruption.pause()
 
     def _publish(self) -> None:
         if not self._pending_text or self._closed:
@@ -134,7 +131,7 @@ class TurnWriter:
             self._schedule(FLUSH_INTERVAL)
         self._check_backlog()
         if self._live:
-            self._streams.publish_live(
+            self._subscriptions.publish_live(
                 claim.conversation, claim.turn, claim.attempt, position, text
             )
 
@@ -162,7 +159,7 @@ class TurnWriter:
     def _abandon(self) -> None:
         if not self._closed:
             self.close()
-            self._lost()
+            self._interruption.fence()
 
     async def flush(self) -> None:
         """Write everything gathered so far; when this returns it is stored.
@@ -193,7 +190,7 @@ class TurnWriter:
         self._steering = max(self._steering, progress.steering)
         self.steering_taken(self._taken)
         if progress.stop_requested and not self._closed:
-            self._stopped()
+            self._interruption.stop()
 
     async def heartbeat(self) -> None:
         """Renew the lease, unless a write does so, and learn what the ledger has to tell."""

@@ -1,6 +1,7 @@
 """Contract: accepting messages, duplicates, order, claims and the inbox."""
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -276,3 +277,34 @@ async def test_no_wake_up_is_lost_and_every_turn_is_settled(place: "Place") -> N
     assert all(texts == [f"{number}" for number in range(each)] for texts in order.values())
     depth = await place.ledger.queue_depth()
     assert (depth.queued, depth.running) == (0, 0)
+
+
+async def test_unsettled_turns_are_counted_by_tenant_and_person(place: "Place") -> None:
+    await place.accept("hello", thread="a", person="ada")
+    await place.accept("hello again", thread="a", person="ada")
+    await place.accept("hello", thread="b", person="ada")
+    await place.accept("hello", thread="b", person="bob")
+    await place.accept("hello", thread="c", person="ada", tenant="other")
+    claim = await place.claim()
+    counted = await _unsettled_turns(place)
+    assert counted == {("acme", "ada"): 3, ("acme", "bob"): 1, ("other", "ada"): 1}
+    await place.settle(claim)
+    assert (await _unsettled_turns(place)).total() == 4
+    for _ in range(4):
+        await place.answer()
+    assert not await place.ledger.unsettled()
+
+
+async def _unsettled_turns(place: "Place") -> Counter[tuple[str, str]]:
+    counted: Counter[tuple[str, str]] = Counter()
+    for row in await place.ledger.unsettled():
+        counted[row.tenant, row.person] += row.turns
+    return counted
+
+
+async def test_longer_messages_make_the_unsettled_turns_larger(place: "Place") -> None:
+    await place.accept("x" * 10, thread="a", person="ada")
+    await place.accept("x" * 5_000, thread="b", person="bob")
+    sizes = {it.person: it.bytes for it in await place.ledger.unsettled()}
+    assert 10 <= sizes["ada"] < 1_000
+    assert 5_000 <= sizes["bob"] < 6_000

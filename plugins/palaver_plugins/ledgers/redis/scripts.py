@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "stop": ("common", "stop"),
     "read": ("common", "read"),
     "snapshot": ("common", "snapshot"),
+    "unsettled": ("common", "unsettled"),
     "dead_letters": ("common", "letters", "dead_letters"),
     "discard": ("common", "letters", "discard"),
     "export": ("common", "export"),

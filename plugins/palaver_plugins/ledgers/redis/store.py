@@ -30,7 +30,7 @@ ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """What a node of a Cluster says of a partition that is not its own now."""
 ASKING = pack("ASKING")
 UNCONFIRMED = frozenset(
-    "read snapshot steering export export_letters "
+    "read snapshot steering unsettled export export_letters "
     "HGET HGETALL HLEN HMGET PERSIST PEXPIRE SMEMBERS TIME ZRANGE".split()
 )
 """Scripts and commands that change nothing, or nothing that must outlive a failover."""

@@ -33,6 +33,7 @@ from palaver import (
     Snapshot,
     StopState,
     StoredEvent,
+    UnsettledTurns,
     hookimpl,
 )
 from palaver_plugins.ledgers.retention import RetentionSettings
@@ -154,6 +155,9 @@ class SQLiteLedger:
 
     async def queue_depth(self) -> QueueDepth:
         return await self._writer.submit(records.depth)
+
+    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        return await self._writer.submit(records.unsettled)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         return await self._writer.submit(letters.listed, limit)

@@ -1,6 +1,6 @@
 """Reading the SQLite ledger, and what is remembered about people."""
 
-from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot
+from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledTurns
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import (
     HOUR,
@@ -79,6 +79,23 @@ def depth(store: Store) -> Applied[QueueDepth]:
         "FROM conversations WHERE due IS NOT NULL"
     ).fetchone()
     return Applied(QueueDepth(queued=unsettled - running, running=running))
+
+
+_UNSETTLED = """
+SELECT c.name, t.person, count(*), sum(length(t.posts)) FROM conversations c
+JOIN turns t ON t.place >= (c.id << 32) + c.head AND t.place < (c.id + 1) << 32
+WHERE c.due IS NOT NULL AND t.lines IS NULL GROUP BY c.id, t.person
+"""
+
+
+def unsettled(store: Store) -> Applied[tuple[UnsettledTurns, ...]]:
+    rows = store.database.execute(_UNSETTLED).fetchall()
+    return Applied(
+        tuple(
+            UnsettledTurns(tenant=name.split("/")[0], person=person, turns=turns, bytes=size)
+            for name, person, turns, size in rows
+        )
+    )
 
 
 def remember(store: Store, tenant: str, person: str, key: str, value: str | None) -> Applied[None]:
