@@ -61,8 +61,8 @@ VLLM_CAPABILITIES: frozenset[Capability] = GENERIC_CAPABILITIES | frozenset(
 )
 DEFAULT_CONTEXT_WINDOW = 8192  # tokens
 LOAD_STEP = 4
-"""Requests. Servers whose numbers of requests differ by less count as equal, and the prefix cache
-decides: the same beginning of a prompt goes to the same server."""
+"""Generations. Servers that differ by less count as equal, and the prefix cache decides: the same
+beginning of a prompt goes to the same server."""
 STATS_TIMEOUT = 5.0  # seconds
 TEMPLATE_TOKENS = 64
 """Limit of the tokens that a chat template adds to a message."""

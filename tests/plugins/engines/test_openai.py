@@ -49,7 +49,7 @@ async def started(*servers: FaultInjectingServer, **settings: object) -> OpenAIE
 
 
 async def outcome(handler: Handler, **options: object) -> PalaverError:
-    """What ``handler`` makes of a generation."""
+    """Return the error of a generation at ``handler``."""
     async with fault_injecting_servers(handler) as (server,):
         engine = await started(server)
         try:

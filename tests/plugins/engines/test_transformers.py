@@ -37,7 +37,7 @@ TEXTS = ["the old dog", "the rain falls", "dog"]
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers with a word-piece tokenizer."""
+    """Write a BERT of two layers with a word-piece tokenizer."""
     torch: Any = pytest.importorskip("torch")
     hugging_face: Any = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("encoders") / "bert"
