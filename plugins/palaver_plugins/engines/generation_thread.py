@@ -25,8 +25,10 @@ from palaver import (
     Usage,
     remaining_tokens,
 )
+from palaver_plugins.engines.pending_generation import PendingGeneration
 from palaver_plugins.engines.tokenization import ChatTokenizer, StreamingDetokenizer
 
+Callback = Callable[[], None]
 RELEASE_TIMEOUT = 5.0
 """Seconds to wait for the thread to free a slot; it never does so in a hung step."""
 
@@ -45,8 +47,8 @@ class StepOutput:
     failure: str = ""
 
 
-class Job:
-    """One generation. ``outcome`` is its result; ``released`` is done when its slot is free.
+class Job(PendingGeneration):
+    """One generation of the thread. ``released`` is done when its slot is free.
 
     ``prompt`` holds the tokens of the prompt and of the partial reply; ``max_new_tokens`` more may
     follow. The runner may keep its own state in ``handle``.
@@ -63,40 +65,37 @@ class Job:
         prompt: Sequence[int],
         context_window: int,
     ) -> None:
-        partial = tokenizer.encode_partial(request.partial)
+        super().__init__(on_text)
+        partial_reply = tokenizer.encode_partial(request.partial)
         self.request = request
-        self.prompt = [*prompt, *partial]
+        self.prompt = [*prompt, *partial_reply]
         self.max_new_tokens = remaining_tokens(
             request.sampling,
             prompt_tokens=len(prompt),
-            partial_tokens=len(partial),
+            partial_tokens=len(partial_reply),
             context_window=context_window,
         )
         self.end_tokens = tokenizer.end_tokens
         self.detokenizer = StreamingDetokenizer(tokenizer, self.prompt, request.sampling.stop)
         self.handle: Any = None  # Any: the runner's own
         self.is_leaving = False
-        loop = asyncio.get_running_loop()
-        self.outcome: asyncio.Future[Generation] = loop.create_future()
-        self.released: asyncio.Future[None] = loop.create_future()
+        self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tokenizer = tokenizer
-        self._on_text = on_text
-        self._pieces: list[str] = []
         self._prompt_tokens = len(prompt)
-        self._reply_tokens = len(partial)
-        self._logprobs: list[TokenLogprob] = []
+        self._reply_tokens = len(partial_reply)
 
-    def add_output(self, output: StepOutput) -> str:
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._reply_tokens)
+
+    def decode(self, output: StepOutput) -> str:
         """Return the text that ``output`` adds. Called in the thread."""
         self._reply_tokens += len(output.tokens)
         if self.request.sampling.logprobs is not None:
-            self._logprobs += self._token_logprobs(output)
+            self.add_logprobs(self._token_logprobs(output))
         visible = [token for token in output.tokens if token not in self.end_tokens]
-        piece = self.detokenizer.push(visible) if visible else ""
-        if output.finish:
-            piece += self.detokenizer.flush()
-        self._pieces.append(piece)
-        return piece
+        text = self.detokenizer.push(visible) if visible else ""
+        return text + self.detokenizer.flush() if output.finish else text
 
     def _token_logprobs(self, output: StepOutput) -> list[TokenLogprob]:
         def text_of(token: int) -> str:
@@ -109,32 +108,6 @@ class Job:
                 output.tokens, output.logprobs, alternatives, strict=True
             )
         ]
-
-    def result(self, finish: FinishReason) -> Generation:
-        return Generation(
-            text="".join(self._pieces),
-            finish_reason=finish,
-            usage=Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._reply_tokens),
-            logprobs=tuple(self._logprobs),
-        )
-
-    def deliver(self, piece: str) -> None:
-        """Pass ``piece`` to the callback; its failure ends only this job. Called in the loop."""
-        if self.outcome.done():
-            return
-        try:
-            self._on_text(piece)
-        except Exception as error:  # noqa: BLE001  it is passed on to the caller
-            self.outcome.set_exception(error)
-
-    def finish(self, outcome: Generation | EngineError) -> None:
-        """Set the outcome, once. Called in the loop."""
-        if self.outcome.done():
-            return
-        if isinstance(outcome, Generation):
-            self.outcome.set_result(outcome)
-        else:
-            self.outcome.set_exception(outcome)
 
     def release(self) -> None:
         """Report that the slot is free. Called in the loop."""
@@ -170,8 +143,8 @@ class GenerationThread:
         self._closing = False
         self._failure: str | None = None
         # Used by the thread:
-        self._running: dict[Job, Generation | None] = {}
-        self._callbacks: list[Callable[[], None]] = []
+        self._running: dict[Job, Callback | None] = {}  # with its end, for a job that leaves
+        self._callbacks: list[Callback] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -184,11 +157,12 @@ class GenerationThread:
             if self._failure is not None:
                 raise EngineUnavailable(self._failure)
             if job.max_new_tokens < 1:
-                return job.result("length")
+                job.finish("length", job.usage)
+                return job.result.result()
             heapq.heappush(self._waiting, (job.request.priority, next(self._serial), job))
             self._changed.notify()
         try:
-            return await job.outcome
+            return await job.result
         finally:
             if not job.released.done():
                 await self._cancel(job)
@@ -249,18 +223,18 @@ class GenerationThread:
             admitted.append(job)
         return admitted
 
-    def _leave(self, job: Job, outcome: Generation | None) -> None:
-        """Ask the runner to free the slot with the next step."""
+    def _leave(self, job: Job, end: Callback | None) -> None:
+        """Ask the runner to free the slot with the next step, and call ``end`` then."""
         if not job.is_leaving:
             job.is_leaving = True
-            self._running[job] = outcome
+            self._running[job] = end
             self._runner.remove(job)
 
     def _step(self) -> None:
         leaving = [job for job in self._running if job.is_leaving]
         outputs = self._runner.step() if self._running else ()
         for job in leaving:
-            self._finish(job, self._running[job])
+            self._end(job, self._running[job])
         for job, output in outputs:
             if not job.is_leaving:
                 self._add_output(job, output)
@@ -268,21 +242,22 @@ class GenerationThread:
 
     def _add_output(self, job: Job, output: StepOutput) -> None:
         if output.failure:
-            self._finish(job, EngineError(output.failure))
+            self._end(job, partial(job.fail, EngineError(output.failure)))
             return
-        piece = job.add_output(output)
-        if piece:
-            self._callbacks.append(partial(job.deliver, piece))
-        if job.detokenizer.stopped and not output.finish:
-            self._leave(job, job.result("stop"))
+        text = job.decode(output)
+        if text:
+            self._callbacks.append(partial(job.deliver, text))
+        if job.detokenizer.stopped:
+            end = partial(job.finish, "stop", job.usage)
+            (self._end if output.finish else self._leave)(job, end)
         elif output.finish:
-            self._finish(job, job.result("stop" if job.detokenizer.stopped else output.finish))
+            self._end(job, partial(job.finish, output.finish, job.usage))
 
-    def _finish(self, job: Job, outcome: Generation | EngineError | None) -> None:
+    def _end(self, job: Job, end: Callback | None) -> None:
         del self._running[job]
         self._callbacks.append(job.release)
-        if outcome is not None:
-            self._callbacks.append(partial(job.finish, outcome))
+        if end is not None:
+            self._callbacks.append(end)
 
     def _report(self) -> None:
         callbacks, self._callbacks = self._callbacks, []
@@ -295,12 +270,12 @@ class GenerationThread:
             jobs = {*self._running, *self._cancelled, *(entry[2] for entry in self._waiting)}
             self._running, self._waiting, self._cancelled = {}, [], []
         for job in jobs:
-            self._callbacks += [job.release, partial(job.finish, EngineUnavailable(reason))]
+            self._callbacks += [job.release, partial(job.fail, EngineUnavailable(reason))]
         self._runner.close()
         if not self._loop.is_closed():
             self._report()
 
 
-def run_all(callbacks: list[Callable[[], None]]) -> None:
+def run_all(callbacks: list[Callback]) -> None:
     for callback in callbacks:
         callback()

@@ -16,6 +16,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
+import aiohttp
 import numpy as np
 import pydantic
 import yarl
@@ -46,7 +47,7 @@ from palaver import (
     remaining_tokens,
 )
 from palaver_plugins.engines import openai_wire as wire
-from palaver_plugins.engines.openai_upstream import Timeouts, Upstream
+from palaver_plugins.engines.openai_upstream import Upstream
 from palaver_plugins.engines.openai_wire import CallbackError, CompletionStream, UpstreamFailed
 from palaver_plugins.engines.token_healing import generate_healed
 
@@ -71,7 +72,7 @@ TEMPLATE_TOKENS = 64
 class OpenAISettings(PluginSettings):
     """``[engine.openai]``."""
 
-    urls: tuple[str, ...] = ("http://127.0.0.1:8000/v1",)
+    urls: tuple[str, ...] = pydantic.Field(("http://127.0.0.1:8000/v1",), min_length=1)
     """Base URLs of servers of the same model: ``http://host:port/v1`` or ``unix:///path.sock``."""
     api_key: Secret | None = None
     """Key that is sent to the servers as a bearer token."""
@@ -107,13 +108,6 @@ class OpenAISettings(PluginSettings):
                 raise ValueError(f"{url!r} is neither http://host:port/v1 nor unix:///path.sock")
         return value
 
-    @pydantic.field_validator("urls")
-    @classmethod
-    def _require_url(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("at least one URL is needed")
-        return value
-
 
 class OpenAIEngine:
     """`Engine` over the servers."""
@@ -132,11 +126,11 @@ class OpenAIEngine:
         settings = self._settings
         secret = settings.api_key
         key = None if secret is None else await asyncio.to_thread(secret.reveal)
-        timeouts = Timeouts(settings.connect_timeout, settings.read_timeout)
-        self._upstreams = [Upstream(url, key, timeouts) for url in settings.urls]
-        self._embedding_upstreams = [
-            Upstream(url, key, timeouts) for url in settings.embedding_urls
-        ]
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout
+        )
+        self._upstreams = [Upstream(url, key, timeout) for url in settings.urls]
+        self._embedding_upstreams = [Upstream(url, key, timeout) for url in settings.embedding_urls]
         try:
             self._engine_info = await self._inspect()
         except BaseException:
@@ -216,41 +210,31 @@ class OpenAIEngine:
         return self._engine_info
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        check_request(request, self._require_started().capabilities)
+        capabilities = self._require_started().capabilities
+        check_request(request, capabilities)
         if request.adapter is not None and request.adapter not in self._adapters:
             names = sorted(self._adapters)
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {names}")
         generation = ContinuedGeneration(request, on_text)
         tried: list[Upstream] = []
+
+        async def attempt(upstream: Upstream) -> Generation:
+            tried.append(upstream)
+            chat = functools.partial(self._chat, upstream)
+            rest = await generate_healed(generation.next_request(), generation.on_text, chat)
+            upstream.end_cooldown()
+            return generation.finish(rest)
+
+        def may_retry() -> bool:
+            return not generation.text or "continuation" in capabilities
+
         try:
             async with generation_timeout(request.timeout):
-                return await self._attempt_each(generation, self._by_preference(request), tried)
+                return await self._call_any(self._by_preference(request), attempt, may_retry)
         except EngineTimeout:
             if tried and not generation.text:  # it may hang: the next request uses another one
                 tried[-1].start_cooldown()
             raise
-
-    async def _attempt_each(
-        self, generation: ContinuedGeneration, upstreams: Sequence[Upstream], tried: list[Upstream]
-    ) -> Generation:
-        """Run the generation at one server after the other, and add each to ``tried``."""
-        can_continue = "continuation" in self._require_started().capabilities
-        last_failure: UpstreamFailed | None = None
-        for upstream in upstreams:
-            tried.append(upstream)
-            chat = functools.partial(self._chat, upstream)
-            try:
-                rest = await generate_healed(generation.next_request(), generation.on_text, chat)
-            except UpstreamFailed as failure:
-                self._record_failure(upstream, failure)
-                last_failure = failure
-                if generation.text and not can_continue:
-                    break
-            else:
-                upstream.end_cooldown()
-                return generation.finish(rest)
-        assert last_failure is not None  # there is at least one server
-        raise last_failure.error
 
     async def _chat(
         self, upstream: Upstream, request: GenerationRequest, on_text: OnText
@@ -271,12 +255,6 @@ class OpenAIEngine:
         except CallbackError as error:
             raise error.error from None
         return completion.generation(completion.finish_reason or "stop")
-
-    @staticmethod
-    def _record_failure(upstream: Upstream, failure: UpstreamFailed) -> None:
-        log.info("engine server %s: %s", upstream.url, failure)
-        if failure.unhealthy:
-            upstream.start_cooldown()
 
     async def _max_tokens(
         self, upstream: Upstream, request: GenerationRequest, partial_tokens: int
@@ -311,17 +289,25 @@ class OpenAIEngine:
         return sorted(self._upstreams, key=rank)
 
     async def _call_any(
-        self, upstreams: Sequence[Upstream], call: Callable[[Upstream], Awaitable[T]]
+        self,
+        upstreams: Sequence[Upstream],
+        call: Callable[[Upstream], Awaitable[T]],
+        may_retry: Callable[[], bool] = lambda: True,
     ) -> T:
-        last_failure: UpstreamFailed | None = None
+        """Return the result of the first server that succeeds, or raise the last error."""
+        error = None
         for upstream in upstreams:
             try:
                 return await call(upstream)
             except UpstreamFailed as failure:
-                self._record_failure(upstream, failure)
-                last_failure = failure
-        assert last_failure is not None
-        raise last_failure.error
+                log.info("engine server %s: %s", upstream.url, failure)
+                if failure.unhealthy:
+                    upstream.start_cooldown()
+                error = failure.error
+                if not may_retry():
+                    break
+        assert error is not None  # there is at least one server
+        raise error
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         body = wire.prompt_body(messages) | {"model": self._require_started().model}

@@ -1,7 +1,6 @@
 """Connection of engine ``openai`` to one server: requests, health and running generations."""
 
 import asyncio
-import dataclasses
 import logging
 import math
 from collections.abc import AsyncIterator, Iterator
@@ -29,14 +28,6 @@ MIN_COOLDOWN_SECONDS, MAX_COOLDOWN_SECONDS = 1.0, 30.0
 """Cooldown after the first failure, and its limit; it doubles with each failure in a row."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Timeouts in seconds: for a connection, and between two reads of a response."""
-
-    connect: float
-    read: float
-
-
 class Upstream:
     """A server at a base URL: ``http://host:port/v1`` or ``unix:///path.sock``.
 
@@ -44,7 +35,7 @@ class Upstream:
     the server's response.
     """
 
-    def __init__(self, url: str, key: str | None, timeouts: Timeouts) -> None:
+    def __init__(self, url: str, key: str | None, timeout: aiohttp.ClientTimeout) -> None:
         self.url = url
         self.in_flight = 0
         self.flavor: wire.Flavor = "generic"
@@ -55,9 +46,7 @@ class Upstream:
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers={"Authorization": f"Bearer {key}"} if key else None,
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=timeouts.connect, sock_read=timeouts.read
-            ),
+            timeout=timeout,
         )
 
     async def close(self) -> None:

@@ -46,6 +46,7 @@ from palaver import (
 from palaver_plugins.engines import gguf_conversion
 from palaver_plugins.engines.generation_thread import GenerationThread, Job, StepOutput
 from palaver_plugins.engines.json_grammar import build_grammar, quoted, union
+from palaver_plugins.engines.optional_packages import import_packages
 from palaver_plugins.engines.token_healing import generate_healed
 from palaver_plugins.engines.tokenization import ChatTokenizer, Json
 
@@ -152,7 +153,7 @@ class Model:
 
 def load(settings: OpenVinoSettings, build_context: BuildContext) -> Model:
     """Load the model; blocks for seconds. Raises `ConfigurationError` that names the model."""
-    _, genai = import_packages()
+    _, genai = openvino_packages()
     folder = build_context.resolve_model(settings.model)
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ConfigurationError(f"model {str(folder)!r}: expected a directory with a model")
@@ -177,17 +178,8 @@ def load(settings: OpenVinoSettings, build_context: BuildContext) -> Model:
     return Model(folder, pipeline, tokenizer, grammars, context, is_demonstration(config))
 
 
-def import_packages() -> tuple[Untyped, Untyped]:
-    """Return the modules openvino and openvino_genai. Raises `ConfigurationError` that says how to
-    install them."""
-    try:
-        import openvino
-        import openvino_genai
-    except ImportError as error:
-        raise ConfigurationError(
-            f"engine 'openvino': {error}; install it with: pip install 'palaver[openvino]'"
-        ) from error
-    return openvino, openvino_genai
+def openvino_packages() -> list[Untyped]:
+    return import_packages("openvino", "openvino", "openvino_genai")
 
 
 def cache_blocks(settings: OpenVinoSettings, config: Json, context_window: int) -> int:
@@ -210,7 +202,7 @@ def is_demonstration(config: Json) -> bool:
 def open_pipeline(
     source: Path, tokenizer: Untyped, blocks: int, settings: OpenVinoSettings
 ) -> Untyped:
-    _, genai = import_packages()
+    _, genai = openvino_packages()
     properties: Json = {"KV_CACHE_PRECISION": "f16"}
     if settings.batch_invariant:
         properties["INFERENCE_PRECISION_HINT"] = "f32"
@@ -222,7 +214,7 @@ def open_pipeline(
 
 
 def scheduler_config(blocks: int, slots: int, max_batched_tokens: int) -> Untyped:
-    _, genai = import_packages()
+    _, genai = openvino_packages()
     config = genai.SchedulerConfig()
     config.num_kv_blocks = blocks
     config.max_num_seqs = slots
@@ -275,7 +267,7 @@ def generation_config(job: Job) -> Untyped:
 
 
 def plain_config(max_tokens: int) -> Untyped:
-    _, genai = import_packages()
+    _, genai = openvino_packages()
     config = genai.GenerationConfig()
     config.max_new_tokens = max_tokens
     config.apply_chat_template = False
@@ -283,7 +275,7 @@ def plain_config(max_tokens: int) -> Untyped:
 
 
 def structured_output_config(structure: Structure) -> Untyped:
-    _, genai = import_packages()
+    _, genai = openvino_packages()
     match structure:
         case JsonSchema(schema):
             if compact := build_grammar(schema):
@@ -304,7 +296,7 @@ class GrammarChecker:
     """
 
     def __init__(self, file: Path, tokenizer: Untyped, max_checked: int = 512) -> None:
-        _, genai = import_packages()
+        _, genai = openvino_packages()
         self._probe = genai.ContinuousBatchingPipeline(
             *(str(file), tokenizer, scheduler_config(4, 1, BLOCK_TOKENS), "CPU"),
             INFERENCE_NUM_THREADS=1,
@@ -325,7 +317,7 @@ class GrammarChecker:
                 self._checked.popitem(last=False)
 
     def _compile(self, structure: Structure) -> None:
-        openvino, _ = import_packages()
+        openvino, _ = openvino_packages()
         config = plain_config(1)
         config.structured_output_config = structured_output_config(structure)
         try:
@@ -339,7 +331,7 @@ class PipelineRunner:
     """`Runner` over the pipeline."""
 
     def __init__(self, model: Model) -> None:
-        self._openvino, genai = import_packages()
+        self._openvino, genai = openvino_packages()
         self._pipeline = model.pipeline
         self._reasons: dict[Untyped, FinishReason] = {
             genai.GenerationFinishReason.STOP: "stop",

@@ -36,6 +36,7 @@ from palaver import (
 )
 from palaver_plugins.engines.encoders import Classifier, Embedder
 from palaver_plugins.engines.generation_thread import GenerationThread, Job
+from palaver_plugins.engines.optional_packages import import_packages
 from palaver_plugins.engines.token_healing import generate_healed
 from palaver_plugins.engines.tokenization import ChatTokenizer
 from palaver_plugins.engines.torch_runner import BatchingPlan, TorchRunner, make_plan
@@ -98,34 +99,32 @@ class TransformersEngine:
     def __init__(self, settings: TransformersSettings, build_context: BuildContext) -> None:
         self._settings = settings
         self._build_context = build_context
-        self._models: LoadedModels | None = None
         self._runner: TorchRunner | None = None
-        self._thread: GenerationThread | None = None
-        self._executor: ThreadPoolExecutor | None = None
+        self._started: tuple[LoadedModels, GenerationThread, ThreadPoolExecutor] | None = None
 
     async def start(self) -> EngineInfo:
         settings = self._settings
         if self._runner is not None and self._runner.closed:
             await self.close()  # a step has failed, so the model's state is unknown
-        if self._models is None:
-            self._models = models = await asyncio.to_thread(load, settings, self._build_context)
-            self._executor = ThreadPoolExecutor(1, "engine-encoders")
+        if self._started is None:
+            models = await asyncio.to_thread(load, settings, self._build_context)
             self._runner = TorchRunner(models.network, settings.max_prefill_tokens, models.plan)
-            self._thread = GenerationThread(self._runner, settings.slots)
+            thread = GenerationThread(self._runner, settings.slots)
+            self._started = models, thread, ThreadPoolExecutor(1, "engine-encoders")
+        models = self._started[0]
         return EngineInfo(
-            model=self._models.name,
-            context_window=self._models.context_window,
-            capabilities=self._models.capabilities,
-            demonstration=self._models.demonstration,
+            model=models.name,
+            context_window=models.context_window,
+            capabilities=models.capabilities,
+            demonstration=models.demonstration,
             slots=settings.slots,
         )
 
     async def close(self) -> None:
-        thread, executor = self._thread, self._executor
-        self._runner = self._thread = self._executor = self._models = None
-        if thread is not None:
+        started, self._started = self._started, None
+        if started is not None:
+            _, thread, executor = started
             await thread.close()
-        if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
@@ -160,9 +159,9 @@ class TransformersEngine:
         return self._require_started()[1].stats()
 
     def _require_started(self) -> tuple[LoadedModels, GenerationThread, ThreadPoolExecutor]:
-        if self._models is None or self._thread is None or self._executor is None:
+        if self._started is None:
             raise EngineUnavailable("the transformers engine is not started")
-        return self._models, self._thread, self._executor
+        return self._started
 
 
 def require_tokenizer(models: LoadedModels) -> ChatTokenizer:
@@ -182,7 +181,7 @@ async def make_job(models: LoadedModels, request: GenerationRequest, on_text: On
 
 def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedModels:
     """Load the models; blocks for seconds. Raises `ConfigurationError` that names the model."""
-    torch, transformers = import_packages()
+    torch, transformers = import_packages("transformers", "torch", "transformers")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     transformers.utils.logging.disable_progress_bar()
@@ -217,19 +216,6 @@ def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedM
         embedder=open_encoder(Embedder, transformers.AutoModel, settings.embedding_model),
         classifier=open_encoder(Classifier, classifier_kind, settings.classifier_model),
     )
-
-
-def import_packages() -> tuple[Untyped, Untyped]:
-    """Return the modules torch and transformers. Raises `ConfigurationError` that says how to
-    install them."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ConfigurationError(
-            f"engine 'transformers': {error}; install it with: pip install 'palaver[transformers]'"
-        ) from error
-    return torch, transformers
 
 
 def open_network(kind: Untyped, folder: Path, settings: TransformersSettings) -> Untyped:

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -55,33 +55,19 @@ from palaver import (
 )
 from palaver_plugins.engines import vllm_process
 from palaver_plugins.engines.openai_wire import structured_outputs
+from palaver_plugins.engines.pending_generation import PendingGeneration
 from palaver_plugins.engines.token_healing import generate_healed
 
 log = logging.getLogger(__name__)
 
 ALLOWED_ARGUMENTS = frozenset(
     {
-        "async_scheduling",
-        "attention_backend",
-        "compilation_config",
-        "enable_chunked_prefill",
-        "enable_expert_parallel",
-        "enable_prefix_caching",
-        "hf_overrides",
-        "kv_cache_dtype",
-        "kv_offloading_size",
-        "load_format",
-        "long_prefill_token_threshold",
-        "max_logprobs",
-        "max_num_batched_tokens",
-        "max_num_queued_reqs",
-        "max_num_queued_tokens",
-        "pipeline_parallel_size",
-        "quantization",
-        "seed",
-        "speculative_config",
-        "structured_outputs_config",
-        "tensor_parallel_size",
+        *("async_scheduling", "attention_backend", "compilation_config", "enable_chunked_prefill"),
+        *("enable_expert_parallel", "enable_prefix_caching", "hf_overrides", "kv_cache_dtype"),
+        *("kv_offloading_size", "load_format", "long_prefill_token_threshold", "max_logprobs"),
+        *("max_num_batched_tokens", "max_num_queued_reqs", "max_num_queued_tokens", "seed"),
+        *("pipeline_parallel_size", "quantization", "speculative_config"),
+        *("structured_outputs_config", "tensor_parallel_size"),
     }
 )
 """Keys of the setting ``arguments``: vLLM's engine arguments that change its speed or its devices.
@@ -93,6 +79,8 @@ BASE_CAPABILITIES: frozenset[Capability] = frozenset(
         *("continuation", "priority"),
     }
 )
+SAMPLING_PARAMS = "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "logprobs"
+"""Fields of `Sampling` that vLLM's SamplingParams have under the same name."""
 ABORT_TIMEOUT = 2.0  # seconds; a longer step of the engine, or a hung one, is not waited for
 CALL_TIMEOUT = 60.0  # seconds for counting, embedding and classifying
 STATS_TIMEOUT = 5.0  # seconds
@@ -146,54 +134,6 @@ class VllmSettings(PluginSettings):
             allowed = ", ".join(sorted(ALLOWED_ARGUMENTS))
             raise ValueError(f"{refused} cannot be set here; allowed are {allowed}")
         return value
-
-
-class PendingGeneration:
-    """The server's side of one generation: it collects the results that arrive."""
-
-    __slots__ = ("_logprobs", "_on_text", "_pieces", "result")
-
-    def __init__(self, on_text: OnText, result: asyncio.Future[Generation]) -> None:
-        self._on_text = on_text
-        self._pieces: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-        self.result = result
-
-    def add_text(self, text: str) -> None:
-        if self.result.done():
-            return
-        self._pieces.append(text)
-        try:
-            self._on_text(text)
-        except Exception as error:  # noqa: BLE001 - a failing callback ends its own generation only
-            self.fail(error)
-
-    def add_logprobs(self, tokens: Iterable[vllm_process.Logprob]) -> None:
-        self._logprobs += [
-            TokenLogprob(token, logprob, tuple(alternatives))
-            for token, logprob, alternatives in tokens
-        ]
-
-    def finish(self, done: vllm_process.Done) -> None:
-        if self.result.done():
-            return
-        usage = Usage(
-            prompt_tokens=done.prompt_tokens,
-            cached_tokens=done.cached_tokens,
-            completion_tokens=done.completion_tokens,
-        )
-        self.result.set_result(
-            Generation(
-                text="".join(self._pieces),
-                finish_reason=done.reason,
-                usage=usage,
-                logprobs=tuple(self._logprobs),
-            )
-        )
-
-    def fail(self, error: Exception) -> None:
-        if not self.result.done():
-            self.result.set_exception(error)
 
 
 class ProcessConnection(asyncio.Protocol):
@@ -257,13 +197,21 @@ class ProcessConnection(asyncio.Protocol):
         generations = self._generations
         for id, text in step.texts:
             if generation := generations.get(id):
-                generation.add_text(text)
+                generation.deliver(text)
         for id, tokens in step.logprobs:
             if generation := generations.get(id):
-                generation.add_logprobs(tokens)
+                generation.add_logprobs(
+                    TokenLogprob(token, logprob, tuple(alternatives))
+                    for token, logprob, alternatives in tokens
+                )
         for done in step.done:
             if generation := generations.pop(done.id, None):
-                generation.finish(done)
+                usage = Usage(
+                    prompt_tokens=done.prompt_tokens,
+                    cached_tokens=done.cached_tokens,
+                    completion_tokens=done.completion_tokens,
+                )
+                generation.finish(done.reason, usage)
 
     def _fail(self, report: vllm_process.Failed) -> None:
         error = request_error(report)
@@ -292,7 +240,7 @@ class ProcessConnection(asyncio.Protocol):
         on_text: OnText,
         timeout: float,  # noqa: ASYNC109  the request's own
     ) -> Generation:
-        generation = PendingGeneration(on_text, self._loop.create_future())
+        generation = PendingGeneration(on_text)
         self.register(command.id, generation)
         try:
             self.send(command)
@@ -594,8 +542,7 @@ def wire_messages(messages: Sequence[ChatMessage]) -> vllm_process.Messages:
 
 
 def generate_command(id: int, request: GenerationRequest) -> vllm_process.Generate:
-    sampling = request.sampling
-    structure = sampling.structure
+    structure = request.sampling.structure
     return vllm_process.Generate(
         id=id,
         messages=wire_messages(request.messages),
@@ -603,14 +550,8 @@ def generate_command(id: int, request: GenerationRequest) -> vllm_process.Genera
         cache_salt=request.tenant,
         adapter=request.adapter,
         priority=request.priority,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        repetition_penalty=sampling.repetition_penalty,
-        seed=sampling.seed,
-        stop=list(sampling.stop),
-        logprobs=sampling.logprobs,
+        max_tokens=request.sampling.max_tokens,
+        sampling={name: getattr(request.sampling, name) for name in SAMPLING_PARAMS},
         structure=None if structure is None else structured_outputs(structure),
     )
 
@@ -632,13 +573,9 @@ def adapter_directory(path: str) -> str:
     return str(directory)
 
 
-def build(settings: VllmSettings, build_context: BuildContext) -> Engine:
-    return VllmEngine(settings, build_context)
-
-
 _decode_report = msgspec.msgpack.Decoder(vllm_process.Report).decode
 
 
 @hookimpl
 def palaver_register_engines() -> list[Backend[Engine]]:
-    return [Backend(name="vllm", settings=VllmSettings, build=build)]
+    return [Backend(name="vllm", settings=VllmSettings, build=VllmEngine)]

@@ -61,13 +61,7 @@ class Generate(msgspec.Struct, tag=True, array_like=True):
     adapter: str | None
     priority: int
     max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    repetition_penalty: float
-    seed: int | None
-    stop: list[str]
-    logprobs: int | None
+    sampling: dict[str, Any]  # more arguments of vLLM's SamplingParams
     structure: dict[str, Any] | None  # one argument of vLLM's StructuredOutputsParams
 
 
@@ -637,13 +631,7 @@ def sampling_params(command: Generate, max_tokens: int) -> Any:
     structure = command.structure and StructuredOutputsParams(**command.structure)
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=command.temperature,
-        top_p=command.top_p,
-        top_k=command.top_k,
-        repetition_penalty=command.repetition_penalty,
-        seed=command.seed,
-        stop=command.stop,
-        logprobs=command.logprobs,
+        **command.sampling,
         structured_outputs=structure or None,
         output_kind=RequestOutputKind.DELTA,
     )

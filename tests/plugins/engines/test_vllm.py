@@ -30,12 +30,8 @@ from palaver.errors import (
     InvalidInput,
 )
 from palaver_plugins.engines import vllm_process
-from palaver_plugins.engines.vllm import (
-    PendingGeneration,
-    ProcessConnection,
-    VllmEngine,
-    VllmSettings,
-)
+from palaver_plugins.engines.pending_generation import PendingGeneration
+from palaver_plugins.engines.vllm import ProcessConnection, VllmEngine, VllmSettings
 
 SLOTS = 6
 
@@ -141,11 +137,11 @@ def test_pieces_do_not_depend_on_how_the_frames_are_cut(
 async def check_dispatch(texts: list[list[tuple[int, str]]], cuts: list[int]) -> None:
     collectors = {number: TextCollector() for number in (1, 2, 3)}
     connection = ProcessConnection()
-    loop = asyncio.get_running_loop()
     results: list[asyncio.Future[Generation]] = []
     for number, collector in collectors.items():
-        results.append(loop.create_future())
-        connection.register(number, PendingGeneration(collector, results[-1]))
+        generation = PendingGeneration(collector)
+        results.append(generation.result)
+        connection.register(number, generation)
     done = [vllm_process.Done(number, "stop", 1, 0, 2) for number in collectors]
     sent = b"".join(
         vllm_process.encode_frame(vllm_process.StepReport(part)) for part in texts
