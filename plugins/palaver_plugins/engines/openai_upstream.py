@@ -157,10 +157,7 @@ class Upstream:
         self, method: str, path: str, result_type: type[T], body: wire.Body | None = None
     ) -> T:
         try:
-            async with (
-                asyncio.timeout(CALL_TIMEOUT),
-                self._request(method, path, body) as response,
-            ):
+            async with asyncio.timeout(CALL_TIMEOUT), self._request(method, path, body) as response:
                 return msgspec.json.decode(await response.read(), type=result_type)
         except TimeoutError as error:
             detail = f"{self.url} did not answer {path!r} in {CALL_TIMEOUT:g} s"
@@ -180,10 +177,7 @@ class Upstream:
         url = self._root / path[1:] if path.startswith("/") else self._base / path
         options: dict[str, Any] = {}
         if body is not None:
-            options = {
-                "data": wire.encode(body),
-                "headers": {"Content-Type": "application/json"},
-            }
+            options = {"data": wire.encode(body), "headers": {"Content-Type": "application/json"}}
         try:
             async with await self._send(method, url, options) as response:
                 if response.status != 200:

@@ -10,13 +10,14 @@ each piece of text in it is one call of ``on_text``.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -214,7 +215,7 @@ class ProcessConnection(asyncio.Protocol):
                 generation.finish(done.reason, usage)
 
     def _fail(self, report: vllm_process.Failed) -> None:
-        error = request_error(report)
+        error = REQUEST_ERRORS[report.problem](report.detail)
         if generation := self._generations.pop(report.id, None):
             generation.fail(error)
         elif (call := self._calls.get(report.id)) and not call.done():
@@ -280,20 +281,13 @@ def process_ended() -> EngineUnavailable:
     return EngineUnavailable("the vLLM process has ended", retry_after=5)
 
 
-def request_error(report: vllm_process.Failed) -> PalaverError:
-    match report.problem:
-        case "invalid":
-            return InvalidInput(report.detail)
-        case "too_long":
-            return PromptTooLong(report.detail)
-        case "overloaded":
-            return Overloaded(report.detail, retry_after=1)
-        case "unavailable":
-            return EngineUnavailable(report.detail, retry_after=5)
-        case "failed":
-            return EngineError(report.detail)
-        case _:
-            assert_never(report.problem)
+REQUEST_ERRORS: dict[vllm_process.Problem, Callable[[str], PalaverError]] = {
+    "invalid": InvalidInput,
+    "too_long": PromptTooLong,
+    "overloaded": functools.partial(Overloaded, retry_after=1),
+    "unavailable": functools.partial(EngineUnavailable, retry_after=5),
+    "failed": EngineError,
+}
 
 
 class VllmProcess:

@@ -396,11 +396,7 @@ class InProcessRunner:
     def _add(self, job: Job) -> None:
         try:
             self._engines[job.role].add_request(
-                job.name,
-                job.prompt,
-                job.params,
-                lora_request=job.adapter,
-                priority=job.priority,
+                job.name, job.prompt, job.params, lora_request=job.adapter, priority=job.priority
             )
         except Exception as error:  # noqa: BLE001 - the barrier of one request
             self._server.fail(job.id, request_failure(error))
@@ -491,11 +487,7 @@ class MultiprocessRunner:
 
     async def _generate(self, job: Job) -> None:
         outputs = self._engines["generate"].generate(
-            job.prompt,
-            job.params,
-            job.name,
-            lora_request=job.adapter,
-            priority=job.priority,
+            job.prompt, job.params, job.name, lora_request=job.adapter, priority=job.priority
         )
         try:
             async for output in outputs:

@@ -22,13 +22,7 @@ from palaver.engine import (
     OnText,
 )
 from palaver.engines.requests import check_request, remaining_tokens
-from palaver.errors import (
-    EngineTimeout,
-    EngineUnavailable,
-    InvalidInput,
-    PalaverError,
-    Unsupported,
-)
+from palaver.errors import EngineTimeout, EngineUnavailable, InvalidInput, PalaverError, Unsupported
 from palaver.messages import Usage
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
