@@ -20,7 +20,7 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.servers import Ready, make_server
+from benchmarks.servers import ReadyEngine, make_server
 from palaver.app import listening
 from palaver.testing import MemoryLedger
 
@@ -53,7 +53,7 @@ async def profile_turns(turns: int) -> pstats.Stats:
     """Return the profile of ``turns`` turns of a warm server."""
     profile = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:
-        server = make_server(MemoryLedger(), Ready(ticks=False), Path(folder))
+        server = make_server(MemoryLedger(), ReadyEngine(ticks=False), Path(folder))
         async with server, listening(server) as address:
             client = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "benchmarks.calls", "--client", address),
@@ -83,10 +83,13 @@ def per_turn(
     return {name: round(count / turns, 1) for name, count in calls.most_common()}
 
 
-async def measure(turns: int) -> dict[str, float]:
-    """Return calls per turn by package, and in all under ``total``."""
-    calls = per_turn(await profile_turns(turns), turns, lambda function: package_of(function[0]))
-    return {"total": round(sum(calls.values()), 1), **calls}
+def measure(turns: int, functions: int = 0) -> dict[str, float]:
+    """Return calls per turn in all, under ``total``, by package, and of the most called
+    functions."""
+    stats = asyncio.run(profile_turns(turns))
+    packages = per_turn(stats, turns, lambda function: package_of(function[0]))
+    most_called = list(per_turn(stats, turns, function_of).items())[:functions]
+    return {"total": round(sum(packages.values()), 1), **packages, **dict(most_called)}
 
 
 async def talk(address: str) -> None:
@@ -119,12 +122,7 @@ def main() -> None:
     if arguments.client:
         asyncio.run(talk(arguments.client))
         return
-    stats = asyncio.run(profile_turns(arguments.turns))
-    packages = per_turn(stats, arguments.turns, lambda function: package_of(function[0]))
-    found = {"total": round(sum(packages.values()), 1), **packages}
-    if arguments.functions:
-        functions = per_turn(stats, arguments.turns, function_of)
-        found |= dict(list(functions.items())[: arguments.functions])
+    found = measure(arguments.turns, arguments.functions)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 

@@ -89,11 +89,11 @@ def starter_prompts() -> Iterator[Prompt]:
     for text in CHATS:
         yield make_prompt(prompts.CHAT, text)
     for text, length in itertools.product(TEXTS, prompts.LENGTHS):
-        yield make_prompt(prompts.summarization(length), " ".join(text.split()))
+        yield make_prompt(prompts.build_summarization_system(length), " ".join(text.split()))
     for language, text in itertools.product(("French", "German", "Spanish", "Chinese"), SPOKEN):
-        yield make_prompt(prompts.translation("English", language), text)
+        yield make_prompt(prompts.build_translation_system("English", language), text)
     for text in CODE:
-        yield make_prompt(prompts.codegen("Python"), text)
+        yield make_prompt(prompts.build_codegen_system("Python"), text)
 
 
 def walker_prompts() -> Iterator[Prompt]:

@@ -3,8 +3,9 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from palaver.channels import Channel, ConversationService
-from palaver.config.settings import PluginSettings, Secret
+from palaver.authentication import Principal
+from palaver.channels import Channel, ConversationAccess, ConversationService
+from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
     ChatMessage,
@@ -18,6 +19,7 @@ from palaver.engine import (
     JsonSchema,
     OnText,
     Regex,
+    Role,
     Sampling,
     Structure,
     TokenLogprob,
@@ -25,8 +27,10 @@ from palaver.engine import (
 from palaver.engines.continuing import ContinuedGeneration
 from palaver.engines.requests import check_request, generation_timeout, remaining_tokens
 from palaver.errors import (
+    CallerError,
     ConfigurationError,
     Conflict,
+    EngineDied,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -36,16 +40,22 @@ from palaver.errors import (
     InvalidInput,
     LedgerError,
     LedgerUnavailable,
+    MaxAttemptsExceeded,
+    NameCollision,
     NotFound,
     OutcomeUnknown,
     Overloaded,
     PalaverError,
+    PluginError,
+    PluginLoadError,
     PromptTooLong,
+    ServerError,
     SkillError,
     TooLarge,
     TooMany,
     Unauthenticated,
     Unsupported,
+    UnusableAnswer,
 )
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
@@ -87,6 +97,7 @@ from palaver.messages import (
     Event,
     Finished,
     Message,
+    Outcome,
     Problem,
     Queued,
     Received,
@@ -96,38 +107,33 @@ from palaver.messages import (
     Text,
     TextReset,
     ToolCalled,
+    ToolState,
     Usage,
     check_name,
     encode,
     new_id,
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
-from palaver.skills import Skill
+from palaver.replies import PendingReply, ReplyResult, follow_reply
+from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
-from palaver.tools import Tool
-from palaver.turns.turn import Turn
+from palaver.tools import Tool, tool
+from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
-    from palaver.web.api import retry_headers
-    from palaver.web.authentication import AUTHENTICATOR, ConversationAccess, Principal
-    from palaver.web.replies import PendingReply, ReplyResult, follow_reply
+    from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
 
 __version__ = "0.1.0"
 
 _LOADED_ON_USE = {
-    "AUTHENTICATOR": "palaver.web.authentication",
     "Console": "palaver.cli.console",
-    "ConversationAccess": "palaver.web.authentication",
     "EXIT_FAILED": "palaver.cli.console",
-    "PendingReply": "palaver.web.replies",
-    "Principal": "palaver.web.authentication",
-    "ReplyResult": "palaver.web.replies",
-    "follow_reply": "palaver.web.replies",
-    "retry_headers": "palaver.web.api",
+    "PluginFailure": "palaver.plugins",
+    "PluginInfo": "palaver.plugins",
+    "PluginRegistry": "palaver.plugins",
 }
-"""Names for authors of channels and commands: they bring aiohttp and click, which others need not
-load."""
+"""Names for authors of commands: they load click and pluggy's loader, which others do not need."""
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the module defines
@@ -137,7 +143,6 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 
 
 __all__ = [
-    "AUTHENTICATOR",
     "DEAD_LETTERS",
     "EXIT_FAILED",
     "INBOX_LIMIT",
@@ -148,6 +153,7 @@ __all__ = [
     "Attachment",
     "Backend",
     "BuildContext",
+    "CallerError",
     "Capability",
     "Channel",
     "ChatMessage",
@@ -170,6 +176,7 @@ __all__ = [
     "Document",
     "DocumentInfo",
     "Engine",
+    "EngineDied",
     "EngineError",
     "EngineInfo",
     "EngineStats",
@@ -179,6 +186,7 @@ __all__ = [
     "Event",
     "Export",
     "Fenced",
+    "Filter",
     "FinishReason",
     "Finished",
     "Forbidden",
@@ -195,10 +203,14 @@ __all__ = [
     "LedgerError",
     "LedgerUnavailable",
     "LogEntry",
+    "MaxAttemptsExceeded",
     "Message",
+    "NameCollision",
+    "NoArguments",
     "NotFound",
     "OnChange",
     "OnText",
+    "Outcome",
     "OutcomeUnknown",
     "Overloaded",
     "Page",
@@ -207,6 +219,11 @@ __all__ = [
     "PendingQuestion",
     "PendingReply",
     "PendingTurn",
+    "PluginError",
+    "PluginFailure",
+    "PluginInfo",
+    "PluginLoadError",
+    "PluginRegistry",
     "PluginSettings",
     "Principal",
     "Problem",
@@ -218,9 +235,12 @@ __all__ = [
     "Received",
     "Regex",
     "ReplyResult",
+    "Role",
     "Routed",
     "Sampling",
     "Secret",
+    "ServerError",
+    "Settings",
     "Skill",
     "SkillError",
     "Snapshot",
@@ -238,10 +258,13 @@ __all__ = [
     "TooMany",
     "Tool",
     "ToolCalled",
+    "ToolState",
     "Turn",
     "Unauthenticated",
     "UnsettledTurns",
     "Unsupported",
+    "UnusableAnswer",
+    "UnvalidatedArguments",
     "Usage",
     "__version__",
     "check_name",
@@ -255,4 +278,5 @@ __all__ = [
     "read_json",
     "remaining_tokens",
     "retry_headers",
+    "tool",
 ]

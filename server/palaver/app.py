@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from palaver.authentication import check_bind
 from palaver.config.loading import plugin_settings, validate_plugin_settings
 from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError
@@ -15,10 +16,10 @@ from palaver.hooks import Backend, BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.models.registry import ModelRegistry
-from palaver.plugins import Registry, load_plugins
+from palaver.plugins import PluginRegistry, load_plugins
 from palaver.server import Server
 from palaver.skills import Skill
-from palaver.web import ACTIVE_REQUESTS, ActiveRequests, check_bind, make_application
+from palaver.web import ACTIVE_REQUESTS, ActiveRequests, make_application
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,7 +28,7 @@ GOODBYE = 1.0
 """Seconds that open connections get to end when all who used them have been dismissed."""
 
 
-def build_server(settings: Settings, registry: Registry | None = None) -> Server:
+def build_server(settings: Settings, registry: PluginRegistry | None = None) -> Server:
     """A server of the installed plugins, as the settings choose them.
 
     Raises `ConfigurationError` naming the setting that is wrong.
@@ -95,7 +96,7 @@ def build(
 
 
 def build_knowledge(
-    settings: Settings, registry: Registry, build_context: BuildContext
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
 ) -> KnowledgeBase:
     name = settings.knowledge.use
     return build(
@@ -103,14 +104,16 @@ def build_knowledge(
     )
 
 
-def build_ledger(settings: Settings, registry: Registry, build_context: BuildContext) -> Ledger:
+def build_ledger(
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
+) -> Ledger:
     name = settings.ledger.use
     return build(
         settings, "ledger", "use", name, backends=registry.ledgers, build_context=build_context
     )
 
 
-def build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:
+def build_skills(settings: Settings, registry: PluginRegistry) -> dict[str, Skill]:
     return {
         name: skill(plugin_settings(settings, "skills", name, skill.Settings))
         for name, skill in registry.skills.items()
@@ -125,15 +128,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
     """
     settings = server.settings
     check_bind(settings)
-    application = make_application(
-        service=server,
-        settings=settings,
-        metrics=server.metrics,
-        readiness=server.readiness,
-        leaving=lambda: server.draining,
-        about=server.about,
-        channels=server.channels,
-    )
+    application = make_application(server)
     runner = web.AppRunner(
         application, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE
     )
@@ -142,9 +137,9 @@ async def listening(server: Server) -> AsyncIterator[str]:
         yield await _listen(runner, settings.server.host, settings.server.port)
     finally:
         try:
-            under_way = application[ACTIVE_REQUESTS]
+            active_requests = application[ACTIVE_REQUESTS]
             await server.shut_down(
-                lambda: _stop_listening(runner, under_way), lambda: under_way.count
+                lambda: _stop_listening(runner, active_requests), lambda: active_requests.count
             )
         finally:
             await runner.cleanup()
@@ -160,10 +155,10 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
     return f"http://{shown}:{bound}/"
 
 
-async def _stop_listening(runner: web.AppRunner, under_way: ActiveRequests) -> None:
+async def _stop_listening(runner: web.AppRunner, active_requests: ActiveRequests) -> None:
     """No new connections, and no further request on those that there are."""
     for site in list(runner.sites):
         await site.stop()
     await asyncio.sleep(0)  # what has come in is begun, and not mistaken for an idle connection
     if runner.server is not None:
-        under_way.close_idle(runner.server)
+        active_requests.close_idle(runner.server)

@@ -21,7 +21,8 @@
     │   ├── PluginLoadError         500  a plugin could not be loaded or checked
     │   ├── NameCollision           500  two plugins contribute the same name
     │   └── SkillError              500  a skill failed, or used the Turn wrongly
-    │       └── OutcomeUnknown      500  a tool was started before a takeover; it may have run
+    │       ├── OutcomeUnknown      500  a tool was started before a takeover; it may have run
+    │       └── UnusableAnswer      500  a person gave no usable answer to a question
     └── EngineError                 502  the engine's fault
         ├── EngineUnavailable       503  dead, hung, restarting or not started
         ├── EngineTimeout           504  the request's deadline passed
@@ -31,6 +32,7 @@
 ``str(error)`` is the detail for the log; ``error.public`` is a sentence safe to show to a person.
 """
 
+import math
 from typing import ClassVar
 
 
@@ -53,6 +55,16 @@ class PalaverError(Exception):
     @property
     def public(self) -> str:
         return str(self) if self.detail_is_public else self.public_message
+
+    @property
+    def retry_headers(self) -> dict[str, str]:
+        """Return the HTTP headers that carry ``retry_after``, in seconds and in milliseconds."""
+        if self.retry_after is None:
+            return {}
+        return {
+            "Retry-After": str(max(1, math.ceil(self.retry_after))),
+            "retry-after-ms": str(max(1, math.ceil(self.retry_after * 1000))),
+        }
 
 
 class CallerError(PalaverError):
@@ -165,6 +177,11 @@ class SkillError(PluginError):
 
 class OutcomeUnknown(SkillError):
     code = "outcome_unknown"
+
+
+class UnusableAnswer(SkillError):
+    code = "unusable_answer"
+    detail_is_public = True
 
 
 class EngineError(PalaverError):

@@ -114,7 +114,8 @@ class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """A skill that asked and waits: what is needed to go on with the person's answer.
 
     ``message`` is the one that the skill is answering, ``journal`` its steps so far and
-    ``said`` the text that it said before it asked, in ``turns``.
+    ``reply`` the text that it said before it asked, in ``turns``. ``options`` are the only answers
+    that the question takes; any answer when there are none.
     """
 
     skill: str
@@ -122,6 +123,7 @@ class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     journal: tuple[Step, ...]
     reply: str
     turns: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

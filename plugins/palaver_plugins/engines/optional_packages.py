@@ -12,5 +12,5 @@ def import_packages(engine: str, *names: str) -> list[Any]:  # Any: modules
         return [importlib.import_module(name) for name in names]
     except ImportError as error:
         raise ConfigurationError(
-            f"engine {engine!r}: {error}; install it with: pip install 'palaver[{engine}]'"
+            f"engine {engine!r}: {error}; install it with: pip install 'palaver-server[{engine}]'"
         ) from error

@@ -6,7 +6,7 @@ and ended since the ledger was last asked is added and subtracted.
 
 import asyncio
 import dataclasses
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -36,16 +36,16 @@ class Unsettled:
     """Counts of unsettled turns, in all, by tenant, and by tenant and person."""
 
     def __init__(self) -> None:
-        self.turns: Counter[tuple[str, str]] = Counter()
+        self.turns: dict[tuple[str, str], int] = {}
         """By tenant and person; those of the whole tenant under `NO_PERSON`."""
-        self.tokens: Counter[str] = Counter()
+        self.tokens: dict[str, int] = {}
         """By tenant."""
         self.total_turns = 0
         self.total_tokens = 0
 
     def add(self, tenant: str, person: str, turns: int, tokens: int) -> None:
-        for key in ((tenant, person), (tenant, NO_PERSON)):
-            _add(self.turns, key, turns)
+        _add(self.turns, (tenant, person), turns)
+        _add(self.turns, (tenant, NO_PERSON), turns)
         _add(self.tokens, tenant, tokens)
         self.total_turns += turns
         self.total_tokens += tokens
@@ -97,7 +97,7 @@ class AdmissionControl:
         self._since = Unsettled()
         """The turns accepted here since then, less those that ended here."""
         self._being_stored = Unsettled()
-        self._to_start: Counter[tuple[str, Lane]] = Counter()
+        self._to_start: dict[tuple[str, Lane], int] = {}
         """Turns that will begin here, by tenant and lane; none that waits for another turn."""
         self._starting: dict[str, tuple[str, Lane]] = {}
         """Those of them that are stored, by turn."""
@@ -133,7 +133,7 @@ class AdmissionControl:
         admission = Admission(key, tenant, person, lane, tokens)
         await self._check(admission)
         self._being_stored.add(tenant, person, 1, tokens)
-        self._to_start[tenant, lane] += 1
+        _add(self._to_start, (tenant, lane), 1)
         self._quotas.take("messages", tenant, person, 1)
         return admission
 
@@ -151,7 +151,7 @@ class AdmissionControl:
             self._since.add(admission.tenant, admission.person, 1, admission.tokens)
             if not receipt.ahead:
                 self._starting[receipt.turn] = (admission.tenant, admission.lane)
-                self._to_start[admission.tenant, admission.lane] += 1
+                _add(self._to_start, (admission.tenant, admission.lane), 1)
 
     def not_stored(self, admission: Admission, error: BaseException) -> None:
         """Forget a message that the ledger did not take."""
@@ -242,11 +242,11 @@ class AdmissionControl:
         return None
 
     def _estimated_wait(self, admission: Admission) -> float:
-        starting = self._to_start[admission.tenant, admission.lane]
+        starting = self._to_start.get((admission.tenant, admission.lane), 0)
         return self._scheduler.estimated_wait(admission.tenant, admission.lane, starting)
 
     def _turns(self, tenant: str, person: str) -> int:
-        return _total(part.turns[tenant, person] for part in self._parts)
+        return _total(part.turns.get((tenant, person), 0) for part in self._parts)
 
     def _turn_limits(self, admission: Admission) -> Sequence[tuple[str, int | None]]:
         person = self._quotas.of_person().turns
@@ -260,18 +260,20 @@ class AdmissionControl:
         message always fits.
         """
         tenant, share = admission.tenant, self._settings.tenant_share
-        used = _total(part.tokens[tenant] for part in self._parts)
+        used = _total(part.tokens.get(tenant, 0) for part in self._parts)
         free = self._settings.queue_tokens - self.unsettled_tokens - admission.tokens
         if not used and (free >= 0 or not self.unsettled_tokens):
             return True
         return free >= 0 and (used + admission.tokens) * (1 - share) <= free * share
 
 
-def _add(counter: Counter[KeyT], key: KeyT, amount: int) -> None:
+def _add(counts: dict[KeyT, int], key: KeyT, amount: int) -> None:
     """Add to a count, and keep no zero: the keys are as many as people."""
-    counter[key] += amount
-    if not counter[key]:
-        del counter[key]
+    count = counts.get(key, 0) + amount
+    if count:
+        counts[key] = count
+    else:
+        counts.pop(key, None)
 
 
 def _total(counts: Iterable[int]) -> int:

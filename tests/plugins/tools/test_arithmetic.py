@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palaver import InvalidInput
-from palaver_plugins.tools.arithmetic import LARGEST, Expression, calculate, evaluate
+from palaver_plugins.tools.arithmetic import MAX_MAGNITUDE, calculate, evaluate
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ from palaver_plugins.tools.arithmetic import LARGEST, Expression, calculate, eva
         ("(-8)^2", "64"),
     ],
 )
-async def test_it_calculates(expression: str, result: str) -> None:
-    assert await calculate(Expression(expression=expression)) == result
+def test_it_calculates(expression: str, result: str) -> None:
+    assert calculate(expression) == result
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_any_expression_is_worked_out_or_refused_at_once(expression: str) -> Non
         value = evaluate(expression)
     except InvalidInput:
         return
-    assert abs(value) <= LARGEST
+    assert abs(value) <= MAX_MAGNITUDE

@@ -1,0 +1,293 @@
+"""Search index in SQLite: documents, passages, full-text terms and vectors. Synchronous.
+
+Each tenant has its own full-text table: the rarity of a word, and so the order of the results,
+must not depend on another tenant's documents.
+"""
+
+import math
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palaver import Document, DocumentInfo, Passage
+from palaver_plugins.knowledge.passages import split_passages
+from palaver_plugins.knowledge.terms import index_terms, query_terms
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_SECONDS = 10.0
+"""Time to wait for another process that writes."""
+TITLE_WEIGHT, SECTION_WEIGHT, BODY_WEIGHT = 4.0, 1.5, 1.0
+"""Weight of a word by its position, measured by ``benchmarks/retrieval.py``."""
+RERANKED_PASSAGES = 50
+"""Passages that are ranked again by their coverage of the question."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tenants (key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS documents (
+    key INTEGER PRIMARY KEY,
+    tenant INTEGER NOT NULL REFERENCES tenants,
+    id TEXT NOT NULL,
+    title TEXT NOT NULL,
+    UNIQUE (tenant, id)
+);
+CREATE TABLE IF NOT EXISTS passages (
+    key INTEGER PRIMARY KEY,
+    document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    section TEXT NOT NULL,
+    text TEXT NOT NULL,
+    vector BLOB
+);
+CREATE INDEX IF NOT EXISTS passages_of ON passages (document, number);
+"""
+
+
+class Ranked(NamedTuple):
+    """Key of a passage and its score; higher is better."""
+
+    key: int
+    score: float
+
+
+class Vectors(NamedTuple):
+    """Matrix with one row of unit length per passage: (passages, dimensions)."""
+
+    keys: NDArray[np.int64]
+    matrix: NDArray[np.float32]
+
+
+class SearchIndex:
+    """One connection to the index. Use it from one thread.
+
+    Raises `sqlite3.Error` if the file cannot be opened or is not an index.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+        self._vectors: dict[int, Vectors] = {}
+        self._vectors_version = -1
+        self._seen_version = -1
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA foreign_keys=ON")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"it was written by a newer version ({version})")
+        if version < SCHEMA_VERSION:
+            self._make_tables()
+
+    def _make_tables(self) -> None:
+        self._db.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+        )
+        self._db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(text)")
+        self._db.execute("DROP TABLE temp.probe")
+
+    def close(self) -> None:
+        self._db.close()
+
+    # Documents
+
+    def add(self, tenant: str, document: Document) -> int:
+        """Add or replace a document. Return its number of passages."""
+        found = split_passages(document.text, document.title)
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
+            owner = self._make_tenant(tenant)
+            self._remove(owner, document.id)
+            row = self._db.execute(
+                "INSERT INTO documents (tenant, id, title) VALUES (?, ?, ?)",
+                (owner, document.id, document.title),
+            )
+            for number, passage in enumerate(found, 1):
+                key = self._db.execute(
+                    "INSERT INTO passages (document, number, section, text) VALUES (?, ?, ?, ?)",
+                    (row.lastrowid, number, *passage),
+                ).lastrowid
+                self._db.execute(
+                    f"INSERT INTO terms_{owner} (rowid, title, section, body) VALUES (?, ?, ?, ?)",
+                    (key, *map(index_terms, (document.title, *passage))),
+                )
+        return len(found)
+
+    def remove(self, tenant: str, document: str) -> bool:
+        owner = self._tenant(tenant)
+        if owner is None:
+            return False
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
+            return self._remove(owner, document)
+
+    def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
+        rows = self._db.execute(
+            "SELECT d.id, d.title, count(p.key) FROM documents d JOIN tenants t ON t.key = d.tenant"
+            " LEFT JOIN passages p ON p.document = d.key WHERE t.name = ?"
+            " GROUP BY d.key ORDER BY d.id",
+            (tenant,),
+        )
+        return tuple(DocumentInfo(id=id_, title=title, passages=n) for id_, title, n in rows)
+
+    def _tenant(self, name: str) -> int | None:
+        row = self._db.execute("SELECT key FROM tenants WHERE name = ?", (name,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def _make_tenant(self, name: str) -> int:
+        key = self._tenant(name)
+        if key is not None:
+            return key
+        made = self._db.execute("INSERT INTO tenants (name) VALUES (?)", (name,)).lastrowid
+        assert made is not None
+        self._db.execute(
+            f"CREATE VIRTUAL TABLE terms_{made} USING fts5"
+            "(title, section, body, tokenize = 'porter unicode61 remove_diacritics 2')"
+        )
+        return made
+
+    def _remove(self, owner: int, document: str) -> bool:
+        row = self._db.execute(
+            "SELECT key FROM documents WHERE tenant = ? AND id = ?", (owner, document)
+        ).fetchone()
+        if row is None:
+            return False
+        self._db.execute(
+            f"DELETE FROM terms_{owner} WHERE rowid IN"
+            " (SELECT key FROM passages WHERE document = ?)",
+            row,
+        )
+        self._db.execute("DELETE FROM documents WHERE key = ?", row)
+        return True
+
+    # Searching
+
+    def has_changed(self) -> bool:
+        """Return True if another connection has written since the last call."""
+        previous, self._seen_version = self._seen_version, self._data_version()
+        return self._seen_version != previous
+
+    def _data_version(self) -> int:
+        version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def rank_by_words(self, tenant: str, question: str, limit: int) -> list[Ranked]:
+        """Return the passages that share words with the question, ranked by BM25 times coverage.
+
+        BM25 alone prefers a passage that repeats one rare word. Coverage is the share of the
+        question's words, weighted by rarity, that a passage contains.
+        """
+        owner, words = self._tenant(tenant), query_terms(question)
+        if owner is None or not words:
+            return []
+        rows = self._db.execute(
+            f"SELECT rowid, -bm25(terms_{owner}, {TITLE_WEIGHT}, {SECTION_WEIGHT}, {BODY_WEIGHT})"
+            f" AS score FROM terms_{owner} WHERE terms_{owner} MATCH ?"
+            " ORDER BY score DESC, rowid LIMIT ?",
+            (" OR ".join(words), max(limit, RERANKED_PASSAGES)),
+        )
+        candidates = [Ranked(*row) for row in rows]
+        coverage = self._coverage(owner, words, [key for key, _ in candidates])
+        found = [Ranked(key, score * coverage[key]) for key, score in candidates]
+        return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))[:limit]
+
+    def _coverage(self, owner: int, words: Sequence[str], keys: Sequence[int]) -> dict[int, float]:
+        sums = dict.fromkeys(keys, 0.0)
+        total = 0.0
+        placeholders = ",".join("?" * len(keys))
+        for word in words:
+            matches = self._db.execute(
+                f"SELECT rowid FROM terms_{owner}"
+                f" WHERE terms_{owner} MATCH ? AND rowid IN ({placeholders})",
+                (word, *keys),
+            ).fetchall()
+            rarity = 0.5 + math.log(1 + (len(keys) - len(matches) + 0.5) / (len(matches) + 0.5))
+            total += rarity
+            for (key,) in matches:
+                sums[key] += rarity
+        return {key: share / total for key, share in sums.items()}
+
+    def rank_by_vector(self, tenant: str, vector: Sequence[float], limit: int) -> list[Ranked]:
+        """Return the passages nearest to a vector of unit length, by exact cosine similarity."""
+        owner = self._tenant(tenant)
+        query = np.asarray(vector, dtype=np.float32)
+        if owner is None:
+            return []
+        vectors = self._vectors_of(owner, query.size)
+        if vectors.matrix.shape[1:] != query.shape:
+            return []
+        scores = vectors.matrix @ query
+        best = np.argsort(-scores, kind="stable")[:limit]
+        return [Ranked(int(vectors.keys[row]), float(scores[row])) for row in best]
+
+    def _vectors_of(self, owner: int, size: int) -> Vectors:
+        """Return the tenant's vectors, cached until another connection writes."""
+        version = self._data_version()
+        if version != self._vectors_version:
+            self._vectors.clear()
+            self._vectors_version = version
+        if owner not in self._vectors:
+            self._vectors[owner] = self._load_vectors(owner, size)
+        return self._vectors[owner]
+
+    def _load_vectors(self, owner: int, size: int) -> Vectors:
+        rows = self._db.execute(
+            "SELECT p.key, p.vector FROM passages p JOIN documents d ON d.key = p.document"
+            " WHERE d.tenant = ? AND length(p.vector) = ? ORDER BY p.key",
+            (owner, size * 4),
+        ).fetchall()
+        return Vectors(
+            np.array([key for key, _ in rows], dtype=np.int64),
+            np.frombuffer(b"".join(blob for _, blob in rows), dtype=np.float32).reshape(-1, size),
+        )
+
+    def read_passages(self, ranked: Sequence[Ranked]) -> tuple[Passage, ...]:
+        """Return the passages in the given order, without those removed since the ranking."""
+        placeholders = ",".join("?" * len(ranked))
+        rows = self._db.execute(
+            "SELECT p.key, d.id, d.title, p.section, p.number, p.text"
+            " FROM passages p JOIN documents d ON d.key = p.document"
+            f" WHERE p.key IN ({placeholders})",
+            [key for key, _ in ranked],
+        )
+        found = {row[0]: row[1:] for row in rows}
+        return tuple(
+            Passage(
+                document=found[key][0],
+                title=found[key][1],
+                section=found[key][2],
+                number=found[key][3],
+                text=found[key][4],
+                score=score,
+            )
+            for key, score in ranked
+            if key in found
+        )
+
+    # Vectors
+
+    def passages_without_vector(self, limit: int) -> list[tuple[int, str]]:
+        """Return key and text of passages without a vector."""
+        rows = self._db.execute(
+            "SELECT p.key, d.title || char(10) || p.section || char(10) || p.text FROM passages p"
+            " JOIN documents d ON d.key = p.document WHERE p.vector IS NULL ORDER BY p.key LIMIT ?",
+            (limit,),
+        )
+        return list(rows)
+
+    def store_vectors(self, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
+        blobs = [(np.asarray(v, dtype=np.float32).tobytes(), key) for key, v in vectors]
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
+            self._db.executemany("UPDATE passages SET vector = ? WHERE key = ?", blobs)
+
+    def delete_vectors_of_other_size(self, size: int) -> None:
+        """Delete the vectors of an embedding model that was replaced."""
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
+            self._db.execute(
+                "UPDATE passages SET vector = NULL"
+                " WHERE vector IS NOT NULL AND length(vector) != ?",
+                (size * 4,),
+            )
