@@ -277,6 +277,5 @@ __all__ = [
     "read_checkpoint",
     "read_json",
     "remaining_tokens",
-    "retry_headers",
     "tool",
 ]
