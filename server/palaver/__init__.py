@@ -25,6 +25,7 @@ from palaver.engine import (
     TokenLogprob,
 )
 from palaver.engines.continuing import ContinuedGeneration
+from palaver.engines.requests import check_request, generation_timeout, remaining_tokens
 from palaver.errors import (
     CallerError,
     ConfigurationError,
@@ -270,11 +271,14 @@ __all__ = [
     "Usage",
     "__version__",
     "check_name",
+    "check_request",
     "encode",
     "follow_reply",
+    "generation_timeout",
     "hookimpl",
     "new_id",
     "read_checkpoint",
     "read_json",
+    "remaining_tokens",
     "tool",
 ]

@@ -65,7 +65,7 @@ class EchoEngine(ScriptedEngine):
 def build(settings: EchoSettings, build_context: BuildContext) -> Engine:
     if settings.mode == "slow":
         raise ConfigurationError("there is no slow echo")
-    return EchoEngine("Hello.", lacks=settings.lacks)
+    return EchoEngine("Hello.", missing_capabilities=settings.lacks)
 
 
 class Shout:
