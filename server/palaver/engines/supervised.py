@@ -51,7 +51,8 @@ class SupervisedEngine:
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._monitor_task: asyncio.Task[None] | None = None
-        self._last_progress = 0.0
+        self._progress = 0
+        """Grows with each piece of text; it stands still while the engine is silent."""
 
     @property
     def problem(self) -> str:
@@ -77,15 +78,12 @@ class SupervisedEngine:
             await asyncio.gather(self._monitor_task, return_exceptions=True)
         await self._engine.close()
 
-    def _record_progress(self) -> None:
-        self._last_progress = asyncio.get_running_loop().time()
-
     def _mark_up(self) -> None:
         self._problem = ""
         self._start_count += 1
         self._down.clear()
         self._up.set()
-        self._record_progress()
+        self._progress += 1
 
     def _mark_down(self, problem: str) -> None:
         if not self._problem:
@@ -109,20 +107,21 @@ class SupervisedEngine:
             raise
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        started = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         first = True
 
         def measure(text: str) -> None:
             nonlocal first
-            self._record_progress()
+            self._progress += 1
             if first:
                 first = False
-                self._metrics.first_text(self._last_progress - started)
+                self._metrics.first_text(loop.time() - started)
             on_text(text)
 
         with self._detecting_crash():
             generation = await self._engine.generate(request, measure)
-        self._record_progress()
+        self._progress += 1
         usage = generation.usage
         self._metrics.tokens(
             prompt=usage.prompt_tokens,
@@ -157,11 +156,13 @@ class SupervisedEngine:
                 else:
                     backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
                 continue
+            progress = self._progress
             try:
                 async with asyncio.timeout(self._settings.health_probe_interval):
                     await self._down.wait()
             except TimeoutError:
-                await self._probe_when_silent()
+                if self._progress == progress and (problem := await self._probe()):
+                    self._mark_down(problem)
 
     async def _is_still_alive(self) -> bool:
         """Return True and mark the engine as up when only a call failed, not the engine."""
@@ -195,18 +196,9 @@ class SupervisedEngine:
         log.warning("the engine is up again")
         return True
 
-    async def _probe_when_silent(self) -> None:
-        """Probe the engine, unless a generation has made progress within the probe interval."""
-        silent_seconds = asyncio.get_running_loop().time() - self._last_progress
-        if silent_seconds < self._settings.health_probe_interval:
-            return
-        problem = await self._probe()
-        if problem:
-            self._mark_down(problem)
-
     async def _probe(self) -> str:
         """Generate one token. Return the problem that prevents it, or an empty string."""
-        started = asyncio.get_running_loop().time()
+        progress = self._progress
         timeout = self._settings.health_probe_timeout
         request = GenerationRequest(
             id=f"health-probe-{new_id()}",
@@ -220,11 +212,11 @@ class SupervisedEngine:
             async with asyncio.timeout(timeout + 1):
                 await self._engine.generate(request, lambda _: None)
         except (EngineTimeout, TimeoutError):
-            if self._last_progress <= started:  # else it is busy with other requests
+            if self._progress == progress:  # else it is busy with other requests
                 return f"no token within {timeout} s: it hangs"
         except Overloaded:
             pass  # a refusal proves that the engine responds
         except PalaverError as error:
             return str(error)
-        self._record_progress()
+        self._progress += 1
         return ""
