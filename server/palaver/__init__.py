@@ -49,8 +49,8 @@ from palaver.errors import (
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
 from palaver.ledger import (
-    DEAD_LETTERS,
     INBOX_LIMIT,
+    MAX_DEAD_LETTERS,
     MAX_MERGE_WINDOWS,
     QUEUE_ALL,
     Claim,
@@ -136,9 +136,9 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 
 __all__ = [
     "AUTHENTICATOR",
-    "DEAD_LETTERS",
     "EXIT_FAILED",
     "INBOX_LIMIT",
+    "MAX_DEAD_LETTERS",
     "MAX_MERGE_WINDOWS",
     "QUEUE_ALL",
     "Asked",

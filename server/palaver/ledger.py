@@ -36,7 +36,7 @@ INBOX_LIMIT = 16
 Those of the running turn do not wait, those that steer it do."""
 MAX_MERGE_WINDOWS = 5
 """Windows for which a burst of messages may hold up its turn."""
-DEAD_LETTERS = 1_000
+MAX_DEAD_LETTERS = 1_000
 """Dead letters that are kept at most; the oldest go."""
 
 
@@ -136,7 +136,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     turn: str
     messages: tuple[Message, ...]
     interrupted: tuple[Message, ...] = ()
-    steering: tuple[Message, ...] = ()
+    steering_messages: tuple[Message, ...] = ()
     fence: int
     attempt: int
     index: int
@@ -163,7 +163,7 @@ class Progress(msgspec.Struct, frozen=True):
     index: int
     offset: int
     stop_requested: bool
-    steering: int = 0
+    steering_count: int = 0
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -216,7 +216,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     reply: str
     skill: str
-    problem: str
+    reason: str
     at: float
 
 
@@ -251,8 +251,8 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 class Guarantee(msgspec.Struct, frozen=True, kw_only=True):
     """What a configured ledger promises, and what it does not, in sentences."""
 
-    holds: tuple[str, ...]
-    lacks: tuple[str, ...] = ()
+    promises: tuple[str, ...]
+    limitations: tuple[str, ...] = ()
 
 
 StopState = Literal["stopping", "settled", "unknown"]
@@ -308,7 +308,7 @@ class Ledger(Protocol):
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
         """Append ``entries``, the last of which is `Finished`; write messages and reply into the
@@ -322,7 +322,7 @@ class Ledger(Protocol):
         ``dead``: why the turn was given up; it is kept as a `DeadLetter`.
         """
 
-    async def steering(self, claim: Claim) -> tuple[Message, ...]:
+    async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
         """The messages handed to the running turn so far. Raises `Fenced`."""
 
     async def release(self, claim: Claim) -> None:
@@ -354,7 +354,7 @@ class Ledger(Protocol):
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         """The newest dead letters of all tenants, newest first. At most 1,000 are kept."""
 
-    async def discard(self, turn: str) -> bool:
+    async def discard_dead_letter(self, turn: str) -> bool:
         """Remove a dead letter; whether there was one."""
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from palaver.errors import Fenced, IndexConflict, TooMany
 from palaver.ledger import (
-    DEAD_LETTERS,
+    MAX_DEAD_LETTERS,
     QUEUE_ALL,
     Claim,
     ConcurrencyPolicies,
@@ -130,7 +130,7 @@ class MemoryLedger:
             turn=turn.id,
             messages=turn.messages,
             interrupted=turn.interrupted,
-            steering=turn.steered,
+            steering_messages=turn.steered,
             fence=held.fence,
             attempt=turn.failed + 1,
             index=turn.index,
@@ -158,20 +158,22 @@ class MemoryLedger:
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
         if earlier := self._settled_before(claim, entries, expect):
             return earlier
         held, turn = self._owned(claim)
         finished = turn.check_end(entries, expect)
-        turn.check_steered(steered)
+        turn.check_steered(taken_steering)
         now = self._clock()
         self._write(held, turn, entries, expect)
         if dead_letter_reason:
-            self._bury(turn, steered, dead_letter_reason, now)
-        held.ask(pending_question, {message.person for message in (*turn.messages, *steered)})
-        if moved := held.close(finished, len(steered), now):
+            self._bury(turn, taken_steering, dead_letter_reason, now)
+        held.ask(
+            pending_question, {message.person for message in (*turn.messages, *taken_steering)}
+        )
+        if moved := held.close(finished, len(taken_steering), now):
             self._publish(held, list(moved.received_anew()))
         progress = Progress(turn.index, held.last, turn.stop, len(turn.steering))
         held.closed[turn.id] = Closing(claim.fence, expect, digest_of(entries), progress)
@@ -179,7 +181,7 @@ class MemoryLedger:
         held.trim(self._kept, now)
         return progress
 
-    async def steering(self, claim: Claim) -> tuple[Message, ...]:
+    async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
         _, turn = self._owned(claim)
         return turn.steered
 
@@ -253,7 +255,7 @@ class MemoryLedger:
         newest = sorted(self._dead.values(), key=lambda letter: -letter[1].at)
         return tuple(letter for _, letter in newest[: max(limit, 0)])
 
-    async def discard(self, turn: str) -> bool:
+    async def discard_dead_letter(self, turn: str) -> bool:
         return self._dead.pop(turn, None) is not None
 
     # People
@@ -308,8 +310,8 @@ class MemoryLedger:
 
     async def guarantee(self) -> Guarantee:
         return Guarantee(
-            holds=("Turns of a conversation run one at a time, in order.",),
-            lacks=("Nothing survives the end of the process.",),
+            promises=("Turns of a conversation run one at a time, in order.",),
+            limitations=("Nothing survives the end of the process.",),
         )
 
     # Below the surface
@@ -364,11 +366,11 @@ class MemoryLedger:
             attempt=turn.failed + 1,
             reply=turn.reply,
             skill=turn.skill,
-            problem=why,
+            reason=why,
             at=now,
         )
         self._dead[turn.id] = (turn.person, letter)
-        if len(self._dead) > DEAD_LETTERS:
+        if len(self._dead) > MAX_DEAD_LETTERS:
             del self._dead[next(iter(self._dead))]
 
     # What is due

@@ -128,7 +128,7 @@ class Turn(Generic[ArgumentsT]):
         self._journal = Journal(claim.journal, transcript.write)
         self._voice = Replay(transcript, claim.reply)
         self._citations = 0
-        self._steering = claim.steering
+        self._steering = claim.steering_messages
         self.taken: tuple[Message, ...] = ()
         """What `steering` has returned of the messages that were handed to this turn."""
 
@@ -359,7 +359,7 @@ class Turn(Generic[ArgumentsT]):
         """
 
         async def look(step: Step) -> tuple[Message, ...]:
-            self._steering = await self._services.ledger.steering(self._claim)
+            self._steering = await self._services.ledger.read_steering(self._claim)
             return self._steering[len(self.taken) :]
 
         messages = await self._journal.once(tuple[Message, ...], look, "steering")

@@ -151,7 +151,7 @@ class Place:
         expect: int | None = None,
         outcome: Outcome = "done",
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
         """Settle with ``entries`` and a `Finished` after them."""
@@ -161,7 +161,7 @@ class Place:
             (*entries, finished),
             expect=claim.index if expect is None else expect,
             pending_question=pending_question,
-            steered=steered,
+            taken_steering=taken_steering,
             dead_letter_reason=dead_letter_reason,
         )
 

@@ -225,7 +225,7 @@ class Model:
             turn=turn.id,
             messages=turn.messages,
             interrupted=turn.interrupted,
-            steering=turn.steered,
+            steering_messages=turn.steered,
             fence=talk.claimed,
             attempt=turn.failed + 1,
             index=len(turn.entries),
@@ -259,7 +259,7 @@ class Model:
         *,
         expect: int,
         pending_question: PendingQuestion | None,
-        steered: Sequence[Message],
+        taken_steering: Sequence[Message],
         dead_letter_reason: str,
     ) -> Progress:
         earlier = self._settled_before(claim, entries, expect)
@@ -269,11 +269,11 @@ class Model:
         if expect != len(turn.entries) or not entries or not isinstance(entries[-1], Finished):
             raise IndexConflict
         _check(turn, entries)
-        if [m.id for m in steered] != [m.id for m in turn.steered[: len(steered)]]:
+        if [m.id for m in taken_steering] != [m.id for m in turn.steered[: len(taken_steering)]]:
             raise IndexConflict
         self._write(talk, turn, entries, expect)
-        self._close(talk, turn, entries[-1], len(steered), dead_letter_reason)
-        talk.asked |= {turn.person, *(message.person for message in steered)}
+        self._close(talk, turn, entries[-1], len(taken_steering), dead_letter_reason)
+        talk.asked |= {turn.person, *(message.person for message in taken_steering)}
         talk.asked |= {pending_question.message.person} if pending_question else set()
         talk.waiting = pending_question
         talk.asked = talk.asked if pending_question else set()
@@ -303,7 +303,7 @@ class Model:
             attempt=turn.failed + 1,
             reply=turn.reply,
             skill=turn.skill,
-            problem=why,
+            reason=why,
             at=self.now,
         )
         self.dead.append((turn.person, letter))

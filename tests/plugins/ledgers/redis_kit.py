@@ -56,7 +56,7 @@ async def insist(call: Callable[[], Awaitable[T]], *, within: float = 10.0) -> T
 
 def losses(guarantee: Guarantee) -> list[str]:
     """What may get lost. The user of most tests may do everything, which is told as well."""
-    return [sentence for sentence in guarantee.lacks if "least rights" not in sentence]
+    return [sentence for sentence in guarantee.limitations if "least rights" not in sentence]
 
 
 def message(text: str = "hello", *, thread: str = "t", person: str = "ada") -> Message:

@@ -62,8 +62,8 @@ async def test_steering_that_was_taken_is_its_senders(place: "Place") -> None:
     await place.accept("ada's", person="ada")
     claim = await place.claim()
     await place.receive("Zanzibar", STEER, person="bobolink")
-    steered = await place.ledger.steering(claim)
-    await place.settle(claim, *place.reply(claim, "a reply"), steered=steered)
+    taken_steering = await place.ledger.read_steering(claim)
+    await place.settle(claim, *place.reply(claim, "a reply"), taken_steering=taken_steering)
     for person, theirs in (("ada", ["ada's", "a reply"]), ("bobolink", ["Zanzibar"])):
         export = await place.ledger.export("acme", person)
         assert [line.text for line in export.conversations["acme/web/t"]] == theirs
@@ -83,8 +83,8 @@ async def test_a_taken_message_stays_when_the_person_whom_it_steered_is_erased(
     claim = await place.claim()
     message = place.message("bob's", person="bob")
     await place.ledger.accept(message, STEER)
-    steered = await place.ledger.steering(claim)
-    await place.settle(claim, *place.reply(claim, "Quetzal"), steered=steered)
+    taken_steering = await place.ledger.read_steering(claim)
+    await place.settle(claim, *place.reply(claim, "Quetzal"), taken_steering=taken_steering)
     assert (await place.ledger.erase("acme", "adamina")).messages == 1
     dump = await place.dump()
     found = [word for word in ("Zanzibar", "Quetzal", "adamina") if word.encode() in dump]
@@ -120,9 +120,9 @@ async def test_a_running_turn_begins_anew_without_the_words_that_steered_it(
     assert (depth.queued, depth.running) == (1, 0)
     anew = await place.claim()
     assert (anew.turn, anew.attempt, anew.index, anew.reply) == (claim.turn, 1, 0, "")
-    assert (anew.journal, [message.text for message in anew.steering]) == ((), ["eve's"])
+    assert (anew.journal, [message.text for message in anew.steering_messages]) == ((), ["eve's"])
     assert anew.fence > claim.fence
-    await place.settle(anew, *place.reply(anew, "anew"), steered=anew.steering)
+    await place.settle(anew, *place.reply(anew, "anew"), taken_steering=anew.steering_messages)
     assert await lines_of(place) == ["ada's", "eve's", "anew"]
 
 
@@ -208,7 +208,7 @@ async def test_a_waiting_turn_loses_only_the_words_that_were_to_steer_it(place: 
     assert b"evelina" not in dump
     following = await place.claim()
     assert [message.text for message in following.messages] == ["bob's"]
-    assert [message.text for message in following.steering] == ["bob's too"]
+    assert [message.text for message in following.steering_messages] == ["bob's too"]
 
 
 async def test_an_erasure_says_when_it_was(place: "Place") -> None:

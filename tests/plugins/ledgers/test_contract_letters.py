@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from palaver.errors import Fenced
-from palaver.ledger import DEAD_LETTERS, ConcurrencyPolicies
+from palaver.ledger import MAX_DEAD_LETTERS, ConcurrencyPolicies
 from palaver.messages import new_id
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def test_a_dead_letter_holds_what_is_needed_to_send_it_again(place: "Place
     await place.settle(taken, expect=progress.index, outcome="failed", dead_letter_reason=WHY)
     (letter,) = await place.ledger.dead_letters(10)
     assert letter.messages == (message,)
-    assert (letter.turn, letter.attempt, letter.problem) == (claim.turn, 2, WHY)
+    assert (letter.turn, letter.attempt, letter.reason) == (claim.turn, 2, WHY)
     assert (letter.reply, letter.skill) == ("half", "chat")
     (_, answer) = (await place.ledger.snapshot(claim.conversation, 2)).history
     assert letter.at == pytest.approx(answer.at, abs=1.0)
@@ -57,8 +57,10 @@ async def test_a_dead_letter_holds_the_messages_that_were_to_be_answered_with_it
     claim = await place.claim()
     for text in ("three", "four"):
         await place.receive(text, STEER, person="bob")
-    steered = (await place.ledger.steering(claim))[:1]
-    await place.settle(claim, outcome="failed", steered=steered, dead_letter_reason=WHY)
+    taken_steering = (await place.ledger.read_steering(claim))[:1]
+    await place.settle(
+        claim, outcome="failed", taken_steering=taken_steering, dead_letter_reason=WHY
+    )
     (letter,) = await place.ledger.dead_letters(10)
     assert [message.text for message in letter.messages] == ["one", "two", "three"]
     assert [message.text for message in (await place.claim()).messages] == ["four"]
@@ -81,9 +83,9 @@ async def test_dead_letters_are_listed_newest_first_across_conversations(
 async def test_a_discarded_letter_is_gone(place: "Place") -> None:
     turn = await give_up(place, "Zanzibar")
     other = await give_up(place, thread="u")
-    assert await place.ledger.discard(turn)
-    assert not await place.ledger.discard(turn)
-    assert not await place.ledger.discard(new_id())
+    assert await place.ledger.discard_dead_letter(turn)
+    assert not await place.ledger.discard_dead_letter(turn)
+    assert not await place.ledger.discard_dead_letter(new_id())
     assert [letter.turn for letter in await place.ledger.dead_letters(10)] == [other]
 
 
@@ -93,7 +95,7 @@ async def test_a_repeated_settle_buries_once(place: "Place") -> None:
     first = await place.settle(claim, outcome="failed", dead_letter_reason=WHY)
     assert await place.settle(claim, outcome="failed", dead_letter_reason=WHY) == first
     assert len(await place.ledger.dead_letters(10)) == 1
-    assert await place.ledger.discard(claim.turn)
+    assert await place.ledger.discard_dead_letter(claim.turn)
     assert await place.settle(claim, outcome="failed", dead_letter_reason=WHY) == first
     assert await place.ledger.dead_letters(10) == ()
 
@@ -111,12 +113,12 @@ async def test_who_is_fenced_off_buries_nothing(place: "Place") -> None:
 async def test_only_so_many_dead_letters_are_kept(place: "Place") -> None:
     first = await give_up(place, "Zanzibar", person="eve", thread="first")
     await place.let_pass(0.005)
-    for _ in range(DEAD_LETTERS):
+    for _ in range(MAX_DEAD_LETTERS):
         await give_up(place)
-    letters = await place.ledger.dead_letters(2 * DEAD_LETTERS)
-    assert len(letters) == DEAD_LETTERS
+    letters = await place.ledger.dead_letters(2 * MAX_DEAD_LETTERS)
+    assert len(letters) == MAX_DEAD_LETTERS
     assert first not in {letter.turn for letter in letters}
-    assert not await place.ledger.discard(first)
+    assert not await place.ledger.discard_dead_letter(first)
 
 
 async def test_dead_letters_survive_reopening(place: "Place") -> None:
@@ -126,7 +128,7 @@ async def test_dead_letters_survive_reopening(place: "Place") -> None:
     before = await place.ledger.dead_letters(10)
     await place.reopen()
     assert await place.ledger.dead_letters(10) == before
-    assert await place.ledger.discard(turn)
+    assert await place.ledger.discard_dead_letter(turn)
 
 
 async def test_an_export_holds_the_dead_letters_of_one_person_only(place: "Place") -> None:
@@ -156,7 +158,9 @@ async def test_erasing_one_person_keeps_the_rest_of_a_dead_letter(place: "Place"
     await place.accept("ada's", person="ada")
     claim = await place.claim()
     await place.receive("Zanzibar", STEER, person="bob")
-    await place.settle(claim, steered=await place.ledger.steering(claim), dead_letter_reason=WHY)
+    await place.settle(
+        claim, taken_steering=await place.ledger.read_steering(claim), dead_letter_reason=WHY
+    )
     assert (await place.ledger.erase("acme", "bob")).dead_letters == 1
     (letter,) = await place.ledger.dead_letters(10)
     assert [message.text for message in letter.messages] == ["ada's"]

@@ -108,7 +108,7 @@ class Closing(msgspec.Struct, frozen=True):
     expect: int
     said: int
     asks: bool
-    steered: tuple[Message, ...]
+    taken_steering: tuple[Message, ...]
     dead: str
 
 
@@ -347,7 +347,7 @@ class Comparison(RuleBasedStateMachine):
             return
         pair = self.some_claim(draw)
         said, index = self.state_of(pair.model)
-        found = self.outcome(self.real.steering(pair.real))
+        found = self.outcome(self.real.read_steering(pair.real))
         steering = self.expected(lambda: self.model.steering(pair.model))
         self.agree_or_refuse(found, steering)
         taken = draw(st.integers(0, 3))
@@ -358,7 +358,7 @@ class Comparison(RuleBasedStateMachine):
             expect=index,
             said=said,
             asks=draw(st.booleans()),
-            steered=steering[:taken] if isinstance(steering, tuple) else (),
+            taken_steering=steering[:taken] if isinstance(steering, tuple) else (),
             dead=draw(st.sampled_from(["", "", "given up"])),
         )
         self.closings.append(closing)
@@ -386,7 +386,7 @@ class Comparison(RuleBasedStateMachine):
             _end(claim, closing),
             expect=closing.expect,
             pending_question=_asking(claim, closing),
-            steered=closing.steered,
+            taken_steering=closing.taken_steering,
             dead_letter_reason=closing.dead,
         )
 
@@ -397,7 +397,7 @@ class Comparison(RuleBasedStateMachine):
             _end(claim, closing),
             expect=closing.expect,
             pending_question=_asking(claim, closing),
-            steered=closing.steered,
+            taken_steering=closing.taken_steering,
             dead_letter_reason=closing.dead,
         )
 
@@ -459,7 +459,9 @@ class Comparison(RuleBasedStateMachine):
         limit, turn = draw(st.integers(0, 3)), self.some_turn(draw)
         self.agree(self.run(self.real.dead_letters(limit)), self.model.dead_letters(limit))
         if turn is not None:
-            assert self.run(self.real.discard(self.turns[turn])) == self.model.discard(turn)
+            assert self.run(self.real.discard_dead_letter(self.turns[turn])) == self.model.discard(
+                turn
+            )
 
     # Looking
 
@@ -643,13 +645,18 @@ class Swallowing(Tampered):
     """Takes whatever steers a turn for answered when the turn ends."""
 
     async def settle(
-        self, claim: Claim, entries: Sequence[LogEntry], *, steered: Sequence[Message], **rest: Any
+        self,
+        claim: Claim,
+        entries: Sequence[LogEntry],
+        *,
+        taken_steering: Sequence[Message],
+        **rest: Any,
     ) -> Progress:
         try:
-            steered = await self.within.steering(claim)
+            taken_steering = await self.within.read_steering(claim)
         except PalaverError:
             pass
-        return await self.within.settle(claim, entries, steered=steered, **rest)
+        return await self.within.settle(claim, entries, taken_steering=taken_steering, **rest)
 
 
 class Hasty(Tampered):

@@ -223,8 +223,8 @@ async def test_an_erased_message_may_be_sent_again(place: "Place") -> None:
 
 async def test_a_guarantee_is_told_in_sentences(place: "Place") -> None:
     guarantee = await place.ledger.guarantee()
-    assert guarantee.holds
-    assert all(sentence.endswith(".") for sentence in (*guarantee.holds, *guarantee.lacks))
+    assert guarantee.promises
+    assert all(sentence.endswith(".") for sentence in (*guarantee.promises, *guarantee.limitations))
 
 
 async def test_closing_twice_is_harmless(place: "Place") -> None:

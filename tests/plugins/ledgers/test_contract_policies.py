@@ -387,12 +387,12 @@ async def test_an_interruption_outlives_the_owner_of_the_turn(place: "Place") ->
 async def test_a_message_is_handed_to_the_running_turn(place: "Place") -> None:
     await place.accept("a poem")
     claim = await place.claim()
-    assert claim.steering == ()
+    assert claim.steering_messages == ()
     message = place.message("about frogs", person="bob")
     receipt = await place.ledger.accept(message, STEER)
     assert (receipt.turn, receipt.joined, receipt.ahead) == (claim.turn, True, 0)
-    assert (await place.append(claim)).steering == 1
-    assert await place.ledger.steering(claim) == (message,)
+    assert (await place.append(claim)).steering_count == 1
+    assert await place.ledger.read_steering(claim) == (message,)
     event = (await place.stream(claim.conversation))[-1].event
     assert isinstance(event, Received)
     assert (event.turn, event.person, event.moved) == (claim.turn, "bob", False)
@@ -406,14 +406,14 @@ async def test_every_write_tells_how_many_messages_steer_the_turn(place: "Place"
     await place.accept()
     claim = await place.claim()
     progress = await place.append(claim, *place.reply(claim, "a"))
-    assert progress.steering == 0
+    assert progress.steering_count == 0
     await place.receive("one", STEER)
     again = await place.append(claim, *place.reply(claim, "a"))
-    assert (again.index, again.offset, again.steering) == (progress.index, progress.offset, 1)
+    assert (again.index, again.offset, again.steering_count) == (progress.index, progress.offset, 1)
     await place.receive("two", STEER)
     progress = await place.append(claim, place.step(0), expect=progress.index)
-    assert progress.steering == 2
-    assert (await place.settle(claim, expect=progress.index)).steering == 2
+    assert progress.steering_count == 2
+    assert (await place.settle(claim, expect=progress.index)).steering_count == 2
 
 
 async def test_what_was_taken_is_in_the_history_and_the_rest_is_the_next_turn(
@@ -424,8 +424,8 @@ async def test_what_was_taken_is_in_the_history_and_the_rest_is_the_next_turn(
     await place.accept("later")
     for text in ("frogs", "toads", "newts"):
         await place.receive(text, STEER)
-    steered = await place.ledger.steering(claim)
-    await place.settle(claim, *place.reply(claim, "Frogs!"), steered=steered[:1])
+    taken_steering = await place.ledger.read_steering(claim)
+    await place.settle(claim, *place.reply(claim, "Frogs!"), taken_steering=taken_steering[:1])
     assert await history_of(place, claim) == [
         ("user", "ada", "a poem"),
         ("user", "ada", "frogs"),
@@ -433,7 +433,7 @@ async def test_what_was_taken_is_in_the_history_and_the_rest_is_the_next_turn(
     ]
     assert (await place.ledger.queue_depth()).queued == 2
     following = await place.claim()
-    assert (texts(following), following.steering) == (["toads", "newts"], ())
+    assert (texts(following), following.steering_messages) == (["toads", "newts"], ())
     assert following.turn != claim.turn
     assert (following.attempt, following.index, following.stop_requested) == (1, 0, False)
     await place.settle(following)
@@ -466,13 +466,13 @@ async def test_the_rest_of_several_people_is_the_next_turn_of_the_first(place: "
     await place.settle(claim)
     following = await place.claim()
     assert texts(following) == ["frogs", "toads"]
-    assert [message.text for message in following.steering] == ["newts", "bats"]
+    assert [message.text for message in following.steering_messages] == ["newts", "bats"]
     assert following.message.person == "bob"
     await place.settle(following)
     following = await place.claim()
     assert texts(following) == ["newts"]
-    assert [message.text for message in following.steering] == ["bats"]
-    await place.settle(following, steered=following.steering)
+    assert [message.text for message in following.steering_messages] == ["bats"]
+    await place.settle(following, taken_steering=following.steering_messages)
     assert [line[:2] for line in await history_of(place, claim)] == [
         ("user", "ada"),
         ("assistant", ""),
@@ -491,11 +491,11 @@ async def test_only_the_first_of_the_steering_can_have_been_taken(place: "Place"
     claim = await place.claim()
     await place.receive("one", STEER)
     await place.receive("two", STEER)
-    first, second = await place.ledger.steering(claim)
+    first, second = await place.ledger.read_steering(claim)
     for wrong in ((second,), (second, first), (first, second, second)):
         with pytest.raises(IndexConflict):
-            await place.settle(claim, steered=wrong)
-    await place.settle(claim, steered=(first, second))
+            await place.settle(claim, taken_steering=wrong)
+    await place.settle(claim, taken_steering=(first, second))
     await place.nothing_due()
 
 
@@ -506,14 +506,14 @@ async def test_steering_outlives_the_owner_of_the_turn(place: "Place") -> None:
     await place.let_pass(0.15)
     taken = await due(place)
     assert taken.turn == claim.turn
-    assert [message.text for message in taken.steering] == ["frogs"]
+    assert [message.text for message in taken.steering_messages] == ["frogs"]
     with pytest.raises(Fenced):
-        await place.ledger.steering(claim)
+        await place.ledger.read_steering(claim)
     await place.receive("toads", STEER)
-    assert (await place.append(taken)).steering == 2
+    assert (await place.append(taken)).steering_count == 2
     with pytest.raises(Fenced):
-        await place.settle(claim, steered=taken.steering)
-    await place.settle(taken, steered=taken.steering)
+        await place.settle(claim, taken_steering=taken.steering_messages)
+    await place.settle(taken, taken_steering=taken.steering_messages)
     assert texts(await place.claim()) == ["toads"]
 
 
@@ -522,10 +522,10 @@ async def test_a_repeated_settle_makes_the_next_turn_once(place: "Place") -> Non
     claim = await place.claim()
     await place.receive("frogs", STEER)
     await place.receive("toads", STEER)
-    steered = (await place.ledger.steering(claim))[:1]
-    first = await place.settle(claim, steered=steered)
+    taken_steering = (await place.ledger.read_steering(claim))[:1]
+    first = await place.settle(claim, taken_steering=taken_steering)
     last = len(await place.stream(claim.conversation))
-    assert await place.settle(claim, steered=steered) == first
+    assert await place.settle(claim, taken_steering=taken_steering) == first
     assert len(await place.stream(claim.conversation)) == last
     assert (await place.ledger.queue_depth()).queued == 1
     assert texts(await place.claim()) == ["toads"]
@@ -540,7 +540,7 @@ async def test_steering_needs_a_claimed_turn_that_goes_on(place: "Place") -> Non
     assert not (await place.receive("named", STEER, skill="qa")).joined
     await place.ledger.stop(claim.conversation, claim.turn)
     assert not (await place.receive("it stops", STEER)).joined
-    assert (await place.append(claim)).steering == 0
+    assert (await place.append(claim)).steering_count == 0
 
 
 async def test_steering_of_any_size_is_refused(place: "Place") -> None:
@@ -550,7 +550,7 @@ async def test_steering_of_any_size_is_refused(place: "Place") -> None:
         assert (await place.receive(f"{number}", STEER)).joined
     with pytest.raises(TooMany):
         await place.receive("one too many", STEER)
-    await place.settle(claim, steered=await place.ledger.steering(claim))
+    await place.settle(claim, taken_steering=await place.ledger.read_steering(claim))
     await place.receive("room again", STEER)
 
 
@@ -561,7 +561,7 @@ async def test_a_duplicate_of_steering_is_the_running_turns(place: "Place") -> N
     await place.ledger.accept(message, STEER)
     again = await place.ledger.accept(message, STEER)
     assert (again.turn, again.duplicate) == (claim.turn, True)
-    assert (await place.append(claim)).steering == 1
+    assert (await place.append(claim)).steering_count == 1
 
 
 async def test_steering_survives_reopening(place: "Place") -> None:
@@ -573,7 +573,7 @@ async def test_steering_survives_reopening(place: "Place") -> None:
     await place.reopen()
     await place.let_pass(0.15)
     taken = await due(place)
-    assert [message.text for message in taken.steering] == ["frogs"]
+    assert [message.text for message in taken.steering_messages] == ["frogs"]
     await place.settle(taken)
     await place.reopen()
     assert texts(await place.claim()) == ["frogs"]

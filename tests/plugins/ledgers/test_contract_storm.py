@@ -126,15 +126,15 @@ class Storm:
         self, ledger: Ledger, claim: Claim, index: int, said: int, outcome: Outcome
     ) -> None:
         """Settle, with some of what steers the turn, and now and then once more."""
-        steering = await ledger.steering(claim)
-        steered = steering[: self.chance.randint(0, len(steering))]
+        steering = await ledger.read_steering(claim)
+        taken_steering = steering[: self.chance.randint(0, len(steering))]
         finished = Finished(turn=claim.turn, outcome=outcome, length=said)
         for _ in range(self.chance.choice([1, 1, 2])):
-            await ledger.settle(claim, [finished], expect=index, steered=steered)
-        self.note(claim, steered)
+            await ledger.settle(claim, [finished], expect=index, taken_steering=steered)
+        self.note(claim, taken_steering)
 
-    def note(self, claim: Claim, steered: Sequence[Message]) -> None:
-        self.taken.update(message.id for message in (*claim.messages, *steered))
+    def note(self, claim: Claim, taken_steering: Sequence[Message]) -> None:
+        self.taken.update(message.id for message in (*claim.messages, *taken_steering))
 
 
 async def asked(place: "Place") -> Counter[str]:
@@ -169,17 +169,17 @@ class Swallowing(MemoryLedger):
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
         with contextlib.suppress(Fenced):
-            steered = await self.steering(claim)
+            taken_steering = await self.read_steering(claim)
         return await super().settle(
             claim,
             entries,
             expect=expect,
             pending_question=pending_question,
-            steered=steered,
+            taken_steering=taken_steering,
             dead_letter_reason=dead_letter_reason,
         )
 

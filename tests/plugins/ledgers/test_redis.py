@@ -78,16 +78,16 @@ async def test_a_durable_redis_is_guaranteed_as_such(server: RedisServer) -> Non
     async with opened(server.url) as ledger:
         guarantee = await ledger.guarantee()
     assert not losses(guarantee)
-    assert any("on disk" in sentence for sentence in guarantee.holds)
-    assert any("evicts nothing" in sentence for sentence in guarantee.holds)
+    assert any("on disk" in sentence for sentence in guarantee.promises)
+    assert any("evicts nothing" in sentence for sentence in guarantee.promises)
 
 
 async def test_the_guarantee_is_that_of_the_present_configuration(server: RedisServer) -> None:
     async with opened(server.url) as ledger, raw(server.url) as client:
         await client.config_set("appendfsync", "everysec")
         guarantee = await ledger.guarantee()
-    assert not any("on disk" in sentence for sentence in guarantee.holds)
-    assert any("everysec" in sentence for sentence in guarantee.lacks)
+    assert not any("on disk" in sentence for sentence in guarantee.promises)
+    assert any("everysec" in sentence for sentence in guarantee.limitations)
 
 
 async def test_a_redis_that_hides_its_configuration_is_refused(server: RedisServer) -> None:
@@ -103,7 +103,7 @@ async def test_a_redis_that_hides_its_configuration_is_refused(server: RedisServ
     async with opened(url, allow_weak_durability=True) as ledger:
         await ledger.accept(message())
         await answer(ledger)
-        assert any("not known" in sentence for sentence in (await ledger.guarantee()).lacks)
+        assert any("not known" in sentence for sentence in (await ledger.guarantee()).limitations)
 
 
 async def test_a_wrong_password_is_a_configuration_error() -> None:

@@ -72,7 +72,7 @@ async def test_every_method_works_on_all_nodes_of_a_cluster() -> None:
             async with raw(node.url) as client:
                 assert not [key async for key in client.scan_iter() if b"state" not in key]
         guarantee = await ledger.guarantee()
-        assert all(str(node.port) in guarantee.holds[0] for node in nodes.masters)
+        assert all(str(node.port) in guarantee.promises[0] for node in nodes.masters)
         assert any("no replica" in loss for loss in losses(guarantee))
 
 
@@ -186,7 +186,7 @@ async def test_nothing_acknowledged_is_lost_when_a_node_is_killed_under_load() -
             await load.more(40)
         findings = await load.findings()
         assert findings.clean, findings
-        assert f"127.0.0.1:{victim.port}" not in (await ledger.guarantee()).holds[0]
+        assert f"127.0.0.1:{victim.port}" not in (await ledger.guarantee()).promises[0]
 
 
 async def test_turns_of_the_other_nodes_are_claimed_while_one_is_away() -> None:

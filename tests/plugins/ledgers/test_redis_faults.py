@@ -84,16 +84,16 @@ async def test_a_message_that_joined_a_turn_is_not_taken_for_a_copy_of_itself(
         assert (receipt.turn, receipt.joined, receipt.duplicate) == (claim.turn, True, False)
         assert (await ledger.accept(first, steer)).duplicate
         await ledger.accept(message("steers too", person="bob"), steer)
-        assert len(await ledger.steering(claim)) == 2
+        assert len(await ledger.read_steering(claim)) == 2
         proxy.lose_next_answer = True
         settled = await ledger.settle(claim, ending(claim), expect=0, dead_letter_reason="given up")
-        assert settled.steering == 2
+        assert settled.steering_count == 2
         assert len(await ledger.dead_letters(10)) == 1
         depth = await ledger.queue_depth()
         assert (depth.queued, depth.running) == (1, 0)
         following = await claimed(ledger)
         assert [sent.text for sent in following.messages] == ["steers"]
-        assert [sent.text for sent in following.steering] == ["steers too"]
+        assert [sent.text for sent in following.steering_messages] == ["steers too"]
 
 
 async def test_without_the_index_a_repeated_append_would_double_the_text(proxy: Proxy) -> None:

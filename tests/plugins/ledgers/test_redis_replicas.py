@@ -70,7 +70,7 @@ async def test_a_failover_keeps_what_the_replica_confirmed() -> None:
             replica.freeze()
             with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
                 await ledger.accept(message())
-            assert any("replicas (1)" in sentence for sentence in guarantee.holds)
+            assert any("replicas (1)" in sentence for sentence in guarantee.promises)
             (spare,) = losses(guarantee)
             assert "no replica to spare" in spare
             await _promoted(primary, replica)

@@ -105,10 +105,10 @@ async def test_the_pattern_of_keys_and_channels_is_named(
 async def test_a_user_who_may_do_more_is_told_of(server: RedisServer) -> None:
     async with opened(server.url_of("palaver")) as ledger:
         guarantee = await ledger.guarantee()
-        assert guarantee.lacks == ()
-        assert "The user 'palaver' may do what a ledger does." in guarantee.holds
+        assert guarantee.limitations == ()
+        assert "The user 'palaver' may do what a ledger does." in guarantee.promises
     async with opened(server.url) as ledger:
         guarantee = await ledger.guarantee()
-        (sentence,) = guarantee.lacks
+        (sentence,) = guarantee.limitations
         assert "'admin' may do more than a ledger does, like ACL SETUSER, CONFIG SET" in sentence
         assert losses(guarantee) == []

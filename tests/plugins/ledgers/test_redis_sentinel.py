@@ -147,7 +147,7 @@ async def test_sentinels_that_cannot_help_are_named(redis: Watched) -> None:
                 pass
         async with behind(redis) as ledger, behind(redis, replicas=1) as careful:
             guarantee = await ledger.guarantee()
-            assert f"master of '{SERVICE}', as 3 of 3 sentinels say" in guarantee.holds[0]
+            assert f"master of '{SERVICE}', as 3 of 3 sentinels say" in guarantee.promises[0]
             for sentinel in redis.sentinels[1:]:
                 await asyncio.to_thread(sentinel.kill)
             assert any("Only 1 of 3 sentinels" in loss for loss in losses(await ledger.guarantee()))

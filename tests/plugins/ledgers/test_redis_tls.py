@@ -76,7 +76,7 @@ async def test_a_turn_is_answered_over_tls_with_a_client_certificate(secured: Se
         await answer(ledger)
         guarantee = await ledger.guarantee()
         assert "What is said to Redis is encrypted (TLS), and its certificate was checked." in (
-            guarantee.holds
+            guarantee.promises
         )
 
 
@@ -173,5 +173,5 @@ async def test_the_nodes_of_a_cluster_are_found_over_tls(secured: Secured) -> No
         async with opened(url, partitions=8) as ledger:
             for number in range(8):
                 await ledger.accept(message(thread=f"t{number}"))
-            (place, *_) = (await ledger.guarantee()).holds
+            (place, *_) = (await ledger.guarantee()).promises
             assert all(node.directives["tls-port"] in place for node in nodes.masters)

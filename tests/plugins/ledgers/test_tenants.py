@@ -119,7 +119,7 @@ class Neighbours:
             (Finished(turn=claim.turn, outcome=self.choose(["done", "stopped"]), length=0),),
             expect=index,
             pending_question=self.choose([None, waiting]),
-            steered=self.choose([(), (await self.ledger.steering(claim))[:1]]),
+            taken_steering=self.choose([(), (await self.ledger.read_steering(claim))[:1]]),
             dead_letter_reason=self.choose(["", f"{tenant} failed"]),
         )
 
@@ -153,7 +153,7 @@ class Neighbours:
         """An operator removes a dead letter of this tenant."""
         letters = await self.ledger.dead_letters(99)
         mine = [each for each in letters if each.messages[0].conversation.tenant == tenant]
-        return await self.ledger.discard(self.choose(mine).turn) if mine else None
+        return await self.ledger.discard_dead_letter(self.choose(mine).turn) if mine else None
 
     async def let_leases_lapse(self, tenant: str) -> None:
         self.place.need_clock().now += 61.0

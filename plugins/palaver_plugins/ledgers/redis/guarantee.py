@@ -22,13 +22,13 @@ class Standing:
 
     def describe(self) -> Guarantee:
         return Guarantee(
-            holds=(
+            promises=(
                 self._place(),
                 "Turns of a conversation run one at a time, in the order of their acceptance.",
                 *self._keeps(),
                 *self._protects(),
             ),
-            lacks=tuple(dict.fromkeys((*self._loses(), *self._exposes()))),
+            limitations=tuple(dict.fromkeys((*self._loses(), *self._exposes()))),
         )
 
     def _place(self) -> str:

@@ -149,7 +149,7 @@ class RedisLedger:
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
         finished = entries[-1] if entries else None
@@ -160,7 +160,7 @@ class RedisLedger:
             claim,
             finished,
             pending_question,
-            steered,
+            taken_steering,
             dead_letter_reason,
             next=new_id(),
             indexes=partition.people(claim.conversation.tenant),
@@ -170,7 +170,7 @@ class RedisLedger:
         entry_bytes, also = pack_entries(entries), (partition.letters,)
         return _progress(await self._own("settle", claim, expect, entry_bytes, closing, also=also))
 
-    async def steering(self, claim: Claim) -> tuple[Message, ...]:
+    async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
         return _decode_messages(await self._own("steering", claim))
 
     async def release(self, claim: Claim) -> None:
@@ -229,7 +229,7 @@ class RedisLedger:
         found.sort(key=lambda letter: letter.at, reverse=True)
         return tuple(found[: max(limit, 0)])
 
-    async def discard(self, turn: str) -> bool:
+    async def discard_dead_letter(self, turn: str) -> bool:
         gone = [
             await self._store.run("discard", partition, _letters(partition), turn)
             for partition in self._keys.partitions

@@ -112,14 +112,20 @@ class SQLiteLedger:
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
         return await self._writer.submit(
-            closing.settle, claim, entries, expect, pending_question, steered, dead_letter_reason
+            closing.settle,
+            claim,
+            entries,
+            expect,
+            pending_question,
+            taken_steering,
+            dead_letter_reason,
         )
 
-    async def steering(self, claim: Claim) -> tuple[Message, ...]:
+    async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
         return await self._writer.submit(turns.steers, claim)
 
     async def release(self, claim: Claim) -> None:
@@ -158,7 +164,7 @@ class SQLiteLedger:
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         return await self._writer.submit(letters.listed, limit)
 
-    async def discard(self, turn: str) -> bool:
+    async def discard_dead_letter(self, turn: str) -> bool:
         return await self._writer.submit(letters.discard, turn)
 
     # People
@@ -181,12 +187,12 @@ class SQLiteLedger:
 
     async def guarantee(self) -> Guarantee:
         return Guarantee(
-            holds=(
+            promises=(
                 "What was acknowledged survives a crash of the server and a loss of power.",
                 "Turns of a conversation run one at a time, in order.",
                 "Turns that were running when the server died go on when it starts again.",
             ),
-            lacks=(
+            limitations=(
                 "One server at a time: several replicas need a Redis ledger.",
                 "What the disk loses is lost: back up the file.",
             ),

@@ -156,7 +156,7 @@ def _write_lines(
 ) -> None:
     """Close the turn's row: its lines of history, and the write by which it is known."""
     guests = any(line.person not in ("", lines[0].person) for line in lines)
-    values = (*write, progress.index, progress.offset, progress.steering, row.base + row.head)
+    values = (*write, progress.index, progress.offset, progress.steering_count, row.base + row.head)
     store.database.execute(_SETTLE_TURN, (split_lines(lines), guests, claim.fence, *values))
     if row.tail is not None:
         row.tail.add(*lines)

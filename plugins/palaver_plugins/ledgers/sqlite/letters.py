@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from palaver import DEAD_LETTERS, DeadLetter, HistoryEntry, Message
+from palaver import MAX_DEAD_LETTERS, DeadLetter, HistoryEntry, Message
 from palaver_plugins.ledgers.sqlite.applied import Applied
 from palaver_plugins.ledgers.sqlite.rows import OpenTurn, Store, encode
 
@@ -30,13 +30,13 @@ def bury(
         attempt=attempt,
         reply=answer.text,
         skill=answer.skill,
-        problem=why,
+        reason=why,
         at=answer.at,
     )
     tenant = letter.messages[0].conversation.tenant
     values = (letter.turn, tenant, turn.person, letter.at, encode(letter))
     store.database.execute(_ADD, values)
-    store.database.execute(_TRIM, (DEAD_LETTERS,))
+    store.database.execute(_TRIM, (MAX_DEAD_LETTERS,))
 
 
 def listed(store: Store, limit: int) -> Applied[tuple[DeadLetter, ...]]:

@@ -67,7 +67,7 @@ def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
             turn=turn.id,
             messages=turn.messages,
             interrupted=turn.interrupted,
-            steering=tuple(post.message for post in steering(store.database, row)),
+            steering_messages=tuple(post.message for post in steering(store.database, row)),
             fence=row.fence,
             attempt=row.failed + 1,
             index=row.size,

@@ -25,11 +25,11 @@ local function claimed(turn, fence)
   local _, waiting = split_waiting(redis.call('HGET', conv, 'waiting'))
   return table.concat({
     '{"turn":"', turn, '","messages":[', messages, '],"interrupted":[', interrupted or '',
-    '],"steering":', json_list(messages_of(steering_of(turn))), ',"fence":', fence,
+    '],"steering_messages":', json_list(messages_of(steering_of(turn))), ',"fence":', fence,
     ',"attempt":', attempt, ',"index":', index,
     ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
     ',"journal":', json_list(steps_of(turn)), ',"history":', newest_history(lines),
-    ',"waiting":', waiting or 'null', ',"stop":', stop == '1' and 'true' or 'false', '}'})
+    ',"pending_question":', waiting or 'null', ',"stop_requested":', stop == '1' and 'true' or 'false', '}'})
 end
 
 -- The same claim asked for again, because its answer was lost on the way.

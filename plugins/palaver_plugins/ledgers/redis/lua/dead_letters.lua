@@ -10,7 +10,7 @@ if limit > 0 then
     found[#found + 1] = table.concat({
       '{"turn":"', turn, '","messages":', json_list(messages), ',"attempt":', letter.attempt,
       ',"reply":', cjson.encode(letter.reply), ',"skill":', cjson.encode(letter.skill),
-      ',"problem":', cjson.encode(letter.problem), ',"at":', json_time(letter.at), '}'})
+      ',"reason":', cjson.encode(letter.problem), ',"at":', json_time(letter.at), '}'})
     return #found == limit
   end)
 end
