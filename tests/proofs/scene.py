@@ -12,7 +12,7 @@ from tests.chaos.faults import Fleet, fleet_of
 from tests.chaos.history import Findings, HistoryChecker
 from tests.chaos.load import LoadGenerator, LoadProfile, generating_load
 from tests.chaos.replicas import Replicas
-from tests.plugins.ledgers.redis_kit import opened
+from tests.plugins.ledgers.redis_helpers import opened
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 from tests.proof import SEED
 from tests.proofs.replica import PROGRAM, effects, options

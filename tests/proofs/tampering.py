@@ -1,7 +1,7 @@
 """Rules of the Redis ledger, broken: each twin runs with one of them."""
 
 from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_script
-from palaver_plugins.ledgers.redis.store import Store
+from palaver_plugins.ledgers.redis.client import RedisClient
 
 Change = tuple[str, str]
 
@@ -31,7 +31,7 @@ def break_rule(name: str) -> None:
         assert all(line in whole for line, _ in changes), f"the rule {name!r} is not where it was"
         return scripts
 
-    Store.load = staticmethod(load)
+    RedisClient.load_scripts = staticmethod(load)
 
 
 def _tampered(script: Script, changes: tuple[Change, ...]) -> Script:

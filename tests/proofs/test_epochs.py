@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import msgspec
 from tests.chaos.history import Findings
-from tests.plugins.ledgers.redis_kit import needs_redis, raw
+from tests.plugins.ledgers.redis_helpers import needs_redis, raw
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 from tests.proof import SEED, size
 from tests.proofs.houses import Archivist, Replica, replica

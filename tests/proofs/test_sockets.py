@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from tests.chaos.history import Findings, HistoryChecker
 from tests.chaos.proxy import Cut, CuttingProxy
-from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
 from tests.plugins.ledgers.redis_server import running_redis
 from tests.proof import SEED, size
 from tests.proofs.houses import Replica, Talker, replica, reply_to

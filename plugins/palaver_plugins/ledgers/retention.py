@@ -5,7 +5,7 @@ import pydantic
 from palaver import PluginSettings
 
 DAY = 86_400.0
-LETTERS_DAYS = 30
+DEAD_LETTER_DAYS = 30
 """Days for which a dead letter is kept."""
 
 
@@ -17,6 +17,6 @@ class RetentionSettings(PluginSettings):
     about a person. 0 keeps them for ever."""
 
     @property
-    def retention(self) -> float:
+    def retention_seconds(self) -> float:
         """The same in seconds."""
         return self.retention_days * DAY

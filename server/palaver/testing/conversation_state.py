@@ -31,7 +31,7 @@ from palaver.messages import (
     new_id,
 )
 
-REMEMBERED = 24 * 3600.0
+DEDUPE_SECONDS = 24 * 3600.0
 """Seconds for which the id of a message is known as used."""
 
 
@@ -42,7 +42,7 @@ class InboxMessage(NamedTuple):
     at: float
 
 
-class Mark(NamedTuple):
+class DedupeRecord(NamedTuple):
     """What is remembered of a message's id: the turn that has it, and who sent what when."""
 
     turn: str
@@ -55,10 +55,10 @@ class OwnedHistoryEntry(NamedTuple):
     """A line of history and whose it is: the person's, or theirs to whom the turn replied."""
 
     owner: str
-    exchange: HistoryEntry
+    entry: HistoryEntry
 
 
-class Write(NamedTuple):
+class LastWrite(NamedTuple):
     """The last write on a turn, to know it when it is repeated."""
 
     expect: int
@@ -66,7 +66,7 @@ class Write(NamedTuple):
     offset: int
 
 
-class Closing(NamedTuple):
+class SettledTurn(NamedTuple):
     """The write that settled a turn, and what it returned."""
 
     fence: int
@@ -86,25 +86,25 @@ class OpenTurn:
     def __init__(self, posts: Sequence[InboxMessage], due: float) -> None:
         self.id = new_id()
         self.person = posts[0].message.person
-        self.posts = list(posts)
-        self.due = due
+        self.inbox_messages = list(posts)
+        self.due_at = due
         """When it may be claimed: while that is ahead, the burst of its person goes on."""
         self.interrupted: tuple[Message, ...] = ()
         self.successor = ""
         """The turn that waits for this one to stop."""
         self.steering: list[InboxMessage] = []
-        self.failed = 0
-        self.stop = False
-        self.begin_anew()
+        self.failed_attempts = 0
+        self.stop_requested = False
+        self.reset()
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Forget what was appended."""
         self.index = 0
         self.length = 0
         self.parts: list[str] = []
         self.skill = ""
         self.journal: dict[int, Step] = {}
-        self.written: Write | None = None
+        self.last_write: LastWrite | None = None
 
     @property
     def reply(self) -> str:
@@ -112,13 +112,13 @@ class OpenTurn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return tuple(post.message for post in self.posts)
+        return tuple(post.message for post in self.inbox_messages)
 
     @property
-    def steered(self) -> tuple[Message, ...]:
+    def steering_messages(self) -> tuple[Message, ...]:
         return tuple(post.message for post in self.steering)
 
-    def received(self, message: Message, *, ahead: int = 0, moved: bool = False) -> Received:
+    def received_event(self, message: Message, *, ahead: int = 0, moved: bool = False) -> Received:
         return Received(
             turn=self.id,
             id=message.id,
@@ -128,18 +128,18 @@ class OpenTurn:
             ahead=ahead,
         )
 
-    def received_anew(self) -> list[Received]:
+    def moved_events(self) -> list[Received]:
         """Tells of messages that another turn did not take."""
-        return [self.received(post.message, moved=True) for post in (*self.posts, *self.steering)]
+        return [self.received_event(post.message, moved=True) for post in (*self.inbox_messages, *self.steering)]
 
     def earlier(self, entries: Sequence[LogEntry], expect: int) -> Progress | None:
         """What this append has reached already, or None when it is new."""
         if expect == self.index:
             return None
-        written = self.written
+        written = self.last_write
         if written is None or (written.expect, written.digest) != (expect, digest_of(entries)):
             raise IndexConflict(f"turn {self.id}: expected index {expect}, it is at {self.index}")
-        return Progress(self.index, written.offset, self.stop, len(self.steering))
+        return Progress(self.index, written.offset, self.stop_requested, len(self.steering))
 
     def check(self, entries: Sequence[LogEntry]) -> None:
         """Raise `IndexConflict` unless the texts continue the reply."""
@@ -198,34 +198,34 @@ class ConversationState:
         self.conversation = conversation
         self.name = str(conversation)
         self.epoch = epoch
-        self.first = 1
+        self.first_offset = 1
         self.events: list[Event] = []
         self.inbox: deque[OpenTurn] = deque()
-        self.running = False
-        self.ready = False  # whether it stands in the ready queue
-        self.lapse = 0.0
+        self.is_running = False
+        self.is_ready = False  # whether it stands in the ready queue
+        self.lease_expires_at = 0.0
         self.fence = 0
         self.history: list[OwnedHistoryEntry] = []
-        self.seen: dict[str, Mark] = {}
-        self.closed: dict[str, Closing] = {}
-        self.waiting: PendingQuestion | None = None
-        self.asked: set[str] = set()
+        self.dedupe_records: dict[str, DedupeRecord] = {}
+        self.settled_turns: dict[str, SettledTurn] = {}
+        self.pending_question: PendingQuestion | None = None
+        self.question_people: set[str] = set()
         """The people whose words are in ``waiting``."""
         self.members: set[str] = set()
 
     @property
-    def last(self) -> int:
-        return self.first + len(self.events) - 1
+    def last_offset(self) -> int:
+        return self.first_offset + len(self.events) - 1
 
     @property
-    def messages_waiting(self) -> int:
+    def waiting_messages(self) -> int:
         """Messages that no skill has begun to answer, with those that steer a turn."""
-        own = sum(len(turn.posts) for turn in self.inbox)
-        running = len(self.inbox[0].posts) if self.running else 0
+        own = sum(len(turn.inbox_messages) for turn in self.inbox)
+        running = len(self.inbox[0].inbox_messages) if self.is_running else 0
         return own - running + sum(len(turn.steering) for turn in self.inbox)
 
-    def lines(self, count: int) -> tuple[HistoryEntry, ...]:
-        return tuple(line.exchange for line in self.history[-count:]) if count > 0 else ()
+    def newest_history(self, count: int) -> tuple[HistoryEntry, ...]:
+        return tuple(line.entry for line in self.history[-count:]) if count > 0 else ()
 
     def ahead_of(self, turn: str) -> int:
         """Turns that come before ``turn``; 0 when it is settled."""
@@ -236,10 +236,10 @@ class ConversationState:
 
     # Receiving a message
 
-    def known(self, message: Message, now: float) -> Receipt | None:
+    def find_duplicate(self, message: Message, now: float) -> Receipt | None:
         """The receipt of the same message, if it was accepted within the last day."""
-        mark = self.seen.get(message.id)
-        if mark is None or now - mark.at >= REMEMBERED:
+        mark = self.dedupe_records.get(message.id)
+        if mark is None or now - mark.at >= DEDUPE_SECONDS:
             return None
         if mark.digest != message.digest:
             raise Conflict(f"message id {message.id!r} was used with another body")
@@ -258,13 +258,13 @@ class ConversationState:
         self.inbox.append(turn)
         return turn, False
 
-    def mark(self, post: InboxMessage, turn: OpenTurn) -> None:
+    def remember_id(self, post: InboxMessage, turn: OpenTurn) -> None:
         message = post.message
-        self.seen.pop(message.id, None)  # so that the marks stay in the order of their age
-        self.seen[message.id] = Mark(turn.id, message.digest, post.at, message.person)
+        self.dedupe_records.pop(message.id, None)  # so that the marks stay in the order of their age
+        self.dedupe_records[message.id] = DedupeRecord(turn.id, message.digest, post.at, message.person)
 
     def _policy(self, policies: ConcurrencyPolicies) -> ConcurrencyPolicy:
-        skill = self.inbox[0].skill if self.running else ""
+        skill = self.inbox[0].skill if self.is_running else ""
         return policies.skills.get(skill, policies.default)
 
     def _joined(
@@ -276,34 +276,34 @@ class ConversationState:
         if policy == "steer":
             return self._steered(post)
         turn = self._successor() if policy == "interrupt" else self.inbox[-1]
-        if turn is None or turn.stop or turn.person != post.message.person:
+        if turn is None or turn.stop_requested or turn.person != post.message.person:
             return None
-        if policy == "merge" and post.at < turn.due:
-            turn.due = min(post.at + window, turn.posts[0].at + MAX_MERGE_WINDOWS * window)
+        if policy == "merge" and post.at < turn.due_at:
+            turn.due_at = min(post.at + window, turn.inbox_messages[0].at + MAX_MERGE_WINDOWS * window)
         elif policy != "interrupt":
             return None
-        turn.posts.append(post)
+        turn.inbox_messages.append(post)
         return turn
 
     def _steered(self, post: InboxMessage) -> OpenTurn | None:
-        if not self.running or self.inbox[0].stop:
+        if not self.is_running or self.inbox[0].stop_requested:
             return None
         self.inbox[0].steering.append(post)
         return self.inbox[0]
 
     def _successor(self) -> OpenTurn | None:
         """The turn that waits for the running one to stop."""
-        name = self.inbox[0].successor if self.running else ""
+        name = self.inbox[0].successor if self.is_running else ""
         return next((turn for turn in self.inbox if name and turn.id == name), None)
 
     def _interrupt_for(self, turn: OpenTurn) -> None:
         """Stop the running turn, if the policy applies to it."""
-        if not self.running:
+        if not self.is_running:
             return
         running = self.inbox[0]
-        many = len(running.interrupted) + len(running.posts) >= INBOX_LIMIT
-        if not running.stop and running.person == turn.person and not many:
-            running.stop = True
+        many = len(running.interrupted) + len(running.inbox_messages) >= INBOX_LIMIT
+        if not running.stop_requested and running.person == turn.person and not many:
+            running.stop_requested = True
             running.successor = turn.id
 
     # Closing a turn
@@ -317,9 +317,9 @@ class ConversationState:
             for follower in self.inbox:
                 if follower.id == turn.successor:
                     follower.interrupted = (*turn.interrupted, *turn.messages)
-        return self.go_on_with(turn.steering[taken:], now)
+        return self.move_steering(turn.steering[taken:], now)
 
-    def go_on_with(self, posts: Sequence[InboxMessage], now: float) -> OpenTurn | None:
+    def move_steering(self, posts: Sequence[InboxMessage], now: float) -> OpenTurn | None:
         """Make the next turn of messages that steered one which is over: the first person's are
         its own, and the others steer it."""
         if not posts:
@@ -330,29 +330,29 @@ class ConversationState:
         turn.steering = list(posts[own:])
         self.inbox.appendleft(turn)
         for post in posts:
-            mark = self.seen.get(post.message.id)
+            mark = self.dedupe_records.get(post.message.id)
             if mark is not None and mark.at == post.at:
-                self.seen[post.message.id] = mark._replace(turn=turn.id)
+                self.dedupe_records[post.message.id] = mark._replace(turn=turn.id)
         return turn
 
-    def ask(self, waiting: PendingQuestion | None, people: Iterable[str]) -> None:
+    def set_pending_question(self, waiting: PendingQuestion | None, people: Iterable[str]) -> None:
         """Keep the skill that asked, in which are the words of ``people``."""
         if waiting is None:
-            self.asked.clear()
+            self.question_people.clear()
         else:
-            self.asked |= {waiting.message.person, *people}
-        self.waiting = waiting
+            self.question_people |= {waiting.message.person, *people}
+        self.pending_question = waiting
 
     def trim(self, kept: int, now: float) -> None:
         """Drop the oldest events, and marks that are over."""
         if (excess := len(self.events) - kept) > 0:
             del self.events[:excess]
-            self.first += excess
-        while self.seen:  # oldest first
-            message, mark = next(iter(self.seen.items()))
-            if mark.at > now - REMEMBERED:
+            self.first_offset += excess
+        while self.dedupe_records:  # oldest first
+            message, mark = next(iter(self.dedupe_records.items()))
+            if mark.at > now - DEDUPE_SECONDS:
                 break
-            del self.seen[message]
+            del self.dedupe_records[message]
 
 
 def _lines(turn: OpenTurn, outcome: Outcome, taken: int, now: float) -> list[OwnedHistoryEntry]:
@@ -367,7 +367,7 @@ def _lines(turn: OpenTurn, outcome: Outcome, taken: int, now: float) -> list[Own
                 person=post.message.person,
             ),
         )
-        for post in (*turn.posts, *turn.steering[:taken])
+        for post in (*turn.inbox_messages, *turn.steering[:taken])
     ]
     answer = HistoryEntry(
         role="assistant",

@@ -42,8 +42,8 @@ from palaver.messages import (
 )
 from palaver.testing.ledger import MemoryLedger
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
-from palaver_plugins.ledgers.sqlite import writer as sqlite_writer
-from palaver_plugins.ledgers.sqlite.rows import Store
+from palaver_plugins.ledgers.sqlite import database_thread
+from palaver_plugins.ledgers.sqlite.rows import Database
 
 HERE = Path(__file__).parent
 try:
@@ -266,32 +266,32 @@ def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
 # SQLite
 
 
-class Unsynced(sqlite_writer.Writer):
+class Unsynced(database_thread.DatabaseThread):
     """Leaves out the waiting for the disk, which the contract cannot see; the rest is the same."""
 
-    def commit(self, store: Store, outcomes: list[sqlite_writer.Outcome]) -> None:
+    def commit(self, store: Database, outcomes: list[database_thread.JobResult]) -> None:
         super().commit(store, outcomes)
-        store.database.execute("PRAGMA synchronous = OFF")
+        store.connection.execute("PRAGMA synchronous = OFF")
 
 
 class Forgetful(Unsynced):
     """Holds no conversation in memory from one batch to the next: everything is read again."""
 
-    def commit(self, store: Store, outcomes: list[sqlite_writer.Outcome]) -> None:
+    def commit(self, store: Database, outcomes: list[database_thread.JobResult]) -> None:
         super().commit(store, outcomes)
-        store.live.clear()
+        store.cached_rows.clear()
 
 
 @asynccontextmanager
 async def sqlite_place(
-    directory: Path, writer: type[sqlite_writer.Writer] = Unsynced
+    directory: Path, writer: type[database_thread.DatabaseThread] = Unsynced
 ) -> AsyncIterator[Place]:
     clock = Clock()
     path = directory / "ledger.sqlite"
 
     def build(**options: Any) -> Ledger:
         settings = SQLiteLedgerSettings(path=path, **options)
-        return SQLiteLedger(settings, directory, clock=clock, writer=writer)
+        return SQLiteLedger(settings, directory, clock=clock, thread=writer)
 
     async def dump(_: Ledger) -> bytes:
         return await asyncio.to_thread(dump_files, path)

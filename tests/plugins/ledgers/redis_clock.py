@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 from palaver_plugins.ledgers.redis.keys import Partition
 from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_script
-from palaver_plugins.ledgers.redis.store import Store, Word
-from palaver_plugins.ledgers.redis.wire import Reply
+from palaver_plugins.ledgers.redis.client import RedisClient, Argument
+from palaver_plugins.ledgers.redis.connection import RedisReply
 
 SERVERS_TIME = """    local time = redis.call('TIME')
     step_time = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -29,10 +29,10 @@ def changed(scripts: Mapping[str, Script], changes: Mapping[str, str]) -> dict[s
     return made
 
 
-def clocked(clock: Callable[[], float], changes: Mapping[str, str] | None = None) -> type[Store]:
+def clocked(clock: Callable[[], float], changes: Mapping[str, str] | None = None) -> type[RedisClient]:
     """A store under ``clock``; ``changes`` are made to its scripts."""
 
-    class Clocked(Store):
+    class Clocked(RedisClient):
         told = 0.0
 
         @staticmethod
@@ -40,8 +40,8 @@ def clocked(clock: Callable[[], float], changes: Mapping[str, str] | None = None
             return changed(load_scripts(), {SERVERS_TIME: TESTS_TIME, **(changes or {})})
 
         async def run(
-            self, name: str, partition: Partition, keys: tuple[str, ...], *arguments: Word
-        ) -> Reply:
+            self, name: str, partition: Partition, keys: tuple[str, ...], *arguments: Argument
+        ) -> RedisReply:
             if clock() != self.told:
                 self.told = clock()
                 await self.command(partition, "SET", "palaver:clock", round(self.told * 1000))

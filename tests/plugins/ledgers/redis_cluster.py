@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from redis.crc import key_slot
-from tests.plugins.ledgers.redis_kit import raw
+from tests.plugins.ledgers.redis_helpers import raw
 from tests.plugins.ledgers.redis_server import RedisServer, free_port, running_redis
 
 SLOTS = 16384

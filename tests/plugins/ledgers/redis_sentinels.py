@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import ClassVar
 
-from tests.plugins.ledgers.redis_kit import raw
+from tests.plugins.ledgers.redis_helpers import raw
 from tests.plugins.ledgers.redis_server import (
     PASSWORD,
     RedisServer,

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.plugins.ledgers.plain_model import Model
+from tests.plugins.ledgers.reference_model import Model
 from tests.proof import size
 
 from palaver.errors import PalaverError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pydantic
 import pytest
 from redis.crc import key_slot
-from tests.plugins.ledgers.redis_kit import (
+from tests.plugins.ledgers.redis_helpers import (
     WHERE,
     answer,
     claimed,
@@ -140,7 +140,7 @@ async def test_a_redis_that_does_not_answer_is_given_up(server: RedisServer) -> 
 
 
 def test_a_redis_that_is_too_old_is_refused() -> None:
-    old = checks.Server("6.2.14", "yes", "always", "noeviction", 0)
+    old = checks.ServerInfo("6.2.14", "yes", "always", "noeviction", 0)
     with pytest.raises(ConfigurationError, match=r"6\.2\.14.*7\.0"):
         checks.refuse(old, "here:1", allow_weak=True)
     checks.refuse(old._replace(version="7.0.15"), "here:1", allow_weak=False)

@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 from tests.plugins.ledgers.redis_cluster import cluster, slot_of
-from tests.plugins.ledgers.redis_kit import (
+from tests.plugins.ledgers.redis_helpers import (
     WHERE,
     claimed,
     ending,

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
-from tests.plugins.ledgers.redis_kit import (
+from tests.plugins.ledgers.redis_helpers import (
     WHERE,
     answer,
     claimed,
@@ -27,7 +27,7 @@ from palaver.ledger import ConcurrencyPolicies
 from palaver.messages import Message, StoredEvent
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.scripts import load_scripts
-from palaver_plugins.ledgers.redis.wire import Wire, pack
+from palaver_plugins.ledgers.redis.connection import Connection, pack
 
 pytestmark = needs_redis
 
@@ -168,20 +168,20 @@ async def test_no_reply_reaches_another_caller_when_calls_are_cancelled(proxy: P
     assert answered > 400
 
 
-class Forgetful(Wire):
+class Forgetful(Connection):
     """The twin: takes a cancelled caller out of the row, though its reply is on the way."""
 
     def data_received(self, data: bytes) -> None:
-        while self._waiting and (first := self._waiting[0]) and first.cancelled():
-            self._waiting.popleft()
+        while self._pending and (first := self._pending[0]) and first.cancelled():
+            self._pending.popleft()
         super().data_received(data)
 
 
-@pytest.mark.parametrize(("kind", "heard"), [(Wire, b"his"), (Forgetful, b"hers")])
+@pytest.mark.parametrize(("kind", "heard"), [(Connection, b"his"), (Forgetful, b"hers")])
 async def test_the_reply_to_a_cancelled_call_is_thrown_away(
-    server: RedisServer, kind: type[Wire], heard: bytes
+    server: RedisServer, kind: type[Connection], heard: bytes
 ) -> None:
-    def make() -> Wire:
+    def make() -> Connection:
         return kind(lambda channel, payload: None, lambda wire: None, 1.0)
 
     loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.chaos.proxy import CuttingProxy
-from tests.plugins.ledgers.redis_kit import claimed, ending, message, needs_redis, opened, said
+from tests.plugins.ledgers.redis_helpers import claimed, ending, message, needs_redis, opened, said
 from tests.plugins.ledgers.redis_server import RedisServer, running_redis
 
 from palaver.errors import Fenced, LedgerUnavailable

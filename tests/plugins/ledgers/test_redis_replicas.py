@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.plugins.ledgers.redis_kit import (
+from tests.plugins.ledgers.redis_helpers import (
     answer,
     claimed,
     ending,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.plugins.ledgers.redis_kit import WHERE, insist, losses, message, needs_redis, opened, raw
+from tests.plugins.ledgers.redis_helpers import WHERE, insist, losses, message, needs_redis, opened, raw
 from tests.plugins.ledgers.redis_load import Load
 from tests.plugins.ledgers.redis_sentinels import SERVICE, Watched, watched
 from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, free_port
@@ -92,9 +92,9 @@ class Trusting(RedisLedger):
 
     async def start(self) -> None:
         await super().start()
-        link = self._store._opened().first
-        link._doubt = None
-        link.drop("the next connection asks nobody")
+        link = self._client._open_nodes().first
+        link._confirm_master = None
+        link.disconnect("the next connection asks nobody")
         await insist(self.queue_depth)
 
 

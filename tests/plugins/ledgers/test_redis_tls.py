@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 from tests.plugins.ledgers.certificates import Authority, Certificate, make_authority
 from tests.plugins.ledgers.redis_cluster import cluster
-from tests.plugins.ledgers.redis_kit import answer, claimed, message, needs_redis
-from tests.plugins.ledgers.redis_kit import opened as opened_soon
+from tests.plugins.ledgers.redis_helpers import answer, claimed, message, needs_redis
+from tests.plugins.ledgers.redis_helpers import opened as opened_soon
 from tests.plugins.ledgers.redis_sentinels import SERVICE, Sentinel
 from tests.plugins.ledgers.redis_server import RedisServer, free_port, running, running_redis
 

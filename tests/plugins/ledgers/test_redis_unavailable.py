@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 from click.testing import CliRunner
 from tests.chaos.history import HistoryChecker
-from tests.plugins.ledgers.redis_kit import insist, needs_redis, opened
+from tests.plugins.ledgers.redis_helpers import insist, needs_redis, opened
 from tests.plugins.ledgers.redis_load import Load
 from tests.plugins.ledgers.redis_server import RedisServer, free_port, running_redis
 from tests.proof import size

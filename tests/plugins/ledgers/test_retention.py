@@ -4,7 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.plugins.ledgers.redis_kit import (
+from tests.plugins.ledgers.redis_helpers import (
     WHERE,
     answer,
     claimed,
@@ -30,8 +30,8 @@ MERGE = ConcurrencyPolicies(default="merge", merge_window=60.0)
 
 
 def test_things_are_kept_for_a_year_by_default() -> None:
-    assert RedisLedgerSettings().retention == 365 * DAY
-    assert RedisLedgerSettings(retention_days=0).retention == 0
+    assert RedisLedgerSettings().retention_seconds == 365 * DAY
+    assert RedisLedgerSettings(retention_days=0).retention_seconds == 0
 
 
 # SQLite

@@ -24,20 +24,20 @@ from palaver_plugins.ledgers.sqlite import (
     palaver_register_ledgers,
     turns,
 )
-from palaver_plugins.ledgers.sqlite.applied import Applied
-from palaver_plugins.ledgers.sqlite.rows import Store
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import Database
 from palaver_plugins.ledgers.sqlite.schema import Lock, open_file
-from palaver_plugins.ledgers.sqlite.writer import Writer
+from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread
 
 CHILD = Path(__file__).parent / "sqlite_child.py"
 
 
-def ledger_in(directory: Path, writer: type[Writer] = Writer) -> SQLiteLedger:
-    return SQLiteLedger(SQLiteLedgerSettings(), directory, writer=writer)
+def ledger_in(directory: Path, writer: type[DatabaseThread] = DatabaseThread) -> SQLiteLedger:
+    return SQLiteLedger(SQLiteLedgerSettings(), directory, thread=writer)
 
 
 @asynccontextmanager
-async def opened(directory: Path, writer: type[Writer] = Writer) -> AsyncIterator[SQLiteLedger]:
+async def opened(directory: Path, writer: type[DatabaseThread] = DatabaseThread) -> AsyncIterator[SQLiteLedger]:
     ledger = ledger_in(directory, writer)
     await ledger.start()
     try:
@@ -123,8 +123,8 @@ async def test_turns_of_a_dead_process_are_due_at_once_as_another_attempt(tmp_pa
 # One batch
 
 
-def fail_after_writing(store: Store, error: type[Exception]) -> Applied[None]:
-    store.database.execute("INSERT INTO memories VALUES ('acme', 'ada', 'trace', 'left', 0)")
+def fail_after_writing(store: Database, error: type[Exception]) -> OperationResult[None]:
+    store.connection.execute("INSERT INTO memories VALUES ('acme', 'ada', 'trace', 'left', 0)")
     raise error
 
 
@@ -136,7 +136,7 @@ async def test_a_failing_operation_does_not_disturb_those_beside_it(
         await ledger.accept(message("m1", text="one"))
 
         async def fail() -> None:
-            await ledger._writer.submit(fail_after_writing, error)
+            await ledger._thread.submit(fail_after_writing, error)
 
         before, conflict, failed, after = await asyncio.gather(
             ledger.accept(message("m2")),
@@ -173,8 +173,8 @@ async def test_text_that_is_no_unicode_is_refused_and_leaves_nothing(tmp_path: P
 async def test_operations_that_wait_together_share_a_commit(tmp_path: Path) -> None:
     commits: list[int] = []
 
-    class Counting(Writer):
-        def commit(self, store: Store, outcomes: list) -> None:  # type: ignore[type-arg]
+    class Counting(DatabaseThread):
+        def commit(self, store: Database, outcomes: list) -> None:  # type: ignore[type-arg]
             commits.append(len(outcomes))
             super().commit(store, outcomes)
 
@@ -327,19 +327,19 @@ async def test_what_a_dead_process_left_begins_a_new_epoch(tmp_path: Path) -> No
 async def test_a_full_disk_makes_the_ledger_unavailable_until_there_is_room(
     tmp_path: Path,
 ) -> None:
-    def limit(store: Store, pages: int) -> Applied[int]:
-        (limited,) = store.database.execute(f"PRAGMA max_page_count = {pages}").fetchone()
-        return Applied(int(limited))
+    def limit(store: Database, pages: int) -> OperationResult[int]:
+        (limited,) = store.connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+        return OperationResult(int(limited))
 
     async with opened(tmp_path) as ledger:
         await ledger.accept(message("m1"))
-        assert await ledger._writer.submit(limit, 1) > 1
+        assert await ledger._thread.submit(limit, 1) > 1
         large = message("m2", text="x" * 100_000)
         with pytest.raises(LedgerUnavailable) as failed:
             await ledger.accept(large)
         assert "full" in str(failed.value)
         assert (await ledger.queue_depth()).queued == 1
-        await ledger._writer.submit(limit, 1_000_000)
+        await ledger._thread.submit(limit, 1_000_000)
         assert not (await ledger.accept(large)).duplicate
 
 
@@ -377,12 +377,12 @@ class Meter:
     def __init__(self, directory: Path, *, forgets: bool) -> None:
         self.forgets = forgets
         path = directory / "ledger.sqlite"
-        self.store = Store(open_file(path, Lock(path)), clock=lambda: 1.0, kept=100)
+        self.store = Database(open_file(path, Lock(path)), clock=lambda: 1.0, events_kept=100)
         self.statements: list[str] = []
         self.steps = 0
-        self.store.database.execute("BEGIN")
-        self.store.database.set_trace_callback(self.statements.append)
-        self.store.database.set_progress_handler(self._step, 1)
+        self.store.connection.execute("BEGIN")
+        self.store.connection.set_trace_callback(self.statements.append)
+        self.store.connection.set_progress_handler(self._step, 1)
 
     def _step(self) -> int:
         self.steps += 1
@@ -391,7 +391,7 @@ class Meter:
     def turn(self) -> None:
         """A whole turn of one conversation, with two appends."""
         if self.forgets:
-            self.store.live.clear()
+            self.store.cached_rows.clear()
         inbox.accept(self.store, message(), QUEUE_ALL)
         claim = turns.claim(self.store, 3.0, 40).value
         assert isinstance(claim, Claim)
@@ -426,10 +426,10 @@ def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: Meter) ->
     for _ in range(30):
         meter.turn()
     early = meter.cost()
-    meter.store.database.set_progress_handler(None, 0)
+    meter.store.connection.set_progress_handler(None, 0)
     for _ in range(1_000):
         meter.turn()
-    meter.store.database.set_progress_handler(meter._step, 1)
+    meter.store.connection.set_progress_handler(meter._step, 1)
     assert meter.cost() <= early * 1.1
 
 
@@ -446,7 +446,7 @@ def test_no_statement_of_a_turn_scans_a_table(meter: Meter) -> None:
     meter.turn()
     seen = list(meter.statements)
     for statement in seen:
-        plan = meter.store.database.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        plan = meter.store.connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
         scans = [row[3] for row in plan if row[3].startswith("SCAN") and "USING" not in row[3]]
         assert scans == [], statement
 

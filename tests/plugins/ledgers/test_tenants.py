@@ -199,10 +199,10 @@ async def memory_raw(place: "Place", tenant: str) -> object:
     assert isinstance(ledger, MemoryLedger)
     return [
         (
-            (held.epoch, held.fence, held.running, held.lapse, dict(held.seen), dict(held.closed)),
-            [(turn.id, turn.stop, turn.due, turn.failed) for turn in held.inbox],
+            (held.epoch, held.fence, held.is_running, held.lease_expires_at, dict(held.dedupe_records), dict(held.settled_turns)),
+            [(turn.id, turn.stop_requested, turn.due_at, turn.failed_attempts) for turn in held.inbox],
         )
-        for name, held in ledger._all.items()
+        for name, held in ledger._conversations.items()
         if name.startswith(f"{tenant}/")
     ]
 

@@ -7,19 +7,19 @@ from typing import NamedTuple
 from hiredis import ReplyError
 
 from palaver import ConfigurationError, LedgerUnavailable
-from palaver_plugins.ledgers.redis.wire import Reply, pack
+from palaver_plugins.ledgers.redis.connection import RedisReply, pack
 
-Ask = Callable[[bytes], Awaitable[Reply]]
+SendCommand = Callable[[bytes], Awaitable[RedisReply]]
 """Sends a packed command and returns its reply, also where that is a `ReplyError`."""
-Check = Callable[[Reply], Reply]
+CheckReply = Callable[[RedisReply], RedisReply]
 """Returns a reply, unless it tells of a failure; then it raises what that means."""
 
-OLDEST = (7, 0)
-WEAK = "or set ledger.redis.allow_weak_durability = true to accept the loss"
+MIN_VERSION = (7, 0)
+OVERRIDE_HINT = "or set ledger.redis.allow_weak_durability = true to accept the loss"
 DIRECTIVES = ("appendonly", "appendfsync", "maxmemory-policy")
 
 
-class Server(NamedTuple):
+class ServerInfo(NamedTuple):
     """A Redis server as it is configured; a directive that may not be read is empty."""
 
     version: str
@@ -28,7 +28,7 @@ class Server(NamedTuple):
     policy: str
     replicas: int
     """Those that are connected and in step."""
-    run: str = ""
+    run_id: str = ""
     """Names the life of its process."""
     master: str = ""
     """Whose replica it is; empty when it is a master itself."""
@@ -39,7 +39,7 @@ class Server(NamedTuple):
         return (self.appendonly, self.appendfsync) == ("yes", "always")
 
 
-async def inspect(ask: Ask, check: Check) -> Server:
+async def inspect(ask: SendCommand, check: CheckReply) -> ServerInfo:
     """Ask a server what it is."""
     info = ""
     for section in ("server", "replication"):
@@ -49,23 +49,23 @@ async def inspect(ask: Ask, check: Check) -> Server:
     if not isinstance(config, ReplyError):
         values = {_text(name): _text(value) for name, value in check(config).items()}
     appendonly, appendfsync, policy = (values.get(name, "") for name in DIRECTIVES)
-    return Server(
+    return ServerInfo(
         version=_field(info, "redis_version"),
         appendonly=appendonly,
         appendfsync=appendfsync,
         policy=policy,
         replicas=len(re.findall(r"^slave\d+:.*state=online", info, re.MULTILINE)),
-        run=_field(info, "run_id"),
+        run_id=_field(info, "run_id"),
         master=":".join(filter(None, (_field(info, f"master_{it}") for it in ("host", "port")))),
         clustered=_field(info, "redis_mode") == "cluster",
     )
 
 
-def refuse(server: Server, where: str, allow_weak: bool) -> None:
+def refuse(server: ServerInfo, where: str, allow_weak: bool) -> None:
     """Raise `ConfigurationError` when a ledger may not stand on ``server``, and
     `LedgerUnavailable` when it may once ``server`` is a master."""
     version = tuple(int(part) for part in re.findall(r"\d+", server.version)[:2])
-    if version < OLDEST:
+    if version < MIN_VERSION:
         raise ConfigurationError(
             f"Redis at {where} is version {server.version or 'unknown'}; the ledger needs 7.0"
         )
@@ -76,10 +76,10 @@ def refuse(server: Server, where: str, allow_weak: bool) -> None:
             retry_after=1.0,
         )
     if not allow_weak and (problem := _problem(server)):
-        raise ConfigurationError(f"Redis at {where} {problem}, {WEAK}")
+        raise ConfigurationError(f"Redis at {where} {problem}, {OVERRIDE_HINT}")
 
 
-def _problem(server: Server) -> str:
+def _problem(server: ServerInfo) -> str:
     """What of a Redis's configuration loses acknowledged writes, and how to put it right."""
     if not (server.appendonly and server.appendfsync and server.policy):
         return (

@@ -6,32 +6,32 @@ from dataclasses import dataclass
 
 from palaver import Guarantee
 from palaver_plugins.ledgers.redis.address import Address
-from palaver_plugins.ledgers.redis.checks import Server
+from palaver_plugins.ledgers.redis.checks import ServerInfo
 from palaver_plugins.ledgers.redis.sentinel import Sentinels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Deployment:
     """On what a ledger stands now. ``replicas`` confirm every write; ``excess`` are commands that
     the user may run and had better not."""
 
-    servers: Mapping[Address, Server]
+    servers: Mapping[Address, ServerInfo]
     replicas: int
     sentinels: Sentinels | None
-    excess: frozenset[str]
+    excess_commands: frozenset[str]
 
     def describe(self) -> Guarantee:
         return Guarantee(
             promises=(
-                self._place(),
+                self._describe_location(),
                 "Turns of a conversation run one at a time, in the order of their acceptance.",
-                *self._keeps(),
-                *self._protects(),
+                *self._durability_promises(),
+                *self._security_promises(),
             ),
-            limitations=tuple(dict.fromkeys((*self._loses(), *self._exposes()))),
+            limitations=tuple(dict.fromkeys((*self._durability_limitations(), *self._security_limitations()))),
         )
 
-    def _place(self) -> str:
+    def _describe_location(self) -> str:
         places = ", ".join(map(str, self.servers))
         versions = " and ".join(sorted({server.version for server in self.servers.values()}))
         if self.sentinels is not None:
@@ -46,7 +46,7 @@ class Standing:
             )
         return f"Redis {versions} at {places}."
 
-    def _keeps(self) -> Iterator[str]:
+    def _durability_promises(self) -> Iterator[str]:
         servers = self.servers.values()
         if all(server.durable for server in servers):
             yield "What was acknowledged is on disk: it survives a crash of Redis or its host."
@@ -58,17 +58,17 @@ class Standing:
                 "of them keeps it."
             )
 
-    def _protects(self) -> Iterator[str]:
+    def _security_promises(self) -> Iterator[str]:
         if all(address.tls is not None for address in self.servers):
             yield "What is said to Redis is encrypted (TLS), and its certificate was checked."
-        elif all(map(_is_here, self.servers)):
+        elif all(map(_is_local, self.servers)):
             yield "What is said to Redis does not leave this machine."
-        if not self.excess:
+        if not self.excess_commands:
             yield f"The user {self._user!r} may do what a ledger does."
 
-    def _loses(self) -> Iterator[str]:
+    def _durability_limitations(self) -> Iterator[str]:
         for server in self.servers.values():
-            yield from _losses_of(server)
+            yield from _configuration_limitations(server)
             if server.replicas < self.replicas:
                 yield (
                     f"Only {server.replicas} of {self.replicas} replicas are there: messages are "
@@ -86,22 +86,22 @@ class Standing:
                 )
             if self._fails_over and not server.replicas:
                 yield "A master has no replica: nobody can take over when it is lost."
-        if self.sentinels is not None and self.sentinels.answering < self.sentinels.count:
+        if self.sentinels is not None and self.sentinels.reachable_count < self.sentinels.count:
             what = (
                 "a failover and every acknowledgement need" if self.replicas else "a failover needs"
             )
             yield f"Only {self.sentinels} answer: {what} the greater part of them."
 
-    def _exposes(self) -> Iterator[str]:
-        if any(address.tls is None and not _is_here(address) for address in self.servers):
+    def _security_limitations(self) -> Iterator[str]:
+        if any(address.tls is None and not _is_local(address) for address in self.servers):
             yield (
                 "What is said to Redis, the password too, can be read on the way: rediss:// is "
                 "for TLS."
             )
-        if self.excess:
+        if self.excess_commands:
             yield (
                 f"The user {self._user!r} may do more than a ledger does, like "
-                f"{', '.join(name.upper().replace('|', ' ') for name in sorted(self.excess))}: "
+                f"{', '.join(name.upper().replace('|', ' ') for name in sorted(self.excess_commands))}: "
                 "config/redis.conf has one with the least rights."
             )
 
@@ -118,7 +118,7 @@ class Standing:
         return next(iter(self.servers)).username
 
 
-def _losses_of(server: Server) -> Iterator[str]:
+def _configuration_limitations(server: ServerInfo) -> Iterator[str]:
     if not server.durable:
         yield LOSSES.get(_weakness(server), LOSSES["unknown"])
     if server.policy not in ("noeviction", ""):
@@ -128,7 +128,7 @@ def _losses_of(server: Server) -> Iterator[str]:
         )
 
 
-def _weakness(server: Server) -> str:
+def _weakness(server: ServerInfo) -> str:
     return server.appendfsync if server.appendonly == "yes" else f"appendonly {server.appendonly}"
 
 
@@ -143,7 +143,7 @@ LOSSES = {
 }
 
 
-def _is_here(address: Address) -> bool:
+def _is_local(address: Address) -> bool:
     if address.path or address.host == "localhost":
         return True
     try:

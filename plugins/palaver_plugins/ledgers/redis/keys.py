@@ -34,14 +34,14 @@ class Partition(NamedTuple):
     state: str
     queue: str
     """The sorted set of conversations; also the channel that tells of work."""
-    conversations: str
+    conversation_prefix: str
     """What the key of every conversation begins with."""
-    absent: str
+    absent_key: str
     """A key that never is. A Cluster that moves a slot refuses commands whose keys are not all
     there: a script that names this one never runs while half of its keys are gone."""
 
     @property
-    def owners(self) -> str:
+    def owner_channel_prefix(self) -> str:
         """What the channel of every process that holds claims begins with."""
         return f"{self.base}w:"
 
@@ -49,28 +49,28 @@ class Partition(NamedTuple):
         return f"{self.base}n:{nonce}"
 
     def conversation(self, name: str) -> str:
-        return self.conversations + name
+        return self.conversation_prefix + name
 
     def members(self, name: str) -> str:
         """The set of people who have sent to a conversation."""
-        return f"{self.conversations}{name}:u"
+        return f"{self.conversation_prefix}{name}:u"
 
     def channel(self, name: str) -> bytes:
         """Where a conversation's events are told."""
-        return f"{self.conversations}{name}:e".encode()
+        return f"{self.conversation_prefix}{name}:e".encode()
 
     @property
-    def letters(self) -> str:
+    def dead_letters(self) -> str:
         """The set of turns that were given up."""
         return f"{self.base}d"
 
-    def people(self, tenant: str) -> str:
+    def person_index_prefix(self, tenant: str) -> str:
         """What the key `person` begins with."""
         return f"{self.base}p:{scoped(tenant, '')}"
 
-    def person(self, tenant: str, person: str) -> str:
+    def person_index(self, tenant: str, person: str) -> str:
         """The set of conversations of this partition to which the person has sent."""
-        return self.people(tenant) + check_name(person, "person")
+        return self.person_index_prefix(tenant) + check_name(person, "person")
 
 
 class Keys:

@@ -36,10 +36,10 @@ from palaver import (
     hookimpl,
 )
 from palaver_plugins.ledgers.retention import RetentionSettings
-from palaver_plugins.ledgers.sqlite import closing, inbox, letters, people, records, turns
-from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
-from palaver_plugins.ledgers.sqlite.rows import number_from
-from palaver_plugins.ledgers.sqlite.writer import Outcome, Writer
+from palaver_plugins.ledgers.sqlite import dead_letters, inbox, personal_data, queries, settling, turns
+from palaver_plugins.ledgers.sqlite.results import OperationResult, NothingDue
+from palaver_plugins.ledgers.sqlite.rows import stored_events
+from palaver_plugins.ledgers.sqlite.database_thread import JobResult, DatabaseThread
 
 
 class SQLiteLedgerSettings(RetentionSettings):
@@ -62,31 +62,31 @@ class SQLiteLedger:
         data: Path,
         *,
         clock: Callable[[], float] = time.time,
-        writer: type[Writer] = Writer,
+        thread: type[DatabaseThread] = DatabaseThread,
     ) -> None:
         self.path = settings.path or data / "ledger.sqlite"
         self._clock = clock
-        self._writer = writer(
+        self._thread = thread(
             self.path,
             self._deliver,
             clock=clock,
-            kept=settings.events_kept,
-            retention=settings.retention,
+            events_kept=settings.events_kept,
+            retention=settings.retention_seconds,
         )
-        self._hints: dict[str, list[OnChange]] = {}
+        self._watchers: dict[str, list[OnChange]] = {}
         self._work = asyncio.Event()
         self._idle_until = float("inf")
 
     async def start(self) -> None:
-        await self._writer.start()
+        await self._thread.start()
 
     async def close(self) -> None:
-        await self._writer.close()
+        await self._thread.close()
 
     # The walk of a turn
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
-        return await self._writer.submit(inbox.accept, message, policies)
+        return await self._thread.submit(inbox.accept, message, policies)
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
         lapse = max(0.0, self._idle_until - self._clock())
@@ -97,13 +97,13 @@ class SQLiteLedger:
             pass
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        claim = await self._writer.submit(turns.claim, lease, history)
+        claim = await self._thread.submit(turns.claim, lease, history)
         return claim if isinstance(claim, Claim) else None
 
     async def append(
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
-        return await self._writer.submit(turns.append, claim, entries, expect, lease)
+        return await self._thread.submit(turns.append, claim, entries, expect, lease)
 
     async def settle(
         self,
@@ -115,8 +115,8 @@ class SQLiteLedger:
         taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
-        return await self._writer.submit(
-            closing.settle,
+        return await self._thread.submit(
+            settling.settle,
             claim,
             entries,
             expect,
@@ -126,63 +126,63 @@ class SQLiteLedger:
         )
 
     async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
-        return await self._writer.submit(turns.steers, claim)
+        return await self._thread.submit(turns.read_steering, claim)
 
     async def release(self, claim: Claim) -> None:
-        await self._writer.submit(turns.release, claim)
+        await self._thread.submit(turns.release, claim)
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
-        return await self._writer.submit(inbox.stop, str(conversation), turn)
+        return await self._thread.submit(inbox.stop, str(conversation), turn)
 
     # Reading
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
-        return await self._writer.submit(records.read, str(conversation), after, limit)
+        return await self._thread.submit(queries.read, str(conversation), after, limit)
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         name = str(conversation)
-        self._hints.setdefault(name, []).append(on_change)
+        self._watchers.setdefault(name, []).append(on_change)
 
         def unwatch() -> None:
-            hints = self._hints.get(name, [])
+            hints = self._watchers.get(name, [])
             if on_change in hints:
                 hints.remove(on_change)
             if not hints:
-                self._hints.pop(name, None)
+                self._watchers.pop(name, None)
 
         return unwatch
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        return await self._writer.submit(records.snapshot, str(conversation), history)
+        return await self._thread.submit(queries.snapshot, str(conversation), history)
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
-        return await self._writer.submit(records.members, str(conversation))
+        return await self._thread.submit(queries.members, str(conversation))
 
     async def queue_depth(self) -> QueueDepth:
-        return await self._writer.submit(records.depth)
+        return await self._thread.submit(queries.depth)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
-        return await self._writer.submit(letters.listed, limit)
+        return await self._thread.submit(dead_letters.list_newest, limit)
 
     async def discard_dead_letter(self, turn: str) -> bool:
-        return await self._writer.submit(letters.discard, turn)
+        return await self._thread.submit(dead_letters.discard, turn)
 
     # People
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        await self._writer.submit(records.remember, tenant, person, key, value)
+        await self._thread.submit(queries.remember, tenant, person, key, value)
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
-        return await self._writer.submit(records.recall, tenant, person, key)
+        return await self._thread.submit(queries.recall, tenant, person, key)
 
     async def export(self, tenant: str, person: str) -> Export:
-        return await self._writer.submit(people.export, tenant, person)
+        return await self._thread.submit(personal_data.export, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        erasure = await self._writer.submit(people.erase, tenant, person)
-        for name, hints in self._hints.items():
+        erasure = await self._thread.submit(personal_data.erase, tenant, person)
+        for name, hints in self._watchers.items():
             if name.startswith(f"{tenant}/"):
-                self._hint_soon(name, hints, ())
+                self._notify_soon(name, hints, ())
         return erasure
 
     async def guarantee(self) -> Guarantee:
@@ -200,42 +200,42 @@ class SQLiteLedger:
 
     # In the event loop, after a commit
 
-    def _deliver(self, outcomes: list[Outcome]) -> None:
+    def _deliver(self, outcomes: list[JobResult]) -> None:
         for outcome in outcomes:
             future, applied = outcome.future, outcome.applied
             if applied is None:
                 if not future.done():
                     future.set_exception(outcome.error)
                 continue
-            self._tell(applied)
+            self._notify(applied)
             if not future.done():
                 future.set_result(applied.value)
             elif isinstance(applied.value, Claim):
-                self._give_back(applied.value)
+                self._release_unclaimed(applied.value)
 
-    def _tell(self, applied: Applied[Any]) -> None:
+    def _notify(self, applied: OperationResult[Any]) -> None:
         """Wake who waits for work, and hint at new events."""
         if applied.wake:
             self._work.set()
-        elif isinstance(applied.value, Idle):
+        elif isinstance(applied.value, NothingDue):
             self._work.clear()
             self._idle_until = applied.value.until
-        if applied.events and (hints := self._hints.get(applied.name)):
-            self._hint_soon(applied.name, hints, number_from(applied.offset, applied.events))
+        if applied.events and (hints := self._watchers.get(applied.conversation)):
+            self._notify_soon(applied.conversation, hints, stored_events(applied.offset, applied.events))
 
-    def _hint_soon(self, name: str, hints: list[OnChange], events: tuple[StoredEvent, ...]) -> None:
+    def _notify_soon(self, name: str, hints: list[OnChange], events: tuple[StoredEvent, ...]) -> None:
         loop = asyncio.get_running_loop()
         for hint in hints:  # on its own, so that one that fails disturbs nobody
-            loop.call_soon(self._hint, name, hint, events)
+            loop.call_soon(self._call_watcher, name, hint, events)
 
-    def _hint(self, name: str, hint: OnChange, events: tuple[StoredEvent, ...]) -> None:
-        if hint in self._hints.get(name, ()):
+    def _call_watcher(self, name: str, hint: OnChange, events: tuple[StoredEvent, ...]) -> None:
+        if hint in self._watchers.get(name, ()):
             hint(events)
 
-    def _give_back(self, claim: Claim) -> None:
+    def _release_unclaimed(self, claim: Claim) -> None:
         """Release a claim whose claimer was cancelled before it heard of it."""
         with contextlib.suppress(LedgerUnavailable):
-            self._writer.submit(turns.release, claim)
+            self._thread.submit(turns.release, claim)
 
 
 def _build(settings: SQLiteLedgerSettings, build_context: BuildContext) -> Ledger:

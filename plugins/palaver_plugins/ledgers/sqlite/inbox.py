@@ -4,26 +4,26 @@ Each function is one operation, and checks all that may fail before it writes.
 """
 
 from palaver import ConcurrencyPolicies, Conflict, Message, Receipt, Received, StopState, TooMany
-from palaver_plugins.ledgers.sqlite.applied import Applied
+from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     HOUR,
     OpenTurn,
-    Post,
-    Row,
-    Store,
-    Tail,
+    InboxMessage,
+    ConversationRow,
+    Database,
+    CachedHistory,
     encode,
-    epoch_to_come,
+    next_epoch,
 )
-from palaver_plugins.ledgers.sqlite.unsettled import (
+from palaver_plugins.ledgers.sqlite.open_turns import (
     add_turn,
-    number_after_all,
-    number_of,
+    next_number,
+    parse_number,
 )
 
-REMEMBERED = 24 * HOUR
+DEDUPE_SECONDS = 24 * HOUR
 """Seconds for which the id of a message is known as used."""
 
 _SEEN = "SELECT turn, digest, at FROM marks WHERE conversation = ? AND message = ?"
@@ -43,7 +43,7 @@ WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
 _BY_ID = "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?"
 
 
-def accept(store: Store, message: Message, policies: ConcurrencyPolicies) -> Applied[Receipt]:
+def accept(store: Database, message: Message, policies: ConcurrencyPolicies) -> OperationResult[Receipt]:
     now = store.clock()
     name = str(message.conversation)
     digest = message.digest
@@ -51,81 +51,81 @@ def accept(store: Store, message: Message, policies: ConcurrencyPolicies) -> App
     if row is None:
         row = _begin(store, name, now)
     elif earlier := _seen(store, row, message, digest, now):
-        return Applied(earlier)
-    if row.inbox >= policies.inbox_limit:
+        return OperationResult(earlier)
+    if row.waiting_messages >= policies.inbox_limit:
         raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
     _note(store, row, message, now)
-    return _receive(store, row, Post(now, message), digest, policies)
+    return _receive(store, row, InboxMessage(now, message), digest, policies)
 
 
-def _seen(store: Store, row: Row, message: Message, digest: str, now: float) -> Receipt | None:
+def _seen(store: Database, row: ConversationRow, message: Message, digest: str, now: float) -> Receipt | None:
     """The receipt of the same message, if it was accepted within the last day."""
-    found = store.database.execute(_SEEN, (row.id, message.id)).fetchone()
+    found = store.connection.execute(_SEEN, (row.id, message.id)).fetchone()
     if found is None:
         return None
     turn, known, at = found
-    if now - at >= REMEMBERED:
+    if now - at >= DEDUPE_SECONDS:
         return None
     if known != digest:
         raise Conflict(f"message id {message.id!r} was used with another body")
-    return Receipt(turn=turn, ahead=_ahead(store, row, number_of(turn)), duplicate=True)
+    return Receipt(turn=turn, ahead=_ahead(store, row, parse_number(turn)), duplicate=True)
 
 
-def _begin(store: Store, name: str, now: float) -> Row:
+def _begin(store: Database, name: str, now: float) -> ConversationRow:
     """Make the row of a new conversation."""
-    store.database.execute(
+    store.connection.execute(
         "INSERT INTO conversations (name, epoch, active) VALUES (?, ?, ?)",
-        (name, epoch_to_come(store.database), now),
+        (name, next_epoch(store.connection), now),
     )
     row = store.row(name)
     assert row is not None
-    row.tail = Tail((), whole=True)
+    row.cached_history = CachedHistory((), whole=True)
     return row
 
 
-def _note(store: Store, row: Row, message: Message, now: float) -> None:
+def _note(store: Database, row: ConversationRow, message: Message, now: float) -> None:
     """Keep who takes part in a conversation, and that it lives."""
-    execute = store.database.execute
+    execute = store.connection.execute
     if message.person not in row.people:
         execute(_ADD_MEMBER, (row.id, message.conversation.tenant, message.person))
         row.people.add(message.person)
-    store.touch(row, now)
+    store.record_activity(row, now)
 
 
-def _ahead(store: Store, row: Row, number: int) -> int:
+def _ahead(store: Database, row: ConversationRow, number: int) -> int:
     """Turns that come before that one; 0 when it is settled."""
-    (ahead,) = store.database.execute(
+    (ahead,) = store.connection.execute(
         "SELECT count(*) FROM turns WHERE place >= ? AND place < ? AND lines IS NULL",
-        (row.base + row.head, row.base + number),
+        (row.base + row.oldest_turn, row.base + number),
     ).fetchone()
     return int(ahead)
 
 
 def _receive(
-    store: Store, row: Row, post: Post, digest: str, policies: ConcurrencyPolicies
-) -> Applied[Receipt]:
+    store: Database, row: ConversationRow, post: InboxMessage, digest: str, policies: ConcurrencyPolicies
+) -> OperationResult[Receipt]:
     policy = policy_of(store, row, policies)
     turn = joined(store, row, post, policy, policies.merge_window)
     is_new = turn is None
     if turn is None:
         window = policies.merge_window if policy == "merge" else 0.0
-        ahead = row.open
-        turn = add_turn(store.database, row, number_after_all(row), [post], post.at + window)
+        ahead = row.open_turns
+        turn = add_turn(store.connection, row, next_number(row), [post], post.accepted_at + window)
         if policy == "interrupt":
             interrupt_for(store, row, turn)
     else:
-        ahead = row.open - 1 if turn.number == row.newest else _ahead(store, row, turn.number)
+        ahead = row.open_turns - 1 if turn.number == row.newest_turn else _ahead(store, row, turn.number)
     message = post.message
     received = _received(turn, message, ahead)
-    offset = row.last + 1
-    execute = store.database.execute
-    execute(_MARK, (row.id, message.id, message.person, turn.id, digest, post.at))
+    offset = row.last_offset + 1
+    execute = store.connection.execute
+    execute(_MARK, (row.id, message.id, message.person, turn.id, digest, post.accepted_at))
     execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
-    row.last, row.inbox = offset, row.inbox + 1
-    due = turn.due if row.open == 1 and not row.running else None
-    execute(_QUEUE, (row.newest, row.last, row.open, row.inbox, row.steers, due, row.id))
+    row.last_offset, row.waiting_messages = offset, row.waiting_messages + 1
+    due = turn.due_at if row.open_turns == 1 and not row.running_turn else None
+    execute(_QUEUE, (row.newest_turn, row.last_offset, row.open_turns, row.waiting_messages, row.steering_count, due, row.id))
     receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=not is_new)
-    return Applied(receipt, row.name, offset, (received,), wake=due is not None)
+    return OperationResult(receipt, row.name, offset, (received,), wake=due is not None)
 
 
 def _received(turn: OpenTurn, message: Message, ahead: int) -> Received:
@@ -134,23 +134,23 @@ def _received(turn: OpenTurn, message: Message, ahead: int) -> Received:
     )
 
 
-def stop(store: Store, name: str, turn: str | None) -> Applied[tuple[StopState, str]]:
+def stop(store: Database, name: str, turn: str | None) -> OperationResult[tuple[StopState, str]]:
     row = store.row(name)
     if row is None:
-        return Applied(("unknown", ""))
-    place = row.base + (row.head if turn is None else number_of(turn))
+        return OperationResult(("unknown", ""))
+    place = row.base + (row.oldest_turn if turn is None else parse_number(turn))
     query = _OLDEST if turn is None else _BY_ID
     bound: int | str = row.end if turn is None else turn
-    found = store.database.execute(query, (place, bound)).fetchone()
+    found = store.connection.execute(query, (place, bound)).fetchone()
     if found is None:
-        return Applied(("unknown", ""))
+        return OperationResult(("unknown", ""))
     place, turn, is_open = found
     if not is_open:
-        return Applied(("settled", turn))
-    store.database.execute("UPDATE turns SET stop = 1 WHERE place = ?", (place,))
-    if waiting := row.queued.get(place - row.base):
-        waiting.stop = True
-    if turn == row.running:
-        store.database.execute("UPDATE conversations SET stop = 1 WHERE id = ?", (row.id,))
-        row.stop = 1
-    return Applied(("stopping", turn))
+        return OperationResult(("settled", turn))
+    store.connection.execute("UPDATE turns SET stop = 1 WHERE place = ?", (place,))
+    if waiting := row.cached_turns.get(place - row.base):
+        waiting.stop_requested = True
+    if turn == row.running_turn:
+        store.connection.execute("UPDATE conversations SET stop = 1 WHERE id = ?", (row.id,))
+        row.stop_requested = 1
+    return OperationResult(("stopping", turn))

@@ -20,10 +20,10 @@ from palaver import (
     TextReset,
 )
 
-LIVE = 512
+MAX_CACHED_CONVERSATIONS = 512
 """Conversations that are held in memory beside the file."""
-HELD_LINES = 80
-HELD_CHARACTERS = 32_768
+MAX_CACHED_ENTRIES = 80
+MAX_CACHED_CHARACTERS = 32_768
 """How much of the newest history of such a conversation is held."""
 
 encode = msgspec.json.Encoder().encode
@@ -36,10 +36,10 @@ HOUR = 3600.0
 """How exactly it is known when a conversation or a memory was used last."""
 
 
-class Post(msgspec.Struct, frozen=True, array_like=True):
+class InboxMessage(msgspec.Struct, frozen=True, array_like=True):
     """A message and when it was accepted, in seconds since the epoch."""
 
-    at: float
+    accepted_at: float
     message: Message
 
 
@@ -49,17 +49,17 @@ class OpenTurn(msgspec.Struct):
     number: int
     id: str
     person: str
-    due: float
-    stop: bool
-    posts: tuple[Post, ...]
+    due_at: float
+    stop_requested: bool
+    inbox_messages: tuple[InboxMessage, ...]
     interrupted: tuple[Message, ...] = ()
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return tuple(post.message for post in self.posts)
+        return tuple(post.message for post in self.inbox_messages)
 
 
-class Row(msgspec.Struct):
+class ConversationRow(msgspec.Struct):
     """A row of ``conversations``: the first fields are its columns, explained in the schema.
 
     The others hold what the file has as well, to spare reading it again.
@@ -68,33 +68,33 @@ class Row(msgspec.Struct):
     id: int
     name: str
     epoch: str
-    first: int
-    last: int
-    newest: int
-    open: int
+    first_offset: int
+    last_offset: int
+    newest_turn: int
+    open_turns: int
     fence: int
-    waits: int
-    inbox: int
-    active: float
-    head: int
-    running: str
-    failed: int
-    steps: int
-    stop: int
-    successor: int
-    steers: int
-    began: int
-    length: int
-    size: int
-    expected: int
-    digest: int
-    reached: int
+    has_question: int
+    waiting_messages: int
+    active_at: float
+    oldest_turn: int
+    running_turn: str
+    failed_attempts: int
+    has_steps: int
+    stop_requested: int
+    successor_turn: int
+    steering_count: int
+    start_offset: int
+    reply_length: int
+    next_index: int
+    write_index: int
+    write_digest: int
+    write_offset: int
     people: set[str] = msgspec.field(default_factory=set)
-    queued: dict[int, OpenTurn] = msgspec.field(default_factory=dict)  # some of those that wait
-    front: OpenTurn | None = None  # the claimed one
-    parts: list[str] | None = None  # of the running reply
+    cached_turns: dict[int, OpenTurn] = msgspec.field(default_factory=dict)  # some of those that wait
+    claimed_turn: OpenTurn | None = None  # the claimed one
+    reply_parts: list[str] | None = None  # of the running reply
     skill: str = ""
-    tail: "Tail | None" = None
+    cached_history: "CachedHistory | None" = None
 
     @property
     def base(self) -> int:
@@ -108,107 +108,107 @@ class Row(msgspec.Struct):
 
 
 ADD_EVENTS = "INSERT INTO events (place, turn, data) VALUES (?, ?, ?)"
-_FIELDS = Row.__struct_fields__[: Row.__struct_fields__.index("people")]
+_FIELDS = ConversationRow.__struct_fields__[: ConversationRow.__struct_fields__.index("people")]
 COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS)
 _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"
 
 
-class Tail:
+class CachedHistory:
     """The newest lines of a history; ``whole`` when there are no older ones."""
 
-    __slots__ = ("characters", "lines", "whole")
+    __slots__ = ("characters", "entries", "is_complete")
 
     def __init__(self, lines: Sequence[HistoryEntry], *, whole: bool) -> None:
-        self.lines = deque(lines)
-        self.whole = whole
+        self.entries = deque(lines)
+        self.is_complete = whole
         self.characters = sum(len(line.text) for line in lines)
 
     def add(self, *lines: HistoryEntry) -> None:
-        self.lines += lines
+        self.entries += lines
         self.characters += sum(len(line.text) for line in lines)
-        while len(self.lines) > HELD_LINES:
-            self.characters -= len(self.lines.popleft().text)
-            self.whole = False
+        while len(self.entries) > MAX_CACHED_ENTRIES:
+            self.characters -= len(self.entries.popleft().text)
+            self.is_complete = False
 
     def newest(self, count: int) -> tuple[HistoryEntry, ...] | None:
         """The newest ``count`` lines, or None when some of them are not held."""
-        if count > len(self.lines) and not self.whole:
+        if count > len(self.entries) and not self.is_complete:
             return None
-        return tuple(self.lines)[-count:]
+        return tuple(self.entries)[-count:]
 
 
 @dataclass(slots=True)
-class Store:
+class Database:
     """What an operation works on. ``kept``: events held for a conversation at a turn's end;
     ``retention``: seconds without activity after which one goes, or 0.
 
     ``live`` holds rows as the open transaction has them; when that is undone, so are they.
     """
 
-    database: sqlite3.Connection
+    connection: sqlite3.Connection
     clock: Callable[[], float]
-    kept: int
+    events_kept: int
     retention: float = 0.0
-    live: dict[str, Row] = field(default_factory=dict)
+    cached_rows: dict[str, ConversationRow] = field(default_factory=dict)
 
-    def hold(self, row: Row) -> Row:
-        if len(self.live) >= LIVE:
-            del self.live[next(iter(self.live))]
-        self.live[row.name] = row
+    def cache(self, row: ConversationRow) -> ConversationRow:
+        if len(self.cached_rows) >= MAX_CACHED_CONVERSATIONS:
+            del self.cached_rows[next(iter(self.cached_rows))]
+        self.cached_rows[row.name] = row
         return row
 
-    def row(self, name: str) -> Row | None:
+    def row(self, name: str) -> ConversationRow | None:
         """The conversation's row, held from now on."""
-        row = self.live.get(name)
-        if row is None and (row := find(self.database, name)) is not None:
-            self.hold(row)
+        row = self.cached_rows.get(name)
+        if row is None and (row := read_row(self.connection, name)) is not None:
+            self.cache(row)
         return row
 
-    def touch(self, row: Row, now: float) -> None:
+    def record_activity(self, row: ConversationRow, now: float) -> None:
         """The conversation lives."""
-        if now - row.active >= HOUR:
-            self.database.execute("UPDATE conversations SET active = ? WHERE id = ?", (now, row.id))
-            row.active = now
+        if now - row.active_at >= HOUR:
+            self.connection.execute("UPDATE conversations SET active = ? WHERE id = ?", (now, row.id))
+            row.active_at = now
 
 
-def find(database: sqlite3.Connection, name: str) -> Row | None:
+def read_row(database: sqlite3.Connection, name: str) -> ConversationRow | None:
     """The conversation's row as the file has it."""
     row = database.execute(_BY_NAME, (name,)).fetchone()
-    return None if row is None else Row(*row)
+    return None if row is None else ConversationRow(*row)
 
 
-def epoch_to_come(database: sqlite3.Connection) -> str:
+def next_epoch(database: sqlite3.Connection) -> str:
     """The epoch of a conversation that begins now."""
     (epoch,) = database.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
     return str(epoch)
 
 
-def history(database: sqlite3.Connection, row: Row, lines: int) -> tuple[HistoryEntry, ...]:
+def read_history(database: sqlite3.Connection, row: ConversationRow, lines: int) -> tuple[HistoryEntry, ...]:
     """The newest ``lines`` settled lines, oldest first."""
     if lines <= 0:
         return ()
-    if row.tail is not None and (held := row.tail.newest(lines)) is not None:
+    if row.cached_history is not None and (held := row.cached_history.newest(lines)) is not None:
         return held
-    below = row.head if row.open else row.newest + 1
+    below = row.oldest_turn if row.open_turns else row.newest_turn + 1
     for limit in ((lines + 1) // 2, lines):  # nearly all turns have two lines or more
         turns = database.execute(
             "SELECT lines FROM turns WHERE place > ? AND place < ? ORDER BY place DESC LIMIT ?",
             (row.base, row.base + below, limit),
         ).fetchall()
-        read = join_lines(held for (held,) in reversed(turns))
+        read = decode_history(held for (held,) in reversed(turns))
         if len(read) >= lines or len(turns) < limit:
             break
-    if len(read) <= HELD_LINES and sum(len(line.text) for line in read) <= HELD_CHARACTERS:
-        row.tail = Tail(read, whole=len(read) < lines)
+    if len(read) <= MAX_CACHED_ENTRIES and sum(len(line.text) for line in read) <= MAX_CACHED_CHARACTERS:
+        row.cached_history = CachedHistory(read, whole=len(read) < lines)
     return read[-lines:]
 
 
-def split_lines(lines: Sequence[HistoryEntry]) -> bytes:
+def encode_history(lines: Sequence[HistoryEntry]) -> bytes:
     """The lines of a turn as `join_lines` takes them."""
     return encode(lines)[1:-1]
 
 
-def join_lines(turns: Iterable[bytes]) -> tuple[HistoryEntry, ...]:
+def decode_history(turns: Iterable[bytes]) -> tuple[HistoryEntry, ...]:
     return _decode_lines(b"[" + b",".join(turns) + b"]")
 
 
@@ -217,22 +217,22 @@ def digest_of(entries: Sequence[LogEntry]) -> int:
     return zlib.crc32(encode(entries))
 
 
-def recite(database: sqlite3.Connection, row: Row) -> None:
+def load_reply(database: sqlite3.Connection, row: ConversationRow) -> None:
     """Fill in the reply so far of the oldest open turn, and the skill that gives it."""
-    if row.parts is not None:
+    if row.reply_parts is not None:
         return
-    row.parts, row.skill = [], ""
-    if row.size:
+    row.reply_parts, row.skill = [], ""
+    if row.next_index:
         blocks = database.execute(
             "SELECT data FROM events WHERE place > ? AND place < ? AND turn = ? ORDER BY place",
-            (row.base + row.began, row.end, row.head),
+            (row.base + row.start_offset, row.end, row.oldest_turn),
         ).fetchall()
-        follow(row, (event for (data,) in blocks for event in decode_events(data)))
+        extend_reply(row, (event for (data,) in blocks for event in decode_events(data)))
 
 
-def follow(row: Row, entries: Iterable[LogEntry]) -> None:
+def extend_reply(row: ConversationRow, entries: Iterable[LogEntry]) -> None:
     """Take ``entries`` into the reply and the skill that `recite` has filled in."""
-    parts = row.parts
+    parts = row.reply_parts
     assert parts is not None
     for entry in entries:
         kind = type(entry)
@@ -244,17 +244,17 @@ def follow(row: Row, entries: Iterable[LogEntry]) -> None:
             row.skill = entry.skill  # type: ignore[union-attr]
 
 
-def journal(database: sqlite3.Connection, row: Row) -> tuple[Step, ...]:
+def read_journal(database: sqlite3.Connection, row: ConversationRow) -> tuple[Step, ...]:
     """The journal of the oldest open turn: the newest step of each number."""
-    if not row.steps:
+    if not row.has_steps:
         return ()
     blocks = database.execute(
-        "SELECT data FROM steps WHERE turn = ? ORDER BY size", (row.base + row.head,)
+        "SELECT data FROM steps WHERE turn = ? ORDER BY size", (row.base + row.oldest_turn,)
     )
     steps = {step.number: step for (data,) in blocks for step in _decode_steps(data)}
     return tuple(steps[number] for number in sorted(steps))
 
 
-def number_from(offset: int, events: Sequence[Event]) -> tuple[StoredEvent, ...]:
+def stored_events(offset: int, events: Sequence[Event]) -> tuple[StoredEvent, ...]:
     """Events as recorded, the first with ``offset``."""
     return tuple(StoredEvent(offset + step, event) for step, event in enumerate(events))

@@ -168,11 +168,11 @@ class Lock:
     def noted(self) -> str:
         return os.pread(self._file, 100, 0).decode(errors="replace")
 
-    def free(self) -> None:
+    def release(self) -> None:
         os.close(self._file)
 
 
-def begin_life(database: sqlite3.Connection, lock: Lock) -> None:
+def begin_epoch(database: sqlite3.Connection, lock: Lock) -> None:
     """Give every stream a new epoch, unless the file is the one that was closed here last.
 
     Else it may be an older copy, put back after a crash, say, and what is written now would take
@@ -187,7 +187,7 @@ def begin_life(database: sqlite3.Connection, lock: Lock) -> None:
     lock.note("")
 
 
-def end_life(database: sqlite3.Connection, lock: Lock) -> None:
+def mark_closed(database: sqlite3.Connection, lock: Lock) -> None:
     """Leave the file so that `begin_life` knows it again."""
     closed = new_id()
     database.execute("INSERT OR REPLACE INTO meta VALUES ('closed', ?)", (closed,))
@@ -205,7 +205,7 @@ def open_file(path: Path, lock: Lock) -> sqlite3.Connection:
         raise _unusable(path, str(error)) from error
     try:
         _prepare(connection, path)
-        begin_life(connection, lock)
+        begin_epoch(connection, lock)
     except (sqlite3.Error, OSError) as error:
         connection.close()
         raise _unusable(path, str(error)) from error

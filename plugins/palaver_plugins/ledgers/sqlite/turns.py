@@ -20,20 +20,20 @@ from palaver import (
     Text,
     TextReset,
 )
-from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
+from palaver_plugins.ledgers.sqlite.results import OperationResult, NothingDue
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     OpenTurn,
-    Row,
-    Store,
+    ConversationRow,
+    Database,
     digest_of,
     encode,
-    follow,
-    history,
-    journal,
-    recite,
+    extend_reply,
+    read_history,
+    read_journal,
+    load_reply,
 )
-from palaver_plugins.ledgers.sqlite.unsettled import front, oldest_open, steering
+from palaver_plugins.ledgers.sqlite.open_turns import claimed_turn, read_oldest, read_steering
 
 _decode_waiting = msgspec.json.Decoder(PendingQuestion).decode
 
@@ -50,121 +50,121 @@ _RENEW = "UPDATE conversations SET due = ? WHERE id = ?"
 _RELEASE = "UPDATE conversations SET running = '', due = ?, inbox = ? WHERE id = ?"
 
 
-def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
+def claim(store: Database, lease: float, lines: int) -> OperationResult[Claim | NothingDue]:
     now = store.clock()
-    found = store.database.execute(_NEXT_DUE).fetchone()
+    found = store.connection.execute(_NEXT_DUE).fetchone()
     if found is None:
-        return Applied(Idle(float("inf")))
+        return OperationResult(NothingDue(float("inf")))
     name, due = found
     if due > now:
-        return Applied(Idle(due))
+        return OperationResult(NothingDue(due))
     row = store.row(name)
     assert row is not None
-    turn = _take(store, row, now + lease)
-    recite(store.database, row)
-    return Applied(
+    turn = _take_oldest(store, row, now + lease)
+    load_reply(store.connection, row)
+    return OperationResult(
         Claim(
             turn=turn.id,
             messages=turn.messages,
             interrupted=turn.interrupted,
-            steering_messages=tuple(post.message for post in steering(store.database, row)),
+            steering_messages=tuple(post.message for post in read_steering(store.connection, row)),
             fence=row.fence,
-            attempt=row.failed + 1,
-            index=row.size,
-            reply="".join(row.parts or ()),
-            journal=journal(store.database, row),
-            history=history(store.database, row, lines),
-            pending_question=waiting_in(store, row) if row.waits else None,
-            stop_requested=bool(row.stop),
+            attempt=row.failed_attempts + 1,
+            index=row.next_index,
+            reply="".join(row.reply_parts or ()),
+            journal=read_journal(store.connection, row),
+            history=read_history(store.connection, row, lines),
+            pending_question=read_pending_question(store, row) if row.has_question else None,
+            stop_requested=bool(row.stop_requested),
         )
     )
 
 
-def _take(store: Store, row: Row, due: float) -> OpenTurn:
+def _take_oldest(store: Database, row: ConversationRow, due: float) -> OpenTurn:
     """Claim the oldest open turn until ``due``."""
-    turn = oldest_open(store.database, row)
-    row.queued.pop(turn.number, None)
-    if row.running:
-        row.failed += 1
+    turn = read_oldest(store.connection, row)
+    row.cached_turns.pop(turn.number, None)
+    if row.running_turn:
+        row.failed_attempts += 1
     else:
-        row.inbox -= len(turn.posts)
-    row.front = turn
+        row.waiting_messages -= len(turn.inbox_messages)
+    row.claimed_turn = turn
     row.fence += 1
-    row.head, row.running, row.stop, row.expected = turn.number, turn.id, int(turn.stop), -1
-    if not row.size:
-        row.began = row.last
-    store.database.execute(
+    row.oldest_turn, row.running_turn, row.stop_requested, row.write_index = turn.number, turn.id, int(turn.stop_requested), -1
+    if not row.next_index:
+        row.start_offset = row.last_offset
+    store.connection.execute(
         _TAKE,
-        (due, row.fence, row.running, row.head, row.failed, row.stop, row.inbox, row.began,
+        (due, row.fence, row.running_turn, row.oldest_turn, row.failed_attempts, row.stop_requested, row.waiting_messages, row.start_offset,
          row.id),
     )  # fmt: skip
     return turn
 
 
-def waiting_in(store: Store, row: Row) -> PendingQuestion:
-    (data,) = store.database.execute(
+def read_pending_question(store: Database, row: ConversationRow) -> PendingQuestion:
+    (data,) = store.connection.execute(
         "SELECT data FROM waiting WHERE conversation = ?", (row.id,)
     ).fetchone()
     return _decode_waiting(data)
 
 
 def append(
-    store: Store, claim: Claim, entries: Sequence[LogEntry], expect: int, lease: float
-) -> Applied[Progress]:
-    row = owned(store, claim)
+    store: Database, claim: Claim, entries: Sequence[LogEntry], expect: int, lease: float
+) -> OperationResult[Progress]:
+    row = owned_row(store, claim)
     due = store.clock() + lease
-    if row.size != expect:
-        if (expect, digest_of(entries)) != (row.expected, row.digest):
-            raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.size}")
-        store.database.execute(_RENEW, (due, row.id))
-        return Applied(Progress(row.size, row.reached, bool(row.stop), row.steers))
+    if row.next_index != expect:
+        if (expect, digest_of(entries)) != (row.write_index, row.write_digest):
+            raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.next_index}")
+        store.connection.execute(_RENEW, (due, row.id))
+        return OperationResult(Progress(row.next_index, row.write_offset, bool(row.stop_requested), row.steering_count))
     if not entries:
-        store.database.execute(_RENEW, (due, row.id))
-        return Applied(Progress(row.size, row.last, bool(row.stop), row.steers))
+        store.connection.execute(_RENEW, (due, row.id))
+        return OperationResult(Progress(row.next_index, row.last_offset, bool(row.stop_requested), row.steering_count))
     length = length_after(claim, row, entries)
-    events, steps = sort(entries)
-    offset, last, size = row.last + 1, row.last + len(events), row.size + len(entries)
-    recite(store.database, row)
-    follow(row, events)
-    add(store, row, events, steps, size)
-    row.last = row.reached = last
-    row.size, row.length, row.steps = size, length, int(row.steps or bool(steps))
-    row.expected, row.digest = expect, digest_of(entries)
-    store.database.execute(
-        _ADVANCE, (due, last, size, length, row.steps, expect, row.digest, last, row.id)
+    events, steps = split_entries(entries)
+    offset, last, size = row.last_offset + 1, row.last_offset + len(events), row.next_index + len(entries)
+    load_reply(store.connection, row)
+    extend_reply(row, events)
+    insert_entries(store, row, events, steps, size)
+    row.last_offset = row.write_offset = last
+    row.next_index, row.reply_length, row.has_steps = size, length, int(row.has_steps or bool(steps))
+    row.write_index, row.write_digest = expect, digest_of(entries)
+    store.connection.execute(
+        _ADVANCE, (due, last, size, length, row.has_steps, expect, row.write_digest, last, row.id)
     )
-    progress = Progress(size, last, bool(row.stop), row.steers)
-    return Applied(progress, row.name, offset, events)
+    progress = Progress(size, last, bool(row.stop_requested), row.steering_count)
+    return OperationResult(progress, row.name, offset, events)
 
 
-def steers(store: Store, claim: Claim) -> Applied[tuple[Message, ...]]:
-    row = owned(store, claim)
-    return Applied(tuple(post.message for post in steering(store.database, row)))
+def read_steering(store: Database, claim: Claim) -> OperationResult[tuple[Message, ...]]:
+    row = owned_row(store, claim)
+    return OperationResult(tuple(post.message for post in read_steering(store.connection, row)))
 
 
-def release(store: Store, claim: Claim) -> Applied[None]:
-    row = owned(store, claim)
-    row.inbox += len(front(store.database, row).posts)
-    row.running, row.front = "", None
-    store.database.execute(_RELEASE, (store.clock(), row.inbox, row.id))
-    return Applied(None, wake=True)
+def release(store: Database, claim: Claim) -> OperationResult[None]:
+    row = owned_row(store, claim)
+    row.waiting_messages += len(claimed_turn(store.connection, row).inbox_messages)
+    row.running_turn, row.claimed_turn = "", None
+    store.connection.execute(_RELEASE, (store.clock(), row.waiting_messages, row.id))
+    return OperationResult(None, wake=True)
 
 
-def owned(store: Store, claim: Claim) -> Row:
+def owned_row(store: Database, claim: Claim) -> ConversationRow:
     """The conversation of a claim that still holds. Raises `Fenced`."""
     row = store.row(str(claim.conversation))
-    if row is None or row.running != claim.turn or row.fence != claim.fence:
-        raise fenced(claim)
+    if row is None or row.running_turn != claim.turn or row.fence != claim.fence:
+        raise fenced_error(claim)
     return row
 
 
-def fenced(claim: Claim) -> Fenced:
+def fenced_error(claim: Claim) -> Fenced:
     return Fenced(f"turn {claim.turn}: the claim with fence {claim.fence} is over")
 
 
-def length_after(claim: Claim, row: Row, entries: Sequence[LogEntry]) -> int:
+def length_after(claim: Claim, row: ConversationRow, entries: Sequence[LogEntry]) -> int:
     """The reply's length after ``entries``. Raises `IndexConflict` unless they continue it."""
-    length = row.length
+    length = row.reply_length
     for entry in entries:
         kind = type(entry)
         if kind is Text:
@@ -178,20 +178,20 @@ def length_after(claim: Claim, row: Row, entries: Sequence[LogEntry]) -> int:
     return length
 
 
-def sort(entries: Sequence[LogEntry]) -> tuple[tuple[Event, ...], tuple[Step, ...]]:
+def split_entries(entries: Sequence[LogEntry]) -> tuple[tuple[Event, ...], tuple[Step, ...]]:
     steps = tuple(entry for entry in entries if isinstance(entry, Step))
     if not steps:
         return tuple(entries), ()  # type: ignore[arg-type]  # no Step is among them
     return tuple(entry for entry in entries if not isinstance(entry, Step)), steps
 
 
-def add(store: Store, row: Row, events: Sequence[Event], steps: Sequence[Step], size: int) -> None:
+def insert_entries(store: Database, row: ConversationRow, events: Sequence[Event], steps: Sequence[Step], size: int) -> None:
     """Write what goes to the stream and to the journal."""
     if events:
-        place = row.base + row.last + len(events)
-        store.database.execute(ADD_EVENTS, (place, row.head, encode(events)))
+        place = row.base + row.last_offset + len(events)
+        store.connection.execute(ADD_EVENTS, (place, row.oldest_turn, encode(events)))
     if steps:
-        store.database.execute(
+        store.connection.execute(
             "INSERT INTO steps (turn, size, data) VALUES (?, ?, ?)",
-            (row.base + row.head, size, encode(steps)),
+            (row.base + row.oldest_turn, size, encode(steps)),
         )

@@ -4,31 +4,31 @@ from collections.abc import Iterable
 
 from palaver import ConfigurationError
 from palaver_plugins.ledgers.redis.scripts import Script, commands_of
-from palaver_plugins.ledgers.redis.wire import Reply, pack
+from palaver_plugins.ledgers.redis.connection import RedisReply, pack
 
-DIRECT = frozenset(
+DIRECT_COMMANDS = frozenset(
     "asking config|get eval evalsha hdel hget hgetall hlen hmget hset hsetnx info persist pexpire "
     "ping script|load select smembers subscribe time unlink unsubscribe wait zrange".split()
 )
 """Commands that are sent as they are, beside those that the scripts call."""
-UNUSUAL = frozenset({"asking", "config|get", "select", "wait"})
+OPTIONAL = frozenset({"asking", "config|get", "select", "wait"})
 """Those of them that a ledger can do without, in another profile or with a weaker guarantee."""
 DANGEROUS = frozenset({"acl|setuser", "config|set", "flushall", "keys", "shutdown"})
 
 
-def needed(scripts: Iterable[Script]) -> frozenset[str]:
+def required_commands(scripts: Iterable[Script]) -> frozenset[str]:
     """Every command that a ledger may use."""
-    return DIRECT | commands_of(scripts)
+    return DIRECT_COMMANDS | commands_of(scripts)
 
 
-def question(rights: Script, key: str, commands: Iterable[str]) -> bytes:
+def pack_check(rights: Script, key: str, commands: Iterable[str]) -> bytes:
     """The packed command that asks which of ``commands`` this user may not run, on ``key`` where
     they take a key or a channel."""
     names = (name.replace("|", " ") for name in sorted(commands))
     return pack("EVAL", rights.source, 0, key, *names)
 
 
-def answer(reply: Reply) -> frozenset[str]:
+def parse_denied(reply: RedisReply) -> frozenset[str]:
     """The commands that were named in reply to a `question`."""
     return frozenset(name.decode().replace(" ", "|") for name in reply)
 

@@ -7,13 +7,13 @@ from palaver import Event
 T = TypeVar("T")
 
 
-class Idle(NamedTuple):
+class NothingDue(NamedTuple):
     """Nothing is due before ``until`` (by the ledger's clock)."""
 
     until: float
 
 
-class Applied(NamedTuple, Generic[T]):
+class OperationResult(NamedTuple, Generic[T]):
     """What an operation did: its result, and who should hear of it.
 
     ``events`` went to the stream of the conversation ``name``, the first with ``offset``.
@@ -21,7 +21,7 @@ class Applied(NamedTuple, Generic[T]):
     """
 
     value: T
-    name: str = ""
+    conversation: str = ""
     offset: int = 0
     events: tuple[Event, ...] = ()
     wake: bool = False

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from redis.exceptions import NoPermissionError
-from tests.plugins.ledgers.redis_kit import losses, message, needs_redis, opened, raw
+from tests.plugins.ledgers.redis_helpers import losses, message, needs_redis, opened, raw
 from tests.plugins.ledgers.redis_server import CONF, RedisServer, running_redis, the_users
 
 from palaver.errors import ConfigurationError
-from palaver_plugins.ledgers.redis import rights
+from palaver_plugins.ledgers.redis import permissions
 from palaver_plugins.ledgers.redis.scripts import load_scripts
 
 pytestmark = needs_redis
@@ -36,7 +36,7 @@ def test_the_user_may_run_exactly_what_the_ledger_runs() -> None:
     (line,) = re.findall(r"^user palaver .*$", CONF.read_text(), re.MULTILINE)
     words = line.split()[3:]
     assert words[:5] == ["resetkeys", "resetchannels", "-@all", "~palaver:*", "&palaver:*"]
-    needed = sorted(rights.needed(load_scripts().values()))
+    needed = sorted(permissions.required_commands(load_scripts().values()))
     assert words[5:] == [f"+{name}" for name in needed]
 
 
@@ -64,7 +64,7 @@ async def test_nothing_else_is_permitted(server: RedisServer, command: str) -> N
 
 async def test_every_right_that_is_missing_is_named_at_the_start(server: RedisServer) -> None:
     scripts = await asyncio.to_thread(load_scripts)
-    needed = rights.needed(scripts.values()) - rights.UNUSUAL - {"ping"}
+    needed = permissions.required_commands(scripts.values()) - permissions.OPTIONAL - {"ping"}
     url = server.url_of("palaver")
     for name in sorted(needed):
         await change(server, f"-{name}")

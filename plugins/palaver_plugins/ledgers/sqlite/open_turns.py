@@ -8,10 +8,10 @@ import msgspec
 
 from palaver import Message
 from palaver_plugins.ledgers.sqlite.rows import (
-    HELD_CHARACTERS,
+    MAX_CACHED_CHARACTERS,
     OpenTurn,
-    Post,
-    Row,
+    InboxMessage,
+    ConversationRow,
     encode,
 )
 
@@ -26,8 +26,8 @@ WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place
 """
 _NEWEST_OPEN = f"{_OPEN_TURNS} DESC LIMIT 1"
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
-_decode_post = msgspec.json.Decoder(Post).decode
-_decode_posts = msgspec.json.Decoder(tuple[Post, ...]).decode
+_decode_post = msgspec.json.Decoder(InboxMessage).decode
+_decode_posts = msgspec.json.Decoder(tuple[InboxMessage, ...]).decode
 
 
 def turn_id(number: int) -> str:
@@ -35,7 +35,7 @@ def turn_id(number: int) -> str:
     return f"{secrets.token_hex(12)}{number:08x}"
 
 
-def number_of(turn: str) -> int:
+def parse_number(turn: str) -> int:
     """The number in a turn's id; 0, which no turn has, when it is not one of ours."""
     try:
         return int(turn[24:], 16) if len(turn) == 32 and turn.isascii() else 0
@@ -44,87 +44,87 @@ def number_of(turn: str) -> int:
 
 
 def add_turn(
-    database: sqlite3.Connection, row: Row, number: int, posts: Sequence[Post], due: float
+    database: sqlite3.Connection, row: ConversationRow, number: int, posts: Sequence[InboxMessage], due: float
 ) -> OpenTurn:
     """Make a turn of messages of one person."""
     person = posts[0].message.person
     turn = OpenTurn(number, turn_id(number), person, due, False, tuple(posts))
     body = encode(posts)
     database.execute(_ADD_TURN, (row.base + number, turn.id, person, due, body))
-    if len(body) <= HELD_CHARACTERS:
-        row.queued[number] = turn
-    row.newest = max(row.newest, number)
-    row.open += 1
+    if len(body) <= MAX_CACHED_CHARACTERS:
+        row.cached_turns[number] = turn
+    row.newest_turn = max(row.newest_turn, number)
+    row.open_turns += 1
     return turn
 
 
-def number_after_all(row: Row) -> int:
-    return row.newest // STRIDE * STRIDE + STRIDE
+def next_number(row: ConversationRow) -> int:
+    return row.newest_turn // STRIDE * STRIDE + STRIDE
 
 
-def number_before_all(database: sqlite3.Connection, row: Row, after: int) -> int:
+def number_after(database: sqlite3.Connection, row: ConversationRow, after: int) -> int:
     """A number between turn ``after``, which is over, and those that wait."""
     place = row.base + after + 1
     taken = database.execute("SELECT 1 FROM turns WHERE place = ?", (place,)).fetchone()
-    return number_after_all(row) if taken else after + 1
+    return next_number(row) if taken else after + 1
 
 
-def open_turns(database: sqlite3.Connection, row: Row) -> list[OpenTurn]:
+def read_open_turns(database: sqlite3.Connection, row: ConversationRow) -> list[OpenTurn]:
     """All turns that are not settled, in order."""
-    found = database.execute(_OPEN_TURNS, (row.base + row.head, row.end))
+    found = database.execute(_OPEN_TURNS, (row.base + row.oldest_turn, row.end))
     return [_open_turn(row, columns) for columns in found]
 
 
-def oldest_open(database: sqlite3.Connection, row: Row) -> OpenTurn:
+def read_oldest(database: sqlite3.Connection, row: ConversationRow) -> OpenTurn:
     """The turn that comes next, when there is one."""
-    if len(row.queued) == row.open:  # all are at hand, and none is claimed
-        return row.queued[min(row.queued)]
-    found = database.execute(f"{_OPEN_TURNS} LIMIT 1", (row.base + row.head, row.end))
+    if len(row.cached_turns) == row.open_turns:  # all are at hand, and none is claimed
+        return row.cached_turns[min(row.cached_turns)]
+    found = database.execute(f"{_OPEN_TURNS} LIMIT 1", (row.base + row.oldest_turn, row.end))
     return _open_turn(row, found.fetchone())
 
 
-def newest_open(database: sqlite3.Connection, row: Row) -> OpenTurn:
+def read_newest(database: sqlite3.Connection, row: ConversationRow) -> OpenTurn:
     """The last turn, when there is one."""
-    if held := row.queued.get(row.newest):
+    if held := row.cached_turns.get(row.newest_turn):
         return held
-    found = database.execute(_NEWEST_OPEN, (row.base + row.head, row.end))
+    found = database.execute(_NEWEST_OPEN, (row.base + row.oldest_turn, row.end))
     return _open_turn(row, found.fetchone())
 
 
-def open_turn(database: sqlite3.Connection, row: Row, number: int) -> OpenTurn | None:
+def read_open_turn(database: sqlite3.Connection, row: ConversationRow, number: int) -> OpenTurn | None:
     """The unsettled turn of that number."""
-    if held := row.queued.get(number):
+    if held := row.cached_turns.get(number):
         return held
     place = row.base + number
     found = database.execute(_OPEN_TURNS, (place, place + 1)).fetchone()
     return None if found is None else _open_turn(row, found)
 
 
-def front(database: sqlite3.Connection, row: Row) -> OpenTurn:
+def claimed_turn(database: sqlite3.Connection, row: ConversationRow) -> OpenTurn:
     """The claimed turn, when there is one."""
-    if row.front is None:
-        row.front = oldest_open(database, row)
-    return row.front
+    if row.claimed_turn is None:
+        row.claimed_turn = read_oldest(database, row)
+    return row.claimed_turn
 
 
 def _open_turn(
-    row: Row, columns: tuple[int, str, str, float, int, bytes, bytes | None]
+    row: ConversationRow, columns: tuple[int, str, str, float, int, bytes, bytes | None]
 ) -> OpenTurn:
     place, turn, person, due, stop, posts, interrupted = columns
     return OpenTurn(
         number=place - row.base,
         id=turn,
         person=person,
-        due=due,
-        stop=bool(stop),
-        posts=_decode_posts(posts),
+        due_at=due,
+        stop_requested=bool(stop),
+        inbox_messages=_decode_posts(posts),
         interrupted=_decode_messages(interrupted or b"[]"),
     )
 
 
-def steering(database: sqlite3.Connection, row: Row) -> tuple[Post, ...]:
+def read_steering(database: sqlite3.Connection, row: ConversationRow) -> tuple[InboxMessage, ...]:
     """What steers the oldest open turn."""
-    if not row.steers:
+    if not row.steering_count:
         return ()
     found = database.execute(
         "SELECT post FROM steering WHERE conversation = ? ORDER BY number", (row.id,)
@@ -132,18 +132,18 @@ def steering(database: sqlite3.Connection, row: Row) -> tuple[Post, ...]:
     return tuple(_decode_post(post) for (post,) in found)
 
 
-def keep_steering(database: sqlite3.Connection, row: Row, posts: Sequence[Post]) -> None:
+def replace_steering(database: sqlite3.Connection, row: ConversationRow, posts: Sequence[InboxMessage]) -> None:
     """Let ``posts``, and no others, steer the oldest open turn."""
-    if row.steers:
+    if row.steering_count:
         database.execute("DELETE FROM steering WHERE conversation = ?", (row.id,))
-    row.steers = 0
+    row.steering_count = 0
     for post in posts:
-        steer(database, row, post)
+        add_steering(database, row, post)
 
 
-def steer(database: sqlite3.Connection, row: Row, post: Post) -> None:
-    row.steers += 1
-    values = (row.id, row.steers, post.message.person, encode(post))
+def add_steering(database: sqlite3.Connection, row: ConversationRow, post: InboxMessage) -> None:
+    row.steering_count += 1
+    values = (row.id, row.steering_count, post.message.person, encode(post))
     database.execute(
         "INSERT INTO steering (conversation, number, person, post) VALUES (?, ?, ?, ?)", values
     )

@@ -16,41 +16,41 @@ from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from palaver import LedgerUnavailable, PalaverError
-from palaver_plugins.ledgers.sqlite.applied import Applied
-from palaver_plugins.ledgers.sqlite.rows import HOUR, Store
-from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, end_life, open_file
-from palaver_plugins.ledgers.sqlite.sweeping import CHUNK, sweep
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import HOUR, Database
+from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, mark_closed, open_file
+from palaver_plugins.ledgers.sqlite.expiry import MAX_ROWS, delete_expired
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 P = ParamSpec("P")
-BATCH = 256
+MAX_BATCH = 256
 """Operations that share a transaction at most: bounds how long the first one waits."""
 
 
 class Job(NamedTuple):
     future: asyncio.Future[Any]  # Any: of the operation's result; `Writer.submit` ties them
-    operation: Callable[..., Applied[Any]]
+    operation: Callable[..., OperationResult[Any]]
     arguments: tuple[Any, ...]
 
 
-class Outcome(NamedTuple):
+class JobResult(NamedTuple):
     """``applied``, or the ``error`` for which it was not."""
 
     future: asyncio.Future[Any]
-    applied: Applied[Any] | None
+    applied: OperationResult[Any] | None
     error: Exception
 
 
 _NO_ERROR = Exception()
 
 
-class _Spoilt(Exception):
+class _PartialWrite(Exception):
     """An operation failed after it had written."""
 
 
-class Writer:
+class DatabaseThread:
     """Runs operations on the file at ``path``, in order, each durable when its future is done.
 
     ``deliver`` is called in the event loop with the outcomes of a committed batch, in order.
@@ -59,21 +59,21 @@ class Writer:
     def __init__(
         self,
         path: Path,
-        deliver: Callable[[list[Outcome]], None],
+        deliver: Callable[[list[JobResult]], None],
         *,
         clock: Callable[[], float],
-        kept: int,
+        events_kept: int,
         retention: float = 0.0,
     ) -> None:
         self._path = path
         self._deliver = deliver
         self._clock = clock
-        self._kept = kept
+        self._events_kept = events_kept
         self._retention = retention
-        self._swept = float("-inf")
+        self._swept_at = float("-inf")
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._running = False
-        self._scrub = False
+        self._scrub_pending = False
 
     async def start(self) -> None:
         """Open the file. Raises `ConfigurationError`."""
@@ -81,7 +81,7 @@ class Writer:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         opened: asyncio.Future[None] = self._loop.create_future()
         threading.Thread(
-            target=self._serve, args=(opened,), name="palaver-ledger", daemon=True
+            target=self._run, args=(opened,), name="palaver-ledger", daemon=True
         ).start()
         try:
             await opened
@@ -99,7 +99,7 @@ class Writer:
 
     def submit(
         self,
-        operation: Callable[Concatenate[Store, P], Applied[T]],
+        operation: Callable[Concatenate[Database, P], OperationResult[T]],
         *arguments: P.args,
         **_: P.kwargs,
     ) -> asyncio.Future[T]:
@@ -112,55 +112,55 @@ class Writer:
 
     # In the thread
 
-    def _serve(self, opened: "asyncio.Future[None]") -> None:
+    def _run(self, opened: "asyncio.Future[None]") -> None:
         try:
             check_directory(self._path)
             lock = Lock(self._path)
             try:
                 database = open_file(self._path, lock)
-                store = Store(database, self._clock, self._kept, self._retention)
+                store = Database(database, self._clock, self._events_kept, self._retention)
             except BaseException:
-                lock.free()
+                lock.release()
                 raise
         except Exception as error:  # noqa: BLE001 (a barrier: the starter gets it)
             self._loop.call_soon_threadsafe(_fail, opened, error)
             return
         self._loop.call_soon_threadsafe(_succeed, opened)
         try:
-            self._work(store)
+            self._process_jobs(store)
             with contextlib.suppress(sqlite3.Error, OSError):  # then clients get a snapshot
-                end_life(store.database, lock)
+                mark_closed(store.connection, lock)
         finally:
-            store.database.close()
-            lock.free()
+            store.connection.close()
+            lock.release()
             self._loop.call_soon_threadsafe(_succeed, self._ended)
 
-    def _work(self, store: Store) -> None:
+    def _process_jobs(self, store: Database) -> None:
         self._sweep(store)
         while (job := self._jobs.get()) is not None:
-            outcomes = self._settle(store, [job])
+            outcomes = self._run_batch(store, [job])
             self._scrub_log(store, outcomes)
-            self.tell(outcomes)
+            self.deliver(outcomes)
             self._sweep(store)
 
-    def _settle(self, store: Store, jobs: list[Job]) -> list[Outcome]:
+    def _run_batch(self, store: Database, jobs: list[Job]) -> list[JobResult]:
         """Do ``jobs``, and those that arrive meanwhile, in one transaction; else each in its own.
 
         The second way finds the one that failed, and the others are not disturbed by it.
         """
         try:
-            store.database.execute("BEGIN IMMEDIATE")
-            outcomes = [self._apply(store, job) for job in self._gather(jobs)]
+            store.connection.execute("BEGIN IMMEDIATE")
+            outcomes = [self._apply(store, job) for job in self._collect(jobs)]
             self.commit(store, outcomes)
-        except (sqlite3.Error, _Spoilt):
-            self._undo(store)
-            outcomes = [self._alone(store, job) for job in jobs]
+        except (sqlite3.Error, _PartialWrite):
+            self._rollback(store)
+            outcomes = [self._run_alone(store, job) for job in jobs]
         return outcomes
 
-    def _gather(self, jobs: list[Job]) -> Iterator[Job]:
+    def _collect(self, jobs: list[Job]) -> Iterator[Job]:
         """The first of ``jobs`` and those that arrive while it and they are worked on."""
         yield jobs[0]
-        while len(jobs) < BATCH:
+        while len(jobs) < MAX_BATCH:
             try:
                 job = self._jobs.get_nowait()
             except Empty:
@@ -171,81 +171,81 @@ class Writer:
             jobs.append(job)
             yield job
 
-    def _apply(self, store: Store, job: Job) -> Outcome:
+    def _apply(self, store: Database, job: Job) -> JobResult:
         """Do one of several. Raises `_Spoilt` when it failed and may have left something."""
-        before = store.database.total_changes
+        before = store.connection.total_changes
         try:
             applied = job.operation(store, *job.arguments)
         except PalaverError as error:
-            if store.database.total_changes != before:
-                raise _Spoilt from error
-            return Outcome(job.future, None, error)
+            if store.connection.total_changes != before:
+                raise _PartialWrite from error
+            return JobResult(job.future, None, error)
         except sqlite3.Error:
             raise
         except Exception as error:
-            raise _Spoilt from error
-        return Outcome(job.future, applied, _NO_ERROR)
+            raise _PartialWrite from error
+        return JobResult(job.future, applied, _NO_ERROR)
 
-    def _alone(self, store: Store, job: Job) -> Outcome:
+    def _run_alone(self, store: Database, job: Job) -> JobResult:
         try:
-            store.database.execute("BEGIN IMMEDIATE")
+            store.connection.execute("BEGIN IMMEDIATE")
             applied = job.operation(store, *job.arguments)
-            outcome = Outcome(job.future, applied, _NO_ERROR)
+            outcome = JobResult(job.future, applied, _NO_ERROR)
             self.commit(store, [outcome])
         except sqlite3.Error as error:
-            self._undo(store)
+            self._rollback(store)
             unavailable = LedgerUnavailable(f"the ledger {str(self._path)!r}: {error}")
             unavailable.__cause__ = error
-            return Outcome(job.future, None, unavailable)
+            return JobResult(job.future, None, unavailable)
         except Exception as error:  # noqa: BLE001 (a barrier: the caller gets it)
-            self._undo(store)
-            return Outcome(job.future, None, error)
+            self._rollback(store)
+            return JobResult(job.future, None, error)
         return outcome
 
-    def commit(self, store: Store, outcomes: list[Outcome]) -> None:
+    def commit(self, store: Database, outcomes: list[JobResult]) -> None:
         """Make a batch durable; what comes after this is told."""
-        store.database.execute("COMMIT")
+        store.connection.execute("COMMIT")
 
-    def tell(self, outcomes: list[Outcome]) -> None:
+    def deliver(self, outcomes: list[JobResult]) -> None:
         self._loop.call_soon_threadsafe(self._deliver, outcomes)
 
-    def _undo(self, store: Store) -> None:
-        store.live.clear()
-        if store.database.in_transaction:  # some errors have rolled back already
+    def _rollback(self, store: Database) -> None:
+        store.cached_rows.clear()
+        if store.connection.in_transaction:  # some errors have rolled back already
             with contextlib.suppress(sqlite3.Error):
-                store.database.execute("ROLLBACK")
+                store.connection.execute("ROLLBACK")
 
-    def _sweep(self, store: Store) -> None:
+    def _sweep(self, store: Database) -> None:
         """Once an hour remove what is too old, some of it at a time. When that fails, there is
         the next hour."""
-        if self._clock() - self._swept < HOUR:
+        if self._clock() - self._swept_at < HOUR:
             return
-        self._swept = self._clock()
+        self._swept_at = self._clock()
         try:
-            store.database.execute("BEGIN IMMEDIATE")
-            gone = sweep(store)
+            store.connection.execute("BEGIN IMMEDIATE")
+            gone = delete_expired(store)
             self.commit(store, [])
         except sqlite3.Error as error:
-            self._undo(store)
+            self._rollback(store)
             log.warning("old conversations stay in %s: %s", self._path, error)
             return
-        if gone >= CHUNK:
-            self._swept = float("-inf")
-        self._scrub |= gone > 0
+        if gone >= MAX_ROWS:
+            self._swept_at = float("-inf")
+        self._scrub_pending |= gone > 0
 
-    def _scrub_log(self, store: Store, outcomes: list[Outcome]) -> None:
+    def _scrub_log(self, store: Database, outcomes: list[JobResult]) -> None:
         """After an erasure, empty the write-ahead log, which holds the words as they came.
 
         While another program reads the file that is refused; then after the next batch.
         """
-        self._scrub |= any(done.applied is not None and done.applied.scrub for done in outcomes)
-        if not self._scrub:
+        self._scrub_pending |= any(done.applied is not None and done.applied.scrub for done in outcomes)
+        if not self._scrub_pending:
             return
         with contextlib.suppress(sqlite3.Error):
-            store.database.execute("PRAGMA busy_timeout = 0")
-            (busy, *_) = store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._scrub = bool(busy)
-            store.database.execute("PRAGMA busy_timeout = 1000")
+            store.connection.execute("PRAGMA busy_timeout = 0")
+            (busy, *_) = store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._scrub_pending = bool(busy)
+            store.connection.execute("PRAGMA busy_timeout = 1000")
 
 
 def _succeed(future: "asyncio.Future[None]") -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from palaver import MAX_DEAD_LETTERS, DeadLetter, HistoryEntry, Message
-from palaver_plugins.ledgers.sqlite.applied import Applied
-from palaver_plugins.ledgers.sqlite.rows import OpenTurn, Store, encode
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import OpenTurn, Database, encode
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
 _ADD = "INSERT INTO letters (turn, tenant, person, at, data) VALUES (?, ?, ?, ?, ?)"
@@ -16,8 +16,8 @@ WHERE number IN (SELECT number FROM letters ORDER BY number DESC LIMIT -1 OFFSET
 """
 
 
-def bury(
-    store: Store,
+def store_dead_letter(
+    store: Database,
     turn: OpenTurn,
     steered: Sequence[Message],
     answer: HistoryEntry,
@@ -35,31 +35,31 @@ def bury(
     )
     tenant = letter.messages[0].conversation.tenant
     values = (letter.turn, tenant, turn.person, letter.at, encode(letter))
-    store.database.execute(_ADD, values)
-    store.database.execute(_TRIM, (MAX_DEAD_LETTERS,))
+    store.connection.execute(_ADD, values)
+    store.connection.execute(_TRIM, (MAX_DEAD_LETTERS,))
 
 
-def listed(store: Store, limit: int) -> Applied[tuple[DeadLetter, ...]]:
-    found = store.database.execute(
+def list_newest(store: Database, limit: int) -> OperationResult[tuple[DeadLetter, ...]]:
+    found = store.connection.execute(
         "SELECT data FROM letters ORDER BY number DESC LIMIT ?", (max(limit, 0),)
     )
-    return Applied(tuple(_decode(data) for (data,) in found))
+    return OperationResult(tuple(_decode(data) for (data,) in found))
 
 
-def discard(store: Store, turn: str) -> Applied[bool]:
-    gone = store.database.execute("DELETE FROM letters WHERE turn = ?", (turn,)).rowcount
-    return Applied(gone > 0, scrub=gone > 0)
+def discard(store: Database, turn: str) -> OperationResult[bool]:
+    gone = store.connection.execute("DELETE FROM letters WHERE turn = ?", (turn,)).rowcount
+    return OperationResult(gone > 0, scrub=gone > 0)
 
 
-def messages_of(store: Store, tenant: str, person: str) -> Iterable[Message]:
+def messages_of(store: Database, tenant: str, person: str) -> Iterable[Message]:
     for _, letter in _letters_of(store, tenant):
         yield from (message for message in letter.messages if message.person == person)
 
 
-def erase(store: Store, tenant: str, person: str) -> int:
+def erase(store: Database, tenant: str, person: str) -> int:
     """Remove a person's letters, and their messages from those of others; returns how many held
     some."""
-    execute = store.database.execute
+    execute = store.connection.execute
     touched = 0
     for author, letter in _letters_of(store, tenant):
         left = tuple(message for message in letter.messages if message.person != person)
@@ -72,6 +72,6 @@ def erase(store: Store, tenant: str, person: str) -> int:
     return touched
 
 
-def _letters_of(store: Store, tenant: str) -> list[tuple[str, DeadLetter]]:
-    found = store.database.execute("SELECT person, data FROM letters WHERE tenant = ?", (tenant,))
+def _letters_of(store: Database, tenant: str) -> list[tuple[str, DeadLetter]]:
+    found = store.connection.execute("SELECT person, data FROM letters WHERE tenant = ?", (tenant,))
     return [(author, _decode(data)) for author, data in found]

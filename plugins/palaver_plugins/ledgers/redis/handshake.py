@@ -8,12 +8,12 @@ import hiredis
 
 from palaver import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis.address import Address
-from palaver_plugins.ledgers.redis.wire import Lost, Reply, Wire, pack
+from palaver_plugins.ledgers.redis.connection import ConnectionLost, RedisReply, Connection, pack
 
-NO_ENTRY = ("WRONGPASS", "NOAUTH", "NOPERM")
+AUTH_ERRORS = ("WRONGPASS", "NOAUTH", "NOPERM")
 
 
-async def dial(address: Address, make: Callable[[], Wire]) -> Wire:
+async def connect(address: Address, make: Callable[[], Connection]) -> Connection:
     """A new wire to ``address``, ready for commands.
 
     Raises `LedgerUnavailable`, and `ConfigurationError` when the server is there and lets nobody
@@ -24,30 +24,30 @@ async def dial(address: Address, make: Callable[[], Wire]) -> Wire:
     except (ssl.SSLEOFError, ConnectionError) as error:
         raise unavailable(address, error.strerror or str(error)) from error
     except ssl.SSLError as error:
-        raise ConfigurationError(_about_tls(address, error)) from error
+        raise ConfigurationError(_describe_tls_error(address, error)) from error
     except OSError as error:
         raise unavailable(address, error.strerror or str(error)) from error
     try:
-        await _enter(address, wire)
+        await _authenticate(address, wire)
     except BaseException:
         wire.close("not entered")
         raise
     return wire
 
 
-def checked(reply: Reply, address: Address) -> Reply:
+def check_reply(reply: RedisReply, address: Address) -> RedisReply:
     """The reply, unless it tells of a failure. Raises like `dial`."""
     if isinstance(reply, hiredis.ReplyError):
-        if str(reply).startswith(NO_ENTRY):
+        if str(reply).startswith(AUTH_ERRORS):
             raise ConfigurationError(f"Redis at {address}: {reply}; see ledger.redis.url")
         raise unavailable(address, str(reply))
-    if isinstance(reply, Lost):
-        if "ALERT" in reply.why:
+    if isinstance(reply, ConnectionLost):
+        if "ALERT" in reply.reason:
             raise ConfigurationError(
                 f"Redis at {address} refuses this client's certificate or has none of it: "
-                f"{reply.why}; see ssl_certfile and ssl_keyfile in ledger.redis.url"
+                f"{reply.reason}; see ssl_certfile and ssl_keyfile in ledger.redis.url"
             )
-        raise unavailable(address, reply.why)
+        raise unavailable(address, reply.reason)
     return reply
 
 
@@ -55,7 +55,7 @@ def unavailable(address: Address, why: str) -> LedgerUnavailable:
     return LedgerUnavailable(f"Redis at {address}: {why}", retry_after=1.0)
 
 
-async def _open(address: Address, make: Callable[[], Wire]) -> Wire:
+async def _open(address: Address, make: Callable[[], Connection]) -> Connection:
     loop = asyncio.get_running_loop()
     if address.path:
         _, wire = await loop.create_unix_connection(make, address.path)
@@ -67,13 +67,13 @@ async def _open(address: Address, make: Callable[[], Wire]) -> Wire:
     return wire
 
 
-async def _enter(address: Address, wire: Wire) -> None:
+async def _authenticate(address: Address, wire: Connection) -> None:
     hello: tuple[str | int, ...] = ("HELLO", 3)
     if address.password:
         hello += ("AUTH", address.username, address.password)
-    checked(await wire.send(pack(*hello, "SETNAME", "palaver")), address)
+    check_reply(await wire.send(pack(*hello, "SETNAME", "palaver")), address)
     if address.db:
-        checked(await wire.send(pack("SELECT", address.db)), address)
+        check_reply(await wire.send(pack("SELECT", address.db)), address)
 
 
 def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
@@ -86,7 +86,7 @@ def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
-def _about_tls(address: Address, error: ssl.SSLError) -> str:
+def _describe_tls_error(address: Address, error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"Redis at {address} shows a certificate that cannot be trusted "

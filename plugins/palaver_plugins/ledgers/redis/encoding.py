@@ -61,7 +61,7 @@ def pack_policies(policies: ConcurrencyPolicies) -> bytes:
     )
 
 
-def rest_of_received(message: Message) -> bytes:
+def received_event_suffix(message: Message) -> bytes:
     """Of the event that tells of a message, what stands between its turn and whether it moved."""
     event = encode(Received(turn="", id=message.id, person=message.person, text=message.text))
     return event.removeprefix(b'{"type":"message","turn":"').removesuffix(b'false,"ahead":0}')
@@ -97,7 +97,7 @@ def pack_closing(
     return _msgpack.encode(closing)
 
 
-def refusal(reply: str, what: str) -> PalaverError:
+def error_from_reply(reply: str, what: str) -> PalaverError:
     """The error that an error reply to ``what`` stands for."""
     code, _, detail = reply.partition(" ")
     match code:

@@ -14,43 +14,43 @@ from typing import Any, NamedTuple
 
 import hiredis
 
-IDLE = 10.0
+IDLE_SECONDS = 10.0
 """Seconds of silence after which the connection is tried, so that a dead one is noticed."""
 
-Reply = Any  # what the RESP3 protocol can say: bytes, int, None, lists, dicts, errors
-Push = Callable[[bytes, bytes], None]
+RedisReply = Any  # what the RESP3 protocol can say: bytes, int, None, lists, dicts, errors
+OnPublish = Callable[[bytes, bytes], None]
 """Called with the channel and the payload of a published message."""
-Doubt = Callable[[], Awaitable[str]]
+ConfirmMaster = Callable[[], Awaitable[str]]
 """Returns why what replicas have may be lost all the same, or nothing."""
-Held = list[tuple[asyncio.Future[Reply], Reply]]
+Unconfirmed = list[tuple[asyncio.Future[RedisReply], RedisReply]]
 """Replies that nobody has yet been given."""
 
 
-class Lost(NamedTuple):
+class ConnectionLost(NamedTuple):
     """In place of a reply: the connection went away, and whether the command ran is unknown."""
 
-    why: str
+    reason: str
 
 
-class Wire(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection's life: commands out, replies matched to them by order alone."""
 
-    def __init__(self, push: Push, ended: Callable[["Wire"], None], timeout: float) -> None:
+    def __init__(self, push: OnPublish, ended: Callable[["Connection"], None], timeout: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._push = push
-        self._ended = ended
+        self._on_publish = push
+        self._on_lost = ended
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
-        self._waiting: deque[asyncio.Future[Reply] | None] = deque()  # None: the reply to WAIT
-        self._held: Held = []
+        self._pending: deque[asyncio.Future[RedisReply] | None] = deque()  # None: the reply to WAIT
+        self._unconfirmed: Unconfirmed = []
         self._replicas = 0
-        self._confirm = b""
-        self._doubt: Doubt | None = None
-        self._doubting: set[asyncio.Task[None]] = set()
-        self._out: list[bytes] = []
+        self._wait_command = b""
+        self._confirm_master: ConfirmMaster | None = None
+        self._confirmations: set[asyncio.Task[None]] = set()
+        self._output: list[bytes] = []
         self._transport: asyncio.Transport | None = None
-        self._heard = self._loop.time()
-        self._tick: asyncio.TimerHandle | None = None
+        self._received_at = self._loop.time()
+        self._check_timer: asyncio.TimerHandle | None = None
         self.lost = self._loop.create_future()
 
     # Called by the event loop
@@ -58,22 +58,22 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._watch()
+        self._check_liveness()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
+        self._received_at = self._loop.time()
         reader = self._reader
         reader.feed(data)
         while (reply := reader.gets()) is not Ellipsis:
             # The pushes that answer SUBSCRIBE stand in the row like any reply.
             if type(reply) is hiredis.PushNotification and reply[0] == b"message":
-                self._push(reply[1], reply[2])
+                self._on_publish(reply[1], reply[2])
                 continue
-            future = self._waiting.popleft()
+            future = self._pending.popleft()
             if future is None:
-                self._confirmed(reply)
+                self._on_wait_reply(reply)
             elif self._replicas:
-                self._held.append((future, reply))
+                self._unconfirmed.append((future, reply))
             elif not future.done():
                 future.set_result(reply)
 
@@ -82,50 +82,50 @@ class Wire(asyncio.Protocol):
 
     # Called by the link
 
-    def send(self, command: bytes) -> asyncio.Future[Reply]:
+    def send(self, command: bytes) -> asyncio.Future[RedisReply]:
         """Queue a packed command. The future gets its reply, a `hiredis.ReplyError` or `Lost`."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        future: asyncio.Future[RedisReply] = self._loop.create_future()
         if self.lost.done():
-            future.set_result(Lost(self.lost.result()))
+            future.set_result(ConnectionLost(self.lost.result()))
             return future
-        if not self._waiting:
-            self._heard = self._loop.time()
-        self._waiting.append(future)
-        if not self._out:
+        if not self._pending:
+            self._received_at = self._loop.time()
+        self._pending.append(future)
+        if not self._output:
             self._loop.call_soon(self._flush)
-        self._out.append(command)
+        self._output.append(command)
         return future
 
-    def await_replicas(self, replicas: int, doubt: Doubt | None = None) -> None:
+    def await_replicas(self, replicas: int, doubt: ConfirmMaster | None = None) -> None:
         """From now on hold replies back until so many replicas have what was written before, and
         ``doubt``, asked after that, finds no reason to doubt it."""
         self._replicas = replicas
-        self._confirm = pack("WAIT", replicas, round(self._timeout * 500))
-        self._doubt = doubt
+        self._wait_command = pack("WAIT", replicas, round(self._timeout * 500))
+        self._confirm_master = doubt
 
-    def _confirmed(self, reply: Reply) -> None:
-        held, self._held = self._held, []
+    def _on_wait_reply(self, reply: RedisReply) -> None:
+        held, self._unconfirmed = self._unconfirmed, []
         if not isinstance(reply, int):
-            _answer(held, str(reply))
+            _release(held, str(reply))
         elif reply < self._replicas:
-            _answer(held, f"{reply} of {self._replicas} replicas have it")
-        elif self._doubt is None:
-            _answer(held, "")
+            _release(held, f"{reply} of {self._replicas} replicas have it")
+        elif self._confirm_master is None:
+            _release(held, "")
         else:
-            task = self._loop.create_task(self._ask(self._doubt, held))
-            self._doubting.add(task)
-            task.add_done_callback(self._doubting.discard)
+            task = self._loop.create_task(self._release_when_confirmed(self._confirm_master, held))
+            self._confirmations.add(task)
+            task.add_done_callback(self._confirmations.discard)
 
-    async def _ask(self, doubt: Doubt, held: Held) -> None:
+    async def _release_when_confirmed(self, doubt: ConfirmMaster, held: Unconfirmed) -> None:
         try:
-            _answer(held, await doubt())
+            _release(held, await doubt())
         except asyncio.CancelledError:
-            _lose(held, self.lost.result())
+            _fail_all(held, self.lost.result())
             raise
 
     @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def pending_count(self) -> int:
+        return len(self._pending)
 
     def close(self, why: str) -> None:
         if self._transport is not None:
@@ -134,38 +134,38 @@ class Wire(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._replicas:
-            self._out.append(self._confirm)
-            self._waiting.append(None)
+            self._output.append(self._wait_command)
+            self._pending.append(None)
         if self._transport is not None and not self.lost.done():
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+            self._transport.write(b"".join(self._output))
+        self._output.clear()
 
-    def _watch(self) -> None:
+    def _check_liveness(self) -> None:
         """Give up on a server that answers nothing, and try one that has long been silent."""
-        silent = self._loop.time() - self._heard
-        if self._waiting and silent > self._timeout:
+        silent = self._loop.time() - self._received_at
+        if self._pending and silent > self._timeout:
             self.close(f"no answer for {self._timeout:g} s")
             return
-        if not self._waiting and silent > IDLE:
+        if not self._pending and silent > IDLE_SECONDS:
             self.send(b"*1\r\n$4\r\nPING\r\n")
-        self._tick = self._loop.call_later(min(self._timeout, IDLE) / 4, self._watch)
+        self._check_timer = self._loop.call_later(min(self._timeout, IDLE_SECONDS) / 4, self._check_liveness)
 
     def _end(self, why: str) -> None:
         if self.lost.done():
             return
-        if self._tick is not None:
-            self._tick.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         self.lost.set_result(why)
-        self._ended(self)
-        for task in self._doubting:
+        self._on_lost(self)
+        for task in self._confirmations:
             task.cancel()
-        _lose(self._held, why)
-        _lose([(future, None) for future in self._waiting if future is not None], why)
-        self._held.clear()
-        self._waiting.clear()
+        _fail_all(self._unconfirmed, why)
+        _fail_all([(future, None) for future in self._pending if future is not None], why)
+        self._unconfirmed.clear()
+        self._pending.clear()
 
 
-def _answer(held: Held, doubt: str) -> None:
+def _release(held: Unconfirmed, doubt: str) -> None:
     """Give the replies, unless there is a ``doubt``; errors are given in any case."""
     doubted = hiredis.ReplyError(f"NOREPLICAS {doubt}")
     for future, reply in held:
@@ -174,10 +174,10 @@ def _answer(held: Held, doubt: str) -> None:
             future.set_result(doubted if doubt and not refused else reply)
 
 
-def _lose(held: Held, why: str) -> None:
+def _fail_all(held: Unconfirmed, why: str) -> None:
     for future, _ in held:
         if not future.done():
-            future.set_result(Lost(why))
+            future.set_result(ConnectionLost(why))
 
 
 def pack(*words: str | bytes | int | float) -> bytes:

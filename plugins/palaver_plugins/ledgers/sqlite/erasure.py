@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 
 from palaver import Event, Received, new_id
-from palaver_plugins.ledgers.sqlite.closing import asked_by, go_on_with
+from palaver_plugins.ledgers.sqlite.settling import people_of_question, move_steering
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     OpenTurn,
-    Post,
-    Row,
-    Store,
+    InboxMessage,
+    ConversationRow,
+    Database,
     decode_events,
     encode,
-    join_lines,
-    split_lines,
+    decode_history,
+    encode_history,
 )
-from palaver_plugins.ledgers.sqlite.unsettled import keep_steering, open_turns, steering
+from palaver_plugins.ledgers.sqlite.open_turns import replace_steering, read_open_turns, read_steering
 
 _ANEW = """
 UPDATE conversations SET running = '', steps = 0, began = 0, length = 0, size = 0, expected = -1,
@@ -28,9 +28,9 @@ UPDATE conversations SET epoch = ?, first = 1, last = ?, began = 0, reached = ?,
 """
 
 
-def drop_conversation(store: Store, conversation: int) -> None:
+def drop_conversation(store: Database, conversation: int) -> None:
     """Remove all of a conversation."""
-    execute = store.database.execute
+    execute = store.connection.execute
     within = (conversation << 32, (conversation + 1) << 32)
     for table, column in (("events", "place"), ("turns", "place"), ("steps", "turn")):
         execute(f"DELETE FROM {table} WHERE {column} > ? AND {column} < ?", within)
@@ -39,77 +39,77 @@ def drop_conversation(store: Store, conversation: int) -> None:
     execute("DELETE FROM conversations WHERE id = ?", (conversation,))  # the rest goes with it
 
 
-def erase_from(store: Store, row: Row, person: str) -> int:
+def erase_from(store: Database, row: ConversationRow, person: str) -> int:
     """Remove what was said by and to a person; returns how many events went."""
-    turns = open_turns(store.database, row)
+    turns = read_open_turns(store.connection, row)
     head = turns[0] if turns else None
-    steers = steering(store.database, row)
+    steers = read_steering(store.connection, row)
     left = [post for post in steers if post.message.person != person]
-    resumed = _forget_waiting(store, row, person) and (row.running or row.size)
+    resumed = _forget_waiting(store, row, person) and (row.running_turn or row.next_index)
     anew = head is not None and bool(len(left) < len(steers) or resumed)
     gone = _drop_turns(store, row, person)
     _leave(store, row, person)
-    store.database.execute(
+    store.connection.execute(
         "DELETE FROM marks WHERE conversation = ? AND person = ?", (row.id, person)
     )
     silent = gone | ({head.number} if head is not None and anew else set())
-    before = row.last - row.first + 1
-    row.last = _renumber(store, row, person, silent)
-    events = before - row.last
+    before = row.last_offset - row.first_offset + 1
+    row.last_offset = _renumber(store, row, person, silent)
+    events = before - row.last_offset
     _go_on(store, row, [turn for turn in turns if turn.person != person], head, left, anew)
     return events
 
 
 def _go_on(
-    store: Store,
-    row: Row,
+    store: Database,
+    row: ConversationRow,
     turns: Sequence[OpenTurn],
     head: OpenTurn | None,
-    left: Sequence[Post],
+    left: Sequence[InboxMessage],
     anew: bool,
 ) -> None:
     """Let the conversation go on with the open ``turns`` that are left."""
     now = store.clock()
-    execute = store.database.execute
+    execute = store.connection.execute
     other_head = head is not None and (not turns or turns[0] is not head)
-    running = 0 if other_head or anew or not row.running else 1
-    row.open = len(turns)
-    row.inbox = sum(len(turn.posts) for turn in turns[running:]) + len(left)
-    keep_steering(store.database, row, () if other_head else left)
-    due = max(now, turns[0].due) if turns else None
+    running = 0 if other_head or anew or not row.running_turn else 1
+    row.open_turns = len(turns)
+    row.waiting_messages = sum(len(turn.inbox_messages) for turn in turns[running:]) + len(left)
+    replace_steering(store.connection, row, () if other_head else left)
+    due = max(now, turns[0].due_at) if turns else None
     if head is not None and other_head and left:
-        number, moved = go_on_with(store, row, head.number, left, now)
-        row.last += len(moved)
-        execute(ADD_EVENTS, (row.base + row.last, number, encode(moved)))
+        number, moved = move_steering(store, row, head.number, left, now)
+        row.last_offset += len(moved)
+        execute(ADD_EVENTS, (row.base + row.last_offset, number, encode(moved)))
         due = now
     if head is not None and (other_head or anew):
         execute(_ANEW, (due, row.id))
         execute("DELETE FROM steps WHERE turn = ?", (row.base + head.number,))
     if other_head:
         execute(_OTHER_HEAD, (row.id,))
-    counts = (row.last, row.last, row.newest, row.open, row.inbox, row.steers, row.waits, row.id)
+    counts = (row.last_offset, row.last_offset, row.newest_turn, row.open_turns, row.waiting_messages, row.steering_count, row.has_question, row.id)
     execute(_COUNT, (new_id(), *counts))
 
 
-def _forget_waiting(store: Store, row: Row, person: str) -> bool:
+def _forget_waiting(store: Database, row: ConversationRow, person: str) -> bool:
     """Forget the skill that asked, if the person's words are in that."""
-    if not row.waits or person not in asked_by(store, row):
+    if not row.has_question or person not in people_of_question(store, row):
         return False
-    store.database.execute("DELETE FROM waiting WHERE conversation = ?", (row.id,))
-    row.waits = 0
+    store.connection.execute("DELETE FROM waiting WHERE conversation = ?", (row.id,))
+    row.has_question = 0
     return True
 
 
-def _leave(store: Store, row: Row, person: str) -> None:
-    store.database.execute(
+def _leave(store: Database, row: ConversationRow, person: str) -> None:
+    store.connection.execute(
         "DELETE FROM members WHERE conversation = ? AND person = ?", (row.id, person)
     )
 
 
-def _drop_turns(store: Store, row: Row, person: str) -> set[int]:
+def _drop_turns(store: Database, row: ConversationRow, person: str) -> set[int]:
     """Remove the person's turns, and their lines from those of others; returns the numbers of
     the turns."""
-    found = store.database.execute(
+    found = store.connection.execute(
         "SELECT place, person, lines FROM turns "
         "WHERE place > ? AND place < ? AND (person = ? OR guests)",
         (row.base, row.end, person),
@@ -119,30 +119,30 @@ def _drop_turns(store: Store, row: Row, person: str) -> set[int]:
     return {place - row.base for place, author, _ in found if author == person}
 
 
-def _cut(store: Store, place: int, person: str, lines: bytes | None, theirs: bool) -> None:
+def _cut(store: Database, place: int, person: str, lines: bytes | None, theirs: bool) -> None:
     """Keep only what others have said in a turn; what was replied goes with its person's."""
     left = [
         line
-        for line in (join_lines([lines]) if lines else ())
+        for line in (decode_history([lines]) if lines else ())
         if line.person != person and not (theirs and line.role == "assistant")
     ]
     if not left:
-        store.database.execute("DELETE FROM turns WHERE place = ?", (place,))
+        store.connection.execute("DELETE FROM turns WHERE place = ?", (place,))
     elif theirs:
-        store.database.execute(
+        store.connection.execute(
             "UPDATE turns SET person = '', lines = ?, fence = NULL WHERE place = ?",
-            (split_lines(left), place),
+            (encode_history(left), place),
         )
     else:
-        store.database.execute(
-            "UPDATE turns SET lines = ? WHERE place = ?", (split_lines(left), place)
+        store.connection.execute(
+            "UPDATE turns SET lines = ? WHERE place = ?", (encode_history(left), place)
         )
 
 
-def _renumber(store: Store, row: Row, person: str, silent: set[int]) -> int:
+def _renumber(store: Database, row: ConversationRow, person: str, silent: set[int]) -> int:
     """Write the stream anew without what the person has said and, of the turns ``silent``,
     without what they put out; returns its length."""
-    execute = store.database.execute
+    execute = store.connection.execute
     within = (row.base, row.end)
     blocks = execute(
         "SELECT place, turn, data FROM events WHERE place > ? AND place < ? ORDER BY place",
@@ -168,7 +168,7 @@ def _stays(event: Event, person: str, silent: bool) -> bool:
     return not silent
 
 
-def _held(row: Row, place: int, events: list[Event]) -> list[Event]:
+def _held(row: ConversationRow, place: int, events: list[Event]) -> list[Event]:
     """The events of the block at ``place`` that were not trimmed."""
-    trimmed = row.first - (place - row.base - len(events) + 1)
+    trimmed = row.first_offset - (place - row.base - len(events) + 1)
     return events[max(trimmed, 0) :]

@@ -4,7 +4,7 @@ import msgspec
 
 from palaver import Erasure, Export, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.redis.keys import Keys, Partition
-from palaver_plugins.ledgers.redis.store import Store
+from palaver_plugins.ledgers.redis.client import RedisClient
 
 LINES = 500
 """Lines of history that are exported at once: Redis cuts off a subscriber of whom more than 32 MB
@@ -23,7 +23,7 @@ _decode_theirs = msgspec.json.Decoder(_Theirs).decode
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
 
 
-async def export(store: Store, keys: Keys, tenant: str, person: str) -> Export:
+async def export(store: RedisClient, keys: Keys, tenant: str, person: str) -> Export:
     conversations: dict[str, tuple[HistoryEntry, ...]] = {}
     pending: list[Message] = []
     for partition, name in await _conversations_of(store, keys, tenant, person):
@@ -32,7 +32,7 @@ async def export(store: Store, keys: Keys, tenant: str, person: str) -> Export:
         if lines:
             conversations[name] = tuple(lines)
     for partition in keys.partitions:
-        place = (partition.state, partition.queue, partition.letters)
+        place = (partition.state, partition.queue, partition.dead_letters)
         letters = await store.run("export_letters", partition, place, tenant, person)
         pending += _decode_messages(letters)
     partition, memories = keys.memories(tenant, person)
@@ -48,7 +48,7 @@ async def export(store: Store, keys: Keys, tenant: str, person: str) -> Export:
 
 
 async def _export_from(
-    store: Store, partition: Partition, name: str, person: str
+    store: RedisClient, partition: Partition, name: str, person: str
 ) -> tuple[list[HistoryEntry], list[Message]]:
     """A person's lines and waiting messages in one conversation."""
     lines: list[HistoryEntry] = []
@@ -63,17 +63,17 @@ async def _export_from(
     return lines, pending
 
 
-async def erase(store: Store, keys: Keys, tenant: str, person: str) -> Erasure:
+async def erase(store: RedisClient, keys: Keys, tenant: str, person: str) -> Erasure:
     conversations = messages = events = letters = 0
     for partition, name in await _conversations_of(store, keys, tenant, person):
-        index = partition.person(tenant, person)
+        index = partition.person_index(tenant, person)
         where = (partition.state, partition.queue, partition.conversation(name), index)
         gone = await store.run("erase", partition, where, name, person, new_id())
         messages += gone[0]
         events += gone[1]
         conversations += gone[2]
     for partition in keys.partitions:
-        place = (partition.state, partition.queue, partition.letters)
+        place = (partition.state, partition.queue, partition.dead_letters)
         letters += await store.run("erase_letters", partition, place, tenant, person)
     partition, remembered = keys.memories(tenant, person)
     memories = await store.command(partition, "HLEN", remembered)
@@ -91,15 +91,15 @@ async def erase(store: Store, keys: Keys, tenant: str, person: str) -> Erasure:
 
 
 async def _conversations_of(
-    store: Store, keys: Keys, tenant: str, person: str
+    store: RedisClient, keys: Keys, tenant: str, person: str
 ) -> list[tuple[Partition, str]]:
     found = []
     for partition in keys.partitions:
-        names = await store.command(partition, "ZRANGE", partition.person(tenant, person), 0, -1)
+        names = await store.command(partition, "ZRANGE", partition.person_index(tenant, person), 0, -1)
         found += [(partition, name.decode()) for name in sorted(names)]
     return found
 
 
-async def _time(store: Store, partition: Partition) -> float:
+async def _time(store: RedisClient, partition: Partition) -> float:
     seconds, microseconds = await store.command(partition, "TIME")
     return int(seconds) + int(microseconds) / 1e6

@@ -7,45 +7,45 @@ import msgspec
 
 from palaver import OnChange, StoredEvent
 
-POLL = 1.0
+POLL_SECONDS = 1.0
 """Seconds after which the queue is looked at though nobody has told of work."""
 
 decode_news = msgspec.json.Decoder(tuple[StoredEvent, ...]).decode
 
 
-class Watchers:
+class WatchRegistry:
     """Who in this process wants news of which channel."""
 
     def __init__(self) -> None:
-        self._hints: dict[bytes, list[OnChange]] = {}
+        self._callbacks: dict[bytes, list[OnChange]] = {}
 
     @property
     def channels(self) -> tuple[bytes, ...]:
-        return tuple(self._hints)
+        return tuple(self._callbacks)
 
     def add(self, channel: bytes, hint: OnChange) -> Callable[[], bool]:
         """Returns the function that ends it, which tells whether it was the channel's last."""
-        self._hints.setdefault(channel, []).append(hint)
+        self._callbacks.setdefault(channel, []).append(hint)
 
         def remove() -> bool:
-            hints = self._hints.get(channel, [])
+            hints = self._callbacks.get(channel, [])
             if hint not in hints:
                 return False
             hints.remove(hint)
             if not hints:
-                del self._hints[channel]
+                del self._callbacks[channel]
             return not hints
 
         return remove
 
-    def tell(self, channel: bytes, payload: bytes) -> None:
+    def notify(self, channel: bytes, payload: bytes) -> None:
         """Hand on what was published."""
-        if hints := self._hints.get(channel):
+        if hints := self._callbacks.get(channel):
             self._call(hints, decode_news(payload))
 
-    def tell_all(self) -> None:
+    def notify_all(self) -> None:
         """Messages may have been lost: everybody must look."""
-        for hints in self._hints.values():
+        for hints in self._callbacks.values():
             self._call(hints, ())
 
     def _call(self, hints: list[OnChange], news: tuple[StoredEvent, ...]) -> None:
@@ -54,7 +54,7 @@ class Watchers:
             loop.call_soon(hint, news)  # whatever a hint raises must not harm the connection
 
 
-class Work:
+class WorkSignal:
     """Whether something may be due, as far as this process knows."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Work:
         self._count = 0
         self._due = 0.0
 
-    def tell(self) -> None:
+    def set(self) -> None:
         self._count += 1
         self._news.set()
 
@@ -72,7 +72,7 @@ class Work:
         """How often work was told of: see `nothing`."""
         return self._count
 
-    def nothing(self, since: int, due: float) -> None:
+    def clear_until_due(self, since: int, due: float) -> None:
         """The queue was asked when `count` was ``since``: nothing is due for ``due`` seconds."""
         self._due = asyncio.get_running_loop().time() + due
         if self._count == since:
@@ -82,7 +82,7 @@ class Work:
         """Return on news, when the next lease lapses, or after a while."""
         left = self._due - asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(max(0.0, min(timeout, left, POLL))):
+            async with asyncio.timeout(max(0.0, min(timeout, left, POLL_SECONDS))):
                 await self._news.wait()
         except TimeoutError:
             pass

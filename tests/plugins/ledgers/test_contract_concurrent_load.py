@@ -130,7 +130,7 @@ class Storm:
         taken_steering = steering[: self.chance.randint(0, len(steering))]
         finished = Finished(turn=claim.turn, outcome=outcome, length=said)
         for _ in range(self.chance.choice([1, 1, 2])):
-            await ledger.settle(claim, [finished], expect=index, taken_steering=steered)
+            await ledger.settle(claim, [finished], expect=index, taken_steering=taken_steering)
         self.note(claim, taken_steering)
 
     def note(self, claim: Claim, taken_steering: Sequence[Message]) -> None:
