@@ -4,6 +4,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from palaver.channels import Channel, ConversationService
+from palaver.concurrency import (
+    JoinTurn,
+    NewTurn,
+    SteerTurn,
+    check_taken_steering,
+    decide_concurrency,
+    received_event,
+    split_untaken_steering,
+)
 from palaver.config.settings import PluginSettings, Secret
 from palaver.engine import (
     Capability,
@@ -60,6 +69,7 @@ from palaver.ledger import (
     Export,
     Guarantee,
     HistoryEntry,
+    InboxMessage,
     Ledger,
     LogEntry,
     OnChange,
@@ -72,6 +82,9 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
+    finished_entry,
+    history_of_turn,
+    reply_length_after,
 )
 from palaver.messages import (
     Asked,
@@ -184,9 +197,11 @@ __all__ = [
     "GenerationRequest",
     "Guarantee",
     "HistoryEntry",
+    "InboxMessage",
     "IndexConflict",
     "Interceptor",
     "InvalidInput",
+    "JoinTurn",
     "JsonSchema",
     "KnowledgeBase",
     "Ledger",
@@ -194,6 +209,7 @@ __all__ = [
     "LedgerUnavailable",
     "LogEntry",
     "Message",
+    "NewTurn",
     "NotFound",
     "OnChange",
     "OnText",
@@ -223,6 +239,7 @@ __all__ = [
     "SkillError",
     "Snapshot",
     "Started",
+    "SteerTurn",
     "Step",
     "StopState",
     "StoredEvent",
@@ -242,11 +259,18 @@ __all__ = [
     "Usage",
     "__version__",
     "check_name",
+    "check_taken_steering",
+    "decide_concurrency",
     "encode",
+    "finished_entry",
     "follow_reply",
+    "history_of_turn",
     "hookimpl",
     "new_id",
     "read_checkpoint",
     "read_json",
+    "received_event",
+    "reply_length_after",
     "retry_headers",
+    "split_untaken_steering",
 ]

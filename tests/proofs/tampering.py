@@ -1,7 +1,7 @@
 """Rules of the Redis ledger, broken: each twin runs with one of them."""
 
-from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_script
 from palaver_plugins.ledgers.redis.client import RedisClient
+from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_script
 
 Change = tuple[str, str]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import hiredis
 from tests.chaos.history import Findings
 from tests.chaos.proxy import CuttingProxy
-from tests.plugins.ledgers.redis_helpers import needs_redis, opened
-from tests.plugins.ledgers.redis_server import RedisServer, running_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis, open_ledger
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
 from tests.proof import SEED, size
 from tests.proofs.report import Figure, Line, Report
 
@@ -26,8 +26,8 @@ from palaver.ledger import Claim
 from palaver.messages import Conversation, Finished, Message, Received, Text
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.address import Address, parse_address
+from palaver_plugins.ledgers.redis.connection import Connection, RedisReply, pack
 from palaver_plugins.ledgers.redis.node_client import NodeClient
-from palaver_plugins.ledgers.redis.connection import RedisReply, Connection, pack
 
 pytestmark = needs_redis
 
@@ -107,7 +107,7 @@ class Hammer:
 
 @contextlib.asynccontextmanager
 async def hammering(findings: Findings, seed: str) -> AsyncIterator[Hammer]:
-    async with running_redis() as redis, CuttingProxy(redis.url) as proxy:
+    async with run_redis() as redis, CuttingProxy(redis.url) as proxy:
         yield Hammer(redis, proxy, random.Random(f"{SEED}:{seed}"), findings)
 
 
@@ -298,7 +298,9 @@ async def test_nobody_gets_the_reply_to_a_call_that_was_cancelled(report: Report
             async with hammering(findings, f"{left}") as hammer:
                 async with linked(hammer.proxy.address) as link:
                     await hammer.run(count, Echoes(link.send, hammer.chance))
-                async with opened(hammer.proxy.address, events_kept=50, history_kept=50) as ledger:
+                async with open_ledger(
+                    hammer.proxy.address, events_kept=50, history_kept=50
+                ) as ledger:
                     await hammer.run(count, Dealings(ledger, hammer.chance))
             counts += hammer.counts
             left -= 2 * count

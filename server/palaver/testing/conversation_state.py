@@ -130,7 +130,10 @@ class OpenTurn:
 
     def moved_events(self) -> list[Received]:
         """Tells of messages that another turn did not take."""
-        return [self.received_event(post.message, moved=True) for post in (*self.inbox_messages, *self.steering)]
+        return [
+            self.received_event(post.message, moved=True)
+            for post in (*self.inbox_messages, *self.steering)
+        ]
 
     def earlier(self, entries: Sequence[LogEntry], expect: int) -> Progress | None:
         """What this append has reached already, or None when it is new."""
@@ -260,8 +263,12 @@ class ConversationState:
 
     def remember_id(self, post: InboxMessage, turn: OpenTurn) -> None:
         message = post.message
-        self.dedupe_records.pop(message.id, None)  # so that the marks stay in the order of their age
-        self.dedupe_records[message.id] = DedupeRecord(turn.id, message.digest, post.at, message.person)
+        self.dedupe_records.pop(
+            message.id, None
+        )  # so that the marks stay in the order of their age
+        self.dedupe_records[message.id] = DedupeRecord(
+            turn.id, message.digest, post.at, message.person
+        )
 
     def _policy(self, policies: ConcurrencyPolicies) -> ConcurrencyPolicy:
         skill = self.inbox[0].skill if self.is_running else ""
@@ -279,7 +286,9 @@ class ConversationState:
         if turn is None or turn.stop_requested or turn.person != post.message.person:
             return None
         if policy == "merge" and post.at < turn.due_at:
-            turn.due_at = min(post.at + window, turn.inbox_messages[0].at + MAX_MERGE_WINDOWS * window)
+            turn.due_at = min(
+                post.at + window, turn.inbox_messages[0].at + MAX_MERGE_WINDOWS * window
+            )
         elif policy != "interrupt":
             return None
         turn.inbox_messages.append(post)

@@ -31,8 +31,12 @@ def erase_from(held: ConversationState, person: str, now: float) -> ErasedCounts
     if moved is not None:
         held.events += moved.moved_events()
     held.history = [line for line in held.history if line.owner != person]
-    held.dedupe_records = {key: mark for key, mark in held.dedupe_records.items() if mark.person != person}
-    held.settled_turns = {key: write for key, write in held.settled_turns.items() if key not in theirs}
+    held.dedupe_records = {
+        key: mark for key, mark in held.dedupe_records.items() if mark.person != person
+    }
+    held.settled_turns = {
+        key: write for key, write in held.settled_turns.items() if key not in theirs
+    }
     held.members.discard(person)
     return ErasedCounts(messages, events, fenced)
 

@@ -43,11 +43,11 @@ from palaver.messages import (
     new_id,
 )
 from palaver.testing.conversation_state import (
-    SettledTurn,
     ConversationState,
     InboxMessage,
-    OpenTurn,
     LastWrite,
+    OpenTurn,
+    SettledTurn,
     digest_of,
 )
 from palaver.testing.erasure import ErasedCounts, count_content, erase_from
@@ -208,7 +208,9 @@ class MemoryLedger:
         if held is None:
             return Page(self._epoch, 1, 0, ())
         start = max(after + 1, held.first_offset)
-        events = islice(held.events, start - held.first_offset, start - held.first_offset + max(limit, 0))
+        events = islice(
+            held.events, start - held.first_offset, start - held.first_offset + max(limit, 0)
+        )
         recorded = tuple(StoredEvent(start + step, event) for step, event in enumerate(events))
         return Page(held.epoch, held.first_offset, held.last_offset, recorded)
 
@@ -359,7 +361,9 @@ class MemoryLedger:
             for hint in tuple(hints):
                 hint(recorded)
 
-    def _store_dead_letter(self, turn: OpenTurn, steered: Sequence[Message], why: str, now: float) -> None:
+    def _store_dead_letter(
+        self, turn: OpenTurn, steered: Sequence[Message], why: str, now: float
+    ) -> None:
         letter = DeadLetter(
             turn=turn.id,
             messages=(*turn.interrupted, *turn.messages, *steered),
@@ -448,5 +452,8 @@ class MemoryLedger:
             if owner == person:
                 del self._dead_letters[letter.turn]
             else:
-                self._dead_letters[letter.turn] = (owner, msgspec.structs.replace(letter, messages=left))
+                self._dead_letters[letter.turn] = (
+                    owner,
+                    msgspec.structs.replace(letter, messages=left),
+                )
         return touched

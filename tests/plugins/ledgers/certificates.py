@@ -15,14 +15,14 @@ class Certificate(NamedTuple):
     key: Path
 
 
-class Authority:
+class CertificateAuthority:
     """Vouches for those that it makes a certificate for."""
 
     def __init__(self, folder: Path, own: Certificate) -> None:
         self.own = own
         self._folder = folder
 
-    async def vouch(self, name: str, *, address: str = "127.0.0.1") -> Certificate:
+    async def issue(self, name: str, *, address: str = "127.0.0.1") -> Certificate:
         """A certificate for ``address``."""
         made = _files(self._folder, name)
         await _openssl(
@@ -33,10 +33,10 @@ class Authority:
         return made
 
 
-async def make_authority(folder: Path, name: str = "authority") -> Authority:
+async def make_authority(folder: Path, name: str = "authority") -> CertificateAuthority:
     own = _files(folder, name)
     await _openssl(own)
-    return Authority(folder, own)
+    return CertificateAuthority(folder, own)
 
 
 def _files(folder: Path, name: str) -> Certificate:

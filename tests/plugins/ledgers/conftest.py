@@ -1,6 +1,6 @@
 """The ledgers under the contract suite, and how a test speaks with them.
 
-A test takes ``place`` and runs once per ledger. To add a ledger, write an async context manager
+A test takes ``subject`` and runs once per ledger. To add a ledger, write an async context manager
 that yields a `Place` and name it in `PLACES`.
 """
 
@@ -41,8 +41,7 @@ from palaver.messages import (
     new_id,
 )
 from palaver.testing.ledger import MemoryLedger
-from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
-from palaver_plugins.ledgers.sqlite import database_thread
+from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings, database_thread
 from palaver_plugins.ledgers.sqlite.rows import Database
 
 HERE = Path(__file__).parent
@@ -52,7 +51,7 @@ except ImportError:
     redis_ledger = None
 
 
-class Clock:
+class ManualClock:
     """A clock that stands still until it is moved; some ledgers read only its milliseconds."""
 
     def __init__(self) -> None:
@@ -62,7 +61,7 @@ class Clock:
         return self.now
 
 
-class Place:
+class LedgerUnderTest:
     """A started ledger, ``ledger``, and the means to test it.
 
     ``build`` makes another instance on the same store, or a fresh one where ``shared`` is not
@@ -76,15 +75,15 @@ class Place:
         build: Callable[..., Ledger],
         dump: Callable[[Ledger], Awaitable[bytes]],
         *,
-        clock: Clock | None = None,
-        survives: bool = True,
+        clock: ManualClock | None = None,
+        is_durable: bool = True,
         url: str = "",
     ) -> None:
         self.name = name
         self.url = url
         self.build = build
         self.clock = clock
-        self.survives = survives
+        self.is_durable = is_durable
         self._dump = dump
         self.ledger = build()
 
@@ -97,21 +96,21 @@ class Place:
         self.ledger = self.build(**options)
         await self.ledger.start()
 
-    async def let_pass(self, seconds: float) -> None:
+    async def advance_clock(self, seconds: float) -> None:
         """Let the ledger's clock go on."""
         if self.clock is not None:
             self.clock.now += seconds
         else:
             await asyncio.sleep(seconds)
 
-    def need_clock(self) -> Clock:
+    def require_clock(self) -> ManualClock:
         if self.clock is None:
             pytest.skip(f"the clock of {self.name} cannot be moved by a day")
         return self.clock
 
     # Saying things
 
-    def message(
+    def make_message(
         self, text: str = "hello", *, thread: str = "t", person: str = "ada", **fields: Any
     ) -> Message:
         """A message; ``fields`` may also hold ``tenant``."""
@@ -121,15 +120,15 @@ class Place:
 
     async def accept(self, text: str = "hello", **fields: Any) -> str:
         """Accept a new message; returns its turn."""
-        receipt = await self.ledger.accept(self.message(text, **fields))
+        receipt = await self.ledger.accept(self.make_message(text, **fields))
         assert not receipt.duplicate
         return receipt.turn
 
-    async def receive(
+    async def accept_with(
         self, text: str = "hello", policies: ConcurrencyPolicies = QUEUE_ALL, **fields: Any
     ) -> Receipt:
         """Accept a new message under ``policies``."""
-        return await self.ledger.accept(self.message(text, **fields), policies)
+        return await self.ledger.accept(self.make_message(text, **fields), policies)
 
     async def claim(self, *, lease: float = 30.0, history: int = 40) -> Claim:
         """Claim a turn that must be due."""
@@ -137,7 +136,7 @@ class Place:
         assert claim is not None, "nothing was due"
         return claim
 
-    async def nothing_due(self) -> None:
+    async def assert_nothing_due(self) -> None:
         assert await self.ledger.claim("worker", lease=30.0, history=0) is None
 
     async def append(self, claim: Claim, *entries: LogEntry, expect: int | None = None) -> Progress:
@@ -165,13 +164,13 @@ class Place:
             dead_letter_reason=dead_letter_reason,
         )
 
-    async def answer(self, text: str = "fine", *, lease: float = 30.0) -> Claim:
+    async def answer_turn(self, text: str = "fine", *, lease: float = 30.0) -> Claim:
         """Claim the next turn and settle it with the reply ``text``."""
         claim = await self.claim(lease=lease)
-        await self.settle(claim, *self.reply(claim, text))
+        await self.settle(claim, *self.reply_entries(claim, text))
         return claim
 
-    def reply(self, claim: Claim, *texts: str) -> tuple[LogEntry, ...]:
+    def reply_entries(self, claim: Claim, *texts: str) -> tuple[LogEntry, ...]:
         """The entries of a reply in pieces, from the beginning of a turn."""
         entries: list[LogEntry] = [
             Started(turn=claim.turn, attempt=claim.attempt),
@@ -183,13 +182,13 @@ class Place:
             position += len(text)
         return tuple(entries)
 
-    async def run(self, skill: str, **options: Any) -> Claim:
+    async def run_skill(self, skill: str, **options: Any) -> Claim:
         """Claim the next turn, which ``skill`` begins to answer."""
         claim = await self.claim(**options)
         await self.append(claim, Routed(turn=claim.turn, skill=skill, reason="default"))
         return claim
 
-    def step(self, number: int, *, done: bool = True, result: bytes = b"null") -> Step:
+    def make_step(self, number: int, *, done: bool = True, result: bytes = b"null") -> Step:
         return Step(
             number=number,
             verb="generate",
@@ -198,7 +197,7 @@ class Place:
             result=msgspec.Raw(result),
         )
 
-    async def stream(self, conversation: Conversation, after: int = 0) -> list[StoredEvent]:
+    async def read_stream(self, conversation: Conversation, after: int = 0) -> list[StoredEvent]:
         """All events above ``after``, read in pages; checks that they have no gap."""
         events: list[StoredEvent] = []
         while True:
@@ -212,7 +211,7 @@ class Place:
             after = events[-1].offset
 
 
-def sibling(name: str) -> ModuleType:
+def load_sibling(name: str) -> ModuleType:
     """The module ``name`` beside this file; pytest's importlib mode leaves it off the path."""
     path = HERE / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"ledgers_{name}", path)
@@ -227,13 +226,13 @@ def sibling(name: str) -> ModuleType:
 
 
 @asynccontextmanager
-async def memory_place(directory: Path) -> AsyncIterator[Place]:
-    clock = Clock()
+async def memory_subject(directory: Path) -> AsyncIterator[LedgerUnderTest]:
+    clock = ManualClock()
 
     def build(**options: Any) -> Ledger:
         return MemoryLedger(clock=clock, **options)
 
-    yield Place("memory", build, dump_objects, clock=clock, survives=False)
+    yield LedgerUnderTest("memory", build, dump_objects, clock=clock, is_durable=False)
 
 
 async def dump_objects(ledger: Ledger) -> bytes:
@@ -266,7 +265,7 @@ def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
 # SQLite
 
 
-class Unsynced(database_thread.DatabaseThread):
+class UnsyncedThread(database_thread.DatabaseThread):
     """Leaves out the waiting for the disk, which the contract cannot see; the rest is the same."""
 
     def commit(self, store: Database, outcomes: list[database_thread.JobResult]) -> None:
@@ -274,7 +273,7 @@ class Unsynced(database_thread.DatabaseThread):
         store.connection.execute("PRAGMA synchronous = OFF")
 
 
-class Forgetful(Unsynced):
+class UncachedThread(UnsyncedThread):
     """Holds no conversation in memory from one batch to the next: everything is read again."""
 
     def commit(self, store: Database, outcomes: list[database_thread.JobResult]) -> None:
@@ -283,10 +282,10 @@ class Forgetful(Unsynced):
 
 
 @asynccontextmanager
-async def sqlite_place(
-    directory: Path, writer: type[database_thread.DatabaseThread] = Unsynced
-) -> AsyncIterator[Place]:
-    clock = Clock()
+async def sqlite_subject(
+    directory: Path, writer: type[database_thread.DatabaseThread] = UnsyncedThread
+) -> AsyncIterator[LedgerUnderTest]:
+    clock = ManualClock()
     path = directory / "ledger.sqlite"
 
     def build(**options: Any) -> Ledger:
@@ -296,7 +295,7 @@ async def sqlite_place(
     async def dump(_: Ledger) -> bytes:
         return await asyncio.to_thread(dump_files, path)
 
-    yield Place("sqlite", build, dump, clock=clock)
+    yield LedgerUnderTest("sqlite", build, dump, clock=clock)
 
 
 def dump_files(path: Path) -> bytes:
@@ -309,15 +308,15 @@ def dump_files(path: Path) -> bytes:
 
 
 @asynccontextmanager
-async def redis_place(
+async def redis_subject(
     directory: Path, changes: Mapping[str, str] | None = None
-) -> AsyncIterator[Place]:
+) -> AsyncIterator[LedgerUnderTest]:
     """``changes`` are made to the ledger's scripts."""
-    server = sibling("redis_server")
+    server = load_sibling("redis_server")
     if redis_ledger is None:
         pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
-    clock = Clock()
-    store = sibling("redis_clock").clocked(clock, changes)
+    clock = ManualClock()
+    store = load_sibling("redis_clock").clocked(clock, changes)
     async with server.running_redis(include=server.the_users(directory)) as running:
         url = running.url_of("palaver")  # whatever the contract asks for, it may do
 
@@ -329,7 +328,7 @@ async def redis_place(
         async def dump(_: Ledger) -> bytes:
             return await dump_redis(running.url)
 
-        yield Place("redis", build, dump, clock=clock, url=running.url)
+        yield LedgerUnderTest("redis", build, dump, clock=clock, url=running.url)
 
 
 READERS: dict[str, tuple[Any, ...]] = {
@@ -373,12 +372,12 @@ def _byte_strings(value: object) -> Iterator[bytes]:
             yield from _byte_strings(item)
 
 
-PlaceFactory = Callable[[Path], AbstractAsyncContextManager[Place]]
-PLACES: dict[str, PlaceFactory] = {
-    "memory": memory_place,
-    "sqlite": sqlite_place,
-    "forgetful_sqlite": partial(sqlite_place, writer=Forgetful),
-    "redis": redis_place,
+SubjectFactory = Callable[[Path], AbstractAsyncContextManager[LedgerUnderTest]]
+SUBJECTS: dict[str, SubjectFactory] = {
+    "memory": memory_subject,
+    "sqlite": sqlite_subject,
+    "sqlite_uncached": partial(sqlite_subject, writer=UncachedThread),
+    "redis": redis_subject,
 }
 
 
@@ -386,13 +385,13 @@ PLACES: dict[str, PlaceFactory] = {
     params=[
         "memory",
         "sqlite",
-        "forgetful_sqlite",
+        "sqlite_uncached",
         pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
     ]
 )
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LedgerUnderTest]:
     """A started ledger of each kind, alone on its store."""
-    async with PLACES[request.param](tmp_path) as made:
+    async with SUBJECTS[request.param](tmp_path) as made:
         await made.ledger.start()
         try:
             yield made
@@ -401,6 +400,6 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 @pytest.fixture
-def places() -> dict[str, PlaceFactory]:
-    """How to make a place, for a test that needs several."""
-    return PLACES
+def subject_factories() -> dict[str, SubjectFactory]:
+    """How to make a subject, for a test that needs several."""
+    return SUBJECTS

@@ -6,10 +6,10 @@ process writes its own clock before each script that it runs.
 
 from collections.abc import Callable, Mapping
 
+from palaver_plugins.ledgers.redis.client import Argument, RedisClient
+from palaver_plugins.ledgers.redis.connection import RedisReply
 from palaver_plugins.ledgers.redis.keys import Partition
 from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_script
-from palaver_plugins.ledgers.redis.client import RedisClient, Argument
-from palaver_plugins.ledgers.redis.connection import RedisReply
 
 SERVERS_TIME = """    local time = redis.call('TIME')
     step_time = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -18,7 +18,7 @@ TESTS_TIME = """    step_time = tonumber(redis.call('GET', 'palaver:clock'))
 """
 
 
-def changed(scripts: Mapping[str, Script], changes: Mapping[str, str]) -> dict[str, Script]:
+def patch_scripts(scripts: Mapping[str, Script], changes: Mapping[str, str]) -> dict[str, Script]:
     """The scripts with each text of ``changes`` replaced, which must be in one of them."""
     made = dict(scripts)
     for old, new in changes.items():
@@ -29,15 +29,17 @@ def changed(scripts: Mapping[str, Script], changes: Mapping[str, str]) -> dict[s
     return made
 
 
-def clocked(clock: Callable[[], float], changes: Mapping[str, str] | None = None) -> type[RedisClient]:
+def client_with_clock(
+    clock: Callable[[], float], changes: Mapping[str, str] | None = None
+) -> type[RedisClient]:
     """A store under ``clock``; ``changes`` are made to its scripts."""
 
     class Clocked(RedisClient):
         told = 0.0
 
         @staticmethod
-        def load() -> dict[str, Script]:
-            return changed(load_scripts(), {SERVERS_TIME: TESTS_TIME, **(changes or {})})
+        def load_scripts() -> dict[str, Script]:
+            return patch_scripts(load_scripts(), {SERVERS_TIME: TESTS_TIME, **(changes or {})})
 
         async def run(
             self, name: str, partition: Partition, keys: tuple[str, ...], *arguments: Argument

@@ -15,13 +15,13 @@ from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
 T = TypeVar("T")
 
-WHERE = Conversation("acme", "web", "t")
+CONVERSATION = Conversation("acme", "web", "t")
 
 needs_redis = [pytest.mark.redis, pytest.mark.live]
 
 
 @contextlib.asynccontextmanager
-async def opened(
+async def open_ledger(
     url: str, *, kind: type[RedisLedger] = RedisLedger, **options: Any
 ) -> AsyncIterator[RedisLedger]:
     """A started ledger with short timeouts; ``options`` are its settings."""
@@ -35,7 +35,9 @@ async def opened(
 
 
 @contextlib.asynccontextmanager
-async def raw(url: str) -> AsyncIterator[Any]:  # Any: redis-py types its replies by its options
+async def raw_client(
+    url: str,
+) -> AsyncIterator[Any]:  # Any: redis-py types its replies by its options
     """A plain client, to look behind the ledger's back."""
     client = Redis.from_url(url)
     try:
@@ -44,7 +46,7 @@ async def raw(url: str) -> AsyncIterator[Any]:  # Any: redis-py types its replie
         await client.aclose()
 
 
-async def insist(call: Callable[[], Awaitable[T]], *, within: float = 10.0) -> T:
+async def retry_until_available(call: Callable[[], Awaitable[T]], *, within: float = 10.0) -> T:
     """Call until the ledger is not away."""
     async with asyncio.timeout(within):
         while True:
@@ -54,34 +56,34 @@ async def insist(call: Callable[[], Awaitable[T]], *, within: float = 10.0) -> T
                 await asyncio.sleep(0.02)
 
 
-def losses(guarantee: Guarantee) -> list[str]:
+def loss_limitations(guarantee: Guarantee) -> list[str]:
     """What may get lost. The user of most tests may do everything, which is told as well."""
     return [sentence for sentence in guarantee.limitations if "least rights" not in sentence]
 
 
-def message(text: str = "hello", *, thread: str = "t", person: str = "ada") -> Message:
+def make_message(text: str = "hello", *, thread: str = "t", person: str = "ada") -> Message:
     conversation = Conversation("acme", "web", thread)
     return Message(conversation=conversation, id=new_id(), person=person, text=text)
 
 
-async def claimed(ledger: RedisLedger, *, lease: float = 30.0, history: int = 40) -> Claim:
+async def claim_turn(ledger: RedisLedger, *, lease: float = 30.0, history: int = 40) -> Claim:
     """A claim on a turn that must be due."""
     claim = await ledger.claim("worker", lease=lease, history=history)
     assert claim is not None, "nothing was due"
     return claim
 
 
-def said(claim: Claim, text: str, position: int = 0) -> Text:
+def text_entry(claim: Claim, text: str, position: int = 0) -> Text:
     return Text(turn=claim.turn, position=position, text=text)
 
 
-def ending(claim: Claim, *entries: LogEntry) -> tuple[LogEntry, ...]:
+def with_finished(claim: Claim, *entries: LogEntry) -> tuple[LogEntry, ...]:
     """``entries`` and the end of the turn."""
     return (*entries, Finished(turn=claim.turn, outcome="done", length=0))
 
 
-async def answer(ledger: RedisLedger, text: str = "fine") -> Claim:
+async def answer_turn(ledger: RedisLedger, text: str = "fine") -> Claim:
     """Claim the next turn and settle it with a reply."""
-    claim = await claimed(ledger)
-    await ledger.settle(claim, ending(claim, said(claim, text)), expect=0)
+    claim = await claim_turn(ledger)
+    await ledger.settle(claim, with_finished(claim, text_entry(claim, text)), expect=0)
     return claim

@@ -23,7 +23,7 @@ import pytest
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 START_SECONDS = 60.0
 """In which a server answers, with what it has to load first."""
-CONF = Path(__file__).parents[3] / "config" / "redis.conf"
+CONFIG_FILE = Path(__file__).parents[3] / "config" / "redis.conf"
 PASSWORD = "s3cret"
 
 
@@ -51,10 +51,10 @@ class RedisServer:
         """For somebody who may do everything."""
         password = self.directives.get("requirepass", "")
         if "include" in self.directives:
-            return self.url_of("admin")
+            return self.url_for("admin")
         return f"redis://{password and f':{password}@'}127.0.0.1:{self.port}/0"
 
-    def url_of(self, user: str) -> str:
+    def url_for(self, user: str) -> str:
         """For a user of `the_users`."""
         return f"redis://{user}:{PASSWORD}@127.0.0.1:{self.port}/0"
 
@@ -64,7 +64,7 @@ class RedisServer:
         return self._process.pid
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None
 
     def start(self) -> None:
@@ -87,12 +87,12 @@ class RedisServer:
         """SIGTERM: it saves what its configuration saves at the end."""
         self._end(signal.SIGTERM)
 
-    def freeze(self) -> None:
+    def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers. `thaw` undoes it."""
         assert self._process is not None, "not running"
         self._process.send_signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         assert self._process is not None, "not running"
         self._process.send_signal(signal.SIGCONT)
 
@@ -118,17 +118,17 @@ class RedisServer:
             return False
 
 
-def the_users(directory: Path) -> str:
+def write_user_config(directory: Path) -> str:
     """The configuration that the product ships, with `PASSWORD` for everyone and an admin: the path
     to ``include``."""
     path = directory / "redis.conf"
-    lines = CONF.read_text().replace(" on ", f" on >{PASSWORD} ")
+    lines = CONFIG_FILE.read_text().replace(" on ", f" on >{PASSWORD} ")
     path.write_text(f"{lines}\nuser admin on >{PASSWORD} ~* &* +@all\n")
     return str(path)
 
 
 @contextlib.asynccontextmanager
-async def running(
+async def run_server(
     kind: type[RedisServer], directives: Mapping[str, str]
 ) -> AsyncIterator[RedisServer]:
     """A started server of that ``kind``, to be killed and started again by the test.
@@ -147,26 +147,26 @@ async def running(
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
-def running_redis(**directives: str) -> AbstractAsyncContextManager[RedisServer]:
+def run_redis(**directives: str) -> AbstractAsyncContextManager[RedisServer]:
     """A `running` `RedisServer`; directives with ``_`` for ``-`` change its defaults."""
-    return running(RedisServer, directives)
+    return run_server(RedisServer, directives)
 
 
 @contextlib.asynccontextmanager
 async def redis_server(**directives: str) -> AsyncIterator[str]:
     """The URL of a private redis-server; directives with ``_`` for ``-`` change its defaults."""
-    async with running_redis(**directives) as server:
+    async with run_redis(**directives) as server:
         yield server.url
 
 
-class Proxy:
+class RecordingProxy:
     """A relay before a Redis that remembers what was asked and can lose what was answered."""
 
     def __init__(self, server: RedisServer) -> None:
         self.commands: list[list[bytes]] = []
-        self.answered = 0
+        self.reply_bytes = 0
         """Bytes that came back."""
-        self.lose_next_answer = False
+        self.drop_next_reply = False
         """Let the next command be executed, and cut its connection instead of answering."""
         self.port = 0
         self._server = server
@@ -176,15 +176,15 @@ class Proxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def names(self) -> list[bytes]:
+    def command_names(self) -> list[bytes]:
         """The names of the commands since the last `forget`."""
         return [command[0] for command in self.commands]
 
-    def forget(self) -> None:
+    def clear_record(self) -> None:
         self.commands.clear()
-        self.answered = 0
+        self.reply_bytes = 0
 
-    def cut(self) -> None:
+    def cut_connections(self) -> None:
         """Cut every connection."""
         for writer in self._writers:
             writer.transport.abort()
@@ -228,10 +228,10 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if self.lose_next_answer:
-                    self.lose_next_answer = False
+                if self.drop_next_reply:
+                    self.drop_next_reply = False
                     break
-                self.answered += len(data)
+                self.reply_bytes += len(data)
                 writer.write(data)
         _abort(ours)
 
@@ -242,14 +242,14 @@ def _abort(writers: set[asyncio.StreamWriter]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def proxied(server: RedisServer) -> AsyncIterator[Proxy]:
+async def run_proxy(server: RedisServer) -> AsyncIterator[RecordingProxy]:
     """A `Proxy` before ``server``."""
-    proxy = Proxy(server)
+    proxy = RecordingProxy(server)
     listener = await asyncio.start_server(proxy.relay, "127.0.0.1")
     proxy.port = listener.sockets[0].getsockname()[1]
     try:
         yield proxy
     finally:
         listener.close()
-        proxy.cut()
+        proxy.cut_connections()
         await listener.wait_closed()

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from palaver.messages import Conversation, Message
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
+from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread, JobResult
 from palaver_plugins.ledgers.sqlite.rows import Database
-from palaver_plugins.ledgers.sqlite.database_thread import JobResult, DatabaseThread
 
 AT_ONCE = 8
 LAST = 3
 printed = threading.Event()
 
 
-class Dying(DatabaseThread):
+class DiesInCommit(DatabaseThread):
     commits = 0
 
     def commit(self, store: Database, outcomes: list[JobResult]) -> None:
@@ -33,7 +33,7 @@ class Dying(DatabaseThread):
         super().commit(store, outcomes)
 
 
-class Hasty(Dying):
+class AcknowledgesEarly(DiesInCommit):
     def commit(self, store: Database, outcomes: list[JobResult]) -> None:
         printed.clear()
         self.deliver(outcomes)
@@ -41,7 +41,11 @@ class Hasty(Dying):
         super().commit(store, outcomes)
 
 
-WRITERS: dict[str, type[DatabaseThread]] = {"killed": DatabaseThread, "honest": Dying, "hasty": Hasty}
+WRITERS: dict[str, type[DatabaseThread]] = {
+    "killed": DatabaseThread,
+    "honest": DiesInCommit,
+    "hasty": AcknowledgesEarly,
+}
 
 
 async def accept(ledger: SQLiteLedger, identity: str) -> None:

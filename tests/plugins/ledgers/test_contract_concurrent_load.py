@@ -26,26 +26,26 @@ from palaver.messages import Conversation, Finished, Message, Outcome, Text
 from palaver.testing import MemoryLedger
 
 if TYPE_CHECKING:
-    from tests.plugins.ledgers.conftest import Place, PlaceFactory
+    from tests.plugins.ledgers.conftest import LedgerUnderTest, SubjectFactory
 
 POLICIES: list[ConcurrencyPolicy] = ["queue", "merge", "interrupt", "steer"]
 WINDOW = 0.02
 LEASE = 0.2
 
 
-class Storm:
+class ConcurrentLoad:
     """People who send, and workers who answer, hand back, take steering, obey a stop, and die."""
 
-    def __init__(self, place: "Place", messages: int) -> None:
-        self.place = place
+    def __init__(self, subject: "LedgerUnderTest", messages: int) -> None:
+        self.subject = subject
         self.checker = HistoryChecker()
-        self.chance = random.Random(SEED)
+        self.random = random.Random(SEED)
         self.left = messages
         self.sending = 0
         self.accepted: list[Message] = []
         self.taken: Counter[str] = Counter()
         """Messages that a worker had before it when it settled, by id."""
-        self.deaths = self.joined = 0
+        self.lost_claims = self.joined = 0
 
     async def run(self) -> None:
         async with asyncio.timeout(size(60, 600)), asyncio.TaskGroup() as group:
@@ -53,16 +53,16 @@ class Storm:
                 group.create_task(self.send(f"person{person}"))
             for _ in range(4):
                 group.create_task(self.work())
-            group.create_task(self.let_time_pass())
+            group.create_task(self.advance_time())
 
-    async def over(self) -> bool:
-        depth = await self.place.ledger.queue_depth()
+    async def is_over(self) -> bool:
+        depth = await self.subject.ledger.queue_depth()
         return not (self.left or self.sending or depth.queued or depth.running)
 
-    async def let_time_pass(self) -> None:
+    async def advance_time(self) -> None:
         """A clock that is the test's stands still by itself."""
-        while not await self.over():
-            await self.place.let_pass(0.01)
+        while not await self.is_over():
+            await self.subject.advance_clock(0.01)
             await asyncio.sleep(0.001)
 
     async def send(self, person: str) -> None:
@@ -70,22 +70,22 @@ class Storm:
             self.left -= 1
             self.sending += 1
             message = Message(
-                conversation=Conversation("acme", "web", f"t{self.chance.randrange(3)}"),
+                conversation=Conversation("acme", "web", f"t{self.random.randrange(3)}"),
                 id=f"{person}-{self.left}",
                 person=person,
                 text=f"{self.left}",
             )
-            await self.insist(message)
+            await self.send_until_accepted(message)
             self.accepted.append(message)
             self.sending -= 1
 
-    async def insist(self, message: Message) -> None:
+    async def send_until_accepted(self, message: Message) -> None:
         """Send it until it is taken, and now and then once more."""
-        policies = ConcurrencyPolicies(default=self.chance.choice(POLICIES), merge_window=WINDOW)
-        for _ in range(self.chance.choice([1, 1, 2])):
+        policies = ConcurrencyPolicies(default=self.random.choice(POLICIES), merge_window=WINDOW)
+        for _ in range(self.random.choice([1, 1, 2])):
             while True:
                 try:
-                    receipt = await self.place.ledger.accept(message, policies)
+                    receipt = await self.subject.ledger.accept(message, policies)
                     break
                 except TooMany:
                     await asyncio.sleep(0.002)
@@ -94,8 +94,8 @@ class Storm:
                 self.checker.accepted(message, receipt.turn)
 
     async def work(self) -> None:
-        ledger = self.place.ledger
-        while not await self.over():
+        ledger = self.subject.ledger
+        while not await self.is_over():
             claim = await ledger.claim("worker", lease=LEASE, history=0)
             if claim is None:
                 await asyncio.sleep(0.002)
@@ -103,14 +103,14 @@ class Storm:
             try:
                 await self.answer(ledger, claim)
             except Fenced:
-                self.deaths += 1
+                self.lost_claims += 1
 
     async def answer(self, ledger: Ledger, claim: Claim) -> None:
         index, said, stop = claim.index, len(claim.reply), claim.stop_requested
         for word in ("one ", "two ", "three"):
-            fate = self.chance.random()
+            fate = self.random.random()
             if fate < 0.05:
-                self.deaths += 1
+                self.lost_claims += 1
                 return
             if fate < 0.1:
                 await ledger.release(claim)
@@ -127,39 +127,39 @@ class Storm:
     ) -> None:
         """Settle, with some of what steers the turn, and now and then once more."""
         steering = await ledger.read_steering(claim)
-        taken_steering = steering[: self.chance.randint(0, len(steering))]
+        taken_steering = steering[: self.random.randint(0, len(steering))]
         finished = Finished(turn=claim.turn, outcome=outcome, length=said)
-        for _ in range(self.chance.choice([1, 1, 2])):
+        for _ in range(self.random.choice([1, 1, 2])):
             await ledger.settle(claim, [finished], expect=index, taken_steering=taken_steering)
-        self.note(claim, taken_steering)
+        self.record(claim, taken_steering)
 
-    def note(self, claim: Claim, taken_steering: Sequence[Message]) -> None:
+    def record(self, claim: Claim, taken_steering: Sequence[Message]) -> None:
         self.taken.update(message.id for message in (*claim.messages, *taken_steering))
 
 
-async def asked(place: "Place") -> Counter[str]:
+async def user_texts(subject: "LedgerUnderTest") -> Counter[str]:
     """The texts of all messages that stand in a history."""
     found: Counter[str] = Counter()
     for thread in range(3):
         where = Conversation("acme", "web", f"t{thread}")
-        lines = (await place.ledger.snapshot(where, 99_999)).history
+        lines = (await subject.ledger.snapshot(where, 99_999)).history
         found.update(line.text for line in lines if line.role == "user")
     return found
 
 
-async def test_no_message_is_lost_or_doubled_under_any_policy(place: "Place") -> None:
-    await place.reopen(events_kept=1_000_000)
-    storm = Storm(place, size(300, 5_000))
+async def test_no_message_is_lost_or_doubled_under_any_policy(subject: "LedgerUnderTest") -> None:
+    await subject.reopen(events_kept=1_000_000)
+    storm = ConcurrentLoad(subject, size(300, 5_000))
     await storm.run()
-    findings = await storm.checker.check(place.ledger)
+    findings = await storm.checker.check(subject.ledger)
     assert findings.clean, (SEED, findings)
-    assert await asked(place) == Counter(message.text for message in storm.accepted)
+    assert await user_texts(subject) == Counter(message.text for message in storm.accepted)
     assert storm.taken == Counter(message.id for message in storm.accepted)
-    assert storm.deaths > 0
+    assert storm.lost_claims > 0
     assert storm.joined > 10
 
 
-class Swallowing(MemoryLedger):
+class TakesAllSteering(MemoryLedger):
     """The twin: what steers a turn is taken for answered when the turn ends."""
 
     async def settle(
@@ -185,10 +185,10 @@ class Swallowing(MemoryLedger):
 
 
 async def test_a_ledger_that_swallows_steering_is_found_out(
-    places: "dict[str, PlaceFactory]", tmp_path: Path
+    subject_factories: "dict[str, SubjectFactory]", tmp_path: Path
 ) -> None:
-    async with places["memory"](tmp_path) as place:
-        place.ledger = Swallowing(clock=place.need_clock())
-        storm = Storm(place, 300)
+    async with subject_factories["memory"](tmp_path) as subject:
+        subject.ledger = TakesAllSteering(clock=subject.require_clock())
+        storm = ConcurrentLoad(subject, 300)
         await storm.run()
     assert storm.taken != Counter(message.id for message in storm.accepted)

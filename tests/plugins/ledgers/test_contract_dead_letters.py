@@ -9,161 +9,172 @@ from palaver.ledger import MAX_DEAD_LETTERS, ConcurrencyPolicies
 from palaver.messages import new_id
 
 if TYPE_CHECKING:
-    from tests.plugins.ledgers.conftest import Place
+    from tests.plugins.ledgers.conftest import LedgerUnderTest
 
 STEER = ConcurrencyPolicies(default="steer")
 INTERRUPT = ConcurrencyPolicies(default="interrupt")
 WHY = "given up after 3 attempts"
 
 
-async def give_up(place: "Place", text: str = "hello", **fields: str) -> str:
-    await place.accept(text, **fields)
-    claim = await place.claim()
-    await place.settle(
-        claim, *place.reply(claim, f"about {text}"), outcome="failed", dead_letter_reason=WHY
+async def give_up(subject: "LedgerUnderTest", text: str = "hello", **fields: str) -> str:
+    await subject.accept(text, **fields)
+    claim = await subject.claim()
+    await subject.settle(
+        claim,
+        *subject.reply_entries(claim, f"about {text}"),
+        outcome="failed",
+        dead_letter_reason=WHY,
     )
     return claim.turn
 
 
-async def test_a_dead_letter_holds_what_is_needed_to_send_it_again(place: "Place") -> None:
-    message = place.message("a poem", skill="chat", arguments={"lines": [3, None]})
-    await place.ledger.accept(message)
-    claim = await place.claim(lease=0.01)
-    progress = await place.ledger.append(claim, place.reply(claim, "half"), expect=0, lease=0.01)
-    await place.let_pass(0.05)
-    taken = await place.claim()
-    await place.settle(taken, expect=progress.index, outcome="failed", dead_letter_reason=WHY)
-    (letter,) = await place.ledger.dead_letters(10)
+async def test_a_dead_letter_holds_what_is_needed_to_send_it_again(
+    subject: "LedgerUnderTest",
+) -> None:
+    message = subject.make_message("a poem", skill="chat", arguments={"lines": [3, None]})
+    await subject.ledger.accept(message)
+    claim = await subject.claim(lease=0.01)
+    progress = await subject.ledger.append(
+        claim, subject.reply_entries(claim, "half"), expect=0, lease=0.01
+    )
+    await subject.advance_clock(0.05)
+    taken = await subject.claim()
+    await subject.settle(taken, expect=progress.index, outcome="failed", dead_letter_reason=WHY)
+    (letter,) = await subject.ledger.dead_letters(10)
     assert letter.messages == (message,)
     assert (letter.turn, letter.attempt, letter.reason) == (claim.turn, 2, WHY)
     assert (letter.reply, letter.skill) == ("half", "chat")
-    (_, answer) = (await place.ledger.snapshot(claim.conversation, 2)).history
+    (_, answer) = (await subject.ledger.snapshot(claim.conversation, 2)).history
     assert letter.at == pytest.approx(answer.at, abs=1.0)
 
 
-async def test_a_turn_that_failed_by_itself_is_no_dead_letter(place: "Place") -> None:
-    await place.accept()
-    await place.settle(await place.claim(), outcome="failed")
-    assert await place.ledger.dead_letters(10) == ()
+async def test_a_turn_that_failed_by_itself_is_no_dead_letter(subject: "LedgerUnderTest") -> None:
+    await subject.accept()
+    await subject.settle(await subject.claim(), outcome="failed")
+    assert await subject.ledger.dead_letters(10) == ()
 
 
 async def test_a_dead_letter_holds_the_messages_that_were_to_be_answered_with_it(
-    place: "Place",
+    subject: "LedgerUnderTest",
 ) -> None:
-    await place.accept("one")
-    claim = await place.claim()
-    await place.receive("two", INTERRUPT)
-    await place.settle(claim, outcome="stopped")
-    claim = await place.claim()
+    await subject.accept("one")
+    claim = await subject.claim()
+    await subject.accept_with("two", INTERRUPT)
+    await subject.settle(claim, outcome="stopped")
+    claim = await subject.claim()
     for text in ("three", "four"):
-        await place.receive(text, STEER, person="bob")
-    taken_steering = (await place.ledger.read_steering(claim))[:1]
-    await place.settle(
+        await subject.accept_with(text, STEER, person="bob")
+    taken_steering = (await subject.ledger.read_steering(claim))[:1]
+    await subject.settle(
         claim, outcome="failed", taken_steering=taken_steering, dead_letter_reason=WHY
     )
-    (letter,) = await place.ledger.dead_letters(10)
+    (letter,) = await subject.ledger.dead_letters(10)
     assert [message.text for message in letter.messages] == ["one", "two", "three"]
-    assert [message.text for message in (await place.claim()).messages] == ["four"]
+    assert [message.text for message in (await subject.claim()).messages] == ["four"]
 
 
 async def test_dead_letters_are_listed_newest_first_across_conversations(
-    place: "Place",
+    subject: "LedgerUnderTest",
 ) -> None:
     turns = []
     for number in range(5):
-        turns.append(await give_up(place, thread=f"t{number}", tenant=f"tenant{number % 2}"))
-        await place.let_pass(0.005)
-    listed = [letter.turn for letter in await place.ledger.dead_letters(10)]
+        turns.append(await give_up(subject, thread=f"t{number}", tenant=f"tenant{number % 2}"))
+        await subject.advance_clock(0.005)
+    listed = [letter.turn for letter in await subject.ledger.dead_letters(10)]
     assert listed == turns[::-1]
-    newest = [letter.turn for letter in await place.ledger.dead_letters(2)]
+    newest = [letter.turn for letter in await subject.ledger.dead_letters(2)]
     assert newest == turns[:-3:-1]
-    assert await place.ledger.dead_letters(0) == ()
+    assert await subject.ledger.dead_letters(0) == ()
 
 
-async def test_a_discarded_letter_is_gone(place: "Place") -> None:
-    turn = await give_up(place, "Zanzibar")
-    other = await give_up(place, thread="u")
-    assert await place.ledger.discard_dead_letter(turn)
-    assert not await place.ledger.discard_dead_letter(turn)
-    assert not await place.ledger.discard_dead_letter(new_id())
-    assert [letter.turn for letter in await place.ledger.dead_letters(10)] == [other]
+async def test_a_discarded_letter_is_gone(subject: "LedgerUnderTest") -> None:
+    turn = await give_up(subject, "Zanzibar")
+    other = await give_up(subject, thread="u")
+    assert await subject.ledger.discard_dead_letter(turn)
+    assert not await subject.ledger.discard_dead_letter(turn)
+    assert not await subject.ledger.discard_dead_letter(new_id())
+    assert [letter.turn for letter in await subject.ledger.dead_letters(10)] == [other]
 
 
-async def test_a_repeated_settle_buries_once(place: "Place") -> None:
-    await place.accept()
-    claim = await place.claim()
-    first = await place.settle(claim, outcome="failed", dead_letter_reason=WHY)
-    assert await place.settle(claim, outcome="failed", dead_letter_reason=WHY) == first
-    assert len(await place.ledger.dead_letters(10)) == 1
-    assert await place.ledger.discard_dead_letter(claim.turn)
-    assert await place.settle(claim, outcome="failed", dead_letter_reason=WHY) == first
-    assert await place.ledger.dead_letters(10) == ()
+async def test_a_repeated_settle_buries_once(subject: "LedgerUnderTest") -> None:
+    await subject.accept()
+    claim = await subject.claim()
+    first = await subject.settle(claim, outcome="failed", dead_letter_reason=WHY)
+    assert await subject.settle(claim, outcome="failed", dead_letter_reason=WHY) == first
+    assert len(await subject.ledger.dead_letters(10)) == 1
+    assert await subject.ledger.discard_dead_letter(claim.turn)
+    assert await subject.settle(claim, outcome="failed", dead_letter_reason=WHY) == first
+    assert await subject.ledger.dead_letters(10) == ()
 
 
-async def test_who_is_fenced_off_buries_nothing(place: "Place") -> None:
-    await place.accept()
-    claim = await place.claim()
-    await place.ledger.release(claim)
-    await place.claim()
+async def test_who_is_fenced_off_buries_nothing(subject: "LedgerUnderTest") -> None:
+    await subject.accept()
+    claim = await subject.claim()
+    await subject.ledger.release(claim)
+    await subject.claim()
     with pytest.raises(Fenced):
-        await place.settle(claim, outcome="failed", dead_letter_reason=WHY)
-    assert await place.ledger.dead_letters(10) == ()
+        await subject.settle(claim, outcome="failed", dead_letter_reason=WHY)
+    assert await subject.ledger.dead_letters(10) == ()
 
 
-async def test_only_so_many_dead_letters_are_kept(place: "Place") -> None:
-    first = await give_up(place, "Zanzibar", person="eve", thread="first")
-    await place.let_pass(0.005)
+async def test_only_so_many_dead_letters_are_kept(subject: "LedgerUnderTest") -> None:
+    first = await give_up(subject, "Zanzibar", person="eve", thread="first")
+    await subject.advance_clock(0.005)
     for _ in range(MAX_DEAD_LETTERS):
-        await give_up(place)
-    letters = await place.ledger.dead_letters(2 * MAX_DEAD_LETTERS)
+        await give_up(subject)
+    letters = await subject.ledger.dead_letters(2 * MAX_DEAD_LETTERS)
     assert len(letters) == MAX_DEAD_LETTERS
     assert first not in {letter.turn for letter in letters}
-    assert not await place.ledger.discard_dead_letter(first)
+    assert not await subject.ledger.discard_dead_letter(first)
 
 
-async def test_dead_letters_survive_reopening(place: "Place") -> None:
-    if not place.survives:
+async def test_dead_letters_survive_reopening(subject: "LedgerUnderTest") -> None:
+    if not subject.is_durable:
         pytest.skip("keeps nothing by design")
-    turn = await give_up(place)
-    before = await place.ledger.dead_letters(10)
-    await place.reopen()
-    assert await place.ledger.dead_letters(10) == before
-    assert await place.ledger.discard_dead_letter(turn)
+    turn = await give_up(subject)
+    before = await subject.ledger.dead_letters(10)
+    await subject.reopen()
+    assert await subject.ledger.dead_letters(10) == before
+    assert await subject.ledger.discard_dead_letter(turn)
 
 
-async def test_an_export_holds_the_dead_letters_of_one_person_only(place: "Place") -> None:
-    await give_up(place, "ada's")
-    await give_up(place, "bob's", person="bob")
-    await give_up(place, "the other ada's", tenant="other")
-    export = await place.ledger.export("acme", "ada")
+async def test_an_export_holds_the_dead_letters_of_one_person_only(
+    subject: "LedgerUnderTest",
+) -> None:
+    await give_up(subject, "ada's")
+    await give_up(subject, "bob's", person="bob")
+    await give_up(subject, "the other ada's", tenant="other")
+    export = await subject.ledger.export("acme", "ada")
     assert [message.text for message in export.pending] == ["ada's"]
 
 
-async def test_an_erased_persons_dead_letters_are_gone(place: "Place") -> None:
-    await give_up(place, "Zanzibar")
-    await give_up(place, "Quetzal", thread="u")
-    bobs = await give_up(place, "bob's", person="bob")
-    foreign = await give_up(place, "the other ada's", tenant="other")
-    erasure = await place.ledger.erase("acme", "ada")
+async def test_an_erased_persons_dead_letters_are_gone(subject: "LedgerUnderTest") -> None:
+    await give_up(subject, "Zanzibar")
+    await give_up(subject, "Quetzal", thread="u")
+    bobs = await give_up(subject, "bob's", person="bob")
+    foreign = await give_up(subject, "the other ada's", tenant="other")
+    erasure = await subject.ledger.erase("acme", "ada")
     assert erasure.dead_letters == 2
-    listed = {letter.turn for letter in await place.ledger.dead_letters(10)}
+    listed = {letter.turn for letter in await subject.ledger.dead_letters(10)}
     assert listed == {bobs, foreign}
-    dump = await place.dump()
+    dump = await subject.dump()
     assert b"Zanzibar" not in dump
     assert b"Quetzal" not in dump
-    assert (await place.ledger.erase("acme", "ada")).dead_letters == 0
+    assert (await subject.ledger.erase("acme", "ada")).dead_letters == 0
 
 
-async def test_erasing_one_person_keeps_the_rest_of_a_dead_letter(place: "Place") -> None:
-    await place.accept("ada's", person="ada")
-    claim = await place.claim()
-    await place.receive("Zanzibar", STEER, person="bob")
-    await place.settle(
-        claim, taken_steering=await place.ledger.read_steering(claim), dead_letter_reason=WHY
+async def test_erasing_one_person_keeps_the_rest_of_a_dead_letter(
+    subject: "LedgerUnderTest",
+) -> None:
+    await subject.accept("ada's", person="ada")
+    claim = await subject.claim()
+    await subject.accept_with("Zanzibar", STEER, person="bob")
+    await subject.settle(
+        claim, taken_steering=await subject.ledger.read_steering(claim), dead_letter_reason=WHY
     )
-    assert (await place.ledger.erase("acme", "bob")).dead_letters == 1
-    (letter,) = await place.ledger.dead_letters(10)
+    assert (await subject.ledger.erase("acme", "bob")).dead_letters == 1
+    (letter,) = await subject.ledger.dead_letters(10)
     assert [message.text for message in letter.messages] == ["ada's"]
-    assert b"Zanzibar" not in await place.dump()
-    assert (await place.ledger.erase("acme", "ada")).dead_letters == 1
-    assert await place.ledger.dead_letters(10) == ()
+    assert b"Zanzibar" not in await subject.dump()
+    assert (await subject.ledger.erase("acme", "ada")).dead_letters == 1
+    assert await subject.ledger.dead_letters(10) == ()

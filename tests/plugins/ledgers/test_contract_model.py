@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.plugins.ledgers.reference_model import Model
+from tests.plugins.ledgers.reference_model import ReferenceModel
 from tests.proof import size
 
 from palaver.errors import PalaverError
@@ -47,7 +47,7 @@ from palaver.messages import (
 )
 
 if TYPE_CHECKING:
-    from tests.plugins.ledgers.conftest import Place, PlaceFactory
+    from tests.plugins.ledgers.conftest import LedgerUnderTest, SubjectFactory
 
 T = TypeVar("T")
 
@@ -83,26 +83,26 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
     ["done", "asked", "stopped", "stopped", "failed"]
 )
 WEIGHTS = {
-    "accept": 4, "accept_beside": 4, "accept_again": 1, "accept_a_flood": 1,
+    "accept": 4, "accept_while_running": 4, "accept_again": 1, "accept_many": 1,
     "claim": 6, "append": 4, "reset": 1, "append_again": 2, "settle": 5, "settle_again": 1,
-    "release": 1, "kill": 1, "let_time_pass": 1, "let_a_day_pass": 1, "stop": 1,
-    "erase": 1, "export": 1, "look_through_dead_letters": 1, "look": 1,
+    "release": 1, "lose_claim": 1, "advance_time": 1, "advance_a_day": 1, "stop": 1,
+    "erase": 1, "export": 1, "check_dead_letters": 1, "check_conversation": 1,
 }  # fmt: skip
 KINDS = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
 Draw = Callable[[st.SearchStrategy[Any]], Any]  # Any: a value of whatever is drawn from
 
 
-class Pair(msgspec.Struct, frozen=True):
+class ClaimPair(msgspec.Struct, frozen=True):
     """The claim of one turn in the ledger under test and in the model."""
 
     real: Claim
     model: Claim
 
 
-class Closing(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True):
     """A settling, to be tried again."""
 
-    pair: Pair
+    pair: ClaimPair
     word: str
     outcome: Outcome
     expect: int
@@ -116,20 +116,20 @@ class Comparison(RuleBasedStateMachine):
     """Does the same to a ledger and to the model, and compares what they return."""
 
     def __init__(
-        self, factory: "PlaceFactory", directory: Path, wrap: Callable[[Ledger], Ledger]
+        self, factory: "SubjectFactory", directory: Path, wrap: Callable[[Ledger], Ledger]
     ) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.stack = AsyncExitStack()
-        self.place: Place = self.run(self.stack.enter_async_context(factory(directory)))
-        self.run(self.place.ledger.start())
-        self.stack.push_async_callback(self.place.ledger.close)
-        self.real = wrap(self.place.ledger)
-        self.model = Model()
-        self.clock = self.place.need_clock()
+        self.subject: LedgerUnderTest = self.run(self.stack.enter_async_context(factory(directory)))
+        self.run(self.subject.ledger.start())
+        self.stack.push_async_callback(self.subject.ledger.close)
+        self.real = wrap(self.subject.ledger)
+        self.model = ReferenceModel()
+        self.clock = self.subject.require_clock()
         self.tick()
-        self.claims: list[Pair] = []
-        self.closings: list[Closing] = []
+        self.claims: list[ClaimPair] = []
+        self.settlements: list[Settlement] = []
         self.sent: list[Message] = []
         self.turns: dict[str, str] = {}  # from the model's ids to the real ones
         self.fences: dict[str, int] = {}  # the newest of each turn
@@ -178,22 +178,22 @@ class Comparison(RuleBasedStateMachine):
         except PalaverError as error:
             return type(error)
 
-    def plain(self, value: object) -> str:
+    def normalize(self, value: object) -> str:
         """A result without what may differ: the ids of turns, fences, epochs and times."""
         tree = msgspec.json.decode(msgspec.json.encode(value))
-        text = msgspec.json.encode(_without_chance(tree)).decode()
+        text = msgspec.json.encode(_without_random_fields(tree)).decode()
         for model, real in self.turns.items():
             text = text.replace(real, model)
         return text
 
-    def agree(self, real: object, model: object) -> None:
-        assert self.plain(real) == self.plain(model)
+    def assert_equal(self, real: object, model: object) -> None:
+        assert self.normalize(real) == self.normalize(model)
 
-    def agree_or_refuse(self, real: object, model: object) -> None:
+    def assert_equal_outcome(self, real: object, model: object) -> None:
         if isinstance(real, type) or isinstance(model, type):
             assert real is model
         else:
-            self.agree(real, model)
+            self.assert_equal(real, model)
 
     # Accepting
 
@@ -202,7 +202,7 @@ class Comparison(RuleBasedStateMachine):
         skill = draw(st.sampled_from([None] * 5 + ["s0"]))
         self.receive(draw, draw(WHERE), identity, skill)
 
-    def accept_beside(self, draw: Draw) -> None:
+    def accept_while_running(self, draw: Draw) -> None:
         """Messages that come while a turn runs, if it still does."""
         if self.claims:
             where = self.some_claim(draw).model.conversation
@@ -212,14 +212,14 @@ class Comparison(RuleBasedStateMachine):
     def accept_again(self, draw: Draw) -> None:
         if self.sent:
             message = self.sent[-1 - draw(st.integers(0, min(len(self.sent), 4) - 1))]
-            self.accept_as_it_is(message, draw(POLICIES))
+            self.accept_in_both(message, draw(POLICIES))
 
-    def accept_a_flood(self, draw: Draw) -> None:
+    def accept_many(self, draw: Draw) -> None:
         where, policies = draw(WHERE), draw(POLICIES)
         for _ in range(draw(st.integers(8, 18))):
             message = Message(conversation=where, id=f"n{len(self.sent)}", person="ada", text="x")
             self.sent.append(message)
-            self.accept_as_it_is(message, policies)
+            self.accept_in_both(message, policies)
 
     def receive(
         self, draw: Draw, where: Conversation, identity: str, skill: str | None = None
@@ -228,16 +228,16 @@ class Comparison(RuleBasedStateMachine):
             conversation=where, id=identity, person=draw(PEOPLE), text=draw(WORDS), skill=skill
         )
         self.sent.append(message)
-        self.accept_as_it_is(message, draw(POLICIES))
+        self.accept_in_both(message, draw(POLICIES))
 
-    def accept_as_it_is(self, message: Message, policies: ConcurrencyPolicies) -> None:
+    def accept_in_both(self, message: Message, policies: ConcurrencyPolicies) -> None:
         self.tick()
         self.touched = message.conversation
         real = self.outcome(self.real.accept(message, policies))
         model = self.expected(lambda: self.model.accept(message, policies))
         if isinstance(real, Receipt) and isinstance(model, Receipt) and not real.joined:
             self.turns.setdefault(model.turn, real.turn)
-        self.agree_or_refuse(real, model)
+        self.assert_equal_outcome(real, model)
 
     # Running
 
@@ -253,25 +253,25 @@ class Comparison(RuleBasedStateMachine):
         assert real.conversation in due
         self.touched = real.conversation
         model = self.model.claim(real.conversation, LEASE, history)
-        self.agree(real, model)
+        self.assert_equal(real, model)
         assert real.fence > self.fences.get(real.turn, 0)
         self.fences[real.turn] = real.fence
-        self.claims.append(Pair(real, model))
+        self.claims.append(ClaimPair(real, model))
 
-    def some_claim(self, draw: Draw) -> Pair:
+    def some_claim(self, draw: Draw) -> ClaimPair:
         """Of the newest three, also one that is over."""
         back: int = draw(st.integers(0, min(len(self.claims), 3) - 1))
         return self.claims[-1 - back]
 
     def state_of(self, claim: Claim) -> tuple[int, int]:
         """Length of the reply and index of a turn; 0, 0 when it is not open."""
-        talk = self.model.talks.get(claim.conversation)
+        talk = self.model.conversations.get(claim.conversation)
         turn = talk.find(claim.turn) if talk else None
         return (len(turn.reply), len(turn.entries)) if turn else (0, 0)
 
     def write(
         self,
-        pair: Pair,
+        pair: ClaimPair,
         entries: Callable[[Claim, int], Sequence[LogEntry]],
         *,
         again: bool = False,
@@ -291,7 +291,7 @@ class Comparison(RuleBasedStateMachine):
                 pair.model, tuple(entries(pair.model, said)), expect=index, lease=LEASE
             )
         )
-        self.agree_or_refuse(real, model)
+        self.assert_equal_outcome(real, model)
 
     def append(self, draw: Draw) -> None:
         if not self.claims:
@@ -349,9 +349,9 @@ class Comparison(RuleBasedStateMachine):
         said, index = self.state_of(pair.model)
         found = self.outcome(self.real.read_steering(pair.real))
         steering = self.expected(lambda: self.model.steering(pair.model))
-        self.agree_or_refuse(found, steering)
+        self.assert_equal_outcome(found, steering)
         taken = draw(st.integers(0, 3))
-        closing = Closing(
+        closing = Settlement(
             pair=pair,
             word=draw(WORDS),
             outcome=draw(OUTCOMES),
@@ -361,25 +361,25 @@ class Comparison(RuleBasedStateMachine):
             taken_steering=steering[:taken] if isinstance(steering, tuple) else (),
             dead=draw(st.sampled_from(["", "", "given up"])),
         )
-        self.closings.append(closing)
+        self.settlements.append(closing)
         self.close(closing)
 
     def settle_again(self, draw: Draw) -> None:
         """As it was; or for another claim, with a foreign index and foreign steering."""
-        if self.closings:
-            closing = self.closings[-1]
+        if self.settlements:
+            closing = self.settlements[-1]
             if self.claims and draw(st.booleans()):
                 closing = msgspec.structs.replace(closing, pair=self.some_claim(draw))
             self.close(closing)
 
-    def close(self, closing: Closing) -> None:
+    def close(self, closing: Settlement) -> None:
         self.tick()
         self.touched = closing.pair.model.conversation
         real = self.outcome(self._close_real(closing))
         model = self.expected(lambda: self._close_model(closing))
-        self.agree_or_refuse(real, model)
+        self.assert_equal_outcome(real, model)
 
-    def _close_model(self, closing: Closing) -> Progress:
+    def _close_model(self, closing: Settlement) -> Progress:
         claim = closing.pair.model
         return self.model.settle(
             claim,
@@ -390,7 +390,7 @@ class Comparison(RuleBasedStateMachine):
             dead_letter_reason=closing.dead,
         )
 
-    async def _close_real(self, closing: Closing) -> Progress:
+    async def _close_real(self, closing: Settlement) -> Progress:
         claim = closing.pair.real
         return await self.real.settle(
             claim,
@@ -411,27 +411,27 @@ class Comparison(RuleBasedStateMachine):
             real = self.outcome(self.real.release(pair.real))
             assert real is self.expected(lambda: self.model.release(pair.model))
 
-    def kill(self, draw: Draw) -> None:
+    def lose_claim(self, draw: Draw) -> None:
         """The newest owner is never heard of again."""
         if self.claims:
             self.claims.pop()
 
-    def let_time_pass(self, draw: Draw) -> None:
+    def advance_time(self, draw: Draw) -> None:
         self.tick(draw(st.sampled_from([MOMENT, LAPSE])))
 
-    def let_a_day_pass(self, draw: Draw) -> None:
+    def advance_a_day(self, draw: Draw) -> None:
         """A settled turn need not be known for longer, so nobody repeats what was then."""
         self.days += 1
         if self.days < 4:  # no dead letter is so old that it would go
             self.tick(DAY)
             self.claims.clear()
-            self.closings.clear()
+            self.settlements.clear()
             self.old = len(self.turns)
 
     def stop(self, draw: Draw) -> None:
         where, turn = draw(WHERE), self.some_turn(draw)
         real = self.run(self.real.stop(where, self.turns.get(turn or "")))
-        self.agree(real, self.model.stop(where, turn))
+        self.assert_equal(real, self.model.stop(where, turn))
 
     def some_turn(self, draw: Draw) -> str | None:
         newest: list[str | None] = [None, *list(self.turns)[self.old :][-5:]]
@@ -453,11 +453,11 @@ class Comparison(RuleBasedStateMachine):
         self.model.remember(tenant, person, key, value)
         real = self.run(self.real.export(tenant, person))
         assert all(where.startswith(f"{tenant}/") for where in real.conversations)
-        self.agree(_in_order(real), _in_order(self.model.export(tenant, person)))
+        self.assert_equal(_in_order(real), _in_order(self.model.export(tenant, person)))
 
-    def look_through_dead_letters(self, draw: Draw) -> None:
+    def check_dead_letters(self, draw: Draw) -> None:
         limit, turn = draw(st.integers(0, 3)), self.some_turn(draw)
-        self.agree(self.run(self.real.dead_letters(limit)), self.model.dead_letters(limit))
+        self.assert_equal(self.run(self.real.dead_letters(limit)), self.model.dead_letters(limit))
         if turn is not None:
             assert self.run(self.real.discard_dead_letter(self.turns[turn])) == self.model.discard(
                 turn
@@ -465,14 +465,14 @@ class Comparison(RuleBasedStateMachine):
 
     # Looking
 
-    def look(self, draw: Draw) -> None:
+    def check_conversation(self, draw: Draw) -> None:
         where, after, limit = draw(WHERE), draw(st.integers(0, 30)), draw(st.integers(1, 30))
         page = self.run(self.real.read(where, after, limit))
         events = self.model.events(where)
         assert (page.first, page.last) == (1, len(events))
         offsets = [after + step for step in range(1, len(page.events) + 1)]
         assert [event.offset for event in page.events] == offsets
-        self.agree([event.event for event in page.events], events[after : after + limit])
+        self.assert_equal([event.event for event in page.events], events[after : after + limit])
         self.compare(where, draw(st.integers(0, 6)))
         assert self.run(self.real.members(where)) == self.model.members(where)
 
@@ -483,9 +483,9 @@ class Comparison(RuleBasedStateMachine):
         for one, other in zip(real.pending, model["pending"], strict=True):
             assert self.turns.setdefault(other.turn, one.turn) == one.turn
         assert real.cursor.offset == model["offset"]
-        self.agree([real.history, real.pending], [model["history"], model["pending"]])
-        if talk := self.model.talks.get(where):
-            life = (where, talk.life)
+        self.assert_equal([real.history, real.pending], [model["history"], model["pending"]])
+        if talk := self.model.conversations.get(where):
+            life = (where, talk.generation)
             assert self.epochs.setdefault(life, real.cursor.epoch) == real.cursor.epoch
         lives = {epoch for (other, _), epoch in self.epochs.items() if other == where}
         assert len(lives) == sum(other == where for other, _ in self.epochs)
@@ -498,14 +498,14 @@ class Comparison(RuleBasedStateMachine):
             self.compare(self.touched, 4)
 
 
-def _end(claim: Claim, closing: Closing) -> tuple[LogEntry, ...]:
+def _end(claim: Claim, closing: Settlement) -> tuple[LogEntry, ...]:
     return (
         Text(turn=claim.turn, position=closing.said, text=closing.word),
         Finished(turn=claim.turn, outcome=closing.outcome, length=0),
     )
 
 
-def _asking(claim: Claim, closing: Closing) -> PendingQuestion | None:
+def _asking(claim: Claim, closing: Settlement) -> PendingQuestion | None:
     if not closing.asks:
         return None
     return PendingQuestion(
@@ -513,15 +513,15 @@ def _asking(claim: Claim, closing: Closing) -> PendingQuestion | None:
     )
 
 
-def _without_chance(value: Any) -> Any:  # Any: JSON values
+def _without_random_fields(value: Any) -> Any:  # Any: JSON values
     if isinstance(value, dict):
         return {
-            key: _without_chance(held)
+            key: _without_random_fields(held)
             for key, held in value.items()
             if key not in ("at", "epoch", "fence")
         }
     if isinstance(value, list | tuple):
-        return [_without_chance(item) for item in value]
+        return [_without_random_fields(item) for item in value]
     return value
 
 
@@ -535,7 +535,7 @@ def _in_order(export: Any) -> dict[str, Any]:  # Any: an `Export`, or its parts
 
 
 def explore(
-    factory: "PlaceFactory",
+    factory: "SubjectFactory",
     paths: pytest.TempPathFactory,
     *,
     examples: int,
@@ -561,7 +561,7 @@ def explore(
 LEDGERS = [
     "memory",
     "sqlite",
-    "forgetful_sqlite",
+    "sqlite_uncached",
     pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
 ]
 
@@ -569,26 +569,26 @@ LEDGERS = [
 @pytest.mark.parametrize("name", LEDGERS)
 def test_a_ledger_behaves_as_the_model_does(
     name: str,
-    places: "dict[str, PlaceFactory]",
+    subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    explore(places[name], tmp_path_factory, examples=size(12, 600))
+    explore(subject_factories[name], tmp_path_factory, examples=size(12, 600))
 
 
 # Twins: ledgers with a mistake, which the comparison must see
 
 
-class Tampered:
+class Mutant:
     """A ledger that does one thing wrong, and the rest as the one within."""
 
     def __init__(self, within: Ledger) -> None:
-        self.within = within
+        self.ledger = within
 
     def __getattr__(self, name: str) -> Any:  # Any: the methods that are left as they are
-        return getattr(self.within, name)
+        return getattr(self.ledger, name)
 
 
-class Fenceless(Tampered):
+class WithoutFence(Mutant):
     """Lets whoever held a turn before write under the fence of who holds it now."""
 
     def __init__(self, within: Ledger) -> None:
@@ -596,7 +596,7 @@ class Fenceless(Tampered):
         self.newest: dict[str, Claim] = {}
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        claim = await self.within.claim(worker, lease=lease, history=history)
+        claim = await self.ledger.claim(worker, lease=lease, history=history)
         if claim is not None:
             self.newest[claim.turn] = claim
         return claim
@@ -605,18 +605,18 @@ class Fenceless(Tampered):
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         holder = self.newest[claim.turn]
-        return await self.within.append(holder, entries, expect=expect, lease=lease)
+        return await self.ledger.append(holder, entries, expect=expect, lease=lease)
 
 
-class Deaf(Tampered):
+class WithoutDedupe(Mutant):
     """Does not know a message again."""
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
         fresh = msgspec.structs.replace(message, id=new_id())
-        return await self.within.accept(fresh, policies)
+        return await self.ledger.accept(fresh, policies)
 
 
-class Doubling(Tampered):
+class DoublesAppends(Mutant):
     """Writes a repeated append after the first."""
 
     def __init__(self, within: Ledger) -> None:
@@ -627,7 +627,7 @@ class Doubling(Tampered):
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         length = 0
-        pending = (await self.within.snapshot(claim.conversation, 0)).pending
+        pending = (await self.ledger.snapshot(claim.conversation, 0)).pending
         length = next((len(turn.reply) for turn in pending if turn.turn == claim.turn), 0)
         moved = [
             Text(turn=entry.turn, position=length, text=entry.text)
@@ -636,12 +636,12 @@ class Doubling(Tampered):
             for entry in entries
         ]
         expect = max(expect, self.index.get(claim.turn, 0))
-        progress = await self.within.append(claim, moved, expect=expect, lease=lease)
+        progress = await self.ledger.append(claim, moved, expect=expect, lease=lease)
         self.index[claim.turn] = progress.index
         return progress
 
 
-class Swallowing(Tampered):
+class TakesAllSteering(Mutant):
     """Takes whatever steers a turn for answered when the turn ends."""
 
     async def settle(
@@ -653,39 +653,49 @@ class Swallowing(Tampered):
         **rest: Any,
     ) -> Progress:
         try:
-            taken_steering = await self.within.read_steering(claim)
+            taken_steering = await self.ledger.read_steering(claim)
         except PalaverError:
             pass
-        return await self.within.settle(claim, entries, taken_steering=taken_steering, **rest)
+        return await self.ledger.settle(claim, entries, taken_steering=taken_steering, **rest)
 
 
-class Hasty(Tampered):
+class IgnoresMergeWindow(Mutant):
     """Does not wait for the end of a burst."""
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
         hurried = msgspec.structs.replace(policies, merge_window=0.0)
-        return await self.within.accept(message, hurried)
+        return await self.ledger.accept(message, hurried)
 
 
-class Forgiving(Tampered):
+class SkipsErasure(Mutant):
     """Tells of an erasure, and keeps everything."""
 
     async def erase(self, tenant: str, person: str) -> Any:
-        export = await self.within.export(tenant, person)
+        export = await self.ledger.export(tenant, person)
         if export.conversations or export.pending:
-            return await self.within.erase(tenant, "nobody")
-        return await self.within.erase(tenant, person)
+            return await self.ledger.erase(tenant, "nobody")
+        return await self.ledger.erase(tenant, person)
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("mistake", [Fenceless, Deaf, Doubling, Swallowing, Hasty, Forgiving])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        WithoutFence,
+        WithoutDedupe,
+        DoublesAppends,
+        TakesAllSteering,
+        IgnoresMergeWindow,
+        SkipsErasure,
+    ],
+)
 def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
     mistake: Callable[[Ledger], Any],
-    places: "dict[str, PlaceFactory]",
+    subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with pytest.raises(AssertionError):
-        explore(places["sqlite"], tmp_path_factory, examples=100, wrap=mistake)
+        explore(subject_factories["sqlite"], tmp_path_factory, examples=100, wrap=mistake)
 
 
 @pytest.mark.redis
@@ -700,11 +710,11 @@ def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
 )
 def test_redis_scripts_with_a_mistake_do_not_behave_as_the_model_does(
     changes: dict[str, str],
-    places: "dict[str, PlaceFactory]",
+    subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    def factory(directory: Path) -> Any:  # Any: a context manager, as of any other place
-        return places["redis"](directory, changes)  # type: ignore[call-arg]
+    def factory(directory: Path) -> Any:  # Any: a context manager, as of any other subject
+        return subject_factories["redis"](directory, changes)  # type: ignore[call-arg]
 
     with pytest.raises(AssertionError):
         explore(factory, tmp_path_factory, examples=100)

@@ -10,8 +10,19 @@ from pathlib import Path
 
 import pytest
 from redis.exceptions import NoPermissionError
-from tests.plugins.ledgers.redis_helpers import losses, message, needs_redis, opened, raw
-from tests.plugins.ledgers.redis_server import CONF, RedisServer, running_redis, the_users
+from tests.plugins.ledgers.redis_helpers import (
+    loss_limitations,
+    make_message,
+    needs_redis,
+    open_ledger,
+    raw_client,
+)
+from tests.plugins.ledgers.redis_server import (
+    CONFIG_FILE,
+    RedisServer,
+    run_redis,
+    write_user_config,
+)
 
 from palaver.errors import ConfigurationError
 from palaver_plugins.ledgers.redis import permissions
@@ -22,18 +33,18 @@ pytestmark = needs_redis
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with running_redis(include=the_users(tmp_path)) as made:
+    async with run_redis(include=write_user_config(tmp_path)) as made:
         yield made
 
 
 async def change(server: RedisServer, *rules: str) -> None:
     """Change the rights of the ledger's user."""
-    async with raw(server.url) as admin:
+    async with raw_client(server.url) as admin:
         await admin.execute_command("ACL", "SETUSER", "palaver", *rules)
 
 
 def test_the_user_may_run_exactly_what_the_ledger_runs() -> None:
-    (line,) = re.findall(r"^user palaver .*$", CONF.read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^user palaver .*$", CONFIG_FILE.read_text(), re.MULTILINE)
     words = line.split()[3:]
     assert words[:5] == ["resetkeys", "resetchannels", "-@all", "~palaver:*", "&palaver:*"]
     needed = sorted(permissions.required_commands(load_scripts().values()))
@@ -56,7 +67,7 @@ def test_the_user_may_run_exactly_what_the_ledger_runs() -> None:
     ],
 )
 async def test_nothing_else_is_permitted(server: RedisServer, command: str) -> None:
-    async with raw(server.url_of("palaver")) as client:
+    async with raw_client(server.url_for("palaver")) as client:
         with pytest.raises(NoPermissionError):
             await client.execute_command(*command.split())
         await client.execute_command("HGET", "palaver:{p00}:state", "life")
@@ -65,30 +76,30 @@ async def test_nothing_else_is_permitted(server: RedisServer, command: str) -> N
 async def test_every_right_that_is_missing_is_named_at_the_start(server: RedisServer) -> None:
     scripts = await asyncio.to_thread(load_scripts)
     needed = permissions.required_commands(scripts.values()) - permissions.OPTIONAL - {"ping"}
-    url = server.url_of("palaver")
+    url = server.url_for("palaver")
     for name in sorted(needed):
         await change(server, f"-{name}")
         with pytest.raises(ConfigurationError) as refusal:
-            async with opened(url):
+            async with open_ledger(url):
                 pass
         assert re.search(rf"[+']{re.escape(name)}\b", str(refusal.value)), name
         await change(server, f"+{name}")
-    async with opened(url) as ledger:
-        await ledger.accept(message())
+    async with open_ledger(url) as ledger:
+        await ledger.accept(make_message())
 
 
 async def test_rights_that_only_some_profiles_need_are_asked_for_there(
     server: RedisServer,
 ) -> None:
-    url = server.url_of("palaver")
+    url = server.url_for("palaver")
     await change(server, "-wait", "-asking", "-select")
-    async with opened(url) as ledger:
-        await ledger.accept(message())
+    async with open_ledger(url) as ledger:
+        await ledger.accept(make_message())
     with pytest.raises(ConfigurationError, match=r"\+wait"):
-        async with opened(url, replicas=1):
+        async with open_ledger(url, replicas=1):
             pass
     with pytest.raises(ConfigurationError, match="select"):
-        async with opened(url.replace("/0", "/3")):
+        async with open_ledger(url.replace("/0", "/3")):
             pass
 
 
@@ -98,17 +109,17 @@ async def test_the_pattern_of_keys_and_channels_is_named(
 ) -> None:
     await change(server, *rules)
     with pytest.raises(ConfigurationError, match=r"~palaver:\* and &palaver:\*.*config/redis.conf"):
-        async with opened(server.url_of("palaver")):
+        async with open_ledger(server.url_for("palaver")):
             pass
 
 
 async def test_a_user_who_may_do_more_is_told_of(server: RedisServer) -> None:
-    async with opened(server.url_of("palaver")) as ledger:
+    async with open_ledger(server.url_for("palaver")) as ledger:
         guarantee = await ledger.guarantee()
         assert guarantee.limitations == ()
         assert "The user 'palaver' may do what a ledger does." in guarantee.promises
-    async with opened(server.url) as ledger:
+    async with open_ledger(server.url) as ledger:
         guarantee = await ledger.guarantee()
         (sentence,) = guarantee.limitations
         assert "'admin' may do more than a ledger does, like ACL SETUSER, CONFIG SET" in sentence
-        assert losses(guarantee) == []
+        assert loss_limitations(guarantee) == []

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.plugins.ledgers.certificates import Authority, Certificate, make_authority
-from tests.plugins.ledgers.redis_cluster import cluster
-from tests.plugins.ledgers.redis_helpers import answer, claimed, message, needs_redis
-from tests.plugins.ledgers.redis_helpers import opened as opened_soon
+from tests.plugins.ledgers.certificates import Certificate, CertificateAuthority, make_authority
+from tests.plugins.ledgers.redis_cluster import run_cluster
+from tests.plugins.ledgers.redis_helpers import answer_turn, claim_turn, make_message, needs_redis
+from tests.plugins.ledgers.redis_helpers import open_ledger as opened_soon
 from tests.plugins.ledgers.redis_sentinels import SERVICE, Sentinel
-from tests.plugins.ledgers.redis_server import RedisServer, free_port, running, running_redis
+from tests.plugins.ledgers.redis_server import RedisServer, free_port, run_redis, run_server
 
 from palaver.errors import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis import RedisLedger
@@ -28,7 +28,7 @@ def opened(url: str, **options: Any) -> AbstractAsyncContextManager[RedisLedger]
 class Secured(NamedTuple):
     """A Redis that speaks TLS at ``port``, and wants a certificate of ``authority``."""
 
-    authority: Authority
+    authority: CertificateAuthority
     client: Certificate
     directives: dict[str, str]
     server: RedisServer
@@ -52,7 +52,7 @@ class Secured(NamedTuple):
         return f"rediss://127.0.0.1:{self.port}/0{options}"
 
 
-def tls(authority: Authority, own: Certificate) -> dict[str, str]:
+def tls(authority: CertificateAuthority, own: Certificate) -> dict[str, str]:
     """Directives of a server."""
     return {
         "tls-port": str(free_port()),
@@ -65,15 +65,15 @@ def tls(authority: Authority, own: Certificate) -> dict[str, str]:
 @pytest.fixture
 async def secured(tmp_path: Path) -> AsyncIterator[Secured]:
     authority = await make_authority(tmp_path)
-    directives = tls(authority, await authority.vouch("server"))
-    async with running_redis(**directives) as server:
-        yield Secured(authority, await authority.vouch("client"), directives, server)
+    directives = tls(authority, await authority.issue("server"))
+    async with run_redis(**directives) as server:
+        yield Secured(authority, await authority.issue("client"), directives, server)
 
 
 async def test_a_turn_is_answered_over_tls_with_a_client_certificate(secured: Secured) -> None:
     async with opened(secured.url(secured.entering)) as ledger:
-        await ledger.accept(message())
-        await answer(ledger)
+        await ledger.accept(make_message())
+        await answer_turn(ledger)
         guarantee = await ledger.guarantee()
         assert "What is said to Redis is encrypted (TLS), and its certificate was checked." in (
             guarantee.promises
@@ -91,7 +91,7 @@ async def test_a_certificate_that_nobody_trusted_vouches_for_is_refused(
 
 
 async def test_a_certificate_for_another_host_is_refused(secured: Secured) -> None:
-    elsewhere = await secured.authority.vouch("elsewhere", address="127.0.0.9")
+    elsewhere = await secured.authority.issue("elsewhere", address="127.0.0.9")
     secured.server.kill()
     secured.server.directives["tls-cert-file"] = str(elsewhere.certificate)
     secured.server.directives["tls-key-file"] = str(elsewhere.key)
@@ -138,40 +138,42 @@ async def test_renewed_certificates_are_taken_up_by_the_next_connection(
     secured: Secured, tmp_path: Path
 ) -> None:
     async with opened(secured.url(secured.entering)) as ledger:
-        await ledger.accept(message())
+        await ledger.accept(make_message())
         renewed = await make_authority(tmp_path, "authority")  # its files are written over
-        await renewed.vouch("server")
-        await renewed.vouch("client")
+        await renewed.issue("server")
+        await renewed.issue("client")
         await asyncio.to_thread(secured.server.kill)
         await asyncio.to_thread(secured.server.start)
-        await claimed(ledger)
+        await claim_turn(ledger)
 
 
 async def test_sentinels_are_asked_over_tls_too(secured: Secured) -> None:
     own = {
         f"sentinel monitor {SERVICE}": f"127.0.0.1 {secured.port} 1",
         "tls-replication": "yes",
-        **tls(secured.authority, await secured.authority.vouch("sentinel")),
+        **tls(secured.authority, await secured.authority.issue("sentinel")),
     }
-    async with running(Sentinel, own) as sentinel:
+    async with run_server(Sentinel, own) as sentinel:
         place = f"127.0.0.1:{sentinel.directives['tls-port']}/{SERVICE}"
         async with opened(f"rediss+sentinel://{place}{secured.entering}") as ledger:
-            await ledger.accept(message())
+            await ledger.accept(make_message())
         with pytest.raises(ConfigurationError, match="cannot be trusted"):
             async with opened(f"rediss+sentinel://{place}"):
                 pass
 
 
 async def test_the_nodes_of_a_cluster_are_found_over_tls(secured: Secured) -> None:
-    own = await secured.authority.vouch("node")
+    own = await secured.authority.issue("node")
     async with (
         asyncio.timeout(20),
-        cluster(directives=lambda: {"tls-cluster": "yes", **tls(secured.authority, own)}) as nodes,
+        run_cluster(
+            directives=lambda: {"tls-cluster": "yes", **tls(secured.authority, own)}
+        ) as nodes,
     ):
         seed = nodes.masters[0].directives["tls-port"]
         url = f"rediss+cluster://127.0.0.1:{seed}{secured.entering}"
         async with opened(url, partitions=8) as ledger:
             for number in range(8):
-                await ledger.accept(message(thread=f"t{number}"))
+                await ledger.accept(make_message(thread=f"t{number}"))
             (place, *_) = (await ledger.guarantee()).promises
             assert all(node.directives["tls-port"] in place for node in nodes.masters)

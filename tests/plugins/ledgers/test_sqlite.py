@@ -24,10 +24,10 @@ from palaver_plugins.ledgers.sqlite import (
     palaver_register_ledgers,
     turns,
 )
+from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import Database
 from palaver_plugins.ledgers.sqlite.schema import Lock, open_file
-from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread
 
 CHILD = Path(__file__).parent / "sqlite_child.py"
 
@@ -37,7 +37,9 @@ def ledger_in(directory: Path, writer: type[DatabaseThread] = DatabaseThread) ->
 
 
 @asynccontextmanager
-async def opened(directory: Path, writer: type[DatabaseThread] = DatabaseThread) -> AsyncIterator[SQLiteLedger]:
+async def opened(
+    directory: Path, writer: type[DatabaseThread] = DatabaseThread
+) -> AsyncIterator[SQLiteLedger]:
     ledger = ledger_in(directory, writer)
     await ledger.start()
     try:
@@ -51,7 +53,7 @@ def message(identity: str = "", *, thread: str = "t", text: str = "hello") -> Me
     return Message(conversation=where, id=identity or new_id(), person="ada", text=text)
 
 
-async def refusal(directory: Path) -> str:
+async def start_error(directory: Path) -> str:
     """Why a ledger there cannot be started; the path is always named."""
     with pytest.raises(ConfigurationError) as refused:
         await ledger_in(directory).start()
@@ -81,7 +83,7 @@ async def child(
     return acknowledged
 
 
-async def lost(directory: Path, acknowledged: list[str]) -> list[str]:
+async def lost_messages(directory: Path, acknowledged: list[str]) -> list[str]:
     async with opened(directory) as ledger:
         receipts = {
             identity: await ledger.accept(message(identity, thread=identity))
@@ -93,18 +95,18 @@ async def lost(directory: Path, acknowledged: list[str]) -> list[str]:
 async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "killed", lambda lines: len(lines) >= 150)
     assert len(acknowledged) >= 150
-    assert await lost(tmp_path, acknowledged) == []
+    assert await lost_messages(tmp_path, acknowledged) == []
 
 
 async def test_nothing_acknowledged_is_lost_when_it_dies_in_the_commit(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "honest")
-    assert await lost(tmp_path, acknowledged) == []
+    assert await lost_messages(tmp_path, acknowledged) == []
 
 
 @pytest.mark.proof
 async def test_a_writer_that_acknowledges_before_it_commits_is_found_out(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "hasty")
-    assert await lost(tmp_path, acknowledged) != []
+    assert await lost_messages(tmp_path, acknowledged) != []
 
 
 async def test_turns_of_a_dead_process_are_due_at_once_as_another_attempt(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ async def test_a_claim_whose_claimer_has_gone_is_given_back(tmp_path: Path) -> N
 
 async def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path):
-        assert "another server" in await refusal(tmp_path)
+        assert "another server" in await start_error(tmp_path)
     async with opened(tmp_path):
         pass
 
@@ -225,12 +227,12 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         path = ledger.path
     await asyncio.to_thread(execute, path, "PRAGMA user_version = 99")
-    assert "newer release" in await refusal(tmp_path)
+    assert "newer release" in await start_error(tmp_path)
 
 
 async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     await asyncio.to_thread(execute, tmp_path / "ledger.sqlite", "CREATE TABLE theirs (x)")
-    assert "another program" in await refusal(tmp_path)
+    assert "another program" in await start_error(tmp_path)
 
 
 def execute(path: Path, statement: str) -> None:
@@ -244,17 +246,17 @@ def execute(path: Path, statement: str) -> None:
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(b"no database, but long enough to look at" * 99)
-    assert "not a database" in await refusal(tmp_path)
+    assert "not a database" in await start_error(tmp_path)
 
 
 async def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    assert "directory" in await refusal(tmp_path / "missing")
+    assert "directory" in await start_error(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("name", ["ledger.sqlite", "ledger.sqlite.lock"])
 async def test_a_directory_in_the_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    await refusal(tmp_path)
+    await start_error(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -262,7 +264,7 @@ async def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         path = ledger.path
     path.chmod(0o400)
-    assert "readonly" in await refusal(tmp_path)
+    assert "readonly" in await start_error(tmp_path)
 
 
 async def test_a_ledger_that_could_not_start_may_try_again(tmp_path: Path) -> None:
@@ -371,7 +373,7 @@ def test_the_hook_contributes_the_ledger_and_its_settings(tmp_path: Path) -> Non
 # Cost
 
 
-class Meter:
+class StatementCounter:
     """A store whose virtual machine steps and statements are counted."""
 
     def __init__(self, directory: Path, *, forgets: bool) -> None:
@@ -417,12 +419,12 @@ class Meter:
 
 
 @pytest.fixture(params=["held", "read again"])
-def meter(request: pytest.FixtureRequest, tmp_path: Path) -> Meter:
+def meter(request: pytest.FixtureRequest, tmp_path: Path) -> StatementCounter:
     """For a conversation that is held in memory, and for one that is read for each turn."""
-    return Meter(tmp_path, forgets=request.param == "read again")
+    return StatementCounter(tmp_path, forgets=request.param == "read again")
 
 
-def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: Meter) -> None:
+def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: StatementCounter) -> None:
     for _ in range(30):
         meter.turn()
     early = meter.cost()
@@ -433,14 +435,14 @@ def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: Meter) ->
     assert meter.cost() <= early * 1.1
 
 
-def test_a_turn_takes_few_statements(meter: Meter) -> None:
+def test_a_turn_takes_few_statements(meter: StatementCounter) -> None:
     meter.turn()
     meter.statements.clear()
     meter.turn()
     assert len(meter.statements) <= (17 if meter.forgets else 14), meter.statements
 
 
-def test_no_statement_of_a_turn_scans_a_table(meter: Meter) -> None:
+def test_no_statement_of_a_turn_scans_a_table(meter: StatementCounter) -> None:
     meter.turn()
     meter.statements.clear()
     meter.turn()

@@ -12,25 +12,25 @@ from palaver.ledger import Ledger
 from palaver.testing import ScriptedEngine, ScriptedReply, converse
 
 if TYPE_CHECKING:
-    from tests.plugins.ledgers.conftest import Place
+    from tests.plugins.ledgers.conftest import LedgerUnderTest
 
 
 @pytest_asyncio.fixture
-async def ledger(place: "Place") -> AsyncIterator[Ledger]:
+async def ledger(subject: "LedgerUnderTest") -> AsyncIterator[Ledger]:
     """One that the server starts and closes."""
-    await place.ledger.close()
-    place.ledger = place.build()
-    yield place.ledger
+    await subject.ledger.close()
+    subject.ledger = subject.build()
+    yield subject.ledger
 
 
-async def test_a_burst_becomes_one_turn(place: "Place", ledger: Ledger) -> None:
+async def test_a_burst_becomes_one_turn(subject: "LedgerUnderTest", ledger: Ledger) -> None:
     engine = ScriptedEngine("Hello Bob.")
     settings = chosen(default="merge", merge_window=5.0)
     async with converse(Parrot, engine=engine, ledger=ledger, settings=settings) as chat:
         turn = await chat.send("Hello")
-        await place.let_pass(4)
+        await subject.advance_clock(4)
         assert await chat.send("I am Bob") == turn
-        await place.let_pass(6)
+        await subject.advance_clock(6)
         assert await chat.reply(turn) == "Hello Bob."
     assert prompts(engine, 0) == ["Hello\n\nI am Bob"]
 

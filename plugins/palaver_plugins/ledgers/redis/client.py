@@ -12,16 +12,16 @@ from hiredis import ReplyError
 from palaver import ConfigurationError, Guarantee, LedgerUnavailable, OnChange, PalaverError
 from palaver_plugins.ledgers.redis import checks, permissions
 from palaver_plugins.ledgers.redis.address import Address, Target, parse_target
+from palaver_plugins.ledgers.redis.connection import Connection, RedisReply, pack
 from palaver_plugins.ledgers.redis.encoding import error_from_reply
 from palaver_plugins.ledgers.redis.guarantee import Deployment
 from palaver_plugins.ledgers.redis.keys import Keys, Partition
-from palaver_plugins.ledgers.redis.node_client import RECONNECT_INTERVAL, NodeClient, Locate
+from palaver_plugins.ledgers.redis.node_client import RECONNECT_INTERVAL, Locate, NodeClient
 from palaver_plugins.ledgers.redis.node_pool import NodePool, SeedAddresses
+from palaver_plugins.ledgers.redis.notifications import WatchRegistry, WorkSignal
 from palaver_plugins.ledgers.redis.scripts import Script, load_scripts
 from palaver_plugins.ledgers.redis.sentinel import Sentinels
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
-from palaver_plugins.ledgers.redis.notifications import WatchRegistry, WorkSignal
-from palaver_plugins.ledgers.redis.connection import RedisReply, Connection, pack
 
 MAX_ATTEMPTS = 12
 """Times that a command is sent when a server has forgotten what it needs, moves it or has moved
@@ -117,7 +117,9 @@ class RedisClient:
         """Run a script. Raises the error that its refusal means, and `LedgerUnavailable`."""
         self._open_nodes()
         script = self._scripts[name]
-        command = pack("EVALSHA", script.sha, len(keys) + 1, *keys, partition.absent_key, *arguments)
+        command = pack(
+            "EVALSHA", script.sha, len(keys) + 1, *keys, partition.absent_key, *arguments
+        )
         return await self._send(partition, command, name)
 
     async def command(self, partition: Partition, *words: Argument) -> RedisReply:
@@ -150,7 +152,9 @@ class RedisClient:
         for link in {nodes.node_for(partition) for partition in self._keys.partitions}:
             servers[link.connected_address] = await checks.inspect(link.send, link.check_reply)
         question = self._permission_check(permissions.DANGEROUS)
-        forbidden = permissions.parse_denied(nodes.first.check_reply(await nodes.first.send(question)))
+        forbidden = permissions.parse_denied(
+            nodes.first.check_reply(await nodes.first.send(question))
+        )
         return Deployment(
             servers=servers,
             replicas=self._settings.replicas,
@@ -242,7 +246,8 @@ class RedisClient:
             for partition in self._keys.partitions
         ]
         channels = [
-            f"{partition.owner_channel_prefix}{self.owner_id}".encode() for partition in self._keys.partitions
+            f"{partition.owner_channel_prefix}{self.owner_id}".encode()
+            for partition in self._keys.partitions
         ]
         if link is self._open_nodes().first:  # a Cluster publishes on every node, and counts on one
             channels += (*self._queues, *self._watchers.channels)
@@ -261,11 +266,20 @@ class RedisClient:
             needed |= {"wait"}
         if clustered:
             needed |= {"asking"}
-        lacking = permissions.parse_denied(link.check_reply(await wire.send(self._permission_check(needed))))
-        permissions.refuse(lacking, str(link.connected_address), link.connected_address.username, self._settings.prefix)
+        lacking = permissions.parse_denied(
+            link.check_reply(await wire.send(self._permission_check(needed)))
+        )
+        permissions.refuse(
+            lacking,
+            str(link.connected_address),
+            link.connected_address.username,
+            self._settings.prefix,
+        )
 
     def _permission_check(self, commands: frozenset[str]) -> bytes:
-        return permissions.pack_check(self._scripts["rights"], self._keys.partitions[0].queue, commands)
+        return permissions.pack_check(
+            self._scripts["rights"], self._keys.partitions[0].queue, commands
+        )
 
     async def _check_partitions(self) -> None:
         """See that all servers count the partitions alike, and visit each."""

@@ -35,7 +35,9 @@ class ConnectionLost(NamedTuple):
 class Connection(asyncio.Protocol):
     """One connection's life: commands out, replies matched to them by order alone."""
 
-    def __init__(self, push: OnPublish, ended: Callable[["Connection"], None], timeout: float) -> None:
+    def __init__(
+        self, push: OnPublish, ended: Callable[["Connection"], None], timeout: float
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_publish = push
         self._on_lost = ended
@@ -148,7 +150,9 @@ class Connection(asyncio.Protocol):
             return
         if not self._pending and silent > IDLE_SECONDS:
             self.send(b"*1\r\n$4\r\nPING\r\n")
-        self._check_timer = self._loop.call_later(min(self._timeout, IDLE_SECONDS) / 4, self._check_liveness)
+        self._check_timer = self._loop.call_later(
+            min(self._timeout, IDLE_SECONDS) / 4, self._check_liveness
+        )
 
     def _end(self, why: str) -> None:
         if self.lost.done():

@@ -28,7 +28,9 @@ class Deployment:
                 *self._durability_promises(),
                 *self._security_promises(),
             ),
-            limitations=tuple(dict.fromkeys((*self._durability_limitations(), *self._security_limitations()))),
+            limitations=tuple(
+                dict.fromkeys((*self._durability_limitations(), *self._security_limitations()))
+            ),
         )
 
     def _describe_location(self) -> str:

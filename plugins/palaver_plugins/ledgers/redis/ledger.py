@@ -33,6 +33,8 @@ from palaver import (
     new_id,
 )
 from palaver_plugins.ledgers.redis import personal_data
+from palaver_plugins.ledgers.redis.client import RedisClient
+from palaver_plugins.ledgers.redis.connection import RedisReply
 from palaver_plugins.ledgers.redis.encoding import (
     pack_closing,
     pack_entries,
@@ -41,8 +43,6 @@ from palaver_plugins.ledgers.redis.encoding import (
 )
 from palaver_plugins.ledgers.redis.keys import Keys, Partition, name_of
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
-from palaver_plugins.ledgers.redis.client import RedisClient
-from palaver_plugins.ledgers.redis.connection import RedisReply
 
 _decode_claim = msgspec.json.Decoder(Claim).decode
 _decode_page = msgspec.json.Decoder(Page).decode
@@ -54,7 +54,9 @@ _decode_letters = msgspec.json.Decoder(tuple[DeadLetter, ...]).decode
 class RedisLedger:
     """A `palaver.ledger.Ledger` in Redis, for any number of servers."""
 
-    def __init__(self, settings: RedisLedgerSettings, *, client: type[RedisClient] = RedisClient) -> None:
+    def __init__(
+        self, settings: RedisLedgerSettings, *, client: type[RedisClient] = RedisClient
+    ) -> None:
         self._settings = settings
         self._keys = Keys(settings.prefix, settings.partitions)
         self._client = client(settings, self._keys)
@@ -140,7 +142,9 @@ class RedisLedger:
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         packed = pack_entries(entries) if entries else b""
-        return _progress(await self._run_as_owner("append", claim, expect, _milliseconds(lease), packed))
+        return _progress(
+            await self._run_as_owner("append", claim, expect, _milliseconds(lease), packed)
+        )
 
     async def settle(
         self,
@@ -168,7 +172,9 @@ class RedisLedger:
             history_kept=self._settings.history_kept,
         )
         entry_bytes, also = pack_entries(entries), (partition.dead_letters,)
-        return _progress(await self._run_as_owner("settle", claim, expect, entry_bytes, closing, also=also))
+        return _progress(
+            await self._run_as_owner("settle", claim, expect, entry_bytes, closing, also=also)
+        )
 
     async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
         return _decode_messages(await self._run_as_owner("steering", claim))
@@ -224,7 +230,9 @@ class RedisLedger:
         found: list[DeadLetter] = []
         for partition in self._keys.partitions:
             found += _decode_letters(
-                await self._client.run("dead_letters", partition, _dead_letter_keys(partition), limit)
+                await self._client.run(
+                    "dead_letters", partition, _dead_letter_keys(partition), limit
+                )
             )
         found.sort(key=lambda letter: letter.at, reverse=True)
         return tuple(found[: max(limit, 0)])
@@ -251,7 +259,8 @@ class RedisLedger:
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
         partition, place = self._keys.memories(tenant, person)
         value, _ = await asyncio.gather(
-            self._client.command(partition, "HGET", place, key), self._renew_memories(partition, place)
+            self._client.command(partition, "HGET", place, key),
+            self._renew_memories(partition, place),
         )
         return None if value is None else value.decode()
 
@@ -278,7 +287,9 @@ class RedisLedger:
     ) -> RedisReply:
         name = name_of(conversation)
         partition = self._keys.partition(name)
-        return await self._client.run(script, partition, _conversation_keys(partition, name), *arguments)
+        return await self._client.run(
+            script, partition, _conversation_keys(partition, name), *arguments
+        )
 
 
 def _conversation_keys(partition: Partition, name: str) -> tuple[str, str, str]:

@@ -7,8 +7,13 @@ from collections.abc import Awaitable, Callable
 
 from palaver import ConfigurationError, LedgerUnavailable, PalaverError
 from palaver_plugins.ledgers.redis.address import Address
+from palaver_plugins.ledgers.redis.connection import (
+    Connection,
+    ConnectionLost,
+    OnPublish,
+    RedisReply,
+)
 from palaver_plugins.ledgers.redis.handshake import check_reply, connect, unavailable
-from palaver_plugins.ledgers.redis.connection import ConnectionLost, OnPublish, RedisReply, Connection
 
 WAIT_SECONDS = 1.0
 """Seconds for which commands wait for a lost connection; after that they are refused at once."""
@@ -69,7 +74,9 @@ class NodeClient:
     def start_in_background(self) -> None:
         """Connect in the background; commands wait for it as for a connection that was lost."""
         self._record_change()
-        self._reconnector = asyncio.create_task(self._reconnect_forever(), name="palaver-redis-link")
+        self._reconnector = asyncio.create_task(
+            self._reconnect_forever(), name="palaver-redis-link"
+        )
 
     async def close(self) -> None:
         self._failure = LedgerUnavailable("the Redis ledger is closed")
@@ -90,7 +97,11 @@ class NodeClient:
         """
         why = ""
         for _ in range(MAX_ATTEMPTS):
-            wire = self._connection if self._connection is not None else await self._wait_for_connection()
+            wire = (
+                self._connection
+                if self._connection is not None
+                else await self._wait_for_connection()
+            )
             if wire.pending_count >= MAX_PENDING:
                 raise self.unavailable(f"{MAX_PENDING} commands are under way")
             for each in preface:
@@ -192,7 +203,11 @@ class NodeClient:
         if wire.lost.done():
             raise self.unavailable(wire.lost.result())
         if self._replicas:
-            doubt = functools.partial(self._confirm_master, self.address) if self._confirm_master else None
+            doubt = (
+                functools.partial(self._confirm_master, self.address)
+                if self._confirm_master
+                else None
+            )
             wire.await_replicas(self._replicas, doubt)
         self._connection = wire
         self._record_change()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from palaver_plugins.ledgers.redis.address import Address
 from palaver_plugins.ledgers.redis.keys import Partition
-from palaver_plugins.ledgers.redis.node_client import NodeClient, Locate
+from palaver_plugins.ledgers.redis.node_client import Locate, NodeClient
 
 
 class SeedAddresses:
@@ -31,7 +31,9 @@ class NodePool:
     """``first`` is made with ``make`` like all others, goes where ``locate`` says, and hears what
     is published. Every node that is heard of becomes a seed."""
 
-    def __init__(self, locate: Locate, seeds: SeedAddresses, make: Callable[[Locate], NodeClient]) -> None:
+    def __init__(
+        self, locate: Locate, seeds: SeedAddresses, make: Callable[[Locate], NodeClient]
+    ) -> None:
         self.first = make(locate)
         self._seeds = seeds
         self._make_node = make
@@ -47,7 +49,9 @@ class NodePool:
     def node_at(self, place: str, said_by: NodeClient) -> NodeClient:
         """The link to the node that ``said_by`` calls ``<slot> <host>:<port>``."""
         host, _, port = place.rpartition(" ")[2].rpartition(":")
-        address = said_by.connected_address._replace(host=host or said_by.connected_address.host, port=int(port))
+        address = said_by.connected_address._replace(
+            host=host or said_by.connected_address.host, port=int(port)
+        )
         if address == self.first.address:
             return self.first
         if address not in self._others:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from palaver import ConfigurationError
-from palaver_plugins.ledgers.redis.scripts import Script, commands_of
 from palaver_plugins.ledgers.redis.connection import RedisReply, pack
+from palaver_plugins.ledgers.redis.scripts import Script, commands_of
 
 DIRECT_COMMANDS = frozenset(
     "asking config|get eval evalsha hdel hget hgetall hlen hmget hset hsetnx info persist pexpire "

@@ -3,8 +3,8 @@
 import msgspec
 
 from palaver import Erasure, Export, HistoryEntry, Message, new_id
-from palaver_plugins.ledgers.redis.keys import Keys, Partition
 from palaver_plugins.ledgers.redis.client import RedisClient
+from palaver_plugins.ledgers.redis.keys import Keys, Partition
 
 LINES = 500
 """Lines of history that are exported at once: Redis cuts off a subscriber of whom more than 32 MB
@@ -95,7 +95,9 @@ async def _conversations_of(
 ) -> list[tuple[Partition, str]]:
     found = []
     for partition in keys.partitions:
-        names = await store.command(partition, "ZRANGE", partition.person_index(tenant, person), 0, -1)
+        names = await store.command(
+            partition, "ZRANGE", partition.person_index(tenant, person), 0, -1
+        )
         found += [(partition, name.decode()) for name in sorted(names)]
     return found
 

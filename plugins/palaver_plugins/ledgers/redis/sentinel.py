@@ -8,9 +8,9 @@ from hiredis import ReplyError
 
 from palaver import ConfigurationError, LedgerUnavailable, PalaverError
 from palaver_plugins.ledgers.redis.address import Address, Target
+from palaver_plugins.ledgers.redis.connection import Connection, pack
 from palaver_plugins.ledgers.redis.node_client import NodeClient
 from palaver_plugins.ledgers.redis.node_pool import SeedAddresses
-from palaver_plugins.ledgers.redis.connection import Connection, pack
 
 FAILOVER_FLAGS = ("o_down", "failover_in_progress")
 """What a sentinel says of a master that another is going to replace."""
@@ -43,7 +43,9 @@ class Sentinels:
         self._redis_address = target.addresses[0]
         self._clients = [
             NodeClient(
-                SeedAddresses([address._replace(db=0, username=username, password=password)]).locate,
+                SeedAddresses(
+                    [address._replace(db=0, username=username, password=password)]
+                ).locate,
                 on_connect=_no_setup,
                 on_publish=lambda channel, payload: None,
                 connect_timeout=connect_timeout,
@@ -137,7 +139,9 @@ class Sentinels:
             return cause if isinstance(cause, ConfigurationError) else error
         except ConfigurationError as error:
             return error
-        return MasterInfo(int(told[b"config-epoch"]), host.decode(), int(port), told[b"flags"].decode())
+        return MasterInfo(
+            int(told[b"config-epoch"]), host.decode(), int(port), told[b"flags"].decode()
+        )
 
     def _failure(self, problems: Sequence[PalaverError]) -> PalaverError:
         about = "; ".join(dict.fromkeys(map(str, problems)))

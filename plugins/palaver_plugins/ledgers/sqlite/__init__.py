@@ -36,10 +36,17 @@ from palaver import (
     hookimpl,
 )
 from palaver_plugins.ledgers.retention import RetentionSettings
-from palaver_plugins.ledgers.sqlite import dead_letters, inbox, personal_data, queries, settling, turns
-from palaver_plugins.ledgers.sqlite.results import OperationResult, NothingDue
+from palaver_plugins.ledgers.sqlite import (
+    dead_letters,
+    inbox,
+    personal_data,
+    queries,
+    settling,
+    turns,
+)
+from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread, JobResult
+from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.rows import stored_events
-from palaver_plugins.ledgers.sqlite.database_thread import JobResult, DatabaseThread
 
 
 class SQLiteLedgerSettings(RetentionSettings):
@@ -221,9 +228,13 @@ class SQLiteLedger:
             self._work.clear()
             self._idle_until = applied.value.until
         if applied.events and (hints := self._watchers.get(applied.conversation)):
-            self._notify_soon(applied.conversation, hints, stored_events(applied.offset, applied.events))
+            self._notify_soon(
+                applied.conversation, hints, stored_events(applied.offset, applied.events)
+            )
 
-    def _notify_soon(self, name: str, hints: list[OnChange], events: tuple[StoredEvent, ...]) -> None:
+    def _notify_soon(
+        self, name: str, hints: list[OnChange], events: tuple[StoredEvent, ...]
+    ) -> None:
         loop = asyncio.get_running_loop()
         for hint in hints:  # on its own, so that one that fails disturbs nobody
             loop.call_soon(self._call_watcher, name, hint, events)

@@ -16,10 +16,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from palaver import LedgerUnavailable, PalaverError
+from palaver_plugins.ledgers.sqlite.expiry import MAX_ROWS, delete_expired
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import HOUR, Database
 from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, mark_closed, open_file
-from palaver_plugins.ledgers.sqlite.expiry import MAX_ROWS, delete_expired
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +238,9 @@ class DatabaseThread:
 
         While another program reads the file that is refused; then after the next batch.
         """
-        self._scrub_pending |= any(done.applied is not None and done.applied.scrub for done in outcomes)
+        self._scrub_pending |= any(
+            done.applied is not None and done.applied.scrub for done in outcomes
+        )
         if not self._scrub_pending:
             return
         with contextlib.suppress(sqlite3.Error):

@@ -6,7 +6,7 @@ import msgspec
 
 from palaver import MAX_DEAD_LETTERS, DeadLetter, HistoryEntry, Message
 from palaver_plugins.ledgers.sqlite.results import OperationResult
-from palaver_plugins.ledgers.sqlite.rows import OpenTurn, Database, encode
+from palaver_plugins.ledgers.sqlite.rows import Database, OpenTurn, encode
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
 _ADD = "INSERT INTO letters (turn, tenant, person, at, data) VALUES (?, ?, ?, ?, ?)"

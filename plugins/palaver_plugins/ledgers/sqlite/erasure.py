@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 
 from palaver import Event, Received, new_id
-from palaver_plugins.ledgers.sqlite.settling import people_of_question, move_steering
+from palaver_plugins.ledgers.sqlite.open_turns import (
+    read_open_turns,
+    read_steering,
+    replace_steering,
+)
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
-    OpenTurn,
-    InboxMessage,
     ConversationRow,
     Database,
+    InboxMessage,
+    OpenTurn,
     decode_events,
-    encode,
     decode_history,
+    encode,
     encode_history,
 )
-from palaver_plugins.ledgers.sqlite.open_turns import replace_steering, read_open_turns, read_steering
+from palaver_plugins.ledgers.sqlite.settling import move_steering, people_of_question
 
 _ANEW = """
 UPDATE conversations SET running = '', steps = 0, began = 0, length = 0, size = 0, expected = -1,
@@ -87,7 +91,16 @@ def _go_on(
         execute("DELETE FROM steps WHERE turn = ?", (row.base + head.number,))
     if other_head:
         execute(_OTHER_HEAD, (row.id,))
-    counts = (row.last_offset, row.last_offset, row.newest_turn, row.open_turns, row.waiting_messages, row.steering_count, row.has_question, row.id)
+    counts = (
+        row.last_offset,
+        row.last_offset,
+        row.newest_turn,
+        row.open_turns,
+        row.waiting_messages,
+        row.steering_count,
+        row.has_question,
+        row.id,
+    )
     execute(_COUNT, (new_id(), *counts))
 
 

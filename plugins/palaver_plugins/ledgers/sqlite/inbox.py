@@ -4,23 +4,23 @@ Each function is one operation, and checks all that may fail before it writes.
 """
 
 from palaver import ConcurrencyPolicies, Conflict, Message, Receipt, Received, StopState, TooMany
-from palaver_plugins.ledgers.sqlite.results import OperationResult
-from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
-from palaver_plugins.ledgers.sqlite.rows import (
-    ADD_EVENTS,
-    HOUR,
-    OpenTurn,
-    InboxMessage,
-    ConversationRow,
-    Database,
-    CachedHistory,
-    encode,
-    next_epoch,
-)
 from palaver_plugins.ledgers.sqlite.open_turns import (
     add_turn,
     next_number,
     parse_number,
+)
+from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import (
+    ADD_EVENTS,
+    HOUR,
+    CachedHistory,
+    ConversationRow,
+    Database,
+    InboxMessage,
+    OpenTurn,
+    encode,
+    next_epoch,
 )
 
 DEDUPE_SECONDS = 24 * HOUR
@@ -43,7 +43,9 @@ WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
 _BY_ID = "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?"
 
 
-def accept(store: Database, message: Message, policies: ConcurrencyPolicies) -> OperationResult[Receipt]:
+def accept(
+    store: Database, message: Message, policies: ConcurrencyPolicies
+) -> OperationResult[Receipt]:
     now = store.clock()
     name = str(message.conversation)
     digest = message.digest
@@ -58,7 +60,9 @@ def accept(store: Database, message: Message, policies: ConcurrencyPolicies) -> 
     return _receive(store, row, InboxMessage(now, message), digest, policies)
 
 
-def _seen(store: Database, row: ConversationRow, message: Message, digest: str, now: float) -> Receipt | None:
+def _seen(
+    store: Database, row: ConversationRow, message: Message, digest: str, now: float
+) -> Receipt | None:
     """The receipt of the same message, if it was accepted within the last day."""
     found = store.connection.execute(_SEEN, (row.id, message.id)).fetchone()
     if found is None:
@@ -102,7 +106,11 @@ def _ahead(store: Database, row: ConversationRow, number: int) -> int:
 
 
 def _receive(
-    store: Database, row: ConversationRow, post: InboxMessage, digest: str, policies: ConcurrencyPolicies
+    store: Database,
+    row: ConversationRow,
+    post: InboxMessage,
+    digest: str,
+    policies: ConcurrencyPolicies,
 ) -> OperationResult[Receipt]:
     policy = policy_of(store, row, policies)
     turn = joined(store, row, post, policy, policies.merge_window)
@@ -114,7 +122,11 @@ def _receive(
         if policy == "interrupt":
             interrupt_for(store, row, turn)
     else:
-        ahead = row.open_turns - 1 if turn.number == row.newest_turn else _ahead(store, row, turn.number)
+        ahead = (
+            row.open_turns - 1
+            if turn.number == row.newest_turn
+            else _ahead(store, row, turn.number)
+        )
     message = post.message
     received = _received(turn, message, ahead)
     offset = row.last_offset + 1
@@ -123,7 +135,18 @@ def _receive(
     execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
     row.last_offset, row.waiting_messages = offset, row.waiting_messages + 1
     due = turn.due_at if row.open_turns == 1 and not row.running_turn else None
-    execute(_QUEUE, (row.newest_turn, row.last_offset, row.open_turns, row.waiting_messages, row.steering_count, due, row.id))
+    execute(
+        _QUEUE,
+        (
+            row.newest_turn,
+            row.last_offset,
+            row.open_turns,
+            row.waiting_messages,
+            row.steering_count,
+            due,
+            row.id,
+        ),
+    )
     receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=not is_new)
     return OperationResult(receipt, row.name, offset, (received,), wake=due is not None)
 

@@ -9,9 +9,9 @@ import msgspec
 from palaver import Message
 from palaver_plugins.ledgers.sqlite.rows import (
     MAX_CACHED_CHARACTERS,
-    OpenTurn,
-    InboxMessage,
     ConversationRow,
+    InboxMessage,
+    OpenTurn,
     encode,
 )
 
@@ -44,7 +44,11 @@ def parse_number(turn: str) -> int:
 
 
 def add_turn(
-    database: sqlite3.Connection, row: ConversationRow, number: int, posts: Sequence[InboxMessage], due: float
+    database: sqlite3.Connection,
+    row: ConversationRow,
+    number: int,
+    posts: Sequence[InboxMessage],
+    due: float,
 ) -> OpenTurn:
     """Make a turn of messages of one person."""
     person = posts[0].message.person
@@ -91,7 +95,9 @@ def read_newest(database: sqlite3.Connection, row: ConversationRow) -> OpenTurn:
     return _open_turn(row, found.fetchone())
 
 
-def read_open_turn(database: sqlite3.Connection, row: ConversationRow, number: int) -> OpenTurn | None:
+def read_open_turn(
+    database: sqlite3.Connection, row: ConversationRow, number: int
+) -> OpenTurn | None:
     """The unsettled turn of that number."""
     if held := row.cached_turns.get(number):
         return held
@@ -132,7 +138,9 @@ def read_steering(database: sqlite3.Connection, row: ConversationRow) -> tuple[I
     return tuple(_decode_post(post) for (post,) in found)
 
 
-def replace_steering(database: sqlite3.Connection, row: ConversationRow, posts: Sequence[InboxMessage]) -> None:
+def replace_steering(
+    database: sqlite3.Connection, row: ConversationRow, posts: Sequence[InboxMessage]
+) -> None:
     """Let ``posts``, and no others, steer the oldest open turn."""
     if row.steering_count:
         database.execute("DELETE FROM steering WHERE conversation = ?", (row.id,))

@@ -2,10 +2,10 @@
 
 from palaver import Erasure, Export, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.sqlite import dead_letters
-from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.erasure import drop_conversation, erase_from
-from palaver_plugins.ledgers.sqlite.rows import COLUMNS, ConversationRow, Database, decode_history
 from palaver_plugins.ledgers.sqlite.open_turns import read_open_turns, read_steering
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import COLUMNS, ConversationRow, Database, decode_history
 
 _THEIR_CONVERSATIONS = f"""
 SELECT {COLUMNS} FROM members m JOIN conversations c ON c.id = m.conversation

@@ -1,15 +1,29 @@
 """What becomes of a message that is accepted while turns are open, as SQL."""
 
 from palaver import INBOX_LIMIT, MAX_MERGE_WINDOWS, ConcurrencyPolicies, ConcurrencyPolicy
-from palaver_plugins.ledgers.sqlite.rows import OpenTurn, InboxMessage, ConversationRow, Database, encode, load_reply
-from palaver_plugins.ledgers.sqlite.open_turns import claimed_turn, read_newest, read_open_turn, add_steering
+from palaver_plugins.ledgers.sqlite.open_turns import (
+    add_steering,
+    claimed_turn,
+    read_newest,
+    read_open_turn,
+)
+from palaver_plugins.ledgers.sqlite.rows import (
+    ConversationRow,
+    Database,
+    InboxMessage,
+    OpenTurn,
+    encode,
+    load_reply,
+)
 
 _JOIN = "UPDATE turns SET posts = ?, due = ? WHERE place = ?"
 _STOP = "UPDATE turns SET stop = 1 WHERE place = ?"
 _STOP_RUNNING = "UPDATE conversations SET stop = 1, successor = ? WHERE id = ?"
 
 
-def policy_of(store: Database, row: ConversationRow, policies: ConcurrencyPolicies) -> ConcurrencyPolicy:
+def policy_of(
+    store: Database, row: ConversationRow, policies: ConcurrencyPolicies
+) -> ConcurrencyPolicy:
     if not row.running_turn or not policies.skills:
         return policies.default
     load_reply(store.connection, row)
@@ -17,7 +31,11 @@ def policy_of(store: Database, row: ConversationRow, policies: ConcurrencyPolici
 
 
 def joined(
-    store: Database, row: ConversationRow, post: InboxMessage, policy: ConcurrencyPolicy, window: float
+    store: Database,
+    row: ConversationRow,
+    post: InboxMessage,
+    policy: ConcurrencyPolicy,
+    window: float,
 ) -> OpenTurn | None:
     """The open turn that the message became part of."""
     if post.message.skill or not row.open_turns:
@@ -31,11 +49,15 @@ def joined(
     return _steered(store, row, post) if policy == "steer" else None
 
 
-def _merged(store: Database, row: ConversationRow, post: InboxMessage, window: float) -> OpenTurn | None:
+def _merged(
+    store: Database, row: ConversationRow, post: InboxMessage, window: float
+) -> OpenTurn | None:
     turn = read_newest(store.connection, row)
     if turn.id == row.running_turn or post.accepted_at >= turn.due_at or not _takes(turn, post):
         return None
-    turn.due_at = min(post.accepted_at + window, turn.inbox_messages[0].accepted_at + MAX_MERGE_WINDOWS * window)
+    turn.due_at = min(
+        post.accepted_at + window, turn.inbox_messages[0].accepted_at + MAX_MERGE_WINDOWS * window
+    )
     return _add(store, row, turn, post)
 
 
@@ -53,7 +75,9 @@ def _takes(turn: OpenTurn, post: InboxMessage) -> bool:
 
 def _add(store: Database, row: ConversationRow, turn: OpenTurn, post: InboxMessage) -> OpenTurn:
     turn.inbox_messages = (*turn.inbox_messages, post)
-    store.connection.execute(_JOIN, (encode(turn.inbox_messages), turn.due_at, row.base + turn.number))
+    store.connection.execute(
+        _JOIN, (encode(turn.inbox_messages), turn.due_at, row.base + turn.number)
+    )
     return turn
 
 

@@ -1,19 +1,19 @@
 """Reading the SQLite ledger, and what is remembered about people."""
 
 from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot
+from palaver_plugins.ledgers.sqlite.open_turns import read_open_turns, read_steering
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     HOUR,
     ConversationRow,
     Database,
     decode_events,
-    next_epoch,
-    read_row,
-    read_history,
-    stored_events,
     load_reply,
+    next_epoch,
+    read_history,
+    read_row,
+    stored_events,
 )
-from palaver_plugins.ledgers.sqlite.open_turns import read_open_turns, read_steering
 
 
 def read(store: Database, name: str, after: int, limit: int) -> OperationResult[Page]:
@@ -81,7 +81,9 @@ def depth(store: Database) -> OperationResult[QueueDepth]:
     return OperationResult(QueueDepth(queued=unsettled - running, running=running))
 
 
-def remember(store: Database, tenant: str, person: str, key: str, value: str | None) -> OperationResult[None]:
+def remember(
+    store: Database, tenant: str, person: str, key: str, value: str | None
+) -> OperationResult[None]:
     if value is None:
         store.connection.execute(
             "DELETE FROM memories WHERE tenant = ? AND person = ? AND key = ?",

@@ -90,7 +90,9 @@ class ConversationRow(msgspec.Struct):
     write_digest: int
     write_offset: int
     people: set[str] = msgspec.field(default_factory=set)
-    cached_turns: dict[int, OpenTurn] = msgspec.field(default_factory=dict)  # some of those that wait
+    cached_turns: dict[int, OpenTurn] = msgspec.field(
+        default_factory=dict
+    )  # some of those that wait
     claimed_turn: OpenTurn | None = None  # the claimed one
     reply_parts: list[str] | None = None  # of the running reply
     skill: str = ""
@@ -167,7 +169,9 @@ class Database:
     def record_activity(self, row: ConversationRow, now: float) -> None:
         """The conversation lives."""
         if now - row.active_at >= HOUR:
-            self.connection.execute("UPDATE conversations SET active = ? WHERE id = ?", (now, row.id))
+            self.connection.execute(
+                "UPDATE conversations SET active = ? WHERE id = ?", (now, row.id)
+            )
             row.active_at = now
 
 
@@ -183,7 +187,9 @@ def next_epoch(database: sqlite3.Connection) -> str:
     return str(epoch)
 
 
-def read_history(database: sqlite3.Connection, row: ConversationRow, lines: int) -> tuple[HistoryEntry, ...]:
+def read_history(
+    database: sqlite3.Connection, row: ConversationRow, lines: int
+) -> tuple[HistoryEntry, ...]:
     """The newest ``lines`` settled lines, oldest first."""
     if lines <= 0:
         return ()
@@ -198,7 +204,10 @@ def read_history(database: sqlite3.Connection, row: ConversationRow, lines: int)
         read = decode_history(held for (held,) in reversed(turns))
         if len(read) >= lines or len(turns) < limit:
             break
-    if len(read) <= MAX_CACHED_ENTRIES and sum(len(line.text) for line in read) <= MAX_CACHED_CHARACTERS:
+    if (
+        len(read) <= MAX_CACHED_ENTRIES
+        and sum(len(line.text) for line in read) <= MAX_CACHED_CHARACTERS
+    ):
         row.cached_history = CachedHistory(read, whole=len(read) < lines)
     return read[-lines:]
 

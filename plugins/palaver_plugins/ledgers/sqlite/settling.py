@@ -19,30 +19,35 @@ from palaver import (
     Received,
 )
 from palaver_plugins.ledgers.sqlite import dead_letters
-from palaver_plugins.ledgers.sqlite.results import OperationResult
-from palaver_plugins.ledgers.sqlite.rows import (
-    ADD_EVENTS,
-    MAX_CACHED_CHARACTERS,
-    OpenTurn,
-    InboxMessage,
-    ConversationRow,
-    Database,
-    digest_of,
-    encode,
-    extend_reply,
-    load_reply,
-    encode_history,
-)
-from palaver_plugins.ledgers.sqlite.turns import insert_entries, fenced_error, length_after, split_entries
 from palaver_plugins.ledgers.sqlite.open_turns import (
     add_turn,
     claimed_turn,
-    replace_steering,
     number_after,
     parse_number,
     read_oldest,
     read_open_turn,
     read_steering,
+    replace_steering,
+)
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import (
+    ADD_EVENTS,
+    MAX_CACHED_CHARACTERS,
+    ConversationRow,
+    Database,
+    InboxMessage,
+    OpenTurn,
+    digest_of,
+    encode,
+    encode_history,
+    extend_reply,
+    load_reply,
+)
+from palaver_plugins.ledgers.sqlite.turns import (
+    fenced_error,
+    insert_entries,
+    length_after,
+    split_entries,
 )
 
 _decode_people = msgspec.json.Decoder(set[str]).decode
@@ -85,7 +90,9 @@ def settle(
     row.last_offset += len(events)
     lines = _lines(row, turn, taken, finished, now)
     if dead:
-        dead_letters.store_dead_letter(store, turn, steered, lines[-1], row.failed_attempts + 1, dead)
+        dead_letters.store_dead_letter(
+            store, turn, steered, lines[-1], row.failed_attempts + 1, dead
+        )
     if finished.outcome == "stopped" and row.successor_turn:
         _interrupt(store, row, turn)
     if row.has_steps:
@@ -100,7 +107,9 @@ def settle(
     return OperationResult(progress, row.name, offset, (*events, *moved), wake=row.open_turns > 0)
 
 
-def _check(row: ConversationRow, claim: Claim, entries: Sequence[LogEntry], expect: int) -> Finished:
+def _check(
+    row: ConversationRow, claim: Claim, entries: Sequence[LogEntry], expect: int
+) -> Finished:
     """The end that settles the turn. Raises `IndexConflict`."""
     if row.next_index != expect:
         raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.next_index}")
@@ -123,7 +132,11 @@ def _check_steered(
 
 
 def _lines(
-    row: ConversationRow, turn: OpenTurn, taken: Sequence[InboxMessage], finished: Finished, now: float
+    row: ConversationRow,
+    turn: OpenTurn,
+    taken: Sequence[InboxMessage],
+    finished: Finished,
+    now: float,
 ) -> tuple[HistoryEntry, ...]:
     asked = (
         HistoryEntry(
@@ -156,7 +169,13 @@ def _write_lines(
 ) -> None:
     """Close the turn's row: its lines of history, and the write by which it is known."""
     guests = any(line.person not in ("", lines[0].person) for line in lines)
-    values = (*write, progress.index, progress.offset, progress.steering_count, row.base + row.oldest_turn)
+    values = (
+        *write,
+        progress.index,
+        progress.offset,
+        progress.steering_count,
+        row.base + row.oldest_turn,
+    )
     store.connection.execute(_SETTLE_TURN, (encode_history(lines), guests, claim.fence, *values))
     if row.cached_history is not None:
         row.cached_history.add(*lines)
@@ -176,7 +195,11 @@ def _interrupt(store: Database, row: ConversationRow, turn: OpenTurn) -> None:
 
 
 def _go_on(
-    store: Database, row: ConversationRow, taken: Sequence[InboxMessage], left: Sequence[InboxMessage], now: float
+    store: Database,
+    row: ConversationRow,
+    taken: Sequence[InboxMessage],
+    left: Sequence[InboxMessage],
+    now: float,
 ) -> tuple[Received, ...]:
     """Close the turn's place in the row; the rest of what steered it becomes the next one."""
     row.open_turns -= 1
@@ -234,7 +257,11 @@ def _next_turn(store: Database, row: ConversationRow, now: float) -> None:
 
 
 def _settled_before(
-    store: Database, row: ConversationRow | None, claim: Claim, entries: Sequence[LogEntry], expect: int
+    store: Database,
+    row: ConversationRow | None,
+    claim: Claim,
+    entries: Sequence[LogEntry],
+    expect: int,
 ) -> Progress:
     """What this settling returned when it was applied. Raises `Fenced` when it never was."""
     settled = None

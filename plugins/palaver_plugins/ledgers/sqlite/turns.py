@@ -20,20 +20,20 @@ from palaver import (
     Text,
     TextReset,
 )
-from palaver_plugins.ledgers.sqlite.results import OperationResult, NothingDue
+from palaver_plugins.ledgers.sqlite.open_turns import claimed_turn, read_oldest, read_steering
+from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
-    OpenTurn,
     ConversationRow,
     Database,
+    OpenTurn,
     digest_of,
     encode,
     extend_reply,
+    load_reply,
     read_history,
     read_journal,
-    load_reply,
 )
-from palaver_plugins.ledgers.sqlite.open_turns import claimed_turn, read_oldest, read_steering
 
 _decode_waiting = msgspec.json.Decoder(PendingQuestion).decode
 
@@ -90,7 +90,12 @@ def _take_oldest(store: Database, row: ConversationRow, due: float) -> OpenTurn:
         row.waiting_messages -= len(turn.inbox_messages)
     row.claimed_turn = turn
     row.fence += 1
-    row.oldest_turn, row.running_turn, row.stop_requested, row.write_index = turn.number, turn.id, int(turn.stop_requested), -1
+    row.oldest_turn, row.running_turn, row.stop_requested, row.write_index = (
+        turn.number,
+        turn.id,
+        int(turn.stop_requested),
+        -1,
+    )
     if not row.next_index:
         row.start_offset = row.last_offset
     store.connection.execute(
@@ -117,18 +122,30 @@ def append(
         if (expect, digest_of(entries)) != (row.write_index, row.write_digest):
             raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.next_index}")
         store.connection.execute(_RENEW, (due, row.id))
-        return OperationResult(Progress(row.next_index, row.write_offset, bool(row.stop_requested), row.steering_count))
+        return OperationResult(
+            Progress(row.next_index, row.write_offset, bool(row.stop_requested), row.steering_count)
+        )
     if not entries:
         store.connection.execute(_RENEW, (due, row.id))
-        return OperationResult(Progress(row.next_index, row.last_offset, bool(row.stop_requested), row.steering_count))
+        return OperationResult(
+            Progress(row.next_index, row.last_offset, bool(row.stop_requested), row.steering_count)
+        )
     length = length_after(claim, row, entries)
     events, steps = split_entries(entries)
-    offset, last, size = row.last_offset + 1, row.last_offset + len(events), row.next_index + len(entries)
+    offset, last, size = (
+        row.last_offset + 1,
+        row.last_offset + len(events),
+        row.next_index + len(entries),
+    )
     load_reply(store.connection, row)
     extend_reply(row, events)
     insert_entries(store, row, events, steps, size)
     row.last_offset = row.write_offset = last
-    row.next_index, row.reply_length, row.has_steps = size, length, int(row.has_steps or bool(steps))
+    row.next_index, row.reply_length, row.has_steps = (
+        size,
+        length,
+        int(row.has_steps or bool(steps)),
+    )
     row.write_index, row.write_digest = expect, digest_of(entries)
     store.connection.execute(
         _ADVANCE, (due, last, size, length, row.has_steps, expect, row.write_digest, last, row.id)
@@ -185,7 +202,9 @@ def split_entries(entries: Sequence[LogEntry]) -> tuple[tuple[Event, ...], tuple
     return tuple(entry for entry in entries if not isinstance(entry, Step)), steps
 
 
-def insert_entries(store: Database, row: ConversationRow, events: Sequence[Event], steps: Sequence[Step], size: int) -> None:
+def insert_entries(
+    store: Database, row: ConversationRow, events: Sequence[Event], steps: Sequence[Step], size: int
+) -> None:
     """Write what goes to the stream and to the journal."""
     if events:
         place = row.base + row.last_offset + len(events)
