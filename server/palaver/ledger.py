@@ -36,8 +36,8 @@ from palaver.messages import (
 )
 
 INBOX_LIMIT = 16
-"""Default limit of the messages that wait in a conversation; `Ledger.accept` raises `TooMany` beyond
-it. The running turn's own messages do not count, those that steer it do."""
+"""Default limit of messages that wait in a conversation; above it `Ledger.accept` raises `TooMany`.
+The running turn's own messages do not count, those that steer it do."""
 MAX_MERGE_WINDOWS = 5
 """Number of merge windows by which a burst of messages may delay its turn at most."""
 MAX_DEAD_LETTERS = 1_000

@@ -268,17 +268,17 @@ def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
 class UnsyncedThread(database_thread.DatabaseThread):
     """Leaves out the waiting for the disk, which the contract cannot see; the rest is the same."""
 
-    def commit(self, store: Database, outcomes: list[database_thread.JobResult]) -> None:
-        super().commit(store, outcomes)
-        store.connection.execute("PRAGMA synchronous = OFF")
+    def commit(self, database: Database, results: list[database_thread.JobResult]) -> None:
+        super().commit(database, results)
+        database.connection.execute("PRAGMA synchronous = OFF")
 
 
 class UncachedThread(UnsyncedThread):
     """Holds no conversation in memory from one batch to the next: everything is read again."""
 
-    def commit(self, store: Database, outcomes: list[database_thread.JobResult]) -> None:
-        super().commit(store, outcomes)
-        store.cached_rows.clear()
+    def commit(self, database: Database, results: list[database_thread.JobResult]) -> None:
+        super().commit(database, results)
+        database.cached_rows.clear()
 
 
 @asynccontextmanager
@@ -316,13 +316,13 @@ async def redis_subject(
     if redis_ledger is None:
         pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
     clock = ManualClock()
-    store = load_sibling("redis_clock").clocked(clock, changes)
-    async with server.running_redis(include=server.the_users(directory)) as running:
-        url = running.url_of("palaver")  # whatever the contract asks for, it may do
+    client = load_sibling("redis_clock").client_with_clock(clock, changes)
+    async with server.run_redis(include=server.write_user_config(directory)) as running:
+        url = running.url_for("palaver")  # whatever the contract asks for, it may do
 
         def build(**options: Any) -> Ledger:
             settings = redis_ledger.RedisLedgerSettings(url=url, **options)
-            ledger: Ledger = redis_ledger.RedisLedger(settings, store=store)
+            ledger: Ledger = redis_ledger.RedisLedger(settings, client=client)
             return ledger
 
         async def dump(_: Ledger) -> bytes:

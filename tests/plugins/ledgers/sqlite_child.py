@@ -26,19 +26,19 @@ printed = threading.Event()
 class DiesInCommit(DatabaseThread):
     commits = 0
 
-    def commit(self, store: Database, outcomes: list[JobResult]) -> None:
+    def commit(self, database: Database, results: list[JobResult]) -> None:
         self.commits += 1
         if self.commits == LAST:
             os.kill(os.getpid(), signal.SIGKILL)
-        super().commit(store, outcomes)
+        super().commit(database, results)
 
 
 class AcknowledgesEarly(DiesInCommit):
-    def commit(self, store: Database, outcomes: list[JobResult]) -> None:
+    def commit(self, database: Database, results: list[JobResult]) -> None:
         printed.clear()
-        self.deliver(outcomes)
+        self.deliver(results)
         printed.wait(5)
-        super().commit(store, outcomes)
+        super().commit(database, results)
 
 
 WRITERS: dict[str, type[DatabaseThread]] = {

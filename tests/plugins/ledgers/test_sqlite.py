@@ -19,9 +19,9 @@ from palaver.messages import Conversation, Cursor, Finished, Message, Routed, St
 from palaver_plugins.ledgers.sqlite import (
     SQLiteLedger,
     SQLiteLedgerSettings,
-    closing,
     inbox,
     palaver_register_ledgers,
+    settling,
     turns,
 )
 from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread
@@ -125,8 +125,8 @@ async def test_turns_of_a_dead_process_are_due_at_once_as_another_attempt(tmp_pa
 # One batch
 
 
-def fail_after_writing(store: Database, error: type[Exception]) -> OperationResult[None]:
-    store.connection.execute("INSERT INTO memories VALUES ('acme', 'ada', 'trace', 'left', 0)")
+def fail_after_writing(database: Database, error: type[Exception]) -> OperationResult[None]:
+    database.connection.execute("INSERT INTO memories VALUES ('acme', 'ada', 'trace', 'left', 0)")
     raise error
 
 
@@ -176,9 +176,9 @@ async def test_operations_that_wait_together_share_a_commit(tmp_path: Path) -> N
     commits: list[int] = []
 
     class Counting(DatabaseThread):
-        def commit(self, store: Database, outcomes: list) -> None:  # type: ignore[type-arg]
-            commits.append(len(outcomes))
-            super().commit(store, outcomes)
+        def commit(self, database: Database, results: list) -> None:  # type: ignore[type-arg]
+            commits.append(len(results))
+            super().commit(database, results)
 
     async with opened(tmp_path, Counting) as ledger:
         await asyncio.gather(*(ledger.accept(message(thread=f"t{n}")) for n in range(100)))
@@ -329,8 +329,8 @@ async def test_what_a_dead_process_left_begins_a_new_epoch(tmp_path: Path) -> No
 async def test_a_full_disk_makes_the_ledger_unavailable_until_there_is_room(
     tmp_path: Path,
 ) -> None:
-    def limit(store: Database, pages: int) -> OperationResult[int]:
-        (limited,) = store.connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+    def limit(database: Database, pages: int) -> OperationResult[int]:
+        (limited,) = database.connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
         return OperationResult(int(limited))
 
     async with opened(tmp_path) as ledger:
@@ -374,17 +374,17 @@ def test_the_hook_contributes_the_ledger_and_its_settings(tmp_path: Path) -> Non
 
 
 class StatementCounter:
-    """A store whose virtual machine steps and statements are counted."""
+    """Database whose virtual machine steps and statements are counted."""
 
     def __init__(self, directory: Path, *, forgets: bool) -> None:
         self.forgets = forgets
         path = directory / "ledger.sqlite"
-        self.store = Database(open_file(path, Lock(path)), clock=lambda: 1.0, events_kept=100)
+        self.database = Database(open_file(path, Lock(path)), clock=lambda: 1.0, events_kept=100)
         self.statements: list[str] = []
         self.steps = 0
-        self.store.connection.execute("BEGIN")
-        self.store.connection.set_trace_callback(self.statements.append)
-        self.store.connection.set_progress_handler(self._step, 1)
+        self.database.connection.execute("BEGIN")
+        self.database.connection.set_trace_callback(self.statements.append)
+        self.database.connection.set_progress_handler(self._step, 1)
 
     def _step(self) -> int:
         self.steps += 1
@@ -393,22 +393,22 @@ class StatementCounter:
     def turn(self) -> None:
         """A whole turn of one conversation, with two appends."""
         if self.forgets:
-            self.store.cached_rows.clear()
-        inbox.accept(self.store, message(), QUEUE_ALL)
-        claim = turns.claim(self.store, 3.0, 40).value
+            self.database.cached_rows.clear()
+        inbox.accept(self.database, message(), QUEUE_ALL)
+        claim = turns.claim(self.database, 3.0, 40).value
         assert isinstance(claim, Claim)
         turn = claim.turn
         started = (
             Started(turn=turn, attempt=1),
             Routed(turn=turn, skill="chat", reason="default"),
         )
-        turns.append(self.store, claim, started, 0, 3.0)
-        turns.append(self.store, claim, (Text(turn=turn, position=0, text="hello "),), 2, 3.0)
+        turns.append(self.database, claim, started, 0, 3.0)
+        turns.append(self.database, claim, (Text(turn=turn, position=0, text="hello "),), 2, 3.0)
         end = (
             Text(turn=turn, position=6, text="there"),
             Finished(turn=turn, outcome="done", length=11),
         )
-        closing.settle(self.store, claim, end, 3, None, (), "")
+        settling.settle(self.database, claim, end, 3, None, (), "")
 
     def cost(self) -> int:
         """Steps of ten turns."""
@@ -428,10 +428,10 @@ def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: Statement
     for _ in range(30):
         meter.turn()
     early = meter.cost()
-    meter.store.connection.set_progress_handler(None, 0)
+    meter.database.connection.set_progress_handler(None, 0)
     for _ in range(1_000):
         meter.turn()
-    meter.store.connection.set_progress_handler(meter._step, 1)
+    meter.database.connection.set_progress_handler(meter._step, 1)
     assert meter.cost() <= early * 1.1
 
 
@@ -448,7 +448,7 @@ def test_no_statement_of_a_turn_scans_a_table(meter: StatementCounter) -> None:
     meter.turn()
     seen = list(meter.statements)
     for statement in seen:
-        plan = meter.store.connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        plan = meter.database.connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
         scans = [row[3] for row in plan if row[3].startswith("SCAN") and "USING" not in row[3]]
         assert scans == [], statement
 
@@ -459,9 +459,9 @@ async def test_a_stream_is_trimmed_to_the_event(tmp_path: Path) -> None:
     await ledger.accept(message())
     claim = await ledger.claim("worker", lease=600.0, history=0)
     assert claim is not None
-    letters = [Text(turn=claim.turn, position=at, text="x") for at in range(6)]
+    texts = [Text(turn=claim.turn, position=at, text="x") for at in range(6)]
     end = Finished(turn=claim.turn, outcome="done", length=6)
-    await ledger.settle(claim, [*letters, end], expect=0)
+    await ledger.settle(claim, [*texts, end], expect=0)
     page = await ledger.read(claim.conversation, 0, 100)
     assert (page.first, page.last, len(page.events)) == (6, 8, 3)
     await ledger.close()

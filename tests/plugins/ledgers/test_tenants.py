@@ -218,8 +218,8 @@ async def memory_raw(subject: "LedgerUnderTest", tenant: str) -> object:
 
 
 CONVERSATION_COLUMNS = {
-    "turns": "place >> 32", "events": "place >> 32", "steps": "turn >> 32",
-    "marks": "conversation", "steering": "conversation", "waiting": "conversation",
+    "turns": "position >> 32", "events": "position >> 32", "steps": "turn >> 32",
+    "dedupe_records": "conversation", "steering": "conversation", "pending_questions": "conversation",
     "members": "conversation", "conversations": "id",
 }  # fmt: skip
 
@@ -237,7 +237,7 @@ async def sqlite_raw(subject: "LedgerUnderTest", tenant: str) -> object:
                 ).fetchall()
                 for table, column in CONVERSATION_COLUMNS.items()
             }
-            for table in ("letters", "memories"):
+            for table in ("dead_letters", "memories"):
                 rows[table] = execute(
                     f"SELECT * FROM {table} WHERE tenant = ?", (tenant,)
                 ).fetchall()

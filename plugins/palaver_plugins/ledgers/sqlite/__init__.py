@@ -1,4 +1,4 @@
-"""The embedded ledger: one SQLite file, served by one process."""
+"""Embedded ledger: one SQLite file, used by one process."""
 
 import asyncio
 import contextlib
@@ -51,16 +51,16 @@ from palaver_plugins.ledgers.sqlite.rows import stored_events
 
 class SQLiteLedgerSettings(RetentionSettings):
     path: Path | None = None
-    """The file. By default ``ledger.sqlite`` in the server's data directory."""
+    """Path of the file. By default ``ledger.sqlite`` in the server's data directory."""
     events_kept: int = pydantic.Field(default=10_000, ge=1)
-    """Events that a conversation keeps for resuming clients once a turn has ended."""
+    """Events that a conversation keeps for reconnecting clients when a turn is settled."""
 
 
 class SQLiteLedger:
-    """A `Ledger` in one file.
+    """`Ledger` in one file.
 
-    A single thread owns the file, so what is submitted from the event loop is applied in that
-    order. ``clock`` gives seconds since the epoch.
+    A single thread owns the file and applies operations in the order in which they are submitted.
+    ``clock`` returns seconds since the epoch.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SQLiteLedger:
         )
         self._watchers: dict[str, list[OnChange]] = {}
         self._work = asyncio.Event()
-        self._idle_until = float("inf")
+        self._due_at = float("inf")
 
     async def start(self) -> None:
         await self._thread.start()
@@ -90,15 +90,15 @@ class SQLiteLedger:
     async def close(self) -> None:
         await self._thread.close()
 
-    # The walk of a turn
+    # Turns
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         return await self._thread.submit(inbox.accept, message, policies)
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
-        lapse = max(0.0, self._idle_until - self._clock())
+        until_due = max(0.0, self._due_at - self._clock())
         try:
-            async with asyncio.timeout(min(timeout, lapse)):
+            async with asyncio.timeout(min(timeout, until_due)):
                 await self._work.wait()
         except TimeoutError:
             pass
@@ -151,10 +151,10 @@ class SQLiteLedger:
         self._watchers.setdefault(name, []).append(on_change)
 
         def unwatch() -> None:
-            hints = self._watchers.get(name, [])
-            if on_change in hints:
-                hints.remove(on_change)
-            if not hints:
+            watchers = self._watchers.get(name, [])
+            if on_change in watchers:
+                watchers.remove(on_change)
+            if not watchers:
                 self._watchers.pop(name, None)
 
         return unwatch
@@ -166,7 +166,7 @@ class SQLiteLedger:
         return await self._thread.submit(queries.members, str(conversation))
 
     async def queue_depth(self) -> QueueDepth:
-        return await self._thread.submit(queries.depth)
+        return await self._thread.submit(queries.queue_depth)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         return await self._thread.submit(dead_letters.list_newest, limit)
@@ -187,9 +187,9 @@ class SQLiteLedger:
 
     async def erase(self, tenant: str, person: str) -> Erasure:
         erasure = await self._thread.submit(personal_data.erase, tenant, person)
-        for name, hints in self._watchers.items():
+        for name in self._watchers:
             if name.startswith(f"{tenant}/"):
-                self._notify_soon(name, hints, ())
+                self._notify_soon(name, ())
         return erasure
 
     async def guarantee(self) -> Guarantee:
@@ -197,54 +197,51 @@ class SQLiteLedger:
             promises=(
                 "What was acknowledged survives a crash of the server and a loss of power.",
                 "Turns of a conversation run one at a time, in order.",
-                "Turns that were running when the server died go on when it starts again.",
+                "Turns that were running when the server died continue when it starts again.",
             ),
             limitations=(
                 "One server at a time: several replicas need a Redis ledger.",
-                "What the disk loses is lost: back up the file.",
+                "A loss of the disk loses the data: back up the file.",
             ),
         )
 
     # In the event loop, after a commit
 
-    def _deliver(self, outcomes: list[JobResult]) -> None:
-        for outcome in outcomes:
-            future, applied = outcome.future, outcome.applied
-            if applied is None:
-                if not future.done():
-                    future.set_exception(outcome.error)
+    def _deliver(self, jobs: list[JobResult]) -> None:
+        for future, result, error in jobs:
+            if result is None:
+                if error is not None and not future.done():
+                    future.set_exception(error)
                 continue
-            self._notify(applied)
+            self._notify(result)
             if not future.done():
-                future.set_result(applied.value)
-            elif isinstance(applied.value, Claim):
-                self._release_unclaimed(applied.value)
+                future.set_result(result.value)
+            elif isinstance(result.value, Claim):
+                self._release_unclaimed(result.value)
 
-    def _notify(self, applied: OperationResult[Any]) -> None:
-        """Wake who waits for work, and hint at new events."""
-        if applied.wake:
+    def _notify(self, result: OperationResult[Any]) -> None:
+        """Wake `wait_for_work` and the watchers."""
+        if result.wake:
             self._work.set()
-        elif isinstance(applied.value, NothingDue):
+        elif isinstance(result.value, NothingDue):
             self._work.clear()
-            self._idle_until = applied.value.until
-        if applied.events and (hints := self._watchers.get(applied.conversation)):
-            self._notify_soon(
-                applied.conversation, hints, stored_events(applied.offset, applied.events)
-            )
+            self._due_at = result.value.until
+        if result.events and result.conversation in self._watchers:
+            self._notify_soon(result.conversation, stored_events(result.offset, result.events))
 
-    def _notify_soon(
-        self, name: str, hints: list[OnChange], events: tuple[StoredEvent, ...]
-    ) -> None:
+    def _notify_soon(self, name: str, events: tuple[StoredEvent, ...]) -> None:
         loop = asyncio.get_running_loop()
-        for hint in hints:  # on its own, so that one that fails disturbs nobody
-            loop.call_soon(self._call_watcher, name, hint, events)
+        for on_change in self._watchers[name]:  # separately, so that a failure affects only one
+            loop.call_soon(self._call_watcher, name, on_change, events)
 
-    def _call_watcher(self, name: str, hint: OnChange, events: tuple[StoredEvent, ...]) -> None:
-        if hint in self._watchers.get(name, ()):
-            hint(events)
+    def _call_watcher(
+        self, name: str, on_change: OnChange, events: tuple[StoredEvent, ...]
+    ) -> None:
+        if on_change in self._watchers.get(name, ()):
+            on_change(events)
 
     def _release_unclaimed(self, claim: Claim) -> None:
-        """Release a claim whose claimer was cancelled before it heard of it."""
+        """Release a claim whose caller was cancelled in the meantime."""
         with contextlib.suppress(LedgerUnavailable):
             self._thread.submit(turns.release, claim)
 

@@ -1,8 +1,8 @@
-"""The thread that owns the database connection, and its group commit.
+"""Thread that owns the database connection and commits operations in groups.
 
-Operations that are pending together run in one transaction, so that they share one fsync. One that
-is refused before it writes is left out of it; when one fails otherwise, the transaction is undone
-and each of its operations gets its own. Nobody hears of a result before it is committed.
+Operations that are queued at the same time share a transaction, and so one fsync. An operation that
+is refused before it writes is left out of it. When one fails later, the transaction is rolled back
+and each operation runs again in its own. Results are delivered only after the commit.
 """
 
 import asyncio
@@ -26,24 +26,23 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 P = ParamSpec("P")
 MAX_BATCH = 256
-"""Operations that share a transaction at most: bounds how long the first one waits."""
+"""Operations in a transaction at most: bounds how long the first one waits."""
 
 
 class Job(NamedTuple):
-    future: asyncio.Future[Any]  # Any: of the operation's result; `Writer.submit` ties them
+    """Operation that waits for the thread."""
+
+    future: asyncio.Future[Any]  # Any: of the operation's result; `DatabaseThread.submit` ties them
     operation: Callable[..., OperationResult[Any]]
     arguments: tuple[Any, ...]
 
 
 class JobResult(NamedTuple):
-    """``applied``, or the ``error`` for which it was not."""
+    """Result of a job, or the error that it raised."""
 
     future: asyncio.Future[Any]
-    applied: OperationResult[Any] | None
-    error: Exception
-
-
-_NO_ERROR = Exception()
+    result: OperationResult[Any] | None
+    error: Exception | None = None
 
 
 class _PartialWrite(Exception):
@@ -51,28 +50,29 @@ class _PartialWrite(Exception):
 
 
 class DatabaseThread:
-    """Runs operations on the file at ``path``, in order, each durable when its future is done.
+    """Runs operations on the file at ``path``, in order; each is durable when its future is done.
 
-    ``deliver`` is called in the event loop with the outcomes of a committed batch, in order.
+    The event loop calls ``on_commit`` with the results of a committed batch, in order.
     """
 
     def __init__(
         self,
         path: Path,
-        deliver: Callable[[list[JobResult]], None],
+        on_commit: Callable[[list[JobResult]], None],
         *,
         clock: Callable[[], float],
         events_kept: int,
         retention: float = 0.0,
     ) -> None:
         self._path = path
-        self._deliver = deliver
+        self._on_commit = on_commit
         self._clock = clock
         self._events_kept = events_kept
         self._retention = retention
-        self._swept_at = float("-inf")
+        self._expired_at = float("-inf")
+        """When expired rows were last deleted."""
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._running = False
+        self._is_open = False
         self._scrub_pending = False
 
     async def start(self) -> None:
@@ -88,12 +88,12 @@ class DatabaseThread:
         except asyncio.CancelledError:
             self._jobs.put(None)
             raise
-        self._running = True
+        self._is_open = True
 
     async def close(self) -> None:
-        """Finish what was submitted and close the file. Idempotent."""
-        if self._running:
-            self._running = False
+        """Finish the submitted operations and close the file. Idempotent."""
+        if self._is_open:
+            self._is_open = False
             self._jobs.put(None)
             await asyncio.shield(self._ended)
 
@@ -103,8 +103,8 @@ class DatabaseThread:
         *arguments: P.args,
         **_: P.kwargs,
     ) -> asyncio.Future[T]:
-        """Queue an operation; its future is done once it is committed."""
-        if not self._running:
+        """Queue an operation; its future is done when it is committed."""
+        if not self._is_open:
             raise LedgerUnavailable(f"the ledger {str(self._path)!r} is not open")
         future: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put(Job(future, operation, arguments))
@@ -117,137 +117,133 @@ class DatabaseThread:
             check_directory(self._path)
             lock = Lock(self._path)
             try:
-                database = open_file(self._path, lock)
-                store = Database(database, self._clock, self._events_kept, self._retention)
+                connection = open_file(self._path, lock)
+                database = Database(connection, self._clock, self._events_kept, self._retention)
             except BaseException:
                 lock.release()
                 raise
-        except Exception as error:  # noqa: BLE001 (a barrier: the starter gets it)
+        except Exception as error:  # noqa: BLE001 (a barrier: `start` raises it)
             self._loop.call_soon_threadsafe(_fail, opened, error)
             return
         self._loop.call_soon_threadsafe(_succeed, opened)
         try:
-            self._process_jobs(store)
-            with contextlib.suppress(sqlite3.Error, OSError):  # then clients get a snapshot
-                mark_closed(store.connection, lock)
+            self._process_jobs(database)
+            with contextlib.suppress(sqlite3.Error, OSError):  # else clients get a snapshot
+                mark_closed(connection, lock)
         finally:
-            store.connection.close()
+            connection.close()
             lock.release()
             self._loop.call_soon_threadsafe(_succeed, self._ended)
 
-    def _process_jobs(self, store: Database) -> None:
-        self._sweep(store)
+    def _process_jobs(self, database: Database) -> None:
+        self._delete_expired(database)
         while (job := self._jobs.get()) is not None:
-            outcomes = self._run_batch(store, [job])
-            self._scrub_log(store, outcomes)
-            self.deliver(outcomes)
-            self._sweep(store)
+            results = self._run_batch(database, [job])
+            self._scrub_log(database, results)
+            self.deliver(results)
+            self._delete_expired(database)
 
-    def _run_batch(self, store: Database, jobs: list[Job]) -> list[JobResult]:
-        """Do ``jobs``, and those that arrive meanwhile, in one transaction; else each in its own.
-
-        The second way finds the one that failed, and the others are not disturbed by it.
-        """
+    def _run_batch(self, database: Database, jobs: list[Job]) -> list[JobResult]:
+        """Run ``jobs`` and those that arrive in the meantime in one transaction; after a failure,
+        run each in its own, so that the failing one does not affect the others."""
         try:
-            store.connection.execute("BEGIN IMMEDIATE")
-            outcomes = [self._apply(store, job) for job in self._collect(jobs)]
-            self.commit(store, outcomes)
+            database.connection.execute("BEGIN IMMEDIATE")
+            results = [self._run_in_batch(database, job) for job in self._collect(jobs)]
+            self.commit(database, results)
         except (sqlite3.Error, _PartialWrite):
-            self._rollback(store)
-            outcomes = [self._run_alone(store, job) for job in jobs]
-        return outcomes
+            self._rollback(database)
+            results = [self._run_alone(database, job) for job in jobs]
+        return results
 
     def _collect(self, jobs: list[Job]) -> Iterator[Job]:
-        """The first of ``jobs`` and those that arrive while it and they are worked on."""
+        """Yield the first of ``jobs``, then those that arrive in the meantime; add them to it."""
         yield jobs[0]
         while len(jobs) < MAX_BATCH:
             try:
                 job = self._jobs.get_nowait()
             except Empty:
                 return
-            if job is None:  # the end: seen again once this batch is done
+            if job is None:  # `_process_jobs` must see it after this batch
                 self._jobs.put(None)
                 return
             jobs.append(job)
             yield job
 
-    def _apply(self, store: Database, job: Job) -> JobResult:
-        """Do one of several. Raises `_Spoilt` when it failed and may have left something."""
-        before = store.connection.total_changes
+    def _run_in_batch(self, database: Database, job: Job) -> JobResult:
+        """Run one job of a batch. Raises `_PartialWrite` when it failed and may have written."""
+        before = database.connection.total_changes
         try:
-            applied = job.operation(store, *job.arguments)
+            return JobResult(job.future, job.operation(database, *job.arguments))
         except PalaverError as error:
-            if store.connection.total_changes != before:
+            if database.connection.total_changes != before:
                 raise _PartialWrite from error
             return JobResult(job.future, None, error)
         except sqlite3.Error:
             raise
         except Exception as error:
             raise _PartialWrite from error
-        return JobResult(job.future, applied, _NO_ERROR)
 
-    def _run_alone(self, store: Database, job: Job) -> JobResult:
+    def _run_alone(self, database: Database, job: Job) -> JobResult:
         try:
-            store.connection.execute("BEGIN IMMEDIATE")
-            applied = job.operation(store, *job.arguments)
-            outcome = JobResult(job.future, applied, _NO_ERROR)
-            self.commit(store, [outcome])
+            database.connection.execute("BEGIN IMMEDIATE")
+            result = JobResult(job.future, job.operation(database, *job.arguments))
+            self.commit(database, [result])
         except sqlite3.Error as error:
-            self._rollback(store)
+            self._rollback(database)
             unavailable = LedgerUnavailable(f"the ledger {str(self._path)!r}: {error}")
             unavailable.__cause__ = error
             return JobResult(job.future, None, unavailable)
         except Exception as error:  # noqa: BLE001 (a barrier: the caller gets it)
-            self._rollback(store)
+            self._rollback(database)
             return JobResult(job.future, None, error)
-        return outcome
+        return result
 
-    def commit(self, store: Database, outcomes: list[JobResult]) -> None:
-        """Make a batch durable; what comes after this is told."""
-        store.connection.execute("COMMIT")
+    def commit(self, database: Database, results: list[JobResult]) -> None:
+        """Commit a batch, before its results are delivered."""
+        database.connection.execute("COMMIT")
 
-    def deliver(self, outcomes: list[JobResult]) -> None:
-        self._loop.call_soon_threadsafe(self._deliver, outcomes)
+    def deliver(self, results: list[JobResult]) -> None:
+        self._loop.call_soon_threadsafe(self._on_commit, results)
 
-    def _rollback(self, store: Database) -> None:
-        store.cached_rows.clear()
-        if store.connection.in_transaction:  # some errors have rolled back already
+    def _rollback(self, database: Database) -> None:
+        database.cached_rows.clear()
+        if database.connection.in_transaction:  # some errors roll back by themselves
             with contextlib.suppress(sqlite3.Error):
-                store.connection.execute("ROLLBACK")
+                database.connection.execute("ROLLBACK")
 
-    def _sweep(self, store: Database) -> None:
-        """Once an hour remove what is too old, some of it at a time. When that fails, there is
-        the next hour."""
-        if self._clock() - self._swept_at < HOUR:
+    def _delete_expired(self, database: Database) -> None:
+        """Delete some expired rows, once an hour or until none are left."""
+        if self._clock() - self._expired_at < HOUR:
             return
-        self._swept_at = self._clock()
+        self._expired_at = self._clock()
         try:
-            store.connection.execute("BEGIN IMMEDIATE")
-            gone = delete_expired(store)
-            self.commit(store, [])
+            database.connection.execute("BEGIN IMMEDIATE")
+            deleted = delete_expired(database)
+            self.commit(database, [])
         except sqlite3.Error as error:
-            self._rollback(store)
-            log.warning("old conversations stay in %s: %s", self._path, error)
+            self._rollback(database)
+            log.warning("could not delete expired rows of %s: %s", self._path, error)
             return
-        if gone >= MAX_ROWS:
-            self._swept_at = float("-inf")
-        self._scrub_pending |= gone > 0
+        if deleted >= MAX_ROWS:
+            self._expired_at = float("-inf")
+        self._scrub_pending |= deleted > 0
 
-    def _scrub_log(self, store: Database, outcomes: list[JobResult]) -> None:
-        """After an erasure, empty the write-ahead log, which holds the words as they came.
+    def _scrub_log(self, database: Database, results: list[JobResult]) -> None:
+        """Truncate the write-ahead log after an erasure, as it contains the deleted words.
 
-        While another program reads the file that is refused; then after the next batch.
+        SQLite refuses while another program reads the file; the next batch tries again.
         """
         self._scrub_pending |= any(
-            done.applied is not None and done.applied.scrub for done in outcomes
+            done.result is not None and done.result.scrub for done in results
         )
         if not self._scrub_pending:
             return
+        execute = database.connection.execute
         with contextlib.suppress(sqlite3.Error):
-            store.connection.execute("PRAGMA busy_timeout = 0")
-            (busy, *_) = store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            execute("PRAGMA busy_timeout = 0")
+            (busy, *_) = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._scrub_pending = bool(busy)
-            store.connection.execute("PRAGMA busy_timeout = 1000")
+            execute("PRAGMA busy_timeout = 1000")
 
 
 def _succeed(future: "asyncio.Future[None]") -> None:

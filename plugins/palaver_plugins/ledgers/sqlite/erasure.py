@@ -1,8 +1,8 @@
-"""How a person is taken out of a conversation that others have a part in, as SQL."""
+"""Erasure of a person from a conversation that has other members, as SQL."""
 
 from collections.abc import Sequence
 
-from palaver import Event, Received, new_id
+from palaver import Event, InboxMessage, Received, new_id
 from palaver_plugins.ledgers.sqlite.open_turns import (
     read_open_turns,
     read_steering,
@@ -12,7 +12,6 @@ from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     ConversationRow,
     Database,
-    InboxMessage,
     OpenTurn,
     decode_events,
     decode_history,
@@ -21,153 +20,143 @@ from palaver_plugins.ledgers.sqlite.rows import (
 )
 from palaver_plugins.ledgers.sqlite.settling import move_steering, people_of_question
 
-_ANEW = """
-UPDATE conversations SET running = '', steps = 0, began = 0, length = 0, size = 0, expected = -1,
-    due = ? WHERE id = ?
+_RESET_TURN = """
+UPDATE conversations SET running_turn = '', has_steps = 0, start_offset = 0, reply_length = 0,
+    next_index = 0, write_index = -1, due_at = ? WHERE id = ?
 """
-_OTHER_HEAD = "UPDATE conversations SET failed = 0, stop = 0, successor = 0 WHERE id = ?"
-_COUNT = """
-UPDATE conversations SET epoch = ?, first = 1, last = ?, began = 0, reached = ?, newest = ?,
-    open = ?, inbox = ?, steers = ?, waits = ? WHERE id = ?
+_FORGET_ATTEMPTS = """
+UPDATE conversations SET failed_attempts = 0, stop_requested = 0, successor = 0 WHERE id = ?
+"""
+_UPDATE_COUNTS = """
+UPDATE conversations SET epoch = ?, first_offset = 1, last_offset = ?, start_offset = 0,
+    write_offset = ?, newest_turn = ?, open_turns = ?, waiting_messages = ?, steering_count = ?,
+    has_question = ? WHERE id = ?
 """
 
 
-def drop_conversation(store: Database, conversation: int) -> None:
-    """Remove all of a conversation."""
-    execute = store.connection.execute
+def delete_conversation(database: Database, conversation: int) -> None:
+    execute = database.connection.execute
     within = (conversation << 32, (conversation + 1) << 32)
-    for table, column in (("events", "place"), ("turns", "place"), ("steps", "turn")):
+    for table, column in (("events", "position"), ("turns", "position"), ("steps", "turn")):
         execute(f"DELETE FROM {table} WHERE {column} > ? AND {column} < ?", within)
-    for table in ("marks", "steering"):
+    for table in ("dedupe_records", "steering"):
         execute(f"DELETE FROM {table} WHERE conversation = ?", (conversation,))
-    execute("DELETE FROM conversations WHERE id = ?", (conversation,))  # the rest goes with it
+    execute("DELETE FROM conversations WHERE id = ?", (conversation,))  # cascades to the rest
 
 
-def erase_from(store: Database, row: ConversationRow, person: str) -> int:
-    """Remove what was said by and to a person; returns how many events went."""
-    turns = read_open_turns(store.connection, row)
-    head = turns[0] if turns else None
-    steers = read_steering(store.connection, row)
-    left = [post for post in steers if post.message.person != person]
-    resumed = _forget_waiting(store, row, person) and (row.running_turn or row.next_index)
-    anew = head is not None and bool(len(left) < len(steers) or resumed)
-    gone = _drop_turns(store, row, person)
-    _leave(store, row, person)
-    store.connection.execute(
-        "DELETE FROM marks WHERE conversation = ? AND person = ?", (row.id, person)
-    )
-    silent = gone | ({head.number} if head is not None and anew else set())
+def erase_from(database: Database, row: ConversationRow, person: str) -> int:
+    """Remove the person's messages and the replies to them; return how many events were removed."""
+    execute = database.connection.execute
+    turns = read_open_turns(database.connection, row)
+    oldest = turns[0] if turns else None
+    steering = read_steering(database.connection, row)
+    others = [each for each in steering if each.message.person != person]
+    resumes = _delete_question(database, row, person) and (row.running_turn or row.next_index)
+    restarts = oldest is not None and bool(len(others) < len(steering) or resumes)
+    erased = _delete_turns(database, row, person)
+    for table in ("members", "dedupe_records"):
+        execute(f"DELETE FROM {table} WHERE conversation = ? AND person = ?", (row.id, person))
+    if oldest is not None and restarts:
+        erased.add(oldest.number)
     before = row.last_offset - row.first_offset + 1
-    row.last_offset = _renumber(store, row, person, silent)
+    row.last_offset = _rewrite_events(database, row, person, erased)
     events = before - row.last_offset
-    _go_on(store, row, [turn for turn in turns if turn.person != person], head, left, anew)
+    remaining = [turn for turn in turns if turn.person != person]
+    _update_queue(database, row, remaining, oldest, others, restarts=restarts)
     return events
 
 
-def _go_on(
-    store: Database,
+def _update_queue(
+    database: Database,
     row: ConversationRow,
     turns: Sequence[OpenTurn],
-    head: OpenTurn | None,
-    left: Sequence[InboxMessage],
-    anew: bool,
+    oldest: OpenTurn | None,
+    steering: Sequence[InboxMessage],
+    *,
+    restarts: bool,
 ) -> None:
-    """Let the conversation go on with the open ``turns`` that are left."""
-    now = store.clock()
-    execute = store.connection.execute
-    other_head = head is not None and (not turns or turns[0] is not head)
-    running = 0 if other_head or anew or not row.running_turn else 1
+    """Update the conversation for the ``turns`` that stay; ``oldest`` was the first before."""
+    now = database.clock()
+    execute = database.connection.execute
+    oldest_erased = oldest is not None and (not turns or turns[0] is not oldest)
+    running = 0 if oldest_erased or restarts or not row.running_turn else 1
     row.open_turns = len(turns)
-    row.waiting_messages = sum(len(turn.inbox_messages) for turn in turns[running:]) + len(left)
-    replace_steering(store.connection, row, () if other_head else left)
-    due = max(now, turns[0].due_at) if turns else None
-    if head is not None and other_head and left:
-        number, moved = move_steering(store, row, head.number, left, now)
-        row.last_offset += len(moved)
-        execute(ADD_EVENTS, (row.base + row.last_offset, number, encode(moved)))
-        due = now
-    if head is not None and (other_head or anew):
-        execute(_ANEW, (due, row.id))
-        execute("DELETE FROM steps WHERE turn = ?", (row.base + head.number,))
-    if other_head:
-        execute(_OTHER_HEAD, (row.id,))
-    counts = (
-        row.last_offset,
-        row.last_offset,
-        row.newest_turn,
-        row.open_turns,
-        row.waiting_messages,
-        row.steering_count,
-        row.has_question,
-        row.id,
-    )
-    execute(_COUNT, (new_id(), *counts))
+    row.waiting_messages = sum(len(turn.inbox_messages) for turn in turns[running:])
+    row.waiting_messages += len(steering)
+    replace_steering(database.connection, row, () if oldest_erased else steering)
+    due_at = max(now, turns[0].due_at) if turns else None
+    if oldest is not None and oldest_erased and steering:
+        move_steering(database, row, oldest.number, steering, now)
+        due_at = now
+    if oldest is not None and (oldest_erased or restarts):
+        execute(_RESET_TURN, (due_at, row.id))
+        execute("DELETE FROM steps WHERE turn = ?", (row.base + oldest.number,))
+    if oldest_erased:
+        execute(_FORGET_ATTEMPTS, (row.id,))
+    execute(
+        _UPDATE_COUNTS,
+        (new_id(), row.last_offset, row.last_offset, row.newest_turn, row.open_turns,
+         row.waiting_messages, row.steering_count, row.has_question, row.id),
+    )  # fmt: skip
 
 
-def _forget_waiting(store: Database, row: ConversationRow, person: str) -> bool:
-    """Forget the skill that asked, if the person's words are in that."""
-    if not row.has_question or person not in people_of_question(store, row):
+def _delete_question(database: Database, row: ConversationRow, person: str) -> bool:
+    """Delete the pending question if the person has words in it."""
+    if not row.has_question or person not in people_of_question(database, row):
         return False
-    store.connection.execute("DELETE FROM waiting WHERE conversation = ?", (row.id,))
+    database.connection.execute("DELETE FROM pending_questions WHERE conversation = ?", (row.id,))
     row.has_question = 0
     return True
 
 
-def _leave(store: Database, row: ConversationRow, person: str) -> None:
-    store.connection.execute(
-        "DELETE FROM members WHERE conversation = ? AND person = ?", (row.id, person)
-    )
-
-
-def _drop_turns(store: Database, row: ConversationRow, person: str) -> set[int]:
-    """Remove the person's turns, and their lines from those of others; returns the numbers of
-    the turns."""
-    found = store.connection.execute(
-        "SELECT place, person, lines FROM turns "
-        "WHERE place > ? AND place < ? AND (person = ? OR guests)",
+def _delete_turns(database: Database, row: ConversationRow, person: str) -> set[int]:
+    """Delete the person's turns, and their history entries in those of others; return the numbers
+    of the turns."""
+    found = database.connection.execute(
+        "SELECT position, person, history FROM turns "
+        "WHERE position > ? AND position < ? AND (person = ? OR has_other_people)",
         (row.base, row.end, person),
     ).fetchall()
-    for place, author, lines in found:
-        _cut(store, place, person, lines, author == person)
-    return {place - row.base for place, author, _ in found if author == person}
+    for position, owner, history in found:
+        _erase_history(database, position, person, history, is_owner=owner == person)
+    return {position - row.base for position, owner, _ in found if owner == person}
 
 
-def _cut(store: Database, place: int, person: str, lines: bytes | None, theirs: bool) -> None:
-    """Keep only what others have said in a turn; what was replied goes with its person's."""
-    left = [
-        line
-        for line in (decode_history([lines]) if lines else ())
-        if line.person != person and not (theirs and line.role == "assistant")
+def _erase_history(
+    database: Database, position: int, person: str, history: bytes | None, *, is_owner: bool
+) -> None:
+    """Keep only other people's entries; the reply is deleted with the turn's owner."""
+    execute = database.connection.execute
+    others = [
+        entry
+        for entry in (decode_history([history]) if history else ())
+        if entry.person != person and not (is_owner and entry.role == "assistant")
     ]
-    if not left:
-        store.connection.execute("DELETE FROM turns WHERE place = ?", (place,))
-    elif theirs:
-        store.connection.execute(
-            "UPDATE turns SET person = '', lines = ?, fence = NULL WHERE place = ?",
-            (encode_history(left), place),
-        )
-    else:
-        store.connection.execute(
-            "UPDATE turns SET lines = ? WHERE place = ?", (encode_history(left), place)
-        )
+    if not others:
+        execute("DELETE FROM turns WHERE position = ?", (position,))
+        return
+    execute("UPDATE turns SET history = ? WHERE position = ?", (encode_history(others), position))
+    if is_owner:
+        execute("UPDATE turns SET person = '', fence = NULL WHERE position = ?", (position,))
 
 
-def _renumber(store: Database, row: ConversationRow, person: str, silent: set[int]) -> int:
-    """Write the stream anew without what the person has said and, of the turns ``silent``,
-    without what they put out; returns its length."""
-    execute = store.connection.execute
+def _rewrite_events(database: Database, row: ConversationRow, person: str, erased: set[int]) -> int:
+    """Rewrite the stream without the person's messages and the events of the turns ``erased``;
+    return its length."""
+    execute = database.connection.execute
     within = (row.base, row.end)
     blocks = execute(
-        "SELECT place, turn, data FROM events WHERE place > ? AND place < ? ORDER BY place",
+        "SELECT position, turn, data FROM events WHERE position > ? AND position < ? "
+        "ORDER BY position",
         within,
     ).fetchall()
-    execute("DELETE FROM events WHERE place > ? AND place < ?", within)
+    execute("DELETE FROM events WHERE position > ? AND position < ?", within)
     last = 0
-    for place, turn, data in blocks:
+    for position, turn, data in blocks:
         kept = [
             event
-            for event in _held(row, place, decode_events(data))
-            if _stays(event, person, turn in silent)
+            for event in _untrimmed(row, position, decode_events(data))
+            if _stays(event, person, turn in erased)
         ]
         if kept:
             last += len(kept)
@@ -175,13 +164,13 @@ def _renumber(store: Database, row: ConversationRow, person: str, silent: set[in
     return last
 
 
-def _stays(event: Event, person: str, silent: bool) -> bool:
+def _stays(event: Event, person: str, is_erased: bool) -> bool:
     if isinstance(event, Received):
         return event.person != person
-    return not silent
+    return not is_erased
 
 
-def _held(row: ConversationRow, place: int, events: list[Event]) -> list[Event]:
-    """The events of the block at ``place`` that were not trimmed."""
-    trimmed = row.first_offset - (place - row.base - len(events) + 1)
+def _untrimmed(row: ConversationRow, position: int, events: list[Event]) -> list[Event]:
+    """Return the events of a block that were not trimmed."""
+    trimmed = row.first_offset - (position - row.base - len(events) + 1)
     return events[max(trimmed, 0) :]

@@ -1,44 +1,47 @@
-"""What nobody has used for long is removed from the SQLite ledger."""
+"""Deletion of expired rows of the SQLite ledger."""
 
 from palaver import new_id
 from palaver_plugins.ledgers.retention import DAY, DEAD_LETTER_DAYS
-from palaver_plugins.ledgers.sqlite.erasure import drop_conversation
+from palaver_plugins.ledgers.sqlite.erasure import delete_conversation
 from palaver_plugins.ledgers.sqlite.inbox import DEDUPE_SECONDS
-from palaver_plugins.ledgers.sqlite.rows import Database
+from palaver_plugins.ledgers.sqlite.rows import Database, renew_epoch
 
 MAX_ROWS = 200
-"""Rows of each kind that go at once at most: bounds how long others wait for that."""
+"""Rows of each kind that one run deletes: bounds how long other operations wait."""
 
-_OLD_CONVERSATIONS = "SELECT id, name FROM conversations WHERE active < ? AND open = 0 LIMIT ?"
-_OLD_MEMORIES = """
+_CONVERSATIONS = "SELECT id, name FROM conversations WHERE active_at < ? AND open_turns = 0 LIMIT ?"
+_DELETE_MEMORIES = """
 DELETE FROM memories WHERE (tenant, person, key) IN
-    (SELECT tenant, person, key FROM memories WHERE at < ? LIMIT ?)
+    (SELECT tenant, person, key FROM memories WHERE used_at < ? LIMIT ?)
 """
-_OLD_MARKS = """
-DELETE FROM marks WHERE number IN
-    (SELECT number FROM (SELECT number, at FROM marks ORDER BY number LIMIT ?) WHERE at < ?)
+_DELETE_DEDUPE_RECORDS = """
+DELETE FROM dedupe_records WHERE number IN
+    (SELECT number FROM
+        (SELECT number, accepted_at FROM dedupe_records ORDER BY number LIMIT ?)
+    WHERE accepted_at < ?)
 """
 
 
-def delete_expired(store: Database) -> int:
-    """Remove what is too old; returns how many rows went of the kind of which most did. As many
-    as `CHUNK` mean that there may be more."""
-    execute, now = store.connection.execute, store.clock()
-    letters = execute("DELETE FROM letters WHERE at < ?", (now - DEAD_LETTER_DAYS * DAY,)).rowcount
-    marks = execute(_OLD_MARKS, (MAX_ROWS, now - DEDUPE_SECONDS)).rowcount
+def delete_expired(database: Database) -> int:
+    """Delete expired rows; return the largest number of any kind. `MAX_ROWS` of a kind mean that
+    there may be more."""
+    execute, now = database.connection.execute, database.clock()
+    oldest = now - DEAD_LETTER_DAYS * DAY
+    dead_letters = execute("DELETE FROM dead_letters WHERE at < ?", (oldest,)).rowcount
+    records = execute(_DELETE_DEDUPE_RECORDS, (MAX_ROWS, now - DEDUPE_SECONDS)).rowcount
     conversations = memories = 0
-    if store.retention:
-        conversations = _drop_conversations(store, now - store.retention)
-        memories = execute(_OLD_MEMORIES, (now - store.retention, MAX_ROWS)).rowcount
-    return max(min(letters, 1), marks, conversations, memories)
+    if database.retention:
+        conversations = _delete_conversations(database, now - database.retention)
+        memories = execute(_DELETE_MEMORIES, (now - database.retention, MAX_ROWS)).rowcount
+    return max(min(dead_letters, 1), records, conversations, memories)
 
 
-def _drop_conversations(store: Database, before: float) -> int:
-    """Those of which no turn waits; one that begins anew must not be taken for the old one."""
-    old = store.connection.execute(_OLD_CONVERSATIONS, (before, MAX_ROWS)).fetchall()
-    for conversation, name in old:
-        drop_conversation(store, conversation)
-        store.cached_rows.pop(name, None)
-    if old:
-        store.connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (new_id(),))
-    return len(old)
+def _delete_conversations(database: Database, before: float) -> int:
+    """Delete conversations that were last active before that time and have no open turn."""
+    expired = database.connection.execute(_CONVERSATIONS, (before, MAX_ROWS)).fetchall()
+    for conversation, name in expired:
+        delete_conversation(database, conversation)
+        database.cached_rows.pop(name, None)
+    if expired:
+        renew_epoch(database.connection, new_id())
+    return len(expired)

@@ -1,15 +1,32 @@
-"""A turn before it is claimed, as SQL: accept and stop.
+"""Operations on turns that are not claimed: accept and stop.
 
-Each function is one operation, and checks all that may fail before it writes.
+Each function is one operation; it checks everything that may fail before it writes.
 """
 
-from palaver import ConcurrencyPolicies, Conflict, Message, Receipt, Received, StopState, TooMany
+from typing import NamedTuple
+
+from palaver import (
+    ConcurrencyPolicies,
+    Conflict,
+    InboxMessage,
+    JoinTurn,
+    Message,
+    NewTurn,
+    Receipt,
+    StopState,
+    TooMany,
+    decide_concurrency,
+    received_event,
+)
 from palaver_plugins.ledgers.sqlite.open_turns import (
+    add_steering,
     add_turn,
+    claimed_turn,
     next_number,
     parse_number,
+    read_newest,
+    read_open_turn,
 )
-from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -17,163 +34,193 @@ from palaver_plugins.ledgers.sqlite.rows import (
     CachedHistory,
     ConversationRow,
     Database,
-    InboxMessage,
     OpenTurn,
     encode,
+    load_reply,
     next_epoch,
 )
 
 DEDUPE_SECONDS = 24 * HOUR
-"""Seconds for which the id of a message is known as used."""
+"""Seconds for which the ledger recognizes the id of a message."""
 
-_SEEN = "SELECT turn, digest, at FROM marks WHERE conversation = ? AND message = ?"
-_MARK = """
-INSERT OR REPLACE INTO marks (conversation, message, person, turn, digest, at)
+_FIND_DUPLICATE = """
+SELECT turn, digest, accepted_at FROM dedupe_records WHERE conversation = ? AND message = ?
+"""
+_ADD_DEDUPE_RECORD = """
+INSERT OR REPLACE INTO dedupe_records (conversation, message, person, turn, digest, accepted_at)
 VALUES (?, ?, ?, ?, ?, ?)
 """
 _ADD_MEMBER = "INSERT OR IGNORE INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
-_QUEUE = """
-UPDATE conversations SET newest = ?, last = ?, open = ?, inbox = ?, steers = ?,
-    due = coalesce(?, due) WHERE id = ?
+_UPDATE_QUEUE = """
+UPDATE conversations SET newest_turn = ?, last_offset = ?, open_turns = ?, waiting_messages = ?,
+    steering_count = ?, due_at = coalesce(?, due_at) WHERE id = ?
 """
 _OLDEST = """
-SELECT place, id, TRUE FROM turns
-WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
+SELECT position, id, TRUE FROM turns
+WHERE position >= ? AND position < ? AND history IS NULL ORDER BY position LIMIT 1
 """
-_BY_ID = "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?"
+_BY_ID = "SELECT position, id, history IS NULL FROM turns WHERE position = ? AND id = ?"
+_JOIN = "UPDATE turns SET inbox_messages = ?, due_at = ? WHERE position = ?"
+_STOP = "UPDATE turns SET stop_requested = 1 WHERE position = ?"
+_STOP_RUNNING = "UPDATE conversations SET stop_requested = 1, successor = ? WHERE id = ?"
 
 
 def accept(
-    store: Database, message: Message, policies: ConcurrencyPolicies
+    database: Database, message: Message, policies: ConcurrencyPolicies
 ) -> OperationResult[Receipt]:
-    now = store.clock()
+    now = database.clock()
     name = str(message.conversation)
     digest = message.digest
-    row = store.row(name)
+    row = database.row(name)
     if row is None:
-        row = _begin(store, name, now)
-    elif earlier := _seen(store, row, message, digest, now):
+        row = _begin(database, name, now)
+    elif earlier := _find_duplicate(database, row, message, digest, now):
         return OperationResult(earlier)
     if row.waiting_messages >= policies.inbox_limit:
         raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
-    _note(store, row, message, now)
-    return _receive(store, row, InboxMessage(now, message), digest, policies)
+    if message.person not in row.people:
+        member = (row.id, message.conversation.tenant, message.person)
+        database.connection.execute(_ADD_MEMBER, member)
+        row.people.add(message.person)
+    database.record_activity(row, now)
+    return _receive(database, row, InboxMessage(now, message), digest, policies)
 
 
-def _seen(
-    store: Database, row: ConversationRow, message: Message, digest: str, now: float
+def _find_duplicate(
+    database: Database, row: ConversationRow, message: Message, digest: str, now: float
 ) -> Receipt | None:
-    """The receipt of the same message, if it was accepted within the last day."""
-    found = store.connection.execute(_SEEN, (row.id, message.id)).fetchone()
+    """Return the receipt of the same message, if it was accepted within the last day."""
+    found = database.connection.execute(_FIND_DUPLICATE, (row.id, message.id)).fetchone()
     if found is None:
         return None
-    turn, known, at = found
-    if now - at >= DEDUPE_SECONDS:
+    turn, known_digest, accepted_at = found
+    if now - accepted_at >= DEDUPE_SECONDS:
         return None
-    if known != digest:
+    if known_digest != digest:
         raise Conflict(f"message id {message.id!r} was used with another body")
-    return Receipt(turn=turn, ahead=_ahead(store, row, parse_number(turn)), duplicate=True)
+    return Receipt(turn=turn, ahead=_ahead(database, row, parse_number(turn)), duplicate=True)
 
 
-def _begin(store: Database, name: str, now: float) -> ConversationRow:
-    """Make the row of a new conversation."""
-    store.connection.execute(
-        "INSERT INTO conversations (name, epoch, active) VALUES (?, ?, ?)",
-        (name, next_epoch(store.connection), now),
+def _begin(database: Database, name: str, now: float) -> ConversationRow:
+    """Store a new conversation."""
+    database.connection.execute(
+        "INSERT INTO conversations (name, epoch, active_at) VALUES (?, ?, ?)",
+        (name, next_epoch(database.connection), now),
     )
-    row = store.row(name)
+    row = database.row(name)
     assert row is not None
-    row.cached_history = CachedHistory((), whole=True)
+    row.cached_history = CachedHistory((), is_complete=True)
     return row
 
 
-def _note(store: Database, row: ConversationRow, message: Message, now: float) -> None:
-    """Keep who takes part in a conversation, and that it lives."""
-    execute = store.connection.execute
-    if message.person not in row.people:
-        execute(_ADD_MEMBER, (row.id, message.conversation.tenant, message.person))
-        row.people.add(message.person)
-    store.record_activity(row, now)
-
-
-def _ahead(store: Database, row: ConversationRow, number: int) -> int:
-    """Turns that come before that one; 0 when it is settled."""
-    (ahead,) = store.connection.execute(
-        "SELECT count(*) FROM turns WHERE place >= ? AND place < ? AND lines IS NULL",
+def _ahead(database: Database, row: ConversationRow, number: int) -> int:
+    """Count the open turns before that one; 0 when it is settled."""
+    (ahead,) = database.connection.execute(
+        "SELECT count(*) FROM turns WHERE position >= ? AND position < ? AND history IS NULL",
         (row.base + row.oldest_turn, row.base + number),
     ).fetchone()
     return int(ahead)
 
 
+class _Assignment(NamedTuple):
+    """Turn that answers a message, after ``ahead`` others."""
+
+    turn: OpenTurn
+    ahead: int
+    joined: bool
+
+
 def _receive(
-    store: Database,
+    database: Database,
     row: ConversationRow,
-    post: InboxMessage,
+    inbox_message: InboxMessage,
     digest: str,
     policies: ConcurrencyPolicies,
 ) -> OperationResult[Receipt]:
-    policy = policy_of(store, row, policies)
-    turn = joined(store, row, post, policy, policies.merge_window)
-    is_new = turn is None
-    if turn is None:
-        window = policies.merge_window if policy == "merge" else 0.0
-        ahead = row.open_turns
-        turn = add_turn(store.connection, row, next_number(row), [post], post.accepted_at + window)
-        if policy == "interrupt":
-            interrupt_for(store, row, turn)
-    else:
-        ahead = (
-            row.open_turns - 1
-            if turn.number == row.newest_turn
-            else _ahead(store, row, turn.number)
-        )
-    message = post.message
-    received = _received(turn, message, ahead)
+    turn, ahead, joined = _assign_turn(database, row, inbox_message, policies)
+    message = inbox_message.message
+    received = received_event(turn.id, message, ahead=ahead)
     offset = row.last_offset + 1
-    execute = store.connection.execute
-    execute(_MARK, (row.id, message.id, message.person, turn.id, digest, post.accepted_at))
+    execute = database.connection.execute
+    execute(
+        _ADD_DEDUPE_RECORD,
+        (row.id, message.id, message.person, turn.id, digest, inbox_message.accepted_at),
+    )
     execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
     row.last_offset, row.waiting_messages = offset, row.waiting_messages + 1
-    due = turn.due_at if row.open_turns == 1 and not row.running_turn else None
+    due_at = turn.due_at if row.open_turns == 1 and not row.running_turn else None
     execute(
-        _QUEUE,
-        (
-            row.newest_turn,
-            row.last_offset,
-            row.open_turns,
-            row.waiting_messages,
-            row.steering_count,
-            due,
-            row.id,
-        ),
+        _UPDATE_QUEUE,
+        (row.newest_turn, row.last_offset, row.open_turns, row.waiting_messages,
+         row.steering_count, due_at, row.id),
+    )  # fmt: skip
+    receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=joined)
+    return OperationResult(receipt, row.name, offset, (received,), wake=due_at is not None)
+
+
+def _assign_turn(
+    database: Database,
+    row: ConversationRow,
+    inbox_message: InboxMessage,
+    policies: ConcurrencyPolicies,
+) -> _Assignment:
+    """Add the message to the turn that the policy names."""
+    connection = database.connection
+    running = successor = None
+    skill = ""
+    if row.running_turn:
+        running = claimed_turn(connection, row)
+        running.stop_requested = bool(row.stop_requested)
+        successor = read_open_turn(connection, row, row.successor) if row.successor else None
+        if policies.skills:
+            load_reply(connection, row)
+            skill = row.skill
+    decision = decide_concurrency(
+        inbox_message,
+        policies.for_skill(skill),
+        policies.merge_window,
+        running=running,
+        newest=read_newest(connection, row) if row.open_turns else None,
+        successor=successor,
     )
-    receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=not is_new)
-    return OperationResult(receipt, row.name, offset, (received,), wake=due is not None)
+    if isinstance(decision, NewTurn):
+        ahead, number = row.open_turns, next_number(row)
+        turn = add_turn(connection, row, number, [inbox_message], decision.due_at)
+        if running is not None and decision.stop_running:
+            connection.execute(_STOP, (row.base + running.number,))
+            connection.execute(_STOP_RUNNING, (turn.number, row.id))
+            row.stop_requested, row.successor = 1, turn.number
+        return _Assignment(turn, ahead, joined=False)
+    turn = decision.turn
+    if isinstance(decision, JoinTurn):
+        turn.inbox_messages, turn.due_at = (*turn.inbox_messages, inbox_message), decision.due_at
+        joined = (encode(turn.inbox_messages), turn.due_at, row.base + turn.number)
+        connection.execute(_JOIN, joined)
+    else:
+        add_steering(connection, row, inbox_message)
+    is_newest = turn.number == row.newest_turn
+    ahead = row.open_turns - 1 if is_newest else _ahead(database, row, turn.number)
+    return _Assignment(turn, ahead, joined=True)
 
 
-def _received(turn: OpenTurn, message: Message, ahead: int) -> Received:
-    return Received(
-        turn=turn.id, id=message.id, person=message.person, text=message.text, ahead=ahead
-    )
-
-
-def stop(store: Database, name: str, turn: str | None) -> OperationResult[tuple[StopState, str]]:
-    row = store.row(name)
+def stop(database: Database, name: str, turn: str | None) -> OperationResult[tuple[StopState, str]]:
+    row = database.row(name)
     if row is None:
         return OperationResult(("unknown", ""))
-    place = row.base + (row.oldest_turn if turn is None else parse_number(turn))
-    query = _OLDEST if turn is None else _BY_ID
-    bound: int | str = row.end if turn is None else turn
-    found = store.connection.execute(query, (place, bound)).fetchone()
+    execute = database.connection.execute
+    if turn is None:
+        found = execute(_OLDEST, (row.base + row.oldest_turn, row.end)).fetchone()
+    else:
+        found = execute(_BY_ID, (row.base + parse_number(turn), turn)).fetchone()
     if found is None:
         return OperationResult(("unknown", ""))
-    place, turn, is_open = found
+    position, turn, is_open = found
     if not is_open:
         return OperationResult(("settled", turn))
-    store.connection.execute("UPDATE turns SET stop = 1 WHERE place = ?", (place,))
-    if waiting := row.cached_turns.get(place - row.base):
+    execute(_STOP, (position,))
+    if waiting := row.cached_turns.get(position - row.base):
         waiting.stop_requested = True
     if turn == row.running_turn:
-        store.connection.execute("UPDATE conversations SET stop = 1 WHERE id = ?", (row.id,))
+        execute("UPDATE conversations SET stop_requested = 1 WHERE id = ?", (row.id,))
         row.stop_requested = 1
     return OperationResult(("stopping", turn))

@@ -1,4 +1,4 @@
-"""Reading the SQLite ledger, and what is remembered about people."""
+"""Operations that read, and the memories about people."""
 
 from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot
 from palaver_plugins.ledgers.sqlite.open_turns import read_open_turns, read_steering
@@ -16,56 +16,59 @@ from palaver_plugins.ledgers.sqlite.rows import (
 )
 
 
-def read(store: Database, name: str, after: int, limit: int) -> OperationResult[Page]:
-    row = read_row(store.connection, name)
+def read(database: Database, name: str, after: int, limit: int) -> OperationResult[Page]:
+    row = read_row(database.connection, name)
     if row is None:
-        return OperationResult(Page(next_epoch(store.connection), 1, 0, ()))
+        return OperationResult(Page(next_epoch(database.connection), 1, 0, ()))
     start = max(after + 1, row.first_offset)
-    blocks = store.connection.execute(
-        "SELECT place, data FROM events WHERE place >= ? AND place < ? ORDER BY place LIMIT ?",
-        (row.base + start, row.end, max(limit, 0)),  # a block holds at least one event
+    blocks = database.connection.execute(
+        "SELECT position, data FROM events WHERE position >= ? AND position < ? "
+        "ORDER BY position LIMIT ?",
+        (row.base + start, row.end, max(limit, 0)),  # a block has at least one event
     ).fetchall()
     if not blocks:
         return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, ()))
     events = [event for _, data in blocks for event in decode_events(data)]
     offset = blocks[-1][0] - row.base - len(events) + 1
-    recorded = stored_events(start, events[start - offset : start - offset + limit])
-    return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, recorded))
+    page = stored_events(start, events[start - offset : start - offset + limit])
+    return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, page))
 
 
-def snapshot(store: Database, name: str, lines: int) -> OperationResult[Snapshot]:
-    row = read_row(store.connection, name)
+def snapshot(database: Database, name: str, history: int) -> OperationResult[Snapshot]:
+    row = read_row(database.connection, name)
     if row is None:
-        cursor = Cursor(next_epoch(store.connection), 0)
+        cursor = Cursor(next_epoch(database.connection), 0)
         return OperationResult(Snapshot(cursor=cursor, history=(), pending=()))
     return OperationResult(
         Snapshot(
             cursor=Cursor(row.epoch, row.last_offset),
-            history=read_history(store.connection, row, lines),
-            pending=_pending(store, row) if row.open_turns else (),
+            history=read_history(database.connection, row, history),
+            pending=_pending_turns(database, row) if row.open_turns else (),
         )
     )
 
 
-def _pending(store: Database, row: ConversationRow) -> tuple[PendingTurn, ...]:
-    turns = read_open_turns(store.connection, row)
-    steered = tuple(post.message for post in read_steering(store.connection, row))
-    load_reply(store.connection, row)
-    reply = "".join(row.reply_parts or ())
-    return tuple(
+def _pending_turns(database: Database, row: ConversationRow) -> tuple[PendingTurn, ...]:
+    oldest, *others = read_open_turns(database.connection, row)
+    steering = read_steering(database.connection, row)
+    load_reply(database.connection, row)
+    return (
         PendingTurn(
-            turn=turn.id,
-            messages=(*turn.messages, *(() if position else steered)),
-            running=turn.id == row.running_turn,
-            reply="" if position else reply,
-            skill="" if position else row.skill,
-        )
-        for position, turn in enumerate(turns)
+            turn=oldest.id,
+            messages=(*oldest.messages, *(each.message for each in steering)),
+            running=oldest.id == row.running_turn,
+            reply=row.reply,
+            skill=row.skill,
+        ),
+        *(
+            PendingTurn(turn=turn.id, messages=turn.messages, running=False, reply="")
+            for turn in others
+        ),
     )
 
 
-def members(store: Database, name: str) -> OperationResult[frozenset[str]]:
-    people = store.connection.execute(
+def members(database: Database, name: str) -> OperationResult[frozenset[str]]:
+    people = database.connection.execute(
         "SELECT person FROM members m JOIN conversations c ON c.id = m.conversation "
         "WHERE c.name = ?",
         (name,),
@@ -73,42 +76,42 @@ def members(store: Database, name: str) -> OperationResult[frozenset[str]]:
     return OperationResult(frozenset(person for (person,) in people))
 
 
-def depth(store: Database) -> OperationResult[QueueDepth]:
-    unsettled, running = store.connection.execute(
-        "SELECT coalesce(sum(open), 0), coalesce(sum(running <> ''), 0) "
-        "FROM conversations WHERE due IS NOT NULL"
+def queue_depth(database: Database) -> OperationResult[QueueDepth]:
+    open_turns, running = database.connection.execute(
+        "SELECT coalesce(sum(open_turns), 0), coalesce(sum(running_turn <> ''), 0) "
+        "FROM conversations WHERE due_at IS NOT NULL"
     ).fetchone()
-    return OperationResult(QueueDepth(queued=unsettled - running, running=running))
+    return OperationResult(QueueDepth(queued=open_turns - running, running=running))
 
 
 def remember(
-    store: Database, tenant: str, person: str, key: str, value: str | None
+    database: Database, tenant: str, person: str, key: str, value: str | None
 ) -> OperationResult[None]:
     if value is None:
-        store.connection.execute(
+        database.connection.execute(
             "DELETE FROM memories WHERE tenant = ? AND person = ? AND key = ?",
             (tenant, person, key),
         )
     else:
-        store.connection.execute(
-            "INSERT OR REPLACE INTO memories (tenant, person, key, value, at) "
+        database.connection.execute(
+            "INSERT OR REPLACE INTO memories (tenant, person, key, value, used_at) "
             "VALUES (?, ?, ?, ?, ?)",
-            (tenant, person, key, value, store.clock()),
+            (tenant, person, key, value, database.clock()),
         )
     return OperationResult(None)
 
 
-def recall(store: Database, tenant: str, person: str, key: str) -> OperationResult[str | None]:
-    found = store.connection.execute(
-        "SELECT value, at FROM memories WHERE tenant = ? AND person = ? AND key = ?",
+def recall(database: Database, tenant: str, person: str, key: str) -> OperationResult[str | None]:
+    found = database.connection.execute(
+        "SELECT value, used_at FROM memories WHERE tenant = ? AND person = ? AND key = ?",
         (tenant, person, key),
     ).fetchone()
     if found is None:
         return OperationResult(None)
-    value, at = found
-    if (now := store.clock()) - at >= HOUR:
-        store.connection.execute(
-            "UPDATE memories SET at = ? WHERE tenant = ? AND person = ? AND key = ?",
+    value, used_at = found
+    if (now := database.clock()) - used_at >= HOUR:
+        database.connection.execute(
+            "UPDATE memories SET used_at = ? WHERE tenant = ? AND person = ? AND key = ?",
             (now, tenant, person, key),
         )
     return OperationResult(value)

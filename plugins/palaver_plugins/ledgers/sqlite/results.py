@@ -1,4 +1,4 @@
-"""What an operation on the SQLite ledger returns."""
+"""Results of operations on the SQLite ledger."""
 
 from typing import Generic, NamedTuple, TypeVar
 
@@ -8,16 +8,16 @@ T = TypeVar("T")
 
 
 class NothingDue(NamedTuple):
-    """Nothing is due before ``until`` (by the ledger's clock)."""
+    """Result of a claim when nothing is due before ``until``, in seconds since the epoch."""
 
     until: float
 
 
 class OperationResult(NamedTuple, Generic[T]):
-    """What an operation did: its result, and who should hear of it.
+    """Value of an operation, and the notifications that follow its commit.
 
-    ``events`` went to the stream of the conversation ``name``, the first with ``offset``.
-    ``wake``: a turn may be due now. ``scrub``: overwritten words may remain in the log.
+    ``events`` were appended to the stream of ``conversation``, the first with ``offset``. ``wake``:
+    a turn may be due. ``scrub``: deleted words may remain in the write-ahead log.
     """
 
     value: T

@@ -1,4 +1,4 @@
-"""Rows of the SQLite ledger as objects, and the reading that several operations share."""
+"""Rows of the SQLite ledger as objects, and the reads that several operations share."""
 
 import sqlite3
 import zlib
@@ -11,6 +11,7 @@ import msgspec
 from palaver import (
     Event,
     HistoryEntry,
+    InboxMessage,
     LogEntry,
     Message,
     Routed,
@@ -21,30 +22,21 @@ from palaver import (
 )
 
 MAX_CACHED_CONVERSATIONS = 512
-"""Conversations that are held in memory beside the file."""
 MAX_CACHED_ENTRIES = 80
+"""History entries that the cache keeps of a conversation."""
 MAX_CACHED_CHARACTERS = 32_768
-"""How much of the newest history of such a conversation is held."""
+"""Length of the history, or of a turn's messages, above which they are not cached."""
+HOUR = 3600.0
+"""Precision, in seconds, of the time at which a conversation or a memory was last used."""
 
 encode = msgspec.json.Encoder().encode
 decode_events = msgspec.json.Decoder(list[Event]).decode
-_decode_lines = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
+_decode_history = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
-HOUR = 3600.0
-"""How exactly it is known when a conversation or a memory was used last."""
-
-
-class InboxMessage(msgspec.Struct, frozen=True, array_like=True):
-    """A message and when it was accepted, in seconds since the epoch."""
-
-    accepted_at: float
-    message: Message
-
-
 class OpenTurn(msgspec.Struct):
-    """A turn that is not settled: the columns of its row that are of use until it is."""
+    """Turn that is not settled: the columns of its row that are used until then."""
 
     number: int
     id: str
@@ -56,14 +48,11 @@ class OpenTurn(msgspec.Struct):
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return tuple(post.message for post in self.inbox_messages)
+        return tuple(inbox_message.message for inbox_message in self.inbox_messages)
 
 
 class ConversationRow(msgspec.Struct):
-    """A row of ``conversations``: the first fields are its columns, explained in the schema.
-
-    The others hold what the file has as well, to spare reading it again.
-    """
+    """Row of ``conversations``: first its columns (see the schema), then a cache of other rows."""
 
     id: int
     name: str
@@ -81,7 +70,7 @@ class ConversationRow(msgspec.Struct):
     failed_attempts: int
     has_steps: int
     stop_requested: int
-    successor_turn: int
+    successor: int
     steering_count: int
     start_offset: int
     reply_length: int
@@ -90,50 +79,54 @@ class ConversationRow(msgspec.Struct):
     write_digest: int
     write_offset: int
     people: set[str] = msgspec.field(default_factory=set)
-    cached_turns: dict[int, OpenTurn] = msgspec.field(
-        default_factory=dict
-    )  # some of those that wait
-    claimed_turn: OpenTurn | None = None  # the claimed one
-    reply_parts: list[str] | None = None  # of the running reply
+    cached_turns: dict[int, OpenTurn] = msgspec.field(default_factory=dict)
+    """Some of the turns that wait, by number."""
+    claimed_turn: OpenTurn | None = None
+    reply_parts: list[str] | None = None
     skill: str = ""
     cached_history: "CachedHistory | None" = None
 
     @property
     def base(self) -> int:
-        """The place before the conversation's first row."""
+        """Return the position before the conversation's first row."""
         return self.id << 32
 
     @property
     def end(self) -> int:
-        """The place after the conversation's last possible row."""
+        """Return the position after the conversation's last possible row."""
         return (self.id + 1) << 32
 
+    @property
+    def reply(self) -> str:
+        """Return the reply that `load_reply` has read."""
+        return "".join(self.reply_parts or ())
 
-ADD_EVENTS = "INSERT INTO events (place, turn, data) VALUES (?, ?, ?)"
-_FIELDS = ConversationRow.__struct_fields__[: ConversationRow.__struct_fields__.index("people")]
-COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS)
+
+ADD_EVENTS = "INSERT INTO events (position, turn, data) VALUES (?, ?, ?)"
+_FIELDS = ConversationRow.__struct_fields__
+COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS[: _FIELDS.index("people")])
 _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"
 
 
 class CachedHistory:
-    """The newest lines of a history; ``whole`` when there are no older ones."""
+    """Newest entries of a history; ``is_complete`` when there are no older ones."""
 
     __slots__ = ("characters", "entries", "is_complete")
 
-    def __init__(self, lines: Sequence[HistoryEntry], *, whole: bool) -> None:
-        self.entries = deque(lines)
-        self.is_complete = whole
-        self.characters = sum(len(line.text) for line in lines)
+    def __init__(self, entries: Sequence[HistoryEntry], *, is_complete: bool) -> None:
+        self.entries = deque(entries)
+        self.is_complete = is_complete
+        self.characters = sum(len(entry.text) for entry in entries)
 
-    def add(self, *lines: HistoryEntry) -> None:
-        self.entries += lines
-        self.characters += sum(len(line.text) for line in lines)
+    def add(self, entries: Sequence[HistoryEntry]) -> None:
+        self.entries += entries
+        self.characters += sum(len(entry.text) for entry in entries)
         while len(self.entries) > MAX_CACHED_ENTRIES:
             self.characters -= len(self.entries.popleft().text)
             self.is_complete = False
 
     def newest(self, count: int) -> tuple[HistoryEntry, ...] | None:
-        """The newest ``count`` lines, or None when some of them are not held."""
+        """Return the newest ``count`` entries, or None when some are not cached."""
         if count > len(self.entries) and not self.is_complete:
             return None
         return tuple(self.entries)[-count:]
@@ -141,10 +134,10 @@ class CachedHistory:
 
 @dataclass(slots=True)
 class Database:
-    """What an operation works on. ``kept``: events held for a conversation at a turn's end;
-    ``retention``: seconds without activity after which one goes, or 0.
+    """Context of an operation. A settled turn leaves ``events_kept`` events in its conversation;
+    ``retention`` is in seconds of inactivity, 0 keeps everything.
 
-    ``live`` holds rows as the open transaction has them; when that is undone, so are they.
+    ``cached_rows`` are as the open transaction has them; a rollback clears them.
     """
 
     connection: sqlite3.Connection
@@ -153,94 +146,95 @@ class Database:
     retention: float = 0.0
     cached_rows: dict[str, ConversationRow] = field(default_factory=dict)
 
-    def cache(self, row: ConversationRow) -> ConversationRow:
-        if len(self.cached_rows) >= MAX_CACHED_CONVERSATIONS:
-            del self.cached_rows[next(iter(self.cached_rows))]
-        self.cached_rows[row.name] = row
-        return row
-
     def row(self, name: str) -> ConversationRow | None:
-        """The conversation's row, held from now on."""
+        """Return the conversation's row, and cache it."""
         row = self.cached_rows.get(name)
         if row is None and (row := read_row(self.connection, name)) is not None:
-            self.cache(row)
+            if len(self.cached_rows) >= MAX_CACHED_CONVERSATIONS:
+                del self.cached_rows[next(iter(self.cached_rows))]
+            self.cached_rows[name] = row
         return row
 
     def record_activity(self, row: ConversationRow, now: float) -> None:
-        """The conversation lives."""
+        """Postpone the expiry of the conversation."""
         if now - row.active_at >= HOUR:
             self.connection.execute(
-                "UPDATE conversations SET active = ? WHERE id = ?", (now, row.id)
+                "UPDATE conversations SET active_at = ? WHERE id = ?", (now, row.id)
             )
             row.active_at = now
 
 
-def read_row(database: sqlite3.Connection, name: str) -> ConversationRow | None:
-    """The conversation's row as the file has it."""
-    row = database.execute(_BY_NAME, (name,)).fetchone()
+def read_row(connection: sqlite3.Connection, name: str) -> ConversationRow | None:
+    row = connection.execute(_BY_NAME, (name,)).fetchone()
     return None if row is None else ConversationRow(*row)
 
 
-def next_epoch(database: sqlite3.Connection) -> str:
-    """The epoch of a conversation that begins now."""
-    (epoch,) = database.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+def next_epoch(connection: sqlite3.Connection) -> str:
+    """Return the epoch of conversations that begin now."""
+    (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
     return str(epoch)
 
 
+def renew_epoch(connection: sqlite3.Connection, epoch: str) -> None:
+    """Set the epoch of new conversations, so that cursors of deleted ones do not fit them."""
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
+
+
 def read_history(
-    database: sqlite3.Connection, row: ConversationRow, lines: int
+    connection: sqlite3.Connection, row: ConversationRow, count: int
 ) -> tuple[HistoryEntry, ...]:
-    """The newest ``lines`` settled lines, oldest first."""
-    if lines <= 0:
+    """Return the newest ``count`` history entries, oldest first."""
+    if count <= 0:
         return ()
-    if row.cached_history is not None and (held := row.cached_history.newest(lines)) is not None:
-        return held
+    if row.cached_history is not None and (cached := row.cached_history.newest(count)) is not None:
+        return cached
     below = row.oldest_turn if row.open_turns else row.newest_turn + 1
-    for limit in ((lines + 1) // 2, lines):  # nearly all turns have two lines or more
-        turns = database.execute(
-            "SELECT lines FROM turns WHERE place > ? AND place < ? ORDER BY place DESC LIMIT ?",
+    for limit in ((count + 1) // 2, count):  # nearly all turns have two entries or more
+        turns = connection.execute(
+            "SELECT history FROM turns WHERE position > ? AND position < ? "
+            "ORDER BY position DESC LIMIT ?",
             (row.base, row.base + below, limit),
         ).fetchall()
-        read = decode_history(held for (held,) in reversed(turns))
-        if len(read) >= lines or len(turns) < limit:
+        entries = decode_history(history for (history,) in reversed(turns))
+        if len(entries) >= count or len(turns) < limit:
             break
-    if (
-        len(read) <= MAX_CACHED_ENTRIES
-        and sum(len(line.text) for line in read) <= MAX_CACHED_CHARACTERS
-    ):
-        row.cached_history = CachedHistory(read, whole=len(read) < lines)
-    return read[-lines:]
+    characters = sum(len(entry.text) for entry in entries)
+    if len(entries) <= MAX_CACHED_ENTRIES and characters <= MAX_CACHED_CHARACTERS:
+        row.cached_history = CachedHistory(entries, is_complete=len(entries) < count)
+    return entries[-count:]
 
 
-def encode_history(lines: Sequence[HistoryEntry]) -> bytes:
-    """The lines of a turn as `join_lines` takes them."""
-    return encode(lines)[1:-1]
+def encode_history(entries: Sequence[HistoryEntry]) -> bytes:
+    """Encode the entries of a turn as a JSON array without its brackets."""
+    return encode(entries)[1:-1]
 
 
 def decode_history(turns: Iterable[bytes]) -> tuple[HistoryEntry, ...]:
-    return _decode_lines(b"[" + b",".join(turns) + b"]")
+    """Decode the entries of several turns."""
+    return _decode_history(b"[" + b",".join(turns) + b"]")
 
 
 def digest_of(entries: Sequence[LogEntry]) -> int:
-    """Tells one batch from another, and keeps none of its words."""
+    """Return a checksum that identifies the entries and contains none of their words."""
     return zlib.crc32(encode(entries))
 
 
-def load_reply(database: sqlite3.Connection, row: ConversationRow) -> None:
-    """Fill in the reply so far of the oldest open turn, and the skill that gives it."""
+def load_reply(connection: sqlite3.Connection, row: ConversationRow) -> None:
+    """Read the reply and the skill of the oldest open turn into the row."""
     if row.reply_parts is not None:
         return
     row.reply_parts, row.skill = [], ""
     if row.next_index:
-        blocks = database.execute(
-            "SELECT data FROM events WHERE place > ? AND place < ? AND turn = ? ORDER BY place",
+        blocks = connection.execute(
+            "SELECT data FROM events WHERE position > ? AND position < ? AND turn = ? "
+            "ORDER BY position",
             (row.base + row.start_offset, row.end, row.oldest_turn),
         ).fetchall()
         extend_reply(row, (event for (data,) in blocks for event in decode_events(data)))
 
 
 def extend_reply(row: ConversationRow, entries: Iterable[LogEntry]) -> None:
-    """Take ``entries`` into the reply and the skill that `recite` has filled in."""
+    """Apply ``entries`` to the reply and the skill that `load_reply` has read."""
     parts = row.reply_parts
     assert parts is not None
     for entry in entries:
@@ -253,17 +247,17 @@ def extend_reply(row: ConversationRow, entries: Iterable[LogEntry]) -> None:
             row.skill = entry.skill  # type: ignore[union-attr]
 
 
-def read_journal(database: sqlite3.Connection, row: ConversationRow) -> tuple[Step, ...]:
-    """The journal of the oldest open turn: the newest step of each number."""
+def read_journal(connection: sqlite3.Connection, row: ConversationRow) -> tuple[Step, ...]:
+    """Return the journal of the oldest open turn: the newest step of each number."""
     if not row.has_steps:
         return ()
-    blocks = database.execute(
-        "SELECT data FROM steps WHERE turn = ? ORDER BY size", (row.base + row.oldest_turn,)
+    blocks = connection.execute(
+        "SELECT data FROM steps WHERE turn = ? ORDER BY next_index", (row.base + row.oldest_turn,)
     )
     steps = {step.number: step for (data,) in blocks for step in _decode_steps(data)}
     return tuple(steps[number] for number in sorted(steps))
 
 
 def stored_events(offset: int, events: Sequence[Event]) -> tuple[StoredEvent, ...]:
-    """Events as recorded, the first with ``offset``."""
+    """Return the events with their offsets, which start at ``offset``."""
     return tuple(StoredEvent(offset + step, event) for step, event in enumerate(events))

@@ -1,7 +1,4 @@
-"""The end of a turn, as SQL: settle.
-
-It checks all that may fail before it writes.
-"""
+"""The operation that settles a turn. It checks everything that may fail before it writes."""
 
 from collections.abc import Sequence
 
@@ -9,16 +6,22 @@ import msgspec
 
 from palaver import (
     Claim,
-    Finished,
     HistoryEntry,
+    InboxMessage,
     IndexConflict,
     LogEntry,
     Message,
     PendingQuestion,
     Progress,
     Received,
+    check_taken_steering,
+    finished_entry,
+    history_of_turn,
+    received_event,
+    reply_length_after,
+    split_untaken_steering,
 )
-from palaver_plugins.ledgers.sqlite import dead_letters
+from palaver_plugins.ledgers.sqlite.dead_letters import store_dead_letter
 from palaver_plugins.ledgers.sqlite.open_turns import (
     add_turn,
     claimed_turn,
@@ -35,7 +38,6 @@ from palaver_plugins.ledgers.sqlite.rows import (
     MAX_CACHED_CHARACTERS,
     ConversationRow,
     Database,
-    InboxMessage,
     OpenTurn,
     digest_of,
     encode,
@@ -45,268 +47,222 @@ from palaver_plugins.ledgers.sqlite.rows import (
 )
 from palaver_plugins.ledgers.sqlite.turns import (
     fenced_error,
+    index_conflict,
     insert_entries,
-    length_after,
+    owns,
     split_entries,
 )
 
 _decode_people = msgspec.json.Decoder(set[str]).decode
 
 _SETTLE_TURN = """
-UPDATE turns SET posts = NULL, interrupted = NULL, lines = ?, guests = ?, fence = ?, expected = ?,
-    digest = ?, size = ?, reached = ?, steers = ? WHERE place = ?
+UPDATE turns SET inbox_messages = NULL, interrupted = NULL, history = ?, has_other_people = ?,
+    fence = ?, write_index = ?, write_digest = ?, next_index = ?, write_offset = ?,
+    steering_count = ? WHERE position = ?
 """
 _NEXT_TURN = """
-UPDATE conversations SET first = ?, last = ?, newest = ?, open = ?, inbox = ?, due = ?, head = ?,
-    steers = ?, waits = ?, running = '', failed = 0, steps = 0, stop = 0, successor = 0, began = 0,
-    length = 0, size = 0, expected = -1 WHERE id = ?
+UPDATE conversations SET first_offset = ?, last_offset = ?, newest_turn = ?, open_turns = ?,
+    waiting_messages = ?, due_at = ?, oldest_turn = ?, steering_count = ?, has_question = ?,
+    running_turn = '', failed_attempts = 0, has_steps = 0, stop_requested = 0, successor = 0,
+    start_offset = 0, reply_length = 0, next_index = 0, write_index = -1 WHERE id = ?
 """
-_SETTLED = """
-SELECT fence, expected, digest, size, reached, stop, steers FROM turns WHERE place = ? AND id = ?
+_SETTLED_TURN = """
+SELECT fence, write_index, write_digest, next_index, write_offset, stop_requested, steering_count
+FROM turns WHERE position = ? AND id = ?
+"""
+_MOVE_DEDUPE_RECORD = """
+UPDATE dedupe_records SET turn = ? WHERE conversation = ? AND message = ? AND accepted_at = ?
 """
 
 
 def settle(
-    store: Database,
+    database: Database,
     claim: Claim,
     entries: Sequence[LogEntry],
     expect: int,
-    waiting: PendingQuestion | None,
-    steered: Sequence[Message],
-    dead: str,
+    question: PendingQuestion | None,
+    taken: Sequence[Message],
+    dead_letter_reason: str,
 ) -> OperationResult[Progress]:
-    row = store.row(str(claim.conversation))
-    if row is None or row.running_turn != claim.turn or row.fence != claim.fence:
-        return OperationResult(_settled_before(store, row, claim, entries, expect))
-    finished = _check(row, claim, entries, expect)
-    posts = _check_steered(store, row, claim, steered)
-    taken, left = posts[: len(steered)], posts[len(steered) :]
-    turn, now = claimed_turn(store.connection, row), store.clock()
+    row = database.row(str(claim.conversation))
+    if row is None or not owns(row, claim):
+        return OperationResult(_repeated_settle(database, row, claim, entries, expect))
+    if row.next_index != expect:
+        raise index_conflict(claim, row, expect)
+    finished = finished_entry(claim.turn, entries)
+    reply_length_after(claim.turn, entries, row.reply_length)
+    connection, now = database.connection, database.clock()
+    steering = read_steering(connection, row)
+    check_taken_steering(claim.turn, steering, taken)
+    turn = claimed_turn(connection, row)
     events, _ = split_entries(entries)  # the journal ends with the turn
-    load_reply(store.connection, row)
+    load_reply(connection, row)
     extend_reply(row, events)
-    insert_entries(store, row, events, (), row.next_index)
-    offset, size, count = row.last_offset + 1, row.next_index + len(entries), row.steering_count
+    insert_entries(database, row, events, ())
+    offset = row.last_offset + 1
+    row.next_index += len(entries)
     row.last_offset += len(events)
-    lines = _lines(row, turn, taken, finished, now)
-    if dead:
-        dead_letters.store_dead_letter(
-            store, turn, steered, lines[-1], row.failed_attempts + 1, dead
-        )
-    if finished.outcome == "stopped" and row.successor_turn:
-        _interrupt(store, row, turn)
+    history = history_of_turn(
+        turn.id,
+        (*turn.inbox_messages, *steering[: len(taken)]),
+        reply=row.reply,
+        skill=row.skill,
+        outcome=finished.outcome,
+        at=now,
+    )
+    if dead_letter_reason:
+        store_dead_letter(database, row, turn, taken, dead_letter_reason, now)
+    if finished.outcome == "stopped" and row.successor:
+        _pass_messages_on(database, row, turn)
     if row.has_steps:
-        store.connection.execute("DELETE FROM steps WHERE turn = ?", (row.base + row.oldest_turn,))
-    if waiting is not None or row.has_question:
-        _keep_waiting(store, row, waiting, {turn.person, *(m.person for m in steered)})
-    moved = _go_on(store, row, taken, left, now)
-    progress = Progress(size, row.last_offset, bool(row.stop_requested), count)
-    _write_lines(store, row, claim, lines, progress, (expect, digest_of(entries)))
-    _next_turn(store, row, now)
-    store.record_activity(row, now)
+        connection.execute("DELETE FROM steps WHERE turn = ?", (row.base + row.oldest_turn,))
+    if question is not None or row.has_question:
+        people = {turn.person, *(message.person for message in taken)}
+        _store_question(database, row, question, people)
+    stopped, steering_count = bool(row.stop_requested), row.steering_count
+    row.open_turns -= 1
+    row.waiting_messages -= len(taken)
+    moved = _move_untaken(database, row, steering[len(taken) :], now)
+    progress = Progress(row.next_index, row.last_offset, stopped, steering_count)
+    _close_turn(database, row, claim, history, progress, (expect, digest_of(entries)))
+    _start_next_turn(database, row, now)
+    database.record_activity(row, now)
     return OperationResult(progress, row.name, offset, (*events, *moved), wake=row.open_turns > 0)
 
 
-def _check(
-    row: ConversationRow, claim: Claim, entries: Sequence[LogEntry], expect: int
-) -> Finished:
-    """The end that settles the turn. Raises `IndexConflict`."""
-    if row.next_index != expect:
-        raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.next_index}")
-    finished = entries[-1] if entries else None
-    if not isinstance(finished, Finished):
-        raise IndexConflict(f"turn {claim.turn}: settling needs Finished as the last entry")
-    length_after(claim, row, entries)
-    return finished
-
-
-def _check_steered(
-    store: Database, row: ConversationRow, claim: Claim, steered: Sequence[Message]
-) -> tuple[InboxMessage, ...]:
-    """All that steers the turn. Raises `IndexConflict` unless ``steered`` are the first of it."""
-    posts = read_steering(store.connection, row)
-    wanted = [post.message.id for post in posts[: len(steered)]]
-    if [message.id for message in steered] != wanted:
-        raise IndexConflict(f"turn {claim.turn}: what was taken is not the first that steers it")
-    return posts
-
-
-def _lines(
-    row: ConversationRow,
-    turn: OpenTurn,
-    taken: Sequence[InboxMessage],
-    finished: Finished,
-    now: float,
-) -> tuple[HistoryEntry, ...]:
-    asked = (
-        HistoryEntry(
-            role="user",
-            text=post.message.text,
-            turn=turn.id,
-            at=post.accepted_at,
-            person=post.message.person,
-        )
-        for post in (*turn.inbox_messages, *taken)
-    )
-    answer = HistoryEntry(
-        role="assistant",
-        text="".join(row.reply_parts or ()),
-        turn=turn.id,
-        at=now,
-        skill=row.skill,
-        outcome=finished.outcome,
-    )
-    return (*asked, answer)
-
-
-def _write_lines(
-    store: Database,
+def _close_turn(
+    database: Database,
     row: ConversationRow,
     claim: Claim,
-    lines: Sequence[HistoryEntry],
+    history: Sequence[HistoryEntry],
     progress: Progress,
     write: tuple[int, int],
 ) -> None:
-    """Close the turn's row: its lines of history, and the write by which it is known."""
-    guests = any(line.person not in ("", lines[0].person) for line in lines)
-    values = (
-        *write,
-        progress.index,
-        progress.offset,
-        progress.steering_count,
-        row.base + row.oldest_turn,
-    )
-    store.connection.execute(_SETTLE_TURN, (encode_history(lines), guests, claim.fence, *values))
+    """Store the history of the turn, and the write by which a repetition is recognized."""
+    has_other_people = any(entry.person not in ("", history[0].person) for entry in history)
+    database.connection.execute(
+        _SETTLE_TURN,
+        (encode_history(history), has_other_people, claim.fence, *write, progress.index,
+         progress.offset, progress.steering_count, row.base + row.oldest_turn),
+    )  # fmt: skip
     if row.cached_history is not None:
-        row.cached_history.add(*lines)
+        row.cached_history.add(history)
         if row.cached_history.characters > MAX_CACHED_CHARACTERS:
             row.cached_history = None
 
 
-def _interrupt(store: Database, row: ConversationRow, turn: OpenTurn) -> None:
-    """Hand the messages of the stopped turn to the one that waits for that."""
-    follower = read_open_turn(store.connection, row, row.successor_turn)
-    if follower is not None:
-        follower.interrupted = (*turn.interrupted, *turn.messages)
-        store.connection.execute(
-            "UPDATE turns SET interrupted = ? WHERE place = ?",
-            (encode(follower.interrupted), row.base + follower.number),
+def _pass_messages_on(database: Database, row: ConversationRow, turn: OpenTurn) -> None:
+    """Let the successor of the stopped turn answer its messages too."""
+    successor = read_open_turn(database.connection, row, row.successor)
+    if successor is not None:
+        successor.interrupted = (*turn.interrupted, *turn.messages)
+        database.connection.execute(
+            "UPDATE turns SET interrupted = ? WHERE position = ?",
+            (encode(successor.interrupted), row.base + successor.number),
         )
 
 
-def _go_on(
-    store: Database,
-    row: ConversationRow,
-    taken: Sequence[InboxMessage],
-    left: Sequence[InboxMessage],
-    now: float,
+def _move_untaken(
+    database: Database, row: ConversationRow, untaken: Sequence[InboxMessage], now: float
 ) -> tuple[Received, ...]:
-    """Close the turn's place in the row; the rest of what steered it becomes the next one."""
-    row.open_turns -= 1
-    row.waiting_messages -= len(taken)
-    if not left:
-        replace_steering(store.connection, row, ())
+    """Make the next turn of the steering messages that the oldest turn did not take."""
+    if not untaken:
+        replace_steering(database.connection, row, ())
         return ()
-    number, moved = move_steering(store, row, row.oldest_turn, left, now)
-    row.last_offset += len(moved)
-    store.connection.execute(ADD_EVENTS, (row.base + row.last_offset, number, encode(moved)))
-    return moved
+    return move_steering(database, row, row.oldest_turn, untaken, now)
 
 
 def move_steering(
-    store: Database, row: ConversationRow, after: int, posts: Sequence[InboxMessage], now: float
-) -> tuple[int, tuple[Received, ...]]:
-    """Make the next turn of messages that steered turn ``after``: the first person's are its own,
-    and the others steer it. Returns its number, and what tells of it."""
-    person = posts[0].message.person
-    own = next((n for n, post in enumerate(posts) if post.message.person != person), len(posts))
-    number = number_after(store.connection, row, after)
-    turn = add_turn(store.connection, row, number, posts[:own], now)
-    replace_steering(store.connection, row, posts[own:])
-    for post in posts:
-        store.connection.execute(
-            "UPDATE marks SET turn = ? WHERE conversation = ? AND message = ? AND at = ?",
-            (turn.id, row.id, post.message.id, post.accepted_at),
-        )
-    moved = (
-        Received(
-            turn=turn.id,
-            id=post.message.id,
-            person=post.message.person,
-            text=post.message.text,
-            moved=True,
-        )
-        for post in posts
-    )
-    return number, tuple(moved)
+    database: Database,
+    row: ConversationRow,
+    after: int,
+    untaken: Sequence[InboxMessage],
+    now: float,
+) -> tuple[Received, ...]:
+    """Make a turn of steering messages, right after turn ``after``; return its events."""
+    own, rest = split_untaken_steering(untaken)
+    connection = database.connection
+    turn = add_turn(connection, row, number_after(connection, row, after), own, now)
+    replace_steering(connection, row, rest)
+    for inbox_message in untaken:
+        message = inbox_message.message
+        record = (turn.id, row.id, message.id, inbox_message.accepted_at)
+        connection.execute(_MOVE_DEDUPE_RECORD, record)
+    moved = tuple(received_event(turn.id, each.message, moved=True) for each in untaken)
+    row.last_offset += len(moved)
+    connection.execute(ADD_EVENTS, (row.base + row.last_offset, turn.number, encode(moved)))
+    return moved
 
 
-def _next_turn(store: Database, row: ConversationRow, now: float) -> None:
-    """Turn from the settled turn to the one after it."""
-    row.first_offset = _trim(store, row)
+def _start_next_turn(database: Database, row: ConversationRow, now: float) -> None:
+    """Update the conversation for the turn after the settled one."""
+    _trim_events(database, row)
     row.oldest_turn += 1
-    due = max(now, read_oldest(store.connection, row).due_at) if row.open_turns else None
+    due_at = None
+    if row.open_turns:
+        due_at = max(now, read_oldest(database.connection, row).due_at)
     row.running_turn, row.claimed_turn, row.reply_parts = "", None, None
-    row.failed_attempts, row.has_steps, row.stop_requested, row.successor_turn = 0, 0, 0, 0
+    row.failed_attempts, row.has_steps, row.stop_requested, row.successor = 0, 0, 0, 0
     row.start_offset, row.reply_length, row.next_index, row.write_index = 0, 0, 0, -1
-    store.connection.execute(
+    database.connection.execute(
         _NEXT_TURN,
-        (row.first_offset, row.last_offset, row.newest_turn, row.open_turns, row.waiting_messages, due, row.oldest_turn, row.steering_count, row.has_question,
-         row.id),
+        (row.first_offset, row.last_offset, row.newest_turn, row.open_turns, row.waiting_messages,
+         due_at, row.oldest_turn, row.steering_count, row.has_question, row.id),
     )  # fmt: skip
 
 
-def _settled_before(
-    store: Database,
+def _repeated_settle(
+    database: Database,
     row: ConversationRow | None,
     claim: Claim,
     entries: Sequence[LogEntry],
     expect: int,
 ) -> Progress:
-    """What this settling returned when it was applied. Raises `Fenced` when it never was."""
+    """Return the result of the same write. Raises `Fenced` when another claim settled the turn."""
     settled = None
     if row is not None:
-        settled = store.connection.execute(
-            _SETTLED, (row.base + parse_number(claim.turn), claim.turn)
+        settled = database.connection.execute(
+            _SETTLED_TURN, (row.base + parse_number(claim.turn), claim.turn)
         ).fetchone()
     if settled is None or settled[0] != claim.fence:
         raise fenced_error(claim)
-    _, expected, digest, size, reached, stop, steers = settled
-    if (expected, digest) != (expect, digest_of(entries)):
-        raise IndexConflict(f"turn {claim.turn}: it was settled otherwise, at index {expected}")
-    return Progress(size, reached, bool(stop), steers)
+    _, index, digest, next_index, offset, stop_requested, steering_count = settled
+    if (index, digest) != (expect, digest_of(entries)):
+        raise IndexConflict(f"turn {claim.turn}: another write settled it, at index {index}")
+    return Progress(next_index, offset, bool(stop_requested), steering_count)
 
 
-def _keep_waiting(
-    store: Database, row: ConversationRow, waiting: PendingQuestion | None, people: set[str]
+def _store_question(
+    database: Database, row: ConversationRow, question: PendingQuestion | None, people: set[str]
 ) -> None:
-    """Keep the skill that asked, in which are the words of ``people`` and of those before."""
-    if waiting is not None and row.has_question:
-        people |= people_of_question(store, row)
-    row.has_question = int(waiting is not None)
-    if waiting is None:
-        store.connection.execute("DELETE FROM waiting WHERE conversation = ?", (row.id,))
+    """Replace the pending question; ``people`` and those of the earlier one have words in it."""
+    execute = database.connection.execute
+    if question is not None and row.has_question:
+        people |= people_of_question(database, row)
+    row.has_question = int(question is not None)
+    if question is None:
+        execute("DELETE FROM pending_questions WHERE conversation = ?", (row.id,))
         return
-    people.add(waiting.message.person)
-    store.connection.execute(
-        "INSERT OR REPLACE INTO waiting (conversation, people, data) VALUES (?, ?, ?)",
-        (row.id, encode(sorted(people)).decode(), encode(waiting)),
+    people.add(question.message.person)
+    execute(
+        "INSERT OR REPLACE INTO pending_questions (conversation, people, data) VALUES (?, ?, ?)",
+        (row.id, encode(sorted(people)).decode(), encode(question)),
     )
 
 
-def people_of_question(store: Database, row: ConversationRow) -> set[str]:
-    """The people whose words are in what waits for an answer."""
-    found = store.connection.execute(
-        "SELECT people FROM waiting WHERE conversation = ?", (row.id,)
+def people_of_question(database: Database, row: ConversationRow) -> set[str]:
+    """Return the people with words in the pending question."""
+    found = database.connection.execute(
+        "SELECT people FROM pending_questions WHERE conversation = ?", (row.id,)
     ).fetchone()
     return _decode_people(found[0]) if found else set()
 
 
-def _trim(store: Database, row: ConversationRow) -> int:
-    """Drop the oldest events beyond those kept; returns the first offset that is held."""
-    first = max(row.first_offset, row.last_offset - store.events_kept + 1)
+def _trim_events(database: Database, row: ConversationRow) -> None:
+    """Delete the oldest events, but for those to keep."""
+    first = max(row.first_offset, row.last_offset - database.events_kept + 1)
     if first > row.first_offset:
-        store.connection.execute(
-            "DELETE FROM events WHERE place > ? AND place < ?", (row.base, row.base + first)
+        database.connection.execute(
+            "DELETE FROM events WHERE position > ? AND position < ?", (row.base, row.base + first)
         )
-    return first
+    row.first_offset = first
