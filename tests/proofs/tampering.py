@@ -6,9 +6,9 @@ from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_scr
 Change = tuple[str, str]
 
 NO_FENCE: tuple[Change, ...] = (
-    ("local owned = held[1] == turn and held[2] == fence", "local owned = true"),
+    ("local is_owner = running == turn and newest_fence == fence", "local is_owner = true"),
 )
-NO_DEDUPE: tuple[Change, ...] = (("if mark then\n", "if false then\n"),)
+NO_DEDUPE: tuple[Change, ...] = (("if record then\n", "if false then\n"),)
 NO_COMPARE: tuple[Change, ...] = (
     ("if index ~= expect then\n", "if false then\n"),
     ("if entry[3] ~= length then return nil end\n", "\n"),

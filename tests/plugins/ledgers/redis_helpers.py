@@ -58,7 +58,7 @@ async def retry_until_available(call: Callable[[], Awaitable[T]], *, within: flo
 
 def loss_limitations(guarantee: Guarantee) -> list[str]:
     """What may get lost. The user of most tests may do everything, which is told as well."""
-    return [sentence for sentence in guarantee.limitations if "least rights" not in sentence]
+    return [sentence for sentence in guarantee.limitations if "least permissions" not in sentence]
 
 
 def make_message(text: str = "hello", *, thread: str = "t", person: str = "ada") -> Message:

@@ -703,8 +703,8 @@ def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"held[1] == turn and held[2] == fence": "held[1] == turn"},
-        {"redis.call('ZADD', queue, math.max(due, now()), name)": "wake()"},
+        {"running == turn and newest_fence == fence": "running == turn"},
+        {"redis.call('ZADD', queue, math.max(due_at, now()), name)": "wake()"},
     ],
     ids=["fence off", "not queued"],
 )

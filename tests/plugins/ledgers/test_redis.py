@@ -54,7 +54,7 @@ async def server() -> AsyncIterator[RedisServer]:
         ("appendonly", "no", "since its last snapshot"),
         ("appendfsync", "everysec", "up to a second"),
         ("appendfsync", "no", "half a minute"),
-        ("maxmemory-policy", "allkeys-lru", "may vanish"),
+        ("maxmemory-policy", "allkeys-lru", "may be deleted"),
     ],
 )
 async def test_a_redis_that_loses_things_is_refused_unless_permitted(
@@ -213,7 +213,7 @@ def test_a_url_names_a_server_sentinels_or_a_cluster(
         ("http://one:1", "a URL begins with redis://"),
         ("redis://one:port", "a URL begins with redis://"),
         ("unix+sentinel:///run/redis.sock/talk", "a URL begins with redis://"),
-        ("redis+sentinel://one,two", "comes the name of their service"),
+        ("redis+sentinel://one,two", "name of the service must follow"),
         ("redis+cluster://one/1", "only the database 0"),
         ("redis://one:1?socket_timeout=3", "socket_timeout"),
         ("redis://one:1?ssl_ca_certs=/ca", "ssl_ca_certs"),

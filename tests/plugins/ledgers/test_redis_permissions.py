@@ -70,7 +70,7 @@ async def test_nothing_else_is_permitted(server: RedisServer, command: str) -> N
     async with raw_client(server.url_for("palaver")) as client:
         with pytest.raises(NoPermissionError):
             await client.execute_command(*command.split())
-        await client.execute_command("HGET", "palaver:{p00}:state", "life")
+        await client.execute_command("HGET", "palaver:{p00}:state", "epoch")
 
 
 async def test_every_right_that_is_missing_is_named_at_the_start(server: RedisServer) -> None:
@@ -117,9 +117,15 @@ async def test_a_user_who_may_do_more_is_told_of(server: RedisServer) -> None:
     async with open_ledger(server.url_for("palaver")) as ledger:
         guarantee = await ledger.guarantee()
         assert guarantee.limitations == ()
-        assert "The user 'palaver' may do what a ledger does." in guarantee.promises
+        assert (
+            "The user 'palaver' has the permissions that a ledger needs, and no dangerous ones."
+            in guarantee.promises
+        )
     async with open_ledger(server.url) as ledger:
         guarantee = await ledger.guarantee()
         (sentence,) = guarantee.limitations
-        assert "'admin' may do more than a ledger does, like ACL SETUSER, CONFIG SET" in sentence
+        assert (
+            "'admin' has more permissions than a ledger needs, such as ACL SETUSER, CONFIG SET"
+            in sentence
+        )
         assert loss_limitations(guarantee) == []

@@ -75,7 +75,7 @@ async def test_a_turn_is_answered_over_tls_with_a_client_certificate(secured: Se
         await ledger.accept(make_message())
         await answer_turn(ledger)
         guarantee = await ledger.guarantee()
-        assert "What is said to Redis is encrypted (TLS), and its certificate was checked." in (
+        assert "Connections to Redis are encrypted (TLS), and its certificate is verified." in (
             guarantee.promises
         )
 

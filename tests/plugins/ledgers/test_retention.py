@@ -237,9 +237,9 @@ async def test_activity_moves_the_end_of_all_keys_in_redis() -> None:
         await fill(ledger)
         before = await expiry_times(client)
         (conversation,) = [key for key in before if key.endswith("web/t")]
-        until = int(await client.hget(conversation, "until"))
+        until = int(await client.hget(conversation, "expires_at"))
         two_hours = 2 * 3600 * 1000
-        await client.hset(conversation, "until", until - two_hours)
+        await client.hset(conversation, "expires_at", until - two_hours)
         for key in before:
             if before[key] >= until:
                 await client.pexpireat(key, until - two_hours)

@@ -252,10 +252,10 @@ def test_a_redis_says_what_it_guarantees(redis: RedisServer) -> None:
     assert re.fullmatch(rf"Redis [\d.]+ at 127.0.0.1:{redis.port}\.", place)
     assert rest == [
         "Turns of a conversation run one at a time, in the order of their acceptance.",
-        "What was acknowledged is on disk: it survives a crash of Redis or its host.",
+        "Acknowledged writes are on disk: they survive a crash of Redis or its host.",
         "Redis evicts nothing; when its memory is full, messages are refused.",
-        "What is said to Redis does not leave this machine.",
-        "The user 'palaver' may do what a ledger does.",
+        "Connections to Redis do not leave this machine.",
+        "The user 'palaver' has the permissions that a ledger needs, and no dangerous ones.",
     ]
     assert of_redis(result, "!") == []
     assert PASSWORD not in result.output

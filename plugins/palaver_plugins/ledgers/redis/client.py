@@ -1,5 +1,5 @@
-"""Store: runs scripts and commands where their partition lives, and puts in order what a server
-has forgotten, has moved, or may not do any more."""
+"""Client of the Redis ledger: sends scripts and commands to the node of their partition, and
+recovers from redirections, failovers and lost scripts."""
 
 import asyncio
 import contextlib
@@ -24,36 +24,35 @@ from palaver_plugins.ledgers.redis.sentinel import Sentinels
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
 
 MAX_ATTEMPTS = 12
-"""Times that a command is sent when a server has forgotten what it needs, moves it or has moved
-it: enough to wait for about a second."""
+"""Times that a command is sent after recoverable errors: enough to wait for about a second."""
 WRONG_NODE_ERRORS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
-"""What a node of a Cluster says of a partition that is not its own now."""
+"""Errors of a Cluster's node for a partition that it does not have."""
 ASKING = pack("ASKING")
 UNREPLICATED = frozenset(
-    "read snapshot steering export export_letters "
+    "read snapshot read_steering export export_dead_letters "
     "HGET HGETALL HLEN HMGET PERSIST PEXPIRE SMEMBERS TIME ZRANGE".split()
 )
-"""Scripts and commands that change nothing, or nothing that must outlive a failover."""
+"""Scripts and commands that write nothing, or nothing that must survive a failover."""
 
 Argument = str | bytes | int
 
 
 class Route(NamedTuple):
-    """Where a command is sent, and whether it is asked there for what is on the move."""
+    """Node for a command; ``asking`` while the partition migrates there."""
 
     node: NodeClient
     asking: bool = False
 
 
 class RedisClient:
-    """The connections of one process, with what it must tell every new server again."""
+    """Node clients of one process, with the scripts and subscriptions that each server needs."""
 
     load_scripts = staticmethod(load_scripts)
 
     def __init__(self, settings: RedisLedgerSettings, keys: Keys) -> None:
         self.work = WorkSignal()
         self.owner_id = secrets.token_hex(8)
-        """What claims of this process are held under. See claim.lua."""
+        """Id under which this process holds claims; see ``claim.lua``."""
         self._settings = settings
         self._keys = keys
         self._queues = {partition.queue.encode() for partition in keys.partitions}
@@ -63,7 +62,7 @@ class RedisClient:
         self._sentinels: Sentinels | None = None
         self._nodes: NodePool | None = None
         self._run_ids: dict[Address, str] = {}
-        """What each server that was greeted called the life of its process."""
+        """Run id of each server's process."""
 
     async def open(self) -> None:
         """Connect and check. Raises `ConfigurationError` and `LedgerUnavailable`."""
@@ -87,17 +86,18 @@ class RedisClient:
             await self._check_partitions()
         except BaseException as error:
             await self.close()
-            if isinstance(error.__cause__, ConfigurationError):  # of another node of a Cluster
+            if isinstance(error.__cause__, ConfigurationError):  # at another node of a Cluster
                 raise error.__cause__ from None
             raise
 
     async def _connect_first(self, first: NodeClient, addresses: int) -> None:
-        for left in reversed(range(addresses)):
+        """Try each address once."""
+        for remaining in reversed(range(addresses)):
             try:
                 await first.start()
                 return
             except LedgerUnavailable:
-                if not left:
+                if not remaining:
                     raise
 
     async def close(self) -> None:
@@ -108,13 +108,13 @@ class RedisClient:
             await self._sentinels.close()
 
     async def wait_until_connected(self) -> None:
-        """Return while there is a connection. Raises `LedgerUnavailable`."""
+        """Return when there is a connection. Raises `LedgerUnavailable`."""
         await self._open_nodes().first.wait_until_connected()
 
     async def run(
         self, name: str, partition: Partition, keys: tuple[str, ...], *arguments: Argument
     ) -> RedisReply:
-        """Run a script. Raises the error that its refusal means, and `LedgerUnavailable`."""
+        """Run a script. Raises the exception for its error reply, and `LedgerUnavailable`."""
         self._open_nodes()
         script = self._scripts[name]
         command = pack(
@@ -123,101 +123,101 @@ class RedisClient:
         return await self._send(partition, command, name)
 
     async def command(self, partition: Partition, *words: Argument) -> RedisReply:
-        """Run a command that is safe to be applied twice. Raises like `run`."""
+        """Run an idempotent command. Raises like `run`."""
         return await self._send(partition, pack(*words), str(words[0]))
 
     async def watch(self, channel: bytes, on_change: OnChange) -> Callable[[], None]:
-        """Call ``hint`` on what is published to ``channel``, and when messages may be lost."""
-        link = self._open_nodes().first
+        """Call ``on_change`` for messages on ``channel``, and when messages may have been lost."""
+        node = self._open_nodes().first
         remove = self._watchers.add(channel, on_change)
 
         def unwatch() -> None:
             if remove():
-                link.send_without_reply(pack("UNSUBSCRIBE", channel))
+                node.send_without_reply(pack("UNSUBSCRIBE", channel))
 
         try:
-            link.check_reply(await link.send(pack("SUBSCRIBE", channel)))
+            node.check_reply(await node.send(pack("SUBSCRIBE", channel)))
         except BaseException:
             unwatch()
             raise
         return unwatch
 
     async def guarantee(self) -> Guarantee:
-        """What the servers promise that are in use now."""
+        """Describe the promises of the servers in use."""
         nodes = self._open_nodes()
         if self._sentinels is not None:
-            with contextlib.suppress(PalaverError):  # it knows afterwards how many answered
+            with contextlib.suppress(PalaverError):  # this counts the reachable ones
                 await self._sentinels.locate()
         servers = {}
-        for link in {nodes.node_for(partition) for partition in self._keys.partitions}:
-            servers[link.connected_address] = await checks.inspect(link.send, link.check_reply)
-        question = self._permission_check(permissions.DANGEROUS)
-        forbidden = permissions.parse_denied(
-            nodes.first.check_reply(await nodes.first.send(question))
-        )
+        for node in {nodes.node_for(partition) for partition in self._keys.partitions}:
+            servers[node.connected_address] = await checks.inspect(node.send, node.check_reply)
+        check = self._permission_check(permissions.DANGEROUS)
+        denied = permissions.parse_denied(nodes.first.check_reply(await nodes.first.send(check)))
         return Deployment(
             servers=servers,
             replicas=self._settings.replicas,
             sentinels=self._sentinels,
-            excess_commands=permissions.DANGEROUS - forbidden,
+            excess_commands=permissions.DANGEROUS - denied,
         ).describe()
 
     # Sending
 
     async def _send(self, partition: Partition, command: bytes, what: str) -> RedisReply:
-        cover = self._replication_marker(partition) if what not in UNREPLICATED else ()
+        marker = self._replication_marker(partition) if what not in UNREPLICATED else ()
         route = Route(self._open_nodes().node_for(partition))
         for _ in range(MAX_ATTEMPTS):
-            preface = (*cover, ASKING) if route.asking else cover
+            preface = (*marker, ASKING) if route.asking else marker
             reply = await route.node.send(command, preface=preface)
             if type(reply) is not ReplyError:
                 return reply
-            again = await self._next_route(str(reply), partition, route)
-            if again is None:
+            next_route = await self._next_route(str(reply), partition, route)
+            if next_route is None:
                 break
-            route = again
+            route = next_route
         if str(reply).startswith("CLUSTERDOWN"):
             self._open_nodes().first.disconnect_if_settled("its Cluster is down")
         raise error_from_reply(str(reply), what)
 
     def _replication_marker(self, partition: Partition) -> tuple[bytes, ...]:
-        """What makes WAIT count all that was written before, by whomever. Since 7.2 it counts only
-        what its own connection has written; and a repeated write changes nothing, though perhaps
-        no replica has what the first one wrote."""
+        """Return a write after which WAIT waits for all earlier writes of all connections.
+
+        Since 7.2 it waits only for writes of its own connection, and a repeated write changes
+        nothing, although the replicas may not have the first one.
+        """
         if not self._settings.replicas:
             return ()
-        return (pack("HSET", partition.state, "covered", 1),)
+        return (pack("HSET", partition.state, "replication_marker", 1),)
 
     async def _next_route(self, problem: str, partition: Partition, route: Route) -> Route | None:
-        """Where the command may be sent again, or None."""
-        nodes, link = self._open_nodes(), route.node
-        code, _, place = problem.partition(" ")
+        """Recover from an error. Return the route for another attempt, or None."""
+        nodes, node = self._open_nodes(), route.node
+        code, _, location = problem.partition(" ")
         match code:
             case "NOSCRIPT":
                 for script in self._scripts.values():
-                    link.check_reply(await link.send(pack("SCRIPT", "LOAD", script.source)))
-            case "NOLIFE":
-                link.check_reply(await self._register_run(partition, link))
+                    node.check_reply(await node.send(pack("SCRIPT", "LOAD", script.source)))
+            case "NOEPOCH":
+                node.check_reply(await self._register_run(partition, node))
                 self._notify_all()
             case "MOVED":
-                home = nodes.node_at(place, link)
-                await nodes.assign(partition, home)
-                await self._register_run(partition, home)
-                return Route(home)
+                target = nodes.node_at(location, node)
+                await nodes.assign(partition, target)
+                await self._register_run(partition, target)
+                return Route(target)
             case "ASK":
-                return Route(nodes.node_at(place, link), asking=True)
+                return Route(nodes.node_at(location, node), asking=True)
             case "TRYAGAIN" | "CLUSTERDOWN":
                 await asyncio.sleep(RECONNECT_INTERVAL)
                 return Route(nodes.node_for(partition))
             case "READONLY" | "MASTERDOWN":
-                link.disconnect("it became a replica")
+                node.disconnect("the server became a replica")
             case _:
                 if code == "NOREPLICAS" and self._sentinels is not None:
-                    link.recheck_address()  # they may all follow another master
+                    node.recheck_address()  # the replicas may follow another master
                 return None
         return route
 
-    # Servers that are new, or that were set back
+    # New connections and new servers
 
     def _make_node(self, locate: Locate) -> NodeClient:
         return NodeClient(
@@ -230,59 +230,56 @@ class RedisClient:
             confirm_master=self._sentinels.confirm_master if self._sentinels is not None else None,
         )
 
-    async def _prepare_connection(self, link: NodeClient, wire: Connection) -> None:
-        """Make a new connection fit for use; then everybody looks for what they missed."""
-        server = await checks.inspect(wire.send, link.check_reply)
-        checks.refuse(server, str(link.connected_address), self._settings.allow_weak_durability)
+    async def _prepare_connection(self, node: NodeClient, connection: Connection) -> None:
+        """Check the server, load scripts and subscribe; then make every watcher read."""
+        server = await checks.inspect(connection.send, node.check_reply)
+        checks.refuse(server, str(node.connected_address), self._settings.allow_weak_durability)
         if self._target.kind == "cluster" and not server.clustered:
             raise ConfigurationError(
-                f"Redis at {link.connected_address} is no node of a Cluster; see ledger.redis.url"
+                f"Redis at {node.connected_address} is no Cluster node; see ledger.redis.url"
             )
-        await self._check_permissions(link, wire, server.clustered)
-        self._run_ids[link.connected_address] = server.run_id
-        sent = [wire.send(pack("SCRIPT", "LOAD", s.source)) for s in self._scripts.values()]
-        attested = [
-            wire.send(self._registration(partition, server.run_id))
+        await self._check_permissions(node, connection, server.clustered)
+        self._run_ids[node.connected_address] = server.run_id
+        sent = [connection.send(pack("SCRIPT", "LOAD", s.source)) for s in self._scripts.values()]
+        registrations = [
+            connection.send(self._registration(partition, server.run_id))
             for partition in self._keys.partitions
         ]
         channels = [
             f"{partition.owner_channel_prefix}{self.owner_id}".encode()
             for partition in self._keys.partitions
         ]
-        if link is self._open_nodes().first:  # a Cluster publishes on every node, and counts on one
+        if node is self._open_nodes().first:  # every node of a Cluster publishes; one is enough
             channels += (*self._queues, *self._watchers.channels)
-        sent += [wire.send(pack("SUBSCRIBE", channel)) for channel in channels]
+        sent += [connection.send(pack("SUBSCRIBE", channel)) for channel in channels]
         for future in sent:
-            link.check_reply(await future)
-        for future in attested:
+            node.check_reply(await future)
+        for future in registrations:
             reply = await future
             if not str(reply).startswith(WRONG_NODE_ERRORS):
-                link.check_reply(reply)
+                node.check_reply(reply)
         self._notify_all()
 
-    async def _check_permissions(self, link: NodeClient, wire: Connection, clustered: bool) -> None:
+    async def _check_permissions(
+        self, node: NodeClient, connection: Connection, clustered: bool
+    ) -> None:
         needed = permissions.required_commands(self._scripts.values()) - permissions.OPTIONAL
         if self._settings.replicas:
             needed |= {"wait"}
         if clustered:
             needed |= {"asking"}
-        lacking = permissions.parse_denied(
-            link.check_reply(await wire.send(self._permission_check(needed)))
-        )
-        permissions.refuse(
-            lacking,
-            str(link.connected_address),
-            link.connected_address.username,
-            self._settings.prefix,
-        )
+        reply = await connection.send(self._permission_check(needed))
+        denied = permissions.parse_denied(node.check_reply(reply))
+        address = node.connected_address
+        permissions.refuse(denied, str(address), address.username, self._settings.prefix)
 
     def _permission_check(self, commands: frozenset[str]) -> bytes:
         return permissions.pack_check(
-            self._scripts["rights"], self._keys.partitions[0].queue, commands
+            self._scripts["permissions"], self._keys.partitions[0].queue, commands
         )
 
     async def _check_partitions(self) -> None:
-        """See that all servers count the partitions alike, and visit each."""
+        """Check that all servers use the same number of partitions, and find the node of each."""
         partition, wanted = self._keys.partitions[0], len(self._keys.partitions)
         await self.command(partition, "HSETNX", partition.state, "partitions", wanted)
         found = int(await self.command(partition, "HGET", partition.state, "partitions"))
@@ -292,18 +289,18 @@ class RedisClient:
                 f"are spread over {found} partitions: set ledger.redis.partitions = {found}"
             )
         for partition in self._keys.partitions:
-            await self.command(partition, "HGET", partition.state, "life")
+            await self.command(partition, "HGET", partition.state, "epoch")
 
-    async def _register_run(self, partition: Partition, link: NodeClient) -> RedisReply:
-        await link.wait_until_connected()
-        return await link.send(self._registration(partition, self._run_ids[link.connected_address]))
+    async def _register_run(self, partition: Partition, node: NodeClient) -> RedisReply:
+        await node.wait_until_connected()
+        return await node.send(self._registration(partition, self._run_ids[node.connected_address]))
 
-    def _registration(self, partition: Partition, run: str) -> bytes:
-        source = self._scripts["attest"].source
+    def _registration(self, partition: Partition, run_id: str) -> bytes:
+        source = self._scripts["register_run"].source
         retention = round(self._settings.retention_seconds * 1000)
-        return pack("EVAL", source, 1, partition.state, run, secrets.token_hex(6), retention)
+        return pack("EVAL", source, 1, partition.state, run_id, secrets.token_hex(6), retention)
 
-    # News
+    # Notifications
 
     def _on_publish(self, channel: bytes, payload: bytes) -> None:
         if channel in self._queues:

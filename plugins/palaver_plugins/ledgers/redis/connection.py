@@ -1,11 +1,9 @@
-"""Wire: one connection to Redis, used by many callers at once.
+"""Connection to Redis that many callers share, with pipelined commands.
 
-Commands of one turn of the event loop leave in one write, and replies come back in the order of
-the commands. redis-py's pool costs 110 µs of CPU for a script call where this costs under 20, and
-has another rule to keep: a connection abandoned in the middle of a command must never be used
-again. Here no caller ever reads: a cancelled one leaves a cancelled future in the row, and its
-reply is thrown away when its place comes up.
-"""
+Commands that are sent in one iteration of the event loop go out in one write, and replies arrive in
+the order of the commands. redis-py's pool needs 110 µs of CPU for a script call, this less than 20.
+A pooled connection also must not be reused after a command was cancelled. Here callers do not read:
+a cancelled call leaves a cancelled future in the queue, and its reply is discarded."""
 
 import asyncio
 from collections import deque
@@ -15,32 +13,32 @@ from typing import Any, NamedTuple
 import hiredis
 
 IDLE_SECONDS = 10.0
-"""Seconds of silence after which the connection is tried, so that a dead one is noticed."""
+"""Seconds of silence after which a PING checks whether the connection is alive."""
 
-RedisReply = Any  # what the RESP3 protocol can say: bytes, int, None, lists, dicts, errors
+RedisReply = Any  # a RESP3 value: bytes, int, None, lists, dicts, errors
 OnPublish = Callable[[bytes, bytes], None]
-"""Called with the channel and the payload of a published message."""
+"""Callback with the channel and the payload of a published message."""
 ConfirmMaster = Callable[[], Awaitable[str]]
-"""Returns why what replicas have may be lost all the same, or nothing."""
+"""Returns why replicated writes may be lost nevertheless; empty when the master is confirmed."""
 Unconfirmed = list[tuple[asyncio.Future[RedisReply], RedisReply]]
-"""Replies that nobody has yet been given."""
+"""Replies that wait for replication."""
 
 
 class ConnectionLost(NamedTuple):
-    """In place of a reply: the connection went away, and whether the command ran is unknown."""
+    """Substitute for a reply: the connection ended, and the command may or may not have run."""
 
     reason: str
 
 
 class Connection(asyncio.Protocol):
-    """One connection's life: commands out, replies matched to them by order alone."""
+    """Connection that matches replies to commands by their order."""
 
     def __init__(
-        self, push: OnPublish, ended: Callable[["Connection"], None], timeout: float
+        self, on_publish: OnPublish, on_lost: Callable[["Connection"], None], timeout: float
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._on_publish = push
-        self._on_lost = ended
+        self._on_publish = on_publish
+        self._on_lost = on_lost
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._pending: deque[asyncio.Future[RedisReply] | None] = deque()  # None: the reply to WAIT
@@ -67,7 +65,7 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         reader.feed(data)
         while (reply := reader.gets()) is not Ellipsis:
-            # The pushes that answer SUBSCRIBE stand in the row like any reply.
+            # Pushes that answer SUBSCRIBE are in the order of the commands, like any reply.
             if type(reply) is hiredis.PushNotification and reply[0] == b"message":
                 self._on_publish(reply[1], reply[2])
                 continue
@@ -82,10 +80,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._end(str(error or "the server closed the connection"))
 
-    # Called by the link
+    # Called by the node client
 
     def send(self, command: bytes) -> asyncio.Future[RedisReply]:
-        """Queue a packed command. The future gets its reply, a `hiredis.ReplyError` or `Lost`."""
+        """Queue a packed command. Its future gets the reply, a `hiredis.ReplyError` or
+        `ConnectionLost`."""
         future: asyncio.Future[RedisReply] = self._loop.create_future()
         if self.lost.done():
             future.set_result(ConnectionLost(self.lost.result()))
@@ -98,41 +97,41 @@ class Connection(asyncio.Protocol):
         self._output.append(command)
         return future
 
-    def await_replicas(self, replicas: int, doubt: ConfirmMaster | None = None) -> None:
-        """From now on hold replies back until so many replicas have what was written before, and
-        ``doubt``, asked after that, finds no reason to doubt it."""
+    def await_replicas(self, replicas: int, confirm_master: ConfirmMaster | None = None) -> None:
+        """Deliver replies only after so many replicas have all earlier writes, and
+        ``confirm_master``, called after that, confirms the master."""
         self._replicas = replicas
         self._wait_command = pack("WAIT", replicas, round(self._timeout * 500))
-        self._confirm_master = doubt
+        self._confirm_master = confirm_master
 
     def _on_wait_reply(self, reply: RedisReply) -> None:
-        held, self._unconfirmed = self._unconfirmed, []
+        replies, self._unconfirmed = self._unconfirmed, []
         if not isinstance(reply, int):
-            _release(held, str(reply))
+            _deliver(replies, str(reply))
         elif reply < self._replicas:
-            _release(held, f"{reply} of {self._replicas} replicas have it")
+            _deliver(replies, f"{reply} of {self._replicas} replicas have it")
         elif self._confirm_master is None:
-            _release(held, "")
+            _deliver(replies, "")
         else:
-            task = self._loop.create_task(self._release_when_confirmed(self._confirm_master, held))
+            task = self._loop.create_task(self._deliver_confirmed(self._confirm_master, replies))
             self._confirmations.add(task)
             task.add_done_callback(self._confirmations.discard)
 
-    async def _release_when_confirmed(self, doubt: ConfirmMaster, held: Unconfirmed) -> None:
+    async def _deliver_confirmed(self, confirm_master: ConfirmMaster, replies: Unconfirmed) -> None:
         try:
-            _release(held, await doubt())
+            _deliver(replies, await confirm_master())
         except asyncio.CancelledError:
-            _fail_all(held, self.lost.result())
+            _fail_all(replies, self.lost.result())
             raise
 
     @property
     def pending_count(self) -> int:
         return len(self._pending)
 
-    def close(self, why: str) -> None:
+    def close(self, reason: str) -> None:
         if self._transport is not None:
             self._transport.abort()
-        self._end(why)
+        self._end(reason)
 
     def _flush(self) -> None:
         if self._replicas:
@@ -143,48 +142,47 @@ class Connection(asyncio.Protocol):
         self._output.clear()
 
     def _check_liveness(self) -> None:
-        """Give up on a server that answers nothing, and try one that has long been silent."""
+        """Close the connection after a timeout, and PING the server after a silence."""
         silent = self._loop.time() - self._received_at
         if self._pending and silent > self._timeout:
             self.close(f"no answer for {self._timeout:g} s")
             return
         if not self._pending and silent > IDLE_SECONDS:
             self.send(b"*1\r\n$4\r\nPING\r\n")
-        self._check_timer = self._loop.call_later(
-            min(self._timeout, IDLE_SECONDS) / 4, self._check_liveness
-        )
+        interval = min(self._timeout, IDLE_SECONDS) / 4
+        self._check_timer = self._loop.call_later(interval, self._check_liveness)
 
-    def _end(self, why: str) -> None:
+    def _end(self, reason: str) -> None:
         if self.lost.done():
             return
         if self._check_timer is not None:
             self._check_timer.cancel()
-        self.lost.set_result(why)
+        self.lost.set_result(reason)
         self._on_lost(self)
         for task in self._confirmations:
             task.cancel()
-        _fail_all(self._unconfirmed, why)
-        _fail_all([(future, None) for future in self._pending if future is not None], why)
+        _fail_all(self._unconfirmed, reason)
+        _fail_all([(future, None) for future in self._pending if future is not None], reason)
         self._unconfirmed.clear()
         self._pending.clear()
 
 
-def _release(held: Unconfirmed, doubt: str) -> None:
-    """Give the replies, unless there is a ``doubt``; errors are given in any case."""
-    doubted = hiredis.ReplyError(f"NOREPLICAS {doubt}")
-    for future, reply in held:
+def _deliver(replies: Unconfirmed, problem: str) -> None:
+    """Deliver the replies; a ``problem`` replaces those that are no errors."""
+    unreplicated = hiredis.ReplyError(f"NOREPLICAS {problem}")
+    for future, reply in replies:
         if not future.done():
-            refused = isinstance(reply, hiredis.ReplyError)
-            future.set_result(doubted if doubt and not refused else reply)
+            is_error = isinstance(reply, hiredis.ReplyError)
+            future.set_result(unreplicated if problem and not is_error else reply)
 
 
-def _fail_all(held: Unconfirmed, why: str) -> None:
-    for future, _ in held:
+def _fail_all(replies: Unconfirmed, reason: str) -> None:
+    for future, _ in replies:
         if not future.done():
-            future.set_result(ConnectionLost(why))
+            future.set_result(ConnectionLost(reason))
 
 
 def pack(*words: str | bytes | int | float) -> bytes:
-    """A command as it goes over the wire."""
+    """Encode a command for the connection."""
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # any number of words
     return packed

@@ -1,4 +1,4 @@
-"""What a turn's writes look like to the scripts, and what the scripts' refusals mean."""
+"""Arguments of the scripts, and the errors that their error replies stand for."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ _msgpack = msgspec.msgpack.Encoder()
 
 
 def pack_entries(entries: Sequence[LogEntry]) -> bytes:
-    """Entries for ``entries.lua``: opaque JSON, beside it the little that the script must know."""
+    """Encode entries for ``entries.lua``: their JSON, and the fields that the script reads."""
     return _msgpack.encode([_packed(entry) for entry in entries])
 
 
@@ -50,19 +50,19 @@ def _packed(entry: LogEntry) -> Packed:
 
 
 def pack_policies(policies: ConcurrencyPolicies) -> bytes:
-    """The same for `policies.lua`, with milliseconds."""
+    """Encode policies for ``concurrency.lua``, with milliseconds."""
     return _msgpack.encode(
         {
-            "otherwise": policies.default,
+            "default": policies.default,
             "skills": policies.skills,
-            "window": round(policies.merge_window * 1000),
-            "inbox": policies.inbox_limit,
+            "merge_window": round(policies.merge_window * 1000),
+            "inbox_limit": policies.inbox_limit,
         }
     )
 
 
 def received_event_suffix(message: Message) -> bytes:
-    """Of the event that tells of a message, what stands between its turn and whether it moved."""
+    """Return the part of a message's event between the turn and the value of ``moved``."""
     event = encode(Received(turn="", id=message.id, person=message.person, text=message.text))
     return event.removeprefix(b'{"type":"message","turn":"').removesuffix(b'false,"ahead":0}')
 
@@ -70,35 +70,38 @@ def received_event_suffix(message: Message) -> bytes:
 def pack_closing(
     claim: Claim,
     finished: Finished,
-    waiting: PendingQuestion | None,
-    steered: Sequence[Message],
-    dead: str,
+    question: PendingQuestion | None,
+    taken: Sequence[Message],
+    dead_letter_reason: str,
     **more: str | int,
 ) -> bytes:
-    """How a turn ends, for `settle.lua`."""
-    asked = (*claim.messages, *steered)
-    people = {message.person for message in asked}
+    """Encode the end of a turn for ``settle.lua``."""
+    messages = (*claim.messages, *taken)
+    people = {message.person for message in messages}
     closing: dict[str, object] = {
         "outcome": finished.outcome,
-        "asked": [(message.person, encode(message.text).decode()) for message in asked],
-        "taken": [message.id for message in steered],
-        "waiting": "",
+        "messages": [(message.person, encode(message.text).decode()) for message in messages],
+        "taken": [message.id for message in taken],
+        "question": "",
         **more,
     }
-    if waiting is not None:
-        people.add(waiting.message.person)
-        closing["waiting"] = encode(waiting).decode()
+    if question is not None:
+        people.add(question.message.person)
+        closing["question"] = encode(question).decode()
         closing["people"] = f":{':'.join(sorted(people))}:"
-    if dead:
-        letter = (*claim.interrupted, *asked)
-        closing["dead"] = (
-            dead, [(message.person, encode(message).decode()) for message in letter]
-        )  # fmt: skip
+    if dead_letter_reason:
+        closing["dead_letter"] = (
+            dead_letter_reason,
+            [
+                (message.person, encode(message).decode())
+                for message in (*claim.interrupted, *messages)
+            ],
+        )
     return _msgpack.encode(closing)
 
 
 def error_from_reply(reply: str, what: str) -> PalaverError:
-    """The error that an error reply to ``what`` stands for."""
+    """Return the exception for an error reply to the script or command ``what``."""
     code, _, detail = reply.partition(" ")
     match code:
         case "FENCED":
@@ -113,5 +116,5 @@ def error_from_reply(reply: str, what: str) -> PalaverError:
             return TooMany("too many messages wait in this conversation", retry_after=1.0)
         case "ERR" | "WRONGTYPE":
             return LedgerError(f"{what}: {reply}")
-        case _:  # LOADING, OOM, MISCONF, READONLY, NOPERM, …: the server cannot do it now
+        case _:  # LOADING, OOM, MISCONF, READONLY, NOPERM, …: the server's present state
             return LedgerUnavailable(f"{what}: {reply}", retry_after=1.0)

@@ -1,4 +1,4 @@
-"""Dial: makes a connection to a Redis or a sentinel, and enters it with its credentials."""
+"""Opening and authentication of a connection to a Redis server or a sentinel."""
 
 import asyncio
 import ssl
@@ -8,19 +8,24 @@ import hiredis
 
 from palaver import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis.address import Address
-from palaver_plugins.ledgers.redis.connection import Connection, ConnectionLost, RedisReply, pack
+from palaver_plugins.ledgers.redis.connection import (
+    Connection,
+    ConnectionLost,
+    RedisReply,
+    pack,
+)
 
 AUTH_ERRORS = ("WRONGPASS", "NOAUTH", "NOPERM")
 
 
-async def connect(address: Address, make: Callable[[], Connection]) -> Connection:
-    """A new wire to ``address``, ready for commands.
+async def connect(address: Address, make_connection: Callable[[], Connection]) -> Connection:
+    """Open a connection to ``address`` and authenticate.
 
-    Raises `LedgerUnavailable`, and `ConfigurationError` when the server is there and lets nobody
-    in with what is configured.
+    Raises `LedgerUnavailable`, and `ConfigurationError` when the server refuses the configured
+    credentials or certificate.
     """
     try:
-        wire = await _open(address, make)
+        connection = await _open(address, make_connection)
     except (ssl.SSLEOFError, ConnectionError) as error:
         raise unavailable(address, error.strerror or str(error)) from error
     except ssl.SSLError as error:
@@ -28,15 +33,15 @@ async def connect(address: Address, make: Callable[[], Connection]) -> Connectio
     except OSError as error:
         raise unavailable(address, error.strerror or str(error)) from error
     try:
-        await _authenticate(address, wire)
+        await _authenticate(address, connection)
     except BaseException:
-        wire.close("not entered")
+        connection.close("not authenticated")
         raise
-    return wire
+    return connection
 
 
 def check_reply(reply: RedisReply, address: Address) -> RedisReply:
-    """The reply, unless it tells of a failure. Raises like `dial`."""
+    """Return the reply unless it is an error. Raises like `connect`."""
     if isinstance(reply, hiredis.ReplyError):
         if str(reply).startswith(AUTH_ERRORS):
             raise ConfigurationError(f"Redis at {address}: {reply}; see ledger.redis.url")
@@ -44,36 +49,38 @@ def check_reply(reply: RedisReply, address: Address) -> RedisReply:
     if isinstance(reply, ConnectionLost):
         if "ALERT" in reply.reason:
             raise ConfigurationError(
-                f"Redis at {address} refuses this client's certificate or has none of it: "
+                f"Redis at {address} refuses this client's certificate or got none: "
                 f"{reply.reason}; see ssl_certfile and ssl_keyfile in ledger.redis.url"
             )
         raise unavailable(address, reply.reason)
     return reply
 
 
-def unavailable(address: Address, why: str) -> LedgerUnavailable:
-    return LedgerUnavailable(f"Redis at {address}: {why}", retry_after=1.0)
+def unavailable(address: Address, reason: str) -> LedgerUnavailable:
+    return LedgerUnavailable(f"Redis at {address}: {reason}", retry_after=1.0)
 
 
-async def _open(address: Address, make: Callable[[], Connection]) -> Connection:
+async def _open(address: Address, make_connection: Callable[[], Connection]) -> Connection:
     loop = asyncio.get_running_loop()
     if address.path:
-        _, wire = await loop.create_unix_connection(make, address.path)
-        return wire
+        _, connection = await loop.create_unix_connection(make_connection, address.path)
+        return connection
     tls = None
-    if address.tls is not None:  # read anew for each connection, as certificates are renewed
+    if address.tls is not None:  # reads the files each time, as certificates are renewed
         tls = await asyncio.to_thread(_tls_context, dict(address.tls))
-    _, wire = await loop.create_connection(make, address.host, address.port, ssl=tls)
-    return wire
+    _, connection = await loop.create_connection(
+        make_connection, address.host, address.port, ssl=tls
+    )
+    return connection
 
 
-async def _authenticate(address: Address, wire: Connection) -> None:
+async def _authenticate(address: Address, connection: Connection) -> None:
     hello: tuple[str | int, ...] = ("HELLO", 3)
     if address.password:
         hello += ("AUTH", address.username, address.password)
-    check_reply(await wire.send(pack(*hello, "SETNAME", "palaver")), address)
+    check_reply(await connection.send(pack(*hello, "SETNAME", "palaver")), address)
     if address.db:
-        check_reply(await wire.send(pack("SELECT", address.db)), address)
+        check_reply(await connection.send(pack("SELECT", address.db)), address)
 
 
 def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
@@ -89,9 +96,9 @@ def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
 def _describe_tls_error(address: Address, error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"Redis at {address} shows a certificate that cannot be trusted "
-            f"({error.verify_message.rstrip('.')}): 'ssl_ca_certs' in ledger.redis.url names "
-            "whom to trust, and the certificate must name this host"
+            f"Redis at {address} has a certificate that is not trusted "
+            f"({error.verify_message.rstrip('.')}): set 'ssl_ca_certs' in ledger.redis.url to the "
+            "certificate authority, and check that the certificate names this host"
         )
     return (
         f"Redis at {address} does not speak TLS as expected ({error.reason}): see ledger.redis.url"

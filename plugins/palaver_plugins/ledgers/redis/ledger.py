@@ -1,4 +1,4 @@
-"""RedisLedger: each method of `palaver.ledger.Ledger` is one script, one round trip."""
+"""RedisLedger: each method of `palaver.ledger.Ledger` is one script and one round trip."""
 
 import asyncio
 import math
@@ -15,9 +15,7 @@ from palaver import (
     DeadLetter,
     Erasure,
     Export,
-    Finished,
     Guarantee,
-    IndexConflict,
     LedgerUnavailable,
     LogEntry,
     Message,
@@ -30,10 +28,11 @@ from palaver import (
     Snapshot,
     StopState,
     encode,
+    finished_entry,
     new_id,
 )
 from palaver_plugins.ledgers.redis import personal_data
-from palaver_plugins.ledgers.redis.client import RedisClient
+from palaver_plugins.ledgers.redis.client import Argument, RedisClient
 from palaver_plugins.ledgers.redis.connection import RedisReply
 from palaver_plugins.ledgers.redis.encoding import (
     pack_closing,
@@ -48,11 +47,11 @@ _decode_claim = msgspec.json.Decoder(Claim).decode
 _decode_page = msgspec.json.Decoder(Page).decode
 _decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
-_decode_letters = msgspec.json.Decoder(tuple[DeadLetter, ...]).decode
+_decode_dead_letters = msgspec.json.Decoder(tuple[DeadLetter, ...]).decode
 
 
 class RedisLedger:
-    """A `palaver.ledger.Ledger` in Redis, for any number of servers."""
+    """`palaver.ledger.Ledger` in Redis, for any number of servers."""
 
     def __init__(
         self, settings: RedisLedgerSettings, *, client: type[RedisClient] = RedisClient
@@ -60,17 +59,17 @@ class RedisLedger:
         self._settings = settings
         self._keys = Keys(settings.prefix, settings.partitions)
         self._client = client(settings, self._keys)
-        self._first_partition = 0  # the partition that was asked first for the last claim
+        self._first_partition = 0  # of the last claim
 
     async def start(self) -> None:
-        """Connect and check. Raises `ConfigurationError` when this Redis cannot keep a ledger's
-        promises, and `LedgerUnavailable` when it cannot be reached."""
+        """Connect and check the server. Raises `ConfigurationError` when this Redis cannot keep a
+        ledger's promises, and `LedgerUnavailable` when it cannot be reached."""
         await self._client.open()
 
     async def close(self) -> None:
         await self._client.close()
 
-    # The walk of a turn
+    # Turns
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         name = name_of(message.conversation)
@@ -78,7 +77,7 @@ class RedisLedger:
         turn, ahead, duplicate, joined = await self._client.run(
             "accept",
             partition,
-            _conversation_keys(partition, name),
+            partition.conversation_keys(name),
             name,
             new_id(),
             message.id,
@@ -100,29 +99,29 @@ class RedisLedger:
         await self._client.work.wait(timeout)
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        told = self._client.work.count
+        notifications = self._client.work.count
         partitions = self._keys.partitions
         self._first_partition = (self._first_partition + 1) % len(partitions)
         waits = []
-        away: LedgerUnavailable | None = None
+        unavailable: LedgerUnavailable | None = None
         for partition in partitions[self._first_partition :] + partitions[: self._first_partition]:
             try:
                 found = await self._claim_from(partition, worker, lease, history)
-            except LedgerUnavailable as error:  # a node of a Cluster: the others have work as well
-                away = error
+            except LedgerUnavailable as error:  # the other nodes of a Cluster may have work
+                unavailable = error
                 continue
             if isinstance(found, Claim):
                 return found
             waits.append(found)
-        if away is not None:
-            raise away
-        self._client.work.clear_until_due(told, min(waits))
+        if unavailable is not None:
+            raise unavailable
+        self._client.work.clear_until_due(notifications, min(waits))
         return None
 
     async def _claim_from(
         self, partition: Partition, worker: str, lease: float, history: int
     ) -> Claim | float:
-        """A claim, or the seconds for which nothing will be due."""
+        """Return a claim, or the seconds until a turn may be due."""
         found = await self._client.run(
             "claim",
             partition,
@@ -156,9 +155,7 @@ class RedisLedger:
         taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
-        finished = entries[-1] if entries else None
-        if not isinstance(finished, Finished):
-            raise IndexConflict(f"settle: turn {claim.turn} needs Finished as its last entry")
+        finished = finished_entry(claim.turn, entries)
         partition = self._keys.partition(name_of(claim.conversation))
         closing = pack_closing(
             claim,
@@ -166,29 +163,34 @@ class RedisLedger:
             pending_question,
             taken_steering,
             dead_letter_reason,
-            next=new_id(),
-            indexes=partition.person_index_prefix(claim.conversation.tenant),
+            next_turn=new_id(),
+            person_indexes=partition.person_index_prefix(claim.conversation.tenant),
             events_kept=self._settings.events_kept,
             history_kept=self._settings.history_kept,
         )
-        entry_bytes, also = pack_entries(entries), (partition.dead_letters,)
+        more_keys = (partition.dead_letters,)
+        packed = pack_entries(entries)
         return _progress(
-            await self._run_as_owner("settle", claim, expect, entry_bytes, closing, also=also)
+            await self._run_as_owner("settle", claim, expect, packed, closing, more_keys=more_keys)
         )
 
     async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
-        return _decode_messages(await self._run_as_owner("steering", claim))
+        return _decode_messages(await self._run_as_owner("read_steering", claim))
 
     async def release(self, claim: Claim) -> None:
         await self._run_as_owner("release", claim)
 
     async def _run_as_owner(
-        self, script: str, claim: Claim, *arguments: str | bytes | int, also: tuple[str, ...] = ()
+        self,
+        script: str,
+        claim: Claim,
+        *arguments: Argument,
+        more_keys: tuple[str, ...] = (),
     ) -> RedisReply:
-        """Run a script of the claim's owner; ``also`` are more keys than the conversation's."""
+        """Run a script that compares the fence of the claim."""
         name = name_of(claim.conversation)
         partition = self._keys.partition(name)
-        keys = (*_conversation_keys(partition, name), *also)
+        keys = (*partition.conversation_keys(name), *more_keys)
         return await self._client.run(
             script, partition, keys, name, claim.turn, claim.fence, *arguments
         )
@@ -229,47 +231,49 @@ class RedisLedger:
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         found: list[DeadLetter] = []
         for partition in self._keys.partitions:
-            found += _decode_letters(
+            found += _decode_dead_letters(
                 await self._client.run(
-                    "dead_letters", partition, _dead_letter_keys(partition), limit
+                    "list_dead_letters", partition, partition.dead_letter_keys, limit
                 )
             )
         found.sort(key=lambda letter: letter.at, reverse=True)
         return tuple(found[: max(limit, 0)])
 
     async def discard_dead_letter(self, turn: str) -> bool:
-        gone = [
-            await self._client.run("discard", partition, _dead_letter_keys(partition), turn)
+        deleted = [
+            await self._client.run(
+                "discard_dead_letter", partition, partition.dead_letter_keys, turn
+            )
             for partition in self._keys.partitions
         ]
-        return any(gone)
+        return any(deleted)
 
     # People
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        partition, place = self._keys.memories(tenant, person)
+        partition, memories_key = self._keys.memories(tenant, person)
         if value is None:
-            await self._client.command(partition, "HDEL", place, key)
+            await self._client.command(partition, "HDEL", memories_key, key)
         else:
             await asyncio.gather(
-                self._client.command(partition, "HSET", place, key, value),
-                self._renew_memories(partition, place),
+                self._client.command(partition, "HSET", memories_key, key, value),
+                self._renew_memories(partition, memories_key),
             )
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
-        partition, place = self._keys.memories(tenant, person)
+        partition, memories_key = self._keys.memories(tenant, person)
         value, _ = await asyncio.gather(
-            self._client.command(partition, "HGET", place, key),
-            self._renew_memories(partition, place),
+            self._client.command(partition, "HGET", memories_key, key),
+            self._renew_memories(partition, memories_key),
         )
         return None if value is None else value.decode()
 
-    async def _renew_memories(self, partition: Partition, place: str) -> None:
-        """What is remembered about a person is in use."""
+    async def _renew_memories(self, partition: Partition, memories_key: str) -> None:
+        """Postpone the expiry of the memories about a person."""
         if retention := self._settings.retention_seconds:
-            await self._client.command(partition, "PEXPIRE", place, _milliseconds(retention))
+            await self._client.command(partition, "PEXPIRE", memories_key, _milliseconds(retention))
         else:
-            await self._client.command(partition, "PERSIST", place)
+            await self._client.command(partition, "PERSIST", memories_key)
 
     async def export(self, tenant: str, person: str) -> Export:
         return await personal_data.export(self._client, self._keys, tenant, person)
@@ -280,29 +284,19 @@ class RedisLedger:
     async def guarantee(self) -> Guarantee:
         return await self._client.guarantee()
 
-    # Below the surface
-
     async def _run_on(
-        self, script: str, conversation: Conversation, *arguments: str | bytes | int
+        self, script: str, conversation: Conversation, *arguments: Argument
     ) -> RedisReply:
         name = name_of(conversation)
         partition = self._keys.partition(name)
         return await self._client.run(
-            script, partition, _conversation_keys(partition, name), *arguments
+            script, partition, partition.conversation_keys(name), *arguments
         )
 
 
-def _conversation_keys(partition: Partition, name: str) -> tuple[str, str, str]:
-    return partition.state, partition.queue, partition.conversation(name)
-
-
-def _dead_letter_keys(partition: Partition) -> tuple[str, str, str]:
-    return partition.state, partition.queue, partition.dead_letters
-
-
 def _progress(reply: RedisReply) -> Progress:
-    index, offset, stop, steering = reply
-    return Progress(index, offset, stop == 1, steering)
+    index, offset, stop_requested, steering_count = reply
+    return Progress(index, offset, stop_requested == 1, steering_count)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""Link: the connection to one Redis that all callers of this process share, and its renewal."""
+"""Client of one Redis server: a connection that all callers share and that reconnects."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable
 
 from palaver import ConfigurationError, LedgerUnavailable, PalaverError
+from palaver_plugins.ledgers.redis import handshake
 from palaver_plugins.ledgers.redis.address import Address
 from palaver_plugins.ledgers.redis.connection import (
     Connection,
@@ -13,28 +14,27 @@ from palaver_plugins.ledgers.redis.connection import (
     OnPublish,
     RedisReply,
 )
-from palaver_plugins.ledgers.redis.handshake import check_reply, connect, unavailable
 
 WAIT_SECONDS = 1.0
-"""Seconds for which commands wait for a lost connection; after that they are refused at once."""
+"""Seconds for which commands wait for a lost connection; after that they fail at once."""
 RECONNECT_INTERVAL = 0.1
-"""Seconds between attempts to connect again."""
+"""Seconds between attempts to connect."""
 MAX_PENDING = 10_000
-"""Commands that may be under way before more are refused."""
+"""Commands without a reply above which new ones are refused."""
 MAX_ATTEMPTS = 3
-"""Connections over which one command is tried before it is given up."""
+"""Connections on which one command is tried."""
 SETTLED_SECONDS = 5.0
-"""Seconds that a connection must have lasted before it is left for another on suspicion."""
+"""Age of a connection from which `disconnect_if_settled` closes it."""
 
 Locate = Callable[[], Awaitable[Address]]
-"""Says where to connect, asked anew for each connection. Raises like `dial`."""
+"""Returns the address for the next connection. Raises like `handshake.connect`."""
 
 
 class NodeClient:
-    """Keeps a `Wire` to where ``locate`` says, and makes another when it is lost.
+    """Client of the server at the address that ``locate`` returns.
 
-    ``greet`` prepares a new wire before any other command uses it. What it raises is raised by
-    `start`; later it is tried again, and meanwhile is why commands are refused.
+    ``on_connect`` prepares a new connection before other commands use it. Its exceptions are raised
+    by `start`; after a reconnection it is tried again, and commands fail with them until then.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class NodeClient:
         confirm_master: Callable[[Address], Awaitable[str]] | None = None,
     ) -> None:
         self.address: Address | None = None
-        """Where it was last connected to."""
+        """Address of the present or last connection."""
         self._locate = locate
         self._on_connect = on_connect
         self._on_publish = on_publish
@@ -59,9 +59,9 @@ class NodeClient:
         self._confirm_master = confirm_master
         self._connection: Connection | None = None
         self._resolved = asyncio.Event()
-        """Set while there is a wire, or a reason for there being none that no waiting mends."""
+        """Set while there is a connection, or a configuration error that waiting does not solve."""
         self._changed_at = 0.0
-        """When it last went up or down."""
+        """When the connection was last made or lost, on the loop's clock."""
         self._failure: PalaverError = LedgerUnavailable("Redis: not connected yet")
         self._reconnector: asyncio.Task[None] | None = None
         self._address_check: asyncio.Task[None] | None = None
@@ -72,11 +72,9 @@ class NodeClient:
         self.start_in_background()
 
     def start_in_background(self) -> None:
-        """Connect in the background; commands wait for it as for a connection that was lost."""
+        """Start to connect; commands wait as for a lost connection."""
         self._record_change()
-        self._reconnector = asyncio.create_task(
-            self._reconnect_forever(), name="palaver-redis-link"
-        )
+        self._reconnector = asyncio.create_task(self._reconnect_forever(), name="palaver-redis")
 
     async def close(self) -> None:
         self._failure = LedgerUnavailable("the Redis ledger is closed")
@@ -89,86 +87,84 @@ class NodeClient:
         self._resolved.clear()
 
     async def send(self, command: bytes, *, preface: tuple[bytes, ...] = ()) -> RedisReply:
-        """The reply to a packed command, or a `hiredis.ReplyError`. The ``preface`` are commands
-        that are sent right before it, and whose replies are thrown away.
+        """Return the reply to a packed command, or a `hiredis.ReplyError`. The commands of
+        ``preface`` are sent right before it; their replies are discarded.
 
-        A command whose connection is lost is sent again, for which it must be safe to be applied
-        twice. Raises `LedgerUnavailable`.
+        A command whose connection is lost is sent again, so it must be idempotent. Raises
+        `LedgerUnavailable`.
         """
-        why = ""
+        reason = ""
         for _ in range(MAX_ATTEMPTS):
-            wire = (
-                self._connection
-                if self._connection is not None
-                else await self._wait_for_connection()
-            )
-            if wire.pending_count >= MAX_PENDING:
-                raise self.unavailable(f"{MAX_PENDING} commands are under way")
-            for each in preface:
-                wire.send(each)
-            reply = await wire.send(command)
+            connection = self._connection
+            if connection is None:
+                connection = await self._wait_for_connection()
+            if connection.pending_count >= MAX_PENDING:
+                raise self.unavailable(f"{MAX_PENDING} commands have no reply yet")
+            for command_before in preface:
+                connection.send(command_before)
+            reply = await connection.send(command)
             if type(reply) is not ConnectionLost:
                 return reply
-            why = reply.reason
-        raise self.unavailable(why)
+            reason = reply.reason
+        raise self.unavailable(reason)
 
     @property
     def is_connected(self) -> bool:
         return self._connection is not None
 
     async def wait_until_connected(self) -> None:
-        """Return while there is a connection. Raises `LedgerUnavailable`."""
+        """Return when there is a connection. Raises `LedgerUnavailable`."""
         if self._connection is None:
             await self._wait_for_connection()
 
     def send_without_reply(self, command: bytes) -> None:
-        """Send without waiting for the reply; without a connection, do nothing."""
+        """Send a command and ignore its reply; without a connection, do nothing."""
         if self._connection is not None:
             self._connection.send(command)
 
-    def disconnect(self, why: str) -> None:
-        """Leave this connection: `locate` is asked for the next."""
+    def disconnect(self, reason: str) -> None:
+        """Close the connection; the next one goes where ``locate`` says then."""
         if self._connection is not None:
-            self._connection.close(why)
+            self._connection.close(reason)
 
-    def disconnect_if_settled(self, why: str) -> None:
-        """`drop` a connection that has lasted; one that is new gets time."""
+    def disconnect_if_settled(self, reason: str) -> None:
+        """`disconnect`, unless the connection is new."""
         if asyncio.get_running_loop().time() - self._changed_at > SETTLED_SECONDS:
-            self.disconnect(why)
+            self.disconnect(reason)
 
     def recheck_address(self) -> None:
-        """Ask in the background whether this is still where to be connected to."""
+        """Disconnect, in the background, if ``locate`` returns another address now."""
         if self._address_check is None or self._address_check.done():
             self._address_check = asyncio.create_task(self._check_address())
 
     async def _check_address(self) -> None:
         with contextlib.suppress(PalaverError):
-            place = await self._locate()
-            if place != self.address:
-                self.disconnect(f"the master is at {place}")
+            address = await self._locate()
+            if address != self.address:
+                self.disconnect(f"the master is at {address}")
 
     @property
     def connected_address(self) -> Address:
-        """Where it is connected to. Raises `LedgerUnavailable` when it never was."""
+        """Return the last address. Raises `LedgerUnavailable` when there never was a connection."""
         if self.address is None:
             raise LedgerUnavailable(str(self._failure), retry_after=1.0)
         return self.address
 
     def check_reply(self, reply: RedisReply) -> RedisReply:
-        """The reply, unless it tells of a failure. Raises like `dial`."""
-        return check_reply(reply, self.connected_address)
+        """Return the reply unless it is an error. Raises like `handshake.connect`."""
+        return handshake.check_reply(reply, self.connected_address)
 
-    def unavailable(self, why: str) -> LedgerUnavailable:
+    def unavailable(self, reason: str) -> LedgerUnavailable:
         if self.address is None:
-            return LedgerUnavailable(why, retry_after=1.0)
-        return unavailable(self.address, why)
+            return LedgerUnavailable(reason, retry_after=1.0)
+        return handshake.unavailable(self.address, reason)
 
     async def _wait_for_connection(self) -> Connection:
-        """The next wire. Refuses at once when Redis has been away for long."""
-        left = self._changed_at + WAIT_SECONDS - asyncio.get_running_loop().time()
-        if self._reconnector is not None and left > 0:
+        """Return the next connection. Fails at once when the server has been away for long."""
+        remaining = self._changed_at + WAIT_SECONDS - asyncio.get_running_loop().time()
+        if self._reconnector is not None and remaining > 0:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(remaining):
                     await self._resolved.wait()
         if self._connection is None:
             raise LedgerUnavailable(str(self._failure), retry_after=1.0) from self._failure
@@ -192,35 +188,34 @@ class NodeClient:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 self.address = await self._locate()
-                wire = await connect(self.address, self._make_connection)
+                connection = await handshake.connect(self.address, self._make_connection)
                 try:
-                    await self._on_connect(self, wire)
+                    await self._on_connect(self, connection)
                 except BaseException:
-                    wire.close("not entered")
+                    connection.close("the connection could not be prepared")
                     raise
         except TimeoutError:
             raise self.unavailable(f"no answer within {self._connect_timeout:g} s") from None
-        if wire.lost.done():
-            raise self.unavailable(wire.lost.result())
+        if connection.lost.done():
+            raise self.unavailable(connection.lost.result())
         if self._replicas:
-            doubt = (
-                functools.partial(self._confirm_master, self.address)
-                if self._confirm_master
-                else None
+            confirm_master = self._confirm_master
+            connection.await_replicas(
+                self._replicas,
+                functools.partial(confirm_master, self.address) if confirm_master else None,
             )
-            wire.await_replicas(self._replicas, doubt)
-        self._connection = wire
+        self._connection = connection
         self._record_change()
         self._resolved.set()
 
     def _make_connection(self) -> Connection:
         return Connection(self._on_publish, self._on_connection_lost, self._command_timeout)
 
-    def _on_connection_lost(self, wire: Connection) -> None:
-        """Before the callers hear of it: none of them must take this wire again."""
-        if wire is self._connection:
+    def _on_connection_lost(self, connection: Connection) -> None:
+        """Forget the connection, before its callers get their results and send again."""
+        if connection is self._connection:
             self._connection = None
-            self._failure = self.unavailable(wire.lost.result())
+            self._failure = self.unavailable(connection.lost.result())
             self._record_change()
             self._resolved.clear()
 

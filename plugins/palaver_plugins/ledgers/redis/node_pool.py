@@ -1,8 +1,7 @@
-"""Nodes: the links of one process, and which of them leads to where a partition lives.
+"""Clients of all Redis nodes that a process uses, and the node of each partition.
 
-Everything is on the first, unless that is a node of a Redis Cluster: then it says of a partition
-that it has MOVED, or, while that goes on, to ASK another node.
-"""
+Every partition is on the first node, unless that is a node of a Redis Cluster. Then the node
+answers MOVED, or, during a migration, ASK, with the address of another node."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,12 +12,13 @@ from palaver_plugins.ledgers.redis.node_client import Locate, NodeClient
 
 
 class SeedAddresses:
-    """Addresses that are tried in turn; any of them will do."""
+    """Addresses to try in turn."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = deque(addresses)
 
     async def locate(self) -> Address:
+        """Return the next address."""
         self._addresses.rotate(-1)
         return self._addresses[-1]
 
@@ -28,30 +28,29 @@ class SeedAddresses:
 
 
 class NodePool:
-    """``first`` is made with ``make`` like all others, goes where ``locate`` says, and hears what
-    is published. Every node that is heard of becomes a seed."""
+    """Node clients, made by ``make_node``. The ``first`` one connects where ``locate`` says and
+    receives published messages. Every known node becomes a seed."""
 
     def __init__(
-        self, locate: Locate, seeds: SeedAddresses, make: Callable[[Locate], NodeClient]
+        self, locate: Locate, seeds: SeedAddresses, make_node: Callable[[Locate], NodeClient]
     ) -> None:
-        self.first = make(locate)
+        self.first = make_node(locate)
         self._seeds = seeds
-        self._make_node = make
+        self._make_node = make_node
         self._others: dict[Address, NodeClient] = {}
         self._assigned: dict[int, NodeClient] = {}
 
     def node_for(self, partition: Partition) -> NodeClient:
-        """The link to ask for ``partition``. While the node of it is away that is the first, which
-        may know of another."""
-        home = self._assigned.get(partition.number)
-        return home if home is not None and home.is_connected else self.first
+        """Return the node of ``partition``; while it is disconnected, the first node, which may
+        redirect to another."""
+        node = self._assigned.get(partition.number)
+        return node if node is not None and node.is_connected else self.first
 
-    def node_at(self, place: str, said_by: NodeClient) -> NodeClient:
-        """The link to the node that ``said_by`` calls ``<slot> <host>:<port>``."""
-        host, _, port = place.rpartition(" ")[2].rpartition(":")
-        address = said_by.connected_address._replace(
-            host=host or said_by.connected_address.host, port=int(port)
-        )
+    def node_at(self, location: str, source: NodeClient) -> NodeClient:
+        """Return the node that ``source`` named as ``<slot> <host>:<port>``."""
+        host, _, port = location.rpartition(" ")[2].rpartition(":")
+        known = source.connected_address
+        address = known._replace(host=host or known.host, port=int(port))
         if address == self.first.address:
             return self.first
         if address not in self._others:
@@ -60,16 +59,16 @@ class NodePool:
             self._others[address].start_in_background()
         return self._others[address]
 
-    async def assign(self, partition: Partition, home: NodeClient) -> None:
-        """``partition`` lives there from now on; a link that leads to none any more is closed."""
+    async def assign(self, partition: Partition, node: NodeClient) -> None:
+        """Record the new node of a partition, and close the old one if no partition uses it."""
         old = self._assigned.get(partition.number)
-        self._assigned[partition.number] = home
+        self._assigned[partition.number] = node
         if old is not None and old not in (self.first, *self._assigned.values()):
-            self._others = {at: link for at, link in self._others.items() if link is not old}
+            self._others = {at: other for at, other in self._others.items() if other is not old}
             await old.close()
 
     async def close(self) -> None:
-        for link in (self.first, *self._others.values()):
-            await link.close()
+        for node in (self.first, *self._others.values()):
+            await node.close()
         self._others.clear()
         self._assigned.clear()

@@ -1,4 +1,4 @@
-"""What reaches a process by itself: news of conversations, and of work."""
+"""Notifications that Redis publishes: new events of conversations, and new work."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,13 +8,13 @@ import msgspec
 from palaver import OnChange, StoredEvent
 
 POLL_SECONDS = 1.0
-"""Seconds after which the queue is looked at though nobody has told of work."""
+"""Seconds after which a worker asks for work without a notification."""
 
-decode_news = msgspec.json.Decoder(tuple[StoredEvent, ...]).decode
+_decode_events = msgspec.json.Decoder(tuple[StoredEvent, ...]).decode
 
 
 class WatchRegistry:
-    """Who in this process wants news of which channel."""
+    """Callbacks of this process, by channel."""
 
     def __init__(self) -> None:
         self._callbacks: dict[bytes, list[OnChange]] = {}
@@ -23,66 +23,68 @@ class WatchRegistry:
     def channels(self) -> tuple[bytes, ...]:
         return tuple(self._callbacks)
 
-    def add(self, channel: bytes, hint: OnChange) -> Callable[[], bool]:
-        """Returns the function that ends it, which tells whether it was the channel's last."""
-        self._callbacks.setdefault(channel, []).append(hint)
+    def add(self, channel: bytes, on_change: OnChange) -> Callable[[], bool]:
+        """Add a callback. Return the function that removes it, which returns True for the last one
+        of the channel."""
+        self._callbacks.setdefault(channel, []).append(on_change)
 
         def remove() -> bool:
-            hints = self._callbacks.get(channel, [])
-            if hint not in hints:
+            callbacks = self._callbacks.get(channel, [])
+            if on_change not in callbacks:
                 return False
-            hints.remove(hint)
-            if not hints:
+            callbacks.remove(on_change)
+            if not callbacks:
                 del self._callbacks[channel]
-            return not hints
+            return not callbacks
 
         return remove
 
     def notify(self, channel: bytes, payload: bytes) -> None:
-        """Hand on what was published."""
-        if hints := self._callbacks.get(channel):
-            self._call(hints, decode_news(payload))
+        """Deliver a published message."""
+        if callbacks := self._callbacks.get(channel):
+            self._call(callbacks, _decode_events(payload))
 
     def notify_all(self) -> None:
-        """Messages may have been lost: everybody must look."""
-        for hints in self._callbacks.values():
-            self._call(hints, ())
+        """Make every watcher read, since messages may have been lost."""
+        for callbacks in self._callbacks.values():
+            self._call(callbacks, ())
 
-    def _call(self, hints: list[OnChange], news: tuple[StoredEvent, ...]) -> None:
+    def _call(self, callbacks: list[OnChange], events: tuple[StoredEvent, ...]) -> None:
         loop = asyncio.get_running_loop()
-        for hint in hints:
-            loop.call_soon(hint, news)  # whatever a hint raises must not harm the connection
+        for on_change in callbacks:
+            loop.call_soon(on_change, events)  # its exceptions must not reach the connection
 
 
 class WorkSignal:
-    """Whether something may be due, as far as this process knows."""
+    """Event that is set while a turn may be due, as far as this process has been notified."""
 
     def __init__(self) -> None:
-        self._news = asyncio.Event()
-        self._news.set()
+        self._event = asyncio.Event()
+        self._event.set()
         self._count = 0
-        self._due = 0.0
+        self._due_at = 0.0  # on the loop's clock
 
     def set(self) -> None:
         self._count += 1
-        self._news.set()
+        self._event.set()
 
     @property
     def count(self) -> int:
-        """How often work was told of: see `nothing`."""
+        """Return the number of notifications; see `clear_until_due`."""
         return self._count
 
-    def clear_until_due(self, since: int, due: float) -> None:
-        """The queue was asked when `count` was ``since``: nothing is due for ``due`` seconds."""
-        self._due = asyncio.get_running_loop().time() + due
+    def clear_until_due(self, since: int, seconds: float) -> None:
+        """Clear the event: a claim that began at `count` ``since`` found nothing due, and nothing
+        will be for ``seconds``."""
+        self._due_at = asyncio.get_running_loop().time() + seconds
         if self._count == since:
-            self._news.clear()
+            self._event.clear()
 
     async def wait(self, timeout: float) -> None:  # noqa: ASYNC109  waiting is its purpose
-        """Return on news, when the next lease lapses, or after a while."""
-        left = self._due - asyncio.get_running_loop().time()
+        """Return on a notification, when a turn is due, or after a timeout."""
+        until_due = self._due_at - asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(max(0.0, min(timeout, left, POLL_SECONDS))):
-                await self._news.wait()
+            async with asyncio.timeout(max(0.0, min(timeout, until_due, POLL_SECONDS))):
+                await self._event.wait()
         except TimeoutError:
             pass
