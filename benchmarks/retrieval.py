@@ -1,10 +1,10 @@
-"""Measure how often the knowledge base finds the passage that answers.
+"""Measure how often the knowledge base finds the passage with the answer.
 
     python benchmarks/retrieval.py --data DIR
 
-Two tasks, each in a knowledge base of its own: SQuAD 2.0 (which of the paragraphs holds the
-answer) and MedQuAD (which of the articles answers the question, where most articles have near
-twins about the same disease). Prints recall@1 and recall@5 and the time per question.
+Two tasks, each in its own knowledge base: SQuAD 2.0 (find the paragraph with the answer) and
+MedQuAD (find the article with the answer; most articles have near duplicates about the same
+disease). Prints recall@1, recall@5 and the time per question.
 """
 
 import argparse
@@ -33,15 +33,15 @@ class Task(NamedTuple):
     questions: list[tuple[str, set[str]]]
 
 
-def rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
-def squad(data: Path) -> Task:
+def squad_task(data: Path) -> Task:
     ids: dict[str, str] = {}
     documents, questions = [], []
-    for row in rows(data / "eval/squad_v2_dev_1500.jsonl.xz"):
+    for row in read_rows(data / "eval/squad_v2_dev_1500.jsonl.xz"):
         context = row["context"]
         if context not in ids:
             ids[context] = f"{row['title']}/{len(ids)}"
@@ -51,10 +51,10 @@ def squad(data: Path) -> Task:
     return Task("SQuAD 2.0", documents, questions)
 
 
-def medquad(data: Path) -> Task:
+def medquad_task(data: Path) -> Task:
     documents, questions = [], []
     answers: dict[tuple[str, str], set[str]] = {}
-    for number, row in enumerate(rows(data / "eval/medquad_700.jsonl.xz")):
+    for number, row in enumerate(read_rows(data / "eval/medquad_700.jsonl.xz")):
         document = Document(id=str(number), title=row["focus"], text=row["answer"])
         documents.append(document)
         same = answers.setdefault((row["focus"], row["qtype"]), set())
@@ -63,7 +63,7 @@ def medquad(data: Path) -> Task:
     return Task("MedQuAD", documents, questions)
 
 
-async def measure(task: Task, folder: Path) -> str:
+async def measure_task(task: Task, folder: Path) -> str:
     knowledge = SqliteKnowledge(folder / f"{task.name}.sqlite")
     await knowledge.start()
     passages = await knowledge.add(TENANT, task.documents)
@@ -87,9 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
-    for task in (squad(options.data), medquad(options.data)):
+    for task in (squad_task(options.data), medquad_task(options.data)):
         with tempfile.TemporaryDirectory() as folder:
-            click.echo(asyncio.run(measure(task, Path(folder))))
+            click.echo(asyncio.run(measure_task(task, Path(folder))))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The servers that are measured, each in a process of its own; prints its address and waits.
+"""Servers to measure, each in its own process. Print the address and serve.
 
     python -m benchmarks.servers floor
     python -m benchmarks.servers memory|sqlite|redis ticks|together [REDIS_URL]
     python -m benchmarks.servers vllm MODEL_DIRECTORY PYTHON
 
-``ticks``: each of the 32 chunks comes in a loop tick of its own, as from an engine that makes one
-token at a time; ``together``: all in one. ``vllm``: a real engine, with the ledger in memory.
+``ticks``: each of the 32 chunks comes in its own loop tick, as from an engine that generates one
+token at a time; ``together``: all chunks in one tick. ``vllm``: a real engine, with the ledger in
+memory.
 """
 
 import asyncio
@@ -42,8 +43,8 @@ from palaver.testing import ListKnowledge, MemoryLedger
 CHUNKS = tuple(f" chunk{n:02d}" for n in range(32))
 
 
-class Ready:
-    """An engine that has its text ready: what it costs is the relay."""
+class ReadyEngine:
+    """Engine with a ready-made text, to measure only the cost of the server."""
 
     def __init__(self, *, ticks: bool) -> None:
         self._ticks = ticks
@@ -75,8 +76,8 @@ class Ready:
         return EngineStats(running=0, waiting=0)
 
 
-class Relay(Skill):
-    """Relay what the engine says."""
+class RelaySkill(Skill):
+    """Stream the engine's text."""
 
     name = "relay"
     examples = ("relay this", "pass it on")
@@ -85,8 +86,8 @@ class Relay(Skill):
         await turn.stream(turn.message.text, sampling=Sampling(max_tokens=128))
 
 
-class Other(Skill):
-    """Stand beside, so that there is something to route."""
+class OtherSkill(Skill):
+    """Second skill, so that messages are routed."""
 
     name = "other"
     examples = ("something else", "another thing")
@@ -95,8 +96,8 @@ class Other(Skill):
         await turn.say("")
 
 
-async def floor(request: web.Request) -> web.WebSocketResponse:
-    """The bare minimum: a websocket that sends 32 ready-made frames for every message."""
+async def floor_websocket(request: web.Request) -> web.WebSocketResponse:
+    """Send 32 ready-made frames for every message: the minimum that a server must do."""
     socket = web.WebSocketResponse(compress=False)
     await socket.prepare(request)
     frames = [
@@ -116,11 +117,11 @@ async def floor(request: web.Request) -> web.WebSocketResponse:
 
 async def serve_floor() -> None:
     application = web.Application()
-    application.add_routes([web.get("/ws", floor)])
+    application.add_routes([web.get("/ws", floor_websocket)])
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    announce(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+    print_address(f"http://127.0.0.1:{runner.addresses[0][1]}/")
     await asyncio.Event().wait()
 
 
@@ -133,19 +134,23 @@ def make_ledger(kind: str, data: Path, redis_url: str) -> Ledger:
     return backend.build(backend.settings.model_validate(values), build_context)
 
 
-async def serve_palaver(ledger: Ledger, engine: Engine, data: Path) -> None:
+def make_server(ledger: Ledger, engine: Engine, data: Path) -> Server:
+    """Return a server with the skill `RelaySkill`, and another one to choose from."""
     settings = Settings(
         server=ServerSettings(port=0, data=data), routing=RoutingSettings(default="relay")
     )
-    server = Server(
+    return Server(
         settings,
         ledger=ledger,
         engine=engine,
         knowledge=ListKnowledge(),
-        skills={"relay": Relay(), "other": Other()},
+        skills={"relay": RelaySkill(), "other": OtherSkill()},
     )
-    async with server, listening(server) as address:
-        announce(address)
+
+
+async def serve_palaver(ledger: Ledger, engine: Engine, data: Path) -> None:
+    async with make_server(ledger, engine, data) as server, listening(server) as address:
+        print_address(address)
         await asyncio.Event().wait()
 
 
@@ -156,7 +161,7 @@ def vllm_engine(model: str, python: str) -> Engine:
     return VllmEngine(settings, BuildContext(data_directory=Path(model), resolve_model=Path))
 
 
-def announce(address: str) -> None:
+def print_address(address: str) -> None:
     sys.stdout.write(address + "\n")
     sys.stdout.flush()
 
@@ -173,7 +178,7 @@ def main() -> None:
         else:
             mode, redis_url = (*rest, "")[:2]
             ledger = make_ledger(kind, data, redis_url)
-            asyncio.run(serve_palaver(ledger, Ready(ticks=mode == "ticks"), data))
+            asyncio.run(serve_palaver(ledger, ReadyEngine(ticks=mode == "ticks"), data))
 
 
 if __name__ == "__main__":

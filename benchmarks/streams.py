@@ -1,6 +1,6 @@
-"""Tokens per second, first text and gaps behind the whole server: websockets and a real engine.
+"""Measure tokens per second, time to first text and gaps: websockets and a real engine.
 
-All streams begin at once, as in ``benchmarks.engines``. Runs in a process of its own::
+All streams begin at once, as in ``benchmarks.engines``. Runs in its own process::
 
     python -m benchmarks.streams URL STREAMS ROUNDS
 """
@@ -18,10 +18,10 @@ import aiohttp
 Round = tuple[float, int, list[list[float]]]
 
 
-async def converse(
+async def stream_turn(
     session: aiohttp.ClientSession, url: str, number: int, start: asyncio.Barrier
 ) -> tuple[int, list[float], float]:
-    """One conversation with one turn: tokens, the times at which text came, and the end."""
+    """Run one turn. Return its tokens, the times of its texts and of its end in seconds."""
     async with session.ws_connect(url + "ws", max_msg_size=0) as socket:
         thread = uuid.uuid4().hex
         await socket.send_json({"type": "hello", "thread": thread, "person": thread})
@@ -40,12 +40,12 @@ async def converse(
                 return frame["usage"]["completion_tokens"], times, now
 
 
-async def one_round(url: str, streams: int) -> Round:
+async def run_round(url: str, streams: int) -> Round:
     start = asyncio.Barrier(streams)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
-        talks = [converse(session, url, number, start) for number in range(streams)]
-        results = await asyncio.gather(*talks)
+        turns = [stream_turn(session, url, number, start) for number in range(streams)]
+        results = await asyncio.gather(*turns)
     return (
         max(end for _, _, end in results),
         sum(tokens for tokens, _, _ in results),
@@ -53,8 +53,8 @@ async def one_round(url: str, streams: int) -> Round:
     )
 
 
-def figures(rounds: list[Round]) -> dict[str, float]:
-    """Medians over the rounds; times in milliseconds."""
+def median_figures(rounds: list[Round]) -> dict[str, float]:
+    """Return medians over the rounds; times in milliseconds."""
 
     def of(one: Round) -> tuple[float, float, float, float]:
         seconds, tokens, arrivals = one
@@ -68,14 +68,14 @@ def figures(rounds: list[Round]) -> dict[str, float]:
     return {name: statistics.median(column) for name, column in zip(names, columns, strict=True)}
 
 
-async def measure(url: str, streams: int, rounds: int) -> dict[str, float]:
-    await one_round(url, streams)  # warm-up
-    return figures([await one_round(url, streams) for _ in range(rounds)])
+async def measure_streams(url: str, streams: int, rounds: int) -> dict[str, float]:
+    await run_round(url, streams)  # warm-up
+    return median_figures([await run_round(url, streams) for _ in range(rounds)])
 
 
 def main() -> None:
     url, streams, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    sys.stdout.write(json.dumps(asyncio.run(measure(url, streams, rounds))) + "\n")
+    sys.stdout.write(json.dumps(asyncio.run(measure_streams(url, streams, rounds))) + "\n")
 
 
 if __name__ == "__main__":

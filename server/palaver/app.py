@@ -143,7 +143,9 @@ async def listening(server: Server) -> AsyncIterator[str]:
     finally:
         try:
             under_way = application[ACTIVE_REQUESTS]
-            await server.depart(lambda: _stop_listening(runner, under_way), lambda: under_way.count)
+            await server.shut_down(
+                lambda: _stop_listening(runner, under_way), lambda: under_way.count
+            )
         finally:
             await runner.cleanup()
 

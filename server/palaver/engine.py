@@ -92,7 +92,8 @@ class GenerationRequest:
     in ``max_tokens`` and in the usage. ``timeout`` is the time allowed in
     seconds. ``tenant`` salts the prefix cache, so that no tenant can tell what another has asked.
     ``priority``: lower runs sooner. ``id`` is ours and unique. ``person`` and ``channel`` tell for
-    whom it is, where there is somebody.
+    whom it is, where there is a person. ``on_queued`` is called when the generation has waited for
+    a slot for half a second, with about how many generations come before it.
     """
 
     id: str
@@ -105,6 +106,7 @@ class GenerationRequest:
     adapter: str | None = None
     priority: int = 0
     timeout: float = 120.0
+    on_queued: Callable[[int], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""KnowledgeBase: documents that grounded answers are taken from. Implementations are plugins."""
+"""KnowledgeBase: documents that answers are based on. Implementations are plugins."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A text to be searched. ``id`` is stable (a path or URL): adding it again replaces it."""
+    """Text to search. ``id`` is stable (a path or URL): adding it again replaces the document."""
 
     id: str
     title: str
@@ -16,8 +16,8 @@ class Document:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """A stretch of a document. ``number`` counts the document's passages from 1; ``section`` is
-    the heading it stands under; ``score`` orders passages of one search, higher is better."""
+    """Part of a document. ``number`` counts the document's passages from 1; ``section`` is the
+    path of headings above it; ``score`` orders the passages of one search, higher is better."""
 
     document: str
     title: str
@@ -29,25 +29,30 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentInfo:
+    """A stored document and its number of passages."""
+
     id: str
     title: str
     passages: int
 
 
 class KnowledgeBase(Protocol):
-    """Every call is for one tenant and sees nothing of another's."""
+    """Documents of all tenants. Every call is limited to one tenant's documents."""
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Open the knowledge base. Raises `ConfigurationError` if that is impossible."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Release the resources."""
 
     async def add(self, tenant: str, documents: Sequence[Document]) -> int:
-        """Store documents, replacing those with the same id. Returns the passages stored."""
+        """Store documents, replacing those with the same id. Return the number of passages."""
 
     async def remove(self, tenant: str, document: str) -> bool:
-        """Whether there was such a document."""
+        """Remove a document. Return True if it existed."""
 
-    async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]: ...
+    async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
+        """Return the tenant's documents."""
 
     async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
-        """The best passages, best first; none when nothing matches."""
+        """Return at most ``limit`` passages, best first; none if nothing matches."""

@@ -75,6 +75,11 @@ class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
         """Return the policy while ``skill`` runs; the empty name means no skill."""
         return self.skills.get(skill, self.default)
 
+    @property
+    def affect_running_turn(self) -> bool:
+        """Return True when a message may interrupt or steer the running turn."""
+        return not {"interrupt", "steer"}.isdisjoint((self.default, *self.skills.values()))
+
 
 QUEUE_ALL = ConcurrencyPolicies()
 
@@ -220,6 +225,16 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
 
     queued: int
     running: int
+
+
+class UnsettledTurns(msgspec.Struct, frozen=True, kw_only=True):
+    """Open turns of one person in the whole ledger: the number of ``turns``, and about how many
+    ``bytes`` their messages take in the store."""
+
+    tenant: str
+    person: str
+    turns: int
+    bytes: int
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -419,6 +434,9 @@ class Ledger(Protocol):
 
     async def queue_depth(self) -> QueueDepth:
         """Count the queued and the running turns."""
+
+    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        """Return the unsettled turns by tenant and person. The rows of one person add up."""
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         """Return the newest dead letters of all tenants, newest first."""

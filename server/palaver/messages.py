@@ -28,16 +28,17 @@ Outcome = Literal["done", "asked", "stopped", "failed"]
 """How a turn ended. ``asked``: with a question; the person's next message continues the skill."""
 
 ConcurrencyPolicy = Literal["queue", "merge", "interrupt", "steer"]
-"""What becomes of a message whose conversation has unsettled turns.
+"""What happens to a message while turns of its conversation are unsettled.
 
-``queue``: a turn of its own, after the others. ``merge``: its turn begins when no message of the
-same person has come for a window (at most five windows after the first); one that comes before
-that joins it, if it is still the newest turn. ``interrupt``: the running turn is stopped, if it is
-the same person's, and the message's own turn answers the stopped messages too; one that comes
-before that turn has begun joins it. ``steer``: it is handed to the running turn, whoever's that is.
+``queue``: it gets a turn of its own, after the others. ``merge``: its turn begins when no message
+of the same person has arrived for a window (at most five windows after the first); a message that
+arrives before that joins it, if it is still the newest turn. ``interrupt``: the running turn is
+stopped, if it is the same person's, and the message's own turn answers the stopped messages too; a
+message that arrives before that turn has begun joins it. ``steer``: it is passed to the running
+turn, whichever person's that is.
 
-A message that names a skill joins nothing, nor does one join a turn that was told to stop. Where a
-policy does not apply, the message queues.
+A message that names a skill joins no turn, and no message joins a turn that was told to stop. Where
+a policy does not apply, the message queues.
 """
 
 
@@ -66,7 +67,7 @@ def check_id(value: str, what: str) -> str:
 
 
 def new_id() -> str:
-    """A fresh random id, 32 hexadecimal characters."""
+    """Return a new random id, 32 hexadecimal characters."""
     return uuid.uuid4().hex
 
 
@@ -87,7 +88,7 @@ class Conversation(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> "Conversation":
-        """The inverse of ``str``. Raises `InvalidInput`."""
+        """Return the value that ``str`` has written. Raises `InvalidInput`."""
         parts = text.split("/")
         if len(parts) != 3:
             raise InvalidInput(f"conversation {text!r} is not of the form tenant/channel/thread")
@@ -264,9 +265,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="qu
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="finished"):
-    """The turn is closed and stored. ``length``: code points of the whole reply. ``messages``: ids of
-    the messages that the turn took, its own and those that steered it. One that steered it and is
-    not among them becomes part of the next turn: a `Received` with ``moved`` follows."""
+    """The turn is closed and stored. ``length``: code points of the whole reply. ``messages``: ids
+    of the messages that the turn took, its own and those that steered it. One that steered it and
+    is not among them becomes part of the next turn: a `Received` with ``moved`` follows."""
 
     turn: str
     outcome: Outcome
@@ -316,7 +317,7 @@ class Cursor(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """The inverse of ``str``. Raises `InvalidInput`."""
+        """Return the value that ``str`` has written. Raises `InvalidInput`."""
         epoch, separator, offset = text.rpartition(":")
         known = offset.isascii() and offset.isdigit() and len(offset) <= OFFSET_DIGITS
         if not separator or not epoch or not known:

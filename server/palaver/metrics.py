@@ -1,6 +1,8 @@
-"""Metrics: what operators watch, in Prometheus' exposition format."""
+"""Metrics: the server's counters, histograms and gauges, in Prometheus' exposition format."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -11,23 +13,48 @@ NAMED_TENANTS = 100
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
+LabelT = TypeVar("LabelT", bound=str)
+MetricT = TypeVar("MetricT", Counter, Histogram)
+
+
+class Children(Generic[MetricT]):
+    """The children of a labelled metric, kept so that each is made once. Label values must be few:
+    of tenants, only the first `NAMED_TENANTS` are labels."""
+
+    def __init__(self, make: Callable[..., MetricT]) -> None:
+        self._make: Callable[..., MetricT] = make
+        self._children: dict[tuple[str, ...], MetricT] = {}
+
+    def of(self, *labels: str) -> MetricT:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._make(*labels)
+        return child
+
+
 class Metrics:
     """One server's counters; two servers in one process do not mix."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._messages = Counter(
-            "palaver_messages_total", "Messages accepted", ["channel"], registry=self._registry
+        self._messages = Children(
+            Counter(
+                "palaver_messages_total", "Messages accepted", ["channel"], registry=self._registry
+            ).labels
         )
-        self._turns = Counter(
-            "palaver_turns_total", "Turns closed", ["skill", "outcome"], registry=self._registry
+        self._turns = Children(
+            Counter(
+                "palaver_turns_total", "Turns closed", ["skill", "outcome"], registry=self._registry
+            ).labels
         )
-        self._turn_seconds = Histogram(
-            "palaver_turn_seconds",
-            "Seconds from claim to settlement",
-            ["skill"],
-            buckets=SECONDS,
-            registry=self._registry,
+        self._turn_seconds = Children(
+            Histogram(
+                "palaver_turn_seconds",
+                "Seconds from claim to settlement",
+                ["skill"],
+                buckets=SECONDS,
+                registry=self._registry,
+            ).labels
         )
         self._first_text_seconds = Histogram(
             "palaver_first_text_seconds",
@@ -35,11 +62,13 @@ class Metrics:
             buckets=SECONDS,
             registry=self._registry,
         )
-        self._tokens = Counter(
-            "palaver_tokens_total",
-            "Tokens by kind: prompt, cached (part of prompt), completion",
-            ["kind"],
-            registry=self._registry,
+        self._tokens = Children(
+            Counter(
+                "palaver_tokens_total",
+                "Tokens by kind: prompt, cached (part of prompt), completion",
+                ["kind"],
+                registry=self._registry,
+            ).labels
         )
         self._engine_restarts = Counter(
             "palaver_engine_restarts_total", "Restarts of the engine", registry=self._registry
@@ -50,21 +79,27 @@ class Metrics:
             registry=self._registry,
         )
 
-        self._refusals = Counter(
-            "palaver_refusals_total", "Messages refused", ["reason"], registry=self._registry
+        self._refusals = Children(
+            Counter(
+                "palaver_refusals_total", "Messages refused", ["reason"], registry=self._registry
+            ).labels
         )
-        self._wait_seconds = Histogram(
-            "palaver_admission_wait_seconds",
-            "Seconds in line for the engine",
-            ["lane"],
-            buckets=SECONDS,
-            registry=self._registry,
+        self._wait_seconds = Children(
+            Histogram(
+                "palaver_scheduler_wait_seconds",
+                "Seconds in the queue for the engine",
+                ["lane"],
+                buckets=SECONDS,
+                registry=self._registry,
+            ).labels
         )
-        self._tenant_tokens = Counter(
-            "palaver_tenant_tokens_total",
-            "Tokens of prompts and replies by tenant",
-            ["tenant"],
-            registry=self._registry,
+        self._tenant_tokens = Children(
+            Counter(
+                "palaver_tenant_tokens_total",
+                "Tokens of prompts and replies by tenant",
+                ["tenant"],
+                registry=self._registry,
+            ).labels
         )
         self._tenants: set[str] = set()
         self._slow_readers = Counter(
@@ -73,43 +108,48 @@ class Metrics:
             registry=self._registry,
         )
 
-    def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when it is scraped."""
+    def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """Add a gauge whose value is computed when it is scraped."""
         Gauge(name, help_text, registry=self._registry).set_function(value)
 
-    def watch_each(
-        self, name: str, help_text: str, label: str, values: Mapping[str, Callable[[], float]]
+    def gauge_each(
+        self,
+        name: str,
+        help_text: str,
+        label: str,
+        values: Iterable[LabelT],
+        count: Callable[[LabelT], float],
     ) -> None:
-        """One gauge with a value for each label."""
+        """Add a gauge with a child for each value of a label."""
         gauge = Gauge(name, help_text, [label], registry=self._registry)
-        for labelled, value in values.items():
-            gauge.labels(labelled).set_function(value)
+        for value in values:
+            gauge.labels(value).set_function(functools.partial(count, value))
 
     def message(self, channel: str) -> None:
-        self._messages.labels(channel).inc()
+        self._messages.of(channel).inc()
 
     def turn(self, skill: str, outcome: Outcome, seconds: float) -> None:
-        self._turns.labels(skill, outcome).inc()
-        self._turn_seconds.labels(skill).observe(seconds)
+        self._turns.of(skill, outcome).inc()
+        self._turn_seconds.of(skill).observe(seconds)
 
     def first_text(self, seconds: float) -> None:
         self._first_text_seconds.observe(seconds)
 
     def tokens(self, *, prompt: int, cached: int, completion: int) -> None:
-        self._tokens.labels("prompt").inc(prompt)
-        self._tokens.labels("cached").inc(cached)
-        self._tokens.labels("completion").inc(completion)
+        for kind, tokens in (("prompt", prompt), ("cached", cached), ("completion", completion)):
+            if tokens:
+                self._tokens.of(kind).inc(tokens)
 
     def refused(self, reason: str) -> None:
-        self._refusals.labels(reason).inc()
+        self._refusals.of(reason).inc()
 
     def waited(self, lane: str, seconds: float) -> None:
-        self._wait_seconds.labels(lane).observe(seconds)
+        self._wait_seconds.of(lane).observe(seconds)
 
     def served(self, tenant: str, tokens: int) -> None:
         if len(self._tenants) < NAMED_TENANTS:
             self._tenants.add(tenant)
-        self._tenant_tokens.labels(tenant if tenant in self._tenants else "").inc(tokens)
+        self._tenant_tokens.of(tenant if tenant in self._tenants else "").inc(tokens)
 
     def slow_reader(self) -> None:
         self._slow_readers.inc()

@@ -1,56 +1,38 @@
-"""Server: the parts of one conversation server, wired together."""
+"""Server: wires the parts of one conversation server and owns their lifetimes."""
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from palaver.admission.control import AdmissionControl
 from palaver.admission.quotas import Quotas
-from palaver.admission.scheduler import LANES
+from palaver.admission.scheduler import LANES, Scheduler
 from palaver.channels import Channel
 from palaver.config.settings import Settings
 from palaver.engine import Engine, EngineInfo
 from palaver.engines.continuing import ContinuingEngine
-from palaver.engines.scheduled import ScheduledEngine
+from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
 from palaver.engines.supervised import SupervisedEngine
-from palaver.errors import ConfigurationError, LedgerUnavailable, TooLarge
+from palaver.errors import ConfigurationError, LedgerUnavailable
 from palaver.hooks import Interceptor
 from palaver.knowledge import KnowledgeBase
-from palaver.ledger import (
-    Claim,
-    ConcurrencyPolicies,
-    Erasure,
-    Export,
-    Ledger,
-    QueueDepth,
-    Receipt,
-    Snapshot,
-    StopState,
-    without_joining,
-)
+from palaver.ledger import Erasure, Export, Ledger, QueueDepth, Receipt, Snapshot, StopState
 from palaver.messages import Conversation, Cursor, Message
 from palaver.metrics import Metrics
-from palaver.routing import Decision, Router
-from palaver.routing.arguments import fill_arguments
-from palaver.routing.router import RESUMED
+from palaver.pipeline import Pipeline
+from palaver.routing import Router
 from palaver.skills import Skill
 from palaver.streams.subscriptions import Subscriber, Subscription, Subscriptions
 from palaver.tools import Tool
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.shutdown import GracefulShutdown
-from palaver.turns.turn import Turn, TurnServices
+from palaver.turns.turn import TurnServices
 
-log = logging.getLogger(__name__)
-
-DEPTH_INTERVAL = 2.0
-"""Seconds between two counts of the ledger's queue for the metrics."""
+LEDGER_CHECK_INTERVAL = 2.0
+"""Seconds between two counts of the ledger's unsettled turns."""
 
 
 class Server:
@@ -74,35 +56,37 @@ class Server:
         self.settings = settings
         self.metrics = Metrics()
         self.ledger = ledger
-        self._supervised = SupervisedEngine(engine, settings.engine, self.metrics)
-        engine = ContinuingEngine(self._supervised, settings.engine, self.metrics)
-        quotas = Quotas(settings.admission, time.monotonic)
-        self.engine = ScheduledEngine(engine, settings.admission, quotas, self.metrics)
-        self.door = AdmissionControl(
-            settings.admission,
-            ledger=ledger,
-            quotas=quotas,
-            wait=self.engine.estimated_wait,
-            lane=self.engine.lane,
-            metrics=self.metrics,
-        )
         self.knowledge = knowledge
+        self.channels = channels
         self.engine_info: EngineInfo
+        self.draining = False
         self._skills = skills
-        own = {name: skill.concurrency_policy for name, skill in skills.items()}
-        self._skill_policies = {
-            **{name: policy for name, policy in own.items() if policy},
-            **settings.concurrency_policy.skills,
-        }
         self._tools = tools or {}
         self._interceptors = interceptors
-        self.channels = channels
-        self._streams = Subscriptions(ledger, history=settings.ledger.history)
-        self._router: Router
+        quotas = Quotas(settings.admission, time.monotonic)
+        self._scheduler = Scheduler(
+            UNKNOWN_SLOTS, weight=lambda tenant: quotas.of_tenant(tenant).weight
+        )
+        self._supervised = SupervisedEngine(engine, settings.engine, self.metrics)
+        self.engine = ScheduledEngine(
+            ContinuingEngine(self._supervised, settings.engine, self.metrics),
+            settings.admission,
+            scheduler=self._scheduler,
+            quotas=quotas,
+            metrics=self.metrics,
+        )
+        self._admission = AdmissionControl(
+            settings.admission,
+            ledger=ledger,
+            scheduler=self._scheduler,
+            quotas=quotas,
+            metrics=self.metrics,
+        )
+        self._subscriptions = Subscriptions(ledger, history=settings.ledger.history)
         self._dispatcher: Dispatcher
+        self._pipeline: Pipeline
         self._depth = QueueDepth(queued=0, running=0)
         self._ledger_problem = ""
-        self.draining = False
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -127,57 +111,65 @@ class Server:
         self.engine_info = await self.engine.start()
         if "embed" in self.engine_info.capabilities and hasattr(self.knowledge, "use_embeddings"):
             self.knowledge.use_embeddings(self.engine.embed)
-        skills = self._able_skills()
-        self._router = Router(
-            {name: type(skill) for name, skill in skills.items()},
-            settings=self.settings.routing,
-            engine=self.engine,
-            engine_info=self.engine_info,
-        )
-        self._dispatcher = Dispatcher(
-            self.ledger,
-            self._streams,
-            self._answer,
-            services=self._services(),
-            settings=self.settings.dispatch,
-            history=self.settings.ledger.history,
-            metrics=self.metrics,
-            ended=self.door.register.end,
-        )
-        stack.push_async_callback(self._close_dispatcher)
-        await self._dispatcher.start()
-        for task in (self._streams.check_silent_forever(), self._watch_depth()):
-            stack.push_async_callback(_end, asyncio.create_task(task))
-        self._watch_gauges()
+        self._check_skills()
+        self._wire()
+        await self._admission.refresh()
+        stack.push_async_callback(self._dispatcher.close, self.settings.server.drain)
+        await self._dispatcher.start(self._pipeline)
+        for task in (self._subscriptions.check_silent_forever(), self._watch_ledger()):
+            stack.push_async_callback(_cancel, asyncio.create_task(task))
+        self._register_gauges()
         for channel in self.channels:
             stack.push_async_callback(channel.close)
             await channel.start(self)
 
-    async def depart(
-        self, stop_listening: Callable[[], Awaitable[None]], requests: Callable[[], int]
-    ) -> None:
-        """Hand over to the other replicas: see `palaver.turns.shutdown`."""
-        self.draining = True
-        departure = GracefulShutdown(
-            self._dispatcher, self._streams, self.ledger, self.settings.server
+    def _wire(self) -> None:
+        """Build the parts that need to know what the engine can do."""
+        settings = self.settings
+        router = Router(
+            {name: type(skill) for name, skill in self._skills.items()},
+            settings=settings.routing,
+            engine=self.engine,
+            engine_info=self.engine_info,
         )
-        await departure.run(stop_listening, requests)
-
-    async def _close_dispatcher(self) -> None:
-        await self._dispatcher.close(self.settings.server.drain)
-
-    def _services(self) -> TurnServices:
-        return TurnServices(
+        services = TurnServices(
             ledger=self.ledger,
             engine=self.engine,
             engine_info=self.engine_info,
             knowledge=self.knowledge,
             tools=self._tools,
-            generation_deadline=self.settings.engine.timeout,
-            ahead=self.engine.queue_position,
+            generation_timeout=settings.engine.timeout,
+        )
+        self._dispatcher = Dispatcher(
+            services=services,
+            subscriptions=self._subscriptions,
+            admission=self._admission,
+            settings=settings.dispatch,
+            history=settings.ledger.history,
+            metrics=self.metrics,
+        )
+        self._pipeline = Pipeline(
+            settings,
+            ledger=self.ledger,
+            admission=self._admission,
+            dispatcher=self._dispatcher,
+            router=router,
+            skills=self._skills,
+            interceptors=self._interceptors,
+            metrics=self.metrics,
         )
 
-    def _able_skills(self) -> Mapping[str, Skill]:
+    async def shut_down(
+        self, stop_listening: Callable[[], Awaitable[None]], requests: Callable[[], int]
+    ) -> None:
+        """Let other replicas continue what runs here: see `palaver.turns.shutdown`."""
+        self.draining = True
+        shutdown = GracefulShutdown(
+            self._dispatcher, self._subscriptions, self.ledger, self.settings.server
+        )
+        await shutdown.run(stop_listening, requests)
+
+    def _check_skills(self) -> None:
         """Refuse a server whose engine cannot serve its skills."""
         for name, skill in self._skills.items():
             available = self.engine_info.capabilities
@@ -198,74 +190,19 @@ class Server:
                 raise ConfigurationError(
                     f"concurrency_policy.skills names {name!r}; there are: {sorted(self._skills)}"
                 )
-        return self._skills
 
-    # One turn
-
-    async def _answer(self, turn: Turn, claim: Claim) -> None:
-        self.door.register.begin(turn.id)
-        decision = await self._route(turn, claim)
-        skill = self._skills[decision.skill]
-        turn.skill = decision.skill
-        own_policy = decision.skill in self._skill_policies
-        await turn.say_routed(decision.reason, decision.score, stored=own_policy)
-
-        async def answer() -> None:
-            named = bool(claim.message.arguments)
-            turn.arguments = await fill_arguments(
-                turn, skill.Arguments, decision.arguments, named=named
-            )
-            await skill.answer(turn)
-
-        await _chain(self._interceptors, turn, answer)()
-
-    async def _route(self, turn: Turn, claim: Claim) -> Decision:
-        waiting = claim.pending_question
-        resumed = waiting is not None and self._router.resumes(turn.message, waiting)
-        if waiting is not None and resumed:
-            turn.resume(waiting)
-        message = turn.message
-
-        async def decide() -> Decision:
-            return await self._router.route(message)
-
-        decision = await turn.once(Decision, decide, "route", message.text, message.skill or "")
-        turn.rephrase(decision.text)
-        return (
-            msgspec.structs.replace(decision, reason=RESUMED, score=None) if resumed else decision
-        )
-
-    # What channels use: see palaver.channels.Reception
+    # The `ConversationService` that channels use
 
     async def accept(self, message: Message) -> Receipt:
-        limit = self.settings.server.max_message_bytes
-        if len(message.text.encode()) > limit:
-            raise TooLarge(f"the message is larger than {limit} bytes")
-        if message.skill is not None:
-            self._router.command(message.skill)
-        accept = partial(self._dispatcher.accept, policies=self._policies(message))
-        receipt = await self.door.admit(message, accept)
-        self.metrics.message(message.conversation.channel)
-        return receipt
-
-    def _policies(self, message: Message) -> ConcurrencyPolicies:
-        """How a message is received while another's turn runs."""
-        chosen = self.settings.concurrency_policy
-        policies = ConcurrencyPolicies(
-            default=chosen.channels.get(message.conversation.channel, chosen.default),
-            skills=self._skill_policies,
-            merge_window=chosen.merge_window,
-            inbox_limit=self.settings.admission.inbox_limit,
-        )
-        return without_joining(policies) if message.text.startswith("/") else policies
+        return await self._pipeline.accept(message)
 
     async def subscribe(
         self, conversation: Conversation, viewer: Subscriber, since: Cursor | None = None
     ) -> Subscription:
-        return await self._streams.subscribe(conversation, viewer, since)
+        return await self._subscriptions.subscribe(conversation, viewer, since)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        self._streams.unsubscribe(subscription)
+        self._subscriptions.unsubscribe(subscription)
 
     async def stop(
         self, conversation: Conversation, turn: str | None = None
@@ -292,7 +229,8 @@ class Server:
     # Operations
 
     def readiness(self) -> Mapping[str, str]:
-        """What keeps the server from answering, by component; empty when it is ready."""
+        """Return the problem of each component that is not ready; empty when the server is
+        ready."""
         problems = {
             "engine": self._supervised.problem,
             "ledger": self._ledger_problem,
@@ -307,58 +245,32 @@ class Server:
             "skills": self.skills(),
         }
 
-    async def _watch_depth(self) -> None:
+    async def _watch_ledger(self) -> None:
         while True:
             try:
                 self._depth = await self.ledger.queue_depth()
+                await self._admission.refresh()
                 self._ledger_problem = ""
-                await self.door.look()
             except LedgerUnavailable as error:
                 self._ledger_problem = str(error)
-            await asyncio.sleep(DEPTH_INTERVAL)
+            await asyncio.sleep(LEDGER_CHECK_INTERVAL)
 
-    def _watch_gauges(self) -> None:
-        watch = self.metrics.watch
-        watch("palaver_turns_queued", "Turns that wait, all replicas", lambda: self._depth.queued)
-        watch("palaver_turns_running", "Turns that run, all replicas", lambda: self._depth.running)
-        watch("palaver_turns_here", "Turns that run here", lambda: self._dispatcher.running)
-        register, scheduler = self.door.register, self.engine.scheduler
-        watch("palaver_turns_unsettled", "Accepted here and not ended", lambda: len(register))
-        watch("palaver_tokens_unsettled", "What these count for", lambda: register.tokens)
-        lanes = {
-            "palaver_admission_waiting": ("Generations in line", scheduler.waiting_in),
-            "palaver_admission_waiting_tokens": ("Tokens they may take", scheduler.tokens_in),
-            "palaver_admission_running": ("Generations at the engine", scheduler.running_in),
-        }
-        for name, (text, count) in lanes.items():
-            values: dict[str, Callable[[], float]] = {it: partial(count, it) for it in LANES}
-            self.metrics.watch_each(name, text, "lane", values)
-        watch("palaver_subscriptions", "Open views of conversations", lambda: self._streams.count)
-        watch(
-            "palaver_engine_up", "1 when the engine answers", lambda: not self._supervised.problem
-        )
-        watch("palaver_ledger_up", "1 when the ledger answers", lambda: not self._ledger_problem)
-
-
-def _chain(
-    interceptors: Sequence[Interceptor], turn: Turn, answer: Callable[[], Awaitable[None]]
-) -> Callable[[], Awaitable[None]]:
-    """Fold the interceptors around ``answer``, the first outermost."""
-    for interceptor in reversed(interceptors):
-        answer = _Call(interceptor, turn, answer)
-    return answer
-
-
-class _Call:
-    """One interceptor, with what comes after it."""
-
-    def __init__(
-        self, interceptor: Interceptor, turn: Turn, call_next: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._interceptor, self._turn, self._call_next = interceptor, turn, call_next
-
-    async def __call__(self) -> None:
-        await self._interceptor.intercept(self._turn, self._call_next)
+    def _register_gauges(self) -> None:
+        gauge, admission, scheduler = self.metrics.gauge, self._admission, self._scheduler
+        gauge("palaver_turns_queued", "Queued turns, all replicas", lambda: self._depth.queued)
+        gauge("palaver_turns_running", "Running turns, all replicas", lambda: self._depth.running)
+        gauge("palaver_turns_here", "Running turns, this replica", lambda: self._dispatcher.running)
+        gauge("palaver_turns_unsettled", "Unsettled turns", lambda: admission.unsettled_turns)
+        gauge("palaver_tokens_unsettled", "Their tokens", lambda: admission.unsettled_tokens)
+        gauge("palaver_subscriptions", "Open subscriptions", lambda: self._subscriptions.count)
+        gauge("palaver_engine_up", "1: the engine answers", lambda: not self._supervised.problem)
+        gauge("palaver_ledger_up", "1: the ledger answers", lambda: not self._ledger_problem)
+        for name, text, count in (
+            ("palaver_scheduler_waiting", "Queued generations", scheduler.waiting_in_lane),
+            ("palaver_scheduler_waiting_tokens", "Their tokens", scheduler.waiting_tokens),
+            ("palaver_scheduler_running", "Running generations", scheduler.running_in_lane),
+        ):
+            self.metrics.gauge_each(name, text, "lane", LANES, count)
 
 
 async def _open(stack: contextlib.AsyncExitStack, part: Ledger | KnowledgeBase) -> None:
@@ -366,6 +278,6 @@ async def _open(stack: contextlib.AsyncExitStack, part: Ledger | KnowledgeBase) 
     await part.start()
 
 
-async def _end(task: "asyncio.Task[None]") -> None:
+async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

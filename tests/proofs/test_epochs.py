@@ -30,7 +30,7 @@ from tests.server.web.house import eventually
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger, Page, Snapshot
 from palaver.messages import Conversation, Cursor
-from palaver.streams.subscriptions import PAGE
+from palaver.streams.subscriptions import PAGE_SIZE
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.keys import Keys, name_of
 
@@ -373,10 +373,10 @@ async def test_a_long_gap_is_brought_in_pages(report: Report) -> None:
         for offset, reader in enumerate(readers, start=1):
             reader.end = Cursor(end.epoch, offset)
             await reader.visit(place.anywhere, WAYS[offset % 2])
-        await place.answer("long", f"{2 * PAGE} leaves")
+        await place.answer("long", f"{2 * PAGE_SIZE} leaves")
         for offset, reader in enumerate(readers, start=1):
             reader.end = await place.end("long")
-            assert reader.end.offset > 4 * PAGE
+            assert reader.end.offset > 4 * PAGE_SIZE
             await reader.visit(place.anywhere, WAYS[offset // 2 % 2])
             assert [frame["recovered"] for frame in reader.told] == [True, True]
             assert (reader.satisfied, reader.whole, reader.faults) == (True, True, [])

@@ -67,7 +67,7 @@ class Watched(Scheduler):
 
     def join(self, ticket: Ticket) -> None:
         self.arrive(ticket)
-        super().join(ticket)
+        super().enqueue(ticket)
 
     def arrive(self, ticket: Ticket) -> None:
         self.line[ticket] = self._flood
@@ -83,7 +83,7 @@ class Watched(Scheduler):
         return ticket
 
     def choose(self) -> Ticket | None:
-        return super().next()
+        return super().start_next()
 
 
 class FirstComeFirstServed(Watched):
@@ -98,7 +98,7 @@ class FirstComeFirstServed(Watched):
         same = self._same[ticket] = dataclasses.replace(ticket, tenant="everybody")
         self._own[same] = ticket
         self.arrive(ticket)
-        Scheduler.join(self, same)
+        Scheduler.enqueue(self, same)
 
     def choose(self) -> Ticket | None:
         same = super().choose()
@@ -110,7 +110,7 @@ class FirstComeFirstServed(Watched):
     def leave(self, ticket: Ticket) -> bool:
         same = self._same.pop(ticket)
         del self._own[same]
-        return super().leave(same)
+        return super().remove(same)
 
 
 @dataclass
@@ -235,7 +235,8 @@ async def experience(
         skills={"relay": Relay()},
     )
     async with server:
-        watched = server.engine.scheduler = scheduler(engine.slots)
+        watched = scheduler(engine.slots)
+        server.engine.scheduler = server._admission._scheduler = watched
         checker = HistoryChecker(lambda message: engine.reply(message.text))
         traffic = Traffic(engine, server, checker)
         began = loop.time()

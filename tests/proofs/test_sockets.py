@@ -280,7 +280,7 @@ class Trusting(streams.Subscription):
 
     def hint(self, recorded: Sequence[StoredEvent]) -> None:
         fresh = [item for item in recorded if item.offset > self._offset]
-        if self._open and fresh:
+        if self._started and fresh:
             self._offset = fresh[0].offset - 1
             self._deliver(fresh)
 

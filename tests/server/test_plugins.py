@@ -66,7 +66,9 @@ def test_two_plugins_of_one_name_are_refused_and_both_are_named() -> None:
 
 def test_every_installed_entry_point_of_the_project_loads() -> None:
     points = importlib.metadata.entry_points(group="palaver")
-    own = [point for point in points if point.dist is not None and point.dist.name == "palaver"]
+    own = [
+        point for point in points if point.dist is not None and point.dist.name == "palaver-server"
+    ]
     assert own
     registry = load_plugins(own)
     assert not registry.failures, [str(failure) for failure in registry.failures]

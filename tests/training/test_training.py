@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
-from training.starter import coding, grounded, mixing, tokens
-from training.starter.groups import Group, Source, generator
+from training.starter import code_data, grounded_data, mixture, tokenization
+from training.starter.groups import Group, Source, seeded_random
 from training.starter.packing import Encoder, Packer, collate
 
 from palaver_skills import prompts
@@ -20,7 +20,7 @@ STARTER = Path(__file__).parents[2] / "plugins" / "palaver_plugins" / "starter"
 
 
 def grounded_source(index: int) -> Group:
-    return grounded.group(generator("test", index))
+    return grounded_data.make_group(seeded_random("test", index))
 
 
 def translation_source(index: int) -> Group:
@@ -29,8 +29,8 @@ def translation_source(index: int) -> Group:
 
 
 def streams() -> dict[str, Source]:
-    pairs = [f"en-{x}" for x in mixing.TRANSLATION] + [f"{x}-en" for x in mixing.TRANSLATION]
-    code = coding.source()
+    pairs = [f"en-{x}" for x in mixture.TRANSLATION] + [f"{x}-en" for x in mixture.TRANSLATION]
+    code = code_data.training_source()
     return dict.fromkeys(pairs, translation_source) | {
         "grounded": grounded_source,
         "long": grounded_source,
@@ -40,15 +40,15 @@ def streams() -> dict[str, Source]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """A tokenizer of 512 entries, as the size micro has."""
+    """Return a tokenizer of 512 entries, as the size micro has."""
     groups = [source(n) for source in streams().values() for n in range(20)]
     texts = [turn[side] for g in groups for b in g.branches for turn in b for side in (0, 1)]
-    return tokens.train(iter(texts + [g.system + g.shared for g in groups]), 512)
+    return tokenization.train_tokenizer(iter(texts + [g.system + g.shared for g in groups]), 512)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Results must not depend on the order of sums."""
+    """Use one thread: the results must not depend on the order of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -57,14 +57,16 @@ def one_thread() -> Iterator[None]:
 
 def open_run(tokenizer: Tokenizer) -> Any:
     from training.starter.model import SIZES, Network
-    from training.starter.train import Run
+    from training.starter.train import TrainingRun
 
     torch.manual_seed(3)
-    mix = mixing.Mix.open(streams(), tokenizer, 1024)
-    return Run(Network(SIZES["micro"]), mix, torch.device("cpu"), torch.float32, workers=1)
+    mix = mixture.Mixture.open(streams(), tokenizer, 1024)
+    return TrainingRun(Network(SIZES["micro"]), mix, torch.device("cpu"), torch.float32, workers=1)
 
 
-def test_resuming_gives_the_same_weights_as_going_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_weights_as_an_uninterrupted_one(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     from training.starter import train
 
     whole, first, second = (open_run(tokenizer) for _ in range(3))
@@ -72,8 +74,8 @@ def test_resuming_gives_the_same_weights_as_going_on(tokenizer: Tokenizer, tmp_p
         whole.step(0.5)
     for _ in range(2):
         first.step(0.5)
-    train.save(first, tmp_path)
-    second.restore(train.load(tmp_path))
+    train.save_checkpoint(first, tmp_path)
+    second.restore(train.load_checkpoint(tmp_path))
     for _ in range(2):
         second.step(0.5)
     assert second.progress == whole.progress
@@ -99,7 +101,9 @@ def test_a_packed_row_gives_the_logits_of_its_examples_alone(tokenizer: Tokenize
     encoder = Encoder(tokenizer)
     torch.manual_seed(1)
     network = Network(replace(SIZES["micro"], vocabulary=tokenizer.get_vocab_size()))
-    batch = collate([(Packer(grounded_source, encoder).row(512), 1.0)], 512, encoder.pad, ["x"])
+    batch = collate(
+        [(Packer(grounded_source, encoder).fill_row(512), 1.0)], 512, encoder.pad, ["x"]
+    )
     packed = network(
         torch.from_numpy(batch.tokens), torch.from_numpy(batch.positions),
         torch.from_numpy(batch.mask()), torch.float32,
@@ -118,13 +122,13 @@ def test_the_exported_model_gives_the_same_logits_in_transformers(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    from training.starter.model import SIZES, Network, export, load_export
+    from training.starter.model import SIZES, Network, export_network, load_network
 
     shape = SIZES["micro"]
-    export(Network(shape), tmp_path, end=1, pad=0)
-    tokens.save(tokenizer, tmp_path, shape.context)
+    export_network(Network(shape), tmp_path, end=1, pad=0)
+    tokenization.save_tokenizer(tokenizer, tmp_path, shape.context)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    ours = load_export(tmp_path, shape)
+    ours = load_network(tmp_path, shape)
     ids = torch.tensor([[2, 40, 50, 60, 3, 70, 4]])
     mask = torch.ones(1, 7, 7).tril().bool()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Puts together the folder that is shipped: weights, tokenizer, `card.json` and `README.md`.
+"""Assemble the folder of the shipped model: weights, tokenizer, `card.json` and `README.md`.
 
     python -m training.starter.card --work build/starter --scores build/starter/scores.json \\
         --hardware "two CPU cores" --output plugins/palaver_plugins/starter
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from training.starter import corpus
-from training.starter.tokens import write_json
+from training.starter.tokenization import write_json
 
 from palaver_skills import prompts
 
@@ -30,7 +30,7 @@ NAME = "palaver-starter"
 LICENSE = "apache-2.0"
 
 
-def record(options: argparse.Namespace) -> dict[str, Any]:
+def make_card(options: argparse.Namespace) -> dict[str, Any]:
     """Return the machine-readable card."""
     config = json.loads((options.work / "model" / "config.json").read_text("utf-8"))
     progress = json.loads((options.work / "progress.json").read_text("utf-8"))
@@ -38,7 +38,7 @@ def record(options: argparse.Namespace) -> dict[str, Any]:
         "name": NAME,
         "license": LICENSE,
         "demonstration": True,
-        "parameters": count(options.work / "model" / "model.safetensors"),
+        "parameters": count_parameters(options.work / "model" / "model.safetensors"),
         "context_length": config["max_position_embeddings"],
         "languages": list(prompts.LANGUAGES),
         "scores": json.loads(options.scores.read_text("utf-8")),
@@ -53,7 +53,7 @@ def record(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def count(weights: Path) -> int:
+def count_parameters(weights: Path) -> int:
     """Count the weights in a safetensors file from its header."""
     with weights.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -67,27 +67,27 @@ def count(weights: Path) -> int:
     return total
 
 
-def sections(path: Path) -> list[str]:
+def split_sections(path: Path) -> list[str]:
     """Split a Markdown document at its headings of the second level, the heading kept."""
     text = path.read_text("utf-8")
     parts = re.split(r"^## ", text, flags=re.M)[1:]
     return [re.sub(r"(?<=\S)\n(?=\S)", " ", part.strip()) for part in parts]
 
 
-def nearest(question: str, passages: list[str], most: int) -> list[tuple[int, str]]:
-    """Number the passages that share most words with a question, the best ones only."""
-    wanted = corpus.words(question)
-    order = sorted(passages, key=lambda text: -len(wanted & corpus.words(text)))
+def best_passages(question: str, passages: list[str], most: int) -> list[tuple[int, str]]:
+    """Return the numbered passages that share the most words with a question."""
+    wanted = corpus.word_set(question)
+    order = sorted(passages, key=lambda text: -len(wanted & corpus.word_set(text)))
     return list(enumerate(order[:most], 1))
 
 
 def example_chats() -> list[tuple[str, str, list[dict[str, str]]]]:
-    """Return the examples of the documentation as (skill, what is asked, chat)."""
-    examples = corpus.examples()
+    """Return the examples of the documentation as (skill, request, chat)."""
+    examples = corpus.read_examples()
     found = [("chat", q, prompts.CHAT, q) for q in examples["chat"]["questions"]]
-    passages = sections(ROOT / examples["qa"]["document"])
+    passages = split_sections(ROOT / examples["qa"]["document"])
     for q in examples["qa"]["questions"]:
-        text = prompts.grounded_question(nearest(q, passages, 3), q)
+        text = prompts.grounded_question(best_passages(q, passages, 3), q)
         found.append(("qa", q, prompts.GROUNDED, text))
     found += [
         (
@@ -119,12 +119,12 @@ def example_chats() -> list[tuple[str, str, list[dict[str, str]]]]:
     ]
 
 
-def replies(folder: Path) -> list[tuple[str, str, str]]:
-    """Ask the model the examples; return (skill, question, reply)."""
-    from training.starter.evaluate import Speaker
+def generate_replies(folder: Path) -> list[tuple[str, str, str]]:
+    """Ask the model the examples; return (skill, question, reply) tuples."""
+    from training.starter.evaluate import ChatModel
 
     chats = example_chats()
-    said = Speaker(folder).answers([chat for _, _, chat in chats], 160)
+    said = ChatModel(folder).generate_replies([chat for _, _, chat in chats], 160)
     return [(skill, asked, text) for (skill, asked, _), text in zip(chats, said, strict=True)]
 
 
@@ -141,25 +141,25 @@ def write_readme(path: Path, card: dict[str, Any], said: list[tuple[str, str, st
         "date": trained["date"],
         "languages": "\n".join(f"  - {code}" for code in card["languages"]),
         "scores": "\n".join(f"| {name} | {value} |" for name, value in card["scores"].items()),
-        "sources": "\n".join(_source(item) for item in sources()),
-        "examples": "\n\n".join(_example(*item) for item in said),
+        "sources": "\n".join(_source_row(item) for item in read_sources()),
+        "examples": "\n\n".join(_example_block(*item) for item in said),
     }
     template = Path(__file__).with_name("card.md").read_text("utf-8")
     path.write_text(template.format(**facts), encoding="utf-8")
 
 
-def sources() -> list[dict[str, str]]:
-    """Read what the model is trained on: name, licence and, if there is one, address."""
+def read_sources() -> list[dict[str, str]]:
+    """Read the sources of the training data: name, licence and, if any, address."""
     text = Path(__file__).with_name("sources.toml").read_text("utf-8")
     found: list[dict[str, str]] = tomllib.loads(text)["source"]
     return found
 
 
-def _source(item: dict[str, str]) -> str:
+def _source_row(item: dict[str, str]) -> str:
     return f"| {item['name']} | {item['licence']} | {item.get('address', '')} |"
 
 
-def _example(skill: str, asked: str, reply: str) -> str:
+def _example_block(skill: str, asked: str, reply: str) -> str:
     quoted = "\n".join("> " + line for line in asked.splitlines())
     return f"**{skill}**\n\n{quoted}\n\n````text\n{reply}\n````"
 
@@ -175,9 +175,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(options.work / "model" / name, options.output / name)
-    card = record(options)
+    card = make_card(options)
     write_json(options.output / "card.json", card)
-    write_readme(options.output / "README.md", card, replies(options.output))
+    write_readme(options.output / "README.md", card, generate_replies(options.output))
 
 
 if __name__ == "__main__":

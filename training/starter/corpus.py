@@ -1,4 +1,4 @@
-"""Reads the public data: cleaning, held-out splits, and the questions kept out of training."""
+"""Readers of the public data: cleaning, held-out splits, questions excluded from training."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from training.starter.groups import share
+from training.starter.groups import hash_fraction
 
-HELD_OUT = 0.012
-"""The share of every source that is kept for measuring."""
+HELD_OUT_SHARE = 0.012
+"""Share of every source that is kept for measuring."""
 
 EXAMPLES = Path(__file__).with_name("examples.toml")
-LIKENESS = 0.85
-"""Above this overlap of words a training text counts as a copy of an example question."""
+EXAMPLE_OVERLAP = 0.85
+"""Share of common words above which a training text is a copy of an example question."""
 
 _SPACES = re.compile(r"[\u00a0\u202f\u2009\ufeff\u3000]")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "…": "..."})
 
 
-def default_folder() -> Path:
-    """Return where the data lies unless told: `PALAVER_TRAINING_DATA` or `data/train`."""
+def default_data_folder() -> Path:
+    """Return the default data folder: `PALAVER_TRAINING_DATA` or `data/train`."""
     return Path(os.environ.get("PALAVER_TRAINING_DATA", "data/train"))
 
 
-def rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+def read_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of `<name>.jsonl.xz`."""
     path = folder / f"{name}.jsonl.xz"
     with lzma.open(path, "rt", encoding="utf-8") as lines:
@@ -43,35 +43,35 @@ def clean(text: str) -> str:
     return _SPACES.sub(" ", text).translate(_QUOTES).strip()
 
 
-def words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
     """Return the lower-case words (and single Chinese characters) of a text."""
     return frozenset(re.findall(r"[\u4e00-\u9fff]|[^\W_]+", text.lower()))
 
 
-def plain(text: str) -> str:
-    """Reduce a text to its lower-case words, to recognise it in another spelling."""
+def normalize(text: str) -> str:
+    """Reduce a text to its lower-case words, to match other spellings."""
     return " ".join(re.findall(r"[\u4e00-\u9fff]|[^\W_]+", text.lower()))
 
 
-def held_out(text: str) -> bool:
-    """Tell whether a text belongs to the measuring split."""
-    return share(plain(text)) < HELD_OUT
+def is_held_out(text: str) -> bool:
+    """Return whether a text belongs to the measuring split."""
+    return hash_fraction(normalize(text)) < HELD_OUT_SHARE
 
 
 @lru_cache(maxsize=1)
-def examples() -> dict[str, Any]:
+def read_examples() -> dict[str, Any]:
     """Read the example questions that documentation shows; none of them is trained on."""
     return tomllib.loads(EXAMPLES.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=1)
 def _example_words() -> tuple[frozenset[str], ...]:
-    return tuple(words(text) for text in example_texts())
+    return tuple(word_set(text) for text in example_texts())
 
 
 def example_texts() -> list[str]:
-    """Return every text of the examples: what is asked, and what it is asked about."""
-    return list(_strings(examples()))
+    """Return every text of the examples: requests and the texts that they are about."""
+    return list(_strings(read_examples()))
 
 
 def _strings(value: object) -> Iterable[str]:
@@ -87,8 +87,10 @@ def _strings(value: object) -> Iterable[str]:
 
 
 def resembles_example(text: str) -> bool:
-    """Tell whether a text is an example question or nearly one."""
-    mine = words(text)
+    """Return whether a text is an example question or nearly one."""
+    mine = word_set(text)
     return any(
-        len(mine & other) >= LIKENESS * len(mine | other) for other in _example_words() if other
+        len(mine & other) >= EXAMPLE_OVERLAP * len(mine | other)
+        for other in _example_words()
+        if other
     )

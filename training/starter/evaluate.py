@@ -1,4 +1,4 @@
-"""Measures an exported starter model on held-out examples, through transformers.
+"""Measure an exported starter model on held-out examples, through transformers.
 
     python -m training.starter.evaluate --data data/train --model build/starter/model --count 100
 
@@ -19,9 +19,17 @@ from typing import Any
 
 import torch
 from sacrebleu.metrics.chrf import CHRF
-from training.starter import choosing, coding, corpus, grounded, summarizing, talking, translating
+from training.starter import (
+    code_data,
+    corpus,
+    dialogue_data,
+    grounded_data,
+    routing_data,
+    summary_data,
+    translation_data,
+)
 from training.starter.groups import Group
-from training.starter.tokens import write_json
+from training.starter.tokenization import write_json
 
 from palaver import Passage
 from palaver_skills import prompts
@@ -33,8 +41,8 @@ Messages = list[dict[str, str]]
 BATCH = 32
 
 
-class Speaker:
-    """An exported model that answers chats."""
+class ChatModel:
+    """Exported model that answers chats."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -43,7 +51,7 @@ class Speaker:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model = loaded.eval()
 
-    def answers(self, chats: Sequence[Messages], most: int) -> list[str]:
+    def generate_replies(self, chats: Sequence[Messages], most: int) -> list[str]:
         """Answer chats greedily with at most `most` tokens each, in their order."""
         texts = [
             self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -78,10 +86,10 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
         yield chunk
 
 
-def ask(speaker: Speaker, groups: Sequence[Group], most: int) -> list[tuple[str, str]]:
+def reply_pairs(speaker: ChatModel, groups: Sequence[Group], most: int) -> list[tuple[str, str]]:
     """Answer the last turn of every group's only branch; return (reply, reference) pairs."""
     asked = [group.prompts()[0] for group in groups]
-    replies = speaker.answers([messages for messages, _ in asked], most)
+    replies = speaker.generate_replies([messages for messages, _ in asked], most)
     return [(reply, answer) for reply, (_, answer) in zip(replies, asked, strict=True)]
 
 
@@ -91,18 +99,18 @@ def chrf(pairs: Sequence[tuple[str, str]]) -> float:
     return round(float(CHRF().corpus_score(replies, [references]).score), 1)
 
 
-def exact(pairs: Sequence[tuple[str, str]]) -> float:
+def exact_match(pairs: Sequence[tuple[str, str]]) -> float:
     """Return the share of replies that equal their reference."""
     return round(sum(reply == answer for reply, answer in pairs) / max(1, len(pairs)), 3)
 
 
-def value(answer: str) -> str:
+def strip_citation(answer: str) -> str:
     """Return a grounded answer without the number of the passage."""
     return answer.rpartition(" [")[0]
 
 
-def checked(reply: str, prompt: str) -> str:
-    """Return a reply as the qa skill says it, with its passage numbers checked."""
+def check_citations(reply: str, prompt: str) -> str:
+    """Return a reply after the qa skill's check of its passage numbers."""
     blocks = prompt.partition("\n\nQuestion: ")[0].split("\n\n[")
     passages = [
         Passage(document="", title="", section="", number=at, text=block.partition("] ")[2])
@@ -125,53 +133,57 @@ def rouge_l(reply: str, reference: str) -> float:
     return 2 * row[-1] / max(1, len(first) + len(second))
 
 
-def code_scores(speaker: Speaker, count: int) -> dict[str, float]:
+def measure_code(speaker: ChatModel, count: int) -> dict[str, float]:
     """Measure generated functions."""
-    tasks = coding.measured(count)
-    replies = ask(speaker, [group for _, group in tasks], 160)
-    blocks = [coding.code_block(reply) for reply, _ in replies]
-    good = [coding.parses(block) for block in blocks]
+    tasks = code_data.held_out_groups(count)
+    replies = reply_pairs(speaker, [group for _, group in tasks], 160)
+    blocks = [code_data.extract_code(reply) for reply, _ in replies]
+    good = [code_data.is_function(block) for block in blocks]
     right = [
-        fine and coding.passes(block, task.checks)
+        fine and code_data.passes_checks(block, task.checks)
         for fine, block, (task, _) in zip(good, blocks, tasks, strict=True)
     ]
     share = 1 / max(1, len(tasks))
     return {"code_parses": round(sum(good) * share, 3), "code_passes": round(sum(right) * share, 3)}
 
 
-def grounded_scores(speaker: Speaker, count: int) -> dict[str, float]:
-    """Measure grounded answers, all and apart by whether the passages tell."""
-    groups = grounded.measured(count)
-    pairs = ask(speaker, groups, 40)
+def measure_grounded(speaker: ChatModel, count: int) -> dict[str, float]:
+    """Measure grounded answers: all, answerable ones and unanswerable ones."""
+    groups = grounded_data.held_out_groups(count)
+    pairs = reply_pairs(speaker, groups, 40)
     told_by = [group.prompts()[0][0][-1]["content"] for group in groups]
     open_ = [pair for pair in pairs if pair[1] == prompts.NOT_IN_DOCUMENTS]
     told = [pair for pair in pairs if pair[1] != prompts.NOT_IN_DOCUMENTS]
     return {
-        "grounded_exact": exact(pairs),
-        "grounded_answerable": exact(told),
-        "grounded_value": exact([(value(reply), value(answer)) for reply, answer in told]),
-        "grounded_unanswerable": exact(open_),
-        "grounded_exact_checked": exact(
-            [(checked(r, p), a) for (r, a), p in zip(pairs, told_by, strict=True)]
+        "grounded_exact": exact_match(pairs),
+        "grounded_answerable": exact_match(told),
+        "grounded_value": exact_match(
+            [(strip_citation(reply), strip_citation(answer)) for reply, answer in told]
+        ),
+        "grounded_unanswerable": exact_match(open_),
+        "grounded_exact_checked": exact_match(
+            [(check_citations(r, p), a) for (r, a), p in zip(pairs, told_by, strict=True)]
         ),
     }
 
 
-def translation_scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
+def measure_translation(speaker: ChatModel, folder: Path, count: int) -> dict[str, float]:
     """Measure chrF of every direction."""
     found = {}
-    for language in translating.FOREIGN:
+    for language in translation_data.FOREIGN:
         for into in (False, True):
-            groups = translating.measured(folder, language, into_english=into, count=count)
+            groups = translation_data.held_out_groups(
+                folder, language, into_english=into, count=count
+            )
             name = f"chrf_{language}_en" if into else f"chrf_en_{language}"
-            found[name] = chrf(ask(speaker, groups, 40))
+            found[name] = chrf(reply_pairs(speaker, groups, 40))
     return found
 
 
-def summary_scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
+def measure_summaries(speaker: ChatModel, folder: Path, count: int) -> dict[str, float]:
     """Measure ROUGE-L of summaries, and how much shorter they are than the text."""
-    groups = summarizing.measured(folder, count)
-    pairs = ask(speaker, groups, 220)
+    groups = summary_data.held_out_groups(folder, count)
+    pairs = reply_pairs(speaker, groups, 220)
     texts = [group.branches[0][0][0] for group in groups]
     scores = [rouge_l(reply, reference) for reply, reference in pairs]
     shares = [len(reply) / len(text) for (reply, _), text in zip(pairs, texts, strict=True)]
@@ -181,21 +193,27 @@ def summary_scores(speaker: Speaker, folder: Path, count: int) -> dict[str, floa
     }
 
 
-def scores(speaker: Speaker, folder: Path, count: int) -> dict[str, float]:
+def measure_scores(speaker: ChatModel, folder: Path, count: int) -> dict[str, float]:
     """Measure everything; `count` is the number of examples per direction or task."""
-    found = grounded_scores(speaker, 2 * count)
-    found |= translation_scores(speaker, folder, count)
-    found |= {"routing_accuracy": exact(ask(speaker, choosing.measured(folder, count), 8))}
-    found |= code_scores(speaker, count)
-    found |= summary_scores(speaker, folder, min(60, count))
-    found |= {"chat_chrf": chrf(ask(speaker, talking.measured(folder, count), 60))}
+    found = measure_grounded(speaker, 2 * count)
+    found |= measure_translation(speaker, folder, count)
+    found |= {
+        "routing_accuracy": exact_match(
+            reply_pairs(speaker, routing_data.held_out_groups(folder, count), 8)
+        )
+    }
+    found |= measure_code(speaker, count)
+    found |= measure_summaries(speaker, folder, min(60, count))
+    found |= {
+        "chat_chrf": chrf(reply_pairs(speaker, dialogue_data.held_out_groups(folder, count), 60))
+    }
     return found
 
 
-def parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     found = argparse.ArgumentParser(prog="training.starter.evaluate", description=__doc__)
-    found.add_argument("--data", type=Path, default=corpus.default_folder())
+    found.add_argument("--data", type=Path, default=corpus.default_data_folder())
     found.add_argument("--model", type=Path, default=Path("build/starter/model"))
     found.add_argument("--count", type=int, default=100)
     found.add_argument("--threads", type=int, default=2)
@@ -205,9 +223,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
-    options = parser().parse_args(arguments)
+    options = argument_parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    found = scores(Speaker(options.model), options.data, options.count)
+    found = measure_scores(ChatModel(options.model), options.data, options.count)
     for name, value in found.items():
         sys.stdout.write(f"{name:24} {value}\n")
     if options.output:

@@ -41,12 +41,12 @@ Source = Callable[[int], Group]
 """A deterministic, endless stream: the group at an index."""
 
 
-def generator(*key: object) -> random.Random:
+def seeded_random(*key: object) -> random.Random:
     """Return a random generator that depends on the key alone, on every machine and run."""
     text = "\x1f".join(str(part) for part in key)
     return random.Random(hashlib.sha256(text.encode()).digest())
 
 
-def share(text: str) -> float:
+def hash_fraction(text: str) -> float:
     """Map a text to a fixed number in [0, 1): the same text always falls into the same split."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training.starter.tokens import write_json
+from training.starter.tokenization import write_json
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a network; `context` is the longest sequence in tokens."""
+    """Sizes of a network; `context` is the longest sequence in tokens."""
 
     hidden: int
     layers: int
@@ -34,7 +34,7 @@ class Shape:
 
     @property
     def head_width(self) -> int:
-        """Width of one attention head; vLLM and OpenVINO want a multiple of 32."""
+        """Return the width of one attention head; vLLM and OpenVINO need a multiple of 32."""
         return self.hidden // self.heads
 
 
@@ -47,7 +47,7 @@ SIZES = {
 
 
 class Linear(nn.Module):
-    """A float32 weight, applied in the precision of its input."""
+    """Linear layer with float32 weights, applied in the precision of its input."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, scale: float = 1.0) -> None:
         super().__init__()
@@ -189,16 +189,16 @@ class Network(nn.Module):
         """Score every vocabulary entry for the given hidden states (tied embeddings)."""
         return F.linear(hidden, self.embed_tokens.weight.to(hidden.dtype))
 
-    def losses(self, hidden: Tensor, wanted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of the losses of predicting `wanted`, and every loss.
+    def losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weighted sum of the losses of predicting `targets`, and every loss.
 
         `hidden` [targets, hidden]; only the sum has a gradient.
         """
-        total, each = Scored.apply(hidden, self.embed_tokens.weight, wanted, weights)  # type: ignore[no-untyped-call]
-        return total, each
+        total, losses = TiedCrossEntropy.apply(hidden, self.embed_tokens.weight, targets, weights)  # type: ignore[no-untyped-call]
+        return total, losses
 
 
-class Scored(torch.autograd.Function):
+class TiedCrossEntropy(torch.autograd.Function):
     """Cross-entropy under tied embeddings, its gradient computed at once.
 
     The table of probabilities is the largest array of a step; this way it is written once, in the
@@ -207,18 +207,18 @@ class Scored(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, embedding: Tensor, wanted: Tensor, weights: Tensor
+        ctx: Any, hidden: Tensor, embedding: Tensor, targets: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         matrix = embedding.to(hidden.dtype)
         chance = torch.softmax(F.linear(hidden, matrix), dim=-1)
-        rows = torch.arange(len(wanted), device=wanted.device)
-        right = chance[rows, wanted].float()
-        each = -torch.log(right.clamp_min(1e-30))
-        chance[rows, wanted] = (right - 1.0).to(chance.dtype)
+        rows = torch.arange(len(targets), device=targets.device)
+        right = chance[rows, targets].float()
+        losses = -torch.log(right.clamp_min(1e-30))
+        chance[rows, targets] = (right - 1.0).to(chance.dtype)
         chance.mul_(weights[:, None].to(chance.dtype))
         ctx.save_for_backward(chance @ matrix, (chance.T @ hidden).to(embedding.dtype))
-        ctx.mark_non_differentiable(each)
-        return (each * weights).sum(), each
+        ctx.mark_non_differentiable(losses)
+        return (losses * weights).sum(), losses
 
     @staticmethod
     def backward(ctx: Any, total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -226,7 +226,7 @@ class Scored(torch.autograd.Function):
         return inputs * total.to(inputs.dtype), matrix * total, None, None
 
 
-def parameters(network: Network) -> int:
+def count_parameters(network: Network) -> int:
     """Count the weights; the tied embedding counts once."""
     return sum(weight.numel() for weight in network.parameters())
 
@@ -258,7 +258,7 @@ def transformers_config(shape: Shape, *, end: int, pad: int) -> dict[str, Any]:
     }
 
 
-def export(network: Network, folder: Path, *, end: int, pad: int) -> None:
+def export_network(network: Network, folder: Path, *, end: int, pad: int) -> None:
     """Write `config.json`, `generation_config.json` and bfloat16 `model.safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     config = transformers_config(network.shape, end=end, pad=pad)
@@ -272,7 +272,7 @@ def export(network: Network, folder: Path, *, end: int, pad: int) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-def load_export(folder: Path, shape: Shape) -> Network:
+def load_network(folder: Path, shape: Shape) -> Network:
     """Read an exported folder back into a network of the given shape."""
     from safetensors.torch import load_file
 
@@ -282,6 +282,6 @@ def load_export(folder: Path, shape: Shape) -> Network:
     return network
 
 
-def describe(shape: Shape) -> dict[str, Any]:
+def shape_fields(shape: Shape) -> dict[str, Any]:
     """Return the shape as plain data, for checkpoints."""
     return asdict(shape)

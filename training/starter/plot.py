@@ -1,4 +1,4 @@
-"""Draws the losses of a training run.
+"""Draw the losses of a training run.
 
 python -m training.starter.plot --work build/starter --output training/starter/loss.png
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 Curve = list[tuple[float, float]]
 
 
-def curves(path: Path) -> dict[str, Curve]:
+def read_curves(path: Path) -> dict[str, Curve]:
     """Read task -> (millions of tokens, loss) from the log of losses."""
     found: dict[str, Curve] = defaultdict(list)
     with path.open(encoding="utf-8") as file:
@@ -22,7 +22,7 @@ def curves(path: Path) -> dict[str, Curve]:
     return dict(found)
 
 
-def draw(found: dict[str, Curve], output: Path) -> None:
+def draw_curves(found: dict[str, Curve], output: Path) -> None:
     """Draw translations on the left and the other tasks on the right."""
     import matplotlib
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("build/starter"))
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("loss.png"))
     options = parser.parse_args(arguments)
-    draw(curves(options.work / "losses.csv"), options.output)
+    draw_curves(read_curves(options.work / "losses.csv"), options.output)
 
 
 if __name__ == "__main__":

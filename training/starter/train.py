@@ -1,8 +1,8 @@
-"""Trains the starter model within a budget of minutes, and exports it.
+"""Train the starter model within a budget of minutes, and export it.
 
     python -m training.starter.train --data data/train --work build/starter --minutes 75
 
-Run again with `--resume` to go on from the last checkpoint (with more `--minutes`, to train
+Run again with `--resume` to continue from the last checkpoint (with more `--minutes`, to train
 longer). Matrices are trained by Muon, everything else by AdamW; the learning rate is constant
 at first and then falls to zero over the rest of the budget.
 """
@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from training.starter import corpus, mixing, tokens
-from training.starter.model import SIZES, Network, describe, export, parameters
+from training.starter import corpus, mixture, tokenization
+from training.starter.model import SIZES, Network, count_parameters, export_network, shape_fields
 from training.starter.packing import Batch
 
 log = logging.getLogger("starter")
 
-Drawn = tuple[list[Batch], dict[str, int]]
+DrawnStep = tuple[list[Batch], dict[str, int]]
 """The batches of a step, and the cursors of the sources after them."""
 
 WARM_UP, CONSTANT = 0.015, 0.35
@@ -39,7 +39,7 @@ MUON_RATE, ADAM_RATE, EMBEDDING_RATE = 0.02, 2e-3, 4e-3
 
 @dataclass(slots=True)
 class Progress:
-    """Where a training run is; seconds count computing only, not pauses between runs."""
+    """Progress of a training run; `seconds` excludes pauses between runs."""
 
     step: int = 0
     seconds: float = 0.0
@@ -47,14 +47,14 @@ class Progress:
     targets: int = 0
 
 
-def rate(share: float) -> float:
+def learning_rate_factor(share: float) -> float:
     """Return the learning rate's factor at a share (0 to 1) of the budget."""
     if share < WARM_UP:
         return max(share, 0.05 * WARM_UP) / WARM_UP
     return min(1.0, max(0.01, (1.0 - share) / (1.0 - CONSTANT)))
 
 
-def optimizers(network: Network, parts: int = 1) -> list[torch.optim.Optimizer]:
+def make_optimizers(network: Network, parts: int = 1) -> list[torch.optim.Optimizer]:
     """Give matrices to `parts` Muons (for as many threads), everything else to AdamW."""
     inner = dict(network.layers.named_parameters())
     matrices = [weight for weight in inner.values() if weight.ndim == 2]
@@ -76,68 +76,70 @@ def optimizers(network: Network, parts: int = 1) -> list[torch.optim.Optimizer]:
     return found
 
 
-def replica(network: Network) -> Network:
-    """Return a network with the same weights (not copies) and gradients of its own."""
+def make_replica(network: Network) -> Network:
+    """Return a network that shares the weights and has its own gradients."""
     other = Network(network.shape).to(network.embed_tokens.weight.device)
     for mine, theirs in zip(other.parameters(), network.parameters(), strict=True):
         mine.data = theirs.data
     return other
 
 
-class Run:
-    """A training run: network, optimizers, data and progress.
+class TrainingRun:
+    """Training run: network, optimizers, data and progress.
 
-    Each of `workers` threads computes whole batches on a replica of its own with one core: no
-    operation waits for another core, so a busy machine slows training down in proportion only.
+    Each of `workers` threads computes whole batches on its own replica with one core: no
+    operation waits for another core, so a busy machine slows training down only in proportion.
     """
 
     def __init__(
         self,
         network: Network,
-        mix: mixing.Mix,
+        mix: mixture.Mixture,
         device: torch.device,
         dtype: torch.dtype,
         workers: int,
     ) -> None:
         self.network, self.mix, self.device, self.dtype = network, mix, device, dtype
-        self.optimizers = optimizers(network, workers)
-        self.replicas = [network, *(replica(network) for _ in range(workers - 1))]
+        self.optimizers = make_optimizers(network, workers)
+        self.replicas = [network, *(make_replica(network) for _ in range(workers - 1))]
         self.progress = Progress()
         self.cursors = mix.cursors()
         self._pool = ThreadPoolExecutor(
             workers + 1, initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._ahead: Future[Drawn] | None = None
+        self._ahead: Future[DrawnStep] | None = None
 
     def step(self, share: float, boost: float = 1.0) -> dict[str, float]:
         """Do one step at a share of the budget; return the loss of every task in it."""
-        batches = self._drawn()
+        batches = self._next_batches()
         total = float(sum(batch.weights.sum() for batch in batches))
         losses: dict[str, list[float]] = {}
-        for found in self._learned(batches, total):
+        for found in self._add_gradients(batches, total):
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
-        self._update(rate(share) * boost)
+        self._update(learning_rate_factor(share) * boost)
         self.progress.step += 1
         self.progress.tokens += sum(batch.tokens.size for batch in batches)
         self.progress.targets += sum(int((batch.targets >= 0).sum()) for batch in batches)
         return {name: float(np.mean(values)) for name, values in losses.items()}
 
-    def _draw(self, step: int) -> Drawn:
-        return self.mix.step(step), self.mix.cursors()
+    def _draw_step(self, step: int) -> DrawnStep:
+        return self.mix.draw_step(step), self.mix.cursors()
 
-    def _drawn(self) -> list[Batch]:
+    def _next_batches(self) -> list[Batch]:
         """Return this step's batches and begin to draw those of the next one."""
         step = self.progress.step
-        ahead = self._ahead or self._pool.submit(self._draw, step)
+        ahead = self._ahead or self._pool.submit(self._draw_step, step)
         batches, self.cursors = ahead.result()
-        self._ahead = self._pool.submit(self._draw, step + 1)
+        self._ahead = self._pool.submit(self._draw_step, step + 1)
         return batches
 
-    def _learned(self, batches: list[Batch], total: float) -> list[dict[str, float]]:
-        """Add the gradients of all batches; whoever is free takes the next one."""
+    def _add_gradients(self, batches: list[Batch], total: float) -> list[dict[str, float]]:
+        """Add the gradients of all batches; a free worker takes the next batch."""
         waiting = deque(batches)
-        free = [self._pool.submit(self._work, net, waiting, total) for net in self.replicas]
+        free = [
+            self._pool.submit(self._process_batches, net, waiting, total) for net in self.replicas
+        ]
         found = [losses for future in free for losses in future.result()]
         for other in self.replicas[1:]:
             for mine, theirs in zip(self.network.parameters(), other.parameters(), strict=True):
@@ -146,7 +148,7 @@ class Run:
                     theirs.grad = None
         return found
 
-    def _work(
+    def _process_batches(
         self, network: Network, waiting: deque[Batch], total: float
     ) -> list[dict[str, float]]:
         found = []
@@ -155,7 +157,7 @@ class Run:
                 batch = waiting.popleft()
             except IndexError:  # another thread took the last one
                 break
-            found.append(self.learn(network, batch, total))
+            found.append(self.add_gradients(network, batch, total))
         return found
 
     def _update(self, factor: float) -> None:
@@ -167,7 +169,7 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def learn(self, network: Network, batch: Batch, total: float) -> dict[str, float]:
+    def add_gradients(self, network: Network, batch: Batch, total: float) -> dict[str, float]:
         """Add the gradients of a batch; `total` is the weight of the whole step's targets."""
         place = np.flatnonzero(batch.targets.reshape(-1) >= 0)
         hidden = network(
@@ -188,10 +190,10 @@ class Run:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that going on needs."""
+        """Return the state that a resumed run needs."""
         done = self.progress
         return {
-            "shape": describe(self.network.shape),
+            "shape": shape_fields(self.network.shape),
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "cursors": self.cursors,
@@ -199,7 +201,7 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         self.network.load_state_dict(state["network"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -219,51 +221,53 @@ def _by_task(batch: Batch, place: Any, losses: Any) -> dict[str, float]:
     return {str(name): float(losses[names == name].mean()) for name in np.unique(names)}
 
 
-def save(run: Run, folder: Path) -> None:
-    """Write the checkpoint, replacing the last one only when it is complete."""
+def save_checkpoint(run: TrainingRun, folder: Path) -> None:
+    """Write the checkpoint atomically."""
     partial = folder / "checkpoint.part"
     torch.save(run.state(), partial)
     partial.replace(folder / "checkpoint.pt")
-    tokens.write_json(folder / "progress.json", asdict(run.progress))
+    tokenization.write_json(folder / "progress.json", asdict(run.progress))
 
 
-def load(folder: Path) -> dict[str, Any]:
+def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Read the checkpoint."""
     state: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True)
     return state
 
 
-def open_run(options: argparse.Namespace) -> Run:
+def open_run(options: argparse.Namespace) -> TrainingRun:
     """Prepare tokenizer, data and network; with `--resume`, their saved state."""
     work: Path = options.work
     shape = SIZES[options.size]
     if not (work / "model" / "tokenizer.json").exists():
         log.info("training the tokenizer")
-        texts = mixing.texts(options.data, options.tokenizer_texts)
-        tokens.save(tokens.train(texts, shape.vocabulary), work / "model", shape.context)
-    tokenizer = tokens.load(work / "model")
+        texts = mixture.tokenizer_texts(options.data, options.tokenizer_texts)
+        tokenization.save_tokenizer(
+            tokenization.train_tokenizer(texts, shape.vocabulary), work / "model", shape.context
+        )
+    tokenizer = tokenization.load_tokenizer(work / "model")
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     network = Network(shape).to(device)
-    streams = mixing.sources(options.data)
-    mix = mixing.Mix.open(
+    streams = mixture.training_sources(options.data)
+    mix = mixture.Mixture.open(
         streams, tokenizer, options.batch, options.prompt_weight, options.copy_weight
     )
     workers = options.threads if device.type == "cpu" else 1
-    run = Run(network, mix, device, getattr(torch, options.dtype), workers)
+    run = TrainingRun(network, mix, device, getattr(torch, options.dtype), workers)
     if options.resume:
-        run.restore(load(work))
-    log.info("%s parameters, at step %s", parameters(network), run.progress.step)
+        run.restore(load_checkpoint(work))
+    log.info("%s parameters, at step %s", count_parameters(network), run.progress.step)
     return run
 
 
-def export_run(run: Run, folder: Path) -> None:
+def export_run(run: TrainingRun, folder: Path) -> None:
     """Export the weights as they are now."""
     encoder = run.mix.encoder
-    export(run.network, folder, end=encoder.end, pad=encoder.pad)
+    export_network(run.network, folder, end=encoder.end, pad=encoder.pad)
 
 
-def record(path: Path, run: Run, losses: dict[str, float]) -> None:
+def append_losses(path: Path, run: TrainingRun, losses: dict[str, float]) -> None:
     """Append one line per task to the log of losses."""
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
@@ -275,23 +279,23 @@ def record(path: Path, run: Run, losses: dict[str, float]) -> None:
             writer.writerow([done.step, round(done.seconds), done.tokens, name, round(loss, 4)])
 
 
-def smooth(average: dict[str, float], losses: dict[str, float]) -> None:
+def update_averages(average: dict[str, float], losses: dict[str, float]) -> None:
     """Update running averages of the losses by task."""
     for name, loss in losses.items():
         average[name] = 0.95 * average.get(name, loss) + 0.05 * loss
 
 
-def train(run: Run, options: argparse.Namespace) -> None:
+def train(run: TrainingRun, options: argparse.Namespace) -> None:
     """Train until the budget of minutes is spent."""
     budget = options.minutes * 60.0
     average: dict[str, float] = {}
     saved = run.progress.seconds
     while run.progress.seconds < budget and run.progress.step < options.steps:
         started = time.monotonic()
-        smooth(average, run.step(run.progress.seconds / budget, options.boost))
+        update_averages(average, run.step(run.progress.seconds / budget, options.boost))
         run.progress.seconds += time.monotonic() - started
         if run.progress.step % options.log_every == 0:
-            record(options.work / "losses.csv", run, average)
+            append_losses(options.work / "losses.csv", run, average)
             log.info(
                 "step %d, %.1f min, %.2f M tokens: %s",
                 run.progress.step,
@@ -301,9 +305,9 @@ def train(run: Run, options: argparse.Namespace) -> None:
             )
         if run.progress.seconds - saved > options.save_every * 60:
             saved = run.progress.seconds
-            save(run, options.work)
+            save_checkpoint(run, options.work)
             export_run(run, options.work / "model")
-    save(run, options.work)
+    save_checkpoint(run, options.work)
     export_run(run, options.work / "model")
 
 
@@ -311,10 +315,10 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 2) for name, value in sorted(values.items())}
 
 
-def parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     found = argparse.ArgumentParser(prog="training.starter.train", description=__doc__)
-    found.add_argument("--data", type=Path, default=corpus.default_folder())
+    found.add_argument("--data", type=Path, default=corpus.default_data_folder())
     found.add_argument("--work", type=Path, default=Path("build/starter"))
     found.add_argument("--size", choices=sorted(SIZES), default="tiny")
     found.add_argument("--minutes", type=float, default=75.0)
@@ -339,7 +343,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    options = parser().parse_args(arguments)
+    options = argument_parser().parse_args(arguments)
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     run = open_run(options)

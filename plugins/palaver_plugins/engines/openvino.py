@@ -192,7 +192,7 @@ def packages() -> tuple[Any_, Any_]:
         import openvino_genai
     except ImportError as error:
         raise ConfigurationError(
-            f"engine 'openvino': {error}; install it with: pip install 'palaver[openvino]'"
+            f"engine 'openvino': {error}; install it with: pip install 'palaver-server[openvino]'"
         ) from error
     return openvino, openvino_genai
 

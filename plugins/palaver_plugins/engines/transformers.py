@@ -238,7 +238,8 @@ def packages() -> tuple[Any_, Any_]:
         import transformers
     except ImportError as error:
         raise ConfigurationError(
-            f"engine 'transformers': {error}; install it with: pip install 'palaver[transformers]'"
+            f"engine 'transformers': {error}; install it with: "
+            "pip install 'palaver-server[transformers]'"
         ) from error
     return torch, transformers
 

@@ -1,4 +1,4 @@
-"""The interceptor ``blocklist``: refuses messages that match a pattern, before a skill runs."""
+"""Interceptor ``blocklist``: refuses messages that match a pattern, before a skill runs."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -11,8 +11,8 @@ from palaver import Backend, Interceptor, PluginSettings, Turn, hookimpl
 
 class BlocklistSettings(PluginSettings):
     patterns: tuple[str, ...] = ()
-    """Regular expressions, searched in the message without regard to case. They should be simple:
-    one that backtracks without end holds up the whole server."""
+    """Regular expressions, searched in the message, case-insensitive. Keep them simple: one that
+    backtracks heavily blocks the whole server."""
     sentence: str = "I cannot help with that."
     """The reply to a message that matches."""
 
@@ -28,7 +28,7 @@ class BlocklistSettings(PluginSettings):
 
 
 class Blocklist:
-    """Answers a blocked message itself; no skill and no engine sees it."""
+    """Interceptor that answers a blocked message itself, so that no skill or engine gets it."""
 
     def __init__(self, settings: BlocklistSettings) -> None:
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in settings.patterns]

@@ -1,4 +1,4 @@
-"""``palaver knowledge``: what the documents are that answers are taken from."""
+"""Commands ``palaver knowledge``: add, list, remove and search documents."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -11,14 +11,16 @@ from palaver import EXIT_FAILED, Console, InvalidInput, KnowledgeBase, hookimpl
 from palaver_plugins.knowledge import files
 
 T = TypeVar("T")
-SHOWN = 300
-"""Characters of a passage that ``search`` shows."""
+MAX_SHOWN_CHARACTERS = 300
+"""Characters of a passage that ``search`` prints."""
 
-_tenant = click.option("--tenant", default="default", show_default=True, help="Whose documents.")
+_tenant = click.option(
+    "--tenant", default="default", show_default=True, help="Tenant that owns the documents."
+)
 
 
-def _with_knowledge(console: Console, work: Callable[[KnowledgeBase], Awaitable[T]]) -> T:
-    # These read files, which must not happen in the event loop.
+def _run_with_knowledge(console: Console, work: Callable[[KnowledgeBase], Awaitable[T]]) -> T:
+    # Both properties read files on first use, which must not block the event loop.
     _ = console.build_context, console.registry
 
     async def run() -> T:
@@ -38,20 +40,20 @@ def knowledge() -> None:
 @_tenant
 @click.pass_obj
 def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
-    """Add files, and the files in folders: Markdown, text, HTML, PDF.
+    """Add files and the files in folders: Markdown, text, HTML, PDF.
 
-    A file that was added before is replaced. One that cannot be read is reported, the others are
-    added all the same; the exit status is then 2.
+    A file that was added before is replaced. A file that cannot be read is reported; the other
+    files are added, and the exit status is 2.
     """
     problems: list[str] = []
-    found = list(files.find(list(paths)))
+    found = list(files.find_files(list(paths)))
 
     async def add_all(base: KnowledgeBase) -> tuple[int, int]:
         documents = passages = 0
         with click.progressbar(found, label="Adding") as progress:
             for path in progress:
                 try:
-                    document = await asyncio.to_thread(files.read, path)
+                    document = await asyncio.to_thread(files.read_document, path)
                 except InvalidInput as error:
                     problems.append(f"{path}: {error}")
                     continue
@@ -59,7 +61,7 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
                 documents += 1
         return documents, passages
 
-    documents, passages = _with_knowledge(console, add_all)
+    documents, passages = _run_with_knowledge(console, add_all)
     click.echo(f"Added {documents} documents with {passages} passages.")
     for problem in problems:
         click.echo(f"Not added: {problem}", err=True)
@@ -72,7 +74,7 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
 @click.pass_obj
 def list_documents(console: Console, tenant: str) -> None:
     """List the documents with their number of passages."""
-    for info in _with_knowledge(console, lambda base: base.documents(tenant)):
+    for info in _run_with_knowledge(console, lambda base: base.documents(tenant)):
         click.echo(f"{info.passages:6}  {info.id}  ({info.title})")
 
 
@@ -86,7 +88,7 @@ def remove(console: Console, documents: tuple[str, ...], tenant: str) -> None:
     async def remove_all(base: KnowledgeBase) -> list[str]:
         return [document for document in documents if not await base.remove(tenant, document)]
 
-    missing = _with_knowledge(console, remove_all)
+    missing = _run_with_knowledge(console, remove_all)
     click.echo(f"Removed {len(documents) - len(missing)} documents.")
     for document in missing:
         click.echo(f"There is no document {document!r}.", err=True)
@@ -100,15 +102,17 @@ def remove(console: Console, documents: tuple[str, ...], tenant: str) -> None:
 @_tenant
 @click.pass_obj
 def search(console: Console, query: str, limit: int, tenant: str) -> None:
-    """Show the passages that a question would be answered from."""
-    found = _with_knowledge(console, lambda base: base.search(tenant, query, limit))
+    """Show the best passages for a question."""
+    found = _run_with_knowledge(console, lambda base: base.search(tenant, query, limit))
     if not found:
         click.echo("Nothing matches.")
-    for place, passage in enumerate(found, 1):
+    for number, passage in enumerate(found, 1):
         where = f"{passage.document}, passage {passage.number}"
         heading = " > ".join(part for part in (passage.title, passage.section) if part)
-        text = passage.text if len(passage.text) <= SHOWN else f"{passage.text[:SHOWN]}…"
-        click.echo(f"[{place}] {heading} ({where}, score {passage.score:.3f})\n{text}\n")
+        text = passage.text
+        if len(text) > MAX_SHOWN_CHARACTERS:
+            text = f"{text[:MAX_SHOWN_CHARACTERS]}…"
+        click.echo(f"[{number}] {heading} ({where}, score {passage.score:.3f})\n{text}\n")
 
 
 @hookimpl

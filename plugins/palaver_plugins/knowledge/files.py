@@ -1,4 +1,4 @@
-"""Reads files as documents: Markdown, plain text, HTML, and PDF where pypdf is installed."""
+"""Readers of files: Markdown, plain text, HTML, and PDF if pypdf is installed."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from palaver import Document, InvalidInput
 
-LARGEST = 50_000_000
-"""Bytes above which a file is refused."""
+MAX_BYTES = 50_000_000
+"""Size above which a file is refused."""
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<fields>(?:(?!---).*\n)*?)---[ \t]*(?:\n|$)")
 _TITLE_FIELD = re.compile(r"""^title:[ \t]*["']?(.+?)["']?[ \t]*$""", re.MULTILINE)
@@ -16,8 +16,8 @@ _FIRST_HEADING = re.compile(r"^#[ \t]+(.+?)[ \t]*#*$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
-def find(paths: list[Path]) -> Iterator[Path]:
-    """The files named, and all readable ones in the folders named; hidden ones are left out."""
+def find_files(paths: list[Path]) -> Iterator[Path]:
+    """Yield the given files, and the readable files in the given folders except hidden ones."""
     for path in paths:
         if not path.is_dir():
             yield path
@@ -28,24 +28,24 @@ def find(paths: list[Path]) -> Iterator[Path]:
                 yield inner
 
 
-def read(path: Path) -> Document:
-    """One file as a document; its id is the path. Raises `InvalidInput` saying what is wrong."""
+def read_document(path: Path) -> Document:
+    """Read a file as a document with its path as the id. Raises `InvalidInput` with the reason."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         known = " ".join(sorted(_READERS))
         raise InvalidInput(f"files of kind {path.suffix!r} cannot be read; these can: {known}")
     try:
-        if path.stat().st_size > LARGEST:
-            raise InvalidInput(f"it is larger than {LARGEST // 1_000_000} MB")
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidInput(f"it is larger than {MAX_BYTES // 1_000_000} MB")
         title, text = reader(path)
     except OSError as error:
         raise InvalidInput(f"it cannot be opened: {error.strerror or error}") from error
     if not text.strip():
-        raise InvalidInput("it holds no text")
+        raise InvalidInput("it contains no text")
     return Document(id=path.as_posix(), title=title.strip() or path.stem, text=text)
 
 
-def _decoded(path: Path) -> str:
+def _read_utf8(path: Path) -> str:
     data = path.read_bytes()
     if b"\0" in data[:8192]:
         raise InvalidInput("it is a binary file")
@@ -55,12 +55,12 @@ def _decoded(path: Path) -> str:
         raise InvalidInput(f"it is not UTF-8 text (byte {error.start})") from error
 
 
-def _plain(path: Path) -> tuple[str, str]:
-    return "", _decoded(path)
+def _read_plain(path: Path) -> tuple[str, str]:
+    return "", _read_utf8(path)
 
 
-def _markdown(path: Path) -> tuple[str, str]:
-    text = _decoded(path)
+def _read_markdown(path: Path) -> tuple[str, str]:
+    text = _read_utf8(path)
     title = None
     front = _FRONT_MATTER.match(text)
     if front:
@@ -70,15 +70,15 @@ def _markdown(path: Path) -> tuple[str, str]:
     return title[1] if title else "", _COMMENT.sub("", text)
 
 
-def _html(path: Path) -> tuple[str, str]:
-    parser = _Page()
-    parser.feed(_decoded(path))
+def _read_html(path: Path) -> tuple[str, str]:
+    parser = _HtmlText()
+    parser.feed(_read_utf8(path))
     parser.close()
     return " ".join(parser.title.split()), parser.text()
 
 
-class _Page(HTMLParser):
-    """Gathers a page's text, with headings as in Markdown and a blank line between blocks."""
+class _HtmlText(HTMLParser):
+    """Parser that collects a page's text: Markdown headings, a blank line between blocks."""
 
     _SILENT = frozenset({"script", "style", "template", "noscript", "svg", "nav", "head"})
     _BLOCKS = frozenset(
@@ -127,12 +127,12 @@ class _Page(HTMLParser):
         return re.sub(r"[ \t]*\n[ \t]*(?:\n[ \t]*)+", "\n\n", joined).strip()
 
 
-def _pdf(path: Path) -> tuple[str, str]:
+def _read_pdf(path: Path) -> tuple[str, str]:
     try:
         import pypdf
         import pypdf.errors
     except ImportError as error:
-        raise InvalidInput("reading PDF needs pypdf: pip install 'palaver[pdf]'") from error
+        raise InvalidInput("reading PDF needs pypdf: pip install 'palaver-server[pdf]'") from error
     try:
         reader = pypdf.PdfReader(path)
         title = (reader.metadata.title if reader.metadata else None) or ""
@@ -144,12 +144,12 @@ def _pdf(path: Path) -> tuple[str, str]:
 
 
 _READERS: dict[str, Callable[[Path], tuple[str, str]]] = {
-    ".md": _markdown,
-    ".markdown": _markdown,
-    ".txt": _plain,
-    ".text": _plain,
-    ".rst": _plain,
-    ".html": _html,
-    ".htm": _html,
-    ".pdf": _pdf,
+    ".md": _read_markdown,
+    ".markdown": _read_markdown,
+    ".txt": _read_plain,
+    ".text": _read_plain,
+    ".rst": _read_plain,
+    ".html": _read_html,
+    ".htm": _read_html,
+    ".pdf": _read_pdf,
 }

@@ -1,15 +1,15 @@
-"""Cuts a document into passages, each under the path of headings that it stands under."""
+"""Split documents into passages, each with the path of headings above it."""
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-TARGET = 120
-"""Tokens that a passage has at most, where its paragraphs and sentences allow it."""
-SMALL = 30
-"""Tokens below which the last passage of a section joins the one before it."""
-SEPARATOR = " > "
-"""Stands between the headings of a path."""
+TARGET_TOKENS = 120
+"""Largest size of a passage. A short last passage may exceed it, see `MIN_TOKENS`."""
+MIN_TOKENS = 30
+"""The last passage of a section joins the previous one if it is smaller than this."""
+HEADING_SEPARATOR = " > "
+"""Separator of the headings in a path."""
 
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _UNDERLINE = re.compile(r"(=+|-{3,})[ \t]*$")
@@ -18,38 +18,37 @@ _SENTENCE = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 _WIDE = re.compile("[\u0e00-\u0e7f\u1100-\u11ff\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]")
 
 
-class Cut(NamedTuple):
-    """A passage before it has a number: the path of headings over it, and its text."""
+class PassageText(NamedTuple):
+    """The path of headings above a passage, and its text."""
 
     section: str
     text: str
 
 
-def tokens(text: str) -> float:
-    """About how many tokens a model makes of ``text``: one for four letters, or one character
-    of a script that has thousands."""
+def estimate_tokens(text: str) -> float:
+    """Estimate the tokens of a text: one per four characters, or per wide (CJK, Thai) one."""
     wide = len(_WIDE.findall(text))
     return wide + (len(text) - wide) / 4
 
 
-def passages(text: str, title: str = "") -> list[Cut]:
-    """The passages of a Markdown or plain text. The ``title`` is left out of the paths."""
+def split_passages(text: str, title: str = "") -> list[PassageText]:
+    """Split a Markdown or plain text into passages. The ``title`` is left out of the paths."""
     return [
-        Cut(section, stretch)
-        for section, body in _sections(text, title)
-        for stretch in _stretches(body)
+        PassageText(section, passage)
+        for section, body in _split_sections(text, title)
+        for passage in _split_body(body)
     ]
 
 
-def _sections(text: str, title: str) -> Iterator[tuple[str, str]]:
+def _split_sections(text: str, title: str) -> Iterator[tuple[str, str]]:
     path: list[tuple[int, str]] = []
     body: list[str] = []
 
     def section() -> tuple[str, str]:
         names = [name for _, name in path if name and name != title]
-        return SEPARATOR.join(names), "\n".join(body)
+        return HEADING_SEPARATOR.join(names), "\n".join(body)
 
-    for level, line in _leveled(text):
+    for level, line in _heading_levels(text):
         if not level:
             body.append(line)
             continue
@@ -60,8 +59,8 @@ def _sections(text: str, title: str) -> Iterator[tuple[str, str]]:
     yield section()
 
 
-def _leveled(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with the level of the heading that they are, 0 for none."""
+def _heading_levels(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line with its heading level, 0 for text."""
     fence = ""
     lines = text.splitlines()
     for number, line in enumerate(lines):
@@ -70,9 +69,9 @@ def _leveled(text: str) -> Iterator[tuple[int, str]]:
             fence = "" if fence else mark[1]
         heading = None if fence else _HEADING.match(line)
         if heading:
-            yield len(heading[1]), _plain(heading[2])
+            yield len(heading[1]), _strip_markup(heading[2])
         elif not fence and _is_underlined(lines, number):
-            yield 1 if lines[number + 1].startswith("=") else 2, _plain(line)
+            yield 1 if lines[number + 1].startswith("=") else 2, _strip_markup(line)
         elif fence or not _is_underline(lines, number):
             yield 0, line
 
@@ -89,49 +88,49 @@ def _is_underline(lines: list[str], number: int) -> bool:
     )
 
 
-def _plain(heading: str) -> str:
-    """A heading without emphasis, code marks and link targets."""
+def _strip_markup(heading: str) -> str:
+    """Remove emphasis, code marks and link targets from a heading."""
     return re.sub(r"\[([^\]]*)\]\([^)]*\)|[*_`]{1,3}", lambda m: m[1] or "", heading).strip()
 
 
-def _stretches(body: str) -> list[str]:
-    """Paragraphs gathered up to the target; long ones cut at sentences, then at words."""
+def _split_body(body: str) -> list[str]:
+    """Join paragraphs up to the target size; split long ones at sentences, then at words."""
     found: list[str] = []
-    for piece, joint in _pieces(body):
-        if found and tokens(found[-1]) + tokens(piece) <= TARGET:
-            found[-1] += joint + piece
+    for piece, separator in _split_paragraphs(body):
+        if found and estimate_tokens(found[-1]) + estimate_tokens(piece) <= TARGET_TOKENS:
+            found[-1] += separator + piece
         else:
             found.append(piece)
-    if len(found) > 1 and tokens(found[-1]) < SMALL:
+    if len(found) > 1 and estimate_tokens(found[-1]) < MIN_TOKENS:
         last = found.pop()
         found[-1] += "\n\n" + last
     return found
 
 
-def _pieces(body: str) -> Iterator[tuple[str, str]]:
-    """Pieces of at most the target, with what stands before each when it is joined."""
+def _split_paragraphs(body: str) -> Iterator[tuple[str, str]]:
+    """Yield pieces of at most the target size, each with the separator that joins it."""
     for paragraph in re.split(r"\n[ \t]*\n", body):
-        joint = "\n\n"
-        for piece in _sentences(paragraph.strip()):
-            yield piece, joint
-            joint = " " if not _WIDE.match(piece) else ""
+        separator = "\n\n"
+        for piece in _split_sentences(paragraph.strip()):
+            yield piece, separator
+            separator = " " if not _WIDE.match(piece) else ""
 
 
-def _sentences(paragraph: str) -> Iterator[str]:
+def _split_sentences(paragraph: str) -> Iterator[str]:
     if not paragraph:
         return
-    if tokens(paragraph) <= TARGET:
+    if estimate_tokens(paragraph) <= TARGET_TOKENS:
         yield paragraph
         return
     for line in paragraph.split("\n"):
         for sentence in _SENTENCE.split(line):
-            yield from _words(sentence.strip())
+            yield from _split_words(sentence.strip())
 
 
-def _words(sentence: str) -> Iterator[str]:
-    while len(sentence) > 4 * TARGET or tokens(sentence) > TARGET:
-        window = sentence[: 4 * TARGET]
-        end = TARGET if _WIDE.search(window) else 4 * TARGET
+def _split_words(sentence: str) -> Iterator[str]:
+    while len(sentence) > 4 * TARGET_TOKENS or estimate_tokens(sentence) > TARGET_TOKENS:
+        window = sentence[: 4 * TARGET_TOKENS]
+        end = TARGET_TOKENS if _WIDE.search(window) else 4 * TARGET_TOKENS
         space = window.rfind(" ", 1, end)
         cut = space if space > 0 else end
         yield sentence[:cut].strip()

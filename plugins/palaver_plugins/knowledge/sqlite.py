@@ -1,4 +1,4 @@
-"""The embedded knowledge base: one SQLite file, full-text search, and vectors where possible."""
+"""Knowledge base ``sqlite``: one file, full-text search, and vectors if the engine can embed."""
 
 import asyncio
 import logging
@@ -21,153 +21,165 @@ from palaver import (
     PluginSettings,
     hookimpl,
 )
-from palaver_plugins.knowledge.store import Ranked, Store
+from palaver_plugins.knowledge.index import Ranked, SearchIndex
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Embed = Callable[[Sequence[str]], Awaitable[list[list[float]]]]
 
-DEPTH = 50
-"""Passages that each way of searching contributes before they are fused."""
+FUSION_DEPTH = 50
+"""Passages of each ranking that are fused."""
 RANK_CONSTANT = 60
-"""Of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009."""
-BATCH = 32
-"""Passages that are embedded at once."""
+"""Constant of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009."""
+EMBEDDING_BATCH = 32
+"""Passages in one request for embeddings."""
 
 
 class SqliteKnowledgeSettings(PluginSettings):
     embeddings: bool = False
-    """Search by meaning as well, with the engine's embeddings, where it has them."""
+    """Search by meaning as well, with the engine's embeddings if it has them."""
 
 
 class SqliteKnowledge:
-    """Documents of all tenants in one file. Reading does not wait for writing."""
+    """Knowledge base of all tenants in one file. Reading does not wait for writing."""
 
     def __init__(self, path: Path, *, embeddings: bool = False) -> None:
-        self._reader = _Connection(path)
-        self._writer = _Connection(path)
+        self._reader = _IndexThread(path)
+        self._writer = _IndexThread(path)
         self._embeddings = embeddings
         self._embed: Embed | None = None
-        self._embedding: asyncio.Task[None] | None = None
+        self._embedding_requested = False
+        self._embedding_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self._writer.open()
         await self._reader.open()
 
     async def close(self) -> None:
-        if self._embedding is not None:
-            self._embedding.cancel()
-            await asyncio.gather(self._embedding, return_exceptions=True)
+        if self._embedding_task is not None:
+            self._embedding_task.cancel()
+            await asyncio.gather(self._embedding_task, return_exceptions=True)
         await self._reader.close()
         await self._writer.close()
 
     async def add(self, tenant: str, documents: Sequence[Document]) -> int:
         stored = 0
         for document in documents:
-            stored += await self._writer.run(Store.add, tenant, document)
-        self._embed_missing()
+            stored += await self._writer.run(SearchIndex.add, tenant, document)
+        self._request_embedding()
         return stored
 
     async def remove(self, tenant: str, document: str) -> bool:
-        return await self._writer.run(Store.remove, tenant, document)
+        return await self._writer.run(SearchIndex.remove, tenant, document)
 
     async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
-        return await self._reader.run(Store.documents, tenant)
+        return await self._reader.run(SearchIndex.documents, tenant)
 
     async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
         if self._embed is None:
-            found = await self._reader.run(Store.by_words, tenant, query, limit)
-            return await self._reader.run(Store.read, found)
-        if await self._reader.run(Store.changed):
-            self._embed_missing()
-        by_words = await self._reader.run(Store.by_words, tenant, query, DEPTH)
-        by_meaning = await self._by_meaning(self._embed, tenant, query)
-        fused = fuse(by_words, by_meaning)[:limit] if by_meaning else by_words[:limit]
-        return await self._reader.run(Store.read, fused)
+            found = await self._reader.run(SearchIndex.rank_by_words, tenant, query, limit)
+            return await self._reader.run(SearchIndex.read_passages, found)
+        if await self._reader.run(SearchIndex.has_changed):
+            self._request_embedding()
+        by_words = await self._reader.run(SearchIndex.rank_by_words, tenant, query, FUSION_DEPTH)
+        by_meaning = await self._rank_by_meaning(self._embed, tenant, query)
+        fused = fuse_rankings(by_words, by_meaning)[:limit] if by_meaning else by_words[:limit]
+        return await self._reader.run(SearchIndex.read_passages, fused)
 
-    async def _by_meaning(self, embed: Embed, tenant: str, query: str) -> list[Ranked]:
+    async def _rank_by_meaning(self, embed: Embed, tenant: str, query: str) -> list[Ranked]:
         try:
             [vector] = await embed([query])
         except PalaverError as error:
-            log.warning("searching by words alone: %s", error)
+            log.warning("searching by words only: %s", error)
             return []
-        return await self._reader.run(Store.by_vector, tenant, vector, DEPTH)
+        return await self._reader.run(SearchIndex.rank_by_vector, tenant, vector, FUSION_DEPTH)
 
     # Embeddings
 
     def use_embeddings(self, embed: Embed) -> None:
-        """Search with vectors from now on. Called by the server when the engine can embed."""
+        """Search with vectors from now on. The server calls this if the engine can embed."""
         if self._embeddings:
             self._embed = embed
-            self._embed_missing()
+            self._request_embedding()
 
-    async def embedded(self) -> None:
-        """Return when every passage has its vector, or embedding has failed."""
-        if self._embedding is not None:
-            await asyncio.wait([self._embedding])
+    async def wait_until_embedded(self) -> None:
+        """Wait until every passage has a vector or embedding has failed."""
+        if self._embedding_task is not None:
+            await asyncio.wait([self._embedding_task])
 
-    def _embed_missing(self) -> None:
-        if self._embed is not None and (self._embedding is None or self._embedding.done()):
-            self._embedding = asyncio.create_task(self._fill(self._embed), name="palaver-embed")
+    def _request_embedding(self) -> None:
+        if self._embed is None:
+            return
+        # A running task may have passed the change already, or use another model: it runs again.
+        self._embedding_requested = True
+        if self._embedding_task is None or self._embedding_task.done():
+            self._embedding_task = asyncio.create_task(self._run_embedding(), name="palaver-embed")
 
-    async def _fill(self, embed: Embed) -> None:
-        """Give every passage a vector; what fails is tried again after the next change."""
-        try:
-            [probe] = await embed(["size"])
-            await self._writer.run(Store.forget_vectors_of_other_size, len(probe))
-            while missing := await self._writer.run(Store.without_vector, BATCH):
-                vectors = await embed([text for _, text in missing])
-                keyed = [(key, v) for (key, _), v in zip(missing, vectors, strict=True)]
-                await self._writer.run(Store.keep_vectors, keyed)
-        except PalaverError as error:
-            log.warning("some passages stay without a vector for now: %s", error)
+    async def _run_embedding(self) -> None:
+        while self._embed is not None and self._embedding_requested:
+            self._embedding_requested = False
+            try:
+                await self._embed_passages(self._embed)
+            except PalaverError as error:
+                log.warning("passages stay without a vector until the next change: %s", error)
+
+    async def _embed_passages(self, embed: Embed) -> None:
+        """Store a vector of this model for every passage."""
+        [probe] = await embed(["size"])
+        await self._writer.run(SearchIndex.delete_vectors_of_other_size, len(probe))
+        while missing := await self._writer.run(
+            SearchIndex.passages_without_vector, EMBEDDING_BATCH
+        ):
+            vectors = await embed([text for _, text in missing])
+            keyed = [(key, v) for (key, _), v in zip(missing, vectors, strict=True)]
+            await self._writer.run(SearchIndex.store_vectors, keyed)
 
 
-def fuse(*rankings: Sequence[Ranked]) -> list[Ranked]:
-    """One ranking out of several, by reciprocal rank."""
+def fuse_rankings(*rankings: Sequence[Ranked]) -> list[Ranked]:
+    """Merge rankings by reciprocal rank fusion."""
     scores: defaultdict[int, float] = defaultdict(float)
     for ranking in rankings:
-        for place, ranked in enumerate(ranking, 1):
-            scores[ranked.key] += 1 / (RANK_CONSTANT + place)
+        for rank, ranked in enumerate(ranking, 1):
+            scores[ranked.key] += 1 / (RANK_CONSTANT + rank)
     ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     return [Ranked(key, score) for key, score in ordered]
 
 
-class _Connection:
-    """A store in a thread of its own, off the event loop."""
+class _IndexThread:
+    """A search index in its own thread, off the event loop."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._thread: ThreadPoolExecutor | None = None
-        self._store: Store | None = None
+        self._index: SearchIndex | None = None
 
     async def open(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="palaver-knowledge")
         try:
-            self._store = await self._call(self._make)
+            self._index = await self._call(self._open_index)
         except (sqlite3.Error, OSError) as error:
             await self.close()
             raise ConfigurationError(f"knowledge base {str(self._path)!r}: {error}") from error
 
-    def _make(self) -> Store:
+    def _open_index(self) -> SearchIndex:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        return Store(self._path)
+        return SearchIndex(self._path)
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:  # Any: the work's own
-        """Call a method of `Store` in its thread."""
-        store = self._store
-        if store is None:
+        """Call a method of `SearchIndex` in the thread."""
+        index = self._index
+        if index is None:
             raise RuntimeError("the knowledge base is not started")
-        return await self._call(lambda: work(store, *args))
+        return await self._call(lambda: work(index, *args))
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def close(self) -> None:
-        if self._store is not None:
-            await self._call(self._store.close)
-            self._store = None
+        if self._index is not None:
+            await self._call(self._index.close)
+            self._index = None
         if self._thread is not None:
             self._thread.shutdown(wait=False)
             self._thread = None

@@ -1,8 +1,8 @@
-"""Turns text into search terms, and a person's question into a safe full-text expression.
+"""Search terms of texts, and full-text expressions of questions.
 
-Words are left to SQLite's tokenizer. Scripts that set no spaces (Chinese, Japanese, Thai) become
-overlapping pairs of characters, the last character of a run also alone: so every two characters
-are found as a term, and every single one as the beginning of a term.
+SQLite's tokenizer splits words. Scripts without spaces (Chinese, Japanese, Thai) are indexed as
+overlapping pairs of characters, plus the last character of a run alone: two characters match a
+term, and a single character matches the beginning of a term.
 """
 
 import re
@@ -10,10 +10,10 @@ import re
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _RUN = re.compile(f"[{_UNSPACED}]+")
 _TERM = re.compile(f"[{_UNSPACED}]+|[^\\W_{_UNSPACED}]+")
-_MOST = 64
-"""Terms of one question; the rest of a longer text is not searched for."""
+MAX_QUERY_TERMS = 64
+"""Terms of one question that are searched; further ones are ignored."""
 
-_STOP = frozenset(
+_STOP_WORDS = frozenset(
     """
     a an and are as at be been by can could did do does for from had has have he her him his how
     i if in into is it its me my no not of on or our she should so such than that the their them
@@ -28,29 +28,30 @@ _STOP = frozenset(
     con mi su lo sin
     """.split()
 )
-"""Words that say nothing about what is asked: English, German, French, Spanish."""
+"""Frequent words without a topic: English, German, French, Spanish."""
 
 
-def terms(text: str) -> str:
-    """What is indexed for ``text``."""
-    return _RUN.sub(lambda run: f" {' '.join([*_pairs(run[0]), run[0][-1]])} ", text)
+def index_terms(text: str) -> str:
+    """Return the text to index, with scripts without spaces split into pairs."""
+    return _RUN.sub(lambda run: f" {' '.join([*_character_pairs(run[0]), run[0][-1]])} ", text)
 
 
-def wanted(question: str) -> list[str]:
-    """The question's telling words, each as an FTS5 expression. Empty when it has none.
+def query_terms(question: str) -> list[str]:
+    """Return the question's words as FTS5 expressions, without stop words if others remain.
 
-    Every word is quoted, so that nothing of it is taken for an operator.
+    Every word is quoted, so that FTS5 reads none of it as an operator.
     """
     words: list[str] = _TERM.findall(question.casefold())
-    telling = [word for word in words if word not in _STOP] or words
-    return list(dict.fromkeys(term for word in telling for term in _quoted(word)))[:_MOST]
+    words = [word for word in words if word not in _STOP_WORDS] or words
+    unique = dict.fromkeys(term for word in words for term in _quote_term(word))
+    return list(unique)[:MAX_QUERY_TERMS]
 
 
-def _quoted(word: str) -> list[str]:
+def _quote_term(word: str) -> list[str]:
     if not _RUN.match(word):
         return [f'"{word}"']
-    return [f'"{pair}"' for pair in _pairs(word)] or [f'"{word}"*']
+    return [f'"{pair}"' for pair in _character_pairs(word)] or [f'"{word}"*']
 
 
-def _pairs(run: str) -> list[str]:
+def _character_pairs(run: str) -> list[str]:
     return [run[at : at + 2] for at in range(len(run) - 1)]

@@ -1,4 +1,4 @@
-"""The tool ``calculate``: arithmetic that is right, which no language model promises."""
+"""Tool ``calculate``: exact arithmetic, which a language model cannot guarantee."""
 
 import ast
 import math
@@ -9,13 +9,13 @@ import pydantic
 
 from palaver import InvalidInput, Tool, hookimpl
 
-LONGEST = 200
-"""Characters of an expression."""
-LARGEST = 10**30
-"""Magnitude that no number on the way may pass."""
+MAX_CHARACTERS = 200
+"""Length of an expression."""
+MAX_MAGNITUDE = 10**30
+"""Limit of every intermediate result."""
 
-_WRITTEN = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**", ",": None})
-_BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
+_OPERATOR_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**", ",": None})
+_BINARY_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -23,7 +23,7 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-_UNARY: dict[type[ast.unaryop], Callable[[float], float]] = {
+_UNARY_OPERATORS: dict[type[ast.unaryop], Callable[[float], float]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
@@ -32,63 +32,65 @@ _UNARY: dict[type[ast.unaryop], Callable[[float], float]] = {
 class Expression(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
     expression: str = pydantic.Field(
-        max_length=LONGEST, description="Numbers, + - * / // % ^ and brackets, such as 3*(4+5)"
+        max_length=MAX_CHARACTERS,
+        description="Numbers, + - * / // % ^ and brackets, such as 3*(4+5)",
     )
 
 
 async def calculate(arguments: Expression) -> str:
-    """Work an expression out. A comma separates thousands. Raises `InvalidInput`."""
-    return _written(evaluate(arguments.expression))
+    """Calculate an expression. A comma separates thousands. Raises `InvalidInput`."""
+    return _format_number(evaluate(arguments.expression))
 
 
 def evaluate(expression: str) -> float:
-    """The value of an expression. Raises `InvalidInput` for anything but bounded arithmetic."""
+    """Return the value of an expression. Raises `InvalidInput` unless it is bounded arithmetic."""
     try:
-        tree = ast.parse(expression.translate(_WRITTEN).strip(), mode="eval")
-        return _value(tree.body)
+        tree = ast.parse(expression.translate(_OPERATOR_SIGNS).strip(), mode="eval")
+        return _evaluate_node(tree.body)
     except ZeroDivisionError:
         raise InvalidInput("A division by zero has no result.") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidInput(f"{expression[:60]!r} is not arithmetic that I can read.") from error
 
 
-def _value(node: ast.expr) -> float:
+def _evaluate_node(node: ast.expr) -> float:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return _bounded(node.value)
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _UNARY[type(node.op)](_value(node.operand))
+        return _check_magnitude(node.value)
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY_OPERATORS:
+        return _UNARY_OPERATORS[type(node.op)](_evaluate_node(node.operand))
     if isinstance(node, ast.BinOp):
-        return _bounded(_combined(node.op, _value(node.left), _value(node.right)))
-    raise InvalidInput("Only numbers, + - * / // % ^ and brackets can be worked out.")
+        left, right = _evaluate_node(node.left), _evaluate_node(node.right)
+        return _check_magnitude(_apply_operator(node.op, left, right))
+    raise InvalidInput("Only numbers, + - * / // % ^ and brackets can be calculated.")
 
 
-def _combined(op: ast.operator, left: float, right: float) -> float:
+def _apply_operator(op: ast.operator, left: float, right: float) -> float:
     if isinstance(op, ast.Pow):
         return _power(left, right)
-    if type(op) not in _BINARY:
-        raise InvalidInput("Only numbers, + - * / // % ^ and brackets can be worked out.")
-    return _BINARY[type(op)](left, right)
+    if type(op) not in _BINARY_OPERATORS:
+        raise InvalidInput("Only numbers, + - * / // % ^ and brackets can be calculated.")
+    return _BINARY_OPERATORS[type(op)](left, right)
 
 
 def _power(base: float, exponent: float) -> float:
-    """Refuses before computing what would be huge, and what is not a real number."""
+    """Return a power. Refuse one that is too large before it is computed, or not real."""
     if base < 0 and exponent != int(exponent):
         raise InvalidInput("That root is not a real number.")
-    if abs(base) > 1 and exponent * math.log(abs(base)) > math.log(LARGEST):
+    if abs(base) > 1 and exponent * math.log(abs(base)) > math.log(MAX_MAGNITUDE):
         raise InvalidInput("The result is too large.")
     if abs(exponent) > 10_000:
         raise InvalidInput("The exponent is too large.")
     return base**exponent  # type: ignore[no-any-return]  # typeshed: Any for unknown signs
 
 
-def _bounded(value: float) -> float:
-    if abs(value) > LARGEST:
+def _check_magnitude(value: float) -> float:
+    if abs(value) > MAX_MAGNITUDE:
         raise InvalidInput("The result is too large.")
     return value
 
 
-def _written(value: float) -> str:
-    """Whole numbers without a point, others with up to 12 significant digits."""
+def _format_number(value: float) -> str:
+    """Format whole numbers without a point, others with up to 12 significant digits."""
     if isinstance(value, int) or (value.is_integer() and abs(value) < 10**15):
         return str(int(value))
     return f"{value:.12g}"

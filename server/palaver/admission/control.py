@@ -1,274 +1,297 @@
-"""Door: which messages are let in. What cannot be served in time is refused before it is stored.
+"""Admission control: refuses a message that cannot be served in time, before it is stored.
 
-It counts the unsettled turns that were accepted here, so each server process counts for itself.
+How many turns are unsettled, the ledger says (`Ledger.unsettled`); what this process has accepted
+and ended since the ledger was last asked is added and subtracted.
 """
 
 import asyncio
 import dataclasses
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from palaver.admission.quotas import Excess, Quotas, estimate_tokens
+from palaver.admission.scheduler import Scheduler, lane_of
 from palaver.config.settings import AdmissionSettings, Lane
 from palaver.errors import LedgerUnavailable, Overloaded, PalaverError, TooMany
-from palaver.ledger import Ledger, Receipt
+from palaver.ledger import Claim, Ledger, Receipt
 from palaver.messages import Conversation, Message
 from palaver.metrics import Metrics
 
 REPLY_TOKENS = 512
-"""What a message counts for beside its length: the reply that a skill asks for by default."""
-BATCH = 50
-"""Turns that are looked for in the ledger at a time."""
-BETWEEN_LOOKS = 0.25
-"""Seconds between two looks, so that a server that refuses much does not look all the time."""
+"""Tokens that a turn counts for beside its messages: the default maximum length of a reply."""
+BYTES_PER_TOKEN = 4
+REFRESH_INTERVAL = 0.25
+"""Seconds between two questions to the ledger at least, however many messages are refused."""
 LONGEST_RETRY = 60.0
-"""Seconds after which a caller is asked to come back at most."""
+"""Seconds after which a client is asked to come back at most."""
+REMEMBERED_MESSAGES = 4_096
+"""Accepted messages whose repetition is not refused; the ledger finds out that it is one."""
+NO_PERSON = ""
 
 KeyT = TypeVar("KeyT")
-Wait = Callable[[str, Lane, int], float]
-"""Seconds in line for a tenant's generation in a lane, behind so many more of its own."""
+
+
+class Unsettled:
+    """Counts of unsettled turns, in all, by tenant, and by tenant and person."""
+
+    def __init__(self) -> None:
+        self.turns: dict[tuple[str, str], int] = {}
+        """By tenant and person; those of the whole tenant under `NO_PERSON`."""
+        self.tokens: dict[str, int] = {}
+        """By tenant."""
+        self.total_turns = 0
+        self.total_tokens = 0
+
+    def add(self, tenant: str, person: str, turns: int, tokens: int) -> None:
+        _add(self.turns, (tenant, person), turns)
+        _add(self.turns, (tenant, NO_PERSON), turns)
+        _add(self.tokens, tenant, tokens)
+        self.total_turns += turns
+        self.total_tokens += tokens
+
+    def merge(self, other: "Unsettled") -> None:
+        for (tenant, person), turns in other.turns.items():
+            _add(self.turns, (tenant, person), turns)
+        for tenant, tokens in other.tokens.items():
+            _add(self.tokens, tenant, tokens)
+        self.total_turns += other.total_turns
+        self.total_tokens += other.total_tokens
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class AdmittedMessage:
-    """A message that was let in, until its turn has ended."""
+class Admission:
+    """A message that may be stored now. ``tokens`` is what its turn counts for; 0 when a repeated
+    message is not counted again."""
 
-    conversation: Conversation
-    id: str
+    message: tuple[Conversation, str]
+    tenant: str
     person: str
     lane: Lane
     tokens: int
 
-    @property
-    def tenant(self) -> str:
-        return self.conversation.tenant
-
-
-class Register:
-    """The unsettled messages that were let in, and how many and how much they are."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.tokens_of: Counter[str] = Counter()
-        self.turns_of: Counter[tuple[str, str]] = Counter()
-        """By tenant and person; those of the whole tenant under no person."""
-        self.coming: Counter[tuple[str, Lane]] = Counter()
-        """Turns that will begin here, by tenant and lane; not those behind another turn of their
-        conversation."""
-        self._entries: set[AdmittedMessage] = set()
-        self._turns: dict[str, AdmittedMessage] = {}
-        self._waiting: dict[str, bool] = {}
-        """Turns that have not begun here; whether they count as coming."""
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, entry: AdmittedMessage) -> bool:
-        return entry in self._entries
-
-    def add(self, entry: AdmittedMessage) -> None:
-        self._entries.add(entry)
-        self._count(entry, 1)
-        self.coming[entry.tenant, entry.lane] += 1
-
-    def stored(self, entry: AdmittedMessage, turn: str, *, behind: bool) -> None:
-        """The ledger has the message, as ``turn``, perhaps ``behind`` another one."""
-        self._turns[turn] = entry
-        self._waiting[turn] = not behind
-        if behind:
-            _subtract(self.coming, (entry.tenant, entry.lane), 1)
-
-    def begin(self, turn: str) -> None:
-        if self._waiting.pop(turn, False):
-            entry = self._turns[turn]
-            _subtract(self.coming, (entry.tenant, entry.lane), 1)
-
-    def end(self, turn: str) -> None:
-        """The turn counts no more. Idempotent; one that is not known was accepted elsewhere."""
-        self.begin(turn)
-        entry = self._turns.pop(turn, None)
-        if entry is not None:
-            self._entries.discard(entry)
-            self._count(entry, -1)
-
-    def drop(self, entry: AdmittedMessage) -> None:
-        """The message did not become a turn."""
-        self._entries.discard(entry)
-        self._count(entry, -1)
-        _subtract(self.coming, (entry.tenant, entry.lane), 1)
-
-    def _count(self, entry: AdmittedMessage, sign: int) -> None:
-        self.tokens += sign * entry.tokens
-        _subtract(self.tokens_of, entry.tenant, -sign * entry.tokens)
-        for person in ("", entry.person):
-            _subtract(self.turns_of, (entry.tenant, person), -sign)
-
-    def take_oldest(self, count: int) -> dict[str, Conversation]:
-        """The oldest turns that have not begun here; asked for again, the next ones."""
-        oldest = list(islice(self._waiting, count))
-        self._waiting |= {turn: self._waiting.pop(turn) for turn in oldest}
-        return {turn: self._turns[turn].conversation for turn in oldest}
-
-
-def _subtract(counter: Counter[KeyT], key: KeyT, amount: int) -> None:
-    """What is counted no more is not kept as a zero."""
-    counter[key] -= amount
-    if not counter[key]:
-        del counter[key]
-
 
 class AdmissionControl:
-    """Lets messages in to ``ledger``. ``wait`` tells how long one would be in line."""
+    """Counts unsettled turns, and refuses messages by quota, queue length and estimated wait.
+
+    For each message: `admit`, then `stored` or `not_stored`; for each turn that runs here:
+    `turn_started` and `turn_ended`.
+    """
 
     def __init__(
         self,
         settings: AdmissionSettings,
         *,
         ledger: Ledger,
+        scheduler: Scheduler,
         quotas: Quotas,
-        wait: Wait,
-        lane: Callable[[str], Lane],
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._scheduler = scheduler
         self._quotas = quotas
-        self._wait = wait
-        self._lane = lane
         self._metrics = metrics
-        self.register = Register()
-        self._looking: asyncio.Task[bool] | None = None
-        self._looked_at = -BETWEEN_LOOKS
+        self._counted = Unsettled()
+        """The ledger's own count when it was last asked."""
+        self._since = Unsettled()
+        """The turns accepted here since then, less those that ended here."""
+        self._being_stored = Unsettled()
+        self._to_start: dict[tuple[str, Lane], int] = {}
+        """Turns that will begin here, by tenant and lane; none that waits for another turn."""
+        self._starting: dict[str, tuple[str, Lane]] = {}
+        """Those of them that are stored, by turn."""
+        self._overdue: frozenset[str] = frozenset()
+        """Those of these that were there at the last refresh."""
+        self._accepted: OrderedDict[tuple[Conversation, str], None] = OrderedDict()
+        self._refresh: asyncio.Task[None] | None = None
+        self._refreshed_at = -REFRESH_INTERVAL
 
-    async def admit(
-        self, message: Message, accept: Callable[[Message], Awaitable[Receipt]]
-    ) -> Receipt:
-        """Accept the message, or raise `TooMany` or `Overloaded`. One that is unsettled is not
-        refused when it is repeated."""
-        entry = self._entry(message)
-        if entry in self.register:
-            return await accept(message)
-        await self._check(entry)
-        self.register.add(entry)
-        self._quotas.take("messages", entry.tenant, entry.person, 1)
-        receipt = None
-        try:
-            receipt = await accept(message)
-        except TooMany:
+    @property
+    def unsettled_turns(self) -> int:
+        return _total(part.total_turns for part in self._parts)
+
+    @property
+    def unsettled_tokens(self) -> int:
+        return _total(part.total_tokens for part in self._parts)
+
+    @property
+    def _parts(self) -> tuple[Unsettled, Unsettled, Unsettled]:
+        return self._counted, self._since, self._being_stored
+
+    # A message
+
+    async def admit(self, message: Message) -> Admission:
+        """Count the message as unsettled, or raise `TooMany` or `Overloaded`. A message that was
+        accepted lately may be repeated: it is neither refused nor counted again."""
+        key = (message.conversation, message.id)
+        tenant, person = message.conversation.tenant, message.person
+        lane = lane_of(self._settings, message.conversation.channel)
+        if key in self._accepted:
+            return Admission(key, tenant, person, lane, tokens=0)
+        tokens = estimate_tokens(message.text) + REPLY_TOKENS
+        admission = Admission(key, tenant, person, lane, tokens)
+        await self._check(admission)
+        self._being_stored.add(tenant, person, 1, tokens)
+        _add(self._to_start, (tenant, lane), 1)
+        self._quotas.take("messages", tenant, person, 1)
+        return admission
+
+    def stored(self, admission: Admission, receipt: Receipt) -> None:
+        """Keep counting the message, unless it is not a turn of its own."""
+        self._accepted[admission.message] = None
+        if len(self._accepted) > REMEMBERED_MESSAGES:
+            self._accepted.popitem(last=False)
+        if not admission.tokens:
+            return
+        self._stop_counting(admission)
+        if receipt.duplicate:
+            self._quotas.take("messages", admission.tenant, admission.person, -1)
+        elif not receipt.joined:
+            self._since.add(admission.tenant, admission.person, 1, admission.tokens)
+            if not receipt.ahead:
+                self._starting[receipt.turn] = (admission.tenant, admission.lane)
+                _add(self._to_start, (admission.tenant, admission.lane), 1)
+
+    def not_stored(self, admission: Admission, error: BaseException) -> None:
+        """Forget a message that the ledger did not take."""
+        if isinstance(error, TooMany):
             self._metrics.refused("inbox")
-            raise
-        except LedgerUnavailable:
+        elif isinstance(error, LedgerUnavailable):
             self._metrics.refused("ledger")
-            raise
-        finally:
-            self._note(entry, receipt)
-        return receipt
+        if admission.tokens:
+            self._stop_counting(admission)
+            self._quotas.take("messages", admission.tenant, admission.person, -1)
 
-    def _note(self, entry: AdmittedMessage, receipt: Receipt | None) -> None:
-        if receipt is None or receipt.duplicate:
-            self._quotas.take("messages", entry.tenant, entry.person, -1)
-        if receipt is None or receipt.duplicate or receipt.joined:
-            self.register.drop(entry)
-        else:
-            self.register.stored(entry, receipt.turn, behind=receipt.ahead > 0)
+    def _stop_counting(self, admission: Admission) -> None:
+        self._being_stored.add(admission.tenant, admission.person, -1, -admission.tokens)
+        _add(self._to_start, (admission.tenant, admission.lane), -1)
 
-    def _entry(self, message: Message) -> AdmittedMessage:
-        return AdmittedMessage(
-            conversation=message.conversation,
-            id=message.id,
-            person=message.person,
-            lane=self._lane(message.conversation.channel),
-            tokens=estimate_tokens(message.text) + REPLY_TOKENS,
-        )
+    # A turn that runs here
 
-    async def _check(self, entry: AdmittedMessage) -> None:
-        if excess := self._quotas.excess(entry.tenant, entry.person):
+    def turn_started(self, turn: str) -> None:
+        if (key := self._starting.pop(turn, None)) is not None:
+            _add(self._to_start, key, -1)
+
+    def turn_ended(self, claim: Claim) -> None:
+        """Count the turn no more. One that was released counts again after the next refresh."""
+        self.turn_started(claim.turn)
+        message = claim.message
+        tokens = estimate_tokens(message.text) + REPLY_TOKENS
+        self._since.add(message.conversation.tenant, message.person, -1, -tokens)
+
+    # The ledger's count
+
+    async def refresh(self) -> None:
+        """Take over the ledger's count. Raises `LedgerUnavailable`."""
+        self._refreshed_at = asyncio.get_running_loop().time()
+        before = self._since
+        self._since = Unsettled()
+        self._counted.merge(before)
+        counted = Unsettled()
+        for row in await self._ledger.unsettled():
+            tokens = row.bytes // BYTES_PER_TOKEN + REPLY_TOKENS * row.turns
+            counted.add(row.tenant, row.person, row.turns, tokens)
+        self._counted = counted
+        for turn in self._overdue & self._starting.keys():  # it runs on another replica
+            self.turn_started(turn)
+        self._overdue = frozenset(self._starting)
+
+    async def _refresh_if_due(self) -> bool:
+        """Return whether the count is fresh: many refusals at once ask the ledger once."""
+        loop = asyncio.get_running_loop()
+        if self._refresh is None or self._refresh.done():
+            if loop.time() - self._refreshed_at < REFRESH_INTERVAL:
+                return False
+            self._refresh = loop.create_task(self.refresh())
+        try:
+            await asyncio.shield(self._refresh)
+        except LedgerUnavailable:
+            return False
+        return True
+
+    # Refusals
+
+    async def _check(self, admission: Admission) -> None:
+        if excess := self._quotas.excess(admission.tenant, admission.person):
             self._metrics.refused(f"{excess.owner}_{excess.unit}")
-            raise _used_up(entry, excess)
-        refusal = self._refusal(entry)
-        if refusal is not None and await self.look():
-            refusal = self._refusal(entry)
+            raise _quota_exceeded(admission, excess)
+        refusal = self._refusal(admission)
+        if refusal is not None and await self._refresh_if_due():
+            refusal = self._refusal(admission)
         if refusal is not None:
             reason, error = refusal
             self._metrics.refused(reason)
             raise error
 
-    def _refusal(self, entry: AdmittedMessage) -> tuple[str, PalaverError] | None:
-        """Why there is no room for the message, if there is none."""
-        wait = self._wait(entry.tenant, entry.lane, self.register.coming[entry.tenant, entry.lane])
+    def _refusal(self, admission: Admission) -> tuple[str, PalaverError] | None:
+        """Return the metric's reason and the error when there is no room for the message."""
+        wait = self._estimated_wait(admission)
         retry = min(max(wait, 1.0), LONGEST_RETRY)
-        for person, limit in self._turn_limits(entry):
-            if limit is not None and self.register.turns_of[entry.tenant, person] >= limit:
-                return _unanswered(entry, person, limit, retry)
-        if not self._has_room(entry):
-            detail = f"{self.register.tokens} tokens are unsettled here"
+        for person, limit in self._turn_limits(admission):
+            if limit is not None and self._turns(admission.tenant, person) >= limit:
+                return _too_many_turns(admission, person, limit, retry)
+        if not self._has_room(admission):
+            detail = f"{self.unsettled_tokens} tokens are unsettled"
             return "queue", Overloaded(detail, retry_after=retry)
-        late = wait - self._settings.max_wait
-        if late > 0:
-            retry = min(max(late, 1.0), LONGEST_RETRY)
-            return "wait", Overloaded(f"{wait:.0f} s in line for {entry}", retry_after=retry)
+        excess = wait - self._settings.max_wait
+        if excess > 0:
+            retry = min(max(excess, 1.0), LONGEST_RETRY)
+            detail = f"a turn of tenant {admission.tenant!r} would be queued for {wait:.0f} s"
+            return "wait", Overloaded(detail, retry_after=retry)
         return None
 
-    def _turn_limits(self, entry: AdmittedMessage) -> Sequence[tuple[str, int | None]]:
-        person, tenant = self._quotas.of_person(), self._quotas.of_tenant(entry.tenant)
-        return (entry.person, person.turns), ("", tenant.turns)
+    def _estimated_wait(self, admission: Admission) -> float:
+        starting = self._to_start.get((admission.tenant, admission.lane), 0)
+        return self._scheduler.estimated_wait(admission.tenant, admission.lane, starting)
 
-    def _has_room(self, entry: AdmittedMessage) -> bool:
-        """Whether the tenant's part is not more than its share of what is free allows: alone it
-        gets ``tenant_share`` of all, beside others less. The first message always fits."""
-        share, mine = self._settings.tenant_share, self.register.tokens_of[entry.tenant]
-        free = self._settings.queue_tokens - self.register.tokens - entry.tokens
-        if not mine and (free >= 0 or not self.register.tokens):
+    def _turns(self, tenant: str, person: str) -> int:
+        return _total(part.turns.get((tenant, person), 0) for part in self._parts)
+
+    def _turn_limits(self, admission: Admission) -> Sequence[tuple[str, int | None]]:
+        person = self._quotas.of_person().turns
+        tenant = self._quotas.of_tenant(admission.tenant).turns
+        return (admission.person, person), (NO_PERSON, tenant)
+
+    def _has_room(self, admission: Admission) -> bool:
+        """Return whether the tenant's part of the queue stays within its share of what is free.
+
+        A tenant that is alone gets ``tenant_share`` of the queue, beside others less. The first
+        message always fits.
+        """
+        tenant, share = admission.tenant, self._settings.tenant_share
+        used = _total(part.tokens.get(tenant, 0) for part in self._parts)
+        free = self._settings.queue_tokens - self.unsettled_tokens - admission.tokens
+        if not used and (free >= 0 or not self.unsettled_tokens):
             return True
-        return free >= 0 and (mine + entry.tokens) * (1 - share) <= free * share
-
-    # Turns that end elsewhere
-
-    async def look(self) -> bool:
-        """Forget the turns that other servers have settled. Whether there were any."""
-        loop = asyncio.get_running_loop()
-        if self._looking is None:
-            if loop.time() - self._looked_at < BETWEEN_LOOKS:
-                return False
-            self._looking = loop.create_task(self._look())
-        return await asyncio.shield(self._looking)
-
-    async def _look(self) -> bool:
-        """As turns end about in the order in which they came, looking stops at a batch of which
-        none has ended."""
-        found = False
-        try:
-            while await self._forget_settled():
-                found = True
-        except LedgerUnavailable:
-            pass  # what is not known to have ended still counts
-        finally:
-            self._looking = None
-            self._looked_at = asyncio.get_running_loop().time()
-        return found
-
-    async def _forget_settled(self) -> bool:
-        oldest = self.register.take_oldest(BATCH)
-        conversations = set(oldest.values())
-        snapshots = await asyncio.gather(*(self._ledger.snapshot(it, 0) for it in conversations))
-        pending = {turn.turn for snapshot in snapshots for turn in snapshot.pending}
-        settled = oldest.keys() - pending
-        for turn in settled:
-            self.register.end(turn)
-        return bool(settled)
+        return free >= 0 and (used + admission.tokens) * (1 - share) <= free * share
 
 
-def _used_up(entry: AdmittedMessage, excess: Excess) -> TooMany:
-    whose = f"{entry.person!r}" if excess.owner == "person" else f"tenant {entry.tenant!r}"
-    detail = f"{whose} has used up {excess.rate:g} {excess.unit} per minute; wait a little"
+def _add(counts: dict[KeyT, int], key: KeyT, amount: int) -> None:
+    """Add to a count, and keep no zero: the keys are as many as people."""
+    count = counts.get(key, 0) + amount
+    if count:
+        counts[key] = count
+    else:
+        counts.pop(key, None)
+
+
+def _total(counts: Iterable[int]) -> int:
+    """Return the sum, which is negative for a moment when a turn ends that was accepted elsewhere
+    after the ledger was last asked."""
+    return max(0, sum(counts))
+
+
+def _quota_exceeded(admission: Admission, excess: Excess) -> TooMany:
+    owner = admission.person if excess.owner == "person" else f"tenant {admission.tenant}"
+    detail = f"{owner!r} has used up {excess.rate:g} {excess.unit} per minute; wait a little"
     return TooMany(detail, retry_after=excess.wait)
 
 
-def _unanswered(
-    entry: AdmittedMessage, person: str, limit: int, retry: float
+def _too_many_turns(
+    admission: Admission, person: str, limit: int, retry: float
 ) -> tuple[str, TooMany]:
-    whose = f"{person!r}" if person else f"tenant {entry.tenant!r}"
-    detail = f"{whose} has {limit} messages without a reply; wait for one first"
-    return "person_turns" if person else "tenant_turns", TooMany(detail, retry_after=retry)
+    owner = person or f"tenant {admission.tenant}"
+    detail = f"{owner!r} has {limit} messages without a reply; wait for one first"
+    reason = "tenant_turns" if person == NO_PERSON else "person_turns"
+    return reason, TooMany(detail, retry_after=retry)

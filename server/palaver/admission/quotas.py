@@ -12,13 +12,13 @@ Owner = Literal["person", "tenant"]
 MINUTE = 60.0
 ROUNDING = 1e-6
 ROOM = 1_000
-"""Buckets that are kept before it is looked which of them are full, and so tell nothing."""
+"""Buckets that are kept before full ones, which carry no information, are dropped."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Excess:
-    """A quota that is used up: whose, of what, how many a minute it has, and in how many seconds
-    there will be some again."""
+    """A used-up quota: its owner, its unit, its ``rate`` per minute, and the seconds to ``wait``
+    until it allows another message."""
 
     owner: Owner
     unit: Unit
@@ -27,8 +27,8 @@ class Excess:
 
 
 class Bucket:
-    """Fills by ``rate`` in a minute, up to a minute's worth. It can be overdrawn: what a reply
-    takes is known when it is written."""
+    """A token bucket: it fills by ``rate`` per minute, up to a minute's worth. It can be overdrawn,
+    since the tokens of a reply are known when it is written."""
 
     __slots__ = ("_at", "_level", "_rate", "_top")
 
@@ -47,7 +47,7 @@ class Bucket:
         return self.level(now) >= self._top
 
     def wait(self, now: float) -> float:
-        """Seconds until there is 1 in it."""
+        """Return the seconds until the level is 1."""
         missing = 1.0 - self.level(now)
         return missing * MINUTE / self._rate if missing > ROUNDING else 0.0
 
@@ -68,7 +68,7 @@ class Quotas:
         return self._settings.tenants.get(tenant, self._settings.tenant)
 
     def excess(self, tenant: str, person: str) -> Excess | None:
-        """The quota that does not allow another message now."""
+        """Return the quota that is used up, if there is one."""
         now = self._clock()
         for unit in ("messages", "tokens"):
             for owner, rate, bucket in self._buckets_of(unit, tenant, person, now):
@@ -85,7 +85,7 @@ class Quotas:
     def _buckets_of(
         self, unit: Unit, tenant: str, person: str, now: float
     ) -> Iterator[tuple[Owner, float, Bucket]]:
-        """The buckets of a person and of the tenant, where there is a limit."""
+        """Yield owner, rate and bucket of each limit of a person and of the tenant."""
         limits: tuple[tuple[Owner, QuotaSettings, str], ...] = (
             ("person", self.of_person(), person),
             ("tenant", self.of_tenant(tenant), ""),
@@ -109,5 +109,5 @@ class Quotas:
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many tokens a text has: four bytes are one, more or less, in every language."""
+    """Return about how many tokens a text has: one per four bytes of UTF-8, in every language."""
     return len(text.encode()) // 4

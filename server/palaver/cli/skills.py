@@ -97,10 +97,10 @@ build-backend = "hatchling.build"
 name = "$project"
 version = "0.1.0"
 requires-python = ">=3.11"
-dependencies = ["palaver"]
+dependencies = ["palaver-server"]
 
 [project.optional-dependencies]
-test = ["palaver[testing]"]
+test = ["palaver-server[testing]"]
 
 [project.entry-points.palaver]
 $name = "$module"
@@ -125,7 +125,7 @@ class $title(Skill):
     )
 
     async def answer(self, turn: Turn) -> None:
-        await turn.reply(turn.message.text, system="Answer in one short sentence.")
+        await turn.stream(turn.message.text, system="Answer in one short sentence.")
 ''',
     "tests/test_$module.py": """\
 from palaver.testing import ScriptedEngine

@@ -67,7 +67,7 @@ class Hub:
             from huggingface_hub.file_download import http_get
         except ImportError as error:
             raise ConfigurationError(
-                "downloading a model needs huggingface_hub: pip install 'palaver[hub]'"
+                "downloading a model needs huggingface_hub: pip install 'palaver-server[hub]'"
             ) from error
         self._hub = huggingface_hub
         self._get = http_get

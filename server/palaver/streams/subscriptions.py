@@ -1,8 +1,8 @@
-"""Streams: brings a conversation's events to the viewers in this process.
+"""Subscriptions: bring a conversation's events to the clients of this process.
 
-A viewer gets every recorded event in offset order, without a gap; and the text of a turn that this
-process runs at once, ahead of the ledger. Text heals itself by position: what was heard already is
-dropped, so the recorded copy of live text is not shown twice. See docs/protocol.md.
+A subscriber gets every stored event in offset order, without a gap. The text of a turn that this
+process runs arrives live, ahead of the ledger. Positions reconcile the two: text that was delivered
+live is dropped from the stored copy. See docs/protocol.md.
 """
 
 import asyncio
@@ -29,60 +29,61 @@ from palaver.messages import (
 
 log = logging.getLogger(__name__)
 
-PAGE = 500
-"""Events read from the ledger at once while a viewer catches up."""
-SILENCE = 25.0
-"""Seconds without news after which a viewer's place is compared with the ledger."""
-BATCH = 200
-"""Viewers that are dismissed at once, so that they do not all come back at the same moment …"""
-BETWEEN_BATCHES = 0.05
+PAGE_SIZE = 500
+"""Events read from the ledger at once while a subscription catches up."""
+SILENT_SECONDS = 25.0
+"""Seconds without an event after which a subscription's position is compared with the ledger."""
+CLOSE_BATCH = 200
+"""Subscriptions that a stopping server closes at once, so that clients do not all reconnect at the
+same moment …"""
+CLOSE_BATCH_INTERVAL = 0.05
 """… seconds between two batches …"""
-BATCHES = 20
-"""… and the most batches: with more viewers than fit, they are larger."""
+MAX_CLOSE_BATCHES = 20
+"""… and the most batches: with more subscriptions than fit, they are larger."""
 
 
 class Subscriber(Protocol):
-    """What a channel gives to `Streams.open`. Plain calls in the event loop; must not block."""
+    """A client of a conversation. Plain calls in the event loop; must not block."""
 
     def on_event(self, event: Event, cursor: Cursor | None) -> None:
-        """An event, with its place in the stream; live text has none yet."""
+        """Receive an event and its position in the stream; live text has none yet."""
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
-        """Events were lost for this viewer: show the conversation anew from ``snapshot``."""
+        """Receive the whole conversation: events before it are not available any more."""
 
     def on_shutdown(self) -> None:
-        """The server stops, and nothing more comes here; other replicas go on."""
+        """The server stops: no event follows here, and other replicas continue."""
 
 
-class Delivered(msgspec.Struct):
-    """How far a viewer has heard a turn: its ``attempt`` and the reply's ``length`` so far."""
+class DeliveredText(msgspec.Struct):
+    """The text of a turn that a subscriber has: its ``attempt`` and ``length`` in code points."""
 
     attempt: int
     length: int
 
 
 class Subscription:
-    """One viewer's place in one conversation."""
+    """A subscriber's position in one conversation."""
 
     def __init__(
         self, conversation: Conversation, ledger: Ledger, subscriber: Subscriber, history: int
     ) -> None:
         self.conversation = conversation
         self.recovered = False
-        self.shut_down = False
+        self.is_shut_down = False
         self.closing_when_idle = False
-        """Whether it is dismissed as soon as it follows no turn."""
+        """Whether it is shut down as soon as it has no open turn."""
         self._ledger = ledger
         self._subscriber = subscriber
         self._history = history
         self._epoch = ""
         self._offset = 0
-        self._delivered: dict[str, Delivered] = {}
-        self._open = False
-        self._stale = False
-        self._catching_up: asyncio.Task[None] | None = None
+        self._delivered: dict[str, DeliveredText] = {}
+        self._started = False
+        self._recheck = False
+        self._catch_up_task: asyncio.Task[None] | None = None
         self.unwatch: Callable[[], None] = lambda: None
-        self.quiet_since = 0.0
+        self.last_event_at = 0.0
 
     @property
     def cursor(self) -> Cursor:
@@ -90,97 +91,97 @@ class Subscription:
 
     @property
     def has_open_turn(self) -> bool:
-        """Whether a turn that the viewer has heard of has not ended, or may be heard of while the
-        view is being opened."""
-        return bool(self._delivered) or not self._open
+        """Whether a turn that the subscriber has seen begin has not ended. True as well until the
+        subscription has started."""
+        return bool(self._delivered) or not self._started
 
     def shutdown(self) -> None:
-        if not self.shut_down:
-            self.shut_down = True
+        if not self.is_shut_down:
+            self.is_shut_down = True
             self._subscriber.on_shutdown()
 
     async def start(self, since: Cursor | None) -> None:
         """Resume after ``since``, or start with a snapshot when that cannot be done."""
-        page = await self._ledger.read(self.conversation, since.offset if since else 0, PAGE)
+        page = await self._ledger.read(self.conversation, since.offset if since else 0, PAGE_SIZE)
         self.recovered = since is not None and _continues(page, since)
         if since is not None and self.recovered:
             self._epoch, self._offset = since.epoch, since.offset
             self._deliver(page.events)
         else:
             await self._send_snapshot()
-        # News that comes meanwhile only sets `_stale`: two who catch up at once would mistake each
-        # other's progress for a loss.
+        # Until `_started`, `on_change` only sets `_recheck`: two concurrent catch-ups would take
+        # each other's progress for a loss.
         await self._catch_up()
-        self._open = True
+        self._started = True
 
     async def _send_snapshot(self) -> None:
         snapshot = await self._ledger.snapshot(self.conversation, self._history)
         self._epoch, self._offset = snapshot.cursor.epoch, snapshot.cursor.offset
         # The attempt is not known: live text waits until the ledger tells it.
-        self._delivered = {turn.turn: Delivered(0, len(turn.reply)) for turn in snapshot.pending}
+        self._delivered = {
+            turn.turn: DeliveredText(0, len(turn.reply)) for turn in snapshot.pending
+        }
         self._subscriber.on_snapshot(snapshot)
 
     def close(self) -> None:
-        self._open = False
+        self._started = False
         self.unwatch()
-        if self._catching_up is not None:
-            self._catching_up.cancel()
+        if self._catch_up_task is not None:
+            self._catch_up_task.cancel()
 
     def on_live_text(self, turn: str, attempt: int, position: int, text: str) -> None:
-        """Text that this process generates now. What does not continue what was heard is left
-        to the ledger."""
-        if not self._open:
+        """Deliver text that this process generates now. Text that does not continue what was
+        delivered is left to the ledger."""
+        if not self._started:
             return
-        heard = self._delivered.get(turn)
-        # A turn not heard of may have begun, and have been taken over, before the viewer came.
-        if heard is not None and heard.attempt == attempt and heard.length == position:
-            heard.length += len(text)
+        delivered = self._delivered.get(turn)
+        # An unknown turn may have begun, and have been taken over, before the subscription started.
+        if delivered is not None and delivered.attempt == attempt and delivered.length == position:
+            delivered.length += len(text)
             self._subscriber.on_event(Text(turn=turn, position=position, text=text), None)
 
-    def on_change(self, recorded: Sequence[StoredEvent]) -> None:
-        """News from the ledger: apply what continues, read what is missing."""
-        if not self._open:
-            self._stale = True
+    def on_change(self, stored: Sequence[StoredEvent]) -> None:
+        """Deliver the events of a notification that continue the stream, and read missing ones."""
+        if not self._started:
+            self._recheck = True
             return
-        fresh = [item for item in recorded if item.offset > self._offset]
-        begins = bool(recorded) and recorded[0].offset == 1  # perhaps another life than was read
+        fresh = [item for item in stored if item.offset > self._offset]
+        begins = bool(stored) and stored[0].offset == 1  # perhaps of another epoch
         follows = bool(fresh) and fresh[0].offset == self._offset + 1
-        if follows and not begins and self._catching_up is None:
+        if follows and not begins and self._catch_up_task is None:
             self._deliver(fresh)
-        elif fresh or begins or not recorded:
+        elif fresh or begins or not stored:
             self.check()
 
     def check(self) -> None:
-        """Compare with the ledger, in the background."""
-        self._stale = True
-        if self._catching_up is None:
-            self._catching_up = asyncio.create_task(self._check())
+        """Compare the position with the ledger, in the background."""
+        self._recheck = True
+        if self._catch_up_task is None:
+            self._catch_up_task = asyncio.create_task(self._check())
 
     async def _check(self) -> None:
         try:
             await self._catch_up()
         except LedgerUnavailable as error:
             log.warning("cannot read %s: %s", self.conversation, error)
-            self.quiet_since = 0.0  # soon again
+            self.last_event_at = 0.0  # check again soon
         finally:
-            self._catching_up = None
+            self._catch_up_task = None
 
     async def _catch_up(self) -> None:
         more = True
-        while more or self._stale:
-            self._stale = False
-            page = await self._ledger.read(self.conversation, self._offset, PAGE)
+        while more or self._recheck:
+            self._recheck = False
+            page = await self._ledger.read(self.conversation, self._offset, PAGE_SIZE)
             if not _continues(page, self.cursor):
-                await (
-                    self._send_snapshot()
-                )  # and read on: what came meanwhile has had its hint already
+                await self._send_snapshot()  # events stored since then have been notified already
                 continue
             self._deliver(page.events)
             more = self._offset < page.last
 
-    def _deliver(self, recorded: Sequence[StoredEvent]) -> None:
-        self.quiet_since = asyncio.get_running_loop().time()
-        for item in recorded:
+    def _deliver(self, stored: Sequence[StoredEvent]) -> None:
+        self.last_event_at = asyncio.get_running_loop().time()
+        for item in stored:
             if item.offset != self._offset + 1:
                 continue
             self._offset = item.offset
@@ -191,33 +192,35 @@ class Subscription:
             self.shutdown()
 
     def _undelivered(self, event: Event) -> Event | None:
-        """The part of a recorded event that the viewer has not had live."""
+        """Return the part of a stored event that was not delivered live; None when all was."""
         if isinstance(event, Text):
             return self._undelivered_text(event)
         if isinstance(event, Received):
-            self._delivered.setdefault(event.turn, Delivered(1, 0))
+            self._delivered.setdefault(event.turn, DeliveredText(1, 0))
         elif isinstance(event, Started):
-            heard = self._delivered.setdefault(event.turn, Delivered(event.attempt, event.position))
-            if event.attempt > heard.attempt:
-                heard.attempt, heard.length = event.attempt, event.position
+            delivered = self._delivered.setdefault(
+                event.turn, DeliveredText(event.attempt, event.position)
+            )
+            if event.attempt > delivered.attempt:
+                delivered.attempt, delivered.length = event.attempt, event.position
         elif isinstance(event, TextReset):
-            self._delivered.setdefault(event.turn, Delivered(0, 0)).length = event.position
+            self._delivered.setdefault(event.turn, DeliveredText(0, 0)).length = event.position
         elif isinstance(event, Finished):
             self._delivered.pop(event.turn, None)
         return event
 
     def _undelivered_text(self, event: Text) -> Text | None:
-        heard = self._delivered.setdefault(event.turn, Delivered(0, event.position))
-        if heard.length >= event.end:
+        delivered = self._delivered.setdefault(event.turn, DeliveredText(0, event.position))
+        if delivered.length >= event.end:
             return None
-        missing = event.text[max(0, heard.length - event.position) :]
-        position = max(heard.length, event.position)
-        heard.length = event.end
+        missing = event.text[max(0, delivered.length - event.position) :]
+        position = max(delivered.length, event.position)
+        delivered.length = event.end
         return Text(turn=event.turn, position=position, text=missing)
 
 
 def _continues(page: Page, cursor: Cursor) -> bool:
-    """Whether reading on from ``cursor`` misses nothing."""
+    """Return whether reading from ``cursor`` on misses nothing."""
     return page.epoch == cursor.epoch and page.first - 1 <= cursor.offset <= page.last
 
 
@@ -238,14 +241,14 @@ class Subscriptions:
     async def subscribe(
         self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None
     ) -> Subscription:
-        """Bring the conversation to ``viewer`` from ``since`` on, until `close`.
+        """Deliver the conversation's events from ``since`` on, until `unsubscribe`.
 
-        When the events after ``since`` are not all held any more, the viewer gets a snapshot
-        first and the subscription's ``recovered`` is False. Raises `Overloaded` once all viewers
-        have been dismissed.
+        When the events after ``since`` are not all available any more, the subscriber gets a
+        snapshot first, and the subscription's ``recovered`` is False. Raises `Overloaded` when the
+        server has closed all subscriptions.
         """
         if self._closed:
-            raise Overloaded("the server stops; try again", retry_after=1.0)
+            raise Overloaded("the server is shutting down; try again", retry_after=1.0)
         subscription = Subscription(conversation, self._ledger, subscriber, self._history)
         subscription.closing_when_idle = self._closing_when_idle
         subscription.unwatch = await self._ledger.watch(conversation, subscription.on_change)
@@ -260,10 +263,10 @@ class Subscriptions:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Idempotent."""
         subscription.close()
-        held = self._subscriptions.get(subscription.conversation, [])
-        if subscription in held:
-            held.remove(subscription)
-        if not held:
+        open_here = self._subscriptions.get(subscription.conversation, [])
+        if subscription in open_here:
+            open_here.remove(subscription)
+        if not open_here:
             self._subscriptions.pop(subscription.conversation, None)
 
     def publish_live(
@@ -273,38 +276,39 @@ class Subscriptions:
             subscription.on_live_text(turn, attempt, position, text)
 
     def open_subscriptions(self) -> list[Subscription]:
-        """The subscriptions that are not dismissed."""
-        return [one for held in self._subscriptions.values() for one in held if not one.shut_down]
+        """Return the subscriptions that are not shut down."""
+        return [it for each in self._subscriptions.values() for it in each if not it.is_shut_down]
 
     def close_when_idle(self) -> None:
-        """From now on dismiss every viewer at the end of the last turn that it follows: the next
-        one is not to begin here."""
+        """From now on shut down every subscription at the end of its last open turn: the next turn
+        is not to begin here."""
         self._closing_when_idle = True
         for subscription in self.open_subscriptions():
             subscription.closing_when_idle = True
 
     async def close_all(self) -> None:
-        """Dismiss every viewer, in batches, and let in no others."""
+        """Shut down every subscription, in batches, and refuse new ones."""
         self._closed = True
         waiting = self.open_subscriptions()
-        size = max(BATCH, math.ceil(len(waiting) / BATCHES))
+        size = max(CLOSE_BATCH, math.ceil(len(waiting) / MAX_CLOSE_BATCHES))
         for start in range(0, len(waiting), size):
             if start:
-                await asyncio.sleep(BETWEEN_BATCHES)
+                await asyncio.sleep(CLOSE_BATCH_INTERVAL)
             for subscription in waiting[start : start + size]:
                 subscription.shutdown()
 
     async def check_silent_forever(self) -> None:
-        """Compare silent viewers' places with the ledger, forever: a hint may be lost."""
+        """Compare the position of silent subscriptions with the ledger, forever: a notification may
+        be lost."""
         while True:
-            await asyncio.sleep(SILENCE / 5)
-            self.check_silent(asyncio.get_running_loop().time() - SILENCE)
+            await asyncio.sleep(SILENT_SECONDS / 5)
+            self.check_silent(asyncio.get_running_loop().time() - SILENT_SECONDS)
 
     def check_silent(self, since: float) -> None:
-        """Compare the places of those who have had no news since the loop's time ``since``."""
+        """Compare the subscriptions that have had no event since the loop's time ``since``."""
         now = asyncio.get_running_loop().time()
-        for held in self._subscriptions.values():
-            for subscription in held:
-                if subscription.quiet_since < since:
-                    subscription.quiet_since = now
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                if subscription.last_event_at < since:
+                    subscription.last_event_at = now
                     subscription.check()

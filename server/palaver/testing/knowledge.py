@@ -1,4 +1,4 @@
-"""ListKnowledge: a knowledge base in a list, searched by shared words."""
+"""ListKnowledge: a knowledge base in memory, searched by shared words."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _WORD = re.compile(r"\w+")
 
 
 class ListKnowledge:
-    """Every document is one passage; its score is the share of the query's words it contains."""
+    """Knowledge base with one passage per document, scored by the share of the query's words."""
 
     def __init__(self, *documents: Document, tenant: str = "default") -> None:
         self._documents: dict[str, dict[str, Document]] = {tenant: {d.id: d for d in documents}}
@@ -26,11 +26,11 @@ class ListKnowledge:
         return self._documents.get(tenant, {}).pop(document, None) is not None
 
     async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
-        held = self._documents.get(tenant, {}).values()
-        return tuple(DocumentInfo(id=d.id, title=d.title, passages=1) for d in held)
+        documents = self._documents.get(tenant, {}).values()
+        return tuple(DocumentInfo(id=d.id, title=d.title, passages=1) for d in documents)
 
     async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
-        wanted = set(_WORD.findall(query.lower()))
+        words = set(_WORD.findall(query.lower()))
         found = [
             Passage(
                 document=d.id,
@@ -38,7 +38,7 @@ class ListKnowledge:
                 section="",
                 number=1,
                 text=d.text,
-                score=len(wanted & set(_WORD.findall(d.text.lower()))) / max(1, len(wanted)),
+                score=len(words & set(_WORD.findall(d.text.lower()))) / max(1, len(words)),
             )
             for d in self._documents.get(tenant, {}).values()
         ]

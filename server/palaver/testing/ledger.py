@@ -35,6 +35,7 @@ from palaver.ledger import (
     Receipt,
     Snapshot,
     StopState,
+    UnsettledTurns,
 )
 from palaver.messages import (
     Conversation,
@@ -253,6 +254,17 @@ class MemoryLedger:
         running = sum(state.is_running for state in self._conversations.values())
         unsettled = sum(len(state.inbox) for state in self._conversations.values())
         return QueueDepth(queued=unsettled - running, running=running)
+
+    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        sizes: dict[tuple[str, str], list[int]] = {}
+        for state in self._conversations.values():
+            for turn in state.inbox:
+                size = sum(len(message.text.encode()) for message in turn.messages)
+                sizes.setdefault((state.conversation.tenant, turn.person), []).append(size)
+        return tuple(
+            UnsettledTurns(tenant=tenant, person=person, turns=len(found), bytes=sum(found))
+            for (tenant, person), found in sizes.items()
+        )
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         newest = sorted(self._dead_letters.values(), key=lambda letter: -letter[1].at)

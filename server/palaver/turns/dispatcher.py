@@ -1,15 +1,16 @@
-"""Dispatch: claims turns and runs them. Order, leases, stop, drain.
+"""Dispatcher: claims turns and runs them. Order, leases, stop, drain.
 
-A worker is a task that claims a turn, runs it and claims again until nothing is due. Workers are
-started by what is accepted here, and by news from the ledger about the rest: turns of other
-replicas, and turns whose owner has died.
+A worker is a task that claims a turn, runs it and claims again until nothing is due. A worker
+starts for each message accepted here, and when the ledger reports other turns that are due: those
+of other replicas, and those whose lease has expired.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
+from palaver.admission.control import AdmissionControl
 from palaver.config.settings import DispatchSettings
 from palaver.errors import (
     Fenced,
@@ -19,57 +20,60 @@ from palaver.errors import (
     PalaverError,
     SkillError,
 )
-from palaver.ledger import QUEUE_ALL, Claim, ConcurrencyPolicies, Ledger, Receipt, StopState
-from palaver.messages import Conversation, Finished, Message, Problem, Started, new_id
+from palaver.ledger import Claim, ConcurrencyPolicies, Receipt, StopState
+from palaver.messages import Conversation, Problem, new_id
 from palaver.metrics import Metrics
 from palaver.streams.subscriptions import Subscriptions
 from palaver.turns.run import STOPPED, Run, RunResult
-from palaver.turns.turn import Suspended, Turn, TurnServices
+from palaver.turns.turn import Suspended, TurnServices
 from palaver.turns.writer import heartbeat_interval
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 1.0
-"""Seconds between looks for turns whose owner has died."""
+"""Seconds between two checks for turns whose lease has expired."""
 RELEASE_TIMEOUT = 2.0
 """Seconds that storing and releasing the turns of a stopping server may take."""
 CLAIM_DEBOUNCE = 0.02
-"""Seconds between answers to news from the ledger, so that a busy process is not woken for each."""
+"""Seconds between two reactions to the ledger's notifications: a busy process is not woken for
+each."""
 
-Answer = Callable[[Turn, Claim], Awaitable[None]]
-"""Routes a turn and runs its skill."""
+
+class TurnHandler(Protocol):
+    """The part of the pipeline that answers a claimed turn."""
+
+    async def answer(self, run: Run) -> None:
+        """Route the turn and run its skill. What it raises ends the turn as failed."""
 
 
 class Dispatcher:
-    """Runs this process's share of the ledger's turns. ``ended`` is told of each that it runs no
-    more."""
+    """Claims turns and runs them, up to ``max_running`` at once."""
 
     def __init__(
         self,
-        ledger: Ledger,
-        streams: Subscriptions,
-        answer: Answer,
         *,
         services: TurnServices,
+        subscriptions: Subscriptions,
+        admission: AdmissionControl,
         settings: DispatchSettings,
         history: int,
         metrics: Metrics,
-        ended: Callable[[str], None] = lambda turn: None,
     ) -> None:
-        self._ledger = ledger
-        self._streams = streams
-        self._answer = answer
+        self._ledger = services.ledger
         self._services = services
+        self._subscriptions = subscriptions
+        self._admission = admission
         self._settings = settings
         self._history = history
         self._metrics = metrics
-        self._ended = ended
+        self._handler: TurnHandler
         self._worker = new_id()
         self._workers: set[asyncio.Task[None]] = set()
         self._runs: dict[str, Run] = {}
         self._unclaimed = 0
-        self._tending: list[asyncio.Task[None]] = []
-        self._beats: set[asyncio.Task[None]] = set()
+        """Turns accepted here that no worker here has claimed."""
+        self._loops: list[asyncio.Task[None]] = []
+        self._syncs: set[asyncio.Task[None]] = set()
         self._closing = False
         self._releasing = False
 
@@ -77,103 +81,103 @@ class Dispatcher:
     def running(self) -> int:
         return len(self._runs)
 
-    async def start(self) -> None:
-        self._tending = [
-            asyncio.create_task(self._look_for_work(), name="palaver-work"),
+    async def start(self, handler: TurnHandler) -> None:
+        """Claim turns from now on, and let ``handler`` answer them."""
+        self._handler = handler
+        self._loops = [
+            asyncio.create_task(self._poll(), name="palaver-claims"),
             asyncio.create_task(self._keep_leases(), name="palaver-leases"),
         ]
 
-    async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
-        """Store the message; a worker takes its turn."""
-        receipt = await self._ledger.accept(message, policies)
+    def dispatch(
+        self, conversation: Conversation, receipt: Receipt, policies: ConcurrencyPolicies
+    ) -> None:
+        """Have a message that the ledger has just stored answered."""
         if receipt.duplicate:
-            return receipt
+            return
         if not receipt.joined:
             self._unclaimed += 1
         if not receipt.ahead:
             self._start_worker()
-        if receipt.ahead or receipt.joined:
-            self._tell(message.conversation, policies)
-        return receipt
-
-    def _tell(self, conversation: Conversation, policies: ConcurrencyPolicies) -> None:
-        """Let a turn that runs here learn at once what a message may mean to it."""
-        if {policies.default, *policies.skills.values()} & {"interrupt", "steer"}:
+        if (receipt.ahead or receipt.joined) and policies.affect_running_turn:
             for run in self._runs.values():
                 if run.claim.conversation == conversation:
-                    self._soon(run.transcript.sync())
+                    self._in_background(run.writer.sync())
 
     def sync_tenant(self, tenant: str) -> None:
-        """Let a tenant's turns that run here learn at once whether they are still wanted."""
+        """Have a tenant's turns that run here check at once that they still own their claims."""
         for run in self._runs.values():
             if run.claim.conversation.tenant == tenant:
-                self._soon(run.transcript.sync())
+                self._in_background(run.writer.sync())
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
-        """Stop a turn wherever it runs; here, at once."""
+        """Stop a turn on whatever replica it runs; at once when it runs here."""
         state, stopped = await self._ledger.stop(conversation, turn)
         run = self._runs.get(stopped)
         if state == "stopping" and run is not None:
-            run.stop()
+            run.interruption.stop()
         return state, stopped
 
-    async def drain(self, drain: float) -> None:
-        """Claim nothing more, give running turns ``drain`` seconds, release the others.
-        Messages are accepted all the same. Idempotent."""
+    async def drain(self, seconds: float) -> None:
+        """Claim nothing more, give running turns ``seconds`` to end, and release the others.
+
+        Messages are still accepted. Idempotent.
+        """
         self._closing = True
-        if self._workers and drain:
-            await asyncio.wait(self._workers, timeout=drain)
+        if self._workers and seconds:
+            await asyncio.wait(self._workers, timeout=seconds)
         self._releasing = True
         for run in list(self._runs.values()):
-            run.release()
+            run.interruption.release()
         if self._workers:
             await asyncio.wait(self._workers, timeout=RELEASE_TIMEOUT)
 
-    async def close(self, drain: float) -> None:
-        """Hand over, and end."""
-        await self.drain(drain)
-        tasks = (*self._workers, *self._tending, *self._beats)
+    async def close(self, drain_seconds: float) -> None:
+        """Drain, and end every task."""
+        await self.drain(drain_seconds)
+        tasks = (*self._workers, *self._loops, *self._syncs)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start_worker(self, *, looking: bool = False) -> None:
-        """``looking``: for turns that nobody here has accepted. One that finds such a turn does not
-        leave the next to the next look: a dead worker leaves many at once."""
+    def _start_worker(self, *, chain: bool = False) -> None:
+        """Start a worker, if there is room for one. ``chain``: one that finds a turn starts the
+        next worker, because a dead replica leaves many turns at once."""
         if not self._closing and len(self._workers) < self._settings.max_running:
-            worker = asyncio.create_task(self._work(looking))
+            worker = asyncio.create_task(self._work(chain))
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
-    async def _look_for_work(self) -> None:
-        was_away = False
+    async def _poll(self) -> None:
+        """Start workers for turns that were not accepted here."""
+        was_unavailable = False
         while not self._closing:
             try:
                 await self._ledger.wait_for_work(POLL_INTERVAL)
             except LedgerUnavailable as error:
                 log.warning("no turns can be claimed: %s", error)
-                was_away = True
+                was_unavailable = True
                 await asyncio.sleep(POLL_INTERVAL)
                 continue
-            if was_away:
-                # Leases have lapsed meanwhile, of owners who live and have text to store.
+            if was_unavailable:
+                # Leases have expired whose owners are alive and have text to store: let them.
                 await asyncio.sleep(POLL_INTERVAL)
-            was_away = False
-            self._start_worker(looking=True)
+            was_unavailable = False
+            self._start_worker(chain=True)
             await asyncio.sleep(CLAIM_DEBOUNCE)
 
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(heartbeat_interval(self._settings.lease))
-            for run in self._runs.values():  # none waits for another's part of the store
-                self._soon(run.transcript.heartbeat())
+            for run in self._runs.values():  # in parallel: each may wait for another ledger node
+                self._in_background(run.writer.heartbeat())
 
-    def _soon(self, look: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(look)
-        self._beats.add(task)
-        task.add_done_callback(self._beats.discard)
+    def _in_background(self, sync: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(sync)
+        self._syncs.add(task)
+        task.add_done_callback(self._syncs.discard)
 
-    async def _work(self, looking: bool) -> None:
+    async def _work(self, chain: bool) -> None:
         more = True
         while more and not self._closing:
             try:
@@ -186,108 +190,79 @@ class Dispatcher:
             if claim is None:
                 return
             self._unclaimed = max(0, self._unclaimed - 1)
-            if looking:
-                self._start_worker(looking=True)
+            if chain:
+                self._start_worker(chain=True)
             await self._run(claim)
             more = self._unclaimed > 0
 
     async def _run(self, claim: Claim) -> None:
-        run = Run(claim, self._ledger, self._streams, self._settings.lease)
+        run = Run(claim, self._services, self._subscriptions, self._settings)
         self._runs[claim.turn] = run
         if self._releasing:
-            run.release()  # it was claimed while the others were released
+            run.interruption.release()  # it was claimed while the others were released
         try:
             await self._answer_and_settle(run)
         except Fenced:
-            log.info("turn %s went to another worker", claim.turn, extra=_about(claim))
+            log.info("another worker took over turn %s", claim.turn, extra=run.log_fields)
         except Exception as error:  # noqa: BLE001  the barrier around a worker
-            log.error(
-                "turn %s is left to be taken over: %r", claim.turn, error, extra=_about(claim)
-            )
+            message = "turn %s stays unsettled until its lease expires: %r"
+            log.error(message, claim.turn, error, extra=run.log_fields)
         finally:
-            run.transcript.close()
+            run.writer.close()
             del self._runs[claim.turn]
-            self._ended(claim.turn)
+            self._admission.turn_ended(claim)
 
     async def _answer_and_settle(self, run: Run) -> None:
-        claim, transcript = run.claim, run.transcript
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        deadline = began + self._settings.turn_timeout
-        turn: Turn = Turn(claim, transcript, self._services, deadline=deadline)
-        transcript.write(
-            Started(turn=claim.turn, attempt=claim.attempt, position=transcript.length)
-        )
-        end = STOPPED if run.interrupted else await self._attempt(run, turn)
-        if run.lost:
+        interruption = run.interruption
+        run.start()
+        result = STOPPED if interruption.requested else await self._attempt(run)
+        if interruption.fenced:
             raise Fenced("another worker owns the turn")
-        if run.releasing and end is STOPPED and not run.stopping:
-            await transcript.release()
+        if interruption.releasing and result is STOPPED and not interruption.stop_requested:
+            await run.writer.release()
             return
-        if end.outcome == "done":
-            turn.finish()
-        finished = Finished(
-            turn=claim.turn,
-            outcome=end.outcome,
-            length=0,
-            messages=tuple(message.id for message in (*claim.messages, *turn.taken)),
-            usage=turn.usage,
-            problem=end.problem,
-        )
-        await transcript.settle(
-            finished, end.waiting, steered=turn.taken, dead_letter_reason=end.dead
-        )
-        self._metrics.turn(turn.skill, end.outcome, loop.time() - began)
+        await run.settle(result)
+        seconds = asyncio.get_running_loop().time() - run.started_at
+        self._metrics.turn(run.turn.skill, result.outcome, seconds)
 
-    async def _attempt(self, run: Run, turn: Turn) -> RunResult:
-        """Run the skill behind the crash barrier."""
-        claim = run.claim
+    async def _attempt(self, run: Run) -> RunResult:
+        """Route the turn and run its skill behind the crash barrier."""
         try:
-            if claim.attempt > self._settings.max_attempts:
+            if run.claim.attempt > self._settings.max_attempts:
                 raise MaxAttemptsExceeded(f"given up after {self._settings.max_attempts} attempts")
-            run.working = True
-            try:
-                async with asyncio.timeout(self._settings.turn_timeout):
-                    await self._answer(turn, claim)
-            finally:
-                run.working = False
-        except Suspended as suspended:
-            return RunResult("asked", waiting=suspended.waiting)
+            async with asyncio.timeout_at(run.turn.deadline):
+                with run.interruption.cancellable():
+                    await self._handler.answer(run)
+        except Suspended:
+            return RunResult("asked", pending_question=run.pending_question())
         except asyncio.CancelledError:
-            if not run.interrupted:
+            if not run.interruption.requested:
                 raise
             _uncancel()
             return STOPPED
-        except LedgerUnavailable:  # a verb needed it; the skill is not to blame
-            run.release()
+        except LedgerUnavailable:  # a step of the turn needed it; the skill is not to blame
+            run.interruption.release()
             await asyncio.sleep(POLL_INTERVAL)
             return STOPPED
         except TimeoutError:
-            error: PalaverError = SkillError("the turn's deadline passed")
-            log.warning("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
-        except PalaverError as raised:
-            error = raised
-            log.warning("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
-        except Exception as raised:
-            error = SkillError(f"skill {turn.skill!r} raised {raised!r}")
-            log.exception("turn %s: %s", claim.turn, error, extra=_about(claim, turn.skill))
-        else:
-            return RunResult("done")
-        dead = str(error) if isinstance(error, MaxAttemptsExceeded) else ""
-        return RunResult("failed", Problem(error.code, error.public), dead=dead)
+            return self._failed(run, SkillError("the turn's timeout passed"))
+        except PalaverError as error:
+            return self._failed(run, error)
+        except Exception as error:
+            failure = SkillError(f"skill {run.turn.skill!r} raised {error!r}")
+            log.exception("turn %s: %s", run.claim.turn, failure, extra=run.log_fields)
+            return RunResult("failed", Problem(failure.code, failure.public))
+        return RunResult("done")
+
+    def _failed(self, run: Run, error: PalaverError) -> RunResult:
+        log.warning("turn %s: %s", run.claim.turn, error, extra=run.log_fields)
+        reason = str(error) if isinstance(error, MaxAttemptsExceeded) else ""
+        return RunResult("failed", Problem(error.code, error.public), dead_letter_reason=reason)
 
 
 def _uncancel() -> None:
+    """Clear the cancellation requests of the current task."""
     task = asyncio.current_task()
     assert task is not None
     while task.cancelling():
         task.uncancel()
-
-
-def _about(claim: Claim, skill: str = "") -> dict[str, str]:
-    return {
-        "turn": claim.turn,
-        "conversation": str(claim.conversation),
-        "tenant": claim.conversation.tenant,
-        "skill": skill,
-    }

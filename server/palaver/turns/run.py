@@ -1,78 +1,147 @@
-"""Run: a turn while this process runs it, and how it may end."""
+"""Run: one turn while this process runs it, with the steps that only the server takes."""
 
 import asyncio
-import logging
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
 
-from palaver.ledger import Claim, Ledger, PendingQuestion
-from palaver.messages import Outcome, Problem
+import msgspec
+
+from palaver.config.settings import DispatchSettings
+from palaver.ledger import Claim, PendingQuestion
+from palaver.messages import Finished, Outcome, Problem, Routed, Started
 from palaver.streams.subscriptions import Subscriptions
+from palaver.turns.interruption import Interruption
+from palaver.turns.journal import Journal
+from palaver.turns.replay import Replay
+from palaver.turns.turn import Turn, TurnServices
 from palaver.turns.writer import TurnWriter
 
-log = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
 
 
 class RunResult(NamedTuple):
-    """How a skill's run has ended. ``dead``: why the turn is given up for good."""
+    """The end of a run. ``dead_letter_reason``: why the turn is given up for good."""
 
     outcome: Outcome
     problem: Problem | None = None
-    waiting: PendingQuestion | None = None
-    dead: str = ""
+    pending_question: PendingQuestion | None = None
+    dead_letter_reason: str = ""
 
 
 STOPPED = RunResult("stopped")
 
 
 class Run:
-    """A turn that this process runs."""
+    """A claimed turn in this process: the `Turn` that its skill works with, the writer of its
+    events, and the requests to interrupt it. Made by the task that runs it."""
 
-    def __init__(self, claim: Claim, ledger: Ledger, streams: Subscriptions, lease: float) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        services: TurnServices,
+        subscriptions: Subscriptions,
+        settings: DispatchSettings,
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.claim = claim
-        self.transcript = TurnWriter(
-            claim,
-            ledger,
-            streams,
-            lease=lease,
-            lost=self.on_fenced,
-            stopped=self.stop,
-            away=self.pause,
+        self.started_at = asyncio.get_running_loop().time()
+        self.interruption = Interruption(claim.turn, task, stop_requested=claim.stop_requested)
+        self.writer = TurnWriter(
+            claim, services.ledger, subscriptions, self.interruption, lease=settings.lease
         )
-        self._task = task
-        self.working = False
-        self.stopping = claim.stop_requested
-        self.lost = False
-        self.releasing = False
-
-    def stop(self) -> None:
-        """The person does not want the rest."""
-        if not self.stopping:
-            self.stopping = True
-            self._interrupt()
-
-    def on_fenced(self) -> None:
-        """Another worker owns the turn."""
-        self.lost = True
-        self._interrupt()
-
-    def release(self) -> None:
-        """Another run of the turn goes on with it, here or elsewhere."""
-        self.releasing = True
-        self._interrupt()
-
-    def pause(self) -> None:
-        """The ledger is away. The engine is wanted by others meanwhile: the turn is released, and
-        begun again when the ledger is back."""
-        if self.working and not self.interrupted:
-            log.warning("turn %s pauses: the ledger is away", self.claim.turn)
-            self.release()
-
-    def _interrupt(self) -> None:
-        if self.working:
-            self._task.cancel()
+        self._journal = Journal(claim.journal, self.writer.write)
+        self._replay = Replay(self.writer, claim.reply)
+        self.turn: Turn[Any] = Turn(  # Any: the skill, and so its Arguments, is not chosen yet
+            claim,
+            self.writer,
+            self._journal,
+            self._replay,
+            services,
+            deadline=self.started_at + settings.turn_timeout,
+        )
+        self._original_message = claim.message
+        self._asked_in: tuple[str, ...] = ()
 
     @property
-    def interrupted(self) -> bool:
-        return self.stopping or self.lost or self.releasing
+    def log_fields(self) -> dict[str, str]:
+        """Return the ``extra`` of a log record about this turn."""
+        conversation = self.claim.conversation
+        return {
+            "turn": self.claim.turn,
+            "conversation": str(conversation),
+            "tenant": conversation.tenant,
+            "skill": self.turn.skill,
+        }
+
+    def start(self) -> None:
+        """Announce the attempt."""
+        claim = self.claim
+        position = self.writer.length
+        self.writer.write(Started(turn=claim.turn, attempt=claim.attempt, position=position))
+
+    def resume(self, question: PendingQuestion) -> None:
+        """Continue the skill that asked: the message of this turn is the answer."""
+        turn = self.turn
+        self._journal.resume(question.journal, turn.message.text)
+        self._replay.resume(question.reply)
+        turn.message = self._original_message = question.message
+        turn.messages = (question.message,)
+        # The skill sees the history that it saw when it asked, not its own question.
+        self._asked_in = question.turns
+        turn.history = tuple(entry for entry in turn.history if entry.turn not in question.turns)
+
+    async def record(
+        self,
+        kind: type[ResultT],
+        perform: Callable[[], Awaitable[ResultT]],
+        verb: str,
+        *inputs: str,
+    ) -> ResultT:
+        """Return the journaled result of a step of the server, performing it when it is new."""
+        return await self._journal.once(kind, lambda step: perform(), verb, *inputs)
+
+    def set_text(self, text: str) -> None:
+        """Show the skill ``text`` as the message's: a command was taken off its front."""
+        message = self.turn.message
+        if text != message.text:
+            self.turn.message = msgspec.structs.replace(message, text=text)
+
+    async def announce_skill(
+        self, skill: str, reason: str, score: float | None, *, durable: bool
+    ) -> None:
+        """Record which skill answers and why. ``durable``: wait until the ledger has stored it."""
+        self.turn.skill = skill
+        self.writer.write(Routed(turn=self.claim.turn, skill=skill, reason=reason, score=score))
+        if durable:
+            await self.writer.flush()
+
+    def pending_question(self) -> PendingQuestion:
+        """Return all that is needed to continue the skill with the person's answer."""
+        return PendingQuestion(
+            skill=self.turn.skill,
+            message=self._original_message,
+            journal=self._journal.steps,
+            reply=self.turn.text,
+            turns=(*self._asked_in, self.claim.turn),
+        )
+
+    async def settle(self, result: RunResult) -> None:
+        """Close the turn in the ledger. Raises `Fenced` when another worker owns it."""
+        if result.outcome == "done":
+            self._replay.withdraw_rest()
+        steered = self.turn.taken
+        finished = Finished(
+            turn=self.claim.turn,
+            outcome=result.outcome,
+            length=0,  # the writer sets it
+            messages=tuple(message.id for message in (*self.claim.messages, *steered)),
+            usage=self.turn.usage,
+            problem=result.problem,
+        )
+        await self.writer.settle(
+            finished,
+            result.pending_question,
+            steered=steered,
+            dead_letter_reason=result.dead_letter_reason,
+        )

@@ -1,12 +1,14 @@
-"""Departure: how a server leaves without anybody noticing, where others go on. All in order here.
+"""Graceful shutdown: a server ends without losing work, and other replicas continue it. In order:
 
-1.  It says that it is not ready, and claims no turn. It still listens: what arrives is accepted
-    into the ledger, for other replicas to answer, or for this one when it is back.
-2.  Its turns get `server.drain` seconds to end; the others stop and are released.
-3.  It stops listening. Whoever watches a turn goes on watching, now that of another replica, from
-    the ledger; whoever watches none, or none any more, is dismissed, to come back elsewhere.
-4.  When nobody watches any more and every request is answered, or no replica is there to go on,
-    or `server.grace` is nearly over, all are dismissed.
+1.  `drain`: it reports that it is not ready, and claims no turn. It still listens: messages are
+    accepted into the ledger, for other replicas to answer, or for this one after its restart.
+    Running turns get `server.drain` seconds to end; the others are stopped and released. It listens
+    for at least `server.linger` seconds.
+2.  It stops listening. Subscriptions with an open turn stay, and deliver the events that the next
+    owner of the turn writes to the ledger; subscriptions without one are closed, and their clients
+    reconnect elsewhere.
+3.  When no subscription and no request is left, or no replica continues the turns, or
+    `server.grace` is nearly over, all subscriptions are closed.
 """
 
 import asyncio
@@ -15,70 +17,76 @@ from collections.abc import Awaitable, Callable
 from palaver.config.settings import ServerSettings
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger
-from palaver.streams.subscriptions import BATCH, BETWEEN_BATCHES, Subscriptions
+from palaver.streams.subscriptions import CLOSE_BATCH, CLOSE_BATCH_INTERVAL, Subscriptions
 from palaver.turns.dispatcher import Dispatcher
 
 CLOSE_SECONDS = 3.0
 """Seconds of `server.grace` that are kept for closing connections, engine and ledger."""
 NO_REPLICA_SECONDS = 2.0
-"""Seconds without a running turn in the whole ledger after which no replica is believed to be
-there: another one that has room claims a released turn within a second."""
+"""Seconds without a running turn in the whole ledger after which no other replica is assumed:
+one with free capacity claims a released turn within a second."""
 
 
 class GracefulShutdown:
+    """The shutdown of one server. The caller reports unreadiness before and closes the parts
+    after."""
+
     def __init__(
         self,
         dispatcher: Dispatcher,
-        streams: Subscriptions,
+        subscriptions: Subscriptions,
         ledger: Ledger,
         settings: ServerSettings,
     ) -> None:
         self._dispatcher = dispatcher
-        self._streams = streams
+        self._subscriptions = subscriptions
         self._ledger = ledger
         self._settings = settings
 
     async def run(
-        self, stop_listening: Callable[[], Awaitable[None]], requests: Callable[[], int]
+        self, stop_listening: Callable[[], Awaitable[None]], open_requests: Callable[[], int]
     ) -> None:
-        """Steps 1 to 4. Readiness and the closing of the parts are the caller's. ``requests``: how
-        many are being answered, some of which may not watch a turn yet."""
-        end = asyncio.get_running_loop().time() + max(0.0, self._settings.grace - CLOSE_SECONDS)
+        """Take all steps. ``open_requests`` returns the number of requests that are not answered;
+        some of them may not have subscribed yet."""
+        deadline = asyncio.get_running_loop().time() + max(
+            0.0, self._settings.grace - CLOSE_SECONDS
+        )
         await asyncio.gather(
-            self._dispatcher.drain(self._at_most(self._settings.drain, end)),
-            asyncio.sleep(self._at_most(self._settings.linger, end)),
+            self._dispatcher.drain(_until(deadline, self._settings.drain)),
+            asyncio.sleep(_until(deadline, self._settings.linger)),
         )
         await stop_listening()
-        self._streams.close_when_idle()
-        await self._follow(end, requests)
-        await self._streams.close_all()
+        self._subscriptions.close_when_idle()
+        await self._wait_for_open_turns(deadline, open_requests)
+        await self._subscriptions.close_all()
 
-    def _at_most(self, seconds: float, end: float) -> float:
-        return max(0.0, min(seconds, end - asyncio.get_running_loop().time()))
-
-    async def _follow(self, end: float, requests: Callable[[], int]) -> None:
-        """Let viewers watch their turns to the end, as long as somebody continues them."""
+    async def _wait_for_open_turns(self, deadline: float, open_requests: Callable[[], int]) -> None:
+        """Wait while other replicas continue the turns that clients here are subscribed to."""
         loop = asyncio.get_running_loop()
-        alone_since = None
-        looked_at = -NO_REPLICA_SECONDS
-        while loop.time() < end and (self._dismiss_idle() or requests()):
-            if loop.time() - looked_at > NO_REPLICA_SECONDS / 4:
-                looked_at = loop.time()
-                alone = await self._nothing_runs()
-                alone_since = (alone_since or looked_at) if alone else None
-            if alone_since is not None and loop.time() - alone_since > NO_REPLICA_SECONDS:
+        idle_since = None
+        checked_at = -NO_REPLICA_SECONDS
+        while loop.time() < deadline and (self._close_idle() or open_requests()):
+            if loop.time() - checked_at > NO_REPLICA_SECONDS / 4:
+                checked_at = loop.time()
+                idle_since = (idle_since or checked_at) if await self._nothing_runs() else None
+            if idle_since is not None and loop.time() - idle_since > NO_REPLICA_SECONDS:
                 return
-            await asyncio.sleep(BETWEEN_BATCHES)
+            await asyncio.sleep(CLOSE_BATCH_INTERVAL)
 
-    def _dismiss_idle(self) -> bool:
-        """Dismiss some of those who watch no turn; whether anybody is left."""
-        waiting = self._streams.open_subscriptions()
-        for subscription in [each for each in waiting if not each.has_open_turn][:BATCH]:
+    def _close_idle(self) -> bool:
+        """Close a batch of the subscriptions without an open turn. Return whether any was left."""
+        subscriptions = self._subscriptions.open_subscriptions()
+        for subscription in [it for it in subscriptions if not it.has_open_turn][:CLOSE_BATCH]:
             subscription.shutdown()
-        return bool(waiting)
+        return bool(subscriptions)
 
     async def _nothing_runs(self) -> bool:
         try:
             return not (await self._ledger.queue_depth()).running
         except LedgerUnavailable:
-            return False  # it may be back in time
+            return False  # it may be available again in time
+
+
+def _until(deadline: float, seconds: float) -> float:
+    """Return ``seconds``, but no more than are left until ``deadline``."""
+    return max(0.0, min(seconds, deadline - asyncio.get_running_loop().time()))

@@ -1,12 +1,10 @@
 """Turn: all that a skill works with."""
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
-import msgspec
 import pydantic
 from typing_extensions import TypeVar as DefaultTypeVar
 
@@ -30,7 +28,7 @@ from palaver.errors import (
     Unsupported,
 )
 from palaver.knowledge import KnowledgeBase, Passage
-from palaver.ledger import Claim, HistoryEntry, Ledger, PendingQuestion, Step
+from palaver.ledger import Claim, HistoryEntry, Ledger, Step
 from palaver.messages import (
     Asked,
     Attached,
@@ -39,7 +37,6 @@ from palaver.messages import (
     Cited,
     Message,
     Queued,
-    Routed,
     ToolCalled,
     ToolState,
     Usage,
@@ -52,8 +49,6 @@ from palaver.turns.writer import TurnWriter
 
 MAX_EVENT_RESULT = 1_000
 """Characters of a tool's result that its event carries; the skill gets all of it."""
-QUEUE_NOTICE_DELAY = 0.5
-"""Seconds in line for the engine after which the person is told of it."""
 
 
 ArgumentsT = DefaultTypeVar("ArgumentsT", bound=pydantic.BaseModel, default=Any)
@@ -77,10 +72,6 @@ class Suspended(BaseException):
     A BaseException, so that a skill's ``except Exception`` does not swallow it.
     """
 
-    def __init__(self, waiting: PendingQuestion) -> None:
-        super().__init__()
-        self.waiting = waiting
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
@@ -91,9 +82,8 @@ class TurnServices:
     engine_info: EngineInfo
     knowledge: KnowledgeBase
     tools: Mapping[str, Tool]
-    generation_deadline: float
-    ahead: Callable[[str], int | None]
-    """How many generations come before the one with this id; None when it is not in line."""
+    generation_timeout: float
+    """Seconds that one generation may take."""
 
 
 class Turn(Generic[ArgumentsT]):
@@ -106,7 +96,14 @@ class Turn(Generic[ArgumentsT]):
     """
 
     def __init__(
-        self, claim: Claim, transcript: TurnWriter, services: TurnServices, *, deadline: float
+        self,
+        claim: Claim,
+        writer: TurnWriter,
+        journal: Journal,
+        replay: Replay,
+        services: TurnServices,
+        *,
+        deadline: float,
     ) -> None:
         self.id = claim.turn
         self.attempt = claim.attempt
@@ -120,13 +117,11 @@ class Turn(Generic[ArgumentsT]):
         self.deadline = deadline
         """Event loop time at which the turn is ended."""
         self.usage = Usage()
-        self._received = claim.message
-        self._asked_in: tuple[str, ...] = ()
         self._claim = claim
-        self._transcript = transcript
+        self._writer = writer
+        self._journal = journal
+        self._replay = replay
         self._services = services
-        self._journal = Journal(claim.journal, transcript.write)
-        self._voice = Replay(transcript, claim.reply)
         self._citations = 0
         self._steering = claim.steering_messages
         self.taken: tuple[Message, ...] = ()
@@ -147,13 +142,13 @@ class Turn(Generic[ArgumentsT]):
     @property
     def text(self) -> str:
         """What the skill has said so far."""
-        return self._voice.text
+        return self._replay.text
 
     # Saying
 
     async def say(self, text: str) -> None:
         """Add ``text`` to the reply."""
-        self._voice.say(text)
+        self._replay.say(text)
 
     def cite(self, passage: Passage, *, number: int | None = None) -> int:
         """Name a source; returns the number to write as ``[n]``. ``number``: the one that is
@@ -177,7 +172,7 @@ class Turn(Generic[ArgumentsT]):
     def _put_once(self, verb: str, event: Cited | Attached) -> None:
         step = self._journal.begin(verb, repr(event))
         if self._journal.result(step, bool) is None:
-            self._transcript.write(event)
+            self._writer.write(event)
             self._journal.finish(step, True)
 
     # Generating
@@ -198,28 +193,32 @@ class Turn(Generic[ArgumentsT]):
         text on its way. ``steerable``: it breaks off when `steering` has something to return.
         After a takeover the text goes on from the last stored character.
         """
-        step = self._journal.begin("reply", system, prompt)
+        step = self._journal.begin("stream", system, prompt)
         recorded = self._journal.result(step, str)
         if recorded is not None:
-            self._voice.say(recorded)
+            self._replay.say(recorded)
             return recorded
-        # What an earlier attempt wrote of this reply before its server died.
-        said = [self._voice.replay_rest()] if "continuation" in self.engine.capabilities else [""]
-        change = through or Unchanged()
-        change.feed(said[0])
+        # The part of this reply that an earlier attempt has stored.
+        stored = self._replay.replay_rest() if "continuation" in self.engine.capabilities else ""
+        said = [stored]
+        if through is not None:
+            through.feed(stored)
 
         def say(text: str) -> None:
             said.append(text)
-            self._voice.say(text)
+            self._replay.say(text)
 
-        def hear(text: str) -> None:
-            say(change.feed(text))
+        def say_filtered(text: str) -> None:
+            assert through is not None
+            say(through.feed(text))
 
+        on_text = say if through is None else say_filtered
         generating = self._generate(
-            step, prompt, system, history, sampling, partial=said[0], on_text=hear
+            step, prompt, system, history, sampling, partial=stored, on_text=on_text
         )
         await (self._until_steered(generating) if steerable else generating)
-        say(change.end())
+        if through is not None:
+            say(through.end())
         text = "".join(said)
         self._journal.finish(step, text)
         return text
@@ -283,30 +282,18 @@ class Turn(Generic[ArgumentsT]):
             sampling=sampling,
             partial=partial,
             timeout=self._time_left(),
+            on_queued=self._write_queued,
         )
-        with self._telling_place(request.id):
-            generation = await self._services.engine.generate(request, on_text)
+        generation = await self._services.engine.generate(request, on_text)
         self.usage += generation.usage
         return generation.text
 
-    @contextlib.contextmanager
-    def _telling_place(self, request: str) -> Iterator[None]:
-        """Tell the person when the generation has to wait in line."""
-
-        def tell() -> None:
-            ahead = self._services.ahead(request)
-            if ahead is not None:
-                self._transcript.write(Queued(turn=self.id, ahead=ahead))
-
-        timer = asyncio.get_running_loop().call_later(QUEUE_NOTICE_DELAY, tell)
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def _write_queued(self, ahead: int) -> None:
+        self._writer.write(Queued(turn=self.id, ahead=ahead))
 
     def _time_left(self) -> float:
         left = self.deadline - asyncio.get_running_loop().time()
-        return max(0.1, min(left, self._services.generation_deadline))
+        return max(0.1, min(left, self._services.generation_timeout))
 
     async def choose(self, prompt: str, options: Sequence[str], *, system: str = "") -> str:
         """Let the engine pick exactly one of ``options``."""
@@ -365,12 +352,12 @@ class Turn(Generic[ArgumentsT]):
         messages = await self._journal.once(tuple[Message, ...], look, "steering")
         ids = {message.id for message in messages}  # a turn that asked may have been steered, too
         self.taken += tuple(message for message in self._steering if message.id in ids)
-        self._transcript.steering_taken(len(self.taken))
+        self._writer.steering_taken(len(self.taken))
         return messages
 
     async def _until_steered(self, generating: Coroutine[Any, Any, str]) -> None:
         generation = asyncio.create_task(generating)
-        steered = asyncio.create_task(self._transcript.steered.wait())
+        steered = asyncio.create_task(self._writer.steered.wait())
         try:
             await asyncio.wait({generation, steered}, return_when=asyncio.FIRST_COMPLETED)
             if generation.done():
@@ -389,25 +376,17 @@ class Turn(Generic[ArgumentsT]):
         here, on whatever server gets it, a minute or a month later.
         """
         step = self._journal.begin("ask", question)
-        self._voice.say_question(question)
+        self._replay.say_question(question)
         answer = self._journal.result(step, str)
         if answer is None:
             self._suspend(step, question, options)
         return answer
 
     def _suspend(self, step: Step, question: str, options: Sequence[str]) -> NoReturn:
-        self._voice.withdraw_rest()
-        self._transcript.write(Asked(turn=self.id, question=question, options=tuple(options)))
+        self._replay.withdraw_rest()
+        self._writer.write(Asked(turn=self.id, question=question, options=tuple(options)))
         self._journal.hold(step)
-        raise Suspended(
-            PendingQuestion(
-                skill=self.skill,
-                message=self._received,
-                journal=self._journal.steps,
-                reply=self.text,
-                turns=(*self._asked_in, self.id),
-            )
-        )
+        raise Suspended
 
     async def call_tool(self, name: str, **arguments: Any) -> str:  # Any: JSON values
         """Run a registered tool and return its result.
@@ -432,7 +411,7 @@ class Turn(Generic[ArgumentsT]):
         self._put_tool(name, arguments, "started")
         self._journal.start(step)
         try:
-            await self._transcript.flush()  # the intent is stored before the effect
+            await self._writer.flush()  # the intent is stored before the effect
         except LedgerUnavailable:
             self._journal.withdraw(step)
             raise
@@ -448,7 +427,7 @@ class Turn(Generic[ArgumentsT]):
     def _put_tool(
         self, name: str, arguments: dict[str, Any], state: ToolState, result: str = ""
     ) -> None:
-        self._transcript.write(
+        self._writer.write(
             ToolCalled(
                 turn=self.id,
                 name=name,
@@ -486,57 +465,11 @@ class Turn(Generic[ArgumentsT]):
         found = await self._journal.once(list[str], look_up, "recall", key)
         return found[0] if found else None
 
-    # Called by the server
-
-    async def once(
-        self,
-        kind: type[ResultT],
-        perform: Callable[[], Awaitable[ResultT]],
-        verb: str,
-        *inputs: str,
-    ) -> ResultT:
-        """A journaled step of the server's own."""
-        return await self._journal.once(kind, lambda step: perform(), verb, *inputs)
-
-    def rephrase(self, text: str) -> None:
-        """Show the skill ``text`` as the message's. A command was taken off its
-        front."""
-        if text != self.message.text:
-            self.message = msgspec.structs.replace(self.message, text=text)
-
-    async def say_routed(self, reason: str, score: float | None, *, stored: bool) -> None:
-        """Tell which skill answers and why; ``stored``: the ledger must know before it begins."""
-        self._transcript.write(Routed(turn=self.id, skill=self.skill, reason=reason, score=score))
-        if stored:
-            await self._transcript.flush()
-
-    def resume(self, waiting: PendingQuestion) -> None:
-        """Go on with a skill that asked: this message is the answer."""
-        self._journal.resume(waiting.journal, self.message.text)
-        self._voice.resume(waiting.reply)
-        self.message = self._received = waiting.message
-        self.messages = (waiting.message,)
-        # The skill sees the history that it saw when it asked, not its own question.
-        self._asked_in = waiting.turns
-        self.history = tuple(line for line in self.history if line.turn not in waiting.turns)
-
-    def finish(self) -> None:
-        """Withdraw what an earlier attempt said and this one did not."""
-        self._voice.withdraw_rest()
-
-
-class Unchanged:
-    """The filter that lets everything pass."""
-
-    def feed(self, text: str) -> str:
-        return text
-
-    def end(self) -> str:
-        return ""
-
 
 def _without_interrupted(claim: Claim) -> tuple[HistoryEntry, ...]:
-    """The history without the turns that were stopped for this one, which answers them too."""
+    """Return the history without the turns that were stopped for this one, which answers them."""
+    if not claim.interrupted:
+        return claim.history
     again = {(message.person, message.text) for message in claim.interrupted}
     asked = {line.turn for line in claim.history if (line.person, line.text) in again}
     stopped = {line.turn for line in claim.history if line.outcome == "stopped"}

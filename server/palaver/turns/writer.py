@@ -1,4 +1,4 @@
-"""Transcript: writes one claimed turn, at once to the viewers here and gathered to the ledger."""
+"""Turn writer: writes a claimed turn, live to the subscriptions here, buffered to the ledger."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,52 +9,49 @@ from palaver.errors import Fenced, IndexConflict, LedgerUnavailable
 from palaver.ledger import Claim, Ledger, LogEntry, PendingQuestion, Progress
 from palaver.messages import Finished, Message, Text, TextReset
 from palaver.streams.subscriptions import Subscriptions
+from palaver.turns.interruption import Interruption
 
 FLUSH_INTERVAL = 0.05
-"""Seconds for which entries are gathered before they are written: at most 20 writes a second."""
+"""Seconds for which entries are buffered before they are written: at most 20 writes a second."""
 PUBLISH_INTERVAL = 0.016
-"""Seconds between two pieces of live text, one frame of a screen: the first piece of a reply, and
-any that comes after a pause, leaves at once; what follows within a frame travels with the next."""
+"""Seconds between two pieces of live text, one frame of a screen. The first piece of a reply, and
+any after a pause, is published at once; text that follows within a frame is published together."""
 RETRY_INTERVAL = 0.25
-"""Seconds between attempts while the ledger is away."""
+"""Seconds between two attempts to write while the ledger is unavailable."""
 MAX_HEARTBEAT_INTERVAL = 0.5
-"""Seconds between two beats at most: a stop must arrive within a second."""
+"""Seconds between two heartbeats at most: a stop must arrive within a second."""
 MAX_UNSTORED_SECONDS = 2.0
-"""Seconds for which what a turn puts out is kept while the ledger is away. Beyond that the turn
-pauses: what piles up would be lost if this process died, and its memory is not endless."""
+"""Seconds for which a turn buffers its output while the ledger is unavailable; then it pauses. The
+buffer would be lost if this process died, and its memory is bounded."""
 
 
 def heartbeat_interval(lease: float) -> float:
-    """Seconds between two beats of a turn that writes nothing."""
+    """Return the seconds between two heartbeats of a turn that writes nothing."""
     return min(MAX_HEARTBEAT_INTERVAL, lease / 4)
 
 
 class TurnWriter:
-    """The pen of the worker that holds a claim.
+    """Buffered, fenced writer of one turn's events and steps.
 
-    ``lost`` is called once when another worker owns the turn; ``stopped`` when the ledger says
-    that a stop was asked for; ``away`` when something has waited for `HELD` seconds to be stored.
+    It requests an interruption when another worker owns the turn, when the ledger reports a stop,
+    and when entries have waited for `MAX_UNSTORED_SECONDS` to be stored.
     """
 
     def __init__(
         self,
         claim: Claim,
         ledger: Ledger,
-        streams: Subscriptions,
+        subscriptions: Subscriptions,
+        interruption: Interruption,
         *,
         lease: float,
-        lost: Callable[[], None],
-        stopped: Callable[[], None],
-        away: Callable[[], None],
     ) -> None:
         self.claim = claim
         self.length = len(claim.reply)
         self._ledger = ledger
-        self._streams = streams
+        self._subscriptions = subscriptions
+        self._interruption = interruption
         self._lease = lease
-        self._lost = lost
-        self._stopped = stopped
-        self._away = away
         self._loop = asyncio.get_running_loop()
         self._index = claim.index
         self._pending_text: list[str] = []
@@ -75,7 +72,7 @@ class TurnWriter:
         self.steering_taken(0)
 
     def write_text(self, text: str) -> None:
-        """The reply goes on."""
+        """Add ``text`` to the reply."""
         if not self._pending_text:
             self._publish_soon()
         self._pending_text.append(text)
@@ -88,7 +85,8 @@ class TurnWriter:
             self._loop.call_soon(self._publish)
 
     def steering_taken(self, count: int) -> None:
-        """The skill has taken the first ``count`` of the messages that steer the turn."""
+        """Record that the skill has taken the first ``count`` of the messages that steer the
+        turn."""
         self._taken = count
         if self._steering > count:
             self.steered.set()
@@ -96,27 +94,27 @@ class TurnWriter:
             self.steered.clear()
 
     def truncate(self, position: int) -> None:
-        """Withdraw what was said from ``position`` on."""
+        """Withdraw the text from ``position`` on."""
         self._publish()
         self.length = position
-        # Live text overtakes recorded events, and nothing may overtake a reset.
+        # Live text arrives before stored events, and no text may arrive before a reset.
         self._live = False
         self.write(TextReset(turn=self.claim.turn, position=position))
 
     def write(self, entry: LogEntry) -> None:
-        """Write an event or a step, soon."""
+        """Add an event or a step, to be flushed soon."""
         self._publish()
         self._entries.append(entry)
         self._check_backlog()
         self._schedule(FLUSH_INTERVAL)
 
     def _check_backlog(self) -> None:
-        """Something waits to be stored."""
+        """Pause the turn when entries have waited too long to be stored."""
         now = self._loop.time()
         if self._unstored_since is None:
             self._unstored_since = now
         elif now - self._unstored_since > MAX_UNSTORED_SECONDS:
-            self._away()
+            self._interruption.pause()
 
     def _publish(self) -> None:
         if not self._pending_text or self._closed:
@@ -134,7 +132,7 @@ class TurnWriter:
             self._schedule(FLUSH_INTERVAL)
         self._check_backlog()
         if self._live:
-            self._streams.publish_live(
+            self._subscriptions.publish_live(
                 claim.conversation, claim.turn, claim.attempt, position, text
             )
 
@@ -162,10 +160,10 @@ class TurnWriter:
     def _abandon(self) -> None:
         if not self._closed:
             self.close()
-            self._lost()
+            self._interruption.fence()
 
     async def flush(self) -> None:
-        """Write everything gathered so far; when this returns it is stored.
+        """Write everything buffered so far; when this returns it is stored.
 
         A batch whose outcome is unknown is repeated as it was, with the index it had: the ledger
         applies it once. Raises `LedgerUnavailable`, `Fenced`, `IndexConflict`.
@@ -193,10 +191,10 @@ class TurnWriter:
         self._steering = max(self._steering, progress.steering_count)
         self.steering_taken(self._taken)
         if progress.stop_requested and not self._closed:
-            self._stopped()
+            self._interruption.stop()
 
     async def heartbeat(self) -> None:
-        """Renew the lease, unless a write does so, and learn what the ledger has to tell."""
+        """Renew the lease, unless a write has just done so."""
         if (
             self._writing.locked()
             or self._loop.time() - self._written_at < heartbeat_interval(self._lease) / 2
@@ -205,7 +203,8 @@ class TurnWriter:
         await self.sync()
 
     async def sync(self) -> None:
-        """Learn at once of a stop, of messages that steer the turn, and of its loss."""
+        """Ask the ledger at once for a stop, for messages that steer the turn, and for its
+        owner."""
         try:
             if self._entries or self._unacknowledged:
                 await self.flush()
@@ -229,7 +228,8 @@ class TurnWriter:
         """Write the rest and close the turn, in one step. ``finished`` gets the reply's length;
         the rest is as for `Ledger.settle`.
 
-        Waits for as long as the store is away. Raises `Fenced` when another worker owns the turn.
+        Waits for as long as the ledger is unavailable. Raises `Fenced` when another worker owns the
+        turn.
         """
 
         async def write() -> None:
@@ -251,8 +251,8 @@ class TurnWriter:
             self.close()
 
     async def release(self) -> None:
-        """Store what was said and hand the turn to another worker. Waits for as long as the store
-        is away."""
+        """Flush, and give the turn back to the ledger for another worker. Waits for as long as the
+        ledger is unavailable."""
 
         async def write() -> None:
             await self.flush()
@@ -261,7 +261,7 @@ class TurnWriter:
         try:
             await _retry_until_available(write)
         except (Fenced, IndexConflict):
-            pass  # it is another's already
+            pass  # another worker owns it already
         self.close()
 
     def close(self) -> None:
@@ -272,7 +272,7 @@ class TurnWriter:
 
 
 async def _retry_until_available(write: Callable[[], Awaitable[None]]) -> None:
-    """Do it when the store is there."""
+    """Call ``write`` until the ledger is available."""
     while True:
         try:
             return await write()

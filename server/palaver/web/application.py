@@ -44,8 +44,8 @@ def make_application(
     api = Api(service, authenticator, about)
     pages = Pages(authenticator)
     operations = Operations(metrics, readiness, authenticator)
-    metrics.watch("palaver_websockets", "Open websockets", lambda: sockets.count)
-    metrics.watch("palaver_event_streams", "Open event feeds over HTTP", lambda: feeds.count)
+    metrics.gauge("palaver_websockets", "Open websockets", lambda: sockets.count)
+    metrics.gauge("palaver_event_streams", "Open event feeds over HTTP", lambda: feeds.count)
 
     under_way = ActiveRequests(lambda: sockets.count + feeds.count)
 

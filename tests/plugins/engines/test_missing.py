@@ -34,5 +34,7 @@ async def test_starting_without_the_packages_tells_how_to_install_them(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     engine = built_in(plugin, model)
-    with pytest.raises(ConfigurationError, match=r"pip install 'palaver\[(openvino|transf.*)\]'"):
+    with pytest.raises(
+        ConfigurationError, match=r"pip install 'palaver-server\[(openvino|transf.*)\]'"
+    ):
         await engine.start()

@@ -1,4 +1,4 @@
-"""The interceptor that refuses some messages."""
+"""The interceptor ``blocklist``."""
 
 import pytest
 from pydantic import ValidationError
@@ -17,6 +17,6 @@ async def test_a_blocked_message_reaches_no_skill() -> None:
         assert await chat.say("hello") == "Hello."
 
 
-def test_a_pattern_that_cannot_work_is_refused_at_start_up() -> None:
+def test_an_invalid_pattern_is_refused_at_start_up() -> None:
     with pytest.raises(ValidationError, match="unterminated"):
         BlocklistSettings(patterns=("[a",))

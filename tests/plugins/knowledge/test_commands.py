@@ -1,4 +1,4 @@
-"""``palaver knowledge`` on the command line."""
+"""Commands ``palaver knowledge``."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_tenants_have_their_own_documents(console: Console, tmp_path: Path) -> N
     assert "a.md" in run(console, "list", "--tenant", "acme").output
 
 
-def test_removing_what_is_not_there_is_said(console: Console) -> None:
+def test_removing_an_unknown_document_is_an_error(console: Console) -> None:
     removed = run(console, "remove", "nothing.md")
     assert removed.exit_code == 2
     assert "There is no document 'nothing.md'." in removed.output

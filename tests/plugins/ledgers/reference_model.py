@@ -4,6 +4,7 @@ Nothing is stored that follows from something else: a reply is read from the ent
 from the times. Turns are called ``turn-1``, ``turn-2``, …; fences are numbers of this model's own.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -412,6 +413,14 @@ class ReferenceModel:
     def depth(self) -> tuple[int, int]:
         running = sum(bool(talk.fence) for talk in self.conversations.values())
         return sum(len(talk.turns) for talk in self.conversations.values()) - running, running
+
+    def unsettled(self) -> Counter[tuple[str, str]]:
+        """Return how many turns are unsettled, by tenant and person."""
+        return Counter(
+            (where.tenant, turn.person)
+            for where, talk in self.conversations.items()
+            for turn in talk.turns
+        )
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         return [letter for _, letter in reversed(self.dead_letters_by_owner)][:limit]

@@ -1,6 +1,7 @@
 """Contract: accepting messages, duplicates, order, claims and the inbox."""
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -282,3 +283,34 @@ async def test_no_wake_up_is_lost_and_every_turn_is_settled(subject: "LedgerUnde
     assert all(texts == [f"{number}" for number in range(each)] for texts in order.values())
     depth = await subject.ledger.queue_depth()
     assert (depth.queued, depth.running) == (0, 0)
+
+
+async def test_unsettled_turns_are_counted_by_tenant_and_person(subject: "LedgerUnderTest") -> None:
+    await subject.accept("hello", thread="a", person="ada")
+    await subject.accept("hello again", thread="a", person="ada")
+    await subject.accept("hello", thread="b", person="ada")
+    await subject.accept("hello", thread="b", person="bob")
+    await subject.accept("hello", thread="c", person="ada", tenant="other")
+    claim = await subject.claim()
+    counted = await _unsettled_turns(subject)
+    assert counted == {("acme", "ada"): 3, ("acme", "bob"): 1, ("other", "ada"): 1}
+    await subject.settle(claim)
+    assert (await _unsettled_turns(subject)).total() == 4
+    for _ in range(4):
+        await subject.answer_turn()
+    assert not await subject.ledger.unsettled()
+
+
+async def _unsettled_turns(subject: "LedgerUnderTest") -> Counter[tuple[str, str]]:
+    counted: Counter[tuple[str, str]] = Counter()
+    for row in await subject.ledger.unsettled():
+        counted[row.tenant, row.person] += row.turns
+    return counted
+
+
+async def test_longer_messages_make_the_unsettled_turns_larger(subject: "LedgerUnderTest") -> None:
+    await subject.accept("x" * 10, thread="a", person="ada")
+    await subject.accept("x" * 5_000, thread="b", person="bob")
+    sizes = {row.person: row.bytes for row in await subject.ledger.unsettled()}
+    assert 10 <= sizes["ada"] < 1_000
+    assert 5_000 <= sizes["bob"] < 6_000

@@ -4,6 +4,7 @@ Two tenants and a few people, threads and message ids are enough for everything 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -494,6 +495,10 @@ class Comparison(RuleBasedStateMachine):
     def all_is_the_same(self) -> None:
         depth = self.run(self.real.queue_depth())
         assert (depth.queued, depth.running) == self.model.depth()
+        counted: Counter[tuple[str, str]] = Counter()
+        for row in self.run(self.real.unsettled()):
+            counted[row.tenant, row.person] += row.turns
+        assert counted == self.model.unsettled()
         if self.touched is not None:
             self.compare(self.touched, 4)
 

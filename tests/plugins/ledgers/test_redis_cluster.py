@@ -103,7 +103,7 @@ class WithoutAbsentKey(RedisLedger):
 
     async def start(self) -> None:
         self._keys.partitions = tuple(
-            partition._replace(absent=partition.state) for partition in self._keys.partitions
+            partition._replace(absent_key=partition.state) for partition in self._keys.partitions
         )
         await super().start()
 

@@ -219,8 +219,8 @@ async def memory_raw(subject: "LedgerUnderTest", tenant: str) -> object:
 
 CONVERSATION_COLUMNS = {
     "turns": "position >> 32", "events": "position >> 32", "steps": "turn >> 32",
-    "dedupe_records": "conversation", "steering": "conversation", "pending_questions": "conversation",
-    "members": "conversation", "conversations": "id",
+    "dedupe_records": "conversation", "steering": "conversation",
+    "pending_questions": "conversation", "members": "conversation", "conversations": "id",
 }  # fmt: skip
 
 

@@ -1,48 +1,74 @@
-"""The door: what is refused before it is stored, and that refusing and forgetting add up."""
+"""Admission control: which messages are refused before they are stored, and that counts add up."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given, settings
 from tests.proof import size
 from tests.server.skills_under_test import Parrot
 
-from palaver.admission.control import REPLY_TOKENS, AdmissionControl, AdmittedMessage, Register
+from palaver.admission.control import (
+    REFRESH_INTERVAL,
+    REPLY_TOKENS,
+    Admission,
+    AdmissionControl,
+)
 from palaver.admission.quotas import Bucket, Quotas
+from palaver.admission.scheduler import Scheduler
 from palaver.config.settings import AdmissionSettings, Lane, RoutingSettings, Settings
 from palaver.errors import LedgerUnavailable, Overloaded, PalaverError, TooMany
-from palaver.ledger import ConcurrencyPolicies, Receipt
+from palaver.ledger import (
+    QUEUE_ALL,
+    Claim,
+    ConcurrencyPolicies,
+    Receipt,
+    UnsettledTurns,
+)
 from palaver.messages import Conversation, Finished, Message, new_id
 from palaver.metrics import Metrics
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine, ScriptedReply
 
 
-class House:
-    """A door before a ledger in memory, with a clock and a line that a test sets."""
+class FixedWait(Scheduler):
+    """A scheduler whose estimate a test sets."""
 
-    def __init__(self, **about: object) -> None:
+    seconds = 0.0
+
+    def estimated_wait(self, tenant: str, lane: Lane, starting: int) -> float:
+        return self.seconds
+
+
+class UnavailableLedger(MemoryLedger):
+    """A ledger that stores nothing."""
+
+    async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
+        raise LedgerUnavailable("away")
+
+
+class Entrance:
+    """Admission control in front of a ledger, with a clock and a wait that a test sets."""
+
+    def __init__(self, ledger: MemoryLedger | None = None, **values: object) -> None:
         self.now = 1000.0
-        self.wait = 0.0
         self.metrics = Metrics()
-        self.ledger = MemoryLedger()
-        chosen = AdmissionSettings.model_validate(about)
-        self.door = AdmissionControl(
+        self.ledger = ledger or MemoryLedger()
+        self.scheduler = FixedWait(1)
+        chosen = AdmissionSettings.model_validate(values)
+        self.quotas = Quotas(chosen, lambda: self.now)
+        self.control = AdmissionControl(
             chosen,
             ledger=self.ledger,
-            quotas=Quotas(chosen, lambda: self.now),
-            wait=self._wait,
-            lane=lambda channel: "channel",
+            scheduler=self.scheduler,
+            quotas=self.quotas,
             metrics=self.metrics,
         )
-
-    def _wait(self, tenant: str, lane: Lane, coming: int) -> float:
-        return self.wait
 
     async def send(
         self,
@@ -52,16 +78,33 @@ class House:
         text: str = "hi",
         id: str = "",
         thread: str = "",
+        policies: ConcurrencyPolicies = QUEUE_ALL,
     ) -> Receipt:
         conversation = Conversation(tenant, "test", thread or id or new_id())
         message = Message(conversation=conversation, id=id or new_id(), person=person, text=text)
-        return await self.door.admit(message, self.ledger.accept)
+        admission = await self.control.admit(message)
+        try:
+            receipt = await self.ledger.accept(message, policies)
+        except PalaverError as error:
+            self.control.not_stored(admission, error)
+            raise
+        self.control.stored(admission, receipt)
+        return receipt
 
-    async def refused(self, kind: type[PalaverError], *who: str, **about: str) -> float:
-        """Send what must be refused; returns after how many seconds to come back."""
+    async def answer(self) -> None:
+        """Claim the next turn here, and settle it."""
+        claim = await self.ledger.claim("worker", lease=60, history=0)
+        assert claim is not None
+        self.control.turn_started(claim.turn)
+        finished = Finished(turn=claim.turn, outcome="done", length=0)
+        await self.ledger.settle(claim, [finished], expect=0)
+        self.control.turn_ended(claim)
+
+    async def refused(self, kind: type[PalaverError], *who: str, **values: Any) -> float:
+        """Send a message that must be refused. Return after how many seconds to retry."""
         queued = (await self.ledger.queue_depth()).queued
         with pytest.raises(kind) as refusal:
-            await self.send(*who, **about)
+            await self.send(*who, **values)
         assert (await self.ledger.queue_depth()).queued == queued, "it was stored"
         assert refusal.value.retry_after is not None
         return refusal.value.retry_after
@@ -76,72 +119,72 @@ class House:
 
 
 async def test_a_person_may_have_so_many_messages_unanswered() -> None:
-    house = House(person={"turns": 2})
-    first = await house.send()
-    await house.send()
-    assert await house.refused(TooMany) >= 1
-    await house.send("bob")
-    house.door.register.end(first.turn)
-    await house.send()
-    assert house.count("person_turns") == 1
+    entrance = Entrance(person={"turns": 2})
+    await entrance.send()
+    await entrance.send()
+    assert await entrance.refused(TooMany) >= 1
+    await entrance.send("bob")
+    await entrance.answer()
+    await entrance.send()
+    assert entrance.count("person_turns") == 1
 
 
 async def test_a_tenant_may_have_so_many_messages_unanswered() -> None:
-    house = House(tenant={"turns": 2}, tenants={"big": {"turns": 3}})
+    entrance = Entrance(tenant={"turns": 2}, tenants={"big": {"turns": 3}})
     for tenant, turns in {"a": 2, "big": 3}.items():
         for number in range(turns):
-            await house.send(f"p{number}", tenant)
-        await house.refused(TooMany, "new", tenant)
-    assert house.count("tenant_turns") == 2
+            await entrance.send(f"p{number}", tenant)
+        await entrance.refused(TooMany, "new", tenant)
+    assert entrance.count("tenant_turns") == 2
 
 
 async def test_a_repeated_message_is_not_refused() -> None:
-    house = House(person={"turns": 1})
-    first = await house.send(id="m1")
-    assert await house.send(id="m1") == Receipt(turn=first.turn, ahead=0, duplicate=True)
-    await house.refused(TooMany)
+    entrance = Entrance(person={"turns": 1})
+    first = await entrance.send(id="m1")
+    assert await entrance.send(id="m1") == Receipt(turn=first.turn, ahead=0, duplicate=True)
+    await entrance.refused(TooMany)
 
 
-async def test_what_was_a_duplicate_or_joined_another_counts_once() -> None:
-    house = House()
-    policies = ConcurrencyPolicies(default="merge")
-    conversation = Conversation("a", "test", "t")
-
-    async def accept(message: Message) -> Receipt:
-        return await house.ledger.accept(message, policies)
-
+async def test_a_duplicate_or_joined_message_is_counted_once() -> None:
+    entrance = Entrance()
+    merging = ConcurrencyPolicies(default="merge")
     for id in ("1", "2", "1"):
-        message = Message(conversation=conversation, id=id, person="ada", text=id)
-        await house.door.admit(message, accept)
-    assert len(house.door.register) == (await house.ledger.queue_depth()).queued == 1
+        await entrance.send(id=id, thread="t", policies=merging)
+    assert entrance.control.unsettled_turns == (await entrance.ledger.queue_depth()).queued == 1
 
 
-async def test_what_could_not_be_stored_does_not_count() -> None:
-    house = House(person={"turns": 1, "messages_per_minute": 1})
+async def test_a_duplicate_that_another_server_has_accepted_is_counted_once() -> None:
+    ledger = MemoryLedger()
+    await Entrance(ledger).send(id="1")
+    entrance = Entrance(ledger)
+    assert (await entrance.send(id="1")).duplicate
+    assert entrance.control.unsettled_turns == 0
+    await entrance.control.refresh()
+    assert entrance.control.unsettled_turns == 1
 
-    async def fail(message: Message) -> Receipt:
-        raise LedgerUnavailable("away")
 
-    message = Message(conversation=Conversation("a", "test", "t"), id="1", person="ada", text="x")
+async def test_a_message_that_could_not_be_stored_does_not_count() -> None:
+    values = {"person": {"turns": 1, "messages_per_minute": 1}}
+    entrance = Entrance(UnavailableLedger(), **values)
     for _ in range(3):
         with pytest.raises(LedgerUnavailable):
-            await house.door.admit(message, fail)
-    await house.send()
-    assert house.count("ledger") == 3
+            await entrance.send()
+    assert entrance.count("ledger") == 3
+    assert entrance.control.unsettled_turns == 0
 
 
-async def test_what_waits_for_its_own_conversation_is_not_in_line() -> None:
-    house = House()
+async def test_a_turn_that_waits_for_its_own_conversation_is_not_about_to_start() -> None:
+    entrance = Entrance()
     for id in ("1", "2", "3"):
-        await house.send(id=id, thread="t")
-    await house.send(thread="u")
-    assert house.door.register.coming == {("a", "channel"): 2}
-    assert len(house.door.register) == 4
+        await entrance.send(id=id, thread="t")
+    await entrance.send(thread="u")
+    assert entrance.control._to_start == {("a", "channel"): 2}
+    assert entrance.control.unsettled_turns == 4
 
 
 async def test_messages_that_come_together_are_all_counted() -> None:
-    house = House(person={"turns": 3})
-    results = await asyncio.gather(*(house.send() for _ in range(10)), return_exceptions=True)
+    entrance = Entrance(person={"turns": 3})
+    results = await asyncio.gather(*(entrance.send() for _ in range(10)), return_exceptions=True)
     assert sum(isinstance(result, Receipt) for result in results) == 3
 
 
@@ -149,25 +192,29 @@ async def test_messages_that_come_together_are_all_counted() -> None:
 
 
 async def test_messages_by_the_minute_of_a_person() -> None:
-    house = House(person={"messages_per_minute": 2}, tenants={"b": {"messages_per_minute": 3}})
+    entrance = Entrance(
+        person={"messages_per_minute": 2}, tenants={"b": {"messages_per_minute": 3}}
+    )
     for _ in range(2):
-        await house.send()
-    assert await house.refused(TooMany) == pytest.approx(30)
-    house.now += 29
-    assert await house.refused(TooMany) == pytest.approx(1)
-    house.now += 1
-    await house.send()
-    await house.send("bob")
-    assert house.count("person_messages") == 2
+        await entrance.send()
+    assert await entrance.refused(TooMany) == pytest.approx(30)
+    entrance.now += 29
+    assert await entrance.refused(TooMany) == pytest.approx(1)
+    entrance.now += 1
+    await entrance.send()
+    await entrance.send("bob")
+    assert entrance.count("person_messages") == 2
 
 
 async def test_messages_by_the_minute_of_a_tenant() -> None:
-    house = House(tenant={"messages_per_minute": 2}, tenants={"b": {"messages_per_minute": 3}})
+    entrance = Entrance(
+        tenant={"messages_per_minute": 2}, tenants={"b": {"messages_per_minute": 3}}
+    )
     for tenant, most in {"a": 2, "b": 3}.items():
         for number in range(most):
-            await house.send(f"p{number}", tenant)
-        await house.refused(TooMany, "new", tenant)
-    assert house.count("tenant_messages") == 2
+            await entrance.send(f"p{number}", tenant)
+        await entrance.refused(TooMany, "new", tenant)
+    assert entrance.count("tenant_messages") == 2
 
 
 @pytest.mark.parametrize(
@@ -181,13 +228,13 @@ async def test_messages_by_the_minute_of_a_tenant() -> None:
 async def test_tokens_by_the_minute_may_be_overdrawn_once(
     owner: str, quota: dict[str, Any]
 ) -> None:
-    house = House(**quota)
-    await house.send()
-    house.door._quotas.take("tokens", "a", "ada", 90)
-    assert await house.refused(TooMany) == pytest.approx(31)
-    house.now += 31
-    await house.send()
-    assert house.count(f"{owner}_tokens") == 1
+    entrance = Entrance(**quota)
+    await entrance.send()
+    entrance.quotas.take("tokens", "a", "ada", 90)
+    assert await entrance.refused(TooMany) == pytest.approx(31)
+    entrance.now += 31
+    await entrance.send()
+    assert entrance.count(f"{owner}_tokens") == 1
 
 
 def test_a_bucket_holds_no_more_than_a_minutes_worth() -> None:
@@ -216,60 +263,125 @@ def cost(text: str) -> int:
 
 
 async def test_a_full_queue_refuses() -> None:
-    house = House(queue_tokens=4 * cost("hi"), tenant_share=1)
+    entrance = Entrance(queue_tokens=4 * cost("hi"), tenant_share=1)
     for number in range(4):
-        await house.send("ada", f"t{number}")
-    assert await house.refused(Overloaded, "ada", "t9") >= 1
-    assert house.count("queue") == 1
+        await entrance.send("ada", f"t{number}")
+    assert await entrance.refused(Overloaded, "ada", "t9") >= 1
+    assert entrance.count("queue") == 1
 
 
 async def test_a_long_message_takes_more_of_the_queue() -> None:
     text = "x" * 4 * 10_000
-    house = House(queue_tokens=20_000, tenant_share=1)
-    await house.send(text=text)
-    await house.refused(Overloaded, text=text)
-    await house.send()
+    entrance = Entrance(queue_tokens=20_000, tenant_share=1)
+    await entrance.send(text=text)
+    await entrance.refused(Overloaded, text=text)
+    await entrance.send()
 
 
 async def test_one_tenant_fills_its_share_and_leaves_room_for_others() -> None:
-    house = House(queue_tokens=10 * cost("hi"), tenant_share=0.5)
+    entrance = Entrance(queue_tokens=10 * cost("hi"), tenant_share=0.5)
     for _ in range(5):
-        await house.send()
-    await house.refused(Overloaded)
+        await entrance.send()
+    await entrance.refused(Overloaded)
     for _ in range(2):
-        await house.send("bob", "b")
-    await house.refused(Overloaded, "bob", "b")
-    await house.send("cleo", "c")
+        await entrance.send("bob", "b")
+    await entrance.refused(Overloaded, "bob", "b")
+    await entrance.send("cleo", "c")
 
 
-async def test_an_empty_house_takes_any_message() -> None:
-    house = House(queue_tokens=1)
-    await house.send(text="x" * 4000)
-    await house.refused(Overloaded)
+async def test_an_empty_queue_takes_any_message() -> None:
+    entrance = Entrance(queue_tokens=1)
+    await entrance.send(text="x" * 4000)
+    await entrance.refused(Overloaded)
 
 
 async def test_a_message_that_would_wait_too_long_is_refused() -> None:
-    house = House(max_wait=30)
-    house.wait = 30.0
-    await house.send()
-    house.wait = 42.0
-    assert await house.refused(Overloaded) == pytest.approx(12)
-    house.wait = 9000.0
-    assert await house.refused(Overloaded) == 60
-    assert house.count("wait") == 2
+    entrance = Entrance(max_wait=30)
+    entrance.scheduler.seconds = 30.0
+    await entrance.send()
+    entrance.scheduler.seconds = 42.0
+    assert await entrance.refused(Overloaded) == pytest.approx(12)
+    entrance.scheduler.seconds = 9000.0
+    assert await entrance.refused(Overloaded) == 60
+    assert entrance.count("wait") == 2
 
 
-# Turns that end elsewhere
+# The ledger's count
 
 
-async def test_before_it_refuses_it_looks_whether_turns_have_ended_elsewhere() -> None:
-    house = House(person={"turns": 1})
-    await house.send()
-    claim = await house.ledger.claim("another", lease=60, history=0)
+async def test_before_it_refuses_it_asks_the_ledger_for_its_count() -> None:
+    entrance = Entrance(person={"turns": 1})
+    await entrance.send()
+    claim = await entrance.ledger.claim("another server's", lease=60, history=0)
     assert claim is not None
     finished = Finished(turn=claim.turn, outcome="done", length=0)
-    await house.ledger.settle(claim, [finished], expect=0)
-    await house.send()
+    await entrance.ledger.settle(claim, [finished], expect=0)
+    await entrance.send()
+
+
+async def test_turns_that_another_server_has_accepted_count() -> None:
+    ledger = MemoryLedger()
+    for _ in range(2):
+        await Entrance(ledger).send()
+    entrance = Entrance(ledger, person={"turns": 3})
+    await entrance.control.refresh()
+    await entrance.send()
+    await entrance.refused(TooMany)
+
+
+async def test_many_refusals_ask_the_ledger_once() -> None:
+    class Counting(MemoryLedger):
+        asked = 0
+
+        async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+            self.asked += 1
+            return await super().unsettled()
+
+    ledger = Counting()
+    entrance = Entrance(ledger, person={"turns": 1})
+    await entrance.send()
+    await asyncio.gather(*(entrance.refused(TooMany) for _ in range(20)))
+    assert ledger.asked == 1
+    await asyncio.sleep(REFRESH_INTERVAL)
+    await entrance.refused(TooMany)
+    assert ledger.asked == 2
+
+
+async def test_what_happens_while_the_ledger_counts_is_not_lost() -> None:
+    class Slow(MemoryLedger):
+        def __init__(self) -> None:
+            super().__init__()
+            self.counted = asyncio.Event()
+            self.go = asyncio.Event()
+
+        async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+            found = await super().unsettled()
+            self.counted.set()
+            await self.go.wait()
+            return found
+
+    ledger = Slow()
+    entrance = Entrance(ledger)
+    await entrance.send()
+    refresh = asyncio.create_task(entrance.control.refresh())
+    await ledger.counted.wait()
+    await entrance.send()
+    assert entrance.control.unsettled_turns == 2
+    ledger.go.set()
+    await refresh
+    assert entrance.control.unsettled_turns == 2
+    await entrance.answer()
+    await entrance.answer()
+    assert entrance.control.unsettled_turns == 0
+
+
+async def test_a_turn_that_began_on_another_server_is_not_about_to_start_for_ever() -> None:
+    entrance = Entrance()
+    await entrance.send()
+    for _ in range(2):
+        assert entrance.control._to_start == {("a", "channel"): 1}
+        await entrance.control.refresh()
+    assert not entrance.control._to_start
 
 
 async def test_a_turn_that_another_server_has_settled_counts_no_more() -> None:
@@ -294,7 +406,7 @@ async def test_a_turn_that_another_server_has_settled_counts_no_more() -> None:
 
     async with AsyncExitStack() as stack:
         here = await stack.enter_async_context(server())
-        await here._dispatcher.close(0)  # another one does its work
+        await here._dispatcher.close(0)  # the other one runs the turns
         for number in range(3):
             await here.accept(message(number))
         with pytest.raises(TooMany):
@@ -302,7 +414,6 @@ async def test_a_turn_that_another_server_has_settled_counts_no_more() -> None:
         await stack.enter_async_context(server())
         await settled(ledger)
         await until_accepted(here, message(4))
-        assert len(here.door.register) == 1
 
 
 async def settled(ledger: MemoryLedger) -> None:
@@ -321,73 +432,127 @@ async def until_accepted(server: Server, message: Message) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def test_all_turns_are_looked_at_in_time_however_many_do_not_move() -> None:
-    house = House(person={"turns": 1000})
-    receipts = [await house.send() for _ in range(120)]
-    kept = {receipt.turn for receipt in receipts[:110]}
-    looked: set[str] = set()
-    for _ in range(3):
-        looked |= house.door.register.take_oldest(50).keys()
-    assert kept < looked
+# The counts
 
 
-# The register
+class CountedLedger:
+    """Only the count of a ledger, as a test keeps it."""
+
+    def __init__(self) -> None:
+        self.turns: dict[int, Message] = {}
+
+    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        return tuple(
+            UnsettledTurns(
+                tenant=message.conversation.tenant,
+                person=message.person,
+                turns=1,
+                bytes=len(message.text),
+            )
+            for message in self.turns.values()
+        )
 
 
 Step = tuple[str, int]
+STORES = {
+    "store": Receipt(turn="", ahead=0, duplicate=False),
+    "store_behind": Receipt(turn="", ahead=1, duplicate=False),
+    "store_joined": Receipt(turn="", ahead=0, duplicate=False, joined=True),
+}
+STEPS = ("admit", *STORES, "fail", "start", "end", "refresh")
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["add", "stored", "behind", "begin", "end", "drop"]),
-            st.integers(0, 5),
-        ),
-        max_size=60,
-    )
-)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=60))
 @settings(max_examples=size(200, 5_000), deadline=None)
-def test_what_came_and_went_leaves_nothing_behind(steps: list[Step]) -> None:
-    register = Register()
-    entries = [
-        AdmittedMessage(
-            Conversation(f"t{n % 2}", "test", str(n)), str(n), f"p{n % 3}", "channel", 10 + n
-        )
-        for n in range(6)
-    ]
-    state: dict[int, str] = {}
-    moves: dict[str, tuple[tuple[str, ...], str, Callable[[int], None]]] = {
-        "add": (("",), "added", lambda n: register.add(entries[n])),
-        "stored": (
-            ("added",),
-            "stored",
-            lambda n: register.stored(entries[n], str(n), behind=False),
-        ),
-        "behind": (
-            ("added",),
-            "behind",
-            lambda n: register.stored(entries[n], str(n), behind=True),
-        ),
-        "begin": (("stored", "behind", "begun"), "begun", lambda n: register.begin(str(n))),
-        "end": (("stored", "behind", "begun", ""), "", lambda n: register.end(str(n))),
-        "drop": (("added",), "", lambda n: register.drop(entries[n])),
-    }
+def test_the_counts_follow_every_message_and_leave_nothing_behind(steps: Sequence[Step]) -> None:
+    asyncio.run(follow(steps))
+
+
+async def follow(steps: Sequence[Step]) -> None:
+    account = Account()
     for name, n in steps:
-        before, after, move = moves[name]
-        if state.get(n, "") in before:
-            move(n)
-            state[n] = after
-    inside = [n for n in range(6) if state.get(n)]
-    assert len(register) == len(inside)
-    assert register.tokens == sum(entries[n].tokens for n in inside)
-    coming = [n for n in inside if state[n] in ("added", "stored")]
-    assert sum(register.coming.values()) == len(coming)
-    for n in inside:
-        if state[n] == "added":
-            register.drop(entries[n])
-        else:
-            register.end(str(n))
-    assert not register.tokens_of
-    assert not register.turns_of
-    assert not register.coming
-    assert not register.take_oldest(10)
+        await account.take(name, n)
+        account.check()
+    for n in range(6):
+        await account.take("fail", n)
+        await account.take("end", n)
+    account.check()
+    control = account.control
+    assert control.unsettled_turns == control.unsettled_tokens == 0
+    assert not control._to_start
+    await control.refresh()
+    for part in control._parts:
+        assert not part.turns
+        assert not part.tokens
+
+
+class Account:
+    """Admission control, and a plain account of the messages that it should count."""
+
+    def __init__(self) -> None:
+        self.ledger = CountedLedger()
+        chosen = AdmissionSettings()
+        self.control = AdmissionControl(
+            chosen,
+            ledger=self.ledger,  # type: ignore[arg-type]  # the count is all that is asked of it
+            scheduler=Scheduler(1),
+            quotas=Quotas(chosen, lambda: 0.0),
+            metrics=Metrics(),
+        )
+        self.messages = [
+            Message(
+                conversation=Conversation(f"t{n % 2}", "test", str(n)),
+                id=str(n),
+                person=f"p{n % 3}",
+                text="x" * 40 * n,
+            )
+            for n in range(6)
+        ]
+        self.admitted: dict[int, Admission] = {}
+
+    async def take(self, name: str, n: int) -> None:
+        """Take a step, if it applies to message ``n``."""
+        if name == "refresh":
+            await self.control.refresh()
+        elif n in self.ledger.turns:
+            self.run(name, n)
+        elif n in self.admitted:
+            self.store(name, n)
+        elif name == "admit":
+            self.control._accepted.clear()
+            self.admitted[n] = await self.control.admit(self.messages[n])
+
+    def run(self, name: str, n: int) -> None:
+        if name == "start":
+            self.control.turn_started(str(n))
+        elif name == "end":
+            del self.ledger.turns[n]
+            self.control.turn_ended(claim_of(self.messages[n]))
+
+    def store(self, name: str, n: int) -> None:
+        if name == "fail":
+            self.control.not_stored(self.admitted.pop(n), LedgerUnavailable())
+        elif name in STORES:
+            receipt = msgspec.structs.replace(STORES[name], turn=str(n))
+            self.control.stored(self.admitted.pop(n), receipt)
+            if not receipt.joined:
+                self.ledger.turns[n] = self.messages[n]
+
+    def check(self) -> None:
+        inside = [self.messages[n] for n in (*self.ledger.turns, *self.admitted)]
+        assert self.control.unsettled_turns == len(inside)
+        tokens = sum(len(message.text) // 4 + REPLY_TOKENS for message in inside)
+        assert self.control.unsettled_tokens == tokens
+
+
+def claim_of(message: Message) -> Claim:
+    return Claim(
+        turn=message.id,
+        messages=(message,),
+        fence=1,
+        attempt=1,
+        index=0,
+        reply="",
+        journal=(),
+        history=(),
+    )

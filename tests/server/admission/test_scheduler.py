@@ -39,7 +39,7 @@ class Line(RuleBasedStateMachine):
         self.scheduler = Scheduler(
             PLACES,
             reserve=self.reserve,
-            batch_places=BATCH_PLACES,
+            batch_slots=BATCH_PLACES,
             weight=WEIGHTS.__getitem__,
         )
         self.known: set[str] = set()
@@ -76,17 +76,17 @@ class Line(RuleBasedStateMachine):
     def join(self, tenant: str, lane: Lane, prompt: int, count: int) -> None:
         for _ in range(count):
             ticket = Ticket(tenant, lane, prompt, prompt + LONGEST_REPLY)
-            self.scheduler.join(ticket)
+            self.scheduler.enqueue(ticket)
             self.waiting.append(ticket)
         self.known.add(tenant)
         self.fill()
 
     def fill(self) -> None:
         self.note()
-        while (ticket := self.scheduler.next()) is not None:
+        while (ticket := self.scheduler.start_next()) is not None:
             self.waiting.remove(ticket)
             self.running[ticket] = 0
-            self.served[ticket.lane, ticket.tenant] += ticket.prompt
+            self.served[ticket.lane, ticket.tenant] += ticket.prompt_tokens
             self.note()
 
     @precondition(lambda self: self.running)
@@ -96,15 +96,15 @@ class Line(RuleBasedStateMachine):
         count = min(count, LONGEST_REPLY - self.running[ticket])
         self.running[ticket] += count
         self.served[ticket.lane, ticket.tenant] += int(OUTPUT) * count
-        self.scheduler.charge(ticket, OUTPUT * count)
+        ticket.output_tokens += count
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         ticket = data.draw(st.sampled_from(list(self.running)))
         del self.running[ticket]
-        assert self.scheduler.leave(ticket)
-        assert not self.scheduler.leave(ticket), "a place was freed twice"
+        assert self.scheduler.remove(ticket)
+        assert not self.scheduler.remove(ticket), "a place was freed twice"
         self.fill()
 
     @precondition(lambda self: self.waiting)
@@ -112,8 +112,8 @@ class Line(RuleBasedStateMachine):
     def give_up(self, data: st.DataObject) -> None:
         ticket = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(ticket)
-        assert not self.scheduler.leave(ticket)
-        assert self.scheduler.ahead(ticket) is None
+        assert not self.scheduler.remove(ticket)
+        assert self.scheduler.position(ticket) is None
         self.fill()
 
     @invariant()
@@ -122,8 +122,10 @@ class Line(RuleBasedStateMachine):
         assert self.scheduler.waiting == len(self.waiting)
         for lane in LANES:
             waiting = [ticket for ticket in self.waiting if ticket.lane == lane]
-            assert self.scheduler.waiting_in(lane) == len(waiting)
-            assert self.scheduler.tokens_in(lane) == sum(ticket.at_most for ticket in waiting)
+            assert self.scheduler.waiting_in_lane(lane) == len(waiting)
+            assert self.scheduler.waiting_tokens(lane) == sum(
+                ticket.max_tokens for ticket in waiting
+            )
 
     @invariant()
     def no_place_is_free_while_somebody_may_have_it(self) -> None:
@@ -176,15 +178,15 @@ def test_whatever_happens_the_line_is_fair_busy_and_complete(line: type[Line]) -
 
 def drain(scheduler: Scheduler, reply: int = 0) -> Iterator[Ticket]:
     """Give every place away, one after the other."""
-    while (ticket := scheduler.next()) is not None:
+    while (ticket := scheduler.start_next()) is not None:
         yield ticket
         scheduler.charge(ticket, OUTPUT * reply)
-        scheduler.leave(ticket)
+        scheduler.remove(ticket)
 
 
 def queue(scheduler: Scheduler, *who: str, lane: Lane = "channel", prompt: int = 10) -> None:
     for tenant in who:
-        scheduler.join(Ticket(tenant, lane, prompt))
+        scheduler.enqueue(Ticket(tenant, lane, prompt))
 
 
 def test_tenants_take_turns_however_many_each_has_in_line() -> None:
@@ -197,7 +199,7 @@ def test_a_tenants_own_tickets_keep_their_order() -> None:
     scheduler = Scheduler(1)
     tickets = [Ticket("a", "channel", prompt) for prompt in (30, 10, 20)]
     for ticket in tickets:
-        scheduler.join(ticket)
+        scheduler.enqueue(ticket)
     assert list(drain(scheduler)) == tickets
 
 
@@ -212,15 +214,15 @@ def test_a_heavier_tenant_gets_more_by_its_weight(weight: int) -> None:
 def test_long_replies_count_while_they_are_written() -> None:
     scheduler = Scheduler(2)
     queue(scheduler, *"aaa", *"bbb", prompt=10)
-    writing = scheduler.next()
+    writing = scheduler.start_next()
     assert writing is not None
     assert writing.tenant == "a"
     scheduler.charge(writing, OUTPUT * 20)
-    others = [scheduler.next() for _ in range(1)]
+    others = [scheduler.start_next() for _ in range(1)]
     for _ in range(2):
         assert others[-1] is not None
-        scheduler.leave(others[-1])
-        others.append(scheduler.next())
+        scheduler.remove(others[-1])
+        others.append(scheduler.start_next())
     assert [ticket.tenant for ticket in others if ticket] == ["b", "b", "b"]
 
 
@@ -230,9 +232,9 @@ def test_who_was_away_has_saved_nothing_up() -> None:
     list(drain(scheduler))
     queue(scheduler, *"a" * 50)
     for _ in range(40):
-        ticket = scheduler.next()
+        ticket = scheduler.start_next()
         assert ticket is not None
-        scheduler.leave(ticket)
+        scheduler.remove(ticket)
     queue(scheduler, *"b" * 50)
     first = Counter(ticket.tenant for ticket in itertools.islice(drain(scheduler), 20))
     assert first == {"a": 10, "b": 10}
@@ -251,11 +253,11 @@ def test_someone_in_a_quiet_lane_goes_first() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"a" * 50, lane="batch")
     for _ in range(10):
-        ticket = scheduler.next()
+        ticket = scheduler.start_next()
         assert ticket is not None
-        scheduler.leave(ticket)
+        scheduler.remove(ticket)
     queue(scheduler, "b", lane="interactive")
-    ticket = scheduler.next()
+    ticket = scheduler.start_next()
     assert ticket is not None
     assert ticket.tenant == "b"
 
@@ -269,11 +271,11 @@ def test_a_busy_lane_does_not_starve_the_others() -> None:
 
 
 def test_the_batch_lane_leaves_places_free() -> None:
-    scheduler = Scheduler(4, batch_places=3)
+    scheduler = Scheduler(4, batch_slots=3)
     queue(scheduler, *"aaaaa", lane="batch")
-    assert sum(scheduler.next() is not None for _ in range(4)) == 3
+    assert sum(scheduler.start_next() is not None for _ in range(4)) == 3
     queue(scheduler, "a", lane="interactive")
-    ticket = scheduler.next()
+    ticket = scheduler.start_next()
     assert ticket is not None
     assert ticket.lane == "interactive"
 
@@ -283,36 +285,36 @@ def test_the_reserve_is_for_tenants_who_have_few_places() -> None:
     queue(scheduler, *"b")
     assert [ticket.tenant for ticket in drain(scheduler)] == ["b"]
     queue(scheduler, *"a" * 20)
-    tickets = [scheduler.next() for _ in range(8)]
+    tickets = [scheduler.start_next() for _ in range(8)]
     assert sum(ticket is not None for ticket in tickets) == 6
     queue(scheduler, *"bcb")
-    late = [scheduler.next() for _ in range(3)]
+    late = [scheduler.start_next() for _ in range(3)]
     assert [ticket and ticket.tenant for ticket in late] == ["b", "c", None]
 
 
 def test_a_tenant_that_is_alone_gets_the_reserve_too() -> None:
     scheduler = Scheduler(8, reserve=2)
     queue(scheduler, *"a" * 20)
-    assert sum(scheduler.next() is not None for _ in range(20)) == 8
+    assert sum(scheduler.start_next() is not None for _ in range(20)) == 8
 
 
 def test_how_many_come_first_follows_the_turns_that_tenants_take() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"a" * 100, *"b")
     last = Ticket("b", "channel")
-    scheduler.join(last)
-    assert scheduler.ahead(last) == 3  # two of a, one of its own
+    scheduler.enqueue(last)
+    assert scheduler.position(last) == 3  # two of a, one of its own
     queue(scheduler, *"cc", lane="interactive")
-    assert scheduler.ahead(last) == 5
-    assert scheduler.before("new", "channel", 0) == 4
+    assert scheduler.position(last) == 5
+    assert scheduler.tickets_before("new", "channel", 0) == 4
 
 
 def test_a_crowd_in_another_lane_comes_first_only_by_its_weight() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"a" * 100, lane="interactive")
-    assert scheduler.before("new", "channel", 0) == 4
-    assert scheduler.before("new", "batch", 0) == 16
+    assert scheduler.tickets_before("new", "channel", 0) == 4
+    assert scheduler.tickets_before("new", "batch", 0) == 16
     scheduler = Scheduler(1)
     queue(scheduler, *"a" * 100, lane="batch")
-    assert scheduler.before("new", "interactive", 0) == 0
-    assert scheduler.before("new", "interactive", 15) == 16
+    assert scheduler.tickets_before("new", "interactive", 0) == 0
+    assert scheduler.tickets_before("new", "interactive", 15) == 16

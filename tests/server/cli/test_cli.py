@@ -26,7 +26,7 @@ def test_help_names_the_built_in_commands_and_those_of_plugins() -> None:
 def test_skills_list_tells_where_each_comes_from() -> None:
     output = invoke("skills", "list").output
     assert "translation" in output
-    assert f"(palaver {palaver.__version__})" in output
+    assert f"(palaver-server {palaver.__version__})" in output
 
 
 def test_route_shows_the_decision() -> None:

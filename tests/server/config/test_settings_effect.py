@@ -196,7 +196,7 @@ COVERED_OF_PLUGINS = {
     ),
     "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
     "knowledge.sqlite.embeddings": (
-        "tests/plugins/knowledge/test_sqlite.py::test_meaning_finds_what_shares_no_word"
+        "tests/plugins/knowledge/test_sqlite.py::test_search_by_meaning_finds_documents_without_a_shared_word"
     ),
     "interceptors.blocklist.patterns": (
         "tests/plugins/interceptors/test_blocklist.py::test_a_blocked_message_reaches_no_skill"

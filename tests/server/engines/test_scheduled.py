@@ -10,7 +10,7 @@ from tests.proof import SEED, size
 from tests.server.skills_under_test import Parrot
 
 from palaver.admission.quotas import Quotas
-from palaver.admission.scheduler import LANES, OUTPUT
+from palaver.admission.scheduler import LANES, OUTPUT, Scheduler, WaitEstimator
 from palaver.config.settings import (
     AdmissionSettings,
     EngineSettings,
@@ -20,7 +20,7 @@ from palaver.config.settings import (
     Settings,
 )
 from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, OnText, Sampling
-from palaver.engines.scheduled import ScheduledEngine, WaitEstimator
+from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
 from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import EngineTimeout, Overloaded
 from palaver.messages import Conversation, Finished, Queued, Usage, new_id
@@ -62,7 +62,8 @@ class Desk(ScriptedEngine):
 def admission(engine: Engine, **settings: object) -> ScheduledEngine:
     chosen = AdmissionSettings.model_validate(settings)
     quotas = Quotas(chosen, asyncio.get_running_loop().time)
-    return ScheduledEngine(engine, chosen, quotas, Metrics())
+    scheduler = Scheduler(UNKNOWN_SLOTS, weight=lambda tenant: quotas.of_tenant(tenant).weight)
+    return ScheduledEngine(engine, chosen, scheduler=scheduler, quotas=quotas, metrics=Metrics())
 
 
 def request(
@@ -118,7 +119,7 @@ async def test_no_more_run_at_once_than_there_are_places() -> None:
 async def test_an_engine_gets_as_many_as_it_runs_at_once(slots: int) -> None:
     line = admission(Desk(slots=slots))
     await line.start()
-    assert line.scheduler.places == slots
+    assert line.scheduler.slots == slots
 
 
 async def test_tenants_take_turns_at_the_engine() -> None:
@@ -129,14 +130,15 @@ async def test_tenants_take_turns_at_the_engine() -> None:
     await until(lambda: line.scheduler.waiting == 19)
     tasks += begin(line, request("late", "b"))
     await until(lambda: line.scheduler.waiting == 20)
-    assert line.queue_position("late") == 1
-    assert line.queue_position("flood19") == 19
+    *_, last_of_flood, late = line._queued
+    assert line.scheduler.position(late) == 1
+    assert line.scheduler.position(last_of_flood) == 19
     desk.write("flood0")
     await until(lambda: len(desk.started) == 2)
     desk.write(desk.started[-1])
     await until(lambda: len(desk.started) == 3)
     assert "late" in desk.started
-    assert line.queue_position("late") is None
+    assert line.scheduler.position(late) is None
     await settle(tasks)
 
 
@@ -243,7 +245,7 @@ async def test_the_deadline_counts_in_line_too() -> None:
     await line.start()
     tasks = begin(line, request("1"), request("2", timeout=30.0))
     await until(lambda: line.scheduler.waiting == 1)
-    with pytest.raises(EngineTimeout, match="still in line"):
+    with pytest.raises(EngineTimeout, match="still queued"):
         await line.generate(request("late", timeout=0.02), ignore)
     assert line.scheduler.waiting == 1
     desk.write("1")
@@ -262,7 +264,6 @@ async def test_a_channel_has_its_lane_and_the_engine_its_priority(channel: str, 
     desk = Desk()
     line = admission(desk, max_generations=1, lanes={"night": "batch"})
     await line.start()
-    assert line.lane(channel) == lane
     tasks = begin(line, request("1", channel=channel))
     await until(lambda: desk.requests)
     assert desk.requests[0].priority == list(LANES).index(lane)
@@ -362,7 +363,9 @@ async def test_tokens_are_counted_by_tenant_and_against_the_persons_quota() -> N
     metrics, desk = Metrics(), Desk()
     chosen = AdmissionSettings(person=PersonSettings(tokens_per_minute=10))
     quotas = Quotas(chosen, lambda: 0.0)
-    line = ScheduledEngine(desk, chosen, quotas, metrics)
+    line = ScheduledEngine(
+        desk, chosen, scheduler=Scheduler(UNKNOWN_SLOTS), quotas=quotas, metrics=metrics
+    )
     await line.start()
     tasks = begin(line, request("1", text="twelve bytes"))
     await until(lambda: "1" in desk.open)
@@ -375,7 +378,7 @@ async def test_tokens_are_counted_by_tenant_and_against_the_persons_quota() -> N
     assert excess.wait == pytest.approx((1 - (10 - 14)) * 6)
     shown = metrics.exposition().decode()
     assert 'palaver_tenant_tokens_total{tenant="a"} 14.0' in shown
-    assert 'palaver_admission_wait_seconds_count{lane="channel"} 1.0' in shown
+    assert 'palaver_scheduler_wait_seconds_count{lane="channel"} 1.0' in shown
 
 
 def test_so_many_tenants_share_a_label() -> None:
@@ -391,20 +394,20 @@ def test_so_many_tenants_share_a_label() -> None:
 
 
 def test_the_pace_is_known_after_a_round() -> None:
-    pace = WaitEstimator(places=2)
-    pace.line(0.0, exists=True)
-    pace.moved(3.0)
-    assert pace.seconds(3.0) == 0.0
-    pace.moved(4.0)
-    assert pace.seconds(4.0) == 2.0
+    pace = WaitEstimator(slots=2)
+    pace.queue_changed(0.0, waiting=True)
+    pace.slot_freed(3.0)
+    assert pace.seconds_per_slot(3.0) == 0.0
+    pace.slot_freed(4.0)
+    assert pace.seconds_per_slot(4.0) == 2.0
 
 
 def test_an_engine_that_falls_silent_slows_the_pace() -> None:
-    pace = WaitEstimator(places=2)
-    pace.line(0.0, exists=True)
-    assert pace.seconds(10.0) == 5.0
-    pace.line(11.0, exists=False)
-    assert pace.seconds(100.0) == 0.0
+    pace = WaitEstimator(slots=2)
+    pace.queue_changed(0.0, waiting=True)
+    assert pace.seconds_per_slot(10.0) == 5.0
+    pace.queue_changed(11.0, waiting=False)
+    assert pace.seconds_per_slot(100.0) == 0.0
 
 
 async def test_who_comes_while_the_engine_is_silent_will_wait_for_longer() -> None:
@@ -413,13 +416,15 @@ async def test_who_comes_while_the_engine_is_silent_will_wait_for_longer() -> No
     await line.start()
     tasks = begin(line, *(request(name) for name in "123"))
     await until(lambda: line.scheduler.waiting == 2)
-    await until(lambda: line.estimated_wait("b", "channel", 0) > 0.01)
-    assert line.estimated_wait("a", "channel", 1) > line.estimated_wait("b", "channel", 0)
+    await until(lambda: line.scheduler.estimated_wait("b", "channel", 0) > 0.01)
+    assert line.scheduler.estimated_wait("a", "channel", 1) > line.scheduler.estimated_wait(
+        "b", "channel", 0
+    )
     desk.write("1")
     await until(lambda: "2" in desk.open)
     await settle(tasks)
-    assert line.estimated_wait("b", "channel", 1) == 0
-    assert line.estimated_wait("b", "channel", 2) > 0
+    assert line.scheduler.estimated_wait("b", "channel", 1) == 0
+    assert line.scheduler.estimated_wait("b", "channel", 2) > 0
 
 
 # The person

@@ -19,7 +19,7 @@ from palaver.messages import (
     StoredEvent,
     Text,
 )
-from palaver.streams.subscriptions import PAGE, Subscriptions
+from palaver.streams.subscriptions import PAGE_SIZE, Subscriptions
 from palaver.testing import MemoryLedger, RecordingSubscriber
 
 
@@ -171,7 +171,7 @@ async def test_a_comparison_that_failed_is_soon_repeated() -> None:
     ledger.away = True
     now = asyncio.get_running_loop().time()
     streams.check_silent(now + 1)
-    await until(lambda: subscription.quiet_since < now)
+    await until(lambda: subscription.last_event_at < now)
     ledger.away = False
     streams.check_silent(now)
     await screen.until(pen.turn, text="unheard")
@@ -212,7 +212,7 @@ async def test_a_gap_of_several_pages_is_brought_whole() -> None:
     streams, screen = Subscriptions(ledger, history=10), RecordingSubscriber()
     pen = await begun(ledger)
     since = await place(ledger)
-    for number in range(3 * PAGE + 7):
+    for number in range(3 * PAGE_SIZE + 7):
         await pen.say(f"{number} ")
     asked = ledger.asked
     subscription = await streams.subscribe(CONVERSATION, screen, since)

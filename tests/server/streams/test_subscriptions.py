@@ -18,6 +18,7 @@ from palaver.testing import (
     ScriptedReply,
     converse,
 )
+from palaver.turns.interruption import Interruption
 from palaver.turns.writer import PUBLISH_INTERVAL, TurnWriter
 
 
@@ -111,7 +112,10 @@ async def test_no_text_overtakes_a_reset() -> None:
     streams, screen = Subscriptions(ledger, history=10), Witness()
     await accept(ledger)
     claim = await claimed(ledger)
-    pen = TurnWriter(claim, ledger, streams, lease=60, lost=nothing, stopped=nothing, away=nothing)
+    task = asyncio.current_task()
+    assert task is not None
+    interruption = Interruption(claim.turn, task, stop_requested=False)
+    pen = TurnWriter(claim, ledger, streams, interruption, lease=60)
     subscription = await streams.subscribe(CONVERSATION, screen)
     pen.write(Started(turn=claim.turn, attempt=1))
     pen.write_text("abc")

@@ -51,10 +51,10 @@ async def die(server: Server) -> None:
     """End a replica's workers in the middle, as SIGKILL does: nothing is flushed or released."""
     dispatcher = server._dispatcher
     for run in dispatcher._runs.values():
-        run.transcript.close()
-    for task in (*dispatcher._workers, *dispatcher._tending):
+        run.writer.close()
+    for task in (*dispatcher._workers, *dispatcher._loops):
         task.cancel()
-    await asyncio.gather(*dispatcher._workers, *dispatcher._tending, return_exceptions=True)
+    await asyncio.gather(*dispatcher._workers, *dispatcher._loops, return_exceptions=True)
 
 
 @asynccontextmanager

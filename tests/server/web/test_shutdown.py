@@ -17,7 +17,7 @@ from tests.server.web.test_api import EVENTS, MESSAGES, reading
 from palaver.errors import Overloaded
 from palaver.ledger import QUEUE_ALL, ConcurrencyPolicies, Receipt
 from palaver.messages import Conversation, Finished, Message
-from palaver.streams.subscriptions import BATCH
+from palaver.streams.subscriptions import CLOSE_BATCH
 from palaver.testing import MemoryLedger
 from palaver.turns import shutdown as departure
 from palaver.web.replies import PendingReply
@@ -203,7 +203,7 @@ async def test_a_request_that_is_not_stored_yet_gets_its_reply_too() -> None:
         asking = asyncio.create_task(leaving.post(MESSAGES + "?wait=true", {"text": "hello"}))
         await asyncio.wait_for(ledger.asked.wait(), PATIENCE)
         async with departing(leaving):
-            await eventually(lambda: leaving.server._streams._closing_when_idle)
+            await eventually(lambda: leaving.server._subscriptions._closing_when_idle)
             ledger.gate.set()
             status, answer = await asking
     assert (status, answer.get("text")) == (200, "hello ")
@@ -226,7 +226,7 @@ async def test_a_kept_connection_takes_no_further_request() -> None:
 
 async def test_who_says_hello_too_late_is_sent_elsewhere() -> None:
     async with open_house(grace=120) as house, house.wire() as late:
-        house.server._streams._closed = True  # as when all who watched have gone
+        house.server._subscriptions._closed = True  # as when all who watched have gone
         await late.send({"type": "hello", "thread": "t", "person": "ada"})
         assert await late.close_code() == 1012
 
@@ -242,7 +242,7 @@ async def test_a_repeated_request_whose_turn_has_just_ended_is_answered() -> Non
 async def test_more_viewers_than_a_batch_are_all_dismissed() -> None:
     async with open_house() as house:
         conversation = Conversation("default", "web", "t")
-        viewers = [Watcher() for _ in range(2 * BATCH + 1)]
+        viewers = [Watcher() for _ in range(2 * CLOSE_BATCH + 1)]
         for viewer in viewers:
             await house.server.subscribe(conversation, viewer)
         await house.stop_listening()

@@ -345,7 +345,7 @@ async def test_events_that_are_gone_restart_the_view() -> None:
         async with house.client("t") as wire:
             await wire.finish(await wire.say("secret"))
             await ledger.erase("default", "ada")
-            (subscription,) = house.server._streams._subscriptions[_conversation("t")]
+            (subscription,) = house.server._subscriptions._subscriptions[_conversation("t")]
             subscription.check()
             restart = await wire.until("restart")
             assert restart["recovered"] is False

@@ -27,6 +27,7 @@ from palaver import (
     Receipt,
     Snapshot,
     StopState,
+    UnsettledTurns,
     encode,
     finished_entry,
     new_id,
@@ -227,6 +228,20 @@ class RedisLedger:
             queued += int(counts[0] or 0)
             running += int(counts[1] or 0)
         return QueueDepth(queued=queued, running=running)
+
+    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        rows: list[UnsettledTurns] = []
+        for partition in self._keys.partitions:
+            keys = partition.conversation_keys("")
+            prefix = partition.conversation_prefix
+            values = await self._client.run("unsettled", partition, keys, prefix)
+            rows += [
+                UnsettledTurns(
+                    tenant=tenant.decode(), person=person.decode(), turns=turns, bytes=size
+                )
+                for tenant, person, turns, size in zip(*[iter(values)] * 4, strict=True)
+            ]
+        return tuple(rows)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         found: list[DeadLetter] = []

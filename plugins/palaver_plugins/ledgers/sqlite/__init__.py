@@ -33,6 +33,7 @@ from palaver import (
     Snapshot,
     StopState,
     StoredEvent,
+    UnsettledTurns,
     hookimpl,
 )
 from palaver_plugins.ledgers.retention import RetentionSettings
@@ -167,6 +168,9 @@ class SQLiteLedger:
 
     async def queue_depth(self) -> QueueDepth:
         return await self._thread.submit(queries.queue_depth)
+
+    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        return await self._thread.submit(queries.unsettled)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         return await self._thread.submit(dead_letters.list_newest, limit)

@@ -1,6 +1,6 @@
 """Operations that read, and the memories about people."""
 
-from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot
+from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledTurns
 from palaver_plugins.ledgers.sqlite.open_turns import read_open_turns, read_steering
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
@@ -82,6 +82,23 @@ def queue_depth(database: Database) -> OperationResult[QueueDepth]:
         "FROM conversations WHERE due_at IS NOT NULL"
     ).fetchone()
     return OperationResult(QueueDepth(queued=open_turns - running, running=running))
+
+
+_UNSETTLED = """
+SELECT c.name, t.person, count(*), sum(length(t.inbox_messages)) FROM conversations c
+JOIN turns t ON t.position >= (c.id << 32) + c.oldest_turn AND t.position < (c.id + 1) << 32
+WHERE c.due_at IS NOT NULL AND t.history IS NULL GROUP BY c.id, t.person
+"""
+
+
+def unsettled(database: Database) -> OperationResult[tuple[UnsettledTurns, ...]]:
+    rows = database.connection.execute(_UNSETTLED).fetchall()
+    return OperationResult(
+        tuple(
+            UnsettledTurns(tenant=name.split("/")[0], person=person, turns=turns, bytes=size)
+            for name, person, turns, size in rows
+        )
+    )
 
 
 def remember(

@@ -176,8 +176,8 @@ class Lock:
 def begin_epoch(connection: sqlite3.Connection, lock: Lock) -> None:
     """Start a new epoch for every stream, unless this is the file that was closed here last.
 
-    Otherwise the file may be an older copy, for instance a restored backup. New events would get the
-    offsets of lost ones, and a client's cursor would fit the wrong events.
+    Otherwise the file may be an older copy, for instance a restored backup. New events would get
+    the offsets of lost ones, and a client's cursor would fit the wrong events.
     """
     closed = connection.execute("SELECT value FROM meta WHERE key = 'closed'").fetchone()
     if closed is None or closed[0] != lock.read_note():

@@ -1,4 +1,4 @@
-"""Short chat: small talk in five languages, simple support questions, things said before.
+"""Dialogues: small talk in five languages, simple support questions, recall of earlier turns.
 
 Bot Framework chit-chat (MIT, Microsoft), ChatterBot corpus (BSD-3-Clause), Synthetic-Persona-Chat
 (CC-BY 4.0, Google); the introductions and the questions about earlier turns are generated.
@@ -14,14 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from training.starter import corpus
-from training.starter.groups import Group, Turn, generator
-from training.starter.values import COLORS, FOODS, JOBS, Values
+from training.starter.groups import Group, Turn, seeded_random
+from training.starter.slot_values import COLORS, FOODS, JOBS, SlotValues
 
 from palaver_skills import prompts
 
 LOCALES = {"en-us": 6, "de-de": 1, "es-es": 1, "fr-fr": 1, "zh-cn": 1}
 TOPICS = {"tech_support", "trivia", "emotion", "greetings", "humor", "food", "science", "sports"}
-SKIPPED = (
+EXCLUDED_WORDS = (
     "fart",
     "pee",
     "sex",
@@ -153,19 +153,19 @@ MEMORIES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
 
 def _usable(text: str) -> bool:
     plain = len(text) < 160 and not any(mark.isdigit() for mark in text) and "*" not in text
-    return plain and not any(word in text.lower() for word in SKIPPED)
+    return plain and not any(word in text.lower() for word in EXCLUDED_WORDS)
 
 
 @lru_cache(maxsize=2)
-def small_talk(folder: Path) -> tuple[tuple[tuple[str, ...], str, int], ...]:
+def read_small_talk(folder: Path) -> tuple[tuple[tuple[str, ...], str, int], ...]:
     """Read sets of wordings, their common answer and their weight."""
     found = []
-    for row in corpus.rows(folder, "botframework_chitchat_all"):
+    for row in corpus.read_rows(folder, "botframework_chitchat_all"):
         weight = LOCALES.get(row["lang"], 0)
         asked = tuple(corpus.clean(q) for q in row["questions"] if _usable(q))
         if weight and asked and _usable(row["answer"]):
             found.append((asked, corpus.clean(row["answer"]), weight))
-    for row in corpus.rows(folder, "chatterbot_corpus_all"):
+    for row in corpus.read_rows(folder, "chatterbot_corpus_all"):
         question, answer = row["turns"][0], row["turns"][-1]
         if row["lang"] == "english" and row["topic"] in TOPICS and _usable(question + answer):
             found.append(((corpus.clean(question),), corpus.clean(answer), 1))
@@ -174,10 +174,10 @@ def small_talk(folder: Path) -> tuple[tuple[tuple[str, ...], str, int], ...]:
 
 
 @lru_cache(maxsize=2)
-def dialogues(folder: Path) -> tuple[tuple[Turn, ...], ...]:
+def read_dialogues(folder: Path) -> tuple[tuple[Turn, ...], ...]:
     """Read dialogues of two people as (said, replied) turns."""
     found = []
-    for row in corpus.rows(folder, "synthetic_persona_chat_valid"):
+    for row in corpus.read_rows(folder, "synthetic_persona_chat_valid"):
         lines = [
             x.partition(": ")[2].strip() for x in row["Best Generated Conversation"].split("\n")
         ]
@@ -187,9 +187,9 @@ def dialogues(folder: Path) -> tuple[tuple[Turn, ...], ...]:
     return tuple(found)
 
 
-def _said_before(random_: random.Random, values: Values, talk: Turn) -> tuple[Turn, ...]:
+def _recall_turns(random_: random.Random, values: SlotValues, talk: Turn) -> tuple[Turn, ...]:
     statement, questions, answer, reply = random_.choice(MEMORIES)
-    value = _memory(statement, random_, values)
+    value = _draw_fact(statement, random_, values)
     greeting = random_.choice(("", "", "Hello! ", "Hi, "))
     first = (greeting + statement.format(v=value), reply.format(v=value[:1].upper() + value[1:]))
     last = (random_.choice(questions), answer.format(v=value))
@@ -197,7 +197,7 @@ def _said_before(random_: random.Random, values: Values, talk: Turn) -> tuple[Tu
     return (first, *between, last)
 
 
-def _memory(statement: str, random_: random.Random, values: Values) -> str:
+def _draw_fact(statement: str, random_: random.Random, values: SlotValues) -> str:
     if "live" in statement:
         return values.town()
     if "colour" in statement:
@@ -209,49 +209,49 @@ def _memory(statement: str, random_: random.Random, values: Values) -> str:
     return values.syllables(1, 2).capitalize() if "dog" in statement else values.person()
 
 
-def conversation(folder: Path, random_: random.Random) -> tuple[Turn, ...]:
+def make_conversation(folder: Path, random_: random.Random) -> tuple[Turn, ...]:
     """Make one conversation."""
-    talk = small_talk(folder)
+    talk = read_small_talk(folder)
     weights = _weights(folder)
     picked = [(random_.choice(a), b) for a, b, _ in random_.choices(talk, weights, k=2)]
     dice = random_.random()
     if dice < 0.2:
-        return _said_before(random_, Values(random_), picked[0])
+        return _recall_turns(random_, SlotValues(random_), picked[0])
     if dice < 0.27:
-        return random_.choice(dialogues(folder))
+        return random_.choice(read_dialogues(folder))
     return tuple(picked) if dice < 0.45 else (picked[0],)
 
 
 @lru_cache(maxsize=2)
 def _weights(folder: Path) -> tuple[float, ...]:
-    return tuple(weight * len(asked) ** 0.5 for asked, _, weight in small_talk(folder))
+    return tuple(weight * len(asked) ** 0.5 for asked, _, weight in read_small_talk(folder))
 
 
-def source(folder: Path) -> Callable[[int], Group]:
+def training_source(folder: Path) -> Callable[[int], Group]:
     """Return the endless stream of training groups: four conversations each."""
 
     def at(index: int) -> Group:
-        random_ = generator("chat", index)
-        found = [conversation(folder, random_) for _ in range(4)]
-        kept = [c for c in found if not any(_closed(user) for user, _ in c)]
+        random_ = seeded_random("chat", index)
+        found = [make_conversation(folder, random_) for _ in range(4)]
+        kept = [c for c in found if not any(_is_excluded(user) for user, _ in c)]
         system = prompts.CHAT if random_.random() < 0.95 else ""
         return Group("chat", system, tuple(kept) or ((("Hi", "Hello! How can I help you?"),),))
 
     return at
 
 
-def _closed(user: str) -> bool:
-    return corpus.resembles_example(user) or (len(user) > 12 and corpus.held_out("chat " + user))
+def _is_excluded(user: str) -> bool:
+    return corpus.resembles_example(user) or (len(user) > 12 and corpus.is_held_out("chat " + user))
 
 
-def measured(folder: Path, count: int) -> list[Group]:
+def held_out_groups(folder: Path, count: int) -> list[Group]:
     """Return held-out wordings of English small talk."""
     found = [
         Group("chat", prompts.CHAT, (((question, answer),),))
-        for asked, answer, weight in small_talk(folder)
+        for asked, answer, weight in read_small_talk(folder)
         if weight == LOCALES["en-us"]
         for question in asked
-        if len(question) > 12 and corpus.held_out("chat " + question)
+        if len(question) > 12 and corpus.is_held_out("chat " + question)
     ]
-    generator("chat measured").shuffle(found)
+    seeded_random("chat measured").shuffle(found)
     return found[:count]

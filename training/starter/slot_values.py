@@ -1,7 +1,7 @@
-"""Draws names, places, numbers and things for generated texts.
+"""Random names, places, numbers and things for generated texts.
 
-Names and invented words are made from syllables; which split one belongs to follows from the
-name itself, so the entities of the measuring split never occur in training.
+Names and invented words are made from syllables. A hash of the name selects its split, so the
+entities of the measuring split never occur in training.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from training.starter.groups import share
+from training.starter.groups import hash_fraction
 
-SPARE_NAMES: Final = 0.15
-"""The share of names that only the measuring split uses."""
+HELD_OUT_NAMES: Final = 0.15
+"""Share of the names that only the measuring split uses."""
 
 FIRST = (
     "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karin Leo Mia Nora Oskar Paula Rosa Sam "
@@ -135,18 +135,18 @@ ORDINALS = "first second third fourth fifth".split()
 UNITS = "hour day night week month".split()
 
 
-class Values:
-    """Draws values for one split; `spare` takes the names kept for measuring."""
+class SlotValues:
+    """Generator of values for one split; `held_out` takes the names of the measuring split."""
 
-    def __init__(self, random_: random.Random, *, spare: bool = False) -> None:
+    def __init__(self, random_: random.Random, *, held_out: bool = False) -> None:
         self.random = random_
-        self.spare = spare
+        self.held_out = held_out
 
-    def name(self, make: Callable[[], str]) -> str:
-        """Draw names until one belongs to this split."""
+    def draw_name(self, make: Callable[[], str]) -> str:
+        """Draw names until one is in this split."""
         while True:
             name = make()
-            if (share(name.lower()) < SPARE_NAMES) == self.spare:
+            if (hash_fraction(name.lower()) < HELD_OUT_NAMES) == self.held_out:
                 return name
 
     def syllables(self, fewest: int, most: int) -> str:
@@ -163,22 +163,22 @@ class Values:
         """Invent a person."""
         first = self.random.choice(FIRST)
         if self.random.random() < 0.15:
-            return self.name(lambda: self.syllables(1, 2).capitalize())
+            return self.draw_name(lambda: self.syllables(1, 2).capitalize())
         title = self.random.choice(["", "", "", "", "Dr. ", "Ms ", "Mr "])
-        surname = self.name(self.surname)
+        surname = self.draw_name(self.surname)
         return title + surname if title else f"{first} {surname}"
 
     def town(self) -> str:
         """Invent a town."""
-        return self.name(
+        return self.draw_name(
             lambda: (self.syllables(1, 2) + self.random.choice(TOWN_ENDS)).capitalize()
         )
 
     def brand(self) -> str:
         """Invent a proper name of one or two words."""
         if self.random.random() < 0.4:
-            return self.name(lambda: " ".join(self.random.sample(WORDS, 2)))
-        return self.name(
+            return self.draw_name(lambda: " ".join(self.random.sample(WORDS, 2)))
+        return self.draw_name(
             lambda: self.syllables(1, 2).capitalize() + self.random.choice(("", "a", "o", "i"))
         )
 
@@ -305,7 +305,7 @@ class Values:
         user = self.random.choice(
             ("info", "help", "office", "team", "desk", "hello", "travel", "it")
         )
-        host = self.name(lambda: self.syllables(1, 2))
+        host = self.draw_name(lambda: self.syllables(1, 2))
         return f"{user}@{host}.{self.random.choice(('org', 'com', 'example'))}"
 
     def code(self) -> str:
@@ -381,10 +381,10 @@ class Values:
             "percent": lambda: (
                 f"{self.random.randint(2, 60)} {self.random.choice(('percent', '%'))}"
             ),
-            "pet": lambda: self.name(lambda: self.syllables(1, 2).capitalize()),
+            "pet": lambda: self.draw_name(lambda: self.syllables(1, 2).capitalize()),
             "river": self.brand,
             "word": self._word,
-            "country": lambda: self.name(lambda: self.syllables(2, 3).capitalize() + "ia"),
+            "country": lambda: self.draw_name(lambda: self.syllables(2, 3).capitalize() + "ia"),
         }
 
     def _word(self) -> str:

@@ -1,4 +1,4 @@
-"""Exercises in looking up: repeat words, and name the word that stood beside another.
+"""Lookup exercises: repeat words, and name the word beside another one.
 
 They have no system text, so no prompt of a skill looks like them. Answering from passages needs
 attention that finds an earlier place and copies from it; that forms several times sooner with
@@ -10,11 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from training.starter.groups import Group, Turn, generator
-from training.starter.values import Values
+from training.starter.groups import Group, Turn, seeded_random
+from training.starter.slot_values import SlotValues
 
 
-def words(values: Values, count: int) -> list[str]:
+def draw_words(values: SlotValues, count: int) -> list[str]:
     """Draw different words: names, numbers, codes and things."""
     kinds = ("person", "town", "thing", "code", "color", "price", "duration", "time", "company")
     found: dict[str, None] = {}
@@ -23,30 +23,30 @@ def words(values: Values, count: int) -> list[str]:
     return list(found)
 
 
-def repeat(values: Values) -> Turn:
+def repeat_turn(values: SlotValues) -> Turn:
     """Repeat a list of words."""
-    text = ", ".join(words(values, values.random.randint(3, 8)))
+    text = ", ".join(draw_words(values, values.random.randint(3, 8)))
     return f"Repeat: {text}", text
 
 
-def recall(values: Values) -> tuple[str, list[Turn]]:
-    """Return a numbered list of pairs and questions for what stands beside a word."""
-    drawn = words(values, 2 * values.random.randint(3, 6))
+def recall_turns(values: SlotValues) -> tuple[str, list[Turn]]:
+    """Return a numbered list of pairs and questions for the second word of a pair."""
+    drawn = draw_words(values, 2 * values.random.randint(3, 6))
     pairs = list(zip(drawn[::2], drawn[1::2], strict=True))
     lines = [f"[{number}] {key}: {value}" for number, (key, value) in enumerate(pairs, 1)]
     turns = [(f"Find: {key}", f"{value}. [{n}]") for n, (key, value) in enumerate(pairs, 1)]
     return "\n".join(lines) + "\n\n", turns
 
 
-def source() -> Callable[[int], Group]:
+def training_source() -> Callable[[int], Group]:
     """Return the endless stream of exercises."""
 
     def at(index: int) -> Group:
-        random_: random.Random = generator("recall", index)
-        values = Values(random_)
+        random_: random.Random = seeded_random("recall", index)
+        values = SlotValues(random_)
         if random_.random() < 0.4:
-            return Group("recall", "", tuple((repeat(values),) for _ in range(4)))
-        shared, turns = recall(values)
+            return Group("recall", "", tuple((repeat_turn(values),) for _ in range(4)))
+        shared, turns = recall_turns(values)
         return Group("recall", "", tuple((turn,) for turn in turns), shared)
 
     return at

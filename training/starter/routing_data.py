@@ -1,4 +1,4 @@
-"""Routing: a list of skills and a message; the answer is the name of the skill that fits.
+"""Routing examples: a list of skills and a message; the answer is the name of the right skill.
 
 Messages for the built-in skills are generated or taken from the other tasks; the other skills
 and their messages come from CLINC150 (CC-BY 3.0).
@@ -11,9 +11,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from training.starter import coding, corpus, grounded, summarizing, talking, translating
-from training.starter.groups import Group, generator
-from training.starter.values import Values
+from training.starter import (
+    code_data,
+    corpus,
+    dialogue_data,
+    grounded_data,
+    summary_data,
+    translation_data,
+)
+from training.starter.groups import Group, seeded_random
+from training.starter.slot_values import SlotValues
 
 from palaver_skills import prompts
 
@@ -97,19 +104,19 @@ CODE_TOO = (
 
 
 @lru_cache(maxsize=2)
-def intents(folder: Path) -> dict[str, list[str]]:
+def read_intents(folder: Path) -> dict[str, list[str]]:
     """Read the messages of the other skills."""
     found: dict[str, list[str]] = {name: [] for name in OTHERS}
-    for row in corpus.rows(folder, "intent_clinc150_train"):
+    for row in corpus.read_rows(folder, "intent_clinc150_train"):
         if row["intent"] in found:
             found[row["intent"]].append(corpus.clean(row["text"]))
     return {name: texts for name, texts in found.items() if texts}
 
 
-def message(folder: Path, skill: str, random_: random.Random) -> str:
+def draw_message(folder: Path, skill: str, random_: random.Random) -> str:
     """Draw a message that the skill should get."""
     if skill == "chat":
-        asked = [q for q, _, weight in talking.small_talk(folder) if weight > 1]
+        asked = [q for q, _, weight in dialogue_data.read_small_talk(folder) if weight > 1]
         return random_.choice(random_.choice(asked))
     if skill == "qa":
         question, duty = (
@@ -133,54 +140,56 @@ def message(folder: Path, skill: str, random_: random.Random) -> str:
     if skill == "translation":
         return _translate(folder, random_)
     if skill == "summarization":
-        text = " ".join(summarizing.notice(random_)[: random_.randint(1, 3)])
+        text = " ".join(summary_data.make_notice(random_)[: random_.randint(1, 3)])
         return random_.choice(SUMMARIZE).format(t=text)
     if skill == "codegen":
-        task = random_.choice(coding.tasks())
+        task = random_.choice(code_data.python_tasks())
         if random_.random() < 0.3:
             return random_.choice(CODE_TOO).format(g=task.goal)
-        return coding.turns(task, random_)[0][0]
-    return random_.choice(intents(folder)[skill])
+        return code_data.make_turns(task, random_)[0][0]
+    return random_.choice(read_intents(folder)[skill])
 
 
 def _question(random_: random.Random) -> str:
-    values = Values(random_)
+    values = SlotValues(random_)
     kind = random_.choice(("place", "rule", "rule", "product", "person"))
-    fact = random_.choice(grounded.kinds()[kind])
-    return grounded.make_fact(fact, grounded.make_subject(kind, values), values).ask(random_)[0]
+    fact = random_.choice(grounded_data.read_fact_kinds()[kind])
+    return grounded_data.make_fact(fact, grounded_data.make_subject(kind, values), values).ask(
+        random_
+    )[0]
 
 
 def _translate(folder: Path, random_: random.Random) -> str:
-    language = random_.choice(translating.FOREIGN)
-    pair = random_.choice(translating.pairs(folder, language).train)
+    language = random_.choice(translation_data.FOREIGN)
+    pair = random_.choice(translation_data.read_pairs(folder, language).train)
     into = random_.choice([*prompts.LANGUAGES.values(), "Italian", "Dutch", "Polish"])
     text = random_.choice((pair.english, pair.foreign))
     return random_.choice(TRANSLATE).format(l=into, t=text)
 
 
-def skills(folder: Path, random_: random.Random) -> list[tuple[str, str]]:
+def draw_skills(folder: Path, random_: random.Random) -> list[tuple[str, str]]:
     """Draw a list of skills: mostly the built-in ones, now and then some others."""
     found = list(prompts.SKILLS.items())
     if random_.random() < 0.5:
         found = random_.sample(found, random_.randint(3, 5))
     if random_.random() < 0.5:
-        others = [(name, OTHERS[name]) for name in intents(folder)]
+        others = [(name, OTHERS[name]) for name in read_intents(folder)]
         found += random_.sample(others, random_.randint(1, 4))
     random_.shuffle(found)
     return found
 
 
-def source(folder: Path) -> Callable[[int], Group]:
+def training_source(folder: Path) -> Callable[[int], Group]:
     """Return the endless stream of training groups: eight messages for one list of skills."""
 
     def at(index: int) -> Group:
-        random_ = generator("routing", index)
-        offered = skills(folder, random_)
+        random_ = seeded_random("routing", index)
+        offered = draw_skills(folder, random_)
         turns = []
         for _ in range(8):
             name = random_.choice(offered)[0]
-            text = message(folder, name, random_)
-            if not corpus.held_out("routing " + text) and not corpus.resembles_example(text):
+            text = draw_message(folder, name, random_)
+            if not corpus.is_held_out("routing " + text) and not corpus.resembles_example(text):
                 turns.append(((text, name),))
         return Group(
             "routing", prompts.routing(offered), tuple(turns) or ((("Hi", offered[0][0]),),)
@@ -189,16 +198,16 @@ def source(folder: Path) -> Callable[[int], Group]:
     return at
 
 
-def measured(folder: Path, count: int) -> list[Group]:
+def held_out_groups(folder: Path, count: int) -> list[Group]:
     """Return held-out messages for the built-in skills, shuffled."""
     found: list[Group] = []
     index = 0
     while len(found) < count:
-        random_ = generator("routing measured", index)
+        random_ = seeded_random("routing measured", index)
         index += 1
         name = random_.choice(list(prompts.SKILLS))
-        text = message(folder, name, random_)
-        if corpus.held_out("routing " + text):
+        text = draw_message(folder, name, random_)
+        if corpus.is_held_out("routing " + text):
             offered = list(prompts.SKILLS.items())
             random_.shuffle(offered)
             found.append(Group("routing", prompts.routing(offered), (((text, name),),)))

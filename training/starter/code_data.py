@@ -18,22 +18,22 @@ from functools import lru_cache
 from typing import Any
 
 from training.starter import corpus
-from training.starter.groups import Group, Turn, generator, share
+from training.starter.groups import Group, Turn, hash_fraction, seeded_random
 
 from palaver_skills import prompts
 
-SPARE = 0.12
-"""The share of tasks that is only measured."""
+HELD_OUT_SHARE = 0.12
+"""Share of the tasks that are kept for measuring."""
 
-CODE_SECONDS = 10.0
-"""How long one generated function may run in its own process."""
+CODE_TIMEOUT_SECONDS = 10.0
+"""Time limit of one generated function in its own process."""
 
 Check = tuple[tuple[Any, ...], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One function to write: what it returns in words, its code, and calls with results."""
+    """One function to write: its purpose in words, its code, and calls with their results."""
 
     goal: str
     name: str
@@ -45,13 +45,13 @@ class Task:
     combined: bool = False
 
     @property
-    def spare(self) -> bool:
-        """Tell whether this task is kept for measuring."""
+    def is_held_out(self) -> bool:
+        """Return whether this task is kept for measuring."""
         shown = corpus.resembles_example(f"Write a function that {self.goal}.")
-        return shown or (self.combined and share(self.goal) < SPARE)
+        return shown or (self.combined and hash_fraction(self.goal) < HELD_OUT_SHARE)
 
 
-# What is picked from a list of numbers `{p}`: words, name, condition on x.
+# Numbers to pick from a list `{p}`: words, name, condition on x.
 FILTERS = (
     ("", "", ""),
     ("even ", "even", "x % 2 == 0"),
@@ -750,15 +750,15 @@ SCRIPT = (
 
 
 @lru_cache(maxsize=1)
-def tasks() -> tuple[Task, ...]:
+def python_tasks() -> tuple[Task, ...]:
     """Return all Python tasks."""
     return (*number_tasks(), *other_tasks())
 
 
 @lru_cache(maxsize=2)
-def split(*, spare: bool) -> tuple[Task, ...]:
+def split_tasks(*, held_out: bool) -> tuple[Task, ...]:
     """Return the tasks of one split; single functions are all trained, their wordings split."""
-    return tuple(task for task in tasks() if task.spare == spare)
+    return tuple(task for task in python_tasks() if task.is_held_out == held_out)
 
 
 PHRASES = (
@@ -794,7 +794,7 @@ def imperative(goal: str) -> str:
     return f"{verb.capitalize()} {rest}"
 
 
-def code_of(task: Task, name: str, parameter: str) -> str:
+def write_code(task: Task, name: str, parameter: str) -> str:
     """Write the function."""
     body = task.body.replace("{p}", parameter)
     if task.language == "JavaScript":
@@ -803,7 +803,7 @@ def code_of(task: Task, name: str, parameter: str) -> str:
     return f"def {name}({parameter}):\n{indent(body)}"
 
 
-def answer(language: str, code: str, explanation: str) -> str:
+def format_answer(language: str, code: str, explanation: str) -> str:
     """Lay out code and explanation as the prompt asks for it."""
     return f"```{language.lower()}\n{code}\n```\n{explanation}"
 
@@ -813,16 +813,16 @@ NAMES = (
 )
 
 
-def turns(task: Task, random_: random.Random) -> tuple[Turn, ...]:
-    """Ask for a task, now and then with a wish afterwards."""
+def make_turns(task: Task, random_: random.Random) -> tuple[Turn, ...]:
+    """Return a request for a task, sometimes with a follow-up request."""
     phrase = random_.choice(PHRASES)
     name = random_.choice(NAMES) if "{name}" in phrase and random_.random() < 0.6 else task.name
     parameter = task.parameter
     request = phrase.format(
         goal=task.goal, name=name, language=task.language, Goal_imperative=imperative(task.goal)
     )
-    code = code_of(task, name, parameter)
-    first = (request, answer(task.language, code, task.explanation))
+    code = write_code(task, name, parameter)
+    first = (request, format_answer(task.language, code, task.explanation))
     if random_.random() < 0.15 and task.language == "Python":
         return first, _follow_up(task, name, parameter, random_)
     return (first,)
@@ -835,31 +835,31 @@ def _follow_up(task: Task, name: str, parameter: str, random_: random.Random) ->
         wish = random_.choice(
             (f"Call it {new}.", f"Rename it to {new}.", f"Please name the function {new}.")
         )
-        return wish, answer(
-            "python", code_of(task, new, parameter), f"The function is now called {new}."
+        return wish, format_answer(
+            "python", write_code(task, new, parameter), f"The function is now called {new}."
         )
     if kind == 1:
-        head, _, rest = code_of(task, name, parameter).partition("\n")
+        head, _, rest = write_code(task, name, parameter).partition("\n")
         code = f'{head}\n    """{imperative(task.goal)}."""\n{rest}'
-        return random_.choice(("Add a docstring.", "Please add a docstring.")), answer(
+        return random_.choice(("Add a docstring.", "Please add a docstring.")), format_answer(
             "python", code, "The docstring says what the function does."
         )
     new = random_.choice(("data", "value", "given", "x", "arg"))
-    return f"Name the parameter {new}.", answer(
-        "python", code_of(task, name, new), f"The parameter is now called {new}."
+    return f"Name the parameter {new}.", format_answer(
+        "python", write_code(task, name, new), f"The parameter is now called {new}."
     )
 
 
-def source() -> Callable[[int], Group]:
+def training_source() -> Callable[[int], Group]:
     """Return the endless stream of training groups: several requests in one language."""
-    python = split(spare=False)
+    python = split_tasks(held_out=False)
     singles = [task for task in python if any(task.goal == row[0] for row in SINGLES)]
     script = [Task(*row, checks=(), language="JavaScript") for row in SCRIPT]
 
     def at(index: int) -> Group:
-        random_ = generator("code", index)
+        random_ = seeded_random("code", index)
         pool = script if random_.random() < 0.1 else singles if random_.random() < 0.4 else python
-        found = [turns(task, random_) for task in random_.sample(pool, 3)]
+        found = [make_turns(task, random_) for task in random_.sample(pool, 3)]
         kept = tuple(t for t in found if not any(corpus.resembles_example(q) for q, _ in t))
         language = "JavaScript" if pool is script else "Python"
         return Group("code", prompts.codegen(language), kept or (found[0][:0],))
@@ -867,35 +867,37 @@ def source() -> Callable[[int], Group]:
     return at
 
 
-def measured(count: int) -> list[tuple[Task, Group]]:
+def held_out_groups(count: int) -> list[tuple[Task, Group]]:
     """Return held-out tasks as requests."""
     found = []
-    pool = list(split(spare=True))
-    generator("code measured").shuffle(pool)
+    pool = list(split_tasks(held_out=True))
+    seeded_random("code measured").shuffle(pool)
     for task in pool[:count]:
         request = f"Write a function that {task.goal}."
-        code = answer("python", code_of(task, task.name, task.parameter), task.explanation)
+        code = format_answer(
+            "python", write_code(task, task.name, task.parameter), task.explanation
+        )
         found.append((task, Group("code", prompts.codegen("Python"), (((request, code),),))))
     return found
 
 
-def code_block(text: str) -> str:
+def extract_code(text: str) -> str:
     """Return the fenced code of a reply, or nothing."""
     _, _, rest = text.partition("```")
     _, _, rest = rest.partition("\n")
     return rest.partition("```")[0]
 
 
-def parses(code: str) -> bool:
-    """Tell whether code is Python with a function in it."""
+def is_function(code: str) -> bool:
+    """Return whether code is Python with a function in it."""
     try:
         return any(isinstance(node, ast.FunctionDef) for node in ast.parse(code).body)
     except (SyntaxError, ValueError):
         return False
 
 
-def passes(code: str, checks: Sequence[Check]) -> bool:
-    """Run the code with its checks in a separate interpreter; tell whether all hold."""
+def passes_checks(code: str, checks: Sequence[Check]) -> bool:
+    """Run the code with its checks in a separate interpreter. Return True if all pass."""
     name = next(node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
     lines = [f"assert {name}(*{arguments!r}) == {result!r}" for arguments, result in checks]
     program = "\n".join([code, *lines])
@@ -903,7 +905,7 @@ def passes(code: str, checks: Sequence[Check]) -> bool:
         done = subprocess.run(
             [sys.executable, "-I", "-c", program],
             capture_output=True,
-            timeout=CODE_SECONDS,
+            timeout=CODE_TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:

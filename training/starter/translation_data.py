@@ -11,15 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from training.starter import corpus
-from training.starter.groups import Group, generator
+from training.starter.groups import Group, seeded_random
 
 from palaver_skills import prompts
 
 FOREIGN = ("fr", "de", "es", "zh")
-LONGEST = 9
+MAX_WORDS = 9
 """Words of the English side; the model is measured on sentences of up to eight."""
-PER_SENTENCE = 3
-"""How many translations of one English sentence are kept."""
+MAX_PER_SENTENCE = 3
+"""Translations that are kept of one English sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Pairs:
     held_out: tuple[Pair, ...]
 
 
-def simplified() -> Callable[[str], str]:
+def simplifier() -> Callable[[str], str]:
     """Return a function that writes Chinese in simplified characters (OpenCC, Apache-2.0)."""
     from opencc import OpenCC  # type: ignore[import-not-found,unused-ignore]
 
@@ -47,79 +47,79 @@ def simplified() -> Callable[[str], str]:
 
 
 @lru_cache(maxsize=8)
-def pairs(folder: Path, language: str) -> Pairs:
+def read_pairs(folder: Path, language: str) -> Pairs:
     """Read, clean and split the pairs of English and `language`."""
-    tatoeba = _read(folder, f"tatoeba_en-{language}", language, LONGEST)
+    tatoeba = _read(folder, f"tatoeba_en-{language}", language, MAX_WORDS)
     docs = _read(folder, f"msdocs_en-{language}", language, 8)
-    spare = [pair for pair in tatoeba if corpus.held_out(pair.english)]
-    closed = {corpus.plain(pair.foreign) for pair in spare}
-    train = [pair for pair in tatoeba if _open(pair, closed)]
-    generator("documentation", language).shuffle(docs)
-    train += [pair for pair in docs[: len(train) // 50] if _open(pair, closed)]
-    generator("pairs", language).shuffle(train)
-    return Pairs(tuple(train), tuple(spare))
+    held_out = [pair for pair in tatoeba if corpus.is_held_out(pair.english)]
+    closed = {corpus.normalize(pair.foreign) for pair in held_out}
+    train = [pair for pair in tatoeba if _is_trainable(pair, closed)]
+    seeded_random("documentation", language).shuffle(docs)
+    train += [pair for pair in docs[: len(train) // 50] if _is_trainable(pair, closed)]
+    seeded_random("pairs", language).shuffle(train)
+    return Pairs(tuple(train), tuple(held_out))
 
 
-def _open(pair: Pair, closed: set[str]) -> bool:
-    """Tell whether a pair may be trained on."""
-    if corpus.held_out(pair.english) or corpus.plain(pair.foreign) in closed:
+def _is_trainable(pair: Pair, closed: set[str]) -> bool:
+    """Return whether a pair may be trained on."""
+    if corpus.is_held_out(pair.english) or corpus.normalize(pair.foreign) in closed:
         return False
     return not (corpus.resembles_example(pair.english) or corpus.resembles_example(pair.foreign))
 
 
 def _read(folder: Path, name: str, language: str, longest: int) -> list[Pair]:
-    convert = simplified() if language == "zh" else str
+    convert = simplifier() if language == "zh" else str
     seen: dict[str, int] = {}
     found: dict[tuple[str, str], Pair] = {}
-    for row in corpus.rows(folder, name):
+    for row in corpus.read_rows(folder, name):
         english = corpus.clean(row["en"])
         pair = Pair(english, convert(corpus.clean(row[language])))
         if not 0 < len(english.split()) <= longest or len(pair.foreign) > 120:
             continue
         if any(mark in english for mark in "|[]{}<>_*`#"):
             continue
-        if seen.get(english, 0) < PER_SENTENCE and (english, pair.foreign) not in found:
+        if seen.get(english, 0) < MAX_PER_SENTENCE and (english, pair.foreign) not in found:
             seen[english] = seen.get(english, 0) + 1
             found[english, pair.foreign] = pair
     return list(found.values())
 
 
-def group(source: str, target: str, text: str, answer: str) -> Group:
+def make_group(source: str, target: str, text: str, answer: str) -> Group:
     """Make one example from two language codes, a text and its translation."""
     system = prompts.translation(prompts.LANGUAGES[source], prompts.LANGUAGES[target])
     return Group("translation", system, (((text, answer),),))
 
 
-def directed(language: str, *, into_english: bool, pair: Pair) -> Group:
+def group_of_pair(language: str, *, into_english: bool, pair: Pair) -> Group:
     """Turn a pair into an example of one direction."""
     if into_english:
-        return group(language, "en", pair.foreign, pair.english)
-    return group("en", language, pair.english, pair.foreign)
+        return make_group(language, "en", pair.foreign, pair.english)
+    return make_group("en", language, pair.english, pair.foreign)
 
 
-def source(folder: Path, language: str, *, into_english: bool) -> Callable[[int], Group]:
+def training_source(folder: Path, language: str, *, into_english: bool) -> Callable[[int], Group]:
     """Return the endless stream of training examples of one direction, reshuffled every epoch."""
-    train = pairs(folder, language).train
+    train = read_pairs(folder, language).train
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> list[int]:
         numbers = list(range(len(train)))
-        generator("order", language, into_english, epoch).shuffle(numbers)
+        seeded_random("order", language, into_english, epoch).shuffle(numbers)
         return numbers
 
     def at(index: int) -> Group:
         epoch, place = divmod(index, len(train))
-        return directed(language, into_english=into_english, pair=train[order(epoch)[place]])
+        return group_of_pair(language, into_english=into_english, pair=train[order(epoch)[place]])
 
     return at
 
 
-def measured(folder: Path, language: str, *, into_english: bool, count: int) -> list[Group]:
+def held_out_groups(folder: Path, language: str, *, into_english: bool, count: int) -> list[Group]:
     """Return held-out examples of one direction: Tatoeba, up to eight English words."""
-    spare = [p for p in pairs(folder, language).held_out if len(p.english.split()) <= 8]
+    held_out = [p for p in read_pairs(folder, language).held_out if len(p.english.split()) <= 8]
     chosen: dict[str, Pair] = {}
-    for pair in spare:
+    for pair in held_out:
         chosen.setdefault(pair.foreign if into_english else pair.english, pair)
     kept = sorted(chosen.values(), key=lambda pair: (pair.english, pair.foreign))
-    generator("measured", language, into_english).shuffle(kept)
-    return [directed(language, into_english=into_english, pair=pair) for pair in kept[:count]]
+    seeded_random("measured", language, into_english).shuffle(kept)
+    return [group_of_pair(language, into_english=into_english, pair=pair) for pair in kept[:count]]

@@ -1,6 +1,6 @@
-"""The tokenizer: byte-level BPE in the manner of Qwen2, and the chat template.
+"""The tokenizer: byte-level BPE as in Qwen2, and the chat template.
 
-Every role has one special token, so a chat costs one token per message beside its words.
+Every role has one special token, so a chat costs one extra token per message.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEMPLATE = (
 )
 
 
-def train(texts: Iterator[str], vocabulary: int) -> Tokenizer:
+def train_tokenizer(texts: Iterator[str], vocabulary: int) -> Tokenizer:
     """Learn a tokenizer with `vocabulary` entries from texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -53,7 +53,7 @@ def train(texts: Iterator[str], vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`; `context` in tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -74,7 +74,7 @@ def _settings(context: int) -> dict[str, Any]:
     }
 
 
-def special(tokenizer: Tokenizer, name: str) -> int:
+def special_token_id(tokenizer: Tokenizer, name: str) -> int:
     """Return the number of a special token."""
     number = tokenizer.token_to_id(name)
     if number is None:
@@ -82,7 +82,7 @@ def special(tokenizer: Tokenizer, name: str) -> int:
     return int(number)
 
 
-def load(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path) -> Tokenizer:
     """Read a saved tokenizer."""
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 

@@ -1,7 +1,7 @@
-"""The tables of the knowledge base: documents, passages, full-text terms, vectors. Synchronous.
+"""Search index in SQLite: documents, passages, full-text terms and vectors. Synchronous.
 
-Each tenant has a full-text table of its own, so that how rare a word is, and with it the order of
-what is found, depends on nothing that another tenant has stored.
+Each tenant has its own full-text table: the rarity of a word, and so the order of the results,
+must not depend on another tenant's documents.
 """
 
 import math
@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palaver import Document, DocumentInfo, Passage
-from palaver_plugins.knowledge.passages import passages
-from palaver_plugins.knowledge.terms import terms, wanted
+from palaver_plugins.knowledge.passages import split_passages
+from palaver_plugins.knowledge.terms import index_terms, query_terms
 
-VERSION = 1
-BUSY = 10.0
-"""Seconds to wait for another process that writes."""
-TITLE, SECTION, BODY = 4.0, 1.5, 1.0
-"""How much a word counts where it stands, measured by ``benchmarks/retrieval.py``."""
-CANDIDATES = 50
-"""Passages that are ordered anew by how much of the question they cover."""
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_SECONDS = 10.0
+"""Time to wait for another process that writes."""
+TITLE_WEIGHT, SECTION_WEIGHT, BODY_WEIGHT = 4.0, 1.5, 1.0
+"""Weight of a word by its position, measured by ``benchmarks/retrieval.py``."""
+RERANKED_PASSAGES = 50
+"""Passages that are ranked again by their coverage of the question."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenants (key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -47,40 +47,43 @@ CREATE INDEX IF NOT EXISTS passages_of ON passages (document, number);
 
 
 class Ranked(NamedTuple):
-    """A passage by its key; a higher score is better."""
+    """Key of a passage and its score; higher is better."""
 
     key: int
     score: float
 
 
 class Vectors(NamedTuple):
-    """One row of unit length per passage."""
+    """Matrix with one row of unit length per passage: (passages, dimensions)."""
 
     keys: NDArray[np.int64]
     matrix: NDArray[np.float32]
 
 
-class Store:
-    """One connection. Use it from one thread.
+class SearchIndex:
+    """One connection to the index. Use it from one thread.
 
-    Raises `sqlite3.Error` when the file cannot be opened, or is of another kind.
+    Raises `sqlite3.Error` if the file cannot be opened or is not an index.
     """
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
+        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
         self._vectors: dict[int, Vectors] = {}
-        self._seen = -1
+        self._vectors_version = -1
+        self._seen_version = -1
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA foreign_keys=ON")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
+        if version > SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was written by a newer version ({version})")
-        if version < VERSION:
+        if version < SCHEMA_VERSION:
             self._make_tables()
 
     def _make_tables(self) -> None:
-        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+        self._db.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+        )
         self._db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(text)")
         self._db.execute("DROP TABLE temp.probe")
 
@@ -90,8 +93,8 @@ class Store:
     # Documents
 
     def add(self, tenant: str, document: Document) -> int:
-        """Replace one document; returns its number of passages."""
-        cuts = passages(document.text, document.title)
+        """Add or replace a document. Return its number of passages."""
+        found = split_passages(document.text, document.title)
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             owner = self._make_tenant(tenant)
@@ -100,16 +103,16 @@ class Store:
                 "INSERT INTO documents (tenant, id, title) VALUES (?, ?, ?)",
                 (owner, document.id, document.title),
             )
-            for number, cut in enumerate(cuts, 1):
+            for number, passage in enumerate(found, 1):
                 key = self._db.execute(
                     "INSERT INTO passages (document, number, section, text) VALUES (?, ?, ?, ?)",
-                    (row.lastrowid, number, cut.section, cut.text),
+                    (row.lastrowid, number, *passage),
                 ).lastrowid
                 self._db.execute(
                     f"INSERT INTO terms_{owner} (rowid, title, section, body) VALUES (?, ?, ?, ?)",
-                    (key, terms(document.title), terms(cut.section), terms(cut.text)),
+                    (key, *map(index_terms, (document.title, *passage))),
                 )
-        return len(cuts)
+        return len(found)
 
     def remove(self, tenant: str, document: str) -> bool:
         owner = self._tenant(tenant)
@@ -160,65 +163,73 @@ class Store:
 
     # Searching
 
-    def changed(self) -> bool:
-        """Whether another connection has written since this was last asked."""
+    def has_changed(self) -> bool:
+        """Return True if another connection has written since the last call."""
+        previous, self._seen_version = self._seen_version, self._data_version()
+        return self._seen_version != previous
+
+    def _data_version(self) -> int:
         version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
-        changed, self._seen = version != self._seen, version
-        if changed:
-            self._vectors.clear()
-        return changed
+        return version
 
-    def by_words(self, tenant: str, question: str, limit: int) -> list[Ranked]:
-        """The passages that share words with the question: by BM25, the best of them ordered anew
-        by BM25 times coverage.
+    def rank_by_words(self, tenant: str, question: str, limit: int) -> list[Ranked]:
+        """Return the passages that share words with the question, ranked by BM25 times coverage.
 
-        BM25 alone is fond of a passage that repeats one rare word. Coverage is the share of the
-        question's words, weighted by rarity, that a passage holds at all.
+        BM25 alone prefers a passage that repeats one rare word. Coverage is the share of the
+        question's words, weighted by rarity, that a passage contains.
         """
-        owner, words = self._tenant(tenant), wanted(question)
+        owner, words = self._tenant(tenant), query_terms(question)
         if owner is None or not words:
             return []
         rows = self._db.execute(
-            f"SELECT rowid, -bm25(terms_{owner}, {TITLE}, {SECTION}, {BODY}) AS score"
-            f" FROM terms_{owner} WHERE terms_{owner} MATCH ? ORDER BY score DESC, rowid LIMIT ?",
-            (" OR ".join(words), max(limit, CANDIDATES)),
+            f"SELECT rowid, -bm25(terms_{owner}, {TITLE_WEIGHT}, {SECTION_WEIGHT}, {BODY_WEIGHT})"
+            f" AS score FROM terms_{owner} WHERE terms_{owner} MATCH ?"
+            " ORDER BY score DESC, rowid LIMIT ?",
+            (" OR ".join(words), max(limit, RERANKED_PASSAGES)),
         )
-        found = [Ranked(*row) for row in rows]
-        coverage = self._coverage(owner, words, [key for key, _ in found])
-        again = [Ranked(key, score * coverage[key]) for key, score in found]
-        return sorted(again, key=lambda ranked: (-ranked.score, ranked.key))[:limit]
+        candidates = [Ranked(*row) for row in rows]
+        coverage = self._coverage(owner, words, [key for key, _ in candidates])
+        found = [Ranked(key, score * coverage[key]) for key, score in candidates]
+        return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))[:limit]
 
     def _coverage(self, owner: int, words: Sequence[str], keys: Sequence[int]) -> dict[int, float]:
         sums = dict.fromkeys(keys, 0.0)
         total = 0.0
-        marks = ",".join("?" * len(keys))
+        placeholders = ",".join("?" * len(keys))
         for word in words:
-            holding = self._db.execute(
+            matches = self._db.execute(
                 f"SELECT rowid FROM terms_{owner}"
-                f" WHERE terms_{owner} MATCH ? AND rowid IN ({marks})",
+                f" WHERE terms_{owner} MATCH ? AND rowid IN ({placeholders})",
                 (word, *keys),
             ).fetchall()
-            rarity = 0.5 + math.log(1 + (len(keys) - len(holding) + 0.5) / (len(holding) + 0.5))
+            rarity = 0.5 + math.log(1 + (len(keys) - len(matches) + 0.5) / (len(matches) + 0.5))
             total += rarity
-            for (key,) in holding:
+            for (key,) in matches:
                 sums[key] += rarity
         return {key: share / total for key, share in sums.items()}
 
-    def by_vector(self, tenant: str, vector: Sequence[float], limit: int) -> list[Ranked]:
-        """The passages nearest to a vector of unit length, by cosine. Exact, not approximate."""
+    def rank_by_vector(self, tenant: str, vector: Sequence[float], limit: int) -> list[Ranked]:
+        """Return the passages nearest to a vector of unit length, by exact cosine similarity."""
         owner = self._tenant(tenant)
-        sought = np.asarray(vector, dtype=np.float32)
+        query = np.asarray(vector, dtype=np.float32)
         if owner is None:
             return []
-        self.changed()
-        held = self._vectors.get(owner)
-        if held is None:
-            held = self._vectors[owner] = self._load_vectors(owner, sought.size)
-        if held.matrix.shape[1:] != sought.shape:
+        vectors = self._vectors_of(owner, query.size)
+        if vectors.matrix.shape[1:] != query.shape:
             return []
-        scores = held.matrix @ sought
+        scores = vectors.matrix @ query
         best = np.argsort(-scores, kind="stable")[:limit]
-        return [Ranked(int(held.keys[at]), float(scores[at])) for at in best]
+        return [Ranked(int(vectors.keys[row]), float(scores[row])) for row in best]
+
+    def _vectors_of(self, owner: int, size: int) -> Vectors:
+        """Return the tenant's vectors, cached until another connection writes."""
+        version = self._data_version()
+        if version != self._vectors_version:
+            self._vectors.clear()
+            self._vectors_version = version
+        if owner not in self._vectors:
+            self._vectors[owner] = self._load_vectors(owner, size)
+        return self._vectors[owner]
 
     def _load_vectors(self, owner: int, size: int) -> Vectors:
         rows = self._db.execute(
@@ -231,12 +242,13 @@ class Store:
             np.frombuffer(b"".join(blob for _, blob in rows), dtype=np.float32).reshape(-1, size),
         )
 
-    def read(self, ranked: Sequence[Ranked]) -> tuple[Passage, ...]:
-        """The passages themselves, in the given order; one that was just removed is left out."""
-        marks = ",".join("?" * len(ranked))
+    def read_passages(self, ranked: Sequence[Ranked]) -> tuple[Passage, ...]:
+        """Return the passages in the given order, without those removed since the ranking."""
+        placeholders = ",".join("?" * len(ranked))
         rows = self._db.execute(
             "SELECT p.key, d.id, d.title, p.section, p.number, p.text"
-            f" FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN ({marks})",
+            " FROM passages p JOIN documents d ON d.key = p.document"
+            f" WHERE p.key IN ({placeholders})",
             [key for key, _ in ranked],
         )
         found = {row[0]: row[1:] for row in rows}
@@ -255,8 +267,8 @@ class Store:
 
     # Vectors
 
-    def without_vector(self, limit: int) -> list[tuple[int, str]]:
-        """Key and text of passages that have no vector yet."""
+    def passages_without_vector(self, limit: int) -> list[tuple[int, str]]:
+        """Return key and text of passages without a vector."""
         rows = self._db.execute(
             "SELECT p.key, d.title || char(10) || p.section || char(10) || p.text FROM passages p"
             " JOIN documents d ON d.key = p.document WHERE p.vector IS NULL ORDER BY p.key LIMIT ?",
@@ -264,14 +276,14 @@ class Store:
         )
         return list(rows)
 
-    def keep_vectors(self, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
+    def store_vectors(self, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
         blobs = [(np.asarray(v, dtype=np.float32).tobytes(), key) for key, v in vectors]
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             self._db.executemany("UPDATE passages SET vector = ? WHERE key = ?", blobs)
 
-    def forget_vectors_of_other_size(self, size: int) -> None:
-        """After a change of the embedding model its predecessor's vectors mean nothing."""
+    def delete_vectors_of_other_size(self, size: int) -> None:
+        """Delete the vectors of an embedding model that was replaced."""
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             self._db.execute(
