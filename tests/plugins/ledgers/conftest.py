@@ -1,7 +1,7 @@
-"""The ledgers under the contract suite, and how a test speaks with them.
+"""Ledgers under the contract tests, and helpers for the tests.
 
 A test takes ``subject`` and runs once per ledger. To add a ledger, write an async context manager
-that yields a `Place` and name it in `PLACES`.
+that yields a `LedgerUnderTest` and add it to `SUBJECTS`.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ except ImportError:
 
 
 class ManualClock:
-    """A clock that stands still until it is moved; some ledgers read only its milliseconds."""
+    """Clock that a test moves; some ledgers read only its milliseconds."""
 
     def __init__(self) -> None:
         self.now = float(round(time.time()))
@@ -62,11 +62,11 @@ class ManualClock:
 
 
 class LedgerUnderTest:
-    """A started ledger, ``ledger``, and the means to test it.
+    """Started ledger with helpers to test it.
 
-    ``build`` makes another instance on the same store, or a fresh one where ``shared`` is not
-    given. ``clock`` is None when the ledger's clock cannot be moved. ``dump`` gives every byte
-    that the store holds; ``url`` leads to it, where it is a server's.
+    ``build`` makes another instance on the same store. ``clock`` is None when the test cannot move
+    the ledger's clock. ``dump`` returns every byte in the store; ``url`` is the address of a store
+    that is a server.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class LedgerUnderTest:
         return await self._dump(self.ledger)
 
     async def reopen(self, **options: Any) -> None:  # Any: settings of the ledger
-        """Close the ledger and open it anew with other settings."""
+        """Close the ledger and open it again with other settings."""
         await self.ledger.close()
         self.ledger = self.build(**options)
         await self.ledger.start()
 
     async def advance_clock(self, seconds: float) -> None:
-        """Let the ledger's clock go on."""
+        """Advance the ledger's clock, or wait."""
         if self.clock is not None:
             self.clock.now += seconds
         else:
@@ -105,21 +105,21 @@ class LedgerUnderTest:
 
     def require_clock(self) -> ManualClock:
         if self.clock is None:
-            pytest.skip(f"the clock of {self.name} cannot be moved by a day")
+            pytest.skip(f"the clock of {self.name} cannot be moved")
         return self.clock
 
-    # Saying things
+    # Messages and turns
 
     def make_message(
         self, text: str = "hello", *, thread: str = "t", person: str = "ada", **fields: Any
     ) -> Message:
-        """A message; ``fields`` may also hold ``tenant``."""
+        """Return a message; ``fields`` may contain ``tenant``."""
         conversation = Conversation(fields.pop("tenant", "acme"), "web", thread)
         fields.setdefault("id", new_id())
         return Message(conversation=conversation, person=person, text=text, **fields)
 
     async def accept(self, text: str = "hello", **fields: Any) -> str:
-        """Accept a new message; returns its turn."""
+        """Accept a new message; return its turn."""
         receipt = await self.ledger.accept(self.make_message(text, **fields))
         assert not receipt.duplicate
         return receipt.turn
@@ -171,7 +171,7 @@ class LedgerUnderTest:
         return claim
 
     def reply_entries(self, claim: Claim, *texts: str) -> tuple[LogEntry, ...]:
-        """The entries of a reply in pieces, from the beginning of a turn."""
+        """Return the entries of a reply in pieces, from the beginning of a turn."""
         entries: list[LogEntry] = [
             Started(turn=claim.turn, attempt=claim.attempt),
             Routed(turn=claim.turn, skill="chat", reason="default"),
@@ -183,7 +183,7 @@ class LedgerUnderTest:
         return tuple(entries)
 
     async def run_skill(self, skill: str, **options: Any) -> Claim:
-        """Claim the next turn, which ``skill`` begins to answer."""
+        """Claim the next turn and route it to ``skill``."""
         claim = await self.claim(**options)
         await self.append(claim, Routed(turn=claim.turn, skill=skill, reason="default"))
         return claim
@@ -198,7 +198,7 @@ class LedgerUnderTest:
         )
 
     async def read_stream(self, conversation: Conversation, after: int = 0) -> list[StoredEvent]:
-        """All events above ``after``, read in pages; checks that they have no gap."""
+        """Return all events above ``after``, read in pages; check that they have no gap."""
         events: list[StoredEvent] = []
         while True:
             page = await self.ledger.read(conversation, after, 7)
@@ -212,7 +212,7 @@ class LedgerUnderTest:
 
 
 def load_sibling(name: str) -> ModuleType:
-    """The module ``name`` beside this file; pytest's importlib mode leaves it off the path."""
+    """Import the module ``name`` beside this file, which pytest's importlib mode does not find."""
     path = HERE / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"ledgers_{name}", path)
     if spec is None or spec.loader is None or not path.exists():
@@ -236,37 +236,37 @@ async def memory_subject(directory: Path) -> AsyncIterator[LedgerUnderTest]:
 
 
 async def dump_objects(ledger: Ledger) -> bytes:
-    """The text of every object that ``ledger`` holds."""
+    """Return the text of every object that is reachable from ``ledger``."""
     return "\n".join(_texts(ledger, {})).encode()
 
 
-def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
-    if id(value) in met:
+def _texts(value: object, seen: dict[int, object]) -> Iterator[str]:
+    if id(value) in seen:
         return
-    met[id(value)] = value  # kept alive, so that its id stays its own
+    seen[id(value)] = value  # kept alive, so that its id stays its own
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for key, held in value.items():
-            yield from _texts(key, met)
-            yield from _texts(held, met)
+        for key, item in value.items():
+            yield from _texts(key, seen)
+            yield from _texts(item, seen)
     elif isinstance(value, bytes | msgspec.Raw):
         yield bytes(value).decode()
     elif isinstance(value, list | tuple | set | frozenset | deque):
         for item in value:
-            yield from _texts(item, met)
+            yield from _texts(item, seen)
     elif type(value).__module__.startswith("palaver"):
         names = (*getattr(value, "__slots__", ()), *getattr(value, "__dict__", ()))
         names += getattr(value, "__struct_fields__", ())
         for name in names:
-            yield from _texts(getattr(value, name, None), met)
+            yield from _texts(getattr(value, name, None), seen)
 
 
 # SQLite
 
 
 class UnsyncedThread(database_thread.DatabaseThread):
-    """Leaves out the waiting for the disk, which the contract cannot see; the rest is the same."""
+    """Thread that does not wait for the disk, which the contract cannot observe."""
 
     def commit(self, database: Database, results: list[database_thread.JobResult]) -> None:
         super().commit(database, results)
@@ -274,7 +274,7 @@ class UnsyncedThread(database_thread.DatabaseThread):
 
 
 class UncachedThread(UnsyncedThread):
-    """Holds no conversation in memory from one batch to the next: everything is read again."""
+    """Thread without a cache of conversations: it reads everything again after each batch."""
 
     def commit(self, database: Database, results: list[database_thread.JobResult]) -> None:
         super().commit(database, results)
@@ -299,7 +299,7 @@ async def sqlite_subject(
 
 
 def dump_files(path: Path) -> bytes:
-    """The bytes of the file ``path`` and of those beside it that begin with its name."""
+    """Return the bytes of ``path`` and of the files beside it with the same prefix."""
     files = sorted(path.parent.glob(f"{path.name}*"))
     return b"".join(file.read_bytes() for file in files)
 
@@ -311,14 +311,14 @@ def dump_files(path: Path) -> bytes:
 async def redis_subject(
     directory: Path, changes: Mapping[str, str] | None = None
 ) -> AsyncIterator[LedgerUnderTest]:
-    """``changes`` are made to the ledger's scripts."""
+    """Start a ledger with ``changes`` in its scripts."""
     server = load_sibling("redis_server")
     if redis_ledger is None:
         pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
     clock = ManualClock()
     client = load_sibling("redis_clock").client_with_clock(clock, changes)
     async with server.run_redis(include=server.write_user_config(directory)) as running:
-        url = running.url_for("palaver")  # whatever the contract asks for, it may do
+        url = running.url_for("palaver")  # the contract needs no other permissions
 
         def build(**options: Any) -> Ledger:
             settings = redis_ledger.RedisLedgerSettings(url=url, **options)
@@ -342,13 +342,13 @@ READERS: dict[str, tuple[Any, ...]] = {
 
 
 async def read_redis(client: Any, key: bytes) -> Any:
-    """What a key of any kind holds."""
+    """Return the value of a key of any type."""
     command, *arguments = READERS[(await client.type(key)).decode()]
     return await client.execute_command(command, key, *arguments)
 
 
 async def dump_redis(url: str) -> bytes:
-    """Every key of the server and what it holds."""
+    """Return every key of the server and its value."""
     from redis.asyncio import Redis
 
     client: Any = Redis.from_url(url)  # its commands are typed for both clients at once
@@ -390,7 +390,7 @@ SUBJECTS: dict[str, SubjectFactory] = {
     ]
 )
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LedgerUnderTest]:
-    """A started ledger of each kind, alone on its store."""
+    """Return a started ledger of each kind, alone on its store."""
     async with SUBJECTS[request.param](tmp_path) as made:
         await made.ledger.start()
         try:
@@ -401,5 +401,5 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 @pytest.fixture
 def subject_factories() -> dict[str, SubjectFactory]:
-    """How to make a subject, for a test that needs several."""
+    """Return the factories, for a test that needs several ledgers."""
     return SUBJECTS

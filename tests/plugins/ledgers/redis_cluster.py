@@ -1,4 +1,4 @@
-"""A Redis Cluster of real processes for a test, whose slots can be moved step by step."""
+"""Redis Cluster of real processes; a test migrates its slots step by step."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ class Cluster:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.masters)
 
     async def owner(self, slot: int) -> RedisServer:
-        """Who serves the slot, by the word of a node that is alive."""
+        """Return the master of the slot, as a running node reports it."""
         for node in (*self.masters, *self.replicas):
             if node.is_running:
                 async with raw_client(node.url) as client:
@@ -50,7 +50,7 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def migrate_slot(self, slot: int, target: RedisServer) -> AsyncIterator["SlotMigration"]:
-        """The slot is on its way to ``target``; all that is left of it goes at the end."""
+        """Migrate the slot to ``target``; the remaining keys move at the end."""
         source = await self.owner(slot)
         async with raw_client(source.url) as here, raw_client(target.url) as there:
             move = SlotMigration(slot, here, there, target.port)
@@ -71,7 +71,7 @@ class SlotMigration:
         self._slot, self._source, self._target, self._port = slot, source, target, port
 
     async def remaining_keys(self, limit: int = 10_000) -> list[bytes]:
-        """The keys that have not gone yet."""
+        """Return the keys that have not moved yet."""
         keys: list[bytes] = await self._source.execute_command(
             "CLUSTER", "GETKEYSINSLOT", self._slot, limit
         )
@@ -89,7 +89,7 @@ async def run_cluster(
     *, replicated: bool = False, directives: Callable[[], dict[str, str]] = dict
 ) -> AsyncIterator[Cluster]:
     """Three nodes, each with a third of the slots, and perhaps with a replica; ``directives`` makes
-    those that each node has besides."""
+    additional ones for each node."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def node() -> tuple[RedisServer, Any]:
@@ -136,7 +136,7 @@ async def _wait_for_nodes(client: Any, nodes: int) -> None:
 
 async def _wait_until_formed(client: Any, replicas: int) -> None:
     """Return when the node sees all slots served and so many replicas, and is in step itself."""
-    while not await _is_formed(client, replicas):  # noqa: ASYNC110  nothing tells of it
+    while not await _is_formed(client, replicas):  # noqa: ASYNC110  there is no notification
         await asyncio.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the Redis ledger share: opening it, and one turn's walk."""
+"""Helpers for the tests of the Redis ledger: opening it, and running a turn."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ needs_redis = [pytest.mark.redis, pytest.mark.live]
 async def open_ledger(
     url: str, *, kind: type[RedisLedger] = RedisLedger, **options: Any
 ) -> AsyncIterator[RedisLedger]:
-    """A started ledger with short timeouts; ``options`` are its settings."""
+    """Start a ledger with short timeouts; ``options`` are its settings."""
     quick: dict[str, Any] = {"connect_timeout": 1.0, "command_timeout": 1.0}
     ledger = kind(RedisLedgerSettings(url=url, **(quick | options)))
     await ledger.start()
@@ -38,7 +38,7 @@ async def open_ledger(
 async def raw_client(
     url: str,
 ) -> AsyncIterator[Any]:  # Any: redis-py types its replies by its options
-    """A plain client, to look behind the ledger's back."""
+    """Open a plain client, to inspect the store."""
     client = Redis.from_url(url)
     try:
         yield client
@@ -47,7 +47,7 @@ async def raw_client(
 
 
 async def retry_until_available(call: Callable[[], Awaitable[T]], *, within: float = 10.0) -> T:
-    """Call until the ledger is not away."""
+    """Call until the ledger is available."""
     async with asyncio.timeout(within):
         while True:
             try:
@@ -57,7 +57,7 @@ async def retry_until_available(call: Callable[[], Awaitable[T]], *, within: flo
 
 
 def loss_limitations(guarantee: Guarantee) -> list[str]:
-    """What may get lost. The user of most tests may do everything, which is told as well."""
+    """Return the limitations, except the one about the permissions of most tests' user."""
     return [sentence for sentence in guarantee.limitations if "least permissions" not in sentence]
 
 
@@ -67,7 +67,7 @@ def make_message(text: str = "hello", *, thread: str = "t", person: str = "ada")
 
 
 async def claim_turn(ledger: RedisLedger, *, lease: float = 30.0, history: int = 40) -> Claim:
-    """A claim on a turn that must be due."""
+    """Claim a turn that must be due."""
     claim = await ledger.claim("worker", lease=lease, history=history)
     assert claim is not None, "nothing was due"
     return claim
@@ -78,7 +78,7 @@ def text_entry(claim: Claim, text: str, position: int = 0) -> Text:
 
 
 def with_finished(claim: Claim, *entries: LogEntry) -> tuple[LogEntry, ...]:
-    """``entries`` and the end of the turn."""
+    """Return ``entries`` and the end of the turn."""
     return (*entries, Finished(turn=claim.turn, outcome="done", length=0))
 
 

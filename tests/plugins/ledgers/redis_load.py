@@ -1,4 +1,4 @@
-"""Load: turns that go on while a Redis fails, and the checker that is told of them."""
+"""Load generator for a Redis ledger during faults, with a history checker."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,8 @@ from palaver_plugins.ledgers.redis import RedisLedger
 
 T = TypeVar("T")
 
-PAUSE = 0.02
-"""Seconds between two attempts while the ledger is away, as a client would wait for longer."""
+RETRY_SECONDS = 0.02
+"""Seconds between two attempts while the ledger is unavailable; clients wait longer."""
 LEASE = 3.0
 
 
@@ -25,22 +25,22 @@ def reply_to(message: Message) -> str:
 
 
 class LoadGenerator:
-    """People who send each message until it is acknowledged, and workers who write each piece of
-    a reply until it is stored."""
+    """Clients that repeat each message until it is acknowledged, and workers that repeat each
+    write until it is stored."""
 
     def __init__(self, ledger: RedisLedger) -> None:
         self.checker = HistoryChecker(reply_to)
         self.accepted = 0
         self.settled = 0
         self.refused = 0
-        """Calls that were told that the ledger is away."""
+        """Calls that failed with `LedgerUnavailable`."""
         self._ledger = ledger
         self._changed = asyncio.Condition()
         self._sending = True
 
     @contextlib.asynccontextmanager
     async def running(self, *, people: int = 4, workers: int = 4) -> AsyncIterator["LoadGenerator"]:
-        """At the end nobody sends more, and every turn is waited for."""
+        """Generate load; at the end stop sending, and wait for every turn."""
         async with asyncio.TaskGroup() as group:
             senders = [group.create_task(self._send(f"t{person}")) for person in range(people)]
             tasks = [group.create_task(self._work()) for _ in range(workers)]
@@ -66,12 +66,12 @@ class LoadGenerator:
             await self._changed.wait_for(holds)
 
     async def wait_for_settled(self, turns: int) -> None:
-        """Wait until so many more turns were settled."""
+        """Wait until that many more turns are settled."""
         wanted = self.settled + turns
         await self.wait_for(lambda: self.settled >= wanted)
 
     async def wait_for_refusal(self) -> None:
-        """Wait until the next call is told that the ledger is away."""
+        """Wait until another call fails with `LedgerUnavailable`."""
         before = self.refused
         await self.wait_for(lambda: self.refused > before)
 
@@ -102,7 +102,7 @@ class LoadGenerator:
                 await self._answer(claim)
 
     async def _answer(self, claim: Claim) -> None:
-        """Go on with the reply from where it is stored."""
+        """Continue the reply from its stored part."""
         reply, position, index = reply_to(claim.message), len(claim.reply), claim.index
         entries: list[LogEntry] = [
             Started(turn=claim.turn, attempt=claim.attempt, position=position)
@@ -127,10 +127,10 @@ class LoadGenerator:
             try:
                 return await call()
             except TooMany:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(RETRY_SECONDS)
             except LedgerUnavailable:
                 await self._record(refused=1)
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _record(self, *, accepted: int = 0, settled: int = 0, refused: int = 0) -> None:
         async with self._changed:

@@ -1,4 +1,4 @@
-"""A master with replicas and the sentinels that watch them, as real processes for a test."""
+"""A master, its replicas and sentinels, as real processes for a test."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from tests.plugins.ledgers.redis_server import (
 
 SERVICE = "talk"
 DOWN_AFTER = 700
-"""Milliseconds without an answer after which a sentinel takes a server for dead."""
+"""Milliseconds without an answer after which a sentinel considers a server dead."""
 
 
 class Sentinel(RedisServer):
-    """One sentinel process. It writes what it learns into its configuration."""
+    """One sentinel process. It writes its state into its configuration file."""
 
     defaults: ClassVar[dict[str, str]] = {}
 
@@ -49,14 +49,14 @@ class SentinelDeployment:
         return f"redis+sentinel://palaver:{PASSWORD}@{hosts}/{SERVICE}"
 
     async def master(self) -> RedisServer:
-        """Whom the first sentinel takes for the master."""
+        """Return the master, as the first sentinel reports it."""
         async with raw_client(self.sentinels[0].url) as client:
             _, port = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         (server,) = [each for each in self.servers if each.port == int(port)]
         return server
 
     async def flags(self, replica: RedisServer) -> str:
-        """What the first sentinel says of it."""
+        """Return the flags that the first sentinel reports for a replica."""
         async with raw_client(self.sentinels[0].url) as client:
             for state in await client.sentinel_slaves(SERVICE):
                 if state["port"] == replica.port:
@@ -64,9 +64,9 @@ class SentinelDeployment:
         return ""
 
     async def wait_until_in_sync(self) -> None:
-        """Return when the sentinels know each other, and the master has both its replicas."""
+        """Wait until the sentinels know each other, and the master has both its replicas."""
         async with asyncio.timeout(30):
-            while not await self._is_in_sync():  # noqa: ASYNC110  nothing tells of it
+            while not await self._is_in_sync():  # noqa: ASYNC110  there is no notification
                 await asyncio.sleep(0.05)
 
     async def _is_in_sync(self) -> bool:
@@ -85,8 +85,8 @@ class SentinelDeployment:
 
 @contextlib.asynccontextmanager
 async def run_sentinels(directory: Path) -> AsyncIterator[SentinelDeployment]:
-    """A started `Watched`, in step. Everybody is a user with the least rights; the sentinels want
-    `PASSWORD`."""
+    """Start a deployment and wait until it is in sync. Every user has the least permissions; the
+    sentinels require `PASSWORD`."""
     own = {
         "include": write_user_config(directory),
         "masteruser": "replica",

@@ -1,7 +1,8 @@
-"""A ledger written down as plainly as it can be: what every ledger must show, and no more.
+"""Reference model of a ledger, as simple as possible: the oracle of the contract tests.
 
-Nothing is stored that follows from something else: a reply is read from the entries, what is due
-from the times. Turns are called ``turn-1``, ``turn-2``, …; fences are numbers of this model's own.
+It is independent of the ledgers and of `palaver.concurrency`. It stores nothing that can be
+derived: a reply is read from the entries, the due turns from the times.
+Turns are called ``turn-1``, ``turn-2``, …; fences are numbers of this model.
 """
 
 from collections import Counter
@@ -63,7 +64,7 @@ class Turn:
     failed_attempts: int = 0
     entries: list[LogEntry] = field(default_factory=list)
     last_write: tuple[int, tuple[LogEntry, ...], int] | None = None
-    """The write that may be repeated: index, entries, and the offset that it reached."""
+    """Write that may be repeated: index, entries, and the returned offset."""
 
     @property
     def person(self) -> str:
@@ -71,11 +72,11 @@ class Turn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return tuple(post.message for post in self.inbox_messages)
+        return tuple(inbox_message.message for inbox_message in self.inbox_messages)
 
     @property
     def steering_messages(self) -> tuple[Message, ...]:
-        return tuple(post.message for post in self.steering)
+        return tuple(inbox_message.message for inbox_message in self.steering)
 
     @property
     def reply(self) -> str:
@@ -93,8 +94,7 @@ class Turn:
 
 @dataclass
 class ConversationModel:
-    """A conversation; ``life`` tells it from an earlier one of its name, and from itself before
-    an erasure."""
+    """Conversation; an erased one that begins again has another ``generation``."""
 
     conversation: Conversation
     generation: int
@@ -134,7 +134,7 @@ class ConversationModel:
 
 
 class ReferenceModel:
-    """``now`` is the clock, which the test moves."""
+    """Model of a ledger; the test sets the clock ``now``."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -146,49 +146,53 @@ class ReferenceModel:
     # Accepting
 
     def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
-        talk = self.conversations.get(message.conversation)
-        if talk is not None and message.id in talk.dedupe_records:
-            turn, post = talk.dedupe_records[message.id]
-            if self.now - post.accepted_at < DAY:
-                if post.message.digest != message.digest:
+        state = self.conversations.get(message.conversation)
+        if state is not None and message.id in state.dedupe_records:
+            turn, inbox_message = state.dedupe_records[message.id]
+            if self.now - inbox_message.accepted_at < DAY:
+                if inbox_message.message.digest != message.digest:
                     raise Conflict
-                return Receipt(turn=turn, ahead=talk.position_of(turn), duplicate=True)
-        if talk is None:
-            talk = ConversationModel(message.conversation, next(self._numbers))
-            self.conversations[message.conversation] = talk
-        if talk.waiting_messages >= INBOX_LIMIT:
+                return Receipt(turn=turn, ahead=state.position_of(turn), duplicate=True)
+        if state is None:
+            state = ConversationModel(message.conversation, next(self._numbers))
+            self.conversations[message.conversation] = state
+        if state.waiting_messages >= INBOX_LIMIT:
             raise TooMany
-        post = InboxMessage(message, self.now)
-        policy = self._policy(talk, policies)
-        joined = self._find_turn_to_join(talk, post, policy, policies.merge_window)
-        turn_of = joined or self._add_turn(talk, post, policy, policies.merge_window)
-        talk.members.add(message.person)
-        talk.dedupe_records[message.id] = (turn_of.id, post)
-        ahead = talk.position_of(turn_of.id)
-        talk.events.append(_received(turn_of.id, message, ahead))
+        inbox_message = InboxMessage(message, self.now)
+        policy = self._policy(state, policies)
+        joined = self._find_turn_to_join(state, inbox_message, policy, policies.merge_window)
+        turn_of = joined or self._add_turn(state, inbox_message, policy, policies.merge_window)
+        state.members.add(message.person)
+        state.dedupe_records[message.id] = (turn_of.id, inbox_message)
+        ahead = state.position_of(turn_of.id)
+        state.events.append(_received(turn_of.id, message, ahead))
         return Receipt(turn=turn_of.id, ahead=ahead, duplicate=False, joined=joined is not None)
 
-    def _policy(self, talk: ConversationModel, policies: ConcurrencyPolicies) -> ConcurrencyPolicy:
-        skill = talk.running.skill if talk.running else ""
+    def _policy(self, state: ConversationModel, policies: ConcurrencyPolicies) -> ConcurrencyPolicy:
+        skill = state.running.skill if state.running else ""
         return policies.skills.get(skill, policies.default)
 
     def _find_turn_to_join(
-        self, talk: ConversationModel, post: InboxMessage, policy: ConcurrencyPolicy, window: float
+        self,
+        state: ConversationModel,
+        inbox_message: InboxMessage,
+        policy: ConcurrencyPolicy,
+        window: float,
     ) -> Turn | None:
-        running = talk.running
-        if post.message.skill or not talk.turns:
+        running = state.running
+        if inbox_message.message.skill or not state.turns:
             return None
         if policy == "steer" and running is not None and not running.stop_requested:
-            running.steering.append(post)
+            running.steering.append(inbox_message)
             return running
         turn: Turn | None = None
-        if policy == "merge" and self.now < talk.turns[-1].due_at:
-            turn = talk.turns[-1]
+        if policy == "merge" and self.now < state.turns[-1].due_at:
+            turn = state.turns[-1]
         elif policy == "interrupt" and running is not None:
-            turn = talk.find(running.successor)
-        if turn is None or turn.stop_requested or turn.person != post.person:
+            turn = state.find(running.successor)
+        if turn is None or turn.stop_requested or turn.person != inbox_message.person:
             return None
-        turn.inbox_messages.append(post)
+        turn.inbox_messages.append(inbox_message)
         if policy == "merge":
             turn.due_at = min(
                 self.now + window, turn.inbox_messages[0].accepted_at + MAX_MERGE_WINDOWS * window
@@ -196,70 +200,76 @@ class ReferenceModel:
         return turn
 
     def _add_turn(
-        self, talk: ConversationModel, post: InboxMessage, policy: ConcurrencyPolicy, window: float
+        self,
+        state: ConversationModel,
+        inbox_message: InboxMessage,
+        policy: ConcurrencyPolicy,
+        window: float,
     ) -> Turn:
-        turn = self._make_turn([post], self.now + (window if policy == "merge" else 0.0))
-        running = talk.running
+        turn = self._make_turn([inbox_message], self.now + (window if policy == "merge" else 0.0))
+        running = state.running
         if (
             policy == "interrupt"
             and running is not None
             and not running.stop_requested
-            and running.person == post.person
+            and running.person == inbox_message.person
             and len(running.interrupted) + len(running.inbox_messages) < INBOX_LIMIT
         ):
             running.stop_requested, running.successor = True, turn.id
-        talk.turns.append(turn)
+        state.turns.append(turn)
         return turn
 
-    def _make_turn(self, posts: list[InboxMessage], due: float) -> Turn:
-        return Turn(f"turn-{next(self._numbers)}", posts, due)
+    def _make_turn(self, inbox_messages: list[InboxMessage], due: float) -> Turn:
+        return Turn(f"turn-{next(self._numbers)}", inbox_messages, due)
 
     # Running
 
     def claimable(self) -> list[Conversation]:
         return [
-            where for where, talk in self.conversations.items() if talk.next_due_at() <= self.now
+            conversation
+            for conversation, state in self.conversations.items()
+            if state.next_due_at() <= self.now
         ]
 
-    def claim(self, where: Conversation, lease: float, history: int) -> Claim:
+    def claim(self, conversation: Conversation, lease: float, history: int) -> Claim:
         """Claim the oldest turn of that conversation, which must be due."""
-        talk = self.conversations[where]
-        turn = talk.turns[0]
-        turn.failed_attempts += bool(talk.fence)
+        state = self.conversations[conversation]
+        turn = state.turns[0]
+        turn.failed_attempts += bool(state.fence)
         turn.last_write = None
-        talk.fence, talk.lease_expires_at = next(self._numbers), self.now + lease
+        state.fence, state.lease_expires_at = next(self._numbers), self.now + lease
         return Claim(
             turn=turn.id,
             messages=turn.messages,
             interrupted=turn.interrupted,
             steering_messages=turn.steering_messages,
-            fence=talk.fence,
+            fence=state.fence,
             attempt=turn.failed_attempts + 1,
             index=len(turn.entries),
             reply=turn.reply,
             journal=turn.journal,
-            history=self._history(talk, history),
-            pending_question=talk.pending_question,
+            history=self._history(state, history),
+            pending_question=state.pending_question,
             stop_requested=turn.stop_requested,
         )
 
-    def _history(self, talk: ConversationModel, lines: int) -> tuple[HistoryEntry, ...]:
-        return tuple(line for _, line in talk.history)[-lines:] if lines else ()
+    def _history(self, state: ConversationModel, count: int) -> tuple[HistoryEntry, ...]:
+        return tuple(entry for _, entry in state.history)[-count:] if count else ()
 
     def append(
         self, claim: Claim, entries: tuple[LogEntry, ...], *, expect: int, lease: float
     ) -> Progress:
-        talk, turn = self._owned(claim)
+        state, turn = self._owned(claim)
         if expect != len(turn.entries):
             if turn.last_write is None or (expect, entries) != turn.last_write[:2]:
                 raise IndexConflict
-            talk.lease_expires_at = self.now + lease
+            state.lease_expires_at = self.now + lease
             return Progress(
                 len(turn.entries), turn.last_write[2], turn.stop_requested, len(turn.steering)
             )
         _check(turn, entries)
-        talk.lease_expires_at = self.now + lease
-        return self._write(talk, turn, entries, expect)
+        state.lease_expires_at = self.now + lease
+        return self._write(state, turn, entries, expect)
 
     def settle(
         self,
@@ -274,7 +284,7 @@ class ReferenceModel:
         earlier = self._repeated_settle(claim, entries, expect)
         if earlier is not None:
             return earlier
-        talk, turn = self._owned(claim)
+        state, turn = self._owned(claim)
         if expect != len(turn.entries) or not entries or not isinstance(entries[-1], Finished):
             raise IndexConflict
         _check(turn, entries)
@@ -282,86 +292,92 @@ class ReferenceModel:
             m.id for m in turn.steering_messages[: len(taken_steering)]
         ]:
             raise IndexConflict
-        self._write(talk, turn, entries, expect)
-        self._close(talk, turn, entries[-1], len(taken_steering), dead_letter_reason)
-        talk.question_people |= {turn.person, *(message.person for message in taken_steering)}
-        talk.question_people |= {pending_question.message.person} if pending_question else set()
-        talk.pending_question = pending_question
-        talk.question_people = talk.question_people if pending_question else set()
+        self._write(state, turn, entries, expect)
+        self._close(state, turn, entries[-1], len(taken_steering), dead_letter_reason)
+        state.question_people |= {turn.person, *(message.person for message in taken_steering)}
+        state.question_people |= {pending_question.message.person} if pending_question else set()
+        state.pending_question = pending_question
+        state.question_people = state.question_people if pending_question else set()
         progress = Progress(
-            len(turn.entries), len(talk.events), turn.stop_requested, len(turn.steering)
+            len(turn.entries), len(state.events), turn.stop_requested, len(turn.steering)
         )
-        talk.settled[turn.id] = (claim.fence, expect, entries, progress)
+        state.settled[turn.id] = (claim.fence, expect, entries, progress)
         return progress
 
     def _close(
-        self, talk: ConversationModel, turn: Turn, finished: Finished, taken: int, dead: str
+        self,
+        state: ConversationModel,
+        turn: Turn,
+        finished: Finished,
+        taken: int,
+        dead_letter_reason: str,
     ) -> None:
-        talk.turns.remove(turn)
-        talk.fence = 0
+        state.turns.remove(turn)
+        state.fence = 0
         answered = turn.inbox_messages + turn.steering[:taken]
-        talk.history += [(post.person, _user_entry(turn.id, post)) for post in answered] + [
-            (turn.person, _assistant_entry(turn, finished, self.now))
-        ]
-        follower = talk.find(turn.successor)
-        if finished.outcome == "stopped" and follower is not None:
-            follower.interrupted = turn.interrupted + turn.messages
-        if dead:
-            messages = turn.interrupted + tuple(post.message for post in answered)
-            self._store_dead_letter(turn, messages, dead)
-        self._move_steering(talk, turn.steering[taken:])
+        state.history += [
+            (inbox_message.person, _user_entry(turn.id, inbox_message))
+            for inbox_message in answered
+        ] + [(turn.person, _assistant_entry(turn, finished, self.now))]
+        successor = state.find(turn.successor)
+        if finished.outcome == "stopped" and successor is not None:
+            successor.interrupted = turn.interrupted + turn.messages
+        if dead_letter_reason:
+            messages = turn.interrupted + tuple(inbox_message.message for inbox_message in answered)
+            self._store_dead_letter(turn, messages, dead_letter_reason)
+        self._move_steering(state, turn.steering[taken:])
 
-    def _store_dead_letter(self, turn: Turn, messages: tuple[Message, ...], why: str) -> None:
+    def _store_dead_letter(self, turn: Turn, messages: tuple[Message, ...], reason: str) -> None:
         letter = DeadLetter(
             turn=turn.id,
             messages=messages,
             attempt=turn.failed_attempts + 1,
             reply=turn.reply,
             skill=turn.skill,
-            reason=why,
+            reason=reason,
             at=self.now,
         )
         self.dead_letters_by_owner.append((turn.person, letter))
 
-    def _move_steering(self, talk: ConversationModel, posts: list[InboxMessage]) -> None:
-        """The next turn has the first person's first messages, and the rest steer it."""
-        if not posts:
+    def _move_steering(self, state: ConversationModel, inbox_messages: list[InboxMessage]) -> None:
+        """Make the next turn of the first person's messages; the rest steer it."""
+        if not inbox_messages:
             return
         own = 1
-        while own < len(posts) and posts[own].person == posts[0].person:
+        while own < len(inbox_messages) and inbox_messages[own].person == inbox_messages[0].person:
             own += 1
-        turn = self._make_turn(posts[:own], self.now)
-        turn.steering = posts[own:]
-        talk.turns.insert(0, turn)
-        for post in posts:
-            talk.events.append(_received(turn.id, post.message, 0, moved=True))
-            if talk.dedupe_records.get(post.message.id, ("", None))[1] is post:
-                talk.dedupe_records[post.message.id] = (turn.id, post)
+        turn = self._make_turn(inbox_messages[:own], self.now)
+        turn.steering = inbox_messages[own:]
+        state.turns.insert(0, turn)
+        for inbox_message in inbox_messages:
+            state.events.append(_received(turn.id, inbox_message.message, 0, moved=True))
+            if state.dedupe_records.get(inbox_message.message.id, ("", None))[1] is inbox_message:
+                state.dedupe_records[inbox_message.message.id] = (turn.id, inbox_message)
 
     def _write(
-        self, talk: ConversationModel, turn: Turn, entries: tuple[LogEntry, ...], expect: int
+        self, state: ConversationModel, turn: Turn, entries: tuple[LogEntry, ...], expect: int
     ) -> Progress:
         turn.entries += entries
-        talk.events += [entry for entry in entries if not isinstance(entry, Step)]
+        state.events += [entry for entry in entries if not isinstance(entry, Step)]
         if entries:
-            turn.last_write = (expect, entries, len(talk.events))
+            turn.last_write = (expect, entries, len(state.events))
         return Progress(
-            len(turn.entries), len(talk.events), turn.stop_requested, len(turn.steering)
+            len(turn.entries), len(state.events), turn.stop_requested, len(turn.steering)
         )
 
     def _owned(self, claim: Claim) -> tuple[ConversationModel, Turn]:
-        talk = self.conversations.get(claim.conversation)
-        if talk is None or talk.fence != claim.fence:
+        state = self.conversations.get(claim.conversation)
+        if state is None or state.fence != claim.fence:
             raise Fenced
-        return talk, talk.turns[0]
+        return state, state.turns[0]
 
     def _repeated_settle(
         self, claim: Claim, entries: tuple[LogEntry, ...], expect: int
     ) -> Progress | None:
-        talk = self.conversations.get(claim.conversation)
-        if talk is None or claim.turn not in talk.settled:
+        state = self.conversations.get(claim.conversation)
+        if state is None or claim.turn not in state.settled:
             return None
-        fence, expected, written, progress = talk.settled[claim.turn]
+        fence, expected, written, progress = state.settled[claim.turn]
         if fence != claim.fence:
             raise Fenced
         if (expected, written) != (expect, entries):
@@ -372,54 +388,58 @@ class ReferenceModel:
         return self._owned(claim)[1].steering_messages
 
     def release(self, claim: Claim) -> None:
-        talk, _ = self._owned(claim)
-        talk.fence = 0
+        state, _ = self._owned(claim)
+        state.fence = 0
 
-    def stop(self, where: Conversation, turn: str | None) -> tuple[StopState, str]:
-        talk = self.conversations.get(where)
-        if talk is None:
+    def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
+        state = self.conversations.get(conversation)
+        if state is None:
             return "unknown", ""
-        found = talk.turns[0] if turn is None and talk.turns else talk.find(turn or "")
+        found = state.turns[0] if turn is None and state.turns else state.find(turn or "")
         if found is not None:
             found.stop_requested = True
             return "stopping", found.id
-        return ("settled", turn) if turn in talk.settled else ("unknown", "")
+        return ("settled", turn) if turn in state.settled else ("unknown", "")
 
     # Reading
 
-    def snapshot(self, where: Conversation, lines: int) -> dict[str, Any]:
-        talk = self.conversations.get(where)
-        if talk is None:
+    def snapshot(self, conversation: Conversation, count: int) -> dict[str, Any]:
+        state = self.conversations.get(conversation)
+        if state is None:
             return {"offset": 0, "history": (), "pending": ()}
         pending = tuple(
             PendingTurn(
                 turn=turn.id,
                 messages=turn.messages + turn.steering_messages,
-                running=turn is talk.running,
+                running=turn is state.running,
                 reply=turn.reply,
                 skill=turn.skill,
             )
-            for turn in talk.turns
+            for turn in state.turns
         )
-        history = self._history(talk, lines)
-        return {"offset": len(talk.events), "history": history, "pending": pending}
+        history = self._history(state, count)
+        return {"offset": len(state.events), "history": history, "pending": pending}
 
-    def events(self, where: Conversation) -> list[Event]:
-        return self.conversations[where].events if where in self.conversations else []
+    def events(self, conversation: Conversation) -> list[Event]:
+        return self.conversations[conversation].events if conversation in self.conversations else []
 
-    def members(self, where: Conversation) -> set[str]:
-        return self.conversations[where].members if where in self.conversations else set()
+    def members(self, conversation: Conversation) -> set[str]:
+        return (
+            self.conversations[conversation].members
+            if conversation in self.conversations
+            else set()
+        )
 
     def depth(self) -> tuple[int, int]:
-        running = sum(bool(talk.fence) for talk in self.conversations.values())
-        return sum(len(talk.turns) for talk in self.conversations.values()) - running, running
+        running = sum(bool(state.fence) for state in self.conversations.values())
+        return sum(len(state.turns) for state in self.conversations.values()) - running, running
 
     def unsettled(self) -> Counter[tuple[str, str]]:
         """Return how many turns are unsettled, by tenant and person."""
         return Counter(
-            (where.tenant, turn.person)
-            for where, talk in self.conversations.items()
-            for turn in talk.turns
+            (conversation.tenant, turn.person)
+            for conversation, state in self.conversations.items()
+            for turn in state.turns
         )
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
@@ -440,18 +460,18 @@ class ReferenceModel:
             self.memories[tenant, person, key] = value
 
     def export(self, tenant: str, person: str) -> dict[str, Any]:
-        talks = list(self._conversations_of(tenant, person))
+        states = list(self._conversations_of(tenant, person))
         conversations = {
-            str(talk.conversation): lines
-            for talk in talks
-            if (lines := [line for owner, line in talk.history if owner == person])
+            str(state.conversation): entries
+            for state in states
+            if (entries := [entry for owner, entry in state.history if owner == person])
         }
         pending = [
-            post.message
-            for talk in talks
-            for turn in talk.turns
-            for post in turn.inbox_messages + turn.steering
-            if post.person == person
+            inbox_message.message
+            for state in states
+            for turn in state.turns
+            for inbox_message in turn.inbox_messages + turn.steering
+            if inbox_message.person == person
         ]
         pending += [
             message
@@ -466,8 +486,8 @@ class ReferenceModel:
         }
 
     def erase(self, tenant: str, person: str) -> dict[str, int]:
-        talks = list(self._conversations_of(tenant, person))
-        gone = [self._erase_from(talk, person) for talk in talks]
+        states = list(self._conversations_of(tenant, person))
+        erased = [self._erase_from(state, person) for state in states]
         letters = 0
         for owner, letter in self._dead_letters_of(tenant):
             letters += any(message.person == person for message in letter.messages)
@@ -476,17 +496,17 @@ class ReferenceModel:
         for key in memories:
             del self.memories[tenant, person, key]
         return {
-            "conversations": len(talks),
-            "messages": sum(messages for messages, _ in gone),
-            "events": sum(events for _, events in gone),
+            "conversations": len(states),
+            "messages": sum(messages for messages, _ in erased),
+            "events": sum(events for _, events in erased),
             "dead_letters": letters,
             "memories": len(memories),
         }
 
     def _conversations_of(self, tenant: str, person: str) -> Iterator[ConversationModel]:
-        for where, talk in self.conversations.items():
-            if where.tenant == tenant and person in talk.members:
-                yield talk
+        for conversation, state in self.conversations.items():
+            if conversation.tenant == tenant and person in state.members:
+                yield state
 
     def _dead_letters_of(self, tenant: str) -> list[tuple[str, DeadLetter]]:
         return [
@@ -503,67 +523,81 @@ class ReferenceModel:
     def _erase_from_dead_letter(self, owner: str, letter: DeadLetter, person: str) -> None:
         self.dead_letters_by_owner.remove((owner, letter))
         if owner != person:
-            left = tuple(message for message in letter.messages if message.person != person)
+            others = tuple(message for message in letter.messages if message.person != person)
             fields = {name: getattr(letter, name) for name in letter.__struct_fields__}
-            kept = DeadLetter(**(fields | {"messages": left}))
+            kept = DeadLetter(**(fields | {"messages": others}))
             self.dead_letters_by_owner.append((owner, kept))
             self.dead_letters_by_owner.sort(key=lambda each: each[1].at)
 
-    def _erase_from(self, talk: ConversationModel, person: str) -> tuple[int, int]:
-        theirs = {turn.id for turn in talk.turns if turn.person == person}
-        theirs |= {line.turn for owner, line in talk.history if owner == person and not line.person}
-        messages = sum(line.person == person for _, line in talk.history)
-        messages += sum(
-            post.person == person
-            for turn in talk.turns
-            for post in turn.inbox_messages + turn.steering
-        )
-        if talk.members == {person}:
-            del self.conversations[talk.conversation]
-            return messages, len(talk.events)
-        head = talk.turns[0] if talk.turns else None
-        anew = head is not None and head.id not in theirs and self._has_words_of(talk, head, person)
-        gone = self._drop_events(talk, person, theirs | ({head.id} if head and anew else set()))
-        self._forget_question(talk, person)
-        left = [post for post in (head.steering if head else ()) if post.person != person]
-        talk.turns = [turn for turn in talk.turns if turn.person != person]
-        if head is not None and head.id in theirs:
-            talk.fence = 0
-            self._move_steering(talk, left)
-        elif head is not None:
-            head.steering = left
-            if anew:
-                head.entries, head.last_write, talk.fence = [], None, 0
-        talk.history = [each for each in talk.history if each[0] != person]
-        talk.dedupe_records = {
-            i: mark for i, mark in talk.dedupe_records.items() if mark[1].person != person
+    def _erase_from(self, state: ConversationModel, person: str) -> tuple[int, int]:
+        theirs = {turn.id for turn in state.turns if turn.person == person}
+        theirs |= {
+            line.turn for owner, line in state.history if owner == person and not line.person
         }
-        talk.settled = {turn: each for turn, each in talk.settled.items() if turn not in theirs}
-        talk.members.discard(person)
-        talk.generation = next(self._numbers)
-        return messages, gone
+        messages = sum(line.person == person for _, line in state.history)
+        messages += sum(
+            inbox_message.person == person
+            for turn in state.turns
+            for inbox_message in turn.inbox_messages + turn.steering
+        )
+        if state.members == {person}:
+            del self.conversations[state.conversation]
+            return messages, len(state.events)
+        oldest = state.turns[0] if state.turns else None
+        restarts = (
+            oldest is not None
+            and oldest.id not in theirs
+            and self._has_words_of(state, oldest, person)
+        )
+        erased = self._drop_events(
+            state, person, theirs | ({oldest.id} if oldest and restarts else set())
+        )
+        self._forget_question(state, person)
+        others = [
+            inbox_message
+            for inbox_message in (oldest.steering if oldest else ())
+            if inbox_message.person != person
+        ]
+        state.turns = [turn for turn in state.turns if turn.person != person]
+        if oldest is not None and oldest.id in theirs:
+            state.fence = 0
+            self._move_steering(state, others)
+        elif oldest is not None:
+            oldest.steering = others
+            if restarts:
+                oldest.entries, oldest.last_write, state.fence = [], None, 0
+        state.history = [each for each in state.history if each[0] != person]
+        state.dedupe_records = {
+            i: mark for i, mark in state.dedupe_records.items() if mark[1].person != person
+        }
+        state.settled = {turn: each for turn, each in state.settled.items() if turn not in theirs}
+        state.members.discard(person)
+        state.generation = next(self._numbers)
+        return messages, erased
 
-    def _has_words_of(self, talk: ConversationModel, head: Turn, person: str) -> bool:
-        """Whether what the oldest turn has put out may hold a person's words: they steer it, or
-        it goes on with a skill that asked and knows them."""
-        resumes = talk.pending_question is not None and person in talk.question_people
-        begun = bool(talk.fence or head.entries)
-        return any(post.person == person for post in head.steering) or (resumes and begun)
+    def _has_words_of(self, state: ConversationModel, oldest: Turn, person: str) -> bool:
+        """Return True when the oldest turn may contain the person's words: they steer it, or it
+        continues a skill whose question contains them."""
+        resumes = state.pending_question is not None and person in state.question_people
+        begun = bool(state.fence or oldest.entries)
+        return any(inbox_message.person == person for inbox_message in oldest.steering) or (
+            resumes and begun
+        )
 
-    def _forget_question(self, talk: ConversationModel, person: str) -> None:
-        if person in talk.question_people:
-            talk.pending_question, talk.question_people = None, set()
+    def _forget_question(self, state: ConversationModel, person: str) -> None:
+        if person in state.question_people:
+            state.pending_question, state.question_people = None, set()
 
-    def _drop_events(self, talk: ConversationModel, person: str, silent: set[str]) -> int:
+    def _drop_events(self, state: ConversationModel, person: str, silent: set[str]) -> int:
         def stays(event: Event) -> bool:
             if isinstance(event, Received):
                 return event.person != person
             return event.turn not in silent
 
-        kept = [event for event in talk.events if stays(event)]
-        gone = len(talk.events) - len(kept)
-        talk.events = kept
-        return gone
+        kept = [event for event in state.events if stays(event)]
+        erased = len(state.events) - len(kept)
+        state.events = kept
+        return erased
 
 
 def _reply(entries: Sequence[LogEntry]) -> str:
@@ -585,9 +619,13 @@ def _check(turn: Turn, entries: Sequence[LogEntry]) -> None:
             raise IndexConflict
 
 
-def _user_entry(turn: str, post: InboxMessage) -> HistoryEntry:
+def _user_entry(turn: str, inbox_message: InboxMessage) -> HistoryEntry:
     return HistoryEntry(
-        role="user", text=post.message.text, turn=turn, at=post.accepted_at, person=post.person
+        role="user",
+        text=inbox_message.message.text,
+        turn=turn,
+        at=inbox_message.accepted_at,
+        person=inbox_message.person,
     )
 
 

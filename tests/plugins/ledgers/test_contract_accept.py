@@ -85,7 +85,7 @@ async def test_a_duplicate_is_known_after_reopening(subject: "LedgerUnderTest") 
     assert (await subject.ledger.accept(message)).turn == turn
 
 
-async def test_a_duplicate_tells_how_many_turns_come_before_it(subject: "LedgerUnderTest") -> None:
+async def test_a_duplicate_reports_the_turns_before_it(subject: "LedgerUnderTest") -> None:
     await subject.accept("one")
     message = subject.make_message("two")
     await subject.ledger.accept(message)
@@ -100,7 +100,9 @@ async def test_the_same_id_with_another_body_is_a_conflict(subject: "LedgerUnder
     assert (await subject.ledger.queue_depth()).queued == 1
 
 
-async def test_the_same_id_elsewhere_is_another_message(subject: "LedgerUnderTest") -> None:
+async def test_the_same_id_in_another_conversation_is_another_message(
+    subject: "LedgerUnderTest",
+) -> None:
     turns = {
         await subject.accept(id="m1"),
         await subject.accept(id="m1", thread="u"),
@@ -150,7 +152,7 @@ async def test_conversations_run_side_by_side_oldest_first(subject: "LedgerUnder
     await subject.assert_nothing_due()
 
 
-async def test_an_inbox_may_be_smaller(subject: "LedgerUnderTest") -> None:
+async def test_an_inbox_limit_may_be_smaller(subject: "LedgerUnderTest") -> None:
     small = ConcurrencyPolicies(inbox_limit=2)
     for number in range(2):
         await subject.accept_with(f"message {number}", small)
@@ -159,7 +161,7 @@ async def test_an_inbox_may_be_smaller(subject: "LedgerUnderTest") -> None:
     await subject.accept_with("one more", ConcurrencyPolicies(inbox_limit=3))
 
 
-async def test_an_inbox_takes_so_many_and_no_more(subject: "LedgerUnderTest") -> None:
+async def test_a_full_inbox_refuses_messages(subject: "LedgerUnderTest") -> None:
     for number in range(INBOX_LIMIT):
         await subject.accept(f"message {number}")
     with pytest.raises(TooMany) as refusal:
@@ -219,7 +221,7 @@ async def test_waiting_for_work_ends_when_a_message_arrives(subject: "LedgerUnde
     assert (await subject.claim()).turn == turn
 
 
-async def test_waiting_for_work_does_not_miss_what_came_before_it(
+async def test_waiting_for_work_does_not_miss_earlier_messages(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.assert_nothing_due()
@@ -241,21 +243,21 @@ async def test_waiting_for_work_ends_when_the_next_turn_may_run(subject: "Ledger
     await subject.claim()
 
 
-async def test_waiting_for_work_ends_without_any(subject: "LedgerUnderTest") -> None:
+async def test_waiting_for_work_ends_after_the_timeout(subject: "LedgerUnderTest") -> None:
     await subject.assert_nothing_due()
     async with asyncio.timeout(5):
         await subject.ledger.wait_for_work(0.01)
 
 
 async def test_no_wake_up_is_lost_and_every_turn_is_settled(subject: "LedgerUnderTest") -> None:
-    """Hammers accept, claim and settle: a lost wake-up leaves a turn that nobody takes."""
+    """Hammers accept, claim and settle: a lost wake-up leaves a turn unclaimed."""
     threads, each, workers = 12, 10, 8
     total = threads * each
     order: dict[str, list[str]] = {}
     done = asyncio.Event()
     settled = 0
 
-    async def talk(thread: int) -> None:
+    async def converse(thread: int) -> None:
         for number in range(each):
             await subject.ledger.accept(subject.make_message(f"{number}", thread=f"t{thread}"))
 
@@ -274,7 +276,7 @@ async def test_no_wake_up_is_lost_and_every_turn_is_settled(subject: "LedgerUnde
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         for thread in range(threads):
-            group.create_task(talk(thread))
+            group.create_task(converse(thread))
         crew = [group.create_task(work()) for _ in range(workers)]
         await done.wait()
         for worker in crew:

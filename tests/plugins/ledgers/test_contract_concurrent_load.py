@@ -1,5 +1,5 @@
-"""Contract: with many people and workers at once, under any policy, whoever dies: every message is
-recorded once, answered in one turn, and stands once in the history."""
+"""Contract: under concurrent load, any policy and lost claims, every message is recorded once,
+answered in one turn, and in the history once."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ LEASE = 0.2
 
 
 class ConcurrentLoad:
-    """People who send, and workers who answer, hand back, take steering, obey a stop, and die."""
+    """Clients that send, and workers that answer, release, take steering, obey stops and fail."""
 
     def __init__(self, subject: "LedgerUnderTest", messages: int) -> None:
         self.subject = subject
@@ -44,7 +44,7 @@ class ConcurrentLoad:
         self.sending = 0
         self.accepted: list[Message] = []
         self.taken: Counter[str] = Counter()
-        """Messages that a worker had before it when it settled, by id."""
+        """Messages that settled turns took, by id."""
         self.lost_claims = self.joined = 0
 
     async def run(self) -> None:
@@ -60,7 +60,7 @@ class ConcurrentLoad:
         return not (self.left or self.sending or depth.queued or depth.running)
 
     async def advance_time(self) -> None:
-        """A clock that is the test's stands still by itself."""
+        """Move the clock, if it is the test's."""
         while not await self.is_over():
             await self.subject.advance_clock(0.01)
             await asyncio.sleep(0.001)
@@ -80,7 +80,7 @@ class ConcurrentLoad:
             self.sending -= 1
 
     async def send_until_accepted(self, message: Message) -> None:
-        """Send it until it is taken, and now and then once more."""
+        """Send a message until it is accepted, and sometimes once more."""
         policies = ConcurrencyPolicies(default=self.random.choice(POLICIES), merge_window=WINDOW)
         for _ in range(self.random.choice([1, 1, 2])):
             while True:
@@ -108,11 +108,11 @@ class ConcurrentLoad:
     async def answer(self, ledger: Ledger, claim: Claim) -> None:
         index, said, stop = claim.index, len(claim.reply), claim.stop_requested
         for word in ("one ", "two ", "three"):
-            fate = self.random.random()
-            if fate < 0.05:
+            draw = self.random.random()
+            if draw < 0.05:
                 self.lost_claims += 1
                 return
-            if fate < 0.1:
+            if draw < 0.1:
                 await ledger.release(claim)
                 return
             if not stop:
@@ -125,7 +125,7 @@ class ConcurrentLoad:
     async def end(
         self, ledger: Ledger, claim: Claim, index: int, said: int, outcome: Outcome
     ) -> None:
-        """Settle, with some of what steers the turn, and now and then once more."""
+        """Settle with some of the steering messages, and sometimes once more."""
         steering = await ledger.read_steering(claim)
         taken_steering = steering[: self.random.randint(0, len(steering))]
         finished = Finished(turn=claim.turn, outcome=outcome, length=said)
@@ -138,7 +138,7 @@ class ConcurrentLoad:
 
 
 async def user_texts(subject: "LedgerUnderTest") -> Counter[str]:
-    """The texts of all messages that stand in a history."""
+    """Return the texts of all messages in a history."""
     found: Counter[str] = Counter()
     for thread in range(3):
         where = Conversation("acme", "web", f"t{thread}")
@@ -149,18 +149,18 @@ async def user_texts(subject: "LedgerUnderTest") -> Counter[str]:
 
 async def test_no_message_is_lost_or_doubled_under_any_policy(subject: "LedgerUnderTest") -> None:
     await subject.reopen(events_kept=1_000_000)
-    storm = ConcurrentLoad(subject, size(300, 5_000))
-    await storm.run()
-    findings = await storm.checker.check(subject.ledger)
+    load = ConcurrentLoad(subject, size(300, 5_000))
+    await load.run()
+    findings = await load.checker.check(subject.ledger)
     assert findings.clean, (SEED, findings)
-    assert await user_texts(subject) == Counter(message.text for message in storm.accepted)
-    assert storm.taken == Counter(message.id for message in storm.accepted)
-    assert storm.lost_claims > 0
-    assert storm.joined > 10
+    assert await user_texts(subject) == Counter(message.text for message in load.accepted)
+    assert load.taken == Counter(message.id for message in load.accepted)
+    assert load.lost_claims > 0
+    assert load.joined > 10
 
 
 class TakesAllSteering(MemoryLedger):
-    """The twin: what steers a turn is taken for answered when the turn ends."""
+    """Mutant: a settled turn takes all its steering messages."""
 
     async def settle(
         self,
@@ -184,11 +184,11 @@ class TakesAllSteering(MemoryLedger):
         )
 
 
-async def test_a_ledger_that_swallows_steering_is_found_out(
+async def test_a_ledger_that_takes_all_steering_is_detected(
     subject_factories: "dict[str, SubjectFactory]", tmp_path: Path
 ) -> None:
     async with subject_factories["memory"](tmp_path) as subject:
         subject.ledger = TakesAllSteering(clock=subject.require_clock())
-        storm = ConcurrentLoad(subject, 300)
-        await storm.run()
-    assert storm.taken != Counter(message.id for message in storm.accepted)
+        load = ConcurrentLoad(subject, 300)
+        await load.run()
+    assert load.taken != Counter(message.id for message in load.accepted)

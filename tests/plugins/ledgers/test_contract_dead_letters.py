@@ -1,4 +1,4 @@
-"""Contract: turns that were given up lie among the dead letters."""
+"""Contract: turns that were given up are dead letters."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 STEER = ConcurrencyPolicies(default="steer")
 INTERRUPT = ConcurrencyPolicies(default="interrupt")
-WHY = "given up after 3 attempts"
+REASON = "given up after 3 attempts"
 
 
 async def give_up(subject: "LedgerUnderTest", text: str = "hello", **fields: str) -> str:
@@ -23,12 +23,12 @@ async def give_up(subject: "LedgerUnderTest", text: str = "hello", **fields: str
         claim,
         *subject.reply_entries(claim, f"about {text}"),
         outcome="failed",
-        dead_letter_reason=WHY,
+        dead_letter_reason=REASON,
     )
     return claim.turn
 
 
-async def test_a_dead_letter_holds_what_is_needed_to_send_it_again(
+async def test_a_dead_letter_has_all_that_a_replay_needs(
     subject: "LedgerUnderTest",
 ) -> None:
     message = subject.make_message("a poem", skill="chat", arguments={"lines": [3, None]})
@@ -39,22 +39,22 @@ async def test_a_dead_letter_holds_what_is_needed_to_send_it_again(
     )
     await subject.advance_clock(0.05)
     taken = await subject.claim()
-    await subject.settle(taken, expect=progress.index, outcome="failed", dead_letter_reason=WHY)
+    await subject.settle(taken, expect=progress.index, outcome="failed", dead_letter_reason=REASON)
     (letter,) = await subject.ledger.dead_letters(10)
     assert letter.messages == (message,)
-    assert (letter.turn, letter.attempt, letter.reason) == (claim.turn, 2, WHY)
+    assert (letter.turn, letter.attempt, letter.reason) == (claim.turn, 2, REASON)
     assert (letter.reply, letter.skill) == ("half", "chat")
     (_, answer) = (await subject.ledger.snapshot(claim.conversation, 2)).history
     assert letter.at == pytest.approx(answer.at, abs=1.0)
 
 
-async def test_a_turn_that_failed_by_itself_is_no_dead_letter(subject: "LedgerUnderTest") -> None:
+async def test_a_failed_turn_without_a_reason_is_no_dead_letter(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     await subject.settle(await subject.claim(), outcome="failed")
     assert await subject.ledger.dead_letters(10) == ()
 
 
-async def test_a_dead_letter_holds_the_messages_that_were_to_be_answered_with_it(
+async def test_a_dead_letter_has_the_interrupted_and_taken_messages(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("one")
@@ -66,7 +66,7 @@ async def test_a_dead_letter_holds_the_messages_that_were_to_be_answered_with_it
         await subject.accept_with(text, STEER, person="bob")
     taken_steering = (await subject.ledger.read_steering(claim))[:1]
     await subject.settle(
-        claim, outcome="failed", taken_steering=taken_steering, dead_letter_reason=WHY
+        claim, outcome="failed", taken_steering=taken_steering, dead_letter_reason=REASON
     )
     (letter,) = await subject.ledger.dead_letters(10)
     assert [message.text for message in letter.messages] == ["one", "two", "three"]
@@ -87,7 +87,7 @@ async def test_dead_letters_are_listed_newest_first_across_conversations(
     assert await subject.ledger.dead_letters(0) == ()
 
 
-async def test_a_discarded_letter_is_gone(subject: "LedgerUnderTest") -> None:
+async def test_a_discarded_dead_letter_is_deleted(subject: "LedgerUnderTest") -> None:
     turn = await give_up(subject, "Zanzibar")
     other = await give_up(subject, thread="u")
     assert await subject.ledger.discard_dead_letter(turn)
@@ -96,28 +96,28 @@ async def test_a_discarded_letter_is_gone(subject: "LedgerUnderTest") -> None:
     assert [letter.turn for letter in await subject.ledger.dead_letters(10)] == [other]
 
 
-async def test_a_repeated_settle_buries_once(subject: "LedgerUnderTest") -> None:
+async def test_a_repeated_settle_stores_one_dead_letter(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     claim = await subject.claim()
-    first = await subject.settle(claim, outcome="failed", dead_letter_reason=WHY)
-    assert await subject.settle(claim, outcome="failed", dead_letter_reason=WHY) == first
+    first = await subject.settle(claim, outcome="failed", dead_letter_reason=REASON)
+    assert await subject.settle(claim, outcome="failed", dead_letter_reason=REASON) == first
     assert len(await subject.ledger.dead_letters(10)) == 1
     assert await subject.ledger.discard_dead_letter(claim.turn)
-    assert await subject.settle(claim, outcome="failed", dead_letter_reason=WHY) == first
+    assert await subject.settle(claim, outcome="failed", dead_letter_reason=REASON) == first
     assert await subject.ledger.dead_letters(10) == ()
 
 
-async def test_who_is_fenced_off_buries_nothing(subject: "LedgerUnderTest") -> None:
+async def test_a_fenced_worker_stores_no_dead_letter(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     claim = await subject.claim()
     await subject.ledger.release(claim)
     await subject.claim()
     with pytest.raises(Fenced):
-        await subject.settle(claim, outcome="failed", dead_letter_reason=WHY)
+        await subject.settle(claim, outcome="failed", dead_letter_reason=REASON)
     assert await subject.ledger.dead_letters(10) == ()
 
 
-async def test_only_so_many_dead_letters_are_kept(subject: "LedgerUnderTest") -> None:
+async def test_the_number_of_dead_letters_is_limited(subject: "LedgerUnderTest") -> None:
     first = await give_up(subject, "Zanzibar", person="eve", thread="first")
     await subject.advance_clock(0.005)
     for _ in range(MAX_DEAD_LETTERS):
@@ -138,7 +138,7 @@ async def test_dead_letters_survive_reopening(subject: "LedgerUnderTest") -> Non
     assert await subject.ledger.discard_dead_letter(turn)
 
 
-async def test_an_export_holds_the_dead_letters_of_one_person_only(
+async def test_an_export_has_the_dead_letters_of_one_person_only(
     subject: "LedgerUnderTest",
 ) -> None:
     await give_up(subject, "ada's")
@@ -148,7 +148,7 @@ async def test_an_export_holds_the_dead_letters_of_one_person_only(
     assert [message.text for message in export.pending] == ["ada's"]
 
 
-async def test_an_erased_persons_dead_letters_are_gone(subject: "LedgerUnderTest") -> None:
+async def test_an_erased_persons_dead_letters_are_deleted(subject: "LedgerUnderTest") -> None:
     await give_up(subject, "Zanzibar")
     await give_up(subject, "Quetzal", thread="u")
     bobs = await give_up(subject, "bob's", person="bob")
@@ -170,7 +170,7 @@ async def test_erasing_one_person_keeps_the_rest_of_a_dead_letter(
     claim = await subject.claim()
     await subject.accept_with("Zanzibar", STEER, person="bob")
     await subject.settle(
-        claim, taken_steering=await subject.ledger.read_steering(claim), dead_letter_reason=WHY
+        claim, taken_steering=await subject.ledger.read_steering(claim), dead_letter_reason=REASON
     )
     assert (await subject.ledger.erase("acme", "bob")).dead_letters == 1
     (letter,) = await subject.ledger.dead_letters(10)

@@ -36,7 +36,9 @@ async def test_a_burst_is_erased_with_its_person(subject: "LedgerUnderTest") -> 
     await subject.assert_nothing_due()
 
 
-async def test_what_was_interrupted_is_erased_with_its_person(subject: "LedgerUnderTest") -> None:
+async def test_interrupted_messages_are_erased_with_their_person(
+    subject: "LedgerUnderTest",
+) -> None:
     await subject.accept("bob's", person="bob")
     await subject.answer_turn()
     await subject.accept("Zanzibar", person="adamina")
@@ -58,7 +60,7 @@ async def test_what_was_interrupted_is_erased_with_its_person(subject: "LedgerUn
     assert await history_texts(subject) == ["bob's", "fine"]
 
 
-async def test_steering_that_was_taken_is_its_senders(subject: "LedgerUnderTest") -> None:
+async def test_taken_steering_belongs_to_its_author(subject: "LedgerUnderTest") -> None:
     await subject.accept("ada's", person="ada")
     claim = await subject.claim()
     await subject.accept_with("Zanzibar", STEER, person="bobolink")
@@ -78,7 +80,7 @@ async def test_steering_that_was_taken_is_its_senders(subject: "LedgerUnderTest"
     assert await subject.ledger.members(claim.conversation) == {"ada"}
 
 
-async def test_a_taken_message_stays_when_the_person_whom_it_steered_is_erased(
+async def test_a_taken_message_stays_when_the_owner_of_the_turn_is_erased(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("Zanzibar", person="adamina")
@@ -100,7 +102,7 @@ async def test_a_taken_message_stays_when_the_person_whom_it_steered_is_erased(
     assert (await subject.ledger.accept(message, STEER)).duplicate
 
 
-async def test_a_running_turn_begins_anew_without_the_words_that_steered_it(
+async def test_a_running_turn_restarts_without_the_erased_words_that_steered_it(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("ada's", person="ada")
@@ -122,17 +124,29 @@ async def test_a_running_turn_begins_anew_without_the_words_that_steered_it(
     assert [type(event) for event in events] == [Received, Received]
     depth = await subject.ledger.queue_depth()
     assert (depth.queued, depth.running) == (1, 0)
-    anew = await subject.claim()
-    assert (anew.turn, anew.attempt, anew.index, anew.reply) == (claim.turn, 1, 0, "")
-    assert (anew.journal, [message.text for message in anew.steering_messages]) == ((), ["eve's"])
-    assert anew.fence > claim.fence
-    await subject.settle(
-        anew, *subject.reply_entries(anew, "anew"), taken_steering=anew.steering_messages
+    restarted = await subject.claim()
+    assert (restarted.turn, restarted.attempt, restarted.index, restarted.reply) == (
+        claim.turn,
+        1,
+        0,
+        "",
     )
-    assert await history_texts(subject) == ["ada's", "eve's", "anew"]
+    assert (restarted.journal, [message.text for message in restarted.steering_messages]) == (
+        (),
+        ["eve's"],
+    )
+    assert restarted.fence > claim.fence
+    await subject.settle(
+        restarted,
+        *subject.reply_entries(restarted, "again"),
+        taken_steering=restarted.steering_messages,
+    )
+    assert await history_texts(subject) == ["ada's", "eve's", "again"]
 
 
-async def test_who_steered_an_erased_turn_is_answered_next(subject: "LedgerUnderTest") -> None:
+async def test_steering_messages_of_an_erased_turn_become_the_next_turn(
+    subject: "LedgerUnderTest",
+) -> None:
     await subject.accept("Zanzibar", person="adamina")
     claim = await subject.claim()
     message = subject.make_message("bob's", person="bob")
@@ -159,7 +173,7 @@ async def test_who_steered_an_erased_turn_is_answered_next(subject: "LedgerUnder
     assert [message.text for message in (await subject.claim()).messages] == ["later"]
 
 
-async def test_a_waiting_skill_is_forgotten_with_everybody_whose_words_it_keeps(
+async def test_a_pending_question_is_erased_with_any_person_with_words_in_it(
     subject: "LedgerUnderTest",
 ) -> None:
     """Ada's skill asks, bob answers, and it asks again: the journal holds what bob said."""
@@ -181,11 +195,16 @@ async def test_a_waiting_skill_is_forgotten_with_everybody_whose_words_it_keeps(
     assert b"bobolink" not in dump
     with pytest.raises(Fenced):
         await subject.settle(claim, expect=3, outcome="asked", pending_question=waiting)
-    anew = await subject.claim()
-    assert (anew.turn, anew.pending_question, anew.index, anew.reply) == (claim.turn, None, 0, "")
+    restarted = await subject.claim()
+    assert (restarted.turn, restarted.pending_question, restarted.index, restarted.reply) == (
+        claim.turn,
+        None,
+        0,
+        "",
+    )
 
 
-async def test_a_waiting_skill_stays_when_somebody_else_is_erased(
+async def test_a_pending_question_stays_when_another_person_is_erased(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("eve's", person="eve")
@@ -202,7 +221,7 @@ async def test_a_waiting_skill_stays_when_somebody_else_is_erased(
     assert (await subject.claim()).pending_question == waiting
 
 
-async def test_a_waiting_turn_loses_only_the_words_that_were_to_steer_it(
+async def test_a_queued_turn_loses_only_its_erased_steering_messages(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("ada's", person="ada")
@@ -221,7 +240,7 @@ async def test_a_waiting_turn_loses_only_the_words_that_were_to_steer_it(
     assert [message.text for message in following.steering_messages] == ["bob's too"]
 
 
-async def test_an_erasure_says_when_it_was(subject: "LedgerUnderTest") -> None:
+async def test_an_erasure_has_the_time_of_the_ledger(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     export = await subject.ledger.export("acme", "ada")
     erasure = await subject.ledger.erase("acme", "ada")

@@ -1,6 +1,6 @@
-"""Contract: whatever is done in whatever order, a ledger shows what a plain model shows.
+"""Contract: after any sequence of operations, a ledger and the reference model agree.
 
-Two tenants and a few people, threads and message ids are enough for everything to collide.
+Two tenants and a few people, threads and message ids are enough for collisions.
 """
 
 import asyncio
@@ -55,8 +55,8 @@ T = TypeVar("T")
 LEASE = 600.0
 WINDOW = 0.5
 TICK, MOMENT, LAPSE, DAY = 0.001, 0.303, 700.0, 90_000.0
-"""Steps of the clock. However few of them are added, none ends within two milliseconds of the end
-of a window, a lease or a day: some ledgers count milliseconds."""
+"""Steps of the clock. No short sum of them ends within two milliseconds of the end of a window, a
+lease or a day, as some ledgers count milliseconds."""
 
 TENANTS = st.sampled_from(["acme", "acm"])
 PEOPLE = st.sampled_from(["ada", "bob", "eve"])
@@ -94,14 +94,14 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]  # Any: a value of whatever is dr
 
 
 class ClaimPair(msgspec.Struct, frozen=True):
-    """The claim of one turn in the ledger under test and in the model."""
+    """Claim of one turn in the ledger under test and in the model."""
 
     real: Claim
     model: Claim
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """A settling, to be tried again."""
+    """Arguments of a settle, to repeat it."""
 
     pair: ClaimPair
     word: str
@@ -114,7 +114,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class Comparison(RuleBasedStateMachine):
-    """Does the same to a ledger and to the model, and compares what they return."""
+    """State machine that runs each operation on a ledger and on the model, and compares results."""
 
     def __init__(
         self, factory: "SubjectFactory", directory: Path, wrap: Callable[[Ledger], Ledger]
@@ -134,7 +134,7 @@ class Comparison(RuleBasedStateMachine):
         self.sent: list[Message] = []
         self.turns: dict[str, str] = {}  # from the model's ids to the real ones
         self.fences: dict[str, int] = {}  # the newest of each turn
-        self.epochs: dict[tuple[Conversation, int], str] = {}  # each life has its own
+        self.epochs: dict[tuple[Conversation, int], str] = {}  # one for each generation
         self.written = (0, 0)  # index and length that the last write went out from
         self.touched: Conversation | None = None
         self.released: set[int] = set()
@@ -143,8 +143,8 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(KINDS), data=st.data())
     def step(self, kind: str, data: st.DataObject) -> None:
-        """One rule for all, since Hypothesis switches off rules at random, most of the time most
-        of them: then nothing would ever be settled, let alone steered."""
+        """Run one operation. There is a single rule, since Hypothesis disables most rules at
+        random; then hardly any turn would be settled."""
         self.tick()
         getattr(self, kind)(data.draw)
 
@@ -160,7 +160,7 @@ class Comparison(RuleBasedStateMachine):
         self.runner.close()
 
     def tick(self, seconds: float = TICK) -> None:
-        """No two steps happen at the same time, so that what is oldest is defined."""
+        """Move the clock: no two steps have the same time, so the oldest turn is defined."""
         self.clock.now += seconds
         self.model.now = self.clock.now
 
@@ -180,7 +180,7 @@ class Comparison(RuleBasedStateMachine):
             return type(error)
 
     def normalize(self, value: object) -> str:
-        """A result without what may differ: the ids of turns, fences, epochs and times."""
+        """Return a result without what may differ: ids of turns, fences, epochs and times."""
         tree = msgspec.json.decode(msgspec.json.encode(value))
         text = msgspec.json.encode(_without_random_fields(tree)).decode()
         for model, real in self.turns.items():
@@ -204,7 +204,7 @@ class Comparison(RuleBasedStateMachine):
         self.receive(draw, draw(WHERE), identity, skill)
 
     def accept_while_running(self, draw: Draw) -> None:
-        """Messages that come while a turn runs, if it still does."""
+        """Accept messages in the conversation of a claim, which may be over."""
         if self.claims:
             where = self.some_claim(draw).model.conversation
             for _ in range(draw(st.integers(1, 3))):
@@ -243,7 +243,7 @@ class Comparison(RuleBasedStateMachine):
     # Running
 
     def claim(self, draw: Draw) -> None:
-        """Which conversation comes first is not laid down, if it is due."""
+        """Claim a turn; the order of due conversations is not specified."""
         self.tick(draw(st.sampled_from([TICK, MOMENT, LAPSE])))
         history = draw(st.integers(0, 5))
         real = self.run(self.real.claim("worker", lease=LEASE, history=history))
@@ -260,14 +260,14 @@ class Comparison(RuleBasedStateMachine):
         self.claims.append(ClaimPair(real, model))
 
     def some_claim(self, draw: Draw) -> ClaimPair:
-        """Of the newest three, also one that is over."""
+        """Return one of the newest three claims, which may be over."""
         back: int = draw(st.integers(0, min(len(self.claims), 3) - 1))
         return self.claims[-1 - back]
 
     def state_of(self, claim: Claim) -> tuple[int, int]:
-        """Length of the reply and index of a turn; 0, 0 when it is not open."""
-        talk = self.model.conversations.get(claim.conversation)
-        turn = talk.find(claim.turn) if talk else None
+        """Return the length of the reply and the index of a turn; 0, 0 when it is not open."""
+        state = self.model.conversations.get(claim.conversation)
+        turn = state.find(claim.turn) if state else None
         return (len(turn.reply), len(turn.entries)) if turn else (0, 0)
 
     def write(
@@ -277,7 +277,7 @@ class Comparison(RuleBasedStateMachine):
         *,
         again: bool = False,
     ) -> None:
-        """Write to the turn; ``again``: where the last write of all was tried."""
+        """Write to the turn; ``again``: at the index of the last write."""
         self.tick()
         self.touched = pair.model.conversation
         said, index = self.state_of(pair.model)
@@ -366,7 +366,7 @@ class Comparison(RuleBasedStateMachine):
         self.close(closing)
 
     def settle_again(self, draw: Draw) -> None:
-        """As it was; or for another claim, with a foreign index and foreign steering."""
+        """Repeat a settle; or use its arguments for another claim."""
         if self.settlements:
             closing = self.settlements[-1]
             if self.claims and draw(st.booleans()):
@@ -403,7 +403,7 @@ class Comparison(RuleBasedStateMachine):
         )
 
     def release(self, draw: Draw) -> None:
-        """Not the same claim twice: that may be taken for the first time's repetition."""
+        """Release a claim, each at most once: a second release may count as a repetition."""
         if not self.claims:
             return
         pair = self.some_claim(draw)
@@ -413,7 +413,7 @@ class Comparison(RuleBasedStateMachine):
             assert real is self.expected(lambda: self.model.release(pair.model))
 
     def lose_claim(self, draw: Draw) -> None:
-        """The newest owner is never heard of again."""
+        """Forget the newest claim, as if its worker had died."""
         if self.claims:
             self.claims.pop()
 
@@ -421,7 +421,7 @@ class Comparison(RuleBasedStateMachine):
         self.tick(draw(st.sampled_from([MOMENT, LAPSE])))
 
     def advance_a_day(self, draw: Draw) -> None:
-        """A settled turn need not be known for longer, so nobody repeats what was then."""
+        """Move the clock by a day; ledgers need not recognize older repetitions."""
         self.days += 1
         if self.days < 4:  # no dead letter is so old that it would go
             self.tick(DAY)
@@ -464,7 +464,7 @@ class Comparison(RuleBasedStateMachine):
                 turn
             )
 
-    # Looking
+    # Reading
 
     def check_conversation(self, draw: Draw) -> None:
         where, after, limit = draw(WHERE), draw(st.integers(0, 30)), draw(st.integers(1, 30))
@@ -478,21 +478,21 @@ class Comparison(RuleBasedStateMachine):
         assert self.run(self.real.members(where)) == self.model.members(where)
 
     def compare(self, where: Conversation, lines: int) -> None:
-        """A whole conversation: its history, its open turns, its life."""
+        """Compare a conversation: history, open turns, epoch."""
         real = self.run(self.real.snapshot(where, lines))
         model = self.model.snapshot(where, lines)
         for one, other in zip(real.pending, model["pending"], strict=True):
             assert self.turns.setdefault(other.turn, one.turn) == one.turn
         assert real.cursor.offset == model["offset"]
         self.assert_equal([real.history, real.pending], [model["history"], model["pending"]])
-        if talk := self.model.conversations.get(where):
-            life = (where, talk.generation)
-            assert self.epochs.setdefault(life, real.cursor.epoch) == real.cursor.epoch
-        lives = {epoch for (other, _), epoch in self.epochs.items() if other == where}
-        assert len(lives) == sum(other == where for other, _ in self.epochs)
+        if state := self.model.conversations.get(where):
+            generation = (where, state.generation)
+            assert self.epochs.setdefault(generation, real.cursor.epoch) == real.cursor.epoch
+        epochs = {epoch for (other, _), epoch in self.epochs.items() if other == where}
+        assert len(epochs) == sum(other == where for other, _ in self.epochs)
 
     @invariant()
-    def all_is_the_same(self) -> None:
+    def counts_and_conversation_agree(self) -> None:
         depth = self.run(self.real.queue_depth())
         assert (depth.queued, depth.running) == self.model.depth()
         counted: Counter[tuple[str, str]] = Counter()
@@ -521,8 +521,8 @@ def _asking(claim: Claim, closing: Settlement) -> PendingQuestion | None:
 def _without_random_fields(value: Any) -> Any:  # Any: JSON values
     if isinstance(value, dict):
         return {
-            key: _without_random_fields(held)
-            for key, held in value.items()
+            key: _without_random_fields(item)
+            for key, item in value.items()
             if key not in ("at", "epoch", "fence")
         }
     if isinstance(value, list | tuple):
@@ -557,7 +557,7 @@ def explore(
             stateful_step_count=50,
             deadline=None,
             derandomize=True,
-            phases=(Phase.generate,),  # a failure is told at once; to shorten it takes minutes
+            phases=(Phase.generate,),  # shrinking takes minutes
             suppress_health_check=list(HealthCheck),
         ),
     )
@@ -572,7 +572,7 @@ LEDGERS = [
 
 
 @pytest.mark.parametrize("name", LEDGERS)
-def test_a_ledger_behaves_as_the_model_does(
+def test_a_ledger_behaves_as_the_model(
     name: str,
     subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
@@ -580,24 +580,24 @@ def test_a_ledger_behaves_as_the_model_does(
     explore(subject_factories[name], tmp_path_factory, examples=size(12, 600))
 
 
-# Twins: ledgers with a mistake, which the comparison must see
+# Mutants: ledgers with a mutant, which the comparison must detect
 
 
 class Mutant:
-    """A ledger that does one thing wrong, and the rest as the one within."""
+    """Ledger with one wrong operation; the rest is that of ``ledger``."""
 
-    def __init__(self, within: Ledger) -> None:
-        self.ledger = within
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
 
     def __getattr__(self, name: str) -> Any:  # Any: the methods that are left as they are
         return getattr(self.ledger, name)
 
 
 class WithoutFence(Mutant):
-    """Lets whoever held a turn before write under the fence of who holds it now."""
+    """Mutant: a former owner writes with the fence of the present one."""
 
-    def __init__(self, within: Ledger) -> None:
-        super().__init__(within)
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
         self.newest: dict[str, Claim] = {}
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
@@ -614,7 +614,7 @@ class WithoutFence(Mutant):
 
 
 class WithoutDedupe(Mutant):
-    """Does not know a message again."""
+    """Mutant: does not recognize duplicates."""
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
         fresh = msgspec.structs.replace(message, id=new_id())
@@ -622,10 +622,10 @@ class WithoutDedupe(Mutant):
 
 
 class DoublesAppends(Mutant):
-    """Writes a repeated append after the first."""
+    """Mutant: applies a repeated append again."""
 
-    def __init__(self, within: Ledger) -> None:
-        super().__init__(within)
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
         self.index: dict[str, int] = {}
 
     async def append(
@@ -647,7 +647,7 @@ class DoublesAppends(Mutant):
 
 
 class TakesAllSteering(Mutant):
-    """Takes whatever steers a turn for answered when the turn ends."""
+    """Mutant: a settled turn takes all its steering messages."""
 
     async def settle(
         self,
@@ -665,15 +665,15 @@ class TakesAllSteering(Mutant):
 
 
 class IgnoresMergeWindow(Mutant):
-    """Does not wait for the end of a burst."""
+    """Mutant: ignores the merge window."""
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
-        hurried = msgspec.structs.replace(policies, merge_window=0.0)
-        return await self.ledger.accept(message, hurried)
+        without_window = msgspec.structs.replace(policies, merge_window=0.0)
+        return await self.ledger.accept(message, without_window)
 
 
 class SkipsErasure(Mutant):
-    """Tells of an erasure, and keeps everything."""
+    """Mutant: reports an erasure, and keeps the data."""
 
     async def erase(self, tenant: str, person: str) -> Any:
         export = await self.ledger.export(tenant, person)
@@ -684,7 +684,7 @@ class SkipsErasure(Mutant):
 
 @pytest.mark.proof
 @pytest.mark.parametrize(
-    "mistake",
+    "mutant",
     [
         WithoutFence,
         WithoutDedupe,
@@ -694,13 +694,13 @@ class SkipsErasure(Mutant):
         SkipsErasure,
     ],
 )
-def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
-    mistake: Callable[[Ledger], Any],
+def test_a_mutant_ledger_does_not_behave_as_the_model(
+    mutant: Callable[[Ledger], Any],
     subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with pytest.raises(AssertionError):
-        explore(subject_factories["sqlite"], tmp_path_factory, examples=100, wrap=mistake)
+        explore(subject_factories["sqlite"], tmp_path_factory, examples=100, wrap=mutant)
 
 
 @pytest.mark.redis
@@ -713,7 +713,7 @@ def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
     ],
     ids=["fence off", "not queued"],
 )
-def test_redis_scripts_with_a_mistake_do_not_behave_as_the_model_does(
+def test_mutant_redis_scripts_do_not_behave_as_the_model(
     changes: dict[str, str],
     subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,

@@ -55,7 +55,7 @@ async def test_an_export_holds_everything_of_one_person_only(subject: "LedgerUnd
     assert export.memories == {"language": "en"}
 
 
-async def test_an_erasure_is_news_to_those_who_watch(subject: "LedgerUnderTest") -> None:
+async def test_an_erasure_notifies_watchers(subject: "LedgerUnderTest") -> None:
     await subject.accept("my secret", person="ada")
     told = asyncio.Event()
     unwatch = await subject.ledger.watch(
@@ -131,14 +131,14 @@ async def test_an_erased_persons_running_turn_is_fenced_off(subject: "LedgerUnde
         await subject.append(claim, *subject.reply_entries(claim, "too late"))
     with pytest.raises(Fenced):
         await subject.settle(claim, *subject.reply_entries(claim, "too late"))
-    await subject.accept("anew", person="ada")
+    await subject.accept("again", person="ada")
     fresh = await subject.claim()
     with pytest.raises(Fenced):
         await subject.append(claim, *subject.reply_entries(claim, "too late"))
     assert (fresh.history, fresh.attempt, fresh.index) == ((), 1, 0)
 
 
-async def test_a_conversation_begun_anew_does_not_resume_the_erased_one(
+async def test_a_conversation_that_begins_again_does_not_resume_the_erased_one(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("mine", person="ada")
@@ -178,7 +178,7 @@ async def test_erasing_one_person_keeps_the_others(subject: "LedgerUnderTest") -
     await subject.assert_nothing_due()
 
 
-async def test_erasing_one_person_leaves_anothers_running_turn_alone(
+async def test_erasing_one_person_does_not_affect_anothers_running_turn(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("from ada", person="ada")
@@ -233,7 +233,7 @@ async def test_an_erased_message_may_be_sent_again(subject: "LedgerUnderTest") -
     assert not (await subject.ledger.accept(message)).duplicate
 
 
-async def test_a_guarantee_is_told_in_sentences(subject: "LedgerUnderTest") -> None:
+async def test_a_guarantee_has_sentences(subject: "LedgerUnderTest") -> None:
     guarantee = await subject.ledger.guarantee()
     assert guarantee.promises
     assert all(sentence.endswith(".") for sentence in (*guarantee.promises, *guarantee.limitations))

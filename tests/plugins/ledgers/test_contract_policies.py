@@ -44,14 +44,14 @@ async def history_of(subject: "LedgerUnderTest", claim: Claim) -> list[tuple[str
 # The policy
 
 
-async def test_the_running_skill_picks_the_policy(subject: "LedgerUnderTest") -> None:
+async def test_the_running_skill_selects_the_policy(subject: "LedgerUnderTest") -> None:
     policies = ConcurrencyPolicies(default="steer", skills={"qa": "queue", "chat": "steer"})
     await subject.accept()
     await subject.run_skill("qa")
     assert not (await subject.accept_with("waits", policies)).joined
 
 
-async def test_another_skill_leaves_the_policy_as_it_is(subject: "LedgerUnderTest") -> None:
+async def test_another_skill_does_not_change_the_policy(subject: "LedgerUnderTest") -> None:
     policies = ConcurrencyPolicies(default="queue", skills={"qa": "queue", "chat": "steer"})
     await subject.accept()
     claim = await subject.run_skill("chat")
@@ -59,7 +59,7 @@ async def test_another_skill_leaves_the_policy_as_it_is(subject: "LedgerUnderTes
     assert (receipt.turn, receipt.joined, receipt.ahead) == (claim.turn, True, 0)
 
 
-async def test_a_skill_that_ran_before_picks_nothing(subject: "LedgerUnderTest") -> None:
+async def test_a_skill_that_ran_before_selects_no_policy(subject: "LedgerUnderTest") -> None:
     policies = ConcurrencyPolicies(skills={"chat": "steer"})
     await subject.accept()
     await subject.settle(await subject.run_skill("chat"), expect=1)
@@ -106,7 +106,7 @@ async def test_a_burst_becomes_one_turn(subject: "LedgerUnderTest") -> None:
     await subject.assert_nothing_due()
 
 
-async def test_the_stream_tells_which_turn_a_merged_message_joined(
+async def test_the_stream_has_the_turn_that_a_merged_message_joined(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("before")
@@ -138,7 +138,7 @@ async def test_waiting_for_work_ends_when_a_window_is_over(subject: "LedgerUnder
             await subject.ledger.wait_for_work(30.0)
 
 
-async def test_every_message_of_a_burst_begins_the_window_anew(subject: "LedgerUnderTest") -> None:
+async def test_every_message_of_a_burst_restarts_the_window(subject: "LedgerUnderTest") -> None:
     clock = subject.require_clock()
     await subject.accept_with("one", MERGE)
     for text in ("two", "three"):
@@ -201,7 +201,9 @@ async def test_other_conversations_do_not_wait_for_a_burst(subject: "LedgerUnder
     await subject.assert_nothing_due()
 
 
-async def test_what_does_not_join_a_burst_queues_behind_it(subject: "LedgerUnderTest") -> None:
+async def test_a_message_that_does_not_join_a_burst_queues_behind_it(
+    subject: "LedgerUnderTest",
+) -> None:
     burst = await subject.accept_with("ada's", LONG_MERGE)
     others = [
         await subject.accept_with("bob's", LONG_MERGE, person="bob"),
@@ -295,7 +297,7 @@ async def test_a_message_interrupts_the_running_turn_and_both_are_answered(
 
 
 @pytest.mark.parametrize("outcome", ["done", "asked", "failed"])
-async def test_a_stop_that_comes_too_late_interrupts_nothing(
+async def test_a_stop_that_is_too_late_interrupts_nothing(
     subject: "LedgerUnderTest", outcome: str
 ) -> None:
     await subject.accept("a poem")
@@ -355,7 +357,7 @@ async def test_one_person_does_not_interrupt_anothers_turn(subject: "LedgerUnder
     assert not (await subject.append(claim)).stop_requested
 
 
-async def test_what_was_stopped_by_hand_is_not_answered_after_all(
+async def test_a_turn_that_a_person_stopped_is_not_answered_later(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("a poem")
@@ -378,7 +380,7 @@ async def test_a_message_that_names_a_skill_interrupts_but_joins_nothing(
     assert (second.joined, third.joined, third.ahead) == (False, False, 2)
 
 
-async def test_an_interruption_outlives_the_owner_of_the_turn(subject: "LedgerUnderTest") -> None:
+async def test_an_interruption_survives_a_takeover(subject: "LedgerUnderTest") -> None:
     await subject.accept("one")
     claim = await subject.claim(lease=0.1)
     await subject.accept_with("two", INTERRUPT)
@@ -392,7 +394,7 @@ async def test_an_interruption_outlives_the_owner_of_the_turn(subject: "LedgerUn
 # Steer
 
 
-async def test_a_message_is_handed_to_the_running_turn(subject: "LedgerUnderTest") -> None:
+async def test_a_message_steers_the_running_turn(subject: "LedgerUnderTest") -> None:
     await subject.accept("a poem")
     claim = await subject.claim()
     assert claim.steering_messages == ()
@@ -410,7 +412,7 @@ async def test_a_message_is_handed_to_the_running_turn(subject: "LedgerUnderTest
     assert (depth.queued, depth.running) == (0, 1)
 
 
-async def test_every_write_tells_how_many_messages_steer_the_turn(
+async def test_every_write_returns_the_number_of_steering_messages(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept()
@@ -426,7 +428,7 @@ async def test_every_write_tells_how_many_messages_steer_the_turn(
     assert (await subject.settle(claim, expect=progress.index)).steering_count == 2
 
 
-async def test_what_was_taken_is_in_the_history_and_the_rest_is_the_next_turn(
+async def test_taken_steering_is_in_the_history_and_the_rest_is_the_next_turn(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("a poem")
@@ -452,7 +454,7 @@ async def test_what_was_taken_is_in_the_history_and_the_rest_is_the_next_turn(
     assert texts(await subject.claim()) == ["later"]
 
 
-async def test_a_message_that_was_not_taken_is_received_by_its_new_turn(
+async def test_an_untaken_message_is_received_by_the_next_turn(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("a poem")
@@ -470,7 +472,7 @@ async def test_a_message_that_was_not_taken_is_received_by_its_new_turn(
     assert (receipt.turn, receipt.duplicate) == (pending.turn, True)
 
 
-async def test_the_rest_of_several_people_is_the_next_turn_of_the_first(
+async def test_untaken_messages_of_several_people_are_the_next_turn_of_the_first(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("a poem", person="ada")
@@ -500,7 +502,7 @@ async def test_the_rest_of_several_people_is_the_next_turn_of_the_first(
     await subject.assert_nothing_due()
 
 
-async def test_only_the_first_of_the_steering_can_have_been_taken(
+async def test_only_the_first_steering_messages_can_be_taken(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept()
@@ -515,7 +517,7 @@ async def test_only_the_first_of_the_steering_can_have_been_taken(
     await subject.assert_nothing_due()
 
 
-async def test_steering_outlives_the_owner_of_the_turn(subject: "LedgerUnderTest") -> None:
+async def test_steering_survives_a_takeover(subject: "LedgerUnderTest") -> None:
     await subject.accept("a poem")
     claim = await subject.claim(lease=0.1)
     await subject.accept_with("frogs", STEER)
@@ -547,11 +549,13 @@ async def test_a_repeated_settle_makes_the_next_turn_once(subject: "LedgerUnderT
     assert texts(await subject.claim()) == ["toads"]
 
 
-async def test_steering_needs_a_claimed_turn_that_goes_on(subject: "LedgerUnderTest") -> None:
+async def test_steering_needs_a_running_turn_without_a_stop_request(
+    subject: "LedgerUnderTest",
+) -> None:
     await subject.accept("a poem")
     claim = await subject.claim()
     await subject.ledger.release(claim)
-    assert not (await subject.accept_with("nobody runs it", STEER)).joined
+    assert not (await subject.accept_with("no turn runs", STEER)).joined
     claim = await subject.claim()
     assert not (await subject.accept_with("named", STEER, skill="qa")).joined
     await subject.ledger.stop(claim.conversation, claim.turn)
@@ -596,7 +600,7 @@ async def test_steering_survives_reopening(subject: "LedgerUnderTest") -> None:
 
 
 async def test_many_generations_of_steering_keep_their_order(subject: "LedgerUnderTest") -> None:
-    """Each turn leaves its steering to the next one, and a queued turn waits behind them all."""
+    """Untaken steering becomes the next turn each time, before the queued turn."""
     await subject.accept("first")
     claim = await subject.claim()
     queued = await subject.accept("queued")
@@ -611,7 +615,7 @@ async def test_many_generations_of_steering_keep_their_order(subject: "LedgerUnd
     assert users == ["first", *map(str, range(20))]
 
 
-async def test_depth_stays_right_through_every_policy(subject: "LedgerUnderTest") -> None:
+async def test_the_queue_depth_is_right_under_every_policy(subject: "LedgerUnderTest") -> None:
     async def depth() -> tuple[int, int]:
         found = await subject.ledger.queue_depth()
         return found.queued, found.running

@@ -120,34 +120,36 @@ async def test_snapshots_taken_at_any_moment_are_of_one_moment(subject: "LedgerU
         group.create_task(look())
 
 
-async def test_hints_tell_of_every_commit_until_they_are_ended(subject: "LedgerUnderTest") -> None:
+async def test_watchers_are_called_for_every_commit_until_they_are_removed(
+    subject: "LedgerUnderTest",
+) -> None:
     seen: dict[int, StoredEvent] = {}
     news = asyncio.Event()
 
-    def hint(events: Sequence[StoredEvent]) -> None:
+    def on_change(events: Sequence[StoredEvent]) -> None:
         seen.update({recorded.offset: recorded for recorded in events})
         news.set()
 
-    async def heard_of(offset: int) -> None:
-        """A hint may come without its events; then they are read."""
+    async def wait_until_notified(offset: int) -> None:
+        """Wait until an event was notified; read it when the notification had no events."""
         async with asyncio.timeout(5):
             while offset not in seen:
                 await news.wait()
                 news.clear()
                 page = await subject.ledger.read(where, max(seen, default=0), 100)
-                hint(page.events)
+                on_change(page.events)
 
     where = subject.make_message().conversation
-    unwatch = await subject.ledger.watch(where, hint)
+    unwatch = await subject.ledger.watch(where, on_change)
     await subject.accept(thread="another")
     await subject.accept()
-    await heard_of(1)
+    await wait_until_notified(1)
     claims = [await subject.claim(), await subject.claim()]
     claim = next(claim for claim in claims if claim.conversation == where)
     progress = await subject.append(claim, *subject.reply_entries(claim, "hi"))
-    await heard_of(4)
+    await wait_until_notified(4)
     await subject.settle(claim, expect=progress.index)
-    await heard_of(5)
+    await wait_until_notified(5)
     assert list(seen.values()) == await subject.read_stream(where)
     unwatch()
     unwatch()
@@ -156,21 +158,21 @@ async def test_hints_tell_of_every_commit_until_they_are_ended(subject: "LedgerU
     assert max(seen) == 5
 
 
-async def test_every_watcher_of_a_conversation_is_told(subject: "LedgerUnderTest") -> None:
-    heard = [asyncio.Event(), asyncio.Event()]
+async def test_every_watcher_of_a_conversation_is_called(subject: "LedgerUnderTest") -> None:
+    notified = [asyncio.Event(), asyncio.Event()]
     where = subject.make_message().conversation
     unwatch = [
         await subject.ledger.watch(where, lambda events, event=event: event.set())  # type: ignore[misc]
-        for event in heard
+        for event in notified
     ]
     await subject.accept()
     async with asyncio.timeout(5):
-        await asyncio.gather(*(event.wait() for event in heard))
+        await asyncio.gather(*(event.wait() for event in notified))
     unwatch[0]()
-    heard[1].clear()
+    notified[1].clear()
     await subject.accept("more")
     async with asyncio.timeout(5):
-        await heard[1].wait()
+        await notified[1].wait()
 
 
 async def test_a_long_stream_is_trimmed_when_a_turn_ends(subject: "LedgerUnderTest") -> None:

@@ -35,7 +35,7 @@ async def claim_after_expiry(subject: "LedgerUnderTest") -> Claim:
                 return claim
 
 
-async def test_an_append_tells_index_offset_and_stop(subject: "LedgerUnderTest") -> None:
+async def test_an_append_returns_index_offset_and_stop(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     claim = await subject.claim()
     started = Started(turn=claim.turn, attempt=1)
@@ -101,7 +101,7 @@ async def test_a_reset_cuts_the_reply(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     claim = await subject.claim()
     turn = claim.turn
-    progress = await subject.append(claim, *subject.reply_entries(claim, "🌊 wave", " goodbye"))
+    progress = await subject.append(claim, *subject.reply_entries(claim, "🌊 wave", " farther"))
     with pytest.raises(IndexConflict):
         await subject.append(claim, TextReset(turn=turn, position=99), expect=progress.index)
     entries = (TextReset(turn=turn, position=2), Text(turn=turn, position=2, text="sea"))
@@ -110,7 +110,7 @@ async def test_a_reset_cuts_the_reply(subject: "LedgerUnderTest") -> None:
     assert answer.text == "🌊 sea"
 
 
-async def test_settling_writes_both_lines_of_history(subject: "LedgerUnderTest") -> None:
+async def test_settling_writes_both_history_entries(subject: "LedgerUnderTest") -> None:
     turn = await subject.accept("what is this?")
     claim = await subject.claim()
     progress = await subject.append(claim, *subject.reply_entries(claim, "a ", "wave"))
@@ -128,7 +128,7 @@ async def test_settling_writes_both_lines_of_history(subject: "LedgerUnderTest")
     assert events[-1].offset == settled.offset
 
 
-async def test_settling_needs_its_end(subject: "LedgerUnderTest") -> None:
+async def test_settling_needs_a_finished_entry(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     claim = await subject.claim()
     with pytest.raises(IndexConflict):
@@ -148,7 +148,7 @@ async def test_a_repeated_settle_returns_the_earlier_result(subject: "LedgerUnde
     assert (await subject.ledger.queue_depth()).running == 1
 
 
-async def test_a_settled_turn_takes_nothing_more(subject: "LedgerUnderTest") -> None:
+async def test_a_settled_turn_refuses_writes(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     claim = await subject.answer_turn()
     last = len(await subject.read_stream(claim.conversation))
@@ -175,7 +175,7 @@ async def test_the_journal_keeps_the_newest_step_of_a_number(subject: "LedgerUnd
     assert bytes(taken.journal[1].result) == b'{"a":[1,"\\u00e9"]}'
 
 
-async def test_a_lapsed_lease_is_taken_over_where_it_stood(subject: "LedgerUnderTest") -> None:
+async def test_a_takeover_continues_where_the_reply_was_stored(subject: "LedgerUnderTest") -> None:
     await subject.accept("one")
     claim = await subject.claim(lease=LEASE)
     entries = (
@@ -206,7 +206,7 @@ async def test_a_lapsed_lease_is_taken_over_where_it_stood(subject: "LedgerUnder
         await subject.settle(claim, expect=progress.index)
 
 
-async def test_who_takes_over_cannot_repeat_the_former_owners_append(
+async def test_a_takeover_cannot_repeat_the_former_owners_append(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept()
@@ -245,7 +245,7 @@ async def test_an_append_renews_the_lease_also_without_entries(subject: "LedgerU
     assert (await claim_after_expiry(subject)).attempt == 2
 
 
-async def test_a_lapsed_claim_that_nobody_took_goes_on(subject: "LedgerUnderTest") -> None:
+async def test_an_expired_claim_stays_valid_until_a_takeover(subject: "LedgerUnderTest") -> None:
     await subject.accept()
     claim = await subject.claim(lease=LEASE)
     await subject.advance_clock(LEASE * 1.2)
@@ -315,7 +315,7 @@ async def test_stopping_a_running_turn_is_seen_by_its_next_write(
     assert (answer.text, answer.outcome) == ("so far", "stopped")
 
 
-async def test_a_stop_outlives_a_takeover_and_ends_with_its_turn(
+async def test_a_stop_survives_a_takeover_and_ends_with_its_turn(
     subject: "LedgerUnderTest",
 ) -> None:
     await subject.accept("one")
@@ -359,7 +359,7 @@ async def test_stop_knows_only_turns_of_its_conversation(subject: "LedgerUnderTe
         assert await subject.ledger.stop(other, strange) == ("unknown", "")
 
 
-async def test_a_waiting_skill_is_kept_until_the_next_turn_settles(
+async def test_a_pending_question_is_kept_until_the_next_turn_settles(
     subject: "LedgerUnderTest",
 ) -> None:
     message = subject.make_message("translate this")
@@ -376,7 +376,7 @@ async def test_a_waiting_skill_is_kept_until_the_next_turn_settles(
     assert (await subject.claim()).pending_question is None
 
 
-async def test_a_waiting_skill_may_ask_again(subject: "LedgerUnderTest") -> None:
+async def test_a_skill_may_ask_again(subject: "LedgerUnderTest") -> None:
     message = subject.make_message()
     kept = [
         PendingQuestion(skill="translate", message=message, journal=(), reply=f"question {number}")
@@ -389,7 +389,7 @@ async def test_a_waiting_skill_may_ask_again(subject: "LedgerUnderTest") -> None
     assert (await subject.claim()).pending_question == kept[1]
 
 
-async def test_history_is_the_newest_lines_oldest_first(subject: "LedgerUnderTest") -> None:
+async def test_history_is_the_newest_entries_oldest_first(subject: "LedgerUnderTest") -> None:
     for number in range(4):
         await subject.accept(f"question {number}")
         await subject.answer_turn(f"answer {number}")
@@ -420,7 +420,7 @@ async def test_a_large_reply_and_many_entries_are_kept(subject: "LedgerUnderTest
     assert (len(taken.reply), taken.index, len(taken.message.text)) == (200_000, 200, 100_000)
 
 
-async def test_two_instances_never_hold_the_same_turn(subject: "LedgerUnderTest") -> None:
+async def test_two_instances_never_claim_the_same_turn(subject: "LedgerUnderTest") -> None:
     for number in range(20):
         await subject.accept(thread=f"t{number}")
     async with asyncio.timeout(5):
@@ -431,7 +431,9 @@ async def test_two_instances_never_hold_the_same_turn(subject: "LedgerUnderTest"
     assert len(turns) == len(set(turns)) == 20
 
 
-async def test_all_kinds_of_events_come_back_as_they_went_in(subject: "LedgerUnderTest") -> None:
+async def test_all_kinds_of_events_are_read_as_they_were_written(
+    subject: "LedgerUnderTest",
+) -> None:
     await subject.accept()
     claim = await subject.claim()
     entries = (
@@ -445,7 +447,7 @@ async def test_all_kinds_of_events_come_back_as_they_went_in(subject: "LedgerUnd
     assert events[1:] == list(entries)
 
 
-async def test_a_conversation_that_nobody_knows_has_no_running_turn(
+async def test_an_unknown_conversation_has_no_running_turn(
     subject: "LedgerUnderTest",
 ) -> None:
     where = Conversation("acme", "web", "nowhere")

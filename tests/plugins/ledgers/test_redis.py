@@ -57,7 +57,7 @@ async def server() -> AsyncIterator[RedisServer]:
         ("maxmemory-policy", "allkeys-lru", "may be deleted"),
     ],
 )
-async def test_a_redis_that_loses_things_is_refused_unless_permitted(
+async def test_a_redis_that_loses_writes_is_refused_unless_permitted(
     directive: str, value: str, loss: str
 ) -> None:
     async with redis_server(**{directive: value}) as url:
@@ -179,7 +179,7 @@ def test_a_url_is_given_plainly_or_by_reference(
         RedisLedgerSettings.model_validate({"url": "http://one:1"})
 
 
-def test_no_print_of_the_settings_shows_the_password() -> None:
+def test_the_text_of_the_settings_hides_the_password() -> None:
     settings = RedisLedgerSettings.model_validate({"url": "redis://me:s3cret@one:1/2"})
     shown = (repr(settings), str(settings), settings.model_dump_json(), str(settings.url))
     assert not any("s3cret" in text for text in shown)
@@ -267,7 +267,7 @@ async def test_a_claim_does_not_grow_with_the_conversation(server: RedisServer) 
         assert max(sizes) - min(sizes) < 50
 
 
-async def test_an_idle_ledger_asks_once_a_second_at_most(server: RedisServer) -> None:
+async def test_an_idle_ledger_polls_once_a_second_at_most(server: RedisServer) -> None:
     async with run_proxy(server) as proxy, open_ledger(proxy.url) as ledger:
         assert await ledger.claim("worker", lease=3.0, history=0) is None
         proxy.clear_record()
@@ -335,7 +335,7 @@ async def test_ids_cannot_reach_into_the_keys_of_others(server: RedisServer) -> 
 
 
 async def test_an_id_is_forgotten_after_a_day(server: RedisServer) -> None:
-    """The clock is the server's, so the marks are made older instead."""
+    """Make the dedupe records older, as the clock is the server's."""
     async with open_ledger(server.url) as ledger, raw_client(server.url) as client:
         old = make_message()
         first = await ledger.accept(old)

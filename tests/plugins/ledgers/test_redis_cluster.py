@@ -99,7 +99,7 @@ async def test_slots_move_while_turns_run() -> None:
 
 
 class WithoutAbsentKey(RedisLedger):
-    """The twin: its scripts name no key that is never there."""
+    """Mutant: its scripts do not name the absent key."""
 
     async def start(self) -> None:
         self._keys.partitions = tuple(
@@ -166,7 +166,7 @@ async def test_nothing_acknowledged_is_lost_when_a_node_is_killed_under_load() -
         run_cluster(replicated=True) as nodes,
         open_ledger(nodes.url, partitions=4, replicas=1, events_kept=KEEP_ALL) as ledger,
     ):
-        here = Conversation("acme", "web", "t5")  # on the node that is killed, and heard from there
+        here = Conversation("acme", "web", "t5")  # on the node that is killed, and watched there
         slot = slot_of(ledger._keys.partition(str(here)).number)
         victim = await nodes.owner(slot)
         assert victim is nodes.masters[0]
@@ -178,7 +178,7 @@ async def test_nothing_acknowledged_is_lost_when_a_node_is_killed_under_load() -
             await asyncio.to_thread(victim.kill)
             await load.wait_for_refusal()
             async with asyncio.timeout(20):
-                while await nodes.owner(slot) is victim:  # noqa: ASYNC110  nothing tells of it
+                while await nodes.owner(slot) is victim:  # noqa: ASYNC110  there is no notification
                     await asyncio.sleep(0.05)
             await asyncio.to_thread(victim.start)
             news.clear()

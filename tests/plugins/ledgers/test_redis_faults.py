@@ -1,6 +1,6 @@
 """The Redis ledger when things fail: lost answers, dead servers, emptied stores, cancelled calls.
 
-Every figure of zero here has its twin, which shows that the fault was really there.
+Every count of zero has a mutant or a weaker configuration, which shows that the fault happened.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ async def proxy(server: RedisServer) -> AsyncIterator[RecordingProxy]:
 # Answers that get lost
 
 
-async def test_a_write_whose_answer_was_lost_is_applied_once(proxy: RecordingProxy) -> None:
+async def test_a_write_with_a_lost_reply_is_applied_once(proxy: RecordingProxy) -> None:
     async with asyncio.timeout(5), open_ledger(proxy.url) as ledger:
         proxy.drop_next_reply = True
         receipt = await ledger.accept(make_message())
@@ -73,7 +73,7 @@ async def test_a_write_whose_answer_was_lost_is_applied_once(proxy: RecordingPro
         assert (depth.queued, depth.running) == (0, 0)
 
 
-async def test_a_message_that_joined_a_turn_is_not_taken_for_a_copy_of_itself(
+async def test_a_joined_message_with_a_lost_reply_is_no_duplicate(
     proxy: RecordingProxy,
 ) -> None:
     steer = ConcurrencyPolicies(default="steer")
@@ -103,7 +103,7 @@ async def test_a_message_that_joined_a_turn_is_not_taken_for_a_copy_of_itself(
 async def test_without_the_index_a_repeated_append_would_double_the_text(
     proxy: RecordingProxy,
 ) -> None:
-    """Repeats a command as it went over the wire: to the real script, then to its twin."""
+    """Repeat a recorded command: with the real script, then with a mutant."""
     async with open_ledger(proxy.url) as ledger, raw_client(proxy.url) as client:
         await ledger.accept(make_message())
         claim = await claim_turn(ledger)
@@ -115,14 +115,14 @@ async def test_without_the_index_a_repeated_append_would_double_the_text(
         assert pending.reply == "once "
 
         scripts = await asyncio.to_thread(load_scripts)
-        twin = scripts["append"].source.replace("index ~= expect", "false")
-        twin = twin.replace("entry[3] ~= length", "false")
-        await client.execute_command("EVAL", twin, *command[2:])
+        mutant = scripts["append"].source.replace("index ~= expect", "false")
+        mutant = mutant.replace("entry[3] ~= length", "false")
+        await client.execute_command("EVAL", mutant, *command[2:])
         (pending,) = (await ledger.snapshot(CONVERSATION, 0)).pending
         assert pending.reply == "once once "
 
 
-async def test_a_lost_connection_makes_every_watcher_look(proxy: RecordingProxy) -> None:
+async def test_a_lost_connection_notifies_every_watcher(proxy: RecordingProxy) -> None:
     hints: list[Sequence[StoredEvent]] = []
     news = asyncio.Event()
 
@@ -149,7 +149,7 @@ async def test_a_lost_connection_makes_every_watcher_look(proxy: RecordingProxy)
 async def test_no_reply_reaches_another_caller_when_calls_are_cancelled(
     proxy: RecordingProxy,
 ) -> None:
-    """Cancels hundreds of calls at random moments; twice a connection is cut as well."""
+    """Cancel hundreds of calls at random times, and cut a connection twice."""
     chance = random.Random(11)
     wrong: list[tuple[int, str | None]] = []
     answered = 0
@@ -181,7 +181,7 @@ async def test_no_reply_reaches_another_caller_when_calls_are_cancelled(
 
 
 class WithoutReplyMatching(Connection):
-    """The twin: takes a cancelled caller out of the row, though its reply is on the way."""
+    """Mutant: removes a cancelled call from the queue although its reply will arrive."""
 
     def data_received(self, data: bytes) -> None:
         while self._pending and (first := self._pending[0]) and first.cancelled():
@@ -189,9 +189,11 @@ class WithoutReplyMatching(Connection):
         super().data_received(data)
 
 
-@pytest.mark.parametrize(("kind", "heard"), [(Connection, b"his"), (WithoutReplyMatching, b"hers")])
-async def test_the_reply_to_a_cancelled_call_is_thrown_away(
-    server: RedisServer, kind: type[Connection], heard: bytes
+@pytest.mark.parametrize(
+    ("kind", "received"), [(Connection, b"his"), (WithoutReplyMatching, b"hers")]
+)
+async def test_the_reply_to_a_cancelled_call_is_discarded(
+    server: RedisServer, kind: type[Connection], received: bytes
 ) -> None:
     def make() -> Connection:
         return kind(lambda channel, payload: None, lambda wire: None, 1.0)
@@ -201,7 +203,7 @@ async def test_the_reply_to_a_cancelled_call_is_thrown_away(
     await wire.send(pack("HELLO", 3))
     hers, his = wire.send(pack("ECHO", "hers")), wire.send(pack("ECHO", "his"))
     hers.cancel()
-    assert await his == heard
+    assert await his == received
     wire.close("done")
 
 
@@ -220,7 +222,7 @@ async def test_nothing_acknowledged_is_lost_when_redis_is_killed(server: RedisSe
 
 
 async def test_without_an_append_only_file_a_killed_redis_loses_everything() -> None:
-    """The twin: what the refused configuration would do."""
+    """Show what the refused configuration loses."""
     async with (
         run_redis(appendonly="no") as server,
         open_ledger(server.url, allow_weak_durability=True) as ledger,
@@ -233,7 +235,7 @@ async def test_without_an_append_only_file_a_killed_redis_loses_everything() -> 
 
 
 async def _accept_until_killed(ledger: RedisLedger, server: RedisServer) -> list[Message]:
-    """The messages that were acknowledged before a SIGKILL in the middle of the writing."""
+    """Send messages until a SIGKILL; return those that were acknowledged."""
     acknowledged: list[Message] = []
     enough = asyncio.Event()
 
@@ -269,7 +271,7 @@ async def _wait_until_available(ledger: RedisLedger) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def test_every_method_says_that_redis_is_away_and_works_when_it_is_back(
+async def test_every_method_fails_while_redis_is_away_and_works_again_after_it(
     server: RedisServer,
 ) -> None:
     async with open_ledger(server.url) as ledger:
@@ -306,7 +308,7 @@ async def test_every_method_says_that_redis_is_away_and_works_when_it_is_back(
         await ledger.settle(claim, with_finished(claim, text_entry(claim, "fine")), expect=0)
 
 
-async def test_a_frozen_redis_counts_as_away(server: RedisServer) -> None:
+async def test_a_paused_redis_counts_as_unavailable(server: RedisServer) -> None:
     async with open_ledger(server.url, connect_timeout=0.3, command_timeout=0.3) as ledger:
         server.pause()
         try:
@@ -318,7 +320,7 @@ async def test_a_frozen_redis_counts_as_away(server: RedisServer) -> None:
         await _wait_until_available(ledger)
 
 
-async def test_a_call_of_a_moments_outage_waits_for_its_end(proxy: RecordingProxy) -> None:
+async def test_a_call_waits_for_the_end_of_a_short_outage(proxy: RecordingProxy) -> None:
     async with asyncio.timeout(5), open_ledger(proxy.url) as ledger:
         for _ in range(10):
             proxy.cut_connections()
@@ -326,7 +328,7 @@ async def test_a_call_of_a_moments_outage_waits_for_its_end(proxy: RecordingProx
         assert (await ledger.queue_depth()).queued == 10
 
 
-async def test_a_redis_whose_memory_is_full_is_away_for_writing(server: RedisServer) -> None:
+async def test_a_redis_with_full_memory_is_unavailable_for_writing(server: RedisServer) -> None:
     async with open_ledger(server.url) as ledger, raw_client(server.url) as client:
         await client.config_set("maxmemory", "1")
         with pytest.raises(LedgerUnavailable, match="OOM"):
@@ -346,7 +348,7 @@ async def test_forgotten_scripts_are_loaded_again(server: RedisServer) -> None:
         await answer_turn(ledger)
 
 
-async def test_an_emptied_store_begins_a_new_epoch(server: RedisServer) -> None:
+async def test_an_empty_store_begins_a_new_epoch(server: RedisServer) -> None:
     async with open_ledger(server.url) as ledger, raw_client(server.url) as client:
         await ledger.accept(make_message())
         claim = await claim_turn(ledger)
@@ -360,7 +362,7 @@ async def test_an_emptied_store_begins_a_new_epoch(server: RedisServer) -> None:
         assert after.offset == before.offset
 
 
-async def test_a_store_that_was_set_back_begins_a_new_epoch(server: RedisServer) -> None:
+async def test_a_restored_backup_begins_a_new_epoch(server: RedisServer) -> None:
     """Restores an older copy, then writes on until the offsets look as if nothing were lost."""
     copy = server.directory.with_suffix(".copy")
     async with open_ledger(server.url) as ledger:

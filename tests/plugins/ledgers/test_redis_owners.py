@@ -1,4 +1,4 @@
-"""Turns of a process whose connection is gone for a while do not wait for their leases."""
+"""Turns of a process without a connection do not wait for their leases."""
 
 import asyncio
 import contextlib
@@ -24,14 +24,14 @@ pytestmark = needs_redis
 
 LONG = 3600.0
 CHECKS = 12
-"""Looks, a tenth of a second apart or more, after which a dead owner would have been noticed."""
+"""Claims, a tenth of a second apart or more, within which a dead owner is detected."""
 
 
 @contextlib.asynccontextmanager
 async def owner_and_other(
     redis: RedisServer,
 ) -> AsyncIterator[tuple[RedisLedger, RedisLedger, Claim]]:
-    """One who has claimed a turn for an hour, and another one."""
+    """Start a ledger that claims a turn for an hour, and another one."""
     async with open_ledger(redis.url) as owner, open_ledger(redis.url) as other:
         await owner.accept(make_message())
         yield owner, other, await claim_turn(owner, lease=LONG)
@@ -51,21 +51,21 @@ async def wait_for_takeover(ledger: RedisLedger) -> Claim:
 
 
 async def assert_no_takeover(ledger: RedisLedger) -> None:
-    """See that nothing becomes due."""
+    """Check that nothing becomes due."""
     for _ in range(CHECKS):
         await asyncio.sleep(0.1)
         assert await try_claim(ledger) is None
 
 
 async def cut_connections(redis: RedisServer) -> None:
-    """Let Redis cut every connection."""
+    """Make Redis close every subscriber's connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", redis.port)
     writer.write(b"CLIENT KILL TYPE pubsub\r\n")
     await reader.readline()
     writer.close()
 
 
-async def test_the_turn_of_one_who_is_gone_is_due_long_before_its_lease_lapses() -> None:
+async def test_the_turn_of_a_closed_owner_is_due_before_its_lease_expires() -> None:
     async with run_redis() as redis, owner_and_other(redis) as (owner, other, claim):
         await owner.append(claim, [text_entry(claim, "half a ")], expect=0, lease=LONG)
         await owner.close()
@@ -73,13 +73,13 @@ async def test_the_turn_of_one_who_is_gone_is_due_long_before_its_lease_lapses()
         assert (found.turn, found.attempt, found.reply) == (claim.turn, 2, "half a ")
 
 
-async def test_one_who_is_there_keeps_its_turn() -> None:
+async def test_a_connected_owner_keeps_its_turn() -> None:
     async with run_redis() as redis, owner_and_other(redis) as (owner, other, claim):
         await assert_no_takeover(other)
         await owner.settle(claim, with_finished(claim), expect=0)
 
 
-async def test_one_who_is_back_soon_keeps_its_turn() -> None:
+async def test_an_owner_that_reconnects_soon_keeps_its_turn() -> None:
     async with run_redis() as redis, owner_and_other(redis) as (owner, other, claim):
         assert await try_claim(other) is None
         await cut_connections(redis)
@@ -87,7 +87,7 @@ async def test_one_who_is_back_soon_keeps_its_turn() -> None:
         await owner.settle(claim, with_finished(claim), expect=0)
 
 
-async def test_after_a_restart_of_redis_nobody_is_taken_for_dead() -> None:
+async def test_a_restart_of_redis_does_not_end_claims() -> None:
     async with run_redis() as redis, owner_and_other(redis) as (owner, other, claim):
         assert await try_claim(other) is None
         await asyncio.to_thread(redis.kill)
@@ -97,25 +97,25 @@ async def test_after_a_restart_of_redis_nobody_is_taken_for_dead() -> None:
         await owner.settle(claim, with_finished(claim), expect=0)
 
 
-async def test_one_who_was_taken_for_dead_meets_the_fence() -> None:
+async def test_an_owner_that_was_considered_dead_is_fenced() -> None:
     async with (
         run_redis() as redis,
-        CuttingProxy(redis.url) as way,
-        open_ledger(way.address) as owner,
+        CuttingProxy(redis.url) as proxy,
+        open_ledger(proxy.address) as owner,
         open_ledger(redis.url) as other,
     ):
         await owner.accept(make_message())
         claim = await claim_turn(owner, lease=LONG)
-        way.refuse = True
-        way.cut()
+        proxy.refuse = True
+        proxy.cut()
         await wait_for_takeover(other)
-        way.refuse = False
+        proxy.refuse = False
         with pytest.raises(Fenced):
             await append_when_connected(owner, claim)
 
 
 async def append_when_connected(ledger: RedisLedger, claim: Claim) -> None:
-    """Store something as soon as there is a way again."""
+    """Append as soon as there is a connection again."""
     async with asyncio.timeout(5):
         while True:
             with contextlib.suppress(LedgerUnavailable):

@@ -1,6 +1,7 @@
-"""The user of ``config/redis.conf``: he may do what the ledger does, and nothing else.
+"""Permissions of the user in ``config/redis.conf``: those that the ledger needs, and no others.
 
-The contract suite runs as that user; here is what he lacks, and what is told when he lacks more.
+The contract tests run as that user. These tests check which permissions it lacks, and the messages
+when more are missing.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 
 
 async def change(server: RedisServer, *rules: str) -> None:
-    """Change the rights of the ledger's user."""
+    """Change the permissions of the ledger's user."""
     async with raw_client(server.url) as admin:
         await admin.execute_command("ACL", "SETUSER", "palaver", *rules)
 
@@ -73,7 +74,7 @@ async def test_nothing_else_is_permitted(server: RedisServer, command: str) -> N
         await client.execute_command("HGET", "palaver:{p00}:state", "epoch")
 
 
-async def test_every_right_that_is_missing_is_named_at_the_start(server: RedisServer) -> None:
+async def test_every_missing_permission_is_named_at_the_start(server: RedisServer) -> None:
     scripts = await asyncio.to_thread(load_scripts)
     needed = permissions.required_commands(scripts.values()) - permissions.OPTIONAL - {"ping"}
     url = server.url_for("palaver")
@@ -88,7 +89,7 @@ async def test_every_right_that_is_missing_is_named_at_the_start(server: RedisSe
         await ledger.accept(make_message())
 
 
-async def test_rights_that_only_some_profiles_need_are_asked_for_there(
+async def test_permissions_that_only_some_deployments_need_are_required_there(
     server: RedisServer,
 ) -> None:
     url = server.url_for("palaver")
@@ -113,7 +114,7 @@ async def test_the_pattern_of_keys_and_channels_is_named(
             pass
 
 
-async def test_a_user_who_may_do_more_is_told_of(server: RedisServer) -> None:
+async def test_a_user_with_more_permissions_is_reported(server: RedisServer) -> None:
     async with open_ledger(server.url_for("palaver")) as ledger:
         guarantee = await ledger.guarantee()
         assert guarantee.limitations == ()

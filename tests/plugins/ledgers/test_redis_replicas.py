@@ -1,4 +1,5 @@
-"""The Redis ledger with a replica: what a failover keeps, and the twin that loses it."""
+"""The Redis ledger with a replica: what a failover keeps, and what it loses without
+confirmation."""
 
 import asyncio
 import contextlib
@@ -27,7 +28,7 @@ pytestmark = needs_redis
 
 @contextlib.asynccontextmanager
 async def pair() -> AsyncIterator[tuple[RedisServer, RedisServer]]:
-    """A primary and its replica, in step."""
+    """Start a primary and its replica, in sync."""
     async with (
         run_redis(repl_diskless_sync_delay="0") as primary,
         run_redis(replicaof=f"127.0.0.1 {primary.port}") as replica,
@@ -82,7 +83,7 @@ async def test_a_failover_keeps_what_the_replica_confirmed() -> None:
 
 
 async def test_without_confirmation_a_failover_loses_what_was_acknowledged() -> None:
-    """The twin."""
+    """Show that the writes are lost without `replicas`."""
     async with asyncio.timeout(10), pair() as (primary, replica):
         async with open_ledger(primary.url) as ledger:
             replica.pause()
@@ -95,7 +96,7 @@ async def test_without_confirmation_a_failover_loses_what_was_acknowledged() -> 
             assert not (await ledger.accept(sent)).duplicate
 
 
-async def test_what_was_refused_for_want_of_a_replica_may_be_sent_again() -> None:
+async def test_a_message_that_was_refused_without_a_replica_may_be_sent_again() -> None:
     async with asyncio.timeout(10), pair() as (primary, replica):
         async with open_ledger(primary.url, replicas=1) as ledger:
             replica.pause()
@@ -109,7 +110,7 @@ async def test_what_was_refused_for_want_of_a_replica_may_be_sent_again() -> Non
             assert await ledger.claim("worker", lease=3.0, history=0) is None
 
 
-async def test_a_repeated_write_is_confirmed_like_the_first_whoever_repeats_it() -> None:
+async def test_a_repeated_write_is_confirmed_like_the_first_on_any_connection() -> None:
     """Since Redis 7.2 WAIT knows only of what its own connection wrote, and who repeats a write
     writes nothing: hence the command before it."""
     async with asyncio.timeout(10), pair() as (primary, replica), run_proxy(primary) as proxy:

@@ -1,4 +1,4 @@
-"""The Redis ledger behind sentinels: a failover is followed, and what was acknowledged is kept.
+"""The Redis ledger with sentinels: it follows a failover, and acknowledged writes are kept.
 
 Real processes: a master, two replicas and three sentinels.
 """
@@ -74,7 +74,7 @@ async def test_nothing_acknowledged_is_lost_when_masters_die_and_hang_under_load
 async def test_without_confirmation_a_failover_loses_what_was_acknowledged(
     redis: SentinelDeployment,
 ) -> None:
-    """The twin: the replicas are cut off, which only a ledger that waits for them notices."""
+    """Cut off the replicas, which only a ledger that waits for them notices."""
     async with (
         asyncio.timeout(60),
         open_ledger_at(redis) as careless,
@@ -100,20 +100,20 @@ async def test_without_confirmation_a_failover_loses_what_was_acknowledged(
 
 
 class WithoutMasterCheck(RedisLedger):
-    """The twin: whatever replicas have confirmed is acknowledged."""
+    """Mutant: acknowledges all writes that replicas have confirmed."""
 
     async def start(self) -> None:
         await super().start()
         link = self._client._open_nodes().first
         link._confirm_master = None
-        link.disconnect("the next connection asks nobody")
+        link.disconnect("the mutant does not check the master")
         await retry_until_available(self.queue_depth)
 
 
 async def test_a_master_that_hung_cannot_acknowledge_once_another_was_chosen(
     redis: SentinelDeployment,
 ) -> None:
-    """It wakes together with a replica that follows it still, and so confirms its writes."""
+    """Resume the master together with a replica that still follows it, and confirms its writes."""
     slow = {"replicas": 1, "command_timeout": 20.0}
     async with (
         asyncio.timeout(60),
@@ -144,15 +144,15 @@ async def test_a_master_that_hung_cannot_acknowledge_once_another_was_chosen(
 async def _other_master(redis: SentinelDeployment, old: RedisServer) -> None:
     """Return when the sentinels have chosen another."""
     async with asyncio.timeout(20):
-        while await redis.master() is old:  # noqa: ASYNC110  nothing tells of it
+        while await redis.master() is old:  # noqa: ASYNC110  there is no notification
             await asyncio.sleep(0.05)
 
 
 async def test_sentinels_that_cannot_help_are_named(redis: SentinelDeployment) -> None:
     own = "env:SENTINELS"
     async with asyncio.timeout(30):
-        with pytest.raises(ConfigurationError, match="no service 'nobody'"):
-            async with open_ledger(redis.url.replace(SERVICE, "nobody"), sentinel_password=own):
+        with pytest.raises(ConfigurationError, match="no service 'unknown'"):
+            async with open_ledger(redis.url.replace(SERVICE, "unknown"), sentinel_password=own):
                 pass
         with pytest.raises(ConfigurationError, match="NOAUTH"):
             async with open_ledger(redis.url):

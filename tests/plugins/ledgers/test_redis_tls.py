@@ -1,4 +1,4 @@
-"""The Redis ledger over TLS: who is trusted, who is let in, and what is told otherwise."""
+"""The Redis ledger over TLS: trusted certificates, client certificates, and the errors."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ pytestmark = needs_redis
 
 
 def opened(url: str, **options: Any) -> AbstractAsyncContextManager[RedisLedger]:
-    """A ledger that has the time for a handshake on a busy machine."""
+    """Open a ledger with time for a handshake on a busy machine."""
     return opened_soon(url, **({"connect_timeout": 5.0} | options))
 
 
@@ -80,7 +80,7 @@ async def test_a_turn_is_answered_over_tls_with_a_client_certificate(secured: Se
         )
 
 
-async def test_a_certificate_that_nobody_trusted_vouches_for_is_refused(
+async def test_a_certificate_of_an_unknown_authority_is_refused(
     secured: Secured, tmp_path: Path
 ) -> None:
     other = await make_authority(tmp_path, "other")
@@ -101,7 +101,9 @@ async def test_a_certificate_for_another_host_is_refused(secured: Secured) -> No
             pass
 
 
-async def test_a_client_without_its_certificate_is_told_to_have_one(secured: Secured) -> None:
+async def test_the_error_for_a_missing_client_certificate_names_the_option(
+    secured: Secured,
+) -> None:
     with pytest.raises(ConfigurationError, match="ssl_certfile and ssl_keyfile"):
         async with opened(secured.url(secured.trusting)):
             pass
@@ -110,8 +112,8 @@ async def test_a_client_without_its_certificate_is_told_to_have_one(secured: Sec
             pass
 
 
-async def test_tls_and_no_tls_do_not_understand_each_other(secured: Secured) -> None:
-    """A Redis without TLS waits for more of what it takes for a command."""
+async def test_a_mismatch_of_tls_is_reported(secured: Secured) -> None:
+    """Note that a Redis without TLS waits for the rest of a supposed command."""
     for url in (
         f"rediss://127.0.0.1:{secured.server.port}/0{secured.entering}",
         f"redis://127.0.0.1:{secured.port}/0",
@@ -121,7 +123,7 @@ async def test_tls_and_no_tls_do_not_understand_each_other(secured: Secured) -> 
                 pass
 
 
-async def test_what_is_no_redis_at_all_is_told(secured: Secured) -> None:
+async def test_a_server_that_is_no_redis_is_reported(secured: Secured) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example.org ready\r\n")
         await reader.read()
@@ -134,7 +136,7 @@ async def test_what_is_no_redis_at_all_is_told(secured: Secured) -> None:
                 pass
 
 
-async def test_renewed_certificates_are_taken_up_by_the_next_connection(
+async def test_the_next_connection_uses_renewed_certificates(
     secured: Secured, tmp_path: Path
 ) -> None:
     async with opened(secured.url(secured.entering)) as ledger:
@@ -154,11 +156,11 @@ async def test_sentinels_are_asked_over_tls_too(secured: Secured) -> None:
         **tls(secured.authority, await secured.authority.issue("sentinel")),
     }
     async with run_server(Sentinel, own) as sentinel:
-        place = f"127.0.0.1:{sentinel.directives['tls-port']}/{SERVICE}"
-        async with opened(f"rediss+sentinel://{place}{secured.entering}") as ledger:
+        location = f"127.0.0.1:{sentinel.directives['tls-port']}/{SERVICE}"
+        async with opened(f"rediss+sentinel://{location}{secured.entering}") as ledger:
             await ledger.accept(make_message())
         with pytest.raises(ConfigurationError, match="cannot be trusted"):
-            async with opened(f"rediss+sentinel://{place}"):
+            async with opened(f"rediss+sentinel://{location}"):
                 pass
 
 
@@ -175,5 +177,5 @@ async def test_the_nodes_of_a_cluster_are_found_over_tls(secured: Secured) -> No
         async with opened(url, partitions=8) as ledger:
             for number in range(8):
                 await ledger.accept(make_message(thread=f"t{number}"))
-            (place, *_) = (await ledger.guarantee()).promises
-            assert all(node.directives["tls-port"] in place for node in nodes.masters)
+            (location, *_) = (await ledger.guarantee()).promises
+            assert all(node.directives["tls-port"] in location for node in nodes.masters)

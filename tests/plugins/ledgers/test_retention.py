@@ -1,4 +1,4 @@
-"""What nobody uses any more goes, and goes whole."""
+"""Retention: inactive conversations are deleted as a whole."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ STEER = ConcurrencyPolicies(default="steer")
 MERGE = ConcurrencyPolicies(default="merge", merge_window=60.0)
 
 
-def test_things_are_kept_for_a_year_by_default() -> None:
+def test_conversations_are_kept_for_a_year_by_default() -> None:
     assert RedisLedgerSettings().retention_seconds == 365 * DAY
     assert RedisLedgerSettings(retention_days=0).retention_seconds == 0
 
@@ -54,7 +54,7 @@ async def pass_days(subject: "LedgerUnderTest", days: float) -> None:
         await subject.ledger.queue_depth()
 
 
-async def test_a_silent_conversation_goes_whole(expiring: "LedgerUnderTest") -> None:
+async def test_an_inactive_conversation_is_deleted_as_a_whole(expiring: "LedgerUnderTest") -> None:
     await expiring.accept("Zanzibar", person="adamina")
     claim = await expiring.claim()
     waiting = PendingQuestion(
@@ -72,9 +72,9 @@ async def test_a_silent_conversation_goes_whole(expiring: "LedgerUnderTest") -> 
     assert found == []
     assert await expiring.ledger.members(claim.conversation) == frozenset()
     assert (await expiring.ledger.export("acme", "adamina")).conversations == {}
-    await expiring.accept("anew")
-    anew = await expiring.claim()
-    assert (anew.history, anew.pending_question) == ((), None)
+    await expiring.accept("again")
+    claim = await expiring.claim()
+    assert (claim.history, claim.pending_question) == ((), None)
     assert (await expiring.ledger.read(claim.conversation, 0, 9)).epoch != before.epoch
     with pytest.raises(Fenced):
         await expiring.settle(claim, *expiring.reply_entries(claim, "Quetzal"))
@@ -94,13 +94,13 @@ async def test_activity_keeps_a_conversation(expiring: "LedgerUnderTest") -> Non
     )
 
 
-async def test_a_message_that_waits_keeps_its_conversation(expiring: "LedgerUnderTest") -> None:
+async def test_a_waiting_message_keeps_its_conversation(expiring: "LedgerUnderTest") -> None:
     await expiring.accept("still here")
     await pass_days(expiring, 1000)
     assert (await expiring.claim()).message.text == "still here"
 
 
-async def test_conversations_stay_for_ever_when_so_set(expiring: "LedgerUnderTest") -> None:
+async def test_conversations_are_kept_forever_with_zero_days(expiring: "LedgerUnderTest") -> None:
     await expiring.reopen(retention_days=0)
     await expiring.accept()
     await expiring.answer_turn()
@@ -110,7 +110,7 @@ async def test_conversations_stay_for_ever_when_so_set(expiring: "LedgerUnderTes
     assert await expiring.ledger.recall("acme", "ada", "k") == "v"
 
 
-async def test_retention_is_as_set_and_holds_from_the_start(expiring: "LedgerUnderTest") -> None:
+async def test_retention_is_applied_at_the_start(expiring: "LedgerUnderTest") -> None:
     await expiring.accept()
     await expiring.answer_turn()
     expiring.require_clock().now += 3 * DAY
@@ -118,7 +118,9 @@ async def test_retention_is_as_set_and_holds_from_the_start(expiring: "LedgerUnd
     assert (await expiring.ledger.snapshot(expiring.make_message().conversation, 9)).history == ()
 
 
-async def test_more_than_goes_at_once_goes_one_after_the_other(expiring: "LedgerUnderTest") -> None:
+async def test_many_expired_conversations_are_deleted_in_several_runs(
+    expiring: "LedgerUnderTest",
+) -> None:
     for number in range(450):
         await expiring.accept(thread=f"t{number}")
         await expiring.answer_turn()
@@ -128,7 +130,7 @@ async def test_more_than_goes_at_once_goes_one_after_the_other(expiring: "Ledger
     assert b"acme/web/t" not in await expiring.dump()
 
 
-async def test_what_is_recalled_is_not_forgotten(expiring: "LedgerUnderTest") -> None:
+async def test_a_recalled_memory_is_kept(expiring: "LedgerUnderTest") -> None:
     for key in ("used", "unused"):
         await expiring.ledger.remember("acme", "ada", key, "v")
     for _ in range(3):
@@ -137,7 +139,7 @@ async def test_what_is_recalled_is_not_forgotten(expiring: "LedgerUnderTest") ->
     assert (await expiring.ledger.export("acme", "ada")).memories == {"used": "v"}
 
 
-async def test_a_dead_letter_goes_after_a_month(expiring: "LedgerUnderTest") -> None:
+async def test_a_dead_letter_is_deleted_after_a_month(expiring: "LedgerUnderTest") -> None:
     await expiring.accept("Zanzibar")
     await expiring.settle(await expiring.claim(), outcome="failed", dead_letter_reason="given up")
     await pass_days(expiring, 29)
@@ -146,7 +148,7 @@ async def test_a_dead_letter_goes_after_a_month(expiring: "LedgerUnderTest") -> 
     assert await expiring.ledger.dead_letters(9) == ()
 
 
-async def test_the_marks_of_messages_go_after_a_day(expiring: "LedgerUnderTest") -> None:
+async def test_dedupe_records_are_deleted_after_a_day(expiring: "LedgerUnderTest") -> None:
     await expiring.accept(id="Zanzibar")
     await expiring.answer_turn()
     await expiring.reopen(events_kept=1)
@@ -182,13 +184,13 @@ async def fill(ledger: RedisLedger) -> None:
 
 
 async def expiry_times(client: Any) -> dict[str, int]:
-    """When each key ends: the time in ms, or -1."""
+    """Return when each key expires: the time in ms, or -1."""
     keys = sorted([key async for key in client.scan_iter()])
     return {key.decode(): await client.pexpiretime(key) for key in keys}
 
 
 async def wait_until_expired(client: Any, thread: str) -> None:
-    while select_conversation(await expiry_times(client), thread):  # noqa: ASYNC110  Redis tells nobody
+    while select_conversation(await expiry_times(client), thread):  # noqa: ASYNC110  Redis does not notify
         await asyncio.sleep(0.02)
 
 
@@ -217,7 +219,7 @@ async def test_every_key_in_redis_expires_but_for_two_of_each_partition() -> Non
 
 @pytest.mark.redis
 @pytest.mark.live
-async def test_a_conversation_in_redis_ends_as_one() -> None:
+async def test_all_keys_of_a_conversation_in_redis_expire_together() -> None:
     async with redis_server() as url, open_ledger(url) as ledger, raw_client(url) as client:
         await fill(ledger)
         ends = select_conversation(await expiry_times(client))
@@ -232,7 +234,7 @@ async def test_a_conversation_in_redis_ends_as_one() -> None:
 
 @pytest.mark.redis
 @pytest.mark.live
-async def test_activity_moves_the_end_of_all_keys_in_redis() -> None:
+async def test_activity_postpones_the_expiry_of_all_keys_in_redis() -> None:
     async with redis_server() as url, open_ledger(url) as ledger, raw_client(url) as client:
         await fill(ledger)
         before = await expiry_times(client)
@@ -243,7 +245,7 @@ async def test_activity_moves_the_end_of_all_keys_in_redis() -> None:
         for key in before:
             if before[key] >= until:
                 await client.pexpireat(key, until - two_hours)
-        await ledger.accept(make_message("anew"))
+        await ledger.accept(make_message("again"))
         after = await expiry_times(client)
         long = [key for key in select_conversation(before) if before[key] >= until]
         assert len(long) > 6
@@ -255,8 +257,9 @@ async def test_activity_moves_the_end_of_all_keys_in_redis() -> None:
 
 @pytest.mark.redis
 @pytest.mark.live
-async def test_nothing_is_wrong_after_a_conversation_in_redis_has_expired() -> None:
-    """Its turns waited and ran: their count is put right, and an old claim does not hold."""
+async def test_an_expired_conversation_in_redis_leaves_consistent_counts() -> None:
+    """Let a conversation expire with open turns: they are not counted, and an old claim is
+    fenced."""
     async with (
         asyncio.timeout(10),
         redis_server() as url,
@@ -277,7 +280,7 @@ async def test_nothing_is_wrong_after_a_conversation_in_redis_has_expired() -> N
         assert (export.conversations, export.pending) == ({}, ())
         assert (await ledger.erase("acme", "ada")).conversations == 0
         await client.hset(state, "retention", 10_000_000)
-        await ledger.accept(make_message("anew"))
+        await ledger.accept(make_message("again"))
         fresh = await claim_turn(ledger)
         assert (fresh.fence, fresh.history) == (old.fence, ())
         with pytest.raises(Fenced):
@@ -287,7 +290,7 @@ async def test_nothing_is_wrong_after_a_conversation_in_redis_has_expired() -> N
 
 @pytest.mark.redis
 @pytest.mark.live
-async def test_redis_keeps_everything_for_ever_when_so_set() -> None:
+async def test_redis_keeps_everything_forever_with_zero_days() -> None:
     async with redis_server() as url, raw_client(url) as client:
         async with open_ledger(url) as ledger:
             await fill(ledger)

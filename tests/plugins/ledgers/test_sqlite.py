@@ -1,4 +1,4 @@
-"""What only the SQLite ledger promises: its file, its durability, its lock and its cost."""
+"""The SQLite ledger: its file, durability, lock and cost."""
 
 import asyncio
 import os
@@ -104,7 +104,7 @@ async def test_nothing_acknowledged_is_lost_when_it_dies_in_the_commit(tmp_path:
 
 
 @pytest.mark.proof
-async def test_a_writer_that_acknowledges_before_it_commits_is_found_out(tmp_path: Path) -> None:
+async def test_a_thread_that_acknowledges_before_it_commits_is_detected(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "hasty")
     assert await lost_messages(tmp_path, acknowledged) != []
 
@@ -131,7 +131,7 @@ def fail_after_writing(database: Database, error: type[Exception]) -> OperationR
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, TooMany])
-async def test_a_failing_operation_does_not_disturb_those_beside_it(
+async def test_a_failing_operation_does_not_affect_the_others_of_its_batch(
     tmp_path: Path, error: type[Exception]
 ) -> None:
     async with opened(tmp_path) as ledger:
@@ -156,7 +156,7 @@ async def test_a_failing_operation_does_not_disturb_those_beside_it(
         assert (await ledger.queue_depth()).queued == 3
 
 
-async def test_text_that_is_no_unicode_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_text_that_is_no_unicode_is_refused_and_stores_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.accept(message())
         claim = await ledger.claim("worker", lease=600.0, history=0)
@@ -172,7 +172,7 @@ async def test_text_that_is_no_unicode_is_refused_and_leaves_nothing(tmp_path: P
         assert answer.text == "whole"
 
 
-async def test_operations_that_wait_together_share_a_commit(tmp_path: Path) -> None:
+async def test_operations_that_are_queued_together_share_a_commit(tmp_path: Path) -> None:
     commits: list[int] = []
 
     class Counting(DatabaseThread):
@@ -186,7 +186,7 @@ async def test_operations_that_wait_together_share_a_commit(tmp_path: Path) -> N
     assert len(commits) < 20
 
 
-async def test_a_claim_whose_claimer_has_gone_is_given_back(tmp_path: Path) -> None:
+async def test_a_claim_of_a_cancelled_caller_is_released(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.accept(message())
         task = asyncio.create_task(ledger.claim("worker", lease=600.0, history=0))
@@ -208,7 +208,7 @@ async def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path) -> No
         pass
 
 
-async def test_others_may_read_while_the_server_runs(tmp_path: Path) -> None:
+async def test_other_programs_may_read_while_the_server_runs(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.accept(message())
         assert await asyncio.to_thread(count_turns, ledger.path) == 1
@@ -217,10 +217,10 @@ async def test_others_may_read_while_the_server_runs(tmp_path: Path) -> None:
 def count_turns(path: Path) -> int:
     reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
-        (turns_held,) = reader.execute("SELECT count(*) FROM turns").fetchone()
+        (turns,) = reader.execute("SELECT count(*) FROM turns").fetchone()
     finally:
         reader.close()
-    return int(turns_held)
+    return int(turns)
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -279,7 +279,8 @@ async def test_a_ledger_that_could_not_start_may_try_again(tmp_path: Path) -> No
 
 
 def copy_of(directory: Path, target: Path) -> Path:
-    """What a backup or the death of the machine would keep of a ledger that is in use."""
+    """Copy the files of a running ledger, as a backup or a crash of the machine would leave
+    them."""
     target.mkdir()
     for file in directory.glob("ledger.sqlite*"):
         shutil.copy(file, target)
@@ -312,8 +313,8 @@ async def test_an_older_copy_that_is_put_back_begins_a_new_epoch(
     assert now.epoch != seen.epoch
 
 
-async def test_what_a_dead_process_left_begins_a_new_epoch(tmp_path: Path) -> None:
-    """It looks like a copy that was made while the ledger was in use."""
+async def test_the_file_of_a_killed_process_begins_a_new_epoch(tmp_path: Path) -> None:
+    """Start on the files of a killed process, which look like a copy of a running ledger."""
     here = tmp_path / "here"
     here.mkdir()
     async with opened(here) as ledger:
@@ -374,7 +375,7 @@ def test_the_hook_contributes_the_ledger_and_its_settings(tmp_path: Path) -> Non
 
 
 class StatementCounter:
-    """Database whose virtual machine steps and statements are counted."""
+    """Counter of the statements and virtual machine steps of turns."""
 
     def __init__(self, directory: Path, *, forgets: bool) -> None:
         self.forgets = forgets
@@ -391,7 +392,7 @@ class StatementCounter:
         return 0
 
     def turn(self) -> None:
-        """A whole turn of one conversation, with two appends."""
+        """Run a turn with two appends."""
         if self.forgets:
             self.database.cached_rows.clear()
         inbox.accept(self.database, message(), QUEUE_ALL)
@@ -420,7 +421,7 @@ class StatementCounter:
 
 @pytest.fixture(params=["held", "read again"])
 def meter(request: pytest.FixtureRequest, tmp_path: Path) -> StatementCounter:
-    """For a conversation that is held in memory, and for one that is read for each turn."""
+    """Return a counter with a cached conversation, and one without a cache."""
     return StatementCounter(tmp_path, forgets=request.param == "read again")
 
 

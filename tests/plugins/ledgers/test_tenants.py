@@ -47,7 +47,7 @@ KINDS = [
 
 
 class TwoTenants:
-    """Both tenants, and what they do. Whatever one says holds its name."""
+    """Two tenants that use one ledger. All texts of a tenant contain its name."""
 
     def __init__(self, subject: "LedgerUnderTest", ledger: Ledger, draw: Draw) -> None:
         self.subject = subject
@@ -63,7 +63,7 @@ class TwoTenants:
         return Conversation(tenant, "web", self.choose(THREADS))
 
     async def step(self, kind: str, tenant: str) -> tuple[str, object]:
-        """Do one thing; returns whose it was, and what came of it."""
+        """Run one operation; return its tenant and its result."""
         self.subject.require_clock().now += 0.001
         try:
             found = await getattr(self, kind)(tenant)
@@ -86,7 +86,7 @@ class TwoTenants:
         return await self.ledger.accept(message, self.choose(POLICIES))
 
     async def claim(self, tenant: str) -> Claim | None:
-        """Of whichever tenant: a worker serves all."""
+        """Claim a turn of any tenant, as a worker does."""
         claim = await self.ledger.claim("worker", lease=60.0, history=9)
         if claim is not None:
             self.claims.append(claim)
@@ -100,7 +100,7 @@ class TwoTenants:
         if claim := self.claim_of(tenant):
             entries = (
                 Routed(turn=claim.turn, skill="chat", reason=""),
-                Text(turn=claim.turn, position=len(claim.reply), text=f"{tenant} is told"),
+                Text(turn=claim.turn, position=len(claim.reply), text=f"{tenant} replies"),
             )
             return await self.ledger.append(claim, entries, expect=claim.index, lease=60.0)
         return None
@@ -150,7 +150,7 @@ class TwoTenants:
         )
 
     async def discard(self, tenant: str) -> object:
-        """An operator removes a dead letter of this tenant."""
+        """Discard a dead letter of this tenant."""
         letters = await self.ledger.dead_letters(99)
         mine = [each for each in letters if each.messages[0].conversation.tenant == tenant]
         return await self.ledger.discard_dead_letter(self.choose(mine).turn) if mine else None
@@ -158,7 +158,7 @@ class TwoTenants:
     async def expire_leases(self, tenant: str) -> None:
         self.subject.require_clock().now += 61.0
 
-    # What a tenant has
+    # Data of a tenant
 
     async def observe(self, tenant: str, raw: Raw) -> list[object]:
         seen: list[object] = [await raw(self.subject, tenant)]
@@ -180,18 +180,18 @@ def to_json(found: object) -> str:
 
 
 async def run_steps(subject: "LedgerUnderTest", ledger: Ledger, raw: Raw, draw: Draw) -> None:
-    neighbours = TwoTenants(subject, ledger, draw)
+    tenants = TwoTenants(subject, ledger, draw)
     for _ in range(draw(st.integers(20, 40))):
         kind, tenant = draw(st.sampled_from(KINDS)), draw(st.sampled_from(TENANTS))
-        before = {each: await neighbours.observe(each, raw) for each in TENANTS}
-        doer, found = await neighbours.step(kind, tenant)
-        (other,) = {*TENANTS} - {doer}
-        assert await neighbours.observe(other, raw) == before[other], (kind, doer)
-        assert f'"{other} ' not in to_json(found), (kind, doer)
-        assert f'"tenant":"{other}"' not in to_json(found), (kind, doer)
+        before = {each: await tenants.observe(each, raw) for each in TENANTS}
+        actor, found = await tenants.step(kind, tenant)
+        (other,) = {*TENANTS} - {actor}
+        assert await tenants.observe(other, raw) == before[other], (kind, actor)
+        assert f'"{other} ' not in to_json(found), (kind, actor)
+        assert f'"tenant":"{other}"' not in to_json(found), (kind, actor)
 
 
-# The store's own
+# Records in the store
 
 
 async def memory_raw(subject: "LedgerUnderTest", tenant: str) -> object:
@@ -200,19 +200,19 @@ async def memory_raw(subject: "LedgerUnderTest", tenant: str) -> object:
     return [
         (
             (
-                held.epoch,
-                held.fence,
-                held.is_running,
-                held.lease_expires_at,
-                dict(held.dedupe_records),
-                dict(held.settled_turns),
+                state.epoch,
+                state.fence,
+                state.is_running,
+                state.lease_expires_at,
+                dict(state.dedupe_records),
+                dict(state.settled_turns),
             ),
             [
                 (turn.id, turn.stop_requested, turn.due_at, turn.failed_attempts)
-                for turn in held.inbox
+                for turn in state.inbox
             ],
         )
-        for name, held in ledger._conversations.items()
+        for name, state in ledger._conversations.items()
         if name.startswith(f"{tenant}/")
     ]
 
@@ -228,8 +228,8 @@ async def sqlite_raw(subject: "LedgerUnderTest", tenant: str) -> object:
     path = subject.ledger.path  # type: ignore[attr-defined]  # it is a SQLiteLedger
 
     def read() -> object:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-            execute = database.execute
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            execute = connection.execute
             within = "SELECT id FROM conversations WHERE name LIKE ? || '/%'"
             rows = {
                 table: execute(
@@ -241,14 +241,14 @@ async def sqlite_raw(subject: "LedgerUnderTest", tenant: str) -> object:
                 rows[table] = execute(
                     f"SELECT * FROM {table} WHERE tenant = ?", (tenant,)
                 ).fetchall()
-        database.close()
+        connection.close()
         return rows
 
     return await asyncio.to_thread(read)
 
 
 async def redis_raw(subject: "LedgerUnderTest", tenant: str) -> object:
-    """Every key of the tenant, with its value and its end."""
+    """Return every key of the tenant, with its value and its expiry."""
     from redis.asyncio import Redis
 
     client: Any = Redis.from_url(subject.url)
@@ -291,17 +291,17 @@ def explore(
         suppress_health_check=list(HealthCheck),
     )
     @given(st.data())
-    def neighbours(data: st.DataObject) -> None:
-        asyncio.run(in_a_place(data.draw, paths.mktemp("tenants")))
+    def tenants(data: st.DataObject) -> None:
+        asyncio.run(run_on_subject(data.draw, paths.mktemp("tenants")))
 
-    async def in_a_place(draw: Draw, directory: Path) -> None:
+    async def run_on_subject(draw: Draw, directory: Path) -> None:
         async with asyncio.timeout(60), AsyncExitStack() as stack:
             subject = await stack.enter_async_context(subject_factories[name](directory))
             await subject.ledger.start()
             stack.push_async_callback(subject.ledger.close)
             await run_steps(subject, wrap(subject.ledger), RAW[name], draw)
 
-    neighbours()
+    tenants()
 
 
 @pytest.mark.proof
@@ -318,15 +318,15 @@ def test_no_operation_of_a_tenant_reads_or_changes_anything_of_another(
 
 
 class ConfusesTenants:
-    """The twin: takes one tenant's name for the other's in one method."""
+    """Mutant: uses one tenant's name for the other's in one method."""
 
-    def __init__(self, within: Ledger, method: str) -> None:
-        self._within = within
+    def __init__(self, ledger: Ledger, method: str) -> None:
+        self._ledger = ledger
         self._method = method
 
     def __getattr__(self, name: str) -> Any:  # Any: the methods that are left as they are
         if name != self._method:
-            return getattr(self._within, name)
+            return getattr(self._ledger, name)
         return self._confused
 
     async def _confused(self, first: Any, *rest: Any) -> Any:
@@ -337,13 +337,13 @@ class ConfusesTenants:
             first = msgspec.structs.replace(first, conversation=there)
         else:
             first = "acme"
-        return await getattr(self._within, self._method)(first, *rest)
+        return await getattr(self._ledger, self._method)(first, *rest)
 
 
 @pytest.mark.parametrize(
     "method", ["accept", "stop", "erase", "export", "remember", "recall", "snapshot", "read"]
 )
-def test_a_ledger_that_confuses_tenants_is_found_out(
+def test_a_ledger_that_confuses_tenants_is_detected(
     method: str,
     subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,

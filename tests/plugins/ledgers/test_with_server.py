@@ -1,4 +1,4 @@
-"""Contract: what a whole server does with messages that come while a turn runs, on every ledger."""
+"""Contract: a whole server applies every concurrency policy, on every ledger."""
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest_asyncio.fixture
 async def ledger(subject: "LedgerUnderTest") -> AsyncIterator[Ledger]:
-    """One that the server starts and closes."""
+    """Return a ledger that the server starts and closes."""
     await subject.ledger.close()
     subject.ledger = subject.build()
     yield subject.ledger
@@ -35,7 +35,7 @@ async def test_a_burst_becomes_one_turn(subject: "LedgerUnderTest", ledger: Ledg
     assert prompts(engine, 0) == ["Hello\n\nI am Bob"]
 
 
-async def test_an_interruption_is_answered_with_what_it_interrupted(ledger: Ledger) -> None:
+async def test_an_interruption_is_answered_with_the_interrupted_message(ledger: Ledger) -> None:
     engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", hold=3), "Rome is too.")
     settings = chosen(default="interrupt")
     async with converse(Parrot, engine=engine, ledger=ledger, settings=settings) as chat:
@@ -57,7 +57,7 @@ async def test_a_skill_is_steered(ledger: Ledger) -> None:
         assert await chat.say("and now?") == "on"
 
 
-async def test_what_a_skill_does_not_take_becomes_the_next_turn(ledger: Ledger) -> None:
+async def test_untaken_steering_becomes_the_next_turn(ledger: Ledger) -> None:
     engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
     async with converse(Deaf, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("first")
