@@ -96,7 +96,7 @@ async def test_a_certificate_for_another_host_is_refused(secured: Secured) -> No
     secured.server.directives["tls-cert-file"] = str(elsewhere.certificate)
     secured.server.directives["tls-key-file"] = str(elsewhere.key)
     await asyncio.to_thread(secured.server.start)
-    with pytest.raises(ConfigurationError, match=r"IP address mismatch.*must name this host"):
+    with pytest.raises(ConfigurationError, match=r"IP address mismatch.*names this host"):
         async with opened(secured.url(secured.entering)):
             pass
 
@@ -159,7 +159,7 @@ async def test_sentinels_are_asked_over_tls_too(secured: Secured) -> None:
         location = f"127.0.0.1:{sentinel.directives['tls-port']}/{SERVICE}"
         async with opened(f"rediss+sentinel://{location}{secured.entering}") as ledger:
             await ledger.accept(make_message())
-        with pytest.raises(ConfigurationError, match="cannot be trusted"):
+        with pytest.raises(ConfigurationError, match="is not trusted"):
             async with opened(f"rediss+sentinel://{location}"):
                 pass
 

@@ -73,8 +73,8 @@ async def test_an_inactive_conversation_is_deleted_as_a_whole(expiring: "LedgerU
     assert await expiring.ledger.members(claim.conversation) == frozenset()
     assert (await expiring.ledger.export("acme", "adamina")).conversations == {}
     await expiring.accept("again")
-    claim = await expiring.claim()
-    assert (claim.history, claim.pending_question) == ((), None)
+    new_claim = await expiring.claim()
+    assert (new_claim.history, new_claim.pending_question) == ((), None)
     assert (await expiring.ledger.read(claim.conversation, 0, 9)).epoch != before.epoch
     with pytest.raises(Fenced):
         await expiring.settle(claim, *expiring.reply_entries(claim, "Quetzal"))
