@@ -11,7 +11,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from tests.proof import LONG, SEED
 
 if TYPE_CHECKING:
-    from tests.server.web.house import House
+    from tests.server.web.live_server import LiveServer
 
 # Its usual place in the root makes pytest warn, since the project sets `norecursedirs`.
 set_hypothesis_home_dir(Path(__file__).parent.parent / ".pytest_cache" / "hypothesis")
@@ -25,15 +25,15 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def no_blocking() -> Iterator[BlockBuster]:
-    """Our code that blocks a running event loop fails the test."""
+    """Fail the test when our code blocks a running event loop."""
     with blockbuster_ctx(OURS) as guard:
         yield guard
 
 
 @pytest_asyncio.fixture
-async def house() -> AsyncIterator["House"]:
-    """A server with its web surface, for one test."""
-    from tests.server.web.house import open_house  # brings the web framework
+async def live_server() -> AsyncIterator["LiveServer"]:
+    """Yield a server with its web surface."""
+    from tests.server.web.live_server import open_live_server  # loads the web framework
 
-    async with open_house() as opened:
+    async with open_live_server() as opened:
         yield opened

@@ -3,7 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from palaver.channels import Channel, ConversationService
+from palaver.authentication import Principal
+from palaver.channels import Channel, ConversationAccess, ConversationService
 from palaver.concurrency import (
     JoinTurn,
     NewTurn,
@@ -82,7 +83,7 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
-    UnsettledTurns,
+    UnsettledCount,
     finished_entry,
     history_of_turn,
     reply_length_after,
@@ -114,6 +115,7 @@ from palaver.messages import (
     new_id,
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
+from palaver.replies import PendingReply, ReplyResult, follow_reply
 from palaver.skills import Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
 from palaver.tools import Tool
@@ -121,25 +123,11 @@ from palaver.turns.turn import Turn
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
-    from palaver.web.api import retry_headers
-    from palaver.web.authentication import AUTHENTICATOR, ConversationAccess, Principal
-    from palaver.web.replies import PendingReply, ReplyResult, follow_reply
 
 __version__ = "0.1.0"
 
-_LOADED_ON_USE = {
-    "AUTHENTICATOR": "palaver.web.authentication",
-    "Console": "palaver.cli.console",
-    "ConversationAccess": "palaver.web.authentication",
-    "EXIT_FAILED": "palaver.cli.console",
-    "PendingReply": "palaver.web.replies",
-    "Principal": "palaver.web.authentication",
-    "ReplyResult": "palaver.web.replies",
-    "follow_reply": "palaver.web.replies",
-    "retry_headers": "palaver.web.api",
-}
-"""Names for authors of channels and commands: they bring aiohttp and click, which others need not
-load."""
+_LOADED_ON_USE = {"Console": "palaver.cli.console", "EXIT_FAILED": "palaver.cli.console"}
+"""Names for authors of commands: they load click, which others do not need."""
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the module defines
@@ -149,7 +137,6 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 
 
 __all__ = [
-    "AUTHENTICATOR",
     "EXIT_FAILED",
     "INBOX_LIMIT",
     "MAX_DEAD_LETTERS",
@@ -256,7 +243,7 @@ __all__ = [
     "ToolCalled",
     "Turn",
     "Unauthenticated",
-    "UnsettledTurns",
+    "UnsettledCount",
     "Unsupported",
     "Usage",
     "__version__",
@@ -273,6 +260,5 @@ __all__ = [
     "read_json",
     "received_event",
     "reply_length_after",
-    "retry_headers",
     "split_untaken_steering",
 ]

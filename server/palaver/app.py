@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from palaver.authentication import check_bind
 from palaver.config.loading import plugin_settings, validate_plugin_settings
 from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError
@@ -18,7 +19,7 @@ from palaver.models.registry import ModelRegistry
 from palaver.plugins import Registry, load_plugins
 from palaver.server import Server
 from palaver.skills import Skill
-from palaver.web import ACTIVE_REQUESTS, ActiveRequests, check_bind, make_application
+from palaver.web import ACTIVE_REQUESTS, ActiveRequests, make_application
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -125,15 +126,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
     """
     settings = server.settings
     check_bind(settings)
-    application = make_application(
-        service=server,
-        settings=settings,
-        metrics=server.metrics,
-        readiness=server.readiness,
-        leaving=lambda: server.draining,
-        about=server.about,
-        channels=server.channels,
-    )
+    application = make_application(server)
     runner = web.AppRunner(
         application, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE
     )
@@ -142,9 +135,9 @@ async def listening(server: Server) -> AsyncIterator[str]:
         yield await _listen(runner, settings.server.host, settings.server.port)
     finally:
         try:
-            under_way = application[ACTIVE_REQUESTS]
+            active_requests = application[ACTIVE_REQUESTS]
             await server.shut_down(
-                lambda: _stop_listening(runner, under_way), lambda: under_way.count
+                lambda: _stop_listening(runner, active_requests), lambda: active_requests.count
             )
         finally:
             await runner.cleanup()
@@ -160,10 +153,10 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
     return f"http://{shown}:{bound}/"
 
 
-async def _stop_listening(runner: web.AppRunner, under_way: ActiveRequests) -> None:
+async def _stop_listening(runner: web.AppRunner, active_requests: ActiveRequests) -> None:
     """No new connections, and no further request on those that there are."""
     for site in list(runner.sites):
         await site.stop()
     await asyncio.sleep(0)  # what has come in is begun, and not mistaken for an idle connection
     if runner.server is not None:
-        under_way.close_idle(runner.server)
+        active_requests.close_idle(runner.server)

@@ -1,53 +1,62 @@
-"""Channel: where messages come from and replies go. Reception: all that a channel works with."""
+"""Channels: bridges to platforms, and the service that the server offers to them."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from palaver.authentication import Principal
+from palaver.errors import Forbidden
 from palaver.ledger import Erasure, Export, Receipt, Snapshot, StopState
-from palaver.messages import Conversation, Cursor, Message
+from palaver.messages import Conversation, Cursor, Event, Message, Received
 from palaver.streams.subscriptions import Subscriber, Subscription
 
-if TYPE_CHECKING:  # only channels that open routes need aiohttp
+if TYPE_CHECKING:  # only channels with HTTP routes load aiohttp
     from aiohttp import web
 
 
 class ConversationService(Protocol):
-    """What the server offers to a channel. The channel has verified who speaks."""
+    """The server as a channel uses it."""
+
+    def authenticate(self, request: "web.Request") -> Principal:
+        """Return the owner of a request's key. Raises `Unauthenticated` and `Forbidden`.
+
+        For routes that take the server's own keys; a platform's callbacks have their own proof.
+        """
 
     async def accept(self, message: Message) -> Receipt:
         """Store the message and queue its turn. Acknowledge to the platform only after this.
 
-        Raises `NotFound` (the message names an unknown skill), `TooLarge`, `Conflict`, `TooMany`
-        and `LedgerUnavailable`; then nothing is stored.
+        Raises `NotFound` (the message names an unknown skill), `TooLarge`, `Conflict`, `TooMany`,
+        `Overloaded` and `LedgerUnavailable`; then nothing is stored.
         """
 
     async def subscribe(
         self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None
     ) -> Subscription:
-        """Bring the conversation's events to ``viewer`` until `leave`. See `Streams.open`."""
+        """Deliver the conversation's events to ``subscriber`` until `unsubscribe`. See
+        `Subscriptions.subscribe`."""
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """End a view. The turns go on."""
+        """End a subscription. Its turns continue."""
 
     async def stop(
         self, conversation: Conversation, turn: str | None = None
     ) -> tuple[StopState, str]:
-        """Stop a turn, or the one that runs. See `Ledger.stop`."""
+        """Stop a turn; without ``turn`` the running one. See `Ledger.stop`."""
 
     async def snapshot(self, conversation: Conversation) -> Snapshot:
-        """The conversation as it is now."""
+        """Return the conversation's current state."""
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
-        """The people who have written to the conversation; empty when it is new."""
+        """Return the people who have written to the conversation; empty when it is new."""
 
     async def export(self, tenant: str, person: str) -> Export:
-        """Everything that is held about a person."""
+        """Return everything that is stored about a person."""
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        """Remove it. See `Ledger.erase`."""
+        """Erase everything that is stored about a person. See `Ledger.erase`."""
 
     def skills(self) -> dict[str, str]:
-        """Skill names and their descriptions."""
+        """Return the skills' descriptions by name."""
 
 
 class Channel(Protocol):
@@ -58,5 +67,56 @@ class Channel(Protocol):
     async def close(self) -> None: ...
 
     def routes(self) -> "Iterable[web.RouteDef]":
-        """The HTTP routes that the platform calls. They are open to the network: the channel
-        itself verifies who calls."""
+        """Return the HTTP routes that the platform calls. The network can reach them: the channel
+        authenticates each caller."""
+
+
+class ConversationAccess:
+    """One person's access to one conversation.
+
+    Members are the people who have written to it. A conversation without members is open to any
+    person who names it, until the first message is written.
+    """
+
+    def __init__(
+        self, service: ConversationService, conversation: Conversation, person: str
+    ) -> None:
+        self.conversation = conversation
+        self.person = person
+        self.is_member = False
+        self._service = service
+
+    async def check_membership(self) -> None:
+        """Read the members. Raises `Forbidden` when there are some and the person is not one."""
+        members = await self._service.members(self.conversation)
+        self.is_member = self.person in members
+        if members and not self.is_member:
+            raise Forbidden(f"conversation {self.conversation.thread!r} belongs to someone else")
+
+    def allows_event(self, event: Event) -> bool:
+        """Return False from the moment when another person has written the first message."""
+        if not self.is_member and isinstance(event, Received):
+            self.is_member = event.person == self.person
+            return self.is_member
+        return True
+
+    def allows_snapshot(self, snapshot: Snapshot) -> bool:
+        """Return whether the person may see the conversation's state at the start."""
+        people = _people(snapshot)
+        self.is_member = self.is_member or self.person in people
+        return self.is_member or not people
+
+    def allows_reset(self, snapshot: Snapshot) -> bool:
+        """Return whether the person may see a state that replaces an earlier one.
+
+        An erasure may have ended the membership. When ``snapshot`` does not show it, the person
+        must connect again, which checks it again.
+        """
+        people = _people(snapshot)
+        self.is_member = self.person in people
+        return self.is_member or not people
+
+
+def _people(snapshot: Snapshot) -> set[str]:
+    people = {entry.person for entry in snapshot.history if entry.role == "user"}
+    return people | {message.person for turn in snapshot.pending for message in turn.messages}

@@ -12,7 +12,7 @@ from palaver.ledger import INBOX_LIMIT, MAX_MERGE_WINDOWS, InboxMessage
 from palaver.messages import ConcurrencyPolicy, Message, Received
 
 
-class OpenTurnState(Protocol):
+class UnsettledTurnState(Protocol):
     """State of a turn that is not settled, as far as the policies need it."""
 
     @property
@@ -37,7 +37,7 @@ class OpenTurnState(Protocol):
         """Return the messages of stopped turns that this turn answers too."""
 
 
-TurnT = TypeVar("TurnT", bound=OpenTurnState)
+TurnT = TypeVar("TurnT", bound=UnsettledTurnState)
 
 
 class JoinTurn(NamedTuple, Generic[TurnT]):
@@ -72,9 +72,8 @@ def decide_concurrency(
 ) -> JoinTurn[TurnT] | SteerTurn[TurnT] | NewTurn:
     """Decide which turn answers an accepted message.
 
-    ``running`` is the claimed turn, ``newest`` the last open turn, ``successor`` the open turn for
-    which the running one was interrupted.
-    """
+    ``running`` is the claimed turn, ``newest`` the last unsettled turn, ``successor`` the unsettled
+    turn for which the running one was interrupted. """
     now, message = inbox_message.accepted_at, inbox_message.message
     if not message.skill:
         if policy == "steer" and running is not None and not running.stop_requested:
@@ -97,12 +96,12 @@ def decide_concurrency(
     )
 
 
-def _accepts(turn: OpenTurnState, message: Message) -> bool:
+def _accepts(turn: UnsettledTurnState, message: Message) -> bool:
     """Return True when the message may join the turn."""
     return turn.person == message.person and not turn.stop_requested
 
 
-def _yields(running: OpenTurnState, message: Message) -> bool:
+def _yields(running: UnsettledTurnState, message: Message) -> bool:
     """Return True when the message may interrupt the running turn. A limit bounds the messages that
     a chain of interruptions gathers."""
     answered = len(running.interrupted) + len(running.inbox_messages)

@@ -31,6 +31,7 @@
 ``str(error)`` is the detail for the log; ``error.public`` is a sentence safe to show to a person.
 """
 
+import math
 from typing import ClassVar
 
 
@@ -53,6 +54,16 @@ class PalaverError(Exception):
     @property
     def public(self) -> str:
         return str(self) if self.detail_is_public else self.public_message
+
+    @property
+    def retry_headers(self) -> dict[str, str]:
+        """Return the HTTP headers that carry ``retry_after``, in seconds and in milliseconds."""
+        if self.retry_after is None:
+            return {}
+        return {
+            "Retry-After": str(max(1, math.ceil(self.retry_after))),
+            "retry-after-ms": str(max(1, math.ceil(self.retry_after * 1000))),
+        }
 
 
 class CallerError(PalaverError):

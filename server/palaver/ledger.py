@@ -227,9 +227,9 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
     running: int
 
 
-class UnsettledTurns(msgspec.Struct, frozen=True, kw_only=True):
-    """Open turns of one person in the whole ledger: the number of ``turns``, and about how many
-    ``bytes`` their messages take in the store."""
+class UnsettledCount(msgspec.Struct, frozen=True, kw_only=True):
+    """Unsettled turns of one person in the whole ledger: the number of ``turns``, and about how
+    many ``bytes`` their messages take in the store."""
 
     tenant: str
     person: str
@@ -427,7 +427,8 @@ class Ledger(Protocol):
         is committed after this returns leads to a call, except after a failure."""
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        """Return the newest ``history`` entries, the open turns and the cursor, consistently."""
+        """Return the newest ``history`` entries, the unsettled turns and the cursor,
+        consistently."""
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         """Return the people who have sent messages; empty for an unknown conversation."""
@@ -435,7 +436,7 @@ class Ledger(Protocol):
     async def queue_depth(self) -> QueueDepth:
         """Count the queued and the running turns."""
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
         """Return the unsettled turns by tenant and person. The rows of one person add up."""
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:

@@ -5,11 +5,12 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from palaver.admission.control import AdmissionControl
 from palaver.admission.quotas import Quotas
 from palaver.admission.scheduler import LANES, Scheduler
+from palaver.authentication import Authenticator, Principal
 from palaver.channels import Channel
 from palaver.config.settings import Settings
 from palaver.engine import Engine, EngineInfo
@@ -30,6 +31,9 @@ from palaver.tools import Tool
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.shutdown import GracefulShutdown
 from palaver.turns.turn import TurnServices
+
+if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
+    from aiohttp import web
 
 LEDGER_CHECK_INTERVAL = 2.0
 """Seconds between two counts of the ledger's unsettled turns."""
@@ -55,6 +59,7 @@ class Server:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.authenticator = Authenticator(settings)
         self.ledger = ledger
         self.knowledge = knowledge
         self.channels = channels
@@ -105,6 +110,7 @@ class Server:
         await self._stack.aclose()
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        await asyncio.to_thread(self.authenticator.load_keys)
         await _open(stack, self.ledger)
         await _open(stack, self.knowledge)
         stack.push_async_callback(self.engine.close)
@@ -193,13 +199,16 @@ class Server:
 
     # The `ConversationService` that channels use
 
+    def authenticate(self, request: "web.Request") -> Principal:
+        return self.authenticator.authenticate(request)
+
     async def accept(self, message: Message) -> Receipt:
         return await self._pipeline.accept(message)
 
     async def subscribe(
-        self, conversation: Conversation, viewer: Subscriber, since: Cursor | None = None
+        self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None
     ) -> Subscription:
-        return await self._subscriptions.subscribe(conversation, viewer, since)
+        return await self._subscriptions.subscribe(conversation, subscriber, since)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._subscriptions.unsubscribe(subscription)

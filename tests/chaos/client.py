@@ -166,7 +166,7 @@ class ChaosClient:
         frame = _decode(data)
         if frame.type in EVENTS:
             self._show(decode_event(data), frame.cursor)
-        elif frame.type in ("welcome", "restart"):
+        elif frame.type in ("welcome", "reset"):
             self._begin(frame)
         elif frame.type == "ack" and frame.id and frame.turn:
             self._acknowledge(frame.id, frame.turn)

@@ -8,14 +8,14 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from tests.chaos.proxy import CuttingProxy
 from tests.live.chromium import chromium
-from tests.server.web.house import House, open_house
+from tests.server.web.live_server import LiveServer, open_live_server
 
 from palaver.config.settings import AdmissionSettings, AuthKey, ConcurrencyPolicySettings, Secret
 from palaver.skills import Skill
 from palaver.testing import MemoryLedger, ScriptedEngine, ScriptedReply
 from palaver.turns.turn import Turn
 
-PATIENCE = 10_000.0  # ms
+TIMEOUT_MILLISECONDS = 10_000.0
 
 pytestmark = [pytest.mark.live, pytest.mark.chromium, pytest.mark.asyncio(loop_scope="module")]
 
@@ -27,19 +27,19 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def house() -> AsyncIterator[House]:
-    async with open_house() as opened:
+async def live_server() -> AsyncIterator[LiveServer]:
+    async with open_live_server() as opened:
         yield opened
 
 
-class Visitor:
-    """A page that watches itself: what it logs as an error, and where it connects to."""
+class ChatPage:
+    """A page that records its errors and external requests."""
 
     def __init__(self, page: Page, address: str) -> None:
         self.page = page
         self.address = address
         self.problems: list[str] = []
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MILLISECONDS)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on(
             "console",
@@ -56,239 +56,267 @@ class Visitor:
         await self.page.goto(self.address)
         await expect(self.page.get_by_label("Your message")).to_be_focused()
 
-    async def say(self, text: str) -> None:
+    async def send(self, text: str) -> None:
         await self.page.get_by_label("Your message").fill(text)
         await self.page.keyboard.press("Enter")
 
-    async def sees(self, text: str) -> None:
+    async def wait_for_text(self, text: str) -> None:
         await expect(self.page.locator("#log")).to_contain_text(text)
 
-    async def is_done(self) -> None:
+    async def wait_until_done(self) -> None:
         await expect(self.page.get_by_label("Stop the reply")).to_be_hidden()
 
 
 @asynccontextmanager
-async def visiting(
+async def open_page(
     browser: Browser, address: str, context: BrowserContext | None = None
-) -> AsyncIterator[Visitor]:
+) -> AsyncIterator[ChatPage]:
     own = context or await browser.new_context()
-    visitor = Visitor(await own.new_page(), address)
-    yield visitor
-    await visitor.page.close()
+    chat = ChatPage(await own.new_page(), address)
+    yield chat
+    await chat.page.close()
     if context is None:
         await own.close()
-    assert visitor.problems == []
+    assert chat.problems == []
 
 
-async def test_talk_and_see_who_answered_and_why(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await expect(visitor.page.locator("#empty")).to_be_visible()
-        await visitor.say("hello there")
-        await visitor.sees("hello there")
-        await visitor.is_done()
-        await expect(visitor.page.locator(".reply")).to_have_text("hello there")
-        await expect(visitor.page.locator(".caption")).to_contain_text("Parrot")
-        await expect(visitor.page.locator(".caption")).to_contain_text("default answers")
-        await expect(visitor.page.locator("#announcement")).to_have_text("The reply is complete.")
-        await expect(visitor.page.locator("#empty")).to_be_hidden()
-        await expect(visitor.page.locator("#model")).to_have_text("scripted")
+async def test_a_reply_shows_its_skill_and_the_reason(
+    live_server: LiveServer, browser: Browser
+) -> None:
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await expect(chat.page.locator("#empty-state")).to_be_visible()
+        await chat.send("hello there")
+        await chat.wait_for_text("hello there")
+        await chat.wait_until_done()
+        await expect(chat.page.locator(".reply")).to_have_text("hello there")
+        await expect(chat.page.locator(".caption")).to_contain_text("Parrot")
+        await expect(chat.page.locator(".caption")).to_contain_text("default answers")
+        await expect(chat.page.locator("#announcement")).to_have_text("The reply is complete.")
+        await expect(chat.page.locator("#empty-state")).to_be_hidden()
+        await expect(chat.page.locator("#model")).to_have_text("scripted")
 
 
 async def test_a_reply_is_shown_while_it_is_written_and_can_be_stopped(
-    house: House, browser: Browser
+    live_server: LiveServer, browser: Browser
 ) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await visitor.say("/teller go")
-        house.teller.tell("Once upon", end=False)
-        await visitor.sees("Once upon")
-        house.teller.tell(" a time", end=False)
-        await visitor.sees("Once upon a time")
-        await visitor.page.get_by_label("Stop the reply").click()
-        await visitor.sees("Stopped")
-        await visitor.is_done()
-        await visitor.say("and now?")
-        await visitor.sees("and now?")
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await chat.send("/scripted go")
+        live_server.scripted.emit("Once upon", end=False)
+        await chat.wait_for_text("Once upon")
+        live_server.scripted.emit(" a time", end=False)
+        await chat.wait_for_text("Once upon a time")
+        await chat.page.get_by_label("Stop the reply").click()
+        await chat.wait_for_text("Stopped")
+        await chat.wait_until_done()
+        await chat.send("and now?")
+        await chat.wait_for_text("and now?")
 
 
-async def test_waiting_messages_show_their_place(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await visitor.say("/teller go")
-        await visitor.say("first")
-        await visitor.say("second")
-        await visitor.sees("Waiting: one message comes first")
-        await visitor.sees("Waiting: 2 messages come first")
-        house.teller.tell("done")
-        await visitor.is_done()
-        await expect(visitor.page.locator(".turn")).to_have_count(3)
+async def test_waiting_messages_show_their_position(
+    live_server: LiveServer, browser: Browser
+) -> None:
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await chat.send("/scripted go")
+        await chat.send("first")
+        await chat.send("second")
+        await chat.wait_for_text("Waiting: one message comes first")
+        await chat.wait_for_text("Waiting: 2 messages come first")
+        live_server.scripted.emit("done")
+        await chat.wait_until_done()
+        await expect(chat.page.locator(".turn")).to_have_count(3)
 
 
-class Thinker(Skill):
+class GeneratingSkill(Skill):
     """Say what the engine says."""
 
-    name = "thinker"
+    name = "generating"
 
     async def answer(self, turn: Turn) -> None:
         await turn.stream(turn.message.text)
 
 
-async def test_who_waits_for_the_model_sees_how_many_come_first(browser: Browser) -> None:
+async def test_a_turn_that_waits_for_the_model_shows_its_queue_position(browser: Browser) -> None:
     engine = ScriptedEngine(lambda _: ScriptedReply(text="a thought", hold=1))
     async with (
-        open_house(
-            engine=engine, skills=(Thinker(),), admission=AdmissionSettings(max_generations=1)
-        ) as house,
-        visiting(browser, house.address) as visitor,
+        open_live_server(
+            engine=engine,
+            skills=(GeneratingSkill(),),
+            admission=AdmissionSettings(max_generations=1),
+        ) as live_server,
+        open_page(browser, live_server.address) as chat,
     ):
         for thread in ("runs", "waits"):
             path = f"/v1/conversations/{thread}/messages"
-            assert (await house.post(path, {"text": f"/thinker {thread}"}))[0] == 202
-        await visitor.open()
-        await visitor.say("/thinker and I?")
-        await visitor.sees("In line: one more comes first")
+            assert (await live_server.post(path, {"text": f"/generating {thread}"}))[0] == 202
+        await chat.open()
+        await chat.send("/generating and I?")
+        await chat.wait_for_text("In the queue: one more comes first")
         engine.go()
-        await visitor.sees("a thought")
-        await visitor.is_done()
-        await expect(visitor.page.locator("#log")).not_to_contain_text("In line")
+        await chat.wait_for_text("a thought")
+        await chat.wait_until_done()
+        await expect(chat.page.locator("#log")).not_to_contain_text("In the queue")
 
 
-async def test_messages_that_are_answered_together_are_shown_together(browser: Browser) -> None:
-    steering = ConcurrencyPolicySettings(skills={"teller": "steer"})
+async def test_steering_messages_are_shown_with_the_turn_that_has_them(browser: Browser) -> None:
+    steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
     async with (
-        open_house(concurrency_policy=steering) as house,
-        visiting(browser, house.address) as visitor,
+        open_live_server(concurrency_policy=steering) as live_server,
+        open_page(browser, live_server.address) as chat,
     ):
-        await visitor.open()
-        await visitor.say("/teller go")
-        house.teller.tell("On and", end=False)
-        await visitor.sees("On and")
-        await visitor.say("to the left")
-        await expect(visitor.page.locator(".turn:first-child .asked")).to_have_count(2)
-        await expect(visitor.page.locator("#unsent")).to_have_count(0)
-        house.teller.tell(" on")  # it has taken nothing
-        await visitor.is_done()
-        await expect(visitor.page.locator(".turn")).to_have_count(2)
-        await expect(visitor.page.locator(".turn:first-child .asked")).to_have_text("/teller go")
-        await expect(visitor.page.locator(".turn:last-child .reply")).to_have_text("to the left")
-        await visitor.page.reload()
-        await expect(visitor.page.locator(".asked")).to_have_text(["/teller go", "to the left"])
+        await chat.open()
+        await chat.send("/scripted go")
+        live_server.scripted.emit("On and", end=False)
+        await chat.wait_for_text("On and")
+        await chat.send("to the left")
+        await expect(chat.page.locator(".turn:first-child .message")).to_have_count(2)
+        await expect(chat.page.locator("#unsent")).to_have_count(0)
+        await chat.page.evaluate(COUNT_ANNOUNCEMENTS)
+        live_server.scripted.emit(" on")  # it takes no steering message
+        await chat.wait_until_done()
+        await expect(chat.page.locator(".turn")).to_have_count(2)
+        await expect(chat.page.locator(".turn:first-child .message")).to_have_text("/scripted go")
+        await expect(chat.page.locator(".turn:last-child .reply")).to_have_text("to the left")
+        assert await chat.page.evaluate("window.announcements") == 2  # one for each reply
+        await chat.page.reload()
+        await expect(chat.page.locator(".message")).to_have_text(["/scripted go", "to the left"])
 
 
-async def test_a_reload_shows_the_same_conversation(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await visitor.say("/scholar leave?")
-        await visitor.is_done()
-        await visitor.say("/teller go")
-        house.teller.tell("Before ", end=False)
-        await visitor.sees("Before")
-        await visitor.page.reload()
-        await visitor.sees("You have 30 days of leave")
-        await visitor.sees("Before")
-        await expect(visitor.page.locator(".sources summary")).to_contain_text("The Handbook")
-        house.teller.tell("and after")
-        await visitor.sees("Before and after")
-        await visitor.is_done()
+COUNT_ANNOUNCEMENTS = """
+window.announcements = 0;
+new MutationObserver((records) => (window.announcements += records.length)).observe(
+  document.getElementById("announcement"), { childList: true }
+);
+"""
 
 
-async def test_an_old_conversation_is_drawn_from_the_snapshot(browser: Browser) -> None:
-    async with (
-        open_house(ledger=MemoryLedger(events_kept=2)) as house,
-        visiting(browser, house.address) as visitor,
-    ):
-        await visitor.open()
-        await visitor.say("one two")
-        await visitor.is_done()
-        await visitor.say("/teller go")
-        house.teller.tell("So far ", end=False)
-        await visitor.sees("So far")
-        await visitor.page.reload()
-        await visitor.sees("one two")
-        await visitor.sees("So far")
-        house.teller.tell("so good")
-        await visitor.sees("So far so good")
-
-
-async def test_a_cut_connection_loses_and_doubles_nothing(house: House, browser: Browser) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
-        await visitor.open()
-        await visitor.say("/teller go")
-        for number in range(4):
-            house.teller.tell(f"part {number} 😀 ", end=False)
-            await visitor.sees(f"part {number}")
-            proxy.cut()
-            house.teller.tell(f"hidden {number} ", end=False)
-            await visitor.sees(f"hidden {number}")
-        house.teller.tell("end")
-        await visitor.is_done()
-        expected = "".join(f"part {n} 😀 hidden {n} " for n in range(4)) + "end"
-        await expect(visitor.page.locator(".reply")).to_have_text(expected)
-        visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
-
-
-async def test_a_browsers_own_event_source_comes_back_and_misses_nothing(
-    house: House, browser: Browser
+async def test_a_reload_shows_the_same_conversation(
+    live_server: LiveServer, browser: Browser
 ) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
-        await visitor.open()
-        await visitor.page.evaluate(EVENT_SOURCE)
-        await house.post("/v1/conversations/feed/messages?person=ada", {"text": "/teller go"})
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await chat.send("/scholar leave?")
+        await chat.wait_until_done()
+        await chat.send("/scripted go")
+        live_server.scripted.emit("Before ", end=False)
+        await chat.wait_for_text("Before")
+        await chat.page.reload()
+        await chat.wait_for_text("You have 30 days of leave")
+        await chat.wait_for_text("Before")
+        await expect(chat.page.locator(".sources summary")).to_contain_text("The Handbook")
+        live_server.scripted.emit("and after")
+        await chat.wait_for_text("Before and after")
+        await chat.wait_until_done()
+
+
+async def test_an_old_conversation_is_rendered_from_the_snapshot(browser: Browser) -> None:
+    async with (
+        open_live_server(ledger=MemoryLedger(events_kept=2)) as live_server,
+        open_page(browser, live_server.address) as chat,
+    ):
+        await chat.open()
+        await chat.send("one two")
+        await chat.wait_until_done()
+        await chat.send("/scripted go")
+        live_server.scripted.emit("So far ", end=False)
+        await chat.wait_for_text("So far")
+        await chat.page.reload()
+        await chat.wait_for_text("one two")
+        await chat.wait_for_text("So far")
+        live_server.scripted.emit("so good")
+        await chat.wait_for_text("So far so good")
+
+
+async def test_a_broken_connection_loses_and_repeats_nothing(
+    live_server: LiveServer, browser: Browser
+) -> None:
+    async with (
+        CuttingProxy(live_server.address) as proxy,
+        open_page(browser, proxy.address) as chat,
+    ):
+        await chat.open()
+        await chat.send("/scripted go")
+        for number in range(4):
+            live_server.scripted.emit(f"part {number} 😀 ", end=False)
+            await chat.wait_for_text(f"part {number}")
+            proxy.cut()
+            live_server.scripted.emit(f"hidden {number} ", end=False)
+            await chat.wait_for_text(f"hidden {number}")
+        live_server.scripted.emit("end")
+        await chat.wait_until_done()
+        expected = "".join(f"part {n} 😀 hidden {n} " for n in range(4)) + "end"
+        await expect(chat.page.locator(".reply")).to_have_text(expected)
+        chat.problems = [p for p in chat.problems if "WebSocket connection" not in p]
+
+
+async def test_a_browsers_event_source_reconnects_and_misses_nothing(
+    live_server: LiveServer, browser: Browser
+) -> None:
+    async with (
+        CuttingProxy(live_server.address) as proxy,
+        open_page(browser, proxy.address) as chat,
+    ):
+        await chat.open()
+        await chat.page.evaluate(EVENT_SOURCE)
+        await live_server.post(
+            "/v1/conversations/stream/messages?person=ada", {"text": "/scripted go"}
+        )
         expected = ""
         for number in range(3):
             for word in ("shown", "hidden"):
                 expected += f"{word} {number} 😀 "
-                house.teller.tell(f"{word} {number} 😀 ", end=False)
-                await visitor.page.wait_for_function(
-                    "text => window.feed.turns[0]?.text === text", arg=expected
+                live_server.scripted.emit(f"{word} {number} 😀 ", end=False)
+                await chat.page.wait_for_function(
+                    "text => window.conversation.turns[0]?.text === text", arg=expected
                 )
                 proxy.cut()
-        house.teller.tell("end")
-        await visitor.page.wait_for_function("() => window.feed.turns[0].state === 'done'")
-        assert await visitor.page.evaluate("window.feed.turns[0].text") == expected + "end"
-        assert await visitor.page.evaluate("window.recovered") == [True] * 7
-        visitor.problems = [p for p in visitor.problems if "net::ERR" not in p]
-        visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
+        live_server.scripted.emit("end")
+        await chat.page.wait_for_function("() => window.conversation.turns[0].state === 'done'")
+        assert await chat.page.evaluate("window.conversation.turns[0].text") == expected + "end"
+        assert await chat.page.evaluate("window.recovered") == [True] * 7
+        chat.problems = [p for p in chat.problems if "net::ERR" not in p]
+        chat.problems = [p for p in chat.problems if "WebSocket connection" not in p]
 
 
 EVENT_SOURCE = """
 async () => {
-  const { Transcript } = await import("/static/palaver-client.js");
-  window.feed = new Transcript();
+  const { ConversationState } = await import("/static/palaver-client.js");
+  window.conversation = new ConversationState();
   window.recovered = [];
-  const source = new EventSource("/v1/conversations/feed/events?person=ada&since=start");
+  const source = new EventSource("/v1/conversations/stream/events?person=ada&since=start");
   source.onmessage = ({ data }) => {
     const frame = JSON.parse(data);
     if (frame.type === "welcome") window.recovered.push(frame.recovered);
-    else window.feed.apply(frame);
+    else window.conversation.apply(frame);
   };
   await new Promise((resolve) => (source.onopen = resolve));
 }
 """
 
 
-async def test_a_server_that_restarts_is_hardly_noticed(browser: Browser) -> None:
-    """Another replica goes on with the reply, and the page says nothing about it."""
+async def test_a_server_restart_shows_no_notice(browser: Browser) -> None:
+    """Another replica continues the reply, and the page shows no notice."""
     ledger = MemoryLedger()
     async with (
         AsyncExitStack() as stack,
         CuttingProxy(NOWHERE) as proxy,
-        visiting(browser, proxy.address) as visitor,
+        open_page(browser, proxy.address) as chat,
     ):
-        async with open_house(ledger=ledger) as first:
+        async with open_live_server(ledger=ledger) as first:
             proxy.target = first.address
-            await visitor.open()
-            await visitor.say("/teller go")
-            first.teller.tell("Before ", end=False)
-            await visitor.sees("Before")
-            await visitor.page.evaluate(WATCH_CONNECTION)
-            second = await stack.enter_async_context(open_house(ledger=ledger))
+            await chat.open()
+            await chat.send("/scripted go")
+            first.scripted.emit("Before ", end=False)
+            await chat.wait_for_text("Before")
+            await chat.page.evaluate(WATCH_CONNECTION)
+            second = await stack.enter_async_context(open_live_server(ledger=ledger))
             proxy.target = second.address
-        second.teller.tell("Before ", "and after")
-        await visitor.sees("Before and after")
-        await visitor.is_done()
-        assert await visitor.page.evaluate("window.connectionWords") == []
+        second.scripted.emit("Before ", "and after")
+        await chat.wait_for_text("Before and after")
+        await chat.wait_until_done()
+        assert await chat.page.evaluate("window.connectionWords") == []
 
 
 NOWHERE = "http://127.0.0.1:9"
@@ -302,26 +330,31 @@ new MutationObserver(() => {
 
 
 async def test_a_message_written_without_a_connection_is_sent_later_and_once(
-    house: House, browser: Browser
+    live_server: LiveServer, browser: Browser
 ) -> None:
-    async with CuttingProxy(house.address) as proxy, visiting(browser, proxy.address) as visitor:
-        await visitor.open()
-        await visitor.say("first")
-        await visitor.is_done()
+    async with (
+        CuttingProxy(live_server.address) as proxy,
+        open_page(browser, proxy.address) as chat,
+    ):
+        await chat.open()
+        await chat.send("first")
+        await chat.wait_until_done()
         proxy.refuse = True
         proxy.cut()
-        await visitor.say("written in a tunnel")
-        await expect(visitor.page.locator("#unsent")).to_contain_text("Sending…")
-        await expect(visitor.page.locator("#connection")).to_contain_text("connection is lost")
+        await chat.send("written in a tunnel")
+        await expect(chat.page.locator("#unsent")).to_contain_text("Sending…")
+        await expect(chat.page.locator("#connection")).to_contain_text("connection is lost")
         proxy.refuse = False
-        await expect(visitor.page.locator("#unsent")).to_have_count(0)
-        await visitor.sees("written in a tunnel")
-        await expect(visitor.page.locator(".turn")).to_have_count(2)
-        await expect(visitor.page.locator("#connection")).to_be_hidden()
-        visitor.problems = [p for p in visitor.problems if "WebSocket connection" not in p]
+        await expect(chat.page.locator("#unsent")).to_have_count(0)
+        await chat.wait_for_text("written in a tunnel")
+        await expect(chat.page.locator(".turn")).to_have_count(2)
+        await expect(chat.page.locator("#connection")).to_be_hidden()
+        chat.problems = [p for p in chat.problems if "WebSocket connection" not in p]
 
 
-async def test_markdown_is_shown_and_html_is_inert(house: House, browser: Browser) -> None:
+async def test_markdown_is_shown_and_html_is_inert(
+    live_server: LiveServer, browser: Browser
+) -> None:
     evil = (
         "# Title\n\n**bold** *it* `code` [ok](https://a.example) [bad](javascript:alert(1)) "
         "<img src=x onerror=alert(1)> <script>alert(2)</script>\n\n"
@@ -329,14 +362,14 @@ async def test_markdown_is_shown_and_html_is_inert(house: House, browser: Browse
         "| a | b |\n| --- | --- |\n| 1 | <i>2</i> |\n\n> quoted\n\n"
         "[x](data:text/html,<script>alert(4)</script>) https://b.example/path."
     )
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await visitor.say("/teller go")
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await chat.send("/scripted go")
         for letter in evil:
-            house.teller.tell(letter, end=False)
-        house.teller.tell()
-        await visitor.is_done()
-        reply = visitor.page.locator(".reply")
+            live_server.scripted.emit(letter, end=False)
+        live_server.scripted.emit()
+        await chat.wait_until_done()
+        reply = chat.page.locator(".reply")
         for tag, count in {
             "h3": 1, "strong": 1, "em": 1, "ul > li": 2, "ol > li": 1, "blockquote": 1, "td": 2,
             "figure code": 1, "a": 2, "img": 0, "script": 0, "i": 0, "b": 0, "iframe": 0,
@@ -351,105 +384,107 @@ async def test_markdown_is_shown_and_html_is_inert(house: House, browser: Browse
         await expect(reply.locator("figcaption")).to_contain_text("html")
 
 
-async def test_what_a_person_writes_is_inert_too(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await visitor.say("<img src=x onerror=alert(1)> **not bold**")
-        await visitor.is_done()
-        await expect(visitor.page.locator(".asked")).to_have_text(
+async def test_a_persons_text_is_inert_too(live_server: LiveServer, browser: Browser) -> None:
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await chat.send("<img src=x onerror=alert(1)> **not bold**")
+        await chat.wait_until_done()
+        await expect(chat.page.locator(".message")).to_have_text(
             "<img src=x onerror=alert(1)> **not bold**"
         )
-        await expect(visitor.page.locator("#log img")).to_have_count(0)
+        await expect(chat.page.locator("#log img")).to_have_count(0)
 
 
-async def test_everything_works_with_the_keyboard_alone(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        press, type_ = visitor.page.keyboard.press, visitor.page.keyboard.type
-        await expect(visitor.page.locator("#skills button")).to_have_count(5)
+async def test_everything_works_with_the_keyboard_alone(
+    live_server: LiveServer, browser: Browser
+) -> None:
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        press, type_ = chat.page.keyboard.press, chat.page.keyboard.type
+        await expect(chat.page.locator("#skills button")).to_have_count(5)
         await type_("/")
-        await expect(visitor.page.get_by_role("option", selected=True)).to_contain_text("/clumsy")
+        await expect(chat.page.get_by_role("option", selected=True)).to_contain_text("/clumsy")
         await press("ArrowDown")
-        await expect(visitor.page.get_by_role("option", selected=True)).to_contain_text("/parrot")
+        await expect(chat.page.get_by_role("option", selected=True)).to_contain_text("/parrot")
         await press("Escape")
-        await expect(visitor.page.get_by_role("listbox", name="Skills")).to_be_hidden()
+        await expect(chat.page.get_by_role("listbox", name="Skills")).to_be_hidden()
         await press("Backspace")
         await type_("/wai")
         await press("Tab")
-        await expect(visitor.page.get_by_label("Your message")).to_have_value("/waiter ")
+        await expect(chat.page.get_by_label("Your message")).to_have_value("/waiter ")
         await type_("a drink")
         await press("Shift+Enter")
         await type_("please")
         await press("Enter")
-        await visitor.is_done()
-        await expect(visitor.page.locator(".asked")).to_have_text("/waiter a drink\nplease")
-        await visitor.page.get_by_role("button", name="coffee").focus()
+        await chat.wait_until_done()
+        await expect(chat.page.locator(".message")).to_have_text("/waiter a drink\nplease")
+        await chat.page.get_by_role("button", name="coffee").focus()
         await press("Enter")
-        await visitor.sees("One coffee, please.")
-        await expect(visitor.page.get_by_label("Your message")).to_be_focused()
-        await type_("/teller go")
+        await chat.wait_for_text("One coffee, please.")
+        await expect(chat.page.get_by_label("Your message")).to_be_focused()
+        await type_("/scripted go")
         await press("Enter")
-        await expect(visitor.page.get_by_label("Stop the reply")).to_be_visible()
+        await expect(chat.page.get_by_label("Stop the reply")).to_be_visible()
         await press("Escape")
-        await visitor.sees("Stopped")
+        await chat.wait_for_text("Stopped")
 
 
-async def test_a_source_opens_from_its_mark(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await visitor.say("/scholar leave?")
-        await visitor.page.get_by_role("button", name="Source 1: The Handbook").click()
-        source = visitor.page.locator(".sources details")
+async def test_a_source_opens_from_its_citation(live_server: LiveServer, browser: Browser) -> None:
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await chat.send("/scholar leave?")
+        await chat.page.get_by_role("button", name="Source 1: The Handbook").click()
+        source = chat.page.locator(".sources details")
         await expect(source).to_have_attribute("open", "")
         await expect(source.locator("summary")).to_contain_text("The Handbook › Leave")
         await expect(source.locator("div")).to_contain_text("Everyone has 30 days")
         await expect(source.locator("cite")).to_have_text("handbook.md")
-        attachment = visitor.page.get_by_role("link", name="leave.txt")
+        attachment = chat.page.get_by_role("link", name="leave.txt")
         await expect(attachment).to_have_attribute("download", "leave.txt")
 
 
-async def test_two_tabs_show_the_same_conversation(house: House, browser: Browser) -> None:
+async def test_two_tabs_show_the_same_conversation(
+    live_server: LiveServer, browser: Browser
+) -> None:
     context = await browser.new_context()
     async with (
-        visiting(browser, house.address, context) as one,
-        visiting(browser, house.address, context) as two,
+        open_page(browser, live_server.address, context) as one,
+        open_page(browser, live_server.address, context) as two,
     ):
         await one.open()
         await two.open()
-        await one.say("from the first")
-        await two.sees("from the first")
-        await two.say("from the second")
-        await one.sees("from the second")
-        await one.is_done()
-        for visitor in (one, two):
-            await expect(visitor.page.locator(".turn")).to_have_count(2)
+        await one.send("from the first")
+        await two.wait_for_text("from the first")
+        await two.send("from the second")
+        await one.wait_for_text("from the second")
+        await one.wait_until_done()
+        for chat in (one, two):
+            await expect(chat.page.locator(".turn")).to_have_count(2)
     await context.close()
 
 
-async def test_a_new_conversation_is_empty_and_the_old_one_is_left(
-    house: House, browser: Browser
-) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await visitor.say("the old one")
-        await visitor.is_done()
-        await visitor.page.get_by_role("button", name="New conversation").click()
-        await expect(visitor.page.locator("#empty")).to_be_visible()
-        await expect(visitor.page.locator(".turn")).to_have_count(0)
-        await visitor.page.reload()
-        await expect(visitor.page.locator("#empty")).to_be_visible()
+async def test_a_new_conversation_is_empty(live_server: LiveServer, browser: Browser) -> None:
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await chat.send("the old one")
+        await chat.wait_until_done()
+        await chat.page.get_by_role("button", name="New conversation").click()
+        await expect(chat.page.locator("#empty-state")).to_be_visible()
+        await expect(chat.page.locator(".turn")).to_have_count(0)
+        await chat.page.reload()
+        await expect(chat.page.locator("#empty-state")).to_be_visible()
 
 
-async def test_what_goes_wrong_is_said_in_words(house: House, browser: Browser) -> None:
-    async with visiting(browser, house.address) as visitor:
-        await visitor.open()
-        await visitor.say("/clumsy go")
-        await visitor.sees("The skill could not finish its answer.")
-        await expect(visitor.page.get_by_role("button", name="Try again")).to_be_visible()
-        await visitor.say("x" * 1_100_000)
-        await expect(visitor.page.locator("#unsent")).to_contain_text("too long to send")
-        await visitor.page.get_by_role("button", name="Edit").click()
-        await expect(visitor.page.locator("#unsent")).to_have_count(0)
+async def test_problems_are_shown_as_sentences(live_server: LiveServer, browser: Browser) -> None:
+    async with open_page(browser, live_server.address) as chat:
+        await chat.open()
+        await chat.send("/clumsy go")
+        await chat.wait_for_text("The skill could not finish its answer.")
+        await expect(chat.page.get_by_role("button", name="Try again")).to_be_visible()
+        await chat.send("x" * 1_100_000)
+        await expect(chat.page.locator("#unsent")).to_contain_text("too long to send")
+        await chat.page.get_by_role("button", name="Edit").click()
+        await expect(chat.page.locator("#unsent")).to_have_count(0)
 
 
 async def test_a_server_with_keys_asks_for_one(
@@ -457,35 +492,38 @@ async def test_a_server_with_keys_asks_for_one(
 ) -> None:
     monkeypatch.setenv("PAGE_KEY", "open sesame")
     keys = {"ada": AuthKey(secret=Secret("env:PAGE_KEY"), person="ada")}
-    async with open_house(keys=keys) as house, visiting(browser, house.address) as visitor:
-        await visitor.page.goto(house.address)
-        field = visitor.page.get_by_label("Key", exact=True)
+    async with (
+        open_live_server(keys=keys) as live_server,
+        open_page(browser, live_server.address) as chat,
+    ):
+        await chat.page.goto(live_server.address)
+        field = chat.page.get_by_label("Key", exact=True)
         await field.fill("wrong")
-        await visitor.page.keyboard.press("Enter")
-        await expect(visitor.page.locator("#key-title")).to_contain_text("not known")
+        await chat.page.keyboard.press("Enter")
+        await expect(chat.page.locator("#key-title")).to_contain_text("not known")
         await field.fill("open sesame")
-        await visitor.page.keyboard.press("Enter")
-        await visitor.say("hello")
-        await visitor.is_done()
-        await visitor.sees("hello")
-        await visitor.page.reload()
-        await visitor.sees("hello")
+        await chat.page.keyboard.press("Enter")
+        await chat.send("hello")
+        await chat.wait_until_done()
+        await chat.wait_for_text("hello")
+        await chat.page.reload()
+        await chat.wait_for_text("hello")
         # The refused requests are what this test is about.
-        visitor.problems = [p for p in visitor.problems if "401" not in p]
+        chat.problems = [p for p in chat.problems if "401" not in p]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (360, 640)])
 async def test_nothing_is_wider_than_the_screen(
-    house: House, browser: Browser, width: int, height: int
+    live_server: LiveServer, browser: Browser, width: int, height: int
 ) -> None:
     context = await browser.new_context(viewport={"width": width, "height": height})
-    async with visiting(browser, house.address, context) as visitor:
-        await visitor.open()
-        await visitor.say("/teller go")
-        house.teller.tell("w" * 500, "\n\n```\n" + "c" * 500 + "\n```\n\n|a|b|\n|-|-|\n|")
-        house.teller.tell("t" * 500 + "|x|")
-        await visitor.is_done()
-        overflow = await visitor.page.evaluate(
+    async with open_page(browser, live_server.address, context) as chat:
+        await chat.open()
+        await chat.send("/scripted go")
+        live_server.scripted.emit("w" * 500, "\n\n```\n" + "c" * 500 + "\n```\n\n|a|b|\n|-|-|\n|")
+        live_server.scripted.emit("t" * 500 + "|x|")
+        await chat.wait_until_done()
+        overflow = await chat.page.evaluate(
             "[document.documentElement, document.getElementById('main')]"
             ".map(node => node.scrollWidth - node.clientWidth)"
         )
@@ -493,19 +531,19 @@ async def test_nothing_is_wider_than_the_screen(
     await context.close()
 
 
-async def test_the_page_keeps_to_the_rules_of_contrast_and_names(
-    house: House, browser: Browser
+async def test_controls_have_names_and_text_has_contrast(
+    live_server: LiveServer, browser: Browser
 ) -> None:
-    """Every control has a name, and text stands out from its ground (WCAG AA), light and dark."""
+    """Check names and contrast (WCAG AA) in the light and the dark scheme."""
     for scheme in ("light", "dark"):
         context = await browser.new_context(color_scheme=scheme)
-        async with visiting(browser, house.address, context) as visitor:
-            await visitor.open()
-            await visitor.say("/scholar leave?")
-            await visitor.page.get_by_role("button", name="Source 1").wait_for()
-            nameless = await visitor.page.evaluate(NAMELESS)
+        async with open_page(browser, live_server.address, context) as chat:
+            await chat.open()
+            await chat.send("/scholar leave?")
+            await chat.page.get_by_role("button", name="Source 1").wait_for()
+            nameless = await chat.page.evaluate(NAMELESS)
             assert nameless == []
-            faint = await visitor.page.evaluate(FAINT)
+            faint = await chat.page.evaluate(FAINT)
             assert faint == []
         await context.close()
 

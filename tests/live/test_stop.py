@@ -19,7 +19,7 @@ from tests.plugins.engines.models import BYE, TALK, write_model
 from tests.plugins.engines.serving import CACHE, Serve, vllm_python
 from tests.plugins.engines.support import until
 from tests.plugins.ledgers.redis_server import redis_server
-from tests.server.web.house import Frame, Wire
+from tests.server.web.live_server import Frame, WebSocketClient
 
 from palaver.app import build_server, listening
 from palaver.config.settings import Settings
@@ -45,11 +45,11 @@ class Place:
     others: Settings
 
     @asynccontextmanager
-    async def wire(self, thread: str) -> AsyncIterator[Wire]:
+    async def open_websocket(self, thread: str) -> AsyncIterator[WebSocketClient]:
         async with self.session.ws_connect(f"{self.address}/ws") as socket:
-            wire = Wire(socket)
-            await wire.hello(thread)
-            yield wire
+            client = WebSocketClient(socket)
+            await client.hello(thread)
+            yield client
 
     async def stop(self, thread: str, address: str = "", **body: str) -> Frame:
         """Stop over HTTP."""
@@ -155,48 +155,48 @@ async def place(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Pl
 
 
 @asynccontextmanager
-async def talking(place: Place, thread: str) -> AsyncIterator[tuple[Wire, str]]:
+async def talking(place: Place, thread: str) -> AsyncIterator[tuple[WebSocketClient, str]]:
     """A person who has heard the beginning of a reply without end, and its turn."""
-    async with place.wire(thread) as wire:
-        turn = await wire.say(TALK, skill="chat")
-        await wire.until_text(turn, " ")
+    async with place.open_websocket(thread) as client:
+        turn = await client.send_message(TALK, skill="chat")
+        await client.wait_for_text(turn, " ")
         await place.is_talking()
-        yield wire, turn
+        yield client, turn
 
 
-async def kept(place: Place, wire: Wire, turn: str, thread: str) -> None:
+async def kept(place: Place, client: WebSocketClient, turn: str, thread: str) -> None:
     """The turn ended as stopped, with what was said; the conversation goes on."""
-    assert (await wire.until("finished", turn=turn))["outcome"] == "stopped"
-    async with place.wire(thread) as another:
+    assert (await client.wait_for("finished", turn=turn))["outcome"] == "stopped"
+    async with place.open_websocket(thread) as another:
         (line,) = [it for it in another.frames[0]["snapshot"]["history"] if it["turn"] == turn][1:]
     assert (line["role"], line["outcome"]) == ("assistant", "stopped")
-    assert line["text"] == wire.texts[turn] != ""
-    following = await wire.say(BYE, skill="chat")
-    assert (await wire.until("finished", turn=following))["outcome"] == "done"
+    assert line["text"] == client.texts[turn] != ""
+    following = await client.send_message(BYE, skill="chat")
+    assert (await client.wait_for("finished", turn=following))["outcome"] == "done"
 
 
 async def test_a_stop_from_the_page_frees_the_slot(place: Place) -> None:
-    async with talking(place, "page") as (wire, turn):
-        await wire.send({"type": "stop", "turn": turn})
+    async with talking(place, "page") as (client, turn):
+        await client.send({"type": "stop", "turn": turn})
         await place.is_idle()
-        assert (await wire.until("stopped"))["state"] == "stopping"
-        await kept(place, wire, turn, "page")
-        await wire.send({"type": "stop", "turn": turn})
-        assert (await wire.until("stopped"))["state"] == "settled"
+        assert (await client.wait_for("stopped"))["state"] == "stopping"
+        await kept(place, client, turn, "page")
+        await client.send({"type": "stop", "turn": turn})
+        assert (await client.wait_for("stopped"))["state"] == "settled"
 
 
 async def test_a_stop_over_http_frees_the_slot(place: Place) -> None:
-    async with talking(place, "api") as (wire, turn):
+    async with talking(place, "api") as (client, turn):
         answers = await asyncio.gather(*(place.stop("api", turn=turn) for _ in range(3)))
         await place.is_idle()
         assert {it["turn"] for it in answers} == {turn}
         assert answers[0]["state"] == "stopping"
-        await kept(place, wire, turn, "api")
+        await kept(place, client, turn, "api")
         assert (await place.stop("api", turn=turn))["state"] == "settled"
 
 
 async def test_a_stop_from_the_command_line_frees_the_slot(place: Place) -> None:
-    async with talking(place, "terminal") as (wire, turn):
+    async with talking(place, "terminal") as (client, turn):
         palaver = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("palaver"),
             *("stop", "terminal", "--url", place.address, "--person", "ada"),
@@ -205,29 +205,29 @@ async def test_a_stop_from_the_command_line_frees_the_slot(place: Place) -> None
         said, _ = await asyncio.wait_for(palaver.communicate(), 30)
         await place.is_idle()
         assert said.decode() == f"Stopping turn {turn}.\n"
-        await kept(place, wire, turn, "terminal")
+        await kept(place, client, turn, "terminal")
 
 
 async def test_a_stop_at_another_replica_frees_the_slot(place: Place) -> None:
-    async with talking(place, "elsewhere") as (wire, turn):
+    async with talking(place, "elsewhere") as (client, turn):
         async with listens(place.others) as (_, address):
             assert (await place.stop("elsewhere", address))["state"] == "stopping"
             await place.is_idle()
-        await kept(place, wire, turn, "elsewhere")
+        await kept(place, client, turn, "elsewhere")
 
 
 async def test_a_stop_frees_no_other_slot(place: Place) -> None:
-    async with talking(place, "steady") as (steady, turn), place.wire("fickle") as fickle:
-        other = await fickle.say(TALK, skill="chat")
-        await fickle.until_text(other, " ")
+    async with talking(place, "steady") as (steady, turn), place.open_websocket("fickle") as fickle:
+        other = await fickle.send_message(TALK, skill="chat")
+        await fickle.wait_for_text(other, " ")
         await place.stop("fickle")
 
         async def one_is_left() -> bool:
             return await place.running() == 1
 
         await until(one_is_left, SLOT_FREE)
-        assert (await fickle.until("finished", turn=other))["outcome"] == "stopped"
+        assert (await fickle.wait_for("finished", turn=other))["outcome"] == "stopped"
         assert await place.running() == 1
         await place.stop("steady")
         await place.is_idle()
-        assert (await steady.until("finished", turn=turn))["outcome"] == "stopped"
+        assert (await steady.wait_for("finished", turn=turn))["outcome"] == "stopped"

@@ -110,7 +110,7 @@ class Reader:
 
     def take(self, frame: Frame, data: str) -> None:
         kind = frame["type"]
-        if kind in ("welcome", "restart"):
+        if kind in ("welcome", "reset"):
             self._begin(frame)
         elif kind == "ack":
             self.acknowledged(frame["id"], frame["turn"])

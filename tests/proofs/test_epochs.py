@@ -25,7 +25,7 @@ from tests.proofs.houses import Archivist, Replica, replica
 from tests.proofs.readers import PERSON, Reader, Way
 from tests.proofs.report import Figure, Line, Report
 from tests.proofs.truth import compare_text, conversation_of
-from tests.server.web.house import eventually
+from tests.server.web.live_server import eventually
 
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger, Page, Snapshot

@@ -1,32 +1,32 @@
-"""A channel for programs that speak OpenAI's chat API: skills appear as models.
+"""A channel for programs that use OpenAI's chat API: skills appear as models.
 
-``POST /v1/chat/completions`` and ``GET /v1/models`` below the server's own address; enable it with
-``channels.enabled = ["openai_api"]``. The keys are the server's own. What is particular:
+``POST /v1/chat/completions`` and ``GET /v1/models`` at the server's own address; enable it with
+``channels.enabled = ["openai_api"]``. Clients use the server's own keys.
 
-- ``model`` is a skill's name, or ``auto``, with which the router chooses.
-- The last user message is the turn's message. What the client sends before it is its own copy of
-  a conversation that the server has, too: where the server finds it again, the turn goes on
-  there, with the server's history. Where it does not (another replica answered, the client edited
-  its copy), the earlier messages stand in front of the turn's message, as a transcript. System
-  messages and sampling parameters are the skill's own business and are passed over.
-- The header ``X-Palaver-Thread`` names a conversation, whose history the server then keeps; only
-  the last message counts. ``user`` names the person, where the key leaves that open.
+- ``model`` is a skill's name, or ``auto`` for the router's choice.
+- The last user message is the turn's message. The messages before it are the client's copy of a
+  conversation. Where this process has stored that conversation, the turn continues it, with the
+  server's history. Otherwise (another replica answered, the client edited its copy) the earlier
+  messages are put before the turn's message as plain text. System messages and sampling parameters
+  are ignored: each skill has its own.
+- The header ``X-Palaver-Thread`` names a conversation, with the server's history; then only the
+  last message counts. ``user`` names the person, unless the key does.
 - ``Idempotency-Key``: a repeated request gets the reply of the first one.
-- A client that disconnects stops its turn, as with OpenAI. (Elsewhere in this server it goes on.)
+- A client that disconnects stops its turn, as with OpenAI. (Elsewhere in this server the turn
+  continues.)
 """
 
 import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Literal, NoReturn
 
 import msgspec
 from aiohttp import web
 
 from palaver import (
-    AUTHENTICATOR,
     Backend,
     BuildContext,
     Channel,
@@ -48,16 +48,15 @@ from palaver import (
     follow_reply,
     hookimpl,
     new_id,
-    retry_headers,
 )
 
 NAME = "openai_api"
 AUTO = "auto"
-REMEMBERED = 10_000
-"""Conversations whose clients' copies are recognised; the oldest are forgotten first."""
-LOOK = 0.25
-"""Seconds between looks whether a silent client is still there."""
-SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
+MAX_KNOWN_CONVERSATIONS = 10_000
+"""Conversations that are recognised by the client's copy; the oldest are forgotten first."""
+DISCONNECT_CHECK_INTERVAL = 0.25
+"""Seconds between two checks of a client's connection while nothing is sent."""
+SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
 
 Json = dict[str, Any]  # JSON values
 
@@ -67,7 +66,7 @@ class Part(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-class ChatLine(msgspec.Struct, frozen=True):
+class RequestMessage(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | tuple[Part, ...] | None = None
 
@@ -77,9 +76,7 @@ class ChatLine(msgspec.Struct, frozen=True):
             return self.content or ""
         for part in self.content:
             if part.type != "text":
-                raise InvalidInput(
-                    f"content of type {part.type[:40]!r} is not supported, only text"
-                )
+                raise InvalidInput(f"content of type {part.type[:40]!r} is not text")
         return "".join(part.text for part in self.content)
 
 
@@ -88,10 +85,10 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """The part of OpenAI's request that means something here; the rest is passed over."""
+    """The supported part of OpenAI's request; other fields are ignored."""
 
     model: str
-    messages: tuple[ChatLine, ...]
+    messages: tuple[RequestMessage, ...]
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -102,7 +99,7 @@ _decode = msgspec.json.Decoder(ChatRequest).decode
 
 
 class Settings(PluginSettings):
-    """There is nothing to set."""
+    """No settings."""
 
 
 class OpenAIChannel:
@@ -115,57 +112,56 @@ class OpenAIChannel:
     async def start(self, service: ConversationService) -> None:
         self._service = service
 
-    async def close(self) -> None:
-        """Nothing to close: requests end with the web surface."""
+    async def close(self) -> None: ...
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
-            web.post("/v1/chat/completions", _telling(self._complete)),
-            web.get("/v1/models", _telling(self._models), allow_head=False),
-            web.get("/v1/models/{model}", _telling(self._model), allow_head=False),
+            web.post("/v1/chat/completions", _with_openai_errors(self._complete)),
+            web.get("/v1/models", _with_openai_errors(self._models), allow_head=False),
+            web.get("/v1/models/{model}", _with_openai_errors(self._model), allow_head=False),
         )
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        request.app[AUTHENTICATOR].principal(request)
+        self._service.authenticate(request)
         names = [AUTO, *sorted(self._service.skills())]
         return _json({"object": "list", "data": [_model_card(name) for name in names]})
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
-        request.app[AUTHENTICATOR].principal(request)
-        return _json(_model_card(self._known(request.match_info["model"])))
+        self._service.authenticate(request)
+        model = request.match_info["model"]
+        self._check_model(model)
+        return _json(_model_card(model))
 
-    def _known(self, model: str) -> str:
+    def _check_model(self, model: str) -> None:
         if model != AUTO and model not in self._service.skills():
             raise NotFound(f"the model {model[:60]!r} does not exist")
-        return model
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        principal = request.app[AUTHENTICATOR].principal(request)
+        principal = self._service.authenticate(request)
         body = _read(await request.read())
         message = await self._message(request, principal, body)
-        changed = asyncio.Event()
-        async with follow_reply(self._service, message, changed.set) as reply:
-            answering = _Answer(request, body, reply, changed)
+        async with follow_reply(self._service, message) as reply:
+            completion = _Completion(request, body, reply)
             try:
                 if body.stream:
-                    return await answering.stream()
-                return _json(answering.completion(await answering.finish()))
-            except _Gone:
+                    return await completion.stream()
+                return await completion.respond()
+            except _Disconnected:
                 if not reply.receipt.duplicate:
                     await self._service.stop(message.conversation, reply.receipt.turn)
                 return web.Response(status=499)
             finally:
-                if reply.ended:
-                    self._remember(principal, body, reply.text, message.conversation.thread)
+                if reply.is_finished:
+                    self._store_thread(principal, body, reply.text, message.conversation.thread)
 
     async def _message(
         self, request: web.Request, principal: Principal, body: ChatRequest
     ) -> Message:
-        self._known(body.model)
+        self._check_model(body.model)
         person = _person(principal, body.user)
-        thread, text = self._place(request, principal, body)
+        thread, text = self._thread_and_text(request, principal, body)
         conversation = Conversation(principal.tenant, NAME, thread)
-        await ConversationAccess(self._service, conversation, person).enter()
+        await ConversationAccess(self._service, conversation, person).check_membership()
         return Message(
             conversation=conversation,
             id=request.headers.get("Idempotency-Key") or new_id(),
@@ -174,113 +170,116 @@ class OpenAIChannel:
             skill=None if body.model == AUTO else body.model,
         )
 
-    def _place(
+    def _thread_and_text(
         self, request: web.Request, principal: Principal, body: ChatRequest
     ) -> tuple[str, str]:
-        """The conversation's thread, and the text of the turn's message."""
         text = body.messages[-1].text
         if named := request.headers.get("X-Palaver-Thread"):
             return named, text
-        *earlier, _ = _spoken(body.messages)
-        known = self._threads.get(_copy(principal, body.user, earlier)) if earlier else None
+        *earlier, _ = _dialogue(body.messages)
+        known = self._threads.get(_copy_key(principal, body.user, earlier)) if earlier else None
         if known is not None:
             return known, text
         if earlier and not text.startswith("/"):
-            text = _transcript(earlier) + text
+            text = _as_text(earlier) + text
         key = request.headers.get("Idempotency-Key")
-        # The same key must lead to the same conversation, where the first request is found.
+        # The same key must lead to the same conversation, which has the first request.
         return (_hash(principal.tenant, principal.name, key) if key else new_id()), text
 
-    def _remember(self, principal: Principal, body: ChatRequest, reply: str, thread: str) -> None:
-        spoken = [*_spoken(body.messages), ("assistant", reply)]
-        self._threads[_copy(principal, body.user, spoken)] = thread
-        while len(self._threads) > REMEMBERED:
+    def _store_thread(
+        self, principal: Principal, body: ChatRequest, reply: str, thread: str
+    ) -> None:
+        dialogue = [*_dialogue(body.messages), ("assistant", reply)]
+        self._threads[_copy_key(principal, body.user, dialogue)] = thread
+        while len(self._threads) > MAX_KNOWN_CONVERSATIONS:
             self._threads.popitem(last=False)
 
 
-class _Gone(Exception):
+class _Disconnected(Exception):
     """The client has disconnected."""
 
 
-class _Answer:
-    """One request's answer, in OpenAI's words."""
+class _Completion:
+    """The response to one request, in OpenAI's format."""
 
-    def __init__(
-        self, request: web.Request, body: ChatRequest, reply: PendingReply, changed: asyncio.Event
-    ) -> None:
+    def __init__(self, request: web.Request, body: ChatRequest, reply: PendingReply) -> None:
         self._request = request
         self._body = body
         self._reply = reply
-        self._changed = changed
         self._created = int(time.time())
 
-    async def finish(self) -> ReplyResult:
-        """Wait for the whole reply. Raises `PalaverError` when the turn failed."""
-        while not self._reply.ended:
-            await self._wait()
-        finish = await self._reply.finish()
-        if finish.problem is not None:
-            _raise(finish.problem)
-        return finish
-
-    async def _wait(self) -> None:
-        """Wait for news. Raises `_Gone`."""
-        try:
-            async with asyncio.timeout(LOOK):
-                await self._changed.wait()
-        except TimeoutError:
-            transport = self._request.transport
-            if transport is None or transport.is_closing():
-                raise _Gone from None
-        self._changed.clear()
+    async def respond(self) -> web.StreamResponse:
+        """Return the whole reply. Raises `PalaverError` when the turn failed."""
+        result = await self._wait_for_result()
+        message = {"role": "assistant", "content": result.text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return _json(
+            {
+                **self._head("chat.completion"),
+                "model": result.skill or self._body.model,
+                "choices": [choice],
+                "usage": _usage(result),
+            }
+        )
 
     async def stream(self) -> web.StreamResponse:
-        response = web.StreamResponse(headers=SSE)
+        """Write the reply as it comes."""
+        response = web.StreamResponse(headers=SSE_HEADERS)
         await response.prepare(self._request)
         try:
             try:
-                async for chunk in _lines(self._chunks()):
-                    await response.write(chunk)
+                async for chunk in self._chunks():
+                    await response.write(b"data: %b\n\n" % encode(chunk))
+                await response.write(b"data: [DONE]\n\n")
             except PalaverError as error:
                 await response.write(b"data: %b\n\n" % encode(_error(error)))
             await response.write_eof()
         except ConnectionError:
-            raise _Gone from None
+            raise _Disconnected from None
         return response
 
-    async def _chunks(self) -> Any:  # an async generator of JSON values
+    async def _chunks(self) -> AsyncIterator[Json]:
         yield self._chunk({"role": "assistant", "content": ""})
         sent = 0
         while True:
-            ended = self._reply.ended
-            if self._reply.withdrawn:
-                # This format cannot take back what was said; to go on would garble it.
-                raise SkillError("the reply was withdrawn and begun anew; ask again")
+            is_finished = self._reply.is_finished
+            if self._reply.was_reset:
+                # This format has no way to withdraw text that was sent.
+                raise SkillError("the reply was reset and begins again; repeat the request")
             if fresh := self._reply.text[sent:]:
                 sent += len(fresh)
                 yield self._chunk({"content": fresh})
-            if ended:
+            if is_finished:
                 break
-            await self._wait()
-        finish = await self.finish()
+            await self._wait_for_change()
+        result = await self._wait_for_result()
         yield self._chunk({}, finish_reason="stop")
         options = self._body.stream_options
         if options is not None and options.include_usage:
-            yield {**self._chunk({}), "choices": [], "usage": _usage(finish)}
+            yield {**self._chunk({}), "choices": [], "usage": _usage(result)}
+
+    async def _wait_for_result(self) -> ReplyResult:
+        while not self._reply.is_finished:
+            await self._wait_for_change()
+        result = await self._reply.wait()
+        if result.problem is not None:
+            _raise_problem(result.problem)
+        return result
+
+    async def _wait_for_change(self) -> None:
+        """Wait for a change of the reply, or for a while. Raises `_Disconnected`."""
+        try:
+            async with asyncio.timeout(DISCONNECT_CHECK_INTERVAL):
+                await self._reply.changed.wait()
+        except TimeoutError:
+            transport = self._request.transport
+            if transport is None or transport.is_closing():
+                raise _Disconnected from None
+        self._reply.changed.clear()
 
     def _chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
-
-    def completion(self, finish: ReplyResult) -> Json:
-        message = {"role": "assistant", "content": finish.text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return {
-            **self._head("chat.completion"),
-            "model": finish.skill or self._body.model,
-            "choices": [choice],
-            "usage": _usage(finish),
-        }
 
     def _head(self, kind: str) -> Json:
         return {
@@ -289,12 +288,6 @@ class _Answer:
             "created": self._created,
             "model": self._body.model,
         }
-
-
-async def _lines(chunks: Any) -> Any:  # async generators
-    async for chunk in chunks:
-        yield b"data: %b\n\n" % encode(chunk)
-    yield b"data: [DONE]\n\n"
 
 
 def _read(body: bytes) -> ChatRequest:
@@ -311,26 +304,24 @@ def _read(body: bytes) -> ChatRequest:
 
 def _person(principal: Principal, user: str | None) -> str:
     if principal.person or not user:
-        return principal.speaks_for(None)
+        return principal.resolve_person(None)
     try:
         return check_name(user, "user")
     except InvalidInput:
-        return _hash(user)  # any text is a user for OpenAI
+        return _hash(user)  # OpenAI accepts any text as a user
 
 
-def _spoken(messages: Iterable[ChatLine]) -> Iterator[tuple[str, str]]:
-    for line in messages:
-        if line.role in ("user", "assistant"):
-            yield line.role, line.text
+def _dialogue(messages: Iterable[RequestMessage]) -> list[tuple[str, str]]:
+    return [(item.role, item.text) for item in messages if item.role in ("user", "assistant")]
 
 
-def _copy(principal: Principal, user: str | None, spoken: Iterable[tuple[str, str]]) -> str:
-    """What a client's copy of a conversation is recognised by. Ends of lines may get lost in it."""
-    words = [part for role, text in spoken for part in (role, text.strip())]
+def _copy_key(principal: Principal, user: str | None, dialogue: Iterable[tuple[str, str]]) -> str:
+    """Return the key of a client's copy of a conversation. A copy may lack spaces at the ends."""
+    words = [part for role, text in dialogue for part in (role, text.strip())]
     return _hash(principal.tenant, principal.name, user or "", *words)
 
 
-def _transcript(earlier: Iterable[tuple[str, str]]) -> str:
+def _as_text(earlier: Iterable[tuple[str, str]]) -> str:
     lines = "\n".join(f"{role.capitalize()}: {text}" for role, text in earlier)
     return f"So far in this conversation:\n{lines}\n\nNow:\n"
 
@@ -339,8 +330,8 @@ def _hash(*words: str) -> str:
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
-def _usage(finish: ReplyResult) -> Json:
-    usage = finish.usage
+def _usage(result: ReplyResult) -> Json:
+    usage = result.usage
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -362,29 +353,27 @@ def _error(error: PalaverError) -> Json:
     return {"error": {"message": error.public, "type": kind, "param": None, "code": error.code}}
 
 
-def _raise(problem: Problem) -> NoReturn:
-    """Raise the error that a failed turn tells of."""
+def _raise_problem(problem: Problem) -> NoReturn:
+    """Raise the error of a failed turn."""
     kinds = [PalaverError]
     for kind in kinds:
         kinds += kind.__subclasses__()
     kind = next((kind for kind in kinds if kind.code == problem.code), PalaverError)
-    error = kind(problem.message)
-    raise error
+    raise kind(problem.message)
 
 
-Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def _telling(handle: Handle) -> Handle:
-    """Answer errors in OpenAI's form."""
+def _with_openai_errors(handler: Handler) -> Handler:
+    """Return ``handler`` with its errors in OpenAI's format."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            return await handle(request)
+            return await handler(request)
         except PalaverError as error:
             response = _json(_error(error), error.status)
-            if error.retry_after is not None:
-                response.headers.update(retry_headers(error.retry_after))
+            response.headers.update(error.retry_headers)
             return response
 
     return answer

@@ -13,8 +13,8 @@ class RetentionSettings(PluginSettings):
     """Settings of every ledger."""
 
     retention_days: int = pydantic.Field(default=365, ge=0, le=36_500)
-    """Days of inactivity after which a conversation is deleted, as a whole, and the memories about a
-    person. 0 keeps them forever."""
+    """Days of inactivity after which a conversation is deleted as a whole, and so are the memories
+    about a person. 0 keeps them forever."""
 
     @property
     def retention_seconds(self) -> float:

@@ -118,7 +118,7 @@ def _line(console: Console) -> Findings:
 
 
 def _network(console: Console) -> Findings:
-    from palaver.web import check_bind
+    from palaver.authentication import check_bind
 
     try:
         check_bind(console.settings)

@@ -144,7 +144,7 @@ class Terminal:
         self._texts |= {turn["turn"]: turn["reply"] for turn in pending}
         self._routed |= {turn["turn"] for turn in pending if turn["skill"]}
 
-    _show_restart = _show_welcome
+    _show_reset = _show_welcome
 
     def _show_ack(self, frame: Frame) -> None:
         if frame["joined"]:

@@ -81,7 +81,7 @@ def digest_of(entries: Sequence[LogEntry]) -> int:
     return hash(encode(entries))
 
 
-class OpenTurn:
+class UnsettledTurn:
     """Turn that is not settled: its messages and its entries."""
 
     def __init__(self, inbox_messages: Sequence[InboxMessage], due_at: float) -> None:
@@ -183,7 +183,7 @@ class ConversationState:
         self.epoch = epoch
         self.first_offset = 1
         self.events: list[Event] = []
-        self.inbox: deque[OpenTurn] = deque()
+        self.inbox: deque[UnsettledTurn] = deque()
         self.is_running = False
         self.is_ready = False
         """True while the conversation is in the ledger's ready queue."""
@@ -202,7 +202,7 @@ class ConversationState:
         return self.first_offset + len(self.events) - 1
 
     @property
-    def running_turn(self) -> OpenTurn | None:
+    def running_turn(self) -> UnsettledTurn | None:
         return self.inbox[0] if self.is_running else None
 
     @property
@@ -234,7 +234,7 @@ class ConversationState:
 
     def receive(
         self, inbox_message: InboxMessage, policies: ConcurrencyPolicies
-    ) -> tuple[OpenTurn, bool]:
+    ) -> tuple[UnsettledTurn, bool]:
         """Add the message to a turn; return the turn, and True when it existed before."""
         message = inbox_message.message
         running = self.running_turn
@@ -248,7 +248,7 @@ class ConversationState:
             successor=next((turn for turn in self.inbox if turn.id == successor), None),
         )
         if isinstance(decision, NewTurn):
-            turn = OpenTurn([inbox_message], decision.due_at)
+            turn = UnsettledTurn([inbox_message], decision.due_at)
             if running is not None and decision.stop_running:
                 running.stop_requested, running.successor = True, turn.id
             self.inbox.append(turn)
@@ -268,7 +268,7 @@ class ConversationState:
 
     # Settling a turn
 
-    def close_turn(self, finished: Finished, taken: int, now: float) -> OpenTurn | None:
+    def close_turn(self, finished: Finished, taken: int, now: float) -> UnsettledTurn | None:
         """Settle the oldest turn, which took the first ``taken`` steering messages; return the turn
         that the others became."""
         turn = self.inbox.popleft()
@@ -287,12 +287,12 @@ class ConversationState:
                     waiting.interrupted = (*turn.interrupted, *turn.messages)
         return self.move_steering(turn.steering[taken:], now)
 
-    def move_steering(self, steering: Sequence[InboxMessage], now: float) -> OpenTurn | None:
+    def move_steering(self, steering: Sequence[InboxMessage], now: float) -> UnsettledTurn | None:
         """Make the next turn of steering messages that a settled or erased turn did not take."""
         if not steering:
             return None
         own, rest = split_untaken_steering(steering)
-        turn = OpenTurn(own, now)
+        turn = UnsettledTurn(own, now)
         turn.steering = list(rest)
         self.inbox.appendleft(turn)
         for inbox_message in steering:

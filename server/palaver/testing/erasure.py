@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from palaver.ledger import InboxMessage
 from palaver.messages import Event, Received, new_id
-from palaver.testing.conversation_state import ConversationState, OpenTurn
+from palaver.testing.conversation_state import ConversationState, UnsettledTurn
 
 
 class ErasedCounts(NamedTuple):
@@ -47,7 +47,7 @@ def count_content(state: ConversationState, person: str) -> ErasedCounts:
     return ErasedCounts(_count_messages(state, person), len(state.events), state.is_running)
 
 
-def _may_contain_words(state: ConversationState, turn: OpenTurn, person: str) -> bool:
+def _may_contain_words(state: ConversationState, turn: UnsettledTurn, person: str) -> bool:
     """Return True when the entries of the oldest turn may contain words of the person."""
     steers = any(message.person == person for message in turn.steering_messages)
     resumes = state.pending_question is not None and person in state.question_people
@@ -55,7 +55,7 @@ def _may_contain_words(state: ConversationState, turn: OpenTurn, person: str) ->
 
 
 def _turns_of(state: ConversationState, person: str) -> set[str]:
-    """Return the ids of the turns, settled or open, that answer the person."""
+    """Return the ids of the turns, settled or not, that answer the person."""
     settled = {
         owned.entry.turn
         for owned in state.history
@@ -73,7 +73,7 @@ def _count_messages(state: ConversationState, person: str) -> int:
     )
 
 
-def _drop_turns(state: ConversationState, person: str, now: float) -> OpenTurn | None:
+def _drop_turns(state: ConversationState, person: str, now: float) -> UnsettledTurn | None:
     """Remove the person's turns; return the turn of others' messages that steered one of them."""
     untaken: list[InboxMessage] = []
     for turn in state.inbox:

@@ -35,7 +35,7 @@ from palaver.ledger import (
     Receipt,
     Snapshot,
     StopState,
-    UnsettledTurns,
+    UnsettledCount,
 )
 from palaver.messages import (
     Conversation,
@@ -48,8 +48,8 @@ from palaver.messages import (
 from palaver.testing.conversation_state import (
     ConversationState,
     LastWrite,
-    OpenTurn,
     SettledTurn,
+    UnsettledTurn,
     digest_of,
 )
 from palaver.testing.erasure import ErasedCounts, count_content, erase_from
@@ -255,14 +255,14 @@ class MemoryLedger:
         unsettled = sum(len(state.inbox) for state in self._conversations.values())
         return QueueDepth(queued=unsettled - running, running=running)
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
         sizes: dict[tuple[str, str], list[int]] = {}
         for state in self._conversations.values():
             for turn in state.inbox:
                 size = sum(len(message.text.encode()) for message in turn.messages)
                 sizes.setdefault((state.conversation.tenant, turn.person), []).append(size)
         return tuple(
-            UnsettledTurns(tenant=tenant, person=person, turns=len(found), bytes=sum(found))
+            UnsettledCount(tenant=tenant, person=person, turns=len(found), bytes=sum(found))
             for (tenant, person), found in sizes.items()
         )
 
@@ -332,7 +332,7 @@ class MemoryLedger:
 
     # Writing
 
-    def _owned(self, claim: Claim) -> tuple[ConversationState, OpenTurn]:
+    def _owned(self, claim: Claim) -> tuple[ConversationState, UnsettledTurn]:
         """Return the running turn of ``claim``. Raises `Fenced` when the claim is over."""
         state = self._conversations.get(str(claim.conversation))
         if (
@@ -358,7 +358,11 @@ class MemoryLedger:
         return settled.progress
 
     def _write(
-        self, state: ConversationState, turn: OpenTurn, entries: Sequence[LogEntry], expect: int
+        self,
+        state: ConversationState,
+        turn: UnsettledTurn,
+        entries: Sequence[LogEntry],
+        expect: int,
     ) -> Progress:
         if events := turn.apply(entries):
             self._publish(state, events)
@@ -378,7 +382,7 @@ class MemoryLedger:
             on_change(events)
 
     def _store_dead_letter(
-        self, turn: OpenTurn, taken: Sequence[Message], reason: str, now: float
+        self, turn: UnsettledTurn, taken: Sequence[Message], reason: str, now: float
     ) -> None:
         letter = DeadLetter(
             turn=turn.id,
@@ -402,7 +406,7 @@ class MemoryLedger:
         self._work.set()
 
     def _end_claim(self, state: ConversationState) -> None:
-        """End the claim; the conversation becomes due when it has an open turn."""
+        """End the claim; the conversation becomes due when it has an unsettled turn."""
         state.is_running = False
         if state.inbox:
             self._make_due(state)

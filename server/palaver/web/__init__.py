@@ -1,6 +1,5 @@
 """The web surface: websocket, HTTP API, server-sent events, the page, health and metrics."""
 
 from palaver.web.application import ACTIVE_REQUESTS, ActiveRequests, make_application
-from palaver.web.authentication import check_bind
 
-__all__ = ["ACTIVE_REQUESTS", "ActiveRequests", "check_bind", "make_application"]
+__all__ = ["ACTIVE_REQUESTS", "ActiveRequests", "make_application"]

@@ -1,39 +1,36 @@
-"""The HTTP API: messages, stop and snapshot of one conversation, and the skills."""
+"""The HTTP API: a conversation's messages, stop and snapshot, the skills, export and erasure."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 import palaver
-from palaver.channels import ConversationService
+from palaver.channels import ConversationAccess
 from palaver.errors import InvalidInput, PalaverError
-from palaver.messages import Conversation, Message, encode, new_id
-from palaver.web.authentication import Authenticator, ConversationAccess
+from palaver.messages import Message, encode, new_id
+from palaver.replies import follow_reply
+from palaver.server import Server
 from palaver.web.bodies import (
-    Accepted,
-    ConversationAnswer,
+    ConversationResponse,
+    ErrorDetail,
+    ErrorResponse,
     NewMessage,
-    SkillAnswer,
-    SkillsAnswer,
-    StopAnswer,
+    SkillDescription,
+    SkillsResponse,
     StopRequest,
+    StopResponse,
 )
-from palaver.web.frames import view_of
-from palaver.web.replies import follow_reply
-from palaver.web.socket import CHANNEL
-
-About = Callable[[], Mapping[str, Any]]  # JSON values
-
+from palaver.web.conversations import open_conversation
+from palaver.web.frames import make_snapshot
 
 _decode_message = msgspec.json.Decoder(NewMessage).decode
 _decode_stop = msgspec.json.Decoder(StopRequest).decode
 
 
-def answer(body: object, status: int = 200) -> web.Response:
-    """``body`` as JSON."""
+def json_response(body: object, status: int = 200) -> web.Response:
+    """Return ``body`` as JSON that nothing may cache."""
     return web.Response(
         body=encode(body),
         status=status,
@@ -42,33 +39,21 @@ def answer(body: object, status: int = 200) -> web.Response:
     )
 
 
-def refusal(error: PalaverError) -> web.Response:
-    """``error`` as JSON, with its status."""
-    response = answer({"error": {"code": error.code, "message": error.public}}, error.status)
-    if error.retry_after is not None:
-        response.headers.update(retry_headers(error.retry_after))
+def error_response(error: PalaverError) -> web.Response:
+    """Return ``error`` as JSON, with its status."""
+    body = ErrorResponse(error=ErrorDetail(code=error.code, message=error.public))
+    response = json_response(body, error.status)
+    response.headers.update(error.retry_headers)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
-def retry_headers(seconds: float) -> dict[str, str]:
-    """When to come back: in whole seconds for everybody, and exactly for those who read that."""
-    return {
-        "Retry-After": str(max(1, math.ceil(seconds))),
-        "retry-after-ms": str(max(1, math.ceil(seconds * 1000))),
-    }
+class ApiHandler:
+    """The routes below ``/v1``, without the event streams."""
 
-
-class Api:
-    """The routes below ``/v1``."""
-
-    def __init__(
-        self, service: ConversationService, authenticator: Authenticator, about: About
-    ) -> None:
-        self._service = service
-        self._authenticator = authenticator
-        self._about = about
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
@@ -78,82 +63,74 @@ class Api:
             web.get("/v1/export", self._export, allow_head=False),
             web.post("/v1/erase", self._erase),
             web.get("/v1/skills", self._skills, allow_head=False),
-            web.get("/v1/about", self._tell_about, allow_head=False),
+            web.get("/v1/about", self._about, allow_head=False),
         )
 
-    async def _visit(self, request: web.Request, person: str | None = None) -> ConversationAccess:
-        principal = self._authenticator.principal(request)
-        person = principal.speaks_for(person or request.query.get("person"))
-        conversation = Conversation(principal.tenant, CHANNEL, request.match_info["thread"])
-        visit = ConversationAccess(self._service, conversation, person)
-        await visit.enter()
-        return visit
+    async def _open_conversation(
+        self, request: web.Request, person: str | None = None
+    ) -> ConversationAccess:
+        principal = self._server.authenticate(request)
+        person = person or request.query.get("person")
+        return await open_conversation(
+            self._server, principal, request.match_info["thread"], person
+        )
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
-        self._authenticator.principal(request)  # before the body is read
-        body = _read(_decode_message, await request.read())
-        visit = await self._visit(request, body.person)
+        self._server.authenticate(request)  # before the body is read
+        body = _decode(_decode_message, await request.read())
+        access = await self._open_conversation(request, body.person)
         message = Message(
-            conversation=visit.conversation,
+            conversation=access.conversation,
             id=_message_id(request, body),
-            person=visit.person,
+            person=access.person,
             text=body.text,
             skill=body.skill,
             arguments=body.arguments,
         )
         if request.query.get("wait") == "true":
-            return await self._reply(message)
-        receipt = await self._service.accept(message)
-        accepted = Accepted(
-            turn=receipt.turn,
-            ahead=receipt.ahead,
-            duplicate=receipt.duplicate,
-            joined=receipt.joined,
-        )
-        return answer(accepted, 202)
-
-    async def _reply(self, message: Message) -> web.StreamResponse:
-        async with follow_reply(self._service, message) as reply:
-            return answer(await reply.finish())
+            async with follow_reply(self._server, message) as reply:
+                return json_response(await reply.wait())
+        return json_response(await self._server.accept(message), 202)
 
     async def _stop(self, request: web.Request) -> web.StreamResponse:
-        self._authenticator.principal(request)
-        body = _read(_decode_stop, await request.read() or b"{}")
-        visit = await self._visit(request)
-        state, turn = await self._service.stop(visit.conversation, body.turn)
-        return answer(StopAnswer(turn=turn, state=state))
+        self._server.authenticate(request)
+        body = _decode(_decode_stop, await request.read() or b"{}")
+        access = await self._open_conversation(request)
+        state, turn = await self._server.stop(access.conversation, body.turn)
+        return json_response(StopResponse(turn=turn, state=state))
 
     async def _snapshot(self, request: web.Request) -> web.StreamResponse:
-        visit = await self._visit(request)
-        snapshot = await self._service.snapshot(visit.conversation)
-        return answer(ConversationAnswer(cursor=str(snapshot.cursor), snapshot=view_of(snapshot)))
+        access = await self._open_conversation(request)
+        snapshot = await self._server.snapshot(access.conversation)
+        return json_response(
+            ConversationResponse(cursor=str(snapshot.cursor), snapshot=make_snapshot(snapshot))
+        )
 
     async def _export(self, request: web.Request) -> web.StreamResponse:
-        return answer(await self._service.export(*self._person(request)))
+        return json_response(await self._server.export(*self._tenant_and_person(request)))
 
     async def _erase(self, request: web.Request) -> web.StreamResponse:
-        return answer(await self._service.erase(*self._person(request)))
+        return json_response(await self._server.erase(*self._tenant_and_person(request)))
 
-    def _person(self, request: web.Request) -> tuple[str, str]:
-        """The tenant and the person that a request is about."""
-        principal = self._authenticator.principal(request)
-        return principal.tenant, principal.speaks_for(request.query.get("person"))
+    def _tenant_and_person(self, request: web.Request) -> tuple[str, str]:
+        principal = self._server.authenticate(request)
+        return principal.tenant, principal.resolve_person(request.query.get("person"))
 
     async def _skills(self, request: web.Request) -> web.StreamResponse:
-        self._authenticator.principal(request)
-        skills = sorted(self._service.skills().items())
-        return answer(
-            SkillsAnswer(
-                skills=tuple(SkillAnswer(name=name, description=text) for name, text in skills)
+        self._server.authenticate(request)
+        skills = sorted(self._server.skills().items())
+        return json_response(
+            SkillsResponse(
+                skills=tuple(SkillDescription(name=name, description=text) for name, text in skills)
             )
         )
 
-    async def _tell_about(self, request: web.Request) -> web.StreamResponse:
-        self._authenticator.principal(request)
-        return answer({"version": palaver.__version__, **self._about()})
+    async def _about(self, request: web.Request) -> web.StreamResponse:
+        self._server.authenticate(request)
+        return json_response({"version": palaver.__version__, **self._server.about()})
 
 
-def _read(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the decoder's struct
+def _decode(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the decoder's struct
     try:
         return decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

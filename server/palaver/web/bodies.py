@@ -1,15 +1,15 @@
-"""Bodies: what the HTTP API reads and answers, as JSON."""
+"""Bodies: the JSON of the HTTP API's requests and responses."""
 
 from typing import Any
 
 import msgspec
 
 from palaver.ledger import StopState
-from palaver.web.frames import View
+from palaver.web.frames import ConversationSnapshot
 
 
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of a message. ``id``: the client's own, unless the header gives it."""
+    """A message. ``id`` is the client's own, unless the header has it."""
 
     text: str
     id: str | None = None
@@ -22,29 +22,31 @@ class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
     turn: str | None = None
 
 
-class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    turn: str
-    ahead: int
-    duplicate: bool
-    joined: bool
-
-
-class StopAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class StopResponse(msgspec.Struct, frozen=True, kw_only=True):
     turn: str
     state: StopState
 
 
-class ConversationAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole conversation; ``cursor`` is where its events go on."""
+class ConversationResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole conversation; its next event follows ``cursor``."""
 
     cursor: str
-    snapshot: View
+    snapshot: ConversationSnapshot
 
 
-class SkillAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    code: str
+    message: str
+
+
+class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
+    error: ErrorDetail
+
+
+class SkillDescription(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str
 
 
-class SkillsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    skills: tuple[SkillAnswer, ...]
+class SkillsResponse(msgspec.Struct, frozen=True, kw_only=True):
+    skills: tuple[SkillDescription, ...]

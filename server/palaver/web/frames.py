@@ -1,4 +1,4 @@
-"""Frames: the JSON that crosses the websocket and SSE, as docs/protocol.md describes it."""
+"""Frames: the JSON of the websocket and of server-sent events. docs/protocol.md describes it."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from palaver.messages import Cursor, Event, encode
 
 
 class ClientFrame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What a client may send."""
+    """A frame from the client."""
 
 
 class Hello(ClientFrame, frozen=True, kw_only=True, tag="hello"):
-    """The first frame. ``since``: a cursor, ``start`` (everything that is held) or None."""
+    """The first frame. ``since``: a cursor, ``start`` (every stored event) or None (a snapshot)."""
 
     thread: str
     person: str | None = None
@@ -34,23 +34,23 @@ class Stop(ClientFrame, frozen=True, kw_only=True, tag="stop"):
 
 
 class Ping(ClientFrame, frozen=True, kw_only=True, tag="ping"):
-    """Asks for a pong: a page cannot see the websocket's own pings."""
+    """A request for a pong: a page cannot see the websocket's own pings."""
 
 
-Incoming = Hello | Send | Stop | Ping
-_decode_client_frame = msgspec.json.Decoder(Incoming).decode
+AnyClientFrame = Hello | Send | Stop | Ping
+_decode_client_frame = msgspec.json.Decoder(AnyClientFrame).decode
 
 
-def decode_client_frame(data: bytes) -> Incoming:
-    """Raises `InvalidInput`."""
+def decode_client_frame(data: bytes) -> AnyClientFrame:
+    """Return the decoded frame. Raises `InvalidInput`."""
     try:
-        frame: Incoming = _decode_client_frame(data)
+        frame: AnyClientFrame = _decode_client_frame(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"this frame cannot be read: {error}") from error
     return frame
 
 
-class PendingMessage(msgspec.Struct, frozen=True, kw_only=True):
+class SnapshotMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message of a turn that is not settled."""
 
     id: str
@@ -58,29 +58,25 @@ class PendingMessage(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-class Pending(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that is not settled, with its messages and the reply so far. ``id``, ``person`` and
-    ``text`` are those of the messages as one."""
+class SnapshotTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn that is not settled, with its messages and the reply so far."""
 
     turn: str
-    id: str
-    person: str
-    text: str
-    messages: tuple[PendingMessage, ...]
+    messages: tuple[SnapshotMessage, ...]
     running: bool
     reply: str
     skill: str = ""
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as a client gets it: settled lines, then pending turns, oldest first."""
+class ConversationSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation's state: its history, then the turns that are not settled, oldest first."""
 
     history: tuple[HistoryEntry, ...]
-    pending: tuple[Pending, ...]
+    pending: tuple[SnapshotTurn, ...]
 
 
 class ServerFrame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What the server sends besides events."""
+    """A frame from the server that is not an event."""
 
 
 class Welcome(ServerFrame, frozen=True, kw_only=True, tag="welcome", omit_defaults=True):
@@ -88,13 +84,13 @@ class Welcome(ServerFrame, frozen=True, kw_only=True, tag="welcome", omit_defaul
     cursor: str
     person: str
     max_message_bytes: int
-    snapshot: View | None = None
+    snapshot: ConversationSnapshot | None = None
 
 
-class Restart(ServerFrame, frozen=True, kw_only=True, tag="restart"):
+class Reset(ServerFrame, frozen=True, kw_only=True, tag="reset"):
     recovered: bool
     cursor: str
-    snapshot: View
+    snapshot: ConversationSnapshot
 
 
 class Ack(ServerFrame, frozen=True, kw_only=True, tag="ack"):
@@ -114,8 +110,8 @@ class Pong(ServerFrame, frozen=True, kw_only=True, tag="pong"):
     pass
 
 
-class Failure(ServerFrame, frozen=True, kw_only=True, tag="error", omit_defaults=True):
-    """A frame that was refused; ``id`` is the message's, ``retry_after`` in seconds."""
+class ErrorFrame(ServerFrame, frozen=True, kw_only=True, tag="error", omit_defaults=True):
+    """The refusal of a frame. ``id`` is the message's; ``retry_after`` is in seconds."""
 
     code: str
     message: str
@@ -123,21 +119,18 @@ class Failure(ServerFrame, frozen=True, kw_only=True, tag="error", omit_defaults
     retry_after: float | None = None
 
 
-def failure(error: PalaverError, id: str | None = None) -> Failure:
-    return Failure(code=error.code, message=error.public, id=id, retry_after=error.retry_after)
+def make_error(error: PalaverError, id: str | None = None) -> ErrorFrame:
+    return ErrorFrame(code=error.code, message=error.public, id=id, retry_after=error.retry_after)
 
 
-def view_of(snapshot: Snapshot) -> View:
-    return View(
+def make_snapshot(snapshot: Snapshot) -> ConversationSnapshot:
+    return ConversationSnapshot(
         history=snapshot.history,
         pending=tuple(
-            Pending(
+            SnapshotTurn(
                 turn=turn.turn,
-                id=turn.message.id,
-                person=turn.message.person,
-                text=turn.message.text,
                 messages=tuple(
-                    PendingMessage(id=message.id, person=message.person, text=message.text)
+                    SnapshotMessage(id=message.id, person=message.person, text=message.text)
                     for message in turn.messages
                 ),
                 running=turn.running,
@@ -149,15 +142,33 @@ def view_of(snapshot: Snapshot) -> View:
     )
 
 
-def restart_of(snapshot: Snapshot) -> Restart:
-    return Restart(recovered=False, cursor=str(snapshot.cursor), snapshot=view_of(snapshot))
+def make_welcome(
+    snapshot: Snapshot | None,
+    since: Cursor | None,
+    *,
+    recovered: bool,
+    person: str,
+    max_message_bytes: int,
+) -> Welcome:
+    """Return the welcome to a subscription that starts with ``snapshot``, or after ``since``."""
+    return Welcome(
+        recovered=recovered and snapshot is None,
+        cursor=str(since if snapshot is None else snapshot.cursor),
+        person=person,
+        max_message_bytes=max_message_bytes,
+        snapshot=None if snapshot is None else make_snapshot(snapshot),
+    )
+
+
+def make_reset(snapshot: Snapshot) -> Reset:
+    return Reset(recovered=False, cursor=str(snapshot.cursor), snapshot=make_snapshot(snapshot))
 
 
 class EventEncoder:
-    """Encodes events for the viewers of one server.
+    """Encoder of events that encodes each event once for all its subscribers.
 
-    All viewers of a conversation get the same event object one after the other, so remembering
-    the last one is enough to encode each event once.
+    The subscribers of a conversation get the same event object one after the other, so it is
+    enough to cache the last one.
     """
 
     def __init__(self) -> None:
@@ -165,7 +176,7 @@ class EventEncoder:
         self._body = b""
 
     def __call__(self, event: Event, cursor: Cursor | None) -> bytes:
-        """The event's JSON; with its cursor where it has one."""
+        """Return the event's JSON, with the cursor where there is one."""
         if event is not self._event:
             self._event, self._body = event, encode(event)
         if cursor is None:

@@ -1,15 +1,22 @@
-"""The OpenAPI 3.1 document of the routes that this package serves.
+"""The OpenAPI 3.1 document of the web surface.
 
-Schemas come from the structs that the handlers read and write, so the two cannot disagree.
+The schemas come from the structs that the handlers read and write, so the two cannot disagree.
 """
 
 from typing import Any
 
 import msgspec
 
-from palaver.ledger import Erasure, Export
-from palaver.web import bodies
-from palaver.web.replies import ReplyResult
+from palaver.ledger import Erasure, Export, Receipt
+from palaver.replies import ReplyResult
+from palaver.web.bodies import (
+    ConversationResponse,
+    ErrorResponse,
+    NewMessage,
+    SkillsResponse,
+    StopRequest,
+    StopResponse,
+)
 
 Json = dict[str, Any]  # JSON values
 
@@ -18,27 +25,27 @@ _THREAD: Json = {
     "in": "path",
     "required": True,
     "schema": {"type": "string", "maxLength": 200},
-    "description": "The conversation; any name that the client makes up.",
+    "description": "The conversation; the client chooses any name.",
 }
 
 
 def document(version: str) -> Json:
-    """The whole document."""
+    """Return the whole document."""
     _, components = msgspec.json.schema_components(
         [
-            bodies.NewMessage,
-            bodies.StopRequest,
-            bodies.Accepted,
-            bodies.StopAnswer,
-            bodies.ConversationAnswer,
-            bodies.SkillsAnswer,
+            NewMessage,
+            StopRequest,
+            StopResponse,
+            ConversationResponse,
+            SkillsResponse,
+            ErrorResponse,
+            Receipt,
             ReplyResult,
             Export,
             Erasure,
         ],
         ref_template="#/components/schemas/{name}",
     )
-    components["Error"] = _error_schema()
     return {
         "openapi": "3.1.0",
         "info": {"title": "Palaver", "version": version, "license": {"name": "Apache-2.0"}},
@@ -51,33 +58,18 @@ def document(version: str) -> Json:
     }
 
 
-def _error_schema() -> Json:
-    text = {"type": "string"}
-    return {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["code", "message"],
-                "properties": {"code": text, "message": text},
-            }
-        },
-    }
-
-
 def _paths() -> Json:
-    send = _operation("Send a message", body="NewMessage", answers={"202": "Accepted"})
+    send = _operation("Send a message", body=NewMessage, response=Receipt, status="202")
     send["parameters"] = [
         _header("Idempotency-Key", "The client's own id of the message; repeating it is safe."),
-        _query("wait", "`true` waits for the finished reply and answers it with 200."),
+        _query("wait", "`true` waits for the finished reply and returns it with 200."),
     ]
-    send["responses"]["200"] = _json("The finished reply", "ReplyResult")
-    events = _operation("Read the events as they come (server-sent events)")
+    send["responses"]["200"] = _json("The finished reply", ReplyResult)
+    events = _operation("Stream the events (server-sent events)")
     events["parameters"] = [
         _query("since", "A cursor `epoch:offset`, or `start`."),
-        _query("until", "`finished` ends the stream when no turn is pending."),
-        _header("Last-Event-ID", "The cursor after which to go on; stronger than `since`."),
+        _query("until", "`finished` ends the stream when every message has its reply."),
+        _header("Last-Event-ID", "The cursor to resume from; overrides `since`."),
     ]
     events["responses"]["200"] = {
         "description": "Events, see docs/protocol.md",
@@ -89,34 +81,28 @@ def _paths() -> Json:
         f"{conversation}/events": {"parameters": _OF_CONVERSATION, "get": events},
         f"{conversation}/stop": {
             "parameters": _OF_CONVERSATION,
-            "post": _operation(
-                "Stop a turn, or the one that runs",
-                body="StopRequest",
-                answers={"200": "StopAnswer"},
-            ),
+            "post": _operation("Stop a turn", body=StopRequest, response=StopResponse),
         },
         conversation: {
             "parameters": _OF_CONVERSATION,
-            "get": _operation("The conversation as it is", answers={"200": "ConversationAnswer"}),
+            "get": _operation("The conversation's current state", response=ConversationResponse),
         },
         "/v1/export": {
             "parameters": [_PERSON],
-            "get": _operation("All that is held about the person", answers={"200": "Export"}),
+            "get": _operation("Everything that is stored about the person", response=Export),
         },
         "/v1/erase": {
             "parameters": [_PERSON],
-            "post": _operation("Remove it; answers the receipt", answers={"200": "Erasure"}),
+            "post": _operation("Erase it; returns a receipt", response=Erasure),
         },
-        "/v1/skills": {"get": _operation("What can answer", answers={"200": "SkillsAnswer"})},
+        "/v1/skills": {"get": _operation("The skills", response=SkillsResponse)},
         "/v1/about": {"get": _plain("Version and model of the server", "application/json")},
         "/ws": {"get": _operation("The websocket protocol, see docs/protocol.md")},
-        "/healthz": {"get": _plain("The process lives", "application/json")},
-        "/readyz": {
-            "get": _plain("The server takes messages; 503 tells why not", "application/json")
-        },
+        "/healthz": {"get": _plain("The process is alive", "application/json")},
+        "/readyz": {"get": _plain("Readiness; 503 has the problems", "application/json")},
         "/metrics": {"get": _plain("Metrics for Prometheus", "text/plain")},
         "/openapi.json": {"get": _plain("This document", "application/json")},
-        "/": {"get": _plain("A page to talk at once", "text/html")},
+        "/": {"get": _plain("The chat page", "text/html")},
         "/static/{name}": {
             "parameters": [_THREAD | {"name": "name", "description": "A file of the page."}],
             "get": _plain("A file of the page", "*/*"),
@@ -124,13 +110,14 @@ def _paths() -> Json:
     }
 
 
-def _operation(summary: str, body: str = "", answers: dict[str, str] | None = None) -> Json:
-    responses: Json = {
-        status: _json("As asked", schema) for status, schema in (answers or {}).items()
-    }
-    responses["default"] = _json("Why not", "Error") | {"headers": _RETRY}
+def _operation(
+    summary: str, *, body: type | None = None, response: type | None = None, status: str = "200"
+) -> Json:
+    responses: Json = {"default": _json("The error", ErrorResponse) | {"headers": _RETRY}}
+    if response is not None:
+        responses[status] = _json("Success", response)
     operation: Json = {"summary": summary, "responses": responses}
-    if body:
+    if body is not None:
         operation["requestBody"] = {"content": _content(body)}
     return operation
 
@@ -138,25 +125,21 @@ def _operation(summary: str, body: str = "", answers: dict[str, str] | None = No
 def _plain(summary: str, media_type: str) -> Json:
     return {
         "summary": summary,
-        "responses": {"200": {"description": "As asked", "content": {media_type: {}}}},
+        "responses": {"200": {"description": "Success", "content": {media_type: {}}}},
     }
 
 
-def _json(description: str, schema: str) -> Json:
-    return {"description": description, "content": _content(schema)}
+def _json(description: str, struct: type) -> Json:
+    return {"description": description, "content": _content(struct)}
 
 
-def _content(schema: str) -> Json:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+def _content(struct: type) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{struct.__name__}"}}}
 
 
 def _query(name: str, description: str) -> Json:
-    return {
-        "name": name,
-        "in": "query",
-        "description": description,
-        "schema": {"type": "string"},
-    }
+    schema = {"type": "string"}
+    return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
 def _header(name: str, description: str) -> Json:
@@ -166,9 +149,9 @@ def _header(name: str, description: str) -> Json:
 _RETRY: Json = {
     name: {"description": f"With 429 and 503: {what}.", "schema": {"type": "integer"}}
     for name, what in {
-        "Retry-After": "seconds after which to come back",
+        "Retry-After": "seconds before the next attempt",
         "retry-after-ms": "the same in milliseconds",
     }.items()
 }
-_PERSON = _query("person", "Who speaks, where the key leaves it open.")
+_PERSON = _query("person", "The person, unless the key names one.")
 _OF_CONVERSATION = [_THREAD, _PERSON]

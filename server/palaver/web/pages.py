@@ -1,5 +1,6 @@
-"""Pages: the page at ``/`` and its files, from memory."""
+"""Pages: the page at ``/`` and its static files, from memory."""
 
+import asyncio
 import gzip
 import hashlib
 import mimetypes
@@ -10,14 +11,14 @@ import msgspec
 from aiohttp import web
 
 from palaver.errors import NotFound
-from palaver.web.authentication import Authenticator
+from palaver.server import Server
 
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-SECURITY = {
-    "Content-Security-Policy": POLICY,
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -26,16 +27,16 @@ SECURITY = {
 
 
 class File(msgspec.Struct, frozen=True):
-    """A static file, as it is sent."""
+    """A static file, plain and gzipped."""
 
     media_type: str
     body: bytes
-    zipped: bytes
+    gzipped: bytes
     etag: str
 
 
-def load() -> dict[str, File]:
-    """All the static files, by name. Blocks."""
+def load_files() -> dict[str, File]:
+    """Return the static files by name. Blocks."""
     folder = resources.files("palaver.web") / "static"
     return {
         entry.name: _file(entry.name, entry.read_bytes())
@@ -52,14 +53,16 @@ def _file(name: str, body: bytes) -> File:
     return File(media_type, body, zipped, hashlib.sha256(body).hexdigest()[:20])
 
 
-class Pages:
-    def __init__(self, authenticator: Authenticator) -> None:
-        self._authenticator = authenticator
+class PageHandler:
+    """The routes of the page."""
+
+    def __init__(self, server: Server) -> None:
+        self._authenticator = server.authenticator
         self._files: dict[str, File] = {}
 
-    def start(self) -> None:
-        """Read the files. Blocks."""
-        self._files = load()
+    async def load(self, application: web.Application) -> None:
+        """Read the static files."""
+        self._files = await asyncio.to_thread(load_files)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
@@ -78,12 +81,12 @@ class Pages:
         file = self._files.get(name)
         if file is None:
             raise NotFound(f"there is no file {name[:100]!r}")
-        headers = {**SECURITY, "ETag": f'"{file.etag}"', "Vary": "Accept-Encoding"}
+        headers = {**SECURITY_HEADERS, "ETag": f'"{file.etag}"', "Vary": "Accept-Encoding"}
         if any(tag.value == file.etag for tag in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
         headers["Content-Type"] = file.media_type
         body = file.body
         if "gzip" in request.headers.get("Accept-Encoding", ""):
             headers["Content-Encoding"] = "gzip"
-            body = file.zipped
+            body = file.gzipped
         return web.Response(body=body, headers=headers)

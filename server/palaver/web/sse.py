@@ -3,235 +3,221 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 
 from aiohttp import web
 
-from palaver.channels import ConversationService
-from palaver.config.settings import ServerSettings
+from palaver.channels import ConversationAccess
 from palaver.errors import Forbidden, InvalidInput
 from palaver.ledger import Snapshot
-from palaver.messages import Conversation, Cursor, Event, Finished, Received, encode
-from palaver.web.authentication import Authenticator, ConversationAccess
-from palaver.web.frames import EventEncoder, Welcome, failure, restart_of, view_of
-from palaver.web.socket import CHANNEL, replay_from
-from palaver.web.websocket import FAREWELL
+from palaver.messages import Cursor, Event, Finished, Received, encode
+from palaver.server import Server
+from palaver.web.conversations import open_conversation, resume_cursor
+from palaver.web.frames import EventEncoder, make_error, make_reset, make_welcome
+from palaver.web.websocket_response import CLOSE_TIMEOUT
 
 log = logging.getLogger(__name__)
 
 PING_INTERVAL = 15.0
 """Seconds of silence after which a comment keeps the connection open."""
-RETRY = (100, 500)
-"""Milliseconds after which a browser comes back by itself, at random between the two: without being
-told, it waits for seconds."""
-EXPELLED = "the conversation belongs to someone else"
+BROWSER_RETRY_MILLISECONDS = (100, 500)
+"""Range of the random wait before a browser reconnects; its own default is several seconds."""
+FORBIDDEN_REASON = "the conversation belongs to someone else"
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would gather what must leave at once
+    "X-Accel-Buffering": "no",  # nginx would buffer the events
 }
 
 
-class Feed:
-    """One reader of one conversation, as a `Viewer`.
+class EventStream:
+    """One client's event stream, as a `Subscriber` of its conversation.
 
-    ``pending`` is the set of turns after whose end the feed ends, or None when it never does.
+    ``unanswered`` holds the ids of the messages after which the stream ends when each has its
+    reply; None for a stream without an end.
     """
 
     def __init__(
-        self, visit: ConversationAccess, encoder: EventEncoder, limit: int, pending: set[str] | None
+        self,
+        server: Server,
+        access: ConversationAccess,
+        encoder: EventEncoder,
+        unanswered: set[str] | None,
     ) -> None:
-        self.visit = visit
-        self.snapshot: Snapshot | None = None
-        self.opened = False
-        self.over = False
-        self.fall_behind: Callable[[], None] = lambda: None
-        """Called when too much waits for the reader."""
+        self._server = server
+        self._access = access
         self._encoder = encoder
-        self._limit = limit
-        self._pending = pending
+        self._unanswered = unanswered
+        self._limit = server.settings.server.send_queue_bytes
+        self._snapshot: Snapshot | None = None
+        self._is_open = False
+        self._is_over = False
         self._parts: list[bytes] = []
         self._size = 0
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._write_timeout = asyncio.timeout(None)
+
+    # The subscriber
 
     def on_event(self, event: Event, cursor: Cursor | None) -> None:
-        if not self.visit.allows(event):
-            self._expel()
+        if not self._access.allows_event(event):
+            self._revoke_access()
             return
-        self._add(self._encoder(event, cursor), cursor)
-        self._note(event)
-
-    def _note(self, event: Event) -> None:
-        if self._pending is None:
-            return
-        if isinstance(event, Received):
-            self._pending.add(event.turn)
-        elif isinstance(event, Finished):
-            self._pending.discard(event.turn)
-            self._end_when_idle()
+        self._put(self._encoder(event, cursor), cursor)
+        if self._unanswered is not None:
+            if isinstance(event, Received):
+                self._unanswered.add(event.id)
+            elif isinstance(event, Finished):
+                self._unanswered.difference_update(event.messages)
+                self._end_when_answered()
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
-        if self.opened and not self.visit.renewed(snapshot):
-            self.end()  # the reader comes back and is let in again, or not
+        if self._is_open and not self._access.allows_reset(snapshot):
+            self._end()  # the client reconnects, and its membership is checked again
             return
-        if not self.opened and not self.visit.allows_all(snapshot):
-            self._expel()
+        if not self._is_open and not self._access.allows_snapshot(snapshot):
+            self._revoke_access()
             return
-        if self._pending is not None:
-            self._pending = {turn.turn for turn in snapshot.pending}
-        if self.opened:
-            self._add(encode(restart_of(snapshot)), snapshot.cursor)
-            self._end_when_idle()
+        if self._unanswered is not None:
+            self._unanswered = _unanswered(snapshot)
+        if self._is_open:
+            self._put(encode(make_reset(snapshot)), snapshot.cursor)
+            self._end_when_answered()
         else:
             self._parts.clear()
             self._size = 0
-            self.snapshot = snapshot
+            self._snapshot = snapshot
 
     def on_shutdown(self) -> None:
-        """The reader comes back with its last id."""
-        self.end()
+        self._end()
 
-    def open(self, welcome: Welcome, cursor: Cursor) -> None:
-        """Begin, with the events that came while opening behind the welcome."""
-        retry = b"retry: %d\n" % random.randint(*RETRY)
-        self._parts.insert(0, retry + _field(encode(welcome), cursor))
-        self._size = 0  # what is asked for on opening does not count as falling behind
-        self.opened = True
-        self._news.set()
-        self._end_when_idle()
-
-    def _end_when_idle(self) -> None:
-        if self.opened and self._pending is not None and not self._pending:
-            self.end()
-
-    def _expel(self) -> None:
-        self._add(encode(failure(Forbidden(EXPELLED))), None)
-        self.end()
-
-    def _add(self, frame: bytes, cursor: Cursor | None) -> None:
-        if self.over:
+    def _put(self, frame: bytes, cursor: Cursor | None) -> None:
+        if self._is_over:
             return
-        field = _field(frame, cursor)
-        self._parts.append(field)
-        self._size += len(field)
-        if self.opened and self._size > self._limit:
-            self._parts.clear()  # the reader comes back with its last id
-            self.end()
-            self.fall_behind()
-        self._news.set()
+        part = _encode_part(frame, cursor)
+        self._parts.append(part)
+        self._size += len(part)
+        if self._is_open and self._size > self._limit:
+            self._disconnect_slow_reader()
+        self._changed.set()
 
-    def end(self) -> None:
-        """Nothing comes after what has come."""
-        self.over = True
-        self._news.set()
+    def _disconnect_slow_reader(self) -> None:
+        self._server.metrics.slow_reader()
+        self._parts.clear()  # the client reconnects with its last id
+        self._end()
+        self._write_timeout.reschedule(asyncio.get_running_loop().time() + CLOSE_TIMEOUT)
 
-    async def next(self) -> bytes:
-        """What has come since; a comment after `PING_INTERVAL` seconds of silence, and nothing at
-        the end."""
+    def _revoke_access(self) -> None:
+        self._put(encode(make_error(Forbidden(FORBIDDEN_REASON))), None)
+        self._end()
+
+    def _end_when_answered(self) -> None:
+        if self._is_open and self._unanswered is not None and not self._unanswered:
+            self._end()
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._changed.set()
+
+    # The response
+
+    async def serve(
+        self, request: web.Request, recovered: bool, since: Cursor | None
+    ) -> web.StreamResponse:
+        """Write the events until the stream ends or the client disconnects. Raises `Forbidden`."""
+        if self._is_over:  # another person wrote first, after the membership was checked
+            raise Forbidden(FORBIDDEN_REASON)
+        response = web.StreamResponse(headers=HEADERS)
+        try:
+            async with self._write_timeout:
+                self._open(recovered, since)
+                await response.prepare(request)
+                while data := await self._next():
+                    await response.write(data)
+                await response.write_eof()
+        except TimeoutError:
+            log.info("a slow reader of an event stream is disconnected")
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            pass  # the client has disconnected; its turns continue
+        return response
+
+    def _open(self, recovered: bool, since: Cursor | None) -> None:
+        """Put the welcome before the events that came while the subscription was opened."""
+        welcome = make_welcome(
+            self._snapshot,
+            since,
+            recovered=recovered,
+            person=self._access.person,
+            max_message_bytes=self._server.settings.server.max_message_bytes,
+        )
+        retry = b"retry: %d\n" % random.randint(*BROWSER_RETRY_MILLISECONDS)
+        self._parts.insert(0, retry + _encode_part(encode(welcome), welcome.cursor))
+        self._size = 0  # a client that asks for a whole conversation is not slow
+        self._is_open = True
+        self._changed.set()
+        self._end_when_answered()
+
+    async def _next(self) -> bytes:
+        """Wait for new data; return a comment after `PING_INTERVAL`, and nothing at the end."""
         try:
             async with asyncio.timeout(PING_INTERVAL):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             return b": ping\n\n"
-        if not self.over:
-            self._news.clear()
+        if not self._is_over:
+            self._changed.clear()
         data = b"".join(self._parts)
         self._parts.clear()
         self._size = 0
         return data
 
 
-def _field(frame: bytes, cursor: Cursor | None) -> bytes:
+def _encode_part(frame: bytes, cursor: Cursor | str | None) -> bytes:
     if cursor is None:
         return b"data: %b\n\n" % frame
     return b"id: %b\ndata: %b\n\n" % (str(cursor).encode(), frame)
 
 
-class EventStreams:
-    """All the open feeds of this server."""
+def _unanswered(snapshot: Snapshot) -> set[str]:
+    return {message.id for turn in snapshot.pending for message in turn.messages}
 
-    def __init__(
-        self,
-        service: ConversationService,
-        authenticator: Authenticator,
-        settings: ServerSettings,
-        slow_reader: Callable[[], None],
-    ) -> None:
-        self._slow_reader = slow_reader
-        self._service = service
-        self._authenticator = authenticator
-        self._settings = settings
+
+class EventStreamHandler:
+    """The route of the event streams."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._encoder = EventEncoder()
-        self.count = 0
+        self._count = 0
+
+    def count(self) -> int:
+        return self._count
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (web.get("/v1/conversations/{thread}/events", self._serve, allow_head=False),)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        feed = await self._feed(request)
-        since = await self._since(request, feed.visit.conversation)
-        subscription = await self._service.subscribe(feed.visit.conversation, feed, since)
-        self.count += 1
-        try:
-            self._welcome(feed, subscription.recovered, since)
-            return await self._write(request, feed)
-        finally:
-            self.count -= 1
-            self._service.unsubscribe(subscription)
-
-    async def _feed(self, request: web.Request) -> Feed:
-        principal = self._authenticator.principal(request)
-        person = principal.speaks_for(request.query.get("person"))
-        conversation = Conversation(principal.tenant, CHANNEL, request.match_info["thread"])
-        visit = ConversationAccess(self._service, conversation, person)
-        await visit.enter()
-        pending: set[str] | None = None
+        principal = self._server.authenticate(request)
+        access = await open_conversation(
+            self._server, principal, request.match_info["thread"], request.query.get("person")
+        )
+        conversation = access.conversation
+        unanswered: set[str] | None = None
         until = request.query.get("until")
         if until == "finished":
-            snapshot = await self._service.snapshot(conversation)
-            pending = {turn.turn for turn in snapshot.pending}
+            unanswered = _unanswered(await self._server.snapshot(conversation))
         elif until is not None:
             raise InvalidInput(f"until is 'finished' or absent, not {until[:60]!r}")
-        return Feed(visit, self._encoder, self._settings.send_queue_bytes, pending)
-
-    async def _since(self, request: web.Request, conversation: Conversation) -> Cursor | None:
         # A browser that reconnects by itself repeats the address and adds the header.
-        since = request.headers.get("Last-Event-ID") or request.query.get("since")
-        return await replay_from(self._service, conversation, since)
-
-    def _welcome(self, feed: Feed, recovered: bool, since: Cursor | None) -> None:
-        if feed.over:  # somebody else has written first, since the membership was checked
-            raise Forbidden(EXPELLED)
-        snapshot = feed.snapshot
-        cursor = since if snapshot is None else snapshot.cursor
-        assert cursor is not None
-        welcome = Welcome(
-            recovered=recovered and snapshot is None,
-            cursor=str(cursor),
-            person=feed.visit.person,
-            max_message_bytes=self._settings.max_message_bytes,
-            snapshot=None if snapshot is None else view_of(snapshot),
-        )
-        feed.open(welcome, cursor)
-
-    def _fall_behind(self, patience: asyncio.Timeout) -> None:
-        self._slow_reader()
-        patience.reschedule(asyncio.get_running_loop().time() + FAREWELL)
-
-    async def _write(self, request: web.Request, feed: Feed) -> web.StreamResponse:
-        response = web.StreamResponse(headers=HEADERS)
-        await response.prepare(request)
+        position = request.headers.get("Last-Event-ID") or request.query.get("since")
+        since = await resume_cursor(self._server, conversation, position)
+        stream = EventStream(self._server, access, self._encoder, unanswered)
+        subscription = await self._server.subscribe(conversation, stream, since)
+        self._count += 1
         try:
-            async with asyncio.timeout(None) as patience:
-                feed.fall_behind = partial(self._fall_behind, patience)
-                while data := await feed.next():
-                    await response.write(data)
-                await response.write_eof()
-        except TimeoutError:
-            log.info("a reader of a feed fell behind and was disconnected")
-            if request.transport is not None:
-                request.transport.abort()
-        except ConnectionError:
-            pass  # the reader has left; the turns go on
-        return response
+            return await stream.serve(request, subscription.recovered, since)
+        finally:
+            self._count -= 1
+            self._server.unsubscribe(subscription)

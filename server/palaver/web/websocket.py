@@ -1,77 +1,303 @@
-"""Socket: aiohttp's websocket, with a farewell that reaches the peer."""
+"""The websocket: one conversation per connection. docs/protocol.md describes it."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Literal
+import logging
+from collections.abc import Iterable
+from typing import assert_never
 
-from aiohttp import WSCloseCode, web
+import msgspec
+from aiohttp import WSCloseCode, WSMsgType, web
 
-HEARTBEAT = 30.0
-"""Seconds of silence after which the peer is pinged; half of it later it is given up."""
-FAREWELL = 2.0
-"""Seconds that a client has to answer a close."""
-FRAME_OVERHEAD = 16_384
-"""Bytes that a frame may have beyond ``server.max_message_bytes`` and still be answered with an
-error frame; above it the connection is closed."""
-_CLOSE = 0x88
+from palaver.authentication import bearer_token
+from palaver.channels import ConversationAccess
+from palaver.errors import (
+    Forbidden,
+    InvalidInput,
+    LedgerUnavailable,
+    Overloaded,
+    PalaverError,
+    TooLarge,
+    Unauthenticated,
+)
+from palaver.ledger import Snapshot
+from palaver.messages import Cursor, Event, Message, encode
+from palaver.server import Server
+from palaver.streams.subscriptions import Subscription
+from palaver.web.conversations import open_conversation, resume_cursor
+from palaver.web.frames import (
+    Ack,
+    AnyClientFrame,
+    EventEncoder,
+    Hello,
+    Ping,
+    Pong,
+    Send,
+    ServerFrame,
+    Stop,
+    Stopped,
+    decode_client_frame,
+    make_error,
+    make_reset,
+    make_welcome,
+)
+from palaver.web.send_queue import SendQueue
+from palaver.web.websocket_response import GracefulWebSocketResponse, encode_close_reason
+
+log = logging.getLogger(__name__)
+
+HELLO_TIMEOUT = 10.0
+"""Seconds that a client has for its hello."""
+SERVER_RESTARTS = "the server restarts"
+
+FORBIDDEN = 4403
+HELLO_TIMED_OUT = 4408
+SLOW_READER = 4429
+CLOSE_CODES: dict[type[PalaverError], int] = {
+    InvalidInput: 4400,
+    Unauthenticated: 4401,
+    Forbidden: FORBIDDEN,
+    LedgerUnavailable: WSCloseCode.TRY_AGAIN_LATER,
+    Overloaded: WSCloseCode.SERVICE_RESTART,  # the server stops and opens no more subscriptions
+}
+"""Close codes after a hello that was refused."""
 
 
-class Socket(web.WebSocketResponse[Literal[False]]):
-    """A websocket that gives its peer time to read why it is closed.
+class WebSocketConnection:
+    """One client's websocket, as a `Subscriber` of its conversation."""
 
-    When aiohttp closes a connection that another task reads, or one on which too large a message
-    comes in, it does not wait for the peer, who then may see a broken connection and no reason.
-    """
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            heartbeat=HEARTBEAT,
-            timeout=FAREWELL,
-            autoclose=False,
-            compress=False,
-            max_msg_size=limit + FRAME_OVERHEAD,
-            decode_text=False,
+    def __init__(
+        self,
+        server: Server,
+        socket: GracefulWebSocketResponse,
+        transport: asyncio.Transport,
+        encoder: EventEncoder,
+    ) -> None:
+        self._server = server
+        self._socket = socket
+        self._encoder = encoder
+        self._max_message_bytes = server.settings.server.max_message_bytes
+        self._send_queue = SendQueue(
+            transport, server.settings.server.send_queue_bytes, self._close_slow_reader
         )
-        self._limit = limit
-        self._parting = False
-        self.transport: asyncio.Transport | None = None
+        self._access: ConversationAccess
+        self._subscription: Subscription | None = None
+        self._early_frames: list[bytes] | None = []
+        """Events that come before the welcome; they are sent after it."""
+        self._snapshot: Snapshot | None = None
+        self._closing: asyncio.Task[None] | None = None
 
-    async def close(
-        self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
-    ) -> bool:
-        if code == WSCloseCode.MESSAGE_TOO_BIG:
-            await self.part(code, f"a message may have {self._limit} bytes")
-        if self._parting:
-            return False
-        return await super().close(code=code, message=message, drain=drain)
+    # The subscriber
 
-    async def part(self, code: int, reason: str) -> None:
-        """Close from any task. Returns when the connection has ended."""
-        transport = self.transport
-        if self._parting or self.closed or transport is None or transport.is_closing():
+    def on_event(self, event: Event, cursor: Cursor | None) -> None:
+        if not self._access.allows_event(event):
+            self._revoke_access()
             return
-        self._parting = True
-        message = fitting(reason)
-        transport.write(bytes((_CLOSE, 2 + len(message))) + code.to_bytes(2, "big") + message)
-        await _until(transport.is_closing)
-        if transport.get_write_buffer_size():
-            transport.abort()
+        frame = self._encoder(event, cursor)
+        if self._early_frames is None:
+            self._send_queue.put(frame)
         else:
-            transport.close()
+            self._early_frames.append(frame)
 
-    def answered(self) -> None:
-        """The peer has closed its side, or nobody reads it any more."""
-        if self._parting and self.transport is not None:
-            self.transport.close()
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        if self._early_frames is None:
+            self._reset(snapshot)
+        elif self._access.allows_snapshot(snapshot):
+            self._early_frames.clear()
+            self._snapshot = snapshot
+        else:
+            self._revoke_access()
+
+    def on_shutdown(self) -> None:
+        self._close_soon(WSCloseCode.SERVICE_RESTART, SERVER_RESTARTS)
+
+    def _reset(self, snapshot: Snapshot) -> None:
+        if not self._access.allows_reset(snapshot):
+            self._close_soon(WSCloseCode.SERVICE_RESTART, "the conversation was reset")
+            return
+        frame = encode(make_reset(snapshot))
+        self._send_queue.raise_limit(len(frame))
+        self._send_queue.put(frame)
+
+    # The conversation
+
+    async def run(self, token: str | None) -> None:
+        """Serve the client until it disconnects. ``token`` is the HTTP request's own credential."""
+        try:
+            await self._open(await self._receive_hello(), token)
+        except TimeoutError:
+            await self._reject(HELLO_TIMED_OUT, "no hello came")
+        except PalaverError as error:
+            self._put(make_error(error))
+            await self._reject(_close_code(error), error.public)
+        except Exception:
+            log.exception("a conversation could not be opened")
+            await self._reject(WSCloseCode.INTERNAL_ERROR, PalaverError.public_message)
+        else:
+            await self._serve()
+        finally:
+            self._unsubscribe()
+            self._socket.finish_close()
+            if self._closing is not None:
+                await self._closing
+
+    async def _reject(self, code: int, reason: str) -> None:
+        self._send_queue.close()
+        await self._socket.close(code=code, message=encode_close_reason(reason))
+
+    async def _receive_hello(self) -> Hello:
+        async with asyncio.timeout(HELLO_TIMEOUT):
+            received = await self._socket.receive()
+        if received.type is WSMsgType.TEXT:
+            frame = decode_client_frame(received.data)
+            if isinstance(frame, Hello):
+                return frame
+        raise InvalidInput("the first frame must be a hello")
+
+    async def _open(self, hello: Hello, token: str | None) -> None:
+        principal = self._server.authenticator.authenticate_token(token or hello.token)
+        self._access = await open_conversation(self._server, principal, hello.thread, hello.person)
+        conversation = self._access.conversation
+        since = await resume_cursor(self._server, conversation, hello.since)
+        self._subscription = await self._server.subscribe(conversation, self, since)
+        self._send_welcome(self._subscription.recovered, since)
+
+    def _send_welcome(self, recovered: bool, since: Cursor | None) -> None:
+        welcome = make_welcome(
+            self._snapshot,
+            since,
+            recovered=recovered,
+            person=self._access.person,
+            max_message_bytes=self._max_message_bytes,
+        )
+        frames = [encode(welcome), *(self._early_frames or [])]
+        self._early_frames = self._snapshot = None
+        self._send_queue.raise_limit(sum(map(len, frames)))
+        for frame in frames:
+            self._send_queue.put(frame)
+
+    async def _serve(self) -> None:
+        while True:
+            received = await self._socket.receive()
+            if received.type is WSMsgType.TEXT:
+                await self._handle_data(received.data)
+            elif received.type is WSMsgType.BINARY:
+                self._put(make_error(InvalidInput("frames are text, not binary")))
+            else:
+                return
+
+    async def _handle_data(self, data: bytes) -> None:
+        id = None
+        try:
+            if len(data) > self._max_message_bytes:
+                raise TooLarge(f"a message may have {self._max_message_bytes} bytes")
+            frame = decode_client_frame(data)
+            id = frame.id if isinstance(frame, Send) else None
+            await self._handle_frame(frame)
+        except PalaverError as error:
+            self._put(make_error(error, id))
+        except Exception:
+            log.exception("a frame failed")
+            self._put(make_error(PalaverError(), id))
+
+    async def _handle_frame(self, frame: AnyClientFrame) -> None:
+        if isinstance(frame, Send):
+            await self._send(frame)
+        elif isinstance(frame, Stop):
+            await self._stop(frame)
+        elif isinstance(frame, Ping):
+            self._put(Pong())
+        elif isinstance(frame, Hello):
+            raise InvalidInput("a connection has one hello")
+        else:
+            assert_never(frame)
+
+    async def _send(self, frame: Send) -> None:
+        if not self._access.is_member:
+            await self._access.check_membership()
+        receipt = await self._server.accept(
+            Message(
+                conversation=self._access.conversation,
+                id=frame.id,
+                person=self._access.person,
+                text=frame.text,
+                skill=frame.skill,
+                arguments=frame.arguments,
+            )
+        )
+        self._put(Ack(id=frame.id, **msgspec.structs.asdict(receipt)))
+
+    async def _stop(self, frame: Stop) -> None:
+        await self._access.check_membership()
+        state, turn = await self._server.stop(self._access.conversation, frame.turn)
+        self._put(Stopped(turn=turn, state=state))
+
+    def _put(self, frame: ServerFrame) -> None:
+        self._send_queue.put(encode(frame))
+
+    # Closing
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self._server.unsubscribe(self._subscription)
+
+    def _close_soon(self, code: int, reason: str) -> None:
+        self._unsubscribe()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self.close(code, reason))
+
+    def _revoke_access(self) -> None:
+        self._send_queue.close()
+        self._close_soon(FORBIDDEN, "the conversation belongs to someone else")
+
+    def _close_slow_reader(self) -> None:
+        log.info("a slow reader of a websocket is disconnected")
+        self._server.metrics.slow_reader()
+        self._close_soon(SLOW_READER, "reading too slowly; connect again with the cursor")
+
+    async def close(self, code: int, reason: str) -> None:
+        """Send what is queued and close the connection, from any task."""
+        self._send_queue.close()
+        await self._socket.close_from_any_task(code, reason)
 
 
-def fitting(reason: str) -> bytes:
-    """The reason as a close frame can carry it, which has 125 bytes, two of them for the code."""
-    return reason.encode()[:123].decode(errors="ignore").encode()
+def _close_code(error: PalaverError) -> int:
+    codes = (code for kind, code in CLOSE_CODES.items() if isinstance(error, kind))
+    return next(codes, WSCloseCode.INTERNAL_ERROR)
 
 
-async def _until(done: Callable[[], bool]) -> None:
-    """Wait for a transport, which tells nobody when its state changes; `FAREWELL` at most."""
-    deadline = asyncio.get_running_loop().time() + FAREWELL
-    while not done() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
+class WebSocketHandler:
+    """The route of the websocket, and its open connections."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._encoder = EventEncoder()
+        self._connections: set[WebSocketConnection] = set()
+
+    def count(self) -> int:
+        return len(self._connections)
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return (web.get("/ws", self._serve),)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        authenticator = self._server.authenticator
+        authenticator.check_origin(request)
+        token = bearer_token(request)
+        if token is not None:
+            authenticator.authenticate_token(token)  # refuse a wrong header before the upgrade
+        socket = GracefulWebSocketResponse(self._server.settings.server.max_message_bytes)
+        await socket.prepare(request)
+        assert request.transport is not None
+        socket.transport = request.transport
+        connection = WebSocketConnection(self._server, socket, request.transport, self._encoder)
+        self._connections.add(connection)
+        try:
+            await connection.run(token)
+        finally:
+            self._connections.discard(connection)
+        return socket
+
+    async def close(self, application: web.Application) -> None:
+        """Close the connections without a subscription; the others are closed before."""
+        closing = (c.close(WSCloseCode.SERVICE_RESTART, SERVER_RESTARTS) for c in self._connections)
+        await asyncio.gather(*closing)

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible channel, spoken to with OpenAI's own client."""
+"""The OpenAI-compatible channel, used with OpenAI's own client."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ import openai
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
-from tests.server.web.house import PATIENCE, House, eventually, open_house
+from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
 from palaver.config.settings import AdmissionSettings, AuthKey, Secret
 from palaver.messages import Conversation
@@ -16,15 +16,15 @@ from palaver_plugins.channels.openai_api import OpenAIChannel, palaver_register_
 
 
 @pytest_asyncio.fixture
-async def house() -> AsyncIterator[House]:
-    async with open_house(channels=(OpenAIChannel(),)) as opened:
+async def live_server() -> AsyncIterator[LiveServer]:
+    async with open_live_server(channels=(OpenAIChannel(),)) as opened:
         yield opened
 
 
 @pytest_asyncio.fixture
-async def client(house: House) -> AsyncIterator[AsyncOpenAI]:
+async def client(live_server: LiveServer) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(
-        base_url=house.url("/v1"), api_key="none", max_retries=0, timeout=PATIENCE
+        base_url=live_server.url("/v1"), api_key="none", max_retries=0, timeout=TIMEOUT_SECONDS
     ) as made:
         yield made
 
@@ -37,14 +37,14 @@ def assistant(text: str) -> Any:
     return {"role": "assistant", "content": text}
 
 
-def test_it_registers_by_name() -> None:
+def test_it_is_registered_by_name() -> None:
     (backend,) = palaver_register_channels()
     assert backend.name == "openai_api"
 
 
 async def test_skills_are_models(client: AsyncOpenAI) -> None:
     names = [model.id async for model in client.models.list()]
-    assert names == ["auto", "clumsy", "parrot", "scholar", "teller", "waiter"]
+    assert names == ["auto", "clumsy", "parrot", "scholar", "scripted", "waiter"]
     assert (await client.models.retrieve("parrot")).owned_by == "palaver"
     with pytest.raises(openai.NotFoundError):
         await client.models.retrieve("nobody")
@@ -58,22 +58,22 @@ async def test_a_completion_in_one_piece(client: AsyncOpenAI) -> None:
     assert answer.usage is not None
 
 
-async def test_a_completion_as_a_stream(house: House, client: AsyncOpenAI) -> None:
+async def test_a_completion_as_a_stream(live_server: LiveServer, client: AsyncOpenAI) -> None:
     stream = await client.chat.completions.create(
-        model="teller",
+        model="scripted",
         messages=[{"role": "system", "content": "x"}, user("go")],
         stream=True,
         stream_options={"include_usage": True},
     )
     pieces: list[str] = []
-    house.teller.tell("naïve ", end=False)
+    live_server.scripted.emit("naïve ", end=False)
     async for chunk in stream:
         if not chunk.choices:
             assert chunk.usage is not None
             continue
         pieces.append(chunk.choices[0].delta.content or "")
         if pieces[-1] == "naïve ":
-            house.teller.tell("😀")
+            live_server.scripted.emit("😀")
     assert "".join(pieces) == "naïve 😀"
 
 
@@ -100,7 +100,7 @@ async def test_content_in_parts(client: AsyncOpenAI) -> None:
         ({"model": "clumsy", "messages": [user("x")]}, openai.InternalServerError),
     ],
 )
-async def test_errors_are_openais(client: AsyncOpenAI, request_: Any, error: type) -> None:
+async def test_errors_have_openais_format(client: AsyncOpenAI, request_: Any, error: type) -> None:
     with pytest.raises(error) as raised:
         await client.chat.completions.create(**request_)
     assert "ValueError" not in str(raised.value)
@@ -114,13 +114,17 @@ async def test_errors_are_openais(client: AsyncOpenAI, request_: Any, error: typ
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_refusal_says_when_to_come_back_before_the_first_byte(
+async def test_a_refusal_has_retry_after_before_the_first_byte(
     settings: dict[str, Any], error: type[openai.APIStatusError], stream: bool
 ) -> None:
     admission = AdmissionSettings.model_validate(settings)
-    async with open_house(channels=(OpenAIChannel(),), admission=admission) as house:
-        assert (await house.post("/v1/conversations/t/messages", {"text": "/teller x"}))[0] == 202
-        async with AsyncOpenAI(base_url=house.url("/v1"), api_key="none", max_retries=0) as client:
+    async with open_live_server(channels=(OpenAIChannel(),), admission=admission) as live_server:
+        assert (await live_server.post("/v1/conversations/t/messages", {"text": "/scripted x"}))[
+            0
+        ] == 202
+        async with AsyncOpenAI(
+            base_url=live_server.url("/v1"), api_key="none", max_retries=0
+        ) as client:
             with pytest.raises(error) as refusal:
                 await client.chat.completions.create(
                     model="parrot", messages=[user("hi")], stream=stream
@@ -155,7 +159,7 @@ async def test_a_named_thread_is_one_conversation(client: AsyncOpenAI) -> None:
     assert "One tea, please." in str(answer.choices[0].message.content)
 
 
-async def test_a_clients_own_copy_goes_on_where_it_was(client: AsyncOpenAI) -> None:
+async def test_a_clients_copy_continues_the_conversation(client: AsyncOpenAI) -> None:
     talk = [user("please")]
     asked = await client.chat.completions.create(model="waiter", messages=talk)
     talk += [assistant(str(asked.choices[0].message.content)), user("coffee")]
@@ -163,7 +167,7 @@ async def test_a_clients_own_copy_goes_on_where_it_was(client: AsyncOpenAI) -> N
     assert "One coffee, please." in str(answer.choices[0].message.content)
 
 
-async def test_an_unknown_copy_stands_in_front_of_the_message(client: AsyncOpenAI) -> None:
+async def test_an_unknown_copy_is_put_before_the_message(client: AsyncOpenAI) -> None:
     talk = [user("I am Ada."), assistant("Hello Ada."), user("Who am I?")]
     answer = await client.chat.completions.create(model="parrot", messages=talk)
     assert str(answer.choices[0].message.content).split() == (
@@ -184,17 +188,17 @@ async def test_the_same_key_gets_the_same_reply(client: AsyncOpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_disconnects_stops_its_turn(
-    house: House, client: AsyncOpenAI, stream: bool
+    live_server: LiveServer, client: AsyncOpenAI, stream: bool
 ) -> None:
     asking = asyncio.create_task(
         client.chat.completions.create(
-            model="teller",
+            model="scripted",
             messages=[user("go")],
             stream=stream,
             extra_headers={"X-Palaver-Thread": "t"},
         )
     )
-    running = house.server.metrics
+    running = live_server.server.metrics
     await eventually(lambda: b"palaver_turns_here 1.0" in running.exposition())
     if stream:
         answer: Any = await asking
@@ -202,41 +206,43 @@ async def test_a_client_that_disconnects_stops_its_turn(
     else:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-    await eventually(lambda: b'outcome="stopped",skill="teller"' in running.exposition())
+    await eventually(lambda: b'outcome="stopped",skill="scripted"' in running.exposition())
 
 
-async def test_a_client_that_disconnects_in_the_middle_of_a_write_stops_its_turn(
-    house: House,
+async def test_a_client_that_disconnects_during_a_write_stops_its_turn(
+    live_server: LiveServer,
 ) -> None:
-    """More is said than a connection holds, so that the server waits for the client to read."""
-    body = {"model": "teller", "messages": [user("go")], "stream": True}
+    """The reply is larger than the socket buffers, so the server waits for the client to read."""
+    body = {"model": "scripted", "messages": [user("go")], "stream": True}
     headers = {"X-Palaver-Thread": "t"}
-    url = house.url("/v1/chat/completions")
+    url = live_server.url("/v1/chat/completions")
     where = Conversation("default", "openai_api", "t")
 
     async def said() -> int:
-        return len((await house.server.snapshot(where)).pending[0].reply)
+        return len((await live_server.server.snapshot(where)).pending[0].reply)
 
-    async with house.session.post(url, json=body, headers=headers) as answer:
+    async with live_server.session.post(url, json=body, headers=headers) as answer:
         assert answer.status == 200
-        house.teller.tell(*["x" * 1_000_000] * 12, end=False)
+        live_server.scripted.emit(*["x" * 1_000_000] * 12, end=False)
 
         async def all_said() -> bool:
             return await said() == 12_000_000
 
         await eventually(all_said)
         answer.close()
-        house.teller.tell("and on", end=False)
-        exposition = house.server.metrics.exposition
-        await eventually(lambda: b'outcome="stopped",skill="teller"' in exposition())
+        live_server.scripted.emit("and on", end=False)
+        exposition = live_server.server.metrics.exposition
+        await eventually(lambda: b'outcome="stopped",skill="scripted"' in exposition())
 
 
-async def test_keys_hold_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_servers_keys_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_TEST_KEY", "sesame")
     keys = {"ada": AuthKey(secret=Secret("env:OPENAI_TEST_KEY"), person="ada")}
-    async with open_house(keys=keys, channels=(OpenAIChannel(),)) as house:
+    async with open_live_server(keys=keys, channels=(OpenAIChannel(),)) as live_server:
         for key, fine in (("wrong", False), ("sesame", True)):
-            async with AsyncOpenAI(base_url=house.url("/v1"), api_key=key, max_retries=0) as client:
+            async with AsyncOpenAI(
+                base_url=live_server.url("/v1"), api_key=key, max_retries=0
+            ) as client:
                 if fine:
                     await client.chat.completions.create(model="auto", messages=[user("x")])
                 else:

@@ -300,12 +300,12 @@ async def test_unsettled_turns_are_counted_by_tenant_and_person(subject: "Ledger
     assert (await _unsettled_turns(subject)).total() == 4
     for _ in range(4):
         await subject.answer_turn()
-    assert not await subject.ledger.unsettled()
+    assert not await subject.ledger.count_unsettled()
 
 
 async def _unsettled_turns(subject: "LedgerUnderTest") -> Counter[tuple[str, str]]:
     counted: Counter[tuple[str, str]] = Counter()
-    for row in await subject.ledger.unsettled():
+    for row in await subject.ledger.count_unsettled():
         counted[row.tenant, row.person] += row.turns
     return counted
 
@@ -313,6 +313,6 @@ async def _unsettled_turns(subject: "LedgerUnderTest") -> Counter[tuple[str, str
 async def test_longer_messages_make_the_unsettled_turns_larger(subject: "LedgerUnderTest") -> None:
     await subject.accept("x" * 10, thread="a", person="ada")
     await subject.accept("x" * 5_000, thread="b", person="bob")
-    sizes = {row.person: row.bytes for row in await subject.ledger.unsettled()}
+    sizes = {row.person: row.bytes for row in await subject.ledger.count_unsettled()}
     assert 10 <= sizes["ada"] < 1_000
     assert 5_000 <= sizes["bob"] < 6_000

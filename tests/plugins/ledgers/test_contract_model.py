@@ -478,7 +478,7 @@ class Comparison(RuleBasedStateMachine):
         assert self.run(self.real.members(where)) == self.model.members(where)
 
     def compare(self, where: Conversation, lines: int) -> None:
-        """Compare a conversation: history, open turns, epoch."""
+        """Compare a conversation: history, unsettled turns, epoch."""
         real = self.run(self.real.snapshot(where, lines))
         model = self.model.snapshot(where, lines)
         for one, other in zip(real.pending, model["pending"], strict=True):
@@ -496,7 +496,7 @@ class Comparison(RuleBasedStateMachine):
         depth = self.run(self.real.queue_depth())
         assert (depth.queued, depth.running) == self.model.depth()
         counted: Counter[tuple[str, str]] = Counter()
-        for row in self.run(self.real.unsettled()):
+        for row in self.run(self.real.count_unsettled()):
             counted[row.tenant, row.person] += row.turns
         assert counted == self.model.unsettled()
         if self.touched is not None:

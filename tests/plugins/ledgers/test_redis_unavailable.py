@@ -15,7 +15,7 @@ from tests.plugins.ledgers.redis_helpers import needs_redis, open_ledger, retry_
 from tests.plugins.ledgers.redis_load import LoadGenerator
 from tests.plugins.ledgers.redis_server import RedisServer, free_port, run_redis
 from tests.proof import size
-from tests.server.web.house import House, Wire, eventually, open_house
+from tests.server.web.live_server import LiveServer, WebSocketClient, eventually, open_live_server
 from tests.server.web.test_api import MESSAGES
 
 from palaver import Skill, Turn
@@ -62,23 +62,25 @@ async def test_replies_go_on_after_an_outage_on_the_same_sockets(seconds: float)
     async with run_redis() as server:
         ledger = RedisLedger(RedisLedgerSettings.model_validate({"url": server.url}))
         async with (
-            open_house(ledger=ledger, skills=[Narrator()]) as house,
+            open_live_server(ledger=ledger, skills=[Narrator()]) as live_server,
             contextlib.AsyncExitStack() as stack,
         ):
-            wires = [
-                await stack.enter_async_context(house.client(f"t{number}"))
+            clients = [
+                await stack.enter_async_context(live_server.connect(f"t{number}"))
                 for number in range(CONVERSATIONS)
             ]
-            turns = [await _ask(wire, checker, number) for number, wire in enumerate(wires)]
-            for wire, turn in zip(wires, turns, strict=True):
-                await wire.until_text(turn, " 3 ")
+            turns = [await _ask(client, checker, number) for number, client in enumerate(clients)]
+            for client, turn in zip(clients, turns, strict=True):
+                await client.wait_for_text(turn, " 3 ")
             async with outage(server, seconds):
-                await _is_told_when_to_come_back(house, wires[0])
+                await _is_told_when_to_come_back(live_server, clients[0])
             await retry_until_available(ledger.queue_depth)
             await checker.settled(ledger, within=20)
-            for wire, turn in zip(wires, turns, strict=True):
-                assert await wire.finish(turn) == reply_to(_message(wires.index(wire)))
-            await eventually(lambda: not house.server.readiness())
+            for client, turn in zip(clients, turns, strict=True):
+                assert await client.wait_for_reply(turn) == reply_to(
+                    _message(clients.index(client))
+                )
+            await eventually(lambda: not live_server.server.readiness())
             findings = await checker.check(ledger)
             assert findings.clean, findings
 
@@ -88,20 +90,22 @@ def _message(number: int) -> Message:
     return Message(conversation=conversation, id="m", person="ada", text=f"talk {number}:")
 
 
-async def _ask(wire: Wire, checker: HistoryChecker, number: int) -> str:
+async def _ask(client: WebSocketClient, checker: HistoryChecker, number: int) -> str:
     message = _message(number)
-    turn = await wire.say(message.text, id=message.id, skill="narrator")
+    turn = await client.send_message(message.text, id=message.id, skill="narrator")
     checker.accepted(message, turn)
     return turn
 
 
-async def _is_told_when_to_come_back(house: House, wire: Wire) -> None:
+async def _is_told_when_to_come_back(live_server: LiveServer, client: WebSocketClient) -> None:
     """Over HTTP and over a socket, which stays open."""
-    async with house.session.post(house.url(MESSAGES), json={"text": "hello"}) as response:
+    async with live_server.session.post(
+        live_server.url(MESSAGES), json={"text": "hello"}
+    ) as response:
         assert response.status == 503
         assert int(response.headers["Retry-After"]) >= 1
-    await wire.send({"type": "send", "id": "refused", "text": "hello"})
-    refused = await wire.until("error", id="refused")
+    await client.send({"type": "send", "id": "refused", "text": "hello"})
+    refused = await client.wait_for("error", id="refused")
     assert refused["code"] == "ledger_unavailable"
     assert refused["retry_after"] >= 1
 

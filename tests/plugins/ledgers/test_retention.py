@@ -258,7 +258,7 @@ async def test_activity_postpones_the_expiry_of_all_keys_in_redis() -> None:
 @pytest.mark.redis
 @pytest.mark.live
 async def test_an_expired_conversation_in_redis_leaves_consistent_counts() -> None:
-    """Let a conversation expire with open turns: they are not counted, and an old claim is
+    """Let a conversation expire with unsettled turns: they are not counted, and an old claim is
     fenced."""
     async with (
         asyncio.timeout(10),

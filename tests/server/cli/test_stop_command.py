@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from click.testing import CliRunner, Result
 from tests.plugins.ledgers.redis_server import free_port
-from tests.server.web.house import House, open_house
+from tests.server.web.live_server import LiveServer, open_live_server
 
 from palaver.cli import main
 from palaver.config.settings import AuthKey, Secret
@@ -15,26 +15,28 @@ async def stop(*arguments: str) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, main, ["stop", *arguments])
 
 
-async def test_the_turn_that_runs_is_stopped_and_what_was_said_is_kept(house: House) -> None:
-    async with house.client("my thread") as wire:
-        turn = await wire.say("/teller x")
-        house.teller.tell("So far", end=False)
-        await wire.until_text(turn, "So far")
-        url = f"--url={house.address}"
+async def test_the_turn_that_runs_is_stopped_and_what_was_said_is_kept(
+    live_server: LiveServer,
+) -> None:
+    async with live_server.connect("my thread") as client:
+        turn = await client.send_message("/scripted x")
+        live_server.scripted.emit("So far", end=False)
+        await client.wait_for_text(turn, "So far")
+        url = f"--url={live_server.address}"
         result = await stop("my thread", url, "--person=ada")
         assert (result.exit_code, result.output) == (0, f"Stopping turn {turn}.\n")
-        assert (await wire.until("finished", turn=turn))["outcome"] == "stopped"
-        assert wire.texts[turn] == "So far"
+        assert (await client.wait_for("finished", turn=turn))["outcome"] == "stopped"
+        assert client.texts[turn] == "So far"
         again = await stop("my thread", turn, url, "--person=ada")
         assert (again.exit_code, again.output) == (0, f"Turn {turn} has ended already.\n")
         idle = await stop("my thread", url, "--person=ada")
         assert (idle.exit_code, idle.output) == (0, "Nothing runs in 'my thread'.\n")
 
 
-async def test_what_cannot_be_stopped_is_one_line_and_2(house: House) -> None:
-    url = f"--url={house.address}"
-    async with house.client("t") as wire:
-        await wire.finish(await wire.say("hello"))
+async def test_what_cannot_be_stopped_is_one_line_and_2(live_server: LiveServer) -> None:
+    url = f"--url={live_server.address}"
+    async with live_server.connect("t") as client:
+        await client.wait_for_reply(await client.send_message("hello"))
     for arguments, reason in (
         (("t", "nothing", url, "--person=ada"), "there is no turn 'nothing' in 't'"),
         (("t", url, "--person=eve"), "belongs to someone else"),
@@ -51,7 +53,7 @@ async def test_the_key_and_the_address_of_the_settings_are_used(
     monkeypatch.setenv("ADA", "ada-key")
     key = AuthKey(secret=Secret("env:ADA"), person="ada")
     port = free_port()
-    async with open_house(keys={"ada": key}, port=port):
+    async with open_live_server(keys={"ada": key}, port=port):
         asking = ("--set", f"server.port={port}", "stop", "t")
         refused = await asyncio.to_thread(CliRunner().invoke, main, asking)
         assert refused.exit_code == 2

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
-from tests.server.web.house import PATIENCE, House, eventually, open_house
+from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
 from palaver.config.settings import ConcurrencyPolicySettings
 from palaver.messages import Conversation
@@ -44,7 +44,7 @@ class Person:
 
     async def sees(self, text: str) -> None:
         """Wait for ``text``; what came up to there is not looked at again."""
-        async with asyncio.timeout(2 * PATIENCE):  # the command takes a moment to start
+        async with asyncio.timeout(2 * TIMEOUT_SECONDS):  # the command takes a moment to start
             while text not in self.seen:
                 self._changed.clear()
                 await self._changed.wait()
@@ -52,11 +52,11 @@ class Person:
 
 
 @contextlib.asynccontextmanager
-async def sitting_at(house: House, *arguments: str) -> AsyncIterator[Person]:
+async def sitting_at(live_server: LiveServer, *arguments: str) -> AsyncIterator[Person]:
     terminal, other_side = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
-        f"--url={house.address}",
+        f"--url={live_server.address}",
         *arguments,
         stdin=other_side,
         stdout=other_side,
@@ -75,78 +75,81 @@ async def sitting_at(house: House, *arguments: str) -> AsyncIterator[Person]:
         await process.wait()
 
 
-async def test_the_place_in_the_queue_counts_down(house: House) -> None:
-    async with sitting_at(house) as person:
-        person.type("/teller go")
-        house.teller.tell("Once upon", end=False)
+async def test_the_place_in_the_queue_counts_down(live_server: LiveServer) -> None:
+    async with sitting_at(live_server) as person:
+        person.type("/scripted go")
+        live_server.scripted.emit("Once upon", end=False)
         await person.sees("Once upon")
         person.type("first")
         await person.sees("[1 ahead of you]")
-        person.type("/teller again")
+        person.type("/scripted again")
         await person.sees("[2 ahead of you]")
-        house.teller.tell(" a time")
+        live_server.scripted.emit(" a time")
         await person.sees(" a time\n[1 ahead of you]")
         await person.sees("[parrot] first")
-        house.teller.tell("The end")
+        live_server.scripted.emit("The end")
         await person.sees("The end\n> ")
 
 
 async def test_a_message_that_joins_is_told_and_one_that_was_not_taken_is_answered() -> None:
-    steering = ConcurrencyPolicySettings(skills={"teller": "steer"})
-    async with open_house(concurrency_policy=steering) as house, sitting_at(house) as person:
-        person.type("/teller go")
-        house.teller.tell("Straight on", end=False)
+    steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
+    async with (
+        open_live_server(concurrency_policy=steering) as live_server,
+        sitting_at(live_server) as person,
+    ):
+        person.type("/scripted go")
+        live_server.scripted.emit("Straight on", end=False)
         await person.sees("Straight on")
         person.type("left")
         await person.sees("[handed to the running skill]")
-        house.teller.tell("!")
+        live_server.scripted.emit("!")
         await person.sees("!\n")
         await person.sees("[parrot] left \n> ")
 
 
-async def test_one_who_comes_later_sees_the_rest_of_the_reply(house: House) -> None:
-    async with house.client("t", person="bob") as wire:
-        await wire.say("/teller go")
-        house.teller.tell("Once upon", end=False)
-        await eventually(lambda: told(house, "Once upon"))
-        async with sitting_at(house, "--thread=t", "--person=bob") as person:
+async def test_one_who_comes_later_sees_the_rest_of_the_reply(live_server: LiveServer) -> None:
+    async with live_server.connect("t", person="bob") as client:
+        await client.send_message("/scripted go")
+        live_server.scripted.emit("Once upon", end=False)
+        await eventually(lambda: told(live_server, "Once upon"))
+        async with sitting_at(live_server, "--thread=t", "--person=bob") as person:
             person.type("and then?")
             await person.sees("[1 ahead of you]")
-            house.teller.tell(" a time")
+            live_server.scripted.emit(" a time")
             await person.sees("a time\n[parrot] and then? \n> ")
 
 
-async def told(house: House, text: str) -> bool:
+async def told(live_server: LiveServer, text: str) -> bool:
     """Whether the ledger has it."""
-    snapshot = await house.server.snapshot(Conversation("default", "web", "t"))
+    snapshot = await live_server.server.snapshot(Conversation("default", "web", "t"))
     return any(text in turn.reply for turn in snapshot.pending)
 
 
-async def test_ctrl_c_stops_the_reply_and_then_ends(house: House) -> None:
-    async with sitting_at(house) as person:
-        person.type("/teller go")
-        house.teller.tell("Once upon", end=False)
+async def test_ctrl_c_stops_the_reply_and_then_ends(live_server: LiveServer) -> None:
+    async with sitting_at(live_server) as person:
+        person.type("/scripted go")
+        live_server.scripted.emit("Once upon", end=False)
         await person.sees("Once upon")
         person.process.send_signal(signal.SIGINT)
         await person.sees("[stopped]\n> ")
         person.process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(person.process.wait(), PATIENCE) == 0
+        assert await asyncio.wait_for(person.process.wait(), TIMEOUT_SECONDS) == 0
 
 
-async def test_ctrl_d_ends(house: House) -> None:
-    async with sitting_at(house) as person:
+async def test_ctrl_d_ends(live_server: LiveServer) -> None:
+    async with sitting_at(live_server) as person:
         person.press(b"\x04")
-        assert await asyncio.wait_for(person.process.wait(), PATIENCE) == 0
+        assert await asyncio.wait_for(person.process.wait(), TIMEOUT_SECONDS) == 0
 
 
-async def test_lines_of_a_file_are_answered_one_after_the_other(house: House) -> None:
+async def test_lines_of_a_file_are_answered_one_after_the_other(live_server: LiveServer) -> None:
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
-        f"--url={house.address}",
+        f"--url={live_server.address}",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(2 * PATIENCE):
+    async with asyncio.timeout(2 * TIMEOUT_SECONDS):
         output, _ = await process.communicate(b"one\n\ntwo\n")
     assert process.returncode == 0
     replies = re.findall(r"\[parrot\] (\w+) ", re.sub(r"\x1b\[[0-9;]*m", "", output.decode()))

@@ -14,6 +14,7 @@ from tests.server.config import settings_plugin
 from tests.server.skills_under_test import Parrot
 
 from palaver.app import build_server, listening
+from palaver.authentication import Authenticator
 from palaver.config.loading import plugin_models
 from palaver.config.reference import describe
 from palaver.config.settings import (
@@ -39,7 +40,6 @@ from palaver.server import Server
 from palaver.skills import Skill
 from palaver.testing import Chat, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.turns.turn import Turn
-from palaver.web.authentication import Authenticator
 
 ROOT = Path(__file__).parents[3]
 HERE = "tests/server/config/test_settings_effect.py"
@@ -57,11 +57,11 @@ COVERED = {
     "server.origins": f"{HERE}::test_pages_of_named_origins_may_use_the_server",
     "server.max_message_bytes": f"{HERE}::test_a_message_above_the_limit_is_refused",
     "server.send_queue_bytes": (
-        "tests/server/web/test_socket.py::test_a_slow_reader_is_disconnected_and_can_come_back"
+        "tests/server/web/test_websocket.py::test_a_slow_reader_is_disconnected_and_can_resume"
     ),
     "server.drain": f"{HERE}::test_a_stopping_server_gives_turns_time_to_end",
-    "server.linger": f"{DEPARTURE}::test_a_server_that_stops_listens_and_accepts_for_the_others",
-    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_while_it_stops_is_ended_all_the_same",
+    "server.linger": f"{DEPARTURE}::test_a_stopping_server_listens_and_accepts_for_the_others",
+    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_ends_after_the_grace_period",
     "auth.keys.NAME.secret": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.tenant": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.person": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
@@ -318,9 +318,9 @@ async def test_the_server_listens_at_its_port() -> None:
 
 def test_pages_of_named_origins_may_use_the_server() -> None:
     request = make_mocked_request("GET", "/ws", {"Host": "localhost", "Origin": "https://a.org"})
-    Authenticator(settings(server=ServerSettings(origins=("https://a.org",)))).check_place(request)
+    Authenticator(settings(server=ServerSettings(origins=("https://a.org",)))).check_origin(request)
     with pytest.raises(Forbidden):
-        Authenticator(settings()).check_place(request)
+        Authenticator(settings()).check_origin(request)
 
 
 async def test_a_message_above_the_limit_is_refused() -> None:
@@ -347,8 +347,8 @@ def test_a_key_stands_for_its_tenant_and_person(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("BOB", "hunter2")
     key = AuthKey(secret=Secret("env:BOB"), tenant="acme", person="bob")
     authenticator = Authenticator(Settings(auth=AuthSettings(keys={"k": key})))
-    authenticator.start()
-    principal = authenticator.holder("hunter2")
+    authenticator.load_keys()
+    principal = authenticator.authenticate_token("hunter2")
     assert (principal.tenant, principal.person) == ("acme", "bob")
 
 

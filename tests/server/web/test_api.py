@@ -11,10 +11,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 from tests.chaos.proxy import Cut, CuttingProxy
-from tests.server.web.house import PATIENCE, Frame, House, eventually, open_house
+from tests.server.web.live_server import (
+    TIMEOUT_SECONDS,
+    Frame,
+    LiveServer,
+    eventually,
+    open_live_server,
+)
 
 from palaver.config.settings import AdmissionSettings, ConcurrencyPolicySettings, Settings
-from palaver.metrics import Metrics
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web import make_application, sse
@@ -25,19 +30,19 @@ EVENTS = "/v1/conversations/t/events"
 
 
 class Reader:
-    """Reads server-sent events."""
+    """A reader of server-sent events."""
 
-    def __init__(self, house: House, lines: Any) -> None:  # Any: aiohttp's stream
-        self.house = house
+    def __init__(self, live_server: LiveServer, lines: Any) -> None:  # Any: aiohttp's stream
+        self.live_server = live_server
         self.events: list[tuple[str | None, Frame]] = []
         self.comments = 0
         self._lines = lines
 
     async def next(self) -> tuple[str | None, Frame] | None:
-        """The next event with its id, or None at the end."""
+        """Return the next event with its id, or None at the end."""
         id = None
         data = ""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while line := (await self._lines.readline()).decode():
                 line = line.rstrip("\n")
                 if line.startswith(":"):
@@ -68,15 +73,19 @@ class Reader:
 
 
 @asynccontextmanager
-async def reading(house: House, path: str = EVENTS, **about: Any) -> AsyncIterator[Reader]:
-    async with house.session.get(house.url(path), **about) as response:
+async def reading(
+    live_server: LiveServer, path: str = EVENTS, **about: Any
+) -> AsyncIterator[Reader]:
+    async with live_server.session.get(live_server.url(path), **about) as response:
         assert response.status == 200, await response.text()
         assert response.content_type == "text/event-stream"
-        yield Reader(house, response.content)
+        yield Reader(live_server, response.content)
 
 
-async def test_a_message_is_accepted_and_its_reply_waits_in_the_conversation(house: House) -> None:
-    status, accepted = await house.post(MESSAGES, {"text": "hello"})
+async def test_a_message_is_accepted_and_its_reply_waits_in_the_conversation(
+    live_server: LiveServer,
+) -> None:
+    status, accepted = await live_server.post(MESSAGES, {"text": "hello"})
     assert status == 202
     assert accepted == {
         "turn": accepted["turn"],
@@ -84,16 +93,16 @@ async def test_a_message_is_accepted_and_its_reply_waits_in_the_conversation(hou
         "duplicate": False,
         "joined": False,
     }
-    async with reading(house, EVENTS + "?until=finished") as reader:
+    async with reading(live_server, EVENTS + "?until=finished") as reader:
         await reader.rest()
-    _, conversation = await house.get("/v1/conversations/t")
+    _, conversation = await live_server.get("/v1/conversations/t")
     assert [line["text"] for line in conversation["snapshot"]["history"]] == ["hello", "hello "]
     assert conversation["cursor"]
 
 
-async def test_waiting_answers_with_the_whole_reply(house: House) -> None:
+async def test_wait_returns_the_whole_reply(live_server: LiveServer) -> None:
     body = {"text": "leave?", "skill": "scholar"}
-    status, reply = await house.post(MESSAGES + "?wait=true", body)
+    status, reply = await live_server.post(MESSAGES + "?wait=true", body)
     assert status == 200
     assert reply["text"] == "You have 30 days of leave [1]."
     assert (reply["skill"], reply["outcome"]) == ("scholar", "done")
@@ -101,52 +110,54 @@ async def test_waiting_answers_with_the_whole_reply(house: House) -> None:
     assert reply["attachments"][0]["name"] == "leave.txt"
 
 
-async def test_the_same_key_waits_for_the_same_reply(house: House) -> None:
+async def test_the_same_idempotency_key_gets_the_same_reply(live_server: LiveServer) -> None:
     headers = {"Idempotency-Key": "key-1"}
     body = {"text": "leave?", "skill": "scholar"}
-    _, first = await house.post(MESSAGES + "?wait=true", body, headers=headers)
-    _, again = await house.post(MESSAGES + "?wait=true", body, headers=headers)
+    _, first = await live_server.post(MESSAGES + "?wait=true", body, headers=headers)
+    _, again = await live_server.post(MESSAGES + "?wait=true", body, headers=headers)
     assert again == {**first, "duplicate": True}
     body["text"] = "something else"
-    status, answer = await house.post(MESSAGES, body, headers=headers)
+    status, answer = await live_server.post(MESSAGES, body, headers=headers)
     assert (status, answer["error"]["code"]) == (409, "conflict")
 
 
-async def test_two_requests_with_one_key_attach_to_one_turn(house: House) -> None:
+async def test_two_requests_with_one_key_get_one_turn(live_server: LiveServer) -> None:
     async def ask() -> Frame:
-        body = {"id": "same", "text": "/teller x"}
-        reply: Frame = (await house.post(MESSAGES + "?wait=true", body))[1]
+        body = {"id": "same", "text": "/scripted x"}
+        reply: Frame = (await live_server.post(MESSAGES + "?wait=true", body))[1]
         return reply
 
     both = [asyncio.create_task(ask()) for _ in range(2)]
-    house.teller.tell("only ", "once")
+    live_server.scripted.emit("only ", "once")
     one, two = await asyncio.gather(*both)
     assert one["text"] == two["text"] == "only once"
     assert one["turn"] == two["turn"]
 
 
 async def test_a_reply_older_than_the_events_is_read_from_the_history() -> None:
-    async with open_house(ledger=MemoryLedger(events_kept=3)) as house:
+    async with open_live_server(ledger=MemoryLedger(events_kept=3)) as live_server:
         body = {"id": "a", "text": "one two three"}
-        _, first = await house.post(MESSAGES + "?wait=true", body)
-        await house.post(MESSAGES + "?wait=true", {"text": "more"})
-        _, again = await house.post(MESSAGES + "?wait=true", body)
+        _, first = await live_server.post(MESSAGES + "?wait=true", body)
+        await live_server.post(MESSAGES + "?wait=true", {"text": "more"})
+        _, again = await live_server.post(MESSAGES + "?wait=true", body)
         assert (again["text"], again["duplicate"]) == (first["text"], True)
 
 
-async def test_a_question_is_part_of_the_reply(house: House) -> None:
-    _, reply = await house.post(MESSAGES + "?wait=true", {"text": "please", "skill": "waiter"})
+async def test_a_question_is_part_of_the_reply(live_server: LiveServer) -> None:
+    _, reply = await live_server.post(
+        MESSAGES + "?wait=true", {"text": "please", "skill": "waiter"}
+    )
     assert reply["outcome"] == "asked"
     assert (reply["question"], reply["options"]) == ("Tea or coffee?", ["tea", "coffee"])
 
 
-async def test_stop_over_http(house: House) -> None:
-    _, accepted = await house.post(MESSAGES, {"text": "/teller x"})
-    status, answer = await house.post("/v1/conversations/t/stop", {"turn": accepted["turn"]})
+async def test_stop_over_http(live_server: LiveServer) -> None:
+    _, accepted = await live_server.post(MESSAGES, {"text": "/scripted x"})
+    status, answer = await live_server.post("/v1/conversations/t/stop", {"turn": accepted["turn"]})
     assert (status, answer) == (200, {"turn": accepted["turn"], "state": "stopping"})
-    async with reading(house, EVENTS + "?until=finished&since=start") as reader:
+    async with reading(live_server, EVENTS + "?until=finished&since=start") as reader:
         assert (await reader.until("finished"))["outcome"] == "stopped"
-    _, answer = await house.post("/v1/conversations/t/stop", data=b"")
+    _, answer = await live_server.post("/v1/conversations/t/stop", data=b"")
     assert answer == {"turn": "", "state": "unknown"}
 
 
@@ -163,21 +174,21 @@ async def test_stop_over_http(house: House) -> None:
         (b'{"text": "' + b"x" * 2_000_000 + b'"}', 413, "too_large"),
     ],
 )
-async def test_a_bad_message_is_refused_in_words(
-    house: House, body: bytes, status: int, code: str
+async def test_a_malformed_message_gets_an_error_with_a_sentence(
+    live_server: LiveServer, body: bytes, status: int, code: str
 ) -> None:
-    given, answer = await house.post(MESSAGES, data=io.BytesIO(body))
+    given, answer = await live_server.post(MESSAGES, data=io.BytesIO(body))
     assert (given, answer["error"]["code"]) == (status, code)
     assert answer["error"]["message"]
-    assert (await house.get("/v1/conversations/t"))[1]["snapshot"]["pending"] == []
+    assert (await live_server.get("/v1/conversations/t"))[1]["snapshot"]["pending"] == []
 
 
-async def test_a_full_inbox_tells_when_to_come_back(house: House) -> None:
-    async with asyncio.timeout(PATIENCE):
+async def test_a_full_inbox_is_refused_with_retry_after(live_server: LiveServer) -> None:
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         status = 202
         while status == 202:
-            async with house.session.post(
-                house.url(MESSAGES), json={"text": "/teller x"}
+            async with live_server.session.post(
+                live_server.url(MESSAGES), json={"text": "/scripted x"}
             ) as response:
                 status = response.status
                 retry = response.headers.get("Retry-After")
@@ -185,15 +196,15 @@ async def test_a_full_inbox_tells_when_to_come_back(house: House) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_client_that_breaks_off_in_the_middle_of_a_body_is_no_failure(
-    house: House, caplog: pytest.LogCaptureFixture, reset: bool
+async def test_a_client_that_disconnects_within_a_body_is_not_logged_as_an_error(
+    live_server: LiveServer, caplog: pytest.LogCaptureFixture, reset: bool
 ) -> None:
     async with CuttingProxy(
-        house.address, plan=lambda: Cut(400, to="server", reset=reset)
+        live_server.address, plan=lambda: Cut(400, to="server", reset=reset)
     ) as proxy:
         with pytest.raises(aiohttp.ClientError):
-            await house.session.post(proxy.address + MESSAGES, json={"text": "x" * 1_000})
-    assert (await house.get("/v1/conversations/t"))[1]["snapshot"]["pending"] == []
+            await live_server.session.post(proxy.address + MESSAGES, json={"text": "x" * 1_000})
+    assert (await live_server.get("/v1/conversations/t"))[1]["snapshot"]["pending"] == []
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -205,58 +216,64 @@ async def test_a_client_that_breaks_off_in_the_middle_of_a_body_is_no_failure(
         ({"queue_tokens": 600}, 503, "overloaded"),
     ],
 )
-async def test_a_refusal_says_when_to_come_back_in_seconds_and_milliseconds(
+async def test_a_refusal_has_retry_after_in_seconds_and_milliseconds(
     settings: dict[str, Any], status: int, code: str
 ) -> None:
-    async with open_house(admission=AdmissionSettings.model_validate(settings)) as house:
-        assert (await house.post(MESSAGES, {"text": "/teller x"}))[0] == 202
+    async with open_live_server(
+        admission=AdmissionSettings.model_validate(settings)
+    ) as live_server:
+        assert (await live_server.post(MESSAGES, {"text": "/scripted x"}))[0] == 202
         for path in ("/v1/conversations/u/messages", "/v1/conversations/v/messages?wait=true"):
-            async with house.session.post(house.url(path), json={"text": "hi"}) as response:
+            async with live_server.session.post(
+                live_server.url(path), json={"text": "hi"}
+            ) as response:
                 assert response.status == status
                 assert (await response.json())["error"]["code"] == code
                 seconds, exactly = (
                     int(response.headers[name]) for name in ("Retry-After", "retry-after-ms")
                 )
                 assert 0 < exactly <= seconds * 1000 < exactly + 1000
-        async with house.client("w", person="local") as wire:
-            await wire.send({"type": "send", "id": "m1", "text": "hi"})
-            error = await wire.until("error")
+        async with live_server.connect("w", person="local") as client:
+            await client.send({"type": "send", "id": "m1", "text": "hi"})
+            error = await client.wait_for("error")
             assert (error["code"], error["id"]) == (code, "m1")
             assert 0 < error["retry_after"] * 1000 <= exactly
-        assert 'palaver_refusals_total{reason="' in (await house.get("/metrics"))[1]
+        assert 'palaver_refusals_total{reason="' in (await live_server.get("/metrics"))[1]
 
 
-async def test_two_ids_that_differ_are_refused(house: House) -> None:
-    status, _ = await house.post(
+async def test_two_different_ids_are_refused(live_server: LiveServer) -> None:
+    status, _ = await live_server.post(
         MESSAGES, {"text": "x", "id": "a"}, headers={"Idempotency-Key": "b"}
     )
     assert status == 400
 
 
-async def test_unknown_places_and_methods_are_told_as_json(house: House) -> None:
-    assert (await house.get("/nowhere"))[1]["error"]["code"] == "not_found"
-    assert (await house.get("/v1/conversations/a%2Fb"))[0] in (400, 404)
-    assert (await house.get(MESSAGES))[0] == 405
+async def test_unknown_paths_and_methods_get_json_errors(live_server: LiveServer) -> None:
+    assert (await live_server.get("/nowhere"))[1]["error"]["code"] == "not_found"
+    assert (await live_server.get("/v1/conversations/a%2Fb"))[0] in (400, 404)
+    assert (await live_server.get(MESSAGES))[0] == 405
 
 
-async def running(house: House) -> None:
-    """Wait until the ledger knows that the teller tells."""
+async def running(live_server: LiveServer) -> None:
+    """Wait until the scripted skill runs, by the ledger."""
 
     async def routed() -> bool:
-        _, answer = await house.get("/v1/conversations/t")
-        return any(turn["skill"] == "teller" for turn in answer["snapshot"]["pending"])
+        _, answer = await live_server.get("/v1/conversations/t")
+        return any(turn["skill"] == "scripted" for turn in answer["snapshot"]["pending"])
 
     await eventually(routed)
 
 
-async def test_messages_that_are_answered_as_one_get_the_same_reply() -> None:
+async def test_merged_messages_get_the_same_reply() -> None:
     merging = ConcurrencyPolicySettings(default="merge", merge_window=0.1)
-    async with open_house(concurrency_policy=merging) as house:
-        first = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "one"}))
-        await eventually(lambda: house.server.metrics.exposition().count(b'channel="web"} 1.0') > 0)
-        accepted = (await house.post(MESSAGES, {"text": "two", "id": "b"}))[1]
+    async with open_live_server(concurrency_policy=merging) as live_server:
+        first = asyncio.create_task(live_server.post(MESSAGES + "?wait=true", {"text": "one"}))
+        await eventually(
+            lambda: live_server.server.metrics.exposition().count(b'channel="web"} 1.0') > 0
+        )
+        accepted = (await live_server.post(MESSAGES, {"text": "two", "id": "b"}))[1]
         assert accepted["joined"] is True
-        second = await house.post(MESSAGES + "?wait=true", {"text": "two", "id": "b"})
+        second = await live_server.post(MESSAGES + "?wait=true", {"text": "two", "id": "b"})
         answers = [(await first)[1], second[1]]
     assert {answer["turn"] for answer in answers} == {accepted["turn"]}
     assert {answer["text"] for answer in answers} == {"one\n\ntwo "}
@@ -266,42 +283,65 @@ async def test_messages_that_are_answered_as_one_get_the_same_reply() -> None:
 async def test_a_message_that_the_running_skill_does_not_take_gets_a_reply_of_its_own(
     pieces: tuple[str, ...],
 ) -> None:
-    steering = ConcurrencyPolicySettings(skills={"teller": "steer"})
-    async with open_house(concurrency_policy=steering) as house:
-        first = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "/teller x"}))
-        house.teller.tell(*pieces, end=False)
-        await running(house)
-        second = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "and me?"}))
+    steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
+    async with open_live_server(concurrency_policy=steering) as live_server:
+        first = asyncio.create_task(
+            live_server.post(MESSAGES + "?wait=true", {"text": "/scripted x"})
+        )
+        live_server.scripted.emit(*pieces, end=False)
+        await running(live_server)
+        second = asyncio.create_task(live_server.post(MESSAGES + "?wait=true", {"text": "and me?"}))
 
         async def joined() -> bool:
-            _, answer = await house.get("/v1/conversations/t")
+            _, answer = await live_server.get("/v1/conversations/t")
             return len(answer["snapshot"]["pending"][0]["messages"]) == 2
 
         await eventually(joined)
-        house.teller.tell("the end")
+        live_server.scripted.emit("the end")
         assert (await first)[1]["text"] == "".join(pieces) + "the end"
         assert (await second)[1]["text"] == "and me? "
 
 
-async def test_events_stream_with_ids_and_live_text_without(house: House) -> None:
-    async with reading(house) as reader:
+@pytest.mark.parametrize("since", ["", "&since=start"])
+async def test_a_stream_until_finished_waits_for_a_message_that_moves_to_another_turn(
+    since: str,
+) -> None:
+    steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
+    async with open_live_server(concurrency_policy=steering) as live_server:
+        await live_server.post(MESSAGES, {"text": "/scripted x"})
+        await running(live_server)
+        accepted = (await live_server.post(MESSAGES, {"text": "and me?", "id": "m"}))[1]
+        assert accepted["joined"] is True
+        async with reading(live_server, EVENTS + "?until=finished" + since) as reader:
+            await reader.next()
+            live_server.scripted.emit("the end")
+            frames = await reader.rest()
+    first, second = (frame for frame in frames if frame["type"] == "finished")
+    assert (first["turn"], "m" in first["messages"]) == (accepted["turn"], False)
+    assert second["messages"] == ["m"]
+
+
+async def test_stored_events_have_ids_and_live_text_has_none(live_server: LiveServer) -> None:
+    async with reading(live_server) as reader:
         first = await reader.next()
         assert first is not None
         assert first[1]["type"] == "welcome"
         assert first[0] == first[1]["cursor"]
-        await house.post(MESSAGES, {"text": "/teller x"})
-        house.teller.tell("live", end=False)
+        await live_server.post(MESSAGES, {"text": "/scripted x"})
+        live_server.scripted.emit("live", end=False)
         await reader.until("text")
         assert reader.events[-1][0] is None
-        house.teller.tell()
+        live_server.scripted.emit()
         await reader.until("finished")
         assert reader.events[-1][0] == reader.events[-1][1]["cursor"]
 
 
-async def test_a_feed_tells_browsers_to_come_back_soon_and_not_all_at_once(house: House) -> None:
+async def test_an_event_stream_sends_browsers_a_short_random_retry(
+    live_server: LiveServer,
+) -> None:
     waits = set()
     for _ in range(20):
-        async with house.session.get(house.url(EVENTS)) as response:
+        async with live_server.session.get(live_server.url(EVENTS)) as response:
             field, _, milliseconds = (await response.content.readline()).decode().partition(": ")
             assert field == "retry"
             waits.add(int(milliseconds))
@@ -309,110 +349,105 @@ async def test_a_feed_tells_browsers_to_come_back_soon_and_not_all_at_once(house
     assert len(waits) > 1
 
 
-async def test_last_event_id_goes_on_where_it_was(house: House) -> None:
-    async with reading(house) as reader:
-        await house.post(MESSAGES, {"text": "/teller x"})
+async def test_last_event_id_resumes_the_stream(live_server: LiveServer) -> None:
+    async with reading(live_server) as reader:
+        await live_server.post(MESSAGES, {"text": "/scripted x"})
         await reader.until("routed")
         last = reader.last_id
-    house.teller.tell("missed")
+    live_server.scripted.emit("missed")
     headers = {"Last-Event-ID": last}
-    async with reading(house, EVENTS + "?since=start&until=finished", headers=headers) as again:
+    async with reading(
+        live_server, EVENTS + "?since=start&until=finished", headers=headers
+    ) as again:
         frames = await again.rest()
     assert frames[0]["recovered"] is True
     assert [frame["type"] for frame in frames if frame["type"] != "text"] == ["welcome", "finished"]
     assert "".join(frame["text"] for frame in frames if frame["type"] == "text") == "missed"
 
 
-async def test_until_finished_ends_at_once_when_nothing_runs(house: House) -> None:
-    async with reading(house, EVENTS + "?until=finished") as reader:
+async def test_until_finished_ends_at_once_without_pending_turns(live_server: LiveServer) -> None:
+    async with reading(live_server, EVENTS + "?until=finished") as reader:
         assert [frame["type"] for frame in await reader.rest()] == ["welcome"]
-    assert (await house.get(EVENTS + "?until=never"))[0] == 400
-    assert (await house.get(EVENTS + "?since=rubbish"))[0] == 400
+    assert (await live_server.get(EVENTS + "?until=never"))[0] == 400
+    assert (await live_server.get(EVENTS + "?since=rubbish"))[0] == 400
 
 
-async def test_silence_is_filled_with_comments(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_a_silent_stream_gets_comments(
+    live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(vars(sse), "PING_INTERVAL", 0.01)
-    async with reading(house) as reader:
+    async with reading(live_server) as reader:
         await reader.next()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while reader.comments < 2:
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.05):
                         await reader.next()
 
 
-async def test_a_reader_who_leaves_is_forgotten(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_a_reader_that_disconnects_is_unsubscribed(
+    live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(vars(sse), "PING_INTERVAL", 0.01)
-    async with reading(house) as reader:
+    async with reading(live_server) as reader:
         await reader.next()
-    metrics = house.server.metrics
+    metrics = live_server.server.metrics
     await eventually(lambda: b"palaver_event_streams 0.0" in metrics.exposition())
 
 
-async def test_a_stopping_server_ends_feeds_and_answers_those_who_wait() -> None:
-    async with open_house() as house:
-        asking = asyncio.create_task(house.post(MESSAGES + "?wait=true", {"text": "/teller x"}))
-        async with reading(house) as reader:
+async def test_a_stopping_server_ends_event_streams_and_answers_waiting_requests() -> None:
+    async with open_live_server() as live_server:
+        asking = asyncio.create_task(
+            live_server.post(MESSAGES + "?wait=true", {"text": "/scripted x"})
+        )
+        async with reading(live_server) as reader:
             await reader.until("started")
-            ending = asyncio.create_task(house.stop_listening())
+            ending = asyncio.create_task(live_server.stop_listening())
             await reader.rest()
         status, answer = await asking
         assert (status, answer["error"]["code"]) == (503, "overloaded")
         await ending
 
 
-async def test_the_skills_and_the_server_describe_themselves(house: House) -> None:
-    _, skills = await house.get("/v1/skills")
+async def test_the_skills_and_the_server_describe_themselves(live_server: LiveServer) -> None:
+    _, skills = await live_server.get("/v1/skills")
     assert {"name": "parrot", "description": "Say what was said."} in skills["skills"]
-    _, about = await house.get("/v1/about")
+    _, about = await live_server.get("/v1/about")
     assert about["model"] == "scripted"
     assert about["version"]
     assert about["demonstration"] in (True, False)
 
 
-async def test_health_readiness_and_metrics(house: House) -> None:
-    assert await house.get("/healthz") == (200, {"status": "alive"})
-    assert await house.get("/readyz") == (200, {"status": "ready", "problems": {}})
-    async with house.client("t"):
-        assert "palaver_websockets 1.0" in (await house.get("/metrics"))[1]
-    house.server.draining = True
-    async with house.session.get(house.url("/readyz")) as response:
+async def test_health_readiness_and_metrics(live_server: LiveServer) -> None:
+    assert await live_server.get("/healthz") == (200, {"status": "alive"})
+    assert await live_server.get("/readyz") == (200, {"status": "ready", "problems": {}})
+    async with live_server.connect("t"):
+        assert "palaver_websockets 1.0" in (await live_server.get("/metrics"))[1]
+    live_server.server.draining = True
+    async with live_server.session.get(live_server.url("/readyz")) as response:
         assert (await response.json())["problems"] == {"server": "draining"}
         assert (response.status, response.headers["Retry-After"]) == (503, "2")
-    assert (await house.get("/healthz"))[0] == 200
+    assert (await live_server.get("/healthz"))[0] == 200
 
 
-async def test_an_unexpected_error_is_told_without_its_details(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_an_unexpected_error_is_answered_without_its_details(
+    live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(house.server), "skills", lambda: 1 / 0)
-    status, answer = await house.get("/v1/skills")
+    monkeypatch.setitem(vars(live_server.server), "skills", lambda: 1 / 0)
+    status, answer = await live_server.get("/v1/skills")
     assert (status, answer["error"]["code"]) == (500, "internal")
     assert "division" not in json.dumps(answer)
 
 
 def _application() -> web.Application:
-    settings = Settings()
     server = Server(
-        settings,
+        Settings(),
         ledger=MemoryLedger(),
         engine=ScriptedEngine(),
         knowledge=ListKnowledge(),
         skills={},
     )
-    return make_application(
-        service=server,
-        settings=settings,
-        metrics=Metrics(),
-        readiness=dict,
-        leaving=bool,
-        about=dict,
-        channels=(),
-    )
+    return make_application(server)
 
 
 def test_every_route_is_in_the_openapi_document() -> None:
@@ -431,10 +466,10 @@ def test_every_route_is_in_the_openapi_document() -> None:
     assert described == served
 
 
-async def test_the_openapi_document_is_served_and_its_references_lead_somewhere(
-    house: House,
+async def test_the_openapi_document_is_served_and_its_references_resolve(
+    live_server: LiveServer,
 ) -> None:
-    _, described = await house.get("/openapi.json")
+    _, described = await live_server.get("/openapi.json")
     assert described["openapi"] == "3.1.0"
     for reference in _references(described):
         place = described
@@ -452,9 +487,9 @@ def _references(value: object) -> list[str]:
 
 
 async def test_the_page_is_served_with_a_strict_policy_and_cached_by_its_hash(
-    house: House,
+    live_server: LiveServer,
 ) -> None:
-    async with house.session.get(house.url("/")) as response:
+    async with live_server.session.get(live_server.url("/")) as response:
         page = await response.text()
         etag = response.headers["ETag"]
         policy = response.headers["Content-Security-Policy"]
@@ -462,7 +497,9 @@ async def test_the_page_is_served_with_a_strict_policy_and_cached_by_its_hash(
     assert "unsafe" not in policy
     assert "default-src 'none'" in policy
     for name in ("page.js", "palaver-client.js", "markdown.js", "style.css", "icon.svg"):
-        assert (await house.get(f"/static/{name}"))[0] == 200
-    async with house.session.get(house.url("/"), headers={"If-None-Match": etag}) as response:
+        assert (await live_server.get(f"/static/{name}"))[0] == 200
+    async with live_server.session.get(
+        live_server.url("/"), headers={"If-None-Match": etag}
+    ) as response:
         assert response.status == 304
-    assert (await house.get("/static/..%2fsocket.py"))[0] == 404
+    assert (await live_server.get("/static/..%2fsocket.py"))[0] == 404

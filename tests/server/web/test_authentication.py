@@ -1,12 +1,12 @@
-"""Who may do what: keys, tenants, persons, hosts and origins."""
+"""Authentication and access: keys, tenants, persons, hosts and origins."""
 
 import aiohttp
 import pytest
-from tests.server.web.house import House, open_house
+from tests.server.web.live_server import LiveServer, open_live_server
 
+from palaver.authentication import check_bind
 from palaver.config.settings import AuthKey, AuthSettings, Secret, ServerSettings, Settings
 from palaver.errors import ConfigurationError
-from palaver.web import check_bind
 
 KEYS = {
     "ada": AuthKey(secret=Secret("env:KEY_ADA"), tenant="acme", person="ada"),
@@ -27,12 +27,12 @@ def header(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
-def test_this_machine_is_served_without_keys(host: str) -> None:
+def test_loopback_is_served_without_keys(host: str) -> None:
     check_bind(Settings(server=ServerSettings(host=host)))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.1", "example.org"])
-def test_others_are_served_only_with_keys(host: str) -> None:
+def test_other_addresses_are_served_only_with_keys(host: str) -> None:
     server = ServerSettings(host=host)
     with pytest.raises(ConfigurationError, match=r"auth\.keys"):
         check_bind(Settings(server=server))
@@ -40,128 +40,132 @@ def test_others_are_served_only_with_keys(host: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/skills", "/v1/conversations/t", "/metrics", "/ws"])
-async def test_a_foreign_host_name_is_refused_without_keys(house: House, path: str) -> None:
+async def test_a_foreign_host_name_is_refused_without_keys(
+    live_server: LiveServer, path: str
+) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example:7252", ""):
-        status, _ = await house.get(path, headers={"Host": host})
+        status, _ = await live_server.get(path, headers={"Host": host})
         assert status in (400, 403), host
-    assert (await house.get("/v1/skills", headers={"Host": "localhost:1"}))[0] == 200
+    assert (await live_server.get("/v1/skills", headers={"Host": "localhost:1"}))[0] == 200
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
-async def test_a_foreign_page_is_refused(house: House, origin: str) -> None:
+async def test_a_foreign_page_is_refused(live_server: LiveServer, origin: str) -> None:
     headers = {"Origin": origin}
     body = b'{"text": "hello"}'
-    status, answer = await house.post("/v1/conversations/t/messages", data=body, headers=headers)
+    status, answer = await live_server.post(
+        "/v1/conversations/t/messages", data=body, headers=headers
+    )
     assert (status, answer["error"]["code"]) == (403, "forbidden")
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        async with house.wire(headers=headers):
+        async with live_server.open_websocket(headers=headers):
             pass
     assert refused.value.status == 403
 
 
-async def test_the_own_page_and_those_of_the_settings_are_welcome() -> None:
-    async with open_house(origins=("https://shop.example",)) as house:
-        for origin in (house.address, "https://shop.example"):
-            async with house.wire(headers={"Origin": origin}) as wire:
-                await wire.hello("t")
+async def test_the_servers_own_pages_and_the_configured_origins_are_allowed() -> None:
+    async with open_live_server(origins=("https://shop.example",)) as live_server:
+        for origin in (live_server.address, "https://shop.example"):
+            async with live_server.open_websocket(headers={"Origin": origin}) as client:
+                await client.hello("t")
 
 
-async def test_without_keys_the_client_names_the_person(house: House) -> None:
-    async with house.client("t", person="eve") as wire:
-        assert wire.frames[0]["person"] == "eve"
-    async with house.client("t", person=None) as wire:
-        assert wire.frames[0]["person"] == "local"
+async def test_without_keys_the_client_names_the_person(live_server: LiveServer) -> None:
+    async with live_server.connect("t", person="eve") as client:
+        assert client.frames[0]["person"] == "eve"
+    async with live_server.connect("t", person=None) as client:
+        assert client.frames[0]["person"] == "local"
 
 
 async def test_a_key_is_needed_when_there_are_keys() -> None:
-    async with open_house(keys=KEYS) as house:
+    async with open_live_server(keys=KEYS) as live_server:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic x"}):
-            status, answer = await house.get("/v1/skills", headers=headers)
+            status, answer = await live_server.get("/v1/skills", headers=headers)
             assert (status, answer["error"]["code"]) == (401, "unauthenticated")
-            assert (await house.get("/metrics", headers=headers))[0] == 401
-        assert (await house.get("/v1/skills", headers=header("ada")))[0] == 200
+            assert (await live_server.get("/metrics", headers=headers))[0] == 401
+        assert (await live_server.get("/v1/skills", headers=header("ada")))[0] == 200
         for path in ("/", "/healthz", "/readyz", "/openapi.json"):
-            assert (await house.get(path))[0] == 200
+            assert (await live_server.get(path))[0] == 200
 
 
-async def test_a_browser_gives_its_key_in_the_hello() -> None:
-    async with open_house(keys=KEYS) as house:
-        async with house.wire() as wire:
-            welcome = await wire.hello("t", person=None, token="secret of bob")
+async def test_a_browser_sends_its_key_in_the_hello() -> None:
+    async with open_live_server(keys=KEYS) as live_server:
+        async with live_server.open_websocket() as client:
+            welcome = await client.hello("t", person=None, token="secret of bob")
             assert welcome["person"] == "bob"
         for token in (None, "", "wrong", "secret of bo"):
-            async with house.wire() as wire:
-                await wire.send({"type": "hello", "thread": "t", "token": token})
-                assert await wire.close_code() == 4401
+            async with live_server.open_websocket() as client:
+                await client.send({"type": "hello", "thread": "t", "token": token})
+                assert await client.close_code() == 4401
         with pytest.raises(aiohttp.WSServerHandshakeError):
-            async with house.wire(headers={"Authorization": "Bearer wrong"}):
+            async with live_server.open_websocket(headers={"Authorization": "Bearer wrong"}):
                 pass
 
 
-async def test_a_key_speaks_for_its_person_only() -> None:
-    async with open_house(keys=KEYS) as house:
-        async with house.wire() as wire:
-            await wire.send(
+async def test_a_key_with_a_person_is_valid_for_that_person_only() -> None:
+    async with open_live_server(keys=KEYS) as live_server:
+        async with live_server.open_websocket() as client:
+            await client.send(
                 {"type": "hello", "thread": "t", "token": "secret of bob", "person": "ada"}
             )
-            assert await wire.close_code() == 4403
-        status, _ = await house.get("/v1/conversations/t?person=ada", headers=header("bob"))
+            assert await client.close_code() == 4403
+        status, _ = await live_server.get("/v1/conversations/t?person=ada", headers=header("bob"))
         assert status == 403
 
 
-async def test_a_key_without_a_person_names_whom_it_likes_else_itself() -> None:
-    async with open_house(keys=KEYS) as house:
+async def test_a_key_without_a_person_lets_the_client_name_one() -> None:
+    async with open_live_server(keys=KEYS) as live_server:
         for person, expected in (("zoe", "zoe"), (None, "app")):
-            async with house.wire(headers=header("app")) as wire:
-                assert (await wire.hello("t", person=person))["person"] == expected
+            async with live_server.open_websocket(headers=header("app")) as client:
+                assert (await client.hello("t", person=person))["person"] == expected
 
 
 async def test_a_conversation_belongs_to_its_members_in_every_way() -> None:
-    async with open_house(keys=KEYS) as house:
-        await house.post(
+    async with open_live_server(keys=KEYS) as live_server:
+        await live_server.post(
             "/v1/conversations/t/messages?wait=true", {"text": "mine"}, headers=header("ada")
         )
         for path in ("", "/events"):
-            status, _ = await house.get(f"/v1/conversations/t{path}", headers=header("bob"))
+            status, _ = await live_server.get(f"/v1/conversations/t{path}", headers=header("bob"))
             assert status == 403
         for path in ("/messages", "/stop"):
-            status, _ = await house.post(
+            status, _ = await live_server.post(
                 f"/v1/conversations/t{path}", {"text": "x"}, headers=header("bob")
             )
             assert status == 403
-        async with house.wire(headers=header("bob")) as wire:
-            await wire.send({"type": "hello", "thread": "t"})
-            assert await wire.close_code() == 4403
-        status, mine = await house.get("/v1/conversations/t", headers=header("ada"))
+        async with live_server.open_websocket(headers=header("bob")) as client:
+            await client.send({"type": "hello", "thread": "t"})
+            assert await client.close_code() == 4403
+        status, mine = await live_server.get("/v1/conversations/t", headers=header("ada"))
         assert (status, len(mine["snapshot"]["history"])) == (200, 2)
 
 
-async def test_tenants_do_not_meet_even_in_conversations_of_one_name() -> None:
-    async with open_house(keys=KEYS) as house:
-        await house.post(
+async def test_conversations_of_two_tenants_with_one_name_are_separate() -> None:
+    async with open_live_server(keys=KEYS) as live_server:
+        await live_server.post(
             "/v1/conversations/t/messages?wait=true", {"text": "ours"}, headers=header("ada")
         )
-        _, theirs = await house.get("/v1/conversations/t", headers=header("other"))
+        _, theirs = await live_server.get("/v1/conversations/t", headers=header("other"))
         assert theirs["snapshot"] == {"history": [], "pending": []}
 
 
-async def test_whoever_watches_an_empty_conversation_must_leave_when_another_writes() -> None:
-    async with open_house(keys=KEYS) as house:
+async def test_another_persons_first_message_disconnects_the_subscriber() -> None:
+    async with open_live_server(keys=KEYS) as live_server:
         async with (
-            house.wire(headers=header("bob")) as watching,
-            house.wire(headers=header("ada")) as writing,
+            live_server.open_websocket(headers=header("bob")) as watching,
+            live_server.open_websocket(headers=header("ada")) as writing,
         ):
             await watching.hello("t", person=None)
             await writing.hello("t", person=None)
-            turn = await writing.say("a secret")
+            turn = await writing.send_message("a secret")
             assert await watching.close_code() == 4403
             assert "secret" not in str(watching.frames)
-            assert await writing.finish(turn) == "a secret "
+            assert await writing.wait_for_reply(turn) == "a secret "
         headers = header("bob")
-        url = house.url("/v1/conversations/new/events")
-        async with house.session.get(url, headers=headers) as feed:
+        url = live_server.url("/v1/conversations/new/events")
+        async with live_server.session.get(url, headers=headers) as feed:
             await feed.content.readuntil(b"\n\n")
-            await house.post(
+            await live_server.post(
                 "/v1/conversations/new/messages", {"text": "a secret"}, headers=header("ada")
             )
             rest = await feed.content.read()
@@ -169,8 +173,8 @@ async def test_whoever_watches_an_empty_conversation_must_leave_when_another_wri
         assert b"a secret" not in rest
 
 
-async def test_a_secret_that_is_missing_refuses_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_secret_prevents_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KEY_BOB")
     with pytest.raises(ConfigurationError, match="KEY_BOB"):
-        async with open_house(keys=KEYS):
+        async with open_live_server(keys=KEYS):
             pass

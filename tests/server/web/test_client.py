@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
-def test_the_client_heals_and_comes_back() -> None:
+def test_the_javascript_client() -> None:
     folder = Path(__file__).parent / "client"
     tests = sorted(str(path) for path in folder.glob("*.test.mjs"))
     assert tests

@@ -1,7 +1,7 @@
-"""A person gets all that is held about them, and has it removed."""
+"""Export and erasure of a person's data."""
 
 import pytest
-from tests.server.web.house import House, eventually, open_house
+from tests.server.web.live_server import LiveServer, eventually, open_live_server
 from tests.server.web.test_api import EVENTS, MESSAGES, reading
 
 from palaver.config.settings import AuthKey, Secret
@@ -10,11 +10,11 @@ from palaver.messages import Conversation, Message
 ADA = {"person": "ada"}
 
 
-async def test_an_export_has_what_the_person_said_and_was_told(house: House) -> None:
-    async with house.client("t") as ada, house.client("other", person="bob") as bob:
-        await ada.finish(await ada.say("my secret"))
-        await bob.finish(await bob.say("his secret"))
-    status, held = await house.get("/v1/export", params=ADA)
+async def test_an_export_has_the_persons_messages_and_replies(live_server: LiveServer) -> None:
+    async with live_server.connect("t") as ada, live_server.connect("other", person="bob") as bob:
+        await ada.wait_for_reply(await ada.send_message("my secret"))
+        await bob.wait_for_reply(await bob.send_message("his secret"))
+    status, held = await live_server.get("/v1/export", params=ADA)
     assert status == 200
     (lines,) = held["conversations"].values()
     assert [line["text"] for line in lines] == ["my secret", "my secret "]
@@ -22,35 +22,45 @@ async def test_an_export_has_what_the_person_said_and_was_told(house: House) -> 
     assert "his secret" not in str(held)
 
 
-async def test_an_erasure_empties_the_views_that_are_open(house: House) -> None:
-    async with house.client("t") as wire, reading(house, EVENTS + "?person=ada") as reader:
-        await wire.finish(await wire.say("my secret"))
-        status, receipt = await house.post("/v1/erase", params=ADA)
+async def test_an_erasure_resets_open_connections(live_server: LiveServer) -> None:
+    async with (
+        live_server.connect("t") as client,
+        reading(live_server, EVENTS + "?person=ada") as reader,
+    ):
+        await client.wait_for_reply(await client.send_message("my secret"))
+        status, receipt = await live_server.post("/v1/erase", params=ADA)
         assert (status, receipt["messages"], receipt["conversations"]) == (200, 1, 1)
-        restart = await wire.until("restart")
+        restart = await client.wait_for("reset")
         assert restart["snapshot"] == {"history": [], "pending": []}
-        assert (await reader.until("restart"))["snapshot"]["history"] == []
-        assert await wire.finish(await wire.say("hello again")) == "hello again "
-    assert "my secret" not in str(await house.get("/v1/export", params=ADA))
-    assert (await house.post("/v1/erase", params=ADA))[1]["messages"] == 1
-    assert (await house.post("/v1/erase", params=ADA))[1]["messages"] == 0
+        assert (await reader.until("reset"))["snapshot"]["history"] == []
+        assert (
+            await client.wait_for_reply(await client.send_message("hello again")) == "hello again "
+        )
+    assert "my secret" not in str(await live_server.get("/v1/export", params=ADA))
+    assert (await live_server.post("/v1/erase", params=ADA))[1]["messages"] == 1
+    assert (await live_server.post("/v1/erase", params=ADA))[1]["messages"] == 0
 
 
-async def test_an_erasure_at_one_replica_empties_the_views_at_another(house: House) -> None:
-    async with open_house(ledger=house.server.ledger) as other, house.client("t") as wire:
-        await wire.finish(await wire.say("my secret"))
+async def test_an_erasure_at_one_replica_resets_connections_at_another(
+    live_server: LiveServer,
+) -> None:
+    async with (
+        open_live_server(ledger=live_server.server.ledger) as other,
+        live_server.connect("t") as client,
+    ):
+        await client.wait_for_reply(await client.send_message("my secret"))
         await other.post("/v1/erase", params=ADA)
-        assert (await wire.until("restart"))["snapshot"] == {"history": [], "pending": []}
+        assert (await client.wait_for("reset"))["snapshot"] == {"history": [], "pending": []}
 
 
-async def test_an_erasure_ends_the_persons_turn_that_runs(house: House) -> None:
-    async with house.client("t") as wire:
-        turn = await wire.say("/teller my secret")
-        house.teller.tell("I heard your secret", end=False)
-        await wire.until_text(turn, "I heard")
-        await house.post("/v1/erase", params=ADA)
-        await eventually(lambda: house.server._dispatcher.running == 0)
-        restart = await wire.until("restart")
+async def test_an_erasure_stops_the_persons_running_turn(live_server: LiveServer) -> None:
+    async with live_server.connect("t") as client:
+        turn = await client.send_message("/scripted my secret")
+        live_server.scripted.emit("I heard your secret", end=False)
+        await client.wait_for_text(turn, "I heard")
+        await live_server.post("/v1/erase", params=ADA)
+        await eventually(lambda: live_server.server._dispatcher.running == 0)
+        restart = await client.wait_for("reset")
         assert restart["snapshot"] == {"history": [], "pending": []}
 
 
@@ -70,48 +80,48 @@ def holding(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {name}-key"}
 
 
-async def test_a_key_reaches_only_those_whom_it_speaks_for(keys: dict[str, AuthKey]) -> None:
-    async with open_house(keys=keys) as house:
-        await house.post(MESSAGES + "?wait=true", {"text": "mine"}, headers=holding("ada"))
-        for method, path in ((house.get, "/v1/export"), (house.post, "/v1/erase")):
+async def test_a_key_exports_and_erases_only_its_own_persons(keys: dict[str, AuthKey]) -> None:
+    async with open_live_server(keys=keys) as live_server:
+        await live_server.post(MESSAGES + "?wait=true", {"text": "mine"}, headers=holding("ada"))
+        for method, path in ((live_server.get, "/v1/export"), (live_server.post, "/v1/erase")):
             assert (await method(path, params=ADA))[0] == 401
             assert (await method(path, params=ADA, headers=holding("bob")))[0] == 403
             _, elsewhere = await method(path, params=ADA, headers=holding("acme"))
             assert elsewhere["tenant"] == "acme"
             assert elsewhere["conversations"] in ({}, 0)
-        _, held = await house.get("/v1/export", headers=holding("ada"))
+        _, held = await live_server.get("/v1/export", headers=holding("ada"))
         assert "mine" in str(held)
-        _, receipt = await house.post("/v1/erase", params=ADA, headers=holding("all"))
+        _, receipt = await live_server.post("/v1/erase", params=ADA, headers=holding("all"))
         assert (receipt["person"], receipt["messages"]) == ("ada", 1)
 
 
-async def test_one_who_was_erased_from_a_conversation_of_several_must_be_let_in_again(
-    house: House,
+async def test_a_person_who_was_erased_is_disconnected_and_checked_again(
+    live_server: LiveServer,
 ) -> None:
     conversation = Conversation("default", "web", "t")
-    async with house.client("t") as ada:
-        await ada.finish(await ada.say("from ada"))
-        # A channel that says itself who speaks lets several people come together.
+    async with live_server.connect("t") as ada:
+        await ada.wait_for_reply(await ada.send_message("from ada"))
+        # A channel that authenticates the persons itself lets several write to one conversation.
         message = Message(conversation=conversation, id="b", person="bob", text="from bob")
-        await ada.finish((await house.server.accept(message)).turn)
-        async with reading(house, EVENTS + "?person=bob") as bob:
+        await ada.wait_for_reply((await live_server.server.accept(message)).turn)
+        async with reading(live_server, EVENTS + "?person=bob") as bob:
             await bob.until("welcome")
-            await house.post("/v1/erase", params=ADA)
+            await live_server.post("/v1/erase", params=ADA)
             assert await ada.close_code() == 1012
-            snapshot = (await bob.until("restart"))["snapshot"]
+            snapshot = (await bob.until("reset"))["snapshot"]
             assert [line["text"] for line in snapshot["history"]] == ["from bob", "from bob "]
-    async with house.wire() as again:
+    async with live_server.open_websocket() as again:
         await again.send({"type": "hello", "thread": "t", "person": "ada"})
         assert await again.close_code() == 4403
 
 
-async def test_a_reader_who_was_erased_is_ended(house: House) -> None:
+async def test_the_event_stream_of_an_erased_person_ends(live_server: LiveServer) -> None:
     conversation = Conversation("default", "web", "t")
     for author in ("ada", "bob"):
         message = Message(conversation=conversation, id=author, person=author, text=author)
-        await house.server.accept(message)
-    async with reading(house, EVENTS + "?person=ada") as reader:
+        await live_server.server.accept(message)
+    async with reading(live_server, EVENTS + "?person=ada") as reader:
         await reader.until("welcome")
-        await house.post("/v1/erase", params=ADA)
-        assert not [frame for frame in await reader.rest() if frame["type"] == "restart"]
-    assert (await house.get(EVENTS, params=ADA))[0] == 403
+        await live_server.post("/v1/erase", params=ADA)
+        assert not [frame for frame in await reader.rest() if frame["type"] == "reset"]
+    assert (await live_server.get(EVENTS, params=ADA))[0] == 403

@@ -1,11 +1,11 @@
-"""Coming back: with a cursor, to any replica, over the websocket or server-sent events."""
+"""Resuming with a cursor, at any replica, over the websocket or server-sent events."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
-from tests.server.web.house import PATIENCE, Frame, House, open_house
+from tests.server.web.live_server import TIMEOUT_SECONDS, Frame, LiveServer, open_live_server
 from tests.server.web.test_api import EVENTS, reading
 
 from palaver.config.settings import AuthKey, Secret
@@ -30,87 +30,97 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.asynccontextmanager
 async def replicas(
     first: Mapping[str, AuthKey] | None = None, second: Mapping[str, AuthKey] | None = None
-) -> AsyncIterator[tuple[House, House]]:
-    """Two servers on one ledger, each with its own keys."""
+) -> AsyncIterator[tuple[LiveServer, LiveServer]]:
+    """Yield two servers on one ledger, each with its own keys."""
     ledger = MemoryLedger()
     async with (
-        open_house(ledger=ledger, keys=first) as one,
-        open_house(ledger=ledger, keys=second) as two,
+        open_live_server(ledger=ledger, keys=first) as one,
+        open_live_server(ledger=ledger, keys=second) as two,
     ):
         yield one, two
 
 
-async def over_socket(house: House, since: str) -> tuple[Frame, str, str]:
-    """Come back with a cursor and read a piece: the welcome, what came, and the cursor then."""
-    async with house.client("t", since=since) as wire:
-        before = dict(wire.texts)
-        await wire.until("finished")
+async def resume_websocket(live_server: LiveServer, since: str) -> tuple[Frame, str, str]:
+    """Resume with a cursor; return the welcome, the text of one turn, and the new cursor."""
+    async with live_server.connect("t", since=since) as client:
+        before = dict(client.texts)
+        await client.wait_for("finished")
         assert not before
-        (text,) = wire.texts.values()
-        return wire.frames[0], text, wire.cursor or ""
+        (text,) = client.texts.values()
+        return client.frames[0], text, client.cursor or ""
 
 
-async def over_feed(house: House, since: str) -> tuple[Frame, str, str]:
-    async with reading(house, EVENTS + "?person=ada", headers={"Last-Event-ID": since}) as reader:
+async def resume_event_stream(live_server: LiveServer, since: str) -> tuple[Frame, str, str]:
+    async with reading(
+        live_server, EVENTS + "?person=ada", headers={"Last-Event-ID": since}
+    ) as reader:
         await reader.until("finished")
         text = "".join(frame["text"] for _, frame in reader.events if frame["type"] == "text")
         return reader.events[0][1], text, reader.last_id
 
 
-async def test_a_cursor_is_good_at_any_replica_over_socket_and_feed() -> None:
+async def test_a_cursor_is_valid_at_any_replica_over_websocket_and_event_stream() -> None:
     async with replicas() as (one, two):
-        async with one.client("t") as wire:
-            await wire.finish(await wire.say("first"))
-            cursor = wire.cursor or ""
-        for number, (house, come_back) in enumerate(
-            ((two, over_feed), (one, over_feed), (two, over_socket), (one, over_socket))
+        async with one.connect("t") as client:
+            await client.wait_for_reply(await client.send_message("first"))
+            cursor = client.cursor or ""
+        for number, (live_server, resume) in enumerate(
+            (
+                (two, resume_event_stream),
+                (one, resume_event_stream),
+                (two, resume_websocket),
+                (one, resume_websocket),
+            )
         ):
-            async with (two if house is one else one).client("t") as writer:
-                await writer.finish(await writer.say(f"message {number}"))
-            welcome, text, cursor = await come_back(house, cursor)
+            async with (two if live_server is one else one).connect("t") as writer:
+                await writer.wait_for_reply(await writer.send_message(f"message {number}"))
+            welcome, text, cursor = await resume(live_server, cursor)
             assert (welcome["recovered"], "snapshot" in welcome) == (True, False)
             assert text == f"message {number} "
 
 
-async def test_a_reply_is_followed_from_one_replica_to_the_other() -> None:
+async def test_a_client_follows_a_reply_across_replicas() -> None:
     async with replicas() as (one, two):
         texts: dict[str, str] = {}
         cursor, turn = "start", ""
-        async with one.client("t") as wire:
-            turn = await wire.say("/teller x")
-            await wire.until("started")
-        teller = next(h.teller for h in (one, two) if h.server._dispatcher.running)
-        for number, house in enumerate((two, one, two, two, one)):
-            async with house.client("t", since=cursor) as wire:
-                wire.texts.update(texts)
-                teller.tell(f"piece {number}, ", end=False)
-                await wire.until_text(turn, f"piece {number}, ")
-                texts, cursor = wire.texts, wire.cursor or ""
-        teller.tell("end")
-        async with two.client("t", since=cursor) as wire:
-            wire.texts.update(texts)
-            assert wire.frames[0]["recovered"] is True
-            assert await wire.finish(turn) == "".join(f"piece {n}, " for n in range(5)) + "end"
+        async with one.connect("t") as client:
+            turn = await client.send_message("/scripted x")
+            await client.wait_for("started")
+        scripted = next(h.scripted for h in (one, two) if h.server._dispatcher.running)
+        for number, live_server in enumerate((two, one, two, two, one)):
+            async with live_server.connect("t", since=cursor) as client:
+                client.texts.update(texts)
+                scripted.emit(f"piece {number}, ", end=False)
+                await client.wait_for_text(turn, f"piece {number}, ")
+                texts, cursor = client.texts, client.cursor or ""
+        scripted.emit("end")
+        async with two.connect("t", since=cursor) as client:
+            client.texts.update(texts)
+            assert client.frames[0]["recovered"] is True
+            assert (
+                await client.wait_for_reply(turn)
+                == "".join(f"piece {n}, " for n in range(5)) + "end"
+            )
 
 
-async def test_a_cursor_gives_no_rights() -> None:
-    """Ada's cursor in other hands, and in her own after her key was withdrawn."""
+async def test_a_cursor_gives_no_access() -> None:
+    """Ada's cursor is used with other keys, and with her own key after its removal."""
     left = {name: key for name, key in KEYS.items() if name != "ada"}
     async with replicas(KEYS, left) as (one, two):
-        async with one.wire() as wire:
-            await wire.hello("t", person=None, token="secret of ada")
-            await wire.finish(await wire.say("mine"))
-            cursor = wire.cursor or ""
+        async with one.open_websocket() as client:
+            await client.hello("t", person=None, token="secret of ada")
+            await client.wait_for_reply(await client.send_message("mine"))
+            cursor = client.cursor or ""
         for token, code, status in (
             ("secret of ada", 4401, 401),
             ("secret of bob", 4403, 403),
             (None, 4401, 401),
         ):
-            async with two.wire() as wire:
+            async with two.open_websocket() as client:
                 hello = {"type": "hello", "thread": "t", "token": token, "since": cursor}
-                await wire.send(hello)
-                assert await wire.close_code() == code
-                assert "mine" not in str(wire.frames)
+                await client.send(hello)
+                assert await client.close_code() == code
+                assert "mine" not in str(client.frames)
             headers = {"Last-Event-ID": cursor}
             if token:
                 headers["Authorization"] = f"Bearer {token}"
@@ -118,70 +128,70 @@ async def test_a_cursor_gives_no_rights() -> None:
             assert (given, "mine" in str(answer)) == (status, False)
 
 
-async def test_another_tenants_cursor_opens_nothing_of_theirs() -> None:
+async def test_another_tenants_cursor_gives_no_access() -> None:
     async with replicas(KEYS, KEYS) as (one, two):
-        async with one.wire() as wire:
-            await wire.hello("t", person=None, token="secret of ada")
-            await wire.finish(await wire.say("mine"))
-            cursor = wire.cursor
-        async with two.wire() as wire:
-            welcome = await wire.hello("t", person=None, token="secret of other", since=cursor)
+        async with one.open_websocket() as client:
+            await client.hello("t", person=None, token="secret of ada")
+            await client.wait_for_reply(await client.send_message("mine"))
+            cursor = client.cursor
+        async with two.open_websocket() as client:
+            welcome = await client.hello("t", person=None, token="secret of other", since=cursor)
             assert welcome["recovered"] is False
             assert welcome["snapshot"] == {"history": [], "pending": []}
 
 
-async def test_a_cursor_beyond_any_offset_is_malformed(house: House) -> None:
+async def test_a_cursor_beyond_any_offset_is_malformed(live_server: LiveServer) -> None:
     for offset in ("9" * 16, "9" * 30, "-1", "1.5", "²", ""):
         since = f"epoch:{offset}"
-        async with house.wire() as wire:
-            await wire.send({"type": "hello", "thread": "t", "since": since})
-            assert await wire.close_code() == 4400
-        status, answer = await house.get(EVENTS, params={"since": since})
+        async with live_server.open_websocket() as client:
+            await client.send({"type": "hello", "thread": "t", "since": since})
+            assert await client.close_code() == 4400
+        status, answer = await live_server.get(EVENTS, params={"since": since})
         assert (status, answer["error"]["code"]) == (400, "invalid_input")
-    async with house.client("t", since="epoch:" + "9" * 15) as wire:
-        assert wire.frames[0]["recovered"] is False
+    async with live_server.connect("t", since="epoch:" + "9" * 15) as client:
+        assert client.frames[0]["recovered"] is False
 
 
-async def test_a_slow_reader_of_a_feed_is_disconnected_and_can_come_back(
+async def test_a_slow_reader_of_an_event_stream_is_disconnected_and_can_resume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(vars(sse), "FAREWELL", 0.01)
+    monkeypatch.setitem(vars(sse), "CLOSE_TIMEOUT", 0.01)
     piece = "x" * 200_000
-    async with open_house(send_queue_bytes=500_000) as house:
+    async with open_live_server(send_queue_bytes=500_000) as live_server:
         pieces = 0
-        async with reading(house) as slow:
-            await house.post("/v1/conversations/t/messages", {"text": "/teller x"})
+        async with reading(live_server) as slow:
+            await live_server.post("/v1/conversations/t/messages", {"text": "/scripted x"})
             await slow.until("routed")
             cursor = slow.last_id
-            async with asyncio.timeout(PATIENCE):
-                while b"palaver_event_streams 1.0" in house.server.metrics.exposition():
-                    house.teller.tell(piece, end=False)
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while b"palaver_event_streams 1.0" in live_server.server.metrics.exposition():
+                    live_server.scripted.emit(piece, end=False)
                     pieces += 1
                     await asyncio.sleep(
                         PUBLISH_INTERVAL
-                    )  # several pieces at once would be too much by themselves
-        house.teller.tell("the end")
+                    )  # several pieces at once would exceed the limit by themselves
+        live_server.scripted.emit("the end")
         about = {"headers": {"Last-Event-ID": cursor}, "read_bufsize": 2**24}
-        async with reading(house, EVENTS + "?until=finished", **about) as again:
+        async with reading(live_server, EVENTS + "?until=finished", **about) as again:
             frames = await again.rest()
         assert frames[0]["recovered"] is True
         text = "".join(frame["text"] for frame in frames if frame["type"] == "text")
         assert text == piece * pieces + "the end"
 
 
-class Late(MemoryLedger):
-    """Says of every conversation that nobody has written to it."""
+class WithoutMembers(MemoryLedger):
+    """A ledger that reports no members."""
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return frozenset()
 
 
-async def test_a_feed_that_somebody_else_wrote_to_first_is_refused_before_it_begins() -> None:
-    async with open_house(ledger=Late()) as house:
-        _, sent = await house.post(
+async def test_an_event_stream_is_refused_when_another_person_wrote_first() -> None:
+    async with open_live_server(ledger=WithoutMembers()) as live_server:
+        _, sent = await live_server.post(
             "/v1/conversations/t/messages?wait=true", {"text": "secret", "person": "ada"}
         )
         assert sent["outcome"] == "done"
         for since in ("", "&since=start"):
-            status, answer = await house.get(f"{EVENTS}?person=bob{since}")
+            status, answer = await live_server.get(f"{EVENTS}?person=bob{since}")
             assert (status, answer["error"]["code"]) == (403, "forbidden")

@@ -6,7 +6,7 @@ address another's keys.
 
     state, queue     of the partition
     c:<name>         a conversation (hash), and with a suffix:
-                     :q open turns, :h history, :s stream, :m dedupe records, :o their order,
+                     :q unsettled turns, :h history, :s stream, :m dedupe records, :o their order,
                      :u members, :e the channel; of one turn :t:<turn> its fields, :r:<turn> the
                      reply, :j:<turn> the journal, :g:<turn> the steering messages
     p:<person>       the conversations of a person
@@ -15,7 +15,7 @@ address another's keys.
     n:<nonce>        the conversation of a claim, in case its reply is lost
 
 Every key expires, except ``state`` and ``queue``: they contain only counts and the names of
-conversations with open turns."""
+conversations with unsettled turns."""
 
 import zlib
 from typing import NamedTuple

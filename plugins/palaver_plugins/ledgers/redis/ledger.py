@@ -27,7 +27,7 @@ from palaver import (
     Receipt,
     Snapshot,
     StopState,
-    UnsettledTurns,
+    UnsettledCount,
     encode,
     finished_entry,
     new_id,
@@ -229,14 +229,14 @@ class RedisLedger:
             running += int(counts[1] or 0)
         return QueueDepth(queued=queued, running=running)
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
-        rows: list[UnsettledTurns] = []
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
+        rows: list[UnsettledCount] = []
         for partition in self._keys.partitions:
             keys = partition.conversation_keys("")
             prefix = partition.conversation_prefix
-            values = await self._client.run("unsettled", partition, keys, prefix)
+            values = await self._client.run("count_unsettled", partition, keys, prefix)
             rows += [
-                UnsettledTurns(
+                UnsettledCount(
                     tenant=tenant.decode(), person=person.decode(), turns=turns, bytes=size
                 )
                 for tenant, person, turns, size in zip(*[iter(values)] * 4, strict=True)

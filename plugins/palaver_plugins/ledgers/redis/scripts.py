@@ -33,7 +33,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "stop": ("common", "stop"),
     "read": ("common", "read"),
     "snapshot": ("common", "snapshot"),
-    "unsettled": ("common", "unsettled"),
+    "count_unsettled": ("common", "count_unsettled"),
     "list_dead_letters": ("common", "dead_letters", "list_dead_letters"),
     "discard_dead_letter": ("common", "dead_letters", "discard_dead_letter"),
     "export": ("common", "export"),

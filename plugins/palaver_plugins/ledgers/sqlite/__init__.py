@@ -33,7 +33,7 @@ from palaver import (
     Snapshot,
     StopState,
     StoredEvent,
-    UnsettledTurns,
+    UnsettledCount,
     hookimpl,
 )
 from palaver_plugins.ledgers.retention import RetentionSettings
@@ -169,8 +169,8 @@ class SQLiteLedger:
     async def queue_depth(self) -> QueueDepth:
         return await self._thread.submit(queries.queue_depth)
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
-        return await self._thread.submit(queries.unsettled)
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
+        return await self._thread.submit(queries.count_unsettled)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         return await self._thread.submit(dead_letters.list_newest, limit)

@@ -6,7 +6,7 @@ import msgspec
 
 from palaver import MAX_DEAD_LETTERS, DeadLetter, Message
 from palaver_plugins.ledgers.sqlite.results import OperationResult
-from palaver_plugins.ledgers.sqlite.rows import ConversationRow, Database, OpenTurn, encode
+from palaver_plugins.ledgers.sqlite.rows import ConversationRow, Database, UnsettledTurn, encode
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
 _ADD = "INSERT INTO dead_letters (turn, tenant, person, at, data) VALUES (?, ?, ?, ?, ?)"
@@ -19,7 +19,7 @@ WHERE number IN (SELECT number FROM dead_letters ORDER BY number DESC LIMIT -1 O
 def store_dead_letter(
     database: Database,
     row: ConversationRow,
-    turn: OpenTurn,
+    turn: UnsettledTurn,
     taken: Sequence[Message],
     reason: str,
     now: float,

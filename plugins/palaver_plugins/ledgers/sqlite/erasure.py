@@ -3,22 +3,22 @@
 from collections.abc import Sequence
 
 from palaver import Event, InboxMessage, Received, new_id
-from palaver_plugins.ledgers.sqlite.open_turns import (
-    read_open_turns,
-    read_steering,
-    replace_steering,
-)
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     ConversationRow,
     Database,
-    OpenTurn,
+    UnsettledTurn,
     decode_events,
     decode_history,
     encode,
     encode_history,
 )
 from palaver_plugins.ledgers.sqlite.settling import move_steering, people_of_question
+from palaver_plugins.ledgers.sqlite.unsettled_turns import (
+    read_steering,
+    read_unsettled_turns,
+    replace_steering,
+)
 
 _RESET_TURN = """
 UPDATE conversations SET running_turn = '', has_steps = 0, start_offset = 0, reply_length = 0,
@@ -29,8 +29,8 @@ UPDATE conversations SET failed_attempts = 0, stop_requested = 0, successor = 0 
 """
 _UPDATE_COUNTS = """
 UPDATE conversations SET epoch = ?, first_offset = 1, last_offset = ?, start_offset = 0,
-    write_offset = ?, newest_turn = ?, open_turns = ?, waiting_messages = ?, steering_count = ?,
-    has_question = ? WHERE id = ?
+    write_offset = ?, newest_turn = ?, unsettled_turns = ?, waiting_messages = ?,
+    steering_count = ?, has_question = ? WHERE id = ?
 """
 
 
@@ -45,9 +45,9 @@ def delete_conversation(database: Database, conversation: int) -> None:
 
 
 def erase_from(database: Database, row: ConversationRow, person: str) -> int:
-    """Remove the person's messages and the replies to them; return how many events were removed."""
+    """Remove the person's messages and the replies; return how many events were removed."""
     execute = database.connection.execute
-    turns = read_open_turns(database.connection, row)
+    turns = read_unsettled_turns(database.connection, row)
     oldest = turns[0] if turns else None
     steering = read_steering(database.connection, row)
     others = [each for each in steering if each.message.person != person]
@@ -69,8 +69,8 @@ def erase_from(database: Database, row: ConversationRow, person: str) -> int:
 def _update_queue(
     database: Database,
     row: ConversationRow,
-    turns: Sequence[OpenTurn],
-    oldest: OpenTurn | None,
+    turns: Sequence[UnsettledTurn],
+    oldest: UnsettledTurn | None,
     steering: Sequence[InboxMessage],
     *,
     restarts: bool,
@@ -80,7 +80,7 @@ def _update_queue(
     execute = database.connection.execute
     oldest_erased = oldest is not None and (not turns or turns[0] is not oldest)
     running = 0 if oldest_erased or restarts or not row.running_turn else 1
-    row.open_turns = len(turns)
+    row.unsettled_turns = len(turns)
     row.waiting_messages = sum(len(turn.inbox_messages) for turn in turns[running:])
     row.waiting_messages += len(steering)
     replace_steering(database.connection, row, () if oldest_erased else steering)
@@ -95,7 +95,7 @@ def _update_queue(
         execute(_FORGET_ATTEMPTS, (row.id,))
     execute(
         _UPDATE_COUNTS,
-        (new_id(), row.last_offset, row.last_offset, row.newest_turn, row.open_turns,
+        (new_id(), row.last_offset, row.last_offset, row.newest_turn, row.unsettled_turns,
          row.waiting_messages, row.steering_count, row.has_question, row.id),
     )  # fmt: skip
 

@@ -9,7 +9,9 @@ from palaver_plugins.ledgers.sqlite.rows import Database, renew_epoch
 MAX_ROWS = 200
 """Rows of each kind that one run deletes: bounds how long other operations wait."""
 
-_CONVERSATIONS = "SELECT id, name FROM conversations WHERE active_at < ? AND open_turns = 0 LIMIT ?"
+_CONVERSATIONS = """
+SELECT id, name FROM conversations WHERE active_at < ? AND unsettled_turns = 0 LIMIT ?
+"""
 _DELETE_MEMORIES = """
 DELETE FROM memories WHERE (tenant, person, key) IN
     (SELECT tenant, person, key FROM memories WHERE used_at < ? LIMIT ?)
@@ -37,7 +39,7 @@ def delete_expired(database: Database) -> int:
 
 
 def _delete_conversations(database: Database, before: float) -> int:
-    """Delete conversations that were last active before that time and have no open turn."""
+    """Delete conversations that were last active before that time and have no unsettled turn."""
     expired = database.connection.execute(_CONVERSATIONS, (before, MAX_ROWS)).fetchall()
     for conversation, name in expired:
         delete_conversation(database, conversation)

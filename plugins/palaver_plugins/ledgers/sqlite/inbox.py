@@ -18,15 +18,6 @@ from palaver import (
     decide_concurrency,
     received_event,
 )
-from palaver_plugins.ledgers.sqlite.open_turns import (
-    add_steering,
-    add_turn,
-    claimed_turn,
-    next_number,
-    parse_number,
-    read_newest,
-    read_open_turn,
-)
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -34,10 +25,19 @@ from palaver_plugins.ledgers.sqlite.rows import (
     CachedHistory,
     ConversationRow,
     Database,
-    OpenTurn,
+    UnsettledTurn,
     encode,
     load_reply,
     next_epoch,
+)
+from palaver_plugins.ledgers.sqlite.unsettled_turns import (
+    add_steering,
+    add_turn,
+    claimed_turn,
+    next_number,
+    parse_number,
+    read_newest,
+    read_unsettled_turn,
 )
 
 DEDUPE_SECONDS = 24 * HOUR
@@ -52,8 +52,8 @@ VALUES (?, ?, ?, ?, ?, ?)
 """
 _ADD_MEMBER = "INSERT OR IGNORE INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
 _UPDATE_QUEUE = """
-UPDATE conversations SET newest_turn = ?, last_offset = ?, open_turns = ?, waiting_messages = ?,
-    steering_count = ?, due_at = coalesce(?, due_at) WHERE id = ?
+UPDATE conversations SET newest_turn = ?, last_offset = ?, unsettled_turns = ?,
+    waiting_messages = ?, steering_count = ?, due_at = coalesce(?, due_at) WHERE id = ?
 """
 _OLDEST = """
 SELECT position, id, TRUE FROM turns
@@ -114,7 +114,7 @@ def _begin(database: Database, name: str, now: float) -> ConversationRow:
 
 
 def _ahead(database: Database, row: ConversationRow, number: int) -> int:
-    """Count the open turns before that one; 0 when it is settled."""
+    """Count the unsettled turns before that one; 0 when it is settled."""
     (ahead,) = database.connection.execute(
         "SELECT count(*) FROM turns WHERE position >= ? AND position < ? AND history IS NULL",
         (row.base + row.oldest_turn, row.base + number),
@@ -125,7 +125,7 @@ def _ahead(database: Database, row: ConversationRow, number: int) -> int:
 class _Assignment(NamedTuple):
     """Turn that answers a message, after ``ahead`` others."""
 
-    turn: OpenTurn
+    turn: UnsettledTurn
     ahead: int
     joined: bool
 
@@ -148,10 +148,10 @@ def _receive(
     )
     execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
     row.last_offset, row.waiting_messages = offset, row.waiting_messages + 1
-    due_at = turn.due_at if row.open_turns == 1 and not row.running_turn else None
+    due_at = turn.due_at if row.unsettled_turns == 1 and not row.running_turn else None
     execute(
         _UPDATE_QUEUE,
-        (row.newest_turn, row.last_offset, row.open_turns, row.waiting_messages,
+        (row.newest_turn, row.last_offset, row.unsettled_turns, row.waiting_messages,
          row.steering_count, due_at, row.id),
     )  # fmt: skip
     receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=joined)
@@ -171,7 +171,7 @@ def _assign_turn(
     if row.running_turn:
         running = claimed_turn(connection, row)
         running.stop_requested = bool(row.stop_requested)
-        successor = read_open_turn(connection, row, row.successor) if row.successor else None
+        successor = read_unsettled_turn(connection, row, row.successor) if row.successor else None
         if policies.skills:
             load_reply(connection, row)
             skill = row.skill
@@ -180,11 +180,11 @@ def _assign_turn(
         policies.for_skill(skill),
         policies.merge_window,
         running=running,
-        newest=read_newest(connection, row) if row.open_turns else None,
+        newest=read_newest(connection, row) if row.unsettled_turns else None,
         successor=successor,
     )
     if isinstance(decision, NewTurn):
-        ahead, number = row.open_turns, next_number(row)
+        ahead, number = row.unsettled_turns, next_number(row)
         turn = add_turn(connection, row, number, [inbox_message], decision.due_at)
         if running is not None and decision.stop_running:
             connection.execute(_STOP, (row.base + running.number,))
@@ -199,7 +199,7 @@ def _assign_turn(
     else:
         add_steering(connection, row, inbox_message)
     is_newest = turn.number == row.newest_turn
-    ahead = row.open_turns - 1 if is_newest else _ahead(database, row, turn.number)
+    ahead = row.unsettled_turns - 1 if is_newest else _ahead(database, row, turn.number)
     return _Assignment(turn, ahead, joined=True)
 
 

@@ -3,7 +3,6 @@
 from palaver import Erasure, Export, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.sqlite import dead_letters
 from palaver_plugins.ledgers.sqlite.erasure import delete_conversation, erase_from
-from palaver_plugins.ledgers.sqlite.open_turns import read_open_turns, read_steering
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     COLUMNS,
@@ -12,6 +11,7 @@ from palaver_plugins.ledgers.sqlite.rows import (
     decode_history,
     renew_epoch,
 )
+from palaver_plugins.ledgers.sqlite.unsettled_turns import read_steering, read_unsettled_turns
 
 _CONVERSATIONS = f"""
 SELECT {COLUMNS} FROM members m JOIN conversations c ON c.id = m.conversation
@@ -86,9 +86,9 @@ def _history_of(database: Database, row: ConversationRow, person: str) -> tuple[
 
 
 def _pending_of(database: Database, row: ConversationRow, person: str) -> list[Message]:
-    """Return the person's messages that wait, or that steer the oldest open turn."""
+    """Return the person's messages that wait, or that steer the oldest unsettled turn."""
     connection = database.connection
-    own = [message for turn in read_open_turns(connection, row) for message in turn.messages]
+    own = [message for turn in read_unsettled_turns(connection, row) for message in turn.messages]
     steering = [inbox_message.message for inbox_message in read_steering(connection, row)]
     return [message for message in (*own, *steering) if message.person == person]
 

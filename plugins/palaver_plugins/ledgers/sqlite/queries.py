@@ -1,7 +1,6 @@
 """Operations that read, and the memories about people."""
 
-from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledTurns
-from palaver_plugins.ledgers.sqlite.open_turns import read_open_turns, read_steering
+from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledCount
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     HOUR,
@@ -14,6 +13,7 @@ from palaver_plugins.ledgers.sqlite.rows import (
     read_row,
     stored_events,
 )
+from palaver_plugins.ledgers.sqlite.unsettled_turns import read_steering, read_unsettled_turns
 
 
 def read(database: Database, name: str, after: int, limit: int) -> OperationResult[Page]:
@@ -43,13 +43,13 @@ def snapshot(database: Database, name: str, history: int) -> OperationResult[Sna
         Snapshot(
             cursor=Cursor(row.epoch, row.last_offset),
             history=read_history(database.connection, row, history),
-            pending=_pending_turns(database, row) if row.open_turns else (),
+            pending=_pending_turns(database, row) if row.unsettled_turns else (),
         )
     )
 
 
 def _pending_turns(database: Database, row: ConversationRow) -> tuple[PendingTurn, ...]:
-    oldest, *others = read_open_turns(database.connection, row)
+    oldest, *others = read_unsettled_turns(database.connection, row)
     steering = read_steering(database.connection, row)
     load_reply(database.connection, row)
     return (
@@ -77,11 +77,11 @@ def members(database: Database, name: str) -> OperationResult[frozenset[str]]:
 
 
 def queue_depth(database: Database) -> OperationResult[QueueDepth]:
-    open_turns, running = database.connection.execute(
-        "SELECT coalesce(sum(open_turns), 0), coalesce(sum(running_turn <> ''), 0) "
+    unsettled_turns, running = database.connection.execute(
+        "SELECT coalesce(sum(unsettled_turns), 0), coalesce(sum(running_turn <> ''), 0) "
         "FROM conversations WHERE due_at IS NOT NULL"
     ).fetchone()
-    return OperationResult(QueueDepth(queued=open_turns - running, running=running))
+    return OperationResult(QueueDepth(queued=unsettled_turns - running, running=running))
 
 
 _UNSETTLED = """
@@ -91,11 +91,11 @@ WHERE c.due_at IS NOT NULL AND t.history IS NULL GROUP BY c.id, t.person
 """
 
 
-def unsettled(database: Database) -> OperationResult[tuple[UnsettledTurns, ...]]:
+def count_unsettled(database: Database) -> OperationResult[tuple[UnsettledCount, ...]]:
     rows = database.connection.execute(_UNSETTLED).fetchall()
     return OperationResult(
         tuple(
-            UnsettledTurns(tenant=name.split("/")[0], person=person, turns=turns, bytes=size)
+            UnsettledCount(tenant=name.split("/")[0], person=person, turns=turns, bytes=size)
             for name, person, turns, size in rows
         )
     )

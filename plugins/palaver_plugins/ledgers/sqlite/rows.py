@@ -35,7 +35,7 @@ _decode_history = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
-class OpenTurn(msgspec.Struct):
+class UnsettledTurn(msgspec.Struct):
     """Turn that is not settled: the columns of its row that are used until then."""
 
     number: int
@@ -60,7 +60,7 @@ class ConversationRow(msgspec.Struct):
     first_offset: int
     last_offset: int
     newest_turn: int
-    open_turns: int
+    unsettled_turns: int
     fence: int
     has_question: int
     waiting_messages: int
@@ -79,9 +79,9 @@ class ConversationRow(msgspec.Struct):
     write_digest: int
     write_offset: int
     people: set[str] = msgspec.field(default_factory=set)
-    cached_turns: dict[int, OpenTurn] = msgspec.field(default_factory=dict)
+    cached_turns: dict[int, UnsettledTurn] = msgspec.field(default_factory=dict)
     """Some of the turns that wait, by number."""
-    claimed_turn: OpenTurn | None = None
+    claimed_turn: UnsettledTurn | None = None
     reply_parts: list[str] | None = None
     skill: str = ""
     cached_history: "CachedHistory | None" = None
@@ -188,7 +188,7 @@ def read_history(
         return ()
     if row.cached_history is not None and (cached := row.cached_history.newest(count)) is not None:
         return cached
-    below = row.oldest_turn if row.open_turns else row.newest_turn + 1
+    below = row.oldest_turn if row.unsettled_turns else row.newest_turn + 1
     for limit in ((count + 1) // 2, count):  # nearly all turns have two entries or more
         turns = connection.execute(
             "SELECT history FROM turns WHERE position > ? AND position < ? "
@@ -220,7 +220,7 @@ def digest_of(entries: Sequence[LogEntry]) -> int:
 
 
 def load_reply(connection: sqlite3.Connection, row: ConversationRow) -> None:
-    """Read the reply and the skill of the oldest open turn into the row."""
+    """Read the reply and the skill of the oldest unsettled turn into the row."""
     if row.reply_parts is not None:
         return
     row.reply_parts, row.skill = [], ""
@@ -248,7 +248,7 @@ def extend_reply(row: ConversationRow, entries: Iterable[LogEntry]) -> None:
 
 
 def read_journal(connection: sqlite3.Connection, row: ConversationRow) -> tuple[Step, ...]:
-    """Return the journal of the oldest open turn: the newest step of each number."""
+    """Return the journal of the oldest unsettled turn: the newest step of each number."""
     if not row.has_steps:
         return ()
     blocks = connection.execute(

@@ -1,10 +1,9 @@
 """Schema of the SQLite ledger, and the opening of its file.
 
 A row's ``position`` is ``conversation << 32 | number``. Turns are numbered in the order in which
-they run (see `palaver_plugins.ledgers.sqlite.open_turns.STRIDE`), blocks of events by the offset of
-their last event. So the newest rows of a conversation are neighbours, and finding them costs the
-same however long the conversation is. Times are in seconds since the epoch.
-"""
+they run (see `palaver_plugins.ledgers.sqlite.unsettled_turns.STRIDE`), blocks of events by the
+offset of their last event. So the newest rows of a conversation are neighbours, and finding them
+costs the same however long the conversation is. Times are in seconds since the epoch."""
 
 import fcntl
 import os
@@ -30,13 +29,13 @@ CREATE TABLE conversations (
     first_offset INTEGER NOT NULL DEFAULT 1,     -- of the oldest stored event
     last_offset INTEGER NOT NULL DEFAULT 0,
     newest_turn INTEGER NOT NULL DEFAULT 0,      -- number of the newest turn
-    open_turns INTEGER NOT NULL DEFAULT 0,       -- turns that are not settled
+    unsettled_turns INTEGER NOT NULL DEFAULT 0,       -- turns that are not settled
     due_at REAL,                                 -- when a turn may be claimed; NULL: none is open
     fence INTEGER NOT NULL DEFAULT 0,
     has_question INTEGER NOT NULL DEFAULT 0,     -- 1: pending_questions has a row
     waiting_messages INTEGER NOT NULL DEFAULT 0, -- of turns that wait, and that steer one
     active_at REAL NOT NULL,                     -- last activity, to within an hour
-    -- the oldest open turn:
+    -- the oldest unsettled turn:
     oldest_turn INTEGER NOT NULL DEFAULT 1,      -- its number or less; all below are settled
     running_turn TEXT NOT NULL DEFAULT '',       -- its id while it is claimed
     failed_attempts INTEGER NOT NULL DEFAULT 0,  -- claims whose lease expired
@@ -83,7 +82,7 @@ CREATE TABLE dedupe_records (                    -- ids of accepted messages, un
 ) STRICT;
 CREATE UNIQUE INDEX dedupe_records_message ON dedupe_records (conversation, message);
 
-CREATE TABLE steering (                          -- messages that steer the oldest open turn
+CREATE TABLE steering (                          -- messages that steer the oldest unsettled turn
     conversation INTEGER NOT NULL,
     number INTEGER NOT NULL,                     -- 1, 2, 3, …
     person TEXT NOT NULL,

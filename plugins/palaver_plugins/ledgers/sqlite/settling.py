@@ -22,23 +22,13 @@ from palaver import (
     split_untaken_steering,
 )
 from palaver_plugins.ledgers.sqlite.dead_letters import store_dead_letter
-from palaver_plugins.ledgers.sqlite.open_turns import (
-    add_turn,
-    claimed_turn,
-    number_after,
-    parse_number,
-    read_oldest,
-    read_open_turn,
-    read_steering,
-    replace_steering,
-)
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     MAX_CACHED_CHARACTERS,
     ConversationRow,
     Database,
-    OpenTurn,
+    UnsettledTurn,
     digest_of,
     encode,
     encode_history,
@@ -52,6 +42,16 @@ from palaver_plugins.ledgers.sqlite.turns import (
     owns,
     split_entries,
 )
+from palaver_plugins.ledgers.sqlite.unsettled_turns import (
+    add_turn,
+    claimed_turn,
+    number_after,
+    parse_number,
+    read_oldest,
+    read_steering,
+    read_unsettled_turn,
+    replace_steering,
+)
 
 _decode_people = msgspec.json.Decoder(set[str]).decode
 
@@ -61,7 +61,7 @@ UPDATE turns SET inbox_messages = NULL, interrupted = NULL, history = ?, has_oth
     steering_count = ? WHERE position = ?
 """
 _NEXT_TURN = """
-UPDATE conversations SET first_offset = ?, last_offset = ?, newest_turn = ?, open_turns = ?,
+UPDATE conversations SET first_offset = ?, last_offset = ?, newest_turn = ?, unsettled_turns = ?,
     waiting_messages = ?, due_at = ?, oldest_turn = ?, steering_count = ?, has_question = ?,
     running_turn = '', failed_attempts = 0, has_steps = 0, stop_requested = 0, successor = 0,
     start_offset = 0, reply_length = 0, next_index = 0, write_index = -1 WHERE id = ?
@@ -120,14 +120,16 @@ def settle(
         people = {turn.person, *(message.person for message in taken)}
         _store_question(database, row, question, people)
     stopped, steering_count = bool(row.stop_requested), row.steering_count
-    row.open_turns -= 1
+    row.unsettled_turns -= 1
     row.waiting_messages -= len(taken)
     moved = _move_untaken(database, row, steering[len(taken) :], now)
     progress = Progress(row.next_index, row.last_offset, stopped, steering_count)
     _close_turn(database, row, claim, history, progress, (expect, digest_of(entries)))
     _start_next_turn(database, row, now)
     database.record_activity(row, now)
-    return OperationResult(progress, row.name, offset, (*events, *moved), wake=row.open_turns > 0)
+    return OperationResult(
+        progress, row.name, offset, (*events, *moved), wake=row.unsettled_turns > 0
+    )
 
 
 def _close_turn(
@@ -151,9 +153,9 @@ def _close_turn(
             row.cached_history = None
 
 
-def _pass_messages_on(database: Database, row: ConversationRow, turn: OpenTurn) -> None:
+def _pass_messages_on(database: Database, row: ConversationRow, turn: UnsettledTurn) -> None:
     """Let the successor of the stopped turn answer its messages too."""
-    successor = read_open_turn(database.connection, row, row.successor)
+    successor = read_unsettled_turn(database.connection, row, row.successor)
     if successor is not None:
         successor.interrupted = (*turn.interrupted, *turn.messages)
         database.connection.execute(
@@ -199,15 +201,15 @@ def _start_next_turn(database: Database, row: ConversationRow, now: float) -> No
     _trim_events(database, row)
     row.oldest_turn += 1
     due_at = None
-    if row.open_turns:
+    if row.unsettled_turns:
         due_at = max(now, read_oldest(database.connection, row).due_at)
     row.running_turn, row.claimed_turn, row.reply_parts = "", None, None
     row.failed_attempts, row.has_steps, row.stop_requested, row.successor = 0, 0, 0, 0
     row.start_offset, row.reply_length, row.next_index, row.write_index = 0, 0, 0, -1
     database.connection.execute(
         _NEXT_TURN,
-        (row.first_offset, row.last_offset, row.newest_turn, row.open_turns, row.waiting_messages,
-         due_at, row.oldest_turn, row.steering_count, row.has_question, row.id),
+        (row.first_offset, row.last_offset, row.newest_turn, row.unsettled_turns,
+         row.waiting_messages, due_at, row.oldest_turn, row.steering_count, row.has_question, row.id),
     )  # fmt: skip
 
 

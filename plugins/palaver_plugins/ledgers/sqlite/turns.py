@@ -19,13 +19,13 @@ from palaver import (
     Step,
     reply_length_after,
 )
-from palaver_plugins.ledgers.sqlite import open_turns
+from palaver_plugins.ledgers.sqlite import unsettled_turns
 from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     ConversationRow,
     Database,
-    OpenTurn,
+    UnsettledTurn,
     digest_of,
     encode,
     extend_reply,
@@ -84,8 +84,10 @@ def claim(database: Database, lease: float, history: int) -> OperationResult[Cla
     )
 
 
-def _claim_oldest(database: Database, row: ConversationRow, lease_expires_at: float) -> OpenTurn:
-    turn = open_turns.read_oldest(database.connection, row)
+def _claim_oldest(
+    database: Database, row: ConversationRow, lease_expires_at: float
+) -> UnsettledTurn:
+    turn = unsettled_turns.read_oldest(database.connection, row)
     row.cached_turns.pop(turn.number, None)
     if row.running_turn:
         row.failed_attempts += 1
@@ -113,7 +115,7 @@ def _read_question(database: Database, row: ConversationRow) -> PendingQuestion:
 
 
 def _steering_messages(database: Database, row: ConversationRow) -> tuple[Message, ...]:
-    steering = open_turns.read_steering(database.connection, row)
+    steering = unsettled_turns.read_steering(database.connection, row)
     return tuple(inbox_message.message for inbox_message in steering)
 
 
@@ -159,7 +161,9 @@ def read_steering(database: Database, claim: Claim) -> OperationResult[tuple[Mes
 
 def release(database: Database, claim: Claim) -> OperationResult[None]:
     row = owned_row(database, claim)
-    row.waiting_messages += len(open_turns.claimed_turn(database.connection, row).inbox_messages)
+    row.waiting_messages += len(
+        unsettled_turns.claimed_turn(database.connection, row).inbox_messages
+    )
     row.running_turn, row.claimed_turn = "", None
     database.connection.execute(_RELEASE, (database.clock(), row.waiting_messages, row.id))
     return OperationResult(None, wake=True)

@@ -1,23 +1,23 @@
 /**
- * Markdown to DOM nodes. Text only ever becomes text nodes: there is no way for HTML in a reply to
- * become an element. Blocks that did not change keep their nodes, so a growing reply is cheap.
+ * Markdown to DOM nodes. Text becomes text nodes only, so HTML in a reply never becomes an element.
+ * Blocks that did not change keep their nodes, so a growing reply is cheap.
  */
 
 const SAFE_LINK = /^(https?:\/\/|mailto:)/i;
 
 /**
- * Show `text` in `container`. `cite(number)` makes a node for a footnote mark, or returns null;
- * `known` changes when it would return something else than before.
+ * Render `text` into `container`. `cite(number)` returns a node for a citation, or null;
+ * `version` changes when `cite` would return something else than before.
  */
-export function render(container, text, cite = () => null, known = "") {
+export function renderMarkdown(container, text, cite = () => null, version = "") {
   const blocks = split(text);
   blocks.forEach((block, index) => {
-    const held = container.children[index];
-    const key = `${block.kind}\n${block.lines.join("\n")}\n${block.open ?? ""}\n${known}`;
-    if (held?.blockKey === key) return;
+    const current = container.children[index];
+    const key = `${block.kind}\n${block.lines.join("\n")}\n${block.open ?? ""}\n${version}`;
+    if (current?.blockKey === key) return;
     const node = BUILD[block.kind](block, cite);
     node.blockKey = key;
-    if (held) held.replaceWith(node);
+    if (current) current.replaceWith(node);
     else container.append(node);
   });
   while (container.children.length > blocks.length) container.lastElementChild.remove();
@@ -74,11 +74,11 @@ function table(lines, start) {
 function several(lines, start) {
   const kind = ITEM.test(lines[start]) ? "list" : QUOTE.test(lines[start]) ? "quote" : "paragraph";
   let end = start + 1;
-  while (end < lines.length && goesOn(kind, lines, end)) end += 1;
+  while (end < lines.length && continues(kind, lines, end)) end += 1;
   return { kind, lines: lines.slice(start, end), end };
 }
 
-function goesOn(kind, lines, at) {
+function continues(kind, lines, at) {
   const line = lines[at];
   if (kind === "list") {
     if (line.trim()) return ITEM.test(line) || /^\s{2,}/.test(line);
@@ -99,13 +99,13 @@ const BUILD = {
   rule: () => element("hr"),
   heading(block, cite) {
     const [, marks, text] = block.lines[0].match(HEADING);
-    // The page has its own first headings.
+    // The page itself uses the first two levels.
     return element(`h${Math.min(6, marks.length + 2)}`, ...inline(text, cite));
   },
   paragraph: (block, cite) => element("p", ...inline(block.lines.join("\n"), cite)),
   quote(block, cite) {
     const node = element("blockquote");
-    render(node, block.lines.map((line) => line.match(QUOTE)[1]).join("\n"), cite);
+    renderMarkdown(node, block.lines.map((line) => line.match(QUOTE)[1]).join("\n"), cite);
     return node;
   },
   code(block) {
@@ -159,7 +159,7 @@ function list(lines, cite) {
 
 function listItem(lines, cite) {
   const node = element("li");
-  render(node, lines.join("\n"), cite);
+  renderMarkdown(node, lines.join("\n"), cite);
   // A short item needs no paragraph of its own.
   if (node.children.length && node.firstElementChild.tagName === "P") {
     node.firstElementChild.replaceWith(...node.firstElementChild.childNodes);

@@ -1,51 +1,43 @@
-/** The page: draws a conversation and lets a person take part in it. */
+/** The chat page: renders a conversation and sends what a person writes. */
 
 import { Client, newId } from "./palaver-client.js";
-import { render } from "./markdown.js";
+import { renderMarkdown } from "./markdown.js";
 
 const $ = (id) => document.getElementById(id);
-const NEAR_END = 80; // px from the end within which the view follows the reply
-const BRIEF = 1_000; // ms for which a lost connection is not worth a word
+const NEAR_END = 80; // px from the end within which the page scrolls along with the reply
+const NOTICE_DELAY = 1_000; // ms before a lost connection is shown
 
-/** Storage that also works where the browser refuses it. */
-function keep(storage) {
-  const held = new Map();
+/** Return a storage that also works where the browser forbids it. */
+function withFallback(storage) {
+  const memory = new Map();
+  const attempt = (use, otherwise) => {
+    try {
+      return use(storage());
+    } catch {
+      return otherwise?.(); // the storage is full or forbidden
+    }
+  };
   return {
-    getItem(key) {
-      try {
-        return storage().getItem(key);
-      } catch {
-        return held.get(key) ?? null;
-      }
-    },
+    getItem: (key) => attempt((s) => s.getItem(key), () => memory.get(key) ?? null),
     setItem(key, value) {
-      held.set(key, value);
-      try {
-        storage().setItem(key, value);
-      } catch {
-        // full or forbidden: then only this page remembers
-      }
+      memory.set(key, value);
+      attempt((s) => s.setItem(key, value));
     },
     removeItem(key) {
-      held.delete(key);
-      try {
-        storage().removeItem(key);
-      } catch {
-        // as above
-      }
+      memory.delete(key);
+      attempt((s) => s.removeItem(key));
     },
   };
 }
 
-const lasting = keep(() => window.localStorage);
-const fleeting = keep(() => window.sessionStorage);
+const local = withFallback(() => window.localStorage);
+const session = withFallback(() => window.sessionStorage);
 
-function remembered(key) {
-  const known = lasting.getItem(key);
-  if (known) return known;
-  const fresh = newId();
-  lasting.setItem(key, fresh);
-  return fresh;
+/** Return the id that is stored under a key; make one if there is none. */
+function storedId(key) {
+  const id = local.getItem(key) ?? newId();
+  local.setItem(key, id);
+  return id;
 }
 
 function make(name, properties = {}, ...children) {
@@ -54,85 +46,95 @@ function make(name, properties = {}, ...children) {
   return node;
 }
 
+function button(properties, ...children) {
+  return make("button", { type: "button", ...properties }, ...children);
+}
+
+/** Replace a node's children when the data that they show has changed. */
+function update(node, data, makeChildren) {
+  const key = JSON.stringify(data);
+  if (node.renderedKey !== key) node.replaceChildren(...makeChildren());
+  node.renderedKey = key;
+}
+
 let client = null;
 let skills = [];
-let following = true;
+let isFollowing = true;
 let scheduled = false;
-let mention = null;
-const drawn = new Map(); // turn id to {article, version}
-const awaited = new Set(); // ids of messages written here whose reply is not complete
+let noticeTimer = null;
+const rendered = new Map(); // turn id to {article, version}
+const unanswered = new Set(); // ids of messages from this page that have no complete reply
 
 // The connection
 
 function token() {
-  return fleeting.getItem("palaver.token");
+  return session.getItem("palaver.token");
 }
 
 function open(thread) {
   client?.close();
-  drawn.clear();
+  rendered.clear();
   $("log").replaceChildren();
-  following = true;
+  isFollowing = true;
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   client = new Client({
     url: `${scheme}://${location.host}/ws`,
     thread,
-    // A key says who speaks; without one the browser is somebody of its own.
-    person: token() ? null : remembered("palaver.person"),
+    // A key names the person; without one each browser is a person of its own.
+    person: token() ? null : storedId("palaver.person"),
     token: token(),
-    storage: lasting,
+    storage: local,
   });
-  const here = client;
-  client.addEventListener("change", () => here === client && schedule());
-  client.addEventListener("status", () => here === client && showStatus());
+  const opened = client;
+  client.addEventListener("change", () => opened === client && schedule());
+  client.addEventListener("status", () => opened === client && showStatus());
   client.connect();
   schedule();
 }
 
 function showStatus() {
-  if (client.status === "waiting") {
-    mention ??= setTimeout(() => tell("The connection is lost. Trying again…"), BRIEF);
+  if (client.status === "reconnecting") {
+    noticeTimer ??= setTimeout(() => notify("The connection is lost. Trying again…"), NOTICE_DELAY);
   } else if (client.status !== "connecting") {
-    clearTimeout(mention);
-    mention = null;
-    tell("");
+    clearTimeout(noticeTimer);
+    noticeTimer = null;
+    notify("");
   }
-  if (client.status === "refused") refused();
+  if (client.status === "refused") showRefusal();
   if (client.status === "open") schedule();
 }
 
-/** Words about the connection, or none. */
-function tell(words) {
-  $("connection").textContent = words;
-  $("connection").hidden = !words;
+/** Show a notice about the connection; an empty one hides it. */
+function notify(text) {
+  $("connection").textContent = text;
+  $("connection").hidden = !text;
 }
 
-function refused() {
+function showRefusal() {
   if (client.refusal.code === 4401) {
     askForKey();
   } else if (client.refusal.code === 4403 && !token()) {
-    tell("This conversation belongs to someone else.");
+    notify("This conversation belongs to someone else.");
   } else {
-    tell(client.refusal.reason || "This conversation cannot be opened.");
+    notify(client.refusal.reason || "This conversation cannot be opened.");
   }
 }
 
 function askForKey() {
-  const wrong = Boolean(token());
-  $("key-title").textContent = wrong ? "That key is not known here" : "This server asks for a key";
+  $("key-title").textContent = token() ? "That key is not known here" : "This server asks for a key";
   $("key").value = "";
   if (!$("key-dialog").open) $("key-dialog").showModal();
 }
 
 $("key-form").addEventListener("submit", () => {
-  fleeting.setItem("palaver.token", $("key").value.trim());
-  load();
-  open(remembered("palaver.thread"));
+  session.setItem("palaver.token", $("key").value.trim());
+  loadServerInfo();
+  open(storedId("palaver.thread"));
 });
 
-window.addEventListener("online", () => client.wake());
+window.addEventListener("online", () => client.checkConnection());
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) client.wake();
+  if (!document.hidden) client.checkConnection();
 });
 
 async function fetchJson(path) {
@@ -142,8 +144,8 @@ async function fetchJson(path) {
   return response.json();
 }
 
-/** Skills and model; the conversation does not wait for them. */
-async function load() {
+/** Load skills and model; the conversation does not wait for them. */
+async function loadServerInfo() {
   try {
     const [about, listed] = await Promise.all([fetchJson("/v1/about"), fetchJson("/v1/skills")]);
     skills = listed.skills;
@@ -151,7 +153,7 @@ async function load() {
     showSkills();
     schedule();
   } catch {
-    // The conversation itself tells what is wrong.
+    // The websocket shows the problem.
   }
 }
 
@@ -159,8 +161,8 @@ function showModel(about) {
   $("model").hidden = !about.model;
   $("model").textContent = about.model ?? "";
   $("model").title = `Model: ${about.model}`;
-  $("note").hidden = !about.demonstration;
-  $("note").textContent = about.demonstration
+  $("model-note").hidden = !about.demonstration;
+  $("model-note").textContent = about.demonstration
     ? `${about.model} is a small demonstration model: expect short and often wrong answers.`
     : "";
 }
@@ -168,14 +170,10 @@ function showModel(about) {
 function showSkills() {
   $("skills").replaceChildren(
     ...skills.map((skill) => {
-      const button = make(
-        "button",
-        { type: "button" },
-        make("strong", {}, title(skill.name)),
-        make("span", {}, skill.description),
-      );
-      button.addEventListener("click", () => begin(`/${skill.name} `));
-      return make("li", {}, button);
+      const name = make("strong", {}, title(skill.name));
+      const description = make("span", {}, skill.description);
+      const choose = () => fillComposer(`/${skill.name} `);
+      return make("li", {}, button({ onclick: choose }, name, description));
     }),
   );
 }
@@ -186,56 +184,56 @@ function title(name) {
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
-// Drawing
+// Rendering
 
 function schedule() {
   if (scheduled) return;
   scheduled = true;
   requestAnimationFrame(() => {
     scheduled = false;
-    draw();
+    render();
   });
 }
 
-function draw() {
-  const transcript = client.transcript;
-  const turns = transcript.turns;
+function render() {
+  const conversation = client.conversation;
+  const turns = conversation.turns;
   const unsent = [...client.unsent.values()];
-  drawTurns(turns, transcript);
-  drawUnsent(unsent);
-  const blank = !turns.length && !unsent.length;
-  // Before the first welcome nobody knows whether the conversation is empty.
-  $("empty").hidden = !(blank && client.status === "open");
-  const running = transcript.running;
+  renderTurns(turns, conversation);
+  renderUnsent(unsent);
+  // Before the first welcome the conversation may or may not be empty.
+  $("empty-state").hidden = Boolean(turns.length || unsent.length) || client.status !== "open";
+  const running = conversation.running;
   $("stop").hidden = !running;
   $("send").hidden = Boolean(running) && !$("text").value.trim();
   $("send").setAttribute("aria-disabled", String(!$("text").value.trim()));
-  if (following) toEnd();
-  showLatest();
+  if (isFollowing) scrollToEnd();
+  showScrollState();
 }
 
-function drawTurns(turns, transcript) {
+function renderTurns(turns, conversation) {
   const log = $("log");
   const known = new Set(turns.map((turn) => turn.id));
-  for (const [id, held] of drawn) {
+  for (const [id, { article }] of rendered) {
     if (!known.has(id)) {
-      held.article.remove();
-      drawn.delete(id);
+      article.remove();
+      rendered.delete(id);
     }
   }
   turns.forEach((turn, index) => {
-    const ahead = turn.open ? transcript.ahead(turn) : 0;
-    const version = `${turn.version} ${turn.state} ${ahead} ${index === turns.length - 1}`;
-    let held = drawn.get(turn.id);
-    if (!held) {
-      held = { article: makeTurn(), version: "" };
-      drawn.set(turn.id, held);
+    const ahead = turn.isOpen ? conversation.turnsAhead(turn) : 0;
+    const isLast = index === turns.length - 1;
+    const version = `${turn.version} ${turn.state} ${ahead} ${isLast}`;
+    let shown = rendered.get(turn.id);
+    if (!shown) {
+      shown = { article: makeTurn(), version: "" };
+      rendered.set(turn.id, shown);
     }
-    const before = log.children[index];
-    if (before !== held.article) log.insertBefore(held.article, before ?? null);
-    if (held.version === version) return;
-    held.version = version;
-    drawTurn(held.article, turn, ahead, index === turns.length - 1);
+    const current = log.children[index];
+    if (current !== shown.article) log.insertBefore(shown.article, current ?? null);
+    if (shown.version === version) return;
+    shown.version = version;
+    renderTurn(shown.article, turn, ahead, isLast);
   });
 }
 
@@ -243,37 +241,34 @@ function makeTurn() {
   return make(
     "article",
     { className: "turn" },
-    make("p", { className: "hidden" }, "You wrote:"),
+    make("p", { className: "visually-hidden" }, "You wrote:"),
     make("div", { className: "messages" }),
     make("p", { className: "caption" }),
     make("div", { className: "reply" }),
-    make("div", { className: "rest" }),
+    make("div", { className: "extras" }),
   );
 }
 
-function drawTurn(article, turn, ahead, last) {
-  const [, asked, caption, reply, rest] = article.children;
+function renderTurn(article, turn, ahead, isLast) {
+  const [, messages, caption, reply, extras] = article.children;
   // A screen reader reads the reply once, when it is complete.
-  article.setAttribute("aria-busy", String(turn.open));
-  drawMessages(asked, turn.messages);
+  article.setAttribute("aria-busy", String(turn.isOpen));
+  update(messages, turn.messages, () => turn.messages.map((message) => bubble(message.text)));
   caption.replaceChildren(...captionOf(turn, ahead));
   caption.hidden = !caption.childNodes.length;
-  const cited = turn.citations.length;
-  render(reply, turn.text, (number) => mark(turn, article, number), cited);
-  reply.classList.toggle("writing", turn.state === "running");
-  drawRest(rest, turn, last);
-  if (turn.open) return;
-  const mine = turn.messages.filter((message) => awaited.delete(message.id));
-  if (mine.length) announce(OUTCOMES[turn.state] ?? "");
+  const cite = (number) => citationButton(turn, article, number);
+  renderMarkdown(reply, turn.text, cite, turn.citations.length);
+  reply.classList.toggle("streaming", turn.state === "running");
+  renderExtras(extras, turn, isLast);
+  if (turn.isOpen) return;
+  // A message that the turn did not take moves to another turn, which answers it.
+  const answered = turn.messages.filter((message) => turn.taken?.includes(message.id) ?? true);
+  const own = answered.filter((message) => unanswered.delete(message.id));
+  if (own.length) announce(OUTCOMES[turn.state] ?? "");
 }
 
-function drawMessages(node, messages) {
-  const key = JSON.stringify(messages);
-  if (node.drawnKey === key) return;
-  node.drawnKey = key;
-  node.replaceChildren(
-    ...messages.map((message) => make("div", { className: "asked" }, message.text)),
-  );
+function bubble(text, state = "") {
+  return make("div", { className: `message ${state}` }, text);
 }
 
 const OUTCOMES = {
@@ -299,45 +294,39 @@ function stateOf(turn, ahead) {
   if (turn.state === "waiting" && ahead) {
     return ahead === 1 ? "Waiting: one message comes first" : `Waiting: ${ahead} messages come first`;
   }
-  if (turn.open && turn.line !== null) return inLine(turn.line);
-  if (turn.open && !turn.text) return "Thinking…";
+  if (turn.isOpen && turn.queuePosition !== null) return queueState(turn.queuePosition);
+  if (turn.isOpen && !turn.text) return "Thinking…";
   return turn.state === "stopped" ? "Stopped" : "";
 }
 
-function inLine(ahead) {
-  if (!ahead) return "Next in line";
-  return ahead === 1 ? "In line: one more comes first" : `In line: ${ahead} more come first`;
+function queueState(ahead) {
+  if (!ahead) return "Next in the queue";
+  return ahead === 1
+    ? "In the queue: one more comes first"
+    : `In the queue: ${ahead} more come first`;
 }
 
-function mark(turn, article, number) {
+function citationButton(turn, article, number) {
   const citation = turn.citations.find((known) => known.number === number);
   if (!citation) return null;
-  const button = make("button", { type: "button", className: "mark" }, String(number));
-  button.setAttribute("aria-label", `Source ${number}: ${citation.title || citation.document}`);
-  button.addEventListener("click", () => {
+  const ariaLabel = `Source ${number}: ${citation.title || citation.document}`;
+  const showSource = () => {
     const source = article.querySelector(`[data-source="${number}"]`);
     source.open = true;
     source.querySelector("summary").focus();
     source.scrollIntoView({ block: "nearest" });
-  });
-  return button;
+  };
+  return button({ className: "citation", ariaLabel, onclick: showSource }, String(number));
 }
 
-function drawRest(rest, turn, last) {
-  const key = JSON.stringify([
-    turn.citations, turn.attachments, turn.question, turn.problem, turn.state, last,
-  ]);
-  if (rest.drawnKey === key) return;
-  rest.drawnKey = key;
-  const opened = new Set(
-    [...rest.querySelectorAll("details[open]")].map((details) => details.dataset.source),
-  );
-  rest.replaceChildren(
-    ...sources(turn.citations, opened),
-    ...attachments(turn.attachments),
-    ...options(turn, last),
-    ...problems(turn),
-  );
+function renderExtras(extras, turn, isLast) {
+  const { citations, attachments: files, question, problem, state } = turn;
+  update(extras, [citations, files, question, problem, state, isLast], () => {
+    const details = [...extras.querySelectorAll("details[open]")];
+    const opened = new Set(details.map((source) => source.dataset.source));
+    const shown = [sources(citations, opened), attachments(files), options(turn, isLast)];
+    return [...shown.flat(), ...problems(turn)];
+  });
 }
 
 function sources(citations, opened) {
@@ -360,7 +349,7 @@ function sources(citations, opened) {
 
 function attachments(files) {
   if (!files.length) return [];
-  const list = make("ul", { className: "extras", ariaLabel: "Attachments" });
+  const list = make("ul", { className: "attachments", ariaLabel: "Attachments" });
   for (const file of files) list.append(make("li", {}, attachment(file)));
   return [list];
 }
@@ -372,71 +361,61 @@ function attachment(file) {
   const inline = /^data:/i.test(file.url);
   if (!inline && !/^https?:/i.test(file.url)) return make("span", { className: "chip" }, file.name);
   const link = make("a", { className: "chip", href: file.url, rel: "noopener noreferrer" }, file.name);
-  // A data URL of text/html opened in place could show anything; saved it is a file.
+  // A data URL of text/html that opens in place could show anything; a download cannot.
   if (inline) link.download = file.name;
   else link.target = "_blank";
   return link;
 }
 
-function options(turn, last) {
-  if (!turn.question?.options.length || turn.state !== "asked" || !last) return [];
-  const group = make("div", { className: "options", ariaLabel: "Suggested answers" });
-  group.setAttribute("role", "group");
-  for (const option of turn.question.options) {
-    const button = make("button", { type: "button", className: "chip" }, option);
-    button.addEventListener("click", () => say(option));
-    group.append(button);
-  }
-  return [group];
+function options(turn, isLast) {
+  if (!turn.question?.options.length || turn.state !== "asked" || !isLast) return [];
+  const chips = turn.question.options.map((option) =>
+    button({ className: "chip", onclick: () => send(option) }, option),
+  );
+  const about = { className: "options", role: "group", ariaLabel: "Suggested answers" };
+  return [make("div", about, ...chips)];
 }
 
 function problems(turn) {
   if (turn.state !== "failed") return [];
-  const words = turn.problem?.message ?? "The reply could not be finished.";
-  const node = make("p", { className: "problem" }, words);
-  const again = make("button", { type: "button" }, "Try again");
-  again.addEventListener("click", () => say(turn.message));
-  node.append(again);
-  return [node];
+  const text = turn.problem?.message ?? "The reply could not be finished.";
+  const retry = button({ onclick: () => send(turn.message) }, "Try again");
+  return [make("p", { className: "problem" }, text, retry)];
 }
 
-function drawUnsent(messages) {
-  const nodes = messages.map((message) => {
-    const asked = make("div", { className: "asked unsent" }, message.text);
-    const article = make("article", { className: "turn" }, asked);
-    if (message.problem) article.append(unsentProblem(message));
-    else article.append(make("p", { className: "caption" }, "Sending…"));
-    return article;
-  });
+function renderUnsent(messages) {
   let group = $("unsent");
-  if (!nodes.length) return group?.remove();
+  if (!messages.length) return group?.remove();
   group ??= make("div", { id: "unsent" });
-  const key = JSON.stringify(messages);
-  if (group.drawnKey !== key) group.replaceChildren(...nodes);
-  group.drawnKey = key;
+  update(group, messages, () => messages.map(unsentMessage));
   if ($("log").nextElementSibling !== group) $("log").after(group);
 }
 
-function unsentProblem(message) {
-  const node = make("p", { className: "problem unsent-problem" }, message.problem.message);
-  const again = make("button", { type: "button" }, "Try again");
-  again.addEventListener("click", () => client.retry(message.id));
-  const edit = make("button", { type: "button" }, "Edit");
-  edit.addEventListener("click", () => {
-    client.discard(message.id);
-    begin(message.text);
-  });
-  node.append(again, edit);
-  return node;
+function unsentMessage(message) {
+  const state = message.problem
+    ? unsentProblem(message)
+    : make("p", { className: "caption" }, "Sending…");
+  return make("article", { className: "turn" }, bubble(message.text, "unsent"), state);
 }
 
-function announce(words) {
-  $("announcement").textContent = words;
+function unsentProblem(message) {
+  const retry = button({ onclick: () => client.retry(message.id) }, "Try again");
+  const edit = () => {
+    client.discard(message.id);
+    fillComposer(message.text);
+  };
+  const about = { className: "problem unsent-problem" };
+  return make("p", about, message.problem.message, retry, button({ onclick: edit }, "Edit"));
+}
+
+/** Let screen readers read a text. */
+function announce(text) {
+  $("announcement").textContent = text;
 }
 
 // Scrolling
 
-function toEnd() {
+function scrollToEnd() {
   const main = $("main");
   main.scrollTop = main.scrollHeight;
 }
@@ -446,44 +425,48 @@ function isNearEnd() {
   return main.scrollHeight - main.scrollTop - main.clientHeight < NEAR_END;
 }
 
-function showLatest() {
-  $("latest").hidden = isNearEnd();
-  document.querySelector("header").classList.toggle("over", $("main").scrollTop > 4);
+function showScrollState() {
+  $("scroll-to-end").hidden = isNearEnd();
+  document.querySelector("header").classList.toggle("scrolled", $("main").scrollTop > 4);
 }
 
 $("main").addEventListener("scroll", () => {
-  following = isNearEnd();
-  showLatest();
+  isFollowing = isNearEnd();
+  showScrollState();
 });
-$("latest").addEventListener("click", () => {
-  following = true;
-  toEnd();
-  showLatest();
+$("scroll-to-end").addEventListener("click", () => {
+  isFollowing = true;
+  scrollToEnd();
+  showScrollState();
 });
 
-// Writing
+// The composer
 
-function say(text) {
-  const words = text.trim();
-  if (!words) return;
-  following = true;
+function send(text) {
+  const trimmed = text.trim();
+  if (!trimmed) return;
+  isFollowing = true;
   announce("");
-  awaited.add(client.send(words));
+  unanswered.add(client.send(trimmed));
   $("text").focus();
 }
 
-/** Put text into the field and let the person go on. */
-function begin(text) {
+/** Put text into the field, with the cursor at its end. */
+function fillComposer(text) {
   const field = $("text");
   field.value = text;
   field.focus();
   field.setSelectionRange(text.length, text.length);
-  fit();
+  onInput();
+}
+
+function onInput() {
+  fitHeight();
   suggest();
   schedule();
 }
 
-function fit() {
+function fitHeight() {
   const field = $("text");
   field.style.height = "auto";
   field.style.height = `${field.scrollHeight}px`;
@@ -491,19 +474,15 @@ function fit() {
 
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
-  say($("text").value);
-  if ($("text").value.trim()) begin("");
+  send($("text").value);
+  if ($("text").value.trim()) fillComposer("");
 });
 
-$("text").addEventListener("input", () => {
-  fit();
-  suggest();
-  schedule();
-});
+$("text").addEventListener("input", onInput);
 
 $("text").addEventListener("keydown", (event) => {
   if (event.isComposing) return;
-  if (!$("suggestions").hidden && choosing(event)) return event.preventDefault();
+  if (!$("suggestions").hidden && handleSuggestionKey(event)) return event.preventDefault();
   if (event.key === "Enter" && !event.shiftKey) {
     event.preventDefault();
     $("composer").requestSubmit();
@@ -515,15 +494,15 @@ document.addEventListener("keydown", (event) => {
 });
 
 function stop() {
-  const running = client.transcript.running;
+  const running = client.conversation.running;
   if (running) client.stop(running.id);
   $("text").focus();
 }
 
 $("stop").addEventListener("click", stop);
 $("new").addEventListener("click", () => {
-  lasting.setItem("palaver.thread", newId());
-  open(lasting.getItem("palaver.thread"));
+  local.setItem("palaver.thread", newId());
+  open(local.getItem("palaver.thread"));
   $("text").focus();
 });
 
@@ -542,55 +521,51 @@ $("main").addEventListener("click", async (event) => {
 
 // Suggestions
 
-let chosen = 0;
+let selected = 0;
 
 function suggest() {
   const typed = $("text").value.match(/^\/([\w-]*)$/)?.[1].toLowerCase();
-  const fitting = typed === undefined ? [] : skills.filter((skill) => skill.name.startsWith(typed));
-  chosen = 0;
+  const matching = typed === undefined ? [] : skills.filter((skill) => skill.name.startsWith(typed));
+  selected = 0;
   $("suggestions").replaceChildren(
-    ...fitting.map((skill, index) => {
-      const option = make(
-        "li",
-        { id: `suggestion-${index}` },
-        make("strong", {}, `/${skill.name}`),
-        make("span", {}, skill.description),
-      );
-      option.setAttribute("role", "option");
+    ...matching.map((skill, index) => {
+      const name = make("strong", {}, `/${skill.name}`);
+      const about = { id: `suggestion-${index}`, role: "option" };
+      const option = make("li", about, name, make("span", {}, skill.description));
       option.dataset.name = skill.name;
-      // Before the field loses its focus.
+      // pointerdown comes before the field loses its focus.
       option.addEventListener("pointerdown", (event) => {
         event.preventDefault();
-        accept(skill.name);
+        acceptSuggestion(skill.name);
       });
       return option;
     }),
   );
-  showSuggestions(fitting.length > 0);
+  showSuggestions(matching.length > 0);
 }
 
-function showSuggestions(shown) {
-  $("suggestions").hidden = !shown;
-  $("text").setAttribute("aria-expanded", String(shown));
+function showSuggestions(isShown) {
+  $("suggestions").hidden = !isShown;
+  $("text").setAttribute("aria-expanded", String(isShown));
   [...$("suggestions").children].forEach((option, index) => {
-    option.setAttribute("aria-selected", String(index === chosen));
-    if (index === chosen) option.scrollIntoView({ block: "nearest" });
+    option.setAttribute("aria-selected", String(index === selected));
+    if (index === selected) option.scrollIntoView({ block: "nearest" });
   });
-  if (shown) $("text").setAttribute("aria-activedescendant", `suggestion-${chosen}`);
+  if (isShown) $("text").setAttribute("aria-activedescendant", `suggestion-${selected}`);
   else $("text").removeAttribute("aria-activedescendant");
 }
 
-/** A key while skills are suggested; true when it was for them. */
-function choosing(event) {
+/** Handle a key while skills are suggested; return true when it was for them. */
+function handleSuggestionKey(event) {
   const all = $("suggestions").children;
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (step) {
-    chosen = (chosen + step + all.length) % all.length;
+    selected = (selected + step + all.length) % all.length;
     showSuggestions(true);
     return true;
   }
   if (event.key === "Tab" || event.key === "Enter") {
-    accept(all[chosen].dataset.name);
+    acceptSuggestion(all[selected].dataset.name);
     return true;
   }
   if (event.key === "Escape") {
@@ -600,10 +575,10 @@ function choosing(event) {
   return false;
 }
 
-function accept(name) {
-  begin(`/${name} `);
+function acceptSuggestion(name) {
+  fillComposer(`/${name} `);
 }
 
-load();
-open(remembered("palaver.thread"));
+loadServerInfo();
+open(storedId("palaver.thread"));
 $("text").focus();

@@ -1,49 +1,49 @@
 /**
- * A client of Palaver's websocket protocol, without any page: docs/protocol.md describes it.
+ * A client of Palaver's websocket protocol, without a user interface. See docs/protocol.md.
  *
  *     const client = new Client({ url: "ws://127.0.0.1:7252/ws", thread: "my-thread" });
- *     client.addEventListener("change", () => console.log(client.transcript.turns));
+ *     client.addEventListener("change", () => console.log(client.conversation.turns));
  *     client.connect();
  *     client.send("Hello");
  *
- * It reconnects by itself, misses no character and shows none twice, and sends a message again
- * until the server has it. Positions count code points.
+ * It reconnects by itself, delivers every character exactly once, and sends a message again until
+ * the server has stored it. Positions count code points.
  */
 
 const FIRST_DELAY = 500; // ms before the first reconnect; doubles
-const LONGEST_DELAY = 20_000; // ms
-const RESTART_SPREAD = 100; // ms over which clients come back when a server restarts
-const STEADY = 2_000; // ms after which an open connection counts as a good one
-const SILENCE = 25_000; // ms without a frame after which the server is asked for a sign of life
-const PATIENCE = 10_000; // ms that it has to give one
+const MAX_DELAY = 20_000; // ms
+const RESTART_JITTER = 100; // ms over which clients reconnect when a server restarts
+const STABLE_AFTER = 2_000; // ms after which an open connection resets the delay
+const PING_AFTER = 25_000; // ms without a frame after which the client sends a ping
+const FRAME_TIMEOUT = 10_000; // ms that the server has to answer
 
-/** Close codes after which coming back would not help. */
+/** Close codes after which the client does not reconnect. */
 const REFUSALS = new Set([4400, 4401, 4403]);
-/** Errors that pass by themselves; the message is sent again. */
-const PASSING = new Set(["overloaded", "ledger_unavailable", "engine_unavailable"]);
-const RETRY = 2_000; // ms, where the server does not say
+/** Errors after which the message is sent again. */
+const RETRYABLE = new Set(["overloaded", "ledger_unavailable", "engine_unavailable"]);
+const RETRY_DELAY = 2_000; // ms, unless the server gives one
+const TOO_LARGE = { code: "too_large", message: "This message is too long to send." };
 
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** How many code points a string has. */
-export function codePoints(text) {
-  let count = 0;
-  for (const _ of text) count += 1;
-  return count;
+/** Return the number of code points. */
+function codePoints(text) {
+  return Array.from(text).length;
 }
 
 /** One message, or several that are answered together, and the reply. */
 export class Turn {
   constructor(id) {
     this.id = id;
-    this.messages = []; // {id, person, text}; the id is empty in what a snapshot tells of the past
+    this.messages = []; // {id, person, text}; the id is empty when only a snapshot's history has it
+    this.taken = null; // ids of the messages that the finished turn has answered; null: all
     this.state = "waiting"; // waiting, running, done, asked, stopped, failed
     this.text = "";
     this.length = 0; // code points of text
-    this.line = null; // while it waits for the model: about how many come first
+    this.queuePosition = null; // while it waits for the model: about how many come first
     this.skill = "";
     this.reason = "";
     this.score = null;
@@ -55,45 +55,38 @@ export class Turn {
     this.version = 0; // grows with every change
   }
 
-  /** What was written, as one text. */
+  /** All messages as one text. */
   get message() {
     return this.messages.map((message) => message.text).join("\n\n");
   }
 
-  get open() {
+  get isOpen() {
     return this.state === "waiting" || this.state === "running";
   }
 
-  /** Take text in at its position; false when something before it is missing. */
-  heal(position, text) {
+  /** Append the part of the text that is new; return false when text before it is missing. */
+  append(position, text) {
     if (position > this.length) return false;
-    const known = this.length - position;
-    if (known === 0) {
-      this.text += text;
-      this.length += codePoints(text);
-      return true;
-    }
-    const fresh = Array.from(text).slice(known);
+    const fresh = Array.from(text).slice(this.length - position);
     this.text += fresh.join("");
     this.length += fresh.length;
     return true;
   }
 
-  /** Withdraw the text from a position on. */
-  cut(position) {
+  /** Remove the text from a position on. */
+  truncate(position) {
     if (position >= this.length) return;
     this.text = Array.from(this.text).slice(0, position).join("");
     this.length = position;
   }
 }
 
-/** A conversation as the server tells it: feed it frames, read its turns. */
-export class Transcript {
+/** The state of a conversation: apply frames to it, read its turns. */
+export class ConversationState {
   constructor() {
     this.byId = new Map();
     this.epoch = "";
     this.offset = 0;
-    this.version = 0;
   }
 
   /** Oldest first. */
@@ -105,55 +98,45 @@ export class Transcript {
     return this.epoch ? `${this.epoch}:${this.offset}` : null;
   }
 
-  /** The turn that is being answered, or null. */
+  /** The first turn without an end, or null. */
   get running() {
-    return this.turns.find((turn) => turn.open) ?? null;
+    return this.turns.find((turn) => turn.isOpen) ?? null;
   }
 
-  /** How many turns come before this one. */
-  ahead(turn) {
-    let count = 0;
-    for (const other of this.byId.values()) {
-      if (other === turn) break;
-      if (other.open) count += 1;
-    }
-    return count;
+  /** Return the number of open turns before this one. */
+  turnsAhead(turn) {
+    const turns = this.turns;
+    return turns.slice(0, turns.indexOf(turn)).filter((other) => other.isOpen).length;
   }
 
-  /** Take a frame in. Returns false when frames were missed: then start over with a snapshot. */
+  /** Apply a frame. Returns false when frames are missing: then a new snapshot is needed. */
   apply(frame) {
-    const known = this.#advance(frame);
-    if (known) return true;
-    const take = TAKE[frame.type];
-    if (!take) return true; // of a newer server
+    if (!this.#advance(frame)) return true;
+    const handle = EVENT_HANDLERS[frame.type];
+    if (!handle) return true; // from a newer server
     const turn = this.#turn(frame.turn);
     if (frame.type === "message" && frame.moved) this.#move(turn, frame.id);
-    const whole = take(turn, frame);
+    const isComplete = handle(turn, frame);
     turn.version += 1;
-    this.version += 1;
-    return whole !== false;
+    return isComplete !== false;
   }
 
-  /** Move on to the frame's cursor; true when it was seen before. */
+  /** Advance to the frame's cursor; return false when the frame was applied before. */
   #advance(frame) {
-    if (!frame.cursor) return false;
+    if (!frame.cursor) return true;
     const [epoch, offset] = splitCursor(frame.cursor);
-    if (epoch === this.epoch && offset <= this.offset) return true;
+    if (epoch === this.epoch && offset <= this.offset) return false;
     this.epoch = epoch;
     this.offset = offset;
-    return false;
+    return true;
   }
 
   #turn(id) {
-    let turn = this.byId.get(id);
-    if (!turn) {
-      turn = new Turn(id);
-      this.byId.set(id, turn);
-    }
-    return turn;
+    if (!this.byId.has(id)) this.byId.set(id, new Turn(id));
+    return this.byId.get(id);
   }
 
-  /** A message has left its turn for this one, which comes next. */
+  /** Move a message from its turn to this one, which comes before all waiting turns. */
   #move(turn, messageId) {
     for (const other of this.byId.values()) {
       if (other === turn || !other.messages.some((message) => message.id === messageId)) continue;
@@ -161,13 +144,14 @@ export class Transcript {
       other.version += 1;
     }
     const rest = this.turns.filter((other) => other !== turn);
-    const waits = (other) => other.state === "waiting";
-    const order = [...rest.filter((other) => !waits(other)), turn, ...rest.filter(waits)];
-    this.byId = new Map(order.map((each) => [each.id, each]));
+    const isWaiting = (other) => other.state === "waiting";
+    const begun = rest.filter((other) => !isWaiting(other));
+    const order = [...begun, turn, ...rest.filter(isWaiting)];
+    this.byId = new Map(order.map((other) => [other.id, other]));
   }
 
-  /** Begin from a snapshot. What it does not tell about a turn is kept. */
-  restart(snapshot, cursor) {
+  /** Replace the state by a snapshot. Fields of a turn that the snapshot lacks are kept. */
+  applySnapshot(snapshot, cursor) {
     const before = this.byId;
     const ids = new Map();
     for (const turn of before.values()) {
@@ -175,30 +159,29 @@ export class Transcript {
     }
     this.byId = new Map();
     [this.epoch, this.offset] = splitCursor(cursor);
-    for (const line of snapshot.history) {
-      const fresh = !this.byId.has(line.turn);
-      const turn = this.#revive(before, line.turn);
-      if (line.role === "user") {
-        if (fresh) turn.messages = [];
-        const id = ids.get(`${line.turn} ${line.text}`) ?? "";
-        turn.messages.push({ id, person: line.person, text: line.text });
+    for (const entry of snapshot.history) {
+      const isFirst = !this.byId.has(entry.turn);
+      const turn = this.#restore(before, entry.turn);
+      if (entry.role === "user") {
+        if (isFirst) turn.messages = [];
+        const id = ids.get(`${entry.turn} ${entry.text}`) ?? "";
+        turn.messages.push({ id, person: entry.person, text: entry.text });
       } else {
-        setText(turn, line.text);
-        turn.state = line.outcome ?? "done";
-        turn.skill = line.skill || turn.skill;
+        setText(turn, entry.text);
+        turn.state = entry.outcome ?? "done";
+        turn.skill = entry.skill || turn.skill;
       }
     }
     for (const pending of snapshot.pending) {
-      const turn = this.#revive(before, pending.turn);
+      const turn = this.#restore(before, pending.turn);
       turn.messages = pending.messages;
       turn.state = pending.running ? "running" : "waiting";
       turn.skill = pending.skill || turn.skill;
       setText(turn, pending.reply);
     }
-    this.version += 1;
   }
 
-  #revive(before, id) {
+  #restore(before, id) {
     if (!this.byId.has(id) && before.has(id)) this.byId.set(id, before.get(id));
     const turn = this.#turn(id);
     turn.version += 1;
@@ -216,8 +199,8 @@ function splitCursor(cursor) {
   return [cursor.slice(0, colon), Number(cursor.slice(colon + 1))];
 }
 
-/** What each event does to its turn. */
-const TAKE = {
+/** The effect of each event on its turn. */
+const EVENT_HANDLERS = {
   message(turn, event) {
     const { id, person, text } = event;
     if (turn.messages.some((message) => message.id === id)) return;
@@ -226,12 +209,12 @@ const TAKE = {
   started(turn, event) {
     turn.state = "running";
     if (event.attempt > 1) {
-      turn.cut(event.position);
-      turn.line = null;
+      turn.truncate(event.position);
+      turn.queuePosition = null;
     }
   },
   queued(turn, event) {
-    turn.line = event.ahead;
+    turn.queuePosition = event.ahead;
   },
   routed(turn, event) {
     turn.skill = event.skill;
@@ -240,17 +223,17 @@ const TAKE = {
   },
   text(turn, event) {
     if (turn.state === "waiting") turn.state = "running";
-    turn.line = null;
-    return turn.heal(event.position, event.text);
+    turn.queuePosition = null;
+    return turn.append(event.position, event.text);
   },
   text_reset(turn, event) {
-    turn.cut(event.position);
+    turn.truncate(event.position);
   },
   tool(turn, event) {
-    const same = (tool) => tool.name === event.name && tool.state === "started";
-    const at = turn.tools.findIndex(same);
-    if (at < 0) turn.tools.push(event);
-    else turn.tools[at] = event;
+    const isStart = (tool) => tool.name === event.name && tool.state === "started";
+    const index = turn.tools.findIndex(isStart);
+    if (index < 0) turn.tools.push(event);
+    else turn.tools[index] = event;
   },
   citation(turn, event) {
     if (!turn.citations.some((known) => known.number === event.citation.number)) {
@@ -267,7 +250,8 @@ const TAKE = {
   },
   finished(turn, event) {
     turn.state = event.outcome;
-    turn.line = null;
+    turn.taken = event.messages;
+    turn.queuePosition = null;
     turn.problem = event.problem;
     turn.usage = event.usage;
     return turn.length === event.length;
@@ -275,243 +259,229 @@ const TAKE = {
 };
 
 /**
- * A connection that keeps itself up. Events: `change` (the transcript or the unsent messages),
- * `status`.
+ * A connection that reconnects by itself. Events: `change` (the conversation or the unsent
+ * messages), `status`.
  *
  * Options: `url`, `thread`, `person`, `token`; `storage` (like localStorage) keeps unsent messages
- * over a reload; `WebSocket` for runtimes without one of their own.
+ * across reloads; `WebSocket` for runtimes that have none.
  */
 export class Client extends EventTarget {
   #options;
   #socket = null;
-  #timer = null;
-  #watch = null;
-  #settling = null;
+  #reconnectTimer = null;
+  #frameTimer = null;
+  #stableTimer = null;
   #retries = 0;
-  #welcome = false;
-  #missed = false;
+  #isWelcomed = false;
+  #needsSnapshot = false;
 
   constructor(options) {
     super();
     this.#options = { WebSocket: globalThis.WebSocket, storage: null, ...options };
-    this.transcript = new Transcript();
+    this.conversation = new ConversationState();
     this.unsent = new Map(); // id to {id, text, skill, arguments, problem}
-    this.status = "closed"; // closed, connecting, open, waiting, refused
+    this.status = "closed"; // closed, connecting, open, reconnecting, refused
     this.refusal = null; // {code, reason} when the status is refused
     this.person = options.person ?? null;
     this.maxMessageBytes = Infinity;
     this.#load();
   }
 
-  get thread() {
-    return this.#options.thread;
-  }
-
   /** Open the connection and keep it open until `close`. */
   connect() {
-    this.#clear();
-    this.#welcome = false;
+    this.#clearTimers();
+    this.#isWelcomed = false;
     this.#setStatus("connecting");
     const socket = new this.#options.WebSocket(this.#options.url);
     this.#socket = socket;
     socket.onopen = () => socket.send(JSON.stringify(this.#hello()));
     socket.onmessage = (event) => {
-      if (socket === this.#socket) this.#take(JSON.parse(event.data));
+      if (socket === this.#socket) this.#handleFrame(JSON.parse(event.data));
     };
     socket.onclose = (event) => {
-      if (socket === this.#socket) this.#lost(event.code, event.reason);
+      if (socket === this.#socket) this.#handleClose(event.code, event.reason);
     };
-    this.#expectSign(PATIENCE);
+    this.#expectFrame(FRAME_TIMEOUT);
   }
 
   close() {
-    this.#drop();
+    this.#disconnect();
     this.#setStatus("closed");
   }
 
-  /** The network is back, or the page is shown again: do not wait for the timer. */
-  wake() {
-    if (this.status === "waiting") this.connect();
-    else if (this.status === "open") this.#ask();
+  /** Reconnect or test the connection now: after the network or the page has come back. */
+  checkConnection() {
+    if (this.status === "reconnecting") this.connect();
+    else if (this.status === "open") this.#ping();
   }
 
-  /** Send a message; returns its id. It is kept and sent again until the server has it. */
-  send(text, { skill = null, arguments: args = undefined } = {}) {
-    const message = { id: newId(), text };
-    if (skill) message.skill = skill;
-    if (args) message.arguments = args;
+  /** Send a message and return its id. It is kept and sent again until the server has stored it. */
+  send(text, { skill, arguments: args } = {}) {
+    const message = { id: newId(), text, skill, arguments: args };
     this.unsent.set(message.id, message);
     this.#save();
-    this.#post(message);
+    this.#sendMessage(message);
     this.#emit("change");
     return message.id;
   }
 
-  /** Send again a message that was refused. */
+  /** Send a refused message again. */
   retry(id) {
     const message = this.unsent.get(id);
     if (!message) return;
     delete message.problem;
-    this.#post(message);
+    this.#sendMessage(message);
     this.#emit("change");
   }
 
-  /** Forget a message that was not accepted. */
+  /** Remove a message that was not stored. */
   discard(id) {
     this.unsent.delete(id);
     this.#save();
     this.#emit("change");
   }
 
-  /** Stop a turn, or the one that runs. */
+  /** Stop a turn; without `turn` the running one. */
   stop(turn = null) {
-    this.#write(turn ? { type: "stop", turn } : { type: "stop" });
+    this.#sendFrame({ type: "stop", turn });
   }
 
   #hello() {
     const { thread, person, token } = this.#options;
-    const hello = { type: "hello", thread, since: this.#since() };
-    if (person) hello.person = person;
-    if (token) hello.token = token;
-    return hello;
+    const since = this.#needsSnapshot ? null : (this.conversation.cursor ?? "start");
+    return { type: "hello", thread, person, token, since };
   }
 
-  #since() {
-    return this.#missed ? null : (this.transcript.cursor ?? "start");
-  }
-
-  #post(message) {
-    if (!this.#welcome || message.problem) return;
+  #sendMessage(message) {
+    if (!this.#isWelcomed || message.problem) return;
     const { problem, ...frame } = message;
     const data = JSON.stringify({ type: "send", ...frame });
     if (new TextEncoder().encode(data).length > this.maxMessageBytes) {
-      message.problem = { code: "too_large", message: "This message is too long to send." };
+      message.problem = TOO_LARGE;
       this.#emit("change");
       return;
     }
     this.#socket.send(data);
   }
 
-  #write(frame) {
+  #sendFrame(frame) {
     if (this.#socket?.readyState === 1) this.#socket.send(JSON.stringify(frame));
   }
 
-  #take(frame) {
-    this.#expectSign(SILENCE, () => this.#ask());
+  #handleFrame(frame) {
+    this.#expectFrame(PING_AFTER, () => this.#ping());
     switch (frame.type) {
       case "welcome":
-        this.#welcomed(frame);
+        this.#handleWelcome(frame);
         break;
-      case "restart":
-        this.transcript.restart(frame.snapshot, frame.cursor);
+      case "reset":
+        this.conversation.applySnapshot(frame.snapshot, frame.cursor);
         break;
       case "ack":
-        this.#stored(frame.id);
+        this.#markStored(frame.id);
         break;
       case "error":
-        this.#failed(frame);
+        this.#handleError(frame);
         break;
       case "message":
-        this.#stored(frame.id);
+        this.#markStored(frame.id);
       // falls through
       default:
-        if (frame.turn !== undefined && !this.transcript.apply(frame)) this.#startOver();
+        if (frame.turn !== undefined && !this.conversation.apply(frame)) this.#reload();
     }
     this.#emit("change");
   }
 
-  #welcomed(frame) {
+  #handleWelcome(frame) {
     this.person = frame.person;
     this.maxMessageBytes = frame.max_message_bytes;
-    if (frame.snapshot) this.transcript.restart(frame.snapshot, frame.cursor);
-    else if (!this.transcript.epoch) [this.transcript.epoch] = splitCursor(frame.cursor);
-    // A server that lets clients in and sends them away again must not be stormed.
+    if (frame.snapshot) this.conversation.applySnapshot(frame.snapshot, frame.cursor);
+    else if (!this.conversation.epoch) [this.conversation.epoch] = splitCursor(frame.cursor);
+    // Keep the backoff when a server accepts clients and closes them again at once.
     this.#retries = Math.min(this.#retries, 1);
-    this.#settling = setTimeout(() => (this.#retries = 0), STEADY);
-    this.#missed = false;
-    this.#welcome = true;
+    this.#stableTimer = setTimeout(() => (this.#retries = 0), STABLE_AFTER);
+    this.#needsSnapshot = false;
+    this.#isWelcomed = true;
     this.#setStatus("open");
-    for (const message of this.unsent.values()) this.#post(message);
+    for (const message of this.unsent.values()) this.#sendMessage(message);
   }
 
-  /** Something is missing: show the conversation from a snapshot. */
-  #startOver() {
-    this.#drop();
-    this.#missed = true;
-    this.#again(FIRST_DELAY * Math.random());
+  /** Reconnect and ask for a snapshot, because frames are missing. */
+  #reload() {
+    this.#disconnect();
+    this.#needsSnapshot = true;
+    this.#reconnectAfter(FIRST_DELAY * Math.random());
   }
 
-  #stored(id) {
+  #markStored(id) {
     if (this.unsent.delete(id)) this.#save();
   }
 
-  #failed(frame) {
+  #handleError(frame) {
     const message = this.unsent.get(frame.id);
     if (!message) return;
-    if (PASSING.has(frame.code)) {
-      setTimeout(() => this.#post(message), (frame.retry_after ?? RETRY / 1000) * 1000);
+    if (RETRYABLE.has(frame.code)) {
+      setTimeout(() => this.#sendMessage(message), (frame.retry_after ?? RETRY_DELAY / 1000) * 1000);
       return;
     }
     message.problem = { code: frame.code, message: frame.message };
     this.#save();
   }
 
-  #lost(code, reason) {
-    this.#drop();
+  #handleClose(code, reason) {
+    this.#disconnect();
     if (REFUSALS.has(code)) {
       this.refusal = { code, reason };
       this.#setStatus("refused");
       return;
     }
-    if (code === 1009) this.#blameLargest();
-    this.#again(this.#delay(code));
+    if (code === 1009) this.#refuseLongest();
+    this.#reconnectAfter(this.#reconnectDelay(code));
     this.#retries += 1;
   }
 
-  /** How long to wait: when a server restarts, others are there to take over. */
-  #delay(code) {
-    if (code === 1012 && this.#retries === 0) return Math.random() * RESTART_SPREAD;
-    const delay = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#retries);
+  /** Return the delay in ms: short when a server restarts, because another one takes over. */
+  #reconnectDelay(code) {
+    if (code === 1012 && this.#retries === 0) return Math.random() * RESTART_JITTER;
+    const delay = Math.min(MAX_DELAY, FIRST_DELAY * 2 ** this.#retries);
     return ((1 + Math.random()) * delay) / 2;
   }
 
-  /** The server closed because of a message's size: do not send it for ever. */
-  #blameLargest() {
+  /** Refuse the longest message, because the server closed the connection over its size. */
+  #refuseLongest() {
     const waiting = [...this.unsent.values()].filter((message) => !message.problem);
     waiting.sort((a, b) => b.text.length - a.text.length);
-    if (waiting.length) {
-      waiting[0].problem = { code: "too_large", message: "This message is too long to send." };
-    }
+    if (waiting.length) waiting[0].problem = TOO_LARGE;
   }
 
-  #again(delay) {
-    this.#setStatus("waiting");
-    this.#timer = setTimeout(() => this.connect(), delay);
+  #reconnectAfter(delay) {
+    this.#setStatus("reconnecting");
+    this.#reconnectTimer = setTimeout(() => this.connect(), delay);
   }
 
-  /** Ask for a sign of life: a broken connection can stay silent for minutes. */
-  #ask() {
-    this.#write({ type: "ping" });
-    this.#expectSign(PATIENCE);
+  /** Ask for a frame: a broken connection can stay silent for minutes. */
+  #ping() {
+    this.#sendFrame({ type: "ping" });
+    this.#expectFrame(FRAME_TIMEOUT);
   }
 
-  #expectSign(patience, otherwise = () => this.#lost(1006, "no sign of life")) {
-    clearTimeout(this.#watch);
-    this.#watch = setTimeout(otherwise, patience);
+  #expectFrame(timeout, otherwise = () => this.#handleClose(1006, "the server does not answer")) {
+    clearTimeout(this.#frameTimer);
+    this.#frameTimer = setTimeout(otherwise, timeout);
   }
 
-  #drop() {
-    this.#clear();
+  #disconnect() {
+    this.#clearTimers();
     const socket = this.#socket;
     this.#socket = null;
-    this.#welcome = false;
+    this.#isWelcomed = false;
     if (socket) socket.close();
   }
 
-  #clear() {
-    clearTimeout(this.#timer);
-    clearTimeout(this.#watch);
-    clearTimeout(this.#settling);
+  #clearTimers() {
+    clearTimeout(this.#reconnectTimer);
+    clearTimeout(this.#frameTimer);
+    clearTimeout(this.#stableTimer);
   }
 
   #setStatus(status) {
@@ -528,8 +498,8 @@ export class Client extends EventTarget {
   }
 
   #load() {
-    const kept = this.#options.storage?.getItem(this.#key);
-    for (const message of kept ? JSON.parse(kept) : []) this.unsent.set(message.id, message);
+    const stored = this.#options.storage?.getItem(this.#key);
+    for (const message of stored ? JSON.parse(stored) : []) this.unsent.set(message.id, message);
   }
 
   #save() {

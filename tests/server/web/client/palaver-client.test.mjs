@@ -1,9 +1,9 @@
-/** The client's healing and its reconnecting, without a browser: node --test tests/server/web/client */
+/** The client without a browser. Run: node --test tests/server/web/client */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Client, Transcript } from "../../../../server/palaver/web/static/palaver-client.js";
+import { Client, ConversationState } from "../../../../server/palaver/web/static/palaver-client.js";
 
 const TEXT = "naïve 雨 😀 👩‍👩‍👧 end";
 const POINTS = Array.from(TEXT);
@@ -20,64 +20,64 @@ function finished(extra = {}) {
 test("text that comes twice, whole or in part, is shown once, whatever the cut", () => {
   for (let live = 0; live <= POINTS.length; live += 1) {
     for (let from = 0; from <= live; from += 1) {
-      const transcript = new Transcript();
-      assert.equal(transcript.apply(piece(0, live)), true);
-      assert.equal(transcript.apply(piece(from, POINTS.length, { cursor: "e:1" })), true);
-      assert.equal(transcript.apply(finished({ cursor: "e:2" })), true);
-      assert.equal(transcript.turns[0].text, TEXT);
+      const conversation = new ConversationState();
+      assert.equal(conversation.apply(piece(0, live)), true);
+      assert.equal(conversation.apply(piece(from, POINTS.length, { cursor: "e:1" })), true);
+      assert.equal(conversation.apply(finished({ cursor: "e:2" })), true);
+      assert.equal(conversation.turns[0].text, TEXT);
     }
   }
 });
 
-test("a gap is noticed", () => {
-  const transcript = new Transcript();
-  transcript.apply(piece(0, 2));
-  assert.equal(transcript.apply(piece(3, 5)), false);
-  assert.equal(transcript.apply(finished()), false);
+test("a gap in the text is detected", () => {
+  const conversation = new ConversationState();
+  conversation.apply(piece(0, 2));
+  assert.equal(conversation.apply(piece(3, 5)), false);
+  assert.equal(conversation.apply(finished()), false);
 });
 
-test("an event that was seen is passed over by its cursor", () => {
-  const transcript = new Transcript();
-  transcript.apply(piece(0, 4, { cursor: "e:1" }));
-  transcript.apply({ type: "text_reset", turn: "t", position: 2, cursor: "e:2" });
-  transcript.apply(piece(2, 6, { cursor: "e:3" }));
-  transcript.apply({ type: "text_reset", turn: "t", position: 2, cursor: "e:2" });
-  assert.equal(transcript.turns[0].text, POINTS.slice(0, 6).join(""));
-  assert.equal(transcript.cursor, "e:3");
+test("an event that was applied before is ignored by its cursor", () => {
+  const conversation = new ConversationState();
+  conversation.apply(piece(0, 4, { cursor: "e:1" }));
+  conversation.apply({ type: "text_reset", turn: "t", position: 2, cursor: "e:2" });
+  conversation.apply(piece(2, 6, { cursor: "e:3" }));
+  conversation.apply({ type: "text_reset", turn: "t", position: 2, cursor: "e:2" });
+  assert.equal(conversation.turns[0].text, POINTS.slice(0, 6).join(""));
+  assert.equal(conversation.cursor, "e:3");
 });
 
 test("a later attempt withdraws what was never stored, the first does not", () => {
-  const transcript = new Transcript();
-  transcript.apply(piece(0, 8));
-  transcript.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
-  assert.equal(transcript.turns[0].length, 8);
-  transcript.apply({ type: "started", turn: "t", attempt: 2, position: 7 });
-  assert.equal(transcript.turns[0].text, POINTS.slice(0, 7).join(""));
+  const conversation = new ConversationState();
+  conversation.apply(piece(0, 8));
+  conversation.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
+  assert.equal(conversation.turns[0].length, 8);
+  conversation.apply({ type: "started", turn: "t", attempt: 2, position: 7 });
+  assert.equal(conversation.turns[0].text, POINTS.slice(0, 7).join(""));
 });
 
-test("a turn is in line until its text comes, or another worker takes it, or it ends", () => {
+test("a turn has a queue position until its text, a takeover or its end", () => {
   const ends = [
     piece(0, 2),
     { type: "started", turn: "t", attempt: 2, position: 0 },
     finished({ outcome: "stopped", length: 0 }),
   ];
   for (const end of ends) {
-    const transcript = new Transcript();
-    transcript.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
-    assert.equal(transcript.turns[0].line, null);
-    transcript.apply({ type: "queued", turn: "t", ahead: 3, cursor: "e:2" });
-    assert.equal(transcript.turns[0].line, 3);
-    transcript.apply(end);
-    assert.equal(transcript.turns[0].line, null);
+    const conversation = new ConversationState();
+    conversation.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
+    assert.equal(conversation.turns[0].queuePosition, null);
+    conversation.apply({ type: "queued", turn: "t", ahead: 3, cursor: "e:2" });
+    assert.equal(conversation.turns[0].queuePosition, 3);
+    conversation.apply(end);
+    assert.equal(conversation.turns[0].queuePosition, null);
   }
 });
 
-test("a snapshot replaces the text and keeps what it does not tell", () => {
-  const transcript = new Transcript();
+test("a snapshot replaces the text and keeps the fields that it lacks", () => {
+  const conversation = new ConversationState();
   const citation = { number: 1, document: "d", title: "", passage: "p", section: "" };
-  transcript.apply({ type: "message", turn: "t", id: "m", person: "ada", text: "q", cursor: "e:1" });
-  transcript.apply({ type: "citation", turn: "t", citation, cursor: "e:2" });
-  transcript.restart(
+  conversation.apply({ type: "message", turn: "t", id: "m", person: "ada", text: "q", cursor: "e:1" });
+  conversation.apply({ type: "citation", turn: "t", citation, cursor: "e:2" });
+  conversation.applySnapshot(
     {
       history: [
         { role: "user", turn: "t", text: "q", person: "ada" },
@@ -87,15 +87,15 @@ test("a snapshot replaces the text and keeps what it does not tell", () => {
     },
     "f:9",
   );
-  const [done, running] = transcript.turns;
+  const [done, running] = conversation.turns;
   assert.deepEqual([done.text, done.state, done.citations.length], [TEXT, "done", 1]);
-  assert.deepEqual([running.length, running.state, transcript.ahead(running)], [1, "running", 0]);
-  assert.equal(transcript.cursor, "f:9");
+  assert.deepEqual([running.length, running.state, conversation.turnsAhead(running)], [1, "running", 0]);
+  assert.equal(conversation.cursor, "f:9");
 });
 
 function pendingTurn(turn, text, extra = {}) {
   const messages = [{ id: `${turn}-id`, person: "ada", text }];
-  return { turn, id: `${turn}-id`, person: "ada", text, messages, running: false, reply: "", ...extra };
+  return { turn, messages, running: false, reply: "", ...extra };
 }
 
 function message(turn, id, text, extra = {}) {
@@ -103,10 +103,10 @@ function message(turn, id, text, extra = {}) {
 }
 
 test("a turn has all the messages that joined it, each once", () => {
-  const transcript = new Transcript();
-  for (const id of ["a", "b", "b"]) transcript.apply(message("t", id, `text of ${id}`));
-  assert.equal(transcript.turns[0].message, "text of a\n\ntext of b");
-  transcript.restart(
+  const conversation = new ConversationState();
+  for (const id of ["a", "b", "b"]) conversation.apply(message("t", id, `text of ${id}`));
+  assert.equal(conversation.turns[0].message, "text of a\n\ntext of b");
+  conversation.applySnapshot(
     {
       history: [
         { role: "user", turn: "t", text: "text of a", person: "ada" },
@@ -117,30 +117,43 @@ test("a turn has all the messages that joined it, each once", () => {
     },
     "e:9",
   );
-  assert.deepEqual(transcript.turns[0].messages.map(({ id }) => id), ["a", "b"]);
+  assert.deepEqual(conversation.turns[0].messages.map(({ id }) => id), ["a", "b"]);
 });
 
-test("a message that is moved leaves its turn and comes before those that wait", () => {
-  const transcript = new Transcript();
-  transcript.apply(message("t", "a", "go"));
-  transcript.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
-  transcript.apply(message("t", "b", "left"));
-  transcript.apply(message("w", "c", "later", { ahead: 1 }));
-  const waiting = transcript.turns.at(-1);
-  assert.equal(transcript.ahead(waiting), 1);
-  transcript.apply({ type: "finished", turn: "t", outcome: "done", length: 0, problem: null });
-  assert.equal(transcript.ahead(waiting), 0);
-  transcript.apply(message("n", "b", "left", { moved: true }));
-  assert.deepEqual(transcript.turns.map(({ id }) => id), ["t", "n", "w"]);
-  assert.equal(transcript.turns[0].message, "go");
-  assert.equal(transcript.ahead(waiting), 1);
+test("a moved message goes to its new turn, before those that wait", () => {
+  const conversation = new ConversationState();
+  conversation.apply(message("t", "a", "go"));
+  conversation.apply({ type: "started", turn: "t", attempt: 1, position: 0 });
+  conversation.apply(message("t", "b", "left"));
+  conversation.apply(message("w", "c", "later", { ahead: 1 }));
+  const waiting = conversation.turns.at(-1);
+  assert.equal(conversation.turnsAhead(waiting), 1);
+  conversation.apply({ type: "finished", turn: "t", outcome: "done", length: 0, problem: null });
+  assert.equal(conversation.turnsAhead(waiting), 0);
+  conversation.apply(message("n", "b", "left", { moved: true }));
+  assert.deepEqual(conversation.turns.map(({ id }) => id), ["t", "n", "w"]);
+  assert.equal(conversation.turns[0].message, "go");
+  assert.equal(conversation.turnsAhead(waiting), 1);
 });
 
-test("events of a newer server are passed over", () => {
-  assert.equal(new Transcript().apply({ type: "telepathy", turn: "t" }), true);
+test("a finished turn names the messages that it answered; another one moves", () => {
+  const conversation = new ConversationState();
+  const end = { type: "finished", outcome: "done", length: 0, problem: null };
+  conversation.apply(message("t", "a", "go"));
+  conversation.apply(message("t", "b", "left"));
+  conversation.apply({ ...end, turn: "t", messages: ["a"] });
+  assert.deepEqual(conversation.turns[0].taken, ["a"]);
+  conversation.apply(message("n", "b", "left", { moved: true }));
+  assert.equal(conversation.turns[1].isOpen, true);
+  conversation.apply({ ...end, turn: "n", messages: ["b"] });
+  assert.deepEqual(conversation.turns.map(({ taken }) => taken), [["a"], ["b"]]);
 });
 
-/** A websocket that a test speaks for. */
+test("events of a newer server are ignored", () => {
+  assert.equal(new ConversationState().apply({ type: "telepathy", turn: "t" }), true);
+});
+
+/** A websocket with the test as its server. */
 class FakeSocket {
   static made = [];
   constructor(url) {
@@ -192,21 +205,21 @@ const WELCOME = {
   type: "welcome", recovered: true, cursor: "e:0", person: "ada", max_message_bytes: 1000,
 };
 
-test("it asks for everything first, and for the rest after a cut", (t) => {
+test("it asks for every event first, and for the rest after a reconnect", (t) => {
   const { client, socket } = opened(t);
   socket.open();
   assert.equal(socket.sent[0].since, "start");
   socket.say(WELCOME);
   socket.say({ ...piece(0, 3), cursor: "e:4" });
   socket.end(1006);
-  assert.equal(client.status, "waiting");
+  assert.equal(client.status, "reconnecting");
   t.mock.timers.tick(500);
   FakeSocket.made[1].open();
   assert.equal(FakeSocket.made[1].sent[0].since, "e:4");
   client.close();
 });
 
-test("a message is sent again with its id until the server has it, also after a reload", (t) => {
+test("a message is sent again with its id until the server has stored it, also after a reload", (t) => {
   const { client, socket, storage } = opened(t);
   const id = client.send("hello");
   assert.equal(socket.sent.length, 0);
@@ -226,7 +239,7 @@ test("a message is sent again with its id until the server has it, also after a 
   later.close();
 });
 
-test("a refused message is kept with the reason and can be sent again or dropped", (t) => {
+test("a refused message is kept with the reason and can be sent again or discarded", (t) => {
   const { client, socket } = opened(t);
   socket.open();
   socket.say(WELCOME);
@@ -240,7 +253,7 @@ test("a refused message is kept with the reason and can be sent again or dropped
   client.close();
 });
 
-test("an overloaded server gets the message again later", (t) => {
+test("a message that an overloaded server refused is sent again later", (t) => {
   const { client, socket } = opened(t);
   socket.open();
   socket.say(WELCOME);
@@ -263,7 +276,7 @@ test("a message that is too long is not sent at all", (t) => {
   client.close();
 });
 
-test("a gap begins anew from a snapshot", (t) => {
+test("after a gap the client reconnects for a snapshot", (t) => {
   const { client, socket } = opened(t);
   socket.open();
   socket.say(WELCOME);
@@ -274,7 +287,18 @@ test("a gap begins anew from a snapshot", (t) => {
   client.close();
 });
 
-test("a refusal is final, anything else is tried again, later each time", (t) => {
+test("a reset replaces the conversation", (t) => {
+  const { client, socket } = opened(t);
+  socket.open();
+  socket.say(WELCOME);
+  socket.say({ ...piece(0, 3), cursor: "e:4" });
+  socket.say({ type: "reset", recovered: false, cursor: "f:2", snapshot: { history: [], pending: [] } });
+  assert.deepEqual(client.conversation.turns, []);
+  assert.equal(client.conversation.cursor, "f:2");
+  client.close();
+});
+
+test("a refusal is final, any other close is followed by a reconnect with backoff", (t) => {
   for (const code of [4400, 4401, 4403]) {
     const { client, socket } = opened(t);
     socket.open();
@@ -285,14 +309,14 @@ test("a refusal is final, anything else is tried again, later each time", (t) =>
   const { client } = opened(t);
   for (let round = 0; round < 8; round += 1) {
     FakeSocket.made.at(-1).end([1006, 1012, 1013, 4408, 4429][round % 5]);
-    assert.equal(client.status, "waiting");
+    assert.equal(client.status, "reconnecting");
     t.mock.timers.tick(20_000);
     assert.equal(FakeSocket.made.length, round + 2);
   }
   client.close();
 });
 
-/** The reconnects that come within each of some spans of ms, when chance says `random`. */
+/** Return the number of reconnects within each of some spans of ms, with a fixed random number. */
 function reconnects(t, random, code, spans) {
   t.mock.method(Math, "random", () => random);
   const { client, socket } = opened(t);
@@ -304,7 +328,7 @@ function reconnects(t, random, code, spans) {
     const before = FakeSocket.made.length;
     t.mock.timers.tick(span);
     const made = FakeSocket.made.length - before;
-    if (made) FakeSocket.made.at(-1).end(1006); // nobody there
+    if (made) FakeSocket.made.at(-1).end(1006); // no server
     return made;
   });
   client.close();
@@ -312,14 +336,14 @@ function reconnects(t, random, code, spans) {
   return counts;
 }
 
-test("it comes back at random within a tenth of a second when a server restarts", (t) => {
+test("it reconnects at random within 0.1 s when a server restarts", (t) => {
   assert.deepEqual(reconnects(t, 0, 1012, [1]), [1]);
   assert.deepEqual(reconnects(t, 0.999, 1012, [98, 2]), [0, 1]);
-  // If there is nobody else, no sooner than after any other loss.
+  // When that fails, no sooner than after any other close.
   assert.deepEqual(reconnects(t, 0.999, 1012, [100, 998, 2]), [1, 0, 1]);
 });
 
-test("it waits twice as long each time, half of it at random, and at most 20 seconds", (t) => {
+test("the backoff doubles, half of it random, up to 20 seconds", (t) => {
   const waits = [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000];
   const early = waits.flatMap((wait) => [wait - 1, 1]);
   assert.deepEqual(reconnects(t, 0, 1006, early), waits.flatMap(() => [0, 1]));
@@ -327,19 +351,19 @@ test("it waits twice as long each time, half of it at random, and at most 20 sec
   assert.deepEqual(reconnects(t, 1, 1006, late), waits.flatMap(() => [0, 1]));
 });
 
-test("a server that lets it in and sends it away is not stormed", (t) => {
+test("the backoff is kept when a server accepts and closes at once", (t) => {
   t.mock.method(Math, "random", () => 0);
   const { client } = opened(t);
-  const visit = () => {
+  const acceptAndClose = () => {
     FakeSocket.made.at(-1).open();
     FakeSocket.made.at(-1).say(WELCOME);
     FakeSocket.made.at(-1).end(1012);
   };
-  visit();
+  acceptAndClose();
   t.mock.timers.tick(1);
   for (let round = 0; round < 5; round += 1) {
     const before = FakeSocket.made.length;
-    visit();
+    acceptAndClose();
     t.mock.timers.tick(499);
     assert.equal(FakeSocket.made.length, before);
     t.mock.timers.tick(1);
@@ -349,16 +373,16 @@ test("a server that lets it in and sends it away is not stormed", (t) => {
 });
 
 test("messages that are answered together are one turn", () => {
-  const transcript = new Transcript();
+  const conversation = new ConversationState();
   const message = { type: "message", turn: "t", person: "ada" };
-  transcript.apply({ ...message, id: "m", text: "one", cursor: "e:1" });
-  transcript.apply({ ...message, id: "n", text: "two", cursor: "e:2" });
-  transcript.apply({ ...message, id: "n", text: "two", cursor: "e:2" });
-  assert.equal(transcript.turns.length, 1);
-  assert.equal(transcript.turns[0].message, "one\n\ntwo");
+  conversation.apply({ ...message, id: "m", text: "one", cursor: "e:1" });
+  conversation.apply({ ...message, id: "n", text: "two", cursor: "e:2" });
+  conversation.apply({ ...message, id: "n", text: "two", cursor: "e:2" });
+  assert.equal(conversation.turns.length, 1);
+  assert.equal(conversation.turns[0].message, "one\n\ntwo");
 });
 
-test("a silent connection is asked for a sign of life and given up without one", (t) => {
+test("a silent connection gets a ping and is replaced without an answer", (t) => {
   const { client, socket } = opened(t);
   socket.open();
   socket.say(WELCOME);
@@ -367,6 +391,6 @@ test("a silent connection is asked for a sign of life and given up without one",
   socket.say({ type: "pong" });
   t.mock.timers.tick(25_000);
   t.mock.timers.tick(10_000);
-  assert.equal(client.status, "waiting");
+  assert.equal(client.status, "reconnecting");
   client.close();
 });

@@ -5,11 +5,11 @@
 local name, turn, id, digest, person, message, suffix = unpack(ARGV, 1, 7)
 local names_skill, policies, limit, person_indexes = ARGV[8] == '1', cmsgpack.unpack(ARGV[9]),
   tonumber(ARGV[10]), ARGV[11]
-local open_turns, records, record_order = conv .. ':q', conv .. ':m', conv .. ':o'
+local unsettled_turns, records, record_order = conv .. ':q', conv .. ':m', conv .. ':o'
 local time = now()
 
 local function position_of(turn)
-  return redis.call('LPOS', open_turns, turn) or 0
+  return redis.call('LPOS', unsettled_turns, turn) or 0
 end
 
 -- A dedupe record: the turn that answers the message, the digest, the time, and the turn that was
@@ -29,7 +29,7 @@ if record then
 end
 
 local running, offset, ends = unpack(redis.call('HMGET', conv, 'running', 'offset', 'expires_at'))
-local turns = redis.call('LRANGE', open_turns, 0, -1)
+local turns = redis.call('LRANGE', unsettled_turns, 0, -1)
 running, expires_at = running or '', tonumber(ends)
 if count_waiting_messages(turns, running) >= policies.inbox_limit then
   return redis.error_reply('TOOMANY messages wait')
@@ -74,8 +74,8 @@ else
   ahead = #turns
   answering = {id = turn, due_at = time + (policy == 'merge' and policies.merge_window or 0)}
   add_turn(turn, person, {message}, {integer(time)}, answering.due_at)
-  if redis.call('RPUSH', open_turns, turn) == 1 then
-    set_expiry(open_turns)
+  if redis.call('RPUSH', unsettled_turns, turn) == 1 then
+    set_expiry(unsettled_turns)
   end
   if policy == 'interrupt' and running ~= '' then
     interrupt(running, turn, person, limit)

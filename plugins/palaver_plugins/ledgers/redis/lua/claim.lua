@@ -43,7 +43,7 @@ if claimed then
   end
 end
 
--- Removes conversations from the queue that have expired with open turns, and counts again.
+-- Removes conversations from the queue that have expired with unsettled turns, and counts again.
 local function remove_expired()
   local queued, running = 0, 0
   for _, name in ipairs(redis.call('ZRANGE', queue, 0, -1)) do

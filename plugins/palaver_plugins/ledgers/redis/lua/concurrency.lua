@@ -43,7 +43,7 @@ local function merge(turn, message, time, window)
   redis.call('HSET', key, 'due_at', turn.due_at)
 end
 
--- Returns the open turn for which the running one was interrupted.
+-- Returns the unsettled turn for which the running one was interrupted.
 local function successor_of(running)
   local turn = redis.call('HGET', conv .. ':t:' .. running, 'successor')
   return turn and redis.call('EXISTS', conv .. ':t:' .. turn) == 1 and read_turn(turn) or nil

@@ -4,7 +4,7 @@
 -- waiting messages and the dedupe records of a day.
 local name, person, next_turn = ARGV[1], ARGV[2], ARGV[3]
 local owner = person .. ':'
-local open_turns, history, stream, records, record_order, members =
+local unsettled_turns, history, stream, records, record_order, members =
   conv .. ':q', conv .. ':h', conv .. ':s', conv .. ':m', conv .. ':o', conv .. ':u'
 local CHUNK = 500
 expires_at = tonumber(redis.call('HGET', conv, 'expires_at'))
@@ -14,10 +14,10 @@ if redis.call('SISMEMBER', members, person) == 0 then
   return {0, 0, 0}
 end
 
--- `kept_turns`: the turns, settled or open, that answer other people.
+-- `kept_turns`: the turns, settled or not, that answer other people.
 local kept_turns, messages = {}, 0
 local running = redis.call('HGET', conv, 'running') or ''
-local turns = redis.call('LRANGE', open_turns, 0, -1)
+local turns = redis.call('LRANGE', unsettled_turns, 0, -1)
 local oldest = turns[1]
 
 local function turn_key(turn)
@@ -60,7 +60,7 @@ local function delete_turns()
     local author, own = unpack(redis.call('HMGET', turn_key(turn), 'person', 'count'))
     if author == person then
       messages = messages + tonumber(own)
-      redis.call('LREM', open_turns, 1, turn)
+      redis.call('LREM', unsettled_turns, 1, turn)
       redis.call('UNLINK', turn_key(turn), conv .. ':r:' .. turn, conv .. ':j:' .. turn,
         conv .. ':g:' .. turn)
       count(turn == running and 'running' or 'queued', -1)
@@ -153,7 +153,7 @@ if redis.call('SCARD', members) == 1 then
   if running ~= '' then
     end_claim()
   end
-  redis.call('UNLINK', conv, open_turns, history, stream, records, record_order, members)
+  redis.call('UNLINK', conv, unsettled_turns, history, stream, records, record_order, members)
   redis.call('ZREM', queue, name)
 else
   local moved, keeps_oldest = {}, oldest and kept_turns[oldest]

@@ -1,4 +1,4 @@
--- ARGV: the turn, or '' for the oldest open one. Returns the state and the turn.
+-- ARGV: the turn, or '' for the oldest unsettled one. Returns the state and the turn.
 local turn = ARGV[1]
 if turn == '' then
   turn = redis.call('LINDEX', conv .. ':q', 0)

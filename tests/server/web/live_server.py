@@ -1,4 +1,4 @@
-"""A whole server with its web surface on a port of its own, and clients to test it with."""
+"""A complete server with its web surface on a free port, and a client for the tests."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.turns.turn import Turn
 
-PATIENCE = 5.0
+TIMEOUT_SECONDS = 5.0
 Frame = dict[str, Any]  # JSON values
 
 
@@ -43,24 +43,24 @@ class Parrot(Skill):
             await asyncio.sleep(0)
 
 
-class Teller(Skill):
-    """Tell a story, as far as a test lets it."""
+class ScriptedSkill(Skill):
+    """Say what the test emits."""
 
-    name = "teller"
+    name = "scripted"
 
     def __init__(self) -> None:
         super().__init__()
-        self.line: asyncio.Queue[str | None] = asyncio.Queue()
+        self._script: asyncio.Queue[str | None] = asyncio.Queue()
 
-    def tell(self, *pieces: str, end: bool = True) -> None:
-        """Let the story go on, and end."""
+    def emit(self, *pieces: str, end: bool = True) -> None:
+        """Say the pieces, and end the reply."""
         for piece in pieces:
-            self.line.put_nowait(piece)
+            self._script.put_nowait(piece)
         if end:
-            self.line.put_nowait(None)
+            self._script.put_nowait(None)
 
     async def answer(self, turn: Turn) -> None:
-        while (piece := await self.line.get()) is not None:
+        while (piece := await self._script.get()) is not None:
             await turn.say(piece)
 
 
@@ -106,13 +106,13 @@ class Clumsy(Skill):
         raise ValueError("dropped it")
 
 
-class House:
-    """A server that listens, with its skills at hand."""
+class LiveServer:
+    """A listening server and its scripted skill."""
 
-    def __init__(self, server: Server, address: str, teller: Teller) -> None:
+    def __init__(self, server: Server, address: str, scripted: ScriptedSkill) -> None:
         self.server = server
         self.address = address.rstrip("/")
-        self.teller = teller
+        self.scripted = scripted
         self.session: aiohttp.ClientSession
         self.listener: contextlib.AbstractAsyncContextManager[str] | None
 
@@ -120,7 +120,7 @@ class House:
         return self.address + path
 
     async def stop_listening(self) -> None:
-        """Stop the web surface as a stopping server does."""
+        """Shut the web surface down gracefully."""
         listener, self.listener = self.listener, None
         if listener is not None:
             await listener.__aexit__(None, None, None)
@@ -135,17 +135,19 @@ class House:
             return response.status, _json(await response.text())
 
     @contextlib.asynccontextmanager
-    async def wire(self, address: str = "", **about: Any) -> AsyncIterator["Wire"]:
+    async def open_websocket(
+        self, address: str = "", **about: Any
+    ) -> AsyncIterator["WebSocketClient"]:
         address = address or self.address
         async with self.session.ws_connect(address + "/ws", max_msg_size=0, **about) as socket:
-            yield Wire(socket)
+            yield WebSocketClient(socket)
 
     @contextlib.asynccontextmanager
-    async def client(self, thread: str, **hello: Any) -> AsyncIterator["Wire"]:
-        """A wire that has said hello."""
-        async with self.wire() as wire:
-            await wire.hello(thread, **hello)
-            yield wire
+    async def connect(self, thread: str, **hello: Any) -> AsyncIterator["WebSocketClient"]:
+        """Open a websocket and say hello."""
+        async with self.open_websocket() as client:
+            await client.hello(thread, **hello)
+            yield client
 
 
 def _json(text: str) -> Any:  # Any: JSON values
@@ -156,7 +158,7 @@ def _json(text: str) -> Any:  # Any: JSON values
 
 
 @contextlib.asynccontextmanager
-async def open_house(
+async def open_live_server(
     *,
     keys: Mapping[str, AuthKey] | None = None,
     channels: tuple[Channel, ...] = (),
@@ -166,7 +168,7 @@ async def open_house(
     skills: Sequence[Skill] = (),
     admission: AdmissionSettings | None = None,
     **server: Any,  # fields of ServerSettings
-) -> AsyncIterator[House]:
+) -> AsyncIterator[LiveServer]:
     settings = Settings(
         server=ServerSettings(**{"port": 0, "drain": 0, "grace": 3, **server}),
         auth=AuthSettings(keys=dict(keys or {})),
@@ -174,8 +176,8 @@ async def open_house(
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
         concurrency_policy=concurrency_policy or ConcurrencyPolicySettings(),
     )
-    teller = Teller()
-    skills = [Parrot(), teller, Scholar(), Waiter(), Clumsy(), *skills]
+    scripted = ScriptedSkill()
+    skills = [Parrot(), scripted, Scholar(), Waiter(), Clumsy(), *skills]
     running = Server(
         settings,
         ledger=ledger or MemoryLedger(),
@@ -186,35 +188,35 @@ async def open_house(
     )
     async with aiohttp.ClientSession() as session, running:
         listener = listening(running)
-        house = House(running, await listener.__aenter__(), teller)
-        house.session = session
-        house.listener = listener
+        live_server = LiveServer(running, await listener.__aenter__(), scripted)
+        live_server.session = session
+        live_server.listener = listener
         try:
-            yield house
+            yield live_server
         finally:
-            await house.stop_listening()
+            await live_server.stop_listening()
 
 
 async def eventually(check: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until ``check`` holds. For what tells nobody when it changes."""
-    async with asyncio.timeout(PATIENCE):
+    """Wait until ``check`` returns True. For state that reports no change."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
-            held = check()
-            if held if isinstance(held, bool) else await held:
+            result = check()
+            if result if isinstance(result, bool) else await result:
                 return
             await asyncio.sleep(0.005)
 
 
-class Gap(Exception):
-    """Text came that does not continue what came before."""
+class MissingText(Exception):
+    """A text frame does not continue the text before it."""
 
 
-class Broken(Exception):
+class ConnectionEnded(Exception):
     """The connection ended while a frame was awaited."""
 
 
-class Wire:
-    """A client of the websocket: keeps every frame, and each turn's text, healed by position."""
+class WebSocketClient:
+    """A client of the websocket that keeps every frame and each turn's text, by position."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -228,18 +230,18 @@ class Wire:
 
     async def hello(self, thread: str, **about: Any) -> Frame:
         await self.send({"type": "hello", "thread": thread, "person": "ada", **about})
-        return await self.until("welcome")
+        return await self.wait_for("welcome")
 
-    async def say(self, text: str, id: str = "", **about: Any) -> str:
-        """Send a message; returns its turn."""
+    async def send_message(self, text: str, id: str = "", **about: Any) -> str:
+        """Send a message and return its turn."""
         await self.send({"type": "send", "id": id or new_id(), "text": text, **about})
-        turn: str = (await self.until("ack"))["turn"]
+        turn: str = (await self.wait_for("ack"))["turn"]
         return turn
 
-    async def until(self, kind: str, **fields: object) -> Frame:
-        """The first frame of ``kind`` that has ``fields`` and was not returned before."""
+    async def wait_for(self, kind: str, **fields: object) -> Frame:
+        """Return the first frame of ``kind`` with ``fields`` that was not returned before."""
         wanted = {"type": kind, **fields}
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 for frame in self._unread:
                     if all(frame.get(key) == value for key, value in wanted.items()):
@@ -247,14 +249,14 @@ class Wire:
                         return frame
                 await self._receive()
 
-    async def until_text(self, turn: str, text: str) -> None:
-        async with asyncio.timeout(PATIENCE):
+    async def wait_for_text(self, turn: str, text: str) -> None:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while text not in self.texts.get(turn, ""):
                 await self._receive()
 
-    async def finish(self, turn: str) -> str:
-        """Wait for the end of a turn; returns its text."""
-        finished = await self.until("finished", turn=turn)
+    async def wait_for_reply(self, turn: str) -> str:
+        """Wait for the end of a turn and return its text."""
+        finished = await self.wait_for("finished", turn=turn)
         text = self.texts.get(turn, "")
         assert finished["length"] == len(text), (finished, text)
         return text
@@ -262,41 +264,41 @@ class Wire:
     async def _receive(self) -> None:
         received = await self.socket.receive()
         if received.type is not aiohttp.WSMsgType.TEXT:
-            raise Broken(received)
-        self.take(json.loads(received.data))
+            raise ConnectionEnded(received)
+        self.handle(json.loads(received.data))
 
-    def take(self, frame: Frame) -> None:
+    def handle(self, frame: Frame) -> None:
         self.frames.append(frame)
         self._unread.append(frame)
         self.cursor = frame.get("cursor", self.cursor)
         kind = frame["type"]
-        if kind in ("welcome", "restart") and "snapshot" in frame:
-            self._draw(frame["snapshot"])
+        if kind in ("welcome", "reset") and "snapshot" in frame:
+            self._apply_snapshot(frame["snapshot"])
         elif kind == "text":
-            self._heal(frame)
+            self._append_text(frame)
         elif kind == "text_reset" or (kind == "started" and frame["attempt"] > 1):
-            held = self.texts.get(frame["turn"], "")
-            self.texts[frame["turn"]] = held[: frame["position"]]
+            text = self.texts.get(frame["turn"], "")
+            self.texts[frame["turn"]] = text[: frame["position"]]
 
-    def _heal(self, frame: Frame) -> None:
-        held = self.texts.get(frame["turn"], "")
-        if frame["position"] > len(held):
-            raise Gap(f"{frame} after {held!r}")
-        self.texts[frame["turn"]] = held + frame["text"][len(held) - frame["position"] :]
+    def _append_text(self, frame: Frame) -> None:
+        text = self.texts.get(frame["turn"], "")
+        if frame["position"] > len(text):
+            raise MissingText(f"{frame} after {text!r}")
+        self.texts[frame["turn"]] = text + frame["text"][len(text) - frame["position"] :]
 
-    def _draw(self, snapshot: Frame) -> None:
-        for line in snapshot["history"]:
-            if line["role"] == "assistant":
-                self.texts[line["turn"]] = line["text"]
+    def _apply_snapshot(self, snapshot: Frame) -> None:
+        for entry in snapshot["history"]:
+            if entry["role"] == "assistant":
+                self.texts[entry["turn"]] = entry["text"]
         for turn in snapshot["pending"]:
             self.texts[turn["turn"]] = turn["reply"]
 
     async def close_code(self) -> int:
-        """Read to the end; the code that the server closed with."""
-        async with asyncio.timeout(PATIENCE):
+        """Read to the end and return the server's close code."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 received = await self.socket.receive()
                 if received.type is aiohttp.WSMsgType.CLOSE:
                     return int(received.data)
                 assert received.type is aiohttp.WSMsgType.TEXT, received
-                self.take(json.loads(received.data))
+                self.handle(json.loads(received.data))

@@ -1,4 +1,4 @@
-"""Open turns of the SQLite ledger, and their steering messages."""
+"""Unsettled turns of the SQLite ledger, and their steering messages."""
 
 import secrets
 import sqlite3
@@ -10,7 +10,7 @@ from palaver import InboxMessage, Message
 from palaver_plugins.ledgers.sqlite.rows import (
     MAX_CACHED_CHARACTERS,
     ConversationRow,
-    OpenTurn,
+    UnsettledTurn,
     encode,
 )
 
@@ -22,7 +22,7 @@ _ADD_TURN = (
     "INSERT INTO turns (position, id, person, due_at, inbox_messages) VALUES (?, ?, ?, ?, ?)"
 )
 _ADD_STEERING = "INSERT INTO steering (conversation, number, person, message) VALUES (?, ?, ?, ?)"
-_OPEN_TURNS = """
+_UNSETTLED_TURNS = """
 SELECT position, id, person, due_at, stop_requested, inbox_messages, interrupted FROM turns
 WHERE position >= ? AND position < ? AND history IS NULL ORDER BY position
 """
@@ -50,16 +50,16 @@ def add_turn(
     number: int,
     inbox_messages: Sequence[InboxMessage],
     due_at: float,
-) -> OpenTurn:
+) -> UnsettledTurn:
     """Store a turn of messages of one person."""
     person = inbox_messages[0].message.person
-    turn = OpenTurn(number, turn_id(number), person, due_at, False, tuple(inbox_messages))
+    turn = UnsettledTurn(number, turn_id(number), person, due_at, False, tuple(inbox_messages))
     body = encode(inbox_messages)
     connection.execute(_ADD_TURN, (row.base + number, turn.id, person, due_at, body))
     if len(body) <= MAX_CACHED_CHARACTERS:
         row.cached_turns[number] = turn
     row.newest_turn = max(row.newest_turn, number)
-    row.open_turns += 1
+    row.unsettled_turns += 1
     return turn
 
 
@@ -75,53 +75,57 @@ def number_after(connection: sqlite3.Connection, row: ConversationRow, settled: 
     return next_number(row) if taken else settled + 1
 
 
-def read_open_turns(connection: sqlite3.Connection, row: ConversationRow) -> list[OpenTurn]:
-    """Return the open turns in order."""
-    found = connection.execute(_OPEN_TURNS, (row.base + row.oldest_turn, row.end))
-    return [_open_turn(row, columns) for columns in found]
+def read_unsettled_turns(
+    connection: sqlite3.Connection, row: ConversationRow
+) -> list[UnsettledTurn]:
+    """Return the unsettled turns in order."""
+    found = connection.execute(_UNSETTLED_TURNS, (row.base + row.oldest_turn, row.end))
+    return [_unsettled_turn(row, columns) for columns in found]
 
 
-def read_oldest(connection: sqlite3.Connection, row: ConversationRow) -> OpenTurn:
-    """Return the first open turn, which must exist."""
-    if len(row.cached_turns) == row.open_turns:  # all are cached, and none is claimed
+def read_oldest(connection: sqlite3.Connection, row: ConversationRow) -> UnsettledTurn:
+    """Return the first unsettled turn, which must exist."""
+    if len(row.cached_turns) == row.unsettled_turns:  # all are cached, and none is claimed
         return row.cached_turns[min(row.cached_turns)]
-    found = connection.execute(f"{_OPEN_TURNS} LIMIT 1", (row.base + row.oldest_turn, row.end))
-    return _open_turn(row, found.fetchone())
+    found = connection.execute(f"{_UNSETTLED_TURNS} LIMIT 1", (row.base + row.oldest_turn, row.end))
+    return _unsettled_turn(row, found.fetchone())
 
 
-def read_newest(connection: sqlite3.Connection, row: ConversationRow) -> OpenTurn:
-    """Return the last open turn, which must exist."""
+def read_newest(connection: sqlite3.Connection, row: ConversationRow) -> UnsettledTurn:
+    """Return the last unsettled turn, which must exist."""
     if cached := row.cached_turns.get(row.newest_turn):
         return cached
-    if row.running_turn and row.open_turns == 1:
+    if row.running_turn and row.unsettled_turns == 1:
         return claimed_turn(connection, row)
-    found = connection.execute(f"{_OPEN_TURNS} DESC LIMIT 1", (row.base + row.oldest_turn, row.end))
-    return _open_turn(row, found.fetchone())
+    found = connection.execute(
+        f"{_UNSETTLED_TURNS} DESC LIMIT 1", (row.base + row.oldest_turn, row.end)
+    )
+    return _unsettled_turn(row, found.fetchone())
 
 
-def read_open_turn(
+def read_unsettled_turn(
     connection: sqlite3.Connection, row: ConversationRow, number: int
-) -> OpenTurn | None:
-    """Return the open turn with that number."""
+) -> UnsettledTurn | None:
+    """Return the unsettled turn with that number."""
     if cached := row.cached_turns.get(number):
         return cached
     position = row.base + number
-    found = connection.execute(_OPEN_TURNS, (position, position + 1)).fetchone()
-    return None if found is None else _open_turn(row, found)
+    found = connection.execute(_UNSETTLED_TURNS, (position, position + 1)).fetchone()
+    return None if found is None else _unsettled_turn(row, found)
 
 
-def claimed_turn(connection: sqlite3.Connection, row: ConversationRow) -> OpenTurn:
+def claimed_turn(connection: sqlite3.Connection, row: ConversationRow) -> UnsettledTurn:
     """Return the running turn, which must exist."""
     if row.claimed_turn is None:
         row.claimed_turn = read_oldest(connection, row)
     return row.claimed_turn
 
 
-def _open_turn(
+def _unsettled_turn(
     row: ConversationRow, columns: tuple[int, str, str, float, int, bytes, bytes | None]
-) -> OpenTurn:
+) -> UnsettledTurn:
     position, turn, person, due_at, stop_requested, inbox_messages, interrupted = columns
-    return OpenTurn(
+    return UnsettledTurn(
         number=position - row.base,
         id=turn,
         person=person,
@@ -133,7 +137,7 @@ def _open_turn(
 
 
 def read_steering(connection: sqlite3.Connection, row: ConversationRow) -> tuple[InboxMessage, ...]:
-    """Return the steering messages of the oldest open turn."""
+    """Return the steering messages of the oldest unsettled turn."""
     if not row.steering_count:
         return ()
     found = connection.execute(
@@ -145,7 +149,7 @@ def read_steering(connection: sqlite3.Connection, row: ConversationRow) -> tuple
 def replace_steering(
     connection: sqlite3.Connection, row: ConversationRow, steering: Sequence[InboxMessage]
 ) -> None:
-    """Replace the steering messages of the oldest open turn."""
+    """Replace the steering messages of the oldest unsettled turn."""
     if row.steering_count:
         connection.execute("DELETE FROM steering WHERE conversation = ?", (row.id,))
     row.steering_count = 0
