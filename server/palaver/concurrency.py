@@ -73,7 +73,8 @@ def decide_concurrency(
     """Decide which turn answers an accepted message.
 
     ``running`` is the claimed turn, ``newest`` the last unsettled turn, ``successor`` the unsettled
-    turn for which the running one was interrupted. """
+    turn for which the running one was interrupted.
+    """
     now, message = inbox_message.accepted_at, inbox_message.message
     if not message.skill:
         if policy == "steer" and running is not None and not running.stop_requested:

@@ -209,7 +209,8 @@ def _start_next_turn(database: Database, row: ConversationRow, now: float) -> No
     database.connection.execute(
         _NEXT_TURN,
         (row.first_offset, row.last_offset, row.newest_turn, row.unsettled_turns,
-         row.waiting_messages, due_at, row.oldest_turn, row.steering_count, row.has_question, row.id),
+         row.waiting_messages, due_at, row.oldest_turn, row.steering_count, row.has_question,
+         row.id),
     )  # fmt: skip
 
 
