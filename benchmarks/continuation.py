@@ -89,11 +89,11 @@ def starter_prompts() -> Iterator[Prompt]:
     for text in CHATS:
         yield asked(prompts.CHAT, text)
     for text, length in itertools.product(TEXTS, prompts.LENGTHS):
-        yield asked(prompts.summarization(length), " ".join(text.split()))
+        yield asked(prompts.build_summarization_system(length), " ".join(text.split()))
     for language, text in itertools.product(("French", "German", "Spanish", "Chinese"), SPOKEN):
-        yield asked(prompts.translation("English", language), text)
+        yield asked(prompts.build_translation_system("English", language), text)
     for text in CODE:
-        yield asked(prompts.codegen("Python"), text)
+        yield asked(prompts.build_codegen_system("Python"), text)
 
 
 def walker_prompts() -> Iterator[Prompt]:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import click
 
-from palaver_skills import detection
+from palaver_skills import language_detection
 
 LANGUAGES = ("en", "de", "fr", "es")
 PER_LANGUAGE = 300
 FLORES = ("en", "de", "fr", "es", "zh", "ja", "ko", "ru", "ar", "it", "pt", "nl", "sv", "pl")
-TABLE = Path(detection.__file__).with_name("trigrams.txt")
+TABLE = Path(language_detection.__file__).with_name("trigrams.txt")
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
@@ -49,7 +49,7 @@ def count_trigrams(data: Path) -> dict[str, Counter[str]]:
             trigram
             for sentence in sentences(data, language)
             if not is_held_out(sentence)
-            for trigram in detection.trigrams(sentence)
+            for trigram in language_detection.split_trigrams(sentence)
         )
         for language in LANGUAGES
     }
@@ -83,7 +83,7 @@ def write_table(table: dict[str, dict[str, float]]) -> None:
 
 
 def accuracy(texts: list[str], language: str) -> float:
-    found = [detection.detect(text) for text in texts]
+    found = [language_detection.detect_language(text) for text in texts]
     return sum(f is not None and f.code == language for f in found) / len(found)
 
 

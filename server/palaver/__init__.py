@@ -14,7 +14,7 @@ from palaver.concurrency import (
     received_event,
     split_untaken_steering,
 )
-from palaver.config.settings import PluginSettings, Secret
+from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
     ChatMessage,
@@ -28,14 +28,17 @@ from palaver.engine import (
     JsonSchema,
     OnText,
     Regex,
+    Role,
     Sampling,
     Structure,
     TokenLogprob,
 )
 from palaver.engines.continuing import ContinuedGeneration
 from palaver.errors import (
+    CallerError,
     ConfigurationError,
     Conflict,
+    EngineDied,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -45,16 +48,22 @@ from palaver.errors import (
     InvalidInput,
     LedgerError,
     LedgerUnavailable,
+    MaxAttemptsExceeded,
+    NameCollision,
     NotFound,
     OutcomeUnknown,
     Overloaded,
     PalaverError,
+    PluginError,
+    PluginLoadError,
     PromptTooLong,
+    ServerError,
     SkillError,
     TooLarge,
     TooMany,
     Unauthenticated,
     Unsupported,
+    UnusableAnswer,
 )
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
@@ -100,6 +109,7 @@ from palaver.messages import (
     Event,
     Finished,
     Message,
+    Outcome,
     Problem,
     Queued,
     Received,
@@ -109,6 +119,7 @@ from palaver.messages import (
     Text,
     TextReset,
     ToolCalled,
+    ToolState,
     Usage,
     check_name,
     encode,
@@ -116,18 +127,25 @@ from palaver.messages import (
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
 from palaver.replies import PendingReply, ReplyResult, follow_reply
-from palaver.skills import Skill
+from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
-from palaver.tools import Tool
-from palaver.turns.turn import Turn
+from palaver.tools import Tool, tool
+from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
+    from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
 
 __version__ = "0.1.0"
 
-_LOADED_ON_USE = {"Console": "palaver.cli.console", "EXIT_FAILED": "palaver.cli.console"}
-"""Names for authors of commands: they load click, which others do not need."""
+_LOADED_ON_USE = {
+    "Console": "palaver.cli.console",
+    "EXIT_FAILED": "palaver.cli.console",
+    "PluginFailure": "palaver.plugins",
+    "PluginInfo": "palaver.plugins",
+    "PluginRegistry": "palaver.plugins",
+}
+"""Names for authors of commands: they load click and pluggy's loader, which others do not need."""
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the module defines
@@ -147,6 +165,7 @@ __all__ = [
     "Attachment",
     "Backend",
     "BuildContext",
+    "CallerError",
     "Capability",
     "Channel",
     "ChatMessage",
@@ -169,6 +188,7 @@ __all__ = [
     "Document",
     "DocumentInfo",
     "Engine",
+    "EngineDied",
     "EngineError",
     "EngineInfo",
     "EngineStats",
@@ -178,6 +198,7 @@ __all__ = [
     "Event",
     "Export",
     "Fenced",
+    "Filter",
     "FinishReason",
     "Finished",
     "Forbidden",
@@ -196,11 +217,15 @@ __all__ = [
     "LedgerError",
     "LedgerUnavailable",
     "LogEntry",
+    "MaxAttemptsExceeded",
     "Message",
+    "NameCollision",
     "NewTurn",
+    "NoArguments",
     "NotFound",
     "OnChange",
     "OnText",
+    "Outcome",
     "OutcomeUnknown",
     "Overloaded",
     "Page",
@@ -209,6 +234,11 @@ __all__ = [
     "PendingQuestion",
     "PendingReply",
     "PendingTurn",
+    "PluginError",
+    "PluginFailure",
+    "PluginInfo",
+    "PluginLoadError",
+    "PluginRegistry",
     "PluginSettings",
     "Principal",
     "Problem",
@@ -220,9 +250,12 @@ __all__ = [
     "Received",
     "Regex",
     "ReplyResult",
+    "Role",
     "Routed",
     "Sampling",
     "Secret",
+    "ServerError",
+    "Settings",
     "Skill",
     "SkillError",
     "Snapshot",
@@ -241,10 +274,13 @@ __all__ = [
     "TooMany",
     "Tool",
     "ToolCalled",
+    "ToolState",
     "Turn",
     "Unauthenticated",
     "UnsettledCount",
     "Unsupported",
+    "UnusableAnswer",
+    "UnvalidatedArguments",
     "Usage",
     "__version__",
     "check_name",
@@ -261,4 +297,5 @@ __all__ = [
     "received_event",
     "reply_length_after",
     "split_untaken_steering",
+    "tool",
 ]

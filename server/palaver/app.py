@@ -16,7 +16,7 @@ from palaver.hooks import Backend, BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.models.registry import ModelRegistry
-from palaver.plugins import Registry, load_plugins
+from palaver.plugins import PluginRegistry, load_plugins
 from palaver.server import Server
 from palaver.skills import Skill
 from palaver.web import ACTIVE_REQUESTS, ActiveRequests, make_application
@@ -28,7 +28,7 @@ GOODBYE = 1.0
 """Seconds that open connections get to end when all who used them have been dismissed."""
 
 
-def build_server(settings: Settings, registry: Registry | None = None) -> Server:
+def build_server(settings: Settings, registry: PluginRegistry | None = None) -> Server:
     """A server of the installed plugins, as the settings choose them.
 
     Raises `ConfigurationError` naming the setting that is wrong.
@@ -96,7 +96,7 @@ def build(
 
 
 def build_knowledge(
-    settings: Settings, registry: Registry, build_context: BuildContext
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
 ) -> KnowledgeBase:
     name = settings.knowledge.use
     return build(
@@ -104,14 +104,16 @@ def build_knowledge(
     )
 
 
-def build_ledger(settings: Settings, registry: Registry, build_context: BuildContext) -> Ledger:
+def build_ledger(
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
+) -> Ledger:
     name = settings.ledger.use
     return build(
         settings, "ledger", "use", name, backends=registry.ledgers, build_context=build_context
     )
 
 
-def build_skills(settings: Settings, registry: Registry) -> dict[str, Skill]:
+def build_skills(settings: Settings, registry: PluginRegistry) -> dict[str, Skill]:
     return {
         name: skill(plugin_settings(settings, "skills", name, skill.Settings))
         for name, skill in registry.skills.items()

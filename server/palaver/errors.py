@@ -21,7 +21,8 @@
     │   ├── PluginLoadError         500  a plugin could not be loaded or checked
     │   ├── NameCollision           500  two plugins contribute the same name
     │   └── SkillError              500  a skill failed, or used the Turn wrongly
-    │       └── OutcomeUnknown      500  a tool was started before a takeover; it may have run
+    │       ├── OutcomeUnknown      500  a tool was started before a takeover; it may have run
+    │       └── UnusableAnswer      500  a person gave no usable answer to a question
     └── EngineError                 502  the engine's fault
         ├── EngineUnavailable       503  dead, hung, restarting or not started
         ├── EngineTimeout           504  the request's deadline passed
@@ -176,6 +177,11 @@ class SkillError(PluginError):
 
 class OutcomeUnknown(SkillError):
     code = "outcome_unknown"
+
+
+class UnusableAnswer(SkillError):
+    code = "unusable_answer"
+    detail_is_public = True
 
 
 class EngineError(PalaverError):

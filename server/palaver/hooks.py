@@ -1,13 +1,14 @@
-"""The hook specifications: every seam a plugin can fill.
+"""Hook specifications: everything that a plugin can contribute.
 
 A plugin is an installed package with one line of metadata::
 
     [project.entry-points.palaver]
     my_plugin = "my_package.module"
 
-The module implements any of the hooks below, each decorated with `hookimpl`; or it simply defines
-`palaver.Skill` subclasses, which are then registered as they are. Hooks are synchronous, called
-once when the server is built, and return declarations; after that the registry is frozen.
+The module implements any of the hooks below, each decorated with `hookimpl`. Without the hook for
+skills or tools, the `Skill` classes or tools that it defines are registered. Hooks are synchronous,
+are called once when the server is built, and return declarations; then the registry is frozen.
+docs/hooks.md has an example of each.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import pluggy
+import pydantic
 
 from palaver.channels import Channel
 from palaver.config.settings import PluginSettings
@@ -37,9 +39,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What a backend may know about the server that builds it.
+    """The server's services for a backend that it builds.
 
-    ``data`` is the directory for its files. ``model`` turns a model name into a directory.
+    ``data_directory`` is for its files. ``resolve_model`` turns a model name into a directory.
     """
 
     data_directory: Path
@@ -51,7 +53,7 @@ class Backend(Generic[T]):
     """A named implementation, chosen by ``use = "name"`` in the settings' section.
 
     ``settings`` is validated from ``[section.name]``; ``build`` makes the instance and must not
-    open anything: that is what the instance's ``start`` is for.
+    open anything: the instance's ``start`` does that.
     """
 
     name: str
@@ -60,16 +62,20 @@ class Backend(Generic[T]):
 
 
 class Interceptor(Protocol):
-    """Behaviour around every turn: guards, redaction, tracing.
+    """Behaviour around every turn: guards, redaction, tracing."""
 
-    ``intercept`` awaits ``call_next()`` once to go on, or answers itself and does not.
-    """
+    async def intercept(
+        self, turn: Turn[pydantic.BaseModel], call_next: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Await ``call_next()`` once, which lets the skill answer, or answer and do not call it.
 
-    async def intercept(self, turn: Turn, call_next: Callable[[], Awaitable[None]]) -> None: ...
+        ``turn.skill`` is chosen. Until ``call_next()`` validates the skill's arguments, and asks
+        for missing ones, ``turn.arguments`` are `UnvalidatedArguments`.
+        """
 
 
 class Hooks:
-    """The specifications. Every one returns an iterable of declarations, or None for none."""
+    """Hook specifications. Each returns an iterable of declarations, or None for none."""
 
     @hookspec
     def palaver_register_skills(self) -> Iterable[type[Skill]] | None:
@@ -120,13 +126,14 @@ class Hooks:
     def palaver_register_tools(self) -> Iterable[Tool] | None:
         """Contribute tools, which skills call by name with ``turn.call_tool``.
 
-        Returns tools. Called once at start-up. Implemented by packages that act on the world.
+        Returns functions that `palaver.tool` decorates. Called once at start-up. Implemented by
+        packages with functions for skills and models.
         """
 
     @hookspec
     def palaver_register_commands(self) -> "Iterable[click.Command] | None":
         """Contribute subcommands of ``palaver``.
 
-        Returns click commands. Called when the command line starts. Implemented by plugins with
-        something to administer.
+        Returns click commands. Called when the command line starts. Implemented by plugins that
+        need administration.
         """

@@ -129,7 +129,8 @@ class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """Question of a skill, with the state that the skill needs to continue after the answer.
 
     ``message`` is the message that the skill answers, ``journal`` its steps so far, ``reply`` the
-    text before the question, ``turns`` the turns that asked.
+    text before the question, ``turns`` the turns that asked. ``options`` are the only answers that
+    the question accepts; any answer when there are none.
     """
 
     skill: str
@@ -137,6 +138,7 @@ class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     journal: tuple[Step, ...]
     reply: str
     turns: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

@@ -257,7 +257,7 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="question"):
-    """The skill asks and waits; ``options`` are suggestions, any answer is allowed."""
+    """The skill asks and waits. ``options``: answers to choose from, or suggestions."""
 
     turn: str
     question: str

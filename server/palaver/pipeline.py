@@ -12,15 +12,16 @@ from palaver.admission.control import AdmissionControl
 from palaver.config.settings import Settings
 from palaver.errors import TooLarge
 from palaver.hooks import Interceptor
-from palaver.ledger import ConcurrencyPolicies, Ledger, Receipt, without_joining
+from palaver.ledger import ConcurrencyPolicies, Ledger, PendingQuestion, Receipt, without_joining
 from palaver.messages import Message
 from palaver.metrics import Metrics
 from palaver.routing import Decision, Router
 from palaver.routing.arguments import fill_arguments
-from palaver.routing.router import RESUMED
+from palaver.routing.router import ANSWER_REASON, LEFT_QUESTION
 from palaver.skills import Skill
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.run import Run
+from palaver.turns.turn import UnvalidatedArguments
 
 
 class Pipeline:
@@ -61,7 +62,7 @@ class Pipeline:
         """
         self._check_size(message)
         if message.skill is not None:
-            self._router.command(message.skill)
+            self._router.find_skill(message.skill)
         policies = self._policies_for(message)
         admission = await self._admission.admit(message)
         try:
@@ -101,7 +102,7 @@ class Pipeline:
 
     async def _route(self, run: Run) -> Decision:
         question = run.claim.pending_question
-        is_answer = question is not None and self._router.resumes(run.turn.message, question)
+        is_answer = question is not None and self._answers(run, question)
         if question is not None and is_answer:
             run.resume(question)
         message = run.turn.message
@@ -111,9 +112,21 @@ class Pipeline:
 
         decision = await run.record(Decision, decide, "route", message.text, message.skill or "")
         run.set_text(decision.text)
+        run.turn.arguments = UnvalidatedArguments.model_validate(decision.arguments)
         if is_answer:
-            return msgspec.structs.replace(decision, reason=RESUMED, score=None)
+            return msgspec.structs.replace(decision, reason=ANSWER_REASON, score=None)
+        if question is not None:
+            reason = LEFT_QUESTION.format(decision.reason)
+            return msgspec.structs.replace(decision, reason=reason)
         return decision
+
+    def _answers(self, run: Run, question: PendingQuestion) -> bool:
+        """Return True when the message answers the question. An earlier attempt that recorded a
+        step has decided it: only a turn that left the question records step 0, the routing."""
+        recorded = run.claim.journal
+        if recorded and question.skill in self._skills:
+            return min(step.number for step in recorded) > 0
+        return self._router.resumes(run.turn.message, question)
 
     async def _intercept(self, run: Run, decision: Decision, position: int) -> None:
         """Call the interceptor at ``position``, which may call the next; at last, the skill."""
@@ -128,9 +141,9 @@ class Pipeline:
 
     async def _run_skill(self, run: Run, decision: Decision) -> None:
         turn, skill = run.turn, self._skills[decision.skill]
-        named = bool(run.claim.message.arguments)
+        from_program = bool(run.claim.message.arguments)
         turn.arguments = await fill_arguments(
-            turn, skill.Arguments, decision.arguments, named=named
+            turn, skill.Arguments, decision.arguments, from_program=from_program
         )
         await skill.answer(turn)
 

@@ -1,7 +1,7 @@
-"""Finds, loads, checks and freezes plugins; the typed face of pluggy.
+"""Plugin loader: finds, loads and checks plugins, and freezes what they contribute.
 
-Each plugin is loaded behind its own barrier: one that fails is reported with its version and the
-cause, and the rest start. What is wrong between plugins (two of the same name) is refused.
+A plugin that fails to load is reported with its version and the cause, and the rest start. Two
+contributions of one kind with the same name are refused.
 """
 
 import difflib
@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import pluggy
@@ -18,7 +18,7 @@ import pydantic
 
 from palaver.engine import Engine
 from palaver.errors import NameCollision, PluginLoadError
-from palaver.hooks import PROJECT, Backend, Hooks, Interceptor, hookimpl
+from palaver.hooks import PROJECT, Backend, Hooks, Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.messages import ConcurrencyPolicy
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from palaver.channels import Channel
 
-GROUP = "palaver"
-SKILL_NAME = re.compile(r"[a-z0-9_-]{1,40}")
+ENTRY_POINT_GROUP = "palaver"
+SKILL_NAME_PATTERN = re.compile(r"[a-z0-9_-]{1,40}")
 HOOK_PREFIX = "palaver_register_"
 POLICIES = get_args(ConcurrencyPolicy)
 
@@ -39,8 +39,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A plugin: the entry point's ``name`` and the distribution that brings it."""
+class PluginInfo:
+    """A plugin: the ``name`` of its entry point, and its distribution."""
 
     name: str
     distribution: str
@@ -51,19 +51,19 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A plugin that was left out, and why."""
+class PluginFailure:
+    """A plugin that was left out, and the cause."""
 
-    source: Source
+    plugin: PluginInfo
     cause: str
 
     def __str__(self) -> str:
-        return f"plugin {self.source} was left out: {self.cause}"
+        return f"plugin {self.plugin} was left out: {self.cause}"
 
 
 @dataclass(frozen=True, slots=True)
-class Registry:
-    """Everything that the plugins contribute, by name. Never changes once it is loaded."""
+class PluginRegistry:
+    """Everything that the plugins contribute, by name. Does not change once it is loaded."""
 
     skills: Mapping[str, type[Skill]]
     channels: "Mapping[str, Backend[Channel]]"
@@ -73,17 +73,17 @@ class Registry:
     interceptors: Mapping[str, Backend[Interceptor]]
     tools: Mapping[str, Tool]
     commands: "Mapping[str, click.Command]"
-    failures: tuple[Failure, ...]
-    owners: Mapping[tuple[str, str], Source]
+    failures: tuple[PluginFailure, ...]
+    owners: Mapping[tuple[str, str], PluginInfo]
     """(kind, name) → the plugin that contributed it."""
 
 
 @dataclass(slots=True)
-class _Shelf:
-    """What one plugin contributes, by kind."""
+class _Contributions:
+    """The declarations of one plugin, by kind."""
 
-    source: Source
-    contributions: dict[str, list[Any]] = field(default_factory=dict)  # declarations of the hooks
+    plugin: PluginInfo
+    by_kind: dict[str, list[Any]]  # Any: a declaration of any kind
 
 
 KINDS = (
@@ -103,88 +103,112 @@ def load_plugins(
     *,
     disabled: Sequence[str] = (),
     strict: bool = False,
-) -> Registry:
+) -> PluginRegistry:
     """Load every installed plugin, in the order of their names.
 
     Raises `NameCollision`; with ``strict``, `PluginLoadError` on the first failure as well.
     """
     if entry_points is None:
-        entry_points = importlib.metadata.entry_points(group=GROUP)
-    shelves: list[_Shelf] = []
-    failures: list[Failure] = []
+        entry_points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    loaded: list[_Contributions] = []
+    failures: list[PluginFailure] = []
     for entry_point in sorted(entry_points, key=lambda e: e.name):
         if entry_point.name in disabled:
             continue
-        source = _source(entry_point)
+        plugin = _describe_plugin(entry_point)
         try:
-            shelves.append(read_plugin(source, entry_point.load()))
+            loaded.append(collect_contributions(plugin, entry_point.load()))
         except Exception as error:
-            failure = Failure(source, _cause(error))
+            failure = PluginFailure(plugin, _describe_error(error))
             if strict:
                 raise PluginLoadError(str(failure)) from error
             failures.append(failure)
-    return _merge(shelves, failures)
+    return _merge(loaded, failures)
 
 
-def read_plugin(source: Source, plugin: object) -> _Shelf:
-    """What a loaded plugin contributes, checked. Raises `PluginLoadError`."""
-    shelf = _Shelf(source, {kind: [] for kind in KINDS})
-    shelf.contributions["skills"] += _defined_skills(plugin)
-    for kind, implementation in _hook_implementations(source, plugin):
+def collect_contributions(plugin: PluginInfo, loaded: object) -> _Contributions:
+    """Return what a loaded plugin contributes, checked. Raises `PluginLoadError`."""
+    by_kind: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    by_kind["skills"] += _find_skills(loaded)
+    by_kind["tools"] += _find_tools(loaded)
+    for kind, implementation in _find_hooks(plugin, loaded):
         contributed = implementation()
         if inspect.iscoroutine(contributed):
             contributed.close()
             raise PluginLoadError(f"{HOOK_PREFIX}{kind} is async; hooks are plain functions")
-        shelf.contributions[kind] += contributed or ()
-    for kind, declarations in shelf.contributions.items():
+        by_kind[kind] += contributed or ()
+    for kind, declarations in by_kind.items():
         for declaration in declarations:
-            _check(kind, declaration)
-    if not any(shelf.contributions.values()):
-        raise PluginLoadError("it contributes nothing: no Skill is defined and no hook implemented")
-    return shelf
+            _check_declaration(kind, declaration)
+    if not any(by_kind.values()):
+        raise PluginLoadError(
+            "it contributes nothing: it defines no Skill and no tool, and implements no hook"
+        )
+    return _Contributions(plugin, by_kind)
 
 
-def _source(entry_point: importlib.metadata.EntryPoint) -> Source:
+def _describe_plugin(entry_point: importlib.metadata.EntryPoint) -> PluginInfo:
     distribution = entry_point.dist
     if distribution is None:
-        return Source(entry_point.name, "unknown", "?")
-    return Source(entry_point.name, distribution.name, distribution.version)
+        return PluginInfo(entry_point.name, "unknown", "?")
+    return PluginInfo(entry_point.name, distribution.name, distribution.version)
 
 
-def _cause(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, PluginLoadError):
         return str(error)
     return f"{type(error).__name__}: {error}"
 
 
-def _defined_skills(plugin: object) -> list[type[Skill]]:
-    """The Skill classes that a module defines itself; imported ones belong to another plugin."""
-    if inspect.isclass(plugin) and issubclass(plugin, Skill):
-        return [plugin]
-    if not isinstance(plugin, types.ModuleType) or hasattr(plugin, f"{HOOK_PREFIX}skills"):
-        return []
+def _find_skills(loaded: object) -> list[type[Skill]]:
+    """Return the Skill classes that a module defines; imported ones come from another plugin."""
+    if inspect.isclass(loaded) and issubclass(loaded, Skill):
+        return [loaded]
     return [
         value
-        for value in vars(plugin).values()
+        for value in _read_module(loaded, "skills")
         if inspect.isclass(value)
         and issubclass(value, Skill)
-        and value.__module__ == plugin.__name__
+        and _is_defined_in(loaded, value.__module__)
         and "name" in vars(value)
     ]
 
 
-def _hook_implementations(
-    source: Source, plugin: object
+def _find_tools(loaded: object) -> list[Tool]:
+    """Return the tools that a module defines; imported ones come from another plugin."""
+    return [
+        value
+        for value in [loaded, *_read_module(loaded, "tools")]
+        if isinstance(value, Tool) and _is_defined_in(loaded, value.function.__module__)
+    ]
+
+
+def _read_module(loaded: object, kind: str) -> Iterable[object]:
+    """Return a module's values, none when it implements the kind's hook, which then decides."""
+    if isinstance(loaded, types.ModuleType) and not hasattr(loaded, HOOK_PREFIX + kind):
+        return vars(loaded).values()
+    return ()
+
+
+def _is_defined_in(loaded: object, module: str) -> bool:
+    """Return True when ``module`` is the loaded module or a part of the loaded package."""
+    if not isinstance(loaded, types.ModuleType):
+        return True
+    return f"{module}.".startswith(f"{loaded.__name__}.")
+
+
+def _find_hooks(
+    plugin: PluginInfo, loaded: object
 ) -> list[tuple[str, Callable[[], Iterable[object] | None]]]:
-    """The plugin's hooks, as pluggy finds and verifies them, by kind."""
+    """Return the plugin's hooks by kind, as pluggy finds and verifies them."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
-    _refuse_undecorated(plugin)
-    manager.register(plugin, source.name)
+    _refuse_undecorated(loaded)
+    manager.register(loaded, plugin.name)
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginLoadError(_misspelt(plugin) or str(error)) from error
+        raise PluginLoadError(_suggest_hook(loaded) or str(error)) from error
     return [
         (kind, implementation.function)
         for kind in KINDS
@@ -192,35 +216,35 @@ def _hook_implementations(
     ]
 
 
-def _hook_like(plugin: object) -> list[str]:
-    return [name for name in dir(plugin) if name.startswith(HOOK_PREFIX)]
+def _refuse_undecorated(loaded: object) -> None:
+    for name in dir(loaded):
+        if name.startswith(HOOK_PREFIX) and not _is_hook(loaded, name):
+            raise PluginLoadError(f"{name} is not decorated with @palaver.hookimpl")
 
 
-def _refuse_undecorated(plugin: object) -> None:
-    for name in _hook_like(plugin):
-        if not hasattr(getattr(plugin, name), f"{PROJECT}_impl"):
-            raise PluginLoadError(f"{name} is not decorated with @{hookimpl.__module__}.hookimpl")
-
-
-def _misspelt(plugin: object) -> str:
+def _suggest_hook(loaded: object) -> str:
     known = [HOOK_PREFIX + kind for kind in KINDS]
-    for name in dir(plugin):
-        if name not in known and hasattr(getattr(plugin, name), f"{PROJECT}_impl"):
+    for name in dir(loaded):
+        if name not in known and _is_hook(loaded, name):
             close = difflib.get_close_matches(name, known, 1, 0.0)
             return f"there is no hook {name!r}; did you mean {close[0]!r}?"
     return ""
 
 
-def _check(kind: str, declaration: object) -> None:
+def _is_hook(loaded: object, name: str) -> bool:
+    return hasattr(getattr(loaded, name), f"{PROJECT}_impl")
+
+
+def _check_declaration(kind: str, declaration: object) -> None:
     if kind == "skills":
         check_skill(declaration)
     elif kind == "tools":
-        _expect(declaration, Tool, kind)
+        _check_type(declaration, Tool, kind)
     elif kind != "commands":
-        _expect(declaration, Backend, kind)
+        _check_type(declaration, Backend, kind)
 
 
-def _expect(declaration: object, wanted: type, kind: str) -> None:
+def _check_type(declaration: object, wanted: type, kind: str) -> None:
     if not isinstance(declaration, wanted):
         raise PluginLoadError(
             f"{HOOK_PREFIX}{kind} returned {declaration!r}, not a {wanted.__name__}"
@@ -228,12 +252,12 @@ def _expect(declaration: object, wanted: type, kind: str) -> None:
 
 
 def check_skill(skill: object) -> type[Skill]:
-    """Refuse a skill class that cannot work. Raises `PluginLoadError` with what to mend."""
+    """Return a skill class that can work. Raises `PluginLoadError` with what to correct."""
     if not (inspect.isclass(skill) and issubclass(skill, Skill)):
         raise PluginLoadError(f"{HOOK_PREFIX}skills returned {skill!r}, not a Skill class")
     label = f"skill {skill.__name__}"
     name = getattr(skill, "name", None)
-    if not isinstance(name, str) or not SKILL_NAME.fullmatch(name):
+    if not isinstance(name, str) or not SKILL_NAME_PATTERN.fullmatch(name):
         raise PluginLoadError(f"{label}: name {name!r} is not 1 to 40 characters of a-z0-9_-")
     if not skill.description():
         raise PluginLoadError(f"{label}: it needs a docstring; its first line describes it")
@@ -266,27 +290,22 @@ def _check_pattern(label: str, skill: type[Skill], pattern: str) -> None:
         )
 
 
-def _name(declaration: Any) -> str:  # Any: a declaration of any kind
-    return str(declaration.name)
-
-
-def _merge(shelves: Sequence[_Shelf], failures: Sequence[Failure]) -> Registry:
-    owners: dict[tuple[str, str], Source] = {}
-
-    def gather(kind: str) -> Mapping[str, Any]:
-        found: dict[str, Any] = {}
-        for shelf in shelves:
-            for declaration in shelf.contributions[kind]:
-                name = _name(declaration)
-                other = owners.setdefault((kind, name), shelf.source)
-                if name in found:
+def _merge(loaded: Sequence[_Contributions], failures: Sequence[PluginFailure]) -> PluginRegistry:
+    owners: dict[tuple[str, str], PluginInfo] = {}
+    registered: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}  # Any: declarations
+    for contributions in loaded:
+        for kind, declarations in contributions.by_kind.items():
+            for declaration in declarations:
+                name = str(declaration.name)
+                owner = owners.setdefault((kind, name), contributions.plugin)
+                if name in registered[kind]:
                     raise NameCollision(
-                        f"{kind}: {name!r} is contributed by {other} and by {shelf.source}; "
-                        "disable one with plugins.disabled"
+                        f"{kind}: {name!r} is contributed by {owner} and by "
+                        f"{contributions.plugin}; disable one with plugins.disabled"
                     )
-                found[name] = declaration
-        return types.MappingProxyType(found)
-
-    return Registry(
-        **{kind: gather(kind) for kind in KINDS}, failures=tuple(failures), owners=owners
+                registered[kind][name] = declaration
+    return PluginRegistry(
+        **{kind: types.MappingProxyType(found) for kind, found in registered.items()},
+        failures=tuple(failures),
+        owners=owners,
     )

@@ -1,4 +1,4 @@
-"""Skill: what an author writes."""
+"""Skill: the base class of everything that answers turns."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -18,10 +18,10 @@ class NoArguments(pydantic.BaseModel):
 
 
 class Skill:
-    """Answers turns. Subclass it, name it, give examples, write ``answer``.
+    """Base of a skill, which answers turns. A subclass has a name, examples and ``answer``.
 
-    The docstring's first line is the description that people and the router read. One instance
-    serves all turns at once: keep nothing about a turn on ``self``.
+    The docstring's first line is the description for people and the router. One instance answers
+    all turns at once: keep nothing about a turn on ``self``.
     """
 
     name: ClassVar[str]
@@ -29,21 +29,21 @@ class Skill:
     aliases: ClassVar[Sequence[str]] = ()
     """Other words that people may type as ``/word``."""
     examples: ClassVar[Sequence[str]] = ()
-    """Messages that this skill should get, as people would write them."""
+    """Messages for this skill, as people would write them."""
     patterns: ClassVar[Sequence[str]] = ()
-    """Regular expressions, matched without regard to case against the whole message. A match
-    chooses the skill, and named groups fill its arguments."""
+    """Regular expressions that match whole messages, in any case. A match chooses the skill, and
+    named groups fill its arguments."""
     needs: ClassVar[frozenset[Capability]] = frozenset({"generate"})
-    """What the engine must be able to do; a server whose engine cannot refuses the skill."""
+    """Capabilities that the engine must have; without them the server does not start."""
     concurrency_policy: ClassVar[ConcurrencyPolicy | None] = None
-    """What becomes of a message that comes while this skill runs; None leaves it to the settings.
-    With ``steer``, ask for them with `Turn.steering`."""
+    """Policy for messages that come while this skill runs; None: as the settings say. With
+    ``steer``, `Turn.take_steering` returns them."""
 
     class Settings(PluginSettings):
         """Settings under ``[skills.NAME]``; override with fields of your own."""
 
     Arguments: ClassVar[type[pydantic.BaseModel]] = NoArguments
-    """What the skill needs to know, as a pydantic model; nest a class of this name."""
+    """Arguments of the skill, as a pydantic model; nest a class of this name."""
 
     def __init__(self, settings: PluginSettings | None = None) -> None:
         self.settings: Any = settings or self.Settings()  # Any: the subclass's own Settings
@@ -53,9 +53,9 @@ class Skill:
         return (cls.__doc__ or "").strip().partition("\n")[0]
 
     async def answer(self, turn: Turn[Any]) -> None:
-        """Answer the turn. Whatever it says, cites and attaches is the reply.
+        """Answer the turn: everything that it says, cites and attaches is the reply.
 
-        May run again from the top after a crash of the server: the Turn's verbs then return what
-        they returned before. Anything else with an effect belongs into a tool.
+        It may run again from the top after a crash of the server: the Turn's methods then return
+        their recorded results. Put anything else that has an effect into a tool.
         """
         raise NotImplementedError

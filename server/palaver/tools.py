@@ -1,22 +1,129 @@
-"""Tool: a typed function that skills and models call."""
+"""Tool: a typed function that skills and models call by name."""
 
+import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
-from typing import Any
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Generic, cast, overload
 
 import pydantic
+import pydantic_core
+from typing_extensions import ParamSpec, TypeVar
+
+from palaver.config.wording import describe_errors, join_problems
+from palaver.errors import InvalidInput, PluginLoadError
+
+ParametersT = ParamSpec("ParametersT", default=...)
+ResultT = TypeVar("ResultT", default=Any)
+TOOL_NAME_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """A function that skills may call. ``run`` gets validated ``arguments``.
+class Tool(Generic[ParametersT, ResultT]):
+    """A typed function that skills and models call by name. The decorator `tool` makes one.
 
-    ``idempotent``: running it twice has the effect of running it once; only such a tool is run
-    again when a turn is taken over in the middle of the call.
+    ``arguments`` is the pydantic model of the function's parameters, one field per parameter with
+    its name as alias. ``idempotent``: running it twice has the effect of running it once; only such
+    a tool is run again when a turn is taken over in the middle of the call.
     """
 
+    function: Callable[ParametersT, ResultT]
     name: str
     description: str
     arguments: type[pydantic.BaseModel]
-    run: Callable[[Any], Awaitable[str]]  # Any: an instance of `arguments`
     idempotent: bool = False
+
+    def __call__(self, *args: ParametersT.args, **kwargs: ParametersT.kwargs) -> ResultT:
+        """Call the function itself: nothing is validated, encoded or moved to a thread."""
+        return self.function(*args, **kwargs)
+
+    @property
+    def json_schema(self) -> dict[str, Any]:  # Any: a JSON Schema document
+        """Return the JSON schema of the arguments, as a model gets it."""
+        return self.arguments.model_json_schema()
+
+    def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values, typed ones
+        """Return the function's keyword arguments. Raises `InvalidInput` with a sentence."""
+        try:
+            validated = self.arguments.model_validate(dict(values))
+        except pydantic.ValidationError as error:
+            problems = join_problems(describe_errors(error, values))
+            raise InvalidInput(f"Tool {self.name!r}: {problems}") from error
+        fields = self.arguments.model_fields
+        return {cast(str, field.alias): getattr(validated, key) for key, field in fields.items()}
+
+    async def run(self, arguments: Mapping[str, Any]) -> str:  # Any: what `validate` returns
+        """Run the function and return its result: text as it is, anything else as JSON."""
+        function: Callable[..., Any] = self.function  # Any: checked by `validate`
+        if inspect.iscoroutinefunction(function):
+            result = await function(**arguments)
+        else:
+            result = await asyncio.to_thread(function, **arguments)
+        return result if isinstance(result, str) else pydantic_core.to_json(result).decode()
+
+
+@overload
+def tool(function: Callable[ParametersT, ResultT], /) -> Tool[ParametersT, ResultT]: ...
+
+
+@overload
+def tool(
+    *, name: str | None = None, idempotent: bool = False
+) -> Callable[[Callable[ParametersT, ResultT]], Tool[ParametersT, ResultT]]: ...
+
+
+def tool(
+    function: Callable[..., Any] | None = None, *, name: str | None = None, idempotent: bool = False
+) -> Any:  # Any: the overloads say
+    """Make a tool of a function::
+
+        @tool
+        def roll(sides: Annotated[int, Field(ge=2, description="Sides of the die")] = 6) -> int:
+            \"""Roll a die.\"""
+            return random.randint(1, sides)
+
+    The tool has the function's name, the first paragraph of its docstring as description, and its
+    parameters as arguments, validated by their types. A plain function runs in a thread, which a
+    stopped turn does not interrupt; a coroutine function is awaited. A result that is no text
+    becomes JSON.
+
+    Raises `PluginLoadError` for a function that cannot be a tool.
+    """
+    if function is None:
+        return lambda function: _make_tool(function, name or function.__name__, idempotent)
+    return _make_tool(function, function.__name__, idempotent)
+
+
+def _make_tool(function: Callable[..., Any], name: str, idempotent: bool) -> Tool:
+    if not TOOL_NAME_PATTERN.fullmatch(name):
+        raise PluginLoadError(f"tool {name!r}: a name is 1 to 64 letters, digits, _ and -")
+    description = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
+    if not description:
+        raise PluginLoadError(f"tool {name!r}: it needs a docstring, which describes it")
+    return Tool(
+        function=function,
+        name=name,
+        description=description,
+        arguments=_make_arguments(name, function),
+        idempotent=idempotent,
+    )
+
+
+def _make_arguments(name: str, function: Callable[..., Any]) -> type[pydantic.BaseModel]:
+    """Make a model with a field per parameter. Its alias is the parameter's name, which may be one
+    that a pydantic field cannot have, such as ``copy``."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}  # Any: (type, default), as create_model takes them
+    for number, parameter in enumerate(inspect.signature(function).parameters.values()):
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise PluginLoadError(
+                f"tool {name!r}: parameter {str(parameter)!r} cannot be given by name"
+            )
+        if parameter.name not in hints:
+            raise PluginLoadError(f"tool {name!r}: parameter {parameter.name!r} needs a type")
+        field = pydantic.Field(alias=parameter.name)
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[f"argument_{number}"] = (Annotated[hints[parameter.name], field], default)
+    return pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)

@@ -1,4 +1,4 @@
-"""Chat: what answers when nothing more special does."""
+"""Chat: general conversation, and the default skill."""
 
 from typing import ClassVar
 
@@ -6,9 +6,9 @@ import pydantic
 
 from palaver import InvalidInput, NotFound, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
-from palaver_skills.budget import reply_tokens
+from palaver_skills.token_budget import limit_reply_tokens
 
-_ASKING = (
+_QUESTION = (
     r"(?:what(?:'s| is)|how much is|calculate|compute|was (?:ist|ergibt)|wie ?viel (?:ist|sind)"
     r"|berechne|combien font|calcule|cu[áa]nto es|calcula|计算)"
 )
@@ -50,13 +50,13 @@ class Chat(Skill):
         "谢谢，再见",
     )
     patterns: ClassVar = (
-        rf"{_ASKING}\s*(?P<expression>{_SUM})\s*[=?？.]*",
+        rf"{_QUESTION}\s*(?P<expression>{_SUM})\s*[=?？.]*",
         rf"(?P<expression>{_SUM})\s*=\s*[?？]?",
     )
 
     class Settings(PluginSettings):
         system: str = prompts.CHAT
-        """What the model is told about itself."""
+        """System text of the model."""
         temperature: float = pydantic.Field(default=0.7, ge=0, le=2)
         """0 always takes the likeliest word."""
         max_tokens: int = pydantic.Field(default=512, ge=1)
@@ -67,11 +67,11 @@ class Chat(Skill):
         expression: str = pydantic.Field(default="", description="Arithmetic to work out")
 
     async def answer(self, turn: Turn[Arguments]) -> None:
-        if turn.arguments.expression and await _calculated(turn, turn.arguments.expression):
+        if turn.arguments.expression and await _calculate(turn, turn.arguments.expression):
             return
         sampling = Sampling(
             temperature=self.settings.temperature,
-            max_tokens=reply_tokens(turn, self.settings.max_tokens),
+            max_tokens=limit_reply_tokens(turn, self.settings.max_tokens),
         )
         await turn.stream(
             turn.message.text,
@@ -81,8 +81,8 @@ class Chat(Skill):
         )
 
 
-async def _calculated(turn: Turn[Chat.Arguments], expression: str) -> bool:
-    """Whether the tool has answered; without it the model has to try."""
+async def _calculate(turn: Turn[Chat.Arguments], expression: str) -> bool:
+    """Answer by the tool and return True; False when it is not installed or refuses."""
     try:
         result = await turn.call_tool("calculate", expression=expression.strip())
     except (NotFound, InvalidInput):

@@ -9,7 +9,7 @@ import pydantic
 
 from palaver import HistoryEntry, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
-from palaver_skills.budget import reply_tokens
+from palaver_skills.token_budget import limit_reply_tokens
 
 LANGUAGES: dict[str, tuple[str, ...]] = {
     "Python": ("python", "python3", "py"),
@@ -35,11 +35,11 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
     "Lua": ("lua",),
     "Perl": ("perl",),
 }
-"""Programming languages by name, with what else they are called, in a request or at a fence."""
+"""Programming languages by name, with their other names in requests and at fences."""
 
 _BY_NAME = {alias: name for name, aliases in LANGUAGES.items() for alias in aliases}
 _AMBIGUOUS = frozenset({"c", "go", "r", "shell", "swift", "node"})
-"""Names that are also words, or letters: they count only after "in" and before "code"."""
+"""Names that are also words or letters: they count only after "in" or before "code"."""
 _NAMES = "|".join(sorted(map(re.escape, _BY_NAME), key=len, reverse=True))
 _MENTION = re.compile(
     rf"(?P<clear>\b(?:in|en|auf|mit|用)\s*)?(?<![\w.+#])(?P<name>{_NAMES})(?![\w+#])"
@@ -54,8 +54,8 @@ _THING = (
 )
 
 
-def named_in(text: str) -> str | None:
-    """The programming language that ``text`` asks for, by its usual name."""
+def find_programming_language(text: str) -> str | None:
+    """Return the usual name of the programming language that ``text`` asks for, or None."""
     for match in _MENTION.finditer(text):
         name = match["name"].casefold()
         if name not in _AMBIGUOUS or match["clear"] or match["thing"]:
@@ -63,12 +63,12 @@ def named_in(text: str) -> str | None:
     return None
 
 
-def _language(value: object) -> object:
+def _read_language(value: object) -> object:
     if not isinstance(value, str):
         return value
     known = _BY_NAME.get(value.strip().casefold())
     if known is None and not re.fullmatch(r"[A-Za-z][\w .+#-]{0,30}", value.strip()):
-        raise ValueError(f"{value[:40]!r} is no name of a programming language")
+        raise ValueError(f"{value[:40]!r} is not the name of a programming language")
     return known or value.strip()
 
 
@@ -141,48 +141,51 @@ class Codegen(Skill):
 
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-        language: Annotated[str, pydantic.BeforeValidator(_language)] | None = pydantic.Field(
-            default=None, description="Programming language; told from the message if not given"
+        language: Annotated[str, pydantic.BeforeValidator(_read_language)] | None = pydantic.Field(
+            default=None, description="Programming language; taken from the message if not given"
         )
 
     async def answer(self, turn: Turn[Arguments]) -> None:
-        earlier = _own(turn.history)
+        earlier = _filter_own(turn.history)
         language = (
             turn.arguments.language
-            or named_in(turn.message.text)
-            or _last_language(earlier)
+            or find_programming_language(turn.message.text)
+            or _find_last_language(earlier)
             or self.settings.language
         )
         sampling = Sampling(
             temperature=self.settings.temperature,
-            max_tokens=reply_tokens(turn, self.settings.max_tokens),
+            max_tokens=limit_reply_tokens(turn, self.settings.max_tokens),
         )
         text = await turn.stream(
-            turn.message.text, system=prompts.codegen(language), history=earlier, sampling=sampling
+            turn.message.text,
+            system=prompts.build_codegen_system(language),
+            history=earlier,
+            sampling=sampling,
         )
-        await turn.say(closing(text))
-        problem = syntax_problem(text) if language == "Python" and not closing(text) else ""
+        await turn.say(close_fence(text))
+        problem = find_syntax_error(text) if language == "Python" and not close_fence(text) else ""
         if problem:
             await turn.say(f"\n\nNote: this is not well-formed Python ({problem}).")
 
 
-def _own(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
-    """What was asked of this skill and answered by it."""
-    turns = {line.turn for line in history if line.skill == Codegen.name}
-    return tuple(line for line in history if line.turn in turns)
+def _filter_own(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
+    """Return the requests to this skill, and its answers."""
+    turns = {entry.turn for entry in history if entry.skill == Codegen.name}
+    return tuple(entry for entry in history if entry.turn in turns)
 
 
-def _last_language(history: tuple[HistoryEntry, ...]) -> str | None:
-    """The language of the newest fence that names one."""
-    for line in reversed(history):
-        for _, info in reversed(_FENCE.findall(line.text)):
+def _find_last_language(history: tuple[HistoryEntry, ...]) -> str | None:
+    """Return the language of the newest fence that names one, or None."""
+    for entry in reversed(history):
+        for _, info in reversed(_FENCE.findall(entry.text)):
             if info.casefold() in _BY_NAME:
                 return _BY_NAME[info.casefold()]
     return None
 
 
-def closing(text: str) -> str:
-    """What ends a fence that ``text`` leaves open, with a note; empty when none is open."""
+def close_fence(text: str) -> str:
+    """Return the end of a fence that ``text`` leaves open, with a note; empty when none is open."""
     mark = ""
     for fence in _FENCE.finditer(text):
         if not mark:
@@ -195,8 +198,8 @@ def closing(text: str) -> str:
     return f"{newline}{mark}\n\nNote: the code breaks off here; it may be longer than I can write."
 
 
-def blocks(text: str) -> list[str]:
-    """The fenced blocks that are Python, or say nothing else."""
+def find_python_blocks(text: str) -> list[str]:
+    """Return the fenced blocks of Python, or of no named language."""
     found = re.findall(
         r"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^\s`]*)[^\n]*\n(?P<code>.*?)^[ \t]*(?P=mark)",
         text,
@@ -205,9 +208,9 @@ def blocks(text: str) -> list[str]:
     return [code for _, info, code in found if info.casefold() in ("", *LANGUAGES["Python"])]
 
 
-def syntax_problem(text: str) -> str:
-    """What keeps the Python blocks of ``text`` from being parsed; empty when nothing does."""
-    for code in blocks(text):
+def find_syntax_error(text: str) -> str:
+    """Return the first syntax error in the Python blocks of ``text``; empty when there is none."""
+    for code in find_python_blocks(text):
         try:
             with warnings.catch_warnings(action="ignore"):
                 ast.parse(code)

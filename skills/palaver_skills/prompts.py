@@ -1,8 +1,7 @@
-"""The words with which every built-in skill instructs the model.
+"""Prompts of the built-in skills.
 
-One source of truth: the skills send these texts, and the starter model
-(`training/starter`) is trained on exactly these texts. A changed word here means retraining the
-starter model; larger models do not mind.
+The starter model (`training/starter`) is trained on exactly these texts: a change requires its
+retraining. Larger models do not mind.
 """
 
 from __future__ import annotations
@@ -40,23 +39,23 @@ SKILLS: Final[Mapping[str, str]] = MappingProxyType(
 """Built-in skill to the one-line description that the router shows to the model."""
 
 
-def grounded_question(passages: Iterable[tuple[int, str]], question: str) -> str:
+def build_grounded_question(passages: Iterable[tuple[int, str]], question: str) -> str:
     """Lay out numbered passages and the question about them: the user's side of `GROUNDED`."""
     blocks = [f"[{number}] {text.strip()}" for number, text in passages]
     return "\n\n".join([*blocks, f"Question: {question.strip()}"])
 
 
-def translation(source: str, target: str) -> str:
+def build_translation_system(source: str, target: str) -> str:
     """Return the system text for a translation; both languages by English name ("French")."""
     return f"Translate from {source} into {target}. Reply with the translation only."
 
 
-def summarization(length: Length) -> str:
+def build_summarization_system(length: Length) -> str:
     """Return the system text for a summary of the given length."""
     return f"Summarize the text in {length}. Reply with the summary only."
 
 
-def codegen(language: str) -> str:
+def build_codegen_system(language: str) -> str:
     """Return the system text for code in a programming language by its name ("Python")."""
     return (
         f"Write {language} code for the request: one fenced code block, "
@@ -64,7 +63,7 @@ def codegen(language: str) -> str:
     )
 
 
-def routing(skills: Iterable[tuple[str, str]]) -> str:
+def build_routing_system(skills: Iterable[tuple[str, str]]) -> str:
     """Return the system text for choosing a skill; `skills` are (name, description) pairs."""
     lines = [f"{name}: {description}" for name, description in skills]
     head = "Name the skill that fits the message best. Reply with its name only."

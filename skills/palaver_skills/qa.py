@@ -1,4 +1,4 @@
-"""Question answering: from passages of the knowledge base alone, with citations."""
+"""Question answering from passages of the knowledge base, with citations."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,9 +8,9 @@ import pydantic
 
 from palaver import Passage, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
-from palaver_skills.budget import prompt_tokens, reply_tokens, stretches
+from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
-NOTHING_FOUND = "I find nothing about that in the knowledge base."
+NO_PASSAGES = "I find nothing about that in the knowledge base."
 
 _DOCUMENTS = (
     r"(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual|knowledge base|wiki|guide"
@@ -19,12 +19,12 @@ _DOCUMENTS = (
 _MARKER = re.compile(r"\[(\d{1,2}(?:\s*[,;]\s*\d{1,2})*)\]")
 _NUMBER = re.compile(r"\[(\d{1,2})\]")
 _UNFINISHED = re.compile(r"\[\d{0,2}")
-"""What may still become a marker."""
+"""The beginning of what may become a marker."""
 _WORD = re.compile(r"[^\W_]+")
 _FOLLOW_UP = 5
-"""Words below which a question is searched for together with the one before it."""
+"""A question of fewer words is searched for together with the question before it."""
 _LEAST_PASSAGE = 48
-"""Tokens below which a shortened passage is left out."""
+"""Tokens of the shortest passage that is worth a cut."""
 
 
 class QA(Skill):
@@ -79,7 +79,7 @@ class QA(Skill):
 
     class Settings(PluginSettings):
         passages: int = pydantic.Field(default=4, ge=1, le=20)
-        """Passages that the model gets to read, fewer where its context window is small."""
+        """Passages in the prompt, fewer where the context window is small."""
         temperature: float = pydantic.Field(default=0.0, ge=0, le=2)
         """0 always takes the likeliest word."""
         max_tokens: int = pydantic.Field(default=256, ge=1)
@@ -93,73 +93,73 @@ class QA(Skill):
 
     async def answer(self, turn: Turn[Arguments]) -> None:
         question = turn.arguments.question or turn.message.text
-        found = await turn.search(_query(turn, question), self.settings.passages)
+        found = await turn.search(_build_query(turn, question), self.settings.passages)
         if not found:
-            await turn.say(NOTHING_FOUND)
+            await turn.say(NO_PASSAGES)
             return
-        reply = reply_tokens(turn, self.settings.max_tokens)
-        passages = await _fitting(turn, found, question, reply)
+        reply = limit_reply_tokens(turn, self.settings.max_tokens)
+        passages = await _fit_passages(turn, found, question, reply)
         answer = await turn.stream(
-            prompts.grounded_question(enumerate(passages, 1), question),
+            prompts.build_grounded_question(enumerate(passages, 1), question),
             system=prompts.GROUNDED,
             sampling=Sampling(max_tokens=reply, temperature=self.settings.temperature),
-            through=Checked(found[: len(passages)]),
+            through=CitationFilter(found[: len(passages)]),
         )
         if prompts.NOT_IN_DOCUMENTS.rstrip(".") in answer:
             return
-        cited = list(_cited(answer, len(passages)))
+        cited = list(_find_cited(answer, len(passages)))
         if not cited:
-            cited = _closest(answer, found[: len(passages)])
+            cited = _find_closest(answer, found[: len(passages)])
             await turn.say("".join(f" [{number}]" for number in cited))
         for number in cited:
             turn.cite(found[number - 1], number=number)
 
 
-class Checked:
-    """Checks the passage numbers of an answer while it is written.
+class CitationFilter:
+    """Filter that corrects the passage numbers of an answer while it is written.
 
-    A marker stands for what was said since the one before. Where another passage shares more words
-    with that than the one named, the number is corrected: models mistake numbers more often than
-    words, and a source that does not say what it is named for is worse than none.
+    A marker refers to the text since the marker before. Where another passage shares more words
+    with that text than the named one, the number is corrected: models mistake numbers more often
+    than words, and a wrong source is worse than none.
     """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
-        self._passages = [set(_pieces(_text(passage))) for passage in passages]
-        self._held = ""
-        self._said = ""
+        self._passages = [set(_split_terms(_with_heading(passage))) for passage in passages]
+        self._pending = ""
+        self._text_since_marker = ""
 
     def feed(self, text: str) -> str:
-        self._held += text
+        self._pending += text
         passed = ""
-        while self._held:
-            before, bracket, _ = self._held.partition("[")
+        while self._pending:
+            before, bracket, _ = self._pending.partition("[")
             passed += self._pass(before)
-            self._held = self._held[len(before) :]
-            if not bracket or _UNFINISHED.fullmatch(self._held):
+            self._pending = self._pending[len(before) :]
+            if not bracket or _UNFINISHED.fullmatch(self._pending):
                 break
-            marker = _NUMBER.match(self._held)
-            passed += self._corrected(int(marker[1])) if marker else self._pass("[")
-            self._held = self._held[marker.end() if marker else 1 :]
+            marker = _NUMBER.match(self._pending)
+            passed += self._correct(int(marker[1])) if marker else self._pass("[")
+            self._pending = self._pending[marker.end() if marker else 1 :]
         return passed
 
     def end(self) -> str:
-        return self._pass(self._held)
+        return self._pass(self._pending)
 
     def _pass(self, text: str) -> str:
-        self._said += text
+        self._text_since_marker += text
         return text
 
-    def _corrected(self, number: int) -> str:
-        said = set(_pieces(self._said))
-        self._said = ""
+    def _correct(self, number: int) -> str:
+        said = set(_split_terms(self._text_since_marker))
+        self._text_since_marker = ""
         shared = [len(said & passage) for passage in self._passages]
         named = shared[number - 1] if 1 <= number <= len(shared) else -1
         best = max(shared, default=0)
         return f"[{number if named == best or not best else shared.index(best) + 1}]"
 
 
-def _query(turn: Turn[QA.Arguments], question: str) -> str:
-    """What to search for: "and on Sundays?" says too little without the question before it."""
+def _build_query(turn: Turn[QA.Arguments], question: str) -> str:
+    """Return the search query: a short question with the one before it ("and on Sundays?")."""
     if len(_WORD.findall(question)) >= _FOLLOW_UP or not question.isascii():
         return question
     last = turn.history[-1] if turn.history else None
@@ -169,50 +169,50 @@ def _query(turn: Turn[QA.Arguments], question: str) -> str:
     return f"{asked}\n{question}".strip()
 
 
-async def _fitting(
+async def _fit_passages(
     turn: Turn[QA.Arguments], found: Sequence[Passage], question: str, reply: int
 ) -> list[str]:
-    """The texts of the best passages, as many as the context window holds; the last may be cut."""
-    room = await prompt_tokens(turn, prompts.GROUNDED, reply)
+    """Return the texts of the best passages that fit the context window; the last may be cut."""
+    room = await count_prompt_room(turn, prompts.GROUNDED, reply)
     texts: list[str] = []
     for passage in found:
-        text = _text(passage)
-        laid_out = prompts.grounded_question(enumerate([*texts, text], 1), question)
+        text = _with_heading(passage)
+        laid_out = prompts.build_grounded_question(enumerate([*texts, text], 1), question)
         over = await turn.count_tokens(laid_out) - room
         if over <= 0:
             texts.append(text)
             continue
         left = await turn.count_tokens(text) - over
         if left >= _LEAST_PASSAGE or not texts:
-            texts.append((await stretches(turn, text, max(8, left)))[0].strip())
+            texts.append((await split_to_tokens(turn, text, max(8, left)))[0].strip())
         break
     return texts
 
 
-def _text(passage: Passage) -> str:
-    """The passage under its heading, without which it may not say what it speaks of."""
+def _with_heading(passage: Passage) -> str:
+    """Return the passage under its heading, which may name its subject."""
     heading = passage.section or passage.title
     if not heading or passage.text.lstrip("# ").startswith(heading):
         return passage.text
     return f"{heading}\n{passage.text}"
 
 
-def _cited(answer: str, passages: int) -> Iterator[int]:
-    """The numbers of existing passages that the answer names, in its order, each once."""
+def _find_cited(answer: str, passages: int) -> Iterator[int]:
+    """Yield the numbers of existing passages that the answer names, in its order, each once."""
     named = (int(n) for marker in _MARKER.findall(answer) for n in re.split(r"\s*[,;]\s*", marker))
     yield from dict.fromkeys(number for number in named if 1 <= number <= passages)
 
 
-def _closest(answer: str, passages: Sequence[Passage]) -> list[int]:
-    """The number of the passage that shares most words with the answer, if any does."""
-    said = set(_pieces(answer))
-    shared = [len(said & set(_pieces(_text(passage)))) for passage in passages]
+def _find_closest(answer: str, passages: Sequence[Passage]) -> list[int]:
+    """Return the number of the passage that shares most words with the answer, if any does."""
+    said = set(_split_terms(answer))
+    shared = [len(said & set(_split_terms(_with_heading(passage)))) for passage in passages]
     best = max(range(len(shared)), key=shared.__getitem__)
     return [best + 1] if shared[best] else []
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Words of four letters and more, numbers, and Chinese characters in pairs."""
+def _split_terms(text: str) -> Iterator[str]:
+    """Yield words of four letters and more, numbers, and Chinese characters in pairs."""
     for word in _WORD.findall(text.casefold()):
         if "\u3040" <= word[0] <= "\u9fff":
             yield from (word[at : at + 2] for at in range(max(1, len(word) - 1)))

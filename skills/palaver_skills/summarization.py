@@ -1,4 +1,4 @@
-"""Summarization: in one step where the text fits, else part by part and over the parts."""
+"""Summarization: in one step where the text fits, else part by part, then of the summaries."""
 
 import re
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import pydantic
 
 from palaver import HistoryEntry, InvalidInput, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
-from palaver_skills.budget import prompt_tokens, reply_tokens, stretches
+from palaver_skills.instructions import split_request, strip_quotes
 from palaver_skills.prompts import Length
-from palaver_skills.requests import parted, unquoted
+from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
-NOTHING = "There is nothing to shorten yet: send the text together with the request."
+NOTHING_TO_SUMMARIZE = "There is nothing to shorten yet: send the text together with the request."
 
 _PLEASE = r"(?:please\s+|(?:can|could) you\s+)?"
 _VERB = (
@@ -26,27 +26,29 @@ _CONVERSATION = re.compile(
     r"|bisher|conversación|charla|hasta ahora|jusqu'ici|对话|聊天|谈话|到目前为止",
     re.IGNORECASE,
 )
-_SAID: dict[Length, str] = {
+_LENGTH_PATTERNS: dict[Length, str] = {
     "three bullet points": r"bullet|points|stichpunkt|liste?\b|puntos|要点|三点",
     "one sentence": r"(?:one|a single|1) sentence|tl;?\s?dr|one[- ]liner|briefly|very short"
     r"|ein(?:em)? satz|une (?:seule )?phrase|una (?:sola )?frase|一句",
     "three sentences": r"sentences|paragraph|sätze|phrases|frases|三句|段",
 }
 _ROUNDS = 6
-"""Times that summaries are summarized; each round shortens to a third at most."""
+"""Rounds of summarizing summaries; each shortens to a third at most."""
 
 
-def length_named(text: str) -> Length | None:
-    """The length that ``text`` asks for, in words of several languages; None for none."""
-    return next((n for n, said in _SAID.items() if re.search(said, text, re.IGNORECASE)), None)
+def find_length(text: str) -> Length | None:
+    """Return the length that ``text`` asks for in one of several languages, or None."""
+    return next(
+        (n for n, said in _LENGTH_PATTERNS.items() if re.search(said, text, re.IGNORECASE)), None
+    )
 
 
-def _length(value: object) -> object:
+def _read_length(value: object) -> object:
     if isinstance(value, str) and value not in prompts.LENGTHS:
-        named = length_named(value)
+        named = find_length(value)
         if named is None:
             known = ", ".join(repr(length) for length in prompts.LENGTHS)
-            raise ValueError(f"I know the lengths {known}")
+            raise ValueError(f"The length must be one of {known}")
         return named
     return value
 
@@ -109,7 +111,7 @@ class Summarization(Skill):
 
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-        length: Annotated[Length, pydantic.BeforeValidator(_length)] | None = pydantic.Field(
+        length: Annotated[Length, pydantic.BeforeValidator(_read_length)] | None = pydantic.Field(
             default=None, description="How long the summary shall be; three sentences if not given"
         )
         text: str = pydantic.Field(
@@ -117,28 +119,29 @@ class Summarization(Skill):
         )
 
     async def answer(self, turn: Turn[Arguments]) -> None:
-        instruction, text = parted(turn.message.text, _INSTRUCTION)
-        text = turn.arguments.text or unquoted(text)
+        instruction, text = split_request(turn.message.text, _INSTRUCTION)
+        text = turn.arguments.text or strip_quotes(text)
         if not text.strip() or _is_about_conversation(instruction, text):
-            text = transcript(turn.history)
+            text = format_history(turn.history)
         if not text.strip():
-            await turn.say(NOTHING)
+            await turn.say(NOTHING_TO_SUMMARIZE)
             return
-        length = turn.arguments.length or length_named(instruction) or "three sentences"
-        system = prompts.summarization(length)
+        length = turn.arguments.length or find_length(instruction) or "three sentences"
+        system = prompts.build_summarization_system(length)
         reply = min(
-            reply_tokens(turn, self.settings.max_tokens), max(16, turn.engine.context_window // 3)
+            limit_reply_tokens(turn, self.settings.max_tokens),
+            max(16, turn.engine.context_window // 3),
         )
-        room = await prompt_tokens(turn, system, reply)
+        room = await count_prompt_room(turn, system, reply)
         await turn.stream(
-            await self._reduced(turn, text, room),
+            await self._reduce(turn, text, room),
             system=system,
             sampling=self._sampling(reply),
         )
 
-    async def _reduced(self, turn: Turn[Arguments], text: str, room: int) -> str:
-        """The text, or summaries of its parts, or of those: the first that fits into ``room``."""
-        parts = await stretches(turn, text, room)
+    async def _reduce(self, turn: Turn[Arguments], text: str, room: int) -> str:
+        """Summarize the text's parts, and their summaries, until it fits into ``room`` tokens."""
+        parts = await split_to_tokens(turn, text, room)
         if len(parts) > self.settings.max_parts:
             raise InvalidInput(
                 f"The text is too long to shorten here: it takes {len(parts)} parts, "
@@ -147,11 +150,13 @@ class Summarization(Skill):
         for _ in range(_ROUNDS):
             if len(parts) == 1:
                 break
-            parts = await stretches(turn, await self._summaries(turn, parts, room), room)
+            parts = await split_to_tokens(
+                turn, await self._summarize_parts(turn, parts, room), room
+            )
         return parts[0]
 
-    async def _summaries(self, turn: Turn[Arguments], parts: Sequence[str], room: int) -> str:
-        system = prompts.summarization("three sentences")
+    async def _summarize_parts(self, turn: Turn[Arguments], parts: Sequence[str], room: int) -> str:
+        system = prompts.build_summarization_system("three sentences")
         sampling = self._sampling(max(16, min(self.settings.max_tokens, room // 3)))
         summaries = [
             await turn.generate(part.strip(), system=system, sampling=sampling) for part in parts
@@ -163,11 +168,13 @@ class Summarization(Skill):
 
 
 def _is_about_conversation(instruction: str, text: str) -> bool:
-    """Whether the chat is meant, and not a text that happens to speak of one."""
+    """Return True when the conversation is meant, not a text that mentions one."""
     return len(text.split()) < 8 and bool(_CONVERSATION.search(f"{instruction} {text}"))
 
 
-def transcript(history: Sequence[HistoryEntry]) -> str:
-    """The conversation as a text to be shortened."""
+def format_history(history: Sequence[HistoryEntry]) -> str:
+    """Return the conversation as a text."""
     names = {"user": "User", "assistant": "Assistant"}
-    return "\n".join(f"{names[line.role]}: {line.text.strip()}" for line in history if line.text)
+    return "\n".join(
+        f"{names[entry.role]}: {entry.text.strip()}" for entry in history if entry.text
+    )

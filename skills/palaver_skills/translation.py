@@ -1,4 +1,4 @@
-"""Translation: prose is translated piece by piece, all that is not prose stays as it is."""
+"""Translation of prose, part by part; code, links and structure stay as they are."""
 
 import re
 from collections.abc import AsyncIterator
@@ -8,27 +8,28 @@ import pydantic
 
 from palaver import InvalidInput, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import languages, prompts
-from palaver_skills.budget import TEMPLATE, stretches
-from palaver_skills.detection import detect
-from palaver_skills.languages import BY_CODE, FAMILIAR, Language
-from palaver_skills.requests import parted, unquoted
-from palaver_skills.segments import Piece, blocks, spans
-from palaver_skills.sentences import sentences
+from palaver_skills.instructions import split_request, strip_quotes
+from palaver_skills.language_detection import detect_language
+from palaver_skills.languages import BY_CODE, STARTER_LANGUAGES, Language
+from palaver_skills.markdown import Segment, split_blocks, split_spans
+from palaver_skills.text_splitting import split_sentences
+from palaver_skills.token_budget import TEMPLATE, split_to_tokens
 
-_L = rf"(?:{languages.NAMES})"
+_LANGUAGE = rf"(?:{languages.NAMES})"
 _VERB = re.compile(
     r"translat|übersetz|uebersetz|tradu|翻译|译成|怎么说|how (?:do|would) (?:you|i) say"
     r"|wie sagt man|comment dit-on|cómo se dice|como se dice",
     re.IGNORECASE,
 )
-_INTO = rf"(?:\b(?:in|into|to|ins|auf|en|al)\s+|成|为|用){_L}"
+_INTO = rf"(?:\b(?:in|into|to|ins|auf|en|al)\s+|成|为|用){_LANGUAGE}"
 _INSTRUCTION = re.compile(rf"{_VERB.pattern}|{_INTO}", re.IGNORECASE)
 _TEXT_INTO = re.compile(rf"(?P<text>.+?)\s*{_INTO}\W*", re.IGNORECASE | re.DOTALL)
 _SOURCE = re.compile(
-    rf"(?:\b(?:from|aus dem|vom|du|del|desde el|de)\s+|\bde l'|从)(?P<source>{_L})", re.IGNORECASE
+    rf"(?:\b(?:from|aus dem|vom|du|del|desde el|de)\s+|\bde l'|从)(?P<source>{_LANGUAGE})",
+    re.IGNORECASE,
 )
 _LEADING_CODE = re.compile(r"(?:to\s+)?([a-z]{2})(?:\s*[:：]\s*|\s+)(?=\S)", re.IGNORECASE)
-_POINTING = re.compile(
+_REFERENCE = re.compile(
     r"(?:this|that|it|(?:this|that|the)(?: following)? (?:text|sentence|message)"
     r"|your (?:last )?(?:answer|reply)"
     r"|the above|(?:das|dies|es)(?: bitte)?|(?:diesen|den) (?:satz|text)|ça|cela|cette phrase"
@@ -44,7 +45,7 @@ _VERBS = (
     (r"tradui(?:s|t|sez|re)\b", r"\b(?:en\s|vers l['’]|vers le\s)"),
     (r"trad(?:uce|uzca|ucir|[úu]ceme)\b", r"\b(?:al|en)\s"),
 )
-"""Per language, how people ask for a translation, and what they say before the target."""
+"""Per language, the words that ask for a translation, and those before the target."""
 _CHINESE = r"请?(?:把|将)?[^:：\n]{0,12}?(?:翻译|译)(?:成|为|到)"
 _SAYING = (
     (r"how (?:do|would|can) (?:you|i|we) say\b", r"\bin\s"),
@@ -54,30 +55,30 @@ _SAYING = (
 )
 
 
-def _headed(verb: str, into: str) -> str:
-    """A pattern for "translate this into German: …"."""
+def _pattern_before_text(verb: str, into: str) -> str:
+    """Return a pattern for "translate this into German: …"."""
     return (
-        rf"{verb}[^:\n]{{0,60}}?{into}\s*(?P<target>{_L})[^:：\n]{{0,20}}(?:[:：]|\n)\s*"
+        rf"{verb}[^:\n]{{0,60}}?{into}\s*(?P<target>{_LANGUAGE})[^:：\n]{{0,20}}(?:[:：]|\n)\s*"
         r"(?P<text>.+)"
     )
 
 
-def _middle(verb: str, into: str) -> str:
-    """A pattern for "translate … into German"."""
+def _pattern_around_text(verb: str, into: str) -> str:
+    """Return a pattern for "translate … into German"."""
     text = r"\s{0,3}(?P<text>.{0,1000}?)\s{0,3}"
-    return rf"{verb}{text}{into}\s{{0,3}}(?P<target>{_L})(?:,?\s*(?:please|bitte))?\W*"
+    return rf"{verb}{text}{into}\s{{0,3}}(?P<target>{_LANGUAGE})(?:,?\s*(?:please|bitte))?\W*"
 
 
-def _code(value: object) -> object:
+def _read_language(value: object) -> object:
     if not isinstance(value, str):
         return value
-    language = languages.find(value)
+    language = languages.find_language(value)
     if language is None:
         raise ValueError(f"I do not know the language {value.strip()[:40]!r}")
     return language.code
 
 
-Code = Annotated[str, pydantic.BeforeValidator(_code)]
+LanguageCode = Annotated[str, pydantic.BeforeValidator(_read_language)]
 
 
 class Translation(Skill):
@@ -116,11 +117,11 @@ class Translation(Skill):
         "Wie heißt das auf Englisch?",
     )
     patterns: ClassVar = (
-        *(_headed(verb, into) for verb, into in (*_VERBS, (_CHINESE, ""))),
-        *(_middle(verb, into) for verb, into in (*_VERBS, *_SAYING)),
-        rf"请?(?:把|将)(?P<text>.{{1,300}}?)(?:翻译|译)(?:成|为|到)(?P<target>{_L})[。.!！\s]*",
-        rf"(?P<text>.{{1,300}}?)用(?P<target>{_L})(?:怎么说|如何说|怎么讲)[？?。\s]*",
-        rf"(?:in)?to\s+(?P<target>{_L})\s*[:：]\s*(?P<text>.+)",
+        *(_pattern_before_text(verb, into) for verb, into in (*_VERBS, (_CHINESE, ""))),
+        *(_pattern_around_text(verb, into) for verb, into in (*_VERBS, *_SAYING)),
+        rf"请?(?:把|将)(?P<text>.{{1,300}}?)(?:翻译|译)(?:成|为|到)(?P<target>{_LANGUAGE})[。.!！\s]*",
+        rf"(?P<text>.{{1,300}}?)用(?P<target>{_LANGUAGE})(?:怎么说|如何说|怎么讲)[？?。\s]*",
+        rf"(?:in)?to\s+(?P<target>{_LANGUAGE})\s*[:：]\s*(?P<text>.+)",
         (
             r"(?:please\s+)?(?:translate(?:\s+this)?|(?:ü|ue)bersetzen?|tradui(?:s|sez|re)"
             r"|trad(?:uce|uzca|ucir)|翻译(?:一下)?)\s*[:：]\s*(?P<text>.+)"
@@ -131,22 +132,22 @@ class Translation(Skill):
         temperature: float = pydantic.Field(default=0.0, ge=0, le=2)
         """0 always takes the likeliest word."""
         piece_tokens: int = pydantic.Field(default=400, ge=16)
-        """Longest piece, in tokens, that is translated at once."""
+        """Tokens of the longest part that is translated at once."""
         max_characters: int = pydantic.Field(default=50_000, ge=1)
         """Longest text; a longer one is refused."""
 
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-        target: Code | None = pydantic.Field(
+        target: LanguageCode | None = pydantic.Field(
             default=None, description="Language to translate into, by name or code"
         )
-        source: Code | None = pydantic.Field(
+        source: LanguageCode | None = pydantic.Field(
             default=None, description="Language of the text, by name or code; detected if not given"
         )
         text: str = pydantic.Field(default="", description="The text to translate")
 
     async def answer(self, turn: Turn[Arguments]) -> None:
-        target, source, text = await self._request(turn)
+        target, source, text = await self._read_request(turn)
         if len(text) > self.settings.max_characters:
             raise InvalidInput(
                 f"The text is too long to translate at once: it has {len(text)} characters, "
@@ -155,81 +156,84 @@ class Translation(Skill):
         if source == target:
             await turn.say(f"This is {target.name} already.")
             return
-        unknown = [x.name for x in (source, target) if x is not None and x not in FAMILIAR]
+        unknown = [x.name for x in (source, target) if x is not None and x not in STARTER_LANGUAGES]
         if turn.engine.demonstration and unknown:
-            known = ", ".join(language.name for language in FAMILIAR)
+            known = ", ".join(language.name for language in STARTER_LANGUAGES)
             await turn.say(f"The demonstration model does not know {unknown[0]}, only {known}.")
             return
-        async for piece in self._translated(turn, text, _steps(turn, source, target)):
+        async for piece in self._translate(turn, text, _build_instructions(turn, source, target)):
             await turn.say(piece)
         await turn.remember("target", target.code)
 
-    async def _request(self, turn: Turn[Arguments]) -> tuple[Language, Language | None, str]:
-        """Target, source and text: what the arguments hold, else what the message says."""
+    async def _read_request(self, turn: Turn[Arguments]) -> tuple[Language, Language | None, str]:
+        """Return target, source and text: from the arguments, else from the message."""
         given = turn.arguments
-        instruction, text = _parted(turn.message.text)
+        instruction, text = _split_message(turn.message.text)
         if "text" in turn.message.arguments:
             text = given.text
         else:
-            text = _meant(turn, given.text, text)
+            text = _find_text(turn, given.text, text)
         text = text if text.strip() else await turn.ask("What shall I translate?")
-        source, target = _named(instruction)
+        source, target = _find_languages(instruction)
         if given.target:
             target = BY_CODE[given.target]
         if given.source:
             source = BY_CODE[given.source]
-        return await _target(turn, target), source or detect(text), text
+        return await _find_target(turn, target), source or detect_language(text), text
 
-    async def _translated(
+    async def _translate(
         self, turn: Turn[Arguments], text: str, steps: list[str]
     ) -> AsyncIterator[str]:
-        """The translated text in pieces; they are generated as they are asked for."""
-        for block in blocks(text):
-            if not block.prose:
+        """Yield the translated text part by part, each as soon as it is generated."""
+        for block in split_blocks(text):
+            if not block.is_prose:
                 yield block.text
                 continue
-            for stretch in await self._stretches(turn, block.text, steps[0]):
-                yield await self._stretch(turn, stretch, steps)
+            for stretch in await self._split_block(turn, block.text, steps[0]):
+                yield await self._translate_part(turn, stretch, steps)
 
-    async def _stretches(self, turn: Turn[Arguments], text: str, system: str) -> list[str]:
-        """The block as the model can take it; a demonstration model knows single sentences."""
+    async def _split_block(self, turn: Turn[Arguments], text: str, system: str) -> list[str]:
+        """Split a block into parts for the model; a demonstration model needs single sentences."""
         room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
         limit = max(8, min(self.settings.piece_tokens, room // 3))
-        parts = sentences(text) if turn.engine.demonstration else [text]
-        return [cut for part in parts for cut in await stretches(turn, part, limit)]
+        parts = split_sentences(text) if turn.engine.demonstration else [text]
+        return [cut for part in parts for cut in await split_to_tokens(turn, part, limit)]
 
-    async def _stretch(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
-        pieces = spans(text)
-        if any(not p.prose and p.text.strip() for p in pieces) and not turn.engine.demonstration:
-            whole = await self._with_marks(turn, pieces, steps)
+    async def _translate_part(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
+        pieces = split_spans(text)
+        if any(not p.is_prose and p.text.strip() for p in pieces) and not turn.engine.demonstration:
+            whole = await self._translate_with_marks(turn, pieces, steps)
             if whole is not None:
                 return whole
         return "".join(
-            [await self._prose(turn, p.text, steps) if p.prose else p.text for p in pieces]
+            [
+                await self._translate_prose(turn, p.text, steps) if p.is_prose else p.text
+                for p in pieces
+            ]
         )
 
-    async def _with_marks(
-        self, turn: Turn[Arguments], pieces: list[Piece], steps: list[str]
+    async def _translate_with_marks(
+        self, turn: Turn[Arguments], pieces: list[Segment], steps: list[str]
     ) -> str | None:
-        """Translate the stretch in one, with marks for what is fixed; None when the model did
-        not give every mark back once."""
-        start, end = _prose_ends(pieces)
+        """Translate a part with marks in place of what stays; None when the model lost a mark."""
+        start, end = _find_prose_range(pieces)
         if start == end:
             return None
         inner = pieces[start:end]
-        fixed = [p.text for p in inner if not p.prose and p.text.strip()]
+        fixed = [p.text for p in inner if not p.is_prose and p.text.strip()]
         numbers = iter(range(len(fixed)))
         marked = "".join(
-            p.text if p.prose or not p.text.strip() else _MARK.format(next(numbers)) for p in inner
+            p.text if p.is_prose or not p.text.strip() else _MARK.format(next(numbers))
+            for p in inner
         )
-        written = await self._prose(turn, marked, steps)
+        written = await self._translate_prose(turn, marked, steps)
         if sorted(_MARKS.findall(written)) != sorted(map(str, range(len(fixed)))):
             return None
         head, tail = pieces[:start], pieces[end:]
         whole = _MARKS.sub(lambda mark: fixed[int(mark[1])], written)
         return "".join([*(p.text for p in head), whole, *(p.text for p in tail)])
 
-    async def _prose(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
+    async def _translate_prose(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
         single = "\n" not in text
         for system in steps:
             room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
@@ -240,66 +244,66 @@ class Translation(Skill):
         return text
 
 
-def _parted(message: str) -> tuple[str, str]:
-    """Instruction and text, also after a typed command: "de good morning", "hello in German"."""
+def _split_message(message: str) -> tuple[str, str]:
+    """Return instruction and text, also after a command: "de good morning", "hello in German"."""
     code = _LEADING_CODE.match(message)
-    if code and languages.find(code[1]):
+    if code and languages.find_language(code[1]):
         return code[1], message[code.end() :]
-    instruction, text = parted(message, _INSTRUCTION)
+    instruction, text = split_request(message, _INSTRUCTION)
     whole = None if text or _VERB.search(instruction) else _TEXT_INTO.fullmatch(instruction)
     return (instruction, whole["text"]) if whole else (instruction, text)
 
 
-def _named(instruction: str) -> tuple[Language | None, Language | None]:
-    """Source and target that an instruction names."""
+def _find_languages(instruction: str) -> tuple[Language | None, Language | None]:
+    """Return the source and the target that an instruction names, or None."""
     match = _SOURCE.search(instruction)
-    source = languages.find(match["source"]) if match else None
-    others = [found for found in languages.named_in(instruction) if found != source]
+    source = languages.find_language(match["source"]) if match else None
+    others = [found for found in languages.find_languages(instruction) if found != source]
     return source, others[-1] if others else None
 
 
-async def _target(turn: Turn[Translation.Arguments], named: Language | None) -> Language:
+async def _find_target(turn: Turn[Translation.Arguments], named: Language | None) -> Language:
     if named is not None:
         return named
     remembered = BY_CODE.get(await turn.recall("target") or "")
     if remembered is not None:
         return remembered
     question = "Into which language?"
-    options = [language.name for language in FAMILIAR]
+    suggestions = [language.name for language in STARTER_LANGUAGES]
     while True:
-        answer = await turn.ask(question, options)
-        found = next(languages.named_in(answer), None)
+        answer = await turn.ask(question, suggestions=suggestions)
+        found = next(languages.find_languages(answer), None)
         if found is not None:
             return found
         question = f"I do not know the language {answer.strip()[:40]!r}. Into which one?"
 
 
-def _meant(turn: Turn[Translation.Arguments], *candidates: str) -> str:
-    """The text itself, without its quotation marks; where there is only "that", the last reply."""
+def _find_text(turn: Turn[Translation.Arguments], *candidates: str) -> str:
+    """Return the text without quotation marks; where it is only "that", the last reply."""
     for candidate in candidates:
-        text = unquoted(_SOURCE_AT_END.sub("", candidate))
-        if not _POINTING.fullmatch(text.strip()):
+        text = strip_quotes(_SOURCE_AT_END.sub("", candidate))
+        if not _REFERENCE.fullmatch(text.strip()):
             return text
     said = (x for x in reversed(turn.history) if x.role == "assistant" and x.outcome != "asked")
-    return next((line.text for line in said if line.text), "")
+    return next((entry.text for entry in said if entry.text), "")
 
 
-def _steps(
+def _build_instructions(
     turn: Turn[Translation.Arguments], source: Language | None, target: Language
 ) -> list[str]:
-    """The instructions to follow one after the other: the demonstration model has only learnt
-    to translate from and into English."""
+    """Return the system texts to apply in turn: the demonstration model translates only from and
+    into English."""
     english = BY_CODE["en"]
     if turn.engine.demonstration and source is not None and english not in (source, target):
-        return [_system(source, english), _system(english, target)]
-    return [_system(source, target)]
+        return [_build_instruction(source, english), _build_instruction(english, target)]
+    return [_build_instruction(source, target)]
 
 
-def _system(source: Language | None, target: Language) -> str:
-    return prompts.translation(source.name if source else "its language", target.name)
+def _build_instruction(source: Language | None, target: Language) -> str:
+    return prompts.build_translation_system(source.name if source else "its language", target.name)
 
 
-def _prose_ends(pieces: list[Piece]) -> tuple[int, int]:
-    """Where the first piece of prose begins and the last one ends."""
-    places = [place for place, piece in enumerate(pieces) if piece.prose]
+def _find_prose_range(pieces: list[Segment]) -> tuple[int, int]:
+    """Return the index of the first segment of prose, and the one after the last."""
+    places = [place for place, piece in enumerate(pieces) if piece.is_prose]
     return (places[0], places[-1] + 1) if places else (0, 0)

@@ -15,14 +15,14 @@ from tests.proofs.witness import ring_into
 
 from palaver.app import build_server, listening
 from palaver.config.settings import Settings
-from palaver.plugins import GROUP, load_plugins
+from palaver.plugins import ENTRY_POINT_GROUP, load_plugins
 
 PROGRAM = "tests.proofs.replica:serve"
 REGISTRY = load_plugins(
     [
-        EntryPoint("ledger_redis", "palaver_plugins.ledgers.redis", GROUP),
-        EntryPoint("channel_openai_api", "palaver_plugins.channels.openai_api", GROUP),
-        EntryPoint("witness", "tests.proofs.witness", GROUP),
+        EntryPoint("ledger_redis", "palaver_plugins.ledgers.redis", ENTRY_POINT_GROUP),
+        EntryPoint("channel_openai_api", "palaver_plugins.channels.openai_api", ENTRY_POINT_GROUP),
+        EntryPoint("witness", "tests.proofs.witness", ENTRY_POINT_GROUP),
     ],
     strict=True,
 )

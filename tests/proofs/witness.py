@@ -7,9 +7,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-import pydantic
-
-from palaver import Backend, OutcomeUnknown, Skill, Tool, Turn, hookimpl
+from palaver import Backend, OutcomeUnknown, Skill, Tool, Turn, hookimpl, tool
 from palaver.config.settings import PluginSettings
 from palaver.engine import Engine, GenerationRequest
 from palaver.hooks import BuildContext
@@ -57,19 +55,17 @@ class Witness(Skill):
         await turn.stream(f"coda {text}")
 
 
-class Ring(pydantic.BaseModel):
-    message: str
-
-
 def ring_into(path: Path) -> Tool:
     """A tool that must not run twice; each run is a line of the file at ``path``."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    async def ring(arguments: Ring) -> str:
-        os.write(file, f"{arguments.message}\n".encode())
+    @tool(name=RING)
+    async def ring(message: str) -> str:
+        """Ring a bell."""
+        os.write(file, f"{message}\n".encode())
         return "rung"
 
-    return Tool(name=RING, description="Ring a bell.", arguments=Ring, run=ring)
+    return ring
 
 
 class PacedSettings(PluginSettings):

@@ -24,8 +24,19 @@ class Clerk(Skill):
     async def answer(self, turn: Turn) -> None:
         await turn.say("Welcome.")
         name = await turn.ask("What is your name?")
-        age = await turn.ask(f"How old are you, {name}?", options=("18", "80"))
+        age = await turn.ask(f"How old are you, {name}?", suggestions=("18", "80"))
         await turn.say(f"{name} is {age} and said: {turn.message.text}")
+
+
+class Tailor(Skill):
+    """Sell a shirt."""
+
+    name = "tailor"
+    examples = ("sell me a shirt", "I need new clothes")
+
+    async def answer(self, turn: Turn) -> None:
+        size = await turn.ask("Which size?", ["Small", "Large"])
+        await turn.say(f"One shirt, {size}.")
 
 
 class Painter(Skill):

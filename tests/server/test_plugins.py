@@ -1,4 +1,4 @@
-"""Loading plugins: each behind its own barrier, with a cause that says what to mend."""
+"""Loading of plugins: one that fails is left out, with a cause that says what to correct."""
 
 import importlib.metadata
 import inspect
@@ -29,11 +29,31 @@ def test_a_skill_class_may_be_named_itself() -> None:
     assert list(load_plugins([point]).skills) == ["good"]
 
 
+def test_a_module_with_a_tool_is_a_plugin() -> None:
+    registry = load_plugins(entry_points("dice"))
+    assert list(registry.tools) == ["roll"]
+    assert registry.owners["tools", "roll"].name == "dice"
+
+
+def test_a_tool_may_be_named_itself() -> None:
+    point = importlib.metadata.EntryPoint("dice", f"{HERE}.dice:roll", "palaver")
+    assert list(load_plugins([point]).tools) == ["roll"]
+
+
+def test_a_package_may_define_its_parts_in_modules_of_its_own() -> None:
+    registry = load_plugins(entry_points("package"))
+    assert (list(registry.skills), list(registry.tools)) == (["gambler"], ["roll"])
+
+
+def test_a_hook_decides_which_of_its_modules_tools_are_registered() -> None:
+    assert list(load_plugins(entry_points("chosen")).tools) == ["flip"]
+
+
 @pytest.mark.parametrize(
     ("name", "cause"),
     [
         ("misspelt", "there is no hook 'palaver_register_skils'; did you mean"),
-        ("undecorated", "palaver_register_skills is not decorated"),
+        ("undecorated", "palaver_register_skills is not decorated with @palaver.hookimpl"),
         ("asynchronous", "palaver_register_skills is async; hooks are plain functions"),
         ("crashing", "RuntimeError: no licence file"),
         ("empty", "it contributes nothing"),
@@ -41,6 +61,7 @@ def test_a_skill_class_may_be_named_itself() -> None:
         ("unanswering", "it needs `async def answer(self, turn)`"),
         ("badpattern", "fills ['what'], but Arguments has []"),
         ("wrongkind", "palaver_register_tools returned 'hammer', not a Tool"),
+        ("badtool", "tool 'roll': parameter 'sides' needs a type"),
         ("missing", "ModuleNotFoundError"),
     ],
 )
@@ -48,7 +69,7 @@ def test_a_broken_plugin_is_left_out_and_the_rest_starts(name: str, cause: str) 
     registry = load_plugins(entry_points(name, "good"))
     assert list(registry.skills) == ["good"]
     (failure,) = registry.failures
-    assert failure.source.name == name
+    assert failure.plugin.name == name
     assert cause in failure.cause
     with pytest.raises(PluginLoadError, match=name):
         load_plugins(entry_points(name, "good"), strict=True)
@@ -60,8 +81,8 @@ def test_a_disabled_plugin_is_not_even_imported() -> None:
 
 
 def test_two_plugins_of_one_name_are_refused_and_both_are_named() -> None:
-    with pytest.raises(NameCollision, match=r"'good' .* good .* twin"):
-        load_plugins(entry_points("twin", "good"))
+    with pytest.raises(NameCollision, match=r"'good' .* duplicate .* good "):
+        load_plugins(entry_points("duplicate", "good"))
 
 
 def test_every_installed_entry_point_of_the_project_loads() -> None:

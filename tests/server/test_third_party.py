@@ -20,7 +20,8 @@ pytestmark = pytest.mark.live
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Run a command with the folder ``site`` on the path, as a second site-packages."""
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    path = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
     def run(*command: str) -> str:
         done = subprocess.run(
@@ -43,7 +44,7 @@ def install(run: Run, package: Path, site: Path) -> None:
     run("uv", "pip", "install", *options, "--target", str(site), str(package))
 
 
-def test_a_strangers_skill_comes_works_and_goes(run: Run, tmp_path: Path) -> None:
+def test_a_third_party_skill_is_installed_used_and_removed(run: Run, tmp_path: Path) -> None:
     package = shutil.copytree(PACKAGE, tmp_path / "package")
     assert "haiku" not in run("palaver", "skills", "list")
     install(run, package, tmp_path / "site")
@@ -56,7 +57,7 @@ def test_a_strangers_skill_comes_works_and_goes(run: Run, tmp_path: Path) -> Non
     assert "haiku" not in run("palaver", "skills", "list")
 
 
-def test_a_new_skill_works_as_it_is_made(run: Run, tmp_path: Path) -> None:
+def test_a_new_skill_works_unchanged(run: Run, tmp_path: Path) -> None:
     run("palaver", "skills", "new", "tea-time")
     package = tmp_path / "palaver-tea-time"
     install(run, package, tmp_path / "site")

@@ -1,4 +1,4 @@
-"""What the tests of skills share."""
+"""Scripts and engines for the tests of skills."""
 
 import re
 
@@ -16,12 +16,12 @@ GERMAN = {
 
 
 def echo(request: GenerationRequest) -> str:
-    """Says what it was asked."""
+    """Return the prompt."""
     return request.messages[-1].content
 
 
 def german(request: GenerationRequest) -> str:
-    """Knows a few words of German, and leaves marks where they are."""
+    """Translate a few words into German, and keep marks."""
     text = request.messages[-1].content
     for english, translated in GERMAN.items():
         text = text.replace(english, translated)
@@ -29,12 +29,12 @@ def german(request: GenerationRequest) -> str:
 
 
 def shout(request: GenerationRequest) -> str:
-    """Loses every mark: what a careless model does."""
+    """Return the prompt in capitals without its marks, as a careless model does."""
     return re.sub(r"⟦\d+⟧", "", request.messages[-1].content).upper()
 
 
 class Demonstration(ScriptedEngine):
-    """An engine that says of itself that its model is too small for real use."""
+    """An engine with a demonstration model."""
 
     async def start(self) -> EngineInfo:
         engine_info = await super().start()

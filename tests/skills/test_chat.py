@@ -3,11 +3,9 @@
 import pytest
 
 from palaver.testing import ScriptedEngine, converse
-from palaver_plugins.tools.arithmetic import palaver_register_tools
+from palaver_plugins.tools.arithmetic import calculate
 from palaver_skills import prompts
 from palaver_skills.chat import Chat
-
-TOOLS = tuple(palaver_register_tools())
 
 
 async def test_chat_remembers_the_conversation() -> None:
@@ -52,7 +50,7 @@ async def test_a_small_context_window_leaves_room_for_the_prompt() -> None:
 )
 async def test_arithmetic_is_worked_out_by_the_tool(message: str, reply: str) -> None:
     engine = ScriptedEngine()
-    async with converse(Chat, engine=engine, tools=TOOLS) as chat:
+    async with converse(Chat, engine=engine, tools=(calculate,)) as chat:
         assert await chat.say(message) == reply
         assert not engine.requests
 
@@ -64,12 +62,12 @@ async def test_without_the_tool_the_model_has_to_try() -> None:
 
 async def test_what_the_tool_refuses_goes_to_the_model() -> None:
     engine = ScriptedEngine("That has no result.")
-    async with converse(Chat, engine=engine, tools=TOOLS) as chat:
+    async with converse(Chat, engine=engine, tools=(calculate,)) as chat:
         assert await chat.say("what is 1/0?") == "That has no result."
 
 
 @pytest.mark.parametrize("message", ["I was born on 2024-05-01", "call 555-1234", "what is love"])
 async def test_not_every_number_is_arithmetic(message: str) -> None:
     engine = ScriptedEngine("I see.")
-    async with converse(Chat, engine=engine, tools=TOOLS) as chat:
+    async with converse(Chat, engine=engine, tools=(calculate,)) as chat:
         assert await chat.say(message) == "I see."

@@ -1,4 +1,4 @@
-"""How messages find the built-in skills."""
+"""Routing of messages to the built-in skills."""
 
 import re
 import time
@@ -10,12 +10,12 @@ from palaver.testing import ScriptedEngine, converse
 from palaver_skills import prompts
 from palaver_skills.chat import Chat
 from palaver_skills.codegen import Codegen
-from palaver_skills.detection import detect
+from palaver_skills.instructions import split_request
+from palaver_skills.language_detection import detect_language
+from palaver_skills.markdown import split_blocks, split_spans
 from palaver_skills.qa import QA
-from palaver_skills.requests import parted
-from palaver_skills.segments import blocks, spans
-from palaver_skills.sentences import sentences
 from palaver_skills.summarization import Summarization
+from palaver_skills.text_splitting import split_sentences
 from palaver_skills.translation import Translation
 
 SKILLS: tuple[type[Skill], ...] = (Chat, QA, Translation, Summarization, Codegen)
@@ -24,8 +24,8 @@ PATTERNS = [
 ]
 
 
-def claimants(message: str) -> set[str]:
-    """The skills with a pattern that matches the whole message."""
+def find_matching_skills(message: str) -> set[str]:
+    """Return the skills with a pattern that matches the whole message."""
     return {
         skill.name
         for skill in SKILLS
@@ -40,7 +40,7 @@ def test_descriptions_are_those_that_the_starter_model_was_trained_on() -> None:
 
 @pytest.mark.parametrize("skill", SKILLS)
 def test_a_pattern_takes_no_example_of_another_skill(skill: type[Skill]) -> None:
-    taken = {example: claimants(example) - {skill.name} for example in skill.examples}
+    taken = {example: find_matching_skills(example) - {skill.name} for example in skill.examples}
     assert not any(taken.values()), taken
 
 
@@ -58,7 +58,7 @@ def test_a_pattern_takes_no_example_of_another_skill(skill: type[Skill]) -> None
     ],
 )
 def test_ordinary_sentences_match_no_pattern(message: str) -> None:
-    assert claimants(message) == set()
+    assert find_matching_skills(message) == set()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ async def test_a_message_finds_its_skill(message: str, skill: str) -> None:
 BUSY = 1.5
 """Seconds of processor time for all patterns of all skills together."""
 LONG = 10_000
-"""Characters of a message that somebody made to keep a server busy."""
+"""Characters of a message that is made to keep a server busy."""
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_no_message_keeps_the_patterns_busy(unit: str) -> None:
     for pattern in PATTERNS:
         pattern.fullmatch(text)
         pattern.search(text)
-    parted(text, re.compile("translate"))
-    for block in blocks(text):
-        spans(block.text)
-    sentences(text)
-    detect(text)
+    split_request(text, re.compile("translate"))
+    for block in split_blocks(text):
+        split_spans(block.text)
+    split_sentences(text)
+    detect_language(text)
     assert time.process_time() - began < BUSY

@@ -5,7 +5,12 @@ import pytest
 from palaver.testing import ScriptedEngine, converse
 from palaver_skills import prompts
 from palaver_skills.chat import Chat
-from palaver_skills.codegen import Codegen, closing, named_in, syntax_problem
+from palaver_skills.codegen import (
+    Codegen,
+    close_fence,
+    find_programming_language,
+    find_syntax_error,
+)
 
 ADD = "```python\ndef add(a, b):\n    return a + b\n```\nIt adds two numbers."
 
@@ -29,14 +34,14 @@ async def test_the_language_is_told_from_the_message(message: str, language: str
     engine = ScriptedEngine("```\n```\nDone.")
     async with converse(Codegen, engine=engine) as chat:
         await chat.say(message)
-        assert engine.requests[0].messages[0].content == prompts.codegen(language)
+        assert engine.requests[0].messages[0].content == prompts.build_codegen_system(language)
 
 
 async def test_the_language_may_be_an_argument() -> None:
     engine = ScriptedEngine("```cobol\nSTOP RUN.\n```\nIt stops.")
     async with converse(Codegen, engine=engine) as chat:
         await chat.say("stop", skill="codegen", arguments={"language": "COBOL"})
-        assert engine.requests[0].messages[0].content == prompts.codegen("COBOL")
+        assert engine.requests[0].messages[0].content == prompts.build_codegen_system("COBOL")
         wrong = await chat.say("stop", skill="codegen", arguments={"language": "x\ny"})
         assert wrong.problem is not None
 
@@ -48,7 +53,7 @@ async def test_a_follow_up_goes_on_from_the_code_before() -> None:
         await chat.say("/code print one in Ruby")
         await chat.say("/code make it shorter")
         request = engine.requests[2]
-        assert request.messages[0].content == prompts.codegen("Ruby")
+        assert request.messages[0].content == prompts.build_codegen_system("Ruby")
         assert [m.content for m in request.messages[1:]] == [
             "/code print one in Ruby",
             "```ruby\nputs 1\n```\nIt prints 1.",
@@ -88,7 +93,7 @@ async def test_a_fence_that_the_model_left_open_is_closed() -> None:
     ],
 )
 def test_open_fences_are_found(text: str, open_mark: str) -> None:
-    assert closing(text).strip().partition("\n")[0] == open_mark
+    assert close_fence(text).strip().partition("\n")[0] == open_mark
 
 
 @pytest.mark.parametrize(
@@ -102,10 +107,10 @@ def test_open_fences_are_found(text: str, open_mark: str) -> None:
     ],
 )
 def test_only_python_is_checked(text: str, problem: str) -> None:
-    assert syntax_problem(text) == problem
+    assert find_syntax_error(text) == problem
 
 
 def test_a_word_is_not_taken_for_a_language() -> None:
-    assert named_in("let us go and see what is in C for R users") == "C"
-    assert named_in("go home") is None
-    assert named_in("a swift reply") is None
+    assert find_programming_language("let us go and see what is in C for R users") == "C"
+    assert find_programming_language("go home") is None
+    assert find_programming_language("a swift reply") is None

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palaver_skills import languages
-from palaver_skills.detection import detect
+from palaver_skills.language_detection import detect_language
 
 
 @pytest.mark.parametrize(
@@ -26,14 +26,14 @@ from palaver_skills.detection import detect
     ],
 )
 def test_a_language_is_known_by_its_names_and_codes(name: str, code: str) -> None:
-    found = languages.find(name)
+    found = languages.find_language(name)
     assert found is not None
     assert found.code == code
 
 
 @pytest.mark.parametrize("name", ["Klingon", "", "xx", "Germany", "a"])
 def test_what_is_no_language_is_not_found(name: str) -> None:
-    assert languages.find(name) is None
+    assert languages.find_language(name) is None
 
 
 def test_no_two_languages_share_a_name() -> None:
@@ -42,7 +42,7 @@ def test_no_two_languages_share_a_name() -> None:
 
 
 def test_a_sentence_names_languages_in_its_order() -> None:
-    named = languages.named_in("from English into simplified Chinese, not 德语 or Germany")
+    named = languages.find_languages("from English into simplified Chinese, not 德语 or Germany")
     assert [language.code for language in named] == ["en", "zh", "de"]
 
 
@@ -67,17 +67,17 @@ def test_a_sentence_names_languages_in_its_order() -> None:
     ],
 )
 def test_the_language_of_a_sentence_is_told(text: str, code: str) -> None:
-    found = detect(text)
+    found = detect_language(text)
     assert found is not None
     assert found.code == code
 
 
 @pytest.mark.parametrize("text", ["", "12 + 7 = 19", "…!?"])
 def test_a_text_without_letters_has_no_language(text: str) -> None:
-    assert detect(text) is None
+    assert detect_language(text) is None
 
 
 @given(st.text(max_size=60))
 def test_any_text_can_be_asked_about(text: str) -> None:
-    found = detect(text)
+    found = detect_language(text)
     assert found is None or found in languages.ALL

@@ -5,7 +5,7 @@ import pytest
 from palaver import Document, Passage
 from palaver.testing import ScriptedEngine, converse
 from palaver_skills import prompts
-from palaver_skills.qa import NOTHING_FOUND, QA, Checked
+from palaver_skills.qa import NO_PASSAGES, QA, CitationFilter
 
 SHOP = (
     Document(id="returns", title="Returns", text="You may return goods within 30 days."),
@@ -71,7 +71,7 @@ async def test_documents_that_do_not_tell_are_not_cited() -> None:
 async def test_without_a_passage_the_engine_is_not_asked(knowledge: tuple[Document, ...]) -> None:
     engine = ScriptedEngine()
     async with converse(QA, engine=engine, knowledge=knowledge) as chat:
-        assert await chat.say("xylophone?") == NOTHING_FOUND
+        assert await chat.say("xylophone?") == NO_PASSAGES
         assert not engine.requests
 
 
@@ -112,7 +112,7 @@ def test_a_wrong_number_is_corrected_while_the_answer_is_written(size: int) -> N
         Passage(document="d", title="T", section="", number=number, text=text)
         for number, text in enumerate(("Parking is free.", "Employees get 28 days of holiday."), 1)
     ]
-    checked = Checked(passages)
+    checked = CitationFilter(passages)
     answer = "28 days of holiday. [1] Parking [is] free [9]. Nobody knows [1"
     pieces = [answer[at : at + size] for at in range(0, len(answer), size)]
     said = "".join(checked.feed(piece) for piece in pieces) + checked.end()
@@ -124,4 +124,4 @@ def test_a_right_number_stays() -> None:
         Passage(document="d", title="T", section="", number=number, text="It costs 5 euros.")
         for number in (1, 2)
     ]
-    assert Checked(passages).feed("It costs 5 euros. [2]") == "It costs 5 euros. [2]"
+    assert CitationFilter(passages).feed("It costs 5 euros. [2]") == "It costs 5 euros. [2]"

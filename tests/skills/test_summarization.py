@@ -6,7 +6,7 @@ from palaver.engine import GenerationRequest
 from palaver.testing import ScriptedEngine, converse
 from palaver_skills import prompts
 from palaver_skills.chat import Chat
-from palaver_skills.summarization import NOTHING, Summarization
+from palaver_skills.summarization import NOTHING_TO_SUMMARIZE, Summarization
 
 TEXT = "The rain fell all night. The river rose. In the morning the bridge was gone."
 
@@ -43,7 +43,7 @@ async def test_arguments_say_it_all() -> None:
     async with converse(Summarization, engine=engine) as chat:
         arguments = {"length": "bullets", "text": TEXT}
         assert await chat.say("", skill="summarization", arguments=arguments) == "Short."
-        assert system(engine) == prompts.summarization("three bullet points")
+        assert system(engine) == prompts.build_summarization_system("three bullet points")
         wrong = await chat.say("", skill="summarization", arguments={"length": "endless"})
         assert wrong.problem is not None
         assert "'one sentence'" in wrong.problem.message
@@ -64,7 +64,7 @@ async def test_without_a_text_the_conversation_is_shortened(message: str) -> Non
 async def test_nothing_to_shorten_is_said(message: str) -> None:
     engine = ScriptedEngine()
     async with converse(Summarization, engine=engine) as chat:
-        assert await chat.say(message) == NOTHING
+        assert await chat.say(message) == NOTHING_TO_SUMMARIZE
         assert not engine.requests
 
 
@@ -79,7 +79,7 @@ async def test_a_long_text_is_shortened_part_by_part() -> None:
         reply = await chat.say(f"Summarize in one sentence:\n{text}")
         assert reply.startswith("Paragraph 0")
         assert len(engine.requests) > 5
-        assert system(engine, -1) == prompts.summarization("one sentence")
+        assert system(engine, -1) == prompts.build_summarization_system("one sentence")
         said = "".join(r.messages[-1].content for r in engine.requests)
         assert all(f"Paragraph {n} " in said for n in range(20))
 

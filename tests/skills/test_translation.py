@@ -4,10 +4,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.proof import size
-from tests.skills.markdown import SECRETS, markdown
+from tests.skills.markdown_strategies import SECRETS, markdown
 from tests.skills.support import Demonstration, echo, german, shout
 
-from palaver.testing import Chat, ScriptedEngine, converse
+from palaver.testing import ChatClient, ScriptedEngine, converse
 from palaver_skills import prompts
 from palaver_skills.translation import Translation
 
@@ -37,7 +37,7 @@ async def test_a_text_is_translated_however_it_is_asked_for(message: str) -> Non
     engine = ScriptedEngine(german)
     async with converse(Translation, engine=engine) as chat:
         assert await chat.say(message) == "guten Morgen"
-        assert systems(engine) == [prompts.translation("English", "German")]
+        assert systems(engine) == [prompts.build_translation_system("English", "German")]
         assert engine.requests[0].messages[-1].content == "good morning"
 
 
@@ -59,7 +59,7 @@ async def test_the_request_may_be_in_other_languages(
     engine = ScriptedEngine(echo)
     async with converse(Translation, engine=engine) as chat:
         await chat.say(message)
-        assert systems(engine) == [prompts.translation(source, target)]
+        assert systems(engine) == [prompts.build_translation_system(source, target)]
         assert engine.requests[0].messages[-1].content.startswith(text)
 
 
@@ -143,8 +143,8 @@ async def test_the_demonstration_model_gets_single_sentences_by_way_of_english()
             "Ich bin hier.",
         ]
         assert systems(engine)[:2] == [
-            prompts.translation("German", "English"),
-            prompts.translation("English", "French"),
+            prompts.build_translation_system("German", "English"),
+            prompts.build_translation_system("English", "French"),
         ]
         assert "does not know Italian" in await chat.say("translate to Italian: It rains.")
 
@@ -173,6 +173,6 @@ async def test_any_text_survives_an_engine_that_changes_nothing(text: str) -> No
         assert await translated(chat, text) == text
 
 
-async def translated(chat: Chat, text: str) -> str:
+async def translated(chat: ChatClient, text: str) -> str:
     arguments = {"target": "ja", "source": "en", "text": text}
     return await chat.say("", skill="translation", arguments=arguments)

@@ -24,7 +24,7 @@ def grounded_source(index: int) -> Group:
 
 
 def translation_source(index: int) -> Group:
-    system = prompts.translation("English", "French")
+    system = prompts.build_translation_system("English", "French")
     return Group("translation", system, (((f"I see {index} cats.", f"Je vois {index} chats."),),))
 
 

@@ -87,13 +87,13 @@ def example_chats() -> list[tuple[str, str, list[dict[str, str]]]]:
     found = [("chat", q, prompts.CHAT, q) for q in examples["chat"]["questions"]]
     passages = split_sections(ROOT / examples["qa"]["document"])
     for q in examples["qa"]["questions"]:
-        text = prompts.grounded_question(best_passages(q, passages, 3), q)
+        text = prompts.build_grounded_question(best_passages(q, passages, 3), q)
         found.append(("qa", q, prompts.GROUNDED, text))
     found += [
         (
             f"translation into {item['target']}",
             item["text"],
-            prompts.translation(item["source"], item["target"]),
+            prompts.build_translation_system(item["source"], item["target"]),
             item["text"],
         )
         for item in examples["translation"]
@@ -102,16 +102,16 @@ def example_chats() -> list[tuple[str, str, list[dict[str, str]]]]:
         (
             f"summary in {item['length']}",
             item["text"],
-            prompts.summarization(item["length"]),
+            prompts.build_summarization_system(item["length"]),
             item["text"],
         )
         for item in examples["summarization"]
     ]
     found += [
-        ("codegen", item["text"], prompts.codegen(item["language"]), item["text"])
+        ("codegen", item["text"], prompts.build_codegen_system(item["language"]), item["text"])
         for item in examples["codegen"]
     ]
-    choice = prompts.routing(prompts.SKILLS.items())
+    choice = prompts.build_routing_system(prompts.SKILLS.items())
     found += [("routing", q, choice, q) for q in examples["routing"]["questions"]]
     return [
         (skill, asked, [{"role": "system", "content": system}, {"role": "user", "content": text}])

@@ -862,7 +862,7 @@ def training_source() -> Callable[[int], Group]:
         found = [make_turns(task, random_) for task in random_.sample(pool, 3)]
         kept = tuple(t for t in found if not any(corpus.resembles_example(q) for q, _ in t))
         language = "JavaScript" if pool is script else "Python"
-        return Group("code", prompts.codegen(language), kept or (found[0][:0],))
+        return Group("code", prompts.build_codegen_system(language), kept or (found[0][:0],))
 
     return at
 
@@ -877,7 +877,9 @@ def held_out_groups(count: int) -> list[tuple[Task, Group]]:
         code = format_answer(
             "python", write_code(task, task.name, task.parameter), task.explanation
         )
-        found.append((task, Group("code", prompts.codegen("Python"), (((request, code),),))))
+        found.append(
+            (task, Group("code", prompts.build_codegen_system("Python"), (((request, code),),)))
+        )
     return found
 
 

@@ -33,7 +33,7 @@ from training.starter.tokenization import write_json
 
 from palaver import Passage
 from palaver_skills import prompts
-from palaver_skills.qa import Checked
+from palaver_skills.qa import CitationFilter
 
 log = logging.getLogger("starter")
 
@@ -116,7 +116,7 @@ def check_citations(reply: str, prompt: str) -> str:
         Passage(document="", title="", section="", number=at, text=block.partition("] ")[2])
         for at, block in enumerate(blocks, 1)
     ]
-    check = Checked(passages)
+    check = CitationFilter(passages)
     return check.feed(reply) + check.end()
 
 

@@ -241,7 +241,7 @@ def make_group(
     passages = _mix_in(passages, noise, random_)
     first = 1 if random_.random() < 0.85 else random_.randint(1, 9)
     numbered = [(first + place, item) for place, item in enumerate(passages)]
-    shared = prompts.grounded_question([(n, p.text) for n, p in numbered], "")
+    shared = prompts.build_grounded_question([(n, p.text) for n, p in numbered], "")
     turns = make_questions(numbered, subject_kind, values, taken)
     kept = tuple((turn,) for turn in turns if held_out or not corpus.resembles_example(turn[0]))
     return Group("grounded", prompts.GROUNDED, kept, shared.removesuffix("Question: "))
@@ -349,7 +349,7 @@ def make_customer_group(folder: Path, random_: random.Random, *, held_out: bool 
     asked = [(q, f"{a} [{n}]") for n, part in enumerate(cut, 1) for q, a in part][:MAX_QUESTIONS]
     asked += [(q, prompts.NOT_IN_DOCUMENTS) for q, _ in hidden]
     kept = tuple(((f"Question: {q}", a),) for q, a in asked if not corpus.resembles_example(q))
-    shared = prompts.grounded_question(texts, "").removesuffix("Question: ")
+    shared = prompts.build_grounded_question(texts, "").removesuffix("Question: ")
     return Group("grounded", prompts.GROUNDED, kept, shared)
 
 

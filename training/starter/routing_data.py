@@ -192,7 +192,9 @@ def training_source(folder: Path) -> Callable[[int], Group]:
             if not corpus.is_held_out("routing " + text) and not corpus.resembles_example(text):
                 turns.append(((text, name),))
         return Group(
-            "routing", prompts.routing(offered), tuple(turns) or ((("Hi", offered[0][0]),),)
+            "routing",
+            prompts.build_routing_system(offered),
+            tuple(turns) or ((("Hi", offered[0][0]),),),
         )
 
     return at
@@ -210,5 +212,7 @@ def held_out_groups(folder: Path, count: int) -> list[Group]:
         if corpus.is_held_out("routing " + text):
             offered = list(prompts.SKILLS.items())
             random_.shuffle(offered)
-            found.append(Group("routing", prompts.routing(offered), (((text, name),),)))
+            found.append(
+                Group("routing", prompts.build_routing_system(offered), (((text, name),),))
+            )
     return found

@@ -149,7 +149,9 @@ def training_source(folder: Path) -> Callable[[int], Group]:
         random_ = seeded_random("summary", index)
         length = random_.choices(prompts.LENGTHS, (5, 2, 3))[0]
         pairs = [make_example(folder, random_, length, held_out=False) for _ in range(2)]
-        return Group("summary", prompts.summarization(length), tuple((pair,) for pair in pairs))
+        return Group(
+            "summary", prompts.build_summarization_system(length), tuple((pair,) for pair in pairs)
+        )
 
     return at
 
@@ -160,5 +162,5 @@ def held_out_groups(folder: Path, count: int) -> list[Group]:
     for index in range(count):
         length = prompts.LENGTHS[index % len(prompts.LENGTHS)]
         pair = make_example(folder, seeded_random("summary measured", index), length, held_out=True)
-        found.append(Group("summary", prompts.summarization(length), ((pair,),)))
+        found.append(Group("summary", prompts.build_summarization_system(length), ((pair,),)))
     return found

@@ -86,7 +86,7 @@ def _read(folder: Path, name: str, language: str, longest: int) -> list[Pair]:
 
 def make_group(source: str, target: str, text: str, answer: str) -> Group:
     """Make one example from two language codes, a text and its translation."""
-    system = prompts.translation(prompts.LANGUAGES[source], prompts.LANGUAGES[target])
+    system = prompts.build_translation_system(prompts.LANGUAGES[source], prompts.LANGUAGES[target])
     return Group("translation", system, (((text, answer),),))
 
 

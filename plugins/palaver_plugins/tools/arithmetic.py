@@ -3,11 +3,12 @@
 import ast
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Annotated
 
-import pydantic
+from pydantic import Field
 
-from palaver import InvalidInput, Tool, hookimpl
+from palaver import InvalidInput, tool
 
 MAX_CHARACTERS = 200
 """Length of an expression."""
@@ -29,17 +30,21 @@ _UNARY_OPERATORS: dict[type[ast.unaryop], Callable[[float], float]] = {
 }
 
 
-class Expression(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-    expression: str = pydantic.Field(
-        max_length=MAX_CHARACTERS,
-        description="Numbers, + - * / // % ^ and brackets, such as 3*(4+5)",
-    )
+@tool(idempotent=True)
+def calculate(
+    expression: Annotated[
+        str,
+        Field(
+            max_length=MAX_CHARACTERS,
+            description="Numbers, + - * / // % ^ and brackets, such as 3*(4+5)",
+        ),
+    ],
+) -> str:
+    """Work out an arithmetic expression.
 
-
-async def calculate(arguments: Expression) -> str:
-    """Calculate an expression. A comma separates thousands. Raises `InvalidInput`."""
-    return _format_number(evaluate(arguments.expression))
+    A comma separates thousands. Raises `InvalidInput`.
+    """
+    return _format_number(evaluate(expression))
 
 
 def evaluate(expression: str) -> float:
@@ -94,16 +99,3 @@ def _format_number(value: float) -> str:
     if isinstance(value, int) or (value.is_integer() and abs(value) < 10**15):
         return str(int(value))
     return f"{value:.12g}"
-
-
-@hookimpl
-def palaver_register_tools() -> Iterable[Tool]:
-    return [
-        Tool(
-            name="calculate",
-            description="Work out an arithmetic expression.",
-            arguments=Expression,
-            run=calculate,
-            idempotent=True,
-        )
-    ]

@@ -19,7 +19,7 @@ from palaver.errors import ConfigurationError, PalaverError
 from palaver.hooks import BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
-from palaver.plugins import Registry, load_plugins
+from palaver.plugins import PluginRegistry, load_plugins
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Console:
         return load_settings(self.config, os.environ, self.overrides)
 
     @functools.cached_property
-    def registry(self) -> Registry:
+    def registry(self) -> PluginRegistry:
         plugins = self.settings.plugins
         return load_plugins(disabled=plugins.disabled, strict=plugins.strict)
 

@@ -1,6 +1,8 @@
-"""``palaver skills``: what is installed, a new one, and where a message would go."""
+"""Commands ``palaver skills list``, ``route`` and ``new``."""
 
 import asyncio
+import importlib.metadata
+import importlib.util
 import keyword
 import re
 from pathlib import Path
@@ -12,20 +14,20 @@ from palaver.cli.console import Console
 from palaver.engine import EngineInfo
 from palaver.errors import InvalidInput
 from palaver.messages import Conversation, Message, new_id
-from palaver.plugins import SKILL_NAME
+from palaver.plugins import SKILL_NAME_PATTERN, PluginRegistry
 
 NO_ENGINE = EngineInfo(model="none", context_window=0, capabilities=frozenset())
 
 
 @click.group()
 def skills() -> None:
-    """Skills: list, make, try the routing."""
+    """List skills, make a new one, try the routing."""
 
 
 @skills.command("list")
 @click.pass_obj
 def list_skills(console: Console) -> None:
-    """The installed skills, and the plugins that failed."""
+    """List the installed skills, and the plugins that failed to load."""
     registry = console.registry
     for name, skill in sorted(registry.skills.items()):
         click.echo(f"{name:<16} {skill.description()}")
@@ -66,25 +68,43 @@ def route(console: Console, text: str) -> None:
     default=Path(),
     help="Directory in which the package is made.",
 )
-def new(name: str, into: Path) -> None:
+@click.pass_obj
+def new(console: Console, name: str, into: Path) -> None:
     """Make a package with a skill called NAME, a test and the one line that registers it."""
-    folder = into / f"palaver-{name.replace('_', '-')}"
-    module = re.sub(r"\W", "_", name)
-    if not SKILL_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+    part = re.sub(r"\W", "_", name)
+    if not SKILL_NAME_PATTERN.fullmatch(name) or not part.isidentifier() or keyword.iskeyword(part):
         raise InvalidInput(f"{name!r} is not usable as a name: letters a-z, digits, - and _")
-    if folder.exists():
-        raise InvalidInput(f"{str(folder)!r} exists already")
+    project, module = f"palaver-{name.replace('_', '-')}", f"palaver_{part}"
+    folder = into / project
+    _refuse_existing(console.registry, name, project, module, folder)
     words = {
         "name": name,
-        "module": f"palaver_{module}",
-        "project": folder.name,
-        "title": "".join(part.capitalize() for part in module.split("_")),
+        "module": module,
+        "project": project,
+        "title": "".join(word.capitalize() for word in part.split("_")),
     }
-    for place, template in TEMPLATES.items():
-        file = folder / Template(place).substitute(words)
+    for path, template in TEMPLATES.items():
+        file = folder / Template(path).substitute(words)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(Template(template).substitute(words), encoding="utf-8")
     click.echo(f"Made {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}")
+
+
+def _refuse_existing(
+    registry: PluginRegistry, name: str, project: str, module: str, folder: Path
+) -> None:
+    """Raise `InvalidInput` when a skill, directory, distribution or module has the name."""
+    for skill in registry.skills.values():
+        if name in (skill.name, *skill.aliases):
+            owner = registry.owners["skills", skill.name]
+            raise InvalidInput(f"{name!r} is the name of an installed skill, from {owner}")
+    if folder.exists():
+        raise InvalidInput(f"{str(folder)!r} exists already")
+    installed = {distribution.name for distribution in importlib.metadata.distributions()}
+    if project in {re.sub(r"[-_.]+", "-", found).lower() for found in installed}:
+        raise InvalidInput(f"the distribution {project!r} is installed already")
+    if importlib.util.find_spec(module) is not None:
+        raise InvalidInput(f"the Python module {module!r} exists already")
 
 
 TEMPLATES = {

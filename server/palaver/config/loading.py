@@ -18,7 +18,7 @@ from palaver.config.validation import ModelT, did_you_mean, inspect, nearest, un
 from palaver.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from palaver.plugins import Registry
+    from palaver.plugins import PluginRegistry
 
 PREFIX = "PALAVER__"
 FILE_VARIABLE = "PALAVER_CONFIG"
@@ -153,7 +153,7 @@ def plugin_settings(settings: Settings, section: str, name: str, model: type[Mod
     return validate(model, tree, settings.origin, (section, name))
 
 
-def validate_plugin_settings(settings: Settings, registry: "Registry") -> None:
+def validate_plugin_settings(settings: Settings, registry: "PluginRegistry") -> None:
     """Check the tables of all backends and skills, whether they are in use or not.
 
     Raises `ConfigurationError` with one line for every value that cannot be right, and for every
@@ -172,7 +172,7 @@ def validate_plugin_settings(settings: Settings, registry: "Registry") -> None:
         raise ConfigurationError("\n".join(problems))
 
 
-def plugin_models(registry: "Registry") -> dict[str, dict[str, type[pydantic.BaseModel]]]:
+def plugin_models(registry: "PluginRegistry") -> dict[str, dict[str, type[pydantic.BaseModel]]]:
     """The settings of everything installed: section → name → model."""
     backends: dict[str, Mapping[str, Any]] = {
         "engine": registry.engines,
@@ -194,7 +194,7 @@ def _tables(settings: Settings, section: str) -> dict[str, Tree]:
     return value.tables() if isinstance(value, OpenSection) else dict(value)
 
 
-def _excusable(settings: Settings, registry: "Registry", origin: Origin | None) -> bool:
+def _excusable(settings: Settings, registry: "PluginRegistry", origin: Origin | None) -> bool:
     """Whether a table without a plugin may be nobody's mistake: its plugin failed or is disabled,
     or a bare name that other programs use as well filled it."""
     bare = origin is not None and origin.where.removeprefix("environment ") in WELL_KNOWN

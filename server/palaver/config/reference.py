@@ -13,7 +13,7 @@ from palaver.config.settings import Secret, Settings
 from palaver.config.validation import Annotation, options, outer
 
 if TYPE_CHECKING:
-    from palaver.plugins import Registry
+    from palaver.plugins import PluginRegistry
 
 
 class Row(typing.NamedTuple):
@@ -125,7 +125,7 @@ guarantees and what it does not.
 """
 
 
-def settings_page(registry: "Registry") -> str:
+def settings_page(registry: "PluginRegistry") -> str:
     """``docs/settings.md`` for these plugins."""
     parts = [INTRODUCTION]
     models = plugin_models(registry)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar, Union
 import pydantic
 
 from palaver.config.settings import Keys, OpenSection, Origin, Secret, Tree
+from palaver.config.wording import describe_error, find_keys
 from palaver.errors import ConfigurationError
 
 Annotation = Any  # a type as a field's annotation writes it
@@ -59,8 +60,8 @@ class _Inspection(Generic[ModelT]):
             value = self._model.model_validate(shaped)
         except pydantic.ValidationError as error:
             for detail in error.errors(include_url=False):
-                keys = self._above + _within(detail["loc"], shaped)
-                self._problems.setdefault(keys, self._sentence(keys, *_words(detail)))
+                keys = self._above + find_keys(detail["loc"], shaped)
+                self._problems.setdefault(keys, self._sentence(keys, *describe_error(detail)))
         return (None if self._problems else value), list(self._problems.values())
 
     def _sentence(self, keys: Keys, words: str, value: object = None) -> str:
@@ -182,51 +183,3 @@ def _toml(text: str) -> Any:  # Any: TOML values
     except tomllib.TOMLDecodeError:
         return None
     return tree["value"] if len(tree) == 1 else None
-
-
-def _within(location: tuple[int | str, ...], tree: Tree) -> Keys:
-    """As much of pydantic's location as are keys; the rest names branches of unions."""
-    keys: list[str] = []
-    value: Any = tree  # Any: TOML values
-    for step in location:
-        if not (isinstance(value, dict) and isinstance(step, str)):
-            break
-        keys.append(step)
-        value = value.get(step)
-    return tuple(keys)
-
-
-NUMBER = " must be a whole number"
-KINDS = {
-    "int": NUMBER,
-    "float": " must be a number",
-    "bool": " must be true or false",
-    "string": " must be text",
-    "path": " must be a path",
-    "list": " must be a list",
-    "tuple": " must be a list",
-    "frozen": " must be a list",
-    "dict": " must be a table",
-    "model": " must be a table",
-}
-LIMITS = {"ge": " must be at least {}", "gt": " must be more than {}",
-          "le": " must be at most {}", "lt": " must be less than {}"}  # fmt: skip
-SHOWN = (NUMBER, KINDS["float"], KINDS["bool"])
-
-
-def _words(detail: Any) -> tuple[str, object]:  # Any: pydantic's ErrorDetails
-    """What is wrong, and the value where it cannot be a secret."""
-    context = detail.get("ctx", {})
-    kind: str = detail["type"]
-    given = detail["input"]
-    for limit, words in LIMITS.items():
-        if limit in context:
-            return words.format(context[limit]), given
-    if kind == "missing":
-        return " must be set", None
-    if kind == "literal_error":
-        return f" must be {context['expected']}", given
-    if kind in ("value_error", "assertion_error"):
-        return f": {context['error']}", None
-    words = KINDS.get(kind.partition("_")[0], f": {detail['msg']}")
-    return words, given if words in SHOWN and not isinstance(given, dict | list) else None

@@ -1,4 +1,4 @@
-"""Routing: how a message finds its skill."""
+"""Routing: the choice of the skill that answers a message."""
 
 from palaver.routing.router import Decision, Router
 

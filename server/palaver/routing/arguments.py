@@ -1,62 +1,59 @@
-"""Fills a skill's typed arguments: from the message, else by the engine, else by asking."""
+"""Filling of a skill's typed arguments: from the message, else by the engine, else by asking."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pydantic
 from pydantic.fields import FieldInfo
 
-from palaver.errors import InvalidInput, SkillError
+from palaver.config.wording import describe_errors, join_problems
+from palaver.errors import InvalidInput, UnusableAnswer
+from palaver.turns.answers import MAX_QUESTIONS
 from palaver.turns.turn import Turn
-
-TRIES = 3
-"""Times that one argument is asked for before the turn fails."""
 
 
 async def fill_arguments(
-    turn: Turn, model: type[pydantic.BaseModel], given: Mapping[str, Any], *, named: bool
+    turn: Turn, model: type[pydantic.BaseModel], given: Mapping[str, Any], *, from_program: bool
 ) -> pydantic.BaseModel:
-    """Validated arguments for the turn.
+    """Return validated arguments for the turn.
 
-    Values that do not validate are asked for anew, unless ``named``: then a program gave them, and
-    `InvalidInput` tells it what is wrong. Raises `SkillError` when the person does not tell.
+    The person is asked for missing and invalid values, unless the values come ``from_program``:
+    then `InvalidInput` names the invalid ones. Raises `UnusableAnswer` after `MAX_QUESTIONS`.
     """
-    problems = _problems(model, given)
+    problems = _find_problems(model, given)
     if not problems:
         return model.model_validate(dict(given))
-    if named and given:
-        raise InvalidInput("; ".join(f"argument {k!r}: {v}" for k, v in problems.items()))
-    values = {key: value for key, value in given.items() if key not in problems}
-    rejected = {key: value for key, value in given.items() if key in problems}
+    if (from_program and given) or "" in problems:
+        raise InvalidInput(f"Skill {turn.skill!r}: {join_problems(problems)}")
+    wrong = {name.partition(".")[0] for name in problems}
+    values = {key: value for key, value in given.items() if key not in wrong}
+    rejected = {key: value for key, value in given.items() if key in wrong}
     if "json_schema" in turn.engine.capabilities and not turn.engine.demonstration:
-        values |= await _extract(turn, model, problems)
-    for name in _problems(model, values):
+        values |= await _extract(turn, model, wrong)
+    for name in {name.partition(".")[0]: None for name in _find_problems(model, values)}:
         await _ask_for(turn, model, name, values, rejected.get(name))
     return model.model_validate(values)
 
 
-def _problems(model: type[pydantic.BaseModel], given: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with ``given``, by argument. An argument nobody knows is wrong as well."""
-    wrong = {name: "there is no such argument" for name in given if name not in model.model_fields}
+def _find_problems(model: type[pydantic.BaseModel], given: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with ``given``, by argument, in words that follow the name."""
+    unknown = {name: " is not known" for name in given if name not in model.model_fields}
+    known = {name: value for name, value in given.items() if name not in unknown}
     try:
-        model.model_validate({k: v for k, v in given.items() if k not in wrong})
+        model.model_validate(known)
     except pydantic.ValidationError as error:
-        for detail in error.errors():
-            where = str(detail["loc"][0]) if detail["loc"] else ""
-            if not where:
-                raise SkillError(f"arguments {model.__qualname__}: {detail['msg']}") from error
-            wrong[where] = detail["msg"].removeprefix("Value error, ")
-    return wrong
+        return unknown | describe_errors(error, known)
+    return unknown
 
 
 async def _extract(
-    turn: Turn, model: type[pydantic.BaseModel], problems: Mapping[str, str]
+    turn: Turn, model: type[pydantic.BaseModel], names: Iterable[str]
 ) -> dict[str, Any]:
-    """Let the engine read the missing arguments from the message; null means not said."""
+    """Let the engine read the named arguments from the message; null means not said."""
     missing: dict[str, Any] = {
-        name: (model.model_fields[name].annotation | None, None)  # type: ignore[operator]
-        for name in problems
-        if name in model.model_fields
+        name: (field.annotation | None, None)  # type: ignore[operator]
+        for name, field in model.model_fields.items()
+        if name in names
     }
     partial = pydantic.create_model("Missing", **missing)
     found = await turn.extract(
@@ -76,22 +73,20 @@ async def _ask_for(
 ) -> None:
     field = model.model_fields[name]
     prefix = f"I cannot use {str(rejected)[:60]!r}. " if rejected else ""
-    for _ in range(TRIES):
-        answer = await turn.ask(prefix + _question(name, field), _options(field))
+    suggestions = [str(example) for example in field.examples or ()]
+    for _ in range(MAX_QUESTIONS):
+        answer = await turn.ask(prefix + _write_question(name, field), suggestions=suggestions)
         values[name] = answer.strip()
-        problem = _problems(model, values).get(name)
-        if problem is None:
+        words = _find_problems(model, values).get(name)
+        if words is None:
             return
-        prefix = f"{problem.rstrip('.')}. "
-    raise SkillError(f"no usable value for argument {name!r} after {TRIES} questions")
+        prefix = f"{words.removeprefix(': ') if words.startswith(':') else f'That{words}'}"
+        prefix = f"{prefix.rstrip('.')}. "
+    raise UnusableAnswer(f"I asked {MAX_QUESTIONS} times and got no usable value for {name!r}.")
 
 
-def _question(name: str, field: FieldInfo) -> str:
-    """The field's title if it is a question, else one made from its description or name."""
+def _write_question(name: str, field: FieldInfo) -> str:
+    """Return the field's title if it is a question, else ask for its description or name."""
     if field.title and field.title.endswith("?"):
         return field.title
     return f"Please tell me: {field.description or name.replace('_', ' ')}"
-
-
-def _options(field: FieldInfo) -> tuple[str, ...]:
-    return tuple(str(example) for example in field.examples or ())

@@ -1,10 +1,10 @@
-"""Choice by meaning: compares a message with every skill's examples and description.
+"""Classifier: compares a message with every skill's examples and description.
 
 A text is a bag of words and character n-grams, weighted by how rare they are among the examples;
 n-grams let it work across inflections and in languages that do not separate words. A multinomial
 logistic regression, fitted to the examples when the server starts, gives each skill a probability.
-The ridge keeps these modest, so that they mean what they say on messages nobody has seen: of what
-it is sure about (0.5 and more), about four in five are right on examples kept back.
+The ridge penalty calibrates them on unseen messages: of the choices with a probability of 0.5 and
+more, about four in five are right on held-out examples.
 """
 
 import itertools
@@ -22,21 +22,21 @@ from palaver.skills import Skill
 Matrix = npt.NDArray[np.float64]
 RIDGE = 0.01
 """Penalty on the weights, chosen by five-fold cross-validation over the built-in skills' examples:
-a smaller one claims more than it knows."""
+a smaller one is overconfident on unseen messages."""
 STEPS = 400
 RATE = 0.5
 _WORD = re.compile(r"\w+")
 
 
-class Ranked(NamedTuple):
-    """A skill and the probability that it is the right one."""
+class RankedSkill(NamedTuple):
+    """A skill, and the probability that the message is a request to it."""
 
     skill: str
     probability: float
 
 
-def features(text: str) -> Counter[str]:
-    """Words, word pairs and character 3- to 4-grams (in Chinese and Japanese 1- and 2-grams)."""
+def count_features(text: str) -> Counter[str]:
+    """Count words, word pairs and character 3- to 4-grams (1- to 2-grams in Chinese, Japanese)."""
     words = _WORD.findall(text.lower())
     found = Counter(f"w {word}" for word in words)
     found.update(f"p {a} {b}" for a, b in itertools.pairwise(words))
@@ -52,11 +52,11 @@ def _is_unspaced(word: str) -> bool:
     return any("\u3040" <= letter <= "\u9fff" for letter in word)
 
 
-class Bag:
-    """Turns texts into vectors of TF-IDF weighted features, by a fixed vocabulary."""
+class Vectorizer:
+    """TF-IDF vectorizer with the vocabulary of the given texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        documents = [features(text) for text in texts]
+        documents = [count_features(text) for text in texts]
         frequency = Counter(name for document in documents for name in document)
         total = len(documents) + 1
         self._rarest = math.log(total) + 1
@@ -64,53 +64,53 @@ class Bag:
         self._idf = [math.log(total / (1 + count)) + 1 for count in frequency.values()]
         self.matrix = np.zeros((len(texts), len(self._index)))
         for row, text in enumerate(texts):
-            at, weights = self.vector(text)
-            self.matrix[row, at] = weights
+            columns, weights = self.vectorize(text)
+            self.matrix[row, columns] = weights
 
-    def vector(self, text: str) -> tuple[list[int], Matrix]:
-        """The places of a text's known features and their weights.
+    def vectorize(self, text: str) -> tuple[list[int], Matrix]:
+        """Return the columns of a text's known features, and their weights.
 
-        Unknown features count towards the length, which is 1: a text about something else has a
-        short known part, and is similar to nothing.
+        The vector with the unknown features has the length 1, so that a text of mostly unknown
+        features is similar to no example.
         """
-        places, weights, unknown = [], [], 0.0
-        for name, count in features(text).items():
+        columns, weights, unknown = [], [], 0.0
+        for name, count in count_features(text).items():
             weight = 1 + math.log(count)
-            at = self._index.get(name)
-            if at is None:
+            column = self._index.get(name)
+            if column is None:
                 unknown += (weight * self._rarest) ** 2
             else:
-                places.append(at)
-                weights.append(weight * self._idf[at])
+                columns.append(column)
+                weights.append(weight * self._idf[column])
         known = np.array(weights)
         length = math.sqrt(float(known @ known) + unknown)
-        return places, known / length if length else known
+        return columns, known / length if length else known
 
 
 class ExampleClassifier:
-    """The examples of all skills, ready to be compared with a message."""
+    """Classifier of messages, fitted to the examples of all skills."""
 
     def __init__(self, skills: Mapping[str, type[Skill]]) -> None:
         pairs = [(name, text) for name, skill in skills.items() for text in _texts(skill)]
         self._skills = list(skills)
-        self._bag = Bag([text for _, text in pairs])
+        self._vectorizer = Vectorizer([text for _, text in pairs])
         owners = [self._skills.index(name) for name, _ in pairs]
-        self._weights, self._bias = _fit(self._bag.matrix, np.eye(len(skills))[owners])
+        self._weights, self._bias = _fit(self._vectorizer.matrix, np.eye(len(skills))[owners])
 
-    def rank(self, text: str) -> list[Ranked]:
-        """All skills, the likeliest first; the probabilities sum to 1."""
-        places, weights = self._bag.vector(text)
-        probabilities = _softmax(weights @ self._weights[places] + self._bias)
+    def rank(self, text: str) -> list[RankedSkill]:
+        """Return all skills, the likeliest first; the probabilities sum to 1."""
+        columns, weights = self._vectorizer.vectorize(text)
+        probabilities = _softmax(weights @ self._weights[columns] + self._bias)
         ranked = [
-            Ranked(skill, float(probability))
+            RankedSkill(skill, float(probability))
             for skill, probability in zip(self._skills, probabilities, strict=True)
         ]
         return sorted(ranked, key=lambda r: -r.probability)
 
 
 def _fit(inputs: Matrix, wanted: Matrix) -> tuple[Matrix, Matrix]:
-    """Weights (features by skills) and bias (skills) by gradient descent, over the examples'
-    similarities rather than the features: there are far fewer examples."""
+    """Fit weights (features by skills) and bias (skills) by gradient descent over the examples'
+    similarities: there are far fewer examples than features."""
     similarities = inputs @ inputs.T
     shares = np.zeros(wanted.shape)
     bias = np.zeros(wanted.shape[1])

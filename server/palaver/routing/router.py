@@ -1,4 +1,4 @@
-"""Router: decides which skill answers, with what arguments, and says why."""
+"""Router: chooses the skill that answers and its arguments, with a reason."""
 
 import re
 from collections.abc import Mapping
@@ -11,17 +11,20 @@ from palaver.engine import ChatMessage, Choice, Engine, EngineInfo, GenerationRe
 from palaver.errors import EngineError, NotFound
 from palaver.ledger import PendingQuestion
 from palaver.messages import Message
-from palaver.routing.classifier import ExampleClassifier, Ranked
+from palaver.routing.classifier import ExampleClassifier, RankedSkill
 from palaver.skills import Skill
+from palaver.turns.answers import find_option
 
-RESUMED = "It asked, and this is the answer."
-ONLY = "It is the only skill."
+ANSWER_REASON = "It asked, and this is the answer."
+LEFT_QUESTION = "The question was left: {}"
+"""The reason for a message that is a request of its own although a question waits."""
+ONLY_SKILL_REASON = "It is the only skill."
 _COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:\s+|$)")
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Which skill answers, and why. ``text`` is what remains of the message for the skill;
-    ``arguments`` are JSON values, not validated yet; ``score`` is a probability."""
+    """The chosen skill, with the reason. ``text`` is the message without a command; ``arguments``
+    are JSON values, not validated yet; ``score`` is a probability."""
 
     skill: str
     reason: str
@@ -31,8 +34,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Router:
-    """Named by the person, else the one that asked, else by pattern, else by meaning, else by the
-    engine's choice, else the default."""
+    """Router of messages: by command, else by pattern, else by the skills' examples, else by the
+    engine's choice, else to the default skill."""
 
     def __init__(
         self,
@@ -45,8 +48,8 @@ class Router:
         self._skills = skills
         self._settings = settings
         consults = settings.consult_engine and "choice" in engine_info.capabilities
-        self._consulted = engine if consults else None
-        self._index = ExampleClassifier(skills)
+        self._engine = engine if consults else None
+        self._classifier = ExampleClassifier(skills)
         self._commands = {
             name.lower(): skill.name
             for skill in skills.values()
@@ -58,100 +61,120 @@ class Router:
             for pattern in skill.patterns
         ]
 
-    def resumes(self, message: Message, waiting: PendingQuestion) -> bool:
-        """Whether the message is the answer that ``waiting`` waits for: it is, unless the person
-        names a skill."""
-        return waiting.skill in self._skills and self._named(message) is None
+    def resumes(self, message: Message, question: PendingQuestion) -> bool:
+        """Return True when the message is an answer to ``question``, not another request.
+
+        A message that names a skill is another request, as is one that has the form of a request to
+        another skill. Where the question has options and the message is none of them, so is one
+        that is very much like another skill's examples.
+        """
+        if question.skill not in self._skills or self._route_by_name(message) is not None:
+            return False
+        if find_option(message.text, question.options) is not None:
+            return True
+        request = self._route_by_pattern(message)
+        if request is None and question.options and len(self._skills) > 1:
+            # Among few skills, a message that is like nothing may pass the threshold of routing.
+            sure = (1 + self._settings.threshold) / 2
+            request = self._route_by_examples(message, self.rank(message.text), threshold=sure)
+        return request is None or request.skill == question.skill
 
     async def route(self, message: Message) -> Decision:
-        """Decide. Raises `NotFound` when the person names a skill that does not exist."""
-        named = self._named(message)
+        """Choose a skill. Raises `NotFound` when the person names one that does not exist."""
+        named = self._route_by_name(message)
         if named is not None:
             return named
         if len(self._skills) == 1:
             only = next(iter(self._skills))
-            return self._fill(Decision(skill=only, reason=ONLY, text=message.text))
-        return self._matched(message) or await self._meant(message)
+            return self._fill_from_pattern(
+                Decision(skill=only, reason=ONLY_SKILL_REASON, text=message.text)
+            )
+        return self._route_by_pattern(message) or await self._route_by_meaning(message)
 
-    def rank(self, text: str) -> list[Ranked]:
-        """All skills by meaning, the likeliest first."""
-        return self._index.rank(text)
+    def rank(self, text: str) -> list[RankedSkill]:
+        """Return all skills, the one with the most similar examples first."""
+        return self._classifier.rank(text)
 
-    def command(self, name: str) -> str:
-        """The skill that goes by ``name`` or one of its aliases. Raises `NotFound`."""
+    def find_skill(self, name: str) -> str:
+        """Return the name of the skill with this name or alias. Raises `NotFound`."""
         try:
             return self._commands[name.lower()]
         except KeyError:
             known = ", ".join(f"/{skill}" for skill in sorted(self._skills))
             raise NotFound(f"There is no skill {name!r}. There are: {known}.") from None
 
-    def _named(self, message: Message) -> Decision | None:
+    def _route_by_name(self, message: Message) -> Decision | None:
         if message.skill:
             decision = Decision(
-                skill=self.command(message.skill),
+                skill=self.find_skill(message.skill),
                 reason="The person named it.",
                 text=message.text,
                 arguments=message.arguments,
             )
-            return decision if message.arguments else self._fill(decision)
+            return decision if message.arguments else self._fill_from_pattern(decision)
         typed = _COMMAND.match(message.text)
         if typed is None:
             return None
-        return self._fill(
+        return self._fill_from_pattern(
             Decision(
-                skill=self.command(typed[1]),
+                skill=self.find_skill(typed[1]),
                 reason=f"The person typed /{typed[1]}.",
                 text=message.text[typed.end() :],
             )
         )
 
-    def _fill(self, decision: Decision) -> Decision:
+    def _fill_from_pattern(self, decision: Decision) -> Decision:
         """Take arguments from the first of the skill's patterns that matches."""
         for name, pattern in self._patterns:
             if name == decision.skill and (match := pattern.search(decision.text)):
-                return msgspec.structs.replace(decision, arguments=_groups(match))
+                return msgspec.structs.replace(decision, arguments=_read_groups(match))
         return decision
 
-    def _matched(self, message: Message) -> Decision | None:
+    def _route_by_pattern(self, message: Message) -> Decision | None:
         for name, pattern in self._patterns:
             if match := pattern.fullmatch(message.text.strip()):
                 return Decision(
                     skill=name,
                     reason="The message has the form of a request to it.",
                     text=message.text,
-                    arguments=_groups(match),
+                    arguments=_read_groups(match),
                 )
         return None
 
-    async def _meant(self, message: Message) -> Decision:
-        ranked = self._index.rank(message.text)
-        best, second = ranked[0], ranked[1]
-        sure = best.probability >= self._settings.threshold
-        if sure and best.probability - second.probability >= self._settings.margin:
-            return Decision(
-                skill=best.skill,
-                reason="The message is like its examples.",
+    async def _route_by_meaning(self, message: Message) -> Decision:
+        ranked = self.rank(message.text)
+        return (
+            self._route_by_examples(message, ranked, threshold=self._settings.threshold)
+            or await self._ask_engine(message, ranked)
+            or Decision(
+                skill=self._settings.default,
+                reason="No skill clearly fits, so the default answers.",
                 text=message.text,
-                score=best.probability,
+                score=_find_probability(ranked, self._settings.default),
             )
-        if self._consulted is not None:
-            chosen = await self._consult(self._consulted, message, ranked)
-            if chosen is not None:
-                return chosen
-        return Decision(
-            skill=self._settings.default,
-            reason="No skill clearly fits, so the default answers.",
-            text=message.text,
-            score=_probability(ranked, self._settings.default),
         )
 
-    async def _consult(
-        self, engine: Engine, message: Message, ranked: list[Ranked]
+    def _route_by_examples(
+        self, message: Message, ranked: list[RankedSkill], *, threshold: float
     ) -> Decision | None:
+        best, second = ranked[0], ranked[1]
+        lead = best.probability - second.probability
+        if best.probability < threshold or lead < self._settings.margin:
+            return None
+        return Decision(
+            skill=best.skill,
+            reason="The message is like its examples.",
+            text=message.text,
+            score=best.probability,
+        )
+
+    async def _ask_engine(self, message: Message, ranked: list[RankedSkill]) -> Decision | None:
+        if self._engine is None:
+            return None
         request = GenerationRequest(
             id=f"route-{message.conversation}-{message.id}",
             messages=(
-                ChatMessage("system", choice_prompt(self._skills)),
+                ChatMessage("system", build_choice_prompt(self._skills)),
                 ChatMessage("user", message.text),
             ),
             tenant=message.conversation.tenant,
@@ -160,31 +183,33 @@ class Router:
             sampling=Sampling(structure=Choice(tuple(self._skills)), max_tokens=32),
         )
         try:
-            generation = await engine.generate(request, _ignore)
+            generation = await self._engine.generate(request, _ignore)
         except EngineError:
-            return None  # routing goes on without advice; the skill will meet the engine's error
+            return (
+                None  # the default skill answers, and reports the error if the engine is still down
+            )
         return Decision(
             skill=generation.text,
             reason="The examples left it open; the model chose.",
             text=message.text,
-            score=_probability(ranked, generation.text),
+            score=_find_probability(ranked, generation.text),
         )
 
 
-def choice_prompt(skills: Mapping[str, type[Skill]]) -> str:
-    """The system text that asks the engine for a skill's name."""
+def build_choice_prompt(skills: Mapping[str, type[Skill]]) -> str:
+    """Return the system text that asks the engine for a skill's name."""
     lines = [f"{name}: {skill.description()}" for name, skill in skills.items()]
     head = "Name the skill that fits the message best. Reply with its name only."
     return "\n".join([head, *lines])
 
 
-def _groups(match: re.Match[str]) -> dict[str, str]:
+def _read_groups(match: re.Match[str]) -> dict[str, str]:
     return {name: value.strip() for name, value in match.groupdict().items() if value}
 
 
-def _probability(ranked: list[Ranked], skill: str) -> float | None:
+def _find_probability(ranked: list[RankedSkill], skill: str) -> float | None:
     return next((r.probability for r in ranked if r.skill == skill), None)
 
 
 def _ignore(text: str) -> None:
-    """Only the whole name counts."""
+    """Drop a piece of text: only the whole name counts."""

@@ -10,13 +10,13 @@
 """
 
 from palaver.testing.engine import ScriptedEngine, ScriptedReply
-from palaver.testing.harness import Chat, Reply, converse
+from palaver.testing.harness import ChatClient, Reply, converse
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
 from palaver.testing.screen import RecordingSubscriber
 
 __all__ = [
-    "Chat",
+    "ChatClient",
     "ListKnowledge",
     "MemoryLedger",
     "RecordingSubscriber",

@@ -1,7 +1,8 @@
-"""Talk with skills as a person would, in process, with the real server around them."""
+"""A real server in this process, and a person who talks with its skills."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from palaver.config.settings import LedgerSettings, PluginSettings, RoutingSettings, Settings
@@ -34,7 +35,7 @@ from palaver.tools import Tool
 
 
 class Reply(str):
-    """The text of a reply, with what else the turn put out."""
+    """The text of a reply, with the other output of its turn."""
 
     turn: str
     skill: str
@@ -47,7 +48,7 @@ class Reply(str):
     events: list[Event]
 
 
-class Chat:
+class ChatClient:
     """One person in one conversation of a running server."""
 
     def __init__(self, server: Server, conversation: Conversation, person: str) -> None:
@@ -101,27 +102,28 @@ async def converse(
     skill_settings: Mapping[str, Any] | None = None,  # Any: TOML values, by key
     person: str = "alice",
     thread: str = "main",
-) -> AsyncIterator[Chat]:
-    """A server with these skills, and a person talking to it::
+) -> AsyncIterator[ChatClient]:
+    """Run a server with these skills, and a person who talks to it::
 
         async with converse(Haiku, engine=ScriptedEngine("Old pond.")) as chat:
             assert "pond" in await chat.say("write a haiku about a frog")
 
-    Everything between the message and the skill is real; the engine is scripted, the ledger is
-    in memory, unless others are given.
+    Everything between the message and the skill is real; the engine is scripted and the ledger is
+    in memory, unless others are given. The tools that the skills' modules define or import work,
+    and those in ``tools``, which replace others of the same name.
     """
-    built = [_built(skill, skill_settings or {}) for skill in skills]
+    built = [_build_skill(skill, skill_settings or {}) for skill in skills]
     server = Server(
-        settings or _settings_for(built),
+        settings or _default_settings(built),
         ledger=ledger or MemoryLedger(),
         engine=engine or ScriptedEngine(),
         knowledge=ListKnowledge(*knowledge) if isinstance(knowledge, Sequence) else knowledge,
         skills={skill.name: skill for skill in built},
-        tools={tool.name: tool for tool in tools},
+        tools={tool.name: tool for tool in [*_find_tools(built), *tools]},
         interceptors=interceptors,
     )
     async with server:
-        chat = Chat(server, Conversation("default", "test", thread), person)
+        chat = ChatClient(server, Conversation("default", "test", thread), person)
         subscription = await server.subscribe(chat.conversation, chat.screen)
         try:
             yield chat
@@ -129,14 +131,20 @@ async def converse(
             server.unsubscribe(subscription)
 
 
-def _built(skill: type[Skill] | Skill, values: Mapping[str, Any]) -> Skill:
+def _build_skill(skill: type[Skill] | Skill, values: Mapping[str, Any]) -> Skill:
     if isinstance(skill, Skill):
         return skill
     settings: PluginSettings = check_skill(skill).Settings.model_validate(dict(values))
     return skill(settings)
 
 
-def _settings_for(skills: Sequence[Skill]) -> Settings:
+def _find_tools(skills: Sequence[Skill]) -> Iterator[Tool]:
+    for name in dict.fromkeys(type(skill).__module__ for skill in skills):
+        module = sys.modules[name]
+        yield from (value for value in vars(module).values() if isinstance(value, Tool))
+
+
+def _default_settings(skills: Sequence[Skill]) -> Settings:
     names = [skill.name for skill in skills]
     default = "chat" if "chat" in names else names[0]
     return Settings(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest_asyncio
 
 if TYPE_CHECKING:
-    from palaver.testing import Chat
+    from palaver.testing import ChatClient
 
-Begin = Callable[..., "Awaitable[Chat]"]
+Begin = Callable[..., "Awaitable[ChatClient]"]
 
 
 @pytest_asyncio.fixture
@@ -26,7 +26,7 @@ async def begin() -> AsyncIterator[Begin]:
 
     async with contextlib.AsyncExitStack() as stack:
 
-        async def begin(*skills: Any, **parts: Any) -> "Chat":  # Any: as converse takes them
+        async def begin(*skills: Any, **parts: Any) -> "ChatClient":  # Any: as converse takes them
             return await stack.enter_async_context(converse(*skills, **parts))
 
         yield begin

@@ -233,8 +233,8 @@ class Dispatcher:
             async with asyncio.timeout_at(run.turn.deadline):
                 with run.interruption.cancellable():
                     await self._handler.answer(run)
-        except Suspended:
-            return RunResult("asked", pending_question=run.pending_question())
+        except Suspended as suspended:
+            return RunResult("asked", pending_question=run.pending_question(suspended.options))
         except asyncio.CancelledError:
             if not run.interruption.requested:
                 raise

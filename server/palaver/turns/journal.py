@@ -1,4 +1,4 @@
-"""Journal: the recorded steps of a turn, and the place of the running skill among them."""
+"""Journal: the recorded steps of a turn, which a repeated run of its skill does not repeat."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class Journal:
-    """Steps are told apart by their order, their verb and their inputs.
+    """Recorded steps of a turn, identified by their order, verb and inputs.
 
-    ``write`` puts a step on its way to the ledger.
+    ``write`` stores a step in the ledger, later.
     """
 
     def __init__(self, steps: Iterable[Step], write: Callable[[Step], None]) -> None:
@@ -26,70 +26,72 @@ class Journal:
     def steps(self) -> tuple[Step, ...]:
         return tuple(self._steps[number] for number in sorted(self._steps))
 
-    def begin(self, verb: str, *inputs: str) -> Step:
-        """The running skill's next step.
+    def next_step(self, verb: str, *inputs: str) -> Step:
+        """Return the running skill's next step.
 
-        One that was recorded with another verb or other inputs means that the skill takes another
-        way this time: the journal from there on does not apply, and is forgotten.
+        When the recorded step has another verb or other inputs, the skill runs differently this
+        time: the records from this step on are dropped.
         """
         digest = hashlib.blake2b("\0".join((verb, *inputs)).encode(), digest_size=8).hexdigest()
         step = Step(number=self._next, verb=verb, fingerprint=digest, done=False)
         self._next += 1
-        held = self._steps.get(step.number)
-        if held is not None and (held.verb, held.fingerprint) != (verb, digest):
+        recorded = self._steps.get(step.number)
+        if recorded is not None and (recorded.verb, recorded.fingerprint) != (verb, digest):
             for later in [number for number in self._steps if number >= step.number]:
                 del self._steps[later]
         return step
 
-    def result(self, step: Step, kind: type[T]) -> T | None:
-        """What the step gave when it was done; None when it has to be done."""
-        held = self._steps.get(step.number)
-        return msgspec.json.decode(held.result, type=kind) if held and held.done else None
+    def recorded_result(self, step: Step, kind: type[T]) -> T | None:
+        """Return the recorded result of the step, or None when it has to be performed."""
+        recorded = self._steps.get(step.number)
+        if recorded is None or not recorded.done:
+            return None
+        return msgspec.json.decode(recorded.result, type=kind)
 
     def was_started(self, step: Step) -> bool:
         return step.number in self._steps
 
-    def start(self, step: Step) -> None:
-        """Record that the step is about to be done."""
+    def record_start(self, step: Step) -> None:
+        """Record that the step is about to be performed."""
         self._steps[step.number] = step
         self._write(step)
 
     def withdraw(self, step: Step) -> None:
-        """Record that the step has not been done after all: no step has its place."""
+        """Record that the step was not performed after all, by a step without a verb."""
         self._write(msgspec.structs.replace(step, verb="", fingerprint=""))
 
-    def finish(self, step: Step, result: object) -> None:
-        """Record what the step gave, a value that msgspec encodes."""
-        done = _done(step, result)
+    def record_result(self, step: Step, result: object) -> None:
+        """Record the result of the step, a value that msgspec encodes."""
+        done = _complete(step, result)
         self._steps[step.number] = done
         self._write(done)
 
-    async def once(
+    async def run_once(
         self,
         kind: type[T],
         perform: Callable[[Step], Awaitable[T]],
         verb: str,
         *inputs: str,
     ) -> T:
-        """The recorded result of the next step, else that of ``perform``, recorded."""
-        step = self.begin(verb, *inputs)
-        result = self.result(step, kind)
+        """Return the recorded result of the next step, else record and return ``perform``'s."""
+        step = self.next_step(verb, *inputs)
+        result = self.recorded_result(step, kind)
         if result is None:
             result = await perform(step)
-            self.finish(step, result)
+            self.record_result(step, result)
         return result
 
-    def hold(self, step: Step) -> None:
-        """Keep a step that waits for the person, who answers in another turn."""
+    def keep_open(self, step: Step) -> None:
+        """Keep a step without a result: a question, answered in another turn."""
         self._steps[step.number] = step
 
     def resume(self, asked: tuple[Step, ...], answer: str) -> None:
-        """Put the steps of the turns that asked before this one's; the last gets its answer."""
+        """Insert the steps of the turns that asked before this turn's, and answer the last."""
         earlier = {step.number: step for step in asked}
-        earlier[asked[-1].number] = _done(asked[-1], answer)
+        earlier[asked[-1].number] = _complete(asked[-1], answer)
         self._steps = earlier | self._steps
 
 
-def _done(step: Step, result: object) -> Step:
+def _complete(step: Step, result: object) -> Step:
     encoded = msgspec.Raw(msgspec.json.encode(result))
     return msgspec.structs.replace(step, done=True, result=encoded)

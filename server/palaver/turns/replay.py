@@ -1,69 +1,68 @@
-"""Voice: what a turn says, held against what an earlier run of it has said already."""
+"""Replay: skips output that is stored already when a skill runs again."""
 
 from palaver.turns.writer import TurnWriter
 
 
 class Replay:
-    """Says each character once, however often the skill is run.
+    """Writer of a reply that skips the text in the ledger when the skill runs again.
 
-    ``stored`` is what the ledger holds of the reply when the run begins.
+    ``stored`` is the text in the ledger when the run begins.
     """
 
-    def __init__(self, transcript: TurnWriter, stored: str) -> None:
-        self._transcript = transcript
+    def __init__(self, writer: TurnWriter, stored: str) -> None:
+        self._writer = writer
         self._said: list[str] = []
         self._length = 0
-        self._before = 0
-        """Characters that earlier turns said, in a turn that continues after a question."""
+        self._earlier_length = 0
+        """Characters of earlier turns, in a turn that continues after a question."""
         self._unreplayed = stored
-        """What is stored of the reply beyond what this run has said."""
+        """The stored text that this run has not reached."""
 
     @property
     def text(self) -> str:
-        """What this run has said."""
+        """Return the text of this run."""
         return "".join(self._said)
 
     def say(self, text: str) -> None:
         self._said.append(text)
         if self._unreplayed:
-            text = self._beyond_stored(text)
+            text = self._skip_stored(text)
         self._length += len(text)
         if text:
-            self._transcript.write_text(text)
+            self._writer.write_text(text)
 
-    def _beyond_stored(self, text: str) -> str:
-        """The part of ``text`` that is not stored yet. Text that differs from what is stored
-        withdraws it."""
-        held = self._unreplayed[: len(text)]
-        if not text.startswith(held):
+    def _skip_stored(self, text: str) -> str:
+        """Return the part of ``text`` that is not stored; withdraw stored text that differs."""
+        stored = self._unreplayed[: len(text)]
+        if not text.startswith(stored):
             self.withdraw_rest()
             return text
-        self._unreplayed = self._unreplayed[len(held) :]
-        self._length += len(held)
-        return text[len(held) :]
+        self._unreplayed = self._unreplayed[len(stored) :]
+        self._length += len(stored)
+        return text[len(stored) :]
 
     def say_question(self, question: str) -> None:
-        """Say it, set apart from what comes before in this turn's reply."""
-        # What is stored tells how the question was set apart when it was asked.
-        apart = self._unreplayed.startswith("\n\n") or (
-            not self._unreplayed and self._length > self._before
+        """Say the question, separated from the earlier text of this turn's reply."""
+        # The stored text shows whether the question was separated when it was asked.
+        separated = self._unreplayed.startswith("\n\n") or (
+            not self._unreplayed and self._length > self._earlier_length
         )
-        self.say("\n\n" + question if apart else question)
+        self.say("\n\n" + question if separated else question)
 
     def replay_rest(self) -> str:
-        """Say all that is stored, as the beginning of what comes now."""
+        """Say the stored text, and return it: the run continues after it."""
         rest = self._unreplayed
         self.say(rest)
         return rest
 
     def withdraw_rest(self) -> None:
-        """Withdraw what is stored and this run does not say."""
-        position = max(0, self._length - self._before)
-        if self._unreplayed and position < self._transcript.length:
-            self._transcript.truncate(position)
+        """Withdraw the stored text that this run has not said."""
+        position = max(0, self._length - self._earlier_length)
+        if self._unreplayed and position < self._writer.length:
+            self._writer.truncate(position)
         self._unreplayed = ""
 
     def resume(self, said: str) -> None:
-        """Go on from what earlier turns have said."""
-        self._before = len(said)
+        """Continue after the text of earlier turns."""
+        self._earlier_length = len(said)
         self._unreplayed = said + self._unreplayed

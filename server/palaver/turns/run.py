@@ -99,7 +99,7 @@ class Run:
         *inputs: str,
     ) -> ResultT:
         """Return the journaled result of a step of the server, performing it when it is new."""
-        return await self._journal.once(kind, lambda step: perform(), verb, *inputs)
+        return await self._journal.run_once(kind, lambda step: perform(), verb, *inputs)
 
     def set_text(self, text: str) -> None:
         """Show the skill ``text`` as the message's: a command was taken off its front."""
@@ -116,7 +116,7 @@ class Run:
         if durable:
             await self.writer.flush()
 
-    def pending_question(self) -> PendingQuestion:
+    def pending_question(self, options: tuple[str, ...]) -> PendingQuestion:
         """Return all that is needed to continue the skill with the person's answer."""
         return PendingQuestion(
             skill=self.turn.skill,
@@ -124,13 +124,14 @@ class Run:
             journal=self._journal.steps,
             reply=self.turn.text,
             turns=(*self._asked_in, self.claim.turn),
+            options=options,
         )
 
     async def settle(self, result: RunResult) -> None:
         """Close the turn in the ledger. Raises `Fenced` when another worker owns it."""
         if result.outcome == "done":
             self._replay.withdraw_rest()
-        steered = self.turn.taken
+        steered = self.turn.taken_steering
         finished = Finished(
             turn=self.claim.turn,
             outcome=result.outcome,

@@ -1,9 +1,9 @@
-"""Turn: all that a skill works with."""
+"""Turn: the interface between a skill and the server."""
 
 import asyncio
 import dataclasses
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import pydantic
 from typing_extensions import TypeVar as DefaultTypeVar
@@ -20,12 +20,12 @@ from palaver.engine import (
     Sampling,
 )
 from palaver.errors import (
-    InvalidInput,
     LedgerUnavailable,
     NotFound,
     OutcomeUnknown,
     SkillError,
     Unsupported,
+    UnusableAnswer,
 )
 from palaver.knowledge import KnowledgeBase, Passage
 from palaver.ledger import Claim, HistoryEntry, Ledger, Step
@@ -42,8 +42,9 @@ from palaver.messages import (
     Usage,
 )
 from palaver.tools import Tool
+from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
 from palaver.turns.journal import Journal
-from palaver.turns.prompt import fit, lay_out
+from palaver.turns.prompt import build_messages, fit_prompt
 from palaver.turns.replay import Replay
 from palaver.turns.writer import TurnWriter
 
@@ -57,25 +58,35 @@ ResultT = TypeVar("ResultT")
 
 
 class Filter(Protocol):
-    """Changes a reply while it is written; may hold a piece back until it has seen more."""
+    """Filter of a reply while it is written; it may keep text back until more has come."""
 
     def feed(self, text: str) -> str:
-        """What may be said now that ``text`` has come."""
+        """Return the text to say now that ``text`` has come."""
 
     def end(self) -> str:
-        """What is still to be said at the end."""
+        """Return the text that is left at the end."""
+
+
+class UnvalidatedArguments(pydantic.BaseModel):
+    """The arguments that the router found in the message, as they are, one attribute for each."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
 
 class Suspended(BaseException):
-    """Ends a skill that has asked a question; the person's answer runs it again.
+    """Ends a skill that has asked a question with ``options``; the answer runs the skill again.
 
     A BaseException, so that a skill's ``except Exception`` does not swallow it.
     """
 
+    def __init__(self, options: Sequence[str]) -> None:
+        super().__init__()
+        self.options = tuple(options)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
-    """What the server lends to every Turn."""
+    """Services of the server for every Turn."""
 
     ledger: Ledger
     engine: Engine
@@ -87,12 +98,12 @@ class TurnServices:
 
 
 class Turn(Generic[ArgumentsT]):
-    """The answering of one message: what was sent, and the verbs to answer with.
+    """The answering of one message: the message, and the methods to answer it with.
 
-    The verbs `reply`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search` and `recall`
-    are journaled: when a server dies and another takes the turn over, the skill runs again from
-    the top and each finished verb returns its recorded result at once. So a skill must call them
-    in an order that follows from the message and from their results alone.
+    The methods `stream`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search`, `recall`
+    and `take_steering` are journaled: when a server dies and another takes the turn over, the skill
+    runs again from the top, and each finished method returns its recorded result at once. So a
+    skill must call them in an order that follows from the message and from their results alone.
     """
 
     def __init__(
@@ -108,11 +119,13 @@ class Turn(Generic[ArgumentsT]):
         self.id = claim.turn
         self.attempt = claim.attempt
         self.message: Message = claim.message
-        """What is to be answered. Where several messages make one turn, all of them as one."""
+        """The message to answer. Where several messages make one turn, all of them as one."""
         self.messages: tuple[Message, ...] = (*claim.interrupted, *claim.messages)
-        """The same one by one, as they were written."""
-        self.history: tuple[HistoryEntry, ...] = _without_interrupted(claim)
-        self.arguments: ArgumentsT
+        """The same as single messages, as they were written."""
+        self.history: tuple[HistoryEntry, ...] = _remove_interrupted(claim)
+        self.arguments: ArgumentsT = cast(ArgumentsT, UnvalidatedArguments())
+        """The skill's validated Arguments. Before the skill runs, for interceptors, they are
+        `UnvalidatedArguments`."""
         self.skill = ""
         self.deadline = deadline
         """Event loop time at which the turn is ended."""
@@ -124,24 +137,24 @@ class Turn(Generic[ArgumentsT]):
         self._services = services
         self._citations = 0
         self._steering = claim.steering_messages
-        self.taken: tuple[Message, ...] = ()
-        """What `steering` has returned of the messages that were handed to this turn."""
+        self.taken_steering: tuple[Message, ...] = ()
+        """The messages that `take_steering` has returned."""
 
-    # What the turn is
+    # Data
 
     @property
     def person(self) -> str:
-        """The id of whoever sent the message."""
+        """Return the id of the person who sent the message."""
         return self.message.person
 
     @property
     def engine(self) -> EngineInfo:
-        """What the engine is and can do; ``context`` is its window in tokens."""
+        """Return the engine's model, capabilities and ``context_window`` in tokens."""
         return self._services.engine_info
 
     @property
     def text(self) -> str:
-        """What the skill has said so far."""
+        """Return the reply so far."""
         return self._replay.text
 
     # Saying
@@ -151,8 +164,8 @@ class Turn(Generic[ArgumentsT]):
         self._replay.say(text)
 
     def cite(self, passage: Passage, *, number: int | None = None) -> int:
-        """Name a source; returns the number to write as ``[n]``. ``number``: the one that is
-        written already; without it, the next free one."""
+        """Cite a source, and return its number, to be written as ``[n]``. ``number``: the number in
+        the reply; without it, the next free one."""
         number = number or self._citations + 1
         self._citations = max(self._citations, number)
         citation = Citation(
@@ -162,18 +175,18 @@ class Turn(Generic[ArgumentsT]):
             section=passage.section,
             passage=passage.text,
         )
-        self._put_once("cite", Cited(turn=self.id, citation=citation))
+        self._write_once("cite", Cited(turn=self.id, citation=citation))
         return number
 
     def attach(self, attachment: Attachment) -> None:
         """Add a file to the reply."""
-        self._put_once("attach", Attached(turn=self.id, attachment=attachment))
+        self._write_once("attach", Attached(turn=self.id, attachment=attachment))
 
-    def _put_once(self, verb: str, event: Cited | Attached) -> None:
-        step = self._journal.begin(verb, repr(event))
-        if self._journal.result(step, bool) is None:
+    def _write_once(self, verb: str, event: Cited | Attached) -> None:
+        step = self._journal.next_step(verb, repr(event))
+        if self._journal.recorded_result(step, bool) is None:
             self._writer.write(event)
-            self._journal.finish(step, True)
+            self._journal.record_result(step, True)
 
     # Generating
 
@@ -187,14 +200,14 @@ class Turn(Generic[ArgumentsT]):
         through: Filter | None = None,
         steerable: bool = False,
     ) -> str:
-        """Generate an answer to ``prompt`` and say it as it is written. Returns what was said.
+        """Generate an answer to ``prompt``, say it as it is written, and return it.
 
-        ``history`` is cut from its old end so that everything fits. ``through`` may change the
-        text on its way. ``steerable``: it breaks off when `steering` has something to return.
-        After a takeover the text goes on from the last stored character.
+        ``history`` is cut from its old end until the prompt fits. ``through`` may change the text
+        before it is said. ``steerable``: end early when `take_steering` has something to return.
+        After a takeover the text continues after the last stored character.
         """
-        step = self._journal.begin("stream", system, prompt)
-        recorded = self._journal.result(step, str)
+        step = self._journal.next_step("stream", system, prompt)
+        recorded = self._journal.recorded_result(step, str)
         if recorded is not None:
             self._replay.say(recorded)
             return recorded
@@ -216,11 +229,11 @@ class Turn(Generic[ArgumentsT]):
         generating = self._generate(
             step, prompt, system, history, sampling, partial=stored, on_text=on_text
         )
-        await (self._until_steered(generating) if steerable else generating)
+        await (self._run_until_steered(generating) if steerable else generating)
         if through is not None:
             say(through.end())
         text = "".join(said)
-        self._journal.finish(step, text)
+        self._journal.record_result(step, text)
         return text
 
     async def generate(
@@ -231,12 +244,14 @@ class Turn(Generic[ArgumentsT]):
         history: Sequence[HistoryEntry] = (),
         sampling: Sampling | None = None,
     ) -> str:
-        """Like `reply`, without saying it."""
+        """Generate an answer to ``prompt`` and return it; the person does not see it."""
 
         async def perform(step: Step) -> str:
-            return await self._generate(step, prompt, system, history, sampling, on_text=_drop)
+            return await self._generate(
+                step, prompt, system, history, sampling, on_text=_ignore_text
+            )
 
-        return await self._journal.once(str, perform, "generate", system, prompt)
+        return await self._journal.run_once(str, perform, "generate", system, prompt)
 
     async def _generate(
         self,
@@ -251,20 +266,21 @@ class Turn(Generic[ArgumentsT]):
     ) -> str:
         """Generate with as much of the history as fits.
 
-        The history is not part of the step's fingerprint: it is the ledger's, the same for every
-        run.
+        The history is not part of the step's fingerprint: it is the same for every run.
         """
         sampling = sampling or Sampling()
-        messages = await fit(
+        messages = await fit_prompt(
             system,
             history,
             prompt,
             budget=self.engine.context_window - sampling.max_tokens,
             count_tokens=self._services.engine.count_tokens,
         )
-        return await self._run(step, messages, sampling, partial=partial, on_text=on_text)
+        return await self._request_generation(
+            step, messages, sampling, partial=partial, on_text=on_text
+        )
 
-    async def _run(
+    async def _request_generation(
         self,
         step: Step,
         messages: Sequence[ChatMessage],
@@ -297,27 +313,31 @@ class Turn(Generic[ArgumentsT]):
 
     async def choose(self, prompt: str, options: Sequence[str], *, system: str = "") -> str:
         """Let the engine pick exactly one of ``options``."""
-        self._require("choice")
+        self._require_capability("choice")
 
         async def pick(step: Step) -> str:
             sampling = Sampling(structure=Choice(tuple(options)), max_tokens=64)
-            return await self._run(step, lay_out(system, (), prompt), sampling, on_text=_drop)
+            return await self._request_generation(
+                step, build_messages(system, (), prompt), sampling, on_text=_ignore_text
+            )
 
-        return await self._journal.once(str, pick, "choose", system, prompt, *options)
+        return await self._journal.run_once(str, pick, "choose", system, prompt, *options)
 
     async def extract(self, model: type[ModelT], prompt: str, *, system: str = "") -> ModelT:
         """Let the engine fill ``model`` from ``prompt``.
 
         Raises `SkillError` when what it writes does not validate.
         """
-        self._require("json_schema")
+        self._require_capability("json_schema")
         schema = model.model_json_schema()
 
         async def fill(step: Step) -> str:
             sampling = Sampling(structure=JsonSchema(schema), max_tokens=512)
-            return await self._run(step, lay_out(system, (), prompt), sampling, on_text=_drop)
+            return await self._request_generation(
+                step, build_messages(system, (), prompt), sampling, on_text=_ignore_text
+            )
 
-        written = await self._journal.once(str, fill, "extract", system, prompt, repr(schema))
+        written = await self._journal.run_once(str, fill, "extract", system, prompt, repr(schema))
         try:
             return model.model_validate_json(written)
         except pydantic.ValidationError as error:
@@ -325,37 +345,37 @@ class Turn(Generic[ArgumentsT]):
                 f"the engine filled {model.__name__} with {written[:200]!r}: {error}"
             ) from error
 
-    def _require(self, ability: Capability) -> None:
-        if ability not in self._services.engine_info.capabilities:
+    def _require_capability(self, capability: Capability) -> None:
+        if capability not in self.engine.capabilities:
             raise Unsupported(
-                f"the engine {self._services.engine_info.model!r} has no ability {ability!r}; "
-                f"declare it in the skill's `needs` to learn this at start-up"
+                f"the engine {self.engine.model!r} has no capability {capability!r}; "
+                f"declare it in the skill's `needs`, which are checked at start-up"
             )
 
     async def count_tokens(self, text: str) -> int:
-        """Tokens that ``text`` takes as a message of its own."""
+        """Return the tokens that ``text`` takes as a message of its own."""
         return await self._services.engine.count_tokens([ChatMessage("user", text)])
 
-    # Being steered
+    # Steering
 
-    async def steering(self) -> tuple[Message, ...]:
-        """The messages that were handed to this turn since this was last asked, oldest first.
+    async def take_steering(self) -> tuple[Message, ...]:
+        """Return the messages that steer this turn and came since the last call, oldest first.
 
-        There are some where the policy is ``steer``, see `Skill.concurrency_policy`. What a skill
-        does not take becomes the next turn.
+        Messages steer a turn where the policy is ``steer``, see `Skill.concurrency_policy`. Those
+        that a skill does not take become the next turn.
         """
 
-        async def look(step: Step) -> tuple[Message, ...]:
+        async def read_ledger(step: Step) -> tuple[Message, ...]:
             self._steering = await self._services.ledger.read_steering(self._claim)
-            return self._steering[len(self.taken) :]
+            return self._steering[len(self.taken_steering) :]
 
-        messages = await self._journal.once(tuple[Message, ...], look, "steering")
+        messages = await self._journal.run_once(tuple[Message, ...], read_ledger, "steering")
         ids = {message.id for message in messages}  # a turn that asked may have been steered, too
-        self.taken += tuple(message for message in self._steering if message.id in ids)
-        self._writer.steering_taken(len(self.taken))
+        self.taken_steering += tuple(message for message in self._steering if message.id in ids)
+        self._writer.steering_taken(len(self.taken_steering))
         return messages
 
-    async def _until_steered(self, generating: Coroutine[Any, Any, str]) -> None:
+    async def _run_until_steered(self, generating: Coroutine[Any, Any, str]) -> None:
         generation = asyncio.create_task(generating)
         steered = asyncio.create_task(self._writer.steered.wait())
         try:
@@ -367,28 +387,44 @@ class Turn(Generic[ArgumentsT]):
             steered.cancel()
             await asyncio.gather(generation, steered, return_exceptions=True)
 
-    # Asking, acting, looking up
+    # Questions, tools, knowledge, memory
 
-    async def ask(self, question: str, options: Sequence[str] = ()) -> str:
-        """Ask the person and return their answer.
+    async def ask(
+        self, question: str, options: Sequence[str] = (), *, suggestions: Sequence[str] = ()
+    ) -> str:
+        """Ask the person and return the answer.
 
         The turn ends with the question. The next message of the conversation continues the skill
-        here, on whatever server gets it, a minute or a month later.
+        here, on any server, a minute or a month later.
+
+        With ``options`` the answer is one of them; the person names it by its text in any case or
+        by its number, and is asked again after another answer. Raises `UnusableAnswer` after
+        `MAX_QUESTIONS`. ``suggestions`` are shown as well, but any answer is allowed.
         """
-        step = self._journal.begin("ask", question)
+        asked = question
+        for _ in range(MAX_QUESTIONS):
+            answer = self._ask_once(asked, options, suggestions)
+            option = find_option(answer, options) if options else answer
+            if option is not None:
+                return option
+            asked = f"Please answer with one of these: {format_options(options)}. {question}"
+        raise UnusableAnswer(
+            f"I asked {MAX_QUESTIONS} times and got none of these: {format_options(options)}."
+        )
+
+    def _ask_once(self, question: str, options: Sequence[str], suggestions: Sequence[str]) -> str:
+        step = self._journal.next_step("ask", question)
         self._replay.say_question(question)
-        answer = self._journal.result(step, str)
-        if answer is None:
-            self._suspend(step, question, options)
-        return answer
-
-    def _suspend(self, step: Step, question: str, options: Sequence[str]) -> NoReturn:
+        answer = self._journal.recorded_result(step, str)
+        if answer is not None:
+            return answer
         self._replay.withdraw_rest()
-        self._writer.write(Asked(turn=self.id, question=question, options=tuple(options)))
-        self._journal.hold(step)
-        raise Suspended
+        shown = (*options, *suggestions)
+        self._writer.write(Asked(turn=self.id, question=question, options=shown))
+        self._journal.keep_open(step)
+        raise Suspended(options)
 
-    async def call_tool(self, name: str, **arguments: Any) -> str:  # Any: JSON values
+    async def call_tool(self, name: str, /, **arguments: Any) -> str:  # Any: JSON values
         """Run a registered tool and return its result.
 
         Raises `NotFound` for an unknown tool, `InvalidInput` for arguments that do not validate,
@@ -397,19 +433,16 @@ class Turn(Generic[ArgumentsT]):
         tool = self._services.tools.get(name)
         if tool is None:
             raise NotFound(f"there is no tool {name!r}; there are: {sorted(self._services.tools)}")
-        try:
-            validated = tool.arguments.model_validate(arguments)
-        except pydantic.ValidationError as error:
-            raise InvalidInput(f"tool {name!r}: {error}") from error
-        step = self._journal.begin("call_tool", name, repr(sorted(arguments.items())))
-        recorded = self._journal.result(step, str)
+        validated = tool.validate(arguments)
+        step = self._journal.next_step("call_tool", name, repr(sorted(arguments.items())))
+        recorded = self._journal.recorded_result(step, str)
         if recorded is not None:
             return recorded
         if self._journal.was_started(step) and not tool.idempotent:
-            self._put_tool(name, arguments, "unknown")
+            self._write_tool_event(name, arguments, "unknown")
             raise OutcomeUnknown(f"tool {name!r} was started before a takeover; it may have run")
-        self._put_tool(name, arguments, "started")
-        self._journal.start(step)
+        self._write_tool_event(name, arguments, "started")
+        self._journal.record_start(step)
         try:
             await self._writer.flush()  # the intent is stored before the effect
         except LedgerUnavailable:
@@ -418,13 +451,13 @@ class Turn(Generic[ArgumentsT]):
         try:
             result = await tool.run(validated)
         except Exception as error:
-            self._put_tool(name, arguments, "failed", str(error))
+            self._write_tool_event(name, arguments, "failed", str(error))
             raise
-        self._put_tool(name, arguments, "done", result)
-        self._journal.finish(step, result)
+        self._write_tool_event(name, arguments, "done", result)
+        self._journal.record_result(step, result)
         return result
 
-    def _put_tool(
+    def _write_tool_event(
         self, name: str, arguments: dict[str, Any], state: ToolState, result: str = ""
     ) -> None:
         self._writer.write(
@@ -438,23 +471,25 @@ class Turn(Generic[ArgumentsT]):
         )
 
     async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
-        """The knowledge base's best passages for ``query``, best first."""
+        """Return the knowledge base's best passages for ``query``, best first."""
 
         async def look_up(step: Step) -> tuple[Passage, ...]:
             return await self._services.knowledge.search(
                 self.message.conversation.tenant, query, limit
             )
 
-        return await self._journal.once(tuple[Passage, ...], look_up, "search", query, str(limit))
+        return await self._journal.run_once(
+            tuple[Passage, ...], look_up, "search", query, str(limit)
+        )
 
     async def remember(self, key: str, value: str | None) -> None:
-        """Keep a value about the person across conversations; None forgets it."""
+        """Store a value about the person for all conversations; None removes it."""
         await self._services.ledger.remember(
             self.message.conversation.tenant, self.person, f"{self.skill}.{key}", value
         )
 
     async def recall(self, key: str) -> str | None:
-        """What this skill has remembered about the person."""
+        """Return the value that this skill has stored about the person, or None."""
 
         async def look_up(step: Step) -> list[str]:
             value = await self._services.ledger.recall(
@@ -462,19 +497,19 @@ class Turn(Generic[ArgumentsT]):
             )
             return [] if value is None else [value]
 
-        found = await self._journal.once(list[str], look_up, "recall", key)
+        found = await self._journal.run_once(list[str], look_up, "recall", key)
         return found[0] if found else None
 
 
-def _without_interrupted(claim: Claim) -> tuple[HistoryEntry, ...]:
+def _remove_interrupted(claim: Claim) -> tuple[HistoryEntry, ...]:
     """Return the history without the turns that were stopped for this one, which answers them."""
     if not claim.interrupted:
         return claim.history
     again = {(message.person, message.text) for message in claim.interrupted}
-    asked = {line.turn for line in claim.history if (line.person, line.text) in again}
-    stopped = {line.turn for line in claim.history if line.outcome == "stopped"}
-    return tuple(line for line in claim.history if line.turn not in asked & stopped)
+    asked = {entry.turn for entry in claim.history if (entry.person, entry.text) in again}
+    stopped = {entry.turn for entry in claim.history if entry.outcome == "stopped"}
+    return tuple(entry for entry in claim.history if entry.turn not in asked & stopped)
 
 
-def _drop(text: str) -> None:
-    """Text that nobody listens to while it is written."""
+def _ignore_text(text: str) -> None:
+    """Drop a piece of text that only counts as a whole."""

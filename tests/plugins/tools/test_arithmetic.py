@@ -1,11 +1,11 @@
-"""The tool ``calculate``."""
+"""The tool that works out arithmetic."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from palaver import InvalidInput
-from palaver_plugins.tools.arithmetic import MAX_MAGNITUDE, Expression, calculate, evaluate
+from palaver_plugins.tools.arithmetic import MAX_MAGNITUDE, calculate, evaluate
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ from palaver_plugins.tools.arithmetic import MAX_MAGNITUDE, Expression, calculat
         ("(-8)^2", "64"),
     ],
 )
-async def test_it_calculates(expression: str, result: str) -> None:
-    assert await calculate(Expression(expression=expression)) == result
+def test_it_calculates(expression: str, result: str) -> None:
+    assert calculate(expression) == result
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ async def test_it_calculates(expression: str, result: str) -> None:
         "1\0",
     ],
 )
-def test_anything_but_bounded_arithmetic_is_refused(expression: str) -> None:
+def test_what_is_not_bounded_arithmetic_is_refused(expression: str) -> None:
     with pytest.raises(InvalidInput):
         evaluate(expression)
 
 
 @given(st.text(st.sampled_from("0123456789.+-*/%^() ,e"), max_size=30))
-def test_any_expression_is_calculated_or_refused_at_once(expression: str) -> None:
+def test_any_expression_is_worked_out_or_refused_at_once(expression: str) -> None:
     try:
         value = evaluate(expression)
     except InvalidInput:

@@ -18,7 +18,7 @@ from tests.server.config import settings_plugin
 from palaver.cli.check import check
 from palaver.cli.console import Console
 from palaver.models.registry import ModelRegistry
-from palaver.plugins import Registry, load_plugins
+from palaver.plugins import PluginRegistry, load_plugins
 
 KIT = (
     "engine.use=echo",
@@ -34,7 +34,7 @@ class KitConsole(Console):
     plugins: ClassVar[dict[str, str]] = {"kit": settings_plugin.__name__}
 
     @functools.cached_property
-    def registry(self) -> Registry:
+    def registry(self) -> PluginRegistry:
         points = [
             importlib.metadata.EntryPoint(name, module, "palaver")
             for name, module in self.plugins.items()

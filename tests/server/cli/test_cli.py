@@ -69,6 +69,36 @@ def test_a_new_skill_needs_a_usable_name(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("qa", "'qa' is the name of an installed skill, from qa (palaver"),
+        ("tldr", "'tldr' is the name of an installed skill, from summarization (palaver"),
+        ("plugins", "the Python module 'palaver_plugins' exists already"),
+    ],
+)
+def test_a_new_skill_does_not_take_the_name_of_another(
+    name: str, problem: str, tmp_path: Path
+) -> None:
+    result = invoke("skills", "new", name, "--into", str(tmp_path))
+    assert result.exit_code == 2
+    assert problem in result.output
+    assert result.output.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_skill_does_not_take_the_name_of_a_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "site" / "Palaver_Tea-1.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: Palaver_Tea\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    result = invoke("skills", "new", "tea", "--into", str(tmp_path))
+    assert result.exit_code == 2
+    assert "the distribution 'palaver-tea' is installed already" in result.output
+
+
 def test_a_new_skill_does_not_overwrite(tmp_path: Path) -> None:
     assert invoke("skills", "new", "tea", "--into", str(tmp_path)).exit_code == 0
     result = invoke("skills", "new", "tea", "--into", str(tmp_path))

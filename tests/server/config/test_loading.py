@@ -10,17 +10,17 @@ from tests.server.config import settings_plugin
 from palaver.config.loading import load_settings, plugin_settings, validate_plugin_settings
 from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError
-from palaver.plugins import Registry, load_plugins
+from palaver.plugins import PluginRegistry, load_plugins
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def registry() -> Registry:
+def registry() -> PluginRegistry:
     return registry_of()
 
 
-def registry_of(module: str = settings_plugin.__name__) -> Registry:
+def registry_of(module: str = settings_plugin.__name__) -> PluginRegistry:
     return load_plugins([importlib.metadata.EntryPoint("test", module, "palaver")])
 
 
@@ -94,7 +94,7 @@ def test_the_environment_reaches_tables_in_tables() -> None:
     assert settings.auth.keys["bob"].secret.root == "env:BOB"
 
 
-def test_the_environment_reaches_the_settings_of_plugins(registry: Registry) -> None:
+def test_the_environment_reaches_the_settings_of_plugins(registry: PluginRegistry) -> None:
     environ = {
         "PALAVER__ENGINE__ECHO__URLS": "http://a,http://b",
         "PALAVER__ENGINE__ECHO__PAUSE": "0.5",
@@ -125,7 +125,9 @@ def test_well_known_bare_names_are_fallbacks() -> None:
     assert load_settings(None, environ).ledger.of("redis") == {"url": "redis://mine"}
 
 
-def test_a_bare_name_for_a_plugin_that_is_not_there_is_nobodys_mistake(registry: Registry) -> None:
+def test_a_bare_name_for_a_plugin_that_is_not_there_is_nobodys_mistake(
+    registry: PluginRegistry,
+) -> None:
     validate_plugin_settings(load_settings(None, {"REDIS_URL": "redis://r"}), registry)
 
 

@@ -38,7 +38,7 @@ from palaver.plugins import load_plugins
 from palaver.routing import Router
 from palaver.server import Server
 from palaver.skills import Skill
-from palaver.testing import Chat, MemoryLedger, ScriptedEngine, ScriptedReply, converse
+from palaver.testing import ChatClient, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.turns.turn import Turn
 
 ROOT = Path(__file__).parents[3]
@@ -379,7 +379,7 @@ async def test_backends_are_built_as_the_settings_choose(tmp_path: Path) -> None
 
 async def reply_of(server: Server) -> str:
     async with server:
-        chat = Chat(server, Conversation("default", "test", "main"), "alice")
+        chat = ChatClient(server, Conversation("default", "test", "main"), "alice")
         subscription = await server.subscribe(chat.conversation, chat.screen)
         try:
             return await chat.say("ho")
@@ -530,7 +530,7 @@ async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
     )
     async with converse(crowd, settings=chosen) as chat:
         threads = [Conversation("default", "test", str(number)) for number in range(4)]
-        chats = [Chat(chat.server, thread, "alice") for thread in threads]
+        chats = [ChatClient(chat.server, thread, "alice") for thread in threads]
         views = [await chat.server.subscribe(each.conversation, each.screen) for each in chats]
         assert await asyncio.gather(*(each.say("who?") for each in chats)) == ["here"] * 4
         for view in views:

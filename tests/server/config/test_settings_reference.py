@@ -8,20 +8,20 @@ import pytest
 from palaver.config.loading import plugin_models
 from palaver.config.reference import Row, describe, settings_page
 from palaver.config.settings import Settings
-from palaver.plugins import Registry
+from palaver.plugins import PluginRegistry
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def registry() -> Registry:
+def registry() -> PluginRegistry:
     script = runpy.run_path(str(ROOT / "scripts" / "settings-reference"))
     found = script["own_plugins"]()
-    assert isinstance(found, Registry)
+    assert isinstance(found, PluginRegistry)
     return found
 
 
-def all_rows(registry: Registry) -> list[Row]:
+def all_rows(registry: PluginRegistry) -> list[Row]:
     rows = describe(Settings)
     for section, models in plugin_models(registry).items():
         for name, model in models.items():
@@ -29,12 +29,12 @@ def all_rows(registry: Registry) -> list[Row]:
     return rows
 
 
-def test_the_page_is_what_the_models_say(registry: Registry) -> None:
+def test_the_page_is_what_the_models_say(registry: PluginRegistry) -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert page == settings_page(registry), "run scripts/settings-reference"
 
 
-def test_every_key_says_what_it_does(registry: Registry) -> None:
+def test_every_key_says_what_it_does(registry: PluginRegistry) -> None:
     assert [row.key for row in all_rows(registry) if not row.description] == []
 
 
@@ -50,5 +50,5 @@ def test_a_row_tells_key_type_default_and_purpose() -> None:
     assert rows["auth.keys.NAME.secret"].default == ""
 
 
-def test_the_page_names_no_place_of_this_machine(registry: Registry) -> None:
+def test_the_page_names_no_place_of_this_machine(registry: PluginRegistry) -> None:
     assert str(ROOT) not in settings_page(registry)

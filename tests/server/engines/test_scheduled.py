@@ -25,7 +25,7 @@ from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import EngineTimeout, Overloaded
 from palaver.messages import Conversation, Finished, Queued, Usage, new_id
 from palaver.metrics import Metrics
-from palaver.testing import Chat, ScriptedEngine, ScriptedReply, converse
+from palaver.testing import ChatClient, ScriptedEngine, ScriptedReply, converse
 
 PATIENCE = 5.0
 
@@ -440,7 +440,7 @@ async def test_who_waits_in_line_is_told_how_many_come_first() -> None:
         first = await chat.send("first")
         await chat.screen.until(first, text="one")
         threads = [Conversation("default", "test", new_id()) for _ in range(2)]
-        others = [Chat(chat.server, thread, "bob") for thread in threads]
+        others = [ChatClient(chat.server, thread, "bob") for thread in threads]
         views = [await chat.server.subscribe(other.conversation, other.screen) for other in others]
         turns = [await other.send("hello") for other in others]
         for other, turn in zip(others, turns, strict=True):
@@ -456,7 +456,7 @@ async def test_who_waits_in_line_is_told_how_many_come_first() -> None:
         assert not chat.screen.of(first, Queued)
 
 
-async def until_told(chat: Chat, turn: str) -> None:
+async def until_told(chat: ChatClient, turn: str) -> None:
     async with asyncio.timeout(PATIENCE):
         while not chat.screen.of(turn, Queued):  # noqa: ASYNC110
             await asyncio.sleep(0.01)

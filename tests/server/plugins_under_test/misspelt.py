@@ -1,4 +1,4 @@
-"""A hook with a slip of the pen."""
+"""A hook with a misspelt name."""
 
 from palaver import hookimpl
 

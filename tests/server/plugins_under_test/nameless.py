@@ -1,4 +1,4 @@
-"""A skill whose name cannot be typed."""
+"""A skill with an unusable name."""
 
 from palaver import Skill, Turn
 

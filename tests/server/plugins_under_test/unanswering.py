@@ -1,4 +1,4 @@
-"""A skill whose answer is a plain function."""
+"""A skill with a plain function as its answer."""
 
 from palaver import Skill
 

@@ -1,4 +1,4 @@
-"""Which skill answers, and why."""
+"""The choice of the skill, and its reason."""
 
 from collections.abc import Mapping
 
@@ -68,7 +68,7 @@ async def test_a_message_like_the_examples_goes_to_their_skill() -> None:
     assert decision.score > 0.5
 
 
-async def test_what_fits_nobody_goes_to_the_default() -> None:
+async def test_a_message_that_fits_no_skill_goes_to_the_default() -> None:
     decision = await route("qwertz uiop")
     assert decision.skill == "parrot"
     assert "default" in decision.reason
@@ -85,13 +85,13 @@ async def test_the_engine_chooses_for_the_uncertain() -> None:
     assert "painter: Paint a thing in a colour." in system
 
 
-async def test_an_engine_that_fails_leaves_the_default() -> None:
+async def test_the_default_answers_when_the_engine_fails() -> None:
     engine = ScriptedEngine(ScriptedReply(text="", dies=True))
     decision = await router(engine, await engine.start()).route(message("qwertz uiop"))
     assert decision.skill == "parrot"
 
 
-async def test_the_decision_is_told_in_the_stream() -> None:
+async def test_the_decision_is_in_the_stream() -> None:
     class Other(Skill):
         """Do something else."""
 
@@ -106,18 +106,18 @@ async def test_the_decision_is_told_in_the_stream() -> None:
     assert (reply.skill, reply.reason) == ("other", "The message is like its examples.")
 
 
-def without(skill: type[Skill], fold: int) -> type[Skill]:
-    """The skill, with every fifth of its examples kept back."""
+def hold_out(skill: type[Skill], fold: int) -> type[Skill]:
+    """Return the skill without every fifth of its examples."""
     kept = tuple(text for i, text in enumerate(skill.examples) if i % 5 != fold)
     return type(skill.__name__, (skill,), {"examples": kept, "__doc__": skill.__doc__})
 
 
-def held_out() -> list[tuple[float, bool]]:
-    """The probability of the first choice, and whether it is right, for examples not seen."""
+def rank_held_out() -> list[tuple[float, bool]]:
+    """Return probability and correctness of the first choice, for held-out examples."""
     skills = load_plugins().skills
     results = []
     for fold in range(5):
-        index = ExampleClassifier({name: without(skill, fold) for name, skill in skills.items()})
+        index = ExampleClassifier({name: hold_out(skill, fold) for name, skill in skills.items()})
         for name, skill in skills.items():
             for text in skill.examples[fold::5]:
                 best, *rest = index.rank(text)
@@ -127,9 +127,9 @@ def held_out() -> list[tuple[float, bool]]:
 
 
 def test_probabilities_are_calibrated() -> None:
-    """On examples that the index has not seen: of what it is sure about, most is right, and the
-    mean probability is close to the share that is right."""
-    results = held_out()
+    """Check on held-out examples that most likely choices are right, and that the mean probability
+    is close to the share of right choices."""
+    results = rank_held_out()
     sure = [right for probability, right in results if probability >= 0.5]
     assert len(sure) > len(results) / 5
     assert sum(sure) / len(sure) >= 0.75

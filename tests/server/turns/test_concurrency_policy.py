@@ -17,7 +17,7 @@ from palaver.errors import PluginLoadError
 from palaver.ledger import ConcurrencyPolicies
 from palaver.messages import Finished, Started
 from palaver.plugins import check_skill
-from palaver.testing import Chat, MemoryLedger, ScriptedEngine, ScriptedReply, converse
+from palaver.testing import ChatClient, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.turns import writer
 
 
@@ -119,12 +119,12 @@ async def test_an_interruption_reaches_the_replica_that_runs_the_turn() -> None:
     patient = DispatchSettings(lease=60)
     with_policy = chosen(default="interrupt").model_copy(update={"dispatch": patient})
     async with replica(ledger, first, Parrot, settings=with_policy) as owner:
-        chat = Chat(owner, CONVERSATION, "alice")
+        chat = ChatClient(owner, CONVERSATION, "alice")
         subscription = await owner.subscribe(CONVERSATION, chat.screen)
         turn = await chat.send("1")
         await stored(owner, turn, "one")
         async with replica(ledger, second, Parrot, settings=with_policy) as other:
-            await Chat(other, CONVERSATION, "alice").send("2")
+            await ChatClient(other, CONVERSATION, "alice").send("2")
             reply = await chat.reply(turn)
         assert (reply, reply.outcome) == ("one", "stopped")
         owner.unsubscribe(subscription)
@@ -142,7 +142,7 @@ class Guide(Skill):
 
     async def answer(self, turn: Turn) -> None:
         await turn.stream(turn.message.text, steerable=True)
-        while more := await turn.steering():
+        while more := await turn.take_steering():
             await turn.say(f" [{', '.join(message.text for message in more)}] ")
             await turn.stream(more[-1].text, steerable=True)
 
@@ -216,7 +216,7 @@ async def test_after_a_takeover_a_skill_is_steered_the_same_way() -> None:
     )
     second = ScriptedEngine(text)
     async with replica(ledger, first, Guide) as dying:
-        chat = Chat(dying, CONVERSATION, "alice")
+        chat = ChatClient(dying, CONVERSATION, "alice")
         subscription = await dying.subscribe(CONVERSATION, chat.screen)
         turn = await chat.send("go")
         await chat.screen.until(turn, text="straight on")
@@ -226,7 +226,7 @@ async def test_after_a_takeover_a_skill_is_steered_the_same_way() -> None:
         await die(dying)
         dying.unsubscribe(subscription)
     async with replica(ledger, second, Guide) as heir:
-        chat = Chat(heir, CONVERSATION, "alice")
+        chat = ChatClient(heir, CONVERSATION, "alice")
         subscription = await heir.subscribe(CONVERSATION, chat.screen)
         reply = await chat.reply(turn)
         heir.unsubscribe(subscription)
@@ -247,9 +247,9 @@ class Tailor(Skill):
 
     async def answer(self, turn: Turn) -> None:
         await turn.stream("cloth", steerable=True)
-        wishes = [message.text for message in await turn.steering()]
+        wishes = [message.text for message in await turn.take_steering()]
         size = await turn.ask("Which size?")
-        wishes += [message.text for message in await turn.steering()]
+        wishes += [message.text for message in await turn.take_steering()]
         await turn.say(f"Size {size}: {wishes}")
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, model_validator
 from tests.server.skills_under_test import (
     Biographer,
     Broken,
@@ -14,15 +15,24 @@ from tests.server.skills_under_test import (
     Painter,
     Parrot,
     Printer,
+    Tailor,
 )
 
-from palaver import ConfigurationError, NotFound, Skill, Tool, Turn
+from palaver import (
+    ConfigurationError,
+    NoArguments,
+    NotFound,
+    Skill,
+    Turn,
+    UnvalidatedArguments,
+    tool,
+)
 from palaver.config.settings import DispatchSettings, Settings
 from palaver.errors import Conflict, EngineTimeout, TooMany
 from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Finished, Received, Routed, Started, ToolCalled
 from palaver.testing import (
-    Chat,
+    ChatClient,
     MemoryLedger,
     RecordingSubscriber,
     Reply,
@@ -84,7 +94,7 @@ async def test_a_full_inbox_refuses() -> None:
         assert await chat.reply(turns[0]) == "wait"
 
 
-async def send_many(chat: Chat, count: int) -> None:
+async def send_many(chat: ChatClient, count: int) -> None:
     for number in range(count):
         await chat.send(f"one more, {number}")
 
@@ -124,24 +134,113 @@ async def test_what_is_remembered_is_recalled_in_another_conversation() -> None:
 
 
 async def test_a_tool_that_fails_is_shown_to_have_failed() -> None:
-    class Nothing(BaseModel): ...
-
-    async def fail(arguments: Nothing) -> str:
+    @tool(name="print")
+    async def fail() -> str:
+        """Print."""
         raise ValueError("out of paper")
 
-    tool = Tool(name="print", description="Print.", arguments=Nothing, run=fail)
-    async with converse(Printer, tools=[tool]) as chat:
+    async with converse(Printer, tools=[fail]) as chat:
         reply = await chat.say("print it")
     states = [event.state for event in reply.events if isinstance(event, ToolCalled)]
     assert states == ["started", "failed"]
     assert reply.outcome == "failed"
 
 
-async def test_naming_a_skill_leaves_the_question_behind() -> None:
+async def test_a_command_leaves_the_question_and_the_reason_says_so() -> None:
     async with converse(Clerk, Parrot, engine=ScriptedEngine("Hi.", "Hi again.")) as chat:
         await chat.say("/clerk")
-        assert await chat.say("/parrot hello") == "Hi."
+        reply = await chat.say("/parrot hello")
+        assert reply == "Hi."
+        assert reply.reason == "The question was left: The person typed /parrot."
         assert (await chat.say("say something")).skill == "parrot"
+
+
+@pytest.mark.parametrize("answer", ["Large", " large ", "LARGE", "2", "2."])
+async def test_an_option_is_chosen_in_any_case_or_by_its_number(answer: str) -> None:
+    async with converse(Tailor, Parrot) as chat:
+        asked = await chat.say("/tailor")
+        assert asked.question is not None
+        assert asked.question.options == ("Small", "Large")
+        reply = await chat.say(answer)
+        assert reply == "One shirt, Large."
+        assert reply.reason == "It asked, and this is the answer."
+
+
+async def test_an_answer_that_is_no_option_is_asked_for_again() -> None:
+    async with converse(Tailor, Parrot) as chat:
+        await chat.say("/tailor")
+        again = await chat.say("the biggest")
+        assert again == "Please answer with one of these: 1. Small, 2. Large. Which size?"
+        assert again.question is not None
+        assert again.question.options == ("Small", "Large")
+        assert await chat.say("3") == again
+        failed = await chat.say("0")
+        assert (failed, failed.outcome) == ("", "failed")
+        assert failed.problem is not None
+        assert failed.problem.code == "unusable_answer"
+        assert failed.problem.message == (
+            "I asked 3 times and got none of these: 1. Small, 2. Large."
+        )
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Paint the garden gate in blue", "The message has the form of a request to it."),
+        ("colour my fence green please", "The message is like its examples."),
+    ],
+)
+async def test_a_clear_request_leaves_a_question_with_options(message: str, reason: str) -> None:
+    async with converse(Tailor, Painter, Clerk) as chat:
+        await chat.say("/tailor")
+        reply = await chat.say(message)
+        assert (reply.skill, reply.reason) == ("painter", f"The question was left: {reason}")
+
+
+async def test_a_free_answer_is_left_only_for_a_command_or_the_form_of_a_request() -> None:
+    async with converse(Clerk, Painter, Tailor) as chat:
+        await chat.say("/clerk")
+        asked = await chat.say("colour my fence green please")
+        assert asked == "How old are you, colour my fence green please?"
+        left = await chat.say("Paint the garden gate in blue")
+        assert left == "The the garden gate is blue now."
+        assert left.reason.startswith("The question was left: ")
+
+
+async def test_an_option_is_an_answer_even_if_it_has_the_form_of_another_request() -> None:
+    class Decorator(Skill):
+        """Decorate a room."""
+
+        name = "decorator"
+        examples = ("decorate my room", "a new wallpaper")
+
+        async def answer(self, turn: Turn) -> None:
+            wish = await turn.ask("What first?", ["Paint the door in red", "Wait"])
+            await turn.say(f"First: {wish}.")
+
+    async with converse(Decorator, Painter) as chat:
+        await chat.say("/decorator")
+        assert await chat.say("paint the door in red") == "First: Paint the door in red."
+
+
+async def test_an_interceptor_sees_the_arguments_before_and_after_they_are_validated() -> None:
+    seen: list[object] = []
+
+    class Spy:
+        async def intercept(self, turn: Turn, call_next: Callable[[], Awaitable[None]]) -> None:
+            seen.append(turn.arguments)
+            await call_next()
+            seen.append(turn.arguments)
+
+    async with converse(Painter, Parrot, interceptors=[Spy()]) as chat:
+        await chat.say("paint the gate in blue")
+        await chat.say("/parrot hello")
+    given, validated, nothing, none = seen
+    assert isinstance(given, UnvalidatedArguments)
+    assert given.model_dump() == {"thing": "the gate", "colour": "blue"}
+    assert validated == Painter.Arguments(thing="the gate", colour="blue")
+    assert nothing == UnvalidatedArguments()
+    assert none == NoArguments()
 
 
 async def test_arguments_come_from_the_pattern() -> None:
@@ -162,21 +261,72 @@ async def test_missing_and_wrong_arguments_are_asked_for() -> None:
         assert await chat.say("red") == "The the gate is red now."
 
 
-async def test_a_program_is_told_which_argument_is_wrong() -> None:
+async def test_a_program_gets_the_names_of_wrong_arguments() -> None:
     async with converse(Painter, Parrot) as chat:
         reply = await chat.say("", skill="painter", arguments={"thing": "gate", "size": 3})
         assert reply.outcome == "failed"
         assert reply.problem is not None
-        assert "'size'" in reply.problem.message
-        assert "'colour'" in reply.problem.message
+        assert reply.problem.message == (
+            "Skill 'painter': argument 'size' is not known; argument 'colour' must be set"
+        )
+
+
+async def test_a_wrong_argument_is_named_in_a_sentence() -> None:
+    class Baker(Skill):
+        """Bake loaves."""
+
+        name = "baker"
+        examples = ("bake bread", "make a loaf")
+        patterns = (r"bake (?P<loaves>\S+) loaves(?: until (?P<end>\d+))?",)
+
+        class Arguments(BaseModel):
+            loaves: int = Field(le=9, title="How many loaves?")
+            end: int = 24
+
+            @model_validator(mode="after")
+            def _check(self) -> "Baker.Arguments":
+                if self.loaves > self.end:
+                    raise ValueError("There is no time for so many loaves.")
+                return self
+
+        async def answer(self, turn: Turn[Arguments]) -> None:
+            await turn.say(f"{turn.arguments.loaves} loaves.")
+
+    async with converse(Baker, Parrot) as chat:
+        asked = await chat.say("bake many loaves")
+        assert asked == "I cannot use 'many'. How many loaves?"
+        assert await chat.say("lots") == (
+            "That must be a whole number, not 'lots'. How many loaves?"
+        )
+        assert await chat.say("10") == "That must be at most 9, not '10'. How many loaves?"
+        assert await chat.say("9") == "9 loaves."
+        refused = await chat.say("bake 3 loaves until 2")
+        assert refused.problem is not None
+        assert refused.problem.message == "Skill 'baker': There is no time for so many loaves."
+        wrong = await chat.say("", skill="baker", arguments={"loaves": "x"})
+        assert wrong.problem is not None
+        assert wrong.problem.message == (
+            "Skill 'baker': argument 'loaves' must be a whole number, not 'x'"
+        )
+
+
+async def test_a_turn_fails_after_three_unusable_values() -> None:
+    async with converse(Painter, Parrot) as chat:
+        await chat.say("/paint the gate in purple")
+        await chat.say("the gate")
+        for _ in range(2):
+            await chat.say("purple")
+        failed = await chat.say("purple")
+        assert failed.problem is not None
+        assert failed.problem.message == "I asked 3 times and got no usable value for 'colour'."
 
 
 async def test_an_unknown_skill_is_refused_before_anything_is_stored() -> None:
     async with converse(Parrot) as chat:
-        with pytest.raises(NotFound, match="nobody"):
-            await chat.send("hello", skill="nobody")
+        with pytest.raises(NotFound, match="missing"):
+            await chat.send("hello", skill="missing")
         assert not chat.screen.events
-        typed = await chat.say("/nobody hello")
+        typed = await chat.say("/missing hello")
         assert typed.problem is not None
         assert typed.problem.code == "not_found"
         assert "/parrot" in typed.problem.message
@@ -204,7 +354,7 @@ async def test_a_bug_in_a_skill_ends_its_turn_only(caplog: pytest.LogCaptureFixt
     assert "hunter2" in caplog.text
 
 
-async def test_an_engine_error_is_told_in_a_sentence() -> None:
+async def test_an_engine_error_is_reported_in_a_sentence() -> None:
     line = ScriptedReply(text="I will", error=EngineTimeout("after 3 s"))
     async with converse(Parrot, engine=ScriptedEngine(line)) as chat:
         reply = await chat.say("hello")
@@ -258,7 +408,7 @@ async def test_a_queued_turn_can_be_stopped_before_it_runs() -> None:
     assert replies[1].outcome == "stopped"
 
 
-async def test_two_viewers_see_the_same() -> None:
+async def test_two_subscribers_see_the_same() -> None:
     engine = ScriptedEngine(ScriptedReply(text="a b c d e f", hold=3))
     async with converse(Parrot, engine=engine) as chat:
         turn = await chat.send("letters")
@@ -272,7 +422,7 @@ async def test_two_viewers_see_the_same() -> None:
         chat.server.unsubscribe(subscription)
 
 
-async def test_a_reader_that_comes_back_misses_nothing() -> None:
+async def test_a_subscriber_that_reconnects_misses_nothing() -> None:
     async with converse(Parrot, engine=ScriptedEngine("one", "two", "three")) as chat:
         screen = RecordingSubscriber()
         subscription = await chat.server.subscribe(chat.conversation, screen)
@@ -304,7 +454,7 @@ def test_a_reply_compares_as_text() -> None:
     assert Reply("a") == "a"
 
 
-async def test_a_viewer_sees_the_new_life_of_an_erased_conversation() -> None:
+async def test_a_subscriber_sees_the_new_epoch_of_an_erased_conversation() -> None:
     ledger = MemoryLedger()
     engine = ScriptedEngine("one", "two", "three")
     async with converse(Parrot, engine=engine, ledger=ledger) as chat:

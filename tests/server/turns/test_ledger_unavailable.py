@@ -5,18 +5,17 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from pydantic import BaseModel
 from tests.server.skills_under_test import Parrot
 from tests.server.turns.test_takeover import CONVERSATION, LEASE, until
 
-from palaver import Skill, Tool, Turn
+from palaver import Skill, Tool, Turn, tool
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.errors import LedgerUnavailable
 from palaver.ledger import Ledger
 from palaver.messages import Started, TextReset
 from palaver.server import Server
 from palaver.testing import (
-    Chat,
+    ChatClient,
     ListKnowledge,
     MemoryLedger,
     RecordingSubscriber,
@@ -77,8 +76,8 @@ async def linked(
 
 
 @asynccontextmanager
-async def watching(server: Server, screen: RecordingSubscriber) -> AsyncIterator[Chat]:
-    chat = Chat(server, CONVERSATION, "alice")
+async def watching(server: Server, screen: RecordingSubscriber) -> AsyncIterator[ChatClient]:
+    chat = ChatClient(server, CONVERSATION, "alice")
     chat.screen = screen
     subscription = await server.subscribe(CONVERSATION, screen)
     yield chat
@@ -225,10 +224,6 @@ async def test_nothing_is_accepted_and_the_caller_is_told_when_to_come_back() ->
             assert await chat.say("now", id="m") == "later"
 
 
-class Order(BaseModel):
-    pass
-
-
 class Caller(Skill):
     """Call a tool."""
 
@@ -243,11 +238,12 @@ class Caller(Skill):
 async def test_a_tool_whose_intent_could_not_be_stored_is_run_once_afterwards() -> None:
     rung: list[str] = []
 
-    async def ring(order: Order) -> str:
+    @tool
+    async def bell() -> str:
+        """Ring."""
         rung.append("ding")
         return "ding"
 
-    bell = Tool(name="bell", description="Ring.", arguments=Order, run=ring)
     engine = ScriptedEngine(ScriptedReply(text="one", hold=1))
     async with linked(MemoryLedger(), engine, Caller, bell) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:

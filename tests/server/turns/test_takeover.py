@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from pydantic import BaseModel
 from tests.server.skills_under_test import Parrot
 
-from palaver import OutcomeUnknown, Sampling, Skill, Tool, Turn
+from palaver import OutcomeUnknown, Sampling, Skill, Tool, Turn, tool
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.engine import GenerationRequest
 from palaver.messages import Conversation, Message, Started, TextReset, ToolCalled, new_id
@@ -20,7 +19,7 @@ from palaver.testing import (
     ScriptedEngine,
     ScriptedReply,
 )
-from palaver.testing.harness import Chat
+from palaver.testing.harness import ChatClient
 
 LEASE = 0.5
 CONVERSATION = Conversation("default", "test", "main")
@@ -65,11 +64,11 @@ async def taken_over(
     until: str = "",
     when: Callable[[], Awaitable[object]] | None = None,
     tools: tuple[Tool, ...] = (),
-) -> AsyncIterator[tuple[Chat, str]]:
+) -> AsyncIterator[tuple[ChatClient, str]]:
     """A turn that one replica begins and another one ends. The reader is at the second."""
     ledger = MemoryLedger()
     async with replica(ledger, first, *skills, tools=tools) as dying:
-        chat = Chat(dying, CONVERSATION, "alice")
+        chat = ChatClient(dying, CONVERSATION, "alice")
         subscription = await dying.subscribe(CONVERSATION, chat.screen)
         turn = await chat.send("go")
         if when is not None:
@@ -80,7 +79,7 @@ async def taken_over(
         await die(dying)
         dying.unsubscribe(subscription)
     async with replica(ledger, second, *skills, tools=tools) as heir:
-        chat = Chat(heir, CONVERSATION, "alice")
+        chat = ChatClient(heir, CONVERSATION, "alice")
         subscription = await heir.subscribe(CONVERSATION, chat.screen)
         yield chat, turn
         heir.unsubscribe(subscription)
@@ -186,10 +185,6 @@ async def test_a_filtered_reply_goes_on_from_what_was_said() -> None:
     assert second.requests[0].partial == "ONE TWO "
 
 
-class Launch(BaseModel):
-    rocket: str
-
-
 class Launcher(Skill):
     """Launch a rocket."""
 
@@ -211,18 +206,17 @@ async def test_a_tool_that_was_started_is_run_again_only_if_that_does_no_harm(
     launches: list[str] = []
     launched = asyncio.Event()
 
-    async def launch(arguments: Launch) -> str:
-        launches.append(arguments.rocket)
+    @tool(idempotent=idempotent)
+    async def launch(rocket: str) -> str:
+        """Launch."""
+        launches.append(rocket)
         launched.set()
         if len(launches) == 1:
             await asyncio.Event().wait()
         return "Lift-off."
 
-    tool = Tool(
-        name="launch", description="Launch.", arguments=Launch, run=launch, idempotent=idempotent
-    )
     async with taken_over(
-        ScriptedEngine(), ScriptedEngine(), Launcher, when=launched.wait, tools=(tool,)
+        ScriptedEngine(), ScriptedEngine(), Launcher, when=launched.wait, tools=(launch,)
     ) as (chat, turn):
         reply = await chat.reply(turn)
         states = [event.state for event in chat.screen.of(turn, ToolCalled)]
@@ -241,12 +235,12 @@ async def test_a_turn_that_kills_every_worker_fails_visibly() -> None:
             ledger, ScriptedEngine(ScriptedReply(text="x", hold=0)), Parrot
         ) as server:
             if not turn:
-                turn = await Chat(server, CONVERSATION, "alice").send("poison")
+                turn = await ChatClient(server, CONVERSATION, "alice").send("poison")
             await until(lambda: server_runs(server) == 1)
             await die(server)
         assert attempt < 3
     async with replica(ledger, ScriptedEngine("x"), Parrot) as server:
-        chat = Chat(server, CONVERSATION, "alice")
+        chat = ChatClient(server, CONVERSATION, "alice")
         subscription = await server.subscribe(CONVERSATION, chat.screen)
         reply = await chat.reply(turn)
         assert reply.outcome == "failed"
@@ -291,7 +285,7 @@ async def test_a_worker_that_lost_its_turn_stops_and_frees_the_engine() -> None:
     ledger = MemoryLedger(clock=lambda: clock[0])
     engine = ScriptedEngine(ScriptedReply(text="mine mine", hold=1))
     async with replica(ledger, engine, Parrot) as slow:
-        chat = Chat(slow, CONVERSATION, "alice")
+        chat = ChatClient(slow, CONVERSATION, "alice")
         await chat.send("go")
         await until(lambda: server_runs(slow) == 1)
         clock[0] += 60
@@ -317,7 +311,7 @@ async def test_drain_hands_a_running_turn_over_without_an_attempt() -> None:
         skills={"parrot": Parrot()},
     )
     async with server:
-        chat = Chat(server, CONVERSATION, "alice")
+        chat = ChatClient(server, CONVERSATION, "alice")
         subscription = await server.subscribe(CONVERSATION, chat.screen)
         turn = await chat.send("go")
         await chat.screen.until(turn, text="left")

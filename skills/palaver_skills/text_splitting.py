@@ -1,6 +1,6 @@
-"""Cuts text into sentences, and into stretches that are not too long for a model.
+"""Splitting of text into paragraphs, sentences, words, and parts of limited size.
 
-All functions here lose nothing: the parts joined are the text.
+The parts joined are the text.
 """
 
 import re
@@ -17,12 +17,12 @@ _ABBREVIATIONS = frozenset(
     "m mme mlle env p.ex sra srta ud uds ee.uu p.ej núm".split()
 )
 _LONGEST_WORD = 40
-"""Characters looked back for the word before a full stop."""
+"""Characters that are searched for the word before a full stop."""
 _LAST_WORD = re.compile(r"(\S+?)\.\S*\s*$")
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences with the white space that follows each. A line break ends one as well."""
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences with the white space after each. A line break ends one as well."""
     found = []
     start = 0
     for match in _END.finditer(text):
@@ -42,23 +42,23 @@ def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
     return not (ordinal or initial or before in _ABBREVIATIONS or text[end.end()].islower())
 
 
-def paragraphs(text: str) -> list[str]:
-    """The paragraphs with the empty lines that follow each."""
+def split_paragraphs(text: str) -> list[str]:
+    """Return the paragraphs with the empty lines after each."""
     return re.findall(r"(?:(?!\n[ \t]*\n).)+(?:\n[ \t]*)*|\n[ \t\n]*", text, re.DOTALL)
 
 
-def words(text: str) -> list[str]:
-    """The words with the white space around them."""
+def split_words(text: str) -> list[str]:
+    """Return the words with the white space around them."""
     return re.findall(r"\s*\S+\s*|\s+", text)
 
 
-def fitting(text: str, size: Callable[[str], float], limit: float) -> list[str]:
-    """Stretches of at most ``limit`` by ``size``, cut at the widest border that does.
+def split_to_size(text: str, size: Callable[[str], float], limit: float) -> list[str]:
+    """Split ``text`` into parts of at most ``limit`` by ``size``.
 
-    Paragraphs are kept whole if they fit, else sentences, else words, else characters. ``size``
+    Paragraphs stay whole if they fit, else sentences, else words, else characters. ``size``
     must not shrink when text is added.
     """
-    return list(_fitting(text, size, limit, (paragraphs, sentences, words, list)))
+    return list(_fitting(text, size, limit, (split_paragraphs, split_sentences, split_words, list)))
 
 
 def _fitting(

@@ -1,7 +1,7 @@
-"""Takes a Markdown text apart into what may be rewritten and what must stay as it is.
+"""Splitting of Markdown into prose, which may be rewritten, and the rest, which must not.
 
-Structure (headings, lists, tables, fences), code, addresses, tags, emphasis marks and
-placeholders stay; prose may be rewritten. The pieces joined are the text, byte for byte.
+The rest is structure (headings, lists, tables, fences), code, addresses, tags, emphasis marks and
+placeholders. The segments joined are the text, byte for byte.
 """
 
 import re
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of text. ``prose`` may be rewritten; anything else stays as it is."""
+class Segment:
+    """A part of a text. Prose may be rewritten; anything else stays as it is."""
 
     text: str
-    prose: bool
+    is_prose: bool
 
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -57,29 +57,29 @@ _FIXED = re.compile(
 )
 
 
-def blocks(text: str) -> Iterator[Piece]:
-    """Paragraphs, headings, list items and table cells as prose; all around them fixed."""
+def split_blocks(text: str) -> Iterator[Segment]:
+    """Yield paragraphs, headings, list items and table cells as prose, and all between them."""
     for piece in _Blocks().split(text):
-        if piece.prose:
-            yield from _trimmed(piece.text)
+        if piece.is_prose:
+            yield from _split_edges(piece.text)
         elif piece.text:
             yield piece
 
 
-def spans(text: str) -> list[Piece]:
-    """The prose of one block and what stands fixed in it."""
-    found: list[Piece] = []
+def split_spans(text: str) -> list[Segment]:
+    """Split one block into its prose, and the code, links and placeholders in it."""
+    found: list[Segment] = []
     at = 0
     for match in _FIXED.finditer(text):
-        found += _trimmed(text[at : match.start()])
-        found.append(Piece(match.group(), prose=False))
+        found += _split_edges(text[at : match.start()])
+        found.append(Segment(match.group(), is_prose=False))
         at = match.end()
-    return [*found, *_trimmed(text[at:])]
+    return [*found, *_split_edges(text[at:])]
 
 
-def _trimmed(text: str) -> Iterator[Piece]:
-    """The text without the white space at its ends, nor the punctuation it begins with, which
-    belongs to what was cut off before it. All of it is fixed without any letter."""
+def _split_edges(text: str) -> Iterator[Segment]:
+    """Split white space at both ends and leading punctuation off, which belongs to the segment
+    before. A text without a letter is no prose."""
     core = text.strip().lstrip(".,;:!?)\n\t ")
     if not _LETTER.search(core):
         core = ""
@@ -90,46 +90,46 @@ def _trimmed(text: str) -> Iterator[Piece]:
         (text[start + len(core) :], False),
     ):
         if part:
-            yield Piece(part, prose)
+            yield Segment(part, prose)
 
 
 class _Blocks:
-    """Reads lines and tells prose from structure."""
+    """Reader of lines that separates prose from structure."""
 
     def __init__(self) -> None:
         self._paragraph = ""
         self._until: re.Pattern[str] | None = None
-        """Matches the line that ends a fence, comment or formula that is open."""
+        """Matches the line that ends the open fence, comment or formula."""
         self._after_blank = True
         self._in_list = False
 
-    def split(self, text: str) -> Iterator[Piece]:
+    def split(self, text: str) -> Iterator[Segment]:
         front = re.match(r"---[ \t]*\n(?:(?!---).*\n)*?---[ \t]*(?:\n|$)", text)
         if front:
-            yield Piece(front.group(), prose=False)
+            yield Segment(front.group(), is_prose=False)
             text = text[front.end() :]
         for match in _LINE.finditer(text):
             yield from self._line(match.group())
         yield from self._flush()
 
-    def _line(self, line: str) -> Iterator[Piece]:
+    def _line(self, line: str) -> Iterator[Segment]:
         if self._stays(line):
             yield from self._flush()
-            yield Piece(line, prose=False)
+            yield Segment(line, is_prose=False)
         elif _TABLE_ROW.match(line):
             yield from self._flush()
-            yield from _cells(line)
+            yield from _split_cells(line)
         else:
             yield from self._text(line)
         self._after_blank = not line.strip()
 
     def _stays(self, line: str) -> bool:
-        """Whether the whole line is structure or code."""
+        """Return True when the whole line is structure or code."""
         if self._until is not None:
             if self._until.search(line):
                 self._until = None
             return True
-        self._until = _opened(line)
+        self._until = _find_end_pattern(line)
         if self._until is not None or not line.strip():
             return True
         if not _INDENTED.match(line) and not _MARKERS.match(line) and self._after_blank:
@@ -137,24 +137,24 @@ class _Blocks:
         code = self._after_blank and not self._in_list and bool(_INDENTED.match(line))
         return code or bool(_DEFINITION.match(line) or _UNDERLINE.match(line))
 
-    def _text(self, line: str) -> Iterator[Piece]:
+    def _text(self, line: str) -> Iterator[Segment]:
         markers = _MARKERS.match(line)
         if markers:
             yield from self._flush()
-            yield Piece(markers.group(), prose=False)
+            yield Segment(markers.group(), is_prose=False)
             self._in_list = self._in_list or not _ALONE.match(line)
             line = line[markers.end() :]
         self._paragraph += line
         if (markers and _ALONE.match(markers.group())) or _HARD_BREAK.search(line):
             yield from self._flush()
 
-    def _flush(self) -> Iterator[Piece]:
+    def _flush(self) -> Iterator[Segment]:
         if self._paragraph:
-            yield Piece(self._paragraph, prose=True)
+            yield Segment(self._paragraph, is_prose=True)
             self._paragraph = ""
 
 
-def _opened(line: str) -> re.Pattern[str] | None:
+def _find_end_pattern(line: str) -> re.Pattern[str] | None:
     fence = _FENCE.match(line)
     if fence:
         mark = fence[1]
@@ -164,7 +164,7 @@ def _opened(line: str) -> re.Pattern[str] | None:
     return re.compile(r"\$\$") if line.strip() == "$$" else None
 
 
-def _cells(line: str) -> Iterator[Piece]:
-    """The cells of a table row; a bar in code or behind a backslash does not separate."""
+def _split_cells(line: str) -> Iterator[Segment]:
+    """Yield the cells of a table row; a bar in code or after a backslash does not separate."""
     for part in re.findall(r"\|+|(?:`[^`\n]*`|\\.|[^|\\]|\\$)+", line, re.DOTALL):
-        yield Piece(part, prose=not part.startswith("|"))
+        yield Segment(part, is_prose=not part.startswith("|"))

@@ -1,9 +1,9 @@
-"""Another plugin with a skill of the same name as that of `good`."""
+"""A plugin with a skill of the same name as the one of `good`."""
 
 from palaver import Skill, Turn
 
 
-class Twin(Skill):
+class Duplicate(Skill):
     """Be good as well."""
 
     name = "good"

@@ -1,7 +1,7 @@
-"""In which language a text is written: by script, by function words, by letter trigrams.
+"""Language detection by script, function words and letter trigrams.
 
-Made for English, German, French, Spanish and Chinese; a further dozen is told by its script or
-its function words. A text of one or two words may well be taken for a related language.
+Made for English, German, French, Spanish and Chinese; some twenty more are recognised by their
+script or their function words. A text of one or two words may be taken for a related language.
 The trigram table was counted on Tatoeba sentences (tatoeba.org, CC BY 2.0 FR) and Microsoft
 product documentation (CC BY 4.0) by ``benchmarks/language_detection.py``.
 """
@@ -12,8 +12,8 @@ from importlib import resources
 
 from palaver_skills.languages import BY_CODE, Language
 
-_ENOUGH = 4000
-"""Characters at the beginning of a text that are looked at."""
+_READ_CHARACTERS = 4000
+"""Characters at the beginning of a text that are read."""
 _SPANISH_MARKS = re.compile("[¿¡]")
 _WORD = re.compile(r"[^\W\d_]+")
 _SCRIPTS = tuple(
@@ -31,10 +31,10 @@ _SCRIPTS = tuple(
         ("el", "\u0370-\u03ff"),
     )
 )
-_TELLING = 0.2
-"""Share of a text's letters in a script from which it is written in it: Japanese mixes kana
-and Chinese characters, Ukrainian has few letters of its own, all take over Latin names."""
-_TELLING_OF = {"ja": 0.05, "zh": 0.1, "uk": 0.02}
+_SCRIPT_SHARE = 0.2
+"""Least share of letters in its script that a text has: Japanese mixes kana and Chinese characters,
+Ukrainian has few letters of its own, and all contain Latin names."""
+_SCRIPT_SHARES = {"ja": 0.05, "zh": 0.1, "uk": 0.02}
 
 _FUNCTION_WORDS = {
     "en": "the and of to in is that it was for you he on are with as this have not be at but "
@@ -69,41 +69,41 @@ _FUNCTION_WORDS = {
     "vi": "và là của không có một được cho trong này người với các những đã",
     "id": "dan yang di itu ini dengan untuk tidak dari pada adalah dalam ke saya akan",
 }
-_LEAD = 60
-"""How far, in sixtieths of a function word, a language without trigrams must lead."""
+_FUNCTION_WORD_LEAD = 60
+"""Lead that a language without trigrams needs, in sixtieths of a function word."""
 _WORDS_OF = {code: frozenset(words.split()) for code, words in _FUNCTION_WORDS.items()}
 
 
-def detect(text: str) -> Language | None:
-    """The language of ``text``, or None when it has no letters or nothing tells."""
-    words = _WORD.findall(text[:_ENOUGH])
+def detect_language(text: str) -> Language | None:
+    """Return the language of ``text``, or None when it has no letters or stays unclear."""
+    words = _WORD.findall(text[:_READ_CHARACTERS])
     code = (
-        _by_script("".join(words))
+        _detect_by_script("".join(words))
         or ("es" if words and _SPANISH_MARKS.search(text) else "")
-        or _latin([word.casefold() for word in words])
+        or _detect_by_words([word.casefold() for word in words])
     )
     return BY_CODE[code] if code else None
 
 
-def _by_script(letters: str) -> str:
+def _detect_by_script(letters: str) -> str:
     for code, script in _SCRIPTS:
-        if letters and len(script.findall(letters)) / len(letters) >= _TELLING_OF.get(
-            code, _TELLING
+        if letters and len(script.findall(letters)) / len(letters) >= _SCRIPT_SHARES.get(
+            code, _SCRIPT_SHARE
         ):
             return code
     return ""
 
 
-def _latin(words: list[str]) -> str:
-    scores = _trigram_scores(words)
+def _detect_by_words(words: list[str]) -> str:
+    scores = _score_trigrams(words)
     learnt = max(scores, key=lambda code: scores[code]) if any(scores.values()) else ""
-    hits = _function_word_hits(words)
+    hits = _count_function_words(words)
     other = max((code for code in hits if code not in scores), key=hits.__getitem__, default="")
-    return other if other and hits[other] >= hits[learnt] + _LEAD else learnt
+    return other if other and hits[other] >= hits[learnt] + _FUNCTION_WORD_LEAD else learnt
 
 
-def _function_word_hits(words: list[str]) -> Counter[str]:
-    """Function words by language; one that several languages share counts in part for each."""
+def _count_function_words(words: list[str]) -> Counter[str]:
+    """Count function words by language; one of several languages counts in part for each."""
     hits: Counter[str] = Counter()
     for word in words:
         sharing = (
@@ -114,23 +114,23 @@ def _function_word_hits(words: list[str]) -> Counter[str]:
     return hits
 
 
-def trigrams(text: str) -> list[str]:
-    """Overlapping three-letter pieces of the words, each word set in spaces."""
-    return _pieces(_WORD.findall(text.casefold()))
+def split_trigrams(text: str) -> list[str]:
+    """Return overlapping three-letter pieces of the words, with a space around each word."""
+    return _join_trigrams(_WORD.findall(text.casefold()))
 
 
-def _pieces(words: list[str]) -> list[str]:
+def _join_trigrams(words: list[str]) -> list[str]:
     line = f" {' '.join(words)} "
     return [line[start : start + 3] for start in range(len(line) - 2)]
 
 
-def _trigram_scores(words: list[str]) -> dict[str, float]:
-    found = [_TABLE[piece] for piece in _pieces(words) if piece in _TABLE]
+def _score_trigrams(words: list[str]) -> dict[str, float]:
+    found = [_TABLE[piece] for piece in _join_trigrams(words) if piece in _TABLE]
     return {code: sum(row[column] for row in found) for column, code in enumerate(_COLUMNS)}
 
 
 def _read_table() -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
-    """Column languages, and per trigram the natural-log probability in each."""
+    """Return the languages of the columns, and per trigram its natural-log probability in each."""
     text = resources.files("palaver_skills").joinpath("trigrams.txt").read_text(encoding="utf-8")
     head, *lines = text.splitlines()
     rows = (line.split() for line in lines)
@@ -139,5 +139,5 @@ def _read_table() -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
     }
 
 
-# Read when the module is loaded: later, reading would block the event loop.
+# Read at import: later it would block the event loop.
 _COLUMNS, _TABLE = _read_table()

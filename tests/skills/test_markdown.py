@@ -4,10 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.proof import size
-from tests.skills.markdown import markdown
+from tests.skills.markdown_strategies import markdown
 
-from palaver_skills.segments import blocks, spans
-from palaver_skills.sentences import fitting, paragraphs, sentences, words
+from palaver_skills.markdown import split_blocks, split_spans
+from palaver_skills.text_splitting import (
+    split_paragraphs,
+    split_sentences,
+    split_to_size,
+    split_words,
+)
 
 ANYTHING = st.text(
     st.sampled_from("aZé你 \n\t`*_~#>-|[](){}<>%$&:;.!?\\/⟦⟧1@=\r\u2028"), max_size=80
@@ -15,25 +20,25 @@ ANYTHING = st.text(
 
 
 def prose(text: str) -> list[str]:
-    kept = [block for block in blocks(text) if block.prose]
-    return [span.text for block in kept for span in spans(block.text) if span.prose]
+    kept = [block for block in split_blocks(text) if block.is_prose]
+    return [span.text for block in kept for span in split_spans(block.text) if span.is_prose]
 
 
 @settings(max_examples=size(50, 3_000))
 @given(st.one_of(markdown(), ANYTHING))
 def test_the_pieces_joined_are_the_text(text: str) -> None:
-    found = list(blocks(text))
+    found = list(split_blocks(text))
     assert "".join(block.text for block in found) == text
     for block in found:
-        assert "".join(span.text for span in spans(block.text)) == block.text
+        assert "".join(span.text for span in split_spans(block.text)) == block.text
 
 
 @settings(max_examples=size(50, 3_000))
 @given(st.one_of(markdown(), ANYTHING), st.integers(1, 40))
 def test_cutting_a_text_loses_nothing(text: str, limit: int) -> None:
-    for cut in (sentences, paragraphs, words):
+    for cut in (split_sentences, split_paragraphs, split_words):
         assert "".join(cut(text)) == text
-    parts = fitting(text, len, limit)
+    parts = split_to_size(text, len, limit)
     assert "".join(parts) == text
     assert all(len(part) <= limit for part in parts)
 
@@ -104,7 +109,7 @@ def test_emphasis_marks_are_fixed_and_their_words_are_not() -> None:
 
 def test_sentences_end_where_people_end_them() -> None:
     text = "Dr. Smith came at 3. He left! 你好。我很好。Am 3. Mai z.B. war es so. Ok?\nNew line"
-    assert [sentence.strip() for sentence in sentences(text)] == [
+    assert [sentence.strip() for sentence in split_sentences(text)] == [
         "Dr. Smith came at 3. He left!",
         "你好。",
         "我很好。",
@@ -116,7 +121,7 @@ def test_sentences_end_where_people_end_them() -> None:
 
 def test_a_long_text_is_cut_at_the_widest_border_that_fits() -> None:
     text = "One two three. Four five six.\n\nSeven eight nine ten eleven"
-    assert fitting(text, len, 18) == [
+    assert split_to_size(text, len, 18) == [
         "One two three. ",
         "Four five six.\n\n",
         "Seven eight nine ",

@@ -1,0 +1,23 @@
+"""Answers of people to questions that have options."""
+
+from collections.abc import Sequence
+
+MAX_QUESTIONS = 3
+"""Times that one thing is asked before the turn fails."""
+
+
+def find_option(answer: str, options: Sequence[str]) -> str | None:
+    """Return the option that ``answer`` names: its text in any case, or its number from 1."""
+    said = answer.strip().casefold()
+    for option in options:
+        if said == option.strip().casefold():
+            return option
+    number = said.rstrip(".)")
+    if number.isascii() and number.isdigit() and 1 <= int(number) <= len(options):
+        return options[int(number) - 1]
+    return None
+
+
+def format_options(options: Sequence[str]) -> str:
+    """Return the options with their numbers: "1. red, 2. blue"."""
+    return ", ".join(f"{number}. {option}" for number, option in enumerate(options, 1))

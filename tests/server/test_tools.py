@@ -1,0 +1,243 @@
+"""A tool is a typed function: its name, description and schema come from the function."""
+
+import datetime
+import threading
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import pydantic
+import pytest
+from pydantic import Field
+
+from palaver import InvalidInput, PluginLoadError, Skill, Tool, Turn, tool
+from palaver.messages import ToolCalled
+from palaver.testing import converse
+
+
+@tool
+def roll(
+    sides: Annotated[int, Field(ge=2, le=100, description="Sides of the die")] = 6,
+    *,
+    copy: bool = False,
+    label: str = Field(default="die", description="What to call it"),
+) -> str:
+    """Roll a die
+    with some sides.
+
+    This paragraph is for programmers.
+    """
+    return f"{label}: {sides} {copy}"
+
+
+def test_name_description_and_schema_come_from_the_function() -> None:
+    assert (roll.name, roll.description) == ("roll", "Roll a die with some sides.")
+    assert roll.json_schema == {
+        "title": "roll",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "sides": {
+                "title": "Sides",
+                "type": "integer",
+                "minimum": 2,
+                "maximum": 100,
+                "default": 6,
+                "description": "Sides of the die",
+            },
+            "copy": {"title": "Copy", "type": "boolean", "default": False},
+            "label": {
+                "title": "Label",
+                "type": "string",
+                "default": "die",
+                "description": "What to call it",
+            },
+        },
+    }
+
+
+async def test_arguments_are_validated_and_defaults_are_filled_in() -> None:
+    arguments = roll.validate({"sides": "20"})
+    assert arguments == {"sides": 20, "copy": False, "label": "die"}
+    assert await roll.run(arguments) == "die: 20 False"
+
+
+def test_a_tool_is_still_a_function() -> None:
+    assert roll(4, copy=True, label="d4") == "d4: 4 True"
+
+
+def test_the_decorator_takes_a_name_and_says_whether_a_second_run_does_harm() -> None:
+    @tool(name="lights-off", idempotent=True)
+    async def turn_off() -> None:
+        """Turn the lights off."""
+
+    assert isinstance(turn_off, Tool)
+    assert (turn_off.name, turn_off.idempotent, roll.idempotent) == ("lights-off", True, False)
+
+
+async def test_a_plain_function_runs_in_a_thread_and_a_coroutine_function_does_not() -> None:
+    @tool
+    def plain() -> str:
+        """Tell the thread."""
+        return threading.current_thread().name
+
+    @tool
+    async def coroutine() -> str:
+        """Tell the thread."""
+        return threading.current_thread().name
+
+    here = threading.current_thread().name
+    assert await plain.run({}) != here
+    assert await coroutine.run({}) == here
+
+
+class Point(pydantic.BaseModel):
+    x: int
+    on: datetime.date = datetime.date(2026, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("as it is", "as it is"),
+        (3, "3"),
+        (None, "null"),
+        ({"a": [1, "é"]}, '{"a":[1,"é"]}'),
+        (Point(x=1), '{"x":1,"on":"2026-01-02"}'),
+    ],
+)
+async def test_a_result_that_is_no_text_becomes_json(value: object, text: str) -> None:
+    @tool
+    def give() -> object:
+        """Give a value."""
+        return value
+
+    assert await give.run({}) == text
+
+
+async def test_a_function_gets_the_types_that_it_declares() -> None:
+    @tool
+    def move(to: Point, on: datetime.date | None = None, then: list[Point] = []) -> str:  # noqa: B006
+        """Move."""
+        then.append(to)
+        return f"{to.x} {on!r} {len(then)}"
+
+    arguments = move.validate({"to": {"x": 2}, "on": "2026-05-31"})
+    assert await move.run(arguments) == "2 datetime.date(2026, 5, 31) 1"
+    assert await move.run(move.validate({"to": {"x": 2}})) == "2 None 1", "defaults are copied"
+
+
+@tool
+def book(
+    seats: int,
+    row: Annotated[str, Field(min_length=1, max_length=2)],
+    when: datetime.date,
+    section: Literal["stalls", "circle"] = "stalls",
+    guest: Point = Point(x=0),  # noqa: B008
+) -> None:
+    """Book seats."""
+
+
+GOOD = {"seats": 2, "row": "A", "when": "2026-05-31"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"seats": "many"}, "argument 'seats' must be a whole number, not 'many'"),
+        ({"seats": None}, "argument 'seats' must be a whole number"),
+        ({"row": ""}, "argument 'row' must have at least 1 character"),
+        ({"row": 3}, "argument 'row' must be text"),
+        ({"when": "soon"}, "argument 'when' must be a valid date or datetime"),
+        ({"section": "attic"}, "argument 'section' must be 'stalls' or 'circle', not 'attic'"),
+        ({"guest": {"x": "?"}}, "argument 'guest.x' must be a whole number, not '?'"),
+        ({"colour": "red"}, "argument 'colour' is not known"),
+    ],
+)
+def test_wrong_arguments_are_named_in_a_sentence(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        book.validate(GOOD | wrong)
+    assert caught.value.public == f"Tool 'book': {sentence}"
+
+
+def test_a_missing_argument_is_named() -> None:
+    with pytest.raises(InvalidInput, match=r"^Tool 'book': argument 'seats' must be set; argument"):
+        book.validate({})
+
+
+def undocumented(sides: int) -> None: ...
+
+
+def variable(*sides: int) -> None:
+    """Roll."""
+
+
+def keywords(**sides: int) -> None:
+    """Roll."""
+
+
+def positional(sides: int, /) -> None:
+    """Roll."""
+
+
+def untyped(sides) -> None:  # type: ignore[no-untyped-def]
+    """Roll."""
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (undocumented, "tool 'undocumented': it needs a docstring, which describes it"),
+        (variable, "tool 'variable': parameter '*sides: int' cannot be given by name"),
+        (keywords, "tool 'keywords': parameter '**sides: int' cannot be given by name"),
+        (positional, "tool 'positional': parameter 'sides: int' cannot be given by name"),
+        (untyped, "tool 'untyped': parameter 'sides' needs a type"),
+    ],
+)
+def test_a_function_that_cannot_be_a_tool_is_refused(
+    function: Callable[..., None], problem: str
+) -> None:
+    with pytest.raises(PluginLoadError) as caught:
+        tool(function)
+    assert str(caught.value) == problem
+
+
+def test_a_name_that_models_cannot_write_is_refused() -> None:
+    with pytest.raises(PluginLoadError, match="tool 'roll it': a name is 1 to 64 letters"):
+        tool(name="roll it")(roll.function)
+
+
+class Gambler(Skill):
+    """Roll a die."""
+
+    name = "gambler"
+    examples = ("roll a die", "throw the dice")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say(await turn.call_tool("roll", sides=turn.message.text))
+
+
+async def test_the_kit_finds_the_tools_of_a_skills_module() -> None:
+    async with converse(Gambler) as chat:
+        reply = await chat.say("12")
+        assert reply == "die: 12 False"
+        states = [event.state for event in reply.events if isinstance(event, ToolCalled)]
+        assert states == ["started", "done"]
+
+
+async def test_a_tool_given_to_the_kit_replaces_one_of_the_module() -> None:
+    @tool(name="roll")
+    def loaded(sides: int) -> str:
+        """Roll a loaded die."""
+        return f"always {sides}"
+
+    async with converse(Gambler, tools=[loaded]) as chat:
+        assert await chat.say("12") == "always 12"
+
+
+async def test_a_person_reads_what_is_wrong_with_an_argument() -> None:
+    async with converse(Gambler) as chat:
+        reply = await chat.say("one")
+    assert reply.problem is not None
+    assert reply.problem.message == (
+        "Tool 'roll': argument 'sides' must be a whole number, not 'one'"
+    )
