@@ -277,7 +277,7 @@ def test_a_missing_right_is_named_with_what_to_permit(redis: RedisServer) -> Non
     result = run("--redis", redis.url_for("palaver"), kind=RealConsole)
     assert result.exit_code == 78
     (sentence,) = of_redis(result, "✗")
-    assert "does not let user 'palaver' do what a ledger does" in sentence
+    assert "denies user 'palaver' commands that a ledger needs" in sentence
     assert "permit +publish +xadd on ~palaver:* and &palaver:*" in sentence
     assert PASSWORD not in result.output
 
