@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.authentication import Principal
 from palaver.channels import Channel, ConversationAccess, ConversationService
+from palaver.concurrency import (
+    JoinTurn,
+    NewTurn,
+    SteerTurn,
+    check_taken_steering,
+    decide_concurrency,
+    received_event,
+    split_untaken_steering,
+)
 from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
@@ -60,8 +69,8 @@ from palaver.errors import (
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
 from palaver.ledger import (
-    DEAD_LETTERS,
     INBOX_LIMIT,
+    MAX_DEAD_LETTERS,
     MAX_MERGE_WINDOWS,
     QUEUE_ALL,
     Claim,
@@ -71,6 +80,7 @@ from palaver.ledger import (
     Export,
     Guarantee,
     HistoryEntry,
+    InboxMessage,
     Ledger,
     LogEntry,
     OnChange,
@@ -83,7 +93,10 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
-    UnsettledTurns,
+    UnsettledCount,
+    finished_entry,
+    history_of_turn,
+    reply_length_after,
 )
 from palaver.messages import (
     Asked,
@@ -143,9 +156,9 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 
 
 __all__ = [
-    "DEAD_LETTERS",
     "EXIT_FAILED",
     "INBOX_LIMIT",
+    "MAX_DEAD_LETTERS",
     "MAX_MERGE_WINDOWS",
     "QUEUE_ALL",
     "Asked",
@@ -194,9 +207,11 @@ __all__ = [
     "GenerationRequest",
     "Guarantee",
     "HistoryEntry",
+    "InboxMessage",
     "IndexConflict",
     "Interceptor",
     "InvalidInput",
+    "JoinTurn",
     "JsonSchema",
     "KnowledgeBase",
     "Ledger",
@@ -206,6 +221,7 @@ __all__ = [
     "MaxAttemptsExceeded",
     "Message",
     "NameCollision",
+    "NewTurn",
     "NoArguments",
     "NotFound",
     "OnChange",
@@ -245,6 +261,7 @@ __all__ = [
     "SkillError",
     "Snapshot",
     "Started",
+    "SteerTurn",
     "Step",
     "StopState",
     "StoredEvent",
@@ -261,7 +278,7 @@ __all__ = [
     "ToolState",
     "Turn",
     "Unauthenticated",
-    "UnsettledTurns",
+    "UnsettledCount",
     "Unsupported",
     "UnusableAnswer",
     "UnvalidatedArguments",
@@ -269,13 +286,20 @@ __all__ = [
     "__version__",
     "check_name",
     "check_request",
+    "check_taken_steering",
+    "decide_concurrency",
     "encode",
+    "finished_entry",
     "follow_reply",
     "generation_timeout",
+    "history_of_turn",
     "hookimpl",
     "new_id",
     "read_checkpoint",
     "read_json",
+    "received_event",
     "remaining_tokens",
+    "reply_length_after",
+    "split_untaken_steering",
     "tool",
 ]

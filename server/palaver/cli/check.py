@@ -238,9 +238,9 @@ def _ledger(console: Console) -> Findings:
     except PalaverError as error:
         yield "bad", f"ledger {name!r}: {error}"
         return
-    for sentence in guarantee.holds:
+    for sentence in guarantee.promises:
         yield "good", f"ledger {name!r}: {sentence}"
-    for sentence in guarantee.lacks:
+    for sentence in guarantee.limitations:
         yield "note", f"ledger {name!r}: {sentence}"
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from palaver.cli.console import EXIT_FAILED, Console, print_json
 from palaver.errors import NotFound
-from palaver.ledger import DEAD_LETTERS, QUEUE_ALL, ConcurrencyPolicies, DeadLetter, Ledger
+from palaver.ledger import MAX_DEAD_LETTERS, QUEUE_ALL, ConcurrencyPolicies, DeadLetter, Ledger
 from palaver.messages import merge_messages
 
 SHOWN = 60
@@ -34,7 +34,7 @@ def deadletters() -> None:
 
 
 @deadletters.command("list")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, DEAD_LETTERS))
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, MAX_DEAD_LETTERS))
 @as_json
 @click.pass_obj
 def list_letters(console: Console, limit: int, as_json: bool) -> None:
@@ -63,7 +63,7 @@ def show(console: Console, turn: str, as_json: bool) -> None:
         ("turn", letter.turn),
         ("conversation", str(letter.messages[0].conversation)),
         ("given up", _time(letter.at)),
-        ("problem", letter.problem),
+        ("reason", letter.reason),
         ("attempt", str(letter.attempt)),
         ("skill", letter.skill),
         *((message.person, message.text) for message in letter.messages),
@@ -104,7 +104,7 @@ async def replay_letter(ledger: Ledger, letter: DeadLetter) -> None:
     for number, message in enumerate(letter.messages):
         again = msgspec.structs.replace(message, id=f"replay-{letter.turn}-{number}")
         await ledger.accept(again, policies)
-    await ledger.discard(letter.turn)
+    await ledger.discard_dead_letter(letter.turn)
 
 
 @deadletters.command()
@@ -117,7 +117,7 @@ def discard(console: Console, turns: Sequence[str], every: bool) -> None:
 
     async def discard_all(ledger: Ledger) -> list[str]:
         chosen = [letter.turn for letter in await _letters(ledger)] if every else turns
-        return [turn for turn in chosen if not await ledger.discard(turn)]
+        return [turn for turn in chosen if not await ledger.discard_dead_letter(turn)]
 
     missing = console.with_ledger(discard_all)
     for turn in missing:
@@ -132,7 +132,7 @@ def _require_some(turns: Sequence[str], every: bool) -> None:
 
 
 async def _letters(ledger: Ledger) -> tuple[DeadLetter, ...]:
-    return await ledger.dead_letters(DEAD_LETTERS)
+    return await ledger.dead_letters(MAX_DEAD_LETTERS)
 
 
 def _find(letters: Sequence[DeadLetter], turns: Sequence[str]) -> list[DeadLetter]:
