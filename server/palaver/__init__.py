@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.authentication import Principal
 from palaver.channels import Channel, ConversationAccess, ConversationService
+from palaver.concurrency import (
+    JoinTurn,
+    NewTurn,
+    SteerTurn,
+    check_taken_steering,
+    decide_concurrency,
+    received_event,
+    split_untaken_steering,
+)
 from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
@@ -61,8 +70,8 @@ from palaver.errors import (
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
 from palaver.ledger import (
-    DEAD_LETTERS,
     INBOX_LIMIT,
+    MAX_DEAD_LETTERS,
     MAX_MERGE_WINDOWS,
     QUEUE_ALL,
     Claim,
@@ -72,6 +81,7 @@ from palaver.ledger import (
     Export,
     Guarantee,
     HistoryEntry,
+    InboxMessage,
     InspectableLedger,
     Ledger,
     LogEntry,
@@ -85,7 +95,10 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
-    UnsettledTurns,
+    UnsettledCount,
+    finished_entry,
+    history_of_turn,
+    reply_length_after,
 )
 from palaver.messages import (
     Asked,
@@ -144,9 +157,9 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 
 
 __all__ = [
-    "DEAD_LETTERS",
     "EXIT_FAILED",
     "INBOX_LIMIT",
+    "MAX_DEAD_LETTERS",
     "MAX_MERGE_WINDOWS",
     "QUEUE_ALL",
     "Asked",
@@ -195,10 +208,12 @@ __all__ = [
     "GenerationRequest",
     "Guarantee",
     "HistoryEntry",
+    "InboxMessage",
     "IndexConflict",
     "InspectableLedger",
     "Interceptor",
     "InvalidInput",
+    "JoinTurn",
     "JsonSchema",
     "KnowledgeBase",
     "Ledger",
@@ -209,6 +224,7 @@ __all__ = [
     "MaxAttemptsExceeded",
     "Message",
     "NameCollision",
+    "NewTurn",
     "NoArguments",
     "NotFound",
     "OnChange",
@@ -248,6 +264,7 @@ __all__ = [
     "SkillError",
     "Snapshot",
     "Started",
+    "SteerTurn",
     "Step",
     "StopState",
     "StoredEvent",
@@ -264,7 +281,7 @@ __all__ = [
     "ToolState",
     "Turn",
     "Unauthenticated",
-    "UnsettledTurns",
+    "UnsettledCount",
     "Unsupported",
     "UnusableAnswer",
     "UnvalidatedArguments",
@@ -272,13 +289,20 @@ __all__ = [
     "__version__",
     "check_name",
     "check_request",
+    "check_taken_steering",
+    "decide_concurrency",
     "encode",
+    "finished_entry",
     "follow_reply",
     "generation_timeout",
+    "history_of_turn",
     "hookimpl",
     "new_id",
     "read_checkpoint",
     "read_json",
+    "received_event",
     "remaining_tokens",
+    "reply_length_after",
+    "split_untaken_steering",
     "tool",
 ]

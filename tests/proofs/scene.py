@@ -12,8 +12,8 @@ from tests.chaos.faults import Fleet, fleet_of
 from tests.chaos.history import Findings, HistoryChecker
 from tests.chaos.load import LoadGenerator, LoadProfile, generating_load
 from tests.chaos.replicas import Replicas
-from tests.plugins.ledgers.redis_kit import opened
-from tests.plugins.ledgers.redis_server import RedisServer, running_redis
+from tests.plugins.ledgers.redis_helpers import open_ledger
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
 from tests.proof import SEED
 from tests.proofs.replica import PROGRAM, effects, options
 from tests.proofs.report import Figure
@@ -100,8 +100,8 @@ async def scene(
     checker = HistoryChecker(lambda message: reply_to(message.text))
     bells = Effects(folder)
     async with (
-        running_redis(**directives or {}) as redis,
-        opened(redis.url, **told.get("redis", {})) as ledger,
+        run_redis(**directives or {}) as redis,
+        open_ledger(redis.url, **told.get("redis", {})) as ledger,
         Replicas(PROGRAM, log=folder / "log") as replicas,
     ):
         fleet = await fleet_of(replicas, 3, chance=chance, **options(folder, redis.url, **told))

@@ -1,14 +1,14 @@
 """Rules of the Redis ledger, broken: each twin runs with one of them."""
 
+from palaver_plugins.ledgers.redis.client import RedisClient
 from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_script
-from palaver_plugins.ledgers.redis.store import Store
 
 Change = tuple[str, str]
 
 NO_FENCE: tuple[Change, ...] = (
-    ("local owned = held[1] == turn and held[2] == fence", "local owned = true"),
+    ("local is_owner = running == turn and newest_fence == fence", "local is_owner = true"),
 )
-NO_DEDUPE: tuple[Change, ...] = (("if mark then\n", "if false then\n"),)
+NO_DEDUPE: tuple[Change, ...] = (("if record then\n", "if false then\n"),)
 NO_COMPARE: tuple[Change, ...] = (
     ("if index ~= expect then\n", "if false then\n"),
     ("if entry[3] ~= length then return nil end\n", "\n"),
@@ -31,7 +31,7 @@ def break_rule(name: str) -> None:
         assert all(line in whole for line, _ in changes), f"the rule {name!r} is not where it was"
         return scripts
 
-    Store.load = staticmethod(load)
+    RedisClient.load_scripts = staticmethod(load)
 
 
 def _tampered(script: Script, changes: tuple[Change, ...]) -> Script:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import hiredis
 from tests.chaos.history import Findings
 from tests.chaos.proxy import CuttingProxy
-from tests.plugins.ledgers.redis_kit import needs_redis, opened
-from tests.plugins.ledgers.redis_server import RedisServer, running_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis, open_ledger
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
 from tests.proof import SEED, size
 from tests.proofs.report import Figure, Line, Report
 
@@ -26,8 +26,8 @@ from palaver.ledger import Claim
 from palaver.messages import Conversation, Finished, Message, Received, Text
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.address import Address, parse_address
-from palaver_plugins.ledgers.redis.link import Link
-from palaver_plugins.ledgers.redis.wire import Reply, Wire, pack
+from palaver_plugins.ledgers.redis.connection import Connection, RedisReply, pack
+from palaver_plugins.ledgers.redis.node_client import NodeClient
 
 pytestmark = needs_redis
 
@@ -107,13 +107,13 @@ class Hammer:
 
 @contextlib.asynccontextmanager
 async def hammering(findings: Findings, seed: str) -> AsyncIterator[Hammer]:
-    async with running_redis() as redis, CuttingProxy(redis.url) as proxy:
+    async with run_redis() as redis, CuttingProxy(redis.url) as proxy:
         yield Hammer(redis, proxy, random.Random(f"{SEED}:{seed}"), findings)
 
 
 # One connection
 
-Call = Callable[[bytes], Awaitable[Reply]]
+Call = Callable[[bytes], Awaitable[RedisReply]]
 ECHO = "return {ARGV[1], redis.sha1hex(ARGV[1])}"
 REFUSE = "return redis.error_reply(ARGV[1])"
 
@@ -143,19 +143,19 @@ class Echoes:
 
 
 @contextlib.asynccontextmanager
-async def linked(url: str, kind: type[Link] = Link) -> AsyncIterator[Link]:
+async def linked(url: str, kind: type[NodeClient] = NodeClient) -> AsyncIterator[NodeClient]:
     address = parse_address(url)
 
     async def locate() -> Address:
         return address
 
-    async def greet(link: Link, wire: Wire) -> None:
+    async def greet(link: NodeClient, wire: Connection) -> None:
         pass
 
     link = kind(
         locate,
-        greet=greet,
-        push=lambda channel, payload: None,
+        on_connect=greet,
+        on_publish=lambda channel, payload: None,
         connect_timeout=1.0,
         command_timeout=1.0,
         replicas=0,
@@ -297,8 +297,10 @@ async def test_nobody_gets_the_reply_to_a_call_that_was_cancelled(report: Report
             count = min(left, ROUND) // 2
             async with hammering(findings, f"{left}") as hammer:
                 async with linked(hammer.proxy.address) as link:
-                    await hammer.run(count, Echoes(link.call, hammer.chance))
-                async with opened(hammer.proxy.address, events_kept=50, history_kept=50) as ledger:
+                    await hammer.run(count, Echoes(link.send, hammer.chance))
+                async with open_ledger(
+                    hammer.proxy.address, events_kept=50, history_kept=50
+                ) as ledger:
                     await hammer.run(count, Dealings(ledger, hammer.chance))
             counts += hammer.counts
             left -= 2 * count
@@ -324,7 +326,7 @@ class Naive:
         self._parser = hiredis.Reader(notEnoughData=Ellipsis)
         self._turn = asyncio.Lock()
 
-    async def call(self, command: bytes) -> Reply:
+    async def call(self, command: bytes) -> RedisReply:
         async with self._turn:
             self._writer.write(command)
             while (reply := self._parser.gets()) is Ellipsis:
@@ -344,24 +346,24 @@ async def test_a_connection_whose_cancelled_callers_do_not_read_mixes_replies_up
     assert findings.wrong > 0
 
 
-class Forgetful(Wire):
+class Forgetful(Connection):
     """Takes a cancelled caller out of the row, though its reply is on the way."""
 
     def data_received(self, data: bytes) -> None:
-        while self._waiting and (first := self._waiting[0]) and first.cancelled():
-            self._waiting.popleft()
+        while self._pending and (first := self._pending[0]) and first.cancelled():
+            self._pending.popleft()
         super().data_received(data)
 
 
-class ForgetfulLink(Link):
-    def _make_wire(self) -> Wire:
-        return Forgetful(self._push, self._went_down, self._command_timeout)
+class ForgetfulLink(NodeClient):
+    def _make_wire(self) -> Connection:
+        return Forgetful(self._on_publish, self._on_connection_lost, self._command_timeout)
 
 
 async def test_a_row_that_cancelled_callers_leave_mixes_replies_up(report: Report) -> None:
     findings = Findings()
     async with hammering(findings, "forgetful") as hammer:
         async with linked(hammer.proxy.address, ForgetfulLink) as link:
-            await hammer.run(1_000, Echoes(link.call, hammer.chance))
+            await hammer.run(1_000, Echoes(link.send, hammer.chance))
     report.twin(PROPERTY, findings.wrong > 0, "the row not kept")
     assert findings.wrong > 0

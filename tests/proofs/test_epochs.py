@@ -18,8 +18,8 @@ from typing import Any
 import aiohttp
 import msgspec
 from tests.chaos.history import Findings
-from tests.plugins.ledgers.redis_kit import needs_redis, raw
-from tests.plugins.ledgers.redis_server import RedisServer, running_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis, raw_client
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
 from tests.proof import SEED, size
 from tests.proofs.houses import Archivist, Replica, replica
 from tests.proofs.readers import PERSON, Reader, Way
@@ -259,7 +259,7 @@ async def exchanged(wave: Wave) -> None:
     """Another Redis stands at the same address: an empty one, in which others write on."""
     place = wave.place
     await wave.write(1)
-    async with running_redis() as other:
+    async with run_redis() as other:
         async with wave.reading():
             await place.move(other.url)
             await wave.write(place.chance.choice((0, 1, 2)))
@@ -301,7 +301,7 @@ async def evicted(wave: Wave) -> None:
 async def trimmed(wave: Wave) -> None:
     """Somebody cuts the streams, down to nothing or not."""
     await wave.write(2)
-    async with wave.reading(), raw(wave.place.redis.url) as client:
+    async with wave.reading(), raw_client(wave.place.redis.url) as client:
         for thread in wave.threads:
             kept = wave.place.chance.choice((0, 1, 10, 30))
             assert await client.xtrim(_stream(thread), maxlen=kept, approximate=False) > 0
@@ -334,7 +334,7 @@ async def placed(
 ) -> AsyncIterator[Place]:
     connector = aiohttp.TCPConnector(limit=0)
     async with contextlib.AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(running_redis())
+        redis = await stack.enter_async_context(run_redis())
         replicas = [
             await stack.enter_async_context(
                 replica(redis.url, Archivist(), kind, events_kept=events_kept)
@@ -404,7 +404,7 @@ async def test_without_epochs_readers_miss_what_took_the_place_of_what_was_lost(
     async with placed(Ageless) as place:
         wave = Wave(place, 0)
         await wave.write(2)
-        async with wave.reading(), running_redis() as other:
+        async with wave.reading(), run_redis() as other:
             await place.move(other.url)
             await wave.write(4)
             for reader in wave.returning:

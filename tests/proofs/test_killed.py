@@ -5,7 +5,7 @@ import asyncio
 from pathlib import Path
 
 from tests.chaos.faults import strike
-from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
 from tests.proof import SEED, size
 from tests.proofs.report import Line, Report
 from tests.proofs.scene import BRIEFLY, Scene, gaps, generating_load, scene

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.faults import strike
-from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
 from tests.plugins.ledgers.redis_server import RedisServer
 from tests.proof import SEED, size
 from tests.proofs.report import Line, Report

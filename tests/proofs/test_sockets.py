@@ -18,8 +18,8 @@ import aiohttp
 import pytest
 from tests.chaos.history import Findings, HistoryChecker
 from tests.chaos.proxy import Cut, CuttingProxy
-from tests.plugins.ledgers.redis_kit import needs_redis
-from tests.plugins.ledgers.redis_server import running_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
+from tests.plugins.ledgers.redis_server import run_redis
 from tests.proof import SEED, size
 from tests.proofs.houses import Replica, Talker, replica, reply_to
 from tests.proofs.readers import PERSON, Author, Frame, Reader, Way
@@ -224,7 +224,7 @@ class Round:
 async def storming(**about: Any) -> AsyncIterator[Storm]:  # Any: as `Storm` takes them
     cuts = Cuts()
     async with contextlib.AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(running_redis())
+        redis = await stack.enter_async_context(run_redis())
         replicas = [
             await stack.enter_async_context(replica(redis.url, Talker(), events_kept=1_000_000))
             for _ in range(REPLICAS)

@@ -12,7 +12,7 @@ import msgspec
 
 from palaver.cli.console import EXIT_FAILED, Console, print_json
 from palaver.errors import NotFound
-from palaver.ledger import DEAD_LETTERS, QUEUE_ALL, ConcurrencyPolicies, DeadLetter, Ledger
+from palaver.ledger import MAX_DEAD_LETTERS, QUEUE_ALL, ConcurrencyPolicies, DeadLetter, Ledger
 from palaver.messages import merge_messages
 
 MAX_SHOWN_CHARACTERS = 60
@@ -34,7 +34,7 @@ def deadletters() -> None:
 
 
 @deadletters.command("list")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, DEAD_LETTERS))
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, MAX_DEAD_LETTERS))
 @as_json
 @click.pass_obj
 def list_dead_letters(console: Console, limit: int, as_json: bool) -> None:
@@ -65,7 +65,7 @@ def show(console: Console, turn: str, as_json: bool) -> None:
         ("turn", dead_letter.turn),
         ("conversation", str(dead_letter.messages[0].conversation)),
         ("failed", _format_time(dead_letter.at)),
-        ("problem", dead_letter.problem),
+        ("reason", dead_letter.reason),
         ("attempt", str(dead_letter.attempt)),
         ("skill", dead_letter.skill),
         *((message.person, message.text) for message in dead_letter.messages),
@@ -108,7 +108,7 @@ async def replay_dead_letter(ledger: Ledger, dead_letter: DeadLetter) -> None:
     for number, message in enumerate(dead_letter.messages):
         copy = msgspec.structs.replace(message, id=f"replay-{dead_letter.turn}-{number}")
         await ledger.accept(copy, policies)
-    await ledger.discard(dead_letter.turn)
+    await ledger.discard_dead_letter(dead_letter.turn)
 
 
 @deadletters.command()
@@ -125,7 +125,7 @@ def discard(console: Console, turns: Sequence[str], all_turns: bool) -> None:
             if all_turns
             else turns
         )
-        return [turn for turn in chosen if not await ledger.discard(turn)]
+        return [turn for turn in chosen if not await ledger.discard_dead_letter(turn)]
 
     missing = console.run_with_ledger(discard_all)
     for turn in missing:
@@ -140,7 +140,7 @@ def _require_some(turns: Sequence[str], all_turns: bool) -> None:
 
 
 async def _read_dead_letters(ledger: Ledger) -> tuple[DeadLetter, ...]:
-    return await ledger.dead_letters(DEAD_LETTERS)
+    return await ledger.dead_letters(MAX_DEAD_LETTERS)
 
 
 def _find(dead_letters: Sequence[DeadLetter], turns: Sequence[str]) -> list[DeadLetter]:

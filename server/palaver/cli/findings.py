@@ -170,8 +170,8 @@ def _check_ledger(console: Console, running: str | None) -> Findings:
         return
     if is_in_use:
         yield Finding("good", f"{prefix}the server that runs here uses it")
-    yield from (Finding("good", prefix + sentence) for sentence in guarantee.holds)
-    yield from (Finding("note", prefix + sentence) for sentence in guarantee.lacks)
+    yield from (Finding("good", prefix + sentence) for sentence in guarantee.promises)
+    yield from (Finding("note", prefix + sentence) for sentence in guarantee.limitations)
 
 
 async def _inspect_ledger(ledger: Ledger, *, may_be_in_use: bool) -> tuple[bool, Guarantee]:

@@ -147,7 +147,7 @@ class Turn(Generic[ArgumentsT]):
         self._replay = replay
         self._services = services
         self._citations = 0
-        self._steering = claim.steering
+        self._steering = claim.steering_messages
         self.taken_steering: tuple[Message, ...] = ()
         """The messages that `take_steering` has returned."""
 
@@ -369,7 +369,7 @@ class Turn(Generic[ArgumentsT]):
         """
 
         async def read_ledger(step: Step) -> tuple[Message, ...]:
-            self._steering = await self._services.ledger.steering(self._claim)
+            self._steering = await self._services.ledger.read_steering(self._claim)
             return self._steering[len(self.taken_steering) :]
 
         messages = await self._journal.run_once(tuple[Message, ...], read_ledger, "steering")

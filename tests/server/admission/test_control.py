@@ -28,7 +28,7 @@ from palaver.ledger import (
     Claim,
     ConcurrencyPolicies,
     Receipt,
-    UnsettledTurns,
+    UnsettledCount,
 )
 from palaver.messages import Conversation, Finished, Message, new_id
 from palaver.metrics import Metrics
@@ -333,9 +333,9 @@ async def test_many_refusals_ask_the_ledger_once() -> None:
     class Counting(MemoryLedger):
         asked = 0
 
-        async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
             self.asked += 1
-            return await super().unsettled()
+            return await super().count_unsettled()
 
     ledger = Counting()
     entrance = Entrance(ledger, person={"turns": 1})
@@ -354,8 +354,8 @@ async def test_what_happens_while_the_ledger_counts_is_not_lost() -> None:
             self.counted = asyncio.Event()
             self.go = asyncio.Event()
 
-        async def unsettled(self) -> tuple[UnsettledTurns, ...]:
-            found = await super().unsettled()
+        async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
+            found = await super().count_unsettled()
             self.counted.set()
             await self.go.wait()
             return found
@@ -441,9 +441,9 @@ class CountedLedger:
     def __init__(self) -> None:
         self.turns: dict[int, Message] = {}
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
         return tuple(
-            UnsettledTurns(
+            UnsettledCount(
                 tenant=message.conversation.tenant,
                 person=message.person,
                 turns=1,

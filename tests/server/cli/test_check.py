@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 from tests.plugins.engines.models import damage_model, write_model
-from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, the_users
+from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, write_user_config
 from tests.server.cli.consoles import (
     KIT,
     PORT,
@@ -212,7 +212,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     if not shutil.which("redis-server"):
         pytest.skip("redis-server is not installed")
     (tmp_path / "redis").mkdir()
-    server = RedisServer(tmp_path / "redis", include=the_users(tmp_path))
+    server = RedisServer(tmp_path / "redis", include=write_user_config(tmp_path))
     server.start()
     yield server
     server.kill()
@@ -227,16 +227,16 @@ def redis_findings(result: Result, mark: str) -> list[str]:
 
 @pytest.mark.redis
 def test_a_redis_says_what_it_guarantees(redis: RedisServer) -> None:
-    result = run("--redis", redis.url_of("palaver"), kind=RealConsole)
+    result = run("--redis", redis.url_for("palaver"), kind=RealConsole)
     assert result.exit_code == 0, result.output
     place, *rest = redis_findings(result, "✓")
     assert re.fullmatch(rf"Redis [\d.]+ at 127.0.0.1:{redis.port}\.", place)
     assert rest == [
         "Turns of a conversation run one at a time, in the order of their acceptance.",
-        "What was acknowledged is on disk: it survives a crash of Redis or its host.",
+        "Acknowledged writes are on disk: they survive a crash of Redis or its host.",
         "Redis evicts nothing; when its memory is full, messages are refused.",
-        "What is said to Redis does not leave this machine.",
-        "The user 'palaver' may do what a ledger does.",
+        "Connections to Redis do not leave this machine.",
+        "The user 'palaver' has the permissions that a ledger needs, and no dangerous ones.",
     ]
     assert redis_findings(result, "!") == []
     assert PASSWORD not in result.output
@@ -255,10 +255,10 @@ def test_a_redis_user_with_all_rights_is_noted(redis: RedisServer) -> None:
 def test_a_missing_right_is_named_with_what_to_permit(redis: RedisServer) -> None:
     with Redis.from_url(redis.url) as admin:
         admin.execute_command("ACL", "SETUSER", "palaver", "-xadd", "-publish")
-    result = run("--redis", redis.url_of("palaver"), kind=RealConsole)
+    result = run("--redis", redis.url_for("palaver"), kind=RealConsole)
     assert result.exit_code == 78
     (sentence,) = redis_findings(result, "✗")
-    assert "does not let user 'palaver' do what a ledger does" in sentence
+    assert "denies user 'palaver' commands that a ledger needs" in sentence
     assert "permit +publish +xadd on ~palaver:* and &palaver:*" in sentence
     assert PASSWORD not in result.output
 
@@ -274,7 +274,7 @@ def test_a_redis_that_loses_what_it_acknowledged_is_refused(
     redis.kill()
     redis.directives[directive] = value
     redis.start()
-    url = redis.url_of("palaver")
+    url = redis.url_for("palaver")
     result = run("--redis", url, kind=RealConsole)
     assert result.exit_code == 78
     (sentence,) = redis_findings(result, "✗")

@@ -1,4 +1,4 @@
-"""The commands that open the ledger themselves: export and erase."""
+"""Commands that open the ledger themselves: export and erase."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class DataDirectory:
-    """A data directory with a ledger, for commands and for the test."""
+    """Data directory with a ledger, for commands and for the test."""
 
     def __init__(self, data: Path) -> None:
         self._set = ("--set", f"server.data={data}")
@@ -29,8 +29,8 @@ class DataDirectory:
     def run(self, *arguments: str, input: str = "") -> Result:
         return CliRunner().invoke(main, [*self._set, *arguments], input=input)
 
-    def run_with_ledger(self, use_ledger: Callable[[Ledger], Awaitable[T]]) -> T:
-        return self._console.run_with_ledger(use_ledger)
+    def run_with_ledger(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
+        return self._console.run_with_ledger(work)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def claim(ledger: Ledger) -> Claim:
 
 
 async def claim_all(ledger: Ledger) -> list[str]:
-    """Return the texts of the turns that a worker would claim."""
+    """Claim all turns; return the texts of their messages."""
     texts = []
     while (await ledger.queue_depth()).queued:
         texts.append((await claim(ledger)).message.text)
@@ -68,13 +68,13 @@ async def accept_two(ledger: Ledger) -> None:
 
 def test_an_export_is_json_of_one_person(data: DataDirectory, tmp_path: Path) -> None:
     data.run_with_ledger(accept_two)
-    exported = json.loads(data.run("export", "--person=ada").output)
-    assert [pending["text"] for pending in exported["pending"]] == ["my secret"]
-    assert exported["memories"] == {"chat.name": "Ada"}
-    assert "not yours" not in str(exported)
+    export = json.loads(data.run("export", "--person=ada").output)
+    assert [pending["text"] for pending in export["pending"]] == ["my secret"]
+    assert export["memories"] == {"chat.name": "Ada"}
+    assert "not yours" not in str(export)
     file = tmp_path / "ada.json"
     assert data.run("export", "--person=ada", "--output", str(file)).exit_code == 0
-    assert json.loads(file.read_text())["pending"] == exported["pending"]
+    assert json.loads(file.read_text())["pending"] == export["pending"]
     assert file.stat().st_mode & 0o077 == 0
     nowhere = data.run("export", "--person=ada", "--output", str(tmp_path / "no" / "where"))
     assert (nowhere.exit_code, nowhere.output.count("\n")) == (2, 1)
@@ -88,14 +88,14 @@ def test_an_erasure_asks_first_and_prints_a_receipt(data: DataDirectory) -> None
     erased = data.run("erase", "--person=ada", input="y\n")
     assert erased.exit_code == 0
     assert "1 messages and 1 events in 1 conversations, 0 dead letters, 1 memories" in erased.output
-    exported = json.loads(data.run("export", "--person=ada").output)
-    assert (exported["pending"], exported["memories"]) == ([], {})
+    export = json.loads(data.run("export", "--person=ada").output)
+    assert (export["pending"], export["memories"]) == ([], {})
     receipt = json.loads(data.run("erase", "--person=ada", "--yes", "--json").output)
     assert (receipt["messages"], receipt["memories"]) == (0, 0)
     assert data.run_with_ledger(claim_all) == ["not yours"]
 
 
-def test_another_tenants_person_of_the_same_name_is_someone_else(data: DataDirectory) -> None:
+def test_the_same_name_in_another_tenant_is_another_person(data: DataDirectory) -> None:
     data.run_with_ledger(accept_two)
     assert json.loads(data.run("export", "--tenant=acme", "--person=ada").output)["pending"] == []
     data.run("erase", "--tenant=acme", "--person=ada", "--yes")
@@ -103,13 +103,13 @@ def test_another_tenants_person_of_the_same_name_is_someone_else(data: DataDirec
 
 
 @pytest.mark.parametrize("person", ["a/b", "", "x" * 201])
-def test_a_name_that_cannot_be_is_one_line_and_2(data: DataDirectory, person: str) -> None:
+def test_an_invalid_name_is_one_line_and_exit_status_2(data: DataDirectory, person: str) -> None:
     for command in (("export",), ("erase", "--yes")):
         result = data.run(*command, f"--person={person}")
         assert (result.exit_code, result.output.count("\n")) == (2, 1)
 
 
-def test_a_ledger_in_use_is_reported(data: DataDirectory, tmp_path: Path) -> None:
+def test_the_commands_report_a_file_that_a_server_uses(data: DataDirectory, tmp_path: Path) -> None:
     console = Console(None, (f"server.data={tmp_path}",))
 
     @asynccontextmanager

@@ -185,21 +185,19 @@ COVERED_OF_PLUGINS = {
     "ledger.redis.prefix": f"{REDIS}::test_other_conversations_and_prefixes_share_a_server",
     "ledger.redis.partitions": f"{REDIS}::test_another_count_of_partitions_is_refused",
     "ledger.redis.allow_weak_durability": (
-        f"{REDIS}::test_a_redis_that_loses_things_is_refused_unless_permitted"
+        f"{REDIS}::test_a_redis_that_loses_writes_is_refused_unless_permitted"
     ),
     "ledger.redis.replicas": (
         "tests/plugins/ledgers/test_redis_replicas.py::test_a_failover_keeps_what_the_replica_confirmed"
     ),
     "ledger.redis.retention_days": (
-        f"{RETENTION}::test_redis_keeps_everything_for_ever_when_so_set"
+        f"{RETENTION}::test_redis_keeps_everything_forever_with_zero_days"
     ),
     "ledger.redis.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
     "ledger.sqlite.path": (
         "tests/plugins/ledgers/test_sqlite.py::test_the_hook_contributes_the_ledger_and_its_settings"
     ),
-    "ledger.sqlite.retention_days": (
-        f"{RETENTION}::test_retention_is_as_set_and_holds_from_the_start"
-    ),
+    "ledger.sqlite.retention_days": (f"{RETENTION}::test_retention_is_applied_at_the_start"),
     "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
     "knowledge.sqlite.embeddings": (
         "tests/plugins/knowledge/test_sqlite.py::test_search_by_meaning_finds_documents_without_a_shared_word"

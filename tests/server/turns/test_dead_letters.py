@@ -7,7 +7,7 @@ import pytest
 from tests.server.cli.test_ledger_commands import DataDirectory, claim, claim_all, message
 
 from palaver.cli.deadletters import replay_dead_letter
-from palaver.ledger import DEAD_LETTERS, ConcurrencyPolicies, Ledger
+from palaver.ledger import MAX_DEAD_LETTERS, ConcurrencyPolicies, Ledger
 from palaver.messages import Finished, Text
 
 
@@ -72,7 +72,7 @@ def test_a_replay_that_was_cut_is_repeated_without_doubling(data: DataDirectory)
     data.run_with_ledger(lambda ledger: give_up(ledger, "once"))
 
     async def cut(ledger: Ledger) -> None:
-        (letter,) = await ledger.dead_letters(DEAD_LETTERS)
+        (letter,) = await ledger.dead_letters(MAX_DEAD_LETTERS)
         again = message(f"replay-{letter.turn}-0", "once")
         await ledger.accept(again)  # and here the process dies
         await replay_dead_letter(ledger, letter)

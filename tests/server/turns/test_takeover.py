@@ -251,7 +251,7 @@ async def test_a_turn_that_kills_every_worker_fails_visibly() -> None:
         assert reply.problem.code == "max_attempts_exceeded"
         server.unsubscribe(subscription)
     (letter,) = await ledger.dead_letters(10)
-    assert (letter.turn, letter.problem) == (turn, "given up after 3 attempts")
+    assert (letter.turn, letter.reason) == (turn, "given up after 3 attempts")
     assert [message.text for message in letter.messages] == ["poison"]
 
 
