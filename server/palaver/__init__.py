@@ -34,6 +34,7 @@ from palaver.engine import (
     TokenLogprob,
 )
 from palaver.engines.continuing import ContinuedGeneration
+from palaver.engines.requests import check_request, generation_timeout, remaining_tokens
 from palaver.errors import (
     CallerError,
     ConfigurationError,
@@ -284,17 +285,20 @@ __all__ = [
     "Usage",
     "__version__",
     "check_name",
+    "check_request",
     "check_taken_steering",
     "decide_concurrency",
     "encode",
     "finished_entry",
     "follow_reply",
+    "generation_timeout",
     "history_of_turn",
     "hookimpl",
     "new_id",
     "read_checkpoint",
     "read_json",
     "received_event",
+    "remaining_tokens",
     "reply_length_after",
     "split_untaken_steering",
     "tool",

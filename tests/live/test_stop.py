@@ -14,17 +14,17 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from tests.plugins.engines.misbehaving import VLLM, hangs, serving
-from tests.plugins.engines.models import BYE, TALK, write_model
-from tests.plugins.engines.serving import CACHE, Serve, vllm_python
-from tests.plugins.engines.support import until
+from tests.plugins.engines.fault_injecting_server import VLLM_CARD, fault_injecting_servers, hang
+from tests.plugins.engines.models import ENDING_PROMPT, ENDLESS_PROMPT, write_model
+from tests.plugins.engines.serving import KV_CACHE_BYTES, VllmServer, vllm_python
+from tests.plugins.engines.support import wait_until
 from tests.plugins.ledgers.redis_server import redis_server
 from tests.server.web.live_server import Frame, WebSocketClient
 
 from palaver.app import build_server, listening
 from palaver.config.settings import Settings
 from palaver.server import Server
-from palaver_plugins.engines.openai_api import gauges
+from palaver_plugins.engines.openai_wire import request_counts
 
 pytestmark = [pytest.mark.live, pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -65,7 +65,7 @@ class Place:
         async def talks() -> bool:
             return await self.running() == 1
 
-        await until(talks)
+        await wait_until(talks)
 
     async def is_idle(self) -> None:
         """Return when the engine has a free slot again; `TimeoutError` when that takes long."""
@@ -73,7 +73,7 @@ class Place:
         async def idles() -> bool:
             return await self.running() == 0
 
-        await until(idles, SLOT_FREE)
+        await wait_until(idles, SLOT_FREE)
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +110,10 @@ async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIte
         "model": str(model),
         "python": vllm_python(),
         "threads": 1,
-        "kv_cache_memory_bytes": CACHE,
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
     }
     data = model.parent / "data"
-    (idle,) = await stack.enter_async_context(serving(hangs(), card=VLLM))
+    (idle,) = await stack.enter_async_context(fault_injecting_servers(hang(), card=VLLM_CARD))
     session = await stack.enter_async_context(aiohttp.ClientSession())
     chosen = settings(data, redis, {"use": "vllm", "vllm": own})
     async with listens(chosen) as (server, address):
@@ -126,16 +126,16 @@ async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIte
 
 @asynccontextmanager
 async def over_http(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Place]:
-    serve = Serve(model, unix=True)
+    serve = VllmServer(model, unix=True)
     stack.callback(serve.kill)
-    await serve.ready()
+    await serve.wait_until_ready()
     session = await stack.enter_async_context(aiohttp.ClientSession())
     connector = aiohttp.UnixConnector(serve.url.removeprefix("unix://"))
     metrics = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
 
     async def running() -> int:
         async with metrics.get("http://localhost/metrics") as response:
-            counts = gauges(await response.read())
+            counts = request_counts(await response.read())
         assert counts is not None
         return sum(counts)
 
@@ -158,7 +158,7 @@ async def place(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Pl
 async def talking(place: Place, thread: str) -> AsyncIterator[tuple[WebSocketClient, str]]:
     """A person who has heard the beginning of a reply without end, and its turn."""
     async with place.open_websocket(thread) as client:
-        turn = await client.send_message(TALK, skill="chat")
+        turn = await client.send_message(ENDLESS_PROMPT, skill="chat")
         await client.wait_for_text(turn, " ")
         await place.is_talking()
         yield client, turn
@@ -171,7 +171,7 @@ async def kept(place: Place, client: WebSocketClient, turn: str, thread: str) ->
         (line,) = [it for it in another.frames[0]["snapshot"]["history"] if it["turn"] == turn][1:]
     assert (line["role"], line["outcome"]) == ("assistant", "stopped")
     assert line["text"] == client.texts[turn] != ""
-    following = await client.send_message(BYE, skill="chat")
+    following = await client.send_message(ENDING_PROMPT, skill="chat")
     assert (await client.wait_for("finished", turn=following))["outcome"] == "done"
 
 
@@ -218,14 +218,14 @@ async def test_a_stop_at_another_replica_frees_the_slot(place: Place) -> None:
 
 async def test_a_stop_frees_no_other_slot(place: Place) -> None:
     async with talking(place, "steady") as (steady, turn), place.open_websocket("fickle") as fickle:
-        other = await fickle.send_message(TALK, skill="chat")
+        other = await fickle.send_message(ENDLESS_PROMPT, skill="chat")
         await fickle.wait_for_text(other, " ")
         await place.stop("fickle")
 
         async def one_is_left() -> bool:
             return await place.running() == 1
 
-        await until(one_is_left, SLOT_FREE)
+        await wait_until(one_is_left, SLOT_FREE)
         assert (await fickle.wait_for("finished", turn=other))["outcome"] == "stopped"
         assert await place.running() == 1
         await place.stop("steady")

@@ -36,7 +36,7 @@ async def test_a_burst_becomes_one_turn(subject: "LedgerUnderTest", ledger: Ledg
 
 
 async def test_an_interruption_is_answered_with_the_interrupted_message(ledger: Ledger) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", hold=3), "Rome is too.")
+    engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", pause_after=3), "Rome is too.")
     settings = chosen(default="interrupt")
     async with converse(Parrot, engine=engine, ledger=ledger, settings=settings) as chat:
         first = await chat.send("Tell me of Paris")
@@ -48,7 +48,9 @@ async def test_an_interruption_is_answered_with_the_interrupted_message(ledger: 
 
 
 async def test_a_skill_is_steered(ledger: Ledger) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is", "on")
+    engine = ScriptedEngine(
+        ScriptedReply(text="straight on for", pause_after=2), "left it is", "on"
+    )
     async with converse(Guide, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("go")
         await chat.screen.until(turn, text="straight on")
@@ -58,12 +60,12 @@ async def test_a_skill_is_steered(ledger: Ledger) -> None:
 
 
 async def test_untaken_steering_becomes_the_next_turn(ledger: Ledger) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
+    engine = ScriptedEngine(ScriptedReply(text="one", pause_after=1), "two")
     async with converse(Deaf, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("first")
         await chat.screen.until(turn, text="one")
         assert await chat.send("second", id="m") == turn
-        engine.go()
+        engine.resume()
         assert await chat.reply(turn) == "one"
         await until(lambda: chat.screen.turns["m"] != turn)
         assert await chat.reply(chat.screen.turns["m"]) == "two"

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
-from tests.plugins.engines.models import damage, write_model
+from tests.plugins.engines.models import damage_model, write_model
 from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, write_user_config
 from tests.server.config import settings_plugin
 
@@ -201,7 +201,7 @@ def test_a_damaged_model_is_told_by_its_file(tmp_path: Path) -> None:
     settings = ("engine.use=openvino", f"engine.openvino.model={model}")
     good = run(settings=settings, kind=RealConsole)
     assert [line for line in lines(good, "✓") if line.startswith("model: walker (Qwen2")]
-    damage(model, "truncated weights")
+    damage_model(model, "truncated weights")
     result = run(settings=settings, kind=RealConsole)
     assert lines(result, "✗") == [
         (

@@ -54,7 +54,7 @@ class NoSettings(PluginSettings):
 def build(settings: EchoSettings, build_context: BuildContext) -> Engine:
     if settings.mode == "slow":
         raise ConfigurationError("there is no slow echo")
-    return ScriptedEngine("Hello.", lacks=settings.lacks)
+    return ScriptedEngine("Hello.", missing_capabilities=settings.lacks)
 
 
 class Shout:

@@ -69,17 +69,19 @@ COVERED = {
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
     "engine.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
     "engine.health_probe_interval": (
-        "tests/server/engines/test_supervised.py::test_a_silent_death_is_found_by_the_canary"
+        "tests/server/engines/test_supervised.py::test_a_silent_crash_is_found_by_the_health_probe"
     ),
     "engine.health_probe_timeout": (
-        "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_canary"
+        "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_health_probe"
     ),
     "engine.restart_backoff": f"{HERE}::test_a_dead_engine_is_restarted_after_the_backoff",
     "engine.timeout": f"{HERE}::test_a_generation_has_a_deadline",
-    "engine.restart_timeout": f"{CONTINUATION}::test_a_message_waits_no_longer_than_set",
+    "engine.restart_timeout": (
+        f"{CONTINUATION}::test_a_message_waits_no_longer_than_the_restart_timeout"
+    ),
     "engine.max_attempts": (
         f"{CONTINUATION}"
-        "::test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_works"
+        "::test_a_message_that_crashes_the_engine_in_each_attempt_fails_and_the_next_one_works"
     ),
     "ledger.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
     "ledger.history": f"{HERE}::test_a_skill_gets_no_more_history_than_set",
@@ -150,25 +152,27 @@ SKILLS = "tests/skills/test_settings.py"
 COVERED_OF_PLUGINS = {
     "engine.openai.urls": f"{OPENAI}::test_a_server_that_is_not_there_is_unavailable",
     "engine.openai.api_key": f"{OPENAI}::test_the_key_is_sent",
-    "engine.openai.engine_info": f"{OPENAI}::test_what_is_known_better_is_believed",
+    "engine.openai.capabilities": f"{OPENAI}::test_settings_override_what_the_server_declares",
     "engine.openai.embedding_model": (
         f"{OPENAI}::test_vectors_have_unit_length_and_the_texts_order"
     ),
-    "engine.openai.silence_timeout": f"{OPENAI}::test_a_server_that_falls_silent_is_taken_for_dead",
+    "engine.openai.read_timeout": (
+        f"{OPENAI}::test_a_server_that_sends_nothing_fails_after_the_read_timeout"
+    ),
     "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_told_by_its_file",
     "engine.transformers.model": (
         "tests/plugins/engines/test_conformance.py"
         "::test_a_broken_model_is_a_configuration_error_that_names_it"
     ),
-    "engine.transformers.embedding": (
+    "engine.transformers.embedding_model": (
         "tests/plugins/engines/test_transformers.py"
         "::test_an_encoder_embeds_alike_alone_and_among_longer_texts"
     ),
     "engine.vllm.model": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
     "engine.vllm.python": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
     "engine.vllm.startup_timeout": f"{VLLM}::test_a_start_that_takes_too_long_is_ended",
-    "engine.vllm.adapters": f"{VLLM}::test_adapters_change_what_is_said",
-    "engine.vllm.embedding_model": f"{VLLM}::test_vectors_tell_texts_apart",
+    "engine.vllm.adapters": f"{VLLM}::test_adapters_change_the_reply",
+    "engine.vllm.embedding_model": f"{VLLM}::test_vectors_differ_between_texts",
     "engine.vllm.classifier_model": f"{VLLM}::test_labels_have_probabilities",
     "engine.vllm.max_num_seqs": f"{VLLM}::test_the_lower_priority_number_gets_the_next_slot",
     "engine.vllm.arguments": (f"{VLLM}::test_arguments_that_load_code_or_open_ports_are_refused"),
@@ -223,25 +227,25 @@ COVERED_OF_PLUGINS = {
 }
 UNCOVERED_OF_PLUGINS = {
     "engine.openai.connect_timeout",
-    "engine.openai.context",
+    "engine.openai.context_window",
     "engine.openai.embedding_urls",
     "engine.openai.flavor",
     "engine.openai.model",
-    "engine.openvino.cache_mib",
-    "engine.openvino.context",
-    "engine.openvino.eight_bits",
-    "engine.openvino.exact",
-    "engine.openvino.requests",
-    "engine.openvino.share_prefixes",
-    "engine.openvino.step_tokens",
+    "engine.openvino.kv_cache_mib",
+    "engine.openvino.context_window",
+    "engine.openvino.int8_weights",
+    "engine.openvino.batch_invariant",
+    "engine.openvino.slots",
+    "engine.openvino.prefix_caching",
+    "engine.openvino.max_batched_tokens",
     "engine.openvino.threads",
-    "engine.transformers.classifier",
-    "engine.transformers.context",
+    "engine.transformers.classifier_model",
+    "engine.transformers.context_window",
     "engine.transformers.device",
     "engine.transformers.dtype",
-    "engine.transformers.generates",
-    "engine.transformers.requests",
-    "engine.transformers.step_tokens",
+    "engine.transformers.load_model",
+    "engine.transformers.slots",
+    "engine.transformers.max_prefill_tokens",
     "engine.transformers.threads",
     "engine.vllm.block_size",
     "engine.vllm.device",
@@ -333,12 +337,12 @@ async def test_a_message_above_the_limit_is_refused() -> None:
 
 @pytest.mark.parametrize(("drain", "outcomes"), [(5.0, ["done"]), (0.0, [])])
 async def test_a_stopping_server_gives_turns_time_to_end(drain: float, outcomes: list[str]) -> None:
-    ledger, engine = MemoryLedger(), ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    ledger, engine = MemoryLedger(), ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
     chosen = settings(server=ServerSettings(drain=drain))
     async with converse(Parrot, settings=chosen, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("count")
         await chat.screen.until(turn, text="one")
-        asyncio.get_running_loop().call_later(0.1, engine.go)
+        asyncio.get_running_loop().call_later(0.1, engine.resume)
     held = await ledger.snapshot(chat.conversation, 10)
     assert [line.outcome for line in held.history if line.role == "assistant"] == outcomes
 
@@ -417,7 +421,7 @@ async def test_a_dead_engine_is_restarted_after_the_backoff() -> None:
     )
     engine = SupervisedEngine(inner, quick, Metrics())
     await engine.start()
-    inner.die()
+    inner.crash()
     async with asyncio.timeout(0.9):  # the default is a second
         while not engine.problem:  # noqa: ASYNC110  supervision sets no event
             await asyncio.sleep(0.005)
@@ -427,7 +431,7 @@ async def test_a_dead_engine_is_restarted_after_the_backoff() -> None:
 
 
 async def test_a_generation_has_a_deadline() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
     chosen = settings(engine=EngineSettings(timeout=0.05))
     async with converse(Parrot, settings=chosen, engine=engine) as chat:
         reply = await chat.say("count")
@@ -540,7 +544,7 @@ async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
 
 @pytest.mark.parametrize("inbox", [1, 3])
 async def test_no_more_messages_wait_in_a_conversation_than_set(inbox: int) -> None:
-    engine = ScriptedEngine(lambda _: ScriptedReply(text="one two", hold=1))
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="one two", pause_after=1))
     chosen = settings(admission=AdmissionSettings(inbox_limit=inbox))
     async with converse(Parrot, settings=chosen, engine=engine) as chat:
         turns = [await chat.send("first")]
@@ -549,7 +553,7 @@ async def test_no_more_messages_wait_in_a_conversation_than_set(inbox: int) -> N
         with pytest.raises(TooMany):
             await chat.send("one too many")
         assert b'palaver_refusals_total{reason="inbox"} 1.0' in chat.server.metrics.exposition()
-        engine.go()
+        engine.resume()
         for turn in turns:
             assert await chat.reply(turn) == "one two"
 

@@ -271,7 +271,7 @@ async def test_a_channel_has_its_lane_and_the_engine_its_priority(channel: str, 
 
 
 async def test_an_engine_without_priorities_is_asked_for_none() -> None:
-    engine = ScriptedEngine("done", lacks=["priority"])
+    engine = ScriptedEngine("done", missing_capabilities=["priority"])
     line = admission(engine, lanes={"night": "batch"})
     await line.start()
     assert (await line.generate(request("1", channel="night"), ignore)).text == "done"
@@ -317,7 +317,7 @@ async def test_an_engine_that_is_full_is_asked_again() -> None:
         )
 
     class Full(ScriptedEngine):
-        def _line(self, request: GenerationRequest) -> ScriptedReply:
+        def _reply_to(self, request: GenerationRequest) -> ScriptedReply:
             return reply(request)
 
     line = admission(Full())
@@ -337,10 +337,10 @@ async def test_the_canary_and_what_needs_no_place_pass_by_a_full_line() -> None:
     sung = asyncio.Event()
 
     def reply(request: GenerationRequest) -> ScriptedReply:
-        if request.id.startswith("canary"):
+        if request.id.startswith("health-probe"):
             sung.set()
             return ScriptedReply(text="x")
-        return ScriptedReply(text="one two", hold=1)
+        return ScriptedReply(text="one two", pause_after=1)
 
     inner = ScriptedEngine(reply)
     quick = EngineSettings(health_probe_interval=0.02, health_probe_timeout=1.0)
@@ -431,7 +431,7 @@ async def test_who_comes_while_the_engine_is_silent_will_wait_for_longer() -> No
 
 
 async def test_who_waits_in_line_is_told_how_many_come_first() -> None:
-    engine = ScriptedEngine(lambda _: ScriptedReply(text="one two", hold=1))
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="one two", pause_after=1))
     settings = Settings(
         admission=AdmissionSettings(max_generations=1),
         routing=RoutingSettings(default="parrot", consult_engine=False),
@@ -447,7 +447,7 @@ async def test_who_waits_in_line_is_told_how_many_come_first() -> None:
             await until_told(other, turn)
         told = [other.screen.of(turn, Queued) for other, turn in zip(others, turns, strict=True)]
         assert [[event.ahead for event in events] for events in told] == [[0], [1]]
-        engine.go()
+        engine.resume()
         for other, turn in zip(others, turns, strict=True):
             await other.reply(turn)
             assert other.screen.of(turn, Finished)

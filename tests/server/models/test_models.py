@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.plugins.engines.models import damage, write_model
+from tests.plugins.engines.models import damage_model, write_model
 
 from palaver.cli import main
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
@@ -80,7 +80,7 @@ def test_a_copy_belongs_to_the_data_directory(
 ) -> None:
     (model / "pytorch_model.bin").write_bytes(b"\x80\x04")
     registry.add_directory(model, "mine", copy=True)
-    damage(model, "empty")
+    damage_model(model, "empty")
     copy = registry.resolve("mine")
     assert read_checkpoint(copy).architecture == "Qwen2ForCausalLM"
     assert not (copy / "pytorch_model.bin").exists()
@@ -193,14 +193,14 @@ def lost_shard(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (lambda d: damage(d, "no config"), "model {d!r}: config.json is missing"),
-        (lambda d: damage(d, "empty"), "model {d!r}: config.json is missing"),
+        (lambda d: damage_model(d, "no config"), "model {d!r}: config.json is missing"),
+        (lambda d: damage_model(d, "empty"), "model {d!r}: config.json is missing"),
         (
-            lambda d: damage(d, "truncated weights"),
+            lambda d: damage_model(d, "truncated weights"),
             "model {d!r}: model.safetensors is truncated: 5_000 of 1_055_952 bytes are there",
         ),
         (
-            lambda d: damage(d, "bad tokenizer"),
+            lambda d: damage_model(d, "bad tokenizer"),
             "model {d!r}: tokenizer.json cannot be read: key must be a string at line 1 column 2",
         ),
         (
@@ -305,7 +305,7 @@ def test_a_failure_is_one_line(
 
 def test_a_damaged_model_is_neither_added_nor_chosen(model: Path, tmp_path: Path) -> None:
     palaver(tmp_path, "models", "add", str(model))
-    damage(model, "truncated weights")
+    damage_model(model, "truncated weights")
     used = palaver(tmp_path, "models", "use", "walker")
     assert used.exit_code == 78
     assert "model.safetensors is truncated" in used.stderr

@@ -147,7 +147,7 @@ class Looker(Skill):
 
 
 async def test_a_stop_leaves_no_trace_in_the_worker_that_runs_the_next_turn() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
     settings = Settings(
         dispatch=DispatchSettings(max_running=1), routing=RoutingSettings(default="parrot")
     )

@@ -1,4 +1,4 @@
-"""Writes a Hugging Face style model as the GGUF file that OpenVINO reads, without torch."""
+"""Converts a Hugging Face model directory to the GGUF file that OpenVINO reads, without torch."""
 
 import contextlib
 import dataclasses
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palaver import ConfigurationError
-from palaver_plugins.engines.text import Json, read_json
+from palaver import ConfigurationError, read_json
+from palaver_plugins.engines.tokenization import Json
 
 ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
-"""Those that OpenVINO's reader knows, by ``model_type``."""
-FORMAT = 1
-"""Counts changes of what is written, so that older files are not taken for new ones."""
-PROBE = {
+"""Architectures that OpenVINO reads, by ``model_type``."""
+FORMAT_VERSION = 1
+"""Increase it with each change of the written files, so that cached ones are not reused."""
+PROBE_CONFIG = {
     "model_type": "qwen2",
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -30,64 +30,63 @@ PROBE = {
     "head_dim": 32,
     "rms_norm_eps": 1e-6,
 }
-"""The sizes of a model that is there only for its vocabulary."""
+"""Sizes of the probe, a model that has the vocabulary and next to no weights."""
 
 Array = NDArray[Any]  # Any: float16, float32 or quantised bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Form:
-    """What to make of a model. Without ``weights`` only the probe: OpenVINO has the rest."""
+class ConversionOptions:
+    """Options of a conversion. Without ``weights`` it writes only the probe."""
 
-    eight_bits: bool = False
+    int8_weights: bool = False
     weights: bool = True
 
 
-def cached(folder: Path, cache: Path, form: Form) -> Path:
-    """A directory with ``model.gguf`` and ``probe.gguf``, made unless ``cache`` has it.
+def convert_cached(folder: Path, cache: Path, options: ConversionOptions) -> Path:
+    """Return a directory with ``model.gguf`` and ``probe.gguf``, converted unless ``cache`` has it.
 
-    The probe has the same vocabulary and next to no weights. Raises `ConfigurationError` that
-    names ``folder`` when the model cannot be read.
+    Raises `ConfigurationError` that names ``folder`` when the model cannot be read.
     """
-    place = cache / digest(folder, form)
-    if not place.exists():
+    target = cache / cache_key(folder, options)
+    if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as fresh:
-            write(folder, Path(fresh) / "made", form)
+            convert(folder, Path(fresh) / "converted", options)
             # Another process may have been faster: its result is the same.
             with contextlib.suppress(OSError):
-                os.rename(Path(fresh) / "made", place)
-    return place
+                os.rename(Path(fresh) / "converted", target)
+    return target
 
 
-def digest(folder: Path, form: Form) -> str:
-    """Names what would be written, from the state of the files it would be written from."""
+def cache_key(folder: Path, options: ConversionOptions) -> str:
+    """Return a digest of the model's files (name, size, time) and of the options."""
     files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    plain = json.dumps([FORMAT, str(folder.resolve()), dataclasses.astuple(form), state])
-    return hashlib.sha256(plain.encode()).hexdigest()[:24]
+    key = [FORMAT_VERSION, str(folder.resolve()), dataclasses.astuple(options), state]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
 
 
-def write(folder: Path, target: Path, form: Form) -> None:
-    """Write ``target/probe.gguf``, and ``target/model.gguf`` where ``form`` wants the weights."""
-    config = supported(folder) if form.weights else read_json(folder, "config.json")
-    tokenizer = read_json(folder, "tokenizer.json")
+def convert(folder: Path, target: Path, options: ConversionOptions) -> None:
+    """Write ``target/probe.gguf``, and ``target/model.gguf`` with ``options.weights``."""
+    config = supported_config(folder) if options.weights else read_json(folder / "config.json")
+    tokenizer = read_json(folder / "tokenizer.json")
     if (tokenizer.get("decoder") or {}).get("type") != "ByteLevel":
         raise ConfigurationError(
             f"model {str(folder)!r}: its tokenizer is not byte-level BPE, which the openvino "
             "engine needs; use the transformers engine"
         )
     target.mkdir()
-    if form.weights:
+    if options.weights:
         path = target / "model.gguf"
-        write_file(path, config, tokenizer, weights(folder), eight_bits=form.eight_bits)
-    probe = config | PROBE
+        write_file(path, config, tokenizer, read_weights(folder), int8_weights=options.int8_weights)
+    probe = config | PROBE_CONFIG
     write_file(target / "probe.gguf", probe, tokenizer, probe_weights(probe))
 
 
-def supported(folder: Path) -> Json:
-    """The model's configuration. Raises `ConfigurationError` when OpenVINO could not read it."""
-    config = read_json(folder, "config.json")
+def supported_config(folder: Path) -> Json:
+    """Return the configuration. Raises `ConfigurationError` when OpenVINO cannot load the model."""
+    config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         raise ConfigurationError(
@@ -104,8 +103,8 @@ def supported(folder: Path) -> Json:
     return config
 
 
-def weights(folder: Path) -> Iterator[tuple[str, Array]]:
-    """All weights as float32, by their names in the model."""
+def read_weights(folder: Path) -> Iterator[tuple[str, Array]]:
+    """Yield all weights as float32, with their names in the model."""
     import safetensors
 
     files = sorted(folder.glob("*.safetensors"))
@@ -133,7 +132,7 @@ def to_float(data: bytes, dtype: str) -> NDArray[np.float32]:
 
 
 def probe_weights(config: Json) -> Iterator[tuple[str, Array]]:
-    """Weights of zero for one layer."""
+    """Yield weights of zero for one layer."""
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     layer = "model.layers.0."
     yield "model.embed_tokens.weight", np.zeros((vocabulary, hidden), np.float32)
@@ -153,15 +152,15 @@ def write_file(
     tokenizer: Json,
     tensors: Iterator[tuple[str, Array]],
     *,
-    eight_bits: bool = False,
+    int8_weights: bool = False,
 ) -> None:
     import gguf
 
     kind = config["model_type"]
     writer = gguf.GGUFWriter(path, kind, use_temp_file=True)
-    describe(writer, config)
+    add_metadata(writer, config)
     writer.add_file_type(
-        gguf.LlamaFileType.MOSTLY_Q8_0 if eight_bits else gguf.LlamaFileType.MOSTLY_F16
+        gguf.LlamaFileType.MOSTLY_Q8_0 if int8_weights else gguf.LlamaFileType.MOSTLY_F16
     )
     add_vocabulary(writer, config, tokenizer)
     names = gguf.get_tensor_name_map(
@@ -173,9 +172,9 @@ def write_file(
             raise ConfigurationError(f"{path.name}: a {kind} model has no weights {name!r}")
         if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             tensor = interleaved(tensor, heads(config)["q_proj" not in name])
-        if eight_bits and tensor.ndim == 2:
-            eight = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(new_name, gguf.quants.quantize(tensor, eight), raw_dtype=eight)
+        if int8_weights and tensor.ndim == 2:
+            int8 = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(new_name, gguf.quants.quantize(tensor, int8), raw_dtype=int8)
         else:
             writer.add_tensor(
                 new_name, tensor.astype(np.float16 if tensor.ndim > 1 else np.float32)
@@ -187,18 +186,18 @@ def write_file(
 
 
 def interleaved(tensor: Array, heads: int) -> Array:
-    """Llama's GGUF files keep the two halves of a rotated pair side by side."""
+    """Return ``tensor`` with the halves of each rotary pair side by side, as in Llama's GGUF."""
     shape = (heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
     return tensor.reshape(shape).swapaxes(1, 2).reshape(tensor.shape)
 
 
 def heads(config: Json) -> tuple[int, int]:
-    """Heads of the queries, and of the keys and values."""
+    """Return the number of query heads and of key-value heads."""
     queries: int = config["num_attention_heads"]
     return queries, config.get("num_key_value_heads") or queries
 
 
-def describe(writer: Any, config: Json) -> None:  # Any: gguf has no types
+def add_metadata(writer: Any, config: Json) -> None:  # Any: gguf has no types
     queries, keys = heads(config)
     rotary = config | (config.get("rope_parameters") or {})
     writer.add_context_length(config["max_position_embeddings"])
