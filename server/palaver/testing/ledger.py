@@ -37,14 +37,7 @@ from palaver.ledger import (
     StopState,
     UnsettledCount,
 )
-from palaver.messages import (
-    Conversation,
-    Cursor,
-    Event,
-    Message,
-    StoredEvent,
-    new_id,
-)
+from palaver.messages import Conversation, Cursor, Event, Message, StoredEvent, new_id
 from palaver.testing.conversation_state import (
     ConversationState,
     LastWrite,

@@ -7,9 +7,17 @@ import secrets
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 from hiredis import ReplyError
 
-from palaver import ConfigurationError, Guarantee, LedgerUnavailable, OnChange, PalaverError
+from palaver import (
+    ConfigurationError,
+    Guarantee,
+    LedgerUnavailable,
+    OnChange,
+    PalaverError,
+    StoredEvent,
+)
 from palaver_plugins.ledgers.redis import checks, permissions
 from palaver_plugins.ledgers.redis.address import Address, Target, parse_target
 from palaver_plugins.ledgers.redis.connection import Connection, RedisReply, pack
@@ -18,10 +26,11 @@ from palaver_plugins.ledgers.redis.guarantee import Deployment
 from palaver_plugins.ledgers.redis.keys import Keys, Partition
 from palaver_plugins.ledgers.redis.node_client import RECONNECT_INTERVAL, Locate, NodeClient
 from palaver_plugins.ledgers.redis.node_pool import NodePool, SeedAddresses
-from palaver_plugins.ledgers.redis.notifications import WatchRegistry, WorkSignal
 from palaver_plugins.ledgers.redis.scripts import Script, load_scripts
 from palaver_plugins.ledgers.redis.sentinel import Sentinels
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
+from palaver_plugins.ledgers.redis.work_signal import WorkSignal
+from palaver_plugins.ledgers.watchers import Watchers
 
 MAX_ATTEMPTS = 12
 """Times that a command is sent after recoverable errors: enough to wait for about a second."""
@@ -35,6 +44,7 @@ UNREPLICATED = frozenset(
 """Scripts and commands that write nothing, or nothing that must survive a failover."""
 
 Argument = str | bytes | int
+_decode_events = msgspec.json.Decoder(tuple[StoredEvent, ...]).decode
 
 
 class Route(NamedTuple):
@@ -56,7 +66,7 @@ class RedisClient:
         self._settings = settings
         self._keys = keys
         self._queues = {partition.queue.encode() for partition in keys.partitions}
-        self._watchers = WatchRegistry()
+        self._watchers = Watchers[bytes]()
         self._scripts: dict[str, Script] = {}
         self._target: Target
         self._sentinels: Sentinels | None = None
@@ -132,7 +142,8 @@ class RedisClient:
         remove = self._watchers.add(channel, on_change)
 
         def unwatch() -> None:
-            if remove():
+            remove()
+            if channel not in self._watchers:
                 node.send_without_reply(pack("UNSUBSCRIBE", channel))
 
         try:
@@ -250,7 +261,7 @@ class RedisClient:
             for partition in self._keys.partitions
         ]
         if node is self._open_nodes().first:  # every node of a Cluster publishes; one is enough
-            channels += (*self._queues, *self._watchers.channels)
+            channels += (*self._queues, *self._watchers)
         sent += [connection.send(pack("SUBSCRIBE", channel)) for channel in channels]
         for future in sent:
             node.check_reply(await future)
@@ -305,8 +316,8 @@ class RedisClient:
     def _on_publish(self, channel: bytes, payload: bytes) -> None:
         if channel in self._queues:
             self.work.set()
-        else:
-            self._watchers.notify(channel, payload)
+        elif channel in self._watchers:
+            self._watchers.notify(channel, _decode_events(payload))
 
     def _notify_all(self) -> None:
         self._watchers.notify_all()

@@ -8,12 +8,7 @@ import hiredis
 
 from palaver import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis.address import Address
-from palaver_plugins.ledgers.redis.connection import (
-    Connection,
-    ConnectionLost,
-    RedisReply,
-    pack,
-)
+from palaver_plugins.ledgers.redis.connection import Connection, ConnectionLost, RedisReply, pack
 
 AUTH_ERRORS = ("WRONGPASS", "NOAUTH", "NOPERM")
 

@@ -182,11 +182,7 @@ class RedisLedger:
         await self._run_as_owner("release", claim)
 
     async def _run_as_owner(
-        self,
-        script: str,
-        claim: Claim,
-        *arguments: Argument,
-        more_keys: tuple[str, ...] = (),
+        self, script: str, claim: Claim, *arguments: Argument, more_keys: tuple[str, ...] = ()
     ) -> RedisReply:
         """Run a script that compares the fence of the claim."""
         name = name_of(claim.conversation)

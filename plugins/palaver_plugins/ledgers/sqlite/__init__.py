@@ -32,7 +32,6 @@ from palaver import (
     Receipt,
     Snapshot,
     StopState,
-    StoredEvent,
     UnsettledCount,
     hookimpl,
 )
@@ -49,6 +48,7 @@ from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread, JobRe
 from palaver_plugins.ledgers.sqlite.inspection import inspect_file
 from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.rows import stored_events
+from palaver_plugins.ledgers.watchers import Watchers
 
 
 class SQLiteLedgerSettings(RetentionSettings):
@@ -83,7 +83,7 @@ class SQLiteLedger:
             events_kept=settings.events_kept,
             retention=settings.retention_seconds,
         )
-        self._watchers: dict[str, list[OnChange]] = {}
+        self._watchers = Watchers[str]()
         self._work = asyncio.Event()
         self._due_at = float("inf")
 
@@ -153,17 +153,7 @@ class SQLiteLedger:
         return await self._thread.submit(queries.read, str(conversation), after, limit)
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
-        name = str(conversation)
-        self._watchers.setdefault(name, []).append(on_change)
-
-        def unwatch() -> None:
-            watchers = self._watchers.get(name, [])
-            if on_change in watchers:
-                watchers.remove(on_change)
-            if not watchers:
-                self._watchers.pop(name, None)
-
-        return unwatch
+        return self._watchers.add(str(conversation), on_change)
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
         return await self._thread.submit(queries.snapshot, str(conversation), history)
@@ -198,7 +188,7 @@ class SQLiteLedger:
         erasure = await self._thread.submit(personal_data.erase, tenant, person)
         for name in self._watchers:
             if name.startswith(f"{tenant}/"):
-                self._notify_soon(name, ())
+                self._watchers.notify(name, ())
         return erasure
 
     async def guarantee(self) -> Guarantee:
@@ -236,18 +226,8 @@ class SQLiteLedger:
             self._work.clear()
             self._due_at = result.value.until
         if result.events and result.conversation in self._watchers:
-            self._notify_soon(result.conversation, stored_events(result.offset, result.events))
-
-    def _notify_soon(self, name: str, events: tuple[StoredEvent, ...]) -> None:
-        loop = asyncio.get_running_loop()
-        for on_change in self._watchers[name]:  # separately, so that a failure affects only one
-            loop.call_soon(self._call_watcher, name, on_change, events)
-
-    def _call_watcher(
-        self, name: str, on_change: OnChange, events: tuple[StoredEvent, ...]
-    ) -> None:
-        if on_change in self._watchers.get(name, ()):
-            on_change(events)
+            stored = stored_events(result.offset, result.events)
+            self._watchers.notify(result.conversation, stored)
 
     def _release_unclaimed(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled in the meantime."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from palaver import Event, InboxMessage, Received, new_id
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
-    ConversationRow,
     Database,
+    Row,
     UnsettledTurn,
     decode_events,
     decode_history,
@@ -35,18 +35,18 @@ UPDATE conversations SET epoch = ?, first_offset = 1, last_offset = ?, start_off
 
 
 def delete_conversation(database: Database, conversation: int) -> None:
-    execute = database.connection.execute
     within = (conversation << 32, (conversation + 1) << 32)
     for table, column in (("events", "position"), ("turns", "position"), ("steps", "turn")):
-        execute(f"DELETE FROM {table} WHERE {column} > ? AND {column} < ?", within)
+        database.execute(f"DELETE FROM {table} WHERE {column} > ? AND {column} < ?", within)
     for table in ("dedupe_records", "steering"):
-        execute(f"DELETE FROM {table} WHERE conversation = ?", (conversation,))
-    execute("DELETE FROM conversations WHERE id = ?", (conversation,))  # cascades to the rest
+        database.execute(f"DELETE FROM {table} WHERE conversation = ?", (conversation,))
+    database.execute(
+        "DELETE FROM conversations WHERE id = ?", (conversation,)
+    )  # cascades to the rest
 
 
-def erase_from(database: Database, row: ConversationRow, person: str) -> int:
+def erase_from(database: Database, row: Row, person: str) -> int:
     """Remove the person's messages and the replies; return how many events were removed."""
-    execute = database.connection.execute
     turns = read_unsettled_turns(database.connection, row)
     oldest = turns[0] if turns else None
     steering = read_steering(database.connection, row)
@@ -55,7 +55,9 @@ def erase_from(database: Database, row: ConversationRow, person: str) -> int:
     restarts = oldest is not None and bool(len(others) < len(steering) or resumes)
     erased = _delete_turns(database, row, person)
     for table in ("members", "dedupe_records"):
-        execute(f"DELETE FROM {table} WHERE conversation = ? AND person = ?", (row.id, person))
+        database.execute(
+            f"DELETE FROM {table} WHERE conversation = ? AND person = ?", (row.id, person)
+        )
     if oldest is not None and restarts:
         erased.add(oldest.number)
     before = row.last_offset - row.first_offset + 1
@@ -68,7 +70,7 @@ def erase_from(database: Database, row: ConversationRow, person: str) -> int:
 
 def _update_queue(
     database: Database,
-    row: ConversationRow,
+    row: Row,
     turns: Sequence[UnsettledTurn],
     oldest: UnsettledTurn | None,
     steering: Sequence[InboxMessage],
@@ -77,7 +79,6 @@ def _update_queue(
 ) -> None:
     """Update the conversation for the ``turns`` that stay; ``oldest`` was the first before."""
     now = database.clock()
-    execute = database.connection.execute
     oldest_erased = oldest is not None and (not turns or turns[0] is not oldest)
     running = 0 if oldest_erased or restarts or not row.running_turn else 1
     row.unsettled_turns = len(turns)
@@ -89,30 +90,30 @@ def _update_queue(
         move_steering(database, row, oldest.number, steering, now)
         due_at = now
     if oldest is not None and (oldest_erased or restarts):
-        execute(_RESET_TURN, (due_at, row.id))
-        execute("DELETE FROM steps WHERE turn = ?", (row.base + oldest.number,))
+        database.execute(_RESET_TURN, (due_at, row.id))
+        database.execute("DELETE FROM steps WHERE turn = ?", (row.base + oldest.number,))
     if oldest_erased:
-        execute(_FORGET_ATTEMPTS, (row.id,))
-    execute(
+        database.execute(_FORGET_ATTEMPTS, (row.id,))
+    database.execute(
         _UPDATE_COUNTS,
         (new_id(), row.last_offset, row.last_offset, row.newest_turn, row.unsettled_turns,
          row.waiting_messages, row.steering_count, row.has_question, row.id),
     )  # fmt: skip
 
 
-def _delete_question(database: Database, row: ConversationRow, person: str) -> bool:
+def _delete_question(database: Database, row: Row, person: str) -> bool:
     """Delete the pending question if the person has words in it."""
     if not row.has_question or person not in people_of_question(database, row):
         return False
-    database.connection.execute("DELETE FROM pending_questions WHERE conversation = ?", (row.id,))
+    database.execute("DELETE FROM pending_questions WHERE conversation = ?", (row.id,))
     row.has_question = 0
     return True
 
 
-def _delete_turns(database: Database, row: ConversationRow, person: str) -> set[int]:
+def _delete_turns(database: Database, row: Row, person: str) -> set[int]:
     """Delete the person's turns, and their history entries in those of others; return the numbers
     of the turns."""
-    found = database.connection.execute(
+    found = database.execute(
         "SELECT position, person, history FROM turns "
         "WHERE position > ? AND position < ? AND (person = ? OR has_other_people)",
         (row.base, row.end, person),
@@ -126,31 +127,33 @@ def _erase_history(
     database: Database, position: int, person: str, history: bytes | None, *, is_owner: bool
 ) -> None:
     """Keep only other people's entries; the reply is deleted with the turn's owner."""
-    execute = database.connection.execute
     others = [
         entry
         for entry in (decode_history([history]) if history else ())
         if entry.person != person and not (is_owner and entry.role == "assistant")
     ]
     if not others:
-        execute("DELETE FROM turns WHERE position = ?", (position,))
+        database.execute("DELETE FROM turns WHERE position = ?", (position,))
         return
-    execute("UPDATE turns SET history = ? WHERE position = ?", (encode_history(others), position))
+    database.execute(
+        "UPDATE turns SET history = ? WHERE position = ?", (encode_history(others), position)
+    )
     if is_owner:
-        execute("UPDATE turns SET person = '', fence = NULL WHERE position = ?", (position,))
+        database.execute(
+            "UPDATE turns SET person = '', fence = NULL WHERE position = ?", (position,)
+        )
 
 
-def _rewrite_events(database: Database, row: ConversationRow, person: str, erased: set[int]) -> int:
+def _rewrite_events(database: Database, row: Row, person: str, erased: set[int]) -> int:
     """Rewrite the stream without the person's messages and the events of the turns ``erased``;
     return its length."""
-    execute = database.connection.execute
     within = (row.base, row.end)
-    blocks = execute(
+    blocks = database.execute(
         "SELECT position, turn, data FROM events WHERE position > ? AND position < ? "
         "ORDER BY position",
         within,
     ).fetchall()
-    execute("DELETE FROM events WHERE position > ? AND position < ?", within)
+    database.execute("DELETE FROM events WHERE position > ? AND position < ?", within)
     last = 0
     for position, turn, data in blocks:
         kept = [
@@ -160,7 +163,7 @@ def _rewrite_events(database: Database, row: ConversationRow, person: str, erase
         ]
         if kept:
             last += len(kept)
-            execute(ADD_EVENTS, (row.base + last, turn, encode(kept)))
+            database.execute(ADD_EVENTS, (row.base + last, turn, encode(kept)))
     return last
 
 
@@ -170,7 +173,7 @@ def _stays(event: Event, person: str, is_erased: bool) -> bool:
     return not is_erased
 
 
-def _untrimmed(row: ConversationRow, position: int, events: list[Event]) -> list[Event]:
+def _untrimmed(row: Row, position: int, events: list[Event]) -> list[Event]:
     """Return the events of a block that were not trimmed."""
     trimmed = row.first_offset - (position - row.base - len(events) + 1)
     return events[max(trimmed, 0) :]

@@ -27,20 +27,20 @@ DELETE FROM dedupe_records WHERE number IN
 def delete_expired(database: Database) -> int:
     """Delete expired rows; return the largest number of any kind. `MAX_ROWS` of a kind mean that
     there may be more."""
-    execute, now = database.connection.execute, database.clock()
+    now = database.clock()
     oldest = now - DEAD_LETTER_DAYS * DAY
-    dead_letters = execute("DELETE FROM dead_letters WHERE at < ?", (oldest,)).rowcount
-    records = execute(_DELETE_DEDUPE_RECORDS, (MAX_ROWS, now - DEDUPE_SECONDS)).rowcount
+    dead_letters = database.execute("DELETE FROM dead_letters WHERE at < ?", (oldest,)).rowcount
+    records = database.execute(_DELETE_DEDUPE_RECORDS, (MAX_ROWS, now - DEDUPE_SECONDS)).rowcount
     conversations = memories = 0
     if database.retention:
         conversations = _delete_conversations(database, now - database.retention)
-        memories = execute(_DELETE_MEMORIES, (now - database.retention, MAX_ROWS)).rowcount
+        memories = database.execute(_DELETE_MEMORIES, (now - database.retention, MAX_ROWS)).rowcount
     return max(min(dead_letters, 1), records, conversations, memories)
 
 
 def _delete_conversations(database: Database, before: float) -> int:
     """Delete conversations that were last active before that time and have no unsettled turn."""
-    expired = database.connection.execute(_CONVERSATIONS, (before, MAX_ROWS)).fetchall()
+    expired = database.execute(_CONVERSATIONS, (before, MAX_ROWS)).fetchall()
     for conversation, name in expired:
         delete_conversation(database, conversation)
         database.cached_rows.pop(name, None)

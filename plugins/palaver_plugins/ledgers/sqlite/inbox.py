@@ -23,8 +23,8 @@ from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     HOUR,
     CachedHistory,
-    ConversationRow,
     Database,
+    Row,
     UnsettledTurn,
     encode,
     load_reply,
@@ -80,17 +80,17 @@ def accept(
         raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
     if message.person not in row.people:
         member = (row.id, message.conversation.tenant, message.person)
-        database.connection.execute(_ADD_MEMBER, member)
+        database.execute(_ADD_MEMBER, member)
         row.people.add(message.person)
     database.record_activity(row, now)
     return _receive(database, row, InboxMessage(now, message), digest, policies)
 
 
 def _find_duplicate(
-    database: Database, row: ConversationRow, message: Message, digest: str, now: float
+    database: Database, row: Row, message: Message, digest: str, now: float
 ) -> Receipt | None:
     """Return the receipt of the same message, if it was accepted within the last day."""
-    found = database.connection.execute(_FIND_DUPLICATE, (row.id, message.id)).fetchone()
+    found = database.execute(_FIND_DUPLICATE, (row.id, message.id)).fetchone()
     if found is None:
         return None
     turn, known_digest, accepted_at = found
@@ -101,9 +101,9 @@ def _find_duplicate(
     return Receipt(turn=turn, ahead=_ahead(database, row, parse_number(turn)), duplicate=True)
 
 
-def _begin(database: Database, name: str, now: float) -> ConversationRow:
+def _begin(database: Database, name: str, now: float) -> Row:
     """Store a new conversation."""
-    database.connection.execute(
+    database.execute(
         "INSERT INTO conversations (name, epoch, active_at) VALUES (?, ?, ?)",
         (name, next_epoch(database.connection), now),
     )
@@ -113,9 +113,9 @@ def _begin(database: Database, name: str, now: float) -> ConversationRow:
     return row
 
 
-def _ahead(database: Database, row: ConversationRow, number: int) -> int:
+def _ahead(database: Database, row: Row, number: int) -> int:
     """Count the unsettled turns before that one; 0 when it is settled."""
-    (ahead,) = database.connection.execute(
+    (ahead,) = database.execute(
         "SELECT count(*) FROM turns WHERE position >= ? AND position < ? AND history IS NULL",
         (row.base + row.oldest_turn, row.base + number),
     ).fetchone()
@@ -132,7 +132,7 @@ class _Assignment(NamedTuple):
 
 def _receive(
     database: Database,
-    row: ConversationRow,
+    row: Row,
     inbox_message: InboxMessage,
     digest: str,
     policies: ConcurrencyPolicies,
@@ -141,15 +141,14 @@ def _receive(
     message = inbox_message.message
     received = received_event(turn.id, message, ahead=ahead)
     offset = row.last_offset + 1
-    execute = database.connection.execute
-    execute(
+    database.execute(
         _ADD_DEDUPE_RECORD,
         (row.id, message.id, message.person, turn.id, digest, inbox_message.accepted_at),
     )
-    execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
+    database.execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
     row.last_offset, row.waiting_messages = offset, row.waiting_messages + 1
     due_at = turn.due_at if row.unsettled_turns == 1 and not row.running_turn else None
-    execute(
+    database.execute(
         _UPDATE_QUEUE,
         (row.newest_turn, row.last_offset, row.unsettled_turns, row.waiting_messages,
          row.steering_count, due_at, row.id),
@@ -159,10 +158,7 @@ def _receive(
 
 
 def _assign_turn(
-    database: Database,
-    row: ConversationRow,
-    inbox_message: InboxMessage,
-    policies: ConcurrencyPolicies,
+    database: Database, row: Row, inbox_message: InboxMessage, policies: ConcurrencyPolicies
 ) -> _Assignment:
     """Add the message to the turn that the policy names."""
     connection = database.connection
@@ -207,20 +203,19 @@ def stop(database: Database, name: str, turn: str | None) -> OperationResult[tup
     row = database.row(name)
     if row is None:
         return OperationResult(("unknown", ""))
-    execute = database.connection.execute
     if turn is None:
-        found = execute(_OLDEST, (row.base + row.oldest_turn, row.end)).fetchone()
+        found = database.execute(_OLDEST, (row.base + row.oldest_turn, row.end)).fetchone()
     else:
-        found = execute(_BY_ID, (row.base + parse_number(turn), turn)).fetchone()
+        found = database.execute(_BY_ID, (row.base + parse_number(turn), turn)).fetchone()
     if found is None:
         return OperationResult(("unknown", ""))
     position, turn, is_open = found
     if not is_open:
         return OperationResult(("settled", turn))
-    execute(_STOP, (position,))
+    database.execute(_STOP, (position,))
     if waiting := row.cached_turns.get(position - row.base):
         waiting.stop_requested = True
     if turn == row.running_turn:
-        execute("UPDATE conversations SET stop_requested = 1 WHERE id = ?", (row.id,))
+        database.execute("UPDATE conversations SET stop_requested = 1 WHERE id = ?", (row.id,))
         row.stop_requested = 1
     return OperationResult(("stopping", turn))

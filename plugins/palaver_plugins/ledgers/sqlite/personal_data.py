@@ -4,13 +4,7 @@ from palaver import Erasure, Export, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.sqlite import dead_letters
 from palaver_plugins.ledgers.sqlite.erasure import delete_conversation, erase_from
 from palaver_plugins.ledgers.sqlite.results import OperationResult
-from palaver_plugins.ledgers.sqlite.rows import (
-    COLUMNS,
-    ConversationRow,
-    Database,
-    decode_history,
-    renew_epoch,
-)
+from palaver_plugins.ledgers.sqlite.rows import COLUMNS, Database, Row, decode_history, renew_epoch
 from palaver_plugins.ledgers.sqlite.unsettled_turns import read_steering, read_unsettled_turns
 
 _CONVERSATIONS = f"""
@@ -31,7 +25,7 @@ def export(database: Database, tenant: str, person: str) -> OperationResult[Expo
             conversations[row.name] = history
         pending += _pending_of(database, row, person)
     pending += dead_letters.messages_of(database, tenant, person)
-    memories = database.connection.execute(
+    memories = database.execute(
         "SELECT key, value FROM memories WHERE tenant = ? AND person = ? ORDER BY key",
         (tenant, person),
     )
@@ -52,7 +46,7 @@ def erase(database: Database, tenant: str, person: str) -> OperationResult[Erasu
     counts = [_erase_from(database, row, person) for row in rows]
     database.cached_rows.clear()
     letters = dead_letters.erase(database, tenant, person)
-    memories = database.connection.execute(
+    memories = database.execute(
         "DELETE FROM memories WHERE tenant = ? AND person = ?", (tenant, person)
     ).rowcount
     renew_epoch(database.connection, new_id())
@@ -69,14 +63,14 @@ def erase(database: Database, tenant: str, person: str) -> OperationResult[Erasu
     return OperationResult(erasure, wake=True, scrub=True)
 
 
-def _rows_of(database: Database, tenant: str, person: str) -> list[ConversationRow]:
-    found = database.connection.execute(_CONVERSATIONS, (tenant, person)).fetchall()
-    return [ConversationRow(*row) for row in found]
+def _rows_of(database: Database, tenant: str, person: str) -> list[Row]:
+    found = database.execute(_CONVERSATIONS, (tenant, person)).fetchall()
+    return [Row(*row) for row in found]
 
 
-def _history_of(database: Database, row: ConversationRow, person: str) -> tuple[HistoryEntry, ...]:
+def _history_of(database: Database, row: Row, person: str) -> tuple[HistoryEntry, ...]:
     """Return the person's history entries, with the replies to their turns."""
-    found = database.connection.execute(_HISTORY, (row.base, row.end, person))
+    found = database.execute(_HISTORY, (row.base, row.end, person))
     return tuple(
         entry
         for owner, history in found.fetchall()
@@ -85,7 +79,7 @@ def _history_of(database: Database, row: ConversationRow, person: str) -> tuple[
     )
 
 
-def _pending_of(database: Database, row: ConversationRow, person: str) -> list[Message]:
+def _pending_of(database: Database, row: Row, person: str) -> list[Message]:
     """Return the person's messages that wait, or that steer the oldest unsettled turn."""
     connection = database.connection
     own = [message for turn in read_unsettled_turns(connection, row) for message in turn.messages]
@@ -93,12 +87,12 @@ def _pending_of(database: Database, row: ConversationRow, person: str) -> list[M
     return [message for message in (*own, *steering) if message.person == person]
 
 
-def _erase_from(database: Database, row: ConversationRow, person: str) -> tuple[int, int]:
+def _erase_from(database: Database, row: Row, person: str) -> tuple[int, int]:
     """Remove the person from a conversation; return how many messages and events were removed."""
     history = _history_of(database, row, person)
     settled = sum(entry.role == "user" for entry in history)
     messages = settled + len(_pending_of(database, row, person))
-    others = database.connection.execute(
+    others = database.execute(
         "SELECT 1 FROM members WHERE conversation = ? AND person <> ? LIMIT 1", (row.id, person)
     ).fetchone()
     if others is None:

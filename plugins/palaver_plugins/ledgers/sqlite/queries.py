@@ -4,8 +4,8 @@ from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledCo
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     HOUR,
-    ConversationRow,
     Database,
+    Row,
     decode_events,
     load_reply,
     next_epoch,
@@ -21,7 +21,7 @@ def read(database: Database, name: str, after: int, limit: int) -> OperationResu
     if row is None:
         return OperationResult(Page(next_epoch(database.connection), 1, 0, ()))
     start = max(after + 1, row.first_offset)
-    blocks = database.connection.execute(
+    blocks = database.execute(
         "SELECT position, data FROM events WHERE position >= ? AND position < ? "
         "ORDER BY position LIMIT ?",
         (row.base + start, row.end, max(limit, 0)),  # a block has at least one event
@@ -48,7 +48,7 @@ def snapshot(database: Database, name: str, history: int) -> OperationResult[Sna
     )
 
 
-def _pending_turns(database: Database, row: ConversationRow) -> tuple[PendingTurn, ...]:
+def _pending_turns(database: Database, row: Row) -> tuple[PendingTurn, ...]:
     oldest, *others = read_unsettled_turns(database.connection, row)
     steering = read_steering(database.connection, row)
     load_reply(database.connection, row)
@@ -68,7 +68,7 @@ def _pending_turns(database: Database, row: ConversationRow) -> tuple[PendingTur
 
 
 def members(database: Database, name: str) -> OperationResult[frozenset[str]]:
-    people = database.connection.execute(
+    people = database.execute(
         "SELECT person FROM members m JOIN conversations c ON c.id = m.conversation "
         "WHERE c.name = ?",
         (name,),
@@ -77,7 +77,7 @@ def members(database: Database, name: str) -> OperationResult[frozenset[str]]:
 
 
 def queue_depth(database: Database) -> OperationResult[QueueDepth]:
-    unsettled_turns, running = database.connection.execute(
+    unsettled_turns, running = database.execute(
         "SELECT coalesce(sum(unsettled_turns), 0), coalesce(sum(running_turn <> ''), 0) "
         "FROM conversations WHERE due_at IS NOT NULL"
     ).fetchone()
@@ -92,7 +92,7 @@ WHERE c.due_at IS NOT NULL AND t.history IS NULL GROUP BY c.id, t.person
 
 
 def count_unsettled(database: Database) -> OperationResult[tuple[UnsettledCount, ...]]:
-    rows = database.connection.execute(_UNSETTLED).fetchall()
+    rows = database.execute(_UNSETTLED).fetchall()
     return OperationResult(
         tuple(
             UnsettledCount(tenant=name.split("/")[0], person=person, turns=turns, bytes=size)
@@ -105,12 +105,12 @@ def remember(
     database: Database, tenant: str, person: str, key: str, value: str | None
 ) -> OperationResult[None]:
     if value is None:
-        database.connection.execute(
+        database.execute(
             "DELETE FROM memories WHERE tenant = ? AND person = ? AND key = ?",
             (tenant, person, key),
         )
     else:
-        database.connection.execute(
+        database.execute(
             "INSERT OR REPLACE INTO memories (tenant, person, key, value, used_at) "
             "VALUES (?, ?, ?, ?, ?)",
             (tenant, person, key, value, database.clock()),
@@ -119,7 +119,7 @@ def remember(
 
 
 def recall(database: Database, tenant: str, person: str, key: str) -> OperationResult[str | None]:
-    found = database.connection.execute(
+    found = database.execute(
         "SELECT value, used_at FROM memories WHERE tenant = ? AND person = ? AND key = ?",
         (tenant, person, key),
     ).fetchone()
@@ -127,7 +127,7 @@ def recall(database: Database, tenant: str, person: str, key: str) -> OperationR
         return OperationResult(None)
     value, used_at = found
     if (now := database.clock()) - used_at >= HOUR:
-        database.connection.execute(
+        database.execute(
             "UPDATE memories SET used_at = ? WHERE tenant = ? AND person = ? AND key = ?",
             (now, tenant, person, key),
         )

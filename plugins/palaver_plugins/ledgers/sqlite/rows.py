@@ -51,7 +51,7 @@ class UnsettledTurn(msgspec.Struct):
         return tuple(inbox_message.message for inbox_message in self.inbox_messages)
 
 
-class ConversationRow(msgspec.Struct):
+class Row(msgspec.Struct):
     """Row of ``conversations``: first its columns (see the schema), then a cache of other rows."""
 
     id: int
@@ -103,7 +103,7 @@ class ConversationRow(msgspec.Struct):
 
 
 ADD_EVENTS = "INSERT INTO events (position, turn, data) VALUES (?, ?, ?)"
-_FIELDS = ConversationRow.__struct_fields__
+_FIELDS = Row.__struct_fields__
 COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS[: _FIELDS.index("people")])
 _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"
 
@@ -144,9 +144,13 @@ class Database:
     clock: Callable[[], float]
     events_kept: int
     retention: float = 0.0
-    cached_rows: dict[str, ConversationRow] = field(default_factory=dict)
+    cached_rows: dict[str, Row] = field(default_factory=dict)
+    execute: Callable[..., sqlite3.Cursor] = field(init=False)
 
-    def row(self, name: str) -> ConversationRow | None:
+    def __post_init__(self) -> None:
+        self.execute = self.connection.execute
+
+    def row(self, name: str) -> Row | None:
         """Return the conversation's row, and cache it."""
         row = self.cached_rows.get(name)
         if row is None and (row := read_row(self.connection, name)) is not None:
@@ -155,18 +159,16 @@ class Database:
             self.cached_rows[name] = row
         return row
 
-    def record_activity(self, row: ConversationRow, now: float) -> None:
+    def record_activity(self, row: Row, now: float) -> None:
         """Postpone the expiry of the conversation."""
         if now - row.active_at >= HOUR:
-            self.connection.execute(
-                "UPDATE conversations SET active_at = ? WHERE id = ?", (now, row.id)
-            )
+            self.execute("UPDATE conversations SET active_at = ? WHERE id = ?", (now, row.id))
             row.active_at = now
 
 
-def read_row(connection: sqlite3.Connection, name: str) -> ConversationRow | None:
+def read_row(connection: sqlite3.Connection, name: str) -> Row | None:
     row = connection.execute(_BY_NAME, (name,)).fetchone()
-    return None if row is None else ConversationRow(*row)
+    return None if row is None else Row(*row)
 
 
 def next_epoch(connection: sqlite3.Connection) -> str:
@@ -180,9 +182,7 @@ def renew_epoch(connection: sqlite3.Connection, epoch: str) -> None:
     connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
 
 
-def read_history(
-    connection: sqlite3.Connection, row: ConversationRow, count: int
-) -> tuple[HistoryEntry, ...]:
+def read_history(connection: sqlite3.Connection, row: Row, count: int) -> tuple[HistoryEntry, ...]:
     """Return the newest ``count`` history entries, oldest first."""
     if count <= 0:
         return ()
@@ -219,7 +219,7 @@ def digest_of(entries: Sequence[LogEntry]) -> int:
     return zlib.crc32(encode(entries))
 
 
-def load_reply(connection: sqlite3.Connection, row: ConversationRow) -> None:
+def load_reply(connection: sqlite3.Connection, row: Row) -> None:
     """Read the reply and the skill of the oldest unsettled turn into the row."""
     if row.reply_parts is not None:
         return
@@ -233,7 +233,7 @@ def load_reply(connection: sqlite3.Connection, row: ConversationRow) -> None:
         extend_reply(row, (event for (data,) in blocks for event in decode_events(data)))
 
 
-def extend_reply(row: ConversationRow, entries: Iterable[LogEntry]) -> None:
+def extend_reply(row: Row, entries: Iterable[LogEntry]) -> None:
     """Apply ``entries`` to the reply and the skill that `load_reply` has read."""
     parts = row.reply_parts
     assert parts is not None
@@ -247,7 +247,7 @@ def extend_reply(row: ConversationRow, entries: Iterable[LogEntry]) -> None:
             row.skill = entry.skill  # type: ignore[union-attr]
 
 
-def read_journal(connection: sqlite3.Connection, row: ConversationRow) -> tuple[Step, ...]:
+def read_journal(connection: sqlite3.Connection, row: Row) -> tuple[Step, ...]:
     """Return the journal of the oldest unsettled turn: the newest step of each number."""
     if not row.has_steps:
         return ()

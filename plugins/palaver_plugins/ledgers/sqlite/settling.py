@@ -26,8 +26,8 @@ from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     MAX_CACHED_CHARACTERS,
-    ConversationRow,
     Database,
+    Row,
     UnsettledTurn,
     digest_of,
     encode,
@@ -134,7 +134,7 @@ def settle(
 
 def _close_turn(
     database: Database,
-    row: ConversationRow,
+    row: Row,
     claim: Claim,
     history: Sequence[HistoryEntry],
     progress: Progress,
@@ -142,7 +142,7 @@ def _close_turn(
 ) -> None:
     """Store the history of the turn, and the write by which a repetition is recognized."""
     has_other_people = any(entry.person not in ("", history[0].person) for entry in history)
-    database.connection.execute(
+    database.execute(
         _SETTLE_TURN,
         (encode_history(history), has_other_people, claim.fence, *write, progress.index,
          progress.offset, progress.steering_count, row.base + row.oldest_turn),
@@ -153,19 +153,19 @@ def _close_turn(
             row.cached_history = None
 
 
-def _pass_messages_on(database: Database, row: ConversationRow, turn: UnsettledTurn) -> None:
+def _pass_messages_on(database: Database, row: Row, turn: UnsettledTurn) -> None:
     """Let the successor of the stopped turn answer its messages too."""
     successor = read_unsettled_turn(database.connection, row, row.successor)
     if successor is not None:
         successor.interrupted = (*turn.interrupted, *turn.messages)
-        database.connection.execute(
+        database.execute(
             "UPDATE turns SET interrupted = ? WHERE position = ?",
             (encode(successor.interrupted), row.base + successor.number),
         )
 
 
 def _move_untaken(
-    database: Database, row: ConversationRow, untaken: Sequence[InboxMessage], now: float
+    database: Database, row: Row, untaken: Sequence[InboxMessage], now: float
 ) -> tuple[Received, ...]:
     """Make the next turn of the steering messages that the oldest turn did not take."""
     if not untaken:
@@ -175,11 +175,7 @@ def _move_untaken(
 
 
 def move_steering(
-    database: Database,
-    row: ConversationRow,
-    after: int,
-    untaken: Sequence[InboxMessage],
-    now: float,
+    database: Database, row: Row, after: int, untaken: Sequence[InboxMessage], now: float
 ) -> tuple[Received, ...]:
     """Make a turn of steering messages, right after turn ``after``; return its events."""
     own, rest = split_untaken_steering(untaken)
@@ -196,7 +192,7 @@ def move_steering(
     return moved
 
 
-def _start_next_turn(database: Database, row: ConversationRow, now: float) -> None:
+def _start_next_turn(database: Database, row: Row, now: float) -> None:
     """Update the conversation for the turn after the settled one."""
     _trim_events(database, row)
     row.oldest_turn += 1
@@ -206,7 +202,7 @@ def _start_next_turn(database: Database, row: ConversationRow, now: float) -> No
     row.running_turn, row.claimed_turn, row.reply_parts = "", None, None
     row.failed_attempts, row.has_steps, row.stop_requested, row.successor = 0, 0, 0, 0
     row.start_offset, row.reply_length, row.next_index, row.write_index = 0, 0, 0, -1
-    database.connection.execute(
+    database.execute(
         _NEXT_TURN,
         (row.first_offset, row.last_offset, row.newest_turn, row.unsettled_turns,
          row.waiting_messages, due_at, row.oldest_turn, row.steering_count, row.has_question,
@@ -215,16 +211,12 @@ def _start_next_turn(database: Database, row: ConversationRow, now: float) -> No
 
 
 def _repeated_settle(
-    database: Database,
-    row: ConversationRow | None,
-    claim: Claim,
-    entries: Sequence[LogEntry],
-    expect: int,
+    database: Database, row: Row | None, claim: Claim, entries: Sequence[LogEntry], expect: int
 ) -> Progress:
     """Return the result of the same write. Raises `Fenced` when another claim settled the turn."""
     settled = None
     if row is not None:
-        settled = database.connection.execute(
+        settled = database.execute(
             _SETTLED_TURN, (row.base + parse_number(claim.turn), claim.turn)
         ).fetchone()
     if settled is None or settled[0] != claim.fence:
@@ -236,36 +228,35 @@ def _repeated_settle(
 
 
 def _store_question(
-    database: Database, row: ConversationRow, question: PendingQuestion | None, people: set[str]
+    database: Database, row: Row, question: PendingQuestion | None, people: set[str]
 ) -> None:
     """Replace the pending question; ``people`` and those of the earlier one have words in it."""
-    execute = database.connection.execute
     if question is not None and row.has_question:
         people |= people_of_question(database, row)
     row.has_question = int(question is not None)
     if question is None:
-        execute("DELETE FROM pending_questions WHERE conversation = ?", (row.id,))
+        database.execute("DELETE FROM pending_questions WHERE conversation = ?", (row.id,))
         return
     people.add(question.message.person)
-    execute(
+    database.execute(
         "INSERT OR REPLACE INTO pending_questions (conversation, people, data) VALUES (?, ?, ?)",
         (row.id, encode(sorted(people)).decode(), encode(question)),
     )
 
 
-def people_of_question(database: Database, row: ConversationRow) -> set[str]:
+def people_of_question(database: Database, row: Row) -> set[str]:
     """Return the people with words in the pending question."""
-    found = database.connection.execute(
+    found = database.execute(
         "SELECT people FROM pending_questions WHERE conversation = ?", (row.id,)
     ).fetchone()
     return _decode_people(found[0]) if found else set()
 
 
-def _trim_events(database: Database, row: ConversationRow) -> None:
+def _trim_events(database: Database, row: Row) -> None:
     """Delete the oldest events, but for those to keep."""
     first = max(row.first_offset, row.last_offset - database.events_kept + 1)
     if first > row.first_offset:
-        database.connection.execute(
+        database.execute(
             "DELETE FROM events WHERE position > ? AND position < ?", (row.base, row.base + first)
         )
     row.first_offset = first

@@ -23,8 +23,8 @@ from palaver_plugins.ledgers.sqlite import unsettled_turns
 from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
-    ConversationRow,
     Database,
+    Row,
     UnsettledTurn,
     digest_of,
     encode,
@@ -84,9 +84,7 @@ def claim(database: Database, lease: float, history: int) -> OperationResult[Cla
     )
 
 
-def _claim_oldest(
-    database: Database, row: ConversationRow, lease_expires_at: float
-) -> UnsettledTurn:
+def _claim_oldest(database: Database, row: Row, lease_expires_at: float) -> UnsettledTurn:
     turn = unsettled_turns.read_oldest(database.connection, row)
     row.cached_turns.pop(turn.number, None)
     if row.running_turn:
@@ -99,7 +97,7 @@ def _claim_oldest(
     row.stop_requested, row.write_index = int(turn.stop_requested), -1
     if not row.next_index:
         row.start_offset = row.last_offset
-    database.connection.execute(
+    database.execute(
         _CLAIM,
         (lease_expires_at, row.fence, row.running_turn, row.oldest_turn, row.failed_attempts,
          row.stop_requested, row.waiting_messages, row.start_offset, row.id),
@@ -107,14 +105,14 @@ def _claim_oldest(
     return turn
 
 
-def _read_question(database: Database, row: ConversationRow) -> PendingQuestion:
-    (data,) = database.connection.execute(
+def _read_question(database: Database, row: Row) -> PendingQuestion:
+    (data,) = database.execute(
         "SELECT data FROM pending_questions WHERE conversation = ?", (row.id,)
     ).fetchone()
     return _decode_question(data)
 
 
-def _steering_messages(database: Database, row: ConversationRow) -> tuple[Message, ...]:
+def _steering_messages(database: Database, row: Row) -> tuple[Message, ...]:
     steering = unsettled_turns.read_steering(database.connection, row)
     return tuple(inbox_message.message for inbox_message in steering)
 
@@ -123,15 +121,14 @@ def append(
     database: Database, claim: Claim, entries: Sequence[LogEntry], expect: int, lease: float
 ) -> OperationResult[Progress]:
     row = owned_row(database, claim)
-    execute = database.connection.execute
     due_at = database.clock() + lease
     if row.next_index != expect:
         if (expect, digest_of(entries)) != (row.write_index, row.write_digest):
             raise index_conflict(claim, row, expect)
-        execute(_RENEW, (due_at, row.id))
+        database.execute(_RENEW, (due_at, row.id))
         return OperationResult(_progress(row, row.write_offset))
     if not entries:
-        execute(_RENEW, (due_at, row.id))
+        database.execute(_RENEW, (due_at, row.id))
         return OperationResult(_progress(row, row.last_offset))
     row.reply_length = reply_length_after(claim.turn, entries, row.reply_length)
     events, steps = split_entries(entries)
@@ -143,7 +140,7 @@ def append(
     row.last_offset = row.write_offset = row.last_offset + len(events)
     row.has_steps = int(row.has_steps or bool(steps))
     row.write_index, row.write_digest = expect, digest_of(entries)
-    execute(
+    database.execute(
         _APPEND,
         (due_at, row.last_offset, row.next_index, row.reply_length, row.has_steps, expect,
          row.write_digest, row.write_offset, row.id),
@@ -151,7 +148,7 @@ def append(
     return OperationResult(_progress(row, row.last_offset), row.name, offset, events)
 
 
-def _progress(row: ConversationRow, offset: int) -> Progress:
+def _progress(row: Row, offset: int) -> Progress:
     return Progress(row.next_index, offset, bool(row.stop_requested), row.steering_count)
 
 
@@ -165,11 +162,11 @@ def release(database: Database, claim: Claim) -> OperationResult[None]:
         unsettled_turns.claimed_turn(database.connection, row).inbox_messages
     )
     row.running_turn, row.claimed_turn = "", None
-    database.connection.execute(_RELEASE, (database.clock(), row.waiting_messages, row.id))
+    database.execute(_RELEASE, (database.clock(), row.waiting_messages, row.id))
     return OperationResult(None, wake=True)
 
 
-def owned_row(database: Database, claim: Claim) -> ConversationRow:
+def owned_row(database: Database, claim: Claim) -> Row:
     """Return the conversation of a claim that still holds. Raises `Fenced`."""
     row = database.row(str(claim.conversation))
     if row is None or not owns(row, claim):
@@ -177,7 +174,7 @@ def owned_row(database: Database, claim: Claim) -> ConversationRow:
     return row
 
 
-def owns(row: ConversationRow, claim: Claim) -> bool:
+def owns(row: Row, claim: Claim) -> bool:
     return row.running_turn == claim.turn and row.fence == claim.fence
 
 
@@ -185,7 +182,7 @@ def fenced_error(claim: Claim) -> Fenced:
     return Fenced(f"turn {claim.turn}: the claim with fence {claim.fence} is over")
 
 
-def index_conflict(claim: Claim, row: ConversationRow, expect: int) -> IndexConflict:
+def index_conflict(claim: Claim, row: Row, expect: int) -> IndexConflict:
     return IndexConflict(f"turn {claim.turn}: expected index {expect}, it is at {row.next_index}")
 
 
@@ -198,14 +195,14 @@ def split_entries(entries: Sequence[LogEntry]) -> tuple[tuple[Event, ...], tuple
 
 
 def insert_entries(
-    database: Database, row: ConversationRow, events: Sequence[Event], steps: Sequence[Step]
+    database: Database, row: Row, events: Sequence[Event], steps: Sequence[Step]
 ) -> None:
     """Store events after the row's last offset, and steps."""
     if events:
         position = row.base + row.last_offset + len(events)
-        database.connection.execute(ADD_EVENTS, (position, row.oldest_turn, encode(events)))
+        database.execute(ADD_EVENTS, (position, row.oldest_turn, encode(events)))
     if steps:
-        database.connection.execute(
+        database.execute(
             "INSERT INTO steps (turn, next_index, data) VALUES (?, ?, ?)",
             (row.base + row.oldest_turn, row.next_index, encode(steps)),
         )

@@ -7,12 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from palaver import InboxMessage, Message
-from palaver_plugins.ledgers.sqlite.rows import (
-    MAX_CACHED_CHARACTERS,
-    ConversationRow,
-    UnsettledTurn,
-    encode,
-)
+from palaver_plugins.ledgers.sqlite.rows import MAX_CACHED_CHARACTERS, Row, UnsettledTurn, encode
 
 STRIDE = 256
 """Distance between the numbers of two turns. The numbers between them are for turns of untaken
@@ -46,7 +41,7 @@ def parse_number(turn: str) -> int:
 
 def add_turn(
     connection: sqlite3.Connection,
-    row: ConversationRow,
+    row: Row,
     number: int,
     inbox_messages: Sequence[InboxMessage],
     due_at: float,
@@ -63,27 +58,25 @@ def add_turn(
     return turn
 
 
-def next_number(row: ConversationRow) -> int:
+def next_number(row: Row) -> int:
     """Return the number of a turn after all others."""
     return row.newest_turn // STRIDE * STRIDE + STRIDE
 
 
-def number_after(connection: sqlite3.Connection, row: ConversationRow, settled: int) -> int:
+def number_after(connection: sqlite3.Connection, row: Row, settled: int) -> int:
     """Return a number between the turn ``settled`` and those that wait, if one is free."""
     position = row.base + settled + 1
     taken = connection.execute("SELECT 1 FROM turns WHERE position = ?", (position,)).fetchone()
     return next_number(row) if taken else settled + 1
 
 
-def read_unsettled_turns(
-    connection: sqlite3.Connection, row: ConversationRow
-) -> list[UnsettledTurn]:
+def read_unsettled_turns(connection: sqlite3.Connection, row: Row) -> list[UnsettledTurn]:
     """Return the unsettled turns in order."""
     found = connection.execute(_UNSETTLED_TURNS, (row.base + row.oldest_turn, row.end))
     return [_unsettled_turn(row, columns) for columns in found]
 
 
-def read_oldest(connection: sqlite3.Connection, row: ConversationRow) -> UnsettledTurn:
+def read_oldest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
     """Return the first unsettled turn, which must exist."""
     if len(row.cached_turns) == row.unsettled_turns:  # all are cached, and none is claimed
         return row.cached_turns[min(row.cached_turns)]
@@ -91,7 +84,7 @@ def read_oldest(connection: sqlite3.Connection, row: ConversationRow) -> Unsettl
     return _unsettled_turn(row, found.fetchone())
 
 
-def read_newest(connection: sqlite3.Connection, row: ConversationRow) -> UnsettledTurn:
+def read_newest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
     """Return the last unsettled turn, which must exist."""
     if cached := row.cached_turns.get(row.newest_turn):
         return cached
@@ -104,7 +97,7 @@ def read_newest(connection: sqlite3.Connection, row: ConversationRow) -> Unsettl
 
 
 def read_unsettled_turn(
-    connection: sqlite3.Connection, row: ConversationRow, number: int
+    connection: sqlite3.Connection, row: Row, number: int
 ) -> UnsettledTurn | None:
     """Return the unsettled turn with that number."""
     if cached := row.cached_turns.get(number):
@@ -114,7 +107,7 @@ def read_unsettled_turn(
     return None if found is None else _unsettled_turn(row, found)
 
 
-def claimed_turn(connection: sqlite3.Connection, row: ConversationRow) -> UnsettledTurn:
+def claimed_turn(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
     """Return the running turn, which must exist."""
     if row.claimed_turn is None:
         row.claimed_turn = read_oldest(connection, row)
@@ -122,7 +115,7 @@ def claimed_turn(connection: sqlite3.Connection, row: ConversationRow) -> Unsett
 
 
 def _unsettled_turn(
-    row: ConversationRow, columns: tuple[int, str, str, float, int, bytes, bytes | None]
+    row: Row, columns: tuple[int, str, str, float, int, bytes, bytes | None]
 ) -> UnsettledTurn:
     position, turn, person, due_at, stop_requested, inbox_messages, interrupted = columns
     return UnsettledTurn(
@@ -136,7 +129,7 @@ def _unsettled_turn(
     )
 
 
-def read_steering(connection: sqlite3.Connection, row: ConversationRow) -> tuple[InboxMessage, ...]:
+def read_steering(connection: sqlite3.Connection, row: Row) -> tuple[InboxMessage, ...]:
     """Return the steering messages of the oldest unsettled turn."""
     if not row.steering_count:
         return ()
@@ -147,7 +140,7 @@ def read_steering(connection: sqlite3.Connection, row: ConversationRow) -> tuple
 
 
 def replace_steering(
-    connection: sqlite3.Connection, row: ConversationRow, steering: Sequence[InboxMessage]
+    connection: sqlite3.Connection, row: Row, steering: Sequence[InboxMessage]
 ) -> None:
     """Replace the steering messages of the oldest unsettled turn."""
     if row.steering_count:
@@ -157,9 +150,7 @@ def replace_steering(
         add_steering(connection, row, inbox_message)
 
 
-def add_steering(
-    connection: sqlite3.Connection, row: ConversationRow, inbox_message: InboxMessage
-) -> None:
+def add_steering(connection: sqlite3.Connection, row: Row, inbox_message: InboxMessage) -> None:
     row.steering_count += 1
     person = inbox_message.message.person
     connection.execute(_ADD_STEERING, (row.id, row.steering_count, person, encode(inbox_message)))
