@@ -21,9 +21,10 @@ from tests.plugins.engines.support import wait_until
 from tests.plugins.ledgers.redis_server import redis_server
 from tests.server.web.live_server import Frame, WebSocketClient
 
-from palaver.app import build_server, listening
+from palaver.app import build_server
 from palaver.config.settings import Settings
 from palaver.server import Server
+from palaver.web.listener import listening
 from palaver_plugins.engines.openai_wire import request_counts
 
 pytestmark = [pytest.mark.live, pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]

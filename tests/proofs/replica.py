@@ -13,9 +13,10 @@ from tests.chaos.fork_server import Options, Ready
 from tests.proofs import tampering
 from tests.proofs.witness import ring_into
 
-from palaver.app import build_server, listening
+from palaver.app import build_server
 from palaver.config.settings import Settings
 from palaver.plugins import ENTRY_POINT_GROUP, load_plugins
+from palaver.web.listener import listening
 
 PROGRAM = "tests.proofs.replica:serve"
 REGISTRY = load_plugins(

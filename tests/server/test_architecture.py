@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 
 from palaver import BuildContext, Ledger, Skill, Turn
-from palaver.app import listening
 from palaver.config.settings import RoutingSettings, ServerSettings, Settings
 from palaver.plugins import load_plugins
 from palaver.server import Server
 from palaver.testing import ListKnowledge, ScriptedEngine
+from palaver.web.listener import listening
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")

@@ -53,7 +53,8 @@ async def _chat(server: contextlib.AbstractAsyncContextManager[str], hello: Fram
 
 def _start_server(console: Console) -> contextlib.AbstractAsyncContextManager[str]:
     """Build a server of this process on a free port; entering yields its address."""
-    from palaver.app import build_server, listening  # imports the web framework, which is slow
+    from palaver.app import build_server
+    from palaver.web.listener import listening  # imports the web framework, which is slow
 
     logging.basicConfig(level=logging.ERROR)
     settings = console.override("server.port=0", "server.host=127.0.0.1").settings

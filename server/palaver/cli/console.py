@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -27,6 +27,9 @@ from palaver.hooks import BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.plugins import PluginRegistry, load_plugins
+
+if TYPE_CHECKING:
+    from palaver.app import BackendBuilder
 
 T = TypeVar("T")
 
@@ -76,19 +79,20 @@ class Console:
         return load_plugins(disabled=plugins.disabled, strict=plugins.strict)
 
     @functools.cached_property
-    def build_context(self) -> BuildContext:
-        # Imports the web framework, which most commands do not need.
-        from palaver.app import create_data_directory, make_build_context
+    def builder(self) -> "BackendBuilder":
+        from palaver.app import BackendBuilder, create_data_directory  # most commands need neither
 
         create_data_directory(self.settings)
-        return make_build_context(self.settings)
+        return BackendBuilder(self.settings, self.registry)
+
+    @property
+    def build_context(self) -> BuildContext:
+        return self.builder.context
 
     @contextlib.asynccontextmanager
     async def open_ledger(self) -> AsyncIterator[Ledger]:
         """Start the ledger that the settings choose, and close it afterwards."""
-        from palaver.app import build_ledger
-
-        ledger = build_ledger(self.settings, self.registry, self.build_context)
+        ledger = self.builder.ledger()
         try:
             await ledger.start()
             yield ledger
@@ -97,7 +101,7 @@ class Console:
 
     def run_with_ledger(self, use_ledger: Callable[[Ledger], Awaitable[T]]) -> T:
         """Run ``use_ledger`` with the started ledger and return its result."""
-        _ = self.build_context, self.registry  # they read files, which would block the event loop
+        _ = self.builder  # it reads files, which would block the event loop
 
         async def run() -> T:
             async with self.open_ledger() as ledger:
@@ -108,9 +112,7 @@ class Console:
     @contextlib.asynccontextmanager
     async def open_knowledge(self) -> AsyncIterator[KnowledgeBase]:
         """Start the knowledge base that the settings choose, and close it afterwards."""
-        from palaver.app import build_knowledge
-
-        knowledge = build_knowledge(self.settings, self.registry, self.build_context)
+        knowledge = self.builder.knowledge()
         await knowledge.start()
         try:
             yield knowledge

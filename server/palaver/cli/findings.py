@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from palaver.app import build_engine, build_ledger, check_address, make_build_context
+from palaver.app import BackendBuilder
 from palaver.authentication import check_bind
 from palaver.checks import find_model, find_secrets, find_unknown_names, validate_plugin_settings
 from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
@@ -18,11 +18,11 @@ from palaver.cli.models import summarize
 from palaver.config.settings import ServerSettings
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
 from palaver.errors import ConfigurationError, LedgerInUse, LedgerUnavailable, PalaverError
-from palaver.hooks import BuildContext
 from palaver.ledger import Guarantee, InspectableLedger, Ledger
 from palaver.messages import new_id
 from palaver.models.checkpoint import read_checkpoint
 from palaver.turns.shutdown import CLOSE_SECONDS
+from palaver.web.listener import check_address
 
 LEDGER_TIMEOUT = 10.0
 """Seconds that opening the ledger may take."""
@@ -160,7 +160,7 @@ def _check_ledger(console: Console, running: str | None) -> Findings:
     name = console.settings.ledger.use
     prefix = f"ledger {name!r}: "
     try:
-        ledger = build_ledger(console.settings, console.registry, _build_context(console))
+        ledger = _builder(console).ledger()
         is_in_use, guarantee = asyncio.run(_inspect_ledger(ledger, may_be_in_use=bool(running)))
     except TimeoutError:
         yield _bad(LedgerUnavailable(f"it did not open within {LEDGER_TIMEOUT:g} s"), prefix)
@@ -198,7 +198,7 @@ async def _inspect_ledger(ledger: Ledger, *, may_be_in_use: bool) -> tuple[bool,
 def _check_model(console: Console) -> Findings:
     name = console.settings.engine.use
     try:
-        directory = find_model(console.settings, console.registry, _build_context(console))
+        directory = find_model(console.settings, console.registry, _builder(console).context)
         if directory is None:
             return
         checkpoint = read_checkpoint(directory)
@@ -216,7 +216,7 @@ def _check_engine(console: Console, load: bool) -> Findings:
         yield Finding("note", f"engine {name!r}: not loaded; --engine loads and tries it")
         return
     try:
-        engine = build_engine(console.settings, console.registry, _build_context(console))
+        engine = _builder(console).engine()
         engine_info = asyncio.run(_try_engine(engine, console.settings.engine.health_probe_timeout))
     except PalaverError as error:
         yield _bad(error, f"engine {name!r}: ")
@@ -251,9 +251,9 @@ async def _try_engine(engine: Engine, probe_timeout: float) -> EngineInfo:
         await engine.close()
 
 
-def _build_context(console: Console) -> BuildContext:
-    """Return the build context without creating the data directory, as the console's would."""
-    return make_build_context(console.settings)
+def _builder(console: Console) -> BackendBuilder:
+    """Return a builder without creating the data directory, as the console's would."""
+    return BackendBuilder(console.settings, console.registry)
 
 
 def _bad(error: PalaverError, prefix: str = "") -> Finding:

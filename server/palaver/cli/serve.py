@@ -28,7 +28,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @click.pass_obj
 def serve(console: Console, host: str | None, port: str | None, verbose: bool) -> None:
     """Serve until SIGTERM or Ctrl-C, then shut down gracefully."""
-    from palaver.app import build_server, check_address  # imports the web framework, which is slow
+    from palaver.app import build_server
+    from palaver.web.listener import check_address  # imports the web framework, which is slow
 
     configure_logging(logging.DEBUG if verbose else logging.INFO)
     options = {"server.host": host, "server.port": port}
@@ -48,7 +49,7 @@ def configure_logging(level: int) -> None:
 
 async def run_server(server: "Server") -> None:
     """Start the server, serve its web interface, and shut down gracefully after a signal."""
-    from palaver.app import listening
+    from palaver.web.listener import listening
 
     stopped = stop_on_signal(server.settings.server.grace)
     ledger, engine = server.settings.ledger.use, server.settings.engine.use

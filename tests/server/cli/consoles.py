@@ -64,7 +64,7 @@ class RealConsole(KitConsole):
 @contextlib.contextmanager
 def locked_ledger(console: Console) -> Iterator[None]:
     """Use the console's ledger in another thread, as another server would."""
-    _ = console.registry, console.build_context
+    _ = console.registry, console.builder
     with ThreadPoolExecutor() as executor:
         ready, done = threading.Event(), threading.Event()
 

@@ -10,7 +10,6 @@ from typing import TypeVar
 import pytest
 from click.testing import CliRunner, Result
 
-from palaver.app import build_ledger
 from palaver.cli import main
 from palaver.cli.console import Console
 from palaver.ledger import Claim, Ledger
@@ -114,12 +113,12 @@ def test_the_commands_report_a_file_that_a_server_uses(data: DataDirectory, tmp_
 
     @asynccontextmanager
     async def serving() -> AsyncIterator[None]:
-        ledger = build_ledger(console.settings, console.registry, console.build_context)
+        ledger = console.builder.ledger()
         await ledger.start()
         yield
         await ledger.close()
 
-    _ = console.registry, console.build_context
+    _ = console.registry, console.builder
 
     async def run() -> Result:
         async with serving():

@@ -13,7 +13,7 @@ from tests.plugins.ledgers.redis_server import free_port
 from tests.server.config import settings_plugin
 from tests.server.skills_under_test import Parrot
 
-from palaver.app import build_server, listening
+from palaver.app import build_server
 from palaver.authentication import Authenticator
 from palaver.checks import plugin_models
 from palaver.config.reference import list_settings
@@ -40,6 +40,7 @@ from palaver.server import Server
 from palaver.skills import Skill
 from palaver.testing import ChatClient, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.turns.turn import Turn
+from palaver.web.listener import listening
 
 ROOT = Path(__file__).parents[3]
 THIS = "tests/server/config/test_settings_effect.py"
