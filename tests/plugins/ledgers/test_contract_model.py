@@ -84,7 +84,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
     ["done", "asked", "stopped", "stopped", "failed"]
 )
 WEIGHTS = {
-    "accept": 4, "accept_while_running": 4, "accept_again": 1, "accept_many": 1,
+    "accept": 4, "accept_during_a_run": 4, "accept_again": 1, "accept_many": 1,
     "claim": 6, "append": 4, "reset": 1, "append_again": 2, "settle": 5, "settle_again": 1,
     "release": 1, "lose_claim": 1, "advance_time": 1, "advance_a_day": 1, "stop": 1,
     "erase": 1, "export": 1, "check_dead_letters": 1, "check_conversation": 1,
@@ -203,7 +203,7 @@ class Comparison(RuleBasedStateMachine):
         skill = draw(st.sampled_from([None] * 5 + ["s0"]))
         self.receive(draw, draw(WHERE), identity, skill)
 
-    def accept_while_running(self, draw: Draw) -> None:
+    def accept_during_a_run(self, draw: Draw) -> None:
         """Accept messages in the conversation of a claim, which may be over."""
         if self.claims:
             where = self.some_claim(draw).model.conversation

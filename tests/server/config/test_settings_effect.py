@@ -97,7 +97,7 @@ COVERED = {
     "dispatch.max_running": f"{THIS}::test_no_more_turns_run_at_once_than_set",
     "dispatch.lease": f"{THIS}::test_turns_are_leased_for_as_long_as_set",
     "dispatch.max_attempts": f"{THIS}::test_a_turn_fails_after_its_attempts",
-    "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_deadline",
+    "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_timeout",
     "concurrency_policy.default": (
         f"{CONCURRENCY}::test_a_channels_policy_is_stronger_than_the_default"
     ),
@@ -108,8 +108,10 @@ COVERED = {
         f"{CONCURRENCY}::test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill"
     ),
     "concurrency_policy.merge_window": f"{CONCURRENCY}::test_a_burst_becomes_one_turn",
-    "admission.max_generations": f"{SCHEDULED}::test_no_more_run_at_once_than_there_are_places",
-    "admission.batch_share": f"{SCHEDULED}::test_batch_leaves_places_for_those_who_come",
+    "admission.max_generations": (
+        f"{SCHEDULED}::test_no_more_generations_run_at_once_than_there_are_slots"
+    ),
+    "admission.batch_share": f"{SCHEDULED}::test_batch_leaves_slots_free",
     "admission.reserved_share": f"{SCHEDULED}::test_a_reserve_is_left_for_other_tenants",
     "admission.lanes": f"{SCHEDULED}::test_a_channel_has_its_lane_and_the_engine_its_priority",
     "admission.queue_tokens": f"{ADMISSION}::test_a_full_queue_refuses",
@@ -118,25 +120,27 @@ COVERED = {
     ),
     "admission.inbox_limit": f"{THIS}::test_no_more_messages_wait_in_a_conversation_than_set",
     "admission.max_wait": f"{ADMISSION}::test_a_message_that_would_wait_too_long_is_refused",
-    "admission.person.turns": f"{ADMISSION}::test_a_person_may_have_so_many_messages_unanswered",
-    "admission.person.messages_per_minute": f"{ADMISSION}::test_messages_by_the_minute_of_a_person",
-    "admission.person.tokens_per_minute": (
-        f"{ADMISSION}::test_tokens_by_the_minute_may_be_overdrawn_once"
+    "admission.person.turns": f"{ADMISSION}::test_a_person_has_a_limit_of_unsettled_turns",
+    "admission.person.messages_per_minute": (
+        f"{ADMISSION}::test_a_person_has_a_quota_of_messages_per_minute"
     ),
-    "admission.tenant.turns": f"{ADMISSION}::test_a_tenant_may_have_so_many_messages_unanswered",
-    "admission.tenant.messages_per_minute": f"{ADMISSION}::test_messages_by_the_minute_of_a_tenant",
+    "admission.person.tokens_per_minute": (
+        f"{ADMISSION}::test_a_quota_of_tokens_may_be_overdrawn_once"
+    ),
+    "admission.tenant.turns": f"{ADMISSION}::test_a_tenant_has_a_limit_of_unsettled_turns",
+    "admission.tenant.messages_per_minute": (
+        f"{ADMISSION}::test_a_tenant_has_a_quota_of_messages_per_minute"
+    ),
     "admission.tenant.tokens_per_minute": (
-        f"{ADMISSION}::test_tokens_by_the_minute_may_be_overdrawn_once"
+        f"{ADMISSION}::test_a_quota_of_tokens_may_be_overdrawn_once"
     ),
     "admission.tenant.weight": f"{SCHEDULED}::test_tenants_have_weights",
-    "admission.tenants.NAME.turns": (
-        f"{ADMISSION}::test_a_tenant_may_have_so_many_messages_unanswered"
-    ),
+    "admission.tenants.NAME.turns": (f"{ADMISSION}::test_a_tenant_has_a_limit_of_unsettled_turns"),
     "admission.tenants.NAME.messages_per_minute": (
-        f"{ADMISSION}::test_messages_by_the_minute_of_a_tenant"
+        f"{ADMISSION}::test_a_tenant_has_a_quota_of_messages_per_minute"
     ),
     "admission.tenants.NAME.tokens_per_minute": (
-        f"{ADMISSION}::test_tokens_by_the_minute_may_be_overdrawn_once"
+        f"{ADMISSION}::test_a_quota_of_tokens_may_be_overdrawn_once"
     ),
     "admission.tenants.NAME.weight": f"{SCHEDULED}::test_tenants_have_weights",
     "channels.enabled": f"{THIS}::test_only_enabled_channels_open_routes",

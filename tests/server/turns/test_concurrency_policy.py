@@ -161,7 +161,7 @@ class Deaf(Skill):
         await turn.stream(turn.message.text)
 
 
-async def test_a_skill_is_steered_while_it_speaks() -> None:
+async def test_a_running_skill_is_steered() -> None:
     engine = ScriptedEngine(ScriptedReply(text="straight on for", pause_after=2), "left it is")
     async with converse(Guide, engine=engine) as chat:
         turn = await chat.send("go")
@@ -198,7 +198,7 @@ async def test_the_end_of_a_turn_leaves_out_a_message_that_it_did_not_take() -> 
         assert chat.screen.of(moved, Finished)[-1].messages == ("m2",)
 
 
-async def test_what_a_skill_does_not_take_becomes_the_next_turn() -> None:
+async def test_untaken_steering_becomes_the_next_turn() -> None:
     engine = ScriptedEngine(ScriptedReply(text="one", pause_after=1), "two")
     async with converse(Deaf, engine=engine) as chat:
         turn = await chat.send("first")

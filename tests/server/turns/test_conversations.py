@@ -125,7 +125,7 @@ async def test_a_skill_that_asked_sees_the_history_that_it_saw_then() -> None:
     assert len(engine.requests) == 3, "the first generation is not made again"
 
 
-async def test_what_is_remembered_is_recalled_in_another_conversation() -> None:
+async def test_a_remembered_value_is_recalled_in_another_conversation() -> None:
     ledger = MemoryLedger()
     async with converse(Concierge, ledger=ledger) as chat:
         assert await chat.say("the window") == "Until now: nothing."
@@ -334,7 +334,7 @@ async def test_an_unknown_skill_is_refused_before_anything_is_stored() -> None:
         assert "/parrot" in typed.problem.message
 
 
-async def test_structured_verbs() -> None:
+async def test_structured_generation() -> None:
     engine = ScriptedEngine("guilty", '{"guilty": true, "years": 7}', "hm hm")
     async with converse(Judge, engine=engine) as chat:
         assert await chat.say("the butler") == "guilty, 7 years: hm hm"
@@ -365,7 +365,7 @@ async def test_an_engine_error_is_reported_in_a_sentence() -> None:
     assert reply == "I will"
 
 
-async def test_a_turn_has_a_deadline() -> None:
+async def test_a_turn_has_a_timeout() -> None:
     class Sleeper(Skill):
         """Never answer."""
 
@@ -381,7 +381,7 @@ async def test_a_turn_has_a_deadline() -> None:
     assert reply.outcome == "failed"
 
 
-async def test_stop_keeps_what_was_said_and_frees_the_engine() -> None:
+async def test_stop_keeps_the_text_and_frees_the_engine() -> None:
     engine = ScriptedEngine(ScriptedReply(text="one two three four", pause_after=2), "next")
     async with converse(Parrot, engine=engine) as chat:
         turn = await chat.send("count")

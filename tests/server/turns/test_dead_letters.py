@@ -54,7 +54,7 @@ def test_dead_letters_are_listed_and_shown(data: DataDirectory) -> None:
     assert json.loads(data.run("deadletters", "show", first, "--json").output)["turn"] == first
 
 
-def test_a_replayed_letter_is_answered_and_gone(data: DataDirectory) -> None:
+def test_a_replayed_dead_letter_is_answered_and_removed(data: DataDirectory) -> None:
     turn = data.run_with_ledger(lambda ledger: give_up(ledger, "try me"))
     result = data.run("deadletters", "replay", turn)
     assert (result.exit_code, result.output) == (0, f"Replayed {turn}.\n")
@@ -68,7 +68,7 @@ def test_a_burst_is_replayed_as_one(data: DataDirectory) -> None:
     assert data.run_with_ledger(claim_all) == ["one\n\ntwo"]
 
 
-def test_a_replay_that_was_cut_is_repeated_without_doubling(data: DataDirectory) -> None:
+def test_an_interrupted_replay_can_be_repeated(data: DataDirectory) -> None:
     data.run_with_ledger(lambda ledger: give_up(ledger, "once"))
 
     async def cut(ledger: Ledger) -> None:
@@ -81,7 +81,7 @@ def test_a_replay_that_was_cut_is_repeated_without_doubling(data: DataDirectory)
     assert data.run_with_ledger(claim_all) == ["once"]
 
 
-def test_letters_are_discarded(data: DataDirectory) -> None:
+def test_dead_letters_are_discarded(data: DataDirectory) -> None:
     turn = data.run_with_ledger(lambda ledger: give_up(ledger, "poison"))
     assert data.run("deadletters", "discard", turn).exit_code == 0
     again = data.run("deadletters", "discard", turn)
@@ -90,14 +90,14 @@ def test_letters_are_discarded(data: DataDirectory) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "replay"])
-def test_an_unknown_letter_is_one_line_and_2(data: DataDirectory, command: str) -> None:
+def test_an_unknown_dead_letter_is_one_line_and_2(data: DataDirectory, command: str) -> None:
     result = data.run("deadletters", command, "nothing")
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert "no dead letter 'nothing'" in result.output
 
 
 @pytest.mark.parametrize("command", ["replay", "discard"])
-def test_letters_are_named_or_all(data: DataDirectory, command: str) -> None:
+def test_dead_letters_are_named_or_all(data: DataDirectory, command: str) -> None:
     for arguments in ((), ("x", "--all")):
         result = data.run("deadletters", command, *arguments)
         assert "name the turns, or give --all" in result.output

@@ -94,7 +94,7 @@ def idle(engine: ScriptedEngine) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-async def test_a_short_absence_is_not_noticed(deaf: bool) -> None:
+async def test_a_short_outage_has_no_effect(deaf: bool) -> None:
     engine = ScriptedEngine(ScriptedReply(text="one two three four", pause_after=2))
     async with linked(MemoryLedger(), engine) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
@@ -111,7 +111,7 @@ async def test_a_short_absence_is_not_noticed(deaf: bool) -> None:
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-async def test_a_long_absence_pauses_the_turn_and_frees_the_engine(
+async def test_a_long_outage_pauses_the_turn_and_frees_the_engine(
     deaf: bool, impatient: None
 ) -> None:
     text = " ".join(f"word{number}" for number in range(400))
@@ -136,7 +136,7 @@ async def test_a_long_absence_pauses_the_turn_and_frees_the_engine(
     assert attempts == {1}, "an absence is not a failed attempt"
 
 
-async def test_the_owner_of_a_paused_turn_comes_before_those_who_would_take_it_over(
+async def test_the_owner_of_a_paused_turn_claims_it_before_other_replicas(
     impatient: None,
 ) -> None:
     text = "left right left right left right and so on"
@@ -163,7 +163,7 @@ async def test_the_owner_of_a_paused_turn_comes_before_those_who_would_take_it_o
         assert {event.attempt for event in chat.screen.of(turn, Started)} == {1}
 
 
-async def test_a_turn_that_another_replica_took_meanwhile_is_its_own(impatient: None) -> None:
+async def test_a_paused_turn_stays_with_the_replica_that_took_it_over(impatient: None) -> None:
     text = "left right left right left right and so on"
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
@@ -213,7 +213,7 @@ async def test_a_finished_turn_is_settled_when_the_ledger_is_back(deaf: bool) ->
     assert await settled_replies(ledger) == ["one two"]
 
 
-async def test_nothing_is_accepted_and_the_caller_is_told_when_to_come_back() -> None:
+async def test_nothing_is_accepted_and_the_client_is_told_when_to_retry() -> None:
     async with linked(MemoryLedger(), ScriptedEngine("later")) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             link.cut = True
@@ -235,7 +235,7 @@ class Caller(Skill):
         await turn.say(" " + await turn.call_tool("bell"))
 
 
-async def test_a_tool_whose_intent_could_not_be_stored_is_run_once_afterwards() -> None:
+async def test_a_tool_runs_once_after_its_intent_could_not_be_stored() -> None:
     rung: list[str] = []
 
     @tool
@@ -270,7 +270,7 @@ class Diary(Skill):
         await turn.say(" " + (await turn.recall("last") or "nothing"))
 
 
-async def test_a_verb_that_needs_the_ledger_does_not_fail_the_turn() -> None:
+async def test_a_step_that_needs_the_ledger_does_not_fail_the_turn() -> None:
     engine = ScriptedEngine(ScriptedReply(text="noted:", pause_after=1))
     async with linked(MemoryLedger(), engine, Diary) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:

@@ -105,7 +105,7 @@ async def stored(server: Server, turn: str, text: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_cut_reply_goes_on_from_the_last_stored_character() -> None:
+async def test_an_interrupted_reply_continues_from_the_last_stored_character() -> None:
     text = "one two three four five six"
     second = ScriptedEngine(text)
     async with taken_over(
@@ -121,7 +121,7 @@ async def test_a_cut_reply_goes_on_from_the_last_stored_character() -> None:
     assert second.requests[0].partial == "one two three"
 
 
-async def test_an_engine_that_cannot_continue_says_it_anew() -> None:
+async def test_an_engine_that_cannot_continue_starts_the_reply_again() -> None:
     second = ScriptedEngine("one two 3 4", missing_capabilities=["continuation"])
     async with taken_over(
         ScriptedEngine(ScriptedReply(text="one two three four", pause_after=3)),
@@ -180,7 +180,7 @@ class Shouter(Skill):
         await turn.stream("shout", through=Shouting())
 
 
-async def test_a_filtered_reply_goes_on_from_what_was_said() -> None:
+async def test_a_filtered_reply_continues_after_the_stored_text() -> None:
     first = ScriptedEngine(ScriptedReply(text="one two three four", pause_after=3))
     second = ScriptedEngine(lambda request: request.partial + "three four")
     async with taken_over(first, second, Shouter, until="ONE TWO ") as (chat, turn):
@@ -203,7 +203,7 @@ class Launcher(Skill):
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
-async def test_a_tool_that_was_started_is_run_again_only_if_that_does_no_harm(
+async def test_a_started_tool_runs_again_only_if_it_is_idempotent(
     idempotent: bool,
 ) -> None:
     launches: list[str] = []
@@ -267,7 +267,7 @@ class SeldomTold(MemoryLedger):
         self.tells.clear()
 
 
-async def test_all_turns_of_a_dead_worker_are_taken_over_at_one_look() -> None:
+async def test_all_turns_of_a_dead_worker_are_taken_over_at_once() -> None:
     clock = [1000.0]
     ledger = SeldomTold(lambda: clock[0])
     await ledger.start()
@@ -283,7 +283,7 @@ async def test_all_turns_of_a_dead_worker_are_taken_over_at_one_look() -> None:
         engine.resume()
 
 
-async def test_a_worker_that_lost_its_turn_stops_and_frees_the_engine() -> None:
+async def test_a_fenced_worker_stops_and_frees_the_engine() -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
     engine = ScriptedEngine(ScriptedReply(text="mine mine", pause_after=1))
@@ -299,7 +299,7 @@ async def test_a_worker_that_lost_its_turn_stops_and_frees_the_engine() -> None:
         assert (await engine.stats()).running == 0
 
 
-async def test_drain_hands_a_running_turn_over_without_an_attempt() -> None:
+async def test_drain_releases_a_running_turn_without_counting_an_attempt() -> None:
     text = "left and right"
     ledger = MemoryLedger()
     first = ScriptedEngine(ScriptedReply(text=text, pause_after=1))
@@ -328,7 +328,7 @@ async def test_drain_hands_a_running_turn_over_without_an_attempt() -> None:
         heir.unsubscribe(subscription)
 
 
-async def test_a_skill_that_takes_another_way_forgets_the_old_journal() -> None:
+async def test_a_skill_with_other_steps_drops_the_old_journal() -> None:
     ways = iter(("north", "south"))
 
     class Wanderer(Skill):
@@ -355,5 +355,5 @@ async def test_a_skill_that_takes_another_way_forgets_the_old_journal() -> None:
     assert reply.outcome == "done"
 
 
-def test_ids_are_fresh() -> None:
+def test_ids_are_unique() -> None:
     assert new_id() != new_id()
