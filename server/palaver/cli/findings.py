@@ -179,18 +179,19 @@ async def _inspect_ledger(ledger: Ledger, *, may_be_in_use: bool) -> tuple[bool,
 
     Raises `TimeoutError` and what the ledger raises.
     """
+    is_in_use = False
     async with asyncio.timeout(LEDGER_TIMEOUT):
-        if isinstance(ledger, InspectableLedger):
+        try:
             try:
-                await ledger.inspect()
+                if isinstance(ledger, InspectableLedger):
+                    await ledger.inspect()
+                else:
+                    await ledger.start()
             except LedgerInUse:
                 if not may_be_in_use:
                     raise
-                return True, await ledger.guarantee()
-            return False, await ledger.guarantee()
-        try:
-            await ledger.start()
-            return False, await ledger.guarantee()
+                is_in_use = True
+            return is_in_use, await ledger.guarantee()
         finally:
             await ledger.close()
 

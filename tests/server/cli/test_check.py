@@ -243,6 +243,13 @@ def test_a_redis_says_what_it_guarantees(redis: RedisServer) -> None:
 
 
 @pytest.mark.redis
+def test_it_writes_nothing_to_redis(redis: RedisServer) -> None:
+    assert run("--redis", redis.url_for("palaver"), kind=RealConsole).exit_code == 0
+    with Redis.from_url(redis.url) as admin:
+        assert admin.dbsize() == 0
+
+
+@pytest.mark.redis
 def test_a_redis_user_with_all_rights_is_noted(redis: RedisServer) -> None:
     result = run("--redis", redis.url, kind=RealConsole)
     assert result.exit_code == 0

@@ -71,11 +71,16 @@ class RedisClient:
         self._target: Target
         self._sentinels: Sentinels | None = None
         self._nodes: NodePool | None = None
+        self._read_only = False
         self._run_ids: dict[Address, str] = {}
         """Run id of each server's process."""
 
-    async def open(self) -> None:
-        """Connect and check. Raises `ConfigurationError` and `LedgerUnavailable`."""
+    async def open(self, *, read_only: bool = False) -> None:
+        """Connect and check. Raises `ConfigurationError` and `LedgerUnavailable`.
+
+        ``read_only``: write nothing, so that only checks work afterwards.
+        """
+        self._read_only = read_only
         self._scripts = await asyncio.to_thread(self.load_scripts)
         target = parse_target(await asyncio.to_thread(self._settings.url.reveal))
         seeds = SeedAddresses(target.addresses)
@@ -251,6 +256,8 @@ class RedisClient:
             )
         await self._check_permissions(node, connection, server.clustered)
         self._run_ids[node.connected_address] = server.run_id
+        if self._read_only:
+            return
         sent = [connection.send(pack("SCRIPT", "LOAD", s.source)) for s in self._scripts.values()]
         registrations = [
             connection.send(self._registration(partition, server.run_id))
@@ -292,8 +299,9 @@ class RedisClient:
     async def _check_partitions(self) -> None:
         """Check that all servers use the same number of partitions, and find the node of each."""
         partition, wanted = self._keys.partitions[0], len(self._keys.partitions)
-        await self.command(partition, "HSETNX", partition.state, "partitions", wanted)
-        found = int(await self.command(partition, "HGET", partition.state, "partitions"))
+        if not self._read_only:
+            await self.command(partition, "HSETNX", partition.state, "partitions", wanted)
+        found = int(await self.command(partition, "HGET", partition.state, "partitions") or wanted)
         if found != wanted:
             raise ConfigurationError(
                 f"the keys under {self._settings.prefix!r} in Redis at {self._target} "

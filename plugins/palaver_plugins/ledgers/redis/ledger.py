@@ -67,6 +67,10 @@ class RedisLedger:
         ledger's promises, and `LedgerUnavailable` when it cannot be reached."""
         await self._client.open()
 
+    async def inspect(self) -> None:
+        """Check the server as `start` does, and write nothing."""
+        await self._client.open(read_only=True)
+
     async def close(self) -> None:
         await self._client.close()
 
