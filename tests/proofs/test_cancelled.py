@@ -356,7 +356,7 @@ class Forgetful(Connection):
 
 
 class ForgetfulLink(NodeClient):
-    def _make_wire(self) -> Connection:
+    def _make_connection(self) -> Connection:
         return Forgetful(self._on_publish, self._on_connection_lost, self._command_timeout)
 
 
