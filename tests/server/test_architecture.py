@@ -53,6 +53,14 @@ def test_every_behaviour_has_a_file_that_exists() -> None:
         assert (ROOT / file).is_file(), file
 
 
+def test_every_module_is_in_the_layout() -> None:
+    layout = ARCHITECTURE.partition("## Layout")[2].partition("## Rules")[0]
+    package = ROOT / "server" / "palaver"
+    modules = [path.name for path in package.glob("*.py")]
+    packages = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    assert not [name for name in (*modules, *packages) if name not in layout]
+
+
 class Relay(Skill):
     """Say what the engine says."""
 
