@@ -285,7 +285,7 @@ def _total(counts: Iterable[int]) -> int:
 def _quota_exceeded(admission: Admission, excess: Excess) -> TooMany:
     owner = admission.person if excess.owner == "person" else f"tenant {admission.tenant}"
     detail = f"{owner!r} has used up {excess.rate:g} {excess.unit} per minute; wait a little"
-    return TooMany(detail, retry_after=excess.wait)
+    return TooMany(detail, retry_after=excess.retry_after)
 
 
 def _too_many_turns(

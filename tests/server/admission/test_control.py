@@ -238,9 +238,9 @@ async def test_a_quota_of_tokens_may_be_overdrawn_once(owner: str, quota: dict[s
 def test_a_bucket_holds_no_more_than_a_minutes_worth() -> None:
     bucket = Bucket(10, now=0.0)
     bucket.take(10, now=0.0)
-    assert bucket.wait(0.0) == pytest.approx(6)
+    assert bucket.seconds_until_one(0.0) == pytest.approx(6)
     bucket.take(10, now=3600.0)
-    assert bucket.wait(3600.0) == pytest.approx(6)
+    assert bucket.seconds_until_one(3600.0) == pytest.approx(6)
 
 
 def test_buckets_that_are_full_again_are_forgotten() -> None:

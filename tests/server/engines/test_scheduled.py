@@ -383,7 +383,7 @@ async def test_tokens_are_counted_by_tenant_and_against_the_persons_quota() -> N
     excess = quotas.excess("a", "")
     assert excess is not None
     assert excess.unit == "tokens"
-    assert excess.wait == pytest.approx((1 - (10 - 14)) * 6)
+    assert excess.retry_after == pytest.approx((1 - (10 - 14)) * 6)
     shown = metrics.exposition().decode()
     assert 'palaver_tenant_tokens_total{tenant="a"} 14.0' in shown
     assert 'palaver_scheduler_wait_seconds_count{lane="channel"} 1.0' in shown
