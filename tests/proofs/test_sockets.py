@@ -153,7 +153,7 @@ class Round:
         self._deployment = deployment
         self._checker = HistoryChecker(lambda message: reply_to(message.text))
         threads = [f"{number}-{index}" for index in range(CONVERSATIONS)]
-        self._senders = [
+        self._sending_clients = [
             deployment.sending_client(session, thread, on_accepted=self._record_accepted)
             for thread in threads
         ]
@@ -162,7 +162,7 @@ class Round:
             for thread in threads
             for _ in range(CLIENTS_PER_CONVERSATION)
         ]
-        self._clients: list[ProtocolClient] = [*self._senders, *self._receivers]
+        self._clients: list[ProtocolClient] = [*self._sending_clients, *self._receivers]
 
     def _record_accepted(self, id: str, text: str, turn: str) -> None:
         conversation = conversation_of(id.rpartition(".")[0])
@@ -207,9 +207,9 @@ class Round:
         """Stop the faults, wait until every turn is settled, and set the clients' targets."""
         for proxy in self._deployment.proxies:
             proxy.plan = lambda: None
-        for sender in self._senders:
-            sender.sending = False
-        while any(sender.unacknowledged for sender in self._senders):
+        for sending_client in self._sending_clients:
+            sending_client.sending = False
+        while any(sending_client.unacknowledged for sending_client in self._sending_clients):
             self._disconnect_clients()  # a new connection sends unacknowledged messages again
             await asyncio.sleep(0.5)
         ledger = self._deployment.ledger
@@ -226,8 +226,8 @@ class Round:
         deployment, findings = self._deployment, self._deployment.findings
         findings.merge(await self._checker.check(deployment.ledger))
         deployment.counts["turns"] += self._checker.turn_count
-        for sender in self._senders:
-            deployment.counts["resent"] += sender.resent_count
+        for sending_client in self._sending_clients:
+            deployment.counts["resent"] += sending_client.resent_count
         expected: dict[str, ExpectedStream] = {}
         for client in self._clients:
             if client.thread not in expected:

@@ -52,7 +52,7 @@ class Subscriber(Protocol):
         """Receive the whole conversation: events before it are not available any more."""
 
     def on_shutdown(self) -> None:
-        """The server stops: no event follows here, and other replicas continue."""
+        """End: the server shuts down, and other replicas continue the turns."""
 
 
 class DeliveredText(msgspec.Struct):

@@ -43,11 +43,11 @@ class LoadGenerator:
     async def running(self, *, people: int = 4, workers: int = 4) -> AsyncIterator["LoadGenerator"]:
         """Generate load; at the end stop sending, and wait for every turn."""
         async with asyncio.TaskGroup() as group:
-            senders = [group.create_task(self._send(f"t{person}")) for person in range(people)]
+            writers = [group.create_task(self._send(f"t{person}")) for person in range(people)]
             tasks = [group.create_task(self._work()) for _ in range(workers)]
             yield self
             self._sending = False
-            await asyncio.gather(*senders)
+            await asyncio.gather(*writers)
             await self._end()
             for task in tasks:
                 task.cancel()

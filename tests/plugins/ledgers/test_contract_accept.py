@@ -125,7 +125,7 @@ async def test_an_id_is_forgotten_after_a_day(subject: "LedgerUnderTest") -> Non
     assert (await subject.ledger.accept(subject.make_message("another body", id="m1"))).duplicate
 
 
-async def test_any_id_a_sender_may_use_is_kept_apart(subject: "LedgerUnderTest") -> None:
+async def test_all_valid_client_ids_are_kept_apart(subject: "LedgerUnderTest") -> None:
     ids = ["a:b", "a/b", "a{b}", "*", "a b", "🌊", "'; DROP TABLE turns; --", "x" * 200]
     turns = [await subject.accept(id=identity) for identity in ids]
     assert len(set(turns)) == len(ids)
