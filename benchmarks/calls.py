@@ -21,8 +21,8 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.servers import ReadyEngine, make_server
-from palaver.app import listening
 from palaver.testing import MemoryLedger
+from palaver.web.listener import listening
 
 WARM_UP = 50
 """Turns before the counting begins: the history is full and every metric has its children."""

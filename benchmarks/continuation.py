@@ -1,8 +1,8 @@
-"""How often a reply that was cut goes on as if it had not been.
+"""Share of interrupted replies that continue exactly as without the interruption.
 
-Every reply is generated whole, greedily, and then once more from every third of its characters on.
-``seam`` is what the engines do: they go on from the end of a word. ``plain`` hands the model the
-text as it was cut.
+Every reply is generated whole, greedily, and then continued from every third of its characters.
+``healed`` is what the engines do: token healing from the last word boundary. ``plain`` gives the
+model the text as it was cut.
 
     python -m benchmarks.continuation [--engines vllm openai transformers openvino] [--every N]
 
@@ -23,9 +23,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any
 
-from tests.plugins.engines.conftest import built_in
+from tests.plugins.engines.conftest import build_engine
 from tests.plugins.engines.models import SENTENCES, write_model
-from tests.plugins.engines.serving import Serve, build_openai, build_vllm
+from tests.plugins.engines.serving import VllmServer, build_openai, build_vllm
 from tests.proofs.machine import machine
 
 from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, OnText, Sampling
@@ -80,20 +80,20 @@ CODE = (
 )
 
 
-def asked(system: str, text: str) -> Prompt:
+def make_prompt(system: str, text: str) -> Prompt:
     return (ChatMessage("system", system), ChatMessage("user", text))
 
 
 def starter_prompts() -> Iterator[Prompt]:
-    """What the built-in skills would ask, in words that the starter model was trained for."""
+    """Yield prompts of the built-in skills, with texts that the starter model was trained for."""
     for text in CHATS:
-        yield asked(prompts.CHAT, text)
+        yield make_prompt(prompts.CHAT, text)
     for text, length in itertools.product(TEXTS, prompts.LENGTHS):
-        yield asked(prompts.build_summarization_system(length), " ".join(text.split()))
+        yield make_prompt(prompts.build_summarization_system(length), " ".join(text.split()))
     for language, text in itertools.product(("French", "German", "Spanish", "Chinese"), SPOKEN):
-        yield asked(prompts.build_translation_system("English", language), text)
+        yield make_prompt(prompts.build_translation_system("English", language), text)
     for text in CODE:
-        yield asked(prompts.build_codegen_system("Python"), text)
+        yield make_prompt(prompts.build_codegen_system("Python"), text)
 
 
 def walker_prompts() -> Iterator[Prompt]:
@@ -104,17 +104,17 @@ def walker_prompts() -> Iterator[Prompt]:
 PROMPTS = {"walker": walker_prompts, "starter": starter_prompts}
 
 
-class Reply:
-    """One whole reply. ``ends``: the places between the pieces in which it was streamed."""
+class WholeReply:
+    """One whole reply. ``piece_ends``: the lengths of the text after each streamed piece."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt = prompt
         self.text = ""
-        self.ends: set[int] = set()
+        self.piece_ends: set[int] = set()
 
-    def hear(self, piece: str) -> None:
+    def add(self, piece: str) -> None:
         self.text += piece
-        self.ends.add(len(self.text))
+        self.piece_ends.add(len(self.text))
 
     def request(self, partial: str = "") -> GenerationRequest:
         return GenerationRequest(
@@ -126,8 +126,8 @@ class Reply:
         )
 
 
-async def gathered(work: Sequence[Awaitable[Any]]) -> list[Any]:
-    """The results, with a bounded number under way at once."""
+async def gather_bounded(work: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Return the results, with at most `AT_ONCE` running concurrently."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: Awaitable[Any]) -> Any:
@@ -137,28 +137,30 @@ async def gathered(work: Sequence[Awaitable[Any]]) -> list[Any]:
     return await asyncio.gather(*map(one, work))
 
 
-async def whole_replies(engine: Engine, questions: Sequence[Prompt]) -> list[Reply]:
-    replies = [Reply(prompt) for prompt in questions]
-    await gathered([engine.generate(reply.request(), reply.hear) for reply in replies])
+async def whole_replies(engine: Engine, questions: Sequence[Prompt]) -> list[WholeReply]:
+    replies = [WholeReply(prompt) for prompt in questions]
+    await gather_bounded([engine.generate(reply.request(), reply.add) for reply in replies])
     return replies
 
 
-async def continued(generate: Generate, replies: Sequence[Reply], every: int) -> dict[str, Any]:
-    """The share of cuts after which the reply went on as before, by the kind of place."""
+async def measure_cuts(
+    generate: Generate, replies: Sequence[WholeReply], every: int
+) -> dict[str, Any]:
+    """Return the number of cuts and of exact continuations, by the kind of position."""
     cuts = [(reply, cut) for reply in replies for cut in range(1, len(reply.text), every)]
-    rests = await gathered(
+    rests = await gather_bounded(
         [generate(reply.request(reply.text[:cut]), _ignore) for reply, cut in cuts]
     )
     equal, tried = Counter[str](), Counter[str]()
     for (reply, cut), rest in zip(cuts, rests, strict=True):
-        kind = "between_tokens" if cut in reply.ends else "inside_a_token"
+        kind = "between_tokens" if cut in reply.piece_ends else "inside_a_token"
         tried[kind] += 1
         equal[kind] += reply.text[:cut] + rest.text == reply.text
     return {kind: {"cuts": tried[kind], "equal": equal[kind]} for kind in sorted(tried)}
 
 
 def _ignore(text: str) -> None:
-    """Only the whole counts."""
+    """Drop the text: only the result counts."""
 
 
 async def measure(
@@ -168,15 +170,15 @@ async def measure(
     again = await whole_replies(engine, questions)
     same = sum(first.text == second.text for first, second in zip(replies, again, strict=True))
     found: dict[str, Any] = {"replies": len(replies), "repeated_whole": same}
-    found["seam"] = await continued(engine.generate, replies, every)
+    found["healed"] = await measure_cuts(engine.generate, replies, every)
     if plain is not None:
-        found["plain"] = await continued(plain, replies, every)
+        found["plain"] = await measure_cuts(plain, replies, every)
     return found
 
 
 @contextlib.asynccontextmanager
-async def opened(name: str, model: Path) -> AsyncIterator[tuple[Engine, Generate | None]]:
-    """A started engine, and how to go on without its seam where that can be had."""
+async def started_engine(name: str, model: Path) -> AsyncIterator[tuple[Engine, Generate | None]]:
+    """Yield a started engine, and its ``generate`` without token healing where it can be called."""
     async with contextlib.AsyncExitStack() as stack:
         plain: Generate | None = None
         engine: Engine
@@ -184,16 +186,16 @@ async def opened(name: str, model: Path) -> AsyncIterator[tuple[Engine, Generate
             engine = vllm = build_vllm(model, dtype="auto")
             plain = vllm._generate
         elif name == "openai":
-            serve = Serve(model, unix=True)
+            serve = VllmServer(model, unix=True)
             stack.callback(serve.kill)
-            await serve.ready()
+            await serve.wait_until_ready()
             engine = remote = build_openai(serve.url)
 
             async def plain(request: GenerationRequest, on_text: OnText) -> Generation:
-                return await remote._chat(remote._servers[0], request, on_text)
+                return await remote._chat(remote._upstreams[0], request, on_text)
 
         else:
-            engine = built_in({"transformers": transformers, "openvino": openvino}[name], model)
+            engine = build_engine({"transformers": transformers, "openvino": openvino}[name], model)
         stack.push_async_callback(engine.close)
         await engine.start()
         yield engine, plain
@@ -205,7 +207,7 @@ async def run(names: Sequence[str], every: int) -> Table:
         walker = write_model(Path(folder) / "walker")
         (Path(folder) / "starter").symlink_to(STARTER)
         for name, model in itertools.product(names, (walker, walker.with_name("starter"))):
-            async with opened(name, model) as (engine, plain):
+            async with started_engine(name, model) as (engine, plain):
                 found = await measure(engine, plain, list(PROMPTS[model.name]()), every)
             table[f"{name}, {model.name}"] = found
             sys.stdout.write(f"{name}, {model.name}: {json.dumps(found)}\n")
@@ -220,17 +222,17 @@ def share(found: dict[str, Any], kind: str) -> str:
     return f"{100 * counts['equal'] / counts['cuts']:.1f} % of {counts['cuts']:,}"
 
 
-MODES = tuple(itertools.product(("seam", "plain"), ("between_tokens", "inside_a_token")))
+MODES = tuple(itertools.product(("healed", "plain"), ("between_tokens", "inside_a_token")))
 
 
 def markdown(table: Table, every: int) -> str:
-    heads = ["engine, model", "the whole again", *(f"{it[0]}, {it[1]}" for it in MODES)]
+    heads = ["engine, model", "whole reply repeated", *(f"{it[0]}, {it[1]}" for it in MODES)]
     lines = [
         "# Continued replies",
         "",
-        f"How often a greedy reply that is cut every {every} characters goes on as it did before.",
+        f"How often a greedy reply that is cut every {every} characters continues as before.",
         "Streaming cuts between tokens; stop strings, filters and other tokenizers cut inside one.",
-        "`seam`: from the end of the word before, as the engines do. `plain`: from the cut itself.",
+        "`healed`: from the last word boundary, as the engines do. `plain`: from the cut itself.",
         "",
         f"`python -m benchmarks.continuation --every {every}` on {datetime.date.today()},",
         f"{machine()['cores']} cores of {machine()['cpu']}; {AT_ONCE} requests at once, replies of",

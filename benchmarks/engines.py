@@ -1,8 +1,8 @@
-"""What engine ``vllm`` costs over a bare vLLM: tokens per second, first token, gaps.
+"""Overhead of engine ``vllm`` over a bare vLLM: tokens per second, first token, gaps.
 
-Both run the same small model with the same settings, in turns, in one run: the bare engine is a
-loop over `LLMEngine.step` in a process of its own, the other is what the server uses. A small
-model makes the engine fast and so shows what is around it at its worst.
+Both run the same small model with the same settings, alternating in one run: the bare engine is a
+loop over `LLMEngine.step` in a process of its own. A small model makes the engine fast, which shows
+the overhead at its worst.
 
     python -m benchmarks.engines [--rounds N] [--tokens N]
 
@@ -89,10 +89,10 @@ for line in sys.stdin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one round. Times in milliseconds; ``gap`` is between two pieces of one reply.
+    """Figures of one round. Times in milliseconds; ``gap`` is between two pieces of one reply.
 
-    ``cpu_per_token``: microseconds of processor time that the engine's process spent. On a busy
-    machine this is the figure to compare.
+    ``cpu_per_token``: processor time of the engine's process in microseconds, the figure to compare
+    on a busy machine.
     """
 
     tokens_per_second: float
@@ -102,7 +102,7 @@ class Figures:
     gap_p99: float
 
     @classmethod
-    def of(
+    def from_arrivals(
         cls, seconds: float, cpu: float, tokens: int, arrivals: Sequence[Sequence[float]]
     ) -> "Figures":
         gaps = sorted(
@@ -118,14 +118,14 @@ class Figures:
         )
 
     @classmethod
-    def middle(cls, rounds: Sequence["Figures"]) -> "Figures":
-        """The median of each figure."""
+    def median(cls, rounds: Sequence["Figures"]) -> "Figures":
+        """Return the median of each figure."""
         columns = zip(*(dataclasses.astuple(figures) for figures in rounds), strict=True)
         return cls(*(statistics.median(column) for column in columns))
 
 
-class Bare:
-    """A bare vLLM in a process of its own, told on its standard input what to run."""
+class BareEngine:
+    """A bare vLLM in a process of its own, which reads its rounds from standard input."""
 
     def __init__(self, process: asyncio.subprocess.Process, answers: asyncio.StreamReader) -> None:
         self._process = process
@@ -138,7 +138,7 @@ class Bare:
         before = processor_seconds(self._process.pid)
         seconds, count, arrivals = json.loads(await self._answers.readline())
         cpu = processor_seconds(self._process.pid) - before
-        return Figures.of(seconds, cpu, count, arrivals)
+        return Figures.from_arrivals(seconds, cpu, count, arrivals)
 
 
 @asynccontextmanager
@@ -176,7 +176,7 @@ async def bare_engine(python: str, model: Path) -> Any:
     try:
         if await answers.readline() != b"ready\n":
             raise RuntimeError("the bare engine did not start")
-        yield Bare(process, answers)
+        yield BareEngine(process, answers)
     finally:
         transport.close()
         if process.returncode is None:
@@ -184,8 +184,8 @@ async def bare_engine(python: str, model: Path) -> Any:
         await process.wait()
 
 
-async def adapter_round(engine: VllmEngine, prompts: Sequence[str], tokens: int) -> Figures:
-    """One round through the engine as the server calls it."""
+async def palaver_round(engine: VllmEngine, prompts: Sequence[str], tokens: int) -> Figures:
+    """Run one round through the engine as the server calls it."""
     arrivals: list[list[float]] = [[] for _ in prompts]
     started = time.perf_counter()
 
@@ -206,17 +206,19 @@ async def adapter_round(engine: VllmEngine, prompts: Sequence[str], tokens: int)
     before = processor_seconds(engine.pid)
     counts = await asyncio.gather(*(one(*item) for item in enumerate(prompts)))
     seconds = time.perf_counter() - started
-    return Figures.of(seconds, processor_seconds(engine.pid) - before, sum(counts), arrivals)
+    return Figures.from_arrivals(
+        seconds, processor_seconds(engine.pid) - before, sum(counts), arrivals
+    )
 
 
 def processor_seconds(pid: int) -> float:
-    """User and system time of a process so far (proc(5), stat)."""
+    """Return the user and system time of a process so far (proc(5), stat)."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def compare(python: str, *, rounds: int, tokens: int) -> dict[int, dict[str, Figures]]:
-    """By number of streams: the figures of ``bare`` and ``palaver``, medians over the rounds."""
+    """Return, by number of streams, the median figures of ``bare`` and ``palaver``."""
     with tempfile.TemporaryDirectory() as folder:
         model = write_model(Path(folder) / "walker")
         settings = VllmSettings.model_validate(
@@ -229,25 +231,25 @@ async def compare(python: str, *, rounds: int, tokens: int) -> dict[int, dict[st
             try:
                 await engine.start()
                 return {
-                    streams: await take_turns(bare, engine, streams, rounds, tokens)
+                    streams: await alternate(bare, engine, streams, rounds, tokens)
                     for streams in STREAMS
                 }
             finally:
                 await engine.close()
 
 
-async def take_turns(
-    bare: Bare, engine: VllmEngine, streams: int, rounds: int, tokens: int
+async def alternate(
+    bare: BareEngine, engine: VllmEngine, streams: int, rounds: int, tokens: int
 ) -> dict[str, Figures]:
     seen: dict[str, list[Figures]] = {"bare": [], "palaver": []}
     for turn in range(rounds + 1):
         prompts = [PROMPT.format(number, turn) for number in range(streams)]
         one = await bare.round(prompts, tokens)
-        other = await adapter_round(engine, prompts, tokens)
+        other = await palaver_round(engine, prompts, tokens)
         if turn:  # the first round warms up
             seen["bare"].append(one)
             seen["palaver"].append(other)
-    return {name: Figures.middle(figures) for name, figures in seen.items()}
+    return {name: Figures.median(figures) for name, figures in seen.items()}
 
 
 def table(results: dict[int, dict[str, Figures]]) -> str:

@@ -21,7 +21,6 @@ from aiohttp import WSMsgType, web
 
 from benchmarks.engines import ARGUMENTS
 from palaver import Sampling, Skill, Turn
-from palaver.app import listening, make_build_context
 from palaver.config.settings import RoutingSettings, ServerSettings, Settings
 from palaver.engine import (
     ChatMessage,
@@ -39,6 +38,7 @@ from palaver.messages import Usage
 from palaver.plugins import load_plugins
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger
+from palaver.web.listener import listening
 
 CHUNKS = tuple(f" chunk{n:02d}" for n in range(32))
 
@@ -130,7 +130,7 @@ def make_ledger(kind: str, data: Path, redis_url: str) -> Ledger:
         return MemoryLedger()
     backend = load_plugins().ledgers[kind]
     values = {"url": redis_url} if kind == "redis" else {"path": str(data / "ledger.sqlite")}
-    build_context = make_build_context(Settings(server=ServerSettings(data=data)))
+    build_context = BuildContext(data_directory=data, resolve_model=Path)
     return backend.build(backend.settings.model_validate(values), build_context)
 
 

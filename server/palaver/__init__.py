@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.authentication import Principal
 from palaver.channels import Channel, ConversationAccess, ConversationService
+from palaver.concurrency import (
+    JoinTurn,
+    NewTurn,
+    SteerTurn,
+    check_taken_steering,
+    decide_concurrency,
+    received_event,
+    split_untaken_steering,
+)
 from palaver.config.settings import PluginSettings, Secret, Settings
 from palaver.engine import (
     Capability,
@@ -25,6 +34,7 @@ from palaver.engine import (
     TokenLogprob,
 )
 from palaver.engines.continuing import ContinuedGeneration
+from palaver.engines.requests import check_request, generation_timeout, remaining_tokens
 from palaver.errors import (
     CallerError,
     ConfigurationError,
@@ -38,6 +48,7 @@ from palaver.errors import (
     IndexConflict,
     InvalidInput,
     LedgerError,
+    LedgerInUse,
     LedgerUnavailable,
     MaxAttemptsExceeded,
     NameCollision,
@@ -59,8 +70,8 @@ from palaver.errors import (
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
 from palaver.ledger import (
-    DEAD_LETTERS,
     INBOX_LIMIT,
+    MAX_DEAD_LETTERS,
     MAX_MERGE_WINDOWS,
     QUEUE_ALL,
     Claim,
@@ -70,6 +81,8 @@ from palaver.ledger import (
     Export,
     Guarantee,
     HistoryEntry,
+    InboxMessage,
+    InspectableLedger,
     Ledger,
     LogEntry,
     OnChange,
@@ -82,7 +95,10 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
-    UnsettledTurns,
+    UnsettledCount,
+    finished_entry,
+    history_of_turn,
+    reply_length_after,
 )
 from palaver.messages import (
     Asked,
@@ -118,12 +134,11 @@ from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
 from palaver.tools import Tool, tool
 from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
+from palaver.version import __version__
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console
     from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
-
-__version__ = "0.1.0"
 
 _LOADED_ON_USE = {
     "Console": "palaver.cli.console",
@@ -142,9 +157,9 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 
 
 __all__ = [
-    "DEAD_LETTERS",
     "EXIT_FAILED",
     "INBOX_LIMIT",
+    "MAX_DEAD_LETTERS",
     "MAX_MERGE_WINDOWS",
     "QUEUE_ALL",
     "Asked",
@@ -193,18 +208,23 @@ __all__ = [
     "GenerationRequest",
     "Guarantee",
     "HistoryEntry",
+    "InboxMessage",
     "IndexConflict",
+    "InspectableLedger",
     "Interceptor",
     "InvalidInput",
+    "JoinTurn",
     "JsonSchema",
     "KnowledgeBase",
     "Ledger",
     "LedgerError",
+    "LedgerInUse",
     "LedgerUnavailable",
     "LogEntry",
     "MaxAttemptsExceeded",
     "Message",
     "NameCollision",
+    "NewTurn",
     "NoArguments",
     "NotFound",
     "OnChange",
@@ -244,6 +264,7 @@ __all__ = [
     "SkillError",
     "Snapshot",
     "Started",
+    "SteerTurn",
     "Step",
     "StopState",
     "StoredEvent",
@@ -260,18 +281,28 @@ __all__ = [
     "ToolState",
     "Turn",
     "Unauthenticated",
-    "UnsettledTurns",
+    "UnsettledCount",
     "Unsupported",
     "UnusableAnswer",
     "UnvalidatedArguments",
     "Usage",
     "__version__",
     "check_name",
+    "check_request",
+    "check_taken_steering",
+    "decide_concurrency",
     "encode",
+    "finished_entry",
     "follow_reply",
+    "generation_timeout",
+    "history_of_turn",
     "hookimpl",
     "new_id",
     "read_checkpoint",
     "read_json",
+    "received_event",
+    "remaining_tokens",
+    "reply_length_after",
+    "split_untaken_steering",
     "tool",
 ]

@@ -1,164 +1,107 @@
-"""Builds a server from settings, and serves its web surface."""
+"""Construction of a server from settings and plugins."""
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from aiohttp import web
-
 from palaver.authentication import check_bind
-from palaver.config.loading import plugin_settings, validate_plugin_settings
+from palaver.channels import Channel
+from palaver.checks import check_settings, describe_unknown_name, find_model
+from palaver.config.loading import plugin_settings
 from palaver.config.settings import Settings
+from palaver.engine import Engine
 from palaver.errors import ConfigurationError
-from palaver.hooks import Backend, BuildContext
+from palaver.hooks import Backend, BuildContext, Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.models.registry import ModelRegistry
 from palaver.plugins import PluginRegistry, load_plugins
 from palaver.server import Server
 from palaver.skills import Skill
-from palaver.web import ACTIVE_REQUESTS, ActiveRequests, make_application
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GOODBYE = 1.0
-"""Seconds that open connections get to end when all who used them have been dismissed."""
-
 
 def build_server(settings: Settings, registry: PluginRegistry | None = None) -> Server:
-    """A server of the installed plugins, as the settings choose them.
+    """Build a server from the installed plugins that the settings choose.
 
-    Raises `ConfigurationError` naming the setting that is wrong.
+    Everything that can be checked without the engine, the ledger and the network is checked here.
+    Raises `ConfigurationError` that names the wrong settings.
     """
     if registry is None:
         registry = load_plugins(disabled=settings.plugins.disabled, strict=settings.plugins.strict)
     for failure in registry.failures:
         log.error("%s", failure)
-    validate_plugin_settings(settings, registry)
+    check_settings(settings, registry)
     check_bind(settings)
-    for key in settings.auth.keys.values():
-        key.secret.reveal()  # one that leads nowhere is told before the engine is loaded
-    build_context = make_build_context(settings)
-
-    def used(section: str, name: str, backends: Mapping[str, Backend[T]]) -> T:
-        return build(settings, section, "use", name, backends=backends, build_context=build_context)
-
-    def enabled(section: str, names: Sequence[str], backends: Mapping[str, Backend[T]]) -> list[T]:
-        return [
-            build(
-                settings, section, "enabled", name, backends=backends, build_context=build_context
-            )
-            for name in names
-        ]
-
+    create_data_directory(settings)
+    builder = BackendBuilder(settings, registry)
+    find_model(settings, registry, builder.context)
     return Server(
         settings,
-        ledger=build_ledger(settings, registry, build_context),
-        engine=used("engine", settings.engine.use, registry.engines),
-        knowledge=build_knowledge(settings, registry, build_context),
-        skills=build_skills(settings, registry),
+        ledger=builder.ledger(),
+        engine=builder.engine(),
+        knowledge=builder.knowledge(),
+        skills=builder.skills(),
         tools=registry.tools,
-        interceptors=enabled("interceptors", settings.interceptors.enabled, registry.interceptors),
-        channels=enabled("channels", settings.channels.enabled, registry.channels),
+        interceptors=builder.interceptors(),
+        channels=builder.channels(),
     )
 
 
-def make_build_context(settings: Settings) -> BuildContext:
-    """The server's data directory, made if need be. Raises `ConfigurationError`."""
+def create_data_directory(settings: Settings) -> None:
+    """Create ``server.data``. Raises `ConfigurationError` when that is impossible."""
     data = settings.server.data
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"server.data {str(data)!r}: {error.strerror}") from error
-    return BuildContext(data_directory=data, resolve_model=ModelRegistry(data).resolve)
 
 
-def build(
-    settings: Settings,
-    section: str,
-    key: str,
-    name: str,
-    *,
-    backends: Mapping[str, Backend[T]],
-    build_context: BuildContext,
-) -> T:
-    """Build the backend that the setting ``section.key`` names, with its own settings."""
-    backend = backends.get(name)
-    if backend is None:
-        raise ConfigurationError(
-            f"{section}.{key} names {name!r}; installed are: {', '.join(sorted(backends))}"
-        )
-    own = plugin_settings(settings, section, name, backend.settings)
-    return backend.build(own, build_context)
+class BackendBuilder:
+    """Builder of the backends that the settings choose. It creates and opens nothing.
 
-
-def build_knowledge(
-    settings: Settings, registry: PluginRegistry, build_context: BuildContext
-) -> KnowledgeBase:
-    name = settings.knowledge.use
-    return build(
-        settings, "knowledge", "use", name, backends=registry.knowledge, build_context=build_context
-    )
-
-
-def build_ledger(
-    settings: Settings, registry: PluginRegistry, build_context: BuildContext
-) -> Ledger:
-    name = settings.ledger.use
-    return build(
-        settings, "ledger", "use", name, backends=registry.ledgers, build_context=build_context
-    )
-
-
-def build_skills(settings: Settings, registry: PluginRegistry) -> dict[str, Skill]:
-    return {
-        name: skill(plugin_settings(settings, "skills", name, skill.Settings))
-        for name, skill in registry.skills.items()
-    }
-
-
-@contextlib.asynccontextmanager
-async def listening(server: Server) -> AsyncIterator[str]:
-    """Serve the web surface of a server that is alive; yields its address.
-
-    Raises `ConfigurationError` when the address cannot be used.
+    Each method raises `ConfigurationError` when there is no such backend or its settings are wrong.
     """
-    settings = server.settings
-    check_bind(settings)
-    application = make_application(server)
-    runner = web.AppRunner(
-        application, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE
-    )
-    await runner.setup()
-    try:
-        yield await _listen(runner, settings.server.host, settings.server.port)
-    finally:
-        try:
-            active_requests = application[ACTIVE_REQUESTS]
-            await server.shut_down(
-                lambda: _stop_listening(runner, active_requests), lambda: active_requests.count
-            )
-        finally:
-            await runner.cleanup()
 
+    def __init__(self, settings: Settings, registry: PluginRegistry) -> None:
+        data = settings.server.data
+        self.context = BuildContext(data_directory=data, resolve_model=ModelRegistry(data).resolve)
+        self._settings = settings
+        self._registry = registry
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    bound = runner.addresses[0][1]
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{bound}/"
+    def engine(self) -> Engine:
+        return self._build("engine", "use", self._settings.engine.use, self._registry.engines)
 
+    def ledger(self) -> Ledger:
+        return self._build("ledger", "use", self._settings.ledger.use, self._registry.ledgers)
 
-async def _stop_listening(runner: web.AppRunner, active_requests: ActiveRequests) -> None:
-    """No new connections, and no further request on those that there are."""
-    for site in list(runner.sites):
-        await site.stop()
-    await asyncio.sleep(0)  # what has come in is begun, and not mistaken for an idle connection
-    if runner.server is not None:
-        active_requests.close_idle(runner.server)
+    def knowledge(self) -> KnowledgeBase:
+        name = self._settings.knowledge.use
+        return self._build("knowledge", "use", name, self._registry.knowledge)
+
+    def interceptors(self) -> list[Interceptor]:
+        names = self._settings.interceptors.enabled
+        return self._build_all("interceptors", names, self._registry.interceptors)
+
+    def channels(self) -> list[Channel]:
+        return self._build_all("channels", self._settings.channels.enabled, self._registry.channels)
+
+    def skills(self) -> dict[str, Skill]:
+        return {
+            name: skill(plugin_settings(self._settings, "skills", name, skill.Settings))
+            for name, skill in self._registry.skills.items()
+        }
+
+    def _build_all(
+        self, section: str, names: Iterable[str], backends: Mapping[str, Backend[T]]
+    ) -> list[T]:
+        return [self._build(section, "enabled", name, backends) for name in names]
+
+    def _build(self, section: str, key: str, name: str, backends: Mapping[str, Backend[T]]) -> T:
+        backend = backends.get(name)
+        if backend is None:
+            raise ConfigurationError(describe_unknown_name(f"{section}.{key}", name, backends))
+        own = plugin_settings(self._settings, section, name, backend.settings)
+        return backend.build(own, self.context)

@@ -1,8 +1,7 @@
 """Engine: generates text, embeddings and scores for all skills.
 
-Implementations are plugins; all pass the suite in ``tests/plugins/engines``. What an
-engine cannot do it
-declares in `Abilities`, and the caller is told at start-up, not in the middle of a turn.
+Implementations are plugins; all pass the suite in ``tests/plugins/engines``. An engine declares its
+capabilities in `EngineInfo`, so that the server refuses a skill that needs more when it starts.
 """
 
 import dataclasses
@@ -25,8 +24,8 @@ Capability = Literal[
     "embed",
     "classify",
 ]
-"""What an engine may be able to do. ``continuation``: goes on from a partial reply exactly.
-``alternatives``: log-probabilities of other tokens than the chosen one, too."""
+"""``continuation``: continues a partial reply exactly at its last character. ``alternatives``: also
+returns log-probabilities of tokens that were not chosen."""
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -64,12 +63,12 @@ Structure = JsonSchema | Choice | Regex
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """The parameters that may be asked for; an engine accepts all of them or declares otherwise.
+    """Sampling parameters. An engine accepts all of them or lacks the matching capability.
 
-    ``max_tokens`` bounds the whole reply, the part of it that exists already included.
-    ``temperature`` 0 is greedy. ``logprobs`` is the number of alternatives wanted per token
-    (0: only the chosen one; more need the ability ``alternatives``), or None for no
-    log-probabilities. ``stop`` strings end the text and are not part of it.
+    ``max_tokens`` limits the whole reply, including ``GenerationRequest.partial``.
+    ``temperature`` 0 is greedy, ``top_k`` 0 keeps all tokens. ``logprobs`` is the number of
+    alternatives per token (0: only the chosen token; more need the capability ``alternatives``), or
+    None for no log-probabilities. ``stop`` strings end the text and are not part of it.
     """
 
     max_tokens: int = 512
@@ -87,13 +86,13 @@ class Sampling:
 class GenerationRequest:
     """One generation.
 
-    ``partial`` is the beginning of the assistant's reply that exists already; the generation
-    goes on after its last character and does not repeat it. It counts as reply, not as prompt:
-    in ``max_tokens`` and in the usage. ``timeout`` is the time allowed in
-    seconds. ``tenant`` salts the prefix cache, so that no tenant can tell what another has asked.
-    ``priority``: lower runs sooner. ``id`` is ours and unique. ``person`` and ``channel`` tell for
-    whom it is, where there is a person. ``on_queued`` is called when the generation has waited for
-    a slot for half a second, with about how many generations come before it.
+    ``id`` is unique. ``partial`` is the existing beginning of the assistant's reply: the generation
+    continues after its last character and does not repeat it. It counts as reply, not as prompt,
+    in ``max_tokens`` and in the usage. ``timeout`` is in seconds. ``tenant`` salts the prefix
+    cache, so that response times reveal nothing about other tenants' prompts. A lower
+    ``priority`` runs sooner. ``person`` and ``channel`` are empty for the server's own requests.
+    ``on_queued`` is called when the generation has waited for a slot for half a second, with an
+    estimate of the number of generations before it.
     """
 
     id: str
@@ -111,7 +110,7 @@ class GenerationRequest:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of a token, and of the most likely alternatives by text."""
+    """Natural-log probability of a token, and of the most likely alternatives: (text, logprob)."""
 
     token: str
     logprob: float
@@ -120,8 +119,8 @@ class TokenLogprob:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """A finished generation: the whole new text (without ``partial``), and the usage of the whole
-    reply (with it)."""
+    """A finished generation: the new text (without ``partial``) and the usage of the whole reply
+    (with ``partial``)."""
 
     text: str
     finish_reason: FinishReason
@@ -131,58 +130,60 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What a started engine is. ``context`` is in tokens, prompt and reply together; ``slots`` is
-    the number of generations that it runs at once, where it is known."""
+    """Description of a started engine.
+
+    ``context_window``: tokens of prompt and reply together. ``demonstration``: the model is too
+    small for real use. ``slots``: the number of concurrent generations, None when unknown.
+    """
 
     model: str
     context_window: int
     capabilities: frozenset[Capability]
     demonstration: bool = False
-    """The model is too small for real use, and says so."""
     slots: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """The engine's own count of requests that hold a slot and that wait for one."""
+    """The engine's own count of requests that run in a slot and that wait for one."""
 
     running: int
     waiting: int
 
 
 OnText = Callable[[str], None]
-"""Receives each piece of new text as a plain call in the event loop; must not block."""
+"""Callback for each piece of new text, called in the event loop. It must not block."""
 
 
 class Engine(Protocol):
     """One model behind one API. All methods run in the server's event loop.
 
-    Errors: `EngineUnavailable` when it is dead or not started, `EngineTimeout` when the timeout
-    passes (the slot is freed), `PromptTooLong`, `Unsupported` for an ability that it lacks,
-    `InvalidInput` for a parameter or structure that cannot work.
+    Errors: `EngineUnavailable` when the engine has crashed or is not started, `EngineTimeout` after
+    the request's timeout (the slot is freed), `PromptTooLong`, `Unsupported` for a capability that
+    the engine lacks, `InvalidInput` for an invalid parameter or structure.
     """
 
     async def start(self) -> EngineInfo:
         """Load the model. Raises `ConfigurationError` when it cannot be loaded."""
 
     async def close(self) -> None:
-        """Free everything. Idempotent; `start` may be called again."""
+        """Release all resources. Idempotent; `start` may be called again."""
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        """Generate, calling ``on_text`` with each piece of new text in order. The pieces joined
-        are the generation's text.
+        """Generate a reply and call ``on_text`` with each piece of its text, in order.
 
-        Cancelling the awaiting task frees the engine's slot before the cancellation propagates.
+        When the awaiting task is cancelled, the engine frees the slot before the cancellation
+        propagates.
         """
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        """Prompt tokens that ``messages`` take, chat template included."""
+        """Return the number of prompt tokens of ``messages``, including the chat template."""
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector of unit length per text."""
+        """Return one vector of unit length per text."""
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        """Per text, a probability for each label of the model."""
+        """Return, for each text, a probability for each label of the model."""
 
     async def stats(self) -> EngineStats:
-        """Running and waiting requests, by the engine's own count."""
+        """Return the engine's own count of running and waiting requests."""

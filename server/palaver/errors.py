@@ -15,6 +15,7 @@
     │   ├── GaveUp                  500  a turn has cost too many workers their lives
     │   └── LedgerError             500
     │       ├── LedgerUnavailable   503  the store cannot be reached
+    │       │   └── LedgerInUse     503  another process uses a store that serves one
     │       ├── Fenced              500  another worker owns the turn now: stop at once
     │       └── IndexConflict       500  an append that does not continue the turn
     ├── PluginError                 a plugin's fault
@@ -148,6 +149,10 @@ class LedgerUnavailable(LedgerError):
 
     def __init__(self, detail: str = "", *, retry_after: float | None = 2.0) -> None:
         super().__init__(detail, retry_after=retry_after)
+
+
+class LedgerInUse(LedgerUnavailable):
+    code = "ledger_in_use"
 
 
 class Fenced(LedgerError):

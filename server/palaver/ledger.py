@@ -1,48 +1,52 @@
-"""Ledger: the durable, ordered record of messages, turns and events. Truth lives only here.
+"""Ledger: the durable, ordered record of messages, turns and events; the only source of truth.
 
-Implementations are plugins (SQLite, Redis); all pass the suite in
-``tests/plugins/ledgers``. The rules:
+Implementations are plugins (SQLite, Redis); all pass the suite in ``tests/plugins/ledgers``.
+`palaver.concurrency` has the rules of the concurrency policies. The rules of a ledger:
 
-1.  Every method is one atomic, durable step: when it has returned, the step survives a crash; when
-    it has raised, either nothing happened or the same call may be repeated safely.
-2.  The fence is compared first. A write with an old fence raises `Fenced` and changes nothing.
-3.  Every write on a turn is compare-and-append: it carries the index it expects. Applied already
-    (same fence, same index, same entries): it returns the earlier result. Anything else:
+1.  Every method is one atomic, durable step. When it returns, the step survives a crash. When it
+    raises, nothing happened or the same call may safely be repeated.
+2.  A write compares the fence first. A write with an old fence raises `Fenced` and changes nothing.
+3.  A write on a turn is compare-and-append: it carries the index that it expects. A repeated write
+    (same fence, same index, same entries) returns the earlier result. Any other index raises
     `IndexConflict`.
-4.  Queue membership changes in the same step as the data that it stands for.
-5.  The clock is the ledger's, never a client's.
-6.  Notifications are hints; `read` is the truth.
-7.  Turns of one conversation run one at a time, in the order of acceptance.
+4.  A queue changes in the same step as the data that it refers to.
+5.  All times are by the ledger's clock, never by a client's.
+6.  Notifications are hints: they may be late, repeated or lost. `read` is authoritative.
+7.  The turns of a conversation run one at a time, in the order of acceptance.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from palaver.errors import IndexConflict
 from palaver.messages import ConcurrencyPolicy as ConcurrencyPolicy
 from palaver.messages import (
     Conversation,
     Cursor,
     Event,
+    Finished,
     Message,
     Outcome,
     StoredEvent,
+    Text,
+    TextReset,
     merge_messages,
 )
 
 INBOX_LIMIT = 16
-"""Messages that may wait in one conversation, by default, before `Ledger.accept` raises `TooMany`.
-Those of the running turn do not wait, those that steer it do."""
+"""Default limit of messages that wait in a conversation; above it `Ledger.accept` raises `TooMany`.
+The running turn's own messages do not count, those that steer it do."""
 MAX_MERGE_WINDOWS = 5
-"""Windows for which a burst of messages may hold up its turn."""
-DEAD_LETTERS = 1_000
-"""Dead letters that are kept at most; the oldest go."""
+"""Number of merge windows by which a burst of messages may delay its turn at most."""
+MAX_DEAD_LETTERS = 1_000
+"""Number of dead letters that a ledger keeps; it deletes the oldest beyond that."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="step"):
-    """One journaled verb of a turn: its ``number`` in the turn (0, 1, 2, …), what was asked
-    (``verb``, ``fingerprint`` of its input) and, once ``done``, its JSON ``result``.
+    """Journal entry of one effect of a turn: its ``number`` in the turn (0, 1, 2, …), the ``verb``,
+    a ``fingerprint`` of the input and, once ``done``, the JSON ``result``.
 
     A later step with the same number replaces the earlier one.
     """
@@ -55,21 +59,25 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ste
 
 
 LogEntry = Event | Step
-"""What `Ledger.append` takes: events go to the conversation's stream, steps to the journal."""
+"""Entry that `Ledger.append` stores: events in the conversation's stream, steps in the journal."""
 
 
 class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
-    """How a message is received: by the policy of the skill that runs, else by ``otherwise``.
-    ``window`` is the ``merge`` window in seconds, ``inbox`` how many messages may wait."""
+    """Concurrency policies of a channel: ``skills`` maps a running skill to its policy, ``default``
+    applies to all others. ``merge_window`` is in seconds, ``inbox_limit`` in messages."""
 
     default: ConcurrencyPolicy = "queue"
     skills: dict[str, ConcurrencyPolicy] = {}
     merge_window: float = 1.0
     inbox_limit: int = INBOX_LIMIT
 
+    def for_skill(self, skill: str) -> ConcurrencyPolicy:
+        """Return the policy while ``skill`` runs; the empty name means no skill."""
+        return self.skills.get(skill, self.default)
+
     @property
     def affect_running_turn(self) -> bool:
-        """Whether a message may interrupt or steer the turn that runs."""
+        """Return True when a message may interrupt or steer the running turn."""
         return not {"interrupt", "steer"}.isdisjoint((self.default, *self.skills.values()))
 
 
@@ -77,7 +85,7 @@ QUEUE_ALL = ConcurrencyPolicies()
 
 
 def without_joining(policies: ConcurrencyPolicies) -> ConcurrencyPolicies:
-    """The same for a message that shall be answered by itself: it joins no other's turn."""
+    """Return ``policies`` for a message that needs a turn of its own: only ``interrupt`` stays."""
 
     def apart(policy: ConcurrencyPolicy) -> ConcurrencyPolicy:
         return policy if policy == "interrupt" else "queue"
@@ -87,9 +95,9 @@ def without_joining(policies: ConcurrencyPolicies) -> ConcurrencyPolicies:
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What `accept` did. ``ahead``: turns of the conversation that come before this one.
-    ``duplicate``: the message was accepted before; ``turn`` is the turn that has it.
-    ``joined``: the message became part of a turn that was there already."""
+    """Result of `Ledger.accept`. ``turn`` answers the message, after ``ahead`` other turns of the
+    conversation. ``duplicate``: the message had been accepted before. ``joined``: the turn existed
+    before the message did."""
 
     turn: str
     ahead: int
@@ -97,9 +105,16 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     joined: bool = False
 
 
+class InboxMessage(msgspec.Struct, frozen=True, array_like=True):
+    """Accepted message; ``accepted_at`` is in seconds since the epoch."""
+
+    accepted_at: float
+    message: Message
+
+
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of history. ``outcome`` and ``skill`` are set on the assistant's lines.
-    ``at`` is in seconds since the epoch, by the ledger's clock."""
+    """Past message of a conversation. ``outcome`` and ``skill`` are set on the assistant's entries,
+    ``person`` on the users'. ``at`` is in seconds since the epoch."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -111,11 +126,11 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """A skill that asked and waits: what is needed to go on with the person's answer.
+    """Question of a skill, with the state that the skill needs to continue after the answer.
 
-    ``message`` is the one that the skill is answering, ``journal`` its steps so far and
-    ``reply`` the text that it said before it asked, in ``turns``. ``options`` are the only answers
-    that the question takes; any answer when there are none.
+    ``message`` is the message that the skill answers, ``journal`` its steps so far, ``reply`` the
+    text before the question, ``turns`` the turns that asked. ``options`` are the only answers that
+    the question accepts; any answer when there are none.
     """
 
     skill: str
@@ -127,23 +142,23 @@ class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """The right to run one turn until the lease lapses, with what a skill needs to run it.
+    """Right to run one turn until its lease expires, with the input of the skill.
 
-    ``fence`` grows with every claim of the conversation. ``index`` is the number of entries
-    appended to this turn so far, ``reply`` the text said so far, ``history`` the newest settled
-    lines, oldest first. ``attempt`` is 1, and 1 more for each claim of the turn that lapsed; one
-    that ended with `Ledger.release` does not count.
+    ``fence`` grows with every claim of the conversation. ``index`` is the number of entries that
+    the turn has, ``reply`` the text so far, ``history`` the newest entries, oldest first.
+    ``attempt`` is 1, plus 1 for each earlier claim of the turn whose lease expired; a claim that
+    ended with `Ledger.release` does not count.
 
-    ``messages`` are the turn's own, more than one when a burst was merged. ``interrupted`` are
-    those of turns that were stopped for this one, oldest first, to be answered too; it is empty
-    when the stop came too late. All of these are one person's. ``steering`` are those handed to
-    the turn since it was made, by anybody in the conversation.
+    ``messages`` are the turn's own; there are several when a burst was merged. ``interrupted`` are
+    the messages of turns that were stopped for this one, oldest first, which it answers too; empty
+    when the stop came too late. Both are of one person. ``steering_messages`` were sent to the
+    running turn, by anyone in the conversation.
     """
 
     turn: str
     messages: tuple[Message, ...]
     interrupted: tuple[Message, ...] = ()
-    steering: tuple[Message, ...] = ()
+    steering_messages: tuple[Message, ...] = ()
     fence: int
     attempt: int
     index: int
@@ -155,7 +170,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def message(self) -> Message:
-        """What is to be answered, as one message."""
+        """Return all messages to answer as one message."""
         return merge_messages((*self.interrupted, *self.messages))
 
     @property
@@ -164,18 +179,18 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """After a write: the turn's next ``index``, the stream's last ``offset``, whether a stop was
-    asked for, and how many messages of ``steering`` the turn has by now."""
+    """Result of a write: the turn's next ``index``, the stream's last ``offset``, whether a stop is
+    requested, and the number of steering messages that the turn has received."""
 
     index: int
     offset: int
     stop_requested: bool
-    steering: int = 0
+    steering_count: int = 0
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A stretch of a conversation's stream: offsets ``first``…``last`` are still held
-    (``first`` is ``last + 1`` when none are); ``events`` are in order and without a gap."""
+    """Part of a conversation's stream: the ledger keeps offsets ``first``…``last`` (``first`` is
+    ``last + 1`` when it keeps none); ``events`` are in order and without a gap."""
 
     epoch: str
     first: int
@@ -184,8 +199,8 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class PendingTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that is not settled: ``reply`` is the text so far, ``running`` whether claimed,
-    ``messages`` its own and those that steer it."""
+    """Turn that is not settled. ``reply`` is the text so far, ``running`` is true while it is
+    claimed, ``messages`` are its own and those that steer it."""
 
     turn: str
     messages: tuple[Message, ...]
@@ -195,12 +210,12 @@ class PendingTurn(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def message(self) -> Message:
-        """The messages as one."""
+        """Return the messages as one."""
         return merge_messages(self.messages)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole conversation at ``cursor``: reading the stream from there on misses nothing."""
+    """State of a conversation at ``cursor``; the stream continues there without a gap."""
 
     cursor: Cursor
     history: tuple[HistoryEntry, ...]
@@ -208,15 +223,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
-    """How much waits: turns ``queued`` and ``running`` in the whole ledger."""
+    """Number of turns in the whole ledger that are ``queued`` and ``running``."""
 
     queued: int
     running: int
 
 
-class UnsettledTurns(msgspec.Struct, frozen=True, kw_only=True):
-    """The unsettled turns of one person in the whole ledger: how many ``turns``, and about how many
-    ``bytes`` their messages take as the ledger stores them."""
+class UnsettledCount(msgspec.Struct, frozen=True, kw_only=True):
+    """Unsettled turns of one person in the whole ledger: the number of ``turns``, and about how
+    many ``bytes`` their messages take in the store."""
 
     tenant: str
     person: str
@@ -225,22 +240,22 @@ class UnsettledTurns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that was given up after too many attempts: what was to be answered, what was said of
-    the answer, and why it was given up. ``at`` is in seconds since the epoch."""
+    """Turn that was given up after too many attempts: its messages, the part of the reply that was
+    stored, and the ``reason``. ``at`` is in seconds since the epoch."""
 
     turn: str
     messages: tuple[Message, ...]
     attempt: int
     reply: str
     skill: str
-    problem: str
+    reason: str
     at: float
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything held about one person at the time ``at``: by conversation the settled lines of
-    their turns (never another person's), the messages that wait or lie among the dead letters,
-    and what is remembered."""
+    """All data about one person at the time ``at``: the history entries of their turns by
+    conversation (never another person's), their messages that wait or are in dead letters, and
+    their memories."""
 
     tenant: str
     person: str
@@ -251,9 +266,8 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """The receipt of an erase: the conversations that the person had a part in, and how many
-    messages of theirs, events (of them and of the turns that answered them), dead letters that
-    held some, and memories were removed."""
+    """Receipt of an erasure: the number of conversations in which the person took part, and of the
+    messages, events, dead letters and memories that were removed or changed."""
 
     tenant: str
     person: str
@@ -266,56 +280,110 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Guarantee(msgspec.Struct, frozen=True, kw_only=True):
-    """What a configured ledger promises, and what it does not, in sentences."""
+    """Sentences about a configured ledger: what it promises, and its limitations."""
 
-    holds: tuple[str, ...]
-    lacks: tuple[str, ...] = ()
+    promises: tuple[str, ...]
+    limitations: tuple[str, ...] = ()
 
 
 StopState = Literal["stopping", "settled", "unknown"]
-"""``stopping``: a queued or running turn will end as stopped; ``settled``: it had ended before;
+"""``stopping``: the queued or running turn will end as stopped; ``settled``: it had ended before;
 ``unknown``: there is no such turn."""
 
 OnChange = Callable[[Sequence[StoredEvent]], None]
-"""Called in the event loop when a conversation's stream may have grown, with the new events where
-they are at hand, else with an empty sequence. May be called late, twice or never."""
+"""Callback in the event loop when a conversation's stream may have grown, with the new events where
+they are known, else with an empty sequence. It may be called late, twice or never."""
+
+
+def reply_length_after(turn: str, entries: Sequence[LogEntry], length: int) -> int:
+    """Return the length of a reply of ``length`` code points after ``entries``.
+
+    Raises `IndexConflict` unless every text continues the reply.
+    """
+    for entry in entries:
+        kind = type(entry)
+        if kind is Text:
+            if entry.position != length:  # type: ignore[union-attr]
+                raise IndexConflict(f"turn {turn}: the text does not start at {length}")
+            length += len(entry.text)  # type: ignore[union-attr]
+        elif kind is TextReset:
+            if entry.position > length:  # type: ignore[union-attr]
+                raise IndexConflict(f"turn {turn}: the reset is beyond {length} characters")
+            length = entry.position  # type: ignore[union-attr]
+    return length
+
+
+def finished_entry(turn: str, entries: Sequence[LogEntry]) -> Finished:
+    """Return the `Finished` that ends ``entries``. Raises `IndexConflict` when there is none."""
+    finished = entries[-1] if entries else None
+    if not isinstance(finished, Finished):
+        raise IndexConflict(f"turn {turn}: settle needs Finished as the last entry")
+    return finished
+
+
+def history_of_turn(
+    turn: str,
+    messages: Sequence[InboxMessage],
+    *,
+    reply: str,
+    skill: str,
+    outcome: Outcome,
+    at: float,
+) -> tuple[HistoryEntry, ...]:
+    """Return the history entries of a settled turn: one per message, then the reply."""
+    questions = (
+        HistoryEntry(
+            role="user",
+            text=inbox_message.message.text,
+            turn=turn,
+            at=inbox_message.accepted_at,
+            person=inbox_message.message.person,
+        )
+        for inbox_message in messages
+    )
+    answer = HistoryEntry(
+        role="assistant", text=reply, turn=turn, at=at, skill=skill, outcome=outcome
+    )
+    return (*questions, answer)
 
 
 class Ledger(Protocol):
-    """One store of messages, turns, events, leases, duplicates, stops and history.
+    """Durable store of messages, turns, events, leases, stop requests and history.
 
     Every method raises `LedgerUnavailable` when the store cannot be reached.
     """
 
     async def start(self) -> None:
-        """Open the store; raise `ConfigurationError` when it cannot keep its promises."""
+        """Open the store. Raises `ConfigurationError` when it cannot keep its promises."""
 
     async def close(self) -> None:
-        """Close it. Idempotent."""
+        """Close the store. Idempotent."""
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
-        """Drop a duplicate, record the message and its `Received` event, queue the turn (or do what
-        the policy says instead) and wake a worker, in one step.
+        """Store the message and its `Received` event, apply the policy and wake a worker.
 
-        Raises `Conflict` (same id, other digest) and `TooMany` (the inbox is full). Ids are
-        remembered for 24 hours.
+        A duplicate (same id, same digest, within 24 hours) changes nothing. Raises `Conflict` (same
+        id, other digest) and `TooMany` (the inbox is full).
         """
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109  waiting is its purpose
-        """Return when a turn may be claimable, or after ``timeout`` seconds."""
+        """Return when a turn may be due, or after ``timeout`` seconds."""
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        """Take the oldest turn of a conversation that is due (none of its turns is leased, and no
-        burst goes on), for ``lease`` seconds, with the newest ``history`` lines. None when nothing
-        is due. A store that knows the owner's process to be gone need not wait for the lease."""
+        """Claim the oldest turn of a conversation that is due, for ``lease`` seconds.
+
+        A conversation is due when none of its turns is leased and no merge window is open. The
+        claim has the newest ``history`` entries. Returns None when nothing is due. A ledger that
+        detects the death of the owner's process need not wait for the lease.
+        """
 
     async def append(
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
-        """Append to the stream and the journal, and renew the lease, also with no entries.
+        """Append to the stream and the journal, and renew the lease; ``entries`` may be empty.
 
-        `Text` must continue the reply exactly (its position is the reply's length), else
-        `IndexConflict`; `TextReset` cuts the reply.
+        ``expect`` is the index of the first entry. `Text` must continue the reply exactly (its
+        position is the reply's length), else `IndexConflict`; `TextReset` cuts the reply.
         """
 
     async def settle(
@@ -325,71 +393,88 @@ class Ledger(Protocol):
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
-        """Append ``entries``, the last of which is `Finished`; write messages and reply into the
-        history, a line for each; close the turn; keep ``waiting`` (or clear it); wake the next
-        turn. One step.
+        """Append ``entries``, the last of which is `Finished`, and close the turn.
 
-        ``steered`` are the first of ``steering``, those that the skill took: they go into the
-        history with the turn's own. The others become the next turn, and are received by it
-        (``moved``): the first person's are its own, and the rest steer it. When the outcome is
-        ``stopped``, the turn's messages go to the turn that it was interrupted for.
-        ``dead``: why the turn was given up; it is kept as a `DeadLetter`.
+        Messages and reply become history, one entry each. ``pending_question`` replaces the stored
+        one; None deletes it. The next turn becomes due.
+
+        ``taken_steering`` are the steering messages that the skill took, the first of those that
+        the turn received; they become history with the turn's own. The others become the next turn
+        (`Received` with ``moved``): the first person's are its own, the rest steer it. With the
+        outcome ``stopped``, the messages go to the turn for which this one was interrupted. A
+        ``dead_letter_reason`` stores the turn as a `DeadLetter` too.
         """
 
-    async def steering(self, claim: Claim) -> tuple[Message, ...]:
-        """The messages handed to the running turn so far. Raises `Fenced`."""
+    async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
+        """Return the steering messages that the running turn has received. Raises `Fenced`."""
 
     async def release(self, claim: Claim) -> None:
-        """Give the turn back at once; the next claim does not count as another attempt."""
+        """End the claim; the turn is due at once, and the next claim is not another attempt."""
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
-        """Ask that a turn ends; None means the running turn, else the oldest that waits.
+        """Request that a turn stops; None means the running turn, else the oldest that waits.
 
         Returns the state and the turn's id (empty when unknown). Idempotent and durable.
         """
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
-        """Up to ``limit`` events with offsets above ``after``. A conversation that does not
-        exist reads as an empty page, under the epoch that it will have when it begins next."""
+        """Return up to ``limit`` events with offsets above ``after``. A conversation that does not
+        exist reads as an empty page with the epoch that it will get."""
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
-        """Call ``hint`` on news until the returned function is called. When this has returned,
-        no event committed from then on goes without a hint, short of a failure."""
+        """Call ``on_change`` for new events until the returned function is called. Every event that
+        is committed after this returns leads to a call, except after a failure."""
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        """The newest ``history`` lines, the unsettled turns and the cursor, of one moment."""
+        """Return the newest ``history`` entries, the unsettled turns and the cursor,
+        consistently."""
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
-        """The people who have sent to the conversation. Empty when it does not exist."""
+        """Return the people who have sent messages; empty for an unknown conversation."""
 
     async def queue_depth(self) -> QueueDepth:
-        """How much waits."""
+        """Count the queued and the running turns."""
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
         """Return the unsettled turns by tenant and person. The rows of one person add up."""
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
-        """The newest dead letters of all tenants, newest first. At most 1,000 are kept."""
+        """Return the newest dead letters of all tenants, newest first."""
 
-    async def discard(self, turn: str) -> bool:
-        """Remove a dead letter; whether there was one."""
+    async def discard_dead_letter(self, turn: str) -> bool:
+        """Delete a dead letter. Return False when there is none."""
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        """Keep a value about a person across conversations; None forgets it."""
+        """Store a value about a person, across conversations; None deletes it."""
 
-    async def recall(self, tenant: str, person: str, key: str) -> str | None: ...
+    async def recall(self, tenant: str, person: str, key: str) -> str | None:
+        """Return the value that `remember` stored."""
 
     async def export(self, tenant: str, person: str) -> Export:
-        """Everything held about one person."""
+        """Return all data about one person."""
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        """Remove it: after this no record of the store contains the person's id, words or the
-        replies to their turns. A turn of theirs that runs is fenced off. Another's turn that runs
-        with words of theirs is fenced off too, and begins anew without them. Those who watch get
-        a hint. Idempotent."""
+        """Delete all data about one person. Idempotent.
+
+        Afterwards the store contains neither the person's id nor their words nor the replies to
+        their turns. A running turn of theirs is fenced. A running turn of another person that may
+        contain their words is fenced too, and starts again without them. Watchers are notified.
+        """
 
     async def guarantee(self) -> Guarantee:
-        """What this store promises as it is configured now."""
+        """Describe what the store promises in its present configuration."""
+
+
+@runtime_checkable
+class InspectableLedger(Protocol):
+    """A ledger that ``palaver check`` can inspect without starting it, because its start writes."""
+
+    async def inspect(self) -> None:
+        """Check that the ledger can start, and change nothing.
+
+        Raises `LedgerInUse` when another process uses it, `ConfigurationError` when it cannot
+        start. `Ledger.guarantee` must work afterwards.
+        """

@@ -17,7 +17,7 @@ import pluggy
 import pydantic
 
 from palaver.engine import Engine
-from palaver.errors import NameCollision, PluginLoadError
+from palaver.errors import ConfigurationError, NameCollision, PluginLoadError
 from palaver.hooks import PROJECT, Backend, Hooks, Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
@@ -106,10 +106,18 @@ def load_plugins(
 ) -> PluginRegistry:
     """Load every installed plugin, in the order of their names.
 
-    Raises `NameCollision`; with ``strict``, `PluginLoadError` on the first failure as well.
+    Raises `NameCollision`, `ConfigurationError` for an unknown name in ``disabled``; with
+    ``strict``, `PluginLoadError` on the first failure as well.
     """
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    entry_points = list(entry_points)
+    names = {entry_point.name for entry_point in entry_points}
+    for name in disabled:
+        if name not in names:
+            raise ConfigurationError(
+                f"plugins.disabled names {name!r}; installed are: {', '.join(sorted(names))}"
+            )
     loaded: list[_Contributions] = []
     failures: list[PluginFailure] = []
     for entry_point in sorted(entry_points, key=lambda e: e.name):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,7 +29,7 @@ from palaver.skills import Skill
 from palaver.streams.subscriptions import Subscriber, Subscription, Subscriptions
 from palaver.tools import Tool
 from palaver.turns.dispatcher import Dispatcher
-from palaver.turns.shutdown import GracefulShutdown
+from palaver.turns.shutdown import GracefulShutdown, Listener
 from palaver.turns.turn import TurnServices
 
 if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
@@ -165,15 +165,13 @@ class Server:
             metrics=self.metrics,
         )
 
-    async def shut_down(
-        self, stop_listening: Callable[[], Awaitable[None]], requests: Callable[[], int]
-    ) -> None:
+    async def shut_down(self, listener: Listener) -> None:
         """Let other replicas continue what runs here: see `palaver.turns.shutdown`."""
         self.draining = True
         shutdown = GracefulShutdown(
             self._dispatcher, self._subscriptions, self.ledger, self.settings.server
         )
-        await shutdown.run(stop_listening, requests)
+        await shutdown.run(listener)
 
     def _check_skills(self) -> None:
         """Refuse a server whose engine cannot serve its skills."""

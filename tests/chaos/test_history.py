@@ -64,7 +64,7 @@ async def run_with_kills(ledger: MemoryLedger, *, turns: int, kills: int) -> Fin
     async with contextlib.AsyncExitStack() as stack:
 
         async def start() -> Server:
-            server = replica(ledger, ScriptedEngine(script, pace=0.0005), Parrot)
+            server = replica(ledger, ScriptedEngine(script, seconds_per_token=0.0005), Parrot)
             return await stack.enter_async_context(server)
 
         servers = [await start() for _ in range(3)]

@@ -139,7 +139,7 @@ class GeneratingSkill(Skill):
 
 
 async def test_a_turn_that_waits_for_the_model_shows_its_queue_position(browser: Browser) -> None:
-    engine = ScriptedEngine(lambda _: ScriptedReply(text="a thought", hold=1))
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="a thought", pause_after=1))
     async with (
         open_live_server(
             engine=engine,
@@ -154,7 +154,7 @@ async def test_a_turn_that_waits_for_the_model_shows_its_queue_position(browser:
         await chat.open()
         await chat.send("/generating and I?")
         await chat.wait_for_text("In the queue: one more comes first")
-        engine.go()
+        engine.resume()
         await chat.wait_for_text("a thought")
         await chat.wait_until_done()
         await expect(chat.page.locator("#log")).not_to_contain_text("In the queue")

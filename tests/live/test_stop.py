@@ -14,17 +14,18 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from tests.plugins.engines.misbehaving import VLLM, hangs, serving
-from tests.plugins.engines.models import BYE, TALK, write_model
-from tests.plugins.engines.serving import CACHE, Serve, vllm_python
-from tests.plugins.engines.support import until
+from tests.plugins.engines.fault_injecting_server import VLLM_CARD, fault_injecting_servers, hang
+from tests.plugins.engines.models import ENDING_PROMPT, ENDLESS_PROMPT, write_model
+from tests.plugins.engines.serving import KV_CACHE_BYTES, VllmServer, vllm_python
+from tests.plugins.engines.support import wait_until
 from tests.plugins.ledgers.redis_server import redis_server
 from tests.server.web.live_server import Frame, WebSocketClient
 
-from palaver.app import build_server, listening
+from palaver.app import build_server
 from palaver.config.settings import Settings
 from palaver.server import Server
-from palaver_plugins.engines.openai_api import gauges
+from palaver.web.listener import listening
+from palaver_plugins.engines.openai_wire import request_counts
 
 pytestmark = [pytest.mark.live, pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -65,7 +66,7 @@ class Deployment:
         async def is_generating() -> bool:
             return await self.running_count() == 1
 
-        await until(is_generating)
+        await wait_until(is_generating)
 
     async def wait_idle(self) -> None:
         """Wait until the engine runs no request. Raises `TimeoutError`."""
@@ -73,7 +74,7 @@ class Deployment:
         async def is_idle() -> bool:
             return await self.running_count() == 0
 
-        await until(is_idle, SLOT_FREE_SECONDS)
+        await wait_until(is_idle, SLOT_FREE_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +111,10 @@ async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIte
         "model": str(model),
         "python": vllm_python(),
         "threads": 1,
-        "kv_cache_memory_bytes": CACHE,
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
     }
     data = model.parent / "data"
-    (idle,) = await stack.enter_async_context(serving(hangs(), card=VLLM))
+    (idle,) = await stack.enter_async_context(fault_injecting_servers(hang(), card=VLLM_CARD))
     session = await stack.enter_async_context(aiohttp.ClientSession())
     replica_settings = settings(data, redis, {"use": "vllm", "vllm": engine})
     async with listening_server(replica_settings) as (server, address):
@@ -126,16 +127,16 @@ async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIte
 
 @asynccontextmanager
 async def over_http(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Deployment]:
-    serve = Serve(model, unix=True)
+    serve = VllmServer(model, unix=True)
     stack.callback(serve.kill)
-    await serve.ready()
+    await serve.wait_until_ready()
     session = await stack.enter_async_context(aiohttp.ClientSession())
     connector = aiohttp.UnixConnector(serve.url.removeprefix("unix://"))
     metrics = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
 
     async def running() -> int:
         async with metrics.get("http://localhost/metrics") as response:
-            counts = gauges(await response.read())
+            counts = request_counts(await response.read())
         assert counts is not None
         return sum(counts)
 
@@ -160,7 +161,7 @@ async def generating_turn(
 ) -> AsyncIterator[tuple[WebSocketClient, str]]:
     """Start a reply without end; yield its connection and turn after the first text."""
     async with deployment.open_websocket(thread) as client:
-        turn = await client.send_message(TALK, skill="chat")
+        turn = await client.send_message(ENDLESS_PROMPT, skill="chat")
         await client.wait_for_text(turn, " ")
         await deployment.wait_generating()
         yield client, turn
@@ -177,7 +178,7 @@ async def check_kept(
         ][1:]
     assert (reply["role"], reply["outcome"]) == ("assistant", "stopped")
     assert reply["text"] == client.texts[turn] != ""
-    following = await client.send_message(BYE, skill="chat")
+    following = await client.send_message(ENDING_PROMPT, skill="chat")
     assert (await client.wait_for("finished", turn=following))["outcome"] == "done"
 
 
@@ -227,14 +228,14 @@ async def test_a_stop_frees_no_other_slot(deployment: Deployment) -> None:
         generating_turn(deployment, "running") as (running, turn),
         deployment.open_websocket("stopped") as stopped,
     ):
-        other = await stopped.send_message(TALK, skill="chat")
+        other = await stopped.send_message(ENDLESS_PROMPT, skill="chat")
         await stopped.wait_for_text(other, " ")
         await deployment.stop("stopped")
 
         async def one_is_running() -> bool:
             return await deployment.running_count() == 1
 
-        await until(one_is_running, SLOT_FREE_SECONDS)
+        await wait_until(one_is_running, SLOT_FREE_SECONDS)
         assert (await stopped.wait_for("finished", turn=other))["outcome"] == "stopped"
         assert await deployment.running_count() == 1
         await deployment.stop("running")

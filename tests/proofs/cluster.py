@@ -15,8 +15,8 @@ from tests.chaos.history import HistoryChecker
 from tests.chaos.load import LoadGenerator, LoadProfile, generating_load
 from tests.chaos.replica_set import ReplicaSet, start_replica_set
 from tests.chaos.replicas import ReplicaLauncher
-from tests.plugins.ledgers.redis_kit import opened
-from tests.plugins.ledgers.redis_server import RedisServer, running_redis
+from tests.plugins.ledgers.redis_helpers import open_ledger
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
 from tests.proof_settings import SEED
 from tests.proofs.reference_plugin import RING, reply_to
 from tests.proofs.replica_program import PROGRAM, make_options, tool_log
@@ -125,8 +125,8 @@ async def running_cluster(
     checker = HistoryChecker(lambda message: reply_to(message.text))
     tool_effects = ToolEffects(folder)
     async with (
-        running_redis(**directives or {}) as redis,
-        opened(redis.url, **more.get("redis", {})) as ledger,
+        run_redis(**directives or {}) as redis,
+        open_ledger(redis.url, **more.get("redis", {})) as ledger,
         ReplicaLauncher(PROGRAM, log=folder / "log") as launcher,
     ):
         options = make_options(folder, redis.url, **more)

@@ -9,11 +9,11 @@ from typing import Any
 from tests.chaos.proxy import FaultProxy
 
 from palaver import Skill, Turn
-from palaver.app import listening
 from palaver.config.settings import LedgerSettings, RoutingSettings, ServerSettings, Settings
 from palaver.messages import Attachment
 from palaver.server import Server
 from palaver.testing import ListKnowledge, ScriptedEngine
+from palaver.web.listener import listening
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
 WORDS = "雨が降る 夜 😀😀 río naïf 👩‍👩‍👧 дождь идёт ночью 港の灯 tide ÿ".split()

@@ -1,15 +1,15 @@
 """Mutants: the Redis ledger with one of its rules removed, which a proof must detect."""
 
+from palaver_plugins.ledgers.redis.client import RedisClient
 from palaver_plugins.ledgers.redis.scripts import Script, load_scripts, make_script
-from palaver_plugins.ledgers.redis.store import Store
 
 Replacement = tuple[str, str]
 """A line of a Lua script, and the line in its place."""
 
 WITHOUT_FENCE: tuple[Replacement, ...] = (
-    ("local owned = held[1] == turn and held[2] == fence", "local owned = true"),
+    ("local is_owner = running == turn and newest_fence == fence", "local is_owner = true"),
 )
-WITHOUT_DEDUPLICATION: tuple[Replacement, ...] = (("if mark then\n", "if false then\n"),)
+WITHOUT_DEDUPLICATION: tuple[Replacement, ...] = (("if record then\n", "if false then\n"),)
 WITHOUT_COMPARE: tuple[Replacement, ...] = (
     ("if index ~= expect then\n", "if false then\n"),
     ("if entry[3] ~= length then return nil end\n", "\n"),
@@ -33,7 +33,7 @@ def install_mutant(name: str) -> None:
             assert line in sources, f"mutant {name!r}: no script has the line {line!r}"
         return {kind: _mutate(script, replacements) for kind, script in originals.items()}
 
-    Store.load = staticmethod(load)
+    RedisClient.load_scripts = staticmethod(load)
 
 
 def _mutate(script: Script, replacements: tuple[Replacement, ...]) -> Script:

@@ -14,10 +14,10 @@ from typing import Any
 from tests.proofs.engine_skill import EngineSkill
 from tests.proofs.paced_engine import PacedEngine
 
-from palaver.app import listening
 from palaver.config.settings import AuthKey, Secret, Settings
 from palaver.server import Server
 from palaver.testing import ListKnowledge
+from palaver.web.listener import listening
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 
 TENANTS = ("red", "green", "blue", "white")

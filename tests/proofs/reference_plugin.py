@@ -84,7 +84,7 @@ class NoSettings(PluginSettings):
 
 
 def _build_engine(settings: PacedSettings, build_context: BuildContext) -> Engine:
-    return ScriptedEngine(_script, pace=settings.pace, slots=1_000)
+    return ScriptedEngine(_script, seconds_per_token=settings.pace, slots=1_000)
 
 
 def _script(request: GenerationRequest) -> str:

@@ -13,9 +13,10 @@ from tests.chaos.fork_server import OnReady, Options
 from tests.proofs.mutants import install_mutant
 from tests.proofs.reference_plugin import make_ring_tool
 
-from palaver.app import build_server, listening
+from palaver.app import build_server
 from palaver.config.settings import Settings
 from palaver.plugins import ENTRY_POINT_GROUP, load_plugins
+from palaver.web.listener import listening
 
 PROGRAM = "tests.proofs.replica_program:serve"
 REGISTRY = load_plugins(

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import hiredis
 from tests.chaos.findings import Findings
 from tests.chaos.proxy import FaultProxy
-from tests.plugins.ledgers.redis_kit import needs_redis, opened
-from tests.plugins.ledgers.redis_server import RedisServer, running_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis, open_ledger
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.report import FigureValue, PropertyResult, Report
 
@@ -26,8 +26,8 @@ from palaver.ledger import Claim
 from palaver.messages import Conversation, Finished, Message, Received, Text
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.address import Address, parse_address
-from palaver_plugins.ledgers.redis.link import Link
-from palaver_plugins.ledgers.redis.wire import Reply, Wire, pack
+from palaver_plugins.ledgers.redis.connection import Connection, RedisReply, pack
+from palaver_plugins.ledgers.redis.node_client import NodeClient
 
 pytestmark = needs_redis
 
@@ -111,13 +111,13 @@ class OperationRunner:
 
 @contextlib.asynccontextmanager
 async def operation_runner(findings: Findings, seed: str) -> AsyncIterator[OperationRunner]:
-    async with running_redis() as redis, FaultProxy(redis.url) as proxy:
+    async with run_redis() as redis, FaultProxy(redis.url) as proxy:
         yield OperationRunner(redis, proxy, random.Random(f"{SEED}:{seed}"), findings)
 
 
 # One connection
 
-Call = Callable[[bytes], Awaitable[Reply]]
+Call = Callable[[bytes], Awaitable[RedisReply]]
 ECHO_SCRIPT = "return {ARGV[1], redis.sha1hex(ARGV[1])}"
 ERROR_SCRIPT = "return redis.error_reply(ARGV[1])"
 
@@ -147,28 +147,30 @@ class EchoOperations:
 
 
 @contextlib.asynccontextmanager
-async def open_link(url: str, link_class: type[Link] = Link) -> AsyncIterator[Link]:
+async def open_client(
+    url: str, client_class: type[NodeClient] = NodeClient
+) -> AsyncIterator[NodeClient]:
     address = parse_address(url)
 
     async def locate() -> Address:
         return address
 
-    async def greet(link: Link, wire: Wire) -> None:
+    async def on_connect(client: NodeClient, connection: Connection) -> None:
         pass
 
-    link = link_class(
+    client = client_class(
         locate,
-        greet=greet,
-        push=lambda channel, payload: None,
+        on_connect=on_connect,
+        on_publish=lambda channel, payload: None,
         connect_timeout=1.0,
         command_timeout=1.0,
         replicas=0,
     )
-    await link.start()
+    await client.start()
     try:
-        yield link
+        yield client
     finally:
-        await link.close()
+        await client.close()
 
 
 # A whole ledger
@@ -304,9 +306,11 @@ async def test_a_cancelled_call_leaves_its_reply_to_no_other_caller(report: Repo
         while remaining > 0:
             count = min(remaining, OPERATIONS_PER_REDIS) // 2
             async with operation_runner(findings, f"{remaining}") as runner:
-                async with open_link(runner.proxy.address) as link:
-                    await runner.run(count, EchoOperations(link.call, runner.rng))
-                async with opened(runner.proxy.address, events_kept=50, history_kept=50) as ledger:
+                async with open_client(runner.proxy.address) as client:
+                    await runner.run(count, EchoOperations(client.send, runner.rng))
+                async with open_ledger(
+                    runner.proxy.address, events_kept=50, history_kept=50
+                ) as ledger:
                     await runner.run(count, LedgerOperations(ledger, runner.rng))
             counts += runner.counts
             remaining -= 2 * count
@@ -332,7 +336,7 @@ class SharedConnection:
         self._parser = hiredis.Reader(notEnoughData=Ellipsis)
         self._lock = asyncio.Lock()
 
-    async def call(self, command: bytes) -> Reply:
+    async def call(self, command: bytes) -> RedisReply:
         async with self._lock:
             self._writer.write(command)
             while (reply := self._parser.gets()) is Ellipsis:
@@ -351,24 +355,26 @@ async def test_mutant_that_leaves_replies_unread_is_detected(report: Report) -> 
     assert findings.wrong > 0
 
 
-class DequeuingWire(Wire):
+class DequeuingConnection(Connection):
     """Mutant that removes a cancelled call from the queue although its reply is still to come."""
 
     def data_received(self, data: bytes) -> None:
-        while self._waiting and (first := self._waiting[0]) and first.cancelled():
-            self._waiting.popleft()
+        while self._pending and (first := self._pending[0]) and first.cancelled():
+            self._pending.popleft()
         super().data_received(data)
 
 
-class DequeuingLink(Link):
-    def _make_wire(self) -> Wire:
-        return DequeuingWire(self._push, self._went_down, self._command_timeout)
+class DequeuingClient(NodeClient):
+    def _make_connection(self) -> Connection:
+        return DequeuingConnection(
+            self._on_publish, self._on_connection_lost, self._command_timeout
+        )
 
 
 async def test_mutant_that_dequeues_cancelled_calls_is_detected(report: Report) -> None:
     findings = Findings()
     async with operation_runner(findings, "dequeued") as runner:
-        async with open_link(runner.proxy.address, DequeuingLink) as link:
-            await runner.run(1_000, EchoOperations(link.call, runner.rng))
+        async with open_client(runner.proxy.address, DequeuingClient) as client:
+            await runner.run(1_000, EchoOperations(client.send, runner.rng))
     report.add_mutant(PROPERTY, findings.wrong > 0, "cancelled calls dequeued")
     assert findings.wrong > 0

@@ -18,8 +18,8 @@ from typing import Any
 import aiohttp
 import msgspec
 from tests.chaos.findings import Findings
-from tests.plugins.ledgers.redis_kit import needs_redis, raw
-from tests.plugins.ledgers.redis_server import RedisServer, running_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis, raw_client
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.expected_stream import compare_text, conversation_of
 from tests.proofs.inprocess_replicas import InProcessReplica, ManyEventsSkill, running_replica
@@ -269,7 +269,7 @@ async def replace(trial: Trial) -> None:
     """Replace Redis by an empty one at the same address, in which conversations continue."""
     deployment = trial.deployment
     await trial.answer(1)
-    async with running_redis() as other:
+    async with run_redis() as other:
         async with trial.clients_connected():
             await deployment.switch_redis(other.url)
             await trial.answer(deployment.rng.choice((0, 1, 2)))
@@ -311,7 +311,7 @@ async def exceed_events_kept(trial: Trial) -> None:
 async def trim(trial: Trial) -> None:
     """Trim the streams from outside, to few events or to none."""
     await trial.answer(2)
-    async with trial.clients_connected(), raw(trial.deployment.redis.url) as client:
+    async with trial.clients_connected(), raw_client(trial.deployment.redis.url) as client:
         for thread in trial.threads:
             kept = trial.deployment.rng.choice((0, 1, 10, 30))
             assert await client.xtrim(_stream_key(thread), maxlen=kept, approximate=False) > 0
@@ -353,7 +353,7 @@ async def deployed(
 ) -> AsyncIterator[Deployment]:
     connector = aiohttp.TCPConnector(limit=0)
     async with contextlib.AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(running_redis())
+        redis = await stack.enter_async_context(run_redis())
         replicas = [
             await stack.enter_async_context(
                 running_replica(redis.url, ManyEventsSkill(), ledger_class, events_kept=events_kept)
@@ -423,7 +423,7 @@ async def test_mutant_without_epochs_is_detected(report: Report) -> None:
     async with deployed(SingleEpochLedger) as deployment:
         trial = Trial(deployment, 0)
         await trial.answer(2)
-        async with trial.clients_connected(), running_redis() as other:
+        async with trial.clients_connected(), run_redis() as other:
             await deployment.switch_redis(other.url)
             await trial.answer(4)
             for client in trial.returning:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos.load import LoadProfile
-from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.cluster import BRIEF_PROFILE, Cluster, running_cluster
 from tests.proofs.report import PropertyResult, Report

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.chaos.load import generating_load
-from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.cluster import BRIEF_PROFILE, Cluster, pause_figures, running_cluster
 from tests.proofs.report import PropertyResult, Report

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
 from tests.plugins.ledgers.redis_server import RedisServer
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.cluster import (

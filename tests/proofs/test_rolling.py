@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.chaos.load import LoadProfile, generating_load
-from tests.plugins.ledgers.redis_kit import needs_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.cluster import Cluster, pause_figures, running_cluster
 from tests.proofs.http_clients import HTTPClients

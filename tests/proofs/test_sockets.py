@@ -19,8 +19,8 @@ import pytest
 from tests.chaos.findings import Findings
 from tests.chaos.history import HistoryChecker
 from tests.chaos.proxy import Disconnect, FaultProxy
-from tests.plugins.ledgers.redis_kit import needs_redis
-from tests.plugins.ledgers.redis_server import running_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis
+from tests.plugins.ledgers.redis_server import run_redis
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.expected_stream import ExpectedStream, conversation_of
 from tests.proofs.inprocess_replicas import (
@@ -241,7 +241,7 @@ class Round:
 async def deployed(**parameters: Any) -> AsyncIterator[Deployment]:  # Any: those of `Deployment`
     disconnects = DisconnectCounts()
     async with contextlib.AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(running_redis())
+        redis = await stack.enter_async_context(run_redis())
         replicas = [
             await stack.enter_async_context(
                 running_replica(redis.url, LongTextSkill(), events_kept=1_000_000)

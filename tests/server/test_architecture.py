@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 
 from palaver import BuildContext, Ledger, Skill, Turn
-from palaver.app import listening
 from palaver.config.settings import RoutingSettings, ServerSettings, Settings
 from palaver.plugins import load_plugins
 from palaver.server import Server
 from palaver.testing import ListKnowledge, ScriptedEngine
+from palaver.web.listener import listening
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
@@ -51,6 +51,14 @@ def test_every_behaviour_has_a_file_that_exists() -> None:
     assert files.keys() == BEHAVIOURS
     for file in files.values():
         assert (ROOT / file).is_file(), file
+
+
+def test_every_module_is_in_the_layout() -> None:
+    layout = ARCHITECTURE.partition("## Layout")[2].partition("## Rules")[0]
+    package = ROOT / "server" / "palaver"
+    modules = [path.name for path in package.glob("*.py")]
+    packages = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    assert not [name for name in (*modules, *packages) if name not in layout]
 
 
 class Relay(Skill):

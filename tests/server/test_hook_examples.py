@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from tests.server.skills_under_test import Parrot
 
 from palaver import Backend, Console, Document, Skill, Turn
-from palaver.app import build_server, listening
+from palaver.app import build_server
 from palaver.config.settings import Settings
 from palaver.hooks import BuildContext
 from palaver.plugins import HOOK_PREFIX, KINDS, PluginRegistry, load_plugins
 from palaver.server import Server
 from palaver.testing import converse
+from palaver.web.listener import listening
 
 PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)

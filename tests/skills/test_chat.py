@@ -32,7 +32,7 @@ async def test_its_settings_reach_the_engine() -> None:
 
 
 async def test_a_small_context_window_leaves_room_for_the_prompt() -> None:
-    engine = ScriptedEngine("Hello.", context=100)
+    engine = ScriptedEngine("Hello.", context_window=100)
     async with converse(Chat, engine=engine) as chat:
         assert await chat.say("hello") == "Hello."
         assert engine.requests[0].sampling.max_tokens == 50

@@ -80,7 +80,7 @@ async def test_passages_are_cut_to_fit_the_context_window() -> None:
         Document(id=f"d{n}", title=f"Title {n}", text="goods " + f"word{n}. " * 70)
         for n in range(4)
     ]
-    engine = ScriptedEngine("Yes [1].", context=256)
+    engine = ScriptedEngine("Yes [1].", context_window=256)
     async with converse(QA, engine=engine, knowledge=long) as chat:
         reply = await chat.say("goods?")
         assert reply.outcome == "done"

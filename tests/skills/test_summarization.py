@@ -73,7 +73,7 @@ async def test_a_long_text_is_shortened_part_by_part() -> None:
         words = request.messages[-1].content.split()
         return " ".join(words[: max(3, len(words) // 4)])
 
-    engine = ScriptedEngine(shorten, context=128)
+    engine = ScriptedEngine(shorten, context_window=128)
     text = "\n\n".join(f"Paragraph {n} tells of " + "many things " * 12 for n in range(20))
     async with converse(Summarization, engine=engine) as chat:
         reply = await chat.say(f"Summarize in one sentence:\n{text}")
@@ -85,14 +85,14 @@ async def test_a_long_text_is_shortened_part_by_part() -> None:
 
 
 async def test_a_model_that_shortens_nothing_comes_to_an_end() -> None:
-    engine = ScriptedEngine(lambda request: request.messages[-1].content, context=128)
+    engine = ScriptedEngine(lambda request: request.messages[-1].content, context_window=128)
     async with converse(Summarization, engine=engine) as chat:
         reply = await chat.say("Summarize:\n" + "one two three four. " * 200)
         assert reply.outcome == "done"
 
 
 async def test_a_text_that_is_far_too_long_is_refused() -> None:
-    engine = ScriptedEngine(context=128)
+    engine = ScriptedEngine(context_window=128)
     settings = {"max_parts": 3}
     async with converse(Summarization, engine=engine, skill_settings=settings) as chat:
         reply = await chat.say("Summarize:\n" + "one two three four. " * 200)

@@ -127,7 +127,7 @@ async def test_a_line_stays_a_line_whatever_the_model_writes() -> None:
 
 
 async def test_a_long_text_is_cut_to_fit_the_context_window() -> None:
-    engine = ScriptedEngine(echo, context=128)
+    engine = ScriptedEngine(echo, context_window=128)
     text = " ".join(f"This is the sentence with the number {n}." for n in range(60))
     async with converse(Translation, engine=engine) as chat:
         assert await chat.say(f"translate to German:\n{text}") == text

@@ -1,8 +1,8 @@
-"""A grammar of compact JSON for a JSON Schema.
+"""Grammars of compact JSON for JSON Schemas.
 
 xgrammar, inside OpenVINO, compiles schemas itself, but then allows any amount of white space
-between the parts, and a weak model never gets out of it. So the part of JSON Schema that our own
-models and pydantic use is written out here, without white space.
+between the parts, and a small model may generate it without end. So this module writes the grammar
+of the part of JSON Schema that pydantic and our skills use, without white space.
 """
 
 import json
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 Schema = dict[str, Any]  # a JSON Schema document
-Known = dict[str, tuple[str, Any]]
-"""Keywords, with the argument that each becomes and its default."""
+KeywordTable = dict[str, tuple[str, Any]]
+"""Keywords, each with the name of the argument that it becomes and its default."""
 
-SILENT = frozenset(
+ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
     | {"$defs", "definitions", "$schema", "$id", "$comment", "discriminator"}
 )
-"""Keywords that do not narrow what is valid."""
+"""Keywords that do not restrict the valid values."""
 BASE = r"""
 boolean ::= "true" | "false"
 null ::= "null"
@@ -32,28 +32,28 @@ array ::= "[" (value ("," value)*)? "]"
 object ::= "{" (string ":" value ("," string ":" value)*)? "}"
 value ::= object | array | string | number | boolean | null
 """
-MOST_NUMBERS = 512
-"""Bounded integers are written out one by one up to this many."""
+MAX_ENUMERATED_INTEGERS = 512
+"""A bounded integer with more values is left to xgrammar."""
 
 
-class BeyondError(Exception):
-    """The schema says something that is not written out here."""
+class UnsupportedSchemaError(Exception):
+    """The schema has a keyword that this module does not support."""
 
 
-def grammar(schema: Schema) -> str | None:
-    """The grammar in xgrammar's EBNF, or None when ``schema`` needs xgrammar's own compiler."""
+def build_grammar(schema: Schema) -> str | None:
+    """Return the grammar in xgrammar's EBNF, or None when only xgrammar can compile ``schema``."""
     try:
-        return _Writer(schema).whole()
-    except BeyondError:
+        return _GrammarWriter(schema).write()
+    except UnsupportedSchemaError:
         return None
 
 
-class _Writer:
+class _GrammarWriter:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._rules: dict[str, str] = {}
 
-    def whole(self) -> str:
+    def write(self) -> str:
         root = self._expression(self._schema)
         rules = "\n".join(f"{name} ::= {body}" for name, body in self._rules.items())
         return f"root ::= {root}\n{rules}{BASE}"
@@ -62,9 +62,9 @@ class _Writer:
         if schema is True:
             return "value"
         if not isinstance(schema, dict):
-            raise BeyondError
-        said = schema.keys() - SILENT
-        match sorted(said):
+            raise UnsupportedSchemaError
+        keywords = schema.keys() - ANNOTATIONS
+        match sorted(keywords):
             case []:
                 return "value"
             case ["$ref"]:
@@ -79,43 +79,43 @@ class _Writer:
                 return self._expression(schema["allOf"][0])
         kind = schema.get("type")
         if isinstance(kind, list):
-            return union(self._expression(schema | {"type": one}) for one in kind)
-        return self._typed(kind, {key: schema[key] for key in said - {"type"}})
+            return union(self._expression(schema | {"type": member}) for member in kind)
+        return self._typed(kind, {key: schema[key] for key in keywords - {"type"}})
 
     def _typed(self, kind: object, limits: Schema) -> str:
         match kind:
             case "object":
-                return self._object(**keywords(limits, OBJECT))
+                return self._object(**arguments(limits, OBJECT))
             case "array":
-                return self._array(**keywords(limits, ARRAY))
+                return self._array(**arguments(limits, ARRAY))
             case "string":
-                return string(**keywords(limits, STRING))
+                return string(**arguments(limits, STRING))
             case "integer":
-                return integer(**keywords(limits, INTEGER))
+                return integer(**arguments(limits, INTEGER))
             case "number" | "boolean" | "null" if not limits:
                 return kind
-        raise BeyondError
+        raise UnsupportedSchemaError
 
     def _reference(self, reference: str) -> str:
-        """A definition becomes a rule, so that it may refer to itself."""
+        """Return the rule of a definition: a rule may refer to itself."""
         start, _, name = reference.rpartition("/")
-        place = self._schema.get(start.removeprefix("#/"), {})
-        if name not in place:
-            raise BeyondError
+        definitions = self._schema.get(start.removeprefix("#/"), {})
+        if name not in definitions:
+            raise UnsupportedSchemaError
         rule = f"def_{name.encode().hex()}"
         if rule not in self._rules:
             self._rules[rule] = ""
-            self._rules[rule] = self._expression(place[name])
+            self._rules[rule] = self._expression(definitions[name])
         return rule
 
-    def _object(self, properties: Schema, required: list[str], others: Any) -> str:
+    def _object(self, properties: Schema, required: list[str], additional: Any) -> str:
         if not properties:
-            if others is False:
+            if additional is False:
                 return '"{" "}"'
-            inner = self._expression(others)
+            inner = self._expression(additional)
             return f'"{{" (string ":" {inner} ("," string ":" {inner})*)? "}}"'
-        if others not in (True, False) or set(required) - properties.keys():
-            raise BeyondError
+        if additional not in (True, False) or set(required) - properties.keys():
+            raise UnsupportedSchemaError
         members = [
             (f"{literal(name)} {quoted(':')} {self._expression(part)}", name in required)
             for name, part in properties.items()
@@ -123,80 +123,83 @@ class _Writer:
         return f'"{{" {self._members(members)} "}}"'
 
     def _members(self, members: list[tuple[str, bool]]) -> str:
-        """The members in their order; those that are not required may be left out. There is one
-        rule for the rest after each member, with and without a comma before it."""
+        """Return the rule of the members in their order; optional ones may be left out. For the
+        rest after each member there is one rule with and one without a leading comma."""
         name = f"members{len(self._rules)}"
         self._rules[f"{name}_{len(members)}_first"] = self._rules[f"{name}_{len(members)}"] = '""'
         for index in reversed(range(len(members))):
-            member, needed = members[index]
+            member, is_required = members[index]
             rest = f"{name}_{index + 1}"
             for suffix, comma in (("_first", ""), ("", '"," ')):
                 body = f"{comma}{member} {rest}"
                 self._rules[f"{name}_{index}{suffix}"] = (
-                    body if needed else f"{body} | {rest}{suffix}"
+                    body if is_required else f"{body} | {rest}{suffix}"
                 )
         return f"{name}_0_first"
 
-    def _array(self, items: Any, least: int, most: int | None) -> str:
+    def _array(self, items: Any, minimum: int, maximum: int | None) -> str:
         item = self._expression(items)
-        if most == 0:
+        if maximum == 0:
             return '"[" "]"'
-        more = f'("," {item}){repeat(max(least - 1, 0), None if most is None else most - 1)}'
-        inner = f"{item} {more}"
-        return f'"[" {inner} "]"' if least else f'"[" ({inner})? "]"'
+        more = repeat(max(minimum - 1, 0), None if maximum is None else maximum - 1)
+        inner = f'{item} ("," {item}){more}'
+        return f'"[" {inner} "]"' if minimum else f'"[" ({inner})? "]"'
 
 
-OBJECT: Known = {"properties": ("properties", {}), "required": ("required", [])} | {
-    "additionalProperties": ("others", True)
+OBJECT: KeywordTable = {"properties": ("properties", {}), "required": ("required", [])} | {
+    "additionalProperties": ("additional", True)
 }
-ARRAY: Known = {"items": ("items", True), "minItems": ("least", 0), "maxItems": ("most", None)}
-STRING: Known = {"minLength": ("least", 0), "maxLength": ("most", None)}
-INTEGER: Known = {"minimum": ("least", None), "maximum": ("most", None)}
+ARRAY: KeywordTable = {
+    "items": ("items", True),
+    "minItems": ("minimum", 0),
+    "maxItems": ("maximum", None),
+}
+STRING: KeywordTable = {"minLength": ("minimum", 0), "maxLength": ("maximum", None)}
+INTEGER: KeywordTable = {"minimum": ("minimum", None), "maximum": ("maximum", None)}
 
 
-def keywords(limits: Schema, known: Known) -> Schema:
-    """Arguments from the keywords of a schema; raises `BeyondError` for one that is not known."""
+def arguments(limits: Schema, known: KeywordTable) -> Schema:
+    """Return arguments from the keywords of a schema. Raises `UnsupportedSchemaError` for an
+    unknown keyword."""
     if limits.keys() - known.keys():
-        raise BeyondError
+        raise UnsupportedSchemaError
     return {name: limits.get(keyword, default) for keyword, (name, default) in known.items()}
 
 
-def string(least: int, most: int | None) -> str:
-    if not least and most is None:
+def string(minimum: int, maximum: int | None) -> str:
+    if not minimum and maximum is None:
         return "string"
-    return rf'"\"" char{repeat(least, most)} "\""'
+    return rf'"\"" char{repeat(minimum, maximum)} "\""'
 
 
-def integer(least: int | None, most: int | None) -> str:
-    if least is None and most is None:
-        return "integer"
-    if least == 0 and most is None:
-        return "natural"
-    if least is None or most is None or not 0 <= most - least < MOST_NUMBERS:
-        raise BeyondError
-    return union(literal(number) for number in range(int(least), int(most) + 1))
+def integer(minimum: int | None, maximum: int | None) -> str:
+    if maximum is None and minimum in (None, 0):
+        return "integer" if minimum is None else "natural"
+    if minimum is None or maximum is None or not 0 <= maximum - minimum < MAX_ENUMERATED_INTEGERS:
+        raise UnsupportedSchemaError
+    return union(literal(number) for number in range(int(minimum), int(maximum) + 1))
 
 
-def repeat(least: int, most: int | None) -> str:
-    if most is None:
-        return "*" if not least else f"{{{least},}}"
-    return f"{{{least},{most}}}"
+def repeat(minimum: int, maximum: int | None) -> str:
+    if maximum is None:
+        return f"{{{minimum},}}" if minimum else "*"
+    return f"{{{minimum},{maximum}}}"
 
 
 def literal(value: Any) -> str:
-    """The grammar of exactly this JSON value, as compact JSON."""
+    """Return the grammar of exactly this JSON value, as compact JSON."""
     return quoted(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def quoted(text: str) -> str:
-    """The grammar of exactly this text. A character beyond ASCII ends its string: xgrammar reads
-    a hexadecimal digit after one as part of the character ("ße" becomes U+0DFE)."""
+    """Return the grammar of exactly this text. A character beyond ASCII ends its string: xgrammar
+    reads a hexadecimal digit after one as part of the character ("ße" becomes U+0DFE)."""
     runs = re.findall(r"[\x00-\x7f]*[^\x00-\x7f]|[\x00-\x7f]+", text)
     return " ".join(json.dumps(run, ensure_ascii=False) for run in runs)
 
 
 def union(parts: Iterator[str]) -> str:
-    found = " | ".join(parts)
-    if not found:
-        raise BeyondError
-    return f"({found})"
+    alternatives = " | ".join(parts)
+    if not alternatives:
+        raise UnsupportedSchemaError
+    return f"({alternatives})"

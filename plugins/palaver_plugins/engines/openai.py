@@ -1,11 +1,11 @@
-"""Engine ``openai``: any servers that speak the OpenAI API, one or several of the same model.
+"""Engine ``openai``: servers that speak the OpenAI API, one or several of the same model.
 
-Made for ``vllm serve``, whose extensions make it complete: continuation, structured output,
-priority, a cache salt per tenant, token counts. Of another server it asks what the API has.
+It is made for ``vllm serve``, and uses its extensions: continuation, structured output, priority, a
+cache salt per tenant, token counts. With other servers it uses the common API.
 
-A generation runs on the server with the least work. When that one cannot be reached or fails
-before its first byte, the next one gets the request; when it dies in the middle, another goes on
-after the last character that was said. A server that failed is left alone for a while.
+A generation runs on the server with the fewest generations. When that server cannot be reached or
+fails before its first byte, the next one gets the request; when it fails in the middle, another one
+continues after the last delivered character. A failed server gets no requests during a cooldown.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
+import aiohttp
 import numpy as np
 import pydantic
 import yarl
@@ -40,55 +41,57 @@ from palaver import (
     PluginSettings,
     Secret,
     Unsupported,
+    check_request,
+    generation_timeout,
     hookimpl,
+    remaining_tokens,
 )
-from palaver_plugins.engines import openai_api as api
-from palaver_plugins.engines.checks import check, room
-from palaver_plugins.engines.openai_api import ListenerError, Lost, Reply
-from palaver_plugins.engines.openai_server import Server, Timeouts
-from palaver_plugins.engines.token_healing import go_on
+from palaver_plugins.engines import openai_wire as wire
+from palaver_plugins.engines.openai_upstream import Upstream
+from palaver_plugins.engines.openai_wire import CallbackError, CompletionStream, UpstreamFailed
+from palaver_plugins.engines.token_healing import generate_healed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-COMMON: frozenset[Capability] = frozenset(
+GENERIC_CAPABILITIES: frozenset[Capability] = frozenset(
     {"generate", "json_schema", "logprobs", "alternatives", "seed"}
 )
-"""What the API itself can express."""
-EXTENDED: frozenset[Capability] = COMMON | {"choice", "regex", "continuation", "priority"}
-"""What vLLM's extensions of the API can express."""
-UNKNOWN_CONTEXT = 8192  # tokens
-SLACK = 4
-"""Requests. Between servers whose work differs by less, the prefix cache decides: the same
-beginning goes to the same server."""
-LOAD_PATIENCE = 5.0  # seconds
-FRAME = 64
-"""Tokens, at most, that a chat template puts around a message."""
+VLLM_CAPABILITIES: frozenset[Capability] = GENERIC_CAPABILITIES | frozenset(
+    ("choice", "regex", "continuation", "priority")
+)
+DEFAULT_CONTEXT_WINDOW = 8192  # tokens
+LOAD_STEP = 4
+"""Generations. Servers that differ by less count as equal, and the prefix cache decides: the same
+beginning of a prompt goes to the same server."""
+STATS_TIMEOUT = 5.0  # seconds
+TEMPLATE_TOKENS = 64
+"""Limit of the tokens that a chat template adds to a message."""
 
 
 class OpenAISettings(PluginSettings):
     """``[engine.openai]``."""
 
-    urls: tuple[str, ...] = ("http://127.0.0.1:8000/v1",)
+    urls: tuple[str, ...] = pydantic.Field(("http://127.0.0.1:8000/v1",), min_length=1)
     """Base URLs of servers of the same model: ``http://host:port/v1`` or ``unix:///path.sock``."""
     api_key: Secret | None = None
-    """What the servers ask for as a bearer token."""
+    """Key that is sent to the servers as a bearer token."""
     model: str | None = None
-    """The model's name at the servers. None: the first that they list."""
-    context: int | None = pydantic.Field(default=None, ge=16)
-    """Context in tokens. None: what the servers say, or 8192."""
+    """Name of the model at the servers. None: the first one that they list."""
+    context_window: int | None = pydantic.Field(default=None, ge=16)
+    """Tokens of prompt and reply together. None: the servers' own limit, or 8192."""
     flavor: Literal["auto", "vllm", "generic"] = "auto"
-    """What may be asked of the servers beyond the common API. ``auto`` finds out."""
-    engine_info: tuple[Capability, ...] | None = None
-    """What the servers can do, where that is known better than ``flavor`` tells."""
+    """Extensions of the API that the servers offer. ``auto`` detects them."""
+    capabilities: tuple[Capability, ...] | None = None
+    """Capabilities of the servers, where they differ from what ``flavor`` implies."""
     embedding_model: str | None = None
-    """The model for ``embed``, at ``embedding_urls``, or at ``urls`` where none are given."""
+    """Model for ``embed``, at ``embedding_urls``, or at ``urls`` where none are given."""
     embedding_urls: tuple[str, ...] = ()
     """Base URLs of servers of the embedding model."""
     connect_timeout: float = pydantic.Field(default=5.0, gt=0)
-    """Seconds in which a connection must be made."""
-    silence_timeout: float = pydantic.Field(default=120.0, gt=0)
-    """Seconds without a byte of an answer after which a server is taken for dead."""
+    """Seconds for opening a connection."""
+    read_timeout: float = pydantic.Field(default=120.0, gt=0)
+    """Seconds without a byte of a response after which the server counts as failed."""
 
     @pydantic.field_validator("urls", "embedding_urls", mode="before")
     @classmethod
@@ -97,7 +100,7 @@ class OpenAISettings(PluginSettings):
 
     @pydantic.field_validator("urls", "embedding_urls")
     @classmethod
-    def _usable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             parsed = yarl.URL(url)
             reachable = parsed.host or (parsed.scheme == "unix" and parsed.path)
@@ -105,34 +108,29 @@ class OpenAISettings(PluginSettings):
                 raise ValueError(f"{url!r} is neither http://host:port/v1 nor unix:///path.sock")
         return value
 
-    @pydantic.field_validator("urls")
-    @classmethod
-    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("at least one URL is needed")
-        return value
-
 
 class OpenAIEngine:
-    """Implements `palaver.engine.Engine`."""
+    """`Engine` over the servers."""
 
     def __init__(self, settings: OpenAISettings) -> None:
         self._settings = settings
-        self._servers: list[Server] = []
-        self._embedders: list[Server] = []
+        self._upstreams: list[Upstream] = []
+        self._embedding_upstreams: list[Upstream] = []
         self._engine_info: EngineInfo | None = None
         self._adapters: frozenset[str] = frozenset()
 
     async def start(self) -> EngineInfo:
-        """Raises `ConfigurationError` for a refused key or an unknown model, `EngineUnavailable`
-        while no server can be reached. Servers that cannot be reached yet are tried later."""
+        """Connect. Raises `ConfigurationError` for a refused key or an unknown model, and
+        `EngineUnavailable` while no server can be reached; some servers may be missing."""
         await self.close()
         settings = self._settings
         secret = settings.api_key
         key = None if secret is None else await asyncio.to_thread(secret.reveal)
-        timeouts = Timeouts(settings.connect_timeout, settings.silence_timeout)
-        self._servers = [Server(url, key, timeouts) for url in settings.urls]
-        self._embedders = [Server(url, key, timeouts) for url in settings.embedding_urls]
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout
+        )
+        self._upstreams = [Upstream(url, key, timeout) for url in settings.urls]
+        self._embedding_upstreams = [Upstream(url, key, timeout) for url in settings.embedding_urls]
         try:
             self._engine_info = await self._inspect()
         except BaseException:
@@ -141,216 +139,223 @@ class OpenAIEngine:
         return self._engine_info
 
     async def close(self) -> None:
-        servers, self._servers = self._servers + self._embedders, []
-        self._embedders = []
+        upstreams = self._upstreams + self._embedding_upstreams
+        self._upstreams, self._embedding_upstreams = [], []
         self._engine_info = None
-        await asyncio.gather(*(server.close() for server in servers))
+        await asyncio.gather(*(upstream.close() for upstream in upstreams))
 
     async def _inspect(self) -> EngineInfo:
-        """What the servers that can be reached have in common."""
-        answers = await asyncio.gather(*map(self._cards, self._servers))
-        known = [(server, cards) for server, cards in answers if cards]
-        if not known:
+        """Return what all servers that can be reached have in common."""
+        listed = await asyncio.gather(*map(self._list_models, self._upstreams))
+        reached = {
+            upstream: cards
+            for upstream, cards in zip(self._upstreams, listed, strict=True)
+            if cards
+        }
+        if not reached:
             urls = ", ".join(self._settings.urls)
             raise EngineUnavailable(f"no server can be reached at {urls}", retry_after=5)
-        for server in self._servers:
-            if server not in (it for it, _ in known):  # it will be like the others
-                server.flavor = known[0][0].flavor
-        model = self._settings.model or known[0][1][0].id
-        contexts = []
-        for server, cards in known:
+        first = next(iter(reached))
+        for upstream in self._upstreams:
+            if upstream not in reached:  # assume that it equals the others
+                upstream.flavor = first.flavor
+        model = self._settings.model or reached[first][0].id
+        context_windows = []
+        for upstream, cards in reached.items():
             card = next((card for card in cards if card.id == model), None)
             if card is None:
-                there = ", ".join(sorted(card.id for card in cards))
-                raise ConfigurationError(f"{server.url} has no model {model!r}; it has: {there}")
-            contexts.append(card.max_model_len or UNKNOWN_CONTEXT)
+                names = ", ".join(sorted(card.id for card in cards))
+                raise ConfigurationError(f"{upstream.url} has no model {model!r}; it has: {names}")
+            context_windows.append(card.max_model_len or DEFAULT_CONTEXT_WINDOW)
         self._adapters = frozenset.intersection(
-            *(frozenset(card.id for card in cards if card.parent) for _, cards in known)
+            *(frozenset(card.id for card in cards if card.parent) for cards in reached.values())
         )
-        context = self._settings.context or min(contexts)
-        return EngineInfo(model=model, context_window=context, capabilities=self._can())
+        return EngineInfo(
+            model=model,
+            context_window=self._settings.context_window or min(context_windows),
+            capabilities=self._capabilities(),
+        )
 
-    async def _cards(self, server: Server) -> tuple[Server, list[api.ModelCard]]:
-        """The server's models; none when it cannot be reached."""
+    async def _list_models(self, upstream: Upstream) -> list[wire.ModelCard]:
+        """Return the server's models; none when it cannot be reached."""
         try:
-            cards = await server.models()
-        except Lost as lost:
-            log.warning("engine server %s cannot be reached yet: %s", server.url, lost)
-            server.bench()
-            return server, []
+            cards = await upstream.models()
+        except UpstreamFailed as failure:
+            log.warning("engine server %s cannot be reached yet: %s", upstream.url, failure)
+            upstream.start_cooldown()
+            return []
         except EngineError as error:
             raise ConfigurationError(str(error)) from error
         flavor = self._settings.flavor
-        vllm = any(card.owned_by == "vllm" for card in cards)
-        server.flavor = flavor if flavor != "auto" else "vllm" if vllm else "generic"
-        return server, cards
+        is_vllm = any(card.owned_by == "vllm" for card in cards)
+        upstream.flavor = flavor if flavor != "auto" else "vllm" if is_vllm else "generic"
+        return cards
 
-    def _can(self) -> frozenset[Capability]:
-        if self._settings.engine_info is not None:
-            return frozenset(self._settings.engine_info)
-        reached = [server for server in self._servers if not server.benched]
-        extended = all(server.flavor == "vllm" for server in reached)
-        can = EXTENDED if extended else COMMON
-        if extended and self._adapters:
-            can |= {"adapter"}
+    def _capabilities(self) -> frozenset[Capability]:
+        if self._settings.capabilities is not None:
+            return frozenset(self._settings.capabilities)
+        reached = [upstream for upstream in self._upstreams if not upstream.is_cooling_down]
+        found = set(GENERIC_CAPABILITIES)
+        if all(upstream.flavor == "vllm" for upstream in reached):
+            found |= VLLM_CAPABILITIES
+            if self._adapters:
+                found.add("adapter")
         if self._settings.embedding_model is not None:
-            can |= {"embed"}
-        return can
+            found.add("embed")
+        return frozenset(found)
 
-    def _started(self) -> EngineInfo:
+    def _require_started(self) -> EngineInfo:
         if self._engine_info is None:
             raise EngineUnavailable("engine 'openai' is not started")
         return self._engine_info
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        engine_info = self._started()
-        check(request, engine_info.capabilities)
+        capabilities = self._require_started().capabilities
+        check_request(request, capabilities)
         if request.adapter is not None and request.adapter not in self._adapters:
-            there = sorted(self._adapters)
-            raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {there}")
-        limit = asyncio.timeout(request.timeout)
-        writing = ContinuedGeneration(request, on_text)
-        asked: list[Server] = []
-        try:
-            async with limit:
-                return await self._write(writing, self._order(request), asked)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            if asked and not writing.text:  # it may hang: the next request tries another one
-                asked[-1].bench()
-            detail = f"the generation took longer than {request.timeout:g} s"
-            raise EngineTimeout(detail) from error
+            names = sorted(self._adapters)
+            raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {names}")
+        generation = ContinuedGeneration(request, on_text)
+        tried: list[Upstream] = []
 
-    async def _write(
-        self, writing: ContinuedGeneration, servers: Sequence[Server], asked: list[Server]
-    ) -> Generation:
-        continues = "continuation" in self._started().capabilities
-        failed: Lost | None = None
-        for server in servers:
-            asked.append(server)
-            ask = functools.partial(self._chat, server)
-            try:
-                rest = await go_on(writing.rest(), writing.on_text, ask)
-            except Lost as lost:
-                self._blame(server, lost)
-                failed = lost
-                if writing.text and not continues:
-                    break
-            else:
-                server.unbench()
-                return writing.end(rest)
-        assert failed is not None  # there is at least one server
-        raise failed.error
+        async def attempt(upstream: Upstream) -> Generation:
+            tried.append(upstream)
+            chat = functools.partial(self._chat, upstream)
+            rest = await generate_healed(generation.next_request(), generation.on_text, chat)
+            upstream.end_cooldown()
+            return generation.finish(rest)
+
+        def may_retry() -> bool:
+            return not generation.text or "continuation" in capabilities
+
+        try:
+            async with generation_timeout(request.timeout):
+                return await self._call_any(self._by_preference(request), attempt, may_retry)
+        except EngineTimeout:
+            if tried and not generation.text:  # it may hang: the next request uses another one
+                tried[-1].start_cooldown()
+            raise
 
     async def _chat(
-        self, server: Server, request: GenerationRequest, on_text: OnText
+        self, upstream: Upstream, request: GenerationRequest, on_text: OnText
     ) -> Generation:
-        begun = 0
+        partial_tokens = 0
         if request.partial:
-            begun = await server.count({"prompt": request.partial, "add_special_tokens": False})
-        reply = Reply(request, on_text, begun)
-        left = await self._room(server, request, begun)
-        if left < 1:
-            return reply.generation("length")
-        body = api.chat_body(request, self._started().model, server.flavor, left)
+            body = {"prompt": request.partial, "add_special_tokens": False}
+            partial_tokens = await upstream.count(body)
+        completion = CompletionStream(request, on_text, partial_tokens)
+        max_tokens = await self._max_tokens(upstream, request, partial_tokens)
+        if max_tokens < 1:
+            return completion.generation("length")
+        model = self._require_started().model
         try:
-            await server.chat(body, reply)
-        except ListenerError as error:
+            await upstream.chat(
+                wire.chat_body(request, model, upstream.flavor, max_tokens), completion
+            )
+        except CallbackError as error:
             raise error.error from None
-        return reply.generation(reply.reason or "stop")
+        return completion.generation(completion.finish_reason or "stop")
 
-    @staticmethod
-    def _blame(server: Server, lost: Lost) -> None:
-        log.info("engine server %s: %s", server.url, lost)
-        if lost.broken:
-            server.bench()
-
-    async def _room(self, server: Server, request: GenerationRequest, begun: int) -> int:
-        """Tokens that the reply may still get. A server refuses to be asked for more than fits."""
-        engine_info = self._started()
+    async def _max_tokens(
+        self, upstream: Upstream, request: GenerationRequest, partial_tokens: int
+    ) -> int:
+        """Return the tokens that the reply may still get. A server refuses a request for more than
+        fits into the context, so the prompt is counted when it may be too long."""
+        engine_info = self._require_started()
         wanted = request.sampling.max_tokens
-        if "continuation" not in engine_info.capabilities:  # only vLLM counts for nothing
+        if "continuation" not in engine_info.capabilities:  # only vLLM counts without a generation
             return wanted
         texts = [*(message.content for message in request.messages), request.partial]
-        at_most = sum(len(text.encode()) + FRAME for text in texts)
-        if at_most + wanted <= engine_info.context_window:
-            return wanted - begun
-        taken = await server.count(api.prompt_body(request.messages))
-        return room(request.sampling, prompt=taken, begun=begun, context=engine_info.context_window)
+        upper_bound = sum(len(text.encode()) + TEMPLATE_TOKENS for text in texts)
+        if upper_bound + wanted <= engine_info.context_window:
+            return wanted - partial_tokens
+        return remaining_tokens(
+            request.sampling,
+            prompt_tokens=await upstream.count(wire.prompt_body(request.messages)),
+            partial_tokens=partial_tokens,
+            context_window=engine_info.context_window,
+        )
 
-    def _order(self, request: GenerationRequest | None = None) -> list[Server]:
-        """The servers, best first: those that work, have the least to do, and remember most."""
+    def _by_preference(self, request: GenerationRequest | None = None) -> list[Upstream]:
+        """Return the servers: healthy ones first, then by load, then by prefix affinity."""
         messages = request.messages[:2] if request else ()
         tenant = request.tenant if request else ""
-        beginning = "\0".join([tenant, *(message.content for message in messages)])
+        prefix = "\0".join([tenant, *(message.content for message in messages)])
 
-        def place(server: Server) -> tuple[bool, int, bytes]:
-            digest = hashlib.blake2b(f"{server.url}\0{beginning}".encode(), digest_size=8)
-            return server.benched, server.in_flight // SLACK, digest.digest()
+        def rank(upstream: Upstream) -> tuple[bool, int, bytes]:
+            digest = hashlib.blake2b(f"{upstream.url}\0{prefix}".encode(), digest_size=8)
+            return upstream.is_cooling_down, upstream.in_flight // LOAD_STEP, digest.digest()
 
-        return sorted(self._servers, key=place)
+        return sorted(self._upstreams, key=rank)
 
-    async def _first_of(
-        self, servers: Sequence[Server], ask: Callable[[Server], Awaitable[T]]
+    async def _call_any(
+        self,
+        upstreams: Sequence[Upstream],
+        call: Callable[[Upstream], Awaitable[T]],
+        may_retry: Callable[[], bool] = lambda: True,
     ) -> T:
-        failed: Lost | None = None
-        for server in servers:
+        """Return the result of the first server that succeeds, or raise the last error."""
+        error = None
+        for upstream in upstreams:
             try:
-                return await ask(server)
-            except Lost as lost:
-                self._blame(server, lost)
-                failed = lost
-        assert failed is not None
-        raise failed.error
+                return await call(upstream)
+            except UpstreamFailed as failure:
+                log.info("engine server %s: %s", upstream.url, failure)
+                if failure.unhealthy:
+                    upstream.start_cooldown()
+                error = failure.error
+                if not may_retry():
+                    break
+        assert error is not None  # there is at least one server
+        raise error
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        engine_info = self._started()
+        body = wire.prompt_body(messages) | {"model": self._require_started().model}
 
-        def ask(server: Server) -> Awaitable[int]:
-            body = api.prompt_body(messages) | {"model": engine_info.model}
-            if server.flavor == "vllm":
-                return server.count(body)
-            return server.count_by_completion(body | {"max_tokens": 1})
+        def count(upstream: Upstream) -> Awaitable[int]:
+            if upstream.flavor == "vllm":
+                return upstream.count(body)
+            return upstream.count_by_completion(body | {"max_tokens": 1})
 
-        return await self._first_of(self._order(), ask)
+        return await self._call_any(self._by_preference(), count)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        self._started()
+        self._require_started()
         model = self._settings.embedding_model
         if model is None:
             raise Unsupported("engine 'openai' cannot embed: set engine.openai.embedding_model")
         if not texts:
             return []
         body = {"model": model, "input": list(texts), "encoding_format": "float"}
-        servers = self._embedders or self._order()
-        vectors = np.asarray(await self._first_of(servers, lambda server: server.embed(body)))
+        upstreams = self._embedding_upstreams or self._by_preference()
+        embeddings = await self._call_any(upstreams, lambda upstream: upstream.embed(body))
+        vectors = np.asarray(embeddings)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: list[list[float]] = (vectors / np.maximum(lengths, 1e-12)).tolist()
         return unit
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        self._started()
+        self._require_started()
         raise Unsupported("engine 'openai' cannot classify: the API has no such call")
 
     async def stats(self) -> EngineStats:
-        self._started()
-        answers = await asyncio.gather(*map(self._load_of, self._servers))
-        loads = [answer for answer in answers if answer is not None]
-        if not loads:
+        self._require_started()
+        answers = await asyncio.gather(*map(self._stats_of, self._upstreams))
+        reached = [answer for answer in answers if answer is not None]
+        if not reached:
             raise EngineUnavailable("no server can be reached", retry_after=1)
         return EngineStats(
-            running=sum(load.running for load in loads),
-            waiting=sum(load.waiting for load in loads),
+            running=sum(stats.running for stats in reached),
+            waiting=sum(stats.waiting for stats in reached),
         )
 
     @staticmethod
-    async def _load_of(server: Server) -> EngineStats | None:
-        """None for a server that cannot be reached."""
+    async def _stats_of(upstream: Upstream) -> EngineStats | None:
+        """Return None for a server that cannot be reached."""
         try:
-            async with asyncio.timeout(LOAD_PATIENCE):
-                return await server.stats()
-        except (Lost, TimeoutError):
+            async with asyncio.timeout(STATS_TIMEOUT):
+                return await upstream.stats()
+        except (UpstreamFailed, TimeoutError):
             return None
 
 

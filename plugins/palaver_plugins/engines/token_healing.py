@@ -1,8 +1,9 @@
-"""The seam of a reply that goes on.
+"""Token healing: continues a partial reply that ends inside a word.
 
-A reply that was cut inside a word is not made of the tokens that the model would have written: the
-token of " ra" is no part of that of " rain". So the model goes on from the end of the word before,
-where a tokenizer begins a new token whatever follows, and what it repeats is not heard.
+The tokens of a text that is cut inside a word are not the tokens that the model would generate: the
+token of " ra" is no part of the token of " rain". So the model continues from the last word
+boundary, where a tokenizer starts a new token in any case, and the text that overlaps the partial
+reply is withheld.
 """
 
 import asyncio
@@ -11,58 +12,66 @@ from collections.abc import Awaitable, Callable
 
 from palaver import Generation, GenerationRequest, OnText
 
-LONGEST_REPEAT = 64
-"""Characters that are written again at most: a longer run of them has no words."""
+MAX_OVERLAP = 64
+"""Characters that are generated again at most: longer text without a space has no words."""
 
 Generate = Callable[[GenerationRequest, OnText], Awaitable[Generation]]
 
 
-class _Differs(Exception):
-    """The model does not repeat what was written."""
+class _OverlapMismatch(Exception):
+    """The model generates other text than the end of the partial reply."""
 
 
-class _Repeat:
-    """Holds back what has been heard before: ``known``."""
+class _OverlapFilter:
+    """An ``on_text`` that withholds text while it repeats ``overlap``."""
 
-    def __init__(self, known: str, on_text: OnText) -> None:
-        self.known = known
+    def __init__(self, overlap: str, on_text: OnText) -> None:
+        self.overlap = overlap
         self._on_text = on_text
 
-    def __call__(self, piece: str) -> None:
-        known = self.known
-        if not (piece.startswith(known) or known.startswith(piece)):
-            raise _Differs
-        self.known = known[len(piece) :]
-        if len(piece) > len(known):
-            self._on_text(piece[len(known) :])
+    def __call__(self, text: str) -> None:
+        overlap = self.overlap
+        if not (text.startswith(overlap) or overlap.startswith(text)):
+            raise _OverlapMismatch
+        self.overlap = overlap[len(text) :]
+        if len(text) > len(overlap):
+            self._on_text(text[len(overlap) :])
 
 
-async def go_on(request: GenerationRequest, on_text: OnText, generate: Generate) -> Generation:
-    """Let ``generate`` go on after ``request.partial``: from the end of a word, when the model
-    writes the rest of the partial reply once more; else from its last character."""
-    known = request.partial[word_end(request.partial) :]
-    if not known or request.sampling.structure is not None or request.sampling.logprobs is not None:
+async def generate_healed(
+    request: GenerationRequest, on_text: OnText, generate: Generate
+) -> Generation:
+    """Continue ``request.partial`` with ``generate``, from its last word boundary.
+
+    Continue from its last character when the model does not repeat the overlap, and for structures
+    and log-probabilities, which belong to exact tokens.
+    """
+    boundary = word_boundary(request.partial)
+    overlap = request.partial[boundary:]
+    sampling = request.sampling
+    if not overlap or sampling.structure is not None or sampling.logprobs is not None:
         return await generate(request, on_text)
-    ends = asyncio.get_running_loop().time() + request.timeout
-    kept = request.partial[: -len(known)]
-    repeat = _Repeat(known, on_text)
+    deadline = asyncio.get_running_loop().time() + request.timeout
+    overlap_filter = _OverlapFilter(overlap, on_text)
     try:
-        said = await generate(dataclasses.replace(request, partial=kept), repeat)
-        if not repeat.known:
-            return dataclasses.replace(said, text=said.text[len(known) :])
-    except _Differs:
+        shortened = dataclasses.replace(request, partial=request.partial[:boundary])
+        generation = await generate(shortened, overlap_filter)
+        if not overlap_filter.overlap:
+            return dataclasses.replace(generation, text=generation.text[len(overlap) :])
+    except _OverlapMismatch:
         pass
-    left = max(0.001, ends - asyncio.get_running_loop().time())
-    return await generate(dataclasses.replace(request, timeout=left), on_text)
+    timeout = max(0.001, deadline - asyncio.get_running_loop().time())
+    return await generate(dataclasses.replace(request, timeout=timeout), on_text)
 
 
-def word_end(text: str) -> int:
-    """Where the last word that is surely whole ends: before a space after something else. The end
-    of ``text`` when there is none near."""
-    start = max(0, len(text) - LONGEST_REPEAT)
-    place = text.rfind(" ", start)
-    while place > 0 and text[place - 1].isspace():
-        place = text.rfind(" ", start, place)
-    if place > 0:
-        return place
+def word_boundary(text: str) -> int:
+    """Return the index where the last complete word ends: before a space that follows a character
+    other than white space. Return ``len(text)`` when the last `MAX_OVERLAP` characters have none.
+    """
+    start = max(0, len(text) - MAX_OVERLAP)
+    index = text.rfind(" ", start)
+    while index > 0 and text[index - 1].isspace():
+        index = text.rfind(" ", start, index)
+    if index > 0:
+        return index
     return 0 if start == 0 else len(text)

@@ -1,4 +1,4 @@
-"""Makes steps with a torch model: for each job its next token."""
+"""Runner of the generation thread for a torch model."""
 
 import dataclasses
 import logging
@@ -7,186 +7,183 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from palaver import ConfigurationError, Sampling
-from palaver_plugins.engines.batch import Batch, Reader, obstacle, takes_parts
-from palaver_plugins.engines.stepper import Job, Output
+from palaver_plugins.engines.generation_thread import Job, StepOutput
+from palaver_plugins.engines.padded_batch import (
+    CausalModel,
+    PaddedBatch,
+    batching_obstacle,
+    supports_chunked_prefill,
+)
 
 log = logging.getLogger(__name__)
-Any_ = Any  # torch is absent from most installations that are type-checked
-Pick = Callable[[Any_, Any_], int]
-"""Picks the next token, from the tokens so far and the scores of all."""
+Untyped = Any  # torch is absent from most installations that are type-checked
+Sampler = Callable[[Untyped, Untyped], int]
+"""Chooses the next token from the tokens so far and the scores of the vocabulary."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Stream:
-    """A job's state: the tokens that the model has yet to read, and the cache of the others, until
-    the batch takes that over."""
+class SequenceState:
+    """State of one job: the tokens so far and those that the model has yet to read, and the cache
+    of the tokens read until the batch takes it over."""
 
-    sampling: Sampling
-    pick: Pick
-    ends: frozenset[int]
+    job: Job
+    sample: Sampler
     unread: list[int]
     tokens: list[int]
-    made: int = 0
-    cache: Any_ = None
+    new_tokens: int = 0
+    cache: Untyped = None
 
-    def take(self, scores: Any_) -> Output:
-        """The next token by ``scores`` (1 × vocabulary), which the model has to read next."""
+    def sample_token(self, scores: Untyped) -> StepOutput:
+        """Append a token chosen by ``scores`` (1 × vocabulary), to be read next."""
         try:
-            token = self.pick(self.tokens, scores)
+            token = self.sample(self.tokens, scores)
         except (RuntimeError, ValueError) as error:
-            # Scores that are no numbers, in half precision: the fault of this prompt alone.
-            return Output(tokens=[], failure=f"no token could be picked: {error}")
+            # NaN scores, which this prompt causes in half precision.
+            return StepOutput(tokens=[], failure=f"sampling failed: {error}")
         self.tokens.append(token)
         self.unread = [token]
-        self.made += 1
-        output = Output(tokens=[token])
-        if self.sampling.logprobs is not None:
-            output.logprobs, output.alternatives = probabilities(scores, token, self.sampling)
-        if token in self.ends:
+        self.new_tokens += 1
+        output = StepOutput(tokens=[token])
+        if (count := self.job.request.sampling.logprobs) is not None:
+            logprobs = scores.log_softmax(-1)[0]
+            best = logprobs.topk(count)
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            output.logprobs, output.alternatives = [logprobs[token].item()], [list(pairs)]
+        if token in self.job.end_tokens:
             output.finish = "stop"
-        elif self.made >= self.sampling.max_tokens:
+        elif self.new_tokens >= self.job.max_new_tokens:
             output.finish = "length"
         return output
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """How an architecture can be run: jobs together, and prompts in parts."""
+class BatchingPlan:
+    """Ways to run an architecture: many sequences in one batch, and prompts in chunks."""
 
-    batch: bool
-    parts: bool
+    batched: bool
+    chunked_prefill: bool
 
 
 class TorchRunner:
     """`Runner` over a causal language model.
 
-    A step reads at most ``step_tokens`` tokens of prompts (or one whole, where ``plan`` knows no
-    parts), each prompt by itself, and makes one token for each job whose prompt has been read:
-    with one forward for all of them, or with one for each.
+    A step reads at most ``max_prefill_tokens`` tokens of prompts (or one whole prompt, without
+    chunked prefill), one prompt after the other, and generates one token for each job that has read
+    its prompt: with one forward pass for all of them, or with one for each.
     """
 
-    def __init__(self, network: Any_, step_tokens: int, plan: Plan) -> None:
-        self._reader = Reader(network)
-        self._parts = plan.parts
-        self._step_tokens = step_tokens
-        self._jobs: dict[Job, Stream] = {}
-        self._batch: Batch[Stream] | None = Batch(self._reader) if plan.batch else None
+    def __init__(self, network: Untyped, max_prefill_tokens: int, plan: BatchingPlan) -> None:
+        self._model = CausalModel(network)
+        self._chunked_prefill = plan.chunked_prefill
+        self._max_prefill_tokens = max_prefill_tokens
+        self._jobs: dict[Job, SequenceState] = {}
+        self._batch: PaddedBatch[SequenceState] | None = None
+        if plan.batched:
+            self._batch = PaddedBatch(self._model)
         self.closed = False
 
     def add(self, job: Job) -> None:
-        sampling: Any_ = job.options
-        self._jobs[job] = Stream(
-            sampling, picker(sampling), job.ends, unread=list(job.prompt), tokens=list(job.prompt)
+        self._jobs[job] = SequenceState(
+            job, make_sampler(job.request.sampling), unread=[*job.prompt], tokens=[*job.prompt]
         )
 
     def remove(self, job: Job) -> None:
-        stream = self._jobs.pop(job)
-        if self._batch and stream in self._batch.members:
-            self._batch.leave(stream)
+        state = self._jobs.pop(job)
+        if self._batch and state in self._batch.rows:
+            self._batch.remove(state)
 
-    def step(self) -> list[tuple[Job, Output]]:
-        talking = [stream for stream in self._jobs.values() if stream.made]
-        scores = self._go_on(talking) | self._read_prompts()
+    def step(self) -> list[tuple[Job, StepOutput]]:
+        decoding = [state for state in self._jobs.values() if state.new_tokens]
+        scores = self._decode(decoding) | self._prefill()
         outputs = []
-        for job, stream in list(self._jobs.items()):
-            if stream not in scores:
+        for job, state in list(self._jobs.items()):
+            if state not in scores:
                 continue
-            output = stream.take(scores[stream])
+            output = state.sample_token(scores[state])
             if output.finish or output.failure:
                 self.remove(job)
             outputs.append((job, output))
         return outputs
 
-    def _go_on(self, streams: Sequence[Stream]) -> dict[Stream, Any_]:
-        """Let each read its last token. Returns the scores of what may follow."""
+    def _decode(self, states: Sequence[SequenceState]) -> dict[SequenceState, Untyped]:
+        """Read the last token of each sequence. Return the scores of the next tokens."""
         if self._batch is None:
-            return {stream: self._read(stream, 1) for stream in streams}
-        for stream in streams:
-            if stream.cache is not None:
-                self._batch.join(stream, stream.cache)
-                stream.cache = None
-        members = self._batch.members
-        if not members:
+            return {state: self._read(state, 1) for state in states}
+        for state in states:
+            if state.cache is not None:
+                self._batch.add(state, state.cache)
+                state.cache = None
+        rows = self._batch.rows
+        if not rows:
             return {}
-        scores = self._batch.read([stream.unread[0] for stream in members])
-        return dict(zip(members, scores.split(1), strict=True))
+        scores = self._batch.forward([state.unread[0] for state in rows])
+        return dict(zip(rows, scores.split(1), strict=True))
 
-    def _read_prompts(self) -> dict[Stream, Any_]:
-        """Read on in the prompts, the oldest first. Returns the scores after those that ended."""
-        found = {}
-        room = self._step_tokens
-        for stream in self._jobs.values():
-            if stream.made or room <= 0:
+    def _prefill(self) -> dict[SequenceState, Untyped]:
+        """Read unread prompts, the oldest first. Return the scores after those that are read."""
+        finished = {}
+        budget = self._max_prefill_tokens
+        for state in self._jobs.values():
+            if state.new_tokens or budget <= 0:
                 continue
-            size = min(len(stream.unread), room) if self._parts else len(stream.unread)
-            room -= size
-            scores = self._read(stream, size)
-            if not stream.unread:
-                found[stream] = scores
-        return found
+            size = min(len(state.unread), budget) if self._chunked_prefill else len(state.unread)
+            budget -= size
+            scores = self._read(state, size)
+            if not state.unread:
+                finished[state] = scores
+        return finished
 
-    def _read(self, stream: Stream, size: int) -> Any_:
-        """Let the model read ``size`` tokens. Returns the scores of what may follow."""
-        part, stream.unread = stream.unread[:size], stream.unread[size:]
-        scores, stream.cache = self._reader.read([part], stream.cache)
+    def _read(self, state: SequenceState, size: int) -> Untyped:
+        """Read ``size`` tokens of one sequence. Return the scores of the next token."""
+        tokens, state.unread = state.unread[:size], state.unread[size:]
+        scores, state.cache = self._model.forward([tokens], state.cache)
         return scores
 
     def close(self) -> None:
         self.closed = True
         self._jobs.clear()
-        del self._reader, self._batch
+        del self._model, self._batch
 
 
-def plan(network: Any_) -> Plan:
-    """Try the network out with a few forwards; what it cannot do is logged. Raises
+def make_plan(network: Untyped) -> BatchingPlan:
+    """Try out the network with a few forward passes and log its limits. Raises
     `ConfigurationError` when it cannot generate token by token."""
-    reader = Reader(network)
+    model = CausalModel(network)
     try:
-        parts = takes_parts(reader)
+        chunked_prefill = supports_chunked_prefill(model)
     except Exception as error:  # each architecture has errors of its own
         kind = network.config.model_type
         raise ConfigurationError(
-            f"models of type {kind!r} do not go on from tokens that they have read: {error!r}"
+            f"models of type {kind!r} cannot generate token by token: {error!r}"
         ) from error
-    if not parts:
-        log.warning("prompts are read whole, and may hold up other requests")
-    reason = obstacle(reader)
-    if reason:
-        log.warning("requests are computed one at a time: %s", reason)
-    return Plan(batch=not reason, parts=parts)
+    if not chunked_prefill:
+        log.warning("prompts are read whole, which may delay other requests")
+    obstacle = batching_obstacle(model)
+    if obstacle:
+        log.warning("requests are computed one at a time: %s", obstacle)
+    return BatchingPlan(batched=not obstacle, chunked_prefill=chunked_prefill)
 
 
-def probabilities(
-    scores: Any_, token: int, sampling: Sampling
-) -> tuple[list[float], list[list[tuple[int, float]]]]:
-    """Log-probability of ``token`` before temperature and filters, and of the most likely ones."""
-    logs = scores.log_softmax(-1)[0]
-    best = logs.topk(sampling.logprobs or 0)
-    return [logs[token].item()], [
-        list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    ]
-
-
-def picker(sampling: Sampling) -> Pick:
-    """How ``sampling`` picks, with a random generator of its own."""
+def make_sampler(sampling: Sampling) -> Sampler:
+    """Return a function that samples as ``sampling`` says, with its own random generator."""
     import torch
     from transformers import LogitsProcessorList
 
-    process = LogitsProcessorList(processors(sampling))
+    process = LogitsProcessorList(logits_processors(sampling))
     seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
-    chance = torch.Generator().manual_seed(seed & (2**63 - 1))
+    generator = torch.Generator().manual_seed(seed & (2**63 - 1))
 
-    def pick(tokens: Sequence[int], scores: Any_) -> int:
-        ids: Any_ = torch.tensor([tokens])
+    def sample(tokens: Sequence[int], scores: Untyped) -> int:
+        ids: Untyped = torch.tensor([tokens])
         scores = process(ids, scores.cpu())
         if sampling.temperature == 0:
             return int(scores.argmax(-1).item())
-        return int(torch.multinomial(scores.softmax(-1), 1, generator=chance).item())
+        return int(torch.multinomial(scores.softmax(-1), 1, generator=generator).item())
 
-    return pick
+    return sample
 
 
-def processors(sampling: Sampling) -> list[Any_]:
+def logits_processors(sampling: Sampling) -> list[Untyped]:
     from transformers import (
         RepetitionPenaltyLogitsProcessor,
         TemperatureLogitsWarper,
@@ -194,7 +191,7 @@ def processors(sampling: Sampling) -> list[Any_]:
         TopPLogitsWarper,
     )
 
-    found: list[Any_] = []
+    found: list[Untyped] = []
     if sampling.repetition_penalty != 1:
         found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     if sampling.temperature not in (0, 1):

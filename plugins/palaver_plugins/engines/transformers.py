@@ -1,8 +1,8 @@
 """Engine ``transformers``: every architecture that the transformers package loads.
 
-Slower than the others. The running requests make their tokens together where the architecture
-allows, which is tried out at the start. Serves embeddings and classifiers, too. Reads safetensors
-only, and never runs code that a model brings along.
+Slower than the other engines. It batches the running generations where the architecture allows it,
+which is tried out at the start. It also serves embedding models and classifiers. It loads
+safetensors only and never runs code from a model's directory.
 """
 
 import asyncio
@@ -23,67 +23,69 @@ from palaver import (
     Engine,
     EngineInfo,
     EngineStats,
-    EngineTimeout,
     EngineUnavailable,
     Generation,
     GenerationRequest,
     OnText,
     PluginSettings,
     Unsupported,
+    check_request,
+    generation_timeout,
     hookimpl,
+    read_json,
 )
-from palaver_plugins.engines.checks import check, room
-from palaver_plugins.engines.pooling import Classifier, Embedder
-from palaver_plugins.engines.stepper import Job, Stepper
-from palaver_plugins.engines.text import Codec, read_json
-from palaver_plugins.engines.token_healing import go_on
-from palaver_plugins.engines.torch_runner import Plan, TorchRunner, plan
+from palaver_plugins.engines.encoders import Classifier, Embedder
+from palaver_plugins.engines.generation_thread import GenerationThread, Job
+from palaver_plugins.engines.optional_packages import import_packages
+from palaver_plugins.engines.token_healing import generate_healed
+from palaver_plugins.engines.tokenization import ChatTokenizer
+from palaver_plugins.engines.torch_runner import BatchingPlan, TorchRunner, make_plan
 
-GENERATES: frozenset[Capability] = frozenset(
+GENERATION_CAPABILITIES: frozenset[Capability] = frozenset(
     {"generate", "logprobs", "alternatives", "seed", "continuation", "priority"}
 )
-Any_ = Any  # torch and transformers are absent from most installations that are type-checked
+Untyped = Any  # torch and transformers are absent from most installations that are type-checked
 
 
 class TransformersSettings(PluginSettings):
     model: str = ""
-    """Name or directory of the model; empty takes the one that ``palaver models use`` chose."""
-    generates: bool = True
-    """Load ``model``. False leaves the embeddings and the classifier."""
-    embedding: str = ""
-    """Name or directory of the model that embeds; empty for none."""
-    classifier: str = ""
-    """Name or directory of the model that classifies; empty for none."""
-    context: int = pydantic.Field(default=0, ge=0)
-    """Tokens of prompt and reply together; 0 takes as many as the model was made for."""
-    requests: int = pydantic.Field(default=32, ge=1)
-    """Requests that run at once. Others wait, by priority and age."""
-    step_tokens: int = pydantic.Field(default=256, ge=1)
-    """Prompt tokens read in one step, so that a long prompt does not hold up others."""
+    """Name or directory of the model; empty uses the one that ``palaver models use`` chose."""
+    load_model: bool = True
+    """Load ``model``. False loads only the embedding model and the classifier."""
+    embedding_model: str = ""
+    """Name or directory of the embedding model; empty for none."""
+    classifier_model: str = ""
+    """Name or directory of the classifier; empty for none."""
+    context_window: int = pydantic.Field(default=0, ge=0)
+    """Tokens of prompt and reply together; 0 uses the model's own limit."""
+    slots: int = pydantic.Field(default=32, ge=1)
+    """Concurrent generations. Others wait, by priority and age."""
+    max_prefill_tokens: int = pydantic.Field(default=256, ge=1)
+    """Prompt tokens read in one step, so that a long prompt does not delay other generations."""
     device: str = "cpu"
-    """Where to compute, as torch names it."""
+    """Device for computing, by torch's names."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision; ``auto`` is the one that the model is stored in."""
     threads: int = pydantic.Field(default=0, ge=0)
-    """Threads that compute, in this whole process; 0 leaves it to torch."""
+    """Threads for computing, for the whole process; 0 leaves the choice to torch."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Loaded:
-    """What `start` has loaded. Either part of generation comes with the other."""
+class LoadedModels:
+    """The models in memory. ``tokenizer`` and ``network`` are None without ``load_model``."""
 
     name: str
-    codec: Codec | None
-    network: Any_
-    plan: Plan
-    context: int
+    tokenizer: ChatTokenizer | None
+    network: Untyped
+    plan: BatchingPlan
+    context_window: int
     demonstration: bool
     embedder: Embedder | None
     classifier: Classifier | None
 
     @property
-    def can(self) -> frozenset[Capability]:
-        found: set[Capability] = set(GENERATES) if self.codec else set()
+    def capabilities(self) -> frozenset[Capability]:
+        found: set[Capability] = set(GENERATION_CAPABILITIES) if self.tokenizer else set()
         if self.embedder:
             found.add("embed")
         if self.classifier:
@@ -97,169 +99,127 @@ class TransformersEngine:
     def __init__(self, settings: TransformersSettings, build_context: BuildContext) -> None:
         self._settings = settings
         self._build_context = build_context
-        self._loaded: Loaded | None = None
         self._runner: TorchRunner | None = None
-        self._stepper: Stepper | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._started: tuple[LoadedModels, GenerationThread, ThreadPoolExecutor] | None = None
 
     async def start(self) -> EngineInfo:
+        settings = self._settings
         if self._runner is not None and self._runner.closed:
-            await self.close()  # a step has failed, and what it left behind is not to be trusted
-        if self._loaded is None:
-            self._loaded = loaded = await asyncio.to_thread(
-                load, self._settings, self._build_context
-            )
-            self._pool = ThreadPoolExecutor(1, "engine-pooling")
-            self._runner = TorchRunner(loaded.network, self._settings.step_tokens, loaded.plan)
-            self._stepper = Stepper(self._runner, self._settings.requests)
+            await self.close()  # a step has failed, so the model's state is unknown
+        if self._started is None:
+            models = await asyncio.to_thread(load, settings, self._build_context)
+            self._runner = TorchRunner(models.network, settings.max_prefill_tokens, models.plan)
+            thread = GenerationThread(self._runner, settings.slots)
+            self._started = models, thread, ThreadPoolExecutor(1, "engine-encoders")
+        models = self._started[0]
         return EngineInfo(
-            model=self._loaded.name,
-            context_window=self._loaded.context,
-            capabilities=self._loaded.can,
-            demonstration=self._loaded.demonstration,
-            slots=self._settings.requests,
+            model=models.name,
+            context_window=models.context_window,
+            capabilities=models.capabilities,
+            demonstration=models.demonstration,
+            slots=settings.slots,
         )
 
     async def close(self) -> None:
-        stepper, pool = self._stepper, self._pool
-        self._runner = self._stepper = self._pool = self._loaded = None
-        if stepper is not None:
-            await stepper.close()
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+        started, self._started = self._started, None
+        if started is not None:
+            _, thread, executor = started
+            await thread.close()
+            executor.shutdown(wait=False, cancel_futures=True)
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        loaded, stepper, _ = self._started()
-        check(request, loaded.can)
+        models, thread, _ = self._require_started()
+        check_request(request, models.capabilities)
 
         async def generate(request: GenerationRequest, on_text: OnText) -> Generation:
-            return await stepper.generate(await prepare(loaded, request, on_text))
+            return await thread.generate(await make_job(models, request, on_text))
 
-        try:
-            async with asyncio.timeout(request.timeout):
-                return await go_on(request, on_text, generate)
-        except TimeoutError as error:
-            raise EngineTimeout(f"{request.id}: no end after {request.timeout} s") from error
+        async with generation_timeout(request.timeout):
+            return await generate_healed(request, on_text, generate)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        loaded, *_ = self._started()
-        return len(await asyncio.to_thread(codec_of(loaded).prompt, messages))
+        models, *_ = self._require_started()
+        return len(await asyncio.to_thread(require_tokenizer(models).encode_prompt, messages))
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        loaded, _, pool = self._started()
-        if loaded.embedder is None:
-            raise Unsupported("no embedding model: set engine.transformers.embedding")
-        return await asyncio.get_running_loop().run_in_executor(
-            pool, loaded.embedder.embed, list(texts)
-        )
+        models, _, executor = self._require_started()
+        if models.embedder is None:
+            raise Unsupported("no embedding model: set engine.transformers.embedding_model")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, models.embedder.embed, list(texts))
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        loaded, _, pool = self._started()
-        if loaded.classifier is None:
-            raise Unsupported("no classifier: set engine.transformers.classifier")
-        return await asyncio.get_running_loop().run_in_executor(
-            pool, loaded.classifier.classify, list(texts)
-        )
+        models, _, executor = self._require_started()
+        if models.classifier is None:
+            raise Unsupported("no classifier: set engine.transformers.classifier_model")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, models.classifier.classify, list(texts))
 
     async def stats(self) -> EngineStats:
-        return self._started()[1].stats()
+        return self._require_started()[1].stats()
 
-    def _started(self) -> tuple[Loaded, Stepper, ThreadPoolExecutor]:
-        if self._loaded is None or self._stepper is None or self._pool is None:
+    def _require_started(self) -> tuple[LoadedModels, GenerationThread, ThreadPoolExecutor]:
+        if self._started is None:
             raise EngineUnavailable("the transformers engine is not started")
-        return self._loaded, self._stepper, self._pool
+        return self._started
 
 
-def codec_of(loaded: Loaded) -> Codec:
-    if loaded.codec is None:
-        raise Unsupported("no model that generates: engine.transformers.generates is off")
-    return loaded.codec
+def require_tokenizer(models: LoadedModels) -> ChatTokenizer:
+    if models.tokenizer is None:
+        raise Unsupported("no model for generation: engine.transformers.load_model is false")
+    return models.tokenizer
 
 
-async def prepare(loaded: Loaded, request: GenerationRequest, on_text: OnText) -> Job:
-    """Everything that can be refused is refused here, before any work."""
-    codec = codec_of(loaded)
-    prompt = await asyncio.to_thread(codec.prompt, request.messages)
-    begun = codec.begun(request.partial)
-    sampling = request.sampling
-    left = room(sampling, prompt=len(prompt), begun=len(begun), context=loaded.context)
+async def make_job(models: LoadedModels, request: GenerationRequest, on_text: OnText) -> Job:
+    """Return the job of ``request``. Every error that ``request`` can cause is raised here."""
+    tokenizer = require_tokenizer(models)
+    prompt = await asyncio.to_thread(tokenizer.encode_prompt, request.messages)
     return Job(
-        codec=codec,
-        prompt=prompt + begun,
-        begun=len(begun),
-        room=left,
-        stops=sampling.stop,
-        options=dataclasses.replace(sampling, max_tokens=left),
-        on_text=on_text,
-        priority=request.priority,
-        wants_logprobs=sampling.logprobs is not None,
+        request, on_text, tokenizer=tokenizer, prompt=prompt, context_window=models.context_window
     )
 
 
-def load(settings: TransformersSettings, build_context: BuildContext) -> Loaded:
+def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedModels:
     """Load the models; blocks for seconds. Raises `ConfigurationError` that names the model."""
-    torch, transformers = packages()
+    torch, transformers = import_packages("transformers", "torch", "transformers")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     transformers.utils.logging.disable_progress_bar()
-    name = settings.model or settings.embedding or settings.classifier
-    codec, network, context, demonstration = None, None, 0, False
-    if settings.generates:
+    name = settings.model or settings.embedding_model or settings.classifier_model
+    tokenizer, network, context, demonstration = None, None, 0, False
+    plan = BatchingPlan(batched=False, chunked_prefill=True)
+    if settings.load_model:
         folder = build_context.resolve_model(settings.model)
         name = folder.name
-        read_json(folder, "config.json")
-        codec = Codec.load(folder)
-        network = open_model(transformers.AutoModelForCausalLM, folder, settings)
-        text = network.config.get_text_config()
-        context = min(settings.context or 10**9, getattr(text, "max_position_embeddings", 4096))
+        read_json(folder / "config.json")
+        tokenizer = ChatTokenizer.load(folder)
+        network = open_network(transformers.AutoModelForCausalLM, folder, settings)
+        limit = getattr(network.config.get_text_config(), "max_position_embeddings", 4096)
+        context = min(settings.context_window or 10**9, limit)
         demonstration = network.num_parameters() < 100_000_000
-    return Loaded(
-        name,
-        codec,
-        network,
-        plan(network) if settings.generates else Plan(batch=False, parts=True),
-        context,
-        demonstration,
-        open_part(Embedder, transformers.AutoModel, settings.embedding, settings, build_context),
-        open_part(
-            Classifier,
-            transformers.AutoModelForSequenceClassification,
-            settings.classifier,
-            settings,
-            build_context,
-        ),
+        plan = make_plan(network)
+
+    def open_encoder(make: Callable[[Untyped, Path], Untyped], kind: Untyped, name: str) -> Untyped:
+        if not name:
+            return None
+        folder = build_context.resolve_model(name)
+        return make(open_network(kind, folder, settings), folder)
+
+    classifier_kind = transformers.AutoModelForSequenceClassification
+    return LoadedModels(
+        name=name,
+        tokenizer=tokenizer,
+        network=network,
+        plan=plan,
+        context_window=context,
+        demonstration=demonstration,
+        embedder=open_encoder(Embedder, transformers.AutoModel, settings.embedding_model),
+        classifier=open_encoder(Classifier, classifier_kind, settings.classifier_model),
     )
 
 
-def packages() -> tuple[Any_, Any_]:
-    """The modules torch and transformers. Raises `ConfigurationError` that tells the mend."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ConfigurationError(
-            f"engine 'transformers': {error}; install it with: "
-            "pip install 'palaver-server[transformers]'"
-        ) from error
-    return torch, transformers
-
-
-def open_part(
-    make: Callable[[Any_, Path], Any_],
-    kind: Any_,
-    name: str,
-    settings: TransformersSettings,
-    build_context: BuildContext,
-) -> Any_:
-    """An embedder or a classifier, or None where none is named."""
-    if not name:
-        return None
-    folder = build_context.resolve_model(name)
-    return make(open_model(kind, folder, settings), folder)
-
-
-def open_model(kind: Any_, folder: Path, settings: TransformersSettings) -> Any_:
-    """The model in ``folder``, ready to compute."""
+def open_network(kind: Untyped, folder: Path, settings: TransformersSettings) -> Untyped:
+    """Load the network in ``folder`` with the transformers class ``kind``."""
     try:
         model, info = kind.from_pretrained(
             str(folder),

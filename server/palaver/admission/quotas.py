@@ -17,13 +17,13 @@ ROOM = 1_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Excess:
-    """A used-up quota: its owner, its unit, its ``rate`` per minute, and the seconds to ``wait``
-    until it allows another message."""
+    """A used-up quota: its owner, its unit, its ``rate`` per minute, and the seconds until
+    it allows another message."""
 
     owner: Owner
     unit: Unit
     rate: float
-    wait: float
+    retry_after: float
 
 
 class Bucket:
@@ -46,7 +46,7 @@ class Bucket:
     def is_full(self, now: float) -> bool:
         return self.level(now) >= self._top
 
-    def wait(self, now: float) -> float:
+    def seconds_until_one(self, now: float) -> float:
         """Return the seconds until the level is 1."""
         missing = 1.0 - self.level(now)
         return missing * MINUTE / self._rate if missing > ROUNDING else 0.0
@@ -72,7 +72,7 @@ class Quotas:
         now = self._clock()
         for unit in ("messages", "tokens"):
             for owner, rate, bucket in self._buckets_of(unit, tenant, person, now):
-                if wait := bucket.wait(now):
+                if wait := bucket.seconds_until_one(now):
                     return Excess(owner, unit, rate, wait)
         return None
 

@@ -7,7 +7,7 @@ import click
 import palaver
 from palaver.cli.chat import chat
 from palaver.cli.check import check
-from palaver.cli.console import Commands, Console
+from palaver.cli.console import CommandGroup, Console
 from palaver.cli.deadletters import deadletters
 from palaver.cli.models import models
 from palaver.cli.people import erase, export
@@ -18,26 +18,20 @@ from palaver.cli.stop import stop
 __all__ = ["main"]
 
 
-@click.group(cls=Commands)
+@click.group(cls=CommandGroup)
 @click.option(
     "--config",
+    "settings_path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Settings file (default: $PALAVER_CONFIG, else ./palaver.toml if there is one).",
+    help="Settings file (default: $PALAVER_CONFIG, else ./palaver.toml if it exists).",
 )
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting.")
+@click.version_option(palaver.__version__, prog_name="palaver", message="%(prog)s %(version)s")
 @click.pass_context
-def main(ctx: click.Context, config: Path | None, overrides: tuple[str, ...]) -> None:
-    """A conversation server: skills as plugins, one shared engine, a durable ledger."""
-    ctx.obj = Console(config, overrides)
+def main(ctx: click.Context, settings_path: Path | None, overrides: tuple[str, ...]) -> None:
+    """Run and administer Palaver, a conversation server."""
+    ctx.obj = Console(settings_path, overrides)
 
 
-@click.command()
-def version() -> None:
-    """Print the version."""
-    click.echo(palaver.__version__)
-
-
-for command in (
-    chat, check, deadletters, erase, export, models, serve, skills, stop, version
-):  # fmt: skip
+for command in (chat, check, deadletters, erase, export, models, serve, skills, stop):
     main.add_command(command)

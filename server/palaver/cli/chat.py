@@ -3,31 +3,37 @@
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator
 
 import aiohttp
 import click
 
 from palaver.cli.console import Console
+from palaver.cli.local_server import find_server
 from palaver.cli.terminal import Frame, Terminal
 from palaver.errors import ServerError
 from palaver.messages import new_id
 
 
 @click.command()
-@click.option("--url", help="A running server's address; without it, one is started for you.")
-@click.option("--thread", default=None, help="Go on in this conversation.")
-@click.option("--person", default="terminal", show_default=True, help="Who speaks.")
+@click.option("--url", help="Address of the server (default: see above).")
+@click.option("--thread", default=None, help="Continue this conversation.")
+@click.option("--person", default=None, help="Your id (default: the key's, else 'terminal').")
 @click.option("--token", default=None, envvar="PALAVER_TOKEN", help="A key of the server.")
 @click.pass_obj
 def chat(
-    console: Console, url: str | None, thread: str | None, person: str, token: str | None
+    console: Console, url: str | None, thread: str | None, person: str | None, token: str | None
 ) -> None:
-    """Talk with the skills in the terminal. Ctrl-C stops a reply, Ctrl-D ends."""
+    """Talk with the skills in the terminal. Ctrl-C stops a reply, Ctrl-D ends.
+
+    Uses the server that runs at the address of the settings. If none answers there, starts one for
+    this chat.
+    """
+    person = person or (None if token else "terminal")
     hello = {"type": "hello", "thread": thread or new_id(), "person": person, "token": token}
     hello = {key: value for key, value in hello.items() if value is not None}
-    server = _running(url) if url else _own_server(console)
+    address = url or find_server(console.settings.server)
+    server = contextlib.nullcontext(address) if address else _start_server(console)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_chat(server, hello))
 
@@ -40,24 +46,18 @@ async def _chat(server: contextlib.AbstractAsyncContextManager[str], hello: Fram
             socket = await stack.enter_async_context(
                 session.ws_connect(address + "/ws", max_msg_size=0)
             )
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ServerError(f"no Palaver server answers at {address}: {error}") from error
         await Terminal(socket).run(hello)
 
 
-@contextlib.asynccontextmanager
-async def _running(url: str) -> AsyncIterator[str]:
-    yield url
-
-
-def _own_server(console: Console) -> contextlib.AbstractAsyncContextManager[str]:
-    """A server of this process, on a port of its own; yields its address."""
-    from palaver.app import build_server, listening  # brings the web framework
-    from palaver.config.loading import load_settings
+def _start_server(console: Console) -> contextlib.AbstractAsyncContextManager[str]:
+    """Build a server of this process on a free port; entering yields its address."""
+    from palaver.app import build_server
+    from palaver.web.listener import listening  # imports the web framework, which is slow
 
     logging.basicConfig(level=logging.ERROR)
-    overrides = (*console.overrides, "server.port=0", "server.host=127.0.0.1")
-    settings = load_settings(console.config, os.environ, overrides)
+    settings = console.override("server.port=0", "server.host=127.0.0.1").settings
     built = build_server(settings, console.registry)
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Console: what every command gets, and the group that holds them."""
+"""Console: settings and plugins for every command, exit codes, and the group of all commands."""
 
 import asyncio
 import contextlib
@@ -8,36 +8,70 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
 from palaver.config.loading import load_settings
 from palaver.config.settings import Settings
-from palaver.errors import ConfigurationError, PalaverError
+from palaver.errors import (
+    CallerError,
+    ConfigurationError,
+    EngineError,
+    PalaverError,
+    PluginError,
+    ServerError,
+)
 from palaver.hooks import BuildContext
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.plugins import PluginRegistry, load_plugins
 
+if TYPE_CHECKING:
+    from palaver.app import BackendBuilder
+
 T = TypeVar("T")
 
 EXIT_FAILED = 2
+"""Wrong usage or a request that cannot be fulfilled; also click's own code for usage errors."""
+EXIT_UNAVAILABLE = 69
+"""EX_UNAVAILABLE of sysexits.h: the ledger, the engine or another service is not available."""
+EXIT_STOP_TIMEOUT = 75
+"""EX_TEMPFAIL of sysexits.h: the server did not stop within ``server.grace``."""
 EXIT_MISCONFIGURED = 78
-"""EX_CONFIG of sysexits.h."""
+"""EX_CONFIG of sysexits.h: the settings or the plugins must be corrected."""
+
+EXIT_CODES: tuple[tuple[type[PalaverError], int], ...] = (
+    (ConfigurationError, EXIT_MISCONFIGURED),
+    (PluginError, EXIT_MISCONFIGURED),
+    (ServerError, EXIT_UNAVAILABLE),
+    (EngineError, EXIT_UNAVAILABLE),
+    (CallerError, EXIT_FAILED),
+    (PalaverError, EXIT_FAILED),
+)
+"""Exit codes by kind of error; the first match counts. docs/cli.md describes the codes."""
+
+
+def exit_code(error: PalaverError) -> int:
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
 @dataclasses.dataclass(frozen=True)
 class Console:
-    """Where a command finds the settings and the plugins; read when first asked for."""
+    """Settings and plugins for a command, loaded on first use."""
 
-    config: Path | None
+    settings_path: Path | None
     overrides: tuple[str, ...]
+    """Settings of the form ``section.key=value``, which override the file and the environment."""
+
+    def override(self, *overrides: str) -> "Console":
+        """Return a console with further ``overrides``."""
+        return dataclasses.replace(self, overrides=self.overrides + overrides)
 
     @functools.cached_property
     def settings(self) -> Settings:
-        return load_settings(self.config, os.environ, self.overrides)
+        return load_settings(self.settings_path, os.environ, self.overrides)
 
     @functools.cached_property
     def registry(self) -> PluginRegistry:
@@ -45,44 +79,40 @@ class Console:
         return load_plugins(disabled=plugins.disabled, strict=plugins.strict)
 
     @functools.cached_property
-    def build_context(self) -> BuildContext:
-        from palaver.app import (
-            make_build_context,  # the web framework is not needed for most commands
-        )
+    def builder(self) -> "BackendBuilder":
+        from palaver.app import BackendBuilder, create_data_directory  # most commands need neither
 
-        return make_build_context(self.settings)
+        create_data_directory(self.settings)
+        return BackendBuilder(self.settings, self.registry)
+
+    @property
+    def build_context(self) -> BuildContext:
+        return self.builder.context
 
     @contextlib.asynccontextmanager
     async def open_ledger(self) -> AsyncIterator[Ledger]:
-        """The ledger that the settings choose, started."""
-        from palaver.app import build_ledger
-
-        ledger = build_ledger(self.settings, self.registry, self.build_context)
+        """Start the ledger that the settings choose, and close it afterwards."""
+        ledger = self.builder.ledger()
         try:
             await ledger.start()
             yield ledger
         finally:
             await ledger.close()
 
-    def with_ledger(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
-        """Do ``work`` with it. For commands, which are not asynchronous."""
-        _ = (
-            self.build_context,
-            self.registry,
-        )  # these read files, which must not happen in the event loop
+    def run_with_ledger(self, use_ledger: Callable[[Ledger], Awaitable[T]]) -> T:
+        """Run ``use_ledger`` with the started ledger and return its result."""
+        _ = self.builder  # it reads files, which would block the event loop
 
         async def run() -> T:
             async with self.open_ledger() as ledger:
-                return await work(ledger)
+                return await use_ledger(ledger)
 
         return asyncio.run(run())
 
     @contextlib.asynccontextmanager
     async def open_knowledge(self) -> AsyncIterator[KnowledgeBase]:
-        """The knowledge base that the settings choose, started."""
-        from palaver.app import build_knowledge
-
-        knowledge = build_knowledge(self.settings, self.registry, self.build_context)
+        """Start the knowledge base that the settings choose, and close it afterwards."""
+        knowledge = self.builder.knowledge()
         await knowledge.start()
         try:
             yield knowledge
@@ -90,38 +120,35 @@ class Console:
             await knowledge.close()
 
 
-class Commands(click.Group):
-    """The built-in commands, then those of plugins. An expected failure is one line and an exit
-    status, 78 for a bad configuration; a surprise keeps its traceback."""
+class CommandGroup(click.Group):
+    """The built-in commands and those of plugins.
+
+    An expected error is one line on standard error and the exit code of `exit_code`; an unexpected
+    one keeps its traceback.
+    """
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         built_in = super().get_command(ctx, cmd_name)
-        return built_in or self._contributed(ctx).get(cmd_name)
+        return built_in or self._plugin_commands(ctx).get(cmd_name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self._contributed(ctx)})
+        return sorted({*super().list_commands(ctx), *self._plugin_commands(ctx)})
 
-    def _contributed(self, ctx: click.Context) -> dict[str, click.Command]:
+    def _plugin_commands(self, ctx: click.Context) -> dict[str, click.Command]:
         console = ctx.obj or Console(None, ())
         try:
             return dict(console.registry.commands)
         except PalaverError:
-            return {}  # the command itself will say what is wrong with the configuration
+            return {}  # the command itself reports what is wrong with the configuration
 
     def invoke(self, ctx: click.Context) -> Any:  # Any: click's own
         try:
             return super().invoke(ctx)
-        except ConfigurationError as error:
-            _fail(ctx, error, EXIT_MISCONFIGURED)
         except PalaverError as error:
-            _fail(ctx, error, EXIT_FAILED)
+            click.echo(f"palaver: {error}", err=True)
+            ctx.exit(exit_code(error))
 
 
 def print_json(value: object) -> None:
-    """Print what msgspec encodes."""
+    """Print a value that msgspec can encode."""
     click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
-
-
-def _fail(ctx: click.Context, error: PalaverError, status: int) -> NoReturn:
-    click.echo(f"palaver: {error}", err=True)
-    ctx.exit(status)

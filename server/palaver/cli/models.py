@@ -1,4 +1,4 @@
-"""``palaver models``: which model answers, and where it comes from."""
+"""``palaver models``: add, choose and remove models."""
 
 from pathlib import Path
 
@@ -13,35 +13,35 @@ from palaver.models.registry import ModelRegistry
 
 @click.group()
 def models() -> None:
-    """Models: list, add, choose, look at, remove."""
+    """List, add, choose, inspect and remove models."""
 
 
-def _models(console: Console) -> ModelRegistry:
+def _model_registry(console: Console) -> ModelRegistry:
     return ModelRegistry(console.settings.server.data)
 
 
 @models.command("list")
 @click.pass_obj
 def list_models(console: Console) -> None:
-    """Every model; * marks the current one."""
-    registry = _models(console)
+    """List the models; * marks the current one."""
+    registry = _model_registry(console)
     current = registry.current
     for name, directory in registry.models().items():
         mark = "*" if name == current else " "
-        click.echo(f"{mark} {name:<32} {_summary(directory)}")
+        click.echo(f"{mark} {name:<32} {_summarize_directory(directory)}")
         click.echo(click.style(f"  {'':<32} {registry.source(name)}", dim=True))
 
 
-def _summary(directory: Path) -> str:
+def _summarize_directory(directory: Path) -> str:
     try:
-        return one_line(read_checkpoint(directory))
+        return summarize(read_checkpoint(directory))
     except PalaverError as error:
         return click.style(str(error), fg="red")
 
 
-def one_line(model: Checkpoint) -> str:
-    """What a person compares models by."""
-    parts = [model.architecture, f"{count(model.parameters)} parameters"]
+def summarize(model: Checkpoint) -> str:
+    """Return architecture, size and context in one line."""
+    parts = [model.architecture, f"{format_count(model.parameters)} parameters"]
     if model.context:
         parts.append(f"context {model.context} tokens")
     if model.demonstration:
@@ -49,8 +49,8 @@ def one_line(model: Checkpoint) -> str:
     return ", ".join(parts)
 
 
-def count(number: int) -> str:
-    """A large number in three digits: 12.3 M."""
+def format_count(number: int) -> str:
+    """Format a large number with three digits: 12.3 M."""
     for unit, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= unit:
             return f"{number / unit:.3g}{letter}"
@@ -59,17 +59,16 @@ def count(number: int) -> str:
 
 @models.command()
 @click.argument("source")
-@click.option("--name", default="", help="What to call it here (default: its own name).")
+@click.option("--name", default="", help="Name of the model here (default: its own name).")
 @click.option("--revision", default="", help="Branch, tag or commit at the hub.")
 @click.option("--copy", is_flag=True, help="Copy a local directory instead of using it in place.")
 @click.pass_obj
 def add(console: Console, source: str, name: str, revision: str, copy: bool) -> None:
     """Add the model SOURCE: a directory, or 'owner/model' at the Hugging Face hub.
 
-    The hub is the one that HF_ENDPOINT names. An interrupted download goes on when the command
-    is run again.
+    HF_ENDPOINT names another hub. Run the command again to continue an interrupted download.
     """
-    registry = _models(console)
+    registry = _model_registry(console)
     if Path(source).expanduser().is_dir():
         if revision:
             raise click.UsageError("--revision is for models of the hub")
@@ -78,7 +77,7 @@ def add(console: Console, source: str, name: str, revision: str, copy: bool) -> 
         token = console.settings.models.hub_token
         hub = Hub(token.reveal() if token else None, lambda text: click.echo(text, err=True))
         name = registry.add_from_hub(hub, source, name, revision)
-    click.echo(f"Added {name!r}: {_summary(registry.find(name))}.")
+    click.echo(f"Added {name!r}: {_summarize_directory(registry.find(name))}.")
     click.echo(f"Choose it with: palaver models use {name}")
 
 
@@ -86,31 +85,31 @@ def add(console: Console, source: str, name: str, revision: str, copy: bool) -> 
 @click.argument("name")
 @click.pass_obj
 def use(console: Console, name: str) -> None:
-    """Make NAME the current model. A running server takes it at its next start."""
-    model = _models(console).use(name)
-    click.echo(f"The current model is {name!r}: {one_line(model)}.")
+    """Make NAME the current model. A running server uses it after its next start."""
+    model = _model_registry(console).use(name)
+    click.echo(f"The current model is {name!r}: {summarize(model)}.")
 
 
 @models.command()
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also when it is the current one.")
+@click.option("--force", is_flag=True, help="Remove the current model too.")
 @click.pass_obj
 def remove(console: Console, name: str, force: bool) -> None:
-    """Remove NAME. Files that were registered where they are stay there."""
-    registry = _models(console)
+    """Remove NAME. The files of a model that is used in place are kept."""
+    registry = _model_registry(console)
     directory = registry.find(name)
     deleted = registry.remove(name, force=force)
-    files = "and its files" if deleted else f"; its files stay in {directory}"
-    click.echo(f"Removed {name!r} {files}.".replace(" ;", ";"))
+    files = " and its files" if deleted else f"; its files stay in {directory}"
+    click.echo(f"Removed {name!r}{files}.")
 
 
 @models.command()
 @click.argument("name", default="")
-@click.option("--verify", is_flag=True, help="Compare the files with what was added.")
+@click.option("--verify", is_flag=True, help="Compare the files with their recorded SHA-256.")
 @click.pass_obj
 def info(console: Console, name: str, verify: bool) -> None:
-    """What NAME is (default: the current model)."""
-    registry = _models(console)
+    """Describe NAME (default: the current model)."""
+    registry = _model_registry(console)
     name = name or registry.current
     model = read_checkpoint(registry.find(name))
     rows = {
@@ -118,7 +117,7 @@ def info(console: Console, name: str, verify: bool) -> None:
         "directory": str(model.directory),
         "source": registry.source(name),
         "architecture": model.architecture,
-        "parameters": f"{model.parameters:_} ({count(model.parameters)})",
+        "parameters": f"{model.parameters:_} ({format_count(model.parameters)})",
         "weights": f"{model.size / 1e6:.1f} MB",
         "context": f"{model.context} tokens" if model.context else "",
         "languages": ", ".join(model.languages),
@@ -137,4 +136,4 @@ def _verify(registry: ModelRegistry, name: str) -> None:
     changed = registry.changed_files(name)
     if changed:
         raise PalaverError(f"model {name!r} has changed since it was added: {', '.join(changed)}")
-    click.echo("files         as they were when the model was added")
+    click.echo("files         unchanged since the model was added")

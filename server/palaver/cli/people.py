@@ -1,7 +1,7 @@
-"""``palaver export`` and ``palaver erase``: what is held about one person.
+"""``palaver export`` and ``palaver erase``: the data of one person.
 
-The commands open the ledger themselves. With SQLite, which serves one process, the server must be
-stopped meanwhile; a person can do the same over HTTP while it runs, see docs/protocol.md.
+The commands open the ledger. SQLite serves one process, so the server must be stopped first; a
+person can do the same over HTTP while it runs, see docs/protocol.md.
 """
 
 from pathlib import Path
@@ -10,10 +10,12 @@ import click
 import msgspec
 
 from palaver.cli.console import Console, print_json
-from palaver.errors import PalaverError
+from palaver.errors import InvalidInput
 from palaver.messages import check_name, encode
 
-tenant_option = click.option("--tenant", default="default", show_default=True, help="Whose data.")
+tenant_option = click.option(
+    "--tenant", default="default", show_default=True, help="The person's tenant."
+)
 person_option = click.option("--person", required=True, help="The person's id in the tenant.")
 
 
@@ -25,21 +27,21 @@ person_option = click.option("--person", required=True, help="The person's id in
 )
 @click.pass_obj
 def export(console: Console, tenant: str, person: str, output: Path | None) -> None:
-    """Print everything that is held about a person, as JSON.
+    """Print all data of a person as JSON.
 
     With SQLite, stop the server first.
     """
     check_name(tenant, "tenant")
     check_name(person, "person")
-    held = console.with_ledger(lambda ledger: ledger.export(tenant, person))
+    data = console.run_with_ledger(lambda ledger: ledger.export(tenant, person))
     if output is None:
-        print_json(held)
+        print_json(data)
         return
     try:
-        output.touch(mode=0o600)  # it holds what was said in confidence
-        output.write_bytes(msgspec.json.format(encode(held)) + b"\n")
+        output.touch(mode=0o600)  # conversations are confidential
+        output.write_bytes(msgspec.json.format(encode(data)) + b"\n")
     except OSError as error:
-        raise PalaverError(f"{str(output)!r} cannot be written: {error.strerror}") from error
+        raise InvalidInput(f"{str(output)!r} cannot be written: {error.strerror}") from error
     click.echo(f"Wrote {output}.")
 
 
@@ -50,15 +52,15 @@ def export(console: Console, tenant: str, person: str, output: Path | None) -> N
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
 @click.pass_obj
 def erase(console: Console, tenant: str, person: str, yes: bool, as_json: bool) -> None:
-    """Remove everything that is held about a person, and print the receipt.
+    """Remove all data of a person, and print a receipt.
 
     With SQLite, stop the server first.
     """
     check_name(tenant, "tenant")
     check_name(person, "person")
     if not yes:
-        click.confirm(f"Erase all of {person!r} in tenant {tenant!r} for good?", abort=True)
-    receipt = console.with_ledger(lambda ledger: ledger.erase(tenant, person))
+        click.confirm(f"Erase all data of {person!r} in tenant {tenant!r} permanently?", abort=True)
+    receipt = console.run_with_ledger(lambda ledger: ledger.erase(tenant, person))
     if as_json:
         print_json(receipt)
         return

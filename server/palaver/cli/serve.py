@@ -1,4 +1,4 @@
-"""``palaver serve``: run the server until it is told to stop."""
+"""``palaver serve``: run the server until SIGTERM or SIGINT."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from palaver.cli.console import Console
+from palaver.cli.console import EXIT_STOP_TIMEOUT, Console
 
 if TYPE_CHECKING:
     from palaver.server import Server
@@ -19,46 +19,55 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-EXIT_LATE = 75
-"""EX_TEMPFAIL of sysexits.h: the server did not stop by itself within ``server.grace``."""
 
 
 @click.command()
+@click.option("--host", help="Address to listen on, the same as --set server.host=HOST.")
+@click.option("--port", help="Port to listen on, the same as --set server.port=PORT.")
 @click.option("--verbose", is_flag=True, help="Log what happens to each turn.")
 @click.pass_obj
-def serve(console: Console, verbose: bool) -> None:
-    """Serve until SIGTERM or Ctrl-C; running turns may end first."""
-    from palaver.app import build_server  # brings the web framework, which takes a moment
+def serve(console: Console, host: str | None, port: str | None, verbose: bool) -> None:
+    """Serve until SIGTERM or Ctrl-C, then shut down gracefully."""
+    from palaver.app import build_server
+    from palaver.web.listener import check_address  # imports the web framework, which is slow
 
     configure_logging(logging.DEBUG if verbose else logging.INFO)
-    asyncio.run(_serve(build_server(console.settings, console.registry)))
+    options = {"server.host": host, "server.port": port}
+    console = console.override(*(f"{key}={value}" for key, value in options.items() if value))
+    server = build_server(console.settings, console.registry)
+    check_address(console.settings.server)
+    asyncio.run(run_server(server))
 
 
 def configure_logging(level: int) -> None:
-    """One line per record on standard error."""
+    """Log to standard error, one line per record."""
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("gguf").setLevel(logging.WARNING)  # tells of every file that it writes
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # logs every file that it writes
 
 
-async def _serve(server: "Server") -> None:
-    from palaver.app import listening
+async def run_server(server: "Server") -> None:
+    """Start the server, serve its web interface, and shut down gracefully after a signal."""
+    from palaver.web.listener import listening
 
-    stopped = _until_told(server.settings.server.grace)
-    click.echo(f"Starting the engine {server.settings.engine.use!r} …", err=True)
+    stopped = stop_on_signal(server.settings.server.grace)
+    ledger, engine = server.settings.ledger.use, server.settings.engine.use
+    click.echo(f"Starting the ledger {ledger!r} and the engine {engine!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
         address = await stack.enter_async_context(listening(server))
         note = " (a small demonstration model)" if server.engine_info.demonstration else ""
         click.echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
         await stopped.wait()
-        click.echo("Stopping; running turns may end first. Again to end at once.", err=True)
+        click.echo("Stopping gracefully. Press Ctrl-C again to exit at once.", err=True)
 
 
-def _until_told(grace: float) -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT. The process ends at the second, or when ``grace`` seconds
-    are over."""
+def stop_on_signal(grace: float) -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets.
+
+    The process exits at the second signal, or ``grace`` seconds after the first.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -67,17 +76,17 @@ def _until_told(grace: float) -> asyncio.Event:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
-        # A thread: whatever hangs may have the event loop, or come after it.
-        last_resort = threading.Timer(grace, _end)
-        last_resort.daemon = True
-        last_resort.start()
+        # A thread, because the event loop may hang, or have ended.
+        force_exit = threading.Timer(grace, _force_exit)
+        force_exit.daemon = True
+        force_exit.start()
 
     for number in SIGNALS:
         loop.add_signal_handler(number, stop)
     return stopped
 
 
-def _end() -> None:
-    log.error("the server did not stop in time; it is ended, and its turns will be taken over")
+def _force_exit() -> None:
+    log.error("the server did not stop within server.grace; its turns are left to a takeover")
     logging.shutdown()
-    os._exit(EXIT_LATE)
+    os._exit(EXIT_STOP_TIMEOUT)

@@ -1,4 +1,4 @@
-"""``palaver stop``: end a turn of a running server."""
+"""``palaver stop``: stop a turn of a running server."""
 
 import asyncio
 from typing import Any
@@ -8,8 +8,8 @@ import aiohttp
 import click
 
 from palaver.cli.console import Console
-from palaver.config.settings import ServerSettings
-from palaver.errors import NotFound, PalaverError, ServerError
+from palaver.cli.local_server import TOKEN_HINT, local_address
+from palaver.errors import CallerError, NotFound, ServerError, Unauthenticated
 
 STATES = {
     "stopping": "Stopping turn {turn}.",
@@ -21,8 +21,8 @@ STATES = {
 @click.command()
 @click.argument("thread")
 @click.argument("turn", default="")
-@click.option("--url", help="The server's address (default: as the settings say).")
-@click.option("--person", default=None, help="Who speaks, where the key leaves it open.")
+@click.option("--url", help="Address of the server (default: as the settings say).")
+@click.option("--person", default=None, help="Your id, when the key does not determine it.")
 @click.option("--token", default=None, envvar="PALAVER_TOKEN", help="A key of the server.")
 @click.pass_obj
 def stop(
@@ -30,21 +30,15 @@ def stop(
 ) -> None:
     """Stop the turn that runs in the conversation THREAD, or TURN of it.
 
-    What was said so far is kept. Stopping again does no harm.
+    The text so far is kept. Stopping a turn again has no effect.
     """
-    address = (url or _address(console.settings.server)).rstrip("/")
+    address = (url or local_address(console.settings.server)).rstrip("/")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    place = f"{address}/v1/conversations/{quote(thread, safe='')}/stop"
-    answer = asyncio.run(_post(place, {"turn": turn or None}, person, headers))
+    address += f"/v1/conversations/{quote(thread, safe='')}/stop"
+    answer = asyncio.run(_post(address, {"turn": turn or None}, person, headers))
     if turn and answer["state"] == "unknown":
         raise NotFound(f"there is no turn {turn!r} in {thread!r}")
     click.echo(STATES[answer["state"]].format(turn=answer["turn"], thread=thread))
-
-
-def _address(server: ServerSettings) -> str:
-    """Where a server with these settings answers on this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
 async def _post(
@@ -57,6 +51,9 @@ async def _post(
                 answer: dict[str, Any] = await response.json()
     except (aiohttp.ClientError, ValueError) as error:
         raise ServerError(f"no Palaver server answers at {url}: {error}") from error
+    if response.status == Unauthenticated.status:
+        raise Unauthenticated(f"the server requires a key: {TOKEN_HINT}")
     if response.status != 200:
-        raise PalaverError(answer["error"]["message"])
+        kind = ServerError if response.status >= 500 else CallerError
+        raise kind(answer["error"]["message"])
     return answer

@@ -1,95 +1,109 @@
-"""Terminal: what ``palaver chat`` shows, and what it sends."""
+"""Terminal: the display and the input of ``palaver chat``."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
 import click
 
-from palaver.errors import CallerError
+from palaver.cli.local_server import TOKEN_HINT
+from palaver.errors import CallerError, PalaverError, ServerError, Unauthenticated
 from palaver.messages import new_id
 
 Frame = dict[str, Any]  # a JSON object of the protocol
 
 PROMPT = "> "
-SAME_STEP = 0.05
-"""Seconds within which the frames that tell of one step of the ledger arrive."""
 
 
-class Queue:
-    """The open turns of a conversation, in the order in which they are answered."""
+class UnsettledTurns:
+    """The unsettled turns of a conversation in their order, and the own messages in them."""
 
     def __init__(self) -> None:
-        self._open: list[str] = []
-        self._begun: set[str] = set()
-        self._mine: dict[str, str] = {}
+        self._turns: list[str] = []
+        self._started: set[str] = set()
+        self._own: dict[str, str] = {}
+        """Own messages without a reply → their turns, "" before the server has named one."""
 
     @property
-    def busy(self) -> bool:
-        """Whether a message of one's own has no reply yet."""
-        return bool(self._mine)
+    def is_waiting(self) -> bool:
+        """True while an own message has no reply."""
+        return bool(self._own)
 
-    def write(self, message: str) -> None:
-        """A message of one's own is on its way."""
-        self._mine[message] = ""
+    def add_own(self, message: str) -> None:
+        """Add an own message that is being sent."""
+        self._own[message] = ""
 
-    def forget(self, message: str) -> None:
-        self._mine.pop(message, None)
+    def remove_own(self, message: str) -> None:
+        self._own.pop(message, None)
 
-    def restart(self, pending: list[Frame]) -> None:
-        self._open = [turn["turn"] for turn in pending]
-        self._begun = {turn["turn"] for turn in pending if turn["running"]}
+    def reset(self, pending: list[Frame]) -> None:
+        """Replace the turns by those of a snapshot."""
+        self._turns = [turn["turn"] for turn in pending]
+        self._started = {turn["turn"] for turn in pending if turn["running"]}
+        turns = {message["id"]: turn["turn"] for turn in pending for message in turn["messages"]}
+        self._own = {
+            message: turns.get(message, "")
+            for message, turn in self._own.items()
+            if not turn or message in turns
+        }
 
-    def receive(self, message: str, turn: str, *, moved: bool) -> None:
-        if turn not in self._open:
-            waiting = (n for n, each in enumerate(self._open) if each not in self._begun)
-            place = next(waiting, len(self._open)) if moved else len(self._open)
-            self._open.insert(place, turn)
-        if message in self._mine:
-            self._mine[message] = turn
+    def assign(self, message: str, turn: str, *, moved: bool) -> None:
+        """Store the turn of a message. The turn of a moved message precedes those that wait."""
+        if turn not in self._turns:
+            waiting = (n for n, other in enumerate(self._turns) if other not in self._started)
+            position = next(waiting, len(self._turns)) if moved else len(self._turns)
+            self._turns.insert(position, turn)
+        if message in self._own:
+            self._own[message] = turn
 
-    def begin(self, turn: str) -> None:
-        self._begun.add(turn)
+    def start(self, turn: str) -> None:
+        self._started.add(turn)
 
-    def begun(self, turn: str) -> bool:
-        return turn in self._begun
+    def is_started(self, turn: str) -> bool:
+        return turn in self._started
 
-    def finish(self, turn: str) -> None:
-        if turn in self._open:
-            self._open.remove(turn)
+    def finish(self, turn: str, messages: Sequence[str]) -> None:
+        """Remove a turn and the messages that it took; its other messages move to the next turn."""
+        if turn in self._turns:
+            self._turns.remove(turn)
+        for message in messages:
+            self.remove_own(message)
 
-    def settle(self) -> None:
-        """Let go of one's own messages whose turns have finished."""
-        self._mine = {m: turn for m, turn in self._mine.items() if not turn or turn in self._open}
-
-    def ahead(self) -> list[int]:
-        """How many turns come before each of one's own that wait, oldest first."""
-        mine = set(self._mine.values())
-        return [n for n, turn in enumerate(self._open) if n and turn in mine]
+    def positions(self) -> list[int]:
+        """Return the number of turns ahead of each waiting turn with an own message."""
+        own = set(self._own.values())
+        return [n for n, turn in enumerate(self._turns) if n and turn in own]
 
 
 class Terminal:
-    """Prints what comes, sends what is typed."""
+    """Prints the frames of a server and sends the lines of standard input."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
-        self._queue = Queue()
+        self._unsettled_turns = UnsettledTurns()
         self._idle = asyncio.Event()
+        self._is_open = False
         self._texts: dict[str, str] = {}
         self._routed: set[str] = set()
-        self._reading_on = sys.stdin.isatty()
-        """Whether one may write on while a reply comes; lines of a file wait for the replies."""
+        self._is_interactive = sys.stdin.isatty()
+        """False: each line of a file or pipe waits for the reply to the one before."""
 
     async def run(self, hello: Frame) -> None:
-        await self._socket.send_json(hello)
+        """Talk until the input ends.
+
+        Raises `ServerError` when the connection ends first, `CallerError` when the server refuses
+        the conversation.
+        """
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt, ended)
-        tasks = {asyncio.create_task(task) for task in (self._read(), self._ask(), _until(ended))}
+        work = self._receive(), self._send_input(hello), _wait_for(ended)
+        tasks = {asyncio.create_task(task) for task in work}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -101,37 +115,44 @@ class Terminal:
             task.result()
 
     def _interrupt(self, ended: asyncio.Event) -> None:
-        """Ctrl-C stops the reply; without one it ends the conversation."""
-        if self._queue.busy:
-            self._stopping = asyncio.create_task(self._socket.send_json({"type": "stop"}))
+        """Stop the running reply; without one, end."""
+        if self._unsettled_turns.is_waiting:
+            self._stopping = asyncio.create_task(self._send_frame({"type": "stop"}))
         else:
             ended.set()
 
-    # What is typed
+    # Input
 
-    async def _ask(self) -> None:
-        _write(PROMPT)
-        async for line in _typed() if self._reading_on else _piped():
+    async def _send_input(self, hello: Frame) -> None:
+        await self._send_frame(hello)
+        await self._idle.wait()
+        async for line in _terminal_lines() if self._is_interactive else _piped_lines():
             if line.strip():
                 await self._send(line)
-            elif not self._queue.busy:
+            elif not self._unsettled_turns.is_waiting:
                 _write(PROMPT)
 
     async def _send(self, text: str) -> None:
         frame = {"type": "send", "id": new_id(), "text": text}
         self._idle.clear()
-        self._queue.write(frame["id"])
-        await self._socket.send_json(frame)
-        if not self._reading_on:
+        self._unsettled_turns.add_own(frame["id"])
+        await self._send_frame(frame)
+        if not self._is_interactive:
             await self._idle.wait()
 
-    # What comes
+    async def _send_frame(self, frame: Frame) -> None:
+        with contextlib.suppress(ConnectionError):  # `_receive` reports the end of the connection
+            await self._socket.send_json(frame)
 
-    async def _read(self) -> None:
+    # Output
+
+    async def _receive(self) -> None:
         async for message in self._socket:
             if message.type == aiohttp.WSMsgType.TEXT:
                 self._show(message.json())
-        raise CallerError(f"the server closed the connection ({self._socket.close_code})")
+        if self._is_open:
+            _write("\n")
+        raise ServerError(f"the server closed the connection (code {self._socket.close_code})")
 
     def _show(self, frame: Frame) -> None:
         show = getattr(self, f"_show_{frame['type']}", None)
@@ -140,52 +161,51 @@ class Terminal:
 
     def _show_welcome(self, frame: Frame) -> None:
         pending = frame["snapshot"]["pending"]
-        self._queue.restart(pending)
+        self._unsettled_turns.reset(pending)
         self._texts |= {turn["turn"]: turn["reply"] for turn in pending}
         self._routed |= {turn["turn"] for turn in pending if turn["skill"]}
+        self._is_open = True
+        self._prompt_when_idle()
 
     _show_reset = _show_welcome
 
     def _show_ack(self, frame: Frame) -> None:
         if frame["joined"]:
-            running = self._queue.begun(frame["turn"])
-            _note("handed to the running skill" if running else "answered with the one before")
+            is_steering = self._unsettled_turns.is_started(frame["turn"])
+            _note("added to the running turn" if is_steering else "merged with the message before")
 
     def _show_message(self, frame: Frame) -> None:
-        self._queue.receive(frame["id"], frame["turn"], moved=frame["moved"])
+        self._unsettled_turns.assign(frame["id"], frame["turn"], moved=frame["moved"])
         if frame["ahead"]:
-            self._show_place()
+            self._show_positions()
 
-    def _show_place(self) -> None:
-        for ahead in self._queue.ahead():
+    def _show_positions(self) -> None:
+        for ahead in self._unsettled_turns.positions():
             _note(f"{ahead} ahead of you")
 
     def _show_queued(self, frame: Frame) -> None:
         _note(f"the model is busy, {frame['ahead']} ahead of you")
 
     def _show_started(self, frame: Frame) -> None:
-        self._queue.begin(frame["turn"])
+        self._unsettled_turns.start(frame["turn"])
         if frame["attempt"] > 1:
-            self._cut(frame)
+            self._show_text_reset(frame)
 
     def _show_text(self, frame: Frame) -> None:
         shown = self._texts.get(frame["turn"], "")
-        fresh = frame["text"][len(shown) - frame["position"] :]
-        self._texts[frame["turn"]] = shown + fresh
+        new = frame["text"][len(shown) - frame["position"] :]
+        self._texts[frame["turn"]] = shown + new
         if frame["turn"] in self._routed:
-            _write(fresh)
+            _write(new)
 
     def _show_text_reset(self, frame: Frame) -> None:
-        self._cut(frame)
-
-    def _cut(self, frame: Frame) -> None:
         shown = self._texts.get(frame["turn"], "")
         kept = self._texts[frame["turn"]] = shown[: frame["position"]]
         if kept != shown:
-            _write(f"\n[the reply was taken back to here]\n{kept}")
+            _write(f"\n[the reply continues from here]\n{kept}")
 
     def _show_routed(self, frame: Frame) -> None:
-        """The first words may have come before the skill's name."""
+        """Show the skill, then the text that was received before it."""
         if frame["turn"] not in self._routed:
             self._routed.add(frame["turn"])
             _write(click.style(f"[{frame['skill']}] ", dim=True))
@@ -193,48 +213,56 @@ class Terminal:
 
     def _show_citation(self, frame: Frame) -> None:
         citation = frame["citation"]
-        place = " · ".join(filter(None, (citation["title"], citation["section"])))
-        _write(click.style(f"\n[{citation['number']}] {place}", dim=True))
+        source = " · ".join(filter(None, (citation["title"], citation["section"])))
+        _write(click.style(f"\n[{citation['number']}] {source}", dim=True))
 
     def _show_finished(self, frame: Frame) -> None:
-        self._queue.finish(frame["turn"])
+        self._unsettled_turns.finish(frame["turn"], frame["messages"])
         if frame.get("problem"):
             _write(click.style(frame["problem"]["message"], fg="red"))
         elif frame["outcome"] == "stopped":
             _write(click.style(" [stopped]", dim=True))
         _write("\n")
-        self._show_place()
-        # What the turn did not take is told in the same step of the ledger.
-        asyncio.get_running_loop().call_later(SAME_STEP, self._settle)
+        self._show_positions()
+        self._prompt_when_idle()
 
     def _show_error(self, frame: Frame) -> None:
+        if not self._is_open:
+            raise _refusal(frame)
         _write(click.style(frame["message"] + "\n", fg="red"))
-        self._queue.forget(frame.get("id", ""))
-        self._settle()
+        self._unsettled_turns.remove_own(frame.get("id", ""))
+        self._prompt_when_idle()
 
-    def _settle(self) -> None:
-        self._queue.settle()
-        if not self._queue.busy and not self._idle.is_set():
+    def _prompt_when_idle(self) -> None:
+        if not self._unsettled_turns.is_waiting and not self._idle.is_set():
             self._idle.set()
             _write(PROMPT)
 
 
-async def _until(ended: asyncio.Event) -> None:
+def _refusal(frame: Frame) -> PalaverError:
+    """Return the error for a conversation that the server does not open."""
+    if frame["code"] == Unauthenticated.code:
+        return Unauthenticated(f"the server requires a key: {TOKEN_HINT}")
+    kind = ServerError if frame.get("retry_after") else CallerError
+    return kind(frame["message"])
+
+
+async def _wait_for(ended: asyncio.Event) -> None:
     await ended.wait()
 
 
-async def _typed() -> AsyncIterator[str]:
-    """Lines of a terminal, as they are typed."""
+async def _terminal_lines() -> AsyncIterator[str]:
+    """Yield the lines of a terminal as they are typed."""
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[bytes] = asyncio.Queue()
     number = sys.stdin.fileno()
     loop.add_reader(number, lambda: lines.put_nowait(os.read(number, 65_536)))
-    while line := await lines.get():  # a terminal gives whole lines, and nothing at the end
+    while line := await lines.get():  # a terminal delivers whole lines, and b"" at the end
         yield line.decode(errors="replace").rstrip("\n")
     loop.remove_reader(number)
 
 
-async def _piped() -> AsyncIterator[str]:
+async def _piped_lines() -> AsyncIterator[str]:
     while line := await asyncio.to_thread(sys.stdin.readline):
         yield line.rstrip("\n")
 
@@ -244,5 +272,4 @@ def _note(text: str) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    click.echo(text, nl=False)  # removes ANSI codes unless standard output is a terminal

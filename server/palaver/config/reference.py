@@ -1,23 +1,23 @@
-"""The reference of settings: every key with its type, its default and what it does."""
+"""The reference of settings: every key with its type, default and description."""
 
 import sys
 import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pydantic
 from pydantic.fields import FieldInfo
 
-from palaver.config.loading import WELL_KNOWN, plugin_models
+from palaver.config.loading import WELL_KNOWN
 from palaver.config.settings import Secret, Settings
-from palaver.config.validation import Annotation, options, outer
+from palaver.config.validation import Annotation, generic_type, union_members
 
-if TYPE_CHECKING:
-    from palaver.plugins import PluginRegistry
+Models = Mapping[str, Mapping[str, type[pydantic.BaseModel]]]
+"""Settings models of plugins: section → name → model."""
 
 
-class Row(typing.NamedTuple):
-    """One key of the reference. ``key`` is dotted; ``default`` is TOML, or "" for required."""
+class SettingRow(typing.NamedTuple):
+    """One key of the reference. ``key`` is dotted. ``default`` is TOML; "": the key is required."""
 
     key: str
     type: str
@@ -25,65 +25,61 @@ class Row(typing.NamedTuple):
     description: str
 
 
-def describe(model: type[pydantic.BaseModel], above: str = "") -> list[Row]:
-    """Every key of ``model``, section by section, with what its docstring says."""
+def list_settings(model: type[pydantic.BaseModel], prefix: str = "") -> list[SettingRow]:
+    """Return a row for every key of ``model``, section by section."""
     rows = []
     for name, field in model.model_fields.items():
-        key = f"{above}{name}"
-        (option, *_) = options(field.annotation)
-        inner = _table_of(option)
+        key = f"{prefix}{name}"
+        (option, *_) = union_members(field.annotation)
+        inner = _nested_model(option)
         if inner:
-            named = outer(option) is dict
-            rows += describe(inner, f"{key}.NAME." if named else f"{key}.")
+            named = generic_type(option) is dict
+            rows += list_settings(inner, f"{key}.NAME." if named else f"{key}.")
         else:
-            default = (
-                ""
-                if field.is_required()
-                else _literal(field.get_default(call_default_factory=True, validated_data={}))
-            )
-            rows.append(Row(key, _kind(field.annotation), default, _flat(field.description)))
+            kind, description = _describe_type(field.annotation), _join_lines(field.description)
+            rows.append(SettingRow(key, kind, _default(field), description))
     return rows
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return ""
-    return _literal(field.get_default(call_default_factory=True, validated_data={}))
+    return _format_default(field.get_default(call_default_factory=True, validated_data={}))
 
 
-def _table_of(option: Annotation) -> type[pydantic.BaseModel] | None:
-    if outer(option) is dict:
+def _nested_model(option: Annotation) -> type[pydantic.BaseModel] | None:
+    if generic_type(option) is dict:
         option = typing.get_args(option)[1]
     if not (isinstance(option, type) and issubclass(option, pydantic.BaseModel)):
         return None
     return None if issubclass(option, pydantic.RootModel) else option
 
 
-def _flat(description: str | None) -> str:
+def _join_lines(description: str | None) -> str:
     return " ".join((description or "").split())
 
 
-WORDS: dict[Annotation, str] = {
+TYPE_NAMES: dict[Annotation, str] = {
     str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path",
     Secret: "secret", dict: "table",
 }  # fmt: skip
 
 
-def _kind(annotation: Annotation) -> str:
+def _describe_type(annotation: Annotation) -> str:
     kinds = []
-    for option in options(annotation):
-        origin, arguments = outer(option), typing.get_args(option)
+    for option in union_members(annotation):
+        origin, arguments = generic_type(option), typing.get_args(option)
         if origin is typing.Literal:
             kinds.append(" or ".join(f"`{argument}`" for argument in arguments))
         elif origin in (tuple, list, frozenset, set):
-            kinds.append(f"list of {_kind(arguments[0])}")
+            kinds.append(f"list of {_describe_type(arguments[0])}")
         else:
-            kinds.append(WORDS.get(origin or option, "text"))
+            kinds.append(TYPE_NAMES.get(origin or option, "text"))
     return " or ".join(dict.fromkeys(kinds))
 
 
-def _literal(value: object) -> str:
-    """A default as TOML would write it; "none" where TOML has no word for it."""
+def _format_default(value: object) -> str:
+    """Return a default as TOML; "none" for None, which TOML cannot write."""
     match value:
         case None:
             return "none"
@@ -94,9 +90,9 @@ def _literal(value: object) -> str:
         case int() | float():
             return f"{value:_}" if value >= 100_000 else f"{value:g}"
         case tuple() | list() | set() | frozenset():
-            return f"[{', '.join(_literal(item) for item in value)}]"
+            return f"[{', '.join(_format_default(item) for item in value)}]"
         case pydantic.RootModel():
-            return _literal(value.root)
+            return _format_default(value.root)
         case dict():
             return "{}"
         case _:
@@ -110,48 +106,53 @@ INTRODUCTION = """\
 
 # Settings
 
-Values come from, in rising order: the defaults below, the bare environment names at the end of
-this page, one TOML file, the environment, flags.
+For operators: every setting with its type and default, and how to set it.
 
-- **File**: `palaver.toml` in the working directory, or the one that `--config` or
-  `PALAVER_CONFIG` names. A key such as `server.port` is `port` in the table `[server]`.
-- **Environment**: `PALAVER__SERVER__PORT=8080`. Two underscores stand for each dot. A list is
-  written as TOML (`["a", "b"]`) or with commas (`a,b`).
-- **Flags**: `palaver --set server.port=8080 serve`.
+    palaver --set server.port=8080 serve                    # a flag
+    PALAVER__SERVER__PORT=8080 palaver serve                # the environment
+    printf '[server]\nport = 8080\n' > palaver.toml         # a file
 
-A secret is given by reference: `env:NAME` is read from the environment, `file:PATH` from a file.
-A key that does not exist is refused, with a suggestion. `palaver check` tells what a configuration
-guarantees and what it does not.
+| source, later rows win | how |
+| --- | --- |
+| default | the tables below |
+| common environment names | the table at the end of this page |
+| file | `palaver.toml` in the working directory, or the file that `--config` or `PALAVER_CONFIG` \
+names. `server.port` is `port` in the table `[server]`. |
+| environment | `PALAVER__SERVER__PORT`: two underscores for each dot. A list is TOML \
+(`["a", "b"]`) or has commas (`a,b`). |
+| flag | `--set server.port=8080` before the command. `serve` has `--host` and `--port` too. |
+
+A secret is a reference: `env:NAME` names an environment variable, `file:PATH` a file. An unknown
+key is an error with a suggestion. `palaver check` explains what a configuration guarantees.
 """
 
 
-def settings_page(registry: "PluginRegistry") -> str:
-    """``docs/settings.md`` for these plugins."""
+def render_settings_page(models: Models) -> str:
+    """Return ``docs/settings.md`` for plugins with these ``models``."""
     parts = [INTRODUCTION]
-    models = plugin_models(registry)
     for section, field in Settings.model_fields.items():
-        parts.append(f"## {section}\n\n{_flat(field.description)}\n")
-        model = _table_of(field.annotation)
-        parts += [_table(describe(model, f"{section}."))] if model else []
+        parts.append(f"## {section}\n\n{_join_lines(field.description)}\n")
+        model = _nested_model(field.annotation)
+        parts += [_render_table(list_settings(model, f"{section}."))] if model else []
         for name, backend in sorted(models.get(section, {}).items()):
-            rows = describe(backend, f"{section}.{name}.")
-            parts += [f"### [{section}.{name}]\n", _table(rows)] if rows else []
-    parts += ["## Bare environment names\n", _bare_names()]
+            rows = list_settings(backend, f"{section}.{name}.")
+            parts += [f"### [{section}.{name}]\n", _render_table(rows)] if rows else []
+    parts += ["## Common environment names\n", _render_environment_names()]
     return "\n".join(parts)
 
 
-def _table(rows: list[Row]) -> str:
+def _render_table(rows: list[SettingRow]) -> str:
     lines = ["| key | type | default | |", "| --- | --- | --- | --- |"]
     for row in rows:
         default = f"`{row.default}`" if row.default else "required"
-        # Docstrings are written in the reST of Python's world.
+        # Docstrings are reST, the page is Markdown.
         description = row.description.replace("``", "`").replace("|", "\\|")
         kind = row.type.replace("|", "\\|")
         lines.append(f"| `{row.key}` | {kind} | {default} | {description} |")
     return "\n".join(lines) + "\n"
 
 
-def _bare_names() -> str:
-    lines = ["| name | fills |", "| --- | --- |"]
+def _render_environment_names() -> str:
+    lines = ["| name | sets |", "| --- | --- |"]
     lines += [f"| `{name}` | `{'.'.join(keys)}` |" for name, (keys, _) in WELL_KNOWN.items()]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""Continuation: a generation outlives the engine that began it.
+"""Continuation: a generation survives a crash of the engine.
 
-When the engine dies in the middle of a reply, the generation waits until it is up again and goes on
-after the last character that was heard. Who listens notices no more than a pause.
+When the engine crashes during a reply, the generation waits until the engine is up again and
+continues after the last character that was delivered. The caller notices only a pause.
 """
 
 import asyncio
@@ -30,59 +30,61 @@ T = TypeVar("T")
 
 
 class RestartableEngine(Engine, Protocol):
-    """An engine that is started again when it has died: see `palaver.engines.supervised`."""
+    """An engine that is restarted after a crash: `palaver.engines.supervised.SupervisedEngine`."""
 
     @property
     def problem(self) -> str:
-        """Why the engine cannot answer now; empty when it can."""
+        """The reason why the engine cannot answer now; empty when it can."""
 
     async def wait_until_up(self) -> None:
-        """Return when it can answer."""
+        """Wait, without limit, until the engine can answer."""
 
 
 class ContinuedGeneration:
-    """One generation and what has come of it, from as many engines as it takes.
+    """One generation that may take several attempts, and the text that they have delivered.
 
-    What makes sense only as a whole (a structure, log-probabilities) is heard at its end, so that
-    it can be begun anew. Other text is heard as it comes, and can then only be continued.
+    Output that is only valid as a whole (a structure, log-probabilities) is delivered at the end,
+    so that another attempt can start over. Other text is delivered as it arrives, and another
+    attempt must continue it.
     """
 
     def __init__(self, request: GenerationRequest, on_text: OnText) -> None:
         self._request = request
         self._on_text = on_text
-        self._received: list[str] = []
+        self._delivered: list[str] = []
         self._attempts = 0
         sampling = request.sampling
-        self._whole = sampling.structure is not None or sampling.logprobs is not None
+        self._buffered = sampling.structure is not None or sampling.logprobs is not None
 
     @property
     def text(self) -> str:
-        """What was heard so far."""
-        return "".join(self._received)
+        """The text delivered so far."""
+        return "".join(self._delivered)
 
-    def rest(self) -> GenerationRequest:
-        """What is still to be generated, as a request of its own."""
+    def next_request(self) -> GenerationRequest:
+        """Return the request of the next attempt: it continues after the delivered text."""
         self._attempts += 1
-        number = f".{self._attempts}" if self._attempts > 1 else ""
+        suffix = f".{self._attempts}" if self._attempts > 1 else ""
         partial = self._request.partial + self.text
-        return dataclasses.replace(self._request, id=self._request.id + number, partial=partial)
+        return dataclasses.replace(self._request, id=self._request.id + suffix, partial=partial)
 
     def on_text(self, text: str) -> None:
-        if not self._whole:
-            self._received.append(text)
+        """Deliver ``text`` of the current attempt."""
+        if not self._buffered:
+            self._delivered.append(text)
             self._on_text(text)
 
-    def end(self, rest: Generation) -> Generation:
-        """The generation as a whole, now that its rest has come."""
-        if not self._whole:
-            return dataclasses.replace(rest, text=self.text)
-        if rest.text:
-            self._on_text(rest.text)
-        return rest
+    def finish(self, last: Generation) -> Generation:
+        """Return the whole generation, given the result of the last attempt."""
+        if not self._buffered:
+            return dataclasses.replace(last, text=self.text)
+        if last.text:
+            self._on_text(last.text)
+        return last
 
 
-class _Interrupted(Exception):
-    """The engine died during a generation."""
+class _AttemptFailed(Exception):
+    """The engine crashed during an attempt."""
 
     def __init__(self, error: EngineUnavailable) -> None:
         super().__init__(str(error))
@@ -90,10 +92,11 @@ class _Interrupted(Exception):
 
 
 class ContinuingEngine:
-    """An `Engine` around one that may die. Calls wait for it while it is down, and what its death
-    cuts is taken up again.
+    """An `Engine` around one that may crash: calls wait for the restart, and interrupted
+    generations continue.
 
-    A wait ends with `EngineUnavailable` after ``patience`` seconds, or at a generation's deadline.
+    A wait ends with `EngineUnavailable` after ``engine.restart_timeout`` seconds, or at the
+    generation's deadline.
     """
 
     def __init__(
@@ -102,71 +105,81 @@ class ContinuingEngine:
         self._engine = engine
         self._settings = settings
         self._metrics = metrics
-        self._continues = False
-        self._last_attempts = asyncio.Lock()
+        self._can_continue = False
+        self._isolation = asyncio.Lock()
 
     async def start(self) -> EngineInfo:
         engine_info = await self._engine.start()
-        self._continues = "continuation" in engine_info.capabilities
+        self._can_continue = "continuation" in engine_info.capabilities
         return engine_info
 
     async def close(self) -> None:
         await self._engine.close()
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        """Raises `EngineDied` when the engine has died in each of the ``attempts``, and what cut
-        the text when the engine cannot continue it."""
-        writing = ContinuedGeneration(request, on_text)
-        ends = asyncio.get_running_loop().time() + request.timeout
-        attempts = self._settings.max_attempts
-        for deaths in range(attempts):
-            last = 0 < deaths == attempts - 1
+        """Generate, with up to ``engine.max_attempts`` attempts.
+
+        Raises `EngineDied` when the engine has crashed in each attempt, and `EngineUnavailable`
+        when it has crashed after the first text and cannot continue a partial reply.
+        """
+        generation = ContinuedGeneration(request, on_text)
+        deadline = asyncio.get_running_loop().time() + request.timeout
+        max_attempts = self._settings.max_attempts
+        for attempt in range(1, max_attempts + 1):
+            is_last_retry = 1 < attempt == max_attempts
+            run_attempt = self._attempt_isolated if is_last_retry else self._attempt
             try:
-                rest = await (self._generate_alone if last else self._generate)(writing, ends)
-                return writing.end(rest)
-            except _Interrupted as cut:
-                if writing.text and not self._continues:
-                    raise cut.error from None
-                log.warning("%s was cut after %d characters", request.id, len(writing.text))
+                return generation.finish(await run_attempt(generation, deadline))
+            except _AttemptFailed as failure:
+                if generation.text and not self._can_continue:
+                    raise failure.error from None
+                log.warning(
+                    "generation %s interrupted after %d characters",
+                    *(request.id, len(generation.text)),
+                )
                 self._metrics.generation_cut()
-        raise EngineDied(f"the engine died in each of {attempts} attempts at {request.id!r}")
+        raise EngineDied(f"the engine crashed in each of {max_attempts} attempts at {request.id!r}")
 
-    async def _generate(
-        self, writing: ContinuedGeneration, ends: float, hear: OnText | None = None
+    async def _attempt(
+        self, generation: ContinuedGeneration, deadline: float, on_text: OnText | None = None
     ) -> Generation:
-        await self._wait(self._engine.wait_until_up(), ends)
-        left = max(0.001, ends - asyncio.get_running_loop().time())
+        await self._wait(self._engine.wait_until_up(), deadline)
+        timeout = max(0.001, deadline - asyncio.get_running_loop().time())
+        request = dataclasses.replace(generation.next_request(), timeout=timeout)
         try:
-            rest = dataclasses.replace(writing.rest(), timeout=left)
-            return await self._engine.generate(rest, hear or writing.on_text)
+            return await self._engine.generate(request, on_text or generation.on_text)
         except EngineUnavailable as error:
-            raise _Interrupted(error) from error
+            raise _AttemptFailed(error) from error
 
-    async def _generate_alone(self, writing: ContinuedGeneration, ends: float) -> Generation:
-        """The last attempt, begun while no other generation begins its own: a prompt that kills
-        the engine again is not to take others with it that only happened to be there."""
-        with contextlib.ExitStack() as beginning:
-            await self._wait(self._last_attempts.acquire(), ends)
-            beginning.callback(self._last_attempts.release)
+    async def _attempt_isolated(
+        self, generation: ContinuedGeneration, deadline: float
+    ) -> Generation:
+        """Run the last attempt, and allow no other last attempt before its first text: a prompt
+        that crashes the engine again must not fail the generations that ran beside it."""
+        with contextlib.ExitStack() as isolation:
+            await self._wait(self._isolation.acquire(), deadline)
+            isolation.callback(self._isolation.release)
 
-            def hear(text: str) -> None:
-                beginning.close()
-                writing.on_text(text)
+            def on_text(text: str) -> None:
+                isolation.close()
+                generation.on_text(text)
 
-            return await self._generate(writing, ends, hear)
+            return await self._attempt(generation, deadline, on_text)
 
-    async def _wait(self, readiness: Awaitable[object], ends: float) -> None:
+    async def _wait(self, condition: Awaitable[object], deadline: float) -> None:
+        """Wait for ``condition``. Raises `EngineUnavailable` at ``deadline`` (loop time) or after
+        the restart timeout."""
         now = asyncio.get_running_loop().time()
-        until = min(ends, now + self._settings.restart_timeout)
+        end = min(deadline, now + self._settings.restart_timeout)
         try:
-            async with asyncio.timeout_at(until):
-                await readiness
+            async with asyncio.timeout_at(end):
+                await condition
         except TimeoutError:
-            problem = f"the engine was not ready within {until - now:.3g} s: {self._engine.problem}"
+            problem = f"the engine was not ready within {end - now:.3g} s: {self._engine.problem}"
             raise EngineUnavailable(problem, retry_after=5.0) from None
 
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The answer to a call that does no harm when it is made again."""
+        """Return the result of an idempotent ``call``, which is repeated after a crash."""
         for _ in range(self._settings.max_attempts - 1):
             await self._wait(self._engine.wait_until_up(), math.inf)
             with contextlib.suppress(EngineUnavailable):

@@ -1,1 +1,1 @@
-"""Model registry, checkpoints and downloads."""
+"""Models: registry, checkpoints and downloads."""

@@ -1,8 +1,8 @@
-"""Checkpoint: a model directory, read and checked without loading it.
+"""Checkpoint: a model directory, read and checked without loading the model.
 
-A checkpoint holds ``config.json``, a tokenizer and weights as safetensors, the way the
-transformers library writes them. Pickled weights and models that bring code of their own are
-refused: both run whatever they contain.
+A checkpoint contains ``config.json``, a tokenizer and weights as safetensors, as the transformers
+library writes them. Pickled weights and models with their own code are refused, because both can
+execute anything.
 """
 
 import json
@@ -17,20 +17,20 @@ from tokenizers import Tokenizer
 
 from palaver.errors import ConfigurationError
 
-PICKLE = re.compile(r"(?!openvino_).*\.(bin|pt|pth|ckpt|pkl)")
-"""Names of pickled files. OpenVINO's ``.bin`` files are none."""
-INDEX = "model.safetensors.index.json"
-GENERATES = re.compile(r"\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
-HEADER_LIMIT = 100_000_000
-"""Bytes; the safetensors format allows no longer header."""
+PICKLED_FILE = re.compile(r"(?!openvino_).*\.(bin|pt|pth|ckpt|pkl)")
+"""Names of pickled files. OpenVINO's ``.bin`` files are not pickled."""
+WEIGHTS_INDEX = "model.safetensors.index.json"
+GENERATIVE_ARCHITECTURE = re.compile(r"\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
+MAX_HEADER_BYTES = 100_000_000
+"""Limit of the safetensors format."""
 
 Json = dict[str, Any]  # Any: JSON values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a model directory says about itself. ``size`` is of the weights in bytes; ``context``
-    in tokens, 0 when it is not said. ``demonstration``: too small for real use, and says so."""
+    """Description of a model directory. ``size``: bytes of the weights. ``context``: tokens, 0 when
+    unknown. ``demonstration``: the model card says that the model is too small for real use."""
 
     directory: Path
     architecture: str
@@ -44,37 +44,39 @@ class Checkpoint:
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
-    """Check a model directory. Raises `ConfigurationError` that names the file at fault."""
+    """Read and check a model directory. Raises `ConfigurationError` that names the wrong file."""
     if not directory.is_dir():
         raise ConfigurationError(f"there is no model directory {str(directory)!r}")
     config = read_json(directory / "config.json")
     architecture = check_config(config, str(directory))
     _check_tokenizer(directory)
-    weights = _weights(directory)
-    card = _card(directory)
+    weights = _find_weights(directory)
+    card = _read_card(directory)
     return Checkpoint(
         directory=directory,
         architecture=architecture,
         parameters=sum(count_parameters(file) for file in weights),
         size=sum(file.stat().st_size for file in weights),
-        context=_context(config),
-        languages=_words(card, "languages", "language"),
-        license=", ".join(_words(card, "license", "licence")),
-        scores=_scores(card),
+        context=_read_context(config),
+        languages=_read_words(card, "languages", "language"),
+        license=", ".join(_read_words(card, "license", "licence")),
+        scores=_read_scores(card),
         demonstration=card.get("demonstration") is True,
     )
 
 
 def check_config(config: Json, label: str) -> str:
-    """The architecture of a ``config.json``. Raises `ConfigurationError` for one that generates no
-    text or brings code of its own; ``label`` names the model."""
+    """Return the architecture in a ``config.json``. ``label`` names the model in errors.
+
+    Raises `ConfigurationError` when the model generates no text or has its own code.
+    """
     if "auto_map" in config:
         raise ConfigurationError(
-            f"model {label!r} brings code of its own (auto_map in config.json), which is never run"
+            f"model {label!r} has its own code (auto_map in config.json), which is never executed"
         )
     architectures = config.get("architectures") or ["none"]
     for architecture in architectures:
-        if GENERATES.fullmatch(str(architecture)):
+        if GENERATIVE_ARCHITECTURE.fullmatch(str(architecture)):
             return str(architecture)
     raise ConfigurationError(
         f"model {label!r} generates no text: its architecture is {architectures[0]}"
@@ -82,20 +84,20 @@ def check_config(config: Json, label: str) -> str:
 
 
 def read_json(file: Path) -> Json:
-    """A model's JSON file. Raises `ConfigurationError` that names it."""
+    """Read a JSON object of a model. Raises `ConfigurationError` that names the file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _broken(file, "is missing") from None
+        raise _broken_file(file, "is missing") from None
     except (OSError, ValueError) as error:
-        raise _broken(file, f"cannot be read: {error}") from error
+        raise _broken_file(file, f"cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise _broken(file, "is not a JSON object")
+        raise _broken_file(file, "is not a JSON object")
     return content
 
 
-def _broken(file: Path, what: str) -> ConfigurationError:
-    return ConfigurationError(f"model {str(file.parent)!r}: {file.name} {what}")
+def _broken_file(file: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"model {str(file.parent)!r}: {file.name} {reason}")
 
 
 def _check_tokenizer(directory: Path) -> None:
@@ -104,105 +106,107 @@ def _check_tokenizer(directory: Path) -> None:
         try:
             Tokenizer.from_file(str(file))
         except Exception as error:
-            raise _broken(file, f"cannot be read: {error}") from error
+            raise _broken_file(file, f"cannot be read: {error}") from error
     elif not (directory / "tokenizer.model").is_file():
-        raise _broken(file, "is missing")
+        raise _broken_file(file, "is missing")
 
 
 # Weights
 
 
-def _weights(directory: Path) -> list[Path]:
-    """The weight files, all there and all whole."""
-    files = [directory / name for name in weight_names(directory)]
+def _find_weights(directory: Path) -> list[Path]:
+    """Return the weight files. Raises `ConfigurationError` when one is missing."""
+    files = [directory / name for name in list_weight_files(directory)]
     for file in files:
         if not file.is_file():
-            raise _broken(file, f"is missing, which {INDEX} names")
+            raise _broken_file(file, f"is missing, which {WEIGHTS_INDEX} names")
     return files
 
 
-def weight_names(directory: Path) -> list[str]:
-    if (directory / INDEX).is_file():
-        return sorted(set(read_json(directory / INDEX).get("weight_map", {}).values()))
+def list_weight_files(directory: Path) -> list[str]:
+    if (directory / WEIGHTS_INDEX).is_file():
+        return sorted(set(read_json(directory / WEIGHTS_INDEX).get("weight_map", {}).values()))
     names = [file.name for file in directory.iterdir() if file.is_file()]
-    return choose_weights(names, str(directory))
+    return choose_weight_files(names, str(directory))
 
 
-def choose_weights(names: list[str], label: str) -> list[str]:
-    """The weights among a model's files. Raises `ConfigurationError` when all are pickled or there
-    are none; ``label`` names the model."""
+def choose_weight_files(names: list[str], label: str) -> list[str]:
+    """Return the weights among a model's files. ``label`` names the model in errors.
+
+    Raises `ConfigurationError` when all weights are pickled, or there are none.
+    """
     weights = [name for name in names if name.endswith(".safetensors")]
     if weights:
-        # Some publishers add the same weights once more under another name.
+        # Some publishers add the same weights again under another name.
         return sorted([name for name in weights if name.startswith("model")] or weights)
-    pickles = sorted(name for name in names if PICKLE.fullmatch(name))
+    pickles = sorted(name for name in names if PICKLED_FILE.fullmatch(name))
     if pickles:
         raise ConfigurationError(
-            f"model {label!r} has only pickled weights ({pickles[0]}), which can run code when "
-            "they are loaded; a copy with .safetensors files is needed"
+            f"model {label!r} has only pickled weights ({pickles[0]}), which can execute code "
+            "when they are loaded; use a copy with .safetensors files"
         )
     raise ConfigurationError(f"model {label!r} has no weights: there is no .safetensors file")
 
 
 def count_parameters(file: Path) -> int:
-    """The numbers in a safetensors file, from its header.
+    """Return the number of parameters in a safetensors file, from its header.
 
-    Raises `ConfigurationError` when the file is not as long as its header says.
+    Raises `ConfigurationError` when the header does not match the length of the file.
     """
-    header, start = _header(file)
+    header, start = _read_header(file)
     tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
     try:
         end = start + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
         parameters: int = sum(math.prod(tensor["shape"]) for tensor in tensors)
     except (KeyError, IndexError, TypeError) as error:
-        raise _broken(file, "is not a safetensors file: its header is malformed") from error
+        raise _broken_file(file, "is not a safetensors file: its header is malformed") from error
     if file.stat().st_size < end:
-        raise _broken(file, f"is truncated: {file.stat().st_size:_} of {end:_} bytes are there")
+        raise _broken_file(file, f"is truncated: it has {file.stat().st_size:_} of {end:_} bytes")
     if file.stat().st_size > end:
-        raise _broken(file, f"is too long: {file.stat().st_size:_} bytes instead of {end:_}")
+        raise _broken_file(file, f"is too long: {file.stat().st_size:_} bytes instead of {end:_}")
     return parameters
 
 
-def _header(file: Path) -> tuple[Json, int]:
-    """The header and the byte at which the tensors begin."""
+def _read_header(file: Path) -> tuple[Json, int]:
+    """Return the header and the position of the first tensor in bytes."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= HEADER_LIMIT:
-            raise _broken(file, "is not a safetensors file")
+        if not 2 <= length <= MAX_HEADER_BYTES:
+            raise _broken_file(file, "is not a safetensors file")
         text = stream.read(length)
     if len(text) < length:
-        raise _broken(file, f"is truncated: {8 + len(text):_} bytes hold not even its header")
+        raise _broken_file(file, f"is truncated: its header is longer than {8 + len(text):_} bytes")
     try:
         header = json.loads(text)
     except ValueError as error:
-        raise _broken(file, "is not a safetensors file: its header is no JSON") from error
+        raise _broken_file(file, "is not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
-        raise _broken(file, "is not a safetensors file: its header is malformed")
+        raise _broken_file(file, "is not a safetensors file: its header is malformed")
     return header, 8 + length
 
 
-# What it says about itself
+# Model card
 
 
-def _context(config: Json) -> int:
+def _read_context(config: Json) -> int:
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else {}
     context = config.get("max_position_embeddings") or inner.get("max_position_embeddings") or 0
     return context if isinstance(context, int) else 0
 
 
-def _card(directory: Path) -> Json:
-    """``card.json``, else the front matter of ``README.md``, else nothing."""
+def _read_card(directory: Path) -> Json:
+    """Read ``card.json``, else the front matter of ``README.md``."""
     if (directory / "card.json").is_file():
         return read_json(directory / "card.json")
     try:
-        return dict(_front_matter((directory / "README.md").read_text(encoding="utf-8")))
+        return dict(_parse_front_matter((directory / "README.md").read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError):
         return {}
 
 
-def _front_matter(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The keys of a YAML front matter, with lists of words; all that a model card's need."""
+def _parse_front_matter(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the keys of a YAML front matter with their words, which is enough for a model card."""
     match = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
     key, words = "", list[str]()
     for line in (match[1] if match else "").splitlines():
@@ -214,12 +218,12 @@ def _front_matter(text: str) -> Iterator[tuple[str, list[str]]]:
     yield key, words
 
 
-def _words(card: Json, *names: str) -> tuple[str, ...]:
+def _read_words(card: Json, *names: str) -> tuple[str, ...]:
     value = next((card[name] for name in names if card.get(name)), ())
     return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
 
 
-def _scores(card: Json) -> dict[str, float]:
+def _read_scores(card: Json) -> dict[str, float]:
     scores = card.get("scores")
     if not isinstance(scores, dict):
         return {}

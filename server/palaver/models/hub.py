@@ -1,6 +1,6 @@
-"""Hub: brings models from a Hugging Face hub, or from the one that ``HF_ENDPOINT`` names.
+"""Hub: downloads models from the Hugging Face hub, or the hub that ``HF_ENDPOINT`` names.
 
-Only what a model needs is brought: weights as safetensors, tokenizer and configuration.
+It downloads only what a model needs: weights as safetensors, tokenizer and configuration.
 """
 
 import contextlib
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from palaver.errors import ConfigurationError, Forbidden, NotFound, PalaverError
-from palaver.models.checkpoint import INDEX, check_config, choose_weights, read_json
+from palaver.errors import ConfigurationError, Forbidden, NotFound, PalaverError, ServerError
+from palaver.models.checkpoint import WEIGHTS_INDEX, check_config, choose_weight_files, read_json
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = frozenset(
+MODEL_FILES = frozenset(
     {
         "config.json",
         "generation_config.json",
-        INDEX,
+        WEIGHTS_INDEX,
         "tokenizer.json",
         "tokenizer.model",
         "tokenizer_config.json",
@@ -34,19 +34,19 @@ WANTED = frozenset(
         "LICENSE",
     }
 )
-PAUSES = (0.5, 2.0, 8.0, 30.0)
-"""Seconds to wait before each further attempt, while the hub is overloaded or unreachable."""
-WORTH_WAITING = frozenset({408, 429, 500, 502, 503, 504})
+RETRY_DELAYS = (0.5, 2.0, 8.0, 30.0)
+"""Seconds before each further attempt while the hub is overloaded or unreachable."""
+RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
-LOST = (ConnectionError, TimeoutError)
+CONNECTION_ERRORS = (ConnectionError, TimeoutError)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A model as the hub has it at one commit: its files that are wanted, with their sizes in
-    bytes, and SHA-256 for those of which the hub tells it."""
+class HubModel:
+    """A model of the hub at one commit. ``files``: sizes in bytes of the files to download.
+    ``sha256``: digests of the files for which the hub has one."""
 
     repository: str
     commit: str
@@ -59,9 +59,9 @@ class Offer:
 
 
 class Hub:
-    """A client of the hub. ``say`` gets a sentence whenever it waits to try again."""
+    """Client of the hub. ``report`` gets a sentence before each retry."""
 
-    def __init__(self, token: str | None, say: Callable[[str], None]) -> None:
+    def __init__(self, token: str | None, report: Callable[[str], None]) -> None:
         try:
             import huggingface_hub
             from huggingface_hub.file_download import http_get
@@ -73,12 +73,15 @@ class Hub:
         self._get = http_get
         self._api = huggingface_hub.HfApi(token=token, library_name="palaver")
         self._token = token
-        self._say = say
+        self._report = report
 
-    def look(self, repository: str, revision: str = "") -> Offer:
-        """What would be downloaded. Raises `NotFound`, `Forbidden`, `PalaverError` as the hub
-        answers, and `ConfigurationError` for a model that is not usable."""
-        info = self._try(
+    def find_model(self, repository: str, revision: str = "") -> HubModel:
+        """Return what a download would fetch.
+
+        Raises `ConfigurationError` for an unusable model; `NotFound`, `Forbidden`, `ServerError`
+        or `PalaverError` by the hub's answer.
+        """
+        info = self._retry(
             repository,
             lambda: self._api.model_info(
                 repository, revision=revision or None, files_metadata=True
@@ -87,34 +90,33 @@ class Hub:
         files = {f.rfilename: f for f in info.siblings or [] if "/" not in f.rfilename}
         if "config.json" not in files:
             raise ConfigurationError(f"model {repository!r} has no config.json")
-        wanted = {*choose_weights(list(files), repository), *WANTED.intersection(files)}
-        return Offer(
+        wanted = {*choose_weight_files(list(files), repository), *MODEL_FILES.intersection(files)}
+        return HubModel(
             repository,
             info.sha or revision or "main",
             {name: files[name].size or 0 for name in sorted(wanted)},
             {name: lfs.sha256 for name in wanted if (lfs := files[name].lfs)},
         )
 
-    def download(self, offer: Offer, directory: Path) -> None:
-        """Bring the files into ``directory``. What an earlier call has brought is not brought
-        again, and a file that it has brought in part is continued.
+    def download(self, model: HubModel, directory: Path) -> None:
+        """Download the files into ``directory``, and continue an interrupted download.
 
-        Raises as `look`.
+        Raises as `find_model`.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        self._fetch(offer, "config.json", directory)
-        check_config(read_json(directory / "config.json"), offer.repository)
-        for name in offer.files:
-            self._fetch(offer, name, directory)
+        self._download_file(model, "config.json", directory)
+        check_config(read_json(directory / "config.json"), model.repository)
+        for name in model.files:
+            self._download_file(model, name, directory)
 
-    def _fetch(self, offer: Offer, name: str, directory: Path) -> None:
-        size, part = offer.files[name], directory / f"{name}.part"
+    def _download_file(self, model: HubModel, name: str, directory: Path) -> None:
+        size, part = model.files[name], directory / f"{name}.part"
         if (directory / name).is_file():
             return
-        url = self._hub.hf_hub_url(offer.repository, name, revision=offer.commit)
+        url = self._hub.hf_hub_url(model.repository, name, revision=model.commit)
 
         def get() -> None:
-            # Not the library's snapshot_download: that begins every file anew.
+            # The library's snapshot_download would restart every file.
             with part.open("ab") as stream:
                 self._get(
                     url,
@@ -125,56 +127,58 @@ class Hub:
                     displayed_filename=name,
                 )
 
-        self._try(offer.repository, get)
+        self._retry(model.repository, get)
         os.replace(part, directory / name)
 
-    def _try(self, repository: str, call: Callable[[], T]) -> T:
-        for pause in PAUSES:
+    def _retry(self, repository: str, call: Callable[[], T]) -> T:
+        for delay in RETRY_DELAYS:
             try:
                 return self._call(repository, call)
-            except _Busy as busy:
-                self._say(f"The hub {busy}; trying again in {pause:g} s.")
-                time.sleep(pause)
+            except _HubUnavailable as unavailable:
+                self._report(f"The hub {unavailable}; retrying in {delay:g} s.")
+                time.sleep(delay)
         try:
             return self._call(repository, call)
-        except _Busy as busy:
-            raise PalaverError(
-                f"the hub {busy}; run the command again later to go on"
-            ) from busy.__cause__
+        except _HubUnavailable as unavailable:
+            raise ServerError(
+                f"the hub {unavailable}; run the command again later to continue"
+            ) from unavailable.__cause__
 
     def _call(self, repository: str, call: Callable[[], T]) -> T:
-        with _translated(repository, self._hub.errors):
+        with _translate_errors(repository, self._hub.errors):
             return call()
 
 
-class _Busy(Exception):
-    """The hub may answer if it is asked again."""
+class _HubUnavailable(Exception):
+    """The hub does not answer now; a retry may succeed."""
 
 
 @contextlib.contextmanager
-def _translated(repository: str, errors: Any) -> Iterator[None]:  # Any: the hub's errors module
-    """The hub's errors as ours. A gated repository's error is a kind of not found: it is first."""
+def _translate_errors(
+    repository: str, errors: Any
+) -> Iterator[None]:  # Any: the hub's errors module
+    """Translate the hub's errors; GatedRepoError is a RepositoryNotFoundError, so it is first."""
     try:
         yield
     except errors.GatedRepoError as error:
         raise Forbidden(
-            f"model {repository!r} is gated: accept its terms on its page at the hub, then give "
-            "a token of yours in HF_TOKEN"
+            f"model {repository!r} is gated: accept its terms on its page at the hub, then set "
+            "your token in HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise NotFound(f"model {repository!r} has no such revision at the hub") from error
     except errors.RepositoryNotFoundError as error:
         raise NotFound(
-            f"the hub has no model {repository!r}, or it is private: then give a token in HF_TOKEN"
+            f"the hub has no model {repository!r}, or it is private: then set a token in HF_TOKEN"
         ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        if status in WORTH_WAITING:
-            raise _Busy(f"answered with HTTP {status}") from error
+        if status in RETRYABLE_STATUSES:
+            raise _HubUnavailable(f"answered with HTTP {status}") from error
         raise PalaverError(f"the hub answered with HTTP {status} for {repository!r}") from error
     except errors.OfflineModeIsEnabled as error:
-        raise PalaverError("HF_HUB_OFFLINE is set, so the hub is not asked") from error
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, *LOST) as error:
-        raise _Busy("cannot be reached") from error
+        raise ConfigurationError("HF_HUB_OFFLINE is set, so the hub is not used") from error
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, *CONNECTION_ERRORS) as error:
+        raise _HubUnavailable("cannot be reached") from error
     except OSError as error:
         raise PalaverError(f"the download cannot be stored: {error.strerror or error}") from error

@@ -1,7 +1,7 @@
-"""Models: which there are under the data directory, and which of them is current.
+"""Registry of the models in the data directory, and the choice of the current one.
 
-``<data>/models/models.json`` is the index. Models that come with an installed package are always
-there; the package names them in its metadata::
+``<data>/models/models.json`` is the index. Models of installed packages are always in the registry;
+a package names them in its metadata::
 
     [project.entry-points."palaver.models"]
     starter = "my_package.with_the_model"
@@ -22,20 +22,20 @@ from pathlib import Path
 import msgspec
 
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from palaver.models.checkpoint import PICKLE, Checkpoint, read_checkpoint
+from palaver.models.checkpoint import PICKLED_FILE, Checkpoint, read_checkpoint
 from palaver.models.hub import REPOSITORY, Hub
 
 GROUP = "palaver.models"
-FIRST = "starter"
-"""The model that is current until another one is chosen."""
+DEFAULT_MODEL = "starter"
+"""The current model until another one is chosen."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-SPARE_BYTES = 100_000_000
-"""Disk space that adding a model leaves free."""
+MIN_FREE_BYTES = 100_000_000
+"""Disk space that must remain free after a model is added."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of the index. ``directory`` is absolute, or relative to the models' directory when
-    the files are ours; ``added`` is a date and time, UTC."""
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of the index. ``directory``: absolute, or relative to the models' directory when the
+    registry manages the files. ``added``: date and time, UTC."""
 
     directory: str
     source: str
@@ -43,17 +43,17 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     added: str
 
     @property
-    def ours(self) -> bool:
+    def is_managed(self) -> bool:
         return not Path(self.directory).is_absolute()
 
 
-class Index(msgspec.Struct, kw_only=True):
-    current: str = FIRST
-    models: dict[str, Entry] = {}
+class ModelIndex(msgspec.Struct, kw_only=True):
+    current: str = DEFAULT_MODEL
+    models: dict[str, ModelEntry] = {}
 
 
 def shipped_models() -> dict[str, Path]:
-    """The models that installed packages bring."""
+    """Return the directories of the models in installed packages, by name."""
     points = importlib.metadata.entry_points(group=GROUP)
     found = {point.name: _package_directory(point.value) for point in points}
     return {name: directory for name, directory in found.items() if directory}
@@ -76,22 +76,22 @@ class ModelRegistry:
 
     @property
     def current(self) -> str:
-        return self._read().current
+        return self._read_index().current
 
     def models(self) -> dict[str, Path]:
-        """Every model's directory, by name."""
-        entries = self._read().models
+        """Return every model's directory, by name."""
+        entries = self._read_index().models
         added = {name: self._directory / entry.directory for name, entry in entries.items()}
         return dict(sorted({**self._shipped, **added}.items()))
 
     def source(self, name: str) -> str:
-        entry = self._read().models.get(name)
+        entry = self._read_index().models.get(name)
         return entry.source if entry else "installed package"
 
     def resolve(self, model: str = "") -> Path:
-        """The directory of a model, by its name or its path; "" is the current one.
+        """Return the directory of a model by its name or path; "": the current model.
 
-        Raises `ConfigurationError` when there is none.
+        Raises `ConfigurationError` when there is no such model.
         """
         name = model or self.current
         if name in (models := self.models()):
@@ -99,65 +99,65 @@ class ModelRegistry:
         path = Path(model).expanduser()
         if model and path.is_dir():
             return path
-        raise ConfigurationError(f"{self._unknown(name)} See: palaver models add --help")
+        raise ConfigurationError(
+            f"{self._unknown_model_message(name)} See: palaver models add --help"
+        )
 
     def find(self, name: str) -> Path:
-        """The directory of the model ``name``. Raises `NotFound`."""
+        """Return the directory of the model ``name``. Raises `NotFound`."""
         models = self.models()
         if name not in models:
-            raise NotFound(self._unknown(name))
+            raise NotFound(self._unknown_model_message(name))
         return models[name]
 
-    def _unknown(self, name: str) -> str:
-        there = ", ".join(self.models()) or "none"
-        return f"there is no model {name!r}; there are: {there}."
+    def _unknown_model_message(self, name: str) -> str:
+        names = ", ".join(self.models()) or "none"
+        return f"there is no model {name!r}; there are: {names}."
 
     # Adding
 
     def add_directory(self, directory: Path, name: str = "", *, copy: bool = False) -> str:
-        """Register a model where it is, or a copy of it. Returns its name.
+        """Register a model in place, or a copy of it. Returns its name.
 
-        Raises `ConfigurationError` when the directory holds no whole model, `Conflict` when the
-        name is taken.
+        Raises `ConfigurationError` when the model is incomplete, `Conflict` when the name exists.
         """
         directory = directory.expanduser().resolve()
-        name = self._free_name(name or directory.name)
+        name = self._check_new_name(name or directory.name)
         checkpoint = read_checkpoint(directory)
         source = f"directory {directory}"
         if not copy:
-            self._register(name, str(directory), source, sha256s(directory))
+            self._register(name, str(directory), source, compute_sha256s(directory))
             return name
-        check_space(self._directory, checkpoint.size)
-        with self._unfinished(name) as place:
+        check_free_space(self._directory, checkpoint.size)
+        with self._staging_directory(name) as staging:
             for file in directory.iterdir():
-                if file.is_file() and not PICKLE.fullmatch(file.name):
-                    shutil.copy2(file, place)
-            self._settle(name, place, source)
+                if file.is_file() and not PICKLED_FILE.fullmatch(file.name):
+                    shutil.copy2(file, staging)
+            self._install(name, staging, source)
         return name
 
     def add_from_hub(self, hub: Hub, repository: str, name: str = "", revision: str = "") -> str:
-        """Download a model. Returns its name. What an interrupted download has brought is used.
+        """Download a model, or continue an interrupted download. Returns the model's name.
 
-        Raises `NotFound`, `Forbidden` or `PalaverError` as the hub answers, `ConfigurationError`
-        for a model that is not usable, `Conflict` when the name is taken.
+        Raises as `Hub.find_model`, and `Conflict` when the name exists.
         """
         if not REPOSITORY.fullmatch(repository):
             raise InvalidInput(
                 f"{repository!r} is neither a directory nor of the form 'owner/model'"
             )
-        name = self._free_name(name or repository.partition("/")[2])
-        offer = hub.look(repository, revision)
-        place = self._directory / f".{name}.{offer.commit[:12]}.part"
-        check_space(self._directory, offer.size - _size(place))
+        name = self._check_new_name(name or repository.partition("/")[2])
+        model = hub.find_model(repository, revision)
+        staging = self._directory / f".{name}.{model.commit[:12]}.part"
+        check_free_space(self._directory, model.size - _directory_size(staging))
         try:
-            hub.download(offer, place)
-            self._settle(name, place, f"hub {repository} at {offer.commit}", offer.sha256)
-        except ConfigurationError:  # going on would not mend it
-            shutil.rmtree(place, ignore_errors=True)
+            hub.download(model, staging)
+            self._install(name, staging, f"hub {repository} at {model.commit}", model.sha256)
+        except ConfigurationError:  # continuing the download cannot help
+            shutil.rmtree(staging, ignore_errors=True)
             raise
         return name
 
-    def _free_name(self, name: str) -> str:
+    def _check_new_name(self, name: str) -> str:
         if not NAME.fullmatch(name):
             raise InvalidInput(
                 f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can"
@@ -167,88 +167,96 @@ class ModelRegistry:
         return name
 
     @contextlib.contextmanager
-    def _unfinished(self, name: str) -> Iterator[Path]:
-        place = self._directory / f".{name}.part"
-        place.mkdir(parents=True, exist_ok=True)
+    def _staging_directory(self, name: str) -> Iterator[Path]:
+        staging = self._directory / f".{name}.part"
+        staging.mkdir(parents=True, exist_ok=True)
         try:
-            yield place
+            yield staging
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
 
-    def _settle(
-        self, name: str, place: Path, source: str, announced: Mapping[str, str] | None = None
+    def _install(
+        self,
+        name: str,
+        staging: Path,
+        source: str,
+        expected_sha256: Mapping[str, str] | None = None,
     ) -> None:
-        digests = sha256s(place)
-        for file, digest in (announced or {}).items():
+        digests = compute_sha256s(staging)
+        for file, digest in (expected_sha256 or {}).items():
             if digests.get(file) != digest:
                 raise ConfigurationError(f"model {name!r}: {file} is not what the hub announced")
-        read_checkpoint(place)
-        os.replace(place, self._directory / name)
+        read_checkpoint(staging)
+        os.replace(staging, self._directory / name)
         self._register(name, name, source, digests)
 
     def _register(self, name: str, directory: str, source: str, digests: dict[str, str]) -> None:
         added = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        entry = Entry(directory=directory, source=source, sha256=digests, added=added)
-        self._change(lambda index: index.models.__setitem__(name, entry))
+        entry = ModelEntry(directory=directory, source=source, sha256=digests, added=added)
+        self._update_index(lambda index: index.models.__setitem__(name, entry))
 
     # Choosing, removing, verifying
 
     def use(self, name: str) -> Checkpoint:
-        """Make ``name`` the current model. Raises `NotFound`, or `ConfigurationError` when the
-        model is not whole."""
+        """Make ``name`` the current model.
+
+        Raises `NotFound`, or `ConfigurationError` when the model is incomplete.
+        """
         checkpoint = read_checkpoint(self.find(name))
 
-        def choose(index: Index) -> None:
+        def choose(index: ModelIndex) -> None:
             index.current = name
 
-        self._change(choose)
+        self._update_index(choose)
         return checkpoint
 
     def remove(self, name: str, *, force: bool = False) -> bool:
-        """Forget a model. Returns whether its files were deleted: those registered where they
-        are stay. Removing the current one needs ``force``, and `FIRST` becomes current."""
+        """Remove a model. Returns True when its files were deleted; files used in place are kept.
+
+        Removing the current model requires ``force``; `DEFAULT_MODEL` becomes current.
+        """
         self.find(name)
-        index = self._read()
+        index = self._read_index()
         if name not in index.models:
             raise InvalidInput(f"model {name!r} is part of an installed package")
         if name == index.current and not force:
-            raise Conflict(f"model {name!r} is the current one; --force removes it all the same")
+            raise Conflict(f"model {name!r} is the current one; --force removes it anyway")
         entry = index.models[name]
 
-        def forget(index: Index) -> None:
+        def forget(index: ModelIndex) -> None:
             index.models.pop(name, None)
-            index.current = FIRST if index.current == name else index.current
+            index.current = DEFAULT_MODEL if index.current == name else index.current
 
-        self._change(forget)
-        if entry.ours:
+        self._update_index(forget)
+        if entry.is_managed:
             shutil.rmtree(self._directory / entry.directory)
-        return entry.ours
+        return entry.is_managed
 
     def changed_files(self, name: str) -> list[str]:
-        """The files that are not what they were when the model was added."""
+        """Return the files that changed since the model was added."""
         directory = self.find(name)
-        recorded = self._read().models.get(name)
+        recorded = self._read_index().models.get(name)
         if recorded is None:
             return []
-        now = sha256s(directory)
+        now = compute_sha256s(directory)
         return sorted(file for file, digest in recorded.sha256.items() if now.get(file) != digest)
 
     # The index
 
-    def _read(self) -> Index:
+    def _read_index(self) -> ModelIndex:
         file = self._directory / "models.json"
         try:
-            return msgspec.json.decode(file.read_bytes(), type=Index)
+            return msgspec.json.decode(file.read_bytes(), type=ModelIndex)
         except FileNotFoundError:
-            return Index()
+            return ModelIndex()
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigurationError(f"{file} cannot be read: {error}") from error
 
-    def _change(self, change: Callable[[Index], None]) -> None:
+    def _update_index(self, change: Callable[[ModelIndex], None]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         with (self._directory / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            index = self._read()
+            index = self._read_index()
             change(index)
             text = msgspec.json.format(msgspec.json.encode(index), indent=2)
             new = self._directory / "models.json.new"
@@ -256,19 +264,19 @@ class ModelRegistry:
             os.replace(new, self._directory / "models.json")
 
 
-def check_space(directory: Path, needed: int) -> None:
+def check_free_space(directory: Path, needed: int) -> None:
     """Raise `ConfigurationError` when ``needed`` more bytes do not fit below ``directory``."""
     directory.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(directory).free
-    if needed + SPARE_BYTES > free:
+    if needed + MIN_FREE_BYTES > free:
         raise ConfigurationError(
-            f"{str(directory)!r} has {free / 1e9:.1f} GB free, and the model takes "
+            f"{str(directory)!r} has {free / 1e9:.1f} GB free, but the model needs "
             f"{needed / 1e9:.1f} GB"
         )
 
 
-def sha256s(directory: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a model directory, in hexadecimal."""
+def compute_sha256s(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a model directory, in hexadecimal."""
     digests = {}
     for file in sorted(directory.iterdir()):
         if file.is_file():
@@ -277,5 +285,5 @@ def sha256s(directory: Path) -> dict[str, str]:
     return digests
 
 
-def _size(directory: Path) -> int:
+def _directory_size(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

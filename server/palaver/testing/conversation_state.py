@@ -1,28 +1,36 @@
-"""Held: what `palaver.testing.ledger.MemoryLedger` holds of one conversation."""
+"""State of one conversation in `palaver.testing.ledger.MemoryLedger`."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from palaver.concurrency import (
+    JoinTurn,
+    NewTurn,
+    check_taken_steering,
+    decide_concurrency,
+    received_event,
+    split_untaken_steering,
+)
 from palaver.errors import Conflict, IndexConflict
 from palaver.ledger import (
-    INBOX_LIMIT,
-    MAX_MERGE_WINDOWS,
     ConcurrencyPolicies,
-    ConcurrencyPolicy,
     HistoryEntry,
+    InboxMessage,
     LogEntry,
     PendingQuestion,
     Progress,
     Receipt,
     Step,
+    finished_entry,
+    history_of_turn,
+    reply_length_after,
 )
 from palaver.messages import (
     Conversation,
     Event,
     Finished,
     Message,
-    Outcome,
     Received,
     Routed,
     Text,
@@ -31,43 +39,36 @@ from palaver.messages import (
     new_id,
 )
 
-REMEMBERED = 24 * 3600.0
-"""Seconds for which the id of a message is known as used."""
+DEDUPE_SECONDS = 24 * 3600.0
+"""Seconds for which the ledger recognizes the id of a message."""
 
 
-class InboxMessage(NamedTuple):
-    """A message and when it was accepted."""
-
-    message: Message
-    at: float
-
-
-class Mark(NamedTuple):
-    """What is remembered of a message's id: the turn that has it, and who sent what when."""
+class DedupeRecord(NamedTuple):
+    """Accepted message id: the turn that answers the message, its digest, time and person."""
 
     turn: str
     digest: str
-    at: float
+    accepted_at: float
     person: str
 
 
 class OwnedHistoryEntry(NamedTuple):
-    """A line of history and whose it is: the person's, or theirs to whom the turn replied."""
+    """History entry and its owner: the author, or the person to whom the reply is addressed."""
 
     owner: str
-    exchange: HistoryEntry
+    entry: HistoryEntry
 
 
-class Write(NamedTuple):
-    """The last write on a turn, to know it when it is repeated."""
+class LastWrite(NamedTuple):
+    """Last write on a turn, by which a repetition is recognized."""
 
     expect: int
     digest: int
     offset: int
 
 
-class Closing(NamedTuple):
-    """The write that settled a turn, and what it returned."""
+class SettledTurn(NamedTuple):
+    """Write that settled a turn, and its result."""
 
     fence: int
     expect: int
@@ -76,35 +77,35 @@ class Closing(NamedTuple):
 
 
 def digest_of(entries: Sequence[LogEntry]) -> int:
-    """Tells one batch from another, and keeps none of its words."""
+    """Return a digest that identifies the entries and contains none of their words."""
     return hash(encode(entries))
 
 
-class OpenTurn:
-    """An unsettled turn: its messages and what was appended to it."""
+class UnsettledTurn:
+    """Turn that is not settled: its messages and its entries."""
 
-    def __init__(self, posts: Sequence[InboxMessage], due: float) -> None:
+    def __init__(self, inbox_messages: Sequence[InboxMessage], due_at: float) -> None:
         self.id = new_id()
-        self.person = posts[0].message.person
-        self.posts = list(posts)
-        self.due = due
-        """When it may be claimed: while that is ahead, the burst of its person goes on."""
+        self.person = inbox_messages[0].message.person
+        self.inbox_messages = list(inbox_messages)
+        self.due_at = due_at
+        """End of the merge window, in seconds since the epoch."""
         self.interrupted: tuple[Message, ...] = ()
         self.successor = ""
-        """The turn that waits for this one to stop."""
+        """Id of the turn for which this one was interrupted."""
         self.steering: list[InboxMessage] = []
-        self.failed = 0
-        self.stop = False
-        self.begin_anew()
+        self.failed_attempts = 0
+        self.stop_requested = False
+        self.reset()
 
-    def begin_anew(self) -> None:
-        """Forget what was appended."""
+    def reset(self) -> None:
+        """Delete the entries."""
         self.index = 0
         self.length = 0
         self.parts: list[str] = []
         self.skill = ""
         self.journal: dict[int, Step] = {}
-        self.written: Write | None = None
+        self.last_write: LastWrite | None = None
 
     @property
     def reply(self) -> str:
@@ -112,67 +113,49 @@ class OpenTurn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return tuple(post.message for post in self.posts)
+        return tuple(inbox_message.message for inbox_message in self.inbox_messages)
 
     @property
-    def steered(self) -> tuple[Message, ...]:
-        return tuple(post.message for post in self.steering)
+    def steering_messages(self) -> tuple[Message, ...]:
+        return tuple(inbox_message.message for inbox_message in self.steering)
 
-    def received(self, message: Message, *, ahead: int = 0, moved: bool = False) -> Received:
-        return Received(
-            turn=self.id,
-            id=message.id,
-            person=message.person,
-            text=message.text,
-            moved=moved,
-            ahead=ahead,
-        )
+    def progress(self, offset: int) -> Progress:
+        return Progress(self.index, offset, self.stop_requested, len(self.steering))
 
-    def received_anew(self) -> list[Received]:
-        """Tells of messages that another turn did not take."""
-        return [self.received(post.message, moved=True) for post in (*self.posts, *self.steering)]
+    def moved_events(self) -> list[Received]:
+        """Return the events of messages that an earlier turn did not take."""
+        messages = (*self.messages, *self.steering_messages)
+        return [received_event(self.id, message, moved=True) for message in messages]
 
-    def earlier(self, entries: Sequence[LogEntry], expect: int) -> Progress | None:
-        """What this append has reached already, or None when it is new."""
+    def repeated_write(self, entries: Sequence[LogEntry], expect: int) -> Progress | None:
+        """Return the result of the same write when it was applied before."""
         if expect == self.index:
             return None
-        written = self.written
-        if written is None or (written.expect, written.digest) != (expect, digest_of(entries)):
-            raise IndexConflict(f"turn {self.id}: expected index {expect}, it is at {self.index}")
-        return Progress(self.index, written.offset, self.stop, len(self.steering))
+        last = self.last_write
+        if last is None or (last.expect, last.digest) != (expect, digest_of(entries)):
+            raise self._index_conflict(expect)
+        return self.progress(last.offset)
 
     def check(self, entries: Sequence[LogEntry]) -> None:
         """Raise `IndexConflict` unless the texts continue the reply."""
-        length = self.length
-        for entry in entries:
-            kind = type(entry)
-            if kind is Text:
-                if entry.position != length:  # type: ignore[union-attr]
-                    raise IndexConflict(f"turn {self.id}: text does not start at {length}")
-                length += len(entry.text)  # type: ignore[union-attr]
-            elif kind is TextReset:
-                if entry.position > length:  # type: ignore[union-attr]
-                    raise IndexConflict(f"turn {self.id}: reset beyond the {length} characters")
-                length = entry.position  # type: ignore[union-attr]
+        reply_length_after(self.id, entries, self.length)
 
-    def check_end(self, entries: Sequence[LogEntry], expect: int) -> Finished:
-        """The end that settles the turn. Raises `IndexConflict` when ``entries`` may not."""
+    def check_settle(
+        self, entries: Sequence[LogEntry], expect: int, taken: Sequence[Message]
+    ) -> Finished:
+        """Return the last entry. Raises `IndexConflict` when the write is not allowed."""
         if expect != self.index:
-            raise IndexConflict(f"turn {self.id}: expected index {expect}, it is at {self.index}")
-        finished = entries[-1] if entries else None
-        if not isinstance(finished, Finished):
-            raise IndexConflict(f"turn {self.id}: settling needs Finished as the last entry")
+            raise self._index_conflict(expect)
+        finished = finished_entry(self.id, entries)
         self.check(entries)
+        check_taken_steering(self.id, self.steering, taken)
         return finished
 
-    def check_steered(self, steered: Sequence[Message]) -> None:
-        """Raise `IndexConflict` unless ``steered`` are the first of the turn's steering."""
-        wanted = [post.message.id for post in self.steering[: len(steered)]]
-        if [message.id for message in steered] != wanted:
-            raise IndexConflict(f"turn {self.id}: what was taken is not the first that steers it")
+    def _index_conflict(self, expect: int) -> IndexConflict:
+        return IndexConflict(f"turn {self.id}: expected index {expect}, it is at {self.index}")
 
     def apply(self, entries: Sequence[LogEntry]) -> list[Event]:
-        """Take the checked entries in; returns those that are events."""
+        """Append checked entries; return those that are events."""
         events: list[Event] = []
         for entry in entries:
             if isinstance(entry, Step):
@@ -192,189 +175,148 @@ class OpenTurn:
 
 
 class ConversationState:
-    """One conversation: its events, inbox, history and the marks of messages seen."""
+    """One conversation: events, inbox, history and dedupe records."""
 
     def __init__(self, conversation: Conversation, epoch: str) -> None:
         self.conversation = conversation
         self.name = str(conversation)
         self.epoch = epoch
-        self.first = 1
+        self.first_offset = 1
         self.events: list[Event] = []
-        self.inbox: deque[OpenTurn] = deque()
-        self.running = False
-        self.ready = False  # whether it stands in the ready queue
-        self.lapse = 0.0
+        self.inbox: deque[UnsettledTurn] = deque()
+        self.is_running = False
+        self.is_ready = False
+        """True while the conversation is in the ledger's ready queue."""
+        self.lease_expires_at = 0.0
         self.fence = 0
         self.history: list[OwnedHistoryEntry] = []
-        self.seen: dict[str, Mark] = {}
-        self.closed: dict[str, Closing] = {}
-        self.waiting: PendingQuestion | None = None
-        self.asked: set[str] = set()
-        """The people whose words are in ``waiting``."""
+        self.dedupe_records: dict[str, DedupeRecord] = {}
+        self.settled_turns: dict[str, SettledTurn] = {}
+        self.pending_question: PendingQuestion | None = None
+        self.question_people: set[str] = set()
+        """People with words in ``pending_question``."""
         self.members: set[str] = set()
 
     @property
-    def last(self) -> int:
-        return self.first + len(self.events) - 1
+    def last_offset(self) -> int:
+        return self.first_offset + len(self.events) - 1
 
     @property
-    def messages_waiting(self) -> int:
-        """Messages that no skill has begun to answer, with those that steer a turn."""
-        own = sum(len(turn.posts) for turn in self.inbox)
-        running = len(self.inbox[0].posts) if self.running else 0
-        return own - running + sum(len(turn.steering) for turn in self.inbox)
+    def running_turn(self) -> UnsettledTurn | None:
+        return self.inbox[0] if self.is_running else None
 
-    def lines(self, count: int) -> tuple[HistoryEntry, ...]:
-        return tuple(line.exchange for line in self.history[-count:]) if count > 0 else ()
+    @property
+    def waiting_messages(self) -> int:
+        """Count the messages of turns that wait, and all steering messages."""
+        own = sum(len(turn.inbox_messages) for turn in self.inbox if turn is not self.running_turn)
+        return own + sum(len(turn.steering) for turn in self.inbox)
+
+    def newest_history(self, count: int) -> tuple[HistoryEntry, ...]:
+        return tuple(owned.entry for owned in self.history[-count:]) if count > 0 else ()
 
     def ahead_of(self, turn: str) -> int:
-        """Turns that come before ``turn``; 0 when it is settled."""
+        """Count the turns before ``turn``; 0 when it is settled."""
         for position, queued in enumerate(self.inbox):
             if queued.id == turn:
                 return position
         return 0
 
-    # Receiving a message
+    # Accepting a message
 
-    def known(self, message: Message, now: float) -> Receipt | None:
-        """The receipt of the same message, if it was accepted within the last day."""
-        mark = self.seen.get(message.id)
-        if mark is None or now - mark.at >= REMEMBERED:
+    def find_duplicate(self, message: Message, now: float) -> Receipt | None:
+        """Return the receipt of the same message, if it was accepted within the last day."""
+        record = self.dedupe_records.get(message.id)
+        if record is None or now - record.accepted_at >= DEDUPE_SECONDS:
             return None
-        if mark.digest != message.digest:
+        if record.digest != message.digest:
             raise Conflict(f"message id {message.id!r} was used with another body")
-        return Receipt(turn=mark.turn, ahead=self.ahead_of(mark.turn), duplicate=True)
+        return Receipt(turn=record.turn, ahead=self.ahead_of(record.turn), duplicate=True)
 
-    def receive(self, post: InboxMessage, policies: ConcurrencyPolicies) -> tuple[OpenTurn, bool]:
-        """Give the message to a turn; returns that turn and whether it was there before."""
-        self.members.add(post.message.person)
-        policy = self._policy(policies)
-        turn = self._joined(post, policy, policies.merge_window)
-        if turn is not None:
-            return turn, True
-        turn = OpenTurn([post], post.at + (policies.merge_window if policy == "merge" else 0.0))
-        if policy == "interrupt":
-            self._interrupt_for(turn)
-        self.inbox.append(turn)
-        return turn, False
-
-    def mark(self, post: InboxMessage, turn: OpenTurn) -> None:
-        message = post.message
-        self.seen.pop(message.id, None)  # so that the marks stay in the order of their age
-        self.seen[message.id] = Mark(turn.id, message.digest, post.at, message.person)
-
-    def _policy(self, policies: ConcurrencyPolicies) -> ConcurrencyPolicy:
-        skill = self.inbox[0].skill if self.running else ""
-        return policies.skills.get(skill, policies.default)
-
-    def _joined(
-        self, post: InboxMessage, policy: ConcurrencyPolicy, window: float
-    ) -> OpenTurn | None:
-        """The turn that the message became part of."""
-        if post.message.skill or not self.inbox:
-            return None
-        if policy == "steer":
-            return self._steered(post)
-        turn = self._successor() if policy == "interrupt" else self.inbox[-1]
-        if turn is None or turn.stop or turn.person != post.message.person:
-            return None
-        if policy == "merge" and post.at < turn.due:
-            turn.due = min(post.at + window, turn.posts[0].at + MAX_MERGE_WINDOWS * window)
-        elif policy != "interrupt":
-            return None
-        turn.posts.append(post)
-        return turn
-
-    def _steered(self, post: InboxMessage) -> OpenTurn | None:
-        if not self.running or self.inbox[0].stop:
-            return None
-        self.inbox[0].steering.append(post)
-        return self.inbox[0]
-
-    def _successor(self) -> OpenTurn | None:
-        """The turn that waits for the running one to stop."""
-        name = self.inbox[0].successor if self.running else ""
-        return next((turn for turn in self.inbox if name and turn.id == name), None)
-
-    def _interrupt_for(self, turn: OpenTurn) -> None:
-        """Stop the running turn, if the policy applies to it."""
-        if not self.running:
-            return
-        running = self.inbox[0]
-        many = len(running.interrupted) + len(running.posts) >= INBOX_LIMIT
-        if not running.stop and running.person == turn.person and not many:
-            running.stop = True
-            running.successor = turn.id
-
-    # Closing a turn
-
-    def close(self, finished: Finished, taken: int, now: float) -> OpenTurn | None:
-        """Settle the oldest turn, of whose steering the first ``taken`` are answered; returns the
-        turn that the others became."""
-        turn = self.inbox.popleft()
-        self.history += _lines(turn, finished.outcome, taken, now)
-        if finished.outcome == "stopped":
-            for follower in self.inbox:
-                if follower.id == turn.successor:
-                    follower.interrupted = (*turn.interrupted, *turn.messages)
-        return self.go_on_with(turn.steering[taken:], now)
-
-    def go_on_with(self, posts: Sequence[InboxMessage], now: float) -> OpenTurn | None:
-        """Make the next turn of messages that steered one which is over: the first person's are
-        its own, and the others steer it."""
-        if not posts:
-            return None
-        person = posts[0].message.person
-        own = next((n for n, post in enumerate(posts) if post.message.person != person), len(posts))
-        turn = OpenTurn(posts[:own], now)
-        turn.steering = list(posts[own:])
-        self.inbox.appendleft(turn)
-        for post in posts:
-            mark = self.seen.get(post.message.id)
-            if mark is not None and mark.at == post.at:
-                self.seen[post.message.id] = mark._replace(turn=turn.id)
-        return turn
-
-    def ask(self, waiting: PendingQuestion | None, people: Iterable[str]) -> None:
-        """Keep the skill that asked, in which are the words of ``people``."""
-        if waiting is None:
-            self.asked.clear()
-        else:
-            self.asked |= {waiting.message.person, *people}
-        self.waiting = waiting
-
-    def trim(self, kept: int, now: float) -> None:
-        """Drop the oldest events, and marks that are over."""
-        if (excess := len(self.events) - kept) > 0:
-            del self.events[:excess]
-            self.first += excess
-        while self.seen:  # oldest first
-            message, mark = next(iter(self.seen.items()))
-            if mark.at > now - REMEMBERED:
-                break
-            del self.seen[message]
-
-
-def _lines(turn: OpenTurn, outcome: Outcome, taken: int, now: float) -> list[OwnedHistoryEntry]:
-    lines = [
-        OwnedHistoryEntry(
-            post.message.person,
-            HistoryEntry(
-                role="user",
-                text=post.message.text,
-                turn=turn.id,
-                at=post.at,
-                person=post.message.person,
-            ),
+    def receive(
+        self, inbox_message: InboxMessage, policies: ConcurrencyPolicies
+    ) -> tuple[UnsettledTurn, bool]:
+        """Add the message to a turn; return the turn, and True when it existed before."""
+        message = inbox_message.message
+        running = self.running_turn
+        successor = running.successor if running else ""
+        decision = decide_concurrency(
+            inbox_message,
+            policies.for_skill(running.skill if running else ""),
+            policies.merge_window,
+            running=running,
+            newest=self.inbox[-1] if self.inbox else None,
+            successor=next((turn for turn in self.inbox if turn.id == successor), None),
         )
-        for post in (*turn.posts, *turn.steering[:taken])
-    ]
-    answer = HistoryEntry(
-        role="assistant",
-        text=turn.reply,
-        turn=turn.id,
-        at=now,
-        skill=turn.skill,
-        outcome=outcome,
-    )
-    return [*lines, OwnedHistoryEntry(turn.person, answer)]
+        if isinstance(decision, NewTurn):
+            turn = UnsettledTurn([inbox_message], decision.due_at)
+            if running is not None and decision.stop_running:
+                running.stop_requested, running.successor = True, turn.id
+            self.inbox.append(turn)
+        elif isinstance(decision, JoinTurn):
+            turn = decision.turn
+            turn.inbox_messages.append(inbox_message)
+            turn.due_at = decision.due_at
+        else:
+            turn = decision.turn
+            turn.steering.append(inbox_message)
+        self.members.add(message.person)
+        self.dedupe_records.pop(message.id, None)  # keeps the records in the order of their age
+        self.dedupe_records[message.id] = DedupeRecord(
+            turn.id, message.digest, inbox_message.accepted_at, message.person
+        )
+        return turn, not isinstance(decision, NewTurn)
+
+    # Settling a turn
+
+    def close_turn(self, finished: Finished, taken: int, now: float) -> UnsettledTurn | None:
+        """Settle the oldest turn, which took the first ``taken`` steering messages; return the turn
+        that the others became."""
+        turn = self.inbox.popleft()
+        entries = history_of_turn(
+            turn.id,
+            (*turn.inbox_messages, *turn.steering[:taken]),
+            reply=turn.reply,
+            skill=turn.skill,
+            outcome=finished.outcome,
+            at=now,
+        )
+        self.history += [OwnedHistoryEntry(entry.person or turn.person, entry) for entry in entries]
+        if finished.outcome == "stopped":
+            for waiting in self.inbox:
+                if waiting.id == turn.successor:
+                    waiting.interrupted = (*turn.interrupted, *turn.messages)
+        return self.move_steering(turn.steering[taken:], now)
+
+    def move_steering(self, steering: Sequence[InboxMessage], now: float) -> UnsettledTurn | None:
+        """Make the next turn of steering messages that a settled or erased turn did not take."""
+        if not steering:
+            return None
+        own, rest = split_untaken_steering(steering)
+        turn = UnsettledTurn(own, now)
+        turn.steering = list(rest)
+        self.inbox.appendleft(turn)
+        for inbox_message in steering:
+            id = inbox_message.message.id
+            record = self.dedupe_records.get(id)
+            if record is not None and record.accepted_at == inbox_message.accepted_at:
+                self.dedupe_records[id] = record._replace(turn=turn.id)
+        return turn
+
+    def set_pending_question(self, question: PendingQuestion | None, people: Iterable[str]) -> None:
+        """Replace the pending question; ``people`` have words in the new one."""
+        if question is None:
+            self.question_people.clear()
+        else:
+            self.question_people |= {question.message.person, *people}
+        self.pending_question = question
+
+    def trim(self, events_kept: int, now: float) -> None:
+        """Delete the oldest events, and expired dedupe records."""
+        if (excess := len(self.events) - events_kept) > 0:
+            del self.events[:excess]
+            self.first_offset += excess
+        while self.dedupe_records:  # oldest first
+            message, record = next(iter(self.dedupe_records.items()))
+            if record.accepted_at > now - DEDUPE_SECONDS:
+                break
+            del self.dedupe_records[message]

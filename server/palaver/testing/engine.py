@@ -1,4 +1,4 @@
-"""ScriptedEngine: an engine that says what a test tells it to."""
+"""A scripted engine for tests: it generates the replies that a test gives it."""
 
 import asyncio
 import dataclasses
@@ -20,16 +20,9 @@ from palaver.engine import (
     GenerationRequest,
     JsonSchema,
     OnText,
-    Structure,
 )
-from palaver.errors import (
-    EngineTimeout,
-    EngineUnavailable,
-    InvalidInput,
-    PalaverError,
-    PromptTooLong,
-    Unsupported,
-)
+from palaver.engines.requests import check_request, remaining_tokens
+from palaver.errors import EngineTimeout, EngineUnavailable, InvalidInput, PalaverError, Unsupported
 from palaver.messages import Usage
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
@@ -37,20 +30,23 @@ _WORDS = (
     "the rain falls on quiet streets and every lamp keeps a little gold for "
     "whoever walks home late über naïve cafés 雨 下 了 一 夜 😀"
 ).split()
+_CAPABILITIES: frozenset[Capability] = frozenset(
+    {"generate", "json_schema", "choice", "seed", "continuation", "priority"}
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptedReply:
-    """One scripted generation.
+    """One scripted generation, delivered token by token.
 
-    ``text`` is said token by token. ``hold``: tokens after which it waits for
-    `ScriptedEngine.go`. ``dies``: tokens after which the whole engine dies; a line of a list does
-    that once, and goes on when it is asked to. ``error`` is raised at the end instead of finishing.
+    ``pause_after``: tokens after which it waits for `ScriptedEngine.resume`. ``crash_after``:
+    tokens after which the whole engine crashes; a reply of a list crashes once and then continues.
+    ``error`` is raised at the end of the text.
     """
 
     text: str
-    hold: int | None = None
-    dies: int | None = None
+    pause_after: int | None = None
+    crash_after: int | None = None
     error: PalaverError | None = None
 
 
@@ -58,243 +54,203 @@ Script = Callable[[GenerationRequest], str | ScriptedReply]
 
 
 class ScriptedEngine:
-    """A complete `Engine` without a model: a token is a word with the space before it.
+    """A complete `Engine` without a model. A token is a word with the space before it.
 
-    Give it lines, which are said one after the other, or one function from request to line. With
-    neither it babbles: endless words that depend on the prompt alone (and on chance, when the
-    temperature is above 0). ``pace`` is in seconds per token; ``slots`` generations run at once.
-    Every request is kept in ``requests``.
+    ``replies`` are generated one after the other; one function maps each request to its reply.
+    Without replies it generates endless words that depend on the prompt, and on the seed when the
+    temperature is above 0. ``slots``: the number of concurrent generations. ``requests`` lists all
+    requests received.
     """
 
     def __init__(
         self,
-        *lines: str | ScriptedReply | Script,
-        pace: float = 0.0,
+        *replies: str | ScriptedReply | Script,
+        seconds_per_token: float = 0.0,
         slots: int = 256,
-        context: int = 8192,
-        lacks: Sequence[Capability] = (),
+        context_window: int = 8192,
+        missing_capabilities: Sequence[Capability] = (),
     ) -> None:
         self.requests: list[GenerationRequest] = []
-        self._lines = list(lines)
-        self._pace = pace
+        self._replies = list(replies)
+        self._seconds_per_token = seconds_per_token
         self._slots = asyncio.Semaphore(slots)
-        self._count = slots
-        self._context = context
-        self._can = frozenset[Capability](
-            {"generate", "json_schema", "choice", "seed", "continuation", "priority"}
-        ) - frozenset(lacks)
-        self._said: dict[tuple[ChatMessage, ...], ScriptedReply] = {}
-        self._cut: set[tuple[ChatMessage, ...]] = set()
-        self._go = asyncio.Event()
-        self._alive = asyncio.Event()
-        self._dead = asyncio.Event()
+        self._info = EngineInfo(
+            model="scripted",
+            context_window=context_window,
+            capabilities=_CAPABILITIES - frozenset(missing_capabilities),
+            slots=slots,
+        )
+        self._used: dict[tuple[ChatMessage, ...], ScriptedReply] = {}
+        self._interrupted: set[tuple[ChatMessage, ...]] = set()
+        self._resumed = asyncio.Event()
+        self._crashed = asyncio.Event()
+        self._crashed.set()
         self._running = 0
         self._waiting = 0
 
     async def start(self) -> EngineInfo:
-        self._dead.clear()
-        self._alive.set()
-        return EngineInfo(
-            model="scripted",
-            context_window=self._context,
-            capabilities=self._can,
-            slots=self._count,
-        )
+        self._crashed.clear()
+        return self._info
 
     async def close(self) -> None:
-        self.die()
+        self.crash()
 
-    def die(self) -> None:
-        """Fail everything that runs, and what comes until `start`."""
-        self._alive.clear()
-        self._dead.set()
+    def crash(self) -> None:
+        """Fail all running generations, and every call until `start`."""
+        self._crashed.set()
 
-    def go(self) -> None:
-        """Let lines that hold go on, now and from now on."""
-        self._go.set()
+    def resume(self) -> None:
+        """Let replies continue after ``pause_after``, those of later requests too."""
+        self._resumed.set()
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        self._require_alive()
-        _check_sampling(request)
-        self._check_abilities(request)
-        prompt = await self.count_tokens(request.messages)
-        if prompt >= self._context:
-            raise PromptTooLong(f"the prompt has {prompt} tokens of {self._context}")
+        prompt_tokens = await self.count_tokens(request.messages)
+        check_request(request, self._info.capabilities)
+        if isinstance(structure := request.sampling.structure, JsonSchema):
+            _json_value(structure.schema, structure.schema)
+        max_tokens = remaining_tokens(
+            request.sampling,
+            prompt_tokens=prompt_tokens,
+            partial_tokens=0,
+            context_window=self._info.context_window,
+        )
         self.requests.append(request)
         self._waiting += 1
-        speaking = asyncio.create_task(self._speak(request, prompt, on_text))
-        dying = asyncio.create_task(self._dead.wait())
+        reply = asyncio.create_task(self._run_in_slot(request, prompt_tokens, max_tokens, on_text))
+        crash = asyncio.create_task(self._crashed.wait())
         try:
             await asyncio.wait(
-                {speaking, dying}, timeout=request.timeout, return_when=asyncio.FIRST_COMPLETED
+                {reply, crash}, timeout=request.timeout, return_when=asyncio.FIRST_COMPLETED
             )
-            if speaking.done():
-                return speaking.result()
-            if dying.done():  # it may live again by now
-                raise EngineUnavailable("the scripted engine has died")
+            if reply.done():
+                return reply.result()
+            if crash.done():  # even when the engine was restarted since
+                raise EngineUnavailable("the scripted engine has crashed")
             raise EngineTimeout(f"no end within {request.timeout} s")
         except EngineUnavailable:
-            self._cut.add(request.messages)
+            self._interrupted.add(request.messages)
             raise
         finally:
-            dying.cancel()
-            speaking.cancel()
-            await asyncio.gather(dying, speaking, return_exceptions=True)
+            crash.cancel()
+            reply.cancel()
+            await asyncio.gather(crash, reply, return_exceptions=True)
 
-    async def _speak(self, request: GenerationRequest, prompt: int, on_text: OnText) -> Generation:
+    async def _run_in_slot(
+        self, request: GenerationRequest, prompt_tokens: int, max_tokens: int, on_text: OnText
+    ) -> Generation:
         try:
             await self._slots.acquire()
         finally:
             self._waiting -= 1
         self._running += 1
         try:
-            return await self._say(request, prompt, on_text)
+            return await self._run(request, prompt_tokens, max_tokens, on_text)
         finally:
             self._running -= 1
             self._slots.release()
 
-    async def _say(self, request: GenerationRequest, prompt: int, on_text: OnText) -> Generation:
-        line = self._line(request)
-        begun = line.text.startswith(request.partial)
-        whole = line.text if begun else request.partial + line.text
-        text = _until_stop(whole, request.sampling.stop)
-        tokens = _TOKEN.findall(text)
-        said = tokens[: min(request.sampling.max_tokens, self._context - prompt)]
-        new = _beyond(len(request.partial), said)
-        for number, token in enumerate(new):
-            await self._reach(line, number)
-            await asyncio.sleep(self._pace)
+    async def _run(
+        self, request: GenerationRequest, prompt_tokens: int, max_tokens: int, on_text: OnText
+    ) -> Generation:
+        reply = self._reply_to(request)
+        continues = reply.text.startswith(request.partial)
+        whole = reply.text if continues else request.partial + reply.text
+        tokens = _TOKEN.findall(_until_stop(whole, request.sampling.stop))
+        kept = tokens[:max_tokens]
+        new = _without_prefix(len(request.partial), kept)
+        for index, token in enumerate(new):
+            await self._apply_faults(reply, index)
+            await asyncio.sleep(self._seconds_per_token)
             on_text(token)
-        await self._reach(line, len(new), end=True)
-        if line.error is not None:
-            raise line.error
-        reason: FinishReason = "stop" if len(said) == len(tokens) else "length"
-        usage = Usage(prompt_tokens=prompt, completion_tokens=len(said))
+        await self._apply_faults(reply, len(new), end=True)
+        if reply.error is not None:
+            raise reply.error
+        reason: FinishReason = "stop" if len(kept) == len(tokens) else "length"
+        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(kept))
         return Generation(text="".join(new), finish_reason=reason, usage=usage)
 
-    async def _reach(self, line: ScriptedReply, place: int, *, end: bool = False) -> None:
-        """Do what ``line`` does after ``place`` tokens, or later where this is the end."""
+    async def _apply_faults(self, reply: ScriptedReply, index: int, *, end: bool = False) -> None:
+        """Pause or crash where ``reply`` does so after ``index`` tokens, or later at its end."""
 
-        def here(number: int | None) -> bool:
-            return number is not None and (number == place or (end and number > place))
+        def is_due(tokens: int | None) -> bool:
+            return tokens is not None and (tokens == index or (end and tokens > index))
 
-        if here(line.hold):
-            await self._go.wait()
-        if here(line.dies):
-            self.die()
-            raise EngineUnavailable("the scripted engine has died")
+        if is_due(reply.pause_after):
+            await self._resumed.wait()
+        if is_due(reply.crash_after):
+            self.crash()
+            raise EngineUnavailable("the scripted engine has crashed")
 
-    def _line(self, request: GenerationRequest) -> ScriptedReply:
-        if not self._lines:
-            return ScriptedReply(text=_babble(request))
-        said = self._said.get(request.messages)
-        if said is not None and (request.partial or request.messages in self._cut):
-            self._cut.discard(request.messages)
-            return said
-        line = self._lines[0]
-        if callable(line):
-            line = line(request)
-            return line if isinstance(line, ScriptedReply) else ScriptedReply(text=line)
-        return self._next_line(request)
+    def _reply_to(self, request: GenerationRequest) -> ScriptedReply:
+        if not self._replies:
+            return ScriptedReply(text=_random_text(request))
+        used = self._used.get(request.messages)
+        if used is not None and (request.partial or request.messages in self._interrupted):
+            self._interrupted.discard(request.messages)
+            return used
+        reply = self._replies[0]
+        if callable(reply):
+            reply = reply(request)
+            return reply if isinstance(reply, ScriptedReply) else ScriptedReply(text=reply)
+        return self._next_reply(request)
 
-    def _next_line(self, request: GenerationRequest) -> ScriptedReply:
-        """The list's next line, which is kept in case that it has to go on."""
-        line = self._lines.pop(0)
-        if not self._lines:
-            self._lines.append(_exhausted)
-        assert not callable(line)
-        if isinstance(line, str):
-            line = ScriptedReply(text=line)
-        self._said[request.messages] = dataclasses.replace(line, dies=None)
-        return line
+    def _next_reply(self, request: GenerationRequest) -> ScriptedReply:
+        """Take the next reply of the list, and store it in case that it is continued."""
+        reply = self._replies.pop(0)
+        if not self._replies:
+            self._replies.append(_fail_exhausted)
+        assert not callable(reply)
+        if isinstance(reply, str):
+            reply = ScriptedReply(text=reply)
+        self._used[request.messages] = dataclasses.replace(reply, crash_after=None)
+        return reply
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        self._require_alive()
+        if self._crashed.is_set():
+            raise EngineUnavailable("the scripted engine is not running")
         return sum(2 + len(_TOKEN.findall(message.content)) for message in messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        raise Unsupported("the scripted engine has no ability 'embed'")
+        raise Unsupported("the scripted engine lacks the capability 'embed'")
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        raise Unsupported("the scripted engine has no ability 'classify'")
+        raise Unsupported("the scripted engine lacks the capability 'classify'")
 
     async def stats(self) -> EngineStats:
         return EngineStats(running=self._running, waiting=self._waiting)
 
-    def _require_alive(self) -> None:
-        if not self._alive.is_set():
-            raise EngineUnavailable("the scripted engine is not running")
 
-    def _check_abilities(self, request: GenerationRequest) -> None:
-        sampling = request.sampling
-        wanted: dict[Capability, bool] = {
-            "json_schema": isinstance(sampling.structure, JsonSchema),
-            "choice": isinstance(sampling.structure, Choice),
-            "regex": sampling.structure is not None
-            and not isinstance(sampling.structure, JsonSchema | Choice),
-            "logprobs": sampling.logprobs is not None,
-            "seed": sampling.seed is not None,
-            "continuation": bool(request.partial),
-            "adapter": request.adapter is not None,
-            "priority": request.priority != 0,
-        }
-        for ability, asked in wanted.items():
-            if asked and ability not in self._can:
-                raise Unsupported(f"the scripted engine has no ability {ability!r}")
-        _check_structure(sampling.structure)
-
-
-def _exhausted(request: GenerationRequest) -> str:
+def _fail_exhausted(request: GenerationRequest) -> str:
     prompt = request.messages[-1].content
-    raise InvalidInput(f"the script is at its end, and a generation was asked for: {prompt!r}")
-
-
-def _check_sampling(request: GenerationRequest) -> None:
-    sampling = request.sampling
-    wrong = {
-        "max_tokens": sampling.max_tokens < 1,
-        "temperature": sampling.temperature < 0,
-        "top_p": not 0 < sampling.top_p <= 1,
-        "stop": "" in sampling.stop,
-    }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            raise InvalidInput(f"{name} {getattr(sampling, name)!r} makes no sense")
-
-
-def _check_structure(structure: Structure | None) -> None:
-    if isinstance(structure, Choice) and not structure.options:
-        raise InvalidInput("a choice needs options")
-    if isinstance(structure, JsonSchema):
-        _instance(structure.schema, structure.schema)
+    raise InvalidInput(f"the scripted engine has no reply left for the prompt {prompt!r}")
 
 
 def _until_stop(text: str, stops: Sequence[str]) -> str:
-    """The text before the earliest stop string."""
-    places = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-    return text[: min(places)] if places else text
+    """Return the text before the earliest stop string."""
+    found = [index for index in map(text.find, stops) if index >= 0]
+    return text[: min(found)] if found else text
 
 
-def _beyond(length: int, tokens: Sequence[str]) -> list[str]:
-    """What is left of ``tokens`` without their first ``length`` characters."""
-    left = []
+def _without_prefix(length: int, tokens: Sequence[str]) -> list[str]:
+    """Return ``tokens`` without their first ``length`` characters."""
+    rest = []
     for token in tokens:
         if len(token) > length:
-            left.append(token[length:])
+            rest.append(token[length:])
         length = max(0, length - len(token))
-    return left
+    return rest
 
 
-def _babble(request: GenerationRequest) -> str:
+def _random_text(request: GenerationRequest) -> str:
     structure = request.sampling.structure
     prompt = "\n".join(message.content for message in request.messages)
-    source = random.Random(_seed(request, prompt))
+    chooser = random.Random(_seed(request, prompt))
     if isinstance(structure, Choice):
-        return source.choice(structure.options)
+        return chooser.choice(structure.options)
     if isinstance(structure, JsonSchema):
-        return json.dumps(_instance(structure.schema, structure.schema))
+        return json.dumps(_json_value(structure.schema, structure.schema))
     words = 12 if "goodbye" in prompt.lower() else 10_000
-    return " ".join(source.choice(_WORDS) for _ in range(words))
+    return " ".join(chooser.choice(_WORDS) for _ in range(words))
 
 
 def _seed(request: GenerationRequest, prompt: str) -> int | None:
@@ -315,21 +271,21 @@ _EMPTY: dict[str, Any] = {  # JSON values
 }
 
 
-def _instance(schema: dict[str, Any], root: dict[str, Any]) -> Any:  # Any: JSON values
-    """The plainest value that satisfies a schema of the kind that pydantic makes."""
+def _json_value(schema: dict[str, Any], root: dict[str, Any]) -> Any:  # Any: JSON values
+    """Return the simplest value that satisfies a schema of the kind that pydantic makes."""
     if "$ref" in schema:
-        return _instance(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
+        return _json_value(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
     for key in ("default", "const"):
         if key in schema:
             return schema[key]
     if "enum" in schema:
         return schema["enum"][0]
     if "anyOf" in schema:
-        return _instance(schema["anyOf"][-1], root)
+        return _json_value(schema["anyOf"][-1], root)
     kind = schema.get("type", "object")
     if kind == "object":
         properties = schema.get("properties", {})
-        return {name: _instance(properties[name], root) for name in schema.get("required", ())}
+        return {name: _json_value(properties[name], root) for name in schema.get("required", ())}
     if kind not in _EMPTY:
         raise InvalidInput(f"a JSON schema has no type {kind!r}")
     return _EMPTY[kind]

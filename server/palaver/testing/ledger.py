@@ -1,6 +1,6 @@
-"""MemoryLedger: the whole `Ledger` protocol in plain objects, for tests and as the reference.
+"""MemoryLedger: the `Ledger` protocol in plain objects, for tests and as the reference.
 
-It keeps every rule of the protocol except durability: what it holds dies with the process.
+It follows every rule of the protocol except durability.
 """
 
 import asyncio
@@ -12,9 +12,10 @@ from itertools import count, islice
 
 import msgspec
 
+from palaver.concurrency import received_event
 from palaver.errors import Fenced, IndexConflict, TooMany
 from palaver.ledger import (
-    DEAD_LETTERS,
+    MAX_DEAD_LETTERS,
     QUEUE_ALL,
     Claim,
     ConcurrencyPolicies,
@@ -23,6 +24,7 @@ from palaver.ledger import (
     Export,
     Guarantee,
     HistoryEntry,
+    InboxMessage,
     LogEntry,
     OnChange,
     Page,
@@ -33,80 +35,71 @@ from palaver.ledger import (
     Receipt,
     Snapshot,
     StopState,
-    UnsettledTurns,
+    UnsettledCount,
 )
-from palaver.messages import (
-    Conversation,
-    Cursor,
-    Event,
-    Message,
-    StoredEvent,
-    new_id,
-)
+from palaver.messages import Conversation, Cursor, Event, Message, StoredEvent, new_id
 from palaver.testing.conversation_state import (
-    Closing,
     ConversationState,
-    InboxMessage,
-    OpenTurn,
-    Write,
+    LastWrite,
+    SettledTurn,
+    UnsettledTurn,
     digest_of,
 )
-from palaver.testing.erasing import Gone, count_all, erase_from
+from palaver.testing.erasure import ErasedCounts, count_content, erase_from
 
 
 class MemoryLedger:
     """A `Ledger` in memory.
 
-    ``clock`` gives the time in seconds since the epoch; ``events_kept`` bounds the events held
-    for a conversation once a turn has been settled.
+    ``clock`` returns seconds since the epoch. When a turn is settled, the conversation keeps its
+    newest ``events_kept`` events.
     """
 
     def __init__(
         self, *, clock: Callable[[], float] = time.time, events_kept: int = 10_000
     ) -> None:
         self._clock = clock
-        self._kept = events_kept
+        self._events_kept = events_kept
         self._epoch = new_id()
-        self._all: dict[str, ConversationState] = {}
+        self._conversations: dict[str, ConversationState] = {}
         self._memories: dict[tuple[str, str, str], str] = {}
-        self._dead: dict[str, tuple[str, DeadLetter]] = {}  # by turn, with whose it is
+        self._dead_letters: dict[str, tuple[str, DeadLetter]] = {}
+        """Person and dead letter, by turn."""
         self._ready: deque[ConversationState] = deque()
-        self._later: list[tuple[float, int, ConversationState]] = []
-        """When a lease lapses or a burst is over; it may come too early, but never too late."""
+        self._timers: list[tuple[float, int, ConversationState]] = []
+        """When a lease or a merge window ends: a timer may fire too early, never too late."""
         self._order = count()
-        self._hints: dict[str, list[OnChange]] = {}
+        self._watchers: dict[str, list[OnChange]] = {}
         self._work = asyncio.Event()
 
     async def start(self) -> None:
-        """Nothing to open."""
+        """Do nothing: there is no store to open."""
 
     async def close(self) -> None:
-        """Nothing to close; what is held stays, so a test may look at it."""
+        """Do nothing: the data stays for the test to read."""
 
-    # The walk of a turn
+    # Turns
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         now = self._clock()
         name = str(message.conversation)
-        held = self._all.get(name)
-        if held is None:
-            held = self._all[name] = ConversationState(message.conversation, self._epoch)
-        elif earlier := held.known(message, now):
+        state = self._conversations.get(name)
+        if state is None:
+            state = self._conversations[name] = ConversationState(message.conversation, self._epoch)
+        elif earlier := state.find_duplicate(message, now):
             return earlier
-        if held.messages_waiting >= policies.inbox_limit:
+        if state.waiting_messages >= policies.inbox_limit:
             raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
-        post = InboxMessage(message, now)
-        turn, joined = held.receive(post, policies)
-        held.mark(post, turn)
-        ahead = held.ahead_of(turn.id)
-        if not ahead and not held.running:
-            self._make_due(held)
-        self._publish(held, [turn.received(message, ahead=ahead)])
+        turn, joined = state.receive(InboxMessage(now, message), policies)
+        ahead = state.ahead_of(turn.id)
+        if not ahead and not state.is_running:
+            self._make_due(state)
+        self._publish(state, [received_event(turn.id, message, ahead=ahead)])
         return Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=joined)
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
-        if self._later:
-            timeout = min(timeout, max(0.0, self._later[0][0] - self._clock()))
+        if self._timers:
+            timeout = min(timeout, max(0.0, self._timers[0][0] - self._clock()))
         try:
             async with asyncio.timeout(timeout):
                 await self._work.wait()
@@ -115,42 +108,42 @@ class MemoryLedger:
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
         now = self._clock()
-        held = self._next_due(now)
-        if held is None:
+        state = self._next_due(now)
+        if state is None:
             self._work.clear()
             return None
-        turn = held.inbox[0]
-        if held.running:
-            turn.failed += 1
-        held.running = True
-        held.fence += 1
-        held.lapse = now + lease
-        turn.written = None
-        self._look_again(held, held.lapse)
+        turn = state.inbox[0]
+        if state.is_running:
+            turn.failed_attempts += 1
+        state.is_running = True
+        state.fence += 1
+        state.lease_expires_at = now + lease
+        turn.last_write = None
+        self._schedule_check(state, state.lease_expires_at)
         return Claim(
             turn=turn.id,
             messages=turn.messages,
             interrupted=turn.interrupted,
-            steering=turn.steered,
-            fence=held.fence,
-            attempt=turn.failed + 1,
+            steering_messages=turn.steering_messages,
+            fence=state.fence,
+            attempt=turn.failed_attempts + 1,
             index=turn.index,
             reply=turn.reply,
             journal=tuple(turn.journal[number] for number in sorted(turn.journal)),
-            history=held.lines(history),
-            pending_question=held.waiting,
-            stop_requested=turn.stop,
+            history=state.newest_history(history),
+            pending_question=state.pending_question,
+            stop_requested=turn.stop_requested,
         )
 
     async def append(
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
-        held, turn = self._owned(claim)
-        earlier = turn.earlier(entries, expect)
+        state, turn = self._owned(claim)
+        earlier = turn.repeated_write(entries, expect)
         if earlier is None:
             turn.check(entries)
-        held.lapse = self._clock() + lease
-        return earlier or self._write(held, turn, entries, expect)
+        state.lease_expires_at = self._clock() + lease
+        return earlier or self._write(state, turn, entries, expect)
 
     async def settle(
         self,
@@ -159,114 +152,119 @@ class MemoryLedger:
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
-        if earlier := self._settled_before(claim, entries, expect):
+        if earlier := self._repeated_settle(claim, entries, expect):
             return earlier
-        held, turn = self._owned(claim)
-        finished = turn.check_end(entries, expect)
-        turn.check_steered(steered)
+        state, turn = self._owned(claim)
+        finished = turn.check_settle(entries, expect, taken_steering)
         now = self._clock()
-        self._write(held, turn, entries, expect)
+        self._write(state, turn, entries, expect)
         if dead_letter_reason:
-            self._bury(turn, steered, dead_letter_reason, now)
-        held.ask(pending_question, {message.person for message in (*turn.messages, *steered)})
-        if moved := held.close(finished, len(steered), now):
-            self._publish(held, list(moved.received_anew()))
-        progress = Progress(turn.index, held.last, turn.stop, len(turn.steering))
-        held.closed[turn.id] = Closing(claim.fence, expect, digest_of(entries), progress)
-        self._hand_on(held)
-        held.trim(self._kept, now)
+            self._store_dead_letter(turn, taken_steering, dead_letter_reason, now)
+        state.set_pending_question(
+            pending_question, {message.person for message in (*turn.messages, *taken_steering)}
+        )
+        if moved := state.close_turn(finished, len(taken_steering), now):
+            self._publish(state, list(moved.moved_events()))
+        progress = turn.progress(state.last_offset)
+        state.settled_turns[turn.id] = SettledTurn(
+            claim.fence, expect, digest_of(entries), progress
+        )
+        self._end_claim(state)
+        state.trim(self._events_kept, now)
         return progress
 
-    async def steering(self, claim: Claim) -> tuple[Message, ...]:
+    async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
         _, turn = self._owned(claim)
-        return turn.steered
+        return turn.steering_messages
 
     async def release(self, claim: Claim) -> None:
-        held, _ = self._owned(claim)
-        self._hand_on(held)
+        state, _ = self._owned(claim)
+        self._end_claim(state)
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
-        held = self._all.get(str(conversation))
-        if held is None:
+        state = self._conversations.get(str(conversation))
+        if state is None:
             return "unknown", ""
-        for queued in held.inbox:
+        for queued in state.inbox:
             if turn is None or queued.id == turn:
-                queued.stop = True
+                queued.stop_requested = True
                 return "stopping", queued.id
-        if turn is not None and turn in held.closed:
+        if turn is not None and turn in state.settled_turns:
             return "settled", turn
         return "unknown", ""
 
     # Reading
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
-        held = self._all.get(str(conversation))
-        if held is None:
+        state = self._conversations.get(str(conversation))
+        if state is None:
             return Page(self._epoch, 1, 0, ())
-        start = max(after + 1, held.first)
-        events = islice(held.events, start - held.first, start - held.first + max(limit, 0))
+        start = max(after + 1, state.first_offset)
+        events = islice(
+            state.events, start - state.first_offset, start - state.first_offset + max(limit, 0)
+        )
         recorded = tuple(StoredEvent(start + step, event) for step, event in enumerate(events))
-        return Page(held.epoch, held.first, held.last, recorded)
+        return Page(state.epoch, state.first_offset, state.last_offset, recorded)
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         name = str(conversation)
-        self._hints.setdefault(name, []).append(on_change)
+        self._watchers.setdefault(name, []).append(on_change)
 
         def unwatch() -> None:
-            hints = self._hints.get(name, [])
-            if on_change in hints:
-                hints.remove(on_change)
-            if not hints:
-                self._hints.pop(name, None)
+            watchers = self._watchers.get(name, [])
+            if on_change in watchers:
+                watchers.remove(on_change)
+            if not watchers:
+                self._watchers.pop(name, None)
 
         return unwatch
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        held = self._all.get(str(conversation))
-        if held is None:
+        state = self._conversations.get(str(conversation))
+        if state is None:
             return Snapshot(cursor=Cursor(self._epoch, 0), history=(), pending=())
         pending = tuple(
             PendingTurn(
                 turn=turn.id,
-                messages=(*turn.messages, *turn.steered),
-                running=held.running and position == 0,
+                messages=(*turn.messages, *turn.steering_messages),
+                running=state.is_running and position == 0,
                 reply=turn.reply,
                 skill=turn.skill,
             )
-            for position, turn in enumerate(held.inbox)
+            for position, turn in enumerate(state.inbox)
         )
-        cursor = Cursor(held.epoch, held.last)
-        return Snapshot(cursor=cursor, history=held.lines(history), pending=pending)
+        cursor = Cursor(state.epoch, state.last_offset)
+        return Snapshot(cursor=cursor, history=state.newest_history(history), pending=pending)
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
-        held = self._all.get(str(conversation))
-        return frozenset(held.members) if held else frozenset()
+        state = self._conversations.get(str(conversation))
+        return frozenset(state.members) if state else frozenset()
 
     async def queue_depth(self) -> QueueDepth:
-        running = sum(held.running for held in self._all.values())
-        unsettled = sum(len(held.inbox) for held in self._all.values())
+        running = sum(state.is_running for state in self._conversations.values())
+        unsettled = sum(len(state.inbox) for state in self._conversations.values())
         return QueueDepth(queued=unsettled - running, running=running)
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
         sizes: dict[tuple[str, str], list[int]] = {}
-        for held in self._all.values():
-            for turn in held.inbox:
+        for state in self._conversations.values():
+            for turn in state.inbox:
                 size = sum(len(message.text.encode()) for message in turn.messages)
-                sizes.setdefault((held.conversation.tenant, turn.person), []).append(size)
+                sizes.setdefault((state.conversation.tenant, turn.person), []).append(size)
         return tuple(
-            UnsettledTurns(tenant=tenant, person=person, turns=len(found), bytes=sum(found))
+            UnsettledCount(tenant=tenant, person=person, turns=len(found), bytes=sum(found))
             for (tenant, person), found in sizes.items()
         )
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
-        newest = sorted(self._dead.values(), key=lambda letter: -letter[1].at)
+        newest = sorted(self._dead_letters.values(), key=lambda letter: -letter[1].at)
         return tuple(letter for _, letter in newest[: max(limit, 0)])
 
-    async def discard(self, turn: str) -> bool:
-        return self._dead.pop(turn, None) is not None
+    async def discard_dead_letter(self, turn: str) -> bool:
+        return self._dead_letters.pop(turn, None) is not None
 
     # People
 
@@ -282,11 +280,13 @@ class MemoryLedger:
     async def export(self, tenant: str, person: str) -> Export:
         conversations: dict[str, tuple[HistoryEntry, ...]] = {}
         pending: list[Message] = []
-        for held in self._all_of(tenant, person):
-            if lines := tuple(line.exchange for line in held.history if line.owner == person):
-                conversations[held.name] = lines
-            pending += [m for turn in held.inbox for m in (*turn.messages, *turn.steered)]
-        pending += [m for _, letter in self._letters_of(tenant) for m in letter.messages]
+        for state in self._conversations_of(tenant, person):
+            if theirs := tuple(owned.entry for owned in state.history if owned.owner == person):
+                conversations[state.name] = theirs
+            pending += [
+                m for turn in state.inbox for m in (*turn.messages, *turn.steering_messages)
+            ]
+        pending += [m for _, letter in self._dead_letters_of(tenant) for m in letter.messages]
         return Export(
             tenant=tenant,
             person=person,
@@ -297,22 +297,21 @@ class MemoryLedger:
         )
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        all_held = list(self._all_of(tenant, person))
-        gone = [self._erase_from(held, person) for held in all_held]
-        letters = self._erase_letters(tenant, person)
+        states = list(self._conversations_of(tenant, person))
+        erased = [self._erase_from(state, person) for state in states]
+        letters = self._erase_dead_letters(tenant, person)
         memories = self._memories_of(tenant, person)
         for key in memories:
             del self._memories[tenant, person, key]
-        self._epoch = new_id()  # a conversation that begins anew must not resume the erased one
-        for held in all_held:
-            for hint in tuple(self._hints.get(held.name, ())):
-                hint(())
+        self._epoch = new_id()  # cursors of an erased conversation must not fit a new one
+        for state in states:
+            self._notify(state.name, ())
         return Erasure(
             tenant=tenant,
             person=person,
-            conversations=len(all_held),
-            messages=sum(part.messages for part in gone),
-            events=sum(part.events for part in gone),
+            conversations=len(states),
+            messages=sum(part.messages for part in erased),
+            events=sum(part.events for part in erased),
             dead_letters=letters,
             memories=len(memories),
             at=self._clock(),
@@ -320,111 +319,119 @@ class MemoryLedger:
 
     async def guarantee(self) -> Guarantee:
         return Guarantee(
-            holds=("Turns of a conversation run one at a time, in order.",),
-            lacks=("Nothing survives the end of the process.",),
+            promises=("Turns of a conversation run one at a time, in order.",),
+            limitations=("Nothing survives the end of the process.",),
         )
 
-    # Below the surface
+    # Writing
 
-    def _owned(self, claim: Claim) -> tuple[ConversationState, OpenTurn]:
-        """The running turn of ``claim``. Raises `Fenced` when another claim holds it."""
-        held = self._all.get(str(claim.conversation))
+    def _owned(self, claim: Claim) -> tuple[ConversationState, UnsettledTurn]:
+        """Return the running turn of ``claim``. Raises `Fenced` when the claim is over."""
+        state = self._conversations.get(str(claim.conversation))
         if (
-            held is None
-            or not held.running
-            or held.fence != claim.fence
-            or held.inbox[0].id != claim.turn
+            state is None
+            or not state.is_running
+            or state.fence != claim.fence
+            or state.inbox[0].id != claim.turn
         ):
             raise Fenced(f"turn {claim.turn}: the claim with fence {claim.fence} is over")
-        return held, held.inbox[0]
+        return state, state.inbox[0]
 
-    def _settled_before(
+    def _repeated_settle(
         self, claim: Claim, entries: Sequence[LogEntry], expect: int
     ) -> Progress | None:
-        held = self._all.get(str(claim.conversation))
-        closed = held.closed.get(claim.turn) if held else None
-        if closed is None:
+        state = self._conversations.get(str(claim.conversation))
+        settled = state.settled_turns.get(claim.turn) if state else None
+        if settled is None:
             return None
-        if closed.fence != claim.fence:
+        if settled.fence != claim.fence:
             raise Fenced(f"turn {claim.turn}: another claim settled it")
-        if (closed.expect, closed.digest) != (expect, digest_of(entries)):
+        if (settled.expect, settled.digest) != (expect, digest_of(entries)):
             raise IndexConflict(f"turn {claim.turn}: it was settled otherwise")
-        return closed.progress
+        return settled.progress
 
     def _write(
-        self, held: ConversationState, turn: OpenTurn, entries: Sequence[LogEntry], expect: int
+        self,
+        state: ConversationState,
+        turn: UnsettledTurn,
+        entries: Sequence[LogEntry],
+        expect: int,
     ) -> Progress:
         if events := turn.apply(entries):
-            self._publish(held, events)
-        progress = Progress(turn.index, held.last, turn.stop, len(turn.steering))
+            self._publish(state, events)
         if entries:
-            turn.written = Write(expect, digest_of(entries), held.last)
-        return progress
+            turn.last_write = LastWrite(expect, digest_of(entries), state.last_offset)
+        return turn.progress(state.last_offset)
 
-    def _publish(self, held: ConversationState, events: list[Event]) -> None:
-        start = held.last + 1
-        held.events += events
-        if hints := self._hints.get(held.name):
-            recorded = tuple(StoredEvent(start + step, event) for step, event in enumerate(events))
-            for hint in tuple(hints):
-                hint(recorded)
+    def _publish(self, state: ConversationState, events: list[Event]) -> None:
+        start = state.last_offset + 1
+        state.events += events
+        if state.name in self._watchers:
+            stored = tuple(StoredEvent(start + step, event) for step, event in enumerate(events))
+            self._notify(state.name, stored)
 
-    def _bury(self, turn: OpenTurn, steered: Sequence[Message], why: str, now: float) -> None:
+    def _notify(self, name: str, events: tuple[StoredEvent, ...]) -> None:
+        for on_change in tuple(self._watchers.get(name, ())):
+            on_change(events)
+
+    def _store_dead_letter(
+        self, turn: UnsettledTurn, taken: Sequence[Message], reason: str, now: float
+    ) -> None:
         letter = DeadLetter(
             turn=turn.id,
-            messages=(*turn.interrupted, *turn.messages, *steered),
-            attempt=turn.failed + 1,
+            messages=(*turn.interrupted, *turn.messages, *taken),
+            attempt=turn.failed_attempts + 1,
             reply=turn.reply,
             skill=turn.skill,
-            problem=why,
+            reason=reason,
             at=now,
         )
-        self._dead[turn.id] = (turn.person, letter)
-        if len(self._dead) > DEAD_LETTERS:
-            del self._dead[next(iter(self._dead))]
+        self._dead_letters[turn.id] = (turn.person, letter)
+        if len(self._dead_letters) > MAX_DEAD_LETTERS:
+            del self._dead_letters[next(iter(self._dead_letters))]
 
-    # What is due
+    # Due conversations
 
-    def _make_due(self, held: ConversationState) -> None:
-        if not held.ready:
-            held.ready = True
-            self._ready.append(held)
+    def _make_due(self, state: ConversationState) -> None:
+        if not state.is_ready:
+            state.is_ready = True
+            self._ready.append(state)
         self._work.set()
 
-    def _hand_on(self, held: ConversationState) -> None:
-        """End the claim; the conversation is due again when turns wait."""
-        held.running = False
-        if held.inbox:
-            self._make_due(held)
+    def _end_claim(self, state: ConversationState) -> None:
+        """End the claim; the conversation becomes due when it has an unsettled turn."""
+        state.is_running = False
+        if state.inbox:
+            self._make_due(state)
 
     def _next_due(self, now: float) -> ConversationState | None:
-        while self._later and self._later[0][0] <= now:
-            _, _, held = heapq.heappop(self._later)
-            self._make_due(held)
+        while self._timers and self._timers[0][0] <= now:
+            _, _, state = heapq.heappop(self._timers)
+            self._make_due(state)
         while self._ready:
-            held = self._ready.popleft()
-            held.ready = False
-            if held.inbox:  # empty when its last turn was settled late, or erased
-                due = held.lapse if held.running else held.inbox[0].due
+            state = self._ready.popleft()
+            state.is_ready = False
+            if state.inbox:  # empty when its last turn was settled late, or erased
+                due = state.lease_expires_at if state.is_running else state.inbox[0].due_at
                 if due <= now:
-                    return held
-                self._look_again(held, due)
+                    return state
+                self._schedule_check(state, due)
         return None
 
-    def _look_again(self, held: ConversationState, at: float) -> None:
-        heapq.heappush(self._later, (at, next(self._order), held))
+    def _schedule_check(self, state: ConversationState, at: float) -> None:
+        heapq.heappush(self._timers, (at, next(self._order), state))
 
     # People
 
-    def _all_of(self, tenant: str, person: str) -> Iterator[ConversationState]:
-        for held in self._all.values():
-            if held.conversation.tenant == tenant and person in held.members:
-                yield held
+    def _conversations_of(self, tenant: str, person: str) -> Iterator[ConversationState]:
+        for state in self._conversations.values():
+            if state.conversation.tenant == tenant and person in state.members:
+                yield state
 
-    def _letters_of(self, tenant: str) -> list[tuple[str, DeadLetter]]:
+    def _dead_letters_of(self, tenant: str) -> list[tuple[str, DeadLetter]]:
         return [
             letter
-            for letter in self._dead.values()
+            for letter in self._dead_letters.values()
             if letter[1].messages[0].conversation.tenant == tenant
         ]
 
@@ -435,28 +442,31 @@ class MemoryLedger:
             if owner == tenant and who == person
         }
 
-    def _erase_from(self, held: ConversationState, person: str) -> Gone:
-        if held.members == {person}:
-            self._forget(held)
-            return count_all(held, person)
-        gone = erase_from(held, person, self._clock())
-        if gone.fenced or not held.running:  # the oldest turn may be another one now
-            self._hand_on(held)
-        return gone
+    def _erase_from(self, state: ConversationState, person: str) -> ErasedCounts:
+        if state.members == {person}:
+            self._delete(state)
+            return count_content(state, person)
+        erased = erase_from(state, person, self._clock())
+        if erased.fenced or not state.is_running:  # another turn may be the oldest now
+            self._end_claim(state)
+        return erased
 
-    def _forget(self, held: ConversationState) -> None:
-        del self._all[held.name]
-        self._ready = deque(due for due in self._ready if due is not held)
-        self._later = [later for later in self._later if later[2] is not held]
-        heapq.heapify(self._later)
+    def _delete(self, state: ConversationState) -> None:
+        del self._conversations[state.name]
+        self._ready = deque(ready for ready in self._ready if ready is not state)
+        self._timers = [timer for timer in self._timers if timer[2] is not state]
+        heapq.heapify(self._timers)
 
-    def _erase_letters(self, tenant: str, person: str) -> int:
-        touched = 0
-        for owner, letter in self._letters_of(tenant):
-            left = tuple(message for message in letter.messages if message.person != person)
-            touched += len(left) < len(letter.messages)
+    def _erase_dead_letters(self, tenant: str, person: str) -> int:
+        changed = 0
+        for owner, letter in self._dead_letters_of(tenant):
+            others = tuple(message for message in letter.messages if message.person != person)
+            changed += len(others) < len(letter.messages)
             if owner == person:
-                del self._dead[letter.turn]
+                del self._dead_letters[letter.turn]
             else:
-                self._dead[letter.turn] = (owner, msgspec.structs.replace(letter, messages=left))
-        return touched
+                self._dead_letters[letter.turn] = (
+                    owner,
+                    msgspec.structs.replace(letter, messages=others),
+                )
+        return changed

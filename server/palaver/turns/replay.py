@@ -23,6 +23,15 @@ class Replay:
         """Return the text of this run."""
         return "".join(self._said)
 
+    @property
+    def pieces(self) -> int:
+        """Return the number of pieces said: the start of `text_since` for what is said next."""
+        return len(self._said)
+
+    def text_since(self, start: int) -> str:
+        """Return the text of this run from piece ``start`` on."""
+        return "".join(self._said[start:])
+
     def say(self, text: str) -> None:
         self._said.append(text)
         if self._unreplayed:

@@ -12,7 +12,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from palaver.config.settings import ServerSettings
 from palaver.errors import LedgerUnavailable
@@ -25,6 +25,16 @@ CLOSE_SECONDS = 3.0
 NO_REPLICA_SECONDS = 2.0
 """Seconds without a running turn in the whole ledger after which no other replica is assumed:
 one with free capacity claims a released turn within a second."""
+
+
+class Listener(Protocol):
+    """The network side of a server."""
+
+    async def stop_listening(self) -> None:
+        """Accept no further request."""
+
+    def open_requests(self) -> int:
+        """Return the number of requests that are not answered; some may not have subscribed yet."""
 
 
 class GracefulShutdown:
@@ -43,11 +53,8 @@ class GracefulShutdown:
         self._ledger = ledger
         self._settings = settings
 
-    async def run(
-        self, stop_listening: Callable[[], Awaitable[None]], open_requests: Callable[[], int]
-    ) -> None:
-        """Take all steps. ``open_requests`` returns the number of requests that are not answered;
-        some of them may not have subscribed yet."""
+    async def run(self, listener: Listener) -> None:
+        """Take all steps."""
         deadline = asyncio.get_running_loop().time() + max(
             0.0, self._settings.grace - CLOSE_SECONDS
         )
@@ -55,17 +62,17 @@ class GracefulShutdown:
             self._dispatcher.drain(_until(deadline, self._settings.drain)),
             asyncio.sleep(_until(deadline, self._settings.linger)),
         )
-        await stop_listening()
+        await listener.stop_listening()
         self._subscriptions.close_when_idle()
-        await self._wait_for_open_turns(deadline, open_requests)
+        await self._wait_for_open_turns(deadline, listener)
         await self._subscriptions.close_all()
 
-    async def _wait_for_open_turns(self, deadline: float, open_requests: Callable[[], int]) -> None:
+    async def _wait_for_open_turns(self, deadline: float, listener: Listener) -> None:
         """Wait while other replicas continue the turns that clients here are subscribed to."""
         loop = asyncio.get_running_loop()
         idle_since = None
         checked_at = -NO_REPLICA_SECONDS
-        while loop.time() < deadline and (self._close_idle() or open_requests()):
+        while loop.time() < deadline and (self._close_idle() or listener.open_requests()):
             if loop.time() - checked_at > NO_REPLICA_SECONDS / 4:
                 checked_at = loop.time()
                 idle_since = (idle_since or checked_at) if await self._nothing_runs() else None

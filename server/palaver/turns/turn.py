@@ -67,6 +67,17 @@ class Filter(Protocol):
         """Return the text that is left at the end."""
 
 
+class _Filtered:
+    """Receives text for a filter, and passes on what the filter lets through."""
+
+    def __init__(self, filter_: Filter, on_text: OnText) -> None:
+        self._filter = filter_
+        self._on_text = on_text
+
+    def __call__(self, text: str) -> None:
+        self._on_text(self._filter.feed(text))
+
+
 class UnvalidatedArguments(pydantic.BaseModel):
     """The arguments that the router found in the message, as they are, one attribute for each."""
 
@@ -136,7 +147,7 @@ class Turn(Generic[ArgumentsT]):
         self._replay = replay
         self._services = services
         self._citations = 0
-        self._steering = claim.steering
+        self._steering = claim.steering_messages
         self.taken_steering: tuple[Message, ...] = ()
         """The messages that `take_steering` has returned."""
 
@@ -211,28 +222,20 @@ class Turn(Generic[ArgumentsT]):
         if recorded is not None:
             self._replay.say(recorded)
             return recorded
+        start = self._replay.pieces
         # The part of this reply that an earlier attempt has stored.
         stored = self._replay.replay_rest() if "continuation" in self.engine.capabilities else ""
-        said = [stored]
+        on_text: OnText = self._replay.say
         if through is not None:
             through.feed(stored)
-
-        def say(text: str) -> None:
-            said.append(text)
-            self._replay.say(text)
-
-        def say_filtered(text: str) -> None:
-            assert through is not None
-            say(through.feed(text))
-
-        on_text = say if through is None else say_filtered
+            on_text = _Filtered(through, on_text)
         generating = self._generate(
             step, prompt, system, history, sampling, partial=stored, on_text=on_text
         )
         await (self._run_until_steered(generating) if steerable else generating)
         if through is not None:
-            say(through.end())
-        text = "".join(said)
+            self._replay.say(through.end())
+        text = self._replay.text_since(start)
         self._journal.record_result(step, text)
         return text
 
@@ -366,7 +369,7 @@ class Turn(Generic[ArgumentsT]):
         """
 
         async def read_ledger(step: Step) -> tuple[Message, ...]:
-            self._steering = await self._services.ledger.steering(self._claim)
+            self._steering = await self._services.ledger.read_steering(self._claim)
             return self._steering[len(self.taken_steering) :]
 
         messages = await self._journal.run_once(tuple[Message, ...], read_ledger, "steering")

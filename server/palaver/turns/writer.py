@@ -65,7 +65,7 @@ class TurnWriter:
         self._written_at = self._loop.time()
         self._live = True
         self._closed = False
-        self._steering = len(claim.steering)
+        self._steering = len(claim.steering_messages)
         self._taken = 0
         self.steered = asyncio.Event()
         """Set while a message that was handed to the turn has not been taken."""
@@ -188,7 +188,7 @@ class TurnWriter:
     def _advance(self, progress: Progress) -> None:
         self._index = progress.index
         self._written_at = self._loop.time()
-        self._steering = max(self._steering, progress.steering)
+        self._steering = max(self._steering, progress.steering_count)
         self.steering_taken(self._taken)
         if progress.stop_requested and not self._closed:
             self._interruption.stop()
@@ -239,7 +239,7 @@ class TurnWriter:
                 self._entries,
                 expect=self._index,
                 pending_question=pending_question,
-                steered=steered,
+                taken_steering=steered,
                 dead_letter_reason=dead_letter_reason,
             )
 

@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-import palaver
 from palaver.channels import ConversationAccess
 from palaver.errors import InvalidInput, PalaverError
 from palaver.messages import Message, encode, new_id
 from palaver.replies import follow_reply
 from palaver.server import Server
+from palaver.version import __version__
 from palaver.web.bodies import (
     ConversationResponse,
     ErrorDetail,
@@ -127,7 +127,7 @@ class ApiHandler:
 
     async def _about(self, request: web.Request) -> web.StreamResponse:
         self._server.authenticate(request)
-        return json_response({"version": palaver.__version__, **self._server.about()})
+        return json_response({"version": __version__, **self._server.about()})
 
 
 def _decode(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the decoder's struct

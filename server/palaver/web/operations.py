@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-import palaver
 from palaver.errors import Overloaded
 from palaver.server import Server
+from palaver.version import __version__
 from palaver.web.api import json_response
 from palaver.web.openapi import document
 
@@ -44,4 +44,4 @@ class OperationsHandler:
         )
 
     async def _openapi(self, request: web.Request) -> web.StreamResponse:
-        return json_response(document(palaver.__version__))
+        return json_response(document(__version__))

@@ -1,8 +1,8 @@
-"""The engines under the conformance suite, and how each is made.
+"""Fixtures of the engine tests, and the engines of the conformance suite.
 
-`FACTORIES` maps a name to an async context manager: given a model's directory, it yields an
-engine that is built but not started, and ends what it started itself (a server, a temporary
-directory) afterwards. One whose dependency is missing skips with the reason.
+`FACTORIES` maps a name to an async context manager: it takes a model directory, yields an engine
+that is not started, and cleans up what it created (a server, a temporary directory). It skips
+the test when its dependency is missing.
 """
 
 from collections.abc import AsyncIterator
@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from tests.plugins.engines.models import write_classifier, write_model
-from tests.plugins.engines.support import Ear, Factory, Subject
+from tests.plugins.engines.support import Factory, StartedEngine, TextCollector
 
 from palaver.engine import Engine
 from palaver.hooks import BuildContext
 from palaver_plugins.engines import openvino, transformers
 
 
-def built_in(plugin: ModuleType, model: Path, **settings: object) -> Engine:
-    """The engine of a built-in plugin, made as the server makes it."""
+def build_engine(plugin: ModuleType, model: Path, **settings: object) -> Engine:
+    """Build the engine of a built-in plugin as the server does."""
     (backend,) = plugin.palaver_register_engines()
     build_context = BuildContext(
         data_directory=model.parent / "data", resolve_model=lambda name: model.parent / name
@@ -35,38 +35,38 @@ def built_in(plugin: ModuleType, model: Path, **settings: object) -> Engine:
 @asynccontextmanager
 async def scripted_engine(model: Path) -> AsyncIterator[Engine]:
     kit: Any = pytest.importorskip("palaver.testing.engine", exc_type=ImportError)
-    yield kit.ScriptedEngine(pace=0.0005)  # else it says everything at once
+    yield kit.ScriptedEngine(seconds_per_token=0.0005)  # else all text arrives at once
 
 
 @asynccontextmanager
 async def openvino_engine(model: Path) -> AsyncIterator[Engine]:
     pytest.importorskip("openvino_genai")
-    yield built_in(openvino, model, threads=1)
+    yield build_engine(openvino, model, threads=1)
 
 
 @asynccontextmanager
 async def transformers_engine(model: Path) -> AsyncIterator[Engine]:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    others = {"embedding": model.name, "classifier": "judge"}
+    encoders = {"embedding_model": model.name, "classifier_model": "judge"}
     if not (model.parent / "judge").exists():
-        others = {}
-    yield built_in(transformers, model, threads=1, **others)
+        encoders = {}
+    yield build_engine(transformers, model, threads=1, **encoders)
 
 
-def serving() -> Any:  # Any: a module that may be absent
+def serving_module() -> Any:  # Any: a module that may be absent
     return pytest.importorskip("tests.plugins.engines.serving", exc_type=ImportError)
 
 
 @asynccontextmanager
 async def vllm_engine(model: Path) -> AsyncIterator[Engine]:
-    async with serving().vllm_engine(model) as engine:
+    async with serving_module().vllm_engine(model) as engine:
         yield engine
 
 
 @asynccontextmanager
 async def openai_engine(model: Path) -> AsyncIterator[Engine]:
-    async with serving().openai_engine(model) as engine:
+    async with serving_module().openai_engine(model) as engine:
         yield engine
 
 
@@ -97,15 +97,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loop_scope="module",
     params=[pytest.param(name, marks=MARKS.get(name, [])) for name in FACTORIES],
 )
-async def subject(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Subject]:
-    make = FACTORIES[request.param]
-    async with make(model) as engine:
+async def started(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[StartedEngine]:
+    factory = FACTORIES[request.param]
+    async with factory(model) as engine:
         try:
-            yield Subject(request.param, engine, await engine.start(), make, model)
+            yield StartedEngine(request.param, engine, await engine.start(), factory, model)
         finally:
             await engine.close()
 
 
 @pytest.fixture
-def ear() -> Ear:
-    return Ear()
+def collector() -> TextCollector:
+    return TextCollector()

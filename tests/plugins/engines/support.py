@@ -1,4 +1,4 @@
-"""What the tests of engines share: a listener, requests in few words, bounded waits."""
+"""Helpers of the engine tests: a text collector, short requests, bounded waits."""
 
 import asyncio
 import dataclasses
@@ -22,8 +22,8 @@ IDLE = EngineStats(running=0, waiting=0)
 _serial = count(1)
 
 
-class Ear:
-    """An ``on_text`` that keeps the pieces, and tells when the first has come."""
+class TextCollector:
+    """An ``on_text`` that stores the pieces; ``first`` is set by the first one."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
@@ -39,32 +39,34 @@ class Ear:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Subject:
-    """A started engine, what it declared, and how to make another one."""
+class StartedEngine:
+    """A started engine with its description, and a factory for another instance."""
 
     name: str
     engine: Engine
     engine_info: EngineInfo
-    make: Factory
+    factory: Factory
     model: Path
 
-    def can(self, ability: str) -> bool:
-        return ability in self.engine_info.capabilities
+    def has(self, capability: str) -> bool:
+        return capability in self.engine_info.capabilities
 
-    async def say(self, prompt: str, ear: Ear | None = None, **options: object) -> Generation:
-        return await self.engine.generate(request(prompt, **options), ear or Ear())
+    async def generate(
+        self, prompt: str, collector: TextCollector | None = None, **options: object
+    ) -> Generation:
+        return await self.engine.generate(request(prompt, **options), collector or TextCollector())
 
-    async def idle(self) -> None:
-        """Return when the engine counts no request; `TimeoutError` after 5 seconds."""
+    async def wait_until_idle(self) -> None:
+        """Wait until the engine counts no request. Raises `TimeoutError` after 5 seconds."""
 
         async def is_idle() -> bool:
             return await self.engine.stats() == IDLE
 
-        await until(is_idle)
+        await wait_until(is_idle)
 
 
 def request(prompt: str | tuple[ChatMessage, ...], **options: object) -> GenerationRequest:
-    """A request from a prompt and any fields of `Sampling` and `GenerationRequest`."""
+    """Return a request with ``prompt`` and any fields of `Sampling` and `GenerationRequest`."""
     messages = (ChatMessage("user", prompt),) if isinstance(prompt, str) else prompt
     names = {field.name for field in dataclasses.fields(Sampling)}
     sampling = {"max_tokens": 40} | {key: options[key] for key in names & options.keys()}
@@ -78,8 +80,8 @@ def request(prompt: str | tuple[ChatMessage, ...], **options: object) -> Generat
     )
 
 
-async def until(holds: Callable[[], Awaitable[bool]], within: float = 5.0) -> None:
-    """Return when ``holds`` does; `TimeoutError` after ``within`` seconds."""
-    async with asyncio.timeout(within):
-        while not await holds():  # noqa: ASYNC110  an engine's count sets no event
+async def wait_until(condition: Callable[[], Awaitable[bool]], timeout: float = 5.0) -> None:  # noqa: ASYNC109
+    """Wait until ``condition`` returns True. Raises `TimeoutError` after ``timeout`` seconds."""
+    async with asyncio.timeout(timeout):
+        while not await condition():  # noqa: ASYNC110  an engine's count sets no event
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Compact JSON by a grammar of our own, as xgrammar inside OpenVINO understands it."""
+"""Grammars of compact JSON in xgrammar's notation."""
 
 import asyncio
 import json
@@ -8,10 +8,10 @@ from typing import Any, Literal
 import pydantic
 import pytest
 from tests.plugins.engines.conftest import openvino_engine
-from tests.plugins.engines.support import Ear, request
+from tests.plugins.engines.support import TextCollector, request
 
 from palaver.engine import Engine, JsonSchema
-from palaver_plugins.engines.json_grammar import grammar
+from palaver_plugins.engines.json_grammar import build_grammar
 
 
 class Part(pydantic.BaseModel):
@@ -20,7 +20,7 @@ class Part(pydantic.BaseModel):
 
 
 class Order(pydantic.BaseModel):
-    """Whatever pydantic can make of it, in one model."""
+    """Most kinds of fields of pydantic, in one model."""
 
     kind: Literal["new", 'the "old" one', "größer"]
     count: int = pydantic.Field(ge=1, le=20)
@@ -33,9 +33,9 @@ class Order(pydantic.BaseModel):
 
 @pytest.mark.openvino
 @pytest.mark.live
-async def test_what_pydantic_asks_for_is_what_comes(model: Path) -> None:
+async def test_the_output_is_valid_for_the_pydantic_model(model: Path) -> None:
     schema = Order.model_json_schema()
-    assert grammar(schema)
+    assert build_grammar(schema)
     async with openvino_engine(model) as engine:
         await engine.start()
         try:
@@ -52,9 +52,11 @@ async def test_what_pydantic_asks_for_is_what_comes(model: Path) -> None:
 
 async def sample(engine: Engine, schema: dict[str, Any], seed: int) -> str:
     options = {"structure": JsonSchema(schema), "seed": seed, "temperature": 1.0}
-    said = await engine.generate(request("An order", max_tokens=600, **options), Ear())
-    assert said.finish_reason == "stop"
-    return said.text
+    generation = await engine.generate(
+        request("An order", max_tokens=600, **options), TextCollector()
+    )
+    assert generation.finish_reason == "stop"
+    return generation.text
 
 
 @pytest.mark.parametrize(
@@ -74,13 +76,13 @@ async def sample(engine: Engine, schema: dict[str, Any], seed: int) -> str:
     ids=str,
 )
 def test_the_rest_of_json_schema_is_left_to_xgrammar(schema: dict[str, Any]) -> None:
-    assert grammar(schema) is None
+    assert build_grammar(schema) is None
 
 
-def test_members_that_are_not_required_may_be_left_out() -> None:
+def test_optional_members_may_be_left_out() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "null"}, "b": {"const": 1}}}
     rules = dict(
-        line.split(" ::= ") for line in str(grammar(schema)).splitlines() if "members" in line
+        line.split(" ::= ") for line in str(build_grammar(schema)).splitlines() if "members" in line
     )
     assert rules.pop("root") == '"{" members0_0_first "}"'
     assert rules["members0_0_first"] == '"\\"a\\"" ":" null members0_1 | members0_1_first'

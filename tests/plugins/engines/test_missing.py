@@ -1,4 +1,4 @@
-"""Engines whose packages are not installed: cheap to register, and clear when started."""
+"""Engines without their packages: registration imports nothing, the start fails clearly."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.plugins.engines.conftest import built_in
+from tests.plugins.engines.conftest import build_engine
 
 from palaver.errors import ConfigurationError
 from palaver_plugins.engines import openvino, transformers
@@ -29,11 +29,11 @@ def test_registering_the_engines_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("plugin", "package"), [(openvino, "openvino_genai"), (transformers, "torch")]
 )
-async def test_starting_without_the_packages_tells_how_to_install_them(
+async def test_starting_without_the_packages_says_how_to_install_them(
     model: Path, monkeypatch: pytest.MonkeyPatch, plugin: ModuleType, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    engine = built_in(plugin, model)
+    engine = build_engine(plugin, model)
     with pytest.raises(
         ConfigurationError, match=r"pip install 'palaver-server\[(openvino|transf.*)\]'"
     ):

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.plugins.engines.misbehaving import (
-    END,
-    VLLM,
-    Behaviour,
-    Fake,
-    breaks,
-    event,
-    hangs,
-    piece,
-    refuses,
-    says,
-    serving,
+from tests.plugins.engines.fault_injecting_server import (
+    STREAM_END,
+    VLLM_CARD,
+    FaultInjectingServer,
+    Handler,
+    drop_connection,
+    fault_injecting_servers,
+    hang,
+    respond_error,
+    send_stream,
+    sse_event,
+    text_chunk,
 )
-from tests.plugins.engines.models import TALK
-from tests.plugins.engines.serving import Serve, build_openai, shared_serve
-from tests.plugins.engines.support import Ear, request, until
+from tests.plugins.engines.models import ENDLESS_PROMPT
+from tests.plugins.engines.serving import VllmServer, build_openai, shared_server
+from tests.plugins.engines.support import TextCollector, request, wait_until
 
 from palaver.config.settings import Secret
 from palaver.engine import ChatMessage, Choice, EngineStats, JsonSchema
@@ -38,23 +38,23 @@ from palaver.errors import (
 )
 from palaver_plugins.engines.openai import OpenAIEngine, OpenAISettings
 
-HELLO = says(piece("Hel"), piece("lo"))
+HELLO = send_stream(text_chunk("Hel"), text_chunk("lo"))
 SCHEMA = JsonSchema({"type": "object"})
 
 
-async def started(*fakes: Fake, **settings: object) -> OpenAIEngine:
-    engine = build_openai(*(fake.url for fake in fakes), **settings)
+async def started(*servers: FaultInjectingServer, **settings: object) -> OpenAIEngine:
+    engine = build_openai(*(server.url for server in servers), **settings)
     await engine.start()
     return engine
 
 
-async def outcome(behave: Behaviour, **options: object) -> PalaverError:
-    """What ``behave`` makes of a generation."""
-    async with serving(behave) as (fake,):
-        engine = await started(fake)
+async def outcome(handler: Handler, **options: object) -> PalaverError:
+    """Return the error of a generation at ``handler``."""
+    async with fault_injecting_servers(handler) as (server,):
+        engine = await started(server)
         try:
             with pytest.raises(PalaverError) as caught:
-                await engine.generate(request("x", **options), Ear())
+                await engine.generate(request("x", **options), TextCollector())
             return caught.value
         finally:
             await engine.close()
@@ -64,29 +64,38 @@ async def outcome(behave: Behaviour, **options: object) -> PalaverError:
 
 
 async def test_pieces_and_usage_arrive() -> None:
-    async with serving(HELLO) as (fake,):
-        engine, ear = await started(fake), Ear()
-        said = await engine.generate(request("x"), ear)
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine, collector = await started(server), TextCollector()
+        generation = await engine.generate(request("x"), collector)
         await engine.close()
-    assert (said.text, ear.pieces, said.finish_reason) == ("Hello", ["Hel", "lo"], "stop")
-    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (7, 3)
+    assert (generation.text, collector.pieces, generation.finish_reason) == (
+        "Hello",
+        ["Hel", "lo"],
+        "stop",
+    )
+    assert (generation.usage.prompt_tokens, generation.usage.completion_tokens) == (7, 3)
 
 
 async def test_chunks_may_end_anywhere_and_comments_are_skipped() -> None:
-    text = b": ping\r\n\r\n" + piece("Grü").replace(b"\n", b"\r\n") + piece("ße") + END
+    text = (
+        b": ping\r\n\r\n"
+        + text_chunk("Grü").replace(b"\n", b"\r\n")
+        + text_chunk("ße")
+        + STREAM_END
+    )
     cut = [text[place : place + 3] for place in range(0, len(text), 3)]
-    async with serving(says(*cut, end=b"")) as (fake,):
-        engine = await started(fake)
-        assert (await engine.generate(request("x"), Ear())).text == "Grüße"
+    async with fault_injecting_servers(send_stream(*cut, end=b"")) as (server,):
+        engine = await started(server)
+        assert (await engine.generate(request("x"), TextCollector())).text == "Grüße"
         await engine.close()
 
 
-async def test_a_plain_server_hears_only_what_was_asked_for() -> None:
-    async with serving(HELLO) as (fake,):
-        engine = await started(fake)
-        await engine.generate(request("x", structure=SCHEMA, seed=3, stop=("z",)), Ear())
+async def test_a_generic_server_gets_only_the_parameters_that_differ_from_the_defaults() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server)
+        await engine.generate(request("x", structure=SCHEMA, seed=3, stop=("z",)), TextCollector())
         await engine.close()
-    (body,) = fake.bodies
+    (body,) = server.bodies
     assert body.keys() == {
         *("messages", "model", "stream", "stream_options", "max_tokens", "temperature", "top_p"),
         *("seed", "stop", "response_format"),
@@ -94,28 +103,28 @@ async def test_a_plain_server_hears_only_what_was_asked_for() -> None:
     assert body["response_format"]["json_schema"]["schema"] == SCHEMA.schema
 
 
-async def test_vllm_hears_of_tenant_priority_and_structure() -> None:
-    async with serving(HELLO, card=VLLM) as (fake,):
-        engine = await started(fake)
-        await engine.generate(request("x", structure=Choice(("a",)), priority=2), Ear())
+async def test_vllm_gets_tenant_priority_and_structure() -> None:
+    async with fault_injecting_servers(HELLO, card=VLLM_CARD) as (server,):
+        engine = await started(server)
+        await engine.generate(request("x", structure=Choice(("a",)), priority=2), TextCollector())
         await engine.close()
-    (body,) = fake.bodies
+    (body,) = server.bodies
     assert body["structured_outputs"] == {"choice": ["a"]}
     assert (body["priority"], body["cache_salt"], body["top_k"]) == (2, "tests", 0)
 
 
-async def test_a_plain_server_cannot_continue() -> None:
-    async with serving(HELLO) as (fake,):
-        engine = await started(fake)
+async def test_a_generic_server_cannot_continue() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server)
         with pytest.raises(Unsupported):
-            await engine.generate(request("x", partial="He"), Ear())
+            await engine.generate(request("x", partial="He"), TextCollector())
         await engine.close()
-    assert not fake.bodies
+    assert not server.bodies
 
 
-async def test_what_is_known_better_is_believed() -> None:
-    async with serving(HELLO) as (fake,):
-        engine = build_openai(fake.url, engine_info=["generate"], context=77)
+async def test_settings_override_what_the_server_declares() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = build_openai(server.url, capabilities=["generate"], context_window=77)
         engine_info = await engine.start()
         await engine.close()
     assert engine_info.capabilities == frozenset({"generate"})
@@ -124,39 +133,39 @@ async def test_what_is_known_better_is_believed() -> None:
 
 async def test_the_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", "s3cret")
-    async with serving(HELLO) as (fake,):
-        engine = await started(fake, api_key=Secret("env:THE_KEY"))
-        await engine.generate(request("x"), Ear())
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server, api_key=Secret("env:THE_KEY"))
+        await engine.generate(request("x"), TextCollector())
         await engine.close()
-    assert fake.keys == ["Bearer s3cret"]
+    assert server.keys == ["Bearer s3cret"]
 
 
-async def test_tokens_are_counted_by_the_bill_of_a_plain_server() -> None:
-    bill = {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}
-    async with serving(refuses(200, bill)) as (fake,):
-        engine = await started(fake)
+async def test_tokens_are_counted_by_the_usage_of_a_generic_server() -> None:
+    usage = {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    async with fault_injecting_servers(respond_error(200, usage)) as (server,):
+        engine = await started(server)
         assert await engine.count_tokens([ChatMessage("user", "x")]) == 5
         await engine.close()
 
 
 async def test_vectors_have_unit_length_and_the_texts_order() -> None:
-    async with serving(HELLO) as (fake,):
-        engine = await started(fake, embedding_model="e")
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server, embedding_model="e")
         vectors = await engine.embed(["four", ""])
         await engine.close()
     assert vectors == [pytest.approx([0.6, 0.8]), pytest.approx([1, 0])]
 
 
 async def test_a_cancelled_generation_closes_its_connection() -> None:
-    async with serving(hangs(piece("Hel"))) as (fake,):
-        engine, ear = await started(fake), Ear()
-        talk = asyncio.create_task(engine.generate(request("x"), ear))
-        await asyncio.wait_for(ear.first.wait(), 5)
+    async with fault_injecting_servers(hang(text_chunk("Hel"))) as (server,):
+        engine, collector = await started(server), TextCollector()
+        task = asyncio.create_task(engine.generate(request("x"), collector))
+        await asyncio.wait_for(collector.first.wait(), 5)
         assert await engine.stats() == EngineStats(running=1, waiting=0)
-        talk.cancel()
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await talk
-        await asyncio.wait_for(fake.left.wait(), 5)
+            await task
+        await asyncio.wait_for(server.client_disconnected.wait(), 5)
         assert await engine.stats() == EngineStats(running=0, waiting=0)
         await engine.close()
 
@@ -165,76 +174,90 @@ async def test_a_cancelled_generation_closes_its_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("behave", "expected", "match"),
+    ("handler", "expected", "match"),
     [
-        (says(b"data: {nonsense\n\n"), EngineUnavailable, "not a chat completion"),
-        (says(b"data: [1]\n\n"), EngineUnavailable, "not a chat completion"),
-        (says(b"data: " + b"x" * (17 << 20)), EngineUnavailable, "longer than"),
-        (says(piece("Hel"), end=b""), EngineUnavailable, "before the reply's end"),
-        (breaks(), EngineUnavailable, "127.0.0.1"),
-        (breaks(piece("Hel")), EngineUnavailable, "127.0.0.1"),
-        (refuses(500, {"error": {"message": "ouch"}}), EngineUnavailable, "ouch"),
-        (refuses(429, {"error": "quota"}, Retry_After="7"), Overloaded, "quota"),
-        (refuses(503, {}), Overloaded, "503"),
-        (refuses(401, {"error": {"message": "who?"}}), EngineError, "engine.openai.api_key"),
-        (refuses(403, {}), EngineError, "engine.openai.api_key"),
-        (refuses(404, {"error": {"message": "no model m"}}), EngineError, "engine.openai.model"),
-        (refuses(400, {"error": {"message": "bad seed"}}), InvalidInput, "bad seed"),
-        (refuses(422, {"detail": "bad seed"}), InvalidInput, "bad seed"),
+        (send_stream(b"data: {nonsense\n\n"), EngineUnavailable, "not a chat completion"),
+        (send_stream(b"data: [1]\n\n"), EngineUnavailable, "not a chat completion"),
+        (send_stream(b"data: " + b"x" * (17 << 20)), EngineUnavailable, "longer than"),
+        (send_stream(text_chunk("Hel"), end=b""), EngineUnavailable, "before the reply's end"),
+        (drop_connection(), EngineUnavailable, "127.0.0.1"),
+        (drop_connection(text_chunk("Hel")), EngineUnavailable, "127.0.0.1"),
+        (respond_error(500, {"error": {"message": "ouch"}}), EngineUnavailable, "ouch"),
+        (respond_error(429, {"error": "quota"}, Retry_After="7"), Overloaded, "quota"),
+        (respond_error(503, {}), Overloaded, "503"),
+        (respond_error(401, {"error": {"message": "who?"}}), EngineError, "engine.openai.api_key"),
+        (respond_error(403, {}), EngineError, "engine.openai.api_key"),
         (
-            refuses(400, {"error": {"message": "This model's maximum context length is 9"}}),
+            respond_error(404, {"error": {"message": "no model m"}}),
+            EngineError,
+            "engine.openai.model",
+        ),
+        (respond_error(400, {"error": {"message": "bad seed"}}), InvalidInput, "bad seed"),
+        (respond_error(422, {"detail": "bad seed"}), InvalidInput, "bad seed"),
+        (
+            respond_error(400, {"error": {"message": "This model's maximum context length is 9"}}),
             PromptTooLong,
             "maximum context length",
         ),
-        (refuses(400, {"error": {"code": "context_length_exceeded"}}), PromptTooLong, "context"),
-        (refuses(418, {}), EngineError, "418"),
-        (says(event({"error": {"message": "bad", "code": 400}})), InvalidInput, "bad"),
-        (says(event({"error": {"message": "ouch", "code": 500}})), EngineUnavailable, "ouch"),
-        (says(event({"error": "ouch"})), EngineUnavailable, "ouch"),
-        (says(piece("", finish_reason="abort")), EngineUnavailable, "gave the generation up"),
+        (
+            respond_error(400, {"error": {"code": "context_length_exceeded"}}),
+            PromptTooLong,
+            "context",
+        ),
+        (respond_error(418, {}), EngineError, "418"),
+        (send_stream(sse_event({"error": {"message": "bad", "code": 400}})), InvalidInput, "bad"),
+        (
+            send_stream(sse_event({"error": {"message": "ouch", "code": 500}})),
+            EngineUnavailable,
+            "ouch",
+        ),
+        (send_stream(sse_event({"error": "ouch"})), EngineUnavailable, "ouch"),
+        (
+            send_stream(text_chunk("", finish_reason="abort")),
+            EngineUnavailable,
+            "aborted the generation",
+        ),
     ],
 )
-async def test_a_fault_is_named(
-    behave: Behaviour, expected: type[PalaverError], match: str
-) -> None:
-    error = await outcome(behave)
+async def test_a_fault_is_named(handler: Handler, expected: type[PalaverError], match: str) -> None:
+    error = await outcome(handler)
     assert type(error) is expected
     assert match in str(error)
 
 
 async def test_retry_after_is_kept() -> None:
-    error = await outcome(refuses(429, {}, Retry_After="7"))
+    error = await outcome(respond_error(429, {}, Retry_After="7"))
     assert error.retry_after == 7
 
 
-async def test_a_server_that_hangs_is_noticed_by_the_deadline() -> None:
-    assert type(await outcome(hangs(), timeout=0.2)) is EngineTimeout
-    assert type(await outcome(hangs(piece("x")), timeout=0.2)) is EngineTimeout
+async def test_a_server_that_hangs_ends_in_a_timeout() -> None:
+    assert type(await outcome(hang(), timeout=0.2)) is EngineTimeout
+    assert type(await outcome(hang(text_chunk("x")), timeout=0.2)) is EngineTimeout
 
 
-async def test_a_server_that_falls_silent_is_taken_for_dead() -> None:
-    async with serving(hangs(piece("x"))) as (fake,):
-        engine = await started(fake, silence_timeout=0.2)
+async def test_a_server_that_sends_nothing_fails_after_the_read_timeout() -> None:
+    async with fault_injecting_servers(hang(text_chunk("x"))) as (server,):
+        engine = await started(server, read_timeout=0.2)
         with pytest.raises(EngineUnavailable, match="Timeout"):
-            await engine.generate(request("x"), Ear())
+            await engine.generate(request("x"), TextCollector())
         await engine.close()
 
 
-async def test_a_listeners_own_fault_blames_no_server() -> None:
+async def test_a_failing_callback_is_no_failure_of_the_server() -> None:
     def fail(piece: str) -> None:
-        raise ConnectionResetError("the listener's")
+        raise ConnectionResetError("the callback's")
 
-    async with serving(HELLO, HELLO) as fakes:
-        engine = await started(*fakes)
-        with pytest.raises(ConnectionResetError, match="the listener's"):
+    async with fault_injecting_servers(HELLO, HELLO) as servers:
+        engine = await started(*servers)
+        with pytest.raises(ConnectionResetError, match="the callback's"):
             await engine.generate(request("x"), fail)
         await engine.close()
-    assert sum(len(fake.bodies) for fake in fakes) == 1
+    assert sum(len(server.bodies) for server in servers) == 1
 
 
 async def test_an_unknown_model_is_answered_with_those_there_are() -> None:
-    async with serving(HELLO) as (fake,):
-        engine = build_openai(fake.url, model="nothing")
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = build_openai(server.url, model="nothing")
         with pytest.raises(ConfigurationError, match=r"'nothing'; it has: walker"):
             await engine.start()
 
@@ -260,58 +283,66 @@ def test_urls_may_be_one_string() -> None:
 
 
 @pytest.mark.parametrize(
-    "first", [breaks(), refuses(500, {}), refuses(503, {}), says(b"data: {nonsense\n\n")]
+    "first",
+    [
+        drop_connection(),
+        respond_error(500, {}),
+        respond_error(503, {}),
+        send_stream(b"data: {nonsense\n\n"),
+    ],
 )
-async def test_another_server_makes_good_a_failure_before_the_first_piece(
-    first: Behaviour,
+async def test_another_server_answers_after_a_failure_before_the_first_piece(
+    first: Handler,
 ) -> None:
-    async with serving(first, HELLO) as fakes:
-        engine = await started(*fakes)
+    async with fault_injecting_servers(first, HELLO) as servers:
+        engine = await started(*servers)
         for number in range(12):  # whichever comes first
-            said = await engine.generate(request(f"prompt {number}"), Ear())
-            assert said.text == "Hello"
+            generation = await engine.generate(request(f"prompt {number}"), TextCollector())
+            assert generation.text == "Hello"
         await engine.close()
 
 
-async def test_a_broken_server_is_left_alone_for_a_while() -> None:
-    async with serving(breaks(), HELLO) as (broken, other):
+async def test_a_failed_server_gets_no_requests_during_its_cooldown() -> None:
+    async with fault_injecting_servers(drop_connection(), HELLO) as (broken, other):
         engine = await started(broken, other)
         for number in range(12):
-            await engine.generate(request(f"prompt {number}"), Ear())
+            await engine.generate(request(f"prompt {number}"), TextCollector())
         await engine.close()
     assert len(broken.bodies) <= 3
 
 
-async def test_requests_that_one_failure_takes_count_as_one(
+async def test_requests_lost_in_one_failure_count_as_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with serving(breaks(piece("x"))) as (fake,):
-        engine = await started(fake)
-        talks = (engine.generate(request("same"), Ear()) for _ in range(8))
-        ends = await asyncio.gather(*talks, return_exceptions=True)
+    async with fault_injecting_servers(drop_connection(text_chunk("x"))) as (server,):
+        engine = await started(server)
+        tasks = (engine.generate(request("same"), TextCollector()) for _ in range(8))
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
         await engine.close()
     assert {type(end) for end in ends} == {EngineUnavailable}
-    assert caplog.text.count("it is not asked for") == 1
+    assert caplog.text.count("cooldown") == 1
 
 
-async def test_a_structure_is_begun_anew_at_another_server() -> None:
-    async with serving(breaks(piece("re")), says(piece("red")), card=VLLM) as fakes:
-        engine, ears = await started(*fakes), []
+async def test_a_structure_starts_over_at_another_server() -> None:
+    async with fault_injecting_servers(
+        drop_connection(text_chunk("re")), send_stream(text_chunk("red")), card=VLLM_CARD
+    ) as servers:
+        engine, collectors = await started(*servers), []
         for number in range(20):
-            ears.append(Ear())
+            collectors.append(TextCollector())
             asked = request(f"{number}", structure=Choice(("red", "green")))
-            assert (await engine.generate(asked, ears[-1])).text == "red"
+            assert (await engine.generate(asked, collectors[-1])).text == "red"
         await engine.close()
-    assert fakes[0].bodies, "it was asked, and broke off"
-    assert {tuple(ear.pieces) for ear in ears} == {("red",)}
+    assert servers[0].bodies, "it got a request and dropped the connection"
+    assert {tuple(collector.pieces) for collector in collectors} == {("red",)}
 
 
 async def test_a_server_that_hangs_gets_no_second_request() -> None:
-    async with serving(hangs(), HELLO) as (hung, other):
+    async with fault_injecting_servers(hang(), HELLO) as (hung, other):
         engine = await started(hung, other)
         for number in range(12):
             try:
-                await engine.generate(request(f"prompt {number}", timeout=0.2), Ear())
+                await engine.generate(request(f"prompt {number}", timeout=0.2), TextCollector())
             except EngineTimeout:
                 continue
         await engine.close()
@@ -320,108 +351,113 @@ async def test_a_server_that_hangs_gets_no_second_request() -> None:
 
 
 async def test_an_overloaded_server_is_not_called_broken() -> None:
-    async with serving(refuses(503, {})) as (fake,):
-        engine = await started(fake)
+    async with fault_injecting_servers(respond_error(503, {})) as (server,):
+        engine = await started(server)
         for _ in range(2):
             with pytest.raises(Overloaded):
-                await engine.generate(request("x"), Ear())
+                await engine.generate(request("x"), TextCollector())
         await engine.close()
-    assert len(fake.bodies) == 2
+    assert len(server.bodies) == 2
 
 
-async def test_a_reply_goes_on_at_another_server() -> None:
-    first, second = breaks(piece("Hel")), says(piece("lo"))
-    async with serving(first, second, card=VLLM) as fakes:
-        engine, ear = build_openai(*(fake.url for fake in fakes)), Ear()
+async def test_a_reply_continues_at_another_server() -> None:
+    first, second = drop_connection(text_chunk("Hel")), send_stream(text_chunk("lo"))
+    async with fault_injecting_servers(first, second, card=VLLM_CARD) as servers:
+        engine, collector = build_openai(*(server.url for server in servers)), TextCollector()
         await engine.start()
         for number in range(20):
-            said = await engine.generate(request(f"{number}", max_tokens=9), ear)
-            if fakes[0].bodies:
+            generation = await engine.generate(request(f"{number}", max_tokens=9), collector)
+            if servers[0].bodies:
                 break
         await engine.close()
-    assert said.text == "Hello"
-    body = fakes[1].bodies[-1]
+    assert generation.text == "Hello"
+    body = servers[1].bodies[-1]
     assert body["messages"][-1] == {"role": "assistant", "content": "Hel"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
-    assert body["max_tokens"] == 8, "what was said is counted"
-    assert said.usage.completion_tokens == 4
+    assert body["max_tokens"] == 8, "the partial reply is counted"
+    assert generation.usage.completion_tokens == 4
 
 
-async def test_a_plain_servers_reply_cannot_go_on() -> None:
-    async with serving(breaks(piece("Hel")), breaks(piece("Hel"))) as fakes:
-        engine, ear = await started(*fakes), Ear()
+async def test_a_reply_of_a_generic_server_cannot_continue() -> None:
+    async with fault_injecting_servers(
+        drop_connection(text_chunk("Hel")), drop_connection(text_chunk("Hel"))
+    ) as servers:
+        engine, collector = await started(*servers), TextCollector()
         with pytest.raises(EngineUnavailable):
-            await engine.generate(request("x"), ear)
+            await engine.generate(request("x"), collector)
         await engine.close()
-    assert ear.pieces == ["Hel"]
+    assert collector.pieces == ["Hel"]
 
 
 async def test_the_same_beginning_goes_to_the_same_server_unless_it_is_busy() -> None:
-    async with serving(hangs(piece("x")), hangs(piece("x"))) as fakes:
-        engine = await started(*fakes)
+    async with fault_injecting_servers(hang(text_chunk("x")), hang(text_chunk("x"))) as servers:
+        engine = await started(*servers)
         async with asyncio.TaskGroup() as group:
-            talks = [group.create_task(engine.generate(request("same"), Ear())) for _ in range(12)]
+            tasks = [
+                group.create_task(engine.generate(request("same"), TextCollector()))
+                for _ in range(12)
+            ]
 
             async def all_asked() -> bool:
-                return sum(len(fake.bodies) for fake in fakes) == 12
+                return sum(len(server.bodies) for server in servers) == 12
 
-            await until(all_asked)
-            for talk in talks:
-                talk.cancel()
+            await wait_until(all_asked)
+            for task in tasks:
+                task.cancel()
         await engine.close()
-    few, many = sorted(len(fake.bodies) for fake in fakes)
+    few, many = sorted(len(server.bodies) for server in servers)
     assert few >= 4
     assert many > 4
 
 
-async def test_one_server_that_is_missing_does_not_keep_the_others() -> None:
-    async with serving(HELLO) as (fake,):
-        engine = build_openai("unix:///nonexistent/palaver.sock", fake.url)
+async def test_a_missing_server_does_not_affect_the_others() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = build_openai("unix:///nonexistent/palaver.sock", server.url)
         await engine.start()
-        assert (await engine.generate(request("x"), Ear())).text == "Hello"
+        assert (await engine.generate(request("x"), TextCollector())).text == "Hello"
         await engine.close()
 
 
-# The real thing
+# vllm serve
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pair(model: Path) -> AsyncIterator[tuple[Serve, Serve]]:
-    """A server on a TCP port, which a test may kill, and one on a unix socket."""
-    steady, doomed = shared_serve(model), Serve(model, unix=False)
+async def pair(model: Path) -> AsyncIterator[tuple[VllmServer, VllmServer]]:
+    """Start a server on a TCP port, which a test may kill, and one on a unix socket."""
+    stable, killable = shared_server(model), VllmServer(model, unix=False)
     try:
-        await asyncio.gather(steady.ready(), doomed.ready())
-        yield doomed, steady
+        await asyncio.gather(stable.wait_until_ready(), killable.wait_until_ready())
+        yield killable, stable
     finally:
-        doomed.kill()
+        killable.kill()
 
 
 @pytest.mark.vllm
 @pytest.mark.live
 @pytest.mark.asyncio(loop_scope="module")
-async def test_replies_survive_the_death_of_a_server(pair: tuple[Serve, Serve]) -> None:
-    doomed, steady = pair
-    engine = build_openai(doomed.url, steady.url)
+async def test_replies_survive_the_crash_of_a_server(pair: tuple[VllmServer, VllmServer]) -> None:
+    killable, stable = pair
+    engine = build_openai(killable.url, stable.url)
     await engine.start()
     try:
-        prompts = [f"{TALK}, part {number}" for number in range(8)]
+        prompts = [f"{ENDLESS_PROMPT}, part {number}" for number in range(8)]
         requests = [request(prompt, max_tokens=300) for prompt in prompts]
-        whole = [(await engine.generate(it, Ear())).text for it in requests]
-        ears = [Ear() for _ in prompts]
+        whole = [(await engine.generate(it, TextCollector())).text for it in requests]
+        collectors = [TextCollector() for _ in prompts]
         async with asyncio.TaskGroup() as group:
-            talks = [
-                group.create_task(engine.generate(it, ear))
-                for it, ear in zip(requests, ears, strict=True)
+            tasks = [
+                group.create_task(engine.generate(it, collector))
+                for it, collector in zip(requests, collectors, strict=True)
             ]
-            for ear in ears:
-                await asyncio.wait_for(ear.first.wait(), 10)
+            for collector in collectors:
+                await asyncio.wait_for(collector.first.wait(), 10)
             assert (await engine.stats()).running == len(prompts)
-            doomed.kill()
-        said = [talk.result() for talk in talks]
-        assert [ear.text for ear in ears] == [it.text for it in said]
-        assert [it.text for it in said] == whole
-        assert {it.finish_reason for it in said} == {"length"}
-        assert all(296 <= it.usage.completion_tokens <= 304 for it in said)
+            killable.kill()
+        generations = [task.result() for task in tasks]
+        assert [collector.text for collector in collectors] == [it.text for it in generations]
+        assert [it.text for it in generations] == whole
+        assert {it.finish_reason for it in generations} == {"length"}
+        assert all(296 <= it.usage.completion_tokens <= 304 for it in generations)
         assert await engine.stats() == EngineStats(running=0, waiting=0)
     finally:
         await engine.close()
@@ -430,14 +466,18 @@ async def test_replies_survive_the_death_of_a_server(pair: tuple[Serve, Serve]) 
 @pytest.mark.vllm
 @pytest.mark.live
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_frozen_server_is_noticed_by_the_deadline(pair: tuple[Serve, Serve]) -> None:
-    _, steady = pair
-    engine = build_openai(steady.url)
+async def test_a_frozen_server_ends_in_a_timeout(
+    pair: tuple[VllmServer, VllmServer],
+) -> None:
+    _, stable = pair
+    engine = build_openai(stable.url)
     await engine.start()
     try:
-        steady.freeze(frozen=True)
+        stable.set_frozen(frozen=True)
         with pytest.raises(EngineTimeout):
-            await asyncio.wait_for(engine.generate(request(TALK, timeout=0.3), Ear()), 5)
+            await asyncio.wait_for(
+                engine.generate(request(ENDLESS_PROMPT, timeout=0.3), TextCollector()), 5
+            )
     finally:
-        steady.freeze(frozen=False)
+        stable.set_frozen(frozen=False)
         await engine.close()

@@ -1,4 +1,4 @@
-"""What is particular to the engine ``openvino``; the rest is in the conformance suite."""
+"""Engine ``openvino``, beyond the conformance suite."""
 
 import asyncio
 import json
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.plugins.engines.conftest import built_in
-from tests.plugins.engines.models import TALK
-from tests.plugins.engines.support import Ear, request
+from tests.plugins.engines.conftest import build_engine
+from tests.plugins.engines.models import ENDLESS_PROMPT
+from tests.plugins.engines.support import TextCollector, request
 
 from palaver.engine import Choice, Engine, JsonSchema, Regex
 from palaver.errors import ConfigurationError, InvalidInput
-from palaver_plugins.engines import gguf_file, openvino
+from palaver_plugins.engines import gguf_conversion, openvino
 
 pytestmark = [pytest.mark.openvino, pytest.mark.live]
 
@@ -22,39 +22,39 @@ def installed() -> None:
     pytest.importorskip("openvino_genai")
 
 
-async def said(engine: Engine, prompt: str, **options: object) -> str:
-    return (await engine.generate(request(prompt, **options), Ear())).text
+async def generate_text(engine: Engine, prompt: str, **options: object) -> str:
+    return (await engine.generate(request(prompt, **options), TextCollector())).text
 
 
-async def test_more_than_the_cache_holds_is_computed_again_and_comes_out_the_same(
+async def test_a_full_cache_recomputes_with_the_same_result(
     model: Path,
 ) -> None:
-    engine = built_in(openvino, model, threads=1, cache_mib=1, requests=6)
+    engine = build_engine(openvino, model, threads=1, kv_cache_mib=1, slots=6)
     await engine.start()
     prompts = [f"Number {index}" for index in range(6)]
-    alone = await said(engine, prompts[0], max_tokens=600)
-    together = await asyncio.gather(*(said(engine, it, max_tokens=600) for it in prompts))
+    alone = await generate_text(engine, prompts[0], max_tokens=600)
+    together = await asyncio.gather(*(generate_text(engine, it, max_tokens=600) for it in prompts))
     assert together[0] == alone
     await engine.close()
 
 
-async def test_a_structure_that_cannot_be_compiled_harms_nobody(model: Path) -> None:
-    engine = built_in(openvino, model, threads=1)
+async def test_a_structure_that_cannot_be_compiled_fails_only_its_own_request(model: Path) -> None:
+    engine = build_engine(openvino, model, threads=1)
     await engine.start()
-    talk = asyncio.create_task(said(engine, TALK, max_tokens=300))
+    task = asyncio.create_task(generate_text(engine, ENDLESS_PROMPT, max_tokens=300))
     for structure in (Regex("(?=a)b"), Regex(r"(a)\1"), JsonSchema({"type": "no such"})):
         with pytest.raises(InvalidInput):
-            await said(engine, TALK, structure=structure)
-    assert await talk == await said(engine, TALK, max_tokens=300)
+            await generate_text(engine, ENDLESS_PROMPT, structure=structure)
+    assert await task == await generate_text(engine, ENDLESS_PROMPT, max_tokens=300)
     await engine.close()
 
 
-async def test_the_second_start_finds_the_converted_model(model: Path) -> None:
+async def test_the_second_start_uses_the_converted_model(model: Path) -> None:
     cache = model.parent / "data" / "cache" / "openvino"
     for _ in range(2):
-        engine = built_in(openvino, model, threads=1, eight_bits=True)
+        engine = build_engine(openvino, model, threads=1, int8_weights=True)
         await engine.start()
-        assert await said(engine, TALK)
+        assert await generate_text(engine, ENDLESS_PROMPT)
         await engine.close()
     files = sorted(file.name for file in cache.rglob("*") if file.is_file())
     assert files == sorted(["model.gguf", "probe.gguf"] * (len(files) // 2))
@@ -62,9 +62,11 @@ async def test_the_second_start_finds_the_converted_model(model: Path) -> None:
 
 @pytest.fixture
 def exported(model: Path, tmp_path: Path) -> Path:
-    """The model as OpenVINO writes it: its own network beside the usual JSON files."""
+    """Write the model as OpenVINO exports it: its own network with the usual JSON files."""
     genai: Any = pytest.importorskip("openvino_genai")
-    place = gguf_file.cached(model, tmp_path / "cache", gguf_file.Form())
+    place = gguf_conversion.convert_cached(
+        model, tmp_path / "cache", gguf_conversion.ConversionOptions()
+    )
     genai.ContinuousBatchingPipeline(
         str(place / "model.gguf"), genai.SchedulerConfig(), "CPU", {"enable_save_ov_model": True}
     )
@@ -75,15 +77,15 @@ def exported(model: Path, tmp_path: Path) -> Path:
     return folder
 
 
-async def test_a_directory_from_openvinos_exporter_is_used_as_it_is(
-    model: Path, exported: Path
-) -> None:
+async def test_a_directory_of_openvinos_exporter_is_loaded(model: Path, exported: Path) -> None:
     texts = []
     for folder in (model, exported):
-        engine = built_in(openvino, folder, threads=1)
+        engine = build_engine(openvino, folder, threads=1)
         await engine.start()
-        texts.append(await said(engine, TALK))
-        assert await said(engine, TALK, structure=Choice(("größer",))) == "größer"
+        texts.append(await generate_text(engine, ENDLESS_PROMPT))
+        assert (
+            await generate_text(engine, ENDLESS_PROMPT, structure=Choice(("größer",))) == "größer"
+        )
         await engine.close()
     assert texts[0] == texts[1]
 
@@ -95,7 +97,7 @@ async def test_a_directory_from_openvinos_exporter_is_used_as_it_is(
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rotary"),
     ],
 )
-async def test_a_model_that_it_cannot_load_is_sent_to_the_right_engine(
+async def test_an_unsupported_model_is_refused_with_the_name_of_the_right_engine(
     model: Path, tmp_path: Path, change: dict[str, object], complaint: str
 ) -> None:
     config = json.loads((model / "config.json").read_text(encoding="utf-8")) | change
@@ -103,12 +105,12 @@ async def test_a_model_that_it_cannot_load_is_sent_to_the_right_engine(
         (tmp_path / file).symlink_to(model / file)
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ConfigurationError, match=complaint):
-        await built_in(openvino, tmp_path).start()
+        await build_engine(openvino, tmp_path).start()
 
 
 async def test_a_shared_prefix_changes_no_reply(model: Path) -> None:
-    engine = built_in(openvino, model, threads=1, share_prefixes=True)
+    engine = build_engine(openvino, model, threads=1, prefix_caching=True)
     await engine.start()
     prompt = "The same long beginning. " * 30
-    assert await said(engine, prompt) == await said(engine, prompt)
+    assert await generate_text(engine, prompt) == await generate_text(engine, prompt)
     await engine.close()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaver_plugins.engines.sse import MAX_WAITING, EventReader
+from palaver_plugins.engines.sse import MAX_EVENT_BYTES, SseParser
 
 line = st.one_of(
     st.sampled_from(
@@ -22,12 +22,12 @@ stream = st.lists(st.tuples(line, st.sampled_from([b"\n", b"\r\n", b"\r"])), max
 
 
 def read(*chunks: bytes) -> list[bytes]:
-    reader = EventReader()
+    reader = SseParser()
     return [event for chunk in chunks for event in reader.feed(chunk)]
 
 
-def plainly(text: bytes) -> list[bytes]:
-    """The format's rules, applied to the whole text at once."""
+def parse_whole(text: bytes) -> list[bytes]:
+    """Return the events of the whole text, by the rules of the format."""
     events: list[bytes] = []
     data: list[bytes] = []
     for row in re.split(rb"\r\n|\n|\r", text)[:-1]:
@@ -44,12 +44,12 @@ def plainly(text: bytes) -> list[bytes]:
 def test_events_do_not_depend_on_the_chunks(text: bytes, cuts: list[int]) -> None:
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     chunks = [text[start:end] for start, end in pairwise(places)]
-    assert read(*chunks) == plainly(text)
+    assert read(*chunks) == parse_whole(text)
 
 
 @given(stream)
-def test_bytes_may_come_one_by_one(text: bytes) -> None:
-    assert read(*(text[place : place + 1] for place in range(len(text)))) == plainly(text)
+def test_chunks_may_be_single_bytes(text: bytes) -> None:
+    assert read(*(text[place : place + 1] for place in range(len(text)))) == parse_whole(text)
 
 
 def test_several_data_lines_are_one_event() -> None:
@@ -60,7 +60,7 @@ def test_comments_and_other_fields_are_skipped() -> None:
     assert read(b": hello\nevent: message\nid: 7\ndata: x\nretry: 1\n\n: bye\n\n") == [b"x"]
 
 
-def test_an_event_that_is_cut_off_is_not_given() -> None:
+def test_an_incomplete_event_is_skipped() -> None:
     assert read(b"data: whole\n\ndata: half\n") == [b"whole"]
 
 
@@ -68,8 +68,8 @@ def test_a_byte_order_mark_is_skipped() -> None:
     assert read(b"\xef\xbb\xbfdata: x\n\n") == [b"x"]
 
 
-def test_an_event_without_end_is_refused() -> None:
+def test_an_event_that_is_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="longer than"):
-        read(b"data: ", *[b"x" * (MAX_WAITING // 4)] * 5)
+        read(b"data: ", *[b"x" * (MAX_EVENT_BYTES // 4)] * 5)
     with pytest.raises(ValueError, match="longer than"):
-        read(*[b"data: " + b"x" * (MAX_WAITING // 4) + b"\n"] * 5)
+        read(*[b"data: " + b"x" * (MAX_EVENT_BYTES // 4) + b"\n"] * 5)

@@ -1,4 +1,4 @@
-"""A reply that goes on, whatever the place where it was cut."""
+"""Token healing continues a reply at any character."""
 
 import asyncio
 import random
@@ -6,25 +6,25 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plugins.engines.support import Ear, request
+from tests.plugins.engines.support import TextCollector, request
 
 from palaver.engine import Choice, Generation, GenerationRequest, OnText
 from palaver.messages import Usage
-from palaver_plugins.engines.token_healing import LONGEST_REPEAT, go_on, word_end
+from palaver_plugins.engines.token_healing import MAX_OVERLAP, generate_healed, word_boundary
 
 
-class Speaker:
-    """Says ``whole`` from any place on, in pieces cut at random. A reply that it was not asked to
-    go on with from ``exact`` characters it says in other words."""
+class TextGenerator:
+    """A ``generate`` that continues ``whole`` at any character, in pieces of random length. With
+    ``exact``, it generates other text unless the partial reply has that many characters."""
 
     def __init__(self, whole: str, seed: int = 0, exact: int | None = None) -> None:
         self.whole = whole
-        self.asked: list[GenerationRequest] = []
+        self.requests: list[GenerationRequest] = []
         self._chance = random.Random(seed)
         self._exact = exact
 
     async def __call__(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        self.asked.append(request)
+        self.requests.append(request)
         rest = self.whole[len(request.partial) :]
         if self._exact is not None and len(request.partial) != self._exact:
             rest = "!" + rest
@@ -42,22 +42,22 @@ texts = st.text(st.sampled_from("ab \n漢."), max_size=90)
 
 
 @given(texts, st.integers(0, 90), st.integers())
-def test_what_is_heard_is_the_rest(whole: str, cut: int, seed: int) -> None:
-    ear, speaker = Ear(), Speaker(whole, seed)
+def test_only_the_rest_is_delivered(whole: str, cut: int, seed: int) -> None:
+    collector, generate = TextCollector(), TextGenerator(whole, seed)
     partial = whole[:cut]
-    said = asyncio.run(go_on(request("x", partial=partial), ear, speaker))
-    assert said.text == ear.text == whole[cut:]
+    generation = asyncio.run(generate_healed(request("x", partial=partial), collector, generate))
+    assert generation.text == collector.text == whole[cut:]
 
 
 @given(texts.filter(bool), st.integers(1, 90), st.integers())
-def test_a_model_that_does_not_repeat_itself_goes_on_from_the_cut(
+def test_a_model_that_does_not_repeat_the_overlap_continues_from_the_cut(
     whole: str, cut: int, seed: int
 ) -> None:
     partial = whole[:cut]
-    ear, speaker = Ear(), Speaker(whole, seed, exact=len(partial))
-    said = asyncio.run(go_on(request("x", partial=partial), ear, speaker))
-    assert said.text == ear.text == whole[cut:]
-    assert speaker.asked[-1].partial == partial
+    collector, generate = TextCollector(), TextGenerator(whole, seed, exact=len(partial))
+    generation = asyncio.run(generate_healed(request("x", partial=partial), collector, generate))
+    assert generation.text == collector.text == whole[cut:]
+    assert generate.requests[-1].partial == partial
 
 
 @pytest.mark.parametrize(
@@ -72,29 +72,33 @@ def test_a_model_that_does_not_repeat_itself_goes_on_from_the_cut(
         ("a\n\n  b", ""),
         ("it is so.\n    def f", "it is so.\n    def"),
         ("one  two", "one"),
-        ("word " + "x" * LONGEST_REPEAT, "word " + "x" * LONGEST_REPEAT),
-        ("漢" * LONGEST_REPEAT, ""),
-        ("漢" * (LONGEST_REPEAT + 1), "漢" * (LONGEST_REPEAT + 1)),
+        ("word " + "x" * MAX_OVERLAP, "word " + "x" * MAX_OVERLAP),
+        ("漢" * MAX_OVERLAP, ""),
+        ("漢" * (MAX_OVERLAP + 1), "漢" * (MAX_OVERLAP + 1)),
     ],
 )
-def test_a_word_ends_before_a_single_kind_of_space(text: str, kept: str) -> None:
-    assert text[: word_end(text)] == kept
+def test_a_word_boundary_is_before_a_space_that_follows_a_character(text: str, kept: str) -> None:
+    assert text[: word_boundary(text)] == kept
 
 
-async def test_a_model_that_has_ended_before_the_cut_is_asked_once_more() -> None:
-    class Silent(Speaker):
+async def test_a_model_that_ends_before_the_cut_is_called_once_more() -> None:
+    class Silent(TextGenerator):
         async def __call__(self, request: GenerationRequest, on_text: OnText) -> Generation:
-            self.asked.append(request)
+            self.requests.append(request)
             return Generation(text="", finish_reason="stop", usage=Usage())
 
-    ear, speaker = Ear(), Silent("")
-    assert (await go_on(request("x", partial="The rain"), ear, speaker)).text == ear.text == ""
-    assert [it.partial for it in speaker.asked] == ["The", "The rain"]
-    assert speaker.asked[1].timeout < speaker.asked[0].timeout
+    collector, generate = TextCollector(), Silent("")
+    assert (
+        (await generate_healed(request("x", partial="The rain"), collector, generate)).text
+        == collector.text
+        == ""
+    )
+    assert [it.partial for it in generate.requests] == ["The", "The rain"]
+    assert generate.requests[1].timeout < generate.requests[0].timeout
 
 
 @pytest.mark.parametrize("wanted", [{"structure": Choice(("The rain",))}, {"logprobs": 1}])
-async def test_what_makes_sense_only_as_a_whole_has_no_seam(wanted: dict[str, object]) -> None:
-    speaker = Speaker("The rain falls")
-    await go_on(request("x", partial="The ra", **wanted), Ear(), speaker)
-    assert [it.partial for it in speaker.asked] == ["The ra"]
+async def test_structures_and_logprobs_are_not_healed(wanted: dict[str, object]) -> None:
+    generate = TextGenerator("The rain falls")
+    await generate_healed(request("x", partial="The ra", **wanted), TextCollector(), generate)
+    assert [it.partial for it in generate.requests] == ["The ra"]

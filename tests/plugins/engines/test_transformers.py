@@ -1,4 +1,4 @@
-"""What is particular to the engine ``transformers``; the rest is in the conformance suite."""
+"""Engine ``transformers``, beyond the conformance suite."""
 
 import asyncio
 import json
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.plugins.engines.conftest import built_in
-from tests.plugins.engines.models import TALK, write_json
-from tests.plugins.engines.support import IDLE, Ear, request
+from tests.plugins.engines.conftest import build_engine
+from tests.plugins.engines.models import ENDLESS_PROMPT, write_json
+from tests.plugins.engines.support import IDLE, TextCollector, request
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from palaver.errors import (
@@ -25,9 +25,9 @@ from palaver.errors import (
 )
 from palaver.hooks import BuildContext
 from palaver_plugins.engines import openvino, transformers
-from palaver_plugins.engines.batch import Reader, obstacle
-from palaver_plugins.engines.stepper import Stepper
-from palaver_plugins.engines.torch_runner import Plan, TorchRunner
+from palaver_plugins.engines.generation_thread import GenerationThread
+from palaver_plugins.engines.padded_batch import CausalModel, batching_obstacle
+from palaver_plugins.engines.torch_runner import BatchingPlan, TorchRunner
 
 pytestmark = [pytest.mark.transformers, pytest.mark.live]
 
@@ -37,7 +37,7 @@ TEXTS = ["the old dog", "the rain falls", "dog"]
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers with a word-piece tokenizer."""
+    """Write a BERT of two layers with a word-piece tokenizer."""
     torch: Any = pytest.importorskip("torch")
     hugging_face: Any = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("encoders") / "bert"
@@ -67,7 +67,9 @@ def cosine(first: list[float], second: list[float]) -> float:
 
 
 async def embedded(folder: Path, texts: list[str]) -> list[list[float]]:
-    settings = transformers.TransformersSettings(generates=False, embedding="bert", threads=1)
+    settings = transformers.TransformersSettings(
+        load_model=False, embedding_model="bert", threads=1
+    )
     build_context = BuildContext(
         data_directory=folder, resolve_model=lambda name: folder.with_name(name)
     )
@@ -76,7 +78,7 @@ async def embedded(folder: Path, texts: list[str]) -> list[list[float]]:
     assert engine_info.capabilities == {"embed"}
     try:
         with pytest.raises(Unsupported):
-            await engine.generate(request(TALK), Ear())
+            await engine.generate(request(ENDLESS_PROMPT), TextCollector())
         return await engine.embed(texts)
     finally:
         await engine.close()
@@ -107,9 +109,11 @@ async def test_it_says_what_openvino_says(model: Path) -> None:
     pytest.importorskip("openvino_genai")
     texts = []
     for plugin in (openvino, transformers):
-        engine = built_in(plugin, model, threads=1)
+        engine = build_engine(plugin, model, threads=1)
         await engine.start()
-        texts.append((await engine.generate(request(TALK, max_tokens=100), Ear())).text)
+        texts.append(
+            (await engine.generate(request(ENDLESS_PROMPT, max_tokens=100), TextCollector())).text
+        )
         await engine.close()
     assert texts[0] == texts[1]
 
@@ -120,12 +124,12 @@ async def test_a_model_that_lacks_weights_is_refused(model: Path, tmp_path: Path
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     write_json(tmp_path / "config.json", config | {"num_hidden_layers": 3})
     with pytest.raises(ConfigurationError, match="lacks weights"):
-        await built_in(transformers, tmp_path, threads=1).start()
+        await build_engine(transformers, tmp_path, threads=1).start()
 
 
 # Together
 
-ALONE = Plan(batch=False, parts=True)
+ALONE = BatchingPlan(batched=False, chunked_prefill=True)
 SMALL = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -141,11 +145,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": SMALL | {"num_key_value_heads": 2, "sliding_window": 8},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2},
 }
-PROMPTS = ("x", TALK, "The old dog " * 9, "Hello", "Who are you, and what is new in the café?")
+PROMPTS = (
+    "x",
+    ENDLESS_PROMPT,
+    "The old dog " * 9,
+    "Hello",
+    "Who are you, and what is new in the café?",
+)
 
 
 def write_network(folder: Path, kind: str, model: Path) -> Path:
-    """A model of the architecture ``kind`` with random weights that has the words of ``model``."""
+    """Write a model of architecture ``kind`` with random weights and the tokenizer of ``model``."""
     torch: Any = pytest.importorskip("torch")
     hugging_face: Any = pytest.importorskip("transformers")
     known = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -160,33 +170,39 @@ def write_network(folder: Path, kind: str, model: Path) -> Path:
     return folder
 
 
-def load(model: Path, folder: Path, kind: str = "qwen2") -> transformers.Loaded:
-    """``model`` itself, or one of the architecture ``kind`` that is written into ``folder``."""
+def load(model: Path, folder: Path, kind: str = "qwen2") -> transformers.LoadedModels:
+    """Load ``model``, or one of the architecture ``kind`` that is written to ``folder``."""
     chosen = model if kind == "qwen2" else write_network(folder / kind, kind, model)
     build_context = BuildContext(data_directory=folder, resolve_model=lambda name: chosen)
     return transformers.load(transformers.TransformersSettings(threads=1), build_context)
 
 
 @asynccontextmanager
-async def stepping(
-    loaded: transformers.Loaded, plan: Plan | None = None, step_tokens: int = 32
-) -> AsyncIterator[Stepper]:
-    stepper = Stepper(TorchRunner(loaded.network, step_tokens, plan or loaded.plan), 16)
+async def running_thread(
+    loaded: transformers.LoadedModels,
+    plan: BatchingPlan | None = None,
+    max_prefill_tokens: int = 32,
+) -> AsyncIterator[GenerationThread]:
+    thread = GenerationThread(
+        TorchRunner(loaded.network, max_prefill_tokens, plan or loaded.plan), 16
+    )
     try:
-        yield stepper
+        yield thread
     finally:
-        await stepper.close()
+        await thread.close()
 
 
-async def said(
-    stepper: Stepper,
-    loaded: transformers.Loaded,
+async def generate_text(
+    thread: GenerationThread,
+    loaded: transformers.LoadedModels,
     prompt: str,
-    ear: Ear | None = None,
+    collector: TextCollector | None = None,
     **options: object,
 ) -> str:
-    job = await transformers.prepare(loaded, request(prompt, **options), ear or Ear())
-    return (await stepper.generate(job)).text
+    job = await transformers.make_job(
+        loaded, request(prompt, **options), collector or TextCollector()
+    )
+    return (await thread.generate(job)).text
 
 
 async def test_sixteen_streams_take_far_fewer_forwards_than_tokens(
@@ -195,12 +211,14 @@ async def test_sixteen_streams_take_far_fewer_forwards_than_tokens(
     loaded = await asyncio.to_thread(load, model, tmp_path)
     forwards: list[int] = []
     loaded.network.register_forward_pre_hook(lambda *_: forwards.append(1))
-    async with stepping(loaded, step_tokens=4096) as stepper:
+    async with running_thread(loaded, max_prefill_tokens=4096) as thread:
         jobs = [
-            await transformers.prepare(loaded, request(f"Question {it}", max_tokens=24), Ear())
+            await transformers.make_job(
+                loaded, request(f"Question {it}", max_tokens=24), TextCollector()
+            )
             for it in range(16)
         ]
-        ends = await asyncio.gather(*map(stepper.generate, jobs))
+        ends = await asyncio.gather(*map(thread.generate, jobs))
     tokens = sum(end.usage.completion_tokens for end in ends)
     assert tokens == 16 * 24
     assert len(forwards) < 16 + tokens / 6, "a forward for each prompt, then one for all"
@@ -211,65 +229,79 @@ async def test_rows_that_come_and_go_leave_the_others_alone(
     model: Path, tmp_path: Path, kind: str
 ) -> None:
     loaded = await asyncio.to_thread(load, model, tmp_path, kind)
-    assert loaded.plan == Plan(batch=True, parts=True)
+    assert loaded.plan == BatchingPlan(batched=True, chunked_prefill=True)
     lengths = {prompt: 90 - 20 * index for index, prompt in enumerate(PROMPTS)}
-    async with stepping(loaded, ALONE) as stepper:
-        expected = [await said(stepper, loaded, it, max_tokens=lengths[it]) for it in PROMPTS]
+    async with running_thread(loaded, ALONE) as thread:
+        expected = [
+            await generate_text(thread, loaded, it, max_tokens=lengths[it]) for it in PROMPTS
+        ]
     assert len(set(expected)) > 3
-    async with stepping(loaded) as stepper:
+    async with running_thread(loaded) as thread:
         for _ in range(2):
-            ear = Ear()
-            left = asyncio.create_task(said(stepper, loaded, "Go away", ear, max_tokens=900))
+            collector = TextCollector()
+            left = asyncio.create_task(
+                generate_text(thread, loaded, "Go away", collector, max_tokens=900)
+            )
             tasks = []
             for prompt in PROMPTS:
                 tasks.append(
                     asyncio.create_task(
-                        said(stepper, loaded, prompt, ear, max_tokens=lengths[prompt])
+                        generate_text(thread, loaded, prompt, collector, max_tokens=lengths[prompt])
                     )
                 )
-                ear.first.clear()
-                await asyncio.wait_for(ear.first.wait(), 10)
+                collector.first.clear()
+                await asyncio.wait_for(collector.first.wait(), 10)
             left.cancel()
             assert await asyncio.gather(*tasks) == expected
             await asyncio.wait([left])
-            assert stepper.stats() == IDLE
+            assert thread.stats() == IDLE
 
 
 @pytest.mark.parametrize(
     ("kind", "plan"),
-    [("mistral", Plan(batch=False, parts=True)), ("mamba", Plan(batch=False, parts=False))],
+    [
+        ("mistral", BatchingPlan(batched=False, chunked_prefill=True)),
+        ("mamba", BatchingPlan(batched=False, chunked_prefill=False)),
+    ],
 )
 async def test_what_slides_or_recurs_is_computed_one_at_a_time(
-    model: Path, tmp_path: Path, kind: str, plan: Plan, caplog: pytest.LogCaptureFixture
+    model: Path, tmp_path: Path, kind: str, plan: BatchingPlan, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         loaded = await asyncio.to_thread(load, model, tmp_path, kind)
     assert loaded.plan == plan
     assert "one at a time" in caplog.text
-    async with stepping(loaded, step_tokens=3) as stepper:
-        alone = [await said(stepper, loaded, it) for it in PROMPTS]
-        together = await asyncio.gather(*(said(stepper, loaded, it) for it in PROMPTS))
+    async with running_thread(loaded, max_prefill_tokens=3) as thread:
+        alone = [await generate_text(thread, loaded, it) for it in PROMPTS]
+        together = await asyncio.gather(*(generate_text(thread, loaded, it) for it in PROMPTS))
     assert together == alone
 
 
 async def test_the_trial_sees_wrong_positions(model: Path, tmp_path: Path) -> None:
     loaded = await asyncio.to_thread(load, model, tmp_path, "gpt2")
-    reader = Reader(loaded.network)
-    assert not obstacle(reader)
-    reader.takes_positions = False
-    assert "differ" in obstacle(reader)
+    causal_model = CausalModel(loaded.network)
+    assert not batching_obstacle(causal_model)
+    causal_model.takes_positions = False
+    assert "differ" in batching_obstacle(causal_model)
 
 
-async def test_a_request_that_is_too_long_is_refused_and_the_others_go_on(model: Path) -> None:
-    engine = built_in(transformers, model, threads=1)
+async def test_a_request_that_is_too_long_is_refused_and_the_others_continue(model: Path) -> None:
+    engine = build_engine(transformers, model, threads=1)
     engine_info = await engine.start()
     try:
-        alone = (await engine.generate(request(TALK), Ear())).text
-        others = [asyncio.create_task(engine.generate(request(TALK), Ear())) for _ in range(4)]
+        alone = (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text
+        others = [
+            asyncio.create_task(engine.generate(request(ENDLESS_PROMPT), TextCollector()))
+            for _ in range(4)
+        ]
         with pytest.raises(PromptTooLong):
-            await engine.generate(request(" rain" * (engine_info.context_window + 1)), Ear())
-        more = request(TALK, max_tokens=100 * engine_info.context_window, stop=(alone[:30],))
-        assert (await engine.generate(more, Ear())).text == ""
+            await engine.generate(
+                request(" rain" * (engine_info.context_window + 1)), TextCollector()
+            )
+        more = request(
+            ENDLESS_PROMPT, max_tokens=100 * engine_info.context_window, stop=(alone[:30],)
+        )
+        assert (await engine.generate(more, TextCollector())).text == ""
         assert {it.text for it in await asyncio.gather(*others)} == {alone}
     finally:
         await engine.close()
@@ -283,28 +315,31 @@ async def test_scores_that_are_no_numbers_fail_their_own_request(
     def spoil(network: object, given: object, out: Any) -> None:
         out.logits.fill_(math.nan)
 
-    async with stepping(loaded) as stepper:
-        with loaded.network.register_forward_hook(spoil), pytest.raises(EngineError, match="pick"):
-            await said(stepper, loaded, TALK, temperature=1.0)
-        assert await said(stepper, loaded, TALK)
-        assert stepper.stats() == IDLE
+    async with running_thread(loaded) as thread:
+        with (
+            loaded.network.register_forward_hook(spoil),
+            pytest.raises(EngineError, match="sampling"),
+        ):
+            await generate_text(thread, loaded, ENDLESS_PROMPT, temperature=1.0)
+        assert await generate_text(thread, loaded, ENDLESS_PROMPT)
+        assert thread.stats() == IDLE
 
 
-async def test_an_engine_that_died_starts_anew(model: Path) -> None:
+async def test_an_engine_that_crashed_can_be_started_again(model: Path) -> None:
     torch: Any = pytest.importorskip("torch")
-    engine = built_in(transformers, model, threads=1)
+    engine = build_engine(transformers, model, threads=1)
 
     def fail(*_: object) -> None:
         raise MemoryError("no room for a forward")
 
     await engine.start()
     try:
-        before = (await engine.generate(request(TALK), Ear())).text
+        before = (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text
         with torch.nn.modules.module.register_module_forward_pre_hook(fail):
             for _ in range(2):
                 with pytest.raises(EngineUnavailable, match="no room"):
-                    await engine.generate(request(TALK), Ear())
+                    await engine.generate(request(ENDLESS_PROMPT), TextCollector())
         await engine.start()
-        assert (await engine.generate(request(TALK), Ear())).text == before
+        assert (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text == before
     finally:
         await engine.close()

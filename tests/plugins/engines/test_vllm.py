@@ -1,4 +1,4 @@
-"""What only engine ``vllm`` does: a process of its own, its end, adapters, second models."""
+"""Engine ``vllm``, beyond the conformance suite: its process, adapters, further models."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plugins.engines.models import BYE, TALK
+from tests.plugins.engines.models import ENDING_PROMPT, ENDLESS_PROMPT
 from tests.plugins.engines.serving import build_vllm, vllm_python
 from tests.plugins.engines.small_models import (
     LABELS,
@@ -20,7 +20,7 @@ from tests.plugins.engines.small_models import (
     write_classifier,
     write_embedder,
 )
-from tests.plugins.engines.support import IDLE, Ear, request, until
+from tests.plugins.engines.support import IDLE, TextCollector, request, wait_until
 
 from palaver.engine import ChatMessage, Choice, EngineStats, Generation
 from palaver.errors import (
@@ -29,14 +29,15 @@ from palaver.errors import (
     EngineUnavailable,
     InvalidInput,
 )
-from palaver_plugins.engines import vllm_host as host
-from palaver_plugins.engines.vllm import Connection, Stream, VllmEngine, VllmSettings
+from palaver_plugins.engines import vllm_process
+from palaver_plugins.engines.pending_generation import PendingGeneration
+from palaver_plugins.engines.vllm import ProcessConnection, VllmEngine, VllmSettings
 
 SLOTS = 6
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended but was not yet waited for does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except OSError:
@@ -45,7 +46,7 @@ def alive(pid: int) -> bool:
 
 
 def group(leader: int) -> list[int]:
-    """The living processes of a process group."""
+    """Return the running processes of a process group."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and alive(pid := int(entry.name)):
@@ -57,11 +58,11 @@ def group(leader: int) -> list[int]:
     return found
 
 
-async def ended(pid: int, within: float = 5) -> None:
+async def wait_until_ended(pid: int, timeout: float = 5) -> None:  # noqa: ASYNC109
     async def is_dead() -> bool:
         return not alive(pid)
 
-    await until(is_dead, within)
+    await wait_until(is_dead, timeout)
 
 
 # Without vLLM
@@ -82,7 +83,9 @@ async def test_an_interpreter_that_is_missing_is_named(model: Path) -> None:
 
 async def test_an_interpreter_without_vllm_says_so(model: Path) -> None:
     engine = build_vllm(model, sys.executable)
-    with pytest.raises(ConfigurationError, match=r"has no vLLM[\s\S]*last words[\s\S]*ValueError"):
+    with pytest.raises(
+        ConfigurationError, match=r"has no vLLM[\s\S]*end of its log[\s\S]*ValueError"
+    ):
         await engine.start()
     assert engine.pid is None
     await engine.close()
@@ -95,14 +98,14 @@ async def test_a_start_that_takes_too_long_is_ended(model: Path) -> None:
     await engine.close()
 
 
-async def test_a_host_dies_with_its_server(model: Path) -> None:
-    """The server is killed while its host loads; the host, which is its own group, ends."""
+async def test_the_vllm_process_ends_with_its_server(model: Path) -> None:
+    """The server is killed while the vLLM process, which has its own process group, starts."""
     code = (
         "import asyncio, sys\n"
-        "from palaver_plugins.engines.vllm import Host\n"
+        "from palaver_plugins.engines.vllm import VllmProcess\n"
         "async def main():\n"
-        "    host = await Host.spawn(sys.argv[1])\n"
-        "    print(host.pid, flush=True)\n"
+        "    process = await VllmProcess.spawn(sys.argv[1])\n"
+        "    print(process.pid, flush=True)\n"
         "    await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
     )
@@ -116,7 +119,7 @@ async def test_a_host_dies_with_its_server(model: Path) -> None:
     assert alive(pid)
     server.kill()
     await server.wait()
-    await ended(pid)
+    await wait_until_ended(pid)
 
 
 steps = st.lists(
@@ -128,31 +131,31 @@ steps = st.lists(
 def test_pieces_do_not_depend_on_how_the_frames_are_cut(
     texts: list[list[tuple[int, str]]], cuts: list[int]
 ) -> None:
-    asyncio.run(heard_as_sent(texts, cuts))
+    asyncio.run(check_dispatch(texts, cuts))
 
 
-async def heard_as_sent(texts: list[list[tuple[int, str]]], cuts: list[int]) -> None:
-    ears = {number: Ear() for number in (1, 2, 3)}
-    connection = Connection()
-    loop = asyncio.get_running_loop()
+async def check_dispatch(texts: list[list[tuple[int, str]]], cuts: list[int]) -> None:
+    collectors = {number: TextCollector() for number in (1, 2, 3)}
+    connection = ProcessConnection()
     results: list[asyncio.Future[Generation]] = []
-    for number, ear in ears.items():
-        results.append(loop.create_future())
-        connection.attend(number, Stream(ear, results[-1]))
-    done = [host.Done(number, "stop", 1, 0, 2) for number in ears]
-    sent = b"".join(host.frame(host.Step(part)) for part in texts) + host.frame(
-        host.Step(done=done)
-    )
+    for number, collector in collectors.items():
+        generation = PendingGeneration(collector)
+        results.append(generation.result)
+        connection.register(number, generation)
+    done = [vllm_process.Done(number, "stop", 1, 0, 2) for number in collectors]
+    sent = b"".join(
+        vllm_process.encode_frame(vllm_process.StepReport(part)) for part in texts
+    ) + vllm_process.encode_frame(vllm_process.StepReport(done=done))
     places = sorted({0, len(sent), *(cut for cut in cuts if cut < len(sent))})
     for start, end in pairwise(places):
         connection.data_received(sent[start:end])
-    for number, result in zip(ears, results, strict=True):
+    for number, result in zip(collectors, results, strict=True):
         expected = [text for part in texts for to, text in part if to == number]
-        assert ears[number].pieces == expected
+        assert collectors[number].pieces == expected
         assert (await result).text == "".join(expected)
 
 
-# With everything that one host can hold
+# One process with all models and adapters
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -186,14 +189,16 @@ async def engine(
 @pytest.mark.vllm
 @pytest.mark.live
 @pytest.mark.asyncio(loop_scope="module")
-class TestOneHost:
-    async def test_adapters_change_what_is_said(self, engine: VllmEngine) -> None:
+class TestOneProcess:
+    async def test_adapters_change_the_reply(self, engine: VllmEngine) -> None:
         async with asyncio.TaskGroup() as tasks:
-            said = [
-                tasks.create_task(engine.generate(request(TALK, adapter=adapter), Ear()))
+            generations = [
+                tasks.create_task(
+                    engine.generate(request(ENDLESS_PROMPT, adapter=adapter), TextCollector())
+                )
                 for adapter in (None, "gruff", "shy", None, "gruff", "shy")
             ]
-        texts = [task.result().text for task in said]
+        texts = [task.result().text for task in generations]
         assert texts[:3] == texts[3:]
         assert len(set(texts)) == 3
 
@@ -201,9 +206,9 @@ class TestOneHost:
         self, engine: VllmEngine
     ) -> None:
         with pytest.raises(InvalidInput, match=r"'loud' is unknown.*gruff.*shy"):
-            await engine.generate(request(TALK, adapter="loud"), Ear())
+            await engine.generate(request(ENDLESS_PROMPT, adapter="loud"), TextCollector())
 
-    async def test_vectors_tell_texts_apart(self, engine: VllmEngine) -> None:
+    async def test_vectors_differ_between_texts(self, engine: VllmEngine) -> None:
         texts = ["The rain falls", "A small bird sings", "The rain falls", "", "rain " * 500]
         first, second, again, *others = await engine.embed(texts)
         assert first == pytest.approx(again, abs=1e-4)
@@ -217,55 +222,57 @@ class TestOneHost:
             assert scores.keys() == set(LABELS)
             assert sum(scores.values()) == pytest.approx(1, abs=1e-3)
 
-    async def test_a_tenants_own_prefix_is_remembered(self, engine: VllmEngine) -> None:
+    async def test_a_tenants_own_prefix_is_cached(self, engine: VllmEngine) -> None:
         prompt = "A prompt of some length, " * 20
         asked = [request(prompt, tenant="once", max_tokens=1) for _ in range(2)]
-        first, second = [(await engine.generate(it, Ear())).usage for it in asked]
+        first, second = [(await engine.generate(it, TextCollector())).usage for it in asked]
         assert first.cached_tokens == 0
         assert second.prompt_tokens - 32 <= second.cached_tokens < second.prompt_tokens
 
-    async def test_the_load_is_the_engines_own_count(self, engine: VllmEngine) -> None:
-        talks, _ = await occupied(engine)
-        queued = asyncio.create_task(engine.generate(request(TALK), Ear()))
+    async def test_the_stats_are_the_engines_own_count(self, engine: VllmEngine) -> None:
+        tasks, _ = await occupy_slots(engine)
+        queued = asyncio.create_task(engine.generate(request(ENDLESS_PROMPT), TextCollector()))
 
         async def is_full() -> bool:
             return await engine.stats() == EngineStats(running=SLOTS, waiting=1)
 
-        await until(is_full)
-        for talk in talks:
-            talk.cancel()
-        await asyncio.wait(talks)
+        await wait_until(is_full)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         assert (await queued).text
         assert await engine.stats() == IDLE
 
     async def test_the_lower_priority_number_gets_the_next_slot(self, engine: VllmEngine) -> None:
-        talks, _ = await occupied(engine)
+        tasks, _ = await occupy_slots(engine)
         order: list[int] = []
 
-        async def talk(priority: int) -> None:
+        async def generate(priority: int) -> None:
             def note(piece: str) -> None:
                 order.append(priority)
 
-            await engine.generate(request(TALK, priority=priority), note)
+            await engine.generate(request(ENDLESS_PROMPT, priority=priority), note)
 
-        waiting = [asyncio.create_task(talk(priority)) for priority in (5, -5)]
+        waiting = [asyncio.create_task(generate(priority)) for priority in (5, -5)]
 
         async def both_wait() -> bool:
             return (await engine.stats()).waiting == 2
 
-        await until(both_wait)
-        talks[0].cancel()
+        await wait_until(both_wait)
+        tasks[0].cancel()
         await asyncio.wait(waiting)
         assert set(order) == {-5, 5}
         assert order == sorted(order), "with one slot they come one after the other"
-        for running in talks:
+        for running in tasks:
             running.cancel()
-        await asyncio.wait(talks)
+        await asyncio.wait(tasks)
 
     async def test_a_choice_cannot_break_out_of_its_options(self, engine: VllmEngine) -> None:
         odd = Choice(("a\nb", 'c"d', "e|f", "(g)", "[h]", "\\i"))
-        said = await engine.generate(request(TALK, structure=odd, temperature=2.0), Ear())
-        assert said.text in odd.options
+        generation = await engine.generate(
+            request(ENDLESS_PROMPT, structure=odd, temperature=2.0), TextCollector()
+        )
+        assert generation.text in odd.options
 
     async def test_special_tokens_in_a_message_are_only_text(self, engine: VllmEngine) -> None:
         counts = [
@@ -275,60 +282,67 @@ class TestOneHost:
         assert counts[1] - counts[0] > 5, "spelled out, not the one token that ends a message"
         assert counts[2] - counts[1] > 15
 
-    async def test_a_frozen_host_is_noticed_by_the_deadline(self, engine: VllmEngine) -> None:
+    async def test_a_frozen_process_ends_in_a_timeout(self, engine: VllmEngine) -> None:
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
         try:
             with pytest.raises(EngineTimeout):
-                await asyncio.wait_for(engine.generate(request(TALK, timeout=0.2), Ear()), 5)
+                await asyncio.wait_for(
+                    engine.generate(request(ENDLESS_PROMPT, timeout=0.2), TextCollector()), 5
+                )
         finally:
             os.kill(engine.pid, signal.SIGCONT)
-        assert (await engine.generate(request(BYE, max_tokens=200), Ear())).finish_reason == "stop"
+        assert (
+            await engine.generate(request(ENDING_PROMPT, max_tokens=200), TextCollector())
+        ).finish_reason == "stop"
         assert await engine.stats() == IDLE
 
-    async def test_a_killed_host_fails_everything_at_once_and_can_be_started_again(
+    async def test_a_killed_process_fails_all_generations_at_once_and_can_be_started_again(
         self, engine: VllmEngine
     ) -> None:
-        before = (await engine.generate(request(TALK), Ear())).text
-        talks, _ = await occupied(engine)
+        before = (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text
+        tasks, _ = await occupy_slots(engine)
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGKILL)
         async with asyncio.timeout(1):
-            fates = await asyncio.gather(*talks, return_exceptions=True)
-        assert {type(fate) for fate in fates} == {EngineUnavailable}
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {EngineUnavailable}
         with pytest.raises(EngineUnavailable):
-            await engine.generate(request(TALK), Ear())
+            await engine.generate(request(ENDLESS_PROMPT), TextCollector())
         with pytest.raises(EngineUnavailable):
             await engine.stats()
         await engine.start()
-        assert (await engine.generate(request(TALK), Ear())).text == before
+        assert (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text == before
 
     async def test_closing_is_quick_and_leaves_no_process(self, engine: VllmEngine) -> None:
-        talks, _ = await occupied(engine)
+        tasks, _ = await occupy_slots(engine)
         pid = engine.pid
         assert pid is not None
         async with asyncio.timeout(3):
             await engine.close()
         assert not group(pid)
-        fates = await asyncio.gather(*talks, return_exceptions=True)
-        assert {type(fate) for fate in fates} == {EngineUnavailable}
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {EngineUnavailable}
 
 
-async def occupied(engine: VllmEngine) -> tuple[list[asyncio.Task[Generation]], list[Ear]]:
-    """Every slot taken by a reply that does not end by itself."""
-    ears = [Ear() for _ in range(SLOTS)]
-    talks = [
-        asyncio.create_task(engine.generate(request(TALK, max_tokens=4000), ear)) for ear in ears
+async def occupy_slots(
+    engine: VllmEngine,
+) -> tuple[list[asyncio.Task[Generation]], list[TextCollector]]:
+    """Run an endless generation in every slot."""
+    collectors = [TextCollector() for _ in range(SLOTS)]
+    tasks = [
+        asyncio.create_task(engine.generate(request(ENDLESS_PROMPT, max_tokens=4000), collector))
+        for collector in collectors
     ]
-    for ear in ears:
-        await asyncio.wait_for(ear.first.wait(), 10)
-    return talks, ears
+    for collector in collectors:
+        await asyncio.wait_for(collector.first.wait(), 10)
+    return tasks, collectors
 
 
 @pytest.mark.vllm
 @pytest.mark.live
-async def test_vllms_own_processes_do_the_same(model: Path) -> None:
-    """As on a GPU: the engine in processes of vLLM's, one of which dies."""
+async def test_the_engine_runs_in_processes_of_vllms_own(model: Path) -> None:
+    """As on a GPU: the engine runs in processes of vLLM's own, one of which is killed."""
     vllm_python()
     engine = build_vllm(model, processes="several", max_num_seqs=SLOTS)
     engine_info = await engine.start()
@@ -336,31 +350,35 @@ async def test_vllms_own_processes_do_the_same(model: Path) -> None:
         assert "adapter" not in engine_info.capabilities
         pid = engine.pid
         assert pid is not None
-        ear = Ear()
-        said = await engine.generate(request(TALK, logprobs=1), ear)
-        assert ear.text == said.text
-        assert len(said.logprobs) == said.usage.completion_tokens == 40
-        rest = await engine.generate(request(TALK, partial=ear.pieces[0]), Ear())
-        assert said.text.startswith((ear.pieces[0] + rest.text)[: len(said.text)])
-        bound = await engine.generate(request(TALK, structure=Choice(("yes", "no"))), Ear())
+        collector = TextCollector()
+        generation = await engine.generate(request(ENDLESS_PROMPT, logprobs=1), collector)
+        assert collector.text == generation.text
+        assert len(generation.logprobs) == generation.usage.completion_tokens == 40
+        rest = await engine.generate(
+            request(ENDLESS_PROMPT, partial=collector.pieces[0]), TextCollector()
+        )
+        assert generation.text.startswith((collector.pieces[0] + rest.text)[: len(generation.text)])
+        bound = await engine.generate(
+            request(ENDLESS_PROMPT, structure=Choice(("yes", "no"))), TextCollector()
+        )
         assert bound.text in ("yes", "no")
         with pytest.raises(InvalidInput):
-            await engine.generate(request(TALK, structure=Choice(())), Ear())
-        talks, _ = await occupied(engine)
+            await engine.generate(request(ENDLESS_PROMPT, structure=Choice(())), TextCollector())
+        tasks, _ = await occupy_slots(engine)
         assert await engine.stats() == EngineStats(running=SLOTS, waiting=0)
-        talks[0].cancel()
-        await asyncio.wait([talks[0]])
+        tasks[0].cancel()
+        await asyncio.wait([tasks[0]])
         assert (await engine.stats()).running == SLOTS - 1
-        (worker, *_) = [it for it in group(pid) if it != pid and "EngineCor" in title(it)]
+        (worker, *_) = [it for it in group(pid) if it != pid and "EngineCor" in command_line(it)]
         os.kill(worker, signal.SIGKILL)
         async with asyncio.timeout(10):
-            fates = await asyncio.gather(*talks[1:], return_exceptions=True)
-        assert {type(fate) for fate in fates} == {EngineUnavailable}
-        await ended(pid, within=20)
+            outcomes = await asyncio.gather(*tasks[1:], return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {EngineUnavailable}
+        await wait_until_ended(pid, timeout=20)
     finally:
         await engine.close()
     assert not group(pid)
 
 
-def title(pid: int) -> str:
+def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

@@ -11,7 +11,7 @@ from palaver_plugins.knowledge.commands import knowledge
 
 @pytest.fixture
 def console(tmp_path: Path) -> Console:
-    return Console(config=None, overrides=(f"server.data={tmp_path / 'data'}",))
+    return Console(settings_path=None, overrides=(f"server.data={tmp_path / 'data'}",))
 
 
 def run(console: Console, *arguments: str | Path) -> Result:

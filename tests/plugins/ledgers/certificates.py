@@ -1,4 +1,4 @@
-"""Certificates for a test, made with openssl."""
+"""Certificates for a test, files with openssl."""
 
 import asyncio
 import shutil
@@ -9,47 +9,47 @@ import pytest
 
 
 class Certificate(NamedTuple):
-    """A certificate and its key, as files."""
+    """Files of a certificate and its key."""
 
     certificate: Path
     key: Path
 
 
-class Authority:
-    """Vouches for those that it makes a certificate for."""
+class CertificateAuthority:
+    """Certificate authority."""
 
     def __init__(self, folder: Path, own: Certificate) -> None:
         self.own = own
         self._folder = folder
 
-    async def vouch(self, name: str, *, address: str = "127.0.0.1") -> Certificate:
-        """A certificate for ``address``."""
-        made = _files(self._folder, name)
+    async def issue(self, name: str, *, address: str = "127.0.0.1") -> Certificate:
+        """Return a certificate for ``address``."""
+        files = _files(self._folder, name)
         await _openssl(
-            made,
+            files,
             *("-CA", str(self.own.certificate), "-CAkey", str(self.own.key)),
             *("-addext", f"subjectAltName=IP:{address}", "-addext", "basicConstraints=CA:FALSE"),
         )
-        return made
+        return files
 
 
-async def make_authority(folder: Path, name: str = "authority") -> Authority:
+async def make_authority(folder: Path, name: str = "authority") -> CertificateAuthority:
     own = _files(folder, name)
     await _openssl(own)
-    return Authority(folder, own)
+    return CertificateAuthority(folder, own)
 
 
 def _files(folder: Path, name: str) -> Certificate:
     return Certificate(folder / f"{name}.pem", folder / f"{name}-key.pem")
 
 
-async def _openssl(made: Certificate, *options: str) -> None:
+async def _openssl(files: Certificate, *options: str) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     making = await asyncio.create_subprocess_exec(
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-        *("-nodes", "-subj", f"/CN={made.certificate.stem}", *options),
-        *("-keyout", str(made.key), "-out", str(made.certificate)),
+        *("-nodes", "-subj", f"/CN={files.certificate.stem}", *options),
+        *("-keyout", str(files.key), "-out", str(files.certificate)),
         stderr=asyncio.subprocess.DEVNULL,
     )
     assert await making.wait() == 0

@@ -1,7 +1,7 @@
-"""The ledgers under the contract suite, and how a test speaks with them.
+"""Ledgers under the contract tests, and helpers for the tests.
 
-A test takes ``place`` and runs once per ledger. To add a ledger, write an async context manager
-that yields a `Place` and name it in `PLACES`.
+A test takes ``subject`` and runs once per ledger. To add a ledger, write an async context manager
+that yields a `LedgerUnderTest` and add it to `SUBJECTS`.
 """
 
 import asyncio
@@ -41,9 +41,8 @@ from palaver.messages import (
     new_id,
 )
 from palaver.testing.ledger import MemoryLedger
-from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
-from palaver_plugins.ledgers.sqlite import writer as sqlite_writer
-from palaver_plugins.ledgers.sqlite.rows import Store
+from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings, database_thread
+from palaver_plugins.ledgers.sqlite.rows import Database
 
 HERE = Path(__file__).parent
 try:
@@ -52,8 +51,8 @@ except ImportError:
     redis_ledger = None
 
 
-class Clock:
-    """A clock that stands still until it is moved; some ledgers read only its milliseconds."""
+class ManualClock:
+    """Clock that a test moves; some ledgers read only its milliseconds."""
 
     def __init__(self) -> None:
         self.now = float(round(time.time()))
@@ -62,12 +61,12 @@ class Clock:
         return self.now
 
 
-class Place:
-    """A started ledger, ``ledger``, and the means to test it.
+class LedgerUnderTest:
+    """Started ledger with helpers to test it.
 
-    ``build`` makes another instance on the same store, or a fresh one where ``shared`` is not
-    given. ``clock`` is None when the ledger's clock cannot be moved. ``dump`` gives every byte
-    that the store holds; ``url`` leads to it, where it is a server's.
+    ``build`` makes another instance on the same store. ``clock`` is None when the test cannot move
+    the ledger's clock. ``dump`` returns every byte in the store; ``url`` is the address of a store
+    that is a server.
     """
 
     def __init__(
@@ -76,15 +75,15 @@ class Place:
         build: Callable[..., Ledger],
         dump: Callable[[Ledger], Awaitable[bytes]],
         *,
-        clock: Clock | None = None,
-        survives: bool = True,
+        clock: ManualClock | None = None,
+        is_durable: bool = True,
         url: str = "",
     ) -> None:
         self.name = name
         self.url = url
         self.build = build
         self.clock = clock
-        self.survives = survives
+        self.is_durable = is_durable
         self._dump = dump
         self.ledger = build()
 
@@ -92,44 +91,44 @@ class Place:
         return await self._dump(self.ledger)
 
     async def reopen(self, **options: Any) -> None:  # Any: settings of the ledger
-        """Close the ledger and open it anew with other settings."""
+        """Close the ledger and open it again with other settings."""
         await self.ledger.close()
         self.ledger = self.build(**options)
         await self.ledger.start()
 
-    async def let_pass(self, seconds: float) -> None:
-        """Let the ledger's clock go on."""
+    async def advance_clock(self, seconds: float) -> None:
+        """Advance the ledger's clock, or wait."""
         if self.clock is not None:
             self.clock.now += seconds
         else:
             await asyncio.sleep(seconds)
 
-    def need_clock(self) -> Clock:
+    def require_clock(self) -> ManualClock:
         if self.clock is None:
-            pytest.skip(f"the clock of {self.name} cannot be moved by a day")
+            pytest.skip(f"the clock of {self.name} cannot be moved")
         return self.clock
 
-    # Saying things
+    # Messages and turns
 
-    def message(
+    def make_message(
         self, text: str = "hello", *, thread: str = "t", person: str = "ada", **fields: Any
     ) -> Message:
-        """A message; ``fields`` may also hold ``tenant``."""
+        """Return a message; ``fields`` may contain ``tenant``."""
         conversation = Conversation(fields.pop("tenant", "acme"), "web", thread)
         fields.setdefault("id", new_id())
         return Message(conversation=conversation, person=person, text=text, **fields)
 
     async def accept(self, text: str = "hello", **fields: Any) -> str:
-        """Accept a new message; returns its turn."""
-        receipt = await self.ledger.accept(self.message(text, **fields))
+        """Accept a new message; return its turn."""
+        receipt = await self.ledger.accept(self.make_message(text, **fields))
         assert not receipt.duplicate
         return receipt.turn
 
-    async def receive(
+    async def accept_with(
         self, text: str = "hello", policies: ConcurrencyPolicies = QUEUE_ALL, **fields: Any
     ) -> Receipt:
         """Accept a new message under ``policies``."""
-        return await self.ledger.accept(self.message(text, **fields), policies)
+        return await self.ledger.accept(self.make_message(text, **fields), policies)
 
     async def claim(self, *, lease: float = 30.0, history: int = 40) -> Claim:
         """Claim a turn that must be due."""
@@ -137,7 +136,7 @@ class Place:
         assert claim is not None, "nothing was due"
         return claim
 
-    async def nothing_due(self) -> None:
+    async def assert_nothing_due(self) -> None:
         assert await self.ledger.claim("worker", lease=30.0, history=0) is None
 
     async def append(self, claim: Claim, *entries: LogEntry, expect: int | None = None) -> Progress:
@@ -151,7 +150,7 @@ class Place:
         expect: int | None = None,
         outcome: Outcome = "done",
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
         """Settle with ``entries`` and a `Finished` after them."""
@@ -161,18 +160,18 @@ class Place:
             (*entries, finished),
             expect=claim.index if expect is None else expect,
             pending_question=pending_question,
-            steered=steered,
+            taken_steering=taken_steering,
             dead_letter_reason=dead_letter_reason,
         )
 
-    async def answer(self, text: str = "fine", *, lease: float = 30.0) -> Claim:
+    async def answer_turn(self, text: str = "fine", *, lease: float = 30.0) -> Claim:
         """Claim the next turn and settle it with the reply ``text``."""
         claim = await self.claim(lease=lease)
-        await self.settle(claim, *self.reply(claim, text))
+        await self.settle(claim, *self.reply_entries(claim, text))
         return claim
 
-    def reply(self, claim: Claim, *texts: str) -> tuple[LogEntry, ...]:
-        """The entries of a reply in pieces, from the beginning of a turn."""
+    def reply_entries(self, claim: Claim, *texts: str) -> tuple[LogEntry, ...]:
+        """Return the entries of a reply in pieces, from the beginning of a turn."""
         entries: list[LogEntry] = [
             Started(turn=claim.turn, attempt=claim.attempt),
             Routed(turn=claim.turn, skill="chat", reason="default"),
@@ -183,13 +182,13 @@ class Place:
             position += len(text)
         return tuple(entries)
 
-    async def run(self, skill: str, **options: Any) -> Claim:
-        """Claim the next turn, which ``skill`` begins to answer."""
+    async def run_skill(self, skill: str, **options: Any) -> Claim:
+        """Claim the next turn and route it to ``skill``."""
         claim = await self.claim(**options)
         await self.append(claim, Routed(turn=claim.turn, skill=skill, reason="default"))
         return claim
 
-    def step(self, number: int, *, done: bool = True, result: bytes = b"null") -> Step:
+    def make_step(self, number: int, *, done: bool = True, result: bytes = b"null") -> Step:
         return Step(
             number=number,
             verb="generate",
@@ -198,8 +197,8 @@ class Place:
             result=msgspec.Raw(result),
         )
 
-    async def stream(self, conversation: Conversation, after: int = 0) -> list[StoredEvent]:
-        """All events above ``after``, read in pages; checks that they have no gap."""
+    async def read_stream(self, conversation: Conversation, after: int = 0) -> list[StoredEvent]:
+        """Return all events above ``after``, read in pages; check that they have no gap."""
         events: list[StoredEvent] = []
         while True:
             page = await self.ledger.read(conversation, after, 7)
@@ -212,8 +211,8 @@ class Place:
             after = events[-1].offset
 
 
-def sibling(name: str) -> ModuleType:
-    """The module ``name`` beside this file; pytest's importlib mode leaves it off the path."""
+def load_sibling(name: str) -> ModuleType:
+    """Import the module ``name`` beside this file, which pytest's importlib mode does not find."""
     path = HERE / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"ledgers_{name}", path)
     if spec is None or spec.loader is None or not path.exists():
@@ -227,80 +226,80 @@ def sibling(name: str) -> ModuleType:
 
 
 @asynccontextmanager
-async def memory_place(directory: Path) -> AsyncIterator[Place]:
-    clock = Clock()
+async def memory_subject(directory: Path) -> AsyncIterator[LedgerUnderTest]:
+    clock = ManualClock()
 
     def build(**options: Any) -> Ledger:
         return MemoryLedger(clock=clock, **options)
 
-    yield Place("memory", build, dump_objects, clock=clock, survives=False)
+    yield LedgerUnderTest("memory", build, dump_objects, clock=clock, is_durable=False)
 
 
 async def dump_objects(ledger: Ledger) -> bytes:
-    """The text of every object that ``ledger`` holds."""
+    """Return the text of every object that is reachable from ``ledger``."""
     return "\n".join(_texts(ledger, {})).encode()
 
 
-def _texts(value: object, met: dict[int, object]) -> Iterator[str]:
-    if id(value) in met:
+def _texts(value: object, seen: dict[int, object]) -> Iterator[str]:
+    if id(value) in seen:
         return
-    met[id(value)] = value  # kept alive, so that its id stays its own
+    seen[id(value)] = value  # kept alive, so that its id stays its own
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for key, held in value.items():
-            yield from _texts(key, met)
-            yield from _texts(held, met)
+        for key, item in value.items():
+            yield from _texts(key, seen)
+            yield from _texts(item, seen)
     elif isinstance(value, bytes | msgspec.Raw):
         yield bytes(value).decode()
     elif isinstance(value, list | tuple | set | frozenset | deque):
         for item in value:
-            yield from _texts(item, met)
+            yield from _texts(item, seen)
     elif type(value).__module__.startswith("palaver"):
         names = (*getattr(value, "__slots__", ()), *getattr(value, "__dict__", ()))
         names += getattr(value, "__struct_fields__", ())
         for name in names:
-            yield from _texts(getattr(value, name, None), met)
+            yield from _texts(getattr(value, name, None), seen)
 
 
 # SQLite
 
 
-class Unsynced(sqlite_writer.Writer):
-    """Leaves out the waiting for the disk, which the contract cannot see; the rest is the same."""
+class UnsyncedThread(database_thread.DatabaseThread):
+    """Thread that does not wait for the disk, which the contract cannot observe."""
 
-    def commit(self, store: Store, outcomes: list[sqlite_writer.Outcome]) -> None:
-        super().commit(store, outcomes)
-        store.database.execute("PRAGMA synchronous = OFF")
+    def commit(self, database: Database, results: list[database_thread.JobResult]) -> None:
+        super().commit(database, results)
+        database.connection.execute("PRAGMA synchronous = OFF")
 
 
-class Forgetful(Unsynced):
-    """Holds no conversation in memory from one batch to the next: everything is read again."""
+class UncachedThread(UnsyncedThread):
+    """Thread without a cache of conversations: it reads everything again after each batch."""
 
-    def commit(self, store: Store, outcomes: list[sqlite_writer.Outcome]) -> None:
-        super().commit(store, outcomes)
-        store.live.clear()
+    def commit(self, database: Database, results: list[database_thread.JobResult]) -> None:
+        super().commit(database, results)
+        database.cached_rows.clear()
 
 
 @asynccontextmanager
-async def sqlite_place(
-    directory: Path, writer: type[sqlite_writer.Writer] = Unsynced
-) -> AsyncIterator[Place]:
-    clock = Clock()
+async def sqlite_subject(
+    directory: Path, writer: type[database_thread.DatabaseThread] = UnsyncedThread
+) -> AsyncIterator[LedgerUnderTest]:
+    clock = ManualClock()
     path = directory / "ledger.sqlite"
 
     def build(**options: Any) -> Ledger:
         settings = SQLiteLedgerSettings(path=path, **options)
-        return SQLiteLedger(settings, directory, clock=clock, writer=writer)
+        return SQLiteLedger(settings, directory, clock=clock, thread=writer)
 
     async def dump(_: Ledger) -> bytes:
         return await asyncio.to_thread(dump_files, path)
 
-    yield Place("sqlite", build, dump, clock=clock)
+    yield LedgerUnderTest("sqlite", build, dump, clock=clock)
 
 
 def dump_files(path: Path) -> bytes:
-    """The bytes of the file ``path`` and of those beside it that begin with its name."""
+    """Return the bytes of ``path`` and of the files beside it with the same prefix."""
     files = sorted(path.parent.glob(f"{path.name}*"))
     return b"".join(file.read_bytes() for file in files)
 
@@ -309,27 +308,27 @@ def dump_files(path: Path) -> bytes:
 
 
 @asynccontextmanager
-async def redis_place(
+async def redis_subject(
     directory: Path, changes: Mapping[str, str] | None = None
-) -> AsyncIterator[Place]:
-    """``changes`` are made to the ledger's scripts."""
-    server = sibling("redis_server")
+) -> AsyncIterator[LedgerUnderTest]:
+    """Start a ledger with ``changes`` in its scripts."""
+    server = load_sibling("redis_server")
     if redis_ledger is None:
         pytest.skip("palaver_plugins.ledgers.redis cannot be imported")
-    clock = Clock()
-    store = sibling("redis_clock").clocked(clock, changes)
-    async with server.running_redis(include=server.the_users(directory)) as running:
-        url = running.url_of("palaver")  # whatever the contract asks for, it may do
+    clock = ManualClock()
+    client = load_sibling("redis_clock").client_with_clock(clock, changes)
+    async with server.run_redis(include=server.write_user_config(directory)) as running:
+        url = running.url_for("palaver")  # the contract needs no other permissions
 
         def build(**options: Any) -> Ledger:
             settings = redis_ledger.RedisLedgerSettings(url=url, **options)
-            ledger: Ledger = redis_ledger.RedisLedger(settings, store=store)
+            ledger: Ledger = redis_ledger.RedisLedger(settings, client=client)
             return ledger
 
         async def dump(_: Ledger) -> bytes:
             return await dump_redis(running.url)
 
-        yield Place("redis", build, dump, clock=clock, url=running.url)
+        yield LedgerUnderTest("redis", build, dump, clock=clock, url=running.url)
 
 
 READERS: dict[str, tuple[Any, ...]] = {
@@ -343,13 +342,13 @@ READERS: dict[str, tuple[Any, ...]] = {
 
 
 async def read_redis(client: Any, key: bytes) -> Any:
-    """What a key of any kind holds."""
+    """Return the value of a key of any type."""
     command, *arguments = READERS[(await client.type(key)).decode()]
     return await client.execute_command(command, key, *arguments)
 
 
 async def dump_redis(url: str) -> bytes:
-    """Every key of the server and what it holds."""
+    """Return every key of the server and its value."""
     from redis.asyncio import Redis
 
     client: Any = Redis.from_url(url)  # its commands are typed for both clients at once
@@ -373,12 +372,12 @@ def _byte_strings(value: object) -> Iterator[bytes]:
             yield from _byte_strings(item)
 
 
-PlaceFactory = Callable[[Path], AbstractAsyncContextManager[Place]]
-PLACES: dict[str, PlaceFactory] = {
-    "memory": memory_place,
-    "sqlite": sqlite_place,
-    "forgetful_sqlite": partial(sqlite_place, writer=Forgetful),
-    "redis": redis_place,
+SubjectFactory = Callable[[Path], AbstractAsyncContextManager[LedgerUnderTest]]
+SUBJECTS: dict[str, SubjectFactory] = {
+    "memory": memory_subject,
+    "sqlite": sqlite_subject,
+    "sqlite_uncached": partial(sqlite_subject, writer=UncachedThread),
+    "redis": redis_subject,
 }
 
 
@@ -386,13 +385,13 @@ PLACES: dict[str, PlaceFactory] = {
     params=[
         "memory",
         "sqlite",
-        "forgetful_sqlite",
+        "sqlite_uncached",
         pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
     ]
 )
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    """A started ledger of each kind, alone on its store."""
-    async with PLACES[request.param](tmp_path) as made:
+async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LedgerUnderTest]:
+    """Return a started ledger of each kind, alone on its store."""
+    async with SUBJECTS[request.param](tmp_path) as made:
         await made.ledger.start()
         try:
             yield made
@@ -401,6 +400,6 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 @pytest.fixture
-def places() -> dict[str, PlaceFactory]:
-    """How to make a place, for a test that needs several."""
-    return PLACES
+def subject_factories() -> dict[str, SubjectFactory]:
+    """Return the factories, for a test that needs several ledgers."""
+    return SUBJECTS

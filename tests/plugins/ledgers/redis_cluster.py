@@ -1,4 +1,4 @@
-"""A Redis Cluster of real processes for a test, whose slots can be moved step by step."""
+"""Redis Cluster of real processes; a test migrates its slots step by step."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from redis.crc import key_slot
-from tests.plugins.ledgers.redis_kit import raw
-from tests.plugins.ledgers.redis_server import RedisServer, free_port, running_redis
+from tests.plugins.ledgers.redis_helpers import raw_client
+from tests.plugins.ledgers.redis_server import RedisServer, free_port, run_redis
 
 SLOTS = 16384
 OPTIONS = {
@@ -35,10 +35,10 @@ class Cluster:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.masters)
 
     async def owner(self, slot: int) -> RedisServer:
-        """Who serves the slot, by the word of a node that is alive."""
+        """Return the master of the slot, as a running node reports it."""
         for node in (*self.masters, *self.replicas):
-            if node.running:
-                async with raw(node.url) as client:
+            if node.is_running:
+                async with raw_client(node.url) as client:
                     for first, last, (_, port, *_), *_ in await _slots(client):
                         if first <= slot <= last:
                             return self._node(port)
@@ -49,35 +49,35 @@ class Cluster:
         return node
 
     @contextlib.asynccontextmanager
-    async def moving(self, slot: int, target: RedisServer) -> AsyncIterator["Move"]:
-        """The slot is on its way to ``target``; all that is left of it goes at the end."""
+    async def migrate_slot(self, slot: int, target: RedisServer) -> AsyncIterator["SlotMigration"]:
+        """Migrate the slot to ``target``; the remaining keys move at the end."""
         source = await self.owner(slot)
-        async with raw(source.url) as here, raw(target.url) as there:
-            move = Move(slot, here, there, target.port)
+        async with raw_client(source.url) as here, raw_client(target.url) as there:
+            move = SlotMigration(slot, here, there, target.port)
             ours, theirs = await _id(here), await _id(there)
             await there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ours)
             await here.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", theirs)
             yield move
-            while keys := await move.left(100):
-                await move.take(*keys)
+            while keys := await move.remaining_keys(100):
+                await move.migrate(*keys)
             for node in (there, here):
                 await node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", theirs)
 
 
-class Move:
+class SlotMigration:
     """A slot on its way from one node to another."""
 
     def __init__(self, slot: int, source: Any, target: Any, port: int) -> None:  # Any: clients
         self._slot, self._source, self._target, self._port = slot, source, target, port
 
-    async def left(self, limit: int = 10_000) -> list[bytes]:
-        """The keys that have not gone yet."""
+    async def remaining_keys(self, limit: int = 10_000) -> list[bytes]:
+        """Return the keys that have not moved yet."""
         keys: list[bytes] = await self._source.execute_command(
             "CLUSTER", "GETKEYSINSLOT", self._slot, limit
         )
         return keys
 
-    async def take(self, *keys: bytes) -> None:
+    async def migrate(self, *keys: bytes) -> None:
         """Let the keys go."""
         await self._source.execute_command(
             "MIGRATE", "127.0.0.1", self._port, "", 0, 5000, "KEYS", *keys
@@ -85,18 +85,18 @@ class Move:
 
 
 @contextlib.asynccontextmanager
-async def cluster(
+async def run_cluster(
     *, replicated: bool = False, directives: Callable[[], dict[str, str]] = dict
 ) -> AsyncIterator[Cluster]:
     """Three nodes, each with a third of the slots, and perhaps with a replica; ``directives`` makes
-    those that each node has besides."""
+    additional ones for each node."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def node() -> tuple[RedisServer, Any]:
             bus = {"cluster_port": str(free_port())}
-            starting = running_redis(**OPTIONS, **bus, **directives())
+            starting = run_redis(**OPTIONS, **bus, **directives())
             server = await stack.enter_async_context(starting)
-            return server, await stack.enter_async_context(raw(server.url))
+            return server, await stack.enter_async_context(raw_client(server.url))
 
         masters = [await node() for _ in range(3)]
         replicas = [await node() for _ in range(3 if replicated else 0)]
@@ -112,11 +112,11 @@ async def cluster(
         clients = [client for _, client in (*masters, *replicas)]
         async with asyncio.timeout(10):
             for client in clients:
-                await _knows(client, len(clients))
+                await _wait_for_nodes(client, len(clients))
             for (_, client), (_, master) in zip(replicas, masters, strict=False):
                 await client.execute_command("CLUSTER", "REPLICATE", await _id(master))
             for client in clients:
-                await _formed(client, len(replicas))
+                await _wait_until_formed(client, len(replicas))
         yield Cluster([server for server, _ in masters], [server for server, _ in replicas])
 
 
@@ -129,14 +129,14 @@ async def _slots(client: Any) -> Any:
     return await client.execute_command("CLUSTER", "SLOTS")
 
 
-async def _knows(client: Any, nodes: int) -> None:
+async def _wait_for_nodes(client: Any, nodes: int) -> None:
     while len((await client.execute_command("CLUSTER", "NODES")).splitlines()) < nodes:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 
 
-async def _formed(client: Any, replicas: int) -> None:
+async def _wait_until_formed(client: Any, replicas: int) -> None:
     """Return when the node sees all slots served and so many replicas, and is in step itself."""
-    while not await _is_formed(client, replicas):  # noqa: ASYNC110  nothing tells of it
+    while not await _is_formed(client, replicas):  # noqa: ASYNC110  there is no notification
         await asyncio.sleep(0.02)
 
 

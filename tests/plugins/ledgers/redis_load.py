@@ -1,4 +1,4 @@
-"""Load: turns that go on while a Redis fails, and the checker that is told of them."""
+"""Load generator for a Redis ledger during faults, with a history checker."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from palaver_plugins.ledgers.redis import RedisLedger
 
 T = TypeVar("T")
 
-PAUSE = 0.02
-"""Seconds between two attempts while the ledger is away, as a client would wait for longer."""
+RETRY_SECONDS = 0.02
+"""Seconds between two attempts while the ledger is unavailable; clients wait longer."""
 LEASE = 3.0
 
 
@@ -25,23 +25,23 @@ def reply_to(message: Message) -> str:
     return " ".join(f"{message.text}:{word}" for word in range(8))
 
 
-class Load:
-    """People who send each message until it is acknowledged, and workers who write each piece of
-    a reply until it is stored."""
+class LoadGenerator:
+    """Clients that repeat each message until it is acknowledged, and workers that repeat each
+    write until it is stored."""
 
     def __init__(self, ledger: RedisLedger) -> None:
         self.checker = HistoryChecker(reply_to)
         self.accepted = 0
         self.settled = 0
         self.refused = 0
-        """Calls that were told that the ledger is away."""
+        """Calls that failed with `LedgerUnavailable`."""
         self._ledger = ledger
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._sending = True
 
     @contextlib.asynccontextmanager
-    async def running(self, *, people: int = 4, workers: int = 4) -> AsyncIterator["Load"]:
-        """At the end nobody sends more, and every turn is waited for."""
+    async def running(self, *, people: int = 4, workers: int = 4) -> AsyncIterator["LoadGenerator"]:
+        """Generate load; at the end stop sending, and wait for every turn."""
         async with asyncio.TaskGroup() as group:
             senders = [group.create_task(self._send(f"t{person}")) for person in range(people)]
             tasks = [group.create_task(self._work()) for _ in range(workers)]
@@ -54,7 +54,7 @@ class Load:
 
     async def _end(self) -> None:
         try:
-            await self.until(lambda: self.settled >= self.checker.turn_count)
+            await self.wait_for(lambda: self.settled >= self.checker.turn_count)
         except TimeoutError:
             depth = await self._ledger.queue_depth()
             findings = await self.findings()
@@ -63,19 +63,19 @@ class Load:
                 f"{depth}, {findings}"
             ) from None
 
-    async def until(self, holds: Callable[[], bool], *, within: float = 30.0) -> None:
-        async with asyncio.timeout(within), self._news:
-            await self._news.wait_for(holds)
+    async def wait_for(self, holds: Callable[[], bool], *, within: float = 30.0) -> None:
+        async with asyncio.timeout(within), self._changed:
+            await self._changed.wait_for(holds)
 
-    async def more(self, turns: int) -> None:
-        """Wait until so many more turns were settled."""
+    async def wait_for_settled(self, turns: int) -> None:
+        """Wait until that many more turns are settled."""
         wanted = self.settled + turns
-        await self.until(lambda: self.settled >= wanted)
+        await self.wait_for(lambda: self.settled >= wanted)
 
-    async def trouble(self) -> None:
-        """Wait until the next call is told that the ledger is away."""
+    async def wait_for_refusal(self) -> None:
+        """Wait until another call fails with `LedgerUnavailable`."""
         before = self.refused
-        await self.until(lambda: self.refused > before)
+        await self.wait_for(lambda: self.refused > before)
 
     async def findings(self) -> Findings:
         return await self.checker.check(self._ledger)
@@ -90,21 +90,21 @@ class Load:
                 person="ada",
                 text=f"{thread}-{number}",
             )
-            receipt = await self._insist(functools.partial(self._ledger.accept, message))
+            receipt = await self._retry(functools.partial(self._ledger.accept, message))
             self.checker.record_accepted(message, receipt.turn)
-            await self._tell(accepted=1)
+            await self._record(accepted=1)
 
     async def _work(self) -> None:
         while True:
-            claim = await self._insist(lambda: self._ledger.claim("worker", lease=LEASE, history=0))
+            claim = await self._retry(lambda: self._ledger.claim("worker", lease=LEASE, history=0))
             if claim is None:
-                await self._insist(lambda: self._ledger.wait_for_work(1.0))
+                await self._retry(lambda: self._ledger.wait_for_work(1.0))
                 continue
             with contextlib.suppress(Fenced):
                 await self._answer(claim)
 
     async def _answer(self, claim: Claim) -> None:
-        """Go on with the reply from where it is stored."""
+        """Continue the reply from its stored part."""
         reply, position, index = reply_to(claim.message), len(claim.reply), claim.index
         entries: list[LogEntry] = [
             Started(turn=claim.turn, attempt=claim.attempt, position=position)
@@ -115,28 +115,28 @@ class Load:
             index = await self._write(claim, entries, index)
             entries = []
         entries = [Finished(turn=claim.turn, outcome="done", length=len(reply))]
-        await self._insist(lambda: self._ledger.settle(claim, entries, expect=index))
-        await self._tell(settled=1)
+        await self._retry(lambda: self._ledger.settle(claim, entries, expect=index))
+        await self._record(settled=1)
 
     async def _write(self, claim: Claim, entries: list[LogEntry], index: int) -> int:
-        progress = await self._insist(
+        progress = await self._retry(
             lambda: self._ledger.append(claim, entries, expect=index, lease=LEASE)
         )
         return progress.index
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
                 return await call()
             except TooMany:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(RETRY_SECONDS)
             except LedgerUnavailable:
-                await self._tell(refused=1)
-                await asyncio.sleep(PAUSE)
+                await self._record(refused=1)
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def _tell(self, *, accepted: int = 0, settled: int = 0, refused: int = 0) -> None:
-        async with self._news:
+    async def _record(self, *, accepted: int = 0, settled: int = 0, refused: int = 0) -> None:
+        async with self._changed:
             self.accepted += accepted
             self.settled += settled
             self.refused += refused
-            self._news.notify_all()
+            self._changed.notify_all()

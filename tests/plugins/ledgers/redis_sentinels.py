@@ -1,4 +1,4 @@
-"""A master with replicas and the sentinels that watch them, as real processes for a test."""
+"""A master, its replicas and sentinels, as real processes for a test."""
 
 import asyncio
 import contextlib
@@ -6,22 +6,22 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import ClassVar
 
-from tests.plugins.ledgers.redis_kit import raw
+from tests.plugins.ledgers.redis_helpers import raw_client
 from tests.plugins.ledgers.redis_server import (
     PASSWORD,
     RedisServer,
-    running,
-    running_redis,
-    the_users,
+    run_redis,
+    run_server,
+    write_user_config,
 )
 
 SERVICE = "talk"
 DOWN_AFTER = 700
-"""Milliseconds without an answer after which a sentinel takes a server for dead."""
+"""Milliseconds without an answer after which a sentinel considers a server dead."""
 
 
 class Sentinel(RedisServer):
-    """One sentinel process. It writes what it learns into its configuration."""
+    """One sentinel process. It writes its state into its configuration file."""
 
     defaults: ClassVar[dict[str, str]] = {}
 
@@ -36,7 +36,7 @@ class Sentinel(RedisServer):
         return ["redis-server", str(path), "--sentinel"]
 
 
-class Watched:
+class SentinelDeployment:
     """One master, two replicas, three sentinels."""
 
     def __init__(self, servers: list[RedisServer], sentinels: list[RedisServer]) -> None:
@@ -49,34 +49,34 @@ class Watched:
         return f"redis+sentinel://palaver:{PASSWORD}@{hosts}/{SERVICE}"
 
     async def master(self) -> RedisServer:
-        """Whom the first sentinel takes for the master."""
-        async with raw(self.sentinels[0].url) as client:
+        """Return the master, as the first sentinel reports it."""
+        async with raw_client(self.sentinels[0].url) as client:
             _, port = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         (server,) = [each for each in self.servers if each.port == int(port)]
         return server
 
     async def flags(self, replica: RedisServer) -> str:
-        """What the first sentinel says of it."""
-        async with raw(self.sentinels[0].url) as client:
+        """Return the flags that the first sentinel reports for a replica."""
+        async with raw_client(self.sentinels[0].url) as client:
             for state in await client.sentinel_slaves(SERVICE):
                 if state["port"] == replica.port:
                     return str(state["flags"])
         return ""
 
-    async def in_step(self) -> None:
-        """Return when the sentinels know each other, and the master has both its replicas."""
+    async def wait_until_in_sync(self) -> None:
+        """Wait until the sentinels know each other, and the master has both its replicas."""
         async with asyncio.timeout(30):
-            while not await self._is_in_step():  # noqa: ASYNC110  nothing tells of it
+            while not await self._is_in_sync():  # noqa: ASYNC110  there is no notification
                 await asyncio.sleep(0.05)
 
-    async def _is_in_step(self) -> bool:
+    async def _is_in_sync(self) -> bool:
         for sentinel in self.sentinels:
-            async with raw(sentinel.url) as client:
+            async with raw_client(sentinel.url) as client:
                 state = await client.sentinel_master(SERVICE)
             known = (state["num-other-sentinels"], state["num-slaves"], state["flags"])
             if known != (2, 2, "master"):
                 return False
-        async with raw((await self.master()).url) as client:
+        async with raw_client((await self.master()).url) as client:
             replication = await client.info("replication")
         return all(
             replication.get(f"slave{number}", {}).get("state") == "online" for number in range(2)
@@ -84,21 +84,19 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watched(directory: Path) -> AsyncIterator[Watched]:
-    """A started `Watched`, in step. Everybody is a user with the least rights; the sentinels want
-    `PASSWORD`."""
+async def run_sentinels(directory: Path) -> AsyncIterator[SentinelDeployment]:
+    """Start a deployment and wait until it is in sync. Every user has the least permissions; the
+    sentinels require `PASSWORD`."""
     own = {
-        "include": the_users(directory),
+        "include": write_user_config(directory),
         "masteruser": "replica",
         "masterauth": PASSWORD,
         "repl_diskless_sync_delay": "0",
     }
     async with contextlib.AsyncExitStack() as stack:
-        master = await stack.enter_async_context(running_redis(**own))
+        master = await stack.enter_async_context(run_redis(**own))
         replicas = [
-            await stack.enter_async_context(
-                running_redis(**own, replicaof=f"127.0.0.1 {master.port}")
-            )
+            await stack.enter_async_context(run_redis(**own, replicaof=f"127.0.0.1 {master.port}"))
             for _ in range(2)
         ]
         watching = {
@@ -110,7 +108,9 @@ async def watched(directory: Path) -> AsyncIterator[Watched]:
             f"sentinel down-after-milliseconds {SERVICE}": str(DOWN_AFTER),
             f"sentinel failover-timeout {SERVICE}": "4000",
         }
-        sentinels = [await stack.enter_async_context(running(Sentinel, watching)) for _ in range(3)]
-        made = Watched([master, *replicas], sentinels)
-        await made.in_step()
+        sentinels = [
+            await stack.enter_async_context(run_server(Sentinel, watching)) for _ in range(3)
+        ]
+        made = SentinelDeployment([master, *replicas], sentinels)
+        await made.wait_until_in_sync()
         yield made

@@ -1,7 +1,7 @@
-"""A private redis-server for tests: free loopback port, own directory, killed at the end.
+"""Private redis-server for tests: free loopback port, own directory, killed at the end.
 
-With no directives it is configured as a ledger needs it: every write on disk before it is
-acknowledged, and nothing ever evicted.
+By default its configuration is the one that a ledger needs: every write is on disk before it is
+acknowledged, and nothing is evicted.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ import pytest
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 START_SECONDS = 60.0
-"""In which a server answers, with what it has to load first."""
-CONF = Path(__file__).parents[3] / "config" / "redis.conf"
+"""Timeout for the start of a server, which may load data first."""
+CONFIG_FILE = Path(__file__).parents[3] / "config" / "redis.conf"
 PASSWORD = "s3cret"
 
 
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One redis-server process at a time on ``port``, over ``directory``. Its methods block."""
+    """One redis-server process at a time on ``port``, with ``directory``. Its methods block."""
 
     defaults: ClassVar[dict[str, str]] = DURABLE
 
@@ -48,14 +48,14 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """For somebody who may do everything."""
+        """Return the URL of a user with all permissions."""
         password = self.directives.get("requirepass", "")
         if "include" in self.directives:
-            return self.url_of("admin")
+            return self.url_for("admin")
         return f"redis://{password and f':{password}@'}127.0.0.1:{self.port}/0"
 
-    def url_of(self, user: str) -> str:
-        """For a user of `the_users`."""
+    def url_for(self, user: str) -> str:
+        """Return the URL of a user of `write_user_config`."""
         return f"redis://{user}:{PASSWORD}@127.0.0.1:{self.port}/0"
 
     @property
@@ -64,11 +64,11 @@ class RedisServer:
         return self._process.pid
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None
 
     def start(self) -> None:
-        """Start it and wait until it answers. Raises `RuntimeError` with its log otherwise."""
+        """Start it and wait until it answers. Raises `RuntimeError` with its log on failure."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(), cwd=self.directory, stdout=log, stderr=log
@@ -80,19 +80,19 @@ class RedisServer:
             time.sleep(0.01)
 
     def kill(self) -> None:
-        """SIGKILL, and wait for its end."""
+        """Send SIGKILL, and wait for its end."""
         self._end(signal.SIGKILL)
 
     def terminate(self) -> None:
-        """SIGTERM: it saves what its configuration saves at the end."""
+        """Send SIGTERM, so that it saves, and wait for its end."""
         self._end(signal.SIGTERM)
 
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers. `thaw` undoes it."""
+    def pause(self) -> None:
+        """Send SIGSTOP: connections stay open without an answer. `resume` undoes it."""
         assert self._process is not None, "not running"
         self._process.send_signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         assert self._process is not None, "not running"
         self._process.send_signal(signal.SIGCONT)
 
@@ -118,20 +118,20 @@ class RedisServer:
             return False
 
 
-def the_users(directory: Path) -> str:
-    """The configuration that the product ships, with `PASSWORD` for everyone and an admin: the path
-    to ``include``."""
+def write_user_config(directory: Path) -> str:
+    """Write the project's configuration with `PASSWORD` for every user and an admin; return the
+    path to ``include``."""
     path = directory / "redis.conf"
-    lines = CONF.read_text().replace(" on ", f" on >{PASSWORD} ")
+    lines = CONFIG_FILE.read_text().replace(" on ", f" on >{PASSWORD} ")
     path.write_text(f"{lines}\nuser admin on >{PASSWORD} ~* &* +@all\n")
     return str(path)
 
 
 @contextlib.asynccontextmanager
-async def running(
+async def run_server(
     kind: type[RedisServer], directives: Mapping[str, str]
 ) -> AsyncIterator[RedisServer]:
-    """A started server of that ``kind``, to be killed and started again by the test.
+    """Start a server of that ``kind``, which the test may kill and start again.
 
     Skips the test where redis-server is not installed.
     """
@@ -147,27 +147,27 @@ async def running(
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
-def running_redis(**directives: str) -> AbstractAsyncContextManager[RedisServer]:
-    """A `running` `RedisServer`; directives with ``_`` for ``-`` change its defaults."""
-    return running(RedisServer, directives)
+def run_redis(**directives: str) -> AbstractAsyncContextManager[RedisServer]:
+    """Start a `RedisServer`; directives with ``_`` for ``-`` change its defaults."""
+    return run_server(RedisServer, directives)
 
 
 @contextlib.asynccontextmanager
 async def redis_server(**directives: str) -> AsyncIterator[str]:
-    """The URL of a private redis-server; directives with ``_`` for ``-`` change its defaults."""
-    async with running_redis(**directives) as server:
+    """Start a `RedisServer` and return its URL; see `run_redis`."""
+    async with run_redis(**directives) as server:
         yield server.url
 
 
-class Proxy:
-    """A relay before a Redis that remembers what was asked and can lose what was answered."""
+class RecordingProxy:
+    """Proxy before a Redis that records commands and can drop a reply."""
 
     def __init__(self, server: RedisServer) -> None:
         self.commands: list[list[bytes]] = []
-        self.answered = 0
-        """Bytes that came back."""
-        self.lose_next_answer = False
-        """Let the next command be executed, and cut its connection instead of answering."""
+        self.reply_bytes = 0
+        """Bytes of replies."""
+        self.drop_next_reply = False
+        """True: cut the connection instead of the next reply; Redis has run the command."""
         self.port = 0
         self._server = server
         self._writers: set[asyncio.StreamWriter] = set()
@@ -176,40 +176,40 @@ class Proxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def names(self) -> list[bytes]:
-        """The names of the commands since the last `forget`."""
+    def command_names(self) -> list[bytes]:
+        """Return the names of the commands since the last `clear_record`."""
         return [command[0] for command in self.commands]
 
-    def forget(self) -> None:
+    def clear_record(self) -> None:
         self.commands.clear()
-        self.answered = 0
+        self.reply_bytes = 0
 
-    def cut(self) -> None:
+    def cut_connections(self) -> None:
         """Cut every connection."""
         for writer in self._writers:
             writer.transport.abort()
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection until either side ends it."""
+        """Relay one connection until either side ends it."""
         try:
             back, forth = await asyncio.open_connection("127.0.0.1", self._server.port)
         except OSError:
             writer.transport.abort()
             return
-        ours = {writer, forth}
-        self._writers |= ours
+        writers = {writer, forth}
+        self._writers |= writers
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._ask(reader, forth, ours))
-                group.create_task(self._answer(back, writer, ours))
+                group.create_task(self._relay_commands(reader, forth, writers))
+                group.create_task(self._relay_replies(back, writer, writers))
         finally:
-            self._writers -= ours
+            self._writers -= writers
 
-    async def _ask(
+    async def _relay_commands(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        ours: set[asyncio.StreamWriter],
+        writers: set[asyncio.StreamWriter],
     ) -> None:
         parser = hiredis.Reader()
         with contextlib.suppress(OSError):
@@ -218,22 +218,22 @@ class Proxy:
                 while (command := parser.gets()) is not False:
                     self.commands.append(command)
                 writer.write(data)
-        _abort(ours)
+        _abort(writers)
 
-    async def _answer(
+    async def _relay_replies(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        ours: set[asyncio.StreamWriter],
+        writers: set[asyncio.StreamWriter],
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if self.lose_next_answer:
-                    self.lose_next_answer = False
+                if self.drop_next_reply:
+                    self.drop_next_reply = False
                     break
-                self.answered += len(data)
+                self.reply_bytes += len(data)
                 writer.write(data)
-        _abort(ours)
+        _abort(writers)
 
 
 def _abort(writers: set[asyncio.StreamWriter]) -> None:
@@ -242,14 +242,14 @@ def _abort(writers: set[asyncio.StreamWriter]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def proxied(server: RedisServer) -> AsyncIterator[Proxy]:
-    """A `Proxy` before ``server``."""
-    proxy = Proxy(server)
+async def run_proxy(server: RedisServer) -> AsyncIterator[RecordingProxy]:
+    """Start a `RecordingProxy` before ``server``."""
+    proxy = RecordingProxy(server)
     listener = await asyncio.start_server(proxy.relay, "127.0.0.1")
     proxy.port = listener.sockets[0].getsockname()[1]
     try:
         yield proxy
     finally:
         listener.close()
-        proxy.cut()
+        proxy.cut_connections()
         await listener.wait_closed()

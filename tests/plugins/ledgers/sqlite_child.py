@@ -15,33 +15,37 @@ from pathlib import Path
 
 from palaver.messages import Conversation, Message
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
-from palaver_plugins.ledgers.sqlite.rows import Store
-from palaver_plugins.ledgers.sqlite.writer import Outcome, Writer
+from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread, JobResult
+from palaver_plugins.ledgers.sqlite.rows import Database
 
 AT_ONCE = 8
 LAST = 3
 printed = threading.Event()
 
 
-class Dying(Writer):
+class DiesInCommit(DatabaseThread):
     commits = 0
 
-    def commit(self, store: Store, outcomes: list[Outcome]) -> None:
+    def commit(self, database: Database, results: list[JobResult]) -> None:
         self.commits += 1
         if self.commits == LAST:
             os.kill(os.getpid(), signal.SIGKILL)
-        super().commit(store, outcomes)
+        super().commit(database, results)
 
 
-class Hasty(Dying):
-    def commit(self, store: Store, outcomes: list[Outcome]) -> None:
+class AcknowledgesEarly(DiesInCommit):
+    def commit(self, database: Database, results: list[JobResult]) -> None:
         printed.clear()
-        self.tell(outcomes)
+        self.deliver(results)
         printed.wait(5)
-        super().commit(store, outcomes)
+        super().commit(database, results)
 
 
-WRITERS: dict[str, type[Writer]] = {"killed": Writer, "honest": Dying, "hasty": Hasty}
+WRITERS: dict[str, type[DatabaseThread]] = {
+    "killed": DatabaseThread,
+    "honest": DiesInCommit,
+    "hasty": AcknowledgesEarly,
+}
 
 
 async def accept(ledger: SQLiteLedger, identity: str) -> None:
@@ -53,7 +57,7 @@ async def accept(ledger: SQLiteLedger, identity: str) -> None:
 
 
 async def main(directory: Path, end: str) -> None:
-    ledger = SQLiteLedger(SQLiteLedgerSettings(), directory, writer=WRITERS[end])
+    ledger = SQLiteLedger(SQLiteLedgerSettings(), directory, thread=WRITERS[end])
     await ledger.start()
     for number in count():
         await asyncio.gather(*(accept(ledger, f"m{number}-{each}") for each in range(AT_ONCE)))

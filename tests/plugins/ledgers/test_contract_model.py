@@ -1,6 +1,6 @@
-"""Contract: whatever is done in whatever order, a ledger shows what a plain model shows.
+"""Contract: after any sequence of operations, a ledger and the reference model agree.
 
-Two tenants and a few people, threads and message ids are enough for everything to collide.
+Two tenants and a few people, threads and message ids are enough for collisions.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.plugins.ledgers.plain_model import Model
+from tests.plugins.ledgers.reference_model import ReferenceModel
 from tests.proof_settings import short_or_long
 
 from palaver.errors import PalaverError
@@ -48,15 +48,15 @@ from palaver.messages import (
 )
 
 if TYPE_CHECKING:
-    from tests.plugins.ledgers.conftest import Place, PlaceFactory
+    from tests.plugins.ledgers.conftest import LedgerUnderTest, SubjectFactory
 
 T = TypeVar("T")
 
 LEASE = 600.0
 WINDOW = 0.5
 TICK, MOMENT, LAPSE, DAY = 0.001, 0.303, 700.0, 90_000.0
-"""Steps of the clock. However few of them are added, none ends within two milliseconds of the end
-of a window, a lease or a day: some ledgers count milliseconds."""
+"""Steps of the clock. No short sum of them ends within two milliseconds of the end of a window, a
+lease or a day, as some ledgers count milliseconds."""
 
 TENANTS = st.sampled_from(["acme", "acm"])
 PEOPLE = st.sampled_from(["ada", "bob", "eve"])
@@ -84,57 +84,57 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
     ["done", "asked", "stopped", "stopped", "failed"]
 )
 WEIGHTS = {
-    "accept": 4, "accept_beside": 4, "accept_again": 1, "accept_a_flood": 1,
+    "accept": 4, "accept_during_a_run": 4, "accept_again": 1, "accept_many": 1,
     "claim": 6, "append": 4, "reset": 1, "append_again": 2, "settle": 5, "settle_again": 1,
-    "release": 1, "kill": 1, "let_time_pass": 1, "let_a_day_pass": 1, "stop": 1,
-    "erase": 1, "export": 1, "look_through_dead_letters": 1, "look": 1,
+    "release": 1, "lose_claim": 1, "advance_time": 1, "advance_a_day": 1, "stop": 1,
+    "erase": 1, "export": 1, "check_dead_letters": 1, "check_conversation": 1,
 }  # fmt: skip
 KINDS = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
 Draw = Callable[[st.SearchStrategy[Any]], Any]  # Any: a value of whatever is drawn from
 
 
-class Pair(msgspec.Struct, frozen=True):
-    """The claim of one turn in the ledger under test and in the model."""
+class ClaimPair(msgspec.Struct, frozen=True):
+    """Claim of one turn in the ledger under test and in the model."""
 
     real: Claim
     model: Claim
 
 
-class Closing(msgspec.Struct, frozen=True):
-    """A settling, to be tried again."""
+class Settlement(msgspec.Struct, frozen=True):
+    """Arguments of a settle, to repeat it."""
 
-    pair: Pair
+    pair: ClaimPair
     word: str
     outcome: Outcome
     expect: int
     said: int
     asks: bool
-    steered: tuple[Message, ...]
+    taken_steering: tuple[Message, ...]
     dead: str
 
 
 class Comparison(RuleBasedStateMachine):
-    """Does the same to a ledger and to the model, and compares what they return."""
+    """State machine that runs each operation on a ledger and on the model, and compares results."""
 
     def __init__(
-        self, factory: "PlaceFactory", directory: Path, wrap: Callable[[Ledger], Ledger]
+        self, factory: "SubjectFactory", directory: Path, wrap: Callable[[Ledger], Ledger]
     ) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.stack = AsyncExitStack()
-        self.place: Place = self.run(self.stack.enter_async_context(factory(directory)))
-        self.run(self.place.ledger.start())
-        self.stack.push_async_callback(self.place.ledger.close)
-        self.real = wrap(self.place.ledger)
-        self.model = Model()
-        self.clock = self.place.need_clock()
+        self.subject: LedgerUnderTest = self.run(self.stack.enter_async_context(factory(directory)))
+        self.run(self.subject.ledger.start())
+        self.stack.push_async_callback(self.subject.ledger.close)
+        self.real = wrap(self.subject.ledger)
+        self.model = ReferenceModel()
+        self.clock = self.subject.require_clock()
         self.tick()
-        self.claims: list[Pair] = []
-        self.closings: list[Closing] = []
+        self.claims: list[ClaimPair] = []
+        self.settlements: list[Settlement] = []
         self.sent: list[Message] = []
         self.turns: dict[str, str] = {}  # from the model's ids to the real ones
         self.fences: dict[str, int] = {}  # the newest of each turn
-        self.epochs: dict[tuple[Conversation, int], str] = {}  # each life has its own
+        self.epochs: dict[tuple[Conversation, int], str] = {}  # one for each generation
         self.written = (0, 0)  # index and length that the last write went out from
         self.touched: Conversation | None = None
         self.released: set[int] = set()
@@ -143,8 +143,8 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(KINDS), data=st.data())
     def step(self, kind: str, data: st.DataObject) -> None:
-        """One rule for all, since Hypothesis switches off rules at random, most of the time most
-        of them: then nothing would ever be settled, let alone steered."""
+        """Run one operation. There is a single rule, since Hypothesis disables most rules at
+        random; then hardly any turn would be settled."""
         self.tick()
         getattr(self, kind)(data.draw)
 
@@ -160,7 +160,7 @@ class Comparison(RuleBasedStateMachine):
         self.runner.close()
 
     def tick(self, seconds: float = TICK) -> None:
-        """No two steps happen at the same time, so that what is oldest is defined."""
+        """Move the clock: no two steps have the same time, so the oldest turn is defined."""
         self.clock.now += seconds
         self.model.now = self.clock.now
 
@@ -179,22 +179,22 @@ class Comparison(RuleBasedStateMachine):
         except PalaverError as error:
             return type(error)
 
-    def plain(self, value: object) -> str:
-        """A result without what may differ: the ids of turns, fences, epochs and times."""
+    def normalize(self, value: object) -> str:
+        """Return a result without what may differ: ids of turns, fences, epochs and times."""
         tree = msgspec.json.decode(msgspec.json.encode(value))
-        text = msgspec.json.encode(_without_chance(tree)).decode()
+        text = msgspec.json.encode(_without_random_fields(tree)).decode()
         for model, real in self.turns.items():
             text = text.replace(real, model)
         return text
 
-    def agree(self, real: object, model: object) -> None:
-        assert self.plain(real) == self.plain(model)
+    def assert_equal(self, real: object, model: object) -> None:
+        assert self.normalize(real) == self.normalize(model)
 
-    def agree_or_refuse(self, real: object, model: object) -> None:
+    def assert_equal_outcome(self, real: object, model: object) -> None:
         if isinstance(real, type) or isinstance(model, type):
             assert real is model
         else:
-            self.agree(real, model)
+            self.assert_equal(real, model)
 
     # Accepting
 
@@ -203,8 +203,8 @@ class Comparison(RuleBasedStateMachine):
         skill = draw(st.sampled_from([None] * 5 + ["s0"]))
         self.receive(draw, draw(WHERE), identity, skill)
 
-    def accept_beside(self, draw: Draw) -> None:
-        """Messages that come while a turn runs, if it still does."""
+    def accept_during_a_run(self, draw: Draw) -> None:
+        """Accept messages in the conversation of a claim, which may be over."""
         if self.claims:
             where = self.some_claim(draw).model.conversation
             for _ in range(draw(st.integers(1, 3))):
@@ -213,14 +213,14 @@ class Comparison(RuleBasedStateMachine):
     def accept_again(self, draw: Draw) -> None:
         if self.sent:
             message = self.sent[-1 - draw(st.integers(0, min(len(self.sent), 4) - 1))]
-            self.accept_as_it_is(message, draw(POLICIES))
+            self.accept_in_both(message, draw(POLICIES))
 
-    def accept_a_flood(self, draw: Draw) -> None:
+    def accept_many(self, draw: Draw) -> None:
         where, policies = draw(WHERE), draw(POLICIES)
         for _ in range(draw(st.integers(8, 18))):
             message = Message(conversation=where, id=f"n{len(self.sent)}", person="ada", text="x")
             self.sent.append(message)
-            self.accept_as_it_is(message, policies)
+            self.accept_in_both(message, policies)
 
     def receive(
         self, draw: Draw, where: Conversation, identity: str, skill: str | None = None
@@ -229,21 +229,21 @@ class Comparison(RuleBasedStateMachine):
             conversation=where, id=identity, person=draw(PEOPLE), text=draw(WORDS), skill=skill
         )
         self.sent.append(message)
-        self.accept_as_it_is(message, draw(POLICIES))
+        self.accept_in_both(message, draw(POLICIES))
 
-    def accept_as_it_is(self, message: Message, policies: ConcurrencyPolicies) -> None:
+    def accept_in_both(self, message: Message, policies: ConcurrencyPolicies) -> None:
         self.tick()
         self.touched = message.conversation
         real = self.outcome(self.real.accept(message, policies))
         model = self.expected(lambda: self.model.accept(message, policies))
         if isinstance(real, Receipt) and isinstance(model, Receipt) and not real.joined:
             self.turns.setdefault(model.turn, real.turn)
-        self.agree_or_refuse(real, model)
+        self.assert_equal_outcome(real, model)
 
     # Running
 
     def claim(self, draw: Draw) -> None:
-        """Which conversation comes first is not laid down, if it is due."""
+        """Claim a turn; the order of due conversations is not specified."""
         self.tick(draw(st.sampled_from([TICK, MOMENT, LAPSE])))
         history = draw(st.integers(0, 5))
         real = self.run(self.real.claim("worker", lease=LEASE, history=history))
@@ -254,30 +254,30 @@ class Comparison(RuleBasedStateMachine):
         assert real.conversation in due
         self.touched = real.conversation
         model = self.model.claim(real.conversation, LEASE, history)
-        self.agree(real, model)
+        self.assert_equal(real, model)
         assert real.fence > self.fences.get(real.turn, 0)
         self.fences[real.turn] = real.fence
-        self.claims.append(Pair(real, model))
+        self.claims.append(ClaimPair(real, model))
 
-    def some_claim(self, draw: Draw) -> Pair:
-        """Of the newest three, also one that is over."""
+    def some_claim(self, draw: Draw) -> ClaimPair:
+        """Return one of the newest three claims, which may be over."""
         back: int = draw(st.integers(0, min(len(self.claims), 3) - 1))
         return self.claims[-1 - back]
 
     def state_of(self, claim: Claim) -> tuple[int, int]:
-        """Length of the reply and index of a turn; 0, 0 when it is not open."""
-        talk = self.model.talks.get(claim.conversation)
-        turn = talk.find(claim.turn) if talk else None
+        """Return the length of the reply and the index of a turn; 0, 0 when it is not open."""
+        state = self.model.conversations.get(claim.conversation)
+        turn = state.find(claim.turn) if state else None
         return (len(turn.reply), len(turn.entries)) if turn else (0, 0)
 
     def write(
         self,
-        pair: Pair,
+        pair: ClaimPair,
         entries: Callable[[Claim, int], Sequence[LogEntry]],
         *,
         again: bool = False,
     ) -> None:
-        """Write to the turn; ``again``: where the last write of all was tried."""
+        """Write to the turn; ``again``: at the index of the last write."""
         self.tick()
         self.touched = pair.model.conversation
         said, index = self.state_of(pair.model)
@@ -292,7 +292,7 @@ class Comparison(RuleBasedStateMachine):
                 pair.model, tuple(entries(pair.model, said)), expect=index, lease=LEASE
             )
         )
-        self.agree_or_refuse(real, model)
+        self.assert_equal_outcome(real, model)
 
     def append(self, draw: Draw) -> None:
         if not self.claims:
@@ -348,62 +348,62 @@ class Comparison(RuleBasedStateMachine):
             return
         pair = self.some_claim(draw)
         said, index = self.state_of(pair.model)
-        found = self.outcome(self.real.steering(pair.real))
+        found = self.outcome(self.real.read_steering(pair.real))
         steering = self.expected(lambda: self.model.steering(pair.model))
-        self.agree_or_refuse(found, steering)
+        self.assert_equal_outcome(found, steering)
         taken = draw(st.integers(0, 3))
-        closing = Closing(
+        closing = Settlement(
             pair=pair,
             word=draw(WORDS),
             outcome=draw(OUTCOMES),
             expect=index,
             said=said,
             asks=draw(st.booleans()),
-            steered=steering[:taken] if isinstance(steering, tuple) else (),
+            taken_steering=steering[:taken] if isinstance(steering, tuple) else (),
             dead=draw(st.sampled_from(["", "", "given up"])),
         )
-        self.closings.append(closing)
+        self.settlements.append(closing)
         self.close(closing)
 
     def settle_again(self, draw: Draw) -> None:
-        """As it was; or for another claim, with a foreign index and foreign steering."""
-        if self.closings:
-            closing = self.closings[-1]
+        """Repeat a settle; or use its arguments for another claim."""
+        if self.settlements:
+            closing = self.settlements[-1]
             if self.claims and draw(st.booleans()):
                 closing = msgspec.structs.replace(closing, pair=self.some_claim(draw))
             self.close(closing)
 
-    def close(self, closing: Closing) -> None:
+    def close(self, closing: Settlement) -> None:
         self.tick()
         self.touched = closing.pair.model.conversation
         real = self.outcome(self._close_real(closing))
         model = self.expected(lambda: self._close_model(closing))
-        self.agree_or_refuse(real, model)
+        self.assert_equal_outcome(real, model)
 
-    def _close_model(self, closing: Closing) -> Progress:
+    def _close_model(self, closing: Settlement) -> Progress:
         claim = closing.pair.model
         return self.model.settle(
             claim,
             _end(claim, closing),
             expect=closing.expect,
             pending_question=_asking(claim, closing),
-            steered=closing.steered,
+            taken_steering=closing.taken_steering,
             dead_letter_reason=closing.dead,
         )
 
-    async def _close_real(self, closing: Closing) -> Progress:
+    async def _close_real(self, closing: Settlement) -> Progress:
         claim = closing.pair.real
         return await self.real.settle(
             claim,
             _end(claim, closing),
             expect=closing.expect,
             pending_question=_asking(claim, closing),
-            steered=closing.steered,
+            taken_steering=closing.taken_steering,
             dead_letter_reason=closing.dead,
         )
 
     def release(self, draw: Draw) -> None:
-        """Not the same claim twice: that may be taken for the first time's repetition."""
+        """Release a claim, each at most once: a second release may count as a repetition."""
         if not self.claims:
             return
         pair = self.some_claim(draw)
@@ -412,27 +412,27 @@ class Comparison(RuleBasedStateMachine):
             real = self.outcome(self.real.release(pair.real))
             assert real is self.expected(lambda: self.model.release(pair.model))
 
-    def kill(self, draw: Draw) -> None:
-        """The newest owner is never heard of again."""
+    def lose_claim(self, draw: Draw) -> None:
+        """Forget the newest claim, as if its worker had died."""
         if self.claims:
             self.claims.pop()
 
-    def let_time_pass(self, draw: Draw) -> None:
+    def advance_time(self, draw: Draw) -> None:
         self.tick(draw(st.sampled_from([MOMENT, LAPSE])))
 
-    def let_a_day_pass(self, draw: Draw) -> None:
-        """A settled turn need not be known for longer, so nobody repeats what was then."""
+    def advance_a_day(self, draw: Draw) -> None:
+        """Move the clock by a day; ledgers need not recognize older repetitions."""
         self.days += 1
         if self.days < 4:  # no dead letter is so old that it would go
             self.tick(DAY)
             self.claims.clear()
-            self.closings.clear()
+            self.settlements.clear()
             self.old = len(self.turns)
 
     def stop(self, draw: Draw) -> None:
         where, turn = draw(WHERE), self.some_turn(draw)
         real = self.run(self.real.stop(where, self.turns.get(turn or "")))
-        self.agree(real, self.model.stop(where, turn))
+        self.assert_equal(real, self.model.stop(where, turn))
 
     def some_turn(self, draw: Draw) -> str | None:
         newest: list[str | None] = [None, *list(self.turns)[self.old :][-5:]]
@@ -454,61 +454,63 @@ class Comparison(RuleBasedStateMachine):
         self.model.remember(tenant, person, key, value)
         real = self.run(self.real.export(tenant, person))
         assert all(where.startswith(f"{tenant}/") for where in real.conversations)
-        self.agree(_in_order(real), _in_order(self.model.export(tenant, person)))
+        self.assert_equal(_in_order(real), _in_order(self.model.export(tenant, person)))
 
-    def look_through_dead_letters(self, draw: Draw) -> None:
+    def check_dead_letters(self, draw: Draw) -> None:
         limit, turn = draw(st.integers(0, 3)), self.some_turn(draw)
-        self.agree(self.run(self.real.dead_letters(limit)), self.model.dead_letters(limit))
+        self.assert_equal(self.run(self.real.dead_letters(limit)), self.model.dead_letters(limit))
         if turn is not None:
-            assert self.run(self.real.discard(self.turns[turn])) == self.model.discard(turn)
+            assert self.run(self.real.discard_dead_letter(self.turns[turn])) == self.model.discard(
+                turn
+            )
 
-    # Looking
+    # Reading
 
-    def look(self, draw: Draw) -> None:
+    def check_conversation(self, draw: Draw) -> None:
         where, after, limit = draw(WHERE), draw(st.integers(0, 30)), draw(st.integers(1, 30))
         page = self.run(self.real.read(where, after, limit))
         events = self.model.events(where)
         assert (page.first, page.last) == (1, len(events))
         offsets = [after + step for step in range(1, len(page.events) + 1)]
         assert [event.offset for event in page.events] == offsets
-        self.agree([event.event for event in page.events], events[after : after + limit])
+        self.assert_equal([event.event for event in page.events], events[after : after + limit])
         self.compare(where, draw(st.integers(0, 6)))
         assert self.run(self.real.members(where)) == self.model.members(where)
 
     def compare(self, where: Conversation, lines: int) -> None:
-        """A whole conversation: its history, its open turns, its life."""
+        """Compare a conversation: history, unsettled turns, epoch."""
         real = self.run(self.real.snapshot(where, lines))
         model = self.model.snapshot(where, lines)
         for one, other in zip(real.pending, model["pending"], strict=True):
             assert self.turns.setdefault(other.turn, one.turn) == one.turn
         assert real.cursor.offset == model["offset"]
-        self.agree([real.history, real.pending], [model["history"], model["pending"]])
-        if talk := self.model.talks.get(where):
-            life = (where, talk.life)
-            assert self.epochs.setdefault(life, real.cursor.epoch) == real.cursor.epoch
-        lives = {epoch for (other, _), epoch in self.epochs.items() if other == where}
-        assert len(lives) == sum(other == where for other, _ in self.epochs)
+        self.assert_equal([real.history, real.pending], [model["history"], model["pending"]])
+        if state := self.model.conversations.get(where):
+            generation = (where, state.generation)
+            assert self.epochs.setdefault(generation, real.cursor.epoch) == real.cursor.epoch
+        epochs = {epoch for (other, _), epoch in self.epochs.items() if other == where}
+        assert len(epochs) == sum(other == where for other, _ in self.epochs)
 
     @invariant()
-    def all_is_the_same(self) -> None:
+    def counts_and_conversation_agree(self) -> None:
         depth = self.run(self.real.queue_depth())
         assert (depth.queued, depth.running) == self.model.depth()
         counted: Counter[tuple[str, str]] = Counter()
-        for row in self.run(self.real.unsettled()):
+        for row in self.run(self.real.count_unsettled()):
             counted[row.tenant, row.person] += row.turns
         assert counted == self.model.unsettled()
         if self.touched is not None:
             self.compare(self.touched, 4)
 
 
-def _end(claim: Claim, closing: Closing) -> tuple[LogEntry, ...]:
+def _end(claim: Claim, closing: Settlement) -> tuple[LogEntry, ...]:
     return (
         Text(turn=claim.turn, position=closing.said, text=closing.word),
         Finished(turn=claim.turn, outcome=closing.outcome, length=0),
     )
 
 
-def _asking(claim: Claim, closing: Closing) -> PendingQuestion | None:
+def _asking(claim: Claim, closing: Settlement) -> PendingQuestion | None:
     if not closing.asks:
         return None
     return PendingQuestion(
@@ -516,15 +518,15 @@ def _asking(claim: Claim, closing: Closing) -> PendingQuestion | None:
     )
 
 
-def _without_chance(value: Any) -> Any:  # Any: JSON values
+def _without_random_fields(value: Any) -> Any:  # Any: JSON values
     if isinstance(value, dict):
         return {
-            key: _without_chance(held)
-            for key, held in value.items()
+            key: _without_random_fields(item)
+            for key, item in value.items()
             if key not in ("at", "epoch", "fence")
         }
     if isinstance(value, list | tuple):
-        return [_without_chance(item) for item in value]
+        return [_without_random_fields(item) for item in value]
     return value
 
 
@@ -538,7 +540,7 @@ def _in_order(export: Any) -> dict[str, Any]:  # Any: an `Export`, or its parts
 
 
 def explore(
-    factory: "PlaceFactory",
+    factory: "SubjectFactory",
     paths: pytest.TempPathFactory,
     *,
     examples: int,
@@ -555,7 +557,7 @@ def explore(
             stateful_step_count=50,
             deadline=None,
             derandomize=True,
-            phases=(Phase.generate,),  # a failure is told at once; to shorten it takes minutes
+            phases=(Phase.generate,),  # shrinking takes minutes
             suppress_health_check=list(HealthCheck),
         ),
     )
@@ -564,42 +566,42 @@ def explore(
 LEDGERS = [
     "memory",
     "sqlite",
-    "forgetful_sqlite",
+    "sqlite_uncached",
     pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
 ]
 
 
 @pytest.mark.parametrize("name", LEDGERS)
-def test_a_ledger_behaves_as_the_model_does(
+def test_a_ledger_behaves_as_the_model(
     name: str,
-    places: "dict[str, PlaceFactory]",
+    subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    explore(places[name], tmp_path_factory, examples=short_or_long(12, 600))
+    explore(subject_factories[name], tmp_path_factory, examples=short_or_long(12, 600))
 
 
-# Twins: ledgers with a mistake, which the comparison must see
+# Mutants: ledgers with a mutant, which the comparison must detect
 
 
-class Tampered:
-    """A ledger that does one thing wrong, and the rest as the one within."""
+class Mutant:
+    """Ledger with one wrong operation; the rest is that of ``ledger``."""
 
-    def __init__(self, within: Ledger) -> None:
-        self.within = within
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
 
     def __getattr__(self, name: str) -> Any:  # Any: the methods that are left as they are
-        return getattr(self.within, name)
+        return getattr(self.ledger, name)
 
 
-class Fenceless(Tampered):
-    """Lets whoever held a turn before write under the fence of who holds it now."""
+class WithoutFence(Mutant):
+    """Mutant: a former owner writes with the fence of the present one."""
 
-    def __init__(self, within: Ledger) -> None:
-        super().__init__(within)
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
         self.newest: dict[str, Claim] = {}
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        claim = await self.within.claim(worker, lease=lease, history=history)
+        claim = await self.ledger.claim(worker, lease=lease, history=history)
         if claim is not None:
             self.newest[claim.turn] = claim
         return claim
@@ -608,29 +610,29 @@ class Fenceless(Tampered):
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         holder = self.newest[claim.turn]
-        return await self.within.append(holder, entries, expect=expect, lease=lease)
+        return await self.ledger.append(holder, entries, expect=expect, lease=lease)
 
 
-class Deaf(Tampered):
-    """Does not know a message again."""
+class WithoutDedupe(Mutant):
+    """Mutant: does not recognize duplicates."""
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
         fresh = msgspec.structs.replace(message, id=new_id())
-        return await self.within.accept(fresh, policies)
+        return await self.ledger.accept(fresh, policies)
 
 
-class Doubling(Tampered):
-    """Writes a repeated append after the first."""
+class DoublesAppends(Mutant):
+    """Mutant: applies a repeated append again."""
 
-    def __init__(self, within: Ledger) -> None:
-        super().__init__(within)
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
         self.index: dict[str, int] = {}
 
     async def append(
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         length = 0
-        pending = (await self.within.snapshot(claim.conversation, 0)).pending
+        pending = (await self.ledger.snapshot(claim.conversation, 0)).pending
         length = next((len(turn.reply) for turn in pending if turn.turn == claim.turn), 0)
         moved = [
             Text(turn=entry.turn, position=length, text=entry.text)
@@ -639,51 +641,66 @@ class Doubling(Tampered):
             for entry in entries
         ]
         expect = max(expect, self.index.get(claim.turn, 0))
-        progress = await self.within.append(claim, moved, expect=expect, lease=lease)
+        progress = await self.ledger.append(claim, moved, expect=expect, lease=lease)
         self.index[claim.turn] = progress.index
         return progress
 
 
-class Swallowing(Tampered):
-    """Takes whatever steers a turn for answered when the turn ends."""
+class TakesAllSteering(Mutant):
+    """Mutant: a settled turn takes all its steering messages."""
 
     async def settle(
-        self, claim: Claim, entries: Sequence[LogEntry], *, steered: Sequence[Message], **rest: Any
+        self,
+        claim: Claim,
+        entries: Sequence[LogEntry],
+        *,
+        taken_steering: Sequence[Message],
+        **rest: Any,
     ) -> Progress:
         try:
-            steered = await self.within.steering(claim)
+            taken_steering = await self.ledger.read_steering(claim)
         except PalaverError:
             pass
-        return await self.within.settle(claim, entries, steered=steered, **rest)
+        return await self.ledger.settle(claim, entries, taken_steering=taken_steering, **rest)
 
 
-class Hasty(Tampered):
-    """Does not wait for the end of a burst."""
+class IgnoresMergeWindow(Mutant):
+    """Mutant: ignores the merge window."""
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
-        hurried = msgspec.structs.replace(policies, merge_window=0.0)
-        return await self.within.accept(message, hurried)
+        without_window = msgspec.structs.replace(policies, merge_window=0.0)
+        return await self.ledger.accept(message, without_window)
 
 
-class Forgiving(Tampered):
-    """Tells of an erasure, and keeps everything."""
+class SkipsErasure(Mutant):
+    """Mutant: reports an erasure, and keeps the data."""
 
     async def erase(self, tenant: str, person: str) -> Any:
-        export = await self.within.export(tenant, person)
+        export = await self.ledger.export(tenant, person)
         if export.conversations or export.pending:
-            return await self.within.erase(tenant, "nobody")
-        return await self.within.erase(tenant, person)
+            return await self.ledger.erase(tenant, "nobody")
+        return await self.ledger.erase(tenant, person)
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("mistake", [Fenceless, Deaf, Doubling, Swallowing, Hasty, Forgiving])
-def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
-    mistake: Callable[[Ledger], Any],
-    places: "dict[str, PlaceFactory]",
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        WithoutFence,
+        WithoutDedupe,
+        DoublesAppends,
+        TakesAllSteering,
+        IgnoresMergeWindow,
+        SkipsErasure,
+    ],
+)
+def test_a_mutant_ledger_does_not_behave_as_the_model(
+    mutant: Callable[[Ledger], Any],
+    subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with pytest.raises(AssertionError):
-        explore(places["sqlite"], tmp_path_factory, examples=100, wrap=mistake)
+        explore(subject_factories["sqlite"], tmp_path_factory, examples=100, wrap=mutant)
 
 
 @pytest.mark.redis
@@ -691,18 +708,18 @@ def test_a_ledger_with_a_mistake_does_not_behave_as_the_model_does(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"held[1] == turn and held[2] == fence": "held[1] == turn"},
-        {"redis.call('ZADD', queue, math.max(due, now()), name)": "wake()"},
+        {"running == turn and newest_fence == fence": "running == turn"},
+        {"redis.call('ZADD', queue, math.max(due_at, now()), name)": "wake()"},
     ],
     ids=["fence off", "not queued"],
 )
-def test_redis_scripts_with_a_mistake_do_not_behave_as_the_model_does(
+def test_mutant_redis_scripts_do_not_behave_as_the_model(
     changes: dict[str, str],
-    places: "dict[str, PlaceFactory]",
+    subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    def factory(directory: Path) -> Any:  # Any: a context manager, as of any other place
-        return places["redis"](directory, changes)  # type: ignore[call-arg]
+    def factory(directory: Path) -> Any:  # Any: a context manager, as of any other subject
+        return subject_factories["redis"](directory, changes)  # type: ignore[call-arg]
 
     with pytest.raises(AssertionError):
         explore(factory, tmp_path_factory, examples=100)

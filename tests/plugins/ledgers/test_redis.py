@@ -9,24 +9,24 @@ from pathlib import Path
 import pydantic
 import pytest
 from redis.crc import key_slot
-from tests.plugins.ledgers.redis_kit import (
-    WHERE,
-    answer,
-    claimed,
-    ending,
-    losses,
-    message,
+from tests.plugins.ledgers.redis_helpers import (
+    CONVERSATION,
+    answer_turn,
+    claim_turn,
+    loss_limitations,
+    make_message,
     needs_redis,
-    opened,
-    raw,
-    said,
+    open_ledger,
+    raw_client,
+    text_entry,
+    with_finished,
 )
 from tests.plugins.ledgers.redis_server import (
     RedisServer,
     free_port,
-    proxied,
     redis_server,
-    running_redis,
+    run_proxy,
+    run_redis,
 )
 
 from palaver.errors import ConfigurationError, InvalidInput, LedgerUnavailable
@@ -41,7 +41,7 @@ pytestmark = needs_redis
 
 @pytest.fixture
 async def server() -> AsyncIterator[RedisServer]:
-    async with running_redis() as running:
+    async with run_redis() as running:
         yield running
 
 
@@ -54,69 +54,69 @@ async def server() -> AsyncIterator[RedisServer]:
         ("appendonly", "no", "since its last snapshot"),
         ("appendfsync", "everysec", "up to a second"),
         ("appendfsync", "no", "half a minute"),
-        ("maxmemory-policy", "allkeys-lru", "may vanish"),
+        ("maxmemory-policy", "allkeys-lru", "may be deleted"),
     ],
 )
-async def test_a_redis_that_loses_things_is_refused_unless_permitted(
+async def test_a_redis_that_loses_writes_is_refused_unless_permitted(
     directive: str, value: str, loss: str
 ) -> None:
     async with redis_server(**{directive: value}) as url:
         with pytest.raises(ConfigurationError) as refusal:
-            async with opened(url):
+            async with open_ledger(url):
                 pass
         assert f"{directive} {value}" in str(refusal.value)
         assert f"set '{directive} " in str(refusal.value)
         assert "allow_weak_durability" in str(refusal.value)
-        async with opened(url, allow_weak_durability=True) as ledger:
+        async with open_ledger(url, allow_weak_durability=True) as ledger:
             guarantee = await ledger.guarantee()
-            await ledger.accept(message())
-        (sentence,) = losses(guarantee)
+            await ledger.accept(make_message())
+        (sentence,) = loss_limitations(guarantee)
         assert loss in sentence
 
 
 async def test_a_durable_redis_is_guaranteed_as_such(server: RedisServer) -> None:
-    async with opened(server.url) as ledger:
+    async with open_ledger(server.url) as ledger:
         guarantee = await ledger.guarantee()
-    assert not losses(guarantee)
-    assert any("on disk" in sentence for sentence in guarantee.holds)
-    assert any("evicts nothing" in sentence for sentence in guarantee.holds)
+    assert not loss_limitations(guarantee)
+    assert any("on disk" in sentence for sentence in guarantee.promises)
+    assert any("evicts nothing" in sentence for sentence in guarantee.promises)
 
 
 async def test_the_guarantee_is_that_of_the_present_configuration(server: RedisServer) -> None:
-    async with opened(server.url) as ledger, raw(server.url) as client:
+    async with open_ledger(server.url) as ledger, raw_client(server.url) as client:
         await client.config_set("appendfsync", "everysec")
         guarantee = await ledger.guarantee()
-    assert not any("on disk" in sentence for sentence in guarantee.holds)
-    assert any("everysec" in sentence for sentence in guarantee.lacks)
+    assert not any("on disk" in sentence for sentence in guarantee.promises)
+    assert any("everysec" in sentence for sentence in guarantee.limitations)
 
 
 async def test_a_redis_that_hides_its_configuration_is_refused(server: RedisServer) -> None:
-    async with raw(server.url) as client:
+    async with raw_client(server.url) as client:
         await client.execute_command(
             "ACL", "SETUSER", "app", "on", ">s3cret", "~palaver:*", "&palaver:*", "+@all", "-config"
         )
     url = f"redis://app:s3cret@127.0.0.1:{server.port}"
     with pytest.raises(ConfigurationError, match=r"\+config\|get") as refusal:
-        async with opened(url):
+        async with open_ledger(url):
             pass
     assert "s3cret" not in str(refusal.value)
-    async with opened(url, allow_weak_durability=True) as ledger:
-        await ledger.accept(message())
-        await answer(ledger)
-        assert any("not known" in sentence for sentence in (await ledger.guarantee()).lacks)
+    async with open_ledger(url, allow_weak_durability=True) as ledger:
+        await ledger.accept(make_message())
+        await answer_turn(ledger)
+        assert any("not known" in sentence for sentence in (await ledger.guarantee()).limitations)
 
 
 async def test_a_wrong_password_is_a_configuration_error() -> None:
     async with redis_server(requirepass="right") as url:
         wrong, none = url.replace("right", "wrong"), url.replace(":right@", "")
         with pytest.raises(ConfigurationError, match=r"ledger\.redis\.url") as refusal:
-            async with opened(wrong):
+            async with open_ledger(wrong):
                 pass
         assert "wrong@" not in str(refusal.value)
         with pytest.raises(ConfigurationError, match="NOAUTH"):
-            async with opened(none):
+            async with open_ledger(none):
                 pass
-        async with opened(url) as ledger:
+        async with open_ledger(url) as ledger:
             await ledger.queue_depth()
 
 
@@ -124,42 +124,42 @@ async def test_a_dead_redis_is_named_at_once() -> None:
     port = free_port()
     began = time.monotonic()
     with pytest.raises(LedgerUnavailable, match=f"127.0.0.1:{port}"):
-        async with opened(f"redis://127.0.0.1:{port}"):
+        async with open_ledger(f"redis://127.0.0.1:{port}"):
             pass
     assert time.monotonic() - began < 2
 
 
 async def test_a_redis_that_does_not_answer_is_given_up(server: RedisServer) -> None:
-    server.freeze()
+    server.pause()
     try:
         with pytest.raises(LedgerUnavailable, match="no answer"):
-            async with asyncio.timeout(5), opened(server.url, connect_timeout=0.2):
+            async with asyncio.timeout(5), open_ledger(server.url, connect_timeout=0.2):
                 pass
     finally:
-        server.thaw()
+        server.resume()
 
 
 def test_a_redis_that_is_too_old_is_refused() -> None:
-    old = checks.Server("6.2.14", "yes", "always", "noeviction", 0)
+    old = checks.ServerInfo("6.2.14", "yes", "always", "noeviction", 0)
     with pytest.raises(ConfigurationError, match=r"6\.2\.14.*7\.0"):
         checks.refuse(old, "here:1", allow_weak=True)
     checks.refuse(old._replace(version="7.0.15"), "here:1", allow_weak=False)
 
 
 async def test_another_count_of_partitions_is_refused(server: RedisServer) -> None:
-    async with opened(server.url, partitions=4):
+    async with open_ledger(server.url, partitions=4):
         pass
     with pytest.raises(ConfigurationError, match="partitions = 4"):
-        async with opened(server.url, partitions=2):
+        async with open_ledger(server.url, partitions=2):
             pass
 
 
 async def test_a_unix_socket_and_another_database_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
     async with redis_server(unixsocket=str(path)) as url:
-        async with opened(f"unix://{path}?db=3") as ledger:
-            await ledger.accept(message())
-        async with raw(url) as client:
+        async with open_ledger(f"unix://{path}?db=3") as ledger:
+            await ledger.accept(make_message())
+        async with raw_client(url) as client:
             assert await client.dbsize() == 0
 
 
@@ -179,7 +179,7 @@ def test_a_url_is_given_plainly_or_by_reference(
         RedisLedgerSettings.model_validate({"url": "http://one:1"})
 
 
-def test_no_print_of_the_settings_shows_the_password() -> None:
+def test_the_text_of_the_settings_hides_the_password() -> None:
     settings = RedisLedgerSettings.model_validate({"url": "redis://me:s3cret@one:1/2"})
     shown = (repr(settings), str(settings), settings.model_dump_json(), str(settings.url))
     assert not any("s3cret" in text for text in shown)
@@ -213,7 +213,7 @@ def test_a_url_names_a_server_sentinels_or_a_cluster(
         ("http://one:1", "a URL begins with redis://"),
         ("redis://one:port", "a URL begins with redis://"),
         ("unix+sentinel:///run/redis.sock/talk", "a URL begins with redis://"),
-        ("redis+sentinel://one,two", "comes the name of their service"),
+        ("redis+sentinel://one,two", "name of the service must follow"),
         ("redis+cluster://one/1", "only the database 0"),
         ("redis://one:1?socket_timeout=3", "socket_timeout"),
         ("redis://one:1?ssl_ca_certs=/ca", "ssl_ca_certs"),
@@ -236,37 +236,41 @@ def test_the_plugin_declares_its_ledger() -> None:
 
 
 async def test_accept_claim_and_settle_are_one_round_trip_each(server: RedisServer) -> None:
-    async with proxied(server) as proxy, opened(proxy.url) as ledger:
-        proxy.forget()
-        await ledger.accept(message())
-        assert proxy.names() == [b"EVALSHA"]
-        claim = await claimed(ledger)
-        assert proxy.names() == [b"EVALSHA"] * 2
-        await ledger.settle(claim, ending(claim, said(claim, "hi")), expect=0)
-        assert proxy.names() == [b"EVALSHA"] * 3
+    async with run_proxy(server) as proxy, open_ledger(proxy.url) as ledger:
+        proxy.clear_record()
+        await ledger.accept(make_message())
+        assert proxy.command_names() == [b"EVALSHA"]
+        claim = await claim_turn(ledger)
+        assert proxy.command_names() == [b"EVALSHA"] * 2
+        await ledger.settle(claim, with_finished(claim, text_entry(claim, "hi")), expect=0)
+        assert proxy.command_names() == [b"EVALSHA"] * 3
 
 
 async def test_a_claim_does_not_grow_with_the_conversation(server: RedisServer) -> None:
-    async with proxied(server) as proxy, opened(proxy.url) as ledger, raw(server.url) as client:
+    async with (
+        run_proxy(server) as proxy,
+        open_ledger(proxy.url) as ledger,
+        raw_client(server.url) as client,
+    ):
         sizes = []
         for _ in range(3):
-            await ledger.accept(message())
-            await answer(ledger)
-            await ledger.accept(message())
-            proxy.forget()
-            claim = await claimed(ledger, history=2)
-            sizes.append(proxy.answered)
-            await ledger.settle(claim, ending(claim, said(claim, "fine")), expect=0)
+            await ledger.accept(make_message())
+            await answer_turn(ledger)
+            await ledger.accept(make_message())
+            proxy.clear_record()
+            claim = await claim_turn(ledger, history=2)
+            sizes.append(proxy.reply_bytes)
+            await ledger.settle(claim, with_finished(claim, text_entry(claim, "fine")), expect=0)
             (key,) = [key async for key in client.scan_iter("*:h")]
             lines = await client.lrange(key, 0, 1)
             await client.rpush(key, *(lines * 500))
         assert max(sizes) - min(sizes) < 50
 
 
-async def test_an_idle_ledger_asks_once_a_second_at_most(server: RedisServer) -> None:
-    async with proxied(server) as proxy, opened(proxy.url) as ledger:
+async def test_an_idle_ledger_polls_once_a_second_at_most(server: RedisServer) -> None:
+    async with run_proxy(server) as proxy, open_ledger(proxy.url) as ledger:
         assert await ledger.claim("worker", lease=3.0, history=0) is None
-        proxy.forget()
+        proxy.clear_record()
         began = time.monotonic()
         for _ in range(2):
             await ledger.wait_for_work(30.0)
@@ -281,17 +285,17 @@ async def test_an_idle_ledger_asks_once_a_second_at_most(server: RedisServer) ->
 async def test_all_partitions_are_served_and_every_key_is_under_its_tag(
     server: RedisServer,
 ) -> None:
-    async with opened(server.url, partitions=4) as ledger, raw(server.url) as client:
+    async with open_ledger(server.url, partitions=4) as ledger, raw_client(server.url) as client:
         threads = [f"t{number}" for number in range(12)]
         for thread in threads:
-            await ledger.accept(message(thread=thread, person="adamina"))
-            await ledger.accept(message("more", thread=thread, person="bob"))
+            await ledger.accept(make_message(thread=thread, person="adamina"))
+            await ledger.accept(make_message("more", thread=thread, person="bob"))
         await ledger.remember("acme", "adamina", "k", "v")
         assert (await ledger.queue_depth()).queued == 24
-        claims = [await claimed(ledger) for _ in threads]
+        claims = [await claim_turn(ledger) for _ in threads]
         assert await ledger.claim("worker", lease=30.0, history=0) is None
         for claim in claims[:6]:
-            await ledger.settle(claim, ending(claim, said(claim, "fine")), expect=0)
+            await ledger.settle(claim, with_finished(claim, text_entry(claim, "fine")), expect=0)
         keys = [key async for key in client.scan_iter()]
         assert {key[: len(b"palaver:{p00}:")] for key in keys} == {
             b"palaver:{p%02d}:" % number for number in range(4)
@@ -305,10 +309,10 @@ async def test_all_partitions_are_served_and_every_key_is_under_its_tag(
 
 
 async def test_a_long_history_is_exported_in_pieces(server: RedisServer) -> None:
-    async with opened(server.url) as ledger, raw(server.url) as client:
+    async with open_ledger(server.url) as ledger, raw_client(server.url) as client:
         for author in ("ada", "bob"):
-            await ledger.accept(message(person=author))
-            await answer(ledger)
+            await ledger.accept(make_message(person=author))
+            await answer_turn(ledger)
         (key,) = [key async for key in client.scan_iter("*:h")]
         lines = await client.lrange(key, 0, -1)
         await client.rpush(key, *(lines * 300))
@@ -316,26 +320,26 @@ async def test_a_long_history_is_exported_in_pieces(server: RedisServer) -> None
         assert len(export.conversations["acme/web/t"]) == 602
         erasure = await ledger.erase("acme", "ada")
         assert erasure.messages == 301
-        assert len((await ledger.snapshot(WHERE, 2000)).history) == 602
+        assert len((await ledger.snapshot(CONVERSATION, 2000)).history) == 602
 
 
 async def test_ids_cannot_reach_into_the_keys_of_others(server: RedisServer) -> None:
-    async with opened(server.url) as ledger:
+    async with open_ledger(server.url) as ledger:
         for person in ("a:b", "{p01}", "*", "a/b", ""):
             with pytest.raises(InvalidInput):
                 await ledger.recall("acme", person, "k")
             with pytest.raises(InvalidInput):
                 await ledger.erase(person, "ada")
-        await ledger.accept(message())
-        assert await ledger.stop(WHERE, "x:q") == ("unknown", "")
+        await ledger.accept(make_message())
+        assert await ledger.stop(CONVERSATION, "x:q") == ("unknown", "")
 
 
 async def test_an_id_is_forgotten_after_a_day(server: RedisServer) -> None:
-    """The clock is the server's, so the marks are made older instead."""
-    async with opened(server.url) as ledger, raw(server.url) as client:
-        old = message()
+    """Make the dedupe records older, as the clock is the server's."""
+    async with open_ledger(server.url) as ledger, raw_client(server.url) as client:
+        old = make_message()
         first = await ledger.accept(old)
-        claim = await answer(ledger)
+        claim = await answer_turn(ledger)
         (marks,) = [key async for key in client.scan_iter("*:m")]
         (order,) = [key async for key in client.scan_iter("*:o")]
         assert 0 < await client.pttl(marks) <= 24 * 3600 * 1000
@@ -349,32 +353,32 @@ async def test_an_id_is_forgotten_after_a_day(server: RedisServer) -> None:
         assert not again.duplicate
         assert again.turn != first.turn
         assert await client.llen(order) == 1
-        assert await ledger.stop(WHERE, claim.turn) == ("unknown", "")
+        assert await ledger.stop(CONVERSATION, claim.turn) == ("unknown", "")
         assert (await ledger.accept(old)).duplicate
 
 
 async def test_a_reset_cuts_any_text_at_its_code_point(server: RedisServer) -> None:
     letters = "aé€🌊\u0301\x00z"
     chance = random.Random(7)
-    async with opened(server.url) as ledger:
-        await ledger.accept(message())
-        claim, index, expected = await claimed(ledger), 0, ""
+    async with open_ledger(server.url) as ledger:
+        await ledger.accept(make_message())
+        claim, index, expected = await claim_turn(ledger), 0, ""
         for length in (0, 1, 7, 50, 4096, 5000, 20_000):
             text = "".join(chance.choices(letters, k=length))
             position = chance.randint(0, len(expected) + length)
             entries = (
-                said(claim, text, len(expected)),
+                text_entry(claim, text, len(expected)),
                 TextReset(turn=claim.turn, position=position),
-                said(claim, "|", position),
+                text_entry(claim, "|", position),
             )
             expected = (expected + text)[:position] + "|"
             index = (await ledger.append(claim, entries, expect=index, lease=30.0)).index
-            (pending,) = (await ledger.snapshot(WHERE, 0)).pending
+            (pending,) = (await ledger.snapshot(CONVERSATION, 0)).pending
             assert pending.reply == expected
 
 
 async def test_other_conversations_and_prefixes_share_a_server(server: RedisServer) -> None:
-    async with opened(server.url) as one, opened(server.url, prefix="other") as two:
-        await one.accept(message())
+    async with open_ledger(server.url) as one, open_ledger(server.url, prefix="other") as two:
+        await one.accept(make_message())
         assert await two.claim("worker", lease=3.0, history=0) is None
         assert await two.members(Conversation("acme", "web", "t")) == frozenset()

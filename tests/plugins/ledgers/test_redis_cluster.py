@@ -6,21 +6,21 @@ Slots are moved and nodes killed while turns run.
 import asyncio
 
 import pytest
-from tests.plugins.ledgers.redis_cluster import cluster, slot_of
-from tests.plugins.ledgers.redis_kit import (
-    WHERE,
-    claimed,
-    ending,
-    insist,
-    losses,
-    message,
+from tests.plugins.ledgers.redis_cluster import run_cluster, slot_of
+from tests.plugins.ledgers.redis_helpers import (
+    CONVERSATION,
+    claim_turn,
+    loss_limitations,
+    make_message,
     needs_redis,
-    opened,
-    raw,
-    said,
+    open_ledger,
+    raw_client,
+    retry_until_available,
+    text_entry,
+    with_finished,
 )
-from tests.plugins.ledgers.redis_load import Load
-from tests.plugins.ledgers.redis_server import running_redis
+from tests.plugins.ledgers.redis_load import LoadGenerator
+from tests.plugins.ledgers.redis_server import run_redis
 
 from palaver.errors import ConfigurationError, LedgerError, LedgerUnavailable
 from palaver.ledger import ConcurrencyPolicies
@@ -29,15 +29,15 @@ from palaver_plugins.ledgers.redis import RedisLedger
 
 pytestmark = needs_redis
 
-EVERYTHING = 1_000_000
+KEEP_ALL = 1_000_000
 
 
 async def test_every_method_works_on_all_nodes_of_a_cluster() -> None:
     async with (
         asyncio.timeout(20),
-        cluster() as nodes,
-        opened(nodes.url, partitions=8) as ledger,
-        opened(nodes.masters[1].url, partitions=8) as other,
+        run_cluster() as nodes,
+        open_ledger(nodes.url, partitions=8) as ledger,
+        open_ledger(nodes.masters[1].url, partitions=8) as other,
     ):
         threads = [f"t{number}" for number in range(16)]
         news = asyncio.Event()
@@ -45,18 +45,18 @@ async def test_every_method_works_on_all_nodes_of_a_cluster() -> None:
             await ledger.watch(Conversation("acme", "web", thread), lambda events: news.set())
         for thread in threads:
             news.clear()
-            await other.accept(message(thread=thread))
+            await other.accept(make_message(thread=thread))
             await news.wait()
         await ledger.remember("acme", "ada", "k", "v")
         assert await other.recall("acme", "ada", "k") == "v"
-        claims = [await claimed(ledger) for _ in threads]
+        claims = [await claim_turn(ledger) for _ in threads]
         assert await other.claim("other", lease=30.0, history=0) is None
         for claim in claims:
-            await ledger.append(claim, (said(claim, "a "),), expect=0, lease=30.0)
+            await ledger.append(claim, (text_entry(claim, "a "),), expect=0, lease=30.0)
             await ledger.release(claim)
-        for claim in [await claimed(other) for _ in threads]:
+        for claim in [await claim_turn(other) for _ in threads]:
             assert await ledger.stop(claim.conversation, None) == ("stopping", claim.turn)
-            await other.settle(claim, ending(claim, said(claim, "b", 2)), expect=1)
+            await other.settle(claim, with_finished(claim, text_entry(claim, "b", 2)), expect=1)
         for thread in threads:
             where = Conversation("acme", "web", thread)
             assert len((await other.read(where, 0, 10)).events) == 4
@@ -64,46 +64,46 @@ async def test_every_method_works_on_all_nodes_of_a_cluster() -> None:
             assert await ledger.members(where) == {"ada"}
         assert (await ledger.queue_depth()).queued == 0
         for node in nodes.masters:
-            async with raw(node.url) as client:
+            async with raw_client(node.url) as client:
                 assert await client.dbsize() > 8
         assert len((await other.export("acme", "ada")).conversations) == len(threads)
         assert (await ledger.erase("acme", "ada")).conversations == len(threads)
         for node in nodes.masters:
-            async with raw(node.url) as client:
+            async with raw_client(node.url) as client:
                 assert not [key async for key in client.scan_iter() if b"state" not in key]
         guarantee = await ledger.guarantee()
-        assert all(str(node.port) in guarantee.holds[0] for node in nodes.masters)
-        assert any("no replica" in loss for loss in losses(guarantee))
+        assert all(str(node.port) in guarantee.promises[0] for node in nodes.masters)
+        assert any("no replica" in loss for loss in loss_limitations(guarantee))
 
 
 async def test_slots_move_while_turns_run() -> None:
     async with (
         asyncio.timeout(40),
-        cluster() as nodes,
-        opened(nodes.url, partitions=4, events_kept=EVERYTHING) as ledger,
+        run_cluster() as nodes,
+        open_ledger(nodes.url, partitions=4, events_kept=KEEP_ALL) as ledger,
     ):
-        load = Load(ledger)
+        load = LoadGenerator(ledger)
         async with load.running(people=8):
             for partition in range(4):
-                await load.more(10)
+                await load.wait_for_settled(10)
                 slot = slot_of(partition)
                 owner = await nodes.owner(slot)
                 target = next(node for node in nodes.masters if node is not owner)
-                async with nodes.moving(slot, target) as move:
-                    await move.take(*(await move.left())[::2])
-                    await load.trouble()
+                async with nodes.migrate_slot(slot, target) as move:
+                    await move.migrate(*(await move.remaining_keys())[::2])
+                    await load.wait_for_refusal()
                 assert await nodes.owner(slot) is target
-            await load.more(10)
+            await load.wait_for_settled(10)
         findings = await load.findings()
         assert findings.is_clean, findings
 
 
-class Unguarded(RedisLedger):
-    """The twin: its scripts name no key that is never there."""
+class WithoutAbsentKey(RedisLedger):
+    """Mutant: its scripts do not name the absent key."""
 
     async def start(self) -> None:
         self._keys.partitions = tuple(
-            partition._replace(absent=partition.state) for partition in self._keys.partitions
+            partition._replace(absent_key=partition.state) for partition in self._keys.partitions
         )
         await super().start()
 
@@ -112,7 +112,7 @@ class Unguarded(RedisLedger):
     ("kind", "refusal", "reply"),
     [
         (RedisLedger, LedgerUnavailable, "and once"),
-        (Unguarded, LedgerError, "and onceonce"),
+        (WithoutAbsentKey, LedgerError, "and onceonce"),
     ],
 )
 async def test_a_write_in_the_middle_of_a_move_is_made_once(
@@ -120,80 +120,80 @@ async def test_a_write_in_the_middle_of_a_move_is_made_once(
 ) -> None:
     async with (
         asyncio.timeout(20),
-        cluster() as nodes,
-        opened(nodes.url, kind=kind) as ledger,
+        run_cluster() as nodes,
+        open_ledger(nodes.url, kind=kind) as ledger,
     ):
-        await ledger.accept(message())
-        claim = await claimed(ledger)
-        await ledger.accept(message(), ConcurrencyPolicies(default="steer"))
-        await ledger.append(claim, (said(claim, "and "),), expect=0, lease=30.0)
+        await ledger.accept(make_message())
+        claim = await claim_turn(ledger)
+        await ledger.accept(make_message(), ConcurrencyPolicies(default="steer"))
+        await ledger.append(claim, (text_entry(claim, "and "),), expect=0, lease=30.0)
         slot = slot_of(0)
         owner = await nodes.owner(slot)
         target = next(node for node in nodes.masters if node is not owner)
-        entries = (said(claim, "once", 4),)
-        async with nodes.moving(slot, target) as move:
-            await move.take(*(key for key in await move.left() if key.endswith(b":s")))
+        entries = (text_entry(claim, "once", 4),)
+        async with nodes.migrate_slot(slot, target) as move:
+            await move.migrate(*(key for key in await move.remaining_keys() if key.endswith(b":s")))
             with pytest.raises(refusal) as refused:
                 await ledger.append(claim, entries, expect=1, lease=30.0)
             assert type(refused.value) is refusal
         await ledger.append(claim, entries, expect=1, lease=30.0)
-        async with raw(target.url) as client:
+        async with raw_client(target.url) as client:
             (key,) = [key async for key in client.scan_iter(b"*:r:*")]
             assert (await client.get(key)).decode() == reply
 
 
 async def test_a_single_key_is_found_on_either_side_of_a_move() -> None:
-    async with asyncio.timeout(20), cluster() as nodes, opened(nodes.url) as ledger:
+    async with asyncio.timeout(20), run_cluster() as nodes, open_ledger(nodes.url) as ledger:
         await ledger.remember("acme", "ada", "k", "moved")
-        before = (await ledger.snapshot(WHERE, 0)).cursor
+        before = (await ledger.snapshot(CONVERSATION, 0)).cursor
         slot = slot_of(0)
         owner = await nodes.owner(slot)
         target = next(node for node in nodes.masters if node is not owner)
-        async with nodes.moving(slot, target) as move:
-            await move.take(*(key for key in await move.left() if b"ada" in key))
+        async with nodes.migrate_slot(slot, target) as move:
+            await move.migrate(*(key for key in await move.remaining_keys() if b"ada" in key))
             assert await ledger.recall("acme", "ada", "k") == "moved"
             await ledger.remember("acme", "bob", "k", "new")
             assert await ledger.recall("acme", "bob", "k") == "new"
-            assert not [key for key in await move.left() if b"bob" in key]
+            assert not [key for key in await move.remaining_keys() if b"bob" in key]
         assert await ledger.recall("acme", "ada", "k") == "moved"
         assert await ledger.recall("acme", "bob", "k") == "new"
-        assert (await ledger.snapshot(WHERE, 0)).cursor.epoch != before.epoch
+        assert (await ledger.snapshot(CONVERSATION, 0)).cursor.epoch != before.epoch
 
 
 async def test_nothing_acknowledged_is_lost_when_a_node_is_killed_under_load() -> None:
     async with (
         asyncio.timeout(60),
-        cluster(replicated=True) as nodes,
-        opened(nodes.url, partitions=4, replicas=1, events_kept=EVERYTHING) as ledger,
+        run_cluster(replicated=True) as nodes,
+        open_ledger(nodes.url, partitions=4, replicas=1, events_kept=KEEP_ALL) as ledger,
     ):
-        here = Conversation("acme", "web", "t5")  # on the node that is killed, and heard from there
+        here = Conversation("acme", "web", "t5")  # on the node that is killed, and watched there
         slot = slot_of(ledger._keys.partition(str(here)).number)
         victim = await nodes.owner(slot)
         assert victim is nodes.masters[0]
         news = asyncio.Event()
         await ledger.watch(here, lambda events: news.set())
-        load = Load(ledger)
+        load = LoadGenerator(ledger)
         async with load.running(people=8):
-            await load.more(40)
+            await load.wait_for_settled(40)
             await asyncio.to_thread(victim.kill)
-            await load.trouble()
+            await load.wait_for_refusal()
             async with asyncio.timeout(20):
-                while await nodes.owner(slot) is victim:  # noqa: ASYNC110  nothing tells of it
+                while await nodes.owner(slot) is victim:  # noqa: ASYNC110  there is no notification
                     await asyncio.sleep(0.05)
             await asyncio.to_thread(victim.start)
             news.clear()
             await news.wait()
-            await load.more(40)
+            await load.wait_for_settled(40)
         findings = await load.findings()
         assert findings.is_clean, findings
-        assert f"127.0.0.1:{victim.port}" not in (await ledger.guarantee()).holds[0]
+        assert f"127.0.0.1:{victim.port}" not in (await ledger.guarantee()).promises[0]
 
 
 async def test_turns_of_the_other_nodes_are_claimed_while_one_is_away() -> None:
     async with (
         asyncio.timeout(20),
-        cluster() as nodes,
-        opened(nodes.url, partitions=6) as ledger,
+        run_cluster() as nodes,
+        open_ledger(nodes.url, partitions=6) as ledger,
     ):
         homes = {
             partition.number: await nodes.owner(slot_of(partition.number))
@@ -201,25 +201,25 @@ async def test_turns_of_the_other_nodes_are_claimed_while_one_is_away() -> None:
         }
         victim, alive = homes[0], set()
         for number in range(30):
-            where = message(thread=f"t{number}")
+            where = make_message(thread=f"t{number}")
             turn = (await ledger.accept(where)).turn
             if homes[ledger._keys.partition(str(where.conversation)).number] is not victim:
                 alive.add(turn)
         await asyncio.to_thread(victim.kill)
-        assert {(await claimed(ledger)).turn for _ in alive} == alive
+        assert {(await claim_turn(ledger)).turn for _ in alive} == alive
         with pytest.raises(LedgerUnavailable):
             await ledger.claim("worker", lease=3.0, history=0)
         assert 0 < len(alive) < 30
 
 
 async def test_any_seed_will_do_and_it_must_be_a_node() -> None:
-    async with asyncio.timeout(20), cluster() as nodes, running_redis() as alone:
+    async with asyncio.timeout(20), run_cluster() as nodes, run_redis() as alone:
         await asyncio.to_thread(nodes.masters[0].kill)
         with pytest.raises(LedgerUnavailable):
-            async with opened(nodes.masters[0].url):
+            async with open_ledger(nodes.masters[0].url):
                 pass
-        async with opened(nodes.url, prefix="other", partitions=1) as ledger:
-            await insist(lambda: ledger.accept(message()))
-        with pytest.raises(ConfigurationError, match="no node of a Cluster"):
-            async with opened(f"redis+cluster://127.0.0.1:{alone.port}"):
+        async with open_ledger(nodes.url, prefix="other", partitions=1) as ledger:
+            await retry_until_available(lambda: ledger.accept(make_message()))
+        with pytest.raises(ConfigurationError, match="no Cluster node"):
+            async with open_ledger(f"redis+cluster://127.0.0.1:{alone.port}"):
                 pass

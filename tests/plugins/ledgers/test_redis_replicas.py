@@ -1,4 +1,5 @@
-"""The Redis ledger with a replica: what a failover keeps, and the twin that loses it."""
+"""The Redis ledger with a replica: what a failover keeps, and what it loses without
+confirmation."""
 
 import asyncio
 import contextlib
@@ -6,19 +7,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.plugins.ledgers.redis_kit import (
-    answer,
-    claimed,
-    ending,
-    insist,
-    losses,
-    message,
+from tests.plugins.ledgers.redis_helpers import (
+    answer_turn,
+    claim_turn,
+    loss_limitations,
+    make_message,
     needs_redis,
-    opened,
-    raw,
-    said,
+    open_ledger,
+    raw_client,
+    retry_until_available,
+    text_entry,
+    with_finished,
 )
-from tests.plugins.ledgers.redis_server import RedisServer, proxied, running_redis
+from tests.plugins.ledgers.redis_server import RedisServer, run_proxy, run_redis
 
 from palaver.errors import LedgerUnavailable
 
@@ -27,12 +28,12 @@ pytestmark = needs_redis
 
 @contextlib.asynccontextmanager
 async def pair() -> AsyncIterator[tuple[RedisServer, RedisServer]]:
-    """A primary and its replica, in step."""
+    """Start a primary and its replica, in sync."""
     async with (
-        running_redis(repl_diskless_sync_delay="0") as primary,
-        running_redis(replicaof=f"127.0.0.1 {primary.port}") as replica,
-        raw(primary.url) as client,
-        raw(replica.url) as copy,
+        run_redis(repl_diskless_sync_delay="0") as primary,
+        run_redis(replicaof=f"127.0.0.1 {primary.port}") as replica,
+        raw_client(primary.url) as client,
+        raw_client(replica.url) as copy,
     ):
         async with asyncio.timeout(5):
             await client.set("begun", 1)
@@ -60,21 +61,21 @@ async def _promoted(primary: RedisServer, replica: RedisServer) -> None:
 
 async def test_a_failover_keeps_what_the_replica_confirmed() -> None:
     async with asyncio.timeout(10), pair() as (primary, replica):
-        async with opened(primary.url, replicas=1) as ledger:
-            sent = [message(thread=f"t{number}") for number in range(50)]
+        async with open_ledger(primary.url, replicas=1) as ledger:
+            sent = [make_message(thread=f"t{number}") for number in range(50)]
             await asyncio.gather(*(ledger.accept(each) for each in sent))
-            claim = await claimed(ledger)
-            await ledger.settle(claim, ending(claim, said(claim, "fine")), expect=0)
+            claim = await claim_turn(ledger)
+            await ledger.settle(claim, with_finished(claim, text_entry(claim, "fine")), expect=0)
             guarantee = await ledger.guarantee()
             before = (await ledger.snapshot(claim.conversation, 0)).cursor
-            replica.freeze()
+            replica.pause()
             with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
-                await ledger.accept(message())
-            assert any("replicas (1)" in sentence for sentence in guarantee.holds)
-            (spare,) = losses(guarantee)
+                await ledger.accept(make_message())
+            assert any("replicas (1)" in sentence for sentence in guarantee.promises)
+            (spare,) = loss_limitations(guarantee)
             assert "no replica to spare" in spare
             await _promoted(primary, replica)
-        async with opened(replica.url) as ledger:
+        async with open_ledger(replica.url) as ledger:
             again = [await ledger.accept(each) for each in sent]
             assert all(receipt.duplicate for receipt in again)
             after = (await ledger.snapshot(claim.conversation, 2)).cursor
@@ -82,65 +83,65 @@ async def test_a_failover_keeps_what_the_replica_confirmed() -> None:
 
 
 async def test_without_confirmation_a_failover_loses_what_was_acknowledged() -> None:
-    """The twin."""
+    """Show that the writes are lost without `replicas`."""
     async with asyncio.timeout(10), pair() as (primary, replica):
-        async with opened(primary.url) as ledger:
-            replica.freeze()
-            sent = message()
+        async with open_ledger(primary.url) as ledger:
+            replica.pause()
+            sent = make_message()
             await ledger.accept(sent)
-            (sentence,) = losses(await ledger.guarantee())
+            (sentence,) = loss_limitations(await ledger.guarantee())
             assert "failover" in sentence
             await _promoted(primary, replica)
-        async with opened(replica.url) as ledger:
+        async with open_ledger(replica.url) as ledger:
             assert not (await ledger.accept(sent)).duplicate
 
 
-async def test_what_was_refused_for_want_of_a_replica_may_be_sent_again() -> None:
+async def test_a_message_that_was_refused_without_a_replica_may_be_sent_again() -> None:
     async with asyncio.timeout(10), pair() as (primary, replica):
-        async with opened(primary.url, replicas=1) as ledger:
-            replica.freeze()
-            sent = message()
+        async with open_ledger(primary.url, replicas=1) as ledger:
+            replica.pause()
+            sent = make_message()
             with pytest.raises(LedgerUnavailable):
                 await ledger.accept(sent)
-            replica.thaw()
-            await insist(lambda: ledger.accept(sent))
-            claim = await answer(ledger)
+            replica.resume()
+            await retry_until_available(lambda: ledger.accept(sent))
+            claim = await answer_turn(ledger)
             assert claim.message == sent
             assert await ledger.claim("worker", lease=3.0, history=0) is None
 
 
-async def test_a_repeated_write_is_confirmed_like_the_first_whoever_repeats_it() -> None:
+async def test_a_repeated_write_is_confirmed_like_the_first_on_any_connection() -> None:
     """Since Redis 7.2 WAIT knows only of what its own connection wrote, and who repeats a write
     writes nothing: hence the command before it."""
-    async with asyncio.timeout(10), pair() as (primary, replica), proxied(primary) as proxy:
+    async with asyncio.timeout(10), pair() as (primary, replica), run_proxy(primary) as proxy:
         async with (
-            opened(primary.url, replicas=1) as one,
-            opened(proxy.url, replicas=1) as other,
+            open_ledger(primary.url, replicas=1) as one,
+            open_ledger(proxy.url, replicas=1) as other,
         ):
-            replica.freeze()
-            sent = message()
+            replica.pause()
+            sent = make_message()
             with pytest.raises(LedgerUnavailable):
                 await one.accept(sent)
-            proxy.forget()
+            proxy.clear_record()
             with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
                 await other.accept(sent)
-            assert proxy.names()[:3] == [b"HSET", b"EVALSHA", b"WAIT"]
-            replica.thaw()
-            assert (await insist(lambda: other.accept(sent))).duplicate
+            assert proxy.command_names()[:3] == [b"HSET", b"EVALSHA", b"WAIT"]
+            replica.resume()
+            assert (await retry_until_available(lambda: other.accept(sent))).duplicate
 
 
 @pytest.mark.parametrize("replicas", [0, 1])
 async def test_a_master_that_has_become_a_replica_is_away_until_it_is_a_master_again(
     replicas: int,
 ) -> None:
-    async with asyncio.timeout(15), pair() as (primary, replica), raw(primary.url) as client:
-        async with opened(primary.url, replicas=replicas) as ledger:
-            await ledger.accept(message())
+    async with asyncio.timeout(15), pair() as (primary, replica), raw_client(primary.url) as client:
+        async with open_ledger(primary.url, replicas=replicas) as ledger:
+            await ledger.accept(make_message())
             await client.replicaof("127.0.0.1", replica.port)
             with pytest.raises(LedgerUnavailable, match="is a replica of"):
-                await ledger.accept(message())
+                await ledger.accept(make_message())
             with pytest.raises(LedgerUnavailable, match=r"name the master in ledger\.redis\.url"):
-                async with opened(replica.url):
+                async with open_ledger(replica.url):
                     pass
             await client.replicaof("NO", "ONE")
-            await insist(lambda: ledger.accept(message()))
+            await retry_until_available(lambda: ledger.accept(make_message()))

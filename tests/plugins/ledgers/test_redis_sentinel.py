@@ -1,4 +1,4 @@
-"""The Redis ledger behind sentinels: a failover is followed, and what was acknowledged is kept.
+"""The Redis ledger with sentinels: it follows a failover, and acknowledged writes are kept.
 
 Real processes: a master, two replicas and three sentinels.
 """
@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.plugins.ledgers.redis_kit import WHERE, insist, losses, message, needs_redis, opened, raw
-from tests.plugins.ledgers.redis_load import Load
-from tests.plugins.ledgers.redis_sentinels import SERVICE, Watched, watched
+from tests.plugins.ledgers.redis_helpers import (
+    CONVERSATION,
+    loss_limitations,
+    make_message,
+    needs_redis,
+    open_ledger,
+    raw_client,
+    retry_until_available,
+)
+from tests.plugins.ledgers.redis_load import LoadGenerator
+from tests.plugins.ledgers.redis_sentinels import SERVICE, SentinelDeployment, run_sentinels
 from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, free_port
 
 from palaver.errors import ConfigurationError, LedgerUnavailable
@@ -22,37 +30,41 @@ pytestmark = needs_redis
 
 
 @pytest.fixture
-async def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+async def redis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SentinelDeployment]:
     monkeypatch.setenv("SENTINELS", PASSWORD)
-    async with watched(tmp_path) as made:
+    async with run_sentinels(tmp_path) as made:
         yield made
 
 
-def behind(redis: Watched, **options: Any) -> AbstractAsyncContextManager[RedisLedger]:
-    return opened(redis.url, **options, sentinel_password="env:SENTINELS")
+def open_ledger_at(
+    redis: SentinelDeployment, **options: Any
+) -> AbstractAsyncContextManager[RedisLedger]:
+    return open_ledger(redis.url, **options, sentinel_password="env:SENTINELS")
 
 
 async def test_nothing_acknowledged_is_lost_when_masters_die_and_hang_under_load(
-    redis: Watched,
+    redis: SentinelDeployment,
 ) -> None:
     async with (
         asyncio.timeout(90),
-        behind(redis, replicas=1, events_kept=1_000_000) as ledger,
+        open_ledger_at(redis, replicas=1, events_kept=1_000_000) as ledger,
     ):
-        load = Load(ledger)
+        load = LoadGenerator(ledger)
         async with load.running():
-            await load.more(20)
+            await load.wait_for_settled(20)
             first = await redis.master()
             await asyncio.to_thread(first.kill)
-            await load.more(20)
+            await load.wait_for_settled(20)
             second = await redis.master()
             await asyncio.to_thread(first.start)  # it takes itself for the master until told
-            await redis.in_step()
-            second.freeze()
+            await redis.wait_until_in_sync()
+            second.pause()
             await _other_master(redis, second)
-            second.thaw()
-            await load.more(20)
-            await redis.in_step()
+            second.resume()
+            await load.wait_for_settled(20)
+            await redis.wait_until_in_sync()
         findings = await load.findings()
         assert findings.is_clean, findings
         assert second is not first
@@ -60,101 +72,104 @@ async def test_nothing_acknowledged_is_lost_when_masters_die_and_hang_under_load
 
 
 async def test_without_confirmation_a_failover_loses_what_was_acknowledged(
-    redis: Watched,
+    redis: SentinelDeployment,
 ) -> None:
-    """The twin: the replicas are cut off, which only a ledger that waits for them notices."""
+    """Cut off the replicas, which only a ledger that waits for them notices."""
     async with (
         asyncio.timeout(60),
-        behind(redis) as careless,
-        behind(redis, replicas=1) as careful,
+        open_ledger_at(redis) as careless,
+        open_ledger_at(redis, replicas=1) as careful,
     ):
-        await careful.accept(message(thread="before"))
+        await careful.accept(make_message(thread="before"))
         first = await redis.master()
-        before = (await careless.snapshot(WHERE, 0)).cursor
+        before = (await careless.snapshot(CONVERSATION, 0)).cursor
         for server in redis.servers:
             if server is not first:
-                async with raw(server.url) as client:
+                async with raw_client(server.url) as client:
                     await client.replicaof("127.0.0.1", free_port())
-        lost, refused = message("lost"), message("refused")
+        lost, refused = make_message("lost"), make_message("refused")
         assert not (await careless.accept(lost)).duplicate
         with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
             await careful.accept(refused)
-        assert any("failover" in loss for loss in losses(await careless.guarantee()))
+        assert any("failover" in loss for loss in loss_limitations(await careless.guarantee()))
         await asyncio.to_thread(first.kill)
         await _other_master(redis, first)
-        assert not (await insist(lambda: careless.accept(lost))).duplicate
-        assert (await careless.snapshot(WHERE, 0)).cursor.epoch != before.epoch
-        await insist(lambda: careful.accept(refused))
+        assert not (await retry_until_available(lambda: careless.accept(lost))).duplicate
+        assert (await careless.snapshot(CONVERSATION, 0)).cursor.epoch != before.epoch
+        await retry_until_available(lambda: careful.accept(refused))
 
 
-class Trusting(RedisLedger):
-    """The twin: whatever replicas have confirmed is acknowledged."""
+class WithoutMasterCheck(RedisLedger):
+    """Mutant: acknowledges all writes that replicas have confirmed."""
 
     async def start(self) -> None:
         await super().start()
-        link = self._store._opened().first
-        link._doubt = None
-        link.drop("the next connection asks nobody")
-        await insist(self.queue_depth)
+        link = self._client._open_nodes().first
+        link._confirm_master = None
+        link.disconnect("the mutant does not check the master")
+        await retry_until_available(self.queue_depth)
 
 
 async def test_a_master_that_hung_cannot_acknowledge_once_another_was_chosen(
-    redis: Watched,
+    redis: SentinelDeployment,
 ) -> None:
-    """It wakes together with a replica that follows it still, and so confirms its writes."""
+    """Resume the master together with a replica that still follows it, and confirms its writes."""
     slow = {"replicas": 1, "command_timeout": 20.0}
     async with (
         asyncio.timeout(60),
-        behind(redis, **slow) as careful,
-        behind(redis, kind=Trusting, **slow) as trusting,
+        open_ledger_at(redis, **slow) as careful,
+        open_ledger_at(redis, kind=WithoutMasterCheck, **slow) as trusting,
     ):
         master = await redis.master()
         follower = next(server for server in redis.servers if server is not master)
-        follower.freeze()
+        follower.pause()
         async with asyncio.timeout(10):
             while "s_down" not in await redis.flags(follower):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        master.freeze()
-        lost, refused = message("lost"), message("refused")
+        master.pause()
+        lost, refused = make_message("lost"), make_message("refused")
         acknowledged = asyncio.create_task(trusting.accept(lost))
         doubted = asyncio.create_task(careful.accept(refused))
         await _other_master(redis, master)
-        follower.thaw()
-        master.thaw()
+        follower.resume()
+        master.resume()
         assert not (await acknowledged).duplicate
         with pytest.raises(LedgerUnavailable, match=r"the master is at|a sentinel says"):
             await doubted
-        await redis.in_step()
-        assert not (await insist(lambda: trusting.accept(lost))).duplicate
-        await insist(lambda: careful.accept(refused))
+        await redis.wait_until_in_sync()
+        assert not (await retry_until_available(lambda: trusting.accept(lost))).duplicate
+        await retry_until_available(lambda: careful.accept(refused))
 
 
-async def _other_master(redis: Watched, old: RedisServer) -> None:
+async def _other_master(redis: SentinelDeployment, old: RedisServer) -> None:
     """Return when the sentinels have chosen another."""
     async with asyncio.timeout(20):
-        while await redis.master() is old:  # noqa: ASYNC110  nothing tells of it
+        while await redis.master() is old:  # noqa: ASYNC110  there is no notification
             await asyncio.sleep(0.05)
 
 
-async def test_sentinels_that_cannot_help_are_named(redis: Watched) -> None:
+async def test_sentinels_that_cannot_help_are_named(redis: SentinelDeployment) -> None:
     own = "env:SENTINELS"
     async with asyncio.timeout(30):
-        with pytest.raises(ConfigurationError, match="no service 'nobody'"):
-            async with opened(redis.url.replace(SERVICE, "nobody"), sentinel_password=own):
+        with pytest.raises(ConfigurationError, match="no service 'unknown'"):
+            async with open_ledger(redis.url.replace(SERVICE, "unknown"), sentinel_password=own):
                 pass
         with pytest.raises(ConfigurationError, match="NOAUTH"):
-            async with opened(redis.url):
+            async with open_ledger(redis.url):
                 pass
-        async with behind(redis) as ledger, behind(redis, replicas=1) as careful:
+        async with open_ledger_at(redis) as ledger, open_ledger_at(redis, replicas=1) as careful:
             guarantee = await ledger.guarantee()
-            assert f"master of '{SERVICE}', as 3 of 3 sentinels say" in guarantee.holds[0]
+            assert f"master of '{SERVICE}', as 3 of 3 sentinels say" in guarantee.promises[0]
             for sentinel in redis.sentinels[1:]:
                 await asyncio.to_thread(sentinel.kill)
-            assert any("Only 1 of 3 sentinels" in loss for loss in losses(await ledger.guarantee()))
+            assert any(
+                "Only 1 of 3 sentinels" in loss
+                for loss in loss_limitations(await ledger.guarantee())
+            )
             with pytest.raises(LedgerUnavailable, match="only 1 of 3 sentinels answer"):
-                await careful.accept(message())
+                await careful.accept(make_message())
             await asyncio.to_thread(redis.sentinels[0].kill)
-            await ledger.accept(message())
+            await ledger.accept(make_message())
         with pytest.raises(LedgerUnavailable, match=f"no sentinel names the master of '{SERVICE}'"):
-            async with behind(redis):
+            async with open_ledger_at(redis):
                 pass

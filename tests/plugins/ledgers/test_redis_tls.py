@@ -1,4 +1,4 @@
-"""The Redis ledger over TLS: who is trusted, who is let in, and what is told otherwise."""
+"""The Redis ledger over TLS: trusted certificates, client certificates, and the errors."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.plugins.ledgers.certificates import Authority, Certificate, make_authority
-from tests.plugins.ledgers.redis_cluster import cluster
-from tests.plugins.ledgers.redis_kit import answer, claimed, message, needs_redis
-from tests.plugins.ledgers.redis_kit import opened as opened_soon
+from tests.plugins.ledgers.certificates import Certificate, CertificateAuthority, make_authority
+from tests.plugins.ledgers.redis_cluster import run_cluster
+from tests.plugins.ledgers.redis_helpers import answer_turn, claim_turn, make_message, needs_redis
+from tests.plugins.ledgers.redis_helpers import open_ledger as opened_soon
 from tests.plugins.ledgers.redis_sentinels import SERVICE, Sentinel
-from tests.plugins.ledgers.redis_server import RedisServer, free_port, running, running_redis
+from tests.plugins.ledgers.redis_server import RedisServer, free_port, run_redis, run_server
 
 from palaver.errors import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis import RedisLedger
@@ -21,14 +21,14 @@ pytestmark = needs_redis
 
 
 def opened(url: str, **options: Any) -> AbstractAsyncContextManager[RedisLedger]:
-    """A ledger that has the time for a handshake on a busy machine."""
+    """Open a ledger with time for a handshake on a busy machine."""
     return opened_soon(url, **({"connect_timeout": 5.0} | options))
 
 
 class Secured(NamedTuple):
     """A Redis that speaks TLS at ``port``, and wants a certificate of ``authority``."""
 
-    authority: Authority
+    authority: CertificateAuthority
     client: Certificate
     directives: dict[str, str]
     server: RedisServer
@@ -52,7 +52,7 @@ class Secured(NamedTuple):
         return f"rediss://127.0.0.1:{self.port}/0{options}"
 
 
-def tls(authority: Authority, own: Certificate) -> dict[str, str]:
+def tls(authority: CertificateAuthority, own: Certificate) -> dict[str, str]:
     """Directives of a server."""
     return {
         "tls-port": str(free_port()),
@@ -65,22 +65,22 @@ def tls(authority: Authority, own: Certificate) -> dict[str, str]:
 @pytest.fixture
 async def secured(tmp_path: Path) -> AsyncIterator[Secured]:
     authority = await make_authority(tmp_path)
-    directives = tls(authority, await authority.vouch("server"))
-    async with running_redis(**directives) as server:
-        yield Secured(authority, await authority.vouch("client"), directives, server)
+    directives = tls(authority, await authority.issue("server"))
+    async with run_redis(**directives) as server:
+        yield Secured(authority, await authority.issue("client"), directives, server)
 
 
 async def test_a_turn_is_answered_over_tls_with_a_client_certificate(secured: Secured) -> None:
     async with opened(secured.url(secured.entering)) as ledger:
-        await ledger.accept(message())
-        await answer(ledger)
+        await ledger.accept(make_message())
+        await answer_turn(ledger)
         guarantee = await ledger.guarantee()
-        assert "What is said to Redis is encrypted (TLS), and its certificate was checked." in (
-            guarantee.holds
+        assert "Connections to Redis are encrypted (TLS), and its certificate is verified." in (
+            guarantee.promises
         )
 
 
-async def test_a_certificate_that_nobody_trusted_vouches_for_is_refused(
+async def test_a_certificate_of_an_unknown_authority_is_refused(
     secured: Secured, tmp_path: Path
 ) -> None:
     other = await make_authority(tmp_path, "other")
@@ -91,17 +91,19 @@ async def test_a_certificate_that_nobody_trusted_vouches_for_is_refused(
 
 
 async def test_a_certificate_for_another_host_is_refused(secured: Secured) -> None:
-    elsewhere = await secured.authority.vouch("elsewhere", address="127.0.0.9")
+    elsewhere = await secured.authority.issue("elsewhere", address="127.0.0.9")
     secured.server.kill()
     secured.server.directives["tls-cert-file"] = str(elsewhere.certificate)
     secured.server.directives["tls-key-file"] = str(elsewhere.key)
     await asyncio.to_thread(secured.server.start)
-    with pytest.raises(ConfigurationError, match=r"IP address mismatch.*must name this host"):
+    with pytest.raises(ConfigurationError, match=r"IP address mismatch.*names this host"):
         async with opened(secured.url(secured.entering)):
             pass
 
 
-async def test_a_client_without_its_certificate_is_told_to_have_one(secured: Secured) -> None:
+async def test_the_error_for_a_missing_client_certificate_names_the_option(
+    secured: Secured,
+) -> None:
     with pytest.raises(ConfigurationError, match="ssl_certfile and ssl_keyfile"):
         async with opened(secured.url(secured.trusting)):
             pass
@@ -110,8 +112,8 @@ async def test_a_client_without_its_certificate_is_told_to_have_one(secured: Sec
             pass
 
 
-async def test_tls_and_no_tls_do_not_understand_each_other(secured: Secured) -> None:
-    """A Redis without TLS waits for more of what it takes for a command."""
+async def test_a_mismatch_of_tls_is_reported(secured: Secured) -> None:
+    """Note that a Redis without TLS waits for the rest of a supposed command."""
     for url in (
         f"rediss://127.0.0.1:{secured.server.port}/0{secured.entering}",
         f"redis://127.0.0.1:{secured.port}/0",
@@ -121,7 +123,7 @@ async def test_tls_and_no_tls_do_not_understand_each_other(secured: Secured) -> 
                 pass
 
 
-async def test_what_is_no_redis_at_all_is_told(secured: Secured) -> None:
+async def test_a_server_that_is_no_redis_is_reported(secured: Secured) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example.org ready\r\n")
         await reader.read()
@@ -134,44 +136,46 @@ async def test_what_is_no_redis_at_all_is_told(secured: Secured) -> None:
                 pass
 
 
-async def test_renewed_certificates_are_taken_up_by_the_next_connection(
+async def test_the_next_connection_uses_renewed_certificates(
     secured: Secured, tmp_path: Path
 ) -> None:
     async with opened(secured.url(secured.entering)) as ledger:
-        await ledger.accept(message())
+        await ledger.accept(make_message())
         renewed = await make_authority(tmp_path, "authority")  # its files are written over
-        await renewed.vouch("server")
-        await renewed.vouch("client")
+        await renewed.issue("server")
+        await renewed.issue("client")
         await asyncio.to_thread(secured.server.kill)
         await asyncio.to_thread(secured.server.start)
-        await claimed(ledger)
+        await claim_turn(ledger)
 
 
 async def test_sentinels_are_asked_over_tls_too(secured: Secured) -> None:
     own = {
         f"sentinel monitor {SERVICE}": f"127.0.0.1 {secured.port} 1",
         "tls-replication": "yes",
-        **tls(secured.authority, await secured.authority.vouch("sentinel")),
+        **tls(secured.authority, await secured.authority.issue("sentinel")),
     }
-    async with running(Sentinel, own) as sentinel:
-        place = f"127.0.0.1:{sentinel.directives['tls-port']}/{SERVICE}"
-        async with opened(f"rediss+sentinel://{place}{secured.entering}") as ledger:
-            await ledger.accept(message())
-        with pytest.raises(ConfigurationError, match="cannot be trusted"):
-            async with opened(f"rediss+sentinel://{place}"):
+    async with run_server(Sentinel, own) as sentinel:
+        location = f"127.0.0.1:{sentinel.directives['tls-port']}/{SERVICE}"
+        async with opened(f"rediss+sentinel://{location}{secured.entering}") as ledger:
+            await ledger.accept(make_message())
+        with pytest.raises(ConfigurationError, match="is not trusted"):
+            async with opened(f"rediss+sentinel://{location}"):
                 pass
 
 
 async def test_the_nodes_of_a_cluster_are_found_over_tls(secured: Secured) -> None:
-    own = await secured.authority.vouch("node")
+    own = await secured.authority.issue("node")
     async with (
         asyncio.timeout(20),
-        cluster(directives=lambda: {"tls-cluster": "yes", **tls(secured.authority, own)}) as nodes,
+        run_cluster(
+            directives=lambda: {"tls-cluster": "yes", **tls(secured.authority, own)}
+        ) as nodes,
     ):
         seed = nodes.masters[0].directives["tls-port"]
         url = f"rediss+cluster://127.0.0.1:{seed}{secured.entering}"
         async with opened(url, partitions=8) as ledger:
             for number in range(8):
-                await ledger.accept(message(thread=f"t{number}"))
-            (place, *_) = (await ledger.guarantee()).holds
-            assert all(node.directives["tls-port"] in place for node in nodes.masters)
+                await ledger.accept(make_message(thread=f"t{number}"))
+            (location, *_) = (await ledger.guarantee()).promises
+            assert all(node.directives["tls-port"] in location for node in nodes.masters)

@@ -11,24 +11,24 @@ from collections.abc import AsyncIterator
 import pytest
 from click.testing import CliRunner
 from tests.chaos.history import HistoryChecker
-from tests.plugins.ledgers.redis_kit import insist, needs_redis, opened
-from tests.plugins.ledgers.redis_load import Load
-from tests.plugins.ledgers.redis_server import RedisServer, free_port, running_redis
+from tests.plugins.ledgers.redis_helpers import needs_redis, open_ledger, retry_until_available
+from tests.plugins.ledgers.redis_load import LoadGenerator
+from tests.plugins.ledgers.redis_server import RedisServer, free_port, run_redis
 from tests.proof_settings import short_or_long
 from tests.server.web.live_server import LiveServer, WebSocketClient, eventually, open_live_server
 from tests.server.web.test_api import MESSAGES
 
 from palaver import Skill, Turn
 from palaver.cli import main
-from palaver.cli.console import EXIT_FAILED
+from palaver.cli.console import EXIT_UNAVAILABLE
 from palaver.messages import Conversation, Message
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
 pytestmark = needs_redis
 
-SHORT, LONG = 1.0, float(short_or_long(4, 10))
+SHORT, IS_LONG_RUN = 1.0, float(short_or_long(4, 10))
 """Seconds: one outage that a turn sits out, and one in which it pauses and its lease lapses."""
-TALKS = 6
+CONVERSATIONS = 6
 
 
 def reply_to(message: Message) -> str:
@@ -56,10 +56,10 @@ async def outage(server: RedisServer, seconds: float) -> AsyncIterator[None]:
     await asyncio.to_thread(server.start)
 
 
-@pytest.mark.parametrize("seconds", [SHORT, LONG])
+@pytest.mark.parametrize("seconds", [SHORT, IS_LONG_RUN])
 async def test_replies_go_on_after_an_outage_on_the_same_sockets(seconds: float) -> None:
     checker = HistoryChecker(reply_to)
-    async with running_redis() as server:
+    async with run_redis() as server:
         ledger = RedisLedger(RedisLedgerSettings.model_validate({"url": server.url}))
         async with (
             open_live_server(ledger=ledger, skills=[Narrator()]) as live_server,
@@ -67,14 +67,14 @@ async def test_replies_go_on_after_an_outage_on_the_same_sockets(seconds: float)
         ):
             clients = [
                 await stack.enter_async_context(live_server.connect(f"t{number}"))
-                for number in range(TALKS)
+                for number in range(CONVERSATIONS)
             ]
             turns = [await _ask(client, checker, number) for number, client in enumerate(clients)]
             for client, turn in zip(clients, turns, strict=True):
                 await client.wait_for_text(turn, " 3 ")
             async with outage(server, seconds):
                 await _is_told_when_to_come_back(live_server, clients[0])
-            await insist(ledger.queue_depth)
+            await retry_until_available(ledger.queue_depth)
             await checker.wait_settled(ledger, timeout_seconds=20)
             for client, turn in zip(clients, turns, strict=True):
                 assert await client.wait_for_reply(turn) == reply_to(
@@ -110,23 +110,23 @@ async def _is_told_when_to_come_back(live_server: LiveServer, client: WebSocketC
     assert refused["retry_after"] >= 1
 
 
-@pytest.mark.parametrize("seconds", [SHORT, LONG])
+@pytest.mark.parametrize("seconds", [SHORT, IS_LONG_RUN])
 async def test_what_was_acknowledged_before_an_outage_is_answered_after_it(seconds: float) -> None:
     async with (
         asyncio.timeout(60),
-        running_redis() as server,
-        opened(server.url, events_kept=1_000_000) as ledger,
+        run_redis() as server,
+        open_ledger(server.url, events_kept=1_000_000) as ledger,
     ):
-        load = Load(ledger)
+        load = LoadGenerator(ledger)
         async with load.running():
-            await load.more(50)
+            await load.wait_for_settled(50)
             async with outage(server, seconds):
                 pass
-            await load.more(50)
-            server.freeze()
-            await load.trouble()
-            server.thaw()
-            await load.more(50)
+            await load.wait_for_settled(50)
+            server.pause()
+            await load.wait_for_refusal()
+            server.resume()
+            await load.wait_for_settled(50)
         findings = await load.findings()
         assert findings.is_clean, findings
 
@@ -136,6 +136,6 @@ def test_a_server_does_not_start_without_its_redis_and_says_where_it_looked() ->
     flags = ("ledger.use=redis", f"ledger.redis.url=redis://:hunter2@127.0.0.1:{port}")
     words = [word for flag in flags for word in ("--set", flag)]
     result = CliRunner().invoke(main, [*words, "serve"])
-    assert result.exit_code == EXIT_FAILED
+    assert result.exit_code == EXIT_UNAVAILABLE
     assert f"palaver: Redis at 127.0.0.1:{port}: " in result.output
     assert "hunter2" not in result.output

@@ -1,4 +1,4 @@
-"""What only the SQLite ledger promises: its file, its durability, its lock and its cost."""
+"""The SQLite ledger: its file, durability, lock and cost."""
 
 import asyncio
 import os
@@ -12,32 +12,41 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from palaver.errors import ConfigurationError, Conflict, LedgerUnavailable, TooMany
+from palaver.errors import (
+    ConfigurationError,
+    Conflict,
+    LedgerInUse,
+    LedgerUnavailable,
+    PalaverError,
+    TooMany,
+)
 from palaver.hooks import BuildContext
 from palaver.ledger import QUEUE_ALL, Claim
 from palaver.messages import Conversation, Cursor, Finished, Message, Routed, Started, Text, new_id
 from palaver_plugins.ledgers.sqlite import (
     SQLiteLedger,
     SQLiteLedgerSettings,
-    closing,
     inbox,
     palaver_register_ledgers,
+    settling,
     turns,
 )
-from palaver_plugins.ledgers.sqlite.applied import Applied
-from palaver_plugins.ledgers.sqlite.rows import Store
+from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import Database
 from palaver_plugins.ledgers.sqlite.schema import Lock, open_file
-from palaver_plugins.ledgers.sqlite.writer import Writer
 
 CHILD = Path(__file__).parent / "sqlite_child.py"
 
 
-def ledger_in(directory: Path, writer: type[Writer] = Writer) -> SQLiteLedger:
-    return SQLiteLedger(SQLiteLedgerSettings(), directory, writer=writer)
+def ledger_in(directory: Path, writer: type[DatabaseThread] = DatabaseThread) -> SQLiteLedger:
+    return SQLiteLedger(SQLiteLedgerSettings(), directory, thread=writer)
 
 
 @asynccontextmanager
-async def opened(directory: Path, writer: type[Writer] = Writer) -> AsyncIterator[SQLiteLedger]:
+async def opened(
+    directory: Path, writer: type[DatabaseThread] = DatabaseThread
+) -> AsyncIterator[SQLiteLedger]:
     ledger = ledger_in(directory, writer)
     await ledger.start()
     try:
@@ -51,9 +60,9 @@ def message(identity: str = "", *, thread: str = "t", text: str = "hello") -> Me
     return Message(conversation=where, id=identity or new_id(), person="ada", text=text)
 
 
-async def refusal(directory: Path) -> str:
+async def start_error(directory: Path, kind: type[PalaverError] = ConfigurationError) -> str:
     """Why a ledger there cannot be started; the path is always named."""
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(kind) as refused:
         await ledger_in(directory).start()
     assert str(directory / "ledger.sqlite") in str(refused.value)
     return str(refused.value)
@@ -81,7 +90,7 @@ async def child(
     return acknowledged
 
 
-async def lost(directory: Path, acknowledged: list[str]) -> list[str]:
+async def lost_messages(directory: Path, acknowledged: list[str]) -> list[str]:
     async with opened(directory) as ledger:
         receipts = {
             identity: await ledger.accept(message(identity, thread=identity))
@@ -93,18 +102,18 @@ async def lost(directory: Path, acknowledged: list[str]) -> list[str]:
 async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "killed", lambda lines: len(lines) >= 150)
     assert len(acknowledged) >= 150
-    assert await lost(tmp_path, acknowledged) == []
+    assert await lost_messages(tmp_path, acknowledged) == []
 
 
 async def test_nothing_acknowledged_is_lost_when_it_dies_in_the_commit(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "honest")
-    assert await lost(tmp_path, acknowledged) == []
+    assert await lost_messages(tmp_path, acknowledged) == []
 
 
 @pytest.mark.proof
-async def test_a_writer_that_acknowledges_before_it_commits_is_found_out(tmp_path: Path) -> None:
+async def test_a_thread_that_acknowledges_before_it_commits_is_detected(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "hasty")
-    assert await lost(tmp_path, acknowledged) != []
+    assert await lost_messages(tmp_path, acknowledged) != []
 
 
 async def test_turns_of_a_dead_process_are_due_at_once_as_another_attempt(tmp_path: Path) -> None:
@@ -123,20 +132,20 @@ async def test_turns_of_a_dead_process_are_due_at_once_as_another_attempt(tmp_pa
 # One batch
 
 
-def fail_after_writing(store: Store, error: type[Exception]) -> Applied[None]:
-    store.database.execute("INSERT INTO memories VALUES ('acme', 'ada', 'trace', 'left', 0)")
+def fail_after_writing(database: Database, error: type[Exception]) -> OperationResult[None]:
+    database.connection.execute("INSERT INTO memories VALUES ('acme', 'ada', 'trace', 'left', 0)")
     raise error
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, TooMany])
-async def test_a_failing_operation_does_not_disturb_those_beside_it(
+async def test_a_failing_operation_does_not_affect_the_others_of_its_batch(
     tmp_path: Path, error: type[Exception]
 ) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.accept(message("m1", text="one"))
 
         async def fail() -> None:
-            await ledger._writer.submit(fail_after_writing, error)
+            await ledger._thread.submit(fail_after_writing, error)
 
         before, conflict, failed, after = await asyncio.gather(
             ledger.accept(message("m2")),
@@ -154,7 +163,7 @@ async def test_a_failing_operation_does_not_disturb_those_beside_it(
         assert (await ledger.queue_depth()).queued == 3
 
 
-async def test_text_that_is_no_unicode_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_text_that_is_no_unicode_is_refused_and_stores_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.accept(message())
         claim = await ledger.claim("worker", lease=600.0, history=0)
@@ -170,13 +179,13 @@ async def test_text_that_is_no_unicode_is_refused_and_leaves_nothing(tmp_path: P
         assert answer.text == "whole"
 
 
-async def test_operations_that_wait_together_share_a_commit(tmp_path: Path) -> None:
+async def test_operations_that_are_queued_together_share_a_commit(tmp_path: Path) -> None:
     commits: list[int] = []
 
-    class Counting(Writer):
-        def commit(self, store: Store, outcomes: list) -> None:  # type: ignore[type-arg]
-            commits.append(len(outcomes))
-            super().commit(store, outcomes)
+    class Counting(DatabaseThread):
+        def commit(self, database: Database, results: list) -> None:  # type: ignore[type-arg]
+            commits.append(len(results))
+            super().commit(database, results)
 
     async with opened(tmp_path, Counting) as ledger:
         await asyncio.gather(*(ledger.accept(message(thread=f"t{n}")) for n in range(100)))
@@ -184,7 +193,7 @@ async def test_operations_that_wait_together_share_a_commit(tmp_path: Path) -> N
     assert len(commits) < 20
 
 
-async def test_a_claim_whose_claimer_has_gone_is_given_back(tmp_path: Path) -> None:
+async def test_a_claim_of_a_cancelled_caller_is_released(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.accept(message())
         task = asyncio.create_task(ledger.claim("worker", lease=600.0, history=0))
@@ -201,12 +210,12 @@ async def test_a_claim_whose_claimer_has_gone_is_given_back(tmp_path: Path) -> N
 
 async def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path):
-        assert "another server" in await refusal(tmp_path)
+        assert "another server" in await start_error(tmp_path, LedgerInUse)
     async with opened(tmp_path):
         pass
 
 
-async def test_others_may_read_while_the_server_runs(tmp_path: Path) -> None:
+async def test_other_programs_may_read_while_the_server_runs(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.accept(message())
         assert await asyncio.to_thread(count_turns, ledger.path) == 1
@@ -215,22 +224,22 @@ async def test_others_may_read_while_the_server_runs(tmp_path: Path) -> None:
 def count_turns(path: Path) -> int:
     reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
-        (turns_held,) = reader.execute("SELECT count(*) FROM turns").fetchone()
+        (turns,) = reader.execute("SELECT count(*) FROM turns").fetchone()
     finally:
         reader.close()
-    return int(turns_held)
+    return int(turns)
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         path = ledger.path
     await asyncio.to_thread(execute, path, "PRAGMA user_version = 99")
-    assert "newer release" in await refusal(tmp_path)
+    assert "newer release" in await start_error(tmp_path)
 
 
 async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     await asyncio.to_thread(execute, tmp_path / "ledger.sqlite", "CREATE TABLE theirs (x)")
-    assert "another program" in await refusal(tmp_path)
+    assert "another program" in await start_error(tmp_path)
 
 
 def execute(path: Path, statement: str) -> None:
@@ -244,17 +253,17 @@ def execute(path: Path, statement: str) -> None:
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(b"no database, but long enough to look at" * 99)
-    assert "not a database" in await refusal(tmp_path)
+    assert "not a database" in await start_error(tmp_path)
 
 
 async def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    assert "directory" in await refusal(tmp_path / "missing")
+    assert "directory" in await start_error(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("name", ["ledger.sqlite", "ledger.sqlite.lock"])
 async def test_a_directory_in_the_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    await refusal(tmp_path)
+    await start_error(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -262,7 +271,7 @@ async def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         path = ledger.path
     path.chmod(0o400)
-    assert "readonly" in await refusal(tmp_path)
+    assert "readonly" in await start_error(tmp_path)
 
 
 async def test_a_ledger_that_could_not_start_may_try_again(tmp_path: Path) -> None:
@@ -277,7 +286,8 @@ async def test_a_ledger_that_could_not_start_may_try_again(tmp_path: Path) -> No
 
 
 def copy_of(directory: Path, target: Path) -> Path:
-    """What a backup or the death of the machine would keep of a ledger that is in use."""
+    """Copy the files of a running ledger, as a backup or a crash of the machine would leave
+    them."""
     target.mkdir()
     for file in directory.glob("ledger.sqlite*"):
         shutil.copy(file, target)
@@ -310,8 +320,8 @@ async def test_an_older_copy_that_is_put_back_begins_a_new_epoch(
     assert now.epoch != seen.epoch
 
 
-async def test_what_a_dead_process_left_begins_a_new_epoch(tmp_path: Path) -> None:
-    """It looks like a copy that was made while the ledger was in use."""
+async def test_the_file_of_a_killed_process_begins_a_new_epoch(tmp_path: Path) -> None:
+    """Start on the files of a killed process, which look like a copy of a running ledger."""
     here = tmp_path / "here"
     here.mkdir()
     async with opened(here) as ledger:
@@ -327,19 +337,19 @@ async def test_what_a_dead_process_left_begins_a_new_epoch(tmp_path: Path) -> No
 async def test_a_full_disk_makes_the_ledger_unavailable_until_there_is_room(
     tmp_path: Path,
 ) -> None:
-    def limit(store: Store, pages: int) -> Applied[int]:
-        (limited,) = store.database.execute(f"PRAGMA max_page_count = {pages}").fetchone()
-        return Applied(int(limited))
+    def limit(database: Database, pages: int) -> OperationResult[int]:
+        (limited,) = database.connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+        return OperationResult(int(limited))
 
     async with opened(tmp_path) as ledger:
         await ledger.accept(message("m1"))
-        assert await ledger._writer.submit(limit, 1) > 1
+        assert await ledger._thread.submit(limit, 1) > 1
         large = message("m2", text="x" * 100_000)
         with pytest.raises(LedgerUnavailable) as failed:
             await ledger.accept(large)
         assert "full" in str(failed.value)
         assert (await ledger.queue_depth()).queued == 1
-        await ledger._writer.submit(limit, 1_000_000)
+        await ledger._thread.submit(limit, 1_000_000)
         assert not (await ledger.accept(large)).duplicate
 
 
@@ -371,42 +381,42 @@ def test_the_hook_contributes_the_ledger_and_its_settings(tmp_path: Path) -> Non
 # Cost
 
 
-class Meter:
-    """A store whose virtual machine steps and statements are counted."""
+class StatementCounter:
+    """Counter of the statements and virtual machine steps of turns."""
 
     def __init__(self, directory: Path, *, forgets: bool) -> None:
         self.forgets = forgets
         path = directory / "ledger.sqlite"
-        self.store = Store(open_file(path, Lock(path)), clock=lambda: 1.0, kept=100)
+        self.database = Database(open_file(path, Lock(path)), clock=lambda: 1.0, events_kept=100)
         self.statements: list[str] = []
         self.steps = 0
-        self.store.database.execute("BEGIN")
-        self.store.database.set_trace_callback(self.statements.append)
-        self.store.database.set_progress_handler(self._step, 1)
+        self.database.connection.execute("BEGIN")
+        self.database.connection.set_trace_callback(self.statements.append)
+        self.database.connection.set_progress_handler(self._step, 1)
 
     def _step(self) -> int:
         self.steps += 1
         return 0
 
     def turn(self) -> None:
-        """A whole turn of one conversation, with two appends."""
+        """Run a turn with two appends."""
         if self.forgets:
-            self.store.live.clear()
-        inbox.accept(self.store, message(), QUEUE_ALL)
-        claim = turns.claim(self.store, 3.0, 40).value
+            self.database.cached_rows.clear()
+        inbox.accept(self.database, message(), QUEUE_ALL)
+        claim = turns.claim(self.database, 3.0, 40).value
         assert isinstance(claim, Claim)
         turn = claim.turn
         started = (
             Started(turn=turn, attempt=1),
             Routed(turn=turn, skill="chat", reason="default"),
         )
-        turns.append(self.store, claim, started, 0, 3.0)
-        turns.append(self.store, claim, (Text(turn=turn, position=0, text="hello "),), 2, 3.0)
+        turns.append(self.database, claim, started, 0, 3.0)
+        turns.append(self.database, claim, (Text(turn=turn, position=0, text="hello "),), 2, 3.0)
         end = (
             Text(turn=turn, position=6, text="there"),
             Finished(turn=turn, outcome="done", length=11),
         )
-        closing.settle(self.store, claim, end, 3, None, (), "")
+        settling.settle(self.database, claim, end, 3, None, (), "")
 
     def cost(self) -> int:
         """Steps of ten turns."""
@@ -417,36 +427,36 @@ class Meter:
 
 
 @pytest.fixture(params=["held", "read again"])
-def meter(request: pytest.FixtureRequest, tmp_path: Path) -> Meter:
-    """For a conversation that is held in memory, and for one that is read for each turn."""
-    return Meter(tmp_path, forgets=request.param == "read again")
+def meter(request: pytest.FixtureRequest, tmp_path: Path) -> StatementCounter:
+    """Return a counter with a cached conversation, and one without a cache."""
+    return StatementCounter(tmp_path, forgets=request.param == "read again")
 
 
-def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: Meter) -> None:
+def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: StatementCounter) -> None:
     for _ in range(30):
         meter.turn()
     early = meter.cost()
-    meter.store.database.set_progress_handler(None, 0)
+    meter.database.connection.set_progress_handler(None, 0)
     for _ in range(1_000):
         meter.turn()
-    meter.store.database.set_progress_handler(meter._step, 1)
+    meter.database.connection.set_progress_handler(meter._step, 1)
     assert meter.cost() <= early * 1.1
 
 
-def test_a_turn_takes_few_statements(meter: Meter) -> None:
+def test_a_turn_takes_few_statements(meter: StatementCounter) -> None:
     meter.turn()
     meter.statements.clear()
     meter.turn()
     assert len(meter.statements) <= (17 if meter.forgets else 14), meter.statements
 
 
-def test_no_statement_of_a_turn_scans_a_table(meter: Meter) -> None:
+def test_no_statement_of_a_turn_scans_a_table(meter: StatementCounter) -> None:
     meter.turn()
     meter.statements.clear()
     meter.turn()
     seen = list(meter.statements)
     for statement in seen:
-        plan = meter.store.database.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        plan = meter.database.connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
         scans = [row[3] for row in plan if row[3].startswith("SCAN") and "USING" not in row[3]]
         assert scans == [], statement
 
@@ -457,9 +467,9 @@ async def test_a_stream_is_trimmed_to_the_event(tmp_path: Path) -> None:
     await ledger.accept(message())
     claim = await ledger.claim("worker", lease=600.0, history=0)
     assert claim is not None
-    letters = [Text(turn=claim.turn, position=at, text="x") for at in range(6)]
+    texts = [Text(turn=claim.turn, position=at, text="x") for at in range(6)]
     end = Finished(turn=claim.turn, outcome="done", length=6)
-    await ledger.settle(claim, [*letters, end], expect=0)
+    await ledger.settle(claim, [*texts, end], expect=0)
     page = await ledger.read(claim.conversation, 0, 100)
     assert (page.first, page.last, len(page.events)) == (6, 8, 3)
     await ledger.close()

@@ -25,11 +25,11 @@ from palaver.messages import Conversation, Finished, Message, Routed, Text
 from palaver.testing import MemoryLedger
 
 if TYPE_CHECKING:
-    from tests.plugins.ledgers.conftest import Place, PlaceFactory
+    from tests.plugins.ledgers.conftest import LedgerUnderTest, SubjectFactory
 
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[Any]], Any]  # Any: a value of whatever is drawn from
-Raw = Callable[["Place", str], Coroutine[Any, Any, Any]]
+Raw = Callable[["LedgerUnderTest", str], Coroutine[Any, Any, Any]]
 
 TENANTS = ("acme", "acm")
 PEOPLE = ("ada", "bob")
@@ -42,15 +42,15 @@ POLICIES = [
 ]
 KINDS = [
     *["accept"] * 5, *["claim"] * 4, "append", *["settle"] * 4, "stop", "stop", "erase", "erase",
-    "export", "remember", "remember", "look", "discard", "let_leases_lapse",
+    "export", "remember", "remember", "read", "discard", "expire_leases",
 ]  # fmt: skip
 
 
-class Neighbours:
-    """Both tenants, and what they do. Whatever one says holds its name."""
+class TwoTenants:
+    """Two tenants that use one ledger. All texts of a tenant contain its name."""
 
-    def __init__(self, place: "Place", ledger: Ledger, draw: Draw) -> None:
-        self.place = place
+    def __init__(self, subject: "LedgerUnderTest", ledger: Ledger, draw: Draw) -> None:
+        self.subject = subject
         self.ledger = ledger
         self.draw = draw
         self.claims: list[Claim] = []
@@ -63,8 +63,8 @@ class Neighbours:
         return Conversation(tenant, "web", self.choose(THREADS))
 
     async def step(self, kind: str, tenant: str) -> tuple[str, object]:
-        """Do one thing; returns whose it was, and what came of it."""
-        self.place.need_clock().now += 0.001
+        """Run one operation; return its tenant and its result."""
+        self.subject.require_clock().now += 0.001
         try:
             found = await getattr(self, kind)(tenant)
         except (Fenced, IndexConflict):
@@ -86,7 +86,7 @@ class Neighbours:
         return await self.ledger.accept(message, self.choose(POLICIES))
 
     async def claim(self, tenant: str) -> Claim | None:
-        """Of whichever tenant: a worker serves all."""
+        """Claim a turn of any tenant, as a worker does."""
         claim = await self.ledger.claim("worker", lease=60.0, history=9)
         if claim is not None:
             self.claims.append(claim)
@@ -100,7 +100,7 @@ class Neighbours:
         if claim := self.claim_of(tenant):
             entries = (
                 Routed(turn=claim.turn, skill="chat", reason=""),
-                Text(turn=claim.turn, position=len(claim.reply), text=f"{tenant} is told"),
+                Text(turn=claim.turn, position=len(claim.reply), text=f"{tenant} replies"),
             )
             return await self.ledger.append(claim, entries, expect=claim.index, lease=60.0)
         return None
@@ -119,7 +119,7 @@ class Neighbours:
             (Finished(turn=claim.turn, outcome=self.choose(["done", "stopped"]), length=0),),
             expect=index,
             pending_question=self.choose([None, waiting]),
-            steered=self.choose([(), (await self.ledger.steering(claim))[:1]]),
+            taken_steering=self.choose([(), (await self.ledger.read_steering(claim))[:1]]),
             dead_letter_reason=self.choose(["", f"{tenant} failed"]),
         )
 
@@ -141,7 +141,7 @@ class Neighbours:
         await self.ledger.remember(tenant, person, key, value)
         return before
 
-    async def look(self, tenant: str) -> object:
+    async def read(self, tenant: str) -> object:
         where = self.where(tenant)
         return (
             await self.ledger.snapshot(where, 9),
@@ -150,98 +150,108 @@ class Neighbours:
         )
 
     async def discard(self, tenant: str) -> object:
-        """An operator removes a dead letter of this tenant."""
+        """Discard a dead letter of this tenant."""
         letters = await self.ledger.dead_letters(99)
         mine = [each for each in letters if each.messages[0].conversation.tenant == tenant]
-        return await self.ledger.discard(self.choose(mine).turn) if mine else None
+        return await self.ledger.discard_dead_letter(self.choose(mine).turn) if mine else None
 
-    async def let_leases_lapse(self, tenant: str) -> None:
-        self.place.need_clock().now += 61.0
+    async def expire_leases(self, tenant: str) -> None:
+        self.subject.require_clock().now += 61.0
 
-    # What a tenant has
+    # Data of a tenant
 
-    async def picture(self, tenant: str, raw: Raw) -> list[object]:
-        seen: list[object] = [await raw(self.place, tenant)]
+    async def observe(self, tenant: str, raw: Raw) -> list[object]:
+        seen: list[object] = [await raw(self.subject, tenant)]
         for thread in THREADS:
             where = Conversation(tenant, "web", thread)
-            snapshot = await self.place.ledger.snapshot(where, 99)
+            snapshot = await self.subject.ledger.snapshot(where, 99)
             if snapshot.cursor.offset:
-                seen.append([snapshot, await self.place.ledger.read(where, 0, 999)])
+                seen.append([snapshot, await self.subject.ledger.read(where, 0, 999)])
         for person in PEOPLE:
-            export = await self.place.ledger.export(tenant, person)
+            export = await self.subject.ledger.export(tenant, person)
             seen.append(msgspec.structs.replace(export, at=0.0))
-        letters = await self.place.ledger.dead_letters(999)
+        letters = await self.subject.ledger.dead_letters(999)
         seen.append([each for each in letters if each.messages[0].conversation.tenant == tenant])
         return seen
 
 
-def words(found: object) -> str:
+def to_json(found: object) -> str:
     return msgspec.json.encode(found).decode() if found is not None else ""
 
 
-async def live_together(place: "Place", ledger: Ledger, raw: Raw, draw: Draw) -> None:
-    neighbours = Neighbours(place, ledger, draw)
+async def run_steps(subject: "LedgerUnderTest", ledger: Ledger, raw: Raw, draw: Draw) -> None:
+    tenants = TwoTenants(subject, ledger, draw)
     for _ in range(draw(st.integers(20, 40))):
         kind, tenant = draw(st.sampled_from(KINDS)), draw(st.sampled_from(TENANTS))
-        before = {each: await neighbours.picture(each, raw) for each in TENANTS}
-        doer, found = await neighbours.step(kind, tenant)
-        (other,) = {*TENANTS} - {doer}
-        assert await neighbours.picture(other, raw) == before[other], (kind, doer)
-        assert f'"{other} ' not in words(found), (kind, doer)
-        assert f'"tenant":"{other}"' not in words(found), (kind, doer)
+        before = {each: await tenants.observe(each, raw) for each in TENANTS}
+        actor, found = await tenants.step(kind, tenant)
+        (other,) = {*TENANTS} - {actor}
+        assert await tenants.observe(other, raw) == before[other], (kind, actor)
+        assert f'"{other} ' not in to_json(found), (kind, actor)
+        assert f'"tenant":"{other}"' not in to_json(found), (kind, actor)
 
 
-# The store's own
+# Records in the store
 
 
-async def memory_raw(place: "Place", tenant: str) -> object:
-    ledger = place.ledger
+async def memory_raw(subject: "LedgerUnderTest", tenant: str) -> object:
+    ledger = subject.ledger
     assert isinstance(ledger, MemoryLedger)
     return [
         (
-            (held.epoch, held.fence, held.running, held.lapse, dict(held.seen), dict(held.closed)),
-            [(turn.id, turn.stop, turn.due, turn.failed) for turn in held.inbox],
+            (
+                state.epoch,
+                state.fence,
+                state.is_running,
+                state.lease_expires_at,
+                dict(state.dedupe_records),
+                dict(state.settled_turns),
+            ),
+            [
+                (turn.id, turn.stop_requested, turn.due_at, turn.failed_attempts)
+                for turn in state.inbox
+            ],
         )
-        for name, held in ledger._all.items()
+        for name, state in ledger._conversations.items()
         if name.startswith(f"{tenant}/")
     ]
 
 
-OF_A_CONVERSATION = {
-    "turns": "place >> 32", "events": "place >> 32", "steps": "turn >> 32",
-    "marks": "conversation", "steering": "conversation", "waiting": "conversation",
-    "members": "conversation", "conversations": "id",
+CONVERSATION_COLUMNS = {
+    "turns": "position >> 32", "events": "position >> 32", "steps": "turn >> 32",
+    "dedupe_records": "conversation", "steering": "conversation",
+    "pending_questions": "conversation", "members": "conversation", "conversations": "id",
 }  # fmt: skip
 
 
-async def sqlite_raw(place: "Place", tenant: str) -> object:
-    path = place.ledger.path  # type: ignore[attr-defined]  # it is a SQLiteLedger
+async def sqlite_raw(subject: "LedgerUnderTest", tenant: str) -> object:
+    path = subject.ledger.path  # type: ignore[attr-defined]  # it is a SQLiteLedger
 
     def read() -> object:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-            execute = database.execute
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            execute = connection.execute
             within = "SELECT id FROM conversations WHERE name LIKE ? || '/%'"
             rows = {
                 table: execute(
                     f"SELECT * FROM {table} WHERE {column} IN ({within})", (tenant,)
                 ).fetchall()
-                for table, column in OF_A_CONVERSATION.items()
+                for table, column in CONVERSATION_COLUMNS.items()
             }
-            for table in ("letters", "memories"):
+            for table in ("dead_letters", "memories"):
                 rows[table] = execute(
                     f"SELECT * FROM {table} WHERE tenant = ?", (tenant,)
                 ).fetchall()
-        database.close()
+        connection.close()
         return rows
 
     return await asyncio.to_thread(read)
 
 
-async def redis_raw(place: "Place", tenant: str) -> object:
-    """Every key of the tenant, with its value and its end."""
+async def redis_raw(subject: "LedgerUnderTest", tenant: str) -> object:
+    """Return every key of the tenant, with its value and its expiry."""
     from redis.asyncio import Redis
 
-    client: Any = Redis.from_url(place.url)
+    client: Any = Redis.from_url(subject.url)
     try:
         found: dict[bytes, object] = {}
         async for key in client.scan_iter():
@@ -267,7 +277,7 @@ RAW: dict[str, Raw] = {"memory": memory_raw, "sqlite": sqlite_raw, "redis": redi
 
 def explore(
     name: str,
-    places: "dict[str, PlaceFactory]",
+    subject_factories: "dict[str, SubjectFactory]",
     paths: pytest.TempPathFactory,
     *,
     examples: int,
@@ -281,17 +291,17 @@ def explore(
         suppress_health_check=list(HealthCheck),
     )
     @given(st.data())
-    def neighbours(data: st.DataObject) -> None:
-        asyncio.run(in_a_place(data.draw, paths.mktemp("tenants")))
+    def tenants(data: st.DataObject) -> None:
+        asyncio.run(run_on_subject(data.draw, paths.mktemp("tenants")))
 
-    async def in_a_place(draw: Draw, directory: Path) -> None:
+    async def run_on_subject(draw: Draw, directory: Path) -> None:
         async with asyncio.timeout(60), AsyncExitStack() as stack:
-            place = await stack.enter_async_context(places[name](directory))
-            await place.ledger.start()
-            stack.push_async_callback(place.ledger.close)
-            await live_together(place, wrap(place.ledger), RAW[name], draw)
+            subject = await stack.enter_async_context(subject_factories[name](directory))
+            await subject.ledger.start()
+            stack.push_async_callback(subject.ledger.close)
+            await run_steps(subject, wrap(subject.ledger), RAW[name], draw)
 
-    neighbours()
+    tenants()
 
 
 @pytest.mark.proof
@@ -301,22 +311,22 @@ def explore(
 )
 def test_no_operation_of_a_tenant_reads_or_changes_anything_of_another(
     name: str,
-    places: "dict[str, PlaceFactory]",
+    subject_factories: "dict[str, SubjectFactory]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    explore(name, places, tmp_path_factory, examples=short_or_long(10, 300))
+    explore(name, subject_factories, tmp_path_factory, examples=short_or_long(10, 300))
 
 
-class Confused:
-    """The twin: takes one tenant's name for the other's in one method."""
+class ConfusesTenants:
+    """Mutant: uses one tenant's name for the other's in one method."""
 
-    def __init__(self, within: Ledger, method: str) -> None:
-        self._within = within
+    def __init__(self, ledger: Ledger, method: str) -> None:
+        self._ledger = ledger
         self._method = method
 
     def __getattr__(self, name: str) -> Any:  # Any: the methods that are left as they are
         if name != self._method:
-            return getattr(self._within, name)
+            return getattr(self._ledger, name)
         return self._confused
 
     async def _confused(self, first: Any, *rest: Any) -> Any:
@@ -327,20 +337,22 @@ class Confused:
             first = msgspec.structs.replace(first, conversation=there)
         else:
             first = "acme"
-        return await getattr(self._within, self._method)(first, *rest)
+        return await getattr(self._ledger, self._method)(first, *rest)
 
 
 @pytest.mark.parametrize(
     "method", ["accept", "stop", "erase", "export", "remember", "recall", "snapshot", "read"]
 )
-def test_a_ledger_that_confuses_tenants_is_found_out(
-    method: str, places: "dict[str, PlaceFactory]", tmp_path_factory: pytest.TempPathFactory
+def test_a_ledger_that_confuses_tenants_is_detected(
+    method: str,
+    subject_factories: "dict[str, SubjectFactory]",
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with pytest.raises(AssertionError):
         explore(
             "memory",
-            places,
+            subject_factories,
             tmp_path_factory,
             examples=200,
-            wrap=lambda ledger: Confused(ledger, method),
+            wrap=lambda ledger: ConfusesTenants(ledger, method),
         )

@@ -1,4 +1,4 @@
-"""Contract: what a whole server does with messages that come while a turn runs, on every ledger."""
+"""Contract: a whole server applies every concurrency policy, on every ledger."""
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
@@ -12,31 +12,31 @@ from palaver.ledger import Ledger
 from palaver.testing import ScriptedEngine, ScriptedReply, converse
 
 if TYPE_CHECKING:
-    from tests.plugins.ledgers.conftest import Place
+    from tests.plugins.ledgers.conftest import LedgerUnderTest
 
 
 @pytest_asyncio.fixture
-async def ledger(place: "Place") -> AsyncIterator[Ledger]:
-    """One that the server starts and closes."""
-    await place.ledger.close()
-    place.ledger = place.build()
-    yield place.ledger
+async def ledger(subject: "LedgerUnderTest") -> AsyncIterator[Ledger]:
+    """Return a ledger that the server starts and closes."""
+    await subject.ledger.close()
+    subject.ledger = subject.build()
+    yield subject.ledger
 
 
-async def test_a_burst_becomes_one_turn(place: "Place", ledger: Ledger) -> None:
+async def test_a_burst_becomes_one_turn(subject: "LedgerUnderTest", ledger: Ledger) -> None:
     engine = ScriptedEngine("Hello Bob.")
     settings = chosen(default="merge", merge_window=5.0)
     async with converse(Parrot, engine=engine, ledger=ledger, settings=settings) as chat:
         turn = await chat.send("Hello")
-        await place.let_pass(4)
+        await subject.advance_clock(4)
         assert await chat.send("I am Bob") == turn
-        await place.let_pass(6)
+        await subject.advance_clock(6)
         assert await chat.reply(turn) == "Hello Bob."
     assert prompts(engine, 0) == ["Hello\n\nI am Bob"]
 
 
-async def test_an_interruption_is_answered_with_what_it_interrupted(ledger: Ledger) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", hold=3), "Rome is too.")
+async def test_an_interruption_is_answered_with_the_interrupted_message(ledger: Ledger) -> None:
+    engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", pause_after=3), "Rome is too.")
     settings = chosen(default="interrupt")
     async with converse(Parrot, engine=engine, ledger=ledger, settings=settings) as chat:
         first = await chat.send("Tell me of Paris")
@@ -48,7 +48,9 @@ async def test_an_interruption_is_answered_with_what_it_interrupted(ledger: Ledg
 
 
 async def test_a_skill_is_steered(ledger: Ledger) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is", "on")
+    engine = ScriptedEngine(
+        ScriptedReply(text="straight on for", pause_after=2), "left it is", "on"
+    )
     async with converse(Guide, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("go")
         await chat.recorder.wait_for(turn, text="straight on")
@@ -57,13 +59,13 @@ async def test_a_skill_is_steered(ledger: Ledger) -> None:
         assert await chat.say("and now?") == "on"
 
 
-async def test_what_a_skill_does_not_take_becomes_the_next_turn(ledger: Ledger) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
+async def test_untaken_steering_becomes_the_next_turn(ledger: Ledger) -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one", pause_after=1), "two")
     async with converse(Deaf, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("first")
         await chat.recorder.wait_for(turn, text="one")
         assert await chat.send("second", id="m") == turn
-        engine.go()
+        engine.resume()
         assert await chat.reply(turn) == "one"
         await until(lambda: chat.recorder.turns["m"] != turn)
         assert await chat.reply(chat.recorder.turns["m"]) == "two"

@@ -28,7 +28,7 @@ from palaver.ledger import (
     Claim,
     ConcurrencyPolicies,
     Receipt,
-    UnsettledTurns,
+    UnsettledCount,
 )
 from palaver.messages import Conversation, Finished, Message, new_id
 from palaver.metrics import Metrics
@@ -118,7 +118,7 @@ class Entrance:
 # Unsettled turns
 
 
-async def test_a_person_may_have_so_many_messages_unanswered() -> None:
+async def test_a_person_has_a_limit_of_unsettled_turns() -> None:
     entrance = Entrance(person={"turns": 2})
     await entrance.send()
     await entrance.send()
@@ -129,7 +129,7 @@ async def test_a_person_may_have_so_many_messages_unanswered() -> None:
     assert entrance.count("person_turns") == 1
 
 
-async def test_a_tenant_may_have_so_many_messages_unanswered() -> None:
+async def test_a_tenant_has_a_limit_of_unsettled_turns() -> None:
     entrance = Entrance(tenant={"turns": 2}, tenants={"big": {"turns": 3}})
     for tenant, turns in {"a": 2, "big": 3}.items():
         for number in range(turns):
@@ -182,7 +182,7 @@ async def test_a_turn_that_waits_for_its_own_conversation_is_not_about_to_start(
     assert entrance.control.unsettled_turns == 4
 
 
-async def test_messages_that_come_together_are_all_counted() -> None:
+async def test_concurrent_messages_are_all_counted() -> None:
     entrance = Entrance(person={"turns": 3})
     results = await asyncio.gather(*(entrance.send() for _ in range(10)), return_exceptions=True)
     assert sum(isinstance(result, Receipt) for result in results) == 3
@@ -191,7 +191,7 @@ async def test_messages_that_come_together_are_all_counted() -> None:
 # Quotas by the minute
 
 
-async def test_messages_by_the_minute_of_a_person() -> None:
+async def test_a_person_has_a_quota_of_messages_per_minute() -> None:
     entrance = Entrance(
         person={"messages_per_minute": 2}, tenants={"b": {"messages_per_minute": 3}}
     )
@@ -206,7 +206,7 @@ async def test_messages_by_the_minute_of_a_person() -> None:
     assert entrance.count("person_messages") == 2
 
 
-async def test_messages_by_the_minute_of_a_tenant() -> None:
+async def test_a_tenant_has_a_quota_of_messages_per_minute() -> None:
     entrance = Entrance(
         tenant={"messages_per_minute": 2}, tenants={"b": {"messages_per_minute": 3}}
     )
@@ -225,9 +225,7 @@ async def test_messages_by_the_minute_of_a_tenant() -> None:
         ("tenant", {"tenants": {"a": {"tokens_per_minute": 60}}}),
     ],
 )
-async def test_tokens_by_the_minute_may_be_overdrawn_once(
-    owner: str, quota: dict[str, Any]
-) -> None:
+async def test_a_quota_of_tokens_may_be_overdrawn_once(owner: str, quota: dict[str, Any]) -> None:
     entrance = Entrance(**quota)
     await entrance.send()
     entrance.quotas.take("tokens", "a", "ada", 90)
@@ -240,9 +238,9 @@ async def test_tokens_by_the_minute_may_be_overdrawn_once(
 def test_a_bucket_holds_no_more_than_a_minutes_worth() -> None:
     bucket = Bucket(10, now=0.0)
     bucket.take(10, now=0.0)
-    assert bucket.wait(0.0) == pytest.approx(6)
+    assert bucket.seconds_until_one(0.0) == pytest.approx(6)
     bucket.take(10, now=3600.0)
-    assert bucket.wait(3600.0) == pytest.approx(6)
+    assert bucket.seconds_until_one(3600.0) == pytest.approx(6)
 
 
 def test_buckets_that_are_full_again_are_forgotten() -> None:
@@ -333,9 +331,9 @@ async def test_many_refusals_ask_the_ledger_once() -> None:
     class Counting(MemoryLedger):
         asked = 0
 
-        async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+        async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
             self.asked += 1
-            return await super().unsettled()
+            return await super().count_unsettled()
 
     ledger = Counting()
     entrance = Entrance(ledger, person={"turns": 1})
@@ -347,15 +345,15 @@ async def test_many_refusals_ask_the_ledger_once() -> None:
     assert ledger.asked == 2
 
 
-async def test_what_happens_while_the_ledger_counts_is_not_lost() -> None:
+async def test_changes_during_a_refresh_are_not_lost() -> None:
     class Slow(MemoryLedger):
         def __init__(self) -> None:
             super().__init__()
             self.counted = asyncio.Event()
             self.go = asyncio.Event()
 
-        async def unsettled(self) -> tuple[UnsettledTurns, ...]:
-            found = await super().unsettled()
+        async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
+            found = await super().count_unsettled()
             self.counted.set()
             await self.go.wait()
             return found
@@ -441,9 +439,9 @@ class CountedLedger:
     def __init__(self) -> None:
         self.turns: dict[int, Message] = {}
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
         return tuple(
-            UnsettledTurns(
+            UnsettledCount(
                 tenant=message.conversation.tenant,
                 person=message.person,
                 turns=1,
@@ -464,7 +462,7 @@ STEPS = ("admit", *STORES, "fail", "start", "end", "refresh")
 
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=60))
 @settings(max_examples=short_or_long(200, 5_000), deadline=None)
-def test_the_counts_follow_every_message_and_leave_nothing_behind(steps: Sequence[Step]) -> None:
+def test_the_counts_follow_every_message(steps: Sequence[Step]) -> None:
     asyncio.run(follow(steps))
 
 

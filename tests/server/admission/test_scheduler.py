@@ -1,4 +1,4 @@
-"""The order of the line: whatever is done, tenants that wait are served alike, by weight."""
+"""The scheduler: tenants that wait together are served alike, by weight, whatever happens."""
 
 import itertools
 from collections import Counter
@@ -19,17 +19,17 @@ from tests.proof_settings import short_or_long
 from palaver.admission.scheduler import LANES, OUTPUT, Counters, Scheduler, Ticket
 from palaver.config.settings import Lane
 
-PLACES = 4
-BATCH_PLACES = 3
+SLOTS = 4
+BATCH_SLOTS = 3
 LONGEST_PROMPT = 100
 LONGEST_REPLY = 20
 WEIGHTS = {"a": 1.0, "b": 1.0, "c": 2.0, "d": 0.5}
-BOUND = (LONGEST_PROMPT + PLACES * LONGEST_REPLY * OUTPUT) / min(WEIGHTS.values())
+BOUND = (LONGEST_PROMPT + SLOTS * LONGEST_REPLY * OUTPUT) / min(WEIGHTS.values())
 """What two tenants' counters may differ by: what one is charged before the other is looked at
-again, a prompt and the replies that its places still hold."""
+again, a prompt and the replies that its slots still hold."""
 
 
-class Line(RuleBasedStateMachine):
+class FairQueue(RuleBasedStateMachine):
     """A scheduler, and a plain account of what each tenant was served."""
 
     reserve = 0
@@ -37,17 +37,17 @@ class Line(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.scheduler = Scheduler(
-            PLACES,
+            SLOTS,
             reserve=self.reserve,
-            batch_slots=BATCH_PLACES,
+            batch_slots=BATCH_SLOTS,
             weight=WEIGHTS.__getitem__,
         )
-        self.known: set[str] = set()
+        self.tenants_seen: set[str] = set()
         self.waiting: list[Ticket] = []
         self.running: dict[Ticket, int] = {}
         self.served: Counter[tuple[Lane, str]] = Counter()
         self.since: dict[tuple[Lane, str, str], float] = {}
-        """Of two that have been in line together all the time: the difference when that began."""
+        """For each pair that has waited together without a pause: the difference at its start."""
 
     def tenants(self, lane: Lane) -> set[str]:
         return {ticket.tenant for ticket in self.waiting if ticket.lane == lane}
@@ -56,8 +56,8 @@ class Line(RuleBasedStateMachine):
         one, other = (self.served[lane, tenant] / WEIGHTS[tenant] for tenant in (first, second))
         return one - other
 
-    def note(self) -> None:
-        """Look who is in line beside whom."""
+    def record_pairs(self) -> None:
+        """Record which tenants wait together from now on."""
         now = {
             (lane, first, second)
             for lane in LANES
@@ -78,16 +78,16 @@ class Line(RuleBasedStateMachine):
             ticket = Ticket(tenant, lane, prompt, prompt + LONGEST_REPLY)
             self.scheduler.enqueue(ticket)
             self.waiting.append(ticket)
-        self.known.add(tenant)
-        self.fill()
+        self.tenants_seen.add(tenant)
+        self.fill_slots()
 
-    def fill(self) -> None:
-        self.note()
+    def fill_slots(self) -> None:
+        self.record_pairs()
         while (ticket := self.scheduler.start_next()) is not None:
             self.waiting.remove(ticket)
             self.running[ticket] = 0
             self.served[ticket.lane, ticket.tenant] += ticket.prompt_tokens
-            self.note()
+            self.record_pairs()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), count=st.integers(1, LONGEST_REPLY))
@@ -104,21 +104,21 @@ class Line(RuleBasedStateMachine):
         ticket = data.draw(st.sampled_from(list(self.running)))
         del self.running[ticket]
         assert self.scheduler.remove(ticket)
-        assert not self.scheduler.remove(ticket), "a place was freed twice"
-        self.fill()
+        assert not self.scheduler.remove(ticket), "a slot was freed twice"
+        self.fill_slots()
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
-    def give_up(self, data: st.DataObject) -> None:
+    def cancel(self, data: st.DataObject) -> None:
         ticket = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(ticket)
         assert not self.scheduler.remove(ticket)
         assert self.scheduler.position(ticket) is None
-        self.fill()
+        self.fill_slots()
 
     @invariant()
-    def nobody_is_lost_and_no_place_leaks(self) -> None:
-        assert self.scheduler.running == len(self.running) <= PLACES
+    def no_ticket_is_lost_and_no_slot_leaks(self) -> None:
+        assert self.scheduler.running == len(self.running) <= SLOTS
         assert self.scheduler.waiting == len(self.waiting)
         for lane in LANES:
             waiting = [ticket for ticket in self.waiting if ticket.lane == lane]
@@ -128,40 +128,40 @@ class Line(RuleBasedStateMachine):
             )
 
     @invariant()
-    def no_place_is_free_while_somebody_may_have_it(self) -> None:
+    def no_slot_is_free_while_a_ticket_may_have_it(self) -> None:
         in_batch = sum(ticket.lane == "batch" for ticket in self.running)
-        assert in_batch <= BATCH_PLACES
+        assert in_batch <= BATCH_SLOTS
         for ticket in self.waiting:
-            full = len(self.running) == PLACES
-            assert full or self.is_kept_from(ticket) or in_batch == BATCH_PLACES
-            assert full or self.is_kept_from(ticket) or ticket.lane == "batch"
+            full = len(self.running) == SLOTS
+            assert full or self.is_kept_from_reserve(ticket) or in_batch == BATCH_SLOTS
+            assert full or self.is_kept_from_reserve(ticket) or ticket.lane == "batch"
 
-    def is_kept_from(self, ticket: Ticket) -> bool:
-        """Whether only the reserve is free, and the tenant has its part of the other places, and
-        half as many as the one with the most."""
-        if len(self.known) == 1 or PLACES - len(self.running) > self.reserve:
+    def is_kept_from_reserve(self, ticket: Ticket) -> bool:
+        """Return whether only the reserve is free, and the tenant has its part of the other slots,
+        and half as many as the one with the most."""
+        if len(self.tenants_seen) == 1 or SLOTS - len(self.running) > self.reserve:
             return False
         present = {ticket.tenant for ticket in (*self.waiting, *self.running)}
-        part = (PLACES - self.reserve) // sum(WEIGHTS[tenant] for tenant in present)
+        part = (SLOTS - self.reserve) // sum(WEIGHTS[tenant] for tenant in present)
         held = Counter(ticket.tenant for ticket in self.running)
         by_weight = {tenant: count / WEIGHTS[tenant] for tenant, count in held.items()}
         few = max(1, part, max(by_weight.values(), default=0) / 2)
         return by_weight.get(ticket.tenant, 0) >= few
 
     @invariant()
-    def who_waits_together_is_served_alike(self) -> None:
+    def tenants_that_wait_together_are_served_alike(self) -> None:
         for pair, base in self.since.items():
-            # The reserve goes to who has few places, even if those that wait are all stuck.
+            # The reserve goes to tenants with few slots, even if all that wait are stuck.
             assert self.reserve or abs(self.difference(*pair) - base) <= 2 * BOUND
 
 
-class LineWithReserve(Line):
+class FairQueueWithReserve(FairQueue):
     reserve = 1
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("line", [Line, LineWithReserve])
-def test_whatever_happens_the_line_is_fair_busy_and_complete(line: type[Line]) -> None:
+@pytest.mark.parametrize("line", [FairQueue, FairQueueWithReserve])
+def test_the_queue_stays_fair_busy_and_complete(line: type[FairQueue]) -> None:
     run_state_machine_as_test(
         line,
         settings=settings(
@@ -177,7 +177,7 @@ def test_whatever_happens_the_line_is_fair_busy_and_complete(line: type[Line]) -
 
 
 def drain(scheduler: Scheduler, reply: int = 0) -> Iterator[Ticket]:
-    """Give every place away, one after the other."""
+    """Give every slot away, one after the other."""
     while (ticket := scheduler.start_next()) is not None:
         yield ticket
         scheduler.charge(ticket, OUTPUT * reply)
@@ -189,7 +189,7 @@ def queue(scheduler: Scheduler, *who: str, lane: Lane = "channel", prompt: int =
         scheduler.enqueue(Ticket(tenant, lane, prompt))
 
 
-def test_tenants_take_turns_however_many_each_has_in_line() -> None:
+def test_tenants_take_turns_regardless_of_their_queue_lengths() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"aaaaaa", *"bb")
     assert "".join(ticket.tenant for ticket in drain(scheduler)) == "ababaaaa"
@@ -204,7 +204,7 @@ def test_a_tenants_own_tickets_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("weight", [1, 3])
-def test_a_heavier_tenant_gets_more_by_its_weight(weight: int) -> None:
+def test_a_tenant_is_served_by_its_weight(weight: int) -> None:
     scheduler = Scheduler(1, weight=lambda tenant: weight if tenant == "a" else 1)
     queue(scheduler, *"a" * 100, *"b" * 100)
     first = Counter(ticket.tenant for ticket in itertools.islice(drain(scheduler), 80))
@@ -226,7 +226,7 @@ def test_long_replies_count_while_they_are_written() -> None:
     assert [ticket.tenant for ticket in others if ticket] == ["b", "b", "b"]
 
 
-def test_who_was_away_has_saved_nothing_up() -> None:
+def test_an_absent_tenant_saves_nothing_up() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"b")
     list(drain(scheduler))
@@ -240,7 +240,7 @@ def test_who_was_away_has_saved_nothing_up() -> None:
     assert first == {"a": 10, "b": 10}
 
 
-def test_who_comes_to_an_empty_line_has_saved_nothing_up_either() -> None:
+def test_a_tenant_that_enters_an_empty_queue_has_saved_nothing_up() -> None:
     counters: Counters[str] = Counters(lambda name: 1.0)
     counters.enter("a", [])
     counters.charge("a", 1000)
@@ -249,7 +249,7 @@ def test_who_comes_to_an_empty_line_has_saved_nothing_up_either() -> None:
     assert counters.served("b") == 1000
 
 
-def test_someone_in_a_quiet_lane_goes_first() -> None:
+def test_a_ticket_in_a_quiet_lane_is_first() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"a" * 50, lane="batch")
     for _ in range(10):
@@ -270,7 +270,7 @@ def test_a_busy_lane_does_not_starve_the_others() -> None:
     assert lanes == {"interactive": 1600, "channel": 400, "batch": 100}
 
 
-def test_the_batch_lane_leaves_places_free() -> None:
+def test_the_batch_lane_leaves_slots_free() -> None:
     scheduler = Scheduler(4, batch_slots=3)
     queue(scheduler, *"aaaaa", lane="batch")
     assert sum(scheduler.start_next() is not None for _ in range(4)) == 3
@@ -280,7 +280,7 @@ def test_the_batch_lane_leaves_places_free() -> None:
     assert ticket.lane == "interactive"
 
 
-def test_the_reserve_is_for_tenants_who_have_few_places() -> None:
+def test_the_reserve_is_for_tenants_with_few_slots() -> None:
     scheduler = Scheduler(8, reserve=2)
     queue(scheduler, *"b")
     assert [ticket.tenant for ticket in drain(scheduler)] == ["b"]
@@ -292,13 +292,13 @@ def test_the_reserve_is_for_tenants_who_have_few_places() -> None:
     assert [ticket and ticket.tenant for ticket in late] == ["b", "c", None]
 
 
-def test_a_tenant_that_is_alone_gets_the_reserve_too() -> None:
+def test_a_single_tenant_gets_the_reserve_too() -> None:
     scheduler = Scheduler(8, reserve=2)
     queue(scheduler, *"a" * 20)
     assert sum(scheduler.start_next() is not None for _ in range(20)) == 8
 
 
-def test_how_many_come_first_follows_the_turns_that_tenants_take() -> None:
+def test_the_position_follows_the_order_of_tenants() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"a" * 100, *"b")
     last = Ticket("b", "channel")
@@ -309,7 +309,7 @@ def test_how_many_come_first_follows_the_turns_that_tenants_take() -> None:
     assert scheduler.tickets_before("new", "channel", 0) == 4
 
 
-def test_a_crowd_in_another_lane_comes_first_only_by_its_weight() -> None:
+def test_another_lane_is_first_only_by_its_weight() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"a" * 100, lane="interactive")
     assert scheduler.tickets_before("new", "channel", 0) == 4

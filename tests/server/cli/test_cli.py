@@ -14,12 +14,12 @@ def invoke(*arguments: str) -> Result:
 
 
 def test_version() -> None:
-    assert invoke("version").output.strip() == palaver.__version__
+    assert invoke("--version").output == f"palaver {palaver.__version__}\n"
 
 
 def test_help_names_the_built_in_commands_and_those_of_plugins() -> None:
     output = invoke("--help").output
-    for command in ("serve", "chat", "skills", "check", "models", "knowledge", "version", "stop"):
+    for command in ("serve", "chat", "skills", "check", "models", "knowledge", "stop"):
         assert f"  {command}" in output
 
 

@@ -1,4 +1,4 @@
-"""The commands that open the ledger themselves: export and erase."""
+"""Commands that open the ledger themselves: export and erase."""
 
 import asyncio
 import json
@@ -10,7 +10,6 @@ from typing import TypeVar
 import pytest
 from click.testing import CliRunner, Result
 
-from palaver.app import build_ledger
 from palaver.cli import main
 from palaver.cli.console import Console
 from palaver.ledger import Claim, Ledger
@@ -19,8 +18,8 @@ from palaver.messages import Conversation, Message
 T = TypeVar("T")
 
 
-class Place:
-    """A data directory with a ledger, for commands and for the test itself."""
+class DataDirectory:
+    """Data directory with a ledger, for commands and for the test."""
 
     def __init__(self, data: Path) -> None:
         self._set = ("--set", f"server.data={data}")
@@ -29,13 +28,13 @@ class Place:
     def run(self, *arguments: str, input: str = "") -> Result:
         return CliRunner().invoke(main, [*self._set, *arguments], input=input)
 
-    def work(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
-        return self._console.with_ledger(work)
+    def run_with_ledger(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
+        return self._console.run_with_ledger(work)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def data(tmp_path: Path) -> DataDirectory:
+    return DataDirectory(tmp_path)
 
 
 def message(id: str, text: str, person: str = "ada", thread: str = "t") -> Message:
@@ -52,8 +51,8 @@ async def claim(ledger: Ledger) -> Claim:
             await ledger.wait_for_work(0.1)
 
 
-async def waiting(ledger: Ledger) -> list[str]:
-    """What a worker would get to answer."""
+async def claim_all(ledger: Ledger) -> list[str]:
+    """Claim all turns; return the texts of their messages."""
     texts = []
     while (await ledger.queue_depth()).queued:
         texts.append((await claim(ledger)).message.text)
@@ -66,65 +65,65 @@ async def accept_two(ledger: Ledger) -> None:
     await ledger.remember("default", "ada", "chat.name", "Ada")
 
 
-def test_an_export_is_json_of_one_person(place: Place, tmp_path: Path) -> None:
-    place.work(accept_two)
-    held = json.loads(place.run("export", "--person=ada").output)
-    assert [pending["text"] for pending in held["pending"]] == ["my secret"]
-    assert held["memories"] == {"chat.name": "Ada"}
-    assert "not yours" not in str(held)
+def test_an_export_is_json_of_one_person(data: DataDirectory, tmp_path: Path) -> None:
+    data.run_with_ledger(accept_two)
+    export = json.loads(data.run("export", "--person=ada").output)
+    assert [pending["text"] for pending in export["pending"]] == ["my secret"]
+    assert export["memories"] == {"chat.name": "Ada"}
+    assert "not yours" not in str(export)
     file = tmp_path / "ada.json"
-    assert place.run("export", "--person=ada", "--output", str(file)).exit_code == 0
-    assert json.loads(file.read_text())["pending"] == held["pending"]
+    assert data.run("export", "--person=ada", "--output", str(file)).exit_code == 0
+    assert json.loads(file.read_text())["pending"] == export["pending"]
     assert file.stat().st_mode & 0o077 == 0
-    nowhere = place.run("export", "--person=ada", "--output", str(tmp_path / "no" / "where"))
+    nowhere = data.run("export", "--person=ada", "--output", str(tmp_path / "no" / "where"))
     assert (nowhere.exit_code, nowhere.output.count("\n")) == (2, 1)
 
 
-def test_an_erasure_asks_first_and_prints_a_receipt(place: Place) -> None:
-    place.work(accept_two)
-    refused = place.run("erase", "--person=ada", input="n\n")
+def test_an_erasure_asks_first_and_prints_a_receipt(data: DataDirectory) -> None:
+    data.run_with_ledger(accept_two)
+    refused = data.run("erase", "--person=ada", input="n\n")
     assert refused.exit_code == 1
-    assert json.loads(place.run("export", "--person=ada").output)["pending"]
-    erased = place.run("erase", "--person=ada", input="y\n")
+    assert json.loads(data.run("export", "--person=ada").output)["pending"]
+    erased = data.run("erase", "--person=ada", input="y\n")
     assert erased.exit_code == 0
     assert "1 messages and 1 events in 1 conversations, 0 dead letters, 1 memories" in erased.output
-    held = json.loads(place.run("export", "--person=ada").output)
-    assert (held["pending"], held["memories"]) == ([], {})
-    receipt = json.loads(place.run("erase", "--person=ada", "--yes", "--json").output)
+    export = json.loads(data.run("export", "--person=ada").output)
+    assert (export["pending"], export["memories"]) == ([], {})
+    receipt = json.loads(data.run("erase", "--person=ada", "--yes", "--json").output)
     assert (receipt["messages"], receipt["memories"]) == (0, 0)
-    assert place.work(waiting) == ["not yours"]
+    assert data.run_with_ledger(claim_all) == ["not yours"]
 
 
-def test_another_tenants_person_of_the_same_name_is_someone_else(place: Place) -> None:
-    place.work(accept_two)
-    assert json.loads(place.run("export", "--tenant=acme", "--person=ada").output)["pending"] == []
-    place.run("erase", "--tenant=acme", "--person=ada", "--yes")
-    assert json.loads(place.run("export", "--person=ada").output)["pending"]
+def test_the_same_name_in_another_tenant_is_another_person(data: DataDirectory) -> None:
+    data.run_with_ledger(accept_two)
+    assert json.loads(data.run("export", "--tenant=acme", "--person=ada").output)["pending"] == []
+    data.run("erase", "--tenant=acme", "--person=ada", "--yes")
+    assert json.loads(data.run("export", "--person=ada").output)["pending"]
 
 
 @pytest.mark.parametrize("person", ["a/b", "", "x" * 201])
-def test_a_name_that_cannot_be_is_one_line_and_2(place: Place, person: str) -> None:
+def test_an_invalid_name_is_one_line_and_exit_status_2(data: DataDirectory, person: str) -> None:
     for command in (("export",), ("erase", "--yes")):
-        result = place.run(*command, f"--person={person}")
+        result = data.run(*command, f"--person={person}")
         assert (result.exit_code, result.output.count("\n")) == (2, 1)
 
 
-def test_while_a_server_has_the_file_the_commands_say_so(place: Place, tmp_path: Path) -> None:
+def test_the_commands_report_a_file_that_a_server_uses(data: DataDirectory, tmp_path: Path) -> None:
     console = Console(None, (f"server.data={tmp_path}",))
 
     @asynccontextmanager
     async def serving() -> AsyncIterator[None]:
-        ledger = build_ledger(console.settings, console.registry, console.build_context)
+        ledger = console.builder.ledger()
         await ledger.start()
         yield
         await ledger.close()
 
-    _ = console.registry, console.build_context
+    _ = console.registry, console.builder
 
     async def run() -> Result:
         async with serving():
-            return await asyncio.to_thread(place.run, "export", "--person=ada")
+            return await asyncio.to_thread(data.run, "export", "--person=ada")
 
     result = asyncio.run(run())
-    assert result.exit_code == 78
+    assert result.exit_code == 69
     assert "another server uses it" in result.output

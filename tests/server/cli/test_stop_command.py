@@ -33,17 +33,19 @@ async def test_the_turn_that_runs_is_stopped_and_what_was_said_is_kept(
         assert (idle.exit_code, idle.output) == (0, "Nothing runs in 'my thread'.\n")
 
 
-async def test_what_cannot_be_stopped_is_one_line_and_2(live_server: LiveServer) -> None:
+async def test_a_turn_that_cannot_be_stopped_is_one_line_with_an_exit_code(
+    live_server: LiveServer,
+) -> None:
     url = f"--url={live_server.address}"
     async with live_server.connect("t") as client:
         await client.wait_for_reply(await client.send_message("hello"))
-    for arguments, reason in (
-        (("t", "nothing", url, "--person=ada"), "there is no turn 'nothing' in 't'"),
-        (("t", url, "--person=eve"), "belongs to someone else"),
-        (("t", f"--url=http://127.0.0.1:{free_port()}"), "no Palaver server answers"),
+    for arguments, reason, code in (
+        (("t", "nothing", url, "--person=ada"), "there is no turn 'nothing' in 't'", 2),
+        (("t", url, "--person=eve"), "belongs to someone else", 2),
+        (("t", f"--url=http://127.0.0.1:{free_port()}"), "no Palaver server answers", 69),
     ):
         result = await stop(*arguments)
-        assert (result.exit_code, result.output.count("\n")) == (2, 1)
+        assert (result.exit_code, result.output.count("\n")) == (code, 1)
         assert reason in result.output
 
 

@@ -17,23 +17,23 @@ from palaver.messages import Conversation
 COMMAND = (sys.executable, "-c", "from palaver.cli import main; main()", "chat")
 
 
-class Person:
-    """Somebody at a terminal that runs ``palaver chat``."""
+class TerminalSession:
+    """A terminal that runs ``palaver chat``."""
 
     def __init__(self, process: asyncio.subprocess.Process, terminal: int) -> None:
         self.process = process
-        self.seen = ""
+        self.output = ""
         self._terminal = terminal
         self._changed = asyncio.Event()
-        asyncio.get_running_loop().add_reader(terminal, self._look)
+        asyncio.get_running_loop().add_reader(terminal, self._read)
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         try:
             data = os.read(self._terminal, 65_536)
         except OSError:  # the other side is closed
             asyncio.get_running_loop().remove_reader(self._terminal)
             return
-        self.seen += re.sub(r"\x1b\[[0-9;]*m", "", data.decode()).replace("\r", "")
+        self.output += re.sub(r"\x1b\[[0-9;]*m", "", data.decode()).replace("\r", "")
         self._changed.set()
 
     def type(self, text: str) -> None:
@@ -42,17 +42,17 @@ class Person:
     def press(self, key: bytes) -> None:
         os.write(self._terminal, key)
 
-    async def sees(self, text: str) -> None:
-        """Wait for ``text``; what came up to there is not looked at again."""
+    async def wait_for(self, text: str) -> None:
+        """Wait for ``text`` in the output, and drop the output up to its end."""
         async with asyncio.timeout(2 * TIMEOUT_SECONDS):  # the command takes a moment to start
-            while text not in self.seen:
+            while text not in self.output:
                 self._changed.clear()
                 await self._changed.wait()
-        self.seen = self.seen.partition(text)[2]
+        self.output = self.output.partition(text)[2]
 
 
 @contextlib.asynccontextmanager
-async def sitting_at(live_server: LiveServer, *arguments: str) -> AsyncIterator[Person]:
+async def open_terminal(live_server: LiveServer, *arguments: str) -> AsyncIterator[TerminalSession]:
     terminal, other_side = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
@@ -63,10 +63,10 @@ async def sitting_at(live_server: LiveServer, *arguments: str) -> AsyncIterator[
         start_new_session=True,
     )
     os.close(other_side)
-    person = Person(process, terminal)
+    session = TerminalSession(process, terminal)
     try:
-        await person.sees("> ")
-        yield person
+        await session.wait_for("> ")
+        yield session
     finally:
         asyncio.get_running_loop().remove_reader(terminal)
         os.close(terminal)
@@ -75,71 +75,73 @@ async def sitting_at(live_server: LiveServer, *arguments: str) -> AsyncIterator[
         await process.wait()
 
 
-async def test_the_place_in_the_queue_counts_down(live_server: LiveServer) -> None:
-    async with sitting_at(live_server) as person:
-        person.type("/scripted go")
+async def test_the_position_in_the_queue_counts_down(live_server: LiveServer) -> None:
+    async with open_terminal(live_server) as session:
+        session.type("/scripted go")
         live_server.scripted.emit("Once upon", end=False)
-        await person.sees("Once upon")
-        person.type("first")
-        await person.sees("[1 ahead of you]")
-        person.type("/scripted again")
-        await person.sees("[2 ahead of you]")
+        await session.wait_for("Once upon")
+        session.type("first")
+        await session.wait_for("[1 ahead of you]")
+        session.type("/scripted again")
+        await session.wait_for("[2 ahead of you]")
         live_server.scripted.emit(" a time")
-        await person.sees(" a time\n[1 ahead of you]")
-        await person.sees("[parrot] first")
+        await session.wait_for(" a time\n[1 ahead of you]")
+        await session.wait_for("[parrot] first")
         live_server.scripted.emit("The end")
-        await person.sees("The end\n> ")
+        await session.wait_for("The end\n> ")
 
 
-async def test_a_message_that_joins_is_told_and_one_that_was_not_taken_is_answered() -> None:
+async def test_a_message_that_the_running_turn_does_not_take_is_answered_by_the_next_turn() -> None:
     steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
     async with (
         open_live_server(concurrency_policy=steering) as live_server,
-        sitting_at(live_server) as person,
+        open_terminal(live_server) as session,
     ):
-        person.type("/scripted go")
+        session.type("/scripted go")
         live_server.scripted.emit("Straight on", end=False)
-        await person.sees("Straight on")
-        person.type("left")
-        await person.sees("[handed to the running skill]")
+        await session.wait_for("Straight on")
+        session.type("left")
+        await session.wait_for("[added to the running turn]")
         live_server.scripted.emit("!")
-        await person.sees("!\n")
-        await person.sees("[parrot] left \n> ")
+        await session.wait_for("!\n")
+        await session.wait_for("[parrot] left \n> ")
 
 
-async def test_one_who_comes_later_sees_the_rest_of_the_reply(live_server: LiveServer) -> None:
+async def test_a_terminal_opened_during_a_reply_shows_the_rest_of_it(
+    live_server: LiveServer,
+) -> None:
     async with live_server.connect("t", person="bob") as client:
         await client.send_message("/scripted go")
         live_server.scripted.emit("Once upon", end=False)
-        await eventually(lambda: told(live_server, "Once upon"))
-        async with sitting_at(live_server, "--thread=t", "--person=bob") as person:
-            person.type("and then?")
-            await person.sees("[1 ahead of you]")
+        await eventually(lambda: is_stored(live_server, "Once upon"))
+        async with open_terminal(live_server, "--thread=t", "--person=bob") as session:
+            session.type("and then?")
+            await session.wait_for("[1 ahead of you]")
             live_server.scripted.emit(" a time")
-            await person.sees("a time\n[parrot] and then? \n> ")
+            await session.wait_for("a time\n[parrot] and then? \n> ")
 
 
-async def told(live_server: LiveServer, text: str) -> bool:
-    """Whether the ledger has it."""
+async def is_stored(live_server: LiveServer, text: str) -> bool:
+    """Return True when the ledger has ``text``."""
     snapshot = await live_server.server.snapshot(Conversation("default", "web", "t"))
     return any(text in turn.reply for turn in snapshot.pending)
 
 
 async def test_ctrl_c_stops_the_reply_and_then_ends(live_server: LiveServer) -> None:
-    async with sitting_at(live_server) as person:
-        person.type("/scripted go")
+    async with open_terminal(live_server) as session:
+        session.type("/scripted go")
         live_server.scripted.emit("Once upon", end=False)
-        await person.sees("Once upon")
-        person.process.send_signal(signal.SIGINT)
-        await person.sees("[stopped]\n> ")
-        person.process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(person.process.wait(), TIMEOUT_SECONDS) == 0
+        await session.wait_for("Once upon")
+        session.process.send_signal(signal.SIGINT)
+        await session.wait_for("[stopped]\n> ")
+        session.process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(session.process.wait(), TIMEOUT_SECONDS) == 0
 
 
 async def test_ctrl_d_ends(live_server: LiveServer) -> None:
-    async with sitting_at(live_server) as person:
-        person.press(b"\x04")
-        assert await asyncio.wait_for(person.process.wait(), TIMEOUT_SECONDS) == 0
+    async with open_terminal(live_server) as session:
+        session.press(b"\x04")
+        assert await asyncio.wait_for(session.process.wait(), TIMEOUT_SECONDS) == 0
 
 
 async def test_lines_of_a_file_are_answered_one_after_the_other(live_server: LiveServer) -> None:

@@ -1,5 +1,6 @@
 """A plugin that contributes one of each kind, with settings of every type."""
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar, Literal
 
@@ -8,7 +9,7 @@ from aiohttp import web
 
 from palaver.channels import Channel, ConversationService
 from palaver.config.settings import PluginSettings, Secret
-from palaver.engine import Capability, Engine
+from palaver.engine import Capability, Engine, EngineInfo
 from palaver.errors import ConfigurationError
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import KnowledgeBase
@@ -51,10 +52,20 @@ class NoSettings(PluginSettings):
     pass
 
 
+engine_starts: list[float] = []
+"""The times at which an engine of this plugin was started."""
+
+
+class EchoEngine(ScriptedEngine):
+    async def start(self) -> EngineInfo:
+        engine_starts.append(time.monotonic())
+        return await super().start()
+
+
 def build(settings: EchoSettings, build_context: BuildContext) -> Engine:
     if settings.mode == "slow":
         raise ConfigurationError("there is no slow echo")
-    return ScriptedEngine("Hello.", lacks=settings.lacks)
+    return EchoEngine("Hello.", missing_capabilities=settings.lacks)
 
 
 class Shout:

@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said when one cannot be right."""
+"""Sources of the settings, and the messages about wrong values."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.server.config import settings_plugin
 
-from palaver.config.loading import load_settings, plugin_settings, validate_plugin_settings
+from palaver.checks import validate_plugin_settings
+from palaver.config.loading import load_settings, plugin_settings
 from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError
 from palaver.plugins import PluginRegistry, load_plugins
@@ -34,10 +35,10 @@ def write(text: str, name: str = "palaver.toml") -> Path:
     return Path(name)
 
 
-def complaint(
+def error_of(
     toml: str = "", environ: Mapping[str, str] | None = None, *flags: str, plugins: bool = False
 ) -> str:
-    """What is said about these settings."""
+    """Return the error message about these settings."""
 
     def load() -> None:
         settings = load_settings(write(toml), environ or {}, flags)
@@ -52,11 +53,11 @@ def complaint(
 # Where values come from
 
 
-def test_without_anything_the_defaults_hold() -> None:
+def test_without_any_source_the_defaults_apply() -> None:
     assert load_settings(None, {}) == Settings()
 
 
-def test_flags_go_over_the_environment_and_that_over_the_file() -> None:
+def test_flags_override_the_environment_which_overrides_the_file() -> None:
     write("[server]\nport = 1\nhost = 'a'\ndrain = 3")
     environ = {"PALAVER__SERVER__PORT": "2", "PALAVER__SERVER__HOST": "b"}
     server = load_settings(None, environ, ["server.port=3"]).server
@@ -84,7 +85,7 @@ def test_a_list_is_written_as_toml_or_with_commas(text: str, origins: tuple[str,
 
 
 @pytest.mark.parametrize("text", ["7", "true", "2026-01-01", '"7"'])
-def test_text_stays_text_whatever_it_looks_like(text: str) -> None:
+def test_text_is_not_parsed_as_another_type(text: str) -> None:
     settings = load_settings(None, {}, [f"routing.default={text}"])
     assert settings.routing.default == text.strip('"')
 
@@ -108,7 +109,7 @@ def test_the_environment_reaches_the_settings_of_plugins(registry: PluginRegistr
     assert given.options == {"depth": 3}
 
 
-def test_well_known_bare_names_are_fallbacks() -> None:
+def test_common_environment_names_are_fallbacks() -> None:
     environ = {
         "REDIS_URL": "redis://:hunter2@r:6379/0",
         "OPENAI_API_KEY": "sk-hunter2",
@@ -125,7 +126,7 @@ def test_well_known_bare_names_are_fallbacks() -> None:
     assert load_settings(None, environ).ledger.of("redis") == {"url": "redis://mine"}
 
 
-def test_a_bare_name_for_a_plugin_that_is_not_there_is_nobodys_mistake(
+def test_a_common_environment_name_for_a_plugin_that_is_not_installed_is_no_error(
     registry: PluginRegistry,
 ) -> None:
     validate_plugin_settings(load_settings(None, {"REDIS_URL": "redis://r"}), registry)
@@ -137,7 +138,7 @@ def test_the_example_files_load(name: str) -> None:
     assert settings.plugins.strict
 
 
-# What is said
+# Messages
 
 
 @pytest.mark.parametrize(
@@ -161,8 +162,8 @@ def test_the_example_files_load(name: str) -> None:
         (
             "engine.model = 'big'",
             (
-                "unknown key 'engine.model' (palaver.toml, line 1); what belongs to a backend "
-                "stands in its table, like [engine.openvino]"
+                "unknown key 'engine.model' (palaver.toml, line 1); settings of a backend "
+                "go into its own table, such as [engine.openvino]"
             ),
         ),
         ("zzz = 1", "unknown key 'zzz' (palaver.toml, line 1)"),
@@ -188,7 +189,7 @@ def test_the_example_files_load(name: str) -> None:
         (
             "[auth.keys.bob]\nsecret = 'hunter2'",
             (
-                "auth.keys.bob.secret: a secret is given by reference: 'env:NAME' or 'file:PATH' "
+                "auth.keys.bob.secret: a secret must be a reference: 'env:NAME' or 'file:PATH' "
                 "(palaver.toml, line 2)"
             ),
         ),
@@ -205,29 +206,29 @@ def test_the_example_files_load(name: str) -> None:
         ),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_place(toml: str, sentence: str) -> None:
-    assert complaint(toml) == sentence
+def test_a_mistake_in_the_file_is_reported_with_its_line(toml: str, sentence: str) -> None:
+    assert error_of(toml) == sentence
 
 
-def test_a_mistake_in_the_environment_is_told_with_its_name() -> None:
-    assert complaint("", {"PALAVER__SERVER__PROT": "1"}) == (
+def test_a_mistake_in_the_environment_is_reported_with_its_name() -> None:
+    assert error_of("", {"PALAVER__SERVER__PROT": "1"}) == (
         "unknown key 'server.prot' (environment PALAVER__SERVER__PROT); did you mean 'server.port'?"
     )
-    assert complaint("", {"PALAVER__SERVER": "x", "PALAVER__SERVER__PORT": "1"}) == (
+    assert error_of("", {"PALAVER__SERVER": "x", "PALAVER__SERVER__PORT": "1"}) == (
         "server is a value (environment PALAVER__SERVER), so there is no 'server.port' "
         "(environment PALAVER__SERVER__PORT) in it"
     )
 
 
-def test_a_mistake_in_a_flag_is_told_with_the_flag() -> None:
-    assert complaint("", {}, "dispatch.leese=1") == (
+def test_a_mistake_in_a_flag_is_reported_with_the_flag() -> None:
+    assert error_of("", {}, "dispatch.leese=1") == (
         "unknown key 'dispatch.leese' (--set dispatch.leese); did you mean 'dispatch.lease'?"
     )
-    assert complaint("", {}, "port") == "--set 'port' is not of the form section.key=value"
+    assert error_of("", {}, "port") == "--set 'port' is not of the form section.key=value"
 
 
-def test_every_mistake_is_told_at_once() -> None:
-    assert complaint("[server]\nprot = 1\ndrain = 'x'").splitlines() == [
+def test_all_mistakes_are_reported_at_once() -> None:
+    assert error_of("[server]\nprot = 1\ndrain = 'x'").splitlines() == [
         "unknown key 'server.prot' (palaver.toml, line 2); did you mean 'server.port'?",
         "server.drain must be a number, not 'x' (palaver.toml, line 3)",
     ]
@@ -254,7 +255,7 @@ def test_every_mistake_is_told_at_once() -> None:
         (
             "[engine.echo]\nkey = 'hunter2'",
             (
-                "engine.echo.key: a secret is given by reference: 'env:NAME' or 'file:PATH' "
+                "engine.echo.key: a secret must be a reference: 'env:NAME' or 'file:PATH' "
                 "(palaver.toml, line 2)"
             ),
         ),
@@ -274,10 +275,10 @@ def test_every_mistake_is_told_at_once() -> None:
     ],
 )
 def test_a_plugins_own_table_is_checked_though_it_is_not_in_use(toml: str, sentence: str) -> None:
-    assert complaint(toml, plugins=True) == sentence
+    assert error_of(toml, plugins=True) == sentence
 
 
-def test_a_named_file_must_be_there() -> None:
+def test_a_named_file_must_exist() -> None:
     with pytest.raises(ConfigurationError, match=r"there is no settings file 'none\.toml'"):
         load_settings(None, {"PALAVER_CONFIG": "none.toml"})
 
@@ -299,13 +300,11 @@ def test_a_secret_is_read_from_the_environment_or_a_file(
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("env:NOBODY", "secret 'env:NOBODY' is empty or not set"),
-        ("file:nowhere", "secret 'file:nowhere': No such file or directory"),
+        ("env:MISSING", "env:MISSING is empty or not set"),
+        ("file:nowhere", "file:nowhere: No such file or directory"),
     ],
 )
-def test_a_secret_that_is_not_there_is_named_by_its_reference(
-    reference: str, sentence: str
-) -> None:
+def test_a_missing_secret_is_named_by_its_reference(reference: str, sentence: str) -> None:
     settings = load_settings(None, {}, [f"auth.keys.bob.secret={reference}"])
     with pytest.raises(ConfigurationError) as caught:
         settings.auth.keys["bob"].secret.reveal()

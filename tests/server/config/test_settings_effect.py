@@ -1,4 +1,4 @@
-"""Every setting does something: for each key there is a test that fails when it is ignored."""
+"""Every setting has a test that fails when the setting is ignored."""
 
 import asyncio
 import importlib.metadata
@@ -13,10 +13,10 @@ from tests.plugins.ledgers.redis_server import free_port
 from tests.server.config import settings_plugin
 from tests.server.skills_under_test import Parrot
 
-from palaver.app import build_server, listening
+from palaver.app import build_server
 from palaver.authentication import Authenticator
-from palaver.config.loading import plugin_models
-from palaver.config.reference import describe
+from palaver.checks import plugin_models
+from palaver.config.reference import list_settings
 from palaver.config.settings import (
     AdmissionSettings,
     AuthKey,
@@ -40,103 +40,112 @@ from palaver.server import Server
 from palaver.skills import Skill
 from palaver.testing import ChatClient, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.turns.turn import Turn
+from palaver.web.listener import listening
 
 ROOT = Path(__file__).parents[3]
-HERE = "tests/server/config/test_settings_effect.py"
+THIS = "tests/server/config/test_settings_effect.py"
 CHECK = "tests/server/cli/test_check.py"
 CONTINUATION = "tests/server/engines/test_continuing.py"
-WHILE_RUNNING = "tests/server/turns/test_concurrency_policy.py"
-DOOR = "tests/server/admission/test_control.py"
-LINE = "tests/server/engines/test_scheduled.py"
-DEPARTURE = "tests/server/web/test_shutdown.py"
+CONCURRENCY = "tests/server/turns/test_concurrency_policy.py"
+ADMISSION = "tests/server/admission/test_control.py"
+SCHEDULED = "tests/server/engines/test_scheduled.py"
+SHUTDOWN = "tests/server/web/test_shutdown.py"
 
 COVERED = {
     "server.host": f"{CHECK}::test_each_mistake_is_one_sentence",
-    "server.port": f"{HERE}::test_the_server_listens_at_its_port",
+    "server.port": f"{THIS}::test_the_server_listens_at_its_port",
     "server.data": "tests/server/models/test_models.py::test_models_are_added_chosen_and_listed",
-    "server.origins": f"{HERE}::test_pages_of_named_origins_may_use_the_server",
-    "server.max_message_bytes": f"{HERE}::test_a_message_above_the_limit_is_refused",
+    "server.origins": f"{THIS}::test_pages_of_named_origins_may_use_the_server",
+    "server.max_message_bytes": f"{THIS}::test_a_message_above_the_limit_is_refused",
     "server.send_queue_bytes": (
         "tests/server/web/test_websocket.py::test_a_slow_reader_is_disconnected_and_can_resume"
     ),
-    "server.drain": f"{HERE}::test_a_stopping_server_gives_turns_time_to_end",
-    "server.linger": f"{DEPARTURE}::test_a_stopping_server_listens_and_accepts_for_the_others",
-    "server.grace": f"{DEPARTURE}::test_a_process_that_hangs_ends_after_the_grace_period",
-    "auth.keys.NAME.secret": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
-    "auth.keys.NAME.tenant": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
-    "auth.keys.NAME.person": f"{HERE}::test_a_key_stands_for_its_tenant_and_person",
+    "server.drain": f"{THIS}::test_a_stopping_server_gives_turns_time_to_end",
+    "server.linger": f"{SHUTDOWN}::test_a_stopping_server_listens_and_accepts_for_the_others",
+    "server.grace": f"{SHUTDOWN}::test_a_process_that_hangs_ends_after_the_grace_period",
+    "auth.keys.NAME.secret": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.tenant": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.person": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
-    "engine.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "engine.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
     "engine.health_probe_interval": (
-        "tests/server/engines/test_supervised.py::test_a_silent_death_is_found_by_the_canary"
+        "tests/server/engines/test_supervised.py::test_a_silent_crash_is_found_by_the_health_probe"
     ),
     "engine.health_probe_timeout": (
-        "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_canary"
+        "tests/server/engines/test_supervised.py::test_a_hang_is_found_by_the_health_probe"
     ),
-    "engine.restart_backoff": f"{HERE}::test_a_dead_engine_is_restarted_after_the_backoff",
-    "engine.timeout": f"{HERE}::test_a_generation_has_a_deadline",
-    "engine.restart_timeout": f"{CONTINUATION}::test_a_message_waits_no_longer_than_set",
+    "engine.restart_backoff": f"{THIS}::test_a_dead_engine_is_restarted_after_the_backoff",
+    "engine.timeout": f"{THIS}::test_a_generation_has_a_timeout",
+    "engine.restart_timeout": (
+        f"{CONTINUATION}::test_a_message_waits_no_longer_than_the_restart_timeout"
+    ),
     "engine.max_attempts": (
         f"{CONTINUATION}"
-        "::test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_works"
+        "::test_a_message_that_crashes_the_engine_in_each_attempt_fails_and_the_next_one_works"
     ),
-    "ledger.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
-    "ledger.history": f"{HERE}::test_a_skill_gets_no_more_history_than_set",
-    "knowledge.use": f"{HERE}::test_backends_are_built_as_the_settings_choose",
+    "ledger.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
+    "ledger.history": f"{THIS}::test_a_skill_gets_no_more_history_than_set",
+    "knowledge.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
     "models.hub_token": (
-        "tests/server/models/test_hub.py::test_a_gated_model_comes_with_the_token_of_the_settings"
+        "tests/server/models/test_hub.py::test_a_gated_model_is_downloaded_with_the_token_of_the_settings"
     ),
-    "routing.default": f"{HERE}::test_the_default_answers_what_fits_nobody",
-    "routing.threshold": f"{HERE}::test_a_choice_by_meaning_must_reach_the_threshold",
-    "routing.margin": f"{HERE}::test_a_choice_by_meaning_must_lead_by_the_margin",
-    "routing.consult_engine": f"{HERE}::test_the_engine_is_consulted_only_when_allowed",
-    "dispatch.max_running": f"{HERE}::test_no_more_turns_run_at_once_than_set",
-    "dispatch.lease": f"{HERE}::test_turns_are_leased_for_as_long_as_set",
-    "dispatch.max_attempts": f"{HERE}::test_a_turn_is_given_up_after_its_attempts",
-    "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_deadline",
+    "routing.default": f"{THIS}::test_the_default_skill_answers_when_no_skill_fits",
+    "routing.threshold": f"{THIS}::test_a_choice_by_meaning_must_reach_the_threshold",
+    "routing.margin": f"{THIS}::test_a_choice_by_meaning_must_lead_by_the_margin",
+    "routing.consult_engine": f"{THIS}::test_the_engine_is_consulted_only_when_allowed",
+    "dispatch.max_running": f"{THIS}::test_no_more_turns_run_at_once_than_set",
+    "dispatch.lease": f"{THIS}::test_turns_are_leased_for_as_long_as_set",
+    "dispatch.max_attempts": f"{THIS}::test_a_turn_fails_after_its_attempts",
+    "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_timeout",
     "concurrency_policy.default": (
-        f"{WHILE_RUNNING}::test_a_channels_policy_is_stronger_than_the_default"
+        f"{CONCURRENCY}::test_a_channels_policy_is_stronger_than_the_default"
     ),
     "concurrency_policy.channels": (
-        f"{WHILE_RUNNING}::test_a_channels_policy_is_stronger_than_the_default"
+        f"{CONCURRENCY}::test_a_channels_policy_is_stronger_than_the_default"
     ),
     "concurrency_policy.skills": (
-        f"{WHILE_RUNNING}::test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill"
+        f"{CONCURRENCY}::test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill"
     ),
-    "concurrency_policy.merge_window": f"{WHILE_RUNNING}::test_a_burst_becomes_one_turn",
-    "admission.max_generations": f"{LINE}::test_no_more_run_at_once_than_there_are_places",
-    "admission.batch_share": f"{LINE}::test_batch_leaves_places_for_those_who_come",
-    "admission.reserved_share": f"{LINE}::test_a_reserve_is_left_for_other_tenants",
-    "admission.lanes": f"{LINE}::test_a_channel_has_its_lane_and_the_engine_its_priority",
-    "admission.queue_tokens": f"{DOOR}::test_a_full_queue_refuses",
+    "concurrency_policy.merge_window": f"{CONCURRENCY}::test_a_burst_becomes_one_turn",
+    "admission.max_generations": (
+        f"{SCHEDULED}::test_no_more_generations_run_at_once_than_there_are_slots"
+    ),
+    "admission.batch_share": f"{SCHEDULED}::test_batch_leaves_slots_free",
+    "admission.reserved_share": f"{SCHEDULED}::test_a_reserve_is_left_for_other_tenants",
+    "admission.lanes": f"{SCHEDULED}::test_a_channel_has_its_lane_and_the_engine_its_priority",
+    "admission.queue_tokens": f"{ADMISSION}::test_a_full_queue_refuses",
     "admission.tenant_share": (
-        f"{DOOR}::test_one_tenant_fills_its_share_and_leaves_room_for_others"
+        f"{ADMISSION}::test_one_tenant_fills_its_share_and_leaves_room_for_others"
     ),
-    "admission.inbox_limit": f"{HERE}::test_no_more_messages_wait_in_a_conversation_than_set",
-    "admission.max_wait": f"{DOOR}::test_a_message_that_would_wait_too_long_is_refused",
-    "admission.person.turns": f"{DOOR}::test_a_person_may_have_so_many_messages_unanswered",
-    "admission.person.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_person",
+    "admission.inbox_limit": f"{THIS}::test_no_more_messages_wait_in_a_conversation_than_set",
+    "admission.max_wait": f"{ADMISSION}::test_a_message_that_would_wait_too_long_is_refused",
+    "admission.person.turns": f"{ADMISSION}::test_a_person_has_a_limit_of_unsettled_turns",
+    "admission.person.messages_per_minute": (
+        f"{ADMISSION}::test_a_person_has_a_quota_of_messages_per_minute"
+    ),
     "admission.person.tokens_per_minute": (
-        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+        f"{ADMISSION}::test_a_quota_of_tokens_may_be_overdrawn_once"
     ),
-    "admission.tenant.turns": f"{DOOR}::test_a_tenant_may_have_so_many_messages_unanswered",
-    "admission.tenant.messages_per_minute": f"{DOOR}::test_messages_by_the_minute_of_a_tenant",
+    "admission.tenant.turns": f"{ADMISSION}::test_a_tenant_has_a_limit_of_unsettled_turns",
+    "admission.tenant.messages_per_minute": (
+        f"{ADMISSION}::test_a_tenant_has_a_quota_of_messages_per_minute"
+    ),
     "admission.tenant.tokens_per_minute": (
-        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+        f"{ADMISSION}::test_a_quota_of_tokens_may_be_overdrawn_once"
     ),
-    "admission.tenant.weight": f"{LINE}::test_tenants_have_weights",
-    "admission.tenants.NAME.turns": f"{DOOR}::test_a_tenant_may_have_so_many_messages_unanswered",
+    "admission.tenant.weight": f"{SCHEDULED}::test_tenants_have_weights",
+    "admission.tenants.NAME.turns": (f"{ADMISSION}::test_a_tenant_has_a_limit_of_unsettled_turns"),
     "admission.tenants.NAME.messages_per_minute": (
-        f"{DOOR}::test_messages_by_the_minute_of_a_tenant"
+        f"{ADMISSION}::test_a_tenant_has_a_quota_of_messages_per_minute"
     ),
     "admission.tenants.NAME.tokens_per_minute": (
-        f"{DOOR}::test_tokens_by_the_minute_may_be_overdrawn_once"
+        f"{ADMISSION}::test_a_quota_of_tokens_may_be_overdrawn_once"
     ),
-    "admission.tenants.NAME.weight": f"{LINE}::test_tenants_have_weights",
-    "channels.enabled": f"{HERE}::test_only_enabled_channels_open_routes",
-    "interceptors.enabled": f"{HERE}::test_only_enabled_interceptors_wrap_turns",
-    "skills": f"{HERE}::test_a_skill_is_built_with_its_settings",
+    "admission.tenants.NAME.weight": f"{SCHEDULED}::test_tenants_have_weights",
+    "channels.enabled": f"{THIS}::test_only_enabled_channels_open_routes",
+    "interceptors.enabled": f"{THIS}::test_only_enabled_interceptors_wrap_turns",
+    "skills": f"{THIS}::test_a_skill_is_built_with_its_settings",
 }
 
 
@@ -150,25 +159,27 @@ SKILLS = "tests/skills/test_settings.py"
 COVERED_OF_PLUGINS = {
     "engine.openai.urls": f"{OPENAI}::test_a_server_that_is_not_there_is_unavailable",
     "engine.openai.api_key": f"{OPENAI}::test_the_key_is_sent",
-    "engine.openai.engine_info": f"{OPENAI}::test_what_is_known_better_is_believed",
+    "engine.openai.capabilities": f"{OPENAI}::test_settings_override_what_the_server_declares",
     "engine.openai.embedding_model": (
         f"{OPENAI}::test_vectors_have_unit_length_and_the_texts_order"
     ),
-    "engine.openai.silence_timeout": f"{OPENAI}::test_a_server_that_falls_silent_is_taken_for_dead",
-    "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_told_by_its_file",
+    "engine.openai.read_timeout": (
+        f"{OPENAI}::test_a_server_that_sends_nothing_fails_after_the_read_timeout"
+    ),
+    "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_reported_with_its_file",
     "engine.transformers.model": (
         "tests/plugins/engines/test_conformance.py"
         "::test_a_broken_model_is_a_configuration_error_that_names_it"
     ),
-    "engine.transformers.embedding": (
+    "engine.transformers.embedding_model": (
         "tests/plugins/engines/test_transformers.py"
         "::test_an_encoder_embeds_alike_alone_and_among_longer_texts"
     ),
     "engine.vllm.model": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
     "engine.vllm.python": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
     "engine.vllm.startup_timeout": f"{VLLM}::test_a_start_that_takes_too_long_is_ended",
-    "engine.vllm.adapters": f"{VLLM}::test_adapters_change_what_is_said",
-    "engine.vllm.embedding_model": f"{VLLM}::test_vectors_tell_texts_apart",
+    "engine.vllm.adapters": f"{VLLM}::test_adapters_change_the_reply",
+    "engine.vllm.embedding_model": f"{VLLM}::test_vectors_differ_between_texts",
     "engine.vllm.classifier_model": f"{VLLM}::test_labels_have_probabilities",
     "engine.vllm.max_num_seqs": f"{VLLM}::test_the_lower_priority_number_gets_the_next_slot",
     "engine.vllm.arguments": (f"{VLLM}::test_arguments_that_load_code_or_open_ports_are_refused"),
@@ -179,21 +190,19 @@ COVERED_OF_PLUGINS = {
     "ledger.redis.prefix": f"{REDIS}::test_other_conversations_and_prefixes_share_a_server",
     "ledger.redis.partitions": f"{REDIS}::test_another_count_of_partitions_is_refused",
     "ledger.redis.allow_weak_durability": (
-        f"{REDIS}::test_a_redis_that_loses_things_is_refused_unless_permitted"
+        f"{REDIS}::test_a_redis_that_loses_writes_is_refused_unless_permitted"
     ),
     "ledger.redis.replicas": (
         "tests/plugins/ledgers/test_redis_replicas.py::test_a_failover_keeps_what_the_replica_confirmed"
     ),
     "ledger.redis.retention_days": (
-        f"{RETENTION}::test_redis_keeps_everything_for_ever_when_so_set"
+        f"{RETENTION}::test_redis_keeps_everything_forever_with_zero_days"
     ),
     "ledger.redis.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
     "ledger.sqlite.path": (
         "tests/plugins/ledgers/test_sqlite.py::test_the_hook_contributes_the_ledger_and_its_settings"
     ),
-    "ledger.sqlite.retention_days": (
-        f"{RETENTION}::test_retention_is_as_set_and_holds_from_the_start"
-    ),
+    "ledger.sqlite.retention_days": (f"{RETENTION}::test_retention_is_applied_at_the_start"),
     "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
     "knowledge.sqlite.embeddings": (
         "tests/plugins/knowledge/test_sqlite.py::test_search_by_meaning_finds_documents_without_a_shared_word"
@@ -225,25 +234,25 @@ COVERED_OF_PLUGINS = {
 }
 UNCOVERED_OF_PLUGINS = {
     "engine.openai.connect_timeout",
-    "engine.openai.context",
+    "engine.openai.context_window",
     "engine.openai.embedding_urls",
     "engine.openai.flavor",
     "engine.openai.model",
-    "engine.openvino.cache_mib",
-    "engine.openvino.context",
-    "engine.openvino.eight_bits",
-    "engine.openvino.exact",
-    "engine.openvino.requests",
-    "engine.openvino.share_prefixes",
-    "engine.openvino.step_tokens",
+    "engine.openvino.kv_cache_mib",
+    "engine.openvino.context_window",
+    "engine.openvino.int8_weights",
+    "engine.openvino.batch_invariant",
+    "engine.openvino.slots",
+    "engine.openvino.prefix_caching",
+    "engine.openvino.max_batched_tokens",
     "engine.openvino.threads",
-    "engine.transformers.classifier",
-    "engine.transformers.context",
+    "engine.transformers.classifier_model",
+    "engine.transformers.context_window",
     "engine.transformers.device",
     "engine.transformers.dtype",
-    "engine.transformers.generates",
-    "engine.transformers.requests",
-    "engine.transformers.step_tokens",
+    "engine.transformers.load_model",
+    "engine.transformers.slots",
+    "engine.transformers.max_prefill_tokens",
     "engine.transformers.threads",
     "engine.vllm.block_size",
     "engine.vllm.device",
@@ -263,17 +272,17 @@ UNCOVERED_OF_PLUGINS = {
 are. A new key does not belong here."""
 
 
-def test_every_key_has_such_a_test() -> None:
-    assert set(COVERED) == {row.key for row in describe(Settings)}
+def test_every_setting_has_a_test() -> None:
+    assert set(COVERED) == {row.key for row in list_settings(Settings)}
 
 
-def test_every_key_of_a_plugin_has_one_or_is_listed() -> None:
+def test_every_setting_of_a_plugin_has_a_test_or_is_listed() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "settings-reference"))
     keys = {
         row.key
         for section, models in plugin_models(script["own_plugins"]()).items()
         for name, model in models.items()
-        for row in describe(model, f"{section}.{name}.")
+        for row in list_settings(model, f"{section}.{name}.")
     }
     assert set(COVERED_OF_PLUGINS) | UNCOVERED_OF_PLUGINS == keys
     assert not set(COVERED_OF_PLUGINS) & UNCOVERED_OF_PLUGINS
@@ -335,12 +344,12 @@ async def test_a_message_above_the_limit_is_refused() -> None:
 
 @pytest.mark.parametrize(("drain", "outcomes"), [(5.0, ["done"]), (0.0, [])])
 async def test_a_stopping_server_gives_turns_time_to_end(drain: float, outcomes: list[str]) -> None:
-    ledger, engine = MemoryLedger(), ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    ledger, engine = MemoryLedger(), ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
     chosen = settings(server=ServerSettings(drain=drain))
     async with converse(Parrot, settings=chosen, engine=engine, ledger=ledger) as chat:
         turn = await chat.send("count")
         await chat.recorder.wait_for(turn, text="one")
-        asyncio.get_running_loop().call_later(0.1, engine.go)
+        asyncio.get_running_loop().call_later(0.1, engine.resume)
     held = await ledger.snapshot(chat.conversation, 10)
     assert [line.outcome for line in held.history if line.role == "assistant"] == outcomes
 
@@ -358,7 +367,7 @@ def test_a_key_stands_for_its_tenant_and_person(monkeypatch: pytest.MonkeyPatch)
 
 
 async def build(tmp_path: Path, **sections: object) -> Server:
-    """A server of the kit's plugins."""
+    """Build a server from the kit's plugins."""
     point = importlib.metadata.EntryPoint("kit", settings_plugin.__name__, "palaver")
     tree = {
         "server": {"data": tmp_path, "port": 0},
@@ -419,7 +428,7 @@ async def test_a_dead_engine_is_restarted_after_the_backoff() -> None:
     )
     engine = SupervisedEngine(inner, quick, Metrics())
     await engine.start()
-    inner.die()
+    inner.crash()
     async with asyncio.timeout(0.9):  # the default is a second
         while not engine.problem:  # noqa: ASYNC110  supervision sets no event
             await asyncio.sleep(0.005)
@@ -428,8 +437,8 @@ async def test_a_dead_engine_is_restarted_after_the_backoff() -> None:
     await engine.close()
 
 
-async def test_a_generation_has_a_deadline() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1))
+async def test_a_generation_has_a_timeout() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
     chosen = settings(engine=EngineSettings(timeout=0.05))
     async with converse(Parrot, settings=chosen, engine=engine) as chat:
         reply = await chat.say("count")
@@ -478,7 +487,7 @@ STRICTEST = {"threshold": 1.0, "consult_engine": False}
 
 
 @pytest.mark.parametrize("default", ["parrot", "poet"])
-async def test_the_default_answers_what_fits_nobody(default: str) -> None:
+async def test_the_default_skill_answers_when_no_skill_fits(default: str) -> None:
     chosen = RoutingSettings.model_validate({"default": default, **STRICTEST})
     assert await routed("qwertz", chosen) == default
 
@@ -542,7 +551,7 @@ async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
 
 @pytest.mark.parametrize("inbox", [1, 3])
 async def test_no_more_messages_wait_in_a_conversation_than_set(inbox: int) -> None:
-    engine = ScriptedEngine(lambda _: ScriptedReply(text="one two", hold=1))
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="one two", pause_after=1))
     chosen = settings(admission=AdmissionSettings(inbox_limit=inbox))
     async with converse(Parrot, settings=chosen, engine=engine) as chat:
         turns = [await chat.send("first")]
@@ -551,7 +560,7 @@ async def test_no_more_messages_wait_in_a_conversation_than_set(inbox: int) -> N
         with pytest.raises(TooMany):
             await chat.send("one too many")
         assert b'palaver_refusals_total{reason="inbox"} 1.0' in chat.server.metrics.exposition()
-        engine.go()
+        engine.resume()
         for turn in turns:
             assert await chat.reply(turn) == "one two"
 
@@ -577,7 +586,7 @@ async def test_turns_are_leased_for_as_long_as_set() -> None:
 
 
 @pytest.mark.parametrize(("attempts", "outcome"), [(1, "failed"), (2, "done")])
-async def test_a_turn_is_given_up_after_its_attempts(attempts: int, outcome: str) -> None:
+async def test_a_turn_fails_after_its_attempts(attempts: int, outcome: str) -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
     await ledger.start()

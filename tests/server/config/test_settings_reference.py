@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from palaver.config.loading import plugin_models
-from palaver.config.reference import Row, describe, settings_page
+from palaver.checks import plugin_models
+from palaver.config.reference import SettingRow, list_settings, render_settings_page
 from palaver.config.settings import Settings
 from palaver.plugins import PluginRegistry
 
@@ -21,34 +21,34 @@ def registry() -> PluginRegistry:
     return found
 
 
-def all_rows(registry: PluginRegistry) -> list[Row]:
-    rows = describe(Settings)
+def all_rows(registry: PluginRegistry) -> list[SettingRow]:
+    rows = list_settings(Settings)
     for section, models in plugin_models(registry).items():
         for name, model in models.items():
-            rows += describe(model, f"{section}.{name}.")
+            rows += list_settings(model, f"{section}.{name}.")
     return rows
 
 
-def test_the_page_is_what_the_models_say(registry: PluginRegistry) -> None:
+def test_the_page_matches_the_models(registry: PluginRegistry) -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == settings_page(registry), "run scripts/settings-reference"
+    assert page == render_settings_page(plugin_models(registry)), "run scripts/settings-reference"
 
 
-def test_every_key_says_what_it_does(registry: PluginRegistry) -> None:
+def test_every_key_has_a_description(registry: PluginRegistry) -> None:
     assert [row.key for row in all_rows(registry) if not row.description] == []
 
 
-def test_a_row_tells_key_type_default_and_purpose() -> None:
-    rows = {row.key: row for row in describe(Settings)}
-    assert rows["server.port"] == Row(
+def test_a_row_has_key_type_default_and_description() -> None:
+    rows = {row.key: row for row in list_settings(Settings)}
+    assert rows["server.port"] == SettingRow(
         "server.port",
         "whole number",
         "7252",
-        "Port to listen on. 0 takes any free port and prints it.",
+        "Port to listen on. 0 takes any free port; `palaver serve` prints it.",
     )
     assert rows["server.origins"].type == "list of text"
     assert rows["auth.keys.NAME.secret"].default == ""
 
 
-def test_the_page_names_no_place_of_this_machine(registry: PluginRegistry) -> None:
-    assert str(ROOT) not in settings_page(registry)
+def test_the_page_names_no_path_of_this_machine(registry: PluginRegistry) -> None:
+    assert str(ROOT) not in render_settings_page(plugin_models(registry))

@@ -1,4 +1,4 @@
-"""Replies go on when the engine that writes them dies and is started again."""
+"""Replies continue after the engine has crashed and was restarted."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def request(text: str = "hi", **options: object) -> GenerationRequest:
     )
 
 
-class Ear:
+class TextCollector:
     def __init__(self) -> None:
         self.pieces: list[str] = []
 
@@ -62,8 +62,8 @@ class Ear:
 # In a conversation
 
 
-async def test_a_reply_goes_on_when_the_engine_is_up_again() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two three four", dies=2), "next")
+async def test_a_reply_continues_after_a_restart_of_the_engine() -> None:
+    inner = ScriptedEngine(ScriptedReply(text="one two three four", crash_after=2), "next")
     async with converse(Parrot, engine=inner, settings=settings()) as chat:
         reply = await chat.say("count")
         assert (reply, reply.outcome) == ("one two three four", "done")
@@ -73,50 +73,50 @@ async def test_a_reply_goes_on_when_the_engine_is_up_again() -> None:
         assert await chat.say("and then?") == "next"
 
 
-class Stuck(ScriptedEngine):
-    """Says a word and then nothing more, to anybody, in its first life."""
+class StartCountingEngine(ScriptedEngine):
+    """Counts its starts."""
 
-    lives = 0
+    starts = 0
 
     async def start(self) -> EngineInfo:
-        self.lives += 1
+        self.starts += 1
         return await super().start()
 
 
-async def test_a_reply_goes_on_when_a_hung_engine_was_started_again() -> None:
-    inner = Stuck(
-        lambda _: ScriptedReply(text="one two three", hold=1 if inner.lives == 1 else None)
+async def test_a_reply_continues_after_a_restart_of_a_hung_engine() -> None:
+    inner = StartCountingEngine(
+        lambda _: ScriptedReply(text="one two three", pause_after=1 if inner.starts == 1 else None)
     )
     chosen = settings(health_probe_interval=0.05, health_probe_timeout=0.1)
     async with converse(Parrot, engine=inner, settings=chosen) as chat:
         assert await chat.say("count") == "one two three"
-    assert inner.lives == 2
+    assert inner.starts == 2
 
 
-async def test_a_message_to_a_dead_engine_waits_for_it() -> None:
+async def test_a_message_waits_for_a_crashed_engine() -> None:
     inner = ScriptedEngine("here I am")
     async with converse(Parrot, engine=inner, settings=settings()) as chat:
-        inner.die()
+        inner.crash()
         assert await chat.say("hello?") == "here I am"
 
 
-async def test_a_message_waits_no_longer_than_set() -> None:
+async def test_a_message_waits_no_longer_than_the_restart_timeout() -> None:
     inner = ScriptedEngine()
     chosen = settings(restart_backoff=FOREVER, restart_timeout=0.01)
     async with converse(Parrot, engine=inner, settings=chosen) as chat:
-        inner.die()
+        inner.crash()
         reply = await chat.say("hello?")
         assert reply.problem is not None
         assert reply.problem.code == "engine_unavailable"
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
-async def test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_works(
+async def test_a_message_that_crashes_the_engine_in_each_attempt_fails_and_the_next_one_works(
     attempts: int,
 ) -> None:
     def script(request: GenerationRequest) -> ScriptedReply:
-        poisonous = request.messages[-1].content == "poison"
-        return ScriptedReply(text="good", dies=0 if poisonous else None)
+        crashes = request.messages[-1].content == "poison"
+        return ScriptedReply(text="good", crash_after=0 if crashes else None)
 
     inner = ScriptedEngine(script)
     async with converse(Parrot, engine=inner, settings=settings(max_attempts=attempts)) as chat:
@@ -129,7 +129,7 @@ async def test_a_message_that_kills_the_engine_each_time_fails_and_the_next_one_
 
 
 async def test_a_stop_ends_the_wait_for_the_engine() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two", dies=1))
+    inner = ScriptedEngine(ScriptedReply(text="one two", crash_after=1))
     chosen = settings(restart_backoff=FOREVER)
     async with converse(Parrot, engine=inner, settings=chosen) as chat:
         turn = await chat.send("count")
@@ -149,8 +149,8 @@ class Chooser(Skill):
         await turn.say(await turn.choose("Which?", ["red", "deep blue"]))
 
 
-async def test_a_choice_is_made_anew_when_the_engine_is_up_again() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="deep blue", dies=1))
+async def test_a_choice_starts_over_after_a_restart_of_the_engine() -> None:
+    inner = ScriptedEngine(ScriptedReply(text="deep blue", crash_after=1))
     async with converse(Chooser, engine=inner, settings=settings()) as chat:
         assert await chat.say("choose") == "deep blue"
     assert [it.partial for it in inner.requests] == ["", ""]
@@ -159,89 +159,87 @@ async def test_a_choice_is_made_anew_when_the_engine_is_up_again() -> None:
 # One generation
 
 
-async def test_what_makes_sense_only_as_a_whole_is_heard_at_its_end() -> None:
-    engine, ear = await started(ScriptedEngine("deep blue")), Ear()
-    said = await engine.generate(request(structure=Choice(("red", "deep blue"))), ear)
-    assert ear.pieces == [said.text] == ["deep blue"]
+async def test_output_that_is_valid_only_as_a_whole_is_delivered_at_the_end() -> None:
+    engine, collector = await started(ScriptedEngine("deep blue")), TextCollector()
+    generation = await engine.generate(request(structure=Choice(("red", "deep blue"))), collector)
+    assert collector.pieces == [generation.text] == ["deep blue"]
     await engine.close()
 
 
-async def test_an_engine_that_cannot_continue_fails_what_was_heard_and_begins_the_rest_anew() -> (
-    None
-):
+async def test_without_continuation_a_reply_starts_over_only_before_its_first_text() -> None:
     inner = ScriptedEngine(
-        ScriptedReply(text="one two", dies=0),
-        ScriptedReply(text="three four", dies=1),
-        lacks=["continuation"],
+        ScriptedReply(text="one two", crash_after=0),
+        ScriptedReply(text="three four", crash_after=1),
+        missing_capabilities=["continuation"],
     )
-    engine, ear = await started(inner), Ear()
-    assert (await engine.generate(request("first"), ear)).text == "one two"
+    engine, collector = await started(inner), TextCollector()
+    assert (await engine.generate(request("first"), collector)).text == "one two"
     with pytest.raises(EngineUnavailable):
-        await engine.generate(request("second"), ear)
-    assert ear.text == "one twothree"
+        await engine.generate(request("second"), collector)
+    assert collector.text == "one twothree"
     await engine.close()
 
 
-async def test_the_limit_of_a_reply_holds_across_deaths() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two three four", dies=2))
-    engine, ear = await started(inner), Ear()
-    said = await engine.generate(request(max_tokens=3), ear)
-    assert said.text == ear.text == "one two three"
-    assert (said.finish_reason, said.usage.completion_tokens) == ("length", 3)
+async def test_max_tokens_limits_the_reply_across_crashes() -> None:
+    inner = ScriptedEngine(ScriptedReply(text="one two three four", crash_after=2))
+    engine, collector = await started(inner), TextCollector()
+    generation = await engine.generate(request(max_tokens=3), collector)
+    assert generation.text == collector.text == "one two three"
+    assert (generation.finish_reason, generation.usage.completion_tokens) == ("length", 3)
     await engine.close()
 
 
-async def test_a_partial_reply_that_is_cut_again_goes_on() -> None:
+async def test_a_partial_reply_that_is_interrupted_again_continues() -> None:
     def script(request: GenerationRequest) -> ScriptedReply:
         return ScriptedReply(
-            text="one two three four", dies=1 if request.partial == "one" else None
+            text="one two three four", crash_after=1 if request.partial == "one" else None
         )
 
     inner = ScriptedEngine(script)
-    engine, ear = await started(inner), Ear()
-    said = await engine.generate(request(partial="one"), ear)
-    assert said.text == ear.text == " two three four"
+    engine, collector = await started(inner), TextCollector()
+    generation = await engine.generate(request(partial="one"), collector)
+    assert generation.text == collector.text == " two three four"
     assert len({it.id for it in inner.requests}) == len(inner.requests) == 2
     await engine.close()
 
 
 async def test_a_generation_waits_no_longer_than_its_deadline() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two", dies=1))
+    inner = ScriptedEngine(ScriptedReply(text="one two", crash_after=1))
     engine = await started(inner, restart_backoff=FOREVER)
-    with pytest.raises(EngineUnavailable, match="has died"):
-        await asyncio.wait_for(engine.generate(request(timeout=0.05), Ear()), 5)
+    with pytest.raises(EngineUnavailable, match="has crashed"):
+        await asyncio.wait_for(engine.generate(request(timeout=0.05), TextCollector()), 5)
     await engine.close()
 
 
-async def test_a_closed_engine_does_not_come_back() -> None:
+async def test_a_closed_engine_is_not_restarted() -> None:
     engine = await started(ScriptedEngine(), restart_timeout=0.01)
     await engine.close()
     with pytest.raises(EngineUnavailable, match="closed"):
-        await engine.generate(request(), Ear())
+        await engine.generate(request(), TextCollector())
 
 
-async def test_what_goes_on_has_the_rest_of_the_time() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="one two", dies=1, hold=1))
+async def test_each_attempt_gets_the_remaining_time() -> None:
+    inner = ScriptedEngine(ScriptedReply(text="one two", crash_after=1, pause_after=1))
     engine = await started(inner)
-    inner.go()
-    await engine.generate(request(timeout=5.0), Ear())
+    inner.resume()
+    await engine.generate(request(timeout=5.0), TextCollector())
     first, second = inner.requests
     assert second.timeout < first.timeout <= 5.0
-    hanging = await started(ScriptedEngine(ScriptedReply(text="one", hold=0)))
+    hanging = await started(ScriptedEngine(ScriptedReply(text="one", pause_after=0)))
     with pytest.raises(EngineTimeout):
-        await hanging.generate(request(timeout=0.02), Ear())
+        await hanging.generate(request(timeout=0.02), TextCollector())
     await engine.close()
     await hanging.close()
 
 
-async def test_who_was_only_near_a_poisonous_prompt_is_not_failed_with_it() -> None:
+async def test_a_prompt_that_crashes_the_engine_does_not_fail_the_generations_beside_it() -> None:
     def script(request: GenerationRequest) -> ScriptedReply:
         text = request.messages[-1].content
-        return ScriptedReply(text=f"{text} a b c", dies=0 if text == "poison" else None)
+        return ScriptedReply(text=f"{text} a b c", crash_after=0 if text == "poison" else None)
 
-    engine = await started(ScriptedEngine(script, pace=0.001))
+    engine = await started(ScriptedEngine(script, seconds_per_token=0.001))
     texts = [*(f"harmless {number}" for number in range(8)), "poison"]
-    generations = (engine.generate(request(text), Ear()) for text in texts)
+    generations = (engine.generate(request(text), TextCollector()) for text in texts)
     *harmless, poison = await asyncio.gather(*generations, return_exceptions=True)
     assert isinstance(poison, EngineDied)
     assert [it.text if isinstance(it, Generation) else it for it in harmless] == [
@@ -250,39 +248,39 @@ async def test_who_was_only_near_a_poisonous_prompt_is_not_failed_with_it() -> N
     await engine.close()
 
 
-class Pooling(ScriptedEngine):
-    """Can embed and classify, and dies the first time that it is asked."""
+class CrashOnceEngine(ScriptedEngine):
+    """Embeds and classifies, and crashes at the first call."""
 
-    deaths = 0
+    crashed = False
 
-    def _die_once(self) -> None:
-        if not self.deaths:
-            self.deaths += 1
-            self.die()
-            raise EngineUnavailable("the scripted engine has died")
+    def _crash_once(self) -> None:
+        if not self.crashed:
+            self.crashed = True
+            self.crash()
+            raise EngineUnavailable("the scripted engine has crashed")
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        self._die_once()
+        self._crash_once()
         return await super().count_tokens(messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        self._die_once()
+        self._crash_once()
         return [[1.0] for _ in texts]
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        self._die_once()
+        self._crash_once()
         return [{"rain": 1.0} for _ in texts]
 
 
-ASKED: dict[str, Callable[[ContinuingEngine], object]] = {
+CALLS: dict[str, Callable[[ContinuingEngine], object]] = {
     "count_tokens": lambda engine: engine.count_tokens([ChatMessage("user", "hi")]),
     "embed": lambda engine: engine.embed(["hi"]),
     "classify": lambda engine: engine.classify(["hi"]),
 }
 
 
-@pytest.mark.parametrize("call", sorted(ASKED))
-async def test_other_calls_are_made_again(call: str) -> None:
-    engine = await started(Pooling())
-    assert await ASKED[call](engine)  # type: ignore[misc]
+@pytest.mark.parametrize("call", sorted(CALLS))
+async def test_other_calls_are_repeated(call: str) -> None:
+    engine = await started(CrashOnceEngine())
+    assert await CALLS[call](engine)  # type: ignore[misc]
     await engine.close()

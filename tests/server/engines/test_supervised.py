@@ -1,4 +1,4 @@
-"""An engine that dies or hangs is noticed, told and started again."""
+"""A crash or a hang of the engine is detected and reported, and the engine is restarted."""
 
 import asyncio
 import dataclasses
@@ -29,52 +29,52 @@ def request(text: str = "hi", timeout: float = 5.0) -> GenerationRequest:
 def ignore(text: str) -> None: ...
 
 
-async def healthy(engine: SupervisedEngine, wanted: bool = True) -> None:
+async def wait_until_healthy(engine: SupervisedEngine, *, healthy: bool = True) -> None:
     async with asyncio.timeout(5):
-        while bool(engine.problem) is wanted:  # noqa: ASYNC110  supervision sets no event
+        while bool(engine.problem) is healthy:  # noqa: ASYNC110  supervision sets no event
             await asyncio.sleep(0.005)
 
 
-async def test_a_dead_engine_is_refused_at_once_and_comes_back() -> None:
+async def test_calls_to_a_crashed_engine_fail_at_once_until_it_is_up_again() -> None:
     inner = ScriptedEngine(lambda r: "alive" if "Hi" not in r.messages[0].content else "x")
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
-    inner.die()
+    inner.crash()
     with pytest.raises(EngineUnavailable):
         await engine.generate(request(), ignore)
     assert engine.problem
     with pytest.raises(EngineUnavailable) as refused:
         await engine.generate(request(), ignore)
     assert refused.value.retry_after
-    await healthy(engine)
+    await wait_until_healthy(engine)
     assert (await engine.generate(request(), ignore)).text == "alive"
     await engine.close()
 
 
-async def test_a_silent_death_is_found_by_the_canary() -> None:
+async def test_a_silent_crash_is_found_by_the_health_probe() -> None:
     inner = ScriptedEngine()
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
-    inner.die()
-    await healthy(engine, wanted=False)
-    await healthy(engine)
+    inner.crash()
+    await wait_until_healthy(engine, healthy=False)
+    await wait_until_healthy(engine)
     await engine.close()
 
 
-async def test_a_hang_is_found_by_the_canary() -> None:
+async def test_a_hang_is_found_by_the_health_probe() -> None:
     hangs = [True]
-    inner = ScriptedEngine(lambda _: ScriptedReply(text="x", hold=0 if hangs[0] else None))
+    inner = ScriptedEngine(lambda _: ScriptedReply(text="x", pause_after=0 if hangs[0] else None))
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
-    await healthy(engine, wanted=False)
+    await wait_until_healthy(engine, healthy=False)
     assert "hangs" in engine.problem
     hangs[0] = False
-    await healthy(engine)
+    await wait_until_healthy(engine)
     await engine.close()
 
 
-async def test_readiness_tells_of_a_dead_engine() -> None:
-    inner = ScriptedEngine(ScriptedReply(text="", dies=0))
+async def test_readiness_reports_a_crashed_engine() -> None:
+    inner = ScriptedEngine(ScriptedReply(text="", crash_after=0))
     down = QUICK.model_copy(update={"restart_backoff": 60.0, "restart_timeout": 0.0})
     async with converse(Parrot, engine=inner, settings=Settings(engine=down)) as chat:
         reply = await chat.say("hello")
@@ -83,41 +83,41 @@ async def test_readiness_tells_of_a_dead_engine() -> None:
         assert "engine" in chat.server.readiness()
 
 
-class Slandered(ScriptedEngine):
-    """Tells of a death when it is told to, and may be alive again by then."""
+class FalseAlarmEngine(ScriptedEngine):
+    """Reports a crash to the tenant "late" when ``report_crash`` is set, true or not by then."""
 
     def __init__(self, *lines: str | ScriptedReply | Script) -> None:
         super().__init__(*lines)
-        self.tell = asyncio.Event()
+        self.report_crash = asyncio.Event()
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         if request.tenant == "late":
-            await self.tell.wait()
-            raise EngineUnavailable("I was killed long ago")
+            await self.report_crash.wait()
+            raise EngineUnavailable("crashed long ago")
         return await super().generate(request, on_text)
 
 
-async def test_late_news_of_a_death_does_not_end_the_next_life() -> None:
-    inner = Slandered(lambda _: "alive")
+async def test_a_late_report_of_a_crash_does_not_affect_the_restarted_engine() -> None:
+    inner = FalseAlarmEngine(lambda _: "alive")
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
     late = dataclasses.replace(request(), tenant="late")
-    telling = asyncio.create_task(engine.generate(late, ignore))
+    late_call = asyncio.create_task(engine.generate(late, ignore))
     await asyncio.sleep(0)
-    inner.die()
+    inner.crash()
     with pytest.raises(EngineUnavailable):
         await engine.generate(request(), ignore)
-    await healthy(engine)
-    inner.tell.set()
+    await wait_until_healthy(engine)
+    inner.report_crash.set()
     with pytest.raises(EngineUnavailable, match="long ago"):
-        await telling
+        await late_call
     assert not engine.problem
     await engine.close()
 
 
-async def test_a_request_that_is_lost_alone_does_not_cut_the_others() -> None:
-    inner = Slandered(ScriptedReply(text="one two three", hold=1), "canary")
-    inner.tell.set()
+async def test_a_request_that_fails_alone_does_not_interrupt_the_others() -> None:
+    inner = FalseAlarmEngine(ScriptedReply(text="one two three", pause_after=1), "probe")
+    inner.report_crash.set()
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
     other = asyncio.create_task(engine.generate(request(), ignore))
@@ -125,14 +125,14 @@ async def test_a_request_that_is_lost_alone_does_not_cut_the_others() -> None:
     with pytest.raises(EngineUnavailable):
         await engine.generate(dataclasses.replace(request(), tenant="late"), ignore)
     assert engine.problem
-    await healthy(engine)
-    inner.go()
+    await wait_until_healthy(engine)
+    inner.resume()
     assert (await other).text == "one two three"
     await engine.close()
 
 
-class Counting(ScriptedEngine):
-    """Counts its starts, and fails the second with an error of nobody's."""
+class StartCountingEngine(ScriptedEngine):
+    """Counts its starts, and fails the second one with an unexpected error."""
 
     starts = 0
 
@@ -144,42 +144,42 @@ class Counting(ScriptedEngine):
 
 
 async def test_a_restart_that_fails_for_any_reason_is_tried_again() -> None:
-    inner = Counting(lambda _: "alive")
+    inner = StartCountingEngine(lambda _: "alive")
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
-    inner.die()
-    await healthy(engine, wanted=False)
-    await healthy(engine)
+    inner.crash()
+    await wait_until_healthy(engine, healthy=False)
+    await wait_until_healthy(engine)
     assert inner.starts == 3
     await engine.close()
 
 
-class Probed(Counting):
-    """Does what it is told with a canary, and tells when three have come."""
+class ProbeRecordingEngine(StartCountingEngine):
+    """Raises ``probe_error()`` for each health probe, and sets ``probed_thrice`` after three."""
 
-    def __init__(self, probed: Callable[[], PalaverError]) -> None:
+    def __init__(self, probe_error: Callable[[], PalaverError]) -> None:
         super().__init__()
-        self.thrice = asyncio.Event()
-        self.hear: OnText = ignore
-        self._probed = probed
-        self._canaries = 0
+        self.probed_thrice = asyncio.Event()
+        self.on_text: OnText = ignore
+        self._probe_error = probe_error
+        self._probes = 0
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        if not request.tenant.endswith("canary"):
-            self.hear = on_text
-            await self.thrice.wait()
-        self._canaries += 1
-        if self._canaries == 3:
-            self.thrice.set()
-        raise self._probed()
+        if not request.tenant.endswith("probe"):
+            self.on_text = on_text
+            await self.probed_thrice.wait()
+        self._probes += 1
+        if self._probes == 3:
+            self.probed_thrice.set()
+        raise self._probe_error()
 
 
-async def test_an_engine_that_is_busy_with_others_is_not_taken_for_hung() -> None:
+async def test_a_busy_engine_does_not_count_as_hung() -> None:
     def busy() -> PalaverError:
-        inner.hear("a word for another")
-        return EngineTimeout("the canary got no slot")
+        inner.on_text("text of another request")
+        return EngineTimeout("the health probe got no slot")
 
-    inner = Probed(busy)
+    inner = ProbeRecordingEngine(busy)
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
     with pytest.raises(EngineTimeout):
@@ -188,10 +188,10 @@ async def test_an_engine_that_is_busy_with_others_is_not_taken_for_hung() -> Non
     await engine.close()
 
 
-async def test_an_engine_that_refuses_the_canary_because_it_is_full_is_alive() -> None:
-    inner = Probed(lambda: Overloaded("full"))
+async def test_an_engine_that_refuses_the_health_probe_as_overloaded_is_healthy() -> None:
+    inner = ProbeRecordingEngine(lambda: Overloaded("full"))
     engine = SupervisedEngine(inner, QUICK, Metrics())
     await engine.start()
-    await asyncio.wait_for(inner.thrice.wait(), 5)
+    await asyncio.wait_for(inner.probed_thrice.wait(), 5)
     assert inner.starts == 1
     await engine.close()

@@ -1,6 +1,6 @@
-"""A small hub on loopback: as much of the Hugging Face hub as bringing a model takes.
+"""A fake of the Hugging Face hub: enough of it to download a model.
 
-It can refuse, be busy for a while, or stop in the middle of a file.
+It can refuse requests, answer 503 for a while, or stop in the middle of a file.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclasses.dataclass
 class Repository:
-    """A model's files at one commit; ``token`` is what a gated one asks for."""
+    """A model's files at one commit; ``token``: the token of a gated model."""
 
     files: dict[str, bytes]
     token: str = ""
@@ -30,8 +30,8 @@ class Repository:
 
 
 class FakeHub:
-    """``busy`` counts down the 503 answers to a file's name; ``stall`` is the file that is sent
-    by half, whereupon ``stalled`` is set."""
+    """``busy``: file name → number of 503 responses to come. ``stall``: the file of which only half
+    is sent; then ``stalled`` is set."""
 
     def __init__(self, **repositories: Repository) -> None:
         self.repositories = {name.replace("__", "/"): r for name, r in repositories.items()}
@@ -39,7 +39,7 @@ class FakeHub:
         self.stall = ""
         self.stalled = asyncio.Event()
         self.gets: list[tuple[str, str]] = []
-        """File names and Range headers, as they were asked for."""
+        """File names and Range headers of the requests."""
         self._ended = asyncio.Event()
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""``palaver models add owner/model``, as a person runs it, against a small hub on loopback."""
+"""``palaver models add owner/model`` against a fake hub on this machine."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from palaver.models.registry import ModelRegistry
 pytest.importorskip("huggingface_hub")
 pytestmark = pytest.mark.live
 MAIN = "from palaver.cli import main; main()"
-SEVERAL = """
+RUN_ALL = """
 import json, sys
 from click.testing import CliRunner
 from palaver.cli import main
@@ -26,7 +26,7 @@ for arguments in json.loads(sys.argv[1]):
     result = CliRunner().invoke(main, arguments)
     print(json.dumps([result.exit_code, result.stdout, result.stderr]))
 """
-SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Result:
     status: int
     output: str
-    complaint: str
+    errors: str
 
 
 class Terminal:
-    """Runs ``palaver`` in a process of its own, with ``hub`` as its hub."""
+    """Runs ``palaver`` in a child process that uses a fake hub."""
 
     def __init__(self, endpoint: str, directory: Path) -> None:
         self.data = directory / "data"
@@ -71,20 +71,20 @@ class Terminal:
 
     async def run(self, *arguments: str, **environment: str) -> Result:
         process = await self.start(*arguments, **environment)
-        async with asyncio.timeout(SECONDS):
-            output, complaint = await process.communicate()
-        return Result(process.returncode or 0, output.decode(), complaint.decode())
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            output, errors = await process.communicate()
+        return Result(process.returncode or 0, output.decode(), errors.decode())
 
     async def run_all(self, *commands: list[str]) -> list[Result]:
-        """Several commands in one process: starting one takes a second."""
-        process = await self.start(json.dumps(commands), script=SEVERAL)
-        async with asyncio.timeout(SECONDS):
-            output, complaint = await process.communicate()
-        assert process.returncode == 0, complaint.decode()
+        """Run several commands in one process, because its start takes a second."""
+        process = await self.start(json.dumps(commands), script=RUN_ALL)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            output, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
         return [Result(*json.loads(line)) for line in output.splitlines()]
 
     async def files(self, name: str) -> dict[str, bytes]:
-        """The files of an added model; none when it is not registered."""
+        """Return the files of an added model; none when it is not registered."""
 
         def read() -> dict[str, bytes]:
             directory = ModelRegistry(self.data, {}).models().get(name)
@@ -99,9 +99,7 @@ async def serving(hub: FakeHub, directory: Path) -> AsyncIterator[Terminal]:
         yield Terminal(endpoint, directory)
 
 
-async def test_a_model_is_brought_with_what_it_needs_and_nothing_else(
-    tiny: Path, tmp_path: Path
-) -> None:
+async def test_only_the_files_that_a_model_needs_are_downloaded(tiny: Path, tmp_path: Path) -> None:
     repository = Repository.of(tiny)
     wanted = dict(repository.files)
     repository.files |= {"pytorch_model.bin": b"pickle", "modeling_tiny.py": b"import os"}
@@ -112,25 +110,27 @@ async def test_a_model_is_brought_with_what_it_needs_and_nothing_else(
             ["models", "use", "tiny"],
             ["models", "info", "--verify"],
         )
-        assert added.status == 0, added.complaint
+        assert added.status == 0, added.errors
         assert "Added 'tiny': Qwen2ForCausalLM" in added.output
         assert await terminal.files("tiny") == wanted
         assert used.output.startswith("The current model is 'tiny'")
-        for words in (f"hub acme/tiny at {COMMIT}", "en, de", "apache-2.0", "as they were"):
+        for words in (f"hub acme/tiny at {COMMIT}", "en, de", "apache-2.0", "unchanged"):
             assert words in info.output
 
 
-async def test_a_busy_hub_is_asked_again(tiny: Path, tmp_path: Path) -> None:
+async def test_a_request_to_a_busy_hub_is_retried(tiny: Path, tmp_path: Path) -> None:
     hub = FakeHub(acme__tiny=Repository.of(tiny))
     hub.busy["model.safetensors"] = 1
     async with serving(hub, tmp_path) as terminal:
         result = await terminal.run("models", "add", "acme/tiny")
-        assert result.status == 0, result.complaint
-        assert "The hub answered with HTTP 503; trying again in 0.5 s." in result.complaint
+        assert result.status == 0, result.errors
+        assert "The hub answered with HTTP 503; retrying in 0.5 s." in result.errors
         assert await terminal.files("tiny") == Repository.of(tiny).files
 
 
-async def test_an_interrupted_download_goes_on_where_it_ended(tiny: Path, tmp_path: Path) -> None:
+async def test_an_interrupted_download_continues_where_it_stopped(
+    tiny: Path, tmp_path: Path
+) -> None:
     repository = Repository.of(tiny)
     repository.files["model.safetensors"] = large_weights()
     hub = FakeHub(acme__tiny=repository)
@@ -138,9 +138,9 @@ async def test_an_interrupted_download_goes_on_where_it_ended(tiny: Path, tmp_pa
     async with serving(hub, tmp_path) as terminal:
         process = await terminal.start("models", "add", "acme/tiny")
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await hub.stalled.wait()
-                while not kept(terminal.data):  # noqa: ASYNC110  the process tells nobody
+                while not downloaded_bytes(terminal.data):  # noqa: ASYNC110  the process sends no event
                     await asyncio.sleep(0.02)
         finally:
             process.kill()
@@ -148,7 +148,7 @@ async def test_an_interrupted_download_goes_on_where_it_ended(tiny: Path, tmp_pa
         assert not await terminal.files("tiny")
         hub.stall = ""
         result = await terminal.run("models", "add", "acme/tiny")
-        assert result.status == 0, result.complaint
+        assert result.status == 0, result.errors
         assert [name for name, _ in hub.gets].count("config.json") == 1
         ranges = [wanted for name, wanted in hub.gets if name == "model.safetensors"]
         assert len(ranges) == 2
@@ -164,8 +164,8 @@ def large_weights() -> bytes:
     return len(text).to_bytes(8, "little") + text + bytes(size)
 
 
-def kept(data: Path) -> int:
-    """Bytes of the weights that a download under way has written."""
+def downloaded_bytes(data: Path) -> int:
+    """Return the bytes of the weights that a running download has written."""
     return sum(file.stat().st_size for file in data.rglob("model.safetensors.part"))
 
 
@@ -174,28 +174,28 @@ REFUSALS = {
         2,
         (
             "palaver: the hub has no model 'acme/none', or it is private: "
-            "then give a token in HF_TOKEN"
+            "then set a token in HF_TOKEN"
         ),
     ),
     "acme/gated": (
         2,
         (
             "palaver: model 'acme/gated' is gated: accept its terms on its page at the hub, then "
-            "give a token of yours in HF_TOKEN"
+            "set your token in HF_TOKEN"
         ),
     ),
     "acme/pickled": (
         78,
         (
             "palaver: model 'acme/pickled' has only pickled weights (pytorch_model.bin), which can "
-            "run code when they are loaded; a copy with .safetensors files is needed"
+            "execute code when they are loaded; use a copy with .safetensors files"
         ),
     ),
     "acme/remote": (
         78,
         (
-            "palaver: model 'acme/remote' brings code of its own (auto_map in config.json), which "
-            "is never run"
+            "palaver: model 'acme/remote' has its own code (auto_map in config.json), which "
+            "is never executed"
         ),
     ),
     "acme/bert": (
@@ -206,7 +206,7 @@ REFUSALS = {
 }
 
 
-async def test_a_model_that_cannot_be_had_or_used_is_refused_in_one_line(
+async def test_a_missing_or_unusable_model_is_refused_in_one_line(
     tiny: Path, tmp_path: Path
 ) -> None:
     whole = Repository.of(tiny).files
@@ -221,11 +221,11 @@ async def test_a_model_that_cannot_be_had_or_used_is_refused_in_one_line(
     async with serving(hub, tmp_path) as terminal:
         results = await terminal.run_all(*(["models", "add", model] for model in REFUSALS))
         for result, (status, sentence) in zip(results, REFUSALS.values(), strict=True):
-            assert (result.status, result.complaint.strip()) == (status, sentence)
+            assert (result.status, result.errors.strip()) == (status, sentence)
         assert "model.safetensors" not in [name for name, _ in hub.gets]
 
 
-async def test_a_gated_model_comes_with_the_token_of_the_settings(
+async def test_a_gated_model_is_downloaded_with_the_token_of_the_settings(
     tiny: Path, tmp_path: Path
 ) -> None:
     hub = FakeHub(acme__gated=Repository.of(tiny, token="secret-token"))
@@ -233,11 +233,11 @@ async def test_a_gated_model_comes_with_the_token_of_the_settings(
         # Not HF_TOKEN, which the hub's own library would find by itself.
         given = {"PALAVER__MODELS__HUB_TOKEN": "env:MINE", "MINE": "secret-token"}
         result = await terminal.run("models", "add", "acme/gated", **given)
-        assert result.status == 0, result.complaint
-        assert "secret-token" not in result.output + result.complaint
+        assert result.status == 0, result.errors
+        assert "secret-token" not in result.output + result.errors
 
 
-async def test_weights_that_are_not_what_the_hub_announced_are_refused(
+async def test_weights_with_another_sha256_than_the_hub_has_are_refused(
     tiny: Path, tmp_path: Path
 ) -> None:
     class Lying(FakeHub):
@@ -249,6 +249,6 @@ async def test_weights_that_are_not_what_the_hub_announced_are_refused(
     async with serving(hub, tmp_path) as terminal:
         result = await terminal.run("models", "add", "acme/tiny")
         sentence = "palaver: model 'tiny': model.safetensors is not what the hub announced"
-        assert sentence in result.complaint
+        assert sentence in result.errors
         assert result.status == 78
         assert not await terminal.files("tiny")

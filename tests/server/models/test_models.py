@@ -1,4 +1,4 @@
-"""The models of a data directory, and what is said about one that is not whole."""
+"""The models of a data directory, and the errors about incomplete models."""
 
 import json
 import os
@@ -7,32 +7,32 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.plugins.engines.models import damage, write_model
+from tests.plugins.engines.models import damage_model, write_model
 
 from palaver.cli import main
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from palaver.models.checkpoint import INDEX, read_checkpoint
-from palaver.models.registry import ModelRegistry, check_space, shipped_models
+from palaver.models.checkpoint import WEIGHTS_INDEX, read_checkpoint
+from palaver.models.registry import ModelRegistry, check_free_space, shipped_models
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "walker")
 
 
 @pytest.fixture
-def model(whole: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+def model(complete: Path, tmp_path: Path) -> Path:
+    """Return a copy that a test may damage."""
     directory = tmp_path / "walker"
     directory.mkdir()
-    for file in whole.iterdir():
+    for file in complete.iterdir():
         (directory / file.name).write_bytes(file.read_bytes())
     return directory
 
 
 @pytest.fixture
-def registry(whole: Path, tmp_path: Path) -> ModelRegistry:
-    return ModelRegistry(tmp_path / "data", {"starter": whole})
+def registry(complete: Path, tmp_path: Path) -> ModelRegistry:
+    return ModelRegistry(tmp_path / "data", {"starter": complete})
 
 
 def palaver(tmp_path: Path, *arguments: str) -> Result:
@@ -42,31 +42,31 @@ def palaver(tmp_path: Path, *arguments: str) -> Result:
 # The registry
 
 
-def test_the_shipped_model_is_there_and_current_at_first(
-    registry: ModelRegistry, whole: Path
+def test_the_shipped_model_is_the_first_current_model(
+    registry: ModelRegistry, complete: Path
 ) -> None:
     assert registry.current == "starter"
-    assert registry.resolve("") == registry.resolve("starter") == whole
+    assert registry.resolve("") == registry.resolve("starter") == complete
 
 
 def test_a_package_names_its_model_in_its_metadata(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metadata = tmp_path / "somebody-1.0.dist-info"
+    metadata = tmp_path / "vendor-1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
-    points = "[palaver.models]\nsmall = somebody_models.small\nlost = nowhere_models.lost\n"
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vendor\nVersion: 1.0\n")
+    points = "[palaver.models]\nsmall = vendor_models.small\nlost = nowhere_models.lost\n"
     (metadata / "entry_points.txt").write_text(points)
-    package = tmp_path / "somebody_models"
+    package = tmp_path / "vendor_models"
     package.mkdir()
     (package / "__init__.py").touch()
-    os.symlink(whole, package / "small")
+    os.symlink(complete, package / "small")
     monkeypatch.syspath_prepend(tmp_path)
     assert shipped_models()["small"] == package / "small"
     assert "lost" not in shipped_models()
 
 
-def test_a_model_is_registered_where_it_is(registry: ModelRegistry, model: Path) -> None:
+def test_a_model_is_registered_in_place(registry: ModelRegistry, model: Path) -> None:
     assert registry.add_directory(model) == "walker"
     assert registry.resolve("walker") == model
     assert registry.changed_files("walker") == []
@@ -80,7 +80,7 @@ def test_a_copy_belongs_to_the_data_directory(
 ) -> None:
     (model / "pytorch_model.bin").write_bytes(b"\x80\x04")
     registry.add_directory(model, "mine", copy=True)
-    damage(model, "empty")
+    damage_model(model, "empty")
     copy = registry.resolve("mine")
     assert read_checkpoint(copy).architecture == "Qwen2ForCausalLM"
     assert not (copy / "pytorch_model.bin").exists()
@@ -91,7 +91,7 @@ def test_a_copy_belongs_to_the_data_directory(
     assert not (tmp_path / "moved" / "models" / "mine").exists()
 
 
-def test_a_chosen_model_is_current_for_everyone(
+def test_a_chosen_model_is_current_for_every_process(
     registry: ModelRegistry, model: Path, tmp_path: Path
 ) -> None:
     registry.add_directory(model)
@@ -117,7 +117,7 @@ def test_a_path_is_a_model_too(registry: ModelRegistry, model: Path) -> None:
     assert registry.resolve(str(model)) == model
 
 
-def test_an_unknown_name_is_told_with_those_there_are(registry: ModelRegistry) -> None:
+def test_an_unknown_name_is_reported_with_the_known_names(registry: ModelRegistry) -> None:
     with pytest.raises(ConfigurationError) as caught:
         registry.resolve("big")
     assert str(caught.value) == (
@@ -128,7 +128,7 @@ def test_an_unknown_name_is_told_with_those_there_are(registry: ModelRegistry) -
 
 
 @pytest.mark.parametrize("name", ["starter", "walker"])
-def test_a_name_is_given_once(registry: ModelRegistry, model: Path, name: str) -> None:
+def test_a_name_is_unique(registry: ModelRegistry, model: Path, name: str) -> None:
     registry.add_directory(model)
     with pytest.raises(Conflict, match=f"there is a model '{name}' already; choose another"):
         registry.add_directory(model, name)
@@ -140,7 +140,7 @@ def test_a_name_is_no_path(registry: ModelRegistry, model: Path, name: str) -> N
         registry.add_directory(model, name)
 
 
-def test_a_changed_file_is_noticed(registry: ModelRegistry, model: Path) -> None:
+def test_a_changed_file_is_reported(registry: ModelRegistry, model: Path) -> None:
     registry.add_directory(model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"rope_theta": 5}))
@@ -148,9 +148,9 @@ def test_a_changed_file_is_noticed(registry: ModelRegistry, model: Path) -> None
     assert registry.changed_files("walker") == ["config.json", "tokenizer_config.json"]
 
 
-def test_a_model_that_does_not_fit_is_refused_beforehand(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"GB free, and the model takes 1000000\.0 GB"):
-        check_space(tmp_path, 10**15)
+def test_a_model_larger_than_the_free_space_is_refused_before_the_download(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"GB free, but the model needs 1000000\.0 GB"):
+        check_free_space(tmp_path, 10**15)
 
 
 def test_a_broken_index_is_named(registry: ModelRegistry, tmp_path: Path) -> None:
@@ -186,21 +186,21 @@ def no_header(directory: Path) -> None:
 
 def lost_shard(directory: Path) -> None:
     weights = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
-    (directory / INDEX).write_text(json.dumps({"weight_map": weights}))
+    (directory / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": weights}))
     (directory / "model.safetensors").rename(directory / "model-1.safetensors")
 
 
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (lambda d: damage(d, "no config"), "model {d!r}: config.json is missing"),
-        (lambda d: damage(d, "empty"), "model {d!r}: config.json is missing"),
+        (lambda d: damage_model(d, "no config"), "model {d!r}: config.json is missing"),
+        (lambda d: damage_model(d, "empty"), "model {d!r}: config.json is missing"),
         (
-            lambda d: damage(d, "truncated weights"),
-            "model {d!r}: model.safetensors is truncated: 5_000 of 1_055_952 bytes are there",
+            lambda d: damage_model(d, "truncated weights"),
+            "model {d!r}: model.safetensors is truncated: it has 5_000 of 1_055_952 bytes",
         ),
         (
-            lambda d: damage(d, "bad tokenizer"),
+            lambda d: damage_model(d, "bad tokenizer"),
             "model {d!r}: tokenizer.json cannot be read: key must be a string at line 1 column 2",
         ),
         (
@@ -219,8 +219,8 @@ def lost_shard(directory: Path) -> None:
         (
             pickled,
             (
-                "model {d!r} has only pickled weights (pytorch_model.bin), which can run code when "
-                "they are loaded; a copy with .safetensors files is needed"
+                "model {d!r} has only pickled weights (pytorch_model.bin), which can execute code "
+                "when they are loaded; use a copy with .safetensors files"
             ),
         ),
         (
@@ -229,7 +229,7 @@ def lost_shard(directory: Path) -> None:
         ),
         (
             edit_config(auto_map={"AutoModel": "x.X"}),
-            "model {d!r} brings code of its own (auto_map in config.json), which is never run",
+            "model {d!r} has its own code (auto_map in config.json), which is never executed",
         ),
         (
             edit_config(architectures=["BertModel"]),
@@ -237,7 +237,7 @@ def lost_shard(directory: Path) -> None:
         ),
     ],
 )
-def test_a_model_that_is_not_whole_is_told_by_its_file(
+def test_an_incomplete_model_is_reported_with_its_file(
     model: Path, harm: Callable[[Path], None], sentence: str
 ) -> None:
     harm(model)
@@ -246,14 +246,14 @@ def test_a_model_that_is_not_whole_is_told_by_its_file(
     assert str(caught.value) == sentence.format(d=str(model))
 
 
-def test_weights_cut_off_in_their_header_are_told(model: Path) -> None:
+def test_weights_truncated_in_their_header_are_reported(model: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ConfigurationError, match="truncated: 100 bytes hold not even its header"):
+    with pytest.raises(ConfigurationError, match="truncated: its header is longer than 100 bytes"):
         read_checkpoint(model)
 
 
-def test_what_a_model_says_about_itself_is_read(model: Path) -> None:
+def test_the_model_card_is_read(model: Path) -> None:
     card = {
         "demonstration": True,
         "license": "Apache-2.0",
@@ -305,7 +305,7 @@ def test_a_failure_is_one_line(
 
 def test_a_damaged_model_is_neither_added_nor_chosen(model: Path, tmp_path: Path) -> None:
     palaver(tmp_path, "models", "add", str(model))
-    damage(model, "truncated weights")
+    damage_model(model, "truncated weights")
     used = palaver(tmp_path, "models", "use", "walker")
     assert used.exit_code == 78
     assert "model.safetensors is truncated" in used.stderr

@@ -86,7 +86,7 @@ async def test_the_engine_chooses_for_the_uncertain() -> None:
 
 
 async def test_the_default_answers_when_the_engine_fails() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="", dies=True))
+    engine = ScriptedEngine(ScriptedReply(text="", crash_after=True))
     decision = await router(engine, await engine.start()).route(message("qwertz uiop"))
     assert decision.skill == "parrot"
 

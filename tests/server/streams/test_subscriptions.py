@@ -1,4 +1,4 @@
-"""Live text: what it may overtake, and whose it may be."""
+"""Live text: its order with stored events, and its owner."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from palaver.turns.interruption import Interruption
 from palaver.turns.writer import PUBLISH_INTERVAL, TurnWriter
 
 
-class Witness(RecordingSubscriber):
-    """Keeps every text that was ever on the recorder."""
+class SeenTexts(RecordingSubscriber):
+    """Records every state of the text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class Witness(RecordingSubscriber):
         self.seen.append(self.texts[event.turn])
 
 
-class Held(MemoryLedger):
-    """Stores nothing while its gate is closed."""
+class BlockableLedger(MemoryLedger):
+    """A ledger that blocks writes while its gate is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ async def accept(ledger: MemoryLedger) -> None:
     await ledger.accept(Message(conversation=CONVERSATION, id="m1", person="a", text="hi"))
 
 
-async def test_a_worker_that_lost_its_turn_cannot_mix_into_its_successors_reply() -> None:
+async def test_a_fenced_worker_cannot_mix_into_the_next_owners_reply() -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     await accept(ledger)
-    subscription = await streams.subscribe(CONVERSATION, recorder)
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
     old = await claimed(ledger)
     began: list[LogEntry] = [
         Started(turn=old.turn, attempt=1),
@@ -78,60 +78,60 @@ async def test_a_worker_that_lost_its_turn_cannot_mix_into_its_successors_reply(
     async with asyncio.timeout(5):
         while len(recorder.events_of(new.turn, Started)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    streams.publish_live(CONVERSATION, new.turn, 1, 5, " zombie")
-    streams.publish_live(CONVERSATION, new.turn, 2, 5, " you")
+    subscriptions.publish_live(CONVERSATION, new.turn, 1, 5, " zombie")
+    subscriptions.publish_live(CONVERSATION, new.turn, 2, 5, " you")
     assert recorder.texts[new.turn] == "hello you"
-    streams.unsubscribe(subscription)
+    subscriptions.unsubscribe(subscription)
 
 
 def nothing() -> None:
     """What a pen calls that does not fail."""
 
 
-async def test_a_worker_that_lost_its_turn_says_nothing_to_those_who_come_back_later() -> None:
+async def test_a_fenced_worker_delivers_nothing_to_later_subscribers() -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
-    streams, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
     await accept(ledger)
     old = await claimed(ledger)
     clock[0] += 120
     new = await claimed(ledger)
     await ledger.append(new, [Started(turn=new.turn, attempt=2)], expect=0, lease=60)
-    place = (await ledger.snapshot(CONVERSATION, 0)).cursor
-    subscription = await streams.subscribe(CONVERSATION, recorder, place)
-    streams.publish_live(CONVERSATION, old.turn, 1, 0, "zombie")
+    cursor = (await ledger.snapshot(CONVERSATION, 0)).cursor
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder, cursor)
+    subscriptions.publish_live(CONVERSATION, old.turn, 1, 0, "zombie")
     assert old.turn not in recorder.texts
     await ledger.append(new, [Text(turn=new.turn, position=0, text="hello")], expect=1, lease=60)
     await recorder.wait_for(new.turn, text="hello")
     assert recorder.texts[new.turn] == "hello"
-    streams.unsubscribe(subscription)
+    subscriptions.unsubscribe(subscription)
 
 
-async def test_no_text_overtakes_a_reset() -> None:
-    ledger = Held()
-    streams, recorder = Subscriptions(ledger, history=10), Witness()
+async def test_no_text_arrives_before_a_reset() -> None:
+    ledger = BlockableLedger()
+    subscriptions, recorder = Subscriptions(ledger, history=10), SeenTexts()
     await accept(ledger)
     claim = await claimed(ledger)
     task = asyncio.current_task()
     assert task is not None
     interruption = Interruption(claim.turn, task, stop_requested=False)
-    pen = TurnWriter(claim, ledger, streams, interruption, lease=60)
-    subscription = await streams.subscribe(CONVERSATION, recorder)
-    pen.write(Started(turn=claim.turn, attempt=1))
-    pen.write_text("abc")
-    await pen.flush()
+    writer = TurnWriter(claim, ledger, subscriptions, interruption, lease=60)
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
+    writer.write(Started(turn=claim.turn, attempt=1))
+    writer.write_text("abc")
+    await writer.flush()
     await recorder.wait_for(claim.turn, text="abc")
     ledger.gate.clear()
-    pen.truncate(1)
+    writer.truncate(1)
     for text in ("XY", "Z"):  # "Z" comes where "abc" ends
-        pen.write_text(text)
+        writer.write_text(text)
         await asyncio.sleep(2 * PUBLISH_INTERVAL)
     ledger.gate.set()
-    await pen.flush()
+    await writer.flush()
     await recorder.wait_for(claim.turn, text="aXYZ")
     assert "abcZ" not in recorder.seen
-    pen.close()
-    streams.unsubscribe(subscription)
+    writer.close()
+    subscriptions.unsubscribe(subscription)
 
 
 class Looker(Skill):
@@ -147,7 +147,7 @@ class Looker(Skill):
 
 
 async def test_a_stop_leaves_no_trace_in_the_worker_that_runs_the_next_turn() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
     settings = Settings(
         dispatch=DispatchSettings(max_running=1), routing=RoutingSettings(default="parrot")
     )
@@ -167,22 +167,22 @@ async def settle(ledger: MemoryLedger) -> None:
     await ledger.settle(claim, [finished], expect=0)
 
 
-async def test_a_viewer_that_is_to_part_goes_with_the_end_of_its_last_turn() -> None:
+async def test_a_subscription_that_closes_when_idle_ends_with_its_last_turn() -> None:
     ledger, recorder = MemoryLedger(), RecordingSubscriber()
-    streams = Subscriptions(ledger, history=10)
+    subscriptions = Subscriptions(ledger, history=10)
     await accept(ledger)
-    subscription = await streams.subscribe(CONVERSATION, recorder)
-    streams.close_when_idle()
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
+    subscriptions.close_when_idle()
     assert not recorder.is_shut_down
     await settle(ledger)
     async with asyncio.timeout(5):
         while not recorder.is_shut_down:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    streams.unsubscribe(subscription)
+    subscriptions.unsubscribe(subscription)
 
 
 class SlowToRead(MemoryLedger):
-    """Lets nobody read before its gate is open."""
+    """A ledger that blocks reads until its gate is owriter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,14 +194,14 @@ class SlowToRead(MemoryLedger):
         return await super().read(conversation, after, limit)
 
 
-async def test_a_view_that_is_being_opened_is_not_idle() -> None:
+async def test_a_subscription_that_starts_is_not_idle() -> None:
     ledger = SlowToRead()
-    streams = Subscriptions(ledger, history=10)
+    subscriptions = Subscriptions(ledger, history=10)
     await accept(ledger)
-    opening = asyncio.create_task(streams.subscribe(CONVERSATION, RecordingSubscriber()))
+    opening = asyncio.create_task(subscriptions.subscribe(CONVERSATION, RecordingSubscriber()))
     await asyncio.wait_for(ledger.asked.wait(), 5)
-    (subscription,) = streams.open_subscriptions()
+    (subscription,) = subscriptions.open_subscriptions()
     assert subscription.has_open_turn
     ledger.gate.set()
     assert (await opening).has_open_turn
-    streams.unsubscribe(subscription)
+    subscriptions.unsubscribe(subscription)

@@ -85,14 +85,14 @@ def unhurried(**concurrency_policy: Any) -> Settings:
 
 
 async def test_a_message_reaches_a_turn_that_runs_here_at_once(no_heartbeat: None) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1), "three")
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1), "three")
     settings = unhurried(default="interrupt")
     async with converse(Parrot, engine=engine, settings=settings) as chat:
         turn = await chat.send("1")
         await stored(chat.server, turn, "one")
         await chat.send("2")
         assert (await chat.reply(turn)).outcome == "stopped"
-    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1), "three")
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1), "three")
     async with converse(Guide, engine=engine, settings=unhurried()) as chat:
         turn = await chat.send("1")
         await stored(chat.server, turn, "one")
@@ -101,7 +101,7 @@ async def test_a_message_reaches_a_turn_that_runs_here_at_once(no_heartbeat: Non
 
 
 async def test_an_interruption_stops_the_turn_and_both_messages_are_answered() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", hold=3), "Rome is too.")
+    engine = ScriptedEngine(ScriptedReply(text="Paris is lovely in", pause_after=3), "Rome is too.")
     async with converse(Parrot, engine=engine, settings=chosen(default="interrupt")) as chat:
         first = await chat.send("Tell me of Paris")
         await chat.recorder.wait_for(first, text="Paris is lovely")
@@ -115,7 +115,10 @@ async def test_an_interruption_stops_the_turn_and_both_messages_are_answered() -
 
 async def test_an_interruption_reaches_the_replica_that_runs_the_turn() -> None:
     ledger = MemoryLedger()
-    first, second = ScriptedEngine(ScriptedReply(text="one two", hold=1)), ScriptedEngine("three")
+    first, second = (
+        ScriptedEngine(ScriptedReply(text="one two", pause_after=1)),
+        ScriptedEngine("three"),
+    )
     patient = DispatchSettings(lease=60)
     with_policy = chosen(default="interrupt").model_copy(update={"dispatch": patient})
     async with replica(ledger, first, Parrot, settings=with_policy) as owner:
@@ -158,8 +161,8 @@ class Deaf(Skill):
         await turn.stream(turn.message.text)
 
 
-async def test_a_skill_is_steered_while_it_speaks() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is")
+async def test_a_running_skill_is_steered() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="straight on for", pause_after=2), "left it is")
     async with converse(Guide, engine=engine) as chat:
         turn = await chat.send("go")
         await chat.recorder.wait_for(turn, text="straight on")
@@ -172,7 +175,7 @@ async def test_a_skill_is_steered_while_it_speaks() -> None:
 
 
 async def test_the_end_of_a_turn_names_the_messages_that_it_took() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="straight on for", hold=2), "left it is")
+    engine = ScriptedEngine(ScriptedReply(text="straight on for", pause_after=2), "left it is")
     async with converse(Guide, engine=engine) as chat:
         turn = await chat.send("go", id="first")
         await chat.recorder.wait_for(turn, text="straight on")
@@ -182,12 +185,12 @@ async def test_the_end_of_a_turn_names_the_messages_that_it_took() -> None:
 
 
 async def test_the_end_of_a_turn_leaves_out_a_message_that_it_did_not_take() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
+    engine = ScriptedEngine(ScriptedReply(text="one", pause_after=1), "two")
     async with converse(Deaf, engine=engine) as chat:
         turn = await chat.send("first", id="m1")
         await chat.recorder.wait_for(turn, text="one")
         await chat.send("second", id="m2")
-        engine.go()
+        engine.resume()
         await until(lambda: chat.recorder.turns["m2"] != turn)
         moved = chat.recorder.turns["m2"]
         await chat.reply(moved)
@@ -195,13 +198,13 @@ async def test_the_end_of_a_turn_leaves_out_a_message_that_it_did_not_take() -> 
         assert chat.recorder.events_of(moved, Finished)[-1].messages == ("m2",)
 
 
-async def test_what_a_skill_does_not_take_becomes_the_next_turn() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
+async def test_untaken_steering_becomes_the_next_turn() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one", pause_after=1), "two")
     async with converse(Deaf, engine=engine) as chat:
         turn = await chat.send("first")
         await chat.recorder.wait_for(turn, text="one")
         assert await chat.send("second", id="m") == turn
-        engine.go()
+        engine.resume()
         assert await chat.reply(turn) == "one"
         await until(lambda: chat.recorder.turns["m"] != turn)
         assert await chat.reply(chat.recorder.turns["m"]) == "two"
@@ -212,7 +215,7 @@ async def test_after_a_takeover_a_skill_is_steered_the_same_way() -> None:
     ledger = MemoryLedger()
     text = "left it is and on"
     first = ScriptedEngine(
-        ScriptedReply(text="straight on", hold=2), ScriptedReply(text=text, hold=3)
+        ScriptedReply(text="straight on", pause_after=2), ScriptedReply(text=text, pause_after=3)
     )
     second = ScriptedEngine(text)
     async with replica(ledger, first, Guide) as dying:
@@ -254,7 +257,7 @@ class Tailor(Skill):
 
 
 async def test_steering_before_a_question_is_remembered_after_it() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="wool or", hold=1))
+    engine = ScriptedEngine(ScriptedReply(text="wool or", pause_after=1))
     async with converse(Tailor, engine=engine) as chat:
         turn = await chat.send("a coat")
         await chat.recorder.wait_for(turn, text="wool")
@@ -277,12 +280,12 @@ async def test_steering_before_a_question_is_remembered_after_it() -> None:
 async def test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill(
     settings: Settings, joins: bool
 ) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
+    engine = ScriptedEngine(ScriptedReply(text="one", pause_after=1), "two")
     async with converse(Deaf, Parrot, engine=engine, settings=settings) as chat:
         turn = await chat.send("/deaf go")
         await chat.recorder.wait_for(turn, text="one")
         assert (await chat.send("more") == turn) is joins
-        engine.go()
+        engine.resume()
         await chat.reply(turn)
 
 
@@ -298,13 +301,13 @@ async def test_a_skills_own_policy_yields_only_to_a_setting_for_the_skill(
 async def test_a_channels_policy_is_stronger_than_the_default(
     settings: Settings, outcome: str
 ) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one", hold=1), "two")
+    engine = ScriptedEngine(ScriptedReply(text="one", pause_after=1), "two")
     async with converse(Parrot, engine=engine, settings=settings) as chat:
         turn = await chat.send("go")
         await chat.recorder.wait_for(turn, text="one")
         await chat.send("more")
         if outcome == "done":
-            engine.go()
+            engine.resume()
         assert (await chat.reply(turn)).outcome == outcome
 
 

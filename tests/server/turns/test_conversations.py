@@ -60,7 +60,9 @@ async def test_the_history_comes_before_the_message() -> None:
 
 
 async def test_turns_of_one_conversation_run_in_order() -> None:
-    engine = ScriptedEngine(lambda request: f"re: {request.messages[-1].content}", pace=0.001)
+    engine = ScriptedEngine(
+        lambda request: f"re: {request.messages[-1].content}", seconds_per_token=0.001
+    )
     async with converse(Parrot, engine=engine) as chat:
         turns = [await chat.send(f"number {i}") for i in range(10)]
         replies = [await chat.reply(turn) for turn in turns]
@@ -85,12 +87,12 @@ async def test_the_same_message_twice_is_answered_once() -> None:
 
 
 async def test_a_full_inbox_refuses() -> None:
-    engine = ScriptedEngine(lambda _: ScriptedReply(text="wait", hold=0))
+    engine = ScriptedEngine(lambda _: ScriptedReply(text="wait", pause_after=0))
     async with converse(Parrot, engine=engine) as chat:
         turns = [await chat.send(f"number {number}") for number in range(INBOX_LIMIT)]
         with pytest.raises(TooMany):
             await send_many(chat, 2)
-        engine.go()
+        engine.resume()
         assert await chat.reply(turns[0]) == "wait"
 
 
@@ -123,7 +125,7 @@ async def test_a_skill_that_asked_sees_the_history_that_it_saw_then() -> None:
     assert len(engine.requests) == 3, "the first generation is not made again"
 
 
-async def test_what_is_remembered_is_recalled_in_another_conversation() -> None:
+async def test_a_remembered_value_is_recalled_in_another_conversation() -> None:
     ledger = MemoryLedger()
     async with converse(Concierge, ledger=ledger) as chat:
         assert await chat.say("the window") == "Until now: nothing."
@@ -332,7 +334,7 @@ async def test_an_unknown_skill_is_refused_before_anything_is_stored() -> None:
         assert "/parrot" in typed.problem.message
 
 
-async def test_structured_verbs() -> None:
+async def test_structured_generation() -> None:
     engine = ScriptedEngine("guilty", '{"guilty": true, "years": 7}', "hm hm")
     async with converse(Judge, engine=engine) as chat:
         assert await chat.say("the butler") == "guilty, 7 years: hm hm"
@@ -340,7 +342,7 @@ async def test_structured_verbs() -> None:
 
 async def test_a_skill_that_the_engine_cannot_serve_is_refused_at_start() -> None:
     with pytest.raises(ConfigurationError, match="'judge' needs an engine with choice"):
-        async with converse(Judge, engine=ScriptedEngine(lacks=["choice"])):
+        async with converse(Judge, engine=ScriptedEngine(missing_capabilities=["choice"])):
             pass
 
 
@@ -363,7 +365,7 @@ async def test_an_engine_error_is_reported_in_a_sentence() -> None:
     assert reply == "I will"
 
 
-async def test_a_turn_has_a_deadline() -> None:
+async def test_a_turn_has_a_timeout() -> None:
     class Sleeper(Skill):
         """Never answer."""
 
@@ -379,8 +381,8 @@ async def test_a_turn_has_a_deadline() -> None:
     assert reply.outcome == "failed"
 
 
-async def test_stop_keeps_what_was_said_and_frees_the_engine() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one two three four", hold=2), "next")
+async def test_stop_keeps_the_text_and_frees_the_engine() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one two three four", pause_after=2), "next")
     async with converse(Parrot, engine=engine) as chat:
         turn = await chat.send("count")
         await chat.recorder.wait_for(turn, text="one two")
@@ -396,27 +398,27 @@ async def test_stop_keeps_what_was_said_and_frees_the_engine() -> None:
 
 
 async def test_a_queued_turn_can_be_stopped_before_it_runs() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="first", hold=0), "third")
+    engine = ScriptedEngine(ScriptedReply(text="first", pause_after=0), "third")
     async with converse(Parrot, engine=engine) as chat:
         first = await chat.send("1")
         second = await chat.send("2")
         third = await chat.send("3")
         assert await chat.stop(second) == "stopping"
-        engine.go()
+        engine.resume()
         replies = [await chat.reply(turn) for turn in (first, second, third)]
     assert replies == ["first", "", "third"]
     assert replies[1].outcome == "stopped"
 
 
 async def test_two_subscribers_see_the_same() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="a b c d e f", hold=3))
+    engine = ScriptedEngine(ScriptedReply(text="a b c d e f", pause_after=3))
     async with converse(Parrot, engine=engine) as chat:
         turn = await chat.send("letters")
         await chat.recorder.wait_for(turn, text="a b c")
         late = RecordingSubscriber()
         subscription = await chat.server.subscribe(chat.conversation, late)
         assert not subscription.recovered
-        engine.go()
+        engine.resume()
         await late.wait_for(turn)
         assert await chat.reply(turn) == late.texts[turn] == "a b c d e f"
         chat.server.unsubscribe(subscription)
@@ -440,7 +442,7 @@ async def test_a_subscriber_that_reconnects_misses_nothing() -> None:
 
 
 async def test_long_histories_are_cut_in_steps() -> None:
-    engine = ScriptedEngine(lambda _: "yes " * 20, context=1000)
+    engine = ScriptedEngine(lambda _: "yes " * 20, context_window=1000)
     async with converse(Parrot, engine=engine) as chat:
         for number in range(40):
             await chat.say(f"message number {number}")

@@ -94,14 +94,14 @@ def idle(engine: ScriptedEngine) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-async def test_a_short_absence_is_not_noticed(deaf: bool) -> None:
-    engine = ScriptedEngine(ScriptedReply(text="one two three four", hold=2))
+async def test_a_short_outage_has_no_effect(deaf: bool) -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one two three four", pause_after=2))
     async with linked(MemoryLedger(), engine) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("go")
             await chat.recorder.wait_for(turn, text="one two")
             link.deaf, link.cut = deaf, True
-            engine.go()
+            engine.resume()
             await until(idle(engine))
             await until(lambda: "append" in link.refused or "settle" in link.refused)
             link.cut = False
@@ -111,11 +111,11 @@ async def test_a_short_absence_is_not_noticed(deaf: bool) -> None:
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-async def test_a_long_absence_pauses_the_turn_and_frees_the_engine(
+async def test_a_long_outage_pauses_the_turn_and_frees_the_engine(
     deaf: bool, impatient: None
 ) -> None:
     text = " ".join(f"word{number}" for number in range(400))
-    engine = ScriptedEngine(text, pace=0.002)
+    engine = ScriptedEngine(text, seconds_per_token=0.002)
     ledger = MemoryLedger()
     async with linked(ledger, engine) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
@@ -125,7 +125,7 @@ async def test_a_long_absence_pauses_the_turn_and_frees_the_engine(
             await until(idle(engine))
             seen = chat.recorder.texts[turn]
             assert 0 < len(seen) < len(text)
-            engine._pace = 0
+            engine._seconds_per_token = 0
             link.cut = False
             reply = await chat.reply(turn)
             attempts = {event.attempt for event in chat.recorder.events_of(turn, Started)}
@@ -136,13 +136,13 @@ async def test_a_long_absence_pauses_the_turn_and_frees_the_engine(
     assert attempts == {1}, "an absence is not a failed attempt"
 
 
-async def test_the_owner_of_a_paused_turn_comes_before_those_who_would_take_it_over(
+async def test_the_owner_of_a_paused_turn_claims_it_before_other_replicas(
     impatient: None,
 ) -> None:
     text = "left right left right left right and so on"
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
-    first = ScriptedEngine(ScriptedReply(text=text, hold=4))
+    first = ScriptedEngine(ScriptedReply(text=text, pause_after=4))
     async with (
         linked(ledger, first) as (owner, link),
         watching(owner, RecordingSubscriber()) as chat,
@@ -151,7 +151,7 @@ async def test_the_owner_of_a_paused_turn_comes_before_those_who_would_take_it_o
         await chat.recorder.wait_for(turn, text="left right left right")
         async with linked(ledger, ScriptedEngine(text)) as (_, others_link):
             link.cut = others_link.cut = True
-            first.go()
+            first.resume()
             await until(idle(first))
             clock[0] += 60
             await until(lambda: "wait_for_work" in others_link.refused)
@@ -163,11 +163,11 @@ async def test_the_owner_of_a_paused_turn_comes_before_those_who_would_take_it_o
         assert {event.attempt for event in chat.recorder.events_of(turn, Started)} == {1}
 
 
-async def test_a_turn_that_another_replica_took_meanwhile_is_its_own(impatient: None) -> None:
+async def test_a_paused_turn_stays_with_the_replica_that_took_it_over(impatient: None) -> None:
     text = "left right left right left right and so on"
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
-    first = ScriptedEngine(ScriptedReply(text=text, hold=4))
+    first = ScriptedEngine(ScriptedReply(text=text, pause_after=4))
     async with (
         linked(ledger, first) as (cut_off, link),
         watching(cut_off, RecordingSubscriber()) as here,
@@ -175,7 +175,7 @@ async def test_a_turn_that_another_replica_took_meanwhile_is_its_own(impatient: 
         turn = await here.send("go")
         await here.recorder.wait_for(turn, text="left right left right")
         link.cut = True
-        first.go()
+        first.resume()
         async with linked(ledger, ScriptedEngine(text)) as (other, _):
             async with watching(other, RecordingSubscriber()) as there:
                 clock[0] += 60
@@ -196,13 +196,13 @@ async def settled_replies(ledger: MemoryLedger) -> list[str]:
 async def test_a_finished_turn_is_settled_when_the_ledger_is_back(deaf: bool) -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
-    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
     async with linked(ledger, engine) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("go")
             await chat.recorder.wait_for(turn, text="one")
             link.deaf, link.cut = deaf, True
-            engine.go()
+            engine.resume()
             await until(idle(engine))
             await until(lambda: link.refused.count("settle") > 2)  # for as long as it takes
             assert server._dispatcher.running == 1
@@ -213,7 +213,7 @@ async def test_a_finished_turn_is_settled_when_the_ledger_is_back(deaf: bool) ->
     assert await settled_replies(ledger) == ["one two"]
 
 
-async def test_nothing_is_accepted_and_the_caller_is_told_when_to_come_back() -> None:
+async def test_nothing_is_accepted_and_the_client_is_told_when_to_retry() -> None:
     async with linked(MemoryLedger(), ScriptedEngine("later")) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             link.cut = True
@@ -235,7 +235,7 @@ class Caller(Skill):
         await turn.say(" " + await turn.call_tool("bell"))
 
 
-async def test_a_tool_whose_intent_could_not_be_stored_is_run_once_afterwards() -> None:
+async def test_a_tool_runs_once_after_its_intent_could_not_be_stored() -> None:
     rung: list[str] = []
 
     @tool
@@ -244,13 +244,13 @@ async def test_a_tool_whose_intent_could_not_be_stored_is_run_once_afterwards() 
         rung.append("ding")
         return "ding"
 
-    engine = ScriptedEngine(ScriptedReply(text="one", hold=1))
+    engine = ScriptedEngine(ScriptedReply(text="one", pause_after=1))
     async with linked(MemoryLedger(), engine, Caller, bell) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("go")
             await chat.recorder.wait_for(turn, text="one")
             link.cut = True
-            engine.go()
+            engine.resume()
             await until(idle(engine))
             assert not rung
             link.cut = False
@@ -270,14 +270,14 @@ class Diary(Skill):
         await turn.say(" " + (await turn.recall("last") or "nothing"))
 
 
-async def test_a_verb_that_needs_the_ledger_does_not_fail_the_turn() -> None:
-    engine = ScriptedEngine(ScriptedReply(text="noted:", hold=1))
+async def test_a_step_that_needs_the_ledger_does_not_fail_the_turn() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="noted:", pause_after=1))
     async with linked(MemoryLedger(), engine, Diary) as (server, link):
         async with watching(server, RecordingSubscriber()) as chat:
             turn = await chat.send("milk")
             await chat.recorder.wait_for(turn, text="noted:")
             link.cut = True
-            engine.go()
+            engine.resume()
             await until(idle(engine))
             link.cut = False
             reply = await chat.reply(turn)

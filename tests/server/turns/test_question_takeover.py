@@ -41,7 +41,7 @@ async def test_another_server_keeps_to_the_decision(
     first: tuple[type[Skill], ...], second: tuple[type[Skill], ...], message: str, reason: str
 ) -> None:
     ledger = MemoryLedger()
-    engine = ScriptedEngine(ScriptedReply(text="one two", hold=1))
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
     async with replica(ledger, engine, *first, settings=settings(0.5)) as dying:
         chat = ChatClient(dying, CONVERSATION, "alice")
         subscription = await dying.subscribe(CONVERSATION, chat.recorder)

@@ -105,11 +105,14 @@ async def stored(server: Server, turn: str, text: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_cut_reply_goes_on_from_the_last_stored_character() -> None:
+async def test_an_interrupted_reply_continues_from_the_last_stored_character() -> None:
     text = "one two three four five six"
     second = ScriptedEngine(text)
     async with taken_over(
-        ScriptedEngine(ScriptedReply(text=text, hold=3)), second, Parrot, until="one two three"
+        ScriptedEngine(ScriptedReply(text=text, pause_after=3)),
+        second,
+        Parrot,
+        until="one two three",
     ) as (chat, turn):
         reply = await chat.reply(turn)
         assert reply == text
@@ -118,10 +121,10 @@ async def test_a_cut_reply_goes_on_from_the_last_stored_character() -> None:
     assert second.requests[0].partial == "one two three"
 
 
-async def test_an_engine_that_cannot_continue_says_it_anew() -> None:
-    second = ScriptedEngine("one two 3 4", lacks=["continuation"])
+async def test_an_engine_that_cannot_continue_starts_the_reply_again() -> None:
+    second = ScriptedEngine("one two 3 4", missing_capabilities=["continuation"])
     async with taken_over(
-        ScriptedEngine(ScriptedReply(text="one two three four", hold=3)),
+        ScriptedEngine(ScriptedReply(text="one two three four", pause_after=3)),
         second,
         Parrot,
         until="one two three",
@@ -145,7 +148,7 @@ class Steps(Skill):
 
 
 async def test_finished_steps_are_not_done_again() -> None:
-    first = ScriptedEngine("a plan", ScriptedReply(text="word by word by word", hold=2))
+    first = ScriptedEngine("a plan", ScriptedReply(text="word by word by word", pause_after=2))
     second = ScriptedEngine("word by word by word")
     async with taken_over(first, second, Steps, until="word by") as (chat, turn):
         assert await chat.reply(turn) == "Outline: a plan. word by word by word The end."
@@ -177,8 +180,8 @@ class Shouter(Skill):
         await turn.stream("shout", through=Shouting())
 
 
-async def test_a_filtered_reply_goes_on_from_what_was_said() -> None:
-    first = ScriptedEngine(ScriptedReply(text="one two three four", hold=3))
+async def test_a_filtered_reply_continues_after_the_stored_text() -> None:
+    first = ScriptedEngine(ScriptedReply(text="one two three four", pause_after=3))
     second = ScriptedEngine(lambda request: request.partial + "three four")
     async with taken_over(first, second, Shouter, until="ONE TWO ") as (chat, turn):
         assert await chat.reply(turn) == "ONE TWO THREE FOUR"
@@ -200,7 +203,7 @@ class Launcher(Skill):
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
-async def test_a_tool_that_was_started_is_run_again_only_if_that_does_no_harm(
+async def test_a_started_tool_runs_again_only_if_it_is_idempotent(
     idempotent: bool,
 ) -> None:
     launches: list[str] = []
@@ -232,7 +235,7 @@ async def test_a_turn_that_kills_every_worker_fails_visibly() -> None:
     turn = ""
     for attempt in range(3):
         async with replica(
-            ledger, ScriptedEngine(ScriptedReply(text="x", hold=0)), Parrot
+            ledger, ScriptedEngine(ScriptedReply(text="x", pause_after=0)), Parrot
         ) as server:
             if not turn:
                 turn = await ChatClient(server, CONVERSATION, "alice").send("poison")
@@ -248,7 +251,7 @@ async def test_a_turn_that_kills_every_worker_fails_visibly() -> None:
         assert reply.problem.code == "max_attempts_exceeded"
         server.unsubscribe(subscription)
     (letter,) = await ledger.dead_letters(10)
-    assert (letter.turn, letter.problem) == (turn, "given up after 3 attempts")
+    assert (letter.turn, letter.reason) == (turn, "given up after 3 attempts")
     assert [message.text for message in letter.messages] == ["poison"]
 
 
@@ -264,7 +267,7 @@ class SeldomTold(MemoryLedger):
         self.tells.clear()
 
 
-async def test_all_turns_of_a_dead_worker_are_taken_over_at_one_look() -> None:
+async def test_all_turns_of_a_dead_worker_are_taken_over_at_once() -> None:
     clock = [1000.0]
     ledger = SeldomTold(lambda: clock[0])
     await ledger.start()
@@ -273,17 +276,17 @@ async def test_all_turns_of_a_dead_worker_are_taken_over_at_one_look() -> None:
         await ledger.accept(Message(conversation=where, id=new_id(), person="alice", text="go"))
         assert await ledger.claim("dead", lease=1, history=0) is not None
     clock[0] += 60
-    engine = ScriptedEngine(lambda request: ScriptedReply(text="x", hold=0))
+    engine = ScriptedEngine(lambda request: ScriptedReply(text="x", pause_after=0))
     async with replica(ledger, engine, Parrot) as heir:
         ledger.tells.set()
         await until(lambda: server_runs(heir) == 3)
-        engine.go()
+        engine.resume()
 
 
-async def test_a_worker_that_lost_its_turn_stops_and_frees_the_engine() -> None:
+async def test_a_fenced_worker_stops_and_frees_the_engine() -> None:
     clock = [1000.0]
     ledger = MemoryLedger(clock=lambda: clock[0])
-    engine = ScriptedEngine(ScriptedReply(text="mine mine", hold=1))
+    engine = ScriptedEngine(ScriptedReply(text="mine mine", pause_after=1))
     async with replica(ledger, engine, Parrot) as slow:
         chat = ChatClient(slow, CONVERSATION, "alice")
         await chat.send("go")
@@ -296,10 +299,10 @@ async def test_a_worker_that_lost_its_turn_stops_and_frees_the_engine() -> None:
         assert (await engine.stats()).running == 0
 
 
-async def test_drain_hands_a_running_turn_over_without_an_attempt() -> None:
+async def test_drain_releases_a_running_turn_without_counting_an_attempt() -> None:
     text = "left and right"
     ledger = MemoryLedger()
-    first = ScriptedEngine(ScriptedReply(text=text, hold=1))
+    first = ScriptedEngine(ScriptedReply(text=text, pause_after=1))
     settings = Settings(
         dispatch=DispatchSettings(lease=30), routing=RoutingSettings(default="parrot")
     ).model_copy(update={"server": Settings().server.model_copy(update={"drain": 0.0})})
@@ -325,7 +328,7 @@ async def test_drain_hands_a_running_turn_over_without_an_attempt() -> None:
         heir.unsubscribe(subscription)
 
 
-async def test_a_skill_that_takes_another_way_forgets_the_old_journal() -> None:
+async def test_a_skill_with_other_steps_drops_the_old_journal() -> None:
     ways = iter(("north", "south"))
 
     class Wanderer(Skill):
@@ -341,7 +344,9 @@ async def test_a_skill_that_takes_another_way_forgets_the_old_journal() -> None:
 
     def first(request: GenerationRequest) -> ScriptedReply:
         prompt = request.messages[-1].content
-        return ScriptedReply(text=f"[{prompt}] and on", hold=None if prompt == "north" else 4)
+        return ScriptedReply(
+            text=f"[{prompt}] and on", pause_after=None if prompt == "north" else 4
+        )
 
     second = ScriptedEngine(lambda request: f"<{request.messages[-1].content}> and on")
     async with taken_over(ScriptedEngine(first), second, Wanderer, until="north]") as (chat, turn):
@@ -350,5 +355,5 @@ async def test_a_skill_that_takes_another_way_forgets_the_old_journal() -> None:
     assert reply.outcome == "done"
 
 
-def test_ids_are_fresh() -> None:
+def test_ids_are_unique() -> None:
     assert new_id() != new_id()

@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 
-from palaver.app import listening
 from palaver.channels import Channel
 from palaver.config.settings import (
     AdmissionSettings,
@@ -27,6 +26,7 @@ from palaver.server import Server
 from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.turns.turn import Turn
+from palaver.web.listener import listening
 
 TIMEOUT_SECONDS = 5.0
 Frame = dict[str, Any]  # JSON values

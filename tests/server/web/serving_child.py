@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import logging
 
-from palaver.cli.serve import _serve, configure_logging
+from palaver.cli.serve import configure_logging, run_server
 from palaver.config.settings import RoutingSettings, ServerSettings, Settings
 from palaver.server import Server
 from palaver.skills import Skill
@@ -38,7 +38,7 @@ def main() -> None:
         knowledge=ListKnowledge(),
         skills={"parrot": Parrot()},
     )
-    asyncio.run(_serve(server))
+    asyncio.run(run_server(server))
 
 
 if __name__ == "__main__":

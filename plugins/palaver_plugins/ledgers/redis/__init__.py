@@ -1,7 +1,8 @@
-"""Ledger ``redis``: every conversation in one Redis (>= 7.0), for any number of servers.
+"""Ledger ``redis``: conversations in Redis (>= 7.0), for any number of servers.
 
-`ledger` maps the protocol to scripts, ``lua/`` holds the scripts, `keys` says where everything
-lives, `store` and `link` speak with the server, `checks` says what a given server promises.
+`ledger` maps the protocol to scripts, ``lua/`` contains the scripts, `keys` the key space. `client`
+sends scripts to the nodes of `node_pool`; a `node_client` keeps one `connection`, which `handshake`
+opens. `checks`, `permissions` and `guarantee` describe the server.
 """
 
 from collections.abc import Sequence

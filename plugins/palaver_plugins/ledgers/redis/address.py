@@ -1,4 +1,4 @@
-"""Address: what a URL says of where Redis is."""
+"""Addresses of Redis servers, as a URL gives them."""
 
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ SENTINEL_PORT = 26379
 
 
 class Address(NamedTuple):
-    """Where a Redis is and how to enter it."""
+    """Address and credentials of a Redis server."""
 
     host: str
     port: int
@@ -36,8 +36,7 @@ class Address(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a URL means: a server, the seed nodes of a Cluster, or the sentinels that know where
-    the master of ``service`` is."""
+    """Meaning of a URL: a server, the seed nodes of a Cluster, or the sentinels of ``service``."""
 
     kind: Kind
     addresses: tuple[Address, ...]
@@ -48,7 +47,7 @@ class Target(NamedTuple):
 
 
 def parse_target(url: str) -> Target:
-    """Raises `ConfigurationError` for what cannot be used, never naming a password."""
+    """Parse a URL. Raises `ConfigurationError`, without the password, when it is not valid."""
     scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if not kind:
@@ -61,9 +60,9 @@ def parse_target(url: str) -> Target:
     if kind == "cluster" and parts.path.strip("/") not in ("", "0"):
         raise _bad("a Cluster has only the database 0")
     if kind == "sentinel" and not service:
-        raise _bad("after the sentinels comes the name of their service: …:26379/mymaster")
+        raise _bad("the name of the service must follow the sentinels: …:26379/mymaster")
     addresses = [
-        parse_address(f"{base}://{credentials}{at}{_ported(host, kind)}/{db}?{parts.query}")
+        parse_address(f"{base}://{credentials}{at}{_with_port(host, kind)}/{db}?{parts.query}")
         for host in hosts.split(",")
     ]
     if kind == "cluster":
@@ -71,16 +70,15 @@ def parse_target(url: str) -> Target:
     return Target("sentinel", tuple(addresses), service)
 
 
-def _ported(host: str, kind: str) -> str:
-    """``host`` with the usual port of a sentinel where it names none."""
+def _with_port(host: str, kind: str) -> str:
+    """Return ``host`` with a port; the default one of a sentinel if it has none."""
     if kind == "sentinel" and not host.rpartition("]")[2].rpartition(":")[1]:
         return f"{host}:{SENTINEL_PORT}"
     return host
 
 
 def parse_address(url: str) -> Address:
-    """The address that the ``url`` of one server means. Raises `ConfigurationError` for options
-    not known here."""
+    """Parse the ``url`` of one server. Raises `ConfigurationError` for unknown options."""
     try:
         options: dict[str, Any] = dict(parse_url(url))  # Any: each option has its own type
     except ValueError as error:
@@ -108,5 +106,5 @@ def parse_address(url: str) -> Address:
     return address
 
 
-def _bad(why: str) -> ConfigurationError:
-    return ConfigurationError(f"ledger.redis.url: {why}")
+def _bad(reason: str) -> ConfigurationError:
+    return ConfigurationError(f"ledger.redis.url: {reason}")

@@ -1,4 +1,4 @@
-"""Checks: what a given Redis is, and whether a ledger may stand on it."""
+"""Checks of a Redis server: its configuration, and whether a ledger may use it."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -7,31 +7,31 @@ from typing import NamedTuple
 from hiredis import ReplyError
 
 from palaver import ConfigurationError, LedgerUnavailable
-from palaver_plugins.ledgers.redis.wire import Reply, pack
+from palaver_plugins.ledgers.redis.connection import RedisReply, pack
 
-Ask = Callable[[bytes], Awaitable[Reply]]
-"""Sends a packed command and returns its reply, also where that is a `ReplyError`."""
-Check = Callable[[Reply], Reply]
-"""Returns a reply, unless it tells of a failure; then it raises what that means."""
+SendCommand = Callable[[bytes], Awaitable[RedisReply]]
+"""Sends a packed command and returns its reply, which may be a `ReplyError`."""
+CheckReply = Callable[[RedisReply], RedisReply]
+"""Returns a reply unless it is an error; then it raises the exception for it."""
 
-OLDEST = (7, 0)
-WEAK = "or set ledger.redis.allow_weak_durability = true to accept the loss"
+MIN_VERSION = (7, 0)
+OVERRIDE_HINT = "or set ledger.redis.allow_weak_durability = true to accept the loss"
 DIRECTIVES = ("appendonly", "appendfsync", "maxmemory-policy")
 
 
-class Server(NamedTuple):
-    """A Redis server as it is configured; a directive that may not be read is empty."""
+class ServerInfo(NamedTuple):
+    """Configuration of a Redis server; a directive that the user may not read is empty."""
 
     version: str
     appendonly: str
     appendfsync: str
     policy: str
     replicas: int
-    """Those that are connected and in step."""
-    run: str = ""
-    """Names the life of its process."""
+    """Number of replicas that are connected and in sync."""
+    run_id: str = ""
+    """Id of the server's process."""
     master: str = ""
-    """Whose replica it is; empty when it is a master itself."""
+    """Address of its master; empty when it is a master itself."""
     clustered: bool = False
 
     @property
@@ -39,51 +39,53 @@ class Server(NamedTuple):
         return (self.appendonly, self.appendfsync) == ("yes", "always")
 
 
-async def inspect(ask: Ask, check: Check) -> Server:
-    """Ask a server what it is."""
+async def inspect(send: SendCommand, check: CheckReply) -> ServerInfo:
+    """Read the configuration of a server."""
     info = ""
     for section in ("server", "replication"):
-        info += _text(check(await ask(pack("INFO", section))))
-    config = await ask(pack("CONFIG", "GET", *DIRECTIVES))
+        info += _text(check(await send(pack("INFO", section))))
+    config = await send(pack("CONFIG", "GET", *DIRECTIVES))
     values: dict[str, str] = {}
     if not isinstance(config, ReplyError):
         values = {_text(name): _text(value) for name, value in check(config).items()}
     appendonly, appendfsync, policy = (values.get(name, "") for name in DIRECTIVES)
-    return Server(
+    return ServerInfo(
         version=_field(info, "redis_version"),
         appendonly=appendonly,
         appendfsync=appendfsync,
         policy=policy,
         replicas=len(re.findall(r"^slave\d+:.*state=online", info, re.MULTILINE)),
-        run=_field(info, "run_id"),
-        master=":".join(filter(None, (_field(info, f"master_{it}") for it in ("host", "port")))),
+        run_id=_field(info, "run_id"),
+        master=":".join(
+            filter(None, (_field(info, f"master_{part}") for part in ("host", "port")))
+        ),
         clustered=_field(info, "redis_mode") == "cluster",
     )
 
 
-def refuse(server: Server, where: str, allow_weak: bool) -> None:
-    """Raise `ConfigurationError` when a ledger may not stand on ``server``, and
-    `LedgerUnavailable` when it may once ``server`` is a master."""
+def refuse(server: ServerInfo, address: str, allow_weak: bool) -> None:
+    """Raise `ConfigurationError` when a ledger may not use the server, and `LedgerUnavailable` when
+    it is a replica."""
     version = tuple(int(part) for part in re.findall(r"\d+", server.version)[:2])
-    if version < OLDEST:
+    if version < MIN_VERSION:
         raise ConfigurationError(
-            f"Redis at {where} is version {server.version or 'unknown'}; the ledger needs 7.0"
+            f"Redis at {address} is version {server.version or 'unknown'}; the ledger needs 7.0"
         )
     if server.master and not server.clustered:
         raise LedgerUnavailable(
-            f"Redis at {where} is a replica of {server.master} and takes no writes: name the "
-            "master in ledger.redis.url, or the sentinels, which know it",
+            f"Redis at {address} is a replica of {server.master} and takes no writes: name the "
+            "master in ledger.redis.url, or the sentinels",
             retry_after=1.0,
         )
-    if not allow_weak and (problem := _problem(server)):
-        raise ConfigurationError(f"Redis at {where} {problem}, {WEAK}")
+    if not allow_weak and (problem := _durability_problem(server)):
+        raise ConfigurationError(f"Redis at {address} {problem}, {OVERRIDE_HINT}")
 
 
-def _problem(server: Server) -> str:
-    """What of a Redis's configuration loses acknowledged writes, and how to put it right."""
+def _durability_problem(server: ServerInfo) -> str:
+    """Return what in the configuration loses acknowledged writes, and the remedy; or nothing."""
     if not (server.appendonly and server.appendfsync and server.policy):
         return (
-            "does not let this user read its configuration, so its promises are unknown: "
+            "does not let this user read its configuration, so its durability is unknown: "
             "permit it '+config|get'"
         )
     if server.policy != "noeviction":
@@ -105,7 +107,7 @@ def _problem(server: Server) -> str:
 
 
 def _field(info: str, name: str) -> str:
-    """One field of what INFO replied; empty when it is not there."""
+    """Return one field of the output of INFO; empty when it is missing."""
     found = re.search(rf"^{name}:(.*?)\r?$", info, re.MULTILINE)
     return found[1] if found else ""
 

@@ -1,4 +1,4 @@
-"""Guarantee: what the Redis in use promises, and what it does not, in sentences."""
+"""Guarantee of a Redis deployment: its promises and limitations, in sentences."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping
@@ -6,73 +6,78 @@ from dataclasses import dataclass
 
 from palaver import Guarantee
 from palaver_plugins.ledgers.redis.address import Address
-from palaver_plugins.ledgers.redis.checks import Server
+from palaver_plugins.ledgers.redis.checks import ServerInfo
 from palaver_plugins.ledgers.redis.sentinel import Sentinels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """On what a ledger stands now. ``replicas`` confirm every write; ``excess`` are commands that
-    the user may run and had better not."""
+class Deployment:
+    """Redis servers that a ledger uses. ``replicas`` confirm every write; ``excess_commands`` are
+    dangerous commands that the user may run."""
 
-    servers: Mapping[Address, Server]
+    servers: Mapping[Address, ServerInfo]
     replicas: int
     sentinels: Sentinels | None
-    excess: frozenset[str]
+    excess_commands: frozenset[str]
 
     def describe(self) -> Guarantee:
         return Guarantee(
-            holds=(
-                self._place(),
+            promises=(
+                self._describe_location(),
                 "Turns of a conversation run one at a time, in the order of their acceptance.",
-                *self._keeps(),
-                *self._protects(),
+                *self._durability_promises(),
+                *self._security_promises(),
             ),
-            lacks=tuple(dict.fromkeys((*self._loses(), *self._exposes()))),
+            limitations=tuple(
+                dict.fromkeys((*self._durability_limitations(), *self._security_limitations()))
+            ),
         )
 
-    def _place(self) -> str:
-        places = ", ".join(map(str, self.servers))
+    def _describe_location(self) -> str:
+        addresses = ", ".join(map(str, self.servers))
         versions = " and ".join(sorted({server.version for server in self.servers.values()}))
         if self.sentinels is not None:
             return (
-                f"Redis {versions} at {places} is the master of {self.sentinels.service!r}, as "
-                f"{self.sentinels} say; a failover is followed."
+                f"Redis {versions} at {addresses} is the master of {self.sentinels.service!r}, as "
+                f"{self.sentinels} say; the ledger follows a failover."
             )
         if self._clustered:
             return (
-                f"A Cluster of Redis {versions}: the ledger is on {places}, and is followed when "
-                "it moves."
+                f"A Cluster of Redis {versions}: the ledger is on {addresses}; it follows slots "
+                "that move."
             )
-        return f"Redis {versions} at {places}."
+        return f"Redis {versions} at {addresses}."
 
-    def _keeps(self) -> Iterator[str]:
+    def _durability_promises(self) -> Iterator[str]:
         servers = self.servers.values()
         if all(server.durable for server in servers):
-            yield "What was acknowledged is on disk: it survives a crash of Redis or its host."
+            yield "Acknowledged writes are on disk: they survive a crash of Redis or its host."
         if all(server.policy == "noeviction" for server in servers):
             yield "Redis evicts nothing; when its memory is full, messages are refused."
         if self.replicas:
             yield (
-                f"What was acknowledged has reached replicas ({self.replicas}): a failover to one "
-                "of them keeps it."
+                f"Acknowledged writes have reached replicas ({self.replicas}): a failover to one "
+                "keeps them."
             )
 
-    def _protects(self) -> Iterator[str]:
+    def _security_promises(self) -> Iterator[str]:
         if all(address.tls is not None for address in self.servers):
-            yield "What is said to Redis is encrypted (TLS), and its certificate was checked."
-        elif all(map(_is_here, self.servers)):
-            yield "What is said to Redis does not leave this machine."
-        if not self.excess:
-            yield f"The user {self._user!r} may do what a ledger does."
+            yield "Connections to Redis are encrypted (TLS), and its certificate is verified."
+        elif all(map(_is_local, self.servers)):
+            yield "Connections to Redis do not leave this machine."
+        if not self.excess_commands:
+            yield (
+                f"The user {self._user!r} has the permissions that a ledger needs, and no "
+                "dangerous ones."
+            )
 
-    def _loses(self) -> Iterator[str]:
+    def _durability_limitations(self) -> Iterator[str]:
         for server in self.servers.values():
-            yield from _losses_of(server)
+            yield from _configuration_limitations(server)
             if server.replicas < self.replicas:
                 yield (
-                    f"Only {server.replicas} of {self.replicas} replicas are there: messages are "
-                    "refused."
+                    f"Only {server.replicas} of {self.replicas} replicas are connected: messages "
+                    "are refused."
                 )
             elif self.replicas and server.replicas == self.replicas:
                 yield (
@@ -81,28 +86,29 @@ class Standing:
                 )
             elif not self.replicas and (server.replicas or self._fails_over):
                 yield (
-                    "A failover to a replica loses what had not reached it: set "
+                    "A failover to a replica loses the writes that have not reached it: set "
                     "ledger.redis.replicas."
                 )
             if self._fails_over and not server.replicas:
-                yield "A master has no replica: nobody can take over when it is lost."
-        if self.sentinels is not None and self.sentinels.answering < self.sentinels.count:
+                yield "A master has no replica: a failover is not possible when it is lost."
+        if self.sentinels is not None and self.sentinels.reachable_count < self.sentinels.count:
             what = (
                 "a failover and every acknowledgement need" if self.replicas else "a failover needs"
             )
-            yield f"Only {self.sentinels} answer: {what} the greater part of them."
+            yield f"Only {self.sentinels} answer: {what} a majority of them."
 
-    def _exposes(self) -> Iterator[str]:
-        if any(address.tls is None and not _is_here(address) for address in self.servers):
+    def _security_limitations(self) -> Iterator[str]:
+        if any(address.tls is None and not _is_local(address) for address in self.servers):
             yield (
-                "What is said to Redis, the password too, can be read on the way: rediss:// is "
-                "for TLS."
+                "Connections to Redis, and so the password, are not encrypted: use rediss:// for "
+                "TLS."
             )
-        if self.excess:
+        if self.excess_commands:
+            commands = (name.upper().replace("|", " ") for name in sorted(self.excess_commands))
             yield (
-                f"The user {self._user!r} may do more than a ledger does, like "
-                f"{', '.join(name.upper().replace('|', ' ') for name in sorted(self.excess))}: "
-                "config/redis.conf has one with the least rights."
+                f"The user {self._user!r} has more permissions than a ledger needs, such as "
+                f"{', '.join(commands)}: config/redis.conf has a user with the "
+                "least permissions."
             )
 
     @property
@@ -118,32 +124,32 @@ class Standing:
         return next(iter(self.servers)).username
 
 
-def _losses_of(server: Server) -> Iterator[str]:
+def _configuration_limitations(server: ServerInfo) -> Iterator[str]:
     if not server.durable:
         yield LOSSES.get(_weakness(server), LOSSES["unknown"])
     if server.policy not in ("noeviction", ""):
         yield (
-            f"With 'maxmemory-policy {server.policy}' any conversation may vanish when memory is "
-            "short."
+            f"With 'maxmemory-policy {server.policy}' any conversation may be deleted when "
+            "memory is short."
         )
 
 
-def _weakness(server: Server) -> str:
+def _weakness(server: ServerInfo) -> str:
     return server.appendfsync if server.appendonly == "yes" else f"appendonly {server.appendonly}"
 
 
 LOSSES = {
-    "no": "With 'appendfsync no' a crash of the host loses what the system had not yet written, "
-    "often half a minute.",
+    "no": "With 'appendfsync no' a crash of the host loses writes that the system had not yet "
+    "flushed, often half a minute.",
     "appendonly no": "Without 'appendonly yes' a crash of Redis loses everything since its "
     "last snapshot.",
     "everysec": "With 'appendfsync everysec' a crash of Redis loses up to a second, in bad cases "
     "two, of acknowledged writes.",
-    "unknown": "Redis does not tell its configuration: what a crash loses is not known.",
+    "unknown": "The user may not read Redis's configuration: what a crash loses is not known.",
 }
 
 
-def _is_here(address: Address) -> bool:
+def _is_local(address: Address) -> bool:
     if address.path or address.host == "localhost":
         return True
     try:

@@ -1,19 +1,21 @@
-"""Keys: where everything lives. No other module makes a key.
+"""Keys of the Redis ledger. No other module makes a key.
 
-``<prefix>:{pNN}:<noun>:<tenant>/…``: the hash tag keeps all that one script touches in one slot of
-a Redis Cluster. Ids hold none of ``{}:*/`` (see `palaver.messages.check_name`), so that no id
-reaches outside its own keys.
+``<prefix>:{pNN}:<noun>:<tenant>/…``: the hash tag keeps all keys of a script in one slot of a Redis
+Cluster. Ids contain none of ``{}:*/`` (see `palaver.messages.check_name`), so that no id can
+address another's keys.
 
-    state, queue     the partition's own
-    c:<name>…        a conversation: a hash, and with a suffix its turns, stream, history, marks, …
+    state, queue     of the partition
+    c:<name>         a conversation (hash), and with a suffix:
+                     :q unsettled turns, :h history, :s stream, :m dedupe records, :o their order,
+                     :u members, :e the channel; of one turn :t:<turn> its fields, :r:<turn> the
+                     reply, :j:<turn> the journal, :g:<turn> the steering messages
     p:<person>       the conversations of a person
-    k:<person>       what is remembered about a person
+    k:<person>       the memories about a person
     d, d:<turn>      dead letters
-    n:<nonce>        the answer to a claim, for the case that it is lost on the way
+    n:<nonce>        the conversation of a claim, in case its reply is lost
 
-Every key expires, but for ``state`` and ``queue``: they are as old as the partition, and hold
-nothing but counts, and the names of conversations with unsettled turns.
-"""
+Every key expires, except ``state`` and ``queue``: they contain only counts and the names of
+conversations with unsettled turns."""
 
 import zlib
 from typing import NamedTuple
@@ -22,79 +24,86 @@ from palaver import Conversation, check_name
 
 
 def scoped(tenant: str, rest: str) -> str:
-    """The one place where a tenant enters a key."""
+    """Return ``rest`` with the tenant before it. Every key that has a tenant gets it here."""
     return f"{check_name(tenant, 'tenant')}/{rest}"
 
 
 class Partition(NamedTuple):
-    """The keys that all conversations of a partition share."""
+    """Keys of one partition."""
 
     number: int
     base: str
     state: str
     queue: str
-    """The sorted set of conversations; also the channel that tells of work."""
-    conversations: str
-    """What the key of every conversation begins with."""
-    absent: str
-    """A key that never is. A Cluster that moves a slot refuses commands whose keys are not all
-    there: a script that names this one never runs while half of its keys are gone."""
+    """Sorted set of conversations; also the channel for new work."""
+    conversation_prefix: str
+    absent_key: str
+    """Key that never exists. While a Cluster moves a slot it refuses commands with a missing key,
+    so a script that names this one never runs on half of its keys."""
 
     @property
-    def owners(self) -> str:
-        """What the channel of every process that holds claims begins with."""
+    def owner_channel_prefix(self) -> str:
+        """Return the prefix of the channels of processes that hold claims."""
         return f"{self.base}w:"
 
     def claim(self, nonce: str) -> str:
         return f"{self.base}n:{nonce}"
 
     def conversation(self, name: str) -> str:
-        return self.conversations + name
+        return self.conversation_prefix + name
 
     def members(self, name: str) -> str:
-        """The set of people who have sent to a conversation."""
-        return f"{self.conversations}{name}:u"
+        """Return the key of the set of people who have sent to a conversation."""
+        return f"{self.conversation_prefix}{name}:u"
 
     def channel(self, name: str) -> bytes:
-        """Where a conversation's events are told."""
-        return f"{self.conversations}{name}:e".encode()
+        """Return the channel of a conversation's events."""
+        return f"{self.conversation_prefix}{name}:e".encode()
 
     @property
-    def letters(self) -> str:
-        """The set of turns that were given up."""
+    def dead_letters(self) -> str:
+        """Return the key of the sorted set of dead letters."""
         return f"{self.base}d"
 
-    def people(self, tenant: str) -> str:
-        """What the key `person` begins with."""
+    def conversation_keys(self, name: str) -> tuple[str, str, str]:
+        """Return the keys of a script about a conversation."""
+        return self.state, self.queue, self.conversation(name)
+
+    @property
+    def dead_letter_keys(self) -> tuple[str, str, str]:
+        """Return the keys of a script about dead letters."""
+        return self.state, self.queue, self.dead_letters
+
+    def person_index_prefix(self, tenant: str) -> str:
         return f"{self.base}p:{scoped(tenant, '')}"
 
-    def person(self, tenant: str, person: str) -> str:
-        """The set of conversations of this partition to which the person has sent."""
-        return self.people(tenant) + check_name(person, "person")
+    def person_index(self, tenant: str, person: str) -> str:
+        """Return the key of the conversations of this partition to which the person has sent."""
+        return self.person_index_prefix(tenant) + check_name(person, "person")
 
 
 class Keys:
-    """The key space under ``prefix``, spread over ``partitions``."""
+    """Key space under ``prefix``, spread over ``partitions``."""
 
     def __init__(self, prefix: str, partitions: int) -> None:
         self.partitions = tuple(_partition(prefix, number) for number in range(partitions))
 
     def partition(self, name: str) -> Partition:
-        """Where ``name`` lives: the same in every process, for as long as the count is."""
+        """Return the partition of ``name``: the same in every process with this many partitions."""
         partitions = self.partitions
         if len(partitions) == 1:
             return partitions[0]
         return partitions[zlib.crc32(name.encode()) % len(partitions)]
 
     def memories(self, tenant: str, person: str) -> tuple[Partition, str]:
-        """The partition and the key of what is remembered about a person."""
+        """Return the partition and the key of the memories about a person."""
         name = scoped(tenant, check_name(person, "person"))
         partition = self.partition(name)
         return partition, f"{partition.base}k:{name}"
 
 
 def name_of(conversation: Conversation) -> str:
-    """The conversation's name, in keys and in the queue."""
+    """Return the conversation's name in keys and in the queue."""
     return scoped(conversation.tenant, f"{conversation.channel}/{conversation.thread}")
 
 

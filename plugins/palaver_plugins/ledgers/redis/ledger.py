@@ -1,4 +1,4 @@
-"""RedisLedger: each method of `palaver.ledger.Ledger` is one script, one round trip."""
+"""RedisLedger: each method of `palaver.ledger.Ledger` is one script and one round trip."""
 
 import asyncio
 import math
@@ -15,9 +15,7 @@ from palaver import (
     DeadLetter,
     Erasure,
     Export,
-    Finished,
     Guarantee,
-    IndexConflict,
     LedgerUnavailable,
     LogEntry,
     Message,
@@ -29,109 +27,116 @@ from palaver import (
     Receipt,
     Snapshot,
     StopState,
-    UnsettledTurns,
+    UnsettledCount,
     encode,
+    finished_entry,
     new_id,
 )
-from palaver_plugins.ledgers.redis import people
-from palaver_plugins.ledgers.redis.entries import (
+from palaver_plugins.ledgers.redis import personal_data
+from palaver_plugins.ledgers.redis.client import Argument, RedisClient
+from palaver_plugins.ledgers.redis.connection import RedisReply
+from palaver_plugins.ledgers.redis.encoding import (
     pack_closing,
     pack_entries,
     pack_policies,
-    rest_of_received,
+    received_event_suffix,
 )
 from palaver_plugins.ledgers.redis.keys import Keys, Partition, name_of
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
-from palaver_plugins.ledgers.redis.store import Store
-from palaver_plugins.ledgers.redis.wire import Reply
 
 _decode_claim = msgspec.json.Decoder(Claim).decode
 _decode_page = msgspec.json.Decoder(Page).decode
 _decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
-_decode_letters = msgspec.json.Decoder(tuple[DeadLetter, ...]).decode
+_decode_dead_letters = msgspec.json.Decoder(tuple[DeadLetter, ...]).decode
 
 
 class RedisLedger:
-    """A `palaver.ledger.Ledger` in Redis, for any number of servers."""
+    """`palaver.ledger.Ledger` in Redis, for any number of servers."""
 
-    def __init__(self, settings: RedisLedgerSettings, *, store: type[Store] = Store) -> None:
+    def __init__(
+        self, settings: RedisLedgerSettings, *, client: type[RedisClient] = RedisClient
+    ) -> None:
         self._settings = settings
         self._keys = Keys(settings.prefix, settings.partitions)
-        self._store = store(settings, self._keys)
-        self._first = 0  # the partition that was asked first for the last claim
+        self._client = client(settings, self._keys)
+        self._first_partition = 0  # of the last claim
 
     async def start(self) -> None:
-        """Connect and check. Raises `ConfigurationError` when this Redis cannot keep a ledger's
-        promises, and `LedgerUnavailable` when it cannot be reached."""
-        await self._store.open()
+        """Connect and check the server. Raises `ConfigurationError` when this Redis cannot keep a
+        ledger's promises, and `LedgerUnavailable` when it cannot be reached."""
+        await self._client.open()
+
+    async def inspect(self) -> None:
+        """Check the server as `start` does, and write nothing."""
+        await self._client.open(read_only=True)
 
     async def close(self) -> None:
-        await self._store.close()
+        await self._client.close()
 
-    # The walk of a turn
+    # Turns
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         name = name_of(message.conversation)
         partition = self._keys.partition(name)
-        turn, ahead, duplicate, joined = await self._store.run(
+        turn, ahead, duplicate, joined = await self._client.run(
             "accept",
             partition,
-            _place(partition, name),
+            partition.conversation_keys(name),
             name,
             new_id(),
             message.id,
             message.digest,
             message.person,
             encode(message),
-            rest_of_received(message),
+            received_event_suffix(message),
             int(bool(message.skill)),
             pack_policies(policies),
             INBOX_LIMIT,
-            partition.people(message.conversation.tenant),
+            partition.person_index_prefix(message.conversation.tenant),
         )
         return Receipt(
             turn=turn.decode(), ahead=ahead, duplicate=duplicate == 1, joined=joined == 1
         )
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109  the protocol's
-        await self._store.ready()
-        await self._store.work.wait(timeout)
+        await self._client.wait_until_connected()
+        await self._client.work.wait(timeout)
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        told = self._store.work.count
+        notifications = self._client.work.count
         partitions = self._keys.partitions
-        self._first = (self._first + 1) % len(partitions)
+        self._first_partition = (self._first_partition + 1) % len(partitions)
         waits = []
-        away: LedgerUnavailable | None = None
-        for partition in partitions[self._first :] + partitions[: self._first]:
+        unavailable: LedgerUnavailable | None = None
+        for partition in partitions[self._first_partition :] + partitions[: self._first_partition]:
             try:
                 found = await self._claim_from(partition, worker, lease, history)
-            except LedgerUnavailable as error:  # a node of a Cluster: the others have work as well
-                away = error
+            except LedgerUnavailable as error:  # the other nodes of a Cluster may have work
+                unavailable = error
                 continue
             if isinstance(found, Claim):
                 return found
             waits.append(found)
-        if away is not None:
-            raise away
-        self._store.work.nothing(told, min(waits))
+        if unavailable is not None:
+            raise unavailable
+        self._client.work.clear_until_due(notifications, min(waits))
         return None
 
     async def _claim_from(
         self, partition: Partition, worker: str, lease: float, history: int
     ) -> Claim | float:
-        """A claim, or the seconds for which nothing will be due."""
-        found = await self._store.run(
+        """Return a claim, or the seconds until a turn may be due."""
+        found = await self._client.run(
             "claim",
             partition,
             (partition.state, partition.queue, partition.claim(new_id())),
-            partition.conversations,
+            partition.conversation_prefix,
             worker,
             _milliseconds(lease),
             history,
-            partition.owners,
-            self._store.owner,
+            partition.owner_channel_prefix,
+            self._client.owner_id,
         )
         if isinstance(found, bytes):
             return _decode_claim(found)
@@ -141,7 +146,9 @@ class RedisLedger:
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
         packed = pack_entries(entries) if entries else b""
-        return _progress(await self._own("append", claim, expect, _milliseconds(lease), packed))
+        return _progress(
+            await self._run_as_owner("append", claim, expect, _milliseconds(lease), packed)
+        )
 
     async def settle(
         self,
@@ -150,84 +157,86 @@ class RedisLedger:
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
-        finished = entries[-1] if entries else None
-        if not isinstance(finished, Finished):
-            raise IndexConflict(f"settle: turn {claim.turn} needs Finished as its last entry")
+        finished = finished_entry(claim.turn, entries)
         partition = self._keys.partition(name_of(claim.conversation))
         closing = pack_closing(
             claim,
             finished,
             pending_question,
-            steered,
+            taken_steering,
             dead_letter_reason,
-            next=new_id(),
-            indexes=partition.people(claim.conversation.tenant),
+            next_turn=new_id(),
+            person_indexes=partition.person_index_prefix(claim.conversation.tenant),
             events_kept=self._settings.events_kept,
             history_kept=self._settings.history_kept,
         )
-        entry_bytes, also = pack_entries(entries), (partition.letters,)
-        return _progress(await self._own("settle", claim, expect, entry_bytes, closing, also=also))
+        more_keys = (partition.dead_letters,)
+        packed = pack_entries(entries)
+        return _progress(
+            await self._run_as_owner("settle", claim, expect, packed, closing, more_keys=more_keys)
+        )
 
-    async def steering(self, claim: Claim) -> tuple[Message, ...]:
-        return _decode_messages(await self._own("steering", claim))
+    async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
+        return _decode_messages(await self._run_as_owner("read_steering", claim))
 
     async def release(self, claim: Claim) -> None:
-        await self._own("release", claim)
+        await self._run_as_owner("release", claim)
 
-    async def _own(
-        self, script: str, claim: Claim, *arguments: str | bytes | int, also: tuple[str, ...] = ()
-    ) -> Reply:
-        """Run a script of the claim's owner; ``also`` are more keys than the conversation's."""
+    async def _run_as_owner(
+        self, script: str, claim: Claim, *arguments: Argument, more_keys: tuple[str, ...] = ()
+    ) -> RedisReply:
+        """Run a script that compares the fence of the claim."""
         name = name_of(claim.conversation)
         partition = self._keys.partition(name)
-        keys = (*_place(partition, name), *also)
-        return await self._store.run(
+        keys = (*partition.conversation_keys(name), *more_keys)
+        return await self._client.run(
             script, partition, keys, name, claim.turn, claim.fence, *arguments
         )
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
-        state, stopped = await self._on("stop", conversation, turn or "")
+        state, stopped = await self._run_on("stop", conversation, turn or "")
         return state.decode(), stopped.decode()
 
     # Reading
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
-        return _decode_page(await self._on("read", conversation, after, limit))
+        return _decode_page(await self._run_on("read", conversation, after, limit))
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         name = name_of(conversation)
         channel = self._keys.partition(name).channel(name)
-        return await self._store.watch(channel, on_change)
+        return await self._client.watch(channel, on_change)
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        return _decode_snapshot(await self._on("snapshot", conversation, history))
+        return _decode_snapshot(await self._run_on("snapshot", conversation, history))
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         name = name_of(conversation)
         partition = self._keys.partition(name)
-        found = await self._store.command(partition, "SMEMBERS", partition.members(name))
+        found = await self._client.command(partition, "SMEMBERS", partition.members(name))
         return frozenset(member.decode() for member in found)
 
     async def queue_depth(self) -> QueueDepth:
         queued = running = 0
         for partition in self._keys.partitions:
-            counts = await self._store.command(
+            counts = await self._client.command(
                 partition, "HMGET", partition.state, "queued", "running"
             )
             queued += int(counts[0] or 0)
             running += int(counts[1] or 0)
         return QueueDepth(queued=queued, running=running)
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
-        rows: list[UnsettledTurns] = []
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
+        rows: list[UnsettledCount] = []
         for partition in self._keys.partitions:
-            keys = _place(partition, "")
-            values = await self._store.run("unsettled", partition, keys, partition.conversations)
+            keys = partition.conversation_keys("")
+            prefix = partition.conversation_prefix
+            values = await self._client.run("count_unsettled", partition, keys, prefix)
             rows += [
-                UnsettledTurns(
+                UnsettledCount(
                     tenant=tenant.decode(), person=person.decode(), turns=turns, bytes=size
                 )
                 for tenant, person, turns, size in zip(*[iter(values)] * 4, strict=True)
@@ -237,75 +246,72 @@ class RedisLedger:
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         found: list[DeadLetter] = []
         for partition in self._keys.partitions:
-            found += _decode_letters(
-                await self._store.run("dead_letters", partition, _letters(partition), limit)
+            found += _decode_dead_letters(
+                await self._client.run(
+                    "list_dead_letters", partition, partition.dead_letter_keys, limit
+                )
             )
         found.sort(key=lambda letter: letter.at, reverse=True)
         return tuple(found[: max(limit, 0)])
 
-    async def discard(self, turn: str) -> bool:
-        gone = [
-            await self._store.run("discard", partition, _letters(partition), turn)
+    async def discard_dead_letter(self, turn: str) -> bool:
+        deleted = [
+            await self._client.run(
+                "discard_dead_letter", partition, partition.dead_letter_keys, turn
+            )
             for partition in self._keys.partitions
         ]
-        return any(gone)
+        return any(deleted)
 
     # People
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        partition, place = self._keys.memories(tenant, person)
+        partition, memories_key = self._keys.memories(tenant, person)
         if value is None:
-            await self._store.command(partition, "HDEL", place, key)
+            await self._client.command(partition, "HDEL", memories_key, key)
         else:
             await asyncio.gather(
-                self._store.command(partition, "HSET", place, key, value),
-                self._keep(partition, place),
+                self._client.command(partition, "HSET", memories_key, key, value),
+                self._renew_memories(partition, memories_key),
             )
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
-        partition, place = self._keys.memories(tenant, person)
+        partition, memories_key = self._keys.memories(tenant, person)
         value, _ = await asyncio.gather(
-            self._store.command(partition, "HGET", place, key), self._keep(partition, place)
+            self._client.command(partition, "HGET", memories_key, key),
+            self._renew_memories(partition, memories_key),
         )
         return None if value is None else value.decode()
 
-    async def _keep(self, partition: Partition, place: str) -> None:
-        """What is remembered about a person is in use."""
-        if retention := self._settings.retention:
-            await self._store.command(partition, "PEXPIRE", place, _milliseconds(retention))
+    async def _renew_memories(self, partition: Partition, memories_key: str) -> None:
+        """Postpone the expiry of the memories about a person."""
+        if retention := self._settings.retention_seconds:
+            await self._client.command(partition, "PEXPIRE", memories_key, _milliseconds(retention))
         else:
-            await self._store.command(partition, "PERSIST", place)
+            await self._client.command(partition, "PERSIST", memories_key)
 
     async def export(self, tenant: str, person: str) -> Export:
-        return await people.export(self._store, self._keys, tenant, person)
+        return await personal_data.export(self._client, self._keys, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        return await people.erase(self._store, self._keys, tenant, person)
+        return await personal_data.erase(self._client, self._keys, tenant, person)
 
     async def guarantee(self) -> Guarantee:
-        return await self._store.guarantee()
+        return await self._client.guarantee()
 
-    # Below the surface
-
-    async def _on(
-        self, script: str, conversation: Conversation, *arguments: str | bytes | int
-    ) -> Reply:
+    async def _run_on(
+        self, script: str, conversation: Conversation, *arguments: Argument
+    ) -> RedisReply:
         name = name_of(conversation)
         partition = self._keys.partition(name)
-        return await self._store.run(script, partition, _place(partition, name), *arguments)
+        return await self._client.run(
+            script, partition, partition.conversation_keys(name), *arguments
+        )
 
 
-def _place(partition: Partition, name: str) -> tuple[str, str, str]:
-    return partition.state, partition.queue, partition.conversation(name)
-
-
-def _letters(partition: Partition) -> tuple[str, str, str]:
-    return partition.state, partition.queue, partition.letters
-
-
-def _progress(reply: Reply) -> Progress:
-    index, offset, stop, steering = reply
-    return Progress(index, offset, stop == 1, steering)
+def _progress(reply: RedisReply) -> Progress:
+    index, offset, stop_requested, steering_count = reply
+    return Progress(index, offset, stop_requested == 1, steering_count)
 
 
 def _milliseconds(seconds: float) -> int:

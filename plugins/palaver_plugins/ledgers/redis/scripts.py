@@ -1,7 +1,7 @@
-"""Scripts: the Lua that makes each method of the ledger one atomic step in Redis.
+"""Lua scripts: each makes a method of the ledger one atomic step in Redis.
 
-Redis runs a script by its SHA-1; the parts that scripts share are put together here, since a
-script cannot include another.
+Redis runs a script by its SHA-1. The parts that scripts share are concatenated here, as a script
+cannot include another.
 """
 
 import hashlib
@@ -11,39 +11,40 @@ from importlib import resources
 from typing import NamedTuple
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "rights": ("rights",),
-    "attest": ("attest",),
-    "accept": ("common", "expiry", "events", "turns", "policies", "accept"),
+    "permissions": ("permissions",),
+    "register_run": ("register_run",),
+    "accept": ("common", "expiry", "events", "turns", "concurrency", "accept"),
     "claim": ("common", "claim"),
-    "append": ("common", "expiry", "events", "entries", "owner", "append"),
+    "append": ("common", "expiry", "events", "entries", "fence", "append"),
     "settle": (
         "common",
         "expiry",
         "events",
         "turns",
         "entries",
-        "letters",
-        "bury",
-        "owner",
+        "claims",
+        "dead_letters",
+        "store_dead_letter",
+        "fence",
         "settle",
     ),
-    "steering": ("common", "expiry", "owner", "steering"),
-    "release": ("common", "expiry", "events", "owner", "release"),
+    "read_steering": ("common", "expiry", "fence", "read_steering"),
+    "release": ("common", "expiry", "events", "claims", "fence", "release"),
     "stop": ("common", "stop"),
     "read": ("common", "read"),
     "snapshot": ("common", "snapshot"),
-    "unsettled": ("common", "unsettled"),
-    "dead_letters": ("common", "letters", "dead_letters"),
-    "discard": ("common", "letters", "discard"),
+    "count_unsettled": ("common", "count_unsettled"),
+    "list_dead_letters": ("common", "dead_letters", "list_dead_letters"),
+    "discard_dead_letter": ("common", "dead_letters", "discard_dead_letter"),
     "export": ("common", "export"),
-    "export_letters": ("common", "letters", "export_letters"),
-    "erase": ("common", "expiry", "events", "turns", "erase"),
-    "erase_letters": ("common", "letters", "erase_letters"),
+    "export_dead_letters": ("common", "dead_letters", "export_dead_letters"),
+    "erase": ("common", "expiry", "events", "turns", "claims", "erase"),
+    "erase_dead_letters": ("common", "dead_letters", "erase_dead_letters"),
 }
 
 
 class Script(NamedTuple):
-    """``sha`` is how Redis knows ``source`` once it has been loaded."""
+    """Lua ``source`` and its SHA-1, by which Redis runs it once it is loaded."""
 
     name: str
     source: str
@@ -51,7 +52,7 @@ class Script(NamedTuple):
 
 
 def load_scripts() -> dict[str, Script]:
-    """Every script by name. Reads files: not for the event loop."""
+    """Return every script by name. Reads files: do not call it in the event loop."""
     folder = resources.files(__package__) / "lua"
     sources = {
         name: "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
@@ -66,6 +67,6 @@ def make_script(name: str, source: str) -> Script:
 
 
 def commands_of(scripts: Iterable[Script]) -> frozenset[str]:
-    """The commands that the scripts call, in lower case."""
-    found = (re.findall(r"redis\.p?call\(['\"](\w+)['\"]", each.source) for each in scripts)
+    """Return the commands that the scripts call, in lower case."""
+    found = (re.findall(r"redis\.p?call\(\s*['\"](\w+)['\"]", script.source) for script in scripts)
     return frozenset(name.lower() for names in found for name in names)

@@ -1,4 +1,4 @@
-"""Sentinels: they know which Redis is the master of a service, and whether it still is."""
+"""Redis Sentinel: finds the master of a service, and checks that it still is the master."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from hiredis import ReplyError
 
 from palaver import ConfigurationError, LedgerUnavailable, PalaverError
 from palaver_plugins.ledgers.redis.address import Address, Target
-from palaver_plugins.ledgers.redis.link import Link
-from palaver_plugins.ledgers.redis.nodes import Seeds
-from palaver_plugins.ledgers.redis.wire import Wire, pack
+from palaver_plugins.ledgers.redis.connection import Connection, pack
+from palaver_plugins.ledgers.redis.node_client import NodeClient
+from palaver_plugins.ledgers.redis.node_pool import SeedAddresses
 
-UNSAFE = ("o_down", "failover_in_progress")
-"""What a sentinel says of a master that another is going to replace."""
+FAILOVER_FLAGS = ("o_down", "failover_in_progress")
+"""Flags of a master that the sentinels are about to replace."""
 
 
-class Answer(NamedTuple):
-    """What a sentinel holds for true: ``epoch`` grows with every failover."""
+class MasterInfo(NamedTuple):
+    """A sentinel's view of the master; ``epoch`` grows with every failover."""
 
     epoch: int
     host: str
@@ -25,12 +25,12 @@ class Answer(NamedTuple):
     flags: str
 
 
-Answers = Sequence[Answer | PalaverError]
+MasterReplies = Sequence[MasterInfo | PalaverError]
 
 
 class Sentinels:
-    """The sentinels of ``target``, entered with their own ``credentials``: a password, or a name
-    and a password with a colon between. Those in ``target`` are for Redis."""
+    """Clients of the sentinels of ``target``. ``credentials`` are those of the sentinels: a
+    password, or a name, a colon and a password. The credentials in ``target`` are for Redis."""
 
     def __init__(
         self, target: Target, credentials: str, *, connect_timeout: float, command_timeout: float
@@ -38,114 +38,123 @@ class Sentinels:
         username, _, password = credentials.rpartition(":")
         username = username or "default"
         self.service = target.service
-        self.answering = 0
-        """How many answered when they were last asked."""
-        self._entry = target.addresses[0]
-        self._links = [
-            Link(
-                Seeds([address._replace(db=0, username=username, password=password)]).locate,
-                greet=_nothing,
-                push=lambda channel, payload: None,
+        self.reachable_count = 0
+        """Number of sentinels that answered the last query."""
+        self._redis_address = target.addresses[0]
+        self._clients = [
+            NodeClient(
+                SeedAddresses(
+                    [address._replace(db=0, username=username, password=password)]
+                ).locate,
+                on_connect=_no_setup,
+                on_publish=lambda channel, payload: None,
                 connect_timeout=connect_timeout,
                 command_timeout=command_timeout,
                 replicas=0,
             )
             for address in target.addresses
         ]
-        self._waiting: list[asyncio.Future[Answers]] = []
-        self._rounds: asyncio.Task[None] | None = None
+        self._waiters: list[asyncio.Future[MasterReplies]] = []
+        self._round_task: asyncio.Task[None] | None = None
 
     def __str__(self) -> str:
-        return f"{self.answering} of {self.count} sentinels"
+        return f"{self.reachable_count} of {self.count} sentinels"
 
     @property
     def count(self) -> int:
-        return len(self._links)
+        return len(self._clients)
 
-    def begin(self) -> None:
-        for link in self._links:
-            link.begin()
+    def start_in_background(self) -> None:
+        for client in self._clients:
+            client.start_in_background()
 
     async def close(self) -> None:
-        if self._rounds is not None:
-            self._rounds.cancel()
-            await asyncio.gather(self._rounds, return_exceptions=True)
-        for link in self._links:
-            await link.close()
+        if self._round_task is not None:
+            self._round_task.cancel()
+            await asyncio.gather(self._round_task, return_exceptions=True)
+        for client in self._clients:
+            await client.close()
 
     async def locate(self) -> Address:
-        """Where the master is. All are asked, as one that was cut off may know an old master
-        only: the newest failover counts.
+        """Return the address of the master, by the newest failover that any sentinel reports. A
+        sentinel that was partitioned may report an old master.
 
         Raises `LedgerUnavailable`, and `ConfigurationError` when one refuses and none answers.
         """
-        found = await self._ask()
-        answers = [answer for answer in found if isinstance(answer, Answer)]
-        if not answers:
-            raise self._failure([answer for answer in found if isinstance(answer, PalaverError)])
-        newest = max(answers)
-        return self._entry._replace(host=newest.host, port=newest.port)
+        replies = await self._query_all()
+        masters = [reply for reply in replies if isinstance(reply, MasterInfo)]
+        if not masters:
+            raise self._failure([reply for reply in replies if isinstance(reply, PalaverError)])
+        newest = max(masters)
+        return self._redis_address._replace(host=newest.host, port=newest.port)
 
-    async def doubt(self, address: Address) -> str:
-        """Why what ``address`` has acknowledged may be lost; empty when it still is the master.
+    async def confirm_master(self, address: Address) -> str:
+        """Return why acknowledged writes of ``address`` may be lost; empty when it is the master.
 
-        A master that hung for a while does not know that another was chosen, nor do its other
-        replicas, which confirm its writes until they are told. Who leads a failover knows.
+        A master that was paused does not know that it was replaced, nor do its remaining replicas,
+        which confirm its writes until they are reconfigured. The leader of the failover knows, so a
+        majority of the sentinels must answer.
         """
-        future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        if self._rounds is None or self._rounds.done():
-            self._rounds = asyncio.create_task(self._answer_in_rounds())
-        answers = [answer for answer in await future if isinstance(answer, Answer)]
-        if len(answers) <= self.count / 2:
+        future: asyncio.Future[MasterReplies] = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        if self._round_task is None or self._round_task.done():
+            self._round_task = asyncio.create_task(self._run_rounds())
+        masters = [reply for reply in await future if isinstance(reply, MasterInfo)]
+        if len(masters) <= self.count / 2:
             return f"only {self} answer"
-        for answer in answers:
-            if (answer.host, answer.port) != (address.host, address.port):
-                return f"the master is at {answer.host}:{answer.port}"
-            if any(flag in answer.flags for flag in UNSAFE):
-                return f"a sentinel says of the master: {answer.flags}"
+        for master in masters:
+            if (master.host, master.port) != (address.host, address.port):
+                return f"the master is at {master.host}:{master.port}"
+            if any(flag in master.flags for flag in FAILOVER_FLAGS):
+                return f"a sentinel reports of the master: {master.flags}"
         return ""
 
-    async def _answer_in_rounds(self) -> None:
-        """Whoever waits is answered by what was asked after the waiting began."""
-        while self._waiting:
-            waiting, self._waiting = self._waiting, []
-            answers = await self._ask()
-            for future in waiting:
+    async def _run_rounds(self) -> None:
+        """Answer each waiter with a query that began after it started to wait."""
+        while self._waiters:
+            waiters, self._waiters = self._waiters, []
+            replies = await self._query_all()
+            for future in waiters:
                 if not future.done():
-                    future.set_result(answers)
+                    future.set_result(replies)
 
-    async def _ask(self) -> Answers:
-        found = await asyncio.gather(*map(self._answer_of, self._links))
-        self.answering = sum(isinstance(answer, Answer) for answer in found)
-        return found
+    async def _query_all(self) -> MasterReplies:
+        replies = await asyncio.gather(*map(self._query, self._clients))
+        self.reachable_count = sum(isinstance(reply, MasterInfo) for reply in replies)
+        return replies
 
-    async def _answer_of(self, link: Link) -> Answer | PalaverError:
-        try:  # the address of the one command is of the epoch of the other
-            place, state = await asyncio.gather(
-                link.call(pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)),
-                link.call(pack("SENTINEL", "MASTER", self.service)),
+    async def _query(self, client: NodeClient) -> MasterInfo | PalaverError:
+        try:  # both are sent in one write, so that address and epoch belong together
+            location, state = await asyncio.gather(
+                client.send(pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)),
+                client.send(pack("SENTINEL", "MASTER", self.service)),
             )
             if isinstance(state, ReplyError) and "No such master" in str(state):
                 return ConfigurationError(
-                    f"sentinel {link.place} knows no service {self.service!r}; see ledger.redis.url"
+                    f"sentinel {client.connected_address} knows no service {self.service!r}; "
+                    "see ledger.redis.url"
                 )
-            told = link.check(state)
-            host, port = link.check(place)
+            fields = client.check_reply(state)
+            host, port = client.check_reply(location)
         except LedgerUnavailable as error:
             cause = error.__cause__
             return cause if isinstance(cause, ConfigurationError) else error
         except ConfigurationError as error:
             return error
-        return Answer(int(told[b"config-epoch"]), host.decode(), int(port), told[b"flags"].decode())
+        return MasterInfo(
+            epoch=int(fields[b"config-epoch"]),
+            host=host.decode(),
+            port=int(port),
+            flags=fields[b"flags"].decode(),
+        )
 
     def _failure(self, problems: Sequence[PalaverError]) -> PalaverError:
-        about = "; ".join(dict.fromkeys(map(str, problems)))
-        detail = f"no sentinel names the master of {self.service!r}: {about}"
+        reasons = "; ".join(dict.fromkeys(map(str, problems)))
+        detail = f"no sentinel names the master of {self.service!r}: {reasons}"
         if any(isinstance(problem, ConfigurationError) for problem in problems):
             return ConfigurationError(detail)
         return LedgerUnavailable(detail, retry_after=1.0)
 
 
-async def _nothing(link: Link, wire: Wire) -> None:
-    """A sentinel needs no greeting."""
+async def _no_setup(client: NodeClient, connection: Connection) -> None:
+    """Do nothing: connections to sentinels need no setup."""

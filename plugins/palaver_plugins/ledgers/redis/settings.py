@@ -1,4 +1,4 @@
-"""The settings of the Redis ledger."""
+"""Settings of the Redis ledger."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from palaver_plugins.ledgers.retention import RetentionSettings
 
 
 class RedisUrl(pydantic.RootModel[str]):
-    """One of the forms of `address`. Printing it hides the password."""
+    """URL of a Redis, a Sentinel service or a Cluster. Its text form hides the password."""
 
     model_config = pydantic.ConfigDict(frozen=True)
 
@@ -42,29 +42,29 @@ class RedisLedgerSettings(RetentionSettings):
     url: Annotated[Secret | RedisUrl, pydantic.Field(union_mode="left_to_right")] = RedisUrl(
         "redis://127.0.0.1:6379/0"
     )
-    """Where Redis is: a URL, or ``env:NAME`` or ``file:PATH`` of one that holds a password. One
-    server is ``redis://host:6379/0``, with TLS ``rediss://``; ``redis+sentinel://host,host/service``
-    asks sentinels for the master, ``redis+cluster://host,host`` enters a Cluster."""
+    """URL of Redis, or ``env:NAME`` or ``file:PATH`` of a URL with a password. One server is
+    ``redis://host:6379/0``, with TLS ``rediss://``; ``redis+sentinel://host,host/service`` asks
+    sentinels for the master, ``redis+cluster://host,host`` uses a Cluster."""
     sentinel_password: Secret | None = None
-    """What the sentinels themselves want, where they want it: ``env:NAME`` or ``file:PATH`` of a
-    password, or of ``user:password``."""
+    """Credentials of the sentinels, if they require any: ``env:NAME`` or ``file:PATH`` of a
+    password or of ``user:password``."""
     prefix: str = "palaver"
-    """What every key begins with. Servers with the same prefix share their conversations."""
+    """Prefix of every key. Servers with the same prefix share their conversations."""
     partitions: int = pydantic.Field(default=1, ge=1, le=64)
-    """Slots of a Redis Cluster over which conversations are spread. Fixed by the first start."""
+    """Number of slots of a Redis Cluster that have the conversations. Fixed by the first start."""
     allow_weak_durability: bool = False
-    """Start on a Redis that may lose what it has acknowledged, too."""
+    """Accept a Redis that may lose acknowledged writes."""
     replicas: int = pydantic.Field(default=0, ge=0)
-    """Replicas of Redis that must have a write before it is acknowledged: what a failover needs."""
+    """Replicas that must have a write before it is acknowledged, so that a failover keeps it."""
     events_kept: int = pydantic.Field(default=2_000, ge=1)
-    """Events of a conversation that a reconnecting client can be brought, counted whenever a turn
-    is settled; one that missed more gets a snapshot. They go after seven days of silence."""
+    """Events that a conversation keeps for reconnecting clients when a turn is settled; a client
+    that missed more gets a snapshot. They expire after seven days of inactivity."""
     history_kept: int = pydantic.Field(default=10_000, ge=2)
-    """Lines of a conversation's history that are stored; older ones go."""
+    """History entries that a conversation keeps; older ones are deleted."""
     connect_timeout: float = pydantic.Field(default=2.0, gt=0)
-    """Seconds in which a connection must be made."""
+    """Seconds in which a connection must be established."""
     command_timeout: float = pydantic.Field(default=3.0, gt=0)
-    """Seconds without any answer after which a connection counts as dead."""
+    """Seconds without an answer after which a connection counts as lost."""
 
     @pydantic.field_validator("prefix")
     @classmethod

@@ -1,4 +1,4 @@
-"""The embedded ledger: one SQLite file, served by one process."""
+"""Embedded ledger: one SQLite file, used by one process."""
 
 import asyncio
 import contextlib
@@ -32,29 +32,37 @@ from palaver import (
     Receipt,
     Snapshot,
     StopState,
-    StoredEvent,
-    UnsettledTurns,
+    UnsettledCount,
     hookimpl,
 )
 from palaver_plugins.ledgers.retention import RetentionSettings
-from palaver_plugins.ledgers.sqlite import closing, inbox, letters, people, records, turns
-from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
-from palaver_plugins.ledgers.sqlite.rows import number_from
-from palaver_plugins.ledgers.sqlite.writer import Outcome, Writer
+from palaver_plugins.ledgers.sqlite import (
+    dead_letters,
+    inbox,
+    personal_data,
+    queries,
+    settling,
+    turns,
+)
+from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread, JobResult
+from palaver_plugins.ledgers.sqlite.inspection import inspect_file
+from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
+from palaver_plugins.ledgers.sqlite.rows import stored_events
+from palaver_plugins.ledgers.watchers import Watchers
 
 
 class SQLiteLedgerSettings(RetentionSettings):
     path: Path | None = None
-    """The file. By default ``ledger.sqlite`` in the server's data directory."""
+    """Path of the file. By default ``ledger.sqlite`` in the server's data directory."""
     events_kept: int = pydantic.Field(default=10_000, ge=1)
-    """Events that a conversation keeps for resuming clients once a turn has ended."""
+    """Events that a conversation keeps for reconnecting clients when a turn is settled."""
 
 
 class SQLiteLedger:
-    """A `Ledger` in one file.
+    """`Ledger` in one file.
 
-    A single thread owns the file, so what is submitted from the event loop is applied in that
-    order. ``clock`` gives seconds since the epoch.
+    A single thread owns the file and applies operations in the order in which they are submitted.
+    ``clock`` returns seconds since the epoch.
     """
 
     def __init__(
@@ -63,48 +71,52 @@ class SQLiteLedger:
         data: Path,
         *,
         clock: Callable[[], float] = time.time,
-        writer: type[Writer] = Writer,
+        thread: type[DatabaseThread] = DatabaseThread,
     ) -> None:
         self.path = settings.path or data / "ledger.sqlite"
+        self._data = data
         self._clock = clock
-        self._writer = writer(
+        self._thread = thread(
             self.path,
             self._deliver,
             clock=clock,
-            kept=settings.events_kept,
-            retention=settings.retention,
+            events_kept=settings.events_kept,
+            retention=settings.retention_seconds,
         )
-        self._hints: dict[str, list[OnChange]] = {}
+        self._watchers = Watchers[str]()
         self._work = asyncio.Event()
-        self._idle_until = float("inf")
+        self._due_at = float("inf")
 
     async def start(self) -> None:
-        await self._writer.start()
+        await self._thread.start()
 
     async def close(self) -> None:
-        await self._writer.close()
+        await self._thread.close()
 
-    # The walk of a turn
+    async def inspect(self) -> None:
+        await asyncio.to_thread(inspect_file, self.path, self._data)
+
+    # Turns
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
-        return await self._writer.submit(inbox.accept, message, policies)
+        return await self._thread.submit(inbox.accept, message, policies)
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
-        lapse = max(0.0, self._idle_until - self._clock())
+        until_due = max(0.0, self._due_at - self._clock())
         try:
-            async with asyncio.timeout(min(timeout, lapse)):
+            async with asyncio.timeout(min(timeout, until_due)):
                 await self._work.wait()
         except TimeoutError:
             pass
 
     async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        claim = await self._writer.submit(turns.claim, lease, history)
+        claim = await self._thread.submit(turns.claim, lease, history)
         return claim if isinstance(claim, Claim) else None
 
     async def append(
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
-        return await self._writer.submit(turns.append, claim, entries, expect, lease)
+        return await self._thread.submit(turns.append, claim, entries, expect, lease)
 
     async def settle(
         self,
@@ -113,127 +125,114 @@ class SQLiteLedger:
         *,
         expect: int,
         pending_question: PendingQuestion | None = None,
-        steered: Sequence[Message] = (),
+        taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
     ) -> Progress:
-        return await self._writer.submit(
-            closing.settle, claim, entries, expect, pending_question, steered, dead_letter_reason
+        return await self._thread.submit(
+            settling.settle,
+            claim,
+            entries,
+            expect,
+            pending_question,
+            taken_steering,
+            dead_letter_reason,
         )
 
-    async def steering(self, claim: Claim) -> tuple[Message, ...]:
-        return await self._writer.submit(turns.steers, claim)
+    async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
+        return await self._thread.submit(turns.read_steering, claim)
 
     async def release(self, claim: Claim) -> None:
-        await self._writer.submit(turns.release, claim)
+        await self._thread.submit(turns.release, claim)
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
-        return await self._writer.submit(inbox.stop, str(conversation), turn)
+        return await self._thread.submit(inbox.stop, str(conversation), turn)
 
     # Reading
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
-        return await self._writer.submit(records.read, str(conversation), after, limit)
+        return await self._thread.submit(queries.read, str(conversation), after, limit)
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
-        name = str(conversation)
-        self._hints.setdefault(name, []).append(on_change)
-
-        def unwatch() -> None:
-            hints = self._hints.get(name, [])
-            if on_change in hints:
-                hints.remove(on_change)
-            if not hints:
-                self._hints.pop(name, None)
-
-        return unwatch
+        return self._watchers.add(str(conversation), on_change)
 
     async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        return await self._writer.submit(records.snapshot, str(conversation), history)
+        return await self._thread.submit(queries.snapshot, str(conversation), history)
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
-        return await self._writer.submit(records.members, str(conversation))
+        return await self._thread.submit(queries.members, str(conversation))
 
     async def queue_depth(self) -> QueueDepth:
-        return await self._writer.submit(records.depth)
+        return await self._thread.submit(queries.queue_depth)
 
-    async def unsettled(self) -> tuple[UnsettledTurns, ...]:
-        return await self._writer.submit(records.unsettled)
+    async def count_unsettled(self) -> tuple[UnsettledCount, ...]:
+        return await self._thread.submit(queries.count_unsettled)
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
-        return await self._writer.submit(letters.listed, limit)
+        return await self._thread.submit(dead_letters.list_newest, limit)
 
-    async def discard(self, turn: str) -> bool:
-        return await self._writer.submit(letters.discard, turn)
+    async def discard_dead_letter(self, turn: str) -> bool:
+        return await self._thread.submit(dead_letters.discard, turn)
 
     # People
 
     async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        await self._writer.submit(records.remember, tenant, person, key, value)
+        await self._thread.submit(queries.remember, tenant, person, key, value)
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
-        return await self._writer.submit(records.recall, tenant, person, key)
+        return await self._thread.submit(queries.recall, tenant, person, key)
 
     async def export(self, tenant: str, person: str) -> Export:
-        return await self._writer.submit(people.export, tenant, person)
+        return await self._thread.submit(personal_data.export, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        erasure = await self._writer.submit(people.erase, tenant, person)
-        for name, hints in self._hints.items():
+        erasure = await self._thread.submit(personal_data.erase, tenant, person)
+        for name in self._watchers:
             if name.startswith(f"{tenant}/"):
-                self._hint_soon(name, hints, ())
+                self._watchers.notify(name, ())
         return erasure
 
     async def guarantee(self) -> Guarantee:
         return Guarantee(
-            holds=(
+            promises=(
                 "What was acknowledged survives a crash of the server and a loss of power.",
                 "Turns of a conversation run one at a time, in order.",
-                "Turns that were running when the server died go on when it starts again.",
+                "Turns that were running when the server died continue when it starts again.",
             ),
-            lacks=(
+            limitations=(
                 "One server at a time: several replicas need a Redis ledger.",
-                "What the disk loses is lost: back up the file.",
+                "A loss of the disk loses the data: back up the file.",
             ),
         )
 
     # In the event loop, after a commit
 
-    def _deliver(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            future, applied = outcome.future, outcome.applied
-            if applied is None:
-                if not future.done():
-                    future.set_exception(outcome.error)
+    def _deliver(self, jobs: list[JobResult]) -> None:
+        for future, result, error in jobs:
+            if result is None:
+                if error is not None and not future.done():
+                    future.set_exception(error)
                 continue
-            self._tell(applied)
+            self._notify(result)
             if not future.done():
-                future.set_result(applied.value)
-            elif isinstance(applied.value, Claim):
-                self._give_back(applied.value)
+                future.set_result(result.value)
+            elif isinstance(result.value, Claim):
+                self._release_unclaimed(result.value)
 
-    def _tell(self, applied: Applied[Any]) -> None:
-        """Wake who waits for work, and hint at new events."""
-        if applied.wake:
+    def _notify(self, result: OperationResult[Any]) -> None:
+        """Wake `wait_for_work` and the watchers."""
+        if result.wake:
             self._work.set()
-        elif isinstance(applied.value, Idle):
+        elif isinstance(result.value, NothingDue):
             self._work.clear()
-            self._idle_until = applied.value.until
-        if applied.events and (hints := self._hints.get(applied.name)):
-            self._hint_soon(applied.name, hints, number_from(applied.offset, applied.events))
+            self._due_at = result.value.until
+        if result.events and result.conversation in self._watchers:
+            stored = stored_events(result.offset, result.events)
+            self._watchers.notify(result.conversation, stored)
 
-    def _hint_soon(self, name: str, hints: list[OnChange], events: tuple[StoredEvent, ...]) -> None:
-        loop = asyncio.get_running_loop()
-        for hint in hints:  # on its own, so that one that fails disturbs nobody
-            loop.call_soon(self._hint, name, hint, events)
-
-    def _hint(self, name: str, hint: OnChange, events: tuple[StoredEvent, ...]) -> None:
-        if hint in self._hints.get(name, ()):
-            hint(events)
-
-    def _give_back(self, claim: Claim) -> None:
-        """Release a claim whose claimer was cancelled before it heard of it."""
+    def _release_unclaimed(self, claim: Claim) -> None:
+        """Release a claim whose caller was cancelled in the meantime."""
         with contextlib.suppress(LedgerUnavailable):
-            self._writer.submit(turns.release, claim)
+            self._thread.submit(turns.release, claim)
 
 
 def _build(settings: SQLiteLedgerSettings, build_context: BuildContext) -> Ledger:

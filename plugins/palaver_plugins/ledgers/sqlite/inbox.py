@@ -1,156 +1,221 @@
-"""A turn before it is claimed, as SQL: accept and stop.
+"""Operations on turns that are not claimed: accept and stop.
 
-Each function is one operation, and checks all that may fail before it writes.
+Each function is one operation; it checks everything that may fail before it writes.
 """
 
-from palaver import ConcurrencyPolicies, Conflict, Message, Receipt, Received, StopState, TooMany
-from palaver_plugins.ledgers.sqlite.applied import Applied
-from palaver_plugins.ledgers.sqlite.policies import interrupt_for, joined, policy_of
+from typing import NamedTuple
+
+from palaver import (
+    ConcurrencyPolicies,
+    Conflict,
+    InboxMessage,
+    JoinTurn,
+    Message,
+    NewTurn,
+    Receipt,
+    StopState,
+    TooMany,
+    decide_concurrency,
+    received_event,
+)
+from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     HOUR,
-    OpenTurn,
-    Post,
+    CachedHistory,
+    Database,
     Row,
-    Store,
-    Tail,
+    UnsettledTurn,
     encode,
-    epoch_to_come,
+    load_reply,
+    next_epoch,
 )
-from palaver_plugins.ledgers.sqlite.unsettled import (
+from palaver_plugins.ledgers.sqlite.unsettled_turns import (
+    add_steering,
     add_turn,
-    number_after_all,
-    number_of,
+    claimed_turn,
+    next_number,
+    parse_number,
+    read_newest,
+    read_unsettled_turn,
 )
 
-REMEMBERED = 24 * HOUR
-"""Seconds for which the id of a message is known as used."""
+DEDUPE_SECONDS = 24 * HOUR
+"""Seconds for which the ledger recognizes the id of a message."""
 
-_SEEN = "SELECT turn, digest, at FROM marks WHERE conversation = ? AND message = ?"
-_MARK = """
-INSERT OR REPLACE INTO marks (conversation, message, person, turn, digest, at)
+_FIND_DUPLICATE = """
+SELECT turn, digest, accepted_at FROM dedupe_records WHERE conversation = ? AND message = ?
+"""
+_ADD_DEDUPE_RECORD = """
+INSERT OR REPLACE INTO dedupe_records (conversation, message, person, turn, digest, accepted_at)
 VALUES (?, ?, ?, ?, ?, ?)
 """
 _ADD_MEMBER = "INSERT OR IGNORE INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
-_QUEUE = """
-UPDATE conversations SET newest = ?, last = ?, open = ?, inbox = ?, steers = ?,
-    due = coalesce(?, due) WHERE id = ?
+_UPDATE_QUEUE = """
+UPDATE conversations SET newest_turn = ?, last_offset = ?, unsettled_turns = ?,
+    waiting_messages = ?, steering_count = ?, due_at = coalesce(?, due_at) WHERE id = ?
 """
 _OLDEST = """
-SELECT place, id, TRUE FROM turns
-WHERE place >= ? AND place < ? AND lines IS NULL ORDER BY place LIMIT 1
+SELECT position, id, TRUE FROM turns
+WHERE position >= ? AND position < ? AND history IS NULL ORDER BY position LIMIT 1
 """
-_BY_ID = "SELECT place, id, lines IS NULL FROM turns WHERE place = ? AND id = ?"
+_BY_ID = "SELECT position, id, history IS NULL FROM turns WHERE position = ? AND id = ?"
+_JOIN = "UPDATE turns SET inbox_messages = ?, due_at = ? WHERE position = ?"
+_STOP = "UPDATE turns SET stop_requested = 1 WHERE position = ?"
+_STOP_RUNNING = "UPDATE conversations SET stop_requested = 1, successor = ? WHERE id = ?"
 
 
-def accept(store: Store, message: Message, policies: ConcurrencyPolicies) -> Applied[Receipt]:
-    now = store.clock()
+def accept(
+    database: Database, message: Message, policies: ConcurrencyPolicies
+) -> OperationResult[Receipt]:
+    now = database.clock()
     name = str(message.conversation)
     digest = message.digest
-    row = store.row(name)
+    row = database.row(name)
     if row is None:
-        row = _begin(store, name, now)
-    elif earlier := _seen(store, row, message, digest, now):
-        return Applied(earlier)
-    if row.inbox >= policies.inbox_limit:
+        row = _begin(database, name, now)
+    elif earlier := _find_duplicate(database, row, message, digest, now):
+        return OperationResult(earlier)
+    if row.waiting_messages >= policies.inbox_limit:
         raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
-    _note(store, row, message, now)
-    return _receive(store, row, Post(now, message), digest, policies)
+    if message.person not in row.people:
+        member = (row.id, message.conversation.tenant, message.person)
+        database.execute(_ADD_MEMBER, member)
+        row.people.add(message.person)
+    database.record_activity(row, now)
+    return _receive(database, row, InboxMessage(now, message), digest, policies)
 
 
-def _seen(store: Store, row: Row, message: Message, digest: str, now: float) -> Receipt | None:
-    """The receipt of the same message, if it was accepted within the last day."""
-    found = store.database.execute(_SEEN, (row.id, message.id)).fetchone()
+def _find_duplicate(
+    database: Database, row: Row, message: Message, digest: str, now: float
+) -> Receipt | None:
+    """Return the receipt of the same message, if it was accepted within the last day."""
+    found = database.execute(_FIND_DUPLICATE, (row.id, message.id)).fetchone()
     if found is None:
         return None
-    turn, known, at = found
-    if now - at >= REMEMBERED:
+    turn, known_digest, accepted_at = found
+    if now - accepted_at >= DEDUPE_SECONDS:
         return None
-    if known != digest:
+    if known_digest != digest:
         raise Conflict(f"message id {message.id!r} was used with another body")
-    return Receipt(turn=turn, ahead=_ahead(store, row, number_of(turn)), duplicate=True)
+    return Receipt(turn=turn, ahead=_ahead(database, row, parse_number(turn)), duplicate=True)
 
 
-def _begin(store: Store, name: str, now: float) -> Row:
-    """Make the row of a new conversation."""
-    store.database.execute(
-        "INSERT INTO conversations (name, epoch, active) VALUES (?, ?, ?)",
-        (name, epoch_to_come(store.database), now),
+def _begin(database: Database, name: str, now: float) -> Row:
+    """Store a new conversation."""
+    database.execute(
+        "INSERT INTO conversations (name, epoch, active_at) VALUES (?, ?, ?)",
+        (name, next_epoch(database.connection), now),
     )
-    row = store.row(name)
+    row = database.row(name)
     assert row is not None
-    row.tail = Tail((), whole=True)
+    row.cached_history = CachedHistory((), is_complete=True)
     return row
 
 
-def _note(store: Store, row: Row, message: Message, now: float) -> None:
-    """Keep who takes part in a conversation, and that it lives."""
-    execute = store.database.execute
-    if message.person not in row.people:
-        execute(_ADD_MEMBER, (row.id, message.conversation.tenant, message.person))
-        row.people.add(message.person)
-    store.touch(row, now)
-
-
-def _ahead(store: Store, row: Row, number: int) -> int:
-    """Turns that come before that one; 0 when it is settled."""
-    (ahead,) = store.database.execute(
-        "SELECT count(*) FROM turns WHERE place >= ? AND place < ? AND lines IS NULL",
-        (row.base + row.head, row.base + number),
+def _ahead(database: Database, row: Row, number: int) -> int:
+    """Count the unsettled turns before that one; 0 when it is settled."""
+    (ahead,) = database.execute(
+        "SELECT count(*) FROM turns WHERE position >= ? AND position < ? AND history IS NULL",
+        (row.base + row.oldest_turn, row.base + number),
     ).fetchone()
     return int(ahead)
 
 
+class _Assignment(NamedTuple):
+    """Turn that answers a message, after ``ahead`` others."""
+
+    turn: UnsettledTurn
+    ahead: int
+    joined: bool
+
+
 def _receive(
-    store: Store, row: Row, post: Post, digest: str, policies: ConcurrencyPolicies
-) -> Applied[Receipt]:
-    policy = policy_of(store, row, policies)
-    turn = joined(store, row, post, policy, policies.merge_window)
-    is_new = turn is None
-    if turn is None:
-        window = policies.merge_window if policy == "merge" else 0.0
-        ahead = row.open
-        turn = add_turn(store.database, row, number_after_all(row), [post], post.at + window)
-        if policy == "interrupt":
-            interrupt_for(store, row, turn)
-    else:
-        ahead = row.open - 1 if turn.number == row.newest else _ahead(store, row, turn.number)
-    message = post.message
-    received = _received(turn, message, ahead)
-    offset = row.last + 1
-    execute = store.database.execute
-    execute(_MARK, (row.id, message.id, message.person, turn.id, digest, post.at))
-    execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
-    row.last, row.inbox = offset, row.inbox + 1
-    due = turn.due if row.open == 1 and not row.running else None
-    execute(_QUEUE, (row.newest, row.last, row.open, row.inbox, row.steers, due, row.id))
-    receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=not is_new)
-    return Applied(receipt, row.name, offset, (received,), wake=due is not None)
-
-
-def _received(turn: OpenTurn, message: Message, ahead: int) -> Received:
-    return Received(
-        turn=turn.id, id=message.id, person=message.person, text=message.text, ahead=ahead
+    database: Database,
+    row: Row,
+    inbox_message: InboxMessage,
+    digest: str,
+    policies: ConcurrencyPolicies,
+) -> OperationResult[Receipt]:
+    turn, ahead, joined = _assign_turn(database, row, inbox_message, policies)
+    message = inbox_message.message
+    received = received_event(turn.id, message, ahead=ahead)
+    offset = row.last_offset + 1
+    database.execute(
+        _ADD_DEDUPE_RECORD,
+        (row.id, message.id, message.person, turn.id, digest, inbox_message.accepted_at),
     )
+    database.execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
+    row.last_offset, row.waiting_messages = offset, row.waiting_messages + 1
+    due_at = turn.due_at if row.unsettled_turns == 1 and not row.running_turn else None
+    database.execute(
+        _UPDATE_QUEUE,
+        (row.newest_turn, row.last_offset, row.unsettled_turns, row.waiting_messages,
+         row.steering_count, due_at, row.id),
+    )  # fmt: skip
+    receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=joined)
+    return OperationResult(receipt, row.name, offset, (received,), wake=due_at is not None)
 
 
-def stop(store: Store, name: str, turn: str | None) -> Applied[tuple[StopState, str]]:
-    row = store.row(name)
+def _assign_turn(
+    database: Database, row: Row, inbox_message: InboxMessage, policies: ConcurrencyPolicies
+) -> _Assignment:
+    """Add the message to the turn that the policy names."""
+    connection = database.connection
+    running = successor = None
+    skill = ""
+    if row.running_turn:
+        running = claimed_turn(connection, row)
+        running.stop_requested = bool(row.stop_requested)
+        successor = read_unsettled_turn(connection, row, row.successor) if row.successor else None
+        if policies.skills:
+            load_reply(connection, row)
+            skill = row.skill
+    decision = decide_concurrency(
+        inbox_message,
+        policies.for_skill(skill),
+        policies.merge_window,
+        running=running,
+        newest=read_newest(connection, row) if row.unsettled_turns else None,
+        successor=successor,
+    )
+    if isinstance(decision, NewTurn):
+        ahead, number = row.unsettled_turns, next_number(row)
+        turn = add_turn(connection, row, number, [inbox_message], decision.due_at)
+        if running is not None and decision.stop_running:
+            connection.execute(_STOP, (row.base + running.number,))
+            connection.execute(_STOP_RUNNING, (turn.number, row.id))
+            row.stop_requested, row.successor = 1, turn.number
+        return _Assignment(turn, ahead, joined=False)
+    turn = decision.turn
+    if isinstance(decision, JoinTurn):
+        turn.inbox_messages, turn.due_at = (*turn.inbox_messages, inbox_message), decision.due_at
+        joined = (encode(turn.inbox_messages), turn.due_at, row.base + turn.number)
+        connection.execute(_JOIN, joined)
+    else:
+        add_steering(connection, row, inbox_message)
+    is_newest = turn.number == row.newest_turn
+    ahead = row.unsettled_turns - 1 if is_newest else _ahead(database, row, turn.number)
+    return _Assignment(turn, ahead, joined=True)
+
+
+def stop(database: Database, name: str, turn: str | None) -> OperationResult[tuple[StopState, str]]:
+    row = database.row(name)
     if row is None:
-        return Applied(("unknown", ""))
-    place = row.base + (row.head if turn is None else number_of(turn))
-    query = _OLDEST if turn is None else _BY_ID
-    bound: int | str = row.end if turn is None else turn
-    found = store.database.execute(query, (place, bound)).fetchone()
+        return OperationResult(("unknown", ""))
+    if turn is None:
+        found = database.execute(_OLDEST, (row.base + row.oldest_turn, row.end)).fetchone()
+    else:
+        found = database.execute(_BY_ID, (row.base + parse_number(turn), turn)).fetchone()
     if found is None:
-        return Applied(("unknown", ""))
-    place, turn, is_open = found
+        return OperationResult(("unknown", ""))
+    position, turn, is_open = found
     if not is_open:
-        return Applied(("settled", turn))
-    store.database.execute("UPDATE turns SET stop = 1 WHERE place = ?", (place,))
-    if waiting := row.queued.get(place - row.base):
-        waiting.stop = True
-    if turn == row.running:
-        store.database.execute("UPDATE conversations SET stop = 1 WHERE id = ?", (row.id,))
-        row.stop = 1
-    return Applied(("stopping", turn))
+        return OperationResult(("settled", turn))
+    database.execute(_STOP, (position,))
+    if waiting := row.cached_turns.get(position - row.base):
+        waiting.stop_requested = True
+    if turn == row.running_turn:
+        database.execute("UPDATE conversations SET stop_requested = 1 WHERE id = ?", (row.id,))
+        row.stop_requested = 1
+    return OperationResult(("stopping", turn))

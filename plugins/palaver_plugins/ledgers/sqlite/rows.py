@@ -1,4 +1,4 @@
-"""Rows of the SQLite ledger as objects, and the reading that several operations share."""
+"""Rows of the SQLite ledger as objects, and the reads that several operations share."""
 
 import sqlite3
 import zlib
@@ -11,6 +11,7 @@ import msgspec
 from palaver import (
     Event,
     HistoryEntry,
+    InboxMessage,
     LogEntry,
     Message,
     Routed,
@@ -20,219 +21,221 @@ from palaver import (
     TextReset,
 )
 
-LIVE = 512
-"""Conversations that are held in memory beside the file."""
-HELD_LINES = 80
-HELD_CHARACTERS = 32_768
-"""How much of the newest history of such a conversation is held."""
+MAX_CACHED_CONVERSATIONS = 512
+MAX_CACHED_ENTRIES = 80
+"""History entries that the cache keeps of a conversation."""
+MAX_CACHED_CHARACTERS = 32_768
+"""Length of the history, or of a turn's messages, above which they are not cached."""
+HOUR = 3600.0
+"""Precision, in seconds, of the time at which a conversation or a memory was last used."""
 
 encode = msgspec.json.Encoder().encode
 decode_events = msgspec.json.Decoder(list[Event]).decode
-_decode_lines = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
+_decode_history = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
-HOUR = 3600.0
-"""How exactly it is known when a conversation or a memory was used last."""
-
-
-class Post(msgspec.Struct, frozen=True, array_like=True):
-    """A message and when it was accepted, in seconds since the epoch."""
-
-    at: float
-    message: Message
-
-
-class OpenTurn(msgspec.Struct):
-    """A turn that is not settled: the columns of its row that are of use until it is."""
+class UnsettledTurn(msgspec.Struct):
+    """Turn that is not settled: the columns of its row that are used until then."""
 
     number: int
     id: str
     person: str
-    due: float
-    stop: bool
-    posts: tuple[Post, ...]
+    due_at: float
+    stop_requested: bool
+    inbox_messages: tuple[InboxMessage, ...]
     interrupted: tuple[Message, ...] = ()
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return tuple(post.message for post in self.posts)
+        return tuple(inbox_message.message for inbox_message in self.inbox_messages)
 
 
 class Row(msgspec.Struct):
-    """A row of ``conversations``: the first fields are its columns, explained in the schema.
-
-    The others hold what the file has as well, to spare reading it again.
-    """
+    """Row of ``conversations``: first its columns (see the schema), then a cache of other rows."""
 
     id: int
     name: str
     epoch: str
-    first: int
-    last: int
-    newest: int
-    open: int
+    first_offset: int
+    last_offset: int
+    newest_turn: int
+    unsettled_turns: int
     fence: int
-    waits: int
-    inbox: int
-    active: float
-    head: int
-    running: str
-    failed: int
-    steps: int
-    stop: int
+    has_question: int
+    waiting_messages: int
+    active_at: float
+    oldest_turn: int
+    running_turn: str
+    failed_attempts: int
+    has_steps: int
+    stop_requested: int
     successor: int
-    steers: int
-    began: int
-    length: int
-    size: int
-    expected: int
-    digest: int
-    reached: int
+    steering_count: int
+    start_offset: int
+    reply_length: int
+    next_index: int
+    write_index: int
+    write_digest: int
+    write_offset: int
     people: set[str] = msgspec.field(default_factory=set)
-    queued: dict[int, OpenTurn] = msgspec.field(default_factory=dict)  # some of those that wait
-    front: OpenTurn | None = None  # the claimed one
-    parts: list[str] | None = None  # of the running reply
+    cached_turns: dict[int, UnsettledTurn] = msgspec.field(default_factory=dict)
+    """Some of the turns that wait, by number."""
+    claimed_turn: UnsettledTurn | None = None
+    reply_parts: list[str] | None = None
     skill: str = ""
-    tail: "Tail | None" = None
+    cached_history: "CachedHistory | None" = None
 
     @property
     def base(self) -> int:
-        """The place before the conversation's first row."""
+        """Return the position before the conversation's first row."""
         return self.id << 32
 
     @property
     def end(self) -> int:
-        """The place after the conversation's last possible row."""
+        """Return the position after the conversation's last possible row."""
         return (self.id + 1) << 32
 
+    @property
+    def reply(self) -> str:
+        """Return the reply that `load_reply` has read."""
+        return "".join(self.reply_parts or ())
 
-ADD_EVENTS = "INSERT INTO events (place, turn, data) VALUES (?, ?, ?)"
-_FIELDS = Row.__struct_fields__[: Row.__struct_fields__.index("people")]
-COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS)
+
+ADD_EVENTS = "INSERT INTO events (position, turn, data) VALUES (?, ?, ?)"
+_FIELDS = Row.__struct_fields__
+COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS[: _FIELDS.index("people")])
 _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"
 
 
-class Tail:
-    """The newest lines of a history; ``whole`` when there are no older ones."""
+class CachedHistory:
+    """Newest entries of a history; ``is_complete`` when there are no older ones."""
 
-    __slots__ = ("characters", "lines", "whole")
+    __slots__ = ("characters", "entries", "is_complete")
 
-    def __init__(self, lines: Sequence[HistoryEntry], *, whole: bool) -> None:
-        self.lines = deque(lines)
-        self.whole = whole
-        self.characters = sum(len(line.text) for line in lines)
+    def __init__(self, entries: Sequence[HistoryEntry], *, is_complete: bool) -> None:
+        self.entries = deque(entries)
+        self.is_complete = is_complete
+        self.characters = sum(len(entry.text) for entry in entries)
 
-    def add(self, *lines: HistoryEntry) -> None:
-        self.lines += lines
-        self.characters += sum(len(line.text) for line in lines)
-        while len(self.lines) > HELD_LINES:
-            self.characters -= len(self.lines.popleft().text)
-            self.whole = False
+    def add(self, entries: Sequence[HistoryEntry]) -> None:
+        self.entries += entries
+        self.characters += sum(len(entry.text) for entry in entries)
+        while len(self.entries) > MAX_CACHED_ENTRIES:
+            self.characters -= len(self.entries.popleft().text)
+            self.is_complete = False
 
     def newest(self, count: int) -> tuple[HistoryEntry, ...] | None:
-        """The newest ``count`` lines, or None when some of them are not held."""
-        if count > len(self.lines) and not self.whole:
+        """Return the newest ``count`` entries, or None when some are not cached."""
+        if count > len(self.entries) and not self.is_complete:
             return None
-        return tuple(self.lines)[-count:]
+        return tuple(self.entries)[-count:]
 
 
 @dataclass(slots=True)
-class Store:
-    """What an operation works on. ``kept``: events held for a conversation at a turn's end;
-    ``retention``: seconds without activity after which one goes, or 0.
+class Database:
+    """Context of an operation. A settled turn leaves ``events_kept`` events in its conversation;
+    ``retention`` is in seconds of inactivity, 0 keeps everything.
 
-    ``live`` holds rows as the open transaction has them; when that is undone, so are they.
+    ``cached_rows`` are as the open transaction has them; a rollback clears them.
     """
 
-    database: sqlite3.Connection
+    connection: sqlite3.Connection
     clock: Callable[[], float]
-    kept: int
+    events_kept: int
     retention: float = 0.0
-    live: dict[str, Row] = field(default_factory=dict)
+    cached_rows: dict[str, Row] = field(default_factory=dict)
+    execute: Callable[..., sqlite3.Cursor] = field(init=False)
 
-    def hold(self, row: Row) -> Row:
-        if len(self.live) >= LIVE:
-            del self.live[next(iter(self.live))]
-        self.live[row.name] = row
-        return row
+    def __post_init__(self) -> None:
+        self.execute = self.connection.execute
 
     def row(self, name: str) -> Row | None:
-        """The conversation's row, held from now on."""
-        row = self.live.get(name)
-        if row is None and (row := find(self.database, name)) is not None:
-            self.hold(row)
+        """Return the conversation's row, and cache it."""
+        row = self.cached_rows.get(name)
+        if row is None and (row := read_row(self.connection, name)) is not None:
+            if len(self.cached_rows) >= MAX_CACHED_CONVERSATIONS:
+                del self.cached_rows[next(iter(self.cached_rows))]
+            self.cached_rows[name] = row
         return row
 
-    def touch(self, row: Row, now: float) -> None:
-        """The conversation lives."""
-        if now - row.active >= HOUR:
-            self.database.execute("UPDATE conversations SET active = ? WHERE id = ?", (now, row.id))
-            row.active = now
+    def record_activity(self, row: Row, now: float) -> None:
+        """Postpone the expiry of the conversation."""
+        if now - row.active_at >= HOUR:
+            self.execute("UPDATE conversations SET active_at = ? WHERE id = ?", (now, row.id))
+            row.active_at = now
 
 
-def find(database: sqlite3.Connection, name: str) -> Row | None:
-    """The conversation's row as the file has it."""
-    row = database.execute(_BY_NAME, (name,)).fetchone()
+def read_row(connection: sqlite3.Connection, name: str) -> Row | None:
+    row = connection.execute(_BY_NAME, (name,)).fetchone()
     return None if row is None else Row(*row)
 
 
-def epoch_to_come(database: sqlite3.Connection) -> str:
-    """The epoch of a conversation that begins now."""
-    (epoch,) = database.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+def next_epoch(connection: sqlite3.Connection) -> str:
+    """Return the epoch of conversations that begin now."""
+    (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
     return str(epoch)
 
 
-def history(database: sqlite3.Connection, row: Row, lines: int) -> tuple[HistoryEntry, ...]:
-    """The newest ``lines`` settled lines, oldest first."""
-    if lines <= 0:
+def renew_epoch(connection: sqlite3.Connection, epoch: str) -> None:
+    """Set the epoch of new conversations, so that cursors of deleted ones do not fit them."""
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
+
+
+def read_history(connection: sqlite3.Connection, row: Row, count: int) -> tuple[HistoryEntry, ...]:
+    """Return the newest ``count`` history entries, oldest first."""
+    if count <= 0:
         return ()
-    if row.tail is not None and (held := row.tail.newest(lines)) is not None:
-        return held
-    below = row.head if row.open else row.newest + 1
-    for limit in ((lines + 1) // 2, lines):  # nearly all turns have two lines or more
-        turns = database.execute(
-            "SELECT lines FROM turns WHERE place > ? AND place < ? ORDER BY place DESC LIMIT ?",
+    if row.cached_history is not None and (cached := row.cached_history.newest(count)) is not None:
+        return cached
+    below = row.oldest_turn if row.unsettled_turns else row.newest_turn + 1
+    for limit in ((count + 1) // 2, count):  # nearly all turns have two entries or more
+        turns = connection.execute(
+            "SELECT history FROM turns WHERE position > ? AND position < ? "
+            "ORDER BY position DESC LIMIT ?",
             (row.base, row.base + below, limit),
         ).fetchall()
-        read = join_lines(held for (held,) in reversed(turns))
-        if len(read) >= lines or len(turns) < limit:
+        entries = decode_history(history for (history,) in reversed(turns))
+        if len(entries) >= count or len(turns) < limit:
             break
-    if len(read) <= HELD_LINES and sum(len(line.text) for line in read) <= HELD_CHARACTERS:
-        row.tail = Tail(read, whole=len(read) < lines)
-    return read[-lines:]
+    characters = sum(len(entry.text) for entry in entries)
+    if len(entries) <= MAX_CACHED_ENTRIES and characters <= MAX_CACHED_CHARACTERS:
+        row.cached_history = CachedHistory(entries, is_complete=len(entries) < count)
+    return entries[-count:]
 
 
-def split_lines(lines: Sequence[HistoryEntry]) -> bytes:
-    """The lines of a turn as `join_lines` takes them."""
-    return encode(lines)[1:-1]
+def encode_history(entries: Sequence[HistoryEntry]) -> bytes:
+    """Encode the entries of a turn as a JSON array without its brackets."""
+    return encode(entries)[1:-1]
 
 
-def join_lines(turns: Iterable[bytes]) -> tuple[HistoryEntry, ...]:
-    return _decode_lines(b"[" + b",".join(turns) + b"]")
+def decode_history(turns: Iterable[bytes]) -> tuple[HistoryEntry, ...]:
+    """Decode the entries of several turns."""
+    return _decode_history(b"[" + b",".join(turns) + b"]")
 
 
 def digest_of(entries: Sequence[LogEntry]) -> int:
-    """Tells one batch from another, and keeps none of its words."""
+    """Return a checksum that identifies the entries and contains none of their words."""
     return zlib.crc32(encode(entries))
 
 
-def recite(database: sqlite3.Connection, row: Row) -> None:
-    """Fill in the reply so far of the oldest open turn, and the skill that gives it."""
-    if row.parts is not None:
+def load_reply(connection: sqlite3.Connection, row: Row) -> None:
+    """Read the reply and the skill of the oldest unsettled turn into the row."""
+    if row.reply_parts is not None:
         return
-    row.parts, row.skill = [], ""
-    if row.size:
-        blocks = database.execute(
-            "SELECT data FROM events WHERE place > ? AND place < ? AND turn = ? ORDER BY place",
-            (row.base + row.began, row.end, row.head),
+    row.reply_parts, row.skill = [], ""
+    if row.next_index:
+        blocks = connection.execute(
+            "SELECT data FROM events WHERE position > ? AND position < ? AND turn = ? "
+            "ORDER BY position",
+            (row.base + row.start_offset, row.end, row.oldest_turn),
         ).fetchall()
-        follow(row, (event for (data,) in blocks for event in decode_events(data)))
+        extend_reply(row, (event for (data,) in blocks for event in decode_events(data)))
 
 
-def follow(row: Row, entries: Iterable[LogEntry]) -> None:
-    """Take ``entries`` into the reply and the skill that `recite` has filled in."""
-    parts = row.parts
+def extend_reply(row: Row, entries: Iterable[LogEntry]) -> None:
+    """Apply ``entries`` to the reply and the skill that `load_reply` has read."""
+    parts = row.reply_parts
     assert parts is not None
     for entry in entries:
         kind = type(entry)
@@ -244,17 +247,17 @@ def follow(row: Row, entries: Iterable[LogEntry]) -> None:
             row.skill = entry.skill  # type: ignore[union-attr]
 
 
-def journal(database: sqlite3.Connection, row: Row) -> tuple[Step, ...]:
-    """The journal of the oldest open turn: the newest step of each number."""
-    if not row.steps:
+def read_journal(connection: sqlite3.Connection, row: Row) -> tuple[Step, ...]:
+    """Return the journal of the oldest unsettled turn: the newest step of each number."""
+    if not row.has_steps:
         return ()
-    blocks = database.execute(
-        "SELECT data FROM steps WHERE turn = ? ORDER BY size", (row.base + row.head,)
+    blocks = connection.execute(
+        "SELECT data FROM steps WHERE turn = ? ORDER BY next_index", (row.base + row.oldest_turn,)
     )
     steps = {step.number: step for (data,) in blocks for step in _decode_steps(data)}
     return tuple(steps[number] for number in sorted(steps))
 
 
-def number_from(offset: int, events: Sequence[Event]) -> tuple[StoredEvent, ...]:
-    """Events as recorded, the first with ``offset``."""
+def stored_events(offset: int, events: Sequence[Event]) -> tuple[StoredEvent, ...]:
+    """Return the events with their offsets, which start at ``offset``."""
     return tuple(StoredEvent(offset + step, event) for step, event in enumerate(events))

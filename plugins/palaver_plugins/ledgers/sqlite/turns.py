@@ -1,6 +1,6 @@
-"""The walk of a claimed turn as SQL: claim, append, release. `closing` has its end.
+"""Operations on a claimed turn: claim, append, release. `settling` has the end of the turn.
 
-Each function is one operation, and checks all that may fail before it writes.
+Each function is one operation; it checks everything that may fail before it writes.
 """
 
 from collections.abc import Sequence
@@ -17,181 +17,192 @@ from palaver import (
     PendingQuestion,
     Progress,
     Step,
-    Text,
-    TextReset,
+    reply_length_after,
 )
-from palaver_plugins.ledgers.sqlite.applied import Applied, Idle
+from palaver_plugins.ledgers.sqlite import unsettled_turns
+from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
-    OpenTurn,
+    Database,
     Row,
-    Store,
+    UnsettledTurn,
     digest_of,
     encode,
-    follow,
-    history,
-    journal,
-    recite,
+    extend_reply,
+    load_reply,
+    read_history,
+    read_journal,
 )
-from palaver_plugins.ledgers.sqlite.unsettled import front, oldest_open, steering
 
-_decode_waiting = msgspec.json.Decoder(PendingQuestion).decode
+_decode_question = msgspec.json.Decoder(PendingQuestion).decode
 
-_NEXT_DUE = "SELECT name, due FROM conversations WHERE due IS NOT NULL ORDER BY due LIMIT 1"
-_TAKE = """
-UPDATE conversations SET due = ?, fence = ?, running = ?, head = ?, failed = ?, stop = ?,
-    inbox = ?, began = ?, expected = -1 WHERE id = ?
+_NEXT_DUE = """
+SELECT name, due_at FROM conversations WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1
 """
-_ADVANCE = """
-UPDATE conversations SET due = ?, last = ?, size = ?, length = ?, steps = ?, expected = ?,
-    digest = ?, reached = ? WHERE id = ?
+_CLAIM = """
+UPDATE conversations SET due_at = ?, fence = ?, running_turn = ?, oldest_turn = ?,
+    failed_attempts = ?, stop_requested = ?, waiting_messages = ?, start_offset = ?,
+    write_index = -1 WHERE id = ?
 """
-_RENEW = "UPDATE conversations SET due = ? WHERE id = ?"
-_RELEASE = "UPDATE conversations SET running = '', due = ?, inbox = ? WHERE id = ?"
+_APPEND = """
+UPDATE conversations SET due_at = ?, last_offset = ?, next_index = ?, reply_length = ?,
+    has_steps = ?, write_index = ?, write_digest = ?, write_offset = ? WHERE id = ?
+"""
+_RENEW = "UPDATE conversations SET due_at = ? WHERE id = ?"
+_RELEASE = """
+UPDATE conversations SET running_turn = '', due_at = ?, waiting_messages = ? WHERE id = ?
+"""
 
 
-def claim(store: Store, lease: float, lines: int) -> Applied[Claim | Idle]:
-    now = store.clock()
-    found = store.database.execute(_NEXT_DUE).fetchone()
+def claim(database: Database, lease: float, history: int) -> OperationResult[Claim | NothingDue]:
+    now, connection = database.clock(), database.connection
+    found = connection.execute(_NEXT_DUE).fetchone()
     if found is None:
-        return Applied(Idle(float("inf")))
-    name, due = found
-    if due > now:
-        return Applied(Idle(due))
-    row = store.row(name)
+        return OperationResult(NothingDue(float("inf")))
+    name, due_at = found
+    if due_at > now:
+        return OperationResult(NothingDue(due_at))
+    row = database.row(name)
     assert row is not None
-    turn = _take(store, row, now + lease)
-    recite(store.database, row)
-    return Applied(
+    turn = _claim_oldest(database, row, now + lease)
+    load_reply(connection, row)
+    return OperationResult(
         Claim(
             turn=turn.id,
             messages=turn.messages,
             interrupted=turn.interrupted,
-            steering=tuple(post.message for post in steering(store.database, row)),
+            steering_messages=_steering_messages(database, row),
             fence=row.fence,
-            attempt=row.failed + 1,
-            index=row.size,
-            reply="".join(row.parts or ()),
-            journal=journal(store.database, row),
-            history=history(store.database, row, lines),
-            pending_question=waiting_in(store, row) if row.waits else None,
-            stop_requested=bool(row.stop),
+            attempt=row.failed_attempts + 1,
+            index=row.next_index,
+            reply=row.reply,
+            journal=read_journal(connection, row),
+            history=read_history(connection, row, history),
+            pending_question=_read_question(database, row) if row.has_question else None,
+            stop_requested=bool(row.stop_requested),
         )
     )
 
 
-def _take(store: Store, row: Row, due: float) -> OpenTurn:
-    """Claim the oldest open turn until ``due``."""
-    turn = oldest_open(store.database, row)
-    row.queued.pop(turn.number, None)
-    if row.running:
-        row.failed += 1
+def _claim_oldest(database: Database, row: Row, lease_expires_at: float) -> UnsettledTurn:
+    turn = unsettled_turns.read_oldest(database.connection, row)
+    row.cached_turns.pop(turn.number, None)
+    if row.running_turn:
+        row.failed_attempts += 1
     else:
-        row.inbox -= len(turn.posts)
-    row.front = turn
+        row.waiting_messages -= len(turn.inbox_messages)
+    row.claimed_turn = turn
     row.fence += 1
-    row.head, row.running, row.stop, row.expected = turn.number, turn.id, int(turn.stop), -1
-    if not row.size:
-        row.began = row.last
-    store.database.execute(
-        _TAKE,
-        (due, row.fence, row.running, row.head, row.failed, row.stop, row.inbox, row.began,
-         row.id),
+    row.oldest_turn, row.running_turn = turn.number, turn.id
+    row.stop_requested, row.write_index = int(turn.stop_requested), -1
+    if not row.next_index:
+        row.start_offset = row.last_offset
+    database.execute(
+        _CLAIM,
+        (lease_expires_at, row.fence, row.running_turn, row.oldest_turn, row.failed_attempts,
+         row.stop_requested, row.waiting_messages, row.start_offset, row.id),
     )  # fmt: skip
     return turn
 
 
-def waiting_in(store: Store, row: Row) -> PendingQuestion:
-    (data,) = store.database.execute(
-        "SELECT data FROM waiting WHERE conversation = ?", (row.id,)
+def _read_question(database: Database, row: Row) -> PendingQuestion:
+    (data,) = database.execute(
+        "SELECT data FROM pending_questions WHERE conversation = ?", (row.id,)
     ).fetchone()
-    return _decode_waiting(data)
+    return _decode_question(data)
+
+
+def _steering_messages(database: Database, row: Row) -> tuple[Message, ...]:
+    steering = unsettled_turns.read_steering(database.connection, row)
+    return tuple(inbox_message.message for inbox_message in steering)
 
 
 def append(
-    store: Store, claim: Claim, entries: Sequence[LogEntry], expect: int, lease: float
-) -> Applied[Progress]:
-    row = owned(store, claim)
-    due = store.clock() + lease
-    if row.size != expect:
-        if (expect, digest_of(entries)) != (row.expected, row.digest):
-            raise IndexConflict(f"turn {claim.turn}: expected {expect}, it is at {row.size}")
-        store.database.execute(_RENEW, (due, row.id))
-        return Applied(Progress(row.size, row.reached, bool(row.stop), row.steers))
+    database: Database, claim: Claim, entries: Sequence[LogEntry], expect: int, lease: float
+) -> OperationResult[Progress]:
+    row = owned_row(database, claim)
+    due_at = database.clock() + lease
+    if row.next_index != expect:
+        if (expect, digest_of(entries)) != (row.write_index, row.write_digest):
+            raise index_conflict(claim, row, expect)
+        database.execute(_RENEW, (due_at, row.id))
+        return OperationResult(_progress(row, row.write_offset))
     if not entries:
-        store.database.execute(_RENEW, (due, row.id))
-        return Applied(Progress(row.size, row.last, bool(row.stop), row.steers))
-    length = length_after(claim, row, entries)
-    events, steps = sort(entries)
-    offset, last, size = row.last + 1, row.last + len(events), row.size + len(entries)
-    recite(store.database, row)
-    follow(row, events)
-    add(store, row, events, steps, size)
-    row.last = row.reached = last
-    row.size, row.length, row.steps = size, length, int(row.steps or bool(steps))
-    row.expected, row.digest = expect, digest_of(entries)
-    store.database.execute(
-        _ADVANCE, (due, last, size, length, row.steps, expect, row.digest, last, row.id)
+        database.execute(_RENEW, (due_at, row.id))
+        return OperationResult(_progress(row, row.last_offset))
+    row.reply_length = reply_length_after(claim.turn, entries, row.reply_length)
+    events, steps = split_entries(entries)
+    offset = row.last_offset + 1
+    load_reply(database.connection, row)
+    extend_reply(row, events)
+    row.next_index += len(entries)
+    insert_entries(database, row, events, steps)
+    row.last_offset = row.write_offset = row.last_offset + len(events)
+    row.has_steps = int(row.has_steps or bool(steps))
+    row.write_index, row.write_digest = expect, digest_of(entries)
+    database.execute(
+        _APPEND,
+        (due_at, row.last_offset, row.next_index, row.reply_length, row.has_steps, expect,
+         row.write_digest, row.write_offset, row.id),
+    )  # fmt: skip
+    return OperationResult(_progress(row, row.last_offset), row.name, offset, events)
+
+
+def _progress(row: Row, offset: int) -> Progress:
+    return Progress(row.next_index, offset, bool(row.stop_requested), row.steering_count)
+
+
+def read_steering(database: Database, claim: Claim) -> OperationResult[tuple[Message, ...]]:
+    return OperationResult(_steering_messages(database, owned_row(database, claim)))
+
+
+def release(database: Database, claim: Claim) -> OperationResult[None]:
+    row = owned_row(database, claim)
+    row.waiting_messages += len(
+        unsettled_turns.claimed_turn(database.connection, row).inbox_messages
     )
-    progress = Progress(size, last, bool(row.stop), row.steers)
-    return Applied(progress, row.name, offset, events)
+    row.running_turn, row.claimed_turn = "", None
+    database.execute(_RELEASE, (database.clock(), row.waiting_messages, row.id))
+    return OperationResult(None, wake=True)
 
 
-def steers(store: Store, claim: Claim) -> Applied[tuple[Message, ...]]:
-    row = owned(store, claim)
-    return Applied(tuple(post.message for post in steering(store.database, row)))
-
-
-def release(store: Store, claim: Claim) -> Applied[None]:
-    row = owned(store, claim)
-    row.inbox += len(front(store.database, row).posts)
-    row.running, row.front = "", None
-    store.database.execute(_RELEASE, (store.clock(), row.inbox, row.id))
-    return Applied(None, wake=True)
-
-
-def owned(store: Store, claim: Claim) -> Row:
-    """The conversation of a claim that still holds. Raises `Fenced`."""
-    row = store.row(str(claim.conversation))
-    if row is None or row.running != claim.turn or row.fence != claim.fence:
-        raise fenced(claim)
+def owned_row(database: Database, claim: Claim) -> Row:
+    """Return the conversation of a claim that still holds. Raises `Fenced`."""
+    row = database.row(str(claim.conversation))
+    if row is None or not owns(row, claim):
+        raise fenced_error(claim)
     return row
 
 
-def fenced(claim: Claim) -> Fenced:
+def owns(row: Row, claim: Claim) -> bool:
+    return row.running_turn == claim.turn and row.fence == claim.fence
+
+
+def fenced_error(claim: Claim) -> Fenced:
     return Fenced(f"turn {claim.turn}: the claim with fence {claim.fence} is over")
 
 
-def length_after(claim: Claim, row: Row, entries: Sequence[LogEntry]) -> int:
-    """The reply's length after ``entries``. Raises `IndexConflict` unless they continue it."""
-    length = row.length
-    for entry in entries:
-        kind = type(entry)
-        if kind is Text:
-            if entry.position != length:  # type: ignore[union-attr]
-                raise IndexConflict(f"turn {claim.turn}: text does not start at {length}")
-            length += len(entry.text)  # type: ignore[union-attr]
-        elif kind is TextReset:
-            if entry.position > length:  # type: ignore[union-attr]
-                raise IndexConflict(f"turn {claim.turn}: reset beyond {length} characters")
-            length = entry.position  # type: ignore[union-attr]
-    return length
+def index_conflict(claim: Claim, row: Row, expect: int) -> IndexConflict:
+    return IndexConflict(f"turn {claim.turn}: expected index {expect}, it is at {row.next_index}")
 
 
-def sort(entries: Sequence[LogEntry]) -> tuple[tuple[Event, ...], tuple[Step, ...]]:
+def split_entries(entries: Sequence[LogEntry]) -> tuple[tuple[Event, ...], tuple[Step, ...]]:
+    """Separate the events of the stream from the steps of the journal."""
     steps = tuple(entry for entry in entries if isinstance(entry, Step))
     if not steps:
         return tuple(entries), ()  # type: ignore[arg-type]  # no Step is among them
     return tuple(entry for entry in entries if not isinstance(entry, Step)), steps
 
 
-def add(store: Store, row: Row, events: Sequence[Event], steps: Sequence[Step], size: int) -> None:
-    """Write what goes to the stream and to the journal."""
+def insert_entries(
+    database: Database, row: Row, events: Sequence[Event], steps: Sequence[Step]
+) -> None:
+    """Store events after the row's last offset, and steps."""
     if events:
-        place = row.base + row.last + len(events)
-        store.database.execute(ADD_EVENTS, (place, row.head, encode(events)))
+        position = row.base + row.last_offset + len(events)
+        database.execute(ADD_EVENTS, (position, row.oldest_turn, encode(events)))
     if steps:
-        store.database.execute(
-            "INSERT INTO steps (turn, size, data) VALUES (?, ?, ?)",
-            (row.base + row.head, size, encode(steps)),
+        database.execute(
+            "INSERT INTO steps (turn, next_index, data) VALUES (?, ?, ?)",
+            (row.base + row.oldest_turn, row.next_index, encode(steps)),
         )

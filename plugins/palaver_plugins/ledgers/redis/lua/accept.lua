@@ -1,107 +1,110 @@
--- KEYS: state, queue, conversation. ARGV: name turn id digest person message, the event's rest,
--- whether a skill is named, the policies, how many messages an interruption may gather, the prefix
--- of the people's indexes.
--- Returns the turn, how many come before it, whether the message is known, whether it joined.
-local name, turn, id, digest, person, message, rest = unpack(ARGV, 1, 7)
-local named, policies, limit, people = ARGV[8] == '1', cmsgpack.unpack(ARGV[9]), tonumber(ARGV[10]),
-  ARGV[11]
-local waiting, marks, order = conv .. ':q', conv .. ':m', conv .. ':o'
+-- KEYS: state, queue, conversation. ARGV: name, turn, id, digest, person, message, the event's
+-- suffix, whether a skill is named, the policies, how many messages an interruption may gather, the
+-- prefix of the person indexes.
+-- Returns the turn, how many come before it, whether the message is a duplicate, whether it joined.
+local name, turn, id, digest, person, message, suffix = unpack(ARGV, 1, 7)
+local names_skill, policies, limit, person_indexes = ARGV[8] == '1', cmsgpack.unpack(ARGV[9]),
+  tonumber(ARGV[10]), ARGV[11]
+local unsettled_turns, records, record_order = conv .. ':q', conv .. ':m', conv .. ':o'
 local time = now()
 
-local function place_of(turn)
-  return redis.call('LPOS', waiting, turn) or 0
+local function position_of(turn)
+  return redis.call('LPOS', unsettled_turns, turn) or 0
 end
 
--- A mark: the turn that has the message, the digest, when it came, and the turn that was offered,
--- by which an acceptance is known whose answer was lost on the way.
-local mark = redis.call('HGET', marks, 'i' .. id)
-if mark then
-  local first, said, at, offered = string.match(mark, '^(%S+) (%S+) (%S+) (%S+)$')
-  if time - tonumber(at) < DAY then
-    if said ~= digest then
+-- A dedupe record: the turn that answers the message, the digest, the time, and the turn that was
+-- offered. The last one identifies a repetition of an accept with a lost reply.
+local record = redis.call('HGET', records, 'i' .. id)
+if record then
+  local first, known_digest, accepted_at, offered = string.match(
+    record, '^(%S+) (%S+) (%S+) (%S+)$')
+  if time - tonumber(accepted_at) < DAY then
+    if known_digest ~= digest then
       return redis.error_reply('CONFLICT another body')
     end
-    local again = offered == turn
-    return {first, place_of(first), again and 0 or 1, again and first ~= turn and 1 or 0}
+    local is_repetition = offered == turn
+    return {first, position_of(first), is_repetition and 0 or 1,
+      is_repetition and first ~= turn and 1 or 0}
   end
 end
 
-local running, offset, ends = unpack(redis.call('HMGET', conv, 'running', 'offset', 'until'))
-local turns = redis.call('LRANGE', waiting, 0, -1)
-running, till = running or '', tonumber(ends)
-if messages_waiting(turns, running) >= policies.inbox then
+local running, offset, ends = unpack(redis.call('HMGET', conv, 'running', 'offset', 'expires_at'))
+local turns = redis.call('LRANGE', unsettled_turns, 0, -1)
+running, expires_at = running or '', tonumber(ends)
+if count_waiting_messages(turns, running) >= policies.inbox_limit then
   return redis.error_reply('TOOMANY messages wait')
 end
 
--- The turn that the message becomes part of.
-local function joined(policy)
-  if named or #turns == 0 then
+-- Returns the turn that the message joins or steers.
+local function turn_to_join(policy)
+  if names_skill or #turns == 0 then
     return nil
   elseif policy == 'merge' and turns[#turns] ~= running then
-    local newest = open_turn(turns[#turns])
-    if not newest.stop and newest.person == person and time < newest.due then
-      merge(newest, message, time, policies.window)
+    local newest = read_turn(turns[#turns])
+    if not newest.stop_requested and newest.person == person and time < newest.due_at then
+      merge(newest, message, time, policies.merge_window)
       return newest
     end
   elseif policy == 'interrupt' and running ~= '' then
     local successor = successor_of(running)
-    if successor and not successor.stop and successor.person == person then
+    if successor and not successor.stop_requested and successor.person == person then
       join(successor, message, time)
       return successor
     end
   elseif policy == 'steer' and running ~= '' then
-    local steered = open_turn(running)
-    if not steered.stop then
+    local steered = read_turn(running)
+    if not steered.stop_requested then
       redis.call('RPUSH', conv .. ':g:' .. running,
-        cmsgpack.pack({string.format('%.0f', time), person, id, message, rest}))
-      lasts(conv .. ':g:' .. running)
+        cmsgpack.pack({integer(time), person, id, message, suffix}))
+      set_expiry(conv .. ':g:' .. running)
       return steered
     end
   end
 end
 
-touch(people, name)
-redis.call('HSETNX', conv, 'birth', birth_now())
+postpone_expiry(person_indexes, name)
+redis.call('HSETNX', conv, 'generation', new_generation())
 local policy = policy_of(policies, running)
-local taker = joined(policy)
+local joined = turn_to_join(policy)
+local answering = joined
 local ahead
-if taker then
-  ahead = place_of(taker.id)
+if joined then
+  ahead = position_of(joined.id)
 else
   ahead = #turns
-  taker = {id = turn, due = time + (policy == 'merge' and policies.window or 0)}
-  make_turn(turn, person, {message}, {string.format('%.0f', time)}, taker.due)
-  if redis.call('RPUSH', waiting, turn) == 1 then
-    lasts(waiting)
+  answering = {id = turn, due_at = time + (policy == 'merge' and policies.merge_window or 0)}
+  add_turn(turn, person, {message}, {integer(time)}, answering.due_at)
+  if redis.call('RPUSH', unsettled_turns, turn) == 1 then
+    set_expiry(unsettled_turns)
   end
   if policy == 'interrupt' and running ~= '' then
-    interrupt_for(turn, person, running, limit)
+    interrupt(running, turn, person, limit)
   end
 end
 if ahead == 0 and running == '' then
-  redis.call('ZADD', queue, taker.due, name)
+  redis.call('ZADD', queue, answering.due_at, name)
 end
-emit(tonumber(offset or 0), {received(taker.id, rest, false, ahead)})
-lasts_at_most(conv .. ':s', WEEK)
+append_events(tonumber(offset or 0), {received(answering.id, suffix, false, ahead)})
+set_expiry_within(conv .. ':s', WEEK)
 
-local at = string.format('%.0f', time)
-set_mark('i' .. id, person, table.concat({taker.id, digest, at, turn}, ' '))
+local accepted_at = integer(time)
+add_record('i' .. id, person, table.concat({answering.id, digest, accepted_at, turn}, ' '))
 for _ = 1, 4 do
-  local came, _, old = split_mark(redis.call('LINDEX', order, 0))
-  if time - tonumber(came) < DAY then
+  local added_at, _, old = split_record_entry(redis.call('LINDEX', record_order, 0))
+  if time - tonumber(added_at) < DAY then
     break
   end
-  redis.call('LPOP', order)
-  local kept = redis.call('HGET', marks, old)
-  local is_newer = kept and string.sub(old, 1, 1) == 'i'
-    and string.match(kept, '^%S+ %S+ (%S+)') ~= came
+  redis.call('LPOP', record_order)
+  local stored = redis.call('HGET', records, old)
+  local is_newer = stored and string.sub(old, 1, 1) == 'i'
+    and string.match(stored, '^%S+ %S+ (%S+)') ~= added_at
   if not is_newer then
-    redis.call('HDEL', marks, old)
+    redis.call('HDEL', records, old)
   end
 end
 if redis.call('SADD', conv .. ':u', person) == 1 then
-  lasts(conv .. ':u')
-  index(people, person, name)
+  set_expiry(conv .. ':u')
+  index_conversation(person_indexes, person, name)
 end
 wake()
-return {taker.id, ahead, 0, taker.id ~= turn and 1 or 0}
+return {answering.id, ahead, 0, joined and 1 or 0}

@@ -1,17 +1,17 @@
--- Every script begins with this. KEYS: the partition's state and queue, then the conversation.
--- State: run, life, erasures, retention (ms, 0 for ever), queued, running, owners and looked (see
--- claim). Queue: conversation -> when it is due, in ms: a conversation whose turns wait since when (or until when, while a burst
--- goes on), one whose turn runs when the lease lapses.
--- The conversation's own keys are its key with a suffix; ids hold no colon, so none collide.
+-- Start of every script. KEYS: the partition's state and queue, then the conversation.
+-- State, a hash: run_id, epoch, erasures, retention (ms, 0 for ever), queued, running, owners and
+-- owners_checked_at (see claim). Queue, a sorted set: conversation -> when it is due, in ms: the end
+-- of a merge window, of a lease, or the time since which a turn waits.
+-- The keys of a conversation are its key with a suffix; ids contain no colon, so none collide.
 local state, queue, conv = KEYS[1], KEYS[2], KEYS[3]
-local life, erasures, retention = unpack(
-  redis.call('HMGET', state, 'life', 'erasures', 'retention'))
-if not life then
-  return redis.error_reply('NOLIFE the store is new')
+local epoch, erasures, retention = unpack(
+  redis.call('HMGET', state, 'epoch', 'erasures', 'retention'))
+if not epoch then
+  return redis.error_reply('NOEPOCH the store is new')
 end
 retention = tonumber(retention or 0)
 
--- The time in ms, of this step.
+-- Returns the time of this step in ms.
 local step_time
 local function now()
   if not step_time then
@@ -21,36 +21,40 @@ local function now()
   return step_time
 end
 
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
 local function json_time(ms)
   return string.format('%.3f', ms / 1000)
 end
 
--- What tells a conversation that begins now from an earlier one of its name, which was erased or
--- has expired: it was silent for as long as things are kept, so that its birth was in an earlier
--- period of that length.
-local function birth_now()
+-- Returns what distinguishes a conversation that begins now from an earlier one of its name, which
+-- was erased or has expired. An expired one was inactive for as long as the retention, so that it
+-- began in an earlier period of that length.
+local function new_generation()
   local period = retention > 0 and math.floor(now() / retention) or 0
   return string.format('%s.%d', erasures or '0', period)
 end
 
--- A stream's epoch: the store's life, and the conversation's birth.
-local function epoch_of(birth)
-  return life .. '-' .. (birth or birth_now())
+-- Returns a stream's epoch: the partition's epoch and the conversation's generation.
+local function epoch_of(generation)
+  return epoch .. '-' .. (generation or new_generation())
 end
 
-local function count(what, by)
-  redis.call('HINCRBY', state, what, by)
+local function count(field, by)
+  redis.call('HINCRBY', state, field, by)
 end
 
 local function json_list(items)
   return '[' .. table.concat(items, ',') .. ']'
 end
 
--- Lines of history are kept as '<whose>:<json>'.
-local function without_owner(lines)
+-- History entries are stored as '<owner>:<json>'.
+local function without_owner(entries)
   local plain = {}
-  for i, line in ipairs(lines) do
-    plain[i] = string.sub(line, string.find(line, ':', 1, true) + 1)
+  for i, entry in ipairs(entries) do
+    plain[i] = string.sub(entry, string.find(entry, ':', 1, true) + 1)
   end
   return plain
 end
@@ -62,7 +66,8 @@ local function newest_history(limit)
   return json_list(without_owner(redis.call('LRANGE', conv .. ':h', -limit, -1)))
 end
 
--- What steers a turn, as items {at, person, id, message, what `received` needs}.
+-- Returns the steering messages of a turn, as items {accepted_at, person, id, message, suffix of the
+-- event; see `received`}.
 local function steering_of(turn)
   local items = redis.call('LRANGE', conv .. ':g:' .. turn, 0, -1)
   for i, item in ipairs(items) do
@@ -79,8 +84,8 @@ local function messages_of(items)
   return messages
 end
 
--- A skill that waits for an answer is kept as ':<person>:<person>:\n<json>', with the people whose
--- words are in it.
-local function split_waiting(waiting)
-  return string.match(waiting or '', '^([^\n]*)\n(.*)$')
+-- A pending question is stored as ':<person>:<person>:\n<json>', with the people who have words in
+-- it.
+local function split_question(question)
+  return string.match(question or '', '^([^\n]*)\n(.*)$')
 end

@@ -1,17 +1,38 @@
--- ARGV: how many. Returns the newest dead letters as JSON.
-local found, limit = {}, tonumber(ARGV[1])
+-- Dead letters: the newest of a partition, each a hash that expires by itself. The last but one of
+-- KEYS is the sorted set of their turns, by the time at which they were given up.
+local dead_letters, MAX_DEAD_LETTERS, MONTH = KEYS[#KEYS - 1], 1000, 30 * 86400000
 
-if limit > 0 then
-  each_letter(function(turn, letter)
-    local messages = {}
-    for i, pair in ipairs(cmsgpack.unpack(letter.messages)) do
-      messages[i] = pair[2]
-    end
-    found[#found + 1] = table.concat({
-      '{"turn":"', turn, '","messages":', json_list(messages), ',"attempt":', letter.attempt,
-      ',"reply":', cjson.encode(letter.reply), ',"skill":', cjson.encode(letter.skill),
-      ',"problem":', cjson.encode(letter.problem), ',"at":', json_time(letter.at), '}'})
-    return #found == limit
-  end)
+local function dead_letter_key(turn)
+  return dead_letters .. ':' .. turn
 end
-return json_list(found)
+
+local function delete_dead_letter(turn)
+  redis.call('ZREM', dead_letters, turn)
+  return redis.call('DEL', dead_letter_key(turn))
+end
+
+-- Calls `visit` with turn and fields of every dead letter, newest first, until it returns true.
+local function each_dead_letter(visit)
+  for _, turn in ipairs(redis.call('ZRANGE', dead_letters, 0, -1, 'REV')) do
+    local fields = redis.call('HGETALL', dead_letter_key(turn))
+    local letter = {}
+    for i = 1, #fields, 2 do
+      letter[fields[i]] = fields[i + 1]
+    end
+    if #fields == 0 then
+      redis.call('ZREM', dead_letters, turn)
+    elseif visit(turn, letter) then
+      return
+    end
+  end
+end
+
+-- Returns the messages of a dead letter that the person sent, and the others.
+local function split_messages(letter, person)
+  local theirs, others = {}, {}
+  for _, pair in ipairs(cmsgpack.unpack(letter.messages)) do
+    local list = pair[1] == person and theirs or others
+    list[#list + 1] = pair
+  end
+  return theirs, others
+end

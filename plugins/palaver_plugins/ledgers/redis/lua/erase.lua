@@ -1,87 +1,79 @@
 -- KEYS: state, queue, conversation, the person's index. ARGV: name, person, the id of a turn that
--- may have to be made. Returns the messages and events that went, and whether the person had a part
--- in the conversation. Bounded: a conversation keeps at most history_kept lines, events_kept
--- events, 16 waiting messages and the marks of a day.
-local name, person, fresh = ARGV[1], ARGV[2], ARGV[3]
-local mine = person .. ':'
-local waiting, lines, stream, marks, order, members =
+-- may have to be made. Returns the number of removed messages and events, and whether the person was
+-- a member. Bounded: a conversation has at most history_kept history entries, events_kept events, 16
+-- waiting messages and the dedupe records of a day.
+local name, person, next_turn = ARGV[1], ARGV[2], ARGV[3]
+local owner = person .. ':'
+local unsettled_turns, history, stream, records, record_order, members =
   conv .. ':q', conv .. ':h', conv .. ':s', conv .. ':m', conv .. ':o', conv .. ':u'
 local CHUNK = 500
-till = tonumber(redis.call('HGET', conv, 'until'))
+expires_at = tonumber(redis.call('HGET', conv, 'expires_at'))
 
 if redis.call('SISMEMBER', members, person) == 0 then
   redis.call('ZREM', KEYS[4], name)
   return {0, 0, 0}
 end
 
--- The turns that are known to answer somebody else.
-local others, messages = {}, 0
+-- `kept_turns`: the turns, settled or not, that answer other people.
+local kept_turns, messages = {}, 0
 local running = redis.call('HGET', conv, 'running') or ''
-local turns = redis.call('LRANGE', waiting, 0, -1)
-local head = turns[1]
+local turns = redis.call('LRANGE', unsettled_turns, 0, -1)
+local oldest = turns[1]
 
 local function turn_key(turn)
   return conv .. ':t:' .. turn
 end
 
-local function replace(key, values)
+local function replace_list(key, values)
   redis.call('DEL', key)
   for i = 1, #values, CHUNK do
     redis.call('RPUSH', key, unpack(values, i, math.min(i + CHUNK - 1, #values)))
   end
 end
 
-local function let_go()
-  local mark = redis.call('HGET', conv, 'mark')
-  if mark then
-    redis.call('DEL', mark)
-  end
-  redis.call('HDEL', conv, 'mark', 'worker')
-  redis.call('HSET', conv, 'running', '')
-end
-
--- What others have said to steer the oldest turn; and whether the person has.
+-- Returns the steering messages of others, and whether the person steers the oldest turn.
 local function split_steering()
-  local left, theirs = {}, false
-  for _, item in ipairs(head and steering_of(head) or {}) do
+  local others, has_theirs = {}, false
+  for _, item in ipairs(oldest and steering_of(oldest) or {}) do
     if item[2] == person then
-      theirs, messages = true, messages + 1
+      has_theirs, messages = true, messages + 1
     else
-      left[#left + 1] = item
+      others[#others + 1] = item
     end
   end
-  return left, theirs
+  return others, has_theirs
 end
 
--- Whether what the oldest turn put out may hold what the person has said to a skill that asked.
-local function forget_waiting()
-  local people = split_waiting(redis.call('HGET', conv, 'waiting'))
+-- Deletes the pending question if the person has words in it. Returns whether the oldest turn may
+-- have used them.
+local function delete_question()
+  local people = split_question(redis.call('HGET', conv, 'pending_question'))
   if not people or not string.find(people, ':' .. person .. ':', 1, true) then
     return false
   end
-  redis.call('HDEL', conv, 'waiting')
-  return head and (running ~= '' or redis.call('HGET', turn_key(head), 'index') ~= '0')
+  redis.call('HDEL', conv, 'pending_question')
+  return oldest and (running ~= '' or redis.call('HGET', turn_key(oldest), 'index') ~= '0')
 end
 
-local function drop_turns()
+local function delete_turns()
   for _, turn in ipairs(turns) do
     local author, own = unpack(redis.call('HMGET', turn_key(turn), 'person', 'count'))
     if author == person then
       messages = messages + tonumber(own)
-      redis.call('LREM', waiting, 1, turn)
+      redis.call('LREM', unsettled_turns, 1, turn)
       redis.call('UNLINK', turn_key(turn), conv .. ':r:' .. turn, conv .. ':j:' .. turn,
         conv .. ':g:' .. turn)
       count(turn == running and 'running' or 'queued', -1)
     else
-      others[turn] = true
+      kept_turns[turn] = true
     end
   end
 end
 
-local function begin_anew(turn)
+local function reset_turn(turn)
   redis.call('DEL', conv .. ':r:' .. turn, conv .. ':j:' .. turn)
   redis.call('HSET', turn_key(turn), 'index', 0, 'length', 0)
-  redis.call('HDEL', turn_key(turn), 'skill', 'last', 'reached')
+  redis.call('HDEL', turn_key(turn), 'skill', 'last_write', 'last_write_offset')
   if turn == running then
     redis.call('HINCRBY', turn_key(turn), 'attempt', -1)
     count('running', -1)
@@ -89,40 +81,40 @@ local function begin_anew(turn)
   end
 end
 
-local function drop_history()
+local function erase_history()
   local kept = {}
-  for _, line in ipairs(redis.call('LRANGE', lines, 0, -1)) do
-    local is_reply = string.match(line, '^[^:]*:{"role":"(%w+)"') == 'assistant'
-    if string.sub(line, 1, #mine) ~= mine then
-      kept[#kept + 1] = line
+  for _, entry in ipairs(redis.call('LRANGE', history, 0, -1)) do
+    local is_reply = string.match(entry, '^[^:]*:{"role":"(%w+)"') == 'assistant'
+    if string.sub(entry, 1, #owner) ~= owner then
+      kept[#kept + 1] = entry
       if is_reply then
-        others[string.match(line, '","turn":"(%w+)","at":')] = true
+        kept_turns[string.match(entry, '","turn":"(%w+)","at":')] = true
       end
     elseif not is_reply then
       messages = messages + 1
     end
   end
-  replace(lines, kept)
-  lasts(lines)
+  replace_list(history, kept)
+  set_expiry(history)
 end
 
-local function stays(event)
+local function is_kept(event)
   local kind, turn = string.match(event, '^{"type":"([%w_]+)","turn":"(%w+)"')
   if kind == 'message' then
     return cjson.decode(event).person ~= person
   end
-  return others[turn]
+  return kept_turns[turn]
 end
 
--- The stream begins anew, without a gap; those who watch it take a snapshot.
-local function drop_events(moved)
+-- Rewrites the stream, without a gap; its new generation makes clients take a snapshot.
+local function erase_events(moved)
   local kept, all = {}, redis.call('XRANGE', stream, '-', '+')
   for _, entry in ipairs(all) do
-    if stays(entry[2][2]) then
+    if is_kept(entry[2][2]) then
       kept[#kept + 1] = entry[2][2]
     end
   end
-  local gone = #all - #kept
+  local erased = #all - #kept
   for _, event in ipairs(moved) do
     kept[#kept + 1] = event
   end
@@ -130,54 +122,54 @@ local function drop_events(moved)
   for i, event in ipairs(kept) do
     redis.call('XADD', stream, i .. '-0', 'e', event)
   end
-  lasts_at_most(stream, WEEK)
+  set_expiry_within(stream, WEEK)
   redis.call('HSET', conv, 'offset', #kept)
-  return gone
+  return erased
 end
 
-local function drop_marks()
+local function erase_records()
   local kept = {}
-  for _, listed in ipairs(redis.call('LRANGE', order, 0, -1)) do
-    local _, author, mark = split_mark(listed)
+  for _, entry in ipairs(redis.call('LRANGE', record_order, 0, -1)) do
+    local _, author, record = split_record_entry(entry)
     if author == person then
-      redis.call('HDEL', marks, mark)
+      redis.call('HDEL', records, record)
     else
-      kept[#kept + 1] = listed
+      kept[#kept + 1] = entry
     end
   end
-  replace(order, kept)
-  lasts_at_most(order, DAY)
+  replace_list(record_order, kept)
+  set_expiry_within(record_order, DAY)
 end
 
-local left, steered = split_steering()
-local resumed = forget_waiting()
-drop_turns()
-drop_history()
+local others, steers = split_steering()
+local resumes = delete_question()
+delete_turns()
+erase_history()
 redis.call('ZREM', KEYS[4], name)
 erasures = redis.call('HINCRBY', state, 'erasures', 1)
 local events
 if redis.call('SCARD', members) == 1 then
   events = redis.call('XLEN', stream)
   if running ~= '' then
-    let_go()
+    end_claim()
   end
-  redis.call('UNLINK', conv, waiting, lines, stream, marks, order, members)
+  redis.call('UNLINK', conv, unsettled_turns, history, stream, records, record_order, members)
   redis.call('ZREM', queue, name)
 else
-  local moved, stays_head = {}, head and others[head]
-  if head and not stays_head and #left > 0 then
-    moved = go_on_with(left, fresh)
-  elseif stays_head and (steered or resumed) then
-    begin_anew(head)
-    keep_steering(head, left)
-    others[head] = nil
+  local moved, keeps_oldest = {}, oldest and kept_turns[oldest]
+  if oldest and not keeps_oldest and #others > 0 then
+    moved = move_steering(others, next_turn)
+  elseif keeps_oldest and (steers or resumes) then
+    reset_turn(oldest)
+    replace_steering(oldest, others)
+    kept_turns[oldest] = nil
   end
-  events = drop_events(moved)
-  drop_marks()
+  events = erase_events(moved)
+  erase_records()
   redis.call('SREM', members, person)
-  redis.call('HSET', conv, 'birth', birth_now())
-  if running ~= '' and not others[running] then
-    let_go()
+  redis.call('HSET', conv, 'generation', new_generation())
+  if running ~= '' and not kept_turns[running] then
+    end_claim()
     running = ''
   end
   if running == '' then

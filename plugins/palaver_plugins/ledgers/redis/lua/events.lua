@@ -1,22 +1,22 @@
--- Put events on the stream and tell those who watch; returns the last offset.
-local function emit(offset, events)
-  local told = {}
+-- Appends events to the stream and publishes them; returns the last offset.
+local function append_events(offset, events)
+  local stored = {}
   for i, event in ipairs(events) do
-    local place = string.format('%.0f', offset + i)
-    redis.call('XADD', conv .. ':s', place .. '-0', 'e', event)
-    told[i] = '{"offset":' .. place .. ',"event":' .. event .. '}'
+    local position = integer(offset + i)
+    redis.call('XADD', conv .. ':s', position .. '-0', 'e', event)
+    stored[i] = '{"offset":' .. position .. ',"event":' .. event .. '}'
   end
   if #events > 0 then
     offset = offset + #events
-    redis.call('HSET', conv, 'offset', string.format('%.0f', offset))
-    redis.call('PUBLISH', conv .. ':e', json_list(told))
+    redis.call('HSET', conv, 'offset', integer(offset))
+    redis.call('PUBLISH', conv .. ':e', json_list(stored))
   end
   return offset
 end
 
--- The event of an accepted message, of which `rest` is what follows the turn.
-local function received(turn, rest, moved, ahead)
-  return table.concat({'{"type":"message","turn":"', turn, rest, moved and 'true' or 'false',
+-- Returns the event of an accepted message; `suffix` is the part of its JSON after the turn.
+local function received(turn, suffix, moved, ahead)
+  return table.concat({'{"type":"message","turn":"', turn, suffix, moved and 'true' or 'false',
     ',"ahead":', ahead, '}'})
 end
 

@@ -1,25 +1,25 @@
--- All keys of a conversation expire at the same moment, `till` (nil: never), so that there is
--- never a part of one: were its fences gone before its turns, a claim of old would hold again.
--- That moment is moved by what happens to the conversation, but not more often than once an hour.
--- A key that is made later gets it by `lasts`. What lasts for a shorter time ends by then, too.
-local till
+-- All keys of a conversation expire at the same moment, `expires_at` (nil: never), never a part of
+-- them: if its fences expired before its turns, an old claim would be valid again.
+-- Activity postpones that moment, at most once an hour. A key that is created later gets it by
+-- `set_expiry`. Keys with a shorter life expire by that moment too.
+local expires_at
 local HOUR, DAY, WEEK = 3600000, 86400000, 7 * 86400000
 
-local function lasts(key)
-  if till then
-    redis.call('PEXPIREAT', key, till)
+local function set_expiry(key)
+  if expires_at then
+    redis.call('PEXPIREAT', key, expires_at)
   end
 end
 
-local function lasts_at_most(key, ms)
+local function set_expiry_within(key, ms)
   local ends = now() + ms
-  redis.call('PEXPIREAT', key, till and math.min(till, ends) or ends)
+  redis.call('PEXPIREAT', key, expires_at and math.min(expires_at, ends) or ends)
 end
 
--- The conversations of a person, each with the moment of its end. It ends with the last of them.
-local function index(people, person, name)
-  local key = people .. person
-  redis.call('ZADD', key, till or '+inf', name)
+-- Adds the conversation to the index of a person, which expires with the last conversation in it.
+local function index_conversation(person_indexes, person, name)
+  local key = person_indexes .. person
+  redis.call('ZADD', key, expires_at or '+inf', name)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now())
   local ends = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
   if ends == 'inf' then
@@ -29,49 +29,50 @@ local function index(people, person, name)
   end
 end
 
-local function renew(key)
-  if till then
-    redis.call('PEXPIREAT', key, till)
+local function renew_expiry(key)
+  if expires_at then
+    redis.call('PEXPIREAT', key, expires_at)
   else
     redis.call('PERSIST', key)
   end
 end
 
--- The conversation lives: it is kept for as long as the retention says from now on.
-local function touch(people, name)
+-- Keeps the conversation for the retention from now on.
+local function postpone_expiry(person_indexes, name)
   local wanted = retention > 0 and now() + retention or nil
-  if till == wanted or (till and wanted and math.abs(wanted - till) < HOUR) then
+  if expires_at == wanted
+    or (expires_at and wanted and math.abs(wanted - expires_at) < HOUR) then
     return
   end
-  till = wanted
-  if till then
-    redis.call('HSET', conv, 'until', till)
+  expires_at = wanted
+  if expires_at then
+    redis.call('HSET', conv, 'expires_at', expires_at)
   else
-    redis.call('HDEL', conv, 'until')
+    redis.call('HDEL', conv, 'expires_at')
   end
   for _, suffix in ipairs({'', ':q', ':h', ':u'}) do
-    renew(conv .. suffix)
+    renew_expiry(conv .. suffix)
   end
   for _, turn in ipairs(redis.call('LRANGE', conv .. ':q', 0, -1)) do
     for _, noun in ipairs({':t:', ':r:', ':j:', ':g:'}) do
-      renew(conv .. noun .. turn)
+      renew_expiry(conv .. noun .. turn)
     end
   end
   for _, person in ipairs(redis.call('SMEMBERS', conv .. ':u')) do
-    index(people, person, name)
+    index_conversation(person_indexes, person, name)
   end
 end
 
--- Marks, 'i<id>' of a message and 't<turn>' of a settlement, last for a day. They are listed in the
--- order of their age, as '<at>:<person>:<mark>', by which they are found when they are over, or
--- when the person goes.
-local function set_mark(mark, person, value)
-  redis.call('HSET', conv .. ':m', mark, value)
-  redis.call('RPUSH', conv .. ':o', table.concat({string.format('%.0f', now()), person, mark}, ':'))
-  lasts_at_most(conv .. ':m', DAY)
-  lasts_at_most(conv .. ':o', DAY)
+-- Dedupe records, 'i<id>' of a message and 't<turn>' of a settled turn, expire after a day. A list
+-- has them in the order of their age, as '<time>:<person>:<record>', to find the expired ones and
+-- those of an erased person.
+local function add_record(record, person, value)
+  redis.call('HSET', conv .. ':m', record, value)
+  redis.call('RPUSH', conv .. ':o', table.concat({integer(now()), person, record}, ':'))
+  set_expiry_within(conv .. ':m', DAY)
+  set_expiry_within(conv .. ':o', DAY)
 end
 
-local function split_mark(listed)
-  return string.match(listed, '^(%d+):([^:]+):(.*)$')
+local function split_record_entry(entry)
+  return string.match(entry, '^(%d+):([^:]+):(.*)$')
 end

@@ -1,10 +1,10 @@
--- ARGV: person, the first line, how many lines. Returns the person's lines among those, the number
--- of all lines and, with the first, the person's messages that wait or steer: as JSON.
-local mine, first, limit = ARGV[1] .. ':', tonumber(ARGV[2]), tonumber(ARGV[3])
-local lines, pending = {}, {}
-for _, line in ipairs(redis.call('LRANGE', conv .. ':h', first, first + limit - 1)) do
-  if string.sub(line, 1, #mine) == mine then
-    lines[#lines + 1] = string.sub(line, #mine + 1)
+-- ARGV: person, the first history entry, how many. Returns as JSON the person's entries among those,
+-- the number of all entries and, with the first, the person's messages that wait or steer.
+local owner, first, limit = ARGV[1] .. ':', tonumber(ARGV[2]), tonumber(ARGV[3])
+local history, pending = {}, {}
+for _, entry in ipairs(redis.call('LRANGE', conv .. ':h', first, first + limit - 1)) do
+  if string.sub(entry, 1, #owner) == owner then
+    history[#history + 1] = string.sub(entry, #owner + 1)
   end
 end
 for _, turn in ipairs(first == 0 and redis.call('LRANGE', conv .. ':q', 0, -1) or {}) do
@@ -19,5 +19,5 @@ for _, turn in ipairs(first == 0 and redis.call('LRANGE', conv .. ':q', 0, -1) o
   end
 end
 return table.concat({
-  '{"lines":', json_list(lines), ',"all":', redis.call('LLEN', conv .. ':h'),
+  '{"history":', json_list(history), ',"total":', redis.call('LLEN', conv .. ':h'),
   ',"pending":', json_list(pending), '}'})

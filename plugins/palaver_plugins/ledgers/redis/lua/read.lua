@@ -1,6 +1,6 @@
 -- ARGV: after, limit. Returns a Page as JSON.
 local stream = conv .. ':s'
-local birth, last = unpack(redis.call('HMGET', conv, 'birth', 'offset'))
+local generation, last = unpack(redis.call('HMGET', conv, 'generation', 'offset'))
 last = tonumber(last or 0)
 
 local function offset_of(entry)
@@ -15,5 +15,5 @@ if limit > 0 then
   end
 end
 return table.concat({
-  '{"epoch":"', epoch_of(birth), '","first":', oldest and offset_of(oldest) or last + 1,
+  '{"epoch":"', epoch_of(generation), '","first":', oldest and offset_of(oldest) or last + 1,
   ',"last":', last, ',"events":', json_list(events), '}'})

@@ -1,6 +1,6 @@
--- ARGV: name turn fence
+-- ARGV: name, turn, fence
 local key = conv .. ':t:' .. turn
-if not owned then
+if not is_owner then
   if redis.call('HGET', key, 'released') == fence then
     return 0
   end
@@ -8,9 +8,7 @@ if not owned then
 end
 redis.call('HSET', key, 'released', fence)
 redis.call('HINCRBY', key, 'attempt', -1)
-redis.call('DEL', redis.call('HGET', conv, 'mark'))
-redis.call('HDEL', conv, 'mark', 'worker')
-redis.call('HSET', conv, 'running', '')
+end_claim()
 count('running', -1)
 count('queued', 1)
 redis.call('ZADD', queue, now(), name)

@@ -1,5 +1,6 @@
--- ARGV: lines of history. Returns a Snapshot as JSON.
-local birth, offset, running = unpack(redis.call('HMGET', conv, 'birth', 'offset', 'running'))
+-- ARGV: number of history entries. Returns a Snapshot as JSON.
+local generation, offset, running = unpack(
+  redis.call('HMGET', conv, 'generation', 'offset', 'running'))
 local pending = {}
 for i, turn in ipairs(redis.call('LRANGE', conv .. ':q', 0, -1)) do
   local messages, skill = unpack(
@@ -11,5 +12,5 @@ for i, turn in ipairs(redis.call('LRANGE', conv .. ':q', 0, -1)) do
     ',"skill":', cjson.encode(skill or ''), '}'})
 end
 return table.concat({
-  '{"cursor":{"epoch":"', epoch_of(birth), '","offset":', offset or '0', '},"history":',
+  '{"cursor":{"epoch":"', epoch_of(generation), '","offset":', offset or '0', '},"history":',
   newest_history(tonumber(ARGV[1])), ',"pending":', json_list(pending), '}'})

@@ -1,0 +1,214 @@
+"""Connection of engine ``openai`` to one server: requests, health and running generations."""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+import yarl
+
+from palaver import EngineStats, EngineUnavailable, PalaverError
+from palaver_plugins.engines import openai_wire as wire
+from palaver_plugins.engines.openai_wire import UpstreamFailed
+from palaver_plugins.engines.sse import SseParser
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RELEASE_TIMEOUT = 0.5
+"""Seconds to wait until the server has freed the slot of a cancelled generation."""
+KEEPALIVE_TIMEOUT = 2.0
+"""Seconds that an idle connection stays open; servers close it after five."""
+CALL_TIMEOUT = 60.0  # seconds for responses that are not streamed
+MIN_COOLDOWN_SECONDS, MAX_COOLDOWN_SECONDS = 1.0, 30.0
+"""Cooldown after the first failure, and its limit; it doubles with each failure in a row."""
+
+
+class Upstream:
+    """A server at a base URL: ``http://host:port/v1`` or ``unix:///path.sock``.
+
+    Its methods raise `UpstreamFailed` when another server may succeed, else the `PalaverError` for
+    the server's response.
+    """
+
+    def __init__(self, url: str, key: str | None, timeout: aiohttp.ClientTimeout) -> None:
+        self.url = url
+        self.in_flight = 0
+        self.flavor: wire.Flavor = "generic"
+        self._failures = 0
+        self._cooldown_end = -math.inf  # loop time
+        self._base, connector = make_connector(url)
+        self._root = self._base.with_path(self._base.path.removesuffix("/v1") or "/")
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"Authorization": f"Bearer {key}"} if key else None,
+            timeout=timeout,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    @property
+    def is_cooling_down(self) -> bool:
+        return asyncio.get_running_loop().time() < self._cooldown_end
+
+    def start_cooldown(self) -> None:
+        """Send no requests for a while, longer with each failure in a row. Requests that fail
+        during a cooldown were lost in the same failure."""
+        if self.is_cooling_down:
+            return
+        seconds = min(MAX_COOLDOWN_SECONDS, MIN_COOLDOWN_SECONDS * 2**self._failures)
+        self._failures += 1
+        self._cooldown_end = asyncio.get_running_loop().time() + seconds
+        log.warning("engine server %s failed; cooldown of %g s", self.url, seconds)
+
+    def end_cooldown(self) -> None:
+        self._failures = 0
+        self._cooldown_end = -math.inf
+
+    async def models(self) -> list[wire.ModelCard]:
+        return (await self._call("GET", "models", wire.ModelList)).data
+
+    async def count(self, body: wire.Body) -> int:
+        """Return the number of tokens, by vLLM's /tokenize."""
+        return (await self._call("POST", "/tokenize", wire.TokenCount, body)).count
+
+    async def count_by_completion(self, body: wire.Body) -> int:
+        """Return the number of prompt tokens, by the usage of a completion of one token."""
+        answer = await self._call("POST", "chat/completions", wire.Completion, body)
+        return answer.usage.prompt_tokens
+
+    async def embed(self, body: wire.Body) -> list[list[float]]:
+        answer = await self._call("POST", "embeddings", wire.Embeddings, body)
+        return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
+
+    async def stats(self) -> EngineStats:
+        """Return vLLM's own counts, or the number of our requests at another server."""
+        if self.flavor == "vllm":
+            async with self._request("GET", "/metrics") as response:
+                if counts := wire.request_counts(await response.read()):
+                    return EngineStats(running=counts[0], waiting=counts[1])
+        return EngineStats(running=self.in_flight, waiting=0)
+
+    async def chat(self, body: wire.Body, completion: wire.CompletionStream) -> None:
+        """Stream a chat completion into ``completion``."""
+        self.in_flight += 1
+        ended = False
+        try:
+            await self._stream(body, completion)
+            ended = True
+        except (UpstreamFailed, PalaverError):
+            ended = True
+            raise
+        finally:
+            self.in_flight -= 1
+            if not ended:
+                await self._wait_until_released()
+
+    async def _stream(self, body: wire.Body, completion: wire.CompletionStream) -> None:
+        parser = SseParser()
+        async with self._request("POST", "chat/completions", body) as response:
+            try:
+                async for data in response.content.iter_any():
+                    for chunk in self._parse(parser, data):
+                        if chunk is None:
+                            return
+                        completion.add(chunk)
+            except BaseException:
+                response.close()  # makes the server stop
+                raise
+        if completion.finish_reason is None:
+            detail = f"{self.url} ended the stream before the reply's end"
+            raise UpstreamFailed(EngineUnavailable(detail))
+
+    def _parse(self, parser: SseParser, data: bytes) -> Iterator[wire.Chunk | None]:
+        """Yield the chunks that ``data`` completes, and None for the end of the stream."""
+        try:
+            for event in parser.feed(data):
+                chunk = None if event == b"[DONE]" else wire.decode_chunk(event)
+                if chunk is not None and chunk.error is not None:
+                    raise wire.stream_error(self.url, chunk.error)
+                yield chunk
+        except ValueError as error:  # of the parser and of msgspec
+            detail = f"the response of {self.url} is not a chat completion: {error}"
+            raise UpstreamFailed(EngineUnavailable(detail)) from error
+
+    async def _wait_until_released(self) -> None:
+        """Wait, at most `RELEASE_TIMEOUT`, until vLLM counts one request less, or none but those
+        that we still run there. Others may use the server too."""
+        if self.flavor != "vllm":
+            return
+        before = None
+        with suppress(UpstreamFailed, PalaverError, TimeoutError):
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                while True:
+                    stats = await self.stats()
+                    total = stats.running + stats.waiting
+                    before = total if before is None else before
+                    if total <= self.in_flight or total < before:
+                        return
+                    await asyncio.sleep(0.01)
+
+    async def _call(
+        self, method: str, path: str, result_type: type[T], body: wire.Body | None = None
+    ) -> T:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT), self._request(method, path, body) as response:
+                return msgspec.json.decode(await response.read(), type=result_type)
+        except TimeoutError as error:
+            detail = f"{self.url} did not answer {path!r} in {CALL_TIMEOUT:g} s"
+            raise UpstreamFailed(EngineUnavailable(detail)) from error
+        except msgspec.DecodeError as error:
+            detail = f"unexpected response of {self.url} to {path!r}: {error}"
+            raise UpstreamFailed(EngineUnavailable(detail)) from error
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, body: wire.Body | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request. ``path`` is relative to the base URL, or to the server's root when it
+        begins with a slash."""
+        if self._session.closed:
+            raise UpstreamFailed(EngineUnavailable("engine 'openai' is closed"), unhealthy=False)
+        url = self._root / path[1:] if path.startswith("/") else self._base / path
+        options: dict[str, Any] = {}
+        if body is not None:
+            options = {"data": wire.encode(body), "headers": {"Content-Type": "application/json"}}
+        try:
+            async with await self._send(method, url, options) as response:
+                if response.status != 200:
+                    content = await response.read()
+                    raise wire.response_error(self.url, response.status, content, response.headers)
+                yield response
+        except (aiohttp.ClientError, ConnectionError) as error:
+            kind = type(error).__name__
+            detail = f"{self.url}: {str(error) or kind} ({kind})"
+            raise UpstreamFailed(EngineUnavailable(detail, retry_after=1)) from error
+
+    async def _send(
+        self, method: str, url: yarl.URL, options: dict[str, Any]
+    ) -> aiohttp.ClientResponse:
+        """Send a request, and repeat it when the server had just closed the idle connection: that
+        happens with healthy servers too."""
+        try:
+            return await self._session.request(method, url, **options)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if self._session.closed:
+                raise
+            return await self._session.request(method, url, **options)
+
+
+def make_connector(url: str) -> tuple[yarl.URL, aiohttp.BaseConnector]:
+    """Return the base URL for requests, and a connector to the server."""
+    parsed = yarl.URL(url)
+    if parsed.scheme == "unix":
+        unix = aiohttp.UnixConnector(parsed.path, limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT)
+        return yarl.URL("http://localhost/v1"), unix
+    tcp = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT)
+    return parsed.with_path(parsed.path.rstrip("/") or "/v1"), tcp

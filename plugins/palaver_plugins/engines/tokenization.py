@@ -1,0 +1,232 @@
+"""Chat template, tokenizer and incremental detokenizer for the engines that run in this process.
+
+They read a Hugging Face model directory: ``tokenizer.json``, the chat template in
+``tokenizer_config.json`` or ``chat_template.jinja``, and the tokens that end a reply.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+from tokenizers import Tokenizer
+
+from palaver import ChatMessage, ConfigurationError, InvalidInput, read_json
+
+Json = dict[str, Any]  # a parsed JSON object
+REPLACEMENT = "\ufffd"
+"""Stands in decoded text for bytes that are not, or not yet, a complete character."""
+
+
+def read_optional_json(file: Path) -> Json:
+    """Return the object in ``file``, or an empty one when there is no such file."""
+    return read_json(file) if file.exists() else {}
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load ``tokenizer.json``. Raises `ConfigurationError` that names the model."""
+    read_json(folder / "tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the package raises nothing narrower
+        raise ConfigurationError(f"model {str(folder)!r}: tokenizer.json: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+class ChatTokenizer:
+    """Encodes messages to a prompt's tokens, and decodes tokens. ``end_tokens`` end a reply."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: "ChatTemplate", end_tokens: frozenset[int]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.end_tokens = end_tokens
+        self._template = template
+        added = tokenizer.get_added_tokens_decoder().values()
+        special = sorted((re.escape(it.content) for it in added if it.special), reverse=True)
+        self._special = re.compile("|".join(special) or r"(?!)")
+
+    @classmethod
+    def load(cls, folder: Path) -> "ChatTokenizer":
+        """Read the model directory. Raises `ConfigurationError` that names it."""
+        tokenizer = load_tokenizer(folder)
+        return cls(tokenizer, ChatTemplate.load(folder), find_end_tokens(folder, tokenizer))
+
+    def encode_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Return the tokens of the prompt, up to the start of the assistant's reply. Raises
+        `InvalidInput` when the chat template refuses the messages."""
+        escaped = [ChatMessage(message.role, self._escape(message.content)) for message in messages]
+        return self.encode(self._template.render(escaped))
+
+    def encode_partial(self, partial: str) -> list[int]:
+        """Return the tokens of a partial reply. They are encoded apart from the prompt, because
+        they were generated after exactly the prompt's tokens."""
+        return self.encode(self._escape(partial))
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def _escape(self, text: str) -> str:
+        """Break special tokens in ``text`` with a zero-width space: a message must not contain the
+        markup of the chat template, which could make it look like a system message."""
+        return self._special.sub(lambda found: f"{found[0][:1]}\u200b{found[0][1:]}", text)
+
+
+def find_end_tokens(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the tokens that end a reply, from all the files that may name them."""
+    end_tokens: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        value = read_optional_json(folder / name).get("eos_token_id")
+        end_tokens.update([value] if isinstance(value, int) else value or [])
+    text = special_token_text(read_optional_json(folder / "tokenizer_config.json").get("eos_token"))
+    index = tokenizer.token_to_id(text) if text else None
+    if index is not None:
+        end_tokens.add(index)
+    return frozenset(end_tokens)
+
+
+def special_token_text(token: str | Json | None) -> str:
+    """Return the text of a special token, which the files give as a string or as an object."""
+    return token["content"] if isinstance(token, dict) else token or ""
+
+
+class ChatTemplate:
+    """A model's chat template, sandboxed, with the helpers that Hugging Face offers to it."""
+
+    def __init__(self, source: str, variables: Json) -> None:
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = to_json
+        environment.globals["raise_exception"] = raise_template_error
+        environment.globals["strftime_now"] = lambda style: datetime.now().strftime(style)
+        self._template = environment.from_string(source)
+        self._variables = variables
+
+    @classmethod
+    def load(cls, folder: Path) -> "ChatTemplate":
+        """Read the template of a model directory. Raises `ConfigurationError` that names it."""
+        settings = read_optional_json(folder / "tokenizer_config.json")
+        file = folder / "chat_template.jinja"
+        source = file.read_text(encoding="utf-8") if file.exists() else default_template(settings)
+        if not source:
+            raise ConfigurationError(
+                f"model {str(folder)!r} has no chat template: expected chat_template.jinja, or "
+                "'chat_template' in tokenizer_config.json (base models have none; choose one that "
+                "was tuned for chat)"
+            )
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        try:
+            return cls(source, {name: special_token_text(settings.get(name)) for name in names})
+        except jinja2.TemplateError as error:
+            raise ConfigurationError(f"model {str(folder)!r}: chat template: {error}") from error
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """Return the prompt, up to the start of the assistant's reply."""
+        plain = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return self._template.render(
+                messages=plain, add_generation_prompt=True, **self._variables
+            )
+        except jinja2.TemplateError as error:
+            raise InvalidInput(f"the model's chat template refuses: {error}") from error
+
+
+def default_template(settings: Json) -> str:
+    """Return the chat template in a ``tokenizer_config.json``: a string or a list of named ones."""
+    template = settings.get("chat_template") or ""
+    if isinstance(template, list):
+        return str({it["name"]: it["template"] for it in template}.get("default", ""))
+    return str(template)
+
+
+def to_json(value: object, **options: Any) -> str:  # Any: the options of json.dumps
+    """Return ``value`` as JSON. Jinja's own filter escapes for HTML, which models do not know."""
+    return json.dumps(value, **{"ensure_ascii": False} | options)
+
+
+def raise_template_error(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+class StreamingDetokenizer:
+    """Decodes the tokens of one reply to pieces of text that can be delivered at once.
+
+    A piece never ends inside a character, and a possible beginning of a stop string is withheld.
+    An incomplete last character is dropped.
+    """
+
+    def __init__(
+        self, tokenizer: ChatTokenizer, prompt: Sequence[int], stops: Sequence[str] = ()
+    ) -> None:
+        self._tokenizer = tokenizer
+        # Some tokenizers drop the space before a first word, so the end of the prompt is decoded
+        # together with the reply.
+        self._ids = list(prompt[-4:])
+        self._text = tokenizer.decode(self._ids)
+        self._pending: list[int] = []
+        self._stops = StopStringFilter(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the reply."""
+        return self._stops.found
+
+    def push(self, ids: Sequence[int]) -> str:
+        """Return the next piece, which may be empty."""
+        self._pending += ids
+        text = self._tokenizer.decode(self._ids + self._pending)
+        if text.endswith(REPLACEMENT):
+            return ""
+        piece = text[len(self._text) :]
+        self._ids, self._pending = self._pending, []
+        self._text = self._tokenizer.decode(self._ids)
+        return self._stops.push(piece)
+
+    def flush(self) -> str:
+        """Return the withheld text at the end of the reply."""
+        text = self._tokenizer.decode(self._ids + self._pending)
+        return self._stops.push(text[len(self._text) :].rstrip(REPLACEMENT)) + self._stops.flush()
+
+
+class StopStringFilter:
+    """Passes text on up to the first stop string, and withholds a possible beginning of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._withheld = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """Add ``text`` and return what can be delivered."""
+        if self.found:
+            return ""
+        text = self._withheld + text
+        matches = [index for stop in self._stops if (index := text.find(stop)) >= 0]
+        self.found = bool(matches)
+        overlap = max((overlap_length(text, stop) for stop in self._stops), default=0)
+        end = min(matches) if matches else len(text) - overlap
+        self._withheld = "" if matches else text[end:]
+        return text[:end]
+
+    def flush(self) -> str:
+        text, self._withheld = self._withheld, ""
+        return text
+
+
+def overlap_length(text: str, stop: str) -> int:
+    """Return the length of the longest proper prefix of ``stop`` that ``text`` ends with."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

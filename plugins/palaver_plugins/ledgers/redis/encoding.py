@@ -1,0 +1,120 @@
+"""Arguments of the scripts, and the errors that their error replies stand for."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from palaver import (
+    Claim,
+    ConcurrencyPolicies,
+    Conflict,
+    Fenced,
+    Finished,
+    IndexConflict,
+    LedgerError,
+    LedgerUnavailable,
+    LogEntry,
+    Message,
+    PalaverError,
+    PendingQuestion,
+    Received,
+    Routed,
+    Step,
+    Text,
+    TextReset,
+    TooMany,
+    encode,
+)
+
+Packed = tuple[str | int, ...]
+
+_msgpack = msgspec.msgpack.Encoder()
+
+
+def pack_entries(entries: Sequence[LogEntry]) -> bytes:
+    """Encode entries for ``entries.lua``: their JSON, and the fields that the script reads."""
+    return _msgpack.encode([_packed(entry) for entry in entries])
+
+
+def _packed(entry: LogEntry) -> Packed:
+    body = encode(entry).decode()  # Redis unpacks no binary type
+    if isinstance(entry, Text):
+        return "t", body, entry.position, len(entry.text), entry.text
+    if isinstance(entry, TextReset):
+        return "r", body, entry.position
+    if isinstance(entry, Step):
+        return "s", body, entry.number
+    if isinstance(entry, Routed):
+        return "k", body, entry.skill
+    return "e", body
+
+
+def pack_policies(policies: ConcurrencyPolicies) -> bytes:
+    """Encode policies for ``concurrency.lua``, with milliseconds."""
+    return _msgpack.encode(
+        {
+            "default": policies.default,
+            "skills": policies.skills,
+            "merge_window": round(policies.merge_window * 1000),
+            "inbox_limit": policies.inbox_limit,
+        }
+    )
+
+
+def received_event_suffix(message: Message) -> bytes:
+    """Return the part of a message's event between the turn and the value of ``moved``."""
+    event = encode(Received(turn="", id=message.id, person=message.person, text=message.text))
+    return event.removeprefix(b'{"type":"message","turn":"').removesuffix(b'false,"ahead":0}')
+
+
+def pack_closing(
+    claim: Claim,
+    finished: Finished,
+    question: PendingQuestion | None,
+    taken: Sequence[Message],
+    dead_letter_reason: str,
+    **more: str | int,
+) -> bytes:
+    """Encode the end of a turn for ``settle.lua``."""
+    messages = (*claim.messages, *taken)
+    people = {message.person for message in messages}
+    closing: dict[str, object] = {
+        "outcome": finished.outcome,
+        "messages": [(message.person, encode(message.text).decode()) for message in messages],
+        "taken": [message.id for message in taken],
+        "question": "",
+        **more,
+    }
+    if question is not None:
+        people.add(question.message.person)
+        closing["question"] = encode(question).decode()
+        closing["people"] = f":{':'.join(sorted(people))}:"
+    if dead_letter_reason:
+        closing["dead_letter"] = (
+            dead_letter_reason,
+            [
+                (message.person, encode(message).decode())
+                for message in (*claim.interrupted, *messages)
+            ],
+        )
+    return _msgpack.encode(closing)
+
+
+def error_from_reply(reply: str, what: str) -> PalaverError:
+    """Return the exception for an error reply to the script or command ``what``."""
+    code, _, detail = reply.partition(" ")
+    match code:
+        case "FENCED":
+            return Fenced(f"{what}: the claim is over")
+        case "INDEX":
+            return IndexConflict(f"{what}: the turn is at index {detail}")
+        case "TEXT":
+            return IndexConflict(f"{what}: a text does not continue the reply")
+        case "CONFLICT":
+            return Conflict()
+        case "TOOMANY":
+            return TooMany("too many messages wait in this conversation", retry_after=1.0)
+        case "ERR" | "WRONGTYPE":
+            return LedgerError(f"{what}: {reply}")
+        case _:  # LOADING, OOM, MISCONF, READONLY, NOPERM, …: the server's present state
+            return LedgerUnavailable(f"{what}: {reply}", retry_after=1.0)

@@ -1,0 +1,17 @@
+-- ARGV: limit. Returns the newest dead letters as JSON.
+local found, limit = {}, tonumber(ARGV[1])
+
+if limit > 0 then
+  each_dead_letter(function(turn, letter)
+    local messages = {}
+    for i, pair in ipairs(cmsgpack.unpack(letter.messages)) do
+      messages[i] = pair[2]
+    end
+    found[#found + 1] = table.concat({
+      '{"turn":"', turn, '","messages":', json_list(messages), ',"attempt":', letter.attempt,
+      ',"reply":', cjson.encode(letter.reply), ',"skill":', cjson.encode(letter.skill),
+      ',"reason":', cjson.encode(letter.reason), ',"at":', json_time(letter.at), '}'})
+    return #found == limit
+  end)
+end
+return json_list(found)

@@ -1,0 +1,78 @@
+"""Dead letters of the SQLite ledger."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from palaver import MAX_DEAD_LETTERS, DeadLetter, Message
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import Database, Row, UnsettledTurn, encode
+
+_decode = msgspec.json.Decoder(DeadLetter).decode
+_ADD = "INSERT INTO dead_letters (turn, tenant, person, at, data) VALUES (?, ?, ?, ?, ?)"
+_TRIM = """
+DELETE FROM dead_letters
+WHERE number IN (SELECT number FROM dead_letters ORDER BY number DESC LIMIT -1 OFFSET ?)
+"""
+
+
+def store_dead_letter(
+    database: Database,
+    row: Row,
+    turn: UnsettledTurn,
+    taken: Sequence[Message],
+    reason: str,
+    now: float,
+) -> None:
+    """Store the running turn, whose reply is loaded, as a dead letter."""
+    letter = DeadLetter(
+        turn=turn.id,
+        messages=(*turn.interrupted, *turn.messages, *taken),
+        attempt=row.failed_attempts + 1,
+        reply=row.reply,
+        skill=row.skill,
+        reason=reason,
+        at=now,
+    )
+    tenant = turn.messages[0].conversation.tenant
+    database.execute(_ADD, (turn.id, tenant, turn.person, now, encode(letter)))
+    database.execute(_TRIM, (MAX_DEAD_LETTERS,))
+
+
+def list_newest(database: Database, limit: int) -> OperationResult[tuple[DeadLetter, ...]]:
+    found = database.execute(
+        "SELECT data FROM dead_letters ORDER BY number DESC LIMIT ?", (max(limit, 0),)
+    )
+    return OperationResult(tuple(_decode(data) for (data,) in found))
+
+
+def discard(database: Database, turn: str) -> OperationResult[bool]:
+    deleted = database.execute("DELETE FROM dead_letters WHERE turn = ?", (turn,)).rowcount
+    return OperationResult(deleted > 0, scrub=deleted > 0)
+
+
+def messages_of(database: Database, tenant: str, person: str) -> Iterable[Message]:
+    """Yield the messages of a person in dead letters."""
+    for _, letter in _dead_letters_of(database, tenant):
+        yield from (message for message in letter.messages if message.person == person)
+
+
+def erase(database: Database, tenant: str, person: str) -> int:
+    """Delete a person's dead letters, and their messages from those of others; return how many
+    dead letters changed."""
+    changed = 0
+    for owner, letter in _dead_letters_of(database, tenant):
+        others = tuple(message for message in letter.messages if message.person != person)
+        has_messages = len(others) < len(letter.messages)
+        changed += has_messages
+        if owner == person:
+            database.execute("DELETE FROM dead_letters WHERE turn = ?", (letter.turn,))
+        elif has_messages:
+            data = encode(msgspec.structs.replace(letter, messages=others))
+            database.execute("UPDATE dead_letters SET data = ? WHERE turn = ?", (data, letter.turn))
+    return changed
+
+
+def _dead_letters_of(database: Database, tenant: str) -> list[tuple[str, DeadLetter]]:
+    found = database.execute("SELECT person, data FROM dead_letters WHERE tenant = ?", (tenant,))
+    return [(owner, _decode(data)) for owner, data in found]

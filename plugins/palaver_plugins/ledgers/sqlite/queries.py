@@ -1,0 +1,134 @@
+"""Operations that read, and the memories about people."""
+
+from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledCount
+from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.rows import (
+    HOUR,
+    Database,
+    Row,
+    decode_events,
+    load_reply,
+    next_epoch,
+    read_history,
+    read_row,
+    stored_events,
+)
+from palaver_plugins.ledgers.sqlite.unsettled_turns import read_steering, read_unsettled_turns
+
+
+def read(database: Database, name: str, after: int, limit: int) -> OperationResult[Page]:
+    row = read_row(database.connection, name)
+    if row is None:
+        return OperationResult(Page(next_epoch(database.connection), 1, 0, ()))
+    start = max(after + 1, row.first_offset)
+    blocks = database.execute(
+        "SELECT position, data FROM events WHERE position >= ? AND position < ? "
+        "ORDER BY position LIMIT ?",
+        (row.base + start, row.end, max(limit, 0)),  # a block has at least one event
+    ).fetchall()
+    if not blocks:
+        return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, ()))
+    events = [event for _, data in blocks for event in decode_events(data)]
+    offset = blocks[-1][0] - row.base - len(events) + 1
+    page = stored_events(start, events[start - offset : start - offset + limit])
+    return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, page))
+
+
+def snapshot(database: Database, name: str, history: int) -> OperationResult[Snapshot]:
+    row = read_row(database.connection, name)
+    if row is None:
+        cursor = Cursor(next_epoch(database.connection), 0)
+        return OperationResult(Snapshot(cursor=cursor, history=(), pending=()))
+    return OperationResult(
+        Snapshot(
+            cursor=Cursor(row.epoch, row.last_offset),
+            history=read_history(database.connection, row, history),
+            pending=_pending_turns(database, row) if row.unsettled_turns else (),
+        )
+    )
+
+
+def _pending_turns(database: Database, row: Row) -> tuple[PendingTurn, ...]:
+    oldest, *others = read_unsettled_turns(database.connection, row)
+    steering = read_steering(database.connection, row)
+    load_reply(database.connection, row)
+    return (
+        PendingTurn(
+            turn=oldest.id,
+            messages=(*oldest.messages, *(each.message for each in steering)),
+            running=oldest.id == row.running_turn,
+            reply=row.reply,
+            skill=row.skill,
+        ),
+        *(
+            PendingTurn(turn=turn.id, messages=turn.messages, running=False, reply="")
+            for turn in others
+        ),
+    )
+
+
+def members(database: Database, name: str) -> OperationResult[frozenset[str]]:
+    people = database.execute(
+        "SELECT person FROM members m JOIN conversations c ON c.id = m.conversation "
+        "WHERE c.name = ?",
+        (name,),
+    )
+    return OperationResult(frozenset(person for (person,) in people))
+
+
+def queue_depth(database: Database) -> OperationResult[QueueDepth]:
+    unsettled_turns, running = database.execute(
+        "SELECT coalesce(sum(unsettled_turns), 0), coalesce(sum(running_turn <> ''), 0) "
+        "FROM conversations WHERE due_at IS NOT NULL"
+    ).fetchone()
+    return OperationResult(QueueDepth(queued=unsettled_turns - running, running=running))
+
+
+_UNSETTLED = """
+SELECT c.name, t.person, count(*), sum(length(t.inbox_messages)) FROM conversations c
+JOIN turns t ON t.position >= (c.id << 32) + c.oldest_turn AND t.position < (c.id + 1) << 32
+WHERE c.due_at IS NOT NULL AND t.history IS NULL GROUP BY c.id, t.person
+"""
+
+
+def count_unsettled(database: Database) -> OperationResult[tuple[UnsettledCount, ...]]:
+    rows = database.execute(_UNSETTLED).fetchall()
+    return OperationResult(
+        tuple(
+            UnsettledCount(tenant=name.split("/")[0], person=person, turns=turns, bytes=size)
+            for name, person, turns, size in rows
+        )
+    )
+
+
+def remember(
+    database: Database, tenant: str, person: str, key: str, value: str | None
+) -> OperationResult[None]:
+    if value is None:
+        database.execute(
+            "DELETE FROM memories WHERE tenant = ? AND person = ? AND key = ?",
+            (tenant, person, key),
+        )
+    else:
+        database.execute(
+            "INSERT OR REPLACE INTO memories (tenant, person, key, value, used_at) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (tenant, person, key, value, database.clock()),
+        )
+    return OperationResult(None)
+
+
+def recall(database: Database, tenant: str, person: str, key: str) -> OperationResult[str | None]:
+    found = database.execute(
+        "SELECT value, used_at FROM memories WHERE tenant = ? AND person = ? AND key = ?",
+        (tenant, person, key),
+    ).fetchone()
+    if found is None:
+        return OperationResult(None)
+    value, used_at = found
+    if (now := database.clock()) - used_at >= HOUR:
+        database.execute(
+            "UPDATE memories SET used_at = ? WHERE tenant = ? AND person = ? AND key = ?",
+            (now, tenant, person, key),
+        )
+    return OperationResult(value)

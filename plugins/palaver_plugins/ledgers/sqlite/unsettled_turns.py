@@ -1,0 +1,156 @@
+"""Unsettled turns of the SQLite ledger, and their steering messages."""
+
+import secrets
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from palaver import InboxMessage, Message
+from palaver_plugins.ledgers.sqlite.rows import MAX_CACHED_CHARACTERS, Row, UnsettledTurn, encode
+
+STRIDE = 256
+"""Distance between the numbers of two turns. The numbers between them are for turns of untaken
+steering messages, which run before all that wait."""
+
+_ADD_TURN = (
+    "INSERT INTO turns (position, id, person, due_at, inbox_messages) VALUES (?, ?, ?, ?, ?)"
+)
+_ADD_STEERING = "INSERT INTO steering (conversation, number, person, message) VALUES (?, ?, ?, ?)"
+_UNSETTLED_TURNS = """
+SELECT position, id, person, due_at, stop_requested, inbox_messages, interrupted FROM turns
+WHERE position >= ? AND position < ? AND history IS NULL ORDER BY position
+"""
+_decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
+_decode_inbox_message = msgspec.json.Decoder(InboxMessage).decode
+_decode_inbox_messages = msgspec.json.Decoder(tuple[InboxMessage, ...]).decode
+
+
+def turn_id(number: int) -> str:
+    """Return a random id that contains the turn's number, so that no index of ids is needed."""
+    return f"{secrets.token_hex(12)}{number:08x}"
+
+
+def parse_number(turn: str) -> int:
+    """Return the number in a turn's id; 0, which no turn has, when the id is invalid."""
+    try:
+        return int(turn[24:], 16) if len(turn) == 32 and turn.isascii() else 0
+    except ValueError:
+        return 0
+
+
+def add_turn(
+    connection: sqlite3.Connection,
+    row: Row,
+    number: int,
+    inbox_messages: Sequence[InboxMessage],
+    due_at: float,
+) -> UnsettledTurn:
+    """Store a turn of messages of one person."""
+    person = inbox_messages[0].message.person
+    turn = UnsettledTurn(number, turn_id(number), person, due_at, False, tuple(inbox_messages))
+    body = encode(inbox_messages)
+    connection.execute(_ADD_TURN, (row.base + number, turn.id, person, due_at, body))
+    if len(body) <= MAX_CACHED_CHARACTERS:
+        row.cached_turns[number] = turn
+    row.newest_turn = max(row.newest_turn, number)
+    row.unsettled_turns += 1
+    return turn
+
+
+def next_number(row: Row) -> int:
+    """Return the number of a turn after all others."""
+    return row.newest_turn // STRIDE * STRIDE + STRIDE
+
+
+def number_after(connection: sqlite3.Connection, row: Row, settled: int) -> int:
+    """Return a number between the turn ``settled`` and those that wait, if one is free."""
+    position = row.base + settled + 1
+    taken = connection.execute("SELECT 1 FROM turns WHERE position = ?", (position,)).fetchone()
+    return next_number(row) if taken else settled + 1
+
+
+def read_unsettled_turns(connection: sqlite3.Connection, row: Row) -> list[UnsettledTurn]:
+    """Return the unsettled turns in order."""
+    found = connection.execute(_UNSETTLED_TURNS, (row.base + row.oldest_turn, row.end))
+    return [_unsettled_turn(row, columns) for columns in found]
+
+
+def read_oldest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
+    """Return the first unsettled turn, which must exist."""
+    if len(row.cached_turns) == row.unsettled_turns:  # all are cached, and none is claimed
+        return row.cached_turns[min(row.cached_turns)]
+    found = connection.execute(f"{_UNSETTLED_TURNS} LIMIT 1", (row.base + row.oldest_turn, row.end))
+    return _unsettled_turn(row, found.fetchone())
+
+
+def read_newest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
+    """Return the last unsettled turn, which must exist."""
+    if cached := row.cached_turns.get(row.newest_turn):
+        return cached
+    if row.running_turn and row.unsettled_turns == 1:
+        return claimed_turn(connection, row)
+    found = connection.execute(
+        f"{_UNSETTLED_TURNS} DESC LIMIT 1", (row.base + row.oldest_turn, row.end)
+    )
+    return _unsettled_turn(row, found.fetchone())
+
+
+def read_unsettled_turn(
+    connection: sqlite3.Connection, row: Row, number: int
+) -> UnsettledTurn | None:
+    """Return the unsettled turn with that number."""
+    if cached := row.cached_turns.get(number):
+        return cached
+    position = row.base + number
+    found = connection.execute(_UNSETTLED_TURNS, (position, position + 1)).fetchone()
+    return None if found is None else _unsettled_turn(row, found)
+
+
+def claimed_turn(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
+    """Return the running turn, which must exist."""
+    if row.claimed_turn is None:
+        row.claimed_turn = read_oldest(connection, row)
+    return row.claimed_turn
+
+
+def _unsettled_turn(
+    row: Row, columns: tuple[int, str, str, float, int, bytes, bytes | None]
+) -> UnsettledTurn:
+    position, turn, person, due_at, stop_requested, inbox_messages, interrupted = columns
+    return UnsettledTurn(
+        number=position - row.base,
+        id=turn,
+        person=person,
+        due_at=due_at,
+        stop_requested=bool(stop_requested),
+        inbox_messages=_decode_inbox_messages(inbox_messages),
+        interrupted=_decode_messages(interrupted or b"[]"),
+    )
+
+
+def read_steering(connection: sqlite3.Connection, row: Row) -> tuple[InboxMessage, ...]:
+    """Return the steering messages of the oldest unsettled turn."""
+    if not row.steering_count:
+        return ()
+    found = connection.execute(
+        "SELECT message FROM steering WHERE conversation = ? ORDER BY number", (row.id,)
+    )
+    return tuple(_decode_inbox_message(message) for (message,) in found)
+
+
+def replace_steering(
+    connection: sqlite3.Connection, row: Row, steering: Sequence[InboxMessage]
+) -> None:
+    """Replace the steering messages of the oldest unsettled turn."""
+    if row.steering_count:
+        connection.execute("DELETE FROM steering WHERE conversation = ?", (row.id,))
+    row.steering_count = 0
+    for inbox_message in steering:
+        add_steering(connection, row, inbox_message)
+
+
+def add_steering(connection: sqlite3.Connection, row: Row, inbox_message: InboxMessage) -> None:
+    row.steering_count += 1
+    person = inbox_message.message.person
+    connection.execute(_ADD_STEERING, (row.id, row.steering_count, person, encode(inbox_message)))

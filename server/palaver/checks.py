@@ -1,0 +1,177 @@
+"""Checks of the settings against the installed plugins. They read only, and start nothing."""
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydantic
+
+from palaver.config.loading import WELL_KNOWN, plugin_settings, plugin_tables
+from palaver.config.settings import Origin, Secret, Settings
+from palaver.config.validation import (
+    closest_path,
+    describe_unknown_key,
+    format_suggestion,
+    validate_or_explain,
+)
+from palaver.errors import ConfigurationError
+from palaver.hooks import Backend, BuildContext
+from palaver.plugins import PluginRegistry
+
+
+class SecretReference(NamedTuple):
+    """A secret of the settings. ``is_used``: what it belongs to is in use."""
+
+    key: str
+    secret: Secret
+    is_used: bool
+
+
+def check_settings(settings: Settings, registry: PluginRegistry) -> None:
+    """Refuse settings that cannot work with the installed plugins.
+
+    Raises `ConfigurationError` with one line for each problem.
+    """
+    validate_plugin_settings(settings, registry)
+    problems = list(find_unknown_names(settings, registry))
+    for key, secret, is_used in find_secrets(settings, registry):
+        try:
+            secret.reveal()
+        except ConfigurationError as error:
+            problems += [f"{key}: {error}"] if is_used else []
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+
+
+# The tables of plugins
+
+
+def validate_plugin_settings(settings: Settings, registry: PluginRegistry) -> None:
+    """Check the tables of all backends and skills, whether they are in use or not.
+
+    Raises `ConfigurationError` with one line for each wrong value, and for each table without an
+    installed plugin.
+    """
+    problems: list[str] = []
+    for section, models in plugin_models(registry).items():
+        for name, tree in plugin_tables(settings, section).items():
+            origin = settings.origin((section, name))
+            if name in models:
+                _, found = validate_or_explain(models[name], tree, settings.origin, (section, name))
+                problems += found
+            elif not _may_lack_plugin(settings, registry, origin):
+                hint = format_suggestion(closest_path((section, name), models))
+                problems.append(describe_unknown_key((section, name), origin, hint))
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+
+
+def plugin_models(registry: PluginRegistry) -> dict[str, dict[str, type[pydantic.BaseModel]]]:
+    """Return the settings model of everything installed: section → name → model."""
+    models: dict[str, dict[str, type[pydantic.BaseModel]]] = {
+        section: {name: backend.settings for name, backend in backends.items()}
+        for section, backends in installed_backends(registry).items()
+    }
+    models["skills"] = {name: skill.Settings for name, skill in registry.skills.items()}
+    return models
+
+
+def installed_backends(registry: PluginRegistry) -> dict[str, Mapping[str, Backend[Any]]]:
+    """Return the backends by the section of the settings that chooses among them."""
+    return {
+        "engine": registry.engines,
+        "ledger": registry.ledgers,
+        "knowledge": registry.knowledge,
+        "channels": registry.channels,
+        "interceptors": registry.interceptors,
+    }
+
+
+def _may_lack_plugin(settings: Settings, registry: PluginRegistry, origin: Origin | None) -> bool:
+    """Return True when a table without a plugin need not be a mistake.
+
+    Its plugin failed or is disabled, or the value comes from an environment name that other
+    programs use too.
+    """
+    is_well_known = (
+        origin is not None and origin.location.removeprefix("environment ") in WELL_KNOWN
+    )
+    return is_well_known or bool(registry.failures) or bool(settings.plugins.disabled)
+
+
+# Names
+
+
+def find_unknown_names(settings: Settings, registry: PluginRegistry) -> Iterator[str]:
+    """Yield a sentence for each name in the settings that no installed plugin has."""
+    names: list[tuple[str, Collection[str], Collection[str]]] = []
+    for section, backends in installed_backends(registry).items():
+        key = "use" if hasattr(getattr(settings, section), "use") else "enabled"
+        names.append((f"{section}.{key}", _used_names(settings, section), backends))
+    if len(registry.skills) != 1:  # a single skill answers everything
+        names.append(("routing.default", [settings.routing.default], registry.skills))
+    policy, channels = settings.concurrency_policy, {"web", *registry.channels}
+    names += [
+        ("concurrency_policy.skills", policy.skills, registry.skills),
+        ("concurrency_policy.channels", policy.channels, channels),
+        ("admission.lanes", settings.admission.lanes, channels),
+    ]
+    for setting, given, installed in names:
+        for name in given:
+            if name not in installed:
+                yield describe_unknown_name(setting, name, installed)
+
+
+def describe_unknown_name(setting: str, name: str, installed: Collection[str]) -> str:
+    return f"{setting} names {name!r}; installed are: {', '.join(sorted(installed)) or 'none'}"
+
+
+def _used_names(settings: Settings, section: str) -> tuple[str, ...]:
+    chosen = getattr(settings, section)
+    return (chosen.use,) if hasattr(chosen, "use") else chosen.enabled
+
+
+# Secrets
+
+
+def find_secrets(settings: Settings, registry: PluginRegistry) -> Iterator[SecretReference]:
+    """Yield every secret of the settings, those of backends that are not in use included."""
+    for key, secret in _secrets_of(settings):
+        yield SecretReference(key, secret, is_used=True)
+    for section, backends in installed_backends(registry).items():
+        used = _used_names(settings, section)
+        for name in sorted({*used, *plugin_tables(settings, section)} & backends.keys()):
+            model = plugin_settings(settings, section, name, backends[name].settings)
+            for key, secret in _secrets_of(model, f"{section}.{name}."):
+                yield SecretReference(key, secret, is_used=name in used)
+
+
+def _secrets_of(model: pydantic.BaseModel, prefix: str = "") -> Iterator[tuple[str, Secret]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        for inner, item in items:
+            key = f"{prefix}{name}.{inner}".rstrip(".")
+            if isinstance(item, Secret):
+                yield key, item
+            elif isinstance(item, pydantic.BaseModel):
+                yield from _secrets_of(item, f"{key}.")
+
+
+# The model
+
+
+def find_model(
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
+) -> Path | None:
+    """Return the directory of the model that the engine in use loads.
+
+    An engine loads a model of the registry when its settings have the field ``model: str = ""``.
+    None: this one has no such field. Raises `ConfigurationError` when there is no such model.
+    """
+    backend = registry.engines[settings.engine.use]
+    field = backend.settings.model_fields.get("model")
+    if field is None or field.annotation is not str or field.default != "":
+        return None
+    chosen = plugin_settings(settings, "engine", backend.name, backend.settings)
+    return build_context.resolve_model(getattr(chosen, "model", ""))

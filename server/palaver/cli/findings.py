@@ -1,0 +1,261 @@
+"""Findings of ``palaver check``.
+
+The checks read only: they create no file and change no ledger, unless the engine is loaded.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from palaver.app import BackendBuilder
+from palaver.authentication import check_bind
+from palaver.checks import find_model, find_secrets, find_unknown_names, validate_plugin_settings
+from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
+from palaver.cli.local_server import find_server
+from palaver.cli.models import summarize
+from palaver.config.settings import ServerSettings
+from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
+from palaver.errors import ConfigurationError, LedgerInUse, LedgerUnavailable, PalaverError
+from palaver.ledger import Guarantee, InspectableLedger, Ledger
+from palaver.messages import new_id
+from palaver.models.checkpoint import read_checkpoint
+from palaver.turns.shutdown import CLOSE_SECONDS
+from palaver.web.listener import check_address
+
+LEDGER_TIMEOUT = 10.0
+"""Seconds that opening the ledger may take."""
+
+Grade = Literal["good", "note", "bad"]
+
+
+class Finding(NamedTuple):
+    """One result. ``code``: the exit code of a bad one."""
+
+    grade: Grade
+    text: str
+    code: int = 0
+
+
+Findings = Iterator[Finding]
+
+
+def check_configuration(console: Console, *, load_engine: bool) -> Findings:
+    """Yield the results of all checks. With ``load_engine``, load the engine too."""
+    for required in (_check_settings, _check_plugins, _check_data_directory, _check_names):
+        findings = list(required(console))
+        yield from findings
+        if any(finding.grade == "bad" for finding in findings):
+            return  # the further checks need this one
+    running = find_server(console.settings.server)
+    yield from _check_max_wait(console)
+    yield from _check_network(console, running)
+    yield from _check_secrets(console)
+    yield from _check_ledger(console, running)
+    yield from _check_model(console)
+    yield from _check_engine(console, load_engine)
+
+
+def _check_settings(console: Console) -> Findings:
+    try:
+        _ = console.settings
+    except PalaverError as error:
+        yield _bad(error)
+    else:
+        yield Finding("good", "settings: every key is known and every value is valid")
+
+
+def _check_plugins(console: Console) -> Findings:
+    try:
+        registry = console.registry
+        validate_plugin_settings(console.settings, registry)
+    except PalaverError as error:
+        yield _bad(error)
+        return
+    for failure in registry.failures:
+        yield Finding("note", str(failure))
+    plugins = len({source.name for source in registry.owners.values()})
+    skills = ", ".join(sorted(registry.skills))
+    yield Finding("good", f"plugins: {plugins} loaded; skills: {skills}")
+
+
+def _check_data_directory(console: Console) -> Findings:
+    data = console.settings.server.data.absolute()
+    existing = next(path for path in (data, *data.parents) if os.path.exists(path))
+    if not existing.is_dir():
+        yield _bad(ConfigurationError(f"server.data {str(data)!r}: {existing} is not a directory"))
+    elif not _can_write(existing):
+        yield _bad(ConfigurationError(f"server.data {str(data)!r}: {existing} is not writable"))
+    elif existing == data:
+        yield Finding("good", f"data: {data} is writable")
+    else:
+        yield Finding("good", f"data: {data} will be created; {existing} is writable")
+
+
+def _can_write(directory: Path) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+
+
+def _check_names(console: Console) -> Findings:
+    for problem in find_unknown_names(console.settings, console.registry):
+        yield Finding("bad", problem, EXIT_MISCONFIGURED)
+
+
+def _check_max_wait(console: Console) -> Findings:
+    wait, timeout = console.settings.admission.max_wait, console.settings.engine.timeout
+    if wait >= timeout:
+        yield Finding(
+            "note",
+            f"admission.max_wait {wait:g} is not below engine.timeout {timeout:g}, which includes "
+            "the wait: a message that waits that long gets no reply",
+        )
+
+
+# Network
+
+
+def _check_network(console: Console, running: str | None) -> Findings:
+    server, keys = console.settings.server, console.settings.auth.keys
+    try:
+        check_bind(console.settings)
+        if not running:
+            check_address(server)
+    except PalaverError as error:
+        yield _bad(error)
+        return
+    clients = f"clients with one of {len(keys)} keys" if keys else "this machine only, without keys"
+    yield Finding("good", f"network: {server.host}:{server.port}, open to {clients}")
+    if running:
+        yield Finding("good", f"network: a server runs here: {running} answers")
+    yield from _check_shutdown(server)
+
+
+def _check_shutdown(server: ServerSettings) -> Findings:
+    limit = max(0.0, server.grace - CLOSE_SECONDS)
+    for name in ("drain", "linger"):
+        seconds = getattr(server, name)
+        if seconds > limit:
+            yield Finding(
+                "note",
+                f"server.{name} {seconds:g} is reduced to {limit:g}: "
+                f"the process exits after server.grace {server.grace:g}",
+            )
+
+
+def _check_secrets(console: Console) -> Findings:
+    for key, secret, is_used in find_secrets(console.settings, console.registry):
+        try:
+            secret.reveal()
+        except PalaverError as error:
+            yield _bad(error, f"{key}: ") if is_used else Finding("note", f"{key}: {error}")
+        else:
+            yield Finding("good", f"{key}: {secret.root} is set")
+
+
+# Ledger, model, engine
+
+
+def _check_ledger(console: Console, running: str | None) -> Findings:
+    name = console.settings.ledger.use
+    prefix = f"ledger {name!r}: "
+    try:
+        ledger = _builder(console).ledger()
+        is_in_use, guarantee = asyncio.run(_inspect_ledger(ledger, may_be_in_use=bool(running)))
+    except TimeoutError:
+        yield _bad(LedgerUnavailable(f"it did not open within {LEDGER_TIMEOUT:g} s"), prefix)
+        return
+    except PalaverError as error:
+        yield _bad(error, prefix)
+        return
+    if is_in_use:
+        yield Finding("good", f"{prefix}the server that runs here uses it")
+    yield from (Finding("good", prefix + sentence) for sentence in guarantee.promises)
+    yield from (Finding("note", prefix + sentence) for sentence in guarantee.limitations)
+
+
+async def _inspect_ledger(ledger: Ledger, *, may_be_in_use: bool) -> tuple[bool, Guarantee]:
+    """Return whether a running server uses the ledger, and the ledger's guarantee.
+
+    Raises `TimeoutError` and what the ledger raises.
+    """
+    is_in_use = False
+    async with asyncio.timeout(LEDGER_TIMEOUT):
+        try:
+            try:
+                if isinstance(ledger, InspectableLedger):
+                    await ledger.inspect()
+                else:
+                    await ledger.start()
+            except LedgerInUse:
+                if not may_be_in_use:
+                    raise
+                is_in_use = True
+            return is_in_use, await ledger.guarantee()
+        finally:
+            await ledger.close()
+
+
+def _check_model(console: Console) -> Findings:
+    name = console.settings.engine.use
+    try:
+        directory = find_model(console.settings, console.registry, _builder(console).context)
+        if directory is None:
+            return
+        checkpoint = read_checkpoint(directory)
+    except PalaverError as error:
+        yield _bad(error, f"engine {name!r}: ")
+        return
+    yield Finding("good", f"model: {checkpoint.directory.name} ({summarize(checkpoint)})")
+    if checkpoint.demonstration:
+        yield Finding("note", "model: it is too small for real use; see: palaver models add --help")
+
+
+def _check_engine(console: Console, load: bool) -> Findings:
+    name = console.settings.engine.use
+    if not load:
+        yield Finding("note", f"engine {name!r}: not loaded; --engine loads and tries it")
+        return
+    try:
+        engine = _builder(console).engine()
+        engine_info = asyncio.run(_try_engine(engine, console.settings.engine.health_probe_timeout))
+    except PalaverError as error:
+        yield _bad(error, f"engine {name!r}: ")
+        return
+    capabilities = ", ".join(sorted(engine_info.capabilities))
+    yield Finding(
+        "good",
+        f"engine {name!r}: {engine_info.model} answers, context {engine_info.context_window} "
+        f"tokens; can {capabilities}",
+    )
+    for skill_name, skill in sorted(console.registry.skills.items()):
+        missing = ", ".join(sorted(skill.needs - engine_info.capabilities))
+        if missing:
+            text = f"skill {skill_name!r} needs an engine with {missing}"
+            yield Finding("bad", text, EXIT_MISCONFIGURED)
+
+
+async def _try_engine(engine: Engine, probe_timeout: float) -> EngineInfo:
+    """Start the engine and generate one token, because a started engine may still not answer."""
+    request = GenerationRequest(
+        id=new_id(),
+        messages=(ChatMessage("user", "Hello"),),
+        tenant="check",
+        sampling=Sampling(max_tokens=1),
+        timeout=probe_timeout,
+    )
+    try:
+        engine_info = await engine.start()
+        await engine.generate(request, lambda text: None)
+        return engine_info
+    finally:
+        await engine.close()
+
+
+def _builder(console: Console) -> BackendBuilder:
+    """Return a builder without creating the data directory, as the console's would."""
+    return BackendBuilder(console.settings, console.registry)
+
+
+def _bad(error: PalaverError, prefix: str = "") -> Finding:
+    return Finding("bad", f"{prefix}{error}", exit_code(error))

@@ -1,0 +1,140 @@
+"""Concurrency policies: decide what happens to a message that arrives while turns are open.
+
+Pure functions that the ledgers share: they take plain data and return a decision, which the ledger
+stores. `palaver.messages.ConcurrencyPolicy` describes the policies.
+"""
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from palaver.errors import IndexConflict
+from palaver.ledger import INBOX_LIMIT, MAX_MERGE_WINDOWS, InboxMessage
+from palaver.messages import ConcurrencyPolicy, Message, Received
+
+
+class UnsettledTurnState(Protocol):
+    """State of a turn that is not settled, as far as the policies need it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def person(self) -> str:
+        """Return the person whose messages the turn answers."""
+
+    @property
+    def due_at(self) -> float:
+        """Return when the turn may run: the end of its merge window, in seconds since the epoch."""
+
+    @property
+    def stop_requested(self) -> bool: ...
+
+    @property
+    def inbox_messages(self) -> Sequence[InboxMessage]: ...
+
+    @property
+    def interrupted(self) -> Sequence[Message]:
+        """Return the messages of stopped turns that this turn answers too."""
+
+
+TurnT = TypeVar("TurnT", bound=UnsettledTurnState)
+
+
+class JoinTurn(NamedTuple, Generic[TurnT]):
+    """Decision: ``turn`` answers the message too, and is due at ``due_at``."""
+
+    turn: TurnT
+    due_at: float
+
+
+class SteerTurn(NamedTuple, Generic[TurnT]):
+    """Decision: the message steers the running ``turn``."""
+
+    turn: TurnT
+
+
+class NewTurn(NamedTuple):
+    """Decision: the message gets a new turn, due at ``due_at``, for which the running turn stops
+    when ``stop_running`` is true."""
+
+    due_at: float
+    stop_running: bool
+
+
+def decide_concurrency(
+    inbox_message: InboxMessage,
+    policy: ConcurrencyPolicy,
+    merge_window: float,
+    *,
+    running: TurnT | None,
+    newest: TurnT | None,
+    successor: TurnT | None,
+) -> JoinTurn[TurnT] | SteerTurn[TurnT] | NewTurn:
+    """Decide which turn answers an accepted message.
+
+    ``running`` is the claimed turn, ``newest`` the last unsettled turn, ``successor`` the unsettled
+    turn for which the running one was interrupted.
+    """
+    now, message = inbox_message.accepted_at, inbox_message.message
+    if not message.skill:
+        if policy == "steer" and running is not None and not running.stop_requested:
+            return SteerTurn(running)
+        if policy == "interrupt" and successor is not None and _accepts(successor, message):
+            return JoinTurn(successor, successor.due_at)
+        if (
+            policy == "merge"
+            and newest is not None
+            and (running is None or newest.id != running.id)
+            and now < newest.due_at
+            and _accepts(newest, message)
+        ):
+            began_at = newest.inbox_messages[0].accepted_at
+            latest = began_at + MAX_MERGE_WINDOWS * merge_window
+            return JoinTurn(newest, min(now + merge_window, latest))
+    return NewTurn(
+        due_at=now + merge_window if policy == "merge" else now,
+        stop_running=policy == "interrupt" and running is not None and _yields(running, message),
+    )
+
+
+def _accepts(turn: UnsettledTurnState, message: Message) -> bool:
+    """Return True when the message may join the turn."""
+    return turn.person == message.person and not turn.stop_requested
+
+
+def _yields(running: UnsettledTurnState, message: Message) -> bool:
+    """Return True when the message may interrupt the running turn. A limit bounds the messages that
+    a chain of interruptions gathers."""
+    answered = len(running.interrupted) + len(running.inbox_messages)
+    return _accepts(running, message) and answered < INBOX_LIMIT
+
+
+def check_taken_steering(
+    turn: str, steering: Sequence[InboxMessage], taken: Sequence[Message]
+) -> None:
+    """Raise `IndexConflict` unless ``taken`` are the first of the turn's steering messages."""
+    expected = [inbox_message.message.id for inbox_message in steering[: len(taken)]]
+    if [message.id for message in taken] != expected:
+        raise IndexConflict(f"turn {turn}: the taken steering messages are not the first")
+
+
+def split_untaken_steering(
+    steering: Sequence[InboxMessage],
+) -> tuple[Sequence[InboxMessage], Sequence[InboxMessage]]:
+    """Split the steering messages that a settled turn did not take.
+
+    The first part are the messages of the next turn: those of the first person up to another
+    person's. The second part steers that turn.
+    """
+    person = steering[0].message.person
+    for position, inbox_message in enumerate(steering):
+        if inbox_message.message.person != person:
+            return steering[:position], steering[position:]
+    return steering, ()
+
+
+def received_event(turn: str, message: Message, *, ahead: int = 0, moved: bool = False) -> Received:
+    """Return the event of a message that ``turn`` answers."""
+    return Received(
+        turn=turn, id=message.id, person=message.person, text=message.text, moved=moved, ahead=ahead
+    )

@@ -1,0 +1,147 @@
+"""A small server of the OpenAI API with the faults that a test injects."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+Json = dict[str, Any]  # a JSON object of the API
+Handler = Callable[["FaultInjectingServer", web.Request], Awaitable[web.StreamResponse]]
+VLLM_CARD = {"id": "walker", "owned_by": "vllm", "max_model_len": 4096}
+GENERIC_CARD = {"id": "walker", "owned_by": "someone"}
+
+
+class FaultInjectingServer:
+    """``handler`` answers chat completions; ``bodies`` and ``keys`` are those of the requests."""
+
+    def __init__(self, handler: Handler, card: Json) -> None:
+        self.handler = handler
+        self.url = ""
+        self.bodies: list[Json] = []
+        self.keys: list[str | None] = []
+        self.client_disconnected = asyncio.Event()
+        """Set when a client disconnects before the end of its response."""
+        self._card = card
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [self._card]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.bodies.append(await request.json())
+        self.keys.append(request.headers.get("Authorization"))
+        try:
+            return await self.handler(self, request)
+        except (asyncio.CancelledError, ConnectionError):
+            self.client_disconnected.set()
+            raise
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        text = body.get("prompt") or " ".join(it["content"] for it in body["messages"])
+        return web.json_response({"count": len(text.split())})
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        texts = (await request.json())["input"]
+        data = [{"index": place, "embedding": [3.0, float(len(texts[place]))]} for place in (1, 0)]
+        return web.json_response({"data": data})
+
+
+@asynccontextmanager
+async def fault_injecting_servers(
+    *handlers: Handler, card: Json = GENERIC_CARD
+) -> AsyncIterator[list[FaultInjectingServer]]:
+    """Start one server for each handler."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(_serve(handler, card)) for handler in handlers]
+
+
+@asynccontextmanager
+async def _serve(handler: Handler, card: Json) -> AsyncIterator[FaultInjectingServer]:
+    server = FaultInjectingServer(handler, card)
+    application = web.Application()
+    application.router.add_get("/v1/models", server.models)
+    application.router.add_post("/v1/chat/completions", server.chat)
+    application.router.add_post("/v1/embeddings", server.embeddings)
+    application.router.add_post("/tokenize", server.tokenize)
+    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        server.url = f"http://127.0.0.1:{port}/v1"
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+def text_chunk(text: str, **more: Any) -> bytes:  # Any: further fields of a choice
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None} | more
+    return sse_event({"object": "chat.completion.chunk", "choices": [choice]})
+
+
+def sse_event(value: object) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+STREAM_END = (
+    text_chunk("", finish_reason="stop")
+    + sse_event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+    + b"data: [DONE]\n\n"
+)
+
+
+async def start_stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    return response
+
+
+def send_stream(*parts: bytes, end: bytes = STREAM_END) -> Handler:
+    """Return a handler that sends ``parts``, each in its own write, then ``end``."""
+
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        for part in (*parts, end):
+            await response.write(part)
+        return response
+
+    return handler
+
+
+def respond_error(status: int, body: object, **headers: str) -> Handler:
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.json_response(body, status=status, headers=fields)
+
+    return handler
+
+
+def drop_connection(*parts: bytes) -> Handler:
+    """Return a handler that sends ``parts``, then drops the connection."""
+
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        for part in parts:
+            await response.write(part)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    return handler
+
+
+def hang(*parts: bytes) -> Handler:
+    """Return a handler that sends ``parts``, then nothing until the client disconnects."""
+
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        for part in parts:
+            await response.write(part)
+        await asyncio.Event().wait()
+        return response
+
+    return handler
