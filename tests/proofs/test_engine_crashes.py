@@ -128,7 +128,7 @@ class EngineProof:
         found = await self.checker.check(self.ledger)
         for conversation, subscriber in self.subscribers.items():
             seen = await self.checker.check_recorder(self.ledger, conversation, subscriber)
-            for kind in ("lost", "doubled", "wrong"):
+            for kind in ("lost", "duplicated", "wrong"):
                 for _ in range(getattr(seen, kind)):
                     found.record(kind, f"at the subscriber of {conversation}")
             for turn in subscriber.texts:
