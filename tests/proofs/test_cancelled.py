@@ -147,30 +147,30 @@ class EchoOperations:
 
 
 @contextlib.asynccontextmanager
-async def open_link(
-    url: str, link_class: type[NodeClient] = NodeClient
+async def open_client(
+    url: str, client_class: type[NodeClient] = NodeClient
 ) -> AsyncIterator[NodeClient]:
     address = parse_address(url)
 
     async def locate() -> Address:
         return address
 
-    async def greet(link: NodeClient, wire: Connection) -> None:
+    async def on_connect(client: NodeClient, connection: Connection) -> None:
         pass
 
-    link = link_class(
+    client = client_class(
         locate,
-        on_connect=greet,
+        on_connect=on_connect,
         on_publish=lambda channel, payload: None,
         connect_timeout=1.0,
         command_timeout=1.0,
         replicas=0,
     )
-    await link.start()
+    await client.start()
     try:
-        yield link
+        yield client
     finally:
-        await link.close()
+        await client.close()
 
 
 # A whole ledger
@@ -306,8 +306,8 @@ async def test_a_cancelled_call_leaves_its_reply_to_no_other_caller(report: Repo
         while remaining > 0:
             count = min(remaining, OPERATIONS_PER_REDIS) // 2
             async with operation_runner(findings, f"{remaining}") as runner:
-                async with open_link(runner.proxy.address) as link:
-                    await runner.run(count, EchoOperations(link.send, runner.rng))
+                async with open_client(runner.proxy.address) as client:
+                    await runner.run(count, EchoOperations(client.send, runner.rng))
                 async with open_ledger(
                     runner.proxy.address, events_kept=50, history_kept=50
                 ) as ledger:
@@ -364,7 +364,7 @@ class DequeuingConnection(Connection):
         super().data_received(data)
 
 
-class DequeuingNodeClient(NodeClient):
+class DequeuingClient(NodeClient):
     def _make_connection(self) -> Connection:
         return DequeuingConnection(
             self._on_publish, self._on_connection_lost, self._command_timeout
@@ -374,7 +374,7 @@ class DequeuingNodeClient(NodeClient):
 async def test_mutant_that_dequeues_cancelled_calls_is_detected(report: Report) -> None:
     findings = Findings()
     async with operation_runner(findings, "dequeued") as runner:
-        async with open_link(runner.proxy.address, DequeuingNodeClient) as link:
-            await runner.run(1_000, EchoOperations(link.send, runner.rng))
+        async with open_client(runner.proxy.address, DequeuingClient) as client:
+            await runner.run(1_000, EchoOperations(client.send, runner.rng))
     report.add_mutant(PROPERTY, findings.wrong > 0, "cancelled calls dequeued")
     assert findings.wrong > 0
