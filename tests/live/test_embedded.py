@@ -49,7 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(data: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run ``palaver serve``; yield its address and its process."""
-    command = [PALAVER, "--set", "server.port=0", "--set", f"server.data={data}", "serve"]
+    overrides = ("server.port=0", f"server.data={data}", "skills.chat.temperature=0")
+    command = [PALAVER, *(word for each in overrides for word in ("--set", each)), "serve"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=data.parent
     )
@@ -120,7 +121,7 @@ def test_a_second_server_on_the_same_data_exits_with_one_line(
     completed = subprocess.run(
         command, capture_output=True, text=True, timeout=60, cwd=data.parent, check=False
     )
-    assert completed.returncode == 78
+    assert completed.returncode == 69
     assert "Traceback" not in completed.stderr
     assert "ledger" in completed.stderr
 
@@ -151,7 +152,7 @@ def test_the_version_is_printed_beside_a_broken_configuration(data: Path) -> Non
     (data.parent / "palaver.toml").write_text("[server\n", encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key == "PATH"}
     completed = subprocess.run(
-        [PALAVER, "version"],
+        [PALAVER, "--version"],
         capture_output=True,
         text=True,
         env=environment,

@@ -22,7 +22,7 @@ from palaver_plugins.ledgers.redis import RedisLedger
 
 pytestmark = needs_redis
 
-IS_LONG_RUN = 3600.0
+LONG = 3600.0
 CHECKS = 12
 """Claims, a tenth of a second apart or more, within which a dead owner is detected."""
 
@@ -34,12 +34,12 @@ async def owner_and_other(
     """Start a ledger that claims a turn for an hour, and another one."""
     async with open_ledger(redis.url) as owner, open_ledger(redis.url) as other:
         await owner.accept(make_message())
-        yield owner, other, await claim_turn(owner, lease=IS_LONG_RUN)
+        yield owner, other, await claim_turn(owner, lease=LONG)
 
 
 async def try_claim(ledger: RedisLedger) -> Claim | None:
     await ledger.wait_for_work(0.1)
-    return await ledger.claim("other", lease=IS_LONG_RUN, history=0)
+    return await ledger.claim("other", lease=LONG, history=0)
 
 
 async def wait_for_takeover(ledger: RedisLedger) -> Claim:
@@ -67,7 +67,7 @@ async def cut_connections(redis: RedisServer) -> None:
 
 async def test_the_turn_of_a_closed_owner_is_due_before_its_lease_expires() -> None:
     async with run_redis() as redis, owner_and_other(redis) as (owner, other, claim):
-        await owner.append(claim, [text_entry(claim, "half a ")], expect=0, lease=IS_LONG_RUN)
+        await owner.append(claim, [text_entry(claim, "half a ")], expect=0, lease=LONG)
         await owner.close()
         found = await wait_for_takeover(other)
         assert (found.turn, found.attempt, found.reply) == (claim.turn, 2, "half a ")
@@ -119,6 +119,6 @@ async def append_when_connected(ledger: RedisLedger, claim: Claim) -> None:
     async with asyncio.timeout(5):
         while True:
             with contextlib.suppress(LedgerUnavailable):
-                await ledger.append(claim, [text_entry(claim, "x")], expect=0, lease=IS_LONG_RUN)
+                await ledger.append(claim, [text_entry(claim, "x")], expect=0, lease=LONG)
                 return
             await asyncio.sleep(0.02)

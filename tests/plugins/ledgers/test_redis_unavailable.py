@@ -26,7 +26,7 @@ from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
 pytestmark = needs_redis
 
-SHORT, IS_LONG_RUN = 1.0, float(short_or_long(4, 10))
+SHORT, LONG = 1.0, float(short_or_long(4, 10))
 """Seconds: one outage that a turn sits out, and one in which it pauses and its lease lapses."""
 CONVERSATIONS = 6
 
@@ -56,7 +56,7 @@ async def outage(server: RedisServer, seconds: float) -> AsyncIterator[None]:
     await asyncio.to_thread(server.start)
 
 
-@pytest.mark.parametrize("seconds", [SHORT, IS_LONG_RUN])
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
 async def test_replies_go_on_after_an_outage_on_the_same_sockets(seconds: float) -> None:
     checker = HistoryChecker(reply_to)
     async with run_redis() as server:
@@ -110,7 +110,7 @@ async def _is_told_when_to_come_back(live_server: LiveServer, client: WebSocketC
     assert refused["retry_after"] >= 1
 
 
-@pytest.mark.parametrize("seconds", [SHORT, IS_LONG_RUN])
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
 async def test_what_was_acknowledged_before_an_outage_is_answered_after_it(seconds: float) -> None:
     async with (
         asyncio.timeout(60),
