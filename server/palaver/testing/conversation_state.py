@@ -212,7 +212,7 @@ class ConversationState:
         return own + sum(len(turn.steering) for turn in self.inbox)
 
     def newest_history(self, count: int) -> tuple[HistoryEntry, ...]:
-        return tuple(owned.entry for owned in self.history[-count:]) if count > 0 else ()
+        return tuple([owned.entry for owned in self.history[-count:]]) if count > 0 else ()
 
     def ahead_of(self, turn: str) -> int:
         """Count the turns before ``turn``; 0 when it is settled."""
