@@ -337,8 +337,8 @@ class Settings(Section):
     concurrency_policy: ConcurrencyPolicySettings = ConcurrencyPolicySettings()
     """Policies for messages that arrive while a turn runs."""
     admission: AdmissionSettings = AdmissionSettings()
-    """Admission control, quotas and the fair queue. Each server process counts on its own: two
-    processes accept twice as much."""
+    """Admission control, quotas and the fair queue. The ledger counts unsettled turns, for all
+    replicas together; each replica counts its own messages and tokens per minute."""
     channels: ChannelsSettings = ChannelsSettings()
     """Channels, which bring messages and deliver replies."""
     interceptors: InterceptorsSettings = InterceptorsSettings()
