@@ -1,6 +1,7 @@
 """The code's identifiers use the names of docs/glossary.md."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,15 @@ def replaced_words() -> set[tuple[str, ...]]:
     }
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Return all nodes of a module's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
 def identifiers(path: Path) -> Iterator[tuple[int, str]]:
     """Yield every name that a module defines: classes, functions, arguments, variables."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):
@@ -67,7 +74,7 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
     found = []
     for folder in ("server", "plugins", "skills"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for node in nodes(path):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     docstring = ast.get_docstring(node) or ""
                     if NO_VERBS.match(docstring) and not is_property(node):

@@ -26,7 +26,7 @@ REFRESH_INTERVAL = 0.25
 LONGEST_RETRY = 60.0
 """Seconds after which a client is asked to come back at most."""
 REMEMBERED_MESSAGES = 4_096
-"""Accepted messages whose repetition is not refused; the ledger finds out that it is one."""
+"""Messages that may be repeated without a refusal; the ledger drops the duplicates."""
 NO_PERSON = ""
 
 KeyT = TypeVar("KeyT")
@@ -132,6 +132,7 @@ class AdmissionControl:
         tokens = estimate_tokens(message.text) + REPLY_TOKENS
         admission = Admission(key, tenant, person, lane, tokens)
         await self._check(admission)
+        self._remember(key)
         self._being_stored.add(tenant, person, 1, tokens)
         _add(self._to_start, (tenant, lane), 1)
         self._quotas.take("messages", tenant, person, 1)
@@ -139,9 +140,6 @@ class AdmissionControl:
 
     def stored(self, admission: Admission, receipt: Receipt) -> None:
         """Keep counting the message, unless it is not a turn of its own."""
-        self._accepted[admission.message] = None
-        if len(self._accepted) > REMEMBERED_MESSAGES:
-            self._accepted.popitem(last=False)
         if not admission.tokens:
             return
         self._stop_counting(admission)
@@ -160,8 +158,14 @@ class AdmissionControl:
         elif isinstance(error, LedgerUnavailable):
             self._metrics.refused("ledger")
         if admission.tokens:
+            self._accepted.pop(admission.message, None)
             self._stop_counting(admission)
             self._quotas.take("messages", admission.tenant, admission.person, -1)
+
+    def _remember(self, message: tuple[Conversation, str]) -> None:
+        self._accepted[message] = None
+        if len(self._accepted) > REMEMBERED_MESSAGES:
+            self._accepted.popitem(last=False)
 
     def _stop_counting(self, admission: Admission) -> None:
         self._being_stored.add(admission.tenant, admission.person, -1, -admission.tokens)

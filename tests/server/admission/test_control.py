@@ -145,6 +145,13 @@ async def test_a_repeated_message_is_not_refused() -> None:
     await entrance.refused(TooMany)
 
 
+async def test_a_copy_is_not_refused_while_the_message_is_being_stored() -> None:
+    entrance = Entrance(person={"turns": 1})
+    receipts = await asyncio.gather(*(entrance.send(id="m1") for _ in range(5)))
+    assert sum(not receipt.duplicate for receipt in receipts) == 1
+    assert entrance.control.unsettled_turns == 1
+
+
 async def test_a_duplicate_or_joined_message_is_counted_once() -> None:
     entrance = Entrance()
     merging = ConcurrencyPolicies(default="merge")
