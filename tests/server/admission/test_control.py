@@ -146,7 +146,14 @@ async def test_a_repeated_message_is_not_refused() -> None:
 
 
 async def test_a_copy_is_not_refused_while_the_message_is_being_stored() -> None:
-    entrance = Entrance(person={"turns": 1})
+    class Slow(MemoryLedger):
+        async def accept(
+            self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL
+        ) -> Receipt:
+            await asyncio.sleep(0)
+            return await super().accept(message, policies)
+
+    entrance = Entrance(Slow(), person={"turns": 1})
     receipts = await asyncio.gather(*(entrance.send(id="m1") for _ in range(5)))
     assert sum(not receipt.duplicate for receipt in receipts) == 1
     assert entrance.control.unsettled_turns == 1
