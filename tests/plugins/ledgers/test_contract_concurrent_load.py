@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.chaos.history import HistoryChecker
 from tests.proof_settings import SEED, short_or_long
 
@@ -27,6 +28,8 @@ from palaver.testing import MemoryLedger
 
 if TYPE_CHECKING:
     from tests.plugins.ledgers.conftest import LedgerUnderTest, SubjectFactory
+
+pytestmark = pytest.mark.slow
 
 POLICIES: list[ConcurrencyPolicy] = ["queue", "merge", "interrupt", "steer"]
 WINDOW = 0.02

@@ -50,6 +50,8 @@ from palaver.messages import (
 if TYPE_CHECKING:
     from tests.plugins.ledgers.conftest import LedgerUnderTest, SubjectFactory
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 LEASE = 600.0

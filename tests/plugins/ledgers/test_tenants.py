@@ -27,6 +27,8 @@ from palaver.testing import MemoryLedger
 if TYPE_CHECKING:
     from tests.plugins.ledgers.conftest import LedgerUnderTest, SubjectFactory
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[Any]], Any]  # Any: a value of whatever is drawn from
 Raw = Callable[["LedgerUnderTest", str], Coroutine[Any, Any, Any]]

@@ -20,6 +20,8 @@ from palaver.config.settings import AuthKey, Secret
 from palaver.errors import LedgerInUse
 from palaver.messages import Conversation
 
+pytestmark = pytest.mark.slow
+
 COMMAND = (sys.executable, "-c", "from palaver.cli import main; main()")
 
 

@@ -24,6 +24,8 @@ from palaver.testing import (
 )
 from palaver.turns import writer
 
+pytestmark = pytest.mark.slow
+
 
 class Link:
     """One process's way to a shared ledger. While it is cut every call fails; with ``deaf`` it is

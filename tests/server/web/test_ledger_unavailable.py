@@ -2,12 +2,15 @@
 
 from typing import cast
 
+import pytest
 from tests.server.turns.test_ledger_unavailable import Link
 from tests.server.web.live_server import eventually, open_live_server
 from tests.server.web.test_api import MESSAGES
 
 from palaver.ledger import Ledger
 from palaver.testing import MemoryLedger
+
+pytestmark = pytest.mark.slow
 
 
 async def test_refusals_have_retry_after_and_websockets_stay_open() -> None:

@@ -23,6 +23,8 @@ from palaver.testing import MemoryLedger
 from palaver.turns import shutdown
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 
