@@ -6,6 +6,7 @@ from pathlib import Path
 from types import FrameType
 
 import aiohttp
+import grimp
 import pytest
 
 from palaver import BuildContext, Ledger, Skill, Turn
@@ -59,6 +60,20 @@ def test_every_module_is_in_the_layout() -> None:
     modules = [path.name for path in package.glob("*.py")]
     packages = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
     assert not [name for name in (*modules, *packages) if name not in layout]
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = grimp.build_graph(
+        *("palaver", "palaver_skills", "palaver_plugins"),
+        cache_dir=None,
+        exclude_type_checking_imports=False,
+    )
+    left = {
+        module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules
+    }
+    while leaves := {module for module, imported in left.items() if not imported & left.keys()}:
+        left = {module: imported for module, imported in left.items() if module not in leaves}
+    assert not left, "these import each other in a circle"
 
 
 class Relay(Skill):

@@ -375,7 +375,7 @@ class Turn(Generic[ArgumentsT]):
         messages = await self._journal.run_once(tuple[Message, ...], read_ledger, "steering")
         ids = {message.id for message in messages}  # a turn that asked may have been steered, too
         self.taken_steering += tuple(message for message in self._steering if message.id in ids)
-        self._writer.steering_taken(len(self.taken_steering))
+        self._writer.record_taken_steering(len(self.taken_steering))
         return messages
 
     async def _run_until_steered(self, generating: Coroutine[Any, Any, str]) -> None:

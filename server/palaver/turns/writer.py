@@ -65,11 +65,11 @@ class TurnWriter:
         self._written_at = self._loop.time()
         self._live = True
         self._closed = False
-        self._steering = len(claim.steering_messages)
-        self._taken = 0
+        self._steering_count = len(claim.steering_messages)
+        self._taken_count = 0
         self.steered = asyncio.Event()
         """Set while a message that was handed to the turn has not been taken."""
-        self.steering_taken(0)
+        self.record_taken_steering(0)
 
     def write_text(self, text: str) -> None:
         """Add ``text`` to the reply."""
@@ -84,11 +84,11 @@ class TurnWriter:
         else:
             self._loop.call_soon(self._publish)
 
-    def steering_taken(self, count: int) -> None:
+    def record_taken_steering(self, count: int) -> None:
         """Record that the skill has taken the first ``count`` of the messages that steer the
         turn."""
-        self._taken = count
-        if self._steering > count:
+        self._taken_count = count
+        if self._steering_count > count:
             self.steered.set()
         else:
             self.steered.clear()
@@ -188,8 +188,8 @@ class TurnWriter:
     def _advance(self, progress: Progress) -> None:
         self._index = progress.index
         self._written_at = self._loop.time()
-        self._steering = max(self._steering, progress.steering_count)
-        self.steering_taken(self._taken)
+        self._steering_count = max(self._steering_count, progress.steering_count)
+        self.record_taken_steering(self._taken_count)
         if progress.stop_requested and not self._closed:
             self._interruption.stop()
 
