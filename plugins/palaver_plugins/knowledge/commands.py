@@ -1,6 +1,7 @@
 """Commands ``palaver knowledge``: add, list, remove and search documents."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -50,7 +51,8 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
 
     async def add_all(base: KnowledgeBase) -> tuple[int, int]:
         documents = passages = 0
-        with click.progressbar(found, label="Adding") as progress:
+        hidden = not sys.stdout.isatty()
+        with click.progressbar(found, label="Adding", hidden=hidden) as progress:
             for path in progress:
                 try:
                     document = await asyncio.to_thread(files.read_document, path)

@@ -91,7 +91,7 @@ class Subscription:
 
     @property
     def has_open_turn(self) -> bool:
-        """Whether a turn that the subscriber has seen begin has not ended. True as well until the
+        """True while the subscriber has a turn that began and has not ended, and until the
         subscription has started."""
         return bool(self._delivered) or not self._started
 

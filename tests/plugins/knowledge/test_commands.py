@@ -26,6 +26,7 @@ def test_documents_are_added_listed_searched_and_removed(console: Console, tmp_p
     added = run(console, "add", docs)
     assert added.exit_code == 0, added.output
     assert "Added 2 documents with 2 passages." in added.output
+    assert "Adding" not in added.output, "the progress bar is for terminals only"
     listed = run(console, "list").output
     assert f"{docs}/cats.md  (Cats)" in listed
     searched = run(console, "search", "who sleeps?").output
