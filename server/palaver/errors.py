@@ -9,7 +9,7 @@
     │   ├── Conflict                409  the same message id with another body
     │   ├── TooLarge                413  a message above the size limit
     │   └── TooMany                 429  one's own quota or inbox is full
-    ├── ConfigurationError          78   the settings cannot work (exit status of the command line)
+    ├── ConfigurationError          78   the settings cannot work (exit code of the command line)
     ├── ServerError                 ours (5xx)
     │   ├── Overloaded              503  shared capacity is used up
     │   ├── GaveUp                  500  a turn has cost too many workers their lives

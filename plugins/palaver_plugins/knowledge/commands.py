@@ -44,7 +44,7 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
     """Add files and the files in folders: Markdown, text, HTML, PDF.
 
     A file that was added before is replaced. A file that cannot be read is reported; the other
-    files are added, and the exit status is 2.
+    files are added, and the exit code is 2.
     """
     problems: list[str] = []
     found = list(files.find_files(list(paths)))
