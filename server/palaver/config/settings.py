@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from palaver.addresses import parse_network
 from palaver.errors import ConfigurationError
 from palaver.messages import ConcurrencyPolicy
 
@@ -155,6 +156,19 @@ class ServerSettings(Section):
     grace: float = pydantic.Field(default=25.0, ge=1)
     """Graceful shutdown: seconds after which the process exits in any case. A container's or
     service manager's own grace period must be longer."""
+
+
+class ConnectionSettings(Section):
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of reverse proxies, such as ``10.0.0.0/8``. Only from them
+    ``X-Forwarded-For`` is believed, and limits by address hold for the clients behind them."""
+
+    @pydantic.field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            parse_network(network)
+        return value
 
 
 class AuthKey(Section):
@@ -318,6 +332,8 @@ class Settings(Section):
 
     server: ServerSettings = ServerSettings()
     """The process and its web interface."""
+    connections: ConnectionSettings = ConnectionSettings()
+    """Limits of connections and requests; see docs/security.md."""
     auth: AuthSettings = AuthSettings()
     """Keys for clients."""
     plugins: PluginsSettings = PluginsSettings()

@@ -63,6 +63,9 @@ COVERED = {
     "server.drain": f"{THIS}::test_a_stopping_server_gives_turns_time_to_end",
     "server.linger": f"{SHUTDOWN}::test_a_stopping_server_listens_and_accepts_for_the_others",
     "server.grace": f"{SHUTDOWN}::test_a_process_that_hangs_ends_after_the_grace_period",
+    "connections.trusted_proxies": (
+        "tests/server/test_addresses.py::test_the_header_is_believed_from_trusted_proxies_only"
+    ),
     "auth.keys.NAME.secret": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.tenant": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.person": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
