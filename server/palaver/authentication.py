@@ -9,7 +9,6 @@ import dataclasses
 import hmac
 import ipaddress
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from palaver.config.settings import Settings
 from palaver.errors import ConfigurationError, Forbidden, Unauthenticated
@@ -20,6 +19,10 @@ if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
 
 DEFAULT_PERSON = "local"
 """The person when there are no keys and the client names none."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing (RFC 9110, 9.2.1); a foreign page cannot read their responses."""
+OWN_SITES = frozenset({"none", "same-origin"})
+"""``Sec-Fetch-Site`` of requests that come from no page, or from the server's own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,9 +100,9 @@ class Authenticator:
         """Refuse requests from foreign web pages. Raises `Forbidden`."""
         self.check_host(request)
         origin = request.headers.get("Origin")
-        if origin is None or origin in self._origins:
-            return
-        if urlsplit(origin).netloc.lower() != request.host.lower():
+        if origin is None:
+            _check_fetch_site(request)
+        elif origin not in self._origins and not _is_origin_of(origin, request.host):
             raise Forbidden(
                 f"pages of {origin[:100]!r} may not use this server; "
                 "server.origins lists the allowed ones"
@@ -110,9 +113,30 @@ class Authenticator:
         `Forbidden`."""
         if self._settings.keys:
             return
-        name = urlsplit(f"//{request.host}").hostname or ""
+        name = _host_name(request.host)
         if not _is_loopback(name):
             raise Forbidden(f"without keys this server answers to localhost, not to {name[:100]!r}")
+
+
+def _check_fetch_site(request: "web.Request") -> None:
+    """Refuse what a foreign page lets a browser send without ``Origin``. Raises `Forbidden`."""
+    site = request.headers.get("Sec-Fetch-Site", "none")  # programs do not send it
+    is_safe = request.method in SAFE_METHODS and "Upgrade" not in request.headers
+    if not is_safe and site not in OWN_SITES:
+        raise Forbidden(f"a request with Sec-Fetch-Site {site[:60]!r} needs an Origin header")
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    """Return whether ``origin`` is that of the pages of ``host``."""
+    scheme, _, site = origin.lower().partition("://")
+    return scheme in ("http", "https") and site == host.lower()
+
+
+def _host_name(host: str) -> str:
+    """Return a ``Host`` header without its port, and without the brackets of an IPv6 address."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
 
 
 def bearer_token(request: "web.Request") -> str | None:

@@ -63,6 +63,50 @@ async def test_a_foreign_page_is_refused(live_server: LiveServer, origin: str) -
     assert refused.value.status == 403
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "Cross-Site", "rubbish"])
+@pytest.mark.parametrize("origin", [None, "null"])
+async def test_a_request_that_changes_something_from_a_foreign_site_is_refused(
+    live_server: LiveServer, site: str, origin: str | None
+) -> None:
+    headers = {"Sec-Fetch-Site": site} | ({"Origin": origin} if origin else {})
+    for path in ("/v1/conversations/t/messages", "/v1/conversations/t/stop", "/v1/erase"):
+        status, answer = await live_server.post(path, {"text": "hello"}, headers=headers)
+        assert (status, answer["error"]["code"]) == (403, "forbidden")
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with live_server.open_websocket(headers=headers):
+            pass
+    assert refused.value.status == 403
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none", None])
+async def test_programs_and_the_servers_own_pages_need_no_origin(
+    live_server: LiveServer, site: str | None
+) -> None:
+    headers = {"Sec-Fetch-Site": site} if site else {}
+    status, _ = await live_server.post(
+        "/v1/conversations/t/messages", {"text": "hello"}, headers=headers
+    )
+    assert status == 202
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://[", "http://[::1", "//", "http://", "http://a@127.0.0.1", "é"]
+)
+async def test_an_origin_that_is_no_url_is_refused(live_server: LiveServer, origin: str) -> None:
+    status, answer = await live_server.get("/v1/skills", headers={"Origin": origin})
+    assert status in (400, 403)
+    assert answer["error"]["code"] in ("invalid_input", "forbidden")
+
+
+@pytest.mark.parametrize("host", ["[x]", "[", "[::1", "::1", "localhost:", "a b", "@localhost"])
+async def test_a_host_that_is_no_address_is_no_server_error(
+    live_server: LiveServer, host: str
+) -> None:
+    status, answer = await live_server.get("/v1/skills", headers={"Host": host})
+    assert status in (200, 400, 403)
+    assert "skills" in answer or answer["error"]["code"] in ("invalid_input", "forbidden")
+
+
 async def test_the_servers_own_pages_and_the_configured_origins_are_allowed() -> None:
     async with open_live_server(origins=("https://shop.example",)) as live_server:
         for origin in (live_server.address, "https://shop.example"):
