@@ -502,6 +502,21 @@ async def test_untaken_messages_of_several_people_are_the_next_turn_of_the_first
     await subject.assert_nothing_due()
 
 
+async def test_untaken_steering_precedes_what_waits_however_often_it_is_untaken(
+    subject: "LedgerUnderTest",
+) -> None:
+    await subject.accept("first")
+    claim = await subject.claim()
+    await subject.accept("waits")
+    for number in range(300):
+        await subject.accept_with(f"steers {number}", STEER)
+        await subject.settle(claim)
+        claim = await subject.claim(history=0)
+        assert texts(claim) == [f"steers {number}"]
+    await subject.settle(claim)
+    assert texts(await subject.claim()) == ["waits"]
+
+
 async def test_only_the_first_steering_messages_can_be_taken(
     subject: "LedgerUnderTest",
 ) -> None:

@@ -377,6 +377,32 @@ async def test_a_reset_cuts_any_text_at_its_code_point(server: RedisServer) -> N
             assert pending.reply == expected
 
 
+async def test_numbers_are_exact_up_to_those_that_javascript_can_hold(server: RedisServer) -> None:
+    """The largest exact integer of a client, and of Redis's Lua, is 2 ** 53."""
+    high = 2**53 - 1_000
+    async with open_ledger(server.url) as ledger, raw_client(server.url) as redis:
+        await ledger.accept(make_message())
+        await answer_turn(ledger)
+        conversation = "palaver:{p00}:c:acme/web/t"
+        await redis.hset(conversation, mapping={"offset": high, "fence": high})
+        await ledger.accept(make_message())
+        claim = await claim_turn(ledger)
+        assert claim.fence == high + 1
+        progress = await ledger.append(
+            claim, [text_entry(claim, "hi", 0)], expect=claim.index, lease=30.0
+        )
+        assert progress.offset == high + 2
+        page = await ledger.read(CONVERSATION, high, 10)
+        assert (page.last, [event.offset for event in page.events]) == (
+            high + 2,
+            [high + 1, high + 2],
+        )
+        assert (await ledger.snapshot(CONVERSATION, 0)).cursor.offset == high + 2
+        entries = with_finished(claim)
+        settled = await ledger.settle(claim, entries, expect=progress.index)
+        assert await ledger.settle(claim, entries, expect=progress.index) == settled
+
+
 async def test_other_conversations_and_prefixes_share_a_server(server: RedisServer) -> None:
     async with open_ledger(server.url) as one, open_ledger(server.url, prefix="other") as two:
         await one.accept(make_message())

@@ -220,7 +220,7 @@ async def memory_raw(subject: "LedgerUnderTest", tenant: str) -> object:
 
 
 CONVERSATION_COLUMNS = {
-    "turns": "position >> 32", "events": "position >> 32", "steps": "turn >> 32",
+    "turns": "conversation", "events": "conversation", "steps": "conversation",
     "dedupe_records": "conversation", "steering": "conversation",
     "pending_questions": "conversation", "members": "conversation", "conversations": "id",
 }  # fmt: skip

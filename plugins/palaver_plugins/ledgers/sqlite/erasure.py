@@ -13,13 +13,18 @@ from palaver_plugins.ledgers.sqlite.rows import (
     encode,
     encode_history,
 )
-from palaver_plugins.ledgers.sqlite.settling import move_steering, people_of_question
+from palaver_plugins.ledgers.sqlite.settling import (
+    DELETE_STEPS,
+    move_steering,
+    people_of_question,
+)
 from palaver_plugins.ledgers.sqlite.unsettled_turns import (
     read_steering,
     read_unsettled_turns,
     replace_steering,
 )
 
+_OF_TURN = "WHERE conversation = ? AND number = ?"
 _RESET_TURN = """
 UPDATE conversations SET running_turn = '', has_steps = 0, start_offset = 0, reply_length = 0,
     next_index = 0, write_index = -1, due_at = ? WHERE id = ?
@@ -35,10 +40,7 @@ UPDATE conversations SET epoch = ?, first_offset = 1, last_offset = ?, start_off
 
 
 def delete_conversation(database: Database, conversation: int) -> None:
-    within = (conversation << 32, (conversation + 1) << 32)
-    for table, column in (("events", "position"), ("turns", "position"), ("steps", "turn")):
-        database.execute(f"DELETE FROM {table} WHERE {column} > ? AND {column} < ?", within)
-    for table in ("dedupe_records", "steering"):
+    for table in ("events", "turns", "steps", "dedupe_records", "steering"):
         database.execute(f"DELETE FROM {table} WHERE conversation = ?", (conversation,))
     database.execute(
         "DELETE FROM conversations WHERE id = ?", (conversation,)
@@ -91,7 +93,7 @@ def _update_queue(
         due_at = now
     if oldest is not None and (oldest_erased or restarts):
         database.execute(_RESET_TURN, (due_at, row.id))
-        database.execute("DELETE FROM steps WHERE turn = ?", (row.base + oldest.number,))
+        database.execute(DELETE_STEPS, (row.id, oldest.number))
     if oldest_erased:
         database.execute(_FORGET_ATTEMPTS, (row.id,))
     database.execute(
@@ -114,17 +116,22 @@ def _delete_turns(database: Database, row: Row, person: str) -> set[int]:
     """Delete the person's turns, and their history entries in those of others; return the numbers
     of the turns."""
     found = database.execute(
-        "SELECT position, person, history FROM turns "
-        "WHERE position > ? AND position < ? AND (person = ? OR has_other_people)",
-        (row.base, row.end, person),
+        "SELECT number, person, history FROM turns "
+        "WHERE conversation = ? AND (person = ? OR has_other_people)",
+        (row.id, person),
     ).fetchall()
-    for position, owner, history in found:
-        _erase_history(database, position, person, history, is_owner=owner == person)
-    return {position - row.base for position, owner, _ in found if owner == person}
+    for number, owner, history in found:
+        _erase_history(database, (row.id, number), person, history, is_owner=owner == person)
+    return {number for number, owner, _ in found if owner == person}
 
 
 def _erase_history(
-    database: Database, position: int, person: str, history: bytes | None, *, is_owner: bool
+    database: Database,
+    turn: tuple[int, int],
+    person: str,
+    history: bytes | None,
+    *,
+    is_owner: bool,
 ) -> None:
     """Keep only other people's entries; the reply is deleted with the turn's owner."""
     others = [
@@ -133,37 +140,31 @@ def _erase_history(
         if entry.person != person and not (is_owner and entry.role == "assistant")
     ]
     if not others:
-        database.execute("DELETE FROM turns WHERE position = ?", (position,))
+        database.execute(f"DELETE FROM turns {_OF_TURN}", turn)
         return
-    database.execute(
-        "UPDATE turns SET history = ? WHERE position = ?", (encode_history(others), position)
-    )
+    database.execute(f"UPDATE turns SET history = ? {_OF_TURN}", (encode_history(others), *turn))
     if is_owner:
-        database.execute(
-            "UPDATE turns SET person = '', fence = NULL WHERE position = ?", (position,)
-        )
+        database.execute(f"UPDATE turns SET person = '', fence = NULL {_OF_TURN}", turn)
 
 
 def _rewrite_events(database: Database, row: Row, person: str, erased: set[int]) -> int:
     """Rewrite the stream without the person's messages and the events of the turns ``erased``;
     return its length."""
-    within = (row.base, row.end)
     blocks = database.execute(
-        "SELECT position, turn, data FROM events WHERE position > ? AND position < ? "
-        "ORDER BY position",
-        within,
+        "SELECT last_offset, turn, data FROM events WHERE conversation = ? ORDER BY last_offset",
+        (row.id,),
     ).fetchall()
-    database.execute("DELETE FROM events WHERE position > ? AND position < ?", within)
+    database.execute("DELETE FROM events WHERE conversation = ?", (row.id,))
     last = 0
-    for position, turn, data in blocks:
+    for last_offset, turn, data in blocks:
         kept = [
             event
-            for event in _untrimmed(row, position, decode_events(data))
+            for event in _untrimmed(row, last_offset, decode_events(data))
             if _stays(event, person, turn in erased)
         ]
         if kept:
             last += len(kept)
-            database.execute(ADD_EVENTS, (row.base + last, turn, encode(kept)))
+            database.execute(ADD_EVENTS, (row.id, last, turn, encode(kept)))
     return last
 
 
@@ -173,7 +174,7 @@ def _stays(event: Event, person: str, is_erased: bool) -> bool:
     return not is_erased
 
 
-def _untrimmed(row: Row, position: int, events: list[Event]) -> list[Event]:
+def _untrimmed(row: Row, last_offset: int, events: list[Event]) -> list[Event]:
     """Return the events of a block that were not trimmed."""
-    trimmed = row.first_offset - (position - row.base - len(events) + 1)
+    trimmed = row.first_offset - (last_offset - len(events) + 1)
     return events[max(trimmed, 0) :]

@@ -56,12 +56,14 @@ UPDATE conversations SET newest_turn = ?, last_offset = ?, unsettled_turns = ?,
     waiting_messages = ?, steering_count = ?, due_at = coalesce(?, due_at) WHERE id = ?
 """
 _OLDEST = """
-SELECT position, id, TRUE FROM turns
-WHERE position >= ? AND position < ? AND history IS NULL ORDER BY position LIMIT 1
+SELECT number, id, TRUE FROM turns
+WHERE conversation = ? AND number >= ? AND history IS NULL ORDER BY number LIMIT 1
 """
-_BY_ID = "SELECT position, id, history IS NULL FROM turns WHERE position = ? AND id = ?"
-_JOIN = "UPDATE turns SET inbox_messages = ?, due_at = ? WHERE position = ?"
-_STOP = "UPDATE turns SET stop_requested = 1 WHERE position = ?"
+_BY_ID = (
+    "SELECT number, id, history IS NULL FROM turns WHERE conversation = ? AND number = ? AND id = ?"
+)
+_JOIN = "UPDATE turns SET inbox_messages = ?, due_at = ? WHERE conversation = ? AND number = ?"
+_STOP = "UPDATE turns SET stop_requested = 1 WHERE conversation = ? AND number = ?"
 _STOP_RUNNING = "UPDATE conversations SET stop_requested = 1, successor = ? WHERE id = ?"
 
 
@@ -116,8 +118,9 @@ def _begin(database: Database, name: str, now: float) -> Row:
 def _ahead(database: Database, row: Row, number: int) -> int:
     """Count the unsettled turns before that one; 0 when it is settled."""
     (ahead,) = database.execute(
-        "SELECT count(*) FROM turns WHERE position >= ? AND position < ? AND history IS NULL",
-        (row.base + row.oldest_turn, row.base + number),
+        "SELECT count(*) FROM turns "
+        "WHERE conversation = ? AND number >= ? AND number < ? AND history IS NULL",
+        (row.id, row.oldest_turn, number),
     ).fetchone()
     return int(ahead)
 
@@ -145,7 +148,7 @@ def _receive(
         _ADD_DEDUPE_RECORD,
         (row.id, message.id, message.person, turn.id, digest, inbox_message.accepted_at),
     )
-    database.execute(ADD_EVENTS, (row.base + offset, turn.number, encode((received,))))
+    database.execute(ADD_EVENTS, (row.id, offset, turn.number, encode((received,))))
     row.last_offset, row.waiting_messages = offset, row.waiting_messages + 1
     due_at = turn.due_at if row.unsettled_turns == 1 and not row.running_turn else None
     database.execute(
@@ -183,14 +186,14 @@ def _assign_turn(
         ahead, number = row.unsettled_turns, next_number(row)
         turn = add_turn(connection, row, number, [inbox_message], decision.due_at)
         if running is not None and decision.stop_running:
-            connection.execute(_STOP, (row.base + running.number,))
+            connection.execute(_STOP, (row.id, running.number))
             connection.execute(_STOP_RUNNING, (turn.number, row.id))
             row.stop_requested, row.successor = 1, turn.number
         return _Assignment(turn, ahead, joined=False)
     turn = decision.turn
     if isinstance(decision, JoinTurn):
         turn.inbox_messages, turn.due_at = (*turn.inbox_messages, inbox_message), decision.due_at
-        joined = (encode(turn.inbox_messages), turn.due_at, row.base + turn.number)
+        joined = (encode(turn.inbox_messages), turn.due_at, row.id, turn.number)
         connection.execute(_JOIN, joined)
     else:
         add_steering(connection, row, inbox_message)
@@ -204,16 +207,16 @@ def stop(database: Database, name: str, turn: str | None) -> OperationResult[tup
     if row is None:
         return OperationResult(("unknown", ""))
     if turn is None:
-        found = database.execute(_OLDEST, (row.base + row.oldest_turn, row.end)).fetchone()
+        found = database.execute(_OLDEST, (row.id, row.oldest_turn)).fetchone()
     else:
-        found = database.execute(_BY_ID, (row.base + parse_number(turn), turn)).fetchone()
+        found = database.execute(_BY_ID, (row.id, parse_number(turn), turn)).fetchone()
     if found is None:
         return OperationResult(("unknown", ""))
-    position, turn, is_open = found
+    number, turn, is_open = found
     if not is_open:
         return OperationResult(("settled", turn))
-    database.execute(_STOP, (position,))
-    if waiting := row.cached_turns.get(position - row.base):
+    database.execute(_STOP, (row.id, number))
+    if waiting := row.cached_turns.get(number):
         waiting.stop_requested = True
     if turn == row.running_turn:
         database.execute("UPDATE conversations SET stop_requested = 1 WHERE id = ?", (row.id,))

@@ -12,8 +12,8 @@ SELECT {COLUMNS} FROM members m JOIN conversations c ON c.id = m.conversation
 WHERE m.tenant = ? AND m.person = ? ORDER BY c.id
 """
 _HISTORY = """
-SELECT person, history FROM turns WHERE position > ? AND position < ? AND history IS NOT NULL
-    AND (person = ? OR has_other_people) ORDER BY position
+SELECT person, history FROM turns WHERE conversation = ? AND history IS NOT NULL
+    AND (person = ? OR has_other_people) ORDER BY number
 """
 
 
@@ -70,7 +70,7 @@ def _rows_of(database: Database, tenant: str, person: str) -> list[Row]:
 
 def _history_of(database: Database, row: Row, person: str) -> tuple[HistoryEntry, ...]:
     """Return the person's history entries, with the replies to their turns."""
-    found = database.execute(_HISTORY, (row.base, row.end, person))
+    found = database.execute(_HISTORY, (row.id, person))
     return tuple(
         entry
         for owner, history in found.fetchall()

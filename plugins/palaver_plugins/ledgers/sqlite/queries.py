@@ -22,14 +22,14 @@ def read(database: Database, name: str, after: int, limit: int) -> OperationResu
         return OperationResult(Page(next_epoch(database.connection), 1, 0, ()))
     start = max(after + 1, row.first_offset)
     blocks = database.execute(
-        "SELECT position, data FROM events WHERE position >= ? AND position < ? "
-        "ORDER BY position LIMIT ?",
-        (row.base + start, row.end, max(limit, 0)),  # a block has at least one event
+        "SELECT last_offset, data FROM events WHERE conversation = ? AND last_offset >= ? "
+        "ORDER BY last_offset LIMIT ?",
+        (row.id, start, max(limit, 0)),  # a block has at least one event
     ).fetchall()
     if not blocks:
         return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, ()))
     events = [event for _, data in blocks for event in decode_events(data)]
-    offset = blocks[-1][0] - row.base - len(events) + 1
+    offset = blocks[-1][0] - len(events) + 1
     page = stored_events(start, events[start - offset : start - offset + limit])
     return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, page))
 
@@ -86,7 +86,7 @@ def queue_depth(database: Database) -> OperationResult[QueueDepth]:
 
 _UNSETTLED = """
 SELECT c.name, t.person, count(*), sum(length(t.inbox_messages)) FROM conversations c
-JOIN turns t ON t.position >= (c.id << 32) + c.oldest_turn AND t.position < (c.id + 1) << 32
+JOIN turns t ON t.conversation = c.id AND t.number >= c.oldest_turn
 WHERE c.due_at IS NOT NULL AND t.history IS NULL GROUP BY c.id, t.person
 """
 

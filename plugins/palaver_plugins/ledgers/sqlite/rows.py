@@ -87,22 +87,12 @@ class Row(msgspec.Struct):
     cached_history: "CachedHistory | None" = None
 
     @property
-    def base(self) -> int:
-        """Return the position before the conversation's first row."""
-        return self.id << 32
-
-    @property
-    def end(self) -> int:
-        """Return the position after the conversation's last possible row."""
-        return (self.id + 1) << 32
-
-    @property
     def reply(self) -> str:
         """Return the reply that `load_reply` has read."""
         return "".join(self.reply_parts or ())
 
 
-ADD_EVENTS = "INSERT INTO events (position, turn, data) VALUES (?, ?, ?)"
+ADD_EVENTS = "INSERT INTO events (conversation, last_offset, turn, data) VALUES (?, ?, ?, ?)"
 _FIELDS = Row.__struct_fields__
 COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS[: _FIELDS.index("people")])
 _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"
@@ -191,9 +181,9 @@ def read_history(connection: sqlite3.Connection, row: Row, count: int) -> tuple[
     below = row.oldest_turn if row.unsettled_turns else row.newest_turn + 1
     for limit in ((count + 1) // 2, count):  # nearly all turns have two entries or more
         turns = connection.execute(
-            "SELECT history FROM turns WHERE position > ? AND position < ? "
-            "ORDER BY position DESC LIMIT ?",
-            (row.base, row.base + below, limit),
+            "SELECT history FROM turns WHERE conversation = ? AND number < ? "
+            "ORDER BY number DESC LIMIT ?",
+            (row.id, below, limit),
         ).fetchall()
         entries = decode_history(history for (history,) in reversed(turns))
         if len(entries) >= count or len(turns) < limit:
@@ -226,9 +216,9 @@ def load_reply(connection: sqlite3.Connection, row: Row) -> None:
     row.reply_parts, row.skill = [], ""
     if row.next_index:
         blocks = connection.execute(
-            "SELECT data FROM events WHERE position > ? AND position < ? AND turn = ? "
-            "ORDER BY position",
-            (row.base + row.start_offset, row.end, row.oldest_turn),
+            "SELECT data FROM events WHERE conversation = ? AND last_offset > ? AND turn = ? "
+            "ORDER BY last_offset",
+            (row.id, row.start_offset, row.oldest_turn),
         ).fetchall()
         extend_reply(row, (event for (data,) in blocks for event in decode_events(data)))
 
@@ -252,7 +242,8 @@ def read_journal(connection: sqlite3.Connection, row: Row) -> tuple[Step, ...]:
     if not row.has_steps:
         return ()
     blocks = connection.execute(
-        "SELECT data FROM steps WHERE turn = ? ORDER BY next_index", (row.base + row.oldest_turn,)
+        "SELECT data FROM steps WHERE conversation = ? AND turn = ? ORDER BY next_index",
+        (row.id, row.oldest_turn),
     )
     steps = {step.number: step for (data,) in blocks for step in _decode_steps(data)}
     return tuple(steps[number] for number in sorted(steps))

@@ -1,9 +1,10 @@
 """Schema of the SQLite ledger, and the opening of its file.
 
-A row's ``position`` is ``conversation << 32 | number``. Turns are numbered in the order in which
-they run (see `palaver_plugins.ledgers.sqlite.unsettled_turns.STRIDE`), blocks of events by the
-offset of their last event. So the newest rows of a conversation are neighbours, and finding them
-costs the same however long the conversation is. Times are in seconds since the epoch."""
+Turns are numbered in the order in which they run (see
+`palaver_plugins.ledgers.sqlite.unsettled_turns.STRIDE`), blocks of events by the offset of their
+last event. Both are stored in that order, without rowids: the newest rows of a conversation are
+neighbours, and finding them costs the same however long the conversation is. All numbers have 63
+bits. Times are in seconds since the epoch."""
 
 import fcntl
 import os
@@ -11,9 +12,10 @@ import sqlite3
 from pathlib import Path
 
 from palaver import ConfigurationError, LedgerInUse, new_id
+from palaver_plugins.ledgers.sqlite.migrations import OLDEST_VERSION, migrate
 from palaver_plugins.ledgers.sqlite.rows import renew_epoch
 
-VERSION = 3
+VERSION = 4
 APPLICATION_ID = 0x50414C56
 """Identifies our files: "PALV"."""
 TABLES = """
@@ -54,7 +56,8 @@ CREATE INDEX conversations_due_at ON conversations (due_at) WHERE due_at IS NOT 
 CREATE INDEX conversations_active_at ON conversations (active_at);
 
 CREATE TABLE turns (
-    position INTEGER PRIMARY KEY,
+    conversation INTEGER NOT NULL,
+    number INTEGER NOT NULL,
     id TEXT NOT NULL,
     person TEXT NOT NULL,                        -- of all its messages
     due_at REAL NOT NULL,                        -- end of the merge window
@@ -68,8 +71,9 @@ CREATE TABLE turns (
     write_digest INTEGER,
     next_index INTEGER,
     write_offset INTEGER,
-    steering_count INTEGER
-) STRICT;
+    steering_count INTEGER,
+    PRIMARY KEY (conversation, number)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE dedupe_records (                    -- ids of accepted messages, until they expire
     number INTEGER PRIMARY KEY,                  -- in the order of their age
@@ -91,16 +95,19 @@ CREATE TABLE steering (                          -- messages that steer the olde
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE events (
-    position INTEGER PRIMARY KEY,
+    conversation INTEGER NOT NULL,
+    last_offset INTEGER NOT NULL,                -- of the block
     turn INTEGER NOT NULL,                       -- the turn's number
-    data BLOB NOT NULL                           -- a JSON array of the events of one write
-) STRICT;
+    data BLOB NOT NULL,                          -- a JSON array of the events of one write
+    PRIMARY KEY (conversation, last_offset)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE steps (
-    turn INTEGER NOT NULL,                       -- the turn's position
+    conversation INTEGER NOT NULL,
+    turn INTEGER NOT NULL,                       -- the turn's number
     next_index INTEGER NOT NULL,                 -- of the turn after this write
     data BLOB NOT NULL,                          -- a JSON array of the steps of one write
-    PRIMARY KEY (turn, next_index)
+    PRIMARY KEY (conversation, turn, next_index)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE pending_questions (
@@ -234,11 +241,11 @@ def check_format(connection: sqlite3.Connection, path: Path) -> bool:
             f"it was written by a newer release (schema {version}; this one supports {VERSION}); "
             "install that release, or set another path",
         )
-    if tables and version < VERSION:
+    if tables and version < OLDEST_VERSION:
         raise unusable(
             path,
             f"it was written by an earlier development version (schema {version}; this one "
-            f"supports {VERSION}); move it away, or set another path",
+            f"supports {OLDEST_VERSION} to {VERSION}); move it away, or set another path",
         )
     return bool(tables)
 
@@ -254,7 +261,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     execute("PRAGMA wal_autocheckpoint = 4000")
     execute("PRAGMA journal_size_limit = 67108864")
     execute("PRAGMA cache_size = -32768")
-    if not tables:
+    if tables:
+        migrate(connection)
+    else:
         _create(connection)
     # The claims of the last process are over: their turns are due at once. These writes also fail
     # now, not later, when the file is read-only.

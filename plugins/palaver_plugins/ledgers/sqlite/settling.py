@@ -53,12 +53,14 @@ from palaver_plugins.ledgers.sqlite.unsettled_turns import (
     replace_steering,
 )
 
+DELETE_STEPS = "DELETE FROM steps WHERE conversation = ? AND turn = ?"
+
 _decode_people = msgspec.json.Decoder(set[str]).decode
 
 _SETTLE_TURN = """
 UPDATE turns SET inbox_messages = NULL, interrupted = NULL, history = ?, has_other_people = ?,
     fence = ?, write_index = ?, write_digest = ?, next_index = ?, write_offset = ?,
-    steering_count = ? WHERE position = ?
+    steering_count = ? WHERE conversation = ? AND number = ?
 """
 _NEXT_TURN = """
 UPDATE conversations SET first_offset = ?, last_offset = ?, newest_turn = ?, unsettled_turns = ?,
@@ -68,7 +70,7 @@ UPDATE conversations SET first_offset = ?, last_offset = ?, newest_turn = ?, uns
 """
 _SETTLED_TURN = """
 SELECT fence, write_index, write_digest, next_index, write_offset, stop_requested, steering_count
-FROM turns WHERE position = ? AND id = ?
+FROM turns WHERE conversation = ? AND number = ? AND id = ?
 """
 _MOVE_DEDUPE_RECORD = """
 UPDATE dedupe_records SET turn = ? WHERE conversation = ? AND message = ? AND accepted_at = ?
@@ -115,7 +117,7 @@ def settle(
     if finished.outcome == "stopped" and row.successor:
         _pass_messages_on(database, row, turn)
     if row.has_steps:
-        connection.execute("DELETE FROM steps WHERE turn = ?", (row.base + row.oldest_turn,))
+        connection.execute(DELETE_STEPS, (row.id, row.oldest_turn))
     if question is not None or row.has_question:
         people = {turn.person, *(message.person for message in taken)}
         _store_question(database, row, question, people)
@@ -145,7 +147,7 @@ def _close_turn(
     database.execute(
         _SETTLE_TURN,
         (encode_history(history), has_other_people, claim.fence, *write, progress.index,
-         progress.offset, progress.steering_count, row.base + row.oldest_turn),
+         progress.offset, progress.steering_count, row.id, row.oldest_turn),
     )  # fmt: skip
     if row.cached_history is not None:
         row.cached_history.add(history)
@@ -159,8 +161,8 @@ def _pass_messages_on(database: Database, row: Row, turn: UnsettledTurn) -> None
     if successor is not None:
         successor.interrupted = (*turn.interrupted, *turn.messages)
         database.execute(
-            "UPDATE turns SET interrupted = ? WHERE position = ?",
-            (encode(successor.interrupted), row.base + successor.number),
+            "UPDATE turns SET interrupted = ? WHERE conversation = ? AND number = ?",
+            (encode(successor.interrupted), row.id, successor.number),
         )
 
 
@@ -188,7 +190,7 @@ def move_steering(
         connection.execute(_MOVE_DEDUPE_RECORD, record)
     moved = tuple(received_event(turn.id, each.message, moved=True) for each in untaken)
     row.last_offset += len(moved)
-    connection.execute(ADD_EVENTS, (row.base + row.last_offset, turn.number, encode(moved)))
+    connection.execute(ADD_EVENTS, (row.id, row.last_offset, turn.number, encode(moved)))
     return moved
 
 
@@ -217,7 +219,7 @@ def _repeated_settle(
     settled = None
     if row is not None:
         settled = database.execute(
-            _SETTLED_TURN, (row.base + parse_number(claim.turn), claim.turn)
+            _SETTLED_TURN, (row.id, parse_number(claim.turn), claim.turn)
         ).fetchone()
     if settled is None or settled[0] != claim.fence:
         raise fenced_error(claim)
@@ -257,6 +259,6 @@ def _trim_events(database: Database, row: Row) -> None:
     first = max(row.first_offset, row.last_offset - database.events_kept + 1)
     if first > row.first_offset:
         database.execute(
-            "DELETE FROM events WHERE position > ? AND position < ?", (row.base, row.base + first)
+            "DELETE FROM events WHERE conversation = ? AND last_offset < ?", (row.id, first)
         )
     row.first_offset = first

@@ -199,10 +199,10 @@ def insert_entries(
 ) -> None:
     """Store events after the row's last offset, and steps."""
     if events:
-        position = row.base + row.last_offset + len(events)
-        database.execute(ADD_EVENTS, (position, row.oldest_turn, encode(events)))
+        offset = row.last_offset + len(events)
+        database.execute(ADD_EVENTS, (row.id, offset, row.oldest_turn, encode(events)))
     if steps:
         database.execute(
-            "INSERT INTO steps (turn, next_index, data) VALUES (?, ?, ?)",
-            (row.base + row.oldest_turn, row.next_index, encode(steps)),
+            "INSERT INTO steps (conversation, turn, next_index, data) VALUES (?, ?, ?, ?)",
+            (row.id, row.oldest_turn, row.next_index, encode(steps)),
         )

@@ -9,17 +9,23 @@ import msgspec
 from palaver import InboxMessage, Message
 from palaver_plugins.ledgers.sqlite.rows import MAX_CACHED_CHARACTERS, Row, UnsettledTurn, encode
 
-STRIDE = 256
+STRIDE = 1 << 16
 """Distance between the numbers of two turns. The numbers between them are for turns of untaken
 steering messages, which run before all that wait."""
 
-_ADD_TURN = (
-    "INSERT INTO turns (position, id, person, due_at, inbox_messages) VALUES (?, ?, ?, ?, ?)"
-)
+_RANDOM_BYTES = 12
+_ADD_TURN = """
+INSERT INTO turns (conversation, number, id, person, due_at, inbox_messages)
+VALUES (?, ?, ?, ?, ?, ?)
+"""
 _ADD_STEERING = "INSERT INTO steering (conversation, number, person, message) VALUES (?, ?, ?, ?)"
 _UNSETTLED_TURNS = """
-SELECT position, id, person, due_at, stop_requested, inbox_messages, interrupted FROM turns
-WHERE position >= ? AND position < ? AND history IS NULL ORDER BY position
+SELECT number, id, person, due_at, stop_requested, inbox_messages, interrupted FROM turns
+WHERE conversation = ? AND number >= ? AND history IS NULL ORDER BY number
+"""
+_UNSETTLED_TURN = """
+SELECT number, id, person, due_at, stop_requested, inbox_messages, interrupted FROM turns
+WHERE conversation = ? AND number = ? AND history IS NULL
 """
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
 _decode_inbox_message = msgspec.json.Decoder(InboxMessage).decode
@@ -28,15 +34,16 @@ _decode_inbox_messages = msgspec.json.Decoder(tuple[InboxMessage, ...]).decode
 
 def turn_id(number: int) -> str:
     """Return a random id that contains the turn's number, so that no index of ids is needed."""
-    return f"{secrets.token_hex(12)}{number:08x}"
+    return f"{secrets.token_hex(_RANDOM_BYTES)}{number:08x}"
 
 
 def parse_number(turn: str) -> int:
     """Return the number in a turn's id; 0, which no turn has, when the id is invalid."""
     try:
-        return int(turn[24:], 16) if len(turn) == 32 and turn.isascii() else 0
+        number = int(turn[2 * _RANDOM_BYTES :], 16) if turn.isalnum() and turn.isascii() else 0
     except ValueError:
         return 0
+    return number if number < 1 << 63 else 0
 
 
 def add_turn(
@@ -50,7 +57,7 @@ def add_turn(
     person = inbox_messages[0].message.person
     turn = UnsettledTurn(number, turn_id(number), person, due_at, False, tuple(inbox_messages))
     body = encode(inbox_messages)
-    connection.execute(_ADD_TURN, (row.base + number, turn.id, person, due_at, body))
+    connection.execute(_ADD_TURN, (row.id, number, turn.id, person, due_at, body))
     if len(body) <= MAX_CACHED_CHARACTERS:
         row.cached_turns[number] = turn
     row.newest_turn = max(row.newest_turn, number)
@@ -65,23 +72,24 @@ def next_number(row: Row) -> int:
 
 def number_after(connection: sqlite3.Connection, row: Row, settled: int) -> int:
     """Return a number between the turn ``settled`` and those that wait, if one is free."""
-    position = row.base + settled + 1
-    taken = connection.execute("SELECT 1 FROM turns WHERE position = ?", (position,)).fetchone()
+    taken = connection.execute(
+        "SELECT 1 FROM turns WHERE conversation = ? AND number = ?", (row.id, settled + 1)
+    ).fetchone()
     return next_number(row) if taken else settled + 1
 
 
 def read_unsettled_turns(connection: sqlite3.Connection, row: Row) -> list[UnsettledTurn]:
     """Return the unsettled turns in order."""
-    found = connection.execute(_UNSETTLED_TURNS, (row.base + row.oldest_turn, row.end))
-    return [_unsettled_turn(row, columns) for columns in found]
+    found = connection.execute(_UNSETTLED_TURNS, (row.id, row.oldest_turn))
+    return [_unsettled_turn(columns) for columns in found]
 
 
 def read_oldest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
     """Return the first unsettled turn, which must exist."""
     if len(row.cached_turns) == row.unsettled_turns:  # all are cached, and none is claimed
         return row.cached_turns[min(row.cached_turns)]
-    found = connection.execute(f"{_UNSETTLED_TURNS} LIMIT 1", (row.base + row.oldest_turn, row.end))
-    return _unsettled_turn(row, found.fetchone())
+    found = connection.execute(f"{_UNSETTLED_TURNS} LIMIT 1", (row.id, row.oldest_turn))
+    return _unsettled_turn(found.fetchone())
 
 
 def read_newest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
@@ -90,10 +98,8 @@ def read_newest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
         return cached
     if row.running_turn and row.unsettled_turns == 1:
         return claimed_turn(connection, row)
-    found = connection.execute(
-        f"{_UNSETTLED_TURNS} DESC LIMIT 1", (row.base + row.oldest_turn, row.end)
-    )
-    return _unsettled_turn(row, found.fetchone())
+    found = connection.execute(f"{_UNSETTLED_TURNS} DESC LIMIT 1", (row.id, row.oldest_turn))
+    return _unsettled_turn(found.fetchone())
 
 
 def read_unsettled_turn(
@@ -102,9 +108,8 @@ def read_unsettled_turn(
     """Return the unsettled turn with that number."""
     if cached := row.cached_turns.get(number):
         return cached
-    position = row.base + number
-    found = connection.execute(_UNSETTLED_TURNS, (position, position + 1)).fetchone()
-    return None if found is None else _unsettled_turn(row, found)
+    found = connection.execute(_UNSETTLED_TURN, (row.id, number)).fetchone()
+    return None if found is None else _unsettled_turn(found)
 
 
 def claimed_turn(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
@@ -115,11 +120,11 @@ def claimed_turn(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
 
 
 def _unsettled_turn(
-    row: Row, columns: tuple[int, str, str, float, int, bytes, bytes | None]
+    columns: tuple[int, str, str, float, int, bytes, bytes | None],
 ) -> UnsettledTurn:
-    position, turn, person, due_at, stop_requested, inbox_messages, interrupted = columns
+    number, turn, person, due_at, stop_requested, inbox_messages, interrupted = columns
     return UnsettledTurn(
-        number=position - row.base,
+        number=number,
         id=turn,
         person=person,
         due_at=due_at,

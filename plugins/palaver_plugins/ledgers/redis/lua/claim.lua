@@ -25,7 +25,7 @@ local function claim_json(turn, fence)
   local _, question = split_question(redis.call('HGET', conv, 'pending_question'))
   return table.concat({
     '{"turn":"', turn, '","messages":[', messages, '],"interrupted":[', interrupted or '',
-    '],"steering_messages":', json_list(messages_of(steering_of(turn))), ',"fence":', fence,
+    '],"steering_messages":', json_list(messages_of(steering_of(turn))), ',"fence":', integer(fence),
     ',"attempt":', attempt, ',"index":', index,
     ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
     ',"journal":', json_list(steps_of(turn)), ',"history":', newest_history(history),

@@ -21,6 +21,7 @@ local function now()
   return step_time
 end
 
+-- Concatenation would round a number of more than 14 digits.
 local function integer(number)
   return string.format('%.0f', number)
 end

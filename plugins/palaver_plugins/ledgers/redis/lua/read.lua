@@ -15,5 +15,5 @@ if limit > 0 then
   end
 end
 return table.concat({
-  '{"epoch":"', epoch_of(generation), '","first":', oldest and offset_of(oldest) or last + 1,
-  ',"last":', last, ',"events":', json_list(events), '}'})
+  '{"epoch":"', epoch_of(generation), '","first":', oldest and offset_of(oldest) or integer(last + 1),
+  ',"last":', integer(last), ',"events":', json_list(events), '}'})

@@ -111,6 +111,6 @@ local offset = append_events(tonumber(last_offset), events)
 redis.call('XTRIM', conv .. ':s', 'MAXLEN', closing.events_kept)
 set_expiry_within(conv .. ':s', WEEK)
 add_record('t' .. turn, person, table.concat({
-  fence, expect, digest, index, integer(offset), stop_requested, #steering}, ' '))
+  fence, integer(expect), digest, integer(index), integer(offset), stop_requested, #steering}, ' '))
 enqueue(name)
 return {index, offset, tonumber(stop_requested), #steering}

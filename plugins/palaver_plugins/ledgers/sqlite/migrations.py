@@ -1,0 +1,73 @@
+"""Migrations of the SQLite ledger's file from earlier schemas.
+
+Each takes a file from one version to the next in one transaction: a crash leaves the earlier one.
+They are written out as they were released, and never changed by later versions.
+"""
+
+import sqlite3
+
+OLDEST_VERSION = 3
+"""Oldest schema that can be migrated."""
+
+_TO_4 = """
+ALTER TABLE turns RENAME TO old_turns;
+CREATE TABLE turns (
+    conversation INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    person TEXT NOT NULL,
+    due_at REAL NOT NULL,
+    stop_requested INTEGER NOT NULL DEFAULT 0,
+    inbox_messages BLOB,
+    interrupted BLOB,
+    history BLOB,
+    has_other_people INTEGER NOT NULL DEFAULT 0,
+    fence INTEGER,
+    write_index INTEGER,
+    write_digest INTEGER,
+    next_index INTEGER,
+    write_offset INTEGER,
+    steering_count INTEGER,
+    PRIMARY KEY (conversation, number)
+) STRICT, WITHOUT ROWID;
+INSERT INTO turns
+SELECT position >> 32, position & 0xffffffff, id, person, due_at, stop_requested, inbox_messages,
+    interrupted, history, has_other_people, fence, write_index, write_digest, next_index,
+    write_offset, steering_count
+FROM old_turns ORDER BY position;
+DROP TABLE old_turns;
+
+ALTER TABLE events RENAME TO old_events;
+CREATE TABLE events (
+    conversation INTEGER NOT NULL,
+    last_offset INTEGER NOT NULL,
+    turn INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (conversation, last_offset)
+) STRICT, WITHOUT ROWID;
+INSERT INTO events SELECT position >> 32, position & 0xffffffff, turn, data
+FROM old_events ORDER BY position;
+DROP TABLE old_events;
+
+ALTER TABLE steps RENAME TO old_steps;
+CREATE TABLE steps (
+    conversation INTEGER NOT NULL,
+    turn INTEGER NOT NULL,
+    next_index INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (conversation, turn, next_index)
+) STRICT, WITHOUT ROWID;
+INSERT INTO steps SELECT turn >> 32, turn & 0xffffffff, next_index, data FROM old_steps;
+DROP TABLE old_steps;
+"""
+MIGRATIONS = {4: _TO_4}
+"""SQL by the version that it leads to."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to the newest schema."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for target in range(version + 1, max(MIGRATIONS) + 1):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[target]} PRAGMA user_version = {target}; COMMIT;"
+        )
