@@ -31,6 +31,16 @@ def _run_with_knowledge(console: Console, work: Callable[[KnowledgeBase], Awaita
     return asyncio.run(run())
 
 
+def _read_limits(console: Console) -> files.ReadLimits:
+    settings = console.settings.knowledge
+    return files.ReadLimits(
+        timeout=settings.read_timeout,
+        memory=settings.read_memory_mib << 20,
+        file_bytes=settings.max_file_bytes,
+        text_characters=settings.max_text_characters,
+    )
+
+
 @click.group()
 def knowledge() -> None:
     """Add, list, remove and search documents that answers are taken from."""
@@ -48,6 +58,7 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
     """
     problems: list[str] = []
     found = list(files.find_files(list(paths)))
+    limits = _read_limits(console)
 
     async def add_all(base: KnowledgeBase) -> tuple[int, int]:
         documents = passages = 0
@@ -55,12 +66,12 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
         with click.progressbar(found, label="Adding", hidden=hidden) as progress:
             for path in progress:
                 try:
-                    document = await asyncio.to_thread(files.read_document, path)
+                    document = await asyncio.to_thread(files.read_document, path, limits)
+                    passages += await base.add(tenant, [document])
                 except InvalidInput as error:
                     problems.append(f"{path}: {error}")
-                    continue
-                passages += await base.add(tenant, [document])
-                documents += 1
+                else:
+                    documents += 1
         return documents, passages
 
     documents, passages = _run_with_knowledge(console, add_all)

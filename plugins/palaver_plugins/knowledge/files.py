@@ -1,155 +1,133 @@
-"""Readers of files: Markdown, plain text, HTML, and PDF if pypdf is installed."""
+"""Reading of files as documents: Markdown, plain text, HTML, and PDF if pypdf is installed.
 
-import re
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
+A file may come from anybody and may have been made to exhaust its reader. Each one is read by a
+process of its own, `palaver_plugins.knowledge.reader_process`, which is killed at the deadline.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from palaver import Document, InvalidInput
+from palaver_plugins.knowledge import reader_process
 
-MAX_BYTES = 50_000_000
-"""Size above which a file is refused."""
 
-_FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<fields>(?:(?!---).*\n)*?)---[ \t]*(?:\n|$)")
-_TITLE_FIELD = re.compile(r"""^title:[ \t]*["']?(.+?)["']?[ \t]*$""", re.MULTILINE)
-_FIRST_HEADING = re.compile(r"^#[ \t]+(.+?)[ \t]*#*$", re.MULTILINE)
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReadLimits:
+    """Limits of reading one file. ``timeout``: seconds. ``memory``: bytes of its process."""
+
+    timeout: float = 30.0
+    memory: int = 1 << 30
+    file_bytes: int = 50_000_000
+    text_characters: int = 10_000_000
+
+
+DEFAULT_LIMITS = ReadLimits()
 
 
 def find_files(paths: list[Path]) -> Iterator[Path]:
-    """Yield the given files, and the readable files in the given folders except hidden ones."""
+    """Yield the given files, and the readable files in the given folders except hidden ones.
+
+    A link in a folder to a place outside it is left out: whoever wrote the folder could read with
+    it what only the caller may read.
+    """
     for path in paths:
         if not path.is_dir():
             yield path
             continue
+        root = path.resolve()
         for inner in sorted(path.rglob("*")):
             hidden = any(part.startswith(".") for part in inner.relative_to(path).parts)
-            if inner.is_file() and not hidden and inner.suffix.lower() in _READERS:
+            if hidden or inner.suffix.lower() not in reader_process.READERS:
+                continue
+            if inner.is_file() and inner.resolve().is_relative_to(root):
                 yield inner
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> Document:
     """Read a file as a document with its path as the id. Raises `InvalidInput` with the reason."""
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        known = " ".join(sorted(_READERS))
+    kind = path.suffix.lower()
+    if kind not in reader_process.READERS:
+        known = " ".join(sorted(reader_process.READERS))
         raise InvalidInput(f"files of kind {path.suffix!r} cannot be read; these can: {known}")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InvalidInput(f"it is larger than {MAX_BYTES // 1_000_000} MB")
-        title, text = reader(path)
+        with _open_file(path, limits) as source:
+            title, text = _read_in_process(source, kind, limits)
     except OSError as error:
         raise InvalidInput(f"it cannot be opened: {error.strerror or error}") from error
-    if not text.strip():
-        raise InvalidInput("it contains no text")
-    return Document(id=path.as_posix(), title=title.strip() or path.stem, text=text)
+    return Document(id=path.as_posix(), title=title or path.stem, text=text)
 
 
-def _read_utf8(path: Path) -> str:
-    data = path.read_bytes()
-    if b"\0" in data[:8192]:
-        raise InvalidInput("it is a binary file")
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"it is not UTF-8 text (byte {error.start})") from error
+def _open_file(path: Path, limits: ReadLimits) -> IO[bytes]:
+    # Not blocking: opening a pipe would wait for a writer.
+    source = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    state = os.fstat(source.fileno())
+    problem = ""
+    if not stat.S_ISREG(state.st_mode):
+        problem = "it is not a regular file"
+    elif state.st_size > limits.file_bytes:
+        problem = f"it is larger than {limits.file_bytes:_} bytes"
+    if problem:
+        source.close()
+        raise InvalidInput(problem)
+    return source
 
 
-def _read_plain(path: Path) -> tuple[str, str]:
-    return "", _read_utf8(path)
-
-
-def _read_markdown(path: Path) -> tuple[str, str]:
-    text = _read_utf8(path)
-    title = None
-    front = _FRONT_MATTER.match(text)
-    if front:
-        title = _TITLE_FIELD.search(front["fields"])
-        text = text[front.end() :]
-    title = title or _FIRST_HEADING.search(text)
-    return title[1] if title else "", _COMMENT.sub("", text)
-
-
-def _read_html(path: Path) -> tuple[str, str]:
-    parser = _HtmlText()
-    parser.feed(_read_utf8(path))
-    parser.close()
-    return " ".join(parser.title.split()), parser.text()
-
-
-class _HtmlText(HTMLParser):
-    """Parser that collects a page's text: Markdown headings, a blank line between blocks."""
-
-    _SILENT = frozenset({"script", "style", "template", "noscript", "svg", "nav", "head"})
-    _BLOCKS = frozenset(
-        "p div section article main header footer ul ol table tr blockquote figure pre dl dt dd hr"
-        " form fieldset details summary aside h1 h2 h3 h4 h5 h6 li".split()
+def _read_in_process(source: IO[bytes], kind: str, limits: ReadLimits) -> tuple[str, str]:
+    output_bytes = 4 * limits.text_characters + (1 << 16)  # of UTF-8, and the first line
+    numbers = (
+        limits.memory,
+        math.ceil(limits.timeout) + 1,
+        limits.file_bytes,
+        limits.text_characters,
+        output_bytes,
     )
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.title = ""
-        self._parts: list[str] = []
-        self._silent = 0
-        self._in_title = False
-        self._preformatted = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._in_title = tag == "title"
-        self._silent += tag in self._SILENT
-        self._preformatted += tag == "pre"
-        if tag in self._BLOCKS:
-            self._parts.append("\n\n")
-        if re.fullmatch("h[1-6]", tag):
-            self._parts.append("#" * int(tag[1]) + " ")
-        elif tag == "li":
-            self._parts.append("- ")
-        elif tag == "br":
-            self._parts.append("\n")
-        elif tag in ("td", "th"):
-            self._parts.append(" | ")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_title = False
-        self._silent = max(0, self._silent - (tag in self._SILENT))
-        self._preformatted = max(0, self._preformatted - (tag == "pre"))
-        if tag in self._BLOCKS:
-            self._parts.append("\n\n")
-
-    def handle_data(self, data: str) -> None:
-        if self._in_title:
-            self.title += data
-        elif not self._silent:
-            self._parts.append(data if self._preformatted else re.sub(r"\s+", " ", data))
-
-    def text(self) -> str:
-        joined = "".join(self._parts)
-        return re.sub(r"[ \t]*\n[ \t]*(?:\n[ \t]*)+", "\n\n", joined).strip()
+    command = [sys.executable, "-P", reader_process.__file__, kind, *map(str, numbers)]
+    # A file in memory: the process can neither fill a pipe nor leave anything on the disk.
+    with os.fdopen(os.memfd_create("palaver-reader"), "rb") as output:
+        with subprocess.Popen(
+            command,
+            stdin=source,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            env=reader_environment(),
+            cwd="/",
+            start_new_session=True,
+        ) as process:
+            try:
+                code = process.wait(limits.timeout)
+            except subprocess.TimeoutExpired as error:
+                raise InvalidInput(f"reading it takes longer than {limits.timeout:g} s") from error
+            finally:
+                process.kill()
+        output.seek(0)
+        return decode_answer(output.readline(), output.read(output_bytes), code)
 
 
-def _read_pdf(path: Path) -> tuple[str, str]:
+def decode_answer(line: bytes, text: bytes, code: int) -> tuple[str, str]:
+    """Return title and text. Raises `InvalidInput` with the problem."""
     try:
-        import pypdf
-        import pypdf.errors
-    except ImportError as error:
-        raise InvalidInput("reading PDF needs pypdf: pip install 'palaver-server[pdf]'") from error
-    try:
-        reader = pypdf.PdfReader(path)
-        title = (reader.metadata.title if reader.metadata else None) or ""
-        pages = [page.extract_text().strip() for page in reader.pages]
-    except (pypdf.errors.PyPdfError, ValueError, KeyError) as error:
-        raise InvalidInput(f"it is not a PDF that can be read: {error}") from error
-    texts = (f"## Page {number}\n\n{text}" for number, text in enumerate(pages, 1) if text)
-    return str(title), "\n\n".join(texts)
+        answer = json.loads(line)
+        if code:
+            raise ValueError(f"exit code {code}")
+    except ValueError as error:
+        end = signal.Signals(-code).name if code < 0 else f"code {code}"
+        raise InvalidInput(f"its reader has crashed ({end})") from error
+    if "problem" in answer:
+        raise InvalidInput(answer["problem"])
+    title: str = answer["title"].encode(errors="replace").decode()
+    return title, text.decode()
 
 
-_READERS: dict[str, Callable[[Path], tuple[str, str]]] = {
-    ".md": _read_markdown,
-    ".markdown": _read_markdown,
-    ".txt": _read_plain,
-    ".text": _read_plain,
-    ".rst": _read_plain,
-    ".html": _read_html,
-    ".htm": _read_html,
-    ".pdf": _read_pdf,
-}
+def reader_environment() -> dict[str, str]:
+    """Return what the interpreter needs to find its packages, and no secret."""
+    names = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from palaver import Document, DocumentInfo, Passage
+from palaver import Document, DocumentInfo, InvalidInput, Passage
 from palaver_plugins.knowledge.passages import split_passages
 from palaver_plugins.knowledge.terms import index_terms, query_terms
 
@@ -22,6 +22,8 @@ BUSY_TIMEOUT_SECONDS = 10.0
 """Time to wait for another process that writes."""
 TITLE_WEIGHT, SECTION_WEIGHT, BODY_WEIGHT = 4.0, 1.5, 1.0
 """Weight of a word by its position, measured by ``benchmarks/retrieval.py``."""
+MAX_TITLE_CHARACTERS = 300
+"""The rest of a title is left out: the terms of every passage repeat it."""
 RERANKED_PASSAGES = 50
 """Passages that are ranked again by their coverage of the question."""
 
@@ -60,6 +62,18 @@ class Vectors(NamedTuple):
     matrix: NDArray[np.float32]
 
 
+def check_unicode(document: Document) -> None:
+    """Raise `InvalidInput` when a text of the document cannot be stored as UTF-8."""
+    for name in ("id", "title", "text"):
+        try:
+            getattr(document, name).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"document {document.id!r}: its {name} is not valid Unicode "
+                f"(character {error.start} is half of a surrogate pair)"
+            ) from error
+
+
 class SearchIndex:
     """One connection to the index. Use it from one thread.
 
@@ -93,15 +107,17 @@ class SearchIndex:
     # Documents
 
     def add(self, tenant: str, document: Document) -> int:
-        """Add or replace a document. Return its number of passages."""
-        found = split_passages(document.text, document.title)
+        """Add or replace a document. Return its number of passages. Raises `InvalidInput`."""
+        check_unicode(document)
+        title = document.title[:MAX_TITLE_CHARACTERS]
+        found = split_passages(document.text, title)
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             owner = self._make_tenant(tenant)
             self._remove(owner, document.id)
             row = self._db.execute(
                 "INSERT INTO documents (tenant, id, title) VALUES (?, ?, ?)",
-                (owner, document.id, document.title),
+                (owner, document.id, title),
             )
             for number, passage in enumerate(found, 1):
                 key = self._db.execute(
@@ -110,7 +126,7 @@ class SearchIndex:
                 ).lastrowid
                 self._db.execute(
                     f"INSERT INTO terms_{owner} (rowid, title, section, body) VALUES (?, ?, ?, ?)",
-                    (key, *map(index_terms, (document.title, *passage))),
+                    (key, *map(index_terms, (title, *passage))),
                 )
         return len(found)
 

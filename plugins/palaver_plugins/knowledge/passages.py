@@ -1,5 +1,6 @@
 """Split documents into passages, each with the path of headings above it."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,8 +11,11 @@ MIN_TOKENS = 30
 """The last passage of a section joins the previous one if it is smaller than this."""
 HEADING_SEPARATOR = " > "
 """Separator of the headings in a path."""
+MAX_HEADING_CHARACTERS = 300
+"""A longer line is text: every passage below a heading repeats it."""
+MAX_LINE_CHARACTERS = 20_000
+"""A longer line is split, so that no pattern runs over a longer text."""
 
-_HEADING = re.compile(r"(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _UNDERLINE = re.compile(r"(=+|-{3,})[ \t]*$")
 _FENCE = re.compile(r"[ \t]*(```|~~~)")
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
@@ -40,13 +44,13 @@ def split_passages(text: str, title: str = "") -> list[PassageText]:
     ]
 
 
-def _split_sections(text: str, title: str) -> Iterator[tuple[str, str]]:
+def _split_sections(text: str, title: str) -> Iterator[tuple[str, list[str]]]:
     path: list[tuple[int, str]] = []
     body: list[str] = []
 
-    def section() -> tuple[str, str]:
+    def section() -> tuple[str, list[str]]:
         names = [name for _, name in path if name and name != title]
-        return HEADING_SEPARATOR.join(names), "\n".join(body)
+        return HEADING_SEPARATOR.join(names), body
 
     for level, line in _heading_levels(text):
         if not level:
@@ -62,30 +66,45 @@ def _split_sections(text: str, title: str) -> Iterator[tuple[str, str]]:
 def _heading_levels(text: str) -> Iterator[tuple[int, str]]:
     """Yield each line with its heading level, 0 for text."""
     fence = ""
-    lines = text.splitlines()
+    lines = list(_split_lines(text))
     for number, line in enumerate(lines):
         mark = _FENCE.match(line)
         if mark and fence in ("", mark[1]):
             fence = "" if fence else mark[1]
-        heading = None if fence else _HEADING.match(line)
-        if heading:
-            yield len(heading[1]), _strip_markup(heading[2])
+        level = 0 if fence else _heading_level(line)
+        if level:
+            yield level, _strip_markup(line[level:].strip(" \t").rstrip("#").rstrip(" \t"))
         elif not fence and _is_underlined(lines, number):
             yield 1 if lines[number + 1].startswith("=") else 2, _strip_markup(line)
         elif fence or not _is_underline(lines, number):
             yield 0, line
 
 
+def _split_lines(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        for start in range(0, max(len(line), 1), MAX_LINE_CHARACTERS):
+            yield line[start : start + MAX_LINE_CHARACTERS]
+
+
+def _heading_level(line: str) -> int:
+    level = len(line) - len(line.lstrip("#"))
+    is_heading = level <= 6 and line[level : level + 1] in {" ", "\t"}
+    return level if is_heading and len(line) <= MAX_HEADING_CHARACTERS else 0
+
+
 def _is_underlined(lines: list[str], number: int) -> bool:
     following = lines[number + 1] if number + 1 < len(lines) else ""
-    alone = number == 0 or not lines[number - 1].strip()
-    return alone and bool(re.match(r"[^\W_]", lines[number])) and bool(_UNDERLINE.match(following))
+    return (
+        following[:1] in {"=", "-"}
+        and len(lines[number]) <= MAX_HEADING_CHARACTERS
+        and (number == 0 or not lines[number - 1].strip())
+        and bool(re.match(r"[^\W_]", lines[number]))
+        and bool(_UNDERLINE.match(following))
+    )
 
 
 def _is_underline(lines: list[str], number: int) -> bool:
-    return (
-        number > 0 and bool(_UNDERLINE.match(lines[number])) and _is_underlined(lines, number - 1)
-    )
+    return number > 0 and _is_underlined(lines, number - 1)
 
 
 def _strip_markup(heading: str) -> str:
@@ -93,7 +112,7 @@ def _strip_markup(heading: str) -> str:
     return re.sub(r"\[([^\]]*)\]\([^)]*\)|[*_`]{1,3}", lambda m: m[1] or "", heading).strip()
 
 
-def _split_body(body: str) -> list[str]:
+def _split_body(body: list[str]) -> list[str]:
     """Join paragraphs up to the target size; split long ones at sentences, then at words."""
     found: list[str] = []
     for piece, separator in _split_paragraphs(body):
@@ -107,9 +126,10 @@ def _split_body(body: str) -> list[str]:
     return found
 
 
-def _split_paragraphs(body: str) -> Iterator[tuple[str, str]]:
+def _split_paragraphs(body: list[str]) -> Iterator[tuple[str, str]]:
     """Yield pieces of at most the target size, each with the separator that joins it."""
-    for paragraph in re.split(r"\n[ \t]*\n", body):
+    for is_blank, lines in itertools.groupby(body, lambda line: not line.strip(" \t")):
+        paragraph = "" if is_blank else "\n".join(lines)
         separator = "\n\n"
         for piece in _split_sentences(paragraph.strip()):
             yield piece, separator
@@ -119,7 +139,7 @@ def _split_paragraphs(body: str) -> Iterator[tuple[str, str]]:
 def _split_sentences(paragraph: str) -> Iterator[str]:
     if not paragraph:
         return
-    if estimate_tokens(paragraph) <= TARGET_TOKENS:
+    if len(paragraph) <= 4 * TARGET_TOKENS and estimate_tokens(paragraph) <= TARGET_TOKENS:
         yield paragraph
         return
     for line in paragraph.split("\n"):

@@ -22,6 +22,7 @@ from palaver import (
     hookimpl,
 )
 from palaver_plugins.knowledge.index import Ranked, SearchIndex
+from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,7 +90,7 @@ class SqliteKnowledge:
 
     async def _rank_by_meaning(self, embed: Embed, tenant: str, query: str) -> list[Ranked]:
         try:
-            [vector] = await embed([query])
+            [vector] = await embed([query[:MAX_QUERY_CHARACTERS]])
         except PalaverError as error:
             log.warning("searching by words only: %s", error)
             return []

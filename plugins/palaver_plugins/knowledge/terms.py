@@ -12,6 +12,8 @@ _RUN = re.compile(f"[{_UNSPACED}]+")
 _TERM = re.compile(f"[{_UNSPACED}]+|[^\\W_{_UNSPACED}]+")
 MAX_QUERY_TERMS = 64
 """Terms of one question that are searched; further ones are ignored."""
+MAX_QUERY_CHARACTERS = 8_000
+"""Characters of a question that are read; a message may be much longer."""
 
 _STOP_WORDS = frozenset(
     """
@@ -41,7 +43,7 @@ def query_terms(question: str) -> list[str]:
 
     Every word is quoted, so that FTS5 reads none of it as an operator.
     """
-    words: list[str] = _TERM.findall(question.casefold())
+    words: list[str] = _TERM.findall(question[:MAX_QUERY_CHARACTERS].casefold())
     words = [word for word in words if word not in _STOP_WORDS] or words
     unique = dict.fromkeys(term for word in words for term in _quote_term(word))
     return list(unique)[:MAX_QUERY_TERMS]

@@ -220,6 +220,14 @@ class LedgerSettings(ChoiceSettings):
 class KnowledgeSettings(ChoiceSettings):
     use: str = "sqlite"
     """The store of documents for grounded answers."""
+    read_timeout: float = pydantic.Field(default=30.0, gt=0)
+    """Seconds for reading one file that is added."""
+    read_memory_mib: int = pydantic.Field(default=1024, ge=64)
+    """Memory of the process that reads one file, in MiB."""
+    max_file_bytes: int = pydantic.Field(default=50_000_000, ge=1)
+    """Largest file that may be added, in bytes."""
+    max_text_characters: int = pydantic.Field(default=10_000_000, ge=1)
+    """Longest text of a file that may be added, in characters."""
 
 
 class ChannelsSettings(EnabledSettings):

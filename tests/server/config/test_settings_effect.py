@@ -50,6 +50,9 @@ CONCURRENCY = "tests/server/turns/test_concurrency_policy.py"
 ADMISSION = "tests/server/admission/test_control.py"
 SCHEDULED = "tests/server/engines/test_scheduled.py"
 SHUTDOWN = "tests/server/web/test_shutdown.py"
+LIMITED_FILES = (
+    "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
+)
 
 COVERED = {
     "server.host": f"{CHECK}::test_each_mistake_is_one_sentence",
@@ -90,6 +93,10 @@ COVERED = {
     "ledger.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
     "ledger.history": f"{THIS}::test_a_skill_gets_no_more_history_than_set",
     "knowledge.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
+    "knowledge.read_timeout": LIMITED_FILES,
+    "knowledge.read_memory_mib": LIMITED_FILES,
+    "knowledge.max_file_bytes": LIMITED_FILES,
+    "knowledge.max_text_characters": LIMITED_FILES,
     "models.hub_token": (
         "tests/server/models/test_hub.py::test_a_gated_model_is_downloaded_with_the_token_of_the_settings"
     ),
