@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from palaver.authentication import Principal
-from palaver.errors import Forbidden
+from palaver.concurrency import check_member
 from palaver.ledger import Erasure, Export, Receipt, Snapshot, StopState
 from palaver.messages import Conversation, Cursor, Event, Message, Received
 from palaver.streams.subscriptions import Subscriber, Subscription
@@ -22,11 +22,15 @@ class ConversationService(Protocol):
         For routes that take the server's own keys; a platform's callbacks have their own proof.
         """
 
-    async def accept(self, message: Message) -> Receipt:
+    async def accept(self, message: Message, *, members_only: bool = True) -> Receipt:
         """Store the message and queue its turn. Acknowledge to the platform only after this.
 
-        Raises `NotFound` (the message names an unknown skill), `TooLarge`, `Conflict`, `TooMany`,
-        `Overloaded` and `LedgerUnavailable`; then nothing is stored.
+        ``members_only``: a conversation that has members accepts messages of no one else. False
+        where the platform decides who may write to a conversation, such as a group's.
+
+        Raises `Forbidden` (the person is not a member), `NotFound` (the message names an unknown
+        skill), `TooLarge`, `Conflict`, `TooMany`, `Overloaded` and `LedgerUnavailable`; then
+        nothing is stored.
         """
 
     async def subscribe(
@@ -75,7 +79,8 @@ class ConversationAccess:
     """One person's access to one conversation.
 
     Members are the people who have written to it. A conversation without members is open to any
-    person who names it, until the first message is written.
+    person who names it, until the first message is written: `ConversationService.accept` decides
+    whose that is. A person who is not a member sees nothing of another's.
     """
 
     def __init__(
@@ -83,28 +88,41 @@ class ConversationAccess:
     ) -> None:
         self.conversation = conversation
         self.person = person
-        self.is_member = False
+        self._is_member = False
         self._service = service
 
     async def check_membership(self) -> None:
         """Read the members. Raises `Forbidden` when there are some and the person is not one."""
         members = await self._service.members(self.conversation)
-        self.is_member = self.person in members
-        if members and not self.is_member:
-            raise Forbidden(f"conversation {self.conversation.thread!r} belongs to someone else")
+        check_member(self.conversation, self.person, members)
+        self._is_member = self.person in members
+
+    async def snapshot(self) -> Snapshot:
+        """Return the conversation's state. Raises `Forbidden`."""
+        await self.check_membership()
+        snapshot = await self._service.snapshot(self.conversation)
+        if not self.allows_snapshot(snapshot):  # another person has written in the meantime
+            check_member(self.conversation, self.person, _people(snapshot))
+        return snapshot
+
+    async def stop(self, turn: str | None) -> tuple[StopState, str]:
+        """Stop a turn, see `Ledger.stop`. Raises `Forbidden`."""
+        await self.check_membership()
+        if not self._is_member:  # nobody has written; another person may before the stop arrives
+            return "unknown", ""
+        return await self._service.stop(self.conversation, turn)
 
     def allows_event(self, event: Event) -> bool:
-        """Return False from the moment when another person has written the first message."""
-        if not self.is_member and isinstance(event, Received):
-            self.is_member = event.person == self.person
-            return self.is_member
-        return True
+        """Return whether the person may see an event: their own first message, and all after it."""
+        if not self._is_member:
+            self._is_member = isinstance(event, Received) and event.person == self.person
+        return self._is_member
 
     def allows_snapshot(self, snapshot: Snapshot) -> bool:
         """Return whether the person may see the conversation's state at the start."""
         people = _people(snapshot)
-        self.is_member = self.is_member or self.person in people
-        return self.is_member or not people
+        self._is_member = self._is_member or self.person in people
+        return self._is_member or not people
 
     def allows_reset(self, snapshot: Snapshot) -> bool:
         """Return whether the person may see a state that replaces an earlier one.
@@ -112,9 +130,8 @@ class ConversationAccess:
         An erasure may have ended the membership. When ``snapshot`` does not show it, the person
         must connect again, which checks it again.
         """
-        people = _people(snapshot)
-        self.is_member = self.person in people
-        return self.is_member or not people
+        self._is_member = False
+        return self.allows_snapshot(snapshot)
 
 
 def _people(snapshot: Snapshot) -> set[str]:

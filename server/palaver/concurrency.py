@@ -4,12 +4,12 @@ Pure functions that the ledgers share: they take plain data and return a decisio
 stores. `palaver.messages.ConcurrencyPolicy` describes the policies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from palaver.errors import IndexConflict
+from palaver.errors import Forbidden, IndexConflict
 from palaver.ledger import INBOX_LIMIT, MAX_MERGE_WINDOWS, InboxMessage
-from palaver.messages import ConcurrencyPolicy, Message, Received
+from palaver.messages import ConcurrencyPolicy, Conversation, Message, Received
 
 
 class UnsettledTurnState(Protocol):
@@ -107,6 +107,12 @@ def _yields(running: UnsettledTurnState, message: Message) -> bool:
     a chain of interruptions gathers."""
     answered = len(running.interrupted) + len(running.inbox_messages)
     return _accepts(running, message) and answered < INBOX_LIMIT
+
+
+def check_member(conversation: Conversation, person: str, members: Collection[str]) -> None:
+    """Raise `Forbidden` when the conversation has members and the person is not one."""
+    if members and person not in members:
+        raise Forbidden(f"conversation {conversation.thread!r} belongs to someone else")
 
 
 def check_taken_steering(

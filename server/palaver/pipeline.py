@@ -41,9 +41,11 @@ class Pipeline:
     ) -> None:
         self._max_message_bytes = settings.server.max_message_bytes
         self._policies = {
-            channel: _policies(settings, skills, channel)
+            (channel, members_only): _policies(settings, skills, channel, members_only)
             for channel in ("", *settings.concurrency_policy.channels)
+            for members_only in (True, False)
         }
+        self._policies_of_skills = self._policies["", True].skills
         self._ledger = ledger
         self._admission = admission
         self._dispatcher = dispatcher
@@ -54,16 +56,12 @@ class Pipeline:
 
     # Accepting a message
 
-    async def accept(self, message: Message) -> Receipt:
-        """Store the message and dispatch its turn.
-
-        Raises `TooLarge`, `NotFound` (it names an unknown skill), `TooMany`, `Overloaded`,
-        `Conflict` and `LedgerUnavailable`; then nothing is stored.
-        """
+    async def accept(self, message: Message, *, members_only: bool) -> Receipt:
+        """Store the message and dispatch its turn. See `ConversationService.accept`."""
         self._check_size(message)
         if message.skill is not None:
             self._router.find_skill(message.skill)
-        policies = self._policies_for(message)
+        policies = self._policies_for(message, members_only)
         admission = await self._admission.admit(message)
         try:
             receipt = await self._ledger.accept(message, policies)
@@ -80,10 +78,10 @@ class Pipeline:
         if len(message.text) * 4 > limit and len(message.text.encode()) > limit:
             raise TooLarge(f"the message is larger than {limit} bytes")
 
-    def _policies_for(self, message: Message) -> ConcurrencyPolicies:
+    def _policies_for(self, message: Message, members_only: bool) -> ConcurrencyPolicies:
         """Return what happens to the message while another turn of its conversation runs."""
         channel = message.conversation.channel
-        policies = self._policies.get(channel) or self._policies[""]
+        policies = self._policies.get((channel, members_only)) or self._policies["", members_only]
         return without_joining(policies) if message.text.startswith("/") else policies
 
     # Answering a turn
@@ -96,7 +94,7 @@ class Pipeline:
             decision.skill,
             decision.reason,
             decision.score,
-            durable=decision.skill in self._policies[""].skills,
+            durable=decision.skill in self._policies_of_skills,
         )
         await self._intercept(run, decision, 0)
 
@@ -148,7 +146,9 @@ class Pipeline:
         await skill.answer(turn)
 
 
-def _policies(settings: Settings, skills: Mapping[str, Skill], channel: str) -> ConcurrencyPolicies:
+def _policies(
+    settings: Settings, skills: Mapping[str, Skill], channel: str, members_only: bool
+) -> ConcurrencyPolicies:
     """Return the policies of a channel: a setting for the skill, else the skill's own policy, else
     the channel's, else the default."""
     chosen = settings.concurrency_policy
@@ -162,4 +162,5 @@ def _policies(settings: Settings, skills: Mapping[str, Skill], channel: str) -> 
         skills=own | chosen.skills,
         merge_window=chosen.merge_window,
         inbox_limit=settings.admission.inbox_limit,
+        members_only=members_only,
     )

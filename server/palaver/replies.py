@@ -157,15 +157,15 @@ class PendingReply:
 
 @asynccontextmanager
 async def follow_reply(
-    service: ConversationService, message: Message
+    service: ConversationService, message: Message, *, members_only: bool = True
 ) -> AsyncIterator[PendingReply]:
     """Send ``message`` and subscribe to its turn from the first event on.
 
-    Leaving the block ends the subscription, not the turn. Raises what `ConversationService.accept`
-    raises.
+    Leaving the block ends the subscription, not the turn. ``members_only`` and errors are those of
+    `ConversationService.accept`.
     """
     before = (await service.snapshot(message.conversation)).cursor
-    receipt = await service.accept(message)
+    receipt = await service.accept(message, members_only=members_only)
     since = replay_start(before) if receipt.duplicate or receipt.joined else before
     reply = PendingReply(message.id, receipt)
     subscription = await service.subscribe(message.conversation, reply, since)

@@ -200,8 +200,8 @@ class Server:
     def authenticate(self, request: "web.Request") -> Principal:
         return self.authenticator.authenticate(request)
 
-    async def accept(self, message: Message) -> Receipt:
-        return await self._pipeline.accept(message)
+    async def accept(self, message: Message, *, members_only: bool = True) -> Receipt:
+        return await self._pipeline.accept(message, members_only=members_only)
 
     async def subscribe(
         self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None

@@ -31,7 +31,6 @@ from palaver import (
     BuildContext,
     Channel,
     Conversation,
-    ConversationAccess,
     ConversationService,
     InvalidInput,
     Message,
@@ -139,7 +138,7 @@ class OpenAIChannel:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         principal = self._service.authenticate(request)
         body = _read(await request.read())
-        message = await self._message(request, principal, body)
+        message = self._message(request, principal, body)
         async with follow_reply(self._service, message) as reply:
             completion = _Completion(request, body, reply)
             try:
@@ -154,18 +153,13 @@ class OpenAIChannel:
                 if reply.is_finished:
                     self._store_thread(principal, body, reply.text, message.conversation.thread)
 
-    async def _message(
-        self, request: web.Request, principal: Principal, body: ChatRequest
-    ) -> Message:
+    def _message(self, request: web.Request, principal: Principal, body: ChatRequest) -> Message:
         self._check_model(body.model)
-        person = _person(principal, body.user)
         thread, text = self._thread_and_text(request, principal, body)
-        conversation = Conversation(principal.tenant, NAME, thread)
-        await ConversationAccess(self._service, conversation, person).check_membership()
         return Message(
-            conversation=conversation,
+            conversation=Conversation(principal.tenant, NAME, thread),
             id=request.headers.get("Idempotency-Key") or new_id(),
-            person=person,
+            person=_person(principal, body.user),
             text=text,
             skill=None if body.model == AUTO else body.model,
         )

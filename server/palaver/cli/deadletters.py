@@ -107,7 +107,9 @@ async def replay_dead_letter(ledger: Ledger, dead_letter: DeadLetter) -> None:
     policies = MERGE_ALL if len(dead_letter.messages) > 1 else QUEUE_ALL
     for number, message in enumerate(dead_letter.messages):
         copy = msgspec.structs.replace(message, id=f"replay-{dead_letter.turn}-{number}")
-        await ledger.accept(copy, policies)
+        # The conversation may have expired, and its name may be another person's by now.
+        is_owner = number == 0
+        await ledger.accept(copy, msgspec.structs.replace(policies, members_only=is_owner))
     await ledger.discard_dead_letter(dead_letter.turn)
 
 

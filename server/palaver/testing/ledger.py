@@ -12,7 +12,7 @@ from itertools import count, islice
 
 import msgspec
 
-from palaver.concurrency import received_event
+from palaver.concurrency import check_member, received_event
 from palaver.errors import Fenced, IndexConflict, TooMany
 from palaver.ledger import (
     MAX_DEAD_LETTERS,
@@ -84,6 +84,8 @@ class MemoryLedger:
         now = self._clock()
         name = str(message.conversation)
         state = self._conversations.get(name)
+        if state is not None and policies.members_only:
+            check_member(message.conversation, message.person, state.members)
         if state is None:
             state = self._conversations[name] = ConversationState(message.conversation, self._epoch)
         elif earlier := state.find_duplicate(message, now):

@@ -22,7 +22,7 @@ from palaver.web.bodies import (
     StopRequest,
     StopResponse,
 )
-from palaver.web.conversations import open_conversation
+from palaver.web.conversations import find_conversation
 from palaver.web.frames import make_snapshot
 
 _decode_message = msgspec.json.Decoder(NewMessage).decode
@@ -66,19 +66,17 @@ class ApiHandler:
             web.get("/v1/about", self._about, allow_head=False),
         )
 
-    async def _open_conversation(
+    def _find_conversation(
         self, request: web.Request, person: str | None = None
     ) -> ConversationAccess:
         principal = self._server.authenticate(request)
         person = person or request.query.get("person")
-        return await open_conversation(
-            self._server, principal, request.match_info["thread"], person
-        )
+        return find_conversation(self._server, principal, request.match_info["thread"], person)
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
         self._server.authenticate(request)  # before the body is read
         body = _decode(_decode_message, await request.read())
-        access = await self._open_conversation(request, body.person)
+        access = self._find_conversation(request, body.person)
         message = Message(
             conversation=access.conversation,
             id=_message_id(request, body),
@@ -95,13 +93,11 @@ class ApiHandler:
     async def _stop(self, request: web.Request) -> web.StreamResponse:
         self._server.authenticate(request)
         body = _decode(_decode_stop, await request.read() or b"{}")
-        access = await self._open_conversation(request)
-        state, turn = await self._server.stop(access.conversation, body.turn)
+        state, turn = await self._find_conversation(request).stop(body.turn)
         return json_response(StopResponse(turn=turn, state=state))
 
     async def _snapshot(self, request: web.Request) -> web.StreamResponse:
-        access = await self._open_conversation(request)
-        snapshot = await self._server.snapshot(access.conversation)
+        snapshot = await self._find_conversation(request).snapshot()
         return json_response(
             ConversationResponse(cursor=str(snapshot.cursor), snapshot=make_snapshot(snapshot))
         )

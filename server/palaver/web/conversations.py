@@ -9,13 +9,24 @@ CHANNEL = "web"
 """The channel of these conversations."""
 
 
+def find_conversation(
+    service: ConversationService, principal: Principal, thread: str, person: str | None
+) -> ConversationAccess:
+    """Return the access of a person to a conversation, which each use of it checks.
+
+    Raises `Forbidden` and `InvalidInput`.
+    """
+    named = principal.resolve_person(person)
+    conversation = Conversation(principal.tenant, CHANNEL, thread)
+    return ConversationAccess(service, conversation, named)
+
+
 async def open_conversation(
     service: ConversationService, principal: Principal, thread: str, person: str | None
 ) -> ConversationAccess:
-    """Return the access of a person to a conversation. Raises `Forbidden` and `InvalidInput`."""
-    named = principal.resolve_person(person)
-    conversation = Conversation(principal.tenant, CHANNEL, thread)
-    access = ConversationAccess(service, conversation, named)
+    """Return the access of a person who may read a conversation. Raises `Forbidden` and
+    `InvalidInput`."""
+    access = find_conversation(service, principal, thread, person)
     await access.check_membership()
     return access
 

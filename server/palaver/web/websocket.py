@@ -212,8 +212,6 @@ class WebSocketConnection:
             assert_never(frame)
 
     async def _send(self, frame: Send) -> None:
-        if not self._access.is_member:
-            await self._access.check_membership()
         receipt = await self._server.accept(
             Message(
                 conversation=self._access.conversation,
@@ -227,8 +225,7 @@ class WebSocketConnection:
         self._put(Ack(id=frame.id, **msgspec.structs.asdict(receipt)))
 
     async def _stop(self, frame: Stop) -> None:
-        await self._access.check_membership()
-        state, turn = await self._server.stop(self._access.conversation, frame.turn)
+        state, turn = await self._access.stop(frame.turn)
         self._put(Stopped(turn=turn, state=state))
 
     def _put(self, frame: ServerFrame) -> None:

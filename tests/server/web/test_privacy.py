@@ -103,7 +103,8 @@ async def test_a_person_who_was_erased_is_disconnected_and_checked_again(
         await ada.wait_for_reply(await ada.send_message("from ada"))
         # A channel that authenticates the persons itself lets several write to one conversation.
         message = Message(conversation=conversation, id="b", person="bob", text="from bob")
-        await ada.wait_for_reply((await live_server.server.accept(message)).turn)
+        receipt = await live_server.server.accept(message, members_only=False)
+        await ada.wait_for_reply(receipt.turn)
         async with reading(live_server, EVENTS + "?person=bob") as bob:
             await bob.until("welcome")
             await live_server.post("/v1/erase", params=ADA)
@@ -119,7 +120,7 @@ async def test_the_event_stream_of_an_erased_person_ends(live_server: LiveServer
     conversation = Conversation("default", "web", "t")
     for author in ("ada", "bob"):
         message = Message(conversation=conversation, id=author, person=author, text=author)
-        await live_server.server.accept(message)
+        await live_server.server.accept(message, members_only=False)
     async with reading(live_server, EVENTS + "?person=ada") as reader:
         await reader.until("welcome")
         await live_server.post("/v1/erase", params=ADA)

@@ -10,6 +10,7 @@ from palaver import (
     Conflict,
     Fenced,
     Finished,
+    Forbidden,
     IndexConflict,
     LedgerError,
     LedgerUnavailable,
@@ -57,6 +58,7 @@ def pack_policies(policies: ConcurrencyPolicies) -> bytes:
             "skills": policies.skills,
             "merge_window": round(policies.merge_window * 1000),
             "inbox_limit": policies.inbox_limit,
+            "members_only": policies.members_only,
         }
     )
 
@@ -110,6 +112,8 @@ def error_from_reply(reply: str, what: str) -> PalaverError:
             return IndexConflict(f"{what}: the turn is at index {detail}")
         case "TEXT":
             return IndexConflict(f"{what}: a text does not continue the reply")
+        case "FORBIDDEN":
+            return Forbidden("the conversation belongs to someone else")
         case "CONFLICT":
             return Conflict()
         case "TOOMANY":

@@ -15,6 +15,7 @@ from palaver import (
     Receipt,
     StopState,
     TooMany,
+    check_member,
     decide_concurrency,
     received_event,
 )
@@ -74,6 +75,8 @@ def accept(
     name = str(message.conversation)
     digest = message.digest
     row = database.row(name)
+    if row is not None and policies.members_only and message.person not in row.people:
+        check_member(message.conversation, message.person, read_members(database, row))
     if row is None:
         row = _begin(database, name, now)
     elif earlier := _find_duplicate(database, row, message, digest, now):
@@ -86,6 +89,12 @@ def accept(
         row.people.add(message.person)
     database.record_activity(row, now)
     return _receive(database, row, InboxMessage(now, message), digest, policies)
+
+
+def read_members(database: Database, row: Row) -> set[str]:
+    """Return the people who have sent to the conversation."""
+    found = database.execute("SELECT person FROM members WHERE conversation = ?", (row.id,))
+    return {person for (person,) in found}
 
 
 def _find_duplicate(

@@ -5,8 +5,14 @@
 local name, turn, id, digest, person, message, suffix = unpack(ARGV, 1, 7)
 local names_skill, policies, limit, person_indexes = ARGV[8] == '1', cmsgpack.unpack(ARGV[9]),
   tonumber(ARGV[10]), ARGV[11]
-local unsettled_turns, records, record_order = conv .. ':q', conv .. ':m', conv .. ':o'
+local unsettled_turns, records, record_order, members =
+  conv .. ':q', conv .. ':m', conv .. ':o', conv .. ':u'
 local time = now()
+
+if policies.members_only and redis.call('SISMEMBER', members, person) == 0
+  and redis.call('EXISTS', members) == 1 then
+  return redis.error_reply('FORBIDDEN not a member')
+end
 
 local function position_of(turn)
   return redis.call('LPOS', unsettled_turns, turn) or 0
@@ -102,8 +108,8 @@ for _ = 1, 4 do
     redis.call('HDEL', records, old)
   end
 end
-if redis.call('SADD', conv .. ':u', person) == 1 then
-  set_expiry(conv .. ':u')
+if redis.call('SADD', members, person) == 1 then
+  set_expiry(members)
   index_conversation(person_indexes, person, name)
 end
 wake()
