@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from palaver.authentication import Principal
+from palaver.authentication import Principal, public, requires
 from palaver.channels import Channel, ConversationAccess, ConversationService
 from palaver.concurrency import (
     JoinTurn,
@@ -15,7 +15,7 @@ from palaver.concurrency import (
     received_event,
     split_untaken_steering,
 )
-from palaver.config.settings import PluginSettings, Secret, Settings
+from palaver.config.settings import PluginSettings, Right, Secret, Settings
 from palaver.engine import (
     Capability,
     ChatMessage,
@@ -255,6 +255,7 @@ __all__ = [
     "Received",
     "Regex",
     "ReplyResult",
+    "Right",
     "Role",
     "Routed",
     "Sampling",
@@ -300,11 +301,13 @@ __all__ = [
     "history_of_turn",
     "hookimpl",
     "new_id",
+    "public",
     "read_checkpoint",
     "read_json",
     "received_event",
     "remaining_tokens",
     "reply_length_after",
+    "requires",
     "split_untaken_steering",
     "tool",
 ]

@@ -1,4 +1,4 @@
-"""Authentication: map a request's credential to a tenant and a person.
+"""Authentication: map a request's credential to a tenant, a person and rights.
 
 Without configured keys the server answers to this machine only: the bind address, the ``Host``
 header and the ``Origin`` header must be local, so that neither another machine nor a foreign web
@@ -6,19 +6,24 @@ page (through DNS rebinding) can use the server.
 """
 
 import dataclasses
+import functools
 import hmac
 import ipaddress
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar, get_args
 
-from palaver.config.settings import Settings
-from palaver.errors import ConfigurationError, Forbidden, Unauthenticated
+from palaver.config.settings import AuthKey, AuthSettings, Right, Settings
+from palaver.errors import ConfigurationError, Forbidden, PalaverError, Unauthenticated
 from palaver.messages import check_name
 
 if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
     from aiohttp import web
 
-DEFAULT_PERSON = "local"
-"""The person when there are no keys and the client names none."""
+RIGHTS: frozenset[Right] = frozenset(get_args(Right))
+NO_KEYS = "local"
+"""Name of the principal when there are no keys."""
+HandlerT = TypeVar("HandlerT", bound=Callable[..., object])
+_ACCESS = "palaver_access"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110, 9.2.1); a foreign page cannot read their responses."""
 OWN_SITES = frozenset({"none", "same-origin"})
@@ -27,21 +32,130 @@ OWN_SITES = frozenset({"none", "same-origin"})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Principal:
-    """The owner of a credential. An empty ``person`` lets the client name any person of the tenant;
-    without a named person it is ``name``."""
+    """The caller of one request, as its key and its browser prove it.
+
+    ``person`` is that of the key or of the browser; when it is empty, programs share the identity
+    ``name``. ``shared`` are the tenant's shared identities.
+    """
 
     tenant: str
     person: str
     name: str
+    rights: frozenset[Right]
+    shared: frozenset[str]
+
+    def require(self, right: Right) -> None:
+        """Refuse a caller without ``right``. Raises `Forbidden`."""
+        if right not in self.rights:
+            raise Forbidden(
+                f"the key {self.name!r} lacks the right {right!r}; an operator can add it to "
+                f"auth.keys.{self.name}.rights"
+            )
 
     def resolve_person(self, person: str | None) -> str:
         """Return the person of a request that names ``person``. Raises `Forbidden` and
         `InvalidInput`."""
-        if self.person:
-            if person and person != self.person:
-                raise Forbidden(f"this key is not valid for the person {person!r}")
-            return self.person
-        return check_name(person, "person") if person else self.name
+        own = self.person or self.name
+        if not person or person == own:
+            return own
+        if "impersonate" not in self.rights:
+            raise Forbidden(
+                f"this key is not valid for the person {person[:100]!r}: only a key with the right "
+                "'impersonate' may name persons"
+            )
+        return check_name(person, "person")
+
+    def resolve_data_owner(self, person: str | None) -> str:
+        """Return the person whose data a request exports or erases. Raises as `resolve_person`."""
+        resolved = self.resolve_person(person)
+        if resolved in self.shared:
+            raise Forbidden(
+                f"{resolved!r} is a shared identity: several people may stand behind it, so its "
+                "data can be neither exported nor erased here. Use a browser, which is a person of "
+                "its own, a key of one person, or name the person with a key that has the right "
+                "'impersonate'"
+            )
+        return resolved
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteAccess:
+    """What a route requires: a key with ``right``, or nothing before its handler runs (None).
+    ``error_response`` makes the response to a refusal in the route's own format."""
+
+    right: Right | None
+    error_response: "Callable[[PalaverError], web.StreamResponse] | None" = None
+
+
+def requires(
+    right: Right, *, error_response: "Callable[[PalaverError], web.StreamResponse] | None" = None
+) -> Callable[[HandlerT], HandlerT]:
+    """Declare that a route's handler runs only for a key with ``right``.
+
+    `principal_of` then returns the caller. ``error_response`` makes the response to any
+    `PalaverError` of the route; without it, errors have the form of the HTTP API.
+    """
+    return _declare(RouteAccess(right, error_response))
+
+
+def public(handler: HandlerT) -> HandlerT:
+    """Declare that a route's handler runs for anybody: it shows nothing of anybody, or checks
+    itself who calls."""
+    return _declare(RouteAccess(None))(handler)
+
+
+def _declare(access: RouteAccess) -> Callable[[HandlerT], HandlerT]:
+    def declare(handler: HandlerT) -> HandlerT:
+        setattr(handler, _ACCESS, access)
+        return handler
+
+    return declare
+
+
+def route_access(handler: object) -> RouteAccess | None:
+    """Return what `requires` or `public` has declared for a handler; None: nothing."""
+    access: RouteAccess | None = getattr(handler, _ACCESS, None)
+    return access
+
+
+@functools.cache
+def _principal_key() -> "web.RequestKey[Principal]":
+    from aiohttp import web
+
+    return web.RequestKey("palaver_principal", Principal)
+
+
+def set_principal(request: "web.Request", principal: Principal) -> None:
+    request[_principal_key()] = principal
+
+
+def principal_of(request: "web.Request") -> Principal:
+    """Return the caller of a route that `requires` a right."""
+    return request[_principal_key()]
+
+
+def shared_identities(auth: AuthSettings, tenant: str) -> frozenset[str]:
+    """Return the persons of a tenant that programs with an open key share."""
+    if not auth.keys:
+        return frozenset({NO_KEYS})
+    return frozenset(
+        name for name, key in auth.keys.items() if key.tenant == tenant and not key.person
+    )
+
+
+def find_key_problems(auth: AuthSettings) -> Iterator[str]:
+    """Yield a sentence for each key that cannot be told from another, or contradicts itself."""
+    for name, key in auth.keys.items():
+        if key.person and "impersonate" in key.rights:
+            yield (
+                f"auth.keys.{name}: a key is for one person, or may name any ('impersonate'), "
+                "not both"
+            )
+        if key.person in shared_identities(auth, key.tenant):
+            yield (
+                f"auth.keys.{name}.person {key.person!r} is the shared identity of the key "
+                f"{key.person!r}; rename one of them"
+            )
 
 
 def check_bind(settings: Settings) -> None:
@@ -71,22 +185,28 @@ class Authenticator:
         self._origins = frozenset(settings.server.origins)
         self._keys: tuple[tuple[bytes, Principal], ...] = ()
 
+    @property
+    def has_keys(self) -> bool:
+        return bool(self._settings.keys)
+
     def load_keys(self) -> None:
         """Read the secrets; blocks. Raises `ConfigurationError`."""
+        if problems := list(find_key_problems(self._settings)):
+            raise ConfigurationError("\n".join(problems))
         self._keys = tuple(
-            (key.secret.reveal().encode(), Principal(key.tenant, key.person, name))
+            (key.secret.reveal().encode(), self._principal(name, key))
             for name, key in self._settings.keys.items()
         )
 
-    def authenticate(self, request: "web.Request") -> Principal:
-        """Return the principal of an HTTP request. Raises `Unauthenticated` and `Forbidden`."""
-        self.check_origin(request)
-        return self.authenticate_token(bearer_token(request))
+    def _principal(self, name: str, key: AuthKey) -> Principal:
+        shared = shared_identities(self._settings, key.tenant)
+        return Principal(key.tenant, key.person, name, frozenset(key.rights), shared)
 
     def authenticate_token(self, token: str | None) -> Principal:
         """Return the principal of a bearer token. Raises `Unauthenticated`."""
         if not self._settings.keys:
-            return Principal("default", "", DEFAULT_PERSON)
+            shared = shared_identities(self._settings, "default")
+            return Principal("default", "", NO_KEYS, RIGHTS, shared)
         given = (token or "").encode()
         found = None
         for secret, principal in self._keys:  # all of them: the time must not tell which matched

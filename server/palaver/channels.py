@@ -17,9 +17,10 @@ class ConversationService(Protocol):
     """The server as a channel uses it."""
 
     def authenticate(self, request: "web.Request") -> Principal:
-        """Return the owner of a request's key. Raises `Unauthenticated` and `Forbidden`.
+        """Return the owner of a request's key.
 
-        For routes that take the server's own keys; a platform's callbacks have their own proof.
+        For routes that take the server's own keys, which `requires` declares; their handlers run
+        only after the check. A platform's callbacks have their own proof.
         """
 
     async def accept(self, message: Message, *, members_only: bool = True) -> Receipt:
@@ -71,8 +72,8 @@ class Channel(Protocol):
     async def close(self) -> None: ...
 
     def routes(self) -> "Iterable[web.RouteDef]":
-        """Return the HTTP routes that the platform calls. The network can reach them: the channel
-        authenticates each caller."""
+        """Return the HTTP routes that the platform calls. The network can reach them: each handler
+        declares with `requires` or `public` who may call it, or the server does not start."""
 
 
 class ConversationAccess:

@@ -490,7 +490,7 @@ async def test_problems_are_shown_as_sentences(live_server: LiveServer, browser:
 async def test_a_server_with_keys_asks_for_one(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PAGE_KEY", "open sesame")
+    monkeypatch.setenv("PAGE_KEY", "open sesame, please")
     keys = {"ada": AuthKey(secret=Secret("env:PAGE_KEY"), person="ada")}
     async with (
         open_live_server(keys=keys) as live_server,
@@ -501,7 +501,7 @@ async def test_a_server_with_keys_asks_for_one(
         await field.fill("wrong")
         await chat.page.keyboard.press("Enter")
         await expect(chat.page.locator("#key-title")).to_contain_text("not known")
-        await field.fill("open sesame")
+        await field.fill("open sesame, please")
         await chat.page.keyboard.press("Enter")
         await chat.send("hello")
         await chat.wait_until_done()

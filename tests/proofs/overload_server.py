@@ -45,7 +45,11 @@ def ledger_in(folder: Path) -> SQLiteLedger:
 
 def settings(*, unbounded: bool) -> Settings:
     keys = {
-        tenant: AuthKey(secret=Secret(f"env:KEY_{tenant.upper()}"), tenant=tenant)
+        tenant: AuthKey(
+            secret=Secret(f"env:KEY_{tenant.upper()}"),
+            tenant=tenant,
+            rights=("talk", "read", "metrics", "impersonate"),
+        )
         for tenant in TENANTS
     }
     bounded = {"admission": {"max_wait": MAX_WAIT_SECONDS}}

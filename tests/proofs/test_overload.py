@@ -39,7 +39,7 @@ START_TIMEOUT_SECONDS = 30.0
 REST_TIMEOUT_SECONDS = 60.0
 TICK_SECONDS = 0.02
 CONNECTION_COUNT = 64
-KEYS = {f"KEY_{tenant.upper()}": f"secret-of-{tenant}" for tenant in TENANTS}
+KEYS = {f"KEY_{tenant.upper()}": f"secret-key-of-{tenant}" for tenant in TENANTS}
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Clients:
         async with self.session.post(
             f"{self.address}v1/conversations/{message.conversation.thread}/messages",
             json={"text": message.text, "id": message.id, "person": message.person},
-            headers={"Authorization": f"Bearer secret-of-{tenant}"},
+            headers={"Authorization": f"Bearer secret-key-of-{tenant}"},
         ) as response:
             self.statuses[response.status] += 1
             answer = await response.json()
@@ -89,7 +89,7 @@ class Clients:
     async def metric(self, name: str) -> float:
         """Return the current value of one of the server's metrics."""
         async with self.session.get(
-            f"{self.address}metrics", headers={"Authorization": "Bearer secret-of-red"}
+            f"{self.address}metrics", headers={"Authorization": "Bearer secret-key-of-red"}
         ) as response:
             text = await response.text()
         value = re.search(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)

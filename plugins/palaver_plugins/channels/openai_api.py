@@ -10,7 +10,8 @@
   messages are put before the turn's message as plain text. System messages and sampling parameters
   are ignored: each skill has its own.
 - The header ``X-Palaver-Thread`` names a conversation, with the server's history; then only the
-  last message counts. ``user`` names the person, unless the key does.
+  last message counts. ``user`` names the person if the key has the right
+  ``impersonate``; a key of one person ignores it.
 - ``Idempotency-Key``: a repeated request gets the reply of the first one.
 - A client that disconnects stops its turn, as with OpenAI. (Elsewhere in this server the turn
   continues.)
@@ -20,7 +21,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -47,6 +48,7 @@ from palaver import (
     follow_reply,
     hookimpl,
     new_id,
+    requires,
 )
 
 NAME = "openai_api"
@@ -101,6 +103,24 @@ class Settings(PluginSettings):
     """No settings."""
 
 
+def _json(body: Json, status: int = 200) -> web.Response:
+    return web.Response(body=encode(body), status=status, content_type="application/json")
+
+
+def _error(error: PalaverError) -> Json:
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return {"error": {"message": error.public, "type": kind, "param": None, "code": error.code}}
+
+
+def _error_response(error: PalaverError) -> web.StreamResponse:
+    response = _json(_error(error), error.status)
+    response.headers.update(error.retry_headers)
+    return response
+
+
+_requires_talk = requires("talk", error_response=_error_response)
+
+
 class OpenAIChannel:
     """The routes. Turns are those of any other channel."""
 
@@ -115,18 +135,18 @@ class OpenAIChannel:
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
-            web.post("/v1/chat/completions", _with_openai_errors(self._complete)),
-            web.get("/v1/models", _with_openai_errors(self._models), allow_head=False),
-            web.get("/v1/models/{model}", _with_openai_errors(self._model), allow_head=False),
+            web.post("/v1/chat/completions", self._complete),
+            web.get("/v1/models", self._models, allow_head=False),
+            web.get("/v1/models/{model}", self._model, allow_head=False),
         )
 
+    @_requires_talk
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        self._service.authenticate(request)
         names = [AUTO, *sorted(self._service.skills())]
         return _json({"object": "list", "data": [_model_card(name) for name in names]})
 
+    @_requires_talk
     async def _model(self, request: web.Request) -> web.StreamResponse:
-        self._service.authenticate(request)
         model = request.match_info["model"]
         self._check_model(model)
         return _json(_model_card(model))
@@ -135,6 +155,7 @@ class OpenAIChannel:
         if model != AUTO and model not in self._service.skills():
             raise NotFound(f"the model {model[:60]!r} does not exist")
 
+    @_requires_talk
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         principal = self._service.authenticate(request)
         body = _read(await request.read())
@@ -151,40 +172,41 @@ class OpenAIChannel:
                 return web.Response(status=499)
             finally:
                 if reply.is_finished:
-                    self._store_thread(principal, body, reply.text, message.conversation.thread)
+                    self._store_thread(message, body, reply.text)
 
     def _message(self, request: web.Request, principal: Principal, body: ChatRequest) -> Message:
         self._check_model(body.model)
-        thread, text = self._thread_and_text(request, principal, body)
+        person = _person(principal, body.user)
+        thread, text = self._thread_and_text(request, principal.tenant, person, body)
         return Message(
             conversation=Conversation(principal.tenant, NAME, thread),
             id=request.headers.get("Idempotency-Key") or new_id(),
-            person=_person(principal, body.user),
+            person=person,
             text=text,
             skill=None if body.model == AUTO else body.model,
         )
 
     def _thread_and_text(
-        self, request: web.Request, principal: Principal, body: ChatRequest
+        self, request: web.Request, tenant: str, person: str, body: ChatRequest
     ) -> tuple[str, str]:
         text = body.messages[-1].text
         if named := request.headers.get("X-Palaver-Thread"):
             return named, text
         *earlier, _ = _dialogue(body.messages)
-        known = self._threads.get(_copy_key(principal, body.user, earlier)) if earlier else None
+        known = self._threads.get(_copy_key(tenant, person, earlier)) if earlier else None
         if known is not None:
             return known, text
         if earlier and not text.startswith("/"):
             text = _as_text(earlier) + text
         key = request.headers.get("Idempotency-Key")
         # The same key must lead to the same conversation, which has the first request.
-        return (_hash(principal.tenant, principal.name, key) if key else new_id()), text
+        return (_hash(tenant, person, key) if key else new_id()), text
 
-    def _store_thread(
-        self, principal: Principal, body: ChatRequest, reply: str, thread: str
-    ) -> None:
+    def _store_thread(self, message: Message, body: ChatRequest, reply: str) -> None:
         dialogue = [*_dialogue(body.messages), ("assistant", reply)]
-        self._threads[_copy_key(principal, body.user, dialogue)] = thread
+        conversation = message.conversation
+        key = _copy_key(conversation.tenant, message.person, dialogue)
+        self._threads[key] = conversation.thread
         while len(self._threads) > MAX_KNOWN_CONVERSATIONS:
             self._threads.popitem(last=False)
 
@@ -297,22 +319,23 @@ def _read(body: bytes) -> ChatRequest:
 
 
 def _person(principal: Principal, user: str | None) -> str:
-    if principal.person or not user:
+    if not user or (principal.person and "impersonate" not in principal.rights):
         return principal.resolve_person(None)
     try:
-        return check_name(user, "user")
+        check_name(user, "user")
     except InvalidInput:
-        return _hash(user)  # OpenAI accepts any text as a user
+        user = _hash(user)  # OpenAI accepts any text as a user
+    return principal.resolve_person(user)
 
 
 def _dialogue(messages: Iterable[RequestMessage]) -> list[tuple[str, str]]:
     return [(item.role, item.text) for item in messages if item.role in ("user", "assistant")]
 
 
-def _copy_key(principal: Principal, user: str | None, dialogue: Iterable[tuple[str, str]]) -> str:
+def _copy_key(tenant: str, person: str, dialogue: Iterable[tuple[str, str]]) -> str:
     """Return the key of a client's copy of a conversation. A copy may lack spaces at the ends."""
     words = [part for role, text in dialogue for part in (role, text.strip())]
-    return _hash(principal.tenant, principal.name, user or "", *words)
+    return _hash(tenant, person, *words)
 
 
 def _as_text(earlier: Iterable[tuple[str, str]]) -> str:
@@ -338,15 +361,6 @@ def _model_card(name: str) -> Json:
     return {"id": name, "object": "model", "created": 0, "owned_by": "palaver"}
 
 
-def _json(body: Json, status: int = 200) -> web.Response:
-    return web.Response(body=encode(body), status=status, content_type="application/json")
-
-
-def _error(error: PalaverError) -> Json:
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    return {"error": {"message": error.public, "type": kind, "param": None, "code": error.code}}
-
-
 def _raise_problem(problem: Problem) -> NoReturn:
     """Raise the error of a failed turn."""
     kinds = [PalaverError]
@@ -354,23 +368,6 @@ def _raise_problem(problem: Problem) -> NoReturn:
         kinds += kind.__subclasses__()
     kind = next((kind for kind in kinds if kind.code == problem.code), PalaverError)
     raise kind(problem.message)
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def _with_openai_errors(handler: Handler) -> Handler:
-    """Return ``handler`` with its errors in OpenAI's format."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except PalaverError as error:
-            response = _json(_error(error), error.status)
-            response.headers.update(error.retry_headers)
-            return response
-
-    return answer
 
 
 def _build(settings: Settings, build_context: BuildContext) -> Channel:

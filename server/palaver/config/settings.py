@@ -22,6 +22,8 @@ KeyPath = tuple[str, ...]
 Lane = Literal["interactive", "channel", "batch"]
 """Order of generations that wait for the engine: replies that a person reads as they are written,
 replies that are sent as a whole, background work."""
+Right = Literal["talk", "read", "export", "erase", "operate", "metrics", "impersonate"]
+"""What a key may do; docs/security.md has a table."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -177,7 +179,12 @@ class AuthKey(Section):
     tenant: str = "default"
     """The tenant of the key."""
     person: str = ""
-    """The person of the key; empty: the client names the person."""
+    """The person of the key. Empty: each browser is a person of its own, and programs share one
+    identity, unless the key has the right ``impersonate``."""
+    rights: tuple[Right, ...] = ("talk", "read")
+    """What the key may do: ``talk`` (send messages, stop turns), ``read`` (conversations and their
+    events), ``export`` and ``erase`` (a person's data), ``operate`` (the details of ``/readyz``),
+    ``metrics`` (``/metrics``), ``impersonate`` (name any person of the tenant)."""
 
 
 class AuthSettings(Section):

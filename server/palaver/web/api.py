@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from palaver.authentication import principal_of, requires
 from palaver.channels import ConversationAccess
 from palaver.errors import InvalidInput, PalaverError
 from palaver.messages import Message, encode, new_id
@@ -69,12 +70,12 @@ class ApiHandler:
     def _find_conversation(
         self, request: web.Request, person: str | None = None
     ) -> ConversationAccess:
-        principal = self._server.authenticate(request)
+        principal = principal_of(request)
         person = person or request.query.get("person")
         return find_conversation(self._server, principal, request.match_info["thread"], person)
 
+    @requires("talk")
     async def _send(self, request: web.Request) -> web.StreamResponse:
-        self._server.authenticate(request)  # before the body is read
         body = _decode(_decode_message, await request.read())
         access = self._find_conversation(request, body.person)
         message = Message(
@@ -90,30 +91,29 @@ class ApiHandler:
                 return json_response(await reply.wait())
         return json_response(await self._server.accept(message), 202)
 
+    @requires("talk")
     async def _stop(self, request: web.Request) -> web.StreamResponse:
-        self._server.authenticate(request)
         body = _decode(_decode_stop, await request.read() or b"{}")
         state, turn = await self._find_conversation(request).stop(body.turn)
         return json_response(StopResponse(turn=turn, state=state))
 
+    @requires("read")
     async def _snapshot(self, request: web.Request) -> web.StreamResponse:
         snapshot = await self._find_conversation(request).snapshot()
         return json_response(
             ConversationResponse(cursor=str(snapshot.cursor), snapshot=make_snapshot(snapshot))
         )
 
+    @requires("export")
     async def _export(self, request: web.Request) -> web.StreamResponse:
-        return json_response(await self._server.export(*self._tenant_and_person(request)))
+        return json_response(await self._server.export(*_data_owner(request)))
 
+    @requires("erase")
     async def _erase(self, request: web.Request) -> web.StreamResponse:
-        return json_response(await self._server.erase(*self._tenant_and_person(request)))
+        return json_response(await self._server.erase(*_data_owner(request)))
 
-    def _tenant_and_person(self, request: web.Request) -> tuple[str, str]:
-        principal = self._server.authenticate(request)
-        return principal.tenant, principal.resolve_person(request.query.get("person"))
-
+    @requires("talk")
     async def _skills(self, request: web.Request) -> web.StreamResponse:
-        self._server.authenticate(request)
         skills = sorted(self._server.skills().items())
         return json_response(
             SkillsResponse(
@@ -121,9 +121,15 @@ class ApiHandler:
             )
         )
 
+    @requires("talk")
     async def _about(self, request: web.Request) -> web.StreamResponse:
-        self._server.authenticate(request)
         return json_response({"version": __version__, **self._server.about()})
+
+
+def _data_owner(request: web.Request) -> tuple[str, str]:
+    """Return the tenant and the person whose data the request is about."""
+    principal = principal_of(request)
+    return principal.tenant, principal.resolve_data_owner(request.query.get("person"))
 
 
 def _decode(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the decoder's struct

@@ -6,8 +6,10 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
+from palaver.authentication import route_access
 from palaver.errors import InvalidInput, NotFound, PalaverError, TooLarge
 from palaver.server import Server
+from palaver.web.access import AccessControl, check_declared
 from palaver.web.api import ApiHandler, error_response
 from palaver.web.operations import OperationsHandler
 from palaver.web.pages import PageHandler
@@ -18,11 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def make_application(server: Server) -> web.Application:
-    """Return the application that serves ``server`` over HTTP, its channels' routes included."""
-    websockets = WebSocketHandler(server)
+    """Return the application that serves ``server`` over HTTP, its channels' routes included.
+
+    Raises `ConfigurationError` when a channel's route does not declare who may call it.
+    """
+    access_control = AccessControl(server.authenticator)
+    websockets = WebSocketHandler(server, access_control)
     event_streams = EventStreamHandler(server)
     pages = PageHandler(server)
-    api, operations = ApiHandler(server), OperationsHandler(server)
+    api, operations = ApiHandler(server), OperationsHandler(server, access_control)
     active_requests = ActiveRequests(websockets, event_streams)
     server.metrics.gauge("palaver_websockets", "Open websockets", websockets.count)
     server.metrics.gauge("palaver_event_streams", "Open event streams", event_streams.count)
@@ -34,7 +40,7 @@ def make_application(server: Server) -> web.Application:
             response.headers[hdrs.CONNECTION] = "close"
 
     application = web.Application(
-        middlewares=[active_requests.track, error_middleware],
+        middlewares=[active_requests.track, error_middleware, access_control.authorize],
         client_max_size=server.settings.server.max_message_bytes,
     )
     application[ACTIVE_REQUESTS] = active_requests
@@ -42,6 +48,7 @@ def make_application(server: Server) -> web.Application:
         application.add_routes(handler.routes())
     for channel in server.channels:
         application.add_routes(channel.routes())
+    check_declared(application)
     application.on_startup.append(pages.load)
     application.on_shutdown.append(websockets.close)
     application.on_response_prepare.append(announce_close)
@@ -83,17 +90,19 @@ ACTIVE_REQUESTS: web.AppKey[ActiveRequests] = web.AppKey("active_requests", Acti
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors as JSON."""
+    """Answer errors as JSON, in the form that the route declares."""
+    access = route_access(request.match_info.handler)
+    respond = (access and access.error_response) or error_response
     try:
         return await handler(request)
     except PalaverError as error:
-        return error_response(error)
+        return respond(error)
     except web.HTTPRequestEntityTooLarge:
-        return error_response(TooLarge())
+        return respond(TooLarge())
     except web.HTTPNotFound:
-        return error_response(NotFound(f"there is nothing at {request.path[:200]!r}"))
+        return respond(NotFound(f"there is nothing at {request.path[:200]!r}"))
     except web.HTTPBadRequest as error:
-        return error_response(InvalidInput(error.text or ""))
+        return respond(InvalidInput(error.text or ""))
     except web.HTTPException:
         raise
     except Exception as error:
@@ -101,7 +110,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             log.info("the client disconnected during %s %s", request.method, request.path)
         else:
             log.exception("request %s %s failed", request.method, request.path)
-        return error_response(PalaverError())
+        return respond(PalaverError())
 
 
 def _is_disconnected(request: web.Request) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from palaver.config.settings import Right
 from palaver.errors import InvalidInput, PalaverError
 from palaver.ledger import HistoryEntry, Snapshot, StopState
 from palaver.messages import Cursor, Event, encode
@@ -38,6 +39,13 @@ class Ping(ClientFrame, frozen=True, kw_only=True, tag="ping"):
 
 
 AnyClientFrame = Hello | Send | Stop | Ping
+FRAME_RIGHTS: dict[type[ClientFrame], Right | None] = {
+    Hello: "read",
+    Send: "talk",
+    Stop: "talk",
+    Ping: None,
+}
+"""The right that each frame requires; None: the right of the hello is enough."""
 _decode_client_frame = msgspec.json.Decoder(AnyClientFrame).decode
 
 

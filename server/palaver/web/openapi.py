@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from palaver.config.settings import Right
 from palaver.ledger import Erasure, Export, Receipt
 from palaver.replies import ReplyResult
 from palaver.web.bodies import (
@@ -52,20 +53,26 @@ def document(version: str) -> Json:
         "paths": _paths(),
         "components": {
             "schemas": components,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Each operation requires a right of the key: its `x-right`.",
+                }
+            },
         },
         "security": [{"key": []}, {}],
     }
 
 
 def _paths() -> Json:
-    send = _operation("Send a message", body=NewMessage, response=Receipt, status="202")
+    send = _operation("Send a message", "talk", body=NewMessage, response=Receipt, status="202")
     send["parameters"] = [
         _header("Idempotency-Key", "The client's own id of the message; repeating it is safe."),
         _query("wait", "`true` waits for the finished reply and returns it with 200."),
     ]
     send["responses"]["200"] = _json("The finished reply", ReplyResult)
-    events = _operation("Stream the events (server-sent events)")
+    events = _operation("Stream the events (server-sent events)", "read")
     events["parameters"] = [
         _query("since", "A cursor `epoch:offset`, or `start`."),
         _query("until", "`finished` ends the stream when every message has its reply."),
@@ -81,26 +88,30 @@ def _paths() -> Json:
         f"{conversation}/events": {"parameters": _OF_CONVERSATION, "get": events},
         f"{conversation}/stop": {
             "parameters": _OF_CONVERSATION,
-            "post": _operation("Stop a turn", body=StopRequest, response=StopResponse),
+            "post": _operation("Stop a turn", "talk", body=StopRequest, response=StopResponse),
         },
         conversation: {
             "parameters": _OF_CONVERSATION,
-            "get": _operation("The conversation's current state", response=ConversationResponse),
+            "get": _operation(
+                "The conversation's current state", "read", response=ConversationResponse
+            ),
         },
         "/v1/export": {
             "parameters": [_PERSON],
-            "get": _operation("Everything that is stored about the person", response=Export),
+            "get": _operation(
+                "Everything that is stored about the person", "export", response=Export
+            ),
         },
         "/v1/erase": {
             "parameters": [_PERSON],
-            "post": _operation("Erase it; returns a receipt", response=Erasure),
+            "post": _operation("Erase it; returns a receipt", "erase", response=Erasure),
         },
-        "/v1/skills": {"get": _operation("The skills", response=SkillsResponse)},
-        "/v1/about": {"get": _plain("Version and model of the server", "application/json")},
-        "/ws": {"get": _operation("The websocket protocol, see docs/protocol.md")},
+        "/v1/skills": {"get": _operation("The skills", "talk", response=SkillsResponse)},
+        "/v1/about": {"get": _plain("Version and model", "application/json", "talk")},
+        "/ws": {"get": _operation("The websocket protocol, see docs/protocol.md", None)},
         "/healthz": {"get": _plain("The process is alive", "application/json")},
-        "/readyz": {"get": _plain("Readiness; 503 has the problems", "application/json")},
-        "/metrics": {"get": _plain("Metrics for Prometheus", "text/plain")},
+        "/readyz": {"get": _plain("Readiness; 503 has codes of the problems", "application/json")},
+        "/metrics": {"get": _plain("Metrics for Prometheus", "text/plain", "metrics")},
         "/openapi.json": {"get": _plain("This document", "application/json")},
         "/": {"get": _plain("The chat page", "text/html")},
         "/static/{name}": {
@@ -111,20 +122,30 @@ def _paths() -> Json:
 
 
 def _operation(
-    summary: str, *, body: type | None = None, response: type | None = None, status: str = "200"
+    summary: str,
+    right: Right | None,
+    *,
+    body: type | None = None,
+    response: type | None = None,
+    status: str = "200",
 ) -> Json:
     responses: Json = {"default": _json("The error", ErrorResponse) | {"headers": _RETRY}}
     if response is not None:
         responses[status] = _json("Success", response)
-    operation: Json = {"summary": summary, "responses": responses}
+    operation: Json = {"summary": summary, **_access(right), "responses": responses}
     if body is not None:
         operation["requestBody"] = {"content": _content(body)}
     return operation
 
 
-def _plain(summary: str, media_type: str) -> Json:
+def _access(right: Right | None) -> Json:
+    return {"security": []} if right is None else {"x-right": right}
+
+
+def _plain(summary: str, media_type: str, right: Right | None = None) -> Json:
     return {
         "summary": summary,
+        **_access(right),
         "responses": {"200": {"description": "Success", "content": {media_type: {}}}},
     }
 
@@ -153,5 +174,5 @@ _RETRY: Json = {
         "retry-after-ms": "the same in milliseconds",
     }.items()
 }
-_PERSON = _query("person", "The person, unless the key names one.")
+_PERSON = _query("person", "The person; only a key with the right `impersonate` may name one.")
 _OF_CONVERSATION = [_THREAD, _PERSON]

@@ -10,6 +10,7 @@ from importlib import resources
 import msgspec
 from aiohttp import web
 
+from palaver.authentication import public
 from palaver.errors import NotFound
 from palaver.server import Server
 
@@ -70,9 +71,11 @@ class PageHandler:
             web.get("/static/{name}", self._static),
         )
 
+    @public
     async def _index(self, request: web.Request) -> web.StreamResponse:
         return self._send(request, "index.html")
 
+    @public
     async def _static(self, request: web.Request) -> web.StreamResponse:
         return self._send(request, request.match_info["name"])
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from palaver.authentication import principal_of, requires
 from palaver.channels import ConversationAccess
 from palaver.errors import Forbidden, InvalidInput
 from palaver.ledger import Snapshot
@@ -198,11 +199,10 @@ class EventStreamHandler:
     def routes(self) -> Iterable[web.RouteDef]:
         return (web.get("/v1/conversations/{thread}/events", self._serve, allow_head=False),)
 
+    @requires("read")
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        principal = self._server.authenticate(request)
-        access = await open_conversation(
-            self._server, principal, request.match_info["thread"], request.query.get("person")
-        )
+        thread, person = request.match_info["thread"], request.query.get("person")
+        access = await open_conversation(self._server, principal_of(request), thread, person)
         conversation = access.conversation
         unanswered: set[str] | None = None
         until = request.query.get("until")

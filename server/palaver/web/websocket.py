@@ -1,14 +1,15 @@
 """The websocket: one conversation per connection. docs/protocol.md describes it."""
 
 import asyncio
+import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from palaver.authentication import bearer_token
+from palaver.authentication import Principal, public
 from palaver.channels import ConversationAccess
 from palaver.errors import (
     Forbidden,
@@ -23,8 +24,10 @@ from palaver.ledger import Snapshot
 from palaver.messages import Cursor, Event, Message, encode
 from palaver.server import Server
 from palaver.streams.subscriptions import Subscription
+from palaver.web.access import AccessControl
 from palaver.web.conversations import open_conversation, resume_cursor
 from palaver.web.frames import (
+    FRAME_RIGHTS,
     Ack,
     AnyClientFrame,
     EventEncoder,
@@ -71,9 +74,12 @@ class WebSocketConnection:
         socket: GracefulWebSocketResponse,
         transport: asyncio.Transport,
         encoder: EventEncoder,
+        identify: Callable[[str | None], Principal],
     ) -> None:
         self._server = server
         self._socket = socket
+        self._identify = identify
+        self._principal: Principal
         self._encoder = encoder
         self._max_message_bytes = server.settings.server.max_message_bytes
         self._send_queue = SendQueue(
@@ -120,10 +126,10 @@ class WebSocketConnection:
 
     # The conversation
 
-    async def run(self, token: str | None) -> None:
-        """Serve the client until it disconnects. ``token`` is the HTTP request's own credential."""
+    async def run(self) -> None:
+        """Serve the client until it disconnects."""
         try:
-            await self._open(await self._receive_hello(), token)
+            await self._open(await self._receive_hello())
         except TimeoutError:
             await self._reject(HELLO_TIMED_OUT, "no hello came")
         except PalaverError as error:
@@ -153,9 +159,12 @@ class WebSocketConnection:
                 return frame
         raise InvalidInput("the first frame must be a hello")
 
-    async def _open(self, hello: Hello, token: str | None) -> None:
-        principal = self._server.authenticator.authenticate_token(token or hello.token)
-        self._access = await open_conversation(self._server, principal, hello.thread, hello.person)
+    async def _open(self, hello: Hello) -> None:
+        self._principal = self._identify(hello.token)
+        self._check_right(hello)
+        self._access = await open_conversation(
+            self._server, self._principal, hello.thread, hello.person
+        )
         conversation = self._access.conversation
         since = await resume_cursor(self._server, conversation, hello.since)
         self._subscription = await self._server.subscribe(conversation, self, since)
@@ -199,7 +208,13 @@ class WebSocketConnection:
             log.exception("a frame failed")
             self._put(make_error(PalaverError(), id))
 
+    def _check_right(self, frame: AnyClientFrame) -> None:
+        right = FRAME_RIGHTS[type(frame)]
+        if right is not None:
+            self._principal.require(right)
+
     async def _handle_frame(self, frame: AnyClientFrame) -> None:
+        self._check_right(frame)
         if isinstance(frame, Send):
             await self._send(frame)
         elif isinstance(frame, Stop):
@@ -265,8 +280,9 @@ def _close_code(error: PalaverError) -> int:
 class WebSocketHandler:
     """The route of the websocket, and its open connections."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, access_control: AccessControl) -> None:
         self._server = server
+        self._access_control = access_control
         self._encoder = EventEncoder()
         self._connections: set[WebSocketConnection] = set()
 
@@ -276,20 +292,23 @@ class WebSocketHandler:
     def routes(self) -> Iterable[web.RouteDef]:
         return (web.get("/ws", self._serve),)
 
+    @public
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        authenticator = self._server.authenticator
-        authenticator.check_origin(request)
-        token = bearer_token(request)
-        if token is not None:
-            authenticator.authenticate_token(token)  # refuse a wrong header before the upgrade
+        self._access_control.check_before_upgrade(request)
         socket = GracefulWebSocketResponse(self._server.settings.server.max_message_bytes)
         await socket.prepare(request)
         assert request.transport is not None
         socket.transport = request.transport
-        connection = WebSocketConnection(self._server, socket, request.transport, self._encoder)
+        connection = WebSocketConnection(
+            self._server,
+            socket,
+            request.transport,
+            self._encoder,
+            functools.partial(self._access_control.identify, request),
+        )
         self._connections.add(connection)
         try:
-            await connection.run(token)
+            await connection.run()
         finally:
             self._connections.discard(connection)
         return socket

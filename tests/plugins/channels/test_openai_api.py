@@ -236,10 +236,10 @@ async def test_a_client_that_disconnects_during_a_write_stops_its_turn(
 
 
 async def test_the_servers_keys_apply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_TEST_KEY", "sesame")
+    monkeypatch.setenv("OPENAI_TEST_KEY", "the secret key of ada")
     keys = {"ada": AuthKey(secret=Secret("env:OPENAI_TEST_KEY"), person="ada")}
     async with open_live_server(keys=keys, channels=(OpenAIChannel(),)) as live_server:
-        for key, fine in (("wrong", False), ("sesame", True)):
+        for key, fine in (("wrong", False), ("the secret key of ada", True)):
             async with AsyncOpenAI(
                 base_url=live_server.url("/v1"), api_key=key, max_retries=0
             ) as client:

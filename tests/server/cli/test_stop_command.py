@@ -52,7 +52,7 @@ async def test_a_turn_that_cannot_be_stopped_is_one_line_with_an_exit_code(
 async def test_the_key_and_the_address_of_the_settings_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("ADA", "ada-key")
+    monkeypatch.setenv("ADA", "the secret key of ada")
     key = AuthKey(secret=Secret("env:ADA"), person="ada")
     port = free_port()
     async with open_live_server(keys={"ada": key}, port=port):
@@ -60,6 +60,6 @@ async def test_the_key_and_the_address_of_the_settings_are_used(
         refused = await asyncio.to_thread(CliRunner().invoke, main, asking)
         assert refused.exit_code == 2
         allowed = await asyncio.to_thread(
-            CliRunner(env={"PALAVER_TOKEN": "ada-key"}).invoke, main, asking
+            CliRunner(env={"PALAVER_TOKEN": "the secret key of ada"}).invoke, main, asking
         )
         assert allowed.output == "Nothing runs in 't'.\n"

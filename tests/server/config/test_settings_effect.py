@@ -72,6 +72,7 @@ COVERED = {
     "auth.keys.NAME.secret": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.tenant": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.person": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
+    "auth.keys.NAME.rights": "tests/server/web/test_rights.py::test_a_route_requires_its_right",
     "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
     "engine.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",

@@ -19,6 +19,7 @@ from tests.server.web.live_server import (
     open_live_server,
 )
 
+from palaver.authentication import route_access
 from palaver.config.settings import AdmissionSettings, ConcurrencyPolicySettings, Settings
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
@@ -464,6 +465,17 @@ def test_every_route_is_in_the_openapi_document() -> None:
         if method != "parameters"
     }
     assert described == served
+
+
+def test_the_openapi_document_names_the_right_of_each_route() -> None:
+    for resource in _application().router.resources():
+        for route in resource:
+            access = route_access(route.handler)
+            assert access is not None
+            if route.method != "HEAD":
+                operation = document("0")["paths"][resource.canonical][route.method.lower()]
+                assert operation.get("x-right") == access.right, resource.canonical
+                assert (operation.get("security") == []) is (access.right is None)
 
 
 async def test_the_openapi_document_is_served_and_its_references_resolve(

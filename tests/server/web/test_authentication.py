@@ -11,7 +11,9 @@ from palaver.errors import ConfigurationError
 KEYS = {
     "ada": AuthKey(secret=Secret("env:KEY_ADA"), tenant="acme", person="ada"),
     "bob": AuthKey(secret=Secret("env:KEY_BOB"), tenant="acme", person="bob"),
-    "app": AuthKey(secret=Secret("env:KEY_APP"), tenant="acme"),
+    "app": AuthKey(
+        secret=Secret("env:KEY_APP"), tenant="acme", rights=("talk", "read", "impersonate")
+    ),
     "other": AuthKey(secret=Secret("env:KEY_OTHER"), tenant="other", person="ada"),
 }
 
@@ -19,11 +21,11 @@ KEYS = {
 @pytest.fixture(autouse=True)
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in KEYS:
-        monkeypatch.setenv(f"KEY_{name.upper()}", f"secret of {name}")
+        monkeypatch.setenv(f"KEY_{name.upper()}", f"the secret key of {name}")
 
 
 def header(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer secret of {name}"}
+    return {"Authorization": f"Bearer the secret key of {name}"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
@@ -135,9 +137,9 @@ async def test_a_key_is_needed_when_there_are_keys() -> None:
 async def test_a_browser_sends_its_key_in_the_hello() -> None:
     async with open_live_server(keys=KEYS) as live_server:
         async with live_server.open_websocket() as client:
-            welcome = await client.hello("t", person=None, token="secret of bob")
+            welcome = await client.hello("t", person=None, token="the secret key of bob")
             assert welcome["person"] == "bob"
-        for token in (None, "", "wrong", "secret of bo"):
+        for token in (None, "", "wrong", "the secret key of bo"):
             async with live_server.open_websocket() as client:
                 await client.send({"type": "hello", "thread": "t", "token": token})
                 assert await client.close_code() == 4401
@@ -150,14 +152,14 @@ async def test_a_key_with_a_person_is_valid_for_that_person_only() -> None:
     async with open_live_server(keys=KEYS) as live_server:
         async with live_server.open_websocket() as client:
             await client.send(
-                {"type": "hello", "thread": "t", "token": "secret of bob", "person": "ada"}
+                {"type": "hello", "thread": "t", "token": "the secret key of bob", "person": "ada"}
             )
             assert await client.close_code() == 4403
         status, _ = await live_server.get("/v1/conversations/t?person=ada", headers=header("bob"))
         assert status == 403
 
 
-async def test_a_key_without_a_person_lets_the_client_name_one() -> None:
+async def test_a_key_with_the_right_lets_the_client_name_a_person() -> None:
     async with open_live_server(keys=KEYS) as live_server:
         for person, expected in (("zoe", "zoe"), (None, "app")):
             async with live_server.open_websocket(headers=header("app")) as client:

@@ -4,7 +4,7 @@ import pytest
 from tests.server.web.live_server import LiveServer, eventually, open_live_server
 from tests.server.web.test_api import EVENTS, MESSAGES, reading
 
-from palaver.config.settings import AuthKey, Secret
+from palaver.config.settings import AuthKey, Right, Secret
 from palaver.messages import Conversation, Message
 
 ADA = {"person": "ada"}
@@ -67,17 +67,19 @@ async def test_an_erasure_stops_the_persons_running_turn(live_server: LiveServer
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch) -> dict[str, AuthKey]:
     for name in ("ada", "bob", "all", "acme"):
-        monkeypatch.setenv(name.upper(), f"{name}-key")
+        monkeypatch.setenv(name.upper(), f"the key of {name} in a test")
+    own: tuple[Right, ...] = ("talk", "read", "export", "erase")
+    every: tuple[Right, ...] = (*own, "impersonate")
     return {
-        "ada": AuthKey(secret=Secret("env:ADA"), person="ada"),
-        "bob": AuthKey(secret=Secret("env:BOB"), person="bob"),
-        "all": AuthKey(secret=Secret("env:ALL")),
-        "acme": AuthKey(secret=Secret("env:ACME"), tenant="acme"),
+        "ada": AuthKey(secret=Secret("env:ADA"), person="ada", rights=own),
+        "bob": AuthKey(secret=Secret("env:BOB"), person="bob", rights=own),
+        "all": AuthKey(secret=Secret("env:ALL"), rights=every),
+        "acme": AuthKey(secret=Secret("env:ACME"), tenant="acme", rights=every),
     }
 
 
 def holding(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {name}-key"}
+    return {"Authorization": f"Bearer the key of {name} in a test"}
 
 
 async def test_a_key_exports_and_erases_only_its_own_persons(keys: dict[str, AuthKey]) -> None:

@@ -24,7 +24,7 @@ KEYS = {
 @pytest.fixture(autouse=True)
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in KEYS:
-        monkeypatch.setenv(f"KEY_{name.upper()}", f"secret of {name}")
+        monkeypatch.setenv(f"KEY_{name.upper()}", f"the secret key of {name}")
 
 
 @contextlib.asynccontextmanager
@@ -108,12 +108,12 @@ async def test_a_cursor_gives_no_access() -> None:
     left = {name: key for name, key in KEYS.items() if name != "ada"}
     async with replicas(KEYS, left) as (one, two):
         async with one.open_websocket() as client:
-            await client.hello("t", person=None, token="secret of ada")
+            await client.hello("t", person=None, token="the secret key of ada")
             await client.wait_for_reply(await client.send_message("mine"))
             cursor = client.cursor or ""
         for token, code, status in (
-            ("secret of ada", 4401, 401),
-            ("secret of bob", 4403, 403),
+            ("the secret key of ada", 4401, 401),
+            ("the secret key of bob", 4403, 403),
             (None, 4401, 401),
         ):
             async with two.open_websocket() as client:
@@ -131,11 +131,13 @@ async def test_a_cursor_gives_no_access() -> None:
 async def test_another_tenants_cursor_gives_no_access() -> None:
     async with replicas(KEYS, KEYS) as (one, two):
         async with one.open_websocket() as client:
-            await client.hello("t", person=None, token="secret of ada")
+            await client.hello("t", person=None, token="the secret key of ada")
             await client.wait_for_reply(await client.send_message("mine"))
             cursor = client.cursor
         async with two.open_websocket() as client:
-            welcome = await client.hello("t", person=None, token="secret of other", since=cursor)
+            welcome = await client.hello(
+                "t", person=None, token="the secret key of other", since=cursor
+            )
             assert welcome["recovered"] is False
             assert welcome["snapshot"] == {"history": [], "pending": []}
 
