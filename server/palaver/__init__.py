@@ -100,6 +100,7 @@ from palaver.ledger import (
     finished_entry,
     history_of_turn,
     reply_length_after,
+    stopped_event,
 )
 from palaver.messages import (
     Asked,
@@ -309,5 +310,6 @@ __all__ = [
     "reply_length_after",
     "requires",
     "split_untaken_steering",
+    "stopped_event",
     "tool",
 ]

@@ -290,8 +290,8 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True):
 
 
 StopState = Literal["stopping", "settled", "unknown"]
-"""``stopping``: the queued or running turn will end as stopped; ``settled``: it had ended before;
-``unknown``: there is no such turn."""
+"""``stopping``: the turn ends as stopped; ``settled``: it had ended before; ``unknown``: there is
+no such turn."""
 
 OnChange = Callable[[Sequence[StoredEvent]], None]
 """Callback in the event loop when a conversation's stream may have grown, with the new events where
@@ -350,6 +350,12 @@ def history_of_turn(
     return (*questions, answer)
 
 
+def stopped_event(turn: str, messages: Sequence[Message]) -> Finished:
+    """Return the event that ends a turn which was stopped while it waited."""
+    taken = tuple(message.id for message in messages)
+    return Finished(turn=turn, outcome="stopped", length=0, messages=taken)
+
+
 class Ledger(Protocol):
     """Durable store of messages, turns, events, leases, stop requests and history.
 
@@ -376,8 +382,8 @@ class Ledger(Protocol):
         """Claim the oldest turn of a conversation that is due, for ``lease`` seconds.
 
         A conversation is due when none of its turns is leased and no merge window is open. The
-        claim has the newest ``history`` entries. Returns None when nothing is due. A ledger that
-        detects the death of the owner's process need not wait for the lease.
+        claim has the newest ``history`` entries of earlier turns. Returns None when nothing is due.
+        A ledger that detects the death of the owner's process need not wait for the lease.
         """
 
     async def append(
@@ -420,7 +426,10 @@ class Ledger(Protocol):
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
         """Request that a turn stops; None means the running turn, else the oldest that waits.
 
-        Returns the state and the turn's id (empty when unknown). Idempotent and durable.
+        A turn that waits and has no entries yet is settled by this step: `Finished` with the
+        outcome ``stopped``; its messages become history behind the turns that it waited for, and
+        the pending question stays. Any other turn ends when its worker sees the request. Returns
+        the state and the turn's id (empty when unknown). Durable, and idempotent for a named turn.
         """
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:

@@ -1,5 +1,6 @@
 """State of one conversation in `palaver.testing.ledger.MemoryLedger`."""
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -31,6 +32,7 @@ from palaver.messages import (
     Event,
     Finished,
     Message,
+    Outcome,
     Received,
     Routed,
     Text,
@@ -53,10 +55,12 @@ class DedupeRecord(NamedTuple):
 
 
 class OwnedHistoryEntry(NamedTuple):
-    """History entry and its owner: the author, or the person to whom the reply is addressed."""
+    """History entry, its owner (the author, or the person to whom the reply is addressed), and the
+    number of its turn."""
 
     owner: str
     entry: HistoryEntry
+    number: int
 
 
 class LastWrite(NamedTuple):
@@ -84,8 +88,11 @@ def digest_of(entries: Sequence[LogEntry]) -> int:
 class UnsettledTurn:
     """Turn that is not settled: its messages and its entries."""
 
-    def __init__(self, inbox_messages: Sequence[InboxMessage], due_at: float) -> None:
+    def __init__(self, number: int, inbox_messages: Sequence[InboxMessage], due_at: float) -> None:
         self.id = new_id()
+        self.number = number
+        """Turns run in the order of their numbers; one of untaken steering messages has the number
+        of the turn that they steered."""
         self.person = inbox_messages[0].message.person
         self.inbox_messages = list(inbox_messages)
         self.due_at = due_at
@@ -106,6 +113,12 @@ class UnsettledTurn:
         self.skill = ""
         self.journal: dict[int, Step] = {}
         self.last_write: LastWrite | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Return True when only a worker can end the turn: it has entries, or messages to pass
+        on."""
+        return bool(self.index or self.steering or self.successor)
 
     @property
     def reply(self) -> str:
@@ -184,6 +197,7 @@ class ConversationState:
         self.first_offset = 1
         self.events: list[Event] = []
         self.inbox: deque[UnsettledTurn] = deque()
+        self.newest_number = 0
         self.is_running = False
         self.is_ready = False
         """True while the conversation is in the ledger's ready queue."""
@@ -211,8 +225,15 @@ class ConversationState:
         own = sum(len(turn.inbox_messages) for turn in self.inbox if turn is not self.running_turn)
         return own + sum(len(turn.steering) for turn in self.inbox)
 
-    def newest_history(self, count: int) -> tuple[HistoryEntry, ...]:
-        return tuple([owned.entry for owned in self.history[-count:]]) if count > 0 else ()
+    def newest_history(
+        self, count: int, before: UnsettledTurn | None = None
+    ) -> tuple[HistoryEntry, ...]:
+        """Return the newest entries, without those of turns that wait behind ``before``."""
+        end = self._history_end(before.number) if before else len(self.history)
+        return tuple([owned.entry for owned in self.history[max(0, end - count) : end]])
+
+    def _history_end(self, number: int) -> int:
+        return bisect_right(self.history, number, key=lambda owned: owned.number)
 
     def ahead_of(self, turn: str) -> int:
         """Count the turns before ``turn``; 0 when it is settled."""
@@ -248,7 +269,8 @@ class ConversationState:
             successor=next((turn for turn in self.inbox if turn.id == successor), None),
         )
         if isinstance(decision, NewTurn):
-            turn = UnsettledTurn([inbox_message], decision.due_at)
+            self.newest_number += 1
+            turn = UnsettledTurn(self.newest_number, [inbox_message], decision.due_at)
             if running is not None and decision.stop_running:
                 running.stop_requested, running.successor = True, turn.id
             self.inbox.append(turn)
@@ -272,27 +294,38 @@ class ConversationState:
         """Settle the oldest turn, which took the first ``taken`` steering messages; return the turn
         that the others became."""
         turn = self.inbox.popleft()
+        self.add_history(turn, finished.outcome, taken, now)
+        if finished.outcome == "stopped":
+            for waiting in self.inbox:
+                if waiting.id == turn.successor:
+                    waiting.interrupted = (*turn.interrupted, *turn.messages)
+        return self.move_steering(turn.number, turn.steering[taken:], now)
+
+    def add_history(self, turn: UnsettledTurn, outcome: Outcome, taken: int, now: float) -> None:
+        """Store the history of a settled turn, before that of turns that were stopped while they
+        waited behind it."""
         entries = history_of_turn(
             turn.id,
             (*turn.inbox_messages, *turn.steering[:taken]),
             reply=turn.reply,
             skill=turn.skill,
-            outcome=finished.outcome,
+            outcome=outcome,
             at=now,
         )
-        self.history += [OwnedHistoryEntry(entry.person or turn.person, entry) for entry in entries]
-        if finished.outcome == "stopped":
-            for waiting in self.inbox:
-                if waiting.id == turn.successor:
-                    waiting.interrupted = (*turn.interrupted, *turn.messages)
-        return self.move_steering(turn.steering[taken:], now)
+        end = self._history_end(turn.number)
+        self.history[end:end] = [
+            OwnedHistoryEntry(entry.person or turn.person, entry, turn.number) for entry in entries
+        ]
 
-    def move_steering(self, steering: Sequence[InboxMessage], now: float) -> UnsettledTurn | None:
-        """Make the next turn of steering messages that a settled or erased turn did not take."""
+    def move_steering(
+        self, number: int, steering: Sequence[InboxMessage], now: float
+    ) -> UnsettledTurn | None:
+        """Make the next turn of steering messages that the settled or erased turn ``number`` did
+        not take."""
         if not steering:
             return None
         own, rest = split_untaken_steering(steering)
-        turn = UnsettledTurn(own, now)
+        turn = UnsettledTurn(number, own, now)
         turn.steering = list(rest)
         self.inbox.appendleft(turn)
         for inbox_message in steering:

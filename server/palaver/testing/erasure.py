@@ -76,11 +76,12 @@ def _count_messages(state: ConversationState, person: str) -> int:
 def _drop_turns(state: ConversationState, person: str, now: float) -> UnsettledTurn | None:
     """Remove the person's turns; return the turn of others' messages that steered one of them."""
     untaken: list[InboxMessage] = []
+    number = state.inbox[0].number if state.inbox else 0
     for turn in state.inbox:
         turn.steering = [each for each in turn.steering if each.message.person != person]
         untaken += turn.steering if turn.person == person else ()
     state.inbox = deque(turn for turn in state.inbox if turn.person != person)
-    return state.move_steering(untaken, now)
+    return state.move_steering(number, untaken, now)
 
 
 def _drop_events(state: ConversationState, person: str, turns: set[str]) -> int:

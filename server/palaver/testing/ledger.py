@@ -36,6 +36,7 @@ from palaver.ledger import (
     Snapshot,
     StopState,
     UnsettledCount,
+    stopped_event,
 )
 from palaver.messages import Conversation, Cursor, Event, Message, StoredEvent, new_id
 from palaver.testing.conversation_state import (
@@ -132,7 +133,7 @@ class MemoryLedger:
             index=turn.index,
             reply=turn.reply,
             journal=tuple(turn.journal[number] for number in sorted(turn.journal)),
-            history=state.newest_history(history),
+            history=state.newest_history(history, before=turn),
             pending_question=state.pending_question,
             stop_requested=turn.stop_requested,
         )
@@ -192,11 +193,28 @@ class MemoryLedger:
             return "unknown", ""
         for queued in state.inbox:
             if turn is None or queued.id == turn:
-                queued.stop_requested = True
+                if queued is state.running_turn or queued.has_begun:
+                    queued.stop_requested = True
+                else:
+                    self._settle_stopped(state, queued)
                 return "stopping", queued.id
         if turn is not None and turn in state.settled_turns:
             return "settled", turn
         return "unknown", ""
+
+    def _settle_stopped(self, state: ConversationState, turn: UnsettledTurn) -> None:
+        """Settle a turn that waits."""
+        now = self._clock()
+        is_oldest = turn is state.inbox[0]
+        state.inbox.remove(turn)
+        state.add_history(turn, "stopped", 0, now)
+        finished = stopped_event(turn.id, turn.messages)
+        self._publish(state, [finished])
+        no_claim = SettledTurn(0, 0, digest_of((finished,)), turn.progress(state.last_offset))
+        state.settled_turns[turn.id] = no_claim
+        if is_oldest:
+            self._end_claim(state)
+        state.trim(self._events_kept, now)
 
     # Reading
 

@@ -99,6 +99,7 @@ class ConversationModel:
     conversation: Conversation
     generation: int
     turns: list[Turn] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)  # ids of all turns, as they run
     fence: int = 0  # the fence, 0 when no turn is claimed
     lease_expires_at: float = 0.0
     events: list[Event] = field(default_factory=list)
@@ -118,6 +119,9 @@ class ConversationModel:
 
     def position_of(self, turn: str) -> int:
         return next((n for n, each in enumerate(self.turns) if each.id == turn), 0)
+
+    def sort_history(self) -> None:
+        self.history.sort(key=lambda each: self.order.index(each[1].turn))
 
     def find(self, turn: str) -> Turn | None:
         return next((each for each in self.turns if each.id == turn), None)
@@ -217,6 +221,7 @@ class ReferenceModel:
         ):
             running.stop_requested, running.successor = True, turn.id
         state.turns.append(turn)
+        state.order.append(turn.id)
         return turn
 
     def _make_turn(self, inbox_messages: list[InboxMessage], due: float) -> Turn:
@@ -248,13 +253,17 @@ class ReferenceModel:
             index=len(turn.entries),
             reply=turn.reply,
             journal=turn.journal,
-            history=self._history(state, history),
+            history=self._history(state, history, before=turn),
             pending_question=state.pending_question,
             stop_requested=turn.stop_requested,
         )
 
-    def _history(self, state: ConversationModel, count: int) -> tuple[HistoryEntry, ...]:
-        return tuple(entry for _, entry in state.history)[-count:] if count else ()
+    def _history(
+        self, state: ConversationModel, count: int, before: Turn | None = None
+    ) -> tuple[HistoryEntry, ...]:
+        end = state.order.index(before.id) if before else len(state.order)
+        earlier = [e for _, e in state.history if state.order.index(e.turn) < end]
+        return tuple(earlier[-count:]) if count else ()
 
     def append(
         self, claim: Claim, entries: tuple[LogEntry, ...], *, expect: int, lease: float
@@ -319,13 +328,14 @@ class ReferenceModel:
             (inbox_message.person, _user_entry(turn.id, inbox_message))
             for inbox_message in answered
         ] + [(turn.person, _assistant_entry(turn, finished, self.now))]
+        state.sort_history()
         successor = state.find(turn.successor)
         if finished.outcome == "stopped" and successor is not None:
             successor.interrupted = turn.interrupted + turn.messages
         if dead_letter_reason:
             messages = turn.interrupted + tuple(inbox_message.message for inbox_message in answered)
             self._store_dead_letter(turn, messages, dead_letter_reason)
-        self._move_steering(state, turn.steering[taken:])
+        self._move_steering(state, turn.id, turn.steering[taken:])
 
     def _store_dead_letter(self, turn: Turn, messages: tuple[Message, ...], reason: str) -> None:
         letter = DeadLetter(
@@ -339,7 +349,9 @@ class ReferenceModel:
         )
         self.dead_letters_by_owner.append((turn.person, letter))
 
-    def _move_steering(self, state: ConversationModel, inbox_messages: list[InboxMessage]) -> None:
+    def _move_steering(
+        self, state: ConversationModel, after: str, inbox_messages: list[InboxMessage]
+    ) -> None:
         """Make the next turn of the first person's messages; the rest steer it."""
         if not inbox_messages:
             return
@@ -349,6 +361,7 @@ class ReferenceModel:
         turn = self._make_turn(inbox_messages[:own], self.now)
         turn.steering = inbox_messages[own:]
         state.turns.insert(0, turn)
+        state.order.insert(state.order.index(after) + 1, turn.id)
         for inbox_message in inbox_messages:
             state.events.append(_received(turn.id, inbox_message.message, 0, moved=True))
             if state.dedupe_records.get(inbox_message.message.id, ("", None))[1] is inbox_message:
@@ -398,8 +411,22 @@ class ReferenceModel:
         found = state.turns[0] if turn is None and state.turns else state.find(turn or "")
         if found is not None:
             found.stop_requested = True
+            worker_ends_it = found is state.running or found.entries or found.successor
+            if not worker_ends_it and not found.steering:
+                self._settle_waiting(state, found)
             return "stopping", found.id
         return ("settled", turn) if turn in state.settled else ("unknown", "")
+
+    def _settle_waiting(self, state: ConversationModel, turn: Turn) -> None:
+        ids = tuple(message.id for message in turn.messages)
+        finished = Finished(turn=turn.id, outcome="stopped", length=0, messages=ids)
+        state.turns.remove(turn)
+        state.events.append(finished)
+        state.history += [(m.person, _user_entry(turn.id, m)) for m in turn.inbox_messages]
+        state.history.append((turn.person, _assistant_entry(turn, finished, self.now)))
+        state.sort_history()
+        nothing = Progress(0, len(state.events), True)
+        state.settled[turn.id] = (-1, 0, (finished,), nothing)
 
     # Reading
 
@@ -561,7 +588,7 @@ class ReferenceModel:
         state.turns = [turn for turn in state.turns if turn.person != person]
         if oldest is not None and oldest.id in theirs:
             state.fence = 0
-            self._move_steering(state, others)
+            self._move_steering(state, oldest.id, others)
         elif oldest is not None:
             oldest.steering = others
             if restarts:

@@ -88,7 +88,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
 WEIGHTS = {
     "accept": 4, "accept_during_a_run": 4, "accept_again": 1, "accept_many": 1,
     "claim": 6, "append": 4, "reset": 1, "append_again": 2, "settle": 5, "settle_again": 1,
-    "release": 1, "lose_claim": 1, "advance_time": 1, "advance_a_day": 1, "stop": 1,
+    "release": 1, "lose_claim": 1, "advance_time": 1, "advance_a_day": 1, "stop": 2,
     "erase": 1, "export": 1, "check_dead_letters": 1, "check_conversation": 1,
 }  # fmt: skip
 KINDS = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]

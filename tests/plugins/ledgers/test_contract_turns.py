@@ -287,16 +287,108 @@ async def test_fences_grow_from_turn_to_turn(subject: "LedgerUnderTest") -> None
     assert fences == sorted(set(fences))
 
 
-async def test_stopping_a_queued_turn_is_seen_by_its_claim(subject: "LedgerUnderTest") -> None:
+async def test_stopping_a_turn_that_waits_settles_it(subject: "LedgerUnderTest") -> None:
     first = await subject.accept("one")
-    second = await subject.accept("two")
-    where = subject.make_message().conversation
+    second = await subject.accept("two", id="m2")
+    third = await subject.accept("three")
+    claim = await subject.claim()
+    where = claim.conversation
     assert await subject.ledger.stop(where, second) == ("stopping", second)
+    assert await subject.ledger.stop(where, second) == ("settled", second)
+    *_, last = await subject.read_stream(where)
+    finished = Finished(turn=second, outcome="stopped", length=0, messages=("m2",))
+    assert last.event == finished
+    snapshot = await subject.ledger.snapshot(where, 10)
+    assert [turn.turn for turn in snapshot.pending] == [first, third]
+    assert [(entry.text, entry.outcome) for entry in snapshot.history] == [
+        ("two", None),
+        ("", "stopped"),
+    ]
+    depth = await subject.ledger.queue_depth()
+    assert (depth.queued, depth.running) == (1, 1)
+    assert sum(row.turns for row in await subject.ledger.count_unsettled()) == 2
+    await subject.append(claim, *subject.reply_entries(claim, "fine"))
+    repeated = await subject.ledger.accept(subject.make_message("two", id="m2"))
+    assert (repeated.turn, repeated.ahead, repeated.duplicate) == (second, 0, True)
+
+
+async def test_the_history_of_a_turn_stopped_while_it_waited_is_in_the_order_of_the_turns(
+    subject: "LedgerUnderTest",
+) -> None:
+    turns = [await subject.accept(text) for text in ("one", "two", "three", "four")]
     claim = await subject.claim()
-    assert (claim.turn, claim.stop_requested) == (first, False)
+    where = claim.conversation
+    for turn in (turns[2], turns[1]):
+        await subject.ledger.stop(where, turn)
+    await subject.ledger.release(claim)
+    claim = await subject.claim()
+    assert (claim.turn, claim.history) == (turns[0], ())
+    await subject.settle(claim, *subject.reply_entries(claim, "1"))
+    for _ in range(2):  # the second time, the history may come from a cache
+        claim = await subject.claim()
+        texts = ["one", "1", "two", "", "three", ""]
+        assert (claim.turn, [entry.text for entry in claim.history]) == (turns[3], texts)
+        await subject.ledger.release(claim)
+    export = await subject.ledger.export(where.tenant, "ada")
+    assert [entry.text for entry in export.conversations[str(where)]] == texts
+
+
+async def test_a_turn_that_nothing_precedes_is_stopped_before_a_worker_claims_it(
+    subject: "LedgerUnderTest",
+) -> None:
+    first = await subject.accept("one")
+    where = subject.make_message().conversation
+    assert await subject.ledger.stop(where, first) == ("stopping", first)
+    await subject.assert_nothing_due()
+    second = await subject.accept("two")
+    claim = await subject.claim()
+    assert (claim.turn, [entry.text for entry in claim.history]) == (second, ["one", ""])
     await subject.settle(claim)
+
+
+async def test_stopping_a_turn_that_waits_leaves_the_running_turn_its_question(
+    subject: "LedgerUnderTest",
+) -> None:
+    await subject.accept("one")
+    second = await subject.accept("two")
     claim = await subject.claim()
-    assert (claim.turn, claim.stop_requested) == (second, True)
+    await subject.ledger.stop(claim.conversation, second)
+    question = PendingQuestion(skill="chat", message=claim.message, journal=(), reply="")
+    await subject.settle(claim, outcome="asked", pending_question=question)
+    third = await subject.accept("the answer is withdrawn")
+    await subject.ledger.stop(claim.conversation, third)
+    await subject.accept("the answer")
+    assert (await subject.claim()).pending_question is not None
+
+
+async def test_a_turn_with_stored_text_is_stopped_by_its_worker(
+    subject: "LedgerUnderTest",
+) -> None:
+    turn = await subject.accept("one")
+    claim = await subject.claim()
+    await subject.append(claim, *subject.reply_entries(claim, "so far"))
+    await subject.ledger.release(claim)
+    assert await subject.ledger.stop(claim.conversation, turn) == ("stopping", turn)
+    claim = await subject.claim()
+    assert (claim.turn, claim.reply, claim.stop_requested) == (turn, "so far", True)
+
+
+async def test_erasure_reaches_a_turn_that_was_stopped_while_it_waited(
+    subject: "LedgerUnderTest",
+) -> None:
+    await subject.accept("one", person="bob")
+    second = await subject.accept("two")
+    third = await subject.accept("three", person="eve")
+    claim = await subject.claim()
+    where = claim.conversation
+    for turn in (second, third):
+        await subject.ledger.stop(where, turn)
+    assert (await subject.ledger.erase(where.tenant, "ada")).messages == 1
+    history = (await subject.ledger.snapshot(where, 10)).history
+    assert [(entry.turn, entry.text) for entry in history] == [(third, "three"), (third, "")]
+    await subject.ledger.erase(where.tenant, "bob")
+    await subject.accept("four", person="eve")
+    assert [entry.text for entry in (await subject.claim()).history] == ["three", ""]
 
 
 async def test_stopping_a_running_turn_is_seen_by_its_next_write(
@@ -335,12 +427,13 @@ async def test_stop_without_a_turn_means_the_running_or_the_oldest(
 ) -> None:
     where = subject.make_message().conversation
     assert await subject.ledger.stop(where, None) == ("unknown", "")
+    oldest = await subject.accept("zero")
     first = await subject.accept("one")
     await subject.accept("two")
-    assert await subject.ledger.stop(where, None) == ("stopping", first)
+    assert await subject.ledger.stop(where, None) == ("stopping", oldest)
     claim = await subject.claim()
-    assert claim.stop_requested
-    assert await subject.ledger.stop(where, None) == ("stopping", first)
+    for _ in range(2):
+        assert await subject.ledger.stop(where, None) == ("stopping", first)
     await subject.settle(claim, outcome="stopped")
     claim = await subject.claim()
     assert not claim.stop_requested

@@ -27,10 +27,10 @@ from palaver import (
     UnvalidatedArguments,
     tool,
 )
-from palaver.config.settings import DispatchSettings, Settings
+from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.errors import Conflict, EngineTimeout, TooMany
 from palaver.ledger import INBOX_LIMIT
-from palaver.messages import Finished, Received, Routed, Started, ToolCalled
+from palaver.messages import Conversation, Finished, Received, Routed, Started, ToolCalled
 from palaver.testing import (
     ChatClient,
     MemoryLedger,
@@ -404,10 +404,27 @@ async def test_a_queued_turn_can_be_stopped_before_it_runs() -> None:
         second = await chat.send("2")
         third = await chat.send("3")
         assert await chat.stop(second) == "stopping"
+        stopped = await chat.reply(second)  # while the first one runs
+        assert (stopped, stopped.outcome) == ("", "stopped")
         engine.resume()
-        replies = [await chat.reply(turn) for turn in (first, second, third)]
-    assert replies == ["first", "", "third"]
-    assert replies[1].outcome == "stopped"
+        assert [await chat.reply(turn) for turn in (first, third)] == ["first", "third"]
+
+
+async def test_a_turn_that_waits_for_another_conversation_is_stopped_at_once() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1), "third")
+    settings = Settings(
+        dispatch=DispatchSettings(max_running=1), routing=RoutingSettings(default="parrot")
+    )
+    async with converse(Parrot, engine=engine, settings=settings) as chat:
+        other = ChatClient(chat.server, Conversation("default", "test", "other"), "bob")
+        subscription = await chat.server.subscribe(other.conversation, other.recorder)
+        await other.recorder.wait_for(await other.send("1"), text="one")
+        turn = await chat.send("2")
+        assert await chat.stop() == "stopping"
+        assert (await chat.reply(turn)).outcome == "stopped"
+        engine.resume()
+        assert await chat.say("3") == "third"
+        chat.server.unsubscribe(subscription)
 
 
 async def test_two_subscribers_see_the_same() -> None:

@@ -6,9 +6,10 @@ address another's keys.
 
     state, queue     of the partition
     c:<name>         a conversation (hash), and with a suffix:
-                     :q unsettled turns, :h history, :s stream, :m dedupe records, :o their order,
-                     :u members, :e the channel; of one turn :t:<turn> its fields, :r:<turn> the
-                     reply, :j:<turn> the journal, :g:<turn> the steering messages
+                     :q unsettled turns, :h history, :w history of turns that were stopped while
+                     they waited behind unsettled ones, :s stream, :m dedupe records, :o their
+                     order, :u members, :e the channel; of one turn :t:<turn> its fields, :r:<turn>
+                     the reply, :j:<turn> the journal, :g:<turn> the steering messages
     p:<person>       the conversations of a person
     k:<person>       the memories about a person
     d, d:<turn>      dead letters
@@ -55,6 +56,10 @@ class Partition(NamedTuple):
     def members(self, name: str) -> str:
         """Return the key of the set of people who have sent to a conversation."""
         return f"{self.conversation_prefix}{name}:u"
+
+    def unsettled_turns(self, name: str) -> str:
+        """Return the key of the list of a conversation's unsettled turns."""
+        return f"{self.conversation_prefix}{name}:q"
 
     def channel(self, name: str) -> bytes:
         """Return the channel of a conversation's events."""

@@ -197,7 +197,16 @@ class RedisLedger:
         )
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
-        state, stopped = await self._run_on("stop", conversation, turn or "")
+        name = name_of(conversation)
+        partition = self._keys.partition(name)
+        if turn is None:  # named once: a script that runs again after a lost reply stops no other
+            oldest = await self._client.command(
+                partition, "LINDEX", partition.unsettled_turns(name), 0
+            )
+            turn = "" if oldest is None else oldest.decode()
+        state, stopped = await self._run_on(
+            "stop", conversation, name, turn, self._settings.history_kept
+        )
         return state.decode(), stopped.decode()
 
     # Reading
@@ -294,7 +303,9 @@ class RedisLedger:
         return await personal_data.export(self._client, self._keys, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        return await personal_data.erase(self._client, self._keys, tenant, person)
+        return await personal_data.erase(
+            self._client, self._keys, tenant, person, history_kept=self._settings.history_kept
+        )
 
     async def guarantee(self) -> Guarantee:
         return await self._client.guarantee()

@@ -65,13 +65,17 @@ async def _export_from(
     return history, pending
 
 
-async def erase(client: RedisClient, keys: Keys, tenant: str, person: str) -> Erasure:
+async def erase(
+    client: RedisClient, keys: Keys, tenant: str, person: str, *, history_kept: int
+) -> Erasure:
     """Delete all data about the person."""
     conversations = messages = events = dead_letters = 0
     for partition, name in await _conversations_of(client, keys, tenant, person):
         index = partition.person_index(tenant, person)
         erase_keys = (*partition.conversation_keys(name), index)
-        erased = await client.run("erase", partition, erase_keys, name, person, new_id())
+        erased = await client.run(
+            "erase", partition, erase_keys, name, person, new_id(), history_kept
+        )
         messages += erased[0]
         events += erased[1]
         conversations += erased[2]

@@ -30,7 +30,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "read_steering": ("common", "expiry", "fence", "read_steering"),
     "release": ("common", "expiry", "events", "claims", "fence", "release"),
-    "stop": ("common", "stop"),
+    "stop": ("common", "expiry", "events", "turns", "stop"),
     "read": ("common", "read"),
     "snapshot": ("common", "snapshot"),
     "count_unsettled": ("common", "count_unsettled"),

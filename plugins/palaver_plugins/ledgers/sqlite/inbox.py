@@ -31,6 +31,7 @@ from palaver_plugins.ledgers.sqlite.rows import (
     load_reply,
     next_epoch,
 )
+from palaver_plugins.ledgers.sqlite.settling import settle_stopped
 from palaver_plugins.ledgers.sqlite.unsettled_turns import (
     add_steering,
     add_turn,
@@ -38,6 +39,7 @@ from palaver_plugins.ledgers.sqlite.unsettled_turns import (
     next_number,
     parse_number,
     read_newest,
+    read_oldest,
     read_unsettled_turn,
 )
 
@@ -128,7 +130,9 @@ def _ahead(database: Database, row: Row, number: int) -> int:
     """Count the unsettled turns before that one; 0 when it is settled."""
     (ahead,) = database.execute(
         "SELECT count(*) FROM turns "
-        "WHERE conversation = ? AND number >= ? AND number < ? AND history IS NULL",
+        "WHERE conversation = ?1 AND number >= ?2 AND number < ?3 AND history IS NULL "
+        "AND EXISTS (SELECT 1 FROM turns WHERE conversation = ?1 AND number = ?3 "
+        "AND history IS NULL)",
         (row.id, row.oldest_turn, number),
     ).fetchone()
     return int(ahead)
@@ -212,7 +216,7 @@ def _assign_turn(
 
 
 def stop(database: Database, name: str, turn: str | None) -> OperationResult[tuple[StopState, str]]:
-    row = database.row(name)
+    row, connection = database.row(name), database.connection
     if row is None:
         return OperationResult(("unknown", ""))
     if turn is None:
@@ -224,9 +228,14 @@ def stop(database: Database, name: str, turn: str | None) -> OperationResult[tup
     number, turn, is_open = found
     if not is_open:
         return OperationResult(("settled", turn))
-    database.execute(_STOP, (row.id, number))
-    if waiting := row.cached_turns.get(number):
+    if turn != row.running_turn and (waiting := read_unsettled_turn(connection, row, number)):
+        is_oldest = read_oldest(connection, row).number == number
+        if not (is_oldest and (row.next_index or row.steering_count or row.successor)):
+            events = settle_stopped(database, row, waiting, is_oldest=is_oldest)
+            wake = is_oldest and row.unsettled_turns > 0
+            return OperationResult(("stopping", turn), row.name, row.last_offset, events, wake=wake)
         waiting.stop_requested = True
+    database.execute(_STOP, (row.id, number))
     if turn == row.running_turn:
         database.execute("UPDATE conversations SET stop_requested = 1 WHERE id = ?", (row.id,))
         row.stop_requested = 1

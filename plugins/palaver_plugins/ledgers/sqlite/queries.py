@@ -42,7 +42,9 @@ def snapshot(database: Database, name: str, history: int) -> OperationResult[Sna
     return OperationResult(
         Snapshot(
             cursor=Cursor(row.epoch, row.last_offset),
-            history=read_history(database.connection, row, history),
+            history=read_history(
+                database.connection, row, max(history, 0), below=row.newest_turn + 1
+            ),
             pending=_pending_turns(database, row) if row.unsettled_turns else (),
         )
     )

@@ -172,26 +172,36 @@ def renew_epoch(connection: sqlite3.Connection, epoch: str) -> None:
     connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
 
 
-def read_history(connection: sqlite3.Connection, row: Row, count: int) -> tuple[HistoryEntry, ...]:
-    """Return the newest ``count`` history entries, oldest first."""
+def read_claim_history(
+    connection: sqlite3.Connection, row: Row, count: int
+) -> tuple[HistoryEntry, ...]:
+    """Return the newest ``count`` history entries before the claimed turn, and cache them."""
     if count <= 0:
         return ()
     if row.cached_history is not None and (cached := row.cached_history.newest(count)) is not None:
         return cached
-    below = row.oldest_turn if row.unsettled_turns else row.newest_turn + 1
+    entries = read_history(connection, row, count, below=row.oldest_turn)
+    characters = sum(len(entry.text) for entry in entries)
+    if len(entries) <= MAX_CACHED_ENTRIES and characters <= MAX_CACHED_CHARACTERS:
+        row.cached_history = CachedHistory(entries, is_complete=len(entries) < count)
+    return entries
+
+
+def read_history(
+    connection: sqlite3.Connection, row: Row, count: int, *, below: int
+) -> tuple[HistoryEntry, ...]:
+    """Return the newest ``count`` history entries of turns with numbers under ``below``, oldest
+    first."""
     for limit in ((count + 1) // 2, count):  # nearly all turns have two entries or more
         turns = connection.execute(
             "SELECT history FROM turns WHERE conversation = ? AND number < ? "
-            "ORDER BY number DESC LIMIT ?",
+            "AND history IS NOT NULL ORDER BY number DESC LIMIT ?",
             (row.id, below, limit),
         ).fetchall()
         entries = decode_history(history for (history,) in reversed(turns))
         if len(entries) >= count or len(turns) < limit:
             break
-    characters = sum(len(entry.text) for entry in entries)
-    if len(entries) <= MAX_CACHED_ENTRIES and characters <= MAX_CACHED_CHARACTERS:
-        row.cached_history = CachedHistory(entries, is_complete=len(entries) < count)
-    return entries[-count:]
+    return entries[-count:] if count else ()
 
 
 def encode_history(entries: Sequence[HistoryEntry]) -> bytes:

@@ -6,6 +6,7 @@ import msgspec
 
 from palaver import (
     Claim,
+    Finished,
     HistoryEntry,
     InboxMessage,
     IndexConflict,
@@ -20,6 +21,7 @@ from palaver import (
     received_event,
     reply_length_after,
     split_untaken_steering,
+    stopped_event,
 )
 from palaver_plugins.ledgers.sqlite.dead_letters import store_dead_letter
 from palaver_plugins.ledgers.sqlite.results import OperationResult
@@ -67,6 +69,9 @@ UPDATE conversations SET first_offset = ?, last_offset = ?, newest_turn = ?, uns
     waiting_messages = ?, due_at = ?, oldest_turn = ?, steering_count = ?, has_question = ?,
     running_turn = '', failed_attempts = 0, has_steps = 0, stop_requested = 0, successor = 0,
     start_offset = 0, reply_length = 0, next_index = 0, write_index = -1 WHERE id = ?
+"""
+_STOP_WAITING = """
+UPDATE conversations SET last_offset = ?, unsettled_turns = ?, waiting_messages = ? WHERE id = ?
 """
 _SETTLED_TURN = """
 SELECT fence, write_index, write_digest, next_index, write_offset, stop_requested, steering_count
@@ -198,6 +203,8 @@ def _start_next_turn(database: Database, row: Row, now: float) -> None:
     """Update the conversation for the turn after the settled one."""
     _trim_events(database, row)
     row.oldest_turn += 1
+    if row.newest_turn >= row.oldest_turn and _is_settled(database, row):
+        row.cached_history = None  # it lacks the turns that were stopped while they waited
     due_at = None
     if row.unsettled_turns:
         due_at = max(now, read_oldest(database.connection, row).due_at)
@@ -210,6 +217,44 @@ def _start_next_turn(database: Database, row: Row, now: float) -> None:
          row.waiting_messages, due_at, row.oldest_turn, row.steering_count, row.has_question,
          row.id),
     )  # fmt: skip
+
+
+def _is_settled(database: Database, row: Row) -> bool:
+    """Return True when the first turn from ``oldest_turn`` on is settled."""
+    found = database.execute(
+        "SELECT history IS NOT NULL FROM turns WHERE conversation = ? AND number >= ? "
+        "ORDER BY number LIMIT 1",
+        (row.id, row.oldest_turn),
+    ).fetchone()
+    return found is not None and bool(found[0])
+
+
+def settle_stopped(
+    database: Database, row: Row, turn: UnsettledTurn, *, is_oldest: bool
+) -> tuple[Finished]:
+    """Settle a turn that waits; return its event, which is the stream's last."""
+    now = database.clock()
+    finished = stopped_event(turn.id, turn.messages)
+    history = history_of_turn(
+        turn.id, turn.inbox_messages, reply="", skill="", outcome="stopped", at=now
+    )
+    row.last_offset += 1
+    database.execute(ADD_EVENTS, (row.id, row.last_offset, turn.number, encode((finished,))))
+    row.cached_turns.pop(turn.number, None)
+    row.unsettled_turns -= 1
+    row.waiting_messages -= len(turn.inbox_messages)
+    database.execute(
+        _SETTLE_TURN,
+        (encode_history(history), False, 0, -1, 0, 0, row.last_offset, 0, row.id, turn.number),
+    )  # fmt: skip
+    if is_oldest:
+        row.oldest_turn, row.cached_history = turn.number, None
+        _start_next_turn(database, row, now)
+    else:
+        database.execute(
+            _STOP_WAITING, (row.last_offset, row.unsettled_turns, row.waiting_messages, row.id)
+        )
+    return (finished,)
 
 
 def _repeated_settle(

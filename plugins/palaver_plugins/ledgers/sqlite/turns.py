@@ -30,7 +30,7 @@ from palaver_plugins.ledgers.sqlite.rows import (
     encode,
     extend_reply,
     load_reply,
-    read_history,
+    read_claim_history,
     read_journal,
 )
 
@@ -77,7 +77,7 @@ def claim(database: Database, lease: float, history: int) -> OperationResult[Cla
             index=row.next_index,
             reply=row.reply,
             journal=read_journal(connection, row),
-            history=read_history(connection, row, history),
+            history=read_claim_history(connection, row, history),
             pending_question=_read_question(database, row) if row.has_question else None,
             stop_requested=bool(row.stop_requested),
         )

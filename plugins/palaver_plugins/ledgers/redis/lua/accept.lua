@@ -79,7 +79,8 @@ if joined then
 else
   ahead = #turns
   answering = {id = turn, due_at = time + (policy == 'merge' and policies.merge_window or 0)}
-  add_turn(turn, person, {message}, {integer(time)}, answering.due_at)
+  add_turn(turn, person, {message}, {integer(time)}, answering.due_at,
+    redis.call('HINCRBY', conv, 'turns', 1))
   if redis.call('RPUSH', unsettled_turns, turn) == 1 then
     set_expiry(unsettled_turns)
   end

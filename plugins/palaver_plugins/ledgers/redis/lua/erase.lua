@@ -1,11 +1,11 @@
 -- KEYS: state, queue, conversation, the person's index. ARGV: name, person, the id of a turn that
--- may have to be made. Returns the number of removed messages and events, and whether the person was
+-- may have to be made, number of history entries to keep. Returns the number of removed messages and events, and whether the person was
 -- a member. Bounded: a conversation has at most history_kept history entries, events_kept events, 16
 -- waiting messages and the dedupe records of a day.
-local name, person, next_turn = ARGV[1], ARGV[2], ARGV[3]
+local name, person, next_turn, history_kept = unpack(ARGV, 1, 4)
 local owner = person .. ':'
-local unsettled_turns, history, stream, records, record_order, members =
-  conv .. ':q', conv .. ':h', conv .. ':s', conv .. ':m', conv .. ':o', conv .. ':u'
+local unsettled_turns, history, stopped, stream, records, record_order, members =
+  conv .. ':q', conv .. ':h', conv .. ':w', conv .. ':s', conv .. ':m', conv .. ':o', conv .. ':u'
 local CHUNK = 500
 expires_at = tonumber(redis.call('HGET', conv, 'expires_at'))
 
@@ -19,6 +19,7 @@ local kept_turns, messages = {}, 0
 local running = redis.call('HGET', conv, 'running') or ''
 local turns = redis.call('LRANGE', unsettled_turns, 0, -1)
 local oldest = turns[1]
+local oldest_number = oldest and redis.call('HGET', conv .. ':t:' .. oldest, 'number')
 
 local function turn_key(turn)
   return conv .. ':t:' .. turn
@@ -96,6 +97,15 @@ local function erase_history()
   end
   replace_list(history, kept)
   set_expiry(history)
+  for _, item in ipairs(redis.call('ZRANGE', stopped, 0, -1)) do
+    local author, turn, entries = unpack(cmsgpack.unpack(item))
+    if author == person then
+      messages = messages + #entries - 1
+      redis.call('ZREM', stopped, item)
+    else
+      kept_turns[turn] = true
+    end
+  end
 end
 
 local function is_kept(event)
@@ -153,17 +163,18 @@ if redis.call('SCARD', members) == 1 then
   if running ~= '' then
     end_claim()
   end
-  redis.call('UNLINK', conv, unsettled_turns, history, stream, records, record_order, members)
+  redis.call('UNLINK', conv, unsettled_turns, history, stopped, stream, records, record_order, members)
   redis.call('ZREM', queue, name)
 else
   local moved, keeps_oldest = {}, oldest and kept_turns[oldest]
   if oldest and not keeps_oldest and #others > 0 then
-    moved = move_steering(others, next_turn)
+    moved = move_steering(others, next_turn, oldest_number or 0)
   elseif keeps_oldest and (steers or resumes) then
     reset_turn(oldest)
     replace_steering(oldest, others)
     kept_turns[oldest] = nil
   end
+  store_stopped_history(history_kept)
   events = erase_events(moved)
   erase_records()
   redis.call('SREM', members, person)

@@ -50,7 +50,7 @@ local function postpone_expiry(person_indexes, name)
   else
     redis.call('HDEL', conv, 'expires_at')
   end
-  for _, suffix in ipairs({'', ':q', ':h', ':u'}) do
+  for _, suffix in ipairs({'', ':q', ':h', ':w', ':u'}) do
     renew_expiry(conv .. suffix)
   end
   for _, turn in ipairs(redis.call('LRANGE', conv .. ':q', 0, -1)) do

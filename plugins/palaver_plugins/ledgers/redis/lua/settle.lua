@@ -21,9 +21,9 @@ end
 
 local key, reply_key = conv .. ':t:' .. turn, conv .. ':r:' .. turn
 local stored_index, length, stop_requested, accepted_at, person, attempt, messages,
-  interrupted_count, interrupted, successor = unpack(redis.call('HMGET', key, 'index', 'length',
-    'stop_requested', 'accepted_at', 'person', 'attempt', 'messages', 'interrupted_count',
-    'interrupted', 'successor'))
+  interrupted_count, interrupted, successor, number = unpack(redis.call('HMGET', key, 'index',
+    'length', 'stop_requested', 'accepted_at', 'person', 'attempt', 'messages', 'interrupted_count',
+    'interrupted', 'successor', 'number'))
 local index = tonumber(stored_index)
 if index ~= expect then
   return redis.error_reply('INDEX ' .. stored_index)
@@ -57,18 +57,14 @@ local function message_times()
   return times
 end
 
-local function store_history()
-  local times = message_times()
+local function history_entries()
+  local times, entries = message_times(), {}
   for i, message in ipairs(closing.messages) do
-    redis.call('RPUSH', conv .. ':h', table.concat({
-      message[1], ':{"role":"user","text":', message[2], ',"turn":"', turn, '","at":',
-      json_time(times[i]), ',"person":', cjson.encode(message[1]), '}'}))
+    entries[i] = user_entry(turn, message[1], message[2], times[i])
   end
-  redis.call('RPUSH', conv .. ':h', table.concat({
-    person, ':{"role":"assistant","text":', cjson.encode(reply), ',"turn":"', turn, '","at":',
-    json_time(time), ',"skill":', cjson.encode(skill), ',"outcome":"', closing.outcome, '"}'}))
-  redis.call('LTRIM', conv .. ':h', -closing.history_kept, -1)
-  set_expiry(conv .. ':h')
+  entries[#entries + 1] = reply_entry(
+    turn, person, cjson.encode(reply), cjson.encode(skill), closing.outcome)
+  return entries
 end
 
 local function store_question()
@@ -91,7 +87,7 @@ local function pass_messages_on()
   end
 end
 
-store_history()
+store_history(history_entries(), closing.history_kept)
 if closing.dead_letter then
   store_dead_letter(turn, person, closing.dead_letter, attempt, reply, skill, time)
 end
@@ -103,10 +99,11 @@ store_question()
 pass_messages_on()
 local untaken = {unpack(steering, #closing.taken + 1)}
 if #untaken > 0 then
-  for _, event in ipairs(move_steering(untaken, closing.next_turn)) do
+  for _, event in ipairs(move_steering(untaken, closing.next_turn, number or 0)) do
     events[#events + 1] = event
   end
 end
+store_stopped_history(closing.history_kept)
 local offset = append_events(tonumber(last_offset), events)
 redis.call('XTRIM', conv .. ':s', 'MAXLEN', closing.events_kept)
 set_expiry_within(conv .. ':s', WEEK)

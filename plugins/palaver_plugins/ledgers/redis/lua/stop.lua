@@ -1,13 +1,41 @@
--- ARGV: the turn, or '' for the oldest unsettled one. Returns the state and the turn.
-local turn = ARGV[1]
-if turn == '' then
-  turn = redis.call('LINDEX', conv .. ':q', 0)
+-- ARGV: name, the turn, number of history entries to keep. Returns the state and the turn. A turn that
+-- waits and has no entries is settled here, any other by its worker.
+local name, turn, history_kept = ARGV[1], ARGV[2], ARGV[3]
+local key = conv .. ':t:' .. turn
+if redis.call('EXISTS', key) == 0 then
+  if redis.call('HEXISTS', conv .. ':m', 't' .. turn) == 1 then
+    return {'settled', turn}
+  end
+  return {'unknown', ''}
 end
-if turn and redis.call('EXISTS', conv .. ':t:' .. turn) == 1 then
-  redis.call('HSET', conv .. ':t:' .. turn, 'stop_requested', 1)
+
+local running, offset, ends = unpack(redis.call('HMGET', conv, 'running', 'offset', 'expires_at'))
+local person, messages, accepted_at, number, index, successor = unpack(redis.call('HMGET', key,
+  'person', 'messages', 'accepted_at', 'number', 'index', 'successor'))
+if turn == running or index ~= '0' or successor or #steering_of(turn) > 0 then
+  redis.call('HSET', key, 'stop_requested', 1)
   return {'stopping', turn}
 end
-if turn and redis.call('HEXISTS', conv .. ':m', 't' .. turn) == 1 then
-  return {'settled', turn}
+expires_at = tonumber(ends)
+
+local ids, entries, times = {}, {}, string.gmatch(accepted_at, '%d+')
+for i, message in ipairs(cjson.decode('[' .. messages .. ']')) do
+  ids[i] = cjson.encode(message.id)
+  entries[i] = user_entry(turn, person, cjson.encode(message.text), times())
 end
-return {'unknown', ''}
+entries[#entries + 1] = reply_entry(turn, person, '""', '""', 'stopped')
+redis.call('ZADD', conv .. ':w', tonumber(number or 0), cmsgpack.pack({person, turn, entries}))
+set_expiry(conv .. ':w')
+redis.call('LREM', conv .. ':q', 1, turn)
+redis.call('DEL', key, conv .. ':r:' .. turn, conv .. ':j:' .. turn)
+count('queued', -1)
+store_stopped_history(history_kept)
+offset = append_events(tonumber(offset), {table.concat({
+  '{"type":"finished","turn":"', turn, '","outcome":"stopped","length":0,"messages":',
+  json_list(ids), '}'})})
+set_expiry_within(conv .. ':s', WEEK)
+add_record('t' .. turn, person, table.concat({0, 0, 0, 0, integer(offset), 1, 0}, ' '))
+if not running or running == '' then
+  enqueue(name)
+end
+return {'stopping', turn}

@@ -1,9 +1,10 @@
 -- Adds a turn of messages of one person: `messages` are JSON, stored with commas between them,
--- accepted at `times`. The turn may be claimed from `due_at` on.
-local function add_turn(turn, person, messages, times, due_at)
+-- accepted at `times`. The turn may be claimed from `due_at` on. Turns run in the order of their
+-- numbers; one of untaken steering messages has the number of the turn that they steered.
+local function add_turn(turn, person, messages, times, due_at, number)
   redis.call('HSET', conv .. ':t:' .. turn, 'messages', table.concat(messages, ','),
     'accepted_at', table.concat(times, ' '), 'count', #messages, 'person', person,
-    'due_at', due_at, 'index', 0, 'length', 0, 'attempt', 0, 'stop_requested', 0)
+    'due_at', due_at, 'number', number, 'index', 0, 'length', 0, 'attempt', 0, 'stop_requested', 0)
   set_expiry(conv .. ':t:' .. turn)
   count('queued', 1)
 end
@@ -30,7 +31,7 @@ end
 
 -- Makes the next turn of untaken steering messages: the first person's, up to another person's, are
 -- its own, the rest steer it. Returns their events.
-local function move_steering(items, turn)
+local function move_steering(items, turn, number)
   local person, own, times, rest, events = items[1][2], {}, {}, {}, {}
   for i, item in ipairs(items) do
     if #rest == 0 and item[2] == person then
@@ -41,12 +42,41 @@ local function move_steering(items, turn)
     end
     events[i] = received(turn, item[5], true, 0)
   end
-  add_turn(turn, person, own, times, now())
+  add_turn(turn, person, own, times, now(), number)
   replace_steering(turn, rest)
   redis.call('LPUSH', conv .. ':q', turn)
   set_expiry(conv .. ':q')
   move_records(items, turn)
   return events
+end
+
+local function user_entry(turn, person, text, time)
+  return table.concat({person, ':{"role":"user","text":', text, ',"turn":"', turn, '","at":',
+    json_time(time), ',"person":', cjson.encode(person), '}'})
+end
+
+local function reply_entry(turn, person, reply, skill, outcome)
+  return table.concat({person, ':{"role":"assistant","text":', reply, ',"turn":"', turn, '","at":',
+    json_time(now()), ',"skill":', skill, ',"outcome":"', outcome, '"}'})
+end
+
+local function store_history(entries, history_kept)
+  for _, entry in ipairs(entries) do
+    redis.call('RPUSH', conv .. ':h', entry)
+  end
+  redis.call('LTRIM', conv .. ':h', -history_kept, -1)
+  set_expiry(conv .. ':h')
+end
+
+-- Moves to the history the turns that were stopped while they waited, up to the oldest unsettled one.
+local function store_stopped_history(history_kept)
+  local oldest = redis.call('LINDEX', conv .. ':q', 0)
+  local number = oldest and redis.call('HGET', conv .. ':t:' .. oldest, 'number')
+  local ends = oldest and '(' .. (number or 0) or '+inf'
+  for _, item in ipairs(redis.call('ZRANGE', conv .. ':w', '-inf', ends, 'BYSCORE')) do
+    store_history(cmsgpack.unpack(item)[3], history_kept)
+  end
+  redis.call('ZREMRANGEBYSCORE', conv .. ':w', '-inf', ends)
 end
 
 -- Queues the conversation from when its oldest turn is due.
