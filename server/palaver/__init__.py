@@ -131,6 +131,7 @@ from palaver.messages import (
     new_id,
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
+from palaver.private_files import make_private_database, make_private_directory
 from palaver.replies import PendingReply, ReplyResult, follow_reply
 from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
@@ -301,6 +302,8 @@ __all__ = [
     "generation_timeout",
     "history_of_turn",
     "hookimpl",
+    "make_private_database",
+    "make_private_directory",
     "new_id",
     "public",
     "read_checkpoint",

@@ -16,6 +16,7 @@ from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.models.registry import ModelRegistry
 from palaver.plugins import PluginRegistry, load_plugins
+from palaver.private_files import make_private_directory
 from palaver.server import Server
 from palaver.skills import Skill
 
@@ -51,10 +52,10 @@ def build_server(settings: Settings, registry: PluginRegistry | None = None) -> 
 
 
 def create_data_directory(settings: Settings) -> None:
-    """Create ``server.data``. Raises `ConfigurationError` when that is impossible."""
+    """Create ``server.data``, for its owner alone. Raises `ConfigurationError`."""
     data = settings.server.data
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        make_private_directory(data)
     except OSError as error:
         raise ConfigurationError(f"server.data {str(data)!r}: {error.strerror}") from error
 

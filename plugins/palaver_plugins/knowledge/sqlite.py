@@ -20,6 +20,8 @@ from palaver import (
     Passage,
     PluginSettings,
     hookimpl,
+    make_private_database,
+    make_private_directory,
 )
 from palaver_plugins.knowledge.index import Ranked, SearchIndex
 from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
@@ -164,7 +166,8 @@ class _IndexThread:
             raise ConfigurationError(f"knowledge base {str(self._path)!r}: {error}") from error
 
     def _open_index(self) -> SearchIndex:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self._path.parent)
+        make_private_database(self._path)
         return SearchIndex(self._path)
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:  # Any: the work's own

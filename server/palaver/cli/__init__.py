@@ -1,5 +1,7 @@
 """The command line: ``palaver COMMAND``."""
 
+import functools
+import os
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ from palaver.cli.people import erase, export
 from palaver.cli.serve import serve
 from palaver.cli.skills import skills
 from palaver.cli.stop import stop
+from palaver.private_files import set_private_umask
 
 __all__ = ["main"]
 
@@ -30,6 +33,7 @@ __all__ = ["main"]
 @click.pass_context
 def main(ctx: click.Context, settings_path: Path | None, overrides: tuple[str, ...]) -> None:
     """Run and administer Palaver, a conversation server."""
+    ctx.call_on_close(functools.partial(os.umask, set_private_umask()))
     ctx.obj = Console(settings_path, overrides)
 
 

@@ -13,8 +13,10 @@ from palaver.app import BackendBuilder
 from palaver.authentication import check_bind
 from palaver.checks import find_model, find_secrets, find_unknown_names, validate_plugin_settings
 from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
+from palaver.cli.exposure import find_exposed_data, find_exposed_secret, find_exposed_settings
 from palaver.cli.local_server import find_server
 from palaver.cli.models import summarize
+from palaver.config.loading import find_settings_file
 from palaver.config.settings import ServerSettings
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
 from palaver.errors import ConfigurationError, LedgerInUse, LedgerUnavailable, PalaverError
@@ -26,6 +28,8 @@ from palaver.web.listener import check_address
 
 LEDGER_TIMEOUT = 10.0
 """Seconds that opening the ledger may take."""
+
+MAX_SHOWN_EXPOSED = 20
 
 Grade = Literal["good", "note", "bad"]
 
@@ -52,6 +56,7 @@ def check_configuration(console: Console, *, load_engine: bool) -> Findings:
     yield from _check_max_wait(console)
     yield from _check_network(console, running)
     yield from _check_secrets(console)
+    yield from _check_exposure(console)
     yield from _check_ledger(console, running)
     yield from _check_model(console)
     yield from _check_engine(console, load_engine)
@@ -151,6 +156,19 @@ def _check_secrets(console: Console) -> Findings:
             yield _bad(error, f"{key}: ") if is_used else Finding("note", f"{key}: {error}")
         else:
             yield Finding("good", f"{key}: {secret.root} is set")
+
+
+def _check_exposure(console: Console) -> Findings:
+    sentences = [
+        *find_exposed_data(console.settings.server.data.absolute()),
+        *find_exposed_settings(find_settings_file(console.settings_path, os.environ)),
+    ]
+    for _, secret, _ in find_secrets(console.settings, console.registry):
+        sentences += find_exposed_secret(secret)
+    for sentence in sentences[:MAX_SHOWN_EXPOSED]:
+        yield Finding("note", f"files: {sentence}")
+    if len(sentences) > MAX_SHOWN_EXPOSED:
+        yield Finding("note", f"files: and {len(sentences) - MAX_SHOWN_EXPOSED} more")
 
 
 # Ledger, model, engine

@@ -12,6 +12,7 @@ import msgspec
 from palaver.cli.console import Console, print_json
 from palaver.errors import InvalidInput
 from palaver.messages import check_name, encode
+from palaver.private_files import write_private_file
 
 tenant_option = click.option(
     "--tenant", default="default", show_default=True, help="The person's tenant."
@@ -38,8 +39,7 @@ def export(console: Console, tenant: str, person: str, output: Path | None) -> N
         print_json(data)
         return
     try:
-        output.touch(mode=0o600)  # conversations are confidential
-        output.write_bytes(msgspec.json.format(encode(data)) + b"\n")
+        write_private_file(output, msgspec.json.format(encode(data)) + b"\n")
     except OSError as error:
         raise InvalidInput(f"{str(output)!r} cannot be written: {error.strerror}") from error
     click.echo(f"Wrote {output}.")

@@ -86,7 +86,8 @@ def new(console: Console, name: str, into: Path) -> None:
     for path, template in TEMPLATES.items():
         file = folder / Template(path).substitute(words)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(Template(template).substitute(words), encoding="utf-8")
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(Template(template).substitute(words))
     click.echo(f"Made {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}")
 
 

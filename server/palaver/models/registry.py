@@ -24,6 +24,7 @@ import msgspec
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
 from palaver.models.checkpoint import PICKLED_FILE, Checkpoint, read_checkpoint
 from palaver.models.hub import REPOSITORY, Hub
+from palaver.private_files import write_private_file
 
 GROUP = "palaver.models"
 DEFAULT_MODEL = "starter"
@@ -132,7 +133,7 @@ class ModelRegistry:
         with self._staging_directory(name) as staging:
             for file in directory.iterdir():
                 if file.is_file() and not PICKLED_FILE.fullmatch(file.name):
-                    shutil.copy2(file, staging)
+                    shutil.copyfile(file, staging / file.name)
             self._install(name, staging, source)
         return name
 
@@ -254,14 +255,13 @@ class ModelRegistry:
 
     def _update_index(self, change: Callable[[ModelIndex], None]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        with (self._directory / ".lock").open("w") as lock:
+        path = self._directory / ".lock"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             index = self._read_index()
             change(index)
             text = msgspec.json.format(msgspec.json.encode(index), indent=2)
-            new = self._directory / "models.json.new"
-            new.write_bytes(text)
-            os.replace(new, self._directory / "models.json")
+            write_private_file(self._directory / "models.json", text)
 
 
 def check_free_space(directory: Path, needed: int) -> None:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from palaver import ConfigurationError, LedgerInUse, new_id
+from palaver import ConfigurationError, LedgerInUse, make_private_database, new_id
 from palaver_plugins.ledgers.sqlite.migrations import OLDEST_VERSION, migrate
 from palaver_plugins.ledgers.sqlite.rows import renew_epoch
 
@@ -157,7 +157,8 @@ class Lock:
         Raises `LedgerInUse` when another process has it, `ConfigurationError` when it fails.
         """
         try:
-            self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._file = os.open(f"{path}.lock", flags, 0o600)
         except OSError as error:
             raise unusable(path, error.strerror or str(error)) from error
         try:
@@ -206,8 +207,9 @@ def open_file(path: Path, lock: Lock) -> sqlite3.Connection:
     Raises `ConfigurationError` when the file cannot be used.
     """
     try:
+        make_private_database(path)
         connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise unusable(path, str(error)) from error
     try:
         _prepare(connection, path)
