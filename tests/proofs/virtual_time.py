@@ -35,6 +35,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual_selector.now
 
+    def stall(self, seconds: float) -> None:
+        """Advance the clock, as a callback does that runs for ``seconds``."""
+        self._virtual_selector.now += seconds
+
 
 def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` on a new `VirtualTimeLoop`."""

@@ -70,6 +70,10 @@ class Dispatcher:
         self._worker = new_id()
         self._workers: set[asyncio.Task[None]] = set()
         self._runs: dict[str, Run] = {}
+        """The newest run of each turn that was claimed here."""
+        self._leases_kept_at = 0.0
+        """When the leases were last renewed, by the loop's clock."""
+        self._renewing = asyncio.Lock()
         self._unclaimed = 0
         """Turns accepted here that no worker here has claimed."""
         self._loops: list[asyncio.Task[None]] = []
@@ -84,6 +88,7 @@ class Dispatcher:
     async def start(self, handler: TurnHandler) -> None:
         """Claim turns from now on, and let ``handler`` answer them."""
         self._handler = handler
+        self._leases_kept_at = asyncio.get_running_loop().time()
         self._loops = [
             asyncio.create_task(self._poll(), name="palaver-claims"),
             asyncio.create_task(self._keep_leases(), name="palaver-leases"),
@@ -116,6 +121,8 @@ class Dispatcher:
         run = self._runs.get(stopped)
         if state == "stopping" and run is not None:
             run.interruption.stop()
+        elif state == "stopping":
+            self._admission.turn_started(stopped)  # it waits no more
         return state, stopped
 
     async def drain(self, seconds: float) -> None:
@@ -169,8 +176,24 @@ class Dispatcher:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(heartbeat_interval(self._settings.lease))
+            if self._is_late():
+                await self._renew_late_leases()
+                continue
+            self._leases_kept_at = asyncio.get_running_loop().time()
             for run in self._runs.values():  # in parallel: each may wait for another ledger node
                 self._in_background(run.writer.heartbeat())
+
+    def _is_late(self) -> bool:
+        late = asyncio.get_running_loop().time() - self._leases_kept_at
+        return late > self._settings.lease / 2
+
+    async def _renew_late_leases(self) -> None:
+        """Renew the leases of the turns that run here after a stall of the event loop: else this
+        process would take over its own turns, and count an attempt of each as failed."""
+        async with self._renewing:
+            if self._is_late():
+                await asyncio.gather(*(run.writer.sync() for run in self._runs.values()))
+                self._leases_kept_at = asyncio.get_running_loop().time()
 
     def _in_background(self, sync: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(sync)
@@ -180,6 +203,8 @@ class Dispatcher:
     async def _work(self, chain: bool) -> None:
         more = True
         while more and not self._closing:
+            if self._is_late():
+                await self._renew_late_leases()
             try:
                 claim = await self._ledger.claim(
                     self._worker, lease=self._settings.lease, history=self._history
@@ -197,7 +222,7 @@ class Dispatcher:
 
     async def _run(self, claim: Claim) -> None:
         run = Run(claim, self._services, self._subscriptions, self._settings)
-        self._runs[claim.turn] = run
+        self._replace_older(run)
         if self._releasing:
             run.interruption.release()  # it was claimed while the others were released
         try:
@@ -209,8 +234,21 @@ class Dispatcher:
             log.error(message, claim.turn, error, extra=run.log_fields)
         finally:
             run.writer.close()
-            del self._runs[claim.turn]
-            self._admission.turn_ended(claim)
+            if self._runs.get(claim.turn) is run:
+                del self._runs[claim.turn]
+                self._admission.turn_ended(claim)
+
+    def _replace_older(self, run: Run) -> None:
+        """Register the run. One of the same turn, whose lease has expired or which is being
+        released, ends without another write: the ledger refuses those of an older claim."""
+        turn = run.claim.turn
+        older, newer = self._runs.get(turn), run
+        if older is not None and older.claim.fence > run.claim.fence:
+            older, newer = newer, older
+        if older is not None:
+            older.writer.close()
+            older.interruption.fence()
+        self._runs[turn] = newer
 
     async def _answer_and_settle(self, run: Run) -> None:
         interruption = run.interruption
