@@ -8,6 +8,7 @@ import pytest
 from tests.proofs.virtual_time import VirtualTimeLoop
 from tests.server.skills_under_test import Parrot
 
+from palaver import GenerationRequest
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.ledger import Claim
 from palaver.messages import Conversation, Finished, Started
@@ -66,8 +67,8 @@ def engine_with(*, second: ScriptedReply | str = TEXT) -> ScriptedEngine:
     """Return an engine whose first reply to "go" stops in its middle."""
     replies = [ScriptedReply(text=TEXT, pause_after=2), second]
 
-    def reply(request: object) -> ScriptedReply | str:
-        return replies.pop(0) if "go" in str(request) else "awake"
+    def reply(request: GenerationRequest) -> ScriptedReply | str:
+        return replies.pop(0) if request.messages[-1].content == "go" else "awake"
 
     return ScriptedEngine(reply)
 
