@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from palaver.authentication import check_bind
+from palaver.browsers import load_cookie_secrets
 from palaver.channels import Channel
 from palaver.checks import check_settings, describe_unknown_name, find_model
 from palaver.config.loading import plugin_settings
@@ -48,6 +49,7 @@ def build_server(settings: Settings, registry: PluginRegistry | None = None) -> 
         tools=registry.tools,
         interceptors=builder.interceptors(),
         channels=builder.channels(),
+        cookie_secrets=load_cookie_secrets(settings),
     )
 
 

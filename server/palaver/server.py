@@ -11,6 +11,7 @@ from palaver.admission.control import AdmissionControl
 from palaver.admission.quotas import Quotas
 from palaver.admission.scheduler import LANES, Scheduler
 from palaver.authentication import Authenticator, Principal, principal_of
+from palaver.browsers import BrowserCookies
 from palaver.channels import Channel
 from palaver.config.settings import Settings
 from palaver.engine import Engine, EngineInfo
@@ -42,6 +43,9 @@ LEDGER_CHECK_INTERVAL = 2.0
 class Server:
     """One conversation server: the parts given, wired together and alive inside ``async with``.
 
+    ``cookie_secrets`` sign the cookies of browsers; without them a random one lasts as long as the
+    server.
+
     Entering raises `ConfigurationError` when a part cannot work as it is configured.
     """
 
@@ -56,10 +60,12 @@ class Server:
         tools: Mapping[str, Tool] | None = None,
         interceptors: Sequence[Interceptor] = (),
         channels: Sequence[Channel] = (),
+        cookie_secrets: Sequence[bytes] = (),
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.authenticator = Authenticator(settings)
+        self.browser_cookies = BrowserCookies(cookie_secrets)
         self.ledger = ledger
         self.knowledge = knowledge
         self.channels = channels

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -30,12 +31,18 @@ class ServeProcess:
         """Start the server on a free port and wait until it listens."""
         self._folder.mkdir()
         log = self._folder / "log"
-        overrides = ["server.port=0", "ledger.use=redis", f"ledger.redis.url={redis}"]
+        overrides = [
+            "server.port=0",
+            "ledger.use=redis",
+            f"ledger.redis.url={redis}",
+            "auth.cookie_secret=env:COOKIE_SECRET",
+        ]
         settings = [word for setting in overrides for word in ("--set", setting)]
         with log.open("wb") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 PALAVER, *settings, "serve",
                 cwd=self._folder, stdout=asyncio.subprocess.PIPE, stderr=errors,
+                env=os.environ | {"COOKIE_SECRET": "a secret of all replicas"},
             )  # fmt: skip
         self.pid = self._process.pid
         assert self._process.stdout is not None

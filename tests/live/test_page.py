@@ -260,9 +260,7 @@ async def test_a_browsers_event_source_reconnects_and_misses_nothing(
     ):
         await chat.open()
         await chat.page.evaluate(EVENT_SOURCE)
-        await live_server.post(
-            "/v1/conversations/stream/messages?person=ada", {"text": "/scripted go"}
-        )
+        await chat.page.evaluate(POST_MESSAGE)
         expected = ""
         for number in range(3):
             for word in ("shown", "hidden"):
@@ -280,12 +278,18 @@ async def test_a_browsers_event_source_reconnects_and_misses_nothing(
         chat.errors = [p for p in chat.errors if "WebSocket connection" not in p]
 
 
+POST_MESSAGE = """
+() => fetch("/v1/conversations/stream/messages", {
+  method: "POST",
+  body: JSON.stringify({ text: "/scripted go" }),
+})
+"""
 EVENT_SOURCE = """
 async () => {
   const { ConversationState } = await import("/static/palaver-client.js");
   window.conversation = new ConversationState();
   window.recovered = [];
-  const source = new EventSource("/v1/conversations/stream/events?person=ada&since=start");
+  const source = new EventSource("/v1/conversations/stream/events?since=start");
   source.onmessage = ({ data }) => {
     const frame = JSON.parse(data);
     if (frame.type === "welcome") window.recovered.push(frame.recovered);
@@ -510,6 +514,42 @@ async def test_a_server_with_keys_asks_for_one(
         await chat.wait_for_text("hello")
         # The refused requests are what this test is about.
         chat.errors = [p for p in chat.errors if "401" not in p]
+
+
+EXPORT = """
+async () => {
+  const headers = { Authorization: "Bearer open sesame, please" };
+  return (await fetch("/v1/export", { headers })).json();
+}
+"""
+
+
+async def test_two_browsers_with_one_key_are_two_persons(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGE_KEY", "open sesame, please")
+    keys = {"open": AuthKey(secret=Secret("env:PAGE_KEY"), rights=("talk", "read", "export"))}
+    async with (
+        open_live_server(keys=keys) as live_server,
+        open_page(browser, live_server.address) as one,
+        open_page(browser, live_server.address) as two,
+    ):
+        exports = []
+        for number, chat in enumerate((one, two)):
+            await chat.page.goto(live_server.address)
+            await chat.page.get_by_label("Key", exact=True).fill("open sesame, please")
+            await chat.page.keyboard.press("Enter")
+            await chat.send(f"secret {number}")
+            await chat.wait_until_done()
+            await chat.page.reload()
+            await chat.wait_for_text(f"secret {number}")
+            exports.append(await chat.page.evaluate(EXPORT))
+            assert await chat.page.evaluate("document.cookie") == ""
+            chat.errors = [p for p in chat.errors if "401" not in p]
+    assert exports[0]["person"] != exports[1]["person"]
+    for number, exported in enumerate(exports):
+        assert f"secret {number}" in str(exported)
+        assert f"secret {1 - number}" not in str(exported)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (360, 640)])

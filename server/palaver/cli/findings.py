@@ -156,6 +156,12 @@ def _check_secrets(console: Console) -> Findings:
             yield _bad(error, f"{key}: ") if is_used else Finding("note", f"{key}: {error}")
         else:
             yield Finding("good", f"{key}: {secret.root} is set")
+    if console.settings.ledger.use == "redis" and console.settings.auth.cookie_secret is None:
+        yield Finding(
+            "note",
+            "auth.cookie_secret is not set: replicas with data directories of their own do not "
+            "know each other's browsers",
+        )
 
 
 def _check_exposure(console: Console) -> Findings:

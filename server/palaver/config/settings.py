@@ -191,6 +191,12 @@ class AuthSettings(Section):
     keys: dict[str, AuthKey] = {}
     """Bearer keys by name. Without keys the server accepts only this machine, as tenant
     ``default``."""
+    cookie_secret: Secret | None = None
+    """Secret that signs the cookies of browsers, as a reference. Replicas need the same one.
+    Without it the server makes one and keeps it in ``server.data``."""
+    previous_cookie_secret: Secret | None = None
+    """An earlier ``cookie_secret`` that is still valid: browsers keep their persons, and get
+    cookies with the new one when they open the page."""
 
 
 class PluginsSettings(Section):

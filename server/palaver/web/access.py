@@ -1,5 +1,7 @@
 """Access: the one place where the server checks what a caller may do, before any handler runs."""
 
+import dataclasses
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -10,15 +12,23 @@ from palaver.authentication import (
     route_access,
     set_principal,
 )
+from palaver.browsers import BrowserCookies, browser_person, new_browser_id
 from palaver.config.settings import Right
 from palaver.errors import ConfigurationError, Forbidden
+
+COOKIE_SECONDS = 400 * 86_400
+"""Life of a browser's cookie, the longest that browsers allow. Each visit of the page renews it."""
+BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site")
+"""Headers that browsers send and that scripts in a page cannot set or remove."""
+BROWSER_ID = web.RequestKey("browser_id", str)
 
 
 class AccessControl:
     """Identifies the caller of each request, and checks its rights."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, cookies: BrowserCookies) -> None:
         self._authenticator = authenticator
+        self._cookies = cookies
 
     @web.middleware
     async def authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -30,7 +40,7 @@ class AccessControl:
             set_principal(request, principal)
         return await handler(request)
 
-    def check_before_upgrade(self, request: web.Request) -> None:
+    def check_upgrade(self, request: web.Request) -> None:
         """Refuse foreign pages and a wrong header; a browser sends its key in the hello. Raises as
         `identify`."""
         self._authenticator.check_origin(request)
@@ -51,7 +61,42 @@ class AccessControl:
         """Return the caller of a request; ``token`` stands for a missing header. Raises
         `Unauthenticated` and `Forbidden`."""
         self._authenticator.check_origin(request)
-        return self._authenticator.authenticate_token(bearer_token(request) or token)
+        principal = self._authenticator.authenticate_token(bearer_token(request) or token)
+        if principal.person:
+            return principal
+        if id := self._browser_id(request):
+            person = browser_person(id, principal.tenant, principal.name)
+            principal = dataclasses.replace(principal, person=person)
+        if not self._authenticator.has_keys and (id or _is_browser(request)):
+            # Programs of this machine may name persons; a page may not name another browser's.
+            principal = dataclasses.replace(principal, rights=principal.rights - {"impersonate"})
+        return principal
+
+    def _browser_id(self, request: web.Request) -> str:
+        return request.get(BROWSER_ID) or self._cookies.read(request.cookies)
+
+    def set_cookie(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Make the browser a person of its own, or renew the cookie that makes it one."""
+        id = self._browser_id(request) or new_browser_id()
+        request[BROWSER_ID] = id
+        response.set_cookie(
+            self._cookies.name,
+            self._cookies.sign(id),
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            # With "Strict" a link from elsewhere would open the page as somebody new.
+            samesite="Lax",
+            secure=_is_https(request),
+        )
+
+
+def _is_browser(request: web.Request) -> bool:
+    return any(name in request.headers for name in BROWSER_HEADERS)
+
+
+def _is_https(request: web.Request) -> bool:
+    """Return whether the browser uses https. A client that claims so harms only itself."""
+    return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
 
 
 def check_declared(application: web.Application) -> None:

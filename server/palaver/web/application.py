@@ -24,10 +24,10 @@ def make_application(server: Server) -> web.Application:
 
     Raises `ConfigurationError` when a channel's route does not declare who may call it.
     """
-    access_control = AccessControl(server.authenticator)
+    access_control = AccessControl(server.authenticator, server.browser_cookies)
     websockets = WebSocketHandler(server, access_control)
     event_streams = EventStreamHandler(server)
-    pages = PageHandler(server)
+    pages = PageHandler(server, access_control)
     api, operations = ApiHandler(server), OperationsHandler(server, access_control)
     active_requests = ActiveRequests(websockets, event_streams)
     server.metrics.gauge("palaver_websockets", "Open websockets", websockets.count)

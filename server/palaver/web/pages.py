@@ -13,6 +13,7 @@ from aiohttp import web
 from palaver.authentication import public
 from palaver.errors import NotFound
 from palaver.server import Server
+from palaver.web.access import AccessControl
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -57,8 +58,9 @@ def _file(name: str, body: bytes) -> File:
 class PageHandler:
     """The routes of the page."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, access_control: AccessControl) -> None:
         self._authenticator = server.authenticator
+        self._access_control = access_control
         self._files: dict[str, File] = {}
 
     async def load(self, application: web.Application) -> None:
@@ -73,7 +75,10 @@ class PageHandler:
 
     @public
     async def _index(self, request: web.Request) -> web.StreamResponse:
-        return self._send(request, "index.html")
+        response = self._send(request, "index.html")
+        self._access_control.set_cookie(request, response)
+        response.headers["Cache-Control"] = "private, no-cache"  # the cookie is for one browser
+        return response
 
     @public
     async def _static(self, request: web.Request) -> web.StreamResponse:

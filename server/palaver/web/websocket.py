@@ -294,8 +294,11 @@ class WebSocketHandler:
 
     @public
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        self._access_control.check_before_upgrade(request)
+        self._access_control.check_upgrade(request)
         socket = GracefulWebSocketResponse(self._server.settings.server.max_message_bytes)
+        if request.headers.get("Sec-Fetch-Site") == "same-site":
+            # A page of `server.origins`: it has not visited the page that sets the cookie.
+            self._access_control.set_cookie(request, socket)
         await socket.prepare(request)
         assert request.transport is not None
         socket.transport = request.transport

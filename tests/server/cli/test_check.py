@@ -207,6 +207,14 @@ def test_a_redis_that_does_not_answer_is_reported() -> None:
     assert result.exit_code == 69
 
 
+def test_replicas_without_a_common_cookie_secret_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COOKIE_SECRET", "a secret of all replicas")
+    redis = ("--redis", "redis://127.0.0.1:1/0")
+    for settings, expected in (((), 1), (("auth.cookie_secret=env:COOKIE_SECRET",), 0)):
+        notes = lines(run(*redis, settings=settings, kind=RealConsole), "!")
+        assert sum("auth.cookie_secret is not set" in note for note in notes) == expected
+
+
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     if not shutil.which("redis-server"):

@@ -49,6 +49,7 @@ CONTINUATION = "tests/server/engines/test_continuing.py"
 CONCURRENCY = "tests/server/turns/test_concurrency_policy.py"
 ADMISSION = "tests/server/admission/test_control.py"
 SCHEDULED = "tests/server/engines/test_scheduled.py"
+BROWSERS = "tests/server/web/test_browsers.py"
 SHUTDOWN = "tests/server/web/test_shutdown.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
@@ -73,6 +74,8 @@ COVERED = {
     "auth.keys.NAME.tenant": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.person": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.rights": "tests/server/web/test_rights.py::test_a_route_requires_its_right",
+    "auth.cookie_secret": f"{BROWSERS}::test_the_settings_name_the_secrets",
+    "auth.previous_cookie_secret": f"{BROWSERS}::test_the_settings_name_the_secrets",
     "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
     "engine.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -125,6 +126,27 @@ class LiveServer:
         if listener is not None:
             await listener.__aexit__(None, None, None)
 
+    @contextlib.asynccontextmanager
+    async def browser(self, *, visits: bool = True) -> AsyncIterator["LiveServer"]:
+        """Yield the server as another browser sees it: with cookies of its own, and the headers
+        that scripts of the server's page send. It ``visits`` the page first."""
+        async with aiohttp.ClientSession(
+            headers={"Origin": self.address, "Sec-Fetch-Site": "same-origin"},
+            cookie_jar=aiohttp.CookieJar(unsafe=True),  # an address has cookies too
+        ) as session:
+            seen = copy.copy(self)
+            seen.session = session
+            if visits:
+                await seen.visit()
+            yield seen
+
+    async def visit(self, **about: Any) -> aiohttp.ClientResponse:
+        """Open the page, as a link in a browser does."""
+        headers = {"Sec-Fetch-Site": "none", **about.pop("headers", {})}
+        async with self.session.get(self.url("/"), headers=headers, **about) as response:
+            assert response.status in (200, 304)
+            return response
+
     async def get(self, path: str, **about: Any) -> tuple[int, Any]:  # Any: request options, JSON
         async with self.session.get(self.url(path), **about) as response:
             return response.status, _json(await response.text())
@@ -167,6 +189,7 @@ async def open_live_server(
     engine: Engine | None = None,
     skills: Sequence[Skill] = (),
     admission: AdmissionSettings | None = None,
+    cookie_secrets: Sequence[bytes] = (b"a secret of all servers in the tests",),
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[LiveServer]:
     settings = Settings(
@@ -185,6 +208,7 @@ async def open_live_server(
         knowledge=ListKnowledge(),
         skills={skill.name: skill for skill in skills},
         channels=channels,
+        cookie_secrets=cookie_secrets,
     )
     async with aiohttp.ClientSession() as session, running:
         listener = listening(running)

@@ -113,7 +113,7 @@ async def test_the_servers_own_pages_and_the_configured_origins_are_allowed() ->
     async with open_live_server(origins=("https://shop.example",)) as live_server:
         for origin in (live_server.address, "https://shop.example"):
             async with live_server.open_websocket(headers={"Origin": origin}) as client:
-                await client.hello("t")
+                await client.hello("t", person=None)
 
 
 async def test_without_keys_the_client_names_the_person(live_server: LiveServer) -> None:

@@ -80,8 +80,6 @@ function open(thread) {
   client = new Client({
     url: `${scheme}://${location.host}/ws`,
     thread,
-    // A key names the person; without one each browser is a person of its own.
-    person: token() ? null : storedId("palaver.person"),
     token: token(),
     storage: local,
   });
