@@ -7,19 +7,21 @@ page (through DNS rebinding) can use the server.
 
 import dataclasses
 import functools
+import hashlib
 import hmac
 import ipaddress
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, get_args
 
-from palaver.config.settings import AuthKey, AuthSettings, Right, Settings
-from palaver.errors import ConfigurationError, Forbidden, PalaverError, Unauthenticated
+from palaver.config.settings import AuthKey, AuthSettings, Right, Secret, Settings
+from palaver.errors import ConfigurationError, Forbidden, PalaverError
 from palaver.messages import check_name
 
 if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
     from aiohttp import web
 
 RIGHTS: frozenset[Right] = frozenset(get_args(Right))
+MIN_SECRET_CHARACTERS = 16
 NO_KEYS = "local"
 """Name of the principal when there are no keys."""
 HandlerT = TypeVar("HandlerT", bound=Callable[..., object])
@@ -144,7 +146,18 @@ def shared_identities(auth: AuthSettings, tenant: str) -> frozenset[str]:
 
 
 def find_key_problems(auth: AuthSettings) -> Iterator[str]:
-    """Yield a sentence for each key that cannot be told from another, or contradicts itself."""
+    """Yield a sentence for each secret that is easy to guess or belongs to two keys, and for each
+    key that contradicts itself. Blocks. A secret that cannot be read is not its concern."""
+    names: dict[str, str] = {}
+    for name, secret in _secrets(auth):
+        value = _reveal_if_possible(secret)
+        if value and len(value) < MIN_SECRET_CHARACTERS:
+            yield (
+                f"{name}: {secret.root} has {len(value)} characters; a secret needs at least "
+                f"{MIN_SECRET_CHARACTERS}. Make one with: openssl rand -hex 32"
+            )
+        if value and names.setdefault(value, name) != name:
+            yield f"{name} and {names[value]} are equal; each needs a secret of its own"
     for name, key in auth.keys.items():
         if key.person and "impersonate" in key.rights:
             yield (
@@ -156,6 +169,22 @@ def find_key_problems(auth: AuthSettings) -> Iterator[str]:
                 f"auth.keys.{name}.person {key.person!r} is the shared identity of the key "
                 f"{key.person!r}; rename one of them"
             )
+
+
+def _secrets(auth: AuthSettings) -> Iterator[tuple[str, Secret]]:
+    for name, key in auth.keys.items():
+        yield f"auth.keys.{name}.secret", key.secret
+    for name in ("cookie_secret", "previous_cookie_secret"):
+        secret: Secret | None = getattr(auth, name)
+        if secret is not None:
+            yield f"auth.{name}", secret
+
+
+def _reveal_if_possible(secret: Secret) -> str:
+    try:
+        return secret.reveal()
+    except ConfigurationError:
+        return ""
 
 
 def check_bind(settings: Settings) -> None:
@@ -184,6 +213,7 @@ class Authenticator:
         self._settings = settings.auth
         self._origins = frozenset(settings.server.origins)
         self._keys: tuple[tuple[bytes, Principal], ...] = ()
+        """Digests of the secrets, with their principals."""
 
     @property
     def has_keys(self) -> bool:
@@ -194,7 +224,7 @@ class Authenticator:
         if problems := list(find_key_problems(self._settings)):
             raise ConfigurationError("\n".join(problems))
         self._keys = tuple(
-            (key.secret.reveal().encode(), self._principal(name, key))
+            (_digest(key.secret.reveal()), self._principal(name, key))
             for name, key in self._settings.keys.items()
         )
 
@@ -202,18 +232,18 @@ class Authenticator:
         shared = shared_identities(self._settings, key.tenant)
         return Principal(key.tenant, key.person, name, frozenset(key.rights), shared)
 
-    def authenticate_token(self, token: str | None) -> Principal:
-        """Return the principal of a bearer token. Raises `Unauthenticated`."""
+    def find_principal(self, token: str) -> Principal | None:
+        """Return the principal of a bearer token; None: no key has it."""
         if not self._settings.keys:
             shared = shared_identities(self._settings, "default")
             return Principal("default", "", NO_KEYS, RIGHTS, shared)
-        given = (token or "").encode()
+        if not token:
+            return None
+        given = _digest(token)
         found = None
-        for secret, principal in self._keys:  # all of them: the time must not tell which matched
-            if hmac.compare_digest(secret, given):
+        for digest, principal in self._keys:  # all of them: the time must not tell which matched
+            if hmac.compare_digest(digest, given):
                 found = principal
-        if found is None:
-            raise Unauthenticated()
         return found
 
     def check_origin(self, request: "web.Request") -> None:
@@ -257,6 +287,11 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
+
+
+def _digest(token: str) -> bytes:
+    """Return a digest of a key. All have the same length, so that no comparison tells a key's."""
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
 def bearer_token(request: "web.Request") -> str | None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pydantic
 
+from palaver.authentication import find_key_problems
 from palaver.config.loading import WELL_KNOWN, plugin_settings, plugin_tables
 from palaver.config.settings import Origin, Secret, Settings
 from palaver.config.validation import (
@@ -33,7 +34,7 @@ def check_settings(settings: Settings, registry: PluginRegistry) -> None:
     Raises `ConfigurationError` with one line for each problem.
     """
     validate_plugin_settings(settings, registry)
-    problems = list(find_unknown_names(settings, registry))
+    problems = [*find_unknown_names(settings, registry), *find_key_problems(settings.auth)]
     for key, secret, is_used in find_secrets(settings, registry):
         try:
             secret.reveal()

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -108,6 +108,15 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._wrong_keys = Children(
+            Counter(
+                "palaver_wrong_keys_total",
+                "Wrong keys: refused with 401, throttled with 429",
+                ["answer"],
+                registry=self._registry,
+            ).labels
+        )
+
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed when it is scraped."""
         Gauge(name, help_text, registry=self._registry).set_function(value)
@@ -153,6 +162,9 @@ class Metrics:
 
     def slow_reader(self) -> None:
         self._slow_readers.inc()
+
+    def wrong_key(self, answer: Literal["refused", "throttled"]) -> None:
+        self._wrong_keys.of(answer).inc()
 
     def engine_restart(self) -> None:
         self._engine_restarts.inc()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from palaver.app import BackendBuilder
-from palaver.authentication import check_bind
+from palaver.authentication import check_bind, find_key_problems
 from palaver.checks import find_model, find_secrets, find_unknown_names, validate_plugin_settings
 from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
 from palaver.cli.exposure import find_exposed_data, find_exposed_secret, find_exposed_settings
@@ -156,6 +156,8 @@ def _check_secrets(console: Console) -> Findings:
             yield _bad(error, f"{key}: ") if is_used else Finding("note", f"{key}: {error}")
         else:
             yield Finding("good", f"{key}: {secret.root} is set")
+    for problem in find_key_problems(console.settings.auth):
+        yield Finding("bad", problem, EXIT_MISCONFIGURED)
     if console.settings.ledger.use == "redis" and console.settings.auth.cookie_secret is None:
         yield Finding(
             "note",

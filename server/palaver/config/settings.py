@@ -120,10 +120,11 @@ class Secret(pydantic.RootModel[str]):
         return value
 
     def reveal(self) -> str:
-        """Return the secret. Raises `ConfigurationError` when it is empty or does not exist."""
+        """Return the secret, without space around it. Raises `ConfigurationError` when it is empty
+        or does not exist."""
         kind, _, name = self.root.partition(":")
         if kind == "env":
-            value = os.environ.get(name, "")
+            value = os.environ.get(name, "").strip()
         else:
             try:
                 value = Path(name).read_text(encoding="utf-8").strip()
@@ -175,7 +176,8 @@ class ConnectionSettings(Section):
 
 class AuthKey(Section):
     secret: Secret
-    """The bearer key, as a reference."""
+    """The bearer key, as a reference. It has at least 16 characters, and no other key has it; make
+    one with ``openssl rand -hex 32``."""
     tenant: str = "default"
     """The tenant of the key."""
     person: str = ""
@@ -191,6 +193,9 @@ class AuthSettings(Section):
     keys: dict[str, AuthKey] = {}
     """Bearer keys by name. Without keys the server accepts only this machine, as tenant
     ``default``."""
+    failures_per_minute: float = pydantic.Field(default=30.0, gt=0)
+    """Wrong keys per minute from one address that are answered with 401; all of them may arrive at
+    once. Further ones get 429. A right key is never refused. An IPv6 client is its /64 network."""
     cookie_secret: Secret | None = None
     """Secret that signs the cookies of browsers, as a reference. Replicas need the same one.
     Without it the server makes one and keeps it in ``server.data``."""

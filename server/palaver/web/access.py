@@ -1,20 +1,25 @@
 """Access: the one place where the server checks what a caller may do, before any handler runs."""
 
 import dataclasses
+import logging
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from palaver.addresses import ClientAddresses
 from palaver.authentication import (
-    Authenticator,
     Principal,
     bearer_token,
     route_access,
     set_principal,
 )
-from palaver.browsers import BrowserCookies, browser_person, new_browser_id
+from palaver.browsers import browser_person, new_browser_id
 from palaver.config.settings import Right
-from palaver.errors import ConfigurationError, Forbidden
+from palaver.errors import ConfigurationError, Forbidden, TooMany, Unauthenticated
+from palaver.server import Server
+from palaver.web.throttle import FailureThrottle
+
+log = logging.getLogger(__name__)
 
 COOKIE_SECONDS = 400 * 86_400
 """Life of a browser's cookie, the longest that browsers allow. Each visit of the page renews it."""
@@ -26,9 +31,12 @@ BROWSER_ID = web.RequestKey("browser_id", str)
 class AccessControl:
     """Identifies the caller of each request, and checks its rights."""
 
-    def __init__(self, authenticator: Authenticator, cookies: BrowserCookies) -> None:
-        self._authenticator = authenticator
-        self._cookies = cookies
+    def __init__(self, server: Server) -> None:
+        self._authenticator = server.authenticator
+        self._cookies = server.browser_cookies
+        self._metrics = server.metrics
+        self._addresses = ClientAddresses(server.settings.connections.trusted_proxies)
+        self._throttle = FailureThrottle(server.settings.auth.failures_per_minute)
 
     @web.middleware
     async def authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -48,8 +56,8 @@ class AccessControl:
             self.identify(request)
 
     def has_right(self, request: web.Request, right: Right) -> bool:
-        """Return whether the caller of a public route has a right. Raises `Unauthenticated` for a
-        wrong key."""
+        """Return whether the caller of a public route has a right. Raises `Unauthenticated` and
+        `TooMany` for a wrong key."""
         if self._authenticator.has_keys and bearer_token(request) is None:
             return False
         try:
@@ -59,9 +67,12 @@ class AccessControl:
 
     def identify(self, request: web.Request, token: str | None = None) -> Principal:
         """Return the caller of a request; ``token`` stands for a missing header. Raises
-        `Unauthenticated` and `Forbidden`."""
+        `Unauthenticated`, `TooMany` and `Forbidden`."""
         self._authenticator.check_origin(request)
-        principal = self._authenticator.authenticate_token(bearer_token(request) or token)
+        token = bearer_token(request) or token or ""
+        principal = self._authenticator.find_principal(token)
+        if principal is None:
+            raise self._refusal(request, token)
         if principal.person:
             return principal
         if id := self._browser_id(request):
@@ -71,6 +82,18 @@ class AccessControl:
             # Programs of this machine may name persons; a page may not name another browser's.
             principal = dataclasses.replace(principal, rights=principal.rights - {"impersonate"})
         return principal
+
+    def _refusal(self, request: web.Request, token: str) -> Unauthenticated | TooMany:
+        """Count a wrong key and return the error for it. A missing key is no guess."""
+        if not token:
+            return Unauthenticated()
+        address = self._addresses.of(request)
+        wait = self._throttle.count(address)
+        self._metrics.wrong_key("throttled" if wait else "refused")
+        if not wait:
+            log.warning("a wrong key came from %s", address or "an unknown address")
+            return Unauthenticated()
+        return TooMany("too many wrong keys came from this address", retry_after=wait)
 
     def _browser_id(self, request: web.Request) -> str:
         return request.get(BROWSER_ID) or self._cookies.read(request.cookies)

@@ -24,7 +24,7 @@ def make_application(server: Server) -> web.Application:
 
     Raises `ConfigurationError` when a channel's route does not declare who may call it.
     """
-    access_control = AccessControl(server.authenticator, server.browser_cookies)
+    access_control = AccessControl(server)
     websockets = WebSocketHandler(server, access_control)
     event_streams = EventStreamHandler(server)
     pages = PageHandler(server, access_control)

@@ -18,6 +18,7 @@ from palaver.errors import (
     Overloaded,
     PalaverError,
     TooLarge,
+    TooMany,
     Unauthenticated,
 )
 from palaver.ledger import Snapshot
@@ -60,6 +61,7 @@ CLOSE_CODES: dict[type[PalaverError], int] = {
     Unauthenticated: 4401,
     Forbidden: FORBIDDEN,
     LedgerUnavailable: WSCloseCode.TRY_AGAIN_LATER,
+    TooMany: WSCloseCode.TRY_AGAIN_LATER,
     Overloaded: WSCloseCode.SERVICE_RESTART,  # the server stops and opens no more subscriptions
 }
 """Close codes after a hello that was refused."""

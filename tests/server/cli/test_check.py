@@ -170,11 +170,26 @@ def test_a_plugin_that_failed_is_named_and_fails_only_when_strict() -> None:
 
 
 def test_secrets_are_shown_by_reference_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BOB", "hunter2")
+    monkeypatch.setenv("BOB", "hunter2 is bob's key")
     result = run(settings=("auth.keys.bob.secret=env:BOB", "engine.echo.key=env:BOB"))
     assert "auth.keys.bob.secret: env:BOB is set" in lines(result, "✓")
     assert "engine.echo.key: env:BOB is set" in lines(result, "✓")
     assert "hunter2" not in result.output
+
+
+def test_keys_that_are_short_or_equal_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "hunter2")
+    monkeypatch.setenv("B", "hunter2 is bob's key")
+    settings = [f"auth.keys.{name}.secret=env:{name[0].upper()}" for name in ("a", "b", "b2")]
+    result = run(settings=tuple(settings))
+    short, equal = lines(result, "✗")
+    assert short.startswith(
+        "auth.keys.a.secret: env:A has 7 characters; a secret needs at least 16"
+    )
+    assert "openssl rand -hex 32" in short
+    assert equal.startswith("auth.keys.b2.secret and auth.keys.b.secret are equal")
+    assert "hunter2" not in result.output
+    assert result.exit_code == 78
 
 
 def test_a_damaged_model_is_reported_with_its_file(tmp_path: Path) -> None:

@@ -108,6 +108,17 @@ def test_all_problems_are_reported_at_once() -> None:
     assert len(str(result.exception).splitlines()) == 3
 
 
+def test_short_and_equal_keys_are_reported_before_the_engine_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHORT", "hunter2")
+    result = run_serve("auth.keys.a.secret=env:SHORT", "auth.keys.b.secret=env:SHORT")
+    assert isinstance(result.exception, ConfigurationError)
+    sentences = str(result.exception).splitlines()
+    assert len(sentences) == 3  # two short ones, which are equal
+    assert "hunter2" not in str(result.exception)
+
+
 def test_a_port_in_use_is_reported_before_the_engine_is_loaded() -> None:
     with listening_socket() as port:
         result = run_serve(f"server.port={port}")
@@ -118,7 +129,7 @@ def test_a_port_in_use_is_reported_before_the_engine_is_loaded() -> None:
 def test_an_address_of_another_machine_is_a_configuration_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("KEY", "hunter2")
+    monkeypatch.setenv("KEY", "hunter2 is the key")
     result = run_serve("server.host=192.0.2.1", "auth.keys.web.secret=env:KEY")
     assert isinstance(result.exception, ConfigurationError)
     assert f"cannot listen on 192.0.2.1:{PORT}: " in str(result.exception)

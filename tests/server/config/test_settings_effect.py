@@ -74,6 +74,9 @@ COVERED = {
     "auth.keys.NAME.tenant": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.person": f"{THIS}::test_a_key_stands_for_its_tenant_and_person",
     "auth.keys.NAME.rights": "tests/server/web/test_rights.py::test_a_route_requires_its_right",
+    "auth.failures_per_minute": (
+        "tests/server/web/test_throttle.py::test_wrong_keys_of_one_address_are_throttled"
+    ),
     "auth.cookie_secret": f"{BROWSERS}::test_the_settings_name_the_secrets",
     "auth.previous_cookie_secret": f"{BROWSERS}::test_the_settings_name_the_secrets",
     "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
@@ -369,11 +372,12 @@ async def test_a_stopping_server_gives_turns_time_to_end(drain: float, outcomes:
 
 
 def test_a_key_stands_for_its_tenant_and_person(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BOB", "hunter2")
+    monkeypatch.setenv("BOB", "the secret key of bob\n")
     key = AuthKey(secret=Secret("env:BOB"), tenant="acme", person="bob")
     authenticator = Authenticator(Settings(auth=AuthSettings(keys={"k": key})))
     authenticator.load_keys()
-    principal = authenticator.authenticate_token("hunter2")
+    principal = authenticator.find_principal("the secret key of bob")
+    assert principal is not None
     assert (principal.tenant, principal.person) == ("acme", "bob")
 
 

@@ -15,6 +15,7 @@ from palaver.config.settings import (
     AuthKey,
     AuthSettings,
     ConcurrencyPolicySettings,
+    ConnectionSettings,
     RoutingSettings,
     ServerSettings,
     Settings,
@@ -189,13 +190,16 @@ async def open_live_server(
     engine: Engine | None = None,
     skills: Sequence[Skill] = (),
     admission: AdmissionSettings | None = None,
+    connections: ConnectionSettings | None = None,
+    auth: Mapping[str, Any] | None = None,  # further fields of AuthSettings
     cookie_secrets: Sequence[bytes] = (b"a secret of all servers in the tests",),
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[LiveServer]:
     settings = Settings(
         server=ServerSettings(**{"port": 0, "drain": 0, "grace": 3, **server}),
-        auth=AuthSettings(keys=dict(keys or {})),
+        auth=AuthSettings(keys=dict(keys or {}), **(auth or {})),
         admission=admission or AdmissionSettings(),
+        connections=connections or ConnectionSettings(),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
         concurrency_policy=concurrency_policy or ConcurrencyPolicySettings(),
     )
