@@ -15,12 +15,12 @@ Implementations are plugins (SQLite, Redis); all pass the suite in ``tests/plugi
 7.  The turns of a conversation run one at a time, in the order of acceptance.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from palaver.errors import IndexConflict
+from palaver.errors import Forbidden, IndexConflict
 from palaver.messages import ConcurrencyPolicy as ConcurrencyPolicy
 from palaver.messages import (
     Conversation,
@@ -32,6 +32,8 @@ from palaver.messages import (
     StoredEvent,
     Text,
     TextReset,
+    check_id,
+    check_name,
     merge_messages,
 )
 
@@ -42,6 +44,10 @@ MAX_MERGE_WINDOWS = 5
 """Number of merge windows by which a burst of messages may delay its turn at most."""
 MAX_DEAD_LETTERS = 1_000
 """Number of dead letters that a ledger keeps; it deletes the oldest beyond that."""
+MAX_MEMORIES = 100
+"""Number of memories about one person in a tenant; `Turn.remember` refuses another one."""
+MAX_MEMORY_BYTES = 4_096
+"""Size of a memory's value in UTF-8; `Turn.remember` refuses a larger one."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="step"):
@@ -58,8 +64,22 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ste
     result: msgspec.Raw = msgspec.Raw(b"null")
 
 
-LogEntry = Event | Step
-"""Entry that `Ledger.append` stores: events in the conversation's stream, steps in the journal."""
+class MemoryWrite(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="memory"):
+    """Entry that stores the ``value`` of a memory about a person of the turn, for all their
+    conversations; None deletes it. Its words are in no stream and no journal."""
+
+    person: str
+    key: str
+    value: str | None
+
+    def __post_init__(self) -> None:
+        check_name(self.person, "person")
+        check_id(self.key, "key of a memory")
+
+
+LogEntry = Event | Step | MemoryWrite
+"""Entry that `Ledger.append` stores: events in the conversation's stream, steps in the journal,
+memories with the person."""
 
 
 class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
@@ -316,6 +336,23 @@ def reply_length_after(turn: str, entries: Sequence[LogEntry], length: int) -> i
     return length
 
 
+def memory_writes(
+    turn: str, entries: Sequence[LogEntry], people: Callable[[], Collection[str]]
+) -> Sequence[MemoryWrite]:
+    """Return the memories among ``entries``.
+
+    Raises `Forbidden` when one is about somebody else than ``people``: those whose erasure ends the
+    turn's claim, so that no memory about an erased person can be written.
+    """
+    writes = [entry for entry in entries if type(entry) is MemoryWrite]
+    if writes:
+        allowed = people()
+        for write in writes:
+            if write.person not in allowed:
+                raise Forbidden(f"turn {turn}: it has no words of the person {write.person!r}")
+    return writes
+
+
 def finished_entry(turn: str, entries: Sequence[LogEntry]) -> Finished:
     """Return the `Finished` that ends ``entries``. Raises `IndexConflict` when there is none."""
     finished = entries[-1] if entries else None
@@ -392,7 +429,9 @@ class Ledger(Protocol):
         """Append to the stream and the journal, and renew the lease; ``entries`` may be empty.
 
         ``expect`` is the index of the first entry. `Text` must continue the reply exactly (its
-        position is the reply's length), else `IndexConflict`; `TextReset` cuts the reply.
+        position is the reply's length), else `IndexConflict`; `TextReset` cuts the reply. A
+        `MemoryWrite` is about a person with messages in the turn or words in its pending question,
+        else `Forbidden`.
         """
 
     async def settle(
@@ -459,11 +498,11 @@ class Ledger(Protocol):
     async def discard_dead_letter(self, turn: str) -> bool:
         """Delete a dead letter. Return False when there is none."""
 
-    async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        """Store a value about a person, across conversations; None deletes it."""
-
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
-        """Return the value that `remember` stored."""
+        """Return the value that the last `MemoryWrite` with that key has stored."""
+
+    async def count_memories(self, tenant: str, person: str) -> int:
+        """Return the number of memories about a person."""
 
     async def export(self, tenant: str, person: str) -> Export:
         """Return all data about one person."""

@@ -116,6 +116,14 @@ class Metrics:
                 registry=self._registry,
             ).labels
         )
+        self._memories_refused = Children(
+            Counter(
+                "palaver_memories_refused_total",
+                "Memories refused by limit: bytes of a value, count about a person",
+                ["limit"],
+                registry=self._registry,
+            ).labels
+        )
 
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed when it is scraped."""
@@ -151,6 +159,9 @@ class Metrics:
 
     def refused(self, reason: str) -> None:
         self._refusals.of(reason).inc()
+
+    def memory_refused(self, limit: str) -> None:
+        self._memories_refused.of(limit).inc()
 
     def waited(self, lane: str, seconds: float) -> None:
         self._wait_seconds.of(lane).observe(seconds)

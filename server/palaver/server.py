@@ -150,6 +150,7 @@ class Server:
             engine_info=self.engine_info,
             knowledge=self.knowledge,
             tools=self._tools,
+            metrics=self.metrics,
             generation_timeout=settings.engine.timeout,
         )
         self._dispatcher = Dispatcher(

@@ -22,7 +22,7 @@ from tests.proof_settings import SEED, short_or_long
 from tests.proofs.report import FigureValue, PropertyResult, Report
 
 from palaver.errors import Fenced, IndexConflict, LedgerUnavailable, TooMany
-from palaver.ledger import Claim
+from palaver.ledger import Claim, MemoryWrite
 from palaver.messages import Conversation, Finished, Message, Received, Text
 from palaver_plugins.ledgers.redis import RedisLedger
 from palaver_plugins.ledgers.redis.address import Address, parse_address
@@ -194,22 +194,15 @@ class LedgerOperations:
         tenant, thread = f"tenant-{rng.randrange(TENANTS)}", f"{rng.randrange(THREADS)}"
         conversation = Conversation(tenant, "web", thread)
         kinds: tuple[Callable[[Conversation, int], Awaitable[bool]], ...] = (
-            self._remember, self._recall, self._accept, self._accept_again, self._answer_due,
+            self._recall, self._accept, self._accept_again, self._answer_due,
             self._answer_due, self._read, self._snapshot, self._members, self._stop, self._export,
         )  # fmt: skip
         kind = rng.choice(kinds)
         return lambda: kind(conversation, number)
 
-    async def _remember(self, conversation: Conversation, number: int) -> bool:
-        key = f"k{number % 10}"
-        await self._ledger.remember(
-            conversation.tenant, "ada", key, f"{conversation.tenant} {key} {number}"
-        )
-        return True
-
     async def _recall(self, conversation: Conversation, number: int) -> bool:
         key = f"k{number % 10}"
-        value = await self._ledger.recall(conversation.tenant, "ada", key)
+        value = await self._ledger.recall(conversation.tenant, _prefix(conversation), key)
         return value is None or value.startswith(f"{conversation.tenant} {key} ")
 
     async def _accept(self, conversation: Conversation, number: int) -> bool:
@@ -250,16 +243,19 @@ class LedgerOperations:
     async def _answer(self, claim: Claim) -> bool:
         prefix = _prefix(claim.conversation)
         text = Text(turn=claim.turn, position=len(claim.reply), text=claim.turn)
+        key = f"k{self._rng.randrange(10)}"
+        value = f"{claim.conversation.tenant} {key} {claim.turn}"
+        memory = MemoryWrite(person=claim.message.person, key=key, value=value)
         finished = Finished(turn=claim.turn, outcome="done", length=text.end)
         index = claim.index
-        first = await self._ledger.append(claim, [text], expect=index, lease=1.0)
-        last = await self._ledger.settle(claim, [finished], expect=index + 1)
+        first = await self._ledger.append(claim, [text, memory], expect=index, lease=1.0)
+        last = await self._ledger.settle(claim, [finished], expect=index + 2)
         is_own_message = self._message_of_turn.get(claim.turn, claim.message.id) == claim.message.id
         texts = [claim.message.text, *(entry.text for entry in claim.history if entry.person)]
         return (
             is_own_message
             and all(text.startswith(prefix) for text in texts)
-            and (first.index, last.index) == (index + 1, index + 2)
+            and (first.index, last.index) == (index + 2, index + 3)
             and last.offset > first.offset
         )
 

@@ -19,6 +19,7 @@ from palaver.ledger import (
     HistoryEntry,
     InboxMessage,
     LogEntry,
+    MemoryWrite,
     PendingQuestion,
     Progress,
     Receipt,
@@ -174,6 +175,8 @@ class UnsettledTurn:
             if isinstance(entry, Step):
                 self.journal[entry.number] = entry
                 continue
+            if isinstance(entry, MemoryWrite):
+                continue
             events.append(entry)
             if isinstance(entry, Text):
                 self.parts.append(entry.text)
@@ -224,6 +227,11 @@ class ConversationState:
         """Count the messages of turns that wait, and all steering messages."""
         own = sum(len(turn.inbox_messages) for turn in self.inbox if turn is not self.running_turn)
         return own + sum(len(turn.steering) for turn in self.inbox)
+
+    def people_of(self, turn: UnsettledTurn) -> set[str]:
+        """Return the people with words in the running turn or in its pending question."""
+        steering = {message.person for message in turn.steering_messages}
+        return {turn.person} | steering | self.question_people
 
     def newest_history(
         self, count: int, before: UnsettledTurn | None = None

@@ -26,6 +26,7 @@ from palaver.ledger import (
     HistoryEntry,
     InboxMessage,
     LogEntry,
+    MemoryWrite,
     OnChange,
     Page,
     PendingQuestion,
@@ -36,6 +37,7 @@ from palaver.ledger import (
     Snapshot,
     StopState,
     UnsettledCount,
+    memory_writes,
     stopped_event,
 )
 from palaver.messages import Conversation, Cursor, Event, Message, StoredEvent, new_id
@@ -145,8 +147,12 @@ class MemoryLedger:
         earlier = turn.repeated_write(entries, expect)
         if earlier is None:
             turn.check(entries)
+            memories = memory_writes(turn.id, entries, lambda: state.people_of(turn))
         state.lease_expires_at = self._clock() + lease
-        return earlier or self._write(state, turn, entries, expect)
+        if earlier is not None:
+            return earlier
+        self._write_memories(state, memories)
+        return self._write(state, turn, entries, expect)
 
     async def settle(
         self,
@@ -162,6 +168,7 @@ class MemoryLedger:
             return earlier
         state, turn = self._owned(claim)
         finished = turn.check_settle(entries, expect, taken_steering)
+        self._write_memories(state, memory_writes(turn.id, entries, lambda: state.people_of(turn)))
         now = self._clock()
         self._write(state, turn, entries, expect)
         if dead_letter_reason:
@@ -288,14 +295,11 @@ class MemoryLedger:
 
     # People
 
-    async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        if value is None:
-            self._memories.pop((tenant, person, key), None)
-        else:
-            self._memories[tenant, person, key] = value
-
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
         return self._memories.get((tenant, person, key))
+
+    async def count_memories(self, tenant: str, person: str) -> int:
+        return len(self._memories_of(tenant, person))
 
     async def export(self, tenant: str, person: str) -> Export:
         conversations: dict[str, tuple[HistoryEntry, ...]] = {}
@@ -382,6 +386,14 @@ class MemoryLedger:
         if entries:
             turn.last_write = LastWrite(expect, digest_of(entries), state.last_offset)
         return turn.progress(state.last_offset)
+
+    def _write_memories(self, state: ConversationState, memories: Sequence[MemoryWrite]) -> None:
+        for memory in memories:
+            key = (state.conversation.tenant, memory.person, memory.key)
+            if memory.value is None:
+                self._memories.pop(key, None)
+            else:
+                self._memories[key] = memory.value
 
     def _publish(self, state: ConversationState, events: list[Event]) -> None:
         start = state.last_offset + 1

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+import msgspec
 import pydantic
 from typing_extensions import TypeVar as DefaultTypeVar
 
@@ -28,7 +29,15 @@ from palaver.errors import (
     UnusableAnswer,
 )
 from palaver.knowledge import KnowledgeBase, Passage
-from palaver.ledger import Claim, HistoryEntry, Ledger, Step
+from palaver.ledger import (
+    MAX_MEMORIES,
+    MAX_MEMORY_BYTES,
+    Claim,
+    HistoryEntry,
+    Ledger,
+    MemoryWrite,
+    Step,
+)
 from palaver.messages import (
     Asked,
     Attached,
@@ -41,6 +50,7 @@ from palaver.messages import (
     ToolState,
     Usage,
 )
+from palaver.metrics import Metrics
 from palaver.tools import Tool
 from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
 from palaver.turns.journal import Journal
@@ -104,6 +114,7 @@ class TurnServices:
     engine_info: EngineInfo
     knowledge: KnowledgeBase
     tools: Mapping[str, Tool]
+    metrics: Metrics
     generation_timeout: float
     """Seconds that one generation may take."""
 
@@ -111,10 +122,11 @@ class TurnServices:
 class Turn(Generic[ArgumentsT]):
     """The answering of one message: the message, and the methods to answer it with.
 
-    The methods `stream`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search`, `recall`
-    and `take_steering` are journaled: when a server dies and another takes the turn over, the skill
-    runs again from the top, and each finished method returns its recorded result at once. So a
-    skill must call them in an order that follows from the message and from their results alone.
+    The methods `stream`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search`, `remember`,
+    `recall` and `take_steering` are journaled: when a server dies and another takes the turn over,
+    the skill runs again from the top, and each finished method returns its recorded result at once.
+    So a skill must call them in an order that follows from the message and from their results
+    alone.
     """
 
     def __init__(
@@ -147,6 +159,8 @@ class Turn(Generic[ArgumentsT]):
         self._replay = replay
         self._services = services
         self._citations = 0
+        self._known_memories: set[str] = set()
+        """Keys of memories that exist: another value of theirs counts as none."""
         self._steering = claim.steering_messages
         self.taken_steering: tuple[Message, ...] = ()
         """The messages that `take_steering` has returned."""
@@ -486,10 +500,39 @@ class Turn(Generic[ArgumentsT]):
         )
 
     async def remember(self, key: str, value: str | None) -> None:
-        """Store a value about the person for all conversations; None removes it."""
-        await self._services.ledger.remember(
-            self.message.conversation.tenant, self.person, f"{self.skill}.{key}", value
-        )
+        """Store a value about the person for all conversations; None removes it.
+
+        The value is stored when this returns. Raises `SkillError` when it is larger than
+        `MAX_MEMORY_BYTES`, or a further one of `MAX_MEMORIES` about the person.
+        """
+        memory = MemoryWrite(person=self.person, key=f"{self.skill}.{key}", value=value)
+        step = self._journal.next_step("remember", memory.key, msgspec.json.encode(value).decode())
+        if self._journal.recorded_result(step, bool) is not None:
+            return
+        await self._check_limits(memory)
+        self._writer.write(memory)
+        self._journal.record_result(step, True)  # in the same write: no replay repeats it
+        await self._writer.flush()
+        self._known_memories.add(memory.key)
+
+    async def _check_limits(self, memory: MemoryWrite) -> None:
+        if memory.value is None:
+            return
+        if len(memory.value.encode()) > MAX_MEMORY_BYTES:
+            self._services.metrics.memory_refused("bytes")
+            raise SkillError(f"memory {memory.key!r} is larger than {MAX_MEMORY_BYTES} bytes")
+        if memory.key in self._known_memories:
+            return
+        tenant, ledger = self.message.conversation.tenant, self._services.ledger
+        if (
+            await ledger.count_memories(tenant, memory.person) >= MAX_MEMORIES
+            and await ledger.recall(tenant, memory.person, memory.key) is None
+        ):
+            self._services.metrics.memory_refused("count")
+            raise SkillError(
+                f"memory {memory.key!r} would be one of more than {MAX_MEMORIES} about a person; "
+                "remove others with `remember(key, None)`"
+            )
 
     async def recall(self, key: str) -> str | None:
         """Return the value that this skill has stored about the person, or None."""
@@ -501,7 +544,10 @@ class Turn(Generic[ArgumentsT]):
             return [] if value is None else [value]
 
         found = await self._journal.run_once(list[str], look_up, "recall", key)
-        return found[0] if found else None
+        if not found:
+            return None
+        self._known_memories.add(f"{self.skill}.{key}")
+        return found[0]
 
 
 def _remove_interrupted(claim: Claim) -> tuple[HistoryEntry, ...]:

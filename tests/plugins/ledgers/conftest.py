@@ -24,6 +24,7 @@ from palaver.ledger import (
     ConcurrencyPolicies,
     Ledger,
     LogEntry,
+    MemoryWrite,
     PendingQuestion,
     Progress,
     Receipt,
@@ -164,10 +165,17 @@ class LedgerUnderTest:
             dead_letter_reason=dead_letter_reason,
         )
 
-    async def answer_turn(self, text: str = "fine", *, lease: float = 30.0) -> Claim:
-        """Claim the next turn and settle it with the reply ``text``."""
+    async def answer_turn(
+        self, text: str = "fine", *, lease: float = 30.0, memories: Mapping[str, str] | None = None
+    ) -> Claim:
+        """Claim the next turn and settle it with the reply ``text``, and memories about its
+        person."""
         claim = await self.claim(lease=lease)
-        await self.settle(claim, *self.reply_entries(claim, text))
+        writes = (
+            MemoryWrite(person=claim.message.person, key=key, value=value)
+            for key, value in (memories or {}).items()
+        )
+        await self.settle(claim, *self.reply_entries(claim, text), *writes)
         return claim
 
     def reply_entries(self, claim: Claim, *texts: str) -> tuple[LogEntry, ...]:

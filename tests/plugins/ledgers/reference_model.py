@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from palaver.errors import Conflict, Fenced, IndexConflict, TooMany
+from palaver.errors import Conflict, Fenced, Forbidden, IndexConflict, TooMany
 from palaver.ledger import (
     INBOX_LIMIT,
     MAX_MERGE_WINDOWS,
@@ -21,6 +21,7 @@ from palaver.ledger import (
     DeadLetter,
     HistoryEntry,
     LogEntry,
+    MemoryWrite,
     PendingQuestion,
     PendingTurn,
     Progress,
@@ -277,6 +278,7 @@ class ReferenceModel:
                 len(turn.entries), turn.last_write[2], turn.stop_requested, len(turn.steering)
             )
         _check(turn, entries)
+        self._check_people(state, turn, entries)
         state.lease_expires_at = self.now + lease
         return self._write(state, turn, entries, expect)
 
@@ -301,6 +303,7 @@ class ReferenceModel:
             m.id for m in turn.steering_messages[: len(taken_steering)]
         ]:
             raise IndexConflict
+        self._check_people(state, turn, entries)
         self._write(state, turn, entries, expect)
         self._close(state, turn, entries[-1], len(taken_steering), dead_letter_reason)
         state.question_people |= {turn.person, *(message.person for message in taken_steering)}
@@ -371,7 +374,10 @@ class ReferenceModel:
         self, state: ConversationModel, turn: Turn, entries: tuple[LogEntry, ...], expect: int
     ) -> Progress:
         turn.entries += entries
-        state.events += [entry for entry in entries if not isinstance(entry, Step)]
+        state.events += [entry for entry in entries if not isinstance(entry, Step | MemoryWrite)]
+        for entry in entries:
+            if isinstance(entry, MemoryWrite):
+                self._remember(state.conversation.tenant, entry)
         if entries:
             turn.last_write = (expect, entries, len(state.events))
         return Progress(
@@ -481,10 +487,18 @@ class ReferenceModel:
 
     # People
 
-    def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        self.memories.pop((tenant, person, key), None)
-        if value is not None:
-            self.memories[tenant, person, key] = value
+    def _check_people(
+        self, state: ConversationModel, turn: Turn, entries: tuple[LogEntry, ...]
+    ) -> None:
+        people = {turn.person, *state.question_people}
+        people |= {message.person for message in turn.steering_messages}
+        if {entry.person for entry in entries if isinstance(entry, MemoryWrite)} - people:
+            raise Forbidden
+
+    def _remember(self, tenant: str, memory: MemoryWrite) -> None:
+        self.memories.pop((tenant, memory.person, memory.key), None)
+        if memory.value is not None:
+            self.memories[tenant, memory.person, memory.key] = memory.value
 
     def export(self, tenant: str, person: str) -> dict[str, Any]:
         states = list(self._conversations_of(tenant, person))

@@ -30,6 +30,7 @@ from palaver.ledger import (
     ConcurrencyPolicies,
     Ledger,
     LogEntry,
+    MemoryWrite,
     PendingQuestion,
     Progress,
     Receipt,
@@ -87,7 +88,8 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
 )
 WEIGHTS = {
     "accept": 4, "accept_during_a_run": 4, "accept_again": 1, "accept_many": 1,
-    "claim": 6, "append": 4, "reset": 1, "append_again": 2, "settle": 5, "settle_again": 1,
+    "claim": 6, "append": 4, "remember": 2, "reset": 1, "append_again": 2,
+    "settle": 5, "settle_again": 1,
     "release": 1, "lose_claim": 1, "advance_time": 1, "advance_a_day": 1, "stop": 2,
     "erase": 1, "export": 1, "check_dead_letters": 1, "check_conversation": 1,
 }  # fmt: skip
@@ -332,6 +334,25 @@ class Comparison(RuleBasedStateMachine):
             self.some_claim(draw), lambda claim, said: () if cut is None else entries(claim, said)
         )
 
+    def remember(self, draw: Draw) -> None:
+        """Write memories about anybody: those about strangers are refused."""
+        if not self.claims:
+            return
+        pair = self.some_claim(draw)
+        own = st.just(pair.model.message.person)
+        memories = [
+            MemoryWrite(
+                person=draw(own | own | PEOPLE),
+                key=draw(st.sampled_from(["k1", "k2"])),
+                value=draw(WORDS | st.none()),
+            )
+            for _ in range(draw(st.integers(1, 2)))
+        ]
+        self.write(pair, lambda claim, said: memories, again=draw(st.booleans()))
+        where, person = pair.model.conversation, memories[0].person
+        real = self.run(self.real.export(where.tenant, person))
+        self.assert_equal(_in_order(real), _in_order(self.model.export(where.tenant, person)))
+
     def append_again(self, draw: Draw) -> None:
         """Repeat an append: this claim's own, or what another claim of the turn has written."""
         if not self.claims:
@@ -453,10 +474,7 @@ class Comparison(RuleBasedStateMachine):
                 self.compare(where, 4)
 
     def export(self, draw: Draw) -> None:
-        tenant, person, key = draw(TENANTS), draw(PEOPLE), draw(st.sampled_from(["k1", "k2"]))
-        value = draw(WORDS | st.none())
-        self.run(self.real.remember(tenant, person, key, value))
-        self.model.remember(tenant, person, key, value)
+        tenant, person = draw(TENANTS), draw(PEOPLE)
         real = self.run(self.real.export(tenant, person))
         assert all(where.startswith(f"{tenant}/") for where in real.conversations)
         self.assert_equal(_in_order(real), _in_order(self.model.export(tenant, person)))

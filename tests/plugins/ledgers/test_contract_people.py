@@ -4,9 +4,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.memories import remember
 
 from palaver.errors import Fenced
-from palaver.ledger import PendingQuestion
+from palaver.ledger import MemoryWrite, PendingQuestion
 from palaver.messages import Conversation, Text
 
 if TYPE_CHECKING:
@@ -26,26 +27,24 @@ async def test_members_are_those_who_have_sent(subject: "LedgerUnderTest") -> No
 async def test_memories_are_kept_replaced_and_forgotten(subject: "LedgerUnderTest") -> None:
     ledger = subject.ledger
     assert await ledger.recall("acme", "ada", "name") is None
-    await ledger.remember("acme", "ada", "name", "Ada 🌊")
+    await remember(ledger, "acme", "ada", "name", "Ada 🌊")
     assert await ledger.recall("acme", "ada", "name") == "Ada 🌊"
-    await ledger.remember("acme", "ada", "name", "")
+    await remember(ledger, "acme", "ada", "name", "")
     assert await ledger.recall("acme", "ada", "name") == ""
     for tenant, person, key in (("other", "ada", "name"), ("acme", "bob", "name")):
         assert await ledger.recall(tenant, person, key) is None
-    await ledger.remember("acme", "ada", "name", None)
-    await ledger.remember("acme", "ada", "name", None)
+    await remember(ledger, "acme", "ada", "name", None)
+    await remember(ledger, "acme", "ada", "name", None)
     assert await ledger.recall("acme", "ada", "name") is None
 
 
 async def test_an_export_holds_everything_of_one_person_only(subject: "LedgerUnderTest") -> None:
     await subject.accept("ada asks", person="ada")
-    await subject.answer_turn("for ada")
+    await subject.answer_turn("for ada", memories={"language": "en"})
     await subject.accept("bob asks", person="bob")
-    await subject.answer_turn("for bob")
+    await subject.answer_turn("for bob", memories={"language": "de"})
     await subject.accept("ada elsewhere", person="ada", thread="u")
     await subject.accept("a foreign ada", person="ada", tenant="other")
-    await subject.ledger.remember("acme", "ada", "language", "en")
-    await subject.ledger.remember("acme", "bob", "language", "de")
     export = await subject.ledger.export("acme", "ada")
     assert (export.tenant, export.person) == ("acme", "ada")
     (where,) = export.conversations
@@ -80,14 +79,14 @@ async def test_nothing_is_left_of_an_erased_person(subject: "LedgerUnderTest") -
     await subject.ledger.accept(message)
     claim = await subject.claim()
     step = subject.make_step(0, result=b'"Xylophon"')
-    progress = await subject.append(claim, *subject.reply_entries(claim, "Wyvern"), step)
+    memory = MemoryWrite(person="adamina", key="stone", value="Obsidian")
+    progress = await subject.append(claim, *subject.reply_entries(claim, "Wyvern"), step, memory)
     waiting = PendingQuestion(skill="qa", message=message, journal=(step,), reply="Wyvern")
     await subject.settle(claim, expect=progress.index, outcome="asked", pending_question=waiting)
     await subject.accept("Zanzibar again", person="adamina", thread="u")
     claim = await subject.claim()
     await subject.append(claim, *subject.reply_entries(claim, "Quetzal once more"), step)
     await subject.accept("and Yttrium waits", person="adamina", thread="u")
-    await subject.ledger.remember("acme", "adamina", "stone", "Obsidian")
     before = await subject.dump()
     assert all(secret.encode() in before for secret in secrets)
 
@@ -216,8 +215,8 @@ async def test_the_next_turn_runs_when_a_running_one_is_erased(subject: "LedgerU
 
 
 async def test_erasing_does_not_cross_tenants(subject: "LedgerUnderTest") -> None:
+    await remember(subject.ledger, "other", "ada", "k", "v")
     await subject.accept("the other ada", person="ada", tenant="other")
-    await subject.ledger.remember("other", "ada", "k", "v")
     await subject.accept("this ada", person="ada")
     await subject.ledger.erase("acme", "ada")
     export = await subject.ledger.export("other", "ada")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pydantic
 import pytest
 from redis.crc import key_slot
+from tests.memories import remember
 from tests.plugins.ledgers.redis_helpers import (
     CONVERSATION,
     answer_turn,
@@ -287,10 +288,10 @@ async def test_all_partitions_are_served_and_every_key_is_under_its_tag(
 ) -> None:
     async with open_ledger(server.url, partitions=4) as ledger, raw_client(server.url) as client:
         threads = [f"t{number}" for number in range(12)]
+        await remember(ledger, "acme", "adamina", "k", "v")
         for thread in threads:
             await ledger.accept(make_message(thread=thread, person="adamina"))
             await ledger.accept(make_message("more", thread=thread, person="bob"))
-        await ledger.remember("acme", "adamina", "k", "v")
         assert (await ledger.queue_depth()).queued == 24
         claims = [await claim_turn(ledger) for _ in threads]
         assert await ledger.claim("worker", lease=30.0, history=0) is None
@@ -301,9 +302,9 @@ async def test_all_partitions_are_served_and_every_key_is_under_its_tag(
             b"palaver:{p%02d}:" % number for number in range(4)
         }
         assert len({key_slot(key) for key in keys}) == 4
-        assert len((await ledger.export("acme", "adamina")).conversations) == 6
+        assert len((await ledger.export("acme", "adamina")).conversations) == 7
         erasure = await ledger.erase("acme", "adamina")
-        assert (erasure.conversations, erasure.messages, erasure.memories) == (12, 12, 1)
+        assert (erasure.conversations, erasure.messages, erasure.memories) == (13, 13, 1)
         assert not [key async for key in client.scan_iter("*adamina*")]
         assert (await ledger.queue_depth()).queued == 12
 

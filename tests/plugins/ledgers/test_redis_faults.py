@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
+from tests.memories import remember
 from tests.plugins.ledgers.redis_helpers import (
     CONVERSATION,
     answer_turn,
@@ -163,7 +164,7 @@ async def test_no_reply_reaches_another_caller_when_calls_are_cancelled(
 
     async with asyncio.timeout(10), open_ledger(proxy.url) as ledger:
         for number in range(50):
-            await ledger.remember("acme", "ada", f"k{number}", f"v{number}")
+            await remember(ledger, "acme", "ada", f"k{number}", f"v{number}")
         cancelled = 0
         for wave in range(40):
             tasks = [asyncio.create_task(ask(ledger, chance.randrange(50))) for _ in range(30)]
@@ -290,8 +291,8 @@ async def test_every_method_fails_while_redis_is_away_and_works_again_after_it(
             lambda: ledger.snapshot(CONVERSATION, 10),
             lambda: ledger.members(CONVERSATION),
             ledger.queue_depth,
-            lambda: ledger.remember("acme", "ada", "k", "v"),
             lambda: ledger.recall("acme", "ada", "k"),
+            lambda: ledger.count_memories("acme", "ada"),
             lambda: ledger.export("acme", "ada"),
             lambda: ledger.erase("acme", "ada"),
             ledger.guarantee,

@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.memories import remember
 from tests.plugins.ledgers.redis_helpers import (
     CONVERSATION,
     answer_turn,
@@ -103,8 +104,7 @@ async def test_a_waiting_message_keeps_its_conversation(expiring: "LedgerUnderTe
 async def test_conversations_are_kept_forever_with_zero_days(expiring: "LedgerUnderTest") -> None:
     await expiring.reopen(retention_days=0)
     await expiring.accept()
-    await expiring.answer_turn()
-    await expiring.ledger.remember("acme", "ada", "k", "v")
+    await expiring.answer_turn(memories={"k": "v"})
     await pass_days(expiring, 10_000)
     assert (await expiring.ledger.snapshot(expiring.make_message().conversation, 9)).history
     assert await expiring.ledger.recall("acme", "ada", "k") == "v"
@@ -131,8 +131,8 @@ async def test_many_expired_conversations_are_deleted_in_several_runs(
 
 
 async def test_a_recalled_memory_is_kept(expiring: "LedgerUnderTest") -> None:
-    for key in ("used", "unused"):
-        await expiring.ledger.remember("acme", "ada", key, "v")
+    await expiring.accept()
+    await expiring.answer_turn(memories={"used": "v", "unused": "v"})
     for _ in range(3):
         assert await expiring.ledger.recall("acme", "ada", "used") == "v"
         await pass_days(expiring, 200)
@@ -164,6 +164,7 @@ async def test_dedupe_records_are_deleted_after_a_day(expiring: "LedgerUnderTest
 
 async def fill(ledger: RedisLedger) -> None:
     """Leave every kind of key behind."""
+    await remember(ledger, "acme", "ada", "k", "v")
     await ledger.accept(make_message("asks"))
     claim = await claim_turn(ledger)
     waiting = PendingQuestion(skill="qa", message=claim.message, journal=(), reply="Where?")
@@ -180,7 +181,6 @@ async def fill(ledger: RedisLedger) -> None:
     await ledger.append(claim, (text_entry(claim, "so far"), cut, step), expect=0, lease=30.0)
     await ledger.accept(make_message("steers", person="bob"), STEER)
     await ledger.accept(make_message("waits", person="eve"))
-    await ledger.remember("acme", "ada", "k", "v")
 
 
 async def expiry_times(client: Any) -> dict[str, int]:

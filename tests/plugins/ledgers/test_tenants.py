@@ -20,7 +20,7 @@ from tests.plugins.ledgers.conftest import read_redis
 from tests.proof_settings import short_or_long
 
 from palaver.errors import Fenced, IndexConflict, PalaverError
-from palaver.ledger import Claim, ConcurrencyPolicies, Ledger, PendingQuestion
+from palaver.ledger import Claim, ConcurrencyPolicies, Ledger, MemoryWrite, PendingQuestion
 from palaver.messages import Conversation, Finished, Message, Routed, Text
 from palaver.testing import MemoryLedger
 
@@ -44,7 +44,7 @@ POLICIES = [
 ]
 KINDS = [
     *["accept"] * 5, *["claim"] * 4, "append", *["settle"] * 4, "stop", "stop", "erase", "erase",
-    "export", "remember", "remember", "read", "discard", "expire_leases",
+    "export", *["recall"] * 3, "read", "discard", "expire_leases",
 ]  # fmt: skip
 
 
@@ -118,7 +118,14 @@ class TwoTenants:
         )
         return await self.ledger.settle(
             claim,
-            (Finished(turn=claim.turn, outcome=self.choose(["done", "stopped"]), length=0),),
+            (
+                MemoryWrite(
+                    person=claim.message.person,
+                    key="k",
+                    value=self.choose([f"{tenant} likes", f"{tenant} likes", None]),
+                ),
+                Finished(turn=claim.turn, outcome=self.choose(["done", "stopped"]), length=0),
+            ),
             expect=index,
             pending_question=self.choose([None, waiting]),
             taken_steering=self.choose([(), (await self.ledger.read_steering(claim))[:1]]),
@@ -136,12 +143,8 @@ class TwoTenants:
     async def export(self, tenant: str) -> object:
         return await self.ledger.export(tenant, self.choose(PEOPLE))
 
-    async def remember(self, tenant: str) -> object:
-        person, key = self.choose(PEOPLE), self.choose(["k1", "k2"])
-        before = await self.ledger.recall(tenant, person, key)
-        value = self.choose([f"{tenant} likes", None])
-        await self.ledger.remember(tenant, person, key, value)
-        return before
+    async def recall(self, tenant: str) -> object:
+        return await self.ledger.recall(tenant, self.choose(PEOPLE), "k")
 
     async def read(self, tenant: str) -> object:
         where = self.where(tenant)
@@ -343,7 +346,7 @@ class ConfusesTenants:
 
 
 @pytest.mark.parametrize(
-    "method", ["accept", "stop", "erase", "export", "remember", "recall", "snapshot", "read"]
+    "method", ["accept", "stop", "erase", "export", "recall", "snapshot", "read"]
 )
 def test_a_ledger_that_confuses_tenants_is_detected(
     method: str,

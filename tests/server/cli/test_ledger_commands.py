@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from palaver.cli import main
 from palaver.cli.console import Console
-from palaver.ledger import Claim, Ledger
+from palaver.ledger import Claim, Ledger, MemoryWrite
 from palaver.messages import Conversation, Message
 
 T = TypeVar("T")
@@ -62,7 +62,10 @@ async def claim_all(ledger: Ledger) -> list[str]:
 async def accept_two(ledger: Ledger) -> None:
     await ledger.accept(message("a", "my secret"))
     await ledger.accept(message("b", "not yours", person="bob", thread="other"))
-    await ledger.remember("default", "ada", "chat.name", "Ada")
+    writer = await claim(ledger)
+    memory = MemoryWrite(person="ada", key="chat.name", value="Ada")
+    await ledger.append(writer, (memory,), expect=0, lease=60.0)
+    await ledger.release(writer)
 
 
 def test_an_export_is_json_of_one_person(data: DataDirectory, tmp_path: Path) -> None:

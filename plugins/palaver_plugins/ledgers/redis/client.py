@@ -39,7 +39,7 @@ WRONG_NODE_ERRORS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 ASKING = pack("ASKING")
 UNREPLICATED = frozenset(
     "read snapshot read_steering count_unsettled export export_dead_letters "
-    "HGET HGETALL HLEN HMGET PERSIST PEXPIRE SMEMBERS TIME ZRANGE".split()
+    "HGET HGETALL HMGET PERSIST PEXPIRE SMEMBERS TIME ZRANGE".split()
 )
 """Scripts and commands that write nothing, or nothing that must survive a failover."""
 

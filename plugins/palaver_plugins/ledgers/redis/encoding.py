@@ -15,6 +15,7 @@ from palaver import (
     LedgerError,
     LedgerUnavailable,
     LogEntry,
+    MemoryWrite,
     Message,
     PalaverError,
     PendingQuestion,
@@ -27,7 +28,7 @@ from palaver import (
     encode,
 )
 
-Packed = tuple[str | int, ...]
+Packed = tuple[str | int | None, ...]
 
 _msgpack = msgspec.msgpack.Encoder()
 
@@ -47,6 +48,8 @@ def _packed(entry: LogEntry) -> Packed:
         return "s", body, entry.number
     if isinstance(entry, Routed):
         return "k", body, entry.skill
+    if isinstance(entry, MemoryWrite):
+        return "m", "", entry.person, entry.key, entry.value
     return "e", body
 
 
@@ -113,7 +116,7 @@ def error_from_reply(reply: str, what: str) -> PalaverError:
         case "TEXT":
             return IndexConflict(f"{what}: a text does not continue the reply")
         case "FORBIDDEN":
-            return Forbidden("the conversation belongs to someone else")
+            return Forbidden(detail)
         case "CONFLICT":
             return Conflict()
         case "TOOMANY":

@@ -11,7 +11,7 @@ address another's keys.
                      order, :u members, :e the channel; of one turn :t:<turn> its fields, :r:<turn>
                      the reply, :j:<turn> the journal, :g:<turn> the steering messages
     p:<person>       the conversations of a person
-    k:<person>       the memories about a person
+    k:<person>       the memories about a person that turns of this partition wrote
     d, d:<turn>      dead letters
     n:<nonce>        the conversation of a claim, in case its reply is lost
 
@@ -82,6 +82,13 @@ class Partition(NamedTuple):
     def person_index_prefix(self, tenant: str) -> str:
         return f"{self.base}p:{scoped(tenant, '')}"
 
+    def memories_prefix(self, tenant: str) -> str:
+        return f"{self.base}k:{scoped(tenant, '')}"
+
+    def memories(self, tenant: str, person: str) -> str:
+        """Return the key of the memories about a person that turns of this partition wrote."""
+        return self.memories_prefix(tenant) + check_name(person, "person")
+
     def person_index(self, tenant: str, person: str) -> str:
         """Return the key of the conversations of this partition to which the person has sent."""
         return self.person_index_prefix(tenant) + check_name(person, "person")
@@ -99,12 +106,6 @@ class Keys:
         if len(partitions) == 1:
             return partitions[0]
         return partitions[zlib.crc32(name.encode()) % len(partitions)]
-
-    def memories(self, tenant: str, person: str) -> tuple[Partition, str]:
-        """Return the partition and the key of the memories about a person."""
-        name = scoped(tenant, check_name(person, "person"))
-        partition = self.partition(name)
-        return partition, f"{partition.base}k:{name}"
 
 
 def name_of(conversation: Conversation) -> str:

@@ -1,6 +1,5 @@
 """RedisLedger: each method of `palaver.ledger.Ledger` is one script and one round trip."""
 
-import asyncio
 import math
 from collections.abc import Callable, Sequence
 
@@ -42,6 +41,7 @@ from palaver_plugins.ledgers.redis.encoding import (
     received_event_suffix,
 )
 from palaver_plugins.ledgers.redis.keys import Keys, Partition, name_of
+from palaver_plugins.ledgers.redis.memories import Memories
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
 
 _decode_claim = msgspec.json.Decoder(Claim).decode
@@ -60,6 +60,8 @@ class RedisLedger:
         self._settings = settings
         self._keys = Keys(settings.prefix, settings.partitions)
         self._client = client(settings, self._keys)
+        retention = round(settings.retention_seconds * 1000)
+        self._memories = Memories(self._client, self._keys, retention)
         self._first_partition = 0  # of the last claim
 
     async def start(self) -> None:
@@ -145,9 +147,21 @@ class RedisLedger:
     async def append(
         self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
     ) -> Progress:
-        packed = pack_entries(entries) if entries else b""
+        if not entries:
+            return _progress(
+                await self._run_as_owner("append", claim, expect, _milliseconds(lease), b"")
+            )
+        tenant = claim.conversation.tenant
         return _progress(
-            await self._run_as_owner("append", claim, expect, _milliseconds(lease), packed)
+            await self._run_as_owner(
+                "append",
+                claim,
+                expect,
+                _milliseconds(lease),
+                pack_entries(entries),
+                self._keys.partition(name_of(claim.conversation)).memories_prefix(tenant),
+                await self._memories.newest_version(tenant, entries),
+            )
         )
 
     async def settle(
@@ -162,6 +176,7 @@ class RedisLedger:
     ) -> Progress:
         finished = finished_entry(claim.turn, entries)
         partition = self._keys.partition(name_of(claim.conversation))
+        tenant = claim.conversation.tenant
         closing = pack_closing(
             claim,
             finished,
@@ -169,7 +184,9 @@ class RedisLedger:
             taken_steering,
             dead_letter_reason,
             next_turn=new_id(),
-            person_indexes=partition.person_index_prefix(claim.conversation.tenant),
+            person_indexes=partition.person_index_prefix(tenant),
+            memories=partition.memories_prefix(tenant),
+            memory_version=await self._memories.newest_version(tenant, entries),
             events_kept=self._settings.events_kept,
             history_kept=self._settings.history_kept,
         )
@@ -274,37 +291,18 @@ class RedisLedger:
 
     # People
 
-    async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        partition, memories_key = self._keys.memories(tenant, person)
-        if value is None:
-            await self._client.command(partition, "HDEL", memories_key, key)
-        else:
-            await asyncio.gather(
-                self._client.command(partition, "HSET", memories_key, key, value),
-                self._renew_memories(partition, memories_key),
-            )
-
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
-        partition, memories_key = self._keys.memories(tenant, person)
-        value, _ = await asyncio.gather(
-            self._client.command(partition, "HGET", memories_key, key),
-            self._renew_memories(partition, memories_key),
-        )
-        return None if value is None else value.decode()
+        return await self._memories.recall(tenant, person, key)
 
-    async def _renew_memories(self, partition: Partition, memories_key: str) -> None:
-        """Postpone the expiry of the memories about a person."""
-        if retention := self._settings.retention_seconds:
-            await self._client.command(partition, "PEXPIRE", memories_key, _milliseconds(retention))
-        else:
-            await self._client.command(partition, "PERSIST", memories_key)
+    async def count_memories(self, tenant: str, person: str) -> int:
+        return len(await self._memories.read_all(tenant, person))
 
     async def export(self, tenant: str, person: str) -> Export:
-        return await personal_data.export(self._client, self._keys, tenant, person)
+        return await personal_data.export(self._memories, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
         return await personal_data.erase(
-            self._client, self._keys, tenant, person, history_kept=self._settings.history_kept
+            self._memories, tenant, person, history_kept=self._settings.history_kept
         )
 
     async def guarantee(self) -> Guarantee:

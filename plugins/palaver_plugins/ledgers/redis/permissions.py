@@ -8,7 +8,7 @@ from palaver_plugins.ledgers.redis.connection import RedisReply, pack
 from palaver_plugins.ledgers.redis.scripts import Script, commands_of
 
 DIRECT_COMMANDS = frozenset(
-    "asking config|get eval evalsha hdel hget hgetall hlen hmget hset hsetnx info persist pexpire "
+    "asking config|get eval evalsha hget hgetall hmget hset hsetnx info persist pexpire "
     "lindex ping script|load select smembers subscribe time unlink unsubscribe wait zrange".split()
 )
 """Commands that the client sends, in addition to those that the scripts call."""

@@ -5,6 +5,7 @@ import msgspec
 from palaver import Erasure, Export, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.redis.client import RedisClient
 from palaver_plugins.ledgers.redis.keys import Keys, Partition
+from palaver_plugins.ledgers.redis.memories import Memories
 
 ENTRIES = 500
 """History entries per request: Redis disconnects a subscriber with more than 32 MB of pending
@@ -23,8 +24,9 @@ _decode_part = msgspec.json.Decoder(_Part).decode
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
 
 
-async def export(client: RedisClient, keys: Keys, tenant: str, person: str) -> Export:
+async def export(memories: Memories, tenant: str, person: str) -> Export:
     """Return all data about the person."""
+    client, keys, _ = memories
     conversations: dict[str, tuple[HistoryEntry, ...]] = {}
     pending: list[Message] = []
     for partition, name in await _conversations_of(client, keys, tenant, person):
@@ -37,15 +39,13 @@ async def export(client: RedisClient, keys: Keys, tenant: str, person: str) -> E
             "export_dead_letters", partition, partition.dead_letter_keys, tenant, person
         )
         pending += _decode_messages(reply)
-    partition, memories_key = keys.memories(tenant, person)
-    memories = await client.command(partition, "HGETALL", memories_key)
     return Export(
         tenant=tenant,
         person=person,
         conversations=conversations,
         pending=tuple(pending),
-        memories={key.decode(): value.decode() for key, value in memories.items()},
-        at=await _time(client, partition),
+        memories=await memories.read_all(tenant, person),
+        at=await _time(client, keys.partitions[0]),
     )
 
 
@@ -65,10 +65,9 @@ async def _export_from(
     return history, pending
 
 
-async def erase(
-    client: RedisClient, keys: Keys, tenant: str, person: str, *, history_kept: int
-) -> Erasure:
+async def erase(memories: Memories, tenant: str, person: str, *, history_kept: int) -> Erasure:
     """Delete all data about the person."""
+    client, keys, _ = memories
     conversations = messages = events = dead_letters = 0
     for partition, name in await _conversations_of(client, keys, tenant, person):
         index = partition.person_index(tenant, person)
@@ -83,9 +82,8 @@ async def erase(
         dead_letters += await client.run(
             "erase_dead_letters", partition, partition.dead_letter_keys, tenant, person
         )
-    partition, memories_key = keys.memories(tenant, person)
-    memories = await client.command(partition, "HLEN", memories_key)
-    await client.command(partition, "UNLINK", memories_key)
+    # The last step: each of the person's turns is fenced, so that none writes a memory any more.
+    erased_memories = await memories.erase(tenant, person)
     return Erasure(
         tenant=tenant,
         person=person,
@@ -93,8 +91,8 @@ async def erase(
         messages=messages,
         events=events,
         dead_letters=dead_letters,
-        memories=memories,
-        at=await _time(client, partition),
+        memories=erased_memories,
+        at=await _time(client, keys.partitions[0]),
     )
 
 

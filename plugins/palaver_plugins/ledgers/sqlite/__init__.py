@@ -175,11 +175,11 @@ class SQLiteLedger:
 
     # People
 
-    async def remember(self, tenant: str, person: str, key: str, value: str | None) -> None:
-        await self._thread.submit(queries.remember, tenant, person, key, value)
-
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
         return await self._thread.submit(queries.recall, tenant, person, key)
+
+    async def count_memories(self, tenant: str, person: str) -> int:
+        return await self._thread.submit(queries.count_memories, tenant, person)
 
     async def export(self, tenant: str, person: str) -> Export:
         return await self._thread.submit(personal_data.export, tenant, person)

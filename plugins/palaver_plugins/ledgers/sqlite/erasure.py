@@ -16,8 +16,8 @@ from palaver_plugins.ledgers.sqlite.rows import (
 from palaver_plugins.ledgers.sqlite.settling import (
     DELETE_STEPS,
     move_steering,
-    people_of_question,
 )
+from palaver_plugins.ledgers.sqlite.turns import people_of_question
 from palaver_plugins.ledgers.sqlite.unsettled_turns import (
     read_steering,
     read_unsettled_turns,

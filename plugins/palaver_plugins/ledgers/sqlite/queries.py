@@ -1,4 +1,4 @@
-"""Operations that read, and the memories about people."""
+"""Operations that read."""
 
 from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledCount
 from palaver_plugins.ledgers.sqlite.results import OperationResult
@@ -103,23 +103,6 @@ def count_unsettled(database: Database) -> OperationResult[tuple[UnsettledCount,
     )
 
 
-def remember(
-    database: Database, tenant: str, person: str, key: str, value: str | None
-) -> OperationResult[None]:
-    if value is None:
-        database.execute(
-            "DELETE FROM memories WHERE tenant = ? AND person = ? AND key = ?",
-            (tenant, person, key),
-        )
-    else:
-        database.execute(
-            "INSERT OR REPLACE INTO memories (tenant, person, key, value, used_at) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (tenant, person, key, value, database.clock()),
-        )
-    return OperationResult(None)
-
-
 def recall(database: Database, tenant: str, person: str, key: str) -> OperationResult[str | None]:
     found = database.execute(
         "SELECT value, used_at FROM memories WHERE tenant = ? AND person = ? AND key = ?",
@@ -134,3 +117,10 @@ def recall(database: Database, tenant: str, person: str, key: str) -> OperationR
             (now, tenant, person, key),
         )
     return OperationResult(value)
+
+
+def count_memories(database: Database, tenant: str, person: str) -> OperationResult[int]:
+    (count,) = database.execute(
+        "SELECT count(*) FROM memories WHERE tenant = ? AND person = ?", (tenant, person)
+    ).fetchone()
+    return OperationResult(int(count))

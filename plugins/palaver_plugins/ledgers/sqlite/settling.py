@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from palaver import (
     Claim,
     Finished,
@@ -42,7 +40,9 @@ from palaver_plugins.ledgers.sqlite.turns import (
     index_conflict,
     insert_entries,
     owns,
+    people_of_question,
     split_entries,
+    write_memories,
 )
 from palaver_plugins.ledgers.sqlite.unsettled_turns import (
     add_turn,
@@ -56,8 +56,6 @@ from palaver_plugins.ledgers.sqlite.unsettled_turns import (
 )
 
 DELETE_STEPS = "DELETE FROM steps WHERE conversation = ? AND turn = ?"
-
-_decode_people = msgspec.json.Decoder(set[str]).decode
 
 _SETTLE_TURN = """
 UPDATE turns SET inbox_messages = NULL, interrupted = NULL, history = ?, has_other_people = ?,
@@ -101,6 +99,7 @@ def settle(
     connection, now = database.connection, database.clock()
     steering = read_steering(connection, row)
     check_taken_steering(claim.turn, steering, taken)
+    write_memories(database, row, claim, entries)
     turn = claimed_turn(connection, row)
     events, _ = split_entries(entries)  # the journal ends with the turn
     load_reply(connection, row)
@@ -289,14 +288,6 @@ def _store_question(
         "INSERT OR REPLACE INTO pending_questions (conversation, people, data) VALUES (?, ?, ?)",
         (row.id, encode(sorted(people)).decode(), encode(question)),
     )
-
-
-def people_of_question(database: Database, row: Row) -> set[str]:
-    """Return the people with words in the pending question."""
-    found = database.execute(
-        "SELECT people FROM pending_questions WHERE conversation = ?", (row.id,)
-    ).fetchone()
-    return _decode_people(found[0]) if found else set()
 
 
 def _trim_events(database: Database, row: Row) -> None:

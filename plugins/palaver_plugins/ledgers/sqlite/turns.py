@@ -13,10 +13,12 @@ from palaver import (
     Fenced,
     IndexConflict,
     LogEntry,
+    MemoryWrite,
     Message,
     PendingQuestion,
     Progress,
     Step,
+    memory_writes,
     reply_length_after,
 )
 from palaver_plugins.ledgers.sqlite import unsettled_turns
@@ -34,6 +36,7 @@ from palaver_plugins.ledgers.sqlite.rows import (
     read_journal,
 )
 
+_decode_people = msgspec.json.Decoder(set[str]).decode
 _decode_question = msgspec.json.Decoder(PendingQuestion).decode
 
 _NEXT_DUE = """
@@ -48,6 +51,10 @@ _APPEND = """
 UPDATE conversations SET due_at = ?, last_offset = ?, next_index = ?, reply_length = ?,
     has_steps = ?, write_index = ?, write_digest = ?, write_offset = ? WHERE id = ?
 """
+_REMEMBER = """
+INSERT OR REPLACE INTO memories (tenant, person, key, value, used_at) VALUES (?, ?, ?, ?, ?)
+"""
+_FORGET = "DELETE FROM memories WHERE tenant = ? AND person = ? AND key = ?"
 _RENEW = "UPDATE conversations SET due_at = ? WHERE id = ?"
 _RELEASE = """
 UPDATE conversations SET running_turn = '', due_at = ?, waiting_messages = ? WHERE id = ?
@@ -130,7 +137,9 @@ def append(
     if not entries:
         database.execute(_RENEW, (due_at, row.id))
         return OperationResult(_progress(row, row.last_offset))
-    row.reply_length = reply_length_after(claim.turn, entries, row.reply_length)
+    reply_length = reply_length_after(claim.turn, entries, row.reply_length)
+    write_memories(database, row, claim, entries)
+    row.reply_length = reply_length
     events, steps = split_entries(entries)
     offset = row.last_offset + 1
     load_reply(database.connection, row)
@@ -146,6 +155,32 @@ def append(
          row.write_digest, row.write_offset, row.id),
     )  # fmt: skip
     return OperationResult(_progress(row, row.last_offset), row.name, offset, events)
+
+
+def write_memories(database: Database, row: Row, claim: Claim, entries: Sequence[LogEntry]) -> None:
+    """Store the memories among ``entries``. Raises `Forbidden` before the first write."""
+    tenant = claim.conversation.tenant
+    for memory in memory_writes(claim.turn, entries, lambda: _people_of_turn(database, row)):
+        if memory.value is None:
+            database.execute(_FORGET, (tenant, memory.person, memory.key))
+        else:
+            values = (tenant, memory.person, memory.key, memory.value, database.clock())
+            database.execute(_REMEMBER, values)
+
+
+def _people_of_turn(database: Database, row: Row) -> set[str]:
+    """Return the people with words in the running turn or in its pending question."""
+    people = {unsettled_turns.claimed_turn(database.connection, row).person}
+    people |= {message.person for message in _steering_messages(database, row)}
+    return people | people_of_question(database, row)
+
+
+def people_of_question(database: Database, row: Row) -> set[str]:
+    """Return the people with words in the pending question."""
+    found = database.execute(
+        "SELECT people FROM pending_questions WHERE conversation = ?", (row.id,)
+    ).fetchone()
+    return _decode_people(found[0]) if found else set()
 
 
 def _progress(row: Row, offset: int) -> Progress:
@@ -189,9 +224,7 @@ def index_conflict(claim: Claim, row: Row, expect: int) -> IndexConflict:
 def split_entries(entries: Sequence[LogEntry]) -> tuple[tuple[Event, ...], tuple[Step, ...]]:
     """Separate the events of the stream from the steps of the journal."""
     steps = tuple(entry for entry in entries if isinstance(entry, Step))
-    if not steps:
-        return tuple(entries), ()  # type: ignore[arg-type]  # no Step is among them
-    return tuple(entry for entry in entries if not isinstance(entry, Step)), steps
+    return tuple(entry for entry in entries if not isinstance(entry, Step | MemoryWrite)), steps
 
 
 def insert_entries(

@@ -11,7 +11,7 @@ local time = now()
 
 if policies.members_only and redis.call('SISMEMBER', members, person) == 0
   and redis.call('EXISTS', members) == 1 then
-  return redis.error_reply('FORBIDDEN not a member')
+  return redis.error_reply('FORBIDDEN the conversation belongs to someone else')
 end
 
 local function position_of(turn)

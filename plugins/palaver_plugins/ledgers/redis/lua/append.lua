@@ -1,4 +1,4 @@
--- ARGV: name, turn, fence, expected index, lease (ms), entries.
+-- ARGV: name, turn, fence, expected index, lease (ms), entries, prefix of memories, their version.
 -- Returns index, offset, stop requested, number of steering messages.
 if not is_owner then
   return redis.error_reply('FENCED the claim is over')
@@ -32,6 +32,10 @@ length = length_after(entries, tonumber(length))
 if not length then
   return redis.error_reply('TEXT it does not continue')
 end
+if not about_its_people(turn, entries) then
+  return redis.error_reply('FORBIDDEN the turn has no words of the person of a memory')
+end
+memory_prefix, memory_version = ARGV[7], ARGV[8]
 offset = append_events(offset, apply(turn, entries))
 index = index + #entries
 redis.call('HSET', key, 'index', index, 'length', length, 'last_write', write,

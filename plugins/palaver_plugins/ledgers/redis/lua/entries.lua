@@ -1,5 +1,5 @@
 -- Entries arrive as {kind, json, ...}: 't' text (position, code points, text), 'r' reset
--- (position), 's' step (number), 'k' routed (skill), 'e' any other event.
+-- (position), 's' step (number), 'k' routed (skill), 'm' memory (see there), 'e' any other event.
 
 -- Returns the reply's length after the entries, or nil when a text does not continue it.
 local function length_after(entries, length)
@@ -46,7 +46,9 @@ local function apply(turn, entries)
   local reply, events, parts = conv .. ':r:' .. turn, {}, {}
   for _, entry in ipairs(entries) do
     local kind = entry[1]
-    if kind == 's' then
+    if kind == 'm' then
+      write_memory(entry)
+    elseif kind == 's' then
       redis.call('HSET', conv .. ':j:' .. turn, entry[3], entry[2])
       set_expiry(conv .. ':j:' .. turn)
     else

@@ -1,7 +1,7 @@
 -- ARGV: name, turn, fence, expected index, entries, the closing: {outcome, messages = {{person,
 -- text}, …} of the turn's own messages and the taken ones, taken = ids of the taken steering
 -- messages, question, people, next_turn, dead_letter = {reason, {{person, message}, …}},
--- person_indexes, events_kept, history_kept}.
+-- person_indexes, memories, memory_version, events_kept, history_kept}.
 -- Returns index, offset, stop requested, number of steering messages.
 local expect, digest = tonumber(ARGV[4]), redis.sha1hex(ARGV[5])
 local records = conv .. ':m'
@@ -37,7 +37,11 @@ for i, id in ipairs(closing.taken) do
     return redis.error_reply('INDEX ' .. stored_index .. ', and has no such steering message')
   end
 end
+if not about_its_people(turn, entries) then
+  return redis.error_reply('FORBIDDEN the turn has no words of the person of a memory')
+end
 
+memory_prefix, memory_version = closing.memories, closing.memory_version
 postpone_expiry(closing.person_indexes, name)
 local events = apply(turn, entries)
 local skill = redis.call('HGET', key, 'skill') or ''
