@@ -67,6 +67,7 @@ from palaver.errors import (
     Unauthenticated,
     Unsupported,
     UnusableAnswer,
+    describe_error,
 )
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
@@ -303,6 +304,7 @@ __all__ = [
     "check_request",
     "check_taken_steering",
     "decide_concurrency",
+    "describe_error",
     "encode",
     "finished_entry",
     "follow_reply",

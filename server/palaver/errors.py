@@ -30,11 +30,16 @@
         ├── PromptTooLong           400  the request does not fit the context window
         └── Unsupported             501  the engine declares that it cannot do this
 
-``str(error)`` is the detail for the log; ``error.public`` is a sentence safe to show to a person.
+``str(error)`` is the detail for the operator; ``error.public`` is a sentence safe to show to a
+person; `describe_error` is what a log may keep of any error.
 """
 
 import math
+import os
+from traceback import walk_tb
 from typing import ClassVar
+
+MAX_DESCRIBED_CAUSES, MAX_DESCRIBED_FRAMES = 4, 8
 
 
 class PalaverError(Exception):
@@ -46,11 +51,18 @@ class PalaverError(Exception):
     public_message: ClassVar[str] = "Something went wrong on our side."
     detail_is_public: ClassVar[bool] = False
     """Whether the detail is about the caller's own input and so may be shown to them."""
+    detail_may_quote: ClassVar[bool] = True
+    """Whether the detail may quote what a person or the engine wrote. Then it stays out of the log,
+    which an erasure does not reach."""
     default_retry_after: ClassVar[float | None] = None
     """The usual ``retry_after``. Every 429 and 503 has one."""
 
-    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
-        super().__init__(detail or self.public_message)
+    def __init__(
+        self, detail: str = "", *, quoted: str = "", retry_after: float | None = None
+    ) -> None:
+        """``quoted``: what another program says about it; it stays out of the log too."""
+        super().__init__(": ".join(filter(None, (detail or self.public_message, quoted))))
+        self.log_detail = "" if self.detail_may_quote else detail or self.public_message
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
     @property
@@ -117,12 +129,15 @@ class TooMany(CallerError):
 
 
 class ConfigurationError(PalaverError):
+    detail_may_quote = False
     code = "configuration"
     public_message = "The server is not configured correctly."
 
 
 class ServerError(PalaverError):
     """Our own fault."""
+
+    detail_may_quote = False
 
 
 class Overloaded(ServerError):
@@ -168,10 +183,12 @@ class PluginError(PalaverError):
 
 
 class PluginLoadError(PluginError):
+    detail_may_quote = False
     code = "plugin_load"
 
 
 class NameCollision(PluginError):
+    detail_may_quote = False
     code = "name_collision"
 
 
@@ -196,6 +213,7 @@ class EngineError(PalaverError):
 
 
 class EngineUnavailable(EngineError):
+    detail_may_quote = False
     status = 503
     code = "engine_unavailable"
     public_message = "The language model is not available right now. Please try again in a moment."
@@ -203,12 +221,14 @@ class EngineUnavailable(EngineError):
 
 
 class EngineTimeout(EngineError):
+    detail_may_quote = False
     status = 504
     code = "engine_timeout"
     public_message = "The language model took too long to answer."
 
 
 class EngineDied(EngineError):
+    detail_may_quote = False
     code = "engine_died"
     public_message = "The language model broke down at this message and cannot answer it."
 
@@ -220,6 +240,33 @@ class PromptTooLong(EngineError):
 
 
 class Unsupported(EngineError):
+    detail_may_quote = False
     status = 501
     code = "unsupported"
     public_message = "The language model cannot do this."
+
+
+def describe_error(error: BaseException) -> str:
+    """Describe an error for the log.
+
+    Returns the detail where it quotes nobody, else kinds and places of the error and its causes.
+    """
+    if isinstance(error, PalaverError) and error.log_detail:
+        return error.log_detail
+    return ", caused by ".join(map(_describe_place, _error_chain(error)))
+
+
+def _error_chain(error: BaseException | None) -> list[BaseException]:
+    chain: list[BaseException] = []
+    while error is not None and len(chain) < MAX_DESCRIBED_CAUSES:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return chain
+
+
+def _describe_place(error: BaseException) -> str:
+    frames = [
+        f"{os.path.basename(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}"
+        for frame, line in walk_tb(error.__traceback__)
+    ][-MAX_DESCRIBED_FRAMES:]
+    return f"{type(error).__name__} ({' > '.join(frames) or 'not raised'})"

@@ -42,6 +42,7 @@ from palaver import (
     Secret,
     Unsupported,
     check_request,
+    describe_error,
     generation_timeout,
     hookimpl,
     remaining_tokens,
@@ -181,7 +182,11 @@ class OpenAIEngine:
         try:
             cards = await upstream.models()
         except UpstreamFailed as failure:
-            log.warning("engine server %s cannot be reached yet: %s", upstream.url, failure)
+            log.warning(
+                "engine server %s cannot be reached yet: %s",
+                upstream.url,
+                describe_error(failure.error),
+            )
             upstream.start_cooldown()
             return []
         except EngineError as error:
@@ -300,7 +305,7 @@ class OpenAIEngine:
             try:
                 return await call(upstream)
             except UpstreamFailed as failure:
-                log.info("engine server %s: %s", upstream.url, failure)
+                log.info("engine server %s: %s", upstream.url, describe_error(failure.error))
                 if failure.unhealthy:
                     upstream.start_cooldown()
                 error = failure.error

@@ -249,21 +249,24 @@ def response_error(
     url: str, status: int, body: bytes, headers: Mapping[str, str]
 ) -> UpstreamFailed | PalaverError:
     """Return the exception for a response with a status other than 200."""
-    detail = f"{url}: HTTP {status}: {error_message(body)}"
+    detail, quoted = f"{url}: HTTP {status}", error_message(body)
     if status in (429, 503):
         pause = retry_after(headers)
-        return UpstreamFailed(Overloaded(detail, retry_after=pause), unhealthy=False)
+        return UpstreamFailed(Overloaded(detail, quoted=quoted, retry_after=pause), unhealthy=False)
     if status >= 500:
-        return UpstreamFailed(EngineUnavailable(detail, retry_after=1))
+        return UpstreamFailed(EngineUnavailable(detail, quoted=quoted, retry_after=1))
     if status in (401, 403):
-        return EngineError(f"{detail}; set engine.openai.api_key to a key that {url} accepts")
+        return EngineError(
+            f"{detail}: {quoted}; set engine.openai.api_key to a key that {url} accepts"
+        )
     if status == 404:
-        return EngineError(f"{detail}; the setting engine.openai.model names the model")
+        return EngineError(f"{detail}: {quoted}; the setting engine.openai.model names the model")
     if status in (400, 413, 422):
-        return PromptTooLong(detail) if PROMPT_TOO_LONG.search(detail) else InvalidInput(detail)
+        kind = PromptTooLong if PROMPT_TOO_LONG.search(quoted) else InvalidInput
+        return kind(detail, quoted=quoted)
     if status == 501:
-        return Unsupported(detail)
-    return EngineError(detail)
+        return Unsupported(detail, quoted=quoted)
+    return EngineError(detail, quoted=quoted)
 
 
 def error_message(body: bytes) -> str:

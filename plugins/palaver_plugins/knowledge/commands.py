@@ -8,12 +8,14 @@ from typing import TypeVar
 
 import click
 
-from palaver import EXIT_FAILED, Console, InvalidInput, KnowledgeBase, hookimpl
+from palaver import EXIT_FAILED, Console, Document, InvalidInput, KnowledgeBase, hookimpl
 from palaver_plugins.knowledge import files
 
 T = TypeVar("T")
 MAX_SHOWN_CHARACTERS = 300
 """Characters of a passage that ``search`` prints."""
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 100, 2_000_000
+"""A replaced document costs a merge of the full-text index, once for each batch."""
 
 _tenant = click.option(
     "--tenant", default="default", show_default=True, help="Tenant that owns the documents."
@@ -41,6 +43,11 @@ def _read_limits(console: Console) -> files.ReadLimits:
     )
 
 
+def _is_full(batch: list[Document]) -> bool:
+    size = sum(len(document.text) for document in batch)
+    return len(batch) >= BATCH_DOCUMENTS or size >= BATCH_CHARACTERS
+
+
 @click.group()
 def knowledge() -> None:
     """Add, list, remove and search documents that answers are taken from."""
@@ -62,16 +69,18 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
 
     async def add_all(base: KnowledgeBase) -> tuple[int, int]:
         documents = passages = 0
+        batch: list[Document] = []
         hidden = not sys.stdout.isatty()
         with click.progressbar(found, label="Adding", hidden=hidden) as progress:
             for path in progress:
                 try:
-                    document = await asyncio.to_thread(files.read_document, path, limits)
-                    passages += await base.add(tenant, [document])
+                    batch.append(await asyncio.to_thread(files.read_document, path, limits))
                 except InvalidInput as error:
                     problems.append(f"{path}: {error}")
-                else:
-                    documents += 1
+                if path is found[-1] or _is_full(batch):
+                    passages += await base.add(tenant, batch)
+                    documents += len(batch)
+                    batch = []
         return documents, passages
 
     documents, passages = _run_with_knowledge(console, add_all)

@@ -54,6 +54,10 @@ def find_files(paths: list[Path]) -> Iterator[Path]:
 
 def read_document(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> Document:
     """Read a file as a document with its path as the id. Raises `InvalidInput` with the reason."""
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("its name is not UTF-8") from error
     kind = path.suffix.lower()
     if kind not in reader_process.READERS:
         known = " ".join(sorted(reader_process.READERS))

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palaver import Document, DocumentInfo, InvalidInput, Passage
+from palaver_plugins.knowledge import scrubbing
 from palaver_plugins.knowledge.passages import split_passages
 from palaver_plugins.knowledge.terms import index_terms, query_terms
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_SECONDS = 10.0
 """Time to wait for another process that writes."""
 TITLE_WEIGHT, SECTION_WEIGHT, BODY_WEIGHT = 4.0, 1.5, 1.0
@@ -27,7 +28,8 @@ MAX_TITLE_CHARACTERS = 300
 RERANKED_PASSAGES = 50
 """Passages that are ranked again by their coverage of the question."""
 
-_SCHEMA = """
+_SCHEMA = f"""
+{scrubbing.CREATE_SCRUBS}
 CREATE TABLE IF NOT EXISTS tenants (key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS documents (
     key INTEGER PRIMARY KEY,
@@ -80,24 +82,28 @@ class SearchIndex:
     Raises `sqlite3.Error` if the file cannot be opened or is not an index.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> None:
+        self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
         self._vectors: dict[int, Vectors] = {}
         self._vectors_version = -1
         self._seen_version = -1
+        self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file, or at the next VACUUM
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA foreign_keys=ON")
+        self._db.execute("PRAGMA secure_delete=ON")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was written by a newer version ({version})")
         if version < SCHEMA_VERSION:
-            self._make_tables()
+            self._make_tables(version)
 
-    def _make_tables(self) -> None:
-        self._db.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-        )
+    def _make_tables(self, version: int) -> None:
+        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        if version == 1:  # it kept the words of removed documents
+            scrubbing.note_removal(self._db, self._tenants())
+            self._db.execute("VACUUM")
+        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         self._db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(text)")
         self._db.execute("DROP TABLE temp.probe")
 
@@ -147,6 +153,13 @@ class SearchIndex:
         )
         return tuple(DocumentInfo(id=id_, title=title, passages=n) for id_, title, n in rows)
 
+    def scrub(self) -> bool:
+        """Remove what is left of removed words; see `scrubbing.scrub`."""
+        return scrubbing.scrub(self._db)
+
+    def _tenants(self) -> list[int]:
+        return [key for (key,) in self._db.execute("SELECT key FROM tenants")]
+
     def _tenant(self, name: str) -> int | None:
         row = self._db.execute("SELECT key FROM tenants WHERE name = ?", (name,)).fetchone()
         return None if row is None else int(row[0])
@@ -169,6 +182,7 @@ class SearchIndex:
         ).fetchone()
         if row is None:
             return False
+        scrubbing.note_removal(self._db, [owner])
         self._db.execute(
             f"DELETE FROM terms_{owner} WHERE rowid IN"
             " (SELECT key FROM passages WHERE document = ?)",

@@ -19,11 +19,12 @@ from palaver import (
     PalaverError,
     Passage,
     PluginSettings,
+    describe_error,
     hookimpl,
     make_private_database,
     make_private_directory,
 )
-from palaver_plugins.knowledge.index import Ranked, SearchIndex
+from palaver_plugins.knowledge.index import BUSY_TIMEOUT_SECONDS, Ranked, SearchIndex
 from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,16 @@ class SqliteKnowledgeSettings(PluginSettings):
 class SqliteKnowledge:
     """Knowledge base of all tenants in one file. Reading does not wait for writing."""
 
-    def __init__(self, path: Path, *, embeddings: bool = False) -> None:
-        self._reader = _IndexThread(path)
-        self._writer = _IndexThread(path)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        embeddings: bool = False,
+        busy_timeout: float = BUSY_TIMEOUT_SECONDS,
+    ) -> None:
+        self._path = path
+        self._reader = _IndexThread(path, busy_timeout)
+        self._writer = _IndexThread(path, busy_timeout)
         self._embeddings = embeddings
         self._embed: Embed | None = None
         self._embedding_requested = False
@@ -58,6 +66,7 @@ class SqliteKnowledge:
     async def start(self) -> None:
         await self._writer.open()
         await self._reader.open()
+        await self._scrub()
 
     async def close(self) -> None:
         if self._embedding_task is not None:
@@ -70,11 +79,27 @@ class SqliteKnowledge:
         stored = 0
         for document in documents:
             stored += await self._writer.run(SearchIndex.add, tenant, document)
+        await self._scrub()
         self._request_embedding()
         return stored
 
     async def remove(self, tenant: str, document: str) -> bool:
-        return await self._writer.run(SearchIndex.remove, tenant, document)
+        removed = await self._writer.run(SearchIndex.remove, tenant, document)
+        await self._scrub()
+        return removed
+
+    async def _scrub(self) -> None:
+        """Remove what is left of removed documents, in all files."""
+        try:
+            is_done = await self._writer.run(SearchIndex.scrub)
+            problem = "another program reads it"
+        except sqlite3.Error as error:
+            is_done, problem = False, str(error)
+        if not is_done:
+            log.warning(
+                "words of removed documents stay in %r until the next change: %s",
+                *(str(self._path), problem),
+            )
 
     async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
         return await self._reader.run(SearchIndex.documents, tenant)
@@ -94,7 +119,7 @@ class SqliteKnowledge:
         try:
             [vector] = await embed([query[:MAX_QUERY_CHARACTERS]])
         except PalaverError as error:
-            log.warning("searching by words only: %s", error)
+            log.warning("searching by words only: %s", describe_error(error))
             return []
         return await self._reader.run(SearchIndex.rank_by_vector, tenant, vector, FUSION_DEPTH)
 
@@ -125,7 +150,10 @@ class SqliteKnowledge:
             try:
                 await self._embed_passages(self._embed)
             except PalaverError as error:
-                log.warning("passages stay without a vector until the next change: %s", error)
+                log.warning(
+                    "passages stay without a vector until the next change: %s",
+                    describe_error(error),
+                )
 
     async def _embed_passages(self, embed: Embed) -> None:
         """Store a vector of this model for every passage."""
@@ -152,8 +180,9 @@ def fuse_rankings(*rankings: Sequence[Ranked]) -> list[Ranked]:
 class _IndexThread:
     """A search index in its own thread, off the event loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy_timeout: float) -> None:
         self._path = path
+        self._busy_timeout = busy_timeout
         self._thread: ThreadPoolExecutor | None = None
         self._index: SearchIndex | None = None
 
@@ -168,7 +197,7 @@ class _IndexThread:
     def _open_index(self) -> SearchIndex:
         make_private_directory(self._path.parent)
         make_private_database(self._path)
-        return SearchIndex(self._path)
+        return SearchIndex(self._path, busy_timeout=self._busy_timeout)
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:  # Any: the work's own
         """Call a method of `SearchIndex` in the thread."""

@@ -23,6 +23,7 @@ from palaver.errors import (
     EngineUnavailable,
     Overloaded,
     PalaverError,
+    describe_error,
 )
 from palaver.messages import new_id
 from palaver.metrics import Metrics
@@ -103,7 +104,7 @@ class SupervisedEngine:
         except EngineUnavailable as error:
             if start_count == self._start_count:  # else the engine was restarted in between
                 self._unconfirmed = True
-                self._mark_down(str(error))
+                self._mark_down(describe_error(error))
             raise
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
@@ -217,6 +218,6 @@ class SupervisedEngine:
         except Overloaded:
             pass  # a refusal proves that the engine responds
         except PalaverError as error:
-            return str(error)
+            return describe_error(error)
         self._progress += 1
         return ""

@@ -19,6 +19,7 @@ from palaver.errors import (
     MaxAttemptsExceeded,
     PalaverError,
     SkillError,
+    describe_error,
 )
 from palaver.ledger import Claim, ConcurrencyPolicies, Receipt, StopState
 from palaver.messages import Conversation, Problem, new_id
@@ -230,8 +231,8 @@ class Dispatcher:
         except Fenced:
             log.info("another worker took over turn %s", claim.turn, extra=run.log_fields)
         except Exception as error:  # noqa: BLE001  the barrier around a worker
-            message = "turn %s stays unsettled until its lease expires: %r"
-            log.error(message, claim.turn, error, extra=run.log_fields)
+            message = "turn %s stays unsettled until its lease expires: %s"
+            log.error(message, claim.turn, describe_error(error), extra=run.log_fields)
         finally:
             run.writer.close()
             if self._runs.get(claim.turn) is run:
@@ -286,14 +287,14 @@ class Dispatcher:
             return self._failed(run, SkillError("the turn's timeout passed"))
         except PalaverError as error:
             return self._failed(run, error)
-        except Exception as error:
-            failure = SkillError(f"skill {run.turn.skill!r} raised {error!r}")
-            log.exception("turn %s: %s", run.claim.turn, failure, extra=run.log_fields)
-            return RunResult("failed", Problem(failure.code, failure.public))
+        except Exception as error:  # noqa: BLE001 - the barrier around a skill
+            what = f"skill {run.turn.skill!r} raised {describe_error(error)}"
+            log.error("turn %s: %s", run.claim.turn, what, extra=run.log_fields)
+            return RunResult("failed", Problem(SkillError.code, SkillError.public_message))
         return RunResult("done")
 
     def _failed(self, run: Run, error: PalaverError) -> RunResult:
-        log.warning("turn %s: %s", run.claim.turn, error, extra=run.log_fields)
+        log.warning("turn %s: %s", run.claim.turn, describe_error(error), extra=run.log_fields)
         reason = str(error) if isinstance(error, MaxAttemptsExceeded) else ""
         return RunResult("failed", Problem(error.code, error.public), dead_letter_reason=reason)
 

@@ -359,7 +359,7 @@ class Turn(Generic[ArgumentsT]):
             return model.model_validate_json(written)
         except pydantic.ValidationError as error:
             raise SkillError(
-                f"the engine filled {model.__name__} with {written[:200]!r}: {error}"
+                f"the output of the engine is not a {model.__name__}: {_describe_faults(error)}"
             ) from error
 
     def _require_capability(self, capability: Capability) -> None:
@@ -562,3 +562,9 @@ def _remove_interrupted(claim: Claim) -> tuple[HistoryEntry, ...]:
 
 def _ignore_text(text: str) -> None:
     """Drop a piece of text that only counts as a whole."""
+
+
+def _describe_faults(error: pydantic.ValidationError) -> str:
+    """Name the kinds of the faults, and nothing of what was written."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return ", ".join(sorted({fault["type"] for fault in faults}))

@@ -7,7 +7,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
 from palaver.authentication import route_access
-from palaver.errors import InvalidInput, NotFound, PalaverError, TooLarge
+from palaver.errors import InvalidInput, NotFound, PalaverError, TooLarge, describe_error
 from palaver.server import Server
 from palaver.web.access import AccessControl, check_declared
 from palaver.web.api import ApiHandler, error_response
@@ -105,12 +105,18 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return respond(InvalidInput(error.text or ""))
     except web.HTTPException:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the barrier of a request
         if isinstance(error, ConnectionError) and _is_disconnected(request):
-            log.info("the client disconnected during %s %s", request.method, request.path)
+            log.info("the client disconnected during %s", _describe_route(request))
         else:
-            log.exception("request %s %s failed", request.method, request.path)
+            log.error("%s failed: %s", _describe_route(request), describe_error(error))
         return respond(PalaverError())
+
+
+def _describe_route(request: web.Request) -> str:
+    """Return method and route. The path itself may name persons and conversations."""
+    resource = request.match_info.route.resource
+    return f"{request.method} {resource.canonical if resource else 'of an unknown path'}"
 
 
 def _is_disconnected(request: web.Request) -> bool:

@@ -20,6 +20,7 @@ from palaver.errors import (
     TooLarge,
     TooMany,
     Unauthenticated,
+    describe_error,
 )
 from palaver.ledger import Snapshot
 from palaver.messages import Cursor, Event, Message, encode
@@ -137,8 +138,8 @@ class WebSocketConnection:
         except PalaverError as error:
             self._put(make_error(error))
             await self._reject(_close_code(error), error.public)
-        except Exception:
-            log.exception("a conversation could not be opened")
+        except Exception as error:  # noqa: BLE001 - the barrier of a connection
+            log.error("a conversation could not be opened: %s", describe_error(error))
             await self._reject(WSCloseCode.INTERNAL_ERROR, PalaverError.public_message)
         else:
             await self._serve()
@@ -206,8 +207,8 @@ class WebSocketConnection:
             await self._handle_frame(frame)
         except PalaverError as error:
             self._put(make_error(error, id))
-        except Exception:
-            log.exception("a frame failed")
+        except Exception as error:  # noqa: BLE001 - the barrier of a frame
+            log.error("a frame failed: %s", describe_error(error))
             self._put(make_error(PalaverError(), id))
 
     def _check_right(self, frame: AnyClientFrame) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.plugins.knowledge.pdf import make_pdf
 
-from palaver import InvalidInput
+from palaver import Document, InvalidInput
 from palaver.cli.console import Console
 from palaver_plugins.knowledge import files, reader_process
 from palaver_plugins.knowledge.commands import knowledge
@@ -289,7 +289,19 @@ def test_the_other_files_of_a_batch_are_added(tmp_path: Path) -> None:
     assert added.exit_code == 2
     assert "Added 2 documents" in added.output
     assert "b.pdf: " in added.output
-    assert "its id is not valid Unicode" in added.output
+    assert "its name is not UTF-8" in added.output
+
+
+async def test_a_text_with_half_a_character_is_refused(tmp_path: Path) -> None:
+    base = SqliteKnowledge(tmp_path / "knowledge.sqlite")
+    await base.start()
+    try:
+        for id, title, text in (("\ud800", "", "a"), ("a", "\ud800", "a"), ("a", "", "\udfff")):
+            with pytest.raises(InvalidInput, match="half of a surrogate pair"):
+                await base.add("default", [Document(id=id, title=title, text=text)])
+        assert await base.documents("default") == ()
+    finally:
+        await base.close()
 
 
 # Questions

@@ -73,7 +73,8 @@ class DatabaseThread:
         """When expired rows were last deleted."""
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._is_open = False
-        self._scrub_pending = False
+        self._scrub_pending = True
+        """The log may hold deleted words: also at the start, when the last process was killed."""
 
     async def start(self) -> None:
         """Open the file. Raises `ConfigurationError`."""
@@ -137,6 +138,7 @@ class DatabaseThread:
 
     def _process_jobs(self, database: Database) -> None:
         self._delete_expired(database)
+        self._scrub_log(database, [])
         while (job := self._jobs.get()) is not None:
             results = self._run_batch(database, [job])
             self._scrub_log(database, results)
