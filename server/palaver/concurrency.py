@@ -4,10 +4,10 @@ Pure functions that the ledgers share: they take plain data and return a decisio
 stores. `palaver.messages.ConcurrencyPolicy` describes the policies.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from palaver.errors import Forbidden, IndexConflict
+from palaver.errors import Forbidden, IndexConflict, NotFound
 from palaver.ledger import INBOX_LIMIT, MAX_MERGE_WINDOWS, InboxMessage
 from palaver.messages import ConcurrencyPolicy, Conversation, Message, Received
 
@@ -113,6 +113,15 @@ def check_member(conversation: Conversation, person: str, members: Collection[st
     """Raise `Forbidden` when the conversation has members and the person is not one."""
     if members and person not in members:
         raise Forbidden(f"conversation {conversation.thread!r} belongs to someone else")
+
+
+def check_dead_letter(turn: str, person: str, messages: Iterable[Message]) -> None:
+    """Raise `NotFound` unless the person has one of the ``messages`` of the turn's dead letter."""
+    if not any(message.person == person for message in messages):
+        raise NotFound(
+            f"the dead letter {turn!r} has no message of {person!r}: it was replayed or discarded, "
+            "or the person was erased"
+        )
 
 
 def check_taken_steering(

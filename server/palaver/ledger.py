@@ -86,13 +86,15 @@ class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     """Concurrency policies of a channel: ``skills`` maps a running skill to its policy, ``default``
     applies to all others. ``merge_window`` is in seconds, ``inbox_limit`` in messages.
 
-    ``members_only``: a conversation that has members accepts messages of no one else."""
+    ``members_only``: a conversation that has members accepts messages of no one else.
+    ``dead_letter``: the turn whose dead letter the message comes from, and must still be in."""
 
     default: ConcurrencyPolicy = "queue"
     skills: dict[str, ConcurrencyPolicy] = {}
     merge_window: float = 1.0
     inbox_limit: int = INBOX_LIMIT
     members_only: bool = False
+    dead_letter: str = ""
 
     def for_skill(self, skill: str) -> ConcurrencyPolicy:
         """Return the policy while ``skill`` runs; the empty name means no skill."""
@@ -409,7 +411,8 @@ class Ledger(Protocol):
         """Store the message and its `Received` event, apply the policy and wake a worker.
 
         A duplicate (same id, same digest, within 24 hours) changes nothing. Raises `Forbidden` (see
-        ``members_only``), `Conflict` (same id, other digest) and `TooMany` (the inbox is full).
+        ``members_only``), `NotFound` (the ``dead_letter`` has no message of the person), `Conflict`
+        (same id, other digest) and `TooMany` (the inbox is full).
         """
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109  waiting is its purpose

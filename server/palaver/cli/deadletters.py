@@ -102,9 +102,11 @@ def replay(console: Console, turns: Sequence[str], all_turns: bool) -> None:
 async def replay_dead_letter(ledger: Ledger, dead_letter: DeadLetter) -> None:
     """Accept the messages again and remove the dead letter.
 
-    The ids of the messages derive from the turn, so an interrupted replay can be repeated.
+    The ids of the messages derive from the turn, so an interrupted replay can be repeated. Raises
+    `NotFound` when an erasure has changed the dead letter since it was read.
     """
     policies = MERGE_ALL if len(dead_letter.messages) > 1 else QUEUE_ALL
+    policies = msgspec.structs.replace(policies, dead_letter=dead_letter.turn)
     for number, message in enumerate(dead_letter.messages):
         copy = msgspec.structs.replace(message, id=f"replay-{dead_letter.turn}-{number}")
         # The conversation may have expired, and its name may be another person's by now.

@@ -12,7 +12,7 @@ from itertools import count, islice
 
 import msgspec
 
-from palaver.concurrency import check_member, received_event
+from palaver.concurrency import check_dead_letter, check_member, received_event
 from palaver.errors import Fenced, IndexConflict, TooMany
 from palaver.ledger import (
     MAX_DEAD_LETTERS,
@@ -89,6 +89,9 @@ class MemoryLedger:
         state = self._conversations.get(name)
         if state is not None and policies.members_only:
             check_member(message.conversation, message.person, state.members)
+        if turn_id := policies.dead_letter:
+            _, letter = self._dead_letters.get(turn_id, ("", None))
+            check_dead_letter(turn_id, message.person, letter.messages if letter else ())
         if state is None:
             state = self._conversations[name] = ConversationState(message.conversation, self._epoch)
         elif earlier := state.find_duplicate(message, now):

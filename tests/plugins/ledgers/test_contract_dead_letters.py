@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from palaver.errors import Fenced
-from palaver.ledger import MAX_DEAD_LETTERS, ConcurrencyPolicies
+from palaver.errors import Fenced, NotFound
+from palaver.ledger import MAX_DEAD_LETTERS, ConcurrencyPolicies, Receipt
 from palaver.messages import new_id
 
 if TYPE_CHECKING:
@@ -178,3 +178,37 @@ async def test_erasing_one_person_keeps_the_rest_of_a_dead_letter(
     assert b"Zanzibar" not in await subject.dump()
     assert (await subject.ledger.erase("acme", "ada")).dead_letters == 1
     assert await subject.ledger.dead_letters(10) == ()
+
+
+async def test_a_message_comes_from_a_dead_letter_only_while_it_is_there(
+    subject: "LedgerUnderTest",
+) -> None:
+    """Check that an erasure, or a discard, between reading and replaying a dead letter wins."""
+    await subject.accept("from ada", person="ada")
+    claim = await subject.claim()
+    await subject.accept_with("from bob", STEER, person="bob")
+    await subject.settle(
+        claim,
+        outcome="failed",
+        taken_steering=await subject.ledger.read_steering(claim),
+        dead_letter_reason="given up",
+    )
+    (letter,) = await subject.ledger.dead_letters(9)
+    policies = ConcurrencyPolicies(dead_letter=letter.turn)
+
+    async def replay(person: str) -> Receipt:
+        message = subject.make_message(f"again {person}", person=person, id=f"replay-{person}")
+        return await subject.ledger.accept(message, policies)
+
+    assert not (await replay("bob")).duplicate
+    assert (await replay("bob")).duplicate
+    await subject.ledger.erase("acme", "bob")
+    with pytest.raises(NotFound):
+        await replay("bob")
+    assert b"bob" not in await subject.dump()
+    assert not (await replay("ada")).duplicate
+    await subject.ledger.discard_dead_letter(letter.turn)
+    for person in ("ada", "eve"):
+        with pytest.raises(NotFound):
+            await replay(person)
+    assert await subject.ledger.members(claim.conversation) == {"ada"}

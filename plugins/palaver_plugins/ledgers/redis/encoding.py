@@ -17,6 +17,7 @@ from palaver import (
     LogEntry,
     MemoryWrite,
     Message,
+    NotFound,
     PalaverError,
     PendingQuestion,
     Received,
@@ -117,6 +118,11 @@ def error_from_reply(reply: str, what: str) -> PalaverError:
             return IndexConflict(f"{what}: a text does not continue the reply")
         case "FORBIDDEN":
             return Forbidden(detail)
+        case "NOTFOUND":
+            return NotFound(
+                "the dead letter has no message of the person: it was replayed or discarded, or "
+                "the person was erased"
+            )
         case "CONFLICT":
             return Conflict()
         case "TOOMANY":

@@ -70,6 +70,9 @@ class Partition(NamedTuple):
         """Return the key of the sorted set of dead letters."""
         return f"{self.base}d"
 
+    def dead_letter(self, turn: str) -> str:
+        return f"{self.dead_letters}:{check_name(turn, 'turn')}"
+
     def conversation_keys(self, name: str) -> tuple[str, str, str]:
         """Return the keys of a script about a conversation."""
         return self.state, self.queue, self.conversation(name)

@@ -96,6 +96,7 @@ class RedisLedger:
             pack_policies(policies),
             INBOX_LIMIT,
             partition.person_index_prefix(message.conversation.tenant),
+            partition.dead_letter(policies.dead_letter) if policies.dead_letter else "",
         )
         return Receipt(
             turn=turn.decode(), ahead=ahead, duplicate=duplicate == 1, joined=joined == 1

@@ -51,6 +51,12 @@ def discard(database: Database, turn: str) -> OperationResult[bool]:
     return OperationResult(deleted > 0, scrub=deleted > 0)
 
 
+def read_messages(database: Database, turn: str) -> tuple[Message, ...]:
+    """Return the messages of a dead letter; empty when there is none."""
+    found = database.execute("SELECT data FROM dead_letters WHERE turn = ?", (turn,)).fetchone()
+    return _decode(found[0]).messages if found else ()
+
+
 def messages_of(database: Database, tenant: str, person: str) -> Iterable[Message]:
     """Yield the messages of a person in dead letters."""
     for _, letter in _dead_letters_of(database, tenant):

@@ -15,10 +15,12 @@ from palaver import (
     Receipt,
     StopState,
     TooMany,
+    check_dead_letter,
     check_member,
     decide_concurrency,
     received_event,
 )
+from palaver_plugins.ledgers.sqlite.dead_letters import read_messages
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -79,6 +81,9 @@ def accept(
     row = database.row(name)
     if row is not None and policies.members_only and message.person not in row.people:
         check_member(message.conversation, message.person, read_members(database, row))
+    if policies.dead_letter:
+        messages = read_messages(database, policies.dead_letter)
+        check_dead_letter(policies.dead_letter, message.person, messages)
     if row is None:
         row = _begin(database, name, now)
     elif earlier := _find_duplicate(database, row, message, digest, now):

@@ -1,6 +1,6 @@
 -- KEYS: state, queue, conversation. ARGV: name, turn, id, digest, person, message, the event's
 -- suffix, whether a skill is named, the policies, how many messages an interruption may gather, the
--- prefix of the person indexes.
+-- prefix of the person indexes, the key of the dead letter that the message comes from, or ''.
 -- Returns the turn, how many come before it, whether the message is a duplicate, whether it joined.
 local name, turn, id, digest, person, message, suffix = unpack(ARGV, 1, 7)
 local names_skill, policies, limit, person_indexes = ARGV[8] == '1', cmsgpack.unpack(ARGV[9]),
@@ -12,6 +12,20 @@ local time = now()
 if policies.members_only and redis.call('SISMEMBER', members, person) == 0
   and redis.call('EXISTS', members) == 1 then
   return redis.error_reply('FORBIDDEN the conversation belongs to someone else')
+end
+
+local function is_in_dead_letter()
+  local messages = redis.call('HGET', ARGV[12], 'messages')
+  for _, pair in ipairs(messages and cmsgpack.unpack(messages) or {}) do
+    if pair[1] == person then
+      return true
+    end
+  end
+  return false
+end
+
+if ARGV[12] ~= '' and not is_in_dead_letter() then
+  return redis.error_reply('NOTFOUND it is not in the dead letter')
 end
 
 local function position_of(turn)
