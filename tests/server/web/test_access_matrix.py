@@ -1,0 +1,502 @@
+"""The access matrix: every route and every websocket operation, called by everybody who must not
+see or change what belongs to the victim, and by the owner, who may.
+
+A route or an operation without a row in `ROUTES` or `OPERATIONS` fails.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytest
+from tests.server.web.live_server import (
+    TIMEOUT_SECONDS,
+    ConnectionEnded,
+    Frame,
+    LiveServer,
+    eventually,
+    open_live_server,
+)
+
+from palaver.authentication import RIGHTS, route_access
+from palaver.channels import Channel
+from palaver.config.settings import AuthKey, Right, Secret, Settings
+from palaver.hooks import BuildContext
+from palaver.ledger import Ledger
+from palaver.messages import Conversation, encode
+from palaver.plugins import load_plugins
+from palaver.server import Server
+from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.web.application import make_application
+from palaver.web.frames import FRAME_RIGHTS, AnyClientFrame, Hello, Ping, Send, Stop
+from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
+
+# The victim
+
+TENANT, PERSON, THREAD = "acme", "ada-lovelace", "engine-of-1843"
+MESSAGE_ID, TEXT, REPLY = "note-g", "bernoulli-numbers", "twenty-five-operations"
+
+
+@dataclasses.dataclass(frozen=True)
+class Victim:
+    """The ids of what was stored for the victim: a settled turn, and one that runs."""
+
+    settled: str
+    running: str
+
+    def traces(self, request: object, caller: str) -> list[str]:
+        """Return what no answer may hold, unless the caller or ``request`` has it."""
+        traces = [THREAD, MESSAGE_ID, TEXT, REPLY, self.settled, self.running]
+        traces += [TENANT] if caller in OUTSIDERS else []
+        traces += [PERSON] if caller != "another tenant" else []  # where it is the caller's id
+        return [trace for trace in traces if trace not in str(request)]
+
+
+# The callers
+
+Caller = Literal[
+    "nobody",
+    "a wrong key",
+    "a stranger of the tenant",
+    "another tenant",
+    "a trusted key of another tenant",
+    "a key without the right",
+    "a shared identity",
+    "a browser with an open key",
+]
+OUTSIDERS = ("nobody", "a wrong key", "another tenant", "a trusted key of another tenant")
+OWN: tuple[Right, ...] = ("talk", "read", "export", "erase")
+PRINCIPALS: dict[str, tuple[str, str, tuple[Right, ...]]] = {
+    "owner": (TENANT, PERSON, OWN),
+    "stranger": (TENANT, "stranger", OWN),
+    "namesake": ("another", PERSON, OWN),
+    "trusted": ("another", "", (*OWN, "impersonate")),
+    "open": (TENANT, "", OWN),
+    "operator": ("operators", "", ("operate", "metrics")),
+    **{f"no-{right}": (TENANT, PERSON, tuple(sorted(RIGHTS - {right, "impersonate"})))
+       for right in sorted(RIGHTS)},
+}  # fmt: skip
+"""Tenant, person and rights of each key."""
+KEYS = {
+    name: AuthKey(
+        secret=Secret(f"env:KEY_{name.upper()}"), tenant=tenant, person=person, rights=rights
+    )
+    for name, (tenant, person, rights) in PRINCIPALS.items()
+}
+
+
+def secret(name: str) -> str:
+    return f"the secret key of {name}"
+
+
+def key_of(caller: Caller, right: Right | None) -> str:
+    """Return the name of a caller's key; empty: it has none."""
+    return {
+        "nobody": "",
+        "a wrong key": "nobody knows it",
+        "a stranger of the tenant": "stranger",
+        "another tenant": "namesake",
+        "a trusted key of another tenant": "trusted",
+        "a key without the right": f"no-{right}",
+        "a shared identity": "open",
+        "a browser with an open key": "open",
+    }[caller]
+
+
+def header(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret(key)}"} if key else {}
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(f"KEY_{name.upper()}", secret(name))
+
+
+# The routes
+
+Kind = Literal["public", "server", "conversation", "person", "operators", "websocket"]
+"""``public``: nothing of anybody; ``server``: of the server, for any key with the right;
+``conversation``, ``person``: of the members, of the person; ``operators``: of all tenants."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """How to call a route. ``proof``: whether the owner's answer shows that the call worked."""
+
+    kind: Kind
+    path: str
+    proof: Callable[[str], bool]
+    body: Any = None  # JSON
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def has(text: str) -> Callable[[str], bool]:
+    return lambda answer: text in answer
+
+
+CONVERSATION = f"/v1/conversations/{THREAD}"
+COMPLETION = {"model": "parrot", "messages": [{"role": "user", "content": "hello"}]}
+ROUTES: dict[tuple[str, str], Row] = {
+    ("GET", "/"): Row("public", "/", has("<html")),
+    ("GET", "/static/{name}"): Row("public", "/static/page.js", has("import")),
+    ("GET", "/healthz"): Row("public", "/healthz", has("alive")),
+    ("GET", "/readyz"): Row("public", "/readyz", has("ready")),
+    ("GET", "/openapi.json"): Row("public", "/openapi.json", has("openapi")),
+    ("GET", "/ws"): Row("websocket", "/ws", has("No WebSocket UPGRADE")),
+    ("GET", "/metrics"): Row("operators", "/metrics", has(TENANT)),
+    ("GET", "/v1/skills"): Row("server", "/v1/skills", has("parrot")),
+    ("GET", "/v1/about"): Row("server", "/v1/about", has("model")),
+    ("GET", "/v1/models"): Row("server", "/v1/models", has("parrot")),
+    ("GET", "/v1/models/{model}"): Row("server", "/v1/models/parrot", has("parrot")),
+    ("GET", "/v1/export"): Row("person", "/v1/export", has(TEXT)),
+    ("POST", "/v1/erase"): Row("person", "/v1/erase", has('"conversations":2')),
+    ("GET", "/v1/conversations/{thread}"): Row("conversation", CONVERSATION, has(TEXT)),
+    ("GET", "/v1/conversations/{thread}/events"): Row(
+        "conversation", f"{CONVERSATION}/events", has(TEXT)
+    ),
+    ("POST", "/v1/conversations/{thread}/messages"): Row(
+        "conversation", f"{CONVERSATION}/messages", has('"turn"'), {"text": "hello", "id": "new"}
+    ),
+    ("POST", "/v1/conversations/{thread}/stop"): Row(
+        "conversation", f"{CONVERSATION}/stop", has('"stopping"'), {}
+    ),
+    ("POST", "/v1/chat/completions"): Row(
+        "conversation",
+        "/v1/chat/completions",
+        has('"hello "'),
+        COMPLETION,
+        {"X-Palaver-Thread": THREAD},
+    ),
+}
+
+Expected = Literal["unauthenticated", "forbidden", "own", "any"]
+"""``own``: success, with nothing of the victim; ``any``: it may be refused too."""
+
+
+def expected(kind: Kind, caller: Caller, *, names_victim: bool) -> Expected:
+    """Return what a call must lead to. ``names_victim``: it names the victim as the person."""
+    if kind == "public" or (kind == "websocket" and caller != "a wrong key"):
+        return "own"
+    if caller in ("nobody", "a wrong key"):
+        return "unauthenticated"
+    if kind == "operators" or caller == "a key without the right":
+        return "forbidden"
+    if caller == "a trusted key of another tenant":
+        return "any"  # it may name the person, but is not a member of what another has begun
+    if kind == "server" or caller == "another tenant":
+        return "own"
+    if names_victim or kind == "conversation" or caller == "a shared identity":
+        return "forbidden"
+    return "own"
+
+
+# The server
+
+CHANNELS = tuple(load_plugins(strict=True).channels.values())
+
+
+def open_channels(folder: Path) -> tuple[Channel, ...]:
+    """Build every channel that the project's plugins contribute, with its defaults."""
+    context = BuildContext(data_directory=folder, resolve_model=lambda name: folder)
+    return tuple(backend.build(backend.settings(), context) for backend in CHANNELS)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    if request.param == "memory":
+        return MemoryLedger()
+    return SQLiteLedger(SQLiteLedgerSettings(), tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def victims_server(
+    ledger: Ledger, tmp_path: Path
+) -> AsyncIterator[tuple[LiveServer, Victim]]:
+    async with open_live_server(
+        keys=KEYS, ledger=ledger, channels=open_channels(tmp_path)
+    ) as live_server:
+        yield live_server, await store_conversations(live_server)
+
+
+async def store_conversations(live_server: LiveServer) -> Victim:
+    async with live_server.open_websocket(headers=header("owner")) as client:
+        await client.hello(THREAD, person=None)
+        settled = await client.send_message(TEXT, id=MESSAGE_ID)
+        await client.wait_for_reply(settled)
+        running = await client.send_message(f"/scripted {TEXT}")
+        live_server.scripted.emit(REPLY, end=False)
+        await eventually(lambda: is_stored(live_server, running))
+    headers = header("owner") | {"X-Palaver-Thread": THREAD}
+    body = {**COMPLETION, "messages": [{"role": "user", "content": TEXT}]}
+    assert (await live_server.post("/v1/chat/completions", body, headers=headers))[0] == 200
+    live_server.server.metrics.served(TENANT, 1)
+    return Victim(settled, running)
+
+
+async def is_stored(live_server: LiveServer, turn: str) -> bool:
+    snapshot = await live_server.server.snapshot(Conversation(TENANT, "web", THREAD))
+    return any(each.turn == turn and each.reply == REPLY for each in snapshot.pending)
+
+
+async def state_of_victim(live_server: LiveServer) -> Any:  # Any: JSON
+    """Return everything that is stored about the victim, and whether its turn still runs."""
+    server = live_server.server
+    exported = json.loads(encode(await server.export(TENANT, PERSON)))
+    del exported["at"]
+    conversations = [Conversation(TENANT, channel, THREAD) for channel in ("web", "openai_api")]
+    snapshots = [json.loads(encode(await server.snapshot(each))) for each in conversations]
+    return exported, snapshots, [sorted(await server.members(each)) for each in conversations]
+
+
+def served_routes() -> dict[tuple[str, str], Right | None]:
+    """Return every route of the application, the channels' included, and the right it requires."""
+    server = Server(
+        Settings(),
+        ledger=MemoryLedger(),
+        engine=ScriptedEngine(),
+        knowledge=ListKnowledge(),
+        skills={},
+        channels=open_channels(Path()),
+    )
+    found = {}
+    for route in make_application(server).router.routes():
+        access = route_access(route.handler)
+        assert access is not None
+        assert route.resource is not None
+        method = "GET" if route.method == "HEAD" else route.method
+        found[method, route.resource.canonical] = access.right
+    return found
+
+
+# The matrix
+
+CALLERS: tuple[Caller, ...] = get_args(Caller)
+SERVED = served_routes()
+
+
+@pytest.mark.parametrize("route", sorted(SERVED), ids=" ".join)
+async def test_no_route_reaches_what_belongs_to_another(
+    route: tuple[str, str], ledger: Ledger, tmp_path: Path
+) -> None:
+    row = ROUTES.get(route)
+    assert row is not None, f"the route {route} has no row in ROUTES of this module: add it"
+    async with victims_server(ledger, tmp_path) as (live_server, victim):
+        right = SERVED[route]
+        before = await state_of_victim(live_server)
+        for caller in CALLERS:
+            if caller == "a key without the right" and right is None:
+                continue
+            for attack in attacks(row, victim):
+                wanted = expected(row.kind, caller, names_victim=attack.names_victim)
+                await check_attack(live_server, route, victim, caller, attack, wanted, right)
+        assert await state_of_victim(live_server) == before
+        owner = "operator" if row.kind == "operators" else "owner"
+        status, answer = await call(live_server, route[0], attacks(row, victim)[0], owner)
+        assert row.proof(answer), (status, answer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """One request. ``names_victim``: as the person that it comes from."""
+
+    path: str
+    body: Any
+    headers: dict[str, str]
+    names_victim: bool = False
+
+
+def attacks(row: Row, victim: Victim) -> list[Attack]:
+    """Return the plain request, and those that name the victim, its turn and its message."""
+    plain = Attack(row.path, row.body, row.headers)
+    found = [plain]
+    if row.kind in ("person", "conversation") and "completions" not in row.path:
+        named = f"{row.path}?person={PERSON}"
+        found.append(dataclasses.replace(plain, path=named, names_victim=True))
+    if isinstance(row.body, dict):
+        body = {**row.body, "person": PERSON, "user": PERSON}
+        is_read = not row.path.endswith("/stop")
+        found.append(dataclasses.replace(plain, body=body, names_victim=is_read))
+        body = {**row.body, "turn": victim.running, "id": MESSAGE_ID}
+        found.append(dataclasses.replace(plain, body=body))
+    return found
+
+
+async def check_attack(
+    live_server: LiveServer,
+    route: tuple[str, str],
+    victim: Victim,
+    caller: Caller,
+    attack: Attack,
+    wanted: Expected,
+    right: Right | None,
+) -> None:
+    async with as_caller(live_server, caller) as seen:
+        status, answer = await call(seen, route[0], attack, key_of(caller, right))
+    about = f"{caller}: {route} {attack} → {status} {answer[:300]}"
+    if wanted == "unauthenticated":
+        assert (status, '"unauthenticated"' in answer) == (401, True), about
+    elif wanted == "forbidden":
+        assert (status, '"forbidden"' in answer) == (403, True), about
+        assert caller != "a key without the right" or repr(right) in answer, about
+    elif wanted == "own":
+        assert status in (200, 202) or "UPGRADE" in answer, about
+    else:
+        assert status in (200, 202, 403), about
+    for trace in victim.traces((attack, route), caller):
+        assert trace not in answer, (trace, about)
+
+
+@contextlib.asynccontextmanager
+async def as_caller(live_server: LiveServer, caller: Caller) -> AsyncIterator[LiveServer]:
+    if caller == "a browser with an open key":
+        async with live_server.browser() as browser:
+            yield browser
+    else:
+        yield live_server
+
+
+async def call(live_server: LiveServer, method: str, attack: Attack, key: str) -> tuple[int, str]:
+    """Return the status and the body, of a stream its first event."""
+    async with (
+        asyncio.timeout(TIMEOUT_SECONDS),
+        live_server.session.request(
+            method,
+            live_server.url(attack.path),
+            json=attack.body,
+            headers=attack.headers | header(key),
+        ) as response,
+    ):
+        if response.content_type == "text/event-stream":
+            return response.status, (await response.content.readuntil(b"\n\n")).decode()
+        return response.status, await response.text()
+
+
+# The operations of the websocket
+
+OPERATIONS: dict[type, Callable[[Victim], Frame]] = {
+    Hello: lambda victim: {"type": "hello", "thread": THREAD},
+    Send: lambda victim: {"type": "send", "id": MESSAGE_ID, "text": TEXT},
+    Stop: lambda victim: {"type": "stop", "turn": victim.running},
+    Ping: lambda victim: {"type": "ping"},
+}
+"""The frame of each operation, with the ids of the victim."""
+ANSWERS = {"hello": "error", "send": "ack", "stop": "stopped", "ping": "pong"}
+"""The answer to each frame from its own conversation; a connection has one hello."""
+
+
+@pytest.mark.parametrize("operation", get_args(AnyClientFrame))
+async def test_no_operation_reaches_what_belongs_to_another(
+    operation: type, ledger: Ledger, tmp_path: Path
+) -> None:
+    assert operation in OPERATIONS, f"{operation} has no row in OPERATIONS of this module: add it"
+    assert operation in FRAME_RIGHTS
+    async with victims_server(ledger, tmp_path) as (live_server, victim):
+        frame, right = OPERATIONS[operation](victim), FRAME_RIGHTS[operation]
+        before = await state_of_victim(live_server)
+        for caller in CALLERS:
+            if caller == "a key without the right":
+                if right is not None:
+                    await check_right(live_server, f"no-{right}", frame, right)
+                continue
+            async with as_caller(live_server, caller) as seen:
+                for person in (None, PERSON):
+                    await check_hello(seen, victim, caller, person, frame)
+                if caller not in ("nobody", "a wrong key"):
+                    await check_own_thread(seen, victim, caller, frame)
+        assert await state_of_victim(live_server) == before
+        await check_owner(live_server, victim, frame)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """What came over one websocket: all frames, the answer to the frame that was sent after the
+    welcome, and the close code when there was no welcome."""
+
+    frames: list[Frame]
+    answer: Frame | None = None
+    close_code: int = 0
+
+
+async def exchange(
+    live_server: LiveServer, key: str, thread: str, person: str | None, frame: Frame
+) -> Exchange:
+    """Say hello and send ``frame``."""
+    token = {"token": secret(key)} if key else {}
+    async with live_server.open_websocket() as client:
+        await client.send({"type": "hello", "thread": thread, "person": person, **token})
+        try:
+            await client.wait_for("welcome")
+        except ConnectionEnded as ended:
+            return Exchange(client.frames, close_code=ended.args[0].data)
+        await client.send(frame)
+        await client.send({"type": "ping"})  # frames are answered in their order
+        await client.wait_for("pong")
+        kinds = ("ack", "stopped", "error", "pong")
+        return Exchange(client.frames, next(it for it in client.frames if it["type"] in kinds))
+
+
+async def check_hello(
+    live_server: LiveServer, victim: Victim, caller: Caller, person: str | None, frame: Frame
+) -> None:
+    """Check that the caller gets nothing from the victim's conversation."""
+    found = await exchange(live_server, key_of(caller, None), THREAD, person, frame)
+    if caller in ("nobody", "a wrong key"):
+        assert found.close_code == 4401, found
+    elif caller == "another tenant":
+        assert found.answer is not None, found  # it has a conversation of the same name
+    elif caller != "a trusted key of another tenant":
+        assert found.close_code == 4403, found
+    check_traces(found, victim, caller, (THREAD, person, frame))
+
+
+async def check_own_thread(
+    live_server: LiveServer, victim: Victim, caller: Caller, frame: Frame
+) -> None:
+    """Check that the ids of the victim mean nothing in a conversation of the caller's own."""
+    thread = caller.replace(" ", "-")
+    found = await exchange(live_server, key_of(caller, None), thread, None, frame)
+    assert found.answer is not None, found
+    assert found.answer["type"] == ANSWERS[frame["type"]], found
+    assert found.answer.get("state", "unknown") == "unknown", found
+    assert not found.answer.get("duplicate"), found
+    assert found.answer.get("turn") not in (victim.settled, victim.running), found
+    check_traces(found, victim, caller, (thread, frame))
+
+
+def check_traces(found: Exchange, victim: Victim, caller: Caller, request: object) -> None:
+    for trace in victim.traces(request, caller):
+        assert trace not in str(found), (trace, caller, found)
+
+
+async def check_right(live_server: LiveServer, key: str, frame: Frame, right: Right) -> None:
+    """Check that the victim's own key is not enough without the right."""
+    found = await exchange(live_server, key, THREAD, None, frame)
+    if right == "read":
+        assert found.close_code == 4403, found
+        assert TEXT not in str(found)
+    else:
+        assert found.answer is not None, found
+        assert found.answer["code"] == "forbidden", found
+    assert repr(right) in str(found)
+
+
+async def check_owner(live_server: LiveServer, victim: Victim, frame: Frame) -> None:
+    """Check that the same frame works for the owner."""
+    found = await exchange(live_server, "owner", THREAD, None, frame)
+    assert TEXT in str(found.frames[0]["snapshot"])
+    assert found.answer is not None
+    assert found.answer["type"] == ANSWERS[frame["type"]]
+    if frame["type"] == "send":  # the id is known here
+        assert (found.answer["duplicate"], found.answer["turn"]) == (True, victim.settled)
+    if frame["type"] == "stop":
+        assert (found.answer["state"], found.answer["turn"]) == ("stopping", victim.running)
+
+
+def test_no_row_is_left_over() -> None:
+    assert set(ROUTES) <= set(SERVED)
+    assert set(OPERATIONS) == set(FRAME_RIGHTS) == set(get_args(AnyClientFrame))
