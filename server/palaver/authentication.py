@@ -252,7 +252,7 @@ class Authenticator:
         origin = request.headers.get("Origin")
         if origin is None:
             _check_fetch_site(request)
-        elif origin not in self._origins and not _is_origin_of(origin, request.host):
+        elif origin not in self._origins and not _is_origin_of(origin, _host_of(request)):
             raise Forbidden(
                 f"pages of {origin[:100]!r} may not use this server; "
                 "server.origins lists the allowed ones"
@@ -263,7 +263,7 @@ class Authenticator:
         `Forbidden`."""
         if self._settings.keys:
             return
-        name = _host_name(request.host)
+        name = _host_name(_host_of(request))
         if not _is_loopback(name):
             raise Forbidden(f"without keys this server answers to localhost, not to {name[:100]!r}")
 
@@ -280,6 +280,10 @@ def _is_origin_of(origin: str, host: str) -> bool:
     """Return whether ``origin`` is that of the pages of ``host``."""
     scheme, _, site = origin.lower().partition("://")
     return scheme in ("http", "https") and site == host.lower()
+
+
+def _host_of(request: "web.Request") -> str:
+    return request.headers.get("Host", "")  # aiohttp would ask the name service for a missing one
 
 
 def _host_name(host: str) -> str:

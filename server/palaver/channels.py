@@ -35,10 +35,18 @@ class ConversationService(Protocol):
         """
 
     async def subscribe(
-        self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None
+        self,
+        conversation: Conversation,
+        subscriber: Subscriber,
+        since: Cursor | None = None,
+        *,
+        person: str = "",
     ) -> Subscription:
-        """Deliver the conversation's events to ``subscriber`` until `unsubscribe`. See
-        `Subscriptions.subscribe`."""
+        """Deliver the conversation's events to ``subscriber`` until `unsubscribe`. Name the person
+        who reads them, for `connections.per_person`. See `Subscriptions.subscribe`."""
+
+    def check_subscriptions(self, tenant: str, person: str) -> None:
+        """Raise `TooMany` when `subscribe` would: before a message is accepted for nothing."""
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription. Its turns continue."""

@@ -6,8 +6,12 @@
     │   ├── Unauthenticated         401  no valid credential
     │   ├── Forbidden               403  the credential does not own the thing
     │   ├── NotFound                404  no such conversation, turn, skill, model or document
+    │   ├── MethodNotAllowed        405  the route has other methods
+    │   ├── RequestTimeout          408  a request was not sent in time
     │   ├── Conflict                409  the same message id with another body
     │   ├── TooLarge                413  a message above the size limit
+    │   │   └── HeadTooLarge        431  a request line or headers above the size limit
+    │   ├── UnsupportedEncoding     415  a compressed body
     │   └── TooMany                 429  one's own quota or inbox is full
     ├── ConfigurationError          78   the settings cannot work (exit code of the command line)
     ├── ServerError                 ours (5xx)
@@ -109,6 +113,18 @@ class NotFound(CallerError):
     public_message = "There is no such thing here."
 
 
+class MethodNotAllowed(CallerError):
+    status = 405
+    code = "method_not_allowed"
+    public_message = "This address takes other methods; see the Allow header."
+
+
+class RequestTimeout(CallerError):
+    status = 408
+    code = "request_timeout"
+    public_message = "The request was not sent in time."
+
+
 class Conflict(CallerError):
     status = 409
     code = "conflict"
@@ -119,6 +135,17 @@ class TooLarge(CallerError):
     status = 413
     code = "too_large"
     public_message = "The message is too large."
+
+
+class HeadTooLarge(TooLarge):
+    status = 431
+    public_message = "The request line or the headers are too large."
+
+
+class UnsupportedEncoding(CallerError):
+    status = 415
+    code = "unsupported_encoding"
+    public_message = "Send the body without compression."
 
 
 class TooMany(CallerError):

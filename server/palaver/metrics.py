@@ -124,6 +124,14 @@ class Metrics:
                 registry=self._registry,
             ).labels
         )
+        self._limits = Children(
+            Counter(
+                "palaver_limits_total",
+                "Connections and requests that a limit has refused or ended",
+                ["limit"],
+                registry=self._registry,
+            ).labels
+        )
 
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed when it is scraped."""
@@ -170,6 +178,10 @@ class Metrics:
         if len(self._tenants) < NAMED_TENANTS:
             self._tenants.add(tenant)
         self._tenant_tokens.of(tenant if tenant in self._tenants else "").inc(tokens)
+
+    def limit_reached(self, limit: str) -> None:
+        """Count a refusal or an end by the limit of this setting; see docs/security.md."""
+        self._limits.of(limit).inc()
 
     def slow_reader(self) -> None:
         self._slow_readers.inc()

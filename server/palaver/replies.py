@@ -164,11 +164,14 @@ async def follow_reply(
     Leaving the block ends the subscription, not the turn. ``members_only`` and errors are those of
     `ConversationService.accept`.
     """
+    service.check_subscriptions(message.conversation.tenant, message.person)
     before = (await service.snapshot(message.conversation)).cursor
     receipt = await service.accept(message, members_only=members_only)
     since = replay_start(before) if receipt.duplicate or receipt.joined else before
     reply = PendingReply(message.id, receipt)
-    subscription = await service.subscribe(message.conversation, reply, since)
+    subscription = await service.subscribe(
+        message.conversation, reply, since, person=message.person
+    )
     try:
         yield reply
     finally:

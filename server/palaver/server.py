@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from palaver.addresses import ClientAddresses
 from palaver.admission.control import AdmissionControl
 from palaver.admission.quotas import Quotas
 from palaver.admission.scheduler import LANES, Scheduler
@@ -18,7 +19,7 @@ from palaver.engine import Engine, EngineInfo
 from palaver.engines.continuing import ContinuingEngine
 from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
 from palaver.engines.supervised import SupervisedEngine
-from palaver.errors import ConfigurationError, LedgerUnavailable
+from palaver.errors import ConfigurationError, LedgerUnavailable, TooMany
 from palaver.hooks import Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Erasure, Export, Ledger, QueueDepth, Receipt, Snapshot, StopState
@@ -66,6 +67,7 @@ class Server:
         self.metrics = Metrics()
         self.authenticator = Authenticator(settings)
         self.browser_cookies = BrowserCookies(cookie_secrets)
+        self.client_addresses = ClientAddresses(settings.connections.trusted_proxies)
         self.ledger = ledger
         self.knowledge = knowledge
         self.channels = channels
@@ -93,7 +95,11 @@ class Server:
             quotas=quotas,
             metrics=self.metrics,
         )
-        self._subscriptions = Subscriptions(ledger, history=settings.ledger.history)
+        self._subscriptions = Subscriptions(
+            ledger,
+            history=settings.ledger.history,
+            per_person=settings.connections.per_person,
+        )
         self._dispatcher: Dispatcher
         self._pipeline: Pipeline
         self._depth = QueueDepth(queued=0, running=0)
@@ -211,9 +217,22 @@ class Server:
         return await self._pipeline.accept(message, members_only=members_only)
 
     async def subscribe(
-        self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None
+        self,
+        conversation: Conversation,
+        subscriber: Subscriber,
+        since: Cursor | None = None,
+        *,
+        person: str = "",
     ) -> Subscription:
-        return await self._subscriptions.subscribe(conversation, subscriber, since)
+        self.check_subscriptions(conversation.tenant, person)
+        return await self._subscriptions.subscribe(conversation, subscriber, since, person=person)
+
+    def check_subscriptions(self, tenant: str, person: str) -> None:
+        try:
+            self._subscriptions.check_person(tenant, person)
+        except TooMany:
+            self.metrics.limit_reached("per_person")
+            raise
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._subscriptions.unsubscribe(subscription)

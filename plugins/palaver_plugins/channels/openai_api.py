@@ -57,6 +57,10 @@ MAX_KNOWN_CONVERSATIONS = 10_000
 """Conversations that are recognised by the client's copy; the oldest are forgotten first."""
 DISCONNECT_CHECK_INTERVAL = 0.25
 """Seconds between two checks of a client's connection while nothing is sent."""
+COMMENT_INTERVAL = 1.0
+"""Seconds of silence in a stream after which a comment is sent: writing it fails when the client is
+gone."""
+COMMENT = b": waiting\n\n"
 SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
 
 Json = dict[str, Any]  # JSON values
@@ -245,16 +249,17 @@ class _Completion:
         try:
             try:
                 async for chunk in self._chunks():
-                    await response.write(b"data: %b\n\n" % encode(chunk))
+                    await response.write(COMMENT if chunk is None else _data(chunk))
                 await response.write(b"data: [DONE]\n\n")
             except PalaverError as error:
-                await response.write(b"data: %b\n\n" % encode(_error(error)))
+                await response.write(_data(_error(error)))
             await response.write_eof()
         except ConnectionError:
             raise _Disconnected from None
         return response
 
-    async def _chunks(self) -> AsyncIterator[Json]:
+    async def _chunks(self) -> AsyncIterator[Json | None]:
+        """Yield the chunks of the stream, and None when there was none for a while."""
         yield self._chunk({"role": "assistant", "content": ""})
         sent = 0
         while True:
@@ -267,7 +272,8 @@ class _Completion:
                 yield self._chunk({"content": fresh})
             if is_finished:
                 break
-            await self._wait_for_change()
+            if not await self._wait_for_change(COMMENT_INTERVAL):
+                yield None
         result = await self._wait_for_result()
         yield self._chunk({}, finish_reason="stop")
         options = self._body.stream_options
@@ -276,22 +282,24 @@ class _Completion:
 
     async def _wait_for_result(self) -> ReplyResult:
         while not self._reply.is_finished:
-            await self._wait_for_change()
+            await self._wait_for_change(DISCONNECT_CHECK_INTERVAL)
         result = await self._reply.wait()
         if result.problem is not None:
             _raise_problem(result.problem)
         return result
 
-    async def _wait_for_change(self) -> None:
-        """Wait for a change of the reply, or for a while. Raises `_Disconnected`."""
+    async def _wait_for_change(self, seconds: float) -> bool:
+        """Return whether the reply has changed within ``seconds``. Raises `_Disconnected`."""
         try:
-            async with asyncio.timeout(DISCONNECT_CHECK_INTERVAL):
+            async with asyncio.timeout(seconds):
                 await self._reply.changed.wait()
         except TimeoutError:
             transport = self._request.transport
             if transport is None or transport.is_closing():
                 raise _Disconnected from None
+        has_changed = self._reply.changed.is_set()
         self._reply.changed.clear()
+        return has_changed
 
     def _chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -359,6 +367,10 @@ def _usage(result: ReplyResult) -> Json:
 
 def _model_card(name: str) -> Json:
     return {"id": name, "object": "model", "created": 0, "owned_by": "palaver"}
+
+
+def _data(chunk: Json) -> bytes:
+    return b"data: %b\n\n" % encode(chunk)
 
 
 def _raise_problem(problem: Problem) -> NoReturn:

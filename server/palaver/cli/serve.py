@@ -29,6 +29,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def serve(console: Console, host: str | None, port: str | None, verbose: bool) -> None:
     """Serve until SIGTERM or Ctrl-C, then shut down gracefully."""
     from palaver.app import build_server
+    from palaver.web.connections import raise_open_files_limit
     from palaver.web.listener import check_address  # imports the web framework, which is slow
 
     configure_logging(logging.DEBUG if verbose else logging.INFO)
@@ -36,6 +37,7 @@ def serve(console: Console, host: str | None, port: str | None, verbose: bool) -
     console = console.override(*(f"{key}={value}" for key, value in options.items() if value))
     server = build_server(console.settings, console.registry)
     check_address(console.settings.server)
+    raise_open_files_limit()
     asyncio.run(run_server(server))
 
 

@@ -162,6 +162,30 @@ class ServerSettings(Section):
 
 
 class ConnectionSettings(Section):
+    total: int = pydantic.Field(default=0, ge=0)
+    """Most connections at once. 0: as many as the limit on open files has room for, 10,000 at most.
+    Above it the oldest connection without a request is closed; when there is none, further ones are
+    refused, except for health and metrics."""
+    per_address: int = pydantic.Field(default=0, ge=0)
+    """Most connections of one client's address. 0: half of ``total``, 1,000 at most. Set
+    ``trusted_proxies`` behind a reverse proxy, or all clients have its address."""
+    per_person: int = pydantic.Field(default=100, ge=1)
+    """Most websockets, event streams and requests that wait for a reply, of one person."""
+    pending: int = pydantic.Field(default=0, ge=0)
+    """Most connections that wait for a complete request or for a hello. 0: half of ``total``, 1,000
+    at most. Above it the oldest is closed."""
+    head_timeout: float = pydantic.Field(default=10.0, gt=0)
+    """Seconds that a client has for its request line and headers, from the connection or from their
+    first byte on."""
+    body_timeout: float = pydantic.Field(default=30.0, gt=0)
+    """Seconds that a client has for the body of a request."""
+    hello_timeout: float = pydantic.Field(default=10.0, gt=0)
+    """Seconds that a client has for the hello of a websocket."""
+    keep_alive_timeout: float = pydantic.Field(default=75.0, gt=0)
+    """Seconds for which a connection without a request stays open."""
+    write_timeout: float = pydantic.Field(default=30.0, gt=0)
+    """Seconds in which a client must take what was sent to it; of more than 64 KiB, at least so
+    much. Otherwise it is disconnected."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of reverse proxies, such as ``10.0.0.0/8``. Only from them
     ``X-Forwarded-For`` is believed, and limits by address hold for the clients behind them."""

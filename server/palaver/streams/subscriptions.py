@@ -8,12 +8,13 @@ live is dropped from the stored copy. See docs/protocol.md.
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from palaver.errors import LedgerUnavailable, Overloaded
+from palaver.errors import LedgerUnavailable, Overloaded, TooMany
 from palaver.ledger import Ledger, Page, Snapshot
 from palaver.messages import (
     Conversation,
@@ -69,6 +70,8 @@ class Subscription:
         self, conversation: Conversation, ledger: Ledger, subscriber: Subscriber, history: int
     ) -> None:
         self.conversation = conversation
+        self.owner: tuple[str, str] | None = None
+        """Tenant and person that it is counted for."""
         self.recovered = False
         self.is_shut_down = False
         self.closing_when_idle = False
@@ -227,9 +230,11 @@ def _continues(page: Page, cursor: Cursor) -> bool:
 class Subscriptions:
     """All the subscriptions of this process, by conversation."""
 
-    def __init__(self, ledger: Ledger, *, history: int) -> None:
+    def __init__(self, ledger: Ledger, *, history: int, per_person: float = math.inf) -> None:
         self._ledger = ledger
         self._history = history
+        self._per_person = per_person
+        self._of_person: Counter[tuple[str, str]] = Counter()
         self._subscriptions: dict[Conversation, list[Subscription]] = {}
         self._closing_when_idle = False
         self._closed = False
@@ -239,30 +244,50 @@ class Subscriptions:
         return sum(map(len, self._subscriptions.values()))
 
     async def subscribe(
-        self, conversation: Conversation, subscriber: Subscriber, since: Cursor | None = None
+        self,
+        conversation: Conversation,
+        subscriber: Subscriber,
+        since: Cursor | None = None,
+        *,
+        person: str = "",
     ) -> Subscription:
         """Deliver the conversation's events from ``since`` on, until `unsubscribe`.
 
         When the events after ``since`` are not all available any more, the subscriber gets a
         snapshot first, and the subscription's ``recovered`` is False. Raises `Overloaded` when the
-        server has closed all subscriptions.
+        server has closed all subscriptions, and `TooMany` when ``person`` has too many of them.
         """
         if self._closed:
             raise Overloaded("the server is shutting down; try again", retry_after=1.0)
+        owner = (conversation.tenant, person) if person else None
+        if owner is not None:
+            self.check_person(*owner)
+            self._of_person[owner] += 1
         subscription = Subscription(conversation, self._ledger, subscriber, self._history)
+        subscription.owner = owner
         subscription.closing_when_idle = self._closing_when_idle
-        subscription.unwatch = await self._ledger.watch(conversation, subscription.on_change)
         self._subscriptions.setdefault(conversation, []).append(subscription)
         try:
+            subscription.unwatch = await self._ledger.watch(conversation, subscription.on_change)
             await subscription.start(since)
         except BaseException:
             self.unsubscribe(subscription)
             raise
         return subscription
 
+    def check_person(self, tenant: str, person: str) -> None:
+        """Raise `TooMany` when a person has too many subscriptions for a further one."""
+        if self._of_person.get((tenant, person), 0) >= self._per_person:
+            raise TooMany(f"the person {person!r} has {self._per_person} connections; close some")
+
     def unsubscribe(self, subscription: Subscription) -> None:
         """Idempotent."""
         subscription.close()
+        owner, subscription.owner = subscription.owner, None
+        if owner is not None:
+            self._of_person[owner] -= 1
+            if not self._of_person[owner]:
+                del self._of_person[owner]
         open_here = self._subscriptions.get(subscription.conversation, [])
         if subscription in open_here:
             open_here.remove(subscription)

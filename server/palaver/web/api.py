@@ -8,46 +8,26 @@ from aiohttp import web
 
 from palaver.authentication import principal_of, requires
 from palaver.channels import ConversationAccess
-from palaver.errors import InvalidInput, PalaverError
-from palaver.messages import Message, encode, new_id
+from palaver.errors import InvalidInput
+from palaver.messages import Message, new_id
 from palaver.replies import follow_reply
 from palaver.server import Server
 from palaver.version import __version__
 from palaver.web.bodies import (
     ConversationResponse,
-    ErrorDetail,
-    ErrorResponse,
     NewMessage,
     SkillDescription,
     SkillsResponse,
     StopRequest,
     StopResponse,
 )
+from palaver.web.connection import connection_of
 from palaver.web.conversations import find_conversation
 from palaver.web.frames import make_snapshot
+from palaver.web.responses import json_response
 
 _decode_message = msgspec.json.Decoder(NewMessage).decode
 _decode_stop = msgspec.json.Decoder(StopRequest).decode
-
-
-def json_response(body: object, status: int = 200) -> web.Response:
-    """Return ``body`` as JSON that nothing may cache."""
-    return web.Response(
-        body=encode(body),
-        status=status,
-        content_type="application/json",
-        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
-    )
-
-
-def error_response(error: PalaverError) -> web.Response:
-    """Return ``error`` as JSON, with its status."""
-    body = ErrorResponse(error=ErrorDetail(code=error.code, message=error.public))
-    response = json_response(body, error.status)
-    response.headers.update(error.retry_headers)
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
 
 
 class ApiHandler:
@@ -88,6 +68,7 @@ class ApiHandler:
         )
         if request.query.get("wait") == "true":
             async with follow_reply(self._server, message) as reply:
+                connection_of(request).on_lost = reply.on_shutdown
                 return json_response(await reply.wait())
         return json_response(await self._server.accept(message), 202)
 

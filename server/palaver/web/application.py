@@ -1,22 +1,27 @@
 """The aiohttp application: all routes of the server."""
 
 import logging
+from collections.abc import Callable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from aiohttp.web_protocol import RequestHandler
 
 from palaver.authentication import route_access
-from palaver.errors import InvalidInput, NotFound, PalaverError, TooLarge, describe_error
+from palaver.errors import InvalidInput, PalaverError, describe_error
 from palaver.server import Server
 from palaver.web.access import AccessControl, check_declared
-from palaver.web.api import ApiHandler, error_response
+from palaver.web.api import ApiHandler
+from palaver.web.ingress import http_error_response
 from palaver.web.operations import OperationsHandler
 from palaver.web.pages import PageHandler
+from palaver.web.responses import error_response
 from palaver.web.sse import EventStreamHandler
 from palaver.web.websocket import WebSocketHandler
 
 log = logging.getLogger(__name__)
+
+LONG_REQUESTS: web.AppKey[Callable[[], int]] = web.AppKey("long_requests")
+"""Returns the number of websockets and event streams: requests that do not end by themselves."""
 
 
 def make_application(server: Server) -> web.Application:
@@ -29,7 +34,6 @@ def make_application(server: Server) -> web.Application:
     event_streams = EventStreamHandler(server)
     pages = PageHandler(server, access_control)
     api, operations = ApiHandler(server), OperationsHandler(server, access_control)
-    active_requests = ActiveRequests(websockets, event_streams)
     server.metrics.gauge("palaver_websockets", "Open websockets", websockets.count)
     server.metrics.gauge("palaver_event_streams", "Open event streams", event_streams.count)
 
@@ -40,10 +44,10 @@ def make_application(server: Server) -> web.Application:
             response.headers[hdrs.CONNECTION] = "close"
 
     application = web.Application(
-        middlewares=[active_requests.track, error_middleware, access_control.authorize],
+        middlewares=[error_middleware, access_control.authorize],
         client_max_size=server.settings.server.max_message_bytes,
     )
-    application[ACTIVE_REQUESTS] = active_requests
+    application[LONG_REQUESTS] = lambda: websockets.count() + event_streams.count()
     for handler in (websockets, event_streams, api, operations, pages):
         application.add_routes(handler.routes())
     for channel in server.channels:
@@ -55,39 +59,6 @@ def make_application(server: Server) -> web.Application:
     return application
 
 
-class ActiveRequests:
-    """The requests that are being answered."""
-
-    def __init__(self, websockets: WebSocketHandler, event_streams: EventStreamHandler) -> None:
-        self._websockets = websockets
-        self._event_streams = event_streams
-        self._connections: set[RequestHandler] = set()  # each answers one request at a time
-
-    @property
-    def count(self) -> int:
-        """Number of requests, without websockets and event streams, which do not end by
-        themselves."""
-        return len(self._connections) - self._websockets.count() - self._event_streams.count()
-
-    def close_idle(self, server: web.Server) -> None:
-        """Close the connections that wait for a further request."""
-        for connection in server.connections:
-            if connection not in self._connections:
-                connection.force_close()
-
-    @web.middleware
-    async def track(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        connection = request.protocol
-        self._connections.add(connection)
-        try:
-            return await handler(request)
-        finally:
-            self._connections.discard(connection)
-
-
-ACTIVE_REQUESTS: web.AppKey[ActiveRequests] = web.AppKey("active_requests", ActiveRequests)
-
-
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer errors as JSON, in the form that the route declares."""
@@ -97,14 +68,12 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return await handler(request)
     except PalaverError as error:
         return respond(error)
-    except web.HTTPRequestEntityTooLarge:
-        return respond(TooLarge())
-    except web.HTTPNotFound:
-        return respond(NotFound(f"there is nothing at {request.path[:200]!r}"))
-    except web.HTTPBadRequest as error:
-        return respond(InvalidInput(error.text or ""))
-    except web.HTTPException:
-        raise
+    except web.RequestPayloadError:
+        return respond(InvalidInput("the body is malformed"))
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return http_error_response(request, error, respond)
     except Exception as error:  # noqa: BLE001 - the barrier of a request
         if isinstance(error, ConnectionError) and _is_disconnected(request):
             log.info("the client disconnected during %s", _describe_route(request))

@@ -9,8 +9,8 @@ from palaver.errors import EngineUnavailable, LedgerUnavailable, Overloaded
 from palaver.server import Server
 from palaver.version import __version__
 from palaver.web.access import AccessControl
-from palaver.web.api import json_response
 from palaver.web.openapi import document
+from palaver.web.responses import json_response
 
 READINESS_CODES = {
     "engine": EngineUnavailable.code,

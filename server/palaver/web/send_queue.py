@@ -60,14 +60,15 @@ class SendQueue:
         if not self._parts or self._closed:
             return
         transport = self._transport
-        if self._extra_bytes and not transport.get_write_buffer_size():
-            self._extra_bytes = 0
         data = b"".join(self._parts)
         self._parts.clear()
         if transport.is_closing():
             return
         transport.write(data)
-        if transport.get_write_buffer_size() > self._limit + self._extra_bytes:
+        unsent = transport.get_write_buffer_size()
+        if not unsent:
+            self._extra_bytes = 0
+        elif unsent > self._limit + self._extra_bytes:
             self._closed = True
             self._on_overflow()
 

@@ -13,6 +13,7 @@ from palaver.errors import Forbidden, InvalidInput
 from palaver.ledger import Snapshot
 from palaver.messages import Cursor, Event, Finished, Received, encode
 from palaver.server import Server
+from palaver.web.connection import connection_of
 from palaver.web.conversations import open_conversation, resume_cursor
 from palaver.web.frames import EventEncoder, make_error, make_reset, make_welcome
 from palaver.web.websocket_response import CLOSE_TIMEOUT
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 PING_INTERVAL = 15.0
 """Seconds of silence after which a comment keeps the connection open."""
+PING = b": ping\n\n"
 BROWSER_RETRY_MILLISECONDS = (100, 500)
 """Range of the random wait before a browser reconnects; its own default is several seconds."""
 FORBIDDEN_REASON = "the conversation belongs to someone else"
@@ -108,6 +110,10 @@ class EventStream:
         self._end()
         self._write_timeout.reschedule(asyncio.get_running_loop().time() + CLOSE_TIMEOUT)
 
+    def _ping(self) -> None:
+        self._parts.append(PING)
+        self._changed.set()
+
     def _revoke_access(self) -> None:
         self._put(encode(make_error(Forbidden(FORBIDDEN_REASON))), None)
         self._end()
@@ -128,6 +134,8 @@ class EventStream:
         """Write the events until the stream ends or the client disconnects. Raises `Forbidden`."""
         if self._is_over:  # another person wrote first, after the membership was checked
             raise Forbidden(FORBIDDEN_REASON)
+        connection = connection_of(request)
+        connection.on_probe, connection.on_lost = self._ping, self._end
         response = web.StreamResponse(headers=HEADERS)
         try:
             async with self._write_timeout:
@@ -166,7 +174,7 @@ class EventStream:
             async with asyncio.timeout(PING_INTERVAL):
                 await self._changed.wait()
         except TimeoutError:
-            return b": ping\n\n"
+            return PING
         if not self._is_over:
             self._changed.clear()
         data = b"".join(self._parts)
@@ -214,7 +222,9 @@ class EventStreamHandler:
         position = request.headers.get("Last-Event-ID") or request.query.get("since")
         since = await resume_cursor(self._server, conversation, position)
         stream = EventStream(self._server, access, self._encoder, unanswered)
-        subscription = await self._server.subscribe(conversation, stream, since)
+        subscription = await self._server.subscribe(
+            conversation, stream, since, person=access.person
+        )
         self._count += 1
         try:
             return await stream.serve(request, subscription.recovered, since)

@@ -27,6 +27,7 @@ from palaver.messages import Cursor, Event, Message, encode
 from palaver.server import Server
 from palaver.streams.subscriptions import Subscription
 from palaver.web.access import AccessControl
+from palaver.web.connection import Connection, connection_of
 from palaver.web.conversations import open_conversation, resume_cursor
 from palaver.web.frames import (
     FRAME_RIGHTS,
@@ -50,8 +51,6 @@ from palaver.web.websocket_response import GracefulWebSocketResponse, encode_clo
 
 log = logging.getLogger(__name__)
 
-HELLO_TIMEOUT = 10.0
-"""Seconds that a client has for its hello."""
 SERVER_RESTARTS = "the server restarts"
 
 FORBIDDEN = 4403
@@ -75,18 +74,21 @@ class WebSocketConnection:
         self,
         server: Server,
         socket: GracefulWebSocketResponse,
-        transport: asyncio.Transport,
+        connection: Connection,
         encoder: EventEncoder,
         identify: Callable[[str | None], Principal],
     ) -> None:
+        assert connection.transport is not None
         self._server = server
+        self._connection = connection
+        connection.on_stalled = self._close_slow_reader
         self._socket = socket
         self._identify = identify
         self._principal: Principal
         self._encoder = encoder
         self._max_message_bytes = server.settings.server.max_message_bytes
         self._send_queue = SendQueue(
-            transport, server.settings.server.send_queue_bytes, self._close_slow_reader
+            connection.transport, server.settings.server.send_queue_bytes, self._close_slow_reader
         )
         self._access: ConversationAccess
         self._subscription: Subscription | None = None
@@ -134,6 +136,7 @@ class WebSocketConnection:
         try:
             await self._open(await self._receive_hello())
         except TimeoutError:
+            self._server.metrics.limit_reached("hello_timeout")
             await self._reject(HELLO_TIMED_OUT, "no hello came")
         except PalaverError as error:
             self._put(make_error(error))
@@ -142,6 +145,7 @@ class WebSocketConnection:
             log.error("a conversation could not be opened: %s", describe_error(error))
             await self._reject(WSCloseCode.INTERNAL_ERROR, PalaverError.public_message)
         else:
+            self._connection.accept_hello()
             await self._serve()
         finally:
             self._unsubscribe()
@@ -154,7 +158,7 @@ class WebSocketConnection:
         await self._socket.close(code=code, message=encode_close_reason(reason))
 
     async def _receive_hello(self) -> Hello:
-        async with asyncio.timeout(HELLO_TIMEOUT):
+        async with asyncio.timeout(self._server.settings.connections.hello_timeout):
             received = await self._socket.receive()
         if received.type is WSMsgType.TEXT:
             frame = decode_client_frame(received.data)
@@ -170,7 +174,9 @@ class WebSocketConnection:
         )
         conversation = self._access.conversation
         since = await resume_cursor(self._server, conversation, hello.since)
-        self._subscription = await self._server.subscribe(conversation, self, since)
+        self._subscription = await self._server.subscribe(
+            conversation, self, since, person=self._access.person
+        )
         self._send_welcome(self._subscription.recovered, since)
 
     def _send_welcome(self, recovered: bool, since: Cursor | None) -> None:
@@ -302,13 +308,18 @@ class WebSocketHandler:
         if request.headers.get("Sec-Fetch-Site") == "same-site":
             # A page of `server.origins`: it has not visited the page that sets the cookie.
             self._access_control.set_cookie(request, socket)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ValueError as error:
+            raise InvalidInput("the headers of the upgrade are malformed") from error
         assert request.transport is not None
         socket.transport = request.transport
+        client = connection_of(request)
+        client.upgrade()
         connection = WebSocketConnection(
             self._server,
             socket,
-            request.transport,
+            client,
             self._encoder,
             functools.partial(self._access_control.identify, request),
         )

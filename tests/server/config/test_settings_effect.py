@@ -50,6 +50,9 @@ CONCURRENCY = "tests/server/turns/test_concurrency_policy.py"
 ADMISSION = "tests/server/admission/test_control.py"
 SCHEDULED = "tests/server/engines/test_scheduled.py"
 BROWSERS = "tests/server/web/test_browsers.py"
+CONNECTIONS = "tests/server/web/test_connections.py"
+DEADLINES = "tests/server/web/test_deadlines.py"
+SLOW = "tests/server/web/test_slow_readers.py"
 SHUTDOWN = "tests/server/web/test_shutdown.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
@@ -67,6 +70,23 @@ COVERED = {
     "server.drain": f"{THIS}::test_a_stopping_server_gives_turns_time_to_end",
     "server.linger": f"{SHUTDOWN}::test_a_stopping_server_listens_and_accepts_for_the_others",
     "server.grace": f"{SHUTDOWN}::test_a_process_that_hangs_ends_after_the_grace_period",
+    "connections.total": (f"{CONNECTIONS}::test_a_full_server_still_answers_health_and_metrics"),
+    "connections.per_address": (
+        f"{CONNECTIONS}::test_one_address_has_no_more_connections_than_set"
+    ),
+    "connections.per_person": (f"{CONNECTIONS}::test_one_person_has_no_more_connections_than_set"),
+    "connections.pending": (
+        f"{CONNECTIONS}::test_more_pending_connections_than_set_close_the_oldest"
+    ),
+    "connections.head_timeout": (f"{DEADLINES}::test_a_request_that_is_never_complete_is_ended"),
+    "connections.body_timeout": f"{DEADLINES}::test_a_body_that_is_never_complete_is_ended",
+    "connections.hello_timeout": (
+        "tests/server/web/test_websocket.py::test_a_client_without_a_hello_is_disconnected"
+    ),
+    "connections.keep_alive_timeout": (
+        f"{DEADLINES}::test_a_connection_without_a_further_request_is_closed"
+    ),
+    "connections.write_timeout": f"{SLOW}::test_a_client_that_reads_nothing_is_disconnected",
     "connections.trusted_proxies": (
         "tests/server/test_addresses.py::test_the_header_is_believed_from_trusted_proxies_only"
     ),

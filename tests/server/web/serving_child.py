@@ -3,18 +3,23 @@
 import argparse
 import asyncio
 import logging
+import resource
 
 from palaver.cli.serve import configure_logging, run_server
 from palaver.config.settings import RoutingSettings, ServerSettings, Settings
 from palaver.server import Server
 from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.turns.turn import Turn
 
 
 class Parrot(Skill):
-    """Say nothing."""
+    """Say one word."""
 
     name = "parrot"
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say("polly")
 
 
 class Hanging(ScriptedEngine):
@@ -26,11 +31,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--hang", action="store_true")
     parser.add_argument("--grace", type=float, default=25.0)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--open-files", type=int, help="the limit on open files")
     arguments = parser.parse_args()
     configure_logging(logging.INFO)
+    if arguments.open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (arguments.open_files, arguments.open_files))
     server = Server(
         Settings(
-            server=ServerSettings(port=0, grace=arguments.grace),
+            server=ServerSettings(port=arguments.port, grace=arguments.grace),
             routing=RoutingSettings(default="parrot"),
         ),
         ledger=MemoryLedger(),

@@ -16,11 +16,11 @@ from tests.server.web.live_server import (
     open_live_server,
 )
 
+from palaver.config.settings import ConnectionSettings
 from palaver.errors import LedgerUnavailable, Overloaded
 from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Conversation
 from palaver.testing import MemoryLedger
-from palaver.web import websocket as websocket_module
 
 
 async def test_a_message_is_acknowledged_and_answered_in_order(live_server: LiveServer) -> None:
@@ -225,12 +225,14 @@ async def test_the_first_frame_must_be_a_hello(live_server: LiveServer) -> None:
             assert await client.close_code() == 4400
 
 
-async def test_a_client_without_a_hello_is_disconnected(
-    live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(vars(websocket_module), "HELLO_TIMEOUT", 0.01)
-    async with live_server.open_websocket() as client:
-        assert await client.close_code() == 4408
+async def test_a_client_without_a_hello_is_disconnected() -> None:
+    connections = ConnectionSettings(hello_timeout=0.01)
+    async with open_live_server(connections=connections) as live_server:
+        async with live_server.open_websocket() as client:
+            assert await client.close_code() == 4408
+        assert b'palaver_limits_total{limit="hello_timeout"} 1.0' in (
+            live_server.server.metrics.exposition()
+        )
 
 
 async def test_two_tabs_see_the_same(live_server: LiveServer) -> None:

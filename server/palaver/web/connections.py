@@ -1,0 +1,194 @@
+"""Connections: the open connections of one server, and the limits on their number."""
+
+import logging
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from palaver.addresses import ClientAddresses
+from palaver.config.settings import ConnectionSettings
+from palaver.errors import TooMany
+from palaver.metrics import Metrics
+
+if TYPE_CHECKING:
+    from palaver.web.connection import Connection
+
+log = logging.getLogger(__name__)
+
+MAX_TOTAL = 10_000
+"""Most connections when ``connections.total`` is not set."""
+MAX_OF_PART = 1_000
+"""Most connections of an address, and most that are pending, when the settings do not say it."""
+RESERVE = 16
+"""Connections above ``connections.total`` that may ask for health and metrics."""
+LEAST_SPARE_FILES = 64
+"""Open files that are left to the ledger, the engine and the reserve, at least."""
+MAX_OPEN_FILES = 65_536
+
+
+def raise_open_files_limit() -> None:
+    """Raise this process' limit on open files as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def default_total() -> int:
+    """Return how many connections the limit on open files has room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_TOTAL
+    return max(1, min(MAX_TOTAL, soft - max(LEAST_SPARE_FILES, soft // 8)))
+
+
+class Group:
+    """Connections that share a limit. ``pending`` are those that wait for a request or a hello,
+    the oldest first."""
+
+    __slots__ = ("open", "pending")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.pending: dict[Connection, None] = {}
+
+
+class Connections:
+    """All connections of one server.
+
+    A connection is pending until its request is complete, a websocket until its hello is accepted,
+    and again after each response. Where a limit is reached, the oldest pending connection is closed
+    in favour of a new one; those that are being served are not.
+    """
+
+    def __init__(
+        self, settings: ConnectionSettings, metrics: Metrics, addresses: ClientAddresses
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.addresses = addresses
+        self._total = settings.total or default_total()
+        part = max(1, min(MAX_OF_PART, self._total // 2))
+        self._per_address = settings.per_address or part
+        self._max_pending = settings.pending or part
+        self._open: dict[Connection, None] = {}
+        self._all = Group()
+        self._groups: dict[str, Group] = {}
+        metrics.gauge("palaver_connections", "Open connections", lambda: self._all.open)
+        metrics.gauge(
+            "palaver_connections_pending",
+            "Connections that wait for a request or a hello",
+            lambda: len(self._all.pending),
+        )
+
+    def __iter__(self) -> "Iterator[Connection]":
+        return iter(list(self._open))
+
+    @property
+    def answering(self) -> int:
+        """Number of connections with a request that is being answered."""
+        return self._all.open - sum(connection.request is None for connection in self._open)
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for a further request."""
+        for connection in self:
+            if connection.request is None:
+                connection.force_close()
+
+    # Accepting
+
+    def has_room(self, address: str) -> bool:
+        """Make room for a connection from ``address``. Return False when that is impossible."""
+        if len(self._all.pending) >= self._max_pending:
+            self._evict(self._all, "pending")
+        group = self._groups.get(address)
+        if group is not None and group.open >= self._per_address:
+            if not self._evict(group, "per_address"):
+                return False
+        if self._all.open >= self._total + RESERVE:
+            return self._evict(self._all, "total")
+        if self._all.open >= self._total:
+            self._evict(self._all, "total")
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """True when a further connection belongs to the reserve."""
+        return self._all.open >= self._total
+
+    def _evict(self, group: Group, limit: str) -> bool:
+        """Close the oldest pending connection of a group; return False when there is none."""
+        oldest = next(iter(group.pending), None)
+        if oldest is None:
+            self.metrics.limit_reached(limit)
+            return False
+        self.metrics.limit_reached(limit)
+        self.remove(oldest)
+        oldest.abort()
+        return True
+
+    # The state of a connection
+
+    def add(self, connection: "Connection") -> None:
+        """Count a new connection, which is pending."""
+        self._open[connection] = None
+        for group in self._groups_of(connection):
+            group.open += 1
+            group.pending[connection] = None
+
+    def remove(self, connection: "Connection") -> None:
+        """Count a connection no more. Idempotent."""
+        if connection not in self._open:
+            return
+        del self._open[connection]
+        for group in self._groups_of(connection):
+            group.open -= 1
+            group.pending.pop(connection, None)
+        self._drop_empty(connection.address)
+
+    def set_pending(self, connection: "Connection") -> None:
+        """Count a connection as the newest pending one."""
+        if connection in self._open:
+            for group in self._groups_of(connection):
+                group.pending.pop(connection, None)
+                group.pending[connection] = None
+
+    def set_served(self, connection: "Connection") -> None:
+        """Count a connection as one that is being served."""
+        if connection in self._open:
+            for group in self._groups_of(connection):
+                group.pending.pop(connection, None)
+
+    def _groups_of(self, connection: "Connection") -> tuple[Group, ...]:
+        if not connection.address:
+            return (self._all,)
+        return (self._all, self._groups.setdefault(connection.address, Group()))
+
+    def _drop_empty(self, address: str) -> None:
+        group = self._groups.get(address)
+        if group is not None and not group.open:
+            del self._groups[address]
+
+    @contextmanager
+    def counting_proxied(
+        self, connection: "Connection", request: web.BaseRequest
+    ) -> Iterator[None]:
+        """Count a request that came through a trusted proxy as a connection of its client. Raises
+        `TooMany`."""
+        if connection.address:
+            yield
+            return
+        address = self.addresses.of(request)
+        group = self._groups.setdefault(address, Group())
+        if group.open >= self._per_address:
+            self.metrics.limit_reached("per_address")
+            raise TooMany(f"too many connections are open from {address!r}; close some of them")
+        group.open += 1
+        try:
+            yield
+        finally:
+            group.open -= 1
+            self._drop_empty(address)
