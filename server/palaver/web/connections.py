@@ -4,7 +4,7 @@ import logging
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aiohttp import web
 
@@ -12,9 +12,6 @@ from palaver.addresses import ClientAddresses
 from palaver.config.settings import ConnectionSettings
 from palaver.errors import TooMany
 from palaver.metrics import Metrics
-
-if TYPE_CHECKING:
-    from palaver.web.connection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +42,18 @@ def default_total() -> int:
     return max(1, min(MAX_TOTAL, soft - max(LEAST_SPARE_FILES, soft // 8)))
 
 
+class OpenConnection(Protocol):
+    """What is counted. ``address`` is the client's, empty when a trusted proxy has connected;
+    ``request`` is the one that is being answered."""
+
+    address: str
+    request: web.BaseRequest | None
+
+    def abort(self) -> None: ...
+
+    def force_close(self) -> None: ...
+
+
 class Group:
     """Connections that share a limit. ``pending`` are those that wait for a request or a hello,
     the oldest first."""
@@ -53,7 +62,7 @@ class Group:
 
     def __init__(self) -> None:
         self.open = 0
-        self.pending: dict[Connection, None] = {}
+        self.pending: dict[OpenConnection, None] = {}
 
 
 class Connections:
@@ -74,7 +83,7 @@ class Connections:
         part = max(1, min(MAX_OF_PART, self._total // 2))
         self._per_address = settings.per_address or part
         self._max_pending = settings.pending or part
-        self._open: dict[Connection, None] = {}
+        self._open: dict[OpenConnection, None] = {}
         self._all = Group()
         self._groups: dict[str, Group] = {}
         metrics.gauge("palaver_connections", "Open connections", lambda: self._all.open)
@@ -84,7 +93,7 @@ class Connections:
             lambda: len(self._all.pending),
         )
 
-    def __iter__(self) -> "Iterator[Connection]":
+    def __iter__(self) -> Iterator[OpenConnection]:
         return iter(list(self._open))
 
     @property
@@ -132,14 +141,14 @@ class Connections:
 
     # The state of a connection
 
-    def add(self, connection: "Connection") -> None:
+    def add(self, connection: OpenConnection) -> None:
         """Count a new connection, which is pending."""
         self._open[connection] = None
         for group in self._groups_of(connection):
             group.open += 1
             group.pending[connection] = None
 
-    def remove(self, connection: "Connection") -> None:
+    def remove(self, connection: OpenConnection) -> None:
         """Count a connection no more. Idempotent."""
         if connection not in self._open:
             return
@@ -149,20 +158,20 @@ class Connections:
             group.pending.pop(connection, None)
         self._drop_empty(connection.address)
 
-    def set_pending(self, connection: "Connection") -> None:
+    def set_pending(self, connection: OpenConnection) -> None:
         """Count a connection as the newest pending one."""
         if connection in self._open:
             for group in self._groups_of(connection):
                 group.pending.pop(connection, None)
                 group.pending[connection] = None
 
-    def set_served(self, connection: "Connection") -> None:
+    def set_served(self, connection: OpenConnection) -> None:
         """Count a connection as one that is being served."""
         if connection in self._open:
             for group in self._groups_of(connection):
                 group.pending.pop(connection, None)
 
-    def _groups_of(self, connection: "Connection") -> tuple[Group, ...]:
+    def _groups_of(self, connection: OpenConnection) -> tuple[Group, ...]:
         if not connection.address:
             return (self._all,)
         return (self._all, self._groups.setdefault(connection.address, Group()))
@@ -174,7 +183,7 @@ class Connections:
 
     @contextmanager
     def counting_proxied(
-        self, connection: "Connection", request: web.BaseRequest
+        self, connection: OpenConnection, request: web.BaseRequest
     ) -> Iterator[None]:
         """Count a request that came through a trusted proxy as a connection of its client. Raises
         `TooMany`."""

@@ -193,7 +193,6 @@ async def open_live_server(
     connections: ConnectionSettings | None = None,
     auth: Mapping[str, Any] | None = None,  # further fields of AuthSettings
     cookie_secrets: Sequence[bytes] = (b"a secret of all servers in the tests",),
-    connections: ConnectionSettings | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[LiveServer]:
     settings = Settings(

@@ -20,7 +20,7 @@ from palaver_plugins.channels.openai_api import OpenAIChannel
 
 ROOT = Path(__file__).parents[3]
 KEY = "a secret of twenty characters"
-TIMEOUTS = ConnectionSettings(head_timeout=0.3, body_timeout=0.3, hello_timeout=0.3)
+TIMEOUTS = ConnectionSettings(body_timeout=0.3)
 
 HEADERS = (
     "Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Encoding",
@@ -28,7 +28,7 @@ HEADERS = (
     "If-Modified-Since", "If-None-Match", "Last-Event-ID", "Origin", "Range", "Sec-Fetch-Site",
     "Sec-WebSocket-Extensions", "Sec-WebSocket-Key", "Sec-WebSocket-Protocol",
     "Sec-WebSocket-Version", "TE", "Transfer-Encoding", "Upgrade", "X-Forwarded-For",
-    "X-Palaver-Thread", "traceparent", "X-Unknown",
+    "X-Forwarded-Proto", "X-Palaver-Thread", "traceparent", "X-Unknown",
 )  # fmt: skip
 VALUES = (
     b"", b" ", b"\t", b"\x01", b"\x7f", b"\x1b[2J", b"a\x00b", b"\r", b"a\r\n b", b"\xff",

@@ -21,7 +21,7 @@ async def fill(live_server: LiveServer, messages: int, size: int) -> None:
     """Store messages of ``size`` bytes with short replies."""
     for _ in range(messages):
         status, _ = await live_server.post(
-            f"{CONVERSATION}/messages?wait=true", {"text": "/short " + "x" * size}
+            f"{CONVERSATION}/messages?wait=true&person=ada", {"text": "/scholar " + "x" * size}
         )
         assert status == 200
 
@@ -35,12 +35,14 @@ async def unread(live_server: LiveServer, path: str) -> AsyncIterator[RawClient]
         yield client
 
 
-@pytest.mark.parametrize("path", [CONVERSATION, f"{CONVERSATION}/events", "/v1/export"])
+@pytest.mark.parametrize(
+    "path", ["/v1/conversations/t", "/v1/conversations/t/events", "/v1/export"]
+)
 async def test_a_client_that_reads_nothing_is_disconnected(path: str) -> None:
     settings = ConnectionSettings(write_timeout=0.2)
     async with open_live_server(connections=settings) as live_server:
         await fill(live_server, 8, 900_000)
-        async with unread(live_server, path):
+        async with unread(live_server, f"{path}?person=ada"):
             await eventually(
                 lambda: has_metric(live_server, 'palaver_limits_total{limit="write_timeout"} 1.0')
             )

@@ -388,7 +388,7 @@ async def test_a_new_epoch_resets_the_connection() -> None:
 async def test_an_unexpected_error_fails_one_frame_and_not_the_connection(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **about: object) -> None:
         raise ValueError("inside")
 
     async with live_server.connect("t") as client:
@@ -408,7 +408,7 @@ async def test_an_unexpected_error_fails_one_frame_and_not_the_connection(
 async def test_an_overloaded_subscription_closes_with_1012(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **about: object) -> None:
         raise Overloaded("it stops", retry_after=1)
 
     monkeypatch.setitem(vars(live_server.server), "subscribe", fail)
@@ -421,7 +421,7 @@ async def test_an_overloaded_subscription_closes_with_1012(
 async def test_an_unavailable_ledger_closes_with_1013(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **about: object) -> None:
         raise LedgerUnavailable("gone", retry_after=2)
 
     async with live_server.connect("t") as client:
