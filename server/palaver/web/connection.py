@@ -9,7 +9,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
-from palaver.errors import HeadTooLarge, InvalidInput, PalaverError, RequestTimeout
+from palaver.errors import (
+    HeadTooLarge,
+    InvalidInput,
+    PalaverError,
+    RequestTimeout,
+    describe_error,
+)
 from palaver.web.connections import Connections
 from palaver.web.responses import error_response
 
@@ -218,8 +224,8 @@ class Connection(web.RequestHandler):
         """Return the response to what the parser refuses, or to an error of ours."""
         if request.writer.output_size:
             raise ConnectionError("a part of the response is sent already")
-        if status >= 500:
-            log.error("a request failed", exc_info=exc)
+        if exc is not None and status >= 500:
+            log.error("a request failed: %s", describe_error(exc))
         response = error_response(_parser_error(status, exc))
         response.force_close()
         return response
