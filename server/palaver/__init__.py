@@ -141,10 +141,12 @@ from palaver.messages import (
     new_id,
 )
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
+from palaver.patterns import Pattern, PatternMatch, compile_pattern
 from palaver.private_files import make_private_database, make_private_directory
 from palaver.replies import PendingReply, ReplyResult, follow_reply
 from palaver.skills import NoArguments, Skill
 from palaver.streams.subscriptions import Subscriber, Subscription
+from palaver.text_pool import run_on_text
 from palaver.tools import Tool, tool
 from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
 from palaver.version import __version__
@@ -253,6 +255,8 @@ __all__ = [
     "Page",
     "PalaverError",
     "Passage",
+    "Pattern",
+    "PatternMatch",
     "PendingQuestion",
     "PendingReply",
     "PendingTurn",
@@ -313,6 +317,7 @@ __all__ = [
     "check_name",
     "check_request",
     "check_taken_steering",
+    "compile_pattern",
     "decide_concurrency",
     "describe_error",
     "encode",
@@ -332,6 +337,7 @@ __all__ = [
     "remaining_tokens",
     "reply_length_after",
     "requires",
+    "run_on_text",
     "split_untaken_steering",
     "stopped_event",
     "tool",

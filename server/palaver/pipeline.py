@@ -100,7 +100,7 @@ class Pipeline:
 
     async def _route(self, run: Run) -> Decision:
         question = run.claim.pending_question
-        is_answer = question is not None and self._answers(run, question)
+        is_answer = question is not None and await self._answers(run, question)
         if question is not None and is_answer:
             run.resume(question)
         message = run.turn.message
@@ -118,13 +118,13 @@ class Pipeline:
             return msgspec.structs.replace(decision, reason=reason)
         return decision
 
-    def _answers(self, run: Run, question: PendingQuestion) -> bool:
+    async def _answers(self, run: Run, question: PendingQuestion) -> bool:
         """Return True when the message answers the question. An earlier attempt that recorded a
         step has decided it: only a turn that left the question records step 0, the routing."""
         recorded = run.claim.journal
         if recorded and question.skill in self._skills:
             return min(step.number for step in recorded) > 0
-        return self._router.resumes(run.turn.message, question)
+        return await self._router.resumes(run.turn.message, question)
 
     async def _intercept(self, run: Run, decision: Decision, position: int) -> None:
         """Call the interceptor at ``position``, which may call the next; at last, the skill."""

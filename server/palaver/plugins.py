@@ -22,6 +22,7 @@ from palaver.hooks import PROJECT, Backend, Hooks, Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.messages import ConcurrencyPolicy
+from palaver.patterns import compile_pattern
 from palaver.skills import Skill
 from palaver.tools import Tool
 
@@ -287,9 +288,12 @@ def check_skill(skill: object) -> type[Skill]:
 
 def _check_pattern(label: str, skill: type[Skill], pattern: str) -> None:
     try:
-        groups = re.compile(pattern).groupindex
-    except re.error as error:
-        raise PluginLoadError(f"{label}: pattern {pattern!r} does not compile: {error}") from error
+        groups = compile_pattern(pattern).groupindex
+    except ValueError as error:
+        raise PluginLoadError(
+            f"{label}: pattern {pattern!r} does not compile: {error}. Rewrite it; "
+            "docs/write-a-skill.md says what patterns may contain"
+        ) from error
     unknown = set(groups) - set(skill.Arguments.model_fields)
     if unknown:
         raise PluginLoadError(

@@ -149,6 +149,7 @@ class Server:
             settings=settings.routing,
             engine=self.engine,
             engine_info=self.engine_info,
+            metrics=self.metrics,
         )
         services = TurnServices(
             ledger=self.ledger,

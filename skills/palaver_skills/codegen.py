@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from palaver import HistoryEntry, PluginSettings, Sampling, Skill, Turn
+from palaver import HistoryEntry, PluginSettings, Sampling, Skill, Turn, run_on_text
 from palaver_skills import prompts
 from palaver_skills.token_budget import limit_reply_tokens
 
@@ -46,7 +46,11 @@ _MENTION = re.compile(
     r"(?P<thing>[- ](?:code|function|script|program|class|query|snippet|one-liner))?",
     re.IGNORECASE | re.ASCII,
 )
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^`\n]*+$", re.MULTILINE)
+_READ_CHARACTERS = 2_000
+"""Characters of the beginning and of the end of a message in which a language is looked for."""
+_LONGEST_CHECKED = 20_000
+"""Characters of the longest code that is checked: the parser holds the interpreter's lock."""
 _PLEASE = r"(?:please\s+|(?:can|could) you\s+)?"
 _THING = (
     r"(?:code|function|script|program|class|method|query|snippet|regex|regular expression"
@@ -56,6 +60,8 @@ _THING = (
 
 def find_programming_language(text: str) -> str | None:
     """Return the usual name of the programming language that ``text`` asks for, or None."""
+    if len(text) > 2 * _READ_CHARACTERS:
+        text = f"{text[:_READ_CHARACTERS]}\n{text[-_READ_CHARACTERS:]}"
     for match in _MENTION.finditer(text):
         name = match["name"].casefold()
         if name not in _AMBIGUOUS or match["clear"] or match["thing"]:
@@ -163,8 +169,10 @@ class Codegen(Skill):
             history=earlier,
             sampling=sampling,
         )
-        await turn.say(close_fence(text))
-        problem = find_syntax_error(text) if language == "Python" and not close_fence(text) else ""
+        rest = await run_on_text(close_fence, text)
+        await turn.say(rest)
+        checks = language == "Python" and not rest
+        problem = await run_on_text(find_syntax_error, text) if checks else ""
         if problem:
             await turn.say(f"\n\nNote: this is not well-formed Python ({problem}).")
 
@@ -200,17 +208,23 @@ def close_fence(text: str) -> str:
 
 def find_python_blocks(text: str) -> list[str]:
     """Return the fenced blocks of Python, or of no named language."""
-    found = re.findall(
-        r"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^\s`]*)[^\n]*\n(?P<code>.*?)^[ \t]*(?P=mark)",
-        text,
-        re.MULTILINE | re.DOTALL,
-    )
-    return [code for _, info, code in found if info.casefold() in ("", *LANGUAGES["Python"])]
+    blocks: list[str] = []
+    opening: re.Match[str] | None = None
+    for fence in _FENCE.finditer(text):
+        if opening is None:
+            opening = fence
+        elif fence[1].startswith(opening[1]):
+            if opening[2].casefold() in ("", *LANGUAGES["Python"]):
+                blocks.append(text[opening.end() + 1 : fence.start()])
+            opening = None
+    return blocks
 
 
 def find_syntax_error(text: str) -> str:
     """Return the first syntax error in the Python blocks of ``text``; empty when there is none."""
     for code in find_python_blocks(text):
+        if len(code) > _LONGEST_CHECKED:
+            continue
         try:
             with warnings.catch_warnings(action="ignore"):
                 ast.parse(code)

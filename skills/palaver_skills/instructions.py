@@ -2,11 +2,13 @@
 
 import re
 
-_QUOTED = re.compile(
-    r"[\"“„«「](?P<double>.+)[\"”“»」]|(?<!\w)['‘](?P<single>.+)['’](?!\w)", re.DOTALL
+_QUOTES = (
+    (re.compile(r"[\"“„«「]"), re.compile(r"[\"”“»」]")),
+    (re.compile(r"(?<!\w)['‘]"), re.compile(r"['’](?!\w)")),
 )
+"""Opening and closing quotation marks."""
 _SEPARATOR = re.compile(r"[:：]\s|[:：](?=[^\s/])|\n")
-_MAX_INSTRUCTION_LENGTH = 160
+MAX_INSTRUCTION_LENGTH = 160
 """Characters of the longest instruction beside a text."""
 _MAX_QUOTED_LENGTH = 4000
 """Characters of the longest message that is searched for quotation marks."""
@@ -27,8 +29,26 @@ def split_request(message: str, instruction: re.Pattern[str]) -> tuple[str, str]
 
 def strip_quotes(text: str) -> str:
     """Return ``text`` without quotation marks around the whole of it."""
-    match = _QUOTED.fullmatch(text.strip())
-    return (match["double"] or match["single"]) if match else text
+    stripped = text.strip()
+    whole = any(
+        len(stripped) > 2 and opening.match(stripped) and closing.match(stripped, len(stripped) - 1)
+        for opening, closing in _QUOTES
+    )
+    return stripped[1:-1] if whole else text
+
+
+def _find_quoted(text: str) -> tuple[int, int] | None:
+    """Return the range of the first quotation, with its marks; it ends at the last closing one."""
+    ranges = (_find_range(opening, closing, text) for opening, closing in _QUOTES)
+    return min((found for found in ranges if found), default=None)
+
+
+def _find_range(
+    opening: re.Pattern[str], closing: re.Pattern[str], text: str
+) -> tuple[int, int] | None:
+    first = opening.search(text)
+    end = max((match.end() for match in closing.finditer(text)), default=0)
+    return (first.start(), end) if first and end > first.start() + 2 else None
 
 
 def _is_bare(message: str, instruction: re.Pattern[str]) -> bool:
@@ -36,7 +56,7 @@ def _is_bare(message: str, instruction: re.Pattern[str]) -> bool:
 
 
 def _split_leading(message: str, instruction: re.Pattern[str]) -> tuple[str, str] | None:
-    for separator in _SEPARATOR.finditer(message, 0, _MAX_INSTRUCTION_LENGTH):
+    for separator in _SEPARATOR.finditer(message, 0, MAX_INSTRUCTION_LENGTH):
         head, body = message[: separator.start()], message[separator.end() :].strip("\n")
         if instruction.search(head) and body.strip():
             return head, body
@@ -45,16 +65,17 @@ def _split_leading(message: str, instruction: re.Pattern[str]) -> tuple[str, str
 
 def _split_trailing(message: str, instruction: re.Pattern[str]) -> tuple[str, str] | None:
     body, _, tail = message.rpartition("\n\n")
-    if body and len(tail) <= _MAX_INSTRUCTION_LENGTH and instruction.search(tail):
+    if body and len(tail) <= MAX_INSTRUCTION_LENGTH and instruction.search(tail):
         return tail, body
     return None
 
 
 def _split_at_quotes(message: str, instruction: re.Pattern[str]) -> tuple[str, str] | None:
-    quoted = _QUOTED.search(message) if len(message) <= _MAX_QUOTED_LENGTH else None
+    quoted = _find_quoted(message) if len(message) <= _MAX_QUOTED_LENGTH else None
     if quoted is None:
         return None
-    rest = message[: quoted.start()] + " " + message[quoted.end() :]
+    start, end = quoted
+    rest = message[:start] + " " + message[end:]
     if not instruction.search(rest):
         return None
-    return rest, quoted["double"] or quoted["single"]
+    return rest, message[start + 1 : end - 1]

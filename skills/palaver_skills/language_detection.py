@@ -76,7 +76,8 @@ _WORDS_OF = {code: frozenset(words.split()) for code, words in _FUNCTION_WORDS.i
 
 def detect_language(text: str) -> Language | None:
     """Return the language of ``text``, or None when it has no letters or stays unclear."""
-    words = _WORD.findall(text[:_READ_CHARACTERS])
+    text = text[:_READ_CHARACTERS]
+    words = _WORD.findall(text)
     code = (
         _detect_by_script("".join(words))
         or ("es" if words and _SPANISH_MARKS.search(text) else "")

@@ -80,12 +80,17 @@ _NAMED: Final = re.compile(
     + "|".join(re.escape(n) for n in _BY_NAME if not n.isascii() and "\u4e00" <= n[0] <= "\u9fff"),
     re.IGNORECASE,
 )
+_LONGEST_NAME: Final = 100
+_READ_CHARACTERS: Final = 4_000
+"""Characters at the beginning of a text in which languages are looked for."""
 NAMES: Final = _NAMED.pattern
 """A regular expression that matches any name of a language, but no two-letter code."""
 
 
 def find_language(name: str) -> Language | None:
     """Return the language with this name or code ("German", "Deutsch", "de", "de-AT"), or None."""
+    if len(name) > _LONGEST_NAME:
+        return None
     wanted = name.strip().strip(".!?。！？\"'").casefold()
     plain = wanted.split("-")[0].split("_")[0] if len(wanted) <= 7 else wanted
     return _BY_NAME.get(wanted) or _BY_NAME.get(plain)
@@ -97,5 +102,5 @@ def find_languages(text: str) -> Iterator[Language]:
     if alone:
         yield alone
         return
-    for match in _NAMED.finditer(text):
+    for match in _NAMED.finditer(text, 0, _READ_CHARACTERS):
         yield _BY_NAME[match.group().casefold()]

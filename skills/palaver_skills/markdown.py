@@ -2,6 +2,8 @@
 
 The rest is structure (headings, lists, tables, fences), code, addresses, tags, emphasis marks and
 placeholders. The segments joined are the text, byte for byte.
+
+All of it takes linear time: lines are read one by one, and spans in windows of limited length.
 """
 
 import re
@@ -18,22 +20,25 @@ class Segment:
 
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_FENCE = re.compile(r"\s*(?:>\s*|[-*+]\s+|\d{1,9}[.)]\s+)*(`{3,}(?!.*`)|~{3,})")
+_FENCE = re.compile(r"\s*+(?:>\s*+|[-*+]\s++|\d{1,9}[.)]\s++)*(`{3,}+(?!.*`)|~{3,}+)")
 _MARKERS = re.compile(
     r"(?:[ \t]*(?:>|[-*+](?=[ \t])|\d{1,9}[.)](?=[ \t])|\#{1,6}(?=[ \t])))+[ \t]*"
     r"(?:\[[ xX]\][ \t]+)?"
 )
 _ALONE = re.compile(r"[ \t]*(?:>|\#)")
 _DEFINITION = re.compile(r"[ \t]*\[[^\]\n]+\]:[ \t]+\S+")
-_UNDERLINE = re.compile(r"[ \t]*(?:=+|-{2,})[ \t]*$")
+_UNDERLINE = re.compile(r"[ \t]*+(?:=++|-{2,}+)[ \t]*+$")
 _TABLE_ROW = re.compile(r"[ \t]*\|.*|.*\|[ \t]*$")
 _INDENTED = re.compile(r"(?: {4}|\t)")
 _HARD_BREAK = re.compile(r"(?: {2}|\\)\n$")
 _LETTER = re.compile(r"[^\W\d_]")
+_WINDOW = 2_000
+"""Characters in which a span must begin and end; their patterns may read all of them again and
+again."""
 
 _FIXED = re.compile(
     r"""
-    (?P<ticks>`+)(?!`)(?:(?!(?P=ticks)).){1,500}?(?P=ticks)(?!`)          # code
+    (?<!`)(?P<ticks>`++)(?:(?!(?P=ticks)).){1,500}?(?P=ticks)(?!`)        # code
     | \$\$(?:(?!\$\$).){1,500}\$\$                                         # formula
     | <!--(?:(?!-->).){0,2000}-->
     | </?[A-Za-z@\#!][^<>\n]{0,500}>                                       # tag, <https://…>, <@U1>
@@ -68,6 +73,21 @@ def split_blocks(text: str) -> Iterator[Segment]:
 
 def split_spans(text: str) -> list[Segment]:
     """Split one block into its prose, and the code, links and placeholders in it."""
+    return [segment for window in _split_windows(text) for segment in _split_window(window)]
+
+
+def _split_windows(text: str) -> Iterator[str]:
+    """Yield parts of at most `_WINDOW` characters that end at a space where there is one."""
+    start = 0
+    while start < len(text):
+        end = start + _WINDOW
+        if end < len(text):
+            end = text.rfind(" ", start, end) + 1 or end
+        yield text[start:end]
+        start = end
+
+
+def _split_window(text: str) -> list[Segment]:
     found: list[Segment] = []
     at = 0
     for match in _FIXED.finditer(text):
@@ -97,7 +117,7 @@ class _Blocks:
     """Reader of lines that separates prose from structure."""
 
     def __init__(self) -> None:
-        self._paragraph = ""
+        self._paragraph: list[str] = []
         self._until: re.Pattern[str] | None = None
         """Matches the line that ends the open fence, comment or formula."""
         self._after_blank = True
@@ -144,21 +164,21 @@ class _Blocks:
             yield Segment(markers.group(), is_prose=False)
             self._in_list = self._in_list or not _ALONE.match(line)
             line = line[markers.end() :]
-        self._paragraph += line
+        self._paragraph.append(line)
         if (markers and _ALONE.match(markers.group())) or _HARD_BREAK.search(line):
             yield from self._flush()
 
     def _flush(self) -> Iterator[Segment]:
         if self._paragraph:
-            yield Segment(self._paragraph, is_prose=True)
-            self._paragraph = ""
+            yield Segment("".join(self._paragraph), is_prose=True)
+            self._paragraph = []
 
 
 def _find_end_pattern(line: str) -> re.Pattern[str] | None:
     fence = _FENCE.match(line)
     if fence:
         mark = fence[1]
-        return re.compile(rf"^[\s>]*{re.escape(mark[0])}{{{len(mark)},}}\s*$")
+        return re.compile(rf"^[\s>]*+{re.escape(mark[0])}{{{len(mark)},}}+\s*+$")
     if "<!--" in line and "-->" not in line:
         return re.compile("-->")
     return re.compile(r"\$\$") if line.strip() == "$$" else None
@@ -166,5 +186,5 @@ def _find_end_pattern(line: str) -> re.Pattern[str] | None:
 
 def _split_cells(line: str) -> Iterator[Segment]:
     """Yield the cells of a table row; a bar in code or after a backslash does not separate."""
-    for part in re.findall(r"\|+|(?:`[^`\n]*`|\\.|[^|\\]|\\$)+", line, re.DOTALL):
+    for part in re.findall(r"\|++|(?:`[^`\n]*+`|\\.|[^|\\]|\\$)+", line, re.DOTALL):
         yield Segment(part, is_prose=not part.startswith("|"))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pydantic
 
-from palaver import Passage, PluginSettings, Sampling, Skill, Turn
+from palaver import InvalidInput, Passage, PluginSettings, Sampling, Skill, Turn, run_on_text
 from palaver_skills import prompts
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
@@ -16,7 +16,8 @@ _DOCUMENTS = (
     r"(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual|knowledge base|wiki|guide"
     r"|polic(?:y|ies))"
 )
-_MARKER = re.compile(r"\[(\d{1,2}(?:\s*[,;]\s*\d{1,2})*)\]")
+_MARKER = re.compile(r"\[(\d{1,2}(?:\s*+[,;]\s*+\d{1,2})*)\]")
+_NUMERAL = re.compile(r"\d+")
 _NUMBER = re.compile(r"\[(\d{1,2})\]")
 _UNFINISHED = re.compile(r"\[\d{0,2}")
 """The beginning of what may become a marker."""
@@ -85,6 +86,9 @@ class QA(Skill):
         max_tokens: int = pydantic.Field(default=256, ge=1)
         """Longest answer; never more than half of the model's context window."""
 
+        max_characters: int = pydantic.Field(default=8_000, ge=1)
+        """Longest question; a longer one is refused."""
+
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
         question: str = pydantic.Field(
@@ -93,6 +97,11 @@ class QA(Skill):
 
     async def answer(self, turn: Turn[Arguments]) -> None:
         question = turn.arguments.question or turn.message.text
+        if len(question) > self.settings.max_characters:
+            raise InvalidInput(
+                f"The question is too long: it has {len(question)} characters, "
+                f"at most {self.settings.max_characters} are allowed."
+            )
         found = await turn.search(_build_query(turn, question), self.settings.passages)
         if not found:
             await turn.say(NO_PASSAGES)
@@ -107,9 +116,9 @@ class QA(Skill):
         )
         if prompts.NOT_IN_DOCUMENTS.rstrip(".") in answer:
             return
-        cited = list(_find_cited(answer, len(passages)))
+        cited = await run_on_text(_find_cited, answer, len(passages))
         if not cited:
-            cited = _find_closest(answer, found[: len(passages)])
+            cited = await run_on_text(_find_closest, answer, found[: len(passages)])
             await turn.say("".join(f" [{number}]" for number in cited))
         for number in cited:
             turn.cite(found[number - 1], number=number)
@@ -126,32 +135,33 @@ class CitationFilter:
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = [set(_split_terms(_with_heading(passage))) for passage in passages]
         self._pending = ""
-        self._text_since_marker = ""
+        """A bracket, and the digits after it."""
+        self._since_marker: list[str] = []
 
     def feed(self, text: str) -> str:
-        self._pending += text
-        passed = ""
-        while self._pending:
-            before, bracket, _ = self._pending.partition("[")
-            passed += self._pass(before)
-            self._pending = self._pending[len(before) :]
-            if not bracket or _UNFINISHED.fullmatch(self._pending):
-                break
-            marker = _NUMBER.match(self._pending)
-            passed += self._correct(int(marker[1])) if marker else self._pass("[")
-            self._pending = self._pending[marker.end() if marker else 1 :]
-        return passed
+        text, self._pending = self._pending + text, ""
+        passed: list[str] = []
+        at = 0
+        while (bracket := text.find("[", at)) >= 0:
+            passed.append(self._pass(text[at:bracket]))
+            if len(text) - bracket <= 3 and _UNFINISHED.fullmatch(text, bracket):
+                self._pending = text[bracket:]
+                return "".join(passed)
+            marker = _NUMBER.match(text, bracket)
+            passed.append(self._correct(int(marker[1])) if marker else self._pass("["))
+            at = marker.end() if marker else bracket + 1
+        return "".join([*passed, self._pass(text[at:])])
 
     def end(self) -> str:
         return self._pass(self._pending)
 
     def _pass(self, text: str) -> str:
-        self._text_since_marker += text
+        self._since_marker.append(text)
         return text
 
     def _correct(self, number: int) -> str:
-        said = set(_split_terms(self._text_since_marker))
-        self._text_since_marker = ""
+        said = set(_split_terms("".join(self._since_marker)))
+        self._since_marker = []
         shared = [len(said & passage) for passage in self._passages]
         named = shared[number - 1] if 1 <= number <= len(shared) else -1
         best = max(shared, default=0)
@@ -197,10 +207,10 @@ def _with_heading(passage: Passage) -> str:
     return f"{heading}\n{passage.text}"
 
 
-def _find_cited(answer: str, passages: int) -> Iterator[int]:
-    """Yield the numbers of existing passages that the answer names, in its order, each once."""
-    named = (int(n) for marker in _MARKER.findall(answer) for n in re.split(r"\s*[,;]\s*", marker))
-    yield from dict.fromkeys(number for number in named if 1 <= number <= passages)
+def _find_cited(answer: str, passages: int) -> list[int]:
+    """Return the numbers of existing passages that the answer names, in its order, each once."""
+    named = (int(n) for marker in _MARKER.findall(answer) for n in _NUMERAL.findall(marker))
+    return list(dict.fromkeys(number for number in named if 1 <= number <= passages))
 
 
 def _find_closest(answer: str, passages: Sequence[Passage]) -> list[int]:

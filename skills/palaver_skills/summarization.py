@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from palaver import HistoryEntry, InvalidInput, PluginSettings, Sampling, Skill, Turn
+from palaver import HistoryEntry, InvalidInput, PluginSettings, Sampling, Skill, Turn, run_on_text
 from palaver_skills import prompts
 from palaver_skills.instructions import split_request, strip_quotes
 from palaver_skills.prompts import Length
@@ -32,6 +32,8 @@ _LENGTH_PATTERNS: dict[Length, str] = {
     r"|ein(?:em)? satz|une (?:seule )?phrase|una (?:sola )?frase|一句",
     "three sentences": r"sentences|paragraph|sätze|phrases|frases|三句|段",
 }
+_LONGEST_MENTION = 200
+"""Characters of the longest text that means the conversation."""
 _ROUNDS = 6
 """Rounds of summarizing summaries; each shortens to a third at most."""
 
@@ -95,8 +97,8 @@ class Summarization(Skill):
         r"tl;?\s?dr\b.*",
         r"(?:bitte\s+)?fass(?:e|en sie)?\s[^\n]{0,80}zusammen\b.*",
         (
-            r"(?:résume[rz]?|resum(?:e|ir)(?=\s+(?:est|la?s?\b|el\b|nuestr)))"
-            r"\s[^:\n]{0,80}(?:(?:[:：]|\n).+)?"
+            r"(?:résume[rz]?\s|resum(?:e|ir)\s+(?:est|la?s?\b|el\b|nuestr))"
+            r"[^:\n]{0,80}(?:(?:[:：]|\n).+)?"
         ),
         r"(?:请)?(?:用[^，,。:：\n]{1,10})?(?:总结|概括)[^:：\n]{0,30}(?:(?:[:：]|\n).+)?",
     )
@@ -109,6 +111,9 @@ class Summarization(Skill):
         max_parts: int = pydantic.Field(default=64, ge=1)
         """Parts into which a long text is cut at most; a longer text is refused."""
 
+        max_characters: int = pydantic.Field(default=500_000, ge=1)
+        """Longest message; a longer one is refused."""
+
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
         length: Annotated[Length, pydantic.BeforeValidator(_read_length)] | None = pydantic.Field(
@@ -119,7 +124,13 @@ class Summarization(Skill):
         )
 
     async def answer(self, turn: Turn[Arguments]) -> None:
-        instruction, text = split_request(turn.message.text, _INSTRUCTION)
+        written = turn.arguments.text or turn.message.text
+        if len(written) > self.settings.max_characters:
+            raise InvalidInput(
+                f"The text is too long to shorten here: it has {len(written)} characters, "
+                f"at most {self.settings.max_characters} are allowed."
+            )
+        instruction, text = await run_on_text(split_request, turn.message.text, _INSTRUCTION)
         text = turn.arguments.text or strip_quotes(text)
         if not text.strip() or _is_about_conversation(instruction, text):
             text = format_history(turn.history)
@@ -169,7 +180,8 @@ class Summarization(Skill):
 
 def _is_about_conversation(instruction: str, text: str) -> bool:
     """Return True when the conversation is meant, not a text that mentions one."""
-    return len(text.split()) < 8 and bool(_CONVERSATION.search(f"{instruction} {text}"))
+    is_short = len(text) <= _LONGEST_MENTION and len(text.split()) < 8
+    return is_short and bool(_CONVERSATION.search(f"{instruction} {text}"))
 
 
 def format_history(history: Sequence[HistoryEntry]) -> str:

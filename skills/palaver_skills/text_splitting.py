@@ -1,15 +1,16 @@
 """Splitting of text into paragraphs, sentences, words, and parts of limited size.
 
-The parts joined are the text.
+The parts joined are the text. All of it takes linear time: every pattern reads a run of characters
+once, from its beginning.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 
 _END = re.compile(
-    r"""(?:[.!?…]+["'”’»)\]*_]*[ \t]+)"""  # followed by a space, as in most scripts
-    r"|(?:[。！？；]+[”’」』）]*[ \t]*)"  # or by nothing, as in Chinese and Japanese
-    r"|\n+[ \t]*"
+    r"""(?:(?<![.!?…])[.!?…]++["'”’»)\]*_]*+[ \t]++)"""  # followed by a space, as in most scripts
+    r"|(?:[。！？；]++[”’」』）]*+[ \t]*+)"  # or by nothing, as in Chinese and Japanese
+    r"|\n++[ \t]*+"
 )
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st sr jr vs etc eg e.g ie i.e no fig vol pp ca approx inc ltd co "
@@ -18,6 +19,7 @@ _ABBREVIATIONS = frozenset(
 )
 _LONGEST_WORD = 40
 """Characters that are searched for the word before a full stop."""
+_PARAGRAPH_END = re.compile(r"\n[ \t]*+\n[ \t\n]*+")
 _LAST_WORD = re.compile(r"(\S+?)\.\S*\s*$")
 
 
@@ -44,19 +46,22 @@ def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
 
 def split_paragraphs(text: str) -> list[str]:
     """Return the paragraphs with the empty lines after each."""
-    return re.findall(r"(?:(?!\n[ \t]*\n).)+(?:\n[ \t]*)*|\n[ \t\n]*", text, re.DOTALL)
+    ends = [match.end() for match in _PARAGRAPH_END.finditer(text)]
+    starts = [0, *ends]
+    parts = [text[start:end] for start, end in zip(starts, [*ends, len(text)], strict=True)]
+    return [part for part in parts if part]
 
 
 def split_words(text: str) -> list[str]:
     """Return the words with the white space around them."""
-    return re.findall(r"\s*\S+\s*|\s+", text)
+    return re.findall(r"\s*+\S++\s*+|\s++", text)
 
 
 def split_to_size(text: str, size: Callable[[str], float], limit: float) -> list[str]:
     """Split ``text`` into parts of at most ``limit`` by ``size``.
 
-    Paragraphs stay whole if they fit, else sentences, else words, else characters. ``size``
-    must not shrink when text is added.
+    Paragraphs stay whole if they fit, else sentences, else words, else characters. The ``size`` of
+    a text must be the sum of its parts' sizes.
     """
     return list(_fitting(text, size, limit, (split_paragraphs, split_sentences, split_words, list)))
 
@@ -70,15 +75,16 @@ def _fitting(
     if not cuts or size(text) <= limit:
         yield text
         return
-    gathered = ""
+    gathered: list[str] = []
+    gathered_size = 0.0
     for part in cuts[0](text):
-        if size(gathered + part) <= limit:
-            gathered += part
-            continue
-        if gathered:
-            yield gathered
-        gathered = ""
-        *whole, gathered = _fitting(part, size, limit, cuts[1:])
-        yield from whole
+        if gathered_size + size(part) > limit:
+            if gathered:
+                yield "".join(gathered)
+            *whole, part = _fitting(part, size, limit, cuts[1:])
+            yield from whole
+            gathered, gathered_size = [], 0.0
+        gathered.append(part)
+        gathered_size += size(part)
     if gathered:
-        yield gathered
+        yield "".join(gathered)

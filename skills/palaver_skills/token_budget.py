@@ -1,6 +1,6 @@
 """Token budgets: how much text fits into the engine's context window."""
 
-from palaver import Turn
+from palaver import Turn, run_on_text
 from palaver_skills.text_splitting import split_to_size
 
 TEMPLATE = 16
@@ -26,7 +26,8 @@ async def split_to_tokens(turn: Turn, text: str, limit: int) -> list[str]:
         return [text]
     found: list[str] = []
     bytes_per_token = len(text.encode()) / tokens
-    for part in split_to_size(text, _count_bytes, max(4.0, 0.9 * limit * bytes_per_token)):
+    size = max(4.0, 0.9 * limit * bytes_per_token)
+    for part in await run_on_text(split_to_size, text, _count_bytes, size):
         found += await _split_again(turn, part, limit)
     return found
 
@@ -34,7 +35,7 @@ async def split_to_tokens(turn: Turn, text: str, limit: int) -> list[str]:
 async def _split_again(turn: Turn, part: str, limit: int) -> list[str]:
     """Split a part again that has more tokens per byte than the text on average."""
     while not _certainly_fits(part, limit) and await turn.count_tokens(part) > limit:
-        smaller = split_to_size(part, _count_bytes, len(part.encode()) / 2)
+        smaller = await run_on_text(split_to_size, part, _count_bytes, len(part.encode()) / 2)
         if len(smaller) < 2:
             break
         return [cut for half in smaller for cut in await _split_again(turn, half, limit)]

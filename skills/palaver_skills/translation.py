@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from palaver import InvalidInput, PluginSettings, Sampling, Skill, Turn
+from palaver import InvalidInput, PluginSettings, Sampling, Skill, Turn, run_on_text
 from palaver_skills import languages, prompts
-from palaver_skills.instructions import split_request, strip_quotes
+from palaver_skills.instructions import MAX_INSTRUCTION_LENGTH, split_request, strip_quotes
 from palaver_skills.language_detection import detect_language
 from palaver_skills.languages import BY_CODE, STARTER_LANGUAGES, Language
 from palaver_skills.markdown import Segment, split_blocks, split_spans
@@ -37,6 +37,8 @@ _REFERENCE = re.compile(
     re.IGNORECASE,
 )
 _SOURCE_AT_END = re.compile(rf"{_SOURCE.pattern}\W*$", re.IGNORECASE)
+_SOURCE_LENGTH = 100
+"""Characters at the end of a text in which the source language may be named."""
 _MARK = "⟦{}⟧"
 _MARKS = re.compile(r"⟦(\d+)⟧")
 _VERBS = (
@@ -65,7 +67,7 @@ def _pattern_before_text(verb: str, into: str) -> str:
 
 def _pattern_around_text(verb: str, into: str) -> str:
     """Return a pattern for "translate … into German"."""
-    text = r"\s{0,3}(?P<text>.{0,1000}?)\s{0,3}"
+    text = r"\s{0,3}(?P<text>.*?)\s{0,3}"
     return rf"{verb}{text}{into}\s{{0,3}}(?P<target>{_LANGUAGE})(?:,?\s*(?:please|bitte))?\W*"
 
 
@@ -119,8 +121,8 @@ class Translation(Skill):
     patterns: ClassVar = (
         *(_pattern_before_text(verb, into) for verb, into in (*_VERBS, (_CHINESE, ""))),
         *(_pattern_around_text(verb, into) for verb, into in (*_VERBS, *_SAYING)),
-        rf"请?(?:把|将)(?P<text>.{{1,300}}?)(?:翻译|译)(?:成|为|到)(?P<target>{_LANGUAGE})[。.!！\s]*",
-        rf"(?P<text>.{{1,300}}?)用(?P<target>{_LANGUAGE})(?:怎么说|如何说|怎么讲)[？?。\s]*",
+        rf"请?(?:把|将)(?P<text>.+?)(?:翻译|译)(?:成|为|到)(?P<target>{_LANGUAGE})[。.!！\s]*",
+        rf"(?P<text>.+?)用(?P<target>{_LANGUAGE})(?:怎么说|如何说|怎么讲)[？?。\s]*",
         rf"(?:in)?to\s+(?P<target>{_LANGUAGE})\s*[:：]\s*(?P<text>.+)",
         (
             r"(?:please\s+)?(?:translate(?:\s+this)?|(?:ü|ue)bersetzen?|tradui(?:s|sez|re)"
@@ -147,12 +149,10 @@ class Translation(Skill):
         text: str = pydantic.Field(default="", description="The text to translate")
 
     async def answer(self, turn: Turn[Arguments]) -> None:
+        written = turn.message.arguments.get("text", turn.message.text)
+        self._check_length(str(written), beside=MAX_INSTRUCTION_LENGTH)
         target, source, text = await self._read_request(turn)
-        if len(text) > self.settings.max_characters:
-            raise InvalidInput(
-                f"The text is too long to translate at once: it has {len(text)} characters, "
-                f"at most {self.settings.max_characters} are allowed."
-            )
+        self._check_length(text)
         if source == target:
             await turn.say(f"This is {target.name} already.")
             return
@@ -165,10 +165,18 @@ class Translation(Skill):
             await turn.say(piece)
         await turn.remember("target", target.code)
 
+    def _check_length(self, text: str, *, beside: int = 0) -> None:
+        """Raise `InvalidInput` for a text that is too long, ``beside`` an instruction."""
+        if len(text) > self.settings.max_characters + beside:
+            raise InvalidInput(
+                f"The text is too long to translate at once: it has {len(text)} characters, "
+                f"at most {self.settings.max_characters} are allowed."
+            )
+
     async def _read_request(self, turn: Turn[Arguments]) -> tuple[Language, Language | None, str]:
         """Return target, source and text: from the arguments, else from the message."""
         given = turn.arguments
-        instruction, text = _split_message(turn.message.text)
+        instruction, text = await run_on_text(_split_message, turn.message.text)
         if "text" in turn.message.arguments:
             text = given.text
         else:
@@ -179,13 +187,14 @@ class Translation(Skill):
             target = BY_CODE[given.target]
         if given.source:
             source = BY_CODE[given.source]
-        return await _find_target(turn, target), source or detect_language(text), text
+        target = await _find_target(turn, target)
+        return target, source or await run_on_text(detect_language, text), text
 
     async def _translate(
         self, turn: Turn[Arguments], text: str, steps: list[str]
     ) -> AsyncIterator[str]:
         """Yield the translated text part by part, each as soon as it is generated."""
-        for block in split_blocks(text):
+        for block in await run_on_text(_read_blocks, text):
             if not block.is_prose:
                 yield block.text
                 continue
@@ -196,11 +205,12 @@ class Translation(Skill):
         """Split a block into parts for the model; a demonstration model needs single sentences."""
         room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
         limit = max(8, min(self.settings.piece_tokens, room // 3))
-        parts = split_sentences(text) if turn.engine.demonstration else [text]
+        sentences = turn.engine.demonstration
+        parts = await run_on_text(split_sentences, text) if sentences else [text]
         return [cut for part in parts for cut in await split_to_tokens(turn, part, limit)]
 
     async def _translate_part(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
-        pieces = split_spans(text)
+        pieces = await run_on_text(split_spans, text)
         if any(not p.is_prose and p.text.strip() for p in pieces) and not turn.engine.demonstration:
             whole = await self._translate_with_marks(turn, pieces, steps)
             if whole is not None:
@@ -240,7 +250,7 @@ class Translation(Skill):
             most = min(2 * len(text.encode()) + 32, 2 * self.settings.piece_tokens, room * 2 // 3)
             sampling = Sampling(max_tokens=max(16, most), temperature=self.settings.temperature)
             written = (await turn.generate(text, system=system, sampling=sampling)).strip()
-            text = (re.sub(r"\s*\n\s*", " ", written) if single else written) or text
+            text = (_join_lines(written) if single else written) or text
         return text
 
 
@@ -278,10 +288,19 @@ async def _find_target(turn: Turn[Translation.Arguments], named: Language | None
         question = f"I do not know the language {answer.strip()[:40]!r}. Into which one?"
 
 
+def _read_blocks(text: str) -> list[Segment]:
+    return list(split_blocks(text))
+
+
+def _join_lines(text: str) -> str:
+    return " ".join(line for line in map(str.strip, text.split("\n")) if line)
+
+
 def _find_text(turn: Turn[Translation.Arguments], *candidates: str) -> str:
     """Return the text without quotation marks; where it is only "that", the last reply."""
     for candidate in candidates:
-        text = strip_quotes(_SOURCE_AT_END.sub("", candidate))
+        body, end = candidate[:-_SOURCE_LENGTH], candidate[-_SOURCE_LENGTH:]
+        text = strip_quotes(body + _SOURCE_AT_END.sub("", end))
         if not _REFERENCE.fullmatch(text.strip()):
             return text
     said = (x for x in reversed(turn.history) if x.role == "assistant" and x.outcome != "asked")

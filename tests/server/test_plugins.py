@@ -60,6 +60,7 @@ def test_a_hook_decides_which_of_its_modules_tools_are_registered() -> None:
         ("nameless", "name 'Not A Name' is not 1 to 40 characters"),
         ("unanswering", "it needs `async def answer(self, turn)`"),
         ("badpattern", "fills ['what'], but Arguments has []"),
+        ("slowpattern", "pattern '(?!please ).+' does not compile: no linear time: it looks ahead"),
         ("wrongkind", "palaver_register_tools returned 'hammer', not a Tool"),
         ("badtool", "tool 'roll': parameter 'sides' needs a type"),
         ("missing", "ModuleNotFoundError"),

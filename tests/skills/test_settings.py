@@ -68,3 +68,23 @@ async def test_a_text_above_the_limit_is_refused() -> None:
     async with converse(Translation, engine=engine, skill_settings=settings) as chat:
         await chat.say("Translate into German: The workshop opens at ten.")
     assert not engine.requests
+
+
+async def test_a_summary_above_the_limit_is_refused() -> None:
+    engine = ScriptedEngine(lambda _: "It opens.")
+    settings = {"max_characters": 20}
+    async with converse(Summarization, engine=engine, skill_settings=settings) as chat:
+        reply = await chat.say("Summarize: The workshop opens at ten.")
+        assert reply.problem is not None
+        assert "too long to shorten" in reply.problem.message
+    assert not engine.requests
+
+
+async def test_a_question_above_the_limit_is_refused() -> None:
+    engine = ScriptedEngine(lambda _: "At ten.")
+    settings = {"max_characters": 20}
+    async with converse(QA, engine=engine, skill_settings=settings) as chat:
+        reply = await chat.say("When does the workshop open?")
+        assert reply.problem is not None
+        assert "question is too long" in reply.problem.message
+    assert not engine.requests

@@ -1,18 +1,25 @@
 """Interceptor ``blocklist``: refuses messages that match a pattern, before a skill runs."""
 
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pydantic
 
-from palaver import Backend, Interceptor, PluginSettings, Turn, hookimpl
+from palaver import (
+    Backend,
+    Interceptor,
+    PluginSettings,
+    Turn,
+    compile_pattern,
+    hookimpl,
+    run_on_text,
+)
 
 
 class BlocklistSettings(PluginSettings):
     patterns: tuple[str, ...] = ()
-    """Regular expressions, searched in the message, case-insensitive. Keep them simple: one that
-    backtracks heavily blocks the whole server."""
+    """Regular expressions, searched in the message, case-insensitive. They take linear time:
+    backreferences and lookaround are refused."""
     sentence: str = "I cannot help with that."
     """The reply to a message that matches."""
 
@@ -21,8 +28,8 @@ class BlocklistSettings(PluginSettings):
     def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
             try:
-                re.compile(pattern)
-            except re.error as error:
+                compile_pattern(pattern)
+            except ValueError as error:
                 raise ValueError(f"pattern {pattern!r}: {error}") from error
         return patterns
 
@@ -31,14 +38,17 @@ class Blocklist:
     """Interceptor that answers a blocked message itself, so that no skill or engine gets it."""
 
     def __init__(self, settings: BlocklistSettings) -> None:
-        self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in settings.patterns]
+        self._patterns = [compile_pattern(pattern) for pattern in settings.patterns]
         self._sentence = settings.sentence
 
     async def intercept(self, turn: Turn[Any], call_next: Callable[[], Awaitable[None]]) -> None:
-        if any(pattern.search(turn.message.text) for pattern in self._patterns):
+        if await run_on_text(self._is_blocked, turn.message.text):
             await turn.say(self._sentence)
         else:
             await call_next()
+
+    def _is_blocked(self, text: str) -> bool:
+        return any(pattern.search(text) for pattern in self._patterns)
 
 
 @hookimpl

@@ -296,6 +296,10 @@ class RoutingSettings(Section):
     """Least lead of a choice by meaning over the second skill, in probability."""
     consult_engine: bool = True
     """Let the engine choose the skill when the choice by meaning is uncertain."""
+    max_characters: int = pydantic.Field(default=100_000, ge=1)
+    """Longest message that is compared with the patterns of the skills. A longer one goes to the
+    skill that it names or whose examples are like its beginning and end; its arguments are those
+    that a program gives."""
 
 
 class DispatchSettings(Section):

@@ -1,4 +1,8 @@
-"""Router: chooses the skill that answers and its arguments, with a reason."""
+"""Router: chooses the skill that answers and its arguments, with a reason.
+
+Patterns take linear time, and the classifier reads an excerpt; all of it runs outside of the event
+loop for a long message.
+"""
 
 import re
 from collections.abc import Mapping
@@ -11,14 +15,19 @@ from palaver.engine import ChatMessage, Choice, Engine, EngineInfo, GenerationRe
 from palaver.errors import EngineError, NotFound
 from palaver.ledger import PendingQuestion
 from palaver.messages import Message
+from palaver.metrics import Metrics
+from palaver.patterns import PatternMatch, compile_pattern
 from palaver.routing.classifier import ExampleClassifier, RankedSkill
 from palaver.skills import Skill
+from palaver.text_pool import run_on_text
 from palaver.turns.answers import find_option
 
 ANSWER_REASON = "It asked, and this is the answer."
 LEFT_QUESTION = "The question was left: {}"
 """The reason for a message that is a request of its own although a question waits."""
 ONLY_SKILL_REASON = "It is the only skill."
+EXCERPT_PART = 1_000
+"""Characters of the beginning and of the end of a long message that the choice by meaning reads."""
 _COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:\s+|$)")
 
 
@@ -44,9 +53,11 @@ class Router:
         settings: RoutingSettings,
         engine: Engine | None,
         engine_info: EngineInfo,
+        metrics: Metrics | None = None,
     ) -> None:
         self._skills = skills
         self._settings = settings
+        self._metrics = metrics
         consults = settings.consult_engine and "choice" in engine_info.capabilities
         self._engine = engine if consults else None
         self._classifier = ExampleClassifier(skills)
@@ -56,31 +67,49 @@ class Router:
             for name in (skill.name, *skill.aliases)
         }
         self._patterns = [
-            (skill.name, re.compile(pattern, re.IGNORECASE | re.DOTALL))
+            (skill.name, compile_pattern(pattern))
             for skill in skills.values()
             for pattern in skill.patterns
         ]
 
-    def resumes(self, message: Message, question: PendingQuestion) -> bool:
+    async def resumes(self, message: Message, question: PendingQuestion) -> bool:
         """Return True when the message is an answer to ``question``, not another request.
 
         A message that names a skill is another request, as is one that has the form of a request to
         another skill. Where the question has options and the message is none of them, so is one
         that is very much like another skill's examples.
         """
+        return await run_on_text(self._resumes, message.text, message, question)
+
+    def _resumes(self, text: str, message: Message, question: PendingQuestion) -> bool:
         if question.skill not in self._skills or self._route_by_name(message) is not None:
             return False
-        if find_option(message.text, question.options) is not None:
+        if find_option(text, question.options) is not None:
             return True
         request = self._route_by_pattern(message)
         if request is None and question.options and len(self._skills) > 1:
             # Among few skills, a message that is like nothing may pass the threshold of routing.
             sure = (1 + self._settings.threshold) / 2
-            request = self._route_by_examples(message, self.rank(message.text), threshold=sure)
+            request = self._route_by_examples(message, self.rank(text), threshold=sure)
         return request is None or request.skill == question.skill
 
     async def route(self, message: Message) -> Decision:
         """Choose a skill. Raises `NotFound` when the person names one that does not exist."""
+        decision, ranked = await run_on_text(self._decide, message.text, message)
+        return decision or await self._ask_engine(message, ranked) or self._default(message, ranked)
+
+    def _decide(self, text: str, message: Message) -> tuple[Decision | None, list[RankedSkill]]:
+        """Return the decision, or None with the ranked skills when the engine is to choose."""
+        if self._metrics is not None and len(text) > self._settings.max_characters:
+            self._metrics.limit_reached("routing.max_characters")
+        sure = self._route_by_form(message)
+        if sure is not None:
+            return sure, []
+        ranked = self.rank(text)
+        threshold = self._settings.threshold
+        return self._route_by_examples(message, ranked, threshold=threshold), ranked
+
+    def _route_by_form(self, message: Message) -> Decision | None:
         named = self._route_by_name(message)
         if named is not None:
             return named
@@ -89,11 +118,11 @@ class Router:
             return self._fill_from_pattern(
                 Decision(skill=only, reason=ONLY_SKILL_REASON, text=message.text)
             )
-        return self._route_by_pattern(message) or await self._route_by_meaning(message)
+        return self._route_by_pattern(message)
 
     def rank(self, text: str) -> list[RankedSkill]:
         """Return all skills, the one with the most similar examples first."""
-        return self._classifier.rank(text)
+        return self._classifier.rank(take_excerpt(text))
 
     def find_skill(self, name: str) -> str:
         """Return the name of the skill with this name or alias. Raises `NotFound`."""
@@ -125,14 +154,19 @@ class Router:
 
     def _fill_from_pattern(self, decision: Decision) -> Decision:
         """Take arguments from the first of the skill's patterns that matches."""
+        if len(decision.text) > self._settings.max_characters:
+            return decision
         for name, pattern in self._patterns:
             if name == decision.skill and (match := pattern.search(decision.text)):
                 return msgspec.structs.replace(decision, arguments=_read_groups(match))
         return decision
 
     def _route_by_pattern(self, message: Message) -> Decision | None:
+        if len(message.text) > self._settings.max_characters:
+            return None
+        text = message.text.strip()
         for name, pattern in self._patterns:
-            if match := pattern.fullmatch(message.text.strip()):
+            if match := pattern.fullmatch(text):
                 return Decision(
                     skill=name,
                     reason="The message has the form of a request to it.",
@@ -141,17 +175,12 @@ class Router:
                 )
         return None
 
-    async def _route_by_meaning(self, message: Message) -> Decision:
-        ranked = self.rank(message.text)
-        return (
-            self._route_by_examples(message, ranked, threshold=self._settings.threshold)
-            or await self._ask_engine(message, ranked)
-            or Decision(
-                skill=self._settings.default,
-                reason="No skill clearly fits, so the default answers.",
-                text=message.text,
-                score=_find_probability(ranked, self._settings.default),
-            )
+    def _default(self, message: Message, ranked: list[RankedSkill]) -> Decision:
+        return Decision(
+            skill=self._settings.default,
+            reason="No skill clearly fits, so the default answers.",
+            text=message.text,
+            score=_find_probability(ranked, self._settings.default),
         )
 
     def _route_by_examples(
@@ -175,7 +204,7 @@ class Router:
             id=f"route-{message.conversation}-{message.id}",
             messages=(
                 ChatMessage("system", build_choice_prompt(self._skills)),
-                ChatMessage("user", message.text),
+                ChatMessage("user", take_excerpt(message.text)),
             ),
             tenant=message.conversation.tenant,
             person=message.person,
@@ -203,7 +232,14 @@ def build_choice_prompt(skills: Mapping[str, type[Skill]]) -> str:
     return "\n".join([head, *lines])
 
 
-def _read_groups(match: re.Match[str]) -> dict[str, str]:
+def take_excerpt(text: str) -> str:
+    """Return the beginning and the end of a long text, else all of it."""
+    if len(text) <= 2 * EXCERPT_PART:
+        return text
+    return f"{text[:EXCERPT_PART]}\n{text[-EXCERPT_PART:]}"
+
+
+def _read_groups(match: PatternMatch) -> dict[str, str]:
     return {name: value.strip() for name, value in match.groupdict().items() if value}
 
 

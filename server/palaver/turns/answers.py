@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
+MAX_ANSWER = 4_000
+"""Characters of the longest answer that may be an option."""
 MAX_QUESTIONS = 3
 """Times that one thing is asked before the turn fails."""
 
 
 def find_option(answer: str, options: Sequence[str]) -> str | None:
     """Return the option that ``answer`` names: its text in any case, or its number from 1."""
+    if len(answer) > MAX_ANSWER:
+        return None
     said = answer.strip().casefold()
     for option in options:
         if said == option.strip().casefold():

@@ -15,13 +15,18 @@ class Replay:
         self._length = 0
         self._earlier_length = 0
         """Characters of earlier turns, in a turn that continues after a question."""
-        self._unreplayed = stored
-        """The stored text that this run has not reached."""
+        self._stored = stored
+        self._reached = 0
+        """Characters of the stored text that this run has reached."""
 
     @property
     def text(self) -> str:
         """Return the text of this run."""
         return "".join(self._said)
+
+    @property
+    def _has_more(self) -> bool:
+        return self._reached < len(self._stored)
 
     @property
     def pieces(self) -> int:
@@ -34,7 +39,7 @@ class Replay:
 
     def say(self, text: str) -> None:
         self._said.append(text)
-        if self._unreplayed:
+        if self._has_more:
             text = self._skip_stored(text)
         self._length += len(text)
         if text:
@@ -42,36 +47,36 @@ class Replay:
 
     def _skip_stored(self, text: str) -> str:
         """Return the part of ``text`` that is not stored; withdraw stored text that differs."""
-        stored = self._unreplayed[: len(text)]
+        stored = self._stored[self._reached : self._reached + len(text)]
         if not text.startswith(stored):
             self.withdraw_rest()
             return text
-        self._unreplayed = self._unreplayed[len(stored) :]
+        self._reached += len(stored)
         self._length += len(stored)
         return text[len(stored) :]
 
     def say_question(self, question: str) -> None:
         """Say the question, separated from the earlier text of this turn's reply."""
         # The stored text shows whether the question was separated when it was asked.
-        separated = self._unreplayed.startswith("\n\n") or (
-            not self._unreplayed and self._length > self._earlier_length
+        separated = self._stored.startswith("\n\n", self._reached) or (
+            not self._has_more and self._length > self._earlier_length
         )
         self.say("\n\n" + question if separated else question)
 
     def replay_rest(self) -> str:
         """Say the stored text, and return it: the run continues after it."""
-        rest = self._unreplayed
+        rest = self._stored[self._reached :]
         self.say(rest)
         return rest
 
     def withdraw_rest(self) -> None:
         """Withdraw the stored text that this run has not said."""
         position = max(0, self._length - self._earlier_length)
-        if self._unreplayed and position < self._writer.length:
+        if self._has_more and position < self._writer.length:
             self._writer.truncate(position)
-        self._unreplayed = ""
+        self._reached = len(self._stored)
 
     def resume(self, said: str) -> None:
         """Continue after the text of earlier turns."""
         self._earlier_length = len(said)
-        self._unreplayed = said + self._unreplayed
+        self._stored, self._reached = said + self._stored[self._reached :], 0

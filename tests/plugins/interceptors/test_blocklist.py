@@ -17,6 +17,9 @@ async def test_a_blocked_message_reaches_no_skill() -> None:
         assert await chat.say("hello") == "Hello."
 
 
-def test_an_invalid_pattern_is_refused_at_start_up() -> None:
-    with pytest.raises(ValidationError, match="unterminated"):
-        BlocklistSettings(patterns=("[a",))
+@pytest.mark.parametrize(
+    ("pattern", "why"), [("[a", "missing"), (r"(a)\1", "refers back"), ("a(?=b)", "looks ahead")]
+)
+def test_an_invalid_pattern_is_refused_at_start_up(pattern: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        BlocklistSettings(patterns=(pattern,))

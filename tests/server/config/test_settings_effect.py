@@ -131,6 +131,7 @@ COVERED = {
     "routing.threshold": f"{THIS}::test_a_choice_by_meaning_must_reach_the_threshold",
     "routing.margin": f"{THIS}::test_a_choice_by_meaning_must_lead_by_the_margin",
     "routing.consult_engine": f"{THIS}::test_the_engine_is_consulted_only_when_allowed",
+    "routing.max_characters": f"{THIS}::test_a_long_message_is_not_compared_with_patterns",
     "dispatch.max_running": f"{THIS}::test_no_more_turns_run_at_once_than_set",
     "dispatch.lease": f"{THIS}::test_turns_are_leased_for_as_long_as_set",
     "dispatch.max_attempts": f"{THIS}::test_a_turn_fails_after_its_attempts",
@@ -256,8 +257,10 @@ COVERED_OF_PLUGINS = {
     "skills.codegen.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
     "skills.codegen.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
     "skills.qa.passages": f"{SKILLS}::test_the_model_reads_as_many_passages_as_set",
+    "skills.qa.max_characters": f"{SKILLS}::test_a_question_above_the_limit_is_refused",
     "skills.qa.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
     "skills.qa.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
+    "skills.summarization.max_characters": f"{SKILLS}::test_a_summary_above_the_limit_is_refused",
     "skills.summarization.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
     "skills.summarization.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
     "skills.summarization.max_parts": (
@@ -501,6 +504,7 @@ class Poet(Skill):
 
     name = "poet"
     examples = ("write a poem about rain", "a short poem please", "compose some verses")
+    patterns = ("verse: .+",)
 
     async def answer(self, turn: Turn) -> None:
         await turn.say("O!")
@@ -528,6 +532,14 @@ STRICTEST = {"threshold": 1.0, "consult_engine": False}
 async def test_the_default_skill_answers_when_no_skill_fits(default: str) -> None:
     chosen = RoutingSettings.model_validate({"default": default, **STRICTEST})
     assert await routed("qwertz", chosen) == default
+
+
+@pytest.mark.parametrize(("limit", "skill"), [(100, "poet"), (10, "parrot")])
+async def test_a_long_message_is_not_compared_with_patterns(limit: int, skill: str) -> None:
+    chosen = RoutingSettings.model_validate(
+        {"default": "parrot", "max_characters": limit, **STRICTEST}
+    )
+    assert await routed("verse: qwertz", chosen) == skill
 
 
 @pytest.mark.parametrize(("threshold", "skill"), [(0.0, "poet"), (1.0, "parrot")])
