@@ -62,7 +62,7 @@ class Principal:
             return own
         if "impersonate" not in self.rights:
             raise Forbidden(
-                f"this key is not valid for the person {person[:100]!r}: only a key with the right "
+                f"the person {person[:100]!r} is not yours: only a key with the right "
                 "'impersonate' may name persons"
             )
         return check_name(person, "person")
@@ -74,8 +74,8 @@ class Principal:
             raise Forbidden(
                 f"{resolved!r} is a shared identity: several people may stand behind it, so its "
                 "data can be neither exported nor erased here. Use a browser, which is a person of "
-                "its own, a key of one person, or name the person with a key that has the right "
-                "'impersonate'"
+                "its own, or a key of one person, or name the person, for which a key needs the "
+                "right 'impersonate'"
             )
         return resolved
 
@@ -133,7 +133,10 @@ def set_principal(request: "web.Request", principal: Principal) -> None:
 
 def principal_of(request: "web.Request") -> Principal:
     """Return the caller of a route that `requires` a right."""
-    return request[_principal_key()]
+    principal: Principal | None = request.get(_principal_key())
+    if principal is None:
+        raise LookupError("nobody has checked who calls this route: declare it with `requires`")
+    return principal
 
 
 def shared_identities(auth: AuthSettings, tenant: str) -> frozenset[str]:
@@ -214,6 +217,8 @@ class Authenticator:
         self._origins = frozenset(settings.server.origins)
         self._keys: tuple[tuple[bytes, Principal], ...] = ()
         """Digests of the secrets, with their principals."""
+        shared = shared_identities(settings.auth, "default")
+        self._without_keys = Principal("default", "", NO_KEYS, RIGHTS, shared)
 
     @property
     def has_keys(self) -> bool:
@@ -235,8 +240,7 @@ class Authenticator:
     def find_principal(self, token: str) -> Principal | None:
         """Return the principal of a bearer token; None: no key has it."""
         if not self._settings.keys:
-            shared = shared_identities(self._settings, "default")
-            return Principal("default", "", NO_KEYS, RIGHTS, shared)
+            return self._without_keys
         if not token:
             return None
         given = _digest(token)

@@ -119,7 +119,8 @@ def _is_browser(request: web.Request) -> bool:
 
 def _is_https(request: web.Request) -> bool:
     """Return whether the browser uses https. A client that claims so harms only itself."""
-    return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+    outermost = request.headers.get("X-Forwarded-Proto", "").partition(",")[0]
+    return request.secure or outermost.strip().lower() == "https"
 
 
 def check_declared(application: web.Application) -> None:

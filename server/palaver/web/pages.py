@@ -28,6 +28,10 @@ SECURITY_HEADERS = {
 }
 
 
+INDEX = "index.html"
+"""The page, which makes each browser a person of its own."""
+
+
 class File(msgspec.Struct, frozen=True):
     """A static file, plain and gzipped."""
 
@@ -75,14 +79,15 @@ class PageHandler:
 
     @public
     async def _index(self, request: web.Request) -> web.StreamResponse:
-        response = self._send(request, "index.html")
+        response = self._send(request, INDEX)
         self._access_control.set_cookie(request, response)
         response.headers["Cache-Control"] = "private, no-cache"  # the cookie is for one browser
         return response
 
     @public
     async def _static(self, request: web.Request) -> web.StreamResponse:
-        return self._send(request, request.match_info["name"])
+        name = request.match_info["name"]
+        return await self._index(request) if name == INDEX else self._send(request, name)
 
     def _send(self, request: web.Request, name: str) -> web.Response:
         self._authenticator.check_host(request)

@@ -104,7 +104,7 @@ async def test_the_key_names_the_person(keys: dict[str, AuthKey]) -> None:
         assert await run_chat(url, token=KEY) == (0, "> [parrot] hello \n> ", "")
         code, _, errors = await run_chat(url, "--person=eve", token=KEY)
         assert (code, errors.count("\n")) == (2, 1)
-        assert errors.startswith("palaver: this key is not valid for the person 'eve'")
+        assert errors.startswith("palaver: the person 'eve' is not yours")
 
 
 async def test_a_server_that_is_not_there_is_one_line() -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pytest
+import pytest_asyncio
+from tests.plugins.ledgers.redis_server import redis_server
 from tests.server.web.live_server import (
     TIMEOUT_SECONDS,
     ConnectionEnded,
@@ -33,6 +35,7 @@ from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web.application import make_application
 from palaver.web.frames import FRAME_RIGHTS, AnyClientFrame, Hello, Ping, Send, Stop
+from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 
 # The victim
@@ -206,11 +209,21 @@ def open_channels(folder: Path) -> tuple[Channel, ...]:
     return tuple(backend.build(backend.settings(), context) for backend in CHANNELS)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+@pytest_asyncio.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.slow]),
+    ]
+)
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
     if request.param == "memory":
-        return MemoryLedger()
-    return SQLiteLedger(SQLiteLedgerSettings(), tmp_path)
+        yield MemoryLedger()
+    elif request.param == "sqlite":
+        yield SQLiteLedger(SQLiteLedgerSettings(), tmp_path)
+    else:
+        async with redis_server() as url:
+            yield RedisLedger(RedisLedgerSettings(url=url))
 
 
 @contextlib.asynccontextmanager

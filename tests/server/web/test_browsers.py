@@ -229,13 +229,15 @@ async def test_the_cookie_is_for_this_browser_alone(live_server: LiveServer) -> 
     assert int(cookie["max-age"]) >= 365 * 86_400
     assert not cookie["secure"]
     assert "private" in response.headers["Cache-Control"]
-    for proxied in ({"X-Forwarded-Proto": "https"}, {"X-Forwarded-Proto": "HTTPS"}):
-        (cookie,) = (await live_server.visit(headers=proxied)).cookies.values()
-        assert cookie["secure"]
+    for scheme, secure in (("https", True), ("HTTPS , http", True), ("http,https", False)):
+        response = await live_server.visit(headers={"X-Forwarded-Proto": scheme})
+        (cookie,) = response.cookies.values()
+        assert bool(cookie["secure"]) is secure, scheme
     response = await live_server.visit(headers={"If-None-Match": response.headers["ETag"]})
     assert (response.status, len(response.cookies)) == (304, 1)
-    async with live_server.session.get(live_server.url("/static/page.js")) as script:
-        assert not script.cookies
+    for path, cookies in (("/static/page.js", 0), ("/static/index.html", 1)):
+        async with live_server.session.get(live_server.url(path)) as response:
+            assert len(response.cookies) == cookies
 
 
 async def test_a_page_of_an_allowed_origin_of_the_same_site_gets_a_cookie() -> None:

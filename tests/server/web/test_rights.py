@@ -10,7 +10,7 @@ from aiohttp import web
 from tests.server.web.live_server import Frame, LiveServer, eventually, open_live_server
 from tests.server.web.test_api import MESSAGES
 
-from palaver.authentication import RIGHTS, find_key_problems
+from palaver.authentication import RIGHTS, find_key_problems, public
 from palaver.channels import ConversationService
 from palaver.config.loading import load_settings
 from palaver.config.settings import AuthKey, AuthSettings, Right, Secret
@@ -199,6 +199,24 @@ async def test_a_route_that_declares_nothing_prevents_the_start() -> None:
     with pytest.raises(ConfigurationError, match=r"/bell/\{name\}.*'Bell\._ring'.*requires"):
         async with open_live_server(channels=(Bell(),)):
             pass
+
+
+class Forgetful(Bell):
+    """A channel that asks who calls a route that it has declared public."""
+
+    async def start(self, service: ConversationService) -> None:
+        self._service = service
+
+    @public
+    async def _ring(self, request: web.Request) -> web.Response:
+        return web.Response(text=self._service.authenticate(request).name)
+
+
+async def test_a_public_route_has_no_caller(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_live_server(keys=KEYS, channels=(Forgetful(),)) as live_server:
+        status, answer = await live_server.get("/bell/x", headers=header("usual"))
+    assert (status, answer["error"]["code"]) == (500, "internal")
+    assert "LookupError" in caplog.text
 
 
 @pytest.mark.parametrize(
