@@ -16,8 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
-
+from palaver import echo
 from palaver_skills import language_detection
 
 LANGUAGES = ("en", "de", "fr", "es")
@@ -94,12 +93,12 @@ def print_report(data: Path) -> None:
             path = data / f"train/{kind}_en-{partner}.jsonl.xz"
             texts = sorted({r[language] for r in read_rows(path) if is_held_out(r[language])})
             texts = [t for t in texts if re.search(r"\w\w", t)]
-            click.echo(f"{kind:8} {language} {len(texts):6} {accuracy(texts, language):.4f}")
+            echo(f"{kind:8} {language} {len(texts):6} {accuracy(texts, language):.4f}")
     flores = list(read_rows(data / "eval/flores200_300.jsonl.xz"))
     for language in FLORES:
         texts = [row[language] for row in flores if language in row]
         if texts:
-            click.echo(f"flores   {language} {len(texts):6} {accuracy(texts, language):.4f}")
+            echo(f"flores   {language} {len(texts):6} {accuracy(texts, language):.4f}")
 
 
 def main() -> None:

@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
-
-from palaver import Document
+from palaver import Document, echo
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge
 
 TENANT = "benchmark"
@@ -89,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     for task in (squad_task(options.data), medquad_task(options.data)):
         with tempfile.TemporaryDirectory() as folder:
-            click.echo(asyncio.run(measure_task(task, Path(folder))))
+            echo(asyncio.run(measure_task(task, Path(folder))), keep_lines=True)
 
 
 if __name__ == "__main__":

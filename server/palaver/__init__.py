@@ -152,12 +152,13 @@ from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
 from palaver.version import __version__
 
 if TYPE_CHECKING:
-    from palaver.cli.console import EXIT_FAILED, Console
+    from palaver.cli.console import EXIT_FAILED, Console, echo
     from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
 
 _LOADED_ON_USE = {
     "Console": "palaver.cli.console",
     "EXIT_FAILED": "palaver.cli.console",
+    "echo": "palaver.cli.console",
     "PluginFailure": "palaver.plugins",
     "PluginInfo": "palaver.plugins",
     "PluginRegistry": "palaver.plugins",
@@ -320,6 +321,7 @@ __all__ = [
     "compile_pattern",
     "decide_concurrency",
     "describe_error",
+    "echo",
     "encode",
     "finished_entry",
     "follow_reply",

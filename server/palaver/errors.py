@@ -280,10 +280,11 @@ def describe_error(error: BaseException) -> str:
     """
     if isinstance(error, PalaverError) and error.log_detail:
         return error.log_detail
-    return ", caused by ".join(map(_describe_place, _error_chain(error)))
+    return ", caused by ".join(map(_describe_place, error_chain(error)))
 
 
-def _error_chain(error: BaseException | None) -> list[BaseException]:
+def error_chain(error: BaseException | None) -> list[BaseException]:
+    """Return the error and its causes, the outermost first."""
     chain: list[BaseException] = []
     while error is not None and len(chain) < MAX_DESCRIBED_CAUSES:
         chain.append(error)

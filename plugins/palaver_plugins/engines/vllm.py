@@ -355,7 +355,9 @@ class VllmProcess:
             self._log_tail.append(line)
             log.debug("%s", line)
         if not self._closing:
-            log.error("the vLLM process has crashed; end of its log:\n%s", self._log_end)
+            log.error("the vLLM process has crashed; the end of its log:")
+            for line in self._log_tail:
+                log.error("vLLM: %s", line)
 
     @property
     def _log_end(self) -> str:

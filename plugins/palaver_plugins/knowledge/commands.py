@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import click
 
-from palaver import EXIT_FAILED, Console, Document, InvalidInput, KnowledgeBase, hookimpl
+from palaver import EXIT_FAILED, Console, Document, InvalidInput, KnowledgeBase, echo, hookimpl
 from palaver_plugins.knowledge import files
 
 T = TypeVar("T")
@@ -84,9 +84,9 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
         return documents, passages
 
     documents, passages = _run_with_knowledge(console, add_all)
-    click.echo(f"Added {documents} documents with {passages} passages.")
+    echo(f"Added {documents} documents with {passages} passages.")
     for problem in problems:
-        click.echo(f"Not added: {problem}", err=True)
+        echo(f"Not added: {problem}", err=True)
     if problems:
         raise SystemExit(EXIT_FAILED)
 
@@ -97,7 +97,7 @@ def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
 def list_documents(console: Console, tenant: str) -> None:
     """List the documents with their number of passages."""
     for info in _run_with_knowledge(console, lambda base: base.documents(tenant)):
-        click.echo(f"{info.passages:6}  {info.id}  ({info.title})")
+        echo(f"{info.passages:6}  {info.id}  ({info.title})")
 
 
 @knowledge.command()
@@ -111,9 +111,9 @@ def remove(console: Console, documents: tuple[str, ...], tenant: str) -> None:
         return [document for document in documents if not await base.remove(tenant, document)]
 
     missing = _run_with_knowledge(console, remove_all)
-    click.echo(f"Removed {len(documents) - len(missing)} documents.")
+    echo(f"Removed {len(documents) - len(missing)} documents.")
     for document in missing:
-        click.echo(f"There is no document {document!r}.", err=True)
+        echo(f"There is no document {document!r}.", err=True)
     if missing:
         raise SystemExit(EXIT_FAILED)
 
@@ -127,14 +127,15 @@ def search(console: Console, query: str, limit: int, tenant: str) -> None:
     """Show the best passages for a question."""
     found = _run_with_knowledge(console, lambda base: base.search(tenant, query, limit))
     if not found:
-        click.echo("Nothing matches.")
+        echo("Nothing matches.")
     for number, passage in enumerate(found, 1):
         where = f"{passage.document}, passage {passage.number}"
         heading = " > ".join(part for part in (passage.title, passage.section) if part)
         text = passage.text
         if len(text) > MAX_SHOWN_CHARACTERS:
             text = f"{text[:MAX_SHOWN_CHARACTERS]}…"
-        click.echo(f"[{number}] {heading} ({where}, score {passage.score:.3f})\n{text}\n")
+        echo(f"[{number}] {heading} ({where}, score {passage.score:.3f})")
+        echo(f"{text}\n", keep_lines=True)
 
 
 @hookimpl

@@ -10,6 +10,7 @@ import click
 
 from palaver.cli.console import Console
 from palaver.cli.local_server import find_server
+from palaver.cli.logs import configure_logging
 from palaver.cli.terminal import Frame, Terminal
 from palaver.errors import ServerError
 from palaver.messages import new_id
@@ -56,7 +57,7 @@ def _start_server(console: Console) -> contextlib.AbstractAsyncContextManager[st
     from palaver.app import build_server
     from palaver.web.listener import listening  # imports the web framework, which is slow
 
-    logging.basicConfig(level=logging.ERROR)
+    configure_logging(logging.ERROR)
     settings = console.override("server.port=0", "server.host=127.0.0.1").settings
     built = build_server(settings, console.registry)
 

@@ -2,7 +2,7 @@
 
 import click
 
-from palaver.cli.console import Console
+from palaver.cli.console import Console, echo
 
 MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 
@@ -30,5 +30,6 @@ def check(console: Console, engine: bool, redis: str | None) -> None:
         codes.add(code)
         for line in text.splitlines():
             mark, colour = MARKS[grade]
-            click.echo(f"{click.style(mark, fg=colour)} {line}")
+            echo(mark, nl=False, fg=colour)
+            echo(f" {line}")
     click.get_current_context().exit(max(codes))

@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +17,7 @@ import msgspec
 
 from palaver.config.loading import load_settings
 from palaver.config.settings import Settings
+from palaver.control_characters import escape_controls, escape_json
 from palaver.errors import (
     CallerError,
     ConfigurationError,
@@ -141,14 +144,78 @@ class CommandGroup(click.Group):
         except PalaverError:
             return {}  # the command itself reports what is wrong with the configuration
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # Any: click's own
+        sys.excepthook = _print_traceback
+        return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # Any: click's own
+        with _escaping_usage_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:  # Any: click's own
         try:
-            return super().invoke(ctx)
+            with _escaping_usage_errors():
+                return super().invoke(ctx)
         except PalaverError as error:
-            click.echo(f"palaver: {error}", err=True)
+            echo(indent_lines(f"palaver: {error}", "  "), keep_lines=True, err=True)
             ctx.exit(exit_code(error))
+
+
+# Printing. Every command prints with these functions, so that nothing from outside reaches the
+# terminal as it is.
+
+
+def echo(
+    text: str = "",
+    *,
+    keep_lines: bool = False,
+    nl: bool = True,
+    err: bool = False,
+    **style: Any,  # Any: click's own
+) -> None:
+    """Print a line, without the control characters in it. ``style``: arguments of `click.style`.
+
+    ``keep_lines`` prints a text of several lines; without it a newline in a name cannot begin a
+    line that looks like ours.
+    """
+    escaped = escape_controls(text, keep_lines=keep_lines)
+    shown = click.style(escaped, **style) if style else escaped
+    click.echo(shown, nl=nl, err=err)  # noqa: TID251
+
+
+def echo_row(key: str, value: str) -> None:
+    """Print a row of a table. The further lines of ``value`` are indented."""
+    row = f"{escape_controls(key):<14}{value}"
+    echo(indent_lines(row, " " * 14), keep_lines=True)
+
+
+def indent_lines(text: str, indent: str) -> str:
+    """Indent all lines but the first, so that none of them can look like a first one."""
+    return f"\n{indent}".join(text.split("\n"))
 
 
 def print_json(value: object) -> None:
     """Print a value that msgspec can encode."""
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+    echo(encode_json(value), keep_lines=True)
+
+
+def encode_json(value: object) -> str:
+    """Return a value that msgspec can encode as JSON that a terminal can show."""
+    return escape_json(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def _escaping_usage_errors() -> Iterator[None]:
+    """Escape the messages of click's errors, which repeat arguments."""
+    try:
+        yield
+    except click.ClickException as error:
+        escaped = indent_lines(escape_controls(error.message, keep_lines=True), "  ")
+        error.message = escaped  # type: ignore[misc]  # final, but each error formats it in its way
+        raise
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print an unexpected error, in place of the interpreter."""
+    lines = "".join(traceback.format_exception(kind, error, trace))
+    echo(lines, keep_lines=True, nl=False, err=True)

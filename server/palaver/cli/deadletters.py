@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from palaver.cli.console import EXIT_FAILED, Console, print_json
+from palaver.cli.console import EXIT_FAILED, Console, echo, echo_row, print_json
 from palaver.errors import NotFound
 from palaver.ledger import MAX_DEAD_LETTERS, QUEUE_ALL, ConcurrencyPolicies, DeadLetter, Ledger
 from palaver.messages import merge_messages
@@ -46,7 +46,7 @@ def list_dead_letters(console: Console, limit: int, as_json: bool) -> None:
         message = merge_messages(dead_letter.messages)
         words = " ".join(message.text.split())
         text = words if len(words) <= MAX_SHOWN_CHARACTERS else f"{words[:MAX_SHOWN_CHARACTERS]}…"
-        click.echo(
+        echo(
             f"{dead_letter.turn}  {_format_time(dead_letter.at)}  {message.conversation}  {text!r}"
         )
 
@@ -73,7 +73,7 @@ def show(console: Console, turn: str, as_json: bool) -> None:
     ]
     for key, value in rows:
         if value:
-            click.echo(f"{key:<14}{value}")
+            echo_row(key, value)
 
 
 @deadletters.command()
@@ -92,11 +92,11 @@ def replay(console: Console, turns: Sequence[str], all_turns: bool) -> None:
         chosen = dead_letters if all_turns else _find(dead_letters, turns)
         for dead_letter in chosen:
             await replay_dead_letter(ledger, dead_letter)
-            click.echo(f"Replayed {dead_letter.turn}.")
+            echo(f"Replayed {dead_letter.turn}.")
         return len(chosen)
 
     if not console.run_with_ledger(replay_all):
-        click.echo("There are no dead letters.")
+        echo("There are no dead letters.")
 
 
 async def replay_dead_letter(ledger: Ledger, dead_letter: DeadLetter) -> None:
@@ -133,7 +133,7 @@ def discard(console: Console, turns: Sequence[str], all_turns: bool) -> None:
 
     missing = console.run_with_ledger(discard_all)
     for turn in missing:
-        click.echo(f"There is no dead letter {turn!r}.", err=True)
+        echo(f"There is no dead letter {turn!r}.", err=True)
     if missing:
         raise SystemExit(EXIT_FAILED)
 

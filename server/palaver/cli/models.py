@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from palaver.cli.console import Console
+from palaver.cli.console import Console, echo, echo_row
 from palaver.errors import PalaverError
 from palaver.models.checkpoint import Checkpoint, read_checkpoint
 from palaver.models.hub import Hub
@@ -28,15 +28,15 @@ def list_models(console: Console) -> None:
     current = registry.current
     for name, directory in registry.models().items():
         mark = "*" if name == current else " "
-        click.echo(f"{mark} {name:<32} {_summarize_directory(directory)}")
-        click.echo(click.style(f"  {'':<32} {registry.source(name)}", dim=True))
+        echo(f"{mark} {name:<32} {_summarize_directory(directory)}")
+        echo(f"  {'':<32} {registry.source(name)}", dim=True)
 
 
 def _summarize_directory(directory: Path) -> str:
     try:
         return summarize(read_checkpoint(directory))
     except PalaverError as error:
-        return click.style(str(error), fg="red")
+        return str(error)
 
 
 def summarize(model: Checkpoint) -> str:
@@ -75,10 +75,10 @@ def add(console: Console, source: str, name: str, revision: str, copy: bool) -> 
         name = registry.add_directory(Path(source), name, copy=copy)
     else:
         token = console.settings.models.hub_token
-        hub = Hub(token.reveal() if token else None, lambda text: click.echo(text, err=True))
+        hub = Hub(token.reveal() if token else None, lambda text: echo(text, err=True))
         name = registry.add_from_hub(hub, source, name, revision)
-    click.echo(f"Added {name!r}: {_summarize_directory(registry.find(name))}.")
-    click.echo(f"Choose it with: palaver models use {name}")
+    echo(f"Added {name!r}: {_summarize_directory(registry.find(name))}.")
+    echo(f"Choose it with: palaver models use {name}")
 
 
 @models.command()
@@ -87,7 +87,7 @@ def add(console: Console, source: str, name: str, revision: str, copy: bool) -> 
 def use(console: Console, name: str) -> None:
     """Make NAME the current model. A running server uses it after its next start."""
     model = _model_registry(console).use(name)
-    click.echo(f"The current model is {name!r}: {summarize(model)}.")
+    echo(f"The current model is {name!r}: {summarize(model)}.")
 
 
 @models.command()
@@ -100,7 +100,7 @@ def remove(console: Console, name: str, force: bool) -> None:
     directory = registry.find(name)
     deleted = registry.remove(name, force=force)
     files = " and its files" if deleted else f"; its files stay in {directory}"
-    click.echo(f"Removed {name!r}{files}.")
+    echo(f"Removed {name!r}{files}.")
 
 
 @models.command()
@@ -127,7 +127,7 @@ def info(console: Console, name: str, verify: bool) -> None:
     }
     for key, value in rows.items():
         if value:
-            click.echo(f"{key:<14}{value}")
+            echo_row(key, value)
     if verify:
         _verify(registry, name)
 
@@ -136,4 +136,4 @@ def _verify(registry: ModelRegistry, name: str) -> None:
     changed = registry.changed_files(name)
     if changed:
         raise PalaverError(f"model {name!r} has changed since it was added: {', '.join(changed)}")
-    click.echo("files         unchanged since the model was added")
+    echo("files         unchanged since the model was added")

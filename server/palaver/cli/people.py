@@ -7,11 +7,10 @@ person can do the same over HTTP while it runs, see docs/protocol.md.
 from pathlib import Path
 
 import click
-import msgspec
 
-from palaver.cli.console import Console, print_json
+from palaver.cli.console import Console, echo, encode_json, print_json
 from palaver.errors import InvalidInput
-from palaver.messages import check_name, encode
+from palaver.messages import check_name
 from palaver.private_files import write_private_file
 
 tenant_option = click.option(
@@ -39,10 +38,10 @@ def export(console: Console, tenant: str, person: str, output: Path | None) -> N
         print_json(data)
         return
     try:
-        write_private_file(output, msgspec.json.format(encode(data)) + b"\n")
+        write_private_file(output, encode_json(data).encode() + b"\n")
     except OSError as error:
         raise InvalidInput(f"{str(output)!r} cannot be written: {error.strerror}") from error
-    click.echo(f"Wrote {output}.")
+    echo(f"Wrote {output}.")
 
 
 @click.command()
@@ -64,7 +63,7 @@ def erase(console: Console, tenant: str, person: str, yes: bool, as_json: bool) 
     if as_json:
         print_json(receipt)
         return
-    click.echo(
+    echo(
         f"Erased {person!r} of tenant {tenant!r}: {receipt.messages} messages and "
         f"{receipt.events} events in {receipt.conversations} conversations, "
         f"{receipt.dead_letters} dead letters, {receipt.memories} memories."

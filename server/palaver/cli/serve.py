@@ -5,13 +5,13 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 from typing import TYPE_CHECKING
 
 import click
 
-from palaver.cli.console import EXIT_STOP_TIMEOUT, Console
+from palaver.cli.console import EXIT_STOP_TIMEOUT, Console, echo
+from palaver.cli.logs import configure_logging
 
 if TYPE_CHECKING:
     from palaver.server import Server
@@ -41,28 +41,20 @@ def serve(console: Console, host: str | None, port: str | None, verbose: bool) -
     asyncio.run(run_server(server))
 
 
-def configure_logging(level: int) -> None:
-    """Log to standard error, one line per record."""
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("gguf").setLevel(logging.WARNING)  # logs every file that it writes
-
-
 async def run_server(server: "Server") -> None:
     """Start the server, serve its web interface, and shut down gracefully after a signal."""
     from palaver.web.listener import listening
 
     stopped = stop_on_signal(server.settings.server.grace)
     ledger, engine = server.settings.ledger.use, server.settings.engine.use
-    click.echo(f"Starting the ledger {ledger!r} and the engine {engine!r} …", err=True)
+    echo(f"Starting the ledger {ledger!r} and the engine {engine!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
         address = await stack.enter_async_context(listening(server))
         note = " (a small demonstration model)" if server.engine_info.demonstration else ""
-        click.echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
+        echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
         await stopped.wait()
-        click.echo("Stopping gracefully. Press Ctrl-C again to exit at once.", err=True)
+        echo("Stopping gracefully. Press Ctrl-C again to exit at once.", err=True)
 
 
 def stop_on_signal(grace: float) -> asyncio.Event:

@@ -10,7 +10,7 @@ from string import Template
 
 import click
 
-from palaver.cli.console import Console
+from palaver.cli.console import Console, echo
 from palaver.engine import EngineInfo
 from palaver.errors import InvalidInput
 from palaver.messages import Conversation, Message, new_id
@@ -30,10 +30,10 @@ def list_skills(console: Console) -> None:
     """List the installed skills, and the plugins that failed to load."""
     registry = console.registry
     for name, skill in sorted(registry.skills.items()):
-        click.echo(f"{name:<16} {skill.description()}")
-        click.echo(click.style(f"{'':<16} {registry.owners['skills', name]}", dim=True))
+        echo(f"{name:<16} {skill.description()}")
+        echo(f"{'':<16} {registry.owners['skills', name]}", dim=True)
     for failure in registry.failures:
-        click.echo(click.style(str(failure), fg="red"), err=True)
+        echo(str(failure), keep_lines=True, err=True, fg="red")
 
 
 @skills.command()
@@ -52,12 +52,12 @@ def route(console: Console, text: str) -> None:
     conversation = Conversation("default", "terminal", "route")
     message = Message(conversation=conversation, id=new_id(), person="terminal", text=text)
     decision = asyncio.run(router.route(message))
-    click.echo(f"skill      {decision.skill}")
-    click.echo(f"reason     {decision.reason}")
+    echo(f"skill      {decision.skill}")
+    echo(f"reason     {decision.reason}")
     if decision.arguments:
-        click.echo(f"arguments  {decision.arguments}")
+        echo(f"arguments  {decision.arguments}")
     for ranked in router.rank(text):
-        click.echo(click.style(f"  {ranked.probability:6.1%}  {ranked.skill}", dim=True))
+        echo(f"  {ranked.probability:6.1%}  {ranked.skill}", dim=True)
 
 
 @skills.command()
@@ -88,7 +88,9 @@ def new(console: Console, name: str, into: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as stream:
             stream.write(Template(template).substitute(words))
-    click.echo(f"Made {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}")
+    echo(f"Made {folder}. Next:")
+    echo(f"  pip install -e '{folder}[test]'")
+    echo(f"  pytest {folder}")
 
 
 def _refuse_existing(

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import aiohttp
 import click
 
-from palaver.cli.console import Console
+from palaver.cli.console import Console, echo
 from palaver.cli.local_server import TOKEN_HINT, local_address
 from palaver.errors import CallerError, NotFound, ServerError, Unauthenticated
 
@@ -38,7 +38,7 @@ def stop(
     answer = asyncio.run(_post(address, {"turn": turn or None}, person, headers))
     if turn and answer["state"] == "unknown":
         raise NotFound(f"there is no turn {turn!r} in {thread!r}")
-    click.echo(STATES[answer["state"]].format(turn=answer["turn"], thread=thread))
+    echo(STATES[answer["state"]].format(turn=answer["turn"], thread=thread))
 
 
 async def _post(

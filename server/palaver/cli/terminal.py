@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
-import click
 
+from palaver.cli.console import echo
 from palaver.cli.local_server import TOKEN_HINT
 from palaver.errors import CallerError, PalaverError, ServerError, Unauthenticated
 from palaver.messages import new_id
@@ -208,20 +208,20 @@ class Terminal:
         """Show the skill, then the text that was received before it."""
         if frame["turn"] not in self._routed:
             self._routed.add(frame["turn"])
-            _write(click.style(f"[{frame['skill']}] ", dim=True))
+            _write(f"[{frame['skill']}] ", dim=True)
             _write(self._texts.get(frame["turn"], ""))
 
     def _show_citation(self, frame: Frame) -> None:
         citation = frame["citation"]
         source = " · ".join(filter(None, (citation["title"], citation["section"])))
-        _write(click.style(f"\n[{citation['number']}] {source}", dim=True))
+        _write(f"\n[{citation['number']}] {source}", dim=True)
 
     def _show_finished(self, frame: Frame) -> None:
         self._unsettled_turns.finish(frame["turn"], frame["messages"])
         if frame.get("problem"):
-            _write(click.style(frame["problem"]["message"], fg="red"))
+            _write(frame["problem"]["message"], fg="red")
         elif frame["outcome"] == "stopped":
-            _write(click.style(" [stopped]", dim=True))
+            _write(" [stopped]", dim=True)
         _write("\n")
         self._show_positions()
         self._prompt_when_idle()
@@ -229,7 +229,7 @@ class Terminal:
     def _show_error(self, frame: Frame) -> None:
         if not self._is_open:
             raise _refusal(frame)
-        _write(click.style(frame["message"] + "\n", fg="red"))
+        _write(frame["message"] + "\n", fg="red")
         self._unsettled_turns.remove_own(frame.get("id", ""))
         self._prompt_when_idle()
 
@@ -268,8 +268,8 @@ async def _piped_lines() -> AsyncIterator[str]:
 
 
 def _note(text: str) -> None:
-    _write(click.style(f"[{text}]\n", dim=True))
+    _write(f"[{text}]\n", dim=True)
 
 
-def _write(text: str) -> None:
-    click.echo(text, nl=False)  # removes ANSI codes unless standard output is a terminal
+def _write(text: str, **style: Any) -> None:  # Any: click's own
+    echo(text, keep_lines=True, nl=False, **style)

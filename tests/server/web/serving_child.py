@@ -5,7 +5,8 @@ import asyncio
 import logging
 import resource
 
-from palaver.cli.serve import configure_logging, run_server
+from palaver.cli.logs import configure_logging
+from palaver.cli.serve import run_server
 from palaver.config.settings import RoutingSettings, ServerSettings, Settings
 from palaver.server import Server
 from palaver.skills import Skill

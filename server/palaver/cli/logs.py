@@ -1,0 +1,47 @@
+"""Logs: one record is one line on standard error; only tracebacks have more, which are indented.
+
+A record contains no control characters, so that no text from outside can begin a line that looks
+like a record, and no text of exceptions, which may quote what a person wrote.
+"""
+
+import logging
+import sys
+import traceback
+
+from palaver.control_characters import escape_controls
+from palaver.errors import error_chain
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+INDENT = "    "
+
+
+def configure_logging(level: int) -> None:
+    """Log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(FORMAT))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # logs every file that it writes
+
+
+class LogFormatter(logging.Formatter):
+    """Formatter that escapes control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        try:
+            record.message = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - the caller's mistake, which must not be lost
+            record.message = f"{record.msg!s} ({type(error).__name__}: its arguments do not fit)"
+        record.asctime = self.formatTime(record, self.datefmt)
+        line = escape_controls(self.formatMessage(record))
+        raised = record.exc_info[1] if record.exc_info else None
+        further = [*_traceback_lines(raised), *(record.stack_info or "").splitlines()]
+        return f"\n{INDENT}".join((line, *map(escape_controls, further)))
+
+
+def _traceback_lines(error: BaseException | None) -> list[str]:
+    """Return the traceback of an error and its causes, the innermost first, without their texts."""
+    lines = []
+    for each in reversed(error_chain(error)):
+        frames = "".join(traceback.format_tb(each.__traceback__))
+        lines += ["Traceback (most recent call last):", *frames.splitlines(), type(each).__name__]
+    return lines

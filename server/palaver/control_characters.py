@@ -1,0 +1,33 @@
+"""Control characters: what a terminal or the reader of a log would obey instead of show.
+
+Clients, models and documents supply texts. Printed as they are, they could clear the screen, write
+to the clipboard, hide what is there, or begin a line that looks like one of ours.
+"""
+
+import re
+
+_OBEYED = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1, escape sequences
+    "\u2028\u2029"  # line and paragraph separators
+    "\u202a-\u202e\u2066-\u2069"  # overrides and isolates of the direction of writing
+    "\ud800-\udfff"  # halves of surrogate pairs, which cannot be encoded
+)
+_IN_LINES = re.compile(f"[{_OBEYED}]")
+_IN_LINE = re.compile(f"[{_OBEYED}\t\n]")
+
+
+def escape_controls(text: str, *, keep_lines: bool = False) -> str:
+    """Replace control characters by escape sequences as in Python.
+
+    ``keep_lines``: newlines and tabs stay, for a text of several lines.
+    """
+    return (_IN_LINES if keep_lines else _IN_LINE).sub(_escape, text)
+
+
+def escape_json(text: str) -> str:
+    """Replace control characters in the strings of a JSON document, which stays the same value."""
+    return _IN_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escape(found: "re.Match[str]") -> str:
+    return found[0].encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -1,0 +1,353 @@
+"""No text from outside reaches the terminal or the log as it is: tested on every command."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from aiohttp import web
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.plugins.engines.models import write_model
+from tests.server.web.live_server import LiveServer
+
+from palaver.cli import main
+from palaver.cli.console import Console, encode_json
+from palaver.cli.logs import FORMAT, LogFormatter
+from palaver.control_characters import escape_controls, escape_json
+from palaver.ledger import Ledger
+from palaver.messages import Conversation, Finished, Message
+
+FORGED = "2026-01-01 00:00:00,000 ERROR palaver: forged"
+HOSTILE = f"EVIL\x1b[2J\x1b]52;c;AAAA\x07\x9b31m\x7f\r\u202e\u2066\u2028\x85\x0b\x00\n{FORGED}"
+HOSTILE_NAME = HOSTILE.replace("\x00", "").replace("palaver:", "palaver")
+"""The same as the name of a file."""
+OWN_STYLE = re.compile(r"\x1b\[\d{1,2}m")
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def check_output(output: str, *, forged_lines: bool = False) -> None:
+    """Check that the hostile text is there and harmless."""
+    plain = OWN_STYLE.sub("", output)
+    assert "EVIL" in plain, plain
+    assert not OBEYED.search(plain), ascii(plain)
+    assert forged_lines or not [line for line in plain.splitlines() if line.startswith(FORGED)]
+
+
+class Installation:
+    """A data directory with hostile contents, and the commands on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._settings = (f"server.data={self.data}", "server.port=0")
+
+    def run(self, *arguments: str, text: str = "") -> str:
+        """Return what a command prints, as to a terminal with colours."""
+        options = [word for setting in self._settings for word in ("--set", setting)]
+        result = CliRunner().invoke(main, [*options, *arguments], input=text, color=True)
+        assert not isinstance(result.exception, Exception), result.exception
+        return result.output
+
+    def add_dead_letter(self) -> str:
+        return Console(None, self._settings).run_with_ledger(store_dead_letter)
+
+    def add_document(self) -> str:
+        path = self.folder / f"{HOSTILE_NAME}.md"
+        path.write_text(f"# {HOSTILE_NAME}\n\nwords {HOSTILE_NAME}\n")
+        return self.run("knowledge", "add", str(path))
+
+    def add_model(self) -> str:
+        directory = write_model(self.folder / HOSTILE_NAME)
+        card = {"license": HOSTILE, "languages": [HOSTILE], "scores": {HOSTILE: 1.0}}
+        (directory / "card.json").write_text(json.dumps(card))
+        return self.run("models", "add", str(directory), "--name", "hostile")
+
+
+async def store_dead_letter(ledger: Ledger) -> str:
+    conversation = Conversation("default", "web", "t")
+    await ledger.accept(Message(conversation=conversation, id="1", person="ada", text=HOSTILE))
+    claim = await ledger.claim("worker", lease=60.0, history=10)
+    assert claim is not None
+    end = Finished(turn=claim.turn, outcome="failed", length=0)
+    await ledger.settle(claim, [end], expect=0, dead_letter_reason=HOSTILE)
+    return claim.turn
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+@pytest.fixture
+def hostile_server() -> Iterator[str]:
+    """Run a server that answers everything with hostile texts; yield its address."""
+    address: list[str] = []
+    ready, stop = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        application = web.Application()
+        application.router.add_get("/ws", speak)
+        application.router.add_route("*", "/{path:.*}", refuse)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        address.append(site.name)
+        ready.set()
+        await asyncio.to_thread(stop.wait)
+        await runner.cleanup()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert ready.wait(5)
+    yield address[0]
+    stop.set()
+    thread.join(5)
+
+
+async def refuse(request: web.Request) -> web.Response:
+    return web.json_response({"error": {"code": "x", "message": HOSTILE}}, status=400)
+
+
+async def speak(request: web.Request) -> web.WebSocketResponse:
+    """Open the conversation, answer one message with every frame that is shown, and end."""
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    await socket.receive_json()
+    await socket.send_json({"type": "welcome", "snapshot": {"pending": []}})
+    sent = await socket.receive_json()
+    turn = {"turn": HOSTILE}
+    citation = {"number": HOSTILE, "title": HOSTILE, "section": HOSTILE}
+    for frame in (
+        {"type": "message", "id": sent["id"], "moved": False, "ahead": HOSTILE, **turn},
+        {"type": "queued", "ahead": HOSTILE, **turn},
+        {"type": "started", "attempt": 2, "position": 0, **turn},
+        {"type": "routed", "skill": HOSTILE, **turn},
+        {"type": "text", "position": 0, "text": HOSTILE, **turn},
+        {"type": "citation", "citation": citation, **turn},
+        {"type": "error", "id": "other", "message": HOSTILE},
+        {
+            "type": "finished",
+            "messages": [sent["id"]],
+            "outcome": "failed",
+            "problem": {"message": HOSTILE},
+            **turn,
+        },
+    ):
+        await socket.send_json(frame)
+    await socket.receive()
+    await socket.close()
+    return socket
+
+
+Scenario = Callable[[Installation, str], str]
+
+
+def after(prepare: Callable[[Installation], object], *arguments: str) -> Scenario:
+    def run(installation: Installation, server: str) -> str:
+        prepare(installation)
+        return installation.run(*arguments)
+
+    return run
+
+
+def with_dead_letter(*arguments: str) -> Scenario:
+    """Run a command with the id of a hostile dead letter, and again with a hostile id."""
+
+    def run(installation: Installation, server: str) -> str:
+        turn = installation.add_dead_letter()
+        output = installation.run("deadletters", *arguments, turn)
+        return output + installation.run("deadletters", *arguments, HOSTILE)
+
+    return run
+
+
+def run_only(*arguments: str) -> Scenario:
+    return after(lambda installation: None, *arguments)
+
+
+def with_server(*arguments: str, text: str = "") -> Scenario:
+    def run(installation: Installation, server: str) -> str:
+        return installation.run(*arguments, f"--url={server}", text=text)
+
+    return run
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "chat": with_server("chat", text="hello\n"),
+    "check": run_only("--set", f"server.data={HOSTILE_NAME}", "check"),
+    "deadletters list": after(Installation.add_dead_letter, "deadletters", "list"),
+    "deadletters show": with_dead_letter("show"),
+    "deadletters replay": with_dead_letter("replay"),
+    "deadletters discard": with_dead_letter("discard"),
+    "erase": run_only("erase", f"--person={HOSTILE}"),
+    "export": after(Installation.add_dead_letter, "export", "--person=ada"),
+    "knowledge add": lambda installation, server: installation.run(
+        "knowledge", "add", HOSTILE_NAME
+    ),
+    "knowledge list": after(Installation.add_document, "knowledge", "list"),
+    "knowledge remove": run_only("knowledge", "remove", HOSTILE),
+    "knowledge search": after(Installation.add_document, "knowledge", "search", "words"),
+    "models add": run_only("models", "add", HOSTILE),
+    "models info": after(Installation.add_model, "models", "info", "hostile"),
+    "models list": after(Installation.add_model, "models", "list"),
+    "models remove": after(Installation.add_model, "models", "remove", "hostile"),
+    "models use": run_only("models", "use", HOSTILE),
+    "serve": run_only("serve", f"--host={HOSTILE}"),
+    "skills list": run_only("skills", "list", HOSTILE),
+    "skills new": run_only("skills", "new", HOSTILE),
+    "skills route": run_only("skills", "route", f"Translate into German: {HOSTILE}"),
+    "stop": with_server("stop", "thread"),
+}
+
+
+def list_commands(group: click.Group, prefix: str = "") -> Iterator[str]:
+    """Yield the path of every command, those of plugins included."""
+    context = click.Context(group, info_name="palaver", obj=Console(None, ()))
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from list_commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_every_command_has_a_scenario() -> None:
+    assert sorted(list_commands(main)) == sorted(SCENARIOS)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_command_prints_a_control_character(
+    name: str,
+    installation: Installation,
+    hostile_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(installation.folder)
+    check_output(SCENARIOS[name](installation, hostile_server), forged_lines=name == "chat")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--set", HOSTILE), (f"--{HOSTILE}",), (HOSTILE,), ("knowledge", HOSTILE)]
+)
+def test_no_error_of_usage_prints_a_control_character(
+    arguments: tuple[str, ...], installation: Installation
+) -> None:
+    check_output(installation.run(*arguments, "serve"))
+
+
+def test_a_name_that_is_not_utf8_can_be_printed(installation: Installation) -> None:
+    path = installation.folder / os.fsdecode(b"EVIL\xff.md")
+    path.write_text("words")
+    check_output(installation.run("knowledge", "add", str(path)))
+
+
+def test_an_export_stays_the_same_json(installation: Installation) -> None:
+    installation.add_dead_letter()
+    printed = installation.run("export", "--person=ada")
+    file = installation.folder / "export.json"
+    installation.run("export", "--person=ada", "--output", str(file))
+    for text in (printed, file.read_text(encoding="utf-8")):
+        check_output(text)
+        [[entry, *_]] = json.loads(text)["conversations"].values()
+        assert entry["text"] == HOSTILE
+
+
+def test_an_unexpected_error_prints_no_control_character() -> None:
+    program = (
+        "from palaver.cli import main\nimport click\n"
+        "@main.command()\ndef crash():\n"
+        f"    raise RuntimeError({HOSTILE!r})\n"
+        "main(['crash'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    errors = done.stderr.decode()
+    assert "Traceback" in errors
+    check_output(errors, forged_lines=True)
+
+
+@given(st.text())
+def test_json_keeps_its_value(text: str) -> None:
+    assert json.loads(encode_json({"a": text})) == {"a": text}
+    assert json.loads(escape_json(json.dumps(text, ensure_ascii=False))) == text
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_every_escaped_text_can_be_printed(text: str) -> None:
+    for keep_lines in (False, True):
+        escaped = escape_controls(text, keep_lines=keep_lines)
+        assert not OBEYED.search(escaped)
+        escaped.encode()
+        assert keep_lines or "\n" not in escaped
+
+
+def test_ordinary_text_of_all_writings_stays() -> None:
+    text = "Zürich, 漢字, עברית, العربية, हिन्दी, 👩‍👩‍👧, a\\b"
+    assert escape_controls(text) == text
+
+
+# Logs
+
+
+def format_record(message: str, *arguments: object, error: BaseException | None = None) -> str:
+    info = (type(error), error, error.__traceback__) if error else None
+    record = logging.LogRecord("palaver", logging.ERROR, "f.py", 1, message, arguments, info)
+    return LogFormatter(FORMAT).format(record)
+
+
+def test_a_record_is_one_line() -> None:
+    text = format_record("request %s failed", HOSTILE)
+    check_output(text)
+    assert len(text.splitlines()) == 1
+    assert "its arguments do not fit" in format_record("%d", HOSTILE)
+    check_output(format_record(HOSTILE))
+
+
+def test_a_traceback_is_indented_and_without_the_texts_of_its_errors() -> None:
+    try:
+        try:
+            raise ValueError(HOSTILE)
+        except ValueError as error:
+            raise type(HOSTILE.replace("\x00", ""), (Exception,), {})(HOSTILE) from error
+    except Exception as error:  # noqa: BLE001 - the class is made above
+        text = format_record("failed", error=error)
+    first, *further = text.splitlines()
+    assert first.endswith("ERROR palaver: failed")
+    assert all(line.startswith("    ") for line in further)
+    assert text.index("ValueError") < text.index("EVIL")
+    check_output(text)
+
+
+async def test_no_request_forges_a_line_of_the_log(
+    live_server: LiveServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = ("/%0A" + FORGED.replace(" ", "%20"), "/v1/conversations/%0A%1B%5B2J/events", "/%00%0d")
+    host, _, port = live_server.address.removeprefix("http://").partition(":")
+    with caplog.at_level(logging.DEBUG):
+        for path in paths:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(
+                f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+            )
+            async with asyncio.timeout(5):
+                answer = await reader.read()
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            assert answer.startswith(b"HTTP/1.1 4")
+    formatter = LogFormatter(FORMAT)
+    for record in caplog.records:
+        assert FORGED not in [line.strip() for line in formatter.format(record).splitlines()]
+        assert not OBEYED.search(formatter.format(record))
