@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from palaver.authentication import Principal
 from palaver.concurrency import check_member
-from palaver.ledger import Erasure, Export, Receipt, Snapshot, StopState
+from palaver.ledger import Erasure, Export, HistoryPage, Receipt, Snapshot, StopState
 from palaver.messages import Conversation, Cursor, Event, Message, Received
 from palaver.streams.subscriptions import Subscriber, Subscription
 
@@ -58,6 +58,9 @@ class ConversationService(Protocol):
 
     async def snapshot(self, conversation: Conversation) -> Snapshot:
         """Return the conversation's current state."""
+
+    async def history(self, conversation: Conversation, before: str, limit: int) -> HistoryPage:
+        """Return the history entries before a position. See `Ledger.history`."""
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         """Return the people who have written to the conversation; empty when it is new."""
@@ -113,6 +116,13 @@ class ConversationAccess:
         if not self.allows_snapshot(snapshot):  # another person has written in the meantime
             check_member(self.conversation, self.person, _people(snapshot))
         return snapshot
+
+    async def history(self, before: str, limit: int) -> HistoryPage:
+        """Return a page of the conversation's history. Raises `Forbidden`."""
+        await self.check_membership()
+        if not self._is_member:  # nobody has written
+            return HistoryPage(history=())
+        return await self._service.history(self.conversation, before, limit)
 
     async def stop(self, turn: str | None) -> tuple[StopState, str]:
         """Stop a turn, see `Ledger.stop`. Raises `Forbidden`."""

@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from palaver.errors import Forbidden, IndexConflict, NotFound
 from palaver.ledger import INBOX_LIMIT, MAX_MERGE_WINDOWS, InboxMessage
-from palaver.messages import ConcurrencyPolicy, Conversation, Message, Received
+from palaver.messages import ConcurrencyPolicy, Conversation, Message, Received, encode
 
 
 class UnsettledTurnState(Protocol):
@@ -153,3 +153,13 @@ def received_event(turn: str, message: Message, *, ahead: int = 0, moved: bool =
     return Received(
         turn=turn, id=message.id, person=message.person, text=message.text, moved=moved, ahead=ahead
     )
+
+
+def json_size(messages: Iterable[Message]) -> int:
+    """Return the bytes that the messages take as JSON."""
+    return sum(len(encode(message)) for message in messages)
+
+
+def inbox_is_full(waiting: int, message: Message, limit: int) -> bool:
+    """Return True when a message does not fit beside messages of ``waiting`` bytes."""
+    return waiting > 0 and waiting + json_size((message,)) > limit

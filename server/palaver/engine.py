@@ -155,6 +155,16 @@ OnText = Callable[[str], None]
 """Callback for each piece of new text, called in the event loop. It must not block."""
 
 
+MAX_CHARACTERS_PER_TOKEN = 12
+"""Average length above which a text certainly does not fit: it is not tokenized, which would take
+long. Natural languages and code stay below 6 characters per token."""
+
+
+def count_characters(messages: Sequence[ChatMessage]) -> int:
+    """Return the length of the texts of ``messages``."""
+    return sum(map(len, [message.content for message in messages]))
+
+
 class Engine(Protocol):
     """One model behind one API. All methods run in the server's event loop.
 
@@ -177,7 +187,11 @@ class Engine(Protocol):
         """
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        """Return the number of prompt tokens of ``messages``, including the chat template."""
+        """Return the number of prompt tokens of ``messages``, including the chat template.
+
+        The server asks an engine only for texts of at most `MAX_CHARACTERS_PER_TOKEN` characters
+        per token of the context window.
+        """
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of unit length per text."""

@@ -27,7 +27,8 @@
     │   ├── NameCollision           500  two plugins contribute the same name
     │   └── SkillError              500  a skill failed, or used the Turn wrongly
     │       ├── OutcomeUnknown      500  a tool was started before a takeover; it may have run
-    │       └── UnusableAnswer      500  a person gave no usable answer to a question
+    │       ├── UnusableAnswer      500  a person gave no usable answer to a question
+    │       └── LimitExceeded       500  the reply or the journal of a turn is too large
     └── EngineError                 502  the engine's fault
         ├── EngineUnavailable       503  dead, hung, restarting or not started
         ├── EngineTimeout           504  the request's deadline passed
@@ -233,6 +234,18 @@ class UnusableAnswer(SkillError):
     detail_is_public = True
 
 
+class LimitExceeded(SkillError):
+    """A turn takes more than a limit allows, whose name in the metrics is ``limit``."""
+
+    code = "limit_exceeded"
+    public_message = "The answer became too large."
+    detail_may_quote = False
+
+    def __init__(self, detail: str = "", *, limit: str = "") -> None:
+        super().__init__(detail)
+        self.limit = limit
+
+
 class EngineError(PalaverError):
     status = 502
     code = "engine"
@@ -264,6 +277,7 @@ class PromptTooLong(EngineError):
     status = 400
     code = "prompt_too_long"
     public_message = "The text is too long for the language model."
+    limit: ClassVar[str] = "prompt"
 
 
 class Unsupported(EngineError):

@@ -1,7 +1,8 @@
 """Ledger: the durable, ordered record of messages, turns and events; the only source of truth.
 
 Implementations are plugins (SQLite, Redis); all pass the suite in ``tests/plugins/ledgers``.
-`palaver.concurrency` has the rules of the concurrency policies. The rules of a ledger:
+`palaver.concurrency` has the rules of the concurrency policies, `palaver.history` those of a
+history that is limited in bytes. The rules of a ledger:
 
 1.  Every method is one atomic, durable step. When it returns, the step survives a crash. When it
     raises, nothing happened or the same call may safely be repeated.
@@ -37,9 +38,18 @@ from palaver.messages import (
     merge_messages,
 )
 
+HISTORY_BYTES = 262_144
+"""Default of the bytes of history in a claim or a snapshot, as JSON: about 64,000 tokens, more than
+most models read, and decoded in about a millisecond."""
+PAGE_BYTES = 1_048_576
+"""Bytes of events, as JSON, after which a `Page` ends."""
 INBOX_LIMIT = 16
 """Default limit of messages that wait in a conversation; above it `Ledger.accept` raises `TooMany`.
 The running turn's own messages do not count, those that steer it do."""
+INBOX_BYTES = 4_000_000
+"""Default limit of the bytes, as JSON, of a conversation's messages without a reply; above it
+`Ledger.accept` raises `TooMany`, unless there are none. It bounds claims, snapshots and dead
+letters too."""
 MAX_MERGE_WINDOWS = 5
 """Number of merge windows by which a burst of messages may delay its turn at most."""
 MAX_DEAD_LETTERS = 1_000
@@ -48,6 +58,10 @@ MAX_MEMORIES = 100
 """Number of memories about one person in a tenant; `Turn.remember` refuses another one."""
 MAX_MEMORY_BYTES = 4_096
 """Size of a memory's value in UTF-8; `Turn.remember` refuses a larger one."""
+MAX_DEAD_LETTER_BYTES = 16_777_216
+"""Bytes of dead letters, as JSON, that a ledger keeps; it deletes the oldest beyond that."""
+DEAD_LETTER_REPLY = 20_000
+"""Code points of the reply that a dead letter keeps."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="step"):
@@ -84,7 +98,8 @@ memories with the person."""
 
 class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     """Concurrency policies of a channel: ``skills`` maps a running skill to its policy, ``default``
-    applies to all others. ``merge_window`` is in seconds, ``inbox_limit`` in messages.
+    applies to all others. ``merge_window`` is in seconds, ``inbox_limit`` in messages,
+    ``inbox_bytes`` in bytes.
 
     ``members_only``: a conversation that has members accepts messages of no one else.
     ``dead_letter``: the turn whose dead letter the message comes from, and must still be in."""
@@ -95,6 +110,7 @@ class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     inbox_limit: int = INBOX_LIMIT
     members_only: bool = False
     dead_letter: str = ""
+    inbox_bytes: int = INBOX_BYTES
 
     def for_skill(self, skill: str) -> ConcurrencyPolicy:
         """Return the policy while ``skill`` runs; the empty name means no skill."""
@@ -139,7 +155,8 @@ class InboxMessage(msgspec.Struct, frozen=True, array_like=True):
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Past message of a conversation. ``outcome`` and ``skill`` are set on the assistant's entries,
-    ``person`` on the users'. ``at`` is in seconds since the epoch."""
+    ``person`` on the users'. ``at`` is in seconds since the epoch. A ``text`` that was cut ends in
+    `palaver.history.CUT_MARK`."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -172,7 +189,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     ``fence`` grows with every claim of the conversation. ``index`` is the number of entries that
     the turn has, ``reply`` the text so far, ``history`` the newest entries, oldest first.
     ``attempt`` is 1, plus 1 for each earlier claim of the turn whose lease expired; a claim that
-    ended with `Ledger.release` does not count.
+    ended with `Ledger.release` does not count. ``history_cut``: there is more history, which the
+    limit of bytes left out.
 
     ``messages`` are the turn's own; there are several when a burst was merged. ``interrupted`` are
     the messages of turns that were stopped for this one, oldest first, which it answers too; empty
@@ -192,6 +210,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     history: tuple[HistoryEntry, ...]
     pending_question: PendingQuestion | None = None
     stop_requested: bool = False
+    history_cut: bool = False
 
     @property
     def message(self) -> Message:
@@ -240,11 +259,23 @@ class PendingTurn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """State of a conversation at ``cursor``; the stream continues there without a gap."""
+    """State of a conversation at ``cursor``; the stream continues there without a gap.
+
+    ``earlier`` is the position from which `Ledger.history` has the entries that ``history`` lacks,
+    or has cut; empty when there are none."""
 
     cursor: Cursor
     history: tuple[HistoryEntry, ...]
     pending: tuple[PendingTurn, ...]
+    earlier: str = ""
+
+
+class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of a conversation's history, oldest first. ``earlier`` is the position from which
+    `Ledger.history` has the entries before it; empty when there are none."""
+
+    history: tuple[HistoryEntry, ...]
+    earlier: str = ""
 
 
 class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
@@ -418,12 +449,15 @@ class Ledger(Protocol):
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109  waiting is its purpose
         """Return when a turn may be due, or after ``timeout`` seconds."""
 
-    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+    async def claim(
+        self, worker: str, *, lease: float, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Claim | None:
         """Claim the oldest turn of a conversation that is due, for ``lease`` seconds.
 
         A conversation is due when none of its turns is leased and no merge window is open. The
-        claim has the newest ``history`` entries of earlier turns. Returns None when nothing is due.
-        A ledger that detects the death of the owner's process need not wait for the lease.
+        claim has the newest ``history`` entries of earlier turns that fit into ``history_bytes``,
+        as `palaver.history.take_history` selects them. Returns None when nothing is due. A ledger
+        that detects the death of the owner's process need not wait for the lease.
         """
 
     async def append(
@@ -475,16 +509,34 @@ class Ledger(Protocol):
         """
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
-        """Return up to ``limit`` events with offsets above ``after``. A conversation that does not
-        exist reads as an empty page with the epoch that it will get."""
+        """Return up to ``limit`` events with offsets above ``after``; fewer when they take more
+        than `PAGE_BYTES`, but at least one. A conversation that does not exist reads as an empty
+        page with the epoch that it will get."""
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         """Call ``on_change`` for new events until the returned function is called. Every event that
         is committed after this returns leads to a call, except after a failure."""
 
-    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        """Return the newest ``history`` entries, the unsettled turns and the cursor,
-        consistently."""
+    async def snapshot(
+        self, conversation: Conversation, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Snapshot:
+        """Return the newest ``history`` entries that fit into ``history_bytes``, the unsettled
+        turns and the cursor, consistently."""
+
+    async def history(
+        self,
+        conversation: Conversation,
+        before: str,
+        limit: int,
+        history_bytes: int = HISTORY_BYTES,
+    ) -> HistoryPage:
+        """Return the newest of the history entries before the position ``before``, which a
+        snapshot or a page has named; empty means the end.
+
+        They are up to ``limit``, and fit into ``history_bytes``; the newest is complete in any
+        case. After an erasure the page may repeat entries. Raises `InvalidInput` for a text that
+        is no position.
+        """
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         """Return the people who have sent messages; empty for an unknown conversation."""

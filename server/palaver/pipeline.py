@@ -163,4 +163,5 @@ def _policies(
         merge_window=chosen.merge_window,
         inbox_limit=settings.admission.inbox_limit,
         members_only=members_only,
+        inbox_bytes=settings.admission.inbox_bytes,
     )

@@ -22,7 +22,16 @@ from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import ConfigurationError, LedgerUnavailable, TooMany
 from palaver.hooks import Interceptor
 from palaver.knowledge import KnowledgeBase
-from palaver.ledger import Erasure, Export, Ledger, QueueDepth, Receipt, Snapshot, StopState
+from palaver.ledger import (
+    Erasure,
+    Export,
+    HistoryPage,
+    Ledger,
+    QueueDepth,
+    Receipt,
+    Snapshot,
+    StopState,
+)
 from palaver.messages import Conversation, Cursor, Message
 from palaver.metrics import Metrics
 from palaver.pipeline import Pipeline
@@ -99,6 +108,7 @@ class Server:
             ledger,
             history=settings.ledger.history,
             per_person=settings.connections.per_person,
+            history_bytes=settings.ledger.history_bytes,
         )
         self._dispatcher: Dispatcher
         self._pipeline: Pipeline
@@ -166,6 +176,7 @@ class Server:
             admission=self._admission,
             settings=settings.dispatch,
             history=settings.ledger.history,
+            history_bytes=settings.ledger.history_bytes,
             metrics=self.metrics,
         )
         self._pipeline = Pipeline(
@@ -244,7 +255,14 @@ class Server:
         return await self._dispatcher.stop(conversation, turn)
 
     async def snapshot(self, conversation: Conversation) -> Snapshot:
-        return await self.ledger.snapshot(conversation, self.settings.ledger.history)
+        limits = self.settings.ledger
+        return await self.ledger.snapshot(conversation, limits.history, limits.history_bytes)
+
+    async def history(self, conversation: Conversation, before: str, limit: int) -> HistoryPage:
+        """Return the history entries before a position, at most as many as a snapshot has."""
+        limits = self.settings.ledger
+        limit = min(limit, max(limits.history, 1))
+        return await self.ledger.history(conversation, before, limit, limits.history_bytes)
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return await self.ledger.members(conversation)

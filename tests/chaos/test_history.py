@@ -18,7 +18,15 @@ from tests.server.turns.test_takeover import die, replica
 
 from palaver.engine import GenerationRequest
 from palaver.errors import Fenced, TooMany
-from palaver.ledger import QUEUE_ALL, ConcurrencyPolicies, HistoryEntry, Page, Receipt, Snapshot
+from palaver.ledger import (
+    HISTORY_BYTES,
+    QUEUE_ALL,
+    ConcurrencyPolicies,
+    HistoryEntry,
+    Page,
+    Receipt,
+    Snapshot,
+)
 from palaver.messages import Conversation, Finished, Message, StoredEvent, Text, new_id
 from palaver.server import Server
 from palaver.testing import MemoryLedger, RecordingSubscriber, ScriptedEngine
@@ -134,8 +142,10 @@ class AlteringLedger(MemoryLedger):
         page = await super().read(conversation, after, limit)
         return msgspec.structs.replace(page, events=tuple(self._events(page.events)))
 
-    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        snapshot = await super().snapshot(conversation, history)
+    async def snapshot(
+        self, conversation: Conversation, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Snapshot:
+        snapshot = await super().snapshot(conversation, history, history_bytes)
         return msgspec.structs.replace(snapshot, history=tuple(self._history(snapshot.history)))
 
 

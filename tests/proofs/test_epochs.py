@@ -28,7 +28,7 @@ from tests.proofs.report import PropertyResult, Report
 from tests.server.web.live_server import eventually
 
 from palaver.errors import LedgerUnavailable
-from palaver.ledger import Ledger, Page, Snapshot
+from palaver.ledger import HISTORY_BYTES, Ledger, Page, Snapshot
 from palaver.messages import Conversation, Cursor
 from palaver.streams.subscriptions import PAGE_SIZE
 from palaver_plugins.ledgers.redis import RedisLedger
@@ -413,8 +413,10 @@ class SingleEpochLedger(RedisLedger):
         page = await super().read(conversation, after, limit)
         return msgspec.structs.replace(page, epoch="constant")
 
-    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        snapshot = await super().snapshot(conversation, history)
+    async def snapshot(
+        self, conversation: Conversation, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Snapshot:
+        snapshot = await super().snapshot(conversation, history, history_bytes)
         cursor = Cursor("constant", snapshot.cursor.offset)
         return msgspec.structs.replace(snapshot, cursor=cursor)
 

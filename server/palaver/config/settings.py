@@ -256,7 +256,11 @@ class LedgerSettings(ChoiceSettings):
     use: str = "sqlite"
     """The store of messages, turns and events."""
     history: int = pydantic.Field(default=40, ge=0)
-    """Most history entries that a skill gets."""
+    """Most history entries that a skill or a client gets at once."""
+    history_bytes: int = pydantic.Field(default=262_144, ge=1_000)
+    """Most bytes of history, as JSON, that a skill or a client gets at once. The newest entries are
+    kept; one that is larger is cut. The default is about 64,000 tokens, more than most models
+    read."""
 
 
 class KnowledgeSettings(ChoiceSettings):
@@ -313,6 +317,11 @@ class DispatchSettings(Section):
     dead letter."""
     turn_timeout: float = pydantic.Field(default=600.0, gt=0)
     """Seconds that one turn may take."""
+    max_reply_characters: int = pydantic.Field(default=400_000, ge=1_000)
+    """Most characters of one reply. A skill that writes more fails."""
+    max_journal_bytes: int = pydantic.Field(default=4_000_000, ge=10_000)
+    """Most bytes of the results, as JSON, that the journal of one turn holds. A skill whose steps
+    return more fails."""
 
 
 class ConcurrencyPolicySettings(Section):
@@ -370,6 +379,9 @@ class AdmissionSettings(Section):
     that there is always room for another tenant."""
     inbox_limit: int = pydantic.Field(default=16, ge=1)
     """Messages that may wait in one conversation. The ledger counts them for all servers."""
+    inbox_bytes: int = pydantic.Field(default=4_000_000, ge=1_000)
+    """Bytes, as JSON, that the messages without a reply in one conversation may take together. A
+    message is always accepted when there are no others."""
     max_wait: float = pydantic.Field(default=30.0, gt=0)
     """Seconds of estimated wait for the engine above which a message is refused. Keep it below
     ``engine.timeout``, which includes the wait."""

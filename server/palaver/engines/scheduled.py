@@ -6,12 +6,14 @@ It passes on as many generations as the engine runs at once and queues the other
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from palaver.admission.quotas import Quotas, estimate_tokens
 from palaver.admission.scheduler import LANES, OUTPUT, Scheduler, Ticket, lane_of
 from palaver.config.settings import AdmissionSettings, Lane
 from palaver.engine import (
+    MAX_CHARACTERS_PER_TOKEN,
     ChatMessage,
     Engine,
     EngineInfo,
@@ -19,8 +21,9 @@ from palaver.engine import (
     Generation,
     GenerationRequest,
     OnText,
+    count_characters,
 )
-from palaver.errors import EngineTimeout, Overloaded
+from palaver.errors import EngineTimeout, Overloaded, PromptTooLong
 from palaver.messages import Usage
 from palaver.metrics import Metrics
 
@@ -51,12 +54,15 @@ class ScheduledEngine:
         self._quotas = quotas
         self._metrics = metrics
         self._has_priorities = False
+        self._max_characters = math.inf
+        """Characters of a prompt that is tokenized at all."""
         self._queued: dict[Ticket, asyncio.Future[None]] = {}
 
     async def start(self) -> EngineInfo:
         info = await self._engine.start()
         self._has_priorities = "priority" in info.capabilities
         settings = self._settings
+        self._max_characters = MAX_CHARACTERS_PER_TOKEN * (info.context_window + 1)
         slots = settings.max_generations or info.slots or UNKNOWN_SLOTS
         self.scheduler.resize(
             slots,
@@ -70,6 +76,9 @@ class ScheduledEngine:
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         """See `Engine.generate`. The timeout includes the time in the queue."""
+        characters = count_characters(request.messages)
+        if characters > self._max_characters:
+            raise PromptTooLong(f"{request.id}: the prompt has {characters} characters")
         deadline = asyncio.get_running_loop().time() + request.timeout
         ticket = self._ticket(request)
         self.scheduler.enqueue(ticket)
@@ -180,6 +189,11 @@ class ScheduledEngine:
     # Calls that need no slot
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        """See `Engine.count_tokens`. A text that certainly does not fit into the context window is
+        not tokenized: the result is an estimate above the window."""
+        characters = count_characters(messages)
+        if characters > self._max_characters:
+            return characters // MAX_CHARACTERS_PER_TOKEN
         return await self._engine.count_tokens(messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

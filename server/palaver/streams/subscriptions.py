@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from palaver.errors import LedgerUnavailable, Overloaded, TooMany
-from palaver.ledger import Ledger, Page, Snapshot
+from palaver.ledger import HISTORY_BYTES, Ledger, Page, Snapshot
 from palaver.messages import (
     Conversation,
     Cursor,
@@ -67,7 +67,12 @@ class Subscription:
     """A subscriber's position in one conversation."""
 
     def __init__(
-        self, conversation: Conversation, ledger: Ledger, subscriber: Subscriber, history: int
+        self,
+        conversation: Conversation,
+        ledger: Ledger,
+        subscriber: Subscriber,
+        history: int,
+        history_bytes: int,
     ) -> None:
         self.conversation = conversation
         self.owner: tuple[str, str] | None = None
@@ -79,6 +84,7 @@ class Subscription:
         self._ledger = ledger
         self._subscriber = subscriber
         self._history = history
+        self._history_bytes = history_bytes
         self._epoch = ""
         self._offset = 0
         self._delivered: dict[str, DeliveredText] = {}
@@ -118,7 +124,9 @@ class Subscription:
         self._started = True
 
     async def _send_snapshot(self) -> None:
-        snapshot = await self._ledger.snapshot(self.conversation, self._history)
+        snapshot = await self._ledger.snapshot(
+            self.conversation, self._history, self._history_bytes
+        )
         self._epoch, self._offset = snapshot.cursor.epoch, snapshot.cursor.offset
         # The attempt is not known: live text waits until the ledger tells it.
         self._delivered = {
@@ -230,9 +238,17 @@ def _continues(page: Page, cursor: Cursor) -> bool:
 class Subscriptions:
     """All the subscriptions of this process, by conversation."""
 
-    def __init__(self, ledger: Ledger, *, history: int, per_person: float = math.inf) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        history: int,
+        history_bytes: int = HISTORY_BYTES,
+        per_person: float = math.inf,
+    ) -> None:
         self._ledger = ledger
         self._history = history
+        self._history_bytes = history_bytes
         self._per_person = per_person
         self._of_person: Counter[tuple[str, str]] = Counter()
         self._subscriptions: dict[Conversation, list[Subscription]] = {}
@@ -263,7 +279,9 @@ class Subscriptions:
         if owner is not None:
             self.check_person(*owner)
             self._of_person[owner] += 1
-        subscription = Subscription(conversation, self._ledger, subscriber, self._history)
+        subscription = Subscription(
+            conversation, self._ledger, subscriber, self._history, self._history_bytes
+        )
         subscription.owner = owner
         subscription.closing_when_idle = self._closing_when_idle
         self._subscriptions.setdefault(conversation, []).append(subscription)

@@ -2,7 +2,8 @@
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from palaver.concurrency import (
@@ -10,10 +11,12 @@ from palaver.concurrency import (
     NewTurn,
     check_taken_steering,
     decide_concurrency,
+    json_size,
     received_event,
     split_untaken_steering,
 )
 from palaver.errors import Conflict, IndexConflict
+from palaver.history import HistorySelection, take_history
 from palaver.ledger import (
     ConcurrencyPolicies,
     HistoryEntry,
@@ -56,12 +59,16 @@ class DedupeRecord(NamedTuple):
 
 
 class OwnedHistoryEntry(NamedTuple):
-    """History entry, its owner (the author, or the person to whom the reply is addressed), and the
-    number of its turn."""
+    """History entry, its owner (the author, or the person to whom the reply is addressed), the
+    number of its turn, and its size as JSON."""
 
     owner: str
     entry: HistoryEntry
     number: int
+    size: int
+
+
+_size_of = attrgetter("size")
 
 
 class LastWrite(NamedTuple):
@@ -233,12 +240,33 @@ class ConversationState:
         steering = {message.person for message in turn.steering_messages}
         return {turn.person} | steering | self.question_people
 
-    def newest_history(
-        self, count: int, before: UnsettledTurn | None = None
-    ) -> tuple[HistoryEntry, ...]:
-        """Return the newest entries, without those of turns that wait behind ``before``."""
+    @property
+    def unsettled_bytes(self) -> int:
+        """Return the size of all messages without a reply."""
+        return sum(
+            json_size((*turn.interrupted, *turn.messages, *turn.steering_messages))
+            for turn in self.inbox
+        )
+
+    def select_history(
+        self, count: int, size: int, before: UnsettledTurn | None = None
+    ) -> HistorySelection:
+        """Return the newest ``count`` history entries that fit into ``size`` bytes, without those
+        of turns that wait behind ``before``."""
         end = self._history_end(before.number) if before else len(self.history)
-        return tuple([owned.entry for owned in self.history[max(0, end - count) : end]])
+        older = max(0, end - max(count, 0))
+        newest = self.history[older:end]
+        if sum(map(_size_of, newest)) > size:
+            return take_history(self.newest_first(end), count, size)
+        entries = tuple([owned.entry for owned in newest])
+        return HistorySelection(entries, str(older) if older else "", is_cut=False)
+
+    def newest_first(self, end: int | None = None) -> Iterator[tuple[str, HistoryEntry]]:
+        """Yield the first ``end`` history entries, newest first, each with the position after
+        it."""
+        end = len(self.history) if end is None else min(end, len(self.history))
+        for number in range(end, 0, -1):
+            yield str(number), self.history[number - 1].entry
 
     def _history_end(self, number: int) -> int:
         return bisect_right(self.history, number, key=lambda owned: owned.number)
@@ -322,7 +350,8 @@ class ConversationState:
         )
         end = self._history_end(turn.number)
         self.history[end:end] = [
-            OwnedHistoryEntry(entry.person or turn.person, entry, turn.number) for entry in entries
+            OwnedHistoryEntry(entry.person or turn.person, entry, turn.number, len(encode(entry)))
+            for entry in entries
         ]
 
     def move_steering(

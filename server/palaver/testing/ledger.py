@@ -7,15 +7,25 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 
 import msgspec
 
-from palaver.concurrency import check_dead_letter, check_member, received_event
+from palaver.concurrency import (
+    check_dead_letter,
+    check_member,
+    inbox_is_full,
+    received_event,
+)
 from palaver.errors import Fenced, IndexConflict, TooMany
+from palaver.history import cut_text, parse_position, take_history
 from palaver.ledger import (
+    DEAD_LETTER_REPLY,
+    HISTORY_BYTES,
+    MAX_DEAD_LETTER_BYTES,
     MAX_DEAD_LETTERS,
+    PAGE_BYTES,
     QUEUE_ALL,
     Claim,
     ConcurrencyPolicies,
@@ -24,6 +34,7 @@ from palaver.ledger import (
     Export,
     Guarantee,
     HistoryEntry,
+    HistoryPage,
     InboxMessage,
     LogEntry,
     MemoryWrite,
@@ -40,7 +51,7 @@ from palaver.ledger import (
     memory_writes,
     stopped_event,
 )
-from palaver.messages import Conversation, Cursor, Event, Message, StoredEvent, new_id
+from palaver.messages import Conversation, Cursor, Event, Message, StoredEvent, encode, new_id
 from palaver.testing.conversation_state import (
     ConversationState,
     LastWrite,
@@ -98,6 +109,8 @@ class MemoryLedger:
             return earlier
         if state.waiting_messages >= policies.inbox_limit:
             raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
+        if state.inbox and inbox_is_full(state.unsettled_bytes, message, policies.inbox_bytes):
+            raise TooMany(f"the messages that wait in {name} are too large", retry_after=1.0)
         turn, joined = state.receive(InboxMessage(now, message), policies)
         ahead = state.ahead_of(turn.id)
         if not ahead and not state.is_running:
@@ -114,7 +127,9 @@ class MemoryLedger:
         except TimeoutError:
             pass
 
-    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+    async def claim(
+        self, worker: str, *, lease: float, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Claim | None:
         now = self._clock()
         state = self._next_due(now)
         if state is None:
@@ -128,6 +143,7 @@ class MemoryLedger:
         state.lease_expires_at = now + lease
         turn.last_write = None
         self._schedule_check(state, state.lease_expires_at)
+        selection = state.select_history(history, history_bytes, before=turn)
         return Claim(
             turn=turn.id,
             messages=turn.messages,
@@ -138,9 +154,10 @@ class MemoryLedger:
             index=turn.index,
             reply=turn.reply,
             journal=tuple(turn.journal[number] for number in sorted(turn.journal)),
-            history=state.newest_history(history, before=turn),
+            history=selection.entries,
             pending_question=state.pending_question,
             stop_requested=turn.stop_requested,
+            history_cut=selection.is_cut,
         )
 
     async def append(
@@ -236,7 +253,7 @@ class MemoryLedger:
         events = islice(
             state.events, start - state.first_offset, start - state.first_offset + max(limit, 0)
         )
-        recorded = tuple(StoredEvent(start + step, event) for step, event in enumerate(events))
+        recorded = tuple(_first_page(start, events))
         return Page(state.epoch, state.first_offset, state.last_offset, recorded)
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
@@ -252,7 +269,9 @@ class MemoryLedger:
 
         return unwatch
 
-    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
+    async def snapshot(
+        self, conversation: Conversation, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Snapshot:
         state = self._conversations.get(str(conversation))
         if state is None:
             return Snapshot(cursor=Cursor(self._epoch, 0), history=(), pending=())
@@ -267,7 +286,26 @@ class MemoryLedger:
             for position, turn in enumerate(state.inbox)
         )
         cursor = Cursor(state.epoch, state.last_offset)
-        return Snapshot(cursor=cursor, history=state.newest_history(history), pending=pending)
+        selection = state.select_history(history, history_bytes)
+        return Snapshot(
+            cursor=cursor, history=selection.entries, pending=pending, earlier=selection.earlier
+        )
+
+    async def history(
+        self,
+        conversation: Conversation,
+        before: str,
+        limit: int,
+        history_bytes: int = HISTORY_BYTES,
+    ) -> HistoryPage:
+        end = parse_position(before) if before else None
+        state = self._conversations.get(str(conversation))
+        if state is None:
+            return HistoryPage(history=())
+        selection = take_history(
+            state.newest_first(end), limit, history_bytes, newest_complete=True
+        )
+        return HistoryPage(history=selection.entries, earlier=selection.earlier)
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         state = self._conversations.get(str(conversation))
@@ -416,14 +454,19 @@ class MemoryLedger:
             turn=turn.id,
             messages=(*turn.interrupted, *turn.messages, *taken),
             attempt=turn.failed_attempts + 1,
-            reply=turn.reply,
+            reply=cut_text(turn.reply, DEAD_LETTER_REPLY),
             skill=turn.skill,
             reason=reason,
             at=now,
         )
         self._dead_letters[turn.id] = (turn.person, letter)
-        if len(self._dead_letters) > MAX_DEAD_LETTERS:
+        while len(self._dead_letters) > 1 and self._has_too_many_dead_letters():
             del self._dead_letters[next(iter(self._dead_letters))]
+
+    def _has_too_many_dead_letters(self) -> bool:
+        letters = self._dead_letters.values()
+        size = sum(len(encode(letter)) for _, letter in letters)
+        return len(letters) > MAX_DEAD_LETTERS or size > MAX_DEAD_LETTER_BYTES
 
     # Due conversations
 
@@ -505,3 +548,13 @@ class MemoryLedger:
                     msgspec.structs.replace(letter, messages=others),
                 )
         return changed
+
+
+def _first_page(start: int, events: Iterable[Event]) -> Iterator[StoredEvent]:
+    """Yield the events with their offsets, which start at ``start``, up to `PAGE_BYTES`."""
+    size = 0
+    for offset, event in enumerate(events, start):
+        size += len(encode(event))
+        if size > PAGE_BYTES and offset > start:
+            return
+        yield StoredEvent(offset, event)

@@ -16,12 +16,14 @@ from palaver.errors import (
     Fenced,
     LedgerError,
     LedgerUnavailable,
+    LimitExceeded,
     MaxAttemptsExceeded,
     PalaverError,
+    PromptTooLong,
     SkillError,
     describe_error,
 )
-from palaver.ledger import Claim, ConcurrencyPolicies, Receipt, StopState
+from palaver.ledger import HISTORY_BYTES, Claim, ConcurrencyPolicies, Receipt, StopState
 from palaver.messages import Conversation, Problem, new_id
 from palaver.metrics import Metrics
 from palaver.streams.subscriptions import Subscriptions
@@ -58,6 +60,7 @@ class Dispatcher:
         admission: AdmissionControl,
         settings: DispatchSettings,
         history: int,
+        history_bytes: int = HISTORY_BYTES,
         metrics: Metrics,
     ) -> None:
         self._ledger = services.ledger
@@ -66,6 +69,7 @@ class Dispatcher:
         self._admission = admission
         self._settings = settings
         self._history = history
+        self._history_bytes = history_bytes
         self._metrics = metrics
         self._handler: TurnHandler
         self._worker = new_id()
@@ -208,7 +212,10 @@ class Dispatcher:
                 await self._renew_late_leases()
             try:
                 claim = await self._ledger.claim(
-                    self._worker, lease=self._settings.lease, history=self._history
+                    self._worker,
+                    lease=self._settings.lease,
+                    history=self._history,
+                    history_bytes=self._history_bytes,
                 )
             except LedgerError as error:
                 log.warning("no turn can be claimed: %s", error)
@@ -222,6 +229,8 @@ class Dispatcher:
             more = self._unclaimed > 0
 
     async def _run(self, claim: Claim) -> None:
+        if claim.history_cut:
+            self._metrics.limited("history")
         run = Run(claim, self._services, self._subscriptions, self._settings)
         self._replace_older(run)
         if self._releasing:
@@ -295,6 +304,8 @@ class Dispatcher:
 
     def _failed(self, run: Run, error: PalaverError) -> RunResult:
         log.warning("turn %s: %s", run.claim.turn, describe_error(error), extra=run.log_fields)
+        if isinstance(error, LimitExceeded | PromptTooLong):
+            self._metrics.limited(error.limit)
         reason = str(error) if isinstance(error, MaxAttemptsExceeded) else ""
         return RunResult("failed", Problem(error.code, error.public), dead_letter_reason=reason)
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from palaver.errors import LimitExceeded
 from palaver.ledger import Step
 
 T = TypeVar("T")
@@ -14,13 +15,18 @@ T = TypeVar("T")
 class Journal:
     """Recorded steps of a turn, identified by their order, verb and inputs.
 
-    ``write`` stores a step in the ledger, later.
+    ``write`` stores a step in the ledger, later. The results of all steps take at most
+    ``max_bytes``.
     """
 
-    def __init__(self, steps: Iterable[Step], write: Callable[[Step], None]) -> None:
+    def __init__(
+        self, steps: Iterable[Step], write: Callable[[Step], None], max_bytes: int
+    ) -> None:
         self._steps = {step.number: step for step in steps}
         self._write = write
+        self._max_bytes = max_bytes
         self._next = 0
+        self._size = self._measure()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -39,6 +45,7 @@ class Journal:
         if recorded is not None and (recorded.verb, recorded.fingerprint) != (verb, digest):
             for later in [number for number in self._steps if number >= step.number]:
                 del self._steps[later]
+            self._size = self._measure()
         return step
 
     def recorded_result(self, step: Step, kind: type[T]) -> T | None:
@@ -61,8 +68,19 @@ class Journal:
         self._write(msgspec.structs.replace(step, verb="", fingerprint=""))
 
     def record_result(self, step: Step, result: object) -> None:
-        """Record the result of the step, a value that msgspec encodes."""
+        """Record the result of the step, a value that msgspec encodes.
+
+        Raises `LimitExceeded` when the journal would become too large.
+        """
         done = _complete(step, result)
+        self._size += _size_of(done)
+        if self._size > self._max_bytes:
+            raise LimitExceeded(
+                f"step {step.number} ({step.verb!r}) returned {_size_of(done)} bytes; the results "
+                f"of a turn's steps may take {self._max_bytes} together "
+                "(dispatch.max_journal_bytes): return less",
+                limit="journal",
+            )
         self._steps[step.number] = done
         self._write(done)
 
@@ -90,6 +108,14 @@ class Journal:
         earlier = {step.number: step for step in asked}
         earlier[asked[-1].number] = _complete(asked[-1], answer)
         self._steps = earlier | self._steps
+        self._size = self._measure()
+
+    def _measure(self) -> int:
+        return sum(map(_size_of, self._steps.values()))
+
+
+def _size_of(step: Step) -> int:
+    return memoryview(step.result).nbytes
 
 
 def _complete(step: Step, result: object) -> Step:

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from palaver.engine import ChatMessage
+from palaver.engine import MAX_CHARACTERS_PER_TOKEN, ChatMessage, count_characters
 from palaver.errors import PromptTooLong
 from palaver.ledger import HistoryEntry
 
@@ -34,19 +34,40 @@ async def fit_prompt(
 ) -> list[ChatMessage]:
     """Return the prompt with as much of the newest history as fits into ``budget`` tokens.
 
-    Raises `PromptTooLong` when it does not fit without any history.
+    Counts the tokens of few candidates, and of none that is certainly too long. Raises
+    `PromptTooLong` when it does not fit without any history.
     """
-    starts = [0, *_find_cuts(history), len(history)]
-    for start in sorted(set(starts)):
+
+    async def fits(start: int) -> bool:
         messages = build_messages(system, history[start:], prompt)
-        if _certainly_fits(messages, budget) or await count_tokens(messages) <= budget:
-            return messages
-    raise PromptTooLong(f"the prompt takes more than the {budget} tokens that are left for it")
+        characters = count_characters(messages)
+        if characters > budget * MAX_CHARACTERS_PER_TOKEN:
+            return False
+        return _certainly_fits(messages, characters, budget) or (
+            await count_tokens(messages) <= budget
+        )
+
+    if await fits(0):
+        return build_messages(system, history, prompt)
+    starts = sorted({*_find_cuts(history), len(history)} - {0})
+    first, last = 0, len(starts)  # the first start that fits is among starts[first:last]
+    while first < last:
+        middle = (first + last) // 2
+        if await fits(starts[middle]):
+            last = middle
+        else:
+            first = middle + 1
+    if first == len(starts):
+        raise PromptTooLong(f"the prompt takes more than the {budget} tokens that are left for it")
+    return build_messages(system, history[starts[first] :], prompt)
 
 
-def _certainly_fits(messages: Sequence[ChatMessage], budget: int) -> bool:
+def _certainly_fits(messages: Sequence[ChatMessage], characters: int, budget: int) -> bool:
     """Return True for most short prompts without counting: a token is at least one byte."""
-    return budget >= sum(len(m.content.encode()) + TEMPLATE_BYTES_PER_MESSAGE for m in messages)
+    room = budget - TEMPLATE_BYTES_PER_MESSAGE * len(messages)
+    if room < characters:
+        return False
+    return room >= 4 * characters or room >= sum(len(m.content.encode()) for m in messages)
 
 
 def _find_cuts(history: Sequence[HistoryEntry]) -> list[int]:

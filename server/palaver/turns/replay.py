@@ -1,16 +1,19 @@
 """Replay: skips output that is stored already when a skill runs again."""
 
+from palaver.errors import LimitExceeded
 from palaver.turns.writer import TurnWriter
 
 
 class Replay:
     """Writer of a reply that skips the text in the ledger when the skill runs again.
 
-    ``stored`` is the text in the ledger when the run begins.
+    ``stored`` is the text in the ledger when the run begins. The reply has at most ``max_length``
+    characters, with the text of earlier turns that it continues.
     """
 
-    def __init__(self, writer: TurnWriter, stored: str) -> None:
+    def __init__(self, writer: TurnWriter, stored: str, max_length: int) -> None:
         self._writer = writer
+        self._max_length = max_length
         self._said: list[str] = []
         self._length = 0
         self._earlier_length = 0
@@ -38,10 +41,17 @@ class Replay:
         return "".join(self._said[start:])
 
     def say(self, text: str) -> None:
+        """Add ``text`` to the reply. Raises `LimitExceeded` when it becomes too long."""
         self._said.append(text)
         if self._has_more:
             text = self._skip_stored(text)
         self._length += len(text)
+        if self._length > self._max_length:
+            raise LimitExceeded(
+                f"the reply has more than {self._max_length} characters "
+                "(dispatch.max_reply_characters): write less, or in several turns",
+                limit="reply",
+            )
         if text:
             self._writer.write_text(text)
 

@@ -50,8 +50,8 @@ class Run:
         self.writer = TurnWriter(
             claim, services.ledger, subscriptions, self.interruption, lease=settings.lease
         )
-        self._journal = Journal(claim.journal, self.writer.write)
-        self._replay = Replay(self.writer, claim.reply)
+        self._journal = Journal(claim.journal, self.writer.write, settings.max_journal_bytes)
+        self._replay = Replay(self.writer, claim.reply, settings.max_reply_characters)
         self.turn: Turn[Any] = Turn(  # Any: the skill, and so its Arguments, is not chosen yet
             claim,
             self.writer,

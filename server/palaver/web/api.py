@@ -26,6 +26,8 @@ from palaver.web.conversations import find_conversation
 from palaver.web.frames import make_snapshot
 from palaver.web.responses import json_response
 
+MAX_PAGE_ENTRIES = 1_000
+"""History entries that a client may ask for at once; `ledger.history` may be less."""
 _decode_message = msgspec.json.Decoder(NewMessage).decode
 _decode_stop = msgspec.json.Decoder(StopRequest).decode
 
@@ -41,6 +43,7 @@ class ApiHandler:
             web.post("/v1/conversations/{thread}/messages", self._send),
             web.post("/v1/conversations/{thread}/stop", self._stop),
             web.get("/v1/conversations/{thread}", self._snapshot, allow_head=False),
+            web.get("/v1/conversations/{thread}/history", self._history, allow_head=False),
             web.get("/v1/export", self._export, allow_head=False),
             web.post("/v1/erase", self._erase),
             web.get("/v1/skills", self._skills, allow_head=False),
@@ -85,6 +88,12 @@ class ApiHandler:
             ConversationResponse(cursor=str(snapshot.cursor), snapshot=make_snapshot(snapshot))
         )
 
+    @requires("read")
+    async def _history(self, request: web.Request) -> web.StreamResponse:
+        before = request.query.get("before", "")
+        limit = _parse_limit(request.query.get("limit"))
+        return json_response(await self._find_conversation(request).history(before, limit))
+
     @requires("export")
     async def _export(self, request: web.Request) -> web.StreamResponse:
         return json_response(await self._server.export(*_data_owner(request)))
@@ -118,6 +127,15 @@ def _decode(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the dec
         return decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body cannot be read: {error}") from error
+
+
+def _parse_limit(text: str | None) -> int:
+    """Return the number of entries that a client asks for."""
+    if text is None:
+        return MAX_PAGE_ENTRIES
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_PAGE_ENTRIES:
+        raise InvalidInput(f"limit={text[:20]!r}: expected a number from 1 to {MAX_PAGE_ENTRIES}")
+    return int(text)
 
 
 def _message_id(request: web.Request, body: NewMessage) -> str:

@@ -76,11 +76,14 @@ class SnapshotTurn(msgspec.Struct, frozen=True, kw_only=True):
     skill: str = ""
 
 
-class ConversationSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation's state: its history, then the turns that are not settled, oldest first."""
+class ConversationSnapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A conversation's state: its history, then the turns that are not settled, oldest first.
+    ``earlier``: the position from which the rest of the history can be read, where there is
+    more."""
 
     history: tuple[HistoryEntry, ...]
     pending: tuple[SnapshotTurn, ...]
+    earlier: str = ""
 
 
 class ServerFrame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -134,6 +137,7 @@ def make_error(error: PalaverError, id: str | None = None) -> ErrorFrame:
 def make_snapshot(snapshot: Snapshot) -> ConversationSnapshot:
     return ConversationSnapshot(
         history=snapshot.history,
+        earlier=snapshot.earlier,
         pending=tuple(
             SnapshotTurn(
                 turn=turn.turn,

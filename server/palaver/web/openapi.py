@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from palaver.config.settings import Right
-from palaver.ledger import Erasure, Export, Receipt
+from palaver.ledger import Erasure, Export, HistoryPage, Receipt
 from palaver.replies import ReplyResult
 from palaver.web.bodies import (
     ConversationResponse,
@@ -38,6 +38,7 @@ def document(version: str) -> Json:
             StopRequest,
             StopResponse,
             ConversationResponse,
+            HistoryPage,
             SkillsResponse,
             ErrorResponse,
             Receipt,
@@ -82,6 +83,11 @@ def _paths() -> Json:
         "description": "Events, see docs/protocol.md",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
+    history = _operation("Earlier history", "read", response=HistoryPage)
+    history["parameters"] = [
+        _query("before", "The position `earlier` of a snapshot or of a page; absent: the end."),
+        _query("limit", "The most entries; the server may return fewer."),
+    ]
     conversation = "/v1/conversations/{thread}"
     return {
         f"{conversation}/messages": {"parameters": _OF_CONVERSATION, "post": send},
@@ -96,6 +102,7 @@ def _paths() -> Json:
                 "The conversation's current state", "read", response=ConversationResponse
             ),
         },
+        f"{conversation}/history": {"parameters": _OF_CONVERSATION, "get": history},
         "/v1/export": {
             "parameters": [_PERSON],
             "get": _operation(

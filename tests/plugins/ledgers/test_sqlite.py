@@ -21,7 +21,7 @@ from palaver.errors import (
     TooMany,
 )
 from palaver.hooks import BuildContext
-from palaver.ledger import QUEUE_ALL, Claim
+from palaver.ledger import HISTORY_BYTES, QUEUE_ALL, Claim
 from palaver.messages import Conversation, Cursor, Finished, Message, Routed, Started, Text, new_id
 from palaver_plugins.ledgers.sqlite import (
     SQLiteLedger,
@@ -403,7 +403,7 @@ class StatementCounter:
         if self.forgets:
             self.database.cached_rows.clear()
         inbox.accept(self.database, message(), QUEUE_ALL)
-        claim = turns.claim(self.database, 3.0, 40).value
+        claim = turns.claim(self.database, 3.0, 40, HISTORY_BYTES).value
         assert isinstance(claim, Claim)
         turn = claim.turn
         started = (

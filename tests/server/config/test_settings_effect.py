@@ -31,7 +31,7 @@ from palaver.config.settings import (
 )
 from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import Forbidden, TooLarge, TooMany
-from palaver.ledger import Claim
+from palaver.ledger import HISTORY_BYTES, Claim
 from palaver.messages import Conversation, Message
 from palaver.metrics import Metrics
 from palaver.plugins import load_plugins
@@ -43,6 +43,7 @@ from palaver.turns.turn import Turn
 from palaver.web.listener import listening
 
 ROOT = Path(__file__).parents[3]
+LIMITS = "tests/server/turns/test_limits.py"
 THIS = "tests/server/config/test_settings_effect.py"
 CHECK = "tests/server/cli/test_check.py"
 CONTINUATION = "tests/server/engines/test_continuing.py"
@@ -119,6 +120,7 @@ COVERED = {
     ),
     "ledger.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
     "ledger.history": f"{THIS}::test_a_skill_gets_no_more_history_than_set",
+    "ledger.history_bytes": f"{LIMITS}::test_a_skill_gets_no_more_bytes_of_history_than_set",
     "knowledge.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
     "knowledge.read_timeout": LIMITED_FILES,
     "knowledge.read_memory_mib": LIMITED_FILES,
@@ -135,6 +137,8 @@ COVERED = {
     "dispatch.max_running": f"{THIS}::test_no_more_turns_run_at_once_than_set",
     "dispatch.lease": f"{THIS}::test_turns_are_leased_for_as_long_as_set",
     "dispatch.max_attempts": f"{THIS}::test_a_turn_fails_after_its_attempts",
+    "dispatch.max_reply_characters": f"{LIMITS}::test_a_reply_has_no_more_characters_than_set",
+    "dispatch.max_journal_bytes": f"{LIMITS}::test_a_journal_has_no_more_bytes_than_set",
     "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_timeout",
     "concurrency_policy.default": (
         f"{CONCURRENCY}::test_a_channels_policy_is_stronger_than_the_default"
@@ -157,6 +161,7 @@ COVERED = {
         f"{ADMISSION}::test_one_tenant_fills_its_share_and_leaves_room_for_others"
     ),
     "admission.inbox_limit": f"{THIS}::test_no_more_messages_wait_in_a_conversation_than_set",
+    "admission.inbox_bytes": f"{LIMITS}::test_messages_that_wait_take_no_more_bytes_than_set",
     "admission.max_wait": f"{ADMISSION}::test_a_message_that_would_wait_too_long_is_refused",
     "admission.person.turns": f"{ADMISSION}::test_a_person_has_a_limit_of_unsettled_turns",
     "admission.person.messages_per_minute": (
@@ -622,9 +627,13 @@ class NotingLedger(MemoryLedger):
         super().__init__()
         self.leases: set[float] = set()
 
-    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+    async def claim(
+        self, worker: str, *, lease: float, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Claim | None:
         self.leases.add(lease)
-        return await super().claim(worker, lease=lease, history=history)
+        return await super().claim(
+            worker, lease=lease, history=history, history_bytes=history_bytes
+        )
 
 
 async def test_turns_are_leased_for_as_long_as_set() -> None:

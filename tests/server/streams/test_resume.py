@@ -8,7 +8,7 @@ import pytest
 from tests.server.turns.test_takeover import CONVERSATION, until
 
 from palaver.errors import LedgerUnavailable
-from palaver.ledger import Claim, OnChange, Page, Snapshot
+from palaver.ledger import HISTORY_BYTES, Claim, OnChange, Page, Snapshot
 from palaver.messages import (
     Conversation,
     Cursor,
@@ -44,8 +44,10 @@ class DelayingLedger(MemoryLedger):
         await self._delay()
         return page
 
-    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        snapshot = await super().snapshot(conversation, history)
+    async def snapshot(
+        self, conversation: Conversation, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Snapshot:
+        snapshot = await super().snapshot(conversation, history, history_bytes)
         cursor = Cursor(self.epoch_override or snapshot.cursor.epoch, snapshot.cursor.offset)
         await self._delay()
         return msgspec.structs.replace(snapshot, cursor=cursor)

@@ -10,7 +10,7 @@ from tests.server.skills_under_test import Parrot
 
 from palaver import GenerationRequest
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
-from palaver.ledger import Claim
+from palaver.ledger import HISTORY_BYTES, Claim
 from palaver.messages import Conversation, Finished, Started
 from palaver.testing import ChatClient, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 
@@ -28,10 +28,14 @@ class ExpiringLedger(MemoryLedger):
         self.expiring = ""
         self.claims: list[Claim] = []
 
-    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+    async def claim(
+        self, worker: str, *, lease: float, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Claim | None:
         if self.claims_of(self.expiring) == 1:
             self.now += LEASE * 2
-        claim = await super().claim(worker, lease=lease, history=history)
+        claim = await super().claim(
+            worker, lease=lease, history=history, history_bytes=history_bytes
+        )
         if claim is not None:
             self.claims.append(claim)
         return claim

@@ -16,6 +16,8 @@ from palaver.config.settings import (
     AuthSettings,
     ConcurrencyPolicySettings,
     ConnectionSettings,
+    DispatchSettings,
+    LedgerSettings,
     RoutingSettings,
     ServerSettings,
     Settings,
@@ -193,6 +195,8 @@ async def open_live_server(
     connections: ConnectionSettings | None = None,
     auth: Mapping[str, Any] | None = None,  # further fields of AuthSettings
     cookie_secrets: Sequence[bytes] = (b"a secret of all servers in the tests",),
+    ledger_settings: LedgerSettings | None = None,
+    dispatch: DispatchSettings | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[LiveServer]:
     settings = Settings(
@@ -200,6 +204,8 @@ async def open_live_server(
         auth=AuthSettings(keys=dict(keys or {}), **(auth or {})),
         admission=admission or AdmissionSettings(),
         connections=connections or ConnectionSettings(),
+        ledger=ledger_settings or LedgerSettings(),
+        dispatch=dispatch or DispatchSettings(),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
         concurrency_policy=concurrency_policy or ConcurrencyPolicySettings(),
     )

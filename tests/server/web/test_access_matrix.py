@@ -159,6 +159,9 @@ ROUTES: dict[tuple[str, str], Row] = {
     ("GET", "/v1/export"): Row("person", "/v1/export", has(TEXT)),
     ("POST", "/v1/erase"): Row("person", "/v1/erase", has('"conversations":2')),
     ("GET", "/v1/conversations/{thread}"): Row("conversation", CONVERSATION, has(TEXT)),
+    ("GET", "/v1/conversations/{thread}/history"): Row(
+        "conversation", f"{CONVERSATION}/history", has(TEXT)
+    ),
     ("GET", "/v1/conversations/{thread}/events"): Row(
         "conversation", f"{CONVERSATION}/events", has(TEXT)
     ),

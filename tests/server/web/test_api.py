@@ -20,7 +20,12 @@ from tests.server.web.live_server import (
 )
 
 from palaver.authentication import route_access
-from palaver.config.settings import AdmissionSettings, ConcurrencyPolicySettings, Settings
+from palaver.config.settings import (
+    AdmissionSettings,
+    ConcurrencyPolicySettings,
+    LedgerSettings,
+    Settings,
+)
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web import make_application, sse
@@ -515,3 +520,40 @@ async def test_the_page_is_served_with_a_strict_policy_and_cached_by_its_hash(
     ) as response:
         assert response.status == 304
     assert (await live_server.get("/static/..%2fsocket.py"))[0] == 404
+
+
+# Earlier history
+
+
+async def test_a_client_reads_earlier_history_in_pages() -> None:
+    async with open_live_server(ledger_settings=LedgerSettings(history_bytes=1_000)) as live:
+        for number in range(6):
+            await live.post(f"{MESSAGES}?wait=true", {"text": f"{number}" * 400})
+        _, state = await live.get("/v1/conversations/t")
+        snapshot = state["snapshot"]
+        found = snapshot["history"]
+        earlier = snapshot["earlier"]
+        assert len(found) < 12
+        while earlier:
+            status, page = await live.get(f"/v1/conversations/t/history?before={earlier}")
+            assert status == 200
+            found = page["history"] + found
+            earlier = page["earlier"]
+        assert [entry["text"][0] for entry in found if entry["role"] == "user"] == list("012345")
+        _, page = await live.get("/v1/conversations/t/history?limit=1")
+        assert [entry["role"] for entry in page["history"]] == ["assistant"]
+
+
+@pytest.mark.parametrize("query", ["before=x", "before=-1", "limit=0", "limit=x", "limit=1001"])
+async def test_an_invalid_page_of_history_is_refused(query: str) -> None:
+    async with open_live_server() as live:
+        await live.post(f"{MESSAGES}?wait=true", {"text": "hello"})
+        status, body = await live.get(f"/v1/conversations/t/history?{query}")
+        assert (status, body["error"]["code"]) == (400, "invalid_input")
+
+
+async def test_history_is_for_members_only() -> None:
+    async with open_live_server() as live:
+        await live.post(f"{MESSAGES}?wait=true", {"text": "hello", "person": "ada"})
+        status, _ = await live.get("/v1/conversations/t/history?person=bob")
+        assert status == 403

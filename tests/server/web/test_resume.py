@@ -8,7 +8,7 @@ import pytest
 from tests.server.web.live_server import TIMEOUT_SECONDS, Frame, LiveServer, open_live_server
 from tests.server.web.test_api import EVENTS, reading
 
-from palaver.config.settings import AuthKey, Secret
+from palaver.config.settings import AuthKey, DispatchSettings, Secret
 from palaver.messages import Conversation
 from palaver.testing import MemoryLedger
 from palaver.turns.writer import PUBLISH_INTERVAL
@@ -159,7 +159,8 @@ async def test_a_slow_reader_of_an_event_stream_is_disconnected_and_can_resume(
 ) -> None:
     monkeypatch.setitem(vars(sse), "CLOSE_TIMEOUT", 0.01)
     piece = "x" * 200_000
-    async with open_live_server(send_queue_bytes=500_000) as live_server:
+    unlimited = DispatchSettings(max_reply_characters=1_000_000_000)
+    async with open_live_server(send_queue_bytes=500_000, dispatch=unlimited) as live_server:
         pieces = 0
         async with reading(live_server) as slow:
             await live_server.post("/v1/conversations/t/messages", {"text": "/scripted x"})

@@ -16,7 +16,7 @@ from tests.server.web.live_server import (
     open_live_server,
 )
 
-from palaver.config.settings import ConnectionSettings
+from palaver.config.settings import ConnectionSettings, DispatchSettings
 from palaver.errors import LedgerUnavailable, Overloaded
 from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Conversation
@@ -332,7 +332,8 @@ async def _cut_at(
 
 
 async def test_a_slow_reader_is_disconnected_and_can_resume() -> None:
-    async with open_live_server(send_queue_bytes=10_000) as live_server:
+    unlimited = DispatchSettings(max_reply_characters=1_000_000_000)
+    async with open_live_server(send_queue_bytes=10_000, dispatch=unlimited) as live_server:
         pieces = 0
         async with live_server.connect("t") as slow:
             turn = await slow.send_message("/scripted x")

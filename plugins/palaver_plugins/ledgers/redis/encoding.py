@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from palaver import (
+    CUT_MARK,
+    DEAD_LETTER_REPLY,
     Claim,
     ConcurrencyPolicies,
     Conflict,
@@ -63,6 +65,7 @@ def pack_policies(policies: ConcurrencyPolicies) -> bytes:
             "merge_window": round(policies.merge_window * 1000),
             "inbox_limit": policies.inbox_limit,
             "members_only": policies.members_only,
+            "inbox_bytes": policies.inbox_bytes,
         }
     )
 
@@ -102,6 +105,8 @@ def pack_closing(
                 (message.person, encode(message).decode())
                 for message in (*claim.interrupted, *messages)
             ],
+            DEAD_LETTER_REPLY,
+            CUT_MARK,
         )
     return _msgpack.encode(closing)
 
@@ -126,7 +131,7 @@ def error_from_reply(reply: str, what: str) -> PalaverError:
         case "CONFLICT":
             return Conflict()
         case "TOOMANY":
-            return TooMany("too many messages wait in this conversation", retry_after=1.0)
+            return TooMany(f"too many {detail} wait in this conversation", retry_after=1.0)
         case "ERR" | "WRONGTYPE":
             return LedgerError(f"{what}: {reply}")
         case _:  # LOADING, OOM, MISCONF, READONLY, NOPERM, …: the server's present state

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from palaver import (
+    HISTORY_BYTES,
     INBOX_LIMIT,
+    PAGE_BYTES,
     QUEUE_ALL,
     Claim,
     ConcurrencyPolicies,
@@ -15,6 +17,7 @@ from palaver import (
     Erasure,
     Export,
     Guarantee,
+    HistoryPage,
     LedgerUnavailable,
     LogEntry,
     Message,
@@ -30,6 +33,7 @@ from palaver import (
     encode,
     finished_entry,
     new_id,
+    parse_position,
 )
 from palaver_plugins.ledgers.redis import personal_data
 from palaver_plugins.ledgers.redis.client import Argument, RedisClient
@@ -47,6 +51,7 @@ from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
 _decode_claim = msgspec.json.Decoder(Claim).decode
 _decode_page = msgspec.json.Decoder(Page).decode
 _decode_snapshot = msgspec.json.Decoder(Snapshot).decode
+_decode_history_page = msgspec.json.Decoder(HistoryPage).decode
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
 _decode_dead_letters = msgspec.json.Decoder(tuple[DeadLetter, ...]).decode
 
@@ -106,7 +111,9 @@ class RedisLedger:
         await self._client.wait_until_connected()
         await self._client.work.wait(timeout)
 
-    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
+    async def claim(
+        self, worker: str, *, lease: float, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Claim | None:
         notifications = self._client.work.count
         partitions = self._keys.partitions
         self._first_partition = (self._first_partition + 1) % len(partitions)
@@ -114,7 +121,7 @@ class RedisLedger:
         unavailable: LedgerUnavailable | None = None
         for partition in partitions[self._first_partition :] + partitions[: self._first_partition]:
             try:
-                found = await self._claim_from(partition, worker, lease, history)
+                found = await self._claim_from(partition, worker, lease, history, history_bytes)
             except LedgerUnavailable as error:  # the other nodes of a Cluster may have work
                 unavailable = error
                 continue
@@ -127,7 +134,7 @@ class RedisLedger:
         return None
 
     async def _claim_from(
-        self, partition: Partition, worker: str, lease: float, history: int
+        self, partition: Partition, worker: str, lease: float, history: int, history_bytes: int
     ) -> Claim | float:
         """Return a claim, or the seconds until a turn may be due."""
         found = await self._client.run(
@@ -140,6 +147,7 @@ class RedisLedger:
             history,
             partition.owner_channel_prefix,
             self._client.owner_id,
+            history_bytes,
         )
         if isinstance(found, bytes):
             return _decode_claim(found)
@@ -230,15 +238,30 @@ class RedisLedger:
     # Reading
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
-        return _decode_page(await self._run_on("read", conversation, after, limit))
+        return _decode_page(await self._run_on("read", conversation, after, limit, PAGE_BYTES))
 
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         name = name_of(conversation)
         channel = self._keys.partition(name).channel(name)
         return await self._client.watch(channel, on_change)
 
-    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        return _decode_snapshot(await self._run_on("snapshot", conversation, history))
+    async def snapshot(
+        self, conversation: Conversation, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Snapshot:
+        reply = await self._run_on("snapshot", conversation, history, history_bytes)
+        return _decode_snapshot(reply)
+
+    async def history(
+        self,
+        conversation: Conversation,
+        before: str,
+        limit: int,
+        history_bytes: int = HISTORY_BYTES,
+    ) -> HistoryPage:
+        if before:
+            parse_position(before)
+        reply = await self._run_on("read_history", conversation, before, limit, history_bytes)
+        return _decode_history_page(reply)
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         name = name_of(conversation)

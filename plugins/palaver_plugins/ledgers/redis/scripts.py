@@ -14,7 +14,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "permissions": ("permissions",),
     "register_run": ("register_run",),
     "accept": ("common", "expiry", "events", "turns", "concurrency", "accept"),
-    "claim": ("common", "claim"),
+    "claim": ("common", "history", "claim"),
     "append": ("common", "expiry", "events", "memories", "entries", "fence", "append"),
     "settle": (
         "common",
@@ -33,7 +33,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "release": ("common", "expiry", "events", "claims", "fence", "release"),
     "stop": ("common", "expiry", "events", "turns", "stop"),
     "read": ("common", "read"),
-    "snapshot": ("common", "snapshot"),
+    "snapshot": ("common", "history", "snapshot"),
+    "read_history": ("common", "history", "read_history"),
     "count_unsettled": ("common", "count_unsettled"),
     "list_dead_letters": ("common", "dead_letters", "list_dead_letters"),
     "discard_dead_letter": ("common", "dead_letters", "discard_dead_letter"),

@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from palaver import (
+    HISTORY_BYTES,
     QUEUE_ALL,
     Backend,
     BuildContext,
@@ -20,6 +21,7 @@ from palaver import (
     Erasure,
     Export,
     Guarantee,
+    HistoryPage,
     Ledger,
     LedgerUnavailable,
     LogEntry,
@@ -38,6 +40,7 @@ from palaver import (
 from palaver_plugins.ledgers.retention import RetentionSettings
 from palaver_plugins.ledgers.sqlite import (
     dead_letters,
+    history,
     inbox,
     personal_data,
     queries,
@@ -109,8 +112,10 @@ class SQLiteLedger:
         except TimeoutError:
             pass
 
-    async def claim(self, worker: str, *, lease: float, history: int) -> Claim | None:
-        claim = await self._thread.submit(turns.claim, lease, history)
+    async def claim(
+        self, worker: str, *, lease: float, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Claim | None:
+        claim = await self._thread.submit(turns.claim, lease, history, history_bytes)
         return claim if isinstance(claim, Claim) else None
 
     async def append(
@@ -155,8 +160,21 @@ class SQLiteLedger:
     async def watch(self, conversation: Conversation, on_change: OnChange) -> Callable[[], None]:
         return self._watchers.add(str(conversation), on_change)
 
-    async def snapshot(self, conversation: Conversation, history: int) -> Snapshot:
-        return await self._thread.submit(queries.snapshot, str(conversation), history)
+    async def snapshot(
+        self, conversation: Conversation, history: int, history_bytes: int = HISTORY_BYTES
+    ) -> Snapshot:
+        name = str(conversation)
+        return await self._thread.submit(queries.snapshot, name, history, history_bytes)
+
+    async def history(
+        self,
+        conversation: Conversation,
+        before: str,
+        limit: int,
+        history_bytes: int = HISTORY_BYTES,
+    ) -> HistoryPage:
+        name = str(conversation)
+        return await self._thread.submit(history.read_page, name, before, limit, history_bytes)
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return await self._thread.submit(queries.members, str(conversation))

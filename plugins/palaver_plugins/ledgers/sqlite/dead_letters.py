@@ -4,15 +4,27 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from palaver import MAX_DEAD_LETTERS, DeadLetter, Message
+from palaver import (
+    DEAD_LETTER_REPLY,
+    MAX_DEAD_LETTER_BYTES,
+    MAX_DEAD_LETTERS,
+    DeadLetter,
+    Message,
+    cut_text,
+)
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import Database, Row, UnsettledTurn, encode
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
 _ADD = "INSERT INTO dead_letters (turn, tenant, person, at, data) VALUES (?, ?, ?, ?, ?)"
 _TRIM = """
-DELETE FROM dead_letters
-WHERE number IN (SELECT number FROM dead_letters ORDER BY number DESC LIMIT -1 OFFSET ?)
+DELETE FROM dead_letters WHERE number IN (
+    SELECT number FROM (
+        SELECT number, row_number() OVER newest_first AS place,
+            sum(length(data)) OVER newest_first AS size
+        FROM dead_letters WINDOW newest_first AS (ORDER BY number DESC)
+    ) WHERE place > 1 AND (place > ? OR size > ?)
+)
 """
 
 
@@ -29,14 +41,14 @@ def store_dead_letter(
         turn=turn.id,
         messages=(*turn.interrupted, *turn.messages, *taken),
         attempt=row.failed_attempts + 1,
-        reply=row.reply,
+        reply=cut_text(row.reply, DEAD_LETTER_REPLY),
         skill=row.skill,
         reason=reason,
         at=now,
     )
     tenant = turn.messages[0].conversation.tenant
     database.execute(_ADD, (turn.id, tenant, turn.person, now, encode(letter)))
-    database.execute(_TRIM, (MAX_DEAD_LETTERS,))
+    database.execute(_TRIM, (MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES))
 
 
 def list_newest(database: Database, limit: int) -> OperationResult[tuple[DeadLetter, ...]]:

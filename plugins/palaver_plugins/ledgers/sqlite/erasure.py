@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 
 from palaver import Event, InboxMessage, Received, new_id
+from palaver_plugins.ledgers.sqlite.history import decode_history, encode_history
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     Database,
     Row,
     UnsettledTurn,
     decode_events,
-    decode_history,
     encode,
-    encode_history,
 )
 from palaver_plugins.ledgers.sqlite.settling import (
     DELETE_STEPS,

@@ -18,14 +18,15 @@ from palaver import (
     check_dead_letter,
     check_member,
     decide_concurrency,
+    inbox_is_full,
     received_event,
 )
+from palaver_plugins.ledgers.sqlite.cached_history import CachedHistory
 from palaver_plugins.ledgers.sqlite.dead_letters import read_messages
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
     HOUR,
-    CachedHistory,
     Database,
     Row,
     UnsettledTurn,
@@ -43,6 +44,7 @@ from palaver_plugins.ledgers.sqlite.unsettled_turns import (
     read_newest,
     read_oldest,
     read_unsettled_turn,
+    unsettled_bytes,
 )
 
 DEDUPE_SECONDS = 24 * HOUR
@@ -90,6 +92,8 @@ def accept(
         return OperationResult(earlier)
     if row.waiting_messages >= policies.inbox_limit:
         raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
+    if inbox_is_full(unsettled_bytes(database.connection, row), message, policies.inbox_bytes):
+        raise TooMany(f"the messages that wait in {name} are too large", retry_after=1.0)
     if message.person not in row.people:
         member = (row.id, message.conversation.tenant, message.person)
         database.execute(_ADD_MEMBER, member)

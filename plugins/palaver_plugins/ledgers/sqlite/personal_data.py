@@ -3,8 +3,9 @@
 from palaver import Erasure, Export, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.sqlite import dead_letters
 from palaver_plugins.ledgers.sqlite.erasure import delete_conversation, erase_from
+from palaver_plugins.ledgers.sqlite.history import decode_history
 from palaver_plugins.ledgers.sqlite.results import OperationResult
-from palaver_plugins.ledgers.sqlite.rows import COLUMNS, Database, Row, decode_history, renew_epoch
+from palaver_plugins.ledgers.sqlite.rows import COLUMNS, Database, Row, renew_epoch
 from palaver_plugins.ledgers.sqlite.unsettled_turns import read_steering, read_unsettled_turns
 
 _CONVERSATIONS = f"""

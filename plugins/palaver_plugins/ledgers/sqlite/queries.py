@@ -1,6 +1,7 @@
 """Operations that read."""
 
-from palaver import Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledCount
+from palaver import PAGE_BYTES, Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledCount
+from palaver_plugins.ledgers.sqlite.history import read_history
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     HOUR,
@@ -9,7 +10,6 @@ from palaver_plugins.ledgers.sqlite.rows import (
     decode_events,
     load_reply,
     next_epoch,
-    read_history,
     read_row,
     stored_events,
 )
@@ -21,11 +21,7 @@ def read(database: Database, name: str, after: int, limit: int) -> OperationResu
     if row is None:
         return OperationResult(Page(next_epoch(database.connection), 1, 0, ()))
     start = max(after + 1, row.first_offset)
-    blocks = database.execute(
-        "SELECT last_offset, data FROM events WHERE conversation = ? AND last_offset >= ? "
-        "ORDER BY last_offset LIMIT ?",
-        (row.id, start, max(limit, 0)),  # a block has at least one event
-    ).fetchall()
+    blocks = _read_blocks(database, row, start, limit)
     if not blocks:
         return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, ()))
     events = [event for _, data in blocks for event in decode_events(data)]
@@ -34,18 +30,38 @@ def read(database: Database, name: str, after: int, limit: int) -> OperationResu
     return OperationResult(Page(row.epoch, row.first_offset, row.last_offset, page))
 
 
-def snapshot(database: Database, name: str, history: int) -> OperationResult[Snapshot]:
+def _read_blocks(database: Database, row: Row, start: int, limit: int) -> list[tuple[int, bytes]]:
+    """Return the blocks of a page from offset ``start`` on."""
+    cursor = database.execute(
+        "SELECT last_offset, data FROM events WHERE conversation = ? AND last_offset >= ? "
+        "ORDER BY last_offset LIMIT ?",
+        (row.id, start, max(limit, 0)),  # a block has at least one event
+    )
+    blocks: list[tuple[int, bytes]] = []
+    size = 0
+    for block in cursor:
+        size += len(block[1])
+        if size > PAGE_BYTES and blocks:
+            break
+        blocks.append(block)
+    cursor.close()
+    return blocks
+
+
+def snapshot(
+    database: Database, name: str, history: int, history_bytes: int
+) -> OperationResult[Snapshot]:
     row = read_row(database.connection, name)
     if row is None:
         cursor = Cursor(next_epoch(database.connection), 0)
         return OperationResult(Snapshot(cursor=cursor, history=(), pending=()))
+    selection = read_history(database.connection, row, history, history_bytes, last=row.newest_turn)
     return OperationResult(
         Snapshot(
             cursor=Cursor(row.epoch, row.last_offset),
-            history=read_history(
-                database.connection, row, max(history, 0), below=row.newest_turn + 1
-            ),
+            history=selection.entries,
             pending=_pending_turns(database, row) if row.unsettled_turns else (),
+            earlier=selection.earlier,
         )
     )
 

@@ -2,7 +2,6 @@
 
 import sqlite3
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +9,6 @@ import msgspec
 
 from palaver import (
     Event,
-    HistoryEntry,
     InboxMessage,
     LogEntry,
     Message,
@@ -20,18 +18,16 @@ from palaver import (
     Text,
     TextReset,
 )
+from palaver_plugins.ledgers.sqlite.cached_history import CachedHistory
 
 MAX_CACHED_CONVERSATIONS = 512
-MAX_CACHED_ENTRIES = 80
-"""History entries that the cache keeps of a conversation."""
 MAX_CACHED_CHARACTERS = 32_768
-"""Length of the history, or of a turn's messages, above which they are not cached."""
+"""Length of a turn's messages above which they are not cached."""
 HOUR = 3600.0
 """Precision, in seconds, of the time at which a conversation or a memory was last used."""
 
 encode = msgspec.json.Encoder().encode
 decode_events = msgspec.json.Decoder(list[Event]).decode
-_decode_history = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
@@ -84,7 +80,7 @@ class Row(msgspec.Struct):
     claimed_turn: UnsettledTurn | None = None
     reply_parts: list[str] | None = None
     skill: str = ""
-    cached_history: "CachedHistory | None" = None
+    cached_history: CachedHistory | None = None
 
     @property
     def reply(self) -> str:
@@ -96,30 +92,6 @@ ADD_EVENTS = "INSERT INTO events (conversation, last_offset, turn, data) VALUES 
 _FIELDS = Row.__struct_fields__
 COLUMNS = ", ".join(f"c.{column}" for column in _FIELDS[: _FIELDS.index("people")])
 _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"
-
-
-class CachedHistory:
-    """Newest entries of a history; ``is_complete`` when there are no older ones."""
-
-    __slots__ = ("characters", "entries", "is_complete")
-
-    def __init__(self, entries: Sequence[HistoryEntry], *, is_complete: bool) -> None:
-        self.entries = deque(entries)
-        self.is_complete = is_complete
-        self.characters = sum(len(entry.text) for entry in entries)
-
-    def add(self, entries: Sequence[HistoryEntry]) -> None:
-        self.entries += entries
-        self.characters += sum(len(entry.text) for entry in entries)
-        while len(self.entries) > MAX_CACHED_ENTRIES:
-            self.characters -= len(self.entries.popleft().text)
-            self.is_complete = False
-
-    def newest(self, count: int) -> tuple[HistoryEntry, ...] | None:
-        """Return the newest ``count`` entries, or None when some are not cached."""
-        if count > len(self.entries) and not self.is_complete:
-            return None
-        return tuple(self.entries)[-count:]
 
 
 @dataclass(slots=True)
@@ -170,48 +142,6 @@ def next_epoch(connection: sqlite3.Connection) -> str:
 def renew_epoch(connection: sqlite3.Connection, epoch: str) -> None:
     """Set the epoch of new conversations, so that cursors of deleted ones do not fit them."""
     connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
-
-
-def read_claim_history(
-    connection: sqlite3.Connection, row: Row, count: int
-) -> tuple[HistoryEntry, ...]:
-    """Return the newest ``count`` history entries before the claimed turn, and cache them."""
-    if count <= 0:
-        return ()
-    if row.cached_history is not None and (cached := row.cached_history.newest(count)) is not None:
-        return cached
-    entries = read_history(connection, row, count, below=row.oldest_turn)
-    characters = sum(len(entry.text) for entry in entries)
-    if len(entries) <= MAX_CACHED_ENTRIES and characters <= MAX_CACHED_CHARACTERS:
-        row.cached_history = CachedHistory(entries, is_complete=len(entries) < count)
-    return entries
-
-
-def read_history(
-    connection: sqlite3.Connection, row: Row, count: int, *, below: int
-) -> tuple[HistoryEntry, ...]:
-    """Return the newest ``count`` history entries of turns with numbers under ``below``, oldest
-    first."""
-    for limit in ((count + 1) // 2, count):  # nearly all turns have two entries or more
-        turns = connection.execute(
-            "SELECT history FROM turns WHERE conversation = ? AND number < ? "
-            "AND history IS NOT NULL ORDER BY number DESC LIMIT ?",
-            (row.id, below, limit),
-        ).fetchall()
-        entries = decode_history(history for (history,) in reversed(turns))
-        if len(entries) >= count or len(turns) < limit:
-            break
-    return entries[-count:] if count else ()
-
-
-def encode_history(entries: Sequence[HistoryEntry]) -> bytes:
-    """Encode the entries of a turn as a JSON array without its brackets."""
-    return encode(entries)[1:-1]
-
-
-def decode_history(turns: Iterable[bytes]) -> tuple[HistoryEntry, ...]:
-    """Decode the entries of several turns."""
-    return _decode_history(b"[" + b",".join(turns) + b"]")
 
 
 def digest_of(entries: Sequence[LogEntry]) -> int:

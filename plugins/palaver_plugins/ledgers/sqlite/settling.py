@@ -22,16 +22,15 @@ from palaver import (
     stopped_event,
 )
 from palaver_plugins.ledgers.sqlite.dead_letters import store_dead_letter
+from palaver_plugins.ledgers.sqlite.history import encode_history
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
-    MAX_CACHED_CHARACTERS,
     Database,
     Row,
     UnsettledTurn,
     digest_of,
     encode,
-    encode_history,
     extend_reply,
     load_reply,
 )
@@ -148,14 +147,15 @@ def _close_turn(
 ) -> None:
     """Store the history of the turn, and the write by which a repetition is recognized."""
     has_other_people = any(entry.person not in ("", history[0].person) for entry in history)
+    encoded = encode_history(history)
     database.execute(
         _SETTLE_TURN,
-        (encode_history(history), has_other_people, claim.fence, *write, progress.index,
+        (encoded, has_other_people, claim.fence, *write, progress.index,
          progress.offset, progress.steering_count, row.id, row.oldest_turn),
     )  # fmt: skip
     if row.cached_history is not None:
-        row.cached_history.add(history)
-        if row.cached_history.characters > MAX_CACHED_CHARACTERS:
+        row.cached_history.add(history, len(encoded))
+        if row.cached_history.is_too_large:
             row.cached_history = None
 
 

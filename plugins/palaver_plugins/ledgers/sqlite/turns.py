@@ -22,6 +22,7 @@ from palaver import (
     reply_length_after,
 )
 from palaver_plugins.ledgers.sqlite import unsettled_turns
+from palaver_plugins.ledgers.sqlite.history import claimed_history
 from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -32,7 +33,6 @@ from palaver_plugins.ledgers.sqlite.rows import (
     encode,
     extend_reply,
     load_reply,
-    read_claim_history,
     read_journal,
 )
 
@@ -61,7 +61,9 @@ UPDATE conversations SET running_turn = '', due_at = ?, waiting_messages = ? WHE
 """
 
 
-def claim(database: Database, lease: float, history: int) -> OperationResult[Claim | NothingDue]:
+def claim(
+    database: Database, lease: float, history: int, history_bytes: int
+) -> OperationResult[Claim | NothingDue]:
     now, connection = database.clock(), database.connection
     found = connection.execute(_NEXT_DUE).fetchone()
     if found is None:
@@ -73,6 +75,7 @@ def claim(database: Database, lease: float, history: int) -> OperationResult[Cla
     assert row is not None
     turn = _claim_oldest(database, row, now + lease)
     load_reply(connection, row)
+    selection = claimed_history(connection, row, history, history_bytes)
     return OperationResult(
         Claim(
             turn=turn.id,
@@ -84,9 +87,10 @@ def claim(database: Database, lease: float, history: int) -> OperationResult[Cla
             index=row.next_index,
             reply=row.reply,
             journal=read_journal(connection, row),
-            history=read_claim_history(connection, row, history),
+            history=selection.entries,
             pending_question=_read_question(database, row) if row.has_question else None,
             stop_requested=bool(row.stop_requested),
+            history_cut=selection.is_cut,
         )
     )
 

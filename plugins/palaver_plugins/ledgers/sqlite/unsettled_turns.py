@@ -27,6 +27,11 @@ _UNSETTLED_TURN = """
 SELECT number, id, person, due_at, stop_requested, inbox_messages, interrupted FROM turns
 WHERE conversation = ? AND number = ? AND history IS NULL
 """
+_SIZE = """
+SELECT coalesce(sum(length(inbox_messages) + coalesce(length(interrupted), 0)), 0)
+    + (SELECT coalesce(sum(length(message)), 0) FROM steering WHERE conversation = :id)
+FROM turns WHERE conversation = :id AND number >= :oldest AND history IS NULL
+"""
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
 _decode_inbox_message = msgspec.json.Decoder(InboxMessage).decode
 _decode_inbox_messages = msgspec.json.Decoder(tuple[InboxMessage, ...]).decode
@@ -110,6 +115,14 @@ def read_unsettled_turn(
         return cached
     found = connection.execute(_UNSETTLED_TURN, (row.id, number)).fetchone()
     return None if found is None else _unsettled_turn(found)
+
+
+def unsettled_bytes(connection: sqlite3.Connection, row: Row) -> int:
+    """Return the size of all messages without a reply."""
+    if not row.unsettled_turns:
+        return 0
+    (size,) = connection.execute(_SIZE, {"id": row.id, "oldest": row.oldest_turn}).fetchone()
+    return int(size)
 
 
 def claimed_turn(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:

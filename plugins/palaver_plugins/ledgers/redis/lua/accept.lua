@@ -52,7 +52,11 @@ local running, offset, ends = unpack(redis.call('HMGET', conv, 'running', 'offse
 local turns = redis.call('LRANGE', unsettled_turns, 0, -1)
 running, expires_at = running or '', tonumber(ends)
 if count_waiting_messages(turns, running) >= policies.inbox_limit then
-  return redis.error_reply('TOOMANY messages wait')
+  return redis.error_reply('TOOMANY messages')
+end
+local size = unsettled_bytes(turns)
+if size > 0 and size + #message > policies.inbox_bytes then
+  return redis.error_reply('TOOMANY bytes of messages')
 end
 
 -- Returns the turn that the message joins or steers.

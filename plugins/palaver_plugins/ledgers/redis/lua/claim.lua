@@ -1,9 +1,9 @@
 -- KEYS: state, queue, the key of this claim. ARGV: prefix of conversation keys, worker, lease (ms),
--- number of history entries, prefix of owners' channels, owner. Returns the claim as JSON, else the
--- ms until a turn may be due, or -1 when the queue is empty.
+-- number of history entries, prefix of owners' channels, owner, bytes of history. Returns the claim as
+-- JSON, else the ms until a turn may be due, or -1 when the queue is empty.
 local claim_key, prefix, worker = KEYS[3], ARGV[1], ARGV[2]
 local lease, history = tonumber(ARGV[3]), tonumber(ARGV[4])
-local channels, owner = ARGV[5], ARGV[6]
+local channels, owner, history_bytes = ARGV[5], ARGV[6], tonumber(ARGV[7])
 local CLAIM_KEY_TTL = 60000
 
 local function steps_of(turn)
@@ -23,12 +23,14 @@ local function claim_json(turn, fence)
   local messages, interrupted, attempt, index, stop_requested = unpack(
     redis.call('HMGET', key, 'messages', 'interrupted', 'attempt', 'index', 'stop_requested'))
   local _, question = split_question(redis.call('HGET', conv, 'pending_question'))
+  local entries, _, history_cut = select_history(history, history_bytes, {})
   return table.concat({
     '{"turn":"', turn, '","messages":[', messages, '],"interrupted":[', interrupted or '',
     '],"steering_messages":', json_list(messages_of(steering_of(turn))), ',"fence":', integer(fence),
     ',"attempt":', attempt, ',"index":', index,
     ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
-    ',"journal":', json_list(steps_of(turn)), ',"history":', newest_history(history),
+    ',"journal":', json_list(steps_of(turn)), ',"history":', entries,
+    ',"history_cut":', tostring(history_cut),
     ',"pending_question":', question or 'null',
     ',"stop_requested":', stop_requested == '1' and 'true' or 'false', '}'})
 end

@@ -51,22 +51,6 @@ local function json_list(items)
   return '[' .. table.concat(items, ',') .. ']'
 end
 
--- History entries are stored as '<owner>:<json>'.
-local function without_owner(entries)
-  local plain = {}
-  for i, entry in ipairs(entries) do
-    plain[i] = string.sub(entry, string.find(entry, ':', 1, true) + 1)
-  end
-  return plain
-end
-
-local function newest_history(limit)
-  if limit <= 0 then
-    return '[]'
-  end
-  return json_list(without_owner(redis.call('LRANGE', conv .. ':h', -limit, -1)))
-end
-
 -- Returns the steering messages of a turn, as items {accepted_at, person, id, message, suffix of the
 -- event; see `received`}.
 local function steering_of(turn)

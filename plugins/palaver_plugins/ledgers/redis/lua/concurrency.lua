@@ -23,6 +23,19 @@ local function count_waiting_messages(turns, running)
   return waiting
 end
 
+-- Returns the size of all messages without a reply.
+local function unsettled_bytes(turns)
+  local size = 0
+  for _, turn in ipairs(turns) do
+    local key = conv .. ':t:' .. turn
+    size = size + redis.call('HSTRLEN', key, 'messages') + redis.call('HSTRLEN', key, 'interrupted')
+  end
+  for _, message in ipairs(turns[1] and messages_of(steering_of(turns[1])) or {}) do
+    size = size + #message
+  end
+  return size
+end
+
 local function policy_of(policies, running)
   local skill = running ~= '' and redis.call('HGET', conv .. ':t:' .. running, 'skill')
   return skill and policies.skills[skill] or policies.default

@@ -1,6 +1,7 @@
 -- Dead letters: the newest of a partition, each a hash that expires by itself. The last but one of
 -- KEYS is the sorted set of their turns, by the time at which they were given up.
-local dead_letters, MAX_DEAD_LETTERS, MONTH = KEYS[#KEYS - 1], 1000, 30 * 86400000
+local dead_letters, MONTH = KEYS[#KEYS - 1], 30 * 86400000
+local MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES = 1000, 16777216
 
 local function dead_letter_key(turn)
   return dead_letters .. ':' .. turn

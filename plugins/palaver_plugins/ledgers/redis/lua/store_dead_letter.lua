@@ -1,14 +1,28 @@
--- Stores a turn that was given up; `dead_letter` is {reason, {{person, message}, …}}.
+-- Stores a turn that was given up; `dead_letter` is {reason, {{person, message}, …}, code points of
+-- the reply to keep, mark of a cut}.
+local function delete_oldest(newest)
+  local size = 0
+  for number, turn in ipairs(redis.call('ZRANGE', dead_letters, 0, -1, 'REV')) do
+    local key = dead_letter_key(turn)
+    size = size + redis.call('HSTRLEN', key, 'messages') + redis.call('HSTRLEN', key, 'reply')
+    if turn ~= newest and (number > MAX_DEAD_LETTERS or size > MAX_DEAD_LETTER_BYTES) then
+      delete_dead_letter(turn)
+    end
+  end
+end
+
 local function store_dead_letter(turn, person, dead_letter, attempt, reply, skill, time)
   local ends = time + (retention > 0 and math.min(retention, MONTH) or MONTH)
+  local kept = first_code_points(reply, dead_letter[3])
+  if #kept < #reply then
+    kept = kept .. dead_letter[4]
+  end
   redis.call('HSET', dead_letter_key(turn), 'tenant', string.match(ARGV[1], '^[^/]+'),
     'person', person, 'messages', cmsgpack.pack(dead_letter[2]), 'reason', dead_letter[1],
-    'attempt', attempt, 'reply', reply, 'skill', skill, 'at', time)
+    'attempt', attempt, 'reply', kept, 'skill', skill, 'at', time)
   redis.call('PEXPIREAT', dead_letter_key(turn), ends)
   redis.call('ZADD', dead_letters, time, turn)
   redis.call('ZREMRANGEBYSCORE', dead_letters, '-inf', time - MONTH)
-  while redis.call('ZCARD', dead_letters) > MAX_DEAD_LETTERS do
-    delete_dead_letter(redis.call('ZRANGE', dead_letters, 0, 0)[1])
-  end
+  delete_oldest(turn)
   redis.call('PEXPIRE', dead_letters, MONTH)
 end

@@ -64,7 +64,11 @@ local function store_history(entries, history_kept)
   for _, entry in ipairs(entries) do
     redis.call('RPUSH', conv .. ':h', entry)
   end
-  redis.call('LTRIM', conv .. ':h', -history_kept, -1)
+  local excess = redis.call('LLEN', conv .. ':h') - history_kept
+  if excess > 0 then
+    redis.call('LTRIM', conv .. ':h', excess, -1)
+    redis.call('HINCRBY', conv, 'trimmed', excess)
+  end
   set_expiry(conv .. ':h')
 end
 
