@@ -17,7 +17,7 @@ from palaver.cli.exposure import find_exposed_data, find_exposed_secret, find_ex
 from palaver.cli.local_server import find_server
 from palaver.cli.models import summarize
 from palaver.config.loading import find_settings_file
-from palaver.config.settings import ServerSettings
+from palaver.config.settings import AuthKey, ServerSettings
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
 from palaver.errors import ConfigurationError, LedgerInUse, LedgerUnavailable, PalaverError
 from palaver.ledger import Guarantee, InspectableLedger, Ledger
@@ -131,9 +131,19 @@ def _check_network(console: Console, running: str | None) -> Findings:
         return
     clients = f"clients with one of {len(keys)} keys" if keys else "this machine only, without keys"
     yield Finding("good", f"network: {server.host}:{server.port}, open to {clients}")
+    for name, key in keys.items():
+        yield Finding("good", f"key {name!r}: {_describe_key(key)}")
     if running:
         yield Finding("good", f"network: a server runs here: {running} answers")
     yield from _check_shutdown(server)
+
+
+def _describe_key(key: AuthKey) -> str:
+    if key.person:
+        persons = f"person {key.person!r}"
+    else:
+        persons = "any person" if "impersonate" in key.rights else "a person for each browser"
+    return f"tenant {key.tenant!r}, {persons}, rights {', '.join(key.rights) or 'none'}"
 
 
 def _check_shutdown(server: ServerSettings) -> Findings:

@@ -22,7 +22,7 @@ STATES = {
 @click.argument("thread")
 @click.argument("turn", default="")
 @click.option("--url", help="Address of the server (default: as the settings say).")
-@click.option("--person", default=None, help="Your id, when the key does not determine it.")
+@click.option("--person", default=None, help="Your id, with a key that may name persons.")
 @click.option("--token", default=None, envvar="PALAVER_TOKEN", help="A key of the server.")
 @click.pass_obj
 def stop(

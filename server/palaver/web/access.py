@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 COOKIE_SECONDS = 400 * 86_400
 """Life of a browser's cookie, the longest that browsers allow. Each visit of the page renews it."""
+LOG_LINES_PER_MINUTE = 60.0
+"""Lines about wrong keys: with many addresses, they must not fill the disk."""
 BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site")
 """Headers that browsers send and that scripts in a page cannot set or remove."""
 BROWSER_ID = web.RequestKey("browser_id", str)
@@ -37,6 +39,7 @@ class AccessControl:
         self._metrics = server.metrics
         self._addresses = ClientAddresses(server.settings.connections.trusted_proxies)
         self._throttle = FailureThrottle(server.settings.auth.failures_per_minute)
+        self._log_throttle = FailureThrottle(LOG_LINES_PER_MINUTE)
 
     @web.middleware
     async def authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -90,10 +93,11 @@ class AccessControl:
         address = self._addresses.of(request)
         wait = self._throttle.count(address)
         self._metrics.wrong_key("throttled" if wait else "refused")
-        if not wait:
+        if wait:
+            return TooMany("too many wrong keys came from this address", retry_after=wait)
+        if not self._log_throttle.count("all addresses"):
             log.warning("a wrong key came from %s", address or "an unknown address")
-            return Unauthenticated()
-        return TooMany("too many wrong keys came from this address", retry_after=wait)
+        return Unauthenticated()
 
     def _browser_id(self, request: web.Request) -> str:
         return request.get(BROWSER_ID) or self._cookies.read(request.cookies)

@@ -177,6 +177,25 @@ def test_secrets_are_shown_by_reference_only(monkeypatch: pytest.MonkeyPatch) ->
     assert "hunter2" not in result.output
 
 
+def test_keys_are_shown_with_what_they_may_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "the secret key of a")
+    monkeypatch.setenv("B", "the secret key of b")
+    monkeypatch.setenv("C", "the secret key of c")
+    settings = (
+        *(f"auth.keys.{name}.secret=env:{name.upper()}" for name in "abc"),
+        "auth.keys.b.person=bob",
+        "auth.keys.b.rights=export",
+        "auth.keys.c.tenant=acme",
+        "auth.keys.c.rights=talk,impersonate",
+    )
+    shown = [line for line in lines(run(settings=settings), "✓") if line.startswith("key ")]
+    assert shown == [
+        "key 'a': tenant 'default', a person for each browser, rights talk, read",
+        "key 'b': tenant 'default', person 'bob', rights export",
+        "key 'c': tenant 'acme', any person, rights talk, impersonate",
+    ]
+
+
 def test_keys_that_are_short_or_equal_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A", "hunter2")
     monkeypatch.setenv("B", "hunter2 is bob's key")

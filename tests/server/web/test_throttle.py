@@ -8,6 +8,7 @@ from tests.server.web.live_server import LiveServer, open_live_server
 from palaver.authentication import find_key_problems
 from palaver.config.settings import AuthKey, AuthSettings, ConnectionSettings, Secret
 from palaver.errors import ConfigurationError
+from palaver.web.access import LOG_LINES_PER_MINUTE
 from palaver.web.throttle import MAX_ADDRESSES, FailureThrottle
 
 RIGHT = "the secret key of ada"
@@ -102,6 +103,18 @@ async def test_each_address_has_its_own_limit() -> None:
             assert [await guess_from(address) for _ in range(LIMIT)] == [401] * LIMIT
             assert await guess_from(neighbour) == 429
             assert await guess_from(stranger) == 401
+
+
+async def test_many_addresses_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_live_server(keys=KEYS, connections=PROXIES) as live_server:
+        guesses = int(3 * LOG_LINES_PER_MINUTE)
+        for number in range(guesses):
+            address = f"192.0.2.{number}"
+            assert await guess(live_server, "guess", **{"X-Forwarded-For": address}) == 401
+        metrics = live_server.server.metrics.exposition().decode()
+    lines = caplog.text.count("a wrong key came from")
+    assert LOG_LINES_PER_MINUTE <= lines < guesses
+    assert f'palaver_wrong_keys_total{{answer="refused"}} {guesses}.0' in metrics
 
 
 async def test_a_client_cannot_choose_its_address() -> None:
