@@ -13,35 +13,45 @@ from palaver.private_files import remove_rights_of_others, write_private_file
 
 SECRET_FILE = "cookie-secret"
 """Name of the file in ``server.data`` with the secret that signs, unless the settings name one."""
+HOST_PREFIX = "__Host-"
 
 
 class BrowserCookies:
     """Signs and verifies the ids of browsers. The first secret signs, all of them verify.
 
     A cookie's name derives from its secret, so that several servers on one host, which share their
-    cookies, do not overwrite each other's.
+    cookies, do not overwrite each other's. Over https it has the prefix ``__Host-``: no other host
+    of the domain can set such a cookie, which would make a visitor its own person.
     """
 
     def __init__(self, signing_secrets: Sequence[bytes]) -> None:
         self._secrets = tuple(signing_secrets) or (secrets.token_bytes(32),)
         self._names = tuple(f"palaver_{_mac(secret, 'name')[:8]}" for secret in self._secrets)
 
-    @property
-    def name(self) -> str:
-        return self._names[0]
+    def name(self, *, is_https: bool) -> str:
+        """Return the name of the cookie to set."""
+        return f"{HOST_PREFIX}{self._names[0]}" if is_https else self._names[0]
 
-    def read(self, cookies: Mapping[str, str]) -> str:
-        """Return the browser's id; empty when no cookie of this server has a valid signature."""
-        for name, secret in zip(self._names, self._secrets, strict=True):
-            cookie = cookies.get(name, "")
-            id, _, signature = cookie.partition(".")
-            if cookie.isascii() and hmac.compare_digest(signature, _mac(secret, f"browser {id}")):
-                return id
+    def read(self, cookies: Mapping[str, str], *, is_https: bool) -> str:
+        """Return the browser's id; empty when no cookie of this server has a valid signature.
+
+        A cookie without the prefix counts only where https is not known to be used.
+        """
+        for prefix in (HOST_PREFIX,) if is_https else (HOST_PREFIX, ""):
+            for name, secret in zip(self._names, self._secrets, strict=True):
+                if id := _verify(cookies.get(prefix + name, ""), secret):
+                    return id
         return ""
 
     def sign(self, id: str) -> str:
         """Return the cookie's value for a browser."""
         return f"{id}.{_mac(self._secrets[0], f'browser {id}')}"
+
+
+def _verify(cookie: str, secret: bytes) -> str:
+    id, _, signature = cookie.partition(".")
+    expected = _mac(secret, f"browser {id}") if cookie.isascii() else ""
+    return id if expected and hmac.compare_digest(signature, expected) else ""
 
 
 def new_browser_id() -> str:

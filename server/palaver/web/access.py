@@ -100,14 +100,16 @@ class AccessControl:
         return Unauthenticated()
 
     def _browser_id(self, request: web.Request) -> str:
-        return request.get(BROWSER_ID) or self._cookies.read(request.cookies)
+        return request.get(BROWSER_ID) or self._cookies.read(
+            request.cookies, is_https=_is_https(request)
+        )
 
     def set_cookie(self, request: web.Request, response: web.StreamResponse) -> None:
         """Make the browser a person of its own, or renew the cookie that makes it one."""
         id = self._browser_id(request) or new_browser_id()
         request[BROWSER_ID] = id
         response.set_cookie(
-            self._cookies.name,
+            self._cookies.name(is_https=_is_https(request)),
             self._cookies.sign(id),
             max_age=COOKIE_SECONDS,
             httponly=True,

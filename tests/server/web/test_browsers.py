@@ -233,6 +233,7 @@ async def test_the_cookie_is_for_this_browser_alone(live_server: LiveServer) -> 
         response = await live_server.visit(headers={"X-Forwarded-Proto": scheme})
         (cookie,) = response.cookies.values()
         assert bool(cookie["secure"]) is secure, scheme
+        assert cookie.key.startswith("__Host-") is secure
     response = await live_server.visit(headers={"If-None-Match": response.headers["ETag"]})
     assert (response.status, len(response.cookies)) == (304, 1)
     for path, cookies in (("/static/page.js", 0), ("/static/index.html", 1)):
@@ -281,6 +282,26 @@ async def test_a_foreign_page_cannot_use_the_cookie(key: str) -> None:
                     pass
         _, exported = await browser.get("/v1/export", headers=headers)
         assert "mine" in str(exported)
+
+
+async def test_another_host_of_the_domain_cannot_choose_the_person(key: str) -> None:
+    https = {"X-Forwarded-Proto": "https"}
+    async with opened(key) as live_server:
+        (theirs,) = (await live_server.visit()).cookies.values()
+        (mine,) = (await live_server.visit(headers=https)).cookies.values()
+        persons: list[str] = []
+        for cookies in (
+            f"{mine.key}={mine.value}",
+            f"{mine.key}={mine.value}; {theirs.key}={theirs.value}",
+            f"{theirs.key}={theirs.value}; {mine.key}={mine.value}",
+            f"{theirs.key}={theirs.value}",
+        ):
+            headers = {"Cookie": cookies, "Origin": live_server.address} | https
+            async with live_server.open_websocket(headers=headers) as client:
+                hello = {"person": None, "token": token(key)}
+                persons.append((await client.hello(f"t{len(persons)}", **hello))["person"])
+        assert persons[0] == persons[1] == persons[2] != persons[3]
+        assert persons[3] == (key or "local")
 
 
 # Its secret
