@@ -149,7 +149,8 @@ from palaver.messages import (
     encode,
     new_id,
 )
-from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_json
+from palaver.models.checkpoint import Checkpoint, read_checkpoint
+from palaver.models.model_files import check_model_files, read_json
 from palaver.patterns import Pattern, PatternMatch, compile_pattern
 from palaver.private_files import make_private_database, make_private_directory
 from palaver.replies import PendingReply, ReplyResult, follow_reply
@@ -332,6 +333,7 @@ __all__ = [
     "__version__",
     "check_dead_letter",
     "check_member",
+    "check_model_files",
     "check_name",
     "check_request",
     "check_taken_steering",

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -48,6 +49,7 @@ from palaver import (
     TokenLogprob,
     Unsupported,
     Usage,
+    check_model_files,
     check_request,
     generation_timeout,
     hookimpl,
@@ -125,6 +127,9 @@ class VllmSettings(PluginSettings):
     processes: Literal["auto", "one", "several"] = "auto"
     """``one``: the engine runs inside the one vLLM process. ``several``: it runs in processes that
     vLLM starts. ``auto``: one on the CPU, several on a GPU, where nothing else is possible."""
+    environment: tuple[str, ...] = ()
+    """Further environment variables that the vLLM process gets, by name. It gets those of CUDA,
+    vLLM and its libraries, except those whose name tells of a secret."""
     startup_timeout: float = pydantic.Field(default=600.0, gt=0)
     """Seconds for loading the models."""
 
@@ -301,7 +306,7 @@ class VllmProcess:
         self._relay = asyncio.create_task(self._relay_log(), name="vllm log")
 
     @classmethod
-    async def spawn(cls, python: str) -> "VllmProcess":
+    async def spawn(cls, python: str, environment: Sequence[str] = ()) -> "VllmProcess":
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_unix_connection(ProcessConnection, sock=ours)
@@ -316,7 +321,7 @@ class VllmProcess:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    env=process_environment(),
+                    env=process_environment(environment),
                     start_new_session=True,  # the server itself handles Ctrl-C of a terminal
                 )
             except OSError as error:
@@ -393,13 +398,25 @@ async def read_lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
                 yield line.decode("utf-8", "replace").rstrip()
 
 
-def process_environment() -> dict[str, str]:
-    """Return our environment without what points to our own Python environment."""
-    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONWARNINGS")
-    return {name: value for name, value in os.environ.items() if name not in ours} | {
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
+ALLOWED_VARIABLES = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|LANG|LANGUAGE|TMPDIR|TEMP|TMP|CC|CXX|MAX_JOBS|NO_COLOR"
+    r"|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE|TOKENIZERS_PARALLELISM"
+    r"|(LC|LD|XDG|CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|GLOO|HIP|HSA|ROCR|ROCM|VLLM|TORCH|TORCHINDUCTOR"
+    r"|PYTORCH|TRITON|INDUCTOR|FLASHINFER|OMP|KMP|MKL|GOMP|OPENBLAS|NUMEXPR|MALLOC)_\w+"
+)
+"""Environment variables that the vLLM process gets: the names that it and its libraries read."""
+SECRET_VARIABLES = re.compile(r".*(KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)")
+
+
+def process_environment(further: Sequence[str] = ()) -> dict[str, str]:
+    """Return the environment of the vLLM process: ours holds secrets that it does not need."""
+    names = {
+        name
+        for name in os.environ
+        if ALLOWED_VARIABLES.fullmatch(name) and not SECRET_VARIABLES.fullmatch(name)
     }
+    given = {name: os.environ[name] for name in (*names, *further) if name in os.environ}
+    return given | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 class VllmEngine:
@@ -423,7 +440,9 @@ class VllmEngine:
                 return self._engine_info
             await self.close()
             checkpoint, setup = await asyncio.to_thread(self._setup)
-            process = self._process = await VllmProcess.spawn(self._settings.python)
+            process = self._process = await VllmProcess.spawn(
+                self._settings.python, self._settings.environment
+            )
             try:
                 ready = await process.load(setup, self._settings.startup_timeout)
             except BaseException:
@@ -566,6 +585,7 @@ def adapter_directory(path: str) -> str:
     directory = Path(path).absolute()
     if not (directory / "adapter_config.json").exists():
         raise ConfigurationError(f"adapter {directory} has no adapter_config.json")
+    check_model_files(directory)
     return str(directory)
 
 

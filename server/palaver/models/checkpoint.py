@@ -11,11 +11,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from palaver.errors import ConfigurationError
+from palaver.models.model_files import (
+    Json,
+    broken_file,
+    check_model_files,
+    is_file_name,
+    read_json,
+)
 
 PICKLED_FILE = re.compile(r"(?!openvino_).*\.(bin|pt|pth|ckpt|pkl)")
 """Names of pickled files. OpenVINO's ``.bin`` files are not pickled."""
@@ -23,8 +29,7 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 GENERATIVE_ARCHITECTURE = re.compile(r"\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
 MAX_HEADER_BYTES = 100_000_000
 """Limit of the safetensors format."""
-
-Json = dict[str, Any]  # Any: JSON values
+MAX_FRONT_MATTER_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     """Read and check a model directory. Raises `ConfigurationError` that names the wrong file."""
     if not directory.is_dir():
         raise ConfigurationError(f"there is no model directory {str(directory)!r}")
+    check_model_files(directory)
     config = read_json(directory / "config.json")
     architecture = check_config(config, str(directory))
     _check_tokenizer(directory)
@@ -83,32 +89,15 @@ def check_config(config: Json, label: str) -> str:
     )
 
 
-def read_json(file: Path) -> Json:
-    """Read a JSON object of a model. Raises `ConfigurationError` that names the file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _broken_file(file, "is missing") from None
-    except (OSError, ValueError) as error:
-        raise _broken_file(file, f"cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise _broken_file(file, "is not a JSON object")
-    return content
-
-
-def _broken_file(file: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"model {str(file.parent)!r}: {file.name} {reason}")
-
-
 def _check_tokenizer(directory: Path) -> None:
     file = directory / "tokenizer.json"
     if file.is_file():
         try:
             Tokenizer.from_file(str(file))
         except Exception as error:
-            raise _broken_file(file, f"cannot be read: {error}") from error
+            raise broken_file(file, f"cannot be read: {error}") from error
     elif not (directory / "tokenizer.model").is_file():
-        raise _broken_file(file, "is missing")
+        raise broken_file(file, "is missing")
 
 
 # Weights
@@ -119,15 +108,23 @@ def _find_weights(directory: Path) -> list[Path]:
     files = [directory / name for name in list_weight_files(directory)]
     for file in files:
         if not file.is_file():
-            raise _broken_file(file, f"is missing, which {WEIGHTS_INDEX} names")
+            raise broken_file(file, f"is missing, which {WEIGHTS_INDEX} names")
     return files
 
 
 def list_weight_files(directory: Path) -> list[str]:
-    if (directory / WEIGHTS_INDEX).is_file():
-        return sorted(set(read_json(directory / WEIGHTS_INDEX).get("weight_map", {}).values()))
+    index = directory / WEIGHTS_INDEX
+    if index.is_file():
+        return _read_weight_map(index)
     names = [file.name for file in directory.iterdir() if file.is_file()]
     return choose_weight_files(names, str(directory))
+
+
+def _read_weight_map(index: Path) -> list[str]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(map(is_file_name, names.values())):
+        raise broken_file(index, "has no weight_map of plain names of files")
+    return sorted(set(names.values()))
 
 
 def choose_weight_files(names: list[str], label: str) -> list[str]:
@@ -159,11 +156,11 @@ def count_parameters(file: Path) -> int:
         end = start + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
         parameters: int = sum(math.prod(tensor["shape"]) for tensor in tensors)
     except (KeyError, IndexError, TypeError) as error:
-        raise _broken_file(file, "is not a safetensors file: its header is malformed") from error
+        raise broken_file(file, "is not a safetensors file: its header is malformed") from error
     if file.stat().st_size < end:
-        raise _broken_file(file, f"is truncated: it has {file.stat().st_size:_} of {end:_} bytes")
+        raise broken_file(file, f"is truncated: it has {file.stat().st_size:_} of {end:_} bytes")
     if file.stat().st_size > end:
-        raise _broken_file(file, f"is too long: {file.stat().st_size:_} bytes instead of {end:_}")
+        raise broken_file(file, f"is too long: {file.stat().st_size:_} bytes instead of {end:_}")
     return parameters
 
 
@@ -172,16 +169,16 @@ def _read_header(file: Path) -> tuple[Json, int]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= MAX_HEADER_BYTES:
-            raise _broken_file(file, "is not a safetensors file")
+            raise broken_file(file, "is not a safetensors file")
         text = stream.read(length)
     if len(text) < length:
-        raise _broken_file(file, f"is truncated: its header is longer than {8 + len(text):_} bytes")
+        raise broken_file(file, f"is truncated: its header is longer than {8 + len(text):_} bytes")
     try:
         header = json.loads(text)
-    except ValueError as error:
-        raise _broken_file(file, "is not a safetensors file: its header is not JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise broken_file(file, "is not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
-        raise _broken_file(file, "is not a safetensors file: its header is malformed")
+        raise broken_file(file, "is not a safetensors file: its header is malformed")
     return header, 8 + length
 
 
@@ -200,16 +197,18 @@ def _read_card(directory: Path) -> Json:
     if (directory / "card.json").is_file():
         return read_json(directory / "card.json")
     try:
-        return dict(_parse_front_matter((directory / "README.md").read_text(encoding="utf-8")))
+        with (directory / "README.md").open(encoding="utf-8") as readme:
+            return dict(_parse_front_matter(readme.read(MAX_FRONT_MATTER_CHARACTERS)))
     except (OSError, UnicodeDecodeError):
         return {}
 
 
 def _parse_front_matter(text: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the keys of a YAML front matter with their words, which is enough for a model card."""
-    match = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    first, *lines = text.splitlines() or [""]
+    ends = [number for number, line in enumerate(lines) if line.startswith("---")]
     key, words = "", list[str]()
-    for line in (match[1] if match else "").splitlines():
+    for line in lines[: ends[0]] if first.rstrip() == "---" and ends else ():
         if item := re.match(r"\s*-\s+(\S+)\s*$", line):
             words.append(item[1].strip("'\""))
         elif pair := re.match(r"([\w-]+):\s*(.*)$", line):

@@ -4,6 +4,8 @@ It downloads only what a model needs: weights as safetensors, tokenizer and conf
 """
 
 import contextlib
+import hashlib
+import io
 import os
 import re
 import time
@@ -13,8 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from palaver.errors import ConfigurationError, Forbidden, NotFound, PalaverError, ServerError
-from palaver.models.checkpoint import WEIGHTS_INDEX, check_config, choose_weight_files, read_json
+from palaver.models.checkpoint import WEIGHTS_INDEX, check_config, choose_weight_files
+from palaver.models.model_files import is_file_name, read_json
 
+COMMIT = re.compile(r"[0-9a-f]{40,64}")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MODEL_FILES = frozenset(
     {
@@ -44,18 +48,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class HubFile:
+    """What the hub announces of a file: its size in bytes, and its SHA-256 if it is in LFS, else
+    its SHA-1 as a blob of git."""
+
+    size: int
+    sha256: str
+    git_sha1: str
+
+    def is_announced(self, path: Path) -> bool:
+        """Return True when the file at ``path`` is the announced one."""
+        prefix = b"" if self.sha256 else b"blob %d\0" % self.size
+        digest = hashlib.new("sha256" if self.sha256 else "sha1", prefix)
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest() == (self.sha256 or self.git_sha1)
+
+
+@dataclass(frozen=True, slots=True)
 class HubModel:
-    """A model of the hub at one commit. ``files``: sizes in bytes of the files to download.
-    ``sha256``: digests of the files for which the hub has one."""
+    """A model of the hub at one commit."""
 
     repository: str
     commit: str
-    files: dict[str, int]
-    sha256: dict[str, str]
+    files: dict[str, "HubFile"]
 
     @property
     def size(self) -> int:
-        return sum(self.files.values())
+        return sum(file.size for file in self.files.values())
 
 
 class Hub:
@@ -87,15 +108,16 @@ class Hub:
                 repository, revision=revision or None, files_metadata=True
             ),
         )
-        files = {f.rfilename: f for f in info.siblings or [] if "/" not in f.rfilename}
+        if not COMMIT.fullmatch(info.sha or ""):
+            raise ConfigurationError(f"the hub names no commit of model {repository!r}")
+        files = {f.rfilename: f for f in info.siblings or [] if is_file_name(f.rfilename)}
         if "config.json" not in files:
             raise ConfigurationError(f"model {repository!r} has no config.json")
         wanted = {*choose_weight_files(list(files), repository), *MODEL_FILES.intersection(files)}
         return HubModel(
             repository,
-            info.sha or revision or "main",
-            {name: files[name].size or 0 for name in sorted(wanted)},
-            {name: lfs.sha256 for name in wanted if (lfs := files[name].lfs)},
+            info.sha,
+            {name: announced_file(repository, files[name]) for name in sorted(wanted)},
         )
 
     def download(self, model: HubModel, directory: Path) -> None:
@@ -110,24 +132,29 @@ class Hub:
             self._download_file(model, name, directory)
 
     def _download_file(self, model: HubModel, name: str, directory: Path) -> None:
-        size, part = model.files[name], directory / f"{name}.part"
+        announced, part = model.files[name], directory / f"{name}.part"
         if (directory / name).is_file():
             return
+        if part.exists() and part.stat().st_size > announced.size:
+            part.unlink()
         url = self._hub.hf_hub_url(model.repository, name, revision=model.commit)
 
         def get() -> None:
             # The library's snapshot_download would restart every file.
-            with part.open("ab") as stream:
+            with _BoundedFile(part, announced.size) as stream:
                 self._get(
                     url,
                     stream,
                     resume_size=stream.tell(),
                     headers=self._hub.utils.build_hf_headers(token=self._token),
-                    expected_size=size,
+                    expected_size=announced.size,
                     displayed_filename=name,
                 )
 
         self._retry(model.repository, get)
+        if not announced.is_announced(part):
+            label = model.repository.partition("/")[2]
+            raise ConfigurationError(f"model {label!r}: {name} is not what the hub announced")
         os.replace(part, directory / name)
 
     def _retry(self, repository: str, call: Callable[[], T]) -> T:
@@ -147,6 +174,31 @@ class Hub:
     def _call(self, repository: str, call: Callable[[], T]) -> T:
         with _translate_errors(repository, self._hub.errors):
             return call()
+
+
+def announced_file(repository: str, file: Any) -> HubFile:  # Any: huggingface_hub's RepoSibling
+    """Return what the hub announces. Raises `ConfigurationError` when that does not suffice."""
+    sha256, git_sha1 = file.lfs.sha256 if file.lfs else "", file.blob_id or ""
+    if file.size is None or not (sha256 or git_sha1):
+        raise ConfigurationError(
+            f"the hub announces no size or no checksum of {file.rfilename!r} in {repository!r}"
+        )
+    return HubFile(file.size, sha256, git_sha1)
+
+
+class _BoundedFile(io.BufferedWriter):
+    """File to append to, of at most ``size`` bytes."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._size = size
+
+    def write(self, data: Any, /) -> int:  # Any: bytes, as its base has it
+        if self.tell() + len(data) > self._size:
+            raise ConfigurationError(
+                f"{str(self.name)!r} is longer than the {self._size:_} bytes that the hub announced"
+            )
+        return super().write(data)
 
 
 class _HubUnavailable(Exception):

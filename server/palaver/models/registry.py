@@ -24,6 +24,7 @@ import msgspec
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
 from palaver.models.checkpoint import PICKLED_FILE, Checkpoint, read_checkpoint
 from palaver.models.hub import REPOSITORY, Hub
+from palaver.models.model_files import check_model_files
 from palaver.private_files import write_private_file
 
 GROUP = "palaver.models"
@@ -92,17 +93,19 @@ class ModelRegistry:
     def resolve(self, model: str = "") -> Path:
         """Return the directory of a model by its name or path; "": the current model.
 
-        Raises `ConfigurationError` when there is no such model.
+        Raises `ConfigurationError` when there is no such model, or when a name or a link in it
+        leads out of it.
         """
         name = model or self.current
-        if name in (models := self.models()):
-            return models[name]
-        path = Path(model).expanduser()
-        if model and path.is_dir():
-            return path
-        raise ConfigurationError(
-            f"{self._unknown_model_message(name)} See: palaver models add --help"
-        )
+        directory = self.models().get(name)
+        if directory is None and model and Path(model).expanduser().is_dir():
+            directory = Path(model).expanduser()
+        if directory is None:
+            raise ConfigurationError(
+                f"{self._unknown_model_message(name)} See: palaver models add --help"
+            )
+        check_model_files(directory)
+        return directory
 
     def find(self, name: str) -> Path:
         """Return the directory of the model ``name``. Raises `NotFound`."""
@@ -152,7 +155,7 @@ class ModelRegistry:
         check_free_space(self._directory, model.size - _directory_size(staging))
         try:
             hub.download(model, staging)
-            self._install(name, staging, f"hub {repository} at {model.commit}", model.sha256)
+            self._install(name, staging, f"hub {repository} at {model.commit}")
         except ConfigurationError:  # continuing the download cannot help
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -176,17 +179,8 @@ class ModelRegistry:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _install(
-        self,
-        name: str,
-        staging: Path,
-        source: str,
-        expected_sha256: Mapping[str, str] | None = None,
-    ) -> None:
+    def _install(self, name: str, staging: Path, source: str) -> None:
         digests = compute_sha256s(staging)
-        for file, digest in (expected_sha256 or {}).items():
-            if digests.get(file) != digest:
-                raise ConfigurationError(f"model {name!r}: {file} is not what the hub announced")
         read_checkpoint(staging)
         os.replace(staging, self._directory / name)
         self._register(name, name, source, digests)
@@ -247,11 +241,18 @@ class ModelRegistry:
     def _read_index(self) -> ModelIndex:
         file = self._directory / "models.json"
         try:
-            return msgspec.json.decode(file.read_bytes(), type=ModelIndex)
+            index = msgspec.json.decode(file.read_bytes(), type=ModelIndex)
         except FileNotFoundError:
             return ModelIndex()
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigurationError(f"{file} cannot be read: {error}") from error
+        for name, entry in index.models.items():
+            if entry.is_managed and not NAME.fullmatch(entry.directory):
+                raise ConfigurationError(
+                    f"{file}: model {name!r} has the directory {entry.directory!r}, which is "
+                    "neither a name nor an absolute path"
+                )
+        return index
 
     def _update_index(self, change: Callable[[ModelIndex], None]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)

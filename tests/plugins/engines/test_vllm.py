@@ -98,6 +98,33 @@ async def test_a_start_that_takes_too_long_is_ended(model: Path) -> None:
     await engine.close()
 
 
+@pytest.mark.parametrize("further", [(), ("MY_SETTING",)])
+async def test_the_vllm_process_gets_no_secret_of_the_environment(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, further: tuple[str, ...]
+) -> None:
+    secrets = (
+        *("REDIS_URL", "OPENAI_API_KEY", "HF_TOKEN", "PALAVER_KEY", "AWS_SECRET_ACCESS_KEY"),
+        *("VLLM_API_KEY", "CUDA_MY_SECRET", "DATABASE_PASSWORD", "HTTPS_PROXY", "PYTHONPATH"),
+    )
+    for name in (*secrets, "MY_SETTING"):
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "all")
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\nexit 1\n")
+    python.chmod(0o755)
+    engine = build_vllm(model, str(python), environment=further)
+    with pytest.raises(ConfigurationError):
+        await engine.start()
+    await engine.close()
+    lines = (tmp_path / "environment").read_text().splitlines()
+    given = dict(line.partition("=")[::2] for line in lines)
+    assert given["CUDA_VISIBLE_DEVICES"] == "0"
+    assert given["VLLM_CPU_OMP_THREADS_BIND"] == "all"
+    assert given["PATH"] == os.environ["PATH"]
+    assert [name for name, value in given.items() if value == "hunter2"] == [*further]
+
+
 async def test_the_vllm_process_ends_with_its_server(model: Path) -> None:
     """The server is killed while the vLLM process, which has its own process group, starts."""
     code = (

@@ -220,6 +220,7 @@ COVERED_OF_PLUGINS = {
     ),
     "engine.vllm.model": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
     "engine.vllm.python": f"{VLLM}::test_an_interpreter_that_is_missing_is_named",
+    "engine.vllm.environment": (f"{VLLM}::test_the_vllm_process_gets_no_secret_of_the_environment"),
     "engine.vllm.startup_timeout": f"{VLLM}::test_a_start_that_takes_too_long_is_ended",
     "engine.vllm.adapters": f"{VLLM}::test_adapters_change_the_reply",
     "engine.vllm.embedding_model": f"{VLLM}::test_vectors_differ_between_texts",

@@ -19,10 +19,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclasses.dataclass
 class Repository:
-    """A model's files at one commit; ``token``: the token of a gated model."""
+    """A model's files at one commit; ``token``: the token of a gated model.
+
+    ``plain``: the files that are not in LFS. ``sha``: what the hub names as the commit.
+    """
 
     files: dict[str, bytes]
     token: str = ""
+    plain: frozenset[str] = frozenset()
+    sha: str = COMMIT
 
     @classmethod
     def of(cls, directory: Path, token: str = "") -> "Repository":
@@ -75,7 +80,9 @@ class FakeHub:
 
     async def _info(self, request: web.Request) -> web.Response:
         name, repository = self._repository(request)
-        return web.json_response({"id": name, "sha": COMMIT, "siblings": _siblings(repository)})
+        return web.json_response(
+            {"id": name, "sha": repository.sha, "siblings": _siblings(repository)}
+        )
 
     async def _tree(self, request: web.Request) -> web.Response:
         _, repository = self._repository(request)
@@ -126,13 +133,15 @@ class FakeHub:
 
 def _siblings(repository: Repository) -> list[dict[str, Any]]:  # Any: JSON values
     return [
-        {
-            "rfilename": path,
-            "size": len(data),
-            "lfs": {"sha256": _sha256(data), "size": len(data), "pointerSize": 100},
-        }
+        {"rfilename": path, "size": len(data), **_checksum(repository, path, data)}
         for path, data in repository.files.items()
     ]
+
+
+def _checksum(repository: Repository, path: str, data: bytes) -> dict[str, Any]:
+    if path in repository.plain:
+        return {"blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+    return {"lfs": {"sha256": _sha256(data), "size": len(data), "pointerSize": 100}}
 
 
 def _sha256(data: bytes) -> str:

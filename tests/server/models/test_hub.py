@@ -6,16 +6,19 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from tests.plugins.engines.models import write_model
 from tests.server.models.hub_server import COMMIT, FakeHub, Repository
 
+from palaver.errors import ConfigurationError
+from palaver.models.hub import announced_file
 from palaver.models.registry import ModelRegistry
 
-pytest.importorskip("huggingface_hub")
+RepoSibling = pytest.importorskip("huggingface_hub.hf_api").RepoSibling
 pytestmark = pytest.mark.live
 MAIN = "from palaver.cli import main; main()"
 RUN_ALL = """
@@ -164,9 +167,9 @@ def large_weights() -> bytes:
     return len(text).to_bytes(8, "little") + text + bytes(size)
 
 
-def downloaded_bytes(data: Path) -> int:
+def downloaded_bytes(data: Path, pattern: str = "model.safetensors.part") -> int:
     """Return the bytes of the weights that a running download has written."""
-    return sum(file.stat().st_size for file in data.rglob("model.safetensors.part"))
+    return sum(file.stat().st_size for file in data.rglob(pattern) if file.is_file())
 
 
 REFUSALS = {
@@ -252,3 +255,69 @@ async def test_weights_with_another_sha256_than_the_hub_has_are_refused(
         assert sentence in result.errors
         assert result.status == 78
         assert not await terminal.files("tiny")
+
+
+class Sending(FakeHub):
+    """A hub that sends other bytes than it announces."""
+
+    def __init__(self, repository: Repository, change: Callable[[str, bytes], bytes]) -> None:
+        super().__init__(acme__tiny=repository)
+        self._change = change
+
+    async def _send(self, request: web.Request, name: str, data: bytes) -> web.StreamResponse:
+        return await super()._send(request, name, self._change(name, data))
+
+
+async def test_files_outside_lfs_are_downloaded_and_verified(tiny: Path, tmp_path: Path) -> None:
+    repository = Repository.of(tiny)
+    repository.plain = frozenset(repository.files) - {"model.safetensors"}
+    for changed in ("", "config.json", "tokenizer.json", "README.md"):
+
+        def change(name: str, data: bytes, changed: str = changed) -> bytes:
+            return data.replace(b"e", b"a", 1) if name == changed else data
+
+        folder = tmp_path / (changed or "unchanged")
+        folder.mkdir()
+        async with serving(Sending(repository, change), folder) as terminal:
+            result = await terminal.run("models", "add", "acme/tiny")
+            if changed:
+                assert f"{changed} is not what the hub announced" in result.errors
+                assert result.status == 78
+                assert not await terminal.files("tiny")
+            else:
+                assert result.status == 0, result.errors
+
+
+async def test_a_file_longer_than_announced_is_not_stored(tiny: Path, tmp_path: Path) -> None:
+    hub = Sending(Repository.of(tiny), lambda name, data: data + bytes(50_000_000))
+    async with serving(hub, tmp_path) as terminal:
+        result = await terminal.run("models", "add", "acme/tiny")
+        assert result.status in (2, 78)
+        assert "announced" in result.errors or "Consistency check failed" in result.errors
+        assert downloaded_bytes(terminal.data, "*") < 1_000_000
+
+
+@pytest.mark.parametrize("sha", ["../../../evil", "", "main"])
+async def test_a_hub_must_name_a_commit(tiny: Path, tmp_path: Path, sha: str) -> None:
+    repository = Repository.of(tiny)
+    repository.sha = sha
+    async with serving(FakeHub(acme__tiny=repository), tmp_path) as terminal:
+        result = await terminal.run("models", "add", "acme/tiny")
+        assert "the hub names no commit of model 'acme/tiny'" in result.errors
+        assert result.status == 78
+
+
+async def test_names_that_lead_out_of_the_folder_are_left_out(tiny: Path, tmp_path: Path) -> None:
+    repository = Repository.of(tiny)
+    repository.files |= {"../evil.safetensors": b"x", "/evil.safetensors": b"x", "..": b"x"}
+    async with serving(FakeHub(acme__tiny=repository), tmp_path) as terminal:
+        result = await terminal.run("models", "add", "acme/tiny")
+        assert result.status == 0, result.errors
+        assert await terminal.files("tiny") == Repository.of(tiny).files
+
+
+def test_a_file_without_size_or_checksum_is_refused() -> None:
+    for size, blob in ((None, "0" * 40), (3, None)):
+        file = RepoSibling("config.json", size=size, blob_id=blob, lfs=None)
+        with pytest.raises(ConfigurationError, match="no size or no checksum of 'config"):
+            announced_file("acme/tiny", file)

@@ -1,0 +1,104 @@
+"""Files of a model directory, and the names in them: none may lead out of the directory.
+
+A model comes from strangers. Its JSON files name other files, which engines read, and it may
+contain links. A name or a link to a place outside could make an engine read any file.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from palaver.errors import ConfigurationError
+
+MAX_JSON_BYTES = 200_000_000
+"""Largest JSON file of a model that is read; the tokenizers of large models have 30 MB."""
+FILE_NAME = re.compile(r"[\w][\w.+ -]{0,250}")
+NAMING_KEY = re.compile(r"weight_map|path|(?!special_tokens_map_file).*_files?")
+"""Keys of a model's JSON files with names of files that engines open."""
+NAMING_FILES = (
+    "*.index.json",
+    "config.json",
+    "tokenizer_config.json",
+    "adapter_config.json",
+    "modules.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""JSON files of which engines take names of files."""
+
+Json = dict[str, Any]  # Any: JSON values
+
+
+def is_file_name(name: object) -> bool:
+    """Return True for the plain name of a file, without a folder."""
+    return isinstance(name, str) and FILE_NAME.fullmatch(name) is not None
+
+
+def read_json(file: Path) -> Json:
+    """Read a JSON object of a model. Raises `ConfigurationError` that names the file."""
+    content = _read_json_value(file)
+    if not isinstance(content, dict):
+        raise broken_file(file, "is not a JSON object")
+    return content
+
+
+def _read_json_value(file: Path) -> Any:  # Any: JSON values
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise broken_file(file, f"is larger than {MAX_JSON_BYTES:_} bytes")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise broken_file(file, "is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken_file(file, f"cannot be read: {error}") from error
+
+
+def broken_file(file: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"model {str(file.parent)!r}: {file.name} {reason}")
+
+
+def check_model_files(directory: Path) -> None:
+    """Check that no name and no link in a model directory leads out of it.
+
+    Raises `ConfigurationError` that names the file.
+    """
+    for folder, folders, names in os.walk(directory):
+        for name in (*folders, *names):
+            _check_link(Path(folder, name), directory)
+    for pattern in NAMING_FILES:
+        for file in sorted(directory.glob(pattern)):
+            for name in _find_names(_read_json_value(file)):
+                if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
+                    raise broken_file(file, f"names a file outside the model: {name[:100]!r}")
+
+
+def _check_link(path: Path, directory: Path) -> None:
+    if path.is_symlink() and not _is_inside(path.resolve(), directory.resolve()):
+        raise broken_file(path, "is a link to a place outside the model")
+
+
+def _is_inside(target: Path, directory: Path) -> bool:
+    """Return True for a file of the directory, or one to which the hub's own cache links.
+
+    The cache stores a model as ``snapshots/<commit>/<name>``, links to ``blobs/<digest>``.
+    """
+    allowed = [directory]
+    if directory.parent.name == "snapshots":
+        allowed.append(directory.parent.parent / "blobs")
+    return any(target.is_relative_to(each) for each in allowed)
+
+
+def _find_names(value: Any, key: str = "") -> Iterator[str]:  # Any: JSON values
+    """Yield the names of files in a JSON value: of `NAMING_KEY`, and all values below one."""
+    if isinstance(value, dict):
+        for inner_key, inner in value.items():
+            names = key or (inner_key if NAMING_KEY.fullmatch(inner_key) else "")
+            yield from _find_names(inner, names)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _find_names(inner, key)
+    elif key and isinstance(value, str):
+        yield value
