@@ -61,12 +61,16 @@ class ContinuedGeneration:
         """The text delivered so far."""
         return "".join(self._delivered)
 
-    def next_request(self) -> GenerationRequest:
+    def next_request(self, *, timeout: float | None = None) -> GenerationRequest:
         """Return the request of the next attempt: it continues after the delivered text."""
         self._attempts += 1
-        suffix = f".{self._attempts}" if self._attempts > 1 else ""
-        partial = self._request.partial + self.text
-        return dataclasses.replace(self._request, id=self._request.id + suffix, partial=partial)
+        request = self._request
+        return dataclasses.replace(
+            request,
+            id=f"{request.id}.{self._attempts}" if self._attempts > 1 else request.id,
+            partial=request.partial + self.text,
+            timeout=request.timeout if timeout is None else timeout,
+        )
 
     def on_text(self, text: str) -> None:
         """Deliver ``text`` of the current attempt."""
@@ -145,7 +149,7 @@ class ContinuingEngine:
     ) -> Generation:
         await self._wait(self._engine.wait_until_up(), deadline)
         timeout = max(0.001, deadline - asyncio.get_running_loop().time())
-        request = dataclasses.replace(generation.next_request(), timeout=timeout)
+        request = generation.next_request(timeout=timeout)
         try:
             return await self._engine.generate(request, on_text or generation.on_text)
         except EngineUnavailable as error:

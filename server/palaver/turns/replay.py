@@ -21,15 +21,13 @@ class Replay:
         self._stored = stored
         self._reached = 0
         """Characters of the stored text that this run has reached."""
+        self._has_more = bool(stored)
+        """True while there is stored text that this run has not reached."""
 
     @property
     def text(self) -> str:
         """Return the text of this run."""
         return "".join(self._said)
-
-    @property
-    def _has_more(self) -> bool:
-        return self._reached < len(self._stored)
 
     @property
     def pieces(self) -> int:
@@ -62,6 +60,7 @@ class Replay:
             self.withdraw_rest()
             return text
         self._reached += len(stored)
+        self._has_more = self._reached < len(self._stored)
         self._length += len(stored)
         return text[len(stored) :]
 
@@ -84,9 +83,10 @@ class Replay:
         position = max(0, self._length - self._earlier_length)
         if self._has_more and position < self._writer.length:
             self._writer.truncate(position)
-        self._reached = len(self._stored)
+        self._reached, self._has_more = len(self._stored), False
 
     def resume(self, said: str) -> None:
         """Continue after the text of earlier turns."""
         self._earlier_length = len(said)
         self._stored, self._reached = said + self._stored[self._reached :], 0
+        self._has_more = bool(self._stored)

@@ -219,7 +219,7 @@ class WebSocketConnection:
 
     def _check_right(self, frame: AnyClientFrame) -> None:
         right = FRAME_RIGHTS[type(frame)]
-        if right is not None:
+        if right is not None and right not in self._principal.rights:
             self._principal.require(right)
 
     async def _handle_frame(self, frame: AnyClientFrame) -> None:
