@@ -55,4 +55,7 @@ class KnowledgeBase(Protocol):
         """Return the tenant's documents."""
 
     async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
-        """Return at most ``limit`` passages, best first; none if nothing matches."""
+        """Return at most ``limit`` passages, best first; none if nothing matches.
+
+        Raises `TooLarge` when the search would take too long.
+        """

@@ -4,21 +4,25 @@ Each tenant has its own full-text table: the rarity of a word, and so the order 
 must not depend on another tenant's documents.
 """
 
+import contextlib
 import math
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palaver import Document, DocumentInfo, InvalidInput, Passage
+from palaver import Document, DocumentInfo, InvalidInput, Passage, TooLarge
 from palaver_plugins.knowledge import scrubbing
 from palaver_plugins.knowledge.passages import split_passages
 from palaver_plugins.knowledge.terms import index_terms, query_terms
 
 SCHEMA_VERSION = 2
+INSTRUCTIONS_PER_CHECK = 1_000
+"""Instructions of SQLite between two looks at the clock."""
 BUSY_TIMEOUT_SECONDS = 10.0
 """Time to wait for another process that writes."""
 TITLE_WEIGHT, SECTION_WEIGHT, BODY_WEIGHT = 4.0, 1.5, 1.0
@@ -82,7 +86,14 @@ class SearchIndex:
     Raises `sqlite3.Error` if the file cannot be opened or is not an index.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout: float = BUSY_TIMEOUT_SECONDS,
+        search_timeout: float = 1.0,
+    ) -> None:
+        self._search_timeout = search_timeout
         self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
         self._vectors: dict[int, Vectors] = {}
         self._vectors_version = -1
@@ -211,6 +222,27 @@ class SearchIndex:
         owner, words = self._tenant(tenant), query_terms(question)
         if owner is None or not words:
             return []
+        with self._deadline():
+            return self._rank(owner, words, limit)
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Interrupt the statements of the block after the timeout. Raises `TooLarge`."""
+        end = time.monotonic() + self._search_timeout
+        self._db.set_progress_handler(lambda: time.monotonic() > end, INSTRUCTIONS_PER_CHECK)
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            raise TooLarge(
+                f"searching for this takes longer than {self._search_timeout:g} s; "
+                "a shorter question takes less"
+            ) from error
+        finally:
+            self._db.set_progress_handler(None, 0)
+
+    def _rank(self, owner: int, words: Sequence[str], limit: int) -> list[Ranked]:
         rows = self._db.execute(
             f"SELECT rowid, -bm25(terms_{owner}, {TITLE_WEIGHT}, {SECTION_WEIGHT}, {BODY_WEIGHT})"
             f" AS score FROM terms_{owner} WHERE terms_{owner} MATCH ?"

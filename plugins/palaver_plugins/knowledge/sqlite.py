@@ -1,6 +1,7 @@
 """Knowledge base ``sqlite``: one file, full-text search, and vectors if the engine can embed."""
 
 import asyncio
+import functools
 import logging
 import sqlite3
 from collections import defaultdict
@@ -8,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pydantic
 
 from palaver import (
     Backend,
@@ -43,6 +46,8 @@ EMBEDDING_BATCH = 32
 class SqliteKnowledgeSettings(PluginSettings):
     embeddings: bool = False
     """Search by meaning as well, with the engine's embeddings if it has them."""
+    search_timeout: float = pydantic.Field(default=1.0, gt=0)
+    """Seconds that one search by words may take; others wait for it."""
 
 
 class SqliteKnowledge:
@@ -54,10 +59,14 @@ class SqliteKnowledge:
         *,
         embeddings: bool = False,
         busy_timeout: float = BUSY_TIMEOUT_SECONDS,
+        search_timeout: float = 1.0,
     ) -> None:
         self._path = path
-        self._reader = _IndexThread(path, busy_timeout)
-        self._writer = _IndexThread(path, busy_timeout)
+        open_index = functools.partial(
+            SearchIndex, path, busy_timeout=busy_timeout, search_timeout=search_timeout
+        )
+        self._reader = _IndexThread(path, open_index)
+        self._writer = _IndexThread(path, open_index)
         self._embeddings = embeddings
         self._embed: Embed | None = None
         self._embedding_requested = False
@@ -180,9 +189,9 @@ def fuse_rankings(*rankings: Sequence[Ranked]) -> list[Ranked]:
 class _IndexThread:
     """A search index in its own thread, off the event loop."""
 
-    def __init__(self, path: Path, busy_timeout: float) -> None:
+    def __init__(self, path: Path, open_index: Callable[[], SearchIndex]) -> None:
         self._path = path
-        self._busy_timeout = busy_timeout
+        self._make_index = open_index
         self._thread: ThreadPoolExecutor | None = None
         self._index: SearchIndex | None = None
 
@@ -197,7 +206,7 @@ class _IndexThread:
     def _open_index(self) -> SearchIndex:
         make_private_directory(self._path.parent)
         make_private_database(self._path)
-        return SearchIndex(self._path, busy_timeout=self._busy_timeout)
+        return self._make_index()
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:  # Any: the work's own
         """Call a method of `SearchIndex` in the thread."""
@@ -220,7 +229,9 @@ class _IndexThread:
 
 def _build(settings: SqliteKnowledgeSettings, build_context: BuildContext) -> KnowledgeBase:
     return SqliteKnowledge(
-        build_context.data_directory / "knowledge.sqlite", embeddings=settings.embeddings
+        build_context.data_directory / "knowledge.sqlite",
+        embeddings=settings.embeddings,
+        search_timeout=settings.search_timeout,
     )
 
 

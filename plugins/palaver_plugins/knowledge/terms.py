@@ -10,8 +10,10 @@ import re
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _RUN = re.compile(f"[{_UNSPACED}]+")
 _TERM = re.compile(f"[{_UNSPACED}]+|[^\\W_{_UNSPACED}]+")
-MAX_QUERY_TERMS = 64
+MAX_QUERY_TERMS = 32
 """Terms of one question that are searched; further ones are ignored."""
+MAX_PREFIX_TERMS = 4
+"""Single characters of one question that are searched: each matches many terms."""
 MAX_QUERY_CHARACTERS = 8_000
 """Characters of a question that are read; a message may be much longer."""
 
@@ -46,7 +48,9 @@ def query_terms(question: str) -> list[str]:
     words: list[str] = _TERM.findall(question[:MAX_QUERY_CHARACTERS].casefold())
     words = [word for word in words if word not in _STOP_WORDS] or words
     unique = dict.fromkeys(term for word in words for term in _quote_term(word))
-    return list(unique)[:MAX_QUERY_TERMS]
+    prefixes = [term for term in unique if term.endswith("*")]
+    costly = set(prefixes[MAX_PREFIX_TERMS:])
+    return [term for term in unique if term not in costly][:MAX_QUERY_TERMS]
 
 
 def _quote_term(word: str) -> list[str]:

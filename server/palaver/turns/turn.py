@@ -25,6 +25,7 @@ from palaver.errors import (
     NotFound,
     OutcomeUnknown,
     SkillError,
+    TooLarge,
     Unsupported,
     UnusableAnswer,
 )
@@ -488,12 +489,18 @@ class Turn(Generic[ArgumentsT]):
         )
 
     async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
-        """Return the knowledge base's best passages for ``query``, best first."""
+        """Return the knowledge base's best passages for ``query``, best first.
+
+        Raises `TooLarge` when the search would take too long.
+        """
 
         async def look_up(step: Step) -> tuple[Passage, ...]:
-            return await self._services.knowledge.search(
-                self.message.conversation.tenant, query, limit
-            )
+            tenant = self.message.conversation.tenant
+            try:
+                return await self._services.knowledge.search(tenant, query, limit)
+            except TooLarge:
+                self._services.metrics.limit_reached("search_timeout")
+                raise
 
         return await self._journal.run_once(
             tuple[Passage, ...], look_up, "search", query, str(limit)

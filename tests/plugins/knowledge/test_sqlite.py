@@ -12,10 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.proof_settings import short_or_long
 
-from palaver import ConfigurationError, Document, PalaverError
+from palaver import BuildContext, ConfigurationError, Document, PalaverError, TooLarge
+from palaver.testing import ChatClient, converse
 from palaver_plugins.knowledge.index import Ranked, SearchIndex
-from palaver_plugins.knowledge.sqlite import SqliteKnowledge, fuse_rankings
+from palaver_plugins.knowledge.sqlite import (
+    SqliteKnowledge,
+    SqliteKnowledgeSettings,
+    fuse_rankings,
+    palaver_register_knowledge,
+)
 from palaver_plugins.knowledge.terms import index_terms, query_terms
+from palaver_skills.qa import QA
 
 DOCUMENTS = (
     Document(id="cats", title="Cats", text="Cats sleep most of the day. A cat hunts at night."),
@@ -112,6 +119,38 @@ async def test_tenants_see_nothing_of_each_other(filled: SqliteKnowledge) -> Non
     assert await filled.search("default", "cats sleep", 3) == alone
     assert await search_ids(filled, "dogs eat", "other") == []
     assert await search_ids(filled, "dogs", "unknown") == []
+
+
+async def test_a_search_that_takes_too_long_is_refused(tmp_path: Path) -> None:
+    settings = SqliteKnowledgeSettings.model_validate({"search_timeout": 1e-9})
+    [backend] = palaver_register_knowledge()
+    build_context = BuildContext(data_directory=tmp_path, resolve_model=Path)
+    words = [f"word{n}" for n in range(20)]
+    documents = [Document(id=f"{n}", title="", text=" ".join(words * 50)) for n in range(40)]
+    knowledge = backend.build(settings, build_context)
+    await knowledge.start()
+    try:
+        await knowledge.add("default", documents)
+        with pytest.raises(TooLarge, match="searching for this takes longer than 1e-09 s"):
+            await knowledge.search("default", " ".join(words), 3)
+        assert len(await knowledge.documents("default")) == 40, "the deadline is over"
+        async with converse(QA, knowledge=knowledge) as chat:
+            reply = await chat.say(f"/qa {' '.join(words)}")
+            assert reply.problem is not None
+            assert "a shorter question takes less" in reply.problem.message
+            assert 'palaver_limits_total{limit="search_timeout"} 1.0' in metrics_of(chat)
+        assert not await knowledge.search("default", "zeppelin", 3)
+    finally:
+        await knowledge.close()
+
+
+def metrics_of(chat: ChatClient) -> str:
+    return chat.server.metrics.exposition().decode()
+
+
+async def test_single_characters_are_few_terms_of_a_question(filled: SqliteKnowledge) -> None:
+    assert sum(term.endswith("*") for term in query_terms(" ".join("茶水温度八十中国"))) == 4
+    assert await search_ids(filled, "茶 水 温 度 八 十") != []
 
 
 async def test_documents_outlive_the_process(tmp_path: Path) -> None:

@@ -248,6 +248,9 @@ COVERED_OF_PLUGINS = {
     ),
     "ledger.sqlite.retention_days": (f"{RETENTION}::test_retention_is_applied_at_the_start"),
     "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
+    "knowledge.sqlite.search_timeout": (
+        "tests/plugins/knowledge/test_sqlite.py::test_a_search_that_takes_too_long_is_refused"
+    ),
     "knowledge.sqlite.embeddings": (
         "tests/plugins/knowledge/test_sqlite.py::test_search_by_meaning_finds_documents_without_a_shared_word"
     ),
