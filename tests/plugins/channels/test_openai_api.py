@@ -10,7 +10,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
-from palaver.config.settings import AdmissionSettings, AuthKey, Secret
+from palaver.config.settings import AdmissionSettings, AuthKey, DispatchSettings, Secret
 from palaver.messages import Conversation
 from palaver_plugins.channels.openai_api import OpenAIChannel, palaver_register_channels
 
@@ -209,10 +209,14 @@ async def test_a_client_that_disconnects_stops_its_turn(
     await eventually(lambda: b'outcome="stopped",skill="scripted"' in running.exposition())
 
 
-async def test_a_client_that_disconnects_during_a_write_stops_its_turn(
-    live_server: LiveServer,
-) -> None:
+async def test_a_client_that_disconnects_during_a_write_stops_its_turn() -> None:
     """The reply is larger than the socket buffers, so the server waits for the client to read."""
+    dispatch = DispatchSettings(max_reply_characters=20_000_000)
+    async with open_live_server(channels=(OpenAIChannel(),), dispatch=dispatch) as live_server:
+        await check_disconnection_during_a_write(live_server)
+
+
+async def check_disconnection_during_a_write(live_server: LiveServer) -> None:
     body = {"model": "scripted", "messages": [user("go")], "stream": True}
     headers = {"X-Palaver-Thread": "t"}
     url = live_server.url("/v1/chat/completions")
