@@ -7,7 +7,7 @@ from palaver.authentication import Principal
 from palaver.concurrency import check_member
 from palaver.ledger import Erasure, Export, HistoryPage, Receipt, Snapshot, StopState
 from palaver.messages import Conversation, Cursor, Event, Message, Received
-from palaver.streams.subscriptions import Subscriber, Subscription
+from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 
 if TYPE_CHECKING:  # only channels with HTTP routes load aiohttp
     from aiohttp import web
@@ -41,6 +41,7 @@ class ConversationService(Protocol):
         since: Cursor | None = None,
         *,
         person: str = "",
+        drain: Drain | None = None,
     ) -> Subscription:
         """Deliver the conversation's events to ``subscriber`` until `unsubscribe`. Name the person
         who reads them, for `connections.per_person`. See `Subscriptions.subscribe`."""

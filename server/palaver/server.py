@@ -37,7 +37,7 @@ from palaver.metrics import Metrics
 from palaver.pipeline import Pipeline
 from palaver.routing import Router
 from palaver.skills import Skill
-from palaver.streams.subscriptions import Subscriber, Subscription, Subscriptions
+from palaver.streams.subscriptions import Drain, Subscriber, Subscription, Subscriptions
 from palaver.tools import Tool
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.shutdown import GracefulShutdown, Listener
@@ -235,9 +235,12 @@ class Server:
         since: Cursor | None = None,
         *,
         person: str = "",
+        drain: Drain | None = None,
     ) -> Subscription:
         self.check_subscriptions(conversation.tenant, person)
-        return await self._subscriptions.subscribe(conversation, subscriber, since, person=person)
+        return await self._subscriptions.subscribe(
+            conversation, subscriber, since, person=person, drain=drain
+        )
 
     def check_subscriptions(self, tenant: str, person: str) -> None:
         try:

@@ -186,6 +186,9 @@ class ConnectionSettings(Section):
     write_timeout: float = pydantic.Field(default=30.0, gt=0)
     """Seconds in which a client must take what was sent to it; of more than 64 KiB, at least so
     much. Otherwise it is disconnected."""
+    unsent_bytes: int = pydantic.Field(default=32_000_000, ge=100_000)
+    """Bytes that all clients together may leave unread. Above it the connections with the most are
+    closed."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of reverse proxies, such as ``10.0.0.0/8``. Only from them
     ``X-Forwarded-For`` is believed, and limits by address hold for the clients behind them."""

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -56,6 +56,10 @@ class Subscriber(Protocol):
         """End: the server shuts down, and other replicas continue the turns."""
 
 
+Drain = Callable[[], Awaitable[None]]
+"""Waits until a client has taken everything that was sent to it."""
+
+
 class DeliveredText(msgspec.Struct):
     """The text of a turn that a subscriber has: its ``attempt`` and ``length`` in code points."""
 
@@ -75,6 +79,8 @@ class Subscription:
         history_bytes: int,
     ) -> None:
         self.conversation = conversation
+        self.drain: Drain | None = None
+        """Awaited after a snapshot and between two pages."""
         self.owner: tuple[str, str] | None = None
         """Tenant and person that it is counted for."""
         self.recovered = False
@@ -90,6 +96,7 @@ class Subscription:
         self._delivered: dict[str, DeliveredText] = {}
         self._started = False
         self._recheck = False
+        self._is_held = False
         self._catch_up_task: asyncio.Task[None] | None = None
         self.unwatch: Callable[[], None] = lambda: None
         self.last_event_at = 0.0
@@ -118,9 +125,12 @@ class Subscription:
             self._deliver(page.events)
         else:
             await self._send_snapshot()
-        # Until `_started`, `on_change` only sets `_recheck`: two concurrent catch-ups would take
-        # each other's progress for a loss.
-        await self._catch_up()
+        # Before `_started`, and while the task runs, `on_change` only sets `_recheck`: two
+        # concurrent catch-ups would take each other's progress for a loss.
+        if self.drain is None:
+            await self._catch_up()
+        else:
+            self._catch_up_task = asyncio.create_task(self._check(self._offset < page.last))
         self._started = True
 
     async def _send_snapshot(self) -> None:
@@ -143,7 +153,7 @@ class Subscription:
     def on_live_text(self, turn: str, attempt: int, position: int, text: str) -> None:
         """Deliver text that this process generates now. Text that does not continue what was
         delivered is left to the ledger."""
-        if not self._started:
+        if not self._started or self._is_held:
             return
         delivered = self._delivered.get(turn)
         # An unknown turn may have begun, and have been taken over, before the subscription started.
@@ -170,25 +180,33 @@ class Subscription:
         if self._catch_up_task is None:
             self._catch_up_task = asyncio.create_task(self._check())
 
-    async def _check(self) -> None:
+    async def _check(self, more: bool = True) -> None:
         try:
-            await self._catch_up()
+            await self._catch_up(more)
         except LedgerUnavailable as error:
             log.warning("cannot read %s: %s", self.conversation, error)
             self.last_event_at = 0.0  # check again soon
         finally:
             self._catch_up_task = None
 
-    async def _catch_up(self) -> None:
-        more = True
-        while more or self._recheck:
+    async def _catch_up(self, more: bool = True) -> None:
+        while await self._has_room() and (more or self._recheck):
             self._recheck = False
             page = await self._ledger.read(self.conversation, self._offset, PAGE_SIZE)
             if not _continues(page, self.cursor):
+                more = True
                 await self._send_snapshot()  # events stored since then have been notified already
                 continue
             self._deliver(page.events)
             more = self._offset < page.last
+
+    async def _has_room(self) -> Literal[True]:
+        """Wait until the subscriber can take a page. Events that come meanwhile are read later."""
+        if self.drain is not None:
+            self._is_held = True
+            await self.drain()
+            self._is_held = False
+        return True
 
     def _deliver(self, stored: Sequence[StoredEvent]) -> None:
         self.last_event_at = asyncio.get_running_loop().time()
@@ -266,12 +284,16 @@ class Subscriptions:
         since: Cursor | None = None,
         *,
         person: str = "",
+        drain: Drain | None = None,
     ) -> Subscription:
         """Deliver the conversation's events from ``since`` on, until `unsubscribe`.
 
         When the events after ``since`` are not all available any more, the subscriber gets a
         snapshot first, and the subscription's ``recovered`` is False. Raises `Overloaded` when the
         server has closed all subscriptions, and `TooMany` when ``person`` has too many of them.
+
+        With ``drain``, a subscriber gets stored events as fast as it can take them: the first page,
+        or the snapshot, before this returns, and each further page after ``drain``.
         """
         if self._closed:
             raise Overloaded("the server is shutting down; try again", retry_after=1.0)
@@ -282,7 +304,7 @@ class Subscriptions:
         subscription = Subscription(
             conversation, self._ledger, subscriber, self._history, self._history_bytes
         )
-        subscription.owner = owner
+        subscription.owner, subscription.drain = owner, drain
         subscription.closing_when_idle = self._closing_when_idle
         self._subscriptions.setdefault(conversation, []).append(subscription)
         try:

@@ -34,6 +34,8 @@ PROBE_INTERVAL = 0.5
 that has only ended its sending still reads."""
 PROGRESS_BYTES = 65_536
 """Bytes of a larger backlog that a client has to take within ``connections.write_timeout``."""
+STALL_SECONDS = 3.0
+"""Seconds that a stalled connection has to end by `Connection.on_stalled`."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -78,6 +80,8 @@ class Connection(web.RequestHandler):
         self.writable = asyncio.Event()
         """Set while the client has taken everything that was written."""
         self.writable.set()
+        self.counted_bytes = 0
+        """The unsent bytes that `Connections` has counted."""
         self._connections = connections
         self._is_aborted = False
         self._has_ended_sending = False
@@ -236,12 +240,18 @@ class Connection(web.RequestHandler):
         super().pause_writing()
         self.writable.clear()
         self._start_write_deadline()
+        self.count_unsent()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self.writable.set()
         if self._write_timer is not None:
             self._write_timer.cancel()
+        self.count_unsent()
+
+    def count_unsent(self, waiting: int = 0) -> None:
+        """Count what the client has not taken: what was written, and ``waiting`` bytes more."""
+        self._connections.count_unsent(self, self._unsent_bytes() + waiting)
 
     def _start_write_deadline(self) -> None:
         self._unsent = self._unsent_bytes()
@@ -257,6 +267,7 @@ class Connection(web.RequestHandler):
         log.info("a client takes nothing and is disconnected")
         self._connections.metrics.slow_reader()
         self._connections.metrics.limit_reached("write_timeout")
+        self._write_timer = self._loop.call_later(STALL_SECONDS, self.abort)
         self.on_stalled()
 
     def _unsent_bytes(self) -> int:

@@ -48,6 +48,7 @@ class OpenConnection(Protocol):
 
     address: str
     request: web.BaseRequest | None
+    counted_bytes: int
 
     def abort(self) -> None: ...
 
@@ -84,8 +85,12 @@ class Connections:
         self._per_address = settings.per_address or part
         self._max_pending = settings.pending or part
         self._open: dict[OpenConnection, None] = {}
+        self._unsent = 0
         self._all = Group()
         self._groups: dict[str, Group] = {}
+        metrics.gauge(
+            "palaver_unsent_bytes", "Bytes that clients have not taken", lambda: self._unsent
+        )
         metrics.gauge("palaver_connections", "Open connections", lambda: self._all.open)
         metrics.gauge(
             "palaver_connections_pending",
@@ -153,6 +158,8 @@ class Connections:
         if connection not in self._open:
             return
         del self._open[connection]
+        self._unsent -= connection.counted_bytes
+        connection.counted_bytes = 0
         for group in self._groups_of(connection):
             group.open -= 1
             group.pending.pop(connection, None)
@@ -170,6 +177,21 @@ class Connections:
         if connection in self._open:
             for group in self._groups_of(connection):
                 group.pending.pop(connection, None)
+
+    def count_unsent(self, connection: OpenConnection, size: int) -> None:
+        """Count the bytes that a client has not taken, and end the connections with the most while
+        all of them have too many."""
+        if connection not in self._open:
+            return
+        self._unsent += size - connection.counted_bytes
+        connection.counted_bytes = size
+        while self._unsent > self.settings.unsent_bytes:
+            largest = max(self._open, key=lambda each: each.counted_bytes)
+            log.info("a slow reader is disconnected: too much waits for all of them")
+            self.metrics.slow_reader()
+            self.metrics.limit_reached("unsent_bytes")
+            self.remove(largest)
+            largest.abort()
 
     def _groups_of(self, connection: OpenConnection) -> tuple[Group, ...]:
         if not connection.address:

@@ -10,6 +10,8 @@ import asyncio
 import struct
 from collections.abc import Callable
 
+from palaver.web.connection import Connection
+
 _FINAL_TEXT = 0x81
 _short = struct.Struct("!BB").pack
 _medium = struct.Struct("!BBH").pack
@@ -26,15 +28,19 @@ def frame_header(length: int) -> bytes:
 
 
 class SendQueue:
-    """Frames of one tick. ``on_overflow`` is called once when the transport has more than ``limit``
-    unsent bytes."""
+    """Frames of one tick. ``on_overflow`` is called once when the client has not taken more than
+    ``limit`` bytes.
 
-    def __init__(
-        self, transport: asyncio.Transport, limit: int, on_overflow: Callable[[], None]
-    ) -> None:
-        self._transport = transport
+    A snapshot or a page of stored events may be larger than that. After each of them `drain` waits
+    for the client; meanwhile the limit holds for what comes in addition.
+    """
+
+    def __init__(self, connection: Connection, limit: int, on_overflow: Callable[[], None]) -> None:
+        assert connection.transport is not None
+        self._connection = connection
+        self._transport = connection.transport
         self._limit = limit
-        self._extra_bytes = 0
+        self._page_bytes = 0
         self._on_overflow = on_overflow
         self._call_soon = asyncio.get_running_loop().call_soon
         self._parts: list[bytes] = []
@@ -48,31 +54,34 @@ class SendQueue:
             self._call_soon(self.flush)
         self._parts += (frame_header(len(payload)), payload)
 
-    def raise_limit(self, size: int) -> None:
-        """Allow ``size`` more unsent bytes until the client has read everything.
-
-        A client that asks for a whole conversation gets it at once; that does not make it slow.
-        """
-        self._extra_bytes += size
-
     def flush(self) -> None:
         """Write the frames of this tick."""
-        if not self._parts or self._closed:
+        if self._closed:
             return
-        transport = self._transport
-        data = b"".join(self._parts)
-        self._parts.clear()
-        if transport.is_closing():
-            return
-        transport.write(data)
-        unsent = transport.get_write_buffer_size()
-        if not unsent:
-            self._extra_bytes = 0
-        elif unsent > self._limit + self._extra_bytes:
+        unsent = self._write()
+        if unsent > self._limit + self._page_bytes:
             self._closed = True
             self._on_overflow()
 
+    async def drain(self) -> None:
+        """Wait until the client has taken everything."""
+        self._page_bytes = self._write()
+        await self._connection.writable.wait()
+        self._page_bytes = 0
+
+    def _write(self) -> int:
+        """Write what waits; return how many bytes the client has not taken."""
+        transport = self._transport
+        if self._parts and not self._closed and not transport.is_closing():
+            data = b"".join(self._parts)
+            self._parts.clear()
+            transport.write(data)
+        unsent = transport.get_write_buffer_size()
+        if unsent:
+            self._connection.count_unsent()
+        return unsent
+
     def close(self) -> None:
         """Write the frames of this tick and accept no more."""
-        self.flush()
+        self._write()
         self._closed = True

@@ -78,7 +78,6 @@ class WebSocketConnection:
         encoder: EventEncoder,
         identify: Callable[[str | None], Principal],
     ) -> None:
-        assert connection.transport is not None
         self._server = server
         self._connection = connection
         connection.on_stalled = self._close_slow_reader
@@ -88,7 +87,7 @@ class WebSocketConnection:
         self._encoder = encoder
         self._max_message_bytes = server.settings.server.max_message_bytes
         self._send_queue = SendQueue(
-            connection.transport, server.settings.server.send_queue_bytes, self._close_slow_reader
+            connection, server.settings.server.send_queue_bytes, self._close_slow_reader
         )
         self._access: ConversationAccess
         self._subscription: Subscription | None = None
@@ -125,9 +124,7 @@ class WebSocketConnection:
         if not self._access.allows_reset(snapshot):
             self._close_soon(WSCloseCode.SERVICE_RESTART, "the conversation was reset")
             return
-        frame = encode(make_reset(snapshot))
-        self._send_queue.raise_limit(len(frame))
-        self._send_queue.put(frame)
+        self._put(make_reset(snapshot))
 
     # The conversation
 
@@ -175,7 +172,11 @@ class WebSocketConnection:
         conversation = self._access.conversation
         since = await resume_cursor(self._server, conversation, hello.since)
         self._subscription = await self._server.subscribe(
-            conversation, self, since, person=self._access.person
+            conversation,
+            self,
+            since,
+            person=self._access.person,
+            drain=self._send_queue.drain,
         )
         self._send_welcome(self._subscription.recovered, since)
 
@@ -189,7 +190,6 @@ class WebSocketConnection:
         )
         frames = [encode(welcome), *(self._early_frames or [])]
         self._early_frames = self._snapshot = None
-        self._send_queue.raise_limit(sum(map(len, frames)))
         for frame in frames:
             self._send_queue.put(frame)
 

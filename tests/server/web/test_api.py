@@ -28,7 +28,7 @@ from palaver.config.settings import (
 )
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
-from palaver.web import make_application, sse
+from palaver.web import event_queue, make_application
 from palaver.web.openapi import document
 
 MESSAGES = "/v1/conversations/t/messages"
@@ -381,7 +381,7 @@ async def test_until_finished_ends_at_once_without_pending_turns(live_server: Li
 async def test_a_silent_stream_gets_comments(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(sse), "PING_INTERVAL", 0.01)
+    monkeypatch.setitem(vars(event_queue), "PING_INTERVAL", 0.01)
     async with reading(live_server) as reader:
         await reader.next()
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -394,7 +394,7 @@ async def test_a_silent_stream_gets_comments(
 async def test_a_reader_that_disconnects_is_unsubscribed(
     live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(sse), "PING_INTERVAL", 0.01)
+    monkeypatch.setitem(vars(event_queue), "PING_INTERVAL", 0.01)
     async with reading(live_server) as reader:
         await reader.next()
     metrics = live_server.server.metrics
