@@ -80,7 +80,7 @@ class WebSocketConnection:
     ) -> None:
         self._server = server
         self._connection = connection
-        connection.on_stalled = self._close_slow_reader
+        connection.on_stalled = self._close_stalled
         self._socket = socket
         self._identify = identify
         self._principal: Principal
@@ -273,6 +273,9 @@ class WebSocketConnection:
     def _close_slow_reader(self) -> None:
         log.info("a slow reader of a websocket is disconnected")
         self._server.metrics.slow_reader()
+        self._close_stalled()
+
+    def _close_stalled(self) -> None:
         self._close_soon(SLOW_READER, "reading too slowly; connect again with the cursor")
 
     async def close(self, code: int, reason: str) -> None:
