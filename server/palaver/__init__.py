@@ -155,7 +155,7 @@ from palaver.patterns import Pattern, PatternMatch, compile_pattern
 from palaver.private_files import make_private_database, make_private_directory
 from palaver.replies import PendingReply, ReplyResult, follow_reply
 from palaver.skills import NoArguments, Skill
-from palaver.streams.subscriptions import Subscriber, Subscription
+from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 from palaver.text_pool import run_on_text
 from palaver.tools import Tool, tool
 from palaver.turns.turn import Filter, Turn, UnvalidatedArguments
@@ -222,6 +222,7 @@ __all__ = [
     "DeadLetter",
     "Document",
     "DocumentInfo",
+    "Drain",
     "Engine",
     "EngineDied",
     "EngineError",
