@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.authentication import Principal, public, requires
 from palaver.channels import Channel, ConversationAccess, ConversationService
+from palaver.clock import SteadyClock
 from palaver.concurrency import (
     JoinTurn,
     NewTurn,
@@ -308,6 +309,7 @@ __all__ = [
     "SkillError",
     "Snapshot",
     "Started",
+    "SteadyClock",
     "SteerTurn",
     "Step",
     "StopState",

@@ -88,13 +88,19 @@ def decide_concurrency(
             and now < newest.due_at
             and _accepts(newest, message)
         ):
-            began_at = newest.inbox_messages[0].accepted_at
-            latest = began_at + MAX_MERGE_WINDOWS * merge_window
-            return JoinTurn(newest, min(now + merge_window, latest))
+            return JoinTurn(newest, _end_of_merging(newest, now, merge_window))
     return NewTurn(
         due_at=now + merge_window if policy == "merge" else now,
         stop_running=policy == "interrupt" and running is not None and _yields(running, message),
     )
+
+
+def _end_of_merging(turn: UnsettledTurnState, now: float, window: float) -> float:
+    """Return the end of a merge window that begins now. The ledger's clock may have been set since
+    the burst began: its begin is at most `MAX_MERGE_WINDOWS` before the present end."""
+    longest = MAX_MERGE_WINDOWS * window
+    began_at = max(turn.inbox_messages[0].accepted_at, turn.due_at - longest)
+    return min(now + window, began_at + longest)
 
 
 def _accepts(turn: UnsettledTurnState, message: Message) -> bool:

@@ -377,12 +377,13 @@ def memory_writes(
     Raises `Forbidden` when one is about somebody else than ``people``: those whose erasure ends the
     turn's claim, so that no memory about an erased person can be written.
     """
-    writes = [entry for entry in entries if type(entry) is MemoryWrite]
-    if writes:
-        allowed = people()
-        for write in writes:
-            if write.person not in allowed:
-                raise Forbidden(f"turn {turn}: it has no words of the person {write.person!r}")
+    if MemoryWrite not in map(type, entries):
+        return ()
+    writes = [entry for entry in entries if isinstance(entry, MemoryWrite)]
+    allowed = people()
+    for write in writes:
+        if write.person not in allowed:
+            raise Forbidden(f"turn {turn}: it has no words of the person {write.person!r}")
     return writes
 
 

@@ -179,10 +179,9 @@ class UnsettledTurn:
         """Append checked entries; return those that are events."""
         events: list[Event] = []
         for entry in entries:
-            if isinstance(entry, Step):
-                self.journal[entry.number] = entry
-                continue
-            if isinstance(entry, MemoryWrite):
+            if isinstance(entry, Step | MemoryWrite):
+                if isinstance(entry, Step):
+                    self.journal[entry.number] = entry
                 continue
             events.append(entry)
             if isinstance(entry, Text):
@@ -269,6 +268,8 @@ class ConversationState:
             yield str(number), self.history[number - 1].entry
 
     def _history_end(self, number: int) -> int:
+        if not self.history or self.history[-1].number <= number:  # nearly always
+            return len(self.history)
         return bisect_right(self.history, number, key=lambda owned: owned.number)
 
     def ahead_of(self, turn: str) -> int:
@@ -283,7 +284,7 @@ class ConversationState:
     def find_duplicate(self, message: Message, now: float) -> Receipt | None:
         """Return the receipt of the same message, if it was accepted within the last day."""
         record = self.dedupe_records.get(message.id)
-        if record is None or now - record.accepted_at >= DEDUPE_SECONDS:
+        if record is None or abs(now - record.accepted_at) >= DEDUPE_SECONDS:
             return None
         if record.digest != message.digest:
             raise Conflict(f"message id {message.id!r} was used with another body")

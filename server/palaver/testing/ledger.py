@@ -12,6 +12,7 @@ from itertools import count, islice
 
 import msgspec
 
+from palaver.clock import SteadyClock
 from palaver.concurrency import (
     check_dead_letter,
     check_member,
@@ -65,14 +66,18 @@ from palaver.testing.erasure import ErasedCounts, count_content, erase_from
 class MemoryLedger:
     """A `Ledger` in memory.
 
-    ``clock`` returns seconds since the epoch. When a turn is settled, the conversation keeps its
-    newest ``events_kept`` events.
+    ``clock`` returns seconds since the epoch, see `SteadyClock`. When a turn is settled, the
+    conversation keeps its newest ``events_kept`` events.
     """
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.time, events_kept: int = 10_000
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
+        events_kept: int = 10_000,
     ) -> None:
-        self._clock = clock
+        self._clock = SteadyClock(clock, monotonic)
         self._events_kept = events_kept
         self._epoch = new_id()
         self._conversations: dict[str, ConversationState] = {}
@@ -130,6 +135,7 @@ class MemoryLedger:
     async def claim(
         self, worker: str, *, lease: float, history: int, history_bytes: int = HISTORY_BYTES
     ) -> Claim | None:
+        self._follow_step()
         now = self._clock()
         state = self._next_due(now)
         if state is None:
@@ -171,7 +177,8 @@ class MemoryLedger:
         state.lease_expires_at = self._clock() + lease
         if earlier is not None:
             return earlier
-        self._write_memories(state, memories)
+        if memories:
+            self._write_memories(state, memories)
         return self._write(state, turn, entries, expect)
 
     async def settle(
@@ -188,7 +195,8 @@ class MemoryLedger:
             return earlier
         state, turn = self._owned(claim)
         finished = turn.check_settle(entries, expect, taken_steering)
-        self._write_memories(state, memory_writes(turn.id, entries, lambda: state.people_of(turn)))
+        if memories := memory_writes(turn.id, entries, lambda: state.people_of(turn)):
+            self._write_memories(state, memories)
         now = self._clock()
         self._write(state, turn, entries, expect)
         if dead_letter_reason:
@@ -469,6 +477,15 @@ class MemoryLedger:
         return len(letters) > MAX_DEAD_LETTERS or size > MAX_DEAD_LETTER_BYTES
 
     # Due conversations
+
+    def _follow_step(self) -> None:
+        """After a step of the wall clock, move the ends of leases and merge windows with it."""
+        if step := self._clock.follow_step():
+            for state in self._conversations.values():
+                state.lease_expires_at += step
+                for turn in state.inbox:
+                    turn.due_at += step
+            self._timers = [(at + step, order, state) for at, order, state in self._timers]
 
     def _make_due(self, state: ConversationState) -> None:
         if not state.is_ready:

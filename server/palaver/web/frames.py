@@ -1,5 +1,6 @@
 """Frames: the JSON of the websocket and of server-sent events. docs/protocol.md describes it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -134,9 +135,22 @@ def make_error(error: PalaverError, id: str | None = None) -> ErrorFrame:
     return ErrorFrame(code=error.code, message=error.public, id=id, retry_after=error.retry_after)
 
 
+def _in_order(history: Sequence[HistoryEntry]) -> tuple[HistoryEntry, ...]:
+    """Return the entries with times that do not go backwards: the clock may have been set, and a
+    message may have waited for an earlier reply."""
+    latest = 0.0
+    entries = []
+    for entry in history:
+        if entry.at < latest:
+            entry = msgspec.structs.replace(entry, at=latest)
+        latest = entry.at
+        entries.append(entry)
+    return tuple(entries)
+
+
 def make_snapshot(snapshot: Snapshot) -> ConversationSnapshot:
     return ConversationSnapshot(
-        history=snapshot.history,
+        history=_in_order(snapshot.history),
         earlier=snapshot.earlier,
         pending=tuple(
             SnapshotTurn(

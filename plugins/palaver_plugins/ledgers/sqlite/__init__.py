@@ -33,6 +33,7 @@ from palaver import (
     QueueDepth,
     Receipt,
     Snapshot,
+    SteadyClock,
     StopState,
     UnsettledCount,
     hookimpl,
@@ -65,7 +66,7 @@ class SQLiteLedger:
     """`Ledger` in one file.
 
     A single thread owns the file and applies operations in the order in which they are submitted.
-    ``clock`` returns seconds since the epoch.
+    ``clock`` returns seconds since the epoch, see `SteadyClock`.
     """
 
     def __init__(
@@ -74,15 +75,17 @@ class SQLiteLedger:
         data: Path,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
         thread: type[DatabaseThread] = DatabaseThread,
     ) -> None:
         self.path = settings.path or data / "ledger.sqlite"
         self._data = data
-        self._clock = clock
+        self._clock = SteadyClock(clock, monotonic)
+        self._clock_problem = ""
         self._thread = thread(
             self.path,
             self._deliver,
-            clock=clock,
+            clock=self._clock,
             events_kept=settings.events_kept,
             retention=settings.retention_seconds,
         )
@@ -97,7 +100,9 @@ class SQLiteLedger:
         await self._thread.close()
 
     async def inspect(self) -> None:
-        await asyncio.to_thread(inspect_file, self.path, self._data)
+        self._clock_problem = await asyncio.to_thread(
+            inspect_file, self.path, self._data, self._clock
+        )
 
     # Turns
 
@@ -219,6 +224,7 @@ class SQLiteLedger:
             limitations=(
                 "One server at a time: several replicas need a Redis ledger.",
                 "A loss of the disk loses the data: back up the file.",
+                *filter(None, [self._clock_problem or self._thread.clock_problem()]),
             ),
         )
 

@@ -15,11 +15,19 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from palaver import LedgerUnavailable, PalaverError
+from palaver import LedgerUnavailable, PalaverError, SteadyClock
 from palaver_plugins.ledgers.sqlite.expiry import MAX_ROWS, delete_expired
 from palaver_plugins.ledgers.sqlite.results import OperationResult
+from palaver_plugins.ledgers.sqlite.retention_clock import RetentionClock
 from palaver_plugins.ledgers.sqlite.rows import HOUR, Database
-from palaver_plugins.ledgers.sqlite.schema import Lock, check_directory, mark_closed, open_file
+from palaver_plugins.ledgers.sqlite.schema import (
+    Lock,
+    check_directory,
+    mark_closed,
+    move_due_times,
+    open_file,
+    release_claims,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +68,7 @@ class DatabaseThread:
         path: Path,
         on_commit: Callable[[list[JobResult]], None],
         *,
-        clock: Callable[[], float],
+        clock: SteadyClock,
         events_kept: int,
         retention: float = 0.0,
     ) -> None:
@@ -70,7 +78,8 @@ class DatabaseThread:
         self._events_kept = events_kept
         self._retention = retention
         self._expired_at = float("-inf")
-        """When expired rows were last deleted."""
+        """When expired rows were last deleted, by the monotonic clock."""
+        self._retention_clock = RetentionClock(clock, clock.monotonic)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._is_open = False
         self._scrub_pending = True
@@ -90,6 +99,10 @@ class DatabaseThread:
             self._jobs.put(None)
             raise
         self._is_open = True
+
+    def clock_problem(self) -> str:
+        """Return a sentence about a jump of the clock that is not believed yet, or nothing."""
+        return self._retention_clock.describe()
 
     async def close(self) -> None:
         """Finish the submitted operations and close the file. Idempotent."""
@@ -119,7 +132,15 @@ class DatabaseThread:
             lock = Lock(self._path)
             try:
                 connection = open_file(self._path, lock)
-                database = Database(connection, self._clock, self._events_kept, self._retention)
+                database = Database(
+                    connection,
+                    self._clock,
+                    self._events_kept,
+                    self._retention,
+                    self._retention_clock,
+                )
+                self._retention_clock.start(connection)
+                release_claims(connection, self._clock())
             except BaseException:
                 lock.release()
                 raise
@@ -130,6 +151,7 @@ class DatabaseThread:
         try:
             self._process_jobs(database)
             with contextlib.suppress(sqlite3.Error, OSError):  # else clients get a snapshot
+                self._retention_clock.observe(connection)
                 mark_closed(connection, lock)
         finally:
             connection.close()
@@ -140,10 +162,23 @@ class DatabaseThread:
         self._delete_expired(database)
         self._scrub_log(database, [])
         while (job := self._jobs.get()) is not None:
+            self._follow_step(database)
             results = self._run_batch(database, [job])
             self._scrub_log(database, results)
             self.deliver(results)
             self._delete_expired(database)
+
+    def _follow_step(self, database: Database) -> None:
+        """After a step of the wall clock, move the ends of leases and merge windows with it."""
+        if step := self._clock.follow_step():
+            log.warning("the clock of this machine has stepped by %+.1f s", step)
+            database.cached_rows.clear()
+            with contextlib.suppress(sqlite3.Error):  # else the leases end early or late
+                database.connection.execute("BEGIN IMMEDIATE")
+                move_due_times(database.connection, step)
+                self._retention_clock.observe(database.connection)
+                self.commit(database, [])
+            self._rollback(database)
 
     def _run_batch(self, database: Database, jobs: list[Job]) -> list[JobResult]:
         """Run ``jobs`` and those that arrive in the meantime in one transaction; after a failure,
@@ -215,11 +250,12 @@ class DatabaseThread:
 
     def _delete_expired(self, database: Database) -> None:
         """Delete some expired rows, once an hour or until none are left."""
-        if self._clock() - self._expired_at < HOUR:
+        if self._clock.monotonic() - self._expired_at < HOUR:
             return
-        self._expired_at = self._clock()
+        self._expired_at = self._clock.monotonic()
         try:
             database.connection.execute("BEGIN IMMEDIATE")
+            self._retention_clock.observe(database.connection)
             deleted = delete_expired(database)
             self.commit(database, [])
         except sqlite3.Error as error:

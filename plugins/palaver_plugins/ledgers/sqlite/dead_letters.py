@@ -47,7 +47,9 @@ def store_dead_letter(
         at=now,
     )
     tenant = turn.messages[0].conversation.tenant
-    database.execute(_ADD, (turn.id, tenant, turn.person, now, encode(letter)))
+    database.execute(
+        _ADD, (turn.id, tenant, turn.person, database.retention_clock(), encode(letter))
+    )
     database.execute(_TRIM, (MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES))
 
 

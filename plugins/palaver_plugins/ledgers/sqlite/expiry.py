@@ -27,10 +27,12 @@ DELETE FROM dedupe_records WHERE number IN
 def delete_expired(database: Database) -> int:
     """Delete expired rows; return the largest number of any kind. `MAX_ROWS` of a kind mean that
     there may be more."""
-    now = database.clock()
+    now = database.retention_clock()
     oldest = now - DEAD_LETTER_DAYS * DAY
     dead_letters = database.execute("DELETE FROM dead_letters WHERE at < ?", (oldest,)).rowcount
-    records = database.execute(_DELETE_DEDUPE_RECORDS, (MAX_ROWS, now - DEDUPE_SECONDS)).rowcount
+    records = database.execute(
+        _DELETE_DEDUPE_RECORDS, (MAX_ROWS, database.clock() - DEDUPE_SECONDS)
+    ).rowcount
     conversations = memories = 0
     if database.retention:
         conversations = _delete_conversations(database, now - database.retention)

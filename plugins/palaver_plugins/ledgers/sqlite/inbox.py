@@ -87,7 +87,7 @@ def accept(
         messages = read_messages(database, policies.dead_letter)
         check_dead_letter(policies.dead_letter, message.person, messages)
     if row is None:
-        row = _begin(database, name, now)
+        row = _begin(database, name)
     elif earlier := _find_duplicate(database, row, message, digest, now):
         return OperationResult(earlier)
     if row.waiting_messages >= policies.inbox_limit:
@@ -98,7 +98,7 @@ def accept(
         member = (row.id, message.conversation.tenant, message.person)
         database.execute(_ADD_MEMBER, member)
         row.people.add(message.person)
-    database.record_activity(row, now)
+    database.record_activity(row)
     return _receive(database, row, InboxMessage(now, message), digest, policies)
 
 
@@ -116,18 +116,18 @@ def _find_duplicate(
     if found is None:
         return None
     turn, known_digest, accepted_at = found
-    if now - accepted_at >= DEDUPE_SECONDS:
+    if abs(now - accepted_at) >= DEDUPE_SECONDS:
         return None
     if known_digest != digest:
         raise Conflict(f"message id {message.id!r} was used with another body")
     return Receipt(turn=turn, ahead=_ahead(database, row, parse_number(turn)), duplicate=True)
 
 
-def _begin(database: Database, name: str, now: float) -> Row:
+def _begin(database: Database, name: str) -> Row:
     """Store a new conversation."""
     database.execute(
         "INSERT INTO conversations (name, epoch, active_at) VALUES (?, ?, ?)",
-        (name, next_epoch(database.connection), now),
+        (name, next_epoch(database.connection), database.retention_clock()),
     )
     row = database.row(name)
     assert row is not None

@@ -6,11 +6,14 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
+from palaver import SteadyClock
+from palaver_plugins.ledgers.sqlite.retention_clock import read_problem
 from palaver_plugins.ledgers.sqlite.schema import check_directory, check_format, in_use, unusable
 
 
-def inspect_file(path: Path, data: Path) -> None:
-    """Check that a server could open the file. ``data`` is the directory that it would create.
+def inspect_file(path: Path, data: Path, clock: SteadyClock) -> str:
+    """Check that a server could open the file; return what is strange about the clock, if anything.
+    ``data`` is the directory that the server would create.
 
     Raises `LedgerInUse` when another server uses the file, `ConfigurationError` when it cannot be
     opened.
@@ -18,7 +21,7 @@ def inspect_file(path: Path, data: Path) -> None:
     if path.parent != data:
         check_directory(path)
     if not path.exists():
-        return
+        return ""
     _check_lock(path)
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         raise unusable(path, "it is not readable and writable")
@@ -27,7 +30,7 @@ def inspect_file(path: Path, data: Path) -> None:
     try:
         connection = sqlite3.connect(address, uri=True)
         try:
-            check_format(connection, path)
+            return read_problem(connection, clock) if check_format(connection, path) else ""
         finally:
             connection.close()
     except sqlite3.Error as error:

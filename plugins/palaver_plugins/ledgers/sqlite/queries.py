@@ -127,7 +127,7 @@ def recall(database: Database, tenant: str, person: str, key: str) -> OperationR
     if found is None:
         return OperationResult(None)
     value, used_at = found
-    if (now := database.clock()) - used_at >= HOUR:
+    if abs((now := database.retention_clock()) - used_at) >= HOUR:
         database.execute(
             "UPDATE memories SET used_at = ? WHERE tenant = ? AND person = ? AND key = ?",
             (now, tenant, person, key),

@@ -1,6 +1,7 @@
 """Rows of the SQLite ledger as objects, and the reads that several operations share."""
 
 import sqlite3
+import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -97,7 +98,7 @@ _BY_NAME = f"SELECT {COLUMNS} FROM conversations c WHERE c.name = ?"
 @dataclass(slots=True)
 class Database:
     """Context of an operation. A settled turn leaves ``events_kept`` events in its conversation;
-    ``retention`` is in seconds of inactivity, 0 keeps everything.
+    ``retention`` is in seconds of inactivity by ``retention_clock``, 0 keeps everything.
 
     ``cached_rows`` are as the open transaction has them; a rollback clears them.
     """
@@ -106,6 +107,7 @@ class Database:
     clock: Callable[[], float]
     events_kept: int
     retention: float = 0.0
+    retention_clock: Callable[[], float] = time.time
     cached_rows: dict[str, Row] = field(default_factory=dict)
     execute: Callable[..., sqlite3.Cursor] = field(init=False)
 
@@ -121,9 +123,10 @@ class Database:
             self.cached_rows[name] = row
         return row
 
-    def record_activity(self, row: Row, now: float) -> None:
+    def record_activity(self, row: Row) -> None:
         """Postpone the expiry of the conversation."""
-        if now - row.active_at >= HOUR:
+        now = self.retention_clock()
+        if abs(now - row.active_at) >= HOUR:
             self.execute("UPDATE conversations SET active_at = ? WHERE id = ?", (now, row.id))
             row.active_at = now
 

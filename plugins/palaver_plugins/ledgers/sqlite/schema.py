@@ -145,6 +145,19 @@ CREATE INDEX memories_used_at ON memories (used_at);
 """
 
 
+_ACCEPTED_AT = "json_extract(CAST(turns.inbox_messages AS TEXT), '$[#-1][0]')"
+_QUEUE_AGAIN = """
+UPDATE conversations SET due_at = (
+    SELECT due_at FROM turns WHERE conversation = conversations.id
+    AND number >= oldest_turn AND history IS NULL ORDER BY number LIMIT 1
+) WHERE due_at > ?
+"""
+_UNSETTLED = """
+FROM conversations c WHERE c.due_at IS NOT NULL AND turns.conversation = c.id
+    AND turns.number >= c.oldest_turn AND turns.history IS NULL
+"""
+
+
 class Lock:
     """Exclusive lock on a ledger's file; the system releases it when the process dies.
 
@@ -267,10 +280,27 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         migrate(connection)
     else:
         _create(connection)
-    # The claims of the last process are over: their turns are due at once. These writes also fail
-    # now, not later, when the file is read-only.
-    execute("UPDATE conversations SET due_at = 0 WHERE due_at IS NOT NULL AND running_turn <> ''")
+    # This write fails now, not later, when the file is read-only.
     execute("UPDATE meta SET value = value WHERE key = 'epoch'")
+
+
+def release_claims(connection: sqlite3.Connection, now: float) -> None:
+    """End the claims of the last process: their turns are due at once. End the merge windows of
+    messages that the last process accepted later than ``now``, by another clock."""
+    execute = connection.execute
+    execute("BEGIN IMMEDIATE")
+    execute("UPDATE conversations SET due_at = 0 WHERE due_at IS NOT NULL AND running_turn <> ''")
+    execute(f"UPDATE turns SET due_at = ? {_UNSETTLED} AND {_ACCEPTED_AT} > ?", (now, now))
+    execute(_QUEUE_AGAIN, (now,))
+    execute("COMMIT")
+
+
+def move_due_times(connection: sqlite3.Connection, step: float) -> None:
+    """Move the ends of leases and merge windows by so many seconds."""
+    connection.execute(
+        "UPDATE conversations SET due_at = due_at + ? WHERE due_at IS NOT NULL", (step,)
+    )
+    connection.execute(f"UPDATE turns SET due_at = turns.due_at + ? {_UNSETTLED}", (step,))
 
 
 def _create(connection: sqlite3.Connection) -> None:

@@ -131,7 +131,7 @@ def settle(
     progress = Progress(row.next_index, row.last_offset, stopped, steering_count)
     _close_turn(database, row, claim, history, progress, (expect, digest_of(entries)))
     _start_next_turn(database, row, now)
-    database.record_activity(row, now)
+    database.record_activity(row)
     return OperationResult(
         progress, row.name, offset, (*events, *moved), wake=row.unsettled_turns > 0
     )

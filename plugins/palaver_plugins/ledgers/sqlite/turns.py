@@ -168,7 +168,7 @@ def write_memories(database: Database, row: Row, claim: Claim, entries: Sequence
         if memory.value is None:
             database.execute(_FORGET, (tenant, memory.person, memory.key))
         else:
-            values = (tenant, memory.person, memory.key, memory.value, database.clock())
+            values = (tenant, memory.person, memory.key, memory.value, database.retention_clock())
             database.execute(_REMEMBER, values)
 
 
