@@ -62,6 +62,12 @@ class Metrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._loop_stall_seconds = Histogram(
+            "palaver_loop_stall_seconds",
+            "Delays of the event loop above 50 milliseconds",
+            buckets=SECONDS,
+            registry=self._registry,
+        )
         self._tokens = Children(
             Counter(
                 "palaver_tokens_total",
@@ -164,6 +170,9 @@ class Metrics:
     def turn(self, skill: str, outcome: Outcome, seconds: float) -> None:
         self._turns.of(skill, outcome).inc()
         self._turn_seconds.of(skill).observe(seconds)
+
+    def loop_stall(self, seconds: float) -> None:
+        self._loop_stall_seconds.observe(seconds)
 
     def first_text(self, seconds: float) -> None:
         self._first_text_seconds.observe(seconds)

@@ -42,6 +42,7 @@ from palaver.tools import Tool
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.shutdown import GracefulShutdown, Listener
 from palaver.turns.turn import TurnServices
+from palaver.watchdog import LoopWatchdog
 
 if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
     from aiohttp import web
@@ -114,6 +115,7 @@ class Server:
         self._pipeline: Pipeline
         self._depth = QueueDepth(queued=0, running=0)
         self._ledger_problem = ""
+        self._watchdog = LoopWatchdog(self.metrics)
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -144,7 +146,11 @@ class Server:
         await self._admission.refresh()
         stack.push_async_callback(self._dispatcher.close, self.settings.server.drain)
         await self._dispatcher.start(self._pipeline)
-        for task in (self._subscriptions.check_silent_forever(), self._watch_ledger()):
+        for task in (
+            self._subscriptions.check_silent_forever(),
+            self._watch_ledger(),
+            self._watchdog.watch_forever(),
+        ):
             stack.push_async_callback(_cancel, asyncio.create_task(task))
         self._register_gauges()
         for channel in self.channels:
@@ -320,6 +326,11 @@ class Server:
         gauge("palaver_subscriptions", "Open subscriptions", lambda: self._subscriptions.count)
         gauge("palaver_engine_up", "1: the engine answers", lambda: not self._supervised.problem)
         gauge("palaver_ledger_up", "1: the ledger answers", lambda: not self._ledger_problem)
+        gauge(
+            "palaver_loop_longest_stall_seconds",
+            "Longest delay of the event loop in the last minute or two",
+            lambda: self._watchdog.longest_stall,
+        )
         for name, text, count in (
             ("palaver_scheduler_waiting", "Queued generations", scheduler.waiting_in_lane),
             ("palaver_scheduler_waiting_tokens", "Their tokens", scheduler.waiting_tokens),

@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SHORT_TEXT = 2_000
+SHORT_TEXT = 1_000
 """Characters up to which a text is worked on in the event loop: a millisecond or two."""
 THREADS = 2
 """Threads of the process: each more may delay the event loop by another 5 milliseconds."""
