@@ -12,8 +12,8 @@ _QUESTION = (
     r"(?:what(?:'s| is)|how much is|calculate|compute|was (?:ist|ergibt)|wie ?viel (?:ist|sind)"
     r"|berechne|combien font|calcule|cu[áa]nto es|calcula|计算)"
 )
-_NUMBER = r"[\s(]{0,5}(?:[-+−][\s(]{0,3})?\d[\d.,]{0,30}[\s)]{0,5}"
-_SUM = rf"{_NUMBER}(?:(?:\*\*|//|[-+*/×÷·−^%]){_NUMBER}){{1,30}}"
+_NUMBER = r"[\s(]*(?:[-+−][\s(]*)?\d[\d.,]*[\s)]*"
+_SUM = rf"{_NUMBER}(?:(?:\*\*|//|[-+*/×÷·−^%]){_NUMBER})+"
 
 
 class Chat(Skill):

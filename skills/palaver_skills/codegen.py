@@ -50,7 +50,8 @@ _FENCE = re.compile(r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^`\n]*+$", re.MUL
 _READ_CHARACTERS = 2_000
 """Characters of the beginning and of the end of a message in which a language is looked for."""
 _LONGEST_CHECKED = 20_000
-"""Characters of the longest code that is checked: the parser holds the interpreter's lock."""
+"""Characters of the longest code that is checked, and of the end of an earlier message that is
+read: the parser holds the interpreter's lock."""
 _PLEASE = r"(?:please\s+|(?:can|could) you\s+)?"
 _THING = (
     r"(?:code|function|script|program|class|method|query|snippet|regex|regular expression"
@@ -156,7 +157,7 @@ class Codegen(Skill):
         language = (
             turn.arguments.language
             or find_programming_language(turn.message.text)
-            or _find_last_language(earlier)
+            or await run_on_text(_find_last_language, _join_ends(earlier))
             or self.settings.language
         )
         sampling = Sampling(
@@ -183,12 +184,15 @@ def _filter_own(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
     return tuple(entry for entry in history if entry.turn in turns)
 
 
-def _find_last_language(history: tuple[HistoryEntry, ...]) -> str | None:
-    """Return the language of the newest fence that names one, or None."""
-    for entry in reversed(history):
-        for _, info in reversed(_FENCE.findall(entry.text)):
-            if info.casefold() in _BY_NAME:
-                return _BY_NAME[info.casefold()]
+def _join_ends(history: tuple[HistoryEntry, ...]) -> str:
+    return "\n".join(entry.text[-_LONGEST_CHECKED:] for entry in history)
+
+
+def _find_last_language(text: str) -> str | None:
+    """Return the language of the last fence that names one, or None."""
+    for _, info in reversed(_FENCE.findall(text)):
+        if info.casefold() in _BY_NAME:
+            return _BY_NAME[info.casefold()]
     return None
 
 

@@ -26,12 +26,13 @@ _CONVERSATION = re.compile(
     r"|bisher|conversación|charla|hasta ahora|jusqu'ici|对话|聊天|谈话|到目前为止",
     re.IGNORECASE,
 )
-_LENGTH_PATTERNS: dict[Length, str] = {
+_LENGTHS: dict[Length, str] = {
     "three bullet points": r"bullet|points|stichpunkt|liste?\b|puntos|要点|三点",
     "one sentence": r"(?:one|a single|1) sentence|tl;?\s?dr|one[- ]liner|briefly|very short"
     r"|ein(?:em)? satz|une (?:seule )?phrase|una (?:sola )?frase|一句",
     "three sentences": r"sentences|paragraph|sätze|phrases|frases|三句|段",
 }
+_LENGTH_PATTERNS = {length: re.compile(said, re.IGNORECASE) for length, said in _LENGTHS.items()}
 _LONGEST_MENTION = 200
 """Characters of the longest text that means the conversation."""
 _ROUNDS = 6
@@ -40,9 +41,7 @@ _ROUNDS = 6
 
 def find_length(text: str) -> Length | None:
     """Return the length that ``text`` asks for in one of several languages, or None."""
-    return next(
-        (n for n, said in _LENGTH_PATTERNS.items() if re.search(said, text, re.IGNORECASE)), None
-    )
+    return next((length for length, said in _LENGTH_PATTERNS.items() if said.search(text)), None)
 
 
 def _read_length(value: object) -> object:

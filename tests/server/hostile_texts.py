@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import palaver
 import palaver_plugins
@@ -29,20 +29,24 @@ OPTIONAL = frozenset({"vllm", "torch", "transformers", "openvino", "openvino_gen
 FLAGS = re.IGNORECASE | re.DOTALL
 """Those of the patterns of skills."""
 ENDS = ("\0", "!", "b ")
-RUNS = ("!", " ", "\n", "\t", ".", "…", "?!", "1", "1.", "1,", '"', "'", "“", "„", "«", "「", "(", "[", "[[", "](",
-        "<", "<a ", "<!--", "{", "{{", "{%", "`", "`a", "``` ", "~", "~~~\n", "*", "_", "-", "=", "|", "| ", "#",
-        "\\", "$", "$$", "&#1", "@a", ":a", "%", "http://", "www.", "a.", "a", "aB", "é", "e\u0301", "\u0301",
-        "漢", "用", "把", "。", "！ ", "👩\u200d", "\u200d", "\u00a0", "\u3000", "\r\n", "\n \n", " \n", "/", "/a ",
-        "translate ", "in to ", "from de ", "summarize ", "in German ", "[1]", "[1,", "⟦1", "print(", "0x")  # fmt: skip
+RUNS = (
+    "!", " ", "\n", "\t", ".", "…", "?!", "1", "1.", "1,", '"', "'", "“", "„", "«", "「", "(",
+    "[", "[[", "](", "<", "<a ", "<!--", "{", "{{", "{%", "`", "`a", "``` ", "~", "~~~\n", "*",
+    "_", "-", "=", "|", "| ", "#", "\\", "$", "$$", "&#1", "@a", ":a", "%", "http://", "www.",
+    "a.", "a", "aB", "é", "e\u0301", "\u0301", "漢", "用", "把", "。", "！ ", "👩\u200d",
+    "\u200d", "\u00a0", "\u3000", "\r\n", "\n \n", " \n", "/", "/a ", "translate ", "in to ",
+    "from de ", "summarize ", "in German ", "[1]", "[1,", "⟦1", "print(", "0x",
+)  # fmt: skip
 """Runs that no pattern needs to name."""
 
 
 class Source(NamedTuple):
-    """A pattern, and where it is."""
+    """A pattern, where it is, and the methods that are called on it."""
 
     where: str
     pattern: str
     flags: int
+    methods: tuple[str, ...] = ("search", "fullmatch")
 
 
 # Collecting
@@ -62,13 +66,33 @@ def modules() -> Iterator[ModuleType]:
 
 def compiled_patterns(module: ModuleType) -> Iterator[Source]:
     """Yield the compiled patterns of a module, and those of the skills that it defines."""
+    methods = _methods_of(module)
     for name, value in vars(module).items():
         where = f"{module.__name__}.{name}"
         for pattern in _patterns_in(value):
-            yield Source(where, pattern.pattern, pattern.flags)
-        if isinstance(value, type) and issubclass(value, Skill) and value.__module__ == module.__name__:
+            used = methods.get(name, set()) or {"search", "fullmatch"}
+            yield Source(where, pattern.pattern, pattern.flags, tuple(sorted(used)))
+        if (
+            isinstance(value, type)
+            and issubclass(value, Skill)
+            and value.__module__ == module.__name__
+        ):
             for number, written in enumerate(value.patterns):
                 yield Source(f"{where}.patterns[{number}]", written, int(FLAGS))
+
+
+def _methods_of(module: ModuleType) -> dict[str, set[str]]:
+    """Return by name the methods that the module calls on its values, as `match` or `search`."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(_tree_of(module)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            kind = node.attr if node.attr in ("match", "fullmatch", "pattern") else "search"
+            found.setdefault(node.value.id, set()).add(kind)
+    return {name: used - {"pattern"} for name, used in found.items()}
+
+
+def _tree_of(module: ModuleType) -> ast.AST:
+    return ast.parse(Path(module.__file__).read_text("utf-8") if module.__file__ else "")
 
 
 def _patterns_in(value: object) -> Iterator[re.Pattern[str]]:
@@ -87,25 +111,25 @@ class Call(NamedTuple):
 
     where: str
     pattern: str | None
+    method: str
 
 
 def calls(module: ModuleType) -> Iterator[Call]:
     """Yield the calls of `re` in the functions of a module; those outside are compiled patterns."""
-    path = module.__file__
-    if path is None:
-        return
-    tree = ast.parse(Path(path).read_text("utf-8"))
-    for function in ast.walk(tree):
+    for function in ast.walk(_tree_of(module)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):
                 if _is_re_call(node):
+                    assert isinstance(node.func, ast.Attribute)
                     written = node.args[0]
                     constant = isinstance(written, ast.Constant) and written.value
                     pattern = constant if isinstance(constant, str) else None
-                    yield Call(f"{module.__name__}.{function.name}", pattern)
+                    attribute = node.func.attr
+                    method = attribute if attribute in ("match", "fullmatch") else "search"
+                    yield Call(f"{module.__name__}.{function.name}", pattern, method)
 
 
-def _is_re_call(node: ast.AST) -> Any:  # Any: a narrowed type cannot be told
+def _is_re_call(node: ast.AST) -> TypeGuard[ast.Call]:
     return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -127,12 +151,12 @@ def pumped(source: Source, length: int) -> Iterator[str]:
             continue
         seen.add((before, body))
         for end in ENDS:
-            yield before + _run(body, length) + end
-        yield _run(before + body, length) + ENDS[0]
-        yield _run(before + body * 50 + ENDS[0], length)
+            yield before + run_of(body, length) + end
+        yield run_of(before + body, length) + ENDS[0]
+        yield run_of(before + body * 50 + ENDS[0], length)
 
 
-def _run(unit: str, length: int) -> str:
+def run_of(unit: str, length: int) -> str:
     return unit * max(2, length // len(unit))
 
 
@@ -177,7 +201,7 @@ def _example_of(code: Any, argument: Any) -> str:
     if code is codes.ATOMIC_GROUP:
         return _example(argument)
     if code in (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT):
-        return _example(argument[2]) * max(1, min(argument[0], 3))
+        return _example(argument[2]) * max(1, min(int(argument[0]), 3))
     return ""
 
 
