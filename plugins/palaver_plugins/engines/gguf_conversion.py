@@ -18,6 +18,7 @@ from palaver_plugins.engines.tokenization import Json
 
 ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
 """Architectures that OpenVINO reads, by ``model_type``."""
+MAX_VOCABULARY = 10_000_000
 FORMAT_VERSION = 1
 """Increase it with each change of the written files, so that cached ones are not reused."""
 PROBE_CONFIG = {
@@ -52,11 +53,24 @@ def convert_cached(folder: Path, cache: Path, options: ConversionOptions) -> Pat
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as fresh:
-            convert(folder, Path(fresh) / "converted", options)
+            with _naming_broken_models(folder):
+                convert(folder, Path(fresh) / "converted", options)
             # Another process may have been faster: its result is the same.
             with contextlib.suppress(OSError):
                 os.rename(Path(fresh) / "converted", target)
     return target
+
+
+@contextlib.contextmanager
+def _naming_broken_models(folder: Path) -> Iterator[None]:
+    """Raise `ConfigurationError` when the files of a model do not fit together."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigurationError(
+            f"model {str(folder)!r}: its files do not fit together "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def cache_key(folder: Path, options: ConversionOptions) -> str:
@@ -217,9 +231,13 @@ def add_vocabulary(writer: Any, config: Json, tokenizer: Json) -> None:  # Any: 
     import gguf
 
     size = config["vocab_size"]
+    if not 0 < size <= MAX_VOCABULARY:
+        raise ValueError(f"a vocabulary of {size} tokens")
     tokens = [f"[unused {index}]" for index in range(size)]
     types = [gguf.TokenType.UNUSED] * size
     for token, index in tokenizer["model"]["vocab"].items():
+        if index < 0:
+            raise ValueError(f"a token with the number {index}")
         tokens[index], types[index] = token, gguf.TokenType.NORMAL
     for added in tokenizer.get("added_tokens", []):
         tokens[added["id"]], types[added["id"]] = added["content"], gguf.TokenType.CONTROL

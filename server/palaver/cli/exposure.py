@@ -19,6 +19,7 @@ PASSWORD_IN_URL = re.compile(r"://[^/\s:@]{0,100}:[^/@\s]{1,200}@")
 def find_exposed_data(data: Path) -> Iterator[str]:
     """Yield a sentence for each thing in the data directory that others can use."""
     yield from _find_exposed(data, OTHERS)
+    yield from _find_other_owner(data)
     with contextlib.suppress(OSError):
         for name in sorted(os.listdir(data)):
             forbidden = OTHERS_WRITE if name in PUBLIC_FOLDERS else OTHERS
@@ -32,6 +33,7 @@ def find_exposed_settings(file: Path | None) -> Iterator[str]:
         return
     has_password = PASSWORD_IN_URL.search(file.read_text(encoding="utf-8", errors="replace"))
     yield from _find_exposed(file, OTHERS if has_password else OTHERS_WRITE)
+    yield from _find_other_owner(file)
     yield from _find_replaceable(file)
 
 
@@ -40,6 +42,7 @@ def find_exposed_secret(secret: Secret) -> Iterator[str]:
     kind, _, name = secret.root.partition(":")
     if kind == "file":
         yield from _find_exposed(Path(name), OTHERS)
+        yield from _find_other_owner(Path(name))
         yield from _find_replaceable(Path(name))
 
 
@@ -59,8 +62,12 @@ def _find_exposed(path: Path, forbidden: int) -> Iterator[str]:
     if mode & forbidden and not stat.S_ISLNK(state.st_mode):
         rights = _describe_rights(mode & forbidden)
         yield f"others can {rights} {path}: its mode is {mode:o}"
-    if state.st_uid not in (os.geteuid(), 0):
-        yield f"another user owns {path}"
+
+
+def _find_other_owner(path: Path) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        if path.stat().st_uid not in (os.geteuid(), 0):
+            yield f"another user owns {path}"
 
 
 def _find_replaceable(path: Path) -> Iterator[str]:

@@ -19,6 +19,7 @@ from palaver.models.model_files import (
     Json,
     broken_file,
     check_model_files,
+    check_size,
     is_file_name,
     read_json,
 )
@@ -92,6 +93,7 @@ def check_config(config: Json, label: str) -> str:
 def _check_tokenizer(directory: Path) -> None:
     file = directory / "tokenizer.json"
     if file.is_file():
+        check_size(file)
         try:
             Tokenizer.from_file(str(file))
         except Exception as error:

@@ -47,13 +47,17 @@ def read_json(file: Path) -> Json:
 
 def _read_json_value(file: Path) -> Any:  # Any: JSON values
     try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise broken_file(file, f"is larger than {MAX_JSON_BYTES:_} bytes")
+        check_size(file)
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise broken_file(file, "is missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise broken_file(file, f"cannot be read: {error}") from error
+
+
+def check_size(file: Path) -> None:
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise broken_file(file, f"is larger than {MAX_JSON_BYTES:_} bytes")
 
 
 def broken_file(file: Path, reason: str) -> ConfigurationError:

@@ -11,6 +11,7 @@ from tests.plugins.engines.models import write_model
 from palaver import check_model_files
 from palaver.errors import ConfigurationError
 from palaver.models.checkpoint import WEIGHTS_INDEX, read_checkpoint
+from palaver.models.model_files import MAX_JSON_BYTES
 from palaver.models.registry import ModelRegistry
 from palaver_plugins.engines.vllm import adapter_directory
 
@@ -121,3 +122,10 @@ def test_an_index_of_the_registry_with_a_path_is_refused(model: Path, tmp_path: 
     with pytest.raises(ConfigurationError, match="which is neither a name nor an absolute path"):
         registry.remove("walker")
     assert victim.is_dir()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_json_file_has_a_limit(model: Path, name: str) -> None:
+    os.truncate(model / name, MAX_JSON_BYTES + 1)
+    with pytest.raises(ConfigurationError, match=rf"{name} is larger than 200_000_000 bytes"):
+        read_checkpoint(model)

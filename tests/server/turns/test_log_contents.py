@@ -19,6 +19,7 @@ from palaver.errors import (
     SkillError,
 )
 from palaver.testing import ScriptedEngine, ScriptedReply, converse
+from palaver_plugins.engines.openai_wire import UpstreamFailed, response_error
 from palaver_skills import chat, codegen, qa, summarization, translation
 
 WORD = "qxjzvikku"
@@ -185,6 +186,15 @@ def test_details_of_the_operators_own_things_are_logged() -> None:
     assert describe_error(LedgerUnavailable("disk full")) == "disk full"
     assert describe_error(EngineUnavailable("at 10.0.0.1", quoted=WORD)) == "at 10.0.0.1"
     assert str(EngineUnavailable("at 10.0.0.1", quoted="busy")) == "at 10.0.0.1: busy"
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 501, 503])
+@pytest.mark.parametrize("body", [f'{{"error": {{"message": "{WORD}"}}}}', f"<p>{WORD}</p>"])
+def test_what_an_engine_server_says_stays_out_of_the_log(status: int, body: str) -> None:
+    failure = response_error("http://127.0.0.1:1/v1", status, body.encode(), {})
+    error = failure.error if isinstance(failure, UpstreamFailed) else failure
+    assert WORD in str(error), "the operator needs it, where it is not logged"
+    assert WORD not in describe_error(error)
 
 
 def test_every_error_decides_whether_its_detail_may_be_logged() -> None:
