@@ -185,7 +185,7 @@ async def _say(chat: ChatClient, *messages: str) -> None:
 
 
 def _cut(text: str) -> str:
-    return text.encode()[:MESSAGE_BYTES].decode(errors="ignore")
+    return text.encode(errors="replace")[:MESSAGE_BYTES].decode(errors="ignore")
 
 
 def test_no_message_stalls_a_server() -> None:
