@@ -46,6 +46,7 @@ from palaver.web.frames import (
     make_reset,
     make_welcome,
 )
+from palaver.web.json_values import check_json_values
 from palaver.web.send_queue import SendQueue
 from palaver.web.websocket_response import GracefulWebSocketResponse, encode_close_reason
 
@@ -208,6 +209,7 @@ class WebSocketConnection:
         try:
             if len(data) > self._max_message_bytes:
                 raise TooLarge(f"a message may have {self._max_message_bytes} bytes")
+            check_json_values(data, self._server.metrics)
             frame = decode_client_frame(data)
             id = frame.id if isinstance(frame, Send) else None
             await self._handle_frame(frame)
