@@ -78,11 +78,13 @@ from palaver.errors import (
     UnusableAnswer,
     describe_error,
 )
+from palaver.exports import ExportPart, collect_export
 from palaver.history import CUT_MARK, HistorySelection, cut_text, parse_position, take_history
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import Document, DocumentInfo, KnowledgeBase, Passage
 from palaver.ledger import (
     DEAD_LETTER_REPLY,
+    EXPORT_BYTES,
     HISTORY_BYTES,
     INBOX_LIMIT,
     MAX_DEAD_LETTER_BYTES,
@@ -187,6 +189,7 @@ __all__ = [
     "CUT_MARK",
     "DEAD_LETTER_REPLY",
     "EXIT_FAILED",
+    "EXPORT_BYTES",
     "HISTORY_BYTES",
     "INBOX_LIMIT",
     "MAX_DEAD_LETTERS",
@@ -234,6 +237,7 @@ __all__ = [
     "Erasure",
     "Event",
     "Export",
+    "ExportPart",
     "Fenced",
     "Filter",
     "FinishReason",
@@ -340,6 +344,7 @@ __all__ = [
     "check_name",
     "check_request",
     "check_taken_steering",
+    "collect_export",
     "compile_pattern",
     "cut_text",
     "decide_concurrency",

@@ -1,6 +1,6 @@
 """Channels: bridges to platforms, and the service that the server offers to them."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from palaver.authentication import Principal
@@ -66,7 +66,7 @@ class ConversationService(Protocol):
     async def members(self, conversation: Conversation) -> frozenset[str]:
         """Return the people who have written to the conversation; empty when it is new."""
 
-    async def export(self, tenant: str, person: str) -> Export:
+    def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
         """Return everything that is stored about a person."""
 
     async def erase(self, tenant: str, person: str) -> Erasure:

@@ -16,7 +16,7 @@ history that is limited in bytes. The rules of a ledger:
 7.  The turns of a conversation run one at a time, in the order of acceptance.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -41,6 +41,8 @@ from palaver.messages import (
 HISTORY_BYTES = 262_144
 """Default of the bytes of history in a claim or a snapshot, as JSON: about 64,000 tokens, more than
 most models read, and decoded in about a millisecond."""
+EXPORT_BYTES = 1_048_576
+"""Bytes of a part of an export, as JSON, about; more when a single message is larger."""
 PAGE_BYTES = 1_048_576
 """Bytes of events, as JSON, after which a `Page` ends."""
 INBOX_LIMIT = 16
@@ -309,9 +311,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """All data about one person at the time ``at``: the history entries of their turns by
-    conversation (never another person's), their messages that wait or are in dead letters, and
-    their memories."""
+    """Data about one person at the time ``at``, or a part of it: the history entries of their turns
+    by conversation (never another person's), their messages that wait or are in dead letters, and
+    their memories. `palaver.exports` puts parts together."""
 
     tenant: str
     person: str
@@ -560,8 +562,12 @@ class Ledger(Protocol):
     async def count_memories(self, tenant: str, person: str) -> int:
         """Return the number of memories about a person."""
 
-    async def export(self, tenant: str, person: str) -> Export:
-        """Return all data about one person."""
+    def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
+        """Yield all data about one person in parts of about `EXPORT_BYTES`, at least one: first
+        history, in the order of the conversations, then pending messages, then memories.
+
+        It holds up no other operation. Each part is consistent in itself.
+        """
 
     async def erase(self, tenant: str, person: str) -> Erasure:
         """Delete all data about one person. Idempotent.

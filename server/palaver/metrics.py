@@ -90,14 +90,6 @@ class Metrics:
                 "palaver_refusals_total", "Messages refused", ["reason"], registry=self._registry
             ).labels
         )
-        self._limited = Children(
-            Counter(
-                "palaver_limited_total",
-                "Times that a limit of size cut or refused something",
-                ["limit"],
-                registry=self._registry,
-            ).labels
-        )
         self._wait_seconds = Children(
             Histogram(
                 "palaver_scheduler_wait_seconds",
@@ -187,9 +179,6 @@ class Metrics:
 
     def memory_refused(self, limit: str) -> None:
         self._memories_refused.of(limit).inc()
-
-    def limited(self, limit: str) -> None:
-        self._limited.of(limit).inc()
 
     def waited(self, lane: str, seconds: float) -> None:
         self._wait_seconds.of(lane).observe(seconds)

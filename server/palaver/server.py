@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from palaver.addresses import ClientAddresses
 from palaver.admission.control import AdmissionControl
+from palaver.admission.data_requests import DataRequests
 from palaver.admission.quotas import Quotas
 from palaver.admission.scheduler import LANES, Scheduler
 from palaver.authentication import Authenticator, Principal, principal_of
@@ -87,6 +88,7 @@ class Server:
         self._tools = tools or {}
         self._interceptors = interceptors
         quotas = Quotas(settings.admission, time.monotonic)
+        self._data_requests = DataRequests(settings.admission, quotas, self.metrics)
         self._scheduler = Scheduler(
             UNKNOWN_SLOTS, weight=lambda tenant: quotas.of_tenant(tenant).weight
         )
@@ -276,11 +278,15 @@ class Server:
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return await self.ledger.members(conversation)
 
-    async def export(self, tenant: str, person: str) -> Export:
-        return await self.ledger.export(tenant, person)
+    async def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
+        with self._data_requests.admitted(tenant, person):
+            async with contextlib.aclosing(self.ledger.export(tenant, person)) as parts:
+                async for part in parts:
+                    yield part
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        erasure = await self.ledger.erase(tenant, person)
+        with self._data_requests.admitted(tenant, person):
+            erasure = await self.ledger.erase(tenant, person)
         self._dispatcher.sync_tenant(tenant)
         return erasure
 

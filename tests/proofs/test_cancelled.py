@@ -22,6 +22,7 @@ from tests.proof_settings import SEED, short_or_long
 from tests.proofs.report import FigureValue, PropertyResult, Report
 
 from palaver.errors import Fenced, IndexConflict, LedgerUnavailable, TooMany
+from palaver.exports import collect_export
 from palaver.ledger import Claim, MemoryWrite
 from palaver.messages import Conversation, Finished, Message, Received, Text
 from palaver_plugins.ledgers.redis import RedisLedger
@@ -283,7 +284,9 @@ class LedgerOperations:
         return await self._ledger.stop(conversation, f"t{number}") == ("unknown", "")
 
     async def _export(self, conversation: Conversation, number: int) -> bool:
-        export = await self._ledger.export(conversation.tenant, _prefix(conversation))
+        export = await collect_export(
+            self._ledger.export(conversation.tenant, _prefix(conversation))
+        )
         texts = [entry.text for entries in export.conversations.values() for entry in entries]
         texts = [text for text in texts if not text.isalnum()]  # replies are ids of turns
         texts += [message.text for message in export.pending]

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from palaver.admission.quotas import Excess, Quotas, estimate_tokens
+from palaver.admission.quotas import Quotas, estimate_tokens, quota_exceeded
 from palaver.admission.scheduler import Scheduler, lane_of
 from palaver.config.settings import AdmissionSettings, Lane
 from palaver.errors import LedgerUnavailable, Overloaded, PalaverError, TooMany
@@ -219,7 +219,7 @@ class AdmissionControl:
     async def _check(self, admission: Admission) -> None:
         if excess := self._quotas.excess(admission.tenant, admission.person):
             self._metrics.refused(f"{excess.owner}_{excess.unit}")
-            raise _quota_exceeded(admission, excess)
+            raise quota_exceeded(admission.tenant, admission.person, excess)
         refusal = self._refusal(admission)
         if refusal is not None and await self._refresh_if_due():
             refusal = self._refusal(admission)
@@ -284,12 +284,6 @@ def _total(counts: Iterable[int]) -> int:
     """Return the sum, which is negative for a moment when a turn ends that was accepted elsewhere
     after the ledger was last asked."""
     return max(0, sum(counts))
-
-
-def _quota_exceeded(admission: Admission, excess: Excess) -> TooMany:
-    owner = admission.person if excess.owner == "person" else f"tenant {admission.tenant}"
-    detail = f"{owner!r} has used up {excess.rate:g} {excess.unit} per minute; wait a little"
-    return TooMany(detail, retry_after=excess.retry_after)
 
 
 def _too_many_turns(

@@ -1,12 +1,13 @@
 """Quotas: what a person and a tenant may use in a minute."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from palaver.config.settings import AdmissionSettings, PersonSettings, QuotaSettings, TenantSettings
+from palaver.errors import TooMany
 
-Unit = Literal["messages", "tokens"]
+Unit = Literal["messages", "tokens", "data_requests"]
 Owner = Literal["person", "tenant"]
 
 MINUTE = 60.0
@@ -67,10 +68,12 @@ class Quotas:
     def of_tenant(self, tenant: str) -> TenantSettings:
         return self._settings.tenants.get(tenant, self._settings.tenant)
 
-    def excess(self, tenant: str, person: str) -> Excess | None:
-        """Return the quota that is used up, if there is one."""
+    def excess(
+        self, tenant: str, person: str, units: Sequence[Unit] = ("messages", "tokens")
+    ) -> Excess | None:
+        """Return the quota of ``units`` that is used up, if there is one."""
         now = self._clock()
-        for unit in ("messages", "tokens"):
+        for unit in units:
             for owner, rate, bucket in self._buckets_of(unit, tenant, person, now):
                 if wait := bucket.seconds_until_one(now):
                     return Excess(owner, unit, rate, wait)
@@ -91,7 +94,7 @@ class Quotas:
             ("tenant", self.of_tenant(tenant), ""),
         )
         for owner, quota, name in limits:
-            rate = quota.messages_per_minute if unit == "messages" else quota.tokens_per_minute
+            rate: float | None = getattr(quota, f"{unit}_per_minute")
             if rate is not None:
                 yield owner, rate, self._bucket((owner, unit, tenant, name), rate, now)
 
@@ -106,6 +109,13 @@ class Quotas:
     def _forget_full(self, now: float) -> None:
         self._buckets = {key: it for key, it in self._buckets.items() if not it.is_full(now)}
         self._room = 2 * len(self._buckets) + ROOM
+
+
+def quota_exceeded(tenant: str, person: str, excess: Excess) -> TooMany:
+    owner = person if excess.owner == "person" else f"tenant {tenant}"
+    what = excess.unit.replace("_", " ")
+    detail = f"{owner!r} has used up {excess.rate:g} {what} per minute; wait a little"
+    return TooMany(detail, retry_after=excess.retry_after)
 
 
 def estimate_tokens(text: str) -> int:

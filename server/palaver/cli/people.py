@@ -10,6 +10,7 @@ import click
 
 from palaver.cli.console import Console, echo, encode_json, print_json
 from palaver.errors import InvalidInput
+from palaver.exports import collect_export
 from palaver.messages import check_name
 from palaver.private_files import write_private_file
 
@@ -33,7 +34,7 @@ def export(console: Console, tenant: str, person: str, output: Path | None) -> N
     """
     check_name(tenant, "tenant")
     check_name(person, "person")
-    data = console.run_with_ledger(lambda ledger: ledger.export(tenant, person))
+    data = console.run_with_ledger(lambda ledger: collect_export(ledger.export(tenant, person)))
     if output is None:
         print_json(data)
         return

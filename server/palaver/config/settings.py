@@ -348,11 +348,15 @@ class QuotaSettings(Section):
     """Messages accepted per minute; all of them may arrive at once."""
     tokens_per_minute: float | None = pydantic.Field(default=None, gt=0)
     """Tokens per minute, prompts and replies; above it new messages are refused."""
+    data_requests_per_minute: float | None = pydantic.Field(default=60.0, gt=0)
+    """Exports and erasures per minute over HTTP; all of them may arrive at once."""
 
 
 class PersonSettings(QuotaSettings):
     turns: int | None = pydantic.Field(default=100, ge=1)
     """Most turns at once that are not settled."""
+    data_requests_per_minute: float | None = pydantic.Field(default=5.0, gt=0)
+    """Exports and erasures per minute over HTTP; all of them may arrive at once."""
 
 
 class TenantSettings(QuotaSettings):
@@ -388,6 +392,8 @@ class AdmissionSettings(Section):
     max_wait: float = pydantic.Field(default=30.0, gt=0)
     """Seconds of estimated wait for the engine above which a message is refused. Keep it below
     ``engine.timeout``, which includes the wait."""
+    max_data_requests: int = pydantic.Field(default=4, ge=1)
+    """Exports and erasures over HTTP that run at once in this process; more are refused."""
     person: PersonSettings = PersonSettings()
     """Quotas of each person."""
     tenant: TenantSettings = TenantSettings()

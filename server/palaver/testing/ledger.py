@@ -7,7 +7,7 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 
 import msgspec
@@ -20,6 +20,7 @@ from palaver.concurrency import (
     received_event,
 )
 from palaver.errors import Fenced, IndexConflict, TooMany
+from palaver.exports import ExportPart
 from palaver.history import cut_text, parse_position, take_history
 from palaver.ledger import (
     DEAD_LETTER_REPLY,
@@ -34,7 +35,6 @@ from palaver.ledger import (
     Erasure,
     Export,
     Guarantee,
-    HistoryEntry,
     HistoryPage,
     InboxMessage,
     LogEntry,
@@ -350,24 +350,37 @@ class MemoryLedger:
     async def count_memories(self, tenant: str, person: str) -> int:
         return len(self._memories_of(tenant, person))
 
-    async def export(self, tenant: str, person: str) -> Export:
-        conversations: dict[str, tuple[HistoryEntry, ...]] = {}
-        pending: list[Message] = []
-        for state in self._conversations_of(tenant, person):
-            if theirs := tuple(owned.entry for owned in state.history if owned.owner == person):
-                conversations[state.name] = theirs
-            pending += [
-                m for turn in state.inbox for m in (*turn.messages, *turn.steering_messages)
-            ]
-        pending += [m for _, letter in self._dead_letters_of(tenant) for m in letter.messages]
-        return Export(
-            tenant=tenant,
-            person=person,
-            conversations=conversations,
-            pending=tuple(message for message in pending if message.person == person),
-            memories=self._memories_of(tenant, person),
-            at=self._clock(),
-        )
+    async def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
+        part = ExportPart(tenant, person)
+        for state in tuple(self._conversations_of(tenant, person)):
+            for owned in tuple(state.history):
+                if owned.owner == person:
+                    part.add_history(state.name, owned.entry)
+                    if part.is_full:
+                        yield part.take(self._clock())
+                        if not self._is_member(state, person):  # erased in the meantime
+                            break
+        for message in self._pending_of(tenant, person):
+            part.add_pending(message)
+            if part.is_full:
+                yield part.take(self._clock())
+        for key, value in self._memories_of(tenant, person).items():
+            part.add_memory(key, value)
+        yield part.take(self._clock())
+
+    def _is_member(self, state: ConversationState, person: str) -> bool:
+        return self._conversations.get(state.name) is state and person in state.members
+
+    def _pending_of(self, tenant: str, person: str) -> list[Message]:
+        """Return the person's messages that wait, steer or are in dead letters."""
+        waiting = [
+            message
+            for state in self._conversations_of(tenant, person)
+            for turn in state.inbox
+            for message in (*turn.messages, *turn.steering_messages)
+        ]
+        dead = [m for _, letter in self._dead_letters_of(tenant) for m in letter.messages]
+        return [message for message in (*waiting, *dead) if message.person == person]
 
     async def erase(self, tenant: str, person: str) -> Erasure:
         states = list(self._conversations_of(tenant, person))

@@ -230,7 +230,7 @@ class Dispatcher:
 
     async def _run(self, claim: Claim) -> None:
         if claim.history_cut:
-            self._metrics.limited("history")
+            self._metrics.limit_reached("history_bytes")
         run = Run(claim, self._services, self._subscriptions, self._settings)
         self._replace_older(run)
         if self._releasing:
@@ -305,7 +305,7 @@ class Dispatcher:
     def _failed(self, run: Run, error: PalaverError) -> RunResult:
         log.warning("turn %s: %s", run.claim.turn, describe_error(error), extra=run.log_fields)
         if isinstance(error, LimitExceeded | PromptTooLong):
-            self._metrics.limited(error.limit)
+            self._metrics.limit_reached(error.limit)
         reason = str(error) if isinstance(error, MaxAttemptsExceeded) else ""
         return RunResult("failed", Problem(error.code, error.public), dead_letter_reason=reason)
 

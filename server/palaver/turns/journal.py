@@ -79,7 +79,7 @@ class Journal:
                 f"step {step.number} ({step.verb!r}) returned {_size_of(done)} bytes; the results "
                 f"of a turn's steps may take {self._max_bytes} together "
                 "(dispatch.max_journal_bytes): return less",
-                limit="journal",
+                limit="max_journal_bytes",
             )
         self._steps[step.number] = done
         self._write(done)

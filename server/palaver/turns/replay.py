@@ -48,7 +48,7 @@ class Replay:
             raise LimitExceeded(
                 f"the reply has more than {self._max_length} characters "
                 "(dispatch.max_reply_characters): write less, or in several turns",
-                limit="reply",
+                limit="max_reply_characters",
             )
         if text:
             self._writer.write_text(text)

@@ -1,6 +1,7 @@
 """The HTTP API: a conversation's messages, stop and snapshot, the skills, export and erasure."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -9,6 +10,8 @@ from aiohttp import web
 from palaver.authentication import principal_of, requires
 from palaver.channels import ConversationAccess
 from palaver.errors import InvalidInput
+from palaver.exports import ExportEncoder
+from palaver.ledger import Export
 from palaver.messages import Message, new_id
 from palaver.replies import follow_reply
 from palaver.server import Server
@@ -25,7 +28,7 @@ from palaver.web.connection import connection_of
 from palaver.web.conversations import find_conversation
 from palaver.web.frames import make_snapshot
 from palaver.web.json_values import check_json_values
-from palaver.web.responses import json_response
+from palaver.web.responses import JSON_HEADERS, json_response
 
 MAX_PAGE_ENTRIES = 1_000
 """History entries that a client may ask for at once; `ledger.history` may be less."""
@@ -99,7 +102,9 @@ class ApiHandler:
 
     @requires("export")
     async def _export(self, request: web.Request) -> web.StreamResponse:
-        return json_response(await self._server.export(*_data_owner(request)))
+        export = self._server.export(*_data_owner(request))
+        async with contextlib.aclosing(export) as parts:
+            return await _stream_export(request, parts)
 
     @requires("erase")
     async def _erase(self, request: web.Request) -> web.StreamResponse:
@@ -117,6 +122,23 @@ class ApiHandler:
     @requires("talk")
     async def _about(self, request: web.Request) -> web.StreamResponse:
         return json_response({"version": __version__, **self._server.about()})
+
+
+async def _stream_export(
+    request: web.Request, parts: AsyncGenerator[Export, None]
+) -> web.StreamResponse:
+    """Answer with the JSON of an export, part by part. An error after the first part cuts the
+    response."""
+    encoder = ExportEncoder()
+    first = encoder.add(await anext(parts))  # an error so far is answered as any other
+    response = web.StreamResponse(headers=JSON_HEADERS)
+    response.content_type = "application/json"
+    await response.prepare(request)
+    await response.write(first)
+    async for part in parts:
+        await response.write(encoder.add(part))
+    await response.write_eof(encoder.end())
+    return response
 
 
 def _data_owner(request: web.Request) -> tuple[str, str]:

@@ -6,6 +6,8 @@ from palaver.errors import PalaverError
 from palaver.messages import encode
 from palaver.web.bodies import ErrorDetail, ErrorResponse
 
+JSON_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
 
 def json_response(body: object, status: int = 200) -> web.Response:
     """Return ``body`` as JSON that nothing may cache."""
@@ -13,7 +15,7 @@ def json_response(body: object, status: int = 200) -> web.Response:
         body=encode(body),
         status=status,
         content_type="application/json",
-        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+        headers=JSON_HEADERS,
     )
 
 

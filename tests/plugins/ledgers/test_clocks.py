@@ -16,6 +16,7 @@ from tests.proof_settings import SEED, short_or_long
 
 from palaver.clock import SteadyClock
 from palaver.errors import Fenced
+from palaver.exports import collect_export
 from palaver.ledger import ConcurrencyPolicies, Ledger
 from palaver.testing import MemoryLedger
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
@@ -256,7 +257,7 @@ async def count_kept(subject: Subject) -> tuple[int, int, int]:
     """Let a deletion run come by; return how much is left: entries, memories, dead letters."""
     for _ in range(2):
         await subject.ledger.queue_depth()
-    export = await subject.ledger.export("acme", "ada")
+    export = await collect_export(subject.ledger.export("acme", "ada"))
     entries = sum(map(len, export.conversations.values()))
     return entries, len(export.memories), len(await subject.ledger.dead_letters(9))
 

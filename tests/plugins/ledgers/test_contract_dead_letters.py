@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from palaver.errors import Fenced, NotFound
+from palaver.exports import collect_export
 from palaver.ledger import MAX_DEAD_LETTERS, ConcurrencyPolicies, Receipt
 from palaver.messages import new_id
 
@@ -144,7 +145,7 @@ async def test_an_export_has_the_dead_letters_of_one_person_only(
     await give_up(subject, "ada's")
     await give_up(subject, "bob's", person="bob")
     await give_up(subject, "the other ada's", tenant="other")
-    export = await subject.ledger.export("acme", "ada")
+    export = await collect_export(subject.ledger.export("acme", "ada"))
     assert [message.text for message in export.pending] == ["ada's"]
 
 

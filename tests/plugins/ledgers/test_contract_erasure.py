@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from palaver.errors import Fenced
+from palaver.exports import collect_export
 from palaver.ledger import ConcurrencyPolicies, PendingQuestion
 from palaver.messages import Received
 
@@ -47,7 +48,7 @@ async def test_interrupted_messages_are_erased_with_their_person(
     await subject.settle(claim, *subject.reply_entries(claim, "Wyvern"), outcome="stopped")
     following = await subject.claim()
     assert following.interrupted
-    export = await subject.ledger.export("acme", "adamina")
+    export = await collect_export(subject.ledger.export("acme", "adamina"))
     assert [line.text for line in export.conversations["acme/web/t"]] == ["Zanzibar", "Wyvern"]
     assert [message.text for message in export.pending] == ["Quetzal"]
     erasure = await subject.ledger.erase("acme", "adamina")
@@ -69,7 +70,7 @@ async def test_taken_steering_belongs_to_its_author(subject: "LedgerUnderTest") 
         claim, *subject.reply_entries(claim, "a reply"), taken_steering=taken_steering
     )
     for person, theirs in (("ada", ["ada's", "a reply"]), ("bobolink", ["Zanzibar"])):
-        export = await subject.ledger.export("acme", person)
+        export = await collect_export(subject.ledger.export("acme", person))
         assert [line.text for line in export.conversations["acme/web/t"]] == theirs
     erasure = await subject.ledger.erase("acme", "bobolink")
     assert (erasure.conversations, erasure.messages, erasure.events) == (1, 1, 1)
@@ -229,7 +230,7 @@ async def test_a_queued_turn_loses_only_its_erased_steering_messages(
     for text, author in (("bob's", "bob"), ("Zanzibar", "evelina"), ("bob's too", "bob")):
         await subject.accept_with(text, STEER, person=author)
     await subject.settle(claim)
-    export = await subject.ledger.export("acme", "evelina")
+    export = await collect_export(subject.ledger.export("acme", "evelina"))
     assert [message.text for message in export.pending] == ["Zanzibar"]
     await subject.ledger.erase("acme", "evelina")
     dump = await subject.dump()
@@ -242,6 +243,6 @@ async def test_a_queued_turn_loses_only_its_erased_steering_messages(
 
 async def test_an_erasure_has_the_time_of_the_ledger(subject: "LedgerUnderTest") -> None:
     await subject.accept()
-    export = await subject.ledger.export("acme", "ada")
+    export = await collect_export(subject.ledger.export("acme", "ada"))
     erasure = await subject.ledger.erase("acme", "ada")
     assert 0 < export.at <= erasure.at

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from palaver.errors import Fenced, Forbidden, IndexConflict, InvalidInput
+from palaver.exports import collect_export
 from palaver.ledger import ConcurrencyPolicies, MemoryWrite, PendingQuestion
 from palaver.messages import Text
 
@@ -139,7 +140,7 @@ async def test_a_memory_may_be_about_people_who_steer_or_whose_question_is_answe
         claim = await subject.claim()
         with pytest.raises(Forbidden):
             await subject.append(claim, memory("again", person=person))
-        assert (await subject.ledger.export("acme", person)).memories == {}
+        assert (await collect_export(subject.ledger.export("acme", person))).memories == {}
 
 
 async def test_a_turn_that_was_erased_writes_no_memory(subject: "LedgerUnderTest") -> None:
@@ -164,7 +165,7 @@ async def test_memories_survive_a_restart(subject: "LedgerUnderTest") -> None:
     assert await recall(subject) == "v\x00 \n'%🌊"
     assert await recall(subject, key="empty") == ""
     assert await subject.ledger.count_memories("acme", "ada") == 2
-    assert (await subject.ledger.export("acme", "ada")).memories["empty"] == ""
+    assert (await collect_export(subject.ledger.export("acme", "ada"))).memories["empty"] == ""
 
 
 @pytest.mark.parametrize("key", ["", "\x00k", "x" * 201])

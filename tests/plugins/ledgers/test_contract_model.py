@@ -24,6 +24,7 @@ from tests.plugins.ledgers.reference_model import ReferenceModel
 from tests.proof_settings import short_or_long
 
 from palaver.errors import PalaverError
+from palaver.exports import collect_export
 from palaver.ledger import (
     QUEUE_ALL,
     Claim,
@@ -350,7 +351,7 @@ class Comparison(RuleBasedStateMachine):
         ]
         self.write(pair, lambda claim, said: memories, again=draw(st.booleans()))
         where, person = pair.model.conversation, memories[0].person
-        real = self.run(self.real.export(where.tenant, person))
+        real = self.run(collect_export(self.real.export(where.tenant, person)))
         self.assert_equal(_in_order(real), _in_order(self.model.export(where.tenant, person)))
 
     def append_again(self, draw: Draw) -> None:
@@ -475,7 +476,7 @@ class Comparison(RuleBasedStateMachine):
 
     def export(self, draw: Draw) -> None:
         tenant, person = draw(TENANTS), draw(PEOPLE)
-        real = self.run(self.real.export(tenant, person))
+        real = self.run(collect_export(self.real.export(tenant, person)))
         assert all(where.startswith(f"{tenant}/") for where in real.conversations)
         self.assert_equal(_in_order(real), _in_order(self.model.export(tenant, person)))
 
@@ -699,7 +700,7 @@ class SkipsErasure(Mutant):
     """Mutant: reports an erasure, and keeps the data."""
 
     async def erase(self, tenant: str, person: str) -> Any:
-        export = await self.ledger.export(tenant, person)
+        export = await collect_export(self.ledger.export(tenant, person))
         if export.conversations or export.pending:
             return await self.ledger.erase(tenant, "nobody")
         return await self.ledger.erase(tenant, person)

@@ -7,6 +7,7 @@ import pytest
 from tests.memories import remember
 
 from palaver.errors import Fenced
+from palaver.exports import collect_export
 from palaver.ledger import MemoryWrite, PendingQuestion
 from palaver.messages import Conversation, Text
 
@@ -45,7 +46,7 @@ async def test_an_export_holds_everything_of_one_person_only(subject: "LedgerUnd
     await subject.answer_turn("for bob", memories={"language": "de"})
     await subject.accept("ada elsewhere", person="ada", thread="u")
     await subject.accept("a foreign ada", person="ada", tenant="other")
-    export = await subject.ledger.export("acme", "ada")
+    export = await collect_export(subject.ledger.export("acme", "ada"))
     assert (export.tenant, export.person) == ("acme", "ada")
     (where,) = export.conversations
     assert where == "acme/web/t"
@@ -66,7 +67,7 @@ async def test_an_erasure_notifies_watchers(subject: "LedgerUnderTest") -> None:
 
 
 async def test_an_export_of_a_stranger_is_empty(subject: "LedgerUnderTest") -> None:
-    export = await subject.ledger.export("acme", "nobody")
+    export = await collect_export(subject.ledger.export("acme", "nobody"))
     assert (export.conversations, export.pending, export.memories) == ({}, (), {})
 
 
@@ -219,7 +220,7 @@ async def test_erasing_does_not_cross_tenants(subject: "LedgerUnderTest") -> Non
     await subject.accept("the other ada", person="ada", tenant="other")
     await subject.accept("this ada", person="ada")
     await subject.ledger.erase("acme", "ada")
-    export = await subject.ledger.export("other", "ada")
+    export = await collect_export(subject.ledger.export("other", "ada"))
     assert [message.text for message in export.pending] == ["the other ada"]
     assert export.memories == {"k": "v"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from palaver.errors import Fenced, IndexConflict
+from palaver.exports import collect_export
 from palaver.ledger import Claim, PendingQuestion
 from palaver.messages import (
     Conversation,
@@ -329,7 +330,7 @@ async def test_the_history_of_a_turn_stopped_while_it_waited_is_in_the_order_of_
         texts = ["one", "1", "two", "", "three", ""]
         assert (claim.turn, [entry.text for entry in claim.history]) == (turns[3], texts)
         await subject.ledger.release(claim)
-    export = await subject.ledger.export(where.tenant, "ada")
+    export = await collect_export(subject.ledger.export(where.tenant, "ada"))
     assert [entry.text for entry in export.conversations[str(where)]] == texts
 
 

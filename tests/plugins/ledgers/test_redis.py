@@ -31,6 +31,7 @@ from tests.plugins.ledgers.redis_server import (
 )
 
 from palaver.errors import ConfigurationError, InvalidInput, LedgerUnavailable
+from palaver.exports import collect_export
 from palaver.hooks import BuildContext
 from palaver.messages import Conversation, TextReset
 from palaver_plugins.ledgers import redis as plugin
@@ -302,7 +303,7 @@ async def test_all_partitions_are_served_and_every_key_is_under_its_tag(
             b"palaver:{p%02d}:" % number for number in range(4)
         }
         assert len({key_slot(key) for key in keys}) == 4
-        assert len((await ledger.export("acme", "adamina")).conversations) == 7
+        assert len((await collect_export(ledger.export("acme", "adamina"))).conversations) == 7
         erasure = await ledger.erase("acme", "adamina")
         assert (erasure.conversations, erasure.messages, erasure.memories) == (13, 13, 1)
         assert not [key async for key in client.scan_iter("*adamina*")]
@@ -317,7 +318,7 @@ async def test_a_long_history_is_exported_in_pieces(server: RedisServer) -> None
         (key,) = [key async for key in client.scan_iter("*:h")]
         lines = await client.lrange(key, 0, -1)
         await client.rpush(key, *(lines * 300))
-        export = await ledger.export("acme", "ada")
+        export = await collect_export(ledger.export("acme", "ada"))
         assert len(export.conversations["acme/web/t"]) == 602
         erasure = await ledger.erase("acme", "ada")
         assert erasure.messages == 301

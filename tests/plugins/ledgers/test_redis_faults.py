@@ -24,6 +24,7 @@ from tests.plugins.ledgers.redis_helpers import (
 from tests.plugins.ledgers.redis_server import RecordingProxy, RedisServer, run_proxy, run_redis
 
 from palaver.errors import Fenced, LedgerUnavailable
+from palaver.exports import collect_export
 from palaver.ledger import ConcurrencyPolicies
 from palaver.messages import Message, StoredEvent
 from palaver_plugins.ledgers.redis import RedisLedger
@@ -293,7 +294,7 @@ async def test_every_method_fails_while_redis_is_away_and_works_again_after_it(
             ledger.queue_depth,
             lambda: ledger.recall("acme", "ada", "k"),
             lambda: ledger.count_memories("acme", "ada"),
-            lambda: ledger.export("acme", "ada"),
+            lambda: collect_export(ledger.export("acme", "ada")),
             lambda: ledger.erase("acme", "ada"),
             ledger.guarantee,
         ]

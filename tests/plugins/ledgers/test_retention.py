@@ -18,6 +18,7 @@ from tests.plugins.ledgers.redis_helpers import (
 from tests.plugins.ledgers.redis_server import redis_server
 
 from palaver.errors import Fenced
+from palaver.exports import collect_export
 from palaver.ledger import ConcurrencyPolicies, PendingQuestion, Step
 from palaver.messages import TextReset
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
@@ -72,7 +73,7 @@ async def test_an_inactive_conversation_is_deleted_as_a_whole(expiring: "LedgerU
     found = [word for word in ("Zanzibar", "Quetzal", "adamina") if word.encode() in dump]
     assert found == []
     assert await expiring.ledger.members(claim.conversation) == frozenset()
-    assert (await expiring.ledger.export("acme", "adamina")).conversations == {}
+    assert (await collect_export(expiring.ledger.export("acme", "adamina"))).conversations == {}
     await expiring.accept("again")
     new_claim = await expiring.claim()
     assert (new_claim.history, new_claim.pending_question) == ((), None)
@@ -136,7 +137,7 @@ async def test_a_recalled_memory_is_kept(expiring: "LedgerUnderTest") -> None:
     for _ in range(3):
         assert await expiring.ledger.recall("acme", "ada", "used") == "v"
         await pass_days(expiring, 200)
-    assert (await expiring.ledger.export("acme", "ada")).memories == {"used": "v"}
+    assert (await collect_export(expiring.ledger.export("acme", "ada"))).memories == {"used": "v"}
 
 
 async def test_a_dead_letter_is_deleted_after_a_month(expiring: "LedgerUnderTest") -> None:
@@ -276,7 +277,7 @@ async def test_an_expired_conversation_in_redis_leaves_consistent_counts() -> No
         assert await ledger.claim("worker", lease=30.0, history=0) is None
         depth = await ledger.queue_depth()
         assert (depth.queued, depth.running) == (0, 0)
-        export = await ledger.export("acme", "ada")
+        export = await collect_export(ledger.export("acme", "ada"))
         assert (export.conversations, export.pending) == ({}, ())
         assert (await ledger.erase("acme", "ada")).conversations == 0
         await client.hset(state, "retention", 10_000_000)

@@ -20,6 +20,7 @@ from tests.plugins.ledgers.conftest import read_redis
 from tests.proof_settings import short_or_long
 
 from palaver.errors import Fenced, IndexConflict, PalaverError
+from palaver.exports import collect_export
 from palaver.ledger import Claim, ConcurrencyPolicies, Ledger, MemoryWrite, PendingQuestion
 from palaver.messages import Conversation, Finished, Message, Routed, Text
 from palaver.testing import MemoryLedger
@@ -141,7 +142,7 @@ class TwoTenants:
         return await self.ledger.erase(tenant, self.choose(PEOPLE))
 
     async def export(self, tenant: str) -> object:
-        return await self.ledger.export(tenant, self.choose(PEOPLE))
+        return await collect_export(self.ledger.export(tenant, self.choose(PEOPLE)))
 
     async def recall(self, tenant: str) -> object:
         return await self.ledger.recall(tenant, self.choose(PEOPLE), "k")
@@ -173,7 +174,7 @@ class TwoTenants:
             if snapshot.cursor.offset:
                 seen.append([snapshot, await self.subject.ledger.read(where, 0, 999)])
         for person in PEOPLE:
-            export = await self.subject.ledger.export(tenant, person)
+            export = await collect_export(self.subject.ledger.export(tenant, person))
             seen.append(msgspec.structs.replace(export, at=0.0))
         letters = await self.subject.ledger.dead_letters(999)
         seen.append([each for each in letters if each.messages[0].conversation.tenant == tenant])
@@ -334,7 +335,7 @@ class ConfusesTenants:
             return getattr(self._ledger, name)
         return self._confused
 
-    async def _confused(self, first: Any, *rest: Any) -> Any:
+    def _confused(self, first: Any, *rest: Any) -> Any:
         if isinstance(first, Conversation):
             first = msgspec.structs.replace(first, tenant="acme")
         elif isinstance(first, Message):
@@ -342,7 +343,7 @@ class ConfusesTenants:
             first = msgspec.structs.replace(first, conversation=there)
         else:
             first = "acme"
-        return await getattr(self._ledger, self._method)(first, *rest)
+        return getattr(self._ledger, self._method)(first, *rest)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from palaver.turns.turn import Turn
 from palaver.web.listener import listening
 
 ROOT = Path(__file__).parents[3]
+DATA = "tests/server/admission/test_data_requests.py"
 LIMITS = "tests/server/turns/test_limits.py"
 THIS = "tests/server/config/test_settings_effect.py"
 CHECK = "tests/server/cli/test_check.py"
@@ -164,6 +165,16 @@ COVERED = {
     "admission.inbox_limit": f"{THIS}::test_no_more_messages_wait_in_a_conversation_than_set",
     "admission.inbox_bytes": f"{LIMITS}::test_messages_that_wait_take_no_more_bytes_than_set",
     "admission.max_wait": f"{ADMISSION}::test_a_message_that_would_wait_too_long_is_refused",
+    "admission.max_data_requests": f"{DATA}::test_no_more_data_requests_run_at_once_than_set",
+    "admission.person.data_requests_per_minute": (
+        f"{DATA}::test_a_person_has_a_quota_of_data_requests"
+    ),
+    "admission.tenant.data_requests_per_minute": (
+        f"{DATA}::test_a_tenant_has_a_quota_of_data_requests"
+    ),
+    "admission.tenants.NAME.data_requests_per_minute": (
+        f"{DATA}::test_a_tenant_has_a_quota_of_data_requests"
+    ),
     "admission.person.turns": f"{ADMISSION}::test_a_person_has_a_limit_of_unsettled_turns",
     "admission.person.messages_per_minute": (
         f"{ADMISSION}::test_a_person_has_a_quota_of_messages_per_minute"

@@ -38,7 +38,7 @@ class CountingEngine(ScriptedEngine):
 
 
 def limited(limit: str, times: int = 1) -> bytes:
-    return f'palaver_limited_total{{limit="{limit}"}} {times}.0'.encode()
+    return f'palaver_limits_total{{limit="{limit}"}} {times}.0'.encode()
 
 
 def settings(**sections: object) -> Settings:
@@ -62,7 +62,7 @@ async def test_a_skill_gets_no_more_bytes_of_history_than_set() -> None:
     assert contents[0].startswith("yyy")
     assert contents[0].endswith(CUT_MARK)
     assert len(contents[0]) < 1_000
-    assert limited("history", 2) in exposition  # the second turn and the third
+    assert limited("history_bytes", 2) in exposition  # the second turn and the third
 
 
 @pytest.mark.parametrize("text", ["word " * 180_000, "x" * 900_000, "é€" * 190_000])
@@ -178,7 +178,7 @@ async def test_a_reply_has_no_more_characters_than_set(limit: int) -> None:
     assert reply.problem is not None
     assert reply.problem.code == "limit_exceeded"
     assert len(reply) == limit
-    assert limited("reply") in exposition
+    assert limited("max_reply_characters") in exposition
 
 
 async def test_a_generation_that_does_not_end_is_ended_at_the_limit() -> None:
@@ -223,7 +223,7 @@ async def test_a_journal_has_no_more_bytes_than_set(
     assert reply.problem.code == "limit_exceeded"
     assert "'call_tool'" in caplog.text
     assert "dispatch.max_journal_bytes" in caplog.text
-    assert limited("journal") in exposition
+    assert limited("max_journal_bytes") in exposition
 
 
 # Waiting messages

@@ -6,6 +6,7 @@ import pytest
 from tests.server.turns.test_takeover import LEASE, die, replica, server_runs, until
 
 from palaver import MAX_MEMORIES, MAX_MEMORY_BYTES, Skill, Turn
+from palaver.exports import collect_export
 from palaver.messages import Conversation, Message
 from palaver.server import Server
 from palaver.testing import MemoryLedger, ScriptedEngine, converse
@@ -56,7 +57,7 @@ async def test_no_person_who_was_erased_elsewhere_is_remembered_again() -> None:
         diarist_of(here).may_go.set()
         await until(lambda: server_runs(here) == 0)
     for person in people:
-        export = await ledger.export(TENANT, person)
+        export = await collect_export(ledger.export(TENANT, person))
         assert (export.memories, export.conversations) == ({}, {})
 
 

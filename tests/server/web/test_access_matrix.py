@@ -27,6 +27,7 @@ from tests.server.web.live_server import (
 from palaver.authentication import RIGHTS, route_access
 from palaver.channels import Channel
 from palaver.config.settings import AuthKey, Right, Secret, Settings
+from palaver.exports import collect_export
 from palaver.hooks import BuildContext
 from palaver.ledger import Ledger
 from palaver.messages import Conversation, encode
@@ -262,7 +263,7 @@ async def is_stored(live_server: LiveServer, turn: str) -> bool:
 async def state_of_victim(live_server: LiveServer) -> Any:  # Any: JSON
     """Return everything that is stored about the victim, and whether its turn still runs."""
     server = live_server.server
-    exported = json.loads(encode(await server.export(TENANT, PERSON)))
+    exported = json.loads(encode(await collect_export(server.export(TENANT, PERSON))))
     del exported["at"]
     conversations = [Conversation(TENANT, channel, THREAD) for channel in ("web", "openai_api")]
     snapshots = [json.loads(encode(await server.snapshot(each))) for each in conversations]

@@ -38,7 +38,8 @@ WRONG_NODE_ERRORS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """Errors of a Cluster's node for a partition that it does not have."""
 ASKING = pack("ASKING")
 UNREPLICATED = frozenset(
-    "read snapshot read_steering count_unsettled export export_dead_letters "
+    "read snapshot read_steering count_unsettled export export_pending "
+    "export_dead_letters "
     "HGET HGETALL HMGET PERSIST PEXPIRE SMEMBERS TIME ZRANGE".split()
 )
 """Scripts and commands that write nothing, or nothing that must survive a failover."""

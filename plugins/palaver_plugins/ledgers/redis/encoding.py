@@ -82,6 +82,7 @@ def pack_closing(
     question: PendingQuestion | None,
     taken: Sequence[Message],
     dead_letter_reason: str,
+    dead_letter_indexes: str,
     **more: str | int,
 ) -> bytes:
     """Encode the end of a turn for ``settle.lua``."""
@@ -107,6 +108,7 @@ def pack_closing(
             ],
             DEAD_LETTER_REPLY,
             CUT_MARK,
+            dead_letter_indexes,
         )
     return _msgpack.encode(closing)
 

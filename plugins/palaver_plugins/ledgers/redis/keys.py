@@ -13,6 +13,7 @@ address another's keys.
     p:<person>       the conversations of a person
     k:<person>       the memories about a person that turns of this partition wrote
     d, d:<turn>      dead letters
+    l:<person>       the dead letters with messages of a person
     n:<nonce>        the conversation of a claim, in case its reply is lost
 
 Every key expires, except ``state`` and ``queue``: they contain only counts and the names of
@@ -81,6 +82,18 @@ class Partition(NamedTuple):
     def dead_letter_keys(self) -> tuple[str, str, str]:
         """Return the keys of a script about dead letters."""
         return self.state, self.queue, self.dead_letters
+
+    @property
+    def dead_letter_indexes(self) -> str:
+        """Return the prefix of the keys of `dead_letter_index`, up to the tenant."""
+        return f"{self.base}l:"
+
+    def dead_letter_index_prefix(self, tenant: str) -> str:
+        return f"{self.dead_letter_indexes}{scoped(tenant, '')}"
+
+    def dead_letter_index(self, tenant: str, person: str) -> str:
+        """Return the key of the dead letters of this partition with messages of the person."""
+        return self.dead_letter_index_prefix(tenant) + check_name(person, "person")
 
     def person_index_prefix(self, tenant: str) -> str:
         return f"{self.base}p:{scoped(tenant, '')}"

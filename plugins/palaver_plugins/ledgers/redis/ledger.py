@@ -1,7 +1,7 @@
 """RedisLedger: each method of `palaver.ledger.Ledger` is one script and one round trip."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
 
@@ -73,6 +73,7 @@ class RedisLedger:
         """Connect and check the server. Raises `ConfigurationError` when this Redis cannot keep a
         ledger's promises, and `LedgerUnavailable` when it cannot be reached."""
         await self._client.open()
+        await personal_data.index_dead_letters(self._client, self._keys)
 
     async def inspect(self) -> None:
         """Check the server as `start` does, and write nothing."""
@@ -192,6 +193,7 @@ class RedisLedger:
             pending_question,
             taken_steering,
             dead_letter_reason,
+            partition.dead_letter_index_prefix(claim.conversation.tenant),
             next_turn=new_id(),
             person_indexes=partition.person_index_prefix(tenant),
             memories=partition.memories_prefix(tenant),
@@ -321,8 +323,8 @@ class RedisLedger:
     async def count_memories(self, tenant: str, person: str) -> int:
         return len(await self._memories.read_all(tenant, person))
 
-    async def export(self, tenant: str, person: str) -> Export:
-        return await personal_data.export(self._memories, tenant, person)
+    def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
+        return personal_data.export(self._memories, tenant, person)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
         return await personal_data.erase(

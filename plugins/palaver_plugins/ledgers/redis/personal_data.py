@@ -1,68 +1,97 @@
 """Export and erasure of all data about one person in the Redis ledger."""
 
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
 import msgspec
 
-from palaver import Erasure, Export, HistoryEntry, Message, new_id
+from palaver import Erasure, Export, ExportPart, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.redis.client import RedisClient
 from palaver_plugins.ledgers.redis.keys import Keys, Partition
 from palaver_plugins.ledgers.redis.memories import Memories
 
-ENTRIES = 500
-"""History entries per request: Redis disconnects a subscriber with more than 32 MB of pending
-output."""
+STEP_BYTES = 4_000_000
+"""Bytes that a script reads, about: bounds how long Redis serves nobody else. It also disconnects a
+subscriber with more than 32 MB of pending output."""
 
-
-class _Part(msgspec.Struct, frozen=True):
-    """A person's share of a part of one conversation; ``total`` counts all history entries."""
-
-    history: tuple[HistoryEntry, ...]
-    total: int
-    pending: tuple[Message, ...]
-
-
-_decode_part = msgspec.json.Decoder(_Part).decode
+_decode_history = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
+_msgpack = msgspec.msgpack.Encoder()
 
 
-async def export(memories: Memories, tenant: str, person: str) -> Export:
-    """Return all data about the person."""
-    client, keys, _ = memories
-    conversations: dict[str, tuple[HistoryEntry, ...]] = {}
-    pending: list[Message] = []
-    for partition, name in await _conversations_of(client, keys, tenant, person):
-        history, messages = await _export_from(client, partition, name, person)
-        pending += messages
-        if history:
-            conversations[name] = tuple(history)
+async def index_dead_letters(client: RedisClient, keys: Keys) -> None:
+    """Index the dead letters of earlier versions by person."""
     for partition in keys.partitions:
-        reply = await client.run(
-            "export_dead_letters", partition, partition.dead_letter_keys, tenant, person
-        )
-        pending += _decode_messages(reply)
-    return Export(
-        tenant=tenant,
-        person=person,
-        conversations=conversations,
-        pending=tuple(pending),
-        memories=await memories.read_all(tenant, person),
-        at=await _time(client, keys.partitions[0]),
-    )
+        first = 0
+        while first >= 0:
+            first = await client.run(
+                "index_dead_letters",
+                partition,
+                partition.dead_letter_keys,
+                partition.dead_letter_indexes,
+                first,
+            )
 
 
-async def _export_from(
+async def export(memories: Memories, tenant: str, person: str) -> AsyncGenerator[Export, None]:
+    """Yield the parts of an export."""
+    client, keys, _ = memories
+    part = ExportPart(tenant, person)
+    at = await _time(client, keys.partitions[0])
+    names = await _conversations_of(client, keys, tenant, person)
+    for partition, name in names:
+        async for entry in _history_of(client, partition, name, person):
+            part.add_history(name, entry)
+            if part.is_full:
+                yield part.take(at)
+    async for message in _pending_of(client, keys, names, tenant, person):
+        part.add_pending(message)
+        if part.is_full:
+            yield part.take(at)
+    for key, value in (await memories.read_all(tenant, person)).items():
+        part.add_memory(key, value)
+    yield part.take(at)
+
+
+async def _history_of(
     client: RedisClient, partition: Partition, name: str, person: str
-) -> tuple[list[HistoryEntry], list[Message]]:
-    """Return a person's history entries and waiting messages in one conversation."""
-    history: list[HistoryEntry] = []
-    pending: list[Message] = []
-    first, total = 0, 1
-    while first < total:
+) -> AsyncIterator[HistoryEntry]:
+    read = 0
+    while read >= 0:
         keys = partition.conversation_keys(name)
-        part = _decode_part(await client.run("export", partition, keys, person, first, ENTRIES))
-        history += part.history
-        pending += part.pending
-        first, total = first + ENTRIES, part.total
-    return history, pending
+        history, read = await client.run("export", partition, keys, person, read, STEP_BYTES)
+        for entry in _decode_history(history):
+            yield entry
+
+
+async def _pending_of(
+    client: RedisClient,
+    keys: Keys,
+    names: Sequence[tuple[Partition, str]],
+    tenant: str,
+    person: str,
+) -> AsyncIterator[Message]:
+    """Yield the person's messages that wait, steer or are in dead letters."""
+    for partition, name in names:
+        reply = await client.run(
+            "export_pending", partition, partition.conversation_keys(name), person
+        )
+        for message in _decode_messages(reply):
+            yield message
+    for partition in keys.partitions:
+        for turn in await _dead_letters_of(client, partition, tenant, person):
+            reply = await client.run(
+                "export_dead_letters", partition, partition.dead_letter_keys, person, turn
+            )
+            for message in _decode_messages(reply):
+                yield message
+
+
+async def _dead_letters_of(
+    client: RedisClient, partition: Partition, tenant: str, person: str
+) -> list[bytes]:
+    index = partition.dead_letter_index(tenant, person)
+    found: list[bytes] = await client.command(partition, "ZRANGE", index, 0, -1)
+    return found
 
 
 async def erase(memories: Memories, tenant: str, person: str, *, history_kept: int) -> Erasure:
@@ -70,18 +99,12 @@ async def erase(memories: Memories, tenant: str, person: str, *, history_kept: i
     client, keys, _ = memories
     conversations = messages = events = dead_letters = 0
     for partition, name in await _conversations_of(client, keys, tenant, person):
-        index = partition.person_index(tenant, person)
-        erase_keys = (*partition.conversation_keys(name), index)
-        erased = await client.run(
-            "erase", partition, erase_keys, name, person, new_id(), history_kept
-        )
+        erased = await _erase_from(client, partition, name, tenant, person, history_kept)
         messages += erased[0]
         events += erased[1]
         conversations += erased[2]
     for partition in keys.partitions:
-        dead_letters += await client.run(
-            "erase_dead_letters", partition, partition.dead_letter_keys, tenant, person
-        )
+        dead_letters += await _erase_dead_letters(client, partition, tenant, person)
     # The last step: each of the person's turns is fenced, so that none writes a memory any more.
     erased_memories = await memories.erase(tenant, person)
     return Erasure(
@@ -94,6 +117,53 @@ async def erase(memories: Memories, tenant: str, person: str, *, history_kept: i
         memories=erased_memories,
         at=await _time(client, keys.partitions[0]),
     )
+
+
+async def _erase_from(
+    client: RedisClient,
+    partition: Partition,
+    name: str,
+    tenant: str,
+    person: str,
+    history_kept: int,
+) -> tuple[int, int, int]:
+    """Erase the person from a conversation: history in steps, then the rest at once.
+
+    The person is a member until the last step, so a repetition continues an erasure that was cut.
+    """
+    keys = partition.conversation_keys(name)
+    position = messages = is_end = 0
+    kept_turns: list[str] = []
+    while not is_end:
+        removed, position, is_end, turns = await client.run(
+            "erase_some", partition, keys, person, position, STEP_BYTES
+        )
+        messages += removed
+        kept_turns += [turn.decode() for turn in turns]
+    rest, events, was_member = await client.run(
+        "erase",
+        partition,
+        (*keys, partition.person_index(tenant, person)),
+        name,
+        person,
+        new_id(),
+        history_kept,
+        position,
+        _msgpack.encode(kept_turns),
+    )
+    return messages + rest, events, was_member
+
+
+async def _erase_dead_letters(
+    client: RedisClient, partition: Partition, tenant: str, person: str
+) -> int:
+    index = partition.dead_letter_index(tenant, person)
+    state, queue, dead_letters = partition.dead_letter_keys
+    keys = (state, queue, index, dead_letters)
+    changed = 0
+    for turn in await _dead_letters_of(client, partition, tenant, person):
+        changed += await client.run("erase_dead_letters", partition, keys, person, turn)
+    return changed
 
 
 async def _conversations_of(

@@ -38,9 +38,12 @@ PARTS: dict[str, tuple[str, ...]] = {
     "count_unsettled": ("common", "count_unsettled"),
     "list_dead_letters": ("common", "dead_letters", "list_dead_letters"),
     "discard_dead_letter": ("common", "dead_letters", "discard_dead_letter"),
-    "export": ("common", "export"),
+    "export": ("common", "history", "export"),
+    "export_pending": ("common", "export_pending"),
     "export_dead_letters": ("common", "dead_letters", "export_dead_letters"),
-    "erase": ("common", "expiry", "events", "turns", "claims", "erase"),
+    "erase_some": ("common", "erase_history", "erase_some"),
+    "erase": ("common", "expiry", "events", "turns", "claims", "erase_history", "erase"),
+    "index_dead_letters": ("common", "dead_letters", "index_dead_letters"),
     "erase_dead_letters": ("common", "dead_letters", "erase_dead_letters"),
 }
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,13 @@ from palaver_plugins.ledgers.sqlite import (
     dead_letters,
     history,
     inbox,
-    personal_data,
     queries,
     settling,
     turns,
 )
 from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread, JobResult
+from palaver_plugins.ledgers.sqlite.erasures import Erasures
+from palaver_plugins.ledgers.sqlite.export import export_parts
 from palaver_plugins.ledgers.sqlite.inspection import inspect_file
 from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.rows import stored_events
@@ -89,14 +92,17 @@ class SQLiteLedger:
             events_kept=settings.events_kept,
             retention=settings.retention_seconds,
         )
+        self._erasures = Erasures(self._thread)
         self._watchers = Watchers[str]()
         self._work = asyncio.Event()
         self._due_at = float("inf")
 
     async def start(self) -> None:
         await self._thread.start()
+        await self._erasures.resume()
 
     async def close(self) -> None:
+        await self._erasures.close()
         await self._thread.close()
 
     async def inspect(self) -> None:
@@ -204,11 +210,22 @@ class SQLiteLedger:
     async def count_memories(self, tenant: str, person: str) -> int:
         return await self._thread.submit(queries.count_memories, tenant, person)
 
-    async def export(self, tenant: str, person: str) -> Export:
-        return await self._thread.submit(personal_data.export, tenant, person)
+    async def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
+        await self._thread.submit(queries.queue_depth)  # it fails when the ledger is not open
+        parts = export_parts(self.path, tenant, person, self._clock)
+        loop = asyncio.get_running_loop()
+        reader = ThreadPoolExecutor(1, thread_name_prefix="palaver-export")
+        try:
+            while (part := await loop.run_in_executor(reader, next, parts, None)) is not None:
+                yield part
+        except sqlite3.Error as error:
+            raise LedgerUnavailable(f"the ledger {str(self.path)!r}: {error}") from error
+        finally:
+            reader.submit(parts.close)  # after the step that may still run
+            reader.shutdown(wait=False)
 
     async def erase(self, tenant: str, person: str) -> Erasure:
-        erasure = await self._thread.submit(personal_data.erase, tenant, person)
+        erasure = await self._erasures.run(tenant, person)
         for name in self._watchers:
             if name.startswith(f"{tenant}/"):
                 self._watchers.notify(name, ())

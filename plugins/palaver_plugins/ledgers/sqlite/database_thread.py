@@ -161,7 +161,7 @@ class DatabaseThread:
     def _process_jobs(self, database: Database) -> None:
         self._delete_expired(database)
         self._scrub_log(database, [])
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next_job(database)) is not None:
             self._follow_step(database)
             results = self._run_batch(database, [job])
             self._scrub_log(database, results)
@@ -179,6 +179,13 @@ class DatabaseThread:
                 self._retention_clock.observe(database.connection)
                 self.commit(database, [])
             self._rollback(database)
+
+    def _next_job(self, database: Database) -> Job | None:
+        """Return the next job; while there is none, delete expired rows of which there are more."""
+        while self._expired_at == float("-inf") and self._jobs.empty():
+            self._delete_expired(database)
+            self._scrub_log(database, [])
+        return self._jobs.get()
 
     def _run_batch(self, database: Database, jobs: list[Job]) -> list[JobResult]:
         """Run ``jobs`` and those that arrive in the meantime in one transaction; after a failure,

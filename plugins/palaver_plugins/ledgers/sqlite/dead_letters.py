@@ -1,6 +1,6 @@
 """Dead letters of the SQLite ledger."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -17,6 +17,11 @@ from palaver_plugins.ledgers.sqlite.rows import Database, Row, UnsettledTurn, en
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
 _ADD = "INSERT INTO dead_letters (turn, tenant, person, at, data) VALUES (?, ?, ?, ?, ?)"
+_ADD_PERSON = "INSERT INTO dead_letter_people (tenant, person, number) VALUES (?, ?, ?)"
+_OF_PERSON = """
+SELECT d.person, d.data FROM dead_letter_people p JOIN dead_letters d ON d.number = p.number
+WHERE p.tenant = ? AND p.person = ?
+"""
 _TRIM = """
 DELETE FROM dead_letters WHERE number IN (
     SELECT number FROM (
@@ -47,9 +52,11 @@ def store_dead_letter(
         at=now,
     )
     tenant = turn.messages[0].conversation.tenant
-    database.execute(
+    number = database.execute(
         _ADD, (turn.id, tenant, turn.person, database.retention_clock(), encode(letter))
-    )
+    ).lastrowid
+    for person in {turn.person, *(message.person for message in letter.messages)}:
+        database.execute(_ADD_PERSON, (tenant, person, number))
     database.execute(_TRIM, (MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES))
 
 
@@ -71,17 +78,11 @@ def read_messages(database: Database, turn: str) -> tuple[Message, ...]:
     return _decode(found[0]).messages if found else ()
 
 
-def messages_of(database: Database, tenant: str, person: str) -> Iterable[Message]:
-    """Yield the messages of a person in dead letters."""
-    for _, letter in _dead_letters_of(database, tenant):
-        yield from (message for message in letter.messages if message.person == person)
-
-
 def erase(database: Database, tenant: str, person: str) -> int:
     """Delete a person's dead letters, and their messages from those of others; return how many
     dead letters changed."""
     changed = 0
-    for owner, letter in _dead_letters_of(database, tenant):
+    for owner, letter in _dead_letters_of(database, tenant, person):
         others = tuple(message for message in letter.messages if message.person != person)
         has_messages = len(others) < len(letter.messages)
         changed += has_messages
@@ -90,9 +91,12 @@ def erase(database: Database, tenant: str, person: str) -> int:
         elif has_messages:
             data = encode(msgspec.structs.replace(letter, messages=others))
             database.execute("UPDATE dead_letters SET data = ? WHERE turn = ?", (data, letter.turn))
+    database.execute(
+        "DELETE FROM dead_letter_people WHERE tenant = ? AND person = ?", (tenant, person)
+    )
     return changed
 
 
-def _dead_letters_of(database: Database, tenant: str) -> list[tuple[str, DeadLetter]]:
-    found = database.execute("SELECT person, data FROM dead_letters WHERE tenant = ?", (tenant,))
+def _dead_letters_of(database: Database, tenant: str, person: str) -> list[tuple[str, DeadLetter]]:
+    found = database.execute(_OF_PERSON, (tenant, person))
     return [(owner, _decode(data)) for owner, data in found]

@@ -1,6 +1,8 @@
-"""Erasure of a person from a conversation that has other members, as SQL."""
+"""Erasure of a person from one conversation, as SQL."""
 
+import contextlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from palaver import Event, InboxMessage, Received, new_id
 from palaver_plugins.ledgers.sqlite.history import decode_history, encode_history
@@ -18,11 +20,42 @@ from palaver_plugins.ledgers.sqlite.settling import (
 )
 from palaver_plugins.ledgers.sqlite.turns import people_of_question
 from palaver_plugins.ledgers.sqlite.unsettled_turns import (
+    decode_inbox_messages,
+    decode_steering,
     read_steering,
     read_unsettled_turns,
     replace_steering,
 )
 
+MAX_ROWS = 200
+MAX_STEP_BYTES = 2_000_000
+"""Rows and bytes that a step deletes, about: bounds how long other operations wait."""
+HIDDEN = "/"
+"""Prefix of the names of hidden conversations; no other name has it, as a tenant is not empty."""
+_HIDE = """
+UPDATE conversations SET name = ?, due_at = NULL, unsettled_turns = 0, running_turn = '',
+    steering_count = 0, has_question = 0 WHERE id = ?
+"""
+_ALL_TURNS = """
+SELECT number, person, history, inbox_messages FROM turns
+WHERE conversation = ? AND number > ? ORDER BY number LIMIT ?
+"""
+_SETTLED_TURNS = """
+SELECT number, person, history, NULL FROM turns
+WHERE conversation = ? AND number > ? AND number < ? AND history IS NOT NULL
+ORDER BY number LIMIT ?
+"""
+_OTHERS_TURNS = """
+SELECT number FROM turns WHERE conversation = ? AND number >= ? AND person NOT IN ('', ?)
+"""
+_DELETE_SOME_EVENTS = """
+DELETE FROM events WHERE (conversation, last_offset) IN
+    (SELECT conversation, last_offset FROM events WHERE conversation = ? LIMIT ?)
+"""
+_DELETE_SOME_RECORDS = """
+DELETE FROM dedupe_records WHERE number IN
+    (SELECT number FROM dedupe_records WHERE conversation = ? LIMIT ?)
+"""
 _OF_TURN = "WHERE conversation = ? AND number = ?"
 _RESET_TURN = """
 UPDATE conversations SET running_turn = '', has_steps = 0, start_offset = 0, reply_length = 0,
@@ -38,35 +71,123 @@ UPDATE conversations SET epoch = ?, first_offset = 1, last_offset = ?, start_off
 """
 
 
-def delete_conversation(database: Database, conversation: int) -> None:
-    for table in ("events", "turns", "steps", "dedupe_records", "steering"):
+def hide_conversation(database: Database, row: Row) -> None:
+    """Remove a conversation from sight, to be deleted by `delete_some`. Its claims are over, and a
+    new conversation may get its name."""
+    database.execute(_HIDE, (f"{HIDDEN}{row.id}", row.id))
+    for table in ("members", "pending_questions"):
+        database.execute(f"DELETE FROM {table} WHERE conversation = ?", (row.id,))
+    database.cached_rows.pop(row.name, None)
+
+
+def delete_some(database: Database, conversation: int, person: str = "") -> int | None:
+    """Delete some rows of a hidden conversation; return the number of the person's messages among
+    them, or None when nothing is left."""
+    turns = _read_some(database, _ALL_TURNS, conversation, 0)
+    if turns:
+        last = turns[-1][0]
+        database.execute(
+            "DELETE FROM turns WHERE conversation = ? AND number <= ?", (conversation, last)
+        )
+        return sum(_count_messages(turn, person) for turn in turns) if person else 0
+    steering = [each.message.person for each in decode_steering(database.connection, conversation)]
+    for table in ("steering", "steps"):
         database.execute(f"DELETE FROM {table} WHERE conversation = ?", (conversation,))
-    database.execute(
-        "DELETE FROM conversations WHERE id = ?", (conversation,)
-    )  # cascades to the rest
+    for statement in (_DELETE_SOME_EVENTS, _DELETE_SOME_RECORDS):
+        if database.execute(statement, (conversation, MAX_ROWS)).rowcount:
+            return steering.count(person)
+    database.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
+    return None
 
 
-def erase_from(database: Database, row: Row, person: str) -> int:
-    """Remove the person's messages and the replies; return how many events were removed."""
+class Progress(NamedTuple):
+    """Result of a step: the last turn that was read, 0 when there are no more, and the number of
+    messages that were removed."""
+
+    last_turn: int
+    messages: int
+
+
+def erase_some_history(database: Database, row: Row, person: str, after: int) -> Progress:
+    """Delete the person's history entries in some turns after ``after`` that precede the unsettled
+    ones."""
+    end = row.oldest_turn if row.unsettled_turns else row.newest_turn + 1
+    turns = _read_some(database, _SETTLED_TURNS, row.id, after, end)
+    messages = sum(_erase_turn(database, row, turn, person) for turn in turns)
+    return Progress(turns[-1][0] if turns else 0, messages)
+
+
+def _erase_turn(database: Database, row: Row, turn: "_Turn", person: str) -> int:
+    """Delete the person's entries of a settled turn; return the number of their messages."""
+    number, owner, history, _ = turn
+    if owner != person and encode(person) not in (history or b""):
+        return 0
+    messages = _count_messages(turn, person)
+    _erase_history(database, (row.id, number), person, history, is_owner=owner == person)
+    return messages
+
+
+_Turn = tuple[int, str, bytes | None, bytes | None]
+"""Number, person, history and inbox messages of a turn."""
+
+
+def _read_some(database: Database, statement: str, *limits: int) -> list[_Turn]:
+    """Return the next turns within ``limits``: few, or small ones."""
+    turns: list[_Turn] = []
+    size = 0
+    with contextlib.closing(database.execute(statement, (*limits, MAX_ROWS))) as found:
+        for turn in found:
+            turns.append(turn)
+            size += len(turn[2] or b"") + len(turn[3] or b"")
+            if size >= MAX_STEP_BYTES:
+                break
+    return turns
+
+
+def _count_messages(turn: _Turn, person: str) -> int:
+    """Count the person's messages in a turn."""
+    _, owner, history, inbox_messages = turn
+    if history is None:
+        return len(decode_inbox_messages(inbox_messages or b"[]")) if owner == person else 0
+    return sum(
+        entry.role == "user" and entry.person == person for entry in decode_history((history,))
+    )
+
+
+class ErasedCounts(NamedTuple):
+    """Number of messages and events that were removed."""
+
+    messages: int
+    events: int
+
+
+def erase_from(database: Database, row: Row, person: str, after: int) -> ErasedCounts:
+    """Remove what is left of the person: history in turns after ``after``, unsettled turns, events
+    and the membership."""
+    last = (row.id, after, row.newest_turn + 1, -1)
+    settled = database.execute(_SETTLED_TURNS, last).fetchall()
+    messages = sum(_erase_turn(database, row, turn, person) for turn in settled)
     turns = read_unsettled_turns(database.connection, row)
     oldest = turns[0] if turns else None
     steering = read_steering(database.connection, row)
     others = [each for each in steering if each.message.person != person]
+    theirs = [turn for turn in turns if turn.person == person]
+    messages += sum(len(turn.inbox_messages) for turn in theirs) + len(steering) - len(others)
     resumes = _delete_question(database, row, person) and (row.running_turn or row.next_index)
     restarts = oldest is not None and bool(len(others) < len(steering) or resumes)
-    erased = _delete_turns(database, row, person)
+    for turn in theirs:
+        database.execute(f"DELETE FROM turns {_OF_TURN}", (row.id, turn.number))
     for table in ("members", "dedupe_records"):
         database.execute(
             f"DELETE FROM {table} WHERE conversation = ? AND person = ?", (row.id, person)
         )
-    if oldest is not None and restarts:
-        erased.add(oldest.number)
     before = row.last_offset - row.first_offset + 1
-    row.last_offset = _rewrite_events(database, row, person, erased)
+    restarted = oldest.number if oldest is not None and restarts else 0
+    row.last_offset = _rewrite_events(database, row, person, restarted)
     events = before - row.last_offset
     remaining = [turn for turn in turns if turn.person != person]
     _update_queue(database, row, remaining, oldest, others, restarts=restarts)
-    return events
+    return ErasedCounts(messages, events)
 
 
 def _update_queue(
@@ -111,19 +232,6 @@ def _delete_question(database: Database, row: Row, person: str) -> bool:
     return True
 
 
-def _delete_turns(database: Database, row: Row, person: str) -> set[int]:
-    """Delete the person's turns, and their history entries in those of others; return the numbers
-    of the turns."""
-    found = database.execute(
-        "SELECT number, person, history FROM turns "
-        "WHERE conversation = ? AND (person = ? OR has_other_people)",
-        (row.id, person),
-    ).fetchall()
-    for number, owner, history in found:
-        _erase_history(database, (row.id, number), person, history, is_owner=owner == person)
-    return {number for number, owner, _ in found if owner == person}
-
-
 def _erase_history(
     database: Database,
     turn: tuple[int, int],
@@ -146,20 +254,24 @@ def _erase_history(
         database.execute(f"UPDATE turns SET person = '', fence = NULL {_OF_TURN}", turn)
 
 
-def _rewrite_events(database: Database, row: Row, person: str, erased: set[int]) -> int:
-    """Rewrite the stream without the person's messages and the events of the turns ``erased``;
-    return its length."""
+def _rewrite_events(database: Database, row: Row, person: str, restarted: int) -> int:
+    """Rewrite the stream without the person's messages, the events of their turns, which have no
+    row any more, and those of the turn ``restarted``; return its length."""
     blocks = database.execute(
         "SELECT last_offset, turn, data FROM events WHERE conversation = ? ORDER BY last_offset",
         (row.id,),
     ).fetchall()
     database.execute("DELETE FROM events WHERE conversation = ?", (row.id,))
+    oldest = min((turn for _, turn, _ in blocks), default=0)
+    stay = {
+        number for (number,) in database.execute(_OTHERS_TURNS, (row.id, oldest, person)).fetchall()
+    } - {restarted}
     last = 0
     for last_offset, turn, data in blocks:
         kept = [
             event
             for event in _untrimmed(row, last_offset, decode_events(data))
-            if _stays(event, person, turn in erased)
+            if _stays(event, person, turn not in stay)
         ]
         if kept:
             last += len(kept)

@@ -2,15 +2,20 @@
 
 from palaver import new_id
 from palaver_plugins.ledgers.retention import DAY, DEAD_LETTER_DAYS
-from palaver_plugins.ledgers.sqlite.erasure import delete_conversation
+from palaver_plugins.ledgers.sqlite.erasure import HIDDEN, delete_some, hide_conversation
 from palaver_plugins.ledgers.sqlite.inbox import DEDUPE_SECONDS
-from palaver_plugins.ledgers.sqlite.rows import Database, renew_epoch
+from palaver_plugins.ledgers.sqlite.rows import COLUMNS, Database, Row, renew_epoch
 
 MAX_ROWS = 200
 """Rows of each kind that one run deletes: bounds how long other operations wait."""
 
-_CONVERSATIONS = """
-SELECT id, name FROM conversations WHERE active_at < ? AND unsettled_turns = 0 LIMIT ?
+_CONVERSATIONS = f"""
+SELECT {COLUMNS} FROM conversations c
+WHERE c.active_at < ? AND c.unsettled_turns = 0 AND substr(c.name, 1, 1) <> '{HIDDEN}' LIMIT ?
+"""
+_HIDDEN = """
+SELECT id FROM conversations WHERE name > ? AND name < ?
+    AND id NOT IN (SELECT hidden FROM erasures) LIMIT 1
 """
 _DELETE_MEMORIES = """
 DELETE FROM memories WHERE (tenant, person, key) IN
@@ -35,17 +40,27 @@ def delete_expired(database: Database) -> int:
     ).rowcount
     conversations = memories = 0
     if database.retention:
-        conversations = _delete_conversations(database, now - database.retention)
+        conversations = _hide_conversations(database, now - database.retention)
         memories = database.execute(_DELETE_MEMORIES, (now - database.retention, MAX_ROWS)).rowcount
-    return max(min(dead_letters, 1), records, conversations, memories)
+    hidden = MAX_ROWS if _delete_hidden(database) else 0
+    return max(min(dead_letters, 1), records, conversations, memories, hidden)
 
 
-def _delete_conversations(database: Database, before: float) -> int:
-    """Delete conversations that were last active before that time and have no unsettled turn."""
-    expired = database.execute(_CONVERSATIONS, (before, MAX_ROWS)).fetchall()
-    for conversation, name in expired:
-        delete_conversation(database, conversation)
-        database.cached_rows.pop(name, None)
+def _hide_conversations(database: Database, before: float) -> int:
+    """Hide conversations that were last active before that time and have no unsettled turn."""
+    expired = [Row(*row) for row in database.execute(_CONVERSATIONS, (before, MAX_ROWS))]
+    for row in expired:
+        hide_conversation(database, row)
     if expired:
         renew_epoch(database.connection, new_id())
     return len(expired)
+
+
+def _delete_hidden(database: Database) -> bool:
+    """Delete some rows of conversations that are hidden, but not by an erasure, which counts them.
+    Return True when there may be more."""
+    found = database.execute(_HIDDEN, (HIDDEN, HIDDEN + "\uffff")).fetchone()
+    if found is None:
+        return False
+    delete_some(database, found[0])
+    return True

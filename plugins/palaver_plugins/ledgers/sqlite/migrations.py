@@ -60,7 +60,31 @@ CREATE TABLE steps (
 INSERT INTO steps SELECT turn >> 32, turn & 0xffffffff, next_index, data FROM old_steps;
 DROP TABLE old_steps;
 """
-MIGRATIONS = {4: _TO_4}
+_TO_5 = """
+CREATE TABLE dead_letter_people (
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    number INTEGER NOT NULL REFERENCES dead_letters (number) ON DELETE CASCADE,
+    PRIMARY KEY (tenant, person, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX dead_letter_people_number ON dead_letter_people (number);
+INSERT INTO dead_letter_people SELECT tenant, person, number FROM dead_letters;
+INSERT OR IGNORE INTO dead_letter_people
+SELECT d.tenant, json_extract(m.value, '$.person'), d.number
+FROM dead_letters d, json_each(CAST(d.data AS TEXT), '$.messages') m;
+
+CREATE TABLE erasures (
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    hidden INTEGER NOT NULL DEFAULT 0,
+    last_turn INTEGER NOT NULL DEFAULT 0,
+    conversations INTEGER NOT NULL DEFAULT 0,
+    messages INTEGER NOT NULL DEFAULT 0,
+    events INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant, person)
+) STRICT, WITHOUT ROWID;
+"""
+MIGRATIONS = {4: _TO_4, 5: _TO_5}
 """SQL by the version that it leads to."""
 
 

@@ -1,102 +1,89 @@
-"""Operations on all data about one person: export and erasure."""
+"""Erasure of all data about one person, in bounded steps.
 
-from palaver import Erasure, Export, HistoryEntry, Message, new_id
-from palaver_plugins.ledgers.sqlite import dead_letters
-from palaver_plugins.ledgers.sqlite.erasure import delete_conversation, erase_from
-from palaver_plugins.ledgers.sqlite.history import decode_history
+The row of the person in ``erasures`` has the state between two steps. A conversation without other
+members is hidden in one step, and then deleted; in any other one the person's history is deleted
+before the rest. Each step is one operation.
+"""
+
+from palaver import Erasure, new_id
+from palaver_plugins.ledgers.sqlite import dead_letters, erasure
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import COLUMNS, Database, Row, renew_epoch
-from palaver_plugins.ledgers.sqlite.unsettled_turns import read_steering, read_unsettled_turns
 
-_CONVERSATIONS = f"""
+_BEGIN = "INSERT OR IGNORE INTO erasures (tenant, person) VALUES (?, ?)"
+_NEXT = f"""
 SELECT {COLUMNS} FROM members m JOIN conversations c ON c.id = m.conversation
-WHERE m.tenant = ? AND m.person = ? ORDER BY c.id
+WHERE m.tenant = ? AND m.person = ? ORDER BY m.conversation LIMIT 1
 """
-_HISTORY = """
-SELECT person, history FROM turns WHERE conversation = ? AND history IS NOT NULL
-    AND (person = ? OR has_other_people) ORDER BY number
+_OTHERS = "SELECT 1 FROM members WHERE conversation = ? AND person <> ? LIMIT 1"
+_STATE = """
+SELECT hidden, last_turn, conversations, messages, events FROM erasures
+WHERE tenant = ? AND person = ?
+"""
+_UPDATE = """
+UPDATE erasures SET hidden = ?, last_turn = ?, conversations = conversations + ?,
+    messages = messages + ?, events = events + ? WHERE tenant = ? AND person = ?
 """
 
 
-def export(database: Database, tenant: str, person: str) -> OperationResult[Export]:
-    conversations: dict[str, tuple[HistoryEntry, ...]] = {}
-    pending: list[Message] = []
-    for row in _rows_of(database, tenant, person):
-        if history := _history_of(database, row, person):
-            conversations[row.name] = history
-        pending += _pending_of(database, row, person)
-    pending += dead_letters.messages_of(database, tenant, person)
-    memories = database.execute(
-        "SELECT key, value FROM memories WHERE tenant = ? AND person = ? ORDER BY key",
-        (tenant, person),
-    )
-    return OperationResult(
-        Export(
-            tenant=tenant,
-            person=person,
-            conversations=conversations,
-            pending=tuple(pending),
-            memories=dict(memories.fetchall()),
-            at=database.clock(),
-        )
-    )
+def unfinished(database: Database) -> OperationResult[list[tuple[str, str]]]:
+    """Return tenant and person of the erasures that have begun."""
+    found = database.execute("SELECT tenant, person FROM erasures").fetchall()
+    return OperationResult(found)
 
 
-def erase(database: Database, tenant: str, person: str) -> OperationResult[Erasure]:
-    rows = _rows_of(database, tenant, person)
-    counts = [_erase_from(database, row, person) for row in rows]
-    database.cached_rows.clear()
+def begin_erasure(database: Database, tenant: str, person: str) -> OperationResult[None]:
+    database.execute(_BEGIN, (tenant, person))
+    return OperationResult(None)
+
+
+def erase_some(database: Database, tenant: str, person: str) -> OperationResult[bool]:
+    """Do the next step. Return False when no conversation is left."""
+    hidden, last_turn, *_ = database.execute(_STATE, (tenant, person)).fetchone()
+    if hidden:
+        messages = erasure.delete_some(database, hidden, person)
+        rest = (0, 0, 0, 0, 0) if messages is None else (hidden, 0, 0, messages, 0)
+        database.execute(_UPDATE, (*rest, tenant, person))
+        return OperationResult(True)
+    found = database.execute(_NEXT, (tenant, person)).fetchone()
+    if found is None:
+        return OperationResult(False)
+    row = Row(*found)
+    if database.execute(_OTHERS, (row.id, person)).fetchone() is None:
+        erasure.hide_conversation(database, row)
+        renew_epoch(database.connection, new_id())
+        state = (row.id, 0, 1, 0, row.last_offset - row.first_offset + 1)
+        done = True
+    else:
+        progress = erasure.erase_some_history(database, row, person, last_turn)
+        if progress.last_turn:
+            state = (0, progress.last_turn, 0, progress.messages, 0)
+        else:
+            counts = erasure.erase_from(database, row, person, last_turn)
+            state = (0, 0, 1, counts.messages + progress.messages, counts.events)
+        done = not progress.last_turn
+    database.cached_rows.pop(row.name, None)
+    database.execute(_UPDATE, (*state, tenant, person))
+    return OperationResult(True, wake=done)
+
+
+def end_erasure(database: Database, tenant: str, person: str) -> OperationResult[Erasure]:
+    """Delete what is left: dead letters and memories, and the state of the erasure."""
     letters = dead_letters.erase(database, tenant, person)
     memories = database.execute(
         "DELETE FROM memories WHERE tenant = ? AND person = ?", (tenant, person)
     ).rowcount
+    _, _, conversations, messages, events = database.execute(_STATE, (tenant, person)).fetchone()
+    database.execute("DELETE FROM erasures WHERE tenant = ? AND person = ?", (tenant, person))
     renew_epoch(database.connection, new_id())
-    erasure = Erasure(
+    receipt = Erasure(
         tenant=tenant,
         person=person,
-        conversations=len(rows),
-        messages=sum(messages for messages, _ in counts),
-        events=sum(events for _, events in counts),
+        conversations=conversations,
+        messages=messages,
+        events=events,
         dead_letters=letters,
         memories=memories,
         at=database.clock(),
     )
-    return OperationResult(erasure, wake=True, scrub=True)
-
-
-def _rows_of(database: Database, tenant: str, person: str) -> list[Row]:
-    found = database.execute(_CONVERSATIONS, (tenant, person)).fetchall()
-    return [Row(*row) for row in found]
-
-
-def _history_of(database: Database, row: Row, person: str) -> tuple[HistoryEntry, ...]:
-    """Return the person's history entries, with the replies to their turns."""
-    found = database.execute(_HISTORY, (row.id, person))
-    return tuple(
-        entry
-        for owner, history in found.fetchall()
-        for entry in decode_history([history])
-        if entry.person == person or (owner == person and entry.role == "assistant")
-    )
-
-
-def _pending_of(database: Database, row: Row, person: str) -> list[Message]:
-    """Return the person's messages that wait, or that steer the oldest unsettled turn."""
-    connection = database.connection
-    own = [message for turn in read_unsettled_turns(connection, row) for message in turn.messages]
-    steering = [inbox_message.message for inbox_message in read_steering(connection, row)]
-    return [message for message in (*own, *steering) if message.person == person]
-
-
-def _erase_from(database: Database, row: Row, person: str) -> tuple[int, int]:
-    """Remove the person from a conversation; return how many messages and events were removed."""
-    history = _history_of(database, row, person)
-    settled = sum(entry.role == "user" for entry in history)
-    messages = settled + len(_pending_of(database, row, person))
-    others = database.execute(
-        "SELECT 1 FROM members WHERE conversation = ? AND person <> ? LIMIT 1", (row.id, person)
-    ).fetchone()
-    if others is None:
-        delete_conversation(database, row.id)
-        return messages, row.last_offset - row.first_offset + 1
-    return messages, erase_from(database, row, person)
+    return OperationResult(receipt, wake=True, scrub=True)

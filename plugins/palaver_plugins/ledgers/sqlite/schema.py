@@ -15,7 +15,7 @@ from palaver import ConfigurationError, LedgerInUse, make_private_database, new_
 from palaver_plugins.ledgers.sqlite.migrations import OLDEST_VERSION, migrate
 from palaver_plugins.ledgers.sqlite.rows import renew_epoch
 
-VERSION = 4
+VERSION = 5
 APPLICATION_ID = 0x50414C56
 """Identifies our files: "PALV"."""
 TABLES = """
@@ -132,6 +132,25 @@ CREATE TABLE dead_letters (
     at REAL NOT NULL,
     data BLOB NOT NULL
 ) STRICT;
+
+CREATE TABLE dead_letter_people (                -- who has messages in dead letters, or a turn
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    number INTEGER NOT NULL REFERENCES dead_letters (number) ON DELETE CASCADE,
+    PRIMARY KEY (tenant, person, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX dead_letter_people_number ON dead_letter_people (number);
+
+CREATE TABLE erasures (                          -- erasures that have begun
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    hidden INTEGER NOT NULL DEFAULT 0,           -- the hidden conversation that is being deleted
+    last_turn INTEGER NOT NULL DEFAULT 0,        -- in the next conversation: done up to here
+    conversations INTEGER NOT NULL DEFAULT 0,    -- for the receipt
+    messages INTEGER NOT NULL DEFAULT 0,
+    events INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant, person)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE memories (
     tenant TEXT NOT NULL,

@@ -34,7 +34,7 @@ FROM turns WHERE conversation = :id AND number >= :oldest AND history IS NULL
 """
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
 _decode_inbox_message = msgspec.json.Decoder(InboxMessage).decode
-_decode_inbox_messages = msgspec.json.Decoder(tuple[InboxMessage, ...]).decode
+decode_inbox_messages = msgspec.json.Decoder(tuple[InboxMessage, ...]).decode
 
 
 def turn_id(number: int) -> str:
@@ -142,17 +142,19 @@ def _unsettled_turn(
         person=person,
         due_at=due_at,
         stop_requested=bool(stop_requested),
-        inbox_messages=_decode_inbox_messages(inbox_messages),
+        inbox_messages=decode_inbox_messages(inbox_messages),
         interrupted=_decode_messages(interrupted or b"[]"),
     )
 
 
 def read_steering(connection: sqlite3.Connection, row: Row) -> tuple[InboxMessage, ...]:
     """Return the steering messages of the oldest unsettled turn."""
-    if not row.steering_count:
-        return ()
+    return decode_steering(connection, row.id) if row.steering_count else ()
+
+
+def decode_steering(connection: sqlite3.Connection, conversation: int) -> tuple[InboxMessage, ...]:
     found = connection.execute(
-        "SELECT message FROM steering WHERE conversation = ? ORDER BY number", (row.id,)
+        "SELECT message FROM steering WHERE conversation = ? ORDER BY number", (conversation,)
     )
     return tuple(_decode_inbox_message(message) for (message,) in found)
 

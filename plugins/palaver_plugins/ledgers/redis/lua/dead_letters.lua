@@ -28,10 +28,30 @@ local function each_dead_letter(visit)
   end
 end
 
--- Returns the messages of a dead letter that the person sent, and the others.
-local function split_messages(letter, person)
+-- Adds a dead letter to the index of each person who has messages in it or whose turn it was.
+local function index_dead_letter(indexes, turn, person, messages, ends)
+  local people = {[person] = true}
+  for _, pair in ipairs(messages) do
+    people[pair[1]] = true
+  end
+  for each in pairs(people) do
+    redis.call('ZADD', indexes .. each, ends, turn)
+    redis.call('PEXPIRE', indexes .. each, MONTH)
+  end
+end
+
+local function json_of(messages)
+  local found = {}
+  for i, pair in ipairs(messages) do
+    found[i] = pair[2]
+  end
+  return found
+end
+
+-- Returns the messages of a dead letter, as it stores them, that the person sent, and the others.
+local function split_messages(messages, person)
   local theirs, others = {}, {}
-  for _, pair in ipairs(cmsgpack.unpack(letter.messages)) do
+  for _, pair in ipairs(cmsgpack.unpack(messages)) do
     local list = pair[1] == person and theirs or others
     list[#list + 1] = pair
   end

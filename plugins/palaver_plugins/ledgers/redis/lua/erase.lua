@@ -1,9 +1,11 @@
 -- KEYS: state, queue, conversation, the person's index. ARGV: name, person, the id of a turn that
--- may have to be made, number of history entries to keep. Returns the number of removed messages and events, and whether the person was
--- a member. Bounded: a conversation has at most history_kept history entries, events_kept events, 16
--- waiting messages and the dedupe records of a day.
+-- may have to be made, number of history entries to keep, the position up to which erase_some.lua has
+-- read the history, the turns of the replies that it kept. Returns the number of removed messages and
+-- events, and whether the person was a member. Bounded: it reads the history that came since, the newest
+-- events, the waiting messages and the dedupe records of a day.
 local name, person, next_turn, history_kept = unpack(ARGV, 1, 4)
-local owner = person .. ':'
+local position, kept_before = tonumber(ARGV[5]), ARGV[6]
+local owner, MAX_STREAM_BYTES = person .. ':', 8000000
 local unsettled_turns, history, stopped, stream, records, record_order, members =
   conv .. ':q', conv .. ':h', conv .. ':w', conv .. ':s', conv .. ':m', conv .. ':o', conv .. ':u'
 local CHUNK = 500
@@ -83,20 +85,14 @@ local function reset_turn(turn)
 end
 
 local function erase_history()
-  local kept = {}
-  for _, entry in ipairs(redis.call('LRANGE', history, 0, -1)) do
-    local is_reply = string.match(entry, '^[^:]*:{"role":"(%w+)"') == 'assistant'
-    if string.sub(entry, 1, #owner) ~= owner then
-      kept[#kept + 1] = entry
-      if is_reply then
-        kept_turns[string.match(entry, '","turn":"(%w+)","at":')] = true
-      end
-    elseif not is_reply then
-      messages = messages + 1
+  local trimmed = tonumber(redis.call('HGET', conv, 'trimmed') or 0)
+  local removed, kept = erase_some_history(owner, math.max(position - trimmed, 0), math.huge)
+  messages = messages + removed
+  for _, list in ipairs({kept, cmsgpack.unpack(kept_before)}) do
+    for _, turn in ipairs(list) do
+      kept_turns[turn] = true
     end
   end
-  replace_list(history, kept)
-  set_expiry(history)
   for _, item in ipairs(redis.call('ZRANGE', stopped, 0, -1)) do
     local author, turn, entries = unpack(cmsgpack.unpack(item))
     if author == person then
@@ -116,15 +112,36 @@ local function is_kept(event)
   return kept_turns[turn]
 end
 
+-- Deletes the oldest events beyond MAX_STREAM_BYTES.
+local function trim_stream()
+  local size, last = 0, '+'
+  while true do
+    local entries = redis.call('XREVRANGE', stream, last, '-', 'COUNT', 16)
+    if #entries == 0 then
+      return
+    end
+    for _, entry in ipairs(entries) do
+      size = size + #entry[2][2]
+      if size > MAX_STREAM_BYTES then
+        redis.call('XTRIM', stream, 'MINID', integer(string.match(entry[1], '^%d+') + 1))
+        return
+      end
+      last = '(' .. entry[1]
+    end
+  end
+end
+
 -- Rewrites the stream, without a gap; its new generation makes clients take a snapshot.
 local function erase_events(moved)
+  local before = redis.call('XLEN', stream)
+  trim_stream()
   local kept, all = {}, redis.call('XRANGE', stream, '-', '+')
   for _, entry in ipairs(all) do
     if is_kept(entry[2][2]) then
       kept[#kept + 1] = entry[2][2]
     end
   end
-  local erased = #all - #kept
+  local erased = before - #kept
   for _, event in ipairs(moved) do
     kept[#kept + 1] = event
   end

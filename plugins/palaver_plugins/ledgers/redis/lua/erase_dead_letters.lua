@@ -1,19 +1,16 @@
--- ARGV: tenant, person. Deletes the person's dead letters, and their messages from those of others.
--- Returns how many dead letters changed.
-local changed = 0
-
-each_dead_letter(function(turn, letter)
-  if letter.tenant ~= ARGV[1] then
-    return
-  end
-  local theirs, others = split_messages(letter, ARGV[2])
-  if #theirs > 0 then
-    changed = changed + 1
-  end
-  if letter.person == ARGV[2] then
-    delete_dead_letter(turn)
-  elseif #theirs > 0 then
-    redis.call('HSET', dead_letter_key(turn), 'messages', cmsgpack.pack(others))
-  end
-end)
-return changed
+-- ARGV: person, a turn. The last but two of KEYS is the person's index. Deletes the dead letter when it
+-- is the person's, else their messages in it. Returns whether it had any.
+local person, turn = ARGV[1], ARGV[2]
+local key = dead_letter_key(turn)
+local owner, messages = unpack(redis.call('HMGET', key, 'person', 'messages'))
+redis.call('ZREM', KEYS[#KEYS - 2], turn)
+if not owner then
+  return 0
+end
+local theirs, others = split_messages(messages, person)
+if owner == person then
+  delete_dead_letter(turn)
+elseif #theirs > 0 then
+  redis.call('HSET', key, 'messages', cmsgpack.pack(others))
+end
+return #theirs > 0 and 1 or 0

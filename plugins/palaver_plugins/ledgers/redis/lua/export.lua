@@ -1,35 +1,27 @@
--- ARGV: person, the first history entry, how many. Returns as JSON the person's entries among those,
--- the number of all entries and, with the first, the person's messages that wait or steer. With the
--- last come the turns that were stopped while they waited.
-local owner, first, limit = ARGV[1] .. ':', tonumber(ARGV[2]), tonumber(ARGV[3])
-local history, pending = {}, {}
-local total = redis.call('LLEN', conv .. ':h')
+-- ARGV: person, the number of history entries that were read, the bytes after which this reply ends.
+-- Returns the person's next history entries as JSON, and the number that was read, -1 when there are
+-- no more. The turns that were stopped while they waited come last.
+local owner, read, size = ARGV[1] .. ':', tonumber(ARGV[2]), tonumber(ARGV[3])
+local key, history, CHUNK, MAX_READ = conv .. ':h', {}, 8, 1000
+local total = redis.call('LLEN', key)
 
-local function add_history(entries)
+local function add(entries)
   for _, entry in ipairs(entries) do
+    size = size - #entry
     if string.sub(entry, 1, #owner) == owner then
       history[#history + 1] = string.sub(entry, #owner + 1)
     end
   end
 end
 
-add_history(redis.call('LRANGE', conv .. ':h', first, first + limit - 1))
-if first + limit >= total then
-  for _, item in ipairs(redis.call('ZRANGE', conv .. ':w', 0, -1)) do
-    add_history(cmsgpack.unpack(item)[3])
-  end
+local last = math.min(total, read + MAX_READ)
+while read < last and size > 0 do
+  local entries = redis.call('LRANGE', key, read, math.min(read + CHUNK, last) - 1)
+  add(entries)
+  read = read + #entries
 end
-for _, turn in ipairs(first == 0 and redis.call('LRANGE', conv .. ':q', 0, -1) or {}) do
-  local messages, person = unpack(redis.call('HMGET', conv .. ':t:' .. turn, 'messages', 'person'))
-  if person == ARGV[1] then
-    pending[#pending + 1] = messages
-  end
-  for _, item in ipairs(steering_of(turn)) do
-    if item[2] == ARGV[1] then
-      pending[#pending + 1] = item[4]
-    end
-  end
+if read >= total then
+  add(stopped_history())
+  read = -1
 end
-return table.concat({
-  '{"history":', json_list(history), ',"total":', total,
-  ',"pending":', json_list(pending), '}'})
+return {json_list(history), read}

@@ -1,11 +1,4 @@
--- ARGV: tenant, person. Returns the person's messages in dead letters, as JSON.
-local messages = {}
-
-each_dead_letter(function(_, letter)
-  if letter.tenant == ARGV[1] then
-    for _, pair in ipairs((split_messages(letter, ARGV[2]))) do
-      messages[#messages + 1] = pair[2]
-    end
-  end
-end)
-return json_list(messages)
+-- ARGV: person, a turn. Returns the person's messages in its dead letter, as JSON.
+local messages = redis.call('HGET', dead_letter_key(ARGV[2]), 'messages')
+local theirs = messages and split_messages(messages, ARGV[1]) or {}
+return json_list(json_of(theirs))

@@ -3,10 +3,7 @@ local found, limit = {}, tonumber(ARGV[1])
 
 if limit > 0 then
   each_dead_letter(function(turn, letter)
-    local messages = {}
-    for i, pair in ipairs(cmsgpack.unpack(letter.messages)) do
-      messages[i] = pair[2]
-    end
+    local messages = json_of(cmsgpack.unpack(letter.messages))
     found[#found + 1] = table.concat({
       '{"turn":"', turn, '","messages":', json_list(messages), ',"attempt":', letter.attempt,
       ',"reply":', cjson.encode(letter.reply), ',"skill":', cjson.encode(letter.skill),

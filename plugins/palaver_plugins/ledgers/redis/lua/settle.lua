@@ -1,7 +1,7 @@
 -- ARGV: name, turn, fence, expected index, entries, the closing: {outcome, messages = {{person,
 -- text}, …} of the turn's own messages and the taken ones, taken = ids of the taken steering
 -- messages, question, people, next_turn, dead_letter = {reason, {{person, message}, …}, code points
--- of the reply to keep, mark of a cut}, person_indexes, memories, memory_version, events_kept,
+-- of the reply to keep, mark of a cut, prefix of indexes}, person_indexes, memories, memory_version, events_kept,
 -- history_kept}.
 -- Returns index, offset, stop requested, number of steering messages.
 local expect, digest = tonumber(ARGV[4]), redis.sha1hex(ARGV[5])

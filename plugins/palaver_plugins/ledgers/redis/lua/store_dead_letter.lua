@@ -1,5 +1,5 @@
 -- Stores a turn that was given up; `dead_letter` is {reason, {{person, message}, …}, code points of
--- the reply to keep, mark of a cut}.
+-- the reply to keep, mark of a cut, prefix of the people's indexes}.
 local function delete_oldest(newest)
   local size = 0
   for number, turn in ipairs(redis.call('ZRANGE', dead_letters, 0, -1, 'REV')) do
@@ -21,6 +21,7 @@ local function store_dead_letter(turn, person, dead_letter, attempt, reply, skil
     'person', person, 'messages', cmsgpack.pack(dead_letter[2]), 'reason', dead_letter[1],
     'attempt', attempt, 'reply', kept, 'skill', skill, 'at', time)
   redis.call('PEXPIREAT', dead_letter_key(turn), ends)
+  index_dead_letter(dead_letter[5], turn, person, dead_letter[2], ends)
   redis.call('ZADD', dead_letters, time, turn)
   redis.call('ZREMRANGEBYSCORE', dead_letters, '-inf', time - MONTH)
   delete_oldest(turn)
