@@ -52,7 +52,7 @@ async def expiring(request: pytest.FixtureRequest, subject_factories: Any, tmp_p
 async def pass_days(subject: "LedgerUnderTest", days: float) -> None:
     """Let time pass and the sweep come by."""
     subject.require_clock().now += days * DAY
-    for _ in range(2):  # it comes after an operation, and before the next one
+    for _ in range(10):  # a step comes after an operation, and before the next one
         await subject.ledger.queue_depth()
 
 
