@@ -4,12 +4,16 @@ A record contains no control characters, so that no text from outside can begin 
 like a record, and no text of exceptions, which may quote what a person wrote.
 """
 
+import asyncio
 import logging
 import sys
 import traceback
+from typing import Any
 
 from palaver.control_characters import escape_controls
-from palaver.errors import error_chain
+from palaver.errors import describe_error, error_chain
+
+log = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 INDENT = "    "
@@ -21,6 +25,12 @@ def configure_logging(level: int) -> None:
     handler.setFormatter(LogFormatter(FORMAT))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("gguf").setLevel(logging.WARNING)  # logs every file that it writes
+
+
+def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error that no task awaits, in place of asyncio, which logs the text of the error."""
+    error = context.get("exception")
+    log.error("%s: %s", context["message"], describe_error(error) if error else "no exception")
 
 
 class LogFormatter(logging.Formatter):

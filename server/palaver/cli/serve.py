@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from palaver.cli.console import EXIT_STOP_TIMEOUT, Console, echo
-from palaver.cli.logs import configure_logging
+from palaver.cli.logs import configure_logging, log_loop_error
 
 if TYPE_CHECKING:
     from palaver.server import Server
@@ -45,6 +45,7 @@ async def run_server(server: "Server") -> None:
     """Start the server, serve its web interface, and shut down gracefully after a signal."""
     from palaver.web.listener import listening
 
+    asyncio.get_running_loop().set_exception_handler(log_loop_error)
     stopped = stop_on_signal(server.settings.server.grace)
     ledger, engine = server.settings.ledger.use, server.settings.engine.use
     echo(f"Starting the ledger {ledger!r} and the engine {engine!r} …", err=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from tests.server.web.live_server import LiveServer
 
 from palaver.cli import main
 from palaver.cli.console import Console, encode_json
-from palaver.cli.logs import FORMAT, LogFormatter
+from palaver.cli.logs import FORMAT, LogFormatter, log_loop_error
 from palaver.control_characters import escape_controls, escape_json
 from palaver.ledger import Ledger
 from palaver.messages import Conversation, Finished, Message
@@ -328,6 +329,24 @@ def test_a_traceback_is_indented_and_without_the_texts_of_its_errors() -> None:
     assert all(line.startswith("    ") for line in further)
     assert text.index("ValueError") < text.index("EVIL")
     check_output(text)
+
+
+async def test_an_error_that_nobody_awaits_is_logged_without_its_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> None:
+        raise ValueError(HOSTILE)
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_loop_error)
+    task = asyncio.create_task(fail())
+    await asyncio.wait([task])
+    del task
+    gc.collect()
+    loop.set_exception_handler(None)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Task exception was never retrieved: ValueError (")
+    assert "EVIL" not in record.getMessage()
 
 
 async def test_no_request_forges_a_line_of_the_log(
