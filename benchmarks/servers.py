@@ -21,7 +21,7 @@ from aiohttp import WSMsgType, web
 
 from benchmarks.engines import ARGUMENTS
 from palaver import Sampling, Skill, Turn
-from palaver.config.settings import RoutingSettings, ServerSettings, Settings
+from palaver.config.settings import ConnectionSettings, RoutingSettings, ServerSettings, Settings
 from palaver.engine import (
     ChatMessage,
     Engine,
@@ -137,7 +137,9 @@ def make_ledger(kind: str, data: Path, redis_url: str) -> Ledger:
 def make_server(ledger: Ledger, engine: Engine, data: Path) -> Server:
     """Return a server with the skill `RelaySkill`, and another one to choose from."""
     settings = Settings(
-        server=ServerSettings(port=0, data=data), routing=RoutingSettings(default="relay")
+        server=ServerSettings(port=0, data=data),
+        connections=ConnectionSettings(per_address=10_000, pending=10_000),
+        routing=RoutingSettings(default="relay"),
     )
     return Server(
         settings,

@@ -162,10 +162,10 @@ class ServerSettings(Section):
 
 
 class ConnectionSettings(Section):
-    total: int = pydantic.Field(default=0, ge=0)
-    """Most connections at once. 0: as many as the limit on open files has room for, 10,000 at most.
-    Above it the oldest connection without a request is closed; when there is none, further ones are
-    refused, except for health and metrics."""
+    total: int = pydantic.Field(default=10_000, ge=1)
+    """Most connections at once, and never more than the limit on open files has room for. Above it
+    the oldest connection without a request is closed; when there is none, further ones are refused,
+    except for health and metrics."""
     per_address: int = pydantic.Field(default=0, ge=0)
     """Most connections of one client's address. 0: half of ``total``, 1,000 at most. Set
     ``trusted_proxies`` behind a reverse proxy, or all clients have its address."""
@@ -186,9 +186,10 @@ class ConnectionSettings(Section):
     write_timeout: float = pydantic.Field(default=30.0, gt=0)
     """Seconds in which a client must take what was sent to it; of more than 64 KiB, at least so
     much. Otherwise it is disconnected."""
-    unsent_bytes: int = pydantic.Field(default=32_000_000, ge=100_000)
-    """Bytes that all clients together may leave unread. Above it the connections with the most are
-    closed."""
+    buffer_bytes: int = pydantic.Field(default=32_000_000, ge=100_000)
+    """Bytes that the server holds for all connections together: what clients have not read, and
+    bodies and frames that are not complete. Above it the connections with the most are closed.
+    Keep it far above ``server.max_message_bytes``."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of reverse proxies, such as ``10.0.0.0/8``. Only from them
     ``X-Forwarded-For`` is believed, and limits by address hold for the clients behind them."""

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.payload import Payload
 from aiohttp.streams import StreamReader
 
 from palaver.errors import (
@@ -34,9 +36,30 @@ PROBE_INTERVAL = 0.5
 that has only ended its sending still reads."""
 PROGRESS_BYTES = 65_536
 """Bytes of a larger backlog that a client has to take within ``connections.write_timeout``."""
+FREE_BYTES = 65_536
+"""Bytes of an incomplete body or frame that are not counted."""
+PIECE_BYTES = 65_536
+"""Bytes of a large body that are written at once."""
 STALL_SECONDS = 3.0
 """Seconds that a stalled connection has to end by `Connection.on_stalled`."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Pieces(Payload):
+    """A response's body that is written in pieces, as fast as the client reads it."""
+
+    _value: bytes
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._size = len(body)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for start in range(0, len(self._value), PIECE_BYTES):
+            await writer.write(self._value[start : start + PIECE_BYTES])
 
 
 class BodyTimeout(RequestTimeout, TimeoutError):
@@ -81,7 +104,10 @@ class Connection(web.RequestHandler):
         """Set while the client has taken everything that was written."""
         self.writable.set()
         self.counted_bytes = 0
-        """The unsent bytes that `Connections` has counted."""
+        """The held bytes that `Connections` has counted."""
+        self.waiting_bytes = 0
+        """Bytes that wait to be written."""
+        self._received_bytes = 0
         self._connections = connections
         self._is_aborted = False
         self._has_ended_sending = False
@@ -132,10 +158,39 @@ class Connection(web.RequestHandler):
                 )
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._body_timer is not None and self._messages and self.request is not None:
-            body = self.request.content
-            if not body.is_eof():  # so the next message is the parser's error
-                body.set_exception(MalformedBody("the body is malformed"))
+        if self.is_websocket:
+            self._count_received(self._received_bytes + len(data))
+        elif self._body_timer is not None:
+            self._check_body()
+
+    def _count_received(self, size: int) -> None:
+        """Count the received part of a body or of a frame."""
+        self._received_bytes = size
+        if size > FREE_BYTES:
+            self.count_buffered()
+
+    def _check_body(self) -> None:
+        """End the deadline of a body that is complete, and refuse one that is malformed."""
+        assert self.request is not None
+        body = self.request.content
+        self._count_received(body.total_bytes)
+        if body.is_eof():
+            self._end_body_phase()
+        elif self._messages:  # the body is not complete, so this is the parser's error
+            body.set_exception(MalformedBody("the body is malformed"))
+
+    def _end_body_phase(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+        self.end_message()
+
+    def end_message(self) -> None:
+        """Count no more what was received: the body or the frame is complete."""
+        is_counted = self._received_bytes > FREE_BYTES
+        self._received_bytes = 0
+        if is_counted:
+            self.count_buffered()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocols may return it
         """Keep the connection of a client that has sent its request and waits for the response."""
@@ -186,15 +241,16 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if self.is_reserve:
             resp.force_close()
+        if isinstance(resp, web.Response) and isinstance(resp.body, bytes):
+            if len(resp.body) > PIECE_BYTES:
+                resp.body = Pieces(resp.body)
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
             self._finish_request()
 
     def _finish_request(self) -> None:
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
+        self._end_body_phase()
         self.request = self.on_probe = self.on_lost = None
         self._connections.set_pending(self)
         if self._has_ended_sending and not self._messages:
@@ -208,7 +264,7 @@ class Connection(web.RequestHandler):
             self._refuse(RequestTimeout())
 
     def _end_body(self, body: StreamReader) -> None:
-        if not body.at_eof():
+        if not body.is_eof():
             self._connections.metrics.limit_reached("body_timeout")
             body.set_exception(BodyTimeout())
 
@@ -240,18 +296,21 @@ class Connection(web.RequestHandler):
         super().pause_writing()
         self.writable.clear()
         self._start_write_deadline()
-        self.count_unsent()
+        self.count_buffered()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self.writable.set()
         if self._write_timer is not None:
             self._write_timer.cancel()
-        self.count_unsent()
+        self.count_buffered()
 
-    def count_unsent(self, waiting: int = 0) -> None:
-        """Count what the client has not taken: what was written, and ``waiting`` bytes more."""
-        self._connections.count_unsent(self, self._unsent_bytes() + waiting)
+    def count_buffered(self) -> None:
+        """Count what is held for this connection."""
+        held = self._unsent_bytes() + self.waiting_bytes
+        if self._received_bytes > FREE_BYTES:
+            held += self._received_bytes
+        self._connections.count_buffered(self, held)
 
     def _start_write_deadline(self) -> None:
         self._unsent = self._unsent_bytes()

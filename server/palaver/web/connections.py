@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,8 +16,6 @@ from palaver.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-MAX_TOTAL = 10_000
-"""Most connections when ``connections.total`` is not set."""
 MAX_OF_PART = 1_000
 """Most connections of an address, and most that are pending, when the settings do not say it."""
 RESERVE = 16
@@ -34,12 +33,12 @@ def raise_open_files_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def default_total() -> int:
+def room_for_connections() -> int:
     """Return how many connections the limit on open files has room for."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return MAX_TOTAL
-    return max(1, min(MAX_TOTAL, soft - max(LEAST_SPARE_FILES, soft // 8)))
+        return sys.maxsize
+    return max(1, soft - max(LEAST_SPARE_FILES, soft // 8))
 
 
 class OpenConnection(Protocol):
@@ -80,16 +79,18 @@ class Connections:
         self.settings = settings
         self.metrics = metrics
         self.addresses = addresses
-        self._total = settings.total or default_total()
+        self._total = min(settings.total, room_for_connections())
         part = max(1, min(MAX_OF_PART, self._total // 2))
         self._per_address = settings.per_address or part
         self._max_pending = settings.pending or part
         self._open: dict[OpenConnection, None] = {}
-        self._unsent = 0
+        self._buffered = 0
         self._all = Group()
         self._groups: dict[str, Group] = {}
         metrics.gauge(
-            "palaver_unsent_bytes", "Bytes that clients have not taken", lambda: self._unsent
+            "palaver_buffered_bytes",
+            "Bytes held for connections: unread by the client, or not complete",
+            lambda: self._buffered,
         )
         metrics.gauge("palaver_connections", "Open connections", lambda: self._all.open)
         metrics.gauge(
@@ -158,7 +159,7 @@ class Connections:
         if connection not in self._open:
             return
         del self._open[connection]
-        self._unsent -= connection.counted_bytes
+        self._buffered -= connection.counted_bytes
         connection.counted_bytes = 0
         for group in self._groups_of(connection):
             group.open -= 1
@@ -178,18 +179,17 @@ class Connections:
             for group in self._groups_of(connection):
                 group.pending.pop(connection, None)
 
-    def count_unsent(self, connection: OpenConnection, size: int) -> None:
-        """Count the bytes that a client has not taken, and end the connections with the most while
-        all of them have too many."""
+    def count_buffered(self, connection: OpenConnection, size: int) -> None:
+        """Count the bytes that are held for a connection, and end the connections with the most
+        while all of them have too many."""
         if connection not in self._open:
             return
-        self._unsent += size - connection.counted_bytes
+        self._buffered += size - connection.counted_bytes
         connection.counted_bytes = size
-        while self._unsent > self.settings.unsent_bytes:
+        while self._buffered > self.settings.buffer_bytes:
             largest = max(self._open, key=lambda each: each.counted_bytes)
-            log.info("a slow reader is disconnected: too much waits for all of them")
-            self.metrics.slow_reader()
-            self.metrics.limit_reached("unsent_bytes")
+            log.info("a connection is ended: too much is held for all of them")
+            self.metrics.limit_reached("buffer_bytes")
             self.remove(largest)
             largest.abort()
 

@@ -53,7 +53,7 @@ class EventQueue:
     def clear(self) -> None:
         """Drop what waits."""
         self._parts.clear()
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._connection.waiting_bytes = 0
 
     async def next(self) -> bytes:
         """Wait for parts and return them; return a comment after `PING_INTERVAL`, and nothing at
@@ -80,8 +80,9 @@ class EventQueue:
         self._page_bytes = 0
 
     def _check(self) -> None:
+        self._connection.waiting_bytes = self._waiting_bytes
         if not self._connection.writable.is_set():
-            self._connection.count_unsent(self._waiting_bytes)
+            self._connection.count_buffered()
         unsent = self._waiting_bytes + self._written_bytes
         if not self.is_over and unsent > self._limit + self._page_bytes:
             self._on_overflow()

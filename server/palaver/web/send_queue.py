@@ -78,7 +78,7 @@ class SendQueue:
             transport.write(data)
         unsent = transport.get_write_buffer_size()
         if unsent:
-            self._connection.count_unsent()
+            self._connection.count_buffered()
         return unsent
 
     def close(self) -> None:

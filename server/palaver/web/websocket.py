@@ -197,6 +197,7 @@ class WebSocketConnection:
     async def _serve(self) -> None:
         while True:
             received = await self._socket.receive()
+            self._connection.end_message()
             if received.type is WSMsgType.TEXT:
                 await self._handle_data(received.data)
             elif received.type is WSMsgType.BINARY:

@@ -7,6 +7,7 @@ import json
 import logging
 import resource
 import socket
+import sys
 import types
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -22,7 +23,7 @@ from palaver.config.settings import ConnectionSettings
 from palaver.web import acceptor as acceptor_module
 from palaver.web import connections as connections_module
 from palaver.web.acceptor import Acceptor
-from palaver.web.connections import default_total, raise_open_files_limit
+from palaver.web.connections import raise_open_files_limit, room_for_connections
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
@@ -221,12 +222,12 @@ async def test_one_person_has_no_more_connections_than_set() -> None:
 
 
 def test_the_limit_on_open_files_leaves_some_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    for open_files, expected in ((1024, 896), (256, 192), (1_000_000, 10_000), (-1, 10_000)):
+    for open_files, expected in ((1024, 896), (256, 192), (1_000_000, 875_000), (-1, sys.maxsize)):
         fake = types.SimpleNamespace(
             getrlimit=lambda _, soft=open_files: (soft, soft), RLIMIT_NOFILE=0, RLIM_INFINITY=-1
         )
         monkeypatch.setitem(vars(connections_module), "resource", fake)
-        assert default_total() == expected, open_files
+        assert room_for_connections() == expected, open_files
 
 
 def test_the_limit_on_open_files_is_raised() -> None:

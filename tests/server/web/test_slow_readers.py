@@ -67,13 +67,13 @@ def abandon(client: WebSocketClient) -> None:
 
 
 @contextlib.contextmanager
-def watching_unsent_bytes(live_server: LiveServer) -> Iterator[list[float]]:
-    """Yield the values of ``palaver_unsent_bytes`` during the block."""
+def watching_buffered_bytes(live_server: LiveServer) -> Iterator[list[float]]:
+    """Yield the values of ``palaver_buffered_bytes`` during the block."""
     values: list[float] = []
 
     async def watch() -> None:
         while True:
-            values.append(metric(live_server, "palaver_unsent_bytes"))
+            values.append(metric(live_server, "palaver_buffered_bytes"))
             await asyncio.sleep(0.02)
 
     watching = asyncio.create_task(watch())
@@ -91,7 +91,7 @@ async def test_a_client_that_reads_nothing_is_disconnected(path: str) -> None:
         async with unread(live_server, f"{path}?person=ada&since=start"):
             await eventually(lambda: limit_metric(live_server, "write_timeout") == 1)
             await eventually(lambda: metric(live_server, "palaver_connections") == 1)
-            assert metric(live_server, "palaver_unsent_bytes") == 0
+            assert metric(live_server, "palaver_buffered_bytes") == 0
         assert metric(live_server, "palaver_slow_readers_total") == 1
 
 
@@ -102,7 +102,7 @@ async def test_a_client_that_reads_a_little_now_and_then_is_disconnected() -> No
         reading = asyncio.create_task(_read_slowly(live_server))
         try:
             await eventually(lambda: limit_metric(live_server, "write_timeout") == 1)
-            await eventually(lambda: metric(live_server, "palaver_unsent_bytes") == 0)
+            await eventually(lambda: metric(live_server, "palaver_buffered_bytes") == 0)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -160,8 +160,8 @@ async def test_a_websocket_that_stays_stalled_is_freed() -> None:
             set_reading(client, False)
             hello = {"type": "hello", "thread": "t", "person": "ada", "since": "start"}
             await client.send(hello)
-            await eventually(lambda: metric(live_server, "palaver_unsent_bytes") > 0)
-            await eventually(lambda: metric(live_server, "palaver_unsent_bytes") == 0)
+            await eventually(lambda: metric(live_server, "palaver_buffered_bytes") > 0)
+            await eventually(lambda: metric(live_server, "palaver_buffered_bytes") == 0)
             await eventually(lambda: metric(live_server, "palaver_websockets") == 0)
             abandon(client)
 
@@ -174,14 +174,14 @@ async def test_what_happens_while_a_snapshot_is_read_follows_it() -> None:
             set_reading(client, False)
             hello = {"type": "hello", "thread": "t", "person": "ada", "since": "start"}
             await client.send(hello)
-            await eventually(lambda: metric(live_server, "palaver_unsent_bytes") > 0)
-            before = metric(live_server, "palaver_unsent_bytes")
+            await eventually(lambda: metric(live_server, "palaver_buffered_bytes") > 0)
+            before = metric(live_server, "palaver_buffered_bytes")
             body = {"text": "/scripted x", "person": "ada"}
             _, receipt = await live_server.post(f"{CONVERSATION}/messages", body)
             expected = [f"{number} " * 1000 for number in range(30)]
             live_server.scripted.emit(*expected)
             await eventually(lambda: live_server.server._dispatcher.running == 0)
-            assert metric(live_server, "palaver_unsent_bytes") <= before
+            assert metric(live_server, "palaver_buffered_bytes") <= before
             set_reading(client, True)
             assert await client.wait_for_reply(receipt["turn"]) == "".join(expected)
         assert metric(live_server, "palaver_slow_readers_total") == 0
@@ -194,10 +194,10 @@ async def test_frames_beside_a_snapshot_that_is_not_read_are_limited() -> None:
             set_reading(client, False)
             hello = {"type": "hello", "thread": "t", "person": "ada", "since": "start"}
             await client.send(hello)
-            await eventually(lambda: metric(live_server, "palaver_unsent_bytes") > 0)
-            before = metric(live_server, "palaver_unsent_bytes")
+            await eventually(lambda: metric(live_server, "palaver_buffered_bytes") > 0)
+            before = metric(live_server, "palaver_buffered_bytes")
             refused = {"type": "send", "id": "i" * 200, "text": "x", "skill": "s" * 2000}
-            with watching_unsent_bytes(live_server) as values:
+            with watching_buffered_bytes(live_server) as values:
                 with contextlib.suppress(aiohttp.ClientError):
                     async with asyncio.timeout(TIMEOUT_SECONDS):
                         while not metric(live_server, "palaver_slow_readers_total"):
@@ -210,33 +210,71 @@ async def test_frames_beside_a_snapshot_that_is_not_read_are_limited() -> None:
 
 
 async def test_all_clients_together_leave_no_more_unread_than_set() -> None:
-    settings = ConnectionSettings(unsent_bytes=1_500_000)
+    settings = ConnectionSettings(buffer_bytes=1_500_000)
     async with open_live_server(connections=settings) as live_server:
         await fill(live_server, 2, 500_000)
         async with contextlib.AsyncExitStack() as stack, live_server.connect("other") as other:
-            with watching_unsent_bytes(live_server) as values:
+            with watching_buffered_bytes(live_server) as values:
                 path = f"{CONVERSATION}/events?person=ada&since=start"
                 for _ in range(10):
                     await stack.enter_async_context(unread(live_server, path))
-                await eventually(lambda: limit_metric(live_server, "unsent_bytes") >= 5)
+                await eventually(lambda: limit_metric(live_server, "buffer_bytes") >= 5)
                 turn = await other.send_message("still here")
                 assert await other.wait_for_reply(turn) == "still here "
             assert max(values) <= 1_500_000
-        await eventually(lambda: metric(live_server, "palaver_unsent_bytes") == 0)
+        await eventually(lambda: metric(live_server, "palaver_buffered_bytes") == 0)
 
 
 async def test_many_streams_that_are_never_read_end_at_the_deadline() -> None:
-    settings = ConnectionSettings(write_timeout=1.0, unsent_bytes=10_000_000)
+    settings = ConnectionSettings(write_timeout=1.0, buffer_bytes=10_000_000)
     async with open_live_server(connections=settings) as live_server:
         await fill(live_server, 20, 900_000)
         async with contextlib.AsyncExitStack() as stack:
-            with watching_unsent_bytes(live_server) as values:
-                for number in range(40):
-                    since = "&since=start" if number % 2 else ""
-                    path = f"{CONVERSATION}/events?person=ada{since}"
+            with watching_buffered_bytes(live_server) as values:
+                path = f"{CONVERSATION}/events?person=ada&since=start"
+                for _ in range(40):
                     await stack.enter_async_context(unread(live_server, path))
                 await eventually(lambda: limit_metric(live_server, "write_timeout") >= 1)
                 await eventually(lambda: metric(live_server, "palaver_event_streams") == 0)
             assert max(values) <= 10_000_000
-            assert metric(live_server, "palaver_unsent_bytes") == 0
+            assert metric(live_server, "palaver_buffered_bytes") == 0
             assert metric(live_server, "palaver_subscriptions") == 0
+
+
+async def test_bodies_and_frames_that_are_never_complete_count_too() -> None:
+    settings = ConnectionSettings(buffer_bytes=1_500_000)
+    head = b"POST /v1/conversations/t/messages HTTP/1.1\r\nHost: localhost\r\n"
+    body = head + b"Content-Length: 900000\r\n\r\n" + b"x" * 600_000
+    async with open_live_server(connections=settings) as live_server:
+        async with contextlib.AsyncExitStack() as stack, live_server.connect("other") as other:
+            await other.send_message("x" * 200_000)  # is complete: it counts no more
+            for _ in range(2):
+                client = await stack.enter_async_context(raw_connection(live_server.address))
+                await client.send(body)
+            await eventually(lambda: metric(live_server, "palaver_buffered_bytes") > 1_000_000)
+            assert limit_metric(live_server, "buffer_bytes") == 0
+            frame = await stack.enter_async_context(live_server.open_websocket())
+            await frame.hello("frame")
+            connection = frame.socket._response.connection
+            assert connection is not None
+            assert connection.transport is not None
+            connection.transport.write(b"\x81\xff" + (900_000).to_bytes(8, "big") + b"x" * 600_000)
+            await eventually(lambda: limit_metric(live_server, "buffer_bytes") == 1)
+            assert metric(live_server, "palaver_buffered_bytes") <= 1_500_000
+            turn = await other.send_message("still here")
+            assert await other.wait_for_reply(turn) == "still here "
+            abandon(frame)
+        await eventually(lambda: metric(live_server, "palaver_buffered_bytes") == 0)
+
+
+async def test_a_large_response_waits_for_its_client_and_is_complete() -> None:
+    settings = ConnectionSettings(buffer_bytes=1_500_000)
+    async with open_live_server(connections=settings) as live_server:
+        await fill(live_server, 8, 900_000)
+        async with live_server.session.get(live_server.url("/v1/export?person=ada")) as response:
+            await eventually(lambda: metric(live_server, "palaver_connections") == 1)
+            exported = await response.json()
+            assert int(response.headers["Content-Length"]) > 7_200_000
+        (history,) = exported["conversations"].values()
+        assert [len(entry["text"]) for entry in history if entry["role"] == "user"] == [900_009] * 8
+        assert limit_metric(live_server, "buffer_bytes") == 0
