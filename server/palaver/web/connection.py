@@ -110,6 +110,7 @@ class Connection(web.RequestHandler):
         self._received_bytes = 0
         self._connections = connections
         self._is_aborted = False
+        self._is_refused = False
         self._has_ended_sending = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -148,6 +149,8 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self.request is None:
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge())
@@ -218,9 +221,7 @@ class Connection(web.RequestHandler):
         """Answer a request whose head is complete."""
         self.request = request
         self._head_bytes = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._cancel_head_timer()
         self._connections.set_served(self)
         if not request.content.is_eof():
             self._body_timer = self._loop.call_later(
@@ -263,6 +264,11 @@ class Connection(web.RequestHandler):
             self._connections.metrics.limit_reached("head_timeout")
             self._refuse(RequestTimeout())
 
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
     def _end_body(self, body: StreamReader) -> None:
         if not body.is_eof():
             self._connections.metrics.limit_reached("body_timeout")
@@ -270,9 +276,17 @@ class Connection(web.RequestHandler):
 
     def _refuse(self, error: PalaverError) -> None:
         """Answer something that is not a whole request, and close the connection."""
-        if self.transport is not None and self._head_bytes:
-            self.transport.write(raw_response(error))
-        self.force_close()
+        if self._open_transport is None or not self._head_bytes:
+            self.force_close()
+            return
+        self._is_refused = True
+        self._cancel_head_timer()
+        self.close()
+        self._open_transport.write(raw_response(error))
+        # Closing it now would reset the connection of a client that still sends, and the client
+        # would not read the response.
+        self._open_transport.write_eof()
+        self._head_timer = self._loop.call_later(LINGER_SECONDS, self.abort)
 
     def handle_error(
         self,
