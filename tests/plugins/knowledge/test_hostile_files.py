@@ -222,6 +222,33 @@ def test_the_reading_process_can_open_nothing() -> None:
     assert "allowed" not in done.stdout.decode()
 
 
+FLOOD = """
+import os, sys
+from palaver_plugins.knowledge import reader_process
+
+def read(content, limit):
+    while True:
+        os.write(1, b"x" * 1_000)
+
+reader_process.READERS = {".evil": read}
+reader_process.main(*sys.argv[1:])
+"""
+
+
+def test_the_reading_process_cannot_write_more_than_its_limit() -> None:
+    with os.fdopen(os.memfd_create("flood"), "rb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", FLOOD, ".evil", str(1 << 30), "10", "10", "1000", "20000"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+        assert b"File too large" in done.stderr
+        assert os.fstat(output.fileno()).st_size == 20_000
+
+
 def test_the_reading_process_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALAVER_KEY", "canary")
     monkeypatch.setenv("HF_TOKEN", "canary")
