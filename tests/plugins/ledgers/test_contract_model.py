@@ -733,7 +733,7 @@ def test_a_mutant_ledger_does_not_behave_as_the_model(
     "changes",
     [
         {"running == turn and newest_fence == fence": "running == turn"},
-        {"redis.call('ZADD', queue, math.max(due_at, now()), name)": "wake()"},
+        {"redis.call('ZADD', queue, math.max(due_at, now())": "redis.call('ZREM', queue"},
     ],
     ids=["fence off", "not queued"],
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.plugins.ledgers.conftest import sqlite_subject
+from tests.plugins.ledgers.conftest import UnsyncedThread, sqlite_subject
 from tests.plugins.ledgers.redis_server import redis_server
 from tests.proof_settings import SEED, short_or_long
 
@@ -118,13 +118,29 @@ async def memory_store(
     yield Store(gate, [GatedLedger(ledger, gate)] * 2)
 
 
+def gated_thread(gate: Gate) -> type[UnsyncedThread]:
+    """Return a thread whose operations wait at the gate: an erasure is several."""
+
+    class GatedThread(UnsyncedThread):
+        def submit(self, operation: Any, *arguments: Any, **_: Any) -> "asyncio.Future[Any]":
+            submit = super().submit
+
+            async def wait_and_submit() -> Any:
+                async with gate.call():
+                    return await submit(operation, *arguments)
+
+            return asyncio.ensure_future(wait_and_submit())
+
+    return GatedThread
+
+
 @contextlib.asynccontextmanager
 async def sqlite_store(directory: Path) -> AsyncIterator[Store]:
-    async with sqlite_subject(directory) as subject:
+    gate = Gate()
+    async with sqlite_subject(directory, gated_thread(gate)) as subject:
         await subject.ledger.start()
-        gate = Gate()
         try:
-            yield Store(gate, [GatedLedger(subject.ledger, gate)] * 2)
+            yield Store(gate, [subject.ledger] * 2)
         finally:
             await subject.ledger.close()
 

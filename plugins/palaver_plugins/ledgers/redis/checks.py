@@ -33,6 +33,8 @@ class ServerInfo(NamedTuple):
     master: str = ""
     """Address of its master; empty when it is a master itself."""
     clustered: bool = False
+    time: float = 0.0
+    """Its clock, in seconds since the epoch; 0 when it is not known."""
 
     @property
     def durable(self) -> bool:
@@ -60,6 +62,7 @@ async def inspect(send: SendCommand, check: CheckReply) -> ServerInfo:
             filter(None, (_field(info, f"master_{part}") for part in ("host", "port")))
         ),
         clustered=_field(info, "redis_mode") == "cluster",
+        time=int(_field(info, "server_time_usec") or 0) / 1e6,
     )
 
 

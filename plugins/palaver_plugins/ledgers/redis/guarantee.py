@@ -1,13 +1,15 @@
 """Guarantee of a Redis deployment: its promises and limitations, in sentences."""
 
 import ipaddress
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from palaver import Guarantee
 from palaver_plugins.ledgers.redis.address import Address
 from palaver_plugins.ledgers.redis.checks import ServerInfo
 from palaver_plugins.ledgers.redis.sentinel import Sentinels
+from palaver_plugins.ledgers.retention import DAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,7 @@ class Deployment:
     replicas: int
     sentinels: Sentinels | None
     excess_commands: frozenset[str]
+    now: float = field(default_factory=time.time)
 
     def describe(self) -> Guarantee:
         return Guarantee(
@@ -29,7 +32,13 @@ class Deployment:
                 *self._security_promises(),
             ),
             limitations=tuple(
-                dict.fromkeys((*self._durability_limitations(), *self._security_limitations()))
+                dict.fromkeys(
+                    (
+                        *self._durability_limitations(),
+                        *self._security_limitations(),
+                        *self._clock_limitations(),
+                    )
+                )
             ),
         )
 
@@ -110,6 +119,16 @@ class Deployment:
                 f"{', '.join(commands)}: config/redis.conf has a user with the "
                 "least permissions."
             )
+
+    def _clock_limitations(self) -> Iterator[str]:
+        for address, server in self.servers.items():
+            deviation = server.time - self.now
+            if server.time and abs(deviation) > DAY:
+                yield (
+                    f"The clock of Redis at {address} is {abs(deviation) / DAY:.1f} days "
+                    f"{'ahead of' if deviation > 0 else 'behind'} this machine's: Redis deletes "
+                    "what expires by its own clock. Correct the one that is wrong."
+                )
 
     @property
     def _clustered(self) -> bool:

@@ -44,8 +44,11 @@ class Memories(NamedTuple):
         return values
 
     async def _renew(self, partition: Partition, memories: str) -> None:
-        if self.retention:
-            await self.client.command(partition, "PEXPIRE", memories, self.retention)
+        if self.retention:  # never earlier than before: the server's clock may be behind
+            await asyncio.gather(
+                self.client.command(partition, "PEXPIRE", memories, self.retention, "NX"),
+                self.client.command(partition, "PEXPIRE", memories, self.retention, "GT"),
+            )
         else:
             await self.client.command(partition, "PERSIST", memories)
 

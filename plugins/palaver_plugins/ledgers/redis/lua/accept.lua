@@ -38,7 +38,7 @@ local record = redis.call('HGET', records, 'i' .. id)
 if record then
   local first, known_digest, accepted_at, offered = string.match(
     record, '^(%S+) (%S+) (%S+) (%S+)$')
-  if time - tonumber(accepted_at) < DAY then
+  if math.abs(time - tonumber(accepted_at)) < DAY then
     if known_digest ~= digest then
       return redis.error_reply('CONFLICT another body')
     end

@@ -65,6 +65,34 @@ local function next_due()
   return name, tonumber(due_at), name and redis.call('LINDEX', prefix .. name .. ':q', 0)
 end
 
+-- Returns the latest time at which a conversation can be due: at the end of a lease that begins now, or
+-- of the merge window of a message that was not accepted later than now.
+local function latest_due(name, time)
+  local running, its_lease = unpack(redis.call('HMGET', prefix .. name, 'running', 'lease'))
+  if running and running ~= '' then
+    return time + tonumber(its_lease or lease)
+  end
+  local turn = redis.call('LINDEX', prefix .. name .. ':q', 0) or ''
+  local due_at, times = unpack(
+    redis.call('HMGET', prefix .. name .. ':t:' .. turn, 'due_at', 'accepted_at'))
+  local accepted_at = tonumber(string.match(times or '', '%d+$') or math.huge)
+  return accepted_at <= time and math.max(time, tonumber(due_at)) or time
+end
+
+-- After the server's clock was set back, leases and waiting turns would be due in the far future. Those
+-- are the last in the queue.
+local MAX_REQUEUED = 100
+local function requeue_stale(time)
+  for _ = 1, MAX_REQUEUED do
+    local name, due_at = unpack(redis.call('ZRANGE', queue, 0, 0, 'REV', 'WITHSCORES'))
+    local latest = name and latest_due(name, time)
+    if not name or tonumber(due_at) <= latest then
+      return
+    end
+    redis.call('ZADD', queue, latest, name)
+  end
+end
+
 -- A process that holds claims subscribes to a channel of its own, and Redis notices at once when the
 -- connection ends. A process that has no subscription for GONE ms counts as dead: its turns are due
 -- before their leases expire. If it lives after all, the fence refuses its writes.
@@ -84,13 +112,14 @@ end
 -- to 0.
 local function check_owners(time)
   local wait = 250
-  if time - tonumber(redis.call('HGET', state, 'owners_checked_at') or 0) < CHECK_INTERVAL then
+  local since_check = time - tonumber(redis.call('HGET', state, 'owners_checked_at') or 0)
+  if since_check >= 0 and since_check < CHECK_INTERVAL then
     return CHECK_INTERVAL
   end
   for each, missing_since in pairs(owners) do
     if redis.call('PUBLISH', channels .. each, '') > 0 then
       owners[each] = 0
-    elseif missing_since == 0 then
+    elseif missing_since == 0 or missing_since > time then
       owners[each] = time
       wait = GONE
     elseif time - missing_since < GONE then
@@ -111,11 +140,15 @@ if name and not turn then
   remove_expired()
   name, due_at, turn = next_due()
 end
+if name and due_at > time then
+  requeue_stale(time)
+  name, due_at, turn = next_due()
+end
 if not name then
   return -1
 end
-if due_at > time then
-  return math.min(due_at - time, next_check)
+if due_at > time or not turn then
+  return math.min(math.max(due_at - time, 0), next_check)
 end
 
 conv = prefix .. name
@@ -129,7 +162,7 @@ if old_claim_key then
 end
 local fence = redis.call('HINCRBY', conv, 'fence', 1)
 redis.call('HSET', conv, 'running', turn, 'worker', worker, 'owner', owner,
-  'claim_key', claim_key)
+  'claim_key', claim_key, 'lease', lease)
 if not owners[owner] then
   owners[owner] = 0
   redis.call('HSET', state, 'owners', cmsgpack.pack(owners))

@@ -1,11 +1,11 @@
 -- Start of every script. KEYS: the partition's state and queue, then the conversation.
--- State, a hash: run_id, epoch, erasures, retention (ms, 0 for ever), queued, running, owners and
--- owners_checked_at (see claim). Queue, a sorted set: conversation -> when it is due, in ms: the end
+-- State, a hash: run_id, epoch, erasures, retention (ms, 0 for ever), seen_at (see expiry), queued,
+-- running, owners and owners_checked_at (see claim). Queue, a sorted set: conversation -> when it is due, in ms: the end
 -- of a merge window, of a lease, or the time since which a turn waits.
 -- The keys of a conversation are its key with a suffix; ids contain no colon, so none collide.
 local state, queue, conv = KEYS[1], KEYS[2], KEYS[3]
-local epoch, erasures, retention = unpack(
-  redis.call('HMGET', state, 'epoch', 'erasures', 'retention'))
+local epoch, erasures, retention, seen_at = unpack(
+  redis.call('HMGET', state, 'epoch', 'erasures', 'retention', 'seen_at'))
 if not epoch then
   return redis.error_reply('NOEPOCH the store is new')
 end

@@ -48,11 +48,15 @@ local function join(turn, message, time)
     'accepted_at', times .. ' ' .. time, 'count', turn.count + 1)
 end
 
+-- The server's clock may have been set since the burst began: its begin is at most MAX_MERGE_WINDOWS
+-- before the present end of the window.
 local function merge(turn, message, time, window)
   local key = conv .. ':t:' .. turn.id
-  local began_at = string.match(redis.call('HGET', key, 'accepted_at'), '^%d+')
+  local accepted_at = string.match(redis.call('HGET', key, 'accepted_at'), '^%d+')
+  local longest = MAX_MERGE_WINDOWS * window
   join(turn, message, time)
-  turn.due_at = math.min(time + window, tonumber(began_at) + MAX_MERGE_WINDOWS * window)
+  local began_at = math.max(tonumber(accepted_at), turn.due_at - longest)
+  turn.due_at = math.min(time + window, began_at + longest)
   redis.call('HSET', key, 'due_at', turn.due_at)
 end
 

@@ -28,15 +28,16 @@ local function each_dead_letter(visit)
   end
 end
 
--- Adds a dead letter to the index of each person who has messages in it or whose turn it was.
-local function index_dead_letter(indexes, turn, person, messages, ends)
+-- Adds a dead letter, which ends at `ends`, to the index of each person who has messages in it or
+-- whose turn it was. The indexes expire at `index_ends`.
+local function index_dead_letter(indexes, turn, person, messages, ends, index_ends)
   local people = {[person] = true}
   for _, pair in ipairs(messages) do
     people[pair[1]] = true
   end
   for each in pairs(people) do
     redis.call('ZADD', indexes .. each, ends, turn)
-    redis.call('PEXPIRE', indexes .. each, MONTH)
+    redis.call('PEXPIREAT', indexes .. each, index_ends)
   end
 end
 

@@ -5,6 +5,17 @@
 local expires_at
 local HOUR, DAY, WEEK = 3600000, 86400000, 7 * 86400000
 
+-- Returns the time from which the retention counts: the latest that the server's clock has shown, to
+-- within an hour. What is used while the clock is behind must not be expired when it is right again.
+local function retention_now()
+  local seen = tonumber(seen_at or 0)
+  if now() > seen + HOUR then
+    seen_at = integer(now())
+    redis.call('HSET', state, 'seen_at', seen_at)
+  end
+  return math.max(now(), seen)
+end
+
 local function set_expiry(key)
   if expires_at then
     redis.call('PEXPIREAT', key, expires_at)
@@ -39,7 +50,7 @@ end
 
 -- Keeps the conversation for the retention from now on.
 local function postpone_expiry(person_indexes, name)
-  local wanted = retention > 0 and now() + retention or nil
+  local wanted = retention > 0 and retention_now() + retention or nil
   if expires_at == wanted
     or (expires_at and wanted and math.abs(wanted - expires_at) < HOUR) then
     return

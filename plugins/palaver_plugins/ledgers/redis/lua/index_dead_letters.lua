@@ -10,7 +10,8 @@ for _, turn in ipairs(turns) do
     'HMGET', dead_letter_key(turn), 'tenant', 'person', 'messages', 'at'))
   if tenant then
     index_dead_letter(
-      ARGV[1] .. tenant .. '/', turn, person, cmsgpack.unpack(messages), tonumber(time) + MONTH)
+      ARGV[1] .. tenant .. '/', turn, person, cmsgpack.unpack(messages), tonumber(time) + MONTH,
+      now() + MONTH)
   end
 end
 if #turns < COUNT then

@@ -40,7 +40,7 @@ local function write_memory(entry)
     redis.call('HSET', key, NUL .. field, integer(version), NUL, integer(version))
   end
   if retention > 0 then
-    redis.call('PEXPIRE', key, retention)
+    redis.call('PEXPIREAT', key, retention_now() + retention)
   else
     redis.call('PERSIST', key)
   end

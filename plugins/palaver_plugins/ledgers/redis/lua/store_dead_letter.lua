@@ -12,7 +12,8 @@ local function delete_oldest(newest)
 end
 
 local function store_dead_letter(turn, person, dead_letter, attempt, reply, skill, time)
-  local ends = time + (retention > 0 and math.min(retention, MONTH) or MONTH)
+  local stored_at = retention_now()
+  local ends = stored_at + (retention > 0 and math.min(retention, MONTH) or MONTH)
   local kept = first_code_points(reply, dead_letter[3])
   if #kept < #reply then
     kept = kept .. dead_letter[4]
@@ -21,9 +22,9 @@ local function store_dead_letter(turn, person, dead_letter, attempt, reply, skil
     'person', person, 'messages', cmsgpack.pack(dead_letter[2]), 'reason', dead_letter[1],
     'attempt', attempt, 'reply', kept, 'skill', skill, 'at', time)
   redis.call('PEXPIREAT', dead_letter_key(turn), ends)
-  index_dead_letter(dead_letter[5], turn, person, dead_letter[2], ends)
-  redis.call('ZADD', dead_letters, time, turn)
+  index_dead_letter(dead_letter[5], turn, person, dead_letter[2], ends, stored_at + MONTH)
+  redis.call('ZADD', dead_letters, stored_at, turn)
   redis.call('ZREMRANGEBYSCORE', dead_letters, '-inf', time - MONTH)
   delete_oldest(turn)
-  redis.call('PEXPIRE', dead_letters, MONTH)
+  redis.call('PEXPIREAT', dead_letters, stored_at + MONTH)
 end
