@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from palaver.authentication import Principal
-from palaver.concurrency import check_member
+from palaver.concurrency import check_member, not_a_member
 from palaver.ledger import Erasure, Export, HistoryPage, Receipt, Snapshot, StopState
 from palaver.messages import Conversation, Cursor, Event, Message, Received
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription
@@ -115,7 +115,7 @@ class ConversationAccess:
         await self.check_membership()
         snapshot = await self._service.snapshot(self.conversation)
         if not self.allows_snapshot(snapshot):  # another person has written in the meantime
-            check_member(self.conversation, self.person, _people(snapshot))
+            raise not_a_member(self.conversation)
         return snapshot
 
     async def history(self, before: str, limit: int) -> HistoryPage:
@@ -139,10 +139,10 @@ class ConversationAccess:
         return self._is_member
 
     def allows_snapshot(self, snapshot: Snapshot) -> bool:
-        """Return whether the person may see the conversation's state at the start."""
-        people = _people(snapshot)
-        self._is_member = self._is_member or self.person in people
-        return self._is_member or not people
+        """Return whether the person may see the conversation's state at the start: the state of a
+        member, or one without any entry. A part of the history need not show who is a member."""
+        self._is_member = self._is_member or self.person in _people(snapshot)
+        return self._is_member or not (snapshot.history or snapshot.earlier or snapshot.pending)
 
     def allows_reset(self, snapshot: Snapshot) -> bool:
         """Return whether the person may see a state that replaces an earlier one.

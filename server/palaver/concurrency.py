@@ -118,7 +118,11 @@ def _yields(running: UnsettledTurnState, message: Message) -> bool:
 def check_member(conversation: Conversation, person: str, members: Collection[str]) -> None:
     """Raise `Forbidden` when the conversation has members and the person is not one."""
     if members and person not in members:
-        raise Forbidden(f"conversation {conversation.thread!r} belongs to someone else")
+        raise not_a_member(conversation)
+
+
+def not_a_member(conversation: Conversation) -> Forbidden:
+    return Forbidden(f"conversation {conversation.thread!r} belongs to someone else")
 
 
 def check_dead_letter(turn: str, person: str, messages: Iterable[Message]) -> None:

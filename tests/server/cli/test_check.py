@@ -479,3 +479,28 @@ def test_a_port_that_another_program_uses_is_a_fault() -> None:
         result = run(settings=(f"server.port={port}",))
     assert lines(result, "✗") == [f"cannot listen on 127.0.0.1:{port}: Address already in use"]
     assert result.exit_code == 69
+
+
+def test_a_clock_that_has_jumped_is_reported(tmp_path: Path) -> None:
+    """Check a file that was last used when the clock showed a time a year ago, or ahead."""
+    settings = ("ledger.use=sqlite", f"server.data={tmp_path}")
+
+    async def use() -> None:
+        ledger = SQLiteLedger(SQLiteLedgerSettings(), tmp_path)
+        await ledger.start()
+        await ledger.close()
+
+    asyncio.run(use())
+    assert "The clock shows" not in run(settings=settings, kind=RealConsole).output
+    year = 365 * 86_400
+    for shift, words in ((-year, "365.0 days after"), (2 * year, "365.0 days before")):
+        with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+            connection.execute(
+                "UPDATE meta SET value = json_set(value, '$.seen_at', "
+                "json_extract(value, '$.seen_at') + ?) WHERE key = 'clock'",
+                (shift,),
+            )
+        connection.close()
+        result = run(settings=settings, kind=RealConsole)
+        (note,) = [line for line in lines(result, "!") if "The clock shows" in line]
+        assert words in note

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
+import msgspec
 import pytest
 from tests.server.web.live_server import LiveServer, eventually, open_live_server
 from tests.server.web.test_api import EVENTS, MESSAGES, reading
 
 from palaver.channels import ConversationAccess
+from palaver.ledger import HistoryEntry, PendingTurn, Snapshot
 from palaver.messages import Conversation, Cursor, Finished, Message, Received, Text
 from palaver.testing import MemoryLedger
 
@@ -44,6 +47,17 @@ class SimultaneousLedger(MemoryLedger):
         found = await super().members(conversation)
         await self._both.wait()
         return found
+
+
+class CutLedger(MemoryLedger):
+    """A ledger with one snapshot, of a conversation whose members it does not know yet."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__()
+        self._cut = snapshot
+
+    async def snapshot(self, conversation: Conversation, *limits: Any, **more: Any) -> Snapshot:
+        return self._cut
 
 
 @pytest.fixture
@@ -156,6 +170,30 @@ def test_only_the_own_first_message_opens_a_stream(live_server: LiveServer) -> N
         assert not access.allows_event(event)
     assert access.allows_event(Received(turn="2", id="b", person="eve", text="mine"))
     assert access.allows_event(Text(turn="2", position=0, text="yours"))
+
+
+REPLY = HistoryEntry(role="assistant", text=SECRET, turn="1", at=1.0, outcome="done")
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"history": (REPLY,)},
+        {"earlier": "7"},
+        {"pending": (PendingTurn(turn="1", messages=(), running=True, reply=SECRET),)},
+    ],
+)
+async def test_a_part_of_a_state_that_shows_no_member_is_hidden(
+    live_server: LiveServer, seen: dict[str, Any]
+) -> None:
+    """Check a snapshot whose limits have cut every message of its only member off."""
+    cut = msgspec.structs.replace(await live_server.server.snapshot(CONVERSATION), **seen)
+
+    access = ConversationAccess(live_server.server, CONVERSATION, "eve")
+    assert not access.allows_snapshot(cut)
+    async with open_live_server(ledger=CutLedger(cut)) as cutting:
+        assert (await cutting.get("/v1/conversations/t", params={"person": "eve"}))[0] == 403
+        assert (await cutting.get(f"{EVENTS}?person=eve"))[0] == 403
 
 
 async def test_an_erased_person_sees_nothing_of_the_next_owner(live_server: LiveServer) -> None:

@@ -1,0 +1,57 @@
+"""Durations are measured by monotonic clocks: the wall clock may be set at any time."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
+ALLOWED = {
+    "server/palaver/clock.py": "the clock of a store, which follows its steps",
+    "server/palaver/testing/ledger.py": "the default of that clock",
+    "server/palaver/models/registry.py": "shows when a model was added",
+    "plugins/palaver_plugins/ledgers/sqlite/__init__.py": "the default of that clock",
+    "plugins/palaver_plugins/ledgers/sqlite/rows.py": "the default of the retention's clock",
+    "plugins/palaver_plugins/ledgers/redis/guarantee.py": "is compared with the clock of Redis",
+    "plugins/palaver_plugins/engines/tokenization.py": "the date in a prompt",
+    "plugins/palaver_plugins/channels/openai_api.py": "the time of a reply, in OpenAI's format",
+}
+"""Modules that read the wall clock, and why."""
+
+
+def find_wall_clocks(source: str) -> set[str]:
+    """Return the names of wall clocks that the source mentions."""
+    names = {
+        ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)
+    }
+    return {
+        clock for clock in WALL_CLOCKS if any(f".{name}".endswith(f".{clock}") for name in names)
+    }
+
+
+def modules() -> list[Path]:
+    return [
+        path for folder in ("server", "plugins", "skills") for path in (ROOT / folder).rglob("*.py")
+    ]
+
+
+def test_only_listed_modules_read_the_wall_clock() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in modules()
+        if find_wall_clocks(path.read_text("utf-8"))
+    }
+    assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "source", ["import time\ntime.time()", "x = datetime.datetime.now(tz)", "f(clock=time.time)"]
+)
+def test_a_wall_clock_is_found(source: str) -> None:
+    assert find_wall_clocks(source)
+
+
+@pytest.mark.parametrize("source", ["time.monotonic()", "loop.time()", "retention_clock.time"])
+def test_another_clock_is_none(source: str) -> None:
+    assert not find_wall_clocks(source)
