@@ -35,13 +35,16 @@ _LENGTHS: dict[Length, str] = {
 _LENGTH_PATTERNS = {length: re.compile(said, re.IGNORECASE) for length, said in _LENGTHS.items()}
 _LONGEST_MENTION = 200
 """Characters of the longest text that means the conversation."""
+_READ_CHARACTERS = 4_000
+"""Characters of an instruction in which a length is looked for."""
 _ROUNDS = 6
 """Rounds of summarizing summaries; each shortens to a third at most."""
 
 
 def find_length(text: str) -> Length | None:
     """Return the length that ``text`` asks for in one of several languages, or None."""
-    return next((length for length, said in _LENGTH_PATTERNS.items() if said.search(text)), None)
+    found = (n for n, said in _LENGTH_PATTERNS.items() if said.search(text, 0, _READ_CHARACTERS))
+    return next(found, None)
 
 
 def _read_length(value: object) -> object:

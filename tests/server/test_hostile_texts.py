@@ -5,7 +5,8 @@ import random
 import re
 import selectors
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pytest
 from tests.server.hostile_texts import (
@@ -28,6 +29,7 @@ from palaver import (
     new_id,
 )
 from palaver.config.settings import Settings
+from palaver.server import Server
 from palaver.testing import ChatClient, ScriptedEngine, converse
 from palaver_skills.chat import Chat
 from palaver_skills.codegen import Codegen
@@ -156,8 +158,8 @@ def hostile_messages() -> list[str]:
 
 
 async def talk(selector: BusyTimeSelector) -> list[tuple[float, str]]:
-    """Send hostile messages to a server with every skill: routed, by name, and as the answer to a
-    question. Return those that kept it busy."""
+    """Send hostile messages to a server with every skill: routed, by name, as the answer to a
+    question, and as arguments. Return those that kept it busy."""
     found: list[tuple[float, str]] = []
     messages = hostile_messages()
     assert len(messages) >= 100
@@ -165,23 +167,40 @@ async def talk(selector: BusyTimeSelector) -> list[tuple[float, str]]:
     async with converse(*SKILLS, engine=HostileEngine(), knowledge=documents) as chat:
         await chat.say("hello")
         for number, text in enumerate(messages):
-            skill = SKILLS[number % len(SKILLS)].name
-            for said in ((text,), (f"/{skill} {text}",), ("/translation", text, f"/{skill} code")):
-                where = Conversation("default", "test", new_id())
+            skill = SKILLS[number % len(SKILLS)]
+            command = f"/{skill.name} "
+            arguments = dict.fromkeys(skill.Arguments.model_fields, _cut(text))
+            for said in (
+                [text],
+                [command + text],
+                ["/translation", text, f"{command} code"],
+                [Asked(skill.name, arguments)],
+            ):
                 selector.longest = 0.0
-                await _say(ChatClient(chat.server, where, "alice"), *said)
+                await _say(chat.server, said)
                 if selector.longest > MAX_STALL:
-                    found.append(
-                        (selector.longest, f"{said[0][:60]!r}, {text[:40]!r}, {len(text)}")
-                    )
+                    what = f"{str(said)[:60]}… with {text[:40]!r} of {len(text)}"
+                    found.append((selector.longest, what))
     return found
 
 
-async def _say(chat: ChatClient, *messages: str) -> None:
-    subscription = await chat.server.subscribe(chat.conversation, chat.recorder)
+class Asked(NamedTuple):
+    """A message of a program, which names the skill and gives its arguments."""
+
+    skill: str
+    arguments: dict[str, str]
+
+
+async def _say(server: Server, messages: Sequence[str | Asked]) -> None:
+    """Send the messages to a new conversation, each after the reply to the one before."""
+    chat = ChatClient(server, Conversation("default", "test", new_id()), "alice")
+    subscription = await server.subscribe(chat.conversation, chat.recorder)
     for message in messages:
-        await chat.say(_cut(message))
-    chat.server.unsubscribe(subscription)
+        if isinstance(message, Asked):
+            await chat.say("go on", skill=message.skill, arguments=message.arguments)
+        else:
+            await chat.say(_cut(message))
+    server.unsubscribe(subscription)
 
 
 def _cut(text: str) -> str:

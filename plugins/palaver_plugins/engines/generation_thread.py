@@ -50,8 +50,8 @@ class StepOutput:
 class Job(PendingGeneration):
     """One generation of the thread. ``released`` is done when its slot is free.
 
-    ``prompt`` holds the tokens of the prompt and of the partial reply; ``max_new_tokens`` more may
-    follow. The runner may keep its own state in ``handle``.
+    ``self.prompt`` holds the tokens of the prompt and of the partial reply; ``max_new_tokens`` more
+    may follow. The runner may keep its own state in ``handle``.
 
     Raises `PromptTooLong` when the prompt fills the context window (in tokens).
     """
@@ -63,10 +63,10 @@ class Job(PendingGeneration):
         *,
         tokenizer: ChatTokenizer,
         prompt: Sequence[int],
+        partial_reply: Sequence[int],
         context_window: int,
     ) -> None:
         super().__init__(on_text)
-        partial_reply = tokenizer.encode_partial(request.partial)
         self.request = request
         self.prompt = [*prompt, *partial_reply]
         self.max_new_tokens = remaining_tokens(

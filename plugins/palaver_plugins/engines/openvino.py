@@ -48,12 +48,15 @@ from palaver_plugins.engines.generation_thread import GenerationThread, Job, Ste
 from palaver_plugins.engines.json_grammar import build_grammar, quoted, union
 from palaver_plugins.engines.optional_packages import import_packages
 from palaver_plugins.engines.token_healing import generate_healed
-from palaver_plugins.engines.tokenization import ChatTokenizer, Json
+from palaver_plugins.engines.tokenization import (
+    ChatTokenizer,
+    Json,
+    count_prompt,
+    encode_request,
+)
 
 BLOCK_TOKENS = 32
 """Tokens in a block of OpenVINO's attention cache on a CPU."""
-LONG_TEXT = 20_000
-"""Characters from which encoding takes milliseconds and therefore runs outside the event loop."""
 CAPABILITIES: frozenset[Capability] = frozenset(
     ("generate", "json_schema", "choice", "regex", "logprobs", "seed", "continuation", "priority")
 )
@@ -122,7 +125,7 @@ class OpenVinoEngine:
             return await generate_healed(request, on_text, generate)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        return len(await encode_prompt(self._require_started()[0].tokenizer, messages))
+        return await count_prompt(self._require_started()[0].tokenizer, messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise Unsupported("the openvino engine has no embeddings; the transformers engine has")
@@ -224,20 +227,15 @@ def scheduler_config(blocks: int, slots: int, max_batched_tokens: int) -> Untype
     return config
 
 
-async def encode_prompt(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage]) -> list[int]:
-    if sum(len(message.content) for message in messages) < LONG_TEXT:
-        return tokenizer.encode_prompt(messages)
-    return await asyncio.to_thread(tokenizer.encode_prompt, messages)
-
-
 async def make_job(model: Model, request: GenerationRequest, on_text: OnText) -> Job:
     """Return the job of ``request``. Every error that ``request`` can cause is raised here."""
-    prompt = await encode_prompt(model.tokenizer, request.messages)
+    prompt, partial_reply = await encode_request(model.tokenizer, request)
     job = Job(
         request,
         on_text,
         tokenizer=model.tokenizer,
         prompt=prompt,
+        partial_reply=partial_reply,
         context_window=model.context_window,
     )
     if request.sampling.structure is not None:

@@ -4,7 +4,9 @@ They read a Hugging Face model directory: ``tokenizer.json``, the chat template 
 ``tokenizer_config.json`` or ``chat_template.jinja``, and the tokens that end a reply.
 """
 
+import asyncio
 import json
+import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,11 +16,19 @@ from typing import Any
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from palaver import ChatMessage, ConfigurationError, InvalidInput, read_json
+from palaver import (
+    ChatMessage,
+    ConfigurationError,
+    GenerationRequest,
+    InvalidInput,
+    read_json,
+)
 
 Json = dict[str, Any]  # a parsed JSON object
+LONG_TEXT = 1_000
+"""Characters above which encoding may take milliseconds, and runs outside the event loop."""
 REPLACEMENT = "\ufffd"
 """Stands in decoded text for bytes that are not, or not yet, a complete character."""
 
@@ -30,6 +40,8 @@ def read_optional_json(file: Path) -> Json:
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Load ``tokenizer.json``. Raises `ConfigurationError` that names the model."""
+    # A batch is encoded in the thread that asks for it: not on all cores at once.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     read_json(folder / "tokenizer.json")
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -62,8 +74,16 @@ class ChatTokenizer:
     def encode_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Return the tokens of the prompt, up to the start of the assistant's reply. Raises
         `InvalidInput` when the chat template refuses the messages."""
+        return self.encode(self._render(messages))
+
+    def count_prompt(self, messages: Sequence[ChatMessage]) -> int:
+        """Return the number of tokens of the prompt: a list of very many holds the interpreter's
+        lock for long while it is made."""
+        return len(self._encode(self._render(messages)))
+
+    def _render(self, messages: Sequence[ChatMessage]) -> str:
         escaped = [ChatMessage(message.role, self._escape(message.content)) for message in messages]
-        return self.encode(self._template.render(escaped))
+        return self._template.render(escaped)
 
     def encode_partial(self, partial: str) -> list[int]:
         """Return the tokens of a partial reply. They are encoded apart from the prompt, because
@@ -71,8 +91,13 @@ class ChatTokenizer:
         return self.encode(self._escape(partial))
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._encode(text).ids
         return ids
+
+    def _encode(self, text: str) -> Encoding:
+        # Of a batch, because `Tokenizer.encode` does not release the interpreter's lock.
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return encoding
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -82,6 +107,25 @@ class ChatTokenizer:
         """Break special tokens in ``text`` with a zero-width space: a message must not contain the
         markup of the chat template, which could make it look like a system message."""
         return self._special.sub(lambda found: f"{found[0][:1]}\u200b{found[0][1:]}", text)
+
+
+async def count_prompt(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage]) -> int:
+    """Return the number of tokens of the prompt, counting a long one in a thread."""
+    if sum(len(message.content) for message in messages) <= LONG_TEXT:
+        return tokenizer.count_prompt(messages)
+    return await asyncio.to_thread(tokenizer.count_prompt, messages)
+
+
+async def encode_request(
+    tokenizer: ChatTokenizer, request: GenerationRequest
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of the prompt and of the partial reply, encoding long ones in a thread."""
+
+    def encode() -> tuple[list[int], list[int]]:
+        return tokenizer.encode_prompt(request.messages), tokenizer.encode_partial(request.partial)
+
+    characters = sum(len(message.content) for message in request.messages) + len(request.partial)
+    return encode() if characters <= LONG_TEXT else await asyncio.to_thread(encode)
 
 
 def find_end_tokens(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:

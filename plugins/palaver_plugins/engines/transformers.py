@@ -38,7 +38,11 @@ from palaver_plugins.engines.encoders import Classifier, Embedder
 from palaver_plugins.engines.generation_thread import GenerationThread, Job
 from palaver_plugins.engines.optional_packages import import_packages
 from palaver_plugins.engines.token_healing import generate_healed
-from palaver_plugins.engines.tokenization import ChatTokenizer
+from palaver_plugins.engines.tokenization import (
+    ChatTokenizer,
+    count_prompt,
+    encode_request,
+)
 from palaver_plugins.engines.torch_runner import BatchingPlan, TorchRunner, make_plan
 
 GENERATION_CAPABILITIES: frozenset[Capability] = frozenset(
@@ -139,7 +143,7 @@ class TransformersEngine:
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         models, *_ = self._require_started()
-        return len(await asyncio.to_thread(require_tokenizer(models).encode_prompt, messages))
+        return await count_prompt(require_tokenizer(models), messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         models, _, executor = self._require_started()
@@ -173,9 +177,14 @@ def require_tokenizer(models: LoadedModels) -> ChatTokenizer:
 async def make_job(models: LoadedModels, request: GenerationRequest, on_text: OnText) -> Job:
     """Return the job of ``request``. Every error that ``request`` can cause is raised here."""
     tokenizer = require_tokenizer(models)
-    prompt = await asyncio.to_thread(tokenizer.encode_prompt, request.messages)
+    prompt, partial_reply = await encode_request(tokenizer, request)
     return Job(
-        request, on_text, tokenizer=tokenizer, prompt=prompt, context_window=models.context_window
+        request,
+        on_text,
+        tokenizer=tokenizer,
+        prompt=prompt,
+        partial_reply=partial_reply,
+        context_window=models.context_window,
     )
 
 

@@ -1,15 +1,19 @@
 """Filling of a skill's typed arguments: from the message, else by the engine, else by asking."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic.fields import FieldInfo
 
 from palaver.config.wording import describe_errors, join_problems
 from palaver.errors import InvalidInput, UnusableAnswer
+from palaver.text_pool import run_on_text
 from palaver.turns.answers import MAX_QUESTIONS
 from palaver.turns.turn import Turn
+
+ValuesT = TypeVar("ValuesT", bound=Mapping[str, Any])
+ResultT = TypeVar("ResultT")
 
 
 async def fill_arguments(
@@ -20,9 +24,13 @@ async def fill_arguments(
     The person is asked for missing and invalid values, unless the values come ``from_program``:
     then `InvalidInput` names the invalid ones. Raises `UnusableAnswer` after `MAX_QUESTIONS`.
     """
-    problems = _find_problems(model, given)
+
+    def find_problems(values: Mapping[str, Any]) -> dict[str, str]:
+        return _find_problems(model, values)
+
+    problems = await _run_on_values(find_problems, given)
     if not problems:
-        return model.model_validate(dict(given))
+        return await _run_on_values(model.model_validate, dict(given))
     if (from_program and given) or "" in problems:
         raise InvalidInput(f"Skill {turn.skill!r}: {join_problems(problems)}")
     wrong = {name.partition(".")[0] for name in problems}
@@ -30,9 +38,16 @@ async def fill_arguments(
     rejected = {key: value for key, value in given.items() if key in wrong}
     if "json_schema" in turn.engine.capabilities and not turn.engine.demonstration:
         values |= await _extract(turn, model, wrong)
-    for name in {name.partition(".")[0]: None for name in _find_problems(model, values)}:
+    still_wrong = await _run_on_values(find_problems, values)
+    for name in {name.partition(".")[0]: None for name in still_wrong}:
         await _ask_for(turn, model, name, values, rejected.get(name))
-    return model.model_validate(values)
+    return await _run_on_values(model.model_validate, values)
+
+
+async def _run_on_values(work: Callable[[ValuesT], ResultT], values: ValuesT) -> ResultT:
+    """Return ``work(values)``, outside the event loop when one of them is a long text."""
+    texts = (value for value in values.values() if isinstance(value, str))
+    return await run_on_text(lambda _: work(values), max(texts, key=len, default=""))
 
 
 def _find_problems(model: type[pydantic.BaseModel], given: Mapping[str, Any]) -> dict[str, str]:
@@ -77,7 +92,8 @@ async def _ask_for(
     for _ in range(MAX_QUESTIONS):
         answer = await turn.ask(prefix + _write_question(name, field), suggestions=suggestions)
         values[name] = answer.strip()
-        words = _find_problems(model, values).get(name)
+        problems = await _run_on_values(lambda given: _find_problems(model, given), values)
+        words = problems.get(name)
         if words is None:
             return
         prefix = f"{words.removeprefix(': ') if words.startswith(':') else f'That{words}'}"

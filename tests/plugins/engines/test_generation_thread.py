@@ -63,6 +63,7 @@ def job(tokenizer: ChatTokenizer, *, priority: int = 0) -> Job:
         TextCollector(),
         tokenizer=tokenizer,
         prompt=[1],
+        partial_reply=[],
         context_window=100,
     )
 

@@ -1,6 +1,9 @@
 """Prompts, pieces and stop strings, without any engine."""
 
 import json
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,3 +137,24 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
     damage_model(tmp_path, "bad tokenizer")
     with pytest.raises(ConfigurationError, match=r"tokenizer\.json"):
         ChatTokenizer.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_encoding_a_long_text_does_not_hold_the_interpreters_lock(
+    tokenizer: ChatTokenizer,
+) -> None:
+    messages = [ChatMessage("user", "漢 1." * 40_000)]
+
+    def steps_during(work: Callable[[], object]) -> int:
+        """Return how often this thread runs while another one works."""
+        working = threading.Thread(target=work)
+        working.start()
+        steps = 0
+        while working.is_alive():
+            time.sleep(0)
+            steps += 1
+        return steps
+
+    assert tokenizer.count_prompt(messages) == len(tokenizer.encode_prompt(messages))
+    assert steps_during(lambda: tokenizer.count_prompt(messages)) > 100
+    assert steps_during(lambda: tokenizer.tokenizer.encode(messages[0].content)) < 100
