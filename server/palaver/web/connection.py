@@ -149,6 +149,12 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.is_websocket:  # first: each message of each turn comes here
+            self._received_bytes += len(data)
+            super().data_received(data)
+            if self._received_bytes > FREE_BYTES:
+                self.count_buffered()
+            return
         if self._is_refused:
             return
         if self.request is None:
@@ -161,22 +167,16 @@ class Connection(web.RequestHandler):
                 )
             self._head_bytes += len(data)
         super().data_received(data)
-        if self.is_websocket:
-            self._count_received(self._received_bytes + len(data))
-        elif self._body_timer is not None:
+        if self._body_timer is not None:
             self._check_body()
-
-    def _count_received(self, size: int) -> None:
-        """Count the received part of a body or of a frame."""
-        self._received_bytes = size
-        if size > FREE_BYTES:
-            self.count_buffered()
 
     def _check_body(self) -> None:
         """End the deadline of a body that is complete, and refuse one that is malformed."""
         assert self.request is not None
         body = self.request.content
-        self._count_received(body.total_bytes)
+        self._received_bytes = body.total_bytes
+        if self._received_bytes > FREE_BYTES:
+            self.count_buffered()
         if body.is_eof():
             self._end_body_phase()
         elif self._messages:  # the body is not complete, so this is the parser's error

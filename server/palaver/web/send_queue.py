@@ -13,7 +13,7 @@ from collections.abc import Callable
 from palaver.web.connection import Connection
 
 _FINAL_TEXT = 0x81
-_short = struct.Struct("!BB").pack
+_SHORT_HEADERS = tuple(bytes((_FINAL_TEXT, length)) for length in range(126))
 _medium = struct.Struct("!BBH").pack
 _long = struct.Struct("!BBQ").pack
 
@@ -21,7 +21,7 @@ _long = struct.Struct("!BBQ").pack
 def frame_header(length: int) -> bytes:
     """Return the header of an unmasked text frame (RFC 6455, 5.2) of ``length`` bytes."""
     if length < 126:
-        return _short(_FINAL_TEXT, length)
+        return _SHORT_HEADERS[length]
     if length < 65536:
         return _medium(_FINAL_TEXT, 126, length)
     return _long(_FINAL_TEXT, 127, length)
@@ -52,36 +52,33 @@ class SendQueue:
             return
         if not self._parts:
             self._call_soon(self.flush)
-        self._parts += (frame_header(len(payload)), payload)
+        length = len(payload)
+        header = _SHORT_HEADERS[length] if length < 126 else frame_header(length)
+        self._parts += (header, payload)
 
     def flush(self) -> None:
         """Write the frames of this tick."""
-        if self._closed:
+        if self._closed or not self._parts or self._transport.is_closing():
             return
-        unsent = self._write()
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._transport.write(data)
+        unsent = self._transport.get_write_buffer_size()
+        if unsent:
+            self._connection.count_buffered()
         if unsent > self._limit + self._page_bytes:
             self._closed = True
             self._on_overflow()
 
     async def drain(self) -> None:
         """Wait until the client has taken everything."""
-        self._page_bytes = self._write()
+        self._page_bytes = sum(map(len, self._parts))
+        self.flush()
+        self._page_bytes = self._transport.get_write_buffer_size()
         await self._connection.writable.wait()
         self._page_bytes = 0
 
-    def _write(self) -> int:
-        """Write what waits; return how many bytes the client has not taken."""
-        transport = self._transport
-        if self._parts and not self._closed and not transport.is_closing():
-            data = b"".join(self._parts)
-            self._parts.clear()
-            transport.write(data)
-        unsent = transport.get_write_buffer_size()
-        if unsent:
-            self._connection.count_buffered()
-        return unsent
-
     def close(self) -> None:
         """Write the frames of this tick and accept no more."""
-        self._write()
+        self.flush()
         self._closed = True
