@@ -125,8 +125,8 @@ class Subscription:
             self._deliver(page.events)
         else:
             await self._send_snapshot()
-        # Before `_started`, and while the task runs, `on_change` only sets `_recheck`: two
-        # concurrent catch-ups would take each other's progress for a loss.
+        # Before `_started`, and while the task runs, `check` and `on_change` only set `_recheck`:
+        # two concurrent catch-ups would take each other's progress for a loss.
         if self.drain is None:
             await self._catch_up()
         else:
@@ -175,9 +175,10 @@ class Subscription:
             self.check()
 
     def check(self) -> None:
-        """Compare the position with the ledger, in the background."""
+        """Compare the position with the ledger, in the background; a subscription that starts does
+        so itself."""
         self._recheck = True
-        if self._catch_up_task is None:
+        if self._started and self._catch_up_task is None:
             self._catch_up_task = asyncio.create_task(self._check())
 
     async def _check(self, more: bool = True) -> None:

@@ -194,6 +194,25 @@ class SlowToRead(MemoryLedger):
         return await super().read(conversation, after, limit)
 
 
+async def test_a_check_of_silent_subscriptions_leaves_one_that_starts_alone() -> None:
+    ledger, recorder = SlowToRead(), RecordingSubscriber()
+    subscriptions = Subscriptions(ledger, history=10)
+    await accept(ledger)
+    cursor = (await ledger.snapshot(CONVERSATION, 0)).cursor
+    opening = asyncio.create_task(subscriptions.subscribe(CONVERSATION, recorder, cursor))
+    await asyncio.wait_for(ledger.asked.wait(), 5)
+    subscriptions.check_silent(asyncio.get_running_loop().time())
+    ledger.gate.set()
+    subscription = await opening
+    await settle(ledger)
+    async with asyncio.timeout(5):
+        while subscription.has_open_turn:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert subscription.recovered
+    assert recorder.snapshots == []
+    subscriptions.unsubscribe(subscription)
+
+
 async def test_a_subscription_that_starts_is_not_idle() -> None:
     ledger = SlowToRead()
     subscriptions = Subscriptions(ledger, history=10)
