@@ -19,6 +19,7 @@ _ABBREVIATIONS = frozenset(
 )
 _LONGEST_WORD = 40
 """Characters that are searched for the word before a full stop."""
+_WORD = re.compile(r"\s*+\S++\s*+|\s++")
 _PARAGRAPH_END = re.compile(r"\n[ \t]*+\n[ \t\n]*+")
 _LAST_WORD = re.compile(r"(\S+?)\.\S*\s*$")
 
@@ -54,7 +55,7 @@ def split_paragraphs(text: str) -> list[str]:
 
 def split_words(text: str) -> list[str]:
     """Return the words with the white space around them."""
-    return re.findall(r"\s*+\S++\s*+|\s++", text)
+    return [match.group() for match in _WORD.finditer(text)]
 
 
 def split_to_size(text: str, size: Callable[[str], float], limit: float) -> list[str]:

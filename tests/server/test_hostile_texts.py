@@ -87,7 +87,7 @@ SOURCES = sources()
 def test_the_patterns_are_found() -> None:
     names = {source.where for source in SOURCES}
     assert {"palaver_skills.text_splitting._END", "palaver_skills.markdown._FIXED"} <= names
-    assert "palaver_skills.text_splitting.split_words" in names
+    assert "palaver_skills.markdown._split_cells" in names
     assert "palaver_skills.translation.Translation.patterns[0]" in names
     assert len(SOURCES) > 80
 
