@@ -19,7 +19,7 @@ from tests.plugins.ledgers.redis_server import redis_server
 from tests.proof_settings import SEED, short_or_long
 
 from palaver.errors import Fenced
-from palaver.ledger import Claim, Ledger, LogEntry, MemoryWrite, Progress
+from palaver.ledger import Claim, ConcurrencyPolicies, Ledger, LogEntry, MemoryWrite, Progress
 from palaver.messages import Conversation, Finished, Message, new_id
 from palaver.testing import MemoryLedger
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
@@ -28,7 +28,8 @@ from palaver_plugins.ledgers.redis.connection import RedisReply
 from palaver_plugins.ledgers.redis.keys import Partition
 from palaver_plugins.ledgers.redis.memories import Memories
 
-PERSON = "adamina"
+PERSON, OTHER = "adamina", "bob"
+STEER = ConcurrencyPolicies(default="steer")
 
 
 class Gate:
@@ -216,19 +217,27 @@ class Schedule:
         await self._store.gate.run(actors, self._rng)
         found = [await each.recall(self._tenant, PERSON, "k") for each in self._store.replicas]
         self._check(erases, found)
-        await self._store.replicas[0].erase(self._tenant, PERSON)
+        for person in (PERSON, OTHER):
+            await self._store.replicas[0].erase(self._tenant, person)
 
     async def _begin(self, number: int) -> list[Awaitable[None]]:
-        """Claim a turn of a conversation of its own, perhaps twice: then the first is stale."""
+        """Claim a turn of a conversation of its own, perhaps twice: then the first is stale. The
+        turn is the person's, or another's whom the person steers."""
         where = Conversation(self._tenant, "web", f"t{number}")
-        message = Message(conversation=where, id=new_id(), person=PERSON, text="hello")
-        await self._replica().accept(message)
+        author = self._rng.choice([PERSON, OTHER])
+        await self._accept(where, author)
         claims = [await self._replica().claim("worker", lease=600.0, history=0)]
+        if author == OTHER:
+            await self._accept(where, PERSON)
         if self._rng.random() < 0.4:
             await self._replica().release(claims[0])
             claims.append(await self._replica().claim("worker", lease=600.0, history=0))
         assert {claim.conversation for claim in claims} == {where}
         return [self._work(claim, is_stale=claim is not claims[-1]) for claim in claims]
+
+    async def _accept(self, where: Conversation, person: str) -> None:
+        message = Message(conversation=where, id=new_id(), person=person, text="hello")
+        await self._replica().accept(message, STEER)
 
     async def _work(self, claim: Claim, *, is_stale: bool) -> None:
         """Write memories until the claim is over, and settle the turn with the last."""
