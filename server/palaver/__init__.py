@@ -117,6 +117,8 @@ from palaver.ledger import (
     Snapshot,
     Step,
     StopState,
+    StorageQuota,
+    StorageUsage,
     UnsettledCount,
     finished_entry,
     history_of_turn,
@@ -158,6 +160,7 @@ from palaver.patterns import Pattern, PatternMatch, compile_pattern
 from palaver.private_files import make_private_database, make_private_directory
 from palaver.replies import PendingReply, ReplyResult, follow_reply
 from palaver.skills import NoArguments, Skill
+from palaver.storage import check_storage, reply_size, storage_exceeded
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 from palaver.text_pool import run_on_text
 from palaver.tools import Tool, tool
@@ -317,6 +320,8 @@ __all__ = [
     "SteerTurn",
     "Step",
     "StopState",
+    "StorageQuota",
+    "StorageUsage",
     "StoredEvent",
     "Structure",
     "Subscriber",
@@ -343,6 +348,7 @@ __all__ = [
     "check_model_files",
     "check_name",
     "check_request",
+    "check_storage",
     "check_taken_steering",
     "collect_export",
     "compile_pattern",
@@ -369,10 +375,12 @@ __all__ = [
     "received_event",
     "remaining_tokens",
     "reply_length_after",
+    "reply_size",
     "requires",
     "run_on_text",
     "split_untaken_steering",
     "stopped_event",
+    "storage_exceeded",
     "take_history",
     "tool",
 ]

@@ -155,6 +155,13 @@ class TooMany(CallerError):
     public_message = "Too many messages are waiting. Please wait for a reply first."
     default_retry_after = 1.0
 
+    def __init__(
+        self, detail: str = "", *, retry_after: float | None = None, reason: str = "inbox"
+    ) -> None:
+        """``reason``: the limit's name in the metric of refusals."""
+        super().__init__(detail, retry_after=retry_after)
+        self.reason = reason
+
 
 class ConfigurationError(PalaverError):
     detail_may_quote = False

@@ -98,13 +98,30 @@ LogEntry = Event | Step | MemoryWrite
 memories with the person."""
 
 
+class StorageQuota(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of what a person or a tenant may store: ``bytes`` of messages and replies, as in
+    `StorageUsage`, and the number of ``conversations``; None is no limit."""
+
+    bytes: int | None = None
+    conversations: int | None = None
+
+
+class StorageUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person or a tenant has stored in the conversations that exist: a message counts its
+    size as JSON, for its author; a reply its size in UTF-8, for the person of its turn."""
+
+    bytes: int = 0
+    conversations: int = 0
+
+
 class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     """Concurrency policies of a channel: ``skills`` maps a running skill to its policy, ``default``
     applies to all others. ``merge_window`` is in seconds, ``inbox_limit`` in messages,
     ``inbox_bytes`` in bytes.
 
     ``members_only``: a conversation that has members accepts messages of no one else.
-    ``dead_letter``: the turn whose dead letter the message comes from, and must still be in."""
+    ``dead_letter``: the turn whose dead letter the message comes from, and must still be in.
+    ``person_storage`` and ``tenant_storage`` limit what is stored."""
 
     default: ConcurrencyPolicy = "queue"
     skills: dict[str, ConcurrencyPolicy] = {}
@@ -113,6 +130,8 @@ class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     members_only: bool = False
     dead_letter: str = ""
     inbox_bytes: int = INBOX_BYTES
+    person_storage: StorageQuota = StorageQuota()
+    tenant_storage: StorageQuota = StorageQuota()
 
     def for_skill(self, skill: str) -> ConcurrencyPolicy:
         """Return the policy while ``skill`` runs; the empty name means no skill."""
@@ -543,6 +562,9 @@ class Ledger(Protocol):
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         """Return the people who have sent messages; empty for an unknown conversation."""
+
+    async def storage_usage(self, tenant: str, person: str = "") -> StorageUsage:
+        """Return what a person has stored, or the whole tenant without one."""
 
     async def queue_depth(self) -> QueueDepth:
         """Count the queued and the running turns."""

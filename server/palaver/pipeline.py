@@ -9,10 +9,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from palaver.admission.control import AdmissionControl
-from palaver.config.settings import Settings
+from palaver.config.settings import QuotaSettings, Settings
 from palaver.errors import TooLarge
 from palaver.hooks import Interceptor
-from palaver.ledger import ConcurrencyPolicies, Ledger, PendingQuestion, Receipt, without_joining
+from palaver.ledger import (
+    ConcurrencyPolicies,
+    Ledger,
+    PendingQuestion,
+    Receipt,
+    StorageQuota,
+    without_joining,
+)
 from palaver.messages import Message
 from palaver.metrics import Metrics
 from palaver.routing import Decision, Router
@@ -44,6 +51,9 @@ class Pipeline:
             (channel, members_only): _policies(settings, skills, channel, members_only)
             for channel in ("", *settings.concurrency_policy.channels)
             for members_only in (True, False)
+        }
+        self._storage_of_tenants = {
+            name: _storage(quotas) for name, quotas in settings.admission.tenants.items()
         }
         self._policies_of_skills = self._policies["", True].skills
         self._ledger = ledger
@@ -82,6 +92,8 @@ class Pipeline:
         """Return what happens to the message while another turn of its conversation runs."""
         channel = message.conversation.channel
         policies = self._policies.get((channel, members_only)) or self._policies["", members_only]
+        if quota := self._storage_of_tenants.get(message.conversation.tenant):
+            policies = msgspec.structs.replace(policies, tenant_storage=quota)
         return without_joining(policies) if message.text.startswith("/") else policies
 
     # Answering a turn
@@ -164,4 +176,10 @@ def _policies(
         inbox_limit=settings.admission.inbox_limit,
         members_only=members_only,
         inbox_bytes=settings.admission.inbox_bytes,
+        person_storage=_storage(settings.admission.person),
+        tenant_storage=_storage(settings.admission.tenant),
     )
+
+
+def _storage(quotas: QuotaSettings) -> StorageQuota:
+    return StorageQuota(bytes=quotas.stored_bytes, conversations=quotas.conversations)

@@ -154,7 +154,7 @@ class AdmissionControl:
     def not_stored(self, admission: Admission, error: BaseException) -> None:
         """Forget a message that the ledger did not take."""
         if isinstance(error, TooMany):
-            self._metrics.refused("inbox")
+            self._metrics.refused(error.reason)
         elif isinstance(error, LedgerUnavailable):
             self._metrics.refused("ledger")
         if admission.tokens:

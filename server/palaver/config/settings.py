@@ -349,6 +349,11 @@ class QuotaSettings(Section):
     """Messages accepted per minute; all of them may arrive at once."""
     tokens_per_minute: float | None = pydantic.Field(default=None, gt=0)
     """Tokens per minute, prompts and replies; above it new messages are refused."""
+    stored_bytes: int | None = pydantic.Field(default=None, ge=1)
+    """Bytes of messages, as JSON, and of replies in all conversations that are stored; above it new
+    messages are refused. A running turn always ends."""
+    conversations: int | None = pydantic.Field(default=None, ge=1)
+    """Conversations that are stored; above it messages that begin or join another are refused."""
     data_requests_per_minute: float | None = pydantic.Field(default=60.0, gt=0)
     """Exports and erasures per minute over HTTP; all of them may arrive at once."""
 
@@ -356,6 +361,11 @@ class QuotaSettings(Section):
 class PersonSettings(QuotaSettings):
     turns: int | None = pydantic.Field(default=100, ge=1)
     """Most turns at once that are not settled."""
+    stored_bytes: int | None = pydantic.Field(default=100_000_000, ge=1)
+    """Bytes of messages, as JSON, and of replies in all conversations that are stored; above it new
+    messages are refused. A running turn always ends."""
+    conversations: int | None = pydantic.Field(default=10_000, ge=1)
+    """Conversations that are stored; above it messages that begin or join another are refused."""
     data_requests_per_minute: float | None = pydantic.Field(default=5.0, gt=0)
     """Exports and erasures per minute over HTTP; all of them may arrive at once."""
 

@@ -219,6 +219,8 @@ class ConversationState:
         self.question_people: set[str] = set()
         """People with words in ``pending_question``."""
         self.members: set[str] = set()
+        self.usage: dict[str, int] = {}
+        """Bytes that each member has stored."""
 
     @property
     def last_offset(self) -> int:

@@ -48,11 +48,13 @@ from palaver.ledger import (
     Receipt,
     Snapshot,
     StopState,
+    StorageUsage,
     UnsettledCount,
     memory_writes,
     stopped_event,
 )
 from palaver.messages import Conversation, Cursor, Event, Message, StoredEvent, encode, new_id
+from palaver.storage import check_storage, reply_size
 from palaver.testing.conversation_state import (
     ConversationState,
     LastWrite,
@@ -61,6 +63,7 @@ from palaver.testing.conversation_state import (
     digest_of,
 )
 from palaver.testing.erasure import ErasedCounts, count_content, erase_from
+from palaver.testing.usage import StorageCounters
 
 
 class MemoryLedger:
@@ -84,6 +87,7 @@ class MemoryLedger:
         self._memories: dict[tuple[str, str, str], str] = {}
         self._dead_letters: dict[str, tuple[str, DeadLetter]] = {}
         """Person and dead letter, by turn."""
+        self._storage = StorageCounters()
         self._ready: deque[ConversationState] = deque()
         self._timers: list[tuple[float, int, ConversationState]] = []
         """When a lease or a merge window ends: a timer may fire too early, never too late."""
@@ -108,15 +112,27 @@ class MemoryLedger:
         if turn_id := policies.dead_letter:
             _, letter = self._dead_letters.get(turn_id, ("", None))
             check_dead_letter(turn_id, message.person, letter.messages if letter else ())
+        if state is not None and (earlier := state.find_duplicate(message, now)):
+            return earlier
+        size = len(encode(message))
+        tenant = message.conversation.tenant
+        check_storage(
+            message,
+            size,
+            policies,
+            self._storage.usage(tenant, message.person),
+            self._storage.usage(tenant),
+            is_new=state is None,
+            is_member=state is not None and message.person in state.members,
+        )
         if state is None:
             state = self._conversations[name] = ConversationState(message.conversation, self._epoch)
-        elif earlier := state.find_duplicate(message, now):
-            return earlier
         if state.waiting_messages >= policies.inbox_limit:
             raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
         if state.inbox and inbox_is_full(state.unsettled_bytes, message, policies.inbox_bytes):
             raise TooMany(f"the messages that wait in {name} are too large", retry_after=1.0)
         turn, joined = state.receive(InboxMessage(now, message), policies)
+        self._storage.charge(state, message.person, size)
         ahead = state.ahead_of(turn.id)
         if not ahead and not state.is_running:
             self._make_due(state)
@@ -204,6 +220,8 @@ class MemoryLedger:
         state.set_pending_question(
             pending_question, {message.person for message in (*turn.messages, *taken_steering)}
         )
+        if turn.person in state.members:
+            self._storage.charge(state, turn.person, reply_size(turn.reply))
         if moved := state.close_turn(finished, len(taken_steering), now):
             self._publish(state, list(moved.moved_events()))
         progress = turn.progress(state.last_offset)
@@ -318,6 +336,9 @@ class MemoryLedger:
     async def members(self, conversation: Conversation) -> frozenset[str]:
         state = self._conversations.get(str(conversation))
         return frozenset(state.members) if state else frozenset()
+
+    async def storage_usage(self, tenant: str, person: str = "") -> StorageUsage:
+        return self._storage.usage(tenant, person)
 
     async def queue_depth(self) -> QueueDepth:
         running = sum(state.is_running for state in self._conversations.values())
@@ -551,6 +572,7 @@ class MemoryLedger:
         }
 
     def _erase_from(self, state: ConversationState, person: str) -> ErasedCounts:
+        self._storage.release(state, person)
         if state.members == {person}:
             self._delete(state)
             return count_content(state, person)

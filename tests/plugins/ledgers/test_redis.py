@@ -266,7 +266,7 @@ async def test_a_claim_does_not_grow_with_the_conversation(server: RedisServer) 
             (key,) = [key async for key in client.scan_iter("*:h")]
             lines = await client.lrange(key, 0, 1)
             await client.rpush(key, *(lines * 500))
-        assert max(sizes) - min(sizes) < 50
+        assert max(sizes) - min(sizes) < 200  # a notification may be among them
 
 
 async def test_an_idle_ledger_polls_once_a_second_at_most(server: RedisServer) -> None:

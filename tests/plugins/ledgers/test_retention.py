@@ -19,8 +19,8 @@ from tests.plugins.ledgers.redis_server import redis_server
 
 from palaver.errors import Fenced
 from palaver.exports import collect_export
-from palaver.ledger import ConcurrencyPolicies, PendingQuestion, Step
-from palaver.messages import TextReset
+from palaver.ledger import ConcurrencyPolicies, PendingQuestion, Step, StorageUsage
+from palaver.messages import TextReset, encode
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ async def test_activity_postpones_the_expiry_of_all_keys_in_redis() -> None:
         assert len(long) > 6
         assert all(after[key] >= until for key in long)
         people = [key for key in after if ":p:" in key]
-        assert len(people) == 3
+        assert len(people) == 4, "three people, and the tenant"
         assert all(after[key] >= until for key in people)
 
 
@@ -328,5 +328,10 @@ async def test_expired_conversations_leave_a_persons_index() -> None:
         await answer_turn(ledger)
         await wait_until_expired(client, "short")
         await ledger.accept(make_message(thread="new"))
-        (index,) = [key async for key in client.scan_iter("*:p:*")]
-        assert await client.zrange(index, 0, -1) == [b"acme/web/new"]
+        indexes = [key async for key in client.scan_iter("*:p:*")]
+        assert len(indexes) == 2, "the person's, and the tenant's"
+        for index in indexes:
+            assert await client.zrange(index, 0, -1) == [b"acme/web/new"]
+        usage = StorageUsage(bytes=len(encode(make_message(thread="new"))), conversations=1)
+        for person in ("ada", ""):
+            assert await ledger.storage_usage("acme", person) == usage

@@ -448,7 +448,8 @@ def test_a_turn_takes_few_statements(meter: StatementCounter) -> None:
     meter.turn()
     meter.statements.clear()
     meter.turn()
-    assert len(meter.statements) <= (17 if meter.forgets else 14), meter.statements
+    own = [text for text in meter.statements if not text.startswith("--")]  # without triggers
+    assert len(own) <= (20 if meter.forgets else 17), own
 
 
 def test_no_statement_of_a_turn_scans_a_table(meter: StatementCounter) -> None:

@@ -43,6 +43,8 @@ from palaver.turns.turn import Turn
 from palaver.web.listener import listening
 
 ROOT = Path(__file__).parents[3]
+ROOM = "tests/plugins/ledgers/test_room.py"
+STORAGE = "tests/server/admission/test_storage_quotas.py"
 DATA = "tests/server/admission/test_data_requests.py"
 LIMITS = "tests/server/turns/test_limits.py"
 THIS = "tests/server/config/test_settings_effect.py"
@@ -165,6 +167,12 @@ COVERED = {
     "admission.inbox_limit": f"{THIS}::test_no_more_messages_wait_in_a_conversation_than_set",
     "admission.inbox_bytes": f"{LIMITS}::test_messages_that_wait_take_no_more_bytes_than_set",
     "admission.max_wait": f"{ADMISSION}::test_a_message_that_would_wait_too_long_is_refused",
+    "admission.person.stored_bytes": f"{STORAGE}::test_a_person_has_a_quota",
+    "admission.person.conversations": f"{STORAGE}::test_a_person_has_a_quota",
+    "admission.tenant.stored_bytes": f"{STORAGE}::test_a_tenant_has_a_quota",
+    "admission.tenant.conversations": f"{STORAGE}::test_a_tenant_has_a_quota",
+    "admission.tenants.NAME.stored_bytes": f"{STORAGE}::test_a_tenant_has_a_quota",
+    "admission.tenants.NAME.conversations": f"{STORAGE}::test_a_tenant_has_a_quota",
     "admission.max_data_requests": f"{DATA}::test_no_more_data_requests_run_at_once_than_set",
     "admission.person.data_requests_per_minute": (
         f"{DATA}::test_a_person_has_a_quota_of_data_requests"
@@ -259,6 +267,8 @@ COVERED_OF_PLUGINS = {
         "tests/plugins/ledgers/test_sqlite.py::test_the_hook_contributes_the_ledger_and_its_settings"
     ),
     "ledger.sqlite.retention_days": (f"{RETENTION}::test_retention_is_applied_at_the_start"),
+    "ledger.sqlite.max_bytes": f"{ROOM}::test_a_full_file_accepts_nothing_and_ends_its_turns",
+    "ledger.sqlite.min_free_bytes": f"{ROOM}::test_a_full_disk_accepts_nothing_and_ends_its_turns",
     "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
     "knowledge.sqlite.search_timeout": (
         "tests/plugins/knowledge/test_sqlite.py::test_a_search_that_takes_too_long_is_refused"

@@ -25,10 +25,12 @@ from palaver import (
     Received,
     Routed,
     Step,
+    StorageQuota,
     Text,
     TextReset,
     TooMany,
     encode,
+    storage_exceeded,
 )
 
 Packed = tuple[str | int | None, ...]
@@ -66,7 +68,16 @@ def pack_policies(policies: ConcurrencyPolicies) -> bytes:
             "inbox_limit": policies.inbox_limit,
             "members_only": policies.members_only,
             "inbox_bytes": policies.inbox_bytes,
+            "person_storage": _pack_quota(policies.person_storage),
+            "tenant_storage": _pack_quota(policies.tenant_storage),
         }
+    )
+
+
+def _pack_quota(quota: StorageQuota) -> tuple[int, int]:
+    return (
+        -1 if quota.bytes is None else quota.bytes,
+        -1 if quota.conversations is None else quota.conversations,
     )
 
 
@@ -134,6 +145,9 @@ def error_from_reply(reply: str, what: str) -> PalaverError:
             return Conflict()
         case "TOOMANY":
             return TooMany(f"too many {detail} wait in this conversation", retry_after=1.0)
+        case "STORAGE":
+            owner, _, limit = detail.partition(" ")
+            return storage_exceeded(owner, limit)
         case "ERR" | "WRONGTYPE":
             return LedgerError(f"{what}: {reply}")
         case _:  # LOADING, OOM, MISCONF, READONLY, NOPERM, …: the server's present state

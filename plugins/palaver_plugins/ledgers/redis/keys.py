@@ -10,7 +10,8 @@ address another's keys.
                      they waited behind unsettled ones, :s stream, :m dedupe records, :o their
                      order, :u members, :e the channel; of one turn :t:<turn> its fields, :r:<turn>
                      the reply, :j:<turn> the journal, :g:<turn> the steering messages
-    p:<person>       the conversations of a person
+    p:<person>       the conversations of a person, or of a tenant
+    b:<person>       the bytes that a person or a tenant has stored in each of them
     k:<person>       the memories about a person that turns of this partition wrote
     d, d:<turn>      dead letters
     l:<person>       the dead letters with messages of a person

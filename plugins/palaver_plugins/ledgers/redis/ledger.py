@@ -29,7 +29,9 @@ from palaver import (
     Receipt,
     Snapshot,
     StopState,
+    StorageUsage,
     UnsettledCount,
+    check_name,
     encode,
     finished_entry,
     new_id,
@@ -270,6 +272,17 @@ class RedisLedger:
         partition = self._keys.partition(name)
         found = await self._client.command(partition, "SMEMBERS", partition.members(name))
         return frozenset(member.decode() for member in found)
+
+    async def storage_usage(self, tenant: str, person: str = "") -> StorageUsage:
+        size = conversations = 0
+        for partition in self._keys.partitions:
+            prefix = partition.person_index_prefix(tenant)
+            index = prefix + check_name(person, "person") if person else prefix
+            keys = (partition.state, partition.queue, index)
+            stored, count = await self._client.run("storage_usage", partition, keys)
+            size += stored
+            conversations += count
+        return StorageUsage(bytes=size, conversations=conversations)
 
     async def queue_depth(self) -> QueueDepth:
         queued = running = 0

@@ -13,7 +13,8 @@ from typing import NamedTuple
 PARTS: dict[str, tuple[str, ...]] = {
     "permissions": ("permissions",),
     "register_run": ("register_run",),
-    "accept": ("common", "expiry", "events", "turns", "concurrency", "accept"),
+    "accept": ("common", "expiry", "storage", "events", "turns", "concurrency", "accept"),
+    "storage_usage": ("common", "expiry", "storage_usage"),
     "claim": ("common", "history", "claim"),
     "append": ("common", "expiry", "events", "memories", "entries", "fence", "append"),
     "settle": (
@@ -48,6 +49,10 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
+REFUSED_WHEN_FULL = frozenset({"accept"})
+"""Scripts that Redis refuses at its ``maxmemory``. The others run: a turn always ends."""
+
+
 class Script(NamedTuple):
     """Lua ``source`` and its SHA-1, by which Redis runs it once it is loaded."""
 
@@ -60,10 +65,16 @@ def load_scripts() -> dict[str, Script]:
     """Return every script by name. Reads files: do not call it in the event loop."""
     folder = resources.files(__package__) / "lua"
     sources = {
-        name: "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
+        name: _flags(name)
+        + "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
         for name, parts in PARTS.items()
     }
     return {name: make_script(name, source) for name, source in sources.items()}
+
+
+def _flags(name: str) -> str:
+    """Return the first line, which also lets Redis refuse a script before it begins."""
+    return "#!lua\n" if name in REFUSED_WHEN_FULL else "#!lua flags=allow-oom\n"
 
 
 def make_script(name: str, source: str) -> Script:

@@ -37,6 +37,7 @@ from palaver import (
     Snapshot,
     SteadyClock,
     StopState,
+    StorageUsage,
     UnsettledCount,
     hookimpl,
 )
@@ -54,6 +55,7 @@ from palaver_plugins.ledgers.sqlite.erasures import Erasures
 from palaver_plugins.ledgers.sqlite.export import export_parts
 from palaver_plugins.ledgers.sqlite.inspection import inspect_file
 from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
+from palaver_plugins.ledgers.sqlite.room import RoomLimits
 from palaver_plugins.ledgers.sqlite.rows import stored_events
 from palaver_plugins.ledgers.watchers import Watchers
 
@@ -63,6 +65,12 @@ class SQLiteLedgerSettings(RetentionSettings):
     """Path of the file. By default ``ledger.sqlite`` in the server's data directory."""
     events_kept: int = pydantic.Field(default=10_000, ge=1)
     """Events that a conversation keeps for reconnecting clients when a turn is settled."""
+    max_bytes: int | None = pydantic.Field(default=None, ge=1_000_000)
+    """Largest size of the file, in bytes. At nine tenths no messages are accepted; running turns
+    and erasures may use the rest."""
+    min_free_bytes: int = pydantic.Field(default=67_108_864, ge=0)
+    """Bytes that stay free on the file's disk: with less, no messages are accepted; running turns
+    and erasures may use them."""
 
 
 class SQLiteLedger:
@@ -91,6 +99,7 @@ class SQLiteLedger:
             clock=self._clock,
             events_kept=settings.events_kept,
             retention=settings.retention_seconds,
+            room=RoomLimits(settings.max_bytes, settings.min_free_bytes),
         )
         self._erasures = Erasures(self._thread)
         self._watchers = Watchers[str]()
@@ -189,6 +198,9 @@ class SQLiteLedger:
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return await self._thread.submit(queries.members, str(conversation))
+
+    async def storage_usage(self, tenant: str, person: str = "") -> StorageUsage:
+        return await self._thread.submit(queries.storage_usage, tenant, person)
 
     async def queue_depth(self) -> QueueDepth:
         return await self._thread.submit(queries.queue_depth)

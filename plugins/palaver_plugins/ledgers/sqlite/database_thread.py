@@ -19,6 +19,7 @@ from palaver import LedgerUnavailable, PalaverError, SteadyClock
 from palaver_plugins.ledgers.sqlite.expiry import MAX_ROWS, delete_expired
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.retention_clock import RetentionClock
+from palaver_plugins.ledgers.sqlite.room import RoomLimits
 from palaver_plugins.ledgers.sqlite.rows import HOUR, Database
 from palaver_plugins.ledgers.sqlite.schema import (
     Lock,
@@ -71,8 +72,10 @@ class DatabaseThread:
         clock: SteadyClock,
         events_kept: int,
         retention: float = 0.0,
+        room: RoomLimits = RoomLimits(),  # noqa: B008  it cannot change
     ) -> None:
         self._path = path
+        self._room = room
         self._on_commit = on_commit
         self._clock = clock
         self._events_kept = events_kept
@@ -132,6 +135,7 @@ class DatabaseThread:
             lock = Lock(self._path)
             try:
                 connection = open_file(self._path, lock)
+                self._room.apply(connection)
                 database = Database(
                     connection,
                     self._clock,
@@ -191,6 +195,7 @@ class DatabaseThread:
         """Run ``jobs`` and those that arrive in the meantime in one transaction; after a failure,
         run each in its own, so that the failing one does not affect the others."""
         try:
+            database.room_problem = self._room.problem(database.connection, self._path)
             database.connection.execute("BEGIN IMMEDIATE")
             results = [self._run_in_batch(database, job) for job in self._collect(jobs)]
             self.commit(database, results)

@@ -10,19 +10,24 @@ from palaver import (
     Conflict,
     InboxMessage,
     JoinTurn,
+    LedgerUnavailable,
     Message,
     NewTurn,
     Receipt,
     StopState,
+    StorageUsage,
     TooMany,
     check_dead_letter,
     check_member,
+    check_storage,
     decide_concurrency,
     inbox_is_full,
+    json_size,
     received_event,
 )
 from palaver_plugins.ledgers.sqlite.cached_history import CachedHistory
 from palaver_plugins.ledgers.sqlite.dead_letters import read_messages
+from palaver_plugins.ledgers.sqlite.queries import read_usage
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -57,7 +62,11 @@ _ADD_DEDUPE_RECORD = """
 INSERT OR REPLACE INTO dedupe_records (conversation, message, person, turn, digest, accepted_at)
 VALUES (?, ?, ?, ?, ?, ?)
 """
-_ADD_MEMBER = "INSERT OR IGNORE INTO members (conversation, tenant, person) VALUES (?, ?, ?)"
+_CHARGE = """
+INSERT INTO members (conversation, tenant, person, bytes) VALUES (?, ?, ?, ?)
+ON CONFLICT (conversation, person) DO UPDATE SET bytes = bytes + excluded.bytes
+"""
+_IS_MEMBER = "SELECT 1 FROM members WHERE conversation = ? AND person = ?"
 _UPDATE_QUEUE = """
 UPDATE conversations SET newest_turn = ?, last_offset = ?, unsettled_turns = ?,
     waiting_messages = ?, steering_count = ?, due_at = coalesce(?, due_at) WHERE id = ?
@@ -86,20 +95,49 @@ def accept(
     if policies.dead_letter:
         messages = read_messages(database, policies.dead_letter)
         check_dead_letter(policies.dead_letter, message.person, messages)
+    if row is not None and (earlier := _find_duplicate(database, row, message, digest, now)):
+        return OperationResult(earlier)
+    if database.room_problem:
+        raise LedgerUnavailable(f"the ledger is full: {database.room_problem}")
+    size = json_size((message,))
+    _check_storage(database, row, message, size, policies)
     if row is None:
         row = _begin(database, name)
-    elif earlier := _find_duplicate(database, row, message, digest, now):
-        return OperationResult(earlier)
     if row.waiting_messages >= policies.inbox_limit:
         raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
     if inbox_is_full(unsettled_bytes(database.connection, row), message, policies.inbox_bytes):
         raise TooMany(f"the messages that wait in {name} are too large", retry_after=1.0)
-    if message.person not in row.people:
-        member = (row.id, message.conversation.tenant, message.person)
-        database.execute(_ADD_MEMBER, member)
-        row.people.add(message.person)
+    charge = (row.id, message.conversation.tenant, message.person, size)
+    database.execute(_CHARGE, charge)
+    row.people.add(message.person)
     database.record_activity(row)
     return _receive(database, row, InboxMessage(now, message), digest, policies)
+
+
+def _check_storage(
+    database: Database,
+    row: Row | None,
+    message: Message,
+    size: int,
+    policies: ConcurrencyPolicies,
+) -> None:
+    """Raise `TooMany` when the message is beyond a quota."""
+    usage = read_usage(database, message.conversation.tenant, message.person)
+    check_storage(
+        message,
+        size,
+        policies,
+        usage.get(message.person, StorageUsage()),
+        usage.get("", StorageUsage()),
+        is_new=row is None,
+        is_member=row is not None and _is_member(database, row, message.person),
+    )
+
+
+def _is_member(database: Database, row: Row, person: str) -> bool:
+    if person in row.people:
+        return True
+    return database.execute(_IS_MEMBER, (row.id, person)).fetchone() is not None
 
 
 def read_members(database: Database, row: Row) -> set[str]:

@@ -84,7 +84,54 @@ CREATE TABLE erasures (
     PRIMARY KEY (tenant, person)
 ) STRICT, WITHOUT ROWID;
 """
-MIGRATIONS = {4: _TO_4, 5: _TO_5}
+_TO_6 = """
+CREATE TABLE usage (
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    conversations INTEGER NOT NULL,
+    PRIMARY KEY (tenant, person)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE members RENAME TO old_members;
+CREATE TABLE members (
+    conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (conversation, person)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER members_added AFTER INSERT ON members BEGIN
+    INSERT INTO usage (tenant, person, bytes, conversations)
+    VALUES (NEW.tenant, NEW.person, NEW.bytes, 1)
+    ON CONFLICT (tenant, person) DO UPDATE
+    SET bytes = bytes + excluded.bytes, conversations = conversations + 1;
+    INSERT INTO usage (tenant, person, bytes, conversations)
+    VALUES (NEW.tenant, '', NEW.bytes, NOT EXISTS (
+        SELECT 1 FROM members WHERE conversation = NEW.conversation AND person <> NEW.person))
+    ON CONFLICT (tenant, person) DO UPDATE
+    SET bytes = bytes + excluded.bytes, conversations = conversations + excluded.conversations;
+END;
+CREATE TRIGGER members_changed AFTER UPDATE OF bytes ON members BEGIN
+    UPDATE usage SET bytes = bytes + NEW.bytes - OLD.bytes
+    WHERE tenant = NEW.tenant AND person IN (NEW.person, '');
+END;
+CREATE TRIGGER members_deleted AFTER DELETE ON members BEGIN
+    UPDATE usage SET bytes = bytes - OLD.bytes, conversations = conversations - 1
+    WHERE tenant = OLD.tenant AND person = OLD.person;
+    UPDATE usage SET bytes = bytes - OLD.bytes, conversations = conversations - (
+        NOT EXISTS (SELECT 1 FROM members WHERE conversation = OLD.conversation))
+    WHERE tenant = OLD.tenant AND person = '';
+    DELETE FROM usage
+    WHERE tenant = OLD.tenant AND person IN (OLD.person, '') AND conversations = 0;
+END;
+INSERT INTO members SELECT conversation, tenant, person, (
+    SELECT coalesce(sum(coalesce(length(history), 0) + coalesce(length(inbox_messages), 0)), 0)
+    FROM turns t WHERE t.conversation = m.conversation AND t.person = m.person)
+FROM old_members m;
+DROP TABLE old_members;
+CREATE INDEX members_person ON members (tenant, person);
+"""
+MIGRATIONS = {4: _TO_4, 5: _TO_5, 6: _TO_6}
 """SQL by the version that it leads to."""
 
 

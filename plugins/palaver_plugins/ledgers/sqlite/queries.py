@@ -1,6 +1,15 @@
 """Operations that read."""
 
-from palaver import PAGE_BYTES, Cursor, Page, PendingTurn, QueueDepth, Snapshot, UnsettledCount
+from palaver import (
+    PAGE_BYTES,
+    Cursor,
+    Page,
+    PendingTurn,
+    QueueDepth,
+    Snapshot,
+    StorageUsage,
+    UnsettledCount,
+)
 from palaver_plugins.ledgers.sqlite.history import read_history
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
@@ -92,6 +101,23 @@ def members(database: Database, name: str) -> OperationResult[frozenset[str]]:
         (name,),
     )
     return OperationResult(frozenset(person for (person,) in people))
+
+
+def read_usage(database: Database, tenant: str, person: str) -> dict[str, StorageUsage]:
+    """Return what a person and, under the empty name, the tenant have stored."""
+    found = database.execute(
+        "SELECT person, bytes, conversations FROM usage WHERE tenant = ? AND person IN (?, '')",
+        (tenant, person),
+    )
+    return {
+        owner: StorageUsage(bytes=size, conversations=conversations)
+        for owner, size, conversations in found.fetchall()
+    }
+
+
+def storage_usage(database: Database, tenant: str, person: str) -> OperationResult[StorageUsage]:
+    usage = read_usage(database, tenant, person)
+    return OperationResult(usage.get(person, StorageUsage()))
 
 
 def queue_depth(database: Database) -> OperationResult[QueueDepth]:

@@ -109,6 +109,8 @@ class Database:
     retention: float = 0.0
     retention_clock: Callable[[], float] = time.time
     cached_rows: dict[str, Row] = field(default_factory=dict)
+    room_problem: str = ""
+    """Why no messages are accepted; empty when there is room."""
     execute: Callable[..., sqlite3.Cursor] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from palaver import ConfigurationError, LedgerInUse, make_private_database, new_
 from palaver_plugins.ledgers.sqlite.migrations import OLDEST_VERSION, migrate
 from palaver_plugins.ledgers.sqlite.rows import renew_epoch
 
-VERSION = 5
+VERSION = 6
 APPLICATION_ID = 0x50414C56
 """Identifies our files: "PALV"."""
 TABLES = """
@@ -120,9 +120,42 @@ CREATE TABLE members (
     conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
     tenant TEXT NOT NULL,
     person TEXT NOT NULL,
+    bytes INTEGER NOT NULL DEFAULT 0,            -- see StorageUsage
     PRIMARY KEY (conversation, person)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX members_person ON members (tenant, person);
+
+CREATE TABLE usage (                             -- sums over members, which triggers keep
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,                        -- empty: the whole tenant
+    bytes INTEGER NOT NULL,
+    conversations INTEGER NOT NULL,
+    PRIMARY KEY (tenant, person)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER members_added AFTER INSERT ON members BEGIN
+    INSERT INTO usage (tenant, person, bytes, conversations)
+    VALUES (NEW.tenant, NEW.person, NEW.bytes, 1)
+    ON CONFLICT (tenant, person) DO UPDATE
+    SET bytes = bytes + excluded.bytes, conversations = conversations + 1;
+    INSERT INTO usage (tenant, person, bytes, conversations)
+    VALUES (NEW.tenant, '', NEW.bytes, NOT EXISTS (
+        SELECT 1 FROM members WHERE conversation = NEW.conversation AND person <> NEW.person))
+    ON CONFLICT (tenant, person) DO UPDATE
+    SET bytes = bytes + excluded.bytes, conversations = conversations + excluded.conversations;
+END;
+CREATE TRIGGER members_changed AFTER UPDATE OF bytes ON members BEGIN
+    UPDATE usage SET bytes = bytes + NEW.bytes - OLD.bytes
+    WHERE tenant = NEW.tenant AND person IN (NEW.person, '');
+END;
+CREATE TRIGGER members_deleted AFTER DELETE ON members BEGIN
+    UPDATE usage SET bytes = bytes - OLD.bytes, conversations = conversations - 1
+    WHERE tenant = OLD.tenant AND person = OLD.person;
+    UPDATE usage SET bytes = bytes - OLD.bytes, conversations = conversations - (
+        NOT EXISTS (SELECT 1 FROM members WHERE conversation = OLD.conversation))
+    WHERE tenant = OLD.tenant AND person = '';
+    DELETE FROM usage
+    WHERE tenant = OLD.tenant AND person IN (OLD.person, '') AND conversations = 0;
+END;
 
 CREATE TABLE dead_letters (
     number INTEGER PRIMARY KEY,                  -- in the order of their age

@@ -18,6 +18,7 @@ from palaver import (
     history_of_turn,
     received_event,
     reply_length_after,
+    reply_size,
     split_untaken_steering,
     stopped_event,
 )
@@ -129,6 +130,10 @@ def settle(
     row.waiting_messages -= len(taken)
     moved = _move_untaken(database, row, steering[len(taken) :], now)
     progress = Progress(row.next_index, row.last_offset, stopped, steering_count)
+    charge = (reply_size(row.reply), row.id, turn.person)
+    database.execute(
+        "UPDATE members SET bytes = bytes + ? WHERE conversation = ? AND person = ?", charge
+    )
     _close_turn(database, row, claim, history, progress, (expect, digest_of(entries)))
     _start_next_turn(database, row, now)
     database.record_activity(row)

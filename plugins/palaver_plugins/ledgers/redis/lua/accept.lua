@@ -59,6 +59,12 @@ if size > 0 and size + #message > policies.inbox_bytes then
   return redis.error_reply('TOOMANY bytes of messages')
 end
 
+local is_member = redis.call('SISMEMBER', members, person) == 1
+local excess = exceeded_quota(person_indexes, person, policies, #message, is_member)
+if excess then
+  return redis.error_reply('STORAGE ' .. excess)
+end
+
 -- Returns the turn that the message joins or steers.
 local function turn_to_join(policy)
   if names_skill or #turns == 0 then
@@ -129,7 +135,7 @@ for _ = 1, 4 do
 end
 if redis.call('SADD', members, person) == 1 then
   set_expiry(members)
-  index_conversation(person_indexes, person, name)
 end
+charge(person_indexes, person, name, #message)
 wake()
 return {answering.id, ahead, 0, joined and 1 or 0}

@@ -173,6 +173,13 @@ local resumes = delete_question()
 delete_turns()
 erase_history()
 redis.call('ZREM', KEYS[4], name)
+local tenant_index = string.sub(KEYS[4], 1, -#person - 1)
+local size = release_size(KEYS[4], name)
+local sizes = sizes_key(tenant_index)
+if size > 0 and redis.call('HEXISTS', sizes, name) == 1 then
+  redis.call('HINCRBY', sizes, name, integer(-size))
+  redis.call('HINCRBY', sizes, '', integer(-size))
+end
 erasures = redis.call('HINCRBY', state, 'erasures', 1)
 local events
 if redis.call('SCARD', members) == 1 then
@@ -182,6 +189,8 @@ if redis.call('SCARD', members) == 1 then
   end
   redis.call('UNLINK', conv, unsettled_turns, history, stopped, stream, records, record_order, members)
   redis.call('ZREM', queue, name)
+  redis.call('ZREM', tenant_index, name)
+  release_size(tenant_index, name)
 else
   local moved, keeps_oldest = {}, oldest and kept_turns[oldest]
   if oldest and not keeps_oldest and #others > 0 then

@@ -27,16 +27,56 @@ local function set_expiry_within(key, ms)
   redis.call('PEXPIREAT', key, expires_at and math.min(expires_at, ends) or ends)
 end
 
+-- Beside the index of a person's conversations is a hash of the bytes that the person has stored in
+-- each, and in all of them under ''. The person '' is the whole tenant.
+local function sizes_key(index)
+  return (string.gsub(index, '}:p:', '}:b:', 1))
+end
+
+local function release_size(index, name)
+  local sizes = sizes_key(index)
+  local size = tonumber(redis.call('HGET', sizes, name) or 0)
+  redis.call('HDEL', sizes, name)
+  if redis.call('HLEN', sizes) <= 1 then
+    redis.call('UNLINK', sizes)
+  elseif size > 0 then
+    redis.call('HINCRBY', sizes, '', integer(-size))
+  end
+  return size
+end
+
+-- Removes some of the conversations that have expired from an index.
+local function remove_expired_names(index)
+  for _, name in ipairs(redis.call('ZRANGE', index, '-inf', now(), 'BYSCORE', 'LIMIT', 0, 100)) do
+    release_size(index, name)
+    redis.call('ZREM', index, name)
+  end
+end
+
 -- Adds the conversation to the index of a person, which expires with the last conversation in it.
 local function index_conversation(person_indexes, person, name)
   local key = person_indexes .. person
   redis.call('ZADD', key, expires_at or '+inf', name)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now())
+  remove_expired_names(key)
   local ends = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
-  if ends == 'inf' then
-    redis.call('PERSIST', key)
-  elseif ends then
-    redis.call('PEXPIREAT', key, ends)
+  for _, each in ipairs({key, sizes_key(key)}) do
+    if ends == 'inf' then
+      redis.call('PERSIST', each)
+    elseif ends then
+      redis.call('PEXPIREAT', each, ends)
+    end
+  end
+end
+
+-- Counts bytes that a person has stored in a conversation, for the person and for the tenant.
+local function charge(person_indexes, person, name, size)
+  for _, owner in ipairs({person, ''}) do
+    local sizes = sizes_key(person_indexes .. owner)
+    local is_new = redis.call('HINCRBY', sizes, name, size) == size
+    redis.call('HINCRBY', sizes, '', size)
+    if is_new then
+      index_conversation(person_indexes, owner, name)
+    end
   end
 end
 
@@ -69,8 +109,12 @@ local function postpone_expiry(person_indexes, name)
       renew_expiry(conv .. noun .. turn)
     end
   end
-  for _, person in ipairs(redis.call('SMEMBERS', conv .. ':u')) do
-    index_conversation(person_indexes, person, name)
+  local owners = redis.call('SMEMBERS', conv .. ':u')
+  if #owners > 0 then
+    owners[#owners + 1] = ''
+  end
+  for _, owner in ipairs(owners) do
+    index_conversation(person_indexes, owner, name)
   end
 end
 

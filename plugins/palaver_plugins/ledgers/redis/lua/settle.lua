@@ -93,6 +93,9 @@ local function pass_messages_on()
 end
 
 store_history(history_entries(), closing.history_kept)
+if redis.call('SISMEMBER', conv .. ':u', person) == 1 then
+  charge(closing.person_indexes, person, name, #reply)
+end
 if closing.dead_letter then
   store_dead_letter(turn, person, closing.dead_letter, attempt, reply, skill, time)
 end
