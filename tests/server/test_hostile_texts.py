@@ -1,11 +1,12 @@
 """No text keeps the event loop busy: texts that are generated from every pattern of the code."""
 
 import asyncio
+import gc
 import random
 import re
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -207,6 +208,16 @@ def _cut(text: str) -> str:
     return text.encode(errors="replace")[:MESSAGE_BYTES].decode(errors="ignore")
 
 
+@pytest.fixture
+def frozen() -> Iterator[None]:
+    """Keep what other tests have made out of garbage collections, as `palaver serve` does."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("frozen")
 def test_no_message_stalls_a_server() -> None:
     selector = BusyTimeSelector()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -51,6 +52,10 @@ async def run_server(server: "Server") -> None:
     echo(f"Starting the ledger {ledger!r} and the engine {engine!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
+        # What the start has made stays: each full garbage collection would stall the event loop
+        # for as long as it takes to visit all of it.
+        gc.collect()
+        gc.freeze()
         address = await stack.enter_async_context(listening(server))
         note = " (a small demonstration model)" if server.engine_info.demonstration else ""
         echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
