@@ -134,11 +134,11 @@ class UnsettledTurn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return tuple(inbox_message.message for inbox_message in self.inbox_messages)
+        return tuple([inbox_message.message for inbox_message in self.inbox_messages])
 
     @property
     def steering_messages(self) -> tuple[Message, ...]:
-        return tuple(inbox_message.message for inbox_message in self.steering)
+        return tuple([inbox_message.message for inbox_message in self.steering])
 
     def progress(self, offset: int) -> Progress:
         return Progress(self.index, offset, self.stop_requested, len(self.steering))
@@ -271,6 +271,8 @@ class ConversationState:
 
     def _history_end(self, number: int) -> int:
         if not self.history or self.history[-1].number <= number:  # nearly always
+            return len(self.history)
+        if not self.history or self.history[-1].number <= number:
             return len(self.history)
         return bisect_right(self.history, number, key=lambda owned: owned.number)
 

@@ -482,10 +482,10 @@ class MemoryLedger:
         start = state.last_offset + 1
         state.events += events
         if state.name in self._watchers:
-            stored = tuple(StoredEvent(start + step, event) for step, event in enumerate(events))
+            stored = [StoredEvent(start + step, event) for step, event in enumerate(events)]
             self._notify(state.name, stored)
 
-    def _notify(self, name: str, events: tuple[StoredEvent, ...]) -> None:
+    def _notify(self, name: str, events: Sequence[StoredEvent]) -> None:
         for on_change in tuple(self._watchers.get(name, ())):
             on_change(events)
 
