@@ -325,6 +325,15 @@ async def test_a_jump_while_the_server_runs_deletes_nothing(sqlite: Subject) -> 
         assert await count_kept(sqlite) == ALL
 
 
+async def test_a_further_jump_is_no_second_day(sqlite: Subject) -> None:
+    await fill(sqlite)
+    sqlite.clocks.wall += 2 * YEAR
+    for _ in range(10):
+        sqlite.clocks.pass_time(HOUR)
+        sqlite.clocks.wall += 2 * DAY
+        assert await count_kept(sqlite) == ALL
+
+
 async def test_what_was_written_while_the_clock_was_back_is_kept(sqlite: Subject) -> None:
     """Start as a machine does whose clock begins in 1970."""
     right = sqlite.clocks.wall

@@ -36,6 +36,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 MAX_BATCH = 256
 """Operations in a transaction at most: bounds how long the first one waits."""
+NOTABLE_STEP = 60.0
+"""Seconds of a step of the clock above which it is logged as a warning."""
 
 
 class Job(NamedTuple):
@@ -175,7 +177,8 @@ class DatabaseThread:
     def _follow_step(self, database: Database) -> None:
         """After a step of the wall clock, move the ends of leases and merge windows with it."""
         if step := self._clock.follow_step():
-            log.warning("the clock of this machine has stepped by %+.1f s", step)
+            level = logging.WARNING if abs(step) > NOTABLE_STEP else logging.INFO
+            log.log(level, "the clock of this machine has stepped by %+.1f s", step)
             database.cached_rows.clear()
             with contextlib.suppress(sqlite3.Error):  # else the leases end early or late
                 database.connection.execute("BEGIN IMMEDIATE")

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 MAX_DEVIATION = DAY
 """Seconds by which the clock may deviate from the record, for instance while no server runs."""
+MAX_STEP = 3_600.0
+"""Seconds by which the clock may step while a jump waits for its second day."""
 MAX_CONFIRMATION = 30 * DAY
 """Seconds after which a second observation of a jump confirms it no more."""
 
@@ -75,6 +77,7 @@ class RetentionClock:
         self._monotonic = monotonic
         self._record = ClockRecord(clock())
         self._observed_at = monotonic()
+        self._shown_at = self._record.seen_at
 
     def __call__(self) -> float:
         if self._record.jumped_at is None:
@@ -84,14 +87,18 @@ class RetentionClock:
     def start(self, connection: sqlite3.Connection) -> None:
         """Compare the clock with the record of the last process."""
         self._record = ClockRecord.read(connection) or self._record
-        self._observed_at = self._monotonic()
+        self._observed_at, self._shown_at = self._monotonic(), self._clock()
         self.observe(connection)
 
     def observe(self, connection: sqlite3.Connection) -> None:
         """Compare the clock with the record, and store the new one. Log a new jump."""
         now, before, observed_at = self._clock(), self._record, self._observed_at
         self._observed_at = self._monotonic()
-        self._record = before.observe(now, self._observed_at - observed_at)
+        elapsed = self._observed_at - observed_at
+        if abs(now - self._shown_at - elapsed) > MAX_STEP:
+            before = ClockRecord(before.seen_at)  # a further jump confirms none
+        self._shown_at = now
+        self._record = before.observe(now, elapsed)
         self._record.write(connection)
         if self._record.jumped_at not in (None, before.jumped_at):
             log.warning("%s", self.describe())
