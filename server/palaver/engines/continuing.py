@@ -81,7 +81,8 @@ class ContinuedGeneration:
     def finish(self, last: Generation) -> Generation:
         """Return the whole generation, given the result of the last attempt."""
         if not self._buffered:
-            return dataclasses.replace(last, text=self.text)
+            text = self.text
+            return last if last.text == text else dataclasses.replace(last, text=text)
         if last.text:
             self._on_text(last.text)
         return last
