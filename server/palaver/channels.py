@@ -57,6 +57,9 @@ class ConversationService(Protocol):
     ) -> tuple[StopState, str]:
         """Stop a turn; without ``turn`` the running one. See `Ledger.stop`."""
 
+    async def latest(self, conversation: Conversation) -> Cursor:
+        """Return the position of the newest event."""
+
     async def snapshot(self, conversation: Conversation) -> Snapshot:
         """Return the conversation's current state."""
 

@@ -303,6 +303,9 @@ OFFSET_DIGITS = 15
 """Most digits of an offset: above 2⁵³ neither JavaScript nor Redis' Lua counts exactly."""
 
 
+MAX_OFFSET = 10**OFFSET_DIGITS - 1
+
+
 class Cursor(msgspec.Struct, frozen=True):
     """A place in a conversation's stream: everything up to and including ``offset`` was seen.
 

@@ -165,7 +165,7 @@ async def follow_reply(
     `ConversationService.accept`.
     """
     service.check_subscriptions(message.conversation.tenant, message.person)
-    before = (await service.snapshot(message.conversation)).cursor
+    before = await service.latest(message.conversation)
     receipt = await service.accept(message, members_only=members_only)
     since = replay_start(before) if receipt.duplicate or receipt.joined else before
     reply = PendingReply(message.id, receipt)

@@ -33,7 +33,7 @@ from palaver.ledger import (
     Snapshot,
     StopState,
 )
-from palaver.messages import Conversation, Cursor, Message
+from palaver.messages import MAX_OFFSET, Conversation, Cursor, Message
 from palaver.metrics import Metrics
 from palaver.pipeline import Pipeline
 from palaver.routing import Router
@@ -264,6 +264,10 @@ class Server:
         self, conversation: Conversation, turn: str | None = None
     ) -> tuple[StopState, str]:
         return await self._dispatcher.stop(conversation, turn)
+
+    async def latest(self, conversation: Conversation) -> Cursor:
+        page = await self.ledger.read(conversation, MAX_OFFSET, 1)
+        return Cursor(page.epoch, page.last)
 
     async def snapshot(self, conversation: Conversation) -> Snapshot:
         limits = self.settings.ledger

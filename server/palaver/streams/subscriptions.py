@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 PAGE_SIZE = 500
 """Events read from the ledger at once while a subscription catches up."""
+READERS = 4
+"""Pages that are read at once by subscriptions that begin or catch up."""
 SILENT_SECONDS = 25.0
 """Seconds without an event after which a subscription's position is compared with the ledger."""
 CLOSE_BATCH = 200
@@ -77,6 +79,7 @@ class Subscription:
         subscriber: Subscriber,
         history: int,
         history_bytes: int,
+        readers: asyncio.Semaphore,
     ) -> None:
         self.conversation = conversation
         self.drain: Drain | None = None
@@ -91,6 +94,7 @@ class Subscription:
         self._subscriber = subscriber
         self._history = history
         self._history_bytes = history_bytes
+        self._readers = readers
         self._epoch = ""
         self._offset = 0
         self._delivered: dict[str, DeliveredText] = {}
@@ -118,7 +122,7 @@ class Subscription:
 
     async def start(self, since: Cursor | None) -> None:
         """Resume after ``since``, or start with a snapshot when that cannot be done."""
-        page = await self._ledger.read(self.conversation, since.offset if since else 0, PAGE_SIZE)
+        page = await self._read(since.offset if since else 0)
         self.recovered = since is not None and _continues(page, since)
         if since is not None and self.recovered:
             self._epoch, self._offset = since.epoch, since.offset
@@ -130,7 +134,7 @@ class Subscription:
         if self.drain is None:
             await self._catch_up()
         else:
-            self._catch_up_task = asyncio.create_task(self._check(self._offset < page.last))
+            self._catch_up_task = asyncio.create_task(self._check(more=self._offset < page.last))
         self._started = True
 
     async def _send_snapshot(self) -> None:
@@ -179,9 +183,9 @@ class Subscription:
         so itself."""
         self._recheck = True
         if self._started and self._catch_up_task is None:
-            self._catch_up_task = asyncio.create_task(self._check())
+            self._catch_up_task = asyncio.create_task(self._check(more=False))
 
-    async def _check(self, more: bool = True) -> None:
+    async def _check(self, *, more: bool) -> None:
         try:
             await self._catch_up(more)
         except LedgerUnavailable as error:
@@ -193,13 +197,25 @@ class Subscription:
     async def _catch_up(self, more: bool = True) -> None:
         while await self._has_room() and (more or self._recheck):
             self._recheck = False
-            page = await self._ledger.read(self.conversation, self._offset, PAGE_SIZE)
+            page = await (
+                self._read(self._offset)
+                if more
+                else self._ledger.read(self.conversation, self._offset, PAGE_SIZE)
+            )
             if not _continues(page, self.cursor):
                 more = True
                 await self._send_snapshot()  # events stored since then have been notified already
                 continue
             self._deliver(page.events)
             more = self._offset < page.last
+
+    async def _read(self, after: int) -> Page:
+        """Return a page that may be large; a few of them at a time, for memory and the loop."""
+        async with self._readers:
+            page = await self._ledger.read(self.conversation, after, PAGE_SIZE)
+            if page.events:
+                await asyncio.sleep(0)
+        return page
 
     async def _has_room(self) -> Literal[True]:
         """Wait until the subscriber can take a page. Events that come meanwhile are read later."""
@@ -269,6 +285,7 @@ class Subscriptions:
         self._history = history
         self._history_bytes = history_bytes
         self._per_person = per_person
+        self._readers = asyncio.Semaphore(READERS)
         self._of_person: Counter[tuple[str, str]] = Counter()
         self._subscriptions: dict[Conversation, list[Subscription]] = {}
         self._closing_when_idle = False
@@ -303,7 +320,12 @@ class Subscriptions:
             self.check_person(*owner)
             self._of_person[owner] += 1
         subscription = Subscription(
-            conversation, self._ledger, subscriber, self._history, self._history_bytes
+            conversation,
+            self._ledger,
+            subscriber,
+            self._history,
+            self._history_bytes,
+            self._readers,
         )
         subscription.owner, subscription.drain = owner, drain
         subscription.closing_when_idle = self._closing_when_idle

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that the system keeps until they are accepted."""
-BATCH = 32
+BATCH = 8
 """Connections accepted in one iteration of the event loop."""
 PAUSE_SECONDS = 0.5
 """Seconds without accepting after an error, such as too many open files."""

@@ -337,7 +337,7 @@ class Connection(web.RequestHandler):
         if self._unsent - self._unsent_bytes() >= PROGRESS_BYTES:
             self._start_write_deadline()
             return
-        log.info("a client takes nothing and is disconnected")
+        log.debug("a client takes nothing and is disconnected")
         self._connections.metrics.slow_reader()
         self._connections.metrics.limit_reached("write_timeout")
         self._write_timer = self._loop.call_later(STALL_SECONDS, self.abort)

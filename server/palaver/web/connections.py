@@ -188,7 +188,7 @@ class Connections:
         connection.counted_bytes = size
         while self._buffered > self.settings.buffer_bytes:
             largest = max(self._open, key=lambda each: each.counted_bytes)
-            log.info("a connection is ended: too much is held for all of them")
+            log.debug("a connection is ended: too much is held for all of them")
             self.metrics.limit_reached("buffer_bytes")
             self.remove(largest)
             largest.abort()

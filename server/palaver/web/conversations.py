@@ -39,4 +39,4 @@ async def resume_cursor(
         return None
     if since != "start":
         return Cursor.parse(since)
-    return replay_start((await service.snapshot(conversation)).cursor)
+    return replay_start(await service.latest(conversation))

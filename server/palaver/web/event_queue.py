@@ -1,9 +1,10 @@
 """Event queue: the events that wait for one event stream."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
-from palaver.web.connection import Connection
+from palaver.web.connection import PIECE_BYTES, Connection
 
 PING_INTERVAL = 15.0
 """Seconds of silence after which a comment keeps the connection open."""
@@ -23,19 +24,23 @@ class EventQueue:
         self._limit = limit
         self._on_overflow = on_overflow
         self._call_soon = asyncio.get_running_loop().call_soon
-        self._parts: list[bytes] = []
+        self._parts: deque[bytes] = deque()
+        self._position = 0
+        """How much of the first part is written."""
         self._waiting_bytes = 0
         self._written_bytes = 0
         self._page_bytes = 0
         self._has_parts = asyncio.Event()
         self._is_taken = asyncio.Event()
         self._is_taken.set()
+        self._is_check_due = False
         self.is_over = False
 
     def put(self, part: bytes) -> None:
         if self.is_over:
             return
-        if not self._parts:
+        if not self._is_check_due:
+            self._is_check_due = True
             self._call_soon(self._check)  # after all parts of a page
         self._parts.append(part)
         self._waiting_bytes += len(part)
@@ -53,6 +58,7 @@ class EventQueue:
     def clear(self) -> None:
         """Drop what waits."""
         self._parts.clear()
+        self._position = 0
         self._waiting_bytes = self._connection.waiting_bytes = 0
 
     async def next(self) -> bytes:
@@ -66,12 +72,27 @@ class EventQueue:
                 await self._has_parts.wait()
         except TimeoutError:
             return PING
-        if not self.is_over:
-            self._has_parts.clear()
-        data = b"".join(self._parts)
+        data = self._take()
         self._written_bytes = len(data)
-        self.clear()
+        self._waiting_bytes -= len(data)
+        self._connection.waiting_bytes = self._waiting_bytes
+        if not self._parts and not self.is_over:
+            self._has_parts.clear()
         return data
+
+    def _take(self) -> bytes:
+        """Return the next parts, or a piece of the next one: more would only wait elsewhere."""
+        taken: list[bytes | memoryview] = []
+        room = PIECE_BYTES
+        while self._parts and room:
+            part = memoryview(self._parts[0])[self._position : self._position + room]
+            taken.append(part)
+            room -= len(part)
+            self._position += len(part)
+            if self._position == len(self._parts[0]):
+                self._parts.popleft()
+                self._position = 0
+        return b"".join(taken)
 
     async def drain(self) -> None:
         """Wait until the client has taken everything."""
@@ -80,6 +101,7 @@ class EventQueue:
         self._page_bytes = 0
 
     def _check(self) -> None:
+        self._is_check_due = False
         self._connection.waiting_bytes = self._waiting_bytes
         if not self._connection.writable.is_set():
             self._connection.count_buffered()
