@@ -196,18 +196,20 @@ class Subscription:
 
     async def _catch_up(self, more: bool = True) -> None:
         while await self._has_room() and (more or self._recheck):
-            self._recheck = False
-            page = await (
-                self._read(self._offset)
-                if more
-                else self._ledger.read(self.conversation, self._offset, PAGE_SIZE)
-            )
-            if not _continues(page, self.cursor):
-                more = True
-                await self._send_snapshot()  # events stored since then have been notified already
-                continue
-            self._deliver(page.events)
-            more = self._offset < page.last
+            more = await self._deliver_page(is_large=more)
+
+    async def _deliver_page(self, *, is_large: bool) -> bool:
+        """Deliver the next page, or a snapshot; return whether there is more."""
+        self._recheck = False
+        if is_large:
+            page = await self._read(self._offset)
+        else:
+            page = await self._ledger.read(self.conversation, self._offset, PAGE_SIZE)
+        if not _continues(page, self.cursor):
+            await self._send_snapshot()  # events stored since then have been notified already
+            return True
+        self._deliver(page.events)
+        return self._offset < page.last
 
     async def _read(self, after: int) -> Page:
         """Return a page that may be large; a few of them at a time, for memory and the loop."""

@@ -74,8 +74,6 @@ class EventQueue:
             return PING
         data = self._take()
         self._written_bytes = len(data)
-        self._waiting_bytes -= len(data)
-        self._connection.waiting_bytes = self._waiting_bytes
         if not self._parts and not self.is_over:
             self._has_parts.clear()
         return data
@@ -90,8 +88,9 @@ class EventQueue:
             room -= len(part)
             self._position += len(part)
             if self._position == len(self._parts[0]):
-                self._parts.popleft()
+                self._waiting_bytes -= len(self._parts.popleft())
                 self._position = 0
+        self._connection.waiting_bytes = self._waiting_bytes
         return b"".join(taken)
 
     async def drain(self) -> None:

@@ -144,6 +144,8 @@ class EventStream:
             self._connection.abort()
         except ConnectionError:
             pass  # the client has disconnected; its turns continue
+        finally:
+            self._queue.clear()  # an error's traceback keeps the queue until the next collection
         return response
 
     def _open(self, recovered: bool, since: Cursor | None) -> None:
