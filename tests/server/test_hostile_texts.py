@@ -193,8 +193,9 @@ class Asked(NamedTuple):
 
 
 async def _say(server: Server, messages: Sequence[str | Asked]) -> None:
-    """Send the messages to a new conversation, each after the reply to the one before."""
-    chat = ChatClient(server, Conversation("default", "test", new_id()), "alice")
+    """Send the messages to a new conversation of a new tenant, each after the reply to the one
+    before: quotas are for other tests."""
+    chat = ChatClient(server, Conversation(new_id(), "test", "main"), "alice")
     subscription = await server.subscribe(chat.conversation, chat.recorder)
     for message in messages:
         if isinstance(message, Asked):
