@@ -30,7 +30,7 @@ from palaver import (
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.errors import Conflict, EngineTimeout, TooMany
 from palaver.ledger import INBOX_LIMIT
-from palaver.messages import Conversation, Finished, Received, Routed, Started, ToolCalled
+from palaver.messages import Conversation, Finished, Queued, Received, Routed, Started, ToolCalled
 from palaver.testing import (
     ChatClient,
     MemoryLedger,
@@ -422,6 +422,23 @@ async def test_a_turn_that_waits_for_another_conversation_is_stopped_at_once() -
         await other.recorder.wait_for(await other.send("1"), text="one")
         turn = await chat.send("2")
         assert await chat.stop() == "stopping"
+        assert (await chat.reply(turn)).outcome == "stopped"
+        engine.resume()
+        assert await chat.say("3") == "third"
+        chat.server.unsubscribe(subscription)
+
+
+async def test_a_turn_that_waits_for_the_engine_is_stopped_at_once() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1), "third", slots=1)
+    async with converse(Parrot, engine=engine) as chat:
+        other = ChatClient(chat.server, Conversation("default", "test", "other"), "bob")
+        subscription = await chat.server.subscribe(other.conversation, other.recorder)
+        await other.recorder.wait_for(await other.send("1"), text="one")
+        turn = await chat.send("2")
+        async with asyncio.timeout(5):
+            while not chat.recorder.events_of(turn, Queued):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await chat.stop(turn) == "stopping"
         assert (await chat.reply(turn)).outcome == "stopped"
         engine.resume()
         assert await chat.say("3") == "third"
