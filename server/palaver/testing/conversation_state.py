@@ -179,19 +179,21 @@ class UnsettledTurn:
         """Append checked entries; return those that are events."""
         events: list[Event] = []
         for entry in entries:
-            if isinstance(entry, Step | MemoryWrite):
-                if isinstance(entry, Step):
+            match entry:
+                case Step():
                     self.journal[entry.number] = entry
-                continue
+                    continue
+                case MemoryWrite():
+                    continue
+                case Text():
+                    self.parts.append(entry.text)
+                    self.length = entry.end
+                case TextReset():
+                    self.parts = [self.reply[: entry.position]]
+                    self.length = entry.position
+                case Routed():
+                    self.skill = entry.skill
             events.append(entry)
-            if isinstance(entry, Text):
-                self.parts.append(entry.text)
-                self.length = entry.end
-            elif isinstance(entry, TextReset):
-                self.parts = [self.reply[: entry.position]]
-                self.length = entry.position
-            elif isinstance(entry, Routed):
-                self.skill = entry.skill
         self.index += len(entries)
         return events
 

@@ -288,6 +288,8 @@ class Dispatcher:
                 raise
             _uncancel()
             return STOPPED
+        except Fenced:  # a step of the turn found out
+            raise
         except LedgerUnavailable:  # a step of the turn needed it; the skill is not to blame
             run.interruption.release()
             await asyncio.sleep(POLL_INTERVAL)

@@ -39,7 +39,9 @@ def diarist_of(server: Server) -> Diarist:
     return skill
 
 
-async def test_no_person_who_was_erased_elsewhere_is_remembered_again() -> None:
+async def test_no_person_who_was_erased_elsewhere_is_remembered_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     ledger = MemoryLedger()
     people = [f"person-{number}" for number in range(20)]
     async with (
@@ -56,6 +58,7 @@ async def test_no_person_who_was_erased_elsewhere_is_remembered_again() -> None:
             await elsewhere.erase(TENANT, person)
         diarist_of(here).may_go.set()
         await until(lambda: server_runs(here) == 0)
+    assert caplog.records == [], "a turn that is over is no failure"
     for person in people:
         export = await collect_export(ledger.export(TENANT, person))
         assert (export.memories, export.conversations) == ({}, {})
