@@ -94,7 +94,12 @@ class Quotas:
             ("tenant", self.of_tenant(tenant), ""),
         )
         for owner, quota, name in limits:
-            rate: float | None = getattr(quota, f"{unit}_per_minute")
+            if unit == "messages":
+                rate = quota.messages_per_minute
+            elif unit == "tokens":
+                rate = quota.tokens_per_minute
+            else:
+                rate = quota.data_requests_per_minute
             if rate is not None:
                 yield owner, rate, self._bucket((owner, unit, tenant, name), rate, now)
 
