@@ -12,7 +12,7 @@ from tests.plugins.ledgers.conftest import sqlite_subject
 
 from palaver.exports import ExportEncoder, collect_export
 from palaver.ledger import EXPORT_BYTES, ConcurrencyPolicies, Export
-from palaver.messages import Conversation, encode
+from palaver.messages import Conversation, Text, encode
 from palaver_plugins.ledgers.sqlite import personal_data
 
 if TYPE_CHECKING:
@@ -143,6 +143,42 @@ async def test_a_large_history_is_erased_as_a_whole(subject: "LedgerUnderTest") 
     ]
     dump = await subject.dump()
     assert b"adamina" not in dump
+
+
+async def test_an_erasure_keeps_the_newest_events_and_those_of_the_running_turn(
+    subject: "LedgerUnderTest",
+) -> None:
+    """It rewrites the stream of a shared conversation, whose events may be large."""
+    for number in range(24):
+        person = "bob" if number % 2 else "adamina"
+        await subject.accept(f"{number}" + "x" * 700_000, person=person)
+        await subject.answer_turn(f"for {number}")
+    await subject.accept("runs", person="bob")
+    claim = await subject.run_skill("chat")
+    text = Text(turn=claim.turn, position=0, text="half")
+    await subject.append(claim, text, expect=1)
+    for _ in range(3):
+        await subject.accept("z" * 1_000_000, person="eve")
+    erasure = await subject.ledger.erase("acme", "adamina")
+    assert (erasure.conversations, erasure.messages) == (1, 12)
+    stream = await subject.read_stream(claim.conversation)
+    if subject.name != "memory":
+        assert 3_000_000 < sum(len(encode(event.event)) for event in stream) < 9_000_000
+    assert text in [event.event for event in stream]
+    await subject.settle(claim, Text(turn=claim.turn, position=4, text=" whole"), expect=2)
+    history = (await subject.ledger.snapshot(claim.conversation, 99, 99_000_000)).history
+    assert len(history) == 26
+    assert history[-1].text == "half whole"
+    assert b"adamina" not in await subject.dump()
+
+
+async def test_a_small_stream_keeps_all_events_of_others(subject: "LedgerUnderTest") -> None:
+    await fill(subject, 3, 10, person="bob")
+    await fill(subject, 1, 10, person="adamina")
+    where = Conversation("acme", "web", "t")
+    before = [event.event for event in await subject.read_stream(where)]
+    await subject.ledger.erase("acme", "adamina")
+    assert [event.event for event in await subject.read_stream(where)] == before[:15]
 
 
 async def test_a_turn_that_ends_during_an_erasure_is_erased(subject: "LedgerUnderTest") -> None:

@@ -30,6 +30,9 @@ from palaver_plugins.ledgers.sqlite.unsettled_turns import (
 MAX_ROWS = 200
 MAX_STEP_BYTES = 2_000_000
 """Rows and bytes that a step deletes, about: bounds how long other operations wait."""
+MAX_STREAM_BYTES = 4_000_000
+"""Bytes of the newest events that an erasure keeps, beside those of a turn that has begun: the last
+step rewrites them."""
 HIDDEN = "/"
 """Prefix of the names of hidden conversations; no other name has it, as a tenant is not empty."""
 _HIDE = """
@@ -48,10 +51,11 @@ ORDER BY number LIMIT ?
 _OTHERS_TURNS = """
 SELECT number FROM turns WHERE conversation = ? AND number >= ? AND person NOT IN ('', ?)
 """
-_DELETE_SOME_EVENTS = """
-DELETE FROM events WHERE (conversation, last_offset) IN
-    (SELECT conversation, last_offset FROM events WHERE conversation = ? LIMIT ?)
+_EVENT_SIZES = """
+SELECT last_offset, length(data) FROM events WHERE conversation = ? ORDER BY last_offset
 """
+_LAST_BLOCK = "SELECT max(last_offset) FROM events WHERE conversation = ? AND last_offset <= ?"
+_DELETE_EVENTS = "DELETE FROM events WHERE conversation = ? AND last_offset <= ?"
 _DELETE_SOME_RECORDS = """
 DELETE FROM dedupe_records WHERE number IN
     (SELECT number FROM dedupe_records WHERE conversation = ? LIMIT ?)
@@ -93,11 +97,39 @@ def delete_some(database: Database, conversation: int, person: str = "") -> int 
     steering = [each.message.person for each in decode_steering(database.connection, conversation)]
     for table in ("steering", "steps"):
         database.execute(f"DELETE FROM {table} WHERE conversation = ?", (conversation,))
-    for statement in (_DELETE_SOME_EVENTS, _DELETE_SOME_RECORDS):
-        if database.execute(statement, (conversation, MAX_ROWS)).rowcount:
-            return steering.count(person)
+    if last := _some_offset(database, conversation, _EVENT_SIZES, MAX_STEP_BYTES):
+        database.execute(_DELETE_EVENTS, (conversation, last))
+        return steering.count(person)
+    if database.execute(_DELETE_SOME_RECORDS, (conversation, MAX_ROWS)).rowcount:
+        return steering.count(person)
     database.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
     return None
+
+
+def _some_offset(database: Database, conversation: int, statement: str, size: int) -> int:
+    """Return the offset of the block of events with which those that ``statement`` lists exceed
+    ``size`` bytes, or of the last one; 0 when there are none."""
+    offset = 0
+    with contextlib.closing(database.execute(statement, (conversation,))) as blocks:
+        for last_offset, length in blocks:
+            offset = last_offset
+            size -= length
+            if size < 0:
+                break
+    return offset
+
+
+def trim_some_events(database: Database, row: Row) -> int:
+    """Delete some of the oldest events beyond `MAX_STREAM_BYTES`; return how many."""
+    newest = _some_offset(database, row.id, f"{_EVENT_SIZES} DESC", MAX_STREAM_BYTES)
+    oldest = _some_offset(database, row.id, _EVENT_SIZES, MAX_STEP_BYTES)
+    limit = min(newest - 1, oldest, row.start_offset if row.next_index else oldest)
+    (last,) = database.execute(_LAST_BLOCK, (row.id, limit)).fetchone()
+    if last is None:
+        return 0
+    database.execute(_DELETE_EVENTS, (row.id, last))
+    database.execute("UPDATE conversations SET first_offset = ? WHERE id = ?", (last + 1, row.id))
+    return int(last) + 1 - row.first_offset
 
 
 class Progress(NamedTuple):

@@ -56,12 +56,15 @@ def erase_some(database: Database, tenant: str, person: str) -> OperationResult[
         done = True
     else:
         progress = erasure.erase_some_history(database, row, person, last_turn)
+        done = False
         if progress.last_turn:
             state = (0, progress.last_turn, 0, progress.messages, 0)
+        elif trimmed := erasure.trim_some_events(database, row):
+            state = (0, last_turn, 0, 0, trimmed)
         else:
             counts = erasure.erase_from(database, row, person, last_turn)
-            state = (0, 0, 1, counts.messages + progress.messages, counts.events)
-        done = not progress.last_turn
+            state = (0, 0, 1, counts.messages, counts.events)
+            done = True
     database.cached_rows.pop(row.name, None)
     database.execute(_UPDATE, (*state, tenant, person))
     return OperationResult(True, wake=done)
