@@ -109,11 +109,11 @@ class AdmissionControl:
 
     @property
     def unsettled_turns(self) -> int:
-        return _total(part.total_turns for part in self._parts)
+        return _total([part.total_turns for part in self._parts])
 
     @property
     def unsettled_tokens(self) -> int:
-        return _total(part.total_tokens for part in self._parts)
+        return _total([part.total_tokens for part in self._parts])
 
     @property
     def _parts(self) -> tuple[Unsettled, Unsettled, Unsettled]:
@@ -250,7 +250,7 @@ class AdmissionControl:
         return self._scheduler.estimated_wait(admission.tenant, admission.lane, starting)
 
     def _turns(self, tenant: str, person: str) -> int:
-        return _total(part.turns.get((tenant, person), 0) for part in self._parts)
+        return _total([part.turns.get((tenant, person), 0) for part in self._parts])
 
     def _turn_limits(self, admission: Admission) -> Sequence[tuple[str, int | None]]:
         person = self._quotas.of_person().turns
@@ -264,7 +264,7 @@ class AdmissionControl:
         message always fits.
         """
         tenant, share = admission.tenant, self._settings.tenant_share
-        used = _total(part.tokens.get(tenant, 0) for part in self._parts)
+        used = _total([part.tokens.get(tenant, 0) for part in self._parts])
         free = self._settings.queue_tokens - self.unsettled_tokens - admission.tokens
         if not used and (free >= 0 or not self.unsettled_tokens):
             return True
