@@ -151,9 +151,10 @@ class Server:
         for task in (
             self._subscriptions.check_silent_forever(),
             self._watch_ledger(),
-            self._watchdog.watch_forever(),
         ):
             stack.push_async_callback(_cancel, asyncio.create_task(task))
+        self._watchdog.start()
+        stack.callback(self._watchdog.stop)
         self._register_gauges()
         for channel in self.channels:
             stack.push_async_callback(channel.close)

@@ -1,4 +1,4 @@
-"""Watchdog of the event loop: measures how late the loop comes back to a task that sleeps.
+"""Watchdog of the event loop: measures how late the loop comes back to a timer.
 
 While the loop is busy nobody is served, and leases are not renewed.
 """
@@ -28,6 +28,7 @@ class LoopWatchdog:
         self._longest = [0.0, 0.0]
         """In this period of `RECENT` seconds, and in the one before."""
         self._period_ends = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._unlogged = 0.0
         self._logged_at = float("-inf")
 
@@ -36,13 +37,22 @@ class LoopWatchdog:
         """Return the seconds of the longest delay in the last minute or two."""
         return max(self._longest)
 
-    async def watch_forever(self) -> None:
+    def start(self) -> None:
+        """Measure until `stop`."""
         loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + INTERVAL
-            await asyncio.sleep(INTERVAL)
-            now = loop.time()
-            self._record(now, now - due)
+        due = loop.time() + INTERVAL
+        self._timer = loop.call_at(due, self._measure, loop, due)
+
+    def stop(self) -> None:
+        """Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _measure(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        now = loop.time()
+        self._record(now, now - due)
+        due = now + INTERVAL
+        self._timer = loop.call_at(due, self._measure, loop, due)
 
     def _record(self, now: float, delay: float) -> None:
         if now >= self._period_ends:

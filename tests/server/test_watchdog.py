@@ -20,13 +20,12 @@ def stalls_after(*stalls: float, pause: float = 1.0) -> tuple[LoopWatchdog, Metr
         assert isinstance(loop, VirtualTimeLoop)
         metrics = Metrics()
         watchdog = LoopWatchdog(metrics)
-        watching = asyncio.create_task(watchdog.watch_forever())
+        watchdog.start()
         for stall in stalls:
             await asyncio.sleep(pause)
             loop.stall(stall)
         await asyncio.sleep(2 * INTERVAL)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        watchdog.stop()
         return watchdog, metrics
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

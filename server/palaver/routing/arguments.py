@@ -46,6 +46,8 @@ async def fill_arguments(
 
 async def _run_on_values(work: Callable[[ValuesT], ResultT], values: ValuesT) -> ResultT:
     """Return ``work(values)``, outside the event loop when one of them is a long text."""
+    if not values:
+        return work(values)
     texts = (value for value in values.values() if isinstance(value, str))
     return await run_on_text(lambda _: work(values), max(texts, key=len, default=""))
 
