@@ -405,6 +405,28 @@ async def test_numbers_are_exact_up_to_those_that_javascript_can_hold(server: Re
         assert await ledger.settle(claim, entries, expect=progress.index) == settled
 
 
+async def test_dead_letters_of_earlier_versions_are_indexed_at_the_start(
+    server: RedisServer,
+) -> None:
+    async with raw_client(server.url) as redis:
+        async with open_ledger(server.url) as ledger:
+            for number in range(50):
+                await ledger.accept(make_message(f"poison {number}", thread=f"t{number}"))
+                claim = await claim_turn(ledger)
+                await ledger.settle(
+                    claim, with_finished(claim), expect=0, dead_letter_reason="it kills"
+                )
+            state = "palaver:{p00}:state"
+            assert await redis.hget(state, "dead_letters_indexed") == b"1"
+        await redis.hdel(state, "dead_letters_indexed")
+        assert await redis.unlink("palaver:{p00}:l:acme/ada") == 1
+        async with open_ledger(server.url) as ledger:
+            export = await collect_export(ledger.export("acme", "ada"))
+            assert len(export.pending) == 50
+            assert (await ledger.erase("acme", "ada")).dead_letters == 50
+            assert await ledger.dead_letters(100) == ()
+
+
 async def test_other_conversations_and_prefixes_share_a_server(server: RedisServer) -> None:
     async with open_ledger(server.url) as one, open_ledger(server.url, prefix="other") as two:
         await one.accept(make_message())

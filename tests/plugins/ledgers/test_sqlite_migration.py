@@ -11,6 +11,8 @@ import pytest
 from tests.plugins.ledgers.conftest import LedgerUnderTest, sqlite_subject
 
 from palaver.errors import ConfigurationError
+from palaver.exports import collect_export
+from palaver.ledger import StorageUsage
 from palaver.messages import Conversation
 from palaver_plugins.ledgers.sqlite import migrations
 
@@ -84,6 +86,18 @@ async def test_a_file_of_schema_3_erases_people(migrated: LedgerUnderTest) -> No
     assert b"question 1" not in await migrated.dump()
     history = (await migrated.ledger.snapshot(thread("group"), 10)).history
     assert [entry.text for entry in history] == ["me too", "to bob"]
+
+
+async def test_a_file_of_schema_3_gets_indexes_and_counters(migrated: LedgerUnderTest) -> None:
+    export = await collect_export(migrated.ledger.export("acme", "ada"))
+    assert "poison" in [message.text for message in export.pending]
+    usage = await migrated.ledger.storage_usage("acme", "ada")
+    assert usage.conversations == 4
+    assert usage.bytes > 500
+    assert (await migrated.ledger.storage_usage("acme")).conversations == 5
+    for person in ("ada", "bob"):
+        await migrated.ledger.erase("acme", person)
+    assert await migrated.ledger.storage_usage("acme") == StorageUsage()
 
 
 async def test_a_migrated_file_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
