@@ -77,7 +77,8 @@ def sources() -> list[Source]:
             for source in compiled_patterns(module):
                 found.setdefault((source.pattern, source.flags), source)
             for call in calls(module):
-                pattern = COMPUTED[call.where] if call.pattern is None else call.pattern
+                pattern = COMPUTED.get(call.where) if call.pattern is None else call.pattern
+                assert pattern, f"{call.where} computes a pattern: add an example to COMPUTED"
                 found.setdefault((pattern, 0), Source(call.where, pattern, 0, (call.method,)))
     return list(found.values())
 
