@@ -24,6 +24,7 @@ from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 HOUR, DAY = 3_600.0, 86_400.0
 YEAR = 365 * DAY
 MERGE = ConcurrencyPolicies(default="merge", merge_window=60.0)
+ROOMY = ConcurrencyPolicies(inbox_limit=100)
 STEPS = [-YEAR, -HOUR, -2.0, 2.0, HOUR, 3 * YEAR]
 
 
@@ -202,7 +203,7 @@ async def run(stepped: Subject, steady: Subject, rng: random.Random) -> bool:
         found = []
         for subject in (stepped, steady):
             if not is_claim:
-                await subject.accept(f"{number}", thread=thread)
+                await subject.accept_with(f"{number}", ROOMY, thread=thread)
                 continue
             claim = await subject.ledger.claim("worker", lease=30.0, history=0)
             found.append(claim.message.text if claim else "")
