@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.payload import Payload
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from palaver.errors import (
     HeadTooLarge,
@@ -108,6 +108,8 @@ class Connection(web.RequestHandler):
         self.waiting_bytes = 0
         """Bytes that wait to be written."""
         self._received_bytes = 0
+        self._body: StreamReader = EMPTY_PAYLOAD
+        """The body of the last request; the rest of one that was not read is dropped."""
         self._connections = connections
         self._is_aborted = False
         self._is_refused = False
@@ -157,7 +159,7 @@ class Connection(web.RequestHandler):
             return
         if self._is_refused:
             return
-        if self.request is None:
+        if self.request is None and self._body.is_eof():
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge())
                 return
@@ -172,8 +174,7 @@ class Connection(web.RequestHandler):
 
     def _check_body(self) -> None:
         """End the deadline of a body that is complete, and refuse one that is malformed."""
-        assert self.request is not None
-        body = self.request.content
+        body = self._body
         self._received_bytes = body.total_bytes
         if self._received_bytes > FREE_BYTES:
             self.count_buffered()
@@ -220,12 +221,13 @@ class Connection(web.RequestHandler):
     def begin_request(self, request: web.BaseRequest) -> None:
         """Answer a request whose head is complete."""
         self.request = request
+        self._body = request.content
         self._head_bytes = 0
         self._cancel_head_timer()
         self._connections.set_served(self)
-        if not request.content.is_eof():
+        if not self._body.is_eof():
             self._body_timer = self._loop.call_later(
-                self._timeouts.body_timeout, self._end_body, request.content
+                self._timeouts.body_timeout, self._end_body, self._body
             )
 
     def upgrade(self) -> None:

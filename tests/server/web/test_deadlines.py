@@ -130,6 +130,22 @@ async def _send_lines(client: RawClient) -> None:
         await asyncio.sleep(0)
 
 
+async def test_the_rest_of_a_body_that_was_refused_is_no_request() -> None:
+    async with open_live_server(max_message_bytes=1_000) as live_server:
+        async with raw_connection(live_server.address) as client:
+            await client.send(POST % (b"", b"Content-Length: 400000\r\n", b"x" * 2_000))
+            response = await client.response()
+            assert response is not None
+            assert (response.status, response.code) == (413, "too_large")
+            for _ in range(4):
+                await client.send(b"x" * 99_500)
+                await asyncio.sleep(0)
+            await client.send(GET)
+            response = await client.response()
+            assert response is not None
+            assert response.body == b'{"status":"alive"}'
+
+
 # A client that has ended its sending
 
 
