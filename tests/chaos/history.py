@@ -11,7 +11,7 @@ from palaver.ledger import Ledger
 from palaver.messages import Conversation, Finished, Message, merge_messages
 from palaver.testing import RecordingSubscriber
 
-UNLIMITED_HISTORY = 1_000_000
+UNLIMITED_HISTORY, UNLIMITED_BYTES = 1_000_000, 1_000_000_000
 POLL_SECONDS = 0.05
 
 
@@ -67,7 +67,7 @@ class HistoryChecker:
         replies: dict[str, str],
         findings: Findings,
     ) -> None:
-        entries = (await ledger.snapshot(conversation, UNLIMITED_HISTORY)).history
+        entries = (await ledger.snapshot(conversation, UNLIMITED_HISTORY, UNLIMITED_BYTES)).history
         for role in ("user", "assistant"):
             order = [entry.turn for entry in entries if entry.role == role]
             for turn, count in Counter(order).items():

@@ -227,7 +227,9 @@ class Trial:
         findings = self.deployment.findings
         for error in client.protocol_errors:
             findings.record("gaps", f"{client.thread}: {error}")
-        snapshot = await self.deployment.ledger.snapshot(conversation_of(client.thread), 10_000)
+        snapshot = await self.deployment.ledger.snapshot(
+            conversation_of(client.thread), 10_000, 1_000_000_000
+        )
         received = client.welcomes[-1].get("snapshot")
         if received is not None and not _is_prefix(received, snapshot):
             findings.record("wrong", f"{client.thread}: the snapshot is not the ledger's")
