@@ -161,6 +161,7 @@ class Connection(web.RequestHandler):
             return
         if self.request is None and self._body.is_eof():
             if self._head_bytes > MAX_HEAD_BYTES:
+                self._connections.metrics.limit_reached("head_size")
                 self._refuse(HeadTooLarge())
                 return
             if self._head_timer is None:
@@ -302,7 +303,10 @@ class Connection(web.RequestHandler):
             raise ConnectionError("a part of the response is sent already")
         if exc is not None and status >= 500:
             log.error("a request failed: %s", describe_error(exc))
-        response = error_response(_parser_error(status, exc))
+        error = _parser_error(status, exc)
+        if status < 500:
+            self._connections.metrics.limit_reached(limit_of(error))
+        response = error_response(error)
         response.force_close()
         return response
 
@@ -354,6 +358,11 @@ def connection_of(request: web.BaseRequest) -> Connection:
     connection = request.protocol
     assert isinstance(connection, Connection)
     return connection
+
+
+def limit_of(error: PalaverError) -> str:
+    """Return the name in the metric of limits for an error in a request's form."""
+    return "head_size" if isinstance(error, HeadTooLarge) else "malformed"
 
 
 def raw_response(error: PalaverError) -> bytes:

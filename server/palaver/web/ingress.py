@@ -20,7 +20,7 @@ from palaver.errors import (
     TooLarge,
     UnsupportedEncoding,
 )
-from palaver.web.connection import Connection, connection_of
+from palaver.web.connection import Connection, connection_of, limit_of
 from palaver.web.connections import Connections
 from palaver.web.responses import error_response
 
@@ -70,11 +70,14 @@ class Ingress:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the response to a request; errors have the form of the HTTP API."""
         try:
-            check_head(request)
+            self._check_head(request)
             connection = connection_of(request)
             self._check_reserve(connection, request)
             with self._connections.counting_proxied(connection, request):
-                return await self._handle(request)
+                response = await self._handle(request)
+            if response.status == TooLarge.status:
+                self._connections.metrics.limit_reached("max_message_bytes")
+            return response
         except PalaverError as error:
             return error_response(error)
         except web.HTTPException as error:
@@ -82,8 +85,16 @@ class Ingress:
                 raise
             return http_error_response(request, error)
 
+    def _check_head(self, request: web.BaseRequest) -> None:
+        try:
+            check_head(request)
+        except CallerError as error:
+            self._connections.metrics.limit_reached(limit_of(error))
+            raise
+
     def _check_reserve(self, connection: Connection, request: web.BaseRequest) -> None:
         if connection.is_reserve and request.path not in OPERATIONS:
+            self._connections.metrics.limit_reached("total")
             raise Overloaded("too many connections are open; try again")
 
 

@@ -209,6 +209,7 @@ class WebSocketConnection:
         id = None
         try:
             if len(data) > self._max_message_bytes:
+                self._server.metrics.limit_reached("max_message_bytes")
                 raise TooLarge(f"a message may have {self._max_message_bytes} bytes")
             check_json_values(data, self._server.metrics)
             frame = decode_client_frame(data)

@@ -238,3 +238,21 @@ def test_every_header_that_the_code_reads_is_tried() -> None:
         read |= set(re.findall(r"request\.headers\.get(?:all)?\(\s*\"([\w-]+)\"", text))
     assert {"Idempotency-Key", "Origin", "Authorization", "X-Forwarded-For"} <= read
     assert {name.lower() for name in read} <= known
+
+
+async def test_what_is_refused_is_counted() -> None:
+    async with open_live_server(max_message_bytes=1_000) as live_server:
+        many = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 100 + b"\r\n"
+        large = b"POST /v1/conversations/t/messages HTTP/1.1\r\nHost: localhost\r\n"
+        large += b"Content-Length: 2000\r\n\r\n" + b"x" * 2000
+        for sent in (
+            *(b"\x00\r\n\r\n", b"GET / HTTP/1.1\r\nHost: [\r\n\r\n"),
+            *(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", many, large),
+        ):
+            check(await ask(live_server, sent), sent)
+        async with live_server.connect("t") as client:
+            await client.send({"type": "send", "id": "1", "text": "x" * 2000})
+            await client.wait_for("error", code="too_large")
+        metrics = live_server.server.metrics.exposition().decode()
+        for limit in ("malformed", "head_size", "max_message_bytes"):
+            assert f'palaver_limits_total{{limit="{limit}"}} 2.0' in metrics
