@@ -15,8 +15,6 @@ from tests.proofs.reference_plugin import reply_to
 
 from palaver.messages import Conversation, Message
 
-PERSON = "caller"
-
 
 class HTTPClients:
     """Clients that each request one reply after the other.
@@ -64,7 +62,7 @@ class HTTPClients:
             message = Message(
                 conversation=Conversation("default", channel, f"call-{number}"),
                 id=f"call-{number}",
-                person=PERSON,
+                person=f"caller-{number}",  # memories about one person are limited
                 text=f"call {number}",
             )
             try:
@@ -78,7 +76,7 @@ class HTTPClients:
 
     async def _whole(self, session: aiohttp.ClientSession, message: Message) -> tuple[str, str]:
         path = f"v1/conversations/{message.conversation.thread}/messages?wait=true"
-        body = {"id": message.id, "text": message.text, "person": PERSON}
+        body = {"id": message.id, "text": message.text, "person": message.person}
         answer = json.loads(await self._post(session, path, body))
         return answer["turn"], answer["text"]
 
@@ -103,7 +101,7 @@ class HTTPClients:
         body = {
             "model": "reference",
             "stream": stream,
-            "user": PERSON,
+            "user": message.person,
             "messages": [{"role": "user", "content": message.text}],
         }
         headers = {
