@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread must let another one use the interpreter."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -52,15 +55,24 @@ async def run_server(server: "Server") -> None:
     echo(f"Starting the ledger {ledger!r} and the engine {engine!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
-        # What the start has made stays: each full garbage collection would stall the event loop
-        # for as long as it takes to visit all of it.
-        gc.collect()
-        gc.freeze()
         address = await stack.enter_async_context(listening(server))
+        tune_interpreter()
         note = " (a small demonstration model)" if server.engine_info.demonstration else ""
         echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
         await stopped.wait()
         echo("Stopping gracefully. Press Ctrl-C again to exit at once.", err=True)
+
+
+def tune_interpreter() -> None:
+    """Keep the event loop's thread responsive. Call it when everything has started.
+
+    What the start has made stays until the end, and each full garbage collection would stall the
+    loop for as long as it takes to visit all of it. A thread that reads a long text would let the
+    loop wait for the interpreter's lock after each system call, by default for 5 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_INTERVAL)
 
 
 def stop_on_signal(grace: float) -> asyncio.Event:
