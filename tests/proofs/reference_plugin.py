@@ -44,7 +44,7 @@ def reply_to(text: str) -> str:
 
 
 class ReferenceSkill(Skill):
-    """Say, search, remember, generate, call a tool and recall."""
+    """Say, search, remember, generate, call a tool, recall and forget."""
 
     name = "reference"
     examples = ("what did you see", "tell us")
@@ -59,6 +59,7 @@ class ReferenceSkill(Skill):
             await turn.call_tool(RING, message=turn.message.id)
         await turn.say(f"[{passage.title}; {await turn.recall(thread)}] ")
         await turn.stream(f"coda {text}")
+        await turn.remember(thread, None)  # a person has few memories, and a client many threads
 
 
 def make_ring_tool(path: Path) -> Tool:
