@@ -9,7 +9,7 @@ import re
 _OBEYED = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1, escape sequences
     "\u2028\u2029"  # line and paragraph separators
-    "\u202a-\u202e\u2066-\u2069"  # overrides and isolates of the direction of writing
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks of the direction of writing
     "\ud800-\udfff"  # halves of surrogate pairs, which cannot be encoded
 )
 _IN_LINES = re.compile(f"[{_OBEYED}]")

@@ -40,16 +40,19 @@ def find_files(paths: list[Path]) -> Iterator[Path]:
     it what only the caller may read.
     """
     for path in paths:
-        if not path.is_dir():
+        if os.path.isdir(path):
+            yield from _find_in_folder(path)
+        else:
             yield path
-            continue
-        root = path.resolve()
-        for inner in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in inner.relative_to(path).parts)
-            if hidden or inner.suffix.lower() not in reader_process.READERS:
-                continue
-            if inner.is_file() and inner.resolve().is_relative_to(root):
-                yield inner
+
+
+def _find_in_folder(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            is_readable = file.suffix.lower() in reader_process.READERS and file.is_file()
+            if is_readable and file.resolve().is_relative_to(root.resolve()):
+                yield file
 
 
 def read_document(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> Document:

@@ -11,6 +11,7 @@ from palaver.cli.chat import chat
 from palaver.cli.check import check
 from palaver.cli.console import CommandGroup, Console
 from palaver.cli.deadletters import deadletters
+from palaver.cli.logs import logging_interpreter_errors
 from palaver.cli.models import models
 from palaver.cli.people import erase, export
 from palaver.cli.serve import serve
@@ -34,6 +35,7 @@ __all__ = ["main"]
 def main(ctx: click.Context, settings_path: Path | None, overrides: tuple[str, ...]) -> None:
     """Run and administer Palaver, a conversation server."""
     ctx.call_on_close(functools.partial(os.umask, set_private_umask()))
+    ctx.with_resource(logging_interpreter_errors())
     ctx.obj = Console(settings_path, overrides)
 
 

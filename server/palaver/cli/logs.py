@@ -5,9 +5,13 @@ like a record, and no text of exceptions, which may quote what a person wrote.
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
+import threading
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from palaver.control_characters import escape_controls
@@ -27,10 +31,56 @@ def configure_logging(level: int) -> None:
     logging.getLogger("gguf").setLevel(logging.WARNING)  # logs every file that it writes
 
 
+@contextlib.contextmanager
+def logging_interpreter_errors() -> Iterator[None]:
+    """Log what the interpreter prints of threads, finalizers and warnings; escape all records.
+
+    Libraries add handlers of their own, and without a handler Python prints the message itself.
+    """
+    hooks = (
+        (threading, "excepthook", _log_thread_error),
+        (sys, "unraisablehook", _log_unraisable_error),
+        (warnings, "showwarning", _log_warning),
+        (logging.lastResort, "formatter", LogFormatter("%(message)s")),
+    )
+    with contextlib.ExitStack() as stack:
+        for owner, name, hook in hooks:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, hook)
+        stack.callback(logging.setLogRecordFactory, logging.getLogRecordFactory())
+        logging.setLogRecordFactory(EscapedRecord)
+        yield
+
+
+def _log_thread_error(failed: threading.ExceptHookArgs) -> None:
+    name = failed.thread.name if failed.thread else "?"
+    log.error("the thread %r failed: %s", name, _describe(failed.exc_value))
+
+
+def _log_unraisable_error(failed: "sys.UnraisableHookArgs") -> None:
+    log.error("%s: %s", failed.err_msg or "an error was ignored", _describe(failed.exc_value))
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
+) -> None:
+    log.warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)
+
+
+def _describe(error: BaseException | None) -> str:
+    return describe_error(error) if error else "no exception"
+
+
 def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an error that no task awaits, in place of asyncio, which logs the text of the error."""
-    error = context.get("exception")
-    log.error("%s: %s", context["message"], describe_error(error) if error else "no exception")
+    log.error("%s: %s", context["message"], _describe(context.get("exception")))
+
+
+class EscapedRecord(logging.LogRecord):
+    """Record without control characters in its message, whatever handler writes it."""
+
+    def getMessage(self) -> str:
+        return escape_controls(super().getMessage())
 
 
 class LogFormatter(logging.Formatter):

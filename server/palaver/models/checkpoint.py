@@ -81,7 +81,13 @@ def check_config(config: Json, label: str) -> str:
         raise ConfigurationError(
             f"model {label!r} has its own code (auto_map in config.json), which is never executed"
         )
-    architectures = config.get("architectures") or ["none"]
+    if "speculators_config" in config:
+        raise ConfigurationError(
+            f"model {label!r} is a draft of another model, which vLLM would load without checks "
+            "(speculators_config in config.json): add that model itself"
+        )
+    listed = config.get("architectures")
+    architectures = listed if listed and isinstance(listed, list) else ["none"]
     for architecture in architectures:
         if GENERATIVE_ARCHITECTURE.fullmatch(str(architecture)):
             return str(architecture)
@@ -163,6 +169,8 @@ def count_parameters(file: Path) -> int:
         raise broken_file(file, f"is truncated: it has {file.stat().st_size:_} of {end:_} bytes")
     if file.stat().st_size > end:
         raise broken_file(file, f"is too long: {file.stat().st_size:_} bytes instead of {end:_}")
+    if not 0 <= parameters <= 8 * end:
+        raise broken_file(file, f"cannot hold the parameters that it names in {end:_} bytes")
     return parameters
 
 
@@ -221,7 +229,7 @@ def _parse_front_matter(text: str) -> Iterator[tuple[str, list[str]]]:
 
 def _read_words(card: Json, *names: str) -> tuple[str, ...]:
     value = next((card[name] for name in names if card.get(name)), ())
-    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+    return tuple(map(str, value if isinstance(value, list | tuple) else (value,)))
 
 
 def _read_scores(card: Json) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Files of a model directory, and the names in them: none may lead out of the directory.
 
 A model comes from strangers. Its JSON files name other files, which engines read, and it may
-contain links. A name or a link to a place outside could make an engine read any file.
+contain links. A name or a link to a place outside could make an engine read any file; a pipe would
+make it wait forever.
 """
 
 import json
@@ -16,7 +17,7 @@ from palaver.errors import ConfigurationError
 MAX_JSON_BYTES = 200_000_000
 """Largest JSON file of a model that is read; the tokenizers of large models have 30 MB."""
 FILE_NAME = re.compile(r"[\w][\w.+ -]{0,250}")
-NAMING_KEY = re.compile(r"weight_map|path|(?!special_tokens_map_file).*_files?")
+NAMING_KEY = re.compile(r"weight_map|path|vocab|.*_spm|(?!special_tokens_map_file).*_files?")
 """Keys of a model's JSON files with names of files that engines open."""
 NAMING_FILES = (
     "*.index.json",
@@ -65,13 +66,13 @@ def broken_file(file: Path, reason: str) -> ConfigurationError:
 
 
 def check_model_files(directory: Path) -> None:
-    """Check that no name and no link in a model directory leads out of it.
+    """Check that a model directory holds files, and that no name and no link leads out of it.
 
     Raises `ConfigurationError` that names the file.
     """
     for folder, folders, names in os.walk(directory):
         for name in (*folders, *names):
-            _check_link(Path(folder, name), directory)
+            _check_entry(Path(folder, name), directory)
     for pattern in NAMING_FILES:
         for file in sorted(directory.glob(pattern)):
             for name in _find_names(_read_json_value(file)):
@@ -79,9 +80,12 @@ def check_model_files(directory: Path) -> None:
                     raise broken_file(file, f"names a file outside the model: {name[:100]!r}")
 
 
-def _check_link(path: Path, directory: Path) -> None:
-    if path.is_symlink() and not _is_inside(path.resolve(), directory.resolve()):
+def _check_entry(path: Path, directory: Path) -> None:
+    target = Path(os.path.realpath(path))  # `resolve` refuses a link to itself
+    if path.is_symlink() and not _is_inside(target, directory.resolve()):
         raise broken_file(path, "is a link to a place outside the model")
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise broken_file(path, "is neither a file nor a folder")
 
 
 def _is_inside(target: Path, directory: Path) -> bool:

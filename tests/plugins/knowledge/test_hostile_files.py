@@ -279,6 +279,19 @@ def test_a_link_out_of_a_folder_is_left_out(tmp_path: Path) -> None:
     assert found == ["inside.txt", "link.txt"]
 
 
+def test_a_folder_with_loops_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("words")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "b.txt").write_text("words")
+    (tmp_path / "inner" / "up").symlink_to("..")
+    (tmp_path / "self.md").symlink_to("self.md")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "c.md").write_text("words")
+    os.mkfifo(tmp_path / "pipe.md")
+    found = list(files.find_files([tmp_path]))
+    assert found == [tmp_path / "a.md", tmp_path / "inner" / "b.txt"]
+
+
 def test_readers_are_those_of_the_documentation() -> None:
     assert set(reader_process.READERS) >= {".md", ".txt", ".html", ".pdf"}
 
@@ -311,6 +324,20 @@ def test_a_limit_is_a_setting_and_refuses_by_name(
     assert added.exit_code == 2
     assert "large.txt: " in added.output
     assert problem in added.output
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "missing.md", "a.md/b.md", "loop.md", os.fsdecode(b"\xff.md")], ids=ascii
+)
+def test_a_path_that_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.md").write_text("words")
+    (tmp_path / "loop.md").symlink_to("loop.md")
+    console = Console(None, (f"server.data={tmp_path / 'data'}",))
+    paths = [str(tmp_path / name), str(tmp_path / "a.md")]
+    added = CliRunner().invoke(knowledge, ["add", *paths], obj=console)
+    assert added.exit_code == 2
+    assert "Added 1 documents" in added.output
+    assert f"Not added: {tmp_path}" in added.output
 
 
 def test_the_other_files_of_a_batch_are_added(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+import pytest
 
 from palaver.ledger import Ledger, MemoryWrite
 from palaver.messages import Conversation, Finished, Message, Outcome, Text
@@ -77,3 +80,21 @@ async def test_words_in_the_log_of_a_killed_process_go_at_the_next_start(tmp_pat
     async with open_ledger(killed) as ledger:
         await ledger.queue_depth()
         assert traces(killed) == []
+
+
+async def test_a_reader_that_keeps_the_words_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_ledger(tmp_path) as ledger:
+        await write_words(ledger)
+        with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM events").fetchone()
+            with caplog.at_level(logging.WARNING):
+                await erase(ledger)
+                await ledger.erase("default", "bea")
+            assert traces(tmp_path)
+        refused = [each for each in caplog.messages if "deleted words stay in" in each]
+        assert len(refused) == 1
+        await ledger.erase("default", "bea")
+        assert traces(tmp_path) == []

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,11 +31,15 @@ from palaver.ledger import Ledger
 from palaver.messages import Conversation, Finished, Message
 
 FORGED = "2026-01-01 00:00:00,000 ERROR palaver: forged"
-HOSTILE = f"EVIL\x1b[2J\x1b]52;c;AAAA\x07\x9b31m\x7f\r\u202e\u2066\u2028\x85\x0b\x00\n{FORGED}"
+HOSTILE = (
+    f"EVIL\x1b[2J\x1b]52;c;AAAA\x07\x9b31m\x7f\r\u202e\u2066\u200f\u2028\x85\x0b\x00\n{FORGED}"
+)
 HOSTILE_NAME = HOSTILE.replace("\x00", "").replace("palaver:", "palaver")
 """The same as the name of a file."""
 OWN_STYLE = re.compile(r"\x1b\[\d{1,2}m")
-OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def check_output(output: str, *, forged_lines: bool = False) -> None:
@@ -329,6 +334,67 @@ def test_a_traceback_is_indented_and_without_the_texts_of_its_errors() -> None:
     assert all(line.startswith("    ") for line in further)
     assert text.index("ValueError") < text.index("EVIL")
     check_output(text)
+
+
+class LeavesAnError:
+    def __del__(self) -> None:
+        raise ValueError(HOSTILE)
+
+
+def log_with_a_librarys_own_handler() -> None:
+    library = logging.getLogger("library")
+    library.addHandler(logging.StreamHandler())
+    library.propagate = False
+    library.warning("the model says %s", HOSTILE)
+
+
+def fail_in_a_thread() -> None:
+    thread = threading.Thread(target=int, args=(HOSTILE,))
+    thread.start()
+    thread.join()
+
+
+WRITES: dict[str, Callable[[], object]] = {
+    "log": lambda: logging.getLogger("palaver.x").warning("the file %s", HOSTILE),
+    "error": lambda: logging.getLogger("x").error("failed", exc_info=ValueError(HOSTILE)),
+    "library": log_with_a_librarys_own_handler,
+    "warning": lambda: warnings.warn(HOSTILE, stacklevel=1),
+    "thread": fail_in_a_thread,
+    "finalizer": LeavesAnError,
+}
+
+
+@pytest.mark.parametrize("way", WRITES)
+@pytest.mark.parametrize("configure", [False, True])
+def test_nothing_that_a_library_writes_reaches_the_terminal_as_it_is(
+    way: str, configure: bool
+) -> None:
+    program = f"""
+from tests.server.cli import test_control_characters as these
+from palaver.cli import main
+from palaver.cli.logs import configure_logging
+
+@main.command()
+def write():
+    {configure} and configure_logging(10)
+    these.WRITES[{way!r}]()
+
+main(["write"])
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stderr.strip()
+    assert not OBEYED.search(child.stderr), ascii(child.stderr)
+    assert FORGED not in [line.strip() for line in child.stderr.splitlines()]
+    quotes = way in ("log", "library", "warning")  # errors are logged without their text
+    assert ("EVIL" in child.stderr) == quotes
 
 
 async def test_an_error_that_nobody_awaits_is_logged_without_its_text(

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -314,6 +315,50 @@ async def test_names_that_lead_out_of_the_folder_are_left_out(tiny: Path, tmp_pa
         result = await terminal.run("models", "add", "acme/tiny")
         assert result.status == 0, result.errors
         assert await terminal.files("tiny") == Repository.of(tiny).files
+
+
+class Redirecting(FakeHub):
+    """A hub that sends files from the other host at ``address``, if one is set, and warns."""
+
+    def __init__(self, repository: Repository) -> None:
+        super().__init__(acme__tiny=repository)
+        self.other = FakeHub(acme__tiny=Repository(repository.files))
+        self.address = ""
+        self.tokens: list[str | None] = []
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        if self.address:
+            raise web.HTTPFound(self.address + request.path)
+        return await super()._file(request)
+
+    async def _info(self, request: web.Request) -> web.Response:
+        response = await super()._info(request)
+        response.headers["X-HF-Warning"] = "topic; \x9b2J EVIL \u2028"
+        return response
+
+
+async def test_another_host_gets_no_token(tiny: Path, tmp_path: Path) -> None:
+    hub = Redirecting(Repository.of(tiny, token="secret-token"))
+
+    async def record(request: web.Request) -> web.StreamResponse:
+        hub.tokens.append(request.headers.get("Authorization"))
+        return await FakeHub._file(hub.other, request)
+
+    hub.other._file = record  # type: ignore[method-assign]
+    async with hub.other.serving() as hub.address, serving(hub, tmp_path) as terminal:
+        result = await terminal.run("models", "add", "acme/tiny", HF_TOKEN="secret-token")
+        assert result.status == 0, result.errors
+    assert hub.tokens
+    assert not any(hub.tokens)
+
+
+async def test_a_warning_of_the_hub_is_printed_without_control_characters(
+    tiny: Path, tmp_path: Path
+) -> None:
+    async with serving(Redirecting(Repository.of(tiny)), tmp_path) as terminal:
+        result = await terminal.run("models", "add", "acme/tiny")
+    assert "EVIL" in result.errors
+    assert not re.search("[\x80-\x9f\u2028]", result.errors)
 
 
 def test_a_file_without_size_or_checksum_is_refused() -> None:

@@ -47,6 +47,8 @@ NAMING: list[tuple[str, Any]] = [
     ("tokenizer_config.json", {"nested": {"tokenizer_file": "../../secret"}}),
     ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.json", "../x.json"]}),
     ("config.json", {"inner": [{"merges_file": "../merges.txt"}]}),
+    ("tokenizer_config.json", {"source_spm": "/etc/passwd"}),
+    ("tokenizer_config.json", {"vocab": "../vocab.json"}),
     ("modules.json", [{"path": "../../other"}]),
     ("adapter_config.json", {"weights_file": "/tmp/x"}),
     ("pytorch_model.bin.index.json", {"weight_map": {"a": "../pytorch_model.bin"}}),
@@ -88,6 +90,56 @@ def test_links_inside_and_those_of_the_hubs_cache_are_followed(model: Path, tmp_
         (snapshot / file.name).symlink_to(f"../../blobs/{number}")
     assert read_checkpoint(snapshot).parameters > 0
     assert ModelRegistry(tmp_path / "data", {}).resolve(str(snapshot)) == snapshot
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "sub/x"]
+)
+def test_a_pipe_is_not_waited_for(model: Path, name: str) -> None:
+    (model / "sub").mkdir()
+    (model / name).unlink(missing_ok=True)
+    os.mkfifo(model / name)
+    with pytest.raises(ConfigurationError, match="is neither a file nor a folder"):
+        read_checkpoint(model)
+
+
+def test_a_link_to_itself_is_like_a_missing_file(model: Path) -> None:
+    (model / "notes").symlink_to("notes")
+    assert read_checkpoint(model).parameters > 0
+    (model / "config.json").unlink()
+    (model / "config.json").symlink_to("config.json")
+    with pytest.raises(ConfigurationError, match=r"config\.json cannot be read"):
+        read_checkpoint(model)
+
+
+def test_a_model_that_names_another_one_to_load_is_refused(model: Path) -> None:
+    verifier = {"verifier": {"name_or_path": "/etc"}}
+    config = json.loads((model / "config.json").read_text())
+    write_json(model / "config.json", config | {"speculators_config": verifier})
+    with pytest.raises(ConfigurationError, match="is a draft of another model"):
+        read_checkpoint(model)
+
+
+@pytest.mark.parametrize("shape", [[10**4000] * 20, [10**9, 10**9], [-1], [1e308, 10.0]])
+def test_more_parameters_than_bytes_are_refused(model: Path, shape: list[float]) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ConfigurationError, match="cannot hold the parameters"):
+        read_checkpoint(model)
+
+
+@pytest.mark.parametrize("card", [{"languages": 5}, {"license": {"a": 1}}, {"scores": [1]}])
+def test_a_card_of_another_form_is_read(model: Path, card: object) -> None:
+    write_json(model / "card.json", card)
+    assert read_checkpoint(model).scores == {}
+
+
+@pytest.mark.parametrize("architectures", [{"a": 1}, 5, [], "LlamaForCausalLM"])
+def test_architectures_are_a_list(model: Path, architectures: object) -> None:
+    config = json.loads((model / "config.json").read_text())
+    write_json(model / "config.json", config | {"architectures": architectures})
+    with pytest.raises(ConfigurationError, match="generates no text"):
+        read_checkpoint(model)
 
 
 def test_ordinary_paths_in_a_configuration_are_no_names(model: Path) -> None:

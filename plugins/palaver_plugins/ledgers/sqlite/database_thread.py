@@ -89,6 +89,7 @@ class DatabaseThread:
         self._is_open = False
         self._scrub_pending = True
         """The log may hold deleted words: also at the start, when the last process was killed."""
+        self._scrub_refused = False
 
     async def start(self) -> None:
         """Open the file. Raises `ConfigurationError`."""
@@ -284,7 +285,8 @@ class DatabaseThread:
     def _scrub_log(self, database: Database, results: list[JobResult]) -> None:
         """Truncate the write-ahead log after an erasure, as it contains the deleted words.
 
-        SQLite refuses while another program reads the file; the next batch tries again.
+        SQLite refuses while another program reads the file; the next batch tries again. The log
+        says so once.
         """
         self._scrub_pending |= any(
             done.result is not None and done.result.scrub for done in results
@@ -295,7 +297,10 @@ class DatabaseThread:
         with contextlib.suppress(sqlite3.Error):
             execute("PRAGMA busy_timeout = 0")
             (busy, *_) = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._scrub_pending = bool(busy)
+            if busy and not self._scrub_refused:
+                message = "deleted words stay in %r until the next change: it is being read"
+                log.warning(message, str(self._path))
+            self._scrub_pending = self._scrub_refused = bool(busy)
             execute("PRAGMA busy_timeout = 1000")
 
 
