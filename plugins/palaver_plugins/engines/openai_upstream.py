@@ -133,7 +133,7 @@ class Upstream:
                 if chunk is not None and chunk.error is not None:
                     raise wire.stream_error(self.url, chunk.error)
                 yield chunk
-        except ValueError as error:  # of the parser and of msgspec
+        except (ValueError, RecursionError) as error:  # of the parser and of msgspec
             detail = f"the response of {self.url} is not a chat completion: {error}"
             raise UpstreamFailed(EngineUnavailable(detail)) from error
 
@@ -162,7 +162,7 @@ class Upstream:
         except TimeoutError as error:
             detail = f"{self.url} did not answer {path!r} in {CALL_TIMEOUT:g} s"
             raise UpstreamFailed(EngineUnavailable(detail)) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             detail = f"unexpected response of {self.url} to {path!r}: {error}"
             raise UpstreamFailed(EngineUnavailable(detail)) from error
 
@@ -185,9 +185,7 @@ class Upstream:
                     raise wire.response_error(self.url, response.status, content, response.headers)
                 yield response
         except (aiohttp.ClientError, ConnectionError) as error:
-            kind = type(error).__name__
-            detail = f"{self.url}: {str(error) or kind} ({kind})"
-            raise UpstreamFailed(EngineUnavailable(detail, retry_after=1)) from error
+            raise UpstreamFailed(wire.connection_error(self.url, error)) from error
 
     async def _send(
         self, method: str, url: yarl.URL, options: dict[str, Any]

@@ -36,6 +36,10 @@ PROMPT_TOO_LONG = re.compile(
 """Matches the error of vLLM, OpenAI, llama.cpp and SGLang for a prompt that is too long."""
 
 
+MAX_RETRY_AFTER = 3600.0
+"""Largest number of seconds that is taken from a server."""
+
+
 class Delta(msgspec.Struct):
     content: str | None = None
 
@@ -245,6 +249,14 @@ def structured_outputs(structure: Structure) -> Body:
             assert_never(structure)
 
 
+def connection_error(url: str, error: Exception) -> EngineUnavailable:
+    """Return the exception for a failed exchange. Only the system's own words are for the log."""
+    kind = type(error).__name__
+    if isinstance(error, OSError):
+        return EngineUnavailable(f"{url}: {str(error) or kind} ({kind})", retry_after=1)
+    return EngineUnavailable(f"{url}: {kind}", quoted=str(error), retry_after=1)
+
+
 def response_error(
     url: str, status: int, body: bytes, headers: Mapping[str, str]
 ) -> UpstreamFailed | PalaverError:
@@ -273,7 +285,7 @@ def error_message(body: bytes) -> str:
     """Return the message in an error's body, in any of the shapes that servers use."""
     try:
         value: object = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return body[:500].decode("utf-8", "replace").strip()
     while isinstance(value, dict):
         key = next((key for key in ("error", "message", "detail") if key in value), None)
@@ -293,7 +305,7 @@ def stream_error(url: str, error: object) -> UpstreamFailed | PalaverError:
 def retry_after(headers: Mapping[str, str]) -> float:
     """Return the seconds in the header Retry-After; 1 when it is missing or holds a date."""
     value = headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else 1.0
+    return min(float(value), MAX_RETRY_AFTER) if value.isascii() and value.isdigit() else 1.0
 
 
 def request_counts(metrics: bytes) -> tuple[int, int] | None:

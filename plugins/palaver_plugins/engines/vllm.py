@@ -405,7 +405,9 @@ ALLOWED_VARIABLES = re.compile(
     r"|PYTORCH|TRITON|INDUCTOR|FLASHINFER|OMP|KMP|MKL|GOMP|OPENBLAS|NUMEXPR|MALLOC)_\w+"
 )
 """Environment variables that the vLLM process gets: the names that it and its libraries read."""
-SECRET_VARIABLES = re.compile(r".*(KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)")
+SECRET_VARIABLES = re.compile(
+    r".*(KEY|SECRET|PASS(?!ES)|PWD|CREDENTIAL|AUTH|COOKIE|DSN).*|.*(TOKEN|TOKENS|TOKEN_FILE|UR[IL])"
+)
 
 
 def process_environment(further: Sequence[str] = ()) -> dict[str, str]:

@@ -120,6 +120,18 @@ def respond_error(status: int, body: object, **headers: str) -> Handler:
     return handler
 
 
+def send_bytes(content: bytes) -> Handler:
+    """Return a handler that sends ``content`` in place of a response, and ends the connection."""
+
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        assert isinstance(request.transport, asyncio.Transport)
+        request.transport.write(content)
+        request.transport.close()
+        return web.StreamResponse()
+
+    return handler
+
+
 def drop_connection(*parts: bytes) -> Handler:
     """Return a handler that sends ``parts``, then drops the connection."""
 

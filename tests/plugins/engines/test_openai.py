@@ -15,6 +15,7 @@ from tests.plugins.engines.fault_injecting_server import (
     fault_injecting_servers,
     hang,
     respond_error,
+    send_bytes,
     send_stream,
     sse_event,
     text_chunk,
@@ -35,6 +36,7 @@ from palaver.errors import (
     PalaverError,
     PromptTooLong,
     Unsupported,
+    describe_error,
 )
 from palaver_plugins.engines.openai import OpenAIEngine, OpenAISettings
 
@@ -225,9 +227,33 @@ async def test_a_fault_is_named(handler: Handler, expected: type[PalaverError], 
     assert match in str(error)
 
 
-async def test_retry_after_is_kept() -> None:
-    error = await outcome(respond_error(429, {}, Retry_After="7"))
-    assert error.retry_after == 7
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("9" * 400, 3600), ("soon", 1)])
+async def test_retry_after_is_kept(header: str, seconds: float) -> None:
+    error = await outcome(respond_error(429, {}, Retry_After=header))
+    assert error.retry_after == seconds
+
+
+WORD = "qxjzvikku"
+DEEP = b'{"error":' * 5000
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        send_stream(b"data: " + DEEP + b"\n\n"),
+        respond_error(400, {"error": WORD}),
+        respond_error(302, {}, Location=f"http://[{WORD}/"),
+        send_bytes(b"HTTP/1.1 500 X\r\n\r\n" + DEEP + WORD.encode()),
+        send_bytes(f"HTTP/1.1 {WORD} {WORD}\r\n\r\n".encode()),
+        send_bytes(f"{WORD}\r\n\r\n".encode()),
+        send_bytes(f"HTTP/1.1 200 OK\r\n{WORD}\r\n\r\n".encode()),
+        send_bytes(f"HTTP/1.1 200 OK\r\nContent-Length: {WORD}\r\n\r\n".encode()),
+    ],
+)
+async def test_what_a_server_answers_is_an_error_that_quotes_nothing(handler: Handler) -> None:
+    error = await outcome(handler)
+    assert isinstance(error, EngineError | InvalidInput), repr(error)
+    assert WORD not in describe_error(error)
 
 
 async def test_a_server_that_hangs_ends_in_a_timeout() -> None:

@@ -105,6 +105,8 @@ async def test_the_vllm_process_gets_no_secret_of_the_environment(
     secrets = (
         *("REDIS_URL", "OPENAI_API_KEY", "HF_TOKEN", "PALAVER_KEY", "AWS_SECRET_ACCESS_KEY"),
         *("VLLM_API_KEY", "CUDA_MY_SECRET", "DATABASE_PASSWORD", "HTTPS_PROXY", "PYTHONPATH"),
+        *("VLLM_API_KEYS", "TORCH_PASSPHRASE", "NCCL_PWD", "XDG_SESSION_COOKIE", "LD_TOKEN_FILE"),
+        *("VLLM_DATABASE_DSN", "TRITON_AUTH_HEADER", "VLLM_PRIVATE_KEY_PATH", "TORCH_STORE_URL"),
     )
     for name in (*secrets, "MY_SETTING"):
         monkeypatch.setenv(name, "hunter2")
