@@ -154,7 +154,7 @@ class OpenAIEngine:
             if cards
         }
         if not reached:
-            urls = ", ".join(self._settings.urls)
+            urls = ", ".join(upstream.url for upstream in self._upstreams)
             raise EngineUnavailable(f"no server can be reached at {urls}", retry_after=5)
         first = next(iter(reached))
         for upstream in self._upstreams:

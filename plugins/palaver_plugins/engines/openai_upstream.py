@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -36,7 +37,8 @@ class Upstream:
     """
 
     def __init__(self, url: str, key: str | None, timeout: aiohttp.ClientTimeout) -> None:
-        self.url = url
+        self.url = re.sub("//[^/]*@", "//", url)
+        """Without a password, for logs and errors."""
         self.in_flight = 0
         self.flavor: wire.Flavor = "generic"
         self._failures = 0

@@ -1,6 +1,8 @@
 """What only engine ``openai`` does: several servers, their faults, and what is asked of them."""
 
 import asyncio
+import logging
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -225,6 +227,23 @@ async def test_a_fault_is_named(handler: Handler, expected: type[PalaverError], 
     error = await outcome(handler)
     assert type(error) is expected
     assert match in str(error)
+
+
+async def test_the_password_of_a_url_is_used_but_not_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with fault_injecting_servers(respond_error(500, {})) as (server,):
+        engine = build_openai(server.url.replace("//", "//user:hunter2@"))
+        await engine.start()
+        with pytest.raises(EngineUnavailable) as failed:
+            await engine.generate(request("x"), TextCollector())
+        await engine.close()
+    assert server.keys[-1] is not None
+    assert b64decode(server.keys[-1].removeprefix("Basic ")) == b"user:hunter2"
+    with pytest.raises(EngineUnavailable) as missing:
+        await build_openai("http://user:hunter2@127.0.0.1:1/v1").start()
+    assert "hunter2" not in f"{failed.value} {missing.value} {caplog.text}"
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("9" * 400, 3600), ("soon", 1)])
