@@ -274,8 +274,6 @@ class ConversationState:
     def _history_end(self, number: int) -> int:
         if not self.history or self.history[-1].number <= number:  # nearly always
             return len(self.history)
-        if not self.history or self.history[-1].number <= number:
-            return len(self.history)
         return bisect_right(self.history, number, key=lambda owned: owned.number)
 
     def ahead_of(self, turn: str) -> int:

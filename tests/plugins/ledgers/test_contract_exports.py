@@ -103,6 +103,21 @@ async def test_a_person_who_is_erased_during_an_export_is_not_in_its_rest(
     assert "007" not in found
 
 
+async def test_an_export_is_complete_beside_the_erasure_of_another_member(
+    subject: "LedgerUnderTest",
+) -> None:
+    for _ in range(8):
+        await fill(subject, 1, 700_000, person="bob")
+        await fill(subject, 1, 700_000, person="adamina")
+        await fill(subject, 1, 10, person="eve")
+    async with contextlib.aclosing(subject.ledger.export("acme", "bob")) as parts:
+        found = [await anext(parts)]
+        await subject.ledger.erase("acme", "adamina")
+        found += [part async for part in parts]
+    entries = [entry for part in found for each in part.conversations.values() for entry in each]
+    assert [entry.person for entry in entries] == ["bob", ""] * 8
+
+
 async def test_dead_letters_of_others_are_not_searched_for_a_person(
     subject: "LedgerUnderTest",
 ) -> None:
@@ -203,6 +218,69 @@ async def test_two_erasures_of_one_person_at_once_do_no_harm(subject: "LedgerUnd
     await asyncio.gather(*(subject.ledger.erase("acme", "ada") for _ in range(3)))
     assert b'"ada"' not in await subject.dump()
     assert await subject.ledger.members(Conversation("acme", "web", "t")) == {"bob"}
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every step of an erasure read a few entries."""
+    monkeypatch.setattr("palaver_plugins.ledgers.sqlite.erasure.MAX_ROWS", 3)
+    with contextlib.suppress(ImportError):
+        monkeypatch.setattr("palaver_plugins.ledgers.redis.personal_data.STEP_BYTES", 600)
+
+
+async def test_erasures_of_several_members_at_once_keep_what_others_wrote(
+    subject: "LedgerUnderTest", small_steps: None
+) -> None:
+    """None shifts the positions up to which the others have read the history."""
+    people = ("adamina", "bobolink", "eve")
+    for number in range(60):
+        await subject.accept(f"{people[number % 3]} {number}", person=people[number % 3])
+        await subject.answer_turn(f"for {people[number % 3]} {number}")
+    where = Conversation("acme", "web", "t")
+    before = [event.event for event in await subject.read_stream(where)]
+    erasures = await asyncio.gather(
+        subject.ledger.erase("acme", "adamina"),
+        subject.ledger.erase("acme", "bobolink"),
+        subject.ledger.erase("acme", "adamina"),
+    )
+    assert erasures[1].messages == 20
+    history = (await subject.ledger.snapshot(where, 99, 99_000)).history
+    assert [entry.text for entry in history] == [
+        text for number in range(2, 60, 3) for text in (f"eve {number}", f"for eve {number}")
+    ]
+    after = [event.event for event in await subject.read_stream(where)]
+    assert after == [event for number, event in enumerate(before) if number // 5 % 3 == 2]
+
+
+async def test_erased_entries_are_left_out_of_every_selection(subject: "LedgerUnderTest") -> None:
+    for _ in range(5):
+        await fill(subject, 1, 10, person="bob")
+        await fill(subject, 12, 10, person="adamina")
+    await subject.ledger.erase("acme", "adamina")
+    where = Conversation("acme", "web", "t")
+    snapshot = await subject.ledger.snapshot(where, 4)
+    assert [entry.person for entry in snapshot.history] == ["bob", ""] * 2
+    page = await subject.ledger.history(where, snapshot.earlier, 4)
+    assert [entry.person for entry in page.history] == ["bob", ""] * 2
+    last = await subject.ledger.history(where, page.earlier, 4)
+    assert ([entry.person for entry in last.history], last.earlier) == (["bob", ""], "")
+    await subject.accept(person="bob")
+    assert len((await subject.claim(history=99)).history) == 10
+
+
+async def test_an_erasure_covers_what_was_stored_before_it_was_asked_for_again(
+    subject: "LedgerUnderTest",
+) -> None:
+    """Another erasure of the person may be running, at any of its steps."""
+    for turns_of_the_loop in range(25):
+        await subject.accept(person="adamina")
+        first = asyncio.create_task(subject.ledger.erase("acme", "adamina"))
+        for _ in range(turns_of_the_loop):
+            await asyncio.sleep(0)
+        await subject.accept(person="adamina", thread="other")
+        await subject.ledger.erase("acme", "adamina")
+        assert await subject.ledger.members(Conversation("acme", "web", "other")) == frozenset()
+        await first
 
 
 @pytest.mark.parametrize("steps", range(1, 12, 2))

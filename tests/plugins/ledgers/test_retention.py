@@ -335,3 +335,34 @@ async def test_expired_conversations_leave_a_persons_index() -> None:
         usage = StorageUsage(bytes=len(encode(make_message(thread="new"))), conversations=1)
         for person in ("ada", ""):
             assert await ledger.storage_usage("acme", person) == usage
+
+
+@pytest.mark.redis
+@pytest.mark.live
+async def test_a_conversation_that_begins_again_is_in_the_index_for_its_new_life() -> None:
+    """Also when so many have expired that its old entry has not been removed yet."""
+    async with (
+        asyncio.timeout(20),
+        redis_server() as url,
+        open_ledger(url) as ledger,
+        raw_client(url) as client,
+    ):
+        (state,) = [key async for key in client.scan_iter("*state")]
+        await ledger.accept(make_message(thread="other"))  # it keeps the index
+        await client.hset(state, "retention", 2_000)
+        for number in range(210):
+            await ledger.accept(make_message("x" * 100, thread=f"t{number:03d}"))
+        await wait_until_expired(client, "t209")
+        await client.hset(state, "retention", 60_000)
+        message = make_message(thread="t209")
+        await ledger.accept(message)
+        for _ in range(2):  # each removes some of the expired names
+            await ledger.accept(make_message(thread="other"))
+        export = await collect_export(ledger.export("acme", "ada"))
+        assert message.text in [each.text for each in export.pending]
+        assert len(export.pending) == 4
+        size = len(encode(message))
+        for person in ("ada", ""):
+            usage = await ledger.storage_usage("acme", person)
+            assert usage.conversations == 2
+            assert 4 * size <= usage.bytes < 4 * size + 10

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.plugins.ledgers.conftest import LedgerUnderTest, redis_subject, sqlite_subject
+from tests.plugins.ledgers.redis_helpers import open_ledger
 
 from palaver.errors import LedgerUnavailable
 from palaver.messages import Conversation, Text
@@ -99,3 +100,29 @@ async def test_a_full_redis_releases_and_stops_turns(full_redis: LedgerUnderTest
     assert (await full_redis.ledger.stop(again.conversation, again.turn))[0] == "stopping"
     await full_redis.settle(again, outcome="stopped", dead_letter_reason="it")
     assert [letter.turn for letter in await full_redis.ledger.dead_letters(9)] == [again.turn]
+
+
+@pytest.mark.redis
+@pytest.mark.live
+async def test_another_server_starts_on_a_full_redis_and_makes_room(
+    full_redis: LedgerUnderTest,
+) -> None:
+    """So does `palaver erase`."""
+    await full_redis.accept("waits", thread="running", person="ada")
+    stored = await fill(full_redis)
+    async with open_ledger(full_redis.url) as other:
+        claim = await other.claim("worker", lease=30.0, history=1)
+        assert claim is not None
+        await other.release(claim)
+        assert (await other.erase("acme", "filler")).conversations == stored
+    await full_redis.accept("hi", thread="new")
+
+
+async def test_a_server_starts_on_a_full_file_and_makes_room(tmp_path: Path) -> None:
+    async with sqlite_subject(tmp_path) as subject:
+        await subject.reopen(max_bytes=10 * MIB)
+        stored = await fill(subject)
+        await subject.reopen(max_bytes=10 * MIB)
+        assert (await subject.ledger.erase("acme", "filler")).conversations == stored
+        await subject.accept("hi", thread="new")
+        await subject.ledger.close()

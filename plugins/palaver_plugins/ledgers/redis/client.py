@@ -300,13 +300,14 @@ class RedisClient:
     async def _check_partitions(self) -> None:
         """Check that all servers use the same number of partitions, and find the node of each."""
         partition, wanted = self._keys.partitions[0], len(self._keys.partitions)
-        if not self._read_only:
+        found = await self.command(partition, "HGET", partition.state, "partitions")
+        if found is None and not self._read_only:  # a full Redis refuses it, and lets others start
             await self.command(partition, "HSETNX", partition.state, "partitions", wanted)
-        found = int(await self.command(partition, "HGET", partition.state, "partitions") or wanted)
-        if found != wanted:
+            found = await self.command(partition, "HGET", partition.state, "partitions")
+        if (stored := int(found or wanted)) != wanted:
             raise ConfigurationError(
                 f"the keys under {self._settings.prefix!r} in Redis at {self._target} "
-                f"are spread over {found} partitions: set ledger.redis.partitions = {found}"
+                f"are spread over {stored} partitions: set ledger.redis.partitions = {stored}"
             )
         for partition in self._keys.partitions:
             await self.command(partition, "HGET", partition.state, "epoch")

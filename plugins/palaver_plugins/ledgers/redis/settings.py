@@ -60,7 +60,7 @@ class RedisLedgerSettings(RetentionSettings):
     """Events that a conversation keeps for reconnecting clients when a turn is settled; a client
     that missed more gets a snapshot. They expire after seven days of inactivity."""
     history_kept: int = pydantic.Field(default=10_000, ge=2)
-    """History entries that a conversation keeps; older ones are deleted."""
+    """History entries that a conversation keeps, erased ones included; older ones are deleted."""
     connect_timeout: float = pydantic.Field(default=2.0, gt=0)
     """Seconds in which a connection must be established."""
     command_timeout: float = pydantic.Field(default=3.0, gt=0)

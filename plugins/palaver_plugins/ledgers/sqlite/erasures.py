@@ -1,6 +1,7 @@
 """Erasures in the SQLite ledger, step by step, so that other operations run in between."""
 
 import asyncio
+from functools import partial
 
 from palaver import Erasure
 from palaver_plugins.ledgers.sqlite import personal_data
@@ -24,17 +25,24 @@ class Erasures:
             await self.run(tenant, person)
 
     async def run(self, tenant: str, person: str) -> Erasure:
+        """Erase a person; join an erasure that runs: its last step sees what is stored by now."""
         key = tenant, person
-        if key not in self._running:
+        task = self._running.get(key)
+        if task is None or task.done():
             task = self._running[key] = asyncio.create_task(self._erase(tenant, person))
-            task.add_done_callback(lambda _: self._running.pop(key))
-        return await asyncio.shield(self._running[key])
+            task.add_done_callback(partial(self._forget, key))
+        return await asyncio.shield(task)
+
+    def _forget(self, key: tuple[str, str], task: asyncio.Task[Erasure]) -> None:
+        if self._running.get(key) is task:
+            del self._running[key]
 
     async def _erase(self, tenant: str, person: str) -> Erasure:
         await self._thread.submit(personal_data.begin_erasure, tenant, person)
-        while await self._thread.submit(personal_data.erase_some, tenant, person):
-            pass
-        return await self._thread.submit(personal_data.end_erasure, tenant, person)
+        erasure = None
+        while erasure is None:
+            erasure = await self._thread.submit(personal_data.erase_some, tenant, person)
+        return erasure
 
     async def close(self) -> None:
         tasks = tuple(self._running.values())

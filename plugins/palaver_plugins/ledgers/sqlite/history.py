@@ -3,8 +3,9 @@
 The position of an entry is ``<number of the turn>.<its number in the turn>``.
 """
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import msgspec
 
@@ -50,7 +51,8 @@ def read_history(
 ) -> HistorySelection:
     """Return the newest ``count`` entries of the turns up to ``last`` that fit into ``size``
     bytes."""
-    return take_history(_newest_first(connection, row, last), count, size)
+    with contextlib.closing(_newest_first(connection, row, last)) as entries:
+        return take_history(entries, count, size)
 
 
 def read_page(
@@ -62,23 +64,19 @@ def read_page(
     row = read_row(database.connection, name)
     if row is None:
         return OperationResult(HistoryPage(history=()))
-    found = take_history(
-        _newest_first(database.connection, row, last, end), limit, size, newest_complete=True
-    )
+    with contextlib.closing(_newest_first(database.connection, row, last, end)) as entries:
+        found = take_history(entries, limit, size, newest_complete=True)
     return OperationResult(HistoryPage(history=found.entries, earlier=found.earlier))
 
 
 def _newest_first(
     connection: sqlite3.Connection, row: Row, last: int, end: int | None = None
-) -> Iterator[tuple[str, HistoryEntry]]:
+) -> Generator[tuple[str, HistoryEntry], None, None]:
     """Yield the entries up to turn ``last``, and up to its entry ``end``, newest first, each with
     the position after it. Reads one turn after the other, as far as they are asked for."""
-    turns = connection.execute(_NEWEST, (row.id, last))
-    try:
+    with contextlib.closing(connection.execute(_NEWEST, (row.id, last))) as turns:
         for number, history in turns:
             entries = decode_history((history,))
             kept = entries[:end] if number == last else entries
             for index in range(len(kept), 0, -1):
                 yield f"{number}.{index}", kept[index - 1]
-    finally:
-        turns.close()

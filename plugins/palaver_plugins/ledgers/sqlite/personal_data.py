@@ -37,17 +37,17 @@ def begin_erasure(database: Database, tenant: str, person: str) -> OperationResu
     return OperationResult(None)
 
 
-def erase_some(database: Database, tenant: str, person: str) -> OperationResult[bool]:
-    """Do the next step. Return False when no conversation is left."""
+def erase_some(database: Database, tenant: str, person: str) -> OperationResult[Erasure | None]:
+    """Do the next step; return the receipt when it was the last one."""
     hidden, last_turn, *_ = database.execute(_STATE, (tenant, person)).fetchone()
     if hidden:
         messages = erasure.delete_some(database, hidden, person)
         rest = (0, 0, 0, 0, 0) if messages is None else (hidden, 0, 0, messages, 0)
         database.execute(_UPDATE, (*rest, tenant, person))
-        return OperationResult(True)
+        return OperationResult(None)
     found = database.execute(_NEXT, (tenant, person)).fetchone()
     if found is None:
-        return OperationResult(False)
+        return _end_erasure(database, tenant, person)
     row = Row(*found)
     if database.execute(_OTHERS, (row.id, person)).fetchone() is None:
         erasure.hide_conversation(database, row)
@@ -67,10 +67,10 @@ def erase_some(database: Database, tenant: str, person: str) -> OperationResult[
             done = True
     database.cached_rows.pop(row.name, None)
     database.execute(_UPDATE, (*state, tenant, person))
-    return OperationResult(True, wake=done)
+    return OperationResult(None, wake=done)
 
 
-def end_erasure(database: Database, tenant: str, person: str) -> OperationResult[Erasure]:
+def _end_erasure(database: Database, tenant: str, person: str) -> OperationResult[Erasure | None]:
     """Delete what is left: dead letters and memories, and the state of the erasure."""
     letters = dead_letters.erase(database, tenant, person)
     memories = database.execute(

@@ -135,6 +135,11 @@ for _ = 1, 4 do
 end
 if redis.call('SADD', members, person) == 1 then
   set_expiry(members)
+  -- The indexes may still have an expired conversation of this name.
+  release_size(person_indexes .. person, name)
+  if redis.call('SCARD', members) == 1 then
+    release_size(person_indexes, name)
+  end
 end
 charge(person_indexes, person, name, #message)
 wake()

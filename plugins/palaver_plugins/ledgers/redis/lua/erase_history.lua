@@ -1,8 +1,9 @@
--- Deletes the person's entries among those of the history from the index `read` on, about `size`
--- bytes of them. Returns the number of removed messages, the turns of the kept replies, the index of
--- the first entry that was not read, and whether that is the end.
+-- Empties the person's entries among those of the history from the index `read` on, about `size` bytes
+-- of them. The empty ones stay, so that the positions of other erasures and exports stay right.
+-- Returns the number of removed messages, the turns of the kept replies, the index of the first entry
+-- that was not read, and whether that is the end.
 local function erase_some_history(owner, read, size)
-  local key, messages, removed, kept_turns, CHUNK = conv .. ':h', 0, 0, {}, 8
+  local key, messages, kept_turns, CHUNK = conv .. ':h', 0, {}, 8
   local entries = redis.call('LRANGE', key, read, read + CHUNK - 1)
   while #entries > 0 and size > 0 do
     for i, entry in ipairs(entries) do
@@ -10,7 +11,6 @@ local function erase_some_history(owner, read, size)
       size = size - #entry
       if string.sub(entry, 1, #owner) == owner then
         redis.call('LSET', key, read + i - 1, '')
-        removed = removed + 1
         messages = messages + (is_reply and 0 or 1)
       elseif is_reply then
         kept_turns[#kept_turns + 1] = string.match(entry, '","turn":"(%w+)","at":')
@@ -19,8 +19,5 @@ local function erase_some_history(owner, read, size)
     read = read + #entries
     entries = redis.call('LRANGE', key, read, read + CHUNK - 1)
   end
-  if removed > 0 then
-    redis.call('LREM', key, removed, '')
-  end
-  return messages, kept_turns, read - removed, #entries == 0
+  return messages, kept_turns, read, #entries == 0
 end

@@ -1,8 +1,10 @@
--- ARGV: person, the number of history entries that were read, the bytes after which this reply ends.
--- Returns the person's next history entries as JSON, and the number that was read, -1 when there are
--- no more. The turns that were stopped while they waited come last.
-local owner, read, size = ARGV[1] .. ':', tonumber(ARGV[2]), tonumber(ARGV[3])
+-- ARGV: person, the position in the history up to which it was read, the bytes after which this reply
+-- ends. Returns the person's next history entries as JSON, and the next position, -1 when there are no
+-- more. The turns that were stopped while they waited come last.
+local owner, size = ARGV[1] .. ':', tonumber(ARGV[3])
 local key, history, CHUNK, MAX_READ = conv .. ':h', {}, 8, 1000
+local trimmed = tonumber(redis.call('HGET', conv, 'trimmed') or 0)
+local read = math.max(tonumber(ARGV[2]) - trimmed, 0)
 local total = redis.call('LLEN', key)
 
 local function add(entries)
@@ -22,6 +24,6 @@ while read < last and size > 0 do
 end
 if read >= total then
   add(stopped_history())
-  read = -1
+  return {json_list(history), -1}
 end
-return {json_list(history), read}
+return {json_list(history), trimmed + read}

@@ -1,4 +1,5 @@
--- Selects history entries by the rules of `palaver.history`. Entries are stored as '<owner>:<json>'.
+-- Selects history entries by the rules of `palaver.history`. Entries are stored as '<owner>:<json>'; an
+-- erased one is empty.
 -- The position after an entry is its number, counted from 1, with those that were trimmed.
 local CUT_MARK, MAX_CHUNK = ' […]', 8
 
@@ -58,6 +59,9 @@ local function select_history(count, size, stopped, last, newest_complete)
 
   -- Takes the entry with that number. Returns false when it does not fit.
   local function take(entry, number)
+    if entry == '' then
+      return true
+    end
     local json = string.sub(entry, string.find(entry, ':', 1, true) + 1)
     if #taken < count and (#json <= left or (#taken == 0 and newest_complete)) then
       taken[#taken + 1] = json
