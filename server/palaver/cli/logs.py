@@ -73,7 +73,9 @@ def _describe(error: BaseException | None) -> str:
 
 def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an error that no task awaits, in place of asyncio, which logs the text of the error."""
-    log.error("%s: %s", context["message"], _describe(context.get("exception")))
+    # The message about a callback quotes its arguments.
+    what = "a callback failed" if "handle" in context else context["message"]
+    log.error("%s: %s", what, _describe(context.get("exception")))
 
 
 class EscapedRecord(logging.LogRecord):

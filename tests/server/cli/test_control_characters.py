@@ -415,6 +415,19 @@ async def test_an_error_that_nobody_awaits_is_logged_without_its_text(
     assert "EVIL" not in record.getMessage()
 
 
+async def test_a_callback_that_fails_is_logged_without_its_arguments(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_loop_error)
+    loop.call_soon(int, HOSTILE)
+    await asyncio.sleep(0)
+    loop.set_exception_handler(None)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("a callback failed: ValueError")
+    assert "EVIL" not in record.getMessage()
+
+
 async def test_no_request_forges_a_line_of_the_log(
     live_server: LiveServer, caplog: pytest.LogCaptureFixture
 ) -> None:
