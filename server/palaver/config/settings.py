@@ -186,7 +186,7 @@ class ConnectionSettings(Section):
     write_timeout: float = pydantic.Field(default=30.0, gt=0)
     """Seconds in which a client must take what was sent to it; of more than 64 KiB, at least so
     much. Otherwise it is disconnected."""
-    buffer_bytes: int = pydantic.Field(default=32_000_000, ge=100_000)
+    buffer_bytes: int = pydantic.Field(default=16_000_000, ge=100_000)
     """Bytes that the server holds for all connections together: what clients have not read, and
     bodies and frames that are not complete. Above it the connections with the most are closed.
     Keep it far above ``server.max_message_bytes``."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -309,6 +309,11 @@ class Connection(web.RequestHandler):
         response = error_response(error)
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # Any: as in aiohttp
+        """Log an error of aiohttp, unless the connection has ended: it has read on."""
+        if self._open_transport is not None:
+            super().log_exception(*args, **kw)
 
     # Writing
 

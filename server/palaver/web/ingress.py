@@ -63,6 +63,8 @@ class Ingress:
         writer: AbstractStreamWriter,
         task: "asyncio.Task[None]",
     ) -> web.BaseRequest:
+        if message.url.absolute:  # the host that counts is that of the header
+            message = message._replace(url=message.url.relative())
         request = self._make_request(message, payload, protocol, writer, task)
         connection_of(request).begin_request(request)
         return request

@@ -3,19 +3,23 @@
 import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from tests.proof_settings import IS_LONG_RUN
 from tests.server.web.live_server import LiveServer, open_live_server
 from tests.server.web.raw_client import RawResponse, raw_connection
 
+from palaver.authentication import public
+from palaver.channels import ConversationService
 from palaver.config.settings import AuthKey, ConnectionSettings, Secret, Settings
 from palaver.errors import PalaverError
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web import make_application
+from palaver.web.connection import Connection, connection_of
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +68,10 @@ REQUESTS = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\n\xff: a\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 100 + b"\r\n",
     b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    b"GET http://xn--zzzzzzz---/v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET http://xn--a\x80/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET //xn--zzzzzzz---/v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"CONNECT xn--zzzzzzz---:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"CONNECT \xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -148,7 +156,8 @@ async def ask(live_server: LiveServer, sent: bytes) -> RawResponse | None:
 @pytest.fixture(autouse=True)
 def nothing_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    records = caplog.get_records("call")  # `records` are those of the teardown
+    assert [record for record in records if record.levelno >= logging.ERROR] == []
 
 
 def header_cases() -> Iterator[tuple[str, str, str, bytes]]:
@@ -211,6 +220,40 @@ async def test_a_body_that_is_malformed_gets_an_error_of_the_api() -> None:
             check(response, head + body)
             assert response is not None
             assert response.status >= 400, body
+
+
+class UnreadBodyChannel:
+    """A channel whose route answers without reading the body, and keeps the connection."""
+
+    connection: Connection
+
+    async def start(self, service: ConversationService) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return (web.post("/unread", self._answer),)
+
+    @public
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.connection = connection_of(request)
+        return web.Response(text="done")
+
+
+@pytest.mark.parametrize(
+    "start", [b"Content-Length: 50\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"]
+)
+async def test_a_connection_that_ends_while_a_body_is_dropped_is_no_error(start: bytes) -> None:
+    channel = UnreadBodyChannel()
+    async with open_live_server(channels=(channel,)) as live_server:
+        async with raw_connection(live_server.address) as client:
+            await client.send(b"POST /unread HTTP/1.1\r\nHost: localhost\r\n" + start)
+            response = await client.response()
+            assert response is not None
+            assert response.status == 200
+            channel.connection.abort()
+            channel.connection.data_received(b"x")  # came before the end
+            assert await client.rest() == b""
 
 
 async def test_other_methods_are_refused_with_those_that_are_allowed() -> None:
