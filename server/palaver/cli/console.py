@@ -159,6 +159,9 @@ class CommandGroup(click.Group):
         except PalaverError as error:
             echo(indent_lines(f"palaver: {error}", "  "), keep_lines=True, err=True)
             ctx.exit(exit_code(error))
+        except UnicodeEncodeError as error:  # of an argument: bytes that are not UTF-8
+            echo(f"palaver: {error.object!r} is not valid UTF-8", err=True)
+            ctx.exit(EXIT_FAILED)
 
 
 # Printing. Every command prints with these functions, so that nothing from outside reaches the

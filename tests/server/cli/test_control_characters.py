@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
 import pytest
 from aiohttp import web
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.plugins.engines.models import write_model
@@ -36,6 +36,7 @@ HOSTILE = (
 )
 HOSTILE_NAME = HOSTILE.replace("\x00", "").replace("palaver:", "palaver")
 """The same as the name of a file."""
+NOT_UTF8 = os.fsdecode(b"x\xff")
 OWN_STYLE = re.compile(r"\x1b\[\d{1,2}m")
 OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -60,10 +61,13 @@ class Installation:
 
     def run(self, *arguments: str, text: str = "") -> str:
         """Return what a command prints, as to a terminal with colours."""
-        options = [word for setting in self._settings for word in ("--set", setting)]
-        result = CliRunner().invoke(main, [*options, *arguments], input=text, color=True)
+        result = self.invoke(*arguments, text=text)
         assert not isinstance(result.exception, Exception), result.exception
         return result.output
+
+    def invoke(self, *arguments: str, text: str = "") -> Result:
+        options = [word for setting in self._settings for word in ("--set", setting)]
+        return CliRunner().invoke(main, [*options, *arguments], input=text, color=True)
 
     def add_dead_letter(self) -> str:
         return Console(None, self._settings).run_with_ledger(store_dead_letter)
@@ -257,6 +261,27 @@ def test_a_name_that_is_not_utf8_can_be_printed(installation: Installation) -> N
     path = installation.folder / os.fsdecode(b"EVIL\xff.md")
     path.write_text("words")
     check_output(installation.run("knowledge", "add", str(path)))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("knowledge", "remove", NOT_UTF8),
+        ("knowledge", "list", "--tenant", NOT_UTF8),
+        ("knowledge", "add", "--tenant", NOT_UTF8, str(Path(__file__).parents[3] / "README.md")),
+        ("export", "--person", NOT_UTF8),
+        ("erase", "--yes", "--person", NOT_UTF8),
+        ("deadletters", "discard", NOT_UTF8),
+        ("skills", "route", NOT_UTF8),
+    ],
+)
+def test_an_argument_that_is_not_utf8_is_named(
+    installation: Installation, arguments: Sequence[str]
+) -> None:
+    installation.add_document()
+    result = installation.invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "'x\\udcff'" in result.output
 
 
 def test_an_export_stays_the_same_json(installation: Installation) -> None:
