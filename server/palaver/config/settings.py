@@ -171,6 +171,9 @@ class ConnectionSettings(Section):
     ``trusted_proxies`` behind a reverse proxy, or all clients have its address."""
     per_person: int = pydantic.Field(default=100, ge=1)
     """Most websockets, event streams and requests that wait for a reply, of one person."""
+    per_tenant: int = pydantic.Field(default=0, ge=0)
+    """Most connections of one tenant that are being served. 0: half of ``total``, and all of them
+    where all keys belong to one tenant."""
     pending: int = pydantic.Field(default=0, ge=0)
     """Most connections that wait for a complete request or for a hello. 0: half of ``total``, 1,000
     at most. Above it the oldest is closed."""

@@ -17,6 +17,7 @@ from palaver.browsers import browser_person, new_browser_id
 from palaver.config.settings import Right
 from palaver.errors import ConfigurationError, Forbidden, TooMany, Unauthenticated
 from palaver.server import Server
+from palaver.web.connection import connection_of
 from palaver.web.throttle import FailureThrottle
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class AccessControl:
         if access is not None and access.right is not None:
             principal = self.identify(request)
             principal.require(access.right)
+            if access.right != "metrics":  # operators see what a tenant fills
+                connection_of(request).count_tenant(principal.tenant)
             set_principal(request, principal)
         return await handler(request)
 

@@ -90,6 +90,8 @@ class Connection(web.RequestHandler):
             access_log=cast(logging.Logger, None),
         )
         self.address = address
+        self.tenant = ""
+        """The tenant that it is being served for."""
         self.is_reserve = is_reserve
         self.request: web.BaseRequest | None = None
         """The request that is being answered."""
@@ -230,6 +232,10 @@ class Connection(web.RequestHandler):
             self._body_timer = self._loop.call_later(
                 self._timeouts.body_timeout, self._end_body, self._body
             )
+
+    def count_tenant(self, tenant: str) -> None:
+        """Count the connection for the caller's tenant. Raises `TooMany`."""
+        self._connections.count_tenant(self, tenant)
 
     def upgrade(self) -> None:
         """Carry a websocket, which is pending until its hello is accepted."""

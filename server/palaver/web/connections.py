@@ -3,6 +3,7 @@
 import logging
 import resource
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -43,9 +44,11 @@ def room_for_connections() -> int:
 
 class OpenConnection(Protocol):
     """What is counted. ``address`` is the client's, empty when a trusted proxy has connected;
-    ``request`` is the one that is being answered."""
+    ``tenant`` is the one that it is being served for; ``request`` is the one that is being
+    answered."""
 
     address: str
+    tenant: str
     request: web.BaseRequest | None
     counted_bytes: int
 
@@ -74,7 +77,12 @@ class Connections:
     """
 
     def __init__(
-        self, settings: ConnectionSettings, metrics: Metrics, addresses: ClientAddresses
+        self,
+        settings: ConnectionSettings,
+        metrics: Metrics,
+        addresses: ClientAddresses,
+        *,
+        tenants: int = 1,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -83,6 +91,9 @@ class Connections:
         part = max(1, min(MAX_OF_PART, self._total // 2))
         self._per_address = settings.per_address or part
         self._max_pending = settings.pending or part
+        share = self._total if tenants <= 1 else max(1, self._total // 2)
+        self._per_tenant = settings.per_tenant or share
+        self._of_tenant: Counter[str] = Counter()
         self._open: dict[OpenConnection, None] = {}
         self._buffered = 0
         self._all = Group()
@@ -161,6 +172,7 @@ class Connections:
         del self._open[connection]
         self._buffered -= connection.counted_bytes
         connection.counted_bytes = 0
+        self._release_tenant(connection)
         for group in self._groups_of(connection):
             group.open -= 1
             group.pending.pop(connection, None)
@@ -168,6 +180,7 @@ class Connections:
 
     def set_pending(self, connection: OpenConnection) -> None:
         """Count a connection as the newest pending one."""
+        self._release_tenant(connection)
         if connection in self._open:
             for group in self._groups_of(connection):
                 group.pending.pop(connection, None)
@@ -178,6 +191,21 @@ class Connections:
         if connection in self._open:
             for group in self._groups_of(connection):
                 group.pending.pop(connection, None)
+
+    def count_tenant(self, connection: OpenConnection, tenant: str) -> None:
+        """Count a connection for a tenant until it is pending again. Raises `TooMany`."""
+        if connection.tenant or connection not in self._open:
+            return
+        if self._of_tenant[tenant] >= self._per_tenant:
+            self.metrics.limit_reached("per_tenant")
+            raise TooMany(f"the tenant {tenant!r} has {self._per_tenant} connections; close some")
+        connection.tenant = tenant
+        self._of_tenant[tenant] += 1
+
+    def _release_tenant(self, connection: OpenConnection) -> None:
+        if connection.tenant:
+            self._of_tenant[connection.tenant] -= 1
+            connection.tenant = ""
 
     def count_buffered(self, connection: OpenConnection, size: int) -> None:
         """Count the bytes that are held for a connection, and end the connections with the most

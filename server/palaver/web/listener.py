@@ -56,7 +56,10 @@ class HttpListener:
             self._application, handle_signals=False, shutdown_timeout=CONNECTION_CLOSE_TIMEOUT
         )
         self._connections = Connections(
-            server.settings.connections, server.metrics, server.client_addresses
+            server.settings.connections,
+            server.metrics,
+            server.client_addresses,
+            tenants=len({key.tenant for key in server.settings.auth.keys.values()}),
         )
         self._acceptor = Acceptor(self._connect, lambda: server.metrics.limit_reached("open_files"))
         self._connecting: set[asyncio.Task[None]] = set()

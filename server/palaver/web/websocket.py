@@ -167,6 +167,7 @@ class WebSocketConnection:
     async def _open(self, hello: Hello) -> None:
         self._principal = self._identify(hello.token)
         self._check_right(hello)
+        self._connection.count_tenant(self._principal.tenant)
         self._access = await open_conversation(
             self._server, self._principal, hello.thread, hello.person
         )

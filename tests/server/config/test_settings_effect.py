@@ -91,6 +91,9 @@ COVERED = {
         f"{DEADLINES}::test_a_connection_without_a_further_request_is_closed"
     ),
     "connections.write_timeout": f"{SLOW}::test_a_client_that_reads_nothing_is_disconnected",
+    "connections.per_tenant": (
+        "tests/server/web/test_connections.py::test_a_tenant_has_no_more_connections_than_set"
+    ),
     "connections.buffer_bytes": f"{SLOW}::test_all_clients_together_leave_no_more_unread_than_set",
     "connections.trusted_proxies": (
         "tests/server/test_addresses.py::test_the_header_is_believed_from_trusted_proxies_only"

@@ -19,7 +19,7 @@ from tests.server.web.live_server import LiveServer, WebSocketClient, eventually
 from tests.server.web.raw_client import RawClient, raw_connection
 from tests.server.web.test_shutdown import serving
 
-from palaver.config.settings import ConnectionSettings
+from palaver.config.settings import AuthKey, ConnectionSettings, Secret
 from palaver.web import acceptor as acceptor_module
 from palaver.web import connections as connections_module
 from palaver.web.acceptor import Acceptor
@@ -216,6 +216,61 @@ async def test_one_person_has_no_more_connections_than_set() -> None:
             assert all([await is_served(client) for client in clients])
         async with served_websockets(live_server, 2):
             pass
+
+
+# By tenant
+
+
+KEYS = {
+    name: AuthKey(
+        secret=Secret(f"env:KEY_{name}"), tenant=name, rights=("talk", "read", "impersonate")
+    )
+    for name in ("acme", "globex")
+}
+
+
+async def test_one_tenant_leaves_connections_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = {name: f"the secret of the key {name}" for name in KEYS}
+    for name, token in tokens.items():
+        monkeypatch.setenv(f"KEY_{name}", token)
+    headers = {name: {"Authorization": f"Bearer {token}"} for name, token in tokens.items()}
+    settings = ConnectionSettings(total=4, per_address=100)
+    async with (
+        open_live_server(keys=KEYS, connections=settings) as live_server,
+        live_server.connect("1", token=tokens["acme"], person="ada") as first,
+        live_server.session.get(
+            live_server.url("/v1/conversations/2/events"), headers=headers["acme"]
+        ) as second,
+    ):
+        assert second.status == 200
+        async with live_server.open_websocket() as third:
+            await third.send({"type": "hello", "thread": "3", "token": tokens["acme"]})
+            assert (await third.wait_for("error"))["code"] == "too_many"
+            assert await third.close_code() == 1013
+        for path in ("/v1/skills", "/v1/conversations/4/events"):
+            status, answer = await live_server.get(path, headers=headers["acme"])
+            assert (status, answer["error"]["code"]) == (429, "too_many")
+        assert has_metric(live_server, 'palaver_limits_total{limit="per_tenant"} 3.0')
+        async with live_server.connect("5", token=tokens["globex"]) as other:
+            assert await is_served(other)
+        second.close()
+        await eventually(lambda: has_metric(live_server, "palaver_event_streams 0.0"))
+        for _ in range(3):  # a connection that is idle again is not counted
+            status, _ = await live_server.get("/v1/skills", headers=headers["acme"])
+            assert status == 200
+        assert await is_served(first)
+
+
+async def test_a_tenant_has_no_more_connections_than_set() -> None:
+    settings = ConnectionSettings(per_tenant=2)
+    async with open_live_server(connections=settings) as live_server:
+        async with served_websockets(live_server, 2):
+            status, answer = await live_server.get("/v1/skills")
+            assert (status, answer["error"]["code"]) == (429, "too_many")
+            for path in ("/healthz", "/metrics"):
+                assert (await live_server.get(path))[0] == 200
+        await eventually(lambda: has_metric(live_server, "palaver_websockets 0.0"))
+        assert (await live_server.get("/v1/skills"))[0] == 200
 
 
 # Descriptors
