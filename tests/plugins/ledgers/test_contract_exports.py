@@ -244,6 +244,9 @@ async def test_erasures_of_several_members_at_once_keep_what_others_wrote(
         subject.ledger.erase("acme", "adamina"),
     )
     assert erasures[1].messages == 20
+    dump = await subject.dump()
+    assert b"adamina" not in dump
+    assert b"bobolink" not in dump
     history = (await subject.ledger.snapshot(where, 99, 99_000)).history
     assert [entry.text for entry in history] == [
         text for number in range(2, 60, 3) for text in (f"eve {number}", f"for eve {number}")

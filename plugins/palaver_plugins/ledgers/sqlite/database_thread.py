@@ -8,6 +8,7 @@ and each operation runs again in its own. Results are delivered only after the c
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from palaver import LedgerUnavailable, PalaverError, SteadyClock
 from palaver_plugins.ledgers.sqlite.expiry import MAX_ROWS, delete_expired
+from palaver_plugins.ledgers.sqlite.page_gaps import zero_gaps
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.retention_clock import RetentionClock
 from palaver_plugins.ledgers.sqlite.room import RoomLimits
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 P = ParamSpec("P")
+MAX_PAGES = 512
+"""Pages whose unused space is overwritten at once: bounds how long other operations wait."""
 MAX_BATCH = 256
 """Operations in a transaction at most: bounds how long the first one waits."""
 NOTABLE_STEP = 60.0
@@ -89,6 +93,8 @@ class DatabaseThread:
         self._is_open = False
         self._scrub_pending = True
         """The log may hold deleted words: also at the start, when the last process was killed."""
+        self._next_page: int | None = 0
+        """Page of the file from which on the unused space may hold deleted words."""
         self._scrub_refused = False
 
     async def start(self) -> None:
@@ -148,6 +154,8 @@ class DatabaseThread:
                 )
                 self._retention_clock.start(connection)
                 release_claims(connection, self._clock())
+                # Closed after the connection: closing a file ends the process's locks on it.
+                self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
             except BaseException:
                 lock.release()
                 raise
@@ -162,6 +170,7 @@ class DatabaseThread:
                 mark_closed(connection, lock)
         finally:
             connection.close()
+            os.close(self._file)
             lock.release()
             self._loop.call_soon_threadsafe(_succeed, self._ended)
 
@@ -189,8 +198,8 @@ class DatabaseThread:
             self._rollback(database)
 
     def _next_job(self, database: Database) -> Job | None:
-        """Return the next job; while there is none, delete expired rows of which there are more."""
-        while self._expired_at == float("-inf") and self._jobs.empty():
+        """Return the next job; while there is none, go on with what is done in steps."""
+        while self._jobs.empty() and (self._expired_at == float("-inf") or database.is_scrubbing):
             self._delete_expired(database)
             self._scrub_log(database, [])
         return self._jobs.get()
@@ -283,25 +292,35 @@ class DatabaseThread:
         self._scrub_pending |= deleted > 0
 
     def _scrub_log(self, database: Database, results: list[JobResult]) -> None:
-        """Truncate the write-ahead log after an erasure, as it contains the deleted words.
+        """Truncate the write-ahead log after an erasure, as it contains the deleted words; then
+        overwrite the unused space of some pages.
 
         SQLite refuses while another program reads the file; the next batch tries again. The log
         says so once.
         """
-        self._scrub_pending |= any(
-            done.result is not None and done.result.scrub for done in results
-        )
+        if any(done.result is not None and done.result.scrub for done in results):
+            self._scrub_pending, self._next_page = True, 0
         if not self._scrub_pending:
             return
+        database.is_scrubbing = False
         execute = database.connection.execute
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error, OSError):
             execute("PRAGMA busy_timeout = 0")
             (busy, *_) = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            execute("PRAGMA busy_timeout = 1000")
             if busy and not self._scrub_refused:
                 message = "deleted words stay in %r until the next change: it is being read"
                 log.warning(message, str(self._path))
-            self._scrub_pending = self._scrub_refused = bool(busy)
-            execute("PRAGMA busy_timeout = 1000")
+            self._scrub_refused = bool(busy)
+            if not busy:
+                self._zero_gaps(database)
+
+    def _zero_gaps(self, database: Database) -> None:
+        if self._next_page is not None:
+            database.connection.execute("PRAGMA shrink_memory")  # no page stays in the cache
+            (page_size,) = database.connection.execute("PRAGMA page_size").fetchone()
+            self._next_page = zero_gaps(self._file, page_size, self._next_page, MAX_PAGES)
+        self._scrub_pending = database.is_scrubbing = self._next_page is not None
 
 
 def _succeed(future: "asyncio.Future[None]") -> None:

@@ -42,6 +42,8 @@ class Erasures:
         erasure = None
         while erasure is None:
             erasure = await self._thread.submit(personal_data.erase_some, tenant, person)
+        while await self._thread.submit(personal_data.is_scrubbing):
+            pass
         return erasure
 
     async def close(self) -> None:

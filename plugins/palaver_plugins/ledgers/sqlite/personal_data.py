@@ -32,6 +32,10 @@ def unfinished(database: Database) -> OperationResult[list[tuple[str, str]]]:
     return OperationResult(found)
 
 
+def is_scrubbing(database: Database) -> OperationResult[bool]:
+    return OperationResult(database.is_scrubbing)
+
+
 def begin_erasure(database: Database, tenant: str, person: str) -> OperationResult[None]:
     database.execute(_BEGIN, (tenant, person))
     return OperationResult(None)

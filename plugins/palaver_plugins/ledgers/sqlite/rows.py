@@ -111,6 +111,8 @@ class Database:
     cached_rows: dict[str, Row] = field(default_factory=dict)
     room_problem: str = ""
     """Why no messages are accepted; empty when there is room."""
+    is_scrubbing: bool = False
+    """Whether deleted words are being overwritten, in steps."""
     execute: Callable[..., sqlite3.Cursor] = field(init=False)
 
     def __post_init__(self) -> None:
