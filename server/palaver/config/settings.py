@@ -191,8 +191,8 @@ class ConnectionSettings(Section):
     much. Otherwise it is disconnected."""
     buffer_bytes: int = pydantic.Field(default=16_000_000, ge=100_000)
     """Bytes that the server holds for all connections together: what clients have not read, and
-    bodies and frames that are not complete. Above it the connections with the most are closed.
-    Keep it far above ``server.max_message_bytes``."""
+    bodies and frames that are not complete. Above it the connections that hold the most for the
+    longest time are closed. Keep it far above ``server.max_message_bytes``."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of reverse proxies, such as ``10.0.0.0/8``. Only from them
     ``X-Forwarded-For`` is believed, and limits by address hold for the clients behind them."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -107,6 +108,8 @@ class Connection(web.RequestHandler):
         self.writable.set()
         self.counted_bytes = 0
         """The held bytes that `Connections` has counted."""
+        self.held_since = 0.0
+        """When the client had last taken everything, or the first byte was held."""
         self.waiting_bytes = 0
         """Bytes that wait to be written."""
         self._received_bytes = 0
@@ -334,6 +337,7 @@ class Connection(web.RequestHandler):
         self.writable.set()
         if self._write_timer is not None:
             self._write_timer.cancel()
+        self.held_since = time.monotonic()
         self.count_buffered()
 
     def count_buffered(self) -> None:

@@ -3,6 +3,7 @@
 import logging
 import resource
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class OpenConnection(Protocol):
     tenant: str
     request: web.BaseRequest | None
     counted_bytes: int
+    held_since: float
 
     def abort(self) -> None: ...
 
@@ -208,18 +210,21 @@ class Connections:
             connection.tenant = ""
 
     def count_buffered(self, connection: OpenConnection, size: int) -> None:
-        """Count the bytes that are held for a connection, and end the connections with the most
-        while all of them have too many."""
+        """Count the bytes that are held for a connection. While all of them have too many, end the
+        connection with the most, and for the longest time: a client that reads goes on."""
         if connection not in self._open:
             return
+        if not connection.counted_bytes:
+            connection.held_since = time.monotonic()
         self._buffered += size - connection.counted_bytes
         connection.counted_bytes = size
         while self._buffered > self.settings.buffer_bytes:
-            largest = max(self._open, key=lambda each: each.counted_bytes)
+            now = time.monotonic()
+            worst = max(self._open, key=lambda each: each.counted_bytes * (now - each.held_since))
             log.debug("a connection is ended: too much is held for all of them")
             self.metrics.limit_reached("buffer_bytes")
-            self.remove(largest)
-            largest.abort()
+            self.remove(worst)
+            worst.abort()
 
     def _groups_of(self, connection: OpenConnection) -> tuple[Group, ...]:
         if not connection.address:

@@ -281,3 +281,20 @@ async def test_a_large_response_waits_for_its_client_and_is_complete() -> None:
         texts = [entry["text"] for entry in snapshot["history"] if entry["role"] == "user"]
         assert texts == ["/scholar " + "x" * 900_000] * 8
         assert limit_metric(live_server, "buffer_bytes") == 0
+
+
+async def test_a_client_that_reads_gets_everything_beside_those_that_do_not() -> None:
+    settings = ConnectionSettings(buffer_bytes=3_000_000)
+    async with open_live_server(connections=settings) as live_server:
+        await fill(live_server, 12, 900_000)
+        path = f"{CONVERSATION}/events?person=ada&since=start"
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(10):
+                await stack.enter_async_context(unread(live_server, path))
+            await eventually(lambda: metric(live_server, "palaver_buffered_bytes") > 2_000_000)
+            ended = limit_metric(live_server, "buffer_bytes")
+            async with live_server.session.get(
+                live_server.url(f"{path}&until=finished")
+            ) as response:
+                assert len(await response.read()) > 10_800_000
+            assert limit_metric(live_server, "buffer_bytes") > ended
