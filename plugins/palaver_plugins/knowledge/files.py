@@ -4,6 +4,7 @@ A file may come from anybody and may have been made to exhaust its reader. Each 
 process of its own, `palaver_plugins.knowledge.reader_process`, which is killed at the deadline.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -47,12 +48,20 @@ def find_files(paths: list[Path]) -> Iterator[Path]:
 
 
 def _find_in_folder(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
-            is_readable = file.suffix.lower() in reader_process.READERS and file.is_file()
-            if is_readable and file.resolve().is_relative_to(root.resolve()):
-                yield file
+    folders = [root]
+    for folder in folders:  # not `os.walk`, which recurses
+        with contextlib.suppress(OSError):  # of a folder that has gone, or is not ours to read
+            for path in sorted(folder.iterdir()):
+                if path.name.startswith("."):
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    folders.append(path)
+                elif _is_readable(path) and path.resolve().is_relative_to(root.resolve()):
+                    yield path
+
+
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in reader_process.READERS and path.is_file()
 
 
 def read_document(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> Document:

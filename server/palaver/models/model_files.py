@@ -16,6 +16,8 @@ from palaver.errors import ConfigurationError
 
 MAX_JSON_BYTES = 200_000_000
 """Largest JSON file of a model that is read; the tokenizers of large models have 30 MB."""
+MAX_DEPTH = 20
+"""Folders in folders; `os.walk` recurses."""
 FILE_NAME = re.compile(r"[\w][\w.+ -]{0,250}")
 NAMING_KEY = re.compile(r"weight_map|path|vocab|.*_spm|(?!special_tokens_map_file).*_files?")
 """Keys of a model's JSON files with names of files that engines open."""
@@ -71,6 +73,8 @@ def check_model_files(directory: Path) -> None:
     Raises `ConfigurationError` that names the file.
     """
     for folder, folders, names in os.walk(directory):
+        if len(Path(folder).parts) - len(directory.parts) > MAX_DEPTH:
+            raise broken_file(Path(folder), f"is below more than {MAX_DEPTH} folders")
         for name in (*folders, *names):
             _check_entry(Path(folder, name), directory)
     for pattern in NAMING_FILES:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from tests.plugins.knowledge.pdf import make_pdf
+from tests.server.models.test_model_files import deep_folders
 
 from palaver import Document, InvalidInput
 from palaver.cli.console import Console
@@ -279,7 +280,7 @@ def test_a_link_out_of_a_folder_is_left_out(tmp_path: Path) -> None:
     assert found == ["inside.txt", "link.txt"]
 
 
-def test_a_folder_with_loops_ends(tmp_path: Path) -> None:
+def test_a_folder_with_loops_and_depths_ends(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("words")
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "b.txt").write_text("words")
@@ -288,7 +289,8 @@ def test_a_folder_with_loops_ends(tmp_path: Path) -> None:
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "c.md").write_text("words")
     os.mkfifo(tmp_path / "pipe.md")
-    found = list(files.find_files([tmp_path]))
+    with deep_folders(tmp_path / "deep"):
+        found = list(files.find_files([tmp_path]))
     assert found == [tmp_path / "a.md", tmp_path / "inner" / "b.txt"]
 
 

@@ -1,7 +1,10 @@
 """Names and links in a model directory that lead out of it."""
 
+import contextlib
 import json
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,25 @@ def test_a_pipe_is_not_waited_for(model: Path, name: str) -> None:
     (model / name).unlink(missing_ok=True)
     os.mkfifo(model / name)
     with pytest.raises(ConfigurationError, match="is neither a file nor a folder"):
+        read_checkpoint(model)
+
+
+@contextlib.contextmanager
+def deep_folders(folder: Path) -> Iterator[None]:
+    """Make 1,500 folders in each other, which pytest could not remove."""
+    for depth in range(1500):
+        os.mkdir(f"{folder}{'/d' * depth}")
+    try:
+        yield
+    finally:
+        subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def test_a_deep_tree_is_refused(model: Path) -> None:
+    with (
+        deep_folders(model / "deep"),
+        pytest.raises(ConfigurationError, match="is below more than 20 folders"),
+    ):
         read_checkpoint(model)
 
 
