@@ -1,0 +1,113 @@
+"""A server with every built-in skill and an engine of known speed, in a process of its own.
+
+    python -m tests.proofs.hostile_server FOLDER [SETTINGS]
+
+It prints its address. The process may open `DESCRIPTORS` files. ``FOLDER/stall`` holds the longest
+stall of its event loop so far. ``SETTINGS``: JSON that changes the server's settings.
+"""
+
+import asyncio
+import json
+import resource
+import signal
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.proofs.engine_skill import EngineSkill
+from tests.proofs.loop_stalls import StallRecorder
+from tests.proofs.paced_engine import PacedEngine
+
+import palaver_plugins
+from palaver.app import BackendBuilder
+from palaver.config.settings import Settings
+from palaver.engine import ChatMessage, Generation, GenerationRequest, OnText
+from palaver.plugins import load_plugins
+from palaver.server import Server
+from palaver.web.listener import listening
+from palaver_plugins.engines.openvino import encode_prompt
+from palaver_plugins.engines.tokenization import ChatTokenizer
+
+DESCRIPTORS = 1024
+"""Open files of the process at most, as on most systems."""
+TENANTS = ("calm", "hostile")
+STARTER = Path(palaver_plugins.__file__).with_name("starter")
+OPERATOR_KEY = "KEY_OPERATOR"
+KEYS = {f"KEY_{name.upper()}": f"secret-key-of-{name}" for name in (*TENANTS, "operator")}
+"""The secrets, by environment variable."""
+SETTINGS: dict[str, Any] = {
+    "server": {"port": 0},
+    "routing": {"default": EngineSkill.name, "consult_engine": False},
+    "channels": {"enabled": ["openai_api"]},
+    "auth": {
+        "keys": {
+            name: {
+                "secret": f"env:KEY_{name.upper()}",
+                "tenant": name,
+            }
+            for name in TENANTS
+        }
+        | {
+            "operator": {
+                "secret": f"env:{OPERATOR_KEY}",
+                "tenant": "operator",
+            }
+        }
+    },
+}
+
+
+class TokenizingEngine(PacedEngine):
+    """Engine that reads prompts with a real tokenizer. Its words do not contain the prompt."""
+
+    def __init__(self, **speed: Any) -> None:
+        super().__init__(**speed)
+        self._tokenizer = ChatTokenizer.load(STARTER)
+
+    def _words(self, prompt: str) -> list[str]:
+        return super()._words(str(zlib.crc32(prompt.encode("utf-8", "replace"))))
+
+    async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+        await self.count_tokens(request.messages)
+        return await super().generate(request, on_text)
+
+    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        return len(await encode_prompt(self._tokenizer, messages))
+
+
+def make_engine() -> PacedEngine:
+    return TokenizingEngine(slots=64, first_word_seconds=0.15, word_seconds=0.02, mean_words=8)
+
+
+def make_settings(folder: Path, changes: dict[str, Any]) -> Settings:
+    tree = SETTINGS | {"server": SETTINGS["server"] | {"data": str(folder)}}
+    for section, values in changes.items():
+        tree[section] = tree.get(section, {}) | values
+    return Settings.model_validate(tree)
+
+
+async def serve(folder: Path, changes: dict[str, Any]) -> None:
+    """Serve until SIGTERM."""
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    settings = make_settings(folder, changes)
+    builder = BackendBuilder(settings, load_plugins())
+    server = Server(
+        settings,
+        ledger=builder.ledger(),
+        engine=make_engine(),
+        knowledge=builder.knowledge(),
+        skills=builder.skills() | {EngineSkill.name: EngineSkill()},
+        channels=builder.channels(),
+    )
+    async with server, listening(server) as address, StallRecorder(folder / "stall"):
+        sys.stdout.write(address + "\n")
+        sys.stdout.flush()
+        await terminated.wait()
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    asyncio.run(serve(Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}))
