@@ -46,6 +46,7 @@ SETTINGS: dict[str, Any] = {
             name: {
                 "secret": f"env:KEY_{name.upper()}",
                 "tenant": name,
+                "rights": ["talk", "read", "export", "erase", "impersonate"],
             }
             for name in TENANTS
         }
@@ -53,6 +54,7 @@ SETTINGS: dict[str, Any] = {
             "operator": {
                 "secret": f"env:{OPERATOR_KEY}",
                 "tenant": "operator",
+                "rights": ["operate", "metrics"],
             }
         }
     },
