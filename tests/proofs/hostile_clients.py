@@ -142,7 +142,7 @@ class HostileClients:
             with contextlib.suppress(OSError, TimeoutError, aiohttp.ClientError, EOFError):
                 await attack(number)
             self.counts[name] += 1
-            await asyncio.sleep(PAUSE_SECONDS if name != "idle" else self._rng.uniform(0.5, 1.5))
+            await asyncio.sleep(PAUSE_SECONDS if name != "idle" else self._rng.uniform(5, 10))
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
