@@ -314,9 +314,9 @@ def client_frame(payload: bytes, *, opcode: int = 1) -> bytes:
 
 
 async def main(address: str, seed: int) -> None:
-    from tests.hostile_texts import hostile_texts  # loads the skills
+    from tests.server.test_hostile_texts import hostile_messages  # loads every module
 
-    clients = HostileClients(address, hostile_texts(), seed)
+    clients = HostileClients(address, hostile_messages(), seed)
     async with aiohttp.ClientSession() as session:
         await clients.store_histories(session)
     print("ready", flush=True)  # noqa: T201

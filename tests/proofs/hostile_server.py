@@ -1,9 +1,10 @@
 """A server with every built-in skill and an engine of known speed, in a process of its own.
 
-    python -m tests.proofs.hostile_server FOLDER [SETTINGS]
+    python -m tests.proofs.hostile_server FOLDER SETTINGS
 
-It prints its address. The process may open `DESCRIPTORS` files. ``FOLDER/stall`` holds the longest
-stall of its event loop so far. ``SETTINGS``: JSON that changes the server's settings.
+It prints its address. The process may open `DESCRIPTORS` files. At the end it writes
+the longest stall of its event loop, in seconds, to ``FOLDER/stall``. ``SETTINGS`` is JSON that
+changes the server's settings.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.proofs.engine_skill import EngineSkill
-from tests.proofs.loop_stalls import StallRecorder
 from tests.proofs.paced_engine import PacedEngine
+from tests.server.busy_time import BusyTimeSelector
 
 import palaver_plugins
 from palaver.app import BackendBuilder
@@ -90,7 +91,7 @@ def make_settings(folder: Path, changes: dict[str, Any]) -> Settings:
     return Settings.model_validate(tree)
 
 
-async def serve(folder: Path, changes: dict[str, Any]) -> None:
+async def serve(folder: Path, changes: dict[str, Any], selector: BusyTimeSelector) -> None:
     """Serve until SIGTERM."""
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
@@ -104,12 +105,16 @@ async def serve(folder: Path, changes: dict[str, Any]) -> None:
         skills=builder.skills() | {EngineSkill.name: EngineSkill()},
         channels=builder.channels(),
     )
-    async with server, listening(server) as address, StallRecorder(folder / "stall"):
+    async with server, listening(server) as address:
         sys.stdout.write(address + "\n")
         sys.stdout.flush()
+        selector.longest = 0.0  # since the start
         await terminated.wait()
+        (folder / "stall").write_text(f"{selector.longest:.4f}")
 
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
-    asyncio.run(serve(Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}))
+    selector = BusyTimeSelector()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(serve(Path(sys.argv[1]), json.loads(sys.argv[2]), selector))

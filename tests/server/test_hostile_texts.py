@@ -4,12 +4,12 @@ import asyncio
 import gc
 import random
 import re
-import selectors
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
+from tests.server.busy_time import BusyTimeSelector
 from tests.server.hostile_texts import (
     RUNS,
     Source,
@@ -115,21 +115,6 @@ def test_a_slow_pattern_is_noticed() -> None:
     source = Source("here", r"[.!?]+[ \t]+", 0)
     with pytest.raises(AssertionError, match="takes"):
         test_a_pattern_is_never_busy(source)
-
-
-class BusyTimeSelector(selectors.DefaultSelector):
-    """Selector that measures the processor time of the loop's thread between two polls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._returned_at = time.thread_time()
-        self.longest = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:  # Any: as selectors declare it
-        self.longest = max(self.longest, time.thread_time() - self._returned_at)
-        ready = super().select(timeout)
-        self._returned_at = time.thread_time()
-        return ready
 
 
 class HostileEngine(ScriptedEngine):
