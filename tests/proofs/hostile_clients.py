@@ -1,6 +1,6 @@
 """Hostile clients of a server, in a process of their own: every attack at once, until SIGTERM.
 
-    python -m tests.proofs.hostile_clients ADDRESS SEED
+    python -m tests.proofs.hostile_clients ADDRESS SEED [ATTACK ...]
 
 It prints ``ready`` once the large conversations are stored, starts the attacks after a line on
 standard input, and prints the counts of each attack as JSON at the end.
@@ -15,7 +15,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +36,7 @@ PAUSE_SECONDS = 0.005
 """Pause between two steps of an attack: all of them run in one process beside the server."""
 CONNECT_TIMEOUT_SECONDS = 10.0
 SMALL_BUFFER = 4096
+ATTACKS = ("idle", "slow", "exports", "wrong_keys", "headers", "histories", "texts", "frames")
 
 ROUTES = (
     "GET /",
@@ -119,20 +120,23 @@ class HostileClients:
             await response.read()
             return response.status
 
-    async def run(self) -> None:
-        """Run every attack until cancelled."""
+    async def run(self, names: Collection[str]) -> None:
+        """Run the named attacks until cancelled."""
+        attacks = (
+            [("idle", self._stay_idle, number) for number in range(IDLE_SOCKETS)]
+            + [("slow", self._read_nothing, number) for number in range(SLOW_READERS)]
+            + [("exports", self._export, number) for number in range(EXPORTS)]
+            + [("wrong_keys", self._guess_key, 0), ("headers", self._send_headers, 0)]
+            + [("histories", self._continue_history, 0)]
+        )
         async with asyncio.TaskGroup() as group:
-            for number in range(IDLE_SOCKETS):
-                group.create_task(self._forever("idle", self._stay_idle, number))
-            for number in range(SLOW_READERS):
-                group.create_task(self._forever("slow", self._read_nothing, number))
-            for _ in range(EXPORTS):
-                group.create_task(self._forever("exports", self._export, 0))
-            group.create_task(self._forever("wrong_keys", self._guess_key, 0))
-            group.create_task(self._forever("headers", self._send_headers, 0))
-            group.create_task(self._forever("histories", self._continue_history, 0))
-            group.create_task(self._send_texts())
-            group.create_task(self._send_mutated_frames())
+            for name, attack, number in attacks:
+                if name in names:
+                    group.create_task(self._forever(name, attack, number))
+            if "texts" in names:
+                group.create_task(self._send_texts())
+            if "frames" in names:
+                group.create_task(self._send_mutated_frames())
 
     async def _forever(
         self, name: str, attack: Callable[[int], Coroutine[Any, Any, None]], number: int
@@ -241,13 +245,17 @@ class HostileClients:
         """Send each text once to the skill that the router chooses."""
         async with aiohttp.ClientSession(headers=HEADERS) as session:
             for number, text in enumerate(self._texts):
-                async with session.post(
-                    f"{self.address}v1/conversations/text{number}/messages",
-                    json={"text": text, "person": f"texts{number}"},
-                ) as response:
-                    self.counts[f"texts_{response.status}"] += 1
-                    await response.read()
+                with contextlib.suppress(aiohttp.ClientError):
+                    await self._send_text(session, number, text)
                 await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _send_text(self, session: aiohttp.ClientSession, number: int, text: str) -> None:
+        async with session.post(
+            f"{self.address}v1/conversations/text{number}/messages",
+            json={"text": text, "person": f"texts{number}"},
+        ) as response:
+            self.counts[f"texts_{response.status}"] += 1
+            await response.read()
 
     async def _send_mutated_frames(self) -> None:
         while self.counts["frames"] < MUTATED_FRAMES:
@@ -313,7 +321,7 @@ def client_frame(payload: bytes, *, opcode: int = 1) -> bytes:
     return bytes((0x80 | opcode,)) + size + bytes(4) + payload
 
 
-async def main(address: str, seed: int) -> None:
+async def main(address: str, seed: int, names: Collection[str]) -> None:
     from tests.server.test_hostile_texts import hostile_messages  # loads every module
 
     clients = HostileClients(address, hostile_messages(), seed)
@@ -321,7 +329,7 @@ async def main(address: str, seed: int) -> None:
         await clients.store_histories(session)
     print("ready", flush=True)  # noqa: T201
     await asyncio.to_thread(sys.stdin.readline)
-    attacks = asyncio.create_task(clients.run())
+    attacks = asyncio.create_task(clients.run(names))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, attacks.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await attacks
@@ -329,4 +337,4 @@ async def main(address: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:] or ATTACKS))
