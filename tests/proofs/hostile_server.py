@@ -23,7 +23,7 @@ from tests.server.busy_time import BusyTimeSelector
 
 import palaver_plugins
 from palaver.app import BackendBuilder
-from palaver.cli.serve import freeze_heap
+from palaver.cli.serve import tune_interpreter
 from palaver.config.settings import Settings
 from palaver.engine import ChatMessage, Generation, GenerationRequest, OnText
 from palaver.plugins import load_plugins
@@ -109,7 +109,7 @@ async def serve(folder: Path, changes: dict[str, Any], selector: BusyTimeSelecto
     async with server, listening(server) as address:
         sys.stdout.write(address + "\n")
         sys.stdout.flush()
-        freeze_heap()
+        tune_interpreter()
         selector.longest = 0.0  # the start does not count
         await terminated.wait()
         (folder / "stall").write_text(f"{selector.longest:.4f}")
