@@ -29,7 +29,6 @@ from palaver.engine import ChatMessage, Generation, GenerationRequest, OnText
 from palaver.plugins import load_plugins
 from palaver.server import Server
 from palaver.web.listener import listening
-from palaver_plugins.engines.openvino import encode_prompt
 from palaver_plugins.engines.tokenization import ChatTokenizer
 
 DESCRIPTORS = 1024
@@ -78,7 +77,7 @@ class TokenizingEngine(PacedEngine):
         return await super().generate(request, on_text)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        return len(await encode_prompt(self._tokenizer, messages))
+        return await asyncio.to_thread(self._tokenizer.count_prompt, messages)
 
 
 def make_engine() -> PacedEngine:
