@@ -192,8 +192,7 @@ async def measure(folder: Path, seconds: float, changes: dict[str, Any]) -> Meas
 
 async def end_attack(clients: asyncio.subprocess.Process) -> dict[str, int]:
     """Stop the hostile clients and return their counts."""
-    if clients.returncode is None:
-        clients.terminate()
+    clients.terminate()
     counts: dict[str, int] = json.loads(await read_line(clients))
     return counts
 
