@@ -32,8 +32,11 @@ MUTATED_FRAMES = 10_000
 HISTORY_MESSAGES = 20
 HISTORY_MESSAGE = "Read this again. " * 53_000
 """900 kB."""
-PAUSE_SECONDS = 0.005
-"""Pause between two steps of an attack: all of them run in one process beside the server."""
+PAUSE_SECONDS = (0.01, 0.03)
+"""Range of the pause between two steps of an attack …"""
+RECONNECT_SECONDS = {"idle": (5.0, 10.0), "slow": (1.0, 3.0)}
+"""… and before clients that hold a connection open another one: all run beside the server."""
+FRAME_PAUSE_SECONDS = 0.001
 CONNECT_TIMEOUT_SECONDS = 10.0
 SMALL_BUFFER = 4096
 ATTACKS = ("idle", "slow", "exports", "wrong_keys", "headers", "histories", "texts", "frames")
@@ -146,7 +149,10 @@ class HostileClients:
             with contextlib.suppress(OSError, TimeoutError, aiohttp.ClientError, EOFError):
                 await attack(number)
             self.counts[name] += 1
-            await asyncio.sleep(PAUSE_SECONDS if name != "idle" else self._rng.uniform(5, 10))
+            await self._pause(RECONNECT_SECONDS.get(name, PAUSE_SECONDS))
+
+    async def _pause(self, seconds: tuple[float, float] = PAUSE_SECONDS) -> None:
+        await asyncio.sleep(self._rng.uniform(*seconds))
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
@@ -213,7 +219,7 @@ class HostileClients:
                 self.counts[f"wrong_keys_{head[9:12].decode()}"] += 1
                 length = head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]
                 await reader.readexactly(int(length or 0))
-                await asyncio.sleep(PAUSE_SECONDS)
+                await self._pause()
         finally:
             writer.transport.abort()
 
@@ -247,7 +253,7 @@ class HostileClients:
             for number, text in enumerate(self._texts):
                 with contextlib.suppress(aiohttp.ClientError):
                     await self._send_text(session, number, text)
-                await asyncio.sleep(PAUSE_SECONDS)
+                await self._pause()
 
     async def _send_text(self, session: aiohttp.ClientSession, number: int, text: str) -> None:
         async with session.post(
@@ -261,7 +267,7 @@ class HostileClients:
         while self.counts["frames"] < MUTATED_FRAMES:
             with contextlib.suppress(OSError, TimeoutError):
                 await self._send_frames()
-            await asyncio.sleep(PAUSE_SECONDS)
+            await self._pause()
 
     async def _send_frames(self) -> None:
         """Send mutated frames over one connection until the server closes it."""
@@ -274,7 +280,7 @@ class HostileClients:
             while not reading.done() and self.counts["frames"] < MUTATED_FRAMES:
                 writer.write(self._mutated_frame())
                 self.counts["frames"] += 1
-                await asyncio.sleep(PAUSE_SECONDS / 5)
+                await asyncio.sleep(FRAME_PAUSE_SECONDS)
             reading.cancel()
         finally:
             writer.transport.abort()
