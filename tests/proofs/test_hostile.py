@@ -34,6 +34,11 @@ INTERVAL_SECONDS = 0.1
 MAX_SLOWDOWN = 2.0
 MAX_STALL_SECONDS = 0.05
 MAX_GROWTH = 1.3
+MUTANT_SECONDS = 5
+UNLIMITED: dict[str, Any] = {  # settings
+    "connections": {"buffer_bytes": 10**9, "pending": 10**4, "per_person": 10**4, "total": 10**4},
+    "ledger": {"history_bytes": 10**9},
+}
 START_TIMEOUT_SECONDS = 60.0
 REPLY_TIMEOUT_SECONDS = 20.0
 Frame = dict[str, Any]  # JSON values
@@ -222,3 +227,10 @@ async def test_hostile_clients_hardly_delay_others(report: Report, tmp_path: Pat
     assert result.growth <= MAX_GROWTH
     assert result.descriptors_peak < DESCRIPTORS
     assert result.slowdown <= MAX_SLOWDOWN
+
+
+async def test_mutant_without_limits_is_detected(report: Report, tmp_path: Path) -> None:
+    result = await measure(tmp_path, MUTANT_SECONDS, UNLIMITED)
+    detected = bool(result.failures) and result.growth > MAX_GROWTH
+    report.add_mutant(PROPERTY, detected, "no limits")
+    assert detected
