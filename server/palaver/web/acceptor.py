@@ -12,6 +12,8 @@ BACKLOG = 1024
 """Connections that the system keeps until they are accepted."""
 BATCH = 8
 """Connections accepted in one iteration of the event loop."""
+WAIT_SECONDS = 0.05
+"""Seconds without accepting while a further connection must wait."""
 PAUSE_SECONDS = 0.5
 """Seconds without accepting after an error, such as too many open files."""
 LOG_INTERVAL = 10.0
@@ -21,12 +23,19 @@ BUFFER_BYTES = 131_072
 
 
 class Acceptor:
-    """Accepts connections and hands each one, with its peer's address, to ``on_connection``."""
+    """Accepts connections and hands each one, with its peer's address, to ``on_connection``.
+
+    While ``must_wait`` returns True, connections wait in the system's queue.
+    """
 
     def __init__(
-        self, on_connection: Callable[[socket.socket, str], None], on_error: Callable[[], None]
+        self,
+        on_connection: Callable[[socket.socket, str], None],
+        on_error: Callable[[], None],
+        must_wait: Callable[[], bool] = lambda: False,
     ) -> None:
         self._on_connection = on_connection
+        self._must_wait = must_wait
         self._on_error = on_error
         self._sockets: list[socket.socket] = []
         self._loop = asyncio.get_running_loop()
@@ -70,6 +79,9 @@ class Acceptor:
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(BATCH):
+            if self._must_wait():
+                self._stop_for(listening, WAIT_SECONDS)
+                return
             try:
                 connection, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -89,8 +101,11 @@ class Acceptor:
             self._logged_at = now
             log.error("cannot accept connections (%d times): %s", self._errors, error.strerror)
             self._errors = 0
+        self._stop_for(listening, PAUSE_SECONDS)
+
+    def _stop_for(self, listening: socket.socket, seconds: float) -> None:
         self._loop.remove_reader(listening)
-        self._loop.call_later(PAUSE_SECONDS, self._resume, listening)
+        self._loop.call_later(seconds, self._resume, listening)
 
     def _resume(self, listening: socket.socket) -> None:
         if listening in self._sockets:

@@ -18,8 +18,12 @@ from palaver.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-MAX_OF_PART = 1_000
-"""Most connections of an address, and most that are pending, when the settings do not say it."""
+MAX_PENDING = 1_000
+"""Most connections that are pending, when the settings do not say it."""
+MAX_OF_ADDRESS = 2_000
+"""Most connections of an address, when the settings do not say it."""
+LEAST_PENDING_SECONDS = 0.5
+"""Seconds that a connection has for its request or hello, however many others come."""
 RESERVE = 16
 """Connections above ``connections.total`` that may ask for health and metrics."""
 LEAST_SPARE_FILES = 64
@@ -61,13 +65,13 @@ class OpenConnection(Protocol):
 
 class Group:
     """Connections that share a limit. ``pending`` are those that wait for a request or a hello,
-    the oldest first."""
+    the oldest first, with the time since when."""
 
     __slots__ = ("open", "pending")
 
     def __init__(self) -> None:
         self.open = 0
-        self.pending: dict[OpenConnection, None] = {}
+        self.pending: dict[OpenConnection, float] = {}
 
 
 class Connections:
@@ -90,9 +94,11 @@ class Connections:
         self.metrics = metrics
         self.addresses = addresses
         self._total = min(settings.total, room_for_connections())
-        part = max(1, min(MAX_OF_PART, self._total // 2))
-        self._per_address = settings.per_address or part
-        self._max_pending = settings.pending or part
+        # More than may be pending: one address in a burst waits before it loses connections.
+        self._per_address = settings.per_address or max(
+            1, min(MAX_OF_ADDRESS, self._total * 3 // 4)
+        )
+        self._max_pending = settings.pending or max(1, min(MAX_PENDING, self._total // 2))
         share = self._total if tenants <= 1 else max(1, self._total // 2)
         self._per_tenant = settings.per_tenant or share
         self._of_tenant: Counter[str] = Counter()
@@ -127,6 +133,15 @@ class Connections:
                 connection.force_close()
 
     # Accepting
+
+    def must_wait(self) -> bool:
+        """Return whether a further connection would end one that has hardly had the time for its
+        request or hello. Until it has, further ones wait in the system's queue."""
+        is_at_limit = len(self._all.pending) >= self._max_pending or self.is_full
+        oldest = next(iter(self._all.pending.values()), None)
+        if not is_at_limit or oldest is None:
+            return False
+        return time.monotonic() - oldest < LEAST_PENDING_SECONDS
 
     def has_room(self, address: str) -> bool:
         """Make room for a connection from ``address``. Return False when that is impossible."""
@@ -165,7 +180,7 @@ class Connections:
         self._open[connection] = None
         for group in self._groups_of(connection):
             group.open += 1
-            group.pending[connection] = None
+            group.pending[connection] = time.monotonic()
 
     def remove(self, connection: OpenConnection) -> None:
         """Count a connection no more. Idempotent."""
@@ -186,7 +201,7 @@ class Connections:
         if connection in self._open:
             for group in self._groups_of(connection):
                 group.pending.pop(connection, None)
-                group.pending[connection] = None
+                group.pending[connection] = time.monotonic()
 
     def set_served(self, connection: OpenConnection) -> None:
         """Count a connection as one that is being served."""

@@ -61,7 +61,11 @@ class HttpListener:
             server.client_addresses,
             tenants=len({key.tenant for key in server.settings.auth.keys.values()}),
         )
-        self._acceptor = Acceptor(self._connect, lambda: server.metrics.limit_reached("open_files"))
+        self._acceptor = Acceptor(
+            self._connect,
+            lambda: server.metrics.limit_reached("open_files"),
+            self._connections.must_wait,
+        )
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def start(self) -> str:
