@@ -167,7 +167,7 @@ class ConnectionSettings(Section):
     the oldest connection without a request is closed; when there is none, further ones are refused,
     except for health and metrics."""
     per_address: int = pydantic.Field(default=0, ge=0)
-    """Most connections of one client's address. 0: half of ``total``, 1,000 at most. Set
+    """Most connections of one client's address. 0: three quarters of ``total``, 2,000 at most. Set
     ``trusted_proxies`` behind a reverse proxy, or all clients have its address."""
     per_person: int = pydantic.Field(default=100, ge=1)
     """Most websockets, event streams and requests that wait for a reply, of one person."""

@@ -27,7 +27,6 @@ from palaver.web.bodies import (
 from palaver.web.connection import connection_of
 from palaver.web.conversations import find_conversation
 from palaver.web.frames import make_snapshot
-from palaver.web.json_values import check_json_values
 from palaver.web.responses import JSON_HEADERS, json_response
 
 MAX_PAGE_ENTRIES = 1_000
@@ -63,9 +62,7 @@ class ApiHandler:
 
     @requires("talk")
     async def _send(self, request: web.Request) -> web.StreamResponse:
-        data = await request.read()
-        check_json_values(data, self._server.metrics)
-        body = _decode(_decode_message, data)
+        body = _decode(_decode_message, await request.read())
         access = self._find_conversation(request, body.person)
         message = Message(
             conversation=access.conversation,

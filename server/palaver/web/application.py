@@ -12,6 +12,7 @@ from palaver.server import Server
 from palaver.web.access import AccessControl, check_declared
 from palaver.web.api import ApiHandler
 from palaver.web.ingress import http_error_response
+from palaver.web.json_values import check_json_values
 from palaver.web.operations import OperationsHandler
 from palaver.web.pages import PageHandler
 from palaver.web.responses import error_response
@@ -43,8 +44,15 @@ def make_application(server: Server) -> web.Application:
             response.force_close()
             response.headers[hdrs.CONNECTION] = "close"
 
+    @web.middleware
+    async def limit_values(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse a body of too many JSON values, for every route that reads one."""
+        if request.body_exists:
+            check_json_values(await request.read(), server.metrics)
+        return await handler(request)
+
     application = web.Application(
-        middlewares=[error_middleware, access_control.authorize],
+        middlewares=[error_middleware, access_control.authorize, limit_values],
         client_max_size=server.settings.server.max_message_bytes,
     )
     application[LONG_REQUESTS] = lambda: websockets.count() + event_streams.count()

@@ -172,7 +172,10 @@ async def test_behind_a_proxy_the_limit_is_that_of_its_clients() -> None:
 # Before a request or a hello
 
 
-async def test_more_pending_connections_than_set_close_the_oldest() -> None:
+async def test_more_pending_connections_than_set_close_the_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(vars(connections_module), "LEAST_PENDING_SECONDS", 0.0)
     settings = ConnectionSettings(total=100, per_address=100, pending=3)
     async with open_live_server(connections=settings) as live_server:
         async with live_server.connect("t") as served, contextlib.AsyncExitStack() as stack:
@@ -185,6 +188,19 @@ async def test_more_pending_connections_than_set_close_the_oldest() -> None:
                     assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
                 assert await is_served(served)
         assert has_metric(live_server, 'palaver_limits_total{limit="pending"} 3.0')
+
+
+async def test_a_burst_waits_until_the_others_had_the_time_for_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(vars(connections_module), "LEAST_PENDING_SECONDS", 60.0)
+    settings = ConnectionSettings(total=100, per_address=100, pending=3)
+    async with open_live_server(connections=settings) as live_server:
+        async with idle_connections(live_server, 2), live_server.open_websocket() as early:
+            async with idle_connections(live_server, 20):
+                await early.hello("t")  # is not closed, and then leaves its place to one of them
+                assert await is_served(early)
+                assert not has_metric(live_server, 'palaver_limits_total{limit="pending"}')
 
 
 # By person

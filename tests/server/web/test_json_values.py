@@ -3,11 +3,12 @@
 import time
 
 import pytest
-from tests.server.web.live_server import LiveServer
+from tests.server.web.live_server import LiveServer, open_live_server
 
 from palaver.errors import TooLarge
 from palaver.metrics import Metrics
 from palaver.web.json_values import MAX_VALUES, check_json_values
+from palaver_plugins.channels.openai_api import OpenAIChannel
 
 MESSAGES = "/v1/conversations/t/messages"
 MANY = {
@@ -33,6 +34,15 @@ async def test_a_request_of_too_many_values_is_refused(live_server: LiveServer, 
     assert 'palaver_limits_total{limit="json_values"} 1.0' in metrics
 
 
+async def test_every_route_that_reads_a_body_refuses_too_many_values() -> None:
+    channel = OpenAIChannel()
+    async with open_live_server(channels=[channel]) as live_server:
+        for path in ("/v1/conversations/t/stop", "/v1/chat/completions"):
+            body = f'{{"model":"auto","messages":[{MANY["objects"] * 50_000}{{}}]}}'
+            status, answer = await live_server.post(path, data=body.encode())
+            assert (status, "10000 values" in answer["error"]["message"]) == (413, True)
+
+
 @pytest.mark.parametrize("kind", MANY)
 async def test_a_frame_of_too_many_values_is_refused(live_server: LiveServer, kind: str) -> None:
     async with live_server.connect("t") as client:
@@ -53,10 +63,10 @@ async def test_punctuation_in_a_text_counts_for_nothing(live_server: LiveServer,
     "unit", [b",", b"\\\\", b'"":"",', b"[", b'"', b'"\\', b'\\"', b'"a",', b'"\\"",', b"\\"]
 )
 def test_counting_is_never_busy(unit: bytes) -> None:
-    data = b'"' + unit * (1_000_000 // len(unit))
+    data, metrics = b'"' + unit * (1_000_000 // len(unit)), Metrics()
     began = time.thread_time()
     try:
-        check_json_values(data, Metrics())
+        check_json_values(data, metrics)
     except TooLarge:
         pass
     assert time.thread_time() - began < MAX_STALL
