@@ -186,6 +186,7 @@ async def test_the_same_key_gets_the_same_reply(client: AsyncOpenAI) -> None:
         await ask("twice")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_disconnects_stops_its_turn(
     live_server: LiveServer, client: AsyncOpenAI, stream: bool

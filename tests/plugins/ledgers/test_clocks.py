@@ -177,6 +177,7 @@ async def test_a_repeated_message_is_recognized_after_a_step(
     assert not (await stepping.ledger.accept(message)).duplicate
 
 
+@pytest.mark.slow
 async def test_no_sequence_of_steps_changes_what_is_due(tmp_path: Path) -> None:
     """Compare a ledger whose wall clock steps at random with one whose clock does not."""
     for kind in ("memory", "sqlite"):

@@ -118,6 +118,7 @@ async def test_a_fenced_worker_stores_no_dead_letter(subject: "LedgerUnderTest")
     assert await subject.ledger.dead_letters(10) == ()
 
 
+@pytest.mark.slow
 async def test_the_number_of_dead_letters_is_limited(subject: "LedgerUnderTest") -> None:
     first = await give_up(subject, "Zanzibar", person="eve", thread="first")
     await subject.advance_clock(0.005)

@@ -285,6 +285,7 @@ async def run_schedules(store: Store, count: int) -> None:
             raise AssertionError(f"seed {seed}") from error
 
 
+@pytest.mark.slow
 async def test_no_schedule_resurrects_or_reverts_a_memory(store: Store) -> None:
     await run_schedules(store, short_or_long(150, 5_000))
 

@@ -389,6 +389,7 @@ WRITES: dict[str, Callable[[], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WRITES)
 @pytest.mark.parametrize("configure", [False, True])
 def test_nothing_that_a_library_writes_reaches_the_terminal_as_it_is(

@@ -153,6 +153,7 @@ async def test_idle_connections_of_an_address_make_room_for_its_new_ones() -> No
             assert await idle[0].rest() == b""
 
 
+@pytest.mark.slow
 async def test_behind_a_proxy_the_limit_is_that_of_its_clients() -> None:
     settings = ConnectionSettings(total=100, per_address=2, trusted_proxies=("127.0.0.1",))
     async with open_live_server(connections=settings) as live_server:
@@ -361,6 +362,7 @@ def idle_sockets(port: int, count: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_more_idle_sockets_than_descriptors_stop_nobody() -> None:
     port = free_port()
     with serving(f"--port={port}", "--open-files=256"):

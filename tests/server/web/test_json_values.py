@@ -35,8 +35,7 @@ async def test_a_request_of_too_many_values_is_refused(live_server: LiveServer, 
 
 
 async def test_every_route_that_reads_a_body_refuses_too_many_values() -> None:
-    channel = OpenAIChannel()
-    async with open_live_server(channels=[channel]) as live_server:
+    async with open_live_server(channels=(OpenAIChannel(),)) as live_server:
         for path in ("/v1/conversations/t/stop", "/v1/chat/completions"):
             body = f'{{"model":"auto","messages":[{MANY["objects"] * 50_000}{{}}]}}'
             status, answer = await live_server.post(path, data=body.encode())

@@ -171,6 +171,7 @@ def header_cases() -> Iterator[tuple[str, str, str, bytes]]:
                 yield method, path, header, value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_authenticated", [False, True])
 async def test_no_header_makes_a_server_error(
     is_authenticated: bool, monkeypatch: pytest.MonkeyPatch
@@ -211,6 +212,7 @@ async def test_what_is_no_request_gets_an_error_of_the_api() -> None:
             assert response.status >= 400, sent
 
 
+@pytest.mark.slow
 async def test_a_body_that_is_malformed_gets_an_error_of_the_api() -> None:
     async with open_live_server(channels=(OpenAIChannel(),), connections=TIMEOUTS) as live_server:
         paths = ("/v1/conversations/t/messages", "/v1/conversations/t/stop", "/v1/chat/completions")

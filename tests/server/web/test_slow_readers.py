@@ -152,6 +152,7 @@ async def test_a_websocket_that_stalls_gets_4429_where_it_still_reads() -> None:
         assert metric(live_server, "palaver_slow_readers_total") == 1
 
 
+@pytest.mark.slow
 async def test_a_websocket_that_stays_stalled_is_freed() -> None:
     settings = ConnectionSettings(write_timeout=0.2)
     async with open_live_server(connections=settings) as live_server:
@@ -227,6 +228,7 @@ async def test_all_clients_together_leave_no_more_unread_than_set() -> None:
         await eventually(lambda: metric(live_server, "palaver_buffered_bytes") == 0)
 
 
+@pytest.mark.slow
 async def test_many_streams_that_are_never_read_end_at_the_deadline() -> None:
     settings = ConnectionSettings(write_timeout=1.0, buffer_bytes=10_000_000)
     async with open_live_server(connections=settings) as live_server:

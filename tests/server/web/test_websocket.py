@@ -302,6 +302,7 @@ async def _until_stored(live_server: LiveServer, text: str) -> None:
     await eventually(stored)
 
 
+@pytest.mark.slow
 async def test_a_reply_survives_a_broken_connection_at_every_byte() -> None:
     """Resuming with the cursor misses and repeats nothing, whichever byte the connection breaks at:
     `WebSocketClient` raises on a gap, and `wait_for_reply` compares the length."""
