@@ -1,14 +1,14 @@
 """A server with every built-in skill and an engine of known speed, in a process of its own.
 
-    python -m tests.proofs.hostile_server FOLDER SETTINGS
+    python -m tests.proofs.hostile_server FOLDER [--quadratic]
 
-It prints its address. The process may open `DESCRIPTORS` files. At the end it writes
-the longest stall of its event loop, in seconds, to ``FOLDER/stall``. ``SETTINGS`` is JSON that
-changes the server's settings.
+It prints its address. The process may open `DESCRIPTORS` files. At the end it writes the longest
+stall of its event loop, in seconds, to ``FOLDER/stall``. ``--quadratic``: a mutant, whose default
+skill searches messages with a pattern that takes quadratic time.
 """
 
 import asyncio
-import json
+import re
 import resource
 import signal
 import sys
@@ -22,6 +22,7 @@ from tests.proofs.paced_engine import PacedEngine
 from tests.server.busy_time import BusyTimeSelector
 
 import palaver_plugins
+from palaver import Turn
 from palaver.app import BackendBuilder
 from palaver.cli.serve import tune_interpreter
 from palaver.config.settings import Settings
@@ -39,7 +40,6 @@ OPERATOR_KEY = "KEY_OPERATOR"
 KEYS = {f"KEY_{name.upper()}": f"secret-key-of-{name}" for name in (*TENANTS, "operator")}
 """The secrets, by environment variable."""
 SETTINGS: dict[str, Any] = {
-    "server": {"port": 0},
     "routing": {"default": EngineSkill.name, "consult_engine": False},
     "channels": {"enabled": ["openai_api"]},
     "auth": {
@@ -84,25 +84,30 @@ def make_engine() -> PacedEngine:
     return TokenizingEngine(slots=64, first_word_seconds=0.15, word_seconds=0.02, mean_words=8)
 
 
-def make_settings(folder: Path, changes: dict[str, Any]) -> Settings:
-    tree = SETTINGS | {"server": SETTINGS["server"] | {"data": str(folder)}}
-    for section, values in changes.items():
-        tree[section] = tree.get(section, {}) | values
-    return Settings.model_validate(tree)
+class QuadraticSkill(EngineSkill):
+    """Mutant: search the message with a pattern that begins again at each punctuation mark."""
+
+    async def answer(self, turn: Turn) -> None:
+        re.search(r"[.!?]+[ \t]+", turn.message.text[:10_000])
+        await super().answer(turn)
 
 
-async def serve(folder: Path, changes: dict[str, Any], selector: BusyTimeSelector) -> None:
+def make_settings(folder: Path) -> Settings:
+    return Settings.model_validate(SETTINGS | {"server": {"port": 0, "data": str(folder)}})
+
+
+async def serve(folder: Path, skill: EngineSkill, selector: BusyTimeSelector) -> None:
     """Serve until SIGTERM."""
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
-    settings = make_settings(folder, changes)
+    settings = make_settings(folder)
     builder = BackendBuilder(settings, load_plugins())
     server = Server(
         settings,
         ledger=builder.ledger(),
         engine=make_engine(),
         knowledge=builder.knowledge(),
-        skills=builder.skills() | {EngineSkill.name: EngineSkill()},
+        skills=builder.skills() | {skill.name: skill},
         channels=builder.channels(),
     )
     async with server, listening(server) as address:
@@ -119,4 +124,5 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     selector = BusyTimeSelector()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-        runner.run(serve(Path(sys.argv[1]), json.loads(sys.argv[2]), selector))
+        skill = QuadraticSkill() if "--quadratic" in sys.argv else EngineSkill()
+        runner.run(serve(Path(sys.argv[1]), skill, selector))
