@@ -13,7 +13,7 @@ from tests.plugins.engines.models import ENDING_PROMPT, ENDLESS_PROMPT, damage_m
 from tests.plugins.engines.support import IDLE, StartedEngine, TextCollector, request
 from tests.proof_settings import SEED
 
-from palaver.engine import ChatMessage, Choice, JsonSchema, Regex, Sampling
+from palaver.engine import ChatMessage, Choice, Generation, JsonSchema, Regex, Sampling
 from palaver.errors import (
     ConfigurationError,
     EngineTimeout,
@@ -195,7 +195,9 @@ async def test_cancelling_frees_the_slots(started: StartedEngine) -> None:
     for task in tasks:
         task.cancel()
     ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
-    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    kinds = {type(end) for end in ends}
+    assert asyncio.CancelledError in kinds, ends
+    assert kinds <= {asyncio.CancelledError, Generation}, ends  # some may have ended before
     assert await started.engine.stats() == IDLE
     delivered = [len(collector.pieces) for collector in collectors]
     assert (await started.generate(ENDLESS_PROMPT, max_tokens=5)).text

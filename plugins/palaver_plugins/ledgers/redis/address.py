@@ -1,7 +1,6 @@
 """Addresses of Redis servers, as a URL gives them."""
 
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
 
@@ -54,15 +53,17 @@ def parse_target(url: str) -> Target:
         return Target("server", (parse_address(url),))
     if base not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):
         raise _bad(f"a URL begins with {FORMS}")
-    parts = urlsplit(f"//{rest}")
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    service, _, db = parts.path.strip("/").partition("/")
-    if kind == "cluster" and parts.path.strip("/") not in ("", "0"):
+    # Not by `urlsplit`: it refuses several IPv6 addresses.
+    place, _, query = rest.partition("?")
+    authority, _, path = place.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    service, _, db = path.strip("/").partition("/")
+    if kind == "cluster" and path.strip("/") not in ("", "0"):
         raise _bad("a Cluster has only the database 0")
     if kind == "sentinel" and not service:
         raise _bad("the name of the service must follow the sentinels: …:26379/mymaster")
     addresses = [
-        parse_address(f"{base}://{credentials}{at}{_with_port(host, kind)}/{db}?{parts.query}")
+        parse_address(f"{base}://{credentials}{at}{_with_port(host, kind)}/{db}?{query}")
         for host in hosts.split(",")
     ]
     if kind == "cluster":
