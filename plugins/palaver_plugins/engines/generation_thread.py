@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import heapq
 import itertools
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -136,31 +137,32 @@ class GenerationThread:
         self._slots = slots
         self._loop = asyncio.get_running_loop()
         self._serial = itertools.count()
-        self._changed = threading.Condition()
-        # Guarded by the condition:
-        self._waiting: list[tuple[int, int, Job]] = []
+        # From the event loop, which must never wait for a lock: the thread takes one at each step.
+        self._submitted: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._cancelled: list[Job] = []
         self._closing = False
         self._failure: str | None = None
         # Used by the thread:
+        self._waiting: list[tuple[int, int, Job]] = []
         self._running: dict[Job, Callback | None] = {}  # with its end, for a job that leaves
         self._callbacks: list[Callback] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=len(self._running), waiting=len(self._waiting))
+        if self._failure is not None:
+            return EngineStats(running=0, waiting=0)
+        waiting = len(self._waiting) + self._submitted.qsize()
+        return EngineStats(running=len(self._running), waiting=waiting)
 
     async def generate(self, job: Job) -> Generation:
         """Run ``job`` and free its slot, however it ends."""
-        with self._changed:
-            if self._failure is not None:
-                raise EngineUnavailable(self._failure)
-            if job.max_new_tokens < 1:
-                job.finish("length", job.usage)
-                return job.result.result()
-            heapq.heappush(self._waiting, (job.request.priority, next(self._serial), job))
-            self._changed.notify()
+        if job.max_new_tokens < 1 and self._failure is None:
+            job.finish("length", job.usage)
+            return job.result.result()
+        self._submitted.put(job)
+        if self._failure is not None:  # the thread has ended, or ends now
+            raise EngineUnavailable(self._failure)
         try:
             return await job.result
         finally:
@@ -168,16 +170,14 @@ class GenerationThread:
                 await self._cancel(job)
 
     async def _cancel(self, job: Job) -> None:
-        with self._changed:
-            self._cancelled.append(job)
-            self._changed.notify()
+        self._cancelled.append(job)
+        self._submitted.put(None)
         await asyncio.wait([job.released], timeout=RELEASE_TIMEOUT)
 
     async def close(self) -> None:
         """End the thread; unfinished jobs fail. A hung thread is abandoned."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._closing = True
+        self._submitted.put(None)
         await asyncio.to_thread(self._thread.join, RELEASE_TIMEOUT)
 
     # In the thread
@@ -193,20 +193,28 @@ class GenerationThread:
 
     def _take_work(self) -> bool:
         """Wait for work and take it. Return False when the thread should end."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._waiting or self._cancelled or self._running or self._closing
-            )
-            if self._closing:
-                return False
-            self._drop_cancelled()
-            admitted = self._admit()
+        count = len(self._cancelled)  # counted first: these jobs were submitted before
+        self._take_submitted()
+        if self._closing:
+            return False
+        self._drop_cancelled(count)
+        admitted = self._admit()
         for job in admitted:
             self._runner.add(job)
         return True
 
-    def _drop_cancelled(self) -> None:
-        cancelled, self._cancelled = set(self._cancelled), []
+    def _take_submitted(self) -> None:
+        """Take the submitted jobs; wait for one when there is nothing to do."""
+        wait = not (self._running or self._waiting or self._cancelled)
+        while wait or not self._submitted.empty():
+            job = self._submitted.get()
+            wait = False
+            if job is not None:
+                heapq.heappush(self._waiting, (job.request.priority, next(self._serial), job))
+
+    def _drop_cancelled(self, count: int) -> None:
+        cancelled = set(self._cancelled[:count])
+        del self._cancelled[:count]
         for job in cancelled & self._running.keys():
             self._leave(job, None)
         waiting = [entry for entry in self._waiting if entry[2] not in cancelled]
@@ -265,10 +273,11 @@ class GenerationThread:
             self._loop.call_soon_threadsafe(run_all, callbacks)
 
     def _fail_all(self, reason: str) -> None:
-        with self._changed:
-            self._failure = reason
-            jobs = {*self._running, *self._cancelled, *(entry[2] for entry in self._waiting)}
-            self._running, self._waiting, self._cancelled = {}, [], []
+        self._failure = reason
+        while not self._submitted.empty():
+            self._take_submitted()
+        jobs = {*self._running, *self._cancelled, *(entry[2] for entry in self._waiting)}
+        self._running, self._waiting, self._cancelled = {}, [], []
         for job in jobs:
             self._callbacks += [job.release, partial(job.fail, EngineUnavailable(reason))]
         self._runner.close()
