@@ -136,11 +136,14 @@ class TooLarge(CallerError):
     status = 413
     code = "too_large"
     public_message = "The message is too large."
+    limit = "max_message_bytes"
+    """Name of the limit in the metric of limits."""
 
 
 class HeadTooLarge(TooLarge):
     status = 431
     public_message = "The request line or the headers are too large."
+    limit = "head_size"
 
 
 class UnsupportedEncoding(CallerError):

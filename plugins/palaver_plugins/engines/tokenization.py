@@ -225,7 +225,7 @@ class StreamingDetokenizer:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has ended the reply."""
+        """Return whether a stop string has ended the reply."""
         return self._stops.found
 
     def push(self, ids: Sequence[int]) -> str:

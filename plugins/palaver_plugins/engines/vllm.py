@@ -433,7 +433,7 @@ class VllmEngine:
 
     @property
     def pid(self) -> int | None:
-        """The id of the vLLM process, None while there is none."""
+        """Return the id of the vLLM process, None while there is none."""
         return self._process.pid if self._process else None
 
     async def start(self) -> EngineInfo:

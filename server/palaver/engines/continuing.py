@@ -34,7 +34,7 @@ class RestartableEngine(Engine, Protocol):
 
     @property
     def problem(self) -> str:
-        """The reason why the engine cannot answer now; empty when it can."""
+        """Return the reason why the engine cannot answer now; empty when it can."""
 
     async def wait_until_up(self) -> None:
         """Wait, without limit, until the engine can answer."""
@@ -58,7 +58,7 @@ class ContinuedGeneration:
 
     @property
     def text(self) -> str:
-        """The text delivered so far."""
+        """Return the text delivered so far."""
         return "".join(self._delivered)
 
     def next_request(self, *, timeout: float | None = None) -> GenerationRequest:

@@ -57,7 +57,7 @@ class SupervisedEngine:
 
     @property
     def problem(self) -> str:
-        """The reason why the engine cannot answer now; empty when it can."""
+        """Return the reason why the engine cannot answer now; empty when it can."""
         return self._problem
 
     async def start(self) -> EngineInfo:

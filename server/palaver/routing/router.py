@@ -214,9 +214,7 @@ class Router:
         try:
             generation = await self._engine.generate(request, _ignore)
         except EngineError:
-            return (
-                None  # the default skill answers, and reports the error if the engine is still down
-            )
+            return None  # the default skill answers, and reports an engine that is still down
         return Decision(
             skill=generation.text,
             reason="The examples left it open; the model chose.",

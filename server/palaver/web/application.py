@@ -11,6 +11,7 @@ from palaver.errors import InvalidInput, PalaverError, describe_error
 from palaver.server import Server
 from palaver.web.access import AccessControl, check_declared
 from palaver.web.api import ApiHandler
+from palaver.web.connection import connection_of
 from palaver.web.ingress import http_error_response
 from palaver.web.json_values import check_json_values
 from palaver.web.operations import OperationsHandler
@@ -49,7 +50,7 @@ def make_application(server: Server) -> web.Application:
         """Refuse a body of too many JSON values, for every route that requires a key."""
         access = route_access(request.match_info.handler)
         if request.body_exists and access is not None and access.right is not None:
-            check_json_values(await request.read(), server.metrics)
+            check_json_values(await request.read())
         return await handler(request)
 
     application = web.Application(
@@ -72,7 +73,12 @@ def make_application(server: Server) -> web.Application:
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer errors as JSON, in the form that the route declares."""
     access = route_access(request.match_info.handler)
-    respond = (access and access.error_response) or error_response
+    make_response = (access and access.error_response) or error_response
+
+    def respond(error: PalaverError) -> web.StreamResponse:
+        connection_of(request).count_refusal(error)
+        return make_response(error)
+
     try:
         return await handler(request)
     except PalaverError as error:

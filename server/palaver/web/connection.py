@@ -17,6 +17,7 @@ from palaver.errors import (
     InvalidInput,
     PalaverError,
     RequestTimeout,
+    TooLarge,
     describe_error,
 )
 from palaver.web.connections import Connections
@@ -240,6 +241,11 @@ class Connection(web.RequestHandler):
         """Count the connection for the caller's tenant. Raises `TooMany`."""
         self._connections.count_tenant(self, tenant)
 
+    def count_refusal(self, error: PalaverError) -> None:
+        """Count an error that says which limit was reached."""
+        if isinstance(error, TooLarge):
+            self._connections.metrics.limit_reached(error.limit)
+
     def upgrade(self) -> None:
         """Carry a websocket, which is pending until its hello is accepted."""
         self.is_websocket = True
@@ -377,7 +383,7 @@ def connection_of(request: web.BaseRequest) -> Connection:
 
 def limit_of(error: PalaverError) -> str:
     """Return the name in the metric of limits for an error in a request's form."""
-    return "head_size" if isinstance(error, HeadTooLarge) else "malformed"
+    return error.limit if isinstance(error, HeadTooLarge) else "malformed"
 
 
 def raw_response(error: PalaverError) -> bytes:

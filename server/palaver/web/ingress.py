@@ -76,10 +76,7 @@ class Ingress:
             connection = connection_of(request)
             self._check_reserve(connection, request)
             with self._connections.counting_proxied(connection, request):
-                response = await self._handle(request)
-            if response.status == TooLarge.status:
-                self._connections.metrics.limit_reached("max_message_bytes")
-            return response
+                return await self._handle(request)
         except PalaverError as error:
             return error_response(error)
         except web.HTTPException as error:

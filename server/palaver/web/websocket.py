@@ -210,13 +210,13 @@ class WebSocketConnection:
         id = None
         try:
             if len(data) > self._max_message_bytes:
-                self._server.metrics.limit_reached("max_message_bytes")
                 raise TooLarge(f"a message may have {self._max_message_bytes} bytes")
-            check_json_values(data, self._server.metrics)
+            check_json_values(data)
             frame = decode_client_frame(data)
             id = frame.id if isinstance(frame, Send) else None
             await self._handle_frame(frame)
         except PalaverError as error:
+            self._connection.count_refusal(error)
             self._put(make_error(error, id))
         except Exception as error:  # noqa: BLE001 - the barrier of a frame
             log.error("a frame failed: %s", describe_error(error))
