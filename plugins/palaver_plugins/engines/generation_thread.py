@@ -205,7 +205,7 @@ class GenerationThread:
 
     def _take_submitted(self) -> None:
         """Take the submitted jobs; wait for one when there is nothing to do."""
-        wait = not (self._running or self._waiting or self._cancelled)
+        wait = not (self._running or self._waiting)
         while wait or not self._submitted.empty():
             job = self._submitted.get()
             wait = False

@@ -1,9 +1,14 @@
-"""``palaver serve`` with the kit's parts; ``--hang``: its engine never closes."""
+"""``palaver serve`` with the kit's parts; ``--hang``: its engine never closes.
+
+At the end it prints how its interpreter was set.
+"""
 
 import argparse
 import asyncio
+import gc
 import logging
 import resource
+import sys
 
 from palaver.cli.logs import configure_logging
 from palaver.cli.serve import run_server
@@ -49,6 +54,8 @@ def main() -> None:
         skills={"parrot": Parrot()},
     )
     asyncio.run(run_server(server))
+    is_frozen, interval = gc.get_freeze_count() > 10_000, sys.getswitchinterval()
+    print(f"frozen={is_frozen} thresholds={gc.get_threshold()} switch={interval}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 from tests.server.web.test_api import EVENTS, MESSAGES, reading
 
+from palaver.cli.serve import GC_THRESHOLDS, SWITCH_INTERVAL
 from palaver.errors import Overloaded
 from palaver.ledger import QUEUE_ALL, ConcurrencyPolicies, Receipt
 from palaver.messages import Conversation, Finished, Message
@@ -301,6 +302,16 @@ def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+@pytest.mark.slow
+def test_a_process_keeps_the_event_loop_responsive() -> None:
+    with serving() as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        *_, last = process.stdout.read().splitlines()
+    assert last == f"frozen=True thresholds={GC_THRESHOLDS} switch={SWITCH_INTERVAL}"
 
 
 def test_a_process_ends_after_sigterm() -> None:
