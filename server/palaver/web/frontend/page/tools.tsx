@@ -1,0 +1,39 @@
+/** The tools that a reply has used, each as a card. */
+
+import type { ToolCall } from "palaver-client";
+
+import { Icon } from "./icon";
+import { t } from "./strings";
+import { titleOf } from "./welcome";
+
+export function Tools({ tools }: { tools: ToolCall[] }) {
+  if (!tools.length) return null;
+  return (
+    <ul class="tools" aria-label={t.tools}>
+      {tools.map((tool, index) => (
+        <li key={index}>
+          <details class={`tool tool-${tool.state}`}>
+            <summary>
+              <Icon name="tool" />
+              <strong dir="auto">{titleOf(tool.name)}</strong>
+              <span class="state">{t.toolState[tool.state]}</span>
+            </summary>
+            <Value label={t.toolArguments} value={tool.arguments} />
+            <Value label={t.toolResult} value={tool.result} />
+          </details>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function Value({ label, value }: { label: string; value: unknown }) {
+  if (value === null || value === undefined || value === "") return null;
+  const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
+  return (
+    <>
+      <p>{label}</p>
+      <pre tabIndex={0} role="region" aria-label={label}>{text}</pre>
+    </>
+  );
+}
