@@ -1,9 +1,9 @@
 """State of one conversation in `palaver.testing.ledger.MemoryLedger`."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from palaver.concurrency import (
@@ -11,11 +11,14 @@ from palaver.concurrency import (
     NewTurn,
     check_taken_steering,
     decide_concurrency,
+    insert_in_order,
     json_size,
+    place_in_order,
     received_event,
     split_untaken_steering,
 )
 from palaver.errors import Conflict, IndexConflict
+from palaver.feedback import Feedback
 from palaver.history import HistorySelection, take_history
 from palaver.ledger import (
     ConcurrencyPolicies,
@@ -32,18 +35,23 @@ from palaver.ledger import (
     reply_length_after,
 )
 from palaver.messages import (
+    NO_PARTS,
     Conversation,
     Event,
     Finished,
     Message,
     Outcome,
     Received,
+    ReplyParts,
     Routed,
     Text,
     TextReset,
     encode,
+    later_epoch,
     new_id,
 )
+from palaver.testing.branches import Branches
+from palaver.testing.conversation_list import ListedConversation
 
 DEDUPE_SECONDS = 24 * 3600.0
 """Seconds for which the ledger recognizes the id of a message."""
@@ -64,7 +72,7 @@ class OwnedHistoryEntry(NamedTuple):
 
     owner: str
     entry: HistoryEntry
-    number: int
+    number: float
     size: int
 
 
@@ -96,15 +104,19 @@ def digest_of(entries: Sequence[LogEntry]) -> int:
 class UnsettledTurn:
     """Turn that is not settled: its messages and its entries."""
 
-    def __init__(self, number: int, inbox_messages: Sequence[InboxMessage], due_at: float) -> None:
+    def __init__(
+        self, number: float, inbox_messages: Sequence[InboxMessage], due_at: float
+    ) -> None:
         self.id = new_id()
         self.number = number
         """Turns run in the order of their numbers; one of untaken steering messages has the number
         of the turn that they steered."""
+        self.was_steering = False
+        """Whether the messages steered an earlier turn: none goes before them."""
         self.person = inbox_messages[0].message.person
         self.inbox_messages = list(inbox_messages)
         self.due_at = due_at
-        """End of the merge window, in seconds since the epoch."""
+        """End of the merge window or of the delay, in seconds since the epoch."""
         self.interrupted: tuple[Message, ...] = ()
         self.successor = ""
         """Id of the turn for which this one was interrupted."""
@@ -129,6 +141,12 @@ class UnsettledTurn:
         return bool(self.index or self.steering or self.successor)
 
     @property
+    def order(self) -> str:
+        """Return the order of the first message; messages with a lower one go before the turn."""
+        has_place = self.was_steering or self.has_begun or self.failed_attempts
+        return "" if has_place else self.inbox_messages[0].message.order
+
+    @property
     def reply(self) -> str:
         return "".join(self.parts)
 
@@ -145,8 +163,8 @@ class UnsettledTurn:
 
     def moved_events(self) -> list[Received]:
         """Return the events of messages that an earlier turn did not take."""
-        messages = (*self.messages, *self.steering_messages)
-        return [received_event(self.id, message, moved=True) for message in messages]
+        messages = (*self.inbox_messages, *self.steering)
+        return [received_event(self.id, each, moved=True) for each in messages]
 
     def repeated_write(self, entries: Sequence[LogEntry], expect: int) -> Progress | None:
         """Return the result of the same write when it was applied before."""
@@ -221,8 +239,15 @@ class ConversationState:
         self.question_people: set[str] = set()
         """People with words in ``pending_question``."""
         self.members: set[str] = set()
+        self.retention: float | None = None
+        """Seconds after the last turn after which it is deleted; None: never."""
+        self.expires_at = 0.0
         self.usage: dict[str, int] = {}
         """Bytes that each member has stored."""
+        self.listed = ListedConversation(conversation)
+        self.feedback: dict[tuple[str, str], Feedback] = {}
+        """Feedback by its author and the turn."""
+        self.branches = Branches()
 
     @property
     def last_offset(self) -> int:
@@ -257,6 +282,8 @@ class ConversationState:
         """Return the newest ``count`` history entries that fit into ``size`` bytes, without those
         of turns that wait behind ``before``."""
         end = self._history_end(before.number) if before else len(self.history)
+        if self.branches.has_superseded:
+            return take_history(self.newest_first(end), count, size)
         older = max(0, end - max(count, 0))
         newest = self.history[older:end]
         if sum(map(_size_of, newest)) > size:
@@ -269,9 +296,60 @@ class ConversationState:
         it."""
         end = len(self.history) if end is None else min(end, len(self.history))
         for number in range(end, 0, -1):
-            yield str(number), self.history[number - 1].entry
+            entry = self.history[number - 1].entry
+            if not self.branches.is_superseded(entry.turn):
+                yield str(number), entry
 
-    def _history_end(self, number: int) -> int:
+    # Branches
+
+    @property
+    def settled_order(self) -> list[str]:
+        """Return the settled turns in the order of the history."""
+        return list(dict.fromkeys(owned.entry.turn for owned in self.history))
+
+    @property
+    def order(self) -> list[str]:
+        """Return all turns in the order in which they run."""
+        numbered = [(owned.number, owned.entry.turn) for owned in self.history]
+        numbered += [(turn.number, turn.id) for turn in self.inbox]
+        return list(dict.fromkeys(turn for _, turn in sorted(numbered, key=itemgetter(0))))
+
+    @property
+    def alternatives(self) -> tuple[tuple[str, ...], ...]:
+        """Return the groups of turns that follow the same turn, each in the order of their age."""
+        return self.branches.alternatives(self.order) if self.branches.has_any else ()
+
+    def continue_after(self, parent: str, new: str) -> bool:
+        """Supersede what comes after the turn ``parent``; return False when nothing does."""
+        if not self.branches.continue_after(parent, self.settled_order, new):
+            return False
+        self.begin_stream()
+        return True
+
+    def select(self, turn: str) -> bool:
+        """Make an alternative part of the history; return False when it is."""
+        if not self.branches.select(turn, self.settled_order):
+            return False
+        self.begin_stream()
+        return True
+
+    def entries_of(self, turn: str) -> tuple[HistoryEntry, ...]:
+        """Return the history of a settled turn."""
+        return tuple(owned.entry for owned in self.history if owned.entry.turn == turn)
+
+    def replace_entries(self, turn: str, entries: Sequence[HistoryEntry]) -> None:
+        """Replace the history of a settled turn by as many entries; begin another stream."""
+        places = [at for at, owned in enumerate(self.history) if owned.entry.turn == turn]
+        for at, entry in zip(places, entries, strict=True):
+            self.history[at] = self.history[at]._replace(entry=entry, size=len(encode(entry)))
+        self.begin_stream()
+
+    def begin_stream(self) -> None:
+        """Begin an empty stream of another epoch, without the pending question."""
+        self.set_pending_question(None, ())
+        self.events, self.first_offset, self.epoch = [], 1, later_epoch()
+
+    def _history_end(self, number: float) -> int:
         if not self.history or self.history[-1].number <= number:  # nearly always
             return len(self.history)
         return bisect_right(self.history, number, key=lambda owned: owned.number)
@@ -303,46 +381,81 @@ class ConversationState:
         successor = running.successor if running else ""
         decision = decide_concurrency(
             inbox_message,
-            policies.for_skill(running.skill if running else ""),
-            policies.merge_window,
+            policies,
+            running.skill if running else "",
             running=running,
             newest=self.inbox[-1] if self.inbox else None,
             successor=next((turn for turn in self.inbox if turn.id == successor), None),
         )
         if isinstance(decision, NewTurn):
-            self.newest_number += 1
-            turn = UnsettledTurn(self.newest_number, [inbox_message], decision.due_at)
+            turn = self._add_turn(inbox_message, decision.due_at)
             if running is not None and decision.stop_running:
                 running.stop_requested, running.successor = True, turn.id
-            self.inbox.append(turn)
         elif isinstance(decision, JoinTurn):
             turn = decision.turn
-            turn.inbox_messages.append(inbox_message)
+            turn.inbox_messages = list(insert_in_order(turn.inbox_messages, inbox_message))
             turn.due_at = decision.due_at
         else:
             turn = decision.turn
             turn.steering.append(inbox_message)
         self.members.add(message.person)
+        self.listed.record_message(message.person, inbox_message.accepted_at)
         self.dedupe_records.pop(message.id, None)  # keeps the records in the order of their age
         self.dedupe_records[message.id] = DedupeRecord(
             turn.id, message.digest, inbox_message.accepted_at, message.person
         )
         return turn, not isinstance(decision, NewTurn)
 
+    def _add_turn(self, inbox_message: InboxMessage, due_at: float) -> UnsettledTurn:
+        """Add a turn for the message, in its place."""
+        end, order = len(self.inbox), inbox_message.message.order
+        place = self._place(order) if order else end
+        if place < end:
+            number = self._number_before(place)
+        else:
+            number = self.newest_number = self.newest_number + 1
+        turn = UnsettledTurn(number, [inbox_message], due_at)
+        self.inbox.insert(place, turn)
+        return turn
+
+    def _place(self, order: str) -> int:
+        """Return the place in the inbox of the turn of a message with that `Message.order`."""
+        orders = [turn.order if turn is not self.running_turn else "" for turn in self.inbox]
+        return place_in_order(order, orders)
+
+    def _number_before(self, place: int) -> float:
+        """Return a number between that of the turn at the place and those of the turns before it,
+        settled ones included."""
+        number = self.inbox[place].number
+        before = self.inbox[place - 1].number if place else 0.0
+        settled = bisect_left(self.history, number, key=lambda owned: owned.number)
+        if settled:
+            before = max(before, self.history[settled - 1].number)
+        return (before + number) / 2
+
     # Settling a turn
 
-    def close_turn(self, finished: Finished, taken: int, now: float) -> UnsettledTurn | None:
+    def close_turn(
+        self, finished: Finished, taken: int, now: float, parts: ReplyParts
+    ) -> UnsettledTurn | None:
         """Settle the oldest turn, which took the first ``taken`` steering messages; return the turn
         that the others became."""
         turn = self.inbox.popleft()
-        self.add_history(turn, finished.outcome, taken, now)
+        self.add_history(turn, finished.outcome, taken, now, parts)
         if finished.outcome == "stopped":
             for waiting in self.inbox:
                 if waiting.id == turn.successor:
                     waiting.interrupted = (*turn.interrupted, *turn.messages)
         return self.move_steering(turn.number, turn.steering[taken:], now)
 
-    def add_history(self, turn: UnsettledTurn, outcome: Outcome, taken: int, now: float) -> None:
+    def add_history(
+        self,
+        turn: UnsettledTurn,
+        outcome: Outcome,
+        taken: int,
+        now: float,
+        parts: ReplyParts = NO_PARTS,
+    ) -> None:
         """Store the history of a settled turn, before that of turns that were stopped while they
         waited behind it."""
         entries = history_of_turn(
@@ -352,6 +465,7 @@ class ConversationState:
             skill=turn.skill,
             outcome=outcome,
             at=now,
+            parts=parts,
         )
         end = self._history_end(turn.number)
         self.history[end:end] = [
@@ -360,7 +474,7 @@ class ConversationState:
         ]
 
     def move_steering(
-        self, number: int, steering: Sequence[InboxMessage], now: float
+        self, number: float, steering: Sequence[InboxMessage], now: float
     ) -> UnsettledTurn | None:
         """Make the next turn of steering messages that the settled or erased turn ``number`` did
         not take."""
@@ -368,7 +482,7 @@ class ConversationState:
             return None
         own, rest = split_untaken_steering(steering)
         turn = UnsettledTurn(number, own, now)
-        turn.steering = list(rest)
+        turn.was_steering, turn.steering = True, list(rest)
         self.inbox.appendleft(turn)
         for inbox_message in steering:
             id = inbox_message.message.id

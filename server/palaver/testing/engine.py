@@ -21,7 +21,7 @@ from palaver.engine import (
     JsonSchema,
     OnText,
 )
-from palaver.engines.requests import check_request, remaining_tokens
+from palaver.engines.requests import check_images, check_request, remaining_tokens
 from palaver.errors import EngineTimeout, EngineUnavailable, InvalidInput, PalaverError, Unsupported
 from palaver.messages import Usage
 
@@ -30,8 +30,9 @@ _WORDS = (
     "the rain falls on quiet streets and every lamp keeps a little gold for "
     "whoever walks home late über naïve cafés 雨 下 了 一 夜 😀"
 ).split()
+_TOKENS_PER_IMAGE = 16
 _CAPABILITIES: frozenset[Capability] = frozenset(
-    {"generate", "json_schema", "choice", "seed", "continuation", "priority"}
+    {"generate", "json_schema", "choice", "seed", "continuation", "vision", "priority"}
 )
 
 
@@ -54,7 +55,8 @@ Script = Callable[[GenerationRequest], str | ScriptedReply]
 
 
 class ScriptedEngine:
-    """A complete `Engine` without a model. A token is a word with the space before it.
+    """A complete `Engine` without a model. A token is a word with the space before it, and an image
+    is 16 tokens.
 
     ``replies`` are generated one after the other; one function maps each request to its reply.
     Without replies it generates endless words that depend on the prompt, and on the seed when the
@@ -208,7 +210,11 @@ class ScriptedEngine:
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         if self._crashed.is_set():
             raise EngineUnavailable("the scripted engine is not running")
-        return sum(2 + len(_TOKEN.findall(message.content)) for message in messages)
+        check_images(messages, self._info.capabilities)
+        return sum(
+            2 + len(_TOKEN.findall(message.content)) + _TOKENS_PER_IMAGE * len(message.images)
+            for message in messages
+        )
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise Unsupported("the scripted engine lacks the capability 'embed'")
@@ -243,7 +249,8 @@ def _without_prefix(length: int, tokens: Sequence[str]) -> list[str]:
 
 def _random_text(request: GenerationRequest) -> str:
     structure = request.sampling.structure
-    prompt = "\n".join(message.content for message in request.messages)
+    images = (str(zlib.crc32(it.data)) for message in request.messages for it in message.images)
+    prompt = "\n".join([*images, *(message.content for message in request.messages)])
     chooser = random.Random(_seed(request, prompt))
     if isinstance(structure, Choice):
         return chooser.choice(structure.options)

@@ -4,8 +4,9 @@ from collections import deque
 from typing import NamedTuple
 
 from palaver.ledger import InboxMessage
-from palaver.messages import Event, Received, new_id
+from palaver.messages import Event, Received, following_epoch
 from palaver.testing.conversation_state import ConversationState, UnsettledTurn
+from palaver.testing.feedback import forget_feedback
 
 
 class ErasedCounts(NamedTuple):
@@ -25,6 +26,7 @@ def erase_from(state: ConversationState, person: str, now: float) -> ErasedCount
     fenced = state.is_running and oldest is not None and (restarts or oldest.id in theirs)
     if state.pending_question is not None and person in state.question_people:
         state.set_pending_question(None, ())
+    before = state.order
     moved = _drop_turns(state, person, now)
     events = _drop_events(state, person, theirs | ({oldest.id} if oldest and restarts else set()))
     if oldest is not None and restarts and oldest.id not in theirs:
@@ -39,7 +41,20 @@ def erase_from(state: ConversationState, person: str, now: float) -> ErasedCount
         turn: settled for turn, settled in state.settled_turns.items() if turn not in theirs
     }
     state.members.discard(person)
+    state.listed.erase(person)
+    forget_feedback(state, person)
+    if moved is not None and oldest is not None:
+        before.insert(before.index(oldest.id) + 1, moved.id)
+    _forget_turns(state, before)
     return ErasedCounts(messages, events, fenced)
+
+
+def _forget_turns(state: ConversationState, before: list[str]) -> None:
+    """Forget those of the turns ``before`` that are erased."""
+    kept = set(state.order)
+    for turn in [turn for turn in before if turn not in kept]:
+        state.branches.forget(turn, before)
+        before.remove(turn)
 
 
 def count_content(state: ConversationState, person: str) -> ErasedCounts:
@@ -95,5 +110,5 @@ def _drop_events(state: ConversationState, person: str, turns: set[str]) -> int:
 
     kept = [event for event in state.events if not is_erased(event)]
     erased = len(state.events) - len(kept)
-    state.events, state.first_offset, state.epoch = kept, 1, new_id()
+    state.events, state.first_offset, state.epoch = kept, 1, following_epoch(state.epoch)
     return erased

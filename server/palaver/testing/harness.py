@@ -69,6 +69,17 @@ class ChatClient:
         # The test decides who writes, as the platform of a group does.
         return (await self.server.accept(message, members_only=False)).turn
 
+    async def upload(self, name: str, content: bytes) -> Attachment:
+        """Upload a file and return it as an attachment, for the field ``attachments`` of a
+        message."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield content
+
+        files = self.server.files
+        file = await files.upload(self.conversation.tenant, self.person, name, pieces())
+        return file.attachment
+
     async def reply(self, turn: str) -> Reply:
         """Wait for a turn to finish."""
         await self.recorder.wait_for(turn)

@@ -10,8 +10,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 
-import msgspec
-
+from palaver.branches import (
+    no_alternative,
+    no_message_to_revise,
+    not_settled,
+    revise_entries,
+)
 from palaver.clock import SteadyClock
 from palaver.concurrency import (
     check_dead_letter,
@@ -19,14 +23,22 @@ from palaver.concurrency import (
     inbox_is_full,
     received_event,
 )
+from palaver.conversations import (
+    ConversationChange,
+    ConversationFilter,
+    ConversationList,
+    ConversationSummary,
+    Share,
+    check_share,
+    not_in_list,
+)
 from palaver.errors import Fenced, IndexConflict, TooMany
 from palaver.exports import ExportPart
+from palaver.feedback import Feedback, FeedbackFilter, FeedbackReceipt, RatedReply
 from palaver.history import cut_text, parse_position, take_history
 from palaver.ledger import (
     DEAD_LETTER_REPLY,
     HISTORY_BYTES,
-    MAX_DEAD_LETTER_BYTES,
-    MAX_DEAD_LETTERS,
     PAGE_BYTES,
     QUEUE_ALL,
     Claim,
@@ -53,8 +65,22 @@ from palaver.ledger import (
     memory_writes,
     stopped_event,
 )
-from palaver.messages import Conversation, Cursor, Event, Message, StoredEvent, encode, new_id
+from palaver.messages import (
+    NO_PARTS,
+    Conversation,
+    Cursor,
+    Event,
+    HistoryEntry,
+    Message,
+    ReplyParts,
+    StoredEvent,
+    encode,
+    new_id,
+)
+from palaver.records import Record
 from palaver.storage import check_storage, reply_size
+from palaver.testing.branches import Branches
+from palaver.testing.conversation_list import make_list
 from palaver.testing.conversation_state import (
     ConversationState,
     LastWrite,
@@ -62,8 +88,13 @@ from palaver.testing.conversation_state import (
     UnsettledTurn,
     digest_of,
 )
+from palaver.testing.dead_letters import DeadLetters
 from palaver.testing.erasure import ErasedCounts, count_content, erase_from
+from palaver.testing.feedback import feedback_of, give_feedback, rated_replies
+from palaver.testing.records import Records
 from palaver.testing.usage import StorageCounters
+from palaver.testing.waiting import change_waiting, find_waiting
+from palaver.waiting import change_messages, growth_of
 
 
 class MemoryLedger:
@@ -85,12 +116,14 @@ class MemoryLedger:
         self._epoch = new_id()
         self._conversations: dict[str, ConversationState] = {}
         self._memories: dict[tuple[str, str, str], str] = {}
-        self._dead_letters: dict[str, tuple[str, DeadLetter]] = {}
-        """Person and dead letter, by turn."""
+        self._dead_letters = DeadLetters()
         self._storage = StorageCounters()
+        self._records = Records(self._clock)
         self._ready: deque[ConversationState] = deque()
         self._timers: list[tuple[float, int, ConversationState]] = []
         """When a lease or a merge window ends: a timer may fire too early, never too late."""
+        self._expiries: list[tuple[float, int, ConversationState]] = []
+        """When a conversation with a retention expires, unless it is active until then."""
         self._order = count()
         self._watchers: dict[str, list[OnChange]] = {}
         self._work = asyncio.Event()
@@ -105,19 +138,18 @@ class MemoryLedger:
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         now = self._clock()
+        self._delete_expired(now)
         name = str(message.conversation)
         state = self._conversations.get(name)
         if state is not None and policies.members_only:
             check_member(message.conversation, message.person, state.members)
         if turn_id := policies.dead_letter:
-            _, letter = self._dead_letters.get(turn_id, ("", None))
-            check_dead_letter(turn_id, message.person, letter.messages if letter else ())
+            check_dead_letter(turn_id, message.person, self._dead_letters.messages_in(turn_id))
         if state is not None and (earlier := state.find_duplicate(message, now)):
             return earlier
         size = len(encode(message))
         tenant = message.conversation.tenant
         check_storage(
-            message,
             size,
             policies,
             self._storage.usage(tenant, message.person),
@@ -125,19 +157,34 @@ class MemoryLedger:
             is_new=state is None,
             is_member=state is not None and message.person in state.members,
         )
+        if message.after is not None:
+            self._check_continuation(state, message, message.after)
         if state is None:
             state = self._conversations[name] = ConversationState(message.conversation, self._epoch)
+            state.retention = policies.retention
         if state.waiting_messages >= policies.inbox_limit:
             raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
         if state.inbox and inbox_is_full(state.unsettled_bytes, message, policies.inbox_bytes):
             raise TooMany(f"the messages that wait in {name} are too large", retry_after=1.0)
         turn, joined = state.receive(InboxMessage(now, message), policies)
+        if message.after is not None:
+            state.continue_after(message.after, turn.id)
         self._storage.charge(state, message.person, size)
+        self._records.message_accepted(message.conversation, policies)
         ahead = state.ahead_of(turn.id)
         if not ahead and not state.is_running:
             self._make_due(state)
-        self._publish(state, [received_event(turn.id, message, ahead=ahead)])
+        self._publish(state, [received_event(turn.id, InboxMessage(now, message), ahead=ahead)])
         return Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=joined)
+
+    def _check_continuation(
+        self, state: ConversationState | None, message: Message, after: str
+    ) -> None:
+        """Raise an error when the message cannot continue after that turn."""
+        if state is not None and state.inbox:
+            raise not_settled()
+        branches = state.branches if state is not None else Branches()
+        branches.check(after, state.settled_order if state is not None else ())
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109 (the protocol's)
         if self._timers:
@@ -206,6 +253,7 @@ class MemoryLedger:
         pending_question: PendingQuestion | None = None,
         taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
+        parts: ReplyParts = NO_PARTS,
     ) -> Progress:
         if earlier := self._repeated_settle(claim, entries, expect):
             return earlier
@@ -222,15 +270,33 @@ class MemoryLedger:
         )
         if turn.person in state.members:
             self._storage.charge(state, turn.person, reply_size(turn.reply))
-        if moved := state.close_turn(finished, len(taken_steering), now):
+        if moved := state.close_turn(finished, len(taken_steering), now, parts):
             self._publish(state, list(moved.moved_events()))
         progress = turn.progress(state.last_offset)
         state.settled_turns[turn.id] = SettledTurn(
             claim.fence, expect, digest_of(entries), progress
         )
         self._end_claim(state)
-        state.trim(self._events_kept, now)
+        self._tidy(state, now)
         return progress
+
+    def _tidy(self, state: ConversationState, now: float) -> None:
+        """Delete what is too old, and schedule the expiry, after a turn was settled."""
+        state.trim(self._events_kept, now)
+        if state.retention is not None:
+            state.expires_at = now + state.retention
+            heapq.heappush(self._expiries, (state.expires_at, next(self._order), state))
+
+    def _delete_expired(self, now: float) -> None:
+        """Delete the conversations whose own retention has passed since their last turn."""
+        while self._expiries and self._expiries[0][0] <= now:
+            at, _, state = heapq.heappop(self._expiries)
+            is_stored = self._conversations.get(state.name) is state
+            if is_stored and state.expires_at == at and not state.inbox:
+                for person in tuple(state.usage):
+                    self._storage.release(state, person)
+                self._delete(state)
+                self._epoch = new_id()  # its cursors must not fit a new one of its name
 
     async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
         _, turn = self._owned(claim)
@@ -267,7 +333,78 @@ class MemoryLedger:
         state.settled_turns[turn.id] = no_claim
         if is_oldest:
             self._end_claim(state)
-        state.trim(self._events_kept, now)
+        self._tidy(state, now)
+
+    async def change_waiting(
+        self,
+        conversation: Conversation,
+        message: str,
+        text: str | None,
+        policies: ConcurrencyPolicies = QUEUE_ALL,
+    ) -> bool:
+        state = self._conversations.get(str(conversation))
+        turn = find_waiting(state, message) if state is not None else None
+        if state is None or turn is None:
+            return False
+        changed = change_messages(turn.inbox_messages, message, text)
+        if (growth := growth_of(turn.inbox_messages, changed)) > 0:
+            self._check_growth(conversation.tenant, turn.person, growth, policies)
+        if changed == tuple(turn.inbox_messages):
+            return True
+        is_oldest = turn is state.inbox[0]
+        self._storage.charge(state, turn.person, growth)
+        change_waiting(state, turn, message, text)
+        if is_oldest and not changed:
+            self._end_claim(state)
+        if not state.inbox:
+            self._tidy(state, self._clock())
+        self._notify(state.name, ())
+        return True
+
+    def _check_growth(
+        self, tenant: str, person: str, growth: int, policies: ConcurrencyPolicies
+    ) -> None:
+        """Raise `TooMany` when a person's messages may not take so many bytes more."""
+        check_storage(
+            growth,
+            policies,
+            self._storage.usage(tenant, person),
+            self._storage.usage(tenant),
+            is_new=False,
+            is_member=True,
+        )
+
+    async def select(self, conversation: Conversation, turn: str) -> None:
+        state = self._conversations.get(str(conversation))
+        if state is None or not state.branches.has(turn):
+            raise no_alternative(turn)
+        if state.inbox:
+            raise not_settled()
+        if state.select(turn):
+            self._notify(state.name, ())
+
+    async def revise(
+        self,
+        conversation: Conversation,
+        person: str,
+        turn: str,
+        text: str,
+        policies: ConcurrencyPolicies = QUEUE_ALL,
+    ) -> None:
+        state = self._conversations.get(str(conversation))
+        if state is None:
+            raise no_message_to_revise(turn)
+        if state.inbox:
+            raise not_settled()
+        entries = () if state.branches.is_superseded(turn) else state.entries_of(turn)
+        revised, growth = revise_entries(entries, person, turn, text)
+        if revised == entries:
+            return
+        if growth > 0:
+            self._check_growth(conversation.tenant, person, growth, policies)
+        state.replace_entries(turn, revised)
+        self._storage.charge(state, person, growth)
+        self._notify(state.name, ())
 
     # Reading
 
@@ -308,13 +445,18 @@ class MemoryLedger:
                 running=state.is_running and position == 0,
                 reply=turn.reply,
                 skill=turn.skill,
+                at=turn.inbox_messages[0].accepted_at,
             )
             for position, turn in enumerate(state.inbox)
         )
         cursor = Cursor(state.epoch, state.last_offset)
         selection = state.select_history(history, history_bytes)
         return Snapshot(
-            cursor=cursor, history=selection.entries, pending=pending, earlier=selection.earlier
+            cursor=cursor,
+            history=selection.entries,
+            pending=pending,
+            earlier=selection.earlier,
+            alternatives=state.alternatives,
         )
 
     async def history(
@@ -341,6 +483,7 @@ class MemoryLedger:
         return self._storage.usage(tenant, person)
 
     async def queue_depth(self) -> QueueDepth:
+        self._delete_expired(self._clock())
         running = sum(state.is_running for state in self._conversations.values())
         unsettled = sum(len(state.inbox) for state in self._conversations.values())
         return QueueDepth(queued=unsettled - running, running=running)
@@ -357,11 +500,98 @@ class MemoryLedger:
         )
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
-        newest = sorted(self._dead_letters.values(), key=lambda letter: -letter[1].at)
-        return tuple(letter for _, letter in newest[: max(limit, 0)])
+        return self._dead_letters.newest(limit)
 
     async def discard_dead_letter(self, turn: str) -> bool:
-        return self._dead_letters.pop(turn, None) is not None
+        return self._dead_letters.discard(turn)
+
+    # Lists and shares
+
+    async def list_conversations(
+        self, tenant: str, person: str, filter: ConversationFilter, *, before: str = "", limit: int
+    ) -> ConversationList:
+        states = self._conversations_of(tenant, person)
+        return make_list((s.listed.summary(person) for s in states), filter, before, limit)
+
+    async def change_conversation(
+        self, conversation: Conversation, person: str, change: ConversationChange
+    ) -> ConversationSummary:
+        listed = self._joined(conversation, person).listed
+        listed.change(person, change)
+        return listed.summary(person)
+
+    async def share(
+        self, conversation: Conversation, person: str, share: Share, content: bytes, *, epoch: str
+    ) -> None:
+        state = self._joined(conversation, person)
+        check_share(epoch, state.epoch, share, tuple(state.listed.shares))
+        state.listed.shares.setdefault(share.id, (share, content))
+
+    async def shares(self, conversation: Conversation) -> tuple[Share, ...]:
+        state = self._conversations.get(str(conversation))
+        return tuple(share for share, _ in state.listed.shares.values()) if state else ()
+
+    async def shared_content(self, share: str) -> bytes | None:
+        for state in self._conversations.values():
+            if share in state.listed.shares:
+                return state.listed.shares[share][1]
+        return None
+
+    async def revoke_share(self, conversation: Conversation, share: str) -> bool:
+        state = self._conversations.get(str(conversation))
+        return state is not None and state.listed.shares.pop(share, None) is not None
+
+    def _joined(self, conversation: Conversation, person: str) -> ConversationState:
+        """Return a conversation of the person. Raises `NotFound`."""
+        state = self._conversations.get(str(conversation))
+        if state is None or person not in state.members:
+            raise not_in_list(conversation, person)
+        return state
+
+    # Records of channels
+
+    async def read_record(self, channel: str, key: str) -> Record | None:
+        return self._records.read(channel, key)
+
+    async def write_record(
+        self, channel: str, key: str, value: bytes, *, expect: int, due_in: float | None = None
+    ) -> Record:
+        return self._records.write(channel, key, value, expect, due_in)
+
+    async def claim_record(self, channel: str, lease: float) -> Record | None:
+        return self._records.claim(channel, lease)
+
+    async def delete_record(self, channel: str, key: str, *, expect: int) -> None:
+        self._records.delete(channel, key, expect)
+
+    async def list_records(
+        self, channel: str, prefix: str = "", *, after: str = ""
+    ) -> tuple[Record, ...]:
+        return self._records.list(channel, prefix, after)
+
+    # Feedback
+
+    async def give_feedback(
+        self, conversation: Conversation, person: str, feedback: Feedback
+    ) -> FeedbackReceipt:
+        state = self._joined(conversation, person)
+        return give_feedback(state, person, feedback, self._clock())
+
+    async def withdraw_feedback(self, conversation: Conversation, person: str, turn: str) -> bool:
+        state = self._conversations.get(str(conversation))
+        return state is not None and state.feedback.pop((person, turn), None) is not None
+
+    async def feedback(self, conversation: Conversation, person: str) -> tuple[Feedback, ...]:
+        state = self._conversations.get(str(conversation))
+        return feedback_of(state, person) if state else ()
+
+    async def rated_replies(
+        self, tenant: str, filter: FeedbackFilter, *, history_bytes: int = HISTORY_BYTES
+    ) -> AsyncGenerator[RatedReply, None]:
+        for state in tuple(self._conversations.values()):
+            if state.conversation.tenant == tenant:
+                for rated in rated_replies(state, filter, history_bytes):
+                    yield rated
 
     # People
 
@@ -373,21 +603,36 @@ class MemoryLedger:
 
     async def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
         part = ExportPart(tenant, person)
-        for state in tuple(self._conversations_of(tenant, person)):
-            for owned in tuple(state.history):
-                if owned.owner == person:
-                    part.add_history(state.name, owned.entry)
-                    if part.is_full:
-                        yield part.take(self._clock())
-                        if not self._is_member(state, person):  # erased in the meantime
-                            break
+        for name, entry in self._history_of(tenant, person):
+            part.add_history(name, entry)
+            if part.is_full:
+                yield part.take(self._clock())
         for message in self._pending_of(tenant, person):
             part.add_pending(message)
+            if part.is_full:
+                yield part.take(self._clock())
+        for name, title in self._titles_of(tenant, person).items():
+            part.add_title(name, title)
+        for state in tuple(self._conversations_of(tenant, person)):
+            part.add_feedback(state.name, feedback_of(state, person))
             if part.is_full:
                 yield part.take(self._clock())
         for key, value in self._memories_of(tenant, person).items():
             part.add_memory(key, value)
         yield part.take(self._clock())
+
+    def _history_of(self, tenant: str, person: str) -> Iterator[tuple[str, HistoryEntry]]:
+        """Yield the person's history entries, until they are erased."""
+        for state in tuple(self._conversations_of(tenant, person)):
+            for owned in tuple(state.history):
+                if not self._is_member(state, person):
+                    break
+                if owned.owner == person:
+                    yield state.name, owned.entry
+
+    def _titles_of(self, tenant: str, person: str) -> dict[str, str]:
+        titles = {s.name: s.listed.title for s in self._conversations_of(tenant, person)}
+        return {name: title for name, title in titles.items() if title}
 
     def _is_member(self, state: ConversationState, person: str) -> bool:
         return self._conversations.get(state.name) is state and person in state.members
@@ -400,14 +645,20 @@ class MemoryLedger:
             for turn in state.inbox
             for message in (*turn.messages, *turn.steering_messages)
         ]
-        dead = [m for _, letter in self._dead_letters_of(tenant) for m in letter.messages]
-        return [message for message in (*waiting, *dead) if message.person == person]
+        own = [message for message in waiting if message.person == person]
+        return own + self._dead_letters.messages_of(tenant, person)
 
-    async def erase(self, tenant: str, person: str) -> Erasure:
-        states = list(self._conversations_of(tenant, person))
+    async def erase(
+        self, tenant: str, person: str, conversation: Conversation | None = None
+    ) -> Erasure:
+        states = [
+            state
+            for state in self._conversations_of(tenant, person)
+            if conversation in (None, state.conversation)
+        ]
         erased = [self._erase_from(state, person) for state in states]
-        letters = self._erase_dead_letters(tenant, person)
-        memories = self._memories_of(tenant, person)
+        letters = self._dead_letters.erase(tenant, person, conversation)
+        memories = self._memories_of(tenant, person) if conversation is None else {}
         for key in memories:
             del self._memories[tenant, person, key]
         self._epoch = new_id()  # cursors of an erased conversation must not fit a new one
@@ -501,14 +752,7 @@ class MemoryLedger:
             reason=reason,
             at=now,
         )
-        self._dead_letters[turn.id] = (turn.person, letter)
-        while len(self._dead_letters) > 1 and self._has_too_many_dead_letters():
-            del self._dead_letters[next(iter(self._dead_letters))]
-
-    def _has_too_many_dead_letters(self) -> bool:
-        letters = self._dead_letters.values()
-        size = sum(len(encode(letter)) for _, letter in letters)
-        return len(letters) > MAX_DEAD_LETTERS or size > MAX_DEAD_LETTER_BYTES
+        self._dead_letters.store(turn.person, letter)
 
     # Due conversations
 
@@ -557,13 +801,6 @@ class MemoryLedger:
             if state.conversation.tenant == tenant and person in state.members:
                 yield state
 
-    def _dead_letters_of(self, tenant: str) -> list[tuple[str, DeadLetter]]:
-        return [
-            letter
-            for letter in self._dead_letters.values()
-            if letter[1].messages[0].conversation.tenant == tenant
-        ]
-
     def _memories_of(self, tenant: str, person: str) -> dict[str, str]:
         return {
             key: value
@@ -583,23 +820,10 @@ class MemoryLedger:
 
     def _delete(self, state: ConversationState) -> None:
         del self._conversations[state.name]
+        self._records.forget(state.conversation)
         self._ready = deque(ready for ready in self._ready if ready is not state)
         self._timers = [timer for timer in self._timers if timer[2] is not state]
         heapq.heapify(self._timers)
-
-    def _erase_dead_letters(self, tenant: str, person: str) -> int:
-        changed = 0
-        for owner, letter in self._dead_letters_of(tenant):
-            others = tuple(message for message in letter.messages if message.person != person)
-            changed += len(others) < len(letter.messages)
-            if owner == person:
-                del self._dead_letters[letter.turn]
-            else:
-                self._dead_letters[letter.turn] = (
-                    owner,
-                    msgspec.structs.replace(letter, messages=others),
-                )
-        return changed
 
 
 def _first_page(start: int, events: Iterable[Event]) -> Iterator[StoredEvent]:
