@@ -1,0 +1,205 @@
+"""WebhookChannel: takes messages of endpoints over HTTP, and answers what they ask."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from aiohttp import web
+
+from palaver import (
+    ConfigurationError,
+    Conflict,
+    ConversationService,
+    Cursor,
+    Event,
+    Message,
+    NotFound,
+    Received,
+    Snapshot,
+    TooLarge,
+    described,
+    encode,
+    public,
+)
+from palaver.platforms import Times
+from palaver_plugins.channels.webhooks.bodies import (
+    MAX_BODY_BYTES,
+    Accepted,
+    MessageData,
+    PostedMessage,
+    ReadData,
+    Unfinished,
+    decode_posted,
+)
+from palaver_plugins.channels.webhooks.callbacks import Callbacks
+from palaver_plugins.channels.webhooks.deliveries import RETRY_SECONDS
+from palaver_plugins.channels.webhooks.endpoint import (
+    CHANNEL,
+    Endpoint,
+    MakeClient,
+    check_callback,
+    load_endpoints,
+    make_client,
+)
+from palaver_plugins.channels.webhooks.events import find_reply, make_event
+from palaver_plugins.channels.webhooks.operations import POST
+from palaver_plugins.channels.webhooks.settings import Settings
+
+TIMES = Times(retries=RETRY_SECONDS)
+
+
+class WebhookChannel:
+    """The channel, see `palaver.Channel`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        times: Times = TIMES,
+        make_client: MakeClient = make_client,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._times = times
+        self._make_client = make_client
+        self._clock = clock
+        self._endpoints: dict[str, Endpoint] = {}
+        self._service: ConversationService
+        self._callbacks: Callbacks
+        self._stack = contextlib.AsyncExitStack()
+
+    async def start(self, service: ConversationService) -> None:
+        endpoints = await asyncio.to_thread(
+            load_endpoints, self._settings.endpoints, self._make_client, self._clock
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            for endpoint in endpoints.values():
+                await stack.enter_async_context(endpoint.client)
+            self._callbacks = Callbacks(service, endpoints, self._times)
+            self._callbacks.start()
+            stack.push_async_callback(self._callbacks.close)
+            self._stack = stack.pop_all()
+        self._endpoints, self._service = endpoints, service
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def check(self) -> Sequence[str]:
+        """See `palaver.CheckableChannel.check`."""
+        settings = self._settings.endpoints
+        if not settings:
+            return [f"channels.{CHANNEL}.endpoints is empty: nobody can send messages"]
+        try:
+            await asyncio.to_thread(load_endpoints, settings, self._make_client, self._clock)
+        except ConfigurationError as error:
+            return str(error).splitlines()
+        checks = [
+            check_callback(name, each, self._make_client(each)) for name, each in settings.items()
+        ]
+        return [problem for problem in await asyncio.gather(*checks) if problem]
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [web.post("/webhooks/{name}", self._receive)]
+
+    @public
+    @described(POST)
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
+        """Take a message of an endpoint, or answer what it asks; its signature proves who calls."""
+        endpoint = self._endpoints.get(request.match_info["name"])
+        if endpoint is None:
+            raise NotFound(f"there is no endpoint {request.match_info['name'][:60]!r}")
+        body = await _read_body(request)
+        id = endpoint.verify(request.headers, body)
+        posted = decode_posted(body)
+        if isinstance(posted, PostedMessage):
+            return await self._accept(endpoint, id, posted.data)
+        return await _read_reply(self._service, endpoint, posted.data)
+
+    async def _accept(self, endpoint: Endpoint, id: str, data: MessageData) -> web.Response:
+        """Store a message, and answer 202 when it is stored."""
+        message = Message(
+            conversation=endpoint.conversation(data.thread),
+            id=id,
+            person=endpoint.person(data.person),
+            text=data.text,
+            skill=data.skill,
+            arguments=data.arguments,
+        )
+        if data.answer_to is not None:
+            await _check_question(self._service, message, data.answer_to)
+        receipt = await self._service.accept(
+            message,
+            members_only=False,  # the endpoint decides who writes to its conversations
+            outbox=True,
+        )
+        self._callbacks.wake()
+        return _json(Accepted(turn=receipt.turn, duplicate=receipt.duplicate), status=202)
+
+
+async def _read_body(request: web.Request) -> bytes:
+    """Return a body as it was sent. Raises `TooLarge`."""
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge(f"a webhook may have {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+async def _read_reply(
+    service: ConversationService, endpoint: Endpoint, data: ReadData
+) -> web.Response:
+    """Return the whole reply of a turn, or that it has not ended. Raises `NotFound`."""
+    conversation = endpoint.conversation(data.thread)
+    if reply := await find_reply(service, conversation, data.turn):
+        return _json(make_event(endpoint.name, conversation, reply))
+    snapshot = await service.snapshot(conversation)
+    if any(pending.turn == data.turn for pending in snapshot.pending):
+        return _json(Unfinished(turn=data.turn), status=202)
+    raise NotFound(f"the thread has no turn {data.turn[:60]!r}")
+
+
+async def _check_question(service: ConversationService, message: Message, turn: str) -> None:
+    """Refuse an answer to a question that is not the newest: it could be taken for the answer to
+    another one. Raises `Conflict`, unless the message was accepted before."""
+    snapshot = await service.snapshot(message.conversation)
+    newest = snapshot.history[-1] if snapshot.history and not snapshot.pending else None
+    if newest is not None and newest.turn == turn and newest.outcome == "asked":
+        return
+    if not await _was_accepted(service, message):
+        raise Conflict(f"the question of the turn {turn[:60]!r} is no longer open")
+
+
+async def _was_accepted(service: ConversationService, message: Message) -> bool:
+    """Return whether the conversation has the message already, as far as its stream tells."""
+    accepted = _AcceptedIds()
+    latest = await service.latest(message.conversation)
+    subscription = await service.subscribe(message.conversation, accepted, Cursor(latest.epoch, 0))
+    service.unsubscribe(subscription)
+    return message.id in accepted.ids
+
+
+class _AcceptedIds:
+    """Subscriber that collects the ids of messages."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+
+    def on_event(self, event: Event, cursor: Cursor | None) -> None:
+        if isinstance(event, Received):
+            self.ids.add(event.id)
+
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        self.ids.update(message.id for turn in snapshot.pending for message in turn.messages)
+
+    def on_shutdown(self) -> None: ...
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(
+        body=encode(body),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+    )
