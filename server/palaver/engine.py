@@ -8,6 +8,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
+from palaver.images import read_image_header
+from palaver.messages import FinishReason as FinishReason
+from palaver.messages import Role as Role
 from palaver.messages import Usage
 
 Capability = Literal[
@@ -17,24 +20,46 @@ Capability = Literal[
     "regex",
     "logprobs",
     "alternatives",
+    "penalties",
     "seed",
     "continuation",
     "adapter",
+    "vision",
     "priority",
     "embed",
     "classify",
 ]
 """``continuation``: continues a partial reply exactly at its last character. ``alternatives``: also
-returns log-probabilities of tokens that were not chosen."""
+returns log-probabilities of tokens that were not chosen. ``vision``: sees images."""
 
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length"]
+MAX_IMAGES = 10
+"""Images of all messages of one request together; so are the next two."""
+MAX_IMAGE_BYTES = 20 << 20
+MAX_IMAGE_PIXELS = 50_000_000
+"""A small file may hold very many pixels, which take memory when it is decoded."""
+MAX_ASPECT_RATIO = 50
+"""Longest side of an image, as a multiple of its shortest: models enlarge the shortest side."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Image:
+    """A picture: the content of a file of one of `palaver.images.IMAGE_TYPES`."""
+
+    media_type: str
+    data: bytes = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChatMessage:
+    """Message of a prompt. An engine gets only ``system``, at most once and at the beginning, then
+    ``user`` and ``assistant`` in turns: `palaver.engines.normalization`.
+
+    ``images`` stand before the text. Only a user's message has some, and ``content`` may then be
+    empty."""
+
     role: Role
     content: str
+    images: tuple[Image, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +94,7 @@ class Sampling:
     ``temperature`` 0 is greedy, ``top_k`` 0 keeps all tokens. ``logprobs`` is the number of
     alternatives per token (0: only the chosen token; more need the capability ``alternatives``), or
     None for no log-probabilities. ``stop`` strings end the text and are not part of it.
+    ``presence_penalty`` and ``frequency_penalty`` other than 0 need the capability ``penalties``.
     """
 
     max_tokens: int = 512
@@ -76,6 +102,8 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -163,6 +191,21 @@ long. Natural languages and code stay below 6 characters per token."""
 def count_characters(messages: Sequence[ChatMessage]) -> int:
     """Return the length of the texts of ``messages``."""
     return sum(map(len, [message.content for message in messages]))
+
+
+TYPICAL_IMAGE_TOKENS = 1_000
+"""Tokens for which an image counts in queues and quotas until the engine has counted them."""
+_TILED_IMAGE_TOKENS, _PIXELS_PER_TOKEN = 3_000, 750
+
+
+def estimate_image_tokens(messages: Sequence[ChatMessage]) -> int:
+    """Return an upper estimate of the tokens of the images of ``messages``.
+
+    Models scale an image to a number of tiles, or cut it into patches of 28 × 28 pixels.
+    """
+    headers = [read_image_header(image.data) for message in messages for image in message.images]
+    pixels = sum(header.pixels for header in headers if header is not None)
+    return _TILED_IMAGE_TOKENS * len(headers) + pixels // _PIXELS_PER_TOKEN
 
 
 class Engine(Protocol):

@@ -3,6 +3,7 @@
     PalaverError
     ├── CallerError                 the caller's fault (4xx): correct the request
     │   ├── InvalidInput            400  a value is malformed
+    │   │   └── UnusableImage       400  the engine cannot read an image
     │   ├── Unauthenticated         401  no valid credential
     │   ├── Forbidden               403  the credential does not own the thing
     │   ├── NotFound                404  no such conversation, turn, skill, model or document
@@ -10,13 +11,15 @@
     │   ├── RequestTimeout          408  a request was not sent in time
     │   ├── Conflict                409  the same message id with another body
     │   ├── TooLarge                413  a message above the size limit
-    │   │   └── HeadTooLarge        431  a request line or headers above the size limit
+    │   │   ├── HeadTooLarge        431  a request line or headers above the size limit
+    │   │   └── FileTooLarge        413  a file above the size limit
     │   ├── UnsupportedEncoding     415  a compressed body
     │   └── TooMany                 429  one's own quota or inbox is full
     ├── ConfigurationError          78   the settings cannot work (exit code of the command line)
     ├── ServerError                 ours (5xx)
     │   ├── Overloaded              503  shared capacity is used up
-    │   ├── GaveUp                  500  a turn has cost too many workers their lives
+    │   ├── FilesUnavailable        503  the store of files cannot be reached
+    │   ├── MaxAttemptsExceeded     500  no attempt at a turn came to its end
     │   └── LedgerError             500
     │       ├── LedgerUnavailable   503  the store cannot be reached
     │       │   └── LedgerInUse     503  another process uses a store that serves one
@@ -32,15 +35,20 @@
     └── EngineError                 502  the engine's fault
         ├── EngineUnavailable       503  dead, hung, restarting or not started
         ├── EngineTimeout           504  the request's deadline passed
+        ├── EngineDied              502  the engine broke down at this request each time
         ├── PromptTooLong           400  the request does not fit the context window
+        ├── EngineRefused           400  the engine, or the server behind it, refuses the request
         └── Unsupported             501  the engine declares that it cannot do this
 
 ``str(error)`` is the detail for the operator; ``error.public`` is a sentence safe to show to a
 person; `describe_error` is what a log may keep of any error.
 """
 
+import asyncio
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from traceback import walk_tb
 from typing import ClassVar
 
@@ -65,14 +73,16 @@ class PalaverError(Exception):
     def __init__(
         self, detail: str = "", *, quoted: str = "", retry_after: float | None = None
     ) -> None:
-        """``quoted``: what another program says about it; it stays out of the log too."""
-        super().__init__(": ".join(filter(None, (detail or self.public_message, quoted))))
-        self.log_detail = "" if self.detail_may_quote else detail or self.public_message
+        """``quoted``: what another program says about it; neither the log nor a person gets it."""
+        detail = detail or self.public_message
+        super().__init__(": ".join(filter(None, (detail, quoted))))
+        self.log_detail = "" if self.detail_may_quote else detail
+        self._detail = detail
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
     @property
     def public(self) -> str:
-        return str(self) if self.detail_is_public else self.public_message
+        return self._detail if self.detail_is_public else self.public_message
 
     @property
     def retry_headers(self) -> dict[str, str]:
@@ -94,6 +104,17 @@ class CallerError(PalaverError):
 
 class InvalidInput(CallerError):
     code = "invalid_input"
+
+
+class UnusableImage(InvalidInput):
+    """``detail``: what the engine, or the server behind it, says."""
+
+    code = "unusable_image"
+    public_message = (
+        "The language model cannot read an image: it may be damaged, or of a kind that it does not "
+        "know."
+    )
+    detail_is_public = False
 
 
 class Unauthenticated(CallerError):
@@ -146,6 +167,11 @@ class HeadTooLarge(TooLarge):
     limit = "head_size"
 
 
+class FileTooLarge(TooLarge):
+    public_message = "The file is too large."
+    limit = "max_file_bytes"
+
+
 class UnsupportedEncoding(CallerError):
     status = 415
     code = "unsupported_encoding"
@@ -185,6 +211,13 @@ class Overloaded(ServerError):
     default_retry_after = 2.0
 
 
+class FilesUnavailable(ServerError):
+    status = 503
+    code = "files_unavailable"
+    public_message = "Files cannot be stored or read right now. Please try again in a moment."
+    default_retry_after = 5.0
+
+
 class MaxAttemptsExceeded(ServerError):
     code = "max_attempts_exceeded"
     public_message = "This message could not be answered: each attempt broke down."
@@ -218,6 +251,58 @@ class IndexConflict(LedgerError):
 
 class PluginError(PalaverError):
     code = "plugin"
+
+
+def ends_process(error: BaseException) -> bool:
+    """Return whether an error must end the task or the process: a cancellation of it, or Ctrl-C.
+
+    Others that are no `Exception`, such as the `SystemExit` of a plugin's ``sys.exit()`` or the
+    cancellation of something that the plugin waited for, end only what the plugin was doing.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return _is_being_cancelled()
+    return type(error) is KeyboardInterrupt
+
+
+def _is_being_cancelled() -> bool:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+@contextlib.contextmanager
+def contained(part: str) -> Iterator[None]:
+    """Raise `PluginError` for what a plugin raises to end the process; name its ``part``.
+
+    An ordinary error is raised as it is, with a note.
+    """
+    try:
+        yield
+    except PalaverError:
+        raise
+    except Exception as error:
+        error.add_note(f"raised by {part}")
+        raise
+    except BaseException as error:
+        if ends_process(error):
+            raise
+        raise PluginError(f"{part} tried to end the process: {describe_raised(error)}") from error
+
+
+def part_name(kind: str, part: object) -> str:
+    """Return a part of the server by its class, which names the plugin's package."""
+    return f"{kind} {type(part).__module__}.{type(part).__qualname__}"
+
+
+def describe_raised(error: BaseException) -> str:
+    """Return the kind and the text of an error that a plugin raised."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the text is the plugin's code too
+        text = "its text cannot be made"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class PluginLoadError(PluginError):
@@ -288,6 +373,12 @@ class PromptTooLong(EngineError):
     code = "prompt_too_long"
     public_message = "The text is too long for the language model."
     limit: ClassVar[str] = "prompt"
+
+
+class EngineRefused(EngineError):
+    status = 400
+    code = "engine_refused"
+    public_message = "The language model refused the request."
 
 
 class Unsupported(EngineError):

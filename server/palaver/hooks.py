@@ -134,6 +134,7 @@ class Hooks:
     def palaver_register_commands(self) -> "Iterable[click.Command] | None":
         """Contribute subcommands of ``palaver``.
 
-        Returns click commands. Called when the command line starts. Implemented by plugins that
-        need administration.
+        Returns click commands; one with the name of an installed channel is a subcommand of
+        ``palaver channels``. Called when the command line starts. Implemented by plugins that need
+        administration.
         """

@@ -1,23 +1,33 @@
 """KnowledgeBase: documents that answers are based on. Implementations are plugins."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """Text to search. ``id`` is stable (a path or URL): adding it again replaces the document."""
+    """Text to search. ``id`` is stable (a path or URL): adding it again replaces the document.
+    ``name`` is shown to people in place of the id, which may say more than they should know."""
 
     id: str
     title: str
     text: str
+    name: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is stored: the same for a document that has not changed."""
+        parts = "\0".join((self.id, self.name, self.title, self.text))
+        return hashlib.sha256(parts.encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """Part of a document. ``number`` counts the document's passages from 1; ``section`` is the
-    path of headings above it; ``score`` orders the passages of one search, higher is better."""
+    """Part of a document. ``document`` is the document's name, or its id if it has none;
+    ``number`` counts the document's passages from 1; ``section`` is the path of headings above it;
+    ``score`` orders the passages of one search, higher is better."""
 
     document: str
     title: str
@@ -29,11 +39,24 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentInfo:
-    """A stored document and its number of passages."""
+    """A stored document and its number of passages. ``digest`` is that of the `Document`, empty if
+    it is not stored: then a document counts as changed."""
 
     id: str
     title: str
     passages: int
+    name: str = ""
+    digest: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReadLimits:
+    """Limits of reading one file. ``timeout``: seconds. ``memory``: bytes of its process."""
+
+    timeout: float = 30.0
+    memory: int = 1 << 30
+    file_bytes: int = 50_000_000
+    text_characters: int = 10_000_000
 
 
 class KnowledgeBase(Protocol):
@@ -59,3 +82,21 @@ class KnowledgeBase(Protocol):
 
         Raises `TooLarge` when the search would take too long.
         """
+
+
+@runtime_checkable
+class DocumentReader(Protocol):
+    """A knowledge base that also reads files, and searches in them, without storing anything."""
+
+    async def read_file(
+        self, name: str, media_type: str, content: bytes, limits: ReadLimits
+    ) -> Document:
+        """Return the text of a file that may come from anybody; its ``name`` is also the id.
+
+        Raises `InvalidInput` with the reason, as a clause about the file: "it contains no text".
+        """
+
+    async def search_in(
+        self, documents: Sequence[Document], query: str, limit: int
+    ) -> tuple[Passage, ...]:
+        """Return at most ``limit`` passages of these documents, as `KnowledgeBase.search` does."""

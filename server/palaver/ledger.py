@@ -21,22 +21,29 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from palaver.conversations import ConversationStore
 from palaver.errors import Forbidden, IndexConflict
-from palaver.messages import ConcurrencyPolicy as ConcurrencyPolicy
+from palaver.feedback import Feedback, FeedbackStore
 from palaver.messages import (
+    NO_PARTS,
     Conversation,
     Cursor,
     Event,
     Finished,
     Message,
     Outcome,
+    ReplyParts,
     StoredEvent,
+    StoredFile,
     Text,
     TextReset,
     check_id,
     check_name,
     merge_messages,
 )
+from palaver.messages import ConcurrencyPolicy as ConcurrencyPolicy
+from palaver.messages import HistoryEntry as HistoryEntry
+from palaver.records import RecordStore
 
 HISTORY_BYTES = 262_144
 """Default of the bytes of history in a claim or a snapshot, as JSON: about 64,000 tokens, more than
@@ -119,9 +126,15 @@ class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     applies to all others. ``merge_window`` is in seconds, ``inbox_limit`` in messages,
     ``inbox_bytes`` in bytes.
 
+    ``start_delay``: seconds for which a turn waits for messages that belong before its own, see
+    `Message.order`. With ``merge``, it waits for the merge window in any case.
+
     ``members_only``: a conversation that has members accepts messages of no one else.
     ``dead_letter``: the turn whose dead letter the message comes from, and must still be in.
-    ``person_storage`` and ``tenant_storage`` limit what is stored."""
+    ``person_storage`` and ``tenant_storage`` limit what is stored.
+    ``retention``: seconds after the last turn after which the conversation is deleted, where the
+    ledger would keep it longer; None: as long as the ledger keeps any.
+    ``outbox``: the message wakes the outbox of its conversation, see `palaver.records`."""
 
     default: ConcurrencyPolicy = "queue"
     skills: dict[str, ConcurrencyPolicy] = {}
@@ -132,6 +145,9 @@ class ConcurrencyPolicies(msgspec.Struct, frozen=True, kw_only=True):
     inbox_bytes: int = INBOX_BYTES
     person_storage: StorageQuota = StorageQuota()
     tenant_storage: StorageQuota = StorageQuota()
+    retention: float | None = None
+    outbox: bool = False
+    start_delay: float = 0.0
 
     def for_skill(self, skill: str) -> ConcurrencyPolicy:
         """Return the policy while ``skill`` runs; the empty name means no skill."""
@@ -172,20 +188,6 @@ class InboxMessage(msgspec.Struct, frozen=True, array_like=True):
 
     accepted_at: float
     message: Message
-
-
-class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Past message of a conversation. ``outcome`` and ``skill`` are set on the assistant's entries,
-    ``person`` on the users'. ``at`` is in seconds since the epoch. A ``text`` that was cut ends in
-    `palaver.history.CUT_MARK`."""
-
-    role: Literal["user", "assistant"]
-    text: str
-    turn: str
-    at: float
-    person: str = ""
-    skill: str = ""
-    outcome: Outcome | None = None
 
 
 class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,13 +267,17 @@ class Page(msgspec.Struct, frozen=True):
 
 class PendingTurn(msgspec.Struct, frozen=True, kw_only=True):
     """Turn that is not settled. ``reply`` is the text so far, ``running`` is true while it is
-    claimed, ``messages`` are its own and those that steer it."""
+    claimed, ``messages`` are its own and those that steer it, ``at`` is the time of the first one,
+    in seconds since the epoch. ``events`` are not the ledger's to fill: see
+    `palaver.streams.pending_events`."""
 
     turn: str
     messages: tuple[Message, ...]
     running: bool
     reply: str
     skill: str = ""
+    at: float = 0.0
+    events: tuple[Event, ...] = ()
 
     @property
     def message(self) -> Message:
@@ -283,12 +289,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """State of a conversation at ``cursor``; the stream continues there without a gap.
 
     ``earlier`` is the position from which `Ledger.history` has the entries that ``history`` lacks,
-    or has cut; empty when there are none."""
+    or has cut; empty when there are none. ``alternatives`` are the groups of turns that follow the
+    same turn, each in the order of their age; the history has one turn of a group, or none."""
 
     cursor: Cursor
     history: tuple[HistoryEntry, ...]
     pending: tuple[PendingTurn, ...]
     earlier: str = ""
+    alternatives: tuple[tuple[str, ...], ...] = ()
 
 
 class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -331,20 +339,27 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
     """Data about one person at the time ``at``, or a part of it: the history entries of their turns
-    by conversation (never another person's), their messages that wait or are in dead letters, and
-    their memories. `palaver.exports` puts parts together."""
+    by conversation (never another person's), the titles of these conversations, their messages that
+    wait or are in dead letters, their feedback by conversation, their memories; and what a ledger
+    does not have: the files that they uploaded, and when they were approved, by channel.
+    `palaver.exports` puts parts together."""
 
     tenant: str
     person: str
     conversations: dict[str, tuple[HistoryEntry, ...]]
     pending: tuple[Message, ...]
+    titles: dict[str, str] = {}
+    feedback: dict[str, tuple[Feedback, ...]] = {}
     memories: dict[str, str]
+    files: tuple[StoredFile, ...] = ()
+    approvals: dict[str, float] = {}
     at: float
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """Receipt of an erasure: the number of conversations in which the person took part, and of the
-    messages, events, dead letters and memories that were removed or changed."""
+    messages, events, dead letters, memories and files that were removed or changed. A ledger has no
+    ``files``."""
 
     tenant: str
     person: str
@@ -353,6 +368,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     dead_letters: int
     memories: int
+    files: int = 0
     at: float
 
 
@@ -424,6 +440,7 @@ def history_of_turn(
     skill: str,
     outcome: Outcome,
     at: float,
+    parts: ReplyParts = NO_PARTS,
 ) -> tuple[HistoryEntry, ...]:
     """Return the history entries of a settled turn: one per message, then the reply."""
     questions = (
@@ -433,11 +450,18 @@ def history_of_turn(
             turn=turn,
             at=inbox_message.accepted_at,
             person=inbox_message.message.person,
+            attachments=inbox_message.message.attachments or msgspec.UNSET,
         )
         for inbox_message in messages
     )
     answer = HistoryEntry(
-        role="assistant", text=reply, turn=turn, at=at, skill=skill, outcome=outcome
+        role="assistant",
+        text=reply,
+        turn=turn,
+        at=at,
+        skill=skill,
+        outcome=outcome,
+        **parts.present,
     )
     return (*questions, answer)
 
@@ -448,7 +472,7 @@ def stopped_event(turn: str, messages: Sequence[Message]) -> Finished:
     return Finished(turn=turn, outcome="stopped", length=0, messages=taken)
 
 
-class Ledger(Protocol):
+class Ledger(ConversationStore, FeedbackStore, RecordStore, Protocol):
     """Durable store of messages, turns, events, leases, stop requests and history.
 
     Every method raises `LedgerUnavailable` when the store cannot be reached.
@@ -463,9 +487,18 @@ class Ledger(Protocol):
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
         """Store the message and its `Received` event, apply the policy and wake a worker.
 
+        The turn of a message with an `order <Message.order>` goes before those at the end of the
+        queue whose first message has a greater one and that wait for their first attempt; in a
+        turn that it joins, the message goes before such messages.
+
+        With `Message.after`, the history continues after that turn: what came later is superseded,
+        the pending question deleted, and the stream gets a new epoch. Turns that follow the same
+        turn are alternatives; `select` chooses between them.
+
         A duplicate (same id, same digest, within 24 hours) changes nothing. Raises `Forbidden` (see
-        ``members_only``), `NotFound` (the ``dead_letter`` has no message of the person), `Conflict`
-        (same id, other digest) and `TooMany` (the inbox is full).
+        ``members_only``), `NotFound` (the ``dead_letter`` has no message of the person; the history
+        does not have the turn ``after``), `Conflict` (same id, other digest; a message ``after``
+        while turns are unsettled) and `TooMany` (the inbox is full; `MAX_ALTERNATIVES`).
         """
 
     async def wait_for_work(self, timeout: float) -> None:  # noqa: ASYNC109  waiting is its purpose
@@ -502,11 +535,12 @@ class Ledger(Protocol):
         pending_question: PendingQuestion | None = None,
         taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
+        parts: ReplyParts = NO_PARTS,
     ) -> Progress:
         """Append ``entries``, the last of which is `Finished`, and close the turn.
 
-        Messages and reply become history, one entry each. ``pending_question`` replaces the stored
-        one; None deletes it. The next turn becomes due.
+        Messages and reply, with its ``parts``, become history, one entry each.
+        ``pending_question`` replaces the stored one; None deletes it. The next turn becomes due.
 
         ``taken_steering`` are the steering messages that the skill took, the first of those that
         the turn received; they become history with the turn's own. The others become the next turn
@@ -528,6 +562,50 @@ class Ledger(Protocol):
         outcome ``stopped``; its messages become history behind the turns that it waited for, and
         the pending question stays. Any other turn ends when its worker sees the request. Returns
         the state and the turn's id (empty when unknown). Durable, and idempotent for a named turn.
+        """
+
+    async def change_waiting(
+        self,
+        conversation: Conversation,
+        message: str,
+        text: str | None,
+        policies: ConcurrencyPolicies = QUEUE_ALL,
+    ) -> bool:
+        """Replace the text of the message with that id while its turn waits; None removes it.
+
+        The message keeps its place, its attachments and its id: a repetition of the original is
+        still recognized. With its last message the turn is gone, and no history is left of it.
+        Afterwards the store does not contain the earlier text. The stream gets a new epoch; it
+        begins with the events of unsettled turns.
+
+        Returns False when no message that waits has that id, or its turn has begun: it was claimed,
+        or has entries, steering messages or a successor. The text that it has changes nothing.
+        Raises `TooMany` beyond a storage quota of ``policies``.
+        """
+
+    async def select(self, conversation: Conversation, turn: str) -> None:
+        """Make an alternative, with what came after it, the end of the history; what is there now
+        is superseded. The pending question is deleted, and the stream gets a new epoch.
+
+        Nothing changes when the history has the turn already. Raises `NotFound` for a turn that is
+        no alternative, `Conflict` while turns are unsettled.
+        """
+
+    async def revise(
+        self,
+        conversation: Conversation,
+        person: str,
+        turn: str,
+        text: str,
+        policies: ConcurrencyPolicies = QUEUE_ALL,
+    ) -> None:
+        """Replace the text of the person's only message in a turn of the history. The reply and
+        what came later stay; the earlier text is gone. The pending question is deleted, and the
+        stream gets a new epoch.
+
+        Nothing changes when the message has that text. Raises `NotFound` when the history has no
+        such turn with a message of the person, `InvalidInput` when the turn has several messages,
+        `Conflict` while turns are unsettled, and `TooMany` beyond a storage quota of ``policies``.
         """
 
     async def read(self, conversation: Conversation, after: int, limit: int) -> Page:
@@ -586,13 +664,17 @@ class Ledger(Protocol):
 
     def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
         """Yield all data about one person in parts of about `EXPORT_BYTES`, at least one: first
-        history, in the order of the conversations, then pending messages, then memories.
+        history, in the order of the conversations, then pending messages, titles, feedback and
+        memories.
 
         It holds up no other operation. Each part is consistent in itself.
         """
 
-    async def erase(self, tenant: str, person: str) -> Erasure:
-        """Delete all data about one person. Idempotent.
+    async def erase(
+        self, tenant: str, person: str, conversation: Conversation | None = None
+    ) -> Erasure:
+        """Delete all data about one person, or what a ``conversation`` has about them: with its
+        only member, the whole conversation. Idempotent. Memories stay in the second case.
 
         Afterwards the store contains neither the person's id nor their words nor the replies to
         their turns. A running turn of theirs is fenced. A running turn of another person that may

@@ -1,4 +1,4 @@
-"""The data that flows: conversations, messages, events. Read this first.
+"""The data that flows: conversations, messages, events, history. Read this first.
 
 A person's `Message` is accepted into a `Conversation`; answering it is a turn; what the turn puts
 out is a sequence of `Event`. Events are tagged by ``type`` and are the wire format as they stand:
@@ -23,6 +23,13 @@ ToolState = Literal["started", "done", "failed", "unknown"]
 MAX_ID_LENGTH = 200
 _FORBIDDEN_IN_NAMES = re.compile(r"[{}:*/\x00-\x1f\x7f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ORDER = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+FinishReason = Literal["stop", "length"]
+"""Why a generation ended: by itself, or ``length``: its limit of tokens cut it."""
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+"""Who wrote a message."""
 
 Outcome = Literal["done", "asked", "stopped", "failed"]
 """How a turn ended. ``asked``: with a question; the person's next message continues the skill."""
@@ -35,7 +42,8 @@ of the same person has arrived for a window (at most five windows after the firs
 arrives before that joins it, if it is still the newest turn. ``interrupt``: the running turn is
 stopped, if it is the same person's, and the message's own turn answers the stopped messages too; a
 message that arrives before that turn has begun joins it. ``steer``: it is passed to the running
-turn, whichever person's that is.
+turn, whichever person's that is. With ``interrupt`` and ``steer``, a message of the same person
+also joins the newest turn while that waits for a start delay and none runs.
 
 A message that names a skill joins no turn, and no message joins a turn that was told to stop. Where
 a policy does not apply, the message queues.
@@ -62,6 +70,17 @@ def check_id(value: str, what: str) -> str:
         raise InvalidInput(
             f"{what} {value[:60]!r} is not usable: 1 to {MAX_ID_LENGTH} characters, "
             "no control characters"
+        )
+    return value
+
+
+def check_order(value: str) -> str:
+    """Refuse an order that is no word of up to 64 ASCII letters, digits and ``. _ -``.
+
+    Raises `InvalidInput`."""
+    if not _ORDER.fullmatch(value):
+        raise InvalidInput(
+            f"order {value[:60]!r} is not usable: 1 to 64 ASCII letters, digits and . _ -"
         )
     return value
 
@@ -95,12 +114,82 @@ class Conversation(msgspec.Struct, frozen=True):
         return cls(*parts)
 
 
-class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that travels with a message or a reply. ``url`` may be a ``data:`` URL."""
+class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file that travels with a message or a reply. ``url`` may be a ``data:`` URL; that of a
+    stored file is its `FILE_PATH` and its id. ``size`` is in bytes, 0 where it is not known."""
 
     name: str
     media_type: str
     url: str
+    size: int = 0
+
+
+FILE_PATH = "/v1/files/"
+"""Address of the stored files; an id follows."""
+
+
+class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of the files that a person may upload and send, in bytes and in files."""
+
+    max_file_bytes: int
+    per_message: int
+
+
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a person has uploaded. ``media_type`` is that of its content. Times are in
+    seconds since the epoch; ``expires_at`` is null when the file was sent with a message: then it
+    lasts as long as the conversation."""
+
+    id: str
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    created_at: float
+    expires_at: float | None
+
+    @property
+    def attachment(self) -> Attachment:
+        """Return the file as an attachment of a message."""
+        return Attachment(
+            name=self.name,
+            media_type=self.media_type,
+            url=FILE_PATH + self.id,
+            size=self.size,
+        )
+
+
+class SentMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Earlier message of a conversation that a program keeps itself. The URLs of ``attachments``
+    are ``data:`` URLs."""
+
+    role: Role
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+
+
+class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a program asks for with a message.
+
+    ``history`` is the conversation so far, where the program keeps it: the skill sees it in place
+    of the ledger's; None: the ledger's. The others override the sampling parameters of what the
+    model writes for the reply, see `palaver.engine.Sampling`; None: those of the skill.
+    ``max_tokens`` limits all of it together. ``retention``: seconds for which the conversation is
+    kept after its last turn; None: as long as any other. A text with an unknown ``/command`` is a
+    text.
+    """
+
+    history: tuple[SentMessage, ...] | None = None
+    retention: float | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+    logprobs: int | None = None
+    json_schema: dict[str, Any] | None = None  # a JSON Schema document
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +197,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     ``id`` is the client's own id for it (a client UUID, a Slack event id): the same id twice in a
     conversation is the same message. ``person`` identifies who wrote it within the tenant.
-    ``skill``
-    and ``arguments`` are set when the person named a skill explicitly.
+    ``skill`` and ``arguments`` are set when the person named a skill explicitly, ``program`` where
+    a program asks for more. ``after``: the settled turn of the history that the message follows,
+    empty for the beginning; what came after it is superseded. None: it follows the newest turn.
+
+    ``order`` is the message's place on its platform, as text of a fixed width that compares as the
+    platform orders the messages of the conversation (its time, or its id): a message goes before
+    those with a greater ``order`` that were accepted before it and have not begun. Empty: messages
+    keep the order in which they are accepted.
     """
 
     conversation: Conversation
@@ -120,16 +215,31 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any] = {}  # JSON values, validated by the skill's Arguments model
     attachments: tuple[Attachment, ...] = ()
     metadata: dict[str, str] = {}
+    program: ProgramRequest | msgspec.UnsetType = msgspec.UNSET
+    after: str | None = None
+    order: str = ""
 
     def __post_init__(self) -> None:
         check_id(self.id, "message id")
         check_name(self.person, "person")
+        if self.order:
+            check_order(self.order)
+            if self.after is not None:
+                raise InvalidInput(f"message {self.id!r} has an order, and follows a named turn")
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) over what the message says, to tell a retry from another body."""
         body = (self.person, self.text, self.skill, self.arguments, self.attachments)
-        return hashlib.sha256(_sorted_encoder.encode(body)).hexdigest()
+        more: tuple[object, ...] = () if self.program is msgspec.UNSET else (self.program,)
+        if self.after is not None:
+            more = (*more, self.after)
+        return hashlib.sha256(_sorted_encoder.encode((*body, *more))).hexdigest()
+
+    @property
+    def sent_history(self) -> tuple[SentMessage, ...] | None:
+        """Return the conversation so far where the program keeps it, else None."""
+        return None if self.program is msgspec.UNSET else self.program.history
 
 
 def merge_messages(messages: Sequence[Message]) -> Message:
@@ -158,6 +268,80 @@ class Citation(msgspec.Struct, frozen=True, kw_only=True):
     section: str = ""
 
 
+class ToolUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tool that a reply has used, as the history keeps it: what is long is cut."""
+
+    name: str
+    state: ToolState
+    arguments: dict[str, Any] = {}  # JSON values
+    result: str = ""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Question with which a reply ended. ``options`` as in `Asked`."""
+
+    text: str
+    options: tuple[str, ...] = ()
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a turn failed: a `PalaverError` code and its public sentence."""
+
+    code: str
+    message: str
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Past message of a conversation. A ledger has those of users and the assistant, a program that
+    keeps its history itself may send others (`ProgramRequest`). ``outcome`` and ``skill`` are set
+    on the assistant's entries, ``person`` on the users'; the fields of `ReplyParts` where a reply
+    has them, ``attachments`` where a message has some. ``at`` is in seconds since the epoch. A
+    ``text`` that was cut ends in `palaver.history.CUT_MARK`."""
+
+    role: Role
+    text: str
+    turn: str
+    at: float
+    person: str = ""
+    skill: str = ""
+    outcome: Outcome | None = None
+    citations: tuple[Citation, ...] | msgspec.UnsetType = msgspec.UNSET
+    attachments: tuple[Attachment, ...] | msgspec.UnsetType = msgspec.UNSET
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+    score: float | msgspec.UnsetType = msgspec.UNSET
+    tools: tuple[ToolUse, ...] | msgspec.UnsetType = msgspec.UNSET
+    question: Question | msgspec.UnsetType = msgspec.UNSET
+    problem: Problem | msgspec.UnsetType = msgspec.UNSET
+    finish_reason: FinishReason | msgspec.UnsetType = msgspec.UNSET
+
+
+class ReplyParts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a reply has beside its text, and the history keeps with it. ``reason`` and ``score``
+    tell why the skill was chosen, see `Routed`; ``finish_reason`` as in `Finished`."""
+
+    citations: tuple[Citation, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    reason: str = ""
+    score: float | None = None
+    tools: tuple[ToolUse, ...] = ()
+    question: Question | None = None
+    problem: Problem | None = None
+    finish_reason: FinishReason = "stop"
+
+    @property
+    def present(self) -> dict[str, Any]:
+        """Return the fields that the reply has, as those of a `HistoryEntry`."""
+        return {
+            name: value
+            for name, default in _NO_PARTS_FIELDS
+            if (value := getattr(self, name)) != default
+        }
+
+
+NO_PARTS = ReplyParts()
+_NO_PARTS_FIELDS = tuple(msgspec.structs.asdict(NO_PARTS).items())
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens, as the engine counted them. ``cached_tokens`` of the prompt came from its cache."""
 
@@ -173,23 +357,19 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """Why a turn failed: a `PalaverError` code and its public sentence."""
-
-    code: str
-    message: str
-
-
 class Received(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
-    """A message was accepted. ``ahead``: turns of this conversation that come first. ``moved``:
-    the running turn that it was handed to is over and did not take it; this is its turn now."""
+    """A message was accepted, ``at`` that time, in seconds since the epoch. ``ahead``: turns of
+    this conversation that come first. ``moved``: the running turn that it was handed to is over and
+    did not take it; this is its turn now."""
 
     turn: str
     id: str
     person: str
     text: str
+    attachments: tuple[Attachment, ...] | msgspec.UnsetType = msgspec.UNSET
     moved: bool = False
     ahead: int = 0
+    at: float = 0.0
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="started"):
@@ -267,7 +447,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="qu
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="finished"):
     """The turn is closed and stored. ``length``: code points of the whole reply. ``messages``: ids
     of the messages that the turn took, its own and those that steered it. One that steered it and
-    is not among them becomes part of the next turn: a `Received` with ``moved`` follows."""
+    is not among them becomes part of the next turn: a `Received` with ``moved`` follows.
+    ``finish_reason`` is ``length`` when the limit of tokens has cut the reply."""
 
     turn: str
     outcome: Outcome
@@ -275,6 +456,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     messages: tuple[str, ...] = ()
     usage: Usage = Usage()
     problem: Problem | None = None
+    finish_reason: FinishReason = "stop"
 
 
 Event = (
@@ -304,6 +486,20 @@ OFFSET_DIGITS = 15
 
 
 MAX_OFFSET = 10**OFFSET_DIGITS - 1
+
+
+BEGINS_LATER = "-later"
+"""End of the epoch of a stream that begins after the conversation: its events are not all of it."""
+
+
+def later_epoch() -> str:
+    """Return the epoch of a stream that begins after the conversation."""
+    return new_id() + BEGINS_LATER
+
+
+def following_epoch(epoch: str) -> str:
+    """Return an epoch after ``epoch``, of a stream that begins where that one does."""
+    return later_epoch() if epoch.endswith(BEGINS_LATER) else new_id()
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -6,12 +6,20 @@ from typing import Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from palaver.feedback import Rating
 from palaver.messages import Outcome
 
 NAMED_TENANTS = 100
 """Tenants with a label of their own; those that come later share one."""
+PlatformCall = Literal["create", "edit", "delete", "find"]
+"""Calls of a chat platform: to post a message, to change it, to delete it, to look for one whose
+answer was lost."""
+CallResult = Literal["done", "rate_limited", "unreachable", "refused", "gone", "failed"]
+IgnoredReason = Literal["policy", "unpaired", "bots"]
+"""Why a message is not answered: the access policy refuses it, its person is not approved, or bots
+have written too often."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-
+POSTED_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
 LabelT = TypeVar("LabelT", bound=str)
 MetricT = TypeVar("MetricT", Counter, Histogram)
@@ -45,6 +53,14 @@ class Metrics:
         self._turns = Children(
             Counter(
                 "palaver_turns_total", "Turns closed", ["skill", "outcome"], registry=self._registry
+            ).labels
+        )
+        self._feedback = Children(
+            Counter(
+                "palaver_feedback_total",
+                "Ratings of replies, given or changed",
+                ["skill", "rating"],
+                registry=self._registry,
             ).labels
         )
         self._turn_seconds = Children(
@@ -122,6 +138,14 @@ class Metrics:
                 registry=self._registry,
             ).labels
         )
+        self._visitor_tokens = Children(
+            Counter(
+                "palaver_visitor_tokens_total",
+                "Requests for visitors' tokens: granted, refused with 4xx, throttled with 429",
+                ["answer"],
+                registry=self._registry,
+            ).labels
+        )
         self._memories_refused = Children(
             Counter(
                 "palaver_memories_refused_total",
@@ -129,6 +153,12 @@ class Metrics:
                 ["limit"],
                 registry=self._registry,
             ).labels
+        )
+        self._uploaded_files = Counter(
+            "palaver_uploaded_files_total", "Files uploaded", registry=self._registry
+        )
+        self._uploaded_bytes = Counter(
+            "palaver_uploaded_bytes_total", "Bytes of files uploaded", registry=self._registry
         )
         self._limits = Children(
             Counter(
@@ -138,6 +168,8 @@ class Metrics:
                 registry=self._registry,
             ).labels
         )
+
+        self.channels = ChannelMetrics(self._registry)
 
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed when it is scraped."""
@@ -162,6 +194,9 @@ class Metrics:
     def turn(self, skill: str, outcome: Outcome, seconds: float) -> None:
         self._turns.of(skill, outcome).inc()
         self._turn_seconds.of(skill).observe(seconds)
+
+    def rated(self, skill: str, rating: Rating) -> None:
+        self._feedback.of(skill, rating).inc()
 
     def loop_stall(self, seconds: float) -> None:
         self._loop_stall_seconds.observe(seconds)
@@ -192,11 +227,18 @@ class Metrics:
         """Count a refusal or an end by the limit of this setting; see docs/security.md."""
         self._limits.of(limit).inc()
 
+    def uploaded(self, size: int) -> None:
+        self._uploaded_files.inc()
+        self._uploaded_bytes.inc(size)
+
     def slow_reader(self) -> None:
         self._slow_readers.inc()
 
     def wrong_key(self, answer: Literal["refused", "throttled"]) -> None:
         self._wrong_keys.of(answer).inc()
+
+    def visitor_token(self, answer: Literal["granted", "refused", "throttled"]) -> None:
+        self._visitor_tokens.of(answer).inc()
 
     def engine_restart(self) -> None:
         self._engine_restarts.inc()
@@ -206,3 +248,65 @@ class Metrics:
 
     def exposition(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class ChannelMetrics:
+    """The counters of channels on chat platforms."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls = Children(
+            Counter(
+                "palaver_channel_calls_total",
+                "Calls of a chat platform that post, edit, delete or find a message, by result",
+                ["channel", "call", "result"],
+                registry=registry,
+            ).labels
+        )
+        self._lost_answers = Children(
+            Counter(
+                "palaver_channel_lost_answers_total",
+                "Posts that were found on the platform after its answer was lost",
+                ["channel"],
+                registry=registry,
+            ).labels
+        )
+        self._parked = Children(
+            Counter(
+                "palaver_channel_parked_total",
+                "Conversations that were parked, since the platform refuses posts for good",
+                ["channel"],
+                registry=registry,
+            ).labels
+        )
+        self._posted_seconds = Children(
+            Histogram(
+                "palaver_channel_posted_seconds",
+                "Seconds from a turn's settlement until its reply is posted completely",
+                ["channel"],
+                buckets=POSTED_SECONDS,
+                registry=registry,
+            ).labels
+        )
+        self._ignored = Children(
+            Counter(
+                "palaver_channel_ignored_total",
+                "Messages that are not answered, by reason",
+                ["channel", "reason"],
+                registry=registry,
+            ).labels
+        )
+
+    def called(self, channel: str, call: PlatformCall, result: CallResult) -> None:
+        self._calls.of(channel, call, result).inc()
+
+    def lost_answer(self, channel: str) -> None:
+        self._lost_answers.of(channel).inc()
+
+    def parked(self, channel: str) -> None:
+        self._parked.of(channel).inc()
+
+    def posted(self, channel: str, seconds: float) -> None:
+        self._posted_seconds.of(channel).observe(seconds)
+
+    def ignored(self, channel: str, reason: IgnoredReason) -> None:
+        self._ignored.of(channel, reason).inc()

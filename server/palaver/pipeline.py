@@ -4,13 +4,24 @@
 and calls `Pipeline.answer`. docs/architecture.md shows the whole path.
 """
 
+import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from palaver.admission.control import AdmissionControl
 from palaver.config.settings import QuotaSettings, Settings
-from palaver.errors import TooLarge
+from palaver.engine import Engine, EngineInfo
+from palaver.errors import (
+    FilesUnavailable,
+    InvalidInput,
+    PalaverError,
+    PromptTooLong,
+    TooLarge,
+    describe_error,
+)
+from palaver.files.store import FileStore
 from palaver.hooks import Interceptor
 from palaver.ledger import (
     ConcurrencyPolicies,
@@ -20,15 +31,24 @@ from palaver.ledger import (
     StorageQuota,
     without_joining,
 )
-from palaver.messages import Message
+from palaver.messages import Conversation, Message
 from palaver.metrics import Metrics
 from palaver.routing import Decision, Router
 from palaver.routing.arguments import fill_arguments
 from palaver.routing.router import ANSWER_REASON, LEFT_QUESTION
-from palaver.skills import Skill
+from palaver.skills import EngineSkill, Skill
+from palaver.turns.attachments import read_data_url
 from palaver.turns.dispatcher import Dispatcher
+from palaver.turns.prompt import fit_exactly
 from palaver.turns.run import Run
 from palaver.turns.turn import UnvalidatedArguments
+from palaver.turns.turn_history import sent_entries
+from palaver.visitors import site_of_person
+
+log = logging.getLogger(__name__)
+
+COUNT_TIMEOUT = 10.0
+"""Seconds that counting a prompt may take before a message is accepted."""
 
 
 class Pipeline:
@@ -41,9 +61,13 @@ class Pipeline:
         ledger: Ledger,
         admission: AdmissionControl,
         dispatcher: Dispatcher,
+        engine: Engine,
+        engine_info: EngineInfo,
         router: Router,
+        routers_of_sites: Mapping[tuple[str, str], Router],
         skills: Mapping[str, Skill],
         interceptors: Sequence[Interceptor],
+        files: FileStore,
         metrics: Metrics,
     ) -> None:
         self._max_message_bytes = settings.server.max_message_bytes
@@ -59,21 +83,37 @@ class Pipeline:
         self._ledger = ledger
         self._admission = admission
         self._dispatcher = dispatcher
+        self._engine = engine
+        self._engine_info = engine_info
         self._router = router
+        self._routers_of_sites = routers_of_sites
+        """By tenant and site: those that choose among the skills of a site."""
         self._skills = skills
         self._interceptors = interceptors
+        self._files = files
         self._metrics = metrics
 
     # Accepting a message
 
-    async def accept(self, message: Message, *, members_only: bool) -> Receipt:
+    async def accept(
+        self,
+        message: Message,
+        *,
+        members_only: bool,
+        outbox: bool = False,
+        start_delay: float = 0.0,
+    ) -> Receipt:
         """Store the message and dispatch its turn. See `ConversationService.accept`."""
-        self._check_size(message)
+        self._check_size(message.text)
         if message.skill is not None:
-            self._router.find_skill(message.skill)
+            self._router_for(message).find_skill_of(message)
         policies = self._policies_for(message, members_only)
+        if outbox or start_delay:
+            policies = msgspec.structs.replace(policies, outbox=outbox, start_delay=start_delay)
         admission = await self._admission.admit(message)
         try:
+            await self._check_prompt(message)
+            await self._files.mark_sent(message)
             receipt = await self._ledger.accept(message, policies)
         except BaseException as error:
             self._admission.not_stored(admission, error)
@@ -83,17 +123,78 @@ class Pipeline:
         self._metrics.message(message.conversation.channel)
         return receipt
 
-    def _check_size(self, message: Message) -> None:
+    async def change_waiting(
+        self, conversation: Conversation, message: str, text: str | None
+    ) -> bool:
+        """Replace the text of a message that waits. See `ConversationService.change_waiting`."""
+        self._check_size(text or "")
+        pending = (await self._ledger.snapshot(conversation, 0)).pending
+        messages = {each.id: each for turn in pending for each in turn.messages}
+        if message not in messages:
+            return False
+        policies = self._policies_of(conversation, members_only=True)
+        if not await self._ledger.change_waiting(conversation, message, text, policies):
+            return False
+        if text is None:
+            await self._delete_files(messages[message])
+        return True
+
+    async def _delete_files(self, message: Message) -> None:
+        """Delete the files of a message that is removed: the words are gone already."""
+        try:
+            await self._files.delete_files_of(message)
+        except FilesUnavailable as error:
+            log.warning(
+                "files of a deleted message of %s stay as long as the conversation: %s",
+                message.conversation,
+                describe_error(error),
+            )
+
+    async def revise(self, conversation: Conversation, person: str, turn: str, text: str) -> None:
+        """Replace the text of a message in the history. See `ConversationService.revise`."""
+        self._check_size(text)
+        if not text.strip():
+            raise InvalidInput("a message cannot be revised to nothing; delete the conversation")
+        policies = self._policies_of(conversation, members_only=True)
+        await self._ledger.revise(conversation, person, turn, text, policies)
+
+    def _check_size(self, text: str) -> None:
         limit = self._max_message_bytes
-        if len(message.text) * 4 > limit and len(message.text.encode()) > limit:
+        if len(text) * 4 > limit and len(text.encode()) > limit:
             raise TooLarge(f"the message is larger than {limit} bytes")
+
+    async def _check_prompt(self, message: Message) -> None:
+        """Raise `PromptTooLong` for messages to the engine's own model that do not fit: they alone
+        are the prompt. A turn tells what else is wrong with the engine."""
+        if message.skill != EngineSkill.name or message.sent_history is None:
+            return
+        read = read_data_url if "vision" in self._engine_info.capabilities else None
+        try:
+            messages = await EngineSkill.messages_of(sent_entries(message), message, read)
+            async with asyncio.timeout(COUNT_TIMEOUT):
+                await fit_exactly(messages, self._engine_info, self._engine.count_tokens)
+        except PromptTooLong as error:
+            self._metrics.limit_reached(error.limit)
+            raise
+        except (PalaverError, TimeoutError) as error:
+            log.info("a prompt is not counted before its turn: %s", describe_error(error))
+
+    def _router_for(self, message: Message) -> Router:
+        site = message.conversation.tenant, site_of_person(message.person)
+        return self._routers_of_sites.get(site, self._router)
+
+    def _policies_of(self, conversation: Conversation, members_only: bool) -> ConcurrencyPolicies:
+        channel = conversation.channel
+        policies = self._policies.get((channel, members_only)) or self._policies["", members_only]
+        if quota := self._storage_of_tenants.get(conversation.tenant):
+            policies = msgspec.structs.replace(policies, tenant_storage=quota)
+        return policies
 
     def _policies_for(self, message: Message, members_only: bool) -> ConcurrencyPolicies:
         """Return what happens to the message while another turn of its conversation runs."""
-        channel = message.conversation.channel
-        policies = self._policies.get((channel, members_only)) or self._policies["", members_only]
-        if quota := self._storage_of_tenants.get(message.conversation.tenant):
-            policies = msgspec.structs.replace(policies, tenant_storage=quota)
+        policies = self._policies_of(message.conversation, members_only)
+        if message.program and message.program.retention is not None:
+            policies = msgspec.structs.replace(policies, retention=message.program.retention)
         return without_joining(policies) if message.text.startswith("/") else policies
 
     # Answering a turn
@@ -118,10 +219,10 @@ class Pipeline:
         message = run.turn.message
 
         async def decide() -> Decision:
-            return await self._router.route(message)
+            return await self._router_for(message).route(message)
 
         decision = await run.record(Decision, decide, "route", message.text, message.skill or "")
-        run.set_text(decision.text)
+        run.set_request(decision.text, decision.skill if decision.named else None)
         run.turn.arguments = UnvalidatedArguments.model_validate(decision.arguments)
         if is_answer:
             return msgspec.structs.replace(decision, reason=ANSWER_REASON, score=None)
@@ -136,7 +237,7 @@ class Pipeline:
         recorded = run.claim.journal
         if recorded and question.skill in self._skills:
             return min(step.number for step in recorded) > 0
-        return await self._router.resumes(run.turn.message, question)
+        return await self._router_for(run.turn.message).resumes(run.turn.message, question)
 
     async def _intercept(self, run: Run, decision: Decision, position: int) -> None:
         """Call the interceptor at ``position``, which may call the next; at last, the skill."""

@@ -17,7 +17,12 @@ import pluggy
 import pydantic
 
 from palaver.engine import Engine
-from palaver.errors import ConfigurationError, NameCollision, PluginLoadError
+from palaver.errors import (
+    ConfigurationError,
+    NameCollision,
+    PluginLoadError,
+    describe_raised,
+)
 from palaver.hooks import PROJECT, Backend, Hooks, Interceptor
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
@@ -78,6 +83,11 @@ class PluginRegistry:
     owners: Mapping[tuple[str, str], PluginInfo]
     """(kind, name) → the plugin that contributed it."""
 
+    def describe(self, section: str, name: str) -> str:
+        """Return what is chosen in a section of the settings, with its plugin."""
+        kind = section if section in KINDS else f"{section}s"
+        return f"{section.removesuffix('s')} {name!r} of the plugin {self.owners[kind, name]}"
+
 
 @dataclass(slots=True)
 class _Contributions:
@@ -127,7 +137,9 @@ def load_plugins(
         plugin = _describe_plugin(entry_point)
         try:
             loaded.append(collect_contributions(plugin, entry_point.load()))
-        except Exception as error:
+        except BaseException as error:  # a plugin may call sys.exit()
+            if type(error) is KeyboardInterrupt:
+                raise
             failure = PluginFailure(plugin, _describe_error(error))
             if strict:
                 raise PluginLoadError(str(failure)) from error
@@ -163,10 +175,8 @@ def _describe_plugin(entry_point: importlib.metadata.EntryPoint) -> PluginInfo:
     return PluginInfo(entry_point.name, distribution.name, distribution.version)
 
 
-def _describe_error(error: Exception) -> str:
-    if isinstance(error, PluginLoadError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+def _describe_error(error: BaseException) -> str:
+    return str(error) if isinstance(error, PluginLoadError) else describe_raised(error)
 
 
 def _find_skills(loaded: object) -> list[type[Skill]]:
@@ -251,6 +261,8 @@ def _check_declaration(kind: str, declaration: object) -> None:
         _check_type(declaration, Tool, kind)
     elif kind != "commands":
         _check_type(declaration, Backend, kind)
+    if not isinstance(getattr(declaration, "name", None), str):
+        raise PluginLoadError(f"{HOOK_PREFIX}{kind} returned {declaration!r}, which has no name")
 
 
 def _check_type(declaration: object, wanted: type, kind: str) -> None:
@@ -272,6 +284,7 @@ def check_skill(skill: object) -> type[Skill]:
         raise PluginLoadError(f"{label}: it needs a docstring; its first line describes it")
     if skill.answer is Skill.answer or not inspect.iscoroutinefunction(skill.answer):
         raise PluginLoadError(f"{label}: it needs `async def answer(self, turn)`")
+    _check_aliases(label, skill)
     if isinstance(skill.examples, str) or isinstance(skill.patterns, str):
         raise PluginLoadError(f"{label}: examples and patterns are tuples of strings, not a string")
     if not (inspect.isclass(skill.Arguments) and issubclass(skill.Arguments, pydantic.BaseModel)):
@@ -284,6 +297,14 @@ def check_skill(skill: object) -> type[Skill]:
     for pattern in skill.patterns:
         _check_pattern(label, skill, pattern)
     return skill
+
+
+def _check_aliases(label: str, skill: type[Skill]) -> None:
+    if isinstance(skill.aliases, str):
+        raise PluginLoadError(f"{label}: aliases is a tuple of strings, not a string")
+    for alias in skill.aliases:
+        if not (isinstance(alias, str) and SKILL_NAME_PATTERN.fullmatch(alias.lower())):
+            raise PluginLoadError(f"{label}: alias {alias!r} is not 1 to 40 of A-Za-z0-9_-")
 
 
 def _check_pattern(label: str, skill: type[Skill], pattern: str) -> None:
@@ -316,8 +337,24 @@ def _merge(loaded: Sequence[_Contributions], failures: Sequence[PluginFailure]) 
                         f"{contributions.plugin}; disable one with plugins.disabled"
                     )
                 registered[kind][name] = declaration
+    _check_commands(loaded)
     return PluginRegistry(
         **{kind: types.MappingProxyType(found) for kind, found in registered.items()},
         failures=tuple(failures),
         owners=owners,
     )
+
+
+def _check_commands(loaded: Sequence[_Contributions]) -> None:
+    """Refuse two skills for one ``/word``: their names and aliases are commands alike."""
+    owners: dict[str, tuple[str, PluginInfo]] = {}
+    for contributions in loaded:
+        for skill in contributions.by_kind["skills"]:
+            for word in (skill.name, *skill.aliases):
+                name, plugin = owners.setdefault(word.lower(), (skill.name, contributions.plugin))
+                if name != skill.name:
+                    raise NameCollision(
+                        f"/{word.lower()} names the skill {name!r} of {plugin} and the skill "
+                        f"{skill.name!r} of {contributions.plugin}: change a name or an alias, or "
+                        "disable one with plugins.disabled"
+                    )

@@ -5,7 +5,9 @@ import logging
 import os
 import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +52,10 @@ def make_private_database(path: Path) -> None:
             remove_rights_of_others(file)
 
 
-def write_private_file(path: Path, content: bytes) -> None:
-    """Write a file for its owner alone, which appears complete or not at all.
+@contextlib.contextmanager
+def open_private_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for its owner alone, to be written. It appears at the end, complete, or not at
+    all.
 
     Raises `OSError`, also when there is something else than a file: a link is not followed.
     """
@@ -61,12 +65,18 @@ def write_private_file(path: Path, content: bytes) -> None:
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(descriptor)
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def write_private_file(path: Path, content: bytes) -> None:
+    """Write a file as `open_private_file` does. Raises `OSError`."""
+    with open_private_file(path) as stream:
+        stream.write(content)
 
 
 def remove_rights_of_others(path: Path) -> None:

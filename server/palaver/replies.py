@@ -1,6 +1,8 @@
-"""Replies: send a message and collect its reply from the conversation's events."""
+"""Replies: put together from the events of a conversation; send a message and collect its reply."""
 
 import asyncio
+import dataclasses
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,7 +10,7 @@ import msgspec
 
 from palaver.channels import ConversationService
 from palaver.errors import NotFound, Overloaded
-from palaver.ledger import Receipt, Snapshot
+from palaver.ledger import HistoryEntry, Receipt, Snapshot
 from palaver.messages import (
     Asked,
     Attached,
@@ -18,16 +20,87 @@ from palaver.messages import (
     Cursor,
     Event,
     Finished,
+    FinishReason,
     Message,
     Outcome,
     Problem,
+    Question,
     Received,
     Routed,
+    Started,
     Text,
     TextReset,
+    ToolCalled,
     Usage,
 )
 from palaver.streams.resume import replay_start
+
+_THOUGHT = re.compile(
+    r"^[ \t]*+<think(?:ing)?>.*?(?:</think(?:ing)?>\s*+|\Z)", re.DOTALL | re.MULTILINE
+)
+_OPEN_TAG = re.compile(r"^[ \t]*+<[a-z]{0,8}\Z", re.MULTILINE)
+
+
+@dataclasses.dataclass(slots=True)
+class TurnReply:
+    """One turn and its reply so far. ``messages`` are the ids of the messages that it answers;
+    ``person`` is who wrote the first of them, and ``request`` its text."""
+
+    turn: str
+    person: str = ""
+    request: str = ""
+    messages: list[str] = dataclasses.field(default_factory=list)
+    text: str = ""
+    skill: str = ""
+    status: str = ""
+    """Name of the tool that runs."""
+    citations: list[Citation] = dataclasses.field(default_factory=list)
+    attachments: list[Attachment] = dataclasses.field(default_factory=list)
+    question: Question | None = None
+    outcome: Outcome | None = None
+    problem: Problem | None = None
+    usage: Usage = dataclasses.field(default_factory=Usage)
+    finish_reason: FinishReason = "stop"
+    has_begun: bool = False
+    """False while the turn waits: others may still go before it."""
+
+    @property
+    def visible_text(self) -> str:
+        """Return the text without what a model thinks before it answers."""
+        text = _THOUGHT.sub("", self.text)
+        return text if self.outcome else _OPEN_TAG.sub("", text)
+
+    def apply(self, event: Event) -> bool:
+        """Apply an event of the turn. Return True when it has withdrawn text."""
+        length = len(self.text)
+        self.has_begun = self.has_begun or isinstance(event, Started)
+        match event:
+            case Text(position=position, text=text):
+                self.text = self.text[:position] + text
+                return position < length
+            case TextReset(position=position):
+                self.text = self.text[:position]
+                return position < length
+            case Started(attempt=attempt, position=position) if attempt > 1:
+                self.text = self.text[:position]
+                return position < length
+            case Routed(skill=skill):
+                self.skill = skill
+            case ToolCalled(name=name, state=state):
+                self.status = name if state == "started" else ""
+            case Cited(citation=citation):
+                self.citations.append(citation)
+            case Attached(attachment=attachment):
+                self.attachments.append(attachment)
+            case Asked(question=question, options=options):
+                self.question = Question(text=question, options=options)
+            case Finished():
+                self.outcome, self.problem = event.outcome, event.problem
+                self.usage, self.finish_reason = event.usage, event.finish_reason
+                self.messages = [id for id in self.messages if id in event.messages]
+            case _:
+                pass
+        return False
 
 
 class ReplyResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,6 +117,7 @@ class ReplyResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     options: tuple[str, ...] = ()
     problem: Problem | None = None
     usage: Usage = Usage()
+    finish_reason: FinishReason = "stop"
 
 
 class PendingReply:
@@ -51,17 +125,24 @@ class PendingReply:
 
     def __init__(self, message_id: str, receipt: Receipt) -> None:
         self.receipt = receipt
-        self.text = ""
         self.was_reset = False
         """True when text was withdrawn that a caller may have passed on already."""
         self.changed = asyncio.Event()
         """Set after every change; the reader clears it."""
+        self.has_events = False
+        """True when events of the turn were received."""
         self._message_id = message_id
-        self._skill = ""
-        self._citations: list[Citation] = []
-        self._attachments: list[Attachment] = []
-        self._question: Asked | None = None
+        self._reply = TurnReply(receipt.turn)
         self._result: asyncio.Future[ReplyResult] = asyncio.get_running_loop().create_future()
+
+    @property
+    def text(self) -> str:
+        return self._reply.text
+
+    @property
+    def skill(self) -> str:
+        """Return the skill that answers; empty while none is chosen."""
+        return self._reply.skill
 
     @property
     def is_finished(self) -> bool:
@@ -77,37 +158,30 @@ class PendingReply:
             self._move_to(event.turn)
         if event.turn != self.receipt.turn:
             return
-        if isinstance(event, Text):
-            self._truncate(event.position)
-            self.text += event.text
-        elif isinstance(event, TextReset):
-            self._truncate(event.position)
-        elif isinstance(event, Routed):
-            self._skill = event.skill
-        elif isinstance(event, Cited):
-            self._citations.append(event.citation)
-        elif isinstance(event, Attached):
-            self._attachments.append(event.attachment)
-        elif isinstance(event, Asked):
-            self._question = event
-        elif isinstance(event, Finished) and self._message_id in event.messages:
-            # Otherwise the turn did not take the message, and a `Received` moves it to another.
-            self._complete(event.outcome, event.problem, event.usage)
+        self.has_events = True
+        if isinstance(event, Finished) and self._message_id not in event.messages:
+            return  # the turn did not take the message; a `Received` moves it to another
+        if self._reply.apply(event):
+            self.was_reset = True
+        if self._reply.outcome:
+            self._complete()
         self.changed.set()
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
         for pending in snapshot.pending:
             if pending.turn == self.receipt.turn:
-                self.text, self._skill = pending.reply, pending.skill
+                self._reply.text, self._reply.skill = pending.reply, pending.skill
                 self.changed.set()
                 return
         for entry in snapshot.history:
             if entry.turn == self.receipt.turn and entry.role == "assistant":
-                self.text, self._skill = entry.text, entry.skill
-                self._complete(entry.outcome or "done")
+                self._reply = settled_reply(entry)
+                self._complete()
                 self.changed.set()
                 return
-        self._fail(NotFound(f"the reply of turn {self.receipt.turn!r} is no longer stored"))
+        self._fail(
+            NotFound(f"the reply of turn {self.receipt.turn!r} is no longer stored, or superseded")
+        )
 
     def on_shutdown(self) -> None:
         self._fail(
@@ -116,35 +190,27 @@ class PendingReply:
 
     def _move_to(self, turn: str) -> None:
         self.receipt = msgspec.structs.replace(self.receipt, turn=turn)
-        self._truncate(0)
-        self._citations.clear()
-        self._attachments.clear()
-        self._question = None
+        self.was_reset |= bool(self.text)
+        self._reply = TurnReply(turn)
 
-    def _truncate(self, position: int) -> None:
-        if position < len(self.text):
-            self.text = self.text[:position]
-            self.was_reset = True
-
-    def _complete(
-        self, outcome: Outcome, problem: Problem | None = None, usage: Usage | None = None
-    ) -> None:
+    def _complete(self) -> None:
         if self._result.done():
             return
-        asked = self._question
+        reply, question = self._reply, self._reply.question
         self._result.set_result(
             ReplyResult(
-                turn=self.receipt.turn,
-                outcome=outcome,
-                text=self.text,
-                skill=self._skill,
+                turn=reply.turn,
+                outcome=reply.outcome or "done",
+                text=reply.text,
+                skill=reply.skill,
                 duplicate=self.receipt.duplicate,
-                citations=tuple(self._citations),
-                attachments=tuple(self._attachments),
-                question=asked.question if asked else None,
-                options=asked.options if asked else (),
-                problem=problem,
-                usage=usage or Usage(),
+                citations=tuple(reply.citations),
+                attachments=tuple(reply.attachments),
+                question=question.text if question else None,
+                options=question.options if question else (),
+                problem=reply.problem,
+                usage=reply.usage,
+                finish_reason=reply.finish_reason,
             )
         )
 
@@ -173,6 +239,26 @@ async def follow_reply(
         message.conversation, reply, since, person=message.person
     )
     try:
+        if receipt.duplicate and not reply.has_events and not reply.is_finished:
+            # The stream began again after the turn: see `Ledger.select`.
+            reply.on_snapshot(await service.snapshot(message.conversation))
         yield reply
     finally:
         service.unsubscribe(subscription)
+
+
+def settled_reply(entry: HistoryEntry, request: HistoryEntry | None = None) -> TurnReply:
+    """Return the reply of a turn that is over, as the history keeps it with its ``request``."""
+    return TurnReply(
+        entry.turn,
+        request.person if request else "",
+        request.text if request else "",
+        text=entry.text,
+        skill=entry.skill,
+        citations=list(entry.citations or ()),
+        attachments=list(entry.attachments or ()),
+        question=entry.question or None,
+        outcome=entry.outcome or "done",
+        problem=entry.problem or None,
+        finish_reason=entry.finish_reason or "stop",
+    )

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from palaver.addresses import ClientAddresses
 from palaver.admission.control import AdmissionControl
@@ -14,15 +17,30 @@ from palaver.admission.quotas import Quotas
 from palaver.admission.scheduler import LANES, Scheduler
 from palaver.authentication import Authenticator, Principal, principal_of
 from palaver.browsers import BrowserCookies
-from palaver.channels import Channel
-from palaver.config.settings import Settings
+from palaver.channels import Channel, ReportingChannel, missing_library
+from palaver.config.settings import KnowledgeSettings, Settings
+from palaver.directory import Directory
 from palaver.engine import Engine, EngineInfo
+from palaver.engines.boundary import EngineBoundary
 from palaver.engines.continuing import ContinuingEngine
 from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
 from palaver.engines.supervised import SupervisedEngine
-from palaver.errors import ConfigurationError, LedgerUnavailable, TooMany
+from palaver.errors import (
+    ConfigurationError,
+    LedgerUnavailable,
+    PluginError,
+    TooMany,
+    contained,
+    describe_error,
+    part_name,
+)
+from palaver.exports import DataSummary, export_beside_ledger, summarize_export
+from palaver.feedback import Feedback
+from palaver.files.objects import ObstoreObjects
+from palaver.files.store import FileStore
+from palaver.files.sweeper import Sweeper
 from palaver.hooks import Interceptor
-from palaver.knowledge import KnowledgeBase
+from palaver.knowledge import KnowledgeBase, ReadLimits
 from palaver.ledger import (
     Erasure,
     Export,
@@ -33,16 +51,21 @@ from palaver.ledger import (
     Snapshot,
     StopState,
 )
-from palaver.messages import MAX_OFFSET, Conversation, Cursor, Message
+from palaver.messages import MAX_OFFSET, Attachment, Conversation, Cursor, FileLimits, Message
 from palaver.metrics import Metrics
 from palaver.pipeline import Pipeline
+from palaver.platforms.people import find_approvals, forget_person
+from palaver.records import RecordStore
 from palaver.routing import Router
-from palaver.skills import Skill
+from palaver.sites import Sites
+from palaver.skills import EngineSkill, Skill
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription, Subscriptions
 from palaver.tools import Tool
+from palaver.turns.attachments import AttachmentReader
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.shutdown import GracefulShutdown, Listener
 from palaver.turns.turn import TurnServices
+from palaver.visitors import VisitorSignatures
 from palaver.watchdog import LoopWatchdog
 
 if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
@@ -51,12 +74,15 @@ if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
 LEDGER_CHECK_INTERVAL = 2.0
 """Seconds between two counts of the ledger's unsettled turns."""
 
+log = logging.getLogger(__name__)
+
 
 class Server:
     """One conversation server: the parts given, wired together and alive inside ``async with``.
 
-    ``cookie_secrets`` sign the cookies of browsers; without them a random one lasts as long as the
-    server.
+    ``cookie_secrets`` sign the cookies of browsers and the tokens of visitors; without them a
+    random one lasts as long as the server. Without ``files``, those that people
+    upload are in memory. A channel that cannot work as it is configured is in ``closed_channels``.
 
     Entering raises `ConfigurationError` when a part cannot work as it is configured.
     """
@@ -71,28 +97,36 @@ class Server:
         skills: Mapping[str, Skill],
         tools: Mapping[str, Tool] | None = None,
         interceptors: Sequence[Interceptor] = (),
-        channels: Sequence[Channel] = (),
+        channels: Mapping[str, Channel] | None = None,
         cookie_secrets: Sequence[bytes] = (),
+        files: FileStore | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.channel_metrics = self.metrics.channels
         self.authenticator = Authenticator(settings)
         self.browser_cookies = BrowserCookies(cookie_secrets)
+        self.sites = Sites(settings, VisitorSignatures(cookie_secrets))
         self.client_addresses = ClientAddresses(settings.connections.trusted_proxies)
         self.ledger = ledger
+        self.records: RecordStore = ledger
         self.knowledge = knowledge
-        self.channels = channels
+        self.channels = channels or {}
+        self.closed_channels: dict[str, str] = {}
+        """What keeps a channel from running, by its name."""
+        self.files = files or FileStore(ObstoreObjects("memory:///"), settings.files)
         self.engine_info: EngineInfo
+        self.directory: Directory
         self.draining = False
         self._skills = skills
         self._tools = tools or {}
         self._interceptors = interceptors
-        quotas = Quotas(settings.admission, time.monotonic)
+        quotas = Quotas(settings.admission, time.monotonic, settings.widget.sites)
         self._data_requests = DataRequests(settings.admission, quotas, self.metrics)
         self._scheduler = Scheduler(
             UNKNOWN_SLOTS, weight=lambda tenant: quotas.of_tenant(tenant).weight
         )
-        self._supervised = SupervisedEngine(engine, settings.engine, self.metrics)
+        self._supervised = SupervisedEngine(EngineBoundary(engine), settings.engine, self.metrics)
         self.engine = ScheduledEngine(
             ContinuingEngine(self._supervised, settings.engine, self.metrics),
             settings.admission,
@@ -115,6 +149,9 @@ class Server:
         )
         self._dispatcher: Dispatcher
         self._pipeline: Pipeline
+        self._attachments = AttachmentReader(
+            self.files, knowledge, _read_limits(settings.knowledge), self.metrics
+        )
         self._depth = QueueDepth(queued=0, running=0)
         self._ledger_problem = ""
         self._watchdog = LoopWatchdog(self.metrics)
@@ -137,12 +174,15 @@ class Server:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         await asyncio.to_thread(self.authenticator.load_keys)
-        await _open(stack, self.ledger)
-        await _open(stack, self.knowledge)
+        await asyncio.to_thread(self.sites.load)
+        await _open(stack, "ledger", self.ledger)
+        await _open(stack, "knowledge base", self.knowledge)
+        await self.files.start()
         stack.push_async_callback(self.engine.close)
         self.engine_info = await self.engine.start()
         if "embed" in self.engine_info.capabilities and hasattr(self.knowledge, "use_embeddings"):
             self.knowledge.use_embeddings(self.engine.embed)
+        self.directory = Directory(self.ledger, self.engine, self.engine_info)
         self._check_skills()
         self._wire()
         await self._admission.refresh()
@@ -151,30 +191,40 @@ class Server:
         for task in (
             self._subscriptions.check_silent_forever(),
             self._watch_ledger(),
+            Sweeper(self.files, self.ledger.members).run_forever(),
         ):
             stack.push_async_callback(_cancel, asyncio.create_task(task))
         self._watchdog.start()
         stack.callback(self._watchdog.stop)
         self._register_gauges()
-        for channel in self.channels:
-            stack.push_async_callback(channel.close)
-            await channel.start(self)
+        for name, channel in self.channels.items():
+            stack.push_async_callback(_close, "channel", channel)
+            await self._start_channel(name, channel)
+
+    async def _start_channel(self, name: str, channel: Channel) -> None:
+        """Start a channel. One that cannot work as it is configured stays closed."""
+        try:
+            with contained(part_name("channel", channel)):
+                await channel.start(self)
+        except (ConfigurationError, ImportError) as error:
+            problem = missing_library(error) if isinstance(error, ImportError) else error
+            self.closed_channels[name] = "; ".join(str(problem).splitlines())
+            log.error("the channel %s does not run: %s", name, self.closed_channels[name])
 
     def _wire(self) -> None:
         """Build the parts that need to know what the engine can do."""
         settings = self.settings
-        router = Router(
-            {name: type(skill) for name, skill in self._skills.items()},
-            settings=settings.routing,
-            engine=self.engine,
-            engine_info=self.engine_info,
-            metrics=self.metrics,
-        )
+        routers_of_sites = {
+            (site.tenant, name): self._make_router(site.skills)
+            for name, site in settings.widget.sites.items()
+            if site.skills
+        }
         services = TurnServices(
             ledger=self.ledger,
             engine=self.engine,
             engine_info=self.engine_info,
             knowledge=self.knowledge,
+            attachments=self._attachments,
             tools=self._tools,
             metrics=self.metrics,
             generation_timeout=settings.engine.timeout,
@@ -193,9 +243,22 @@ class Server:
             ledger=self.ledger,
             admission=self._admission,
             dispatcher=self._dispatcher,
-            router=router,
-            skills=self._skills,
+            engine=self.engine,
+            engine_info=self.engine_info,
+            router=self._make_router(self._skills),
+            routers_of_sites=routers_of_sites,
+            skills={**self._skills, EngineSkill.name: EngineSkill()},
+            files=self.files,
             interceptors=self._interceptors,
+            metrics=self.metrics,
+        )
+
+    def _make_router(self, skills: Iterable[str]) -> Router:
+        return Router(
+            {name: type(self._skills[name]) for name in skills},
+            settings=self.settings.routing,
+            engine=self.engine,
+            engine_info=self.engine_info,
             metrics=self.metrics,
         )
 
@@ -228,14 +291,30 @@ class Server:
                 raise ConfigurationError(
                     f"concurrency_policy.skills names {name!r}; there are: {sorted(self._skills)}"
                 )
+        for site, chosen in self.settings.widget.sites.items():
+            for name in chosen.skills:
+                if name not in self._skills:
+                    raise ConfigurationError(
+                        f"widget.sites.{site}.skills names {name!r}; there are: "
+                        f"{sorted(self._skills)}"
+                    )
 
     # The `ConversationService` that channels use
 
     def authenticate(self, request: "web.Request") -> Principal:
         return principal_of(request)
 
-    async def accept(self, message: Message, *, members_only: bool = True) -> Receipt:
-        return await self._pipeline.accept(message, members_only=members_only)
+    async def accept(
+        self,
+        message: Message,
+        *,
+        members_only: bool = True,
+        outbox: bool = False,
+        start_delay: float = 0.0,
+    ) -> Receipt:
+        return await self._pipeline.accept(
+            message, members_only=members_only, outbox=outbox, start_delay=start_delay
+        )
 
     async def subscribe(
         self,
@@ -266,6 +345,17 @@ class Server:
     ) -> tuple[StopState, str]:
         return await self._dispatcher.stop(conversation, turn)
 
+    async def change_waiting(
+        self, conversation: Conversation, message: str, text: str | None
+    ) -> bool:
+        return await self._pipeline.change_waiting(conversation, message, text)
+
+    async def select(self, conversation: Conversation, turn: str) -> None:
+        await self.ledger.select(conversation, turn)
+
+    async def revise(self, conversation: Conversation, person: str, turn: str, text: str) -> None:
+        await self._pipeline.revise(conversation, person, turn, text)
+
     async def latest(self, conversation: Conversation) -> Cursor:
         page = await self.ledger.read(conversation, MAX_OFFSET, 1)
         return Cursor(page.epoch, page.last)
@@ -285,18 +375,68 @@ class Server:
 
     async def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
         with self._data_requests.admitted(tenant, person):
+            files = await self.files.files(tenant, person)
             async with contextlib.aclosing(self.ledger.export(tenant, person)) as parts:
                 async for part in parts:
                     yield part
+            approvals = await find_approvals(self.records, self.channels, tenant, person)
+            yield export_beside_ledger(part, files, approvals)
 
-    async def erase(self, tenant: str, person: str) -> Erasure:
+    async def summarize_data(self, tenant: str, person: str) -> DataSummary:
+        async with contextlib.aclosing(self.export(tenant, person)) as parts:
+            return await summarize_export(parts)
+
+    async def erase(
+        self, tenant: str, person: str, conversation: Conversation | None = None
+    ) -> Erasure:
         with self._data_requests.admitted(tenant, person):
-            erasure = await self.ledger.erase(tenant, person)
-        self._dispatcher.sync_tenant(tenant)
-        return erasure
+            erasure = await self.ledger.erase(tenant, person, conversation)
+            self._dispatcher.sync_tenant(tenant)
+            if conversation is None:
+                await forget_person(self.records, self.channels, tenant, person)
+            files = await self.files.erase(tenant, person, conversation)
+        return msgspec.structs.replace(erasure, files=files)
 
-    def skills(self) -> dict[str, str]:
-        return {name: skill.description() for name, skill in self._skills.items()}
+    async def store_file(
+        self,
+        tenant: str,
+        person: str,
+        name: str,
+        pieces: AsyncIterator[bytes],
+        *,
+        length: int | None = None,
+    ) -> Attachment:
+        file = await self.files.upload(tenant, person, name, pieces, length=length)
+        self.metrics.uploaded(file.size)
+        return file.attachment
+
+    async def read_file(self, conversation: Conversation, attachment: Attachment) -> bytes:
+        return await self._attachments.read(conversation, attachment)
+
+    async def rate(self, conversation: Conversation, person: str, feedback: Feedback) -> Feedback:
+        receipt = await self.ledger.give_feedback(conversation, person, feedback)
+        if not receipt.duplicate:
+            self.metrics.rated(receipt.feedback.skill, feedback.rating)
+        return receipt.feedback
+
+    def skills(self, site: str = "") -> dict[str, str]:
+        """Return the skills' descriptions by name; for visitors of ``site``, those of the site."""
+        chosen = self.settings.widget.sites[site].skills if site else ()
+        return {
+            name: skill.description()
+            for name, skill in self._skills.items()
+            if not chosen or name in chosen
+        }
+
+    def file_limits(self, site: str = "") -> FileLimits | None:
+        """Return the limits of files, for visitors of ``site``, or None: nobody may upload."""
+        if site and not self.settings.widget.sites[site].files:
+            return None
+        return self.files.limits
+
+    def prompts(self, skill: str) -> tuple[str, ...]:
+        """Return messages that a person may begin with."""
+        return tuple(self._skills[skill].prompts)
 
     # Operations
 
@@ -310,11 +450,26 @@ class Server:
         }
         return {component: problem for component, problem in problems.items() if problem}
 
-    def about(self) -> Mapping[str, Any]:  # Any: JSON values
+    def channel_problem(self, name: str) -> str:
+        """Return what is wrong with a channel; empty when it works."""
+        channel = self.channels[name]
+        running = channel.problem if isinstance(channel, ReportingChannel) else ""
+        return self.closed_channels.get(name, running)
+
+    def image_skills(self) -> frozenset[str]:
+        """See `ConversationService.image_skills`."""
+        if "vision" not in self.engine_info.capabilities:
+            return frozenset()
+        return frozenset(name for name, skill in self._skills.items() if skill.sees_images)
+
+    def about(self, site: str = "") -> Mapping[str, Any]:  # Any: JSON values
         return {
             "model": self.engine_info.model,
             "demonstration": self.engine_info.demonstration,
-            "skills": self.skills(),
+            "sharing": self.settings.server.sharing and not site,
+            "files": self.file_limits(site),
+            "vision": bool(self.image_skills() & self.skills(site).keys()),
+            "skills": self.skills(site),
         }
 
     async def _watch_ledger(self) -> None:
@@ -337,10 +492,18 @@ class Server:
         gauge("palaver_subscriptions", "Open subscriptions", lambda: self._subscriptions.count)
         gauge("palaver_engine_up", "1: the engine answers", lambda: not self._supervised.problem)
         gauge("palaver_ledger_up", "1: the ledger answers", lambda: not self._ledger_problem)
+        gauge("palaver_uploads", "Uploads in progress", lambda: self.files.uploads.in_progress)
         gauge(
             "palaver_loop_longest_stall_seconds",
             "Longest delay of the event loop in the last minute or two",
             lambda: self._watchdog.longest_stall,
+        )
+        self.metrics.gauge_each(
+            "palaver_channel_up",
+            "1: the channel works",
+            "channel",
+            self.channels,
+            lambda name: not self.channel_problem(name),
         )
         for name, text, count in (
             ("palaver_scheduler_waiting", "Queued generations", scheduler.waiting_in_lane),
@@ -350,9 +513,28 @@ class Server:
             self.metrics.gauge_each(name, text, "lane", LANES, count)
 
 
-async def _open(stack: contextlib.AsyncExitStack, part: Ledger | KnowledgeBase) -> None:
-    stack.push_async_callback(part.close)
-    await part.start()
+def _read_limits(settings: KnowledgeSettings) -> ReadLimits:
+    return ReadLimits(
+        timeout=settings.read_timeout,
+        memory=settings.read_memory_mib << 20,
+        file_bytes=settings.max_file_bytes,
+        text_characters=settings.max_text_characters,
+    )
+
+
+async def _open(stack: contextlib.AsyncExitStack, kind: str, part: Ledger | KnowledgeBase) -> None:
+    stack.push_async_callback(_close, kind, part)
+    with contained(part_name(kind, part)):
+        await part.start()
+
+
+async def _close(kind: str, part: Channel | Ledger | KnowledgeBase) -> None:
+    """Close a part. One that tries to end the process is named in the log."""
+    try:
+        with contained(part_name(kind, part)):
+            await part.close()
+    except PluginError as error:
+        log.error("%s tried to end the process: %s", part_name(kind, part), describe_error(error))
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

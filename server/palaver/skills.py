@@ -1,13 +1,22 @@
 """Skill: the base class of everything that answers turns."""
 
+import base64
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pydantic
 
 from palaver.config.settings import PluginSettings
-from palaver.engine import Capability
-from palaver.messages import ConcurrencyPolicy
+from palaver.engine import Capability, ChatMessage, TokenLogprob
+from palaver.ledger import HistoryEntry
+from palaver.messages import Attachment, ConcurrencyPolicy, Message, encode
+from palaver.turns.prompt import build_messages
+from palaver.turns.prompt_images import (
+    NO_IMAGES,
+    ReadAttachment,
+    read_prompt_images,
+    says_something,
+)
 from palaver.turns.turn import Turn
 
 
@@ -30,11 +39,16 @@ class Skill:
     """Other words that people may type as ``/word``."""
     examples: ClassVar[Sequence[str]] = ()
     """Messages for this skill, as people would write them."""
+    prompts: ClassVar[Sequence[str]] = ()
+    """Messages that a person may begin with; the page offers them as they stand."""
     patterns: ClassVar[Sequence[str]] = ()
     """Regular expressions that match whole messages, in any case. A match chooses the skill, and
     named groups fill its arguments."""
     needs: ClassVar[frozenset[Capability]] = frozenset({"generate"})
     """Capabilities that the engine must have; without them the server does not start."""
+    sees_images: ClassVar[bool] = False
+    """Whether it answers messages with images, which then go to no skill that does not, unless a
+    person names it."""
     concurrency_policy: ClassVar[ConcurrencyPolicy | None] = None
     """Policy for messages that come while this skill runs; None: as the settings say. With
     ``steer``, `Turn.take_steering` returns them."""
@@ -59,3 +73,60 @@ class Skill:
         their recorded results. Put anything else that has an effect into a tool.
         """
         raise NotImplementedError
+
+
+LOGPROBS_TYPE = "application/vnd.palaver.logprobs+json"
+"""Media type of attachments with the log-probabilities of a reply: JSON arrays of `TokenLogprob`,
+in the order of the attachments."""
+LOGPROBS_PER_ATTACHMENT = 200
+LEAST_LOGPROB = -9999.0
+"""What stands for the log-probability of an impossible token, as in OpenAI's API: JSON has no
+infinity."""
+
+
+class EngineSkill(Skill):
+    """Let the model answer a program's messages as they are.
+
+    No router chooses it and no command names it: only a channel that passes on what programs ask of
+    the model, see `palaver.messages.ProgramRequest`.
+    """
+
+    name = "@engine"
+    sees_images = True
+
+    async def answer(self, turn: Turn[Any]) -> None:
+        read = turn.read_attachment if "vision" in turn.engine.capabilities else None
+        messages = await self.messages_of(turn.history, turn.message, read)
+        generation = await turn.complete(messages)
+        for start in range(0, len(generation.logprobs), LOGPROBS_PER_ATTACHMENT):
+            turn.attach(_pack(generation.logprobs[start : start + LOGPROBS_PER_ATTACHMENT]))
+
+    @staticmethod
+    async def messages_of(
+        history: Sequence[HistoryEntry], message: Message, read: ReadAttachment | None
+    ) -> list[ChatMessage]:
+        """Return what the engine gets. A history that the program has sent holds everything.
+
+        ``read`` reads the images; None: the engine sees none.
+        """
+        is_complete = message.sent_history is not None and any(map(says_something, history))
+        images = NO_IMAGES
+        if read is not None:
+            own = () if is_complete else message.attachments
+            images = await read_prompt_images(own, history, read)
+        messages = build_messages("", history, message.text, images)
+        return messages[:-1] if is_complete else messages
+
+
+def _pack(logprobs: Sequence[TokenLogprob]) -> Attachment:
+    content = base64.b64encode(encode(list(map(_make_finite, logprobs)))).decode()
+    return Attachment(
+        name="logprobs.json",
+        media_type=LOGPROBS_TYPE,
+        url=f"data:{LOGPROBS_TYPE};base64,{content}",
+    )
+
+
+def _make_finite(token: TokenLogprob) -> TokenLogprob:
+    alternatives = tuple((text, max(value, LEAST_LOGPROB)) for text, value in token.alternatives)
+    return TokenLogprob(token.token, max(token.logprob, LEAST_LOGPROB), alternatives)

@@ -2,14 +2,12 @@
 
 from palaver.errors import TooMany
 from palaver.ledger import ConcurrencyPolicies, StorageQuota, StorageUsage
-from palaver.messages import Message
 
 RETRY_AFTER = 3600.0
 """Seconds after which a client may try again: somebody has to delete something first."""
 
 
 def check_storage(
-    message: Message,
     size: int,
     policies: ConcurrencyPolicies,
     person: StorageUsage,
@@ -18,7 +16,7 @@ def check_storage(
     is_new: bool,
     is_member: bool,
 ) -> None:
-    """Raise `TooMany` when a message of ``size`` bytes is beyond a quota. ``is_new``: it begins a
+    """Raise `TooMany` when ``size`` more bytes are beyond a quota. ``is_new``: it begins a
     conversation; ``is_member``: its author has written to the conversation before."""
     for owner, usage, quota, added in (
         ("person", person, policies.person_storage, not is_member),

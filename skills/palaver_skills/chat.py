@@ -1,12 +1,13 @@
 """Chat: general conversation, and the default skill."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pydantic
 
 from palaver import InvalidInput, NotFound, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
-from palaver_skills.token_budget import limit_reply_tokens
+from palaver_skills.documents import cut_documents, read_documents, read_earlier_documents
+from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens
 
 _QUESTION = (
     r"(?:what(?:'s| is)|how much is|calculate|compute|was (?:ist|ergibt)|wie ?viel (?:ist|sind)"
@@ -20,11 +21,14 @@ class Chat(Skill):
     """Small talk and general conversation.
 
     Answers from what the model knows, which may be wrong, with the conversation so far in mind.
-    Bare arithmetic is worked out by the tool ``calculate`` where that is installed.
+    Bare arithmetic is worked out by the tool ``calculate`` where that is installed. It reads
+    the documents of messages, as much as fits, and sees their images where the model does.
     """
 
     name = "chat"
     aliases: ClassVar = ("talk",)
+    sees_images = True
+    prompts: ClassVar = ("Are you a robot or real?",)
     examples: ClassVar = (
         "hello",
         "hi, how are you?",
@@ -67,18 +71,40 @@ class Chat(Skill):
         expression: str = pydantic.Field(default="", description="Arithmetic to work out")
 
     async def answer(self, turn: Turn[Arguments]) -> None:
+        if problem := _find_blindness(turn):
+            await turn.say(problem)
+            return
         if turn.arguments.expression and await _calculate(turn, turn.arguments.expression):
             return
-        sampling = Sampling(
-            temperature=self.settings.temperature,
-            max_tokens=limit_reply_tokens(turn, self.settings.max_tokens),
-        )
+        reply = limit_reply_tokens(turn, self.settings.max_tokens)
+        sampling = Sampling(temperature=self.settings.temperature, max_tokens=reply)
         await turn.stream(
-            turn.message.text,
+            await self._build_prompt(turn, reply),
             system=self.settings.system,
             history=turn.history,
             sampling=sampling,
+            images=True,
         )
+
+    async def _build_prompt(self, turn: Turn[Arguments], reply: int) -> str:
+        """Return the message, after the documents that were sent with it, or last."""
+        text = turn.message.text
+        documents = await read_documents(turn) or await read_earlier_documents(turn)
+        if not documents:
+            return text
+        room = await count_prompt_room(turn, self.settings.system, reply)
+        shown = await cut_documents(turn, documents, max(8, room // 2))
+        return prompts.build_question_about_documents(
+            [document.name for document in documents], shown, text
+        )
+
+
+def _find_blindness(turn: Turn[Any]) -> str:
+    """Return what to say about pictures that the model cannot see; empty when it sees all."""
+    pictures = [it for it in turn.message.attachments if it.media_type.startswith("image/")]
+    if pictures and "vision" not in turn.engine.capabilities:
+        return prompts.BLIND
+    return prompts.UNKNOWN_IMAGE if len(pictures) > len(turn.images) else ""
 
 
 async def _calculate(turn: Turn[Chat.Arguments], expression: str) -> bool:

@@ -1,14 +1,13 @@
 """Code generation: one fenced block, and one sentence about it."""
 
-import ast
 import re
-import warnings
 from typing import Annotated, ClassVar
 
 import pydantic
 
 from palaver import HistoryEntry, PluginSettings, Sampling, Skill, Turn, run_on_text
 from palaver_skills import prompts
+from palaver_skills.code_check import close_fence, find_python_error, read_fences
 from palaver_skills.token_budget import limit_reply_tokens
 
 LANGUAGES: dict[str, tuple[str, ...]] = {
@@ -46,12 +45,10 @@ _MENTION = re.compile(
     r"(?P<thing>[- ](?:code|function|script|program|class|query|snippet|one-liner))?",
     re.IGNORECASE | re.ASCII,
 )
-_FENCE = re.compile(r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^`\n]*+$", re.MULTILINE)
 _READ_CHARACTERS = 2_000
 """Characters of the beginning and of the end of a message in which a language is looked for."""
-_LONGEST_CHECKED = 20_000
-"""Characters of the longest code that is checked, and of the end of an earlier message that is
-read: the parser holds the interpreter's lock."""
+_LONGEST_EARLIER = 20_000
+"""Characters of the end of an earlier message that are read."""
 _PLEASE = r"(?:please\s+|(?:can|could) you\s+)?"
 _THING = (
     r"(?:code|function|script|program|class|method|query|snippet|regex|regular expression"
@@ -82,12 +79,14 @@ def _read_language(value: object) -> object:
 class Codegen(Skill):
     """Write code from a description.
 
-    The code is not run. Python is checked to be well-formed, which says nothing about whether it
-    does what was asked. "Make it shorter" and the like go on from the code before.
+    The code is not run. A note names what is surely wrong in Python, such as a bracket that is
+    never closed; without one, the code may still be wrong. "Make it shorter" and the like go on
+    from the code before.
     """
 
     name = "codegen"
     aliases: ClassVar = ("code", "program")
+    prompts: ClassVar = ("Write a function that returns the sum of the even numbers in a list.",)
     examples: ClassVar = (
         "write a Python function that reverses a string",
         "Can you code a binary search in Java?",
@@ -170,10 +169,9 @@ class Codegen(Skill):
             history=earlier,
             sampling=sampling,
         )
-        rest = await run_on_text(close_fence, text)
+        rest = await run_on_text(close_fence, text, is_cut=turn.finish_reason == "length")
         await turn.say(rest)
-        checks = language == "Python" and not rest
-        problem = await run_on_text(find_syntax_error, text) if checks else ""
+        problem = "" if rest else await run_on_text(find_python_error, text, LANGUAGES["Python"])
         if problem:
             await turn.say(f"\n\nNote: this is not well-formed Python ({problem}).")
 
@@ -185,55 +183,10 @@ def _filter_own(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
 
 
 def _join_ends(history: tuple[HistoryEntry, ...]) -> str:
-    return "\n".join(entry.text[-_LONGEST_CHECKED:] for entry in history)
+    return "\n".join(entry.text[-_LONGEST_EARLIER:] for entry in history)
 
 
 def _find_last_language(text: str) -> str | None:
     """Return the language of the last fence that names one, or None."""
-    for _, info in reversed(_FENCE.findall(text)):
-        if info.casefold() in _BY_NAME:
-            return _BY_NAME[info.casefold()]
-    return None
-
-
-def close_fence(text: str) -> str:
-    """Return the end of a fence that ``text`` leaves open, with a note; empty when none is open."""
-    mark = ""
-    for fence in _FENCE.finditer(text):
-        if not mark:
-            mark = fence[1]
-        elif fence[1].startswith(mark) and not fence[2]:
-            mark = ""
-    if not mark:
-        return ""
-    newline = "" if text.endswith("\n") else "\n"
-    return f"{newline}{mark}\n\nNote: the code breaks off here; it may be longer than I can write."
-
-
-def find_python_blocks(text: str) -> list[str]:
-    """Return the fenced blocks of Python, or of no named language."""
-    blocks: list[str] = []
-    opening: re.Match[str] | None = None
-    for fence in _FENCE.finditer(text):
-        if opening is None:
-            opening = fence
-        elif fence[1].startswith(opening[1]):
-            if opening[2].casefold() in ("", *LANGUAGES["Python"]):
-                blocks.append(text[opening.end() + 1 : fence.start()])
-            opening = None
-    return blocks
-
-
-def find_syntax_error(text: str) -> str:
-    """Return the first syntax error in the Python blocks of ``text``; empty when there is none."""
-    for code in find_python_blocks(text):
-        if len(code) > _LONGEST_CHECKED:
-            continue
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                ast.parse(code)
-        except SyntaxError as error:
-            return f"line {error.lineno}: {error.msg}"
-        except (ValueError, RecursionError, MemoryError) as error:
-            return type(error).__name__
-    return ""
+    named = (_BY_NAME.get(fence.language) for fence in reversed(read_fences(text)))
+    return next(filter(None, named), None)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from palaver_skills.prompts import LANGUAGES as STARTER
@@ -18,23 +18,23 @@ class Language:
 
 
 _TABLE: Final = """
-en English englisch englische anglais anglaise inglés ingles inglesa inglese inglês 英语 英文
-  английский
-de German deutsch deutsche deutschen allemand allemande alemán aleman alemana tedesco alemão
-  德语 德文 немецкий
-fr French französisch französische franzoesisch français francais française francés frances
-  francesa francese francês 法语 法文 французский
-es Spanish spanisch spanische espagnol espagnole español espanol española spagnolo espanhol
+en English engels englisch englische anglais anglaise inglés ingles inglesa inglese inglês 英语 英語
+  英文 английский
+de German duits deutsch deutsche deutschen allemand allemande alemán aleman alemana tedesco alemão
+  德语 德語 德文 немецкий
+fr French frans französisch französische franzoesisch français francais française francés frances
+  francesa francese francês 法语 法語 法文 французский
+es Spanish spaans spanisch spanische espagnol espagnole español espanol española spagnolo espanhol
   castellano castilian 西班牙语 西班牙文 испанский
-zh Chinese chinesisch chinesische mandarin chinois chinoise chino china cinese chinês 中文
+zh Chinese chinees chinesisch chinesische mandarin chinois chinoise chino china cinese chinês 中文
   汉语 漢語 普通话 简体中文 китайский
 ja Japanese japanisch japanische japonais japonaise japonés japones giapponese 日语 日文
   日本語
 ko Korean koreanisch coréen coreen coreano 韩语 韓語 한국어
 ru Russian russisch russische russe ruso russo 俄语 俄文 русский
 ar Arabic arabisch arabische arabe árabe arabo 阿拉伯语 العربية
-it Italian italienisch italienische italien italienne italiano italiana 意大利语 意大利文
-pt Portuguese portugiesisch portugiesische portugais portugaise portugués portugues
+it Italian italiaans italienisch italienische italien italienne italiano italiana 意大利语 意大利文
+pt Portuguese portugees portugiesisch portugiesische portugais portugaise portugués portugues
   português portoghese 葡萄牙语 葡萄牙文
 nl Dutch niederländisch niederländische niederlaendisch holländisch néerlandais neerlandais
   neerlandés holandés nederlands olandese 荷兰语
@@ -85,6 +85,28 @@ _READ_CHARACTERS: Final = 4_000
 """Characters at the beginning of a text in which languages are looked for."""
 NAMES: Final = _NAMED.pattern
 """A regular expression that matches any name of a language, but no two-letter code."""
+MARK: Final = "§"
+"""Stands for any language in a text of `mark_languages`."""
+_QUALIFIER: Final = re.compile(
+    r"\b(?P<kind>brazilian|european|american|british|australian|canadian|swiss|austrian|mexican"
+    r"|simplified|traditional|standard|modern|formal|informal|colloquial|simple|plain"
+    r"|einfache[sn]?|brasilianische[sn]?)\s{1,10}\Z",
+    re.IGNORECASE,
+)
+_LONGEST_QUALIFIER: Final = 30
+"""Characters before the name of a language in which a qualifier of it is looked for."""
+_CODE: Final = re.compile(r"(?<=to )[a-z]{2}(?=\W*$)", re.IGNORECASE)
+
+
+def mark_languages(text: str) -> str:
+    """Return a short ``text`` with a mark in place of each language that it names."""
+    parts = []
+    end = 0
+    for name, qualifier in _find_names(text):
+        parts.append(text[end : qualifier.start() if qualifier else name.start()])
+        end = name.end()
+    marked = MARK.join([*parts, text[end:]])
+    return _CODE.sub(lambda code: MARK if find_language(code[0]) else code[0], marked)
 
 
 def find_language(name: str) -> Language | None:
@@ -104,3 +126,18 @@ def find_languages(text: str) -> Iterator[Language]:
         return
     for match in _NAMED.finditer(text, 0, _READ_CHARACTERS):
         yield _BY_NAME[match.group().casefold()]
+
+
+def qualify(language: Language, text: str) -> Language:
+    """Return ``language`` as a short ``text`` qualifies its name: "Brazilian Portuguese"."""
+    for name, qualifier in _find_names(text):
+        if qualifier and _BY_NAME[name.group().casefold()] == language:
+            return replace(language, name=f"{qualifier['kind'].capitalize()} {language.name}")
+    return language
+
+
+def _find_names(text: str) -> Iterator[tuple[re.Match[str], re.Match[str] | None]]:
+    """Yield the names of languages in ``text``, each with the qualifier before it."""
+    for name in _NAMED.finditer(text):
+        start = max(0, name.start() - _LONGEST_QUALIFIER)
+        yield name, _QUALIFIER.search(text, start, name.start())

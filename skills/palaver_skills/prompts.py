@@ -12,6 +12,20 @@ from typing import Final, Literal, get_args
 
 CHAT: Final = "You are Palaver, a friendly and helpful assistant. Answer briefly."
 
+BLIND: Final = (
+    "I cannot see images: the language model of this server reads only text. "
+    "Describe the image in words, or copy its text into a message, and I will answer that."
+)
+"""Reply to a message with images where the engine lacks the capability ``vision``."""
+
+UNKNOWN_IMAGE: Final = (
+    "I can see only images in the formats PNG, JPEG, WebP and GIF. "
+    "Send the image in one of them, and I will look at it."
+)
+"""Reply to a message with an image of a format that no engine gets."""
+
+WITHOUT_QUESTION: Final = "Say in two sentences what this is, and ask what I want to know about it."
+
 NOT_IN_DOCUMENTS: Final = "The documents do not say."
 
 GROUNDED: Final = (
@@ -43,6 +57,11 @@ def build_grounded_question(passages: Iterable[tuple[int, str]], question: str) 
     """Lay out numbered passages and the question about them: the user's side of `GROUNDED`."""
     blocks = [f"[{number}] {text.strip()}" for number, text in passages]
     return "\n\n".join([*blocks, f"Question: {question.strip()}"])
+
+
+def build_question_about_documents(names: Iterable[str], text: str, message: str) -> str:
+    """Lay out documents that a person has sent, and the message about them."""
+    return f"{', '.join(names)}:\n\n{text}\n\n---\n\n{message.strip() or WITHOUT_QUESTION}"
 
 
 def build_translation_system(source: str, target: str) -> str:

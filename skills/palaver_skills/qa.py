@@ -1,13 +1,25 @@
 """Question answering from passages of the knowledge base, with citations."""
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pydantic
 
-from palaver import InvalidInput, Passage, PluginSettings, Sampling, Skill, Turn, run_on_text
+from palaver import (
+    Document,
+    InvalidInput,
+    Passage,
+    PluginSettings,
+    Sampling,
+    Skill,
+    Turn,
+    run_on_text,
+)
 from palaver_skills import prompts
+from palaver_skills.citations import CitationFilter, add_heading, find_cited, find_closest
+from palaver_skills.documents import read_documents, read_earlier_documents
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
 NO_PASSAGES = "I find nothing about that in the knowledge base."
@@ -16,14 +28,10 @@ _DOCUMENTS = (
     r"(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual|knowledge base|wiki|guide"
     r"|polic(?:y|ies))"
 )
-_MARKER = re.compile(r"\[(\d{1,2}(?:\s*+[,;]\s*+\d{1,2})*)\]")
-_NUMERAL = re.compile(r"\d+")
-_NUMBER = re.compile(r"\[(\d{1,2})\]")
-_UNFINISHED = re.compile(r"\[\d{0,2}")
-"""The beginning of what may become a marker."""
 _WORD = re.compile(r"[^\W_]+")
 _FOLLOW_UP = 5
 """A question of fewer words is searched for together with the question before it."""
+_BEGINNING_CHARACTERS = 2_000
 _LEAST_PASSAGE = 48
 """Tokens of the shortest passage that is worth a cut."""
 
@@ -85,7 +93,6 @@ class QA(Skill):
         """0 always takes the likeliest word."""
         max_tokens: int = pydantic.Field(default=256, ge=1)
         """Longest answer; never more than half of the model's context window."""
-
         max_characters: int = pydantic.Field(default=8_000, ge=1)
         """Longest question; a longer one is refused."""
 
@@ -102,7 +109,7 @@ class QA(Skill):
                 f"The question is too long: it has {len(question)} characters, "
                 f"at most {self.settings.max_characters} are allowed."
             )
-        found = await turn.search(_build_query(turn, question), self.settings.passages)
+        found = await self._find_passages(turn, question)
         if not found:
             await turn.say(NO_PASSAGES)
             return
@@ -116,56 +123,35 @@ class QA(Skill):
         )
         if prompts.NOT_IN_DOCUMENTS.rstrip(".") in answer:
             return
-        cited = await run_on_text(_find_cited, answer, len(passages))
+        read = await run_on_text(find_cited, answer, found[: len(passages)])
+        cited = read.cited
         if not cited:
-            cited = await run_on_text(_find_closest, answer, found[: len(passages)])
-            await turn.say("".join(f" [{number}]" for number in cited))
+            cited = await run_on_text(find_closest, answer, found[: len(passages)])
+            space = "\n\n" if read.ends_in_code() else " "
+            await turn.say("".join(f"{space}[{number}]" for number in cited))
         for number in cited:
             turn.cite(found[number - 1], number=number)
 
+    async def _find_passages(self, turn: Turn[Arguments], question: str) -> tuple[Passage, ...]:
+        """Return passages of the documents of the message; else of the knowledge base, and of the
+        documents that were sent last."""
+        query, limit = _build_query(turn, question), self.settings.passages
+        if documents := await read_documents(turn):
+            found = await turn.search_in(documents, query, limit)
+            return found or tuple(map(_beginning, documents))
+        stored = await turn.search(query, limit)
+        documents = await read_earlier_documents(turn)
+        if not documents:
+            return stored
+        sent = await turn.search_in(documents, query, limit)
+        pairs = itertools.zip_longest(sent, stored)
+        return tuple(filter(None, itertools.chain.from_iterable(pairs)))[:limit]
 
-class CitationFilter:
-    """Filter that corrects the passage numbers of an answer while it is written.
 
-    A marker refers to the text since the marker before. Where another passage shares more words
-    with that text than the named one, the number is corrected: models mistake numbers more often
-    than words, and a wrong source is worse than none.
-    """
-
-    def __init__(self, passages: Sequence[Passage]) -> None:
-        self._passages = [set(_split_terms(_with_heading(passage))) for passage in passages]
-        self._pending = ""
-        """A bracket, and the digits after it."""
-        self._since_marker: list[str] = []
-
-    def feed(self, text: str) -> str:
-        text, self._pending = self._pending + text, ""
-        passed: list[str] = []
-        at = 0
-        while (bracket := text.find("[", at)) >= 0:
-            passed.append(self._pass(text[at:bracket]))
-            if len(text) - bracket <= 3 and _UNFINISHED.fullmatch(text, bracket):
-                self._pending = text[bracket:]
-                return "".join(passed)
-            marker = _NUMBER.match(text, bracket)
-            passed.append(self._correct(int(marker[1])) if marker else self._pass("["))
-            at = marker.end() if marker else bracket + 1
-        return "".join([*passed, self._pass(text[at:])])
-
-    def end(self) -> str:
-        return self._pass(self._pending)
-
-    def _pass(self, text: str) -> str:
-        self._since_marker.append(text)
-        return text
-
-    def _correct(self, number: int) -> str:
-        said = set(_split_terms("".join(self._since_marker)))
-        self._since_marker = []
-        shared = [len(said & passage) for passage in self._passages]
-        named = shared[number - 1] if 1 <= number <= len(shared) else -1
-        best = max(shared, default=0)
-        return f"[{number if named == best or not best else shared.index(best) + 1}]"
+def _beginning(document: Document) -> Passage:
+    """Return the beginning of a document that has no word of the question."""
+    text = document.text[:_BEGINNING_CHARACTERS]
+    return Passage(document=document.name, title=document.title, section="", number=1, text=text)
 
 
 def _build_query(turn: Turn[QA.Arguments], question: str) -> str:
@@ -186,7 +172,7 @@ async def _fit_passages(
     room = await count_prompt_room(turn, prompts.GROUNDED, reply)
     texts: list[str] = []
     for passage in found:
-        text = _with_heading(passage)
+        text = add_heading(passage)
         laid_out = prompts.build_grounded_question(enumerate([*texts, text], 1), question)
         over = await turn.count_tokens(laid_out) - room
         if over <= 0:
@@ -197,34 +183,3 @@ async def _fit_passages(
             texts.append((await split_to_tokens(turn, text, max(8, left)))[0].strip())
         break
     return texts
-
-
-def _with_heading(passage: Passage) -> str:
-    """Return the passage under its heading, which may name its subject."""
-    heading = passage.section or passage.title
-    if not heading or passage.text.lstrip("# ").startswith(heading):
-        return passage.text
-    return f"{heading}\n{passage.text}"
-
-
-def _find_cited(answer: str, passages: int) -> list[int]:
-    """Return the numbers of existing passages that the answer names, in its order, each once."""
-    named = (int(n) for marker in _MARKER.findall(answer) for n in _NUMERAL.findall(marker))
-    return list(dict.fromkeys(number for number in named if 1 <= number <= passages))
-
-
-def _find_closest(answer: str, passages: Sequence[Passage]) -> list[int]:
-    """Return the number of the passage that shares most words with the answer, if any does."""
-    said = set(_split_terms(answer))
-    shared = [len(said & set(_split_terms(_with_heading(passage)))) for passage in passages]
-    best = max(range(len(shared)), key=shared.__getitem__)
-    return [best + 1] if shared[best] else []
-
-
-def _split_terms(text: str) -> Iterator[str]:
-    """Yield words of four letters and more, numbers, and Chinese characters in pairs."""
-    for word in _WORD.findall(text.casefold()):
-        if "\u3040" <= word[0] <= "\u9fff":
-            yield from (word[at : at + 2] for at in range(max(1, len(word) - 1)))
-        elif len(word) >= 4 or word.isdigit():
-            yield word

@@ -6,25 +6,94 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from palaver import HistoryEntry, InvalidInput, PluginSettings, Sampling, Skill, Turn, run_on_text
+from palaver import HistoryEntry, InvalidInput, PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
-from palaver_skills.instructions import split_request, strip_quotes
+from palaver_skills.documents import join_documents, read_documents
+from palaver_skills.instructions import (
+    ANY,
+    BEFORE,
+    KINDLY,
+    REFERENCE,
+    build_grammar,
+    find_last_reply,
+    join_words,
+    read_request,
+)
 from palaver_skills.prompts import Length
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
 NOTHING_TO_SUMMARIZE = "There is nothing to shorten yet: send the text together with the request."
 
-_PLEASE = r"(?:please\s+|(?:can|could) you\s+)?"
-_VERB = (
-    r"(?:summari[sz]e|summary|sum(?: \w+)? up|tl;?\s?dr|shorten|recap|condense|key points"
-    r"|main points|gist|fass\w*|zusammenfass\w*|zusammen|kürze|résum\w*|resum\w*|raccourci\w*"
-    r"|总结|概括|摘要|归纳|缩短)"
+UNCLEAR = "Which text shall I shorten? Please send the text alone."
+_SUMMARIZE = join_words(
+    r"summari[sz]e",
+    r"r[ée]sume[rz]|résume",
+    r"riassum(?:i|a|ere)",
 )
-_INSTRUCTION = re.compile(_VERB, re.IGNORECASE)
-_CONVERSATION = re.compile(
-    r"conversation|chat|discussion|so far|we (?:talked|said|discussed)|thread|gespräch|unterhaltung"
-    r"|bisher|conversación|charla|hasta ahora|jusqu'ici|对话|聊天|谈话|到目前为止",
-    re.IGNORECASE,
+_SHORTEN = join_words(
+    r"shorten|condense|abridge",
+    r"kürzen?|verkürzen?",
+    r"raccourci[sr]?",
+    r"ac[óo]rta(?:lo)?|abrevia",
+    r"accorcia",
+)
+_AMBIGUOUS = join_words(r"recap|sum up", r"resum(?:e|a|ir|en)")
+"""Words that ask for a summary only together with what or how long."""
+_IN_LENGTH = (
+    r"(?:\s+(?:(?:in|into|to|as|with|using|en|auf|mit|a|su|dans|em)\s+[^:：\n.!?…]{1,40}"
+    r"|briefly|kurz|brièvement|brevemente))"
+)
+_NAMED = rf"(?:\s+{REFERENCE}(?: so far)?{_IN_LENGTH}?|{_IN_LENGTH})"
+_SUMMARY = join_words(
+    r"summary|recap|gist|overview|digest|tl;?dr",
+    r"zusammenfassung|kurzfassung",
+    r"résumé",
+    r"resumen",
+    r"riassunto",
+    r"resumo",
+    r"samenvatting",
+)
+_OF = rf"(?:\s+(?:of|for|about|von|zu|de|del|der|des|di)\s+{REFERENCE})"
+_GIVE = join_words(
+    r"(?:give|make|write|show|send)(?: me| us)?|(?:i|we) (?:need|want|would like)|i'd like",
+    r"(?:ich (?:brauche|möchte|will)|gib|mach|mache|schreib|schreibe)(?: mir)?",
+    r"(?:faire|fais|faites)(?:-moi)?|je veux",
+    r"haz(?:me)?|quiero|necesito",
+    r"fai|fammi|vorrei",
+    r"faça|faz",
+    r"maak|geef me",
+)
+_BOTH = (
+    rf"{_AMBIGUOUS}{_NAMED}|sum\s+{REFERENCE}\s+up{_IN_LENGTH}?"
+    rf"|tl;?\s?dr(?:\s+{REFERENCE})?{_IN_LENGTH}?"
+    rf"|make {REFERENCE} (?:much |a bit )?(?:shorter|short|briefer|brief)"
+    rf"|{_GIVE}\s+(?:[\w-]+\s+){{0,3}}{_SUMMARY}(?:\s+\w+)?{_OF}?{_IN_LENGTH}?"
+    rf"|{_SUMMARY},?\s+{KINDLY}"
+)
+_START = rf"(?:{_SUMMARIZE}|{_SHORTEN}|fass(?:e|en sie)|tl;?\s?dr)"
+_SHORTER = r"(?:shorter|briefer|kürzer|plus court|más corto|più breve)"
+_IS_SHORTER = re.compile(rf"\b{_SHORTER}\b", re.IGNORECASE)
+GRAMMAR = build_grammar(
+    border=(
+        rf"{_BOTH}|{_SUMMARIZE}(?:\s{ANY})?|{_SHORTEN}{_NAMED}?"
+        rf"|fass(?:e|t|en)?\s{ANY}zusammen|(?:{ANY}\s)?zusammenfassen|vat\s{ANY}samen"
+        r"|[^:：\n，。]{0,20}(?:总结|概括|归纳|缩短)[^:：\n，。]{0,20}"
+    ),
+    bare=(
+        rf"{_BOTH}|(?:{_SUMMARIZE}|{_SHORTEN}|recap){_NAMED}?"
+        rf"|fass(?:e|t|en)?(?: sie)?{_NAMED}?\s+zusammen"
+        rf"|(?:{REFERENCE})?{_IN_LENGTH}?\s*zusammenfassen|vat{_NAMED}?\s+samen"
+        r"|请?(?:帮我)?(?:用[^，,。:：\n]{1,10})?(?:总结|概括|归纳|缩短)(?:一下)?"
+        r"(?:(?:这|那|我们|上面|下面|以下)[^，,。:：\n]{0,6})?"
+        rf"|(?:an?|the) (?:\w+ )?(?:{_SUMMARY}|version){_OF}"
+        rf"|(?:what (?:are|were) )?(?:the )?(?:main|key) (?:points|takeaways|ideas){_OF}?"
+        r"|what (?:did we|have we) (?:talk(?:ed)? about|discuss(?:ed)?|sa(?:y|id))(?: so far)?"
+        r"|was haben wir (?:bisher )?(?:besprochen|gesagt)"
+        r"|de quoi avons-nous parlé|¿?de qu[ée] hemos hablado"
+    ),
+    alone=rf"(?:even |much |a bit |noch |encore |aún )?{_SHORTER}",
+    around=r"(?:summari[sz]e|shorten)\s+(?P<quoted>…)",
+    opening=_START,
 )
 _LENGTHS: dict[Length, str] = {
     "three bullet points": r"bullet|points|stichpunkt|liste?\b|puntos|要点|三点",
@@ -33,8 +102,6 @@ _LENGTHS: dict[Length, str] = {
     "three sentences": r"sentences|paragraph|sätze|phrases|frases|三句|段",
 }
 _LENGTH_PATTERNS = {length: re.compile(said, re.IGNORECASE) for length, said in _LENGTHS.items()}
-_LONGEST_MENTION = 200
-"""Characters of the longest text that means the conversation."""
 _READ_CHARACTERS = 4_000
 """Characters of an instruction in which a length is looked for."""
 _ROUNDS = 6
@@ -67,6 +134,13 @@ class Summarization(Skill):
 
     name = "summarization"
     aliases: ClassVar = ("summarize", "summarise", "tldr", "sum")
+    prompts: ClassVar = (
+        (
+            "Summarize in one sentence: The town library moves to the old station in March. The "
+            "new rooms are larger and have a lift. Readers can borrow books there from ten in the "
+            "morning. The old building will become a school."
+        ),
+    )
     examples: ClassVar = (
         "summarize this text",
         "give me a summary of our conversation",
@@ -94,15 +168,11 @@ class Summarization(Skill):
         "总结我们的对话",
     )
     patterns: ClassVar = (
-        rf"{_PLEASE}(?:summari[sz]e|shorten|condense|recap|sum up)\b[^:\n]{{0,100}}(?:[:：]|\n).+",
-        rf"{_PLEASE}(?:summari[sz]e|recap|sum up)\s+(?:this|our|the|my)\b[^:\n]{{0,80}}",
-        r"tl;?\s?dr\b.*",
-        r"(?:bitte\s+)?fass(?:e|en sie)?\s[^\n]{0,80}zusammen\b.*",
-        (
-            r"(?:résume[rz]?\s|resum(?:e|ir)\s+(?:est|la?s?\b|el\b|nuestr))"
-            r"[^:\n]{0,80}(?:(?:[:：]|\n).+)?"
-        ),
-        r"(?:请)?(?:用[^，,。:：\n]{1,10})?(?:总结|概括)[^:：\n]{0,30}(?:(?:[:：]|\n).+)?",
+        rf"{BEFORE}{_START}\b.*",
+        rf"{BEFORE}(?:{_AMBIGUOUS}|make)\s+(?:this|that|the|our|it|est\w|la|el)\b[^:\n]*(?:[:\n].+)?",
+        rf"(?:.+\n)?{BEFORE}[^\n]*\bzusammen(?:fassen)?\b[^\w\n]*(?:\n.+)?",
+        rf".+\n{BEFORE}{_START}\b[^\n]*",
+        r"请?[^，。:：\n]{0,20}(?:总结|概括|归纳)[^:：\n，。]{0,20}(?:(?:[:：]|\n).+)?",
     )
 
     class Settings(PluginSettings):
@@ -112,9 +182,8 @@ class Summarization(Skill):
         """Longest summary; never more than a third of the model's context window."""
         max_parts: int = pydantic.Field(default=64, ge=1)
         """Parts into which a long text is cut at most; a longer text is refused."""
-
         max_characters: int = pydantic.Field(default=500_000, ge=1)
-        """Longest message; a longer one is refused."""
+        """Longest message or document; a longer one is refused."""
 
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -126,20 +195,16 @@ class Summarization(Skill):
         )
 
     async def answer(self, turn: Turn[Arguments]) -> None:
-        written = turn.arguments.text or turn.message.text
-        if len(written) > self.settings.max_characters:
-            raise InvalidInput(
-                f"The text is too long to shorten here: it has {len(written)} characters, "
-                f"at most {self.settings.max_characters} are allowed."
-            )
-        instruction, text = await run_on_text(split_request, turn.message.text, _INSTRUCTION)
-        text = turn.arguments.text or strip_quotes(text)
-        if not text.strip() or _is_about_conversation(instruction, text):
-            text = format_history(turn.history)
+        instruction, text = await self._read_request(turn)
+        length = turn.arguments.length or find_length(instruction)
+        if not text.strip() and _IS_SHORTER.search(instruction):
+            length = length or "one sentence"
+            text = find_last_reply(turn.history)
+        text = text if text.strip() else format_history(turn.history)
         if not text.strip():
             await turn.say(NOTHING_TO_SUMMARIZE)
             return
-        length = turn.arguments.length or find_length(instruction) or "three sentences"
+        length = length or "three sentences"
         system = prompts.build_summarization_system(length)
         reply = min(
             limit_reply_tokens(turn, self.settings.max_tokens),
@@ -151,6 +216,25 @@ class Summarization(Skill):
             system=system,
             sampling=self._sampling(reply),
         )
+
+    async def _read_request(self, turn: Turn[Arguments]) -> tuple[str, str]:
+        """Return instruction and text. With documents, these are the text."""
+        given = turn.arguments.text
+        documents = [] if given else await read_documents(turn)
+        if documents:
+            text = join_documents(documents)
+            self._check_length(text)
+            return turn.message.text, text
+        written = given or turn.message.text
+        self._check_length(written)
+        return await read_request(turn, written, GRAMMAR, UNCLEAR)
+
+    def _check_length(self, text: str) -> None:
+        if len(text) > self.settings.max_characters:
+            raise InvalidInput(
+                f"The text is too long to shorten here: it has {len(text)} characters, "
+                f"at most {self.settings.max_characters} are allowed."
+            )
 
     async def _reduce(self, turn: Turn[Arguments], text: str, room: int) -> str:
         """Summarize the text's parts, and their summaries, until it fits into ``room`` tokens."""
@@ -180,15 +264,11 @@ class Summarization(Skill):
         return Sampling(max_tokens=tokens, temperature=self.settings.temperature)
 
 
-def _is_about_conversation(instruction: str, text: str) -> bool:
-    """Return True when the conversation is meant, not a text that mentions one."""
-    is_short = len(text) <= _LONGEST_MENTION and len(text.split()) < 8
-    return is_short and bool(_CONVERSATION.search(f"{instruction} {text}"))
-
-
 def format_history(history: Sequence[HistoryEntry]) -> str:
     """Return the conversation as a text."""
-    names = {"user": "User", "assistant": "Assistant"}
+    names = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
     return "\n".join(
-        f"{names[entry.role]}: {entry.text.strip()}" for entry in history if entry.text
+        f"{names[entry.role]}: {entry.text.strip()}"
+        for entry in history
+        if entry.text and entry.role in names  # instructions are no part of what was said
     )

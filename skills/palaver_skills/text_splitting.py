@@ -1,4 +1,4 @@
-"""Splitting of text into paragraphs, sentences, words, and parts of limited size.
+"""Splitting of text into sentences, words, and parts of limited size.
 
 The parts joined are the text. All of it takes linear time: every pattern reads a run of characters
 once, from its beginning.
@@ -6,6 +6,9 @@ once, from its beginning.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from palaver_skills.markdown import split_blocks
 
 _END = re.compile(
     r"""(?:(?<![.!?…])[.!?…]++["'”’»)\]*_]*+[ \t]++)"""  # followed by a space, as in most scripts
@@ -20,7 +23,6 @@ _ABBREVIATIONS = frozenset(
 _LONGEST_WORD = 40
 """Characters that are searched for the word before a full stop."""
 _WORD = re.compile(r"\s*+\S++\s*+|\s++")
-_PARAGRAPH_END = re.compile(r"\n[ \t]*+\n[ \t\n]*+")
 _LAST_WORD = re.compile(r"(\S+?)\.\S*\s*$")
 
 
@@ -45,14 +47,6 @@ def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
     return not (ordinal or initial or before in _ABBREVIATIONS or text[end.end()].islower())
 
 
-def split_paragraphs(text: str) -> list[str]:
-    """Return the paragraphs with the empty lines after each."""
-    ends = [match.end() for match in _PARAGRAPH_END.finditer(text)]
-    starts = [0, *ends]
-    parts = [text[start:end] for start, end in zip(starts, [*ends, len(text)], strict=True)]
-    return [part for part in parts if part]
-
-
 def split_words(text: str) -> list[str]:
     """Return the words with the white space around them."""
     return [match.group() for match in _WORD.finditer(text)]
@@ -61,10 +55,11 @@ def split_words(text: str) -> list[str]:
 def split_to_size(text: str, size: Callable[[str], float], limit: float) -> list[str]:
     """Split ``text`` into parts of at most ``limit`` by ``size``.
 
-    Paragraphs stay whole if they fit, else sentences, else words, else characters. The ``size`` of
-    a text must be the sum of its parts' sizes.
+    Blocks of Markdown stay whole if they fit, else items of lists and rows of tables, else
+    sentences, else words, else characters. The ``size`` of a text must be the sum of its parts'
+    sizes.
     """
-    return list(_fitting(text, size, limit, (split_paragraphs, split_sentences, split_words, list)))
+    return list(_fitting(text, size, limit, _CUTS))
 
 
 def _fitting(
@@ -89,3 +84,6 @@ def _fitting(
         gathered_size += size(part)
     if gathered:
         yield "".join(gathered)
+
+
+_CUTS = (split_blocks, partial(split_blocks, nested=True), split_sentences, split_words, list)

@@ -8,67 +8,115 @@ import pydantic
 
 from palaver import InvalidInput, PluginSettings, Sampling, Skill, Turn, run_on_text
 from palaver_skills import languages, prompts
-from palaver_skills.instructions import MAX_INSTRUCTION_LENGTH, split_request, strip_quotes
+from palaver_skills.cleaning import clean_reply
+from palaver_skills.documents import join_documents, read_documents
+from palaver_skills.instructions import (
+    ANY,
+    BEFORE,
+    KINDLY,
+    MAX_INSTRUCTION_LENGTH,
+    REFERENCE,
+    THANKS,
+    build_grammar,
+    find_last_reply,
+    join_words,
+    read_request,
+)
 from palaver_skills.language_detection import detect_language
-from palaver_skills.languages import BY_CODE, STARTER_LANGUAGES, Language
-from palaver_skills.markdown import Segment, split_blocks, split_spans
+from palaver_skills.languages import BY_CODE, MARK, STARTER_LANGUAGES, Language
+from palaver_skills.markdown import FIXED, Passage, read_document, split_edges
 from palaver_skills.text_splitting import split_sentences
 from palaver_skills.token_budget import TEMPLATE, split_to_tokens
 
-_LANGUAGE = rf"(?:{languages.NAMES})"
-_VERB = re.compile(
-    r"translat|übersetz|uebersetz|tradu|翻译|译成|怎么说|how (?:do|would) (?:you|i) say"
-    r"|wie sagt man|comment dit-on|cómo se dice|como se dice",
-    re.IGNORECASE,
+UNCLEAR = "Which text shall I translate? Please send the text alone."
+_TO = (
+    r"(?:(?:into|to|in|ins|nach|auf|en|vers le|al|a|para|para o|em|naar|naar het|in het|на)\s+"
+    r"|vers l['’]|all['’])"
 )
-_INTO = rf"(?:\b(?:in|into|to|ins|auf|en|al)\s+|成|为|用){_LANGUAGE}"
-_INSTRUCTION = re.compile(rf"{_VERB.pattern}|{_INTO}", re.IGNORECASE)
-_TEXT_INTO = re.compile(rf"(?P<text>.+?)\s*{_INTO}\W*", re.IGNORECASE | re.DOTALL)
+_OF = r"(?:(?:from|aus dem|vom|aus|du|del|desde el|dal|do|uit het|de)\s+|de l['’]|dall['’])"
+_INTO, _FROM = rf"{_TO}{MARK}", rf"(?:\s+{_OF}{MARK})?"
+_CHINESE = r"(?:翻译|翻譯|译)(?:一下)?(?:成|为|到)\s*"
+_VERB = join_words(
+    r"translate",
+    r"übersetz(?:e|en|t)?(?: sie)?|uebersetzen?",
+    r"tradui(?:s|sez|re)(?:-moi)?",
+    r"trad(?:uce|uzca|ucir|[úu]ceme|[úu]celo)",
+    r"trad(?:uci|uca|urre|ucimi)",
+    r"traduz(?:a|ir)?",
+    r"vertaal|vertaalt",
+    r"翻译(?:一下)?|翻譯",
+    r"перевед(?:и|ите)",
+)
+_VERB_AT_END = join_words(r"übersetzen|uebersetzen", r"vertalen")
+_PUT = rf"(?:put|say|write|turn|render|convert)\s+{REFERENCE}(?: again)?\s+{_INTO}"
+_NEED = (
+    rf"(?:i|we) (?:need|want|would like) (?:{REFERENCE} in(?:to)? {MARK}"
+    rf"|an? {MARK} (?:version|translation)(?: of {REFERENCE})?)"
+    rf"|ich (?:brauche|möchte|will) {REFERENCE} auf {MARK}"
+    rf"|(?:necesito|quiero) la traducci[óo]n(?: de {REFERENCE})? al {MARK}"
+)
+_PLEASE_IN = rf"(?:{_TO})?{MARK},?\s+{KINDLY}"
+_PAIR = rf"{MARK}\s*(?:to|into|->|→|–)\s*{MARK}"
+_DIRECTION = rf"(?:(?:(?:in)?to|ins|naar het)\s+|vers l['’]){MARK}"
+_MANNER = join_words(
+    r"\([^()\n]{1,40}\)",
+    r",?\s(?:(?:and|but|und|aber|et|mais|y|pero)\s)?(?:keep(?:ing)?|us(?:e|ing)|without|with|ohne|mit"
+    rf"|sans|avec|gardez?|sin|con)\s{ANY}",
+)
+"""How to translate, behind the language."""
+_AGAIN = join_words(
+    r"(?:and |then |also )?(?:now |again |the same |once more |then )?",
+    r"(?:und |dann )?(?:jetzt |nun |noch einmal |das gleiche |dasselbe )?",
+    r"(?:et )?(?:maintenant |la même chose )?",
+    r"(?:y )?(?:ahora |lo mismo )?",
+    r"(?:ed? )?(?:ora |adesso |lo stesso )?",
+    r"(?:en )?(?:nu )?",
+)
+"""Words at the beginning of a follow-up."""
+_SAY = join_words(
+    r"how (?:do|would|can) (?:you|i|we) say",
+    r"wie (?:sagt man|heißt|heisst)|was hei(?:ß|ss)t",
+    r"comment (?:dit-on|on dit|dire)",
+    r"¿?c[óo]mo se dice",
+    r"come si dice",
+    r"como se diz",
+    r"hoe zeg je",
+)
+_NAMES = rf"(?:{languages.NAMES})"
+GRAMMAR = build_grammar(
+    border=(
+        rf"{_VERB}(?:\s{ANY})?\s{_INTO}{_FROM}(?:\s?{_MANNER})?|{_VERB}(?:\s+{REFERENCE})?|{_PUT}"
+        rf"|{_PLEASE_IN}|(?:{_VERB}\s+)?{_PAIR}|{_DIRECTION}"
+        rf"|(?:{ANY}\s)?{_INTO}{_FROM}(?:\s{ANY})?\s{_VERB_AT_END}"
+        rf"|请?[^:：\n]{{0,14}}{_CHINESE}{MARK}"
+    ),
+    bare=(
+        rf"{_VERB}(?:\s+{REFERENCE})?{_FROM}(?:\s+{_INTO})?{_FROM}"
+        rf"|{_PUT}|{_NEED}|{_PLEASE_IN}|(?:in)?to\s+{MARK}"
+        rf"|(?:{REFERENCE}\s+)?(?:{_INTO}{_FROM}\s+)?(?:{REFERENCE}\s+)?{_VERB_AT_END}"
+        rf"|请?(?:把|将)?{REFERENCE}?{_CHINESE}{MARK}|{REFERENCE}?用{MARK}(?:怎么|如何)[说讲]"
+        rf"|{_SAY}\s+{REFERENCE}\s+{_INTO}|what does(?: {REFERENCE})? mean in {MARK}"
+    ),
+    alone=(
+        rf"{_AGAIN}{_INTO}|(?:再|那就?|现在|{REFERENCE})?{_CHINESE}{MARK}"
+        rf"|(?:再|那就?|现在|{REFERENCE}){MARK}呢?"
+    ),
+    around=(
+        rf"(?:{_VERB}|{_SAY})\s+(?P<middle>.+?)(?:\s+{_OF}{_NAMES})?\s+{_TO}{_NAMES}"
+        rf"(?:\s+{_OF}{_NAMES})?|请?(?:把|将)(?P<object>.+?){_CHINESE}{_NAMES}"
+        rf"|(?P<first>.+?)用{_NAMES}(?:怎么|如何)[说讲]"
+        rf"|what(?:'s| is) the {_NAMES} (?:word|term|expression) (?:for|of) (?P<last>[^.!?\n]+?)"
+    ),
+    opening=r"translate|übersetze|tradui(?:s|sez)|tradu(?:ce|zca|ci|za)|vertaal",
+)
 _SOURCE = re.compile(
-    rf"(?:\b(?:from|aus dem|vom|du|del|desde el|de)\s+|\bde l'|从)(?P<source>{_LANGUAGE})",
+    rf"(?:\b(?:from|aus dem|vom|du|del|desde el|dal|uit het|de)\s+|\bde l['’]|\bdall['’]|从)"
+    rf"(?P<source>{_NAMES})\b",
     re.IGNORECASE,
 )
-_LEADING_CODE = re.compile(r"(?:to\s+)?([a-z]{2})(?:\s*[:：]\s*|\s+)(?=\S)", re.IGNORECASE)
-_REFERENCE = re.compile(
-    r"(?:this|that|it|(?:this|that|the)(?: following)? (?:text|sentence|message)"
-    r"|your (?:last )?(?:answer|reply)"
-    r"|the above|(?:das|dies|es)(?: bitte)?|(?:diesen|den) (?:satz|text)|ça|cela|cette phrase"
-    r"|ce texte|esto|eso|esta frase|este texto|这个|这句话|这段话|上面的?|它)?",
-    re.IGNORECASE,
-)
-_SOURCE_AT_END = re.compile(rf"{_SOURCE.pattern}\W*$", re.IGNORECASE)
-_SOURCE_LENGTH = 100
-"""Characters at the end of a text in which the source language may be named."""
-_MARK = "⟦{}⟧"
-_MARKS = re.compile(r"⟦(\d+)⟧")
-_VERBS = (
-    (r"(?:please\s+|(?:can|could) you\s+)?translate\b", r"\b(?:in)?to\s"),
-    (r"(?:bitte\s+)?(?:ü|ue)bersetzen?\b(?:\s+sie\b)?(?:\s+bitte\b)?", r"\b(?:ins|in|nach|auf)\s"),
-    (r"tradui(?:s|t|sez|re)\b", r"\b(?:en\s|vers l['’]|vers le\s)"),
-    (r"trad(?:uce|uzca|ucir|[úu]ceme)\b", r"\b(?:al|en)\s"),
-)
-"""Per language, the words that ask for a translation, and those before the target."""
-_CHINESE = r"请?(?:把|将)?[^:：\n]{0,12}?(?:翻译|译)(?:成|为|到)"
-_SAYING = (
-    (r"how (?:do|would|can) (?:you|i|we) say\b", r"\bin\s"),
-    (r"wie sagt man\b", r"\b(?:auf|in)\s"),
-    (r"comment (?:dit-on|on dit|dire)\b", r"\ben\s"),
-    (r"¿?c[óo]mo se dice\b", r"\ben\s"),
-)
-
-
-def _pattern_before_text(verb: str, into: str) -> str:
-    """Return a pattern for "translate this into German: …"."""
-    return (
-        rf"{verb}[^:\n]{{0,60}}?{into}\s*(?P<target>{_LANGUAGE})[^:：\n]{{0,20}}(?:[:：]|\n)\s*"
-        r"(?P<text>.+)"
-    )
-
-
-def _pattern_around_text(verb: str, into: str) -> str:
-    """Return a pattern for "translate … into German"."""
-    text = r"\s{0,3}(?P<text>.*?)\s{0,3}"
-    return rf"{verb}{text}{into}\s{{0,3}}(?P<target>{_LANGUAGE})(?:,?\s*(?:please|bitte))?\W*"
+_SHOWN = re.compile(r"⟦\d{1,6}⟧")
+"""A mark as the model sees it."""
+_RUNS = re.compile(rf"{FIXED.pattern}|[^{FIXED.pattern[1:-1]}]+")
 
 
 def _read_language(value: object) -> object:
@@ -93,6 +141,7 @@ class Translation(Skill):
 
     name = "translation"
     aliases: ClassVar = ("translate", "tr")
+    prompts: ClassVar = ("Translate into French: I can help Tom.",)
     examples: ClassVar = (
         "translate this into German",
         "Translate 'good morning' to French",
@@ -119,15 +168,11 @@ class Translation(Skill):
         "Wie heißt das auf Englisch?",
     )
     patterns: ClassVar = (
-        *(_pattern_before_text(verb, into) for verb, into in (*_VERBS, (_CHINESE, ""))),
-        *(_pattern_around_text(verb, into) for verb, into in (*_VERBS, *_SAYING)),
-        rf"请?(?:把|将)(?P<text>.+?)(?:翻译|译)(?:成|为|到)(?P<target>{_LANGUAGE})[。.!！\s]*",
-        rf"(?P<text>.+?)用(?P<target>{_LANGUAGE})(?:怎么说|如何说|怎么讲)[？?。\s]*",
-        rf"(?:in)?to\s+(?P<target>{_LANGUAGE})\s*[:：]\s*(?P<text>.+)",
-        (
-            r"(?:please\s+)?(?:translate(?:\s+this)?|(?:ü|ue)bersetzen?|tradui(?:s|sez|re)"
-            r"|trad(?:uce|uzca|ucir)|翻译(?:一下)?)\s*[:：]\s*(?P<text>.+)"
-        ),
+        rf"{BEFORE}(?:{_VERB}|{_SAY})(?:\b|\s).*",
+        rf"(?:.+\n)?{BEFORE}[^\n]*{_TO}{_NAMES}\s[^\n]*{_VERB_AT_END}{THANKS}(?:[:：\n].+)?",
+        rf".+\n{BEFORE}{_VERB}\b[^\n]*{_TO}{_NAMES}{THANKS}",
+        rf"[^\n]*(?:{_CHINESE}|用){_NAMES}.*",
+        rf"(?:in)?to\s+{_NAMES}\s*[:：]\s*.+",
     )
 
     class Settings(PluginSettings):
@@ -141,16 +186,20 @@ class Translation(Skill):
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
         target: LanguageCode | None = pydantic.Field(
-            default=None, description="Language to translate into, by name or code"
+            default=None,
+            description="Language to translate into, by name or code",
+            json_schema_extra={"option": "to"},
         )
         source: LanguageCode | None = pydantic.Field(
-            default=None, description="Language of the text, by name or code; detected if not given"
+            default=None,
+            description="Language of the text, by name or code; detected if not given",
+            json_schema_extra={"option": "from"},
         )
         text: str = pydantic.Field(default="", description="The text to translate")
 
     async def answer(self, turn: Turn[Arguments]) -> None:
-        written = turn.message.arguments.get("text", turn.message.text)
-        self._check_length(str(written), beside=MAX_INSTRUCTION_LENGTH)
+        written = turn.arguments.text or turn.message.text
+        self._check_length(written, beside=MAX_INSTRUCTION_LENGTH)
         target, source, text = await self._read_request(turn)
         self._check_length(text)
         if source == target:
@@ -174,94 +223,92 @@ class Translation(Skill):
             )
 
     async def _read_request(self, turn: Turn[Arguments]) -> tuple[Language, Language | None, str]:
-        """Return target, source and text: from the arguments, else from the message."""
+        """Return target, source and text: from the arguments, else from the message and its
+        documents."""
         given = turn.arguments
-        instruction, text = await run_on_text(_split_message, turn.message.text)
-        if "text" in turn.message.arguments:
-            text = given.text
+        documents = [] if given.text else await read_documents(turn)
+        if documents:
+            instruction, text = turn.message.text, join_documents(documents)
         else:
-            text = _find_text(turn, given.text, text)
+            message = given.text or turn.message.text
+            instruction, text = await read_request(turn, message, GRAMMAR, UNCLEAR)
+        text = text if text.strip() else find_last_reply(turn.history)
         text = text if text.strip() else await turn.ask("What shall I translate?")
         source, target = _find_languages(instruction)
         if given.target:
             target = BY_CODE[given.target]
         if given.source:
             source = BY_CODE[given.source]
-        target = await _find_target(turn, target)
+        target = languages.qualify(await _find_target(turn, target), instruction)
         return target, source or await run_on_text(detect_language, text), text
 
     async def _translate(
         self, turn: Turn[Arguments], text: str, steps: list[str]
     ) -> AsyncIterator[str]:
         """Yield the translated text part by part, each as soon as it is generated."""
-        for block in await run_on_text(_read_blocks, text):
-            if not block.is_prose:
-                yield block.text
+        for part in await run_on_text(read_document, text):
+            if isinstance(part, str):
+                yield part
                 continue
-            for stretch in await self._split_block(turn, block.text, steps[0]):
-                yield await self._translate_part(turn, stretch, steps)
+            at = 0
+            for piece in await self._split_passage(turn, part, steps[0]):
+                yield await self._translate_piece(turn, part, piece, at, steps)
+                at += piece.count("\n")
 
-    async def _split_block(self, turn: Turn[Arguments], text: str, system: str) -> list[str]:
-        """Split a block into parts for the model; a demonstration model needs single sentences."""
+    async def _split_passage(
+        self, turn: Turn[Arguments], passage: Passage, system: str
+    ) -> list[str]:
+        """Split a passage into parts for the model; a demonstration model gets sentences."""
         room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
         limit = max(8, min(self.settings.piece_tokens, room // 3))
-        sentences = turn.engine.demonstration
+        text, sentences = passage.text, turn.engine.demonstration
         parts = await run_on_text(split_sentences, text) if sentences else [text]
         return [cut for part in parts for cut in await split_to_tokens(turn, part, limit)]
 
-    async def _translate_part(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
-        pieces = await run_on_text(split_spans, text)
-        if any(not p.is_prose and p.text.strip() for p in pieces) and not turn.engine.demonstration:
-            whole = await self._translate_with_marks(turn, pieces, steps)
-            if whole is not None:
-                return whole
-        return "".join(
-            [
-                await self._translate_prose(turn, p.text, steps) if p.is_prose else p.text
-                for p in pieces
-            ]
-        )
+    async def _translate_piece(
+        self, turn: Turn[Arguments], passage: Passage, text: str, at: int, steps: list[str]
+    ) -> str:
+        """Return a translated piece of a passage, after ``at`` breaks: all at once if the model
+        keeps the marks, else what stands between them, one after the other."""
+        head, core, tail = split_edges(text)
+        if not core:
+            return passage.restore(text, at)
+        inner = at + head.count("\n")
+        written = await self._translate_marked(turn, core, steps)
+        if written is not None:
+            written = passage.restore(passage.escape(written), inner)
+        else:
+            written = ""
+            after = inner
+            for run in _RUNS.findall(core):
+                written += await self._translate_piece(turn, passage, run, after, steps)
+                after += run.count("\n")
+        return passage.restore(head, at) + written + passage.restore(tail, inner + core.count("\n"))
 
-    async def _translate_with_marks(
-        self, turn: Turn[Arguments], pieces: list[Segment], steps: list[str]
+    async def _translate_marked(
+        self, turn: Turn[Arguments], text: str, steps: list[str]
     ) -> str | None:
-        """Translate a part with marks in place of what stays; None when the model lost a mark."""
-        start, end = _find_prose_range(pieces)
-        if start == end:
+        """Return the translation with all marks of ``text``; None when the model lost one."""
+        marks = FIXED.findall(text)
+        if not marks:
+            return _SHOWN.sub("", await self._translate_prose(turn, text, steps))
+        if turn.engine.demonstration:
             return None
-        inner = pieces[start:end]
-        fixed = [p.text for p in inner if not p.is_prose and p.text.strip()]
-        numbers = iter(range(len(fixed)))
-        marked = "".join(
-            p.text if p.is_prose or not p.text.strip() else _MARK.format(next(numbers))
-            for p in inner
-        )
-        written = await self._translate_prose(turn, marked, steps)
-        if sorted(_MARKS.findall(written)) != sorted(map(str, range(len(fixed)))):
+        numbers = {mark: f"⟦{number}⟧" for number, mark in enumerate(marks)}
+        shown = FIXED.sub(lambda mark: numbers[mark[0]], text)
+        written = await self._translate_prose(turn, shown, steps)
+        if sorted(_SHOWN.findall(written)) != sorted(numbers.values()):
             return None
-        head, tail = pieces[:start], pieces[end:]
-        whole = _MARKS.sub(lambda mark: fixed[int(mark[1])], written)
-        return "".join([*(p.text for p in head), whole, *(p.text for p in tail)])
+        return _SHOWN.sub(lambda mark: marks[int(mark[0][1:-1])], written)
 
     async def _translate_prose(self, turn: Turn[Arguments], text: str, steps: list[str]) -> str:
-        single = "\n" not in text
         for system in steps:
             room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
             most = min(2 * len(text.encode()) + 32, 2 * self.settings.piece_tokens, room * 2 // 3)
             sampling = Sampling(max_tokens=max(16, most), temperature=self.settings.temperature)
-            written = (await turn.generate(text, system=system, sampling=sampling)).strip()
-            text = (_join_lines(written) if single else written) or text
+            written = await turn.generate(text, system=system, sampling=sampling, for_reply=True)
+            text = await run_on_text(clean_reply, written, text)
         return text
-
-
-def _split_message(message: str) -> tuple[str, str]:
-    """Return instruction and text, also after a command: "de good morning", "hello in German"."""
-    code = _LEADING_CODE.match(message)
-    if code and languages.find_language(code[1]):
-        return code[1], message[code.end() :]
-    instruction, text = split_request(message, _INSTRUCTION)
-    whole = None if text or _VERB.search(instruction) else _TEXT_INTO.fullmatch(instruction)
-    return (instruction, whole["text"]) if whole else (instruction, text)
 
 
 def _find_languages(instruction: str) -> tuple[Language | None, Language | None]:
@@ -288,25 +335,6 @@ async def _find_target(turn: Turn[Translation.Arguments], named: Language | None
         question = f"I do not know the language {answer.strip()[:40]!r}. Into which one?"
 
 
-def _read_blocks(text: str) -> list[Segment]:
-    return list(split_blocks(text))
-
-
-def _join_lines(text: str) -> str:
-    return " ".join(line for line in map(str.strip, text.split("\n")) if line)
-
-
-def _find_text(turn: Turn[Translation.Arguments], *candidates: str) -> str:
-    """Return the text without quotation marks; where it is only "that", the last reply."""
-    for candidate in candidates:
-        body, end = candidate[:-_SOURCE_LENGTH], candidate[-_SOURCE_LENGTH:]
-        text = strip_quotes(body + _SOURCE_AT_END.sub("", end))
-        if not _REFERENCE.fullmatch(text.strip()):
-            return text
-    said = (x for x in reversed(turn.history) if x.role == "assistant" and x.outcome != "asked")
-    return next((entry.text for entry in said if entry.text), "")
-
-
 def _build_instructions(
     turn: Turn[Translation.Arguments], source: Language | None, target: Language
 ) -> list[str]:
@@ -320,9 +348,3 @@ def _build_instructions(
 
 def _build_instruction(source: Language | None, target: Language) -> str:
     return prompts.build_translation_system(source.name if source else "its language", target.name)
-
-
-def _find_prose_range(pieces: list[Segment]) -> tuple[int, int]:
-    """Return the index of the first segment of prose, and the one after the last."""
-    places = [place for place, piece in enumerate(pieces) if piece.is_prose]
-    return (places[0], places[-1] + 1) if places else (0, 0)

@@ -1,128 +1,93 @@
-"""A channel for programs that use OpenAI's chat API: skills appear as models.
+"""A channel for programs that use OpenAI's chat API: skills and the engine appear as models.
 
 ``POST /v1/chat/completions`` and ``GET /v1/models`` at the server's own address; enable it with
 ``channels.enabled = ["openai_api"]``. Clients use the server's own keys.
 
-- ``model`` is a skill's name, or ``auto`` for the router's choice.
-- The last user message is the turn's message. The messages before it are the client's copy of a
-  conversation. Where this process has stored that conversation, the turn continues it, with the
-  server's history. Otherwise (another replica answered, the client edited its copy) the earlier
-  messages are put before the turn's message as plain text. System messages and sampling parameters
-  are ignored: each skill has its own.
-- The header ``X-Palaver-Thread`` names a conversation, with the server's history; then only the
-  last message counts. ``user`` names the person if the key has the right
-  ``impersonate``; a key of one person ignores it.
-- ``Idempotency-Key``: a repeated request gets the reply of the first one.
-- A client that disconnects stops its turn, as with OpenAI. (Elsewhere in this server the turn
-  continues.)
+- ``model`` is a skill's name, ``auto`` for the router's choice, or the name of the engine's own
+  model, which answers the messages as they are, with the request's own sampling parameters.
+- The request's ``messages`` are the conversation: the skill answers the user's last message, and
+  sees the others as its history. Each request is a conversation of its own, which is stored until
+  its reply can no longer be asked for again.
+- The header ``X-Palaver-Thread`` names a conversation that the server keeps instead; then only the
+  last message counts. ``user`` names the person if the key has the right ``impersonate``; a key of
+  one person ignores it.
+- Images are ``data:`` URLs in the messages, for models that see them.
+- ``Idempotency-Key``: a repeated request of the same key and ``user`` gets the reply of the first.
+- A client that disconnects stops its turn, as with OpenAI, unless it may ask for the reply again.
+  (Elsewhere in this server the turn continues.)
 """
 
-import asyncio
+import contextlib
 import hashlib
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
-from typing import Any, Literal, NoReturn
+from collections.abc import Iterable
 
-import msgspec
 from aiohttp import web
 
 from palaver import (
     Backend,
     BuildContext,
     Channel,
+    Conflict,
     Conversation,
     ConversationService,
+    EngineSkill,
     InvalidInput,
     Message,
-    NotFound,
     PalaverError,
-    PendingReply,
     PluginSettings,
     Principal,
-    Problem,
-    ReplyResult,
-    SkillError,
     check_name,
-    encode,
+    described,
     follow_reply,
     hookimpl,
     new_id,
     requires,
 )
+from palaver_plugins.channels.openai_images import Images, read_images, refuse_images
+from palaver_plugins.channels.openai_operations import COMPLETE, MODEL, MODELS
+from palaver_plugins.channels.openai_request import (
+    ChatRequest,
+    UnsupportedParameter,
+    check_support,
+    program_request,
+    read_request,
+)
+from palaver_plugins.channels.openai_response import (
+    Choice,
+    Completion,
+    Disconnected,
+    Json,
+    NoSuchModel,
+    error_response,
+    json_response,
+)
 
 NAME = "openai_api"
 AUTO = "auto"
-MAX_KNOWN_CONVERSATIONS = 10_000
-"""Conversations that are recognised by the client's copy; the oldest are forgotten first."""
-DISCONNECT_CHECK_INTERVAL = 0.25
-"""Seconds between two checks of a client's connection while nothing is sent."""
-COMMENT_INTERVAL = 1.0
-"""Seconds of silence in a stream after which a comment is sent: writing it fails when the client is
-gone."""
-COMMENT = b": waiting\n\n"
-SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
+REPEATABLE_SECONDS = 86_400.0
+"""Seconds for which the reply to a request with an ``Idempotency-Key`` is kept: as long as a ledger
+recognizes the id of a message."""
+UNREPEATABLE_SECONDS = 300.0
+"""Seconds for which other replies are kept: long enough for a client that is slow to read."""
 
-Json = dict[str, Any]  # JSON values
+THREADS_TAKE_NO_IMAGES = (
+    "a conversation that the server keeps takes no images here; send all messages, without "
+    "X-Palaver-Thread"
+)
 
-
-class Part(msgspec.Struct, frozen=True):
-    type: str
-    text: str = ""
+_requires_talk = requires("talk", error_response=error_response)
 
 
-class RequestMessage(msgspec.Struct, frozen=True):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | tuple[Part, ...] | None = None
+class KeyReused(Conflict):
+    """The only conflict of a message here: its id is the request's own key."""
 
-    @property
-    def text(self) -> str:
-        if self.content is None or isinstance(self.content, str):
-            return self.content or ""
-        for part in self.content:
-            if part.type != "text":
-                raise InvalidInput(f"content of type {part.type[:40]!r} is not text")
-        return "".join(part.text for part in self.content)
-
-
-class StreamOptions(msgspec.Struct, frozen=True):
-    include_usage: bool = False
-
-
-class ChatRequest(msgspec.Struct, frozen=True):
-    """The supported part of OpenAI's request; other fields are ignored."""
-
-    model: str
-    messages: tuple[RequestMessage, ...]
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-    n: int | None = 1
-
-
-_decode = msgspec.json.Decoder(ChatRequest).decode
+    def __init__(self) -> None:
+        super().__init__("the Idempotency-Key was used with another request; choose a new one")
 
 
 class Settings(PluginSettings):
     """No settings."""
-
-
-def _json(body: Json, status: int = 200) -> web.Response:
-    return web.Response(body=encode(body), status=status, content_type="application/json")
-
-
-def _error(error: PalaverError) -> Json:
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    return {"error": {"message": error.public, "type": kind, "param": None, "code": error.code}}
-
-
-def _error_response(error: PalaverError) -> web.StreamResponse:
-    response = _json(_error(error), error.status)
-    response.headers.update(error.retry_headers)
-    return response
-
-
-_requires_talk = requires("talk", error_response=_error_response)
 
 
 class OpenAIChannel:
@@ -130,7 +95,6 @@ class OpenAIChannel:
 
     def __init__(self) -> None:
         self._service: ConversationService
-        self._threads: OrderedDict[str, str] = OrderedDict()
 
     async def start(self, service: ConversationService) -> None:
         self._service = service
@@ -141,189 +105,152 @@ class OpenAIChannel:
         return (
             web.post("/v1/chat/completions", self._complete),
             web.get("/v1/models", self._models, allow_head=False),
-            web.get("/v1/models/{model}", self._model, allow_head=False),
+            web.get("/v1/models/{model:.+}", self._model, allow_head=False),
         )
 
-    @_requires_talk
-    async def _models(self, request: web.Request) -> web.StreamResponse:
-        names = [AUTO, *sorted(self._service.skills())]
-        return _json({"object": "list", "data": [_model_card(name) for name in names]})
+    # Models
 
     @_requires_talk
+    @described(MODELS)
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        data = [_model_card(name) for name in self._model_names()]
+        return json_response({"object": "list", "data": data})
+
+    @_requires_talk
+    @described(MODEL)
     async def _model(self, request: web.Request) -> web.StreamResponse:
         model = request.match_info["model"]
         self._check_model(model)
-        return _json(_model_card(model))
+        return json_response(_model_card(model))
+
+    def _model_names(self) -> list[str]:
+        names = [AUTO, *sorted(self._service.skills())]
+        engine = self._service.engine_info.model
+        return names if engine in names else [*names, engine]
 
     def _check_model(self, model: str) -> None:
-        if model != AUTO and model not in self._service.skills():
-            raise NotFound(f"the model {model[:60]!r} does not exist")
+        if model not in self._model_names():
+            raise NoSuchModel(model)
+
+    def _is_engine(self, model: str) -> bool:
+        """Return whether the model is the engine's own; a skill of the same name comes first."""
+        return model != AUTO and model not in self._service.skills()
+
+    def _name_model(self, skill: str, asked: str) -> str:
+        """Return the name of the model that answers; that which was asked while none is chosen."""
+        return self._service.engine_info.model if skill == EngineSkill.name else skill or asked
+
+    # Completions
 
     @_requires_talk
+    @described(COMPLETE)
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         principal = self._service.authenticate(request)
-        body = _read(await request.read())
-        message = self._message(request, principal, body)
-        async with follow_reply(self._service, message) as reply:
-            completion = _Completion(request, body, reply)
-            try:
-                if body.stream:
-                    return await completion.stream()
-                return await completion.respond()
-            except _Disconnected:
-                if not reply.receipt.duplicate:
-                    await self._service.stop(message.conversation, reply.receipt.turn)
-                return web.Response(status=499)
-            finally:
-                if reply.is_finished:
-                    self._store_thread(message, body, reply.text)
-
-    def _message(self, request: web.Request, principal: Principal, body: ChatRequest) -> Message:
+        body = read_request(await request.read())
         self._check_model(body.model)
-        person = _person(principal, body.user)
-        thread, text = self._thread_and_text(request, principal.tenant, person, body)
-        return Message(
-            conversation=Conversation(principal.tenant, NAME, thread),
-            id=request.headers.get("Idempotency-Key") or new_id(),
-            person=person,
-            text=text,
-            skill=None if body.model == AUTO else body.model,
-        )
-
-    def _thread_and_text(
-        self, request: web.Request, tenant: str, person: str, body: ChatRequest
-    ) -> tuple[str, str]:
-        text = body.messages[-1].text
-        if named := request.headers.get("X-Palaver-Thread"):
-            return named, text
-        *earlier, _ = _dialogue(body.messages)
-        known = self._threads.get(_copy_key(tenant, person, earlier)) if earlier else None
-        if known is not None:
-            return known, text
-        if earlier and not text.startswith("/"):
-            text = _as_text(earlier) + text
-        key = request.headers.get("Idempotency-Key")
-        # The same key must lead to the same conversation, which has the first request.
-        return (_hash(tenant, person, key) if key else new_id()), text
-
-    def _store_thread(self, message: Message, body: ChatRequest, reply: str) -> None:
-        dialogue = [*_dialogue(body.messages), ("assistant", reply)]
-        conversation = message.conversation
-        key = _copy_key(conversation.tenant, message.person, dialogue)
-        self._threads[key] = conversation.thread
-        while len(self._threads) > MAX_KNOWN_CONVERSATIONS:
-            self._threads.popitem(last=False)
-
-
-class _Disconnected(Exception):
-    """The client has disconnected."""
-
-
-class _Completion:
-    """The response to one request, in OpenAI's format."""
-
-    def __init__(self, request: web.Request, body: ChatRequest, reply: PendingReply) -> None:
-        self._request = request
-        self._body = body
-        self._reply = reply
-        self._created = int(time.time())
-
-    async def respond(self) -> web.StreamResponse:
-        """Return the whole reply. Raises `PalaverError` when the turn failed."""
-        result = await self._wait_for_result()
-        message = {"role": "assistant", "content": result.text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return _json(
-            {
-                **self._head("chat.completion"),
-                "model": result.skill or self._body.model,
-                "choices": [choice],
-                "usage": _usage(result),
-            }
-        )
-
-    async def stream(self) -> web.StreamResponse:
-        """Write the reply as it comes."""
-        response = web.StreamResponse(headers=SSE_HEADERS)
-        await response.prepare(self._request)
-        try:
+        is_engine = self._is_engine(body.model)
+        check_support(body, self._service.engine_info, is_engine=is_engine)
+        images = self._images(request, body)
+        messages = [self._message(request, principal, body, images, at) for at in range(body.count)]
+        choices: list[Choice] = []
+        async with contextlib.AsyncExitStack() as stack:
             try:
-                async for chunk in self._chunks():
-                    await response.write(COMMENT if chunk is None else _data(chunk))
-                await response.write(b"data: [DONE]\n\n")
+                for index, message in enumerate(messages):
+                    reply = await stack.enter_async_context(follow_reply(self._service, message))
+                    choices.append(
+                        Choice(
+                            index,
+                            reply,
+                            lambda skill: self._name_model(skill, body.model),
+                            is_structured=body.is_structured,
+                        )
+                    )
+                completion = Completion(request, body, choices, int(time.time()))
+                response = await (completion.stream() if body.stream else completion.respond())
+            except Disconnected:
+                response = web.Response(status=499)
             except PalaverError as error:
-                await response.write(_data(_error(error)))
-            await response.write_eof()
-        except ConnectionError:
-            raise _Disconnected from None
-        return response
+                await self._stop_unread(request, messages, choices)
+                if isinstance(error, Conflict):
+                    raise KeyReused from error
+                raise
+            await self._stop_unread(request, messages, choices)
+            return response
 
-    async def _chunks(self) -> AsyncIterator[Json | None]:
-        """Yield the chunks of the stream, and None when there was none for a while."""
-        yield self._chunk({"role": "assistant", "content": ""})
-        sent = 0
-        while True:
-            is_finished = self._reply.is_finished
-            if self._reply.was_reset:
-                # This format has no way to withdraw text that was sent.
-                raise SkillError("the reply was reset and begins again; repeat the request")
-            if fresh := self._reply.text[sent:]:
-                sent += len(fresh)
-                yield self._chunk({"content": fresh})
-            if is_finished:
-                break
-            if not await self._wait_for_change(COMMENT_INTERVAL):
-                yield None
-        result = await self._wait_for_result()
-        yield self._chunk({}, finish_reason="stop")
-        options = self._body.stream_options
-        if options is not None and options.include_usage:
-            yield {**self._chunk({}), "choices": [], "usage": _usage(result)}
+    async def _stop_unread(
+        self, request: web.Request, messages: Iterable[Message], choices: Iterable[Choice]
+    ) -> None:
+        """Stop the turns that have not ended, unless the client may ask for their replies again."""
+        if request.headers.get("Idempotency-Key"):
+            return
+        for message, choice in zip(messages, choices, strict=False):
+            if not choice.reply.is_finished:
+                await self._service.stop(message.conversation, choice.reply.receipt.turn)
 
-    async def _wait_for_result(self) -> ReplyResult:
-        while not self._reply.is_finished:
-            await self._wait_for_change(DISCONNECT_CHECK_INTERVAL)
-        result = await self._reply.wait()
-        if result.problem is not None:
-            _raise_problem(result.problem)
-        return result
+    def _images(self, request: web.Request, body: ChatRequest) -> Images:
+        """Return the images of the request. Raises `InvalidParameter` where the model sees none:
+        in an earlier message a word stands for them."""
+        every, last = range(len(body.messages)), len(body.messages) - 1
+        if problem := self._blindness(body.model):
+            refuse_images(body, positions=[last], reason=problem)
+            return {}
+        if request.headers.get("X-Palaver-Thread"):
+            refuse_images(body, positions=[last], reason=THREADS_TAKE_NO_IMAGES)
+            return {}
+        checked = every if self._is_engine(body.model) else [body.answered]
+        return read_images(body, positions=every, checked=checked)
 
-    async def _wait_for_change(self, seconds: float) -> bool:
-        """Return whether the reply has changed within ``seconds``. Raises `_Disconnected`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._reply.changed.wait()
-        except TimeoutError:
-            transport = self._request.transport
-            if transport is None or transport.is_closing():
-                raise _Disconnected from None
-        has_changed = self._reply.changed.is_set()
-        self._reply.changed.clear()
-        return has_changed
+    def _blindness(self, model: str) -> str:
+        """Return the reason why a model sees no images; empty when it does."""
+        engine = self._service.engine_info
+        if "vision" not in engine.capabilities:
+            return f"the engine's model {engine.model!r} sees no images; send text"
+        seeing = sorted(self._service.image_skills())
+        if self._is_engine(model) or model in seeing or (model == AUTO and seeing):
+            return ""
+        return f"the model {model[:60]!r} sees no images; {', '.join([engine.model, *seeing])} do"
 
-    def _chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
-
-    def _head(self, kind: str) -> Json:
-        return {
-            "id": f"chatcmpl-{self._reply.receipt.turn}",
-            "object": kind,
-            "created": self._created,
-            "model": self._body.model,
-        }
-
-
-def _read(body: bytes) -> ChatRequest:
-    try:
-        request: ChatRequest = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the request cannot be read: {error}") from error
-    if not request.messages or request.messages[-1].role != "user":
-        raise InvalidInput("the last message must be the user's")
-    if request.n not in (None, 1):
-        raise InvalidInput("n must be 1: a turn has one reply")
-    return request
+    def _message(
+        self,
+        request: web.Request,
+        principal: Principal,
+        body: ChatRequest,
+        images: Images,
+        number: int,
+    ) -> Message:
+        """Return the message for a choice. With an idempotency key, a repeated request makes the
+        same one in the same conversation."""
+        person = _person(principal, body.user)
+        thread = request.headers.get("X-Palaver-Thread")
+        key = request.headers.get("Idempotency-Key")
+        id = new_id()
+        if key:
+            # In a conversation that the server keeps, the key alone is the message's id.
+            scope = (principal.name, person, body.user or "", key, str(number))
+            id = key if thread else _hash(*scope)
+        if thread and body.count > 1:
+            raise UnsupportedParameter("n", "a conversation that the server keeps has one reply")
+        is_engine = self._is_engine(body.model)
+        retention = REPEATABLE_SECONDS if key else UNREPEATABLE_SECONDS
+        skill = EngineSkill.name if is_engine else body.model
+        position = len(body.messages) - 1 if thread else body.answered
+        attachments = images.get(position, ())
+        return Message(
+            conversation=Conversation(principal.tenant, NAME, thread or id),
+            id=id,
+            person=person,
+            text=body.messages[position].text(without_images=bool(attachments)),
+            attachments=attachments,
+            skill=None if body.model == AUTO else skill,
+            program=program_request(
+                body,
+                is_engine=is_engine,
+                has_thread=bool(thread),
+                retention=None if thread else retention,
+                number=number,
+                images=images,
+            ),
+        )
 
 
 def _person(principal: Principal, user: str | None) -> str:
@@ -336,50 +263,12 @@ def _person(principal: Principal, user: str | None) -> str:
     return principal.resolve_person(user)
 
 
-def _dialogue(messages: Iterable[RequestMessage]) -> list[tuple[str, str]]:
-    return [(item.role, item.text) for item in messages if item.role in ("user", "assistant")]
-
-
-def _copy_key(tenant: str, person: str, dialogue: Iterable[tuple[str, str]]) -> str:
-    """Return the key of a client's copy of a conversation. A copy may lack spaces at the ends."""
-    words = [part for role, text in dialogue for part in (role, text.strip())]
-    return _hash(tenant, person, *words)
-
-
-def _as_text(earlier: Iterable[tuple[str, str]]) -> str:
-    lines = "\n".join(f"{role.capitalize()}: {text}" for role, text in earlier)
-    return f"So far in this conversation:\n{lines}\n\nNow:\n"
-
-
 def _hash(*words: str) -> str:
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
-
-
-def _usage(result: ReplyResult) -> Json:
-    usage = result.usage
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
+    return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _model_card(name: str) -> Json:
     return {"id": name, "object": "model", "created": 0, "owned_by": "palaver"}
-
-
-def _data(chunk: Json) -> bytes:
-    return b"data: %b\n\n" % encode(chunk)
-
-
-def _raise_problem(problem: Problem) -> NoReturn:
-    """Raise the error of a failed turn."""
-    kinds = [PalaverError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    kind = next((kind for kind in kinds if kind.code == problem.code), PalaverError)
-    raise kind(problem.message)
 
 
 def _build(settings: Settings, build_context: BuildContext) -> Channel:

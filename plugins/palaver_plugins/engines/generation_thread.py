@@ -10,7 +10,7 @@ import heapq
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -52,7 +52,8 @@ class Job(PendingGeneration):
     """One generation of the thread. ``released`` is done when its slot is free.
 
     ``self.prompt`` holds the tokens of the prompt and of the partial reply; ``max_new_tokens`` more
-    may follow. The runner may keep its own state in ``handle``.
+    may follow. The runner may keep its own state in ``handle``. ``images`` are the runner's
+    arguments for reading the prompt.
 
     Raises `PromptTooLong` when the prompt fills the context window (in tokens).
     """
@@ -66,6 +67,7 @@ class Job(PendingGeneration):
         prompt: Sequence[int],
         partial_reply: Sequence[int],
         context_window: int,
+        images: Mapping[str, Any] | None = None,  # Any: the runner's own
     ) -> None:
         super().__init__(on_text)
         self.request = request
@@ -79,15 +81,16 @@ class Job(PendingGeneration):
         self.end_tokens = tokenizer.end_tokens
         self.detokenizer = StreamingDetokenizer(tokenizer, self.prompt, request.sampling.stop)
         self.handle: Any = None  # Any: the runner's own
+        self.images = images or {}
         self.is_leaving = False
         self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tokenizer = tokenizer
-        self._prompt_tokens = len(prompt)
+        self.prompt_tokens = len(prompt)
         self._reply_tokens = len(partial_reply)
 
     @property
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._reply_tokens)
+        return Usage(prompt_tokens=self.prompt_tokens, completion_tokens=self._reply_tokens)
 
     def decode(self, output: StepOutput) -> str:
         """Return the text that ``output`` adds. Called in the thread."""

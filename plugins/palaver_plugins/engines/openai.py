@@ -9,17 +9,19 @@ continues after the last delivered character. A failed server gets no requests d
 """
 
 import asyncio
+import base64
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import aiohttp
 import numpy as np
 import pydantic
-import yarl
 
 from palaver import (
     Backend,
@@ -36,27 +38,34 @@ from palaver import (
     EngineUnavailable,
     Generation,
     GenerationRequest,
+    Image,
     InvalidInput,
     OnText,
+    PalaverError,
     PluginSettings,
     Secret,
     Unsupported,
+    UnusableImage,
+    check_images,
     check_request,
+    check_url,
     describe_error,
+    estimate_image_tokens,
     generation_timeout,
     hookimpl,
     remaining_tokens,
 )
 from palaver_plugins.engines import openai_wire as wire
+from palaver_plugins.engines.openai_stream import CallbackError, CompletionStream
 from palaver_plugins.engines.openai_upstream import Upstream
-from palaver_plugins.engines.openai_wire import CallbackError, CompletionStream, UpstreamFailed
+from palaver_plugins.engines.openai_wire import UpstreamFailed
 from palaver_plugins.engines.token_healing import generate_healed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GENERIC_CAPABILITIES: frozenset[Capability] = frozenset(
-    {"generate", "json_schema", "logprobs", "alternatives", "seed"}
+    {"generate", "json_schema", "logprobs", "alternatives", "penalties", "seed"}
 )
 VLLM_CAPABILITIES: frozenset[Capability] = GENERIC_CAPABILITIES | frozenset(
     ("choice", "regex", "continuation", "priority")
@@ -66,8 +75,20 @@ LOAD_STEP = 4
 """Generations. Servers that differ by less count as equal, and the prefix cache decides: the same
 beginning of a prompt goes to the same server."""
 STATS_TIMEOUT = 5.0  # seconds
+BYTES_PER_TOKEN = 2
+"""Bytes of the messages' JSON that count as one token where a server counts none."""
 TEMPLATE_TOKENS = 64
 """Limit of the tokens that a chat template adds to a message."""
+PROBE_IMAGE = Image(
+    "image/png",
+    base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAADgAAAA4CAIAAAAn5KxJAAAARklEQVR42u3OMQ0AMAgAMJhMNCEMWVPBQdIqaFZP"
+        "XPDiCFFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVHRbR9UGAIeveZnkgAAAABJRU5ErkJggg=="
+    ),
+)
+"""An image of 56 × 56 pixels, to find out whether a server takes images."""
+
+URL_FORMS = "a URL is http://host:port/v1, https://host/v1 or unix:///path.sock"
 
 
 class OpenAISettings(PluginSettings):
@@ -85,6 +106,8 @@ class OpenAISettings(PluginSettings):
     """Extensions of the API that the servers offer. ``auto`` detects them."""
     capabilities: tuple[Capability, ...] | None = None
     """Capabilities of the servers, where they differ from what ``flavor`` implies."""
+    vision: bool | None = None
+    """Whether the model sees images. None: as the servers tell; most tell nothing."""
     embedding_model: str | None = None
     """Model for ``embed``, at ``embedding_urls``, or at ``urls`` where none are given."""
     embedding_urls: tuple[str, ...] = ()
@@ -103,10 +126,7 @@ class OpenAISettings(PluginSettings):
     @classmethod
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
-            parsed = yarl.URL(url)
-            reachable = parsed.host or (parsed.scheme == "unix" and parsed.path)
-            if parsed.scheme not in ("http", "https", "unix") or not reachable:
-                raise ValueError(f"{url!r} is neither http://host:port/v1 nor unix:///path.sock")
+            check_url(url, ("http", "https", "unix"), URL_FORMS)
         return value
 
 
@@ -125,8 +145,7 @@ class OpenAIEngine:
         `EngineUnavailable` while no server can be reached; some servers may be missing."""
         await self.close()
         settings = self._settings
-        secret = settings.api_key
-        key = None if secret is None else await asyncio.to_thread(secret.reveal)
+        key = await asyncio.to_thread(_read_key, settings)
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout
         )
@@ -153,8 +172,13 @@ class OpenAIEngine:
             for upstream, cards in zip(self._upstreams, listed, strict=True)
             if cards
         }
+        urls = ", ".join(upstream.url for upstream in self._upstreams)
+        if not reached and not any(upstream.is_cooling_down for upstream in self._upstreams):
+            raise ConfigurationError(
+                f"{urls} lists no model; set engine.openai.model, and check that "
+                f"engine.openai.urls holds base URLs: {URL_FORMS}"
+            )
         if not reached:
-            urls = ", ".join(upstream.url for upstream in self._upstreams)
             raise EngineUnavailable(f"no server can be reached at {urls}", retry_after=5)
         first = next(iter(reached))
         for upstream in self._upstreams:
@@ -174,8 +198,33 @@ class OpenAIEngine:
         return EngineInfo(
             model=model,
             context_window=self._settings.context_window or min(context_windows),
-            capabilities=self._capabilities(),
+            capabilities=self._capabilities(sees_images=await self._sees_images(model, reached)),
         )
+
+    async def _sees_images(
+        self, model: str, reached: Mapping[Upstream, Sequence[wire.ModelCard]]
+    ) -> bool:
+        """Return whether all servers in ``reached`` take images, as far as they tell."""
+        if self._settings.vision is not None:
+            return self._settings.vision
+        for upstream, cards in reached.items():
+            card = next(card for card in cards if card.id == model)
+            sees = card.vision
+            if sees is None and upstream.flavor == "vllm":
+                sees = await self._counts_images(upstream, model)
+            if not sees:
+                return False
+        return True
+
+    @staticmethod
+    async def _counts_images(upstream: Upstream, model: str) -> bool:
+        """Return whether vLLM counts the tokens of an image, which needs no generation."""
+        body = wire.prompt_body([ChatMessage("user", "Hi", (PROBE_IMAGE,))]) | {"model": model}
+        try:
+            return await upstream.count(body) > 0
+        except (UpstreamFailed, PalaverError) as error:
+            log.info("%s takes no images: %s", upstream.url, describe_error(error))
+            return False
 
     async def _list_models(self, upstream: Upstream) -> list[wire.ModelCard]:
         """Return the server's models; none when it cannot be reached."""
@@ -191,12 +240,14 @@ class OpenAIEngine:
             return []
         except EngineError as error:
             raise ConfigurationError(str(error)) from error
+        if not cards and self._settings.model is not None:
+            cards = [wire.ModelCard(self._settings.model)]
         flavor = self._settings.flavor
         is_vllm = any(card.owned_by == "vllm" for card in cards)
         upstream.flavor = flavor if flavor != "auto" else "vllm" if is_vllm else "generic"
         return cards
 
-    def _capabilities(self) -> frozenset[Capability]:
+    def _capabilities(self, *, sees_images: bool) -> frozenset[Capability]:
         if self._settings.capabilities is not None:
             return frozenset(self._settings.capabilities)
         reached = [upstream for upstream in self._upstreams if not upstream.is_cooling_down]
@@ -207,6 +258,8 @@ class OpenAIEngine:
                 found.add("adapter")
         if self._settings.embedding_model is not None:
             found.add("embed")
+        if sees_images:
+            found.add("vision")
         return frozenset(found)
 
     def _require_started(self) -> EngineInfo:
@@ -250,33 +303,36 @@ class OpenAIEngine:
             partial_tokens = await upstream.count(body)
         completion = CompletionStream(request, on_text, partial_tokens)
         max_tokens = await self._max_tokens(upstream, request, partial_tokens)
-        if max_tokens < 1:
+        if max_tokens is not None and max_tokens < 1:
             return completion.generation("length")
         model = self._require_started().model
+        make_body = functools.partial(wire.chat_body, request, model, upstream.flavor, max_tokens)
         try:
-            await upstream.chat(
-                wire.chat_body(request, model, upstream.flavor, max_tokens), completion
-            )
+            with explaining_refusals(request.messages):
+                await upstream.chat(await encode_body(make_body, request.messages), completion)
         except CallbackError as error:
             raise error.error from None
-        return completion.generation(completion.finish_reason or "stop")
+        return completion.generation()
 
     async def _max_tokens(
         self, upstream: Upstream, request: GenerationRequest, partial_tokens: int
-    ) -> int:
-        """Return the tokens that the reply may still get. A server refuses a request for more than
-        fits into the context, so the prompt is counted when it may be too long."""
+    ) -> int | None:
+        """Return the tokens that the reply may still get; None: as many as the server allows.
+
+        A server refuses a request for more than fits into the context, so the prompt is counted
+        when it may be too long."""
         engine_info = self._require_started()
         wanted = request.sampling.max_tokens
         if "continuation" not in engine_info.capabilities:  # only vLLM counts without a generation
-            return wanted
+            return wanted if wanted < engine_info.context_window else None
         texts = [*(message.content for message in request.messages), request.partial]
         upper_bound = sum(len(text.encode()) + TEMPLATE_TOKENS for text in texts)
+        upper_bound += estimate_image_tokens(request.messages)
         if upper_bound + wanted <= engine_info.context_window:
             return wanted - partial_tokens
         return remaining_tokens(
             request.sampling,
-            prompt_tokens=await upstream.count(wire.prompt_body(request.messages)),
+            prompt_tokens=await self._count(upstream, request.messages),
             partial_tokens=partial_tokens,
             context_window=engine_info.context_window,
         )
@@ -315,14 +371,24 @@ class OpenAIEngine:
         raise error
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        body = wire.prompt_body(messages) | {"model": self._require_started().model}
+        check_images(messages, self._require_started().capabilities)
+        return await self._call_any(
+            self._by_preference(), lambda upstream: self._count(upstream, messages)
+        )
 
-        def count(upstream: Upstream) -> Awaitable[int]:
-            if upstream.flavor == "vllm":
-                return upstream.count(body)
-            return upstream.count_by_completion(body | {"max_tokens": 1})
+    async def _count(self, upstream: Upstream, messages: Sequence[ChatMessage]) -> int:
+        model = self._require_started().model
+        is_vllm = upstream.flavor == "vllm"
 
-        return await self._call_any(self._by_preference(), count)
+        def make_body() -> wire.Body:
+            more = {"model": model} if is_vllm else {"model": model, "max_tokens": 1}
+            return wire.prompt_body(messages) | more
+
+        with explaining_refusals(messages):
+            body = await encode_body(make_body, messages)
+            if is_vllm:
+                return await upstream.count(body)
+            return await upstream.count_by_completion(body) or estimate_tokens(messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         self._require_started()
@@ -362,6 +428,43 @@ class OpenAIEngine:
                 return await upstream.stats()
         except (UpstreamFailed, TimeoutError):
             return None
+
+
+def estimate_tokens(messages: Sequence[ChatMessage]) -> int:
+    """Return a number of prompt tokens that is rather too high."""
+    texts = [dataclasses.replace(message, images=()) for message in messages]
+    size = len(wire.encode(wire.prompt_body(texts)["messages"]))
+    return size // BYTES_PER_TOKEN + estimate_image_tokens(messages)
+
+
+async def encode_body(make: Callable[[], wire.Body], messages: Sequence[ChatMessage]) -> bytes:
+    """Return the JSON of a body, made in a thread where it has images: they are long."""
+    if not any(message.images for message in messages):
+        return wire.encode(make())
+    return await asyncio.to_thread(lambda: wire.encode(make()))
+
+
+@contextlib.contextmanager
+def explaining_refusals(messages: Sequence[ChatMessage]) -> Iterator[None]:
+    """Raise `UnusableImage` when a server refuses a request with images."""
+    try:
+        yield
+    except InvalidInput as error:
+        if not any(message.images for message in messages):
+            raise
+        raise UnusableImage(str(error)) from error
+
+
+def _read_key(settings: OpenAISettings) -> str | None:
+    if settings.api_key is None:
+        return None
+    key = settings.api_key.reveal()
+    if not key.isprintable():  # a header cannot carry it
+        raise ConfigurationError(
+            f"engine.openai.api_key: {settings.api_key.root} holds several lines or a control "
+            f"character; expected one key in one line"
+        )
+    return key
 
 
 def build(settings: OpenAISettings, build_context: BuildContext) -> Engine:

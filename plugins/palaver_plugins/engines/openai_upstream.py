@@ -4,8 +4,8 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import aiohttp
@@ -14,11 +14,18 @@ import yarl
 
 from palaver import EngineStats, EngineUnavailable, PalaverError
 from palaver_plugins.engines import openai_wire as wire
+from palaver_plugins.engines.openai_stream import (
+    CompletionStream,
+    as_object,
+    read_count,
+    read_object,
+)
 from palaver_plugins.engines.openai_wire import UpstreamFailed
-from palaver_plugins.engines.sse import SseParser
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+RequestBody = wire.Body | bytes
+"""An object of the API, or its JSON."""
 
 RELEASE_TIMEOUT = 0.5
 """Seconds to wait until the server has freed the slot of a cancelled generation."""
@@ -73,18 +80,20 @@ class Upstream:
         self._cooldown_end = -math.inf
 
     async def models(self) -> list[wire.ModelCard]:
-        return (await self._call("GET", "models", wire.ModelList)).data
+        """Return the models that the server lists; some servers have no such list."""
+        return wire.read_cards(await self._call("GET", "models", object, optional=True))
 
-    async def count(self, body: wire.Body) -> int:
+    async def count(self, body: RequestBody) -> int:
         """Return the number of tokens, by vLLM's /tokenize."""
         return (await self._call("POST", "/tokenize", wire.TokenCount, body)).count
 
-    async def count_by_completion(self, body: wire.Body) -> int:
-        """Return the number of prompt tokens, by the usage of a completion of one token."""
-        answer = await self._call("POST", "chat/completions", wire.Completion, body)
-        return answer.usage.prompt_tokens
+    async def count_by_completion(self, body: RequestBody) -> int:
+        """Return the number of prompt tokens, by the usage of a completion of one token; 0 where
+        the server tells none."""
+        answer = await self._call("POST", "chat/completions", dict, body)
+        return read_count(as_object(answer.get("usage")), "prompt_tokens") or 0
 
-    async def embed(self, body: wire.Body) -> list[list[float]]:
+    async def embed(self, body: RequestBody) -> list[list[float]]:
         answer = await self._call("POST", "embeddings", wire.Embeddings, body)
         return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
 
@@ -96,7 +105,7 @@ class Upstream:
                     return EngineStats(running=counts[0], waiting=counts[1])
         return EngineStats(running=self.in_flight, waiting=0)
 
-    async def chat(self, body: wire.Body, completion: wire.CompletionStream) -> None:
+    async def chat(self, body: RequestBody, completion: CompletionStream) -> None:
         """Stream a chat completion into ``completion``."""
         self.in_flight += 1
         ended = False
@@ -111,31 +120,52 @@ class Upstream:
             if not ended:
                 await self._wait_until_released()
 
-    async def _stream(self, body: wire.Body, completion: wire.CompletionStream) -> None:
-        parser = SseParser()
-        async with self._request("POST", "chat/completions", body) as response:
-            try:
-                async for data in response.content.iter_any():
-                    for chunk in self._parse(parser, data):
-                        if chunk is None:
-                            return
-                        completion.add(chunk)
-            except BaseException:
-                response.close()  # makes the server stop
+    async def _stream(self, body: RequestBody, completion: CompletionStream) -> None:
+        try:
+            async with self._request("POST", "chat/completions", body) as response:
+                try:
+                    await self._read(response, completion)
+                except BaseException:
+                    response.close()  # makes the server stop
+                    raise
+        except UpstreamFailed:
+            if completion.finish_reason is None:  # else only the usage is missing
                 raise
-        if completion.finish_reason is None:
+        if not completion.is_complete:
             detail = f"{self.url} ended the stream before the reply's end"
             raise UpstreamFailed(EngineUnavailable(detail))
+        completion.end()
 
-    def _parse(self, parser: SseParser, data: bytes) -> Iterator[wire.Chunk | None]:
-        """Yield the chunks that ``data`` completes, and None for the end of the stream."""
+    async def _read(self, response: aiohttp.ClientResponse, completion: CompletionStream) -> None:
+        """Read the response: a stream, or a whole completion from a server without streams."""
+        if response.content_type == "application/json":
+            body = await response.read()
+            if body.lstrip().startswith(b"{"):
+                with self._reading():
+                    return self._add(completion, read_object(body))
+            self._feed(completion, body)
+        async for data in response.content.iter_any():
+            if self._feed(completion, data):
+                return
+        self._feed(completion, b"\n\n")  # where the last event has no empty line after it
+
+    def _feed(self, completion: CompletionStream, data: bytes) -> bool:
+        """Add the chunks that ``data`` completes; return True at the end of the stream."""
+        with self._reading():
+            for chunk in completion.parse(data):
+                self._add(completion, chunk)
+        return completion.is_done
+
+    def _add(self, completion: CompletionStream, chunk: wire.Body) -> None:
+        if error := wire.find_error(chunk):
+            raise wire.stream_error(self.url, error)
+        completion.add(chunk)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            for event in parser.feed(data):
-                chunk = None if event == b"[DONE]" else wire.decode_chunk(event)
-                if chunk is not None and chunk.error is not None:
-                    raise wire.stream_error(self.url, chunk.error)
-                yield chunk
-        except (ValueError, RecursionError) as error:  # of the parser and of msgspec
+            yield
+        except (ValueError, RecursionError) as error:  # of the parsers
             detail = f"the response of {self.url} is not a chat completion: {error}"
             raise UpstreamFailed(EngineUnavailable(detail)) from error
 
@@ -156,10 +186,23 @@ class Upstream:
                     await asyncio.sleep(0.01)
 
     async def _call(
-        self, method: str, path: str, result_type: type[T], body: wire.Body | None = None
+        self,
+        method: str,
+        path: str,
+        result_type: type[T],
+        body: RequestBody | None = None,
+        *,
+        optional: bool = False,
     ) -> T:
+        """Return the response. ``optional``: no response where the server has no such path."""
+        statuses = (200, 404, 405) if optional else (200,)
         try:
-            async with asyncio.timeout(CALL_TIMEOUT), self._request(method, path, body) as response:
+            async with (
+                asyncio.timeout(CALL_TIMEOUT),
+                self._request(method, path, body, statuses) as response,
+            ):
+                if response.status != 200:
+                    return msgspec.convert(None, result_type)
                 return msgspec.json.decode(await response.read(), type=result_type)
         except TimeoutError as error:
             detail = f"{self.url} did not answer {path!r} in {CALL_TIMEOUT:g} s"
@@ -170,19 +213,24 @@ class Upstream:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, body: wire.Body | None = None
+        self,
+        method: str,
+        path: str,
+        body: RequestBody | None = None,
+        statuses: Collection[int] = (200,),
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request. ``path`` is relative to the base URL, or to the server's root when it
-        begins with a slash."""
+        """Send a request; other ``statuses`` of the response are errors. ``path`` is relative to
+        the base URL, or to the server's root when it begins with a slash."""
         if self._session.closed:
             raise UpstreamFailed(EngineUnavailable("engine 'openai' is closed"), unhealthy=False)
         url = self._root / path[1:] if path.startswith("/") else self._base / path
         options: dict[str, Any] = {}
         if body is not None:
-            options = {"data": wire.encode(body), "headers": {"Content-Type": "application/json"}}
+            content = body if isinstance(body, bytes) else wire.encode(body)
+            options = {"data": content, "headers": {"Content-Type": "application/json"}}
         try:
             async with await self._send(method, url, options) as response:
-                if response.status != 200:
+                if response.status not in statuses:
                     content = await response.read()
                     raise wire.response_error(self.url, response.status, content, response.headers)
                 yield response

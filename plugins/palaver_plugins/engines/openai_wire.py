@@ -1,5 +1,7 @@
 """Wire format of the OpenAI API for engine ``openai``: request bodies, chunks and errors."""
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, assert_never
@@ -11,87 +13,43 @@ from palaver import (
     Choice,
     EngineError,
     EngineUnavailable,
-    FinishReason,
-    Generation,
     GenerationRequest,
+    Image,
     InvalidInput,
     JsonSchema,
-    OnText,
     Overloaded,
     PalaverError,
     PromptTooLong,
     Regex,
     Structure,
-    TokenLogprob,
     Unsupported,
-    Usage,
 )
 
 Flavor = Literal["vllm", "generic"]
 Body = dict[str, Any]  # a JSON object of the API
 
 PROMPT_TOO_LONG = re.compile(
-    r"context.{0,12}(length|window|size)|max_model_len|too many tokens", re.IGNORECASE
+    r"context.{0,12}(length|window|size)|max_model_len|too many tokens|prompt is too long"
+    r"|maximum number of tokens allowed|`inputs`.{0,40}(tokens|max_new_tokens)",
+    re.IGNORECASE,
 )
-"""Matches the error of vLLM, OpenAI, llama.cpp and SGLang for a prompt that is too long."""
+"""Matches the error of vLLM, OpenAI, llama.cpp, SGLang, Anthropic, Gemini and TGI for a prompt that
+is too long."""
 
 
+LENGTHS = ("max_model_len", "context_length", "context_window")
+"""Names of a model's context window, in tokens: vLLM's, OpenRouter's, Groq's."""
+MAX_LENGTH = 1 << 40
 MAX_RETRY_AFTER = 3600.0
 """Largest number of seconds that is taken from a server."""
 
 
-class Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class TopLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-
-
-class WireLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    top_logprobs: list[TopLogprob] = []
-
-
-class Logprobs(msgspec.Struct):
-    content: list[WireLogprob] | None = None
-
-
-class ChunkChoice(msgspec.Struct):
-    delta: Delta = msgspec.field(default_factory=Delta)
-    logprobs: Logprobs | None = None
-    finish_reason: str | None = None
-
-
-class PromptTokensDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class WireUsage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: PromptTokensDetails | None = None
-
-
-class Chunk(msgspec.Struct):
-    """One event of a streamed chat completion."""
-
-    choices: list[ChunkChoice] = []
-    usage: WireUsage | None = None
-    error: Any = None  # an object or a string; servers differ
-
-
 class ModelCard(msgspec.Struct):
     id: str
-    owned_by: str = ""
+    owned_by: str | None = None
     parent: str | None = None
     max_model_len: int | None = None
-
-
-class ModelList(msgspec.Struct):
-    data: list[ModelCard]
+    vision: bool | None = None  # None: the server does not say
 
 
 class Embedding(msgspec.Struct):
@@ -107,8 +65,41 @@ class TokenCount(msgspec.Struct):
     count: int
 
 
-class Completion(msgspec.Struct):
-    usage: WireUsage
+def read_cards(answer: object) -> list[ModelCard]:
+    """Return the models that a server lists: the common fields, each where it has its type."""
+    listed = answer.get("data") if isinstance(answer, dict) else answer
+    return [
+        ModelCard(
+            id=card["id"],
+            owned_by=_text(card.get("owned_by")),
+            parent=_text(card.get("parent")),
+            max_model_len=next(filter(None, (_count(card.get(name)) for name in LENGTHS)), None),
+            vision=_sees_images(card),
+        )
+        for card in (listed if isinstance(listed, list) else ())
+        if isinstance(card, dict) and isinstance(card.get("id"), str)
+    ]
+
+
+def _sees_images(card: Body) -> bool | None:
+    """Return whether the model takes images, as OpenRouter, llama.cpp and Mistral say it."""
+    architecture = card.get("architecture")
+    if isinstance(architecture, dict) and isinstance(architecture.get("input_modalities"), list):
+        return "image" in architecture["input_modalities"]
+    capabilities = card.get("capabilities")
+    if isinstance(capabilities, dict) and isinstance(capabilities.get("vision"), bool):
+        return bool(capabilities["vision"])
+    if isinstance(capabilities, list):
+        return "multimodal" in capabilities
+    return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and 1 <= value < MAX_LENGTH else None
 
 
 class UpstreamFailed(Exception):
@@ -124,72 +115,14 @@ class UpstreamFailed(Exception):
         self.unhealthy = unhealthy
 
 
-class CallbackError(Exception):
-    """The caller's ``on_text`` raised ``error``: the server is not at fault."""
+def prompt_body(messages: Sequence[ChatMessage], partial: str = "", cache_salt: str = "") -> Body:
+    """Return the fields of a body that determine the prompt, also for vLLM's /tokenize.
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class CompletionStream:
-    """The contents of one streamed completion. ``partial_tokens`` of the reply existed before."""
-
-    def __init__(self, request: GenerationRequest, on_text: OnText, partial_tokens: int) -> None:
-        self.request = request
-        self.finish_reason: FinishReason | None = None
-        self._partial_tokens = partial_tokens
-        self._pieces: list[str] = []
-        self._on_text = on_text
-        self._logprobs: list[TokenLogprob] = []
-        self._usage = WireUsage()
-
-    def add(self, chunk: Chunk) -> None:
-        if chunk.usage is not None:
-            self._usage = chunk.usage
-        for choice in chunk.choices:
-            if choice.logprobs is not None and choice.logprobs.content:
-                self._add_logprobs(choice.logprobs.content)
-            if choice.delta.content:
-                self._deliver(choice.delta.content)
-            if choice.finish_reason == "abort":  # vLLM, when it shuts down
-                raise UpstreamFailed(EngineUnavailable("the server aborted the generation"))
-            if choice.finish_reason is not None:
-                self.finish_reason = "length" if choice.finish_reason == "length" else "stop"
-
-    def _deliver(self, piece: str) -> None:
-        self._pieces.append(piece)
-        try:
-            self._on_text(piece)
-        except Exception as error:
-            raise CallbackError(error) from error
-
-    def _add_logprobs(self, tokens: Sequence[WireLogprob]) -> None:
-        count = self.request.sampling.logprobs or 0
-        for token in tokens:
-            best = sorted(token.top_logprobs, key=lambda other: -other.logprob)[:count]
-            alternatives = tuple((other.token, other.logprob) for other in best)
-            self._logprobs.append(TokenLogprob(token.token, token.logprob, alternatives))
-
-    def generation(self, finish_reason: FinishReason) -> Generation:
-        details = self._usage.prompt_tokens_details
-        prompt = max(0, self._usage.prompt_tokens - self._partial_tokens)
-        usage = Usage(
-            prompt_tokens=prompt,
-            cached_tokens=min(prompt, (details and details.cached_tokens) or 0),
-            completion_tokens=self._usage.completion_tokens + self._partial_tokens,
-        )
-        return Generation(
-            text="".join(self._pieces),
-            finish_reason=finish_reason,
-            usage=usage,
-            logprobs=tuple(self._logprobs),
-        )
-
-
-def prompt_body(messages: Sequence[ChatMessage], partial: str = "") -> Body:
-    """Return the fields of a body that determine the prompt, also for vLLM's /tokenize."""
-    prompt = [{"role": message.role, "content": message.content} for message in messages]
+    ``cache_salt``: the images get ids that contain it, by which vLLM's caches know them.
+    """
+    prompt = [
+        {"role": message.role, "content": _content(message, cache_salt)} for message in messages
+    ]
     if not partial:
         return {"messages": prompt}
     return {
@@ -199,19 +132,39 @@ def prompt_body(messages: Sequence[ChatMessage], partial: str = "") -> Body:
     }
 
 
-def chat_body(request: GenerationRequest, model: str, flavor: Flavor, max_tokens: int) -> Body:
+def _content(message: ChatMessage, cache_salt: str) -> str | list[Body]:
+    if not message.images:
+        return message.content
+    parts = [_image_part(image, cache_salt) for image in message.images]
+    return [*parts, {"type": "text", "text": message.content}] if message.content else parts
+
+
+def _image_part(image: Image, cache_salt: str) -> Body:
+    url = f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+    part: Body = {"type": "image_url", "image_url": {"url": url}}
+    if cache_salt:
+        part["uuid"] = hashlib.sha256(f"{cache_salt}\0".encode() + image.data).hexdigest()
+    return part
+
+
+def chat_body(
+    request: GenerationRequest, model: str, flavor: Flavor, max_tokens: int | None
+) -> Body:
     """Return the body of a streamed chat completion."""
     sampling = request.sampling
-    body = prompt_body(request.messages, request.partial) | {
+    cache_salt = request.tenant if flavor == "vllm" else ""
+    body = prompt_body(request.messages, request.partial, cache_salt) | {
         "model": request.adapter or model,
         "stream": True,
         "stream_options": {"include_usage": True},
-        "max_tokens": max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
     }
-    if sampling.seed is not None:
-        body["seed"] = sampling.seed
+    optional = {"max_tokens": max_tokens, "seed": sampling.seed}
+    body |= {name: value for name, value in optional.items() if value is not None}
+    for name in ("presence_penalty", "frequency_penalty"):
+        if penalty := getattr(sampling, name):
+            body[name] = penalty
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.logprobs is not None:
@@ -225,13 +178,14 @@ def chat_body(request: GenerationRequest, model: str, flavor: Flavor, max_tokens
     if flavor == "vllm" or sampling.repetition_penalty != 1:
         body["repetition_penalty"] = sampling.repetition_penalty
     if flavor == "vllm":
-        body |= {"priority": request.priority, "cache_salt": request.tenant}
+        body |= {"priority": request.priority, "cache_salt": cache_salt}
     return body
 
 
 def structure_fields(structure: Structure, flavor: Flavor) -> Body:
     if flavor == "generic" and isinstance(structure, JsonSchema):
-        schema = {"name": "answer", "schema": structure.schema, "strict": True}
+        is_strict = structure.schema != {"type": "object"}  # any object is refused as strict
+        schema = {"name": "answer", "schema": structure.schema, "strict": is_strict}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     return {"structured_outputs": structured_outputs(structure)}
 
@@ -282,24 +236,51 @@ def response_error(
 
 
 def error_message(body: bytes) -> str:
-    """Return the message in an error's body, in any of the shapes that servers use."""
+    """Return the message in an error's body, in any of the shapes that servers use, with the word
+    for its kind."""
     try:
         value: object = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return body[:500].decode("utf-8", "replace").strip()
-    while isinstance(value, dict):
+    code: object = None
+    while isinstance(value, dict) or (isinstance(value, list) and len(value) == 1):
+        if isinstance(value, list):
+            value = value[0]
+            continue
+        code = value.get("code")
         key = next((key for key in ("error", "message", "detail") if key in value), None)
         if key is None:
             break
         value = value[key]
-    return str(value)[:500]
+    return str(value)[:500] + (f" ({code[:100]})" if isinstance(code, str) else "")
+
+
+def find_error(chunk: Body) -> object:
+    """Return the error that a chunk is, in any of the shapes that servers use, or None."""
+    if chunk.get("object") == "error":
+        return chunk
+    return chunk.get("error") or None
 
 
 def stream_error(url: str, error: object) -> UpstreamFailed | PalaverError:
-    """Return the exception for an error event within a stream."""
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) else 500
-    return response_error(url, status, msgspec.json.encode(error), {})
+    """Return the exception for an error event within a stream. The server itself has answered, so
+    that it needs no cooldown."""
+    failure = response_error(url, error_status(error), msgspec.json.encode(error), {})
+    if isinstance(failure, UpstreamFailed):
+        failure.unhealthy = False
+    return failure
+
+
+def error_status(error: object) -> int:
+    """Return the HTTP status that belongs to an error event: its code, or what its words mean."""
+    fields = error if isinstance(error, dict) else {}
+    for value in (fields.get("code"), fields.get("status")):
+        if str(value).isdecimal() and 400 <= int(str(value)[:4]) < 600:
+            return int(str(value))
+    kind = f"{fields.get('type')} {fields.get('code')}".lower()
+    if "rate_limit" in kind or "overloaded" in kind:
+        return 429
+    return 400 if "invalid" in kind or "bad" in kind or PROMPT_TOO_LONG.search(kind) else 500
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -322,4 +303,3 @@ def request_counts(metrics: bytes) -> tuple[int, int] | None:
 
 
 encode = msgspec.json.Encoder().encode
-decode_chunk = msgspec.json.Decoder(Chunk).decode

@@ -38,6 +38,7 @@ from palaver import (
     Regex,
     Structure,
     Unsupported,
+    check_images,
     check_request,
     generation_timeout,
     hookimpl,
@@ -46,7 +47,6 @@ from palaver import (
 from palaver_plugins.engines import gguf_conversion
 from palaver_plugins.engines.generation_thread import GenerationThread, Job, StepOutput
 from palaver_plugins.engines.json_grammar import build_grammar, quoted, union
-from palaver_plugins.engines.optional_packages import import_packages
 from palaver_plugins.engines.token_healing import generate_healed
 from palaver_plugins.engines.tokenization import (
     ChatTokenizer,
@@ -54,11 +54,15 @@ from palaver_plugins.engines.tokenization import (
     count_prompt,
     encode_request,
 )
+from palaver_plugins.optional_packages import import_packages
 
 BLOCK_TOKENS = 32
 """Tokens in a block of OpenVINO's attention cache on a CPU."""
 CAPABILITIES: frozenset[Capability] = frozenset(
-    ("generate", "json_schema", "choice", "regex", "logprobs", "seed", "continuation", "priority")
+    (
+        *("generate", "json_schema", "choice", "regex", "logprobs", "penalties", "seed"),
+        *("continuation", "priority"),
+    )
 )
 Untyped = Any  # the packages of OpenVINO have no usable types
 
@@ -125,7 +129,9 @@ class OpenVinoEngine:
             return await generate_healed(request, on_text, generate)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        return await count_prompt(self._require_started()[0].tokenizer, messages)
+        tokenizer = self._require_started()[0].tokenizer
+        check_images(messages, CAPABILITIES)
+        return await count_prompt(tokenizer, messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise Unsupported("the openvino engine has no embeddings; the transformers engine has")
@@ -182,7 +188,7 @@ def load(settings: OpenVinoSettings, build_context: BuildContext) -> Model:
 
 
 def openvino_packages() -> list[Untyped]:
-    return import_packages("openvino", "openvino", "openvino_genai")
+    return import_packages("engine", "openvino", "openvino", "openvino_genai")
 
 
 def cache_blocks(settings: OpenVinoSettings, config: Json, context_window: int) -> int:
@@ -250,6 +256,8 @@ def generation_config(job: Job) -> Untyped:
     config.stop_token_ids = set(job.end_tokens)
     config.eos_token_id = min(job.end_tokens, default=-1)
     config.repetition_penalty = sampling.repetition_penalty
+    config.presence_penalty = sampling.presence_penalty
+    config.frequency_penalty = sampling.frequency_penalty
     config.logprobs = int(sampling.logprobs is not None)
     if sampling.temperature > 0:
         config.do_sample = True

@@ -43,10 +43,16 @@ class CausalModel:
         import torch
 
         ids = torch.tensor(tokens, device=self.network.device)
+        more = {name: self._move(value) for name, value in more.items()}
         with torch.inference_mode():
             more |= {self.cache_argument: cache, "use_cache": True}
             out = self.network(input_ids=ids, **self._options, **more)
             return out.logits[:, -1].float(), out[self.cache_argument]
+
+    def _move(self, value: Untyped) -> Untyped:
+        """Return a tensor on the network's device, and numbers of images in its precision."""
+        dtype = self.network.dtype if value.is_floating_point() else None
+        return value.to(device=self.network.device, dtype=dtype)
 
 
 class LayerCache:

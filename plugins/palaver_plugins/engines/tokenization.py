@@ -5,6 +5,7 @@ They read a Hugging Face model directory: ``tokenizer.json``, the chat template 
 """
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -71,18 +72,26 @@ class ChatTokenizer:
         tokenizer = load_tokenizer(folder)
         return cls(tokenizer, ChatTemplate.load(folder), find_end_tokens(folder, tokenizer))
 
+    @property
+    def takes_images(self) -> bool:
+        return self._template.takes_parts
+
     def encode_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Return the tokens of the prompt, up to the start of the assistant's reply. Raises
         `InvalidInput` when the chat template refuses the messages."""
-        return self.encode(self._render(messages))
+        return self.encode(self.render(messages))
 
     def count_prompt(self, messages: Sequence[ChatMessage]) -> int:
         """Return the number of tokens of the prompt: a list of very many holds the interpreter's
         lock for long while it is made."""
-        return len(self._encode(self._render(messages)))
+        return len(self._encode(self.render(messages)))
 
-    def _render(self, messages: Sequence[ChatMessage]) -> str:
-        escaped = [ChatMessage(message.role, self._escape(message.content)) for message in messages]
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """Return the text of the prompt, which has a placeholder for each image."""
+        escaped = [
+            dataclasses.replace(message, content=self._escape(message.content))
+            for message in messages
+        ]
         return self._template.render(escaped)
 
     def encode_partial(self, partial: str) -> list[int]:
@@ -146,8 +155,14 @@ def special_token_text(token: str | Json | None) -> str:
     return token["content"] if isinstance(token, dict) else token or ""
 
 
+PROBE_TEXT = "palaver"
+
+
 class ChatTemplate:
-    """A model's chat template, sandboxed, with the helpers that Hugging Face offers to it."""
+    """A model's chat template, sandboxed, with the helpers that Hugging Face offers to it.
+
+    Templates take the content of a message as a text, or as a list of parts, which may be images.
+    """
 
     def __init__(self, source: str, variables: Json) -> None:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -158,13 +173,21 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda style: datetime.now().strftime(style)
         self._template = environment.from_string(source)
         self._variables = variables
+        self.takes_parts = self._takes([{"type": "text", "text": PROBE_TEXT}])
+        self._only_parts = self.takes_parts and not self._takes(PROBE_TEXT)
 
     @classmethod
     def load(cls, folder: Path) -> "ChatTemplate":
         """Read the template of a model directory. Raises `ConfigurationError` that names it."""
         settings = read_optional_json(folder / "tokenizer_config.json")
         file = folder / "chat_template.jinja"
-        source = file.read_text(encoding="utf-8") if file.exists() else default_template(settings)
+        # A model with images may have the template of its processor in a file of its own.
+        source = (
+            file.read_text(encoding="utf-8")
+            if file.exists()
+            else default_template(settings)
+            or default_template(read_optional_json(folder / "chat_template.json"))
+        )
         if not source:
             raise ConfigurationError(
                 f"model {str(folder)!r} has no chat template: expected chat_template.jinja, or "
@@ -179,13 +202,34 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """Return the prompt, up to the start of the assistant's reply."""
-        plain = [{"role": message.role, "content": message.content} for message in messages]
+        as_parts = self._only_parts or any(message.images for message in messages)
+        plain = [
+            {"role": it.role, "content": content_parts(it) if as_parts else it.content}
+            for it in messages
+        ]
         try:
-            return self._template.render(
-                messages=plain, add_generation_prompt=True, **self._variables
-            )
-        except jinja2.TemplateError as error:
+            return self._render(plain)
+        except Exception as error:  # templates raise any exception
             raise InvalidInput(f"the model's chat template refuses: {error}") from error
+
+    def _render(self, messages: list[Json]) -> str:
+        return self._template.render(
+            messages=messages, add_generation_prompt=True, **self._variables
+        )
+
+    def _takes(self, content: str | list[Json]) -> bool:
+        """Return whether a message with such content is rendered as its text."""
+        try:
+            text = self._render([{"role": "user", "content": content}])
+        except Exception:  # noqa: BLE001  templates raise any exception
+            return False
+        return PROBE_TEXT in text and "'type'" not in text and '"type"' not in text
+
+
+def content_parts(message: ChatMessage) -> list[Json]:
+    """Return the content of a message as the parts that chat templates take."""
+    parts: list[Json] = [{"type": "image"} for _ in message.images]
+    return [*parts, {"type": "text", "text": message.content}] if message.content else parts
 
 
 def default_template(settings: Json) -> str:

@@ -68,8 +68,9 @@ class TorchRunner:
     """`Runner` over a causal language model.
 
     A step reads at most ``max_prefill_tokens`` tokens of prompts (or one whole prompt, without
-    chunked prefill), one prompt after the other, and generates one token for each job that has read
-    its prompt: with one forward pass for all of them, or with one for each.
+    chunked prefill and for a prompt with images), one prompt after the other, and generates one
+    token for each job that has read its prompt: with one forward pass for all of them, or with one
+    for each.
     """
 
     def __init__(self, network: Untyped, max_prefill_tokens: int, plan: BatchingPlan) -> None:
@@ -126,7 +127,7 @@ class TorchRunner:
         for state in self._jobs.values():
             if state.new_tokens or budget <= 0:
                 continue
-            size = min(len(state.unread), budget) if self._chunked_prefill else len(state.unread)
+            size = self._chunk_size(state, budget)
             budget -= size
             scores = self._read(state, size)
             if not state.unread:
@@ -136,8 +137,15 @@ class TorchRunner:
     def _read(self, state: SequenceState, size: int) -> Untyped:
         """Read ``size`` tokens of one sequence. Return the scores of the next token."""
         tokens, state.unread = state.unread[:size], state.unread[size:]
-        scores, state.cache = self._model.forward([tokens], state.cache)
+        images = state.job.images if state.cache is None else {}
+        scores, state.cache = self._model.forward([tokens], state.cache, **images)
         return scores
+
+    def _chunk_size(self, state: SequenceState, budget: int) -> int:
+        """Return the number of tokens of a prompt to read: images are read with all of it."""
+        if state.job.images and state.cache is None:
+            return state.job.prompt_tokens
+        return min(len(state.unread), budget) if self._chunked_prefill else len(state.unread)
 
     def close(self) -> None:
         self.closed = True

@@ -7,7 +7,8 @@ safetensors only and never runs code from a model's directory.
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from palaver import (
     OnText,
     PluginSettings,
     Unsupported,
+    check_images,
     check_request,
     generation_timeout,
     hookimpl,
@@ -36,7 +38,8 @@ from palaver import (
 )
 from palaver_plugins.engines.encoders import Classifier, Embedder
 from palaver_plugins.engines.generation_thread import GenerationThread, Job
-from palaver_plugins.engines.optional_packages import import_packages
+from palaver_plugins.engines.image_prompts import ImagePromptEncoder, load_encoder, vision_obstacle
+from palaver_plugins.engines.padded_batch import CausalModel
 from palaver_plugins.engines.token_healing import generate_healed
 from palaver_plugins.engines.tokenization import (
     ChatTokenizer,
@@ -44,10 +47,12 @@ from palaver_plugins.engines.tokenization import (
     encode_request,
 )
 from palaver_plugins.engines.torch_runner import BatchingPlan, TorchRunner, make_plan
+from palaver_plugins.optional_packages import import_packages
 
 GENERATION_CAPABILITIES: frozenset[Capability] = frozenset(
     {"generate", "logprobs", "alternatives", "seed", "continuation", "priority"}
 )
+log = logging.getLogger(__name__)
 Untyped = Any  # torch and transformers are absent from most installations that are type-checked
 
 
@@ -86,10 +91,13 @@ class LoadedModels:
     demonstration: bool
     embedder: Embedder | None
     classifier: Classifier | None
+    images: ImagePromptEncoder | None = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         found: set[Capability] = set(GENERATION_CAPABILITIES) if self.tokenizer else set()
+        if self.images:
+            found.add("vision")
         if self.embedder:
             found.add("embed")
         if self.classifier:
@@ -127,8 +135,10 @@ class TransformersEngine:
     async def close(self) -> None:
         started, self._started = self._started, None
         if started is not None:
-            _, thread, executor = started
+            models, thread, executor = started
             await thread.close()
+            if models.images is not None:
+                models.images.close()
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
@@ -143,7 +153,11 @@ class TransformersEngine:
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         models, *_ = self._require_started()
-        return await count_prompt(require_tokenizer(models), messages)
+        tokenizer = require_tokenizer(models)
+        check_images(messages, models.capabilities)
+        if models.images is not None and has_images(messages):
+            return len((await models.images.encode_in_thread(messages)).tokens)
+        return await count_prompt(tokenizer, messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         models, _, executor = self._require_started()
@@ -177,7 +191,13 @@ def require_tokenizer(models: LoadedModels) -> ChatTokenizer:
 async def make_job(models: LoadedModels, request: GenerationRequest, on_text: OnText) -> Job:
     """Return the job of ``request``. Every error that ``request`` can cause is raised here."""
     tokenizer = require_tokenizer(models)
-    prompt, partial_reply = await encode_request(tokenizer, request)
+    images: Mapping[str, Untyped] = {}
+    if models.images is not None and has_images(request.messages):
+        encoded = await models.images.encode_in_thread(request.messages)
+        prompt, images = encoded.tokens, encoded.images
+        partial_reply = tokenizer.encode_partial(request.partial)
+    else:
+        prompt, partial_reply = await encode_request(tokenizer, request)
     return Job(
         request,
         on_text,
@@ -185,28 +205,36 @@ async def make_job(models: LoadedModels, request: GenerationRequest, on_text: On
         prompt=prompt,
         partial_reply=partial_reply,
         context_window=models.context_window,
+        images=images,
     )
+
+
+def has_images(messages: Sequence[ChatMessage]) -> bool:
+    return any(message.images for message in messages)
 
 
 def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedModels:
     """Load the models; blocks for seconds. Raises `ConfigurationError` that names the model."""
-    torch, transformers = import_packages("transformers", "torch", "transformers")
+    torch, transformers = import_packages("engine", "transformers", "torch", "transformers")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     transformers.utils.logging.disable_progress_bar()
     name = settings.model or settings.embedding_model or settings.classifier_model
-    tokenizer, network, context, demonstration = None, None, 0, False
+    tokenizer, network, images, context, demonstration = None, None, None, 0, False
     plan = BatchingPlan(batched=False, chunked_prefill=True)
     if settings.load_model:
         folder = build_context.resolve_model(settings.model)
         name = folder.name
-        read_json(folder / "config.json")
+        sees_images = is_vision_model(read_json(folder / "config.json"))
         tokenizer = ChatTokenizer.load(folder)
-        network = open_network(transformers.AutoModelForCausalLM, folder, settings)
+        kind = "AutoModelForImageTextToText" if sees_images else "AutoModelForCausalLM"
+        network = open_network(getattr(transformers, kind), folder, settings)
         limit = getattr(network.config.get_text_config(), "max_position_embeddings", 4096)
         context = min(settings.context_window or 10**9, limit)
         demonstration = network.num_parameters() < 100_000_000
         plan = make_plan(network)
+        if sees_images:
+            images = open_images(folder, tokenizer, network, plan)
 
     def open_encoder(make: Callable[[Untyped, Path], Untyped], kind: Untyped, name: str) -> Untyped:
         if not name:
@@ -224,7 +252,34 @@ def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedM
         demonstration=demonstration,
         embedder=open_encoder(Embedder, transformers.AutoModel, settings.embedding_model),
         classifier=open_encoder(Classifier, classifier_kind, settings.classifier_model),
+        images=images,
     )
+
+
+def is_vision_model(config: dict[str, Untyped]) -> bool:
+    """Return whether the weights are those of a model for images and text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    name = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.get("model_type", ""))
+    return name is not None and name in config.get("architectures", ())
+
+
+def open_images(
+    folder: Path, tokenizer: ChatTokenizer, network: Untyped, plan: BatchingPlan
+) -> ImagePromptEncoder | None:
+    """Return the encoder of prompts with images; None, with the reason in the log, when the engine
+    cannot run them."""
+    try:
+        encoder = load_encoder(folder, tokenizer)
+    except Exception as error:  # noqa: BLE001  each processor has errors of its own
+        obstacle = f"{type(error).__name__}: {error}"
+    else:
+        obstacle = "" if plan.chunked_prefill else "its prompts cannot be read in parts"
+        obstacle = obstacle or vision_obstacle(CausalModel(network), encoder, batched=plan.batched)
+        if not obstacle:
+            return encoder
+    log.warning("model %r sees images, but not with this engine: %s", folder.name, obstacle)
+    return None
 
 
 def open_network(kind: Untyped, folder: Path, settings: TransformersSettings) -> Untyped:

@@ -26,6 +26,8 @@ import msgspec
 import pydantic
 
 from palaver import (
+    MAX_IMAGE_PIXELS,
+    MAX_IMAGES,
     Backend,
     BuildContext,
     Capability,
@@ -48,7 +50,9 @@ from palaver import (
     PromptTooLong,
     TokenLogprob,
     Unsupported,
+    UnusableImage,
     Usage,
+    check_images,
     check_model_files,
     check_request,
     generation_timeout,
@@ -69,6 +73,7 @@ ALLOWED_ARGUMENTS = frozenset(
         *("enable_expert_parallel", "enable_prefix_caching", "hf_overrides", "kv_cache_dtype"),
         *("kv_offloading_size", "load_format", "long_prefill_token_threshold", "max_logprobs"),
         *("max_num_batched_tokens", "max_num_queued_reqs", "max_num_queued_tokens", "seed"),
+        "mm_processor_kwargs",
         *("pipeline_parallel_size", "quantization", "speculative_config"),
         *("structured_outputs_config", "tensor_parallel_size"),
     }
@@ -79,10 +84,13 @@ Those that load code or open ports are not among them."""
 BASE_CAPABILITIES: frozenset[Capability] = frozenset(
     {
         *("generate", "json_schema", "choice", "regex", "logprobs", "alternatives", "seed"),
-        *("continuation", "priority"),
+        *("penalties", "continuation", "priority"),
     }
 )
-SAMPLING_PARAMS = "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "logprobs"
+SAMPLING_PARAMS = (
+    *("temperature", "top_p", "top_k", "seed", "stop", "logprobs"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 """Fields of `Sampling` that vLLM's SamplingParams have under the same name."""
 ABORT_TIMEOUT = 2.0  # seconds; a longer step of the engine, or a hung one, is not waited for
 CALL_TIMEOUT = 60.0  # seconds for counting, embedding and classifying
@@ -288,6 +296,7 @@ def process_ended() -> EngineUnavailable:
 
 REQUEST_ERRORS: dict[vllm_process.Problem, Callable[[str], PalaverError]] = {
     "invalid": InvalidInput,
+    "image": UnusableImage,
     "too_long": PromptTooLong,
     "overloaded": functools.partial(Overloaded, retry_after=1),
     "unavailable": functools.partial(EngineUnavailable, retry_after=5),
@@ -463,6 +472,7 @@ class VllmEngine:
             "adapter": bool(settings.adapters),
             "embed": settings.embedding_model is not None,
             "classify": settings.classifier_model is not None,
+            "vision": ready.vision,
         }
         return EngineInfo(
             model=checkpoint.directory.name,
@@ -497,6 +507,8 @@ class VllmEngine:
             classifier_model=directory(settings.classifier_model),
             threads=settings.threads,
             processes=settings.processes,
+            max_images=MAX_IMAGES,
+            max_image_pixels=MAX_IMAGE_PIXELS,
         )
         return checkpoint, setup
 
@@ -527,6 +539,8 @@ class VllmEngine:
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         connection = self._connection()
+        assert self._engine_info is not None
+        check_images(messages, self._engine_info.capabilities)
         command = vllm_process.CountTokens(connection.next_id(), wire_messages(messages))
         return int(await connection.call(command, CALL_TIMEOUT))
 
@@ -555,7 +569,10 @@ class VllmEngine:
 
 
 def wire_messages(messages: Sequence[ChatMessage]) -> vllm_process.Messages:
-    return [(message.role, message.content) for message in messages]
+    return [
+        (message.role, message.content, [image.data for image in message.images])
+        for message in messages
+    ]
 
 
 def generate_command(id: int, request: GenerationRequest) -> vllm_process.Generate:

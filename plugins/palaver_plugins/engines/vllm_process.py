@@ -5,18 +5,20 @@ nothing but the standard library, msgspec and vLLM. Its argument is the file des
 Frames are msgpack behind four bytes of length. The server sends a `Setup`, receives `Ready` or
 `LoadFailed`, and then sends the other commands.
 
-A reader thread turns commands into jobs and tokenizes them (which releases the interpreter lock), a
-runner runs the jobs, and all results of one engine step go back in one frame. On the CPU the runner
-is `InProcessRunner`, which steps the engine itself: one process, the quickest start and the least
-work per token. On a GPU it is `MultiprocessRunner`: vLLM's own processes keep the GPU busy while
-this one detokenizes.
+A reader thread turns commands into jobs and tokenizes them (which releases the interpreter lock),
+another thread does so for commands with images. A runner runs the jobs, and all results of one
+engine step go back in one frame. On the CPU the runner is `InProcessRunner`, which steps the engine
+itself: one process, the quickest start and the least work per token. On a GPU it is
+`MultiprocessRunner`: vLLM's own processes keep the GPU busy while this one detokenizes.
 """
 
 import asyncio
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import queue
@@ -26,14 +28,14 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
 
-Problem = Literal["invalid", "too_long", "overloaded", "unavailable", "failed"]
-Messages = list[tuple[str, str]]  # role, content
+Problem = Literal["invalid", "image", "too_long", "overloaded", "unavailable", "failed"]
+Messages = list[tuple[str, str, list[bytes]]]  # role, content, files of images
 Alternatives = list[tuple[str, float]]  # token, natural-log probability
 Logprob = tuple[str, float, Alternatives]
 EncoderName = Literal["embed", "classify"]
@@ -51,6 +53,8 @@ class Setup(msgspec.Struct, tag=True, array_like=True):
     classifier_model: str | None = None  # directory
     threads: int | None = None  # of OpenMP
     processes: Literal["auto", "one", "several"] = "auto"
+    max_images: int = 0  # of a prompt
+    max_image_pixels: int = 0  # of an image
 
 
 class Generate(msgspec.Struct, tag=True, array_like=True):
@@ -97,6 +101,7 @@ class Ready(msgspec.Struct, tag=True, array_like=True):
     context_window: int  # tokens
     runner: str  # class name
     version: str  # of vLLM
+    vision: bool
 
 
 class LoadFailed(msgspec.Struct, tag=True, array_like=True):
@@ -150,6 +155,22 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_command = msgspec.msgpack.Decoder(Command).decode
 
 
+PROBE_TEXT = "palaver"
+
+
+def load_neighbour(name: str) -> Any:  # Any: a module of this directory, which is not on the path
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+image_decoding = load_neighbour("image_decoding")
+
+
 class RequestError(Exception):
     """A request cannot run; the others continue."""
 
@@ -182,14 +203,34 @@ class ServerSocket:
         return _decode_command(body) if body else None
 
 
-class PromptEncoder:
-    """Encoder of messages and texts to token ids, used only by the reader thread."""
+@dataclasses.dataclass(slots=True)
+class EncodedPrompt:
+    """A prompt for vLLM: the tokens of the prompt and of the partial reply after it."""
 
-    def __init__(self, directories: dict[Role, str], contexts: dict[Role, int]) -> None:
+    tokens: int
+    partial_tokens: int
+    content: dict[str, Any]  # vLLM's TokensPrompt, or what its renderer made of one with images
+
+
+class PromptEncoder:
+    """Encoder of messages and texts to token ids, used by one thread.
+
+    ``renderer`` is vLLM's: it turns images into what the model reads.
+    """
+
+    def __init__(
+        self,
+        directories: dict[Role, str],
+        contexts: dict[Role, int],
+        renderer: Any,
+        max_image_pixels: int,
+    ) -> None:
         from transformers import AutoTokenizer
 
         self.context_window = contexts["generate"]
         self._contexts = contexts
+        self._renderer = renderer
+        self._max_image_pixels = max_image_pixels
         # Separate from the tokenizers that the engine uses for detokenizing at the same time.
         self._tokenizers = {
             model: AutoTokenizer.from_pretrained(directory)
@@ -197,37 +238,84 @@ class PromptEncoder:
         }
         tokenizer = self._tokenizers["generate"]
         if not tokenizer.chat_template:
-            raise ValueError("the model's tokenizer has no chat template")
+            tokenizer.chat_template = processor_template(Path(directories["generate"]))
         added = tokenizer.added_tokens_decoder.values()
         special = sorted((re.escape(it.content) for it in added if it.special), reverse=True)
         self._special = re.compile("|".join(special) or r"(?!)")
+        self._takes_parts = self._takes([{"type": "text", "text": PROBE_TEXT}])
+        self._only_parts = self._takes_parts and not self._takes(PROBE_TEXT)
 
-    def encode_messages(self, messages: Messages) -> list[int]:
-        tokenizer = self._tokenizers["generate"]
-        conversation = [
-            {"role": role, "content": self._escape(content)} for role, content in messages
-        ]
+    @property
+    def sees_images(self) -> bool:
+        processor = getattr(self._renderer, "mm_processor", None)
+        limits = processor.info.allowed_mm_limits if processor is not None else {}
+        return self._takes_parts and limits.get("image", 0) > 0
+
+    def _takes(self, content: Any) -> bool:
+        """Return whether the chat template renders a message with such content as its text: some
+        take a text, some a list of parts, some both."""
         try:
-            text = tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True
-            )
+            text = self._apply_template([{"role": "user", "content": content}])
+        except Exception:  # noqa: BLE001 - templates raise any exception
+            return False
+        return PROBE_TEXT in text and "'type'" not in text and '"type"' not in text
+
+    def _apply_template(self, conversation: list[dict[str, Any]]) -> str:
+        tokenizer = self._tokenizers["generate"]
+        return str(
+            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        )
+
+    def _encode_messages(self, messages: Messages) -> list[int]:
+        as_parts = self._only_parts or any(images for _, _, images in messages)
+        conversation = []
+        for role, content, images in messages:
+            text = self._escape(content)
+            parts: list[dict[str, str]] = [{"type": "image"} for _ in images]
+            if text:
+                parts.append({"type": "text", "text": text})
+            conversation.append({"role": role, "content": parts if as_parts else text})
+        try:
+            prompt = self._apply_template(conversation)
         except Exception as error:  # templates raise any exception
             raise RequestError("invalid", f"the chat template refuses: {error}") from error
-        return self._ids(tokenizer, str(text))
+        return self._ids(self._tokenizers["generate"], prompt)
 
-    def encode_prompt(self, messages: Messages, partial: str) -> tuple[list[int], list[int]]:
-        """Return the ids of the prompt and of the partial reply.
+    def encode_prompt(
+        self, messages: Messages, partial: str = "", cache_salt: str = ""
+    ) -> EncodedPrompt:
+        """Return the prompt and the partial reply, which is encoded apart, as it was generated: no
+        token spans its beginning."""
+        tokens = self._encode_messages(messages)
+        rest = self._ids(self._tokenizers["generate"], self._escape(partial)) if partial else []
+        content: dict[str, Any] = {"prompt_token_ids": tokens + rest}
+        if cache_salt:
+            content["cache_salt"] = cache_salt
+        files = [file for _, _, images in messages for file in images]
+        if files:
+            content = self._render_images(content, files, cache_salt)
+        length = len(content["prompt_token_ids"]) - len(rest)
+        return EncodedPrompt(length, len(rest), content)
 
-        The partial reply is encoded apart, as it was generated: no token spans its beginning.
+    def _render_images(
+        self, prompt: dict[str, Any], files: list[bytes], cache_salt: str
+    ) -> dict[str, Any]:
+        """Return the prompt with the tokens of the images in place of their placeholders.
+
+        vLLM's caches know an image by its id. Without a salt in it, response times would tell a
+        tenant what another has sent; and vLLM's own id may come from the file itself.
         """
-        prompt = self.encode_messages(messages)
-        if len(prompt) >= self.context_window:
-            limit = self.context_window
-            detail = f"the prompt has {len(prompt)} tokens, the context window {limit}"
-            raise RequestError("too_long", detail)
-        if not partial:
-            return prompt, []
-        return prompt, self._ids(self._tokenizers["generate"], self._escape(partial))
+        try:
+            images = [
+                image_decoding.decode_image(file, max_pixels=self._max_image_pixels)
+                for file in files
+            ]
+            ids = [hashlib.sha256(f"{cache_salt}\0".encode() + file).hexdigest() for file in files]
+            data = {"multi_modal_data": {"image": images}, "multi_modal_uuids": {"image": ids}}
+            (rendered,) = self._renderer.render_cmpl([prompt | data])
+        except Exception as error:  # each model's processor has errors of its own
+            raise RequestError("image", str(error)) from error
+        return dict(rendered)
 
     def encode_text(self, model: EncoderName, text: str) -> list[int]:
         """Return the ids of ``text``, truncated to the model's limit."""
@@ -242,6 +330,17 @@ class PromptEncoder:
     @staticmethod
     def _ids(tokenizer: Any, text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def processor_template(directory: Path) -> str:
+    """Return the chat template of the model's processor: that of its tokenizer may be missing."""
+    file = directory / "chat_template.json"
+    template = ""
+    if file.exists():
+        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template", "")
+    if not template:
+        raise ValueError("the model's tokenizer has no chat template")
+    return str(template)
 
 
 @dataclasses.dataclass(slots=True)
@@ -261,7 +360,7 @@ class Job:
     id: int
     name: str
     role: Role
-    prompt: dict[str, Any]  # vLLM's TokensPrompt
+    prompt: dict[str, Any]  # vLLM's TokensPrompt, or what its renderer made of one
     params: Any  # vLLM's SamplingParams or PoolingParams
     adapter: Any = None  # vLLM's LoRARequest
     priority: int = 0
@@ -536,6 +635,50 @@ class MultiprocessRunner:
         self._server.send(Answer(command.id, (running, unfinished - running)))
 
 
+class ImageThread:
+    """Thread for commands with images, which take long to decode: the others overtake them."""
+
+    def __init__(
+        self, server: ServerSocket, accept: Callable[[Generate | CountTokens], None]
+    ) -> None:
+        self._server = server
+        self._accept = accept
+        self._commands: queue.SimpleQueue[Generate | CountTokens] = queue.SimpleQueue()
+        self._wanted: set[int] = set()
+        """Commands that have not ended and were not aborted."""
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, name="images", daemon=True).start()
+
+    def submit(self, command: Generate | CountTokens) -> None:
+        self._wanted.add(command.id)
+        self._commands.put(command)
+
+    def abort(self, id: int) -> bool:
+        """Return True when the command was here: it does nothing any more."""
+        with self._lock:
+            is_here = id in self._wanted
+            self._wanted.discard(id)
+            return is_here
+
+    def hand_over(self, job: Job, runner: Runner) -> None:
+        """Submit the job of a command, unless it was aborted."""
+        with self._lock:
+            if job.id in self._wanted:
+                self._wanted.remove(job.id)
+                runner.submit(job)
+
+    def _run(self) -> None:
+        while True:
+            command = self._commands.get()
+            if command.id not in self._wanted:
+                continue
+            try:
+                self._accept(command)
+            except Exception as error:  # noqa: BLE001 - the barrier of one request
+                self._server.fail(command.id, request_failure(error))
+            self.abort(command.id)
+
+
 class Reader:
     """Thread that receives commands and turns them into jobs."""
 
@@ -544,6 +687,8 @@ class Reader:
         self._setup: queue.SimpleQueue[Setup] = queue.SimpleQueue()
         self._runner: Runner | None = None
         self._encoder: PromptEncoder | None = None
+        self._image_encoder: PromptEncoder | None = None
+        self._images = ImageThread(server, self._accept_images)
         self._adapters: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
 
@@ -552,9 +697,14 @@ class Reader:
         return self._setup.get()
 
     def accept_requests(
-        self, runner: Runner, encoder: PromptEncoder, adapters: dict[str, Any]
+        self,
+        runner: Runner,
+        encoder: PromptEncoder,
+        image_encoder: PromptEncoder | None,
+        adapters: dict[str, Any],
     ) -> None:
         self._encoder = encoder
+        self._image_encoder = image_encoder
         self._adapters = adapters
         self._runner = runner
 
@@ -573,34 +723,56 @@ class Reader:
         assert self._runner is not None
         assert self._encoder is not None
         match command:
+            case Generate() | CountTokens() if any(images for _, _, images in command.messages):
+                self._images.submit(command)
             case Generate():
-                self._generate(command, self._runner, self._encoder)
+                if job := self._make_job(command, self._encoder):
+                    self._runner.submit(job)
             case CountTokens():
-                count = len(self._encoder.encode_messages(command.messages))
-                self._server.send(Answer(command.id, count))
+                self._count(command, self._encoder)
             case Encode():
                 self._encode(command, self._runner, self._encoder)
+            case Abort() if self._images.abort(command.target):
+                self._server.send(Answer(command.id, None))
             case Abort() | GetStats():
                 self._runner.submit(command)
 
-    def _generate(self, command: Generate, runner: Runner, encoder: PromptEncoder) -> None:
-        prompt, partial = encoder.encode_prompt(command.messages, command.partial)
-        limit = min(command.max_tokens, encoder.context_window - len(prompt)) - len(partial)
+    def _accept_images(self, command: Generate | CountTokens) -> None:
+        """Handle a command with images, in their thread."""
+        assert self._runner is not None
+        if self._image_encoder is None:
+            raise RequestError("invalid", "the model sees no images")
+        if isinstance(command, CountTokens):
+            self._count(command, self._image_encoder)
+        elif job := self._make_job(command, self._image_encoder):
+            self._images.hand_over(job, self._runner)
+
+    def _count(self, command: CountTokens, encoder: PromptEncoder) -> None:
+        self._server.send(Answer(command.id, encoder.encode_prompt(command.messages).tokens))
+
+    def _make_job(self, command: Generate, encoder: PromptEncoder) -> Job | None:
+        """Return the job of a generation, or None when there is no room for a token."""
+        prompt = encoder.encode_prompt(command.messages, command.partial, command.cache_salt)
+        room = encoder.context_window - prompt.tokens
+        if room <= 0:
+            limit = encoder.context_window
+            detail = f"the prompt has {prompt.tokens} tokens, the context window {limit}"
+            raise RequestError("too_long", detail)
+        limit = min(command.max_tokens, room) - prompt.partial_tokens
         if limit < 1:
-            done = Done(command.id, "length", len(prompt), 0, len(partial))
+            done = Done(command.id, "length", prompt.tokens, 0, prompt.partial_tokens)
             self._server.send(StepReport(done=[done]))
-            return
-        job = Job(
+            return None
+        return Job(
             id=command.id,
             name=str(command.id),
             role="generate",
-            prompt={"prompt_token_ids": prompt + partial, "cache_salt": command.cache_salt},
+            prompt=prompt.content,
             params=sampling_params(command, limit),
             adapter=self._adapters[command.adapter] if command.adapter else None,
             priority=command.priority,
-            partial_tokens=len(partial),
+            partial_tokens=prompt.partial_tokens,
         )
-        runner.submit(job)
 
     def _encode(self, command: Encode, runner: Runner, encoder: PromptEncoder) -> None:
         from vllm import PoolingParams
@@ -702,7 +874,11 @@ def generation_arguments(setup: Setup, *, cpu: bool) -> dict[str, Any]:
         "enable_prefix_caching": True,
         # Other backends let a model generate white space without end.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "limit_mm_per_prompt": {"image": setup.max_images, "video": 0, "audio": 0},
+        "mm_processor_cache_gb": 0,  # the files are decoded again all the same
     }
+    if importlib.util.find_spec("blake3") is None:  # vLLM's default for images needs it
+        arguments["mm_hasher_algorithm"] = "sha256"
     if cpu:
         arguments |= {
             "enforce_eager": True,
@@ -848,10 +1024,17 @@ def load(setup: Setup, server: ServerSocket, reader: Reader) -> tuple[Runner, Re
         runner = MultiprocessRunner(engines, server, classifier_labels(engines), loop, running)
     configs = {role: engine.vllm_config.model_config for role, engine in engines.items()}
     contexts = {role: int(config.max_model_len) for role, config in configs.items()}
-    encoder = PromptEncoder({role: config.model for role, config in configs.items()}, contexts)
-    reader.accept_requests(runner, encoder, adapters)
+    directories = {role: config.model for role, config in configs.items()}
+    renderer = getattr(engines["generate"], "renderer", None)
+    limits = contexts, renderer, setup.max_image_pixels
+    encoder = PromptEncoder(directories, *limits)
+    image_encoder = None
+    if encoder.sees_images:
+        image_encoder = PromptEncoder({"generate": directories["generate"]}, *limits)
+    reader.accept_requests(runner, encoder, image_encoder, adapters)
     version = importlib.metadata.version("vllm")
-    return runner, Ready(contexts["generate"], type(runner).__name__, version)
+    ready = Ready(contexts["generate"], type(runner).__name__, version, encoder.sees_images)
+    return runner, ready
 
 
 def main() -> None:

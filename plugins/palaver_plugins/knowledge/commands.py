@@ -8,14 +8,14 @@ from typing import TypeVar
 
 import click
 
-from palaver import EXIT_FAILED, Console, Document, InvalidInput, KnowledgeBase, echo, hookimpl
+from palaver import EXIT_FAILED, Console, KnowledgeBase, ReadLimits, echo, hookimpl
 from palaver_plugins.knowledge import files
+from palaver_plugins.knowledge.ingestion import Ingestion
+from palaver_plugins.knowledge.names import find_documents
 
 T = TypeVar("T")
 MAX_SHOWN_CHARACTERS = 300
 """Characters of a passage that ``search`` prints."""
-BATCH_DOCUMENTS, BATCH_CHARACTERS = 100, 2_000_000
-"""A replaced document costs a merge of the full-text index, once for each batch."""
 
 _tenant = click.option(
     "--tenant", default="default", show_default=True, help="Tenant that owns the documents."
@@ -33,9 +33,9 @@ def _run_with_knowledge(console: Console, work: Callable[[KnowledgeBase], Awaita
     return asyncio.run(run())
 
 
-def _read_limits(console: Console) -> files.ReadLimits:
+def _read_limits(console: Console) -> ReadLimits:
     settings = console.settings.knowledge
-    return files.ReadLimits(
+    return ReadLimits(
         timeout=settings.read_timeout,
         memory=settings.read_memory_mib << 20,
         file_bytes=settings.max_file_bytes,
@@ -43,61 +43,82 @@ def _read_limits(console: Console) -> files.ReadLimits:
     )
 
 
-def _is_full(batch: list[Document]) -> bool:
-    size = sum(len(document.text) for document in batch)
-    return len(batch) >= BATCH_DOCUMENTS or size >= BATCH_CHARACTERS
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @click.group()
 def knowledge() -> None:
-    """Add, list, remove and search documents that answers are taken from."""
+    """Add, list, remove and search documents for grounded answers."""
 
 
 @knowledge.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True)
 @_tenant
 @click.pass_obj
-def add(console: Console, paths: tuple[Path, ...], tenant: str) -> None:
-    """Add files and the files in folders: Markdown, text, HTML, PDF.
+def add(console: Console, paths: tuple[str, ...], tenant: str) -> None:
+    """Add files and the files in folders: Markdown, text, HTML, PDF, Word.
 
-    A file that was added before is replaced. A file that cannot be read is reported; the other
-    files are added, and the exit code is 2.
+    A file that was added before is replaced if it has changed. A file that cannot be read is
+    reported; the other files are added, and the exit code is 2.
     """
-    problems: list[str] = []
-    found = list(files.find_files(list(paths)))
-    limits = _read_limits(console)
+    if "" in paths:
+        raise click.BadParameter("a path is empty; '.' is the current folder")
+    left_out: list[tuple[Path, str]] = []
+    notes: list[tuple[Path, str]] = []
+    found = list(
+        files.find_files(
+            [Path(path) for path in paths],
+            lambda *problem: left_out.append(problem),
+            lambda *note: notes.append(note),
+        )
+    )
 
-    async def add_all(base: KnowledgeBase) -> tuple[int, int]:
-        documents = passages = 0
-        batch: list[Document] = []
+    async def add_all(base: KnowledgeBase) -> Ingestion:
+        ingestion = Ingestion(base, tenant, _read_limits(console))
         hidden = not sys.stdout.isatty()
         with click.progressbar(found, label="Adding", hidden=hidden) as progress:
-            for path in progress:
-                try:
-                    batch.append(await asyncio.to_thread(files.read_document, path, limits))
-                except InvalidInput as error:
-                    problems.append(f"{path}: {error}")
-                if path is found[-1] or _is_full(batch):
-                    passages += await base.add(tenant, batch)
-                    documents += len(batch)
-                    batch = []
-        return documents, passages
+            await ingestion.run(progress)
+        return ingestion
 
-    documents, passages = _run_with_knowledge(console, add_all)
-    echo(f"Added {documents} documents with {passages} passages.")
-    for problem in problems:
-        echo(f"Not added: {problem}", err=True)
+    done = _run_with_knowledge(console, add_all)
+    problems = [*left_out, *done.problems]
+    added = f"{_count(done.documents, 'document')} with {_count(done.passages, 'passage')}"
+    unchanged = f" {_count(done.unchanged, 'document')} unchanged." if done.unchanged else ""
+    failed = f" {_count(len(problems), 'file')} failed." if problems else ""
+    echo(f"Added {added}.{unchanged}{failed}")
+    for path, note in [*notes, *done.notes]:
+        echo(f"Note: {path}: {note}", err=True)
+    for path, problem in problems:
+        echo(f"Not added: {path}: {problem}", err=True)
     if problems:
         raise SystemExit(EXIT_FAILED)
 
 
 @knowledge.command(name="list")
+@click.argument("documents", nargs=-1)
 @_tenant
 @click.pass_obj
-def list_documents(console: Console, tenant: str) -> None:
-    """List the documents with their number of passages."""
-    for info in _run_with_knowledge(console, lambda base: base.documents(tenant)):
-        echo(f"{info.passages:6}  {info.id}  ({info.title})")
+def list_documents(console: Console, documents: tuple[str, ...], tenant: str) -> None:
+    """List the documents with their number of passages.
+
+    With DOCUMENTS, list those only: by path in any spelling, or by name.
+    """
+    infos = _run_with_knowledge(console, lambda base: base.documents(tenant))
+    found = find_documents(documents, infos)
+    for info in [info for info in found.values() if info] if documents else infos:
+        is_named = info.name not in ("", info.id, info.id.rpartition("/")[2])
+        named = f", named {info.name!r}" if is_named else ""
+        echo(f"{info.passages:6}  {info.id}  ({info.title}){named}")
+    _report_missing(typed for typed, info in found.items() if not info)
+
+
+def _report_missing(documents: Iterable[str]) -> None:
+    missing = list(documents)
+    for document in missing:
+        echo(f"There is no document {document!r}.", err=True)
+    if missing:
+        raise SystemExit(EXIT_FAILED)
 
 
 @knowledge.command()
@@ -105,17 +126,23 @@ def list_documents(console: Console, tenant: str) -> None:
 @_tenant
 @click.pass_obj
 def remove(console: Console, documents: tuple[str, ...], tenant: str) -> None:
-    """Remove documents by the id that ``list`` shows."""
+    """Remove documents.
 
-    async def remove_all(base: KnowledgeBase) -> list[str]:
-        return [document for document in documents if not await base.remove(tenant, document)]
+    Each is named by its path, in any spelling, or by the name that answers cite.
+    The files need not exist any more.
+    """
 
-    missing = _run_with_knowledge(console, remove_all)
-    echo(f"Removed {len(documents) - len(missing)} documents.")
-    for document in missing:
-        echo(f"There is no document {document!r}.", err=True)
-    if missing:
-        raise SystemExit(EXIT_FAILED)
+    async def remove_all(base: KnowledgeBase) -> tuple[int, list[str]]:
+        infos = await base.documents(tenant)
+        found = await asyncio.to_thread(find_documents, documents, infos)
+        removed = {info.id for info in found.values() if info}
+        for id_ in removed:
+            await base.remove(tenant, id_)
+        return len(removed), [typed for typed, info in found.items() if not info]
+
+    number, missing = _run_with_knowledge(console, remove_all)
+    echo(f"Removed {_count(number, 'document')}.")
+    _report_missing(missing)
 
 
 @knowledge.command()

@@ -5,6 +5,7 @@ must not depend on another tenant's documents.
 """
 
 import contextlib
+import itertools
 import math
 import sqlite3
 import time
@@ -17,10 +18,19 @@ from numpy.typing import NDArray
 
 from palaver import Document, DocumentInfo, InvalidInput, Passage, TooLarge
 from palaver_plugins.knowledge import scrubbing
+from palaver_plugins.knowledge.names import choose_name, find_canonical_path
 from palaver_plugins.knowledge.passages import split_passages
-from palaver_plugins.knowledge.terms import index_terms, query_terms
+from palaver_plugins.knowledge.terms import (
+    MAX_QUERY_CHARACTERS,
+    TOKENIZER,
+    finish_word,
+    index_terms,
+    query_terms,
+    written_words,
+)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 5
+"""Increase it when the tables or the terms change: an older file is indexed again when opened."""
 INSTRUCTIONS_PER_CHECK = 1_000
 """Instructions of SQLite between two looks at the clock."""
 BUSY_TIMEOUT_SECONDS = 10.0
@@ -31,6 +41,8 @@ MAX_TITLE_CHARACTERS = 300
 """The rest of a title is left out: the terms of every passage repeat it."""
 RERANKED_PASSAGES = 50
 """Passages that are ranked again by their coverage of the question."""
+EXACT_WEIGHT = 1.0
+"""Part of its score that a passage gets on top when it has all words as they are typed."""
 
 _SCHEMA = f"""
 {scrubbing.CREATE_SCRUBS}
@@ -40,6 +52,8 @@ CREATE TABLE IF NOT EXISTS documents (
     tenant INTEGER NOT NULL REFERENCES tenants,
     id TEXT NOT NULL,
     title TEXT NOT NULL,
+    name TEXT NOT NULL DEFAULT '',
+    digest TEXT NOT NULL DEFAULT '',
     UNIQUE (tenant, id)
 );
 CREATE TABLE IF NOT EXISTS passages (
@@ -70,7 +84,7 @@ class Vectors(NamedTuple):
 
 def check_unicode(document: Document) -> None:
     """Raise `InvalidInput` when a text of the document cannot be stored as UTF-8."""
-    for name in ("id", "title", "text"):
+    for name in ("id", "title", "text", "name"):
         try:
             getattr(document, name).encode()
         except UnicodeEncodeError as error:
@@ -107,16 +121,42 @@ class SearchIndex:
         if version > SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was written by a newer version ({version})")
         if version < SCHEMA_VERSION:
-            self._make_tables(version)
+            self._upgrade()
 
-    def _make_tables(self, version: int) -> None:
-        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    def _upgrade(self) -> None:
+        """Create the tables, or upgrade older ones, unless another process has just done so."""
+        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
+        with self._db:
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version < SCHEMA_VERSION:
+                self._name_documents()
+                self._index_anew()
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         if version == 1:  # it kept the words of removed documents
-            scrubbing.note_removal(self._db, self._tenants())
             self._db.execute("VACUUM")
-        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         self._db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(text)")
         self._db.execute("DROP TABLE temp.probe")
+
+    def _name_documents(self) -> None:
+        """Give the documents of an older version, known by typed paths, canonical ids and names."""
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(documents)")}
+        for column in {"name", "digest"} - columns:
+            self._db.execute(f"ALTER TABLE documents ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+        for owner in self._tenants():
+            documents = self._db.execute(
+                "SELECT id, key FROM documents WHERE tenant = ? ORDER BY key", (owner,)
+            ).fetchall()
+            newest = {find_canonical_path(typed): key for typed, key in documents}
+            for typed, key in documents:
+                if newest[find_canonical_path(typed)] != key:
+                    self._remove(owner, typed)
+            used: set[str] = set()
+            for id_, key in newest.items():
+                name = choose_name(id_, used)
+                used.add(name)
+                self._db.execute(
+                    "UPDATE documents SET id = ?, name = ? WHERE key = ?", (id_, name, key)
+                )
 
     def close(self) -> None:
         self._db.close()
@@ -133,19 +173,45 @@ class SearchIndex:
             owner = self._make_tenant(tenant)
             self._remove(owner, document.id)
             row = self._db.execute(
-                "INSERT INTO documents (tenant, id, title) VALUES (?, ?, ?)",
-                (owner, document.id, title),
+                "INSERT INTO documents (tenant, id, title, name, digest) VALUES (?, ?, ?, ?, ?)",
+                (owner, document.id, title, document.name, document.digest),
             )
             for number, passage in enumerate(found, 1):
-                key = self._db.execute(
+                self._db.execute(
                     "INSERT INTO passages (document, number, section, text) VALUES (?, ?, ?, ?)",
                     (row.lastrowid, number, *passage),
-                ).lastrowid
-                self._db.execute(
-                    f"INSERT INTO terms_{owner} (rowid, title, section, body) VALUES (?, ?, ?, ?)",
-                    (key, *map(index_terms, (title, *passage))),
                 )
+            assert row.lastrowid is not None
+            self._index(owner, row.lastrowid)
         return len(found)
+
+    def _index(self, owner: int, document: int) -> None:
+        """Add the terms of a document's passages to the full-text table."""
+        select_title = "SELECT title FROM documents WHERE key = ?"
+        title = index_terms(self._db.execute(select_title, (document,)).fetchone()[0])
+        passages = self._db.execute(
+            "SELECT key, section, text FROM passages WHERE document = ? ORDER BY number",
+            (document,),
+        ).fetchall()
+        self._db.executemany(
+            f"INSERT INTO terms_{owner} (rowid, title, section, body) VALUES (?, ?, ?, ?)",
+            [
+                (key, title, index_terms(section), index_terms(finish_word(text, following)))
+                for (key, section, text), (_, _, following) in itertools.pairwise(
+                    [*passages, (0, "", "")]
+                )
+            ],
+        )
+
+    def _index_anew(self) -> None:
+        tenants = self._tenants()
+        scrubbing.note_removal(self._db, tenants)
+        for owner in tenants:
+            self._db.execute(f"DROP TABLE IF EXISTS terms_{owner}")
+            self._make_terms(owner)
+            documents = self._db.execute("SELECT key FROM documents WHERE tenant = ?", (owner,))
+            for (document,) in documents.fetchall():
+                self._index(owner, document)
 
     def remove(self, tenant: str, document: str) -> bool:
         owner = self._tenant(tenant)
@@ -157,12 +223,16 @@ class SearchIndex:
 
     def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
         rows = self._db.execute(
-            "SELECT d.id, d.title, count(p.key) FROM documents d JOIN tenants t ON t.key = d.tenant"
+            "SELECT d.id, d.title, count(p.key), d.name, d.digest"
+            " FROM documents d JOIN tenants t ON t.key = d.tenant"
             " LEFT JOIN passages p ON p.document = d.key WHERE t.name = ?"
             " GROUP BY d.key ORDER BY d.id",
             (tenant,),
         )
-        return tuple(DocumentInfo(id=id_, title=title, passages=n) for id_, title, n in rows)
+        return tuple(
+            DocumentInfo(id=id_, title=title, passages=n, name=name, digest=digest)
+            for id_, title, n, name, digest in rows
+        )
 
     def scrub(self) -> bool:
         """Remove what is left of removed words; see `scrubbing.scrub`."""
@@ -181,11 +251,14 @@ class SearchIndex:
             return key
         made = self._db.execute("INSERT INTO tenants (name) VALUES (?)", (name,)).lastrowid
         assert made is not None
-        self._db.execute(
-            f"CREATE VIRTUAL TABLE terms_{made} USING fts5"
-            "(title, section, body, tokenize = 'porter unicode61 remove_diacritics 2')"
-        )
+        self._make_terms(made)
         return made
+
+    def _make_terms(self, owner: int) -> None:
+        self._db.execute(
+            f"CREATE VIRTUAL TABLE terms_{owner} USING fts5"
+            f'(title, section, body, tokenize = "{TOKENIZER}")'
+        )
 
     def _remove(self, owner: int, document: str) -> bool:
         row = self._db.execute(
@@ -223,7 +296,8 @@ class SearchIndex:
         if owner is None or not words:
             return []
         with self._deadline():
-            return self._rank(owner, words, limit)
+            candidates = self._rank(owner, words, max(limit, RERANKED_PASSAGES))
+        return self._prefer_exact(question, candidates)[:limit]
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
@@ -247,12 +321,26 @@ class SearchIndex:
             f"SELECT rowid, -bm25(terms_{owner}, {TITLE_WEIGHT}, {SECTION_WEIGHT}, {BODY_WEIGHT})"
             f" AS score FROM terms_{owner} WHERE terms_{owner} MATCH ?"
             " ORDER BY score DESC, rowid LIMIT ?",
-            (" OR ".join(words), max(limit, RERANKED_PASSAGES)),
+            (" OR ".join(words), limit),
         )
         candidates = [Ranked(*row) for row in rows]
         coverage = self._coverage(owner, words, [key for key, _ in candidates])
-        found = [Ranked(key, score * coverage[key]) for key, score in candidates]
-        return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))[:limit]
+        return [Ranked(key, score * coverage[key]) for key, score in candidates]
+
+    def _prefer_exact(self, question: str, candidates: Sequence[Ranked]) -> list[Ranked]:
+        """Rank higher what has the question's words as they are typed: ``Masse``, not ``Maße``."""
+        typed = written_words(question[:MAX_QUERY_CHARACTERS])
+        placeholders = ",".join("?" * len(candidates))
+        texts = self._db.execute(
+            "SELECT p.key, d.title || char(10) || p.section || char(10) || p.text FROM passages p"
+            f" JOIN documents d ON d.key = p.document WHERE p.key IN ({placeholders})",
+            [key for key, _ in candidates],
+        )
+        exact = {key: len(typed & written_words(text)) / max(1, len(typed)) for key, text in texts}
+        found = [
+            Ranked(key, score * (1 + EXACT_WEIGHT * exact.get(key, 0))) for key, score in candidates
+        ]
+        return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))
 
     def _coverage(self, owner: int, words: Sequence[str], keys: Sequence[int]) -> dict[int, float]:
         sums = dict.fromkeys(keys, 0.0)
@@ -308,7 +396,7 @@ class SearchIndex:
         """Return the passages in the given order, without those removed since the ranking."""
         placeholders = ",".join("?" * len(ranked))
         rows = self._db.execute(
-            "SELECT p.key, d.id, d.title, p.section, p.number, p.text"
+            "SELECT p.key, iif(d.name = '', d.id, d.name), d.title, p.section, p.number, p.text"
             " FROM passages p JOIN documents d ON d.key = p.document"
             f" WHERE p.key IN ({placeholders})",
             [key for key, _ in ranked],

@@ -22,11 +22,13 @@ from palaver import (
     PalaverError,
     Passage,
     PluginSettings,
+    ReadLimits,
     describe_error,
     hookimpl,
     make_private_database,
     make_private_directory,
 )
+from palaver_plugins.knowledge.files import read_content
 from palaver_plugins.knowledge.index import BUSY_TIMEOUT_SECONDS, Ranked, SearchIndex
 from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
 
@@ -65,6 +67,7 @@ class SqliteKnowledge:
         open_index = functools.partial(
             SearchIndex, path, busy_timeout=busy_timeout, search_timeout=search_timeout
         )
+        self._search_timeout = search_timeout
         self._reader = _IndexThread(path, open_index)
         self._writer = _IndexThread(path, open_index)
         self._embeddings = embeddings
@@ -112,6 +115,20 @@ class SqliteKnowledge:
 
     async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
         return await self._reader.run(SearchIndex.documents, tenant)
+
+    async def read_file(
+        self, name: str, media_type: str, content: bytes, limits: ReadLimits
+    ) -> Document:
+        found = await asyncio.to_thread(read_content, name, media_type, content, limits)
+        return Document(id=name, name=name, title=found.title or Path(name).stem, text=found.text)
+
+    async def search_in(
+        self, documents: Sequence[Document], query: str, limit: int
+    ) -> tuple[Passage, ...]:
+        """Search in an index in memory, by words alone."""
+        return await asyncio.to_thread(
+            _search_in_memory, documents, query, limit, self._search_timeout
+        )
 
     async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
         if self._embed is None:
@@ -225,6 +242,18 @@ class _IndexThread:
         if self._thread is not None:
             self._thread.shutdown(wait=False)
             self._thread = None
+
+
+def _search_in_memory(
+    documents: Sequence[Document], query: str, limit: int, timeout: float
+) -> tuple[Passage, ...]:
+    index = SearchIndex(Path(":memory:"), search_timeout=timeout)
+    try:
+        for document in documents:
+            index.add("", document)
+        return index.read_passages(index.rank_by_words("", query, limit))
+    finally:
+        index.close()
 
 
 def _build(settings: SqliteKnowledgeSettings, build_context: BuildContext) -> KnowledgeBase:

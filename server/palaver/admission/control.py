@@ -6,6 +6,7 @@ accepted and ended since the ledger was last asked is added and subtracted.
 
 import asyncio
 import dataclasses
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -105,7 +106,7 @@ class AdmissionControl:
         """Those of these that were there at the last refresh."""
         self._accepted: OrderedDict[tuple[Conversation, str], None] = OrderedDict()
         self._refresh: asyncio.Task[None] | None = None
-        self._refreshed_at = -REFRESH_INTERVAL
+        self._refreshed_at = -math.inf
 
     @property
     def unsettled_turns(self) -> int:
@@ -129,7 +130,7 @@ class AdmissionControl:
         lane = lane_of(self._settings, message.conversation.channel)
         if key in self._accepted:
             return Admission(key, tenant, person, lane, tokens=0)
-        tokens = estimate_tokens(message.text) + REPLY_TOKENS
+        tokens = _tokens_of(message)
         admission = Admission(key, tenant, person, lane, tokens)
         await self._check(admission)
         self._remember(key)
@@ -181,7 +182,7 @@ class AdmissionControl:
         """Count the turn no more. One that was released counts again after the next refresh."""
         self.turn_started(claim.turn)
         message = claim.message
-        tokens = estimate_tokens(message.text) + REPLY_TOKENS
+        tokens = _tokens_of(message)
         self._since.add(message.conversation.tenant, message.person, -1, -tokens)
 
     # The ledger's count
@@ -278,6 +279,14 @@ def _add(counts: dict[KeyT, int], key: KeyT, amount: int) -> None:
         counts[key] = count
     else:
         counts.pop(key, None)
+
+
+def _tokens_of(message: Message) -> int:
+    """Return the tokens that the turn of a message counts for."""
+    tokens = estimate_tokens(message.text) + REPLY_TOKENS
+    if sent := message.sent_history:
+        tokens += sum(estimate_tokens(earlier.text) for earlier in sent)
+    return tokens
 
 
 def _total(counts: Iterable[int]) -> int:

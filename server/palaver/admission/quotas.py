@@ -1,11 +1,19 @@
 """Quotas: what a person and a tenant may use in a minute."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
-from palaver.config.settings import AdmissionSettings, PersonSettings, QuotaSettings, TenantSettings
+from palaver.config.settings import (
+    AdmissionSettings,
+    PersonSettings,
+    QuotaSettings,
+    SiteSettings,
+    TenantSettings,
+)
 from palaver.errors import TooMany
+from palaver.visitors import site_of_person
 
 Unit = Literal["messages", "tokens", "data_requests"]
 Owner = Literal["person", "tenant"]
@@ -54,11 +62,20 @@ class Bucket:
 
 
 class Quotas:
-    """The buckets of one server. ``clock`` gives seconds."""
+    """The buckets of one server. ``clock`` gives seconds; visitors of ``sites`` have the sites' own
+    rate of messages."""
 
-    def __init__(self, settings: AdmissionSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: AdmissionSettings,
+        clock: Callable[[], float],
+        sites: Mapping[str, SiteSettings] = MappingProxyType({}),
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._messages_of_visitors = {
+            (site.tenant, name): site.messages_per_minute for name, site in sites.items()
+        }
         self._buckets: dict[tuple[Owner, Unit, str, str], Bucket] = {}
         self._room = ROOM
 
@@ -95,7 +112,9 @@ class Quotas:
         )
         for owner, quota, name in limits:
             if unit == "messages":
-                rate = quota.messages_per_minute
+                rate = self._messages_of_visitors.get(
+                    (tenant, site_of_person(name)), quota.messages_per_minute
+                )
             elif unit == "tokens":
                 rate = quota.tokens_per_minute
             else:

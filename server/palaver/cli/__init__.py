@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 import palaver
+from palaver.cli.channels import channels
 from palaver.cli.chat import chat
 from palaver.cli.check import check
 from palaver.cli.console import CommandGroup, Console
 from palaver.cli.deadletters import deadletters
+from palaver.cli.feedback import feedback
 from palaver.cli.logs import logging_interpreter_errors
 from palaver.cli.models import models
 from palaver.cli.people import erase, export
@@ -39,5 +41,18 @@ def main(ctx: click.Context, settings_path: Path | None, overrides: tuple[str, .
     ctx.obj = Console(settings_path, overrides)
 
 
-for command in (chat, check, deadletters, erase, export, models, serve, skills, stop):
+COMMANDS = (
+    channels,
+    chat,
+    check,
+    deadletters,
+    erase,
+    export,
+    feedback,
+    models,
+    serve,
+    skills,
+    stop,
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -9,7 +9,7 @@ import aiohttp
 import click
 
 from palaver.cli.console import Console
-from palaver.cli.local_server import find_server
+from palaver.cli.local_server import find_server, token_option
 from palaver.cli.logs import configure_logging
 from palaver.cli.terminal import Frame, Terminal
 from palaver.errors import ServerError
@@ -20,7 +20,7 @@ from palaver.messages import new_id
 @click.option("--url", help="Address of the server (default: see above).")
 @click.option("--thread", default=None, help="Continue this conversation.")
 @click.option("--person", default=None, help="Your id (default: the key's, else 'terminal').")
-@click.option("--token", default=None, envvar="PALAVER_TOKEN", help="A key of the server.")
+@token_option
 @click.pass_obj
 def chat(
     console: Console, url: str | None, thread: str | None, person: str | None, token: str | None

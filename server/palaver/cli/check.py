@@ -16,10 +16,11 @@ MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red"
 @click.option("--redis", metavar="URL", help="Check this Redis as the ledger.")
 @click.pass_obj
 def check(console: Console, engine: bool, redis: str | None) -> None:
-    """Explain the configuration: ✓ works, ! is a limitation, ✗ does not work.
+    """Explain what works, and what does not.
 
-    Without --engine, nothing is created or changed. With a ✗ the exit code is 78 (correct the
-    configuration) or 69 (a service is unavailable, try again).
+    ✓ works, ! is a limitation, ✗ does not work. Without --engine, nothing is created or changed.
+    With a ✗ the exit code is 78 (correct the configuration) or 69 (a service is unavailable, try
+    again).
     """
     from palaver.cli.findings import check_configuration  # imports the web framework, slowly
 

@@ -9,14 +9,16 @@ import os
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
-from palaver.config.loading import load_settings
+from palaver.config.loading import load_settings, plugin_settings
 from palaver.config.settings import Settings
+from palaver.config.validation import ModelT
 from palaver.control_characters import escape_controls, escape_json
 from palaver.errors import (
     CallerError,
@@ -25,6 +27,8 @@ from palaver.errors import (
     PalaverError,
     PluginError,
     ServerError,
+    contained,
+    part_name,
 )
 from palaver.hooks import BuildContext
 from palaver.knowledge import KnowledgeBase
@@ -97,7 +101,8 @@ class Console:
         """Start the ledger that the settings choose, and close it afterwards."""
         ledger = self.builder.ledger()
         try:
-            await ledger.start()
+            with contained(part_name("ledger", ledger)):
+                await ledger.start()
             yield ledger
         finally:
             await ledger.close()
@@ -112,23 +117,29 @@ class Console:
 
         return asyncio.run(run())
 
+    def plugin_settings(self, section: str, name: str, model: type[ModelT]) -> ModelT:
+        """Return the table ``[section.name]`` as a plugin's ``model``. Raises
+        `ConfigurationError`."""
+        return plugin_settings(self.settings, section, name, model)
+
     @contextlib.asynccontextmanager
     async def open_knowledge(self) -> AsyncIterator[KnowledgeBase]:
         """Start the knowledge base that the settings choose, and close it afterwards."""
         knowledge = self.builder.knowledge()
-        await knowledge.start()
+        with contained(part_name("knowledge base", knowledge)):
+            await knowledge.start()
         try:
             yield knowledge
         finally:
             await knowledge.close()
 
 
-class CommandGroup(click.Group):
-    """The built-in commands and those of plugins.
+class PluginGroup(click.Group):
+    """A group of built-in commands and of commands that plugins contribute."""
 
-    An expected error is one line on standard error and the exit code of `exit_code`; an unexpected
-    one keeps its traceback.
-    """
+    def find_commands(self, registry: PluginRegistry) -> dict[str, click.Command]:
+        """Return the plugins' commands of this group."""
+        raise NotImplementedError
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         built_in = super().get_command(ctx, cmd_name)
@@ -140,9 +151,35 @@ class CommandGroup(click.Group):
     def _plugin_commands(self, ctx: click.Context) -> dict[str, click.Command]:
         console = ctx.obj or Console(None, ())
         try:
-            return dict(console.registry.commands)
+            return self.find_commands(console.registry)
         except PalaverError:
             return {}  # the command itself reports what is wrong with the configuration
+
+
+class ChannelGroup(PluginGroup):
+    """The commands for every channel, and those of single channels under the channels' names."""
+
+    def find_commands(self, registry: PluginRegistry) -> dict[str, click.Command]:
+        return {
+            name: command
+            for name, command in registry.commands.items()
+            if name in registry.channels
+        }
+
+
+class CommandGroup(PluginGroup):
+    """All commands.
+
+    An expected error is one line on standard error and the exit code of `exit_code`; an unexpected
+    one keeps its traceback.
+    """
+
+    def find_commands(self, registry: PluginRegistry) -> dict[str, click.Command]:
+        return {
+            name: command
+            for name, command in registry.commands.items()
+            if name not in registry.channels
+        }
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # Any: click's own
         sys.excepthook = _print_traceback
@@ -195,6 +232,11 @@ def echo_row(key: str, value: str) -> None:
 def indent_lines(text: str, indent: str) -> str:
     """Indent all lines but the first, so that none of them can look like a first one."""
     return f"\n{indent}".join(text.split("\n"))
+
+
+def format_time(at: float) -> str:
+    """Return a time in seconds since the epoch, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def print_json(value: object) -> None:

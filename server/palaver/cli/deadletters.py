@@ -1,35 +1,39 @@
-"""``palaver deadletters``: list, replay and discard turns that failed for good.
+"""``palaver deadletters``: list, replay and discard turns that failed for good, and conversations
+whose replies a chat platform refuses for good.
 
 The commands open the ledger. SQLite serves one process, so the server must be stopped first; it
 answers replayed turns after its next start.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from itertools import zip_longest
 
 import click
 import msgspec
 
-from palaver.cli.console import EXIT_FAILED, Console, echo, echo_row, print_json
+from palaver.cli.console import EXIT_FAILED, Console, echo, echo_row, format_time, print_json
+from palaver.cli.parked import is_conversation, parked_in
 from palaver.errors import NotFound
-from palaver.ledger import MAX_DEAD_LETTERS, QUEUE_ALL, ConcurrencyPolicies, DeadLetter, Ledger
-from palaver.messages import merge_messages
+from palaver.ledger import MAX_DEAD_LETTERS, ConcurrencyPolicies, DeadLetter, Ledger
+from palaver.messages import Conversation, Message, merge_messages
+from palaver.platforms.parking import ParkedConversation
 
 MAX_SHOWN_CHARACTERS = 60
 """Characters of a message that ``list`` shows."""
-MERGE_ALL = ConcurrencyPolicies(default="merge", merge_window=0.5)
-"""Merges the messages of one turn into one turn again."""
+MERGE_WINDOW = 30.0
+"""Seconds within which the next message of a turn is replayed; the last one ends the wait."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-turns_argument = click.argument("turns", nargs=-1)
-all_option = click.option("--all", "all_turns", is_flag=True, help="All dead letters.")
+names_argument = click.argument("names", nargs=-1, metavar="TURN|CONVERSATION...")
+all_option = click.option("--all", "is_all", is_flag=True, help="All that are listed.")
 
 
 @click.group()
 def deadletters() -> None:
-    """List, show, replay and discard turns that failed for good.
+    """List, show, replay and discard what failed for good.
 
-    With SQLite, stop the server first.
+    Turns are here that no attempt has finished, and conversations whose replies a chat platform
+    refuses. With SQLite, stop the server first.
     """
 
 
@@ -38,62 +42,104 @@ def deadletters() -> None:
 @as_json
 @click.pass_obj
 def list_dead_letters(console: Console, limit: int, as_json: bool) -> None:
-    """List the dead letters, newest first."""
-    dead_letters = console.run_with_ledger(lambda ledger: ledger.dead_letters(limit))
+    """List the dead letters and the parked conversations, newest first."""
+
+    async def read(ledger: Ledger) -> list[DeadLetter | ParkedConversation]:
+        found: list[DeadLetter | ParkedConversation] = [*await ledger.dead_letters(limit)]
+        found += await parked_in(console, ledger).list()
+        return sorted(found, key=lambda each: -each.at)[:limit]
+
+    found = console.run_with_ledger(read)
     if as_json:
-        print_json(dead_letters)
-    for dead_letter in () if as_json else dead_letters:
-        message = merge_messages(dead_letter.messages)
-        words = " ".join(message.text.split())
-        text = words if len(words) <= MAX_SHOWN_CHARACTERS else f"{words[:MAX_SHOWN_CHARACTERS]}…"
-        echo(
-            f"{dead_letter.turn}  {_format_time(dead_letter.at)}  {message.conversation}  {text!r}"
-        )
+        print_json([_to_json(each) for each in found])
+    for each in () if as_json else found:
+        echo(_describe(each))
+
+
+def _describe(each: DeadLetter | ParkedConversation) -> str:
+    if isinstance(each, ParkedConversation):
+        return f"{each.conversation}  {format_time(each.at)}  {each.problem}"
+    message = merge_messages(each.messages)
+    words = " ".join(message.text.split())
+    text = words if len(words) <= MAX_SHOWN_CHARACTERS else f"{words[:MAX_SHOWN_CHARACTERS]}…"
+    return f"{each.turn}  {format_time(each.at)}  {message.conversation}  {text!r}"
+
+
+def _to_json(each: DeadLetter | ParkedConversation) -> object:
+    if isinstance(each, DeadLetter):
+        return each
+    return {"conversation": str(each.conversation), "problem": each.problem, "at": each.at}
 
 
 @deadletters.command()
-@click.argument("turn")
+@click.argument("name", metavar="TURN|CONVERSATION")
 @as_json
 @click.pass_obj
-def show(console: Console, turn: str, as_json: bool) -> None:
-    """Show everything that is stored about TURN."""
-    (dead_letter,) = _find(console.run_with_ledger(_read_dead_letters), (turn,))
+def show(console: Console, name: str, as_json: bool) -> None:
+    """Show what is stored about a turn or a conversation."""
+
+    async def read(ledger: Ledger) -> DeadLetter | ParkedConversation:
+        if is_conversation(name):
+            return await parked_in(console, ledger).find(name)
+        (dead_letter,) = _find(await _read_dead_letters(ledger), (name,))
+        return dead_letter
+
+    found = console.run_with_ledger(read)
     if as_json:
-        print_json(dead_letter)
+        print_json(_to_json(found))
         return
-    rows = [
-        ("turn", dead_letter.turn),
-        ("conversation", str(dead_letter.messages[0].conversation)),
-        ("failed", _format_time(dead_letter.at)),
-        ("reason", dead_letter.reason),
-        ("attempt", str(dead_letter.attempt)),
-        ("skill", dead_letter.skill),
-        *((message.person, message.text) for message in dead_letter.messages),
-        ("reply", dead_letter.reply),
-    ]
-    for key, value in rows:
+    for key, value in _rows(found):
         if value:
             echo_row(key, value)
 
 
+def _rows(found: DeadLetter | ParkedConversation) -> list[tuple[str, str]]:
+    if isinstance(found, ParkedConversation):
+        return [
+            ("conversation", str(found.conversation)),
+            ("parked", format_time(found.at)),
+            ("problem", found.problem),
+        ]
+    return [
+        ("turn", found.turn),
+        ("conversation", str(found.messages[0].conversation)),
+        ("failed", format_time(found.at)),
+        ("reason", found.reason),
+        ("attempt", str(found.attempt)),
+        ("skill", found.skill),
+        *((message.person, message.text) for message in found.messages),
+        ("reply", found.reply),
+    ]
+
+
 @deadletters.command()
-@turns_argument
+@names_argument
 @all_option
 @click.pass_obj
-def replay(console: Console, turns: Sequence[str], all_turns: bool) -> None:
-    """Answer TURNS after all, as if their messages had just arrived.
+def replay(console: Console, names: Sequence[str], is_all: bool) -> None:
+    """Answer turns and post replies of conversations after all.
 
-    Running it again has no effect: each turn is answered once.
+    The messages of a turn count as if they had just arrived. Running it again has no effect:
+    each turn is answered once.
     """
-    _require_some(turns, all_turns)
+    _require_some(names, is_all)
 
     async def replay_all(ledger: Ledger) -> int:
+        parked = parked_in(console, ledger)
         dead_letters = await _read_dead_letters(ledger)
-        chosen = dead_letters if all_turns else _find(dead_letters, turns)
-        for dead_letter in chosen:
+        if is_all:
+            conversations = await parked.list()
+        else:
+            conversations = [await parked.find(name) for name in names if is_conversation(name)]
+            turns = [name for name in names if not is_conversation(name)]
+            dead_letters = tuple(_find(dead_letters, turns))
+        for dead_letter in dead_letters:
             await replay_dead_letter(ledger, dead_letter)
             echo(f"Replayed {dead_letter.turn}.")
-        return len(chosen)
+        for each in conversations:
+            await parked.replay(each.conversation)
+            echo(f"Replayed {each.conversation}.")
+        return len(dead_letters) + len(conversations)
 
     if not console.run_with_ledger(replay_all):
         echo("There are no dead letters.")
@@ -105,42 +151,59 @@ async def replay_dead_letter(ledger: Ledger, dead_letter: DeadLetter) -> None:
     The ids of the messages derive from the turn, so an interrupted replay can be repeated. Raises
     `NotFound` when an erasure has changed the dead letter since it was read.
     """
-    policies = MERGE_ALL if len(dead_letter.messages) > 1 else QUEUE_ALL
-    policies = msgspec.structs.replace(policies, dead_letter=dead_letter.turn)
-    for number, message in enumerate(dead_letter.messages):
-        copy = msgspec.structs.replace(message, id=f"replay-{dead_letter.turn}-{number}")
-        # The conversation may have expired, and its name may be another person's by now.
-        is_owner = number == 0
-        await ledger.accept(copy, msgspec.structs.replace(policies, members_only=is_owner))
+    messages = dead_letter.messages
+    for number, (message, following) in enumerate(zip_longest(messages, messages[1:])):
+        id = f"replay-{dead_letter.turn}-{number}"
+        copy = msgspec.structs.replace(message, id=id, order="")
+        policies = ConcurrencyPolicies(
+            default="merge" if len(messages) > 1 else "queue",
+            merge_window=MERGE_WINDOW if following and _merge(message, following) else 0.0,
+            # The conversation may have expired, and its name may be another person's by now.
+            members_only=number == 0,
+            dead_letter=dead_letter.turn,
+        )
+        await ledger.accept(copy, policies)
     await ledger.discard_dead_letter(dead_letter.turn)
 
 
+def _merge(message: Message, following: Message) -> bool:
+    """Return True when one turn answers both."""
+    return message.person == following.person and not following.skill
+
+
 @deadletters.command()
-@turns_argument
+@names_argument
 @all_option
 @click.pass_obj
-def discard(console: Console, turns: Sequence[str], all_turns: bool) -> None:
-    """Discard TURNS."""
-    _require_some(turns, all_turns)
+def discard(console: Console, names: Sequence[str], is_all: bool) -> None:
+    """Discard turns, and replies that could not be posted."""
+    _require_some(names, is_all)
 
     async def discard_all(ledger: Ledger) -> list[str]:
-        chosen = (
-            [dead_letter.turn for dead_letter in await _read_dead_letters(ledger)]
-            if all_turns
-            else turns
-        )
-        return [turn for turn in chosen if not await ledger.discard_dead_letter(turn)]
+        parked = parked_in(console, ledger)
+        chosen = names
+        if is_all:
+            turns = [dead_letter.turn for dead_letter in await _read_dead_letters(ledger)]
+            chosen = [*turns, *(str(each.conversation) for each in await parked.list())]
+        missing = []
+        for name in chosen:
+            if is_conversation(name):
+                is_found = await parked.discard(Conversation.parse(name))
+            else:
+                is_found = await ledger.discard_dead_letter(name)
+            missing += [] if is_found else [name]
+        return missing
 
     missing = console.run_with_ledger(discard_all)
-    for turn in missing:
-        echo(f"There is no dead letter {turn!r}.", err=True)
+    for name in missing:
+        echo(f"There is no dead letter {name!r}.", err=True)
     if missing:
         raise SystemExit(EXIT_FAILED)
 
 
-def _require_some(turns: Sequence[str], all_turns: bool) -> None:
-    if bool(turns) == all_turns:
-        raise click.UsageError("name the turns, or give --all")
+def _require_some(names: Sequence[str], is_all: bool) -> None:
+    if bool(names) == is_all:
+        raise click.UsageError("name the turns and conversations, or give --all")
 
 
 async def _read_dead_letters(ledger: Ledger) -> tuple[DeadLetter, ...]:
@@ -153,7 +216,3 @@ def _find(dead_letters: Sequence[DeadLetter], turns: Sequence[str]) -> list[Dead
         if turn not in by_turn:
             raise NotFound(f"there is no dead letter {turn!r}; see: palaver deadletters list")
     return [by_turn[turn] for turn in turns]
-
-
-def _format_time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -11,18 +11,21 @@ from typing import Literal, NamedTuple
 
 from palaver.app import BackendBuilder
 from palaver.authentication import check_bind, find_key_problems
+from palaver.channels import CheckableChannel
 from palaver.checks import find_model, find_secrets, find_unknown_names, validate_plugin_settings
+from palaver.cli.channels import check_channels
 from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
 from palaver.cli.exposure import find_exposed_data, find_exposed_secret, find_exposed_settings
 from palaver.cli.local_server import find_server
 from palaver.cli.models import summarize
 from palaver.config.loading import find_settings_file
-from palaver.config.settings import AuthKey, ServerSettings
+from palaver.config.settings import AuthKey, ServerSettings, Settings, SiteSettings
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
 from palaver.errors import ConfigurationError, LedgerInUse, LedgerUnavailable, PalaverError
 from palaver.ledger import Guarantee, InspectableLedger, Ledger
 from palaver.messages import new_id
 from palaver.models.checkpoint import read_checkpoint
+from palaver.sites import find_site_problems
 from palaver.turns.shutdown import CLOSE_SECONDS
 from palaver.web.listener import check_address
 
@@ -58,6 +61,8 @@ def check_configuration(console: Console, *, load_engine: bool) -> Findings:
     yield from _check_secrets(console)
     yield from _check_exposure(console)
     yield from _check_ledger(console, running)
+    yield from _check_files(console)
+    yield from _check_channels(console)
     yield from _check_model(console)
     yield from _check_engine(console, load_engine)
 
@@ -133,6 +138,7 @@ def _check_network(console: Console, running: str | None) -> Findings:
     yield Finding("good", f"network: {server.host}:{server.port}, open to {clients}")
     for name, key in keys.items():
         yield Finding("good", f"key {name!r}: {_describe_key(key)}")
+    yield from _check_sites(console.settings)
     if running:
         yield Finding("good", f"network: a server runs here: {running} answers")
     yield from _check_shutdown(server)
@@ -144,6 +150,35 @@ def _describe_key(key: AuthKey) -> str:
     else:
         persons = "any person" if "impersonate" in key.rights else "a person for each browser"
     return f"tenant {key.tenant!r}, {persons}, rights {', '.join(key.rights) or 'none'}"
+
+
+def _check_sites(settings: Settings) -> Findings:
+    for name, site in settings.widget.sites.items():
+        yield Finding("good", f"site {name!r}: {_describe_site(site)}")
+        quotas = settings.admission.tenants.get(site.tenant, settings.admission.tenant)
+        if not site.require_identity and not (quotas.messages_per_minute and quotas.stored_bytes):
+            yield Finding(
+                "note",
+                f"site {name!r}: anybody can become any number of visitors; limit them together "
+                f"with admission.tenants.{site.tenant}.messages_per_minute and stored_bytes",
+            )
+        if site.files and settings.files.tenant_bytes is None:
+            yield Finding(
+                "note",
+                f"site {name!r}: visitors may upload files; limit those of all together with "
+                "files.tenant_bytes",
+            )
+    if settings.widget.sites and not settings.auth.keys:
+        yield Finding("note", "widget: without auth.keys only browsers on this machine can use it")
+
+
+def _describe_site(site: SiteSettings) -> str:
+    if site.require_identity:
+        visitors = "identified visitors only"
+    else:
+        is_signed = site.identity_secret or site.identity_public_key
+        visitors = "any visitor" + (", or an identified one" if is_signed else "")
+    return f"tenant {site.tenant!r}, pages of {', '.join(site.origins)}, {visitors}"
 
 
 def _check_shutdown(server: ServerSettings) -> Findings:
@@ -159,20 +194,26 @@ def _check_shutdown(server: ServerSettings) -> Findings:
 
 
 def _check_secrets(console: Console) -> Findings:
-    for key, secret, is_used in find_secrets(console.settings, console.registry):
+    for key, secret, is_used, channel in find_secrets(console.settings, console.registry):
         try:
             secret.reveal()
         except PalaverError as error:
-            yield _bad(error, f"{key}: ") if is_used else Finding("note", f"{key}: {error}")
+            if not is_used:
+                yield Finding("note", f"{key}: {error}")
+            elif not channel:  # that of a channel is found with the channel
+                yield _bad(error, f"{key}: ")
         else:
             yield Finding("good", f"{key}: {secret.root} is set")
-    for problem in find_key_problems(console.settings.auth):
+    for problem in (
+        *find_key_problems(console.settings.auth),
+        *find_site_problems(console.settings),
+    ):
         yield Finding("bad", problem, EXIT_MISCONFIGURED)
     if console.settings.ledger.use == "redis" and console.settings.auth.cookie_secret is None:
         yield Finding(
             "note",
             "auth.cookie_secret is not set: replicas with data directories of their own do not "
-            "know each other's browsers",
+            "know each other's browsers and visitors",
         )
 
 
@@ -181,8 +222,8 @@ def _check_exposure(console: Console) -> Findings:
         *find_exposed_data(console.settings.server.data.absolute()),
         *find_exposed_settings(find_settings_file(console.settings_path, os.environ)),
     ]
-    for _, secret, _ in find_secrets(console.settings, console.registry):
-        sentences += find_exposed_secret(secret)
+    for found in find_secrets(console.settings, console.registry):
+        sentences += find_exposed_secret(found.secret)
     for sentence in sentences[:MAX_SHOWN_EXPOSED]:
         yield Finding("note", f"files: {sentence}")
     if len(sentences) > MAX_SHOWN_EXPOSED:
@@ -230,6 +271,42 @@ async def _inspect_ledger(ledger: Ledger, *, may_be_in_use: bool) -> tuple[bool,
             return is_in_use, await ledger.guarantee()
         finally:
             await ledger.close()
+
+
+def _check_files(console: Console) -> Findings:
+    """Check the store of files; a directory is created by the server."""
+    settings = console.settings
+    store = settings.files.store
+    if not settings.files.person_count:
+        yield Finding("good", "files: nobody may upload (files.person_count is 0)")
+        return
+    if not store and settings.ledger.use == "redis":
+        yield Finding(
+            "note",
+            "files: kept in server.data; servers that share the ledger need a common files.store",
+        )
+    if store.startswith("memory:"):
+        yield Finding("note", "files: in memory; they do not survive the end of the process")
+    if not store or store.startswith(("file:", "memory:")):
+        return
+    try:
+        asyncio.run(_builder(console).files().probe())
+    except PalaverError as error:
+        yield _bad(error, "files: ")
+    else:
+        yield Finding("good", f"files: {store} answers")
+
+
+def _check_channels(console: Console) -> Findings:
+    """Ask the enabled channels. What is wrong with one keeps only that one from running."""
+    channels = _builder(console).channels()
+    for name, problems in asyncio.run(check_channels(channels)).items():
+        for problem in problems:
+            yield Finding("bad", f"channel {name!r}: {problem}", EXIT_MISCONFIGURED)
+        if not problems:
+            has_check = isinstance(channels[name], CheckableChannel)
+            text = "it works" if has_check else "its settings are valid"
+            yield Finding("good", f"channel {name!r}: {text}")
 
 
 def _check_model(console: Console) -> Findings:

@@ -64,8 +64,9 @@ def format_count(number: int) -> str:
 @click.option("--copy", is_flag=True, help="Copy a local directory instead of using it in place.")
 @click.pass_obj
 def add(console: Console, source: str, name: str, revision: str, copy: bool) -> None:
-    """Add the model SOURCE: a directory, or 'owner/model' at the Hugging Face hub.
+    """Add a model from a directory or from the hub.
 
+    SOURCE is a directory, or 'owner/model' at the Hugging Face hub.
     HF_ENDPOINT names another hub. Run the command again to continue an interrupted download.
     """
     registry = _model_registry(console)

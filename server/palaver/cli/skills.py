@@ -54,6 +54,7 @@ def route(console: Console, text: str) -> None:
     decision = asyncio.run(router.route(message))
     echo(f"skill      {decision.skill}")
     echo(f"reason     {decision.reason}")
+    echo(f"text       {decision.text}")
     if decision.arguments:
         echo(f"arguments  {decision.arguments}")
     for ranked in router.rank(text):
@@ -70,7 +71,10 @@ def route(console: Console, text: str) -> None:
 )
 @click.pass_obj
 def new(console: Console, name: str, into: Path) -> None:
-    """Make a package with a skill called NAME, a test and the one line that registers it."""
+    """Make a package with a skill called NAME.
+
+    It has a test, and the one line that registers the skill.
+    """
     part = re.sub(r"\W", "_", name)
     if not SKILL_NAME_PATTERN.fullmatch(name) or not part.isidentifier() or keyword.iskeyword(part):
         raise InvalidInput(f"{name!r} is not usable as a name: letters a-z, digits, - and _")

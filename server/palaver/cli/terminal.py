@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -10,14 +11,16 @@ from typing import Any
 
 import aiohttp
 
-from palaver.cli.console import echo
 from palaver.cli.local_server import TOKEN_HINT
+from palaver.cli.reply import Reply, write
 from palaver.errors import CallerError, PalaverError, ServerError, Unauthenticated
 from palaver.messages import new_id
 
 Frame = dict[str, Any]  # a JSON object of the protocol
 
 PROMPT = "> "
+WHY = "/why"
+"""Line that asks why a skill was chosen; it is not sent."""
 
 
 class UnsettledTurns:
@@ -31,7 +34,7 @@ class UnsettledTurns:
 
     @property
     def is_waiting(self) -> bool:
-        """True while an own message has no reply."""
+        """Return whether an own message has no reply."""
         return bool(self._own)
 
     def add_own(self, message: str) -> None:
@@ -88,10 +91,11 @@ class Terminal:
         self._unsettled_turns = UnsettledTurns()
         self._idle = asyncio.Event()
         self._is_open = False
-        self._texts: dict[str, str] = {}
-        self._routed: set[str] = set()
+        self._replies: dict[str, Reply] = {}
+        self._newest_choice = ""
+        """Why the skill of the newest reply was chosen."""
         self._is_interactive = sys.stdin.isatty()
-        """False: each line of a file or pipe waits for the reply to the one before."""
+        """False: each line of a file or pipe waits for the reply to the one before; no prompt."""
 
     async def run(self, hello: Frame) -> None:
         """Talk until the input ends.
@@ -127,10 +131,13 @@ class Terminal:
         await self._send_frame(hello)
         await self._idle.wait()
         async for line in _terminal_lines() if self._is_interactive else _piped_lines():
-            if line.strip():
+            if line.strip() == WHY:
+                _note(self._newest_choice or "there is no reply yet")
+                self._write_prompt()
+            elif line.strip():
                 await self._send(line)
-            elif not self._unsettled_turns.is_waiting:
-                _write(PROMPT)
+            else:
+                self._write_prompt()
 
     async def _send(self, text: str) -> None:
         frame = {"type": "send", "id": new_id(), "text": text}
@@ -151,7 +158,7 @@ class Terminal:
             if message.type == aiohttp.WSMsgType.TEXT:
                 self._show(message.json())
         if self._is_open:
-            _write("\n")
+            write("\n")
         raise ServerError(f"the server closed the connection (code {self._socket.close_code})")
 
     def _show(self, frame: Frame) -> None:
@@ -162,8 +169,10 @@ class Terminal:
     def _show_welcome(self, frame: Frame) -> None:
         pending = frame["snapshot"]["pending"]
         self._unsettled_turns.reset(pending)
-        self._texts |= {turn["turn"]: turn["reply"] for turn in pending}
-        self._routed |= {turn["turn"] for turn in pending if turn["skill"]}
+        for turn in pending:
+            reply = self._replies.get(turn["turn"], Reply())
+            is_shown = reply.is_shown or bool(turn["skill"])
+            self._replies[turn["turn"]] = Reply(turn["reply"], is_shown=is_shown)
         self._is_open = True
         self._prompt_when_idle()
 
@@ -191,52 +200,62 @@ class Terminal:
         if frame["attempt"] > 1:
             self._show_text_reset(frame)
 
+    def _reply(self, frame: Frame) -> Reply:
+        return self._replies.setdefault(frame["turn"], Reply())
+
     def _show_text(self, frame: Frame) -> None:
-        shown = self._texts.get(frame["turn"], "")
-        new = frame["text"][len(shown) - frame["position"] :]
-        self._texts[frame["turn"]] = shown + new
-        if frame["turn"] in self._routed:
-            _write(new)
+        reply = self._reply(frame)
+        reply.add(frame["text"][len(reply.text) - frame["position"] :])
 
     def _show_text_reset(self, frame: Frame) -> None:
-        shown = self._texts.get(frame["turn"], "")
-        kept = self._texts[frame["turn"]] = shown[: frame["position"]]
-        if kept != shown:
-            _write(f"\n[the reply continues from here]\n{kept}")
+        reply = self._reply(frame)
+        kept = reply.text[: frame["position"]]
+        if kept != reply.text:
+            reply.end()
+            self._replies[frame["turn"]] = Reply(kept)
+            if reply.is_shown:
+                self._replies[frame["turn"]].show("\n[the reply continues from here]\n")
 
     def _show_routed(self, frame: Frame) -> None:
         """Show the skill, then the text that was received before it."""
-        if frame["turn"] not in self._routed:
-            self._routed.add(frame["turn"])
-            _write(f"[{frame['skill']}] ", dim=True)
-            _write(self._texts.get(frame["turn"], ""))
+        score = "" if frame.get("score") is None else f" ({frame['score']:.0%})"
+        self._newest_choice = f"{frame['skill']}: {frame.get('reason', '')}{score}"
+        if not self._reply(frame).is_shown:
+            self._reply(frame).show(f"[{frame['skill']}] ")
 
     def _show_citation(self, frame: Frame) -> None:
         citation = frame["citation"]
         source = " · ".join(filter(None, (citation["title"], citation["section"])))
-        _write(f"\n[{citation['number']}] {source}", dim=True)
+        write(f"\n[{citation['number']}] {source}", dim=True)
 
     def _show_finished(self, frame: Frame) -> None:
         self._unsettled_turns.finish(frame["turn"], frame["messages"])
+        self._replies.pop(frame["turn"], Reply()).end()
         if frame.get("problem"):
-            _write(frame["problem"]["message"], fg="red")
+            write(frame["problem"]["message"], fg="red")
         elif frame["outcome"] == "stopped":
-            _write(" [stopped]", dim=True)
-        _write("\n")
+            write(" [stopped]", dim=True)
+        write("\n")
         self._show_positions()
         self._prompt_when_idle()
 
     def _show_error(self, frame: Frame) -> None:
         if not self._is_open:
             raise _refusal(frame)
-        _write(frame["message"] + "\n", fg="red")
+        write(frame["message"] + "\n", fg="red")
+        if frame.get("retry_after"):
+            _note(f"try again in {math.ceil(frame['retry_after'])} s")
         self._unsettled_turns.remove_own(frame.get("id", ""))
         self._prompt_when_idle()
 
     def _prompt_when_idle(self) -> None:
         if not self._unsettled_turns.is_waiting and not self._idle.is_set():
             self._idle.set()
-            _write(PROMPT)
+            self._write_prompt()
+
+    def _write_prompt(self) -> None:
+        if self._is_interactive and not self._unsettled_turns.is_waiting:
+            write(PROMPT)
 
 
 def _refusal(frame: Frame) -> PalaverError:
@@ -268,8 +287,4 @@ async def _piped_lines() -> AsyncIterator[str]:
 
 
 def _note(text: str) -> None:
-    _write(f"[{text}]\n", dim=True)
-
-
-def _write(text: str, **style: Any) -> None:  # Any: click's own
-    echo(text, keep_lines=True, nl=False, **style)
+    write(f"[{text}]\n", dim=True)

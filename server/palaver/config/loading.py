@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from palaver.config.settings import BackendsSection, KeyPath, Origin, Settings, Tree, find_origin
+from palaver.config.text_files import read_text_file
 from palaver.config.validation import ModelT, validate
 from palaver.errors import ConfigurationError
 
@@ -72,10 +73,10 @@ def find_settings_file(path: Path | None, environ: Mapping[str, str]) -> Path | 
 
 
 def _read_file(file: Path, given: "_GivenValues") -> None:
+    text = read_text_file(file, str(file))
     try:
-        text = file.read_text(encoding="utf-8")
         tree = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{file} cannot be read: {error}") from error
     lines = find_key_lines(text)
     for keys, value in _iterate_values(tree):

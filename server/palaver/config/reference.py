@@ -110,7 +110,7 @@ For operators: every setting with its type and default, and how to set it.
 
     palaver --set server.port=8080 serve                    # a flag
     PALAVER__SERVER__PORT=8080 palaver serve                # the environment
-    printf '[server]\nport = 8080\n' > palaver.toml         # a file
+    printf '[server]\\nport = 8080\\n' > palaver.toml         # a file
 
 | source, later rows win | how |
 | --- | --- |

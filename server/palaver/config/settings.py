@@ -6,6 +6,7 @@ The text under a field is its documentation and becomes ``docs/settings.md``. Se
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,10 @@ from typing import Any, Literal
 import pydantic
 
 from palaver.addresses import parse_network
-from palaver.errors import ConfigurationError
-from palaver.messages import ConcurrencyPolicy
+from palaver.config.text_files import BYTE_ORDER_MARK, read_text_file
+from palaver.errors import ConfigurationError, InvalidInput
+from palaver.messages import ConcurrencyPolicy, check_name
+from palaver.origins import parse_origin
 
 Tree = dict[str, Any]  # Any: nested tables of TOML values
 KeyPath = tuple[str, ...]
@@ -124,12 +127,10 @@ class Secret(pydantic.RootModel[str]):
         or does not exist."""
         kind, _, name = self.root.partition(":")
         if kind == "env":
-            value = os.environ.get(name, "").strip()
+            value = os.environ.get(name, "").removeprefix(BYTE_ORDER_MARK)
         else:
-            try:
-                value = Path(name).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise ConfigurationError(f"{self.root}: {error.strerror}") from error
+            value = read_text_file(Path(name), self.root)
+        value = value.strip()
         if not value:
             raise ConfigurationError(f"{self.root} is empty or not set")
         return value
@@ -143,7 +144,10 @@ class ServerSettings(Section):
     data: Path = Path("data")
     """Directory for the ledger, the models and the knowledge base."""
     origins: tuple[str, ...] = ()
-    """Web origins that may use the server, in addition to its own."""
+    """Web origins whose pages may use the server, in addition to its own, such as
+    ``https://www.example.org``: websockets, HTTP, event streams and modules (CORS)."""
+    sharing: bool = True
+    """Whether people may share a snapshot of a conversation with everybody who has its link."""
     max_message_bytes: int = pydantic.Field(default=1_000_000, ge=1_000)
     """Largest message that a client may send, in bytes."""
     send_queue_bytes: int = pydantic.Field(default=1_000_000, ge=10_000)
@@ -160,6 +164,11 @@ class ServerSettings(Section):
     """Graceful shutdown: seconds after which the process exits in any case. A container's or
     service manager's own grace period must be longer."""
 
+    @pydantic.field_validator("origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_origin(origin.removesuffix("/")) for origin in value)
+
 
 class ConnectionSettings(Section):
     total: int = pydantic.Field(default=10_000, ge=1)
@@ -173,7 +182,7 @@ class ConnectionSettings(Section):
     """Most websockets, event streams and requests that wait for a reply, of one person."""
     per_tenant: int = pydantic.Field(default=0, ge=0)
     """Most connections of one tenant that are being served. 0: half of ``total``, and all of them
-    where all keys belong to one tenant."""
+    where all keys and sites belong to one tenant."""
     pending: int = pydantic.Field(default=0, ge=0)
     """Most connections that wait for a complete request or for a hello. 0: half of ``total``, 1,000
     at most. Above it the oldest is closed."""
@@ -181,8 +190,8 @@ class ConnectionSettings(Section):
     """Seconds that a client has for its request line and headers, from the connection or from their
     first byte on."""
     body_timeout: float = pydantic.Field(default=30.0, gt=0)
-    """Seconds that a client has for the body of a request."""
-    hello_timeout: float = pydantic.Field(default=10.0, gt=0)
+    """Seconds that a client has for the body of a request, and for each 64 KiB of a file."""
+    hello_timeout: float = pydantic.Field(default=5.0, gt=0)
     """Seconds that a client has for the hello of a websocket."""
     keep_alive_timeout: float = pydantic.Field(default=75.0, gt=0)
     """Seconds for which a connection without a request stays open."""
@@ -216,8 +225,9 @@ class AuthKey(Section):
     identity, unless the key has the right ``impersonate``."""
     rights: tuple[Right, ...] = ("talk", "read")
     """What the key may do: ``talk`` (send messages, stop turns), ``read`` (conversations and their
-    events), ``export`` and ``erase`` (a person's data), ``operate`` (the details of ``/readyz``),
-    ``metrics`` (``/metrics``), ``impersonate`` (name any person of the tenant)."""
+    events), ``export`` and ``erase`` (a person's data), ``operate`` (the details of ``/readyz``,
+    the channels and the people who may write to them, of all tenants), ``metrics``
+    (``/metrics``), ``impersonate`` (name any person of the tenant)."""
 
 
 class AuthSettings(Section):
@@ -228,11 +238,81 @@ class AuthSettings(Section):
     """Wrong keys per minute from one address that are answered with 401; all of them may arrive at
     once. Further ones get 429. A right key is never refused. An IPv6 client is its /64 network."""
     cookie_secret: Secret | None = None
-    """Secret that signs the cookies of browsers, as a reference. Replicas need the same one.
-    Without it the server makes one and keeps it in ``server.data``."""
+    """Secret that signs the cookies of browsers and the tokens of visitors, as a reference.
+    Replicas need the same one. Without it the server makes one and keeps it in ``server.data``."""
     previous_cookie_secret: Secret | None = None
-    """An earlier ``cookie_secret`` that is still valid: browsers keep their persons, and get
-    cookies with the new one when they open the page."""
+    """An earlier ``cookie_secret`` that is still valid: browsers and visitors keep their persons,
+    and get cookies and tokens with the new one when they come back."""
+
+
+class SiteSettings(Section):
+    key: str
+    """The public key of the site, which stands in its pages: ``pk_`` and at least 13 letters,
+    digits, ``_`` or ``-``. Each site has its own; make one with
+    ``echo pk_$(openssl rand -hex 16)``."""
+    origins: tuple[str, ...]
+    """Web origins of the pages that may use the key, such as ``https://www.example.org``."""
+    tenant: str = "default"
+    """The tenant of the site's visitors. Give a public site a tenant of its own."""
+    identity_secret: Secret | None = None
+    """Secret of at least 32 characters with which the site's own backend signs who a visitor is
+    (JWT, HS256), as a reference."""
+    identity_public_key: str = ""
+    """Public key, as PEM, of the site's own backend, which signs who a visitor is: RSA (JWT with
+    RS256), P-256 (ES256) or Ed25519 (EdDSA)."""
+    require_identity: bool = False
+    """Refuse visitors without a signed identity."""
+    skills: tuple[str, ...] = ()
+    """Skills that may answer visitors. Empty: all. More than one must include
+    ``routing.default``."""
+    files: bool = False
+    """Whether visitors may upload files and send them."""
+    messages_per_minute: float = pydantic.Field(default=20.0, gt=0)
+    """Messages of one visitor accepted per minute; all of them may arrive at once. It stands for
+    ``admission.person.messages_per_minute``; the other quotas of a person hold as well."""
+    new_visitors_per_minute: float = pydantic.Field(default=120.0, gt=0)
+    """Visitors per minute that are unknown and not identified; all of them may arrive at once.
+    Further ones get 429; those that are known already are not affected."""
+
+    @pydantic.field_validator("key")
+    @classmethod
+    def _is_public_key(cls, value: str) -> str:
+        if not re.fullmatch(r"pk_[A-Za-z0-9_-]{13,97}", value):
+            raise ValueError("expected 'pk_' and 13 to 97 letters, digits, '_' or '-'")
+        return value
+
+    @pydantic.field_validator("origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("expected at least one origin such as 'https://www.example.org'")
+        return tuple(parse_origin(origin.removesuffix("/")) for origin in value)
+
+    @pydantic.field_validator("tenant")
+    @classmethod
+    def _is_tenant(cls, value: str) -> str:
+        try:
+            return check_name(value, "tenant")
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+
+
+class WidgetSettings(Section):
+    sites: dict[str, SiteSettings] = {}
+    """Sites whose pages may show the widget, by name."""
+    token_requests_per_minute: float = pydantic.Field(default=60.0, gt=0)
+    """Tokens that one address may ask for per minute; all requests may arrive at once. A visitor
+    needs one every ten minutes. An IPv6 client is its /64 network."""
+
+    @pydantic.field_validator("sites")
+    @classmethod
+    def _have_names(cls, value: dict[str, SiteSettings]) -> dict[str, SiteSettings]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+                raise ValueError(
+                    f"the site {name[:60]!r} needs a name of 1 to 40 letters, digits, '_' or '-'"
+                )
+        return value
 
 
 class PluginsSettings(Section):
@@ -291,6 +371,43 @@ class ChannelsSettings(EnabledSettings):
 class InterceptorsSettings(EnabledSettings):
     enabled: tuple[str, ...] = ()
     """Interceptors around every turn, the first outermost."""
+
+
+FILE_STORES = ("s3", "gs", "az", "file", "memory")
+"""Schemes of `FilesSettings.store`."""
+
+
+class FilesSettings(Section):
+    store: str = ""
+    """Where the files that people upload are kept: ``s3://BUCKET/FOLDER``, ``gs://BUCKET/FOLDER``,
+    ``az://ACCOUNT/CONTAINER/FOLDER``, ``file:///FOLDER`` or ``memory:///``. Empty: the folder
+    ``files`` in ``server.data``. Replicas need the same one. Credentials come from the provider's
+    own environment variables, such as ``AWS_ACCESS_KEY_ID``."""
+    max_file_bytes: int = pydantic.Field(default=25_000_000, ge=1)
+    """Largest file that a person may upload, in bytes."""
+    per_message: int = pydantic.Field(default=10, ge=0)
+    """Most files of one message."""
+    person_count: int = pydantic.Field(default=500, ge=0)
+    """Files that are kept for one person; above it uploads are refused. 0: nobody may upload."""
+    person_bytes: int = pydantic.Field(default=500_000_000, ge=1)
+    """Bytes of files that are kept for one person; above it uploads are refused."""
+    tenant_bytes: int | None = pydantic.Field(default=None, ge=1)
+    """Bytes of files that are kept for one tenant; above it uploads are refused. Each replica
+    counts its own uploads at once, those of others once an hour."""
+    uploads: int = pydantic.Field(default=16, ge=1)
+    """Uploads at once in this process; more are refused. Each takes about 20 MB of memory."""
+    expiry: float = pydantic.Field(default=86_400.0, gt=0)
+    """Seconds after which a file that was not sent with a message is deleted."""
+
+    @pydantic.field_validator("store")
+    @classmethod
+    def _is_store(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if value and (scheme not in FILE_STORES or not separator):
+            raise ValueError(f"expected a URL of {', '.join(FILE_STORES)}, such as s3://bucket")
+        if "@" in rest or "?" in rest:
+            raise ValueError("credentials belong into the provider's environment variables")
+        return value
 
 
 class ModelsSettings(Section):
@@ -425,6 +542,8 @@ class Settings(Section):
     """Limits of connections and requests; see docs/security.md."""
     auth: AuthSettings = AuthSettings()
     """Keys for clients."""
+    widget: WidgetSettings = WidgetSettings()
+    """The widget in pages of other sites; see docs/security.md."""
     plugins: PluginsSettings = PluginsSettings()
     """The plugins to load."""
     engine: EngineSettings = EngineSettings()
@@ -433,6 +552,8 @@ class Settings(Section):
     """The ledger, which stores all conversations."""
     knowledge: KnowledgeSettings = KnowledgeSettings()
     """The knowledge base, a store of documents for grounded answers."""
+    files: FilesSettings = FilesSettings()
+    """Files that people upload and send with their messages; see docs/security.md."""
     models: ModelsSettings = ModelsSettings()
     """Downloads of models."""
     routing: RoutingSettings = RoutingSettings()
@@ -452,6 +573,11 @@ class Settings(Section):
     """Settings of skills, one table for each."""
 
     _origins: dict[KeyPath, Origin] = pydantic.PrivateAttr(default_factory=dict)
+
+    def tenants(self) -> frozenset[str]:
+        """Return the tenants of all keys and sites."""
+        of_keys = (key.tenant for key in self.auth.keys.values())
+        return frozenset((*of_keys, *(site.tenant for site in self.widget.sites.values())))
 
     def origin(self, keys: KeyPath) -> Origin | None:
         """Return the origin of the value at ``keys``; see `find_origin`."""

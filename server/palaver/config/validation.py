@@ -42,6 +42,13 @@ def validate_or_explain(
     return _Validation(model, origin, prefix).run(tree)
 
 
+def find_unknown_keys(
+    model: type[pydantic.BaseModel], tree: Tree, origin: FindOrigin, prefix: KeyPath = ()
+) -> list[str]:
+    """Return a sentence for each key of ``tree`` that ``model`` does not have."""
+    return _Validation(model, origin, prefix).unknown_keys(tree)
+
+
 class _Validation(Generic[ModelT]):
     """One validation of a tree: parses text as its field expects, and collects problems."""
 
@@ -63,6 +70,10 @@ class _Validation(Generic[ModelT]):
                 keys = self._prefix + find_keys(detail["loc"], shaped)
                 self._problems.setdefault(keys, self._sentence(keys, *describe_error(detail)))
         return (None if self._problems else value), list(self._problems.values())
+
+    def unknown_keys(self, tree: Tree) -> list[str]:
+        self._shape(self._model, tree, self._prefix)
+        return list(self._problems.values())
 
     def _sentence(self, keys: KeyPath, words: str, value: object = None) -> str:
         instead = "" if value is None else f", not {value!r}"

@@ -40,6 +40,10 @@ class RestartableEngine(Engine, Protocol):
         """Wait, without limit, until the engine can answer."""
 
 
+IMMEDIATE = 0.01
+"""Seconds: a first attempt that begins within them is the request as it is."""
+
+
 class ContinuedGeneration:
     """One generation that may take several attempts, and the text that they have delivered.
 
@@ -65,6 +69,8 @@ class ContinuedGeneration:
         """Return the request of the next attempt: it continues after the delivered text."""
         self._attempts += 1
         request = self._request
+        if self._attempts == 1 and (timeout is None or request.timeout - timeout < IMMEDIATE):
+            return request
         return dataclasses.replace(
             request,
             id=f"{request.id}.{self._attempts}" if self._attempts > 1 else request.id,
@@ -185,12 +191,15 @@ class ContinuingEngine:
 
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return the result of an idempotent ``call``, which is repeated after a crash."""
-        for _ in range(self._settings.max_attempts - 1):
+        attempts = self._settings.max_attempts
+        while True:
             await self._wait(self._engine.wait_until_up(), math.inf)
-            with contextlib.suppress(EngineUnavailable):
+            attempts -= 1
+            try:
                 return await call()
-        await self._wait(self._engine.wait_until_up(), math.inf)
-        return await call()
+            except EngineUnavailable:
+                if attempts <= 0:
+                    raise
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return await self._retry(lambda: self._engine.count_tokens(messages))

@@ -1,11 +1,25 @@
 """Helpers for the authors of engines: checks and time limit of a generation request."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from palaver.engine import Capability, Choice, GenerationRequest, JsonSchema, Regex, Sampling
+from palaver.engine import (
+    MAX_ASPECT_RATIO,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    MAX_IMAGES,
+    Capability,
+    ChatMessage,
+    Choice,
+    GenerationRequest,
+    Image,
+    JsonSchema,
+    Regex,
+    Sampling,
+)
 from palaver.errors import EngineTimeout, InvalidInput, PromptTooLong, Unsupported
+from palaver.images import IMAGE_TYPES, read_image_header
 
 
 def check_request(request: GenerationRequest, capabilities: frozenset[Capability]) -> None:
@@ -19,19 +33,66 @@ def check_request(request: GenerationRequest, capabilities: frozenset[Capability
         "regex": isinstance(structure, Regex),
         "logprobs": sampling.logprobs is not None,
         "alternatives": bool(sampling.logprobs),
+        "penalties": bool(sampling.presence_penalty or sampling.frequency_penalty),
         "seed": sampling.seed is not None,
         "continuation": bool(request.partial),
         "adapter": request.adapter is not None,
         "priority": request.priority != 0,
     }
     for capability, needed in needs.items():
-        if needed and capability not in capabilities:
-            raise Unsupported(
-                f"this engine lacks the capability {capability!r}; it has: {sorted(capabilities)}"
-            )
+        if needed:
+            _require(capability, capabilities)
+    check_images(request.messages, capabilities)
     _check_sampling(sampling)
     if request.timeout <= 0:
         raise InvalidInput(f"timeout={request.timeout!r}: expected seconds above 0")
+
+
+def _require(capability: Capability, capabilities: frozenset[Capability]) -> None:
+    if capability not in capabilities:
+        raise Unsupported(
+            f"this engine lacks the capability {capability!r}; it has: {sorted(capabilities)}"
+        )
+
+
+def check_images(messages: Sequence[ChatMessage], capabilities: frozenset[Capability]) -> None:
+    """Raise `Unsupported` when ``messages`` have images and the engine sees none, and
+    `InvalidInput` for an image that it must not get.
+
+    The files are not decoded: an engine that does so raises `InvalidInput` for a damaged one.
+    """
+    images = [image for message in messages for image in message.images]
+    if not images:
+        return
+    _require("vision", capabilities)
+    for message in messages:
+        if message.images and message.role not in ("user", "tool"):
+            raise InvalidInput(f"a message of role {message.role!r} has images: only users' may")
+    if len(images) > MAX_IMAGES:
+        raise InvalidInput(f"there are {len(images)} images; the limit is {MAX_IMAGES}")
+    size = sum(len(image.data) for image in images)
+    if size > MAX_IMAGE_BYTES:
+        raise InvalidInput(f"the images have {size} bytes; the limit is {MAX_IMAGE_BYTES}")
+    pixels = sum(check_image(image, f"image {number}") for number, image in enumerate(images, 1))
+    if pixels > MAX_IMAGE_PIXELS:
+        raise InvalidInput(f"the images have {pixels} pixels; the limit is {MAX_IMAGE_PIXELS}")
+
+
+def check_image(image: Image, name: str = "the image") -> int:
+    """Return the number of pixels. Raises `InvalidInput` for an image that no engine gets."""
+    header = read_image_header(image.data)
+    if header is None:
+        types = ", ".join(IMAGE_TYPES)
+        raise InvalidInput(f"{name} is not an image of one of the types {types}")
+    if header.media_type != image.media_type:
+        raise InvalidInput(f"{name} is of the type {header.media_type}, not {image.media_type!r}")
+    shortest, longest = sorted((header.width, header.height))
+    if longest > MAX_ASPECT_RATIO * shortest:
+        raise InvalidInput(
+            f"{name} has {header.width} × {header.height} pixels: "
+            f"one side may be at most {MAX_ASPECT_RATIO} times as long as the other"
+        )
+    return header.pixels
 
 
 def _check_sampling(sampling: Sampling) -> None:
@@ -41,6 +102,8 @@ def _check_sampling(sampling: Sampling) -> None:
         ("top_p", 0 < sampling.top_p <= 1, "above 0, up to 1"),
         ("top_k", sampling.top_k >= 0, "0 (all tokens) or more"),
         ("repetition_penalty", 0 < sampling.repetition_penalty <= 10, "above 0, up to 10"),
+        ("presence_penalty", -2 <= sampling.presence_penalty <= 2, "-2 to 2"),
+        ("frequency_penalty", -2 <= sampling.frequency_penalty <= 2, "-2 to 2"),
         ("stop", all(sampling.stop), "no empty string"),
     ):
         if not valid:

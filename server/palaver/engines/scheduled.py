@@ -14,6 +14,7 @@ from palaver.admission.scheduler import LANES, OUTPUT, Scheduler, Ticket, lane_o
 from palaver.config.settings import AdmissionSettings, Lane
 from palaver.engine import (
     MAX_CHARACTERS_PER_TOKEN,
+    TYPICAL_IMAGE_TOKENS,
     ChatMessage,
     Engine,
     EngineInfo,
@@ -98,6 +99,7 @@ class ScheduledEngine:
     def _ticket(self, request: GenerationRequest) -> Ticket:
         texts = [message.content for message in request.messages]
         prompt = sum(map(estimate_tokens, (*texts, request.partial)))
+        prompt += TYPICAL_IMAGE_TOKENS * sum(len(m.images) for m in request.messages)
         return Ticket(
             tenant=request.tenant,
             lane=lane_of(self._settings, request.channel),

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from palaver.errors import ConfigurationError, Forbidden, NotFound, PalaverError, ServerError
 from palaver.models.checkpoint import WEIGHTS_INDEX, check_config, choose_weight_files
 from palaver.models.model_files import is_file_name, read_json
+from palaver.urls import check_url
 
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -90,6 +91,11 @@ class Hub:
             raise ConfigurationError(
                 "downloading a model needs huggingface_hub: pip install 'palaver-server[hub]'"
             ) from error
+        try:
+            endpoint = huggingface_hub.constants.ENDPOINT
+            check_url(endpoint, ("http", "https"), "it is the address of a hub: https://host")
+        except ValueError as error:
+            raise ConfigurationError(f"HF_ENDPOINT: {error}") from None
         self._hub = huggingface_hub
         self._get = http_get
         self._api = huggingface_hub.HfApi(token=token, library_name="palaver")

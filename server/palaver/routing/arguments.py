@@ -1,5 +1,6 @@
 """Filling of a skill's typed arguments: from the message, else by the engine, else by asking."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,33 @@ from palaver.turns.turn import Turn
 
 ValuesT = TypeVar("ValuesT", bound=Mapping[str, Any])
 ResultT = TypeVar("ResultT")
+
+
+_OPTION = re.compile(
+    r"\s*+--([a-z][a-z0-9_-]{0,39})(?:=|[ \t]++)(?:\"([^\"\n]*+)\"|(\S++))(?:\s|$)"
+)
+"""An option of a command: ``--name value``, ``--name=value`` or ``--name "a value"``."""
+
+
+def take_options(text: str, model: type[pydantic.BaseModel]) -> tuple[dict[str, str], str]:
+    """Return the arguments that a command names at its beginning, and the text after them.
+
+    An argument is named as in ``model``, or as its field's ``json_schema_extra`` says under
+    ``"option"``. Anything else belongs to the text.
+    """
+    names = {_name_option(name, field): name for name, field in model.model_fields.items()}
+    names |= {name: name for name in model.model_fields}
+    found: dict[str, str] = {}
+    at = 0
+    while (option := _OPTION.match(text, at)) and option[1] in names:
+        found[names[option[1]]] = option[3] if option[2] is None else option[2]
+        at = option.end()
+    return found, text[at:]
+
+
+def _name_option(name: str, field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get("option", name)) if isinstance(extra, dict) else name
 
 
 async def fill_arguments(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from palaver.search_terms import normalize_text
 from palaver.skills import Skill
 
 Matrix = npt.NDArray[np.float64]
@@ -37,7 +38,7 @@ class RankedSkill(NamedTuple):
 
 def count_features(text: str) -> Counter[str]:
     """Count words, word pairs and character 3- to 4-grams (1- to 2-grams in Chinese, Japanese)."""
-    words = _WORD.findall(text.lower())
+    words = _WORD.findall(normalize_text(text))
     found = Counter(f"w {word}" for word in words)
     found.update(f"p {a} {b}" for a, b in itertools.pairwise(words))
     for word in words:

@@ -17,27 +17,33 @@ from palaver.ledger import PendingQuestion
 from palaver.messages import Message
 from palaver.metrics import Metrics
 from palaver.patterns import PatternMatch, compile_pattern
+from palaver.routing.arguments import take_options
 from palaver.routing.classifier import ExampleClassifier, RankedSkill
-from palaver.skills import Skill
+from palaver.skills import EngineSkill, Skill
 from palaver.text_pool import run_on_text
 from palaver.turns.answers import find_option
+from palaver.turns.prompt_images import has_image
 
 ANSWER_REASON = "It asked, and this is the answer."
 LEFT_QUESTION = "The question was left: {}"
 """The reason for a message that is a request of its own although a question waits."""
 ONLY_SKILL_REASON = "It is the only skill."
+IMAGES_REASON = "The message has images."
 EXCERPT_PART = 1_000
 """Characters of the beginning and of the end of a long message that the choice by meaning reads."""
-_COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:\s+|$)")
+_COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:[^\S\n]*+\n|\s++|$)")
+"""A command with the white space after it, without the indentation of a following line."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The chosen skill, with the reason. ``text`` is the message without a command; ``arguments``
-    are JSON values, not validated yet; ``score`` is a probability."""
+    are JSON values, not validated yet; ``score`` is a probability. ``named``: the person or the
+    program named the skill, so that the text is no request for it."""
 
     skill: str
     reason: str
     text: str
+    named: bool = False
     arguments: dict[str, Any] = {}  # JSON values
     score: float | None = None
 
@@ -95,8 +101,16 @@ class Router:
 
     async def route(self, message: Message) -> Decision:
         """Choose a skill. Raises `NotFound` when the person names one that does not exist."""
-        decision, ranked = await run_on_text(self._decide, message.text, message)
-        return decision or await self._ask_engine(message, ranked) or self._default(message, ranked)
+        found, ranked = await run_on_text(self._decide, message.text, message)
+        decision = (
+            found or await self._ask_engine(message, ranked) or self._default(message, ranked)
+        )
+        if not message.arguments:
+            return decision
+        given = message.arguments
+        if decision.named:
+            given = decision.arguments | given
+        return msgspec.structs.replace(decision, arguments=given)
 
     def _decide(self, text: str, message: Message) -> tuple[Decision | None, list[RankedSkill]]:
         """Return the decision, or None with the ranked skills when the engine is to choose."""
@@ -118,7 +132,17 @@ class Router:
             return self._fill_from_pattern(
                 Decision(skill=only, reason=ONLY_SKILL_REASON, text=message.text)
             )
-        return self._route_by_pattern(message)
+        return self._route_by_images(message) or self._route_by_pattern(message)
+
+    def _route_by_images(self, message: Message) -> Decision | None:
+        """Return the default skill for a message with images, or the first that sees them."""
+        if not has_image(message.attachments):
+            return None
+        seeing = [name for name, skill in self._skills.items() if skill.sees_images]
+        if not seeing:
+            return None
+        skill = self._settings.default if self._settings.default in seeing else seeing[0]
+        return Decision(skill=skill, reason=IMAGES_REASON, text=message.text)
 
     def rank(self, text: str) -> list[RankedSkill]:
         """Return all skills, the one with the most similar examples first."""
@@ -132,32 +156,43 @@ class Router:
             known = ", ".join(f"/{skill}" for skill in sorted(self._skills))
             raise NotFound(f"There is no skill {name!r}. There are: {known}.") from None
 
+    def find_skill_of(self, message: Message) -> str:
+        """Return the name of the skill that the message names, which for a program may be the
+        engine itself. Raises `NotFound`."""
+        name = message.skill or ""
+        is_engine = message.program is not msgspec.UNSET and name == EngineSkill.name
+        return name if is_engine else self.find_skill(name)
+
     def _route_by_name(self, message: Message) -> Decision | None:
         if message.skill:
             decision = Decision(
-                skill=self.find_skill(message.skill),
+                skill=self.find_skill_of(message),
                 reason="The person named it.",
                 text=message.text,
-                arguments=message.arguments,
+                named=True,
             )
             return decision if message.arguments else self._fill_from_pattern(decision)
         typed = _COMMAND.match(message.text)
-        if typed is None:
+        if typed is None or (message.program and typed[1].lower() not in self._commands):
             return None
-        return self._fill_from_pattern(
-            Decision(
-                skill=self.find_skill(typed[1]),
-                reason=f"The person typed /{typed[1]}.",
-                text=message.text[typed.end() :],
-            )
+        skill = self.find_skill(typed[1])
+        options, text = take_options(message.text[typed.end() :], self._skills[skill].Arguments)
+        decision = Decision(
+            skill=skill,
+            reason=f"The person typed /{typed[1]}.",
+            text=text,
+            arguments=options,
+            named=True,
         )
+        return decision if options else self._fill_from_pattern(decision)
 
     def _fill_from_pattern(self, decision: Decision) -> Decision:
         """Take arguments from the first of the skill's patterns that matches."""
         if len(decision.text) > self._settings.max_characters:
             return decision
         for name, pattern in self._patterns:
-            if name == decision.skill and (match := pattern.search(decision.text)):
+            fills = name == decision.skill and pattern.groupindex
+            if fills and (match := pattern.search(decision.text)):
                 return msgspec.structs.replace(decision, arguments=_read_groups(match))
         return decision
 

@@ -27,6 +27,7 @@ from palaver.messages import (
     Text,
     TextReset,
 )
+from palaver.streams.pending_events import add_pending_events
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +112,8 @@ class Subscription:
 
     @property
     def has_open_turn(self) -> bool:
-        """True while the subscriber has a turn that began and has not ended, and until the
-        subscription has started."""
+        """Return whether the subscriber has a turn that began and has not ended, or the
+        subscription has not started."""
         return bool(self._delivered) or not self._started
 
     def shutdown(self) -> None:
@@ -141,6 +142,7 @@ class Subscription:
         snapshot = await self._ledger.snapshot(
             self.conversation, self._history, self._history_bytes
         )
+        snapshot = await add_pending_events(snapshot, self._read)
         self._epoch, self._offset = snapshot.cursor.epoch, snapshot.cursor.offset
         # The attempt is not known: live text waits until the ledger tells it.
         self._delivered = {
@@ -396,9 +398,7 @@ class Subscriptions:
 
     def check_silent(self, since: float) -> None:
         """Compare the subscriptions that have had no event since the loop's time ``since``."""
-        now = asyncio.get_running_loop().time()
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 if subscription.last_event_at < since:
-                    subscription.last_event_at = now
                     subscription.check()

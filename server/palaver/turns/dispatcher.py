@@ -22,13 +22,15 @@ from palaver.errors import (
     PromptTooLong,
     SkillError,
     describe_error,
+    ends_process,
 )
 from palaver.ledger import HISTORY_BYTES, Claim, ConcurrencyPolicies, Receipt, StopState
 from palaver.messages import Conversation, Problem, new_id
 from palaver.metrics import Metrics
 from palaver.streams.subscriptions import Subscriptions
+from palaver.turns.endings import SkillEnded, Suspended
 from palaver.turns.run import STOPPED, Run, RunResult
-from palaver.turns.turn import Suspended, TurnServices
+from palaver.turns.turn import TurnServices
 from palaver.turns.writer import heartbeat_interval
 
 log = logging.getLogger(__name__)
@@ -281,11 +283,11 @@ class Dispatcher:
             async with asyncio.timeout_at(run.turn.deadline):
                 with run.interruption.cancellable():
                     await self._handler.answer(run)
-        except Suspended as suspended:
-            return RunResult("asked", pending_question=run.pending_question(suspended.options))
-        except asyncio.CancelledError:
+        except SkillEnded as ended:
+            return _result_of(run, ended)
+        except asyncio.CancelledError as error:
             if not run.interruption.requested:
-                raise
+                return self._crashed(run, error)
             _uncancel()
             return STOPPED
         except Fenced:  # a step of the turn found out
@@ -298,11 +300,17 @@ class Dispatcher:
             return self._failed(run, SkillError("the turn's timeout passed"))
         except PalaverError as error:
             return self._failed(run, error)
-        except Exception as error:  # noqa: BLE001 - the barrier around a skill
-            what = f"skill {run.turn.skill!r} raised {describe_error(error)}"
-            log.error("turn %s: %s", run.claim.turn, what, extra=run.log_fields)
-            return RunResult("failed", Problem(SkillError.code, SkillError.public_message))
+        except BaseException as error:  # noqa: BLE001 - the barrier around a skill
+            return self._crashed(run, error)
         return RunResult("done")
+
+    def _crashed(self, run: Run, error: BaseException) -> RunResult:
+        """Return the result of a skill that raised something unexpected."""
+        if ends_process(error):
+            raise error
+        what = f"skill {run.turn.skill!r} raised {describe_error(error)}"
+        log.error("turn %s: %s", run.claim.turn, what, extra=run.log_fields)
+        return RunResult("failed", Problem(SkillError.code, SkillError.public_message))
 
     def _failed(self, run: Run, error: PalaverError) -> RunResult:
         log.warning("turn %s: %s", run.claim.turn, describe_error(error), extra=run.log_fields)
@@ -310,6 +318,12 @@ class Dispatcher:
             self._metrics.limit_reached(error.limit)
         reason = str(error) if isinstance(error, MaxAttemptsExceeded) else ""
         return RunResult("failed", Problem(error.code, error.public), dead_letter_reason=reason)
+
+
+def _result_of(run: Run, ended: SkillEnded) -> RunResult:
+    if isinstance(ended, Suspended):
+        return RunResult("asked", pending_question=run.pending_question(ended.options))
+    return RunResult("done")
 
 
 def _uncancel() -> None:

@@ -25,6 +25,8 @@ class Journal:
         self._steps = {step.number: step for step in steps}
         self._write = write
         self._max_bytes = max_bytes
+        self._earlier: frozenset[int] = frozenset()
+        """Numbers of the steps of earlier turns, in a turn that continues after a question."""
         self._next = 0
         self._size = self._measure()
 
@@ -57,6 +59,10 @@ class Journal:
 
     def was_started(self, step: Step) -> bool:
         return step.number in self._steps
+
+    def is_of_earlier_turn(self, step: Step) -> bool:
+        """Return True when the step was taken before the question that this turn answers."""
+        return step.number in self._earlier
 
     def record_start(self, step: Step) -> None:
         """Record that the step is about to be performed."""
@@ -108,6 +114,7 @@ class Journal:
         earlier = {step.number: step for step in asked}
         earlier[asked[-1].number] = _complete(asked[-1], answer)
         self._steps = earlier | self._steps
+        self._earlier = frozenset(earlier)
         self._size = self._measure()
 
     def _measure(self) -> int:

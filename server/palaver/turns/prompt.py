@@ -3,9 +3,16 @@
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from palaver.engine import MAX_CHARACTERS_PER_TOKEN, ChatMessage, count_characters
+from palaver.engine import (
+    MAX_CHARACTERS_PER_TOKEN,
+    ChatMessage,
+    EngineInfo,
+    count_characters,
+    estimate_image_tokens,
+)
 from palaver.errors import PromptTooLong
 from palaver.ledger import HistoryEntry
+from palaver.turns.prompt_images import NO_IMAGES, PromptImages
 
 HISTORY_CUT_STEP = 8
 """Entries, about, that are cut from the history at once: each cut changes the prefix of the prompt,
@@ -16,11 +23,23 @@ TEMPLATE_BYTES_PER_MESSAGE = 16
 CountTokens = Callable[[Sequence[ChatMessage]], Awaitable[int]]
 
 
-def build_messages(system: str, history: Sequence[HistoryEntry], prompt: str) -> list[ChatMessage]:
-    """Return system text, history and prompt: what changes least comes first."""
+def build_messages(
+    system: str,
+    history: Sequence[HistoryEntry],
+    prompt: str,
+    images: PromptImages = NO_IMAGES,
+    *,
+    start: int = 0,
+) -> list[ChatMessage]:
+    """Return system text, history and prompt: what changes least comes first. Of the history before
+    ``start`` there are only the instructions."""
     messages = [ChatMessage("system", system)] if system else []
-    messages += [ChatMessage(entry.role, entry.text) for entry in history if entry.text]
-    messages.append(ChatMessage("user", prompt))
+    for position, entry in enumerate(history):
+        if position >= start or entry.role in ("system", "developer"):
+            seen = images.earlier.get(position, ())
+            if entry.text or seen:
+                messages.append(ChatMessage(entry.role, entry.text, seen))
+    messages.append(ChatMessage("user", prompt, images.own))
     return messages
 
 
@@ -31,15 +50,17 @@ async def fit_prompt(
     *,
     budget: int,
     count_tokens: CountTokens,
+    images: PromptImages = NO_IMAGES,
 ) -> list[ChatMessage]:
-    """Return the prompt with as much of the newest history as fits into ``budget`` tokens.
+    """Return the prompt with as much of the newest history as fits into ``budget`` tokens, and with
+    all system messages of the history. The images of the history give way to its texts.
 
     Counts the tokens of few candidates, and of none that is certainly too long. Raises
     `PromptTooLong` when it does not fit without any history.
     """
 
-    async def fits(start: int) -> bool:
-        messages = build_messages(system, history[start:], prompt)
+    async def fits(start: int, images: PromptImages) -> bool:
+        messages = build_messages(system, history, prompt, images, start=start)
         characters = count_characters(messages)
         if characters > budget * MAX_CHARACTERS_PER_TOKEN:
             return False
@@ -47,24 +68,38 @@ async def fit_prompt(
             await count_tokens(messages) <= budget
         )
 
-    if await fits(0):
-        return build_messages(system, history, prompt)
+    for shown in (images, images.newest_earlier(), images.without_earlier()):
+        if shown is not None and await fits(0, shown):
+            return build_messages(system, history, prompt, shown)
+    images = images.without_earlier() or images
     starts = sorted({*_find_cuts(history), len(history)} - {0})
     first, last = 0, len(starts)  # the first start that fits is among starts[first:last]
     while first < last:
         middle = (first + last) // 2
-        if await fits(starts[middle]):
+        if await fits(starts[middle], images):
             last = middle
         else:
             first = middle + 1
     if first == len(starts):
         raise PromptTooLong(f"the prompt takes more than the {budget} tokens that are left for it")
-    return build_messages(system, history[starts[first] :], prompt)
+    return build_messages(system, history, prompt, images, start=starts[first])
+
+
+async def fit_exactly(
+    messages: Sequence[ChatMessage], engine_info: EngineInfo, count_tokens: CountTokens
+) -> None:
+    """Raise `PromptTooLong` when the messages leave no room for a reply of one token."""
+    budget = engine_info.context_window - 1
+    characters = count_characters(messages)
+    if _certainly_fits(messages, characters, budget):
+        return
+    if characters > budget * MAX_CHARACTERS_PER_TOKEN or await count_tokens(messages) > budget:
+        raise PromptTooLong(f"the messages take more than {budget} tokens")
 
 
 def _certainly_fits(messages: Sequence[ChatMessage], characters: int, budget: int) -> bool:
     """Return True for most short prompts without counting: a token is at least one byte."""
-    room = budget - TEMPLATE_BYTES_PER_MESSAGE * len(messages)
+    room = budget - TEMPLATE_BYTES_PER_MESSAGE * len(messages) - estimate_image_tokens(messages)
     if room < characters:
         return False
     return room >= 4 * characters or room >= sum(len(m.content.encode()) for m in messages)

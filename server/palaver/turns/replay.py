@@ -19,10 +19,9 @@ class Replay:
         self._earlier_length = 0
         """Characters of earlier turns, in a turn that continues after a question."""
         self._stored = stored
+        """Empty when this run has reached its end."""
         self._reached = 0
         """Characters of the stored text that this run has reached."""
-        self._has_more = bool(stored)
-        """True while there is stored text that this run has not reached."""
 
     @property
     def text(self) -> str:
@@ -41,7 +40,7 @@ class Replay:
     def say(self, text: str) -> None:
         """Add ``text`` to the reply. Raises `LimitExceeded` when it becomes too long."""
         self._said.append(text)
-        if self._has_more:
+        if self._stored:
             text = self._skip_stored(text)
         self._length += len(text)
         if self._length > self._max_length:
@@ -60,15 +59,16 @@ class Replay:
             self.withdraw_rest()
             return text
         self._reached += len(stored)
-        self._has_more = self._reached < len(self._stored)
         self._length += len(stored)
+        if self._reached == len(self._stored):
+            self._stored, self._reached = "", 0
         return text[len(stored) :]
 
     def say_question(self, question: str) -> None:
         """Say the question, separated from the earlier text of this turn's reply."""
         # The stored text shows whether the question was separated when it was asked.
         separated = self._stored.startswith("\n\n", self._reached) or (
-            not self._has_more and self._length > self._earlier_length
+            not self._stored and self._length > self._earlier_length
         )
         self.say("\n\n" + question if separated else question)
 
@@ -81,12 +81,11 @@ class Replay:
     def withdraw_rest(self) -> None:
         """Withdraw the stored text that this run has not said."""
         position = max(0, self._length - self._earlier_length)
-        if self._has_more and position < self._writer.length:
+        if self._stored and position < self._writer.length:
             self._writer.truncate(position)
-        self._reached, self._has_more = len(self._stored), False
+        self._stored, self._reached = "", 0
 
     def resume(self, said: str) -> None:
         """Continue after the text of earlier turns."""
         self._earlier_length = len(said)
         self._stored, self._reached = said + self._stored[self._reached :], 0
-        self._has_more = bool(self._stored)

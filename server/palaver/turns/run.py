@@ -60,7 +60,7 @@ class Run:
             services,
             deadline=self.started_at + settings.turn_timeout,
         )
-        self._original_message = claim.message
+        self._original_message = self.turn.message
         self._asked_in: tuple[str, ...] = ()
 
     @property
@@ -101,26 +101,32 @@ class Run:
         """Return the journaled result of a step of the server, performing it when it is new."""
         return await self._journal.run_once(kind, lambda step: perform(), verb, *inputs)
 
-    def set_text(self, text: str) -> None:
-        """Show the skill ``text`` as the message's: a command was taken off its front."""
+    def set_request(self, text: str, skill: str | None) -> None:
+        """Show the skill ``text`` as the message's, a command was taken off its front, and the
+        ``skill`` that a command or a program named."""
         message = self.turn.message
-        if text != message.text:
-            self.turn.message = msgspec.structs.replace(message, text=text)
+        if (text, skill) != (message.text, message.skill):
+            self.turn.message = msgspec.structs.replace(message, text=text, skill=skill)
 
     async def announce_skill(
         self, skill: str, reason: str, score: float | None, *, durable: bool
     ) -> None:
         """Record which skill answers and why. ``durable``: wait until the ledger has stored it."""
         self.turn.skill = skill
+        self.turn.record.reason, self.turn.record.score = reason, score
         self.writer.write(Routed(turn=self.claim.turn, skill=skill, reason=reason, score=score))
         if durable:
             await self.writer.flush()
 
     def pending_question(self, options: tuple[str, ...]) -> PendingQuestion:
         """Return all that is needed to continue the skill with the person's answer."""
+        message = self._original_message
+        if message.program:  # the answer comes with the program's own copy, as does any message
+            program = msgspec.structs.replace(message.program, history=None)
+            message = msgspec.structs.replace(message, program=program)
         return PendingQuestion(
             skill=self.turn.skill,
-            message=self._original_message,
+            message=message,
             journal=self._journal.steps,
             reply=self.turn.text,
             turns=(*self._asked_in, self.claim.turn),
@@ -139,10 +145,12 @@ class Run:
             messages=tuple(message.id for message in (*self.claim.messages, *steered)),
             usage=self.turn.usage,
             problem=result.problem,
+            finish_reason=self.turn.finish_reason,
         )
         await self.writer.settle(
             finished,
             result.pending_question,
             steered=steered,
             dead_letter_reason=result.dead_letter_reason,
+            parts=self.turn.record.parts(result.problem, self.turn.finish_reason),
         )

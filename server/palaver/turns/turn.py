@@ -1,9 +1,10 @@
 """Turn: the interface between a skill and the server."""
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import pydantic
@@ -15,6 +16,7 @@ from palaver.engine import (
     Choice,
     Engine,
     EngineInfo,
+    Generation,
     GenerationRequest,
     JsonSchema,
     OnText,
@@ -24,12 +26,14 @@ from palaver.errors import (
     LedgerUnavailable,
     NotFound,
     OutcomeUnknown,
+    PalaverError,
     SkillError,
     TooLarge,
     Unsupported,
     UnusableAnswer,
+    contained,
 )
-from palaver.knowledge import KnowledgeBase, Passage
+from palaver.knowledge import Document, KnowledgeBase, Passage
 from palaver.ledger import (
     MAX_MEMORIES,
     MAX_MEMORY_BYTES,
@@ -45,6 +49,7 @@ from palaver.messages import (
     Attachment,
     Citation,
     Cited,
+    FinishReason,
     Message,
     Queued,
     ToolCalled,
@@ -54,56 +59,44 @@ from palaver.messages import (
 from palaver.metrics import Metrics
 from palaver.tools import Tool
 from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
+from palaver.turns.attachments import AttachmentReader
+from palaver.turns.endings import ReplyLimitReached, Suspended
+from palaver.turns.filters import Filter, FilteredText
+from palaver.turns.image_memory import ImageMemory
 from palaver.turns.journal import Journal
-from palaver.turns.prompt import build_messages, fit_prompt
+from palaver.turns.program import ProgramSampling
+from palaver.turns.prompt import build_messages, fit_exactly, fit_prompt
+from palaver.turns.prompt_images import (
+    NO_IMAGES,
+    PromptImages,
+    image_attachments,
+    read_prompt_images,
+    size_of_images,
+    without_damaged,
+)
 from palaver.turns.replay import Replay
+from palaver.turns.reply_record import MAX_TOOL_RESULT, ReplyRecord
+from palaver.turns.turn_history import history_before
 from palaver.turns.writer import TurnWriter
-
-MAX_EVENT_RESULT = 1_000
-"""Characters of a tool's result that its event carries; the skill gets all of it."""
-
 
 ArgumentsT = DefaultTypeVar("ArgumentsT", bound=pydantic.BaseModel, default=Any)
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 ResultT = TypeVar("ResultT")
 
 
-class Filter(Protocol):
-    """Filter of a reply while it is written; it may keep text back until more has come."""
+class CutText(msgspec.Struct, frozen=True):
+    """Result of a generation in the journal, when the limit of tokens cut it; else it is a text."""
 
-    def feed(self, text: str) -> str:
-        """Return the text to say now that ``text`` has come."""
-
-    def end(self) -> str:
-        """Return the text that is left at the end."""
+    text: str
 
 
-class _Filtered:
-    """Receives text for a filter, and passes on what the filter lets through."""
-
-    def __init__(self, filter_: Filter, on_text: OnText) -> None:
-        self._filter = filter_
-        self._on_text = on_text
-
-    def __call__(self, text: str) -> None:
-        self._on_text(self._filter.feed(text))
+_RECORDED_TEXT = cast("type[str | CutText]", str | CutText)
 
 
 class UnvalidatedArguments(pydantic.BaseModel):
     """The arguments that the router found in the message, as they are, one attribute for each."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
-
-
-class Suspended(BaseException):
-    """Ends a skill that has asked a question with ``options``; the answer runs the skill again.
-
-    A BaseException, so that a skill's ``except Exception`` does not swallow it.
-    """
-
-    def __init__(self, options: Sequence[str]) -> None:
-        super().__init__()
-        self.options = tuple(options)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,20 +107,22 @@ class TurnServices:
     engine: Engine
     engine_info: EngineInfo
     knowledge: KnowledgeBase
+    attachments: AttachmentReader
     tools: Mapping[str, Tool]
     metrics: Metrics
     generation_timeout: float
     """Seconds that one generation may take."""
+    image_memory: ImageMemory = dataclasses.field(default_factory=ImageMemory)
 
 
 class Turn(Generic[ArgumentsT]):
     """The answering of one message: the message, and the methods to answer it with.
 
-    The methods `stream`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search`, `remember`,
-    `recall` and `take_steering` are journaled: when a server dies and another takes the turn over,
-    the skill runs again from the top, and each finished method returns its recorded result at once.
-    So a skill must call them in an order that follows from the message and from their results
-    alone.
+    The methods `stream`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search`,
+    `search_in`, `remember`, `recall` and `take_steering` are journaled: when a server dies and
+    another takes the turn over, the skill runs again from the top, and each finished method returns
+    its recorded result at once. So a skill must call them in an order that follows from the message
+    and from their results alone.
     """
 
     def __init__(
@@ -146,7 +141,7 @@ class Turn(Generic[ArgumentsT]):
         """The message to answer. Where several messages make one turn, all of them as one."""
         self.messages: tuple[Message, ...] = (*claim.interrupted, *claim.messages)
         """The same as single messages, as they were written."""
-        self.history: tuple[HistoryEntry, ...] = _remove_interrupted(claim)
+        self.history: tuple[HistoryEntry, ...] = history_before(claim, self.message)
         self.arguments: ArgumentsT = cast(ArgumentsT, UnvalidatedArguments())
         """The skill's validated Arguments. Before the skill runs, for interceptors, they are
         `UnvalidatedArguments`."""
@@ -154,12 +149,16 @@ class Turn(Generic[ArgumentsT]):
         self.deadline = deadline
         """Event loop time at which the turn is ended."""
         self.usage = Usage()
+        self.finish_reason: FinishReason = "stop"
+        """``length`` when the limit of tokens has cut a text that `stream` said."""
         self._claim = claim
         self._writer = writer
         self._journal = journal
         self._replay = replay
         self._services = services
-        self._citations = 0
+        self._program = ProgramSampling(self.message.program or None)
+        self.record = ReplyRecord()
+        """What the reply has beside its text."""
         self._known_memories: set[str] = set()
         """Keys of memories that exist: another value of theirs counts as none."""
         self._steering = claim.steering_messages
@@ -183,6 +182,11 @@ class Turn(Generic[ArgumentsT]):
         """Return the reply so far."""
         return self._replay.text
 
+    @property
+    def images(self) -> tuple[Attachment, ...]:
+        """Return the message's attachments that an engine with ``vision`` may see."""
+        return image_attachments(self.message.attachments)
+
     # Saying
 
     async def say(self, text: str) -> None:
@@ -192,8 +196,7 @@ class Turn(Generic[ArgumentsT]):
     def cite(self, passage: Passage, *, number: int | None = None) -> int:
         """Cite a source, and return its number, to be written as ``[n]``. ``number``: the number in
         the reply; without it, the next free one."""
-        number = number or self._citations + 1
-        self._citations = max(self._citations, number)
+        number = number or max(self.record.citations, default=0) + 1
         citation = Citation(
             number=number,
             document=passage.document,
@@ -201,11 +204,13 @@ class Turn(Generic[ArgumentsT]):
             section=passage.section,
             passage=passage.text,
         )
+        self.record.citations[number] = citation
         self._write_once("cite", Cited(turn=self.id, citation=citation))
         return number
 
     def attach(self, attachment: Attachment) -> None:
         """Add a file to the reply."""
+        self.record.attachments.append(attachment)
         self._write_once("attach", Attached(turn=self.id, attachment=attachment))
 
     def _write_once(self, verb: str, event: Cited | Attached) -> None:
@@ -223,36 +228,73 @@ class Turn(Generic[ArgumentsT]):
         system: str = "",
         history: Sequence[HistoryEntry] = (),
         sampling: Sampling | None = None,
+        images: bool = False,
         through: Filter | None = None,
         steerable: bool = False,
     ) -> str:
         """Generate an answer to ``prompt``, say it as it is written, and return it.
 
-        ``history`` is cut from its old end until the prompt fits. ``through`` may change the text
-        before it is said. ``steerable``: end early when `take_steering` has something to return.
-        After a takeover the text continues after the last stored character.
+        ``history`` is cut from its old end until the prompt fits. ``images``: where the engine has
+        the capability ``vision``, it sees the message's images, and the newest of ``history``.
+        ``through`` may change the text before it is said. ``steerable``: end early when
+        `take_steering` has something to return. After a takeover the text continues after the last
+        stored character.
         """
         step = self._journal.next_step("stream", system, prompt)
-        recorded = self._journal.recorded_result(step, str)
-        if recorded is not None:
+        if (recorded := self._recorded_text(step)) is not None:
             self._replay.say(recorded)
             return recorded
         start = self._replay.pieces
-        # The part of this reply that an earlier attempt has stored.
-        stored = self._replay.replay_rest() if "continuation" in self.engine.capabilities else ""
+        stored = self._replay_stored()
         on_text: OnText = self._replay.say
         if through is not None:
             through.feed(stored)
-            on_text = _Filtered(through, on_text)
+            through.end()  # what it kept back of the stored text has been said
+            on_text = FilteredText(through, on_text)
+        sampling = self._sampling_of_reply(sampling)
         generating = self._generate(
-            step, prompt, system, history, sampling, partial=stored, on_text=on_text
+            step, prompt, system, history, sampling, images=images, partial=stored, on_text=on_text
         )
-        await (self._run_until_steered(generating) if steerable else generating)
+        generation = await (self._run_until_steered(generating) if steerable else generating)
         if through is not None:
             self._replay.say(through.end())
         text = self._replay.text_since(start)
-        self._journal.record_result(step, text)
+        self._record_text(step, text, generation)
         return text
+
+    def _recorded_text(self, step: Step) -> str | None:
+        """Return the recorded text of a generation; None: there is none."""
+        recorded = self._journal.recorded_result(step, _RECORDED_TEXT)
+        if not isinstance(recorded, CutText):
+            return recorded
+        self.finish_reason = "length"
+        return recorded.text
+
+    def _replay_stored(self) -> str:
+        """Say and return the part of a generation's text that an earlier attempt has stored, where
+        the engine can continue it."""
+        return self._replay.replay_rest() if "continuation" in self.engine.capabilities else ""
+
+    def _record_text(self, step: Step, text: str, generation: Generation | None) -> None:
+        """Record what a step has said, and whether the limit of tokens cut it."""
+        is_cut = generation is not None and self._count_reply(generation)
+        self._journal.record_result(step, CutText(text) if is_cut else text)
+
+    def _count_reply(self, generation: Generation) -> bool:
+        """Count what the model wrote for the reply, and return whether it was cut."""
+        self._program.count(generation.usage)
+        if generation.finish_reason == "length":
+            self.finish_reason = "length"
+        return generation.finish_reason == "length"
+
+    def _sampling_of_reply(self, sampling: Sampling | None) -> Sampling:
+        """Return the sampling parameters of a generation for the reply: the skill's, with those
+        that the program asked for. Ends the skill when the model may write no more."""
+        try:
+            return self._program.apply(sampling or Sampling())
+        except ReplyLimitReached:
+            self.finish_reason = "length"
+            raise
 
     async def generate(
         self,
@@ -261,15 +303,44 @@ class Turn(Generic[ArgumentsT]):
         system: str = "",
         history: Sequence[HistoryEntry] = (),
         sampling: Sampling | None = None,
+        images: bool = False,
+        for_reply: bool = False,
     ) -> str:
-        """Generate an answer to ``prompt`` and return it; the person does not see it."""
+        """Generate an answer to ``prompt`` and return it; the person does not see it.
 
-        async def perform(step: Step) -> str:
-            return await self._generate(
-                step, prompt, system, history, sampling, on_text=_ignore_text
+        ``images`` as in `stream`. ``for_reply``: the skill says it, perhaps changed, so that what a
+        program asked for the reply applies to it.
+        """
+        step = self._journal.next_step("generate", system, prompt)
+        recorded = self._recorded_text(step)
+        if recorded is not None:
+            return recorded
+        if for_reply:
+            sampling = self._sampling_of_reply(sampling)
+        generation = await self._generate(
+            step, prompt, system, history, sampling, images=images, on_text=_ignore_text
+        )
+        self._record_text(step, generation.text, generation if for_reply else None)
+        return generation.text
+
+    async def complete(self, messages: Sequence[ChatMessage]) -> Generation:
+        """Generate the reply to exactly these messages, with the sampling parameters that the
+        program asked for, and say it as it is written. Raises `PromptTooLong`."""
+        step = self._journal.next_step("complete", *map(_fingerprint, messages))
+        if (recorded := self._recorded_text(step)) is not None:
+            self._replay.say(recorded)
+            return Generation(
+                text=recorded, finish_reason=self.finish_reason, usage=Usage(), logprobs=()
             )
-
-        return await self._journal.run_once(str, perform, "generate", system, prompt)
+        start = self._replay.pieces
+        sampling = self._sampling_of_reply(Sampling(max_tokens=self.engine.context_window))
+        if self.message.sent_history is None:  # else the pipeline has counted them
+            await fit_exactly(messages, self.engine, self._services.engine.count_tokens)
+        generation = await self._request_generation(
+            step, messages, sampling, partial=self._replay_stored(), on_text=self._replay.say
+        )
+        self._record_text(step, self._replay.text_since(start), generation)
+        return generation
 
     async def _generate(
         self,
@@ -279,24 +350,48 @@ class Turn(Generic[ArgumentsT]):
         history: Sequence[HistoryEntry],
         sampling: Sampling | None,
         *,
+        images: bool,
         on_text: OnText,
         partial: str = "",
-    ) -> str:
+    ) -> Generation:
         """Generate with as much of the history as fits.
 
-        The history is not part of the step's fingerprint: it is the same for every run.
+        The history and the images are not part of the step's fingerprint: they are the same for
+        every run.
         """
         sampling = sampling or Sampling()
-        messages = await fit_prompt(
-            system,
-            history,
-            prompt,
-            budget=self.engine.context_window - sampling.max_tokens,
-            count_tokens=self._services.engine.count_tokens,
-        )
-        return await self._request_generation(
-            step, messages, sampling, partial=partial, on_text=on_text
-        )
+
+        async def generate(seen: PromptImages) -> Generation:
+            messages = await fit_prompt(
+                system,
+                history,
+                prompt,
+                budget=self.engine.context_window - sampling.max_tokens,
+                count_tokens=self._services.engine.count_tokens,
+                images=seen,
+            )
+            return await self._request_generation(
+                step, messages, sampling, partial=partial, on_text=on_text
+            )
+
+        async with self._reading_images(history if images else None) as seen:
+            return await without_damaged(seen, generate)
+
+    @contextlib.asynccontextmanager
+    async def _reading_images(
+        self, history: Sequence[HistoryEntry] | None
+    ) -> AsyncGenerator[PromptImages, None]:
+        """Yield the images of the message and of ``history``; none without a history. Their memory
+        is reserved during the block."""
+        attachments = self.message.attachments
+        size = 0
+        if history is not None and "vision" in self.engine.capabilities:
+            size = size_of_images(attachments, history)
+        if not size:
+            yield NO_IMAGES
+            return
+        async with self._services.image_memory.hold(size):
+            yield await read_prompt_images(attachments, history or (), self.read_attachment)
 
     async def _request_generation(
         self,
@@ -306,7 +401,7 @@ class Turn(Generic[ArgumentsT]):
         *,
         on_text: OnText,
         partial: str = "",
-    ) -> str:
+    ) -> Generation:
         request = GenerationRequest(
             id=f"{self.id}-{step.number}-{self._claim.fence}",
             messages=tuple(messages),
@@ -320,7 +415,7 @@ class Turn(Generic[ArgumentsT]):
         )
         generation = await self._services.engine.generate(request, on_text)
         self.usage += generation.usage
-        return generation.text
+        return generation
 
     def _write_queued(self, ahead: int) -> None:
         self._writer.write(Queued(turn=self.id, ahead=ahead))
@@ -335,9 +430,10 @@ class Turn(Generic[ArgumentsT]):
 
         async def pick(step: Step) -> str:
             sampling = Sampling(structure=Choice(tuple(options)), max_tokens=64)
-            return await self._request_generation(
+            generation = await self._request_generation(
                 step, build_messages(system, (), prompt), sampling, on_text=_ignore_text
             )
+            return generation.text
 
         return await self._journal.run_once(str, pick, "choose", system, prompt, *options)
 
@@ -351,9 +447,10 @@ class Turn(Generic[ArgumentsT]):
 
         async def fill(step: Step) -> str:
             sampling = Sampling(structure=JsonSchema(schema), max_tokens=512)
-            return await self._request_generation(
+            generation = await self._request_generation(
                 step, build_messages(system, (), prompt), sampling, on_text=_ignore_text
             )
+            return generation.text
 
         written = await self._journal.run_once(str, fill, "extract", system, prompt, repr(schema))
         try:
@@ -393,13 +490,15 @@ class Turn(Generic[ArgumentsT]):
         self._writer.record_taken_steering(len(self.taken_steering))
         return messages
 
-    async def _run_until_steered(self, generating: Coroutine[Any, Any, str]) -> None:
+    async def _run_until_steered(
+        self, generating: Coroutine[Any, Any, Generation]
+    ) -> Generation | None:
+        """Return the generation, or None when a message that steers the turn ended it early."""
         generation = asyncio.create_task(generating)
         steered = asyncio.create_task(self._writer.steered.wait())
         try:
             await asyncio.wait({generation, steered}, return_when=asyncio.FIRST_COMPLETED)
-            if generation.done():
-                generation.result()
+            return generation.result() if generation.done() else None
         finally:
             generation.cancel()
             steered.cancel()
@@ -439,6 +538,7 @@ class Turn(Generic[ArgumentsT]):
         self._replay.withdraw_rest()
         shown = (*options, *suggestions)
         self._writer.write(Asked(turn=self.id, question=question, options=shown))
+        self.record.set_question(question, shown)
         self._journal.keep_open(step)
         raise Suspended(options)
 
@@ -455,11 +555,13 @@ class Turn(Generic[ArgumentsT]):
         step = self._journal.next_step("call_tool", name, repr(sorted(arguments.items())))
         recorded = self._journal.recorded_result(step, str)
         if recorded is not None:
+            if not self._journal.is_of_earlier_turn(step):
+                self.record.set_tool(step.number, name, arguments, "done", recorded)
             return recorded
         if self._journal.was_started(step) and not tool.idempotent:
-            self._write_tool_event(name, arguments, "unknown")
+            self._write_tool_event(step, name, arguments, "unknown")
             raise OutcomeUnknown(f"tool {name!r} was started before a takeover; it may have run")
-        self._write_tool_event(name, arguments, "started")
+        self._write_tool_event(step, name, arguments, "started")
         self._journal.record_start(step)
         try:
             await self._writer.flush()  # the intent is stored before the effect
@@ -467,24 +569,27 @@ class Turn(Generic[ArgumentsT]):
             self._journal.withdraw(step)
             raise
         try:
-            result = await tool.run(validated)
+            with contained(f"tool {name!r}"):
+                result = await tool.run(validated)
         except Exception as error:
-            self._write_tool_event(name, arguments, "failed", str(error))
+            public = error.public if isinstance(error, PalaverError) else ""
+            self._write_tool_event(step, name, arguments, "failed", public)
             raise
-        self._write_tool_event(name, arguments, "done", result)
+        self._write_tool_event(step, name, arguments, "done", result)
         self._journal.record_result(step, result)
         return result
 
     def _write_tool_event(
-        self, name: str, arguments: dict[str, Any], state: ToolState, result: str = ""
+        self, step: Step, name: str, arguments: dict[str, Any], state: ToolState, result: str = ""
     ) -> None:
+        self.record.set_tool(step.number, name, arguments, state, result)
         self._writer.write(
             ToolCalled(
                 turn=self.id,
                 name=name,
                 arguments=arguments,
                 state=state,
-                result=result[:MAX_EVENT_RESULT],
+                result=result[:MAX_TOOL_RESULT],
             )
         )
 
@@ -504,6 +609,41 @@ class Turn(Generic[ArgumentsT]):
 
         return await self._journal.run_once(
             tuple[Passage, ...], look_up, "search", query, str(limit)
+        )
+
+    # Attachments
+
+    async def read_attachment(self, attachment: Attachment) -> bytes:
+        """Return the content of a file of a message, also of an earlier one in the history.
+
+        It is not journaled: the content of a file never changes. Raises `NotFound` when the file
+        was deleted.
+        """
+        return await self._services.attachments.read(self.message.conversation, attachment)
+
+    async def read_document(self, attachment: Attachment) -> Document:
+        """Return the text of a file of a message: of text, Markdown, HTML, PDF and Word files.
+
+        Raises `InvalidInput` with a sentence for the person when it has none, or cannot be read,
+        and `NotFound` when the file was deleted.
+        """
+        conversation = self.message.conversation
+        return await self._services.attachments.read_document(conversation, attachment)
+
+    async def search_in(
+        self, documents: Sequence[Document], query: str, limit: int = 4
+    ) -> tuple[Passage, ...]:
+        """Return the best passages of these documents for ``query``, best first, to `cite` them.
+
+        Raises `TooLarge` when the search would take too long.
+        """
+
+        async def look_up(step: Step) -> tuple[Passage, ...]:
+            return await self._services.attachments.search(documents, query, limit)
+
+        names = [document.id for document in documents]
+        return await self._journal.run_once(
+            tuple[Passage, ...], look_up, "search_in", query, str(limit), *names
         )
 
     async def remember(self, key: str, value: str | None) -> None:
@@ -557,14 +697,10 @@ class Turn(Generic[ArgumentsT]):
         return found[0]
 
 
-def _remove_interrupted(claim: Claim) -> tuple[HistoryEntry, ...]:
-    """Return the history without the turns that were stopped for this one, which answers them."""
-    if not claim.interrupted:
-        return claim.history
-    again = {(message.person, message.text) for message in claim.interrupted}
-    asked = {entry.turn for entry in claim.history if (entry.person, entry.text) in again}
-    stopped = {entry.turn for entry in claim.history if entry.outcome == "stopped"}
-    return tuple(entry for entry in claim.history if entry.turn not in asked & stopped)
+def _fingerprint(message: ChatMessage) -> str:
+    """Return what identifies a message of a step. Of images only the sizes: they are large."""
+    sizes = [len(image.data) for image in message.images]
+    return f"{message.role}:{message.content}" + (f":{sizes}" if sizes else "")
 
 
 def _ignore_text(text: str) -> None:

@@ -7,7 +7,7 @@ import msgspec
 
 from palaver.errors import Fenced, IndexConflict, LedgerUnavailable
 from palaver.ledger import Claim, Ledger, LogEntry, PendingQuestion, Progress
-from palaver.messages import Finished, Message, Text, TextReset
+from palaver.messages import NO_PARTS, Finished, Message, ReplyParts, Text, TextReset
 from palaver.streams.subscriptions import Subscriptions
 from palaver.turns.interruption import Interruption
 
@@ -224,6 +224,7 @@ class TurnWriter:
         *,
         steered: Sequence[Message] = (),
         dead_letter_reason: str = "",
+        parts: ReplyParts = NO_PARTS,
     ) -> None:
         """Write the rest and close the turn, in one step. ``finished`` gets the reply's length;
         the rest is as for `Ledger.settle`.
@@ -241,6 +242,7 @@ class TurnWriter:
                 pending_question=pending_question,
                 taken_steering=steered,
                 dead_letter_reason=dead_letter_reason,
+                parts=parts,
             )
 
         async with self._writing:

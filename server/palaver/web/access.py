@@ -10,6 +10,7 @@ from palaver.addresses import ClientAddresses
 from palaver.authentication import (
     Principal,
     bearer_token,
+    is_for_visitors,
     route_access,
     set_principal,
 )
@@ -18,7 +19,7 @@ from palaver.config.settings import Right
 from palaver.errors import ConfigurationError, Forbidden, TooMany, Unauthenticated
 from palaver.server import Server
 from palaver.web.connection import connection_of
-from palaver.web.throttle import FailureThrottle
+from palaver.web.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,12 @@ class AccessControl:
 
     def __init__(self, server: Server) -> None:
         self._authenticator = server.authenticator
+        self._sites = server.sites
         self._cookies = server.browser_cookies
         self._metrics = server.metrics
         self._addresses = ClientAddresses(server.settings.connections.trusted_proxies)
-        self._throttle = FailureThrottle(server.settings.auth.failures_per_minute)
-        self._log_throttle = FailureThrottle(LOG_LINES_PER_MINUTE)
+        self._throttle = Throttle(server.settings.auth.failures_per_minute)
+        self._log_throttle = Throttle(LOG_LINES_PER_MINUTE)
 
     @web.middleware
     async def authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -49,6 +51,8 @@ class AccessControl:
         if access is not None and access.right is not None:
             principal = self.identify(request)
             principal.require(access.right)
+            if principal.site and not is_for_visitors(request.match_info.handler):
+                raise Forbidden("this route is not for visitors of a site")
             if access.right != "metrics":  # operators see what a tenant fills
                 connection_of(request).count_tenant(principal.tenant)
             set_principal(request, principal)
@@ -57,14 +61,15 @@ class AccessControl:
     def check_upgrade(self, request: web.Request) -> None:
         """Refuse foreign pages and a wrong header; a browser sends its key in the hello. Raises as
         `identify`."""
-        self._authenticator.check_origin(request)
+        self._authenticator.check_origin(request, has_visitors=True)
         if bearer_token(request) is not None:
             self.identify(request)
 
     def has_right(self, request: web.Request, right: Right) -> bool:
         """Return whether the caller of a public route has a right. Raises `Unauthenticated` and
         `TooMany` for a wrong key."""
-        if self._authenticator.has_keys and bearer_token(request) is None:
+        is_page_of_site = self._authenticator.is_page_of_site(request)
+        if (self._authenticator.has_keys or is_page_of_site) and bearer_token(request) is None:
             return False
         try:
             return right in self.identify(request).rights
@@ -72,10 +77,13 @@ class AccessControl:
             return False
 
     def identify(self, request: web.Request, token: str | None = None) -> Principal:
-        """Return the caller of a request; ``token`` stands for a missing header. Raises
+        """Return the caller of a request; ``token`` stands for the header. Raises
         `Unauthenticated`, `TooMany` and `Forbidden`."""
+        token = token or bearer_token(request) or ""
+        if visitor := self._sites.find_principal(request, token):
+            self._authenticator.check_origin(request, has_visitors=True)
+            return visitor
         self._authenticator.check_origin(request)
-        token = bearer_token(request) or token or ""
         principal = self._authenticator.find_principal(token)
         if principal is None:
             raise self._refusal(request, token)

@@ -1,23 +1,27 @@
 """The HTTP API: a conversation's messages, stop and snapshot, the skills, export and erasure."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, Iterable
 
 import msgspec
 from aiohttp import web
 
-from palaver.authentication import principal_of, requires
+from palaver.authentication import for_visitors, principal_of, requires
 from palaver.channels import ConversationAccess
 from palaver.errors import InvalidInput
 from palaver.exports import ExportEncoder
 from palaver.ledger import Export
 from palaver.messages import Message, new_id
+from palaver.openapi import described
 from palaver.replies import follow_reply
 from palaver.server import Server
 from palaver.version import __version__
+from palaver.web import api_operations as operations
+from palaver.web.api_operations import MAX_PAGE_ENTRIES
 from palaver.web.bodies import (
+    AboutResponse,
     ConversationResponse,
+    IdentityResponse,
     NewMessage,
     SkillDescription,
     SkillsResponse,
@@ -25,12 +29,11 @@ from palaver.web.bodies import (
     StopResponse,
 )
 from palaver.web.connection import connection_of
-from palaver.web.conversations import find_conversation
-from palaver.web.frames import make_snapshot
+from palaver.web.conversations import attach_files, find_conversation
+from palaver.web.frames import make_snapshot, message_after
+from palaver.web.requests import decode_body, parse_flag, parse_number
 from palaver.web.responses import JSON_HEADERS, json_response
 
-MAX_PAGE_ENTRIES = 1_000
-"""History entries that a client may ask for at once; `ledger.history` may be less."""
 _decode_message = msgspec.json.Decoder(NewMessage).decode
 _decode_stop = msgspec.json.Decoder(StopRequest).decode
 
@@ -48,9 +51,11 @@ class ApiHandler:
             web.get("/v1/conversations/{thread}", self._snapshot, allow_head=False),
             web.get("/v1/conversations/{thread}/history", self._history, allow_head=False),
             web.get("/v1/export", self._export, allow_head=False),
+            web.get("/v1/export/summary", self._summary, allow_head=False),
             web.post("/v1/erase", self._erase),
             web.get("/v1/skills", self._skills, allow_head=False),
             web.get("/v1/about", self._about, allow_head=False),
+            web.get("/v1/me", self._me, allow_head=False),
         )
 
     def _find_conversation(
@@ -61,9 +66,12 @@ class ApiHandler:
         return find_conversation(self._server, principal, request.match_info["thread"], person)
 
     @requires("talk")
+    @for_visitors
+    @described(operations.SEND)
     async def _send(self, request: web.Request) -> web.StreamResponse:
-        body = _decode(_decode_message, await request.read())
+        body = decode_body(_decode_message, await request.read())
         access = self._find_conversation(request, body.person)
+        attachments = await attach_files(self._server, access, body.attachments)
         message = Message(
             conversation=access.conversation,
             id=_message_id(request, body),
@@ -71,20 +79,26 @@ class ApiHandler:
             text=body.text,
             skill=body.skill,
             arguments=body.arguments,
+            attachments=attachments,
+            after=message_after(body.after),
         )
-        if request.query.get("wait") == "true":
+        if parse_flag(request, "wait"):
             async with follow_reply(self._server, message) as reply:
                 connection_of(request).on_lost = reply.on_shutdown
                 return json_response(await reply.wait())
         return json_response(await self._server.accept(message), 202)
 
     @requires("talk")
+    @for_visitors
+    @described(operations.STOP)
     async def _stop(self, request: web.Request) -> web.StreamResponse:
-        body = _decode(_decode_stop, await request.read() or b"{}")
+        body = decode_body(_decode_stop, await request.read() or b"{}")
         state, turn = await self._find_conversation(request).stop(body.turn)
         return json_response(StopResponse(turn=turn, state=state))
 
     @requires("read")
+    @for_visitors
+    @described(operations.SNAPSHOT)
     async def _snapshot(self, request: web.Request) -> web.StreamResponse:
         snapshot = await self._find_conversation(request).snapshot()
         return json_response(
@@ -92,33 +106,70 @@ class ApiHandler:
         )
 
     @requires("read")
+    @for_visitors
+    @described(operations.HISTORY)
     async def _history(self, request: web.Request) -> web.StreamResponse:
         before = request.query.get("before", "")
-        limit = _parse_limit(request.query.get("limit"))
+        limit = parse_number(request, "limit", default=MAX_PAGE_ENTRIES, highest=MAX_PAGE_ENTRIES)
         return json_response(await self._find_conversation(request).history(before, limit))
 
     @requires("export")
+    @for_visitors
+    @described(operations.EXPORT)
     async def _export(self, request: web.Request) -> web.StreamResponse:
         export = self._server.export(*_data_owner(request))
         async with contextlib.aclosing(export) as parts:
             return await _stream_export(request, parts)
 
+    @requires("export")
+    @for_visitors
+    @described(operations.SUMMARY)
+    async def _summary(self, request: web.Request) -> web.StreamResponse:
+        return json_response(await self._server.summarize_data(*_data_owner(request)))
+
     @requires("erase")
+    @for_visitors
+    @described(operations.ERASE)
     async def _erase(self, request: web.Request) -> web.StreamResponse:
         return json_response(await self._server.erase(*_data_owner(request)))
 
     @requires("talk")
+    @for_visitors
+    @described(operations.SKILLS)
     async def _skills(self, request: web.Request) -> web.StreamResponse:
-        skills = sorted(self._server.skills().items())
+        skills = sorted(self._server.skills(principal_of(request).site).items())
         return json_response(
             SkillsResponse(
-                skills=tuple(SkillDescription(name=name, description=text) for name, text in skills)
+                skills=tuple(
+                    SkillDescription(
+                        name=name, description=text, prompts=self._server.prompts(name)
+                    )
+                    for name, text in skills
+                )
             )
         )
 
     @requires("talk")
+    @for_visitors
+    @described(operations.ABOUT)
     async def _about(self, request: web.Request) -> web.StreamResponse:
-        return json_response({"version": __version__, **self._server.about()})
+        about = self._server.about(principal_of(request).site)
+        return json_response(AboutResponse(version=__version__, **about))
+
+    @requires("read")
+    @for_visitors
+    @described(operations.ME)
+    async def _me(self, request: web.Request) -> web.StreamResponse:
+        principal = principal_of(request)
+        person = principal.resolve_person(None)
+        return json_response(
+            IdentityResponse(
+                person=person,
+                key=principal.name if self._server.authenticator.has_keys else "",
+                rights=tuple(sorted(principal.rights)),
+                is_shared=person in principal.shared,
+            )
+        )
 
 
 async def _stream_export(
@@ -144,24 +195,8 @@ def _data_owner(request: web.Request) -> tuple[str, str]:
     return principal.tenant, principal.resolve_data_owner(request.query.get("person"))
 
 
-def _decode(decode: Callable[[bytes], Any], body: bytes) -> Any:  # Any: the decoder's struct
-    try:
-        return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the body cannot be read: {error}") from error
-
-
-def _parse_limit(text: str | None) -> int:
-    """Return the number of entries that a client asks for."""
-    if text is None:
-        return MAX_PAGE_ENTRIES
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_PAGE_ENTRIES:
-        raise InvalidInput(f"limit={text[:20]!r}: expected a number from 1 to {MAX_PAGE_ENTRIES}")
-    return int(text)
-
-
 def _message_id(request: web.Request, body: NewMessage) -> str:
-    key = request.headers.get("Idempotency-Key")
-    if key and body.id and key != body.id:
+    key = request.headers.get("Idempotency-Key", body.id)
+    if key != body.id and body.id is not None:
         raise InvalidInput("Idempotency-Key and the body's id differ; one of them is enough")
-    return key or body.id or new_id()
+    return new_id() if key is None else key

@@ -7,11 +7,23 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from palaver.authentication import route_access
-from palaver.errors import InvalidInput, PalaverError, describe_error
+from palaver.errors import (
+    InvalidInput,
+    PalaverError,
+    contained,
+    describe_error,
+    ends_process,
+    part_name,
+)
 from palaver.server import Server
 from palaver.web.access import AccessControl, check_declared
 from palaver.web.api import ApiHandler
+from palaver.web.channels_api import ChannelHandler
 from palaver.web.connection import connection_of
+from palaver.web.conversation_api import ConversationHandler
+from palaver.web.cross_origin import CrossOriginAccess
+from palaver.web.feedback_api import FeedbackHandler
+from palaver.web.files_api import FileHandler
 from palaver.web.ingress import http_error_response
 from palaver.web.json_values import check_json_values
 from palaver.web.operations import OperationsHandler
@@ -19,6 +31,7 @@ from palaver.web.pages import PageHandler
 from palaver.web.responses import error_response
 from palaver.web.sse import EventStreamHandler
 from palaver.web.websocket import WebSocketHandler
+from palaver.web.widget_api import WidgetHandler
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +45,7 @@ def make_application(server: Server) -> web.Application:
     Raises `ConfigurationError` when a channel's route does not declare who may call it.
     """
     access_control = AccessControl(server)
+    cross_origin = CrossOriginAccess(server.authenticator)
     websockets = WebSocketHandler(server, access_control)
     event_streams = EventStreamHandler(server)
     pages = PageHandler(server, access_control)
@@ -49,23 +63,44 @@ def make_application(server: Server) -> web.Application:
     async def limit_values(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse a body of too many JSON values, for every route that requires a key."""
         access = route_access(request.match_info.handler)
-        if request.body_exists and access is not None and access.right is not None:
+        is_checked = access is not None and access.right is not None and not access.streams_body
+        if request.body_exists and is_checked:
             check_json_values(await request.read())
         return await handler(request)
 
     application = web.Application(
-        middlewares=[error_middleware, access_control.authorize, limit_values],
+        middlewares=[
+            error_middleware,
+            cross_origin.answer_preflight,
+            access_control.authorize,
+            limit_values,
+        ],
         client_max_size=server.settings.server.max_message_bytes,
     )
     application[LONG_REQUESTS] = lambda: websockets.count() + event_streams.count()
-    for handler in (websockets, event_streams, api, operations, pages):
+    handlers = (
+        websockets,
+        event_streams,
+        api,
+        ConversationHandler(server),
+        FeedbackHandler(server),
+        FileHandler(server),
+        ChannelHandler(server),
+        operations,
+        pages,
+        WidgetHandler(server),
+    )
+    for handler in handlers:
         application.add_routes(handler.routes())
-    for channel in server.channels:
-        application.add_routes(channel.routes())
+    for name, channel in server.channels.items():
+        if name not in server.closed_channels:
+            with contained(part_name("channel", channel)):
+                application.add_routes(channel.routes())
     check_declared(application)
     application.on_startup.append(pages.load)
     application.on_shutdown.append(websockets.close)
     application.on_response_prepare.append(announce_close)
+    application.on_response_prepare.append(cross_origin.on_response_prepare)
     return application
 
 
@@ -89,7 +124,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         if error.status < 400:
             raise
         return http_error_response(request, error, respond)
-    except Exception as error:  # noqa: BLE001 - the barrier of a request
+    except BaseException as error:  # the barrier of a request
+        if ends_process(error):
+            raise
         if isinstance(error, ConnectionError) and _is_disconnected(request):
             log.info("the client disconnected during %s", _describe_route(request))
         else:

@@ -37,7 +37,8 @@ PROBE_INTERVAL = 0.5
 """… and between two probes: writes that fail when the client has closed its connection, where one
 that has only ended its sending still reads."""
 PROGRESS_BYTES = 65_536
-"""Bytes of a larger backlog that a client has to take within ``connections.write_timeout``."""
+"""Bytes of a larger backlog that a client has to take within ``connections.write_timeout``, and of
+a file that it has to send within ``connections.body_timeout``."""
 FREE_BYTES = 65_536
 """Bytes of an incomplete body or frame that are not counted."""
 PIECE_BYTES = 65_536
@@ -116,6 +117,8 @@ class Connection(web.RequestHandler):
         self._received_bytes = 0
         self._body: StreamReader = EMPTY_PAYLOAD
         """The body of the last request; the rest of one that was not read is dropped."""
+        self._is_streamed = False
+        """True when the handler reads the body as it comes."""
         self._connections = connections
         self._is_aborted = False
         self._is_refused = False
@@ -182,13 +185,35 @@ class Connection(web.RequestHandler):
     def _check_body(self) -> None:
         """End the deadline of a body that is complete, and refuse one that is malformed."""
         body = self._body
-        self._received_bytes = body.total_bytes
+        self._received_bytes = 0 if self._is_streamed else body.total_bytes
         if self._received_bytes > FREE_BYTES:
             self.count_buffered()
         if body.is_eof():
             self._end_body_phase()
         elif self._messages:  # the body is not complete, so this is the parser's error
             body.set_exception(MalformedBody("the body is malformed"))
+
+    def stream_body(self) -> None:
+        """Let the body of the request take as long as it makes progress: its handler reads it as it
+        comes, so that no more than a small part of it is held."""
+        self._is_streamed = True
+        self.end_message()
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._start_stream_deadline(self._body)
+
+    def _start_stream_deadline(self, body: StreamReader) -> None:
+        self._body_timer = self._loop.call_later(
+            self._timeouts.body_timeout, self._check_stream, body, body.total_bytes
+        )
+
+    def _check_stream(self, body: StreamReader, received_before: int) -> None:
+        """End a streamed body of which too little has come, unless its handler is the slow one."""
+        is_late = body.total_bytes - received_before < PROGRESS_BYTES
+        if is_late and not self._reading_paused:
+            self._end_body(body)
+        elif not body.is_eof():
+            self._start_stream_deadline(body)
 
     def _end_body_phase(self) -> None:
         if self._body_timer is not None:
@@ -229,6 +254,7 @@ class Connection(web.RequestHandler):
         """Answer a request whose head is complete."""
         self.request = request
         self._body = request.content
+        self._is_streamed = False
         self._head_bytes = 0
         self._cancel_head_timer()
         self._connections.set_served(self)

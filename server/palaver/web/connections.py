@@ -159,7 +159,7 @@ class Connections:
 
     @property
     def is_full(self) -> bool:
-        """True when a further connection belongs to the reserve."""
+        """Return whether a further connection belongs to the reserve."""
         return self._all.open >= self._total
 
     def _evict(self, group: Group, limit: str) -> bool:

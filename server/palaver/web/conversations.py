@@ -1,9 +1,13 @@
 """Conversations over the web surface: the websocket, HTTP and server-sent events share them."""
 
+from collections.abc import Sequence
+
 from palaver.authentication import Principal
 from palaver.channels import ConversationAccess, ConversationService
-from palaver.messages import Conversation, Cursor
+from palaver.messages import BEGINS_LATER, Attachment, Conversation, Cursor
+from palaver.server import Server
 from palaver.streams.resume import replay_start
+from palaver.web.frames import FileReference
 
 CHANNEL = "web"
 """The channel of these conversations."""
@@ -31,6 +35,20 @@ async def open_conversation(
     return access
 
 
+async def attach_files(
+    server: Server, access: ConversationAccess, references: Sequence[FileReference]
+) -> tuple[Attachment, ...]:
+    """Return the person's own files as attachments of a message to the conversation.
+
+    Raises `Forbidden`, `NotFound` and `InvalidInput`.
+    """
+    if not references:
+        return ()
+    await access.check_membership()
+    ids = [each.file for each in references]
+    return await server.files.find_attachments(access.conversation.tenant, access.person, ids)
+
+
 async def resume_cursor(
     service: ConversationService, conversation: Conversation, since: str | None
 ) -> Cursor | None:
@@ -39,4 +57,8 @@ async def resume_cursor(
         return None
     if since != "start":
         return Cursor.parse(since)
-    return replay_start(await service.latest(conversation))
+    latest = await service.latest(conversation)
+    start = None if latest.epoch.endswith(BEGINS_LATER) else replay_start(latest)
+    if start is None or (await service.snapshot(conversation)).alternatives:
+        return None  # a stream that begins with a branch lacks what comes before
+    return start

@@ -8,7 +8,7 @@ import msgspec
 from palaver.config.settings import Right
 from palaver.errors import InvalidInput, PalaverError
 from palaver.ledger import HistoryEntry, Snapshot, StopState
-from palaver.messages import Cursor, Event, encode
+from palaver.messages import Attachment, Cursor, Event, Message, encode
 
 
 class ClientFrame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -24,11 +24,30 @@ class Hello(ClientFrame, frozen=True, kw_only=True, tag="hello"):
     since: str | None = None
 
 
+class FileReference(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of one's own, by the id that its upload has returned."""
+
+    file: str
+
+
 class Send(ClientFrame, frozen=True, kw_only=True, tag="send"):
     id: str
     text: str
     skill: str | None = None
     arguments: dict[str, Any] = {}  # JSON values, validated by the skill's Arguments model
+    attachments: tuple[FileReference, ...] = ()
+    after: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+def message_after(after: str | msgspec.UnsetType | None) -> str | None:
+    """Return `Message.after` of a frame or body, in which null is the beginning."""
+    return None if after is msgspec.UNSET else after or ""
+
+
+class Select(ClientFrame, frozen=True, kw_only=True, tag="select"):
+    """Make an alternative part of the history."""
+
+    turn: str
 
 
 class Stop(ClientFrame, frozen=True, kw_only=True, tag="stop"):
@@ -39,12 +58,20 @@ class Ping(ClientFrame, frozen=True, kw_only=True, tag="ping"):
     """A request for a pong: a page cannot see the websocket's own pings."""
 
 
-AnyClientFrame = Hello | Send | Stop | Ping
+class Refresh(ClientFrame, frozen=True, kw_only=True, tag="refresh"):
+    """The next token of the visitor who said hello with one."""
+
+    token: str
+
+
+AnyClientFrame = Hello | Send | Select | Stop | Ping | Refresh
 FRAME_RIGHTS: dict[type[ClientFrame], Right | None] = {
     Hello: "read",
     Send: "talk",
+    Select: "talk",
     Stop: "talk",
     Ping: None,
+    Refresh: None,
 }
 """The right that each frame requires; None: the right of the hello is enough."""
 _decode_client_frame = msgspec.json.Decoder(AnyClientFrame).decode
@@ -65,26 +92,32 @@ class SnapshotMessage(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     person: str
     text: str
+    attachments: tuple[Attachment, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class SnapshotTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that is not settled, with its messages and the reply so far."""
+    """A turn that is not settled, with its messages, the time of the first one in seconds since the
+    epoch, and the reply so far. ``events``: those of a running turn that tell what is not in the
+    reply."""
 
     turn: str
     messages: tuple[SnapshotMessage, ...]
     running: bool
     reply: str
     skill: str = ""
+    at: float = 0.0
+    events: tuple[Event, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ConversationSnapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A conversation's state: its history, then the turns that are not settled, oldest first.
     ``earlier``: the position from which the rest of the history can be read, where there is
-    more."""
+    more. ``alternatives``: groups of turns that follow the same turn, each by age."""
 
     history: tuple[HistoryEntry, ...]
     pending: tuple[SnapshotTurn, ...]
     earlier: str = ""
+    alternatives: tuple[tuple[str, ...], ...] = ()
 
 
 class ServerFrame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -118,8 +151,18 @@ class Stopped(ServerFrame, frozen=True, kw_only=True, tag="stopped"):
     state: StopState
 
 
+class Selected(ServerFrame, frozen=True, kw_only=True, tag="selected"):
+    turn: str
+
+
 class Pong(ServerFrame, frozen=True, kw_only=True, tag="pong"):
     pass
+
+
+class Refreshed(ServerFrame, frozen=True, kw_only=True, tag="refreshed"):
+    """The connection may stay open for ``expires_in`` seconds more."""
+
+    expires_in: int
 
 
 class ErrorFrame(ServerFrame, frozen=True, kw_only=True, tag="error", omit_defaults=True):
@@ -129,6 +172,10 @@ class ErrorFrame(ServerFrame, frozen=True, kw_only=True, tag="error", omit_defau
     message: str
     id: str | None = None
     retry_after: float | None = None
+
+
+StreamFrame = Welcome | Reset | ErrorFrame | Event
+"""What an event stream sends; an `Event` has its cursor as well."""
 
 
 def make_error(error: PalaverError, id: str | None = None) -> ErrorFrame:
@@ -152,19 +199,28 @@ def make_snapshot(snapshot: Snapshot) -> ConversationSnapshot:
     return ConversationSnapshot(
         history=_in_order(snapshot.history),
         earlier=snapshot.earlier,
+        alternatives=snapshot.alternatives,
         pending=tuple(
             SnapshotTurn(
                 turn=turn.turn,
-                messages=tuple(
-                    SnapshotMessage(id=message.id, person=message.person, text=message.text)
-                    for message in turn.messages
-                ),
+                messages=tuple(map(_make_snapshot_message, turn.messages)),
                 running=turn.running,
                 reply=turn.reply,
                 skill=turn.skill,
+                at=turn.at,
+                events=turn.events or msgspec.UNSET,
             )
             for turn in snapshot.pending
         ),
+    )
+
+
+def _make_snapshot_message(message: Message) -> SnapshotMessage:
+    return SnapshotMessage(
+        id=message.id,
+        person=message.person,
+        text=message.text,
+        attachments=message.attachments or msgspec.UNSET,
     )
 
 

@@ -22,6 +22,7 @@ from palaver.errors import (
 )
 from palaver.web.connection import Connection, connection_of, limit_of
 from palaver.web.connections import Connections
+from palaver.web.cross_origin import CrossOriginAccess
 from palaver.web.responses import error_response
 
 MAX_HEADERS = 64
@@ -48,8 +49,11 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Ingress:
     """The way of all requests into an application."""
 
-    def __init__(self, server: web.Server, connections: Connections) -> None:
+    def __init__(
+        self, server: web.Server, connections: Connections, cross_origin: CrossOriginAccess
+    ) -> None:
         self._connections = connections
+        self._cross_origin = cross_origin
         self._make_request = server.request_factory
         self._handle: Handler = server.request_handler
         server.request_factory = self._begin
@@ -78,11 +82,11 @@ class Ingress:
             with self._connections.counting_proxied(connection, request):
                 return await self._handle(request)
         except PalaverError as error:
-            return error_response(error)
+            return self._cross_origin.allow_reading(request, error_response(error))
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return http_error_response(request, error)
+            return self._cross_origin.allow_reading(request, http_error_response(request, error))
 
     def _check_head(self, request: web.BaseRequest) -> None:
         try:

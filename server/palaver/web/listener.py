@@ -16,6 +16,7 @@ from palaver.web.acceptor import Acceptor
 from palaver.web.application import LONG_REQUESTS, make_application
 from palaver.web.connection import Connection, raw_response
 from palaver.web.connections import Connections
+from palaver.web.cross_origin import CrossOriginAccess
 from palaver.web.ingress import Ingress
 
 CONNECTION_CLOSE_TIMEOUT = 1.0
@@ -59,13 +60,14 @@ class HttpListener:
             server.settings.connections,
             server.metrics,
             server.client_addresses,
-            tenants=len({key.tenant for key in server.settings.auth.keys.values()}),
+            tenants=len(server.settings.tenants()),
         )
         self._acceptor = Acceptor(
             self._connect,
             lambda: server.metrics.limit_reached("open_files"),
             self._connections.must_wait,
         )
+        self._cross_origin = CrossOriginAccess(server.authenticator)
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def start(self) -> str:
@@ -73,7 +75,7 @@ class HttpListener:
         host = self._settings.host
         await self._runner.setup()
         assert self._runner.server is not None
-        Ingress(self._runner.server, self._connections)
+        Ingress(self._runner.server, self._connections, self._cross_origin)
         user_timeout = self._timeouts.write_timeout + USER_TIMEOUT_MARGIN
         try:
             await self._acceptor.listen(host, self._settings.port, user_timeout=user_timeout)

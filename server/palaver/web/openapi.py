@@ -1,185 +1,238 @@
-"""The OpenAPI 3.1 document of the web surface.
+"""The OpenAPI 3.1 document of a running application, made from its routes.
 
 The schemas come from the structs that the handlers read and write, so the two cannot disagree.
 """
 
-from typing import Any
+import http
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
+from aiohttp import web
 
-from palaver.config.settings import Right
-from palaver.ledger import Erasure, Export, HistoryPage, Receipt
-from palaver.replies import ReplyResult
-from palaver.web.bodies import (
-    ConversationResponse,
-    ErrorResponse,
-    NewMessage,
-    SkillsResponse,
-    StopRequest,
-    StopResponse,
-)
+from palaver.authentication import RouteAccess, route_access
+from palaver.openapi import EVENT_STREAM, Content, Operation, Parameter, operation_of
+from palaver.web.bodies import ErrorResponse
 
 Json = dict[str, Any]  # JSON values
 
-_THREAD: Json = {
-    "name": "thread",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "maxLength": 200},
-    "description": "The conversation; the client chooses any name.",
-}
+ERRORS_OF_ALL = frozenset({400, 403, 408, 415, 431, 500, 503})
+"""Statuses of errors that any route may have, before its handler runs."""
+ERRORS_OF_KEYS = frozenset({401, 413, 429})
+"""Statuses that routes have which require a right."""
+_SEGMENT = {"type": "string", "pattern": r"^[^{}/\u0000-\u001f\u007f]+$"}
+"""JSON schema of a part of a path, as far as it is known."""
+_REF = "#/components/schemas/{name}"
 
 
-def document(version: str) -> Json:
-    """Return the whole document."""
-    _, components = msgspec.json.schema_components(
-        [
-            NewMessage,
-            StopRequest,
-            StopResponse,
-            ConversationResponse,
-            HistoryPage,
-            SkillsResponse,
-            ErrorResponse,
-            Receipt,
-            ReplyResult,
-            Export,
-            Erasure,
-        ],
-        ref_template="#/components/schemas/{name}",
-    )
+class _Route(NamedTuple):
+    method: str
+    path: str
+    access: RouteAccess
+    operation: Operation
+
+
+def make_document(application: web.Application, version: str, *, has_keys: bool) -> Json:
+    """Return the description of every route of the application.
+
+    ``has_keys``: a key is needed where a route requires a right.
+    """
+    routes = [_find_route(route) for route in application.router.routes()]
+    schemas = _Schemas(_types(routes))
+    paths: Json = {}
+    for route in routes:
+        operation = _describe(route, schemas, has_keys=has_keys)
+        paths.setdefault(route.path, {})[route.method] = operation
+    errors = sorted({(_error_of(route), status) for route in routes for status in _errors(route)},
+                    key=lambda pair: (pair[0].__name__, pair[1]))  # fmt: skip
+    components: Json = {
+        "schemas": schemas.components,
+        "responses": {
+            _error_name(error, status): _describe_error(error, status) for error, status in errors
+        },
+    }
+    if has_keys:
+        components["securitySchemes"] = {
+            "key": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "Each operation requires a right of the key: its `x-right`.",
+            }
+        }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Palaver", "version": version, "license": {"name": "Apache-2.0"}},
-        "paths": _paths(),
-        "components": {
-            "schemas": components,
-            "securitySchemes": {
-                "key": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "Each operation requires a right of the key: its `x-right`.",
-                }
-            },
+        "info": {
+            "title": "Palaver",
+            "version": version,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "security": [{"key": []}, {}],
+        "paths": paths,
+        "components": components,
     }
 
 
-def _paths() -> Json:
-    send = _operation("Send a message", "talk", body=NewMessage, response=Receipt, status="202")
-    send["parameters"] = [
-        _header("Idempotency-Key", "The client's own id of the message; repeating it is safe."),
-        _query("wait", "`true` waits for the finished reply and returns it with 200."),
-    ]
-    send["responses"]["200"] = _json("The finished reply", ReplyResult)
-    events = _operation("Stream the events (server-sent events)", "read")
-    events["parameters"] = [
-        _query("since", "A cursor `epoch:offset`, or `start`."),
-        _query("until", "`finished` ends the stream when every message has its reply."),
-        _header("Last-Event-ID", "The cursor to resume from; overrides `since`."),
-    ]
-    events["responses"]["200"] = {
-        "description": "Events, see docs/protocol.md",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+def _find_route(route: web.AbstractRoute) -> _Route:
+    access = route_access(route.handler)
+    assert access is not None  # `check_declared` has refused it
+    assert route.resource is not None
+    operation = operation_of(route.handler) or _undescribed(route.handler)
+    return _Route(route.method.lower(), route.resource.canonical, access, operation)
+
+
+def _undescribed(handler: object) -> Operation:
+    """Return what is known of a handler that describes nothing."""
+    summary = (inspect.getdoc(handler) or "An operation of a plugin").partition("\n")[0]
+    return Operation(summary=summary, responses={})
+
+
+# Operations
+
+
+def _describe(route: _Route, schemas: "_Schemas", *, has_keys: bool) -> Json:
+    operation, right = route.operation, route.access.right
+    responses: Json = {
+        str(status): _describe_content(content, schemas, is_empty=route.method == "head")
+        for status, content in operation.responses.items()
     }
-    history = _operation("Earlier history", "read", response=HistoryPage)
-    history["parameters"] = [
-        _query("before", "The position `earlier` of a snapshot or of a page; absent: the end."),
-        _query("limit", "The most entries; the server may return fewer."),
-    ]
-    conversation = "/v1/conversations/{thread}"
+    for status in sorted(_errors(route)):
+        name = _error_name(_error_of(route), status)
+        responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
+    if not operation.responses:  # nobody has told
+        responses["default"] = {"description": "Described by the plugin"}
+    described: Json = {
+        "summary": operation.summary,
+        "operationId": _operation_id(route),
+        "parameters": [_describe_parameter(each) for each in _parameters(route)],
+        "responses": responses,
+        "security": [{"key": []}] if has_keys and right is not None else [],
+    }
+    if right is not None:
+        described["x-right"] = right
+    if operation.body is not None:
+        body = {"required": operation.is_body_required}
+        described["requestBody"] = body | _describe_media(operation.body, schemas)
+    return described
+
+
+def _operation_id(route: _Route) -> str:
+    return "_".join(re.findall(r"\w+", f"{route.method} {route.path}"))
+
+
+def _parameters(route: _Route) -> Iterable[Parameter]:
+    """Yield the parameters of an operation, those in the path that nobody describes included."""
+    yield from route.operation.parameters
+    known = {each.name for each in route.operation.parameters if each.place == "path"}
+    for name in re.findall(r"{(\w+)", route.path):
+        if name not in known:
+            yield Parameter(
+                name=name, place="path", description=name, schema=_SEGMENT, example=name
+            )
+
+
+def _describe_parameter(parameter: Parameter) -> Json:
     return {
-        f"{conversation}/messages": {"parameters": _OF_CONVERSATION, "post": send},
-        f"{conversation}/events": {"parameters": _OF_CONVERSATION, "get": events},
-        f"{conversation}/stop": {
-            "parameters": _OF_CONVERSATION,
-            "post": _operation("Stop a turn", "talk", body=StopRequest, response=StopResponse),
-        },
-        conversation: {
-            "parameters": _OF_CONVERSATION,
-            "get": _operation(
-                "The conversation's current state", "read", response=ConversationResponse
-            ),
-        },
-        f"{conversation}/history": {"parameters": _OF_CONVERSATION, "get": history},
-        "/v1/export": {
-            "parameters": [_PERSON],
-            "get": _operation(
-                "Everything that is stored about the person", "export", response=Export
-            ),
-        },
-        "/v1/erase": {
-            "parameters": [_PERSON],
-            "post": _operation("Erase it; returns a receipt", "erase", response=Erasure),
-        },
-        "/v1/skills": {"get": _operation("The skills", "talk", response=SkillsResponse)},
-        "/v1/about": {"get": _plain("Version and model", "application/json", "talk")},
-        "/ws": {"get": _operation("The websocket protocol, see docs/protocol.md", None)},
-        "/healthz": {"get": _plain("The process is alive", "application/json")},
-        "/readyz": {"get": _plain("Readiness; 503 has codes of the problems", "application/json")},
-        "/metrics": {"get": _plain("Metrics for Prometheus", "text/plain", "metrics")},
-        "/openapi.json": {"get": _plain("This document", "application/json")},
-        "/": {"get": _plain("The chat page", "text/html")},
-        "/static/{name}": {
-            "parameters": [_THREAD | {"name": "name", "description": "A file of the page."}],
-            "get": _plain("A file of the page", "*/*"),
-        },
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.description,
+        "schema": parameter.schema,
+        "example": parameter.example,
     }
 
 
-def _operation(
-    summary: str,
-    right: Right | None,
-    *,
-    body: type | None = None,
-    response: type | None = None,
-    status: str = "200",
-) -> Json:
-    responses: Json = {"default": _json("The error", ErrorResponse) | {"headers": _RETRY}}
-    if response is not None:
-        responses[status] = _json("Success", response)
-    operation: Json = {"summary": summary, **_access(right), "responses": responses}
-    if body is not None:
-        operation["requestBody"] = {"content": _content(body)}
-    return operation
+def _describe_content(content: Content, schemas: "_Schemas", *, is_empty: bool) -> Json:
+    if content.type is None or is_empty:
+        return {"description": content.description}
+    return {"description": content.description} | _describe_media(content, schemas)
 
 
-def _access(right: Right | None) -> Json:
-    return {"security": []} if right is None else {"x-right": right}
+def _describe_media(content: Content, schemas: "_Schemas") -> Json:
+    schema = schemas.of(content.type)
+    if content.media_type == EVENT_STREAM:
+        schema = _describe_event(schema, is_json=content.type is not str)
+    described = {content.media_type: {"schema": schema, "example": content.example}}
+    if content.alternative is not None:
+        described |= _describe_media(content.alternative, schemas)["content"]
+    return {"content": described}
 
 
-def _plain(summary: str, media_type: str, right: Right | None = None) -> Json:
+def _describe_event(schema: Json, *, is_json: bool) -> Json:
+    """Return the schema of one event of a stream."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    if not is_json:
+        data = schema
     return {
-        "summary": summary,
-        **_access(right),
-        "responses": {"200": {"description": "Success", "content": {media_type: {}}}},
+        "type": "object",
+        "required": ["data"],
+        "properties": {"id": {"type": "string"}, "data": data},
     }
 
 
-def _json(description: str, struct: type) -> Json:
-    return {"description": description, "content": _content(struct)}
+# Errors
 
 
-def _content(struct: type) -> Json:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{struct.__name__}"}}}
+def _errors(route: _Route) -> set[int]:
+    found = ERRORS_OF_ALL | set(route.operation.errors)
+    if route.access.right is not None:
+        found |= ERRORS_OF_KEYS
+    if "{" in route.path:
+        found |= {404}
+    return set(found - route.operation.responses.keys())
 
 
-def _query(name: str, description: str) -> Json:
-    schema = {"type": "string"}
-    return {"name": name, "in": "query", "description": description, "schema": schema}
+def _error_of(route: _Route) -> Any:  # Any: a type
+    return route.operation.error or ErrorResponse
 
 
-def _header(name: str, description: str) -> Json:
-    return _query(name, description) | {"in": "header"}
+def _error_name(error: Any, status: int) -> str:
+    return f"{error.__name__}{status}"
+
+
+def _describe_error(error: Any, status: int) -> Json:
+    schema = {"$ref": _REF.format(name=error.__name__)}
+    described: Json = {
+        "description": http.HTTPStatus(status).phrase,
+        "content": {"application/json": {"schema": schema}},
+    }
+    if status in (429, 503):
+        described["headers"] = _RETRY
+    return described
 
 
 _RETRY: Json = {
-    name: {"description": f"With 429 and 503: {what}.", "schema": {"type": "integer"}}
+    name: {"description": what, "schema": {"type": "integer", "minimum": 1}}
     for name, what in {
-        "Retry-After": "seconds before the next attempt",
-        "retry-after-ms": "the same in milliseconds",
+        "Retry-After": "Seconds before the next attempt",
+        "retry-after-ms": "The same in milliseconds",
     }.items()
 }
-_PERSON = _query("person", "The person; only a key with the right `impersonate` may name one.")
-_OF_CONVERSATION = [_THREAD, _PERSON]
+
+
+# Schemas
+
+
+def _types(routes: Iterable[_Route]) -> list[Any]:
+    """Return the types of all bodies, each once."""
+    found: dict[Any, None] = {}
+    for route in routes:
+        contents = [route.operation.body, *route.operation.responses.values()]
+        for content in contents:
+            while content is not None:
+                if not isinstance(content.type, Mapping | None):
+                    found[content.type] = None
+                content = content.alternative
+        found[_error_of(route)] = None
+    return list(found)
+
+
+class _Schemas:
+    """The JSON schemas of types: a reference for each, and the components that they refer to."""
+
+    def __init__(self, types: list[Any]) -> None:
+        schemas, self.components = msgspec.json.schema_components(types, ref_template=_REF)
+        self._by_type = dict(zip(types, schemas, strict=True))
+
+    def of(self, type: Any) -> Json:  # Any: a type or a schema
+        return dict(type) if isinstance(type, Mapping) else self._by_type[type]

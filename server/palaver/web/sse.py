@@ -7,16 +7,20 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from palaver.authentication import principal_of, requires
+from palaver.authentication import for_visitors, principal_of, requires
 from palaver.channels import ConversationAccess
-from palaver.errors import Forbidden, InvalidInput
+from palaver.errors import Forbidden
 from palaver.ledger import Snapshot
 from palaver.messages import Cursor, Event, Finished, Received, encode
+from palaver.openapi import described
 from palaver.server import Server
+from palaver.web.api_operations import EVENTS
 from palaver.web.connection import Connection, connection_of
 from palaver.web.conversations import open_conversation, resume_cursor
 from palaver.web.event_queue import EventQueue
+from palaver.web.expiry import Expiry
 from palaver.web.frames import EventEncoder, make_error, make_reset, make_welcome
+from palaver.web.requests import parse_choice
 from palaver.web.websocket_response import CLOSE_TIMEOUT
 
 log = logging.getLogger(__name__)
@@ -97,6 +101,10 @@ class EventStream:
             self._snapshot = snapshot
 
     def on_shutdown(self) -> None:
+        self._queue.end()
+
+    def end(self) -> None:
+        """End the stream; its client may open another one."""
         self._queue.end()
 
     def _put(self, frame: bytes, cursor: Cursor | None) -> None:
@@ -192,27 +200,33 @@ class EventStreamHandler:
         return (web.get("/v1/conversations/{thread}/events", self._serve, allow_head=False),)
 
     @requires("read")
+    @for_visitors
+    @described(EVENTS)
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         thread, person = request.match_info["thread"], request.query.get("person")
         access = await open_conversation(self._server, principal_of(request), thread, person)
         conversation = access.conversation
         end: Snapshot | None = None
-        until = request.query.get("until")
-        if until == "finished":
+        if parse_choice(request, "until", "finished"):
             end = await self._server.snapshot(conversation)
-        elif until is not None:
-            raise InvalidInput(f"until is 'finished' or absent, not {until[:60]!r}")
+        position = request.query.get("since")
         # A browser that reconnects by itself repeats the address and adds the header.
-        position = request.headers.get("Last-Event-ID") or request.query.get("since")
+        if last := request.headers.get("Last-Event-ID"):
+            if position and position != "start":
+                Cursor.parse(position)
+            position = last
         since = await resume_cursor(self._server, conversation, position)
         connection = connection_of(request)
         stream = EventStream(self._server, access, self._encoder, connection, end)
         subscription = await self._server.subscribe(
             conversation, stream, since, person=access.person, drain=stream.drain
         )
+        expiry = Expiry(stream.end)
+        expiry.restart(principal_of(request))
         self._count += 1
         try:
             return await stream.serve(request, subscription.recovered, since)
         finally:
+            expiry.cancel()
             self._count -= 1
             self._server.unsubscribe(subscription)

@@ -1,4 +1,4 @@
-"""Throttle of wrong keys, by the client's address."""
+"""Throttle: limits how often something happens for each key, such as a client's address."""
 
 import time
 from collections import OrderedDict
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from palaver.admission.quotas import Bucket
 
-MAX_ADDRESSES = 10_000
-"""Addresses that are remembered; the one that failed least recently is forgotten first."""
+MAX_KEYS = 10_000
+"""Keys that are remembered; the one that was counted least recently is forgotten first."""
 
 
-class FailureThrottle:
-    """A token bucket of failures for each address, ``per_minute`` at most."""
+class Throttle:
+    """A token bucket for each key, ``per_minute`` at most."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute = per_minute
@@ -21,12 +21,12 @@ class FailureThrottle:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def count(self, address: str) -> float:
-        """Count a failure. Return 0, or the seconds to wait when there were too many."""
+    def count(self, key: str) -> float:
+        """Count one more. Return 0, or the seconds to wait when there were too many."""
         now = self._clock()
-        bucket = self._buckets.pop(address, None) or Bucket(self._per_minute, now)
-        self._buckets[address] = bucket
-        if len(self._buckets) > MAX_ADDRESSES:
+        bucket = self._buckets.pop(key, None) or Bucket(self._per_minute, now)
+        self._buckets[key] = bucket
+        if len(self._buckets) > MAX_KEYS:
             self._buckets.popitem(last=False)
         wait = bucket.seconds_until_one(now)
         if not wait:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import assert_never
 
@@ -24,11 +25,13 @@ from palaver.errors import (
 )
 from palaver.ledger import Snapshot
 from palaver.messages import Cursor, Event, Message, encode
+from palaver.openapi import Content, Operation, described
 from palaver.server import Server
 from palaver.streams.subscriptions import Subscription
 from palaver.web.access import AccessControl
 from palaver.web.connection import Connection, connection_of
-from palaver.web.conversations import open_conversation, resume_cursor
+from palaver.web.conversations import attach_files, open_conversation, resume_cursor
+from palaver.web.expiry import Expiry
 from palaver.web.frames import (
     FRAME_RIGHTS,
     Ack,
@@ -37,6 +40,10 @@ from palaver.web.frames import (
     Hello,
     Ping,
     Pong,
+    Refresh,
+    Refreshed,
+    Select,
+    Selected,
     Send,
     ServerFrame,
     Stop,
@@ -45,6 +52,7 @@ from palaver.web.frames import (
     make_error,
     make_reset,
     make_welcome,
+    message_after,
 )
 from palaver.web.json_values import check_json_values
 from palaver.web.send_queue import SendQueue
@@ -54,12 +62,13 @@ log = logging.getLogger(__name__)
 
 SERVER_RESTARTS = "the server restarts"
 
+UNAUTHENTICATED = 4401
 FORBIDDEN = 4403
 HELLO_TIMED_OUT = 4408
 SLOW_READER = 4429
 CLOSE_CODES: dict[type[PalaverError], int] = {
     InvalidInput: 4400,
-    Unauthenticated: 4401,
+    Unauthenticated: UNAUTHENTICATED,
     Forbidden: FORBIDDEN,
     LedgerUnavailable: WSCloseCode.TRY_AGAIN_LATER,
     TooMany: WSCloseCode.TRY_AGAIN_LATER,
@@ -96,6 +105,7 @@ class WebSocketConnection:
         """Events that come before the welcome; they are sent after it."""
         self._snapshot: Snapshot | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._expiry = Expiry(self._close_expired)
 
     # The subscriber
 
@@ -147,6 +157,7 @@ class WebSocketConnection:
             await self._serve()
         finally:
             self._unsubscribe()
+            self._expiry.cancel()
             self._socket.finish_close()
             if self._closing is not None:
                 await self._closing
@@ -180,6 +191,7 @@ class WebSocketConnection:
             person=self._access.person,
             drain=self._send_queue.drain,
         )
+        self._expiry.restart(self._principal)
         self._send_welcome(self._subscription.recovered, since)
 
     def _send_welcome(self, recovered: bool, since: Cursor | None) -> None:
@@ -231,16 +243,22 @@ class WebSocketConnection:
         self._check_right(frame)
         if isinstance(frame, Send):
             await self._send(frame)
+        elif isinstance(frame, Select):
+            await self._access.select(frame.turn)
+            self._put(Selected(turn=frame.turn))
         elif isinstance(frame, Stop):
             await self._stop(frame)
         elif isinstance(frame, Ping):
             self._put(Pong())
+        elif isinstance(frame, Refresh):
+            self._refresh(frame)
         elif isinstance(frame, Hello):
             raise InvalidInput("a connection has one hello")
         else:
             assert_never(frame)
 
     async def _send(self, frame: Send) -> None:
+        attachments = await attach_files(self._server, self._access, frame.attachments)
         receipt = await self._server.accept(
             Message(
                 conversation=self._access.conversation,
@@ -249,6 +267,8 @@ class WebSocketConnection:
                 text=frame.text,
                 skill=frame.skill,
                 arguments=frame.arguments,
+                attachments=attachments,
+                after=message_after(frame.after),
             )
         )
         self._put(Ack(id=frame.id, **msgspec.structs.asdict(receipt)))
@@ -256,6 +276,16 @@ class WebSocketConnection:
     async def _stop(self, frame: Stop) -> None:
         state, turn = await self._access.stop(frame.turn)
         self._put(Stopped(turn=turn, state=state))
+
+    def _refresh(self, frame: Refresh) -> None:
+        if not self._principal.site:
+            raise InvalidInput("this connection has no visitor's token to refresh")
+        given = self._identify(frame.token)
+        if not given.is_same_visitor(self._principal):
+            raise Forbidden("this token is another person's")
+        self._principal = given
+        self._expiry.restart(self._principal)
+        self._put(Refreshed(expires_in=int(given.expires_at - time.time())))
 
     def _put(self, frame: ServerFrame) -> None:
         self._send_queue.put(encode(frame))
@@ -274,6 +304,9 @@ class WebSocketConnection:
     def _revoke_access(self) -> None:
         self._send_queue.close()
         self._close_soon(FORBIDDEN, "the conversation belongs to someone else")
+
+    def _close_expired(self) -> None:
+        self._close_soon(UNAUTHENTICATED, "the token has expired")
 
     def _close_slow_reader(self) -> None:
         log.info("a slow reader of a websocket is disconnected")
@@ -307,13 +340,21 @@ class WebSocketHandler:
         return len(self._connections)
 
     def routes(self) -> Iterable[web.RouteDef]:
-        return (web.get("/ws", self._serve),)
+        return (web.get("/ws", self._serve, allow_head=False),)
 
     @public
+    @described(
+        Operation(
+            summary="The websocket protocol, see docs/protocol.md",
+            responses={101: Content(description="The connection is a websocket")},
+            errors=(401, 429),
+        )
+    )
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         self._access_control.check_upgrade(request)
         socket = GracefulWebSocketResponse(self._server.settings.server.max_message_bytes)
-        if request.headers.get("Sec-Fetch-Site") == "same-site":
+        is_page_of_site = self._server.authenticator.is_page_of_site(request)
+        if request.headers.get("Sec-Fetch-Site") == "same-site" and not is_page_of_site:
             # A page of `server.origins`: it has not visited the page that sets the cookie.
             self._access_control.set_cookie(request, socket)
         try:

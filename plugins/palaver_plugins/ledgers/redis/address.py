@@ -1,19 +1,22 @@
 """Addresses of Redis servers, as a URL gives them."""
 
+import re
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
 
-from palaver import ConfigurationError
+from palaver import check_url
 
 Kind = Literal["server", "sentinel", "cluster"]
 
 FORMS = (
-    "redis://, rediss:// (TLS) or unix:// for one server, "
+    "a URL begins with redis://, rediss:// (TLS) or unix:// for one server, "
     "redis+sentinel://host:port,host:port/service or redis+cluster://host:port,host:port "
-    "(with TLS: rediss+sentinel://, rediss+cluster://)"
+    "(with TLS: rediss+sentinel://, rediss+cluster://); env:NAME and file:PATH refer to one"
 )
 SENTINEL_PORT = 26379
+_DATABASE = re.compile(r"/?[0-9]{0,6}/?")
 
 
 class Address(NamedTuple):
@@ -46,22 +49,22 @@ class Target(NamedTuple):
 
 
 def parse_target(url: str) -> Target:
-    """Parse a URL. Raises `ConfigurationError`, without the password, when it is not valid."""
+    """Parse a URL. Raises `ValueError`, which quotes no password, when it is not valid."""
     scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if not kind:
         return Target("server", (parse_address(url),))
     if base not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):
-        raise _bad(f"a URL begins with {FORMS}")
+        raise ValueError(f"its scheme is not known; {FORMS}")
     # Not by `urlsplit`: it refuses several IPv6 addresses.
     place, _, query = rest.partition("?")
     authority, _, path = place.partition("/")
     credentials, at, hosts = authority.rpartition("@")
     service, _, db = path.strip("/").partition("/")
     if kind == "cluster" and path.strip("/") not in ("", "0"):
-        raise _bad("a Cluster has only the database 0")
+        raise ValueError("a Cluster has only the database 0")
     if kind == "sentinel" and not service:
-        raise _bad("the name of the service must follow the sentinels: …:26379/mymaster")
+        raise ValueError("the name of the service must follow the sentinels: …:26379/mymaster")
     addresses = [
         parse_address(f"{base}://{credentials}{at}{_with_port(host, kind)}/{db}?{query}")
         for host in hosts.split(",")
@@ -79,16 +82,16 @@ def _with_port(host: str, kind: str) -> str:
 
 
 def parse_address(url: str) -> Address:
-    """Parse the ``url`` of one server. Raises `ConfigurationError` for unknown options."""
-    try:
-        options: dict[str, Any] = dict(parse_url(url))  # Any: each option has its own type
-    except ValueError as error:
-        raise _bad(f"a URL begins with {FORMS}") from error
+    """Parse the ``url`` of one server. Raises `ValueError`, which quotes no password."""
+    check_url(url, ("redis", "rediss", "unix"), FORMS, has_query=True)
+    if not url.startswith("unix:") and not _DATABASE.fullmatch(urlsplit(url).path):
+        raise ValueError(f"its path is not the number of a database, as in …:6379/0; {FORMS}")
+    options: dict[str, Any] = dict(parse_url(url))  # Any: each option has its own type
     secure = options.pop("connection_class", None) is SSLConnection
     tls: dict[str, str] = {}
     for name in [name for name in options if name.startswith("ssl_")]:
         if not secure or name not in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
-            raise _bad(f"the option {name!r} is not supported")
+            raise ValueError(f"the option {name!r} is not supported")
         tls[name] = str(options.pop(name))
     address = Address(
         host=str(options.pop("host", "127.0.0.1")),
@@ -99,13 +102,11 @@ def parse_address(url: str) -> Address:
         password=str(options.pop("password", None) or ""),
         tls=frozenset(tls.items()) if secure else None,
     )
+    if address.db < 0:
+        raise ValueError("the number of its database is negative")
     if options:
-        raise _bad(
+        raise ValueError(
             f"the options {sorted(options)} are not supported; timeouts are settings of "
             "ledger.redis"
         )
     return address
-
-
-def _bad(reason: str) -> ConfigurationError:
-    return ConfigurationError(f"ledger.redis.url: {reason}")

@@ -83,7 +83,7 @@ class RedisClient:
         """
         self._read_only = read_only
         self._scripts = await asyncio.to_thread(self.load_scripts)
-        target = parse_target(await asyncio.to_thread(self._settings.url.reveal))
+        target = self._parse_target(await asyncio.to_thread(self._settings.url.reveal))
         seeds = SeedAddresses(target.addresses)
         locate: Locate = seeds.locate
         if target.kind == "sentinel":
@@ -105,6 +105,13 @@ class RedisClient:
             if isinstance(error.__cause__, ConfigurationError):  # at another node of a Cluster
                 raise error.__cause__ from None
             raise
+
+    @staticmethod
+    def _parse_target(url: str) -> Target:
+        try:
+            return parse_target(url)
+        except ValueError as error:
+            raise ConfigurationError(f"ledger.redis.url: {error}") from None
 
     async def _connect_first(self, first: NodeClient, addresses: int) -> None:
         """Try each address once."""

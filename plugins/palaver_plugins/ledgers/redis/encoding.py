@@ -1,6 +1,6 @@
 """Arguments of the scripts, and the errors that their error replies stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -13,6 +13,7 @@ from palaver import (
     Fenced,
     Finished,
     Forbidden,
+    InboxMessage,
     IndexConflict,
     LedgerError,
     LedgerUnavailable,
@@ -22,7 +23,7 @@ from palaver import (
     NotFound,
     PalaverError,
     PendingQuestion,
-    Received,
+    ReplyParts,
     Routed,
     Step,
     StorageQuota,
@@ -30,7 +31,12 @@ from palaver import (
     TextReset,
     TooMany,
     encode,
+    first_version,
+    not_in_history,
+    not_settled,
+    received_event,
     storage_exceeded,
+    too_many_alternatives,
 )
 
 Packed = tuple[str | int | None, ...]
@@ -65,11 +71,14 @@ def pack_policies(policies: ConcurrencyPolicies) -> bytes:
             "default": policies.default,
             "skills": policies.skills,
             "merge_window": round(policies.merge_window * 1000),
+            "start_delay": round(policies.start_delay * 1000),
             "inbox_limit": policies.inbox_limit,
             "members_only": policies.members_only,
             "inbox_bytes": policies.inbox_bytes,
             "person_storage": _pack_quota(policies.person_storage),
             "tenant_storage": _pack_quota(policies.tenant_storage),
+            "outbox": policies.outbox and first_version(),
+            "retention": -1 if policies.retention is None else round(policies.retention * 1000),
         }
     )
 
@@ -83,8 +92,15 @@ def _pack_quota(quota: StorageQuota) -> tuple[int, int]:
 
 def received_event_suffix(message: Message) -> bytes:
     """Return the part of a message's event between the turn and the value of ``moved``."""
-    event = encode(Received(turn="", id=message.id, person=message.person, text=message.text))
-    return event.removeprefix(b'{"type":"message","turn":"').removesuffix(b'false,"ahead":0}')
+    event = encode(received_event("", InboxMessage(0.0, message)))
+    start, end = b'{"type":"message","turn":"', b'false,"ahead":0,"at":0.0}'
+    return event.removeprefix(start).removesuffix(end)
+
+
+def encode_parts(parts: ReplyParts) -> str:
+    """Return the fields of a history entry for the parts of a reply, as the end of its JSON."""
+    encoded = encode(parts.present).decode()
+    return f",{encoded[1:-1]}" if encoded != "{}" else ""
 
 
 def pack_closing(
@@ -101,7 +117,14 @@ def pack_closing(
     people = {message.person for message in messages}
     closing: dict[str, object] = {
         "outcome": finished.outcome,
-        "messages": [(message.person, encode(message.text).decode()) for message in messages],
+        "messages": [
+            (
+                message.person,
+                encode(message.text).decode(),
+                encode_parts(ReplyParts(attachments=message.attachments)),
+            )
+            for message in messages
+        ],
         "taken": [message.id for message in taken],
         "question": "",
         **more,
@@ -124,31 +147,33 @@ def pack_closing(
     return _msgpack.encode(closing)
 
 
+_ERRORS: dict[str, Callable[[str, str], PalaverError]] = {
+    "FENCED": lambda what, detail: Fenced(f"{what}: the claim is over"),
+    "INDEX": lambda what, detail: IndexConflict(f"{what}: the turn is at index {detail}"),
+    "TEXT": lambda what, detail: IndexConflict(f"{what}: a text does not continue the reply"),
+    "FORBIDDEN": lambda what, detail: Forbidden(detail),
+    "NOTFOUND": lambda what, detail: NotFound(
+        "the dead letter has no message of the person: it was replayed or discarded, or the person "
+        "was erased"
+    ),
+    "CONFLICT": lambda what, detail: Conflict(),
+    "TOOMANY": lambda what, detail: TooMany(
+        f"too many {detail} wait in this conversation", retry_after=1.0
+    ),
+    "STORAGE": lambda what, detail: storage_exceeded(*detail.split(" ", 1)),
+    "UNSETTLED": lambda what, detail: not_settled(),
+    "NOTINHISTORY": lambda what, detail: not_in_history(detail),
+    "ALTERNATIVES": lambda what, detail: too_many_alternatives(int(detail)),
+    "ERR": lambda what, detail: LedgerError(f"{what}: ERR {detail}"),
+    "WRONGTYPE": lambda what, detail: LedgerError(f"{what}: WRONGTYPE {detail}"),
+}
+"""Makes the exception for an error reply to a script or command, from what follows its code."""
+
+
 def error_from_reply(reply: str, what: str) -> PalaverError:
     """Return the exception for an error reply to the script or command ``what``."""
     code, _, detail = reply.partition(" ")
-    match code:
-        case "FENCED":
-            return Fenced(f"{what}: the claim is over")
-        case "INDEX":
-            return IndexConflict(f"{what}: the turn is at index {detail}")
-        case "TEXT":
-            return IndexConflict(f"{what}: a text does not continue the reply")
-        case "FORBIDDEN":
-            return Forbidden(detail)
-        case "NOTFOUND":
-            return NotFound(
-                "the dead letter has no message of the person: it was replayed or discarded, or "
-                "the person was erased"
-            )
-        case "CONFLICT":
-            return Conflict()
-        case "TOOMANY":
-            return TooMany(f"too many {detail} wait in this conversation", retry_after=1.0)
-        case "STORAGE":
-            owner, _, limit = detail.partition(" ")
-            return storage_exceeded(owner, limit)
-        case "ERR" | "WRONGTYPE":
-            return LedgerError(f"{what}: {reply}")
-        case _:  # LOADING, OOM, MISCONF, READONLY, NOPERM, …: the server's present state
-            return LedgerUnavailable(f"{what}: {reply}", retry_after=1.0)
+    if make_error := _ERRORS.get(code):
+        return make_error(what, detail)
+    # LOADING, OOM, MISCONF, READONLY, NOPERM, …: the server's present state
+    return LedgerUnavailable(f"{what}: {reply}", retry_after=1.0)

@@ -8,13 +8,18 @@ address another's keys.
     c:<name>         a conversation (hash), and with a suffix:
                      :q unsettled turns, :h history, :w history of turns that were stopped while
                      they waited behind unsettled ones, :s stream, :m dedupe records, :o their
-                     order, :u members, :e the channel; of one turn :t:<turn> its fields, :r:<turn>
-                     the reply, :j:<turn> the journal, :g:<turn> the steering messages
+                     order, :u members, :x ids of shares, :b the outbox, :e the channel; of one turn
+                     :t:<turn> its fields, :r:<turn> the reply, :j:<turn> the journal, :g:<turn> the
+                     steering messages; :l:<person> the feedback of a member
     p:<person>       the conversations of a person, or of a tenant
     b:<person>       the bytes that a person or a tenant has stored in each of them
+    a:<person>       the conversations of a person by the time of the last message
+    x:<share>        a shared snapshot
     k:<person>       the memories about a person that turns of this partition wrote
     d, d:<turn>      dead letters
     l:<person>       the dead letters with messages of a person
+    y:<channel>      names of the channel's records; yd:<channel> those that are due, by the time
+    y:<channel>:<record>    a record; an outbox is with its conversation
     n:<nonce>        the conversation of a claim, in case its reply is lost
 
 Every key expires, except ``state`` and ``queue``: they contain only counts and the names of
@@ -59,13 +64,45 @@ class Partition(NamedTuple):
         """Return the key of the set of people who have sent to a conversation."""
         return f"{self.conversation_prefix}{name}:u"
 
+    def feedback(self, name: str, person: str) -> str:
+        """Return the key of the hash of a member's feedback by turn."""
+        return f"{self.conversation_prefix}{name}:l:{check_name(person, 'person')}"
+
+    def shares(self, name: str) -> str:
+        """Return the key of the list of the ids of a conversation's shares."""
+        return f"{self.conversation_prefix}{name}:x"
+
+    def share(self, id: str) -> str:
+        return f"{self.base}x:{check_name(id, 'share')}"
+
     def unsettled_turns(self, name: str) -> str:
         """Return the key of the list of a conversation's unsettled turns."""
         return f"{self.conversation_prefix}{name}:q"
 
+    def turn(self, name: str, turn: str) -> str:
+        """Return the key of an unsettled turn."""
+        return f"{self.conversation_prefix}{name}:t:{turn}"
+
     def channel(self, name: str) -> bytes:
         """Return the channel of a conversation's events."""
         return f"{self.conversation_prefix}{name}:e".encode()
+
+    def outbox(self, name: str) -> str:
+        return f"{self.conversation_prefix}{name}:b"
+
+    def record_list(self, channel: str) -> str:
+        """Return the key of the sorted set of the records of a channel."""
+        return f"{self.base}y:{check_name(channel, 'channel')}"
+
+    def due_records(self, channel: str) -> str:
+        """Return the key of the sorted set of the records that are due, by the time in ms."""
+        return f"{self.base}yd:{check_name(channel, 'channel')}"
+
+    def record_prefix(self, channel: str) -> str:
+        return f"{self.record_list(channel)}:"
+
+    def record(self, channel: str, key: str) -> str:
+        return self.record_prefix(channel) + key
 
     @property
     def dead_letters(self) -> str:
@@ -98,6 +135,10 @@ class Partition(NamedTuple):
 
     def person_index_prefix(self, tenant: str) -> str:
         return f"{self.base}p:{scoped(tenant, '')}"
+
+    def conversation_list(self, tenant: str, person: str) -> str:
+        """Return the key of the conversations of `person_index` by the time of the last message."""
+        return f"{self.base}a:{scoped(tenant, check_name(person, 'person'))}"
 
     def memories_prefix(self, tenant: str) -> str:
         return f"{self.base}k:{scoped(tenant, '')}"

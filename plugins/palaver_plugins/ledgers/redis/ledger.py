@@ -8,14 +8,22 @@ import msgspec
 from palaver import (
     HISTORY_BYTES,
     INBOX_LIMIT,
+    NO_PARTS,
     PAGE_BYTES,
     QUEUE_ALL,
     Claim,
     ConcurrencyPolicies,
     Conversation,
+    ConversationChange,
+    ConversationFilter,
+    ConversationList,
+    ConversationSummary,
     DeadLetter,
     Erasure,
     Export,
+    Feedback,
+    FeedbackFilter,
+    FeedbackReceipt,
     Guarantee,
     HistoryPage,
     LedgerUnavailable,
@@ -23,10 +31,15 @@ from palaver import (
     Message,
     OnChange,
     Page,
+    PalaverError,
     PendingQuestion,
     Progress,
     QueueDepth,
+    RatedReply,
     Receipt,
+    Record,
+    ReplyParts,
+    Share,
     Snapshot,
     StopState,
     StorageUsage,
@@ -35,21 +48,38 @@ from palaver import (
     encode,
     finished_entry,
     new_id,
+    no_alternative,
+    no_message_to_revise,
+    not_in_history,
+    not_settled,
     parse_position,
+    several_messages,
 )
 from palaver_plugins.ledgers.redis import personal_data
 from palaver_plugins.ledgers.redis.client import Argument, RedisClient
 from palaver_plugins.ledgers.redis.connection import RedisReply
+from palaver_plugins.ledgers.redis.conversation_list import ConversationLists
 from palaver_plugins.ledgers.redis.encoding import (
+    encode_parts,
     pack_closing,
     pack_entries,
     pack_policies,
     received_event_suffix,
 )
+from palaver_plugins.ledgers.redis.feedback import FeedbackRecords
 from palaver_plugins.ledgers.redis.keys import Keys, Partition, name_of
 from palaver_plugins.ledgers.redis.memories import Memories
+from palaver_plugins.ledgers.redis.records import Records
 from palaver_plugins.ledgers.redis.settings import RedisLedgerSettings
+from palaver_plugins.ledgers.redis.waiting import WaitingMessages
 
+BEGINNING = "-"
+_REVISION_ERRORS: dict[object, Callable[[str], PalaverError]] = {
+    b"unknown": no_message_to_revise,
+    b"unsettled": lambda turn: not_settled(),
+    b"several": several_messages,
+}
+"""The place before the first turn, in the scripts."""
 _decode_claim = msgspec.json.Decoder(Claim).decode
 _decode_page = msgspec.json.Decoder(Page).decode
 _decode_snapshot = msgspec.json.Decoder(Snapshot).decode
@@ -69,6 +99,10 @@ class RedisLedger:
         self._client = client(settings, self._keys)
         retention = round(settings.retention_seconds * 1000)
         self._memories = Memories(self._client, self._keys, retention)
+        self._lists = ConversationLists(self._client, self._keys)
+        self._records = Records(self._client, self._keys)
+        self._feedback = FeedbackRecords(self._client, self._keys)
+        self._waiting = WaitingMessages(self._client, self._keys, settings.history_kept)
         self._first_partition = 0  # of the last claim
 
     async def start(self) -> None:
@@ -87,6 +121,8 @@ class RedisLedger:
     # Turns
 
     async def accept(self, message: Message, policies: ConcurrencyPolicies = QUEUE_ALL) -> Receipt:
+        if message.after and not message.after.isalnum():
+            raise not_in_history(message.after)
         name = name_of(message.conversation)
         partition = self._keys.partition(name)
         turn, ahead, duplicate, joined = await self._client.run(
@@ -105,6 +141,10 @@ class RedisLedger:
             INBOX_LIMIT,
             partition.person_index_prefix(message.conversation.tenant),
             partition.dead_letter(policies.dead_letter) if policies.dead_letter else "",
+            "" if message.after is None else message.after or BEGINNING,
+            partition.record_list(message.conversation.channel),
+            partition.due_records(message.conversation.channel),
+            message.order,
         )
         return Receipt(
             turn=turn.decode(), ahead=ahead, duplicate=duplicate == 1, joined=joined == 1
@@ -185,6 +225,7 @@ class RedisLedger:
         pending_question: PendingQuestion | None = None,
         taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
+        parts: ReplyParts = NO_PARTS,
     ) -> Progress:
         finished = finished_entry(claim.turn, entries)
         partition = self._keys.partition(name_of(claim.conversation))
@@ -197,6 +238,7 @@ class RedisLedger:
             dead_letter_reason,
             partition.dead_letter_index_prefix(claim.conversation.tenant),
             next_turn=new_id(),
+            parts=encode_parts(parts),
             person_indexes=partition.person_index_prefix(tenant),
             memories=partition.memories_prefix(tenant),
             memory_version=await self._memories.newest_version(tenant, entries),
@@ -235,9 +277,53 @@ class RedisLedger:
             )
             turn = "" if oldest is None else oldest.decode()
         state, stopped = await self._run_on(
-            "stop", conversation, name, turn, self._settings.history_kept
+            "stop",
+            conversation,
+            name,
+            turn,
+            self._settings.history_kept,
+            partition.person_index_prefix(conversation.tenant),
         )
         return state.decode(), stopped.decode()
+
+    async def change_waiting(
+        self,
+        conversation: Conversation,
+        message: str,
+        text: str | None,
+        policies: ConcurrencyPolicies = QUEUE_ALL,
+    ) -> bool:
+        return await self._waiting.change(conversation, message, text, policies)
+
+    async def select(self, conversation: Conversation, turn: str) -> None:
+        result = await self._run_on("select", conversation, turn)
+        if result == b"unknown":
+            raise no_alternative(turn)
+        if result == b"unsettled":
+            raise not_settled()
+
+    async def revise(
+        self,
+        conversation: Conversation,
+        person: str,
+        turn: str,
+        text: str,
+        policies: ConcurrencyPolicies = QUEUE_ALL,
+    ) -> None:
+        name = name_of(conversation)
+        indexes = self._keys.partition(name).person_index_prefix(conversation.tenant)
+        result = await self._run_on(
+            "revise",
+            conversation,
+            name,
+            person,
+            turn,
+            encode(text),
+            pack_policies(policies),
+            indexes,
+        )
+        if error := _REVISION_ERRORS.get(result):
+            raise error(turn)
 
     # Reading
 
@@ -328,6 +414,72 @@ class RedisLedger:
         ]
         return any(deleted)
 
+    # Lists and shares
+
+    async def list_conversations(
+        self, tenant: str, person: str, filter: ConversationFilter, *, before: str = "", limit: int
+    ) -> ConversationList:
+        return await self._lists.read(tenant, person, filter, before, limit)
+
+    async def change_conversation(
+        self, conversation: Conversation, person: str, change: ConversationChange
+    ) -> ConversationSummary:
+        return await self._lists.change(conversation, person, change)
+
+    async def share(
+        self, conversation: Conversation, person: str, share: Share, content: bytes, *, epoch: str
+    ) -> None:
+        await self._lists.share(conversation, person, share, content, epoch)
+
+    async def shares(self, conversation: Conversation) -> tuple[Share, ...]:
+        return await self._lists.shares(conversation)
+
+    async def shared_content(self, share: str) -> bytes | None:
+        return await self._lists.content(share)
+
+    async def revoke_share(self, conversation: Conversation, share: str) -> bool:
+        return await self._lists.revoke(conversation, share)
+
+    # Records of channels
+
+    async def read_record(self, channel: str, key: str) -> Record | None:
+        return await self._records.read(channel, key)
+
+    async def write_record(
+        self, channel: str, key: str, value: bytes, *, expect: int, due_in: float | None = None
+    ) -> Record:
+        return await self._records.write(channel, key, value, expect, due_in)
+
+    async def claim_record(self, channel: str, lease: float) -> Record | None:
+        return await self._records.claim(channel, lease)
+
+    async def delete_record(self, channel: str, key: str, *, expect: int) -> None:
+        await self._records.delete(channel, key, expect)
+
+    async def list_records(
+        self, channel: str, prefix: str = "", *, after: str = ""
+    ) -> tuple[Record, ...]:
+        return await self._records.list(channel, prefix, after)
+
+    # Feedback
+
+    async def give_feedback(
+        self, conversation: Conversation, person: str, feedback: Feedback
+    ) -> FeedbackReceipt:
+        return await self._feedback.give(conversation, person, feedback)
+
+    async def withdraw_feedback(self, conversation: Conversation, person: str, turn: str) -> bool:
+        return await self._feedback.withdraw(conversation, person, turn)
+
+    async def feedback(self, conversation: Conversation, person: str) -> tuple[Feedback, ...]:
+        name = name_of(conversation)
+        return await self._feedback.read(self._keys.partition(name), name, person)
+
+    def rated_replies(
+        self, tenant: str, filter: FeedbackFilter, *, history_bytes: int = HISTORY_BYTES
+    ) -> AsyncGenerator[RatedReply, None]:
+        return self._feedback.rated_replies(tenant, filter, history_bytes)
+
     # People
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
@@ -339,9 +491,15 @@ class RedisLedger:
     def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
         return personal_data.export(self._memories, tenant, person)
 
-    async def erase(self, tenant: str, person: str) -> Erasure:
+    async def erase(
+        self, tenant: str, person: str, conversation: Conversation | None = None
+    ) -> Erasure:
         return await personal_data.erase(
-            self._memories, tenant, person, history_kept=self._settings.history_kept
+            self._memories,
+            tenant,
+            person,
+            conversation,
+            history_kept=self._settings.history_kept,
         )
 
     async def guarantee(self) -> Guarantee:

@@ -9,7 +9,8 @@ from palaver_plugins.ledgers.redis.scripts import Script, commands_of
 
 DIRECT_COMMANDS = frozenset(
     "asking config|get eval evalsha hget hgetall hmget hset hsetnx info persist pexpire "
-    "lindex ping script|load select smembers subscribe time unlink unsubscribe wait zrange".split()
+    "lindex lrange ping script|load select smembers subscribe time unlink unsubscribe wait "
+    "zrange".split()
 )
 """Commands that the client sends, in addition to those that the scripts call."""
 OPTIONAL = frozenset({"asking", "config|get", "select", "wait"})

@@ -4,9 +4,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import msgspec
 
-from palaver import Erasure, Export, ExportPart, HistoryEntry, Message, new_id
+from palaver import Conversation, Erasure, Export, ExportPart, HistoryEntry, Message, new_id
 from palaver_plugins.ledgers.redis.client import RedisClient
-from palaver_plugins.ledgers.redis.keys import Keys, Partition
+from palaver_plugins.ledgers.redis.conversation_list import ConversationLists
+from palaver_plugins.ledgers.redis.feedback import FeedbackRecords
+from palaver_plugins.ledgers.redis.keys import Keys, Partition, name_of
 from palaver_plugins.ledgers.redis.memories import Memories
 
 STEP_BYTES = 4_000_000
@@ -47,6 +49,13 @@ async def export(memories: Memories, tenant: str, person: str) -> AsyncGenerator
         part.add_pending(message)
         if part.is_full:
             yield part.take(at)
+    for name, title in (await ConversationLists(client, keys).titles(names)).items():
+        part.add_title(name, title)
+    for partition, name in names:
+        given = await FeedbackRecords(client, keys).read(partition, name, person)
+        part.add_feedback(name, given)
+        if part.is_full:
+            yield part.take(at)
     for key, value in (await memories.read_all(tenant, person)).items():
         part.add_memory(key, value)
     yield part.take(at)
@@ -79,10 +88,7 @@ async def _pending_of(
             yield message
     for partition in keys.partitions:
         for turn in await _dead_letters_of(client, partition, tenant, person):
-            reply = await client.run(
-                "export_dead_letters", partition, partition.dead_letter_keys, person, turn
-            )
-            for message in _decode_messages(reply):
+            for message in await _messages_in_dead_letter(client, partition, person, turn):
                 yield message
 
 
@@ -94,19 +100,38 @@ async def _dead_letters_of(
     return found
 
 
-async def erase(memories: Memories, tenant: str, person: str, *, history_kept: int) -> Erasure:
-    """Delete all data about the person."""
+async def _messages_in_dead_letter(
+    client: RedisClient, partition: Partition, person: str, turn: bytes
+) -> tuple[Message, ...]:
+    """Return the person's messages."""
+    keys = partition.dead_letter_keys
+    return _decode_messages(await client.run("export_dead_letters", partition, keys, person, turn))
+
+
+async def erase(
+    memories: Memories,
+    tenant: str,
+    person: str,
+    conversation: Conversation | None,
+    *,
+    history_kept: int,
+) -> Erasure:
+    """Delete all data about the person, or what a conversation has about them."""
     client, keys, _ = memories
     conversations = messages = events = dead_letters = 0
-    for partition, name in await _conversations_of(client, keys, tenant, person):
+    if conversation is not None:
+        names = [(keys.partition(name_of(conversation)), name_of(conversation))]
+    else:
+        names = await _conversations_of(client, keys, tenant, person)
+    for partition, name in names:
         erased = await _erase_from(client, partition, name, tenant, person, history_kept)
         messages += erased[0]
         events += erased[1]
         conversations += erased[2]
     for partition in keys.partitions:
-        dead_letters += await _erase_dead_letters(client, partition, tenant, person)
+        dead_letters += await _erase_dead_letters(client, partition, tenant, person, conversation)
     # The last step: each of the person's turns is fenced, so that none writes a memory any more.
-    erased_memories = await memories.erase(tenant, person)
+    erased_memories = 0 if conversation else await memories.erase(tenant, person)
     return Erasure(
         tenant=tenant,
         person=person,
@@ -155,13 +180,21 @@ async def _erase_from(
 
 
 async def _erase_dead_letters(
-    client: RedisClient, partition: Partition, tenant: str, person: str
+    client: RedisClient,
+    partition: Partition,
+    tenant: str,
+    person: str,
+    conversation: Conversation | None,
 ) -> int:
     index = partition.dead_letter_index(tenant, person)
     state, queue, dead_letters = partition.dead_letter_keys
     keys = (state, queue, index, dead_letters)
     changed = 0
     for turn in await _dead_letters_of(client, partition, tenant, person):
+        if conversation is not None:
+            messages = await _messages_in_dead_letter(client, partition, person, turn)
+            if not messages or messages[0].conversation != conversation:
+                continue
         changed += await client.run("erase_dead_letters", partition, keys, person, turn)
     return changed
 

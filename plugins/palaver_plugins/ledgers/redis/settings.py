@@ -4,7 +4,7 @@ from typing import Annotated
 
 import pydantic
 
-from palaver import ConfigurationError, Secret, check_name
+from palaver import Secret, check_name
 from palaver_plugins.ledgers.redis.address import parse_target
 from palaver_plugins.ledgers.retention import RetentionSettings
 
@@ -17,10 +17,7 @@ class RedisUrl(pydantic.RootModel[str]):
     @pydantic.field_validator("root")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        try:
-            parse_target(value)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from error
+        parse_target(value)
         return value
 
     def reveal(self) -> str:
@@ -38,10 +35,16 @@ class RedisUrl(pydantic.RootModel[str]):
         return str(self)
 
 
+def _form_of_url(value: object) -> str:
+    is_reference = isinstance(value, Secret) or str(value).startswith(("env:", "file:"))
+    return "reference" if is_reference else "url"
+
+
 class RedisLedgerSettings(RetentionSettings):
-    url: Annotated[Secret | RedisUrl, pydantic.Field(union_mode="left_to_right")] = RedisUrl(
-        "redis://127.0.0.1:6379/0"
-    )
+    url: Annotated[
+        Annotated[Secret, pydantic.Tag("reference")] | Annotated[RedisUrl, pydantic.Tag("url")],
+        pydantic.Discriminator(_form_of_url),
+    ] = RedisUrl("redis://127.0.0.1:6379/0")
     """URL of Redis, or ``env:NAME`` or ``file:PATH`` of a URL with a password. One server is
     ``redis://host:6379/0``, with TLS ``rediss://``; ``redis+sentinel://host,host/service`` asks
     sentinels for the master, ``redis+cluster://host,host`` uses a Cluster."""

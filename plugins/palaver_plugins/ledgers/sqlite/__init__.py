@@ -4,24 +4,32 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 
 from palaver import (
     HISTORY_BYTES,
+    NO_PARTS,
     QUEUE_ALL,
     Backend,
     BuildContext,
     Claim,
     ConcurrencyPolicies,
     Conversation,
+    ConversationChange,
+    ConversationFilter,
+    ConversationList,
+    ConversationSummary,
     DeadLetter,
     Erasure,
     Export,
+    Feedback,
+    FeedbackFilter,
+    FeedbackReceipt,
     Guarantee,
     HistoryPage,
     Ledger,
@@ -33,7 +41,11 @@ from palaver import (
     PendingQuestion,
     Progress,
     QueueDepth,
+    RatedReply,
     Receipt,
+    Record,
+    ReplyParts,
+    Share,
     Snapshot,
     SteadyClock,
     StopState,
@@ -43,21 +55,35 @@ from palaver import (
 )
 from palaver_plugins.ledgers.retention import RetentionSettings
 from palaver_plugins.ledgers.sqlite import (
+    branches,
+    conversation_list,
     dead_letters,
     history,
     inbox,
     queries,
+    records,
+    revisions,
     settling,
     turns,
+    waiting,
 )
 from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread, JobResult
 from palaver_plugins.ledgers.sqlite.erasures import Erasures
 from palaver_plugins.ledgers.sqlite.export import export_parts
+from palaver_plugins.ledgers.sqlite.feedback import (
+    give_feedback,
+    rated_replies,
+    read_feedback,
+    withdraw_feedback,
+)
 from palaver_plugins.ledgers.sqlite.inspection import inspect_file
+from palaver_plugins.ledgers.sqlite.personal_data import ErasureKey
 from palaver_plugins.ledgers.sqlite.results import NothingDue, OperationResult
 from palaver_plugins.ledgers.sqlite.room import RoomLimits
 from palaver_plugins.ledgers.sqlite.rows import stored_events
 from palaver_plugins.ledgers.watchers import Watchers
+
+T = TypeVar("T")
 
 
 class SQLiteLedgerSettings(RetentionSettings):
@@ -152,6 +178,7 @@ class SQLiteLedger:
         pending_question: PendingQuestion | None = None,
         taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
+        parts: ReplyParts = NO_PARTS,
     ) -> Progress:
         return await self._thread.submit(
             settling.settle,
@@ -161,6 +188,7 @@ class SQLiteLedger:
             pending_question,
             taken_steering,
             dead_letter_reason,
+            parts,
         )
 
     async def read_steering(self, claim: Claim) -> tuple[Message, ...]:
@@ -171,6 +199,35 @@ class SQLiteLedger:
 
     async def stop(self, conversation: Conversation, turn: str | None) -> tuple[StopState, str]:
         return await self._thread.submit(inbox.stop, str(conversation), turn)
+
+    async def change_waiting(
+        self,
+        conversation: Conversation,
+        message: str,
+        text: str | None,
+        policies: ConcurrencyPolicies = QUEUE_ALL,
+    ) -> bool:
+        arguments = conversation, message, text, policies
+        is_changed = await self._thread.submit(waiting.change_waiting, *arguments)
+        if is_changed:
+            self._watchers.notify(str(conversation), ())
+        return is_changed
+
+    async def select(self, conversation: Conversation, turn: str) -> None:
+        if await self._thread.submit(branches.select, conversation, turn):
+            self._watchers.notify(str(conversation), ())
+
+    async def revise(
+        self,
+        conversation: Conversation,
+        person: str,
+        turn: str,
+        text: str,
+        policies: ConcurrencyPolicies = QUEUE_ALL,
+    ) -> None:
+        arguments = conversation, person, turn, text, policies
+        if await self._thread.submit(revisions.revise, *arguments):
+            self._watchers.notify(str(conversation), ())
 
     # Reading
 
@@ -214,6 +271,77 @@ class SQLiteLedger:
     async def discard_dead_letter(self, turn: str) -> bool:
         return await self._thread.submit(dead_letters.discard, turn)
 
+    # Lists and shares
+
+    async def list_conversations(
+        self, tenant: str, person: str, filter: ConversationFilter, *, before: str = "", limit: int
+    ) -> ConversationList:
+        return await self._thread.submit(
+            conversation_list.list_conversations, tenant, person, filter, before, limit
+        )
+
+    async def change_conversation(
+        self, conversation: Conversation, person: str, change: ConversationChange
+    ) -> ConversationSummary:
+        return await self._thread.submit(
+            conversation_list.change_conversation, conversation, person, change
+        )
+
+    async def share(
+        self, conversation: Conversation, person: str, share: Share, content: bytes, *, epoch: str
+    ) -> None:
+        await self._thread.submit(
+            conversation_list.share, conversation, person, share, content, epoch
+        )
+
+    async def shares(self, conversation: Conversation) -> tuple[Share, ...]:
+        return await self._thread.submit(conversation_list.shares, str(conversation))
+
+    async def shared_content(self, share: str) -> bytes | None:
+        return await self._thread.submit(conversation_list.shared_content, share)
+
+    async def revoke_share(self, conversation: Conversation, share: str) -> bool:
+        return await self._thread.submit(conversation_list.revoke_share, str(conversation), share)
+
+    # Records of channels
+
+    async def read_record(self, channel: str, key: str) -> Record | None:
+        return await self._thread.submit(records.read, channel, key)
+
+    async def write_record(
+        self, channel: str, key: str, value: bytes, *, expect: int, due_in: float | None = None
+    ) -> Record:
+        return await self._thread.submit(records.write, channel, key, value, expect, due_in)
+
+    async def claim_record(self, channel: str, lease: float) -> Record | None:
+        return await self._thread.submit(records.claim, channel, lease)
+
+    async def delete_record(self, channel: str, key: str, *, expect: int) -> None:
+        await self._thread.submit(records.delete, channel, key, expect)
+
+    async def list_records(
+        self, channel: str, prefix: str = "", *, after: str = ""
+    ) -> tuple[Record, ...]:
+        return await self._thread.submit(records.list_records, channel, prefix, after)
+
+    # Feedback
+
+    async def give_feedback(
+        self, conversation: Conversation, person: str, feedback: Feedback
+    ) -> FeedbackReceipt:
+        return await self._thread.submit(give_feedback, conversation, person, feedback)
+
+    async def withdraw_feedback(self, conversation: Conversation, person: str, turn: str) -> bool:
+        return await self._thread.submit(withdraw_feedback, str(conversation), person, turn)
+
+    async def feedback(self, conversation: Conversation, person: str) -> tuple[Feedback, ...]:
+        return await self._thread.submit(read_feedback, str(conversation), person)
+
+    def rated_replies(
+        self, tenant: str, filter: FeedbackFilter, *, history_bytes: int = HISTORY_BYTES
+    ) -> AsyncGenerator[RatedReply, None]:
+        return self._read_aside(rated_replies(self.path, tenant, filter, history_bytes))
+
     # People
 
     async def recall(self, tenant: str, person: str, key: str) -> str | None:
@@ -222,9 +350,12 @@ class SQLiteLedger:
     async def count_memories(self, tenant: str, person: str) -> int:
         return await self._thread.submit(queries.count_memories, tenant, person)
 
-    async def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
+    def export(self, tenant: str, person: str) -> AsyncGenerator[Export, None]:
+        return self._read_aside(export_parts(self.path, tenant, person, self._clock))
+
+    async def _read_aside(self, parts: Generator[T, None, None]) -> AsyncGenerator[T, None]:
+        """Yield what ``parts`` reads on a connection and a thread of its own."""
         await self._thread.submit(queries.queue_depth)  # it fails when the ledger is not open
-        parts = export_parts(self.path, tenant, person, self._clock)
         loop = asyncio.get_running_loop()
         reader = ThreadPoolExecutor(1, thread_name_prefix="palaver-export")
         try:
@@ -236,8 +367,11 @@ class SQLiteLedger:
             reader.submit(parts.close)  # after the step that may still run
             reader.shutdown(wait=False)
 
-    async def erase(self, tenant: str, person: str) -> Erasure:
-        erasure = await self._erasures.run(tenant, person)
+    async def erase(
+        self, tenant: str, person: str, conversation: Conversation | None = None
+    ) -> Erasure:
+        name = str(conversation) if conversation else ""
+        erasure = await self._erasures.run(ErasureKey(tenant, person, name))
         for name in self._watchers:
             if name.startswith(f"{tenant}/"):
                 self._watchers.notify(name, ())

@@ -22,7 +22,7 @@ from palaver_plugins.ledgers.sqlite.page_gaps import zero_gaps
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.retention_clock import RetentionClock
 from palaver_plugins.ledgers.sqlite.room import RoomLimits
-from palaver_plugins.ledgers.sqlite.rows import HOUR, Database
+from palaver_plugins.ledgers.sqlite.rows import Database
 from palaver_plugins.ledgers.sqlite.schema import (
     Lock,
     check_directory,
@@ -40,6 +40,8 @@ MAX_PAGES = 512
 """Pages whose unused space is overwritten at once: bounds how long other operations wait."""
 MAX_BATCH = 256
 """Operations in a transaction at most: bounds how long the first one waits."""
+SWEEP_INTERVAL = 300.0
+"""Seconds between two searches for expired rows."""
 NOTABLE_STEP = 60.0
 """Seconds of a step of the clock above which it is logged as a warning."""
 
@@ -274,8 +276,8 @@ class DatabaseThread:
                 database.connection.execute("ROLLBACK")
 
     def _delete_expired(self, database: Database) -> None:
-        """Delete some expired rows, once an hour or until none are left."""
-        if self._clock.monotonic() - self._expired_at < HOUR:
+        """Delete some expired rows, every few minutes or until none are left."""
+        if self._clock.monotonic() - self._expired_at < SWEEP_INTERVAL:
             return
         self._expired_at = self._clock.monotonic()
         try:

@@ -22,6 +22,10 @@ _OF_PERSON = """
 SELECT d.person, d.data FROM dead_letter_people p JOIN dead_letters d ON d.number = p.number
 WHERE p.tenant = ? AND p.person = ?
 """
+_REMOVE_PERSON = """
+DELETE FROM dead_letter_people WHERE tenant = ? AND person = ?
+    AND number = (SELECT number FROM dead_letters WHERE turn = ?)
+"""
 _TRIM = """
 DELETE FROM dead_letters WHERE number IN (
     SELECT number FROM (
@@ -78,11 +82,13 @@ def read_messages(database: Database, turn: str) -> tuple[Message, ...]:
     return _decode(found[0]).messages if found else ()
 
 
-def erase(database: Database, tenant: str, person: str) -> int:
+def erase(database: Database, tenant: str, person: str, name: str) -> int:
     """Delete a person's dead letters, and their messages from those of others; return how many
-    dead letters changed."""
+    dead letters changed. With the ``name`` of a conversation, only those from there."""
     changed = 0
     for owner, letter in _dead_letters_of(database, tenant, person):
+        if name and str(letter.messages[0].conversation) != name:
+            continue
         others = tuple(message for message in letter.messages if message.person != person)
         has_messages = len(others) < len(letter.messages)
         changed += has_messages
@@ -91,9 +97,7 @@ def erase(database: Database, tenant: str, person: str) -> int:
         elif has_messages:
             data = encode(msgspec.structs.replace(letter, messages=others))
             database.execute("UPDATE dead_letters SET data = ? WHERE turn = ?", (data, letter.turn))
-    database.execute(
-        "DELETE FROM dead_letter_people WHERE tenant = ? AND person = ?", (tenant, person)
-    )
+        database.execute(_REMOVE_PERSON, (tenant, person, letter.turn))
     return changed
 
 

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from palaver import Event, InboxMessage, Received, new_id
+from palaver import Event, InboxMessage, Received, following_epoch
+from palaver_plugins.ledgers.sqlite.branches import forget, superseded_by
 from palaver_plugins.ledgers.sqlite.history import decode_history, encode_history
 from palaver_plugins.ledgers.sqlite.rows import (
     ADD_EVENTS,
@@ -13,6 +14,7 @@ from palaver_plugins.ledgers.sqlite.rows import (
     UnsettledTurn,
     decode_events,
     encode,
+    untrimmed,
 )
 from palaver_plugins.ledgers.sqlite.settling import (
     DELETE_STEPS,
@@ -79,7 +81,10 @@ def hide_conversation(database: Database, row: Row) -> None:
     """Remove a conversation from sight, to be deleted by `delete_some`. Its claims are over, and a
     new conversation may get its name."""
     database.execute(_HIDE, (f"{HIDDEN}{row.id}", row.id))
-    for table in ("members", "pending_questions"):
+    for table in (
+        *("members", "pending_questions", "titles", "shares", "alternatives"),
+        "records",
+    ):
         database.execute(f"DELETE FROM {table} WHERE conversation = ?", (row.id,))
     database.cached_rows.pop(row.name, None)
 
@@ -155,7 +160,9 @@ def _erase_turn(database: Database, row: Row, turn: "_Turn", person: str) -> int
     if owner != person and encode(person) not in (history or b""):
         return 0
     messages = _count_messages(turn, person)
-    _erase_history(database, (row.id, number), person, history, is_owner=owner == person)
+    alternative = superseded_by(database, row, number)
+    if not _erase_history(database, (row.id, number), person, history, is_owner=owner == person):
+        forget(database, row, number, alternative)
     return messages
 
 
@@ -209,7 +216,9 @@ def erase_from(database: Database, row: Row, person: str, after: int) -> ErasedC
     restarts = oldest is not None and bool(len(others) < len(steering) or resumes)
     for turn in theirs:
         database.execute(f"DELETE FROM turns {_OF_TURN}", (row.id, turn.number))
-    for table in ("members", "dedupe_records"):
+    for table in ("titles", "shares"):  # they may contain the person's words
+        database.execute(f"DELETE FROM {table} WHERE conversation = ?", (row.id,))
+    for table in ("members", "dedupe_records", "feedback"):
         database.execute(
             f"DELETE FROM {table} WHERE conversation = ? AND person = ?", (row.id, person)
         )
@@ -219,6 +228,8 @@ def erase_from(database: Database, row: Row, person: str, after: int) -> ErasedC
     events = before - row.last_offset
     remaining = [turn for turn in turns if turn.person != person]
     _update_queue(database, row, remaining, oldest, others, restarts=restarts)
+    for turn in theirs:
+        forget(database, row, turn.number, 0)
     return ErasedCounts(messages, events)
 
 
@@ -250,8 +261,8 @@ def _update_queue(
         database.execute(_FORGET_ATTEMPTS, (row.id,))
     database.execute(
         _UPDATE_COUNTS,
-        (new_id(), row.last_offset, row.last_offset, row.newest_turn, row.unsettled_turns,
-         row.waiting_messages, row.steering_count, row.has_question, row.id),
+        (following_epoch(row.epoch), row.last_offset, row.last_offset, row.newest_turn,
+         row.unsettled_turns, row.waiting_messages, row.steering_count, row.has_question, row.id),
     )  # fmt: skip
 
 
@@ -271,8 +282,9 @@ def _erase_history(
     history: bytes | None,
     *,
     is_owner: bool,
-) -> None:
-    """Keep only other people's entries; the reply is deleted with the turn's owner."""
+) -> bool:
+    """Keep only other people's entries; the reply is deleted with the turn's owner. Return False
+    when none are left."""
     others = [
         entry
         for entry in (decode_history([history]) if history else ())
@@ -280,10 +292,12 @@ def _erase_history(
     ]
     if not others:
         database.execute(f"DELETE FROM turns {_OF_TURN}", turn)
-        return
+        return False
     database.execute(f"UPDATE turns SET history = ? {_OF_TURN}", (encode_history(others), *turn))
     if is_owner:
         database.execute(f"UPDATE turns SET person = '', fence = NULL {_OF_TURN}", turn)
+        database.execute("DELETE FROM feedback WHERE conversation = ? AND turn = ?", turn)
+    return True
 
 
 def _rewrite_events(database: Database, row: Row, person: str, restarted: int) -> int:
@@ -302,7 +316,7 @@ def _rewrite_events(database: Database, row: Row, person: str, restarted: int) -
     for last_offset, turn, data in blocks:
         kept = [
             event
-            for event in _untrimmed(row, last_offset, decode_events(data))
+            for event in untrimmed(row, last_offset, decode_events(data))
             if _stays(event, person, turn not in stay)
         ]
         if kept:
@@ -315,9 +329,3 @@ def _stays(event: Event, person: str, is_erased: bool) -> bool:
     if isinstance(event, Received):
         return event.person != person
     return not is_erased
-
-
-def _untrimmed(row: Row, last_offset: int, events: list[Event]) -> list[Event]:
-    """Return the events of a block that were not trimmed."""
-    trimmed = row.first_offset - (last_offset - len(events) + 1)
-    return events[max(trimmed, 0) :]

@@ -6,6 +6,7 @@ from functools import partial
 from palaver import Erasure
 from palaver_plugins.ledgers.sqlite import personal_data
 from palaver_plugins.ledgers.sqlite.database_thread import DatabaseThread
+from palaver_plugins.ledgers.sqlite.personal_data import ErasureKey
 
 
 class Erasures:
@@ -17,31 +18,30 @@ class Erasures:
 
     def __init__(self, thread: DatabaseThread) -> None:
         self._thread = thread
-        self._running: dict[tuple[str, str], asyncio.Task[Erasure]] = {}
+        self._running: dict[ErasureKey, asyncio.Task[Erasure]] = {}
 
     async def resume(self) -> None:
         """End the erasures that another process has begun."""
-        for tenant, person in await self._thread.submit(personal_data.unfinished):
-            await self.run(tenant, person)
+        for key in await self._thread.submit(personal_data.unfinished):
+            await self.run(key)
 
-    async def run(self, tenant: str, person: str) -> Erasure:
-        """Erase a person; join an erasure that runs: its last step sees what is stored by now."""
-        key = tenant, person
+    async def run(self, key: ErasureKey) -> Erasure:
+        """Erase; join an erasure that runs: its last step sees what is stored by now."""
         task = self._running.get(key)
         if task is None or task.done():
-            task = self._running[key] = asyncio.create_task(self._erase(tenant, person))
+            task = self._running[key] = asyncio.create_task(self._erase(key))
             task.add_done_callback(partial(self._forget, key))
         return await asyncio.shield(task)
 
-    def _forget(self, key: tuple[str, str], task: asyncio.Task[Erasure]) -> None:
+    def _forget(self, key: ErasureKey, task: asyncio.Task[Erasure]) -> None:
         if self._running.get(key) is task:
             del self._running[key]
 
-    async def _erase(self, tenant: str, person: str) -> Erasure:
-        await self._thread.submit(personal_data.begin_erasure, tenant, person)
+    async def _erase(self, key: ErasureKey) -> Erasure:
+        await self._thread.submit(personal_data.begin_erasure, key)
         erasure = None
         while erasure is None:
-            erasure = await self._thread.submit(personal_data.erase_some, tenant, person)
+            erasure = await self._thread.submit(personal_data.erase_some, key)
         while await self._thread.submit(personal_data.is_scrubbing):
             pass
         return erasure

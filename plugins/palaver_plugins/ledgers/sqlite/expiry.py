@@ -13,6 +13,11 @@ _CONVERSATIONS = f"""
 SELECT {COLUMNS} FROM conversations c
 WHERE c.active_at < ? AND c.unsettled_turns = 0 AND substr(c.name, 1, 1) <> '{HIDDEN}' LIMIT ?
 """
+_SHORT_LIVED = f"""
+SELECT {COLUMNS} FROM conversations c
+WHERE c.retention IS NOT NULL AND c.active_at + c.retention < ? AND c.unsettled_turns = 0
+    AND substr(c.name, 1, 1) <> '{HIDDEN}' LIMIT ?
+"""
 _HIDDEN = """
 SELECT id FROM conversations WHERE name > ? AND name < ?
     AND id NOT IN (SELECT hidden FROM erasures) LIMIT 1
@@ -38,17 +43,18 @@ def delete_expired(database: Database) -> int:
     records = database.execute(
         _DELETE_DEDUPE_RECORDS, (MAX_ROWS, database.clock() - DEDUPE_SECONDS)
     ).rowcount
-    conversations = memories = 0
+    conversations, memories = _hide_conversations(database, _SHORT_LIVED, now), 0
     if database.retention:
-        conversations = _hide_conversations(database, now - database.retention)
-        memories = database.execute(_DELETE_MEMORIES, (now - database.retention, MAX_ROWS)).rowcount
+        before = now - database.retention
+        conversations = max(conversations, _hide_conversations(database, _CONVERSATIONS, before))
+        memories = database.execute(_DELETE_MEMORIES, (before, MAX_ROWS)).rowcount
     hidden = MAX_ROWS if _delete_hidden(database) else 0
     return max(min(dead_letters, 1), records, conversations, memories, hidden)
 
 
-def _hide_conversations(database: Database, before: float) -> int:
-    """Hide conversations that were last active before that time and have no unsettled turn."""
-    expired = [Row(*row) for row in database.execute(_CONVERSATIONS, (before, MAX_ROWS))]
+def _hide_conversations(database: Database, expired_by: str, time: float) -> int:
+    """Hide conversations that a query finds to be expired at that time."""
+    expired = [Row(*row) for row in database.execute(expired_by, (time, MAX_ROWS))]
     for row in expired:
         hide_conversation(database, row)
     if expired:

@@ -21,6 +21,7 @@ from palaver import (
     InboxMessage,
     Message,
 )
+from palaver_plugins.ledgers.sqlite.feedback import feedback_of
 from palaver_plugins.ledgers.sqlite.history import decode_history
 
 MAX_ROWS = 500
@@ -44,6 +45,10 @@ _DEAD_LETTERS = """
 SELECT d.number, d.data FROM dead_letter_people p JOIN dead_letters d ON d.number = p.number
 WHERE p.tenant = ? AND p.person = ? AND p.number > ? ORDER BY p.number LIMIT 1
 """
+_TITLES = """
+SELECT c.name, t.title FROM members m JOIN titles t ON t.conversation = m.conversation
+JOIN conversations c ON c.id = m.conversation WHERE m.tenant = ? AND m.person = ?
+"""
 _MEMORIES = "SELECT key, value FROM memories WHERE tenant = ? AND person = ? ORDER BY key"
 _decode_inbox_messages = msgspec.json.Decoder(tuple[InboxMessage, ...]).decode
 _decode_inbox_message = msgspec.json.Decoder(InboxMessage).decode
@@ -64,6 +69,12 @@ def export_parts(
                     yield part.take(clock())
         for message in _pending_of(connection, tenant, person):
             part.add_pending(message)
+            if part.is_full:
+                yield part.take(clock())
+        for name, title in connection.execute(_TITLES, (tenant, person)).fetchall():
+            part.add_title(name, title)
+        for conversation, name in _conversations_of(connection, tenant, person):
+            part.add_feedback(name, feedback_of(connection, conversation, person))
             if part.is_full:
                 yield part.take(clock())
         for key, value in connection.execute(_MEMORIES, (tenant, person)).fetchall():

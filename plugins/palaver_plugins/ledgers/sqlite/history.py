@@ -18,7 +18,7 @@ MAX_NUMBER = (1 << 63) - 1
 _decode_history = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
 _NEWEST = """
 SELECT number, history FROM turns WHERE conversation = ? AND number <= ? AND history IS NOT NULL
-ORDER BY number DESC
+    AND superseded_by = 0 ORDER BY number DESC
 """
 
 

@@ -22,9 +22,11 @@ from palaver import (
     check_storage,
     decide_concurrency,
     inbox_is_full,
+    insert_in_order,
     json_size,
     received_event,
 )
+from palaver_plugins.ledgers.sqlite import branches, records
 from palaver_plugins.ledgers.sqlite.cached_history import CachedHistory
 from palaver_plugins.ledgers.sqlite.dead_letters import read_messages
 from palaver_plugins.ledgers.sqlite.queries import read_usage
@@ -44,7 +46,8 @@ from palaver_plugins.ledgers.sqlite.unsettled_turns import (
     add_steering,
     add_turn,
     claimed_turn,
-    next_number,
+    has_begun,
+    number_in_order,
     parse_number,
     read_newest,
     read_oldest,
@@ -63,13 +66,15 @@ INSERT OR REPLACE INTO dedupe_records (conversation, message, person, turn, dige
 VALUES (?, ?, ?, ?, ?, ?)
 """
 _CHARGE = """
-INSERT INTO members (conversation, tenant, person, bytes) VALUES (?, ?, ?, ?)
-ON CONFLICT (conversation, person) DO UPDATE SET bytes = bytes + excluded.bytes
+INSERT INTO members (conversation, tenant, person, bytes, active_at) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (conversation, person) DO UPDATE
+SET bytes = bytes + excluded.bytes, active_at = max(active_at, excluded.active_at), archived = 0
 """
 _IS_MEMBER = "SELECT 1 FROM members WHERE conversation = ? AND person = ?"
 _UPDATE_QUEUE = """
 UPDATE conversations SET newest_turn = ?, last_offset = ?, unsettled_turns = ?,
-    waiting_messages = ?, steering_count = ?, due_at = coalesce(?, due_at) WHERE id = ?
+    waiting_messages = ?, steering_count = ?, oldest_turn = ?, due_at = coalesce(?, due_at)
+WHERE id = ?
 """
 _OLDEST = """
 SELECT number, id, TRUE FROM turns
@@ -99,18 +104,22 @@ def accept(
         return OperationResult(earlier)
     if database.room_problem:
         raise LedgerUnavailable(f"the ledger is full: {database.room_problem}")
+    if message.after is not None:
+        branches.check_continuation(database, row, message.after)
     size = json_size((message,))
     _check_storage(database, row, message, size, policies)
     if row is None:
-        row = _begin(database, name)
+        row = _begin(database, name, policies.retention)
     if row.waiting_messages >= policies.inbox_limit:
         raise TooMany(f"{policies.inbox_limit} messages wait in {name}", retry_after=1.0)
     if inbox_is_full(unsettled_bytes(database.connection, row), message, policies.inbox_bytes):
         raise TooMany(f"the messages that wait in {name} are too large", retry_after=1.0)
-    charge = (row.id, message.conversation.tenant, message.person, size)
+    charge = (row.id, message.conversation.tenant, message.person, size, now)
     database.execute(_CHARGE, charge)
     row.people.add(message.person)
     database.record_activity(row)
+    if policies.outbox:
+        records.wake_outbox(database, row, message.conversation)
     return _receive(database, row, InboxMessage(now, message), digest, policies)
 
 
@@ -124,7 +133,6 @@ def _check_storage(
     """Raise `TooMany` when the message is beyond a quota."""
     usage = read_usage(database, message.conversation.tenant, message.person)
     check_storage(
-        message,
         size,
         policies,
         usage.get(message.person, StorageUsage()),
@@ -161,11 +169,11 @@ def _find_duplicate(
     return Receipt(turn=turn, ahead=_ahead(database, row, parse_number(turn)), duplicate=True)
 
 
-def _begin(database: Database, name: str) -> Row:
+def _begin(database: Database, name: str, retention: float | None) -> Row:
     """Store a new conversation."""
     database.execute(
-        "INSERT INTO conversations (name, epoch, active_at) VALUES (?, ?, ?)",
-        (name, next_epoch(database.connection), database.retention_clock()),
+        "INSERT INTO conversations (name, epoch, active_at, retention) VALUES (?, ?, ?, ?)",
+        (name, next_epoch(database.connection), database.retention_clock(), retention),
     )
     row = database.row(name)
     assert row is not None
@@ -202,7 +210,9 @@ def _receive(
 ) -> OperationResult[Receipt]:
     turn, ahead, joined = _assign_turn(database, row, inbox_message, policies)
     message = inbox_message.message
-    received = received_event(turn.id, message, ahead=ahead)
+    if message.after is not None:
+        branches.continue_after(database, row, message.after, turn.number)
+    received = received_event(turn.id, inbox_message, ahead=ahead)
     offset = row.last_offset + 1
     database.execute(
         _ADD_DEDUPE_RECORD,
@@ -210,11 +220,11 @@ def _receive(
     )
     database.execute(ADD_EVENTS, (row.id, offset, turn.number, encode((received,))))
     row.last_offset, row.waiting_messages = offset, row.waiting_messages + 1
-    due_at = turn.due_at if row.unsettled_turns == 1 and not row.running_turn else None
+    due_at = turn.due_at if not ahead and not row.running_turn else None
     database.execute(
         _UPDATE_QUEUE,
         (row.newest_turn, row.last_offset, row.unsettled_turns, row.waiting_messages,
-         row.steering_count, due_at, row.id),
+         row.steering_count, row.oldest_turn, due_at, row.id),
     )  # fmt: skip
     receipt = Receipt(turn=turn.id, ahead=ahead, duplicate=False, joined=joined)
     return OperationResult(receipt, row.name, offset, (received,), wake=due_at is not None)
@@ -236,14 +246,14 @@ def _assign_turn(
             skill = row.skill
     decision = decide_concurrency(
         inbox_message,
-        policies.for_skill(skill),
-        policies.merge_window,
+        policies,
+        skill,
         running=running,
         newest=read_newest(connection, row) if row.unsettled_turns else None,
         successor=successor,
     )
     if isinstance(decision, NewTurn):
-        ahead, number = row.unsettled_turns, next_number(row)
+        number, ahead = number_in_order(connection, row, inbox_message.message.order)
         turn = add_turn(connection, row, number, [inbox_message], decision.due_at)
         if running is not None and decision.stop_running:
             connection.execute(_STOP, (row.id, running.number))
@@ -252,7 +262,8 @@ def _assign_turn(
         return _Assignment(turn, ahead, joined=False)
     turn = decision.turn
     if isinstance(decision, JoinTurn):
-        turn.inbox_messages, turn.due_at = (*turn.inbox_messages, inbox_message), decision.due_at
+        turn.inbox_messages = insert_in_order(turn.inbox_messages, inbox_message)
+        turn.due_at = decision.due_at
         joined = (encode(turn.inbox_messages), turn.due_at, row.id, turn.number)
         connection.execute(_JOIN, joined)
     else:
@@ -277,7 +288,7 @@ def stop(database: Database, name: str, turn: str | None) -> OperationResult[tup
         return OperationResult(("settled", turn))
     if turn != row.running_turn and (waiting := read_unsettled_turn(connection, row, number)):
         is_oldest = read_oldest(connection, row).number == number
-        if not (is_oldest and (row.next_index or row.steering_count or row.successor)):
+        if not (is_oldest and has_begun(row)):
             events = settle_stopped(database, row, waiting, is_oldest=is_oldest)
             wake = is_oldest and row.unsettled_turns > 0
             return OperationResult(("stopping", turn), row.name, row.last_offset, events, wake=wake)

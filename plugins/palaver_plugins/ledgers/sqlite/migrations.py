@@ -131,7 +131,81 @@ FROM old_members m;
 DROP TABLE old_members;
 CREATE INDEX members_person ON members (tenant, person);
 """
-MIGRATIONS = {4: _TO_4, 5: _TO_5, 6: _TO_6}
+_TO_7 = """
+ALTER TABLE members ADD COLUMN active_at REAL NOT NULL DEFAULT 0;
+ALTER TABLE members ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE members ADD COLUMN archived INTEGER NOT NULL DEFAULT 0;
+UPDATE members SET active_at = (SELECT c.active_at FROM conversations c WHERE c.id = conversation);
+DROP INDEX members_person;
+CREATE INDEX members_person ON members (tenant, person, active_at);
+CREATE TABLE titles (
+    conversation INTEGER PRIMARY KEY REFERENCES conversations (id) ON DELETE CASCADE,
+    title TEXT NOT NULL
+) STRICT;
+CREATE TABLE shares (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    at REAL NOT NULL,
+    content BLOB NOT NULL
+) STRICT;
+CREATE INDEX shares_conversation ON shares (conversation);
+ALTER TABLE erasures RENAME TO old_erasures;
+CREATE TABLE erasures (
+    tenant TEXT NOT NULL,
+    person TEXT NOT NULL,
+    name TEXT NOT NULL,
+    hidden INTEGER NOT NULL DEFAULT 0,
+    last_turn INTEGER NOT NULL DEFAULT 0,
+    conversations INTEGER NOT NULL DEFAULT 0,
+    messages INTEGER NOT NULL DEFAULT 0,
+    events INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant, person, name)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE turns ADD COLUMN superseded_by INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE conversations ADD COLUMN has_alternatives INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE alternatives (
+    conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    parent INTEGER NOT NULL,
+    PRIMARY KEY (conversation, number)
+) STRICT, WITHOUT ROWID;
+INSERT INTO erasures
+SELECT tenant, person, '', hidden, last_turn, conversations, messages, events FROM old_erasures;
+DROP TABLE old_erasures;
+"""
+_TO_8 = """
+ALTER TABLE conversations ADD COLUMN retention REAL;
+CREATE INDEX conversations_expire_at ON conversations (active_at + retention)
+    WHERE retention IS NOT NULL;
+"""
+_TO_9 = """
+CREATE TABLE records (
+    channel TEXT NOT NULL,
+    key TEXT NOT NULL,
+    conversation INTEGER,
+    value BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    due_at REAL,
+    woken INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (channel, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX records_due_at ON records (channel, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX records_conversation ON records (conversation) WHERE conversation IS NOT NULL;
+"""
+_TO_10 = """
+CREATE TABLE feedback (
+    conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    turn INTEGER NOT NULL,
+    person TEXT NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (conversation, turn, person)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER turns_deleted AFTER DELETE ON turns BEGIN
+    DELETE FROM feedback WHERE conversation = OLD.conversation AND turn = OLD.number;
+END;
+"""
+MIGRATIONS = {4: _TO_4, 5: _TO_5, 6: _TO_6, 7: _TO_7, 8: _TO_8, 9: _TO_9, 10: _TO_10}
 """SQL by the version that it leads to."""
 
 

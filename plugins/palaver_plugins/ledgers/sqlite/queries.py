@@ -10,6 +10,7 @@ from palaver import (
     StorageUsage,
     UnsettledCount,
 )
+from palaver_plugins.ledgers.sqlite.branches import read_alternatives
 from palaver_plugins.ledgers.sqlite.history import read_history
 from palaver_plugins.ledgers.sqlite.results import OperationResult
 from palaver_plugins.ledgers.sqlite.rows import (
@@ -71,6 +72,7 @@ def snapshot(
             history=selection.entries,
             pending=_pending_turns(database, row) if row.unsettled_turns else (),
             earlier=selection.earlier,
+            alternatives=read_alternatives(database, row),
         )
     )
 
@@ -86,9 +88,16 @@ def _pending_turns(database: Database, row: Row) -> tuple[PendingTurn, ...]:
             running=oldest.id == row.running_turn,
             reply=row.reply,
             skill=row.skill,
+            at=oldest.inbox_messages[0].accepted_at,
         ),
         *(
-            PendingTurn(turn=turn.id, messages=turn.messages, running=False, reply="")
+            PendingTurn(
+                turn=turn.id,
+                messages=turn.messages,
+                running=False,
+                reply="",
+                at=turn.inbox_messages[0].accepted_at,
+            )
             for turn in others
         ),
     )

@@ -47,6 +47,12 @@ class UnsettledTurn(msgspec.Struct):
     def messages(self) -> tuple[Message, ...]:
         return tuple(inbox_message.message for inbox_message in self.inbox_messages)
 
+    @property
+    def order(self) -> str:
+        """Return the order of the first message; empty where the messages steered an earlier turn:
+        none goes before them."""
+        return "" if self.number % 2 else self.inbox_messages[0].message.order
+
 
 class Row(msgspec.Struct):
     """Row of ``conversations``: first its columns (see the schema), then a cache of other rows."""
@@ -60,6 +66,7 @@ class Row(msgspec.Struct):
     unsettled_turns: int
     fence: int
     has_question: int
+    has_alternatives: int
     waiting_messages: int
     active_at: float
     oldest_turn: int
@@ -75,6 +82,7 @@ class Row(msgspec.Struct):
     write_index: int
     write_digest: int
     write_offset: int
+    retention: float | None
     people: set[str] = msgspec.field(default_factory=set)
     cached_turns: dict[int, UnsettledTurn] = msgspec.field(default_factory=dict)
     """Some of the turns that wait, by number."""
@@ -130,7 +138,7 @@ class Database:
     def record_activity(self, row: Row) -> None:
         """Postpone the expiry of the conversation."""
         now = self.retention_clock()
-        if abs(now - row.active_at) >= HOUR:
+        if abs(now - row.active_at) >= (HOUR if row.retention is None else 0):
             self.execute("UPDATE conversations SET active_at = ? WHERE id = ?", (now, row.id))
             row.active_at = now
 
@@ -199,3 +207,9 @@ def read_journal(connection: sqlite3.Connection, row: Row) -> tuple[Step, ...]:
 def stored_events(offset: int, events: Sequence[Event]) -> tuple[StoredEvent, ...]:
     """Return the events with their offsets, which start at ``offset``."""
     return tuple(StoredEvent(offset + step, event) for step, event in enumerate(events))
+
+
+def untrimmed(row: Row, last_offset: int, events: list[Event]) -> list[Event]:
+    """Return the events of a block that were not trimmed."""
+    trimmed = row.first_offset - (last_offset - len(events) + 1)
+    return events[max(trimmed, 0) :]

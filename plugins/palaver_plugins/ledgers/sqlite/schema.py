@@ -15,7 +15,7 @@ from palaver import ConfigurationError, LedgerInUse, make_private_database, new_
 from palaver_plugins.ledgers.sqlite.migrations import OLDEST_VERSION, migrate
 from palaver_plugins.ledgers.sqlite.rows import renew_epoch
 
-VERSION = 6
+VERSION = 10
 APPLICATION_ID = 0x50414C56
 """Identifies our files: "PALV"."""
 TABLES = """
@@ -50,17 +50,21 @@ CREATE TABLE conversations (
     next_index INTEGER NOT NULL DEFAULT 0,       -- number of its entries
     write_index INTEGER NOT NULL DEFAULT -1,     -- the last write: the expected index,
     write_digest INTEGER NOT NULL DEFAULT 0,     -- a checksum of the entries,
-    write_offset INTEGER NOT NULL DEFAULT 0      -- and the returned offset
+    write_offset INTEGER NOT NULL DEFAULT 0,     -- and the returned offset
+    has_alternatives INTEGER NOT NULL DEFAULT 0, -- 1: alternatives has rows
+    retention REAL                               -- seconds; NULL: as long as any conversation
 ) STRICT;
 CREATE INDEX conversations_due_at ON conversations (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX conversations_active_at ON conversations (active_at);
+CREATE INDEX conversations_expire_at ON conversations (active_at + retention)
+    WHERE retention IS NOT NULL;
 
 CREATE TABLE turns (
     conversation INTEGER NOT NULL,
     number INTEGER NOT NULL,
     id TEXT NOT NULL,
     person TEXT NOT NULL,                        -- of all its messages
-    due_at REAL NOT NULL,                        -- end of the merge window
+    due_at REAL NOT NULL,                        -- end of the merge window, or of the delay
     stop_requested INTEGER NOT NULL DEFAULT 0,
     inbox_messages BLOB,                         -- a JSON array; NULL once settled
     interrupted BLOB,                            -- a JSON array of the messages of stopped turns
@@ -72,6 +76,14 @@ CREATE TABLE turns (
     next_index INTEGER,
     write_offset INTEGER,
     steering_count INTEGER,
+    superseded_by INTEGER NOT NULL DEFAULT 0,    -- see the module branches; 0: in the history
+    PRIMARY KEY (conversation, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE alternatives (                      -- turns that follow the same turn as another one
+    conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    parent INTEGER NOT NULL,                     -- number of the turn before it; 0: it is the first
     PRIMARY KEY (conversation, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -121,9 +133,37 @@ CREATE TABLE members (
     tenant TEXT NOT NULL,
     person TEXT NOT NULL,
     bytes INTEGER NOT NULL DEFAULT 0,            -- see StorageUsage
+    active_at REAL NOT NULL DEFAULT 0,           -- the last message
+    pinned INTEGER NOT NULL DEFAULT 0,
+    archived INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (conversation, person)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX members_person ON members (tenant, person);
+CREATE INDEX members_person ON members (tenant, person, active_at);
+
+CREATE TABLE titles (
+    conversation INTEGER PRIMARY KEY REFERENCES conversations (id) ON DELETE CASCADE,
+    title TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE shares (
+    number INTEGER PRIMARY KEY,                  -- in the order of their age
+    id TEXT NOT NULL UNIQUE,
+    conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    at REAL NOT NULL,
+    content BLOB NOT NULL
+) STRICT;
+CREATE INDEX shares_conversation ON shares (conversation);
+
+CREATE TABLE feedback (                          -- of people on replies
+    conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    turn INTEGER NOT NULL,                       -- the turn's number
+    person TEXT NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (conversation, turn, person)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER turns_deleted AFTER DELETE ON turns BEGIN
+    DELETE FROM feedback WHERE conversation = OLD.conversation AND turn = OLD.number;
+END;
 
 CREATE TABLE usage (                             -- sums over members, which triggers keep
     tenant TEXT NOT NULL,
@@ -177,12 +217,13 @@ CREATE INDEX dead_letter_people_number ON dead_letter_people (number);
 CREATE TABLE erasures (                          -- erasures that have begun
     tenant TEXT NOT NULL,
     person TEXT NOT NULL,
+    name TEXT NOT NULL,                          -- of the conversation; empty: all of them
     hidden INTEGER NOT NULL DEFAULT 0,           -- the hidden conversation that is being deleted
     last_turn INTEGER NOT NULL DEFAULT 0,        -- in the next conversation: done up to here
     conversations INTEGER NOT NULL DEFAULT 0,    -- for the receipt
     messages INTEGER NOT NULL DEFAULT 0,
     events INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (tenant, person)
+    PRIMARY KEY (tenant, person, name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE memories (
@@ -194,10 +235,25 @@ CREATE TABLE memories (
     PRIMARY KEY (tenant, person, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX memories_used_at ON memories (used_at);
+
+CREATE TABLE records (                           -- of channels; see palaver.records
+    channel TEXT NOT NULL,
+    key TEXT NOT NULL,
+    conversation INTEGER,                        -- of an outbox, which is deleted with it
+    value BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    due_at REAL,                                 -- when it may be claimed
+    woken INTEGER NOT NULL DEFAULT 0,            -- 1: since it was claimed
+    PRIMARY KEY (channel, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX records_due_at ON records (channel, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX records_conversation ON records (conversation) WHERE conversation IS NOT NULL;
 """
 
 
-_ACCEPTED_AT = "json_extract(CAST(turns.inbox_messages AS TEXT), '$[#-1][0]')"
+_FIRST_ACCEPTED_AT = """(
+    SELECT min(json_extract(value, '$[0]')) FROM json_each(CAST(turns.inbox_messages AS TEXT))
+)"""
 _QUEUE_AGAIN = """
 UPDATE conversations SET due_at = (
     SELECT due_at FROM turns WHERE conversation = conversations.id
@@ -337,12 +393,13 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def release_claims(connection: sqlite3.Connection, now: float) -> None:
-    """End the claims of the last process: their turns are due at once. End the merge windows of
-    messages that the last process accepted later than ``now``, by another clock."""
+    """End the claims of the last process: their turns are due at once. End the merge windows and
+    delays of turns whose messages the last process accepted later than ``now``, by another
+    clock."""
     execute = connection.execute
     execute("BEGIN IMMEDIATE")
     execute("UPDATE conversations SET due_at = 0 WHERE due_at IS NOT NULL AND running_turn <> ''")
-    execute(f"UPDATE turns SET due_at = ? {_UNSETTLED} AND {_ACCEPTED_AT} > ?", (now, now))
+    execute(f"UPDATE turns SET due_at = ? {_UNSETTLED} AND {_FIRST_ACCEPTED_AT} > ?", (now, now))
     execute(_QUEUE_AGAIN, (now,))
     execute("COMMIT")
 

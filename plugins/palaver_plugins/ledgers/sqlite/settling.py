@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from palaver import (
+    NO_PARTS,
     Claim,
     Finished,
     HistoryEntry,
@@ -13,6 +14,7 @@ from palaver import (
     PendingQuestion,
     Progress,
     Received,
+    ReplyParts,
     check_taken_steering,
     finished_entry,
     history_of_turn,
@@ -88,6 +90,7 @@ def settle(
     question: PendingQuestion | None,
     taken: Sequence[Message],
     dead_letter_reason: str,
+    parts: ReplyParts = NO_PARTS,
 ) -> OperationResult[Progress]:
     row = database.row(str(claim.conversation))
     if row is None or not owns(row, claim):
@@ -115,6 +118,7 @@ def settle(
         skill=row.skill,
         outcome=finished.outcome,
         at=now,
+        parts=parts,
     )
     if dead_letter_reason:
         store_dead_letter(database, row, turn, taken, dead_letter_reason, now)
@@ -135,7 +139,7 @@ def settle(
         "UPDATE members SET bytes = bytes + ? WHERE conversation = ? AND person = ?", charge
     )
     _close_turn(database, row, claim, history, progress, (expect, digest_of(entries)))
-    _start_next_turn(database, row, now)
+    start_next_turn(database, row, now)
     database.record_activity(row)
     return OperationResult(
         progress, row.name, offset, (*events, *moved), wake=row.unsettled_turns > 0
@@ -197,13 +201,13 @@ def move_steering(
         message = inbox_message.message
         record = (turn.id, row.id, message.id, inbox_message.accepted_at)
         connection.execute(_MOVE_DEDUPE_RECORD, record)
-    moved = tuple(received_event(turn.id, each.message, moved=True) for each in untaken)
+    moved = tuple(received_event(turn.id, each, moved=True) for each in untaken)
     row.last_offset += len(moved)
     connection.execute(ADD_EVENTS, (row.id, row.last_offset, turn.number, encode(moved)))
     return moved
 
 
-def _start_next_turn(database: Database, row: Row, now: float) -> None:
+def start_next_turn(database: Database, row: Row, now: float) -> None:
     """Update the conversation for the turn after the settled one."""
     _trim_events(database, row)
     row.oldest_turn += 1
@@ -253,7 +257,7 @@ def settle_stopped(
     )  # fmt: skip
     if is_oldest:
         row.oldest_turn, row.cached_history = turn.number, None
-        _start_next_turn(database, row, now)
+        start_next_turn(database, row, now)
     else:
         database.execute(
             _STOP_WAITING, (row.last_offset, row.unsettled_turns, row.waiting_messages, row.id)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from palaver import InboxMessage, Message
+from palaver import InboxMessage, Message, place_in_order
 from palaver_plugins.ledgers.sqlite.rows import MAX_CACHED_CHARACTERS, Row, UnsettledTurn, encode
 
-STRIDE = 1 << 16
-"""Distance between the numbers of two turns. The numbers between them are for turns of untaken
-steering messages, which run before all that wait."""
+STRIDE = 1 << 20
+"""Distance between the numbers of two turns. The odd numbers between them are for turns of untaken
+steering messages, which run before all that wait, the even ones for turns of messages that go
+before others."""
 
 _RANDOM_BYTES = 12
 _ADD_TURN = """
@@ -31,6 +32,9 @@ _SIZE = """
 SELECT coalesce(sum(length(inbox_messages) + coalesce(length(interrupted), 0)), 0)
     + (SELECT coalesce(sum(length(message)), 0) FROM steering WHERE conversation = :id)
 FROM turns WHERE conversation = :id AND number >= :oldest AND history IS NULL
+"""
+_NUMBER_BEFORE = """
+SELECT coalesce(max(number), 0) FROM turns WHERE conversation = ? AND number < ?
 """
 _decode_messages = msgspec.json.Decoder(tuple[Message, ...]).decode
 _decode_inbox_message = msgspec.json.Decoder(InboxMessage).decode
@@ -66,6 +70,7 @@ def add_turn(
     if len(body) <= MAX_CACHED_CHARACTERS:
         row.cached_turns[number] = turn
     row.newest_turn = max(row.newest_turn, number)
+    row.oldest_turn = min(row.oldest_turn, number)
     row.unsettled_turns += 1
     return turn
 
@@ -77,16 +82,45 @@ def next_number(row: Row) -> int:
 
 def number_after(connection: sqlite3.Connection, row: Row, settled: int) -> int:
     """Return a number between the turn ``settled`` and those that wait, if one is free."""
+    number = (settled + 1) | 1
     taken = connection.execute(
-        "SELECT 1 FROM turns WHERE conversation = ? AND number = ?", (row.id, settled + 1)
+        "SELECT 1 FROM turns WHERE conversation = ? AND number = ?", (row.id, number)
     ).fetchone()
-    return next_number(row) if taken else settled + 1
+    return next_number(row) if taken else number
+
+
+def number_in_order(connection: sqlite3.Connection, row: Row, order: str) -> tuple[int, int]:
+    """Return a number for the turn of a message with that `Message.order`, and how many turns are
+    before it. It goes as far forward as it should, or as there are numbers left."""
+    end = row.unsettled_turns
+    if order and end and read_newest(connection, row).order > order:
+        turns = read_unsettled_turns(connection, row)
+        orders = [turn.order for turn in turns]
+        if has_begun(row) or row.failed_attempts:
+            orders[0] = ""
+        for place in range(place_in_order(order, orders), end):
+            if number := _number_before(connection, row, turns[place]):
+                return number, place
+    return next_number(row), end
+
+
+def has_begun(row: Row) -> bool:
+    """Return True when only a worker can end the oldest unsettled turn: it is claimed, or it has
+    entries, or messages to pass on."""
+    return bool(row.running_turn or row.next_index or row.steering_count or row.successor)
+
+
+def _number_before(connection: sqlite3.Connection, row: Row, turn: UnsettledTurn) -> int:
+    """Return an even number between the turn and the one before it, 0 when none is left."""
+    (before,) = connection.execute(_NUMBER_BEFORE, (row.id, turn.number)).fetchone()
+    number = (int(before) + turn.number) // 2 & ~1
+    return number if number > before + 2 else 0
 
 
 def read_unsettled_turns(connection: sqlite3.Connection, row: Row) -> list[UnsettledTurn]:
     """Return the unsettled turns in order."""
     found = connection.execute(_UNSETTLED_TURNS, (row.id, row.oldest_turn))
-    return [_unsettled_turn(columns) for columns in found]
+    return [_unsettled_turn(row, columns) for columns in found]
 
 
 def read_oldest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
@@ -94,7 +128,7 @@ def read_oldest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
     if len(row.cached_turns) == row.unsettled_turns:  # all are cached, and none is claimed
         return row.cached_turns[min(row.cached_turns)]
     found = connection.execute(f"{_UNSETTLED_TURNS} LIMIT 1", (row.id, row.oldest_turn))
-    return _unsettled_turn(found.fetchone())
+    return _unsettled_turn(row, found.fetchone())
 
 
 def read_newest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
@@ -104,7 +138,7 @@ def read_newest(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
     if row.running_turn and row.unsettled_turns == 1:
         return claimed_turn(connection, row)
     found = connection.execute(f"{_UNSETTLED_TURNS} DESC LIMIT 1", (row.id, row.oldest_turn))
-    return _unsettled_turn(found.fetchone())
+    return _unsettled_turn(row, found.fetchone())
 
 
 def read_unsettled_turn(
@@ -114,7 +148,7 @@ def read_unsettled_turn(
     if cached := row.cached_turns.get(number):
         return cached
     found = connection.execute(_UNSETTLED_TURN, (row.id, number)).fetchone()
-    return None if found is None else _unsettled_turn(found)
+    return None if found is None else _unsettled_turn(row, found)
 
 
 def unsettled_bytes(connection: sqlite3.Connection, row: Row) -> int:
@@ -133,9 +167,12 @@ def claimed_turn(connection: sqlite3.Connection, row: Row) -> UnsettledTurn:
 
 
 def _unsettled_turn(
-    columns: tuple[int, str, str, float, int, bytes, bytes | None],
+    row: Row, columns: tuple[int, str, str, float, int, bytes, bytes | None]
 ) -> UnsettledTurn:
+    """Return the turn of a row of the table: the cached one, as a change must reach the cache."""
     number, turn, person, due_at, stop_requested, inbox_messages, interrupted = columns
+    if cached := row.cached_turns.get(number):
+        return cached
     return UnsettledTurn(
         number=number,
         id=turn,

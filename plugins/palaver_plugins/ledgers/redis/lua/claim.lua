@@ -66,7 +66,7 @@ local function next_due()
 end
 
 -- Returns the latest time at which a conversation can be due: at the end of a lease that begins now, or
--- of the merge window of a message that was not accepted later than now.
+-- of the merge window or the delay of a turn, unless all its messages were accepted later than now.
 local function latest_due(name, time)
   local running, its_lease = unpack(redis.call('HMGET', prefix .. name, 'running', 'lease'))
   if running and running ~= '' then
@@ -75,7 +75,10 @@ local function latest_due(name, time)
   local turn = redis.call('LINDEX', prefix .. name .. ':q', 0) or ''
   local due_at, times = unpack(
     redis.call('HMGET', prefix .. name .. ':t:' .. turn, 'due_at', 'accepted_at'))
-  local accepted_at = tonumber(string.match(times or '', '%d+$') or math.huge)
+  local accepted_at = math.huge
+  for moment in string.gmatch(times or '', '%d+') do
+    accepted_at = math.min(accepted_at, tonumber(moment))
+  end
   return accepted_at <= time and math.max(time, tonumber(due_at)) or time
 end
 

@@ -30,6 +30,9 @@ local function json_time(ms)
   return string.format('%.3f', ms / 1000)
 end
 
+-- End of the generation of a stream that begins after the conversation; see `palaver.messages`.
+local BEGINS_LATER = '-later'
+
 -- Returns what distinguishes a conversation that begins now from an earlier one of its name, which
 -- was erased or has expired. An expired one was inactive for as long as the retention, so that it
 -- began in an earlier period of that length.
@@ -73,4 +76,9 @@ end
 -- it.
 local function split_question(question)
   return string.match(question or '', '^([^\n]*)\n(.*)$')
+end
+
+-- Returns the turn of a history entry, as the history stores it.
+local function turn_of(entry)
+  return string.match(entry, '","turn":"(%w+)","at":')
 end

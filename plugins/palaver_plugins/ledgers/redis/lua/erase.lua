@@ -17,7 +17,7 @@ if redis.call('SISMEMBER', members, person) == 0 then
 end
 
 -- `kept_turns`: the turns, settled or not, that answer other people.
-local kept_turns, messages = {}, 0
+local kept_turns, erased_turns, messages = {}, {}, 0
 local running = redis.call('HGET', conv, 'running') or ''
 local turns = redis.call('LRANGE', unsettled_turns, 0, -1)
 local oldest = turns[1]
@@ -63,6 +63,7 @@ local function delete_turns()
     local author, own = unpack(redis.call('HMGET', turn_key(turn), 'person', 'count'))
     if author == person then
       messages = messages + tonumber(own)
+      erased_turns[#erased_turns + 1] = turn
       redis.call('LREM', unsettled_turns, 1, turn)
       redis.call('UNLINK', turn_key(turn), conv .. ':r:' .. turn, conv .. ':j:' .. turn,
         conv .. ':g:' .. turn)
@@ -180,6 +181,9 @@ if size > 0 and redis.call('HEXISTS', sizes, name) == 1 then
   redis.call('HINCRBY', sizes, name, integer(-size))
   redis.call('HINCRBY', sizes, '', integer(-size))
 end
+delete_shared(tenant_index)
+redis.call('HDEL', conv, 'pinned:' .. person, 'archived:' .. person)
+redis.call('UNLINK', conv .. ':l:' .. person)
 erasures = redis.call('HINCRBY', state, 'erasures', 1)
 local events
 if redis.call('SCARD', members) == 1 then
@@ -187,7 +191,8 @@ if redis.call('SCARD', members) == 1 then
   if running ~= '' then
     end_claim()
   end
-  redis.call('UNLINK', conv, unsettled_turns, history, stopped, stream, records, record_order, members)
+  redis.call('UNLINK', conv, unsettled_turns, history, stopped, stream, records, record_order, members,
+    superseded_key, alternatives_key, conv .. ':b')
   redis.call('ZREM', queue, name)
   redis.call('ZREM', tenant_index, name)
   release_size(tenant_index, name)
@@ -200,11 +205,16 @@ else
     replace_steering(oldest, others)
     kept_turns[oldest] = nil
   end
+  local settled = end_of_trimmed() + redis.call('LLEN', history)
   store_stopped_history(history_kept)
+  for _, turn in ipairs(erased_turns) do
+    forget(turn, settled - end_of_trimmed() - 1)
+  end
   events = erase_events(moved)
   erase_records()
   redis.call('SREM', members, person)
-  redis.call('HSET', conv, 'generation', new_generation())
+  local begins_later = string.sub(redis.call('HGET', conv, 'generation'), -#BEGINS_LATER) == BEGINS_LATER
+  redis.call('HSET', conv, 'generation', new_generation() .. (begins_later and BEGINS_LATER or ''))
   if running ~= '' and not kept_turns[running] then
     end_claim()
     running = ''

@@ -15,9 +15,9 @@ local function append_events(offset, events)
 end
 
 -- Returns the event of an accepted message; `suffix` is the part of its JSON after the turn.
-local function received(turn, suffix, moved, ahead)
+local function received(turn, suffix, moved, ahead, at)
   return table.concat({'{"type":"message","turn":"', turn, suffix, moved and 'true' or 'false',
-    ',"ahead":', ahead, '}'})
+    ',"ahead":', ahead, ',"at":', json_time(at), '}'})
 end
 
 local function wake()

@@ -1,6 +1,7 @@
 -- All keys of a conversation expire at the same moment, `expires_at` (nil: never), never a part of
 -- them: if its fences expired before its turns, an old claim would be valid again.
--- Activity postpones that moment, at most once an hour. A key that is created later gets it by
+-- Activity postpones that moment, at most once an hour, or each time in a conversation that has a
+-- retention of its own. A key that is created later gets it by
 -- `set_expiry`. Keys with a shorter life expire by that moment too.
 local expires_at
 local HOUR, DAY, WEEK = 3600000, 86400000, 7 * 86400000
@@ -33,7 +34,13 @@ local function sizes_key(index)
   return (string.gsub(index, '}:p:', '}:b:', 1))
 end
 
+-- And a sorted set of the same conversations by the time of the person's last message in each.
+local function list_key(index)
+  return (string.gsub(index, '}:p:', '}:a:', 1))
+end
+
 local function release_size(index, name)
+  redis.call('ZREM', list_key(index), name)
   local sizes = sizes_key(index)
   local size = tonumber(redis.call('HGET', sizes, name) or 0)
   redis.call('HDEL', sizes, name)
@@ -59,7 +66,7 @@ local function index_conversation(person_indexes, person, name)
   redis.call('ZADD', key, expires_at or '+inf', name)
   remove_expired_names(key)
   local ends = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
-  for _, each in ipairs({key, sizes_key(key)}) do
+  for _, each in ipairs({key, sizes_key(key), list_key(key)}) do
     if ends == 'inf' then
       redis.call('PERSIST', each)
     elseif ends then
@@ -88,11 +95,39 @@ local function renew_expiry(key)
   end
 end
 
+-- The key of a shared snapshot. The list ':x' of a conversation has the ids of its shares.
+local function share_key(person_indexes, share)
+  return (string.gsub(person_indexes, '}:p:.*$', '}:x:', 1)) .. share
+end
+
+-- Deletes the conversation's shares, and its title: they may contain the words of any member.
+local function delete_shared(person_indexes)
+  for _, share in ipairs(redis.call('LRANGE', conv .. ':x', 0, -1)) do
+    redis.call('UNLINK', share_key(person_indexes, share))
+  end
+  redis.call('UNLINK', conv .. ':x')
+  redis.call('HDEL', conv, 'title')
+end
+
+-- Returns for how long the conversation is kept from now on, in ms, or nil for ever. A conversation
+-- may have a shorter retention of its own, which counts from its last turn; until that is settled it
+-- is kept for a day at least.
+local function time_to_keep(own, is_unsettled)
+  local store = retention > 0 and retention or nil
+  if not own then
+    return store
+  end
+  local kept = is_unsettled and math.max(own, DAY) or own
+  return store and math.min(store, kept) or kept
+end
+
 -- Keeps the conversation for the retention from now on.
-local function postpone_expiry(person_indexes, name)
-  local wanted = retention > 0 and retention_now() + retention or nil
+local function postpone_expiry(person_indexes, name, is_unsettled)
+  local own = tonumber(redis.call('HGET', conv, 'retention') or nil)
+  local kept = time_to_keep(own, is_unsettled)
+  local wanted = kept and retention_now() + kept
   if expires_at == wanted
-    or (expires_at and wanted and math.abs(wanted - expires_at) < HOUR) then
+    or (expires_at and wanted and not own and math.abs(wanted - expires_at) < HOUR) then
     return
   end
   expires_at = wanted
@@ -101,8 +136,11 @@ local function postpone_expiry(person_indexes, name)
   else
     redis.call('HDEL', conv, 'expires_at')
   end
-  for _, suffix in ipairs({'', ':q', ':h', ':w', ':u'}) do
+  for _, suffix in ipairs({'', ':q', ':h', ':w', ':u', ':x', ':v', ':f', ':b'}) do
     renew_expiry(conv .. suffix)
+  end
+  for _, share in ipairs(redis.call('LRANGE', conv .. ':x', 0, -1)) do
+    renew_expiry(share_key(person_indexes, share))
   end
   for _, turn in ipairs(redis.call('LRANGE', conv .. ':q', 0, -1)) do
     for _, noun in ipairs({':t:', ':r:', ':j:', ':g:'}) do
@@ -114,6 +152,7 @@ local function postpone_expiry(person_indexes, name)
     owners[#owners + 1] = ''
   end
   for _, owner in ipairs(owners) do
+    renew_expiry(conv .. ':l:' .. owner)
     index_conversation(person_indexes, owner, name)
   end
 end

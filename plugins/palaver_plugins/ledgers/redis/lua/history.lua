@@ -48,6 +48,10 @@ local function stopped_history()
   return found
 end
 
+local function is_superseded(entry)
+  return redis.call('HEXISTS', conv .. ':v', turn_of(entry) or '') == 1
+end
+
 -- Returns the newest entries, those of `stopped` turns included, as a JSON list, the position of those
 -- before them or '', and whether the limit of bytes left something out. `last`: the position to begin
 -- at, nil for the end. Reads in small chunks, as each entry may be large.
@@ -56,10 +60,11 @@ local function select_history(count, size, stopped, last, newest_complete)
   local stored = redis.call('LLEN', key)
   local remaining = math.min(stored + #stopped, last and last - trimmed or math.huge)
   local taken, left, position, is_cut = {}, size, nil, false
+  local has_superseded = redis.call('EXISTS', conv .. ':v') == 1
 
   -- Takes the entry with that number. Returns false when it does not fit.
   local function take(entry, number)
-    if entry == '' then
+    if entry == '' or (has_superseded and is_superseded(entry)) then
       return true
     end
     local json = string.sub(entry, string.find(entry, ':', 1, true) + 1)

@@ -1,7 +1,7 @@
 -- ARGV: name, turn, fence, expected index, entries, the closing: {outcome, messages = {{person,
--- text}, …} of the turn's own messages and the taken ones, taken = ids of the taken steering
+-- text, attachments}, …} of the turn's own messages and the taken ones, taken = ids of the taken steering
 -- messages, question, people, next_turn, dead_letter = {reason, {{person, message}, …}, code points
--- of the reply to keep, mark of a cut, prefix of indexes}, person_indexes, memories, memory_version, events_kept,
+-- of the reply to keep, mark of a cut, prefix of indexes}, person_indexes, memories, memory_version, parts, events_kept,
 -- history_kept}.
 -- Returns index, offset, stop requested, number of steering messages.
 local expect, digest = tonumber(ARGV[4]), redis.sha1hex(ARGV[5])
@@ -43,7 +43,7 @@ if not about_its_people(turn, entries) then
 end
 
 memory_prefix, memory_version = closing.memories, closing.memory_version
-postpone_expiry(closing.person_indexes, name)
+postpone_expiry(closing.person_indexes, name, redis.call('LLEN', conv .. ':q') > 1)
 local events = apply(turn, entries)
 local skill = redis.call('HGET', key, 'skill') or ''
 local reply = redis.call('GET', reply_key) or ''
@@ -65,10 +65,10 @@ end
 local function history_entries()
   local times, entries = message_times(), {}
   for i, message in ipairs(closing.messages) do
-    entries[i] = user_entry(turn, message[1], message[2], times[i])
+    entries[i] = user_entry(turn, message[1], message[2], times[i], message[3])
   end
   entries[#entries + 1] = reply_entry(
-    turn, person, cjson.encode(reply), cjson.encode(skill), closing.outcome)
+    turn, person, cjson.encode(reply), cjson.encode(skill), closing.outcome, closing.parts)
   return entries
 end
 

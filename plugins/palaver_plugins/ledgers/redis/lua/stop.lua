@@ -1,6 +1,6 @@
--- ARGV: name, the turn, number of history entries to keep. Returns the state and the turn. A turn that
--- waits and has no entries is settled here, any other by its worker.
-local name, turn, history_kept = ARGV[1], ARGV[2], ARGV[3]
+-- ARGV: name, the turn, number of history entries to keep, the prefix of the person indexes. Returns the
+-- state and the turn. A turn that waits and has no entries is settled here, any other by its worker.
+local name, turn, history_kept, person_indexes = unpack(ARGV, 1, 4)
 local key = conv .. ':t:' .. turn
 if redis.call('EXISTS', key) == 0 then
   if redis.call('HEXISTS', conv .. ':m', 't' .. turn) == 1 then
@@ -21,13 +21,16 @@ expires_at = tonumber(ends)
 local ids, entries, times = {}, {}, string.gmatch(accepted_at, '%d+')
 for i, message in ipairs(cjson.decode('[' .. messages .. ']')) do
   ids[i] = cjson.encode(message.id)
-  entries[i] = user_entry(turn, person, cjson.encode(message.text), times())
+  local attachments = message.attachments
+  attachments = #attachments > 0 and ',"attachments":' .. cjson.encode(attachments) or ''
+  entries[i] = user_entry(turn, person, cjson.encode(message.text), times(), attachments)
 end
 entries[#entries + 1] = reply_entry(turn, person, '""', '""', 'stopped')
 redis.call('ZADD', conv .. ':w', tonumber(number or 0), cmsgpack.pack({person, turn, entries}))
 set_expiry(conv .. ':w')
 redis.call('LREM', conv .. ':q', 1, turn)
 redis.call('DEL', key, conv .. ':r:' .. turn, conv .. ':j:' .. turn)
+postpone_expiry(person_indexes, name, redis.call('LLEN', conv .. ':q') > 0)
 count('queued', -1)
 store_stopped_history(history_kept)
 offset = append_events(tonumber(offset), {table.concat({

@@ -1,10 +1,11 @@
 -- Adds a turn of messages of one person: `messages` are JSON, stored with commas between them,
 -- accepted at `times`. The turn may be claimed from `due_at` on. Turns run in the order of their
 -- numbers; one of untaken steering messages has the number of the turn that they steered.
-local function add_turn(turn, person, messages, times, due_at, number)
+-- The number of a turn that goes before others is a fraction.
+local function add_turn(turn, person, messages, times, due_at, number, orders)
   redis.call('HSET', conv .. ':t:' .. turn, 'messages', table.concat(messages, ','),
     'accepted_at', table.concat(times, ' '), 'count', #messages, 'person', person,
-    'due_at', due_at, 'number', number, 'index', 0, 'length', 0, 'attempt', 0, 'stop_requested', 0)
+    'due_at', due_at, 'number', number, 'orders', orders or '', 'index', 0, 'length', 0, 'attempt', 0, 'stop_requested', 0)
   set_expiry(conv .. ':t:' .. turn)
   count('queued', 1)
 end
@@ -40,7 +41,7 @@ local function move_steering(items, turn, number)
     else
       rest[#rest + 1] = item
     end
-    events[i] = received(turn, item[5], true, 0)
+    events[i] = received(turn, item[5], true, 0, item[1])
   end
   add_turn(turn, person, own, times, now(), number)
   replace_steering(turn, rest)
@@ -50,14 +51,14 @@ local function move_steering(items, turn, number)
   return events
 end
 
-local function user_entry(turn, person, text, time)
+local function user_entry(turn, person, text, time, attachments)
   return table.concat({person, ':{"role":"user","text":', text, ',"turn":"', turn, '","at":',
-    json_time(time), ',"person":', cjson.encode(person), '}'})
+    json_time(time), ',"person":', cjson.encode(person), attachments, '}'})
 end
 
-local function reply_entry(turn, person, reply, skill, outcome)
+local function reply_entry(turn, person, reply, skill, outcome, parts)
   return table.concat({person, ':{"role":"assistant","text":', reply, ',"turn":"', turn, '","at":',
-    json_time(now()), ',"skill":', skill, ',"outcome":"', outcome, '"}'})
+    json_time(now()), ',"skill":', skill, ',"outcome":"', outcome, '"', parts or '', '}'})
 end
 
 local function store_history(entries, history_kept)
@@ -66,6 +67,13 @@ local function store_history(entries, history_kept)
   end
   local excess = redis.call('LLEN', conv .. ':h') - history_kept
   if excess > 0 then
+    forget_trimmed(excess)
+    for _, entry in ipairs(redis.call('LRANGE', conv .. ':h', 0, excess - 1)) do
+      local turn = rated_turn_of(entry)
+      if turn then
+        forget_feedback(turn)
+      end
+    end
     redis.call('LTRIM', conv .. ':h', excess, -1)
     redis.call('HINCRBY', conv, 'trimmed', excess)
   end

@@ -1,0 +1,1 @@
+"""Files that people upload and send with messages: `store` has the rules, `objects` the storage."""
