@@ -1,5 +1,6 @@
 """Fixtures of every test."""
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 from tests.proof_settings import IS_LONG_RUN, SEED
 
@@ -16,11 +18,29 @@ if TYPE_CHECKING:
 # Its usual place in the root makes pytest warn, since the project sets `norecursedirs`.
 set_hypothesis_home_dir(Path(__file__).parent.parent / ".pytest_cache" / "hypothesis")
 
+# A deadline would fail an example for being slow on a busy machine.
+settings.register_profile("full", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=20)  # `make check`
+settings.load_profile("full")
+
 OURS = ["palaver", "palaver_skills", "palaver_plugins"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the property tests the seed of the run, before Hypothesis reads its option."""
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = SEED
 
 
 def pytest_report_header() -> str:
     return f"proofs: PALAVER_SEED={SEED}, {'long' if IS_LONG_RUN else 'short'} form"
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the thousands of collected tests: they live until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

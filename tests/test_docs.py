@@ -38,3 +38,10 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Here\n[a](gone.md) [b](#here) [c](#there) [d](page.md#here)\n", "utf-8")
     assert list(broken_links(page)) == ["gone.md", "#there"]
+
+
+def test_the_changelog_says_nothing_twice() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n(?=- |\n)", text)]
+    twice = {entry for entry in entries if entry.startswith("- ") and entries.count(entry) > 1}
+    assert not twice

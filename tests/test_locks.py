@@ -31,8 +31,10 @@ def test_every_locked_package_has_hashes(path: Path) -> None:
 
 
 def test_the_locks_of_the_parts_agree() -> None:
-    run, dev, server = map(read_lock, ("run.lock", "dev.lock", "server.lock"))
+    names = ("run.lock", "dev.lock", "server.lock", "mutants.lock")
+    run, dev, server, mutants = map(read_lock, names)
     assert run.items() <= dev.items() <= server.items()
+    assert dev.items() <= mutants.items()
 
 
 def test_every_dependency_is_locked() -> None:

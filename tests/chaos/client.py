@@ -39,6 +39,12 @@ SERVICE_RESTART = 1012
 EVENTS = {kind.__struct_config__.tag for kind in get_args(Event)}
 
 
+def message_fields(message: Message) -> dict[str, str | None]:
+    """Return what a message says, as a frame or a body has it."""
+    after = {} if message.after is None else {"after": message.after or None}
+    return {"text": message.text, **after}
+
+
 class Refused(Exception):
     """The server refused a message with a code that a later attempt would not change."""
 
@@ -265,11 +271,12 @@ class ReconnectingClient:
 
     # Sending
 
-    async def send(self, id: str, text: str) -> str:
+    async def send(self, message: Message) -> str:
         """Send a message until it is acknowledged; return its turn. Raises `Refused`."""
+        id = message.id
         loop = asyncio.get_running_loop()
         acknowledgement = self._acknowledgements.setdefault(id, loop.create_future())
-        frame = encode({"type": "send", "id": id, "text": text}).decode()
+        frame = encode({"type": "send", "id": id, **message_fields(message)}).decode()
         try:
             while not acknowledgement.done():
                 await self._connected.wait()

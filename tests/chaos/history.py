@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from tests.chaos.findings import Findings
 from tests.chaos.stream import TurnMessages, assemble_stream
+from tests.plugins.ledgers.reference_model import Branches
 
+from palaver.errors import NotFound
 from palaver.ledger import Ledger
 from palaver.messages import Conversation, Finished, Message, merge_messages
 from palaver.testing import RecordingSubscriber
@@ -26,11 +28,17 @@ class HistoryChecker:
         self._expected = expected
         self._turns: dict[Conversation, TurnMessages] = {}
         self._stopped: set[str] = set()
+        self._branches: dict[Conversation, Branches] = {}
 
     def record_accepted(self, message: Message, turn: str) -> None:
         """Record that ``message`` was accepted as ``turn``, as a new one or as a duplicate."""
         turns = self._turns.setdefault(message.conversation, {})
         turns.setdefault(turn, {}).setdefault(message.id, message)
+
+    def branches_of(self, conversation: Conversation) -> Branches:
+        """Return the branches of a conversation, which has some from now on. The caller changes
+        them as the ledger acknowledges."""
+        return self._branches.setdefault(conversation, Branches())
 
     def record_stopped(self, turn: str) -> None:
         """Record that a stop was requested: a prefix of the expected reply is correct as well."""
@@ -50,7 +58,9 @@ class HistoryChecker:
     async def check(self, ledger: Ledger) -> Findings:
         """Compare the accepted messages with the ledger's streams and histories."""
         findings = Findings()
-        for conversation in self._turns:
+        for conversation, branches in self._branches.items():
+            await self._check_branches(ledger, conversation, branches, findings)
+        for conversation in self._turns.keys() - self._branches.keys():
             stream = await assemble_stream(ledger, conversation, findings)
             turns = stream.with_moves(self._turns[conversation])
             await self._check_history(ledger, conversation, turns, stream.replies, findings)
@@ -83,6 +93,34 @@ class HistoryChecker:
         for entry in entries:
             if entry.role == "assistant" and entry.text != replies.get(entry.turn):
                 findings.record("wrong", f"{conversation}: history has {entry.text[:40]!r}")
+
+    async def _check_branches(
+        self, ledger: Ledger, conversation: Conversation, branches: Branches, findings: Findings
+    ) -> None:
+        """Compare the history and the alternatives; select each superseded one in turn."""
+        turns = self._turns.get(conversation, {})
+        known = {turn for line in (branches.path, *branches.lines) for turn in line}
+        if accepted_twice := turns.keys() - known:
+            findings.record("duplicated", f"{conversation}: {accepted_twice} beside the others")
+        for turn in branches.path[-1:] + [line[0] for line in branches.lines]:
+            if turn not in branches.path:
+                try:
+                    await ledger.select(conversation, turn)
+                except NotFound:
+                    findings.record("lost", f"{conversation}: the alternative {turn}")
+                    continue
+                branches.select(turn)
+            snapshot = await ledger.snapshot(conversation, UNLIMITED_HISTORY, UNLIMITED_BYTES)
+            replies = {e.turn: e.text for e in snapshot.history if e.role == "assistant"}
+            order = [entry.turn for entry in snapshot.history if entry.role == "user"]
+            if order != branches.path or list(replies) != branches.path:
+                findings.record("reordered", f"{conversation}: {order}, not {branches.path}")
+            groups = branches.groups(list(turns))
+            if sorted(map(sorted, snapshot.alternatives)) != sorted(map(sorted, groups)):
+                findings.record("wrong", f"{conversation}: alternatives {snapshot.alternatives}")
+            for each in branches.path:
+                (message,) = turns[each].values()
+                self._check_reply(message, each, replies, findings)
 
     def _check_reply(
         self, message: Message, turn: str, replies: dict[str, str], findings: Findings

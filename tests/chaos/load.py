@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
-from tests.chaos.client import ReconnectingClient
+from tests.chaos.client import ReconnectingClient, message_fields
 from tests.chaos.findings import Findings
 from tests.chaos.history import HistoryChecker
 from tests.chaos.replica_set import ReplicaSet
@@ -39,6 +39,8 @@ class LoadProfile:
     """Choices for the number of turns that may be unanswered when the next message is sent."""
     stop_rate: float = 0.03
     """Share of turns that are stopped."""
+    branching_rate: float = 0.25
+    """Share of conversations that continue after earlier turns and select alternatives."""
     idle_seconds: float = 60.0
     """Time without progress after which the missing replies of a conversation count as lost."""
 
@@ -91,7 +93,14 @@ class LoadGenerator:
     async def _converse(self) -> None:
         while not self.stopping:
             self._conversation_count += 1
-            await SimulatedConversation(self, self._conversation_count).run()
+            number = self._conversation_count
+            is_branching = random.Random(f"{number}:{self.seed}").random()
+            kind = (
+                BranchingConversation
+                if is_branching < self.profile.branching_rate
+                else SimulatedConversation
+            )
+            await kind(self, number).run()
 
 
 @contextlib.asynccontextmanager
@@ -141,17 +150,7 @@ class SimulatedConversation:
     async def _send(self, number: int, duplicates: asyncio.TaskGroup) -> bool:
         """Send a message and wait for the replies that are due; return False on a timeout."""
         profile, rng = self._load.profile, self._rng
-        message = Message(
-            conversation=self._conversation,
-            id=f"{self._number}.{number}",
-            person=self._person,
-            text=f"q{self._number}.{number}",
-        )
-        for _ in range(rng.randint(*profile.deliveries) - 1):
-            delay = rng.choice((0.0, rng.uniform(0, MAX_DUPLICATE_DELAY_SECONDS)))
-            duplicates.create_task(self._post(message, delay))
-        turn = await rng.choice(self._clients).send(message.id, message.text)
-        self._load.checker.record_accepted(message, turn)
+        turn = await self._deliver(self._make_message(number), duplicates)
         self._turns.append(turn)
         if rng.random() < profile.stop_rate:
             await self._stop(turn)
@@ -159,15 +158,37 @@ class SimulatedConversation:
         due = self._turns[: len(self._turns) - unanswered]
         return await self._wait_finished(self._clients[0], due)
 
+    def _make_message(self, number: int, after: str | None = None) -> Message:
+        return Message(
+            conversation=self._conversation,
+            id=f"{self._number}.{number}",
+            person=self._person,
+            text=f"q{self._number}.{number}",
+            after=after,
+        )
+
+    async def _deliver(self, message: Message, duplicates: asyncio.TaskGroup) -> str:
+        """Send a message until it is acknowledged, and some duplicates; return its turn."""
+        rng = self._rng
+        for _ in range(rng.randint(*self._load.profile.deliveries) - 1):
+            delay = rng.choice((0.0, rng.uniform(0, MAX_DUPLICATE_DELAY_SECONDS)))
+            duplicates.create_task(self._post(message, delay))
+        turn = await rng.choice(self._clients).send(message)
+        self._record_accepted(message, turn)
+        return turn
+
+    def _record_accepted(self, message: Message, turn: str) -> None:
+        self._load.checker.record_accepted(message, turn)
+
     async def _post(self, message: Message, delay_seconds: float) -> None:
         """Deliver a message once more over HTTP. The request may fail."""
         await asyncio.sleep(delay_seconds)
-        body = {"id": message.id, "text": message.text, "person": self._person}
+        body = {"id": message.id, "person": self._person, **message_fields(message)}
         answer = await self._request("messages", body)
         if answer is not None:
-            self._load.checker.record_accepted(message, answer["turn"])
+            self._record_accepted(message, answer["turn"])
 
-    async def _request(self, path: str, body: dict[str, str]) -> dict[str, str] | None:
+    async def _request(self, path: str, body: Mapping[str, str | None]) -> dict[str, str] | None:
         """Send a request to a random replica; return its answer, or None on a failure."""
         thread = self._conversation.thread
         url = f"{self._load.replica_set.random_address()}v1/conversations/{thread}/{path}"
@@ -230,3 +251,33 @@ class SimulatedConversation:
                         load.ledger, self._conversation, client.recorder
                     )
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+class BranchingConversation(SimulatedConversation):
+    """Conversation that waits for each reply, then continues after any turn of its history, or
+    selects an alternative."""
+
+    def __init__(self, load: LoadGenerator, number: int) -> None:
+        super().__init__(load, number)
+        self._branches = load.checker.branches_of(self._conversation)
+
+    async def _send(self, number: int, duplicates: asyncio.TaskGroup) -> bool:
+        path = self._branches.path
+        after = self._rng.choice([None, None, "", *path]) if path else None
+        turn = await self._deliver(self._make_message(number, after), duplicates)
+        self._branches.add(turn, after)
+        self._turns = list(self._branches.path)
+        if self._rng.random() < self._load.profile.stop_rate:
+            await self._stop(turn)
+        if not await self._wait_finished(self._clients[0], [turn]):
+            return False
+        if self._branches.parents and self._rng.random() < 0.5:
+            await self._select(self._rng.choice(sorted(self._branches.parents)))
+        return True
+
+    async def _select(self, turn: str) -> None:
+        async with asyncio.timeout(self._load.profile.idle_seconds):
+            while await self._request("select", {"turn": turn}) is None:  # noqa: ASYNC110
+                await asyncio.sleep(RETRY_SECONDS)
+        self._branches.select(turn)
+        self._turns = list(self._branches.path)

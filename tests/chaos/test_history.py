@@ -109,6 +109,7 @@ async def wait_received(
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_a_run_with_killed_replicas_has_no_findings() -> None:
     turns, kills = short_or_long(200, 5_000), short_or_long(8, 200)
     findings = await run_with_kills(MemoryLedger(), turns=turns, kills=kills)

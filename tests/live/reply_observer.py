@@ -8,6 +8,14 @@ from playwright.async_api import Page, WebSocket, expect
 TIMEOUT_SECONDS = 60.0
 REPLY = "document.querySelector('.reply')"
 COMPLETE = "The reply is complete."
+WRITTEN = """
+const written = (reply) => {
+  const copy = reply.cloneNode(true);
+  for (const heading of copy.querySelectorAll("figcaption")) heading.remove();
+  return copy.textContent;
+};
+"""
+"""Declares a function that returns the text of a reply, without the buttons of its code."""
 
 
 class ReplyObserver:
@@ -18,7 +26,7 @@ class ReplyObserver:
         self.received_length = 0
         """Received characters of the reply."""
         self.takeover_positions: list[int] = []
-        """Positions at which other servers continued the reply."""
+        """Positions at which other servers continued the reply, or at which a snapshot ended."""
         self.reconnected = asyncio.Event()
         """Set when the page has connected a second time."""
         self.continued = asyncio.Event()
@@ -35,6 +43,7 @@ class ReplyObserver:
             case {"type": "welcome"}:
                 if self._welcomed:
                     self.reconnected.set()
+                    self._apply_snapshot(frame.get("snapshot"))
                 self._welcomed = True
             case {"type": "started", "attempt": int(attempt), "position": int(position)}:
                 if attempt > 1:
@@ -46,22 +55,33 @@ class ReplyObserver:
             case _:
                 pass
 
+    def _apply_snapshot(self, snapshot: object) -> None:
+        match snapshot:
+            case {"pending": [{"reply": str(reply)}, *_]}:
+                self.takeover_positions.append(len(reply))
+            case _:
+                pass
+
     async def send(self, text: str) -> None:
         await self.page.get_by_label("Your message").fill(text)
         await self.page.keyboard.press("Enter")
 
     async def text(self) -> str:
         """Return the reply as the page shows it now."""
-        return str(await self.page.evaluate(f"{REPLY}.textContent"))
+        return str(await self.page.evaluate(f"() => {{ {WRITTEN} return written({REPLY}); }}"))
 
     async def wait_for_length(self, length: int) -> None:
         """Wait until the page shows so many characters of the reply."""
         await self.page.wait_for_function(
-            f"length => {REPLY}?.textContent.length >= length", arg=length
+            f"length => {{ {WRITTEN} return {REPLY} && written({REPLY}).length >= length; }}",
+            arg=length,
         )
 
     async def complete_text(self) -> str:
-        """Wait for the end of the reply and return its text."""
+        """Wait until the page shows the complete reply and return its text."""
         announcement = expect(self.page.locator("#announcement"))
         await announcement.to_have_text(COMPLETE, timeout=TIMEOUT_SECONDS * 1000)
+        await self.page.wait_for_function(
+            f"() => {REPLY}?.textContent && !{REPLY}.classList.contains('streaming')"
+        )
         return await self.text()

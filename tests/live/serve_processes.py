@@ -1,4 +1,4 @@
-"""Processes of ``palaver serve`` on one Redis."""
+"""Processes of ``palaver serve``."""
 
 import asyncio
 import contextlib
@@ -27,18 +27,13 @@ class ServeProcess:
         self.pid = 0
         self.address = ""
 
-    async def start(self, redis: str) -> None:
-        """Start the server on a free port and wait until it listens."""
-        self._folder.mkdir()
+    async def start(self, *overrides: str) -> None:
+        """Start the server on a free port and wait until it listens; also again after its end."""
+        self._folder.mkdir(exist_ok=True)
         log = self._folder / "log"
-        overrides = [
-            "server.port=0",
-            "ledger.use=redis",
-            f"ledger.redis.url={redis}",
-            "auth.cookie_secret=env:COOKIE_SECRET",
-        ]
+        overrides = ("server.port=0", "auth.cookie_secret=env:COOKIE_SECRET", *overrides)
         settings = [word for setting in overrides for word in ("--set", setting)]
-        with log.open("wb") as errors:
+        with log.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 PALAVER, *settings, "serve",
                 cwd=self._folder, stdout=asyncio.subprocess.PIPE, stderr=errors,
@@ -78,12 +73,14 @@ class ServeProcess:
 
 @contextlib.asynccontextmanager
 async def running_processes(
-    count: int, redis: str, folder: Path
+    count: int, redis: str, folder: Path, *overrides: str
 ) -> AsyncIterator[list[ServeProcess]]:
-    """Run ``count`` servers on the Redis at ``redis``, with their files in ``folder``."""
+    """Run ``count`` servers on the Redis at ``redis``, with their files in ``folder``.
+    ``overrides`` are further settings."""
     processes = [ServeProcess(folder / f"server-{number}") for number in range(count)]
+    ledger = ("ledger.use=redis", f"ledger.redis.url={redis}")
     try:
-        await asyncio.gather(*(process.start(redis) for process in processes))
+        await asyncio.gather(*(process.start(*ledger, *overrides) for process in processes))
         yield processes
     finally:
         await asyncio.gather(*(process.kill() for process in processes))

@@ -88,12 +88,13 @@ def install(run: Run, folder: Path, *requirements: str | Path) -> Path:
 
 
 def files_of_checkout() -> set[str]:
-    """Return the files of the three packages, as paths inside a wheel."""
+    """Return the files of the three packages, as paths inside a wheel. The sources of the page are
+    not among them."""
     return {
         f"{name}/{path.relative_to(folder)}"
         for name, folder in PACKAGES.items()
         for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and {"__pycache__", "frontend"}.isdisjoint(path.parts)
     }
 
 
@@ -114,6 +115,7 @@ def test_the_wheel_contains_the_three_packages_and_nothing_else(wheel: Path) -> 
         f"{'-'.join(wheel.name.split('-')[:2])}.dist-info",
     }
     assert files_of_checkout() <= names
+    assert not [name for name in names if "/frontend/" in name or "node_modules" in name]
 
 
 def test_the_source_distribution_contains_no_tests(dist: Path) -> None:
@@ -126,6 +128,7 @@ def test_the_source_distribution_contains_no_tests(dist: Path) -> None:
         "skills",
         "plugins",
     }
+    assert not [name for name in names if "/frontend/" in name or "node_modules" in name]
 
 
 def test_the_wheel_and_a_third_party_skill_answer_in_an_empty_environment(

@@ -140,7 +140,7 @@ def test_the_page_shows_the_reply_and_its_source(
         browser = driver.chromium.launch(executable_path=str(chromium), args=options)
         page = browser.new_page()
         page.goto(server[0])
-        page.get_by_role("combobox").fill(question)
+        page.get_by_label("Your message").fill(question)
         page.keyboard.press("Enter")
         page.get_by_text(shown.split("[")[0].strip()).first.wait_for(timeout=20_000)
         page.get_by_text("Handbook of Larkspur Bicycles").first.wait_for(timeout=20_000)

@@ -126,21 +126,30 @@ async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIte
 
 
 @asynccontextmanager
-async def over_http(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Deployment]:
+async def serving_vllm(model: Path) -> AsyncIterator[tuple[str, Callable[[], Awaitable[int]]]]:
+    """Run ``vllm serve``; yield its address, and what returns its own count of requests."""
     serve = VllmServer(model, unix=True)
-    stack.callback(serve.kill)
-    await serve.wait_until_ready()
+    try:
+        await serve.wait_until_ready()
+        connector = aiohttp.UnixConnector(serve.url.removeprefix("unix://"))
+        async with aiohttp.ClientSession(connector=connector) as metrics:
+
+            async def running() -> int:
+                async with metrics.get("http://localhost/metrics") as response:
+                    counts = request_counts(await response.read())
+                assert counts is not None
+                return sum(counts)
+
+            yield serve.url, running
+    finally:
+        serve.kill()
+
+
+@asynccontextmanager
+async def over_http(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIterator[Deployment]:
+    url, running = await stack.enter_async_context(serving_vllm(model))
     session = await stack.enter_async_context(aiohttp.ClientSession())
-    connector = aiohttp.UnixConnector(serve.url.removeprefix("unix://"))
-    metrics = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-
-    async def running() -> int:
-        async with metrics.get("http://localhost/metrics") as response:
-            counts = request_counts(await response.read())
-        assert counts is not None
-        return sum(counts)
-
-    replica_settings = settings(model.parent / "data", redis, openai(serve.url))
+    replica_settings = settings(model.parent / "data", redis, openai(url))
     async with listening_server(replica_settings) as (server, address):
         yield Deployment(server, address, session, running, replica_settings)
 

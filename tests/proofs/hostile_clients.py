@@ -43,7 +43,7 @@ ATTACKS = ("idle", "slow", "exports", "wrong_keys", "headers", "histories", "tex
 
 ROUTES = (
     "GET /",
-    "GET /static/page.js",
+    "GET /static/palaver-client.js",
     "GET /ws",
     "GET /v1/conversations/t",
     "GET /v1/conversations/t/events",

@@ -20,8 +20,8 @@ import palaver_skills
 from palaver import Skill
 
 with warnings.catch_warnings(action="ignore"):
-    from re import _constants as codes  # type: ignore[attr-defined]
-    from re import _parser  # type: ignore[attr-defined]
+    from re import _constants as codes  # type: ignore[attr-defined, unused-ignore]
+    from re import _parser  # type: ignore[attr-defined, unused-ignore]
 
 PACKAGES = (palaver, palaver_plugins, palaver_skills)
 OPTIONAL = frozenset({"vllm", "torch", "transformers", "openvino", "openvino_genai", "gguf"})

@@ -3,7 +3,6 @@
 import ast
 import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -20,26 +19,36 @@ def replaced_words() -> set[tuple[str, ...]]:
 
 
 @functools.cache
-def nodes(path: Path) -> tuple[ast.AST, ...]:
-    """Return all nodes of a module's syntax tree."""
-    return tuple(ast.walk(ast.parse(path.read_text("utf-8"))))
-
-
-def identifiers(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield every name that a module defines: classes, functions, arguments, variables."""
-    for node in nodes(path):
+def definitions(path: Path) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """Return the lines and names of all that a module defines (classes, functions, arguments,
+    variables), and the lines and docstrings of its functions but properties."""
+    identifiers, docstrings = [], []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.lineno, node.name
+            identifiers.append((node.lineno, node.name))
         elif isinstance(node, ast.arg):
-            yield node.lineno, node.arg
+            identifiers.append((node.lineno, node.arg))
         elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, node.id if isinstance(node, ast.Name) else node.attr
+            name = node.id if isinstance(node, ast.Name) else node.attr
+            identifiers.append((node.lineno, name))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstrings.append((node.lineno, ast.get_docstring(node) or ""))
+    return identifiers, docstrings
 
 
+@functools.cache
 def words(identifier: str) -> list[str]:
     """Split snake_case and CamelCase into lower-case words, plurals into singulars."""
     parts = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+", identifier)
     return [part.lower().removesuffix("s") for part in parts]
+
+
+@functools.cache
+def parts(identifier: str) -> set[tuple[str, ...]]:
+    """Return every run of words in an identifier."""
+    split = words(identifier)
+    ends = range(1, len(split) + 1)
+    return {tuple(split[start:end]) for end in ends for start in range(end)}
 
 
 def test_identifiers_use_the_names_of_the_glossary() -> None:
@@ -48,14 +57,11 @@ def test_identifiers_use_the_names_of_the_glossary() -> None:
     found = []
     for folder in ("server", "plugins", "skills", "tests", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            for line, identifier in identifiers(path):
-                split = words(identifier)
-                found += [
-                    f"{path.relative_to(ROOT)}:{line}: {identifier}"
-                    for word in replaced
-                    for at in range(len(split))
-                    if tuple(split[at : at + len(word)]) == word
-                ]
+            found += [
+                f"{path.relative_to(ROOT)}:{line}: {identifier}"
+                for line, identifier in definitions(path)[0]
+                if replaced & parts(identifier)
+            ]
     assert not found, "\n".join(found)
 
 
@@ -74,15 +80,9 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
     found = []
     for folder in ("server", "plugins", "skills"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in nodes(path):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                    docstring = ast.get_docstring(node) or ""
-                    if NO_VERBS.match(docstring) and not is_property(node):
-                        found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {docstring[:60]}")
+            found += [
+                f"{path.relative_to(ROOT)}:{line}: {docstring[:60]}"
+                for line, docstring in definitions(path)[1]
+                if NO_VERBS.match(docstring)
+            ]
     assert not found, "\n".join(found)
-
-
-def is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Return whether a function is read as an attribute: a noun phrase describes it."""
-    names = {decorator.id for decorator in node.decorator_list if isinstance(decorator, ast.Name)}
-    return bool(names & {"property", "cached_property"})

@@ -52,14 +52,16 @@ NOT_OF_CLIENTS = (
 )
 """Modules whose patterns read nothing that a client has written."""
 BOUNDED = {
+    "palaver_skills.citations._IDENTIFIER": 100,
+    "palaver_skills.citations._WORD_BEFORE": 100,
     "palaver_skills.languages._NAMED": 4_000,
-    "palaver_skills.markdown._FIXED": 2_000,
     "palaver_skills.text_splitting._LAST_WORD": 40,
-    "palaver_skills.translation._TEXT_INTO": 240,
+    "palaver_skills.instructions._REFERENCE": 240,
+    "palaver_skills.translation._SOURCE": 400,
 }
 """Patterns that read less of a text, and how many characters."""
 COMPUTED = {
-    "palaver_skills.markdown._find_end_pattern": r"^[\s>]*+`{3,}+\s*+$",
+    "palaver_plugins.channels.openai_response.annotations": r"\[1\]",
     "palaver_plugins.engines.tokenization.__init__": r"<\|im_start\|>|<\|im_end\|>",
     "palaver_plugins.engines.vllm_process.__init__": r"<\|im_start\|>|<\|im_end\|>",
 }
@@ -88,8 +90,8 @@ SOURCES = sources()
 
 def test_the_patterns_are_found() -> None:
     names = {source.where for source in SOURCES}
-    assert {"palaver_skills.text_splitting._END", "palaver_skills.markdown._FIXED"} <= names
-    assert "palaver_skills.markdown._split_cells" in names
+    assert {"palaver_skills.text_splitting._END", "palaver_skills.placeholders._FIXED"} <= names
+    assert "palaver_skills.markdown.RAW_END" in names
     assert "palaver_skills.translation.Translation.patterns[0]" in names
     assert len(SOURCES) > 80
 

@@ -64,6 +64,11 @@ def test_a_hook_decides_which_of_its_modules_tools_are_registered() -> None:
         ("wrongkind", "palaver_register_tools returned 'hammer', not a Tool"),
         ("badtool", "tool 'roll': parameter 'sides' needs a type"),
         ("missing", "ModuleNotFoundError"),
+        ("exiting", "SystemExit: 3"),
+        ("interrupting", "Impatient: too slow"),
+        ("unprintable", "Unprintable: its text cannot be made"),
+        ("nameless_command", "palaver_register_commands returned 'serve', which has no name"),
+        ("badalias", "alias 'two words' is not 1 to 40 of A-Za-z0-9_-"),
     ],
 )
 def test_a_broken_plugin_is_left_out_and_the_rest_starts(name: str, cause: str) -> None:
@@ -84,6 +89,36 @@ def test_a_disabled_plugin_is_not_even_imported() -> None:
 def test_two_plugins_of_one_name_are_refused_and_both_are_named() -> None:
     with pytest.raises(NameCollision, match=r"'good' .* duplicate .* good "):
         load_plugins(entry_points("duplicate", "good"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        ("good", "other_words", r"/good names the skill 'good' of good .* 'better' of other_words"),
+        ("other_words", "good", r"/good names the skill 'good' of good .* 'better' of other_words"),
+        (
+            "other_words",
+            "same_alias",
+            r"/best names the skill 'better' of .* 'finest' of same_alias",
+        ),
+    ],
+)
+def test_names_and_aliases_of_skills_are_in_one_namespace(
+    first: str, second: str, sentence: str
+) -> None:
+    with pytest.raises(NameCollision, match=sentence):
+        load_plugins(entry_points(first, second))
+    registry = load_plugins(entry_points(first, second), disabled=[second])
+    assert len(registry.skills) == 1
+
+
+def test_what_the_person_at_the_keyboard_interrupts_is_interrupted() -> None:
+    class Interrupted(importlib.metadata.EntryPoint):
+        def load(self) -> object:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_plugins([Interrupted("slow", "slow", "palaver")])
 
 
 def test_every_installed_entry_point_of_the_project_loads() -> None:

@@ -3,8 +3,18 @@
 import pytest
 
 from palaver.errors import Overloaded
-from palaver.ledger import Receipt
-from palaver.messages import Finished, Received, Text
+from palaver.ledger import HistoryEntry, Receipt, Snapshot
+from palaver.messages import (
+    Attachment,
+    Citation,
+    Cursor,
+    Finished,
+    Problem,
+    Question,
+    Received,
+    Text,
+    TextReset,
+)
 from palaver.replies import PendingReply
 
 
@@ -45,6 +55,22 @@ async def test_a_message_of_another_client_that_moves_changes_nothing() -> None:
     assert reply.receipt.turn == "t"
 
 
+@pytest.mark.parametrize(("position", "is_cut"), [(9, True), (0, True), (21, False)])
+async def test_withdrawn_text_is_not_in_the_reply(position: int, is_cut: bool) -> None:
+    reply = joined_reply()
+    reply.on_event(TextReset(turn="t", position=position), None)
+    assert reply.text == "the first turn's text"[:position]
+    assert reply.was_reset is is_cut
+    reply.on_event(Finished(turn="t", outcome="done", length=position, messages=("m",)), None)
+    assert (await reply.wait()).text == "the first turn's text"[:position]
+
+
+async def test_text_that_another_attempt_writes_again_replaces_the_first() -> None:
+    reply = joined_reply()
+    reply.on_event(Text(turn="t", position=4, text="other words"), None)
+    assert (reply.text, reply.was_reset) == ("the other words", True)
+
+
 @pytest.mark.parametrize("is_over", [False, True])
 async def test_a_shutdown_before_the_message_is_answered_is_an_error(is_over: bool) -> None:
     reply = joined_reply()
@@ -53,3 +79,28 @@ async def test_a_shutdown_before_the_message_is_answered_is_an_error(is_over: bo
     reply.on_shutdown()
     with pytest.raises(Overloaded, match="repeat the request"):
         await reply.wait()
+
+
+async def test_a_reply_of_the_history_has_its_parts() -> None:
+    citation = Citation(number=1, document="d", title="T", passage="p")
+    attachment = Attachment(name="a.txt", media_type="text/plain", url="data:,x")
+    entry = HistoryEntry(
+        role="assistant",
+        text="said [1]",
+        turn="t",
+        at=1.0,
+        outcome="done",
+        citations=(citation,),
+        attachments=(attachment,),
+        question=Question(text="said", options=("a", "b")),
+        problem=Problem("skill", "It failed."),
+        finish_reason="length",
+    )
+    reply = PendingReply("m", Receipt(turn="t", ahead=0, duplicate=True))
+    reply.on_snapshot(Snapshot(cursor=Cursor("e", 1), history=(entry,), pending=()))
+    result = await reply.wait()
+    assert (result.text, result.citations, result.attachments) == (
+        "said [1]", (citation,), (attachment,)
+    )  # fmt: skip
+    assert (result.question, result.options) == ("said", ("a", "b"))
+    assert (result.problem, result.finish_reason) == (entry.problem, "length")

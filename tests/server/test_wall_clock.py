@@ -15,6 +15,18 @@ ALLOWED = {
     "plugins/palaver_plugins/ledgers/sqlite/rows.py": "the default of the retention's clock",
     "plugins/palaver_plugins/ledgers/redis/guarantee.py": "is compared with the clock of Redis",
     "plugins/palaver_plugins/engines/tokenization.py": "the date in a prompt",
+    "server/palaver/files/store.py": "the default of the clock of files, which outlive a process",
+    "server/palaver/files/objects.py": "is compared with the times of files on the disk",
+    "server/palaver/platforms/delivery.py": "when a turn was settled, for the next owner",
+    "server/palaver/platforms/pairing.py": "the expiry of codes, which every replica checks",
+    "server/palaver/platforms/policy.py": "when bots have written, to any server",
+    "server/palaver/platforms/parking.py": "when a conversation was parked, by any server",
+    "server/palaver/sites.py": "the expiry of identities that others sign",
+    "server/palaver/visitors.py": "the expiry of tokens, which every replica checks",
+    "server/palaver/testing/fakes/slack/fake.py": "apps compare the time of a signature with it",
+    "server/palaver/web/expiry.py": "how long such a token is still valid",
+    "server/palaver/web/websocket.py": "the same, for the answer to its renewal",
+    "plugins/palaver_plugins/channels/webhooks/channel.py": "the times of signatures",
     "plugins/palaver_plugins/channels/openai_api.py": "the time of a reply, in OpenAI's format",
 }
 """Modules that read the wall clock, and why."""

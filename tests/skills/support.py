@@ -1,9 +1,11 @@
 """Scripts and engines for the tests of skills."""
 
 import re
+from typing import Any
 
+from palaver import Conversation, new_id
 from palaver.engine import EngineInfo, GenerationRequest
-from palaver.testing import ScriptedEngine
+from palaver.testing import ChatClient, ScriptedEngine
 
 GERMAN = {
     "Hello": "Hallo",
@@ -44,3 +46,12 @@ class Demonstration(ScriptedEngine):
             capabilities=engine_info.capabilities,
             demonstration=True,
         )
+
+
+async def say_alone(chat: ChatClient, text: str, **about: Any) -> str:  # Any: fields of Message
+    """Send a message to a new conversation of a new tenant, and return the reply."""
+    client = ChatClient(chat.server, Conversation(new_id(), "test", "main"), "alice")
+    subscription = await chat.server.subscribe(client.conversation, client.recorder)
+    reply = await client.say(text, **about)
+    chat.server.unsubscribe(subscription)
+    return reply

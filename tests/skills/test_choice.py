@@ -1,18 +1,17 @@
 """Routing of messages to the built-in skills."""
 
-import re
 import time
 
 import pytest
 
 from palaver import Skill, compile_pattern
 from palaver.testing import ScriptedEngine, converse
-from palaver_skills import prompts
+from palaver_skills import prompts, summarization, translation
 from palaver_skills.chat import Chat
 from palaver_skills.codegen import Codegen
-from palaver_skills.instructions import split_request
+from palaver_skills.instructions import is_unclear, split_request
 from palaver_skills.language_detection import detect_language
-from palaver_skills.markdown import split_blocks, split_spans
+from palaver_skills.markdown import read_document, split_blocks
 from palaver_skills.qa import QA
 from palaver_skills.summarization import Summarization
 from palaver_skills.text_splitting import split_sentences
@@ -105,15 +104,18 @@ LONG = 50_000
         "a. ",
     ],
 )
+@pytest.mark.slow
 def test_no_message_keeps_the_patterns_busy(unit: str) -> None:
     text = unit * (LONG // len(unit))
     began = time.process_time()
     for pattern in PATTERNS:
         pattern.fullmatch(text)
         pattern.search(text)
-    split_request(text, re.compile("translate"))
-    for block in split_blocks(text):
-        split_spans(block.text)
+    for grammar in (translation.GRAMMAR, summarization.GRAMMAR):
+        split_request(text, grammar)
+        is_unclear(text, grammar)
+    read_document(text)
+    split_blocks(text)
     split_sentences(text)
     detect_language(text)
     assert time.process_time() - began < BUSY

@@ -5,12 +5,7 @@ import pytest
 from palaver.testing import ScriptedEngine, converse
 from palaver_skills import prompts
 from palaver_skills.chat import Chat
-from palaver_skills.codegen import (
-    Codegen,
-    close_fence,
-    find_programming_language,
-    find_syntax_error,
-)
+from palaver_skills.codegen import Codegen, find_programming_language
 
 ADD = "```python\ndef add(a, b):\n    return a + b\n```\nIt adds two numbers."
 
@@ -81,33 +76,17 @@ async def test_a_fence_that_the_model_left_open_is_closed() -> None:
         assert reply.startswith("```python\ndef add(a, b):\n    return a\n```\n\nNote: the code")
 
 
-@pytest.mark.parametrize(
-    ("text", "open_mark"),
-    [
-        ("```py\nx\n```", ""),
-        ("```py\nx", "```"),
-        ("````md\n```py\nx\n```\n", "````"),
-        ("~~~\n```\n~~~", ""),
-        ("no code at all", ""),
-        ("```py\nx\n```\nand\n```py\ny\n", "```"),
-    ],
-)
-def test_open_fences_are_found(text: str, open_mark: str) -> None:
-    assert close_fence(text).strip().partition("\n")[0] == open_mark
+async def test_an_open_fence_of_a_finished_reply_is_closed_without_a_note() -> None:
+    async with converse(Codegen, engine=ScriptedEngine("```python\nx = 1")) as chat:
+        assert await chat.say("write a program") == "```python\nx = 1\n```"
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("```python\nx = 1\n```", ""),
-        ("```python\nx = '\\d'\n```", ""),
-        ("```js\nlet x = 1\n```", ""),
-        ("```\nx = (\n```", "line 1: '(' was never closed"),
-        ("```py\n" + "(" * 5000 + "\n```", "line 1: too many nested parentheses"),
-    ],
-)
-def test_only_python_is_checked(text: str, problem: str) -> None:
-    assert find_syntax_error(text) == problem
+async def test_python_is_checked_by_the_name_of_its_block() -> None:
+    engine = ScriptedEngine("```python\nx = (\n```", "```js\nx = (\n```", "```python\n$ ls (\n```")
+    async with converse(Codegen, engine=engine) as chat:
+        assert "'(' was never closed" in str(await chat.say("write a Go program"))
+        assert await chat.say("write a Python program") == "```js\nx = (\n```"
+        assert await chat.say("write a Python program") == "```python\n$ ls (\n```"
 
 
 def test_a_word_is_not_taken_for_a_language() -> None:

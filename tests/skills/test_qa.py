@@ -2,10 +2,10 @@
 
 import pytest
 
-from palaver import Document, Passage
+from palaver import Document
 from palaver.testing import ScriptedEngine, converse
 from palaver_skills import prompts
-from palaver_skills.qa import NO_PASSAGES, QA, CitationFilter
+from palaver_skills.qa import NO_PASSAGES, QA
 
 SHOP = (
     Document(id="returns", title="Returns", text="You may return goods within 30 days."),
@@ -104,24 +104,3 @@ async def test_a_question_may_come_as_an_argument() -> None:
     async with converse(QA, engine=engine, knowledge=SHOP) as chat:
         await chat.say("", skill="qa", arguments={"question": QUESTION})
         assert engine.requests[0].messages[-1].content.endswith(QUESTION)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_a_wrong_number_is_corrected_while_the_answer_is_written(size: int) -> None:
-    passages = [
-        Passage(document="d", title="T", section="", number=number, text=text)
-        for number, text in enumerate(("Parking is free.", "Employees get 28 days of holiday."), 1)
-    ]
-    checked = CitationFilter(passages)
-    answer = "28 days of holiday. [1] Parking [is] free [9]. Nobody knows [1"
-    pieces = [answer[at : at + size] for at in range(0, len(answer), size)]
-    said = "".join(checked.feed(piece) for piece in pieces) + checked.end()
-    assert said == "28 days of holiday. [2] Parking [is] free [1]. Nobody knows [1"
-
-
-def test_a_right_number_stays() -> None:
-    passages = [
-        Passage(document="d", title="T", section="", number=number, text="It costs 5 euros.")
-        for number in (1, 2)
-    ]
-    assert CitationFilter(passages).feed("It costs 5 euros. [2]") == "It costs 5 euros. [2]"

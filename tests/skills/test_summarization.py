@@ -28,6 +28,8 @@ def system(engine: ScriptedEngine, number: int = 0) -> str:
         (f"Resume este texto en tres puntos: {TEXT}", "three bullet points"),
         (f"请用一句话概括：{TEXT}", "one sentence"),
         (f"/summarize {TEXT}", "three sentences"),
+        (f"/summarize --length bullets {TEXT}", "three bullet points"),
+        (f"Riassumi questo testo in una frase:\n{TEXT}", "one sentence"),
     ],
 )
 async def test_text_and_length_are_told_from_the_message(message: str, length: str) -> None:
@@ -49,7 +51,7 @@ async def test_arguments_say_it_all() -> None:
         assert "'one sentence'" in wrong.problem.message
 
 
-@pytest.mark.parametrize("message", ["/summarize", "/summarize our conversation so far"])
+@pytest.mark.parametrize("message", ["/summarize", "summarize our conversation so far"])
 async def test_without_a_text_the_conversation_is_shortened(message: str) -> None:
     engine = ScriptedEngine("It rains a lot here.", "They spoke of rain.")
     async with converse(Chat, Summarization, engine=engine) as chat:
@@ -58,6 +60,16 @@ async def test_without_a_text_the_conversation_is_shortened(message: str) -> Non
         assert engine.requests[1].messages[-1].content == (
             "User: hello, how is the weather?\nAssistant: It rains a lot here."
         )
+
+
+@pytest.mark.parametrize("message", ["even shorter please", "make it shorter", "Noch kürzer!"])
+async def test_shorter_means_the_last_reply(message: str) -> None:
+    engine = ScriptedEngine("It rains a lot here.", "It rains.")
+    async with converse(Summarization, engine=engine) as chat:
+        await chat.say("Summarize: It has been raining a lot here for days.")
+        assert await chat.say(message) == "It rains."
+        assert engine.requests[1].messages[-1].content == "It rains a lot here."
+        assert "one sentence" in engine.requests[1].messages[0].content
 
 
 @pytest.mark.parametrize("message", ["summarize our conversation", "/summarize", "tl;dr"])
@@ -99,3 +111,22 @@ async def test_a_text_that_is_far_too_long_is_refused() -> None:
         assert reply.problem is not None
         assert "too long to shorten" in reply.problem.message
         assert not engine.requests
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "```py\nx = 1\n\ny = 2\n```\n\n",
+        "| a | b |\n|---|---|\n| one | two |\n| three | four |\n\n",
+        "- one\n\n  more of it\n\n",
+        "<div>\nSome. Text.\n</div>\n\n",
+    ],
+)
+async def test_a_long_text_is_not_cut_inside_a_block(block: str) -> None:
+    engine = ScriptedEngine(lambda _: "Short.", context_window=160)
+    text = "".join(f"## Part {n}\n\nIt rains in {n} places.\n\n{block}" for n in range(20))
+    async with converse(Summarization, engine=engine) as chat:
+        await chat.say(text, skill="summarization")
+    parts = [r.messages[-1].content for r in engine.requests if block[:6] in r.messages[-1].content]
+    assert len(parts) > 1
+    assert sum(part.count(block.strip()) for part in parts) == 20

@@ -1,14 +1,20 @@
 """Conversations with the translation skill."""
 
+import re
+from collections.abc import Callable
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from tests.proof_settings import short_or_long
 from tests.skills.markdown_strategies import SECRETS, markdown
 from tests.skills.support import Demonstration, echo, german, shout
 
+from palaver import GenerationRequest
 from palaver.testing import ChatClient, ScriptedEngine, converse
 from palaver_skills import prompts
+from palaver_skills.markdown import read_document
 from palaver_skills.translation import Translation
 
 PROPERTY = settings(
@@ -27,8 +33,10 @@ def systems(engine: ScriptedEngine) -> list[str]:
         "translate this into German: good morning",
         "How do you say good morning in German?",
         "to German: good morning",
-        "/translate de good morning",
-        "/translate good morning into German",
+        "/translate --to de good morning",
+        "/translate --to=German good morning",
+        '/tr --to "alemán" --from en good morning',
+        "good morning\nBitte ins Deutsche übersetzen.",
         "Could you put this into German for me?\ngood morning",
         "good morning\n\nTranslate that to German please",
     ],
@@ -50,6 +58,13 @@ async def test_a_text_is_translated_however_it_is_asked_for(message: str) -> Non
         ("Traduce al inglés: ¿Dónde está la casa?", "Spanish", "English", "¿Dónde"),
         ("请把下面的句子翻译成英文：你好吗", "Chinese", "English", "你好吗"),
         ("你好用德语怎么说？", "Chinese", "German", "你好"),
+        (
+            "Translate to Brazilian Portuguese: The dog.",
+            "English",
+            "Brazilian Portuguese",
+            "The dog",
+        ),
+        ("translate this into formal German: I am Tom", "English", "Formal German", "I am Tom"),
         ("translate the word chat from French to English", "French", "English", "the word chat"),
     ],
 )
@@ -87,6 +102,15 @@ async def test_that_means_the_last_reply() -> None:
         await chat.say("Translate 'Wie geht es dir heute?' into English")
         await chat.say("translate that into French")
         assert engine.requests[-1].messages[-1].content == "Wie geht es dir heute?"
+
+
+async def test_a_follow_up_translates_the_last_reply_into_another_language() -> None:
+    engine = ScriptedEngine(echo)
+    async with converse(Translation, engine=engine) as chat:
+        await chat.say("Translate 'Wie geht es dir heute?' into English")
+        await chat.say("and now into French")
+        assert engine.requests[-1].messages[-1].content == "Wie geht es dir heute?"
+        assert "French" in systems(engine)[-1]
 
 
 async def test_a_text_in_the_target_language_is_left_alone() -> None:
@@ -151,6 +175,7 @@ async def test_the_demonstration_model_gets_single_sentences_by_way_of_english()
 
 @PROPERTY
 @given(markdown())
+@pytest.mark.slow
 async def test_an_engine_that_changes_nothing_returns_the_text_byte_for_byte(text: str) -> None:
     engine = ScriptedEngine(echo)
     async with converse(Translation, engine=engine) as chat:
@@ -158,16 +183,100 @@ async def test_an_engine_that_changes_nothing_returns_the_text_byte_for_byte(tex
         assert not any("SECRET" in r.messages[-1].content for r in engine.requests)
 
 
+def capitals(request: GenerationRequest) -> str:
+    """Return the prompt in capitals, with its marks."""
+    return echo(request).upper()
+
+
+def doubling(request: GenerationRequest) -> str:
+    """Return the prompt in capitals, with each mark twice."""
+    return re.sub(r"(⟦\d+⟧)", r"\1 \1", echo(request).upper())
+
+
+def chattering(request: GenerationRequest) -> str:
+    """Return the prompt in capitals, with what a model says around it."""
+    return f"Here is the translation:\n\n{echo(request).upper()}\n\nLet me know if it helps: soon."
+
+
+def inventing(request: GenerationRequest) -> str:
+    """Return the prompt in capitals, with further marks, lines and structure."""
+    return f"- {echo(request).upper()}\n\n⟦7⟧ | x"
+
+
+@pytest.mark.slow
 @PROPERTY
-@given(markdown())
-async def test_a_careless_model_cannot_change_what_is_protected(text: str) -> None:
-    async with converse(Translation, engine=ScriptedEngine(shout)) as chat:
+@given(markdown(), st.sampled_from([capitals, shout, doubling, chattering, inventing]))
+async def test_no_engine_changes_what_is_protected(
+    text: str, engine: Callable[[GenerationRequest], str]
+) -> None:
+    async with converse(Translation, engine=ScriptedEngine(engine)) as chat:
         reply = await translated(chat, text)
-        assert all(reply.count(secret) == text.count(secret) for secret in SECRETS)
+        assert {s: reply.count(s) for s in SECRETS} == {s: text.count(s) for s in SECRETS}
+        kept = [part for part in read_document(text) if isinstance(part, str)]
+        at = 0
+        for part in kept:
+            at = reply.index(part, at) + len(part)
+
+
+@pytest.mark.slow
+@PROPERTY
+@given(markdown(), st.sampled_from([capitals, shout, doubling]))
+async def test_the_structure_stays(text: str, engine: Callable[[GenerationRequest], str]) -> None:
+    async with converse(Translation, engine=ScriptedEngine(engine)) as chat:
+        assert structure(await translated(chat, text)) == structure(text)
+
+
+def structure(text: str) -> list[tuple[str, str, int]]:
+    """Return the blocks of a document as a parser of its own sees them."""
+    parser = MarkdownIt("commonmark").enable("table")
+    return [(token.type, token.markup, token.level) for token in parser.parse(text)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Here is the translation: Hallo", "Hallo"),
+        ("Sure! Here's the translation:\n\nHallo", "Hallo"),
+        ("Hallo\n\nNote: this is informal.", "Hallo"),
+        ('"Hallo"', "Hallo"),
+        ("```\nHallo\n```", "Hallo"),
+        ("1. Hallo", "1\\. Hallo"),
+        ("<think>\nHallo? Hi?\n</think>\n\nHallo", "Hallo"),
+        ("**Translation:**\nHallo", "Hallo"),
+        ("<think>Hallo", "Hello"),
+        ("", "Hello"),
+    ],
+)
+async def test_what_a_model_says_beside_the_translation_is_dropped(
+    reply: str, expected: str
+) -> None:
+    async with converse(Translation, engine=ScriptedEngine(lambda _: reply)) as chat:
+        assert await translated(chat, "Hello") == expected
+
+
+async def test_an_opening_is_dropped_before_a_text_with_a_colon() -> None:
+    engine = ScriptedEngine(lambda request: f"Translation: {echo(request)}")
+    async with converse(Translation, engine=engine) as chat:
+        assert await translated(chat, "Hello: [you](x)") == "Hello: [you](x)"
+
+
+@pytest.mark.parametrize(
+    "text", ["Here is the translation: Hello", '"Hello"', "Note: hello", "1. Hello\n2. You"]
+)
+async def test_what_the_text_says_itself_is_not_dropped(text: str) -> None:
+    async with converse(Translation, engine=ScriptedEngine(echo)) as chat:
+        assert await translated(chat, text) == text
+
+
+async def test_each_passage_is_sent_when_it_is_translated() -> None:
+    async with converse(Translation, engine=ScriptedEngine("EINS", "ZWEI")) as chat:
+        reply = await translated(chat, "one\n\n`x`\n\ntwo\n\nthree")  # no answer to the third
+        assert reply == "EINS\n\n`x`\n\nZWEI\n\n"
 
 
 @PROPERTY
 @given(st.text(max_size=60).filter(str.strip))
+@pytest.mark.slow
 async def test_any_text_survives_an_engine_that_changes_nothing(text: str) -> None:
     async with converse(Translation, engine=ScriptedEngine(echo)) as chat:
         assert await translated(chat, text) == text

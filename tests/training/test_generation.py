@@ -86,6 +86,7 @@ def stems(text: str) -> set[str]:
     return {word.rstrip("s") for word in corpus.word_set(text)}
 
 
+@pytest.mark.slow
 def test_a_grounded_answer_is_copied_from_the_passage_that_it_cites() -> None:
     for group in grounded_groups(300):
         passages = dict(re.findall(PASSAGE, group.shared, re.S | re.M))
@@ -96,6 +97,7 @@ def test_a_grounded_answer_is_copied_from_the_passage_that_it_cites() -> None:
                 assert answer == prompts.NOT_IN_DOCUMENTS
 
 
+@pytest.mark.slow
 def test_about_a_quarter_of_the_grounded_questions_have_no_answer() -> None:
     answers = [turn[1] for g in grounded_groups(300) for branch in g.branches for turn in branch]
     assert 0.15 < answers.count(prompts.NOT_IN_DOCUMENTS) / len(answers) < 0.35
@@ -125,6 +127,7 @@ def test_tasks_of_the_measuring_split_never_occur_in_training() -> None:
     assert not trained & measured
 
 
+@pytest.mark.slow
 def test_the_example_questions_are_excluded_from_training(folder: Path) -> None:
     groups = [
         *grounded_groups(400),

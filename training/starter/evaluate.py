@@ -33,7 +33,7 @@ from training.starter.tokenization import write_json
 
 from palaver import Passage
 from palaver_skills import prompts
-from palaver_skills.qa import CitationFilter
+from palaver_skills.citations import CitationFilter
 
 log = logging.getLogger("starter")
 

@@ -14,6 +14,8 @@ from palaver.config.settings import AdmissionSettings, AuthKey, DispatchSettings
 from palaver.messages import Conversation
 from palaver_plugins.channels.openai_api import OpenAIChannel, palaver_register_channels
 
+pytestmark = pytest.mark.slow
+
 
 @pytest_asyncio.fixture
 async def live_server() -> AsyncIterator[LiveServer]:
@@ -31,10 +33,6 @@ async def client(live_server: LiveServer) -> AsyncIterator[AsyncOpenAI]:
 
 def user(text: str) -> Any:  # Any: one of the many message types of the client
     return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> Any:
-    return {"role": "assistant", "content": text}
 
 
 def test_it_is_registered_by_name() -> None:
@@ -84,7 +82,7 @@ async def test_content_in_parts(client: AsyncOpenAI) -> None:
     )
     assert answer.choices[0].message.content == "in parts "
     parts[0] = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
-    with pytest.raises(openai.BadRequestError, match="image_url"):
+    with pytest.raises(openai.BadRequestError, match="sees no images"):
         await client.chat.completions.create(
             model="parrot", messages=[{"role": "user", "content": parts}]
         )
@@ -95,7 +93,6 @@ async def test_content_in_parts(client: AsyncOpenAI) -> None:
     [
         ({"model": "nobody", "messages": [user("x")]}, openai.NotFoundError),
         ({"model": "auto", "messages": []}, openai.BadRequestError),
-        ({"model": "auto", "messages": [assistant("x")]}, openai.BadRequestError),
         ({"model": "auto", "messages": [user("x")], "n": 2}, openai.BadRequestError),
         ({"model": "clumsy", "messages": [user("x")]}, openai.InternalServerError),
     ],
@@ -159,22 +156,6 @@ async def test_a_named_thread_is_one_conversation(client: AsyncOpenAI) -> None:
     assert "One tea, please." in str(answer.choices[0].message.content)
 
 
-async def test_a_clients_copy_continues_the_conversation(client: AsyncOpenAI) -> None:
-    talk = [user("please")]
-    asked = await client.chat.completions.create(model="waiter", messages=talk)
-    talk += [assistant(str(asked.choices[0].message.content)), user("coffee")]
-    answer = await client.chat.completions.create(model="auto", messages=talk)
-    assert "One coffee, please." in str(answer.choices[0].message.content)
-
-
-async def test_an_unknown_copy_is_put_before_the_message(client: AsyncOpenAI) -> None:
-    talk = [user("I am Ada."), assistant("Hello Ada."), user("Who am I?")]
-    answer = await client.chat.completions.create(model="parrot", messages=talk)
-    assert str(answer.choices[0].message.content).split() == (
-        "So far in this conversation: User: I am Ada. Assistant: Hello Ada. Now: Who am I?".split()
-    )
-
-
 async def test_the_same_key_gets_the_same_reply(client: AsyncOpenAI) -> None:
     async def ask(text: str) -> Any:
         return await client.chat.completions.create(
@@ -186,7 +167,6 @@ async def test_the_same_key_gets_the_same_reply(client: AsyncOpenAI) -> None:
         await ask("twice")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_disconnects_stops_its_turn(
     live_server: LiveServer, client: AsyncOpenAI, stream: bool

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from tests.plugins.engines.models import write_classifier, write_model
 from tests.plugins.engines.support import Factory, StartedEngine, TextCollector
+from tests.plugins.engines.vision_models import write_vision_model
 
 from palaver.engine import Engine
 from palaver.hooks import BuildContext
@@ -77,6 +78,8 @@ FACTORIES: dict[str, Factory] = {
     "vllm": vllm_engine,
     "openai": openai_engine,
 }
+SEEING = ("scripted", "transformers", "vllm", "openai")
+"""Engines that can see, with the right model."""
 MARKS = {
     "openvino": [pytest.mark.openvino, pytest.mark.live],
     "transformers": [pytest.mark.transformers, pytest.mark.live],
@@ -90,6 +93,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_model(tmp_path_factory.mktemp("engines") / "walker")
     write_classifier(folder.with_name("judge"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def vision_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vision_model(tmp_path_factory.mktemp("engines") / "seer")
+
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[pytest.param(name, marks=MARKS.get(name, [])) for name in SEEING],
+)
+async def seeing(
+    request: pytest.FixtureRequest, vision_model: Path
+) -> AsyncIterator[StartedEngine]:
+    """Yield each engine that can see, with a model that can."""
+    if request.param == "transformers":
+        pytest.importorskip("PIL")
+    factory = FACTORIES[request.param]
+    async with factory(vision_model) as engine:
+        try:
+            info = await engine.start()
+            assert "vision" in info.capabilities
+            yield StartedEngine(request.param, engine, info, factory, vision_model)
+        finally:
+            await engine.close()
 
 
 @pytest_asyncio.fixture(

@@ -24,10 +24,12 @@ class FaultInjectingServer:
         self.keys: list[str | None] = []
         self.client_disconnected = asyncio.Event()
         """Set when a client disconnects before the end of its response."""
-        self._card = card
+        self.listed: object = {"object": "list", "data": [card]}
+        self.list_status = 200
+        self.sees_images = True
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [self._card]})
+        return web.json_response(self.listed, status=self.list_status)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.json())
@@ -40,7 +42,10 @@ class FaultInjectingServer:
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
-        text = body.get("prompt") or " ".join(it["content"] for it in body["messages"])
+        contents = [it["content"] for it in body.get("messages", ())]
+        if any(isinstance(it, list) for it in contents) and not self.sees_images:
+            return web.json_response({"error": {"message": "no images"}}, status=400)
+        text = body.get("prompt") or " ".join(map(str, contents))
         return web.json_response({"count": len(text.split())})
 
     async def embeddings(self, request: web.Request) -> web.Response:

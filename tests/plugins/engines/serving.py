@@ -5,7 +5,6 @@ import atexit
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,8 +16,9 @@ from pathlib import Path
 
 import pytest
 from tests.plugins.engines.support import wait_until
+from tests.ports import free_port
 
-from palaver.engine import Engine
+from palaver.engine import MAX_IMAGES, Engine
 from palaver.errors import EngineUnavailable
 from palaver.hooks import BuildContext
 from palaver_plugins.engines import openai, vllm
@@ -136,12 +136,6 @@ class VllmServer:
         os.killpg(self._process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def options() -> tuple[str, ...]:
     structured = {"backend": "xgrammar", "disable_any_whitespace": True}
     return (
@@ -153,6 +147,8 @@ def options() -> tuple[str, ...]:
         *("--scheduling-policy", "priority"),
         *("--distributed-executor-backend", "uni"),
         *("--structured-outputs-config", json.dumps(structured)),
+        *("--limit-mm-per-prompt", json.dumps({"image": MAX_IMAGES})),
+        *("--mm-hasher-algorithm", "sha256"),
         "--enforce-eager",
         "--enable-prompt-tokens-details",
     )

@@ -4,10 +4,12 @@ import asyncio
 import logging
 from base64 import b64decode
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.chaos.proxy import Disconnect, FaultProxy
 from tests.plugins.engines.fault_injecting_server import (
     STREAM_END,
     VLLM_CARD,
@@ -24,7 +26,7 @@ from tests.plugins.engines.fault_injecting_server import (
 )
 from tests.plugins.engines.models import ENDLESS_PROMPT
 from tests.plugins.engines.serving import VllmServer, build_openai, shared_server
-from tests.plugins.engines.support import TextCollector, request, wait_until
+from tests.plugins.engines.support import IDLE, TextCollector, request, wait_until
 
 from palaver.config.settings import Secret
 from palaver.engine import ChatMessage, Choice, EngineStats, JsonSchema
@@ -50,6 +52,16 @@ async def started(*servers: FaultInjectingServer, **settings: object) -> OpenAIE
     engine = build_openai(*(server.url for server in servers), **settings)
     await engine.start()
     return engine
+
+
+@asynccontextmanager
+async def started_engine(*urls: str) -> AsyncIterator[OpenAIEngine]:
+    engine = build_openai(*urls)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
 
 
 async def outcome(handler: Handler, **options: object) -> PalaverError:
@@ -107,6 +119,29 @@ async def test_a_generic_server_gets_only_the_parameters_that_differ_from_the_de
     assert body["response_format"]["json_schema"]["schema"] == SCHEMA.schema
 
 
+async def test_a_generic_server_gets_no_limit_that_its_context_could_not_hold() -> None:
+    for max_tokens, sent in ((8192, None), (9000, None), (8191, 8191)):
+        async with fault_injecting_servers(HELLO) as (server,):
+            engine = await started(server)
+            await engine.generate(request("x", max_tokens=max_tokens), TextCollector())
+            await engine.close()
+        assert server.bodies[-1].get("max_tokens") == sent
+
+
+async def test_a_generic_server_gets_penalties_and_any_object() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server)
+        any_object = JsonSchema({"type": "object"})
+        await engine.generate(
+            request("x", structure=any_object, presence_penalty=0.5, frequency_penalty=-1.0),
+            TextCollector(),
+        )
+        await engine.close()
+    (body,) = server.bodies
+    assert body["response_format"]["json_schema"]["strict"] is False
+    assert (body["presence_penalty"], body["frequency_penalty"]) == (0.5, -1.0)
+
+
 async def test_vllm_gets_tenant_priority_and_structure() -> None:
     async with fault_injecting_servers(HELLO, card=VLLM_CARD) as (server,):
         engine = await started(server)
@@ -142,6 +177,20 @@ async def test_the_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         await engine.generate(request("x"), TextCollector())
         await engine.close()
     assert server.keys == ["Bearer s3cret"]
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk\r\nX-Other: 1", "sk\x7f"])
+async def test_a_key_that_no_header_can_carry_is_refused(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("ENGINE_KEY", key)
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = build_openai(server.url, api_key=Secret("env:ENGINE_KEY"))
+        with pytest.raises(
+            ConfigurationError, match="env:ENGINE_KEY holds several lines"
+        ) as refused:
+            await engine.start()
+    assert "sk" not in str(refused.value)
 
 
 async def test_tokens_are_counted_by_the_usage_of_a_generic_server() -> None:
@@ -208,6 +257,24 @@ async def test_a_cancelled_generation_closes_its_connection() -> None:
             PromptTooLong,
             "context",
         ),
+        (
+            respond_error(
+                400, [{"error": {"message": "exceeds the maximum number of tokens allowed"}}]
+            ),
+            PromptTooLong,
+            "exceeds",
+        ),
+        (
+            respond_error(400, {"error": {"message": "prompt is too long: 9 tokens > 8 maximum"}}),
+            PromptTooLong,
+            "9 tokens",
+        ),
+        (
+            respond_error(422, {"error": "`inputs` tokens + `max_new_tokens` must be <= 20"}),
+            PromptTooLong,
+            "inputs",
+        ),
+        (respond_error(413, {"error": {"message": "tokens per minute"}}), InvalidInput, "minute"),
         (respond_error(418, {}), EngineError, "418"),
         (send_stream(sse_event({"error": {"message": "bad", "code": 400}})), InvalidInput, "bad"),
         (
@@ -307,16 +374,70 @@ async def test_an_unknown_model_is_answered_with_those_there_are() -> None:
             await engine.start()
 
 
+@pytest.mark.parametrize(
+    ("listed", "context_window"),
+    [
+        ({"object": "list", "data": [{"id": "walker"}]}, 8192),
+        ([{"id": "walker", "owned_by": None, "max_model_len": None}], 8192),
+        (
+            {"data": [None, {"id": 3}, {"id": "walker", "owned_by": {}, "max_model_len": 300.0}]},
+            300,
+        ),
+        ({"data": [{"id": "walker", "max_model_len": "many", "context_length": 400}]}, 400),
+        ({"data": [{"id": "walker", "context_window": 500, "parent": 5}]}, 500),
+        ({"data": [{"id": "walker", "context_length": -1, "context_window": 1e300}]}, 8192),
+    ],
+)
+async def test_any_list_of_models_is_read(listed: object, context_window: int) -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        server.listed = listed
+        for settings in ({}, {"model": "walker"}):
+            engine = build_openai(server.url, **settings)
+            info = await engine.start()
+            await engine.close()
+            assert (info.model, info.context_window) == ("walker", context_window)
+
+
+@pytest.mark.parametrize(
+    ("listed", "status"), [(None, 404), ({"detail": "no"}, 405), ({"data": None}, 200), ([], 200)]
+)
+async def test_a_server_without_a_list_of_models_needs_the_model(
+    listed: object, status: int
+) -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        server.listed, server.list_status = listed, status
+        engine = build_openai(server.url, model="walker")
+        assert (await engine.start()).model == "walker"
+        assert (await engine.generate(request("x"), TextCollector())).text == "Hello"
+        await engine.close()
+        with pytest.raises(ConfigurationError, match=r"lists no model; set engine\.openai\.model"):
+            await build_openai(server.url).start()
+
+
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     engine = build_openai("unix:///nonexistent/palaver.sock")
     with pytest.raises(EngineUnavailable, match="nonexistent"):
         await engine.start()
 
 
-@pytest.mark.parametrize("url", ["ftp://x/v1", "unix://", "8000", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x/v1", "unix://", "8000", "http://", "http://x:port/v1", "http://x:0", "http:/x/v1",
+     "http://.", "http://a..b/v1", "http://h\\v1", "http://-/v1", "http://a-:80", "http://x%20y",
+     "unix://x/y", "https://x/v1?version=1", "https://x/v1#a", "https://[::1/v1", "localhost:8000"],
+)  # fmt: skip
 def test_a_senseless_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"unix:///path\.sock"):
         OpenAISettings(urls=(url,))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://a_b-c.example.:80/v1", "http://[::1]:80/v1", "http://[fe80::1%25eth0]/v1",
+     "https://bücher.example", "HTTP://10.0.0.1", "http://u:p%40@h/v1", "unix:///run/x.sock"],
+)  # fmt: skip
+def test_a_usual_url_is_taken(url: str) -> None:
+    assert OpenAISettings(urls=(url,)).urls == (url,)
 
 
 def test_urls_may_be_one_string() -> None:
@@ -477,35 +598,44 @@ async def pair(model: Path) -> AsyncIterator[tuple[VllmServer, VllmServer]]:
         killable.kill()
 
 
+INTERRUPTED_BYTES = 10_000
+"""Bytes of a response that arrive before its server is killed: a few of its 300 tokens."""
+
+
 @pytest.mark.vllm
 @pytest.mark.live
 @pytest.mark.asyncio(loop_scope="module")
 async def test_replies_survive_the_crash_of_a_server(pair: tuple[VllmServer, VllmServer]) -> None:
     killable, stable = pair
-    engine = build_openai(killable.url, stable.url)
-    await engine.start()
-    try:
-        prompts = [f"{ENDLESS_PROMPT}, part {number}" for number in range(8)]
-        requests = [request(prompt, max_tokens=300) for prompt in prompts]
+    prompts = [f"{ENDLESS_PROMPT}, part {number}" for number in range(8)]
+    requests = [request(prompt, max_tokens=300) for prompt in prompts]
+    async with started_engine(stable.url) as engine:
         whole = [(await engine.generate(it, TextCollector())).text for it in requests]
-        collectors = [TextCollector() for _ in prompts]
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(engine.generate(it, collector))
-                for it, collector in zip(requests, collectors, strict=True)
-            ]
-            for collector in collectors:
-                await asyncio.wait_for(collector.first.wait(), 10)
-            assert (await engine.stats()).running == len(prompts)
-            killable.kill()
-        generations = [task.result() for task in tasks]
+    collectors = [TextCollector() for _ in prompts]
+    interrupted: list[bytes] = []
+
+    def crash(disconnect: Disconnect, passed: bytes, rest: bytes) -> None:
+        interrupted.append(passed)
+        killable.kill()
+
+    # The proxy passes the beginning of each response, however fast the server has written it.
+    async with (
+        FaultProxy(
+            killable.url, plan=lambda: Disconnect(INTERRUPTED_BYTES), on_disconnect=crash
+        ) as proxy,
+        started_engine(proxy.address, stable.url) as engine,
+    ):
+        generations = await asyncio.gather(*map(engine.generate, requests, collectors))
+        assert any(passed.count(b'"content"') > 5 for passed in interrupted)
         assert [collector.text for collector in collectors] == [it.text for it in generations]
         assert [it.text for it in generations] == whole
         assert {it.finish_reason for it in generations} == {"length"}
         assert all(296 <= it.usage.completion_tokens <= 304 for it in generations)
-        assert await engine.stats() == EngineStats(running=0, waiting=0)
-    finally:
-        await engine.close()
+
+        async def is_idle() -> bool:
+            return await engine.stats() == IDLE
+
+        await wait_until(is_idle)
 
 
 @pytest.mark.vllm

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.plugins.engines.conftest import build_engine
-from tests.plugins.engines.models import ENDLESS_PROMPT, write_json
+from tests.plugins.engines.models import ENDLESS_PROMPT, TEMPLATE, write_json
 from tests.plugins.engines.support import IDLE, TextCollector, request
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -26,7 +26,9 @@ from palaver.errors import (
 from palaver.hooks import BuildContext
 from palaver_plugins.engines import openvino, transformers
 from palaver_plugins.engines.generation_thread import GenerationThread
+from palaver_plugins.engines.image_prompts import load_encoder, vision_obstacle
 from palaver_plugins.engines.padded_batch import CausalModel, batching_obstacle
+from palaver_plugins.engines.tokenization import ChatTokenizer
 from palaver_plugins.engines.torch_runner import BatchingPlan, TorchRunner
 
 pytestmark = [pytest.mark.transformers, pytest.mark.live]
@@ -343,3 +345,81 @@ async def test_an_engine_that_crashed_can_be_started_again(model: Path) -> None:
         assert (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text == before
     finally:
         await engine.close()
+
+
+# Images
+
+
+@asynccontextmanager
+async def loaded(model: Path) -> AsyncIterator[frozenset[str]]:
+    """Yield the capabilities of an engine with ``model``, which generates."""
+    engine = build_engine(transformers, model, threads=1)
+    try:
+        info = await engine.start()
+        assert (await engine.generate(request(ENDLESS_PROMPT), TextCollector())).text
+        yield info.capabilities
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [("preprocessor_config.json", "processor"), ("a place for images", "template")],
+)
+async def test_a_model_whose_images_cannot_be_read_reads_texts(
+    vision_model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    missing: str,
+    reason: str,
+) -> None:
+    pytest.importorskip("PIL")
+    folder = tmp_path / "blind"
+    shutil.copytree(vision_model, folder)
+    if missing.endswith(".json"):
+        (folder / missing).unlink()
+    else:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        write_json(folder / "tokenizer_config.json", settings | {"chat_template": TEMPLATE})
+    async with loaded(folder) as capabilities:
+        assert "vision" not in capabilities
+    assert "'blind' sees images, but not with this engine" in caplog.text
+    assert reason in caplog.text
+
+
+async def test_the_template_of_a_processor_counts(vision_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    folder = tmp_path / "legacy"
+    shutil.copytree(vision_model, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    template = settings.pop("chat_template")
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "chat_template.json", {"chat_template": template})
+    async with loaded(folder) as capabilities:
+        assert "vision" in capabilities
+
+
+class ForgetfulModel(CausalModel):
+    """A model that keeps something about the last image for all sequences."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(network)
+        self._has_seen = False
+
+    def forward(self, tokens: Any, cache: Any, **more: Any) -> tuple[Any, Any]:
+        scores, cache = super().forward(tokens, cache, **more)
+        if len(tokens[0]) > 1:
+            self._has_seen = "pixel_values" in more
+        return (scores.flip(-1) if self._has_seen else scores), cache
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_model_that_confuses_the_images_of_sequences_is_found(
+    vision_model: Path, batched: bool
+) -> None:
+    pytest.importorskip("PIL")
+    hugging_face: Any = pytest.importorskip("transformers")
+    network = hugging_face.AutoModelForImageTextToText.from_pretrained(str(vision_model)).eval()
+    encoder = load_encoder(vision_model, ChatTokenizer.load(vision_model))
+    assert vision_obstacle(CausalModel(network), encoder, batched=batched) == ""
+    assert "differ" in vision_obstacle(ForgetfulModel(network), encoder, batched=batched)

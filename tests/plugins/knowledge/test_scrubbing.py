@@ -141,6 +141,7 @@ async def test_a_file_of_the_first_version_is_scrubbed_when_it_is_opened(tmp_pat
         assert [each.document for each in await knowledge.search("default", "kept", 3)] == ["kept"]
 
 
+@pytest.mark.slow
 async def test_a_large_removal_gives_the_space_back(tmp_path: Path) -> None:
     path = tmp_path / "knowledge.sqlite"
     async with open_knowledge(path) as knowledge:

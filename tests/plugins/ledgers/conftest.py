@@ -31,10 +31,12 @@ from palaver.ledger import (
     Step,
 )
 from palaver.messages import (
+    NO_PARTS,
     Conversation,
     Finished,
     Message,
     Outcome,
+    ReplyParts,
     Routed,
     Started,
     StoredEvent,
@@ -153,6 +155,7 @@ class LedgerUnderTest:
         pending_question: PendingQuestion | None = None,
         taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
+        parts: ReplyParts = NO_PARTS,
     ) -> Progress:
         """Settle with ``entries`` and a `Finished` after them."""
         finished = Finished(turn=claim.turn, outcome=outcome, length=0)
@@ -163,6 +166,7 @@ class LedgerUnderTest:
             pending_question=pending_question,
             taken_steering=taken_steering,
             dead_letter_reason=dead_letter_reason,
+            parts=parts,
         )
 
     async def answer_turn(
@@ -393,7 +397,7 @@ SUBJECTS: dict[str, SubjectFactory] = {
     params=[
         "memory",
         "sqlite",
-        "sqlite_uncached",
+        pytest.param("sqlite_uncached", marks=pytest.mark.slow),
         pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.live]),
     ]
 )

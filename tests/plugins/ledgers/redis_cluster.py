@@ -8,7 +8,8 @@ from typing import Any
 
 from redis.crc import key_slot
 from tests.plugins.ledgers.redis_helpers import raw_client
-from tests.plugins.ledgers.redis_server import RedisServer, free_port, run_redis
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
+from tests.ports import free_port
 
 SLOTS = 16384
 OPTIONS = {

@@ -19,19 +19,13 @@ from typing import ClassVar
 
 import hiredis
 import pytest
+from tests.ports import free_port
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 START_SECONDS = 60.0
 """Timeout for the start of a server, which may load data first."""
 CONFIG_FILE = Path(__file__).parents[3] / "config" / "redis.conf"
 PASSWORD = "s3cret"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class RedisServer:

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from palaver.errors import Conflict, Fenced, Forbidden, IndexConflict, TooMany
+import msgspec
+
+from palaver.errors import (
+    Conflict,
+    Fenced,
+    Forbidden,
+    IndexConflict,
+    InvalidInput,
+    NotFound,
+    TooMany,
+)
+from palaver.feedback import Feedback, FeedbackReceipt, RatedReply
 from palaver.ledger import (
     INBOX_LIMIT,
     MAX_MERGE_WINDOWS,
@@ -63,6 +74,7 @@ class Turn:
     successor: str = ""
     stop_requested: bool = False
     failed_attempts: int = 0
+    was_steering: bool = False
     entries: list[LogEntry] = field(default_factory=list)
     last_write: tuple[int, tuple[LogEntry, ...], int] | None = None
     """Write that may be repeated: index, entries, and the returned offset."""
@@ -74,6 +86,13 @@ class Turn:
     @property
     def messages(self) -> tuple[Message, ...]:
         return tuple(inbox_message.message for inbox_message in self.inbox_messages)
+
+    def comes_after(self, order: str, running: "Turn | None") -> bool:
+        """Return True when a message with that order goes before this turn."""
+        has_place = self.entries or self.steering or self.successor or self.failed_attempts
+        if has_place or self.was_steering or self is running or not order:
+            return False
+        return self.inbox_messages[0].message.order > order
 
     @property
     def steering_messages(self) -> tuple[Message, ...]:
@@ -94,6 +113,70 @@ class Turn:
 
 
 @dataclass
+class Branches:
+    """``path`` is the history with the turns that are not settled, ``lines`` are superseded, each
+    from an alternative on; ``parents`` has the turn before each alternative, "" at the beginning.
+    """
+
+    path: list[str] = field(default_factory=list)
+    lines: list[list[str]] = field(default_factory=list)
+    parents: dict[str, str] = field(default_factory=dict)
+
+    def add(self, turn: str, after: str | None) -> None:
+        """Add a turn to the path: at its end, or ``after`` another one."""
+        if after is not None and self.supersede_after(after):
+            self.parents[turn] = after
+        self.path.append(turn)
+
+    def supersede_after(self, parent: str) -> bool:
+        """Cut what follows ``parent`` in the path; return False when nothing does."""
+        end = self.path.index(parent) + 1 if parent else 0
+        following, self.path = self.path[end:], self.path[:end]
+        if following:
+            self.parents.setdefault(following[0], parent)
+            self.lines.append(following)
+        return bool(following)
+
+    def select(self, turn: str) -> None:
+        """Make the line of a turn, with the turns before it, the end of the path."""
+        if turn and turn not in self.path:
+            line = next(line for line in self.lines if turn in line)
+            parent = self.parents[line[0]]
+            self.select(parent)
+            self.supersede_after(parent)
+            self.lines.remove(line)
+            self.path += line
+
+    def forget(self, turn: str) -> None:
+        """Remove an erased turn: what follows it takes its place."""
+        line = next((line for line in (self.path, *self.lines) if turn in line), None)
+        if line is None:
+            return
+        place = line.index(turn)
+        parent = line[place - 1] if place else self.parents.get(turn, "")
+        if self.parents.pop(turn, None) is not None and line[place + 1 :]:
+            self.parents.setdefault(line[place + 1], parent)
+        self.parents |= {other: parent for other, of in self.parents.items() if of == turn}
+        line.remove(turn)
+        self.lines = [line for line in self.lines if line]
+
+    def path_to(self, turn: str) -> list[str]:
+        """Return the turns that led to ``turn``, and itself."""
+        if not turn:
+            return []
+        line = next(line for line in (self.path, *self.lines) if turn in line)
+        before = [] if line is self.path else self.path_to(self.parents[line[0]])
+        return before + line[: line.index(turn) + 1]
+
+    def groups(self, order: list[str]) -> list[list[str]]:
+        """Return the alternatives that follow the same turn, by age."""
+        by_parent: dict[str, list[str]] = {}
+        for turn in sorted(self.parents, key=order.index):
+            by_parent.setdefault(self.parents[turn], []).append(turn)
+        return [group for group in by_parent.values() if len(group) > 1]
+
+
+@dataclass
 class ConversationModel:
     """Conversation; an erased one that begins again has another ``generation``."""
 
@@ -101,9 +184,11 @@ class ConversationModel:
     generation: int
     turns: list[Turn] = field(default_factory=list)
     order: list[str] = field(default_factory=list)  # ids of all turns, as they run
+    branches: Branches = field(default_factory=Branches)
     fence: int = 0  # the fence, 0 when no turn is claimed
     lease_expires_at: float = 0.0
     events: list[Event] = field(default_factory=list)
+    gone: int = 0  # offsets before that of the first event
     history: list[tuple[str, HistoryEntry]] = field(default_factory=list)
     dedupe_records: dict[str, tuple[str, InboxMessage]] = field(default_factory=dict)
     settled: dict[str, tuple[int, int, tuple[LogEntry, ...], Progress]] = field(
@@ -112,11 +197,16 @@ class ConversationModel:
     pending_question: PendingQuestion | None = None
     question_people: set[str] = field(default_factory=set)
     members: set[str] = field(default_factory=set)
+    feedback: dict[tuple[str, str], Feedback] = field(default_factory=dict)  # by person and turn
 
     def next_due_at(self) -> float:
         if not self.turns:
             return float("inf")
         return self.lease_expires_at if self.fence else self.turns[0].due_at
+
+    @property
+    def offset(self) -> int:
+        return self.gone + len(self.events)
 
     def position_of(self, turn: str) -> int:
         return next((n for n, each in enumerate(self.turns) if each.id == turn), 0)
@@ -158,6 +248,8 @@ class ReferenceModel:
                 if inbox_message.message.digest != message.digest:
                     raise Conflict
                 return Receipt(turn=turn, ahead=state.position_of(turn), duplicate=True)
+        if message.after is not None:
+            self._check_continuation(state, message.after)
         if state is None:
             state = ConversationModel(message.conversation, next(self._numbers))
             self.conversations[message.conversation] = state
@@ -165,13 +257,89 @@ class ReferenceModel:
             raise TooMany
         inbox_message = InboxMessage(message, self.now)
         policy = self._policy(state, policies)
+        supersedes = message.after is not None and state.branches.supersede_after(message.after)
         joined = self._find_turn_to_join(state, inbox_message, policy, policies.merge_window)
-        turn_of = joined or self._add_turn(state, inbox_message, policy, policies.merge_window)
+        turn_of = joined or self._add_turn(state, inbox_message, policy, policies)
+        if supersedes:
+            state.branches.parents[turn_of.id] = message.after or ""
+            self._begin_stream(state)
         state.members.add(message.person)
         state.dedupe_records[message.id] = (turn_of.id, inbox_message)
         ahead = state.position_of(turn_of.id)
         state.events.append(_received(turn_of.id, message, ahead))
         return Receipt(turn=turn_of.id, ahead=ahead, duplicate=False, joined=joined is not None)
+
+    def _check_continuation(self, state: ConversationModel | None, after: str) -> None:
+        if state is not None and state.turns:
+            raise Conflict
+        if after and (state is None or after not in state.branches.path):
+            raise NotFound
+
+    def _begin_stream(self, state: ConversationModel) -> None:
+        state.events, state.gone, state.generation = [], 0, next(self._numbers)
+        state.pending_question, state.question_people = None, set()
+
+    def select(self, conversation: Conversation, turn: str) -> None:
+        state = self.conversations.get(conversation)
+        if state is None or turn not in state.branches.parents:
+            raise NotFound
+        if state.turns:
+            raise Conflict
+        if turn not in state.branches.path:
+            state.branches.select(turn)
+            self._begin_stream(state)
+
+    def revise(self, conversation: Conversation, person: str, turn: str, text: str) -> None:
+        state = self.conversations.get(conversation)
+        if state is None:
+            raise NotFound
+        if state.turns:
+            raise Conflict
+        own = [
+            at
+            for at, (_, entry) in enumerate(state.history)
+            if entry.turn == turn and entry.role == "user" and turn in state.branches.path
+        ]
+        if all(state.history[at][1].person != person for at in own):
+            raise NotFound
+        if len(own) > 1:
+            raise InvalidInput
+        owner, entry = state.history[own[0]]
+        if entry.text != text:
+            state.history[own[0]] = owner, msgspec.structs.replace(entry, text=text)
+            self._begin_stream(state)
+
+    def change_waiting(self, conversation: Conversation, id: str, text: str | None) -> bool:
+        state = self.conversations.get(conversation)
+        for turn in state.turns if state else ():
+            has_begun = turn.entries or turn.steering or turn.successor
+            found = [each for each in turn.inbox_messages if each.message.id == id]
+            if state is not None and found and turn is not state.running and not has_begun:
+                if found[0].message.text != text:
+                    self._change(state, turn, found[0], text)
+                return True
+        return False
+
+    def _change(
+        self, state: ConversationModel, turn: Turn, old: InboxMessage, text: str | None
+    ) -> None:
+        message = old.message
+        new = msgspec.structs.replace(message, text=text) if text is not None else None
+        changed = [InboxMessage(new, old.accepted_at)] if new else []
+        place = turn.inbox_messages.index(old)
+        turn.inbox_messages[place : place + 1] = changed
+        end, unsettled = state.offset, {each.id for each in state.turns}
+        events: list[Event] = []
+        for event in state.events:
+            if isinstance(event, Received) and (event.turn, event.id) == (turn.id, message.id):
+                events += [msgspec.structs.replace(event, text=text)] if new else []
+            elif event.turn in unsettled:
+                events.append(event)
+        state.events, state.gone = events, end - len(events)
+        state.generation = next(self._numbers)
+        if not turn.inbox_messages:
+            state.turns.remove(turn)
+            state.branches.forget(turn.id)
 
     def _policy(self, state: ConversationModel, policies: ConcurrencyPolicies) -> ConcurrencyPolicy:
         skill = state.running.skill if state.running else ""
@@ -191,17 +359,21 @@ class ReferenceModel:
             running.steering.append(inbox_message)
             return running
         turn: Turn | None = None
-        if policy == "merge" and self.now < state.turns[-1].due_at:
+        may_join = policy == "merge" or (policy != "queue" and running is None)
+        if may_join and self.now < state.turns[-1].due_at:
             turn = state.turns[-1]
         elif policy == "interrupt" and running is not None:
             turn = state.find(running.successor)
         if turn is None or turn.stop_requested or turn.person != inbox_message.person:
             return None
-        turn.inbox_messages.append(inbox_message)
+        place = len(turn.inbox_messages)
+        order = inbox_message.message.order
+        while order and place and turn.inbox_messages[place - 1].message.order > order:
+            place -= 1
+        turn.inbox_messages.insert(place, inbox_message)
         if policy == "merge":
-            turn.due_at = min(
-                self.now + window, turn.inbox_messages[0].accepted_at + MAX_MERGE_WINDOWS * window
-            )
+            first = min(each.accepted_at for each in turn.inbox_messages)
+            turn.due_at = min(self.now + window, first + MAX_MERGE_WINDOWS * window)
         return turn
 
     def _add_turn(
@@ -209,9 +381,10 @@ class ReferenceModel:
         state: ConversationModel,
         inbox_message: InboxMessage,
         policy: ConcurrencyPolicy,
-        window: float,
+        policies: ConcurrencyPolicies,
     ) -> Turn:
-        turn = self._make_turn([inbox_message], self.now + (window if policy == "merge" else 0.0))
+        wait = policies.merge_window if policy == "merge" else policies.start_delay
+        turn = self._make_turn([inbox_message], self.now + wait)
         running = state.running
         if (
             policy == "interrupt"
@@ -221,8 +394,14 @@ class ReferenceModel:
             and len(running.interrupted) + len(running.inbox_messages) < INBOX_LIMIT
         ):
             running.stop_requested, running.successor = True, turn.id
-        state.turns.append(turn)
-        state.order.append(turn.id)
+        place = len(state.turns)
+        order = inbox_message.message.order
+        while place and state.turns[place - 1].comes_after(order, running):
+            place -= 1
+        following = state.turns[place].id if state.turns[place:] else None
+        state.turns.insert(place, turn)
+        for ids in (state.order, state.branches.path):
+            ids.insert(len(ids) if following is None else ids.index(following), turn.id)
         return turn
 
     def _make_turn(self, inbox_messages: list[InboxMessage], due: float) -> Turn:
@@ -263,7 +442,11 @@ class ReferenceModel:
         self, state: ConversationModel, count: int, before: Turn | None = None
     ) -> tuple[HistoryEntry, ...]:
         end = state.order.index(before.id) if before else len(state.order)
-        earlier = [e for _, e in state.history if state.order.index(e.turn) < end]
+        earlier = [
+            entry
+            for _, entry in state.history
+            if entry.turn in state.branches.path and state.order.index(entry.turn) < end
+        ]
         return tuple(earlier[-count:]) if count else ()
 
     def append(
@@ -311,7 +494,7 @@ class ReferenceModel:
         state.pending_question = pending_question
         state.question_people = state.question_people if pending_question else set()
         progress = Progress(
-            len(turn.entries), len(state.events), turn.stop_requested, len(turn.steering)
+            len(turn.entries), state.offset, turn.stop_requested, len(turn.steering)
         )
         state.settled[turn.id] = (claim.fence, expect, entries, progress)
         return progress
@@ -362,9 +545,10 @@ class ReferenceModel:
         while own < len(inbox_messages) and inbox_messages[own].person == inbox_messages[0].person:
             own += 1
         turn = self._make_turn(inbox_messages[:own], self.now)
-        turn.steering = inbox_messages[own:]
+        turn.steering, turn.was_steering = inbox_messages[own:], True
         state.turns.insert(0, turn)
-        state.order.insert(state.order.index(after) + 1, turn.id)
+        for order in (state.order, state.branches.path):
+            order.insert(order.index(after) + 1, turn.id)
         for inbox_message in inbox_messages:
             state.events.append(_received(turn.id, inbox_message.message, 0, moved=True))
             if state.dedupe_records.get(inbox_message.message.id, ("", None))[1] is inbox_message:
@@ -379,10 +563,8 @@ class ReferenceModel:
             if isinstance(entry, MemoryWrite):
                 self._remember(state.conversation.tenant, entry)
         if entries:
-            turn.last_write = (expect, entries, len(state.events))
-        return Progress(
-            len(turn.entries), len(state.events), turn.stop_requested, len(turn.steering)
-        )
+            turn.last_write = (expect, entries, state.offset)
+        return Progress(len(turn.entries), state.offset, turn.stop_requested, len(turn.steering))
 
     def _owned(self, claim: Claim) -> tuple[ConversationModel, Turn]:
         state = self.conversations.get(claim.conversation)
@@ -431,7 +613,7 @@ class ReferenceModel:
         state.history += [(m.person, _user_entry(turn.id, m)) for m in turn.inbox_messages]
         state.history.append((turn.person, _assistant_entry(turn, finished, self.now)))
         state.sort_history()
-        nothing = Progress(0, len(state.events), True)
+        nothing = Progress(0, state.offset, True)
         state.settled[turn.id] = (-1, 0, (finished,), nothing)
 
     # Reading
@@ -439,7 +621,7 @@ class ReferenceModel:
     def snapshot(self, conversation: Conversation, count: int) -> dict[str, Any]:
         state = self.conversations.get(conversation)
         if state is None:
-            return {"offset": 0, "history": (), "pending": ()}
+            return {"offset": 0, "history": (), "pending": (), "alternatives": []}
         pending = tuple(
             PendingTurn(
                 turn=turn.id,
@@ -447,14 +629,22 @@ class ReferenceModel:
                 running=turn is state.running,
                 reply=turn.reply,
                 skill=turn.skill,
+                at=turn.inbox_messages[0].accepted_at,
             )
             for turn in state.turns
         )
         history = self._history(state, count)
-        return {"offset": len(state.events), "history": history, "pending": pending}
+        return {
+            "offset": state.offset,
+            "history": history,
+            "pending": pending,
+            "alternatives": state.branches.groups(state.order),
+        }
 
-    def events(self, conversation: Conversation) -> list[Event]:
-        return self.conversations[conversation].events if conversation in self.conversations else []
+    def events(self, conversation: Conversation) -> tuple[int, list[Event]]:
+        """Return the stream, and how many offsets are before it."""
+        state = self.conversations.get(conversation)
+        return (state.gone, state.events) if state else (0, [])
 
     def members(self, conversation: Conversation) -> set[str]:
         return (
@@ -523,17 +713,35 @@ class ReferenceModel:
         return {
             "conversations": conversations,
             "pending": pending,
+            "feedback": {
+                str(state.conversation): given
+                for state in states
+                if (given := self.feedback(state.conversation, person))
+            },
             "memories": self._memories_of(tenant, person),
         }
 
-    def erase(self, tenant: str, person: str) -> dict[str, int]:
-        states = list(self._conversations_of(tenant, person))
+    def erase(
+        self, tenant: str, person: str, conversation: Conversation | None = None
+    ) -> dict[str, int]:
+        """Erase a person, or what a conversation has about them."""
+
+        def is_meant(where: Conversation) -> bool:
+            return conversation in (None, where)
+
+        states = [
+            state
+            for state in self._conversations_of(tenant, person)
+            if is_meant(state.conversation)
+        ]
         erased = [self._erase_from(state, person) for state in states]
         letters = 0
         for owner, letter in self._dead_letters_of(tenant):
+            if not is_meant(letter.messages[0].conversation):
+                continue
             letters += any(message.person == person for message in letter.messages)
             self._erase_from_dead_letter(owner, letter, person)
-        memories = self._memories_of(tenant, person)
+        memories = {} if conversation else self._memories_of(tenant, person)
         for key in memories:
             del self.memories[tenant, person, key]
         return {
@@ -543,6 +751,55 @@ class ReferenceModel:
             "dead_letters": letters,
             "memories": len(memories),
         }
+
+    # Feedback
+
+    def give_feedback(
+        self, where: Conversation, person: str, feedback: Feedback
+    ) -> FeedbackReceipt:
+        state = self.conversations.get(where)
+        if state is None or person not in state.members:
+            raise NotFound("no member")
+        reply = next(
+            (
+                entry
+                for _, entry in state.history
+                if entry.turn == feedback.turn and entry.role == "assistant"
+            ),
+            None,
+        )
+        if reply is None or (reply.outcome == "stopped" and not reply.text):
+            raise NotFound("no reply")
+        given = msgspec.structs.replace(feedback, skill=reply.skill)
+        duplicate = state.feedback.get((person, feedback.turn)) == given
+        state.feedback[person, feedback.turn] = given
+        return FeedbackReceipt(feedback=given, duplicate=duplicate)
+
+    def withdraw_feedback(self, where: Conversation, person: str, turn: str) -> bool:
+        state = self.conversations.get(where)
+        return state is not None and state.feedback.pop((person, turn), None) is not None
+
+    def feedback(self, where: Conversation, person: str) -> list[Feedback]:
+        state = self.conversations.get(where)
+        given = state.feedback.items() if state else ()
+        return [feedback for (author, _), feedback in given if author == person]
+
+    def rated_replies(self, tenant: str) -> list[RatedReply]:
+        return [
+            RatedReply(
+                conversation=where,
+                person=person,
+                feedback=feedback,
+                entries=self._entries_of(state, [turn]),
+                history=self._entries_of(state, state.branches.path_to(turn)[:-1]),
+            )
+            for where, state in self.conversations.items()
+            if where.tenant == tenant
+            for (person, turn), feedback in state.feedback.items()
+        ]
+
+    def _entries_of(self, state: ConversationModel, turns: list[str]) -> tuple[HistoryEntry, ...]:
+        return tuple(entry for _, entry in state.history if entry.turn in turns)
 
     def _conversations_of(self, tenant: str, person: str) -> Iterator[ConversationModel]:
         for conversation, state in self.conversations.items():
@@ -612,6 +869,16 @@ class ReferenceModel:
             i: mark for i, mark in state.dedupe_records.items() if mark[1].person != person
         }
         state.settled = {turn: each for turn, each in state.settled.items() if turn not in theirs}
+        kept = {turn.id for turn in state.turns} | {entry.turn for _, entry in state.history}
+        for turn in state.order:
+            if turn not in kept:
+                state.branches.forget(turn)
+        replied = {entry.turn for _, entry in state.history if entry.role == "assistant"}
+        state.feedback = {
+            (author, turn): feedback
+            for (author, turn), feedback in state.feedback.items()
+            if author != person and turn in replied
+        }
         state.members.discard(person)
         state.generation = next(self._numbers)
         return messages, erased
@@ -637,7 +904,7 @@ class ReferenceModel:
 
         kept = [event for event in state.events if stays(event)]
         erased = len(state.events) - len(kept)
-        state.events = kept
+        state.events, state.gone = kept, 0
         return erased
 
 
@@ -667,6 +934,7 @@ def _user_entry(turn: str, inbox_message: InboxMessage) -> HistoryEntry:
         turn=turn,
         at=inbox_message.accepted_at,
         person=inbox_message.person,
+        attachments=inbox_message.message.attachments or msgspec.UNSET,
     )
 
 
@@ -683,5 +951,11 @@ def _assistant_entry(turn: Turn, finished: Finished, now: float) -> HistoryEntry
 
 def _received(turn: str, message: Message, ahead: int, *, moved: bool = False) -> Received:
     return Received(
-        turn=turn, id=message.id, person=message.person, text=message.text, ahead=ahead, moved=moved
+        turn=turn,
+        id=message.id,
+        person=message.person,
+        text=message.text,
+        attachments=message.attachments or msgspec.UNSET,
+        ahead=ahead,
+        moved=moved,
     )

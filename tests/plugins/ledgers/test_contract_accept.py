@@ -38,7 +38,10 @@ async def test_accepting_puts_the_message_into_the_stream(subject: "LedgerUnderT
     first = await subject.ledger.accept(message)
     second = await subject.ledger.accept(subject.make_message("two"))
     events = [recorded.event for recorded in await subject.read_stream(message.conversation)]
-    assert events[0] == Received(turn=first.turn, id=message.id, person="ada", text="one", ahead=0)
+    accepted_at = subject.require_clock().now
+    assert events[0] == Received(
+        turn=first.turn, id=message.id, person="ada", text="one", ahead=0, at=accepted_at
+    )
     assert isinstance(events[1], Received)
     assert (events[1].turn, events[1].ahead) == (second.turn, 1)
     assert (first.ahead, second.ahead) == (0, 1)

@@ -23,7 +23,7 @@ from palaver.ledger import (
     PendingQuestion,
     Progress,
 )
-from palaver.messages import Conversation, Finished, Message, Outcome, Text
+from palaver.messages import NO_PARTS, Conversation, Finished, Message, Outcome, ReplyParts, Text
 from palaver.testing import MemoryLedger
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ class TakesAllSteering(MemoryLedger):
         pending_question: PendingQuestion | None = None,
         taken_steering: Sequence[Message] = (),
         dead_letter_reason: str = "",
+        parts: ReplyParts = NO_PARTS,
     ) -> Progress:
         with contextlib.suppress(Fenced):
             taken_steering = await self.read_steering(claim)
@@ -184,6 +185,7 @@ class TakesAllSteering(MemoryLedger):
             pending_question=pending_question,
             taken_steering=taken_steering,
             dead_letter_reason=dead_letter_reason,
+            parts=parts,
         )
 
 

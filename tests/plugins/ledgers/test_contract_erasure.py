@@ -205,6 +205,20 @@ async def test_a_pending_question_is_erased_with_any_person_with_words_in_it(
     )
 
 
+async def test_a_pending_question_is_erased_with_the_author_of_its_message(
+    subject: "LedgerUnderTest",
+) -> None:
+    message = subject.make_message("Zanzibar", person="bobolink")
+    await subject.ledger.accept(message)
+    await subject.answer_turn()
+    await subject.accept("ada's", person="ada")
+    waiting = PendingQuestion(skill="qa", message=message, journal=(), reply="Where?")
+    await subject.settle(await subject.claim(), outcome="asked", pending_question=waiting)
+    await subject.ledger.erase("acme", "bobolink")
+    await subject.accept("there", person="ada")
+    assert (await subject.claim()).pending_question is None
+
+
 async def test_a_pending_question_stays_when_another_person_is_erased(
     subject: "LedgerUnderTest",
 ) -> None:

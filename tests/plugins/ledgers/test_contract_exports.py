@@ -14,6 +14,7 @@ from palaver.exports import ExportEncoder, collect_export
 from palaver.ledger import EXPORT_BYTES, ConcurrencyPolicies, Export
 from palaver.messages import Conversation, Text, encode
 from palaver_plugins.ledgers.sqlite import personal_data
+from palaver_plugins.ledgers.sqlite.personal_data import ErasureKey
 
 if TYPE_CHECKING:
     from tests.plugins.ledgers.conftest import LedgerUnderTest
@@ -89,6 +90,7 @@ async def test_an_export_that_nobody_reads_to_its_end_holds_nothing_up(
     assert b"xxxxx" not in await subject.dump()
 
 
+@pytest.mark.slow
 async def test_a_person_who_is_erased_during_an_export_is_not_in_its_rest(
     subject: "LedgerUnderTest",
 ) -> None:
@@ -103,6 +105,7 @@ async def test_a_person_who_is_erased_during_an_export_is_not_in_its_rest(
     assert "007" not in found
 
 
+@pytest.mark.slow
 async def test_an_export_is_complete_beside_the_erasure_of_another_member(
     subject: "LedgerUnderTest",
 ) -> None:
@@ -144,6 +147,7 @@ async def test_dead_letters_of_others_are_not_searched_for_a_person(
 # Erasures in steps
 
 
+@pytest.mark.slow
 async def test_a_large_history_is_erased_as_a_whole(subject: "LedgerUnderTest") -> None:
     for number in range(60):
         person = "adamina" if number % 3 else "bob"
@@ -160,6 +164,7 @@ async def test_a_large_history_is_erased_as_a_whole(subject: "LedgerUnderTest") 
     assert b"adamina" not in dump
 
 
+@pytest.mark.slow
 async def test_an_erasure_keeps_the_newest_events_and_those_of_the_running_turn(
     subject: "LedgerUnderTest",
 ) -> None:
@@ -287,6 +292,7 @@ async def test_an_erasure_covers_what_was_stored_before_it_was_asked_for_again(
 
 
 @pytest.mark.parametrize("steps", range(1, 12, 2))
+@pytest.mark.slow
 async def test_an_erasure_that_a_crash_cuts_is_ended_at_the_next_start(
     tmp_path: Path, steps: int
 ) -> None:
@@ -296,9 +302,9 @@ async def test_an_erasure_that_a_crash_cuts_is_ended_at_the_next_start(
         await fill(subject, 3, 1_000_000, thread="shared")
         await fill(subject, 2, 10, thread="shared", person="bob")
         thread = subject.ledger._thread  # type: ignore[attr-defined]  # it is a SQLiteLedger
-        await thread.submit(personal_data.begin_erasure, "acme", "ada")
+        await thread.submit(personal_data.begin_erasure, ErasureKey("acme", "ada", ""))
         for _ in range(steps):
-            await thread.submit(personal_data.erase_some, "acme", "ada")
+            await thread.submit(personal_data.erase_some, ErasureKey("acme", "ada", ""))
         await subject.reopen()
         dump = await subject.dump()
         assert b'"ada"' not in dump
@@ -321,6 +327,7 @@ async def test_an_erasure_goes_on_without_its_caller(tmp_path: Path) -> None:
         await subject.ledger.close()
 
 
+@pytest.mark.slow
 async def test_other_operations_run_between_the_steps_of_an_erasure(tmp_path: Path) -> None:
     async with sqlite_subject(tmp_path) as subject:
         await subject.ledger.start()
@@ -347,8 +354,8 @@ async def test_an_erased_name_can_be_used_again_at_once(tmp_path: Path) -> None:
         await subject.ledger.start()
         await fill(subject, 6, 1_000_000)
         thread = subject.ledger._thread  # type: ignore[attr-defined]  # it is a SQLiteLedger
-        await thread.submit(personal_data.begin_erasure, "acme", "ada")
-        await thread.submit(personal_data.erase_some, "acme", "ada")
+        await thread.submit(personal_data.begin_erasure, ErasureKey("acme", "ada", ""))
+        await thread.submit(personal_data.erase_some, ErasureKey("acme", "ada", ""))
         assert await asyncio.to_thread(hidden_rows, tmp_path / "ledger.sqlite") == 1
         snapshot = await subject.ledger.snapshot(Conversation("acme", "web", "t"), 9)
         assert (snapshot.history, snapshot.pending) == ((), ())

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from palaver.errors import InvalidInput, TooMany
+from palaver.exports import collect_export
 from palaver.history import CUT_MARK
 from palaver.ledger import (
     DEAD_LETTER_REPLY,
@@ -15,7 +16,17 @@ from palaver.ledger import (
     ConcurrencyPolicies,
     HistoryEntry,
 )
-from palaver.messages import Conversation, StoredEvent, encode
+from palaver.messages import (
+    Attachment,
+    Citation,
+    Conversation,
+    Problem,
+    Question,
+    ReplyParts,
+    StoredEvent,
+    ToolUse,
+    encode,
+)
 
 if TYPE_CHECKING:
     from tests.plugins.ledgers.conftest import LedgerUnderTest
@@ -246,6 +257,7 @@ async def test_a_dead_letter_keeps_the_beginning_of_a_long_reply(
     assert letter.messages[0].text == "poison"
 
 
+@pytest.mark.slow
 async def test_dead_letters_are_limited_in_bytes(subject: "LedgerUnderTest") -> None:
     for number in range(9):
         await subject.advance_clock(1.0)
@@ -266,3 +278,60 @@ async def test_the_cut_history_decodes_as_the_entries_that_were_stored(
     cut = claim.history[0]
     assert msgspec.structs.replace(cut, text=whole[2].text) == whole[2]
     assert claim.history[1:] == whole[3:]
+
+
+HOSTILE_TOOLS = (
+    ToolUse(name="one", state="done", arguments={"text": '","turn":"x","at":', "turn": "x"}),
+    ToolUse(
+        name="two", state="unknown", arguments={"n": [1.5, None, {}]}, result='{"role":"user"}'
+    ),
+)
+"""Their values look like the fields of an entry."""
+
+
+async def test_a_cut_reply_keeps_its_parts(subject: "LedgerUnderTest") -> None:
+    await subject.accept()
+    claim = await subject.claim()
+    parts = ReplyParts(tools=HOSTILE_TOOLS, reason="why")
+    await subject.settle(claim, *subject.reply_entries(claim, "x" * 5_000), parts=parts)
+    (reply,) = (await subject.ledger.snapshot(THREAD, 1, 2_000)).history
+    assert reply.text.endswith(CUT_MARK)
+    assert (reply.tools, reply.reason) == (HOSTILE_TOOLS, "why")
+    await subject.accept("another", after="")  # the ledger still finds the entry's turn
+    assert (await subject.ledger.history(THREAD, "", 2)).history == ()
+    export = await collect_export(subject.ledger.export("acme", "ada"))
+    assert export.conversations["acme/web/t"][-1].tools == HOSTILE_TOOLS
+    await subject.ledger.erase("acme", "ada")
+    export = await collect_export(subject.ledger.export("acme", "ada"))
+    assert export.conversations == {}
+
+
+async def test_a_reply_keeps_its_parts(subject: "LedgerUnderTest") -> None:
+    citations = tuple(
+        Citation(number=number, document=f"d{number}", title='The "Handbook"', passage="Été,\n{x}")
+        for number in (1, 2)
+    )
+    attachment = Attachment(name="a.txt", media_type="text/plain", url="data:,x")
+    for parts in (
+        ReplyParts(),
+        ReplyParts(citations=citations),
+        ReplyParts(attachments=(attachment,)),
+        ReplyParts(citations=citations, attachments=(attachment,)),
+        ReplyParts(reason='It is like "that".', score=0.0),
+        ReplyParts(tools=HOSTILE_TOOLS, question=Question(text="Which?\n", options=("a", "{b}"))),
+        ReplyParts(
+            problem=Problem("skill", "It failed; 最初."), finish_reason="length", score=0.75
+        ),
+    ):
+        await subject.accept()
+        claim = await subject.claim()
+        await subject.settle(claim, *subject.reply_entries(claim, "fine [1]"), parts=parts)
+        snapshot = await subject.ledger.snapshot(claim.conversation, 2)
+        question, reply = snapshot.history
+        for name in parts.__struct_fields__:
+            assert getattr(question, name) is msgspec.UNSET
+            assert getattr(reply, name) == parts.present.get(name, msgspec.UNSET)
+    page = await subject.ledger.history(claim.conversation, "", 1)
+    assert page.history == (reply,)
+    export = await collect_export(subject.ledger.export("acme", "ada"))
+    assert export.conversations["acme/web/t"][-1] == reply

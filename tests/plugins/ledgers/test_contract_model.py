@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ from tests.proof_settings import short_or_long
 
 from palaver.errors import PalaverError
 from palaver.exports import collect_export
+from palaver.feedback import Feedback, FeedbackFilter, RatedReply
 from palaver.ledger import (
     QUEUE_ALL,
     Claim,
@@ -38,6 +40,7 @@ from palaver.ledger import (
     Step,
 )
 from palaver.messages import (
+    Attachment,
     Conversation,
     Finished,
     Message,
@@ -63,7 +66,14 @@ TICK, MOMENT, LAPSE, DAY = 0.001, 0.303, 700.0, 90_000.0
 lease or a day, as some ledgers count milliseconds."""
 
 TENANTS = st.sampled_from(["acme", "acm"])
-PEOPLE = st.sampled_from(["ada", "bob", "eve"])
+NAMES = ["ada", "bob", "eve"]
+PEOPLE = st.sampled_from(NAMES)
+FILES: tuple[tuple[Attachment, ...], ...] = (
+    (),
+    (Attachment(name='"a".txt', media_type="text/plain", url="/v1/files/a", size=3),),
+    (Attachment(name="b", media_type="image/png", url="/v1/files/b"),) * 2,
+)
+"""Files of a message, chosen by its id: a repetition has the same."""
 WORDS = st.text(st.sampled_from("ab é🌊\n\"'%"), min_size=1, max_size=8)
 WHERE = st.sampled_from([Conversation("acme", "web", "t")] * 3) | st.builds(
     Conversation, TENANTS, st.just("web"), st.sampled_from(["t", "u"])
@@ -71,9 +81,12 @@ WHERE = st.sampled_from([Conversation("acme", "web", "t")] * 3) | st.builds(
 BY_SKILL = ConcurrencyPolicies(
     skills={"s0": "steer", "s1": "interrupt", "s2": "merge"}, default="queue", merge_window=WINDOW
 )
+ORDERS = st.sampled_from(["", "", "1", "2", "2.5", "3", "A", "a"])
 POLICIES = st.sampled_from(
     [
         QUEUE_ALL,
+        ConcurrencyPolicies(default="queue", start_delay=WINDOW),
+        ConcurrencyPolicies(default="interrupt", start_delay=WINDOW),
         BY_SKILL,
         BY_SKILL,
         ConcurrencyPolicies(default="merge", merge_window=WINDOW),
@@ -89,12 +102,19 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
 )
 WEIGHTS = {
     "accept": 4, "accept_during_a_run": 4, "accept_again": 1, "accept_many": 1,
+    "continue_after": 1, "select": 1, "revise": 1, "branch": 2, "change_waiting": 3,
     "claim": 6, "append": 4, "remember": 2, "reset": 1, "append_again": 2,
     "settle": 5, "settle_again": 1,
     "release": 1, "lose_claim": 1, "advance_time": 1, "advance_a_day": 1, "stop": 2,
-    "erase": 1, "export": 1, "check_dead_letters": 1, "check_conversation": 1,
+    "erase": 1, "erase_conversation": 1, "export": 1, "rate": 4, "check_feedback": 1,
+    "check_dead_letters": 1, "check_conversation": 1,
 }  # fmt: skip
 KINDS = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
+BRANCH_KINDS = [
+    *KINDS,
+    *["branch"] * len(KINDS),
+    *["erase", "erase_conversation", "rate", "check_feedback"] * 4,
+]
 Draw = Callable[[st.SearchStrategy[Any]], Any]  # Any: a value of whatever is drawn from
 
 
@@ -223,7 +243,13 @@ class Comparison(RuleBasedStateMachine):
     def accept_many(self, draw: Draw) -> None:
         where, policies = draw(WHERE), draw(POLICIES)
         for _ in range(draw(st.integers(8, 18))):
-            message = Message(conversation=where, id=f"n{len(self.sent)}", person="ada", text="x")
+            message = Message(
+                conversation=where,
+                id=f"n{len(self.sent)}",
+                person="ada",
+                text="x",
+                order=draw(ORDERS),
+            )
             self.sent.append(message)
             self.accept_in_both(message, policies)
 
@@ -231,15 +257,99 @@ class Comparison(RuleBasedStateMachine):
         self, draw: Draw, where: Conversation, identity: str, skill: str | None = None
     ) -> None:
         message = Message(
-            conversation=where, id=identity, person=draw(PEOPLE), text=draw(WORDS), skill=skill
+            conversation=where,
+            id=identity,
+            person=draw(PEOPLE),
+            text=draw(WORDS),
+            skill=skill,
+            attachments=FILES[sum(identity.encode()) % len(FILES)],
+            order=draw(ORDERS),
         )
         self.sent.append(message)
         self.accept_in_both(message, draw(POLICIES))
 
+    def branch(self, draw: Draw) -> None:
+        """Run all turns of the conversations; continue one of them elsewhere, select, or revise."""
+        self.run_all(draw)
+        for _ in range(draw(st.integers(1, 3))):
+            kind = draw(
+                st.sampled_from(
+                    [self.continue_after] * 3
+                    + [self.select] * 4
+                    + [self.revise] * 3
+                    + [self.accept]
+                )
+            )
+            kind(draw)
+            if draw(st.integers(0, 3)):
+                self.run_all(draw)
+
+    def run_all(self, draw: Draw) -> None:
+        """Settle turns until none is due."""
+        due = -1
+        while due != len(self.claims):
+            due = len(self.claims)
+            self.tick(LAPSE)
+            self.claim(draw)
+            if due != len(self.claims):
+                pair = self.claims[-1]
+                said, index = self.state_of(pair.model)
+                steering = self.model.steering(pair.model)
+                self.close(Settlement(pair, "x", "done", index, said, False, steering, ""))
+
+    def continue_after(self, draw: Draw) -> None:
+        """Accept a message after a turn of any kind."""
+        where, turn = self.some_turn_of_a_branch(draw)
+        identity = draw(st.sampled_from([f"n{len(self.sent)}"] * 3 + ["m1"]))
+        message = Message(
+            conversation=where, id=identity, person=draw(PEOPLE), text=draw(WORDS), after=turn
+        )
+        self.sent.append(message)
+        self.accept_in_both(message, draw(POLICIES))
+
+    def select(self, draw: Draw) -> None:
+        where, turn = self.some_turn_of_a_branch(draw)
+        self.touched = where
+        real = self.outcome(self.real.select(where, self.turns.get(turn, turn)))
+        assert real is self.expected(lambda: self.model.select(where, turn))
+
+    def revise(self, draw: Draw) -> None:
+        where, turn = self.some_turn_of_a_branch(draw)
+        self.touched = where
+        person, text = draw(PEOPLE), draw(WORDS)
+        real = self.outcome(self.real.revise(where, person, self.turns.get(turn, turn), text))
+        assert real is self.expected(lambda: self.model.revise(where, person, turn, text))
+
+    def change_waiting(self, draw: Draw) -> None:
+        """Change or remove a message that waits, or another one."""
+        where = draw(WHERE)
+        pending = self.model.snapshot(where, 0)["pending"]
+        ids = [message.id for turn in pending for message in turn.messages]
+        id, text = draw(st.sampled_from([*ids, "m1", "nothing"])), draw(WORDS | st.none())
+        self.touched = where
+        real = self.run(self.real.change_waiting(where, id, text))
+        assert real == self.model.change_waiting(where, id, text)
+        self.read_stream(where, 0, 100)
+
+    def some_turn_of_a_branch(self, draw: Draw) -> tuple[Conversation, str]:
+        """Return a turn: of the history, superseded, unsettled or erased; or none, or another
+        conversation's."""
+        where = draw(WHERE)
+        state = self.model.conversations.get(where)
+        turns = ["", "nothing", *list(self.turns)[-3:]]
+        if state is not None:
+            found = state.branches
+            turns += [*found.path[-3:], *found.path, *list(found.parents) * 2]
+            turns += [turn for line in found.lines for turn in line] * 2
+        chosen: str = draw(st.sampled_from(turns))
+        return where, chosen
+
     def accept_in_both(self, message: Message, policies: ConcurrencyPolicies) -> None:
         self.tick()
         self.touched = message.conversation
-        real = self.outcome(self.real.accept(message, policies))
+        after = self.turns.get(message.after or "", message.after)
+        translated = msgspec.structs.replace(message, after=after)
+        real = self.outcome(self.real.accept(translated, policies))
         model = self.expected(lambda: self.model.accept(message, policies))
         if isinstance(real, Receipt) and isinstance(model, Receipt) and not real.joined:
             self.turns.setdefault(model.turn, real.turn)
@@ -466,19 +576,70 @@ class Comparison(RuleBasedStateMachine):
     # People
 
     def erase(self, draw: Draw) -> None:
-        tenant, person = draw(TENANTS), draw(PEOPLE)
-        real = self.run(self.real.erase(tenant, person))
-        for kind, count in self.model.erase(tenant, person).items():
+        self.erase_in_both(draw(TENANTS), draw(PEOPLE))
+
+    def erase_conversation(self, draw: Draw) -> None:
+        """Erase what a conversation has about a person, who need not be a member."""
+        where = draw(WHERE)
+        self.erase_in_both(where.tenant, draw(PEOPLE), where)
+
+    def erase_in_both(self, tenant: str, person: str, where: Conversation | None = None) -> None:
+        only = () if where is None else (where,)
+        real = self.run(self.real.erase(tenant, person, *only))
+        for kind, count in self.model.erase(tenant, person, *only).items():
             assert getattr(real, kind) == count, kind
         for where in self.model.conversations:  # an erasure may make new turns of steering
             if where.tenant == tenant:
                 self.compare(where, 4)
+                for person in NAMES:
+                    self.compare_feedback(where, person)
 
     def export(self, draw: Draw) -> None:
         tenant, person = draw(TENANTS), draw(PEOPLE)
         real = self.run(collect_export(self.real.export(tenant, person)))
         assert all(where.startswith(f"{tenant}/") for where in real.conversations)
-        self.assert_equal(_in_order(real), _in_order(self.model.export(tenant, person)))
+        model = self.model.export(tenant, person)
+        self.assert_equal(_in_order(real), _in_order(model))
+        self.assert_same(
+            [(name, each) for name, given in real.feedback.items() for each in given],
+            [(name, each) for name, given in model["feedback"].items() for each in given],
+        )
+
+    def rate(self, draw: Draw) -> None:
+        """Give feedback on turns of any kind, or withdraw it."""
+        for _ in range(draw(st.integers(1, 4))):
+            where, turn = self.some_turn_of_a_branch(draw)
+            person, real_turn = draw(PEOPLE), self.turns.get(turn, turn)
+            if draw(st.integers(0, 3)):
+                rating, comment = draw(st.sampled_from(["up", "down"])), draw(WORDS | st.just(""))
+                given = Feedback(turn=turn, rating=rating, comment=comment)
+                real = self.outcome(
+                    self.real.give_feedback(
+                        where, person, msgspec.structs.replace(given, turn=real_turn)
+                    )
+                )
+                model = self.expected(partial(self.model.give_feedback, where, person, given))
+                self.assert_equal_outcome(real, model)
+            else:
+                real_answer = self.run(self.real.withdraw_feedback(where, person, real_turn))
+                assert real_answer == self.model.withdraw_feedback(where, person, turn)
+
+    def check_feedback(self, draw: Draw) -> None:
+        self.compare_feedback(draw(WHERE), draw(PEOPLE))
+        tenant = draw(TENANTS)
+        self.assert_same(self.run(self.read_rated(tenant)), self.model.rated_replies(tenant))
+
+    def compare_feedback(self, where: Conversation, person: str) -> None:
+        real = self.run(self.real.feedback(where, person))
+        self.assert_same(real, self.model.feedback(where, person))
+
+    async def read_rated(self, tenant: str) -> list[RatedReply]:
+        replies = self.real.rated_replies(tenant, FeedbackFilter(), history_bytes=10**9)
+        return [reply async for reply in replies]
+
+    def assert_same(self, real: Sequence[object], model: Sequence[object]) -> None:
+        """Compare results that are in any order."""
+        assert sorted(map(self.normalize, real)) == sorted(map(self.normalize, model))
 
     def check_dead_letters(self, draw: Draw) -> None:
         limit, turn = draw(st.integers(0, 3)), self.some_turn(draw)
@@ -492,14 +653,19 @@ class Comparison(RuleBasedStateMachine):
 
     def check_conversation(self, draw: Draw) -> None:
         where, after, limit = draw(WHERE), draw(st.integers(0, 30)), draw(st.integers(1, 30))
-        page = self.run(self.real.read(where, after, limit))
-        events = self.model.events(where)
-        assert (page.first, page.last) == (1, len(events))
-        offsets = [after + step for step in range(1, len(page.events) + 1)]
-        assert [event.offset for event in page.events] == offsets
-        self.assert_equal([event.event for event in page.events], events[after : after + limit])
+        self.read_stream(where, after, limit)
         self.compare(where, draw(st.integers(0, 6)))
         assert self.run(self.real.members(where)) == self.model.members(where)
+
+    def read_stream(self, where: Conversation, after: int, limit: int) -> None:
+        page = self.run(self.real.read(where, after, limit))
+        gone, events = self.model.events(where)
+        assert (page.first, page.last) == (gone + 1, gone + len(events))
+        start = max(after, gone)
+        offsets = [start + step for step in range(1, len(page.events) + 1)]
+        assert [event.offset for event in page.events] == offsets
+        expected = events[start - gone : start - gone + limit]
+        self.assert_equal([event.event for event in page.events], expected)
 
     def compare(self, where: Conversation, lines: int) -> None:
         """Compare a conversation: history, unsettled turns, epoch."""
@@ -509,6 +675,8 @@ class Comparison(RuleBasedStateMachine):
             assert self.turns.setdefault(other.turn, one.turn) == one.turn
         assert real.cursor.offset == model["offset"]
         self.assert_equal([real.history, real.pending], [model["history"], model["pending"]])
+        groups = [[self.turns[turn] for turn in group] for group in model["alternatives"]]
+        assert sorted(map(list, real.alternatives)) == sorted(groups)
         if state := self.model.conversations.get(where):
             generation = (where, state.generation)
             assert self.epochs.setdefault(generation, real.cursor.epoch) == real.cursor.epoch
@@ -563,14 +731,24 @@ def _in_order(export: Any) -> dict[str, Any]:  # Any: an `Export`, or its parts
     }
 
 
+class BranchComparison(Comparison):
+    """Comparison that continues elsewhere, selects and erases in half of its steps."""
+
+    @rule(kind=st.sampled_from(BRANCH_KINDS), data=st.data())
+    def step(self, kind: str, data: st.DataObject) -> None:
+        self.tick()
+        getattr(self, kind)(data.draw)
+
+
 def explore(
     factory: "SubjectFactory",
     paths: pytest.TempPathFactory,
     *,
     examples: int,
     wrap: Callable[[Ledger], Ledger] = lambda ledger: ledger,
+    comparison: type[Comparison] = Comparison,
 ) -> None:
-    class Machine(Comparison):
+    class Machine(comparison):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
             super().__init__(factory, paths.mktemp("model"), wrap)
 
@@ -602,6 +780,20 @@ def test_a_ledger_behaves_as_the_model(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     explore(subject_factories[name], tmp_path_factory, examples=short_or_long(12, 600))
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_a_ledger_with_branches_behaves_as_the_model(
+    name: str,
+    subject_factories: "dict[str, SubjectFactory]",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    explore(
+        subject_factories[name],
+        tmp_path_factory,
+        examples=short_or_long(12, 600),
+        comparison=BranchComparison,
+    )
 
 
 # Mutants: ledgers with a mutant, which the comparison must detect
@@ -696,14 +888,42 @@ class IgnoresMergeWindow(Mutant):
         return await self.ledger.accept(message, without_window)
 
 
+class IgnoresOrder(Mutant):
+    """Mutant: ignores the order of messages."""
+
+    async def accept(self, message: Message, policies: ConcurrencyPolicies) -> Receipt:
+        return await self.ledger.accept(msgspec.structs.replace(message, order=""), policies)
+
+
 class SkipsErasure(Mutant):
     """Mutant: reports an erasure, and keeps the data."""
 
-    async def erase(self, tenant: str, person: str) -> Any:
+    async def erase(
+        self, tenant: str, person: str, conversation: Conversation | None = None
+    ) -> Any:
         export = await collect_export(self.ledger.export(tenant, person))
         if export.conversations or export.pending:
-            return await self.ledger.erase(tenant, "nobody")
-        return await self.ledger.erase(tenant, person)
+            return await self.ledger.erase(tenant, "nobody", conversation)
+        return await self.ledger.erase(tenant, person, conversation)
+
+
+class KeepsTheRevisedText(Mutant):
+    """Mutant: reports a revision, and keeps the earlier text."""
+
+    async def revise(self, conversation: Conversation, person: str, turn: str, text: str) -> None:
+        page = await self.ledger.history(conversation, "", 1000)
+        texts = [
+            entry.text for entry in page.history if entry.role == "user" and entry.turn == turn
+        ]
+        await self.ledger.revise(conversation, person, turn, "".join(texts) or text)
+
+
+class KeepsDeletedMessages(Mutant):
+    """Mutant: empties a message that waits instead of removing it."""
+
+    async def change_waiting(self, conversation: Conversation, id: str, text: str | None) -> bool:
+        changed: bool = await self.ledger.change_waiting(conversation, id, text or "")
+        return changed
 
 
 @pytest.mark.proof
@@ -715,7 +935,10 @@ class SkipsErasure(Mutant):
         DoublesAppends,
         TakesAllSteering,
         IgnoresMergeWindow,
+        IgnoresOrder,
         SkipsErasure,
+        KeepsTheRevisedText,
+        KeepsDeletedMessages,
     ],
 )
 def test_a_mutant_ledger_does_not_behave_as_the_model(
@@ -724,7 +947,7 @@ def test_a_mutant_ledger_does_not_behave_as_the_model(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with pytest.raises(AssertionError):
-        explore(subject_factories["sqlite"], tmp_path_factory, examples=100, wrap=mutant)
+        explore(subject_factories["sqlite"], tmp_path_factory, examples=600, wrap=mutant)
 
 
 @pytest.mark.redis

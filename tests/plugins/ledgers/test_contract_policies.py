@@ -112,12 +112,14 @@ async def test_the_stream_has_the_turn_that_a_merged_message_joined(
     await subject.accept("before")
     await subject.claim()
     first = await subject.accept_with("one", LONG_MERGE)
+    await subject.advance_clock(1.0)
     message = subject.make_message("two")
     receipt = await subject.ledger.accept(message, LONG_MERGE)
     assert (receipt.turn, receipt.ahead) == (first.turn, 1)
     event = (await subject.read_stream(message.conversation))[-1].event
+    accepted_at = subject.require_clock().now
     assert event == Received(
-        turn=first.turn, id=message.id, person="ada", text="two", ahead=1, moved=False
+        turn=first.turn, id=message.id, person="ada", text="two", ahead=1, at=accepted_at
     )
 
 
@@ -169,6 +171,15 @@ async def test_a_burst_ends_after_five_windows(subject: "LedgerUnderTest") -> No
     assert texts(await subject.claim()) == ["late"]
 
 
+async def test_a_message_without_a_window_ends_a_burst(subject: "LedgerUnderTest") -> None:
+    await subject.accept_with("one", LONG_MERGE)
+    await subject.accept_with("two", LONG_MERGE)
+    await subject.assert_nothing_due()
+    last = ConcurrencyPolicies(default="merge", merge_window=0.0)
+    assert (await subject.accept_with("three", last)).joined
+    assert texts(await subject.claim()) == ["one", "two", "three"]
+
+
 async def test_a_turn_whose_window_ends_while_another_runs_follows_at_once(
     subject: "LedgerUnderTest",
 ) -> None:
@@ -214,6 +225,28 @@ async def test_a_message_that_does_not_join_a_burst_queues_behind_it(
     assert not any(receipt.joined for receipt in others)
     assert len({receipt.turn for receipt in (burst, *others)}) == 5
     assert [receipt.ahead for receipt in others] == [1, 2, 3, 4]
+
+
+async def test_a_burst_grows_while_another_turn_runs(subject: "LedgerUnderTest") -> None:
+    await subject.accept("running")
+    claim = await subject.claim()
+    first = await subject.accept_with("one", LONG_MERGE)
+    second = await subject.accept_with("two", LONG_MERGE)
+    assert (second.turn, second.joined, second.ahead) == (first.turn, True, 1)
+    assert first.turn != claim.turn
+
+
+async def test_a_message_joins_a_burst_though_a_turn_behind_it_was_stopped(
+    subject: "LedgerUnderTest",
+) -> None:
+    await subject.accept("running")
+    running = await subject.claim()
+    first = await subject.accept_with("one", MERGE)
+    last = await subject.accept_with("never mind")
+    assert await subject.ledger.stop(running.conversation, last.turn) == ("stopping", last.turn)
+    assert (await subject.accept_with("two", MERGE)).turn == first.turn
+    await subject.settle(running)
+    assert texts(await due_claim(subject)) == ["one", "two"]
 
 
 async def test_a_stopped_turn_takes_no_more_messages(subject: "LedgerUnderTest") -> None:
@@ -461,12 +494,19 @@ async def test_an_untaken_message_is_received_by_the_next_turn(
     claim = await subject.claim()
     message = subject.make_message("about frogs")
     await subject.ledger.accept(message, STEER)
+    accepted_at = subject.require_clock().now
+    await subject.advance_clock(1.0)
     settled = await subject.settle(claim)
     (pending,) = (await subject.ledger.snapshot(claim.conversation, 0)).pending
     event = (await subject.read_stream(claim.conversation))[-1]
     assert event.offset == settled.offset
     assert event.event == Received(
-        turn=pending.turn, id=message.id, person="ada", text="about frogs", moved=True, ahead=0
+        turn=pending.turn,
+        id=message.id,
+        person="ada",
+        text="about frogs",
+        moved=True,
+        at=accepted_at,
     )
     receipt = await subject.ledger.accept(message, STEER)
     assert (receipt.turn, receipt.duplicate) == (pending.turn, True)
@@ -502,6 +542,7 @@ async def test_untaken_messages_of_several_people_are_the_next_turn_of_the_first
     await subject.assert_nothing_due()
 
 
+@pytest.mark.slow
 async def test_untaken_steering_precedes_what_waits_however_often_it_is_untaken(
     subject: "LedgerUnderTest",
 ) -> None:
@@ -515,6 +556,21 @@ async def test_untaken_steering_precedes_what_waits_however_often_it_is_untaken(
         assert texts(claim) == [f"steers {number}"]
     await subject.settle(claim)
     assert texts(await subject.claim()) == ["waits"]
+
+
+async def test_a_stop_of_a_turn_of_untaken_steering_that_is_steered_stays(
+    subject: "LedgerUnderTest",
+) -> None:
+    await subject.accept()
+    claim = await subject.claim()
+    for person in ("ada", "bob"):
+        await subject.accept_with(f"from {person}", STEER, person=person)
+    await subject.settle(claim)
+    state, turn = await subject.ledger.stop(claim.conversation, None)
+    assert state == "stopping"
+    moved = await subject.claim()
+    assert (moved.turn, texts(moved), moved.stop_requested) == (turn, ["from ada"], True)
+    assert [message.text for message in moved.steering_messages] == ["from bob"]
 
 
 async def test_only_the_first_steering_messages_can_be_taken(

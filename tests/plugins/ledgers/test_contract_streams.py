@@ -150,12 +150,17 @@ async def test_watchers_are_called_for_every_commit_until_they_are_removed(
     await wait_until_notified(4)
     await subject.settle(claim, expect=progress.index)
     await wait_until_notified(5)
+    waiting = await subject.accept("this one is stopped while it waits")
+    await wait_until_notified(6)
+    news.clear()
+    await subject.ledger.stop(where, waiting)
+    await wait_until_notified(7)
     assert list(seen.values()) == await subject.read_stream(where)
     unwatch()
     unwatch()
     await subject.accept("more")
     await subject.ledger.queue_depth()
-    assert max(seen) == 5
+    assert max(seen) == 7
 
 
 async def test_every_watcher_of_a_conversation_is_called(subject: "LedgerUnderTest") -> None:

@@ -137,6 +137,20 @@ async def test_settling_needs_a_finished_entry(subject: "LedgerUnderTest") -> No
     assert (await subject.ledger.queue_depth()).running == 1
 
 
+async def test_a_refused_settle_changes_nothing(subject: "LedgerUnderTest") -> None:
+    await subject.accept()
+    claim = await subject.claim()
+    for wrong in (
+        Text(turn=claim.turn, position=99, text="wrong"),
+        TextReset(turn=claim.turn, position=99),
+    ):
+        with pytest.raises(IndexConflict):
+            await subject.settle(claim, Text(turn=claim.turn, position=0, text="kept out"), wrong)
+    await subject.settle(claim, Text(turn=claim.turn, position=0, text="right"))
+    (_, answer) = (await subject.ledger.snapshot(claim.conversation, 2)).history
+    assert answer.text == "right"
+
+
 async def test_a_repeated_settle_returns_the_earlier_result(subject: "LedgerUnderTest") -> None:
     await subject.accept("one")
     await subject.accept("two")

@@ -52,6 +52,7 @@ def zero_all(path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 7, 1_000])
+@pytest.mark.slow
 def test_the_unused_space_is_overwritten_and_nothing_else(tmp_path: Path, count: int) -> None:
     found = 0
     for seed in range(10):
@@ -67,6 +68,7 @@ def test_the_unused_space_is_overwritten_and_nothing_else(tmp_path: Path, count:
 
 
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.slow
 async def test_an_erasure_leaves_no_word_in_any_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pydantic
 import pytest
 from redis.crc import key_slot
@@ -24,16 +26,20 @@ from tests.plugins.ledgers.redis_helpers import (
 )
 from tests.plugins.ledgers.redis_server import (
     RedisServer,
-    free_port,
     redis_server,
     run_proxy,
     run_redis,
 )
+from tests.ports import free_port
 
+from palaver.config.validation import validate
+from palaver.conversations import ConversationChange, ConversationFilter, Share
 from palaver.errors import ConfigurationError, InvalidInput, LedgerUnavailable
 from palaver.exports import collect_export
+from palaver.feedback import Feedback, FeedbackFilter
 from palaver.hooks import BuildContext
-from palaver.messages import Conversation, TextReset
+from palaver.ledger import QUEUE_ALL, ConcurrencyPolicies
+from palaver.messages import Conversation, Message, TextReset
 from palaver_plugins.ledgers import redis as plugin
 from palaver_plugins.ledgers.redis import RedisLedger, RedisLedgerSettings, checks
 from palaver_plugins.ledgers.redis.address import parse_target
@@ -212,8 +218,30 @@ def test_a_url_names_a_server_sentinels_or_a_cluster(
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("http://one:1", "a URL begins with redis://"),
-        ("redis://one:port", "a URL begins with redis://"),
+        ("http://one:1", r"its scheme is 'http', not 'redis'.*a URL begins with redis://"),
+        ("localhost:6379", "does not begin with a scheme.*env:NAME"),
+        ("", "it is empty"),
+        ("redis://one two", "a space or a control character"),
+        ("redis://", "it has no host"),
+        ("redis://:6379/0", "it has no host"),
+        ("rediss://", "it has no host"),
+        ("redis://one:port", "its port is not valid.*a URL begins with redis://"),
+        ("redis://one:70000", "its port is not valid"),
+        ("redis://one:0", "its port is 0"),
+        ("redis://one/talk", "not the number of a database"),
+        ("redis://one/1/2", "not the number of a database"),
+        ("redis://one/-1", "not the number of a database"),
+        ("redis://one?db=-1", "number of its database is negative"),
+        ("redis://one?db=x", "Invalid value for 'db'"),
+        ("redis://[::1", "its host is not valid"),
+        ("unix://run/redis.sock", "lacks an absolute path"),
+        ("unix://", "lacks an absolute path"),
+        ("redis+sentinel:///talk", "it has no host"),
+        ("redis+sentinel://one:x/talk", "its port is not valid"),
+        ("redis+sentinel://one/talk/x", "not the number of a database"),
+        ("redis+cluster://", "it has no host"),
+        ("redis+cluster://one,,two", "it has no host"),
+        ("redis+nodes://one", "its scheme is not known"),
         ("unix+sentinel:///run/redis.sock/talk", "a URL begins with redis://"),
         ("redis+sentinel://one,two", "name of the service must follow"),
         ("redis+cluster://one/1", "only the database 0"),
@@ -225,6 +253,25 @@ def test_a_url_names_a_server_sentinels_or_a_cluster(
 def test_a_url_that_cannot_be_used_is_refused(url: str, sentence: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=sentence):
         RedisLedgerSettings.model_validate({"url": url})
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://me:s3/cret@one", "redis://me:s3?cret@one", "redis://s3cret/x@one:1/0",
+     "http://me:s3cret@one", "redis://me:s3cret@one:x", "redis://me:s3 cret@one"],
+)  # fmt: skip
+async def test_a_refused_url_is_named_once_without_its_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError) as given:
+        validate(RedisLedgerSettings, {"url": url}, lambda keys: None, ("ledger", "redis"))
+    monkeypatch.setenv("WHERE_REDIS_IS", url)
+    settings = RedisLedgerSettings.model_validate({"url": "env:WHERE_REDIS_IS"})
+    with pytest.raises(ConfigurationError) as revealed:
+        await RedisLedger(settings).start()
+    for error in (given, revealed):
+        assert str(error.value).count("ledger.redis.url") == 1
+        assert not re.search("s3|cret", str(error.value)), error.value
 
 
 def test_the_plugin_declares_its_ledger() -> None:
@@ -308,6 +355,85 @@ async def test_all_partitions_are_served_and_every_key_is_under_its_tag(
         assert (erasure.conversations, erasure.messages, erasure.memories) == (13, 13, 1)
         assert not [key async for key in client.scan_iter("*adamina*")]
         assert (await ledger.queue_depth()).queued == 12
+
+
+async def list_threads(ledger: RedisLedger, limit: int, **filter: bool) -> list[str]:
+    """Return the threads of a whole list, read in parts of ``limit``."""
+    found: list[str] = []
+    before = ""
+    while True:
+        part = await ledger.list_conversations(
+            "acme",
+            "ada",
+            ConversationFilter(channel="web", **filter),
+            before=before,
+            limit=limit,
+        )
+        assert len(part.conversations) <= limit
+        found += [each.conversation.thread for each in part.conversations]
+        before = part.next
+        if not before:
+            return found
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 100])
+async def test_a_list_is_in_order_over_all_partitions(server: RedisServer, limit: int) -> None:
+    async with open_ledger(server.url, partitions=4) as ledger, raw_client(server.url) as client:
+        threads = [f"t{number}" for number in range(14)]
+        for number, thread in enumerate(threads):
+            await ledger.accept(make_message(thread=thread))
+            await asyncio.sleep(0.002)  # their order is by milliseconds
+            if number % 5 == 0:
+                await ledger.change_conversation(
+                    Conversation("acme", "web", thread), "ada", ConversationChange(pinned=True)
+                )
+        assert await list_threads(ledger, limit) == threads[::-1]
+        assert await list_threads(ledger, limit, pinned=True) == ["t10", "t5", "t0"]
+        lists = [key async for key in client.scan_iter("*:a:*")]
+        assert len(lists) == 4
+        assert all([await client.pexpiretime(key) > 0 for key in lists])
+
+
+async def test_a_share_is_found_in_any_partition_and_expires_with_its_conversation(
+    server: RedisServer,
+) -> None:
+    async with open_ledger(server.url, partitions=4) as ledger, raw_client(server.url) as client:
+        for number in range(6):
+            conversation = Conversation("acme", "web", f"t{number}")
+            await ledger.accept(make_message(thread=f"t{number}"))
+            epoch = (await ledger.snapshot(conversation, 0)).cursor.epoch
+            share = Share(id=f"s{number}", at=1.0)
+            await ledger.share(conversation, "ada", share, b"%d" % number, epoch=epoch)
+        for number in range(6):
+            assert await ledger.shared_content(f"s{number}") == b"%d" % number
+        keys = [key async for key in client.scan_iter("*:x:*")]
+        lists = [key async for key in client.scan_iter("*:x")]
+        assert len(keys) == len(lists) == 6
+        assert all([await client.pexpiretime(key) > 0 for key in (*keys, *lists)])
+        await ledger.erase("acme", "ada")
+        assert not [key async for key in client.scan_iter("*:x*")]
+
+
+async def test_feedback_is_in_any_partition_and_expires_with_its_conversation(
+    server: RedisServer,
+) -> None:
+    async with open_ledger(server.url, partitions=4) as ledger, raw_client(server.url) as client:
+        given = {}
+        for number in range(6):
+            await ledger.accept(make_message(thread=f"t{number}"))
+            claim = await answer_turn(ledger)
+            feedback = Feedback(turn=claim.turn, rating="down", comment=f"c{number}")
+            receipt = await ledger.give_feedback(claim.conversation, "ada", feedback)
+            given[str(claim.conversation)] = (receipt.feedback,)
+        export = await collect_export(ledger.export("acme", "ada"))
+        assert export.feedback == given
+        rated = [reply async for reply in ledger.rated_replies("acme", FeedbackFilter())]
+        assert {str(each.conversation): (each.feedback,) for each in rated} == given
+        keys = [key async for key in client.scan_iter("*:l:*")]
+        assert len(keys) == 6
+        assert all([await client.pexpiretime(key) > 0 for key in keys])
+        await ledger.erase("acme", "ada")
+        assert not [key async for key in client.scan_iter("*:l:*")]
 
 
 async def test_a_long_history_is_exported_in_pieces(server: RedisServer) -> None:
@@ -425,6 +551,24 @@ async def test_dead_letters_of_earlier_versions_are_indexed_at_the_start(
             assert len(export.pending) == 50
             assert (await ledger.erase("acme", "ada")).dead_letters == 50
             assert await ledger.dead_letters(100) == ()
+
+
+async def test_no_message_goes_before_those_of_earlier_releases(server: RedisServer) -> None:
+    merging = ConcurrencyPolicies(default="merge", merge_window=60.0)
+
+    def ordered(order: str, thread: str) -> Message:
+        return msgspec.structs.replace(make_message(order, thread=thread), order=order)
+
+    async with open_ledger(server.url) as ledger, raw_client(server.url) as redis:
+        for thread, policies in (("apart", QUEUE_ALL), ("merged", merging)):
+            receipt = await ledger.accept(ordered("5", thread), policies)
+            (key,) = [key async for key in redis.scan_iter(f"*:{receipt.turn}")]
+            await redis.hdel(key, "orders")
+            for order in ("3", "4"):
+                await ledger.accept(ordered(order, thread), policies)
+            pending = (await ledger.snapshot(Conversation("acme", "web", thread), 0)).pending
+            texts = [message.text for turn in pending for message in turn.messages]
+            assert texts == ["5", "3", "4"]
 
 
 async def test_other_conversations_and_prefixes_share_a_server(server: RedisServer) -> None:

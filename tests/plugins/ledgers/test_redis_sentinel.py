@@ -21,7 +21,8 @@ from tests.plugins.ledgers.redis_helpers import (
 )
 from tests.plugins.ledgers.redis_load import LoadGenerator
 from tests.plugins.ledgers.redis_sentinels import SERVICE, SentinelDeployment, run_sentinels
-from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, free_port
+from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer
+from tests.ports import free_port
 
 from palaver.errors import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis import RedisLedger

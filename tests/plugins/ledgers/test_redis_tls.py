@@ -12,7 +12,8 @@ from tests.plugins.ledgers.redis_cluster import run_cluster
 from tests.plugins.ledgers.redis_helpers import answer_turn, claim_turn, make_message, needs_redis
 from tests.plugins.ledgers.redis_helpers import open_ledger as opened_soon
 from tests.plugins.ledgers.redis_sentinels import SERVICE, Sentinel
-from tests.plugins.ledgers.redis_server import RedisServer, free_port, run_redis, run_server
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis, run_server
+from tests.ports import free_port
 
 from palaver.errors import ConfigurationError, LedgerUnavailable
 from palaver_plugins.ledgers.redis import RedisLedger

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from tests.chaos.history import HistoryChecker
 from tests.plugins.ledgers.redis_helpers import needs_redis, open_ledger, retry_until_available
 from tests.plugins.ledgers.redis_load import LoadGenerator
-from tests.plugins.ledgers.redis_server import RedisServer, free_port, run_redis
+from tests.plugins.ledgers.redis_server import RedisServer, run_redis
+from tests.ports import free_port
 from tests.proof_settings import short_or_long
 from tests.server.web.live_server import LiveServer, WebSocketClient, eventually, open_live_server
 from tests.server.web.test_api import MESSAGES

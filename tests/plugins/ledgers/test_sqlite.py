@@ -1,15 +1,16 @@
 """The SQLite ledger: its file, durability, lock and cost."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pydantic
 import pytest
 
@@ -22,7 +23,7 @@ from palaver.errors import (
     TooMany,
 )
 from palaver.hooks import BuildContext
-from palaver.ledger import HISTORY_BYTES, QUEUE_ALL, Claim
+from palaver.ledger import HISTORY_BYTES, QUEUE_ALL, Claim, Step
 from palaver.messages import Conversation, Cursor, Finished, Message, Routed, Started, Text, new_id
 from palaver_plugins.ledgers.sqlite import (
     SQLiteLedger,
@@ -44,7 +45,7 @@ def ledger_in(directory: Path, writer: type[DatabaseThread] = DatabaseThread) ->
     return SQLiteLedger(SQLiteLedgerSettings(), directory, thread=writer)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def opened(
     directory: Path, writer: type[DatabaseThread] = DatabaseThread
 ) -> AsyncIterator[SQLiteLedger]:
@@ -100,12 +101,14 @@ async def lost_messages(directory: Path, acknowledged: list[str]) -> list[str]:
     return [identity for identity, receipt in receipts.items() if not receipt.duplicate]
 
 
+@pytest.mark.slow
 async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "killed", lambda lines: len(lines) >= 150)
     assert len(acknowledged) >= 150
     assert await lost_messages(tmp_path, acknowledged) == []
 
 
+@pytest.mark.slow
 async def test_nothing_acknowledged_is_lost_when_it_dies_in_the_commit(tmp_path: Path) -> None:
     acknowledged = await child(tmp_path, "honest")
     assert await lost_messages(tmp_path, acknowledged) == []
@@ -434,6 +437,7 @@ def meter(request: pytest.FixtureRequest, tmp_path: Path) -> StatementCounter:
     return StatementCounter(tmp_path, forgets=request.param == "read again")
 
 
+@pytest.mark.slow
 def test_a_turn_costs_the_same_however_long_the_conversation_is(meter: StatementCounter) -> None:
     for _ in range(30):
         meter.turn()
@@ -464,15 +468,24 @@ def test_no_statement_of_a_turn_scans_a_table(meter: StatementCounter) -> None:
         assert scans == [], statement
 
 
-async def test_a_stream_is_trimmed_to_the_event(tmp_path: Path) -> None:
+async def test_a_settled_turn_leaves_no_journal_and_the_newest_events(tmp_path: Path) -> None:
     ledger = SQLiteLedger(SQLiteLedgerSettings(events_kept=3), tmp_path)
     await ledger.start()
     await ledger.accept(message())
     claim = await ledger.claim("worker", lease=600.0, history=0)
     assert claim is not None
     texts = [Text(turn=claim.turn, position=at, text="x") for at in range(6)]
+    step = Step(number=0, verb="generate", fingerprint="f", done=True, result=msgspec.Raw(b"1"))
+    await ledger.append(claim, [step], expect=0, lease=600.0)
     end = Finished(turn=claim.turn, outcome="done", length=6)
-    await ledger.settle(claim, [*texts, end], expect=0)
+    await ledger.settle(claim, [*texts, end], expect=1)
     page = await ledger.read(claim.conversation, 0, 100)
     assert (page.first, page.last, len(page.events)) == (6, 8, 3)
+    await ledger.accept(message())
+    claim = await ledger.claim("worker", lease=600.0, history=0)
+    assert claim is not None
+    await ledger.settle(claim, [Finished(turn=claim.turn, outcome="done", length=0)], expect=0)
     await ledger.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as file:
+        assert file.execute("SELECT min(last_offset) FROM events").fetchone() == (8,)
+        assert file.execute("SELECT count(*) FROM steps").fetchone() == (0,)

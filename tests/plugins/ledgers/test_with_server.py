@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest_asyncio
+from tests.plugins.engines.templated_engine import make_silent_engine, take_turns_without_a_reply
 from tests.server.skills_under_test import Parrot
 from tests.server.turns.test_concurrency_policy import Deaf, Guide, chosen, prompts
 from tests.server.turns.test_takeover import stored, until
@@ -69,3 +70,12 @@ async def test_untaken_steering_becomes_the_next_turn(ledger: Ledger) -> None:
         assert await chat.reply(turn) == "one"
         await until(lambda: chat.recorder.turns["m"] != turn)
         assert await chat.reply(chat.recorder.turns["m"]) == "two"
+
+
+async def test_a_conversation_goes_on_after_turns_without_a_reply(ledger: Ledger) -> None:
+    """Although the model's chat template demands that user and assistant take turns."""
+    async with converse(
+        Parrot, engine=(engine := make_silent_engine("gemma")), ledger=ledger
+    ) as chat:
+        await take_turns_without_a_reply(chat, engine)
+    assert "first\n\nsecond\n\nthird\n\nfourth\n\nAre you there?" in engine.prompts[-1]

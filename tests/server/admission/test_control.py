@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from tests.proof_settings import short_or_long
 from tests.server.skills_under_test import Parrot
 
+from palaver.admission import control
 from palaver.admission.control import (
-    REFRESH_INTERVAL,
     REPLY_TOKENS,
     Admission,
     AdmissionControl,
@@ -113,6 +113,22 @@ class Entrance:
         shown = self.metrics.exposition().decode()
         line = f'palaver_refusals_total{{reason="{reason}"}} '
         return float(shown.partition(line)[2].partition("\n")[0] or 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ({"person": {"turns": 1}}, "'ada' has 1 messages without a reply"),
+        ({"tenant": {"turns": 1}}, "'tenant a' has 1 messages without a reply"),
+        ({"person": {"messages_per_minute": 1}}, "'ada' has used up 1 messages per minute"),
+        ({"tenant": {"messages_per_minute": 1}}, "'tenant a' has used up 1 messages per minute"),
+    ],
+)
+async def test_a_refusal_names_the_person_or_the_tenant(limits: dict[str, Any], named: str) -> None:
+    entrance = Entrance(**limits)
+    await entrance.send()
+    with pytest.raises(TooMany, match=named):
+        await entrance.send()
 
 
 # Unsettled turns
@@ -341,7 +357,7 @@ async def test_turns_that_another_server_has_accepted_count() -> None:
     await entrance.refused(TooMany)
 
 
-async def test_many_refusals_ask_the_ledger_once() -> None:
+async def test_many_refusals_ask_the_ledger_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Counting(MemoryLedger):
         asked = 0
 
@@ -352,9 +368,11 @@ async def test_many_refusals_ask_the_ledger_once() -> None:
     ledger = Counting()
     entrance = Entrance(ledger, person={"turns": 1})
     await entrance.send()
+    monkeypatch.setitem(vars(control), "REFRESH_INTERVAL", 3600.0)
     await asyncio.gather(*(entrance.refused(TooMany) for _ in range(20)))
+    await entrance.refused(TooMany)
     assert ledger.asked == 1
-    await asyncio.sleep(REFRESH_INTERVAL)
+    monkeypatch.setitem(vars(control), "REFRESH_INTERVAL", 0.0)
     await entrance.refused(TooMany)
     assert ledger.asked == 2
 

@@ -249,6 +249,28 @@ def test_a_tenant_that_enters_an_empty_queue_has_saved_nothing_up() -> None:
     assert counters.served("b") == 1000
 
 
+def test_an_absent_lane_saves_nothing_up() -> None:
+    scheduler = Scheduler(1)
+    queue(scheduler, *"a" * 2100, lane="interactive")
+    for _ in range(2000):
+        ticket = scheduler.start_next()
+        assert ticket is not None
+        scheduler.remove(ticket)
+    queue(scheduler, *"a" * 100, lane="batch")
+    lanes = Counter(ticket.lane for ticket in itertools.islice(drain(scheduler), 34))
+    assert lanes == {"interactive": 32, "batch": 2}
+
+
+def test_a_lane_that_enters_an_empty_queue_has_saved_nothing_up() -> None:
+    scheduler = Scheduler(1)
+    queue(scheduler, "a", lane="interactive", prompt=16_000)
+    assert len(list(drain(scheduler))) == 1
+    queue(scheduler, *"a" * 100, lane="batch")
+    queue(scheduler, *"a" * 100, lane="interactive")
+    lanes = Counter(ticket.lane for ticket in itertools.islice(drain(scheduler), 34))
+    assert lanes == {"interactive": 32, "batch": 2}
+
+
 def test_a_ticket_in_a_quiet_lane_is_first() -> None:
     scheduler = Scheduler(1)
     queue(scheduler, *"a" * 50, lane="batch")
@@ -290,6 +312,23 @@ def test_the_reserve_is_for_tenants_with_few_slots() -> None:
     queue(scheduler, *"bcb")
     late = [scheduler.start_next() for _ in range(3)]
     assert [ticket and ticket.tenant for ticket in late] == ["b", "c", None]
+
+
+def test_a_tenant_whose_generations_end_may_have_the_reserve_again() -> None:
+    scheduler = Scheduler(4, reserve=2)
+    queue(scheduler, *"aa")
+    ended = [scheduler.start_next() for _ in range(2)]
+    queue(scheduler, *"bb")
+    assert scheduler.start_next() is not None
+    for ticket in ended:
+        assert ticket is not None
+        scheduler.remove(ticket)
+    queue(scheduler, *"b")
+    assert scheduler.start_next() is not None
+    queue(scheduler, *"a")
+    ticket = scheduler.start_next()
+    assert ticket is not None
+    assert ticket.tenant == "a"
 
 
 def test_a_single_tenant_gets_the_reserve_too() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
-from tests.plugins.ledgers.redis_server import free_port
+from tests.ports import free_port
 from tests.server.config import settings_plugin
 
 from palaver.cli.console import Console

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from click.testing import CliRunner
-from tests.plugins.ledgers.redis_server import free_port
+from tests.ports import free_port
 from tests.server.cli.consoles import KIT, KitConsole, RealConsole, locked_ledger
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
@@ -59,7 +59,7 @@ def port_of(live_server: LiveServer) -> str:
 async def test_a_server_that_runs_here_is_used(live_server: LiveServer) -> None:
     settings = (f"server.port={port_of(live_server)}", "engine.use=none")
     code, output, errors = await run_chat(settings=settings)
-    assert (code, output, errors) == (0, "> [parrot] hello \n> ", "")
+    assert (code, output, errors) == (0, "[parrot] hello \n", "")
 
 
 def test_without_a_server_one_is_started(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_a_server_that_requires_a_key_is_one_line(keys: dict[str, AuthKey]
 async def test_the_key_names_the_person(keys: dict[str, AuthKey]) -> None:
     async with open_live_server(keys=keys) as live_server:
         url = f"--url={live_server.address}"
-        assert await run_chat(url, token=KEY) == (0, "> [parrot] hello \n> ", "")
+        assert await run_chat(url, token=KEY) == (0, "[parrot] hello \n", "")
         code, _, errors = await run_chat(url, "--person=eve", token=KEY)
         assert (code, errors.count("\n")) == (2, 1)
         assert errors.startswith("palaver: the person 'eve' is not yours")
@@ -213,6 +213,54 @@ async def test_a_message_that_the_turn_did_not_take_waits_for_its_own_reply() ->
         code, _, errors = await run_chat(f"--url={address}", text="one\ntwo\n")
     assert (code, errors) == (0, "")
     assert received == ["reply", "two"]
+
+
+async def answer_scripted(
+    *frames: dict[str, object], lines: str = "hello\n"
+) -> tuple[int, str, str]:
+    """Run the command with a server that sends ``frames`` of the turn of its first message."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive_json()
+        await socket.send_json(WELCOME)
+        id = (await socket.receive_json())["id"]
+        for frame in frames:
+            await socket.send_json({"turn": "t", "id": id, "messages": [id]} | frame)
+        await socket.receive()
+        return socket
+
+    async with scripted_server(answer) as address:
+        return await run_chat(f"--url={address}", text=lines)
+
+
+ROUTED: dict[str, object] = {
+    "type": "routed",
+    "skill": "chat",
+    "reason": "It is like its examples.",
+    "score": 0.97,
+}
+DONE: dict[str, object] = {"type": "finished", "outcome": "done"}
+
+
+async def test_a_score_is_shown_only_on_request() -> None:
+    text = {"type": "text", "position": 0, "text": "Hi"}
+    assert await answer_scripted(ROUTED, text, DONE) == (0, "[chat] Hi\n", "")
+    expected = "[chat] Hi\n[chat: It is like its examples. (97%)]\n"
+    assert await answer_scripted(ROUTED, text, DONE, lines="hello\n/why\n") == (0, expected, "")
+
+
+async def test_a_file_or_pipe_gets_the_markdown_as_it_is() -> None:
+    reply = "# T\n\n- **a**\n- [x] b\n\n```py\nx\n```\n\n<think>c</think>"
+    text = {"type": "text", "position": 0, "text": reply}
+    assert await answer_scripted(ROUTED, text, DONE) == (0, f"[chat] {reply}\n", "")
+
+
+@pytest.mark.parametrize(("after", "hint"), [(None, ""), (2.4, "[try again in 3 s]\n")])
+async def test_trying_again_is_suggested_where_it_can_help(after: float | None, hint: str) -> None:
+    error: dict[str, object] = {"type": "error", "code": "x", "message": "No."}
+    assert await answer_scripted(error | {"retry_after": after}) == (0, f"No.\n{hint}", "")
 
 
 def test_a_snapshot_says_which_own_messages_have_replies() -> None:

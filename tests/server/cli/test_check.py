@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from redis import Redis
 from tests.plugins.engines.models import damage_model, write_model
 from tests.plugins.ledgers.redis_server import PASSWORD, RedisServer, write_user_config
+from tests.ports import free_port
 from tests.server.cli.consoles import (
     KIT,
     PORT,
@@ -63,6 +64,66 @@ def test_a_good_configuration_passes_with_the_guarantees_of_the_ledger(tmp_path:
     assert lines(result, "!") == [
         "ledger 'memory': Nothing survives the end of the process.",
         "engine 'echo': not loaded; --engine loads and tries it",
+    ]
+
+
+SITE = (
+    "widget.sites.shop.key=pk_the-key-of-the-shop",
+    "widget.sites.shop.origins=https://shop.example,https://www.shop.example",
+    "widget.sites.shop.tenant=shop",
+)
+
+
+def test_a_site_is_described_and_visitors_without_a_limit_are_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = run(settings=SITE)
+    assert result.exit_code == 0
+    pages = "pages of https://shop.example, https://www.shop.example"
+    assert f"site 'shop': tenant 'shop', {pages}, any visitor" in lines(result, "✓")
+    notes = [line for line in lines(result, "!") if line.startswith(("site", "widget"))]
+    assert notes == [
+        (
+            "site 'shop': anybody can become any number of visitors; limit them together with "
+            "admission.tenants.shop.messages_per_minute and stored_bytes"
+        ),
+        "widget: without auth.keys only browsers on this machine can use it",
+    ]
+    monkeypatch.setenv("SHOP", "the secret of the backend of the shop")
+    limited = (
+        "admission.tenants.shop.messages_per_minute=600",
+        "admission.tenants.shop.stored_bytes=1_000_000_000",
+        "widget.sites.shop.identity_secret=env:SHOP",
+        "auth.keys.a.secret=env:SHOP_KEY",
+    )
+    monkeypatch.setenv("SHOP_KEY", "the secret key of an operator")
+    result = run(settings=(*SITE, *limited))
+    assert f"site 'shop': tenant 'shop', {pages}, any visitor, or an identified one" in lines(
+        result, "✓"
+    )
+    assert not [line for line in lines(result, "!") if line.startswith(("site", "widget"))]
+    files = (*SITE, *limited, "widget.sites.shop.files=true")
+    assert (
+        "site 'shop': visitors may upload files; limit those of all together with "
+        "files.tenant_bytes"
+    ) in lines(run(settings=files), "!")
+    result = run(settings=(*files, "files.tenant_bytes=1_000_000"))
+    assert not [line for line in lines(result, "!") if line.startswith("site")]
+    result = run(settings=(*SITE, *limited[2:], "widget.sites.shop.require_identity=true"))
+    assert f"site 'shop': tenant 'shop', {pages}, identified visitors only" in lines(result, "✓")
+    assert not [line for line in lines(result, "!") if line.startswith("site")]
+
+
+def test_a_site_that_cannot_work_is_one_sentence() -> None:
+    same = (
+        "widget.sites.blog.key=pk_the-key-of-the-shop",
+        "widget.sites.blog.origins=https://b.org",
+    )
+    result = run(settings=(*SITE, *same, "widget.sites.blog.require_identity=true"))
+    assert result.exit_code == 78
+    assert lines(result, "✗") == [
+        "widget.sites.blog.key and widget.sites.shop.key are equal; each needs a value of its own",
+        "widget.sites.blog.require_identity needs identity_secret or identity_public_key",
     ]
 
 
@@ -471,6 +532,7 @@ def test_a_ledger_in_use_without_a_server_here_is_a_fault() -> None:
     assert result.exit_code == 69
 
 
+@pytest.mark.slow
 def test_a_port_that_another_program_uses_is_a_fault() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -504,3 +566,38 @@ def test_a_clock_that_has_jumped_is_reported(tmp_path: Path) -> None:
         result = run(settings=settings, kind=RealConsole)
         (note,) = [line for line in lines(result, "!") if "The clock shows" in line]
         assert words in note
+
+
+def test_a_store_of_files_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("palaver.files.objects.RETRY_SECONDS", 0.05)
+    result = run(settings=("files.store=s3://bucket/files",))
+    assert result.exit_code == 69
+    [problem] = lines(result, "✗")
+    assert problem.startswith("files: the store of files: Generic S3 error")
+    assert "secret" not in result.output
+    lacking = run(settings=("files.store=az://",))
+    assert lacking.exit_code == 78
+    assert "files.store cannot be used" in lacking.output
+
+
+def test_what_happens_to_files_is_noted() -> None:
+    assert "files: in memory; they do not survive the end of the process" in lines(
+        run(settings=("files.store=memory:///",)), "!"
+    )
+    assert "files: nobody may upload (files.person_count is 0)" in lines(
+        run(settings=("files.person_count=0",)), "✓"
+    )
+
+
+def test_servers_that_share_redis_need_a_common_store_of_files() -> None:
+    note = "files: kept in server.data; servers that share the ledger need a common files.store"
+    redis = ("--redis", "redis://127.0.0.1:1/0")
+    assert note in lines(run(*redis, kind=RealConsole), "!")
+    assert note not in lines(run(*redis, settings=("files.person_count=0",), kind=RealConsole), "!")
+    assert note not in lines(run(), "!")

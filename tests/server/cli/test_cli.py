@@ -23,6 +23,15 @@ def test_help_names_the_built_in_commands_and_those_of_plugins() -> None:
         assert f"  {command}" in output
 
 
+@pytest.mark.parametrize(
+    "group", [(), ("skills",), ("models",), ("knowledge",), ("deadletters",), ("channels",)]
+)
+def test_lists_of_commands_have_whole_sentences(group: tuple[str, ...]) -> None:
+    commands = invoke(*group, "--help").output.partition("Commands:\n")[2]
+    assert commands
+    assert "..." not in commands
+
+
 def test_skills_list_tells_where_each_comes_from() -> None:
     output = invoke("skills", "list").output
     assert "translation" in output

@@ -27,6 +27,7 @@ from palaver.cli import main
 from palaver.cli.console import Console, encode_json
 from palaver.cli.logs import FORMAT, LogFormatter, log_loop_error
 from palaver.control_characters import escape_controls, escape_json
+from palaver.feedback import Feedback
 from palaver.ledger import Ledger
 from palaver.messages import Conversation, Finished, Message
 
@@ -72,6 +73,9 @@ class Installation:
     def add_dead_letter(self) -> str:
         return Console(None, self._settings).run_with_ledger(store_dead_letter)
 
+    def add_feedback(self) -> str:
+        return Console(None, self._settings).run_with_ledger(store_feedback)
+
     def add_document(self) -> str:
         path = self.folder / f"{HOSTILE_NAME}.md"
         path.write_text(f"# {HOSTILE_NAME}\n\nwords {HOSTILE_NAME}\n")
@@ -92,6 +96,13 @@ async def store_dead_letter(ledger: Ledger) -> str:
     end = Finished(turn=claim.turn, outcome="failed", length=0)
     await ledger.settle(claim, [end], expect=0, dead_letter_reason=HOSTILE)
     return claim.turn
+
+
+async def store_feedback(ledger: Ledger) -> str:
+    turn = await store_dead_letter(ledger)
+    feedback = Feedback(turn=turn, rating="down", comment=HOSTILE)
+    await ledger.give_feedback(Conversation("default", "web", "t"), "ada", feedback)
+    return turn
 
 
 @pytest.fixture
@@ -195,6 +206,15 @@ def with_server(*arguments: str, text: str = "") -> Scenario:
 
 
 SCENARIOS: dict[str, Scenario] = {
+    "channels approve": with_server("channels", "approve", "slack", "code"),
+    "channels list": with_server("channels", "list"),
+    "channels people": with_server("channels", "people", "slack"),
+    "channels revoke": with_server("channels", "revoke", "slack", "person"),
+    "channels waiting": with_server("channels", "waiting", "slack"),
+    "channels slack manifest": run_only(
+        "channels", "slack", "manifest", "--url", f"https://{HOSTILE}"
+    ),
+    "channels test": run_only("channels", "test", HOSTILE),
     "chat": with_server("chat", text="hello\n"),
     "check": run_only("--set", f"server.data={HOSTILE_NAME}", "check"),
     "deadletters list": after(Installation.add_dead_letter, "deadletters", "list"),
@@ -203,6 +223,7 @@ SCENARIOS: dict[str, Scenario] = {
     "deadletters discard": with_dead_letter("discard"),
     "erase": run_only("erase", f"--person={HOSTILE}"),
     "export": after(Installation.add_dead_letter, "export", "--person=ada"),
+    "feedback export": after(Installation.add_feedback, "feedback", "export"),
     "knowledge add": lambda installation, server: installation.run(
         "knowledge", "add", HOSTILE_NAME
     ),
@@ -238,6 +259,7 @@ def test_every_command_has_a_scenario() -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.slow
 def test_no_command_prints_a_control_character(
     name: str,
     installation: Installation,
@@ -275,6 +297,7 @@ def test_a_name_that_is_not_utf8_can_be_printed(installation: Installation) -> N
         ("skills", "route", NOT_UTF8),
     ],
 )
+@pytest.mark.slow
 def test_an_argument_that_is_not_utf8_is_named(
     installation: Installation, arguments: Sequence[str]
 ) -> None:

@@ -9,11 +9,15 @@ from typing import TypeVar
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.server.files.stores import in_pieces
 
 from palaver.cli import main
 from palaver.cli.console import Console
+from palaver.cli.people import run_with_data
+from palaver.files.store import FileStore
 from palaver.ledger import Claim, Ledger, MemoryWrite
 from palaver.messages import Conversation, Message
+from palaver.platforms import ApprovedPerson, Pairings
 
 T = TypeVar("T")
 
@@ -30,6 +34,9 @@ class DataDirectory:
 
     def run_with_ledger(self, work: Callable[[Ledger], Awaitable[T]]) -> T:
         return self._console.run_with_ledger(work)
+
+    def run_with_data(self, work: Callable[[Ledger, FileStore], Awaitable[T]]) -> T:
+        return run_with_data(self._console, work)
 
 
 @pytest.fixture
@@ -95,6 +102,41 @@ def test_an_erasure_asks_first_and_prints_a_receipt(data: DataDirectory) -> None
     receipt = json.loads(data.run("erase", "--person=ada", "--yes", "--json").output)
     assert (receipt["messages"], receipt["memories"]) == (0, 0)
     assert data.run_with_ledger(claim_all) == ["not yours"]
+
+
+async def upload_two(ledger: Ledger, files: FileStore) -> None:
+    for person, content in (("ada", b"%PDF-1.7 my secret"), ("bob", b"not yours")):
+        await files.upload("default", person, "../a.pdf", in_pieces(content))
+
+
+def test_files_are_exported_and_erased(data: DataDirectory, tmp_path: Path) -> None:
+    data.run_with_data(upload_two)
+    folder = tmp_path / "files of ada"
+    export = json.loads(data.run("export", "--person=ada", "--files", str(folder)).output)
+    [file] = export["files"]
+    assert (file["name"], file["media_type"]) == ("a.pdf", "application/pdf")
+    [written] = folder.iterdir()
+    assert (written.name, written.read_bytes()) == (f"{file['id']}.pdf", b"%PDF-1.7 my secret")
+    assert (written.stat().st_mode | folder.stat().st_mode) & 0o077 == 0
+    (tmp_path / "taken").write_bytes(b"")
+    refused = data.run("export", "--person=ada", "--files", str(tmp_path / "taken" / "in"))
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+    assert "0 memories, 1 files." in data.run("erase", "--person=ada", "--yes").output
+    assert json.loads(data.run("export", "--person=ada").output)["files"] == []
+    assert len(json.loads(data.run("export", "--person=bob").output)["files"]) == 1
+
+
+def test_approvals_are_exported_and_erased(data: DataDirectory) -> None:
+    async def approve(ledger: Ledger) -> None:
+        pairings = Pairings(ledger, "openai_api")
+        for person in ("ada", "bob"):
+            await pairings.allow(ApprovedPerson(tenant="default", person=person, at=5.0))
+
+    data.run_with_ledger(approve)
+    assert json.loads(data.run("export", "--person=ada").output)["approvals"] == {"openai_api": 5.0}
+    assert data.run("erase", "--person=ada", "--yes").exit_code == 0
+    assert json.loads(data.run("export", "--person=ada").output)["approvals"] == {}
+    assert json.loads(data.run("export", "--person=bob").output)["approvals"]
 
 
 def test_the_same_name_in_another_tenant_is_another_person(data: DataDirectory) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.plugins.ledgers.redis_server import free_port
+from tests.ports import free_port
 from tests.server.web.live_server import LiveServer, open_live_server
 
 from palaver.cli import main

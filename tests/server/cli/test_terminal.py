@@ -9,10 +9,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
+import pytest
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
 from palaver.config.settings import ConcurrencyPolicySettings
 from palaver.messages import Conversation
+
+pytestmark = pytest.mark.slow
 
 COMMAND = (sys.executable, "-c", "from palaver.cli import main; main()", "chat")
 
@@ -138,6 +141,40 @@ async def test_ctrl_c_stops_the_reply_and_then_ends(live_server: LiveServer) -> 
         assert await asyncio.wait_for(session.process.wait(), TIMEOUT_SECONDS) == 0
 
 
+async def test_the_markdown_of_a_reply_is_shown_while_it_arrives(live_server: LiveServer) -> None:
+    async with open_terminal(live_server) as session:
+        session.type("/scripted go")
+        live_server.scripted.emit("<think>hm", end=False)
+        await session.wait_for("[scripted] hm")
+        live_server.scripted.emit("</think>Some **bo", end=False)
+        await session.wait_for("\n\nSome ")
+        live_server.scripted.emit("ld** words\n\n- one\n- [x] two\n\n1. ![a](b.png)", end=False)
+        await session.wait_for("bold words\n\n• one\n☑ two\n\n1. ")
+        live_server.scripted.emit("\n2. [link](http://x)")
+        await session.wait_for("a (b.png)\n2. link (http://x)\n> ")
+
+
+async def test_a_reply_cannot_reach_the_terminal_through_its_markdown(
+    live_server: LiveServer,
+) -> None:
+    async with open_terminal(live_server) as session:
+        session.type("/scripted go")
+        live_server.scripted.emit("\x1b]0;t\x07 **\x9b2J** `\x1b[2J`\n\n```\n\x1b[2J\n```")
+        await session.wait_for(
+            "[scripted] \\x1b]0;t\\x07 \\x9b2J \\x1b[2J\n\n```\n\\x1b[2J\n```\n> "
+        )
+
+
+async def test_why_a_skill_was_chosen_is_told_on_request(live_server: LiveServer) -> None:
+    async with open_terminal(live_server) as session:
+        session.type("/why")
+        await session.wait_for("[there is no reply yet]\n> ")
+        session.type("/parrot hello")
+        await session.wait_for("hello \n> ")
+        session.type("/why")
+        await session.wait_for("[parrot: The person typed /parrot.]\n> ")
+
+
 async def test_ctrl_d_ends(live_server: LiveServer) -> None:
     async with open_terminal(live_server) as session:
         session.press(b"\x04")
@@ -157,3 +194,4 @@ async def test_lines_of_a_file_are_answered_one_after_the_other(live_server: Liv
     replies = re.findall(r"\[parrot\] (\w+) ", re.sub(r"\x1b\[[0-9;]*m", "", output.decode()))
     assert replies == ["one", "two"]
     assert "ahead" not in output.decode()
+    assert "> " not in output.decode()

@@ -9,7 +9,7 @@ from tests.server.config import settings_plugin
 
 from palaver.checks import validate_plugin_settings
 from palaver.config.loading import load_settings, plugin_settings
-from palaver.config.settings import Settings
+from palaver.config.settings import Secret, Settings
 from palaver.errors import ConfigurationError
 from palaver.plugins import PluginRegistry, load_plugins
 
@@ -309,3 +309,70 @@ def test_a_missing_secret_is_named_by_its_reference(reference: str, sentence: st
     with pytest.raises(ConfigurationError) as caught:
         settings.auth.keys["bob"].secret.reveal()
     assert str(caught.value) == sentence
+
+
+# Encodings
+
+TOML = "[server]\r\nport = 1\r\nhost = 'b\u00fccher'\r\n"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_byte_order_mark_of_the_settings_file_is_taken_off(newline: str) -> None:
+    text = TOML.replace("\r\n", newline)
+    Path("palaver.toml").write_bytes(text.encode("utf-8-sig"))
+    server = load_settings(None, {}).server
+    assert (server.port, server.host) == (1, "bücher")
+    Path("palaver.toml").write_bytes(f"[server]{newline}{newline}port = 'x'".encode("utf-8-sig"))
+    with pytest.raises(ConfigurationError, match=r"palaver\.toml, line 3"):
+        load_settings(None, {})
+
+
+WRONG_ENCODINGS = [
+    ("utf-16", "it is UTF-16; save it as UTF-8"),
+    ("utf-16-be", "it is UTF-16 or no text; save it as UTF-8"),
+    ("utf-32", "it is UTF-32; save it as UTF-8"),
+    ("latin-1", "it is in another encoding: line 3 is not UTF-8; save it as UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "sentence"), WRONG_ENCODINGS)
+def test_another_encoding_of_the_settings_file_is_named(encoding: str, sentence: str) -> None:
+    Path("palaver.toml").write_bytes(TOML.encode(encoding))
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(None, {})
+    assert str(caught.value) == f"palaver.toml cannot be read: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfhunter3",
+        b"hunter3\r\n",
+        b"\xef\xbb\xbf hunter3\n\n",
+        b"\xef\xbb\xbfhunter3\r\n",
+    ],
+)
+def test_a_secret_is_what_a_person_sees_in_its_file(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("secret").write_bytes(data)
+    assert Secret("file:secret").reveal() == "hunter3"
+    monkeypatch.setenv("BOB", data.decode())
+    assert Secret("env:BOB").reveal() == "hunter3"
+
+
+@pytest.mark.parametrize("encoding", [encoding for encoding, _ in WRONG_ENCODINGS])
+def test_another_encoding_of_a_secrets_file_is_named_and_not_shown(encoding: str) -> None:
+    Path("secret").write_bytes("hünter3".encode(encoding))
+    with pytest.raises(
+        ConfigurationError, match=r"^file:secret cannot be read: .* as UTF-8$"
+    ) as it:
+        Secret("file:secret").reveal()
+    assert "nter" not in str(it.value)
+    assert it.value.__cause__ is None
+
+
+def test_a_file_of_a_mark_alone_is_empty() -> None:
+    Path("secret").write_bytes(b"\xef\xbb\xbf\r\n")
+    with pytest.raises(ConfigurationError, match="empty"):
+        Secret("file:secret").reveal()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import make_mocked_request
-from tests.plugins.ledgers.redis_server import free_port
+from tests.ports import free_port
+from tests.proofs.virtual_time import run_in_virtual_time
 from tests.server.config import settings_plugin
 from tests.server.skills_under_test import Parrot
 
@@ -49,6 +50,7 @@ DATA = "tests/server/admission/test_data_requests.py"
 LIMITS = "tests/server/turns/test_limits.py"
 THIS = "tests/server/config/test_settings_effect.py"
 CHECK = "tests/server/cli/test_check.py"
+FILES = "tests/server/files"
 CONTINUATION = "tests/server/engines/test_continuing.py"
 CONCURRENCY = "tests/server/turns/test_concurrency_policy.py"
 ADMISSION = "tests/server/admission/test_control.py"
@@ -58,6 +60,11 @@ CONNECTIONS = "tests/server/web/test_connections.py"
 DEADLINES = "tests/server/web/test_deadlines.py"
 SLOW = "tests/server/web/test_slow_readers.py"
 SHUTDOWN = "tests/server/web/test_shutdown.py"
+WIDGET = "tests/server/web/test_widget.py"
+WEBHOOKS = "tests/plugins/channels/webhooks"
+SLACK = "tests/plugins/channels/slack"
+DISCORD = "tests/plugins/channels/discord"
+IDENTITIES = "tests/server/test_sites.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
 )
@@ -66,6 +73,7 @@ COVERED = {
     "server.host": f"{CHECK}::test_each_mistake_is_one_sentence",
     "server.port": f"{THIS}::test_the_server_listens_at_its_port",
     "server.data": "tests/server/models/test_models.py::test_models_are_added_chosen_and_listed",
+    "server.sharing": "tests/server/web/test_conversation_api.py::test_sharing_can_be_switched_off",
     "server.origins": f"{THIS}::test_pages_of_named_origins_may_use_the_server",
     "server.max_message_bytes": f"{THIS}::test_a_message_above_the_limit_is_refused",
     "server.send_queue_bytes": (
@@ -107,6 +115,17 @@ COVERED = {
     ),
     "auth.cookie_secret": f"{BROWSERS}::test_the_settings_name_the_secrets",
     "auth.previous_cookie_secret": f"{BROWSERS}::test_the_settings_name_the_secrets",
+    "widget.token_requests_per_minute": f"{WIDGET}::test_tokens_of_one_address_are_limited",
+    "widget.sites.NAME.key": f"{WIDGET}::test_a_token_is_for_pages_of_its_site_alone",
+    "widget.sites.NAME.origins": f"{WIDGET}::test_a_token_is_for_pages_of_its_site_alone",
+    "widget.sites.NAME.tenant": f"{WIDGET}::test_a_visitor_talks_with_a_token",
+    "widget.sites.NAME.identity_secret": f"{IDENTITIES}::test_a_signed_identity_is_a_person",
+    "widget.sites.NAME.identity_public_key": f"{IDENTITIES}::test_a_signed_identity_is_a_person",
+    "widget.sites.NAME.require_identity": f"{IDENTITIES}::test_a_site_may_require_an_identity",
+    "widget.sites.NAME.skills": f"{WIDGET}::test_a_site_may_have_some_of_the_skills",
+    "widget.sites.NAME.files": f"{WIDGET}::test_a_site_may_let_its_visitors_upload_files",
+    "widget.sites.NAME.messages_per_minute": f"{WIDGET}::test_messages_of_a_visitor_are_limited",
+    "widget.sites.NAME.new_visitors_per_minute": f"{WIDGET}::test_new_visitors_are_limited",
     "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
     "engine.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
@@ -133,6 +152,18 @@ COVERED = {
     "knowledge.read_memory_mib": LIMITED_FILES,
     "knowledge.max_file_bytes": LIMITED_FILES,
     "knowledge.max_text_characters": LIMITED_FILES,
+    "files.store": f"{FILES}/test_objects.py::test_the_settings_choose_the_store",
+    "files.max_file_bytes": (
+        f"{FILES}/test_store.py::test_a_file_above_the_limit_is_refused_and_nothing_of_it_stays"
+    ),
+    "files.per_message": (
+        f"{FILES}/test_store.py::test_the_files_of_a_message_are_limited_and_each_is_there_once"
+    ),
+    "files.person_count": f"{FILES}/test_store.py::test_a_person_has_no_more_files_than_set",
+    "files.person_bytes": f"{FILES}/test_store.py::test_a_person_has_no_more_bytes_than_set",
+    "files.tenant_bytes": f"{FILES}/test_store.py::test_a_tenant_has_no_more_bytes_than_set",
+    "files.uploads": f"{FILES}/test_store.py::test_no_more_uploads_run_at_once_than_set",
+    "files.expiry": f"{FILES}/test_sweeper.py::test_a_file_that_was_not_sent_expires",
     "models.hub_token": (
         "tests/server/models/test_hub.py::test_a_gated_model_is_downloaded_with_the_token_of_the_settings"
     ),
@@ -223,8 +254,111 @@ CONTRACT = "tests/plugins/ledgers/test_contract_streams.py"
 SKILLS = "tests/skills/test_settings.py"
 
 COVERED_OF_PLUGINS = {
+    "channels.discord.direct_messages": (
+        f"{DISCORD}/test_messages.py::test_direct_messages_are_answered_without_a_mention"
+    ),
+    "channels.discord.groups": (
+        f"{DISCORD}/test_messages.py::test_rooms_that_are_not_listed_are_silent_and_threads_are_as_their_channels"
+    ),
+    "channels.discord.people": (
+        f"{DISCORD}/test_messages.py::test_people_who_may_write_direct_messages"
+    ),
+    "channels.discord.rooms": (
+        f"{DISCORD}/test_messages.py::test_rooms_that_are_not_listed_are_silent_and_threads_are_as_their_channels"
+    ),
+    "channels.discord.bots": (
+        f"{DISCORD}/test_messages.py::test_messages_of_bots_are_limited_where_they_are_answered"
+    ),
+    "channels.discord.bot_turns": (
+        f"{DISCORD}/test_messages.py::test_messages_of_bots_are_limited_where_they_are_answered"
+    ),
+    "channels.discord.token": (f"{DISCORD}/test_settings.py::test_a_bad_token"),
+    "channels.discord.message_content": (f"{DISCORD}/test_settings.py::test_the_intent_is_off"),
+    "channels.discord.threads": (
+        f"{DISCORD}/test_messages.py::test_a_message_is_answered_in_a_thread_that_goes_on_without_mentions"
+    ),
+    "channels.discord.interactions": (
+        f"{DISCORD}/test_interactions.py::test_without_the_setting_there_is_no_endpoint"
+    ),
+    "channels.discord.public_key": (
+        f"{DISCORD}/test_settings.py::test_the_public_key_and_the_address_of_the_endpoint"
+    ),
+    "channels.discord.shards": (f"{DISCORD}/test_gateway.py::test_each_shard_has_a_connection"),
+    "channels.discord.tenant": (
+        f"{DISCORD}/test_messages.py::test_direct_messages_have_the_tenant_of_the_settings"
+    ),
+    "channels.discord.tenants": (f"{DISCORD}/test_messages.py::test_each_server_has_its_tenant"),
+    "channels.discord.api_url": (f"{DISCORD}/test_settings.py::test_discord_cannot_be_reached"),
+    "channels.slack.direct_messages": (
+        f"{SLACK}/test_messages.py::test_a_stranger_gets_a_code_for_direct_messages"
+    ),
+    "channels.slack.groups": (
+        f"{SLACK}/test_messages.py::test_a_thread_of_a_listed_channel_is_listed_too"
+    ),
+    "channels.slack.people": (
+        f"{SLACK}/test_messages.py::test_only_listed_people_may_write_direct_messages"
+    ),
+    "channels.slack.rooms": (
+        f"{SLACK}/test_messages.py::test_a_thread_of_a_listed_channel_is_listed_too"
+    ),
+    "channels.slack.bots": (
+        f"{SLACK}/test_messages.py::test_bots_that_may_write_are_answered_a_few_times"
+    ),
+    "channels.slack.bot_turns": (
+        f"{SLACK}/test_messages.py::test_bots_that_may_write_are_answered_a_few_times"
+    ),
+    "channels.slack.mode": (
+        f"{SLACK}/test_socket_mode.py::test_messages_commands_and_buttons_arrive_by_the_socket"
+    ),
+    "channels.slack.token": (
+        f"{SLACK}/test_checks.py::test_a_token_that_slack_refuses_is_one_sentence"
+    ),
+    "channels.slack.signing_secret": (
+        f"{SLACK}/test_requests.py::test_a_request_signed_with_another_secret_is_refused"
+    ),
+    "channels.slack.app_token": (
+        f"{SLACK}/test_socket_mode.py::test_a_wrong_app_token_is_one_sentence"
+    ),
+    "channels.slack.tenant": f"{SLACK}/test_messages.py::test_the_tenant_is_that_of_the_settings",
+    "channels.slack.client_id": (
+        f"{SLACK}/test_oauth.py::test_an_installed_workspace_is_answered_and_is_a_tenant"
+    ),
+    "channels.slack.client_secret": (
+        f"{SLACK}/test_checks.py::test_a_client_that_slack_does_not_know_is_one_sentence"
+    ),
+    "channels.slack.tenants": f"{SLACK}/test_oauth.py::test_workspaces_can_be_given_tenants",
+    "channels.slack.public_url": (
+        f"{SLACK}/test_oauth.py::test_the_public_address_is_where_slack_sends_back"
+    ),
+    "channels.slack.command": (
+        f"{SLACK}/test_manifest.py::test_the_settings_decide_about_names_and_the_agent"
+    ),
+    "channels.slack.agent": (
+        f"{SLACK}/test_messages.py::"
+        "test_direct_messages_to_an_app_that_is_no_agent_are_one_conversation"
+    ),
+    "channels.slack.display_name": (
+        f"{SLACK}/test_manifest.py::test_the_settings_decide_about_names_and_the_agent"
+    ),
+    "channels.slack.api_url": (f"{SLACK}/test_checks.py::test_addresses_may_end_in_a_slash_or_not"),
+    "channels.webhooks.endpoints.NAME.secret": (
+        f"{WEBHOOKS}/test_inbound.py::test_a_secret_is_for_its_endpoint_alone"
+    ),
+    "channels.webhooks.endpoints.NAME.previous_secret": (
+        f"{WEBHOOKS}/test_inbound.py::test_both_secrets_are_accepted_while_rotating"
+    ),
+    "channels.webhooks.endpoints.NAME.tenant": (
+        f"{WEBHOOKS}/test_inbound.py::test_a_message_belongs_to_the_tenant_of_its_endpoint"
+    ),
+    "channels.webhooks.endpoints.NAME.callback": (
+        f"{WEBHOOKS}/test_callbacks.py::test_a_reply_is_posted_with_a_signature"
+    ),
+    "channels.webhooks.endpoints.NAME.allowed_networks": (
+        f"{WEBHOOKS}/test_callbacks.py::test_a_callback_that_dns_moves_inside_is_not_called"
+    ),
     "engine.openai.urls": f"{OPENAI}::test_a_server_that_is_not_there_is_unavailable",
     "engine.openai.api_key": f"{OPENAI}::test_the_key_is_sent",
+    "engine.openai.vision": "tests/plugins/engines/test_openai_vision.py::test_the_setting_decides",
     "engine.openai.capabilities": f"{OPENAI}::test_settings_override_what_the_server_declares",
     "engine.openai.embedding_model": (
         f"{OPENAI}::test_vectors_have_unit_length_and_the_texts_order"
@@ -496,20 +630,22 @@ async def test_only_enabled_channels_open_routes(
 # Engine
 
 
-async def test_a_dead_engine_is_restarted_after_the_backoff() -> None:
-    inner = ScriptedEngine()
-    quick = EngineSettings(
-        health_probe_interval=0.02, health_probe_timeout=0.1, restart_backoff=0.01
-    )
-    engine = SupervisedEngine(inner, quick, Metrics())
-    await engine.start()
-    inner.crash()
-    async with asyncio.timeout(0.9):  # the default is a second
+@pytest.mark.parametrize("backoff", [0.25, 7.0])
+def test_a_dead_engine_is_restarted_after_the_backoff(backoff: float) -> None:
+    async def seconds_until_it_is_up() -> float:
+        inner = ScriptedEngine()
+        chosen = EngineSettings(health_probe_interval=2.0, restart_backoff=backoff)
+        engine = SupervisedEngine(inner, chosen, Metrics())
+        await engine.start()
+        inner.crash()
         while not engine.problem:  # noqa: ASYNC110  supervision sets no event
-            await asyncio.sleep(0.005)
-        while engine.problem:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-    await engine.close()
+            await asyncio.sleep(0.001)
+        began = asyncio.get_running_loop().time()
+        await engine.wait_until_up()
+        await engine.close()
+        return asyncio.get_running_loop().time() - began
+
+    assert run_in_virtual_time(seconds_until_it_is_up()) == pytest.approx(backoff, abs=0.01)
 
 
 async def test_a_generation_has_a_timeout() -> None:
@@ -606,20 +742,28 @@ class Crowd(Skill):
 
     name = "crowd"
     examples = ("who is there?", "count yourselves")
-    most = 0
-    running = 0
+
+    def __init__(self, expected: int) -> None:
+        super().__init__()
+        self.most = self.running = 0
+        self._expected = expected
+        self._full = asyncio.Event()
 
     async def answer(self, turn: Turn) -> None:
         self.running += 1
         self.most = max(self.most, self.running)
-        await asyncio.sleep(0.05)
+        if self.running >= self._expected:
+            self._full.set()
+        await self._full.wait()
+        for _ in range(100):  # one that may not run yet would come now
+            await asyncio.sleep(0)
         self.running -= 1
         await turn.say("here")
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_no_more_turns_run_at_once_than_set(concurrency: int) -> None:
-    crowd = Crowd()
+    crowd = Crowd(concurrency)
     chosen = settings(
         dispatch=DispatchSettings(max_running=concurrency), routing=RoutingSettings(default="crowd")
     )

@@ -9,7 +9,7 @@ from tests.server.skills_under_test import Parrot
 from palaver import Sampling, Skill, Turn
 from palaver.config.settings import EngineSettings, RoutingSettings, Settings
 from palaver.engine import ChatMessage, Choice, EngineInfo, Generation, GenerationRequest
-from palaver.engines.continuing import ContinuingEngine
+from palaver.engines.continuing import ContinuedGeneration, ContinuingEngine
 from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import EngineDied, EngineTimeout, EngineUnavailable
 from palaver.messages import TextReset
@@ -248,27 +248,29 @@ async def test_a_prompt_that_crashes_the_engine_does_not_fail_the_generations_be
     await engine.close()
 
 
-class CrashOnceEngine(ScriptedEngine):
-    """Embeds and classifies, and crashes at the first call."""
+class CrashingEngine(ScriptedEngine):
+    """Embeds and classifies, and crashes at the first calls."""
 
-    crashed = False
+    def __init__(self, crashes: int = 1) -> None:
+        super().__init__()
+        self.crashes = crashes
 
-    def _crash_once(self) -> None:
-        if not self.crashed:
-            self.crashed = True
+    def _crash_first(self) -> None:
+        if self.crashes:
+            self.crashes -= 1
             self.crash()
             raise EngineUnavailable("the scripted engine has crashed")
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        self._crash_once()
+        self._crash_first()
         return await super().count_tokens(messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        self._crash_once()
+        self._crash_first()
         return [[1.0] for _ in texts]
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        self._crash_once()
+        self._crash_first()
         return [{"rain": 1.0} for _ in texts]
 
 
@@ -281,6 +283,55 @@ CALLS: dict[str, Callable[[ContinuingEngine], object]] = {
 
 @pytest.mark.parametrize("call", sorted(CALLS))
 async def test_other_calls_are_repeated(call: str) -> None:
-    engine = await started(CrashOnceEngine())
+    engine = await started(CrashingEngine())
     assert await CALLS[call](engine)  # type: ignore[misc]
     await engine.close()
+
+
+class FragileEngine(ScriptedEngine):
+    """Crashes at every text to embed."""
+
+    calls = 0
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.calls += 1
+        self.crash()
+        raise EngineUnavailable("the scripted engine has crashed")
+
+
+async def test_a_call_that_crashes_the_engine_in_each_attempt_fails() -> None:
+    inner = FragileEngine()
+    engine = await started(inner, max_attempts=3)
+    with pytest.raises(EngineUnavailable, match="crashed"):
+        await engine.embed(["hi"])
+    assert inner.calls == 3
+    await engine.close()
+
+
+async def test_a_call_waits_for_a_crashed_engine() -> None:
+    inner = CrashingEngine(crashes=1)
+    engine = await started(inner, max_attempts=1)
+    with pytest.raises(EngineUnavailable):
+        await engine.embed(["hi"])
+    assert await engine.embed(["hi"])
+    await engine.close()
+
+
+async def test_the_load_is_that_of_the_engine_inside() -> None:
+    inner = ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
+    engine = await started(inner)
+    running = asyncio.create_task(engine.generate(request(), text := TextCollector()))
+    async with asyncio.timeout(5):
+        while not text.pieces:  # noqa: ASYNC110  a collector sets no event
+            await asyncio.sleep(0)
+    assert (await engine.stats()).running == 1
+    inner.resume()
+    await running
+    await engine.close()
+
+
+def test_an_attempt_that_has_waited_gets_the_time_that_is_left() -> None:
+    asked = request("hi", timeout=60.0)
+    assert ContinuedGeneration(asked, lambda text: None).next_request(timeout=59.999) is asked
+    late = ContinuedGeneration(asked, lambda text: None).next_request(timeout=20.0)
+    assert (late.timeout, late.id) == (20.0, asked.id)

@@ -117,6 +117,7 @@ def deep_folders(folder: Path) -> Iterator[None]:
         subprocess.run(["rm", "-rf", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_deep_tree_is_refused(model: Path) -> None:
     with (
         deep_folders(model / "deep"),

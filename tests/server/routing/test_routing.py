@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 from tests.server.skills_under_test import Broken, Clerk, Painter, Parrot
 
 from palaver import NotFound, Skill, Turn
 from palaver.config.settings import RoutingSettings
 from palaver.engine import Engine, EngineInfo
-from palaver.messages import Conversation, Message, new_id
+from palaver.messages import Attachment, Conversation, Message, ProgramRequest, new_id
 from palaver.plugins import load_plugins
 from palaver.routing import Decision, Router
 from palaver.routing.classifier import ExampleClassifier
+from palaver.routing.router import IMAGES_REASON
 from palaver.testing import ScriptedEngine, ScriptedReply, converse
 
 SKILLS: dict[str, type[Skill]] = {s.name: s for s in (Parrot, Clerk, Painter, Broken)}
@@ -52,6 +54,11 @@ async def test_an_unknown_command_names_the_known_ones() -> None:
 async def test_a_program_names_the_skill() -> None:
     decision = await route("a house in red", skill="paint")
     assert (decision.skill, decision.text) == ("painter", "a house in red")
+
+
+async def test_an_unknown_command_of_a_program_is_a_text() -> None:
+    sent = msgspec.structs.replace(message("/nope"), program=ProgramRequest())
+    assert (await router().route(sent)).text == "/nope"
 
 
 async def test_a_pattern_takes_the_message_and_its_arguments() -> None:
@@ -126,6 +133,7 @@ def rank_held_out() -> list[tuple[float, bool]]:
     return results
 
 
+@pytest.mark.slow
 def test_probabilities_are_calibrated() -> None:
     """Check on held-out examples that most likely choices are right, and that the mean probability
     is close to the share of right choices."""
@@ -172,3 +180,71 @@ async def test_people_reach_the_built_in_skills(built_in: Mapping[str, type[Skil
         if (got := (await router.route(message(text))).skill) != wanted
     ]
     assert len(wrong) <= 1, wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "rest"),
+    [
+        ("--colour red a house", {"colour": "red"}, "a house"),
+        ("--colour=red a house", {"colour": "red"}, "a house"),
+        ('--thing "a house" --colour red now', {"thing": "a house", "colour": "red"}, "now"),
+        ("--colour red", {"colour": "red"}, ""),
+        ("--verbose a house", {}, "--verbose a house"),
+        ("a house --colour red", {}, "a house --colour red"),
+        ("--colour", {}, "--colour"),
+    ],
+)
+async def test_a_command_has_options(text: str, arguments: dict[str, str], rest: str) -> None:
+    decision = await route(f"/painter {text}")
+    assert (decision.arguments, decision.text) == (arguments, rest)
+
+
+async def test_a_command_leaves_the_indentation_of_the_lines_below() -> None:
+    assert (await route("/painter \r\n    a house\n")).text == "    a house\n"
+
+
+async def test_arguments_of_a_program_go_to_the_skill_that_the_router_chooses() -> None:
+    given = {"thing": "a house"}
+    for text in ("/painter --colour red x", "Paint the old fence in green", "qwertz"):
+        sent = msgspec.structs.replace(message(text), arguments=given)
+        decision = await router().route(sent)
+        assert decision.arguments == ({"colour": "red"} if text[0] == "/" else {}) | given
+
+
+PICTURE = Attachment(name="a.png", media_type="image/png", url="/v1/files/a")
+NOTE = Attachment(name="a.txt", media_type="text/plain", url="/v1/files/b")
+
+
+class SeeingParrot(Parrot):
+    sees_images = True
+
+
+class SeeingClerk(Clerk):
+    sees_images = True
+
+
+@pytest.mark.parametrize(
+    ("text", "attachments", "seeing", "expected"),
+    [
+        ("Paint the old fence in green", (PICTURE,), (SeeingClerk,), "clerk"),
+        ("Paint the old fence in green", (NOTE, PICTURE), (SeeingClerk, SeeingParrot), "parrot"),
+        ("", (PICTURE,), (SeeingClerk,), "clerk"),
+        ("Paint the old fence in green", (NOTE,), (SeeingClerk,), "painter"),
+        ("Paint the old fence in green", (PICTURE,), (), "painter"),
+        ("/painter a house", (PICTURE,), (SeeingClerk,), "painter"),
+    ],
+)
+async def test_images_go_to_a_skill_that_sees_them(
+    text: str,
+    attachments: tuple[Attachment, ...],
+    seeing: tuple[type[Skill], ...],
+    expected: str,
+) -> None:
+    skills = SKILLS | {skill.name: skill for skill in seeing}
+    settings = RoutingSettings(default="parrot")
+    chooser = Router(skills, settings=settings, engine=None, engine_info=NOTHING)
+    sent = msgspec.structs.replace(message(text), attachments=attachments)
+    decision = await chooser.route(sent)
+    assert decision.skill == expected
+    by_images = bool(seeing) and PICTURE in attachments and not text.startswith("/")
+    assert (decision.reason == IMAGES_REASON) is by_images

@@ -8,6 +8,7 @@ from tests.server.turns.test_takeover import CONVERSATION
 
 from palaver import Skill, Turn
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
+from palaver.errors import LedgerUnavailable
 from palaver.ledger import Claim, LogEntry, Page, Progress
 from palaver.messages import Conversation, Cursor, Event, Finished, Message, Started, Text
 from palaver.streams.subscriptions import Subscriptions
@@ -130,6 +131,36 @@ async def test_no_text_arrives_before_a_reset() -> None:
     await writer.flush()
     await recorder.wait_for(claim.turn, text="aXYZ")
     assert "abcZ" not in recorder.seen
+    writer.close()
+    subscriptions.unsubscribe(subscription)
+
+
+async def test_what_the_ledger_did_not_take_is_written_again_without_further_text() -> None:
+    class Refusing(MemoryLedger):
+        refusals = 1
+
+        async def append(
+            self, claim: Claim, entries: Sequence[LogEntry], *, expect: int, lease: float
+        ) -> Progress:
+            if self.refusals:
+                self.refusals -= 1
+                raise LedgerUnavailable("away")
+            return await super().append(claim, entries, expect=expect, lease=lease)
+
+    ledger = Refusing()
+    subscriptions, recorder = Subscriptions(ledger, history=10), RecordingSubscriber()
+    await accept(ledger)
+    claim = await claimed(ledger)
+    task = asyncio.current_task()
+    assert task is not None
+    interruption = Interruption(claim.turn, task, stop_requested=False)
+    writer = TurnWriter(claim, ledger, subscriptions, interruption, lease=60)
+    subscription = await subscriptions.subscribe(CONVERSATION, recorder)
+    writer.write(Started(turn=claim.turn, attempt=1))
+    async with asyncio.timeout(10):
+        while not recorder.events_of(claim.turn, Started):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert ledger.refusals == 0
     writer.close()
     subscriptions.unsubscribe(subscription)
 

@@ -58,7 +58,7 @@ async def test_a_burst_becomes_one_turn() -> None:
         clock[0] += 5
         assert await chat.reply(later) == "And on."
     assert prompts(engine, 0) == ["Hello\n\nI am Bob"]
-    assert prompts(engine, 1) == ["Hello", "I am Bob", "Hello Bob.", "later"]
+    assert prompts(engine, 1) == ["Hello\n\nI am Bob", "Hello Bob.", "later"]
 
 
 async def test_a_typed_command_joins_no_burst() -> None:

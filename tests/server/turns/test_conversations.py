@@ -225,6 +225,42 @@ async def test_an_option_is_an_answer_even_if_it_has_the_form_of_another_request
         assert await chat.say("paint the door in red") == "First: Paint the door in red."
 
 
+async def test_a_skill_that_asked_sees_what_it_saw_before_its_questions() -> None:
+    seen: list[object] = []
+
+    class Host(Skill):
+        """Seat a guest."""
+
+        name = "host"
+        examples = ("a table please",)
+
+        async def answer(self, turn: Turn) -> None:
+            name = await turn.ask("What name?")
+            people = await turn.ask("How many people?")
+            seen.extend((turn.message.text, [message.text for message in turn.messages]))
+            seen.append([line.text for line in turn.history])
+            await turn.say(f"A table for {people}, {name}.")
+
+    async with converse(Parrot, Host) as chat:
+        reply = await chat.say("/parrot hello")
+        await chat.say("/host a table")
+        await chat.say("Ada")
+        assert await chat.say("two") == "A table for two, Ada."
+    assert seen == ["a table", ["/host a table"], ["/parrot hello", reply]]
+
+
+async def test_a_running_turn_has_time_to_end_while_the_server_drains() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="one two", pause_after=1))
+    async with converse(Parrot, engine=engine) as chat:
+        turn = await chat.send("go")
+        await chat.recorder.wait_for(turn, text="one")
+        draining = asyncio.create_task(chat.server._dispatcher.drain(30.0))
+        await asyncio.sleep(0)
+        engine.resume()
+        assert await chat.reply(turn) == "one two"
+        await draining
+
+
 async def test_an_interceptor_sees_the_arguments_before_and_after_they_are_validated() -> None:
     seen: list[object] = []
 
@@ -250,6 +286,14 @@ async def test_arguments_come_from_the_pattern() -> None:
         reply = await chat.say("Paint the garden gate in blue")
         assert reply == "The the garden gate is blue now."
         assert reply.reason == "The message has the form of a request to it."
+
+
+async def test_a_command_takes_arguments_from_a_text_that_is_not_too_long_to_route() -> None:
+    settings = Settings(routing=RoutingSettings(default="parrot", max_characters=40))
+    async with converse(Painter, Parrot, settings=settings) as chat:
+        assert await chat.say("/paint paint the gate in blue") == "The the gate is blue now."
+        asked = await chat.say("/paint " + "please " * 10 + "paint the gate in blue")
+        assert asked == "What shall I paint?"
 
 
 async def test_missing_and_wrong_arguments_are_asked_for() -> None:

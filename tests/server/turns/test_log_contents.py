@@ -114,7 +114,14 @@ async def test_an_error_of_a_skill_is_logged_without_its_text(
     async with converse(Careless, engine=engine, tools=[look_up]) as client:
         reply = await client.say(f"{WORD} {way} {WORD}")
         assert reply.outcome == "failed"
-    assert [record for record in records if record.name == "palaver.turns.dispatcher"]
+    record = vars(next(each for each in records if each.name == "palaver.turns.dispatcher"))
+    conversation = client.conversation
+    assert {name: record[name] for name in ("turn", "conversation", "tenant", "skill")} == {
+        "turn": reply.turn,
+        "conversation": str(conversation),
+        "tenant": conversation.tenant,
+        "skill": "careless",
+    }
 
 
 ENGINE_ERRORS: tuple[PalaverError | Exception, ...] = (
@@ -208,8 +215,16 @@ def test_every_error_decides_whether_its_detail_may_be_logged() -> None:
 ROOT = Path(__file__).parents[3]
 LOGGED_WHOLE = {
     "server/palaver/engines/supervised.py": "the start of the engine, before any message",
+    "server/palaver/platforms/connection.py": "the settings are wrong, before any message",
+    "server/palaver/platforms/delivery.py": "why a platform failed, see `PostingError`",
+    "server/palaver/platforms/calls.py": "why a platform failed, see `PostingError`",
+    "server/palaver/platforms/reply_posts.py": "why a platform failed, see `PostingError`",
     "server/palaver/turns/dispatcher.py": "the ledger is unavailable",
     "server/palaver/streams/subscriptions.py": "the ledger is unavailable",
+    "plugins/palaver_plugins/channels/slack/channel.py": "why Slack failed, see `PostingError`",
+    "plugins/palaver_plugins/channels/slack/dispatch.py": "an id that Slack has not given",
+    "plugins/palaver_plugins/channels/slack/files.py": "why Slack failed, see `PostingError`",
+    "plugins/palaver_plugins/channels/slack/oauth.py": "why Slack failed, see `PostingError`",
     "plugins/palaver_plugins/ledgers/sqlite/database_thread.py": "an error of SQLite",
 }
 """Files in which a caught error is logged as it is, and why it quotes nobody."""

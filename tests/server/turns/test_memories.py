@@ -58,7 +58,8 @@ async def test_no_person_who_was_erased_elsewhere_is_remembered_again(
             await elsewhere.erase(TENANT, person)
         diarist_of(here).may_go.set()
         await until(lambda: server_runs(here) == 0)
-    assert caplog.records == [], "a turn that is over is no failure"
+    found = [it for it in caplog.records if it.name != "palaver.watchdog"]  # of a busy machine
+    assert found == [], "a turn that is over is no failure"
     for person in people:
         export = await collect_export(ledger.export(TENANT, person))
         assert (export.memories, export.conversations) == ({}, {})

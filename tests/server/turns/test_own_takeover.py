@@ -1,6 +1,7 @@
 """A process that was stalled for longer than a lease claims a turn that it runs already."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -72,7 +73,13 @@ def engine_with(*, second: ScriptedReply | str = TEXT) -> ScriptedEngine:
     replies = [ScriptedReply(text=TEXT, pause_after=2), second]
 
     def reply(request: GenerationRequest) -> ScriptedReply | str:
-        return replies.pop(0) if request.messages[-1].content == "go" else "awake"
+        if request.messages[-1].content != "go":
+            return "awake"
+        found = replies.pop(0)
+        if isinstance(found, ScriptedReply) and found.pause_after is not None:
+            stored = len(request.partial.split())  # the pause counts new tokens
+            return dataclasses.replace(found, pause_after=found.pause_after - stored)
+        return found
 
     return ScriptedEngine(reply)
 
@@ -115,6 +122,7 @@ async def test_an_ended_run_does_not_hide_the_newer_one_from_a_drain() -> None:
     engine = engine_with(second=ScriptedReply(text=TEXT, pause_after=4))
     async with claimed_again(engine) as (chat, turn):
         await chat.recorder.wait_for(turn, text="one two three four")
+        await until(lambda: chat.server._dispatcher.running == 1)
         await chat.server._dispatcher.drain(0)
         (pending,) = (await chat.server.snapshot(chat.conversation)).pending
         assert (pending.running, pending.reply) == (False, "one two three four")

@@ -21,6 +21,8 @@ from palaver.testing import (
 )
 from palaver.testing.harness import ChatClient
 
+pytestmark = pytest.mark.slow
+
 LEASE = 0.5
 CONVERSATION = Conversation("default", "test", "main")
 
@@ -167,7 +169,8 @@ class Shouting:
         return "".join(word.upper() + " " for word in words)
 
     def end(self) -> str:
-        return self._held.upper()
+        held, self._held = self._held, ""
+        return held.upper()
 
 
 class Shouter(Skill):
@@ -186,6 +189,27 @@ async def test_a_filtered_reply_continues_after_the_stored_text() -> None:
     async with taken_over(first, second, Shouter, until="ONE TWO ") as (chat, turn):
         assert await chat.reply(turn) == "ONE TWO THREE FOUR"
     assert second.requests[0].partial == "ONE TWO "
+
+
+async def test_what_a_filter_keeps_back_of_the_stored_text_is_not_said_again() -> None:
+    attempts: list[int] = []
+
+    class HalfStored(Skill):
+        """Store what the filter of the next attempt keeps back."""
+
+        name = "half"
+        examples = ("say half of it", "half of it please")
+
+        async def answer(self, turn: Turn) -> None:
+            attempts.append(1)
+            if len(attempts) == 1:
+                await turn.say("ONE TWO")
+                await asyncio.Event().wait()
+            await turn.stream("shout", through=Shouting())
+
+    second = ScriptedEngine(lambda request: request.partial + " three")
+    async with taken_over(ScriptedEngine(), second, HalfStored, until="ONE TWO") as (chat, turn):
+        assert await chat.reply(turn) == "ONE TWO THREE"
 
 
 class Launcher(Skill):

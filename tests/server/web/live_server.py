@@ -17,18 +17,22 @@ from palaver.config.settings import (
     ConcurrencyPolicySettings,
     ConnectionSettings,
     DispatchSettings,
+    FilesSettings,
     LedgerSettings,
     RoutingSettings,
     ServerSettings,
     Settings,
+    WidgetSettings,
 )
 from palaver.engine import Engine
+from palaver.files.store import FileStore
 from palaver.knowledge import Passage
 from palaver.ledger import Ledger
 from palaver.messages import Attachment, new_id
 from palaver.server import Server
 from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.tools import Tool
 from palaver.turns.turn import Turn
 from palaver.web.listener import listening
 
@@ -186,39 +190,50 @@ def _json(text: str) -> Any:  # Any: JSON values
 async def open_live_server(
     *,
     keys: Mapping[str, AuthKey] | None = None,
-    channels: tuple[Channel, ...] = (),
+    channels: tuple[Channel, ...] | Mapping[str, Channel] = (),
     ledger: Ledger | None = None,
     concurrency_policy: ConcurrencyPolicySettings | None = None,
     engine: Engine | None = None,
     skills: Sequence[Skill] = (),
+    tools: Sequence[Tool] = (),
     admission: AdmissionSettings | None = None,
     connections: ConnectionSettings | None = None,
+    widget: WidgetSettings | None = None,
     auth: Mapping[str, Any] | None = None,  # further fields of AuthSettings
     cookie_secrets: Sequence[bytes] = (b"a secret of all servers in the tests",),
+    has_scripted_skill: bool = True,
     ledger_settings: LedgerSettings | None = None,
     dispatch: DispatchSettings | None = None,
+    files: FilesSettings | None = None,
+    file_store: FileStore | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[LiveServer]:
     settings = Settings(
         server=ServerSettings(**{"port": 0, "drain": 0, "grace": 3, **server}),
         auth=AuthSettings(keys=dict(keys or {}), **(auth or {})),
+        widget=widget or WidgetSettings(),
         admission=admission or AdmissionSettings(),
         connections=connections or ConnectionSettings(),
         ledger=ledger_settings or LedgerSettings(),
         dispatch=dispatch or DispatchSettings(),
+        files=files or FilesSettings(),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
         concurrency_policy=concurrency_policy or ConcurrencyPolicySettings(),
     )
     scripted = ScriptedSkill()
-    skills = [Parrot(), scripted, Scholar(), Waiter(), Clumsy(), *skills]
+    skills = [Parrot(), Scholar(), Waiter(), Clumsy(), *skills]
+    if has_scripted_skill:
+        skills.append(scripted)
     running = Server(
         settings,
         ledger=ledger or MemoryLedger(),
         engine=engine or ScriptedEngine(),
         knowledge=ListKnowledge(),
         skills={skill.name: skill for skill in skills},
-        channels=channels,
+        tools={tool.name: tool for tool in tools},
+        channels=channels if isinstance(channels, Mapping) else _named(channels),
         cookie_secrets=cookie_secrets,
+        files=file_store,
     )
     async with aiohttp.ClientSession() as session, running:
         listener = listening(running)
@@ -229,6 +244,10 @@ async def open_live_server(
             yield live_server
         finally:
             await live_server.stop_listening()
+
+
+def _named(channels: tuple[Channel, ...]) -> dict[str, Channel]:
+    return {f"channel-{number}": channel for number, channel in enumerate(channels)}
 
 
 async def eventually(check: Callable[[], bool | Awaitable[bool]]) -> None:

@@ -8,6 +8,8 @@ from palaver.authentication import check_bind
 from palaver.config.settings import AuthKey, AuthSettings, Secret, ServerSettings, Settings
 from palaver.errors import ConfigurationError
 
+pytestmark = pytest.mark.slow
+
 KEYS = {
     "ada": AuthKey(secret=Secret("env:KEY_ADA"), tenant="acme", person="ada"),
     "bob": AuthKey(secret=Secret("env:KEY_BOB"), tenant="acme", person="bob"),
@@ -41,7 +43,9 @@ def test_other_addresses_are_served_only_with_keys(host: str) -> None:
     check_bind(Settings(server=server, auth=AuthSettings(keys=KEYS)))
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/skills", "/v1/conversations/t", "/metrics", "/ws"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1/skills", "/v1/conversations/t", "/v1/shares/s", "/metrics", "/ws"]
+)
 async def test_a_foreign_host_name_is_refused_without_keys(
     live_server: LiveServer, path: str
 ) -> None:

@@ -20,6 +20,8 @@ from palaver.errors import ConfigurationError
 from palaver.testing import MemoryLedger
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
+pytestmark = pytest.mark.slow
+
 OWN_DATA: tuple[Right, ...] = ("talk", "read", "export", "erase")
 OPEN = AuthKey(secret=Secret("env:KEY_OPEN"), rights=OWN_DATA)
 KEYS = {
@@ -83,6 +85,17 @@ async def test_each_browser_is_a_person_of_its_own(key: str) -> None:
         assert await person_of(one, key) == first
         await one.visit()
         assert await person_of(one, key) == first
+
+
+async def test_a_caller_learns_who_it_is(key: str) -> None:
+    async with opened(key) as live_server:
+        status, me = await live_server.get("/v1/me", headers=header(key))
+        assert (status, me["is_shared"], me["key"]) == (200, True, key)
+        assert me["person"] == (key or "local")
+        async with live_server.browser() as browser:
+            _, me = await browser.get("/v1/me", headers=header(key))
+            assert me["person"] == await person_of(browser, key)
+            assert (me["is_shared"], me["key"], "talk" in me["rights"]) == (False, key, True)
 
 
 async def test_one_browser_can_neither_read_nor_erase_another(key: str) -> None:
@@ -236,7 +249,11 @@ async def test_the_cookie_is_for_this_browser_alone(live_server: LiveServer) -> 
         assert cookie.key.startswith("__Host-") is secure
     response = await live_server.visit(headers={"If-None-Match": response.headers["ETag"]})
     assert (response.status, len(response.cookies)) == (304, 1)
-    for path, cookies in (("/static/page.js", 0), ("/static/index.html", 1)):
+    for path, cookies in (
+        ("/static/palaver-client.js", 0),
+        ("/static/index.html", 1),
+        ("/c/anything", 1),
+    ):
         async with live_server.session.get(live_server.url(path)) as response:
             assert len(response.cookies) == cookies
 

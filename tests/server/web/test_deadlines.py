@@ -11,6 +11,8 @@ from palaver.config.settings import ConnectionSettings
 from palaver.web import connection as connection_module
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
+pytestmark = pytest.mark.slow
+
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /v1/conversations/t/messages%s HTTP/1.1\r\nHost: localhost\r\n%s\r\n%s"
 

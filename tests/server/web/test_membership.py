@@ -82,6 +82,7 @@ async def is_begun(live_server: LiveServer, where: Conversation) -> bool:
     return bool(await live_server.server.members(where))
 
 
+@pytest.mark.slow
 async def test_of_two_websockets_that_send_at_once_one_sees_nothing(
     live_server: LiveServer,
 ) -> None:

@@ -4,8 +4,12 @@ import pytest
 from tests.server.web.live_server import LiveServer, eventually, open_live_server
 from tests.server.web.test_api import EVENTS, MESSAGES, reading
 
+from palaver.channels import BrokenChannel
 from palaver.config.settings import AuthKey, Right, Secret
+from palaver.conversations import ConversationChange
+from palaver.feedback import Feedback
 from palaver.messages import Conversation, Message
+from palaver.platforms import ApprovedPerson, Pairings
 
 ADA = {"person": "ada"}
 
@@ -20,6 +24,50 @@ async def test_an_export_has_the_persons_messages_and_replies(live_server: LiveS
     assert [line["text"] for line in lines] == ["my secret", "my secret "]
     assert (held["person"], held["pending"]) == ("ada", [])
     assert "his secret" not in str(held)
+
+
+async def test_a_summary_counts_what_an_export_has(live_server: LiveServer) -> None:
+    ledger = live_server.server.ledger
+    async with live_server.connect("t") as ada, live_server.connect("other", person="bob") as bob:
+        for text in ("one", "two"):
+            turn = await ada.send_message(text)
+            await ada.wait_for_reply(turn)
+        await bob.wait_for_reply(await bob.send_message("his"))
+        await ada.send_message("/scripted go")
+        await ada.wait_for("started")
+        await ada.send_message("three")
+    await ledger.change_conversation(
+        Conversation("default", "web", "t"), "ada", ConversationChange(title="Numbers")
+    )
+    feedback = Feedback(turn=turn, rating="up")
+    await ledger.give_feedback(Conversation("default", "web", "t"), "ada", feedback)
+    file = {"name": "a.txt", "person": "ada"}
+    assert (await live_server.post("/v1/files", json=None, data=b"hi", params=file))[0] == 201
+    status, summary = await live_server.get("/v1/export/summary", params=ADA)
+    assert status == 200
+    counts = {"conversations": 1, "messages": 4, "waiting": 2, "replies": 2, "titles": 1}
+    assert summary == counts | {"feedback": 1, "memories": 0, "files": 1}
+    status, _ = await live_server.get("/v1/export/summary")
+    assert status == 403  # several people may stand behind the shared identity
+    live_server.scripted.emit()
+
+
+async def test_approvals_and_open_codes_are_exported_and_erased() -> None:
+    async with open_live_server(channels=(BrokenChannel("x"), BrokenChannel("y"))) as live_server:
+        pairings = Pairings(live_server.server.records, "channel-1")
+        await pairings.allow(ApprovedPerson(tenant="default", person="ada", at=5.0))
+        for person in ("ada", "bob"):
+            await pairings.request("default", person)
+        held = (await live_server.get("/v1/export", params=ADA))[1]
+        assert held["approvals"] == {"channel-1": 5.0}
+        conversation = "/v1/conversations/t"
+        async with live_server.connect("t") as ada:
+            await ada.wait_for_reply(await ada.send_message("hello"))
+        assert (await live_server.session.delete(live_server.url(conversation), params=ADA)).ok
+        assert (await live_server.get("/v1/export", params=ADA))[1]["approvals"]
+        assert (await live_server.post("/v1/erase", params=ADA))[0] == 200
+        assert (await live_server.get("/v1/export", params=ADA))[1]["approvals"] == {}
+        assert [each.person for each in await pairings.requests()] == ["bob"]
 
 
 async def test_an_erasure_resets_open_connections(live_server: LiveServer) -> None:

@@ -14,6 +14,8 @@ from palaver.testing import MemoryLedger
 from palaver.turns.writer import PUBLISH_INTERVAL
 from palaver.web import sse
 
+pytestmark = pytest.mark.slow
+
 KEYS = {
     "ada": AuthKey(secret=Secret("env:KEY_ADA"), tenant="acme", person="ada"),
     "bob": AuthKey(secret=Secret("env:KEY_BOB"), tenant="acme", person="bob"),
@@ -180,6 +182,25 @@ async def test_a_slow_reader_of_an_event_stream_is_disconnected_and_can_resume(
         assert frames[0]["recovered"] is True
         text = "".join(frame["text"] for frame in frames if frame["type"] == "text")
         assert text == piece * pieces + "the end"
+
+
+@pytest.mark.parametrize("selected", [None, 0, 1])
+async def test_from_the_start_of_a_conversation_with_branches_nothing_is_missing(
+    live_server: LiveServer, selected: int | None
+) -> None:
+    async with live_server.connect("t") as client:
+        turns: list[str] = []
+        for text, after in (("one", {}), ("two", {}), ("another two", {"after": 0})):
+            about = {name: turns[index] for name, index in after.items()}
+            turns.append(await client.send_message(f"/parrot {text}", **about))
+            await client.wait_for("finished", turn=turns[-1])
+        if selected is not None:
+            await client.send({"type": "select", "turn": turns[1 + selected]})
+            await client.wait_for("selected")
+        last = turns[2 if selected is None else 1 + selected]
+    async with live_server.connect("t", since="start") as client:
+        history = client.frames[0]["snapshot"]["history"]
+        assert [entry["turn"] for entry in history] == [turns[0], turns[0], last, last]
 
 
 class WithoutMembers(MemoryLedger):

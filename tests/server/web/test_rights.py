@@ -20,6 +20,8 @@ from palaver.messages import Conversation
 from palaver.testing import MemoryLedger
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
+pytestmark = pytest.mark.slow
+
 ROUTES: tuple[tuple[str, str, Right], ...] = (
     ("POST", MESSAGES, "talk"),
     ("POST", "/v1/conversations/t/stop", "talk"),
@@ -30,8 +32,13 @@ ROUTES: tuple[tuple[str, str, Right], ...] = (
     ("GET", "/v1/models/parrot", "talk"),
     ("GET", "/v1/conversations/t", "read"),
     ("GET", "/v1/conversations/t/events?until=finished", "read"),
+    ("GET", "/v1/me", "read"),
     ("GET", "/v1/export", "export"),
+    ("GET", "/v1/export/summary", "export"),
     ("POST", "/v1/erase", "erase"),
+    ("GET", "/v1/channels", "operate"),
+    ("GET", "/v1/channels/channel-0/people", "operate"),
+    ("GET", "/v1/channels/channel-0/requests", "operate"),
     ("GET", "/metrics", "metrics"),
 )
 BODY = {"text": "hello", "model": "auto", "messages": [{"role": "user", "content": "hello"}]}

@@ -18,6 +18,8 @@ from tests.server.web.raw_client import RawClient, raw_connection
 
 from palaver.config.settings import ConnectionSettings, LedgerSettings
 
+pytestmark = pytest.mark.slow
+
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CONVERSATION = "/v1/conversations/t"
 
@@ -152,7 +154,6 @@ async def test_a_websocket_that_stalls_gets_4429_where_it_still_reads() -> None:
         assert metric(live_server, "palaver_slow_readers_total") == 1
 
 
-@pytest.mark.slow
 async def test_a_websocket_that_stays_stalled_is_freed() -> None:
     settings = ConnectionSettings(write_timeout=0.2)
     async with open_live_server(connections=settings) as live_server:
@@ -228,7 +229,6 @@ async def test_all_clients_together_leave_no_more_unread_than_set() -> None:
         await eventually(lambda: metric(live_server, "palaver_buffered_bytes") == 0)
 
 
-@pytest.mark.slow
 async def test_many_streams_that_are_never_read_end_at_the_deadline() -> None:
     settings = ConnectionSettings(write_timeout=1.0, buffer_bytes=10_000_000)
     async with open_live_server(connections=settings) as live_server:

@@ -9,7 +9,7 @@ from palaver.authentication import find_key_problems
 from palaver.config.settings import AuthKey, AuthSettings, ConnectionSettings, Secret
 from palaver.errors import ConfigurationError
 from palaver.web.access import LOG_LINES_PER_MINUTE
-from palaver.web.throttle import MAX_ADDRESSES, FailureThrottle
+from palaver.web.throttle import MAX_KEYS, Throttle
 
 RIGHT = "the secret key of ada"
 KEYS = {"ada": AuthKey(secret=Secret("env:KEY_ADA"), person="ada")}
@@ -143,7 +143,7 @@ async def test_a_key_in_json_may_be_any_text() -> None:
 
 def test_the_limit_recovers_with_time() -> None:
     now = 0.0
-    throttle = FailureThrottle(60, lambda: now)
+    throttle = Throttle(60, lambda: now)
     assert [throttle.count("a") for _ in range(60)] == [0] * 60
     assert throttle.count("a") == pytest.approx(1)
     assert throttle.count("b") == 0
@@ -153,12 +153,12 @@ def test_the_limit_recovers_with_time() -> None:
 
 
 def test_the_table_of_addresses_is_bounded() -> None:
-    throttle = FailureThrottle(1, lambda: 0.0)
-    for number in range(MAX_ADDRESSES):
+    throttle = Throttle(1, lambda: 0.0)
+    for number in range(MAX_KEYS):
         throttle.count(str(number))
     assert throttle.count("0") > 0  # it is now the one that failed last
     throttle.count("new")
-    assert len(throttle) == MAX_ADDRESSES
+    assert len(throttle) == MAX_KEYS
     assert throttle.count("0") > 0
     assert throttle.count("1") == 0  # it was forgotten
 
