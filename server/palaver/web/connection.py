@@ -273,7 +273,7 @@ class Connection(web.RequestHandler):
             self._connections.metrics.limit_reached(error.limit)
 
     def upgrade(self) -> None:
-        """Carry a websocket, which is pending until its hello is accepted."""
+        """Carry a websocket, which is pending until its hello is here."""
         self.is_websocket = True
         self._connections.set_pending(self)
 

@@ -77,7 +77,7 @@ class Group:
 class Connections:
     """All connections of one server.
 
-    A connection is pending until its request is complete, a websocket until its hello is accepted,
+    A connection is pending until its request is complete, a websocket until its hello is here,
     and again after each response. Where a limit is reached, the oldest pending connection is closed
     in favour of a new one; those that are being served are not.
     """

@@ -153,7 +153,6 @@ class WebSocketConnection:
             log.error("a conversation could not be opened: %s", describe_error(error))
             await self._reject(WSCloseCode.INTERNAL_ERROR, PalaverError.public_message)
         else:
-            self._connection.accept_hello()
             await self._serve()
         finally:
             self._unsubscribe()
@@ -179,6 +178,7 @@ class WebSocketConnection:
         self._principal = self._identify(hello.token)
         self._check_right(hello)
         self._connection.count_tenant(self._principal.tenant)
+        self._connection.accept_hello()  # from now on it is the server that takes the time
         self._access = await open_conversation(
             self._server, self._principal, hello.thread, hello.person
         )

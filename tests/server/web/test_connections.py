@@ -11,6 +11,7 @@ import sys
 import types
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -19,11 +20,14 @@ from tests.server.web.live_server import LiveServer, WebSocketClient, eventually
 from tests.server.web.raw_client import RawClient, raw_connection
 from tests.server.web.test_shutdown import serving
 
+from palaver.channels import ConversationAccess
 from palaver.config.settings import AuthKey, ConnectionSettings, Secret
 from palaver.web import acceptor as acceptor_module
 from palaver.web import connections as connections_module
+from palaver.web import websocket as websocket_module
 from palaver.web.acceptor import Acceptor
 from palaver.web.connections import raise_open_files_limit, room_for_connections
+from palaver.web.conversations import open_conversation
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
 pytestmark = pytest.mark.slow
@@ -203,6 +207,34 @@ async def test_a_burst_waits_until_the_others_had_the_time_for_a_request(
                 await early.hello("t")  # is not closed, and then leaves its place to one of them
                 assert await is_served(early)
                 assert not has_metric(live_server, 'palaver_limits_total{limit="pending"}')
+
+
+async def test_a_hello_that_the_server_is_slow_to_answer_is_not_pending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(vars(connections_module), "LEAST_PENDING_SECONDS", 0.0)
+    is_opening, may_open = asyncio.Event(), asyncio.Event()
+
+    async def open_slowly(*arguments: Any, **options: Any) -> ConversationAccess:
+        is_opening.set()
+        await may_open.wait()
+        return await open_conversation(*arguments, **options)
+
+    monkeypatch.setattr(websocket_module, "open_conversation", open_slowly)
+    settings = ConnectionSettings(total=100, per_address=100, pending=3)
+    async with (
+        open_live_server(connections=settings) as live_server,
+        live_server.open_websocket() as client,
+    ):
+        welcome = asyncio.create_task(client.hello("t"))
+        await is_opening.wait()
+        async with idle_connections(live_server, 20):
+            await eventually(
+                lambda: has_metric(live_server, 'palaver_limits_total{limit="pending"} 17.0')
+            )
+            may_open.set()
+            await welcome
+            assert await is_served(client)
 
 
 # By person
