@@ -67,12 +67,16 @@ from palaver.engine import (
     GenerationRequest,
     Image,
     JsonSchema,
+    NamedTool,
     OnText,
     Regex,
     Role,
     Sampling,
     Structure,
     TokenLogprob,
+    ToolCall,
+    ToolChoice,
+    ToolDefinition,
     estimate_image_tokens,
 )
 from palaver.engines.continuing import ContinuedGeneration
@@ -257,7 +261,7 @@ from palaver.skills import LOGPROBS_TYPE, EngineSkill, NoArguments, Skill
 from palaver.storage import check_storage, reply_size, storage_exceeded
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 from palaver.text_pool import run_on_text
-from palaver.tools import Tool, tool
+from palaver.tools import Tool, ToolContext, tool
 from palaver.turns.filters import Filter
 from palaver.turns.prompt_images import PromptImages, ReadAttachment
 from palaver.turns.turn import Turn, UnvalidatedArguments
@@ -420,6 +424,7 @@ __all__ = [
     "Message",
     "MethodNotAllowed",
     "NameCollision",
+    "NamedTool",
     "NewTurn",
     "NoArguments",
     "NotFound",
@@ -501,7 +506,11 @@ __all__ = [
     "TooLarge",
     "TooMany",
     "Tool",
+    "ToolCall",
     "ToolCalled",
+    "ToolChoice",
+    "ToolContext",
+    "ToolDefinition",
     "ToolState",
     "ToolUse",
     "Turn",

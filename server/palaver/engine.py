@@ -24,13 +24,15 @@ Capability = Literal[
     "seed",
     "continuation",
     "adapter",
+    "tools",
     "vision",
     "priority",
     "embed",
     "classify",
 ]
 """``continuation``: continues a partial reply exactly at its last character. ``alternatives``: also
-returns log-probabilities of tokens that were not chosen. ``vision``: sees images."""
+returns log-probabilities of tokens that were not chosen. ``tools``: chooses tools and their
+arguments. ``vision``: sees images."""
 
 MAX_IMAGES = 10
 """Images of all messages of one request together; so are the next two."""
@@ -50,16 +52,49 @@ class Image:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ToolDefinition:
+    """What a model is told about a tool. ``parameters`` is the JSON Schema of an object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]  # a JSON Schema document
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ToolCall:
+    """Tool that a model wants to call. ``id`` is unique within the conversation; ``arguments`` is
+    what the model wrote: a JSON object, unless the model has made a mistake."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NamedTool:
+    """Choice of a tool that the model must call."""
+
+    name: str
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool
+"""Whether the model calls tools: as it likes, none, at least one, or the one that is named."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ChatMessage:
     """Message of a prompt. An engine gets only ``system``, at most once and at the beginning, then
     ``user`` and ``assistant`` in turns: `palaver.engines.normalization`.
 
     ``images`` stand before the text. Only a user's message has some, and ``content`` may then be
-    empty."""
+    empty. An assistant's message may have ``tool_calls``; each is followed by a message of role
+    ``tool`` with its result, whose ``tool_call_id`` is the id of the call."""
 
     role: Role
     content: str
     images: tuple[Image, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,7 +155,8 @@ class GenerationRequest:
     cache, so that response times reveal nothing about other tenants' prompts. A lower
     ``priority`` runs sooner. ``person`` and ``channel`` are empty for the server's own requests.
     ``on_queued`` is called when the generation has waited for a slot for half a second, with an
-    estimate of the number of generations before it.
+    estimate of the number of generations before it. ``tools`` are those that the model may call
+    (capability ``tools``), several at once with ``parallel_tool_calls``.
     """
 
     id: str
@@ -134,6 +170,9 @@ class GenerationRequest:
     priority: int = 0
     timeout: float = 120.0
     on_queued: Callable[[int], None] | None = None
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,12 +187,14 @@ class TokenLogprob:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """A finished generation: the new text (without ``partial``) and the usage of the whole reply
-    (with ``partial``)."""
+    (with ``partial``). With ``tool_calls``, the finish reason is ``tool_calls``, or ``length`` when
+    the limit of tokens has cut the last one off, which is then left out."""
 
     text: str
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,16 +17,18 @@ import msgspec
 
 from palaver.errors import InvalidInput
 
-ToolState = Literal["started", "done", "failed", "unknown"]
-"""``unknown``: it was started before a takeover, and may or may not have run."""
+ToolState = Literal["started", "done", "failed", "unknown", "denied"]
+"""``unknown``: it was started before a takeover, and may or may not have run. ``denied``: the
+person did not approve it."""
 
 MAX_ID_LENGTH = 200
 _FORBIDDEN_IN_NAMES = re.compile(r"[{}:*/\x00-\x1f\x7f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ORDER = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
-FinishReason = Literal["stop", "length"]
-"""Why a generation ended: by itself, or ``length``: its limit of tokens cut it."""
+FinishReason = Literal["stop", "length", "tool_calls"]
+"""Why a generation ended: by itself; ``length``: its limit of tokens cut it; ``tool_calls``: the
+model waits for the results of tools."""
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 """Who wrote a message."""
@@ -417,9 +419,10 @@ class TextReset(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class ToolCalled(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="tool"):
-    """A tool runs, or has run."""
+    """A tool runs, or has run. ``call`` identifies the call: its events have the same."""
 
     turn: str
+    call: str = ""
     name: str
     arguments: dict[str, Any]  # JSON values, validated by the tool's Arguments model
     state: ToolState

@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, cast, overload
 
 import pydantic
@@ -14,10 +14,25 @@ from typing_extensions import ParamSpec, TypeVar
 
 from palaver.config.wording import describe_errors, join_problems
 from palaver.errors import InvalidInput, PluginLoadError
+from palaver.messages import Conversation
 
 ParametersT = ParamSpec("ParametersT", default=...)
 ResultT = TypeVar("ResultT", default=Any)
 TOOL_NAME_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """Where a tool is called from. A tool's parameter of this type gets it; a model does not see
+    that parameter.
+
+    ``call`` identifies the call, and is the same when an idempotent tool is run again after a
+    takeover: give it to other services as the idempotency key. ``person`` is who the turn is for.
+    """
+
+    call: str
+    conversation: Conversation
+    person: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +41,10 @@ class Tool(Generic[ParametersT, ResultT]):
 
     ``arguments`` is the pydantic model of the function's parameters, one field per parameter with
     its name as alias. ``idempotent``: running it twice has the effect of running it once; only such
-    a tool is run again when a turn is taken over in the middle of the call.
+    a tool is run again when a turn is taken over in the middle of the call. ``read_only``: it has
+    no effect at all. ``parallel``: it may run beside others that a model calls in the same step.
+    ``untrusted``: its result may hold text of strangers, such as a web page's. ``needs_approval``:
+    the person is asked before each call.
     """
 
     function: Callable[ParametersT, ResultT]
@@ -34,6 +52,12 @@ class Tool(Generic[ParametersT, ResultT]):
     description: str
     arguments: type[pydantic.BaseModel]
     idempotent: bool = False
+    read_only: bool = False
+    parallel: bool = False
+    untrusted: bool = False
+    needs_approval: bool = False
+    context_parameter: str = ""
+    """The parameter that gets the `ToolContext`, if there is one."""
 
     def __call__(self, *args: ParametersT.args, **kwargs: ParametersT.kwargs) -> ResultT:
         """Call the function itself: nothing is validated, encoded or moved to a thread."""
@@ -54,9 +78,12 @@ class Tool(Generic[ParametersT, ResultT]):
         fields = self.arguments.model_fields
         return {cast(str, field.alias): getattr(validated, key) for key, field in fields.items()}
 
-    async def run(self, arguments: Mapping[str, Any]) -> str:  # Any: what `validate` returns
-        """Run the function and return its result: text as it is, anything else as JSON."""
+    async def run(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
+        """Run the function with what `validate` has returned. Return its result: text as it is,
+        anything else as JSON."""
         function: Callable[..., Any] = self.function  # Any: checked by `validate`
+        if self.context_parameter:
+            arguments = {**arguments, self.context_parameter: context}
         if inspect.iscoroutinefunction(function):
             result = await function(**arguments)
         else:
@@ -70,12 +97,18 @@ def tool(function: Callable[ParametersT, ResultT], /) -> Tool[ParametersT, Resul
 
 @overload
 def tool(
-    *, name: str | None = None, idempotent: bool = False
+    *,
+    name: str | None = None,
+    idempotent: bool = False,
+    read_only: bool = False,
+    parallel: bool = False,
+    untrusted: bool = False,
+    needs_approval: bool = False,
 ) -> Callable[[Callable[ParametersT, ResultT]], Tool[ParametersT, ResultT]]: ...
 
 
 def tool(
-    function: Callable[..., Any] | None = None, *, name: str | None = None, idempotent: bool = False
+    function: Callable[..., Any] | None = None, *, name: str | None = None, **properties: bool
 ) -> Any:  # Any: the overloads say
     """Make a tool of a function::
 
@@ -85,45 +118,66 @@ def tool(
             return random.randint(1, sides)
 
     The tool has the function's name, the first paragraph of its docstring as description, and its
-    parameters as arguments, validated by their types. A plain function runs in a thread, which a
-    stopped turn does not interrupt; a coroutine function is awaited. A result that is no text
-    becomes JSON.
+    parameters as arguments, validated by their types; one of type `ToolContext` tells where the
+    call comes from. A plain function runs in a thread, which a stopped turn does not interrupt; a
+    coroutine function is awaited. A result that is no text becomes JSON. The other properties are
+    those of `Tool`; a tool that is ``read_only`` is idempotent.
 
     Raises `PluginLoadError` for a function that cannot be a tool.
     """
     if function is None:
-        return lambda function: _make_tool(function, name or function.__name__, idempotent)
-    return _make_tool(function, function.__name__, idempotent)
+        return lambda function: _make_tool(function, name or function.__name__, **properties)
+    return _make_tool(function, function.__name__)
 
 
-def _make_tool(function: Callable[..., Any], name: str, idempotent: bool) -> Tool:
+def _make_tool(function: Callable[..., Any], name: str, **properties: bool) -> Tool:
     if not TOOL_NAME_PATTERN.fullmatch(name):
         raise PluginLoadError(f"tool {name!r}: a name is 1 to 64 letters, digits, _ and -")
     description = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
     if not description:
         raise PluginLoadError(f"tool {name!r}: it needs a docstring, which describes it")
+    if properties.get("read_only"):
+        properties["idempotent"] = True
+    parameters, context_parameter = _read_parameters(name, function)
     return Tool(
         function=function,
         name=name,
         description=description,
-        arguments=_make_arguments(name, function),
-        idempotent=idempotent,
+        arguments=_make_arguments(name, parameters),
+        context_parameter=context_parameter,
+        **properties,
     )
 
 
-def _make_arguments(name: str, function: Callable[..., Any]) -> type[pydantic.BaseModel]:
-    """Make a model with a field per parameter. Its alias is the parameter's name, which may be one
-    that a pydantic field cannot have, such as ``copy``."""
+def _read_parameters(
+    name: str, function: Callable[..., Any]
+) -> tuple[list[tuple[inspect.Parameter, Any]], str]:
+    """Return the parameters with their types, and the name of the one for the `ToolContext`."""
     hints = typing.get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {}  # Any: (type, default), as create_model takes them
-    for number, parameter in enumerate(inspect.signature(function).parameters.values()):
+    parameters: list[tuple[inspect.Parameter, Any]] = []  # Any: a type
+    context_parameter = ""
+    for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise PluginLoadError(
                 f"tool {name!r}: parameter {str(parameter)!r} cannot be given by name"
             )
         if parameter.name not in hints:
             raise PluginLoadError(f"tool {name!r}: parameter {parameter.name!r} needs a type")
+        if hints[parameter.name] is ToolContext:
+            context_parameter = parameter.name
+        else:
+            parameters.append((parameter, hints[parameter.name]))
+    return parameters, context_parameter
+
+
+def _make_arguments(
+    name: str, parameters: Sequence[tuple[inspect.Parameter, Any]]
+) -> type[pydantic.BaseModel]:
+    """Make a model with a field per parameter. Its alias is the parameter's name, which may be one
+    that a pydantic field cannot have, such as ``copy``."""
+    fields: dict[str, Any] = {}  # Any: (type, default), as create_model takes them
+    for number, (parameter, hint) in enumerate(parameters):
         field = pydantic.Field(alias=parameter.name)
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[f"argument_{number}"] = (Annotated[hints[parameter.name], field], default)
+        fields[f"argument_{number}"] = (Annotated[hint, field], default)
     return pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)

@@ -9,9 +9,20 @@ import pydantic
 import pytest
 from pydantic import Field
 
-from palaver import InvalidInput, PluginLoadError, Skill, Tool, Turn, tool
+from palaver import (
+    Conversation,
+    InvalidInput,
+    PluginLoadError,
+    Skill,
+    Tool,
+    ToolContext,
+    Turn,
+    tool,
+)
 from palaver.messages import ToolCalled
 from palaver.testing import converse
+
+CONTEXT = ToolContext(call="turn-3", conversation=Conversation("acme", "web", "t"), person="ada")
 
 
 @tool
@@ -58,7 +69,7 @@ def test_name_description_and_schema_come_from_the_function() -> None:
 async def test_arguments_are_validated_and_defaults_are_filled_in() -> None:
     arguments = roll.validate({"sides": "20"})
     assert arguments == {"sides": 20, "copy": False, "label": "die"}
-    assert await roll.run(arguments) == "die: 20 False"
+    assert await roll.run(arguments, CONTEXT) == "die: 20 False"
 
 
 def test_a_tool_is_still_a_function() -> None:
@@ -86,8 +97,8 @@ async def test_a_plain_function_runs_in_a_thread_and_a_coroutine_function_does_n
         return threading.current_thread().name
 
     here = threading.current_thread().name
-    assert await plain.run({}) != here
-    assert await coroutine.run({}) == here
+    assert await plain.run({}, CONTEXT) != here
+    assert await coroutine.run({}, CONTEXT) == here
 
 
 class Point(pydantic.BaseModel):
@@ -111,7 +122,7 @@ async def test_a_result_that_is_no_text_becomes_json(value: object, text: str) -
         """Give a value."""
         return value
 
-    assert await give.run({}) == text
+    assert await give.run({}, CONTEXT) == text
 
 
 async def test_a_function_gets_the_types_that_it_declares() -> None:
@@ -122,8 +133,10 @@ async def test_a_function_gets_the_types_that_it_declares() -> None:
         return f"{to.x} {on!r} {len(then)}"
 
     arguments = move.validate({"to": {"x": 2}, "on": "2026-05-31"})
-    assert await move.run(arguments) == "2 datetime.date(2026, 5, 31) 1"
-    assert await move.run(move.validate({"to": {"x": 2}})) == "2 None 1", "defaults are copied"
+    assert await move.run(arguments, CONTEXT) == "2 datetime.date(2026, 5, 31) 1"
+    assert await move.run(move.validate({"to": {"x": 2}}), CONTEXT) == "2 None 1", (
+        "defaults are copied"
+    )
 
 
 @tool
@@ -241,3 +254,37 @@ async def test_a_person_reads_what_is_wrong_with_an_argument() -> None:
     assert reply.problem.message == (
         "Tool 'roll': argument 'sides' must be a whole number, not 'one'"
     )
+
+
+@tool(read_only=True)
+async def whereabouts(context: ToolContext, verbose: bool = False) -> str:
+    """Say where the call comes from."""
+    return f"{context.person} in {context.conversation}, call {context.call} {verbose}"
+
+
+async def test_a_tool_is_told_where_the_call_comes_from_and_a_model_is_not() -> None:
+    assert set(whereabouts.json_schema["properties"]) == {"verbose"}
+    arguments = whereabouts.validate({"verbose": True})
+    assert await whereabouts.run(arguments, CONTEXT) == "ada in acme/web/t, call turn-3 True"
+    with pytest.raises(InvalidInput, match="context"):
+        whereabouts.validate({"context": "mine"})
+
+
+def test_a_tool_without_effects_may_run_twice() -> None:
+    assert whereabouts.idempotent
+
+
+async def test_the_events_of_a_call_have_the_id_that_the_tool_gets() -> None:
+    class Asker(Skill):
+        """Ask where."""
+
+        name = "asker"
+
+        async def answer(self, turn: Turn) -> None:
+            await turn.say(await turn.call_tool("whereabouts"))
+
+    async with converse(Asker, tools=[whereabouts]) as chat:
+        reply = await chat.say("where?")
+    calls = {event.call for event in reply.events if isinstance(event, ToolCalled)}
+    assert len(calls) == 1
+    assert f"call {calls.pop()} " in reply.text

@@ -57,7 +57,7 @@ from palaver.messages import (
     Usage,
 )
 from palaver.metrics import Metrics
-from palaver.tools import Tool
+from palaver.tools import Tool, ToolContext
 from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
 from palaver.turns.attachments import AttachmentReader
 from palaver.turns.endings import ReplyLimitReached, Suspended
@@ -570,7 +570,7 @@ class Turn(Generic[ArgumentsT]):
             raise
         try:
             with contained(f"tool {name!r}"):
-                result = await tool.run(validated)
+                result = await tool.run(validated, self._tool_context(step))
         except Exception as error:
             public = error.public if isinstance(error, PalaverError) else ""
             self._write_tool_event(step, name, arguments, "failed", public)
@@ -579,6 +579,15 @@ class Turn(Generic[ArgumentsT]):
         self._journal.record_result(step, result)
         return result
 
+    def _tool_context(self, step: Step) -> ToolContext:
+        return ToolContext(
+            call=self._call_id(step), conversation=self.message.conversation, person=self.person
+        )
+
+    def _call_id(self, step: Step) -> str:
+        """Return the id of a tool's call: the same on every server, and in every attempt."""
+        return f"{self._claim.turn}-{step.number}"
+
     def _write_tool_event(
         self, step: Step, name: str, arguments: dict[str, Any], state: ToolState, result: str = ""
     ) -> None:
@@ -586,6 +595,7 @@ class Turn(Generic[ArgumentsT]):
         self._writer.write(
             ToolCalled(
                 turn=self.id,
+                call=self._call_id(step),
                 name=name,
                 arguments=arguments,
                 state=state,
