@@ -388,6 +388,13 @@ class Unsupported(EngineError):
     public_message = "The language model cannot do this."
 
 
+def find_error_class(name: str) -> type[PalaverError] | None:
+    """Return the class of this tree with that name, or None."""
+    found = globals().get(name)
+    is_class = isinstance(found, type) and issubclass(found, PalaverError)
+    return found if is_class else None
+
+
 def describe_error(error: BaseException) -> str:
     """Describe an error for the log.
 

@@ -44,7 +44,9 @@ class Journal:
         step = Step(number=self._next, verb=verb, fingerprint=digest, done=False)
         self._next += 1
         recorded = self._steps.get(step.number)
-        if recorded is not None and (recorded.verb, recorded.fingerprint) != (verb, digest):
+        if recorded is not None and not recorded.verb:
+            del self._steps[step.number]  # withdrawn, unlike those that ran beside it
+        elif recorded is not None and (recorded.verb, recorded.fingerprint) != (verb, digest):
             for later in [number for number in self._steps if number >= step.number]:
                 del self._steps[later]
             self._size = self._measure()

@@ -23,15 +23,10 @@ from palaver.engine import (
     Sampling,
 )
 from palaver.errors import (
-    LedgerUnavailable,
-    NotFound,
-    OutcomeUnknown,
-    PalaverError,
     SkillError,
     TooLarge,
     Unsupported,
     UnusableAnswer,
-    contained,
 )
 from palaver.knowledge import Document, KnowledgeBase, Passage
 from palaver.ledger import (
@@ -52,12 +47,10 @@ from palaver.messages import (
     FinishReason,
     Message,
     Queued,
-    ToolCalled,
-    ToolState,
     Usage,
 )
 from palaver.metrics import Metrics
-from palaver.tools import Tool, ToolContext
+from palaver.tools import Tool
 from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
 from palaver.turns.attachments import AttachmentReader
 from palaver.turns.endings import ReplyLimitReached, Suspended
@@ -75,7 +68,8 @@ from palaver.turns.prompt_images import (
     without_damaged,
 )
 from palaver.turns.replay import Replay
-from palaver.turns.reply_record import MAX_TOOL_RESULT, ReplyRecord
+from palaver.turns.reply_record import ReplyRecord
+from palaver.turns.tool_calls import ToolCalls
 from palaver.turns.turn_history import history_before
 from palaver.turns.writer import TurnWriter
 
@@ -159,6 +153,7 @@ class Turn(Generic[ArgumentsT]):
         self._program = ProgramSampling(self.message.program or None)
         self.record = ReplyRecord()
         """What the reply has beside its text."""
+        self._tool_calls = ToolCalls(claim, writer, journal, self.record, services.tools)
         self._known_memories: set[str] = set()
         """Keys of memories that exist: another value of theirs counts as none."""
         self._steering = claim.steering_messages
@@ -548,60 +543,9 @@ class Turn(Generic[ArgumentsT]):
         Raises `NotFound` for an unknown tool, `InvalidInput` for arguments that do not validate,
         `OutcomeUnknown` when the server died while a tool ran that must not run twice.
         """
-        tool = self._services.tools.get(name)
-        if tool is None:
-            raise NotFound(f"there is no tool {name!r}; there are: {sorted(self._services.tools)}")
-        validated = tool.validate(arguments)
-        step = self._journal.next_step("call_tool", name, repr(sorted(arguments.items())))
-        recorded = self._journal.recorded_result(step, str)
-        if recorded is not None:
-            if not self._journal.is_of_earlier_turn(step):
-                self.record.set_tool(step.number, name, arguments, "done", recorded)
-            return recorded
-        if self._journal.was_started(step) and not tool.idempotent:
-            self._write_tool_event(step, name, arguments, "unknown")
-            raise OutcomeUnknown(f"tool {name!r} was started before a takeover; it may have run")
-        self._write_tool_event(step, name, arguments, "started")
-        self._journal.record_start(step)
-        try:
-            await self._writer.flush()  # the intent is stored before the effect
-        except LedgerUnavailable:
-            self._journal.withdraw(step)
-            raise
-        try:
-            with contained(f"tool {name!r}"):
-                result = await tool.run(validated, self._tool_context(step))
-        except Exception as error:
-            public = error.public if isinstance(error, PalaverError) else ""
-            self._write_tool_event(step, name, arguments, "failed", public)
-            raise
-        self._write_tool_event(step, name, arguments, "done", result)
-        self._journal.record_result(step, result)
-        return result
-
-    def _tool_context(self, step: Step) -> ToolContext:
-        return ToolContext(
-            call=self._call_id(step), conversation=self.message.conversation, person=self.person
-        )
-
-    def _call_id(self, step: Step) -> str:
-        """Return the id of a tool's call: the same on every server, and in every attempt."""
-        return f"{self._claim.turn}-{step.number}"
-
-    def _write_tool_event(
-        self, step: Step, name: str, arguments: dict[str, Any], state: ToolState, result: str = ""
-    ) -> None:
-        self.record.set_tool(step.number, name, arguments, state, result)
-        self._writer.write(
-            ToolCalled(
-                turn=self.id,
-                call=self._call_id(step),
-                name=name,
-                arguments=arguments,
-                state=state,
-                result=result[:MAX_TOOL_RESULT],
-            )
-        )
+        tool = self._tool_calls.find(name)
+        call = self._tool_calls.prepare(tool, arguments)
+        return await self._tool_calls.perform(call, person=self.person)
 
     async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
         """Return the knowledge base's best passages for ``query``, best first.

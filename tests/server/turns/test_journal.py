@@ -47,3 +47,16 @@ def test_results_may_take_exactly_the_limit() -> None:
     exact = journal(max_bytes=len('"zz"'))
     exact.record_result(exact.next_step("search", "x"), "zz")
     assert exact.steps[0].done
+
+
+def test_a_step_that_was_withdrawn_is_performed_again_and_leaves_those_beside_it() -> None:
+    written: list[Step] = []
+    first = Journal((), written.append, 100)
+    withdrawn, beside = first.next_step("call_tool", "a"), first.next_step("call_tool", "b")
+    first.record_start(withdrawn)
+    first.record_result(beside, "b")
+    first.withdraw(withdrawn)
+    later = journal(*{step.number: step for step in written}.values())
+    again = later.next_step("call_tool", "a")
+    assert not later.was_started(again)
+    assert later.recorded_result(later.next_step("call_tool", "b"), str) == "b"

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from tests.server.skills_under_test import Parrot
 
-from palaver import OutcomeUnknown, Sampling, Skill, Tool, Turn, tool
+from palaver import InvalidInput, OutcomeUnknown, Sampling, Skill, Tool, Turn, tool
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.engine import GenerationRequest
 from palaver.messages import Conversation, Message, Started, TextReset, ToolCalled, new_id
@@ -224,6 +224,43 @@ class Launcher(Skill):
             await turn.say(await turn.call_tool("launch", rocket="Ariane"))
         except OutcomeUnknown:
             await turn.say("It may have lifted off.")
+
+
+class Careful(Skill):
+    """Call a tool that fails, and go on."""
+
+    name = "careful"
+    examples = ("go",)
+
+    async def answer(self, turn: Turn) -> None:
+        try:
+            await turn.call_tool("pay")
+        except InvalidInput as error:
+            await turn.say(f"{error}: ")
+        await turn.stream("go on")
+
+
+async def test_the_error_of_a_tool_is_replayed_and_the_tool_does_not_run_again() -> None:
+    payments: list[str] = []
+
+    @tool
+    async def pay() -> str:
+        """Pay."""
+        payments.append("paid")
+        raise InvalidInput("There is no money")
+
+    async with taken_over(
+        ScriptedEngine(ScriptedReply(text="Never mind that.", pause_after=1)),
+        ScriptedEngine("Never mind that."),
+        Careful,
+        until="There is no money: Never",
+        tools=(pay,),
+    ) as (chat, turn):
+        reply = await chat.reply(turn)
+        states = [event.state for event in chat.recorder.events_of(turn, ToolCalled)]
+    assert reply == "There is no money: Never mind that."
+    assert payments == ["paid"]
+    assert states == ["started", "failed"]
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
