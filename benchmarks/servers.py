@@ -30,6 +30,7 @@ from palaver.engine import (
     Generation,
     GenerationRequest,
     OnText,
+    ToolDefinition,
 )
 from palaver.errors import Unsupported
 from palaver.hooks import BuildContext
@@ -63,7 +64,9 @@ class ReadyEngine:
                 await asyncio.sleep(0)
         return Generation(text="".join(CHUNKS), finish_reason="stop", usage=Usage())
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         return sum(len(message.content) for message in messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

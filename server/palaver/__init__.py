@@ -83,6 +83,7 @@ from palaver.engines.continuing import ContinuedGeneration
 from palaver.engines.requests import (
     check_images,
     check_request,
+    check_tools,
     generation_timeout,
     remaining_tokens,
 )
@@ -537,6 +538,7 @@ __all__ = [
     "check_share",
     "check_storage",
     "check_taken_steering",
+    "check_tools",
     "check_url",
     "collect_export",
     "compile_pattern",

@@ -5,6 +5,7 @@ capabilities in `EngineInfo`, so that the server refuses a skill that needs more
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -43,6 +44,9 @@ MAX_ASPECT_RATIO = 50
 """Longest side of an image, as a multiple of its shortest: models enlarge the shortest side."""
 
 
+TOOL_NAME_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Image:
     """A picture: the content of a file of one of `palaver.images.IMAGE_TYPES`."""
@@ -53,7 +57,8 @@ class Image:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ToolDefinition:
-    """What a model is told about a tool. ``parameters`` is the JSON Schema of an object."""
+    """What a model is told about a tool. ``name`` matches `TOOL_NAME_PATTERN`. ``parameters`` is
+    the JSON Schema of an object."""
 
     name: str
     description: str
@@ -270,8 +275,11 @@ class Engine(Protocol):
         propagates.
         """
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        """Return the number of prompt tokens of ``messages``, including the chat template.
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
+        """Return the number of prompt tokens of ``messages`` with ``tools``, including the chat
+        template.
 
         The server asks an engine only for texts of at most `MAX_CHARACTERS_PER_TOKEN` characters
         per token of the context window.

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, cast, overload
@@ -13,12 +12,12 @@ import pydantic_core
 from typing_extensions import ParamSpec, TypeVar
 
 from palaver.config.wording import describe_errors, join_problems
+from palaver.engine import TOOL_NAME_PATTERN
 from palaver.errors import InvalidInput, PluginLoadError
 from palaver.messages import Conversation
 
 ParametersT = ParamSpec("ParametersT", default=...)
 ResultT = TypeVar("ResultT", default=Any)
-TOOL_NAME_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

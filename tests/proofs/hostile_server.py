@@ -26,7 +26,7 @@ from palaver import Turn
 from palaver.app import BackendBuilder
 from palaver.cli.serve import tune_interpreter
 from palaver.config.settings import Settings
-from palaver.engine import ChatMessage, Generation, GenerationRequest, OnText
+from palaver.engine import ChatMessage, Generation, GenerationRequest, OnText, ToolDefinition
 from palaver.plugins import load_plugins
 from palaver.server import Server
 from palaver.web.listener import listening
@@ -76,7 +76,9 @@ class TokenizingEngine(PacedEngine):
         await self.count_tokens(request.messages)
         return await super().generate(request, on_text)
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         return await asyncio.to_thread(self._tokenizer.count_prompt, messages)
 
 

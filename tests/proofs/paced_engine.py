@@ -11,6 +11,7 @@ from palaver.engine import (
     Generation,
     GenerationRequest,
     OnText,
+    ToolDefinition,
 )
 from palaver.errors import EngineTimeout, Unsupported
 from palaver.messages import Usage
@@ -87,7 +88,9 @@ class PacedEngine:
         usage = Usage(prompt_tokens=len(prompt) // 4, completion_tokens=len(words))
         return Generation(text="".join(words), finish_reason="stop", usage=usage)
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         return sum(len(message.content) // 4 for message in messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

@@ -125,7 +125,7 @@ class HostileEngine(ScriptedEngine):
     def __init__(self) -> None:
         super().__init__(lambda request: _echo(request), context_window=32_768)
 
-    async def count_tokens(self, messages: Any) -> int:
+    async def count_tokens(self, messages: Any, tools: Any = ()) -> int:
         return sum(len(message.content) for message in messages) // 4
 
 

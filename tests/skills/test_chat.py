@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from tests.plugins.engines.vision_models import draw_png
 
-from palaver.engine import MAX_IMAGES, ChatMessage, Image
+from palaver.engine import MAX_IMAGES, ChatMessage, Image, ToolDefinition
 from palaver.errors import UnusableImage
 from palaver.messages import Attachment
 from palaver.testing import ScriptedEngine, ScriptedReply, converse
@@ -148,10 +148,12 @@ async def test_it_names_the_formats_that_it_can_see() -> None:
 class Decoder(ScriptedEngine):
     """An engine that cannot read the picture of the dog."""
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         if any(DOG in message.images for message in messages):
             raise UnusableImage("it is damaged")
-        return await super().count_tokens(messages)
+        return await super().count_tokens(messages, tools)
 
 
 async def test_a_damaged_image_fails_its_own_message_and_no_other() -> None:

@@ -44,10 +44,12 @@ from palaver import (
     PalaverError,
     PluginSettings,
     Secret,
+    ToolDefinition,
     Unsupported,
     UnusableImage,
     check_images,
     check_request,
+    check_tools,
     check_url,
     describe_error,
     estimate_image_tokens,
@@ -370,8 +372,11 @@ class OpenAIEngine:
         assert error is not None  # there is at least one server
         raise error
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         check_images(messages, self._require_started().capabilities)
+        check_tools(tools, self._require_started().capabilities)
         return await self._call_any(
             self._by_preference(), lambda upstream: self._count(upstream, messages)
         )

@@ -37,9 +37,11 @@ from palaver import (
     PluginSettings,
     Regex,
     Structure,
+    ToolDefinition,
     Unsupported,
     check_images,
     check_request,
+    check_tools,
     generation_timeout,
     hookimpl,
     read_json,
@@ -128,9 +130,12 @@ class OpenVinoEngine:
         async with generation_timeout(request.timeout):
             return await generate_healed(request, on_text, generate)
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         tokenizer = self._require_started()[0].tokenizer
         check_images(messages, CAPABILITIES)
+        check_tools(tools, CAPABILITIES)
         return await count_prompt(tokenizer, messages)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

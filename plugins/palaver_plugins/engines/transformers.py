@@ -29,9 +29,11 @@ from palaver import (
     GenerationRequest,
     OnText,
     PluginSettings,
+    ToolDefinition,
     Unsupported,
     check_images,
     check_request,
+    check_tools,
     generation_timeout,
     hookimpl,
     read_json,
@@ -151,10 +153,13 @@ class TransformersEngine:
         async with generation_timeout(request.timeout):
             return await generate_healed(request, on_text, generate)
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         models, *_ = self._require_started()
         tokenizer = require_tokenizer(models)
         check_images(messages, models.capabilities)
+        check_tools(tools, models.capabilities)
         if models.images is not None and has_images(messages):
             return len((await models.images.encode_in_thread(messages)).tokens)
         return await count_prompt(tokenizer, messages)

@@ -49,12 +49,14 @@ from palaver import (
     PluginSettings,
     PromptTooLong,
     TokenLogprob,
+    ToolDefinition,
     Unsupported,
     UnusableImage,
     Usage,
     check_images,
     check_model_files,
     check_request,
+    check_tools,
     generation_timeout,
     hookimpl,
     read_checkpoint,
@@ -537,10 +539,13 @@ class VllmEngine:
         command = generate_command(connection.next_id(), request)
         return await connection.generate(command, on_text, request.timeout)
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         connection = self._connection()
         assert self._engine_info is not None
         check_images(messages, self._engine_info.capabilities)
+        check_tools(tools, self._engine_info.capabilities)
         command = vllm_process.CountTokens(connection.next_id(), wire_messages(messages))
         return int(await connection.call(command, CALL_TIMEOUT))
 

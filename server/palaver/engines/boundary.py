@@ -14,9 +14,10 @@ from palaver.engine import (
     Generation,
     GenerationRequest,
     OnText,
+    ToolDefinition,
 )
 from palaver.engines.normalization import normalize_messages
-from palaver.engines.requests import check_images, check_request
+from palaver.engines.requests import check_images, check_request, check_tools
 from palaver.errors import EngineRefused, PalaverError, contained, part_name
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,13 @@ class EngineBoundary:
         with self._hiding_details:
             return await self._engine.generate(request, on_text)
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         check_images(messages, self._capabilities)
+        check_tools(tools, self._capabilities)
         with self._hiding_details:
-            return await self._engine.count_tokens(self._normalize(messages))
+            return await self._engine.count_tokens(self._normalize(messages), tools)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         with self._hiding_details:

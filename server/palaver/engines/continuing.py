@@ -21,6 +21,7 @@ from palaver.engine import (
     Generation,
     GenerationRequest,
     OnText,
+    ToolDefinition,
 )
 from palaver.errors import EngineDied, EngineUnavailable
 from palaver.metrics import Metrics
@@ -201,8 +202,10 @@ class ContinuingEngine:
                 if attempts <= 0:
                     raise
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        return await self._retry(lambda: self._engine.count_tokens(messages))
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
+        return await self._retry(lambda: self._engine.count_tokens(messages, tools))
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         return await self._retry(lambda: self._engine.embed(texts))

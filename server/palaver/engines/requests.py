@@ -9,14 +9,17 @@ from palaver.engine import (
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
     MAX_IMAGES,
+    TOOL_NAME_PATTERN,
     Capability,
     ChatMessage,
     Choice,
     GenerationRequest,
     Image,
     JsonSchema,
+    NamedTool,
     Regex,
     Sampling,
+    ToolDefinition,
 )
 from palaver.errors import EngineTimeout, InvalidInput, PromptTooLong, Unsupported
 from palaver.images import IMAGE_TYPES, read_image_header
@@ -43,6 +46,8 @@ def check_request(request: GenerationRequest, capabilities: frozenset[Capability
         if needed:
             _require(capability, capabilities)
     check_images(request.messages, capabilities)
+    check_tools(request.tools, capabilities)
+    _check_tool_choice(request)
     _check_sampling(sampling)
     if request.timeout <= 0:
         raise InvalidInput(f"timeout={request.timeout!r}: expected seconds above 0")
@@ -53,6 +58,33 @@ def _require(capability: Capability, capabilities: frozenset[Capability]) -> Non
         raise Unsupported(
             f"this engine lacks the capability {capability!r}; it has: {sorted(capabilities)}"
         )
+
+
+def check_tools(tools: Sequence[ToolDefinition], capabilities: frozenset[Capability]) -> None:
+    """Raise `Unsupported` when there are ``tools`` and the engine calls none, and `InvalidInput`
+    for a definition that it must not get."""
+    if not tools:
+        return
+    _require("tools", capabilities)
+    names: set[str] = set()
+    for tool in tools:
+        if not TOOL_NAME_PATTERN.fullmatch(tool.name):
+            raise InvalidInput(f"tool {tool.name!r}: a name is 1 to 64 letters, digits, _ and -")
+        if tool.name in names:
+            raise InvalidInput(f"two tools have the name {tool.name!r}")
+        names.add(tool.name)
+
+
+def _check_tool_choice(request: GenerationRequest) -> None:
+    """Raise `InvalidInput` for a choice that the tools of ``request`` do not allow."""
+    choice = request.tool_choice
+    names = [tool.name for tool in request.tools]
+    if isinstance(choice, NamedTool) and choice.name not in names:
+        raise InvalidInput(f"tool_choice: there is no tool {choice.name!r}; there are {names}")
+    if choice == "required" and not names:
+        raise InvalidInput("tool_choice='required': there are no tools")
+    if names and request.sampling.structure is not None:
+        raise InvalidInput("a reply has a structure or tools, not both")
 
 
 def check_images(messages: Sequence[ChatMessage], capabilities: frozenset[Capability]) -> None:

@@ -22,6 +22,7 @@ from palaver.engine import (
     Generation,
     GenerationRequest,
     OnText,
+    ToolDefinition,
     count_characters,
 )
 from palaver.errors import EngineTimeout, Overloaded, PromptTooLong
@@ -190,13 +191,15 @@ class ScheduledEngine:
 
     # Calls that need no slot
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         """See `Engine.count_tokens`. A text that certainly does not fit into the context window is
         not tokenized: the result is an estimate above the window."""
         characters = count_characters(messages)
         if characters > self._max_characters:
             return characters // MAX_CHARACTERS_PER_TOKEN
-        return await self._engine.count_tokens(messages)
+        return await self._engine.count_tokens(messages, tools)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         return await self._engine.embed(texts)

@@ -15,6 +15,7 @@ from palaver.engine import (
     GenerationRequest,
     OnText,
     Sampling,
+    ToolDefinition,
 )
 from palaver.errors import (
     ConfigurationError,
@@ -131,9 +132,11 @@ class SupervisedEngine:
         )
         return generation
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         with self._detecting_crash():
-            return await self._engine.count_tokens(messages)
+            return await self._engine.count_tokens(messages, tools)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         with self._detecting_crash():

@@ -9,7 +9,7 @@
             assert "pond" in await chat.say("write a haiku about a frog")
 """
 
-from palaver.testing.engine import ScriptedEngine, ScriptedReply
+from palaver.testing.engine import ScriptedEngine, ScriptedReply, tool_call
 from palaver.testing.harness import ChatClient, Reply, converse
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
@@ -24,4 +24,5 @@ __all__ = [
     "ScriptedEngine",
     "ScriptedReply",
     "converse",
+    "tool_call",
 ]

@@ -7,6 +7,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from palaver.engine import (
@@ -19,11 +20,14 @@ from palaver.engine import (
     Generation,
     GenerationRequest,
     JsonSchema,
+    NamedTool,
     OnText,
+    ToolCall,
+    ToolDefinition,
 )
-from palaver.engines.requests import check_images, check_request, remaining_tokens
+from palaver.engines.requests import check_images, check_request, check_tools, remaining_tokens
 from palaver.errors import EngineTimeout, EngineUnavailable, InvalidInput, PalaverError, Unsupported
-from palaver.messages import Usage
+from palaver.messages import Usage, new_id
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
 _WORDS = (
@@ -32,7 +36,7 @@ _WORDS = (
 ).split()
 _TOKENS_PER_IMAGE = 16
 _CAPABILITIES: frozenset[Capability] = frozenset(
-    {"generate", "json_schema", "choice", "seed", "continuation", "vision", "priority"}
+    {"generate", "json_schema", "choice", "seed", "continuation", "tools", "vision", "priority"}
 )
 
 
@@ -40,33 +44,52 @@ _CAPABILITIES: frozenset[Capability] = frozenset(
 class ScriptedReply:
     """One scripted generation, delivered token by token.
 
-    ``pause_after``: tokens after which it waits for `ScriptedEngine.resume`. ``crash_after``:
-    tokens after which the whole engine crashes; a reply of a list crashes once and then continues.
-    ``error`` is raised at the end of the text.
+    ``tool_calls`` come after the text; a call is a token for its name and those of its arguments.
+    One whose id is empty gets another id in each generation. ``pause_after``: tokens after which
+    the reply waits for `ScriptedEngine.resume`. ``crash_after``: tokens after which the whole
+    engine crashes; a reply of a list crashes once and then continues. ``error`` is raised at the
+    end.
     """
 
-    text: str
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     pause_after: int | None = None
     crash_after: int | None = None
     error: PalaverError | None = None
 
 
-Script = Callable[[GenerationRequest], str | ScriptedReply]
+def tool_call(name: str, /, **arguments: Any) -> ToolCall:  # Any: JSON values
+    """Return a call of tool ``name`` for a `ScriptedEngine`, which gives it an id."""
+    return ToolCall(id="", name=name, arguments=json.dumps(arguments))
+
+
+Scripted = str | ToolCall | ScriptedReply
+Script = Callable[[GenerationRequest], Scripted]
+
+
+def _reply_of(scripted: Scripted) -> ScriptedReply:
+    if isinstance(scripted, ToolCall):
+        return ScriptedReply(tool_calls=(scripted,))
+    return ScriptedReply(text=scripted) if isinstance(scripted, str) else scripted
 
 
 class ScriptedEngine:
     """A complete `Engine` without a model. A token is a word with the space before it, and an image
     is 16 tokens.
 
-    ``replies`` are generated one after the other; one function maps each request to its reply.
-    Without replies it generates endless words that depend on the prompt, and on the seed when the
-    temperature is above 0. ``slots``: the number of concurrent generations. ``requests`` lists all
-    requests received.
+    ``replies`` are texts, calls of tools, or both in a `ScriptedReply`. They are generated one
+    after the other; one function maps each request to its reply. Without replies it generates
+    endless words that depend on the prompt, and on the seed when the temperature is above 0.
+    ``slots``: the number of concurrent generations. ``requests`` lists all requests received.
+
+    A request's ``tool_choice`` holds for scripted replies too: where no tool may be called, the
+    calls of a reply are left out; where one must be, and the reply does not, it is called with the
+    simplest arguments of its schema.
     """
 
     def __init__(
         self,
-        *replies: str | ScriptedReply | Script,
+        *replies: Scripted | Script,
         seconds_per_token: float = 0.0,
         slots: int = 256,
         context_window: int = 8192,
@@ -106,7 +129,7 @@ class ScriptedEngine:
         self._resumed.set()
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
-        prompt_tokens = await self.count_tokens(request.messages)
+        prompt_tokens = await self.count_tokens(request.messages, request.tools)
         check_request(request, self._info.capabilities)
         if isinstance(structure := request.sampling.structure, JsonSchema):
             _json_value(structure.schema, structure.schema)
@@ -164,12 +187,26 @@ class ScriptedEngine:
             await self._apply_faults(reply, index)
             await asyncio.sleep(self._seconds_per_token)
             on_text(token)
-        await self._apply_faults(reply, len(new), end=True)
+        is_whole = len(kept) == len(tokens)
+        calls = _chosen_calls(request, reply) if is_whole else ()
+        lengths = [1 + len(_TOKEN.findall(call.arguments)) for call in calls]
+        written = min(sum(lengths), max_tokens - len(kept))
+        for index in range(written):
+            await self._apply_faults(reply, len(new) + index)
+            await asyncio.sleep(self._seconds_per_token)
+        await self._apply_faults(reply, len(new) + written, end=True)
         if reply.error is not None:
             raise reply.error
-        reason: FinishReason = "stop" if len(kept) == len(tokens) else "length"
-        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(kept))
-        return Generation(text="".join(new), finish_reason=reason, usage=usage)
+        whole_calls = [
+            call for call, end in zip(calls, accumulate(lengths), strict=True) if end <= written
+        ]
+        reason: FinishReason = "tool_calls" if calls else "stop"
+        return Generation(
+            text="".join(new),
+            finish_reason=reason if is_whole and len(whole_calls) == len(calls) else "length",
+            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=len(kept) + written),
+            tool_calls=tuple(whole_calls),
+        )
 
     async def _apply_faults(self, reply: ScriptedReply, index: int, *, end: bool = False) -> None:
         """Pause or crash where ``reply`` does so after ``index`` tokens, or later at its end."""
@@ -192,28 +229,35 @@ class ScriptedEngine:
             return used
         reply = self._replies[0]
         if callable(reply):
-            reply = reply(request)
-            return reply if isinstance(reply, ScriptedReply) else ScriptedReply(text=reply)
+            return _reply_of(reply(request))
         return self._next_reply(request)
 
     def _next_reply(self, request: GenerationRequest) -> ScriptedReply:
         """Take the next reply of the list, and store it in case that it is continued."""
-        reply = self._replies.pop(0)
+        scripted = self._replies.pop(0)
         if not self._replies:
             self._replies.append(_fail_exhausted)
-        assert not callable(reply)
-        if isinstance(reply, str):
-            reply = ScriptedReply(text=reply)
+        assert not callable(scripted)
+        reply = _reply_of(scripted)
         self._used[request.messages] = dataclasses.replace(reply, crash_after=None)
         return reply
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         if self._crashed.is_set():
             raise EngineUnavailable("the scripted engine is not running")
         check_images(messages, self._info.capabilities)
-        return sum(
-            2 + len(_TOKEN.findall(message.content)) + _TOKENS_PER_IMAGE * len(message.images)
-            for message in messages
+        check_tools(tools, self._info.capabilities)
+        calls = [call.arguments for message in messages for call in message.tool_calls]
+        defined = [f"{tool.description} {json.dumps(tool.parameters)}" for tool in tools]
+        images = _TOKENS_PER_IMAGE * sum(len(message.images) for message in messages)
+        texts = [message.content for message in messages]
+        return images + sum(
+            [
+                *(2 + len(_TOKEN.findall(text)) for text in texts),
+                *(1 + len(_TOKEN.findall(text)) for text in (*calls, *defined)),
+            ]
         )
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -229,6 +273,25 @@ class ScriptedEngine:
 def _fail_exhausted(request: GenerationRequest) -> str:
     prompt = request.messages[-1].content
     raise InvalidInput(f"the scripted engine has no reply left for the prompt {prompt!r}")
+
+
+def _chosen_calls(request: GenerationRequest, reply: ScriptedReply) -> tuple[ToolCall, ...]:
+    """Return the calls of ``reply`` that the request's choice of tools allows or demands."""
+    choice = request.tool_choice
+    if not request.tools or choice == "none":
+        return ()
+    calls = reply.tool_calls
+    if isinstance(choice, NamedTool):
+        calls = tuple([call for call in calls if call.name == choice.name])
+    if not calls and choice != "auto":
+        names = (
+            [choice.name] if isinstance(choice, NamedTool) else [it.name for it in request.tools]
+        )
+        tool = next(it for it in request.tools if it.name in names)
+        calls = (tool_call(tool.name, **_json_value(tool.parameters, tool.parameters)),)
+    if not request.parallel_tool_calls:
+        calls = calls[:1]
+    return tuple([it if it.id else dataclasses.replace(it, id=f"call_{new_id()}") for it in calls])
 
 
 def _until_stop(text: str, stops: Sequence[str]) -> str:

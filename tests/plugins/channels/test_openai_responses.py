@@ -27,6 +27,7 @@ from palaver import (
     PromptTooLong,
     Sampling,
     Skill,
+    ToolDefinition,
     Turn,
 )
 from palaver.config.settings import AdmissionSettings, AuthKey, DispatchSettings, Secret
@@ -147,12 +148,14 @@ class SlowEngine(NamedEngine):
         super().__init__(lambda request: ScriptedReply(text="hi", pause_after=0), **about)
         self._count_errors = [count_error] if count_error else []
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         if self._count_errors:
             raise self._count_errors.pop()
         if len(messages[-1].content) > 100:
             await asyncio.sleep(1.5 * COMMENT_INTERVAL)
-        return await super().count_tokens(messages)
+        return await super().count_tokens(messages, tools)
 
 
 @pytest.mark.parametrize("stream", [False, True])

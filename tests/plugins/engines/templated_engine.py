@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.server.turns.test_takeover import until
 
-from palaver.engine import ChatMessage
+from palaver.engine import ChatMessage, ToolDefinition
 from palaver.errors import EngineError
 from palaver.testing import ChatClient, ScriptedEngine, ScriptedReply
 from palaver.testing.engine import Script
@@ -32,7 +32,9 @@ class TemplatedEngine(ScriptedEngine):
     def prompts(self) -> list[str]:
         return [self._template.render(request.messages) for request in self.requests]
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         return len(self._template.render(messages).split())
 
 

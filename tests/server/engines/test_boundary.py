@@ -14,6 +14,7 @@ from palaver.engine import (
     Image,
     OnText,
     Sampling,
+    ToolDefinition,
 )
 from palaver.engines.boundary import EngineBoundary
 from palaver.errors import (
@@ -44,9 +45,11 @@ class RefusingEngine(ScriptedEngine):
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         raise self._error
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         if not self.is_started:
-            return await super().count_tokens(messages)
+            return await super().count_tokens(messages, tools)
         raise self._error
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

@@ -8,7 +8,14 @@ from tests.server.skills_under_test import Parrot
 
 from palaver import Sampling, Skill, Turn
 from palaver.config.settings import EngineSettings, RoutingSettings, Settings
-from palaver.engine import ChatMessage, Choice, EngineInfo, Generation, GenerationRequest
+from palaver.engine import (
+    ChatMessage,
+    Choice,
+    EngineInfo,
+    Generation,
+    GenerationRequest,
+    ToolDefinition,
+)
 from palaver.engines.continuing import ContinuedGeneration, ContinuingEngine
 from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import EngineDied, EngineTimeout, EngineUnavailable
@@ -261,9 +268,11 @@ class CrashingEngine(ScriptedEngine):
             self.crash()
             raise EngineUnavailable("the scripted engine has crashed")
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         self._crash_first()
-        return await super().count_tokens(messages)
+        return await super().count_tokens(messages, tools)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         self._crash_first()

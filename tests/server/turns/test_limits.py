@@ -13,7 +13,7 @@ from palaver.config.settings import (
     RoutingSettings,
     Settings,
 )
-from palaver.engine import MAX_CHARACTERS_PER_TOKEN, ChatMessage, count_characters
+from palaver.engine import MAX_CHARACTERS_PER_TOKEN, ChatMessage, ToolDefinition, count_characters
 from palaver.errors import PromptTooLong, TooMany
 from palaver.history import CUT_MARK
 from palaver.ledger import HistoryEntry
@@ -32,9 +32,11 @@ class CountingEngine(ScriptedEngine):
         super().__init__(*script or (lambda _: "fine",), context_window=WINDOW)
         self.counted: list[int] = []
 
-    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+    async def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         self.counted.append(count_characters(messages))
-        return await super().count_tokens(messages)
+        return await super().count_tokens(messages, tools)
 
 
 def limited(limit: str, times: int = 1) -> bytes:
