@@ -260,7 +260,7 @@ async def test_the_error_of_a_tool_is_replayed_and_the_tool_does_not_run_again()
         states = [event.state for event in chat.recorder.events_of(turn, ToolCalled)]
     assert reply == "There is no money: Never mind that."
     assert payments == ["paid"]
-    assert states == ["started", "failed"]
+    assert states == []  # those of the first attempt are stored
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
