@@ -101,6 +101,15 @@ class ChatMessage:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return what the model reads of the message: the content, and names and arguments of the
+        calls."""
+        if not self.tool_calls:
+            return (self.content,)
+        calls = [text for call in self.tool_calls for text in (call.name, call.arguments)]
+        return (self.content, *calls)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JsonSchema:
@@ -236,7 +245,7 @@ long. Natural languages and code stay below 6 characters per token."""
 
 def count_characters(messages: Sequence[ChatMessage]) -> int:
     """Return the length of the texts of ``messages``."""
-    return sum(map(len, [message.content for message in messages]))
+    return sum(len(text) for message in messages for text in message.texts)
 
 
 TYPICAL_IMAGE_TOKENS = 1_000

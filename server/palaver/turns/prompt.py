@@ -51,16 +51,21 @@ async def fit_prompt(
     budget: int,
     count_tokens: CountTokens,
     images: PromptImages = NO_IMAGES,
+    following: Sequence[ChatMessage] = (),
 ) -> list[ChatMessage]:
-    """Return the prompt with as much of the newest history as fits into ``budget`` tokens, and with
-    all system messages of the history. The images of the history give way to its texts.
+    """Return the prompt with as much of the newest history as fits into ``budget`` tokens, with all
+    system messages of the history, and with the messages ``following`` the prompt. The images of
+    the history give way to its texts.
 
     Counts the tokens of few candidates, and of none that is certainly too long. Raises
     `PromptTooLong` when it does not fit without any history.
     """
 
+    def build(start: int, images: PromptImages) -> list[ChatMessage]:
+        return [*build_messages(system, history, prompt, images, start=start), *following]
+
     async def fits(start: int, images: PromptImages) -> bool:
-        messages = build_messages(system, history, prompt, images, start=start)
+        messages = build(start, images)
         characters = count_characters(messages)
         if characters > budget * MAX_CHARACTERS_PER_TOKEN:
             return False
@@ -70,7 +75,7 @@ async def fit_prompt(
 
     for shown in (images, images.newest_earlier(), images.without_earlier()):
         if shown is not None and await fits(0, shown):
-            return build_messages(system, history, prompt, shown)
+            return build(0, shown)
     images = images.without_earlier() or images
     starts = sorted({*_find_cuts(history), len(history)} - {0})
     first, last = 0, len(starts)  # the first start that fits is among starts[first:last]
@@ -82,7 +87,7 @@ async def fit_prompt(
             first = middle + 1
     if first == len(starts):
         raise PromptTooLong(f"the prompt takes more than the {budget} tokens that are left for it")
-    return build_messages(system, history, prompt, images, start=starts[first])
+    return build(starts[first], images)
 
 
 async def fit_exactly(
@@ -102,7 +107,9 @@ def _certainly_fits(messages: Sequence[ChatMessage], characters: int, budget: in
     room = budget - TEMPLATE_BYTES_PER_MESSAGE * len(messages) - estimate_image_tokens(messages)
     if room < characters:
         return False
-    return room >= 4 * characters or room >= sum(len(m.content.encode()) for m in messages)
+    return room >= 4 * characters or room >= sum(
+        len(text.encode()) for message in messages for text in message.texts
+    )
 
 
 def _find_cuts(history: Sequence[HistoryEntry]) -> list[int]:

@@ -1,9 +1,8 @@
 """Turn: the interface between a skill and the server."""
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -17,7 +16,6 @@ from palaver.engine import (
     Engine,
     EngineInfo,
     Generation,
-    GenerationRequest,
     JsonSchema,
     OnText,
     Sampling,
@@ -46,7 +44,6 @@ from palaver.messages import (
     Cited,
     FinishReason,
     Message,
-    Queued,
     Usage,
 )
 from palaver.metrics import Metrics
@@ -55,18 +52,12 @@ from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
 from palaver.turns.attachments import AttachmentReader
 from palaver.turns.endings import ReplyLimitReached, Suspended
 from palaver.turns.filters import Filter, FilteredText
+from palaver.turns.generation import Generations, Prompt
 from palaver.turns.image_memory import ImageMemory
 from palaver.turns.journal import Journal
 from palaver.turns.program import ProgramSampling
-from palaver.turns.prompt import build_messages, fit_exactly, fit_prompt
-from palaver.turns.prompt_images import (
-    NO_IMAGES,
-    PromptImages,
-    image_attachments,
-    read_prompt_images,
-    size_of_images,
-    without_damaged,
-)
+from palaver.turns.prompt import build_messages, fit_exactly
+from palaver.turns.prompt_images import image_attachments
 from palaver.turns.replay import Replay
 from palaver.turns.reply_record import ReplyRecord
 from palaver.turns.tool_calls import ToolCalls
@@ -142,7 +133,6 @@ class Turn(Generic[ArgumentsT]):
         self.skill = ""
         self.deadline = deadline
         """Event loop time at which the turn is ended."""
-        self.usage = Usage()
         self.finish_reason: FinishReason = "stop"
         """``length`` when the limit of tokens has cut a text that `stream` said."""
         self._claim = claim
@@ -150,6 +140,16 @@ class Turn(Generic[ArgumentsT]):
         self._journal = journal
         self._replay = replay
         self._services = services
+        self._generations = Generations(
+            claim,
+            writer,
+            engine=services.engine,
+            engine_info=services.engine_info,
+            attachments=services.attachments,
+            image_memory=services.image_memory,
+            timeout=services.generation_timeout,
+            deadline=deadline,
+        )
         self._program = ProgramSampling(self.message.program or None)
         self.record = ReplyRecord()
         """What the reply has beside its text."""
@@ -171,6 +171,11 @@ class Turn(Generic[ArgumentsT]):
     def engine(self) -> EngineInfo:
         """Return the engine's model, capabilities and ``context_window`` in tokens."""
         return self._services.engine_info
+
+    @property
+    def usage(self) -> Usage:
+        """Return the tokens of all generations of this run."""
+        return self._generations.usage
 
     @property
     def text(self) -> str:
@@ -247,8 +252,13 @@ class Turn(Generic[ArgumentsT]):
             through.end()  # what it kept back of the stored text has been said
             on_text = FilteredText(through, on_text)
         sampling = self._sampling_of_reply(sampling)
-        generating = self._generate(
-            step, prompt, system, history, sampling, images=images, partial=stored, on_text=on_text
+        generating = self._generations.generate(
+            step,
+            self.message,
+            Prompt(text=prompt, system=system, history=history, images=images),
+            sampling,
+            on_text=on_text,
+            partial=stored,
         )
         generation = await (self._run_until_steered(generating) if steerable else generating)
         if through is not None:
@@ -310,10 +320,13 @@ class Turn(Generic[ArgumentsT]):
         recorded = self._recorded_text(step)
         if recorded is not None:
             return recorded
-        if for_reply:
-            sampling = self._sampling_of_reply(sampling)
-        generation = await self._generate(
-            step, prompt, system, history, sampling, images=images, on_text=_ignore_text
+        sampling = self._sampling_of_reply(sampling) if for_reply else sampling or Sampling()
+        generation = await self._generations.generate(
+            step,
+            self.message,
+            Prompt(text=prompt, system=system, history=history, images=images),
+            sampling,
+            on_text=_ignore_text,
         )
         self._record_text(step, generation.text, generation if for_reply else None)
         return generation.text
@@ -331,93 +344,16 @@ class Turn(Generic[ArgumentsT]):
         sampling = self._sampling_of_reply(Sampling(max_tokens=self.engine.context_window))
         if self.message.sent_history is None:  # else the pipeline has counted them
             await fit_exactly(messages, self.engine, self._services.engine.count_tokens)
-        generation = await self._request_generation(
-            step, messages, sampling, partial=self._replay_stored(), on_text=self._replay.say
+        generation = await self._generations.request(
+            step,
+            self.message,
+            messages,
+            sampling,
+            partial=self._replay_stored(),
+            on_text=self._replay.say,
         )
         self._record_text(step, self._replay.text_since(start), generation)
         return generation
-
-    async def _generate(
-        self,
-        step: Step,
-        prompt: str,
-        system: str,
-        history: Sequence[HistoryEntry],
-        sampling: Sampling | None,
-        *,
-        images: bool,
-        on_text: OnText,
-        partial: str = "",
-    ) -> Generation:
-        """Generate with as much of the history as fits.
-
-        The history and the images are not part of the step's fingerprint: they are the same for
-        every run.
-        """
-        sampling = sampling or Sampling()
-
-        async def generate(seen: PromptImages) -> Generation:
-            messages = await fit_prompt(
-                system,
-                history,
-                prompt,
-                budget=self.engine.context_window - sampling.max_tokens,
-                count_tokens=self._services.engine.count_tokens,
-                images=seen,
-            )
-            return await self._request_generation(
-                step, messages, sampling, partial=partial, on_text=on_text
-            )
-
-        async with self._reading_images(history if images else None) as seen:
-            return await without_damaged(seen, generate)
-
-    @contextlib.asynccontextmanager
-    async def _reading_images(
-        self, history: Sequence[HistoryEntry] | None
-    ) -> AsyncGenerator[PromptImages, None]:
-        """Yield the images of the message and of ``history``; none without a history. Their memory
-        is reserved during the block."""
-        attachments = self.message.attachments
-        size = 0
-        if history is not None and "vision" in self.engine.capabilities:
-            size = size_of_images(attachments, history)
-        if not size:
-            yield NO_IMAGES
-            return
-        async with self._services.image_memory.hold(size):
-            yield await read_prompt_images(attachments, history or (), self.read_attachment)
-
-    async def _request_generation(
-        self,
-        step: Step,
-        messages: Sequence[ChatMessage],
-        sampling: Sampling,
-        *,
-        on_text: OnText,
-        partial: str = "",
-    ) -> Generation:
-        request = GenerationRequest(
-            id=f"{self.id}-{step.number}-{self._claim.fence}",
-            messages=tuple(messages),
-            tenant=self.message.conversation.tenant,
-            person=self.person,
-            channel=self.message.conversation.channel,
-            sampling=sampling,
-            partial=partial,
-            timeout=self._time_left(),
-            on_queued=self._write_queued,
-        )
-        generation = await self._services.engine.generate(request, on_text)
-        self.usage += generation.usage
-        return generation
-
-    def _write_queued(self, ahead: int) -> None:
-        self._writer.write(Queued(turn=self.id, ahead=ahead))
-
-    def _time_left(self) -> float:
-        left = self.deadline - asyncio.get_running_loop().time()
-        return max(0.1, min(left, self._services.generation_timeout))
 
     async def choose(self, prompt: str, options: Sequence[str], *, system: str = "") -> str:
         """Let the engine pick exactly one of ``options``."""
@@ -425,8 +361,9 @@ class Turn(Generic[ArgumentsT]):
 
         async def pick(step: Step) -> str:
             sampling = Sampling(structure=Choice(tuple(options)), max_tokens=64)
-            generation = await self._request_generation(
-                step, build_messages(system, (), prompt), sampling, on_text=_ignore_text
+            messages = build_messages(system, (), prompt)
+            generation = await self._generations.request(
+                step, self.message, messages, sampling, on_text=_ignore_text
             )
             return generation.text
 
@@ -442,8 +379,9 @@ class Turn(Generic[ArgumentsT]):
 
         async def fill(step: Step) -> str:
             sampling = Sampling(structure=JsonSchema(schema), max_tokens=512)
-            generation = await self._request_generation(
-                step, build_messages(system, (), prompt), sampling, on_text=_ignore_text
+            messages = build_messages(system, (), prompt)
+            generation = await self._generations.request(
+                step, self.message, messages, sampling, on_text=_ignore_text
             )
             return generation.text
 
