@@ -21,6 +21,7 @@ from palaver.channels import (
     ConversationAccess,
     ConversationService,
     ReportingChannel,
+    ToolDescription,
 )
 from palaver.clock import SteadyClock
 from palaver.concurrency import (
@@ -152,6 +153,7 @@ from palaver.knowledge import (
     Document,
     DocumentInfo,
     DocumentReader,
+    DocumentStore,
     KnowledgeBase,
     Passage,
     ReadLimits,
@@ -257,8 +259,9 @@ from palaver.records import (
     record_changed,
 )
 from palaver.replies import PendingReply, ReplyResult, follow_reply
+from palaver.seals import Seals
 from palaver.search_terms import is_unspaced, normalize_text, split_terms
-from palaver.skills import LOGPROBS_TYPE, EngineSkill, NoArguments, Skill
+from palaver.skills import LOGPROBS_TYPE, EngineSkill, NoArguments, Skill, ToolSkill
 from palaver.storage import check_storage, reply_size, storage_exceeded
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 from palaver.text_pool import run_on_text
@@ -369,6 +372,7 @@ __all__ = [
     "Document",
     "DocumentInfo",
     "DocumentReader",
+    "DocumentStore",
     "Drain",
     "Engine",
     "EngineDied",
@@ -480,6 +484,7 @@ __all__ = [
     "Role",
     "Routed",
     "Sampling",
+    "Seals",
     "Secret",
     "SentMessage",
     "ServerError",
@@ -512,6 +517,8 @@ __all__ = [
     "ToolChoice",
     "ToolContext",
     "ToolDefinition",
+    "ToolDescription",
+    "ToolSkill",
     "ToolState",
     "ToolUse",
     "Turn",

@@ -1,7 +1,8 @@
 """Channels: bridges to platforms, and the service that the server offers to them."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import dataclasses
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from palaver.authentication import Principal
 from palaver.branches import no_alternative
@@ -9,14 +10,31 @@ from palaver.concurrency import check_member, not_a_member
 from palaver.engine import EngineInfo
 from palaver.errors import ConfigurationError
 from palaver.feedback import Feedback
+from palaver.knowledge import Document, DocumentInfo
 from palaver.ledger import Erasure, Export, HistoryPage, Receipt, Snapshot, StopState
 from palaver.messages import Attachment, Conversation, Cursor, Event, FileLimits, Message, Received
 from palaver.metrics import ChannelMetrics
 from palaver.records import RecordStore
+from palaver.seals import Seals
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 
 if TYPE_CHECKING:  # only channels with HTTP routes load aiohttp
     from aiohttp import web
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDescription:
+    """A registered tool, as a channel offers it to programs. ``json_schema`` is that of the
+    arguments, ``result_schema`` that of a result that is a JSON object, where the tool declares
+    one. The other properties are those of `Tool`."""
+
+    name: str
+    description: str
+    json_schema: Mapping[str, Any]  # a JSON Schema document
+    result_schema: Mapping[str, Any] | None = None  # a JSON Schema document
+    idempotent: bool = False
+    read_only: bool = False
+    untrusted: bool = False
 
 
 class ConversationService(Protocol):
@@ -148,6 +166,23 @@ class ConversationService(Protocol):
 
     def prompts(self, skill: str) -> tuple[str, ...]:
         """Return messages that a person may begin with."""
+
+    def argument_schema(self, skill: str) -> dict[str, Any]:  # a JSON Schema document
+        """Return the JSON schema of a skill's arguments."""
+
+    def tools(self) -> dict[str, ToolDescription]:
+        """Return the registered tools by name. `ToolSkill` runs one, in a turn."""
+
+    async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
+        """Return the tenant's documents in the knowledge base."""
+
+    async def read_document(self, tenant: str, document: str) -> Document | None:
+        """Return a document of the tenant by its id; None: there is none, or the knowledge base is
+        no `DocumentStore`."""
+
+    def seals(self, purpose: str) -> Seals:
+        """Return what seals texts that clients keep, with a key for the ``purpose`` that all
+        replicas share."""
 
     def image_skills(self) -> frozenset[str]:
         """Return the names of the skills that see images; none where the engine sees none."""

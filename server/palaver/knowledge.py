@@ -85,6 +85,15 @@ class KnowledgeBase(Protocol):
 
 
 @runtime_checkable
+class DocumentStore(Protocol):
+    """A knowledge base that gives back the text of its documents."""
+
+    async def document(self, tenant: str, document: str) -> Document | None:
+        """Return a document by its id, None when there is none. Its text may lack what no search
+        needs, such as the levels of headings."""
+
+
+@runtime_checkable
 class DocumentReader(Protocol):
     """A knowledge base that also reads files, and searches in them, without storing anything."""
 

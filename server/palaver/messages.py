@@ -178,7 +178,8 @@ class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     model writes for the reply, see `palaver.engine.Sampling`; None: those of the skill.
     ``max_tokens`` limits all of it together. ``retention``: seconds for which the conversation is
     kept after its last turn; None: as long as any other. A text with an unknown ``/command`` is a
-    text.
+    text. ``is_answer``: the message answers the question that waits in the conversation, whatever
+    it looks like.
     """
 
     history: tuple[SentMessage, ...] | None = None
@@ -192,6 +193,7 @@ class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop: tuple[str, ...] | None = None
     logprobs: int | None = None
     json_schema: dict[str, Any] | None = None  # a JSON Schema document
+    is_answer: bool = False
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

@@ -234,9 +234,11 @@ class Pipeline:
     async def _answers(self, run: Run, question: PendingQuestion) -> bool:
         """Return True when the message answers the question. An earlier attempt that recorded a
         step has decided it: only a turn that left the question records step 0, the routing."""
-        recorded = run.claim.journal
+        recorded, program = run.claim.journal, run.turn.message.program
         if recorded and question.skill in self._skills:
             return min(step.number for step in recorded) > 0
+        if program and program.is_answer:
+            return question.skill in self._skills
         return await self._router_for(run.turn.message).resumes(run.turn.message, question)
 
     async def _intercept(self, run: Run, decision: Decision, position: int) -> None:

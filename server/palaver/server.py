@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -17,7 +18,7 @@ from palaver.admission.quotas import Quotas
 from palaver.admission.scheduler import LANES, Scheduler
 from palaver.authentication import Authenticator, Principal, principal_of
 from palaver.browsers import BrowserCookies
-from palaver.channels import Channel, ReportingChannel, missing_library
+from palaver.channels import Channel, ReportingChannel, ToolDescription, missing_library
 from palaver.config.settings import KnowledgeSettings, Settings
 from palaver.directory import Directory
 from palaver.engine import Engine, EngineInfo
@@ -40,7 +41,13 @@ from palaver.files.objects import ObstoreObjects
 from palaver.files.store import FileStore
 from palaver.files.sweeper import Sweeper
 from palaver.hooks import Interceptor
-from palaver.knowledge import KnowledgeBase, ReadLimits
+from palaver.knowledge import (
+    Document,
+    DocumentInfo,
+    DocumentStore,
+    KnowledgeBase,
+    ReadLimits,
+)
 from palaver.ledger import (
     Erasure,
     Export,
@@ -57,8 +64,9 @@ from palaver.pipeline import Pipeline
 from palaver.platforms.people import find_approvals, forget_person
 from palaver.records import RecordStore
 from palaver.routing import Router
+from palaver.seals import Seals
 from palaver.sites import Sites
-from palaver.skills import EngineSkill, Skill
+from palaver.skills import PROGRAM_SKILLS, Skill
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription, Subscriptions
 from palaver.tools import Tool
 from palaver.turns.attachments import AttachmentReader
@@ -80,8 +88,8 @@ log = logging.getLogger(__name__)
 class Server:
     """One conversation server: the parts given, wired together and alive inside ``async with``.
 
-    ``cookie_secrets`` sign the cookies of browsers and the tokens of visitors; without them a
-    random one lasts as long as the server. Without ``files``, those that people
+    ``cookie_secrets`` sign the cookies of browsers, the tokens of visitors and what channels seal;
+    without them a random one lasts as long as the server. Without ``files``, those that people
     upload are in memory. A channel that cannot work as it is configured is in ``closed_channels``.
 
     Entering raises `ConfigurationError` when a part cannot work as it is configured.
@@ -118,6 +126,7 @@ class Server:
         self.engine_info: EngineInfo
         self.directory: Directory
         self.draining = False
+        self._cookie_secrets = tuple(cookie_secrets) or (secrets.token_bytes(32),)
         self._skills = skills
         self._tools = tools or {}
         self._interceptors = interceptors
@@ -247,7 +256,7 @@ class Server:
             engine_info=self.engine_info,
             router=self._make_router(self._skills),
             routers_of_sites=routers_of_sites,
-            skills={**self._skills, EngineSkill.name: EngineSkill()},
+            skills={**self._skills, **{name: kind() for name, kind in PROGRAM_SKILLS.items()}},
             files=self.files,
             interceptors=self._interceptors,
             metrics=self.metrics,
@@ -427,6 +436,26 @@ class Server:
             for name, skill in self._skills.items()
             if not chosen or name in chosen
         }
+
+    def argument_schema(self, skill: str) -> dict[str, Any]:  # Any: a JSON Schema document
+        """See `ConversationService.argument_schema`."""
+        return self._skills[skill].Arguments.model_json_schema()
+
+    def tools(self) -> dict[str, ToolDescription]:
+        """Return the registered tools by name."""
+        return {name: tool.describe() for name, tool in self._tools.items()}
+
+    async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
+        return await self.knowledge.documents(tenant)
+
+    async def read_document(self, tenant: str, document: str) -> Document | None:
+        """See `ConversationService.read_document`."""
+        if not isinstance(self.knowledge, DocumentStore):
+            return None
+        return await self.knowledge.document(tenant, document)
+
+    def seals(self, purpose: str) -> Seals:
+        return Seals(self._cookie_secrets, purpose)
 
     def file_limits(self, site: str = "") -> FileLimits | None:
         """Return the limits of files, for visitors of ``site``, or None: nobody may upload."""

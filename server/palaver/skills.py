@@ -1,7 +1,7 @@
 """Skill: the base class of everything that answers turns."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pydantic
@@ -116,6 +116,30 @@ class EngineSkill(Skill):
             images = await read_prompt_images(own, history, read)
         messages = build_messages("", history, message.text, images)
         return messages[:-1] if is_complete else messages
+
+
+class ToolSkill(Skill):
+    """Run one tool with the arguments that a program gives, and reply with its result.
+
+    As with `EngineSkill`, only a channel names it, for the tools that an operator allows there.
+    """
+
+    name = "@tool"
+    needs = frozenset()
+
+    class Arguments(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+        tool: str
+        arguments: dict[str, Any] = {}  # JSON values, validated by the tool's arguments model
+
+    async def answer(self, turn: Turn[Arguments]) -> None:
+        await turn.say(await turn.call_tool(turn.arguments.tool, **turn.arguments.arguments))
+
+
+PROGRAM_SKILLS: Mapping[str, type[Skill]] = {
+    skill.name: skill for skill in (EngineSkill, ToolSkill)
+}
+"""Skills that a message names only where a program sends it."""
 
 
 def _pack(logprobs: Sequence[TokenLogprob]) -> Attachment:

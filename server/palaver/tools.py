@@ -11,6 +11,7 @@ import pydantic
 import pydantic_core
 from typing_extensions import ParamSpec, TypeVar
 
+from palaver.channels import ToolDescription
 from palaver.config.wording import describe_errors, join_problems
 from palaver.engine import TOOL_NAME_PATTERN
 from palaver.errors import InvalidInput, PluginLoadError
@@ -66,6 +67,28 @@ class Tool(Generic[ParametersT, ResultT]):
     def json_schema(self) -> dict[str, Any]:  # Any: a JSON Schema document
         """Return the JSON schema of the arguments, as a model gets it."""
         return self.arguments.model_json_schema()
+
+    @property
+    def result_schema(self) -> dict[str, Any] | None:  # Any: a JSON Schema document
+        """Return the JSON schema of the result, where the function declares one that is an object,
+        such as a dataclass."""
+        declared = typing.get_type_hints(self.function).get("return", str)
+        try:
+            schema = pydantic.TypeAdapter(declared).json_schema(mode="serialization")
+        except pydantic.errors.PydanticUserError:
+            return None  # a class that pydantic does not know
+        return schema if schema.get("type") == "object" else None
+
+    def describe(self) -> ToolDescription:
+        return ToolDescription(
+            name=self.name,
+            description=self.description,
+            json_schema=self.json_schema,
+            result_schema=self.result_schema,
+            idempotent=self.idempotent,
+            read_only=self.read_only,
+            untrusted=self.untrusted,
+        )
 
     def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values, typed ones
         """Return the function's keyword arguments. Raises `InvalidInput` with a sentence."""

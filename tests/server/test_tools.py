@@ -12,7 +12,9 @@ from pydantic import Field
 from palaver import (
     Conversation,
     InvalidInput,
+    NotFound,
     PluginLoadError,
+    ProgramRequest,
     Skill,
     Tool,
     ToolContext,
@@ -20,7 +22,7 @@ from palaver import (
     tool,
 )
 from palaver.messages import ToolCalled
-from palaver.testing import converse
+from palaver.testing import ChatClient, Reply, converse
 
 CONTEXT = ToolContext(call="turn-3", conversation=Conversation("acme", "web", "t"), person="ada")
 
@@ -288,3 +290,71 @@ async def test_the_events_of_a_call_have_the_id_that_the_tool_gets() -> None:
     calls = {event.call for event in reply.events if isinstance(event, ToolCalled)}
     assert len(calls) == 1
     assert f"call {calls.pop()} " in reply
+
+
+class Sky(pydantic.BaseModel):
+    sunny: bool
+
+
+@tool(read_only=True)
+def forecast(town: str) -> Sky:
+    """Tell the weather."""
+    return Sky(sunny=town != "London")
+
+
+@tool
+def count() -> int:
+    """Count."""
+    return 1
+
+
+def test_a_description_has_the_schema_of_a_result_that_is_an_object() -> None:
+    description = forecast.describe()
+    assert description.result_schema == Sky.model_json_schema(mode="serialization")
+    assert (description.read_only, description.idempotent) == (True, True)
+    assert count.describe().result_schema is None
+    assert roll.describe().result_schema is None
+
+
+async def send(chat: ChatClient, text: str, **about: Any) -> Reply:
+    return await chat.say(text, program=ProgramRequest(), **about)
+
+
+async def test_a_program_runs_a_tool_in_a_turn() -> None:
+    async with converse(Gambler, tools=[forecast]) as chat:
+        arguments = {"tool": "forecast", "arguments": {"town": "Rome"}}
+        reply = await send(chat, "forecast", skill="@tool", arguments=arguments)
+        assert reply == '{"sunny":true}'
+        assert [e.state for e in reply.events if isinstance(e, ToolCalled)] == ["started", "done"]
+        with pytest.raises(NotFound, match="no skill '@tool'"):
+            await chat.say("forecast", skill="@tool", arguments=arguments)
+
+
+async def test_wrong_arguments_of_a_program_are_one_sentence() -> None:
+    async with converse(Gambler, tools=[forecast]) as chat:
+        reply = await send(
+            chat, "x", skill="@tool", arguments={"tool": "forecast", "arguments": {"city": "x"}}
+        )
+        assert reply.problem is not None
+        assert "Tool 'forecast'" in reply.problem.message
+
+
+class Confirmer(Skill):
+    """Ask before it does anything."""
+
+    name = "confirmer"
+    examples = ("please confirm",)
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say(f"You said: {await turn.ask('Which one?')}")
+
+
+async def test_an_answer_of_a_program_is_one_whatever_it_looks_like() -> None:
+    async with converse(Gambler, Confirmer) as chat:
+        await send(chat, "please confirm", skill="confirmer")
+        answer = ProgramRequest(is_answer=True)
+        reply = await chat.say("/gambler roll a die", program=answer)
+        assert reply == "You said: /gambler roll a die"
+        await send(chat, "please confirm", skill="confirmer")
+        other = await chat.say("/gambler 6", program=ProgramRequest())
+        assert other.skill == "gambler"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from palaver import Document, DocumentInfo, InvalidInput, Passage, TooLarge
 from palaver_plugins.knowledge import scrubbing
 from palaver_plugins.knowledge.names import choose_name, find_canonical_path
-from palaver_plugins.knowledge.passages import split_passages
+from palaver_plugins.knowledge.passages import join_passages, split_passages
 from palaver_plugins.knowledge.terms import (
     MAX_QUERY_CHARACTERS,
     TOKENIZER,
@@ -233,6 +233,21 @@ class SearchIndex:
             DocumentInfo(id=id_, title=title, passages=n, name=name, digest=digest)
             for id_, title, n, name, digest in rows
         )
+
+    def document(self, tenant: str, document: str) -> Document | None:
+        """Return a document, put together from its passages under their headings."""
+        row = self._db.execute(
+            "SELECT d.key, d.title, d.name FROM documents d JOIN tenants t ON t.key = d.tenant"
+            " WHERE t.name = ? AND d.id = ?",
+            (tenant, document),
+        ).fetchone()
+        if row is None:
+            return None
+        key, title, name = row
+        passages = self._db.execute(
+            "SELECT section, text FROM passages WHERE document = ? ORDER BY number", (key,)
+        ).fetchall()
+        return Document(id=document, title=title, name=name, text=join_passages(passages))
 
     def scrub(self) -> bool:
         """Remove what is left of removed words; see `scrubbing.scrub`."""

@@ -46,6 +46,19 @@ def split_passages(text: str, title: str = "") -> list[PassageText]:
     ]
 
 
+def join_passages(passages: Iterable[tuple[str, str]]) -> str:
+    """Return the passages of a document as one text. A change of section begins with the path of
+    its headings; what a long table or fence repeats in each passage stays."""
+    parts: list[str] = []
+    before = ""
+    for section, text in passages:
+        if section not in ("", before):
+            parts.append(f"## {section}")
+        parts.append(text)
+        before = section
+    return "\n\n".join(parts)
+
+
 class _Piece(NamedTuple):
     """Text of at most the target size, and what separates it from the piece before."""
 

@@ -116,6 +116,9 @@ class SqliteKnowledge:
     async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
         return await self._reader.run(SearchIndex.documents, tenant)
 
+    async def document(self, tenant: str, document: str) -> Document | None:
+        return await self._reader.run(SearchIndex.document, tenant, document)
+
     async def read_file(
         self, name: str, media_type: str, content: bytes, limits: ReadLimits
     ) -> Document:

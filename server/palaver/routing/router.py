@@ -19,7 +19,7 @@ from palaver.metrics import Metrics
 from palaver.patterns import PatternMatch, compile_pattern
 from palaver.routing.arguments import take_options
 from palaver.routing.classifier import ExampleClassifier, RankedSkill
-from palaver.skills import EngineSkill, Skill
+from palaver.skills import PROGRAM_SKILLS, Skill
 from palaver.text_pool import run_on_text
 from palaver.turns.answers import find_option
 from palaver.turns.prompt_images import has_image
@@ -158,10 +158,10 @@ class Router:
 
     def find_skill_of(self, message: Message) -> str:
         """Return the name of the skill that the message names, which for a program may be the
-        engine itself. Raises `NotFound`."""
+        engine itself, or a tool. Raises `NotFound`."""
         name = message.skill or ""
-        is_engine = message.program is not msgspec.UNSET and name == EngineSkill.name
-        return name if is_engine else self.find_skill(name)
+        is_for_programs = message.program is not msgspec.UNSET and name in PROGRAM_SKILLS
+        return name if is_for_programs else self.find_skill(name)
 
     def _route_by_name(self, message: Message) -> Decision | None:
         if message.skill:

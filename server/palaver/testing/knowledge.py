@@ -34,6 +34,9 @@ class ListKnowledge:
             for d in documents
         )
 
+    async def document(self, tenant: str, document: str) -> Document | None:
+        return self._documents.get(tenant, {}).get(document)
+
     async def read_file(
         self, name: str, media_type: str, content: bytes, limits: ReadLimits
     ) -> Document:

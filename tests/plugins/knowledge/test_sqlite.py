@@ -327,3 +327,12 @@ def test_fusion_does_not_depend_on_the_order_of_rankings() -> None:
     source = random.Random(3)
     rankings = [[Ranked(k, 0.0) for k in source.sample(range(9), 9)] for _ in range(2)]
     assert fuse_rankings(*rankings) == fuse_rankings(*reversed(rankings))
+
+
+async def test_a_document_is_read_with_its_headings(filled: SqliteKnowledge) -> None:
+    found = await filled.document("default", "dogs")
+    assert found is not None
+    assert (found.id, found.title) == ("dogs", "Dogs")
+    assert found.text == "## Food\n\nDogs eat meat.\n\n## Sleep\n\nDogs sleep at night."
+    assert await filled.document("default", "cows") is None
+    assert await filled.document("another", "dogs") is None
