@@ -44,6 +44,8 @@ MAX_ASPECT_RATIO = 50
 """Longest side of an image, as a multiple of its shortest: models enlarge the shortest side."""
 
 
+MAX_TOOLS = 128
+"""Tools of one request."""
 TOOL_NAME_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 

@@ -77,7 +77,9 @@ class EngineBoundary:
             await self._engine.close()
 
     def _normalize(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-        return normalize_messages(messages, system_role=self.has_system_role)
+        return normalize_messages(
+            messages, system_role=self.has_system_role, tools="tools" in self._capabilities
+        )
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         check_request(request, self._capabilities)

@@ -9,6 +9,7 @@ from palaver.engine import (
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
     MAX_IMAGES,
+    MAX_TOOLS,
     TOOL_NAME_PATTERN,
     Capability,
     ChatMessage,
@@ -23,6 +24,7 @@ from palaver.engine import (
 )
 from palaver.errors import EngineTimeout, InvalidInput, PromptTooLong, Unsupported
 from palaver.images import IMAGE_TYPES, read_image_header
+from palaver.schemas import validator_of
 
 
 def check_request(request: GenerationRequest, capabilities: frozenset[Capability]) -> None:
@@ -66,6 +68,8 @@ def check_tools(tools: Sequence[ToolDefinition], capabilities: frozenset[Capabil
     if not tools:
         return
     _require("tools", capabilities)
+    if len(tools) > MAX_TOOLS:
+        raise InvalidInput(f"there are {len(tools)} tools; the limit is {MAX_TOOLS}")
     names: set[str] = set()
     for tool in tools:
         if not TOOL_NAME_PATTERN.fullmatch(tool.name):
@@ -73,6 +77,14 @@ def check_tools(tools: Sequence[ToolDefinition], capabilities: frozenset[Capabil
         if tool.name in names:
             raise InvalidInput(f"two tools have the name {tool.name!r}")
         names.add(tool.name)
+        if tool.parameters.get("type") != "object":
+            raise InvalidInput(f"tool {tool.name!r}: its parameters are no schema of an object")
+        try:
+            validator_of(tool.parameters)
+        except ValueError as error:
+            raise InvalidInput(
+                f"tool {tool.name!r}: its parameters are no schema: {error}"
+            ) from None
 
 
 def _check_tool_choice(request: GenerationRequest) -> None:
@@ -85,6 +97,11 @@ def _check_tool_choice(request: GenerationRequest) -> None:
         raise InvalidInput("tool_choice='required': there are no tools")
     if names and request.sampling.structure is not None:
         raise InvalidInput("a reply has a structure or tools, not both")
+    for message in request.messages:
+        if message.tool_calls and message.role != "assistant":
+            raise InvalidInput(
+                f"a message of role {message.role!r} has calls: only the assistant's may"
+            )
 
 
 def check_images(messages: Sequence[ChatMessage], capabilities: frozenset[Capability]) -> None:
