@@ -88,6 +88,7 @@ from palaver.engines.requests import (
     generation_timeout,
     remaining_tokens,
 )
+from palaver.engines.stop_strings import StopStringFilter
 from palaver.errors import (
     CallerError,
     ConfigurationError,
@@ -499,6 +500,7 @@ __all__ = [
     "SteerTurn",
     "Step",
     "StopState",
+    "StopStringFilter",
     "StorageQuota",
     "StorageUsage",
     "StoredEvent",

@@ -26,6 +26,7 @@ from palaver.engines.boundary import EngineBoundary
 from palaver.engines.continuing import ContinuingEngine
 from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
 from palaver.engines.supervised import SupervisedEngine
+from palaver.engines.tool_calling import ToolCallingEngine
 from palaver.errors import (
     ConfigurationError,
     LedgerUnavailable,
@@ -135,7 +136,9 @@ class Server:
         self._scheduler = Scheduler(
             UNKNOWN_SLOTS, weight=lambda tenant: quotas.of_tenant(tenant).weight
         )
-        self._supervised = SupervisedEngine(EngineBoundary(engine), settings.engine, self.metrics)
+        self._supervised = SupervisedEngine(
+            ToolCallingEngine(EngineBoundary(engine)), settings.engine, self.metrics
+        )
         self.engine = ScheduledEngine(
             ContinuingEngine(self._supervised, settings.engine, self.metrics),
             settings.admission,

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tests.plugins.engines.models import damage_model
 
 from palaver.engine import ChatMessage
+from palaver.engines.stop_strings import StopStringFilter
 from palaver.errors import ConfigurationError, InvalidInput
 from palaver_plugins.engines.tokenization import (
     ChatTemplate,
     ChatTokenizer,
-    StopStringFilter,
     StreamingDetokenizer,
 )
 
