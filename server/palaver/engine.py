@@ -5,6 +5,7 @@ capabilities in `EngineInfo`, so that the server refuses a skill that needs more
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
@@ -65,6 +66,12 @@ class ToolDefinition:
     name: str
     description: str
     parameters: dict[str, Any]  # a JSON Schema document
+
+    @property
+    def text(self) -> str:
+        """Return what the model reads of the tool, as JSON."""
+        function = dataclasses.asdict(self)
+        return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -245,9 +252,10 @@ MAX_CHARACTERS_PER_TOKEN = 12
 long. Natural languages and code stay below 6 characters per token."""
 
 
-def count_characters(messages: Sequence[ChatMessage]) -> int:
-    """Return the length of the texts of ``messages``."""
-    return sum(len(text) for message in messages for text in message.texts)
+def count_characters(messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()) -> int:
+    """Return the length of the texts of ``messages`` and ``tools``."""
+    in_messages = sum(len(text) for message in messages for text in message.texts)
+    return in_messages + sum(len(tool.text) for tool in tools)
 
 
 TYPICAL_IMAGE_TOKENS = 1_000

@@ -78,7 +78,7 @@ class ScheduledEngine:
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         """See `Engine.generate`. The timeout includes the time in the queue."""
-        characters = count_characters(request.messages)
+        characters = count_characters(request.messages, request.tools)
         if characters > self._max_characters:
             raise PromptTooLong(f"{request.id}: the prompt has {characters} characters")
         deadline = asyncio.get_running_loop().time() + request.timeout
@@ -98,7 +98,8 @@ class ScheduledEngine:
             self._start_queued()
 
     def _ticket(self, request: GenerationRequest) -> Ticket:
-        texts = [message.content for message in request.messages]
+        texts = [text for message in request.messages for text in message.texts]
+        texts += [tool.text for tool in request.tools]
         prompt = sum(map(estimate_tokens, (*texts, request.partial)))
         prompt += TYPICAL_IMAGE_TOKENS * sum(len(m.images) for m in request.messages)
         return Ticket(
@@ -196,7 +197,7 @@ class ScheduledEngine:
     ) -> int:
         """See `Engine.count_tokens`. A text that certainly does not fit into the context window is
         not tokenized: the result is an estimate above the window."""
-        characters = count_characters(messages)
+        characters = count_characters(messages, tools)
         if characters > self._max_characters:
             return characters // MAX_CHARACTERS_PER_TOKEN
         return await self._engine.count_tokens(messages, tools)

@@ -18,10 +18,11 @@ from palaver.engine import (
 )
 from palaver.engines.continuing import ContinuedGeneration, ContinuingEngine
 from palaver.engines.supervised import SupervisedEngine
+from palaver.engines.tool_calling import ToolCallingEngine
 from palaver.errors import EngineDied, EngineTimeout, EngineUnavailable
 from palaver.messages import TextReset
 from palaver.metrics import Metrics
-from palaver.testing import ScriptedEngine, ScriptedReply, converse
+from palaver.testing import ScriptedEngine, ScriptedReply, converse, tool_call
 
 QUICK = EngineSettings(use="scripted", health_probe_interval=60.0, restart_backoff=0.01)
 FOREVER = 60.0
@@ -37,7 +38,7 @@ def settings(**engine: float) -> Settings:
 async def started(inner: ScriptedEngine, **chosen: float) -> ContinuingEngine:
     metrics = Metrics()
     chosen_settings = QUICK.model_copy(update=chosen)
-    supervised = SupervisedEngine(inner, chosen_settings, metrics)
+    supervised = SupervisedEngine(ToolCallingEngine(inner), chosen_settings, metrics)
     engine = ContinuingEngine(supervised, chosen_settings, metrics)
     await engine.start()
     return engine
@@ -193,6 +194,52 @@ async def test_max_tokens_limits_the_reply_across_crashes() -> None:
     generation = await engine.generate(request(max_tokens=3), collector)
     assert generation.text == collector.text == "one two three"
     assert (generation.finish_reason, generation.usage.completion_tokens) == ("length", 3)
+    await engine.close()
+
+
+ROLL = ToolDefinition("roll", "", {"type": "object", "properties": {"sides": {"type": "integer"}}})
+
+
+@pytest.mark.parametrize("crash_after", [0, 2, 3, 4, 5, 6])
+async def test_text_and_calls_of_tools_come_once_after_a_crash(crash_after: int) -> None:
+    calls = (tool_call("roll", sides=6), tool_call("roll", sides=8))
+    reply = ScriptedReply(text="Let me see.", tool_calls=calls, crash_after=crash_after)
+    inner = ScriptedEngine(reply)
+    engine, collector = await started(inner), TextCollector()
+    generation = await engine.generate(request(tools=(ROLL,)), collector)
+    assert generation.text == collector.text == "Let me see."
+    assert [call.arguments for call in generation.tool_calls] == [it.arguments for it in calls]
+    assert generation.finish_reason == "tool_calls"
+    assert generation.usage.completion_tokens == 9
+    assert len(inner.requests) == 2
+    await engine.close()
+
+
+async def test_calls_without_text_start_over_where_no_reply_is_continued() -> None:
+    reply = ScriptedReply(tool_calls=(tool_call("roll", sides=6),), crash_after=2)
+    engine = await started(ScriptedEngine(reply, missing_capabilities=("continuation",)))
+    generation = await engine.generate(request(tools=(ROLL,)), TextCollector())
+    assert len(generation.tool_calls) == 1
+    assert generation.usage.completion_tokens == 3
+    await engine.close()
+
+
+@pytest.mark.parametrize("crash_after", range(6))
+async def test_a_constrained_answer_is_continued_and_a_call_starts_over(crash_after: int) -> None:
+    def inner(text: str) -> ScriptedEngine:
+        reply = ScriptedReply(text=text, crash_after=crash_after)
+        return ScriptedEngine(reply, missing_capabilities=("tools",))
+
+    engine, collector = await started(inner('{"answer": "You have a 4."}')), TextCollector()
+    generation = await engine.generate(request(tools=(ROLL,)), collector)
+    assert generation.text == collector.text == "You have a 4."
+    assert (generation.finish_reason, generation.usage.completion_tokens) == ("stop", 5)
+    await engine.close()
+
+    engine = await started(inner('{"tool": "roll", "arguments": {"sides": 6}}'))
+    generation = await engine.generate(request(tools=(ROLL,)), collector)
+    assert [call.arguments for call in generation.tool_calls] == ['{"sides": 6}']
+    assert generation.usage.completion_tokens == 5
     await engine.close()
 
 

@@ -1,6 +1,7 @@
 """The scheduled engine: order, slots, charges and the estimated wait."""
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +20,19 @@ from palaver.config.settings import (
     RoutingSettings,
     Settings,
 )
-from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, OnText, Sampling
+from palaver.engine import (
+    ChatMessage,
+    Engine,
+    Generation,
+    GenerationRequest,
+    OnText,
+    Sampling,
+    ToolCall,
+    ToolDefinition,
+)
 from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
 from palaver.engines.supervised import SupervisedEngine
-from palaver.errors import EngineTimeout, Overloaded
+from palaver.errors import EngineTimeout, Overloaded, PromptTooLong
 from palaver.messages import Conversation, Finished, Queued, Usage, new_id
 from palaver.metrics import Metrics
 from palaver.testing import ChatClient, ScriptedEngine, ScriptedReply, converse
@@ -365,6 +375,41 @@ async def test_health_probes_and_calls_without_a_slot_bypass_the_queue() -> None
 
 
 # What is counted
+
+
+async def test_tools_and_calls_belong_to_the_prompt() -> None:
+    scheduled = scheduled_engine(ScriptedEngine(context_window=100))
+    await scheduled.start()
+    call = ToolCall("1", "roll", "x" * 2_000)
+    long_tool = ToolDefinition("roll", "y" * 2_000, {"type": "object"})
+    messages = (ChatMessage("user", "hi"), ChatMessage("assistant", "", tool_calls=(call,)))
+    for options in ({"tools": (long_tool,)}, {"messages": messages}):
+        with pytest.raises(PromptTooLong):
+            await scheduled.generate(dataclasses.replace(request("1"), **options), ignore)
+    assert await scheduled.count_tokens(messages) > 100
+    assert await scheduled.count_tokens(messages[:1], [long_tool]) > 100
+
+
+async def test_tools_and_calls_are_charged_before_the_engine_has_counted() -> None:
+    async def charged(**options: object) -> float:
+        reply = ScriptedReply(text="one", pause_after=0)
+        scheduled = scheduled_engine(ScriptedEngine(lambda _: reply))
+        await scheduled.start()
+        (task,) = start_generations(
+            scheduled,
+            dataclasses.replace(request("1"), **options),  # type: ignore[arg-type]
+        )
+        await asyncio.sleep(0)
+        served = sum(scheduled.scheduler.served("a", lane) for lane in LANES)
+        await cancel_all([task])
+        return served
+
+    plain = await charged()
+    tool = ToolDefinition("roll", "y" * 400, {"type": "object"})
+    assert await charged(tools=(tool,)) > plain + 100
+    call = ToolCall("1", "roll", "x" * 400)
+    calling = ChatMessage("assistant", "", tool_calls=(call,))
+    assert await charged(messages=(ChatMessage("user", "hi"), calling)) >= plain + 100
 
 
 async def test_tokens_are_counted_by_tenant_and_against_the_persons_quota() -> None:
