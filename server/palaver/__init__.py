@@ -266,7 +266,7 @@ from palaver.skills import LOGPROBS_TYPE, EngineSkill, NoArguments, Skill, ToolS
 from palaver.storage import check_storage, reply_size, storage_exceeded
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 from palaver.text_pool import run_on_text
-from palaver.tools import Tool, ToolContext, tool
+from palaver.tools import PastConversation, Tool, ToolContext, ToolServices, tool
 from palaver.turns.filters import Filter
 from palaver.turns.prompt_images import PromptImages, ReadAttachment
 from palaver.turns.turn import Turn, UnvalidatedArguments
@@ -447,6 +447,7 @@ __all__ = [
     "PalaverError",
     "Parameter",
     "Passage",
+    "PastConversation",
     "Pattern",
     "PatternMatch",
     "PendingQuestion",
@@ -520,6 +521,7 @@ __all__ = [
     "ToolContext",
     "ToolDefinition",
     "ToolDescription",
+    "ToolServices",
     "ToolSkill",
     "ToolState",
     "ToolUse",

@@ -33,6 +33,25 @@ def parse_origin(text: str) -> str:
     return f"{scheme}://{host}{suffix}"
 
 
+def parse_host_pattern(text: str) -> str:
+    """Return a host, or ``*.`` and a domain for the hosts below it, in the form in which
+    `matches_host` compares. Raises `ValueError`."""
+    wildcard = "*." if text.startswith("*.") else ""
+    try:
+        host = parse_origin(f"https://{text.removeprefix('*.')}").removeprefix("https://")
+    except ValueError:
+        host = ":"
+    if ":" in host and not host.startswith("["):
+        raise ValueError(f"{text!r} is not a host such as 'www.example.org' or '*.example.org'")
+    return wildcard + host
+
+
+def matches_host(pattern: str, host: str) -> bool:
+    """Return whether a parsed pattern stands for a host in ASCII."""
+    host = host.lower()
+    return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
+
+
 def _normalize_host(host: str) -> str:
     """Return a host in ASCII, an IPv6 address in its shortest form."""
     if host.startswith("["):

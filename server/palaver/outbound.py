@@ -1,4 +1,4 @@
-"""Outbound requests to URLs that others choose, such as callbacks.
+"""Outbound requests to URLs that others choose, such as callbacks and pages that a tool fetches.
 
 The host of such a URL is somebody else's to name, and DNS somebody else's to answer: without a
 check, a request could reach services that only this machine or its network can reach (server-side
@@ -7,11 +7,12 @@ that the operator names. The address that is checked is the one that it connects
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
@@ -28,6 +29,7 @@ DRAIN_SECONDS = 2.0
 closed."""
 MAX_RESPONSE_HEADERS = 64
 DNS_THREADS = 4
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _NEVER = frozenset(
     map(
@@ -100,6 +102,13 @@ class OutboundResponse:
     headers: Mapping[str, str]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutboundContent(OutboundResponse):
+    """A response with its body, as it was sent."""
+
+    body: bytes
+
+
 class AddressPolicy:
     """The addresses that requests may reach: public ones, and those of ``allowed_networks``.
 
@@ -158,22 +167,24 @@ def find_addresses_by_system(host: str, port: int) -> Sequence[str]:
 class OutboundClient:
     """Sends requests while it is open, as ``async with``.
 
-    ``https`` reaches public addresses and those of ``allowed_networks``, ``http`` the latter only.
-    Redirects are not followed, proxies of the environment not used, and the body of a response is
-    ignored. ``timeout`` is in seconds, for a whole request. The caller limits the requests at once.
+    ``https`` reaches public addresses and those of ``allowed_networks``, ``http`` the latter only,
+    unless ``is_public_http_allowed``. Redirects are not followed, and proxies of the environment
+    not used. ``timeout`` is in seconds, for a whole request. The caller limits the requests at
+    once.
     """
 
     def __init__(
         self,
         *,
         allowed_networks: Sequence[str] = (),
+        is_public_http_allowed: bool = False,
         timeout: float = 20.0,
         find_addresses: FindAddresses = find_addresses_by_system,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._policies = {
             "https": AddressPolicy(allowed_networks),
-            "http": AddressPolicy(allowed_networks, is_public_allowed=False),
+            "http": AddressPolicy(allowed_networks, is_public_allowed=is_public_http_allowed),
         }
         self._timeout = timeout
         self._find_by_name = find_addresses
@@ -205,14 +216,32 @@ class OutboundClient:
             raise OutboundError(f"the address of {host!r} is not found in time") from None
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> OutboundResponse:
-        """Return the response to a request, whatever its status. Raises `OutboundError`."""
+        """Return the response to a request, whatever its status; its body is ignored. Raises
+        `OutboundError`."""
+        async with self._request("POST", url, body, headers) as response:
+            await _drain(response)
+            return OutboundResponse(response.status, response.headers)
+
+    async def get(self, url: str, headers: Mapping[str, str], *, max_bytes: int) -> OutboundContent:
+        """Return the response to a request, whatever its status. The body of a redirect is not
+        read. Raises `OutboundError`, also for a body above ``max_bytes`` or a compressed one."""
+        async with self._request("GET", url, None, headers) as response:
+            body = b""
+            if response.status not in REDIRECTS:
+                body = await _read(response, max_bytes)
+            return OutboundContent(response.status, response.headers, body)
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Send a request and yield its response. Raises `OutboundError`."""
         parsed, _ = self._parse(url)
         try:
-            async with self._sessions[parsed.scheme].post(
-                parsed, data=body, headers=headers, allow_redirects=False
+            async with self._sessions[parsed.scheme].request(
+                method, parsed, data=body, headers=headers, allow_redirects=False
             ) as response:
-                await _drain(response)
-                return OutboundResponse(response.status, response.headers)
+                yield response
         except TimeoutError:
             raise OutboundError(f"{parsed.host!r} did not answer in {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -304,6 +333,26 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Return the body. It was asked for as it is: a small compressed one may hold a huge one."""
+    host = response.url.host
+    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise OutboundError(f"{host!r} sent a compressed body, which it was not asked for")
+    pieces: list[bytes] = []
+    left = max_bytes - (response.content_length or 0)
+    if left >= 0:
+        left = max_bytes
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                break
+    if left < 0:
+        response.close()
+        raise OutboundError(f"{host!r} sent more than {max_bytes:_} bytes")
+    return b"".join(pieces)
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

@@ -73,12 +73,15 @@ from palaver.tools import Tool
 from palaver.turns.attachments import AttachmentReader
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.shutdown import GracefulShutdown, Listener
+from palaver.turns.tool_services import ToolResources
 from palaver.turns.turn import TurnServices
 from palaver.visitors import VisitorSignatures
 from palaver.watchdog import LoopWatchdog
 
 if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
     from aiohttp import web
+
+    from palaver.fetching import Fetcher
 
 LEDGER_CHECK_INTERVAL = 2.0
 """Seconds between two counts of the ledger's unsettled turns."""
@@ -164,6 +167,7 @@ class Server:
         self._attachments = AttachmentReader(
             self.files, knowledge, _read_limits(settings.knowledge), self.metrics
         )
+        self._fetcher: Fetcher | None = None
         self._depth = QueueDepth(queued=0, running=0)
         self._ledger_problem = ""
         self._watchdog = LoopWatchdog(self.metrics)
@@ -196,6 +200,10 @@ class Server:
             self.knowledge.use_embeddings(self.engine.embed)
         self.directory = Directory(self.ledger, self.engine, self.engine_info)
         self._check_skills()
+        if self.settings.fetch.enabled:
+            from palaver.fetching import Fetcher  # with aiohttp, which most programs do not need
+
+            self._fetcher = await stack.enter_async_context(Fetcher(self.settings.fetch))
         self._wire()
         await self._admission.refresh()
         stack.push_async_callback(self._dispatcher.close, self.settings.server.drain)
@@ -235,9 +243,17 @@ class Server:
             ledger=self.ledger,
             engine=self.engine,
             engine_info=self.engine_info,
-            knowledge=self.knowledge,
             attachments=self._attachments,
             tools=self._tools,
+            tool_resources=ToolResources(
+                ledger=self.ledger,
+                knowledge=self.knowledge,
+                attachments=self._attachments,
+                directory=self.directory,
+                fetcher=self._fetcher,
+                auth=settings.auth,
+                metrics=self.metrics,
+            ),
             metrics=self.metrics,
             generation_timeout=settings.engine.timeout,
         )

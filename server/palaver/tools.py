@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Generic, cast, overload
+from typing import Annotated, Any, Generic, Protocol, cast, overload
 
 import pydantic
 import pydantic_core
@@ -15,10 +15,55 @@ from palaver.channels import ToolDescription
 from palaver.config.wording import describe_errors, join_problems
 from palaver.engine import TOOL_NAME_PATTERN
 from palaver.errors import InvalidInput, PluginLoadError
-from palaver.messages import Conversation
+from palaver.knowledge import Document, Passage
+from palaver.messages import Attachment, Conversation
 
 ParametersT = ParamSpec("ParametersT", default=...)
 ResultT = TypeVar("ResultT", default=Any)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PastConversation:
+    """An earlier conversation of a person, with the text around what was found; the text is empty
+    when it is the title. ``active_at`` is the time of the person's last message in it, in seconds
+    since the epoch."""
+
+    title: str
+    active_at: float
+    excerpt: str
+
+
+class ToolServices(Protocol):
+    """What a tool may use of the server, on behalf of the person of its turn.
+
+    Nothing here is journaled: the tool's result is. Each method raises a `PalaverError` whose
+    public text is for the model.
+    """
+
+    @property
+    def files(self) -> tuple[Attachment, ...]:
+        """Return the files of the conversation, the newest first."""
+
+    async def read_file(self, file: Attachment) -> Document:
+        """Return the text of one of ``files``. Raises as `Turn.read_document`."""
+
+    async def search(self, query: str, limit: int) -> tuple[Passage, ...]:
+        """Return the knowledge base's best passages, best first. Raises `TooLarge`."""
+
+    def cite(self, passage: Passage) -> int:
+        """Cite a passage in the reply and return its number, which a model writes as ``[n]``. A
+        passage that was cited before keeps its number."""
+
+    async def search_conversations(self, query: str, limit: int) -> tuple[PastConversation, ...]:
+        """Return the person's own other conversations of the same channel that contain ``query``,
+        the newest first.
+
+        Raises `Forbidden` where several people would see them.
+        """
+
+    async def fetch(self, url: str) -> Document:
+        """Return a page or a file of the web as text. Raises `InvalidInput`, and `Forbidden` for
+        what the operator does not allow."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +78,7 @@ class ToolContext:
     call: str
     conversation: Conversation
     person: str
+    services: ToolServices
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pytest
 from pydantic import Field
+from tests.server.tool_services import NoServices
 
 from palaver import (
     Conversation,
@@ -24,7 +25,12 @@ from palaver import (
 from palaver.messages import ToolCalled
 from palaver.testing import ChatClient, Reply, converse
 
-CONTEXT = ToolContext(call="turn-3", conversation=Conversation("acme", "web", "t"), person="ada")
+CONTEXT = ToolContext(
+    call="turn-3",
+    conversation=Conversation("acme", "web", "t"),
+    person="ada",
+    services=NoServices(),
+)
 
 
 @tool

@@ -17,7 +17,7 @@ from palaver.addresses import parse_network
 from palaver.config.text_files import BYTE_ORDER_MARK, read_text_file
 from palaver.errors import ConfigurationError, InvalidInput
 from palaver.messages import ConcurrencyPolicy, check_name
-from palaver.origins import parse_origin
+from palaver.origins import parse_host_pattern, parse_origin
 
 Tree = dict[str, Any]  # Any: nested tables of TOML values
 KeyPath = tuple[str, ...]
@@ -410,6 +410,35 @@ class FilesSettings(Section):
         return value
 
 
+class FetchSettings(Section):
+    enabled: bool = False
+    """Let tools fetch pages and files of the web, of public addresses only."""
+    hosts: tuple[str, ...] = ()
+    """The only hosts that are reached, such as ``docs.python.org``, or ``*.example.org`` for those
+    below a domain. Empty: every host. Redirects to other hosts are refused."""
+    only_written: bool = True
+    """Fetch only addresses that people have written in the conversation. Otherwise the model makes
+    up addresses, in which it can send what it knows to a server that a page has named."""
+    allowed_networks: tuple[str, ...] = ()
+    """Networks beside the public internet that are reached, such as ``10.20.0.0/16``."""
+    timeout: float = pydantic.Field(default=20.0, gt=0)
+    """Seconds for one page, its redirects included."""
+    max_bytes: int = pydantic.Field(default=5_000_000, ge=1)
+    """Largest page or file, in bytes."""
+
+    @pydantic.field_validator("hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(parse_host_pattern, value))
+
+    @pydantic.field_validator("allowed_networks")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            parse_network(network)
+        return value
+
+
 class ModelsSettings(Section):
     hub_token: Secret | None = None
     """Token for gated and private models of the Hugging Face hub, as a reference."""
@@ -554,6 +583,8 @@ class Settings(Section):
     """The knowledge base, a store of documents for grounded answers."""
     files: FilesSettings = FilesSettings()
     """Files that people upload and send with their messages; see docs/security.md."""
+    fetch: FetchSettings = FetchSettings()
+    """Pages and files that tools fetch from the web; see docs/security.md."""
     models: ModelsSettings = ModelsSettings()
     """Downloads of models."""
     routing: RoutingSettings = RoutingSettings()

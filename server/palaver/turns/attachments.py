@@ -130,6 +130,16 @@ class AttachmentReader:
             return str(error)
         return dataclasses.replace(document, id=attachment.url, name=name)
 
+    async def read_content(self, name: str, media_type: str, content: bytes) -> Document:
+        """Return the text of a file that is not of the conversation. Raises `InvalidInput`."""
+        if self._reader is None:
+            raise InvalidInput(f"{name!r} cannot be read: the knowledge base reads no files")
+        async with self._readers:
+            try:
+                return await self._reader.read_file(name, media_type, content, self._limits)
+            except InvalidInput as error:
+                raise InvalidInput(f"{name!r} cannot be read: {error}") from error
+
     async def search(
         self, documents: Sequence[Document], query: str, limit: int
     ) -> tuple[Passage, ...]:

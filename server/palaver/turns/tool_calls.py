@@ -1,7 +1,7 @@
 """Tool calls: runs the tools of one turn, each call once, as journaled steps with events."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,10 +17,11 @@ from palaver.errors import (
     find_error_class,
 )
 from palaver.ledger import Claim, Step
-from palaver.messages import ToolCalled, ToolState
+from palaver.messages import Citation, Cited, ToolCalled, ToolState
 from palaver.tools import Tool, ToolContext
 from palaver.turns.journal import Journal
 from palaver.turns.reply_record import MAX_TOOL_RESULT, ReplyRecord
+from palaver.turns.tool_services import CallServices
 from palaver.turns.writer import TurnWriter
 
 
@@ -38,6 +39,13 @@ class _Failure(msgspec.Struct, frozen=True, tag="failure"):
     def to_error(self) -> PalaverError:
         known = find_error_class(self.error)
         return known(self.detail) if known else PluginError(f"{self.error}: {self.detail}")
+
+
+class _CitedResult(msgspec.Struct, frozen=True, tag="cited"):
+    """Result of a call in the journal, when the tool has cited something; else it is a text."""
+
+    text: str
+    citations: tuple[Citation, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +73,16 @@ class ToolCalls:
         journal: Journal,
         record: ReplyRecord,
         tools: Mapping[str, Tool],
+        open_services: Callable[[], CallServices],
     ) -> None:
         self._claim = claim
         self._writer = writer
         self._journal = journal
         self._record = record
         self._tools = tools
+        self._open_services = open_services
         self.saw_untrusted = False
-        """Whether a tool that is ``untrusted`` has returned a result in this turn."""
+        """Whether a tool that is ``untrusted`` has returned a result or an error in this turn."""
 
     def find(self, name: str) -> Tool:
         """Return a registered tool. Raises `NotFound`."""
@@ -99,30 +109,48 @@ class ToolCalls:
         if self._journal.was_started(call.step) and not call.tool.idempotent:
             raise self._give_up(call)
         await self._store_intent(call)
+        services = self._open_services()
         try:
             with contained(f"tool {call.tool.name!r}"):
-                result = await call.tool.run(call.validated, self._context(call, person))
+                result = await call.tool.run(call.validated, self._context(call, person, services))
         except LedgerError:
+            services.withdraw_citations()
             self._show(call, "failed")
             raise
         except Exception as error:
+            services.withdraw_citations()
+            self._note_result(call)
             self._show(call, "failed", _public(error))
             self._journal.record_result(call.step, _Failure.of(error))
             raise
         self._note_result(call)
         self._show(call, "done", result)
-        self._journal.record_result(call.step, result)
+        self._record_done(call, result, tuple(services.citations))
         return result
 
-    def _replay(self, call: PreparedCall, recorded: str | _Failure) -> str:
-        failure = recorded.to_error() if isinstance(recorded, _Failure) else None
-        if not self._journal.is_of_earlier_turn(call.step):
-            shown = failure.public if failure else str(recorded)
-            self._record_use(call, "failed" if failure else "done", shown)
-        if failure:
-            raise failure
+    def _record_done(
+        self, call: PreparedCall, result: str, citations: tuple[Citation, ...]
+    ) -> None:
+        for citation in citations:
+            self._writer.write(Cited(turn=self._claim.turn, citation=citation))
+        self._journal.record_result(
+            call.step, _CitedResult(result, citations) if citations else result
+        )
+
+    def _replay(self, call: PreparedCall, recorded: str | _CitedResult | _Failure) -> str:
         self._note_result(call)
-        return str(recorded)
+        is_own = not self._journal.is_of_earlier_turn(call.step)
+        if isinstance(recorded, _Failure):
+            failure = recorded.to_error()
+            if is_own:
+                self._record_use(call, "failed", failure.public)
+            raise failure
+        text = recorded.text if isinstance(recorded, _CitedResult) else recorded
+        if is_own:
+            self._record_use(call, "done", text)
+            if isinstance(recorded, _CitedResult):
+                self._record.citations |= {each.number: each for each in recorded.citations}
+        return text
 
     def _give_up(self, call: PreparedCall) -> OutcomeUnknown:
         """Return the error for a call that was started before a takeover, and record it."""
@@ -149,9 +177,12 @@ class ToolCalls:
         """Return the id of a call: the same on every server, and in every attempt."""
         return f"{self._claim.turn}-{step.number}"
 
-    def _context(self, call: PreparedCall, person: str) -> ToolContext:
+    def _context(self, call: PreparedCall, person: str, services: CallServices) -> ToolContext:
         return ToolContext(
-            call=self.call_id(call.step), conversation=self._claim.conversation, person=person
+            call=self.call_id(call.step),
+            conversation=self._claim.conversation,
+            person=person,
+            services=services,
         )
 
     def _show(self, call: PreparedCall, state: ToolState, result: str = "") -> None:
@@ -172,7 +203,9 @@ class ToolCalls:
         self._record.set_tool(call.step.number, call.tool.name, call.arguments, state, result)
 
 
-_RECORDED: Any = str | _Failure  # Any: msgspec takes unions of types, mypy no type[X | Y]
+_RECORDED: Any = (
+    str | _CitedResult | _Failure
+)  # Any: msgspec takes unions of types, mypy no type[X | Y]
 
 
 def _public(error: Exception) -> str:

@@ -22,11 +22,10 @@ from palaver.engine import (
 )
 from palaver.errors import (
     SkillError,
-    TooLarge,
     Unsupported,
     UnusableAnswer,
 )
-from palaver.knowledge import Document, KnowledgeBase, Passage
+from palaver.knowledge import Document, Passage
 from palaver.ledger import (
     MAX_MEMORIES,
     MAX_MEMORY_BYTES,
@@ -61,6 +60,7 @@ from palaver.turns.prompt_images import image_attachments
 from palaver.turns.replay import Replay
 from palaver.turns.reply_record import ReplyRecord
 from palaver.turns.tool_calls import ToolCalls
+from palaver.turns.tool_services import CallServices, ToolResources
 from palaver.turns.turn_history import history_before
 from palaver.turns.writer import TurnWriter
 
@@ -91,9 +91,9 @@ class TurnServices:
     ledger: Ledger
     engine: Engine
     engine_info: EngineInfo
-    knowledge: KnowledgeBase
     attachments: AttachmentReader
     tools: Mapping[str, Tool]
+    tool_resources: ToolResources
     metrics: Metrics
     generation_timeout: float
     """Seconds that one generation may take."""
@@ -153,7 +153,9 @@ class Turn(Generic[ArgumentsT]):
         self._program = ProgramSampling(self.message.program or None)
         self.record = ReplyRecord()
         """What the reply has beside its text."""
-        self._tool_calls = ToolCalls(claim, writer, journal, self.record, services.tools)
+        self._tool_calls = ToolCalls(
+            claim, writer, journal, self.record, services.tools, self._open_call_services
+        )
         self._known_memories: set[str] = set()
         """Keys of memories that exist: another value of theirs counts as none."""
         self._steering = claim.steering_messages
@@ -485,6 +487,10 @@ class Turn(Generic[ArgumentsT]):
         call = self._tool_calls.prepare(tool, arguments)
         return await self._tool_calls.perform(call, person=self.person)
 
+    def _open_call_services(self) -> CallServices:
+        resources = self._services.tool_resources
+        return CallServices(resources, self.message, self.history, self.record)
+
     async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
         """Return the knowledge base's best passages for ``query``, best first.
 
@@ -493,11 +499,7 @@ class Turn(Generic[ArgumentsT]):
 
         async def look_up(step: Step) -> tuple[Passage, ...]:
             tenant = self.message.conversation.tenant
-            try:
-                return await self._services.knowledge.search(tenant, query, limit)
-            except TooLarge:
-                self._services.metrics.limit_reached("search_timeout")
-                raise
+            return await self._services.tool_resources.search(tenant, query, limit)
 
         return await self._journal.run_once(
             tuple[Passage, ...], look_up, "search", query, str(limit)

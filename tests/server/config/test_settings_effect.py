@@ -63,6 +63,8 @@ SHUTDOWN = "tests/server/web/test_shutdown.py"
 WIDGET = "tests/server/web/test_widget.py"
 WEBHOOKS = "tests/plugins/channels/webhooks"
 SLACK = "tests/plugins/channels/slack"
+TOOLS = "tests/server/turns/test_tool_services.py"
+FETCHING = "tests/server/test_fetching.py"
 DISCORD = "tests/plugins/channels/discord"
 IDENTITIES = "tests/server/test_sites.py"
 LIMITED_FILES = (
@@ -126,6 +128,12 @@ COVERED = {
     "widget.sites.NAME.files": f"{WIDGET}::test_a_site_may_let_its_visitors_upload_files",
     "widget.sites.NAME.messages_per_minute": f"{WIDGET}::test_messages_of_a_visitor_are_limited",
     "widget.sites.NAME.new_visitors_per_minute": f"{WIDGET}::test_new_visitors_are_limited",
+    "fetch.enabled": f"{TOOLS}::test_a_page_is_fetched_where_the_operator_allows_it",
+    "fetch.hosts": f"{FETCHING}::test_only_listed_hosts_are_fetched",
+    "fetch.only_written": (f"{FETCHING}::test_an_address_that_nobody_has_written_is_not_fetched"),
+    "fetch.allowed_networks": f"{FETCHING}::test_a_page_is_fetched_as_it_is",
+    "fetch.timeout": f"{FETCHING}::test_a_slow_server_is_given_up",
+    "fetch.max_bytes": f"{FETCHING}::test_a_body_of_the_largest_size_is_read",
     "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
     "engine.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",

@@ -7,10 +7,20 @@ from contextlib import asynccontextmanager
 import pytest
 from tests.server.skills_under_test import Parrot
 
-from palaver import InvalidInput, OutcomeUnknown, Sampling, Skill, Tool, Turn, tool
+from palaver import (
+    InvalidInput,
+    OutcomeUnknown,
+    Passage,
+    Sampling,
+    Skill,
+    Tool,
+    ToolContext,
+    Turn,
+    tool,
+)
 from palaver.config.settings import DispatchSettings, RoutingSettings, Settings
 from palaver.engine import GenerationRequest
-from palaver.messages import Conversation, Message, Started, TextReset, ToolCalled, new_id
+from palaver.messages import Cited, Conversation, Message, Started, TextReset, ToolCalled, new_id
 from palaver.server import Server
 from palaver.testing import (
     ListKnowledge,
@@ -261,6 +271,39 @@ async def test_the_error_of_a_tool_is_replayed_and_the_tool_does_not_run_again()
     assert reply == "There is no money: Never mind that."
     assert payments == ["paid"]
     assert states == []  # those of the first attempt are stored
+
+
+class Citing(Skill):
+    """Calls a tool that cites, and says more."""
+
+    name = "citing"
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say(await turn.call_tool("look_up") + " ")
+        await turn.stream("go on")
+
+
+async def test_what_a_tool_has_cited_is_cited_once_after_a_takeover() -> None:
+    @tool(read_only=True)
+    async def look_up(context: ToolContext) -> str:
+        """Look something up."""
+        passage = Passage(document="h.md", title="Handbook", section="", number=1, text="30 days")
+        return f"30 days [{context.services.cite(passage)}]."
+
+    async with taken_over(
+        ScriptedEngine(ScriptedReply(text="Enjoy them.", pause_after=1)),
+        ScriptedEngine("Enjoy them."),
+        Citing,
+        until="[1]. Enjoy",
+        tools=(look_up,),
+    ) as (chat, turn):
+        reply = await chat.reply(turn)
+        history = (await chat.server.snapshot(CONVERSATION)).history
+        page = await chat.server.ledger.read(CONVERSATION, 0, 1_000)
+    assert reply == "30 days [1]. Enjoy them."
+    assert history[-1].citations
+    assert [(each.number, each.title) for each in history[-1].citations] == [(1, "Handbook")]
+    assert len([each for each in page.events if isinstance(each.event, Cited)]) == 1
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
