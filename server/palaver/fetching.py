@@ -39,7 +39,8 @@ _ACCEPT = "text/html, application/xhtml+xml, application/pdf, application/json, 
 _TEXT_TYPES = re.compile(
     r"application/(?:[\w.-]+\+)?(?:json|xml|yaml)|application/(?:javascript|toml)"
 )
-_WORD = re.compile(r"[^\s<>\"'`|\\]{4,2000}")
+_ADDRESS = re.compile(r"https?://[^\s<>\"'`|\\]+", re.IGNORECASE)
+_WORD = re.compile(r"[^\s<>\"'`|\\]+")
 _BEFORE, _AFTER = "([{*_„“«", ")]}.,;:!?*_”»"
 
 
@@ -172,10 +173,10 @@ async def _is_written(url: URL, texts: Iterable[str]) -> bool:
 
 
 def _holds(text: str, wanted: str) -> bool:
-    for word in _WORD.findall(text):
+    for word in (*_ADDRESS.findall(text), *_WORD.findall(text)):
         address = word.lstrip(_BEFORE)
-        for candidate in (address, address.rstrip(_AFTER), address.rpartition("](")[2].rstrip(")")):
-            if "." not in candidate:
+        for candidate in {address, address.rstrip(_AFTER)}:
+            if "." not in candidate or len(candidate) > MAX_URL:
                 continue
             try:
                 url = URL(candidate if "://" in candidate else f"https://{candidate}")

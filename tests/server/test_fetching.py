@@ -194,6 +194,8 @@ def test_what_is_no_network_is_refused_in_the_settings(network: str) -> None:
         "see 127.0.0.1:{port}/secret-path/ again",
         "is {url}/ the same?",
         "{url}#part",
+        "url={url}",
+        "HTTP{url_rest}",
     ],
 )
 async def test_an_address_that_a_person_has_written_is_fetched(
@@ -202,7 +204,11 @@ async def test_an_address_that_a_person_has_written_is_fetched(
     receiver.respond = answer()
     settings = FetchSettings(allowed_networks=LOOPBACK)
     async with Fetcher(settings) as fetcher:
-        written = text.format(url=receiver.url(), port=receiver.port)
+        written = text.format(
+            url=receiver.url(),
+            url_rest=receiver.url().removeprefix("http"),
+            port=receiver.port,
+        )
         await fetcher.fetch(receiver.url(), ["hello", written])
 
 
@@ -214,7 +220,6 @@ async def test_an_address_that_a_person_has_written_is_fetched(
         "{url}/other",
         "{url}?q=1",
         "{url}?q=secrets",
-        "x{url}?q=secret",
         "{host}",
     ],
 )

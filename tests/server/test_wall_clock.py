@@ -27,6 +27,7 @@ ALLOWED = {
     "server/palaver/web/expiry.py": "how long such a token is still valid",
     "server/palaver/web/websocket.py": "the same, for the answer to its renewal",
     "plugins/palaver_plugins/channels/webhooks/channel.py": "the times of signatures",
+    "plugins/palaver_plugins/tools/dates.py": "the time that a person asks for",
     "plugins/palaver_plugins/channels/openai_api.py": "the time of a reply, in OpenAI's format",
 }
 """Modules that read the wall clock, and why."""
