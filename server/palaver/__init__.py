@@ -280,6 +280,7 @@ if TYPE_CHECKING:
         AddressRefused,
         FindAddresses,
         OutboundClient,
+        OutboundContent,
         OutboundError,
         OutboundResponse,
     )
@@ -292,6 +293,7 @@ _LOADED_ON_USE = {
     "AddressRefused": "palaver.outbound",
     "FindAddresses": "palaver.outbound",
     "OutboundClient": "palaver.outbound",
+    "OutboundContent": "palaver.outbound",
     "OutboundError": "palaver.outbound",
     "OutboundResponse": "palaver.outbound",
     "PluginFailure": "palaver.plugins",
@@ -438,6 +440,7 @@ __all__ = [
     "OnText",
     "Operation",
     "OutboundClient",
+    "OutboundContent",
     "OutboundError",
     "OutboundResponse",
     "Outcome",

@@ -11,18 +11,22 @@
 
 from palaver.testing.engine import ScriptedEngine, ScriptedReply, tool_call
 from palaver.testing.harness import ChatClient, Reply, converse
+from palaver.testing.installed_engine import installed_engine
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
+from palaver.testing.recorded_engine import RecordedEngine
 from palaver.testing.recorder import RecordingSubscriber
 
 __all__ = [
     "ChatClient",
     "ListKnowledge",
     "MemoryLedger",
+    "RecordedEngine",
     "RecordingSubscriber",
     "Reply",
     "ScriptedEngine",
     "ScriptedReply",
     "converse",
+    "installed_engine",
     "tool_call",
 ]
