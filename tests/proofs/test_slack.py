@@ -3,6 +3,7 @@ for the bot has one reply, whole and in order, as people see it."""
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -13,8 +14,17 @@ from tests.chaos.processes import run_with_processes
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.report import FigureValue, PropertyResult, Report
 from tests.proofs.slack_faults import SlackFaults
+from tests.proofs.slack_mutants import (
+    AcknowledgesFirst,
+    AnswersRepetitions,
+    DropsEdits,
+    DropsRetries,
+    LeavesStreams,
+    PostsBlindly,
+    RepeatsCalls,
+)
 from tests.proofs.slack_people import People
-from tests.proofs.slack_replicas import SlackReplicas, slack_replicas
+from tests.proofs.slack_replicas import ProofChannel, SlackReplicas, slack_replicas
 
 from palaver.testing.fakes.slack import Delivery, FakeSlack
 
@@ -24,6 +34,10 @@ COPIES = 4
 SPREAD_SECONDS = 0.2
 """Within which the copies of an event are delivered; a turn waits longer for earlier messages."""
 SETTLE_SECONDS = 60.0
+MUTANT_SETTLE_SECONDS = 5.0
+MUTANT_MESSAGES = short_or_long(300, 3_000)
+"""Messages after which a mutant without findings counts as undetected."""
+BATCH = 50
 RETRY_SECONDS = (0.0, 60.0, 300.0)
 """After which Slack delivers again."""
 
@@ -42,10 +56,10 @@ class Trial:
     async def write(self, count: int) -> None:
         await self.people.write(count, self.replicas.answered)
 
-    async def settle(self) -> None:
-        """Wait until everything is delivered, answered and posted, at most for a while."""
+    async def settle(self, seconds: float = SETTLE_SECONDS) -> None:
+        """Wait until everything is delivered, answered and posted, at most for ``seconds``."""
         with contextlib.suppress(TimeoutError):  # what lacks then is found by `check`
-            async with asyncio.timeout(SETTLE_SECONDS):
+            async with asyncio.timeout(seconds):
                 while not await self._is_settled():
                     await self._let_time_pass()
 
@@ -101,7 +115,7 @@ async def prove_inbound(report: Report) -> Findings:
         it.faults.begin(with_failures=False)
         it.slack.rules.copies, it.slack.rules.spread_seconds = COPIES, SPREAD_SECONDS
         while len(it.events()) < COPIES * EVENTS:
-            await it.write(50)
+            await it.write(BATCH)
         it.faults.end()
         await it.settle()
         findings = await it.check()
@@ -176,3 +190,61 @@ async def prove_outbound(is_agent: bool, report: Report) -> Findings:
 def test_replies_are_seen_once_and_whole(is_agent: bool, report: Report) -> None:
     findings = run_with_processes(prove_outbound(is_agent, report))
     assert findings.is_clean, findings
+
+
+# Mutants
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """A mutant, and the kind of violation of a property that it causes."""
+
+    name: str
+    property: str
+    kind: str
+    channel: type[ProofChannel]
+    is_agent: bool = False
+
+
+MUTANTS = [
+    Mutant("acknowledged first", INBOUND, "lost", AcknowledgesFirst),
+    Mutant("retries dropped", INBOUND, "lost", DropsRetries),
+    Mutant("repetitions answered", INBOUND, "duplicated", AnswersRepetitions),
+    Mutant("posts never found", OUTBOUND, "duplicated", PostsBlindly),
+    Mutant("calls repeated by the library", OUTBOUND, "duplicated", RepeatsCalls),
+    Mutant("edits dropped", OUTBOUND, "lost", DropsEdits),
+    Mutant("streams left", OUTBOUND, "duplicated", LeavesStreams, is_agent=True),
+]
+
+
+async def violate(mutant: Mutant, report: Report) -> Findings:
+    """Let people write until the mutant has caused a violation, or there were enough messages."""
+    async with (
+        trial(is_agent=mutant.is_agent, channel=mutant.channel) as it,
+        report.progress(lambda: f"{mutant.name}: {it.people.message_count}"),
+    ):
+        is_inbound = mutant.property == INBOUND
+        if is_inbound:
+            it.slack.rules.spread_seconds = SPREAD_SECONDS
+            it.slack.rules.copies = COPIES if mutant.kind == "duplicated" else 1
+        findings = Findings()
+        while not getattr(findings, mutant.kind) and it.people.message_count < MUTANT_MESSAGES:
+            it.faults.begin(with_failures=not is_inbound)
+            with contextlib.suppress(TimeoutError):  # people wait for replies that never come
+                async with asyncio.timeout(MUTANT_SETTLE_SECONDS):
+                    await it.write(BATCH)
+            it.faults.end()
+            # What is missing counts only when nothing more comes; what is there twice, at once.
+            is_missing = mutant.kind == "lost"
+            await it.settle(SETTLE_SECONDS if is_missing else MUTANT_SETTLE_SECONDS)
+            findings = await it.check()
+        return findings
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[each.name for each in MUTANTS])
+def test_mutant_is_detected(mutant: Mutant, report: Report) -> None:
+    findings = run_with_processes(violate(mutant, report))
+    detected = getattr(findings, mutant.kind) > 0
+    streams = f"{OUTBOUND}-{'streams' if mutant.is_agent else 'edits'}"
+    report.add_mutant(INBOUND if mutant.property == INBOUND else streams, detected, mutant.name)
+    assert detected, (SEED, findings)

@@ -61,7 +61,7 @@ class Events(Protocol):
 
 
 class GatewayClient(discord.Client):
-    """The connection of a shard. ``silence`` and ``guilds`` as in `GatewayTimes`.
+    """The connection of a shard. ``silence``, ``guilds`` and ``absence`` as in `GatewayTimes`.
 
     The library runs each event in a task of its own, in their order up to the first ``await``: so
     `Events` await nothing.
@@ -76,6 +76,7 @@ class GatewayClient(discord.Client):
         shards: int,
         silence: float,
         guilds: float,
+        absence: float,
     ) -> None:
         super().__init__(
             intents=intents_of(settings),
@@ -89,6 +90,10 @@ class GatewayClient(discord.Client):
             guild_ready_timeout=guilds,
         )
         self._events = events
+        self._absence = absence
+        self._absence_timer: asyncio.TimerHandle | None = None
+        self._is_absent = asyncio.Event()
+        """Set when there was no open connection for too long."""
         self._sockets: list[aiohttp.ClientWebSocketResponse] = []
         self._connect_socket = self.http.ws_connect
         self.http.ws_connect = self._open_socket  # type: ignore[method-assign]
@@ -114,14 +119,29 @@ class GatewayClient(discord.Client):
             await self._events.before_start()
 
     async def on_connect(self) -> None:
-        self._events.on_connection(is_open=True)
+        self._note_connection()
         self._events.on_start()
 
     async def on_resumed(self) -> None:
-        self._events.on_connection(is_open=True)
+        self._note_connection()
 
     async def on_disconnect(self) -> None:
+        self._start_absence()
         self._events.on_connection(is_open=False)
+
+    def _note_connection(self) -> None:
+        self._end_absence()
+        self._events.on_connection(is_open=True)
+
+    def _start_absence(self) -> None:
+        if self._absence_timer is None:
+            loop = asyncio.get_running_loop()
+            self._absence_timer = loop.call_later(self._absence, self._is_absent.set)
+
+    def _end_absence(self) -> None:
+        if self._absence_timer is not None:
+            self._absence_timer.cancel()
+            self._absence_timer = None
 
     async def on_ready(self) -> None:
         self._events.on_ready()
@@ -142,14 +162,21 @@ class GatewayClient(discord.Client):
         self._events.on_interaction(interaction)
 
     async def serve(self) -> None:
-        """Stay connected until that fails for good, and close the client then. Raises
-        `ConfigurationError`, `Unreachable`, and what the library raises."""
+        """Stay connected until that fails for good, or for too long: the library's pauses between
+        two attempts grow to many minutes. Close the client then. Raises `ConfigurationError`,
+        `Unreachable`, and what the library raises."""
         connecting = asyncio.create_task(self.connect())
+        absent = asyncio.create_task(self._is_absent.wait())
+        self._start_absence()
         try:
-            await asyncio.wait({connecting})
+            await asyncio.wait({connecting, absent}, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise Unreachable("the gateway of Discord cannot be reached")
             with explained(self):
                 connecting.result()
         finally:
+            self._end_absence()
+            absent.cancel()
             while not connecting.done():  # before Python 3.12 the library may lose a cancellation
                 connecting.cancel()
                 await asyncio.wait({connecting}, timeout=CANCEL_SECONDS)

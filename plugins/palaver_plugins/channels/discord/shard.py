@@ -67,6 +67,8 @@ class GatewayTimes:
     """After a start: within it Discord tells about the next of its servers, or it was the last."""
     mark: float = 5.0
     """Between two writes of the mark."""
+    absence: float = 120.0
+    """Without an open connection, after it the server gives the shard up: any may try again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,7 @@ class Shard:
             shards=self._count,
             silence=parts.times.silence,
             guilds=parts.times.guilds,
+            absence=parts.times.absence,
         )
         await log_in(self._client, parts.settings.token)
         marking = asyncio.create_task(self._keep_mark())

@@ -20,6 +20,7 @@ from tests.plugins.channels.discord.support import (
     until_shown,
 )
 
+from palaver.platforms import Unreachable
 from palaver.testing import MemoryLedger
 from palaver.testing.fakes.discord import (
     DiscordChannel,
@@ -150,7 +151,9 @@ async def test_a_connection_ends_although_the_library_loses_a_cancellation(
     async with serving(fake) as replicas:
         shard = Shard(replicas.channel._gateway._parts, 0, 1)
         settings = settings_for(fake)
-        client = StubbornClient(shard, settings, shard=0, shards=1, silence=60.0, guilds=0.0)
+        client = StubbornClient(
+            shard, settings, shard=0, shards=1, silence=60.0, guilds=0.0, absence=60.0
+        )
         serve = asyncio.create_task(client.serve())
         await until(lambda: client.is_connecting)
         serve.cancel()
@@ -256,6 +259,42 @@ async def test_what_is_missed_while_missed_messages_are_read_is_answered(
         held.release()
         await until_shown(fake, room, "one", "two")
         await until_shown(fake, other, "between two sessions")
+
+
+class PausingClient(GatewayClient):
+    """A client whose library makes a long pause before its next attempt to connect."""
+
+    async def connect(self, *, reconnect: bool = True) -> None:
+        self.dispatch("disconnect")
+        await asyncio.Event().wait()
+
+
+async def test_a_shard_is_given_up_when_it_is_not_connected_for_long(fake: FakeDiscord) -> None:
+    async with serving(fake) as replicas:
+        shard = Shard(replicas.channel._gateway._parts, 0, 1)
+        client = PausingClient(
+            shard, settings_for(fake), shard=0, shards=1, silence=60.0, guilds=0.0, absence=0.05
+        )
+        with pytest.raises(Unreachable, match="cannot be reached"):
+            await client.serve()
+        assert client.is_closed()
+
+
+async def test_a_connection_that_opens_again_ends_the_absence(
+    fake: FakeDiscord, room: DiscordChannel, ada: DiscordUser
+) -> None:
+    async with serving(fake, skill=Does(repeat), channel=SensitiveChannel):
+        await fake.say(room, ada, "one", mentions_bot=True)
+        await until_shown(fake, room, "one")
+        await asyncio.sleep(1.2)  # longer than the absence that is allowed
+        fake.gateway.drop()
+        await fake.say(room, ada, "two", mentions_bot=True)
+        await until_shown(fake, room, "one", "two")
+        assert len(fake.gateway.identifies) == 1, "the session was resumed"
+
+
+class SensitiveChannel(QuickChannel):
+    gateway_times = GatewayTimes(lease=0.5, start_interval=0.0, guilds=0.02, mark=0.02, absence=1.0)
 
 
 class PatientChannel(QuickChannel):
