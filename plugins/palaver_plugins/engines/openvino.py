@@ -8,6 +8,7 @@ all requests continuously. See docs/decisions/0002-embedded-engine.md.
 import asyncio
 import dataclasses
 import json
+import os
 import random
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -66,6 +67,9 @@ CAPABILITIES: frozenset[Capability] = frozenset(
         *("continuation", "priority"),
     )
 )
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Property of a pipeline. One with a single thread needs it: on processors that multiply matrices
+of bfloat16 numbers (AMX), OpenVINO 2026.4 otherwise divides by zero, which ends the process."""
 Untyped = Any  # the packages of OpenVINO have no usable types
 
 
@@ -90,7 +94,7 @@ class OpenVinoSettings(PluginSettings):
     """Store the weights in eight bits: half the memory and faster, slightly less exact."""
     batch_invariant: bool = True
     """Compute in float32, so that a reply does not depend on other requests in the batch. False
-    uses the fastest arithmetic of the processor."""
+    uses the fastest arithmetic of the processor; with a single thread it is float32, too."""
 
 
 class OpenVinoEngine:
@@ -206,6 +210,11 @@ def cache_blocks(settings: OpenVinoSettings, config: Json, context_window: int) 
     return max(2, min(fitting, settings.slots * (-(-context_window // BLOCK_TOKENS) + 1)))
 
 
+def processor_count() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def is_demonstration(config: Json) -> bool:
     """Return True for a model of fewer than about 100 million parameters."""
     hidden = config["hidden_size"]
@@ -218,8 +227,8 @@ def open_pipeline(
 ) -> Untyped:
     _, genai = openvino_packages()
     properties: Json = {"KV_CACHE_PRECISION": "f16"}
-    if settings.batch_invariant:
-        properties["INFERENCE_PRECISION_HINT"] = "f32"
+    if settings.batch_invariant or (settings.threads or processor_count()) == 1:
+        properties |= FLOAT32
     if settings.threads:
         properties["INFERENCE_NUM_THREADS"] = settings.threads
     config = scheduler_config(blocks, settings.slots, settings.max_batched_tokens)
@@ -311,6 +320,7 @@ class GrammarChecker:
         self._probe = genai.ContinuousBatchingPipeline(
             *(str(file), tokenizer, scheduler_config(4, 1, BLOCK_TOKENS), "CPU"),
             INFERENCE_NUM_THREADS=1,
+            **FLOAT32,
         )
         self._checked: OrderedDict[str, None] = OrderedDict()
         self._max_checked = max_checked

@@ -49,6 +49,14 @@ async def test_a_structure_that_cannot_be_compiled_fails_only_its_own_request(mo
     await engine.close()
 
 
+async def test_one_thread_computes_on_processors_that_multiply_matrices(model: Path) -> None:
+    engine = build_engine(openvino, model, threads=1, batch_invariant=False)
+    await engine.start()
+    assert await generate_text(engine, ENDLESS_PROMPT, max_tokens=20)
+    assert await generate_text(engine, "Colour?", structure=Choice(("red", "blue"))) in "red blue"
+    await engine.close()
+
+
 async def test_the_second_start_uses_the_converted_model(model: Path) -> None:
     cache = model.parent / "data" / "cache" / "openvino"
     for _ in range(2):
