@@ -9,7 +9,6 @@ continues after the last delivered character. A failed server gets no requests d
 """
 
 import asyncio
-import base64
 import contextlib
 import dataclasses
 import functools
@@ -38,10 +37,8 @@ from palaver import (
     EngineUnavailable,
     Generation,
     GenerationRequest,
-    Image,
     InvalidInput,
     OnText,
-    PalaverError,
     PluginSettings,
     Secret,
     ToolDefinition,
@@ -59,6 +56,8 @@ from palaver import (
 )
 from palaver_plugins.engines import openai_wire as wire
 from palaver_plugins.engines.openai_stream import CallbackError, CompletionStream
+from palaver_plugins.engines.openai_tools import tool_definitions
+from palaver_plugins.engines.openai_trials import calls_tools, counts_images
 from palaver_plugins.engines.openai_upstream import Upstream
 from palaver_plugins.engines.openai_wire import UpstreamFailed
 from palaver_plugins.engines.token_healing import generate_healed
@@ -81,15 +80,6 @@ BYTES_PER_TOKEN = 2
 """Bytes of the messages' JSON that count as one token where a server counts none."""
 TEMPLATE_TOKENS = 64
 """Limit of the tokens that a chat template adds to a message."""
-PROBE_IMAGE = Image(
-    "image/png",
-    base64.b64decode(
-        "iVBORw0KGgoAAAANSUhEUgAAADgAAAA4CAIAAAAn5KxJAAAARklEQVR42u3OMQ0AMAgAMJhMNCEMWVPBQdIqaFZP"
-        "XPDiCFFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVHRbR9UGAIeveZnkgAAAABJRU5ErkJggg=="
-    ),
-)
-"""An image of 56 × 56 pixels, to find out whether a server takes images."""
-
 URL_FORMS = "a URL is http://host:port/v1, https://host/v1 or unix:///path.sock"
 
 
@@ -110,6 +100,9 @@ class OpenAISettings(PluginSettings):
     """Capabilities of the servers, where they differ from what ``flavor`` implies."""
     vision: bool | None = None
     """Whether the model sees images. None: as the servers tell; most tell nothing."""
+    tools: bool | None = None
+    """Whether the servers call tools themselves. None: as they tell, or show in a trial at the
+    start. Without, the model writes calls as JSON."""
     embedding_model: str | None = None
     """Model for ``embed``, at ``embedding_urls``, or at ``urls`` where none are given."""
     embedding_urls: tuple[str, ...] = ()
@@ -200,7 +193,10 @@ class OpenAIEngine:
         return EngineInfo(
             model=model,
             context_window=self._settings.context_window or min(context_windows),
-            capabilities=self._capabilities(sees_images=await self._sees_images(model, reached)),
+            capabilities=self._capabilities(
+                sees_images=await self._sees_images(model, reached),
+                calls_tools=await self._calls_tools(model, reached),
+            ),
         )
 
     async def _sees_images(
@@ -213,20 +209,26 @@ class OpenAIEngine:
             card = next(card for card in cards if card.id == model)
             sees = card.vision
             if sees is None and upstream.flavor == "vllm":
-                sees = await self._counts_images(upstream, model)
+                sees = await counts_images(upstream, model)
             if not sees:
                 return False
         return True
 
-    @staticmethod
-    async def _counts_images(upstream: Upstream, model: str) -> bool:
-        """Return whether vLLM counts the tokens of an image, which needs no generation."""
-        body = wire.prompt_body([ChatMessage("user", "Hi", (PROBE_IMAGE,))]) | {"model": model}
-        try:
-            return await upstream.count(body) > 0
-        except (UpstreamFailed, PalaverError) as error:
-            log.info("%s takes no images: %s", upstream.url, describe_error(error))
-            return False
+    async def _calls_tools(
+        self, model: str, reached: Mapping[Upstream, Sequence[wire.ModelCard]]
+    ) -> bool:
+        """Return whether all servers in ``reached`` call tools, as far as they tell or show."""
+        if self._settings.capabilities is not None:
+            return "tools" in self._settings.capabilities
+        if self._settings.tools is not None:
+            return self._settings.tools
+        for upstream, cards in reached.items():
+            calls = next(card.tools for card in cards if card.id == model)
+            if calls is None:
+                calls = await calls_tools(upstream, model)
+            if not calls:
+                return False
+        return True
 
     async def _list_models(self, upstream: Upstream) -> list[wire.ModelCard]:
         """Return the server's models; none when it cannot be reached."""
@@ -249,7 +251,7 @@ class OpenAIEngine:
         upstream.flavor = flavor if flavor != "auto" else "vllm" if is_vllm else "generic"
         return cards
 
-    def _capabilities(self, *, sees_images: bool) -> frozenset[Capability]:
+    def _capabilities(self, *, sees_images: bool, calls_tools: bool) -> frozenset[Capability]:
         if self._settings.capabilities is not None:
             return frozenset(self._settings.capabilities)
         reached = [upstream for upstream in self._upstreams if not upstream.is_cooling_down]
@@ -262,6 +264,8 @@ class OpenAIEngine:
             found.add("embed")
         if sees_images:
             found.add("vision")
+        if calls_tools:
+            found.add("tools")
         return frozenset(found)
 
     def _require_started(self) -> EngineInfo:
@@ -327,14 +331,15 @@ class OpenAIEngine:
         wanted = request.sampling.max_tokens
         if "continuation" not in engine_info.capabilities:  # only vLLM counts without a generation
             return wanted if wanted < engine_info.context_window else None
-        texts = [*(message.content for message in request.messages), request.partial]
+        texts = [text for message in request.messages for text in message.texts]
+        texts += [request.partial, *(tool.text for tool in request.tools)]
         upper_bound = sum(len(text.encode()) + TEMPLATE_TOKENS for text in texts)
         upper_bound += estimate_image_tokens(request.messages)
         if upper_bound + wanted <= engine_info.context_window:
             return wanted - partial_tokens
         return remaining_tokens(
             request.sampling,
-            prompt_tokens=await self._count(upstream, request.messages),
+            prompt_tokens=await self._count(upstream, request.messages, request.tools),
             partial_tokens=partial_tokens,
             context_window=engine_info.context_window,
         )
@@ -378,22 +383,25 @@ class OpenAIEngine:
         check_images(messages, self._require_started().capabilities)
         check_tools(tools, self._require_started().capabilities)
         return await self._call_any(
-            self._by_preference(), lambda upstream: self._count(upstream, messages)
+            self._by_preference(), lambda upstream: self._count(upstream, messages, tools)
         )
 
-    async def _count(self, upstream: Upstream, messages: Sequence[ChatMessage]) -> int:
+    async def _count(
+        self, upstream: Upstream, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition]
+    ) -> int:
         model = self._require_started().model
         is_vllm = upstream.flavor == "vllm"
+        defined = {"tools": tool_definitions(tools, strict=is_vllm)} if tools else {}
 
         def make_body() -> wire.Body:
             more = {"model": model} if is_vllm else {"model": model, "max_tokens": 1}
-            return wire.prompt_body(messages) | more
+            return wire.prompt_body(messages) | more | defined
 
         with explaining_refusals(messages):
             body = await encode_body(make_body, messages)
             if is_vllm:
                 return await upstream.count(body)
-            return await upstream.count_by_completion(body) or estimate_tokens(messages)
+            return await upstream.count_by_completion(body) or estimate_tokens(messages, tools)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         self._require_started()
@@ -435,10 +443,11 @@ class OpenAIEngine:
             return None
 
 
-def estimate_tokens(messages: Sequence[ChatMessage]) -> int:
+def estimate_tokens(messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition]) -> int:
     """Return a number of prompt tokens that is rather too high."""
     texts = [dataclasses.replace(message, images=()) for message in messages]
     size = len(wire.encode(wire.prompt_body(texts)["messages"]))
+    size += sum(len(tool.text.encode()) for tool in tools)
     return size // BYTES_PER_TOKEN + estimate_image_tokens(messages)
 
 

@@ -19,6 +19,7 @@ from palaver import (
     TokenLogprob,
     Usage,
 )
+from palaver_plugins.engines.openai_tools import StreamedCalls
 from palaver_plugins.engines.openai_wire import Body, UpstreamFailed
 from palaver_plugins.engines.sse import SseParser
 
@@ -61,6 +62,7 @@ class CompletionStream:
         """First half of a character whose second half has not come."""
         self._logprobs: list[TokenLogprob] = []
         self._usage: Body = {}
+        self._calls = StreamedCalls([tool.name for tool in request.tools])
 
     def parse(self, data: bytes) -> Iterator[Body]:
         """Yield the chunks that ``data`` completes, up to the end of the stream. Raises
@@ -79,6 +81,8 @@ class CompletionStream:
         self._logprobs += read_logprobs(choice.get("logprobs"), self.request.sampling.logprobs or 0)
         message = as_object(choice.get("delta")) or as_object(choice.get("message"))
         self._deliver(read_text(message.get("content")) or read_text(message.get("refusal")))
+        if self.request.tools:
+            self._calls.add(message)
         self._finish(choice.get("finish_reason"))
 
     def _deliver(self, piece: str) -> None:
@@ -129,11 +133,13 @@ class CompletionStream:
             cached_tokens=min(prompt, read_count(details, "cached_tokens")),
             completion_tokens=read_count(self._usage, "completion_tokens") + self._partial_tokens,
         )
+        calls, reason = self._calls.result(self.finish_reason or finish_reason)
         return Generation(
             text="".join(self._pieces),
-            finish_reason=self.finish_reason or finish_reason,
+            finish_reason=reason,
             usage=usage,
             logprobs=tuple(self._logprobs),
+            tool_calls=calls,
         )
 
 

@@ -24,6 +24,7 @@ from palaver import (
     Structure,
     Unsupported,
 )
+from palaver_plugins.engines.openai_tools import message_fields, request_fields
 
 Flavor = Literal["vllm", "generic"]
 Body = dict[str, Any]  # a JSON object of the API
@@ -50,6 +51,7 @@ class ModelCard(msgspec.Struct):
     parent: str | None = None
     max_model_len: int | None = None
     vision: bool | None = None  # None: the server does not say
+    tools: bool | None = None
 
 
 class Embedding(msgspec.Struct):
@@ -75,6 +77,7 @@ def read_cards(answer: object) -> list[ModelCard]:
             parent=_text(card.get("parent")),
             max_model_len=next(filter(None, (_count(card.get(name)) for name in LENGTHS)), None),
             vision=_sees_images(card),
+            tools=_calls_tools(card),
         )
         for card in (listed if isinstance(listed, list) else ())
         if isinstance(card, dict) and isinstance(card.get("id"), str)
@@ -91,6 +94,21 @@ def _sees_images(card: Body) -> bool | None:
         return bool(capabilities["vision"])
     if isinstance(capabilities, list):
         return "multimodal" in capabilities
+    return None
+
+
+def _calls_tools(card: Body) -> bool | None:
+    """Return whether the model calls tools, as OpenRouter, Mistral and LM Studio say it."""
+    parameters = card.get("supported_parameters")
+    if isinstance(parameters, list):
+        return "tools" in parameters
+    capabilities = card.get("capabilities")
+    if isinstance(capabilities, dict) and isinstance(capabilities.get("function_calling"), bool):
+        return bool(capabilities["function_calling"])
+    if isinstance(capabilities, list) and not {"tool_use", "tools"}.isdisjoint(
+        it for it in capabilities if isinstance(it, str)
+    ):
+        return True
     return None
 
 
@@ -116,12 +134,14 @@ class UpstreamFailed(Exception):
 
 
 def prompt_body(messages: Sequence[ChatMessage], partial: str = "", cache_salt: str = "") -> Body:
-    """Return the fields of a body that determine the prompt, also for vLLM's /tokenize.
+    """Return the fields of a body that determine the prompt, beside the tools, also for vLLM's
+    /tokenize.
 
     ``cache_salt``: the images get ids that contain it, by which vLLM's caches know them.
     """
     prompt = [
-        {"role": message.role, "content": _content(message, cache_salt)} for message in messages
+        {"role": message.role, "content": _content(message, cache_salt)} | message_fields(message)
+        for message in messages
     ]
     if not partial:
         return {"messages": prompt}
@@ -132,7 +152,9 @@ def prompt_body(messages: Sequence[ChatMessage], partial: str = "", cache_salt: 
     }
 
 
-def _content(message: ChatMessage, cache_salt: str) -> str | list[Body]:
+def _content(message: ChatMessage, cache_salt: str) -> str | list[Body] | None:
+    if message.tool_calls:
+        return message.content or None
     if not message.images:
         return message.content
     parts = [_image_part(image, cache_salt) for image in message.images]
@@ -171,6 +193,7 @@ def chat_body(
         body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     if sampling.structure is not None:
         body |= structure_fields(sampling.structure, flavor)
+    body |= request_fields(request, strict=flavor == "vllm")
     # vLLM always gets these two, or the model's generation config would decide. Other servers may
     # refuse unknown fields, so they get only what differs from the default.
     if flavor == "vllm" or sampling.top_k:

@@ -27,6 +27,7 @@ class FaultInjectingServer:
         self.listed: object = {"object": "list", "data": [card]}
         self.list_status = 200
         self.sees_images = True
+        self.shows_tools = False
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response(self.listed, status=self.list_status)
@@ -46,6 +47,8 @@ class FaultInjectingServer:
         if any(isinstance(it, list) for it in contents) and not self.sees_images:
             return web.json_response({"error": {"message": "no images"}}, status=400)
         text = body.get("prompt") or " ".join(map(str, contents))
+        if self.shows_tools and body.get("tools"):
+            text += json.dumps(body["tools"])
         return web.json_response({"count": len(text.split())})
 
     async def embeddings(self, request: web.Request) -> web.Response:

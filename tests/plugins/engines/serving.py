@@ -178,7 +178,9 @@ def shared_server(model: Path) -> VllmServer:
 
 
 def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
-    return openai.OpenAIEngine(openai.OpenAISettings.model_validate({"urls": urls} | settings))
+    """Return an engine that is not started. Without ``tools=None`` it makes no trial with tools."""
+    chosen = {"urls": urls, "tools": False} | settings
+    return openai.OpenAIEngine(openai.OpenAISettings.model_validate(chosen))
 
 
 @asynccontextmanager

@@ -367,6 +367,7 @@ COVERED_OF_PLUGINS = {
     "engine.openai.urls": f"{OPENAI}::test_a_server_that_is_not_there_is_unavailable",
     "engine.openai.api_key": f"{OPENAI}::test_the_key_is_sent",
     "engine.openai.vision": "tests/plugins/engines/test_openai_vision.py::test_the_setting_decides",
+    "engine.openai.tools": "tests/plugins/engines/test_openai_tools.py::test_the_setting_decides",
     "engine.openai.capabilities": f"{OPENAI}::test_settings_override_what_the_server_declares",
     "engine.openai.embedding_model": (
         f"{OPENAI}::test_vectors_have_unit_length_and_the_texts_order"
