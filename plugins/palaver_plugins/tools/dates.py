@@ -3,6 +3,7 @@
 import calendar
 import datetime
 import difflib
+import functools
 import re
 import zoneinfo
 from typing import Annotated, Any
@@ -104,7 +105,16 @@ def find_time_zone(name: str) -> datetime.tzinfo:
     if (offset := _OFFSET.fullmatch(name.strip())) and int(offset[2]) < 24:
         minutes = int(offset[2]) * 60 + int(offset[3] or 0)
         return datetime.timezone(datetime.timedelta(minutes=int(f"{offset[1]}{minutes}")))
-    known = {each.casefold(): each for each in zoneinfo.available_timezones()}
+    try:
+        return zoneinfo.ZoneInfo(wanted)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        return zoneinfo.ZoneInfo(_find_name(name, wanted))
+
+
+def _find_name(name: str, wanted: str) -> str:
+    """Return the name of a time zone that is written in another case, or named by its city. Raises
+    `InvalidInput`."""
+    known = _names()
     found = known.get(wanted.casefold())
     if found is None:
         cities = [each for key, each in known.items() if key.endswith(f"/{wanted.casefold()}")]
@@ -113,7 +123,13 @@ def find_time_zone(name: str) -> datetime.tzinfo:
         near = difflib.get_close_matches(wanted.casefold(), known, n=3)
         hint = f" Did you mean {', '.join(known[each] for each in near)}?" if near else ""
         raise InvalidInput(f"{name!r} is not a time zone such as Europe/Berlin.{hint}")
-    return zoneinfo.ZoneInfo(found)
+    return found
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    """Return the names of all time zones, by their names in lower case."""
+    return {each.casefold(): each for each in zoneinfo.available_timezones()}
 
 
 def _now(zone: datetime.tzinfo) -> datetime.datetime:
