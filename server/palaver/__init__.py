@@ -78,6 +78,7 @@ from palaver.engine import (
     ToolCall,
     ToolChoice,
     ToolDefinition,
+    count_characters,
     estimate_image_tokens,
 )
 from palaver.engines.continuing import ContinuedGeneration
@@ -89,6 +90,7 @@ from palaver.engines.requests import (
     remaining_tokens,
 )
 from palaver.engines.stop_strings import StopStringFilter
+from palaver.engines.tool_schemas import call_schema
 from palaver.errors import (
     CallerError,
     ConfigurationError,
@@ -538,6 +540,7 @@ __all__ = [
     "UnvalidatedArguments",
     "Usage",
     "__version__",
+    "call_schema",
     "can_be_rated",
     "change_events",
     "change_messages",
@@ -556,6 +559,7 @@ __all__ = [
     "check_url",
     "collect_export",
     "compile_pattern",
+    "count_characters",
     "cut_text",
     "decide_concurrency",
     "describe_error",

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from palaver import MAX_IMAGE_PIXELS, ChatMessage, Image, UnusableImage
+from palaver import MAX_IMAGE_PIXELS, ChatMessage, Image, ToolDefinition, UnusableImage
 from palaver_plugins.engines.image_decoding import decode_image
 from palaver_plugins.engines.padded_batch import (
     CausalModel,
@@ -38,22 +38,26 @@ class ImagePromptEncoder:
         self._processor = processor
         self._executor = ThreadPoolExecutor(1, "engine-images")
 
-    async def encode_in_thread(self, messages: Sequence[ChatMessage]) -> EncodedPrompt:
+    async def encode_in_thread(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> EncodedPrompt:
         """See `encode`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self.encode, messages)
+        return await loop.run_in_executor(self._executor, self.encode, messages, tools)
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def encode(self, messages: Sequence[ChatMessage]) -> EncodedPrompt:
+    def encode(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> EncodedPrompt:
         """Raises `UnusableImage` for an image that the processor refuses."""
         images = [image for message in messages for image in message.images]
         try:
             decoded = [decode_image(image.data, max_pixels=MAX_IMAGE_PIXELS) for image in images]
             inputs = self._processor(
                 images=decoded,
-                text=[self._tokenizer.render(messages)],
+                text=[self._tokenizer.render(messages, tools)],
                 add_special_tokens=False,
                 return_tensors="pt",
             )

@@ -50,7 +50,7 @@ from palaver import (
 from palaver_plugins.engines import gguf_conversion
 from palaver_plugins.engines.generation_thread import GenerationThread, Job, StepOutput
 from palaver_plugins.engines.json_grammar import build_grammar, quoted, union
-from palaver_plugins.engines.token_healing import generate_healed
+from palaver_plugins.engines.native_tools import generate_with_tools
 from palaver_plugins.engines.tokenization import (
     ChatTokenizer,
     Json,
@@ -114,7 +114,7 @@ class OpenVinoEngine:
         return EngineInfo(
             model=model.folder.name,
             context_window=model.context_window,
-            capabilities=CAPABILITIES,
+            capabilities=model.capabilities,
             demonstration=model.demonstration,
             slots=self._settings.slots,
         )
@@ -126,21 +126,27 @@ class OpenVinoEngine:
 
     async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         model, thread = self._require_started()
-        check_request(request, CAPABILITIES)
+        check_request(request, model.capabilities)
 
         async def generate(request: GenerationRequest, on_text: OnText) -> Generation:
             return await thread.generate(await make_job(model, request, on_text))
 
         async with generation_timeout(request.timeout):
-            return await generate_healed(request, on_text, generate)
+            return await generate_with_tools(
+                request,
+                on_text,
+                generate,
+                tool_format=model.tokenizer.tool_format,
+                has_schemas=True,
+            )
 
     async def count_tokens(
         self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
     ) -> int:
-        tokenizer = self._require_started()[0].tokenizer
-        check_images(messages, CAPABILITIES)
-        check_tools(tools, CAPABILITIES)
-        return await count_prompt(tokenizer, messages)
+        model, _ = self._require_started()
+        check_images(messages, model.capabilities)
+        check_tools(tools, model.capabilities)
+        return await count_prompt(model.tokenizer, messages, tools)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise Unsupported("the openvino engine has no embeddings; the transformers engine has")
@@ -167,6 +173,10 @@ class Model:
     grammars: "GrammarChecker"
     context_window: int
     demonstration: bool
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return CAPABILITIES | {"tools"} if self.tokenizer.tool_format else CAPABILITIES
 
 
 def load(settings: OpenVinoSettings, build_context: BuildContext) -> Model:

@@ -8,9 +8,9 @@ import asyncio
 import dataclasses
 import json
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,17 @@ from palaver import (
     GenerationRequest,
     InvalidInput,
     StopStringFilter,
+    ToolDefinition,
+    count_characters,
     read_json,
+)
+from palaver_plugins.engines.tool_formats import (
+    ToolFormat,
+    break_markup,
+    find_format,
+    markup_pattern,
+    template_tools,
+    tool_fields,
 )
 
 Json = dict[str, Any]  # a parsed JSON object
@@ -64,8 +74,11 @@ class ChatTokenizer:
         self.end_tokens = end_tokens
         self._template = template
         added = tokenizer.get_added_tokens_decoder().values()
-        special = sorted((re.escape(it.content) for it in added if it.special), reverse=True)
-        self._special = re.compile("|".join(special) or r"(?!)")
+        special = [it.content for it in added if it.special]
+        self.tool_format = template.find_tool_format(special)
+        """The format in which the model calls tools; None where it is not known."""
+        self._special = markup_pattern(special, None)
+        self._markup = markup_pattern(special, self.tool_format)
 
     @classmethod
     def load(cls, folder: Path) -> "ChatTokenizer":
@@ -77,28 +90,28 @@ class ChatTokenizer:
     def takes_images(self) -> bool:
         return self._template.takes_parts
 
-    def encode_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def encode_prompt(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> list[int]:
         """Return the tokens of the prompt, up to the start of the assistant's reply. Raises
         `InvalidInput` when the chat template refuses the messages."""
-        return self.encode(self.render(messages))
+        return self.encode(self.render(messages, tools))
 
-    def count_prompt(self, messages: Sequence[ChatMessage]) -> int:
+    def count_prompt(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
+    ) -> int:
         """Return the number of tokens of the prompt: a list of very many holds the interpreter's
         lock for long while it is made."""
-        return len(self._encode(self.render(messages)))
+        return len(self._encode(self.render(messages, tools)))
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()) -> str:
         """Return the text of the prompt, which has a placeholder for each image."""
-        escaped = [
-            dataclasses.replace(message, content=self._escape(message.content))
-            for message in messages
-        ]
-        return self._template.render(escaped)
+        return self._template.render(messages, tools, escape=partial(break_markup, self._markup))
 
     def encode_partial(self, partial: str) -> list[int]:
         """Return the tokens of a partial reply. They are encoded apart from the prompt, because
         they were generated after exactly the prompt's tokens."""
-        return self.encode(self._escape(partial))
+        return self.encode(break_markup(self._special, partial))
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._encode(text).ids
@@ -113,17 +126,14 @@ class ChatTokenizer:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
-    def _escape(self, text: str) -> str:
-        """Break special tokens in ``text`` with a zero-width space: a message must not contain the
-        markup of the chat template, which could make it look like a system message."""
-        return self._special.sub(lambda found: f"{found[0][:1]}\u200b{found[0][1:]}", text)
 
-
-async def count_prompt(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage]) -> int:
+async def count_prompt(
+    tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition]
+) -> int:
     """Return the number of tokens of the prompt, counting a long one in a thread."""
-    if sum(len(message.content) for message in messages) <= LONG_TEXT:
-        return tokenizer.count_prompt(messages)
-    return await asyncio.to_thread(tokenizer.count_prompt, messages)
+    if count_characters(messages, tools) <= LONG_TEXT:
+        return tokenizer.count_prompt(messages, tools)
+    return await asyncio.to_thread(tokenizer.count_prompt, messages, tools)
 
 
 async def encode_request(
@@ -132,9 +142,10 @@ async def encode_request(
     """Return the tokens of the prompt and of the partial reply, encoding long ones in a thread."""
 
     def encode() -> tuple[list[int], list[int]]:
-        return tokenizer.encode_prompt(request.messages), tokenizer.encode_partial(request.partial)
+        prompt = tokenizer.encode_prompt(request.messages, request.tools)
+        return prompt, tokenizer.encode_partial(request.partial)
 
-    characters = sum(len(message.content) for message in request.messages) + len(request.partial)
+    characters = count_characters(request.messages, request.tools) + len(request.partial)
     return encode() if characters <= LONG_TEXT else await asyncio.to_thread(encode)
 
 
@@ -201,21 +212,38 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ConfigurationError(f"model {str(folder)!r}: chat template: {error}") from error
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Return the prompt, up to the start of the assistant's reply."""
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[ToolDefinition] = (),
+        *,
+        escape: Callable[[str], str] = str,
+    ) -> str:
+        """Return the prompt, up to the start of the assistant's reply. ``escape`` is applied to
+        each text of a message and of a tool."""
         as_parts = self._only_parts or any(message.images for message in messages)
-        plain = [
-            {"role": it.role, "content": content_parts(it) if as_parts else it.content}
-            for it in messages
-        ]
+        names: dict[str, str] = {}
+        plain = []
+        for it in messages:
+            text = escape(it.content)
+            content = content_parts(text, len(it.images)) if as_parts else text
+            calls = [(call.id, call.name, call.arguments) for call in it.tool_calls]
+            fields = tool_fields(calls, it.tool_call_id, names, escape)
+            plain.append({"role": it.role, "content": content} | fields)
+        defined = template_tools([dataclasses.asdict(tool) for tool in tools], escape)
         try:
-            return self._render(plain)
+            return self._render(plain, defined)
         except Exception as error:  # templates raise any exception
             raise InvalidInput(f"the model's chat template refuses: {error}") from error
 
-    def _render(self, messages: list[Json]) -> str:
+    def find_tool_format(self, special: Sequence[str]) -> ToolFormat | None:
+        """Return the format of the template's calls: `palaver_plugins.engines.tool_formats`."""
+        return None if self._only_parts else find_format(self._render, special)
+
+    def _render(self, messages: list[Json], tools: list[Json] | None = None) -> str:
+        more = {"tools": tools} if tools else {}
         return self._template.render(
-            messages=messages, add_generation_prompt=True, **self._variables
+            messages=messages, add_generation_prompt=True, **more, **self._variables
         )
 
     def _takes(self, content: str | list[Json]) -> bool:
@@ -227,10 +255,10 @@ class ChatTemplate:
         return PROBE_TEXT in text and "'type'" not in text and '"type"' not in text
 
 
-def content_parts(message: ChatMessage) -> list[Json]:
+def content_parts(text: str, images: int) -> list[Json]:
     """Return the content of a message as the parts that chat templates take."""
-    parts: list[Json] = [{"type": "image"} for _ in message.images]
-    return [*parts, {"type": "text", "text": message.content}] if message.content else parts
+    parts: list[Json] = [{"type": "image"} for _ in range(images)]
+    return [*parts, {"type": "text", "text": text}] if text else parts
 
 
 def default_template(settings: Json) -> str:

@@ -41,8 +41,8 @@ from palaver import (
 from palaver_plugins.engines.encoders import Classifier, Embedder
 from palaver_plugins.engines.generation_thread import GenerationThread, Job
 from palaver_plugins.engines.image_prompts import ImagePromptEncoder, load_encoder, vision_obstacle
+from palaver_plugins.engines.native_tools import generate_with_tools
 from palaver_plugins.engines.padded_batch import CausalModel
-from palaver_plugins.engines.token_healing import generate_healed
 from palaver_plugins.engines.tokenization import (
     ChatTokenizer,
     count_prompt,
@@ -98,6 +98,8 @@ class LoadedModels:
     @property
     def capabilities(self) -> frozenset[Capability]:
         found: set[Capability] = set(GENERATION_CAPABILITIES) if self.tokenizer else set()
+        if self.tokenizer and self.tokenizer.tool_format:
+            found.add("tools")
         if self.images:
             found.add("vision")
         if self.embedder:
@@ -151,7 +153,13 @@ class TransformersEngine:
             return await thread.generate(await make_job(models, request, on_text))
 
         async with generation_timeout(request.timeout):
-            return await generate_healed(request, on_text, generate)
+            return await generate_with_tools(
+                request,
+                on_text,
+                generate,
+                tool_format=models.tokenizer.tool_format if models.tokenizer else None,
+                has_schemas=False,
+            )
 
     async def count_tokens(
         self, messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition] = ()
@@ -161,8 +169,8 @@ class TransformersEngine:
         check_images(messages, models.capabilities)
         check_tools(tools, models.capabilities)
         if models.images is not None and has_images(messages):
-            return len((await models.images.encode_in_thread(messages)).tokens)
-        return await count_prompt(tokenizer, messages)
+            return len((await models.images.encode_in_thread(messages, tools)).tokens)
+        return await count_prompt(tokenizer, messages, tools)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         models, _, executor = self._require_started()
@@ -198,7 +206,7 @@ async def make_job(models: LoadedModels, request: GenerationRequest, on_text: On
     tokenizer = require_tokenizer(models)
     images: Mapping[str, Untyped] = {}
     if models.images is not None and has_images(request.messages):
-        encoded = await models.images.encode_in_thread(request.messages)
+        encoded = await models.images.encode_in_thread(request.messages, request.tools)
         prompt, images = encoded.tokens, encoded.images
         partial_reply = tokenizer.encode_partial(request.partial)
     else:

@@ -10,6 +10,7 @@ each piece of text in it is one call of ``on_text``.
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -63,9 +64,10 @@ from palaver import (
     read_json,
 )
 from palaver_plugins.engines import vllm_process
+from palaver_plugins.engines.native_tools import generate_with_tools
 from palaver_plugins.engines.openai_wire import structured_outputs
 from palaver_plugins.engines.pending_generation import PendingGeneration
-from palaver_plugins.engines.token_healing import generate_healed
+from palaver_plugins.engines.tool_formats import FORMATS, ToolFormat
 
 log = logging.getLogger(__name__)
 
@@ -441,6 +443,7 @@ class VllmEngine:
         self._process: VllmProcess | None = None
         self._start_lock = asyncio.Lock()
         self._engine_info: EngineInfo | None = None
+        self._tool_format: ToolFormat | None = None
 
     @property
     def pid(self) -> int | None:
@@ -465,6 +468,7 @@ class VllmEngine:
                 "vLLM %s (%s) has loaded %r: %d tokens of context",
                 *(ready.version, ready.runner, setup.model, ready.context_window),
             )
+            self._tool_format = next((it for it in FORMATS if it.name == ready.tool_format), None)
             self._engine_info = self._describe(ready, checkpoint)
             return self._engine_info
 
@@ -475,6 +479,7 @@ class VllmEngine:
             "embed": settings.embedding_model is not None,
             "classify": settings.classifier_model is not None,
             "vision": ready.vision,
+            "tools": self._tool_format is not None,
         }
         return EngineInfo(
             model=checkpoint.directory.name,
@@ -532,7 +537,9 @@ class VllmEngine:
         if request.adapter is not None and request.adapter not in adapters:
             names = sorted(adapters)
             raise InvalidInput(f"adapter {request.adapter!r} is unknown; there are {names}")
-        return await generate_healed(request, on_text, self._generate)
+        return await generate_with_tools(
+            request, on_text, self._generate, tool_format=self._tool_format, has_schemas=True
+        )
 
     async def _generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
         connection = self._connection()
@@ -546,7 +553,9 @@ class VllmEngine:
         assert self._engine_info is not None
         check_images(messages, self._engine_info.capabilities)
         check_tools(tools, self._engine_info.capabilities)
-        command = vllm_process.CountTokens(connection.next_id(), wire_messages(messages))
+        command = vllm_process.CountTokens(
+            connection.next_id(), wire_messages(messages), wire_tools(tools)
+        )
         return int(await connection.call(command, CALL_TIMEOUT))
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -575,9 +584,19 @@ class VllmEngine:
 
 def wire_messages(messages: Sequence[ChatMessage]) -> vllm_process.Messages:
     return [
-        (message.role, message.content, [image.data for image in message.images])
+        (
+            message.role,
+            message.content,
+            [image.data for image in message.images],
+            [(call.id, call.name, call.arguments) for call in message.tool_calls],
+            message.tool_call_id,
+        )
         for message in messages
     ]
+
+
+def wire_tools(tools: Sequence[ToolDefinition]) -> vllm_process.Tools:
+    return [dataclasses.asdict(tool) for tool in tools]
 
 
 def generate_command(id: int, request: GenerationRequest) -> vllm_process.Generate:
@@ -592,6 +611,7 @@ def generate_command(id: int, request: GenerationRequest) -> vllm_process.Genera
         max_tokens=request.sampling.max_tokens,
         sampling={name: getattr(request.sampling, name) for name in SAMPLING_PARAMS},
         structure=None if structure is None else structured_outputs(structure),
+        tools=wire_tools(request.tools),
     )
 
 

@@ -16,13 +16,13 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import queue
-import re
 import signal
 import socket
 import sys
@@ -35,7 +35,10 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 Problem = Literal["invalid", "image", "too_long", "overloaded", "unavailable", "failed"]
-Messages = list[tuple[str, str, list[bytes]]]  # role, content, files of images
+Calls = list[tuple[str, str, str]]  # id, name, arguments
+Messages = list[tuple[str, str, list[bytes], Calls, str]]
+"""Role, content, files of images, calls of tools, id of the call whose result it is."""
+Tools = list[dict[str, Any]]  # name, description, parameters
 Alternatives = list[tuple[str, float]]  # token, natural-log probability
 Logprob = tuple[str, float, Alternatives]
 EncoderName = Literal["embed", "classify"]
@@ -67,6 +70,7 @@ class Generate(msgspec.Struct, tag=True, array_like=True):
     max_tokens: int
     sampling: dict[str, Any]  # more arguments of vLLM's SamplingParams
     structure: dict[str, Any] | None  # one argument of vLLM's StructuredOutputsParams
+    tools: Tools = []
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True):
@@ -81,6 +85,7 @@ class CountTokens(msgspec.Struct, tag=True, array_like=True):
 
     id: int
     messages: Messages
+    tools: Tools = []
 
 
 class Encode(msgspec.Struct, tag=True, array_like=True):
@@ -102,6 +107,7 @@ class Ready(msgspec.Struct, tag=True, array_like=True):
     runner: str  # class name
     version: str  # of vLLM
     vision: bool
+    tool_format: str = ""  # name of a `tool_formats.ToolFormat`
 
 
 class LoadFailed(msgspec.Struct, tag=True, array_like=True):
@@ -164,11 +170,13 @@ def load_neighbour(name: str) -> Any:  # Any: a module of this directory, which 
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
 image_decoding = load_neighbour("image_decoding")
+tool_formats = load_neighbour("tool_formats")
 
 
 class RequestError(Exception):
@@ -240,10 +248,14 @@ class PromptEncoder:
         if not tokenizer.chat_template:
             tokenizer.chat_template = processor_template(Path(directories["generate"]))
         added = tokenizer.added_tokens_decoder.values()
-        special = sorted((re.escape(it.content) for it in added if it.special), reverse=True)
-        self._special = re.compile("|".join(special) or r"(?!)")
+        special = [it.content for it in added if it.special]
         self._takes_parts = self._takes([{"type": "text", "text": PROBE_TEXT}])
         self._only_parts = self._takes_parts and not self._takes(PROBE_TEXT)
+        self.tool_format = (
+            None if self._only_parts else tool_formats.find_format(self._apply_template, special)
+        )
+        self._special = tool_formats.markup_pattern(special, None)
+        self._markup = tool_formats.markup_pattern(special, self.tool_format)
 
     @property
     def sees_images(self) -> bool:
@@ -260,38 +272,46 @@ class PromptEncoder:
             return False
         return PROBE_TEXT in text and "'type'" not in text and '"type"' not in text
 
-    def _apply_template(self, conversation: list[dict[str, Any]]) -> str:
-        tokenizer = self._tokenizers["generate"]
+    def _apply_template(
+        self, conversation: list[dict[str, Any]], tools: Tools | None = None
+    ) -> str:
         return str(
-            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            self._tokenizers["generate"].apply_chat_template(
+                conversation, tools=tools, tokenize=False, add_generation_prompt=True
+            )
         )
 
-    def _encode_messages(self, messages: Messages) -> list[int]:
-        as_parts = self._only_parts or any(images for _, _, images in messages)
+    def _encode_messages(self, messages: Messages, tools: Tools) -> list[int]:
+        as_parts = self._only_parts or any(images for _, _, images, _, _ in messages)
+        escape = functools.partial(tool_formats.break_markup, self._markup)
+        names: dict[str, str] = {}
         conversation = []
-        for role, content, images in messages:
-            text = self._escape(content)
+        for role, content, images, calls, call_id in messages:
+            text = escape(content)
+            fields = tool_formats.tool_fields(calls, call_id, names, escape)
             parts: list[dict[str, str]] = [{"type": "image"} for _ in images]
             if text:
                 parts.append({"type": "text", "text": text})
-            conversation.append({"role": role, "content": parts if as_parts else text})
+            conversation.append({"role": role, "content": parts if as_parts else text} | fields)
         try:
-            prompt = self._apply_template(conversation)
+            defined = tool_formats.template_tools(tools, escape)
+            prompt = self._apply_template(conversation, defined)
         except Exception as error:  # templates raise any exception
             raise RequestError("invalid", f"the chat template refuses: {error}") from error
         return self._ids(self._tokenizers["generate"], prompt)
 
     def encode_prompt(
-        self, messages: Messages, partial: str = "", cache_salt: str = ""
+        self, messages: Messages, tools: Tools, partial: str = "", cache_salt: str = ""
     ) -> EncodedPrompt:
         """Return the prompt and the partial reply, which is encoded apart, as it was generated: no
         token spans its beginning."""
-        tokens = self._encode_messages(messages)
-        rest = self._ids(self._tokenizers["generate"], self._escape(partial)) if partial else []
+        tokens = self._encode_messages(messages, tools)
+        escaped = tool_formats.break_markup(self._special, partial)
+        rest = self._ids(self._tokenizers["generate"], escaped) if partial else []
         content: dict[str, Any] = {"prompt_token_ids": tokens + rest}
         if cache_salt:
             content["cache_salt"] = cache_salt
-        files = [file for _, _, images in messages for file in images]
+        files = [file for _, _, images, _, _ in messages for file in images]
         if files:
             content = self._render_images(content, files, cache_salt)
         length = len(content["prompt_token_ids"]) - len(rest)
@@ -321,11 +341,6 @@ class PromptEncoder:
         """Return the ids of ``text``, truncated to the model's limit."""
         ids = self._tokenizers[model](text, truncation=True, max_length=self._contexts[model])
         return list(ids["input_ids"])
-
-    def _escape(self, text: str) -> str:
-        """Break special tokens in ``text`` with a zero-width space: a message must not contain the
-        markup of the chat template, which could make it look like a system message."""
-        return self._special.sub(lambda found: f"{found[0][:1]}\u200b{found[0][1:]}", text)
 
     @staticmethod
     def _ids(tokenizer: Any, text: str) -> list[int]:
@@ -723,7 +738,7 @@ class Reader:
         assert self._runner is not None
         assert self._encoder is not None
         match command:
-            case Generate() | CountTokens() if any(images for _, _, images in command.messages):
+            case Generate() | CountTokens() if any(it[2] for it in command.messages):
                 self._images.submit(command)
             case Generate():
                 if job := self._make_job(command, self._encoder):
@@ -748,11 +763,15 @@ class Reader:
             self._images.hand_over(job, self._runner)
 
     def _count(self, command: CountTokens, encoder: PromptEncoder) -> None:
-        self._server.send(Answer(command.id, encoder.encode_prompt(command.messages).tokens))
+        self._server.send(
+            Answer(command.id, encoder.encode_prompt(command.messages, command.tools).tokens)
+        )
 
     def _make_job(self, command: Generate, encoder: PromptEncoder) -> Job | None:
         """Return the job of a generation, or None when there is no room for a token."""
-        prompt = encoder.encode_prompt(command.messages, command.partial, command.cache_salt)
+        prompt = encoder.encode_prompt(
+            command.messages, command.tools, command.partial, command.cache_salt
+        )
         room = encoder.context_window - prompt.tokens
         if room <= 0:
             limit = encoder.context_window
@@ -1033,7 +1052,13 @@ def load(setup: Setup, server: ServerSocket, reader: Reader) -> tuple[Runner, Re
         image_encoder = PromptEncoder({"generate": directories["generate"]}, *limits)
     reader.accept_requests(runner, encoder, image_encoder, adapters)
     version = importlib.metadata.version("vllm")
-    ready = Ready(contexts["generate"], type(runner).__name__, version, encoder.sees_images)
+    ready = Ready(
+        contexts["generate"],
+        type(runner).__name__,
+        version,
+        encoder.sees_images,
+        encoder.tool_format.name if encoder.tool_format else "",
+    )
     return runner, ready
 
 

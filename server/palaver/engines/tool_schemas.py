@@ -27,13 +27,22 @@ def without_titles(schema: Any) -> Any:  # Any: a part of a schema
 
 def output_schema(tools: Sequence[ToolDefinition], *, may_answer: bool) -> Schema:
     """Return the schema of a call of one of ``tools``, or of an answer."""
+    return _one_of(tools, [_object_of(answer={"type": "string"})] if may_answer else [], "tool")
+
+
+def call_schema(tools: Sequence[ToolDefinition], *, name_key: str) -> Schema:
+    """Return the schema of a call of one of ``tools``: an object with its name, under
+    ``name_key``, and its ``arguments``."""
+    return _one_of(tools, [], name_key)
+
+
+def _one_of(tools: Sequence[ToolDefinition], others: Sequence[Schema], name_key: str) -> Schema:
     definitions: Schema = {}
     forms = []
     for index, tool in enumerate(tools):
         arguments = _closed(_Nesting(f"tool{index}", definitions).nest(tool.parameters))
-        forms.append(_object_of(tool={"const": tool.name}, arguments=arguments))
-    if may_answer:
-        forms.append(_object_of(answer={"type": "string"}))
+        forms.append(_object_of(**{name_key: {"const": tool.name}, "arguments": arguments}))
+    forms += others
     schema: Schema = {"anyOf": forms} if len(forms) > 1 else forms[0]
     return schema | {"$defs": definitions} if definitions else schema
 

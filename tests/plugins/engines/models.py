@@ -201,6 +201,16 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
     write_json(folder / "tokenizer_config.json", settings)
 
 
+def write_tool_model(folder: Path) -> Path:
+    """Write the model with a chat template that shows tools, in the format of Hermes."""
+    write_model(folder)
+    file = folder / "tokenizer_config.json"
+    template = Path(__file__).with_name("chat_templates") / "hermes.jinja"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, settings | {"chat_template": template.read_text(encoding="utf-8")})
+    return folder
+
+
 def write_model(folder: Path, *, seed: int = 9, context: int = 4096) -> Path:
     """Write the model into ``folder``, as a directory that any engine can load."""
     folder.mkdir(parents=True, exist_ok=True)
