@@ -222,7 +222,8 @@ class ScriptedEngine:
 
     def _reply_to(self, request: GenerationRequest) -> ScriptedReply:
         if not self._replies:
-            return ScriptedReply(text=_random_text(request))
+            must_call = request.tools and request.tool_choice not in ("auto", "none")
+            return ScriptedReply(text="" if must_call else _random_text(request))
         used = self._used.get(request.messages)
         if used is not None and (request.partial or request.messages in self._interrupted):
             self._interrupted.discard(request.messages)

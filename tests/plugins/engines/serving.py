@@ -166,15 +166,16 @@ def environment() -> dict[str, str]:
     }
 
 
-_shared_servers: dict[Path, VllmServer] = {}
+_shared_servers: dict[tuple[Path, tuple[str, ...]], VllmServer] = {}
 
 
-def shared_server(model: Path) -> VllmServer:
-    """Return the server of ``model`` on a unix socket, one for the whole test session."""
-    if model not in _shared_servers:
-        _shared_servers[model] = server = VllmServer(model, unix=True)
+def shared_server(model: Path, extra: tuple[str, ...] = ()) -> VllmServer:
+    """Return the server of ``model`` on a unix socket, one for the whole test session. ``extra``
+    are further options of its command."""
+    if (model, extra) not in _shared_servers:
+        _shared_servers[model, extra] = server = VllmServer(model, unix=True, extra=extra)
         atexit.register(server.kill)
-    return _shared_servers[model]
+    return _shared_servers[model, extra]
 
 
 def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
@@ -184,10 +185,10 @@ def build_openai(*urls: str, **settings: object) -> openai.OpenAIEngine:
 
 
 @asynccontextmanager
-async def openai_engine(model: Path) -> AsyncIterator[Engine]:
-    server = shared_server(model)
+async def openai_engine(model: Path, extra: tuple[str, ...] = ()) -> AsyncIterator[Engine]:
+    server = shared_server(model, extra)
     await server.wait_until_ready()
-    engine = build_openai(server.url)
+    engine = build_openai(server.url, tools=None)
     try:
         yield engine
     finally:
