@@ -104,6 +104,7 @@ from palaver.errors import (
     FilesUnavailable,
     FileTooLarge,
     Forbidden,
+    ForeignHost,
     HeadTooLarge,
     IndexConflict,
     InvalidInput,
@@ -113,6 +114,7 @@ from palaver.errors import (
     LimitExceeded,
     MaxAttemptsExceeded,
     MethodNotAllowed,
+    MissingRight,
     NameCollision,
     NotFound,
     OutcomeUnknown,
@@ -261,7 +263,7 @@ from palaver.records import (
     outbox_key,
     record_changed,
 )
-from palaver.replies import PendingReply, ReplyResult, follow_reply
+from palaver.replies import PendingReply, ReplyResult, TurnReply, follow_reply, settled_reply
 from palaver.seals import Seals
 from palaver.search_terms import is_unspaced, normalize_text, split_terms
 from palaver.skills import LOGPROBS_TYPE, EngineSkill, NoArguments, Skill, ToolSkill
@@ -405,6 +407,7 @@ __all__ = [
     "FinishReason",
     "Finished",
     "Forbidden",
+    "ForeignHost",
     "Generation",
     "GenerationRequest",
     "Guarantee",
@@ -433,6 +436,7 @@ __all__ = [
     "MemoryWrite",
     "Message",
     "MethodNotAllowed",
+    "MissingRight",
     "NameCollision",
     "NamedTool",
     "NewTurn",
@@ -531,6 +535,7 @@ __all__ = [
     "ToolState",
     "ToolUse",
     "Turn",
+    "TurnReply",
     "Unauthenticated",
     "UnsettledCount",
     "Unsupported",
@@ -609,6 +614,7 @@ __all__ = [
     "requires",
     "revise_entries",
     "run_on_text",
+    "settled_reply",
     "several_messages",
     "split_terms",
     "split_untaken_steering",

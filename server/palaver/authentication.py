@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from palaver.config.settings import AuthKey, AuthSettings, Right, Secret, Settings
-from palaver.errors import ConfigurationError, Forbidden, PalaverError, Unauthenticated
+from palaver.errors import (
+    ConfigurationError,
+    Forbidden,
+    ForeignHost,
+    MissingRight,
+    PalaverError,
+    Unauthenticated,
+)
 from palaver.messages import check_name
 from palaver.origins import find_origin_of_page, is_origin_of_host
 
@@ -57,10 +64,13 @@ class Principal:
         if right in self.rights:
             return
         if self.site:
-            raise Forbidden(f"visitors of the site {self.site!r} lack the right {right!r}")
-        raise Forbidden(
+            raise MissingRight(
+                f"visitors of the site {self.site!r} lack the right {right!r}", right=right
+            )
+        raise MissingRight(
             f"the key {self.name!r} lacks the right {right!r}; an operator can add it to "
-            f"auth.keys.{self.name}.rights"
+            f"auth.keys.{self.name}.rights",
+            right=right,
         )
 
     def is_same_visitor(self, other: "Principal") -> bool:
@@ -330,7 +340,9 @@ class Authenticator:
             return
         name = _host_name(_host_of(request))
         if not _is_loopback(name):
-            raise Forbidden(f"without keys this server answers to localhost, not to {name[:100]!r}")
+            raise ForeignHost(
+                f"without keys this server answers to localhost, not to {name[:100]!r}"
+            )
 
 
 def _check_fetch_site(request: "web.Request") -> None:

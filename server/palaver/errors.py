@@ -6,6 +6,8 @@
     │   │   └── UnusableImage       400  the engine cannot read an image
     │   ├── Unauthenticated         401  no valid credential
     │   ├── Forbidden               403  the credential does not own the thing
+    │   │   ├── MissingRight        403  the key lacks a right
+    │   │   └── ForeignHost         403  the request names another host
     │   ├── NotFound                404  no such conversation, turn, skill, model or document
     │   ├── MethodNotAllowed        405  the route has other methods
     │   ├── RequestTimeout          408  a request was not sent in time
@@ -127,6 +129,18 @@ class Forbidden(CallerError):
     status = 403
     code = "forbidden"
     public_message = "This credential does not give access to that."
+
+
+class MissingRight(Forbidden):
+    """The caller lacks a ``right``."""
+
+    def __init__(self, detail: str, *, right: str) -> None:
+        super().__init__(detail)
+        self.right = right
+
+
+class ForeignHost(Forbidden):
+    """The header ``Host`` names a host that this server is not."""
 
 
 class NotFound(CallerError):

@@ -61,6 +61,7 @@ DEADLINES = "tests/server/web/test_deadlines.py"
 SLOW = "tests/server/web/test_slow_readers.py"
 SHUTDOWN = "tests/server/web/test_shutdown.py"
 WIDGET = "tests/server/web/test_widget.py"
+MCP = "tests/plugins/channels/mcp"
 WEBHOOKS = "tests/plugins/channels/webhooks"
 SLACK = "tests/plugins/channels/slack"
 TOOLS = "tests/server/turns/test_tool_services.py"
@@ -349,6 +350,12 @@ COVERED_OF_PLUGINS = {
         f"{SLACK}/test_manifest.py::test_the_settings_decide_about_names_and_the_agent"
     ),
     "channels.slack.api_url": (f"{SLACK}/test_checks.py::test_addresses_may_end_in_a_slash_or_not"),
+    "channels.mcp.tools": f"{MCP}/test_content.py::test_an_allowed_tool_runs_in_a_turn",
+    "channels.mcp.documents": f"{MCP}/test_content.py::test_documents_can_be_left_out",
+    "channels.mcp.url": f"{MCP}/test_security.py::test_the_public_address_is_the_only_host",
+    "channels.mcp.authorization_servers": (
+        f"{MCP}/test_security.py::test_without_a_key_a_client_learns_where_to_get_one"
+    ),
     "channels.webhooks.endpoints.NAME.secret": (
         f"{WEBHOOKS}/test_inbound.py::test_a_secret_is_for_its_endpoint_alone"
     ),

@@ -26,7 +26,7 @@ from palaver.config.settings import (
 )
 from palaver.engine import Engine
 from palaver.files.store import FileStore
-from palaver.knowledge import Passage
+from palaver.knowledge import KnowledgeBase, Passage
 from palaver.ledger import Ledger
 from palaver.messages import Attachment, new_id
 from palaver.server import Server
@@ -206,6 +206,7 @@ async def open_live_server(
     dispatch: DispatchSettings | None = None,
     files: FilesSettings | None = None,
     file_store: FileStore | None = None,
+    knowledge: KnowledgeBase | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[LiveServer]:
     settings = Settings(
@@ -228,7 +229,7 @@ async def open_live_server(
         settings,
         ledger=ledger or MemoryLedger(),
         engine=engine or ScriptedEngine(),
-        knowledge=ListKnowledge(),
+        knowledge=knowledge or ListKnowledge(),
         skills={skill.name: skill for skill in skills},
         tools={tool.name: tool for tool in tools},
         channels=channels if isinstance(channels, Mapping) else _named(channels),

@@ -192,6 +192,7 @@ def has(text: str) -> Callable[[str], bool]:
 
 
 CONVERSATION = f"/v1/conversations/{THREAD}"
+MCP_HEADERS = {"Accept": "application/json, text/event-stream"}
 COMPLETION = {"model": "parrot", "messages": [{"role": "user", "content": "hello"}]}
 ROUTES: dict[tuple[str, str], Row] = {
     ("GET", "/"): Row("public", "/", has("<html")),
@@ -307,6 +308,30 @@ ROUTES: dict[tuple[str, str], Row] = {
     ),
     ("POST", "/v1/conversations/{thread}/stop"): Row(
         "conversation", f"{CONVERSATION}/stop", has('"stopping"'), {}
+    ),
+    ("POST", "/mcp"): Row(
+        "server",
+        "/mcp",
+        has('"parrot"'),
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/list",
+            "params": {
+                "_meta": {
+                    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                    "io.modelcontextprotocol/clientCapabilities": {},
+                }
+            },
+        },
+        {**MCP_HEADERS, "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/list"},
+    ),
+    ("GET", "/mcp"): Row(
+        "server",
+        "/mcp",
+        has("no such session"),
+        headers={**MCP_HEADERS, "Mcp-Session-Id": "x", "Last-Event-ID": "x.1"},
+        needs_conversation=True,
     ),
     ("POST", "/webhooks/{name}"): Row(
         "public", "/webhooks/abc", has("no endpoint"), {}, needs_conversation=True
