@@ -250,6 +250,10 @@ checks.positive_data_acceptance.enabled = false
 [[operations]]
 include-path = "/v1/chat/completions"  # what a parameter may be depends on the model
 checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "/mcp"  # what a message may be depends on its method, and a client has a session
+checks.positive_data_acceptance.enabled = false
 """
 EXAMPLES = 10
 """Generated requests of each operation, besides the examples and the edges of each schema."""

@@ -1,23 +1,29 @@
 """Descriptions of the channel's routes, for ``/openapi.json``."""
 
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from palaver import EVENT_STREAM, Content, Operation, Parameter
 from palaver_plugins.channels.mcp.protocol import SESSION_HEADER, VERSION_HEADER
 
-_ERROR: Any = {
-    "type": "object",
-    "required": ["jsonrpc", "id", "error"],
-    "properties": {
-        "jsonrpc": {"const": "2.0"},
-        "id": {"type": ["string", "integer", "null"]},
-        "error": {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}, "data": {}},
-        },
-    },
-}
+
+class RpcErrorContent(msgspec.Struct, frozen=True):
+    """What is wrong, as JSON-RPC has it."""
+
+    code: int
+    message: str
+    data: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # JSON values
+
+
+class RpcErrorMessage(msgspec.Struct, frozen=True):
+    """An error of JSON-RPC. ``id`` is null where the request was not read."""
+
+    jsonrpc: Literal["2.0"]
+    id: str | int | None
+    error: RpcErrorContent
+
+
 _MESSAGE: Any = {"type": "object", "required": ["jsonrpc"]}
 _ANSWER: Any = {"jsonrpc": "2.0", "id": 1, "result": {}}
 
@@ -51,7 +57,7 @@ POST = Operation(
         202: Content(description="The message has no answer"),
     },
     errors=(400, 404, 406, 413, 415, 421, 429, 503),
-    error=_ERROR,
+    error=RpcErrorMessage,
 )
 GET = Operation(
     summary="Go on with the stream of a call, after a lost connection",
@@ -62,7 +68,7 @@ GET = Operation(
     ),
     responses={200: _STREAM},
     errors=(400, 404, 405, 421),
-    error=_ERROR,
+    error=RpcErrorMessage,
 )
 METADATA = Operation(
     summary="Tell which authorization servers give keys for the endpoint (RFC 9728)",
