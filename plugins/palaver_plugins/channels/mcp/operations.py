@@ -1,5 +1,6 @@
 """Descriptions of the channel's routes, for ``/openapi.json``."""
 
+import json
 from typing import Any, Literal
 
 import msgspec
@@ -44,7 +45,7 @@ _VERSION = _header(VERSION_HEADER, "The version of the protocol.", "2025-11-25")
 _STREAM = Content(
     description="Messages of JSON-RPC, the last of which is the answer",
     type=_MESSAGE,
-    example=_ANSWER,
+    example={"id": "AbC.7", "event": "message", "data": json.dumps(_ANSWER)},
     media_type=EVENT_STREAM,
 )
 
