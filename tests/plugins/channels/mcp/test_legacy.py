@@ -8,13 +8,12 @@ import pytest
 from tests.plugins.channels.mcp.support import (
     ELICITS,
     LEGACY,
-    TIMEOUT_SECONDS,
     Json,
     LegacyClient,
     open_mcp_server,
     read_events,
 )
-from tests.server.web.live_server import eventually
+from tests.server.web.live_server import TIMEOUT_SECONDS, eventually
 
 from palaver import Skill, Turn
 from palaver.testing import MemoryLedger
@@ -252,7 +251,7 @@ async def test_a_call_with_the_same_idempotency_key_is_one_call() -> None:
     async with open_mcp_server(skills=[Counter()]) as live_server:
         client = LegacyClient(live_server)
         await client.initialize()
-        about = {"text": "x", "idempotency_key": "k", "conversation": "talk"}
+        about: Any = {"text": "x", "idempotency_key": "k", "conversation": "talk"}
         first = await client.call("counter", **about)
         again = await client.call("counter", **about)
         assert again.result == first.result

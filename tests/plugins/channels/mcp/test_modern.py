@@ -8,14 +8,13 @@ import pytest
 from tests.plugins.channels.mcp.support import (
     ELICITS,
     MODERN,
-    TIMEOUT_SECONDS,
     Json,
     LegacyClient,
     ModernClient,
     open_mcp_server,
     read_events,
 )
-from tests.server.web.live_server import LiveServer, eventually
+from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually
 
 from palaver.testing import MemoryLedger
 
@@ -77,7 +76,7 @@ async def running_turns(live_server: LiveServer) -> int:
 async def test_closing_the_stream_cancels_unless_the_client_may_come_back(key: str) -> None:
     async with open_mcp_server() as live_server:
         client = ModernClient(live_server)
-        arguments = {"text": "x", **({"idempotency_key": key} if key else {})}
+        arguments: Any = {"text": "x", **({"idempotency_key": key} if key else {})}
         body, headers = client.modern_request(
             "tools/call",
             {"name": "scripted", "arguments": arguments, "_meta": {"progressToken": 1}},
@@ -261,7 +260,7 @@ async def test_both_eras_share_conversations() -> None:
     async with open_mcp_server() as live_server:
         legacy = LegacyClient(live_server)
         await legacy.initialize()
-        about = {"text": "x", "idempotency_key": "k"}
+        about: Any = {"text": "x", "idempotency_key": "k"}
         first = await legacy.call("parrot", **about)
         again = await ModernClient(live_server).call("parrot", **about)
         assert again.result["_meta"] == first.result["_meta"]

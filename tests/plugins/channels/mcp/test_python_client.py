@@ -10,9 +10,9 @@ import mcp_types
 import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from tests.plugins.channels.mcp.support import PATH, TIMEOUT_SECONDS, open_mcp_server
+from tests.plugins.channels.mcp.support import PATH, open_mcp_server
 from tests.plugins.channels.mcp.test_content import Painter, forecast
-from tests.server.web.live_server import LiveServer, eventually
+from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually
 
 from palaver import Document
 from palaver.config.settings import AuthKey, Secret
@@ -114,7 +114,7 @@ async def test_a_cancelled_call_stops_its_turn(mode: str) -> None:
     async with open_mcp_server() as live_server, connect(live_server, mode) as client:
         started = asyncio.Event()
 
-        async def on_progress(*about: Any) -> None:
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             started.set()
 
         call = asyncio.create_task(

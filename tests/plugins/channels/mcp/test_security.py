@@ -175,7 +175,7 @@ def read_id(event: dict[str, str]) -> str:
 
 async def test_names_of_conversations_and_keys_are_ones_own() -> None:
     async with open_mcp_server(keys=KEYS) as live_server:
-        about = {"text": "x", "conversation": "c", "idempotency_key": "k"}
+        about: Any = {"text": "x", "conversation": "c", "idempotency_key": "k"}
         seen = set()
         for name in ("ada", "bob", "eve"):
             answer = await ModernClient(live_server, secret(name)).call("parrot", **about)

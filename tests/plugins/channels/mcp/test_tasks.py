@@ -7,11 +7,11 @@ import pytest
 from tests.plugins.channels.mcp.support import (
     ELICITS,
     TASKS,
-    TIMEOUT_SECONDS,
     Json,
     ModernClient,
     open_mcp_server,
 )
+from tests.server.web.live_server import TIMEOUT_SECONDS
 
 from palaver.testing import MemoryLedger
 
