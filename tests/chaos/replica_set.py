@@ -35,7 +35,10 @@ class ReplicaSet:
 
     async def kill_random(self) -> None:
         """Kill a random replica with SIGKILL and replace it."""
-        index = self._rng.randrange(len(self.replicas))
+        await self.kill(self._rng.randrange(len(self.replicas)))
+
+    async def kill(self, index: int) -> None:
+        """Kill a replica with SIGKILL and replace it."""
         self.replicas[index].kill()
         await self._replace(index)
 
