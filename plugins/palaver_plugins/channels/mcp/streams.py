@@ -118,7 +118,7 @@ class ResumableStream:
             await self._response.write(head.encode())
 
     async def _write_all(self, follower: CallFollower, outcomes: Outcomes) -> None:
-        while not (follower.is_shut_down or has_left(self._request)):
+        while not has_left(self._request):
             await self._write_progress(follower)
             try:
                 result = await outcomes.find(follower, self._client)
@@ -132,6 +132,8 @@ class ResumableStream:
                 self.has_ended = True
                 return
             await self._write_question(follower)
+            if follower.is_shut_down:  # the client comes back, to another replica
+                return
             if not await follower.wait(WAIT_SECONDS):
                 await self._response.write(COMMENT)
 
@@ -198,18 +200,18 @@ class SingleAnswer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + WAIT_SECONDS
         while True:
-            if follower.is_shut_down:
-                return RpcError(
-                    INTERNAL_ERROR,
-                    "the server restarts; repeat the call with its idempotency key",
-                    status=503,
-                )
             try:
                 result = await outcomes.find(follower, self._client)
             except (PalaverError, RpcError) as error:
                 return convert_error(error)
             if result is not None:
                 return result
+            if follower.is_shut_down:
+                return RpcError(
+                    INTERNAL_ERROR,
+                    "the server restarts; repeat the call with its idempotency key",
+                    status=503,
+                )
             await self._write_progress(follower)
             if self._response is None and loop.time() >= deadline:
                 await self._open()
