@@ -38,7 +38,7 @@ def test_the_configuration_of_each_client_is_json_with_the_address(name: str, se
 
 
 async def test_the_settings_of_the_page_open_the_channel() -> None:
-    tree = tomllib.loads(example("settings"))
+    tree = tomllib.loads(example("server settings"))
     assert tree["channels"]["enabled"] == ["mcp"]
     settings = Settings.model_validate(tree["channels"]["mcp"])
     tools = [TOOLS[name] for name in settings.tools]
