@@ -1,4 +1,4 @@
-"""Import of packages that only some engines and channels need."""
+"""Import of packages that only some engines, channels and sources of tools need."""
 
 import importlib
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from palaver import ConfigurationError
 
 
 def import_packages(
-    kind: Literal["engine", "channel"], name: str, *packages: str
+    kind: Literal["engine", "channel", "tool source"], name: str, *packages: str
 ) -> list[Any]:  # Any: modules
     """Return the modules ``packages``, which the extra ``name`` installs. Raises
     `ConfigurationError` that says so."""

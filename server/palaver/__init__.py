@@ -127,6 +127,7 @@ from palaver.errors import (
     ServerError,
     SkillError,
     TooLarge,
+    ToolFailed,
     TooMany,
     Unauthenticated,
     Unsupported,
@@ -270,6 +271,7 @@ from palaver.skills import LOGPROBS_TYPE, EngineSkill, NoArguments, Skill, ToolS
 from palaver.storage import check_storage, reply_size, storage_exceeded
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 from palaver.text_pool import run_on_text
+from palaver.tool_sources import OfferedTool, SchemaTool, ToolSource
 from palaver.tools import PastConversation, Tool, ToolContext, ToolServices, tool
 from palaver.turns.filters import Filter
 from palaver.turns.prompt_images import PromptImages, ReadAttachment
@@ -280,6 +282,7 @@ from palaver.waiting import change_events, change_messages, growth_of
 
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console, echo
+    from palaver.cli.local_server import ask_server, token_option, url_option
     from palaver.outbound import (
         AddressRefused,
         FindAddresses,
@@ -287,6 +290,7 @@ if TYPE_CHECKING:
         OutboundContent,
         OutboundError,
         OutboundResponse,
+        find_addresses_by_system,
     )
     from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
 
@@ -294,12 +298,16 @@ _LOADED_ON_USE = {
     "Console": "palaver.cli.console",
     "EXIT_FAILED": "palaver.cli.console",
     "echo": "palaver.cli.console",
+    "ask_server": "palaver.cli.local_server",
+    "token_option": "palaver.cli.local_server",
+    "url_option": "palaver.cli.local_server",
     "AddressRefused": "palaver.outbound",
     "FindAddresses": "palaver.outbound",
     "OutboundClient": "palaver.outbound",
     "OutboundContent": "palaver.outbound",
     "OutboundError": "palaver.outbound",
     "OutboundResponse": "palaver.outbound",
+    "find_addresses_by_system": "palaver.outbound",
     "PluginFailure": "palaver.plugins",
     "PluginInfo": "palaver.plugins",
     "PluginRegistry": "palaver.plugins",
@@ -442,6 +450,7 @@ __all__ = [
     "NewTurn",
     "NoArguments",
     "NotFound",
+    "OfferedTool",
     "OnChange",
     "OnText",
     "Operation",
@@ -495,6 +504,7 @@ __all__ = [
     "Role",
     "Routed",
     "Sampling",
+    "SchemaTool",
     "Seals",
     "Secret",
     "SentMessage",
@@ -530,8 +540,10 @@ __all__ = [
     "ToolContext",
     "ToolDefinition",
     "ToolDescription",
+    "ToolFailed",
     "ToolServices",
     "ToolSkill",
+    "ToolSource",
     "ToolState",
     "ToolUse",
     "Turn",
@@ -545,6 +557,7 @@ __all__ = [
     "UnvalidatedArguments",
     "Usage",
     "__version__",
+    "ask_server",
     "call_schema",
     "can_be_rated",
     "change_events",
@@ -572,6 +585,7 @@ __all__ = [
     "echo",
     "encode",
     "estimate_image_tokens",
+    "find_addresses_by_system",
     "finished_entry",
     "first_version",
     "follow_reply",
@@ -622,7 +636,9 @@ __all__ = [
     "storage_exceeded",
     "take_before",
     "take_history",
+    "token_option",
     "too_many_alternatives",
     "too_much_feedback",
     "tool",
+    "url_option",
 ]

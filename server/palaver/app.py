@@ -22,6 +22,7 @@ from palaver.plugins import PluginRegistry, load_plugins
 from palaver.private_files import make_private_directory
 from palaver.server import Server
 from palaver.skills import Skill
+from palaver.tool_sources import ToolSource
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,6 +52,7 @@ def build_server(settings: Settings, registry: PluginRegistry | None = None) -> 
         knowledge=builder.knowledge(),
         skills=builder.skills(),
         tools=registry.tools,
+        tool_sources=builder.tool_sources(),
         interceptors=builder.interceptors(),
         channels=builder.channels(),
         cookie_secrets=load_cookie_secrets(settings),
@@ -97,6 +99,11 @@ class BackendBuilder:
     def interceptors(self) -> list[Interceptor]:
         names = self._settings.interceptors.enabled
         return self._build_all("interceptors", names, self._registry.interceptors)
+
+    def tool_sources(self) -> dict[str, ToolSource]:
+        names = self._settings.tool_sources.enabled
+        built = self._build_all("tool_sources", names, self._registry.tool_sources)
+        return dict(zip(names, built, strict=True))
 
     def channels(self) -> dict[str, Channel]:
         """Build the channels that the settings enable. One that cannot work as it is configured is

@@ -97,6 +97,7 @@ def installed_backends(registry: PluginRegistry) -> dict[str, Mapping[str, Backe
         "knowledge": registry.knowledge,
         "channels": registry.channels,
         "interceptors": registry.interceptors,
+        "tool_sources": registry.tool_sources,
     }
 
 

@@ -31,6 +31,7 @@
     │   ├── PluginLoadError         500  a plugin could not be loaded or checked
     │   ├── NameCollision           500  two plugins contribute the same name
     │   └── SkillError              500  a skill failed, or used the Turn wrongly
+    │       ├── ToolFailed          500  a tool reports that it has failed
     │       ├── OutcomeUnknown      500  a tool was started before a takeover; it may have run
     │       ├── UnusableAnswer      500  a person gave no usable answer to a question
     │       └── LimitExceeded       500  the reply or the journal of a turn is too large
@@ -332,6 +333,14 @@ class NameCollision(PluginError):
 class SkillError(PluginError):
     code = "skill"
     public_message = "The skill could not finish its answer."
+
+
+class ToolFailed(SkillError):
+    """``detail`` is what the tool says about it, for the model and the person."""
+
+    code = "tool_failed"
+    public_message = "The tool failed."
+    detail_is_public = True
 
 
 class OutcomeUnknown(SkillError):

@@ -25,6 +25,7 @@ from palaver.engine import Engine
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.skills import Skill
+from palaver.tool_sources import ToolSource
 from palaver.tools import Tool
 from palaver.turns.turn import Turn
 
@@ -131,10 +132,18 @@ class Hooks:
         """
 
     @hookspec
+    def palaver_register_tool_sources(self) -> Iterable[Backend[ToolSource]] | None:
+        """Contribute sources of tools that come and go while the server runs.
+
+        Returns backends; those named in ``tool_sources.enabled`` run. Called once at start-up.
+        Implemented by adapters to other programs that have tools.
+        """
+
+    @hookspec
     def palaver_register_commands(self) -> "Iterable[click.Command] | None":
         """Contribute subcommands of ``palaver``.
 
-        Returns click commands; one with the name of an installed channel is a subcommand of
-        ``palaver channels``. Called when the command line starts. Implemented by plugins that need
-        administration.
+        Returns click commands; one with the name of a channel of the same plugin is a subcommand
+        of ``palaver channels``. Called when the command line starts. Implemented by plugins that
+        need administration.
         """

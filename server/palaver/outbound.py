@@ -247,6 +247,32 @@ class OutboundClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise OutboundError(f"{parsed.host!r}: {_describe(error)}") from error
 
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        read_timeout: float,
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Send a request and yield its response, whose body may take any time: ``read_timeout`` is
+        in seconds without a byte. Raises `OutboundError` for what fails until the block begins."""
+        parsed, _ = self._parse(url)
+        timeout = aiohttp.ClientTimeout(connect=self._timeout, sock_read=read_timeout)
+        sending = self._sessions[parsed.scheme].request(
+            method, parsed, data=body, headers=headers, allow_redirects=False, timeout=timeout
+        )
+        try:
+            response = await sending
+        except TimeoutError:
+            raise OutboundError(f"{parsed.host!r} did not answer in time") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise OutboundError(f"{parsed.host!r}: {_describe(error)}") from error
+        async with response:
+            yield response
+
     def _parse(self, url: str) -> tuple[URL, AddressPolicy]:
         """Return a URL and the policy for it. Raises `OutboundError`; a host that is an address is
         checked here, since nothing resolves it."""

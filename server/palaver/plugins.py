@@ -29,6 +29,7 @@ from palaver.ledger import Ledger
 from palaver.messages import ConcurrencyPolicy
 from palaver.patterns import compile_pattern
 from palaver.skills import Skill
+from palaver.tool_sources import ToolSource
 from palaver.tools import Tool
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class PluginRegistry:
     knowledge: Mapping[str, Backend[KnowledgeBase]]
     interceptors: Mapping[str, Backend[Interceptor]]
     tools: Mapping[str, Tool]
+    tool_sources: Mapping[str, Backend[ToolSource]]
     commands: "Mapping[str, click.Command]"
     failures: tuple[PluginFailure, ...]
     owners: Mapping[tuple[str, str], PluginInfo]
@@ -86,7 +88,13 @@ class PluginRegistry:
     def describe(self, section: str, name: str) -> str:
         """Return what is chosen in a section of the settings, with its plugin."""
         kind = section if section in KINDS else f"{section}s"
-        return f"{section.removesuffix('s')} {name!r} of the plugin {self.owners[kind, name]}"
+        part = section.removesuffix("s").replace("_", " ")
+        return f"{part} {name!r} of the plugin {self.owners[kind, name]}"
+
+    def is_channel_command(self, name: str) -> bool:
+        """Return whether a command is of the plugin that contributes the channel of its name."""
+        channel = self.owners.get(("channels", name))
+        return channel is not None and channel == self.owners.get(("commands", name))
 
 
 @dataclass(slots=True)
@@ -105,6 +113,7 @@ KINDS = (
     "knowledge",
     "interceptors",
     "tools",
+    "tool_sources",
     "commands",
 )
 

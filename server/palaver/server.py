@@ -69,6 +69,7 @@ from palaver.seals import Seals
 from palaver.sites import Sites
 from palaver.skills import PROGRAM_SKILLS, Skill
 from palaver.streams.subscriptions import Drain, Subscriber, Subscription, Subscriptions
+from palaver.tool_sources import Tools, ToolSource
 from palaver.tools import Tool
 from palaver.turns.attachments import AttachmentReader
 from palaver.turns.dispatcher import Dispatcher
@@ -108,6 +109,7 @@ class Server:
         knowledge: KnowledgeBase,
         skills: Mapping[str, Skill],
         tools: Mapping[str, Tool] | None = None,
+        tool_sources: Mapping[str, ToolSource] | None = None,
         interceptors: Sequence[Interceptor] = (),
         channels: Mapping[str, Channel] | None = None,
         cookie_secrets: Sequence[bytes] = (),
@@ -132,7 +134,8 @@ class Server:
         self.draining = False
         self._cookie_secrets = tuple(cookie_secrets) or (secrets.token_bytes(32),)
         self._skills = skills
-        self._tools = tools or {}
+        self.tool_sources = tool_sources or {}
+        self._tools = Tools(tools or {}, tuple(self.tool_sources.values()))
         self._interceptors = interceptors
         quotas = Quotas(settings.admission, time.monotonic, settings.widget.sites)
         self._data_requests = DataRequests(settings.admission, quotas, self.metrics)
@@ -194,6 +197,10 @@ class Server:
         await _open(stack, "ledger", self.ledger)
         await _open(stack, "knowledge base", self.knowledge)
         await self.files.start()
+        for source in self.tool_sources.values():
+            stack.push_async_callback(_close, "tool source", source)
+            with contained(part_name("tool source", source)):
+                await source.start(self.records)
         stack.push_async_callback(self.engine.close)
         self.engine_info = await self.engine.start()
         if "embed" in self.engine_info.capabilities and hasattr(self.knowledge, "use_embeddings"):
@@ -576,7 +583,7 @@ async def _open(stack: contextlib.AsyncExitStack, kind: str, part: Ledger | Know
         await part.start()
 
 
-async def _close(kind: str, part: Channel | Ledger | KnowledgeBase) -> None:
+async def _close(kind: str, part: Channel | Ledger | KnowledgeBase | ToolSource) -> None:
     """Close a part. One that tries to end the process is named in the log."""
     try:
         with contained(part_name(kind, part)):

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 from tests.server.skills_under_test import Parrot
+from tests.server.web.live_server import eventually
 
 from palaver import Backend, Console, Document, Skill, Turn
 from palaver.app import build_server
@@ -71,6 +72,7 @@ def server(registry: PluginRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyP
             "knowledge": {"use": "words"},
             "interceptors": {"enabled": ["word_limit"]},
             "channels": {"enabled": ["webhook"], "webhook": {"token": "env:WEBHOOK_TOKEN"}},
+            "tool_sources": {"enabled": ["folder"], "folder": {"folder": tmp_path / "texts"}},
             "routing": {"default": "opening"},
         }
     )
@@ -90,6 +92,35 @@ async def test_the_channel_replies(server: Server, tmp_path: Path) -> None:
         async with session.post("/webhook/lobby", json=message) as response:
             assert response.status == 401
     assert (tmp_path / "audit.log").read_text() == "default/webhook/lobby 1\n" * 2
+
+
+async def test_the_source_offers_tools_that_an_operator_approves(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "rules.txt").write_text("No smoking.")
+    async with server, listening(server) as address, aiohttp.ClientSession(address) as session:
+
+        async def list_tools() -> list[dict[str, str]]:
+            async with session.get("/v1/tool-sources") as response:
+                (source,) = (await response.json())["sources"]
+            assert (source["name"], source["problems"]) == ("folder", [])
+            tools: list[dict[str, str]] = source["tools"]
+            return tools
+
+        await eventually(lambda: bool(server.tool_sources["folder"].offered()))
+        (offered,) = await list_tools()
+        assert (offered["name"], offered["state"]) == ("rules", "new")
+
+        async def approve(digest: str, name: str = "rules") -> int:
+            body = {"digests": {name: digest}}
+            async with session.post("/v1/tool-sources/folder/approvals", json=body) as response:
+                return response.status
+
+        assert await approve("another") == 409
+        assert await approve("another", name="none") == 404
+        assert await approve(offered["digest"]) == 200
+        assert [tool["state"] for tool in await list_tools()] == ["ready"]
 
 
 async def test_the_engine_generates(registry: PluginRegistry, build_context: BuildContext) -> None:

@@ -257,6 +257,32 @@ async def test_a_body_without_an_end_is_not_read(receiver: Receiver) -> None:
     assert sent < 100 * MAX_RESPONSE_BYTES
 
 
+async def test_a_body_may_arrive_piece_by_piece(receiver: Receiver) -> None:
+    more = asyncio.Event()
+
+    async def stream(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        await more.wait()
+        await response.write(b"second")
+        return response
+
+    receiver.respond = stream
+    async with OutboundClient(allowed_networks=LOOPBACK) as client:
+        streaming = client.stream("PUT", receiver.url(), b"body", {"A": "b"}, read_timeout=5.0)
+        async with streaming as response:
+            assert await response.content.readany() == b"first"
+            more.set()
+            assert await response.content.read() == b"second"
+        refused = client.stream("GET", receiver.url("10.0.0.1"), None, {}, read_timeout=5.0)
+        with pytest.raises(AddressRefused):
+            async with refused:
+                raise AssertionError
+    (request,) = receiver.requests
+    assert (request.method, request.headers["A"]) == ("PUT", "b")
+
+
 @pytest.mark.parametrize(
     "headers", [{f"X-{number}": "1" for number in range(100)}, {"X-Long": "1" * 20_000}]
 )

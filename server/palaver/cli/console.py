@@ -117,6 +117,12 @@ class Console:
 
         return asyncio.run(run())
 
+    def find_server(self) -> str | None:
+        """Return the URL of the server that runs at the address of the settings, if one does."""
+        from palaver.cli.local_server import find_server  # loads aiohttp
+
+        return find_server(self.settings.server)
+
     def plugin_settings(self, section: str, name: str, model: type[ModelT]) -> ModelT:
         """Return the table ``[section.name]`` as a plugin's ``model``. Raises
         `ConfigurationError`."""
@@ -163,7 +169,7 @@ class ChannelGroup(PluginGroup):
         return {
             name: command
             for name, command in registry.commands.items()
-            if name in registry.channels
+            if registry.is_channel_command(name)
         }
 
 
@@ -178,7 +184,7 @@ class CommandGroup(PluginGroup):
         return {
             name: command
             for name, command in registry.commands.items()
-            if name not in registry.channels
+            if not registry.is_channel_command(name)
         }
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # Any: click's own

@@ -18,10 +18,17 @@ from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
 from palaver.cli.exposure import find_exposed_data, find_exposed_secret, find_exposed_settings
 from palaver.cli.local_server import find_server
 from palaver.cli.models import summarize
+from palaver.cli.tool_sources import check_sources, find_source_problems
 from palaver.config.loading import find_settings_file
 from palaver.config.settings import AuthKey, ServerSettings, Settings, SiteSettings
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
-from palaver.errors import ConfigurationError, LedgerInUse, LedgerUnavailable, PalaverError
+from palaver.errors import (
+    ConfigurationError,
+    LedgerInUse,
+    LedgerUnavailable,
+    PalaverError,
+    Unauthenticated,
+)
 from palaver.ledger import Guarantee, InspectableLedger, Ledger
 from palaver.messages import new_id
 from palaver.models.checkpoint import read_checkpoint
@@ -63,6 +70,7 @@ def check_configuration(console: Console, *, load_engine: bool) -> Findings:
     yield from _check_ledger(console, running)
     yield from _check_files(console)
     yield from _check_channels(console)
+    yield from _check_tool_sources(console, running)
     yield from _check_model(console)
     yield from _check_engine(console, load_engine)
 
@@ -307,6 +315,28 @@ def _check_channels(console: Console) -> Findings:
             has_check = isinstance(channels[name], CheckableChannel)
             text = "it works" if has_check else "its settings are valid"
             yield Finding("good", f"channel {name!r}: {text}")
+
+
+def _check_tool_sources(console: Console, running: str | None) -> Findings:
+    """Ask the server that runs here about its sources of tools, else the sources themselves."""
+    if not console.settings.tool_sources.enabled:
+        return
+    try:
+        if running:
+            problems = asyncio.run(find_source_problems(running))
+        else:
+            problems = asyncio.run(check_sources(_builder(console).tool_sources()))
+    except Unauthenticated:
+        yield Finding("note", "tool sources: PALAVER_TOKEN has no key for the server that runs")
+        return
+    except PalaverError as error:
+        yield _bad(error, "tool sources: ")
+        return
+    for name, sentences in problems.items():
+        for sentence in sentences:
+            yield Finding("note", f"tool source {name!r}: {sentence}")
+        if not sentences:
+            yield Finding("good", f"tool source {name!r}: it works")
 
 
 def _check_model(console: Console) -> Findings:

@@ -373,6 +373,12 @@ class InterceptorsSettings(EnabledSettings):
     """Interceptors around every turn, the first outermost."""
 
 
+class ToolSourcesSettings(EnabledSettings):
+    enabled: tuple[str, ...] = ()
+    """Sources of tools that run. A source runs or calls other programs, so none runs by
+    default."""
+
+
 FILE_STORES = ("s3", "gs", "az", "file", "memory")
 """Schemes of `FilesSettings.store`."""
 
@@ -600,6 +606,8 @@ class Settings(Section):
     """Channels, which bring messages and deliver replies."""
     interceptors: InterceptorsSettings = InterceptorsSettings()
     """Interceptors, which run around every turn."""
+    tool_sources: ToolSourcesSettings = ToolSourcesSettings()
+    """Sources of tools that come and go while the server runs, such as those of MCP servers."""
     skills: dict[str, Tree] = pydantic.Field(default={}, repr=False)
     """Settings of skills, one table for each."""
 

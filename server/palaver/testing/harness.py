@@ -31,6 +31,7 @@ from palaver.testing.engine import ScriptedEngine
 from palaver.testing.knowledge import ListKnowledge
 from palaver.testing.ledger import MemoryLedger
 from palaver.testing.recorder import RecordingSubscriber
+from palaver.tool_sources import ToolSource
 from palaver.tools import Tool
 
 
@@ -109,6 +110,7 @@ async def converse(
     ledger: Ledger | None = None,
     knowledge: KnowledgeBase | Sequence[Document] = (),
     tools: Sequence[Tool] = (),
+    tool_sources: Sequence[ToolSource] = (),
     interceptors: Sequence[Interceptor] = (),
     settings: Settings | None = None,
     skill_settings: Mapping[str, Any] | None = None,  # Any: TOML values, by key
@@ -132,6 +134,7 @@ async def converse(
         knowledge=ListKnowledge(*knowledge) if isinstance(knowledge, Sequence) else knowledge,
         skills={skill.name: skill for skill in built},
         tools={tool.name: tool for tool in [*_find_tools(built), *tools]},
+        tool_sources={f"source-{n}": source for n, source in enumerate(tool_sources)},
         interceptors=interceptors,
     )
     async with server:

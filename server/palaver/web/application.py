@@ -30,6 +30,7 @@ from palaver.web.operations import OperationsHandler
 from palaver.web.pages import PageHandler
 from palaver.web.responses import error_response
 from palaver.web.sse import EventStreamHandler
+from palaver.web.tool_sources_api import ToolSourceHandler
 from palaver.web.websocket import WebSocketHandler
 from palaver.web.widget_api import WidgetHandler
 
@@ -86,6 +87,7 @@ def make_application(server: Server) -> web.Application:
         FeedbackHandler(server),
         FileHandler(server),
         ChannelHandler(server),
+        ToolSourceHandler(server),
         operations,
         pages,
         WidgetHandler(server),

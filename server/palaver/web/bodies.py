@@ -10,6 +10,7 @@ from palaver.feedback import MAX_COMMENT_LENGTH, Feedback, FeedbackReason
 from palaver.ledger import StopState
 from palaver.messages import MAX_ID_LENGTH, FileLimits, StoredFile
 from palaver.platforms.pairing import ApprovedPerson, PairingRequest
+from palaver.tool_sources import OfferedTool
 from palaver.web.frames import ConversationSnapshot, FileReference
 
 _NAME = r"[^{}:*/\u0000-\u001f\u007f]"
@@ -260,6 +261,24 @@ class PairingRequestsResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 class ApprovedPeopleResponse(msgspec.Struct, frozen=True, kw_only=True):
     people: tuple[ApprovedPerson, ...]
+
+
+class ToolSourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """An enabled source of tools. ``problems``: what is wrong with it on this server."""
+
+    name: str
+    problems: tuple[str, ...]
+    tools: tuple[OfferedTool, ...]
+
+
+class ToolSourcesResponse(msgspec.Struct, frozen=True, kw_only=True):
+    sources: tuple[ToolSourceState, ...]
+
+
+class ToolApprovals(msgspec.Struct, frozen=True, kw_only=True):
+    """Tools by name, each with the digest of the definition that is approved."""
+
+    digests: dict[str, str]
 
 
 class LiveResponse(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """A plugin that contributes one of each kind, with settings of every type."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import pydantic
@@ -15,8 +15,11 @@ from palaver.errors import ConfigurationError
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
+from palaver.records import RecordStore
 from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.tool_sources import OfferedTool, ToolSource
+from palaver.tools import Tool
 from palaver.turns.turn import Turn
 
 
@@ -92,6 +95,25 @@ class Bell:
         return web.Response(text="ding")
 
 
+class Box:
+    """A source without a tool."""
+
+    tools: Mapping[str, Tool] = {}
+    problems: Sequence[str] = ("it is empty",)
+
+    async def start(self, records: RecordStore) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def check(self) -> Sequence[str]:
+        return self.problems
+
+    def offered(self) -> Sequence[OfferedTool]:
+        return ()
+
+    async def approve(self, digests: Mapping[str, str]) -> None: ...
+
+
 @hookimpl
 def palaver_register_engines() -> list[Backend[Engine]]:
     return [Backend(name="echo", settings=EchoSettings, build=build)]
@@ -119,3 +141,8 @@ def palaver_register_interceptors() -> list[Backend[Interceptor]]:
 @hookimpl
 def palaver_register_channels() -> list[Backend[Channel]]:
     return [Backend(name="bell", settings=NoSettings, build=lambda s, build_context: Bell())]
+
+
+@hookimpl
+def palaver_register_tool_sources() -> list[Backend[ToolSource]]:
+    return [Backend(name="box", settings=NoSettings, build=lambda s, build_context: Box())]

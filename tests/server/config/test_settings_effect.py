@@ -67,6 +67,7 @@ SLACK = "tests/plugins/channels/slack"
 TOOLS = "tests/server/turns/test_tool_services.py"
 FETCHING = "tests/server/test_fetching.py"
 DISCORD = "tests/plugins/channels/discord"
+MCP = "tests/plugins/tools/mcp"
 IDENTITIES = "tests/server/test_sites.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
@@ -250,6 +251,7 @@ COVERED = {
     ),
     "admission.tenants.NAME.weight": f"{SCHEDULED}::test_tenants_have_weights",
     "channels.enabled": f"{THIS}::test_only_enabled_channels_open_routes",
+    "tool_sources.enabled": f"{THIS}::test_only_enabled_sources_offer_tools",
     "interceptors.enabled": f"{THIS}::test_only_enabled_interceptors_wrap_turns",
     "skills": f"{THIS}::test_a_skill_is_built_with_its_settings",
 }
@@ -455,6 +457,85 @@ COVERED_OF_PLUGINS = {
     "skills.translation.piece_tokens": (
         f"{SKILLS}::test_a_long_text_is_translated_in_pieces_of_the_set_length"
     ),
+    "tool_sources.mcp.servers.NAME.command": (
+        f"{MCP}/test_stdio.py::test_a_skill_calls_an_approved_tool"
+    ),
+    "tool_sources.mcp.servers.NAME.args": (
+        f"{MCP}/test_stdio.py::test_a_skill_calls_an_approved_tool"
+    ),
+    "tool_sources.mcp.servers.NAME.env": (
+        f"{MCP}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
+    ),
+    "tool_sources.mcp.servers.NAME.secrets": (
+        f"{MCP}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
+    ),
+    "tool_sources.mcp.servers.NAME.directory": (
+        f"{MCP}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
+    ),
+    "tool_sources.mcp.servers.NAME.url": (
+        f"{MCP}/test_http.py::test_a_server_that_comes_later_is_found"
+    ),
+    "tool_sources.mcp.servers.NAME.token": (
+        f"{MCP}/test_http.py::test_the_token_goes_to_the_server_and_nowhere_else"
+    ),
+    "tool_sources.mcp.servers.NAME.oauth.client_id": (
+        f"{MCP}/test_oauth.py::test_the_newest_refresh_token_is_kept_for_the_next_process"
+    ),
+    "tool_sources.mcp.servers.NAME.oauth.client_secret": (
+        f"{MCP}/test_oauth.py::test_client_credentials_give_tokens_that_are_renewed"
+    ),
+    "tool_sources.mcp.servers.NAME.oauth.refresh_token": (
+        f"{MCP}/test_oauth.py::test_the_newest_refresh_token_is_kept_for_the_next_process"
+    ),
+    "tool_sources.mcp.servers.NAME.oauth.issuer": (
+        f"{MCP}/test_oauth.py::test_credentials_go_to_their_issuer_alone"
+    ),
+    "tool_sources.mcp.servers.NAME.oauth.scope": (
+        f"{MCP}/test_oauth.py::test_client_credentials_give_tokens_that_are_renewed"
+    ),
+    "tool_sources.mcp.servers.NAME.allowed_networks": (
+        f"{MCP}/test_http.py::test_private_addresses_are_reached_only_when_the_settings_allow_them"
+    ),
+    "tool_sources.mcp.servers.NAME.tools": (
+        f"{MCP}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
+    ),
+    "tool_sources.mcp.servers.NAME.read_only": (
+        f"{MCP}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
+    ),
+    "tool_sources.mcp.servers.NAME.idempotent": (
+        f"{MCP}/test_stdio.py::test_an_idempotent_tool_is_called_again_once"
+    ),
+    "tool_sources.mcp.servers.NAME.needs_approval": (
+        f"{MCP}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
+    ),
+    "tool_sources.mcp.servers.NAME.trust_annotations": (
+        f"{MCP}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
+    ),
+    "tool_sources.mcp.servers.NAME.timeout": (
+        f"{MCP}/test_stdio.py::test_progress_extends_a_call_up_to_a_limit"
+    ),
+    "tool_sources.mcp.servers.NAME.max_timeout": (
+        f"{MCP}/test_stdio.py::test_progress_extends_a_call_up_to_a_limit"
+    ),
+    "tool_sources.mcp.servers.NAME.connect_timeout": (
+        f"{MCP}/test_hostile.py::test_a_server_without_a_list_is_named"
+    ),
+    "tool_sources.mcp.servers.NAME.refresh": (
+        f"{MCP}/test_hostile.py::test_a_changed_definition_is_found_at_the_next_list"
+    ),
+    "tool_sources.mcp.servers.NAME.max_tools": (
+        f"{MCP}/test_hostile.py::test_a_strange_list_is_bounded"
+    ),
+    "tool_sources.mcp.servers.NAME.max_description_characters": (
+        f"{MCP}/test_definitions.py"
+        "::test_a_description_is_one_line_without_hidden_characters_and_is_cut"
+    ),
+    "tool_sources.mcp.servers.NAME.max_result_characters": (
+        f"{MCP}/test_hostile.py::test_results_that_are_huge_endless_or_never_come"
+    ),
+    "tool_sources.mcp.servers.NAME.max_message_bytes": (
+        f"{MCP}/test_hostile.py::test_a_result_above_the_limit_of_a_message_ends_the_connection"
+    ),
 }
 UNCOVERED_OF_PLUGINS = {
     "engine.openai.connect_timeout",
@@ -625,6 +706,12 @@ async def reply_of(server: Server) -> str:
 
 async def test_a_skill_is_built_with_its_settings(tmp_path: Path) -> None:
     assert await reply_of(await build(tmp_path, skills={"parrot": {"volume": 3}})) == "hohoho"
+
+
+async def test_only_enabled_sources_offer_tools(tmp_path: Path) -> None:
+    assert not (await build(tmp_path)).tool_sources
+    server = await build(tmp_path, tool_sources={"enabled": ["box"]})
+    assert server.tool_sources["box"].problems == ("it is empty",)
 
 
 async def test_only_enabled_interceptors_wrap_turns(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from palaver.messages import Attachment, new_id
 from palaver.server import Server
 from palaver.skills import Skill
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
+from palaver.tool_sources import ToolSource
 from palaver.tools import Tool
 from palaver.turns.turn import Turn
 from palaver.web.listener import listening
@@ -196,6 +197,7 @@ async def open_live_server(
     engine: Engine | None = None,
     skills: Sequence[Skill] = (),
     tools: Sequence[Tool] = (),
+    tool_sources: Mapping[str, ToolSource] | None = None,
     admission: AdmissionSettings | None = None,
     connections: ConnectionSettings | None = None,
     widget: WidgetSettings | None = None,
@@ -232,6 +234,7 @@ async def open_live_server(
         knowledge=knowledge or ListKnowledge(),
         skills={skill.name: skill for skill in skills},
         tools={tool.name: tool for tool in tools},
+        tool_sources=tool_sources,
         channels=channels if isinstance(channels, Mapping) else _named(channels),
         cookie_secrets=cookie_secrets,
         files=file_store,

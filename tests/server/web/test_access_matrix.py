@@ -306,6 +306,10 @@ ROUTES: dict[tuple[str, str], Row] = {
     ("DELETE", "/v1/channels/{channel}/people/{person}"): Row(
         "operators", f"/v1/channels/channel-0/people/{PAIRED}?tenant={TENANT}", has(PAIRED)
     ),
+    ("GET", "/v1/tool-sources"): Row("operators", "/v1/tool-sources", has('"sources":[]')),
+    ("POST", "/v1/tool-sources/{source}/approvals"): Row(
+        "operators", "/v1/tool-sources/mcp/approvals", has("no tool source"), {"digests": {}}
+    ),
     ("POST", "/v1/conversations/{thread}/stop"): Row(
         "conversation", f"{CONVERSATION}/stop", has('"stopping"'), {}
     ),
@@ -479,7 +483,7 @@ NOT_FOR_VISITORS = {
     ("POST", SHARES),
     ("DELETE", f"{SHARES}/{{share}}"),
     ("GET", "/metrics"),
-    *(route for route in SERVED if route[1].startswith("/v1/channels")),
+    *(route for route in SERVED if route[1].startswith(("/v1/channels", "/v1/tool-sources"))),
     *(route for route in set(SERVED) - set(served_routes(())) if SERVED[route][0] is not None),
 }
 """Those of shares, operators and channels: visitors publish nothing, and use no API for programs.

@@ -39,6 +39,7 @@ ROUTES: tuple[tuple[str, str, Right], ...] = (
     ("GET", "/v1/channels", "operate"),
     ("GET", "/v1/channels/channel-0/people", "operate"),
     ("GET", "/v1/channels/channel-0/requests", "operate"),
+    ("GET", "/v1/tool-sources", "operate"),
     ("GET", "/metrics", "metrics"),
 )
 BODY = {"text": "hello", "model": "auto", "messages": [{"role": "user", "content": "hello"}]}
