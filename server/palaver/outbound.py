@@ -231,24 +231,7 @@ class OutboundClient:
                 body = await _read(response, max_bytes)
             return OutboundContent(response.status, response.headers, body)
 
-    @contextlib.asynccontextmanager
-    async def _request(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Send a request and yield its response. Raises `OutboundError`."""
-        parsed, _ = self._parse(url)
-        try:
-            async with self._sessions[parsed.scheme].request(
-                method, parsed, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                yield response
-        except TimeoutError:
-            raise OutboundError(f"{parsed.host!r} did not answer in {self._timeout:g} s") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise OutboundError(f"{parsed.host!r}: {_describe(error)}") from error
-
-    @contextlib.asynccontextmanager
-    async def stream(
+    def stream(
         self,
         method: str,
         url: str,
@@ -256,22 +239,35 @@ class OutboundClient:
         headers: Mapping[str, str],
         *,
         read_timeout: float,
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Send a request and yield its response, whose body may take any time: ``read_timeout`` is
-        in seconds without a byte. Raises `OutboundError` for what fails until the block begins."""
+        in seconds without a byte. Raises `OutboundError`."""
+        return self._request(method, url, body, headers, read_timeout)
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        read_timeout: float | None = None,
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Send a request and yield its response. Raises `OutboundError`."""
         parsed, _ = self._parse(url)
-        timeout = aiohttp.ClientTimeout(connect=self._timeout, sock_read=read_timeout)
-        sending = self._sessions[parsed.scheme].request(
-            method, parsed, data=body, headers=headers, allow_redirects=False, timeout=timeout
-        )
+        timeout = aiohttp.ClientTimeout(total=self._timeout)
+        if read_timeout is not None:
+            timeout = aiohttp.ClientTimeout(connect=self._timeout, sock_read=read_timeout)
         try:
-            response = await sending
+            async with self._sessions[parsed.scheme].request(
+                method, parsed, data=body, headers=headers, allow_redirects=False, timeout=timeout
+            ) as response:
+                yield response
         except TimeoutError:
-            raise OutboundError(f"{parsed.host!r} did not answer in time") from None
+            seconds = self._timeout if read_timeout is None else read_timeout
+            raise OutboundError(f"{parsed.host!r} did not answer in {seconds:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise OutboundError(f"{parsed.host!r}: {_describe(error)}") from error
-        async with response:
-            yield response
 
     def _parse(self, url: str) -> tuple[URL, AddressPolicy]:
         """Return a URL and the policy for it. Raises `OutboundError`; a host that is an address is

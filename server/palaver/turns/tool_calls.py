@@ -120,7 +120,7 @@ class ToolCalls:
         except Exception as error:
             services.withdraw_citations()
             self._note_result(call)
-            self._show(call, "failed", _public(error))
+            self._show(call, _state_after(error), _public(error))
             self._journal.record_result(call.step, _Failure.of(error))
             raise
         self._note_result(call)
@@ -143,7 +143,7 @@ class ToolCalls:
         if isinstance(recorded, _Failure):
             failure = recorded.to_error()
             if is_own:
-                self._record_use(call, "failed", failure.public)
+                self._record_use(call, _state_after(failure), failure.public)
             raise failure
         text = recorded.text if isinstance(recorded, _CitedResult) else recorded
         if is_own:
@@ -210,3 +210,7 @@ _RECORDED: Any = (
 
 def _public(error: Exception) -> str:
     return error.public if isinstance(error, PalaverError) else ""
+
+
+def _state_after(error: Exception) -> ToolState:
+    return "unknown" if isinstance(error, OutcomeUnknown) else "failed"

@@ -50,6 +50,18 @@ async def test_a_skill_calls_an_approved_tool(tmp_path: Path) -> None:
         assert source.tools["real__wipe"].needs_approval  # it says that it is destructive
 
 
+async def test_a_turn_shows_a_lost_call_as_unknown(tmp_path: Path) -> None:
+    source = make_source({"h": Hostile(tmp_path, "die").settings()})
+    async with converse(Caller, tool_sources=[source]) as chat:
+        await source.connected()
+        await approve_all(source)
+        reply = await chat.say("h__die")
+        assert reply.problem
+        assert reply.problem.code == "outcome_unknown"
+        shown = [event.state for event in reply.events if isinstance(event, ToolCalled)]
+        assert shown == ["started", "unknown"]
+
+
 async def test_what_a_call_returns(tmp_path: Path) -> None:
     os.environ["PALAVER_TEST_SECRET"] = "not for programs"
     settings = friendly(tmp_path, max_result_characters=60)
