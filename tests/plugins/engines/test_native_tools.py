@@ -21,6 +21,7 @@ from palaver.engine import (
     ToolCall,
     ToolDefinition,
 )
+from palaver.engines.normalization import normalize_messages
 from palaver.messages import Usage
 from palaver.schemas import validator_of
 from palaver_plugins.engines.native_tools import generate_with_tools
@@ -126,6 +127,40 @@ def test_no_message_and_no_tool_has_the_markup_of_a_template() -> None:
 )
 def test_calls_are_read(text: str, calls: list[tuple[str, str]]) -> None:
     assert HERMES.parse(text) == calls
+
+
+@given(
+    st.lists(
+        st.builds(
+            ChatMessage,
+            st.sampled_from(["system", "user", "assistant", "tool"]),
+            st.sampled_from(["", "one", "two words"]),
+            tool_calls=st.just(()),
+            tool_call_id=st.sampled_from(["a", "b"]),
+        )
+        | st.builds(
+            ChatMessage,
+            st.just("assistant"),
+            st.sampled_from(["", "one"]),
+            tool_calls=st.lists(
+                st.builds(
+                    ToolCall,
+                    st.sampled_from(["a", "b"]),
+                    st.just("roll"),
+                    st.sampled_from(["{}", '{"sides": 6}', "{half"]),
+                ),
+                min_size=1,
+                max_size=2,
+            ).map(tuple),
+        ),
+        max_size=8,
+    )
+)
+def test_every_call_of_a_history_is_rendered_and_read_back(messages: list[ChatMessage]) -> None:
+    normal = normalize_messages(messages, tools=True)
+    calls = [(it.name, json.loads(it.arguments)) for message in normal for it in message.tool_calls]
+    prompt = load_template("hermes").render(normal)
+    assert [(name, json.loads(text)) for name, text in HERMES.parse(prompt)] == calls
 
 
 # Generating
