@@ -273,6 +273,7 @@ from palaver.streams.subscriptions import Drain, Subscriber, Subscription
 from palaver.text_pool import run_on_text
 from palaver.tool_sources import OfferedTool, SchemaTool, ToolSource
 from palaver.tools import PastConversation, Tool, ToolContext, ToolServices, tool
+from palaver.turns.agent_limits import AgentLimits
 from palaver.turns.filters import Filter
 from palaver.turns.prompt_images import PromptImages, ReadAttachment
 from palaver.turns.turn import Turn, UnvalidatedArguments
@@ -351,6 +352,7 @@ __all__ = [
     "PAGE_BYTES",
     "QUEUE_ALL",
     "AddressRefused",
+    "AgentLimits",
     "Asked",
     "Attached",
     "Attachment",

@@ -273,8 +273,10 @@ class Citation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Tool that a reply has used, as the history keeps it: what is long is cut."""
+    """Tool that a reply has used, as the history keeps it: what is long is cut. ``call`` as in
+    `ToolCalled`."""
 
+    call: str = ""
     name: str
     state: ToolState
     arguments: dict[str, Any] = {}  # JSON values

@@ -263,6 +263,8 @@ class Server:
             ),
             metrics=self.metrics,
             generation_timeout=settings.engine.timeout,
+            skills=self._skills,
+            agents=settings.agents,
         )
         self._dispatcher = Dispatcher(
             services=services,
@@ -321,17 +323,17 @@ class Server:
             raise ConfigurationError(
                 f"routing.default names the skill {default!r}; there are: {sorted(self._skills)}"
             )
-        for name in self.settings.concurrency_policy.skills:
-            if name not in self._skills:
-                raise ConfigurationError(
-                    f"concurrency_policy.skills names {name!r}; there are: {sorted(self._skills)}"
-                )
-        for site, chosen in self.settings.widget.sites.items():
-            for name in chosen.skills:
-                if name not in self._skills:
+        sites = self.settings.widget.sites.items()
+        named = {
+            "concurrency_policy.skills": (self.settings.concurrency_policy.skills, self._skills),
+            "agents.tools": (self.settings.agents.tools or (), {**self._tools, **self._skills}),
+            **{f"widget.sites.{site}.skills": (it.skills, self._skills) for site, it in sites},
+        }
+        for setting, (names, known) in named.items():
+            for name in names:
+                if name not in known:
                     raise ConfigurationError(
-                        f"widget.sites.{site}.skills names {name!r}; there are: "
-                        f"{sorted(self._skills)}"
+                        f"{setting} names {name!r}; there are: {sorted(known)}"
                     )
 
     # The `ConversationService` that channels use

@@ -22,7 +22,8 @@ class Chat(Skill):
 
     Answers from what the model knows, which may be wrong, with the conversation so far in mind.
     Bare arithmetic is worked out by the tool ``calculate`` where that is installed. It reads
-    the documents of messages, as much as fits, and sees their images where the model does.
+    the documents of messages, as much as fits, and sees their images where the model does. The
+    model may call the tools of ``agents.tools``.
     """
 
     name = "chat"
@@ -78,13 +79,22 @@ class Chat(Skill):
             return
         reply = limit_reply_tokens(turn, self.settings.max_tokens)
         sampling = Sampling(temperature=self.settings.temperature, max_tokens=reply)
-        await turn.stream(
-            await self._build_prompt(turn, reply),
-            system=self.settings.system,
-            history=turn.history,
-            sampling=sampling,
-            images=True,
-        )
+        prompt = await self._build_prompt(turn, reply)
+        system, history = self.settings.system, turn.history
+        tools = turn.enabled_tools if "tools" in turn.engine.capabilities else None
+        if tools:
+            await turn.run(
+                prompt,
+                tools=tools,
+                system=system,
+                history=history,
+                sampling=sampling,
+                images=True,
+            )
+        else:
+            await turn.stream(
+                prompt, system=system, history=history, sampling=sampling, images=True
+            )
 
     async def _build_prompt(self, turn: Turn[Arguments], reply: int) -> str:
         """Return the message, after the documents that were sent with it, or last."""

@@ -62,7 +62,7 @@ BOUNDED = {
 """Patterns that read less of a text, and how many characters."""
 COMPUTED = {
     "palaver_plugins.channels.openai_response.annotations": r"\[1\]",
-    "palaver_plugins.engines.tokenization.__init__": r"<\|im_start\|>|<\|im_end\|>",
+    "palaver_plugins.engines.tool_formats.markup_pattern": r"<\|im_start\|>|<\|im_end\|>",
     "palaver_plugins.engines.vllm_process.__init__": r"<\|im_start\|>|<\|im_end\|>",
 }
 """Patterns that are computed in a function: an example of each."""

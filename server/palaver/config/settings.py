@@ -483,6 +483,33 @@ class DispatchSettings(Section):
     return more fails."""
 
 
+class AgentSettings(Section):
+    tools: tuple[str, ...] | None = None
+    """Tools and skills that the skills ``chat`` and ``agent`` let the model call, by name. Not set:
+    ``chat`` uses none, and ``agent`` the tools that only read, and the other skills."""
+    steps: int = pydantic.Field(default=16, ge=1)
+    """Times that a model may call tools for one answer, several at once each time. At this limit
+    and those of ``calls``, ``seconds``, ``tokens`` and ``repeated_calls`` the model is asked for a
+    last answer without tools."""
+    calls: int = pydantic.Field(default=48, ge=1)
+    """Calls of tools for one answer."""
+    calls_per_step: int = pydantic.Field(default=8, ge=1)
+    """Calls that a model may make at once; it is told that the others were not made."""
+    parallel_calls: int = pydantic.Field(default=4, ge=1)
+    """Calls that run side by side, of tools that allow it."""
+    seconds: float = pydantic.Field(default=300.0, gt=0)
+    """Seconds that the steps of one answer may take; a tool that still runs is then cancelled. The
+    last answer comes after it, within ``dispatch.turn_timeout``."""
+    tokens: int = pydantic.Field(default=200_000, ge=1)
+    """Tokens of prompts and replies for the steps of one answer."""
+    result_bytes: int = pydantic.Field(default=16_384, ge=64)
+    """Bytes of one result that the model gets; a longer one is cut, with a mark."""
+    repeated_calls: int = pydantic.Field(default=3, ge=1)
+    """Calls of the same tool with the same arguments for one answer."""
+    depth: int = pydantic.Field(default=2, ge=0)
+    """Depth to which skills that the model calls may let it call skills in turn. 0: none."""
+
+
 class ConcurrencyPolicySettings(Section):
     default: ConcurrencyPolicy = "queue"
     """Policy for a message that arrives while a turn of its conversation runs. ``queue``: a later
@@ -597,6 +624,8 @@ class Settings(Section):
     """The choice of a skill for each message."""
     dispatch: DispatchSettings = DispatchSettings()
     """The execution of turns."""
+    agents: AgentSettings = AgentSettings()
+    """Models that call tools."""
     concurrency_policy: ConcurrencyPolicySettings = ConcurrencyPolicySettings()
     """Policies for messages that arrive while a turn runs."""
     admission: AdmissionSettings = AdmissionSettings()

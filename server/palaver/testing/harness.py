@@ -22,6 +22,7 @@ from palaver.messages import (
     Message,
     Problem,
     Routed,
+    ToolCalled,
     new_id,
 )
 from palaver.plugins import check_skill
@@ -46,6 +47,8 @@ class Reply(str):
     question: Asked | None
     citations: list[Citation]
     attachments: list[Attachment]
+    tools: list[ToolCalled]
+    """The last state of each call of a tool, in the order of the calls."""
     events: list[Event]
 
 
@@ -95,6 +98,8 @@ class ChatClient:
         reply.question = next(iter(self.recorder.events_of(turn, Asked)), None)
         reply.citations = [event.citation for event in self.recorder.events_of(turn, Cited)]
         reply.attachments = [event.attachment for event in self.recorder.events_of(turn, Attached)]
+        calls = {event.call: event for event in self.recorder.events_of(turn, ToolCalled)}
+        reply.tools = list(calls.values())
         reply.events = self.recorder.events[turn]
         return reply
 

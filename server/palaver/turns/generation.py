@@ -97,15 +97,19 @@ class Generations:
         every run.
         """
 
+        async def count_tokens(messages: Sequence[ChatMessage]) -> int:
+            return await self._engine.count_tokens(messages, tools.definitions)
+
         async def generate(seen: PromptImages) -> Generation:
             messages = await fit_prompt(
                 prompt.system,
                 prompt.history,
                 prompt.text,
                 budget=self._engine_info.context_window - sampling.max_tokens,
-                count_tokens=self._engine.count_tokens,
+                count_tokens=count_tokens,
                 images=seen,
                 following=prompt.following,
+                tool_bytes=sum(len(repr(each).encode()) for each in tools.definitions),
             )
             return await self.request(
                 step, message, messages, sampling, on_text=on_text, partial=partial, tools=tools

@@ -31,6 +31,15 @@ class Journal:
         self._size = self._measure()
 
     @property
+    def position(self) -> int:
+        """Return the number of the step that comes next."""
+        return self._next
+
+    def skip_to(self, position: int) -> None:
+        """Leave out the steps up to ``position``, which were taken for a recorded result."""
+        self._next = position
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         return tuple(self._steps[number] for number in sorted(self._steps))
 
@@ -64,7 +73,11 @@ class Journal:
 
     def is_of_earlier_turn(self, step: Step) -> bool:
         """Return True when the step was taken before the question that this turn answers."""
-        return step.number in self._earlier
+        return self.is_number_of_earlier_turn(step.number)
+
+    def is_number_of_earlier_turn(self, number: int) -> bool:
+        """Return True when the step with that number was taken before that question."""
+        return number in self._earlier
 
     def record_start(self, step: Step) -> None:
         """Record that the step is about to be performed."""

@@ -52,10 +52,11 @@ async def fit_prompt(
     count_tokens: CountTokens,
     images: PromptImages = NO_IMAGES,
     following: Sequence[ChatMessage] = (),
+    tool_bytes: int = 0,
 ) -> list[ChatMessage]:
     """Return the prompt with as much of the newest history as fits into ``budget`` tokens, with all
     system messages of the history, and with the messages ``following`` the prompt. The images of
-    the history give way to its texts.
+    the history give way to its texts. ``tool_bytes``: the size of the tools that belong to it.
 
     Counts the tokens of few candidates, and of none that is certainly too long. Raises
     `PromptTooLong` when it does not fit without any history.
@@ -69,7 +70,7 @@ async def fit_prompt(
         characters = count_characters(messages)
         if characters > budget * MAX_CHARACTERS_PER_TOKEN:
             return False
-        return _certainly_fits(messages, characters, budget) or (
+        return _certainly_fits(messages, characters, budget - tool_bytes) or (
             await count_tokens(messages) <= budget
         )
 

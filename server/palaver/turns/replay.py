@@ -42,6 +42,11 @@ class Replay:
         self._said.append(text)
         if self._stored:
             text = self._skip_stored(text)
+        self._count(text)
+        if text:
+            self._writer.write_text(text)
+
+    def _count(self, text: str) -> None:
         self._length += len(text)
         if self._length > self._max_length:
             raise LimitExceeded(
@@ -49,8 +54,6 @@ class Replay:
                 "(dispatch.max_reply_characters): write less, or in several turns",
                 limit="max_reply_characters",
             )
-        if text:
-            self._writer.write_text(text)
 
     def _skip_stored(self, text: str) -> str:
         """Return the part of ``text`` that is not stored; withdraw stored text that differs."""
@@ -66,11 +69,15 @@ class Replay:
 
     def say_question(self, question: str) -> None:
         """Say the question, separated from the earlier text of this turn's reply."""
-        # The stored text shows whether the question was separated when it was asked.
+        self.say(self.separator() + question)
+
+    def separator(self) -> str:
+        """Return what separates a new paragraph from the earlier text of this turn's reply."""
+        # The stored text shows whether it was separated when it was said.
         separated = self._stored.startswith("\n\n", self._reached) or (
             not self._stored and self._length > self._earlier_length
         )
-        self.say("\n\n" + question if separated else question)
+        return "\n\n" if separated else ""
 
     def replay_rest(self) -> str:
         """Say the stored text, and return it: the run continues after it."""
@@ -89,3 +96,22 @@ class Replay:
         """Continue after the text of earlier turns."""
         self._earlier_length = len(said)
         self._stored, self._reached = said + self._stored[self._reached :], 0
+
+
+class CapturedReply(Replay):
+    """Reply of a skill that runs as a tool: the text is kept for the result, and only questions go
+    to the reply of the turn, which is the ``outer`` one."""
+
+    def __init__(self, outer: Replay) -> None:
+        super().__init__(outer._writer, "", outer._max_length)
+        self._outer = outer
+
+    def say(self, text: str) -> None:
+        self._said.append(text)
+        self._count(text)
+
+    def say_question(self, question: str) -> None:
+        self._outer.say_question(question)
+
+    def withdraw_rest(self) -> None:
+        self._outer.withdraw_rest()

@@ -17,7 +17,6 @@ from palaver.messages import (
     Problem,
     Question,
     ReplyParts,
-    ToolState,
     ToolUse,
     encode,
 )
@@ -48,21 +47,15 @@ class ReplyRecord:
         """By the number of their step: a use has one state after the other."""
         self._question: Question | None = None
 
-    def set_tool(
-        self,
-        step: int,
-        name: str,
-        arguments: dict[str, Any],  # JSON values
-        state: ToolState,
-        result: str = "",
-    ) -> None:
+    def set_tool(self, step: int, use: ToolUse) -> None:
         """Record the state of a tool's use, which is the turn's step number ``step``."""
-        self._tools[step] = ToolUse(
-            name=name,
-            state=state,
-            arguments=_cut_arguments(arguments),
-            result=result[:MAX_TOOL_RESULT],
+        self._tools[step] = msgspec.structs.replace(
+            use, arguments=_cut_arguments(use.arguments), result=use.result[:MAX_TOOL_RESULT]
         )
+
+    def uses_after(self, step: int) -> tuple[tuple[int, ToolUse], ...]:
+        """Return the uses of tools in the steps after ``step``, with their numbers."""
+        return tuple((number, use) for number, use in self._tools.items() if number > step)
 
     def set_question(self, text: str, options: Sequence[str]) -> None:
         """Record the question with which the reply ends."""
@@ -82,6 +75,24 @@ class ReplyRecord:
             problem=problem,
             finish_reason=finish_reason,
         )
+
+
+class SkillRecord(ReplyRecord):
+    """Parts that a skill collects that runs as a tool. Uses of tools and questions are those of the
+    reply, which is the ``outer`` record; the rest goes there with the skill's result."""
+
+    def __init__(self, outer: ReplyRecord) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def set_tool(self, step: int, use: ToolUse) -> None:
+        self._outer.set_tool(step, use)
+
+    def uses_after(self, step: int) -> tuple[tuple[int, ToolUse], ...]:
+        return self._outer.uses_after(step)
+
+    def set_question(self, text: str, options: Sequence[str]) -> None:
+        self._outer.set_question(text, options)
 
 
 def _cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:  # JSON values
@@ -107,7 +118,7 @@ def _take_tools(uses: Sequence[ToolUse]) -> tuple[ToolUse, ...]:
     for use in reversed(uses[-MAX_TOOL_USES:]):
         left -= len(encode(use))
         if left < 0:
-            use = ToolUse(name=use.name, state=use.state)
+            use = ToolUse(call=use.call, name=use.name, state=use.state)
         if use.state == "started":
             use = msgspec.structs.replace(use, state="unknown")
         kept.append(use)

@@ -9,6 +9,7 @@ import msgspec
 import pydantic
 from typing_extensions import TypeVar as DefaultTypeVar
 
+from palaver.config.settings import AgentSettings
 from palaver.engine import (
     Capability,
     ChatMessage,
@@ -47,6 +48,8 @@ from palaver.messages import (
 )
 from palaver.metrics import Metrics
 from palaver.tools import Tool
+from palaver.turns.agent import Agent
+from palaver.turns.agent_limits import AgentLimits, apply_limits
 from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
 from palaver.turns.attachments import AttachmentReader
 from palaver.turns.endings import ReplyLimitReached, Suspended
@@ -57,9 +60,16 @@ from palaver.turns.journal import Journal
 from palaver.turns.program import ProgramSampling
 from palaver.turns.prompt import build_messages, fit_exactly
 from palaver.turns.prompt_images import image_attachments
-from palaver.turns.replay import Replay
-from palaver.turns.reply_record import ReplyRecord
-from palaver.turns.tool_calls import ToolCalls
+from palaver.turns.replay import CapturedReply, Replay
+from palaver.turns.reply_record import ReplyRecord, SkillRecord
+from palaver.turns.skill_tools import (
+    RunnableSkill,
+    SkillTool,
+    make_skill_tool,
+    message_of_call,
+    renumber_citations,
+)
+from palaver.turns.tool_calls import ToolCalls, Trust, request_call
 from palaver.turns.tool_services import CallServices, ToolResources
 from palaver.turns.turn_history import history_before
 from palaver.turns.writer import TurnWriter
@@ -67,6 +77,7 @@ from palaver.turns.writer import TurnWriter
 ArgumentsT = DefaultTypeVar("ArgumentsT", bound=pydantic.BaseModel, default=Any)
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 ResultT = TypeVar("ResultT")
+NO_AGENT_LIMITS = AgentLimits()
 
 
 class CutText(msgspec.Struct, frozen=True):
@@ -98,12 +109,15 @@ class TurnServices:
     generation_timeout: float
     """Seconds that one generation may take."""
     image_memory: ImageMemory = dataclasses.field(default_factory=ImageMemory)
+    skills: Mapping[str, RunnableSkill] = dataclasses.field(default_factory=dict)
+    """Those that a model may call as tools."""
+    agents: AgentSettings = dataclasses.field(default_factory=AgentSettings)
 
 
 class Turn(Generic[ArgumentsT]):
     """The answering of one message: the message, and the methods to answer it with.
 
-    The methods `stream`, `generate`, `choose`, `extract`, `ask`, `call_tool`, `search`,
+    The methods `stream`, `generate`, `run`, `choose`, `extract`, `ask`, `call_tool`, `search`,
     `search_in`, `remember`, `recall` and `take_steering` are journaled: when a server dies and
     another takes the turn over, the skill runs again from the top, and each finished method returns
     its recorded result at once. So a skill must call them in an order that follows from the message
@@ -119,14 +133,18 @@ class Turn(Generic[ArgumentsT]):
         services: TurnServices,
         *,
         deadline: float,
+        caller: "Turn[Any] | None" = None,  # Any: the Arguments of another skill
     ) -> None:
+        """``caller``: the turn that runs this one's skill as a tool."""
         self.id = claim.turn
         self.attempt = claim.attempt
         self.message: Message = claim.message
         """The message to answer. Where several messages make one turn, all of them as one."""
         self.messages: tuple[Message, ...] = (*claim.interrupted, *claim.messages)
         """The same as single messages, as they were written."""
-        self.history: tuple[HistoryEntry, ...] = history_before(claim, self.message)
+        self.history: tuple[HistoryEntry, ...] = (
+            caller.history if caller else history_before(claim, self.message)
+        )
         self.arguments: ArgumentsT = cast(ArgumentsT, UnvalidatedArguments())
         """The skill's validated Arguments. Before the skill runs, for interceptors, they are
         `UnvalidatedArguments`."""
@@ -140,21 +158,34 @@ class Turn(Generic[ArgumentsT]):
         self._journal = journal
         self._replay = replay
         self._services = services
-        self._generations = Generations(
+        self._caller = caller
+        self._depth: int = caller._depth + 1 if caller else 0
+        self._generations: Generations = (
+            caller._generations
+            if caller
+            else Generations(
+                claim,
+                writer,
+                engine=services.engine,
+                engine_info=services.engine_info,
+                attachments=services.attachments,
+                image_memory=services.image_memory,
+                timeout=services.generation_timeout,
+                deadline=deadline,
+            )
+        )
+        self._program = ProgramSampling(None if caller else self.message.program or None)
+        self.record = _make_record(caller)
+        """What the reply has beside its text."""
+        self._tool_calls: ToolCalls = ToolCalls(
             claim,
             writer,
-            engine=services.engine,
-            engine_info=services.engine_info,
-            attachments=services.attachments,
-            image_memory=services.image_memory,
-            timeout=services.generation_timeout,
-            deadline=deadline,
-        )
-        self._program = ProgramSampling(self.message.program or None)
-        self.record = ReplyRecord()
-        """What the reply has beside its text."""
-        self._tool_calls = ToolCalls(
-            claim, writer, journal, self.record, services.tools, self._open_call_services
+            journal,
+            self.record,
+            services.tools,
+            self._open_call_services,
+            trust=caller._tool_calls.trust if caller else Trust(),
+            is_nested=caller is not None,
         )
         self._known_memories: set[str] = set()
         """Keys of memories that exist: another value of theirs counts as none."""
@@ -216,6 +247,8 @@ class Turn(Generic[ArgumentsT]):
         self._write_once("attach", Attached(turn=self.id, attachment=attachment))
 
     def _write_once(self, verb: str, event: Cited | Attached) -> None:
+        if self._caller is not None:  # the caller gets it with the result
+            return
         step = self._journal.next_step(verb, repr(event))
         if self._journal.recorded_result(step, bool) is None:
             self._writer.write(event)
@@ -357,6 +390,118 @@ class Turn(Generic[ArgumentsT]):
         self._record_text(step, self._replay.text_since(start), generation)
         return generation
 
+    # Letting the model act
+
+    @property
+    def enabled_tools(self) -> tuple[str, ...] | None:
+        """Return the tools and skills of the setting ``agents.tools``, without the running skill;
+        None: it is not set."""
+        names = self._services.agents.tools
+        return None if names is None else tuple(name for name in names if name != self.skill)
+
+    @property
+    def harmless_tools(self) -> tuple[str, ...]:
+        """Return the registered tools that are ``read_only``, and the other skills."""
+        tools = [tool.name for tool in self._services.tools.values() if tool.read_only]
+        skills = [name for name in self._services.skills if name != self.skill]
+        return tuple(dict.fromkeys((*tools, *skills)))
+
+    async def run(
+        self,
+        prompt: str,
+        *,
+        tools: Sequence[Tool | str],
+        system: str = "",
+        history: Sequence[HistoryEntry] = (),
+        sampling: Sampling | None = None,
+        images: bool = False,
+        limits: AgentLimits = NO_AGENT_LIMITS,
+        through: Filter | None = None,
+    ) -> str:
+        """Let the model call ``tools`` until it answers ``prompt``; say what it writes, and return
+        the answer.
+
+        ``tools`` are tools, or names of registered tools and of skills: a skill runs within this
+        turn, and its text is the result. Errors of tools go to the model. At one of the ``limits``
+        it is asked for a last answer without tools. Messages that steer the turn are taken between
+        the steps. The other parameters as in `stream`. Raises `Unsupported` when the engine calls
+        no tools, and `NotFound` for an unknown name.
+
+        After a takeover no call is repeated, but for those of idempotent tools that had not ended.
+        """
+        applied = apply_limits(limits, self._services.agents)
+        offered = self._offer_tools(tools, applied)
+        if offered:
+            self._require_capability("tools")
+
+        def make_sampling() -> Sampling:
+            return self._sampling_of_reply(sampling)
+
+        def note_cut() -> None:
+            self.finish_reason = "length"
+
+        agent = Agent(
+            message=self.message,
+            prompt=Prompt(text=prompt, system=system, history=history, images=images),
+            tools=offered,
+            limits=applied,
+            through=through,
+            continues="continuation" in self.engine.capabilities,
+            journal=self._journal,
+            replay=self._replay,
+            tool_calls=self._tool_calls,
+            generations=self._generations,
+            metrics=self._services.metrics,
+            make_sampling=make_sampling,
+            count=lambda generation: self._program.count(generation.usage),
+            note_cut=note_cut,
+            take_steering=self.take_steering,
+        )
+        return await agent.run()
+
+    def _offer_tools(self, tools: Sequence[Tool | str], limits: AgentSettings) -> dict[str, Tool]:
+        """Return the tools by name. There are no skills below the limit of depth."""
+        offered: dict[str, Tool] = {}
+        for named in tools:
+            tool = named if isinstance(named, Tool) else self._find_tool(named)
+            if tool.name in offered:
+                raise SkillError(f"two tools have the name {tool.name!r}")
+            if not isinstance(tool, SkillTool) or self._depth < limits.depth:
+                offered[tool.name] = tool
+        return offered
+
+    def _find_tool(self, name: str) -> Tool:
+        if name in self._services.tools or name not in self._services.skills:
+            return self._tool_calls.find(name)
+        skill = self._services.skills[name]
+
+        async def run(call: pydantic.BaseModel) -> str:
+            return await self._run_skill(skill, call)
+
+        return make_skill_tool(skill, run)
+
+    async def _run_skill(self, skill: RunnableSkill, call: pydantic.BaseModel) -> str:
+        """Run a skill as a tool, in this turn and its journal; return what it says."""
+        reply = CapturedReply(self._replay)
+        turn: Turn[Any] = Turn(  # Any: the Arguments of any skill
+            *(self._claim, self._writer, self._journal, reply, self._services),
+            deadline=self.deadline,
+            caller=self,
+        )
+        turn.skill, turn.arguments = skill.name, call
+        turn.message = message_of_call(self.message, skill, call)
+        turn.messages = (turn.message,)
+        await skill.answer(turn)
+        text, citations = renumber_citations(
+            turn.text, turn.record.citations, self.record.citations
+        )
+        for citation in citations:
+            self.record.citations[citation.number] = citation
+            self._write_once("cite", Cited(turn=self.id, citation=citation))
+        for attachment in turn.record.attachments:
+            self.attach(attachment)
+        return text
+
     async def choose(self, prompt: str, options: Sequence[str], *, system: str = "") -> str:
         """Let the engine pick exactly one of ``options``."""
         self._require_capability("choice")
@@ -412,8 +557,10 @@ class Turn(Generic[ArgumentsT]):
         """Return the messages that steer this turn and came since the last call, oldest first.
 
         Messages steer a turn where the policy is ``steer``, see `Skill.concurrency_policy`. Those
-        that a skill does not take become the next turn.
+        that a skill does not take become the next turn. A skill that runs as a tool gets none.
         """
+        if self._caller is not None:
+            return ()
 
         async def read_ledger(step: Step) -> tuple[Message, ...]:
             self._steering = await self._services.ledger.read_steering(self._claim)
@@ -484,7 +631,7 @@ class Turn(Generic[ArgumentsT]):
         `OutcomeUnknown` when the server died while a tool ran that must not run twice.
         """
         tool = self._tool_calls.find(name)
-        call = self._tool_calls.prepare(tool, arguments)
+        call = self._tool_calls.prepare(request_call(tool, arguments))
         return await self._tool_calls.perform(call, person=self.person)
 
     def _open_call_services(self) -> CallServices:
@@ -589,6 +736,10 @@ class Turn(Generic[ArgumentsT]):
             return None
         self._known_memories.add(f"{self.skill}.{key}")
         return found[0]
+
+
+def _make_record(caller: Turn[Any] | None) -> ReplyRecord:  # Any: the Arguments of another skill
+    return SkillRecord(caller.record) if caller else ReplyRecord()
 
 
 def _fingerprint(message: ChatMessage) -> str:

@@ -48,6 +48,8 @@ ROOM = "tests/plugins/ledgers/test_room.py"
 STORAGE = "tests/server/admission/test_storage_quotas.py"
 DATA = "tests/server/admission/test_data_requests.py"
 LIMITS = "tests/server/turns/test_limits.py"
+AGENT = "tests/server/turns/test_agent.py"
+ACTING = "tests/skills/test_agent.py"
 THIS = "tests/server/config/test_settings_effect.py"
 CHECK = "tests/server/cli/test_check.py"
 FILES = "tests/server/files"
@@ -187,6 +189,16 @@ COVERED = {
     "dispatch.max_attempts": f"{THIS}::test_a_turn_fails_after_its_attempts",
     "dispatch.max_reply_characters": f"{LIMITS}::test_a_reply_has_no_more_characters_than_set",
     "dispatch.max_journal_bytes": f"{LIMITS}::test_a_journal_has_no_more_bytes_than_set",
+    "agents.steps": f"{AGENT}::test_limits_of_the_settings_hold_and_a_skill_cannot_exceed_them",
+    "agents.calls": f"{AGENT}::test_limits_of_the_settings_hold_and_a_skill_cannot_exceed_them",
+    "agents.tokens": f"{AGENT}::test_limits_of_the_settings_hold_and_a_skill_cannot_exceed_them",
+    "agents.seconds": f"{AGENT}::test_limits_of_the_settings_hold_and_a_skill_cannot_exceed_them",
+    "agents.calls_per_step": f"{AGENT}::test_the_settings_limit_a_step_and_what_is_repeated",
+    "agents.result_bytes": f"{AGENT}::test_the_settings_limit_a_step_and_what_is_repeated",
+    "agents.repeated_calls": f"{AGENT}::test_the_settings_limit_a_step_and_what_is_repeated",
+    "agents.parallel_calls": f"{AGENT}::test_the_settings_limit_calls_side_by_side",
+    "agents.depth": f"{AGENT}::test_the_settings_limit_the_depth_of_skills",
+    "agents.tools": f"{ACTING}::test_it_uses_the_tools_of_the_settings",
     "dispatch.turn_timeout": "tests/server/turns/test_conversations.py::test_a_turn_has_a_timeout",
     "concurrency_policy.default": (
         f"{CONCURRENCY}::test_a_channels_policy_is_stronger_than_the_default"
@@ -440,6 +452,10 @@ COVERED_OF_PLUGINS = {
     "skills.chat.system": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
     "skills.chat.temperature": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
     "skills.chat.max_tokens": "tests/skills/test_chat.py::test_its_settings_reach_the_engine",
+    "skills.agent.system": f"{ACTING}::test_its_own_setting_goes_before_that_of_all_agents",
+    "skills.agent.tools": f"{ACTING}::test_its_own_setting_goes_before_that_of_all_agents",
+    "skills.agent.temperature": f"{ACTING}::test_its_own_setting_goes_before_that_of_all_agents",
+    "skills.agent.max_tokens": f"{ACTING}::test_the_longest_text_of_a_step_is_a_setting",
     "skills.codegen.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
     "skills.codegen.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
     "skills.qa.passages": f"{SKILLS}::test_the_model_reads_as_many_passages_as_set",

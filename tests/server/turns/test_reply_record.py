@@ -56,6 +56,11 @@ class Optimist(Skill):
         await turn.call_tool("divide", a=1, b=0)
 
 
+def used(entry: HistoryEntry, step: int, **parts: Any) -> ToolUse:  # Any: fields of `ToolUse`
+    """Return the use of a tool in that step of the entry's turn."""
+    return ToolUse(call=f"{entry.turn}-{step}", **parts)
+
+
 async def last_reply(chat: ChatClient) -> HistoryEntry:
     return (await chat.server.snapshot(chat.conversation)).history[-1]
 
@@ -67,7 +72,7 @@ async def test_the_history_has_why_the_skill_was_chosen_its_tools_and_its_questi
         assert (entry.reason, entry.outcome) == (asked.reason, "asked")
         assert entry.reason
         assert entry.tools == (
-            ToolUse(name="add", state="done", arguments={"a": 1, "b": 2}, result="3"),
+            used(entry, 1, name="add", state="done", arguments={"a": 1, "b": 2}, result="3"),
         )
         assert entry.question == Question(
             text="It is 3. Where to?", options=("the file", "the bin")
@@ -76,7 +81,7 @@ async def test_the_history_has_why_the_skill_was_chosen_its_tools_and_its_questi
         entry = await last_reply(chat)
     # The first tool belongs to the turn that asked, although the skill has run from its beginning.
     assert entry.tools == (
-        ToolUse(name="add", state="done", arguments={"a": 3, "b": 4}, result="7"),
+        used(entry, 3, name="add", state="done", arguments={"a": 3, "b": 4}, result="7"),
     )
     assert (entry.reason, entry.question or None) == (answered.reason, None)
 
@@ -87,7 +92,9 @@ async def test_the_history_has_the_problem_of_a_failed_reply() -> None:
         entry = await last_reply(chat)
     assert reply.problem is not None
     assert (entry.problem, entry.outcome) == (reply.problem, "failed")
-    assert entry.tools == (ToolUse(name="divide", state="failed", arguments={"a": 1, "b": 0}),)
+    assert entry.tools == (
+        used(entry, 1, name="divide", state="failed", arguments={"a": 1, "b": 0}),
+    )
 
 
 async def test_the_history_tells_that_the_limit_of_tokens_cut_a_reply() -> None:
@@ -125,7 +132,7 @@ async def test_after_a_takeover_the_history_has_the_tools_of_the_first_attempt()
         assert chat.recorder.events_of(turn, ToolCalled) == []  # it was not called again
         entry = await last_reply(chat)
     assert entry.tools == (
-        ToolUse(name="add", state="done", arguments={"a": 1, "b": 2}, result="3"),
+        used(entry, 1, name="add", state="done", arguments={"a": 1, "b": 2}, result="3"),
     )
 
 
@@ -145,7 +152,7 @@ async def test_a_tool_that_a_stop_interrupted_may_or_may_not_have_run() -> None:
         await chat.stop(turn)
         await chat.reply(turn)
         entry = await last_reply(chat)
-    assert entry.tools == (ToolUse(name="add", state="unknown", arguments={"a": 1, "b": 2}),)
+    assert entry.tools == (used(entry, 1, name="add", state="unknown", arguments={"a": 1, "b": 2}),)
 
 
 # Limits
@@ -153,7 +160,7 @@ async def test_a_tool_that_a_stop_interrupted_may_or_may_not_have_run() -> None:
 
 def record(**arguments: Any) -> ToolUse:  # Any: JSON values
     recorded = ReplyRecord()
-    recorded.set_tool(0, "t", arguments, "done", "r")
+    recorded.set_tool(0, ToolUse(name="t", arguments=arguments, state="done", result="r"))
     (use,) = recorded.parts(None, "stop").tools
     return use
 
@@ -170,14 +177,24 @@ def test_long_arguments_are_cut_and_short_ones_stay() -> None:
 
 def test_a_long_result_is_cut() -> None:
     recorded = ReplyRecord()
-    recorded.set_tool(0, "t", {}, "done", "r" * 10 * MAX_TOOL_RESULT)
+    recorded.set_tool(
+        0, ToolUse(name="t", arguments={}, state="done", result="r" * 10 * MAX_TOOL_RESULT)
+    )
     assert recorded.parts(None, "stop").tools[0].result == "r" * MAX_TOOL_RESULT
 
 
 def test_of_many_tools_the_last_are_kept_and_the_newest_with_their_results() -> None:
     recorded = ReplyRecord()
     for step in range(3 * MAX_TOOL_USES):
-        recorded.set_tool(step, f"tool-{step}", {"n": step}, "done", "r" * MAX_TOOL_RESULT)
+        recorded.set_tool(
+            step,
+            ToolUse(
+                name=f"tool-{step}",
+                arguments={"n": step},
+                state="done",
+                result="r" * MAX_TOOL_RESULT,
+            ),
+        )
     uses = recorded.parts(None, "stop").tools
     assert [use.name for use in uses] == [
         f"tool-{step}" for step in range(2 * MAX_TOOL_USES, 3 * MAX_TOOL_USES)
@@ -190,9 +207,9 @@ def test_of_many_tools_the_last_are_kept_and_the_newest_with_their_results() -> 
 
 def test_a_tool_keeps_its_last_state() -> None:
     recorded = ReplyRecord()
-    recorded.set_tool(4, "t", {}, "started")
-    recorded.set_tool(4, "t", {}, "failed", "It is closed.")
-    recorded.set_tool(9, "t", {}, "done", "open")
+    recorded.set_tool(4, ToolUse(name="t", arguments={}, state="started"))
+    recorded.set_tool(4, ToolUse(name="t", arguments={}, state="failed", result="It is closed."))
+    recorded.set_tool(9, ToolUse(name="t", arguments={}, state="done", result="open"))
     assert [use.state for use in recorded.parts(None, "stop").tools] == ["failed", "done"]
 
 
