@@ -34,6 +34,7 @@
     │       ├── ToolFailed          500  a tool reports that it has failed
     │       ├── OutcomeUnknown      500  a tool was started before a takeover; it may have run
     │       ├── UnusableAnswer      500  a person gave no usable answer to a question
+    │       ├── Denied              500  a person did not approve the call of a tool
     │       └── LimitExceeded       500  the reply or the journal of a turn is too large
     └── EngineError                 502  the engine's fault
         ├── EngineUnavailable       503  dead, hung, restarting or not started
@@ -349,6 +350,14 @@ class OutcomeUnknown(SkillError):
 
 class UnusableAnswer(SkillError):
     code = "unusable_answer"
+    detail_is_public = True
+
+
+class Denied(SkillError):
+    """A person did not approve the call of a tool. ``detail`` has what they wrote instead."""
+
+    code = "denied"
+    public_message = "It was not done, since it was not approved."
     detail_is_public = True
 
 

@@ -26,6 +26,7 @@ from palaver.errors import Forbidden, IndexConflict
 from palaver.feedback import Feedback, FeedbackStore
 from palaver.messages import (
     NO_PARTS,
+    Approval,
     Conversation,
     Cursor,
     Event,
@@ -190,12 +191,18 @@ class InboxMessage(msgspec.Struct, frozen=True, array_like=True):
     message: Message
 
 
+def first_accepted(inbox_messages: Sequence[InboxMessage]) -> float:
+    """Return when the first of a turn's messages was accepted."""
+    return min(inbox_message.accepted_at for inbox_message in inbox_messages)
+
+
 class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """Question of a skill, with the state that the skill needs to continue after the answer.
 
     ``message`` is the message that the skill answers, ``journal`` its steps so far, ``reply`` the
     text before the question, ``turns`` the turns that asked. ``options`` are the only answers that
-    the question accepts; any answer when there are none.
+    the question accepts; any answer when there are none. ``approval``: the call of a tool that the
+    question is about.
     """
 
     skill: str
@@ -204,6 +211,7 @@ class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     reply: str
     turns: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    approval: Approval | msgspec.UnsetType = msgspec.UNSET
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,7 +223,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     ended with `Ledger.release` does not count. ``history_cut``: there is more history, which the
     limit of bytes left out.
 
-    ``messages`` are the turn's own; there are several when a burst was merged. ``interrupted`` are
+    ``messages`` are the turn's own; there are several when a burst was merged. ``accepted_at`` is
+    when the first of them was accepted, in seconds since the epoch. ``interrupted`` are
     the messages of turns that were stopped for this one, oldest first, which it answers too; empty
     when the stop came too late. Both are of one person. ``steering_messages`` were sent to the
     running turn, by anyone in the conversation.
@@ -223,6 +232,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     turn: str
     messages: tuple[Message, ...]
+    accepted_at: float = 0.0
     interrupted: tuple[Message, ...] = ()
     steering_messages: tuple[Message, ...] = ()
     fence: int

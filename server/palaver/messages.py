@@ -205,6 +205,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     a program asks for more. ``after``: the settled turn of the history that the message follows,
     empty for the beginning; what came after it is superseded. None: it follows the newest turn.
 
+    ``answers`` is the id of the `Approval` that the message answers, as a button sends it. Empty:
+    it may answer the question that was asked last.
+
     ``order`` is the message's place on its platform, as text of a fixed width that compares as the
     platform orders the messages of the conversation (its time, or its id): a message goes before
     those with a greater ``order`` that were accepted before it and have not begun. Empty: messages
@@ -221,11 +224,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     program: ProgramRequest | msgspec.UnsetType = msgspec.UNSET
     after: str | None = None
+    answers: str = ""
     order: str = ""
 
     def __post_init__(self) -> None:
         check_id(self.id, "message id")
         check_name(self.person, "person")
+        if self.answers:
+            check_id(self.answers, "answered approval")
         if self.order:
             check_order(self.order)
             if self.after is not None:
@@ -238,6 +244,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         more: tuple[object, ...] = () if self.program is msgspec.UNSET else (self.program,)
         if self.after is not None:
             more = (*more, self.after)
+        if self.answers:
+            more = (*more, ("answers", self.answers))
         return hashlib.sha256(_sorted_encoder.encode((*body, *more))).hexdigest()
 
     @property
@@ -259,6 +267,7 @@ def merge_messages(messages: Sequence[Message]) -> Message:
         arguments=named.arguments,
         attachments=tuple(held for message in messages for held in message.attachments),
         metadata={key: value for message in messages for key, value in message.metadata.items()},
+        answers="",  # what is said together with something else is no approval
     )
 
 
@@ -283,11 +292,30 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: str = ""
 
 
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """Call of a tool that waits for the approval of the person who sent the message.
+
+    ``id`` names it in `Message.answers`. ``arguments`` are all arguments of the call, with the
+    defaults of those that were not given; ``shown_arguments`` are the same as a person sees them:
+    JSON of several lines, with what is invisible escaped. ``definition`` is `Tool.digest`: another
+    definition needs another approval. ``expires_at`` is in seconds since the epoch.
+    """
+
+    id: str
+    tool: str
+    description: str
+    arguments: dict[str, Any]  # JSON values, validated by the tool's Arguments model
+    shown_arguments: str
+    definition: str
+    expires_at: float
+
+
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Question with which a reply ended. ``options`` as in `Asked`."""
+    """Question with which a reply ended. ``options`` and ``approval`` as in `Asked`."""
 
     text: str
     options: tuple[str, ...] = ()
+    approval: Approval | msgspec.UnsetType = msgspec.UNSET
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -444,11 +472,13 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="question"):
-    """The skill asks and waits. ``options``: answers to choose from, or suggestions."""
+    """The skill asks and waits. ``options``: answers to choose from, or suggestions. ``approval``:
+    the call of a tool that the question is about."""
 
     turn: str
     question: str
     options: tuple[str, ...] = ()
+    approval: Approval | msgspec.UnsetType = msgspec.UNSET
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="finished"):
@@ -533,5 +563,6 @@ class Cursor(msgspec.Struct, frozen=True):
 
 _sorted_encoder = msgspec.json.Encoder(order="deterministic")
 encode = msgspec.json.Encoder().encode
+encode_sorted = _sorted_encoder.encode
 decode_event = msgspec.json.Decoder(Event).decode
 decode_message = msgspec.json.Decoder(Message).decode

@@ -37,6 +37,7 @@ from palaver.routing import Decision, Router
 from palaver.routing.arguments import fill_arguments
 from palaver.routing.router import ANSWER_REASON, LEFT_QUESTION
 from palaver.skills import EngineSkill, Skill
+from palaver.turns.approvals import may_answer, refuse_answer
 from palaver.turns.attachments import read_data_url
 from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.prompt import fit_exactly
@@ -195,6 +196,8 @@ class Pipeline:
         policies = self._policies_of(message.conversation, members_only)
         if message.program and message.program.retention is not None:
             policies = msgspec.structs.replace(policies, retention=message.program.retention)
+        if message.answers:  # it neither joins nor interrupts anything
+            return msgspec.structs.replace(policies, default="queue", skills={})
         return without_joining(policies) if message.text.startswith("/") else policies
 
     # Answering a turn
@@ -202,6 +205,10 @@ class Pipeline:
     async def answer(self, run: Run) -> None:
         """Choose the skill, fill its arguments and let it answer, inside the interceptors."""
         self._admission.turn_started(run.claim.turn)
+        if refusal := refuse_answer(run.claim):
+            run.keep_question()
+            await run.turn.say(refusal)
+            return
         decision = await self._route(run)
         await run.announce_skill(
             decision.skill,
@@ -213,6 +220,9 @@ class Pipeline:
 
     async def _route(self, run: Run) -> Decision:
         question = run.claim.pending_question
+        if question is not None and not may_answer(run.claim, question):
+            run.keep_question()
+            question = None
         is_answer = question is not None and await self._answers(run, question)
         if question is not None and is_answer:
             run.resume(question)
@@ -234,6 +244,8 @@ class Pipeline:
     async def _answers(self, run: Run, question: PendingQuestion) -> bool:
         """Return True when the message answers the question. An earlier attempt that recorded a
         step has decided it: only a turn that left the question records step 0, the routing."""
+        if question.approval and run.claim.message.answers and question.skill in self._skills:
+            return True
         recorded, program = run.claim.journal, run.turn.message.program
         if recorded and question.skill in self._skills:
             return min(step.number for step in recorded) > 0

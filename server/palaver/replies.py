@@ -12,6 +12,7 @@ from palaver.channels import ConversationService
 from palaver.errors import NotFound, Overloaded
 from palaver.ledger import HistoryEntry, Receipt, Snapshot
 from palaver.messages import (
+    Approval,
     Asked,
     Attached,
     Attachment,
@@ -92,8 +93,8 @@ class TurnReply:
                 self.citations.append(citation)
             case Attached(attachment=attachment):
                 self.attachments.append(attachment)
-            case Asked(question=question, options=options):
-                self.question = Question(text=question, options=options)
+            case Asked(question=question, options=options, approval=approval):
+                self.question = Question(text=question, options=options, approval=approval)
             case Finished():
                 self.outcome, self.problem = event.outcome, event.problem
                 self.usage, self.finish_reason = event.usage, event.finish_reason
@@ -104,7 +105,8 @@ class TurnReply:
 
 
 class ReplyResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A finished reply. ``question`` is set when the skill asked and waits for the answer."""
+    """A finished reply. ``question`` is set when the skill asked and waits for the answer,
+    ``approval`` when that is about the call of a tool."""
 
     turn: str
     outcome: Outcome
@@ -115,6 +117,7 @@ class ReplyResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     attachments: tuple[Attachment, ...] = ()
     question: str | None = None
     options: tuple[str, ...] = ()
+    approval: Approval | msgspec.UnsetType = msgspec.UNSET
     problem: Problem | None = None
     usage: Usage = Usage()
     finish_reason: FinishReason = "stop"
@@ -208,6 +211,7 @@ class PendingReply:
                 attachments=tuple(reply.attachments),
                 question=question.text if question else None,
                 options=question.options if question else (),
+                approval=question.approval if question else msgspec.UNSET,
                 problem=reply.problem,
                 usage=reply.usage,
                 finish_reason=reply.finish_reason,

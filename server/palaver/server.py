@@ -263,6 +263,7 @@ class Server:
             ),
             metrics=self.metrics,
             generation_timeout=settings.engine.timeout,
+            approval_timeout=settings.dispatch.approval_timeout,
             skills=self._skills,
             agents=settings.agents,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from palaver.config.wording import describe_errors, join_problems
 from palaver.engine import TOOL_NAME_PATTERN
 from palaver.errors import InvalidInput, PluginLoadError
 from palaver.knowledge import Document, Passage
-from palaver.messages import Attachment, Conversation
+from palaver.messages import Attachment, Conversation, encode_sorted
 
 ParametersT = ParamSpec("ParametersT", default=...)
 ResultT = TypeVar("ResultT", default=Any)
@@ -135,6 +136,27 @@ class Tool(Generic[ParametersT, ResultT]):
             read_only=self.read_only,
             untrusted=self.untrusted,
         )
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) over the definition: what a person approves, beside the
+        arguments."""
+        properties = (
+            *(self.idempotent, self.read_only, self.parallel),
+            *(self.untrusted, self.needs_approval),
+        )
+        definition = (self.name, self.description, self.json_schema, properties)
+        return hashlib.sha256(encode_sorted(definition)).hexdigest()
+
+    def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values
+        """Return the arguments with the defaults of those that are not given."""
+        defaults = {
+            cast(str, field.alias): pydantic_core.to_jsonable_python(field.default)
+            for field in self.arguments.model_fields.values()
+            if field.default is not pydantic_core.PydanticUndefined
+        }
+        given: dict[str, Any] = pydantic_core.to_jsonable_python(dict(values), fallback=repr)
+        return defaults | given
 
     def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values, typed ones
         """Return the function's keyword arguments. Raises `InvalidInput` with a sentence."""

@@ -22,6 +22,7 @@ ALLOWED = {
     "server/palaver/platforms/policy.py": "when bots have written, to any server",
     "server/palaver/platforms/parking.py": "when a conversation was parked, by any server",
     "server/palaver/sites.py": "the expiry of identities that others sign",
+    "server/palaver/turns/approvals.py": "the expiry of approvals, which every replica checks",
     "server/palaver/visitors.py": "the expiry of tokens, which every replica checks",
     "server/palaver/testing/fakes/slack/fake.py": "apps compare the time of a signature with it",
     "server/palaver/web/expiry.py": "how long such a token is still valid",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import math
 import os
 import signal
@@ -19,6 +20,15 @@ from palaver.messages import new_id
 Frame = dict[str, Any]  # a JSON object of the protocol
 
 PROMPT = "> "
+MAX_TOOL_TEXT = 200
+"""Characters of a tool's arguments or result that are shown."""
+_STATES = {
+    "started": "begins",
+    "done": "done",
+    "failed": "failed",
+    "denied": "not approved",
+    "unknown": "it may or may not have run",
+}
 WHY = "/why"
 """Line that asks why a skill was chosen; it is not sent."""
 
@@ -92,6 +102,10 @@ class Terminal:
         self._idle = asyncio.Event()
         self._is_open = False
         self._replies: dict[str, Reply] = {}
+        self._asked: dict[str, str] = {}
+        """Turns with a question → the id of the approval that it asks for, or nothing."""
+        self._open_approval = ""
+        """Id of the approval that the newest reply asks for; the next line answers it."""
         self._newest_choice = ""
         """Why the skill of the newest reply was chosen."""
         self._is_interactive = sys.stdin.isatty()
@@ -141,6 +155,9 @@ class Terminal:
 
     async def _send(self, text: str) -> None:
         frame = {"type": "send", "id": new_id(), "text": text}
+        if self._open_approval and not text.startswith("/"):
+            frame["answers"] = self._open_approval
+        self._open_approval = ""
         self._idle.clear()
         self._unsettled_turns.add_own(frame["id"])
         await self._send_frame(frame)
@@ -167,7 +184,9 @@ class Terminal:
             show(frame)
 
     def _show_welcome(self, frame: Frame) -> None:
-        pending = frame["snapshot"]["pending"]
+        pending, history = frame["snapshot"]["pending"], frame["snapshot"]["history"]
+        newest = history[-1] if history and not pending else {}
+        self._open_approval = _approval_of(newest.get("question"))
         self._unsettled_turns.reset(pending)
         for turn in pending:
             reply = self._replies.get(turn["turn"], Reply())
@@ -223,6 +242,20 @@ class Terminal:
         if not self._reply(frame).is_shown:
             self._reply(frame).show(f"[{frame['skill']}] ")
 
+    def _show_tool(self, frame: Frame) -> None:
+        """Show the call of a tool on lines of its own: its state, the arguments when it begins, and
+        what has come of it."""
+        shown = frame["arguments"] if frame["state"] == "started" else frame["result"]
+        text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+        note = f"{frame['name']}: {_STATES.get(frame['state'], frame['state'])}"
+        text = " ".join(text.split())
+        if len(text) > MAX_TOOL_TEXT:
+            text = text[: MAX_TOOL_TEXT - 1] + "…"
+        write(f"\n[{note}{' ' if text else ''}{text}]\n", dim=True)
+
+    def _show_question(self, frame: Frame) -> None:
+        self._asked[frame["turn"]] = _approval_of(frame)
+
     def _show_citation(self, frame: Frame) -> None:
         citation = frame["citation"]
         source = " · ".join(filter(None, (citation["title"], citation["section"])))
@@ -231,6 +264,7 @@ class Terminal:
     def _show_finished(self, frame: Frame) -> None:
         self._unsettled_turns.finish(frame["turn"], frame["messages"])
         self._replies.pop(frame["turn"], Reply()).end()
+        self._open_approval = self._asked.pop(frame["turn"], "")
         if frame.get("problem"):
             write(frame["problem"]["message"], fg="red")
         elif frame["outcome"] == "stopped":
@@ -256,6 +290,11 @@ class Terminal:
     def _write_prompt(self) -> None:
         if self._is_interactive and not self._unsettled_turns.is_waiting:
             write(PROMPT)
+
+
+def _approval_of(question: Frame | None) -> str:
+    """Return the id of the approval that a question asks for, or nothing."""
+    return str(((question or {}).get("approval") or {}).get("id", ""))
 
 
 def _refusal(frame: Frame) -> PalaverError:

@@ -476,6 +476,8 @@ class DispatchSettings(Section):
     dead letter."""
     turn_timeout: float = pydantic.Field(default=600.0, gt=0)
     """Seconds that one turn may take."""
+    approval_timeout: float = pydantic.Field(default=86_400.0, gt=0)
+    """Seconds for which a person may approve the call of a tool; a later approval asks again."""
     max_reply_characters: int = pydantic.Field(default=400_000, ge=1_000)
     """Most characters of one reply. A skill that writes more fails."""
     max_journal_bytes: int = pydantic.Field(default=4_000_000, ge=10_000)

@@ -7,6 +7,7 @@ A subclass receives what people do on its platform, makes an `IncomingMessage` o
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import math
 from collections import OrderedDict
@@ -28,7 +29,7 @@ from palaver.errors import (
 )
 from palaver.feedback import Feedback, Rating
 from palaver.ledger import Receipt, Snapshot, StopState
-from palaver.messages import Attachment, Conversation, Message
+from palaver.messages import Attachment, Conversation, Message, Question
 from palaver.metrics import IgnoredReason
 from palaver.platforms.calls import Times
 from palaver.platforms.connection import Connection, ConnectionTimes
@@ -52,6 +53,7 @@ and one message as several events."""
 PAIRING_TEXT = (
     "I do not know you yet. Ask the people who run this bot to approve you with this code: {code}"
 )
+NOT_YOURS = "Only the person who asked for this may approve or deny it."
 PAIRING_FULL = "I do not know you yet, and too many people wait for approval. Try again later."
 
 log = logging.getLogger(__name__)
@@ -191,6 +193,7 @@ class PlatformChannel:
                 arguments=dict(message.arguments),
                 attachments=await self._store_files(message),
                 order=message.order,
+                answers=message.answers,
             ),
             members_only=False,  # the platform decides who may write to a conversation
             outbox=True,
@@ -253,14 +256,28 @@ class PlatformChannel:
         one answer: pressing again changes nothing."""
         if not await self.is_allowed(source):
             return None
-        answer = f"{turn}.answer"
-        snapshot = await self.service.snapshot(source.conversation(self.name))
-        options = _options(snapshot, turn)
-        if 0 <= number < len(options) and (_is_last(snapshot, turn) or _waits(snapshot, answer)):
+        conversation = source.conversation(self.name)
+        snapshot = await self.service.snapshot(conversation)
+        question = _question(snapshot, turn)
+        approval = question.approval if question is not None else None
+        answer = _approval_answer(approval.id, source) if approval else f"{turn}.answer"
+        is_open = _is_last(snapshot, turn) or _waits(snapshot, answer)
+        if approval:
+            if source.person not in _askers(snapshot, turn):
+                await self.notify(source, NOT_YOURS)
+                return None
+            # The question waits while others write.
+            is_open = is_open or not _has_written_since(snapshot, turn, source.person)
+        if question is not None and 0 <= number < len(question.options) and is_open:
             return await self.receive(
-                IncomingMessage(source=source, id=answer, text=options[number])
+                IncomingMessage(
+                    source=source,
+                    id=answer,
+                    text=question.options[number],
+                    answers=approval.id if approval else "",
+                )
             )
-        if self._key(source.conversation(self.name), answer) not in self._received:
+        if self._key(conversation, answer) not in self._received:
             await self.notify(source, "This question is no longer open.")
         return None
 
@@ -331,17 +348,43 @@ def _forget_oldest(known: OrderedDict[Any, Any]) -> None:  # Any: the values are
         known.popitem(last=False)
 
 
-def _options(snapshot: Snapshot, turn: str) -> Sequence[str]:
-    """Return the options of a turn's question; none where it has asked nothing."""
+def _question(snapshot: Snapshot, turn: str) -> Question | None:
+    """Return the question of a turn; None where it has asked nothing."""
     for entry in snapshot.history:
         if entry.turn == turn and entry.role == "assistant" and entry.question:
-            return entry.question.options
-    return ()
+            return entry.question
+    return None
+
+
+def _askers(snapshot: Snapshot, turn: str) -> set[str]:
+    """Return who has written the message of a turn, or of the turns whose question it answers: one
+    of them may approve, and the server knows who."""
+    people: set[str] = set()
+    is_asked = False
+    for entry in reversed(snapshot.history):
+        is_asked = entry.turn == turn or (is_asked and entry.outcome in (None, "asked"))
+        if is_asked and entry.role == "user":
+            people.add(entry.person)
+    return people
+
+
+def _approval_answer(approval: str, source: Source) -> str:
+    """Return the id of a person's message that answers an approval."""
+    return f"{approval}.{hashlib.sha256(source.person.encode()).hexdigest()[:32]}"
 
 
 def _is_last(snapshot: Snapshot, turn: str) -> bool:
     """Return whether nobody has written since the turn."""
     return not snapshot.pending and snapshot.history[-1].turn == turn
+
+
+def _has_written_since(snapshot: Snapshot, turn: str, person: str) -> bool:
+    """Return whether a person has written since the turn."""
+    turns = [entry.turn for entry in snapshot.history]
+    later = snapshot.history[len(turns) - turns[::-1].index(turn) :]
+    people = {entry.person for entry in later}
+    people |= {message.person for pending in snapshot.pending for message in pending.messages}
+    return person in people
 
 
 def _waits(snapshot: Snapshot, message: str) -> bool:

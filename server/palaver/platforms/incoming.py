@@ -47,7 +47,7 @@ class IncomingMessage:
     """A message. ``id`` is the platform's: one that is delivered twice is the same message.
 
     ``order`` sorts the messages of a conversation as text, however they arrive; empty: as they do.
-    ``skill`` and ``arguments`` as in `palaver.messages.Message`.
+    ``skill``, ``arguments`` and ``answers`` as in `palaver.messages.Message`.
     """
 
     source: Source
@@ -57,3 +57,4 @@ class IncomingMessage:
     skill: str | None = None
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # JSON values
     order: str = ""
+    answers: str = ""

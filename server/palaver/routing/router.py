@@ -92,6 +92,8 @@ class Router:
             return False
         if find_option(text, question.options) is not None:
             return True
+        if question.approval:  # what is no approval is a denial
+            return True
         request = self._route_by_pattern(message)
         if request is None and question.options and len(self._skills) > 1:
             # Among few skills, a message that is like nothing may pass the threshold of routing.

@@ -62,6 +62,7 @@ from palaver.ledger import (
     StopState,
     StorageUsage,
     UnsettledCount,
+    first_accepted,
     memory_writes,
     stopped_event,
 )
@@ -216,6 +217,7 @@ class MemoryLedger:
         return Claim(
             turn=turn.id,
             messages=turn.messages,
+            accepted_at=first_accepted(turn.inbox_messages),
             interrupted=turn.interrupted,
             steering_messages=turn.steering_messages,
             fence=state.fence,

@@ -23,11 +23,12 @@ from palaver.errors import InvalidInput, PromptTooLong
 from palaver.messages import Message
 from palaver.metrics import Metrics
 from palaver.tools import Tool
+from palaver.turns.call_requests import RequestedCall, read_call
 from palaver.turns.filters import Filter, FilteredText
 from palaver.turns.generation import Generations, OfferedTools, Prompt
 from palaver.turns.journal import Journal
 from palaver.turns.replay import Replay
-from palaver.turns.tool_calls import CallLimits, PreparedCall, RequestedCall, ToolCalls, read_call
+from palaver.turns.tool_calls import CallLimits, PreparedCall, ToolCalls
 from palaver.turns.tool_results import NOTE, cut_result, present_result
 
 MIN_RESULT_BYTES = 128
@@ -239,9 +240,11 @@ class Agent:
     # Calling tools
 
     async def _perform(self, calls: Sequence[ToolCall]) -> list[str]:
-        """Return the results of the calls of one step. They run in order, but for parallel ones
-        that follow each other: these run side by side."""
+        """Return the results of the calls of one step. The person approves first those that need
+        it. They run in order, but for parallel ones that follow each other: these run side by
+        side."""
         requests = [self._request(call, number) for number, call in enumerate(calls, 1)]
+        requests = self.tool_calls.obtain_approvals(requests)
         prepared = [self.tool_calls.prepare(request) for request in requests]
         limits = CallLimits(
             deadline=self._clock.deadline(self.limits.seconds),

@@ -322,7 +322,7 @@ class Dispatcher:
 
 def _result_of(run: Run, ended: SkillEnded) -> RunResult:
     if isinstance(ended, Suspended):
-        return RunResult("asked", pending_question=run.pending_question(ended.options))
+        return RunResult("asked", pending_question=run.pending_question(ended))
     return RunResult("done")
 
 

@@ -2,17 +2,25 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
+from palaver.messages import Approval
+
 
 class SkillEnded(BaseException):
     """Ends a skill. A BaseException, so that a skill's ``except Exception`` does not swallow it."""
 
 
 class Suspended(SkillEnded):
-    """Ends a skill that has asked a question with ``options``; the answer runs the skill again."""
+    """Ends a skill that has asked a question with ``options``; the answer runs the skill again.
+    ``approval``: the call of a tool that the question is about."""
 
-    def __init__(self, options: Sequence[str]) -> None:
+    def __init__(
+        self, options: Sequence[str], approval: Approval | msgspec.UnsetType = msgspec.UNSET
+    ) -> None:
         super().__init__()
         self.options = tuple(options)
+        self.approval = approval
 
 
 class ReplyLimitReached(SkillEnded):

@@ -49,7 +49,7 @@ class Journal:
         When the recorded step has another verb or other inputs, the skill runs differently this
         time: the records from this step on are dropped.
         """
-        digest = hashlib.blake2b("\0".join((verb, *inputs)).encode(), digest_size=8).hexdigest()
+        digest = _digest(verb, inputs)
         step = Step(number=self._next, verb=verb, fingerprint=digest, done=False)
         self._next += 1
         recorded = self._steps.get(step.number)
@@ -60,6 +60,14 @@ class Journal:
                 del self._steps[later]
             self._size = self._measure()
         return step
+
+    def is_next(self, verb: str, *inputs: str) -> bool:
+        """Return True when the next step is recorded, with this verb and, if there are some, with
+        these inputs."""
+        recorded = self._steps.get(self._next)
+        if recorded is None or recorded.verb != verb:
+            return False
+        return not inputs or recorded.fingerprint == _digest(verb, inputs)
 
     def recorded_result(self, step: Step, kind: type[T]) -> T | None:
         """Return the recorded result of the step, or None when it has to be performed."""
@@ -124,7 +132,7 @@ class Journal:
         """Keep a step without a result: a question, answered in another turn."""
         self._steps[step.number] = step
 
-    def resume(self, asked: tuple[Step, ...], answer: str) -> None:
+    def resume(self, asked: tuple[Step, ...], answer: object) -> None:
         """Insert the steps of the turns that asked before this turn's, and answer the last."""
         earlier = {step.number: step for step in asked}
         earlier[asked[-1].number] = _complete(asked[-1], answer)
@@ -134,6 +142,10 @@ class Journal:
 
     def _measure(self) -> int:
         return sum(map(_size_of, self._steps.values()))
+
+
+def _digest(verb: str, inputs: Iterable[str]) -> str:
+    return hashlib.blake2b("\0".join((verb, *inputs)).encode(), digest_size=8).hexdigest()
 
 
 def _size_of(step: Step) -> int:

@@ -11,6 +11,7 @@ import msgspec
 
 from palaver.history import cut_text
 from palaver.messages import (
+    Approval,
     Attachment,
     Citation,
     FinishReason,
@@ -57,9 +58,14 @@ class ReplyRecord:
         """Return the uses of tools in the steps after ``step``, with their numbers."""
         return tuple((number, use) for number, use in self._tools.items() if number > step)
 
-    def set_question(self, text: str, options: Sequence[str]) -> None:
+    def set_question(
+        self,
+        text: str,
+        options: Sequence[str],
+        approval: Approval | msgspec.UnsetType = msgspec.UNSET,
+    ) -> None:
         """Record the question with which the reply ends."""
-        self._question = Question(text=text, options=_take_options(options))
+        self._question = Question(text=text, options=_take_options(options), approval=approval)
 
     def parts(self, problem: Problem | None, finish_reason: FinishReason) -> ReplyParts:
         """Return the parts of the reply that ends now."""
@@ -91,8 +97,13 @@ class SkillRecord(ReplyRecord):
     def uses_after(self, step: int) -> tuple[tuple[int, ToolUse], ...]:
         return self._outer.uses_after(step)
 
-    def set_question(self, text: str, options: Sequence[str]) -> None:
-        self._outer.set_question(text, options)
+    def set_question(
+        self,
+        text: str,
+        options: Sequence[str],
+        approval: Approval | msgspec.UnsetType = msgspec.UNSET,
+    ) -> None:
+        self._outer.set_question(text, options, approval)
 
 
 def _cut_arguments(arguments: dict[str, Any]) -> dict[str, Any]:  # JSON values

@@ -10,6 +10,8 @@ from palaver.config.settings import DispatchSettings
 from palaver.ledger import Claim, PendingQuestion
 from palaver.messages import Finished, Outcome, Problem, Routed, Started
 from palaver.streams.subscriptions import Subscriptions
+from palaver.turns.approvals import ApprovalAnswer
+from palaver.turns.endings import Suspended
 from palaver.turns.interruption import Interruption
 from palaver.turns.journal import Journal
 from palaver.turns.replay import Replay
@@ -62,6 +64,7 @@ class Run:
         )
         self._original_message = self.turn.message
         self._asked_in: tuple[str, ...] = ()
+        self._kept_question: PendingQuestion | None = None
 
     @property
     def log_fields(self) -> dict[str, str]:
@@ -83,13 +86,21 @@ class Run:
     def resume(self, question: PendingQuestion) -> None:
         """Continue the skill that asked: the message of this turn is the answer."""
         turn = self.turn
-        self._journal.resume(question.journal, turn.message.text)
+        answer: object = turn.message.text
+        if question.approval:
+            answer = ApprovalAnswer(question.approval, turn.message.text, self.claim.accepted_at)
+        self._journal.resume(question.journal, answer)
         self._replay.resume(question.reply)
         turn.message = self._original_message = question.message
         turn.messages = (question.message,)
         # The skill sees the history that it saw when it asked, not its own question.
         self._asked_in = question.turns
         turn.history = tuple(entry for entry in turn.history if entry.turn not in question.turns)
+
+    def keep_question(self) -> None:
+        """Leave the pending question to a later turn: the message of this one does not answer it,
+        and another may."""
+        self._kept_question = self.claim.pending_question
 
     async def record(
         self,
@@ -118,7 +129,7 @@ class Run:
         if durable:
             await self.writer.flush()
 
-    def pending_question(self, options: tuple[str, ...]) -> PendingQuestion:
+    def pending_question(self, asked: Suspended) -> PendingQuestion:
         """Return all that is needed to continue the skill with the person's answer."""
         message = self._original_message
         if message.program:  # the answer comes with the program's own copy, as does any message
@@ -130,7 +141,8 @@ class Run:
             journal=self._journal.steps,
             reply=self.turn.text,
             turns=(*self._asked_in, self.claim.turn),
-            options=options,
+            options=asked.options,
+            approval=asked.approval,
         )
 
     async def settle(self, result: RunResult) -> None:
@@ -149,7 +161,7 @@ class Run:
         )
         await self.writer.settle(
             finished,
-            result.pending_question,
+            result.pending_question or self._kept_question,
             steered=steered,
             dead_letter_reason=result.dead_letter_reason,
             parts=self.turn.record.parts(result.problem, self.turn.finish_reason),

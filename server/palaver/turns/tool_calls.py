@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from palaver.errors import (
+    Denied,
     InvalidInput,
     LedgerError,
     LedgerUnavailable,
@@ -23,15 +24,14 @@ from palaver.errors import (
 from palaver.ledger import Claim, Step
 from palaver.messages import Attachment, Citation, Cited, ToolCalled, ToolState, ToolUse
 from palaver.tools import Tool, ToolContext
+from palaver.turns.approvals import Approvals
+from palaver.turns.call_requests import RequestedCall
 from palaver.turns.journal import Journal
 from palaver.turns.reply_record import MAX_TOOL_RESULT, ReplyRecord
 from palaver.turns.skill_tools import SkillTool
 from palaver.turns.tool_results import cut_result
 from palaver.turns.tool_services import CallServices
 from palaver.turns.writer import TurnWriter
-
-MAX_CALL_ARGUMENTS = 200_000
-"""Bytes of a call's arguments, as the model wrote them, that are read at most."""
 
 
 class _Failure(msgspec.Struct, frozen=True, tag="failure", omit_defaults=True):
@@ -65,18 +65,6 @@ _RECORDED: Any = str | _Failure | _Result  # Any: mypy knows no type[X | Y]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RequestedCall:
-    """Call that a skill or a model wants. ``arguments`` are those of the caller, ``validated``
-    those that the tool's function gets. With an ``error`` the call is not made."""
-
-    name: str
-    arguments: dict[str, Any]  # JSON values
-    tool: Tool | None = None
-    validated: dict[str, Any] = dataclasses.field(default_factory=dict)  # typed values
-    error: PalaverError | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedCall:
     """Call that has its step in the journal and has not been performed."""
 
@@ -101,37 +89,6 @@ class CallLimits:
 NO_LIMITS = CallLimits()
 
 
-def request_call(tool: Tool, arguments: Mapping[str, Any]) -> RequestedCall:  # Any: JSON values
-    """Return the call of a tool. Raises `InvalidInput` for arguments that do not validate."""
-    given = dict(arguments)
-    return RequestedCall(name=tool.name, arguments=given, tool=tool, validated=tool.validate(given))
-
-
-def read_call(name: str, arguments: str, tools: Mapping[str, Tool]) -> RequestedCall:
-    """Return the call of a tool, as a model wrote it; with an error that tells the model what is
-    wrong with it."""
-    given: dict[str, Any] = {}  # Any: JSON values
-    try:
-        given = _read_arguments(name, arguments)
-        if (tool := tools.get(name)) is None:
-            known = ", ".join(sorted(tools)) or "none"
-            raise NotFound(f"There is no tool {name[:100]!r}. Those that exist: {known}.")
-        return request_call(tool, given)
-    except PalaverError as error:
-        return RequestedCall(name=name, arguments=given, tool=tools.get(name), error=error)
-
-
-def _read_arguments(name: str, arguments: str) -> dict[str, Any]:  # Any: JSON values
-    if len(arguments) > MAX_CALL_ARGUMENTS:
-        raise InvalidInput(
-            f"Tool {name!r}: the arguments have more than {MAX_CALL_ARGUMENTS} bytes"
-        )
-    try:
-        return msgspec.json.decode(arguments.encode() or b"{}", type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise InvalidInput(f"Tool {name!r}: the arguments are no JSON object: {error}") from None
-
-
 @dataclasses.dataclass(slots=True)
 class Trust:
     """What a turn knows about the content that its model has seen."""
@@ -143,8 +100,9 @@ class Trust:
 class ToolCalls:
     """The calls of one turn, or of a skill that runs as a tool in it.
 
-    `prepare` gives a call the next step of the journal, `perform` runs it. So calls that run side
-    by side have the same steps in every attempt, whichever ends first.
+    `obtain_approvals` asks the person, `prepare` gives a call the next step of the journal,
+    `perform` runs it. So calls that run side by side have the same steps in every attempt,
+    whichever ends first.
     """
 
     def __init__(
@@ -158,6 +116,7 @@ class ToolCalls:
         *,
         trust: Trust,
         is_nested: bool,
+        approvals: Approvals,
     ) -> None:
         """``is_nested``: they are those of a skill that runs as a tool, whose citations become the
         reply's with its result."""
@@ -169,6 +128,7 @@ class ToolCalls:
         self._open_services = open_services
         self.trust = trust
         self._is_nested = is_nested
+        self._approvals = approvals
 
     def find(self, name: str) -> Tool:
         """Return a registered tool. Raises `NotFound`."""
@@ -176,6 +136,12 @@ class ToolCalls:
         if tool is None:
             raise NotFound(f"there is no tool {name!r}; there are: {sorted(self._tools)}")
         return tool
+
+    def obtain_approvals(self, requests: Sequence[RequestedCall]) -> list[RequestedCall]:
+        """Ask the person about the calls that need it, before any of them is prepared. Return the
+        calls, with an error where one is not to be made. Raises `Suspended` while one is not
+        answered."""
+        return self._approvals.obtain(requests, saw_untrusted=self.trust.saw_untrusted)
 
     def prepare(self, request: RequestedCall) -> PreparedCall:
         """Give the call its step."""
@@ -396,6 +362,8 @@ def describe_failure(error: PalaverError) -> str:
             "It is not known whether this call had its effect, since it was cut off. "
             "Do not repeat it: tell the person."
         )
+    if isinstance(error, Denied):
+        return f"{error.public} Do not repeat the call unless the person asks for it."
     return f"The call failed: {error.public}"
 
 
@@ -404,7 +372,9 @@ def _failure_of(error: Exception) -> _Failure:
 
 
 def _state_of(error: Exception) -> ToolState:
-    return "unknown" if isinstance(error, OutcomeUnknown) else "failed"
+    if isinstance(error, OutcomeUnknown):
+        return "unknown"
+    return "denied" if isinstance(error, Denied) else "failed"
 
 
 def _unknown(request: RequestedCall, what: str) -> OutcomeUnknown:

@@ -37,7 +37,6 @@ from palaver.ledger import (
     Step,
 )
 from palaver.messages import (
-    Asked,
     Attached,
     Attachment,
     Citation,
@@ -51,8 +50,10 @@ from palaver.tools import Tool
 from palaver.turns.agent import Agent
 from palaver.turns.agent_limits import AgentLimits, apply_limits
 from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
+from palaver.turns.approvals import Approvals
 from palaver.turns.attachments import AttachmentReader
-from palaver.turns.endings import ReplyLimitReached, Suspended
+from palaver.turns.call_requests import request_call
+from palaver.turns.endings import ReplyLimitReached
 from palaver.turns.filters import Filter, FilteredText
 from palaver.turns.generation import Generations, Prompt
 from palaver.turns.image_memory import ImageMemory
@@ -60,6 +61,7 @@ from palaver.turns.journal import Journal
 from palaver.turns.program import ProgramSampling
 from palaver.turns.prompt import build_messages, fit_exactly
 from palaver.turns.prompt_images import image_attachments
+from palaver.turns.questions import Questions
 from palaver.turns.replay import CapturedReply, Replay
 from palaver.turns.reply_record import ReplyRecord, SkillRecord
 from palaver.turns.skill_tools import (
@@ -69,7 +71,7 @@ from palaver.turns.skill_tools import (
     message_of_call,
     renumber_citations,
 )
-from palaver.turns.tool_calls import ToolCalls, Trust, request_call
+from palaver.turns.tool_calls import ToolCalls, Trust
 from palaver.turns.tool_services import CallServices, ToolResources
 from palaver.turns.turn_history import history_before
 from palaver.turns.writer import TurnWriter
@@ -108,6 +110,8 @@ class TurnServices:
     metrics: Metrics
     generation_timeout: float
     """Seconds that one generation may take."""
+    approval_timeout: float
+    """Seconds for which a person may approve the call of a tool."""
     image_memory: ImageMemory = dataclasses.field(default_factory=ImageMemory)
     skills: Mapping[str, RunnableSkill] = dataclasses.field(default_factory=dict)
     """Those that a model may call as tools."""
@@ -177,6 +181,7 @@ class Turn(Generic[ArgumentsT]):
         self._program = ProgramSampling(None if caller else self.message.program or None)
         self.record = _make_record(caller)
         """What the reply has beside its text."""
+        self._questions = Questions(claim.turn, writer, journal, replay, self.record)
         self._tool_calls: ToolCalls = ToolCalls(
             claim,
             writer,
@@ -186,6 +191,9 @@ class Turn(Generic[ArgumentsT]):
             self._open_call_services,
             trust=caller._tool_calls.trust if caller else Trust(),
             is_nested=caller is not None,
+            approvals=Approvals(
+                claim.turn, journal, self._questions, timeout=services.approval_timeout
+            ),
         )
         self._known_memories: set[str] = set()
         """Keys of memories that exist: another value of theirs counts as none."""
@@ -613,25 +621,26 @@ class Turn(Generic[ArgumentsT]):
 
     def _ask_once(self, question: str, options: Sequence[str], suggestions: Sequence[str]) -> str:
         step = self._journal.next_step("ask", question)
-        self._replay.say_question(question)
+        self._questions.say(question)
         answer = self._journal.recorded_result(step, str)
-        if answer is not None:
-            return answer
-        self._replay.withdraw_rest()
-        shown = (*options, *suggestions)
-        self._writer.write(Asked(turn=self.id, question=question, options=shown))
-        self.record.set_question(question, shown)
-        self._journal.keep_open(step)
-        raise Suspended(options)
+        if answer is None:
+            self._questions.suspend(step, question, options=options, suggestions=suggestions)
+        return answer
 
     async def call_tool(self, name: str, /, **arguments: Any) -> str:  # Any: JSON values
         """Run a registered tool and return its result.
 
-        Raises `NotFound` for an unknown tool, `InvalidInput` for arguments that do not validate,
+        A tool with ``needs_approval`` runs only after the person has approved the call; so does,
+        after the result of an ``untrusted`` tool, any that is not ``read_only``. The turn ends with
+        that question, as with `ask`.
+
+        Raises `NotFound` for an unknown tool, `InvalidInput` for arguments that do not validate or
+        are too long to be shown to the person, `Denied` when the person does not approve,
         `OutcomeUnknown` when the server died while a tool ran that must not run twice.
         """
         tool = self._tool_calls.find(name)
-        call = self._tool_calls.prepare(request_call(tool, arguments))
+        requests = self._tool_calls.obtain_approvals([request_call(tool, arguments)])
+        (call,) = map(self._tool_calls.prepare, requests)
         return await self._tool_calls.perform(call, person=self.person)
 
     def _open_call_services(self) -> CallServices:

@@ -11,7 +11,7 @@ from palaver.channels import ConversationAccess
 from palaver.errors import InvalidInput
 from palaver.exports import ExportEncoder
 from palaver.ledger import Export
-from palaver.messages import Message, new_id
+from palaver.messages import Message, check_id, new_id
 from palaver.openapi import described
 from palaver.replies import follow_reply
 from palaver.server import Server
@@ -81,6 +81,7 @@ class ApiHandler:
             arguments=body.arguments,
             attachments=attachments,
             after=message_after(body.after),
+            answers="" if body.answers is None else check_id(body.answers, "answered approval"),
         )
         if parse_flag(request, "wait"):
             async with follow_reply(self._server, message) as reply:

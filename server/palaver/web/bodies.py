@@ -40,7 +40,8 @@ ClientId = Annotated[str, msgspec.Meta(extra_json_schema=ID_SCHEMA)]
 
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message. ``id`` is the client's own, unless the header has it. ``after``: the turn after
-    which the conversation continues, null for the beginning."""
+    which the conversation continues, null for the beginning. ``answers``: the id of the approval
+    that the message answers."""
 
     text: str
     id: ClientId | None = None
@@ -49,6 +50,7 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     attachments: tuple[FileReference, ...] = ()
     person: PersonName | None = None
     after: str | msgspec.UnsetType | None = msgspec.UNSET
+    answers: ClientId | None = None
 
 
 class SelectRequest(msgspec.Struct, frozen=True, kw_only=True):

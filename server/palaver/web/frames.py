@@ -37,6 +37,7 @@ class Send(ClientFrame, frozen=True, kw_only=True, tag="send"):
     arguments: dict[str, Any] = {}  # JSON values, validated by the skill's Arguments model
     attachments: tuple[FileReference, ...] = ()
     after: str | msgspec.UnsetType | None = msgspec.UNSET
+    answers: str = ""
 
 
 def message_after(after: str | msgspec.UnsetType | None) -> str | None:

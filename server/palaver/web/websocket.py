@@ -269,6 +269,7 @@ class WebSocketConnection:
                 arguments=frame.arguments,
                 attachments=attachments,
                 after=message_after(frame.after),
+                answers=frame.answers,
             )
         )
         self._put(Ack(id=frame.id, **msgspec.structs.asdict(receipt)))

@@ -14,6 +14,7 @@ from tests.chaos.proxy import FaultProxy
 from tests.live.page.chat_page import ChatPage, open_page
 from tests.live.page.conftest import make_title
 from tests.live.page.test_accessibility import AXE, FIND_VIOLATIONS
+from tests.live.page.test_approvals import Payer
 from tests.live.page.test_page import BookingSkill, book_table
 from tests.server.web.live_server import LiveServer, open_live_server
 
@@ -131,6 +132,17 @@ async def tool(visit: Visit) -> None:
     await visit.chat.page.locator(".tool summary").click()
 
 
+async def approval(visit: Visit) -> None:
+    await visit.chat.send("/payer Bob")
+    await visit.chat.page.locator(".approval").wait_for()
+
+
+async def denied_call(visit: Visit) -> None:
+    await approval(visit)
+    await visit.press("Deny")
+    await visit.chat.page.locator(".tool summary").click()
+
+
 async def files_and_sources(visit: Visit) -> None:
     await visit.chat.say("/scholar leave?")
     await visit.press("Source 1")
@@ -228,7 +240,8 @@ async def shortcuts(visit: Visit) -> None:
 
 STATES: tuple[Callable[[Visit], Awaitable[None]], ...] = (
     welcome, suggested_skills, menu_of_skills, reply_in_markdown, reply_from_right_to_left,
-    growing_reply, stopped_reply, failed_reply, question, reason, tool, files_to_send,
+    growing_reply, stopped_reply, failed_reply, question, reason, tool, approval,
+    denied_call, files_to_send,
     files_and_sources, feedback, versions, edited_message, collapsed_message,
     message_that_cannot_be_sent, lost_connection, menu_of_a_conversation, new_title, deletion,
     search, search_without_result, settings, shortcuts,
@@ -237,8 +250,11 @@ STATES: tuple[Callable[[Visit], Awaitable[None]], ...] = (
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def live_server() -> AsyncIterator[LiveServer]:
+    payer = Payer()
     async with open_live_server(
-        engine=ScriptedEngine(make_title), skills=(BookingSkill(),), tools=(book_table,)
+        engine=ScriptedEngine(make_title),
+        skills=(BookingSkill(), payer),
+        tools=(book_table, payer.pay),
     ) as opened:
         yield opened
 

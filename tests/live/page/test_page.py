@@ -363,10 +363,10 @@ async def test_tools_are_shown_as_cards(browser: Browser) -> None:
         await chat.send("/booking 4")
         card = chat.page.locator(".tool")
         await expect(card.locator("summary")).to_have_text("Book tabledone")
-        await expect(card.get_by_role("region")).to_have_count(0)
+        await expect(card.get_by_role("group")).to_have_count(0)
         await card.locator("summary").click()
-        await expect(card.get_by_role("region", name="Arguments")).to_contain_text("Luigi <b>")
-        await expect(card.get_by_role("region", name="Result")).to_have_text("4 seats at Luigi <b>")
+        await expect(card.get_by_role("group", name="Arguments")).to_contain_text("Luigi <b>")
+        await expect(card.get_by_role("group", name="Result")).to_have_text("4 seats at Luigi <b>")
         await chat.send("/booking 9")
         await expect(card.last.locator("summary")).to_have_text("Book tablefailed")
 

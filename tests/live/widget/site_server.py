@@ -1,13 +1,14 @@
 """A web site of another origin, with a strict content security policy and the widget."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from tests.server.web.live_server import LiveServer, open_live_server
 
+from palaver import Skill, Tool
 from palaver.config.settings import SiteSettings, WidgetSettings
 
 KEY = "pk_the-key-of-the-shop"
@@ -100,11 +101,13 @@ def widget_settings(*origins: str, **fields: Any) -> WidgetSettings:
 
 @contextlib.asynccontextmanager
 async def open_site_with_server(
+    skills: Sequence[Skill] = (),
+    tools: Sequence[Tool] = (),
     **fields: Any,  # of the site's settings
 ) -> AsyncIterator[tuple[Site, LiveServer]]:
     """Serve a site, and a server that it may use."""
     async with open_site() as site:
         settings = widget_settings(site.origin, **fields)
-        async with open_live_server(widget=settings) as live_server:
+        async with open_live_server(widget=settings, skills=skills, tools=tools) as live_server:
             site.widget_host = live_server.address
             yield site, live_server

@@ -7,10 +7,13 @@ import pytest
 
 from palaver.errors import Fenced, IndexConflict
 from palaver.exports import collect_export
-from palaver.ledger import Claim, PendingQuestion
+from palaver.ledger import Claim, ConcurrencyPolicies, PendingQuestion
 from palaver.messages import (
+    Approval,
     Conversation,
     Finished,
+    Question,
+    ReplyParts,
     Routed,
     Started,
     Text,
@@ -482,6 +485,58 @@ async def test_a_pending_question_is_kept_until_the_next_turn_settles(
     await subject.settle(answer)
     await subject.accept("thanks")
     assert (await subject.claim()).pending_question is None
+
+
+async def test_a_pending_question_may_be_about_a_call(subject: "LedgerUnderTest") -> None:
+    message = subject.make_message("pay", answers="an earlier one")
+    await subject.ledger.accept(message)
+    claim = await subject.claim()
+    assert claim.message.answers == "an earlier one"
+    approval = Approval(
+        id="a" * 32,
+        tool="pay",
+        description="Pay “money”.",
+        arguments={"to": "Bob\u202e", "amount": 10**17, "rate": 0.5, "tags": [None, True]},
+        shown_arguments='{\n  "to": "Bob\\u202e"\n}',
+        definition="d" * 64,
+        expires_at=1_790_000_000.125,
+    )
+    waiting = PendingQuestion(
+        skill="pay", message=message, journal=(), reply="", approval=approval, turns=(claim.turn,)
+    )
+    question = Question(text="Pay?", options=("Approve", "Deny"), approval=approval)
+    await subject.settle(
+        claim, outcome="asked", pending_question=waiting, parts=ReplyParts(question=question)
+    )
+    await subject.accept("Approve")
+    answer = await subject.claim()
+    assert answer.pending_question == waiting
+    assert answer.history[-1].question == question
+    await subject.settle(answer, pending_question=waiting)
+    assert (await subject.ledger.snapshot(claim.conversation, 9)).history[1].question == question
+    await subject.accept("Approve")
+    assert (await subject.claim()).pending_question == waiting
+
+
+async def test_a_claim_tells_when_its_first_message_was_accepted(
+    subject: "LedgerUnderTest",
+) -> None:
+    """A message that waited behind a turn is older than the turn's reply, a later one is not."""
+    merging = ConcurrencyPolicies(default="merge", merge_window=0.1)
+    await subject.accept("first")
+    claim = await subject.claim()
+    await subject.accept_with("waits", merging)
+    await subject.advance_clock(0.05)
+    await subject.accept_with("joins", merging)
+    await subject.advance_clock(0.2)
+    await subject.settle(claim)
+    second = await subject.claim()
+    assert len(second.messages) == 2
+    first_at, reply_at = (entry.at for entry in second.history)
+    assert first_at <= second.accepted_at < reply_at
+    await subject.settle(second)
+    await subject.accept("later")
+    assert (await subject.claim()).accepted_at >= reply_at
 
 
 async def test_a_skill_may_ask_again(subject: "LedgerUnderTest") -> None:

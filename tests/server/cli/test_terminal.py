@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
+from palaver import Denied, Skill, Turn, tool
 from palaver.config.settings import ConcurrencyPolicySettings
 from palaver.messages import Conversation
 
@@ -195,3 +196,69 @@ async def test_lines_of_a_file_are_answered_one_after_the_other(live_server: Liv
     assert replies == ["one", "two"]
     assert "ahead" not in output.decode()
     assert "> " not in output.decode()
+
+
+async def test_a_call_is_shown_and_approved() -> None:
+    paid: list[str] = []
+
+    @tool(needs_approval=True)
+    def pay(to: str) -> str:
+        """Pay money."""
+        paid.append(to)
+        return f"paid {to}"
+
+    class Payer(Skill):
+        """Pay."""
+
+        name = "payer"
+
+        async def answer(self, turn: Turn) -> None:
+            try:
+                await turn.call_tool("pay", to=turn.message.text)
+            except Denied:
+                await turn.say("Not paid.")
+
+    async with (
+        open_live_server(skills=[Payer()], tools=[pay]) as live_server,
+        open_terminal(live_server) as session,
+    ):
+        session.type("/payer Bob\x1b[2J")
+        await session.wait_for("May I use the tool pay with these arguments?")
+        await session.wait_for('"to": "Bob\\u001b[2J"')
+        await session.wait_for("Answer “Approve” or “Deny”.\n> ")
+        session.type("no")
+        await session.wait_for("[pay: not approved The call of the tool 'pay' was not approved.")
+        await session.wait_for("> ")
+        session.type("/payer Carol")
+        await session.wait_for("“Deny”.\n> ")
+        assert paid == []
+        session.type("approve")
+        await session.wait_for('[pay: begins {"to": "Carol"}]')
+        await session.wait_for("[pay: done paid Carol]")
+        await session.wait_for("> ")
+    assert paid == ["Carol"]
+
+
+async def test_a_terminal_that_is_opened_later_answers_the_question() -> None:
+    @tool(needs_approval=True)
+    def pay() -> str:
+        """Pay money."""
+        return "paid"
+
+    class Payer(Skill):
+        """Pay."""
+
+        name = "payer"
+
+        async def answer(self, turn: Turn) -> None:
+            await turn.say(await turn.call_tool("pay"))
+
+    async with open_live_server(skills=[Payer()], tools=[pay]) as live_server:
+        async with live_server.connect("t", person="bob") as client:
+            await client.wait_for_reply(await client.send_message("go", skill="payer"))
+        async with open_terminal(live_server, "--thread=t", "--person=bob") as session:
+            session.type("Approve")
+            await session.wait_for("[pay: done paid]")
+            await session.wait_for("> ")
+        snapshot = await live_server.server.snapshot(Conversation("default", "web", "t"))
+    assert snapshot.history[-1].text == "paid"

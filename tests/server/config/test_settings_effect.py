@@ -187,6 +187,9 @@ COVERED = {
     "dispatch.max_running": f"{THIS}::test_no_more_turns_run_at_once_than_set",
     "dispatch.lease": f"{THIS}::test_turns_are_leased_for_as_long_as_set",
     "dispatch.max_attempts": f"{THIS}::test_a_turn_fails_after_its_attempts",
+    "dispatch.approval_timeout": (
+        "tests/server/turns/test_approvals.py::test_a_late_approval_asks_again"
+    ),
     "dispatch.max_reply_characters": f"{LIMITS}::test_a_reply_has_no_more_characters_than_set",
     "dispatch.max_journal_bytes": f"{LIMITS}::test_a_journal_has_no_more_bytes_than_set",
     "agents.steps": f"{AGENT}::test_limits_of_the_settings_hold_and_a_skill_cannot_exceed_them",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from tests.plugins.channels.paying import Pays
 from tests.server.platforms.board import Board
 
 from palaver.config.settings import FilesSettings, LedgerSettings, RoutingSettings, Settings
@@ -34,7 +35,7 @@ from palaver.platforms import (
     Times,
     Unreachable,
 )
-from palaver.platforms.channel import PAIRING_FULL
+from palaver.platforms.channel import NOT_YOURS, PAIRING_FULL
 from palaver.platforms.pairing import MAX_OPEN_CODES
 from palaver.server import Server
 from palaver.testing import MemoryLedger, converse
@@ -122,6 +123,7 @@ async def running(
     *,
     files: FilesSettings | None = None,
     start: bool = True,
+    skill: Obeys | None = None,
     **settings: Any,
 ) -> AsyncIterator[Room]:
     own = Settings(
@@ -129,9 +131,10 @@ async def running(
         ledger=LedgerSettings(use="memory"),
         files=files or FilesSettings(),
     )
-    board, skill = board or Board(), Obeys()
+    board, skill = board or Board(), skill or Obeys()
+    tools = list(skill.tools.values()) if isinstance(skill, Pays) else []
     channel = BoardChannel(board, ChannelSettings(**settings))
-    async with converse(skill, settings=own, ledger=MemoryLedger()) as chat:
+    async with converse(skill, settings=own, ledger=MemoryLedger(), tools=tools) as chat:
         if start:
             await channel.start(chat.server)
         try:
@@ -638,6 +641,56 @@ async def test_an_option_that_does_not_exist_is_told(number: int) -> None:
         assert await room.channel.choose(ADA, turn, number) is None
         assert await room.channel.choose(ADA, "no such turn", 0) is None
         assert room.notices() == ["This question is no longer open."] * 2
+
+
+async def asked_to_pay(room: Room, whom: str = "Bob") -> str:
+    receipt = await room.say(f"pay {whom}", id=f"pay {whom}")
+    await room.until(lambda: any("`pay`" in each and whom in each for each in room.shown()))
+    turn: str = receipt.turn
+    return turn
+
+
+async def test_a_call_is_approved_by_a_button() -> None:
+    skill = Pays()
+    async with running(skill=skill) as room:
+        turn = await asked_to_pay(room)
+        assert '"to": "Bob"' in room.shown()[0]
+        await room.channel.press(BOB, f"option:{turn}:0")
+        assert (room.notices(), skill.paid) == ([NOT_YOURS], [])
+        await room.say("say nothing", BOB)
+        await room.settle()
+        assert await room.channel.choose(ADA, turn, 0) is not None
+        await room.settle()
+        await room.channel.press(ADA, f"option:{turn}:0")
+        assert (await room.settle())[-1] == "Paid Bob."
+        assert skill.paid == ["Bob"]
+
+
+async def test_a_call_is_denied_by_a_button() -> None:
+    skill = Pays()
+    async with running(skill=skill) as room:
+        turn = await asked_to_pay(room)
+        await room.channel.press(ADA, f"option:{turn}:1")
+        assert (await room.settle())[-1] == "Not paid."
+        await room.channel.press(ADA, f"option:{turn}:0")
+        await room.settle()
+        assert skill.paid == []
+
+
+async def test_the_button_of_an_old_approval_only_says_so() -> None:
+    skill = Pays()
+    async with running(skill=skill) as room:
+        old = await asked_to_pay(room)
+        await room.channel.press(ADA, f"option:{old}:1")
+        await room.settle()
+        new = await asked_to_pay(room, "Carol")
+        await room.channel.press(ADA, f"option:{old}:0")
+        assert room.notices()[-1:] != [NOT_YOURS]
+        await room.settle()
+        assert skill.paid == []
+        await room.channel.press(ADA, f"option:{new}:0")
+        assert (await room.settle())[-1] == "Paid Carol."
+        assert skill.paid == ["Carol"]
 
 
 async def test_a_turn_is_stopped() -> None:

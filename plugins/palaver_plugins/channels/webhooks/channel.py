@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 from aiohttp import web
 
 from palaver import (
@@ -127,7 +128,7 @@ class WebhookChannel:
             arguments=data.arguments,
         )
         if data.answer_to is not None:
-            await _check_question(self._service, message, data.answer_to)
+            message = await _answer_to(self._service, message, data.answer_to)
         receipt = await self._service.accept(
             message,
             members_only=False,  # the endpoint decides who writes to its conversations
@@ -160,15 +161,22 @@ async def _read_reply(
     raise NotFound(f"the thread has no turn {data.turn[:60]!r}")
 
 
-async def _check_question(service: ConversationService, message: Message, turn: str) -> None:
-    """Refuse an answer to a question that is not the newest: it could be taken for the answer to
-    another one. Raises `Conflict`, unless the message was accepted before."""
+async def _answer_to(service: ConversationService, message: Message, turn: str) -> Message:
+    """Return the message as the answer to a turn's question, and to no other approval.
+
+    Refuses an answer to a question that is not the newest: it could be taken for the answer to
+    another one. Raises `Conflict`, unless the message was accepted before.
+    """
     snapshot = await service.snapshot(message.conversation)
+    for entry in snapshot.history:
+        if entry.turn == turn and entry.question and entry.question.approval:
+            message = msgspec.structs.replace(message, answers=entry.question.approval.id)
     newest = snapshot.history[-1] if snapshot.history and not snapshot.pending else None
     if newest is not None and newest.turn == turn and newest.outcome == "asked":
-        return
+        return message
     if not await _was_accepted(service, message):
         raise Conflict(f"the question of the turn {turn[:60]!r} is no longer open")
+    return message
 
 
 async def _was_accepted(service: ConversationService, message: Message) -> bool:

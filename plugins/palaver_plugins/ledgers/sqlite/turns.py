@@ -18,6 +18,7 @@ from palaver import (
     PendingQuestion,
     Progress,
     Step,
+    first_accepted,
     memory_writes,
     reply_length_after,
 )
@@ -80,6 +81,7 @@ def claim(
         Claim(
             turn=turn.id,
             messages=turn.messages,
+            accepted_at=first_accepted(turn.inbox_messages),
             interrupted=turn.interrupted,
             steering_messages=_steering_messages(database, row),
             fence=row.fence,

@@ -11,6 +11,7 @@ from typing import Any
 
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
+from tests.plugins.channels.paying import Pays
 
 from palaver import (
     QUEUE_ALL,
@@ -179,6 +180,7 @@ class Replicas:
             engine=self.engine,
             knowledge=ListKnowledge(),
             skills={name: self.skill},
+            tools=self.skill.tools if isinstance(self.skill, Pays) else {},
             channels={"discord": channel},
         )
         await stack.enter_async_context(server)

@@ -20,8 +20,10 @@ from tests.plugins.channels.discord.support import (
     until,
     until_shown,
 )
+from tests.plugins.channels.paying import Pays
 
 from palaver import Turn
+from palaver.platforms.channel import NOT_YOURS
 from palaver.testing.fakes.discord import (
     DiscordChannel,
     DiscordMessage,
@@ -271,6 +273,46 @@ async def test_an_option_is_chosen_by_a_button(
         await until(lambda: texts(fake, room)[-1] == "One coffee, please.")
         await until(lambda: all(each["disabled"] for each in controls(message)))
         assert [each["style"] for each in controls(message)] == [2, 1]
+
+
+async def test_a_call_is_approved_by_a_button(
+    fake: FakeDiscord, room: DiscordChannel, ada: DiscordUser, interactions: str
+) -> None:
+    skill = Pays()
+    async with listening(fake, interactions, skill=skill) as replicas:
+        message = await ask(fake, room, ada, "pay Bob")
+        await until(lambda: labels(message) == ["Approve", "Deny"])
+        assert '"to": "Bob"' in message.content
+        bob = fake.add_user("Bob")
+        await fake.press(message, bob, "Approve")
+        await until(lambda: seen_by(fake, room, bob) == [NOT_YOURS])
+        assert skill.paid == []
+        await fake.press(message, ada, "Approve")
+        await until(lambda: texts(fake, room)[-1] == "Paid Bob.")
+        await replicas.until_settled()
+        assert skill.paid == ["Bob"]
+
+
+async def test_the_button_of_an_old_approval_only_says_so(
+    fake: FakeDiscord, room: DiscordChannel, ada: DiscordUser
+) -> None:
+    skill = Pays()
+    async with listening(fake, skill=skill) as replicas:
+        old = await ask(fake, room, ada, "pay Bob")
+        await until(lambda: labels(old) == ["Approve", "Deny"])
+        row = old.components[0]["components"][0]
+        await fake.say(room, ada, "no", mentions_bot=True)
+        await until(lambda: texts(fake, room)[-1] == "Not paid.")
+        new = await ask(fake, room, ada, "pay Carol")
+        await until(lambda: labels(new) == ["Approve", "Deny"])
+        row["disabled"] = False
+        await fake.press(old, ada, "Approve")
+        await until(lambda: seen_by(fake, room, ada) == ["This question is no longer open."])
+        await replicas.until_settled()
+        assert skill.paid == []
+        await fake.press(new, ada, "Approve")
+        await until(lambda: texts(fake, room)[-1] == "Paid Carol.")
+        assert skill.paid == ["Carol"]
 
 
 async def test_an_option_of_many_is_chosen_in_a_menu(

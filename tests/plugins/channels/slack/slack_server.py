@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
+from tests.plugins.channels.paying import Pays
 from tests.server.platforms.board import Board
 
 from palaver.config.settings import RoutingSettings, Secret, ServerSettings, Settings
@@ -180,6 +181,7 @@ async def serving(
         engine=ScriptedEngine(),
         knowledge=ListKnowledge(),
         skills={"obeys": skill},
+        tools=skill.tools if isinstance(skill, Pays) else {},
         channels={"slack": channel},
         files=files,
     )

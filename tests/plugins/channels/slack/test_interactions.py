@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 import pytest
 from slack_sdk.web.async_client import AsyncWebClient
+from tests.plugins.channels.paying import Pays
 from tests.plugins.channels.slack.slack_server import (
     FORM,
     SlackServer,
@@ -172,6 +173,24 @@ async def test_a_button_answers_a_question(bot: SlackServer) -> None:
     await slack.press(slack.general, ts, slack.ada, f"{actions.OPTION}1")
     await bot.until_answered(conversation, 2)
     assert [entry.text for entry in await bot.said(conversation)] == ["ask", "coffee"]
+
+
+async def test_a_button_approves_a_call() -> None:
+    skill = Pays()
+    async with FakeSlack() as slack, serving(slack, skill=skill) as bot:
+        root = await slack.mention(slack.general, slack.ada, "pay Bob")
+        conversation = bot.conversation(slack.general, root)
+        (shown,) = await bot.until_answered(conversation)
+        assert '"to": "Bob"' in shown.replace("\\", "")
+        turn = (await bot.server.snapshot(conversation)).history[-1].turn
+        options = [button(f"{actions.OPTION}{n}", f"option:{turn}:{n}") for n in range(2)]
+        ts = await post_buttons(bot, root, *options)
+        await slack.press(slack.general, ts, slack.bob, f"{actions.OPTION}0")
+        assert [entry.text for entry in await bot.said(conversation)] == ["pay Bob"]
+        await slack.press(slack.general, ts, slack.ada, f"{actions.OPTION}0")
+        await bot.until_answered(conversation, 2)
+        await slack.press(slack.general, ts, slack.ada, f"{actions.OPTION}0")
+        assert skill.paid == ["Bob"]
 
 
 async def test_a_menu_answers_a_question(bot: SlackServer) -> None:

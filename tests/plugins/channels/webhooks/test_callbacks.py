@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
+from tests.plugins.channels.paying import Pays
 from tests.plugins.channels.webhooks.support import (
     CHANNEL,
     SLACK_SECONDS,
@@ -121,6 +122,26 @@ async def test_a_question_names_what_to_answer_to(tmp_path: Path) -> None:
         _, reply = await receiver.wait_for(2)
         assert reply["data"]["text"] == "One tea, please."
         assert reply["data"]["skill"] == "waiter"
+
+
+async def test_a_call_is_approved_by_an_answer_to_its_question(tmp_path: Path) -> None:
+    skill = Pays()
+    async with (
+        receiving(ORDERS) as receiver,
+        calling(tmp_path, receiver.url, skills=(skill,), tools=skill.tools.values()) as caller,
+    ):
+        turn = await caller.say("pay Bob", skill="obeys")
+        (asked,) = await receiver.wait_for(1)
+        approval = asked["data"]["question"]["approval"]
+        assert (approval["tool"], approval["arguments"]) == ("pay", {"to": "Bob"})
+        assert approval["shown_arguments"] in asked["data"]["text"]
+        await caller.say("Approve", skill=None, answer_to=turn, id="msg_2")
+        _, reply = await receiver.wait_for(2)
+        assert (reply["data"]["text"], skill.paid) == ("Paid Bob.", ["Bob"])
+        await caller.say("Approve", skill=None, answer_to=turn, id="msg_2")
+        data = {"thread": "t", "person": "ada", "text": "Approve", "answer_to": turn}
+        status, _ = await caller.post({"type": "message", "data": data})
+        assert (status, skill.paid) == (409, ["Bob"])
 
 
 async def test_a_late_answer_is_refused_and_a_repeated_one_is_not(tmp_path: Path) -> None:

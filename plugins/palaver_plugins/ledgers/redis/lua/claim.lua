@@ -18,14 +18,23 @@ local function steps_of(turn)
   return steps
 end
 
+local function earliest(times)
+  local moment = math.huge
+  for each in string.gmatch(times or '', '%d+') do
+    moment = math.min(moment, tonumber(each))
+  end
+  return moment
+end
+
 local function claim_json(turn, fence)
   local key = conv .. ':t:' .. turn
-  local messages, interrupted, attempt, index, stop_requested = unpack(
-    redis.call('HMGET', key, 'messages', 'interrupted', 'attempt', 'index', 'stop_requested'))
+  local messages, accepted_at, interrupted, attempt, index, stop_requested = unpack(redis.call(
+    'HMGET', key, 'messages', 'accepted_at', 'interrupted', 'attempt', 'index', 'stop_requested'))
   local _, question = split_question(redis.call('HGET', conv, 'pending_question'))
   local entries, _, history_cut = select_history(history, history_bytes, {})
   return table.concat({
-    '{"turn":"', turn, '","messages":[', messages, '],"interrupted":[', interrupted or '',
+    '{"turn":"', turn, '","messages":[', messages, '],"accepted_at":',
+    json_time(earliest(accepted_at)), ',"interrupted":[', interrupted or '',
     '],"steering_messages":', json_list(messages_of(steering_of(turn))), ',"fence":', integer(fence),
     ',"attempt":', attempt, ',"index":', index,
     ',"reply":', cjson.encode(redis.call('GET', conv .. ':r:' .. turn) or ''),
@@ -75,11 +84,7 @@ local function latest_due(name, time)
   local turn = redis.call('LINDEX', prefix .. name .. ':q', 0) or ''
   local due_at, times = unpack(
     redis.call('HMGET', prefix .. name .. ':t:' .. turn, 'due_at', 'accepted_at'))
-  local accepted_at = math.huge
-  for moment in string.gmatch(times or '', '%d+') do
-    accepted_at = math.min(accepted_at, tonumber(moment))
-  end
-  return accepted_at <= time and math.max(time, tonumber(due_at)) or time
+  return earliest(times) <= time and math.max(time, tonumber(due_at)) or time
 end
 
 -- After the server's clock was set back, leases and waiting turns would be due in the far future. Those

@@ -56,7 +56,7 @@ export function ConversationView({ conversation }: { conversation: Conversation 
     following.begin();
     announce("");
     conversations.touch(conversation.thread, trimmed || (options.attachments?.[0]?.name ?? ""));
-    const skill = skillFor(conversation, trimmed);
+    const skill = options.answers ? undefined : skillFor(conversation, trimmed);
     watch.add(conversation.send(trimmed, skill ? { skill, ...options } : options));
     document.getElementById("text")?.focus();
   };
@@ -91,7 +91,7 @@ export function ConversationView({ conversation }: { conversation: Conversation 
             conversation={conversation}
             edited={edited}
             branches={branches}
-            onSend={(text) => send(text)}
+            onSend={send}
             onSource={setSources}
             onMore={following.afterRender}
           />

@@ -3,6 +3,7 @@
 import type { Turn } from "palaver-client";
 import { useState } from "preact/hooks";
 
+import { textBesideCard } from "./approval";
 import { splitThoughts } from "./markdown";
 import { type Cite, Markdown } from "./markdown_view";
 import { t } from "./strings";
@@ -11,7 +12,8 @@ const MAX_CHARACTERS = 12_000; // of a reply that is not the last one
 
 export function Reply({ turn, isLast, cite }: { turn: Turn; isLast: boolean; cite: Cite }) {
   const [isOpen, setOpen] = useState(false);
-  const isLong = !turn.isOpen && turn.text.length > MAX_CHARACTERS;
+  const text = textBesideCard(turn);
+  const isLong = !turn.isOpen && text.length > MAX_CHARACTERS;
   const isCollapsed = isLong && !isLast && !isOpen;
   const version = String(turn.citations.length);
   return (
@@ -20,7 +22,7 @@ export function Reply({ turn, isLast, cite }: { turn: Turn; isLast: boolean; cit
         class={`reply${turn.state === "running" ? " streaming" : ""}${isCollapsed ? " collapsed" : ""}`}
         dir="auto"
       >
-        {splitThoughts(turn.text).map((part, index) =>
+        {splitThoughts(text).map((part, index) =>
           part.kind === "thought" ? (
             <Thought key={index} text={part.text} isOpen={part.isOpen && turn.isOpen} />
           ) : (

@@ -33,7 +33,7 @@ function Value({ label, value }: { label: string; value: unknown }) {
   return (
     <>
       <p>{label}</p>
-      <pre tabIndex={0} role="region" aria-label={label}>{text}</pre>
+      <pre tabIndex={0} role="group" aria-label={label}>{text}</pre>
     </>
   );
 }

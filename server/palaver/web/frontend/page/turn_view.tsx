@@ -1,9 +1,10 @@
 /** One turn: what the person wrote, the reply, and all that belongs to it. */
 
-import { type StoredMessage, type Turn, canRetry } from "palaver-client";
+import { type SendOptions, type StoredMessage, type Turn, canRetry } from "palaver-client";
 import { Component } from "preact";
 
 import { Action, Actions } from "./actions";
+import { ApprovalCard } from "./approval";
 import { Attachments } from "./attachments";
 import type { BranchActions } from "./branches";
 import { Bubble } from "./bubble";
@@ -26,7 +27,7 @@ interface Properties {
   isEdited: boolean;
   versions: string[];
   branches: BranchActions;
-  onSend: (text: string) => void;
+  onSend: (text: string, options?: SendOptions) => void;
   onSource: (sources: ShownSources) => void;
 }
 
@@ -60,6 +61,7 @@ export class TurnView extends Component<Properties> {
         <Reply turn={turn} isLast={isLast} cite={cite} />
         <Sources citations={turn.citations} onShow={showSource} />
         <Attachments files={turn.attachments} />
+        <ApprovalCard turn={turn} isLast={isLast} onSend={onSend} />
         <Options turn={turn} isLast={isLast} onSend={onSend} />
         <Ending turn={turn} isLast={isLast} onSend={onSend} />
         {!turn.isOpen && <Actions turn={turn} versions={versions} branches={branches} />}
@@ -113,11 +115,11 @@ function stateOf(turn: Turn, ahead: number): string {
 interface PartProperties {
   turn: Turn;
   isLast: boolean;
-  onSend: (text: string) => void;
+  onSend: (text: string, options?: SendOptions) => void;
 }
 
 function Options({ turn, isLast, onSend }: PartProperties) {
-  if (!turn.question?.options.length || turn.state !== "asked" || !isLast) return null;
+  if (!turn.question?.options.length || turn.question.approval || turn.state !== "asked" || !isLast) return null;
   return (
     <div class="options" role="group" aria-label={t.suggestedAnswers}>
       {turn.question.options.map((option) => (

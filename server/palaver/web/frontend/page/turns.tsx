@@ -3,7 +3,7 @@
  * nothing, and many new ones appear over several frames, the last ones first.
  */
 
-import type { Conversation, Turn } from "palaver-client";
+import type { Conversation, SendOptions, Turn } from "palaver-client";
 import type { VNode } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
@@ -22,7 +22,7 @@ interface Properties {
   /** The id of the turn whose message is edited. */
   edited: string | null;
   branches: BranchActions;
-  onSend: (text: string) => void;
+  onSend: (text: string, options?: SendOptions) => void;
   onSource: (sources: ShownSources) => void;
   /** Called when a later frame has more turns. */
   onMore: () => void;

@@ -102,7 +102,7 @@ export function Chat({ session, options, place, onClose }: Properties) {
             conversation={conversation}
             edited={edited}
             branches={branches}
-            onSend={(text) => send(text)}
+            onSend={send}
             onSource={setSources}
             onMore={following.afterRender}
           />

@@ -37,20 +37,37 @@ export interface HistoryEntry {
   reason?: string;
   score?: number;
   tools?: ToolUse[];
-  question?: { text: string; options?: string[] };
+  question?: { text: string; options?: string[]; approval?: Approval };
   problem?: Problem;
   finish_reason?: FinishReason;
 }
 
 /** A tool that a reply has used; long arguments and results are cut. */
 export interface ToolUse {
+  /** Identifies the call in its events; the history has none. */
+  call?: string;
   name: string;
   arguments?: unknown;
   state: ToolState;
   result?: unknown;
 }
 
-export type ToolState = "started" | "done" | "failed" | "unknown";
+/** `denied`: the person did not approve the call. */
+export type ToolState = "started" | "done" | "failed" | "unknown" | "denied";
+
+/** The call of a tool that waits for the person's approval: `SendOptions.answers` names its id. */
+export interface Approval {
+  id: string;
+  tool: string;
+  description: string;
+  arguments: Record<string, unknown>;
+  /** All arguments as a person sees them: JSON of several lines, with what is invisible escaped. */
+  shown_arguments: string;
+  /** A hash of the tool's definition. */
+  definition: string;
+  /** In s since 1970. */
+  expires_at: number;
+}
 
 /** `length`: the limit of tokens has cut the reply. */
 export type FinishReason = "stop" | "length";
@@ -164,6 +181,7 @@ export interface AttachmentEvent extends TurnEvent<"attachment"> {
 
 export interface QuestionEvent extends TurnEvent<"question"> {
   question: string;
+  approval?: Approval;
   options: string[];
 }
 

@@ -19,12 +19,14 @@ export interface UnsentMessage {
   attachments?: AttachedFile[];
   /** The turn that it follows, null for the beginning; what came later is superseded. */
   after?: string | null;
+  /** The id of the approval that it answers. */
+  answers?: string;
   /** Set when the message was refused; it is not sent again by itself. */
   problem?: Problem;
 }
 
 /** How to send a message. */
-export type SendOptions = Pick<UnsentMessage, "skill" | "arguments" | "attachments" | "after">;
+export type SendOptions = Pick<UnsentMessage, "skill" | "arguments" | "attachments" | "after" | "answers">;
 
 const TOO_LARGE: Problem = { code: "too_large", message: "This message is too long to send." };
 

@@ -1,4 +1,5 @@
 import type {
+  Approval,
   Attachment,
   Citation,
   ConversationEvent,
@@ -36,7 +37,7 @@ export class Turn {
   /** Files of the reply; those of a message are the message's. */
   attachments: Attachment[] = [];
   tools: ToolCall[] = [];
-  question: { text: string; options: string[] } | null = null;
+  question: { text: string; options: string[]; approval?: Approval } | null = null;
   problem: Problem | null = null;
   usage: Record<string, unknown> | null = null;
   finishReason: FinishReason = "stop";
@@ -74,7 +75,7 @@ export class Turn {
     this.problem = entry.problem ?? this.problem;
     this.finishReason = entry.finish_reason ?? this.finishReason;
     const { question } = entry;
-    if (question) this.question = { text: question.text, options: question.options ?? [] };
+    if (question) this.question = { ...question, options: question.options ?? [] };
   }
 
   /** Append the part of the text that is new; return false when text before it is missing. */
@@ -138,6 +139,7 @@ export class Turn {
         return true;
       case "question":
         this.question = { text: event.question, options: event.options };
+        if (event.approval) this.question.approval = event.approval;
         return true;
       case "finished":
         this.state = event.outcome;
@@ -158,10 +160,11 @@ export class Turn {
     this.messages = [...this.messages, { id, person, text, attachments }];
   }
 
-  #setTool({ name, arguments: given, state, result }: ToolUse): void {
-    const isStart = (tool: ToolCall) => tool.name === name && tool.state === "started";
-    const index = this.tools.findIndex(isStart);
-    const tool = { name, arguments: given, state, result };
+  #setTool({ call, name, arguments: given, state, result }: ToolUse): void {
+    const isSame = (tool: ToolCall) =>
+      call && tool.call ? tool.call === call : tool.name === name && tool.state === "started";
+    const index = this.tools.findIndex(isSame);
+    const tool = { ...(call ? { call } : {}), name, arguments: given, state, result };
     this.tools = index < 0 ? [...this.tools, tool] : this.tools.with(index, tool);
   }
 }

@@ -109,12 +109,16 @@ export const en = {
     failed: "The reply failed.",
   },
   suggestedAnswers: "Suggested answers",
+  approvalNeeded: "Your approval is needed",
+  approve: "Approve",
+  deny: "Deny",
+  approvalUntil: (time: string) => `Valid until ${time}`,
 
   sources: "Sources",
   source: (number: number, name: string) => `Source ${number}: ${name}`,
   attachments: "Attachments",
   tools: "Tools",
-  toolState: { started: "running", done: "done", failed: "failed", unknown: "unknown whether it ran" },
+  toolState: { started: "running", done: "done", failed: "failed", unknown: "unknown whether it ran", denied: "not approved" },
   toolArguments: "Arguments",
   toolResult: "Result",
 
