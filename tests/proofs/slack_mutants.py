@@ -17,12 +17,16 @@ from palaver_plugins.channels.slack.settings import SlackSettings
 
 
 class AcknowledgesFirst(ProofChannel):
-    """Mutant that acknowledges a message before it is stored."""
+    """Mutant that acknowledges a message, and stores it when it has the time."""
 
     async def receive(self, message: IncomingMessage) -> Receipt | None:
-        storing = asyncio.create_task(super().receive(message))
+        storing = asyncio.create_task(self._store_later(message))
         storing.add_done_callback(lambda task: task.cancelled() or task.exception())
         return None
+
+    async def _store_later(self, message: IncomingMessage) -> None:
+        await asyncio.sleep(0.1)
+        await super().receive(message)
 
 
 class DropsRetries(ProofChannel):

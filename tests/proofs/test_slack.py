@@ -214,7 +214,7 @@ RARE_MUTANTS = [
     Mutant("acknowledged first", INBOUND, "lost", AcknowledgesFirst),
     Mutant("posts never found", OUTBOUND, "duplicated", PostsBlindly),
     Mutant("calls repeated by the library", OUTBOUND, "duplicated", RepeatsCalls),
-    Mutant("edits dropped", OUTBOUND, "lost", DropsEdits),
+    Mutant("edits dropped", OUTBOUND, "wrong", DropsEdits),
     Mutant("streams left", OUTBOUND, "duplicated", LeavesStreams, is_agent=True),
 ]
 """Mutants that take long, or that a short run does not find with every seed."""
@@ -239,9 +239,9 @@ async def violate(mutant: Mutant, report: Report) -> Findings:
                 async with asyncio.timeout(MUTANT_SETTLE_SECONDS):
                     await it.write(BATCH)
             it.faults.end()
-            # What is missing counts only when nothing more comes; what is there twice, at once.
-            is_missing = mutant.kind == "lost"
-            await it.settle(SETTLE_SECONDS if is_missing else MUTANT_SETTLE_SECONDS)
+            # What is there twice counts at once, anything else only when nothing more comes.
+            is_twice = mutant.kind == "duplicated"
+            await it.settle(MUTANT_SETTLE_SECONDS if is_twice else SETTLE_SECONDS)
             findings = await it.check()
         return findings
 
