@@ -129,6 +129,16 @@ def test_a_whole_message_and_odd_forms(calls: object, expected: list[tuple[str, 
     assert called(read(message, reason="stop")) == expected
 
 
+@pytest.mark.parametrize("repeats_name", [True, False])
+def test_two_calls_of_one_tool_are_told_apart_without_id_and_index(repeats_name: bool) -> None:
+    chunks = []
+    for sides in ("6", "8"):
+        chunks.append(delta([{"function": {"name": "roll", "arguments": '{"sides": '}}]))
+        rest: dict[str, str] = {"name": "roll"} if repeats_name else {}
+        chunks.append(delta([{"function": rest | {"arguments": sides + "}"}}]))
+    assert called(read(*chunks)) == [("roll", '{"sides": 6}'), ("roll", '{"sides": 8}')]
+
+
 def test_a_name_may_come_in_pieces() -> None:
     chunks = [delta([{"index": 0, "function": {"name": it}}]) for it in ("ro", "ll")]
     assert called(read(*chunks)) == [("roll", "{}")]

@@ -256,6 +256,13 @@ async def test_the_limit_of_tokens_leaves_out_half_a_call() -> None:
     assert (await talk.ask(sampling=Sampling(max_tokens=5))).tool_calls
 
 
+async def test_the_repair_has_what_is_left_of_the_time() -> None:
+    talk = Conversation('{"tool": "flip"}', CALL, seconds_per_token=0.001)
+    await talk.ask(timeout=50.0)
+    first, second = talk.inner.requests
+    assert second.timeout < first.timeout <= 50.0
+
+
 async def test_the_repair_has_what_is_left_of_the_tokens() -> None:
     talk = Conversation(lambda _: '{"tool": "flip"}')
     generation = await talk.ask(sampling=Sampling(max_tokens=3))
