@@ -14,6 +14,7 @@ import msgspec
 from mcp_types import INVALID_PARAMS
 
 from palaver import (
+    Approval,
     Asked,
     Cited,
     Conflict,
@@ -123,6 +124,12 @@ class CallFollower:
     def is_asking(self) -> bool:
         """Return whether the newest turn ended with a question that waits for its answer."""
         return bool(self.turns) and self.turns[-1].outcome == "asked"
+
+    @property
+    def approval(self) -> Approval | None:
+        """Return the call of a tool that the open question is about; None: there is none."""
+        question = self.reply.question if self.is_asking else None
+        return (question.approval or None) if question else None
 
     @property
     def is_known(self) -> bool:
@@ -321,11 +328,13 @@ class Calls:
         follower = await self.look(call)
         if not (follower.is_asking and follower.number == number):
             return
+        approval = follower.approval
         message = Message(
             conversation=call.conversation,
             id=call.message_id(number),
             person=call.person,
             text=text,
+            answers=approval.id if approval else "",
             program=_program(is_shared=call.is_shared, is_answer=True),
         )
         with contextlib.suppress(Conflict):  # another answer came first

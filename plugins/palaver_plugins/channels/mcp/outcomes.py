@@ -7,7 +7,13 @@ from palaver_plugins.channels.mcp.calls import Call, CallFollower, Calls
 from palaver_plugins.channels.mcp.catalog import Catalog
 from palaver_plugins.channels.mcp.clients import Client
 from palaver_plugins.channels.mcp.protocol import Json
-from palaver_plugins.channels.mcp.questions import METHOD, Answer, make_form, read_answer
+from palaver_plugins.channels.mcp.questions import (
+    DENY,
+    METHOD,
+    Answer,
+    make_form,
+    read_answer,
+)
 from palaver_plugins.channels.mcp.records import CallRecords
 from palaver_plugins.channels.mcp.results import (
     make_declined_result,
@@ -98,8 +104,10 @@ class Outcomes:
             await self.take_answer(call, number, answer)
 
     async def take_answer(self, call: Call, number: int, answer: Answer) -> None:
-        """Store what a person did with a question."""
+        """Store what a person did with a question. To decline the call of a tool is an answer."""
         if answer.action == "accept":
             await self._calls.answer(call, number, answer.text)
+        elif answer.action == "decline" and (await self._calls.look(call)).approval:
+            await self._calls.answer(call, number, DENY)
         else:
             await self._records.note_declined(call.message, number, answer.action)

@@ -8,6 +8,8 @@ from palaver_plugins.channels.mcp.protocol import PRIMED, Json
 
 METHOD = "elicitation/create"
 FIELD = "answer"
+DENY = "Deny"
+"""The answer of a person who declines to approve the call of a tool."""
 MAX_MESSAGE = 8_000
 """Characters of what is asked, from the end of the reply: the question is there."""
 Action = Literal["accept", "decline", "cancel"]
@@ -24,10 +26,13 @@ class Answer:
 def make_form(question: Question, version: str, said: str) -> Json:
     """Return the parameters of an elicitation. ``said`` is the reply that ends in the question.
 
-    The options may be suggestions only, so that the form takes any text.
+    The options may be suggestions only, so that the form takes any text; those of an approval are
+    the only answers.
     """
     field: Json = {"type": "string", "title": "Answer"}
-    if question.options:
+    if question.approval:
+        field["enum"] = list(question.options)
+    elif question.options:
         field["description"] = "One of: " + ", ".join(question.options)
     mode = {} if version < PRIMED else {"mode": "form"}
     return {

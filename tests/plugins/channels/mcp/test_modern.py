@@ -16,7 +16,9 @@ from tests.plugins.channels.mcp.support import (
 )
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually
 
+from palaver import Denied, Skill, Turn, tool
 from palaver.testing import MemoryLedger
+from palaver_plugins.channels.mcp.settings import Settings
 
 
 async def test_discovery_and_lists_say_how_long_they_hold() -> None:
@@ -150,6 +152,72 @@ async def test_a_declined_question_ends_the_call() -> None:
         declined = await client.call("waiter", more=answer_to(asked, "question-1", "decline"))
         assert declined.result["isError"] is True
         assert "did not answer (decline)" in declined.text
+
+
+# Approvals
+
+RAN: list[str] = []
+
+
+@tool(needs_approval=True)
+def launch(target: str) -> str:
+    """Launch something."""
+    RAN.append(target)
+    return f"launched at {target}"
+
+
+class Launcher(Skill):
+    """Launch, if one may."""
+
+    name = "launcher"
+
+    async def answer(self, turn: Turn) -> None:
+        try:
+            await turn.say(await turn.call_tool("launch", target=turn.message.text))
+        except Denied:
+            await turn.say("Then not.")
+
+
+@pytest.mark.parametrize(
+    ("action", "text", "said", "ran"),
+    [
+        ("accept", "Approve", "launched at the moon", ["the moon"]),
+        ("accept", "Deny", "Then not.", []),
+        ("accept", "why not", "Then not.", []),
+        ("decline", "", "Then not.", []),
+    ],
+)
+async def test_the_call_of_a_tool_is_approved_in_a_form(
+    action: str, text: str, said: str, ran: list[str]
+) -> None:
+    RAN.clear()
+    async with open_mcp_server(tools=[launch], skills=[Launcher()]) as live_server:
+        client = ModernClient(live_server, capabilities=ELICITS)
+        asked = (await client.call("launcher", text="the moon")).result
+        form = asked["inputRequests"]["question-1"]["params"]
+        assert "launch" in form["message"]
+        assert "the moon" in form["message"]
+        assert form["requestedSchema"]["properties"]["answer"]["enum"] == ["Approve", "Deny"]
+        more = answer_to(asked, "question-1", action, text)
+        assert (await client.call("launcher", more=more)).text.endswith(said)
+        assert ran == RAN
+
+
+async def test_an_allowed_tool_asks_as_well() -> None:
+    RAN.clear()
+    async with open_mcp_server(Settings(tools=("launch",)), tools=[launch]) as live_server:
+        client = ModernClient(live_server, capabilities=ELICITS)
+        asked = (await client.call("launch", target="mars")).result
+        assert RAN == []
+        more = answer_to(asked, "question-1", "accept", "Approve")
+        assert (await client.call("launch", more=more)).text == "launched at mars"
+        denied = (await client.call("launch", target="venus")).result
+        answer = await client.call("launch", more=answer_to(denied, "question-1", "decline"))
+        assert answer.result["isError"] is True
+        assert RAN == ["mars"]
+        unable = await ModernClient(live_server).call("launch", target="pluto")
+        assert unable.result["isError"] is True
+        assert RAN == ["mars"]
 
 
 async def test_a_state_is_sealed_and_belongs_to_its_call() -> None:
