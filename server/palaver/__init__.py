@@ -261,13 +261,23 @@ from palaver.records import (
     OUTBOX,
     Record,
     RecordStore,
+    all_records,
     check_record,
     first_version,
     outbox_conversation,
     outbox_key,
     record_changed,
 )
-from palaver.replies import PendingReply, ReplyResult, TurnReply, follow_reply, settled_reply
+from palaver.replies import (
+    MakeReply,
+    PendingReply,
+    ReplyResult,
+    TurnReply,
+    follow_pending_as,
+    follow_reply,
+    follow_reply_as,
+    settled_reply,
+)
 from palaver.seals import Seals
 from palaver.search_terms import is_unspaced, normalize_text, split_terms
 from palaver.skills import LOGPROBS_TYPE, EngineSkill, NoArguments, Skill, ToolSkill
@@ -447,6 +457,7 @@ __all__ = [
     "LedgerUnavailable",
     "LimitExceeded",
     "LogEntry",
+    "MakeReply",
     "MaxAttemptsExceeded",
     "MemoryWrite",
     "Message",
@@ -564,6 +575,7 @@ __all__ = [
     "UnvalidatedArguments",
     "Usage",
     "__version__",
+    "all_records",
     "ask_server",
     "call_schema",
     "can_be_rated",
@@ -596,7 +608,9 @@ __all__ = [
     "finished_entry",
     "first_accepted",
     "first_version",
+    "follow_pending_as",
     "follow_reply",
+    "follow_reply_as",
     "following_epoch",
     "generation_timeout",
     "growth_of",

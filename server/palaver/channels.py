@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from palaver.authentication import Principal
 from palaver.branches import no_alternative
 from palaver.concurrency import check_member, not_a_member
+from palaver.conversations import ConversationFilter, ConversationList
 from palaver.engine import EngineInfo
 from palaver.errors import ConfigurationError
 from palaver.feedback import Feedback
@@ -121,6 +122,12 @@ class ConversationService(Protocol):
 
     async def history(self, conversation: Conversation, before: str, limit: int) -> HistoryPage:
         """Return the history entries before a position. See `Ledger.history`."""
+
+    async def list_conversations(
+        self, tenant: str, person: str, filter: ConversationFilter, *, before: str = "", limit: int
+    ) -> ConversationList:
+        """Return the conversations to which a person has written, newest first. See
+        `ConversationStore.list_conversations`."""
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         """Return the people who have written to the conversation; empty when it is new."""

@@ -3,14 +3,15 @@
 import asyncio
 import dataclasses
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import msgspec
 
 from palaver.channels import ConversationService
 from palaver.errors import NotFound, Overloaded
-from palaver.ledger import HistoryEntry, Receipt, Snapshot
+from palaver.ledger import HistoryEntry, PendingTurn, Receipt, Snapshot
 from palaver.messages import (
     Approval,
     Asked,
@@ -18,6 +19,7 @@ from palaver.messages import (
     Attachment,
     Citation,
     Cited,
+    Conversation,
     Cursor,
     Event,
     Finished,
@@ -139,6 +141,11 @@ class PendingReply:
         self._result: asyncio.Future[ReplyResult] = asyncio.get_running_loop().create_future()
 
     @property
+    def reply(self) -> TurnReply:
+        """Return the turn and its reply so far."""
+        return self._reply
+
+    @property
     def text(self) -> str:
         return self._reply.text
 
@@ -225,6 +232,11 @@ class PendingReply:
         self.changed.set()
 
 
+PendingReplyT = TypeVar("PendingReplyT", bound=PendingReply)
+MakeReply = Callable[[str, Receipt], PendingReplyT]
+"""Makes what collects the reply to the message with an id, from the receipt of its acceptance."""
+
+
 @asynccontextmanager
 async def follow_reply(
     service: ConversationService, message: Message, *, members_only: bool = True
@@ -234,19 +246,59 @@ async def follow_reply(
     Leaving the block ends the subscription, not the turn. ``members_only`` and errors are those of
     `ConversationService.accept`.
     """
+    async with follow_reply_as(PendingReply, service, message, members_only=members_only) as reply:
+        yield reply
+
+
+@asynccontextmanager
+async def follow_reply_as(
+    make: MakeReply[PendingReplyT],
+    service: ConversationService,
+    message: Message,
+    *,
+    members_only: bool = True,
+) -> AsyncIterator[PendingReplyT]:
+    """Do as `follow_reply`, with a `PendingReply` of the caller's own."""
     service.check_subscriptions(message.conversation.tenant, message.person)
     before = await service.latest(message.conversation)
     receipt = await service.accept(message, members_only=members_only)
     since = replay_start(before) if receipt.duplicate or receipt.joined else before
-    reply = PendingReply(message.id, receipt)
-    subscription = await service.subscribe(
-        message.conversation, reply, since, person=message.person
-    )
-    try:
-        if receipt.duplicate and not reply.has_events and not reply.is_finished:
-            # The stream began again after the turn: see `Ledger.select`.
-            reply.on_snapshot(await service.snapshot(message.conversation))
+    reply = make(message.id, receipt)
+    async with _subscribed(service, message.conversation, message.person, reply, since):
         yield reply
+
+
+@asynccontextmanager
+async def follow_pending_as(
+    make: MakeReply[PendingReplyT],
+    service: ConversationService,
+    conversation: Conversation,
+    pending: PendingTurn,
+    *,
+    person: str,
+) -> AsyncIterator[PendingReplyT]:
+    """Subscribe to a turn that a snapshot has shown as ``pending``, from its first event on."""
+    latest = await service.latest(conversation)
+    receipt = Receipt(turn=pending.turn, ahead=0, duplicate=True)
+    reply = make(pending.messages[0].id, receipt)
+    async with _subscribed(service, conversation, person, reply, replay_start(latest)):
+        yield reply
+
+
+@asynccontextmanager
+async def _subscribed(
+    service: ConversationService,
+    conversation: Conversation,
+    person: str,
+    reply: PendingReply,
+    since: Cursor | None,
+) -> AsyncIterator[None]:
+    subscription = await service.subscribe(conversation, reply, since, person=person)
+    try:
+        if reply.receipt.duplicate and not reply.has_events and not reply.is_finished:
+            # The stream began again after the turn: see `Ledger.select`.
+            reply.on_snapshot(await service.snapshot(conversation))
+        yield
     finally:
         service.unsubscribe(subscription)
 

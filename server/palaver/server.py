@@ -20,6 +20,7 @@ from palaver.authentication import Authenticator, Principal, principal_of
 from palaver.browsers import BrowserCookies
 from palaver.channels import Channel, ReportingChannel, ToolDescription, missing_library
 from palaver.config.settings import KnowledgeSettings, Settings
+from palaver.conversations import ConversationFilter, ConversationList
 from palaver.directory import Directory
 from palaver.engine import Engine, EngineInfo
 from palaver.engines.boundary import EngineBoundary
@@ -407,6 +408,13 @@ class Server:
         limits = self.settings.ledger
         limit = min(limit, max(limits.history, 1))
         return await self.ledger.history(conversation, before, limit, limits.history_bytes)
+
+    async def list_conversations(
+        self, tenant: str, person: str, filter: ConversationFilter, *, before: str = "", limit: int
+    ) -> ConversationList:
+        return await self.ledger.list_conversations(
+            tenant, person, filter, before=before, limit=limit
+        )
 
     async def members(self, conversation: Conversation) -> frozenset[str]:
         return await self.ledger.members(conversation)

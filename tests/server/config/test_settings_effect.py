@@ -63,6 +63,7 @@ DEADLINES = "tests/server/web/test_deadlines.py"
 SLOW = "tests/server/web/test_slow_readers.py"
 SHUTDOWN = "tests/server/web/test_shutdown.py"
 WIDGET = "tests/server/web/test_widget.py"
+A2A = "tests/plugins/channels/a2a"
 MCP = "tests/plugins/channels/mcp"
 WEBHOOKS = "tests/plugins/channels/webhooks"
 SLACK = "tests/plugins/channels/slack"
@@ -367,6 +368,14 @@ COVERED_OF_PLUGINS = {
         f"{SLACK}/test_manifest.py::test_the_settings_decide_about_names_and_the_agent"
     ),
     "channels.slack.api_url": (f"{SLACK}/test_checks.py::test_addresses_may_end_in_a_slash_or_not"),
+    "channels.a2a.url": f"{A2A}/test_a2a.py::test_the_settings_name_the_agent_and_its_address",
+    "channels.a2a.name": f"{A2A}/test_a2a.py::test_the_settings_name_the_agent_and_its_address",
+    "channels.a2a.description": (
+        f"{A2A}/test_a2a.py::test_the_settings_name_the_agent_and_its_address"
+    ),
+    "channels.a2a.allowed_networks": (
+        f"{A2A}/test_push.py::test_addresses_within_the_network_are_refused"
+    ),
     "channels.mcp.tools": f"{MCP}/test_content.py::test_an_allowed_tool_runs_in_a_turn",
     "channels.mcp.documents": f"{MCP}/test_content.py::test_documents_can_be_left_out",
     "channels.mcp.url": f"{MCP}/test_security.py::test_the_public_address_is_the_only_host",

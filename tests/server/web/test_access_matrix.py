@@ -185,6 +185,7 @@ class Row:
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     needs_conversation: bool = False
     """It answers 404 where one's own conversation does not exist."""
+    reads_person_of_body: bool = True
 
 
 def has(text: str) -> Callable[[str], bool]:
@@ -194,6 +195,31 @@ def has(text: str) -> Callable[[str], bool]:
 CONVERSATION = f"/v1/conversations/{THREAD}"
 MCP_HEADERS = {"Accept": "application/json, text/event-stream"}
 COMPLETION = {"model": "parrot", "messages": [{"role": "user", "content": "hello"}]}
+AGUI_RUN = {
+    "threadId": THREAD,
+    "runId": "r",
+    "messages": [{"id": "m", "role": "user", "content": "hello"}],
+}
+A2A = {"A2A-Version": "1.0"}
+A2A_MESSAGE = {"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hello"}]}}
+A2A_CALL = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": A2A_MESSAGE}
+A2A_TASK = "/a2a/v1/tasks/Yw.abc"
+
+
+def a2a_row(path: str, proof: str, body: Any = None, *, is_found: bool = True) -> Row:
+    """Return the row of a route of A2A, which finds no task of the owner's."""
+    return Row(
+        "own",
+        path,
+        has(proof),
+        body,
+        A2A,
+        needs_conversation=not is_found,
+        reads_person_of_body=False,
+    )
+
+
+NO_TASK = "TASK_NOT_FOUND"
 ROUTES: dict[tuple[str, str], Row] = {
     ("GET", "/"): Row("public", "/", has("<html")),
     ("GET", "/c/{thread}"): Row("public", "/c/anything", has("<html")),
@@ -337,6 +363,38 @@ ROUTES: dict[tuple[str, str], Row] = {
         headers={**MCP_HEADERS, "Mcp-Session-Id": "x", "Last-Event-ID": "x.1"},
         needs_conversation=True,
     ),
+    ("POST", "/agui"): Row(
+        "own", "/agui", has("RUN_STARTED"), AGUI_RUN, reads_person_of_body=False
+    ),
+    ("GET", "/.well-known/agent-card.json"): Row(
+        "public", "/.well-known/agent-card.json", has("supportedInterfaces")
+    ),
+    ("POST", "/a2a"): a2a_row("/a2a", "COMPLETED", A2A_CALL),
+    ("POST", "/a2a/v1/message:send"): a2a_row("/a2a/v1/message:send", "COMPLETED", A2A_MESSAGE),
+    ("POST", "/a2a/v1/message:stream"): a2a_row("/a2a/v1/message:stream", "task", A2A_MESSAGE),
+    ("GET", "/a2a/v1/tasks"): a2a_row("/a2a/v1/tasks", '"tasks":[]'),
+    ("GET", "/a2a/v1/tasks/{id}"): a2a_row(A2A_TASK, NO_TASK, is_found=False),
+    ("GET", "/a2a/v1/tasks/{id}:subscribe"): a2a_row(
+        f"{A2A_TASK}:subscribe", NO_TASK, is_found=False
+    ),
+    ("POST", "/a2a/v1/tasks/{id}:subscribe"): a2a_row(
+        f"{A2A_TASK}:subscribe", NO_TASK, is_found=False
+    ),
+    ("POST", "/a2a/v1/tasks/{id}:cancel"): a2a_row(f"{A2A_TASK}:cancel", NO_TASK, is_found=False),
+    ("GET", "/a2a/v1/tasks/{id}/pushNotificationConfigs"): a2a_row(
+        f"{A2A_TASK}/pushNotificationConfigs", NO_TASK, is_found=False
+    ),
+    ("POST", "/a2a/v1/tasks/{id}/pushNotificationConfigs"): a2a_row(
+        f"{A2A_TASK}/pushNotificationConfigs", NO_TASK, {"url": "https://a"}, is_found=False
+    ),
+    ("GET", "/a2a/v1/tasks/{id}/pushNotificationConfigs/{config}"): a2a_row(
+        f"{A2A_TASK}/pushNotificationConfigs/c", NO_TASK, is_found=False
+    ),
+    ("DELETE", "/a2a/v1/tasks/{id}/pushNotificationConfigs/{config}"): a2a_row(
+        f"{A2A_TASK}/pushNotificationConfigs/c", NO_TASK, is_found=False
+    ),
+    ("GET", "/a2a/v1/extendedAgentCard"): a2a_row("/a2a/v1/extendedAgentCard", "parrot"),
+    ("POST", "/agui/stop"): Row("own", "/agui/stop", has('"unknown"'), {"threadId": THREAD}),
     ("POST", "/webhooks/{name}"): Row(
         "public", "/webhooks/abc", has("no endpoint"), {}, needs_conversation=True
     ),
@@ -533,7 +591,7 @@ def attacks(row: Row, victim: Victim) -> list[Attack]:
         found.append(dataclasses.replace(plain, path=named, names_victim=True))
     if isinstance(row.body, dict):
         body = {**row.body, "person": PERSON, "user": PERSON}
-        is_read = not row.path.endswith("/stop")
+        is_read = row.reads_person_of_body and not row.path.endswith("/stop")
         found.append(dataclasses.replace(plain, body=body, names_victim=is_read))
         body = {**row.body, "turn": victim.running, "id": MESSAGE_ID}
         found.append(dataclasses.replace(plain, body=body))

@@ -13,13 +13,16 @@ from tests.server.web.live_server import LiveServer, open_live_server
 from tests.server.web.raw_client import RawResponse, raw_connection
 
 from palaver.authentication import public
-from palaver.channels import ConversationService
+from palaver.channels import Channel, ConversationService
 from palaver.config.settings import AuthKey, ConnectionSettings, Secret, Settings
 from palaver.errors import PalaverError
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver.web import make_application
 from palaver.web.connection import Connection, connection_of
+from palaver_plugins.channels.a2a.channel import A2AChannel
+from palaver_plugins.channels.a2a.settings import Settings as A2ASettings
+from palaver_plugins.channels.agui.channel import AguiChannel
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
 ROOT = Path(__file__).parents[3]
@@ -100,6 +103,10 @@ def error_codes() -> set[str]:
     return {kind.code for kind in kinds}
 
 
+def channels() -> tuple[Channel, ...]:
+    return (A2AChannel(A2ASettings()), AguiChannel(), OpenAIChannel())
+
+
 def routes() -> list[tuple[str, str]]:
     """Return the method and the path of every route, those of channels included."""
     server = Server(
@@ -108,7 +115,7 @@ def routes() -> list[tuple[str, str]]:
         engine=ScriptedEngine(),
         knowledge=ListKnowledge(),
         skills={},
-        channels={"openai_api": OpenAIChannel()},
+        channels={str(number): channel for number, channel in enumerate(channels())},
     )
     return sorted(
         (
@@ -182,7 +189,7 @@ async def test_no_header_makes_a_server_error(
     keys = {"app": AuthKey(secret=Secret("env:KEY"))}
     statuses = set()
     async with open_live_server(
-        keys=keys, channels=(OpenAIChannel(),), connections=TIMEOUTS
+        keys=keys, channels=channels(), connections=TIMEOUTS
     ) as live_server:
         for method, path, header, value in header_cases():
             lines = [header.encode() + b": " + value]
@@ -199,7 +206,7 @@ async def test_no_header_makes_a_server_error(
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE", "PATCH", "OPTIONS"])
 async def test_no_address_makes_a_server_error(method: str) -> None:
-    async with open_live_server(channels=(OpenAIChannel(),), connections=TIMEOUTS) as live_server:
+    async with open_live_server(channels=channels(), connections=TIMEOUTS) as live_server:
         for path in PATHS:
             sent = request(method, path, [])
             check(await ask(live_server, sent), sent)
@@ -216,7 +223,7 @@ async def test_what_is_no_request_gets_an_error_of_the_api() -> None:
 
 @pytest.mark.slow
 async def test_a_body_that_is_malformed_gets_an_error_of_the_api() -> None:
-    async with open_live_server(channels=(OpenAIChannel(),), connections=TIMEOUTS) as live_server:
+    async with open_live_server(channels=channels(), connections=TIMEOUTS) as live_server:
         paths = ("/v1/conversations/t/messages", "/v1/conversations/t/stop", "/v1/chat/completions")
         for path, body in itertools.product(paths, BAD_BODIES):
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode()

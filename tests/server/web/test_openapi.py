@@ -248,6 +248,19 @@ include-path = "/ws"  # it answers with 101, which is no response to a program o
 checks.positive_data_acceptance.enabled = false
 
 [[operations]]
+include-path-regex = "^/a2a/"  # only requests that name the version 1.0 are accepted
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "/a2a"  # errors of JSON-RPC have the status 200
+checks.positive_data_acceptance.enabled = false
+checks.negative_data_rejection.enabled = false
+
+[[operations]]
+include-path = "/agui"  # what a message may hold depends on its role
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
 include-path = "/v1/chat/completions"  # what a parameter may be depends on the model
 checks.positive_data_acceptance.enabled = false
 

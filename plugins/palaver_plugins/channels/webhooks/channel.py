@@ -5,25 +5,20 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-import msgspec
 from aiohttp import web
 
 from palaver import (
     ConfigurationError,
-    Conflict,
     ConversationService,
-    Cursor,
-    Event,
     Message,
     NotFound,
-    Received,
-    Snapshot,
     TooLarge,
     described,
     encode,
     public,
 )
 from palaver.platforms import Times
+from palaver_plugins.channels.questions import answer_to
 from palaver_plugins.channels.webhooks.bodies import (
     MAX_BODY_BYTES,
     Accepted,
@@ -128,7 +123,7 @@ class WebhookChannel:
             arguments=data.arguments,
         )
         if data.answer_to is not None:
-            message = await _answer_to(self._service, message, data.answer_to)
+            message = await answer_to(self._service, message, data.answer_to)
         receipt = await self._service.accept(
             message,
             members_only=False,  # the endpoint decides who writes to its conversations
@@ -159,49 +154,6 @@ async def _read_reply(
     if any(pending.turn == data.turn for pending in snapshot.pending):
         return _json(Unfinished(turn=data.turn), status=202)
     raise NotFound(f"the thread has no turn {data.turn[:60]!r}")
-
-
-async def _answer_to(service: ConversationService, message: Message, turn: str) -> Message:
-    """Return the message as the answer to a turn's question, and to no other approval.
-
-    Refuses an answer to a question that is not the newest: it could be taken for the answer to
-    another one. Raises `Conflict`, unless the message was accepted before.
-    """
-    snapshot = await service.snapshot(message.conversation)
-    for entry in snapshot.history:
-        if entry.turn == turn and entry.question and entry.question.approval:
-            message = msgspec.structs.replace(message, answers=entry.question.approval.id)
-    newest = snapshot.history[-1] if snapshot.history and not snapshot.pending else None
-    if newest is not None and newest.turn == turn and newest.outcome == "asked":
-        return message
-    if not await _was_accepted(service, message):
-        raise Conflict(f"the question of the turn {turn[:60]!r} is no longer open")
-    return message
-
-
-async def _was_accepted(service: ConversationService, message: Message) -> bool:
-    """Return whether the conversation has the message already, as far as its stream tells."""
-    accepted = _AcceptedIds()
-    latest = await service.latest(message.conversation)
-    subscription = await service.subscribe(message.conversation, accepted, Cursor(latest.epoch, 0))
-    service.unsubscribe(subscription)
-    return message.id in accepted.ids
-
-
-class _AcceptedIds:
-    """Subscriber that collects the ids of messages."""
-
-    def __init__(self) -> None:
-        self.ids: set[str] = set()
-
-    def on_event(self, event: Event, cursor: Cursor | None) -> None:
-        if isinstance(event, Received):
-            self.ids.add(event.id)
-
-    def on_snapshot(self, snapshot: Snapshot) -> None:
-        self.ids.update(message.id for turn in snapshot.pending for message in turn.messages)
-
-    def on_shutdown(self) -> None: ...
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -1,0 +1,113 @@
+"""AguiReply: the reply to a run as the ledger tells it, with its calls of tools and its state."""
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from palaver import (
+    Cited,
+    Cursor,
+    Event,
+    HistoryEntry,
+    PendingReply,
+    Queued,
+    Receipt,
+    Routed,
+    Snapshot,
+    Started,
+    ToolCalled,
+    ToolState,
+)
+
+Json = dict[str, Any]  # JSON values
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ToolCallView:
+    """A call of a tool as the client sees it."""
+
+    id: str
+    name: str
+    arguments: Json
+    state: ToolState
+    result: str
+
+    @property
+    def content(self) -> str:
+        """Return what the client gets as the result, once the call has ended."""
+        return self.result or ("" if self.state == "done" else f"({self.state})")
+
+
+class AguiReply(PendingReply):
+    """The reply to one message so far. Everything is a function of the events of the turn."""
+
+    def __init__(self, message_id: str, receipt: Receipt) -> None:
+        super().__init__(message_id, receipt)
+        self.calls: dict[str, ToolCallView] = {}
+        self.ahead = receipt.ahead
+        self.reason = ""
+
+    @property
+    def state(self) -> Json:
+        """Return the server's part of the state."""
+        reply = self.reply
+        return {
+            "turn": reply.turn,
+            "skill": reply.skill,
+            "reason": self.reason,
+            "ahead": self.ahead,
+            "citations": [_plain(each) for each in reply.citations],
+            "attachments": [_plain(each) for each in reply.attachments],
+        }
+
+    def on_event(self, event: Event, cursor: Cursor | None) -> None:
+        turn = self.receipt.turn
+        super().on_event(event, cursor)
+        if turn != self.receipt.turn:  # another turn answers the message
+            self._forget()
+        if event.turn == self.receipt.turn:
+            self._note(event)
+
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        self._forget()
+        for pending in snapshot.pending:
+            if pending.turn == self.receipt.turn:
+                for event in pending.events:
+                    self._note(event)
+        for entry in snapshot.history:
+            if entry.turn == self.receipt.turn and entry.role == "assistant":
+                self._note_settled(entry)
+        super().on_snapshot(snapshot)
+        self.was_reset = True
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case ToolCalled():
+                id = event.call or f"{event.turn}-{event.name}"
+                self.calls[id] = ToolCallView(
+                    id, event.name, event.arguments, event.state, event.result
+                )
+            case Queued(ahead=ahead):
+                self.ahead = ahead
+            case Started() | Cited():
+                self.ahead = 0
+            case Routed(reason=reason):
+                self.reason, self.ahead = reason, 0
+            case _:
+                pass
+
+    def _note_settled(self, entry: HistoryEntry) -> None:
+        self.ahead, self.reason = 0, entry.reason or ""
+        for number, used in enumerate(entry.tools or ()):
+            id = f"{entry.turn}-{used.name}-{number}"
+            self.calls[id] = ToolCallView(id, used.name, used.arguments, used.state, used.result)
+
+    def _forget(self) -> None:
+        self.calls.clear()
+        self.reason, self.ahead = "", 0
+
+
+def _plain(value: object) -> Json:
+    plain: Json = msgspec.to_builtins(value)
+    return plain
