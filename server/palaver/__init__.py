@@ -207,6 +207,7 @@ from palaver.ledger import (
     first_accepted,
     history_of_turn,
     memory_writes,
+    message_parts,
     reply_length_after,
     stopped_event,
 )
@@ -218,6 +219,8 @@ from palaver.messages import (
     Attachment,
     Citation,
     Cited,
+    ClientCall,
+    ClientTool,
     ConcurrencyPolicy,
     Conversation,
     Cursor,
@@ -290,6 +293,7 @@ from palaver.turns.agent_limits import AgentLimits
 from palaver.turns.filters import Filter
 from palaver.turns.prompt_images import PromptImages, ReadAttachment
 from palaver.turns.turn import Turn, UnvalidatedArguments
+from palaver.turns.turn_history import Transcript
 from palaver.urls import check_url
 from palaver.version import __version__
 from palaver.waiting import change_events, change_messages, growth_of
@@ -384,6 +388,8 @@ __all__ = [
     "Citation",
     "Cited",
     "Claim",
+    "ClientCall",
+    "ClientTool",
     "ConcurrencyPolicies",
     "ConcurrencyPolicy",
     "ConfigurationError",
@@ -564,6 +570,7 @@ __all__ = [
     "ToolSource",
     "ToolState",
     "ToolUse",
+    "Transcript",
     "Turn",
     "TurnReply",
     "Unauthenticated",
@@ -625,6 +632,7 @@ __all__ = [
     "make_private_database",
     "make_private_directory",
     "memory_writes",
+    "message_parts",
     "new_id",
     "no_alternative",
     "no_message_to_revise",

@@ -17,7 +17,7 @@ history that is limited in bytes. The rules of a ledger:
 """
 
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -460,7 +460,7 @@ def history_of_turn(
             turn=turn,
             at=inbox_message.accepted_at,
             person=inbox_message.message.person,
-            attachments=inbox_message.message.attachments or msgspec.UNSET,
+            **message_parts(inbox_message.message),
         )
         for inbox_message in messages
     )
@@ -474,6 +474,17 @@ def history_of_turn(
         **parts.present,
     )
     return (*questions, answer)
+
+
+def message_parts(message: Message) -> dict[str, Any]:
+    """Return what the history keeps of a message beside its text, as fields of `HistoryEntry`."""
+    program = message.program or None
+    parts = {
+        "attachments": message.attachments,
+        "input": program.input if program else (),
+        "note": program.note if program else "",
+    }
+    return {name: value for name, value in parts.items() if value}
 
 
 def stopped_event(turn: str, messages: Sequence[Message]) -> Finished:

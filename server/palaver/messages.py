@@ -161,28 +161,70 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class ClientTool(msgspec.Struct, frozen=True, kw_only=True):
+    """Tool that a program offers to the model, and runs itself. ``parameters`` is the JSON Schema
+    of an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}  # a JSON Schema document
+
+
+class ClientCall(msgspec.Struct, frozen=True, kw_only=True):
+    """Call of a `ClientTool`, with which a reply ends: the program sends the result with a message
+    of its own. ``arguments`` is what the model wrote: a JSON object, unless it made a mistake."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class SentMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Earlier message of a conversation that a program keeps itself. The URLs of ``attachments``
-    are ``data:`` URLs."""
+    """Message of a conversation as a program has sent it. The URLs of ``attachments`` are ``data:``
+    URLs. An assistant's may have ``calls``; ``call`` is the id of the one whose result a message of
+    role ``tool`` is."""
 
     role: Role
     text: str
     attachments: tuple[Attachment, ...] = ()
+    calls: tuple[ClientCall, ...] = ()
+    call: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Return the text, with the tools that it calls."""
+        called = [f"[calls {call.name}({call.arguments})]" for call in self.calls]
+        return "\n".join([self.text, *called] if self.text else called)
 
 
 class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a program asks for with a message.
 
     ``history`` is the conversation so far, where the program keeps it: the skill sees it in place
-    of the ledger's; None: the ledger's. The others override the sampling parameters of what the
-    model writes for the reply, see `palaver.engine.Sampling`; None: those of the skill.
-    ``max_tokens`` limits all of it together. ``retention``: seconds for which the conversation is
-    kept after its last turn; None: as long as any other. A text with an unknown ``/command`` is a
-    text. ``is_answer``: the message answers the question that waits in the conversation, whatever
-    it looks like.
+    of the ledger's; None: the ledger's. Of that history, the last ``following`` entries come after
+    the message: calls of tools and their results. ``input`` is the message and others that were
+    sent with it, in their order, where it is not a single one of the user; the history keeps them.
+    ``instructions`` are a system message for this message only. ``note`` is what the channel keeps
+    with the message, for itself.
+
+    ``tools`` are those that the program runs; `tool_choice`: as in `palaver.engine`, or the name of
+    one of them in ``forced_tool``. The others override the sampling parameters of what the model
+    writes for the reply, see `palaver.engine.Sampling`; None: those of the skill. ``max_tokens``
+    limits all of it together. ``retention``: seconds for which the conversation is kept after its
+    last turn; None: as long as any other. A text with an unknown ``/command`` is a text.
+    ``is_answer``: the message answers the question that waits in the conversation, whatever it
+    looks like.
     """
 
     history: tuple[SentMessage, ...] | None = None
+    following: int = 0
+    input: tuple[SentMessage, ...] = ()
+    instructions: str = ""
+    note: str = ""
+    tools: tuple[ClientTool, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    forced_tool: str = ""
+    parallel_tool_calls: bool = True
     retention: float | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -329,8 +371,9 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Past message of a conversation. A ledger has those of users and the assistant, a program that
     keeps its history itself may send others (`ProgramRequest`). ``outcome`` and ``skill`` are set
     on the assistant's entries, ``person`` on the users'; the fields of `ReplyParts` where a reply
-    has them, ``attachments`` where a message has some. ``at`` is in seconds since the epoch. A
-    ``text`` that was cut ends in `palaver.history.CUT_MARK`."""
+    has them, ``attachments`` where a message has some, ``input`` and ``note`` where a program has
+    sent them with its message (`ProgramRequest`). ``call`` as in `SentMessage`. ``at`` is in
+    seconds since the epoch. A ``text`` that was cut ends in `palaver.history.CUT_MARK`."""
 
     role: Role
     text: str
@@ -347,11 +390,16 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     question: Question | msgspec.UnsetType = msgspec.UNSET
     problem: Problem | msgspec.UnsetType = msgspec.UNSET
     finish_reason: FinishReason | msgspec.UnsetType = msgspec.UNSET
+    client_calls: tuple[ClientCall, ...] | msgspec.UnsetType = msgspec.UNSET
+    input: tuple[SentMessage, ...] | msgspec.UnsetType = msgspec.UNSET
+    note: str | msgspec.UnsetType = msgspec.UNSET
+    call: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReplyParts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a reply has beside its text, and the history keeps with it. ``reason`` and ``score``
-    tell why the skill was chosen, see `Routed`; ``finish_reason`` as in `Finished`."""
+    tell why the skill was chosen, see `Routed`; ``finish_reason`` and ``client_calls`` as in
+    `Finished`."""
 
     citations: tuple[Citation, ...] = ()
     attachments: tuple[Attachment, ...] = ()
@@ -361,6 +409,7 @@ class ReplyParts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     question: Question | None = None
     problem: Problem | None = None
     finish_reason: FinishReason = "stop"
+    client_calls: tuple[ClientCall, ...] = ()
 
     @property
     def present(self) -> dict[str, Any]:
@@ -485,7 +534,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     """The turn is closed and stored. ``length``: code points of the whole reply. ``messages``: ids
     of the messages that the turn took, its own and those that steered it. One that steered it and
     is not among them becomes part of the next turn: a `Received` with ``moved`` follows.
-    ``finish_reason`` is ``length`` when the limit of tokens has cut the reply."""
+    ``finish_reason`` is ``length`` when the limit of tokens has cut the reply, and ``tool_calls``
+    when the model waits for the results of ``client_calls``."""
 
     turn: str
     outcome: Outcome
@@ -494,6 +544,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     usage: Usage = Usage()
     problem: Problem | None = None
     finish_reason: FinishReason = "stop"
+    client_calls: tuple[ClientCall, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 Event = (

@@ -43,7 +43,7 @@ from palaver.turns.dispatcher import Dispatcher
 from palaver.turns.prompt import fit_exactly
 from palaver.turns.run import Run
 from palaver.turns.turn import UnvalidatedArguments
-from palaver.turns.turn_history import sent_entries
+from palaver.turns.turn_history import sent_transcript
 from palaver.visitors import site_of_person
 
 log = logging.getLogger(__name__)
@@ -169,9 +169,10 @@ class Pipeline:
         are the prompt. A turn tells what else is wrong with the engine."""
         if message.skill != EngineSkill.name or message.sent_history is None:
             return
-        read = read_data_url if "vision" in self._engine_info.capabilities else None
         try:
-            messages = await EngineSkill.messages_of(sent_entries(message), message, read)
+            messages = await EngineSkill.messages_of(
+                sent_transcript(message), self._engine_info.capabilities, read_data_url
+            )
             async with asyncio.timeout(COUNT_TIMEOUT):
                 await fit_exactly(messages, self._engine_info, self._engine.count_tokens)
         except PromptTooLong as error:

@@ -19,6 +19,7 @@ from palaver.messages import (
     Attachment,
     Citation,
     Cited,
+    ClientCall,
     Conversation,
     Cursor,
     Event,
@@ -64,6 +65,7 @@ class TurnReply:
     problem: Problem | None = None
     usage: Usage = dataclasses.field(default_factory=Usage)
     finish_reason: FinishReason = "stop"
+    client_calls: tuple[ClientCall, ...] = ()
     has_begun: bool = False
     """False while the turn waits: others may still go before it."""
 
@@ -100,6 +102,7 @@ class TurnReply:
             case Finished():
                 self.outcome, self.problem = event.outcome, event.problem
                 self.usage, self.finish_reason = event.usage, event.finish_reason
+                self.client_calls = event.client_calls or ()
                 self.messages = [id for id in self.messages if id in event.messages]
             case _:
                 pass
@@ -123,6 +126,7 @@ class ReplyResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     problem: Problem | None = None
     usage: Usage = Usage()
     finish_reason: FinishReason = "stop"
+    client_calls: tuple[ClientCall, ...] = ()
 
 
 class PendingReply:
@@ -222,6 +226,7 @@ class PendingReply:
                 problem=reply.problem,
                 usage=reply.usage,
                 finish_reason=reply.finish_reason,
+                client_calls=reply.client_calls,
             )
         )
 
@@ -317,4 +322,5 @@ def settled_reply(entry: HistoryEntry, request: HistoryEntry | None = None) -> T
         outcome=entry.outcome or "done",
         problem=entry.problem or None,
         finish_reason=entry.finish_reason or "stop",
+        client_calls=entry.client_calls or (),
     )

@@ -8,9 +8,8 @@ import pydantic
 
 from palaver.config.settings import PluginSettings
 from palaver.engine import Capability, ChatMessage, TokenLogprob
-from palaver.ledger import HistoryEntry
-from palaver.messages import Attachment, ConcurrencyPolicy, Message, encode
-from palaver.turns.prompt import build_messages
+from palaver.messages import Attachment, ConcurrencyPolicy, encode
+from palaver.turns.prompt import build_transcript
 from palaver.turns.prompt_images import (
     NO_IMAGES,
     ReadAttachment,
@@ -18,6 +17,7 @@ from palaver.turns.prompt_images import (
     says_something,
 )
 from palaver.turns.turn import Turn
+from palaver.turns.turn_history import Transcript
 
 
 class NoArguments(pydantic.BaseModel):
@@ -95,27 +95,34 @@ class EngineSkill(Skill):
     sees_images = True
 
     async def answer(self, turn: Turn[Any]) -> None:
-        read = turn.read_attachment if "vision" in turn.engine.capabilities else None
-        messages = await self.messages_of(turn.history, turn.message, read)
+        transcript = Transcript(turn.history, turn.message, turn.following)
+        messages = await self.messages_of(
+            transcript, turn.engine.capabilities, turn.read_attachment
+        )
         generation = await turn.complete(messages)
+        turn.call_client(generation.tool_calls)
         for start in range(0, len(generation.logprobs), LOGPROBS_PER_ATTACHMENT):
             turn.attach(_pack(generation.logprobs[start : start + LOGPROBS_PER_ATTACHMENT]))
 
     @staticmethod
     async def messages_of(
-        history: Sequence[HistoryEntry], message: Message, read: ReadAttachment | None
+        transcript: Transcript, capabilities: frozenset[Capability], read: ReadAttachment
     ) -> list[ChatMessage]:
         """Return what the engine gets. A history that the program has sent holds everything.
 
-        ``read`` reads the images; None: the engine sees none.
+        ``read`` reads the images, where the engine sees some.
         """
+        history, message, following = transcript
         is_complete = message.sent_history is not None and any(map(says_something, history))
         images = NO_IMAGES
-        if read is not None:
+        if "vision" in capabilities:
             own = () if is_complete else message.attachments
             images = await read_prompt_images(own, history, read)
-        messages = build_messages("", history, message.text, images)
-        return messages[:-1] if is_complete else messages
+        messages = build_transcript(history, images, native_calls="tools" in capabilities)
+        if not is_complete and (message.text or images.own):
+            at = len(messages) - following
+            messages.insert(at, ChatMessage("user", message.text, images.own))
+        return messages
 
 
 class ToolSkill(Skill):

@@ -284,8 +284,9 @@ def _add(counts: dict[KeyT, int], key: KeyT, amount: int) -> None:
 def _tokens_of(message: Message) -> int:
     """Return the tokens that the turn of a message counts for."""
     tokens = estimate_tokens(message.text) + REPLY_TOKENS
-    if sent := message.sent_history:
-        tokens += sum(estimate_tokens(earlier.text) for earlier in sent)
+    if message.program:
+        sent = (*(message.program.history or ()), *message.program.input)
+        tokens += sum(estimate_tokens(each.shown) for each in sent)
     return tokens
 
 

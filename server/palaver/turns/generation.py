@@ -50,6 +50,8 @@ class OfferedTools:
 
     definitions: tuple[ToolDefinition, ...] = ()
     choice: ToolChoice = "auto"
+    parallel: bool = True
+    """Whether the model may call several at once."""
 
 
 NO_TOOLS = OfferedTools()
@@ -160,6 +162,7 @@ class Generations:
             on_queued=self._write_queued,
             tools=tools.definitions,
             tool_choice=tools.choice,
+            parallel_tool_calls=tools.parallel,
         )
         generation = await self._engine.generate(request, on_text)
         self.usage += generation.usage

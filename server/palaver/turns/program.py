@@ -1,9 +1,9 @@
-"""Program: the sampling parameters that a program asked for, and its limit of tokens."""
+"""Program: what a program asked for the reply: sampling parameters, tools, a limit of tokens."""
 
 import dataclasses
 from typing import Any
 
-from palaver.engine import JsonSchema, Sampling
+from palaver.engine import JsonSchema, NamedTool, Sampling, ToolChoice, ToolDefinition
 from palaver.messages import ProgramRequest, Usage
 from palaver.turns.endings import ReplyLimitReached
 
@@ -14,13 +14,31 @@ OVERRIDES = (
 """Fields of `ProgramRequest` that `Sampling` has under the same name."""
 
 
-class ProgramSampling:
+class Program:
     """What a program asked for the reply; nothing without a program. Its limit of tokens is for all
     that the model writes for the reply."""
 
     def __init__(self, request: ProgramRequest | None) -> None:
-        self._changes = {} if request is None else _changes_of(request)
-        self._tokens_left = None if request is None else request.max_tokens
+        self._request = request or ProgramRequest()
+        self._changes = _changes_of(self._request)
+        self._tokens_left = self._request.max_tokens
+
+    @property
+    def tools(self) -> tuple[ToolDefinition, ...]:
+        """Return the tools that the program runs."""
+        return tuple(
+            ToolDefinition(tool.name, tool.description, tool.parameters)
+            for tool in self._request.tools
+        )
+
+    @property
+    def tool_choice(self) -> ToolChoice:
+        forced = self._request.forced_tool
+        return NamedTool(forced) if forced else self._request.tool_choice
+
+    @property
+    def parallel_tool_calls(self) -> bool:
+        return self._request.parallel_tool_calls
 
     def apply(self, sampling: Sampling) -> Sampling:
         """Return a skill's parameters with those of the program. Raises `ReplyLimitReached` when

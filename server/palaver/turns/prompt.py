@@ -7,11 +7,13 @@ from palaver.engine import (
     MAX_CHARACTERS_PER_TOKEN,
     ChatMessage,
     EngineInfo,
+    ToolCall,
     count_characters,
     estimate_image_tokens,
 )
 from palaver.errors import PromptTooLong
 from palaver.ledger import HistoryEntry
+from palaver.messages import SentMessage
 from palaver.turns.prompt_images import NO_IMAGES, PromptImages
 
 HISTORY_CUT_STEP = 8
@@ -37,10 +39,39 @@ def build_messages(
     for position, entry in enumerate(history):
         if position >= start or entry.role in ("system", "developer"):
             seen = images.earlier.get(position, ())
-            if entry.text or seen:
-                messages.append(ChatMessage(entry.role, entry.text, seen))
+            text = shown_text(entry)
+            if text or seen:
+                messages.append(ChatMessage(entry.role, text, seen))
     messages.append(ChatMessage("user", prompt, images.own))
     return messages
+
+
+def build_transcript(
+    history: Sequence[HistoryEntry], images: PromptImages = NO_IMAGES, *, native_calls: bool
+) -> list[ChatMessage]:
+    """Return a message for each entry of the history. ``native_calls``: the engine has the
+    capability ``tools``; for others, calls are part of the text. A result whose call is not there,
+    as it was cut off, is a text of the user."""
+    messages: list[ChatMessage] = []
+    called: set[str] = set()
+    for position, entry in enumerate(history):
+        seen = images.earlier.get(position, ())
+        if not native_calls:
+            messages.append(ChatMessage(entry.role, shown_text(entry), seen))
+            continue
+        calls = tuple(ToolCall(it.id, it.name, it.arguments) for it in entry.client_calls or ())
+        called |= {call.id for call in calls}
+        if entry.role == "tool" and entry.call in called:
+            messages.append(ChatMessage("tool", entry.text, tool_call_id=entry.call))
+        else:
+            role = "user" if entry.role == "tool" else entry.role
+            messages.append(ChatMessage(role, entry.text, seen, tool_calls=calls))
+    return messages
+
+
+def shown_text(entry: HistoryEntry) -> str:
+    """Return the text of an entry, with the tools that it calls: for a model that calls none."""
+    return SentMessage(entry.role, entry.text, calls=entry.client_calls or ()).shown
 
 
 async def fit_prompt(

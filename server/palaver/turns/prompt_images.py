@@ -103,7 +103,7 @@ async def without_damaged(
 
 def says_something(entry: HistoryEntry) -> bool:
     """Return whether a prompt has anything of the entry."""
-    return bool(entry.text or _images_of(entry))
+    return bool(entry.text or entry.client_calls or _images_of(entry))
 
 
 def _images_of(entry: HistoryEntry) -> tuple[Attachment, ...]:

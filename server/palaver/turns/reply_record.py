@@ -14,6 +14,7 @@ from palaver.messages import (
     Approval,
     Attachment,
     Citation,
+    ClientCall,
     FinishReason,
     Problem,
     Question,
@@ -44,6 +45,7 @@ class ReplyRecord:
         self.attachments: list[Attachment] = []
         self.reason = ""
         self.score: float | None = None
+        self.client_calls: tuple[ClientCall, ...] = ()
         self._tools: dict[int, ToolUse] = {}
         """By the number of their step: a use has one state after the other."""
         self._question: Question | None = None
@@ -80,6 +82,7 @@ class ReplyRecord:
             question=self._question,
             problem=problem,
             finish_reason=finish_reason,
+            client_calls=self.client_calls,
         )
 
 

@@ -133,7 +133,9 @@ class Run:
         """Return all that is needed to continue the skill with the person's answer."""
         message = self._original_message
         if message.program:  # the answer comes with the program's own copy, as does any message
-            program = msgspec.structs.replace(message.program, history=None)
+            program = msgspec.structs.replace(
+                message.program, history=None, following=0, input=(), note=""
+            )
             message = msgspec.structs.replace(message, program=program)
         return PendingQuestion(
             skill=self.turn.skill,
@@ -158,6 +160,7 @@ class Run:
             usage=self.turn.usage,
             problem=result.problem,
             finish_reason=self.turn.finish_reason,
+            client_calls=self.turn.record.client_calls or msgspec.UNSET,
         )
         await self.writer.settle(
             finished,

@@ -20,6 +20,7 @@ from palaver.engine import (
     JsonSchema,
     OnText,
     Sampling,
+    ToolCall,
 )
 from palaver.errors import (
     SkillError,
@@ -41,6 +42,7 @@ from palaver.messages import (
     Attachment,
     Citation,
     Cited,
+    ClientCall,
     FinishReason,
     Message,
     Usage,
@@ -55,10 +57,10 @@ from palaver.turns.attachments import AttachmentReader
 from palaver.turns.call_requests import request_call
 from palaver.turns.endings import ReplyLimitReached
 from palaver.turns.filters import Filter, FilteredText
-from palaver.turns.generation import Generations, Prompt
+from palaver.turns.generation import Generations, OfferedTools, Prompt
 from palaver.turns.image_memory import ImageMemory
 from palaver.turns.journal import Journal
-from palaver.turns.program import ProgramSampling
+from palaver.turns.program import Program
 from palaver.turns.prompt import build_messages, fit_exactly
 from palaver.turns.prompt_images import image_attachments
 from palaver.turns.questions import Questions
@@ -73,13 +75,21 @@ from palaver.turns.skill_tools import (
 )
 from palaver.turns.tool_calls import ToolCalls, Trust
 from palaver.turns.tool_services import CallServices, ToolResources
-from palaver.turns.turn_history import history_before
+from palaver.turns.turn_history import read_transcript
 from palaver.turns.writer import TurnWriter
 
 ArgumentsT = DefaultTypeVar("ArgumentsT", bound=pydantic.BaseModel, default=Any)
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 ResultT = TypeVar("ResultT")
 NO_AGENT_LIMITS = AgentLimits()
+
+
+class CompletedReply(msgspec.Struct, frozen=True):
+    """Result of `Turn.complete` in the journal, when the reply has not ended by itself."""
+
+    text: str
+    finish_reason: FinishReason = "length"
+    calls: tuple[ClientCall, ...] = ()
 
 
 class CutText(msgspec.Struct, frozen=True):
@@ -89,6 +99,7 @@ class CutText(msgspec.Struct, frozen=True):
 
 
 _RECORDED_TEXT = cast("type[str | CutText]", str | CutText)
+_RECORDED_REPLY = cast("type[str | CompletedReply]", str | CompletedReply)
 
 
 class UnvalidatedArguments(pydantic.BaseModel):
@@ -142,13 +153,15 @@ class Turn(Generic[ArgumentsT]):
         """``caller``: the turn that runs this one's skill as a tool."""
         self.id = claim.turn
         self.attempt = claim.attempt
-        self.message: Message = claim.message
+        transcript = read_transcript(claim, claim.message)
+        self.message: Message = transcript.message
         """The message to answer. Where several messages make one turn, all of them as one."""
         self.messages: tuple[Message, ...] = (*claim.interrupted, *claim.messages)
         """The same as single messages, as they were written."""
-        self.history: tuple[HistoryEntry, ...] = (
-            caller.history if caller else history_before(claim, self.message)
-        )
+        self.history: tuple[HistoryEntry, ...] = caller.history if caller else transcript.history
+        self.following = 0 if caller else transcript.following
+        """Number of the last entries of the history that come after the message: calls of tools
+        that the program runs, and their results."""
         self.arguments: ArgumentsT = cast(ArgumentsT, UnvalidatedArguments())
         """The skill's validated Arguments. Before the skill runs, for interceptors, they are
         `UnvalidatedArguments`."""
@@ -156,7 +169,8 @@ class Turn(Generic[ArgumentsT]):
         self.deadline = deadline
         """Event loop time at which the turn is ended."""
         self.finish_reason: FinishReason = "stop"
-        """``length`` when the limit of tokens has cut a text that `stream` said."""
+        """``length`` when the limit of tokens has cut a text that `stream` said, ``tool_calls``
+        after `call_client`."""
         self._claim = claim
         self._writer = writer
         self._journal = journal
@@ -178,7 +192,7 @@ class Turn(Generic[ArgumentsT]):
                 deadline=deadline,
             )
         )
-        self._program = ProgramSampling(None if caller else self.message.program or None)
+        self._program = Program(None if caller else claim.message.program or None)
         self.record = _make_record(caller)
         """What the reply has beside its text."""
         self._questions = Questions(claim.turn, writer, journal, replay, self.record)
@@ -378,11 +392,9 @@ class Turn(Generic[ArgumentsT]):
         """Generate the reply to exactly these messages, with the sampling parameters that the
         program asked for, and say it as it is written. Raises `PromptTooLong`."""
         step = self._journal.next_step("complete", *map(_fingerprint, messages))
-        if (recorded := self._recorded_text(step)) is not None:
-            self._replay.say(recorded)
-            return Generation(
-                text=recorded, finish_reason=self.finish_reason, usage=Usage(), logprobs=()
-            )
+        recorded = self._journal.recorded_result(step, _RECORDED_REPLY)
+        if recorded is not None:
+            return self._replay_reply(recorded)
         start = self._replay.pieces
         sampling = self._sampling_of_reply(Sampling(max_tokens=self.engine.context_window))
         if self.message.sent_history is None:  # else the pipeline has counted them
@@ -394,8 +406,19 @@ class Turn(Generic[ArgumentsT]):
             sampling,
             partial=self._replay_stored(),
             on_text=self._replay.say,
+            tools=OfferedTools(
+                definitions=self._program.tools,
+                choice=self._program.tool_choice,
+                parallel=self._program.parallel_tool_calls,
+            ),
         )
-        self._record_text(step, self._replay.text_since(start), generation)
+        self._count_reply(generation)
+        text = self._replay.text_since(start)
+        calls = client_calls(generation.tool_calls)
+        ended = generation.finish_reason == "stop" and not calls
+        self._journal.record_result(
+            step, text if ended else CompletedReply(text, generation.finish_reason, calls)
+        )
         return generation
 
     # Letting the model act
@@ -509,6 +532,28 @@ class Turn(Generic[ArgumentsT]):
         for attachment in turn.record.attachments:
             self.attach(attachment)
         return text
+
+    # Tools of a program
+
+    def _replay_reply(self, recorded: str | CompletedReply) -> Generation:
+        """Say the recorded reply of `complete`, and return it."""
+        reply = CompletedReply(recorded, "stop") if isinstance(recorded, str) else recorded
+        self._replay.say(reply.text)
+        if reply.finish_reason == "length":
+            self.finish_reason = "length"
+        return Generation(
+            text=reply.text,
+            finish_reason=reply.finish_reason,
+            usage=Usage(),
+            tool_calls=tuple(ToolCall(it.id, it.name, it.arguments) for it in reply.calls),
+        )
+
+    def call_client(self, calls: Sequence[ToolCall]) -> None:
+        """End the reply with calls of tools that the program runs, see `ProgramRequest.tools`. Its
+        next message brings the results."""
+        self.record.client_calls += client_calls(calls)
+        if self.record.client_calls and self.finish_reason != "length":
+            self.finish_reason = "tool_calls"
 
     async def choose(self, prompt: str, options: Sequence[str], *, system: str = "") -> str:
         """Let the engine pick exactly one of ``options``."""
@@ -751,10 +796,16 @@ def _make_record(caller: Turn[Any] | None) -> ReplyRecord:  # Any: the Arguments
     return SkillRecord(caller.record) if caller else ReplyRecord()
 
 
+def client_calls(calls: Sequence[ToolCall]) -> tuple[ClientCall, ...]:
+    """Return the calls of a generation as those of a reply."""
+    return tuple(ClientCall(id=it.id, name=it.name, arguments=it.arguments) for it in calls)
+
+
 def _fingerprint(message: ChatMessage) -> str:
     """Return what identifies a message of a step. Of images only the sizes: they are large."""
     sizes = [len(image.data) for image in message.images]
-    return f"{message.role}:{message.content}" + (f":{sizes}" if sizes else "")
+    calls = f":{message.tool_calls}" if message.tool_calls else ""
+    return f"{message.role}:{message.content}{calls}" + (f":{sizes}" if sizes else "")
 
 
 def _ignore_text(text: str) -> None:

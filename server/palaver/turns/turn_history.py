@@ -1,36 +1,110 @@
 """Turn history: the conversation before a turn, as its skill sees it."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
 import msgspec
 
 from palaver.ledger import Claim, HistoryEntry
-from palaver.messages import Message
+from palaver.messages import Message, ProgramRequest, SentMessage
 
 
-def history_before(claim: Claim, message: Message) -> tuple[HistoryEntry, ...]:
-    """Return the conversation before the turn: as a program has sent it, else the ledger's."""
-    return _remove_interrupted(claim) if message.sent_history is None else sent_entries(message)
+class Transcript(NamedTuple):
+    """What a skill sees: the ``message`` that it answers, and the conversation around it. The last
+    ``following`` entries of the history come after the message: calls of a program's tools and
+    their results."""
+
+    history: tuple[HistoryEntry, ...]
+    message: Message
+    following: int = 0
 
 
-def sent_entries(message: Message) -> tuple[HistoryEntry, ...]:
+def read_transcript(claim: Claim, message: Message) -> Transcript:
+    """Return what the skill sees: as a program has sent it, else with the ledger's history."""
+    program = message.program or None
+    if program is None:
+        return Transcript(expand_input(_remove_interrupted(claim)), message)
+    if program.history is not None:
+        return sent_transcript(message)
+    entries = (*_instructions(program), *expand_input(_remove_interrupted(claim)))
+    if not program.input:
+        return Transcript(entries, message)
+    return _split([*entries, *_make_entries(program.input, message, message.id)], message)
+
+
+def sent_transcript(message: Message) -> Transcript:
+    """Return what the skill sees of a message whose program keeps the conversation itself."""
+    program = message.program or ProgramRequest()
+    entries = (*_instructions(program), *_sent_entries(message))
+    return Transcript(entries, message, program.following)
+
+
+def _instructions(program: ProgramRequest) -> tuple[HistoryEntry, ...]:
+    if not program.instructions:
+        return ()
+    return (HistoryEntry(role="system", text=program.instructions, turn="", at=0.0),)
+
+
+def _split(entries: Sequence[HistoryEntry], message: Message) -> Transcript:
+    """Split the conversation at the user's last message, which the skill answers."""
+    answered = max((at for at, it in enumerate(entries) if it.role == "user"), default=None)
+    if answered is None:
+        return Transcript(tuple(entries), msgspec.structs.replace(message, text="", attachments=()))
+    entry = entries[answered]
+    asked = msgspec.structs.replace(message, text=entry.text, attachments=entry.attachments or ())
+    history = (*entries[:answered], *entries[answered + 1 :])
+    return Transcript(history, asked, len(history) - answered)
+
+
+def expand_input(entries: Iterable[HistoryEntry]) -> tuple[HistoryEntry, ...]:
+    """Return the history with an entry for each message that programs have sent together."""
+    return tuple(_expand(entries))
+
+
+def _expand(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
+    for entry in entries:
+        if not entry.input:
+            yield entry
+            continue
+        for sent in entry.input:
+            yield _make_entry(sent, entry.turn, person=entry.person, at=entry.at)
+
+
+def _sent_entries(message: Message) -> tuple[HistoryEntry, ...]:
     """Return the conversation that a program has sent with its message."""
-    entries: list[HistoryEntry] = []
-    exchange = 0
-    for sent in message.sent_history or ():
-        is_user = sent.role == "user"
-        exchange += is_user and bool(entries) and entries[-1].role != "user"
-        entry = HistoryEntry(
-            role=sent.role,
-            text=sent.text,
-            turn=f"sent-{exchange}",
-            at=0.0,
-            attachments=sent.attachments or msgspec.UNSET,
+    return tuple(_make_entries(message.sent_history or (), message, "sent"))
+
+
+def _make_entries(
+    sent: Iterable[SentMessage], message: Message, name: str
+) -> Iterator[HistoryEntry]:
+    """Yield entries, with a turn for each exchange."""
+    exchange, last = 0, ""
+    for each in sent:
+        exchange += each.role == "user" and last not in ("", "user")
+        last = each.role
+        yield _make_entry(
+            each, f"{name}-{exchange}", person=message.person, skill=message.skill or ""
         )
-        if is_user:
-            entry = msgspec.structs.replace(entry, person=message.person)
-        elif sent.role == "assistant":
-            entry = msgspec.structs.replace(entry, skill=message.skill or "", outcome="done")
-        entries.append(entry)
-    return tuple(entries)
+
+
+def _make_entry(
+    sent: SentMessage, turn: str, *, person: str, skill: str = "", at: float = 0.0
+) -> HistoryEntry:
+    entry = HistoryEntry(
+        role=sent.role,
+        text=sent.text,
+        turn=turn,
+        at=at,
+        attachments=sent.attachments or msgspec.UNSET,
+        client_calls=sent.calls or msgspec.UNSET,
+        call=sent.call or msgspec.UNSET,
+    )
+    if sent.role == "user":
+        return msgspec.structs.replace(entry, person=person)
+    if sent.role == "assistant":
+        return msgspec.structs.replace(entry, skill=skill, outcome="done")
+    return entry
 
 
 def _remove_interrupted(claim: Claim) -> tuple[HistoryEntry, ...]:

@@ -10,7 +10,7 @@ from tests.plugins.ledgers.conftest import LedgerUnderTest
 from palaver.errors import Conflict
 from palaver.exports import collect_export
 from palaver.ledger import ConcurrencyPolicies, StorageUsage
-from palaver.messages import ProgramRequest, SentMessage, encode
+from palaver.messages import ClientCall, ProgramRequest, ReplyParts, SentMessage, encode
 
 SENT = (
     SentMessage("developer", "Be brief; my code is 7351."),
@@ -164,3 +164,30 @@ async def test_a_repetition_within_the_retention_finds_the_reply(subject: Ledger
     assert (await subject.ledger.accept(message, day)).turn == turn
     snapshot = await subject.ledger.snapshot(message.conversation, 9)
     assert snapshot.history[-1].text == "the reply"
+
+
+CALL = ClientCall(id="call_1", name="weather", arguments='{"city": "Göttingen"}')
+INPUT = ProgramRequest(
+    input=(
+        SentMessage("user", "How warm is it?"),
+        SentMessage("assistant", "", calls=(CALL,)),
+        SentMessage("tool", "15 °C / 59 °F", call="call_1"),
+    ),
+    note='{"model": "tiny", "tools": [], "ratio": 0.10}',
+)
+
+
+async def test_the_history_keeps_the_input_and_the_note_of_a_request(
+    subject: LedgerUnderTest,
+) -> None:
+    await subject.accept("How warm is it?", program=INPUT)
+    claim = await subject.claim()
+    parts = ReplyParts(finish_reason="tool_calls", client_calls=(CALL,))
+    await subject.settle(claim, *subject.reply_entries(claim, "Let me see."), parts=parts)
+    stopped = await subject.accept("And tomorrow?", program=INPUT)
+    await subject.ledger.stop(claim.conversation, stopped)
+    snapshot = await subject.ledger.snapshot(claim.conversation, 9)
+    asked, replied, waited, _ = snapshot.history
+    assert (asked.input, asked.note) == (INPUT.input, INPUT.note)
+    assert (replied.client_calls, replied.finish_reason) == ((CALL,), "tool_calls")
+    assert (waited.input, waited.note) == (INPUT.input, INPUT.note)

@@ -1,6 +1,6 @@
 """Arguments of the scripts, and the errors that their error replies stand for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -23,7 +23,6 @@ from palaver import (
     NotFound,
     PalaverError,
     PendingQuestion,
-    ReplyParts,
     Routed,
     Step,
     StorageQuota,
@@ -32,6 +31,7 @@ from palaver import (
     TooMany,
     encode,
     first_version,
+    message_parts,
     not_in_history,
     not_settled,
     received_event,
@@ -97,9 +97,9 @@ def received_event_suffix(message: Message) -> bytes:
     return event.removeprefix(start).removesuffix(end)
 
 
-def encode_parts(parts: ReplyParts) -> str:
-    """Return the fields of a history entry for the parts of a reply, as the end of its JSON."""
-    encoded = encode(parts.present).decode()
+def encode_parts(parts: Mapping[str, object]) -> str:
+    """Return fields of a history entry as the end of its JSON."""
+    encoded = encode(parts).decode()
     return f",{encoded[1:-1]}" if encoded != "{}" else ""
 
 
@@ -121,7 +121,7 @@ def pack_closing(
             (
                 message.person,
                 encode(message.text).decode(),
-                encode_parts(ReplyParts(attachments=message.attachments)),
+                encode_parts(message_parts(message)),
             )
             for message in messages
         ],

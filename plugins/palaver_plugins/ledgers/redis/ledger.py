@@ -238,7 +238,7 @@ class RedisLedger:
             dead_letter_reason,
             partition.dead_letter_index_prefix(claim.conversation.tenant),
             next_turn=new_id(),
-            parts=encode_parts(parts),
+            parts=encode_parts(parts.present),
             person_indexes=partition.person_index_prefix(tenant),
             memories=partition.memories_prefix(tenant),
             memory_version=await self._memories.newest_version(tenant, entries),

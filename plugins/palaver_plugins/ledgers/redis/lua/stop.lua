@@ -21,9 +21,12 @@ expires_at = tonumber(ends)
 local ids, entries, times = {}, {}, string.gmatch(accepted_at, '%d+')
 for i, message in ipairs(cjson.decode('[' .. messages .. ']')) do
   ids[i] = cjson.encode(message.id)
-  local attachments = message.attachments
-  attachments = #attachments > 0 and ',"attachments":' .. cjson.encode(attachments) or ''
-  entries[i] = user_entry(turn, person, cjson.encode(message.text), times(), attachments)
+  local attachments, program = message.attachments, message.program or {}
+  local parts = #attachments > 0 and ',"attachments":' .. cjson.encode(attachments) or ''
+  for _, part in ipairs({'input', 'note'}) do
+    parts = parts .. (program[part] and ',"' .. part .. '":' .. cjson.encode(program[part]) or '')
+  end
+  entries[i] = user_entry(turn, person, cjson.encode(message.text), times(), parts)
 end
 entries[#entries + 1] = reply_entry(turn, person, '""', '""', 'stopped')
 redis.call('ZADD', conv .. ':w', tonumber(number or 0), cmsgpack.pack({person, turn, entries}))

@@ -51,9 +51,9 @@ local function move_steering(items, turn, number)
   return events
 end
 
-local function user_entry(turn, person, text, time, attachments)
+local function user_entry(turn, person, text, time, parts)
   return table.concat({person, ':{"role":"user","text":', text, ',"turn":"', turn, '","at":',
-    json_time(time), ',"person":', cjson.encode(person), attachments, '}'})
+    json_time(time), ',"person":', cjson.encode(person), parts, '}'})
 end
 
 local function reply_entry(turn, person, reply, skill, outcome, parts)
