@@ -8,7 +8,7 @@ from palaver.authentication import Principal
 from palaver.branches import no_alternative
 from palaver.concurrency import check_member, not_a_member
 from palaver.conversations import ConversationFilter, ConversationList
-from palaver.engine import EngineInfo
+from palaver.engine import ChatMessage, EngineInfo
 from palaver.errors import ConfigurationError
 from palaver.feedback import Feedback
 from palaver.knowledge import Document, DocumentInfo
@@ -86,6 +86,7 @@ class ConversationService(Protocol):
         *,
         person: str = "",
         drain: Drain | None = None,
+        stored_only: bool = False,
     ) -> Subscription:
         """Deliver the conversation's events to ``subscriber`` until `unsubscribe`. Name the person
         who reads them, for `connections.per_person`. See `Subscriptions.subscribe`."""
@@ -193,6 +194,16 @@ class ConversationService(Protocol):
 
     def image_skills(self) -> frozenset[str]:
         """Return the names of the skills that see images; none where the engine sees none."""
+
+    def client_tool_skills(self) -> frozenset[str]:
+        """Return the names of the skills that call tools of a program, see
+        `Skill.calls_client_tools`; none where the engine calls none."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector of unit length per text, with the engine's capability ``embed``."""
+
+    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        """Return the number of prompt tokens of ``messages``. See `Engine.count_tokens`."""
 
 
 class Channel(Protocol):

@@ -66,6 +66,8 @@ class TurnReply:
     usage: Usage = dataclasses.field(default_factory=Usage)
     finish_reason: FinishReason = "stop"
     client_calls: tuple[ClientCall, ...] = ()
+    used_tools: bool = False
+    """Whether a tool of the server was called."""
     has_begun: bool = False
     """False while the turn waits: others may still go before it."""
 
@@ -93,6 +95,7 @@ class TurnReply:
                 self.skill = skill
             case ToolCalled(name=name, state=state):
                 self.status = name if state == "started" else ""
+                self.used_tools = True
             case Cited(citation=citation):
                 self.citations.append(citation)
             case Attached(attachment=attachment):
@@ -157,6 +160,10 @@ class PendingReply:
     def skill(self) -> str:
         """Return the skill that answers; empty while none is chosen."""
         return self._reply.skill
+
+    @property
+    def used_tools(self) -> bool:
+        return self._reply.used_tools
 
     @property
     def is_finished(self) -> bool:

@@ -22,7 +22,7 @@ from palaver.channels import Channel, ReportingChannel, ToolDescription, missing
 from palaver.config.settings import KnowledgeSettings, Settings
 from palaver.conversations import ConversationFilter, ConversationList
 from palaver.directory import Directory
-from palaver.engine import Engine, EngineInfo
+from palaver.engine import ChatMessage, Engine, EngineInfo
 from palaver.engines.boundary import EngineBoundary
 from palaver.engines.continuing import ContinuingEngine
 from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
@@ -363,10 +363,11 @@ class Server:
         *,
         person: str = "",
         drain: Drain | None = None,
+        stored_only: bool = False,
     ) -> Subscription:
         self.check_subscriptions(conversation.tenant, person)
         return await self._subscriptions.subscribe(
-            conversation, subscriber, since, person=person, drain=drain
+            conversation, subscriber, since, person=person, drain=drain, stored_only=stored_only
         )
 
     def check_subscriptions(self, tenant: str, person: str) -> None:
@@ -527,6 +528,18 @@ class Server:
         if "vision" not in self.engine_info.capabilities:
             return frozenset()
         return frozenset(name for name, skill in self._skills.items() if skill.sees_images)
+
+    def client_tool_skills(self) -> frozenset[str]:
+        """See `ConversationService.client_tool_skills`."""
+        if "tools" not in self.engine_info.capabilities:
+            return frozenset()
+        return frozenset(name for name, skill in self._skills.items() if skill.calls_client_tools)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return await self.engine.embed(texts)
+
+    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        return await self.engine.count_tokens(messages)
 
     def about(self, site: str = "") -> Mapping[str, Any]:  # Any: JSON values
         return {

@@ -8,7 +8,7 @@ import pydantic
 
 from palaver.config.settings import PluginSettings
 from palaver.engine import Capability, ChatMessage, TokenLogprob
-from palaver.messages import Attachment, ConcurrencyPolicy, encode
+from palaver.messages import Attachment, ConcurrencyPolicy, ProgramRequest, encode
 from palaver.turns.prompt import build_transcript
 from palaver.turns.prompt_images import (
     NO_IMAGES,
@@ -49,6 +49,9 @@ class Skill:
     sees_images: ClassVar[bool] = False
     """Whether it answers messages with images, which then go to no skill that does not, unless a
     person names it."""
+    calls_client_tools: ClassVar[bool] = False
+    """Whether it lets the model call the tools that a program offers, see `Turn.client_tools`, and
+    ends the reply with these calls (`Turn.call_client`)."""
     concurrency_policy: ClassVar[ConcurrencyPolicy | None] = None
     """Policy for messages that come while this skill runs; None: as the settings say. With
     ``steer``, `Turn.take_steering` returns them."""
@@ -113,7 +116,10 @@ class EngineSkill(Skill):
         ``read`` reads the images, where the engine sees some.
         """
         history, message, following = transcript
-        is_complete = message.sent_history is not None and any(map(says_something, history))
+        program = message.program or ProgramRequest()
+        is_complete = (
+            program.history is not None and not program.input and any(map(says_something, history))
+        )
         images = NO_IMAGES
         if "vision" in capabilities:
             own = () if is_complete else message.attachments

@@ -61,7 +61,7 @@ BOUNDED = {
 }
 """Patterns that read less of a text, and how many characters."""
 COMPUTED = {
-    "palaver_plugins.channels.openai_response.annotations": r"\[1\]",
+    "palaver_plugins.channels.openai_api.chat_response.annotations": r"\[1\]",
     "palaver_plugins.engines.tool_formats.markup_pattern": r"<\|im_start\|>|<\|im_end\|>",
     "palaver_plugins.engines.vllm_process.__init__": r"<\|im_start\|>|<\|im_end\|>",
 }

@@ -29,7 +29,7 @@ ALLOWED = {
     "server/palaver/web/websocket.py": "the same, for the answer to its renewal",
     "plugins/palaver_plugins/channels/webhooks/channel.py": "the times of signatures",
     "plugins/palaver_plugins/tools/dates.py": "the time that a person asks for",
-    "plugins/palaver_plugins/channels/openai_api.py": "the time of a reply, in OpenAI's format",
+    "plugins/palaver_plugins/channels/openai_api/chat.py": "the time of a reply",
 }
 """Modules that read the wall clock, and why."""
 

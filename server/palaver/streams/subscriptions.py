@@ -81,8 +81,11 @@ class Subscription:
         history: int,
         history_bytes: int,
         readers: asyncio.Semaphore,
+        *,
+        stored_only: bool = False,
     ) -> None:
         self.conversation = conversation
+        self._stored_only = stored_only
         self.drain: Drain | None = None
         """Awaited after a snapshot and between two pages."""
         self.owner: tuple[str, str] | None = None
@@ -159,7 +162,7 @@ class Subscription:
     def on_live_text(self, turn: str, attempt: int, position: int, text: str) -> None:
         """Deliver text that this process generates now. Text that does not continue what was
         delivered is left to the ledger."""
-        if not self._started or self._is_held:
+        if not self._started or self._is_held or self._stored_only:
             return
         delivered = self._delivered.get(turn)
         # An unknown turn may have begun, and have been taken over, before the subscription started.
@@ -307,6 +310,7 @@ class Subscriptions:
         *,
         person: str = "",
         drain: Drain | None = None,
+        stored_only: bool = False,
     ) -> Subscription:
         """Deliver the conversation's events from ``since`` on, until `unsubscribe`.
 
@@ -316,6 +320,7 @@ class Subscriptions:
 
         With ``drain``, a subscriber gets stored events as fast as it can take them: the first page,
         or the snapshot, before this returns, and each further page after ``drain``.
+        ``stored_only``: without live text, so that the events are the ledger's and in its order.
         """
         if self._closed:
             raise Overloaded("the server is shutting down; try again", retry_after=1.0)
@@ -330,6 +335,7 @@ class Subscriptions:
             self._history,
             self._history_bytes,
             self._readers,
+            stored_only=stored_only,
         )
         subscription.owner, subscription.drain = owner, drain
         subscription.closing_when_idle = self._closing_when_idle

@@ -21,6 +21,7 @@ from palaver.engine import (
     OnText,
     Sampling,
     ToolCall,
+    ToolDefinition,
 )
 from palaver.errors import (
     SkillError,
@@ -547,6 +548,11 @@ class Turn(Generic[ArgumentsT]):
             usage=Usage(),
             tool_calls=tuple(ToolCall(it.id, it.name, it.arguments) for it in reply.calls),
         )
+
+    @property
+    def client_tools(self) -> tuple[ToolDefinition, ...]:
+        """Return the tools that the program offers and runs itself."""
+        return self._program.tools
 
     def call_client(self, calls: Sequence[ToolCall]) -> None:
         """End the reply with calls of tools that the program runs, see `ProgramRequest.tools`. Its

@@ -21,22 +21,22 @@ class Transcript(NamedTuple):
 
 def read_transcript(claim: Claim, message: Message) -> Transcript:
     """Return what the skill sees: as a program has sent it, else with the ledger's history."""
-    program = message.program or None
-    if program is None:
-        return Transcript(expand_input(_remove_interrupted(claim)), message)
-    if program.history is not None:
+    if message.sent_history is not None:
         return sent_transcript(message)
-    entries = (*_instructions(program), *expand_input(_remove_interrupted(claim)))
-    if not program.input:
-        return Transcript(entries, message)
-    return _split([*entries, *_make_entries(program.input, message, message.id)], message)
+    return _make_transcript(expand_input(_remove_interrupted(claim)), message)
 
 
 def sent_transcript(message: Message) -> Transcript:
     """Return what the skill sees of a message whose program keeps the conversation itself."""
+    return _make_transcript(_make_entries(message.sent_history or (), message, "sent"), message)
+
+
+def _make_transcript(before: Iterable[HistoryEntry], message: Message) -> Transcript:
     program = message.program or ProgramRequest()
-    entries = (*_instructions(program), *_sent_entries(message))
-    return Transcript(entries, message, program.following)
+    entries = [*_instructions(program), *before]
+    if program.input:
+        return _split([*entries, *_make_entries(program.input, message, message.id)], message)
+    return Transcript(tuple(entries), message, program.following)
 
 
 def _instructions(program: ProgramRequest) -> tuple[HistoryEntry, ...]:
@@ -68,11 +68,6 @@ def _expand(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
             continue
         for sent in entry.input:
             yield _make_entry(sent, entry.turn, person=entry.person, at=entry.at)
-
-
-def _sent_entries(message: Message) -> tuple[HistoryEntry, ...]:
-    """Return the conversation that a program has sent with its message."""
-    return tuple(_make_entries(message.sent_history or (), message, "sent"))
 
 
 def _make_entries(

@@ -92,12 +92,13 @@ def make_application(server: Server) -> web.Application:
         pages,
         WidgetHandler(server),
     )
-    for handler in handlers:
-        application.add_routes(handler.routes())
+    # Channels first: a path of theirs may be a special case of one of the server's own.
     for name, channel in server.channels.items():
         if name not in server.closed_channels:
             with contained(part_name("channel", channel)):
                 application.add_routes(channel.routes())
+    for handler in handlers:
+        application.add_routes(handler.routes())
     check_declared(application)
     application.on_startup.append(pages.load)
     application.on_shutdown.append(websockets.close)

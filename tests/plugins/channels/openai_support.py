@@ -36,7 +36,10 @@ class Observer(Skill):
     name = "seen"
 
     async def answer(self, turn: Turn) -> None:
-        history = [[entry.role, entry.text] for entry in turn.history]
+        history = [
+            [it.role, it.text or "".join(call.arguments for call in it.client_calls or ())]
+            for it in turn.history
+        ]
         await turn.say(json.dumps({"history": history, "message": turn.message.text}))
 
 
@@ -65,7 +68,11 @@ async def open_openai_server(
             **about,
         ) as live_server,
         AsyncOpenAI(
-            base_url=live_server.url("/v1"), api_key="none", max_retries=0, timeout=TIMEOUT_SECONDS
+            base_url=live_server.url("/v1"),
+            api_key="none",
+            max_retries=0,
+            timeout=TIMEOUT_SECONDS,
+            _strict_response_validation=True,
         ) as client,
     ):
         yield live_server, client

@@ -70,7 +70,7 @@ async def test_every_role_and_every_space_arrives_as_it_was_sent() -> None:
             ["system", "  Be brief.\n"],
             ["developer", "Answer in verse."],
             ["user", "Weather?"],
-            ["assistant", '[calls weather({"c":1})]'],
+            ["assistant", '{"c":1}'],
             ["tool", '{"degrees": 15}'],
             ["assistant", "15 degrees. "],
         ],

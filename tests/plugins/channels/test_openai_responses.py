@@ -34,7 +34,7 @@ from palaver.config.settings import AdmissionSettings, AuthKey, DispatchSettings
 from palaver.messages import Citation
 from palaver.testing import ScriptedReply
 from palaver_plugins.channels.openai_api import OpenAIChannel
-from palaver_plugins.channels.openai_response import COMMENT_INTERVAL, annotations
+from palaver_plugins.channels.openai_api.chat_response import COMMENT_INTERVAL, annotations
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from tests.plugins.channels.openai_support import MODEL, NamedEngine, ask, open_
 
 from palaver import InvalidInput, PalaverError
 from palaver.testing import ScriptedReply
-from palaver_plugins.channels.openai_response import error_body
-from palaver_plugins.channels.openai_schema import check_schema
+from palaver_plugins.channels.openai_api.errors import error_body
+from palaver_plugins.channels.openai_api.schema import check_schema
 
 
 def wanted(schema: Any) -> Any:

@@ -194,6 +194,9 @@ def has(text: str) -> Callable[[str], bool]:
 
 CONVERSATION = f"/v1/conversations/{THREAD}"
 MCP_HEADERS = {"Accept": "application/json, text/event-stream"}
+RESPONSE = f"/v1/responses/resp_{'0' * 64}"
+KEPT = f"/v1/conversations/conv_{'0' * 32}"
+"""Of nobody: others' are in test_openai_responses_api.py."""
 COMPLETION = {"model": "parrot", "messages": [{"role": "user", "content": "hello"}]}
 AGUI_RUN = {
     "threadId": THREAD,
@@ -397,6 +400,41 @@ ROUTES: dict[tuple[str, str], Row] = {
     ("POST", "/agui/stop"): Row("own", "/agui/stop", has('"unknown"'), {"threadId": THREAD}),
     ("POST", "/webhooks/{name}"): Row(
         "public", "/webhooks/abc", has("no endpoint"), {}, needs_conversation=True
+    ),
+    ("POST", "/v1/embeddings"): Row(
+        "server",
+        "/v1/embeddings",
+        has("does not exist"),
+        {"model": "nobody", "input": "x"},
+        needs_conversation=True,
+    ),
+    ("POST", "/v1/responses"): Row(
+        "server",
+        "/v1/responses",
+        has("does not exist"),
+        {"model": "nobody", "input": "x"},
+        needs_conversation=True,
+    ),
+    ("GET", "/v1/responses/{response}"): Row(
+        "own", RESPONSE, has("there is no response"), needs_conversation=True
+    ),
+    ("DELETE", "/v1/responses/{response}"): Row(
+        "person", RESPONSE, has("there is no response"), needs_conversation=True
+    ),
+    ("POST", "/v1/responses/{response}/cancel"): Row(
+        "own", f"{RESPONSE}/cancel", has("there is no response"), needs_conversation=True
+    ),
+    ("GET", "/v1/responses/{response}/input_items"): Row(
+        "own", f"{RESPONSE}/input_items", has("there is no response"), needs_conversation=True
+    ),
+    ("POST", "/v1/conversations"): Row("server", "/v1/conversations", has('"conv_'), {}),
+    ("GET", "/v1/conversations/{conversation}"): Row("own", KEPT, has('"conversation"')),
+    ("DELETE", "/v1/conversations/{conversation}"): Row("person", KEPT, has('"deleted":true')),
+    ("GET", "/v1/conversations/{conversation}/items"): Row(
+        "own", f"{KEPT}/items", has('"data":[]')
+    ),
+    ("GET", "/v1/conversations/{conversation}/items/{item}"): Row(
+        "own", f"{KEPT}/items/msg_1", has("there is no item"), needs_conversation=True
     ),
     ("POST", "/v1/chat/completions"): Row(
         "conversation",

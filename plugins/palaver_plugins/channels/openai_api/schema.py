@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from palaver import InvalidInput, TooLarge
+from palaver_plugins.channels.openai_api.errors import InvalidSchema, SchemaTooLarge
 
 MAX_SCHEMA_BYTES = 16_384
 MAX_SCHEMA_DEPTH = 32
@@ -22,35 +22,20 @@ Json = dict[str, Any]  # JSON values
 _REPETITIONS = re.compile(r"[{,](\d+)(?=[,}])")
 
 
-class InvalidSchema(InvalidInput):
-    """A JSON schema that says nothing, or contradicts the form of JSON Schema."""
-
-    code = "invalid_json_schema"
-    param = PARAM
-
-
-class SchemaTooLarge(TooLarge):
-    """A JSON schema that an engine might compile for long."""
-
-    status = 400
-    code = "schema_too_large"
-    limit = "response_schema"
-    param = PARAM
-
-
-def check_schema(schema: Json) -> None:
-    """Raise `InvalidSchema` or `SchemaTooLarge` for a schema that cannot be used."""
+def check_schema(schema: Json, param: str = PARAM) -> None:
+    """Raise `InvalidSchema` or `SchemaTooLarge` for a schema, the value of ``param``, that cannot
+    be used."""
     if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
-        raise SchemaTooLarge(f"the JSON schema has more than {MAX_SCHEMA_BYTES} bytes")
-    _check_repetitions(schema)
+        raise SchemaTooLarge(param, f"the JSON schema has more than {MAX_SCHEMA_BYTES} bytes")
+    _check_repetitions(schema, param)
     found, checked = [schema], set[str]()
     for part in found:
         for keyword, value in part.items():
-            found += [each for each in _parts_of(keyword, value) if isinstance(each, dict)]
-        _check_reference(schema, part, checked)
+            found += [each for each in _parts_of(keyword, value, param) if isinstance(each, dict)]
+        _check_reference(schema, part, checked, param)
 
 
-def _check_repetitions(schema: Json) -> None:
+def _check_repetitions(schema: Json, param: str) -> None:
     """Refuse what a grammar would have to repeat very often, or that is nested deeply."""
     level: list[object] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
@@ -58,23 +43,23 @@ def _check_repetitions(schema: Json) -> None:
         for value in level:
             if isinstance(value, dict):
                 for key, item in value.items():
-                    _check_repetition(key, item)
+                    _check_repetition(key, item, param)
                 following += value.values()
             elif isinstance(value, list):
                 following += value
         level = following
         if not level:
             return
-    raise SchemaTooLarge(f"the JSON schema is nested more than {MAX_SCHEMA_DEPTH} times")
+    raise SchemaTooLarge(param, f"the JSON schema is nested more than {MAX_SCHEMA_DEPTH} times")
 
 
-def _check_repetition(key: str, value: object) -> None:
+def _check_repetition(key: str, value: object, param: str) -> None:
     if key in COUNTS and isinstance(value, int | float) and value > MAX_REPETITION:
-        raise SchemaTooLarge(f"{key} is {value}, at most {MAX_REPETITION} is possible")
+        raise SchemaTooLarge(param, f"{key} is {value}, at most {MAX_REPETITION} is possible")
     if key == "pattern" and isinstance(value, str):
         repeated = [int(number[:9]) for number in _REPETITIONS.findall(value)]
         if math.prod(max(number, 1) for number in repeated) > MAX_REPETITION:
-            raise SchemaTooLarge("the pattern repeats more than possible; use * or +")
+            raise SchemaTooLarge(param, "the pattern repeats more than possible; use * or +")
 
 
 # The form of a schema
@@ -127,35 +112,37 @@ SCHEMAS = frozenset(
 )
 
 
-def _parts_of(keyword: str, value: object) -> Iterator[object]:
+def _parts_of(keyword: str, value: object, param: str) -> Iterator[object]:
     """Yield the schemas within a keyword's value. Raises `InvalidSchema` for a wrong value."""
     if keyword in FORMS:
         is_valid, expected = FORMS[keyword]
-        _require(is_valid(value), keyword, value, expected)
+        _require(is_valid(value), keyword, value, expected, param)
     elif keyword in NAMED_SCHEMAS:
         parts = value.values() if isinstance(value, dict) else None
-        _require(parts is not None, keyword, value, "an object of schemas")
-        yield from _schemas(keyword, parts or ())
+        _require(parts is not None, keyword, value, "an object of schemas", param)
+        yield from _schemas(keyword, parts or (), param)
     elif keyword in SCHEMA_LISTS:
-        _require(_is_list(value), keyword, value, "a list of schemas, and not an empty one")
-        yield from _schemas(keyword, value if isinstance(value, list) else ())
+        _require(_is_list(value), keyword, value, "a list of schemas, and not an empty one", param)
+        yield from _schemas(keyword, value if isinstance(value, list) else (), param)
     elif keyword in SCHEMAS:
-        yield from _schemas(keyword, (value,))
+        yield from _schemas(keyword, (value,), param)
 
 
-def _schemas(keyword: str, parts: Any) -> Iterator[object]:  # an iterable of JSON values
+def _schemas(
+    keyword: str, parts: Any, param: str
+) -> Iterator[object]:  # an iterable of JSON values
     for part in parts:
-        _require(isinstance(part, dict | bool), keyword, part, "a schema")
+        _require(isinstance(part, dict | bool), keyword, part, "a schema", param)
         yield part
 
 
-def _require(is_valid: bool, keyword: str, value: object, expected: str) -> None:
+def _require(is_valid: bool, keyword: str, value: object, expected: str, param: str) -> None:
     if not is_valid:
         shown = msgspec.json.encode(value).decode()[:60]
-        raise InvalidSchema(f"{PARAM}: {keyword!r} is {shown} in the schema; expected {expected}")
+        raise InvalidSchema(param, f"{keyword!r} is {shown} in the schema; expected {expected}")
 
 
-def _check_reference(schema: Json, part: object, checked: set[str]) -> None:
+def _check_reference(schema: Json, part: object, checked: set[str], param: str) -> None:
     """Refuse a reference to nothing within the schema, or to itself; skip those ``checked``."""
     passed: set[str] = set()
     while isinstance(part, dict) and "$ref" in part:
@@ -165,8 +152,9 @@ def _check_reference(schema: Json, part: object, checked: set[str]) -> None:
         part = _find(schema, reference)
         if reference in passed or not isinstance(part, dict | bool):
             raise InvalidSchema(
-                f"{PARAM}: '$ref' is {reference[:60]!r} in the schema; expected '#/$defs/…', "
-                f"the path of another part of the schema"
+                param,
+                f"'$ref' is {reference[:60]!r} in the schema; expected '#/$defs/…', "
+                f"the path of another part of the schema",
             )
         passed.add(reference)
     checked |= passed

@@ -1,10 +1,9 @@
-"""Responses of OpenAI's chat API: completions, chunks and errors."""
+"""Responses of OpenAI's Chat Completions: completions and chunks."""
 
 import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, NoReturn
 
 import msgspec
 from aiohttp import web
@@ -12,20 +11,26 @@ from aiohttp import web
 from palaver import (
     LOGPROBS_TYPE,
     Citation,
+    ClientCall,
     EngineRefused,
-    NotFound,
     PalaverError,
     PendingReply,
-    Problem,
-    PromptTooLong,
     ReplyResult,
     SkillError,
     TokenLogprob,
-    TooMany,
     encode,
 )
-from palaver_plugins.channels.openai_request import ChatRequest, InvalidParameter
-from palaver_plugins.channels.openai_schema import PARAM, InvalidSchema, SchemaTooLarge
+from palaver_plugins.channels.openai_api.chat_request import ChatRequest
+from palaver_plugins.channels.openai_api.errors import (
+    REQUEST_ID,
+    SSE_HEADERS,
+    InvalidSchema,
+    Json,
+    error_body,
+    json_response,
+    problem_error,
+)
+from palaver_plugins.channels.openai_api.schema import PARAM
 
 DISCONNECT_CHECK_INTERVAL = 0.25
 """Seconds between two checks of a client's connection while nothing is sent."""
@@ -33,15 +38,9 @@ COMMENT_INTERVAL = 1.0
 """Seconds of silence in a stream after which a comment is sent: writing it fails when the client is
 gone. Before the first one, a turn that fails is a response with the error's status."""
 COMMENT = b": waiting\n\n"
-SSE_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would buffer the chunks
-}
-TOO_LONG = "This model's maximum context length is exceeded; shorten the messages."
-"""Clients look for these words of OpenAI's, beside the code."""
+ARGUMENTS_PER_CHUNK = 200
+"""Characters of a call's arguments in one chunk."""
 
-Json = dict[str, Any]  # JSON values
 _decode_logprobs = msgspec.json.Decoder(list[TokenLogprob]).decode
 
 
@@ -82,8 +81,8 @@ class Choice:
         result = await self.reply.wait()
         if result.problem is not None:
             if self._is_structured and result.problem.code == EngineRefused.code:
-                raise InvalidSchema(f"{PARAM}: the language model cannot follow this schema")
-            _raise_problem(result.problem)
+                raise InvalidSchema(PARAM, "the language model cannot follow this schema")
+            raise problem_error(result.problem)
         return result
 
     async def new_deltas(self) -> AsyncIterator[Json]:
@@ -102,10 +101,27 @@ class Choice:
             yield self._delta({"content": fresh})
         if is_finished:
             self._has_ended = True
-            yield _last_delta(self.index, await self.result())
+            result = await self.result()
+            for delta in _call_deltas(result.client_calls):
+                yield self._delta({"tool_calls": [delta]})
+            yield _last_delta(self.index, result)
 
     def _delta(self, delta: Json) -> Json:
         return {"index": self.index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+def _call_deltas(calls: Sequence[ClientCall]) -> Iterable[Json]:
+    """Yield the calls in pieces: the name first, then the arguments."""
+    for index, call in enumerate(calls):
+        yield {**_call(call, arguments=""), "index": index}
+        for start in range(0, len(call.arguments), ARGUMENTS_PER_CHUNK):
+            piece = call.arguments[start : start + ARGUMENTS_PER_CHUNK]
+            yield {"index": index, "function": {"arguments": piece}}
+
+
+def _call(call: ClientCall, *, arguments: str) -> Json:
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _last_delta(index: int, result: ReplyResult) -> Json:
@@ -132,6 +148,10 @@ class Completion:
         for choice in choices:
             choice.reply.changed = self._changed
 
+    @property
+    def _turn(self) -> str:
+        return self._choices[0].reply.receipt.turn
+
     async def respond(self) -> web.StreamResponse:
         """Return the whole reply. Raises the error of a turn that failed."""
         while not all(choice.reply.is_finished for choice in self._choices):
@@ -145,13 +165,14 @@ class Completion:
                 **self._head("chat.completion", self._choices[0]),
                 "choices": [_choice(index, result) for index, result in enumerate(results)],
                 "usage": usage_of(results),
-            }
+            },
+            request_id=self._turn,
         )
 
     async def stream(self) -> web.StreamResponse:
         """Write the reply as it comes. Raises the error of a turn that failed before that."""
         await self._wait_for_output()
-        response = web.StreamResponse(headers=SSE_HEADERS)
+        response = web.StreamResponse(headers={**SSE_HEADERS, REQUEST_ID: self._turn})
         await response.prepare(self._request)
         try:
             try:
@@ -212,7 +233,7 @@ class Completion:
 
     def _head(self, kind: str, choice: Choice) -> Json:
         return {
-            "id": f"chatcmpl-{self._choices[0].reply.receipt.turn}",
+            "id": f"chatcmpl-{self._turn}",
             "object": kind,
             "created": self._created,
             "model": choice.model,
@@ -220,7 +241,10 @@ class Completion:
 
 
 def _choice(index: int, result: ReplyResult) -> Json:
-    message: Json = {"role": "assistant", "content": result.text, "refusal": None}
+    content = result.text if result.text or not result.client_calls else None
+    message: Json = {"role": "assistant", "content": content, "refusal": None}
+    if calls := result.client_calls:
+        message["tool_calls"] = [_call(call, arguments=call.arguments) for call in calls]
     if notes := annotations(result.text, result.citations):
         message["annotations"] = notes
     return {
@@ -295,50 +319,5 @@ def _token(text: str, logprob: float) -> Json:
     }
 
 
-# Errors
-
-
-def error_body(error: PalaverError) -> Json:
-    """Return the error in OpenAI's format."""
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    param: str | None = None
-    message, code = error.public, error.code
-    if isinstance(error, InvalidParameter | InvalidSchema | SchemaTooLarge):
-        param = error.param
-    elif isinstance(error, PromptTooLong):
-        message, param, code = TOO_LONG, "messages", "context_length_exceeded"
-    elif isinstance(error, TooMany):
-        kind, code = "requests", "rate_limit_exceeded"
-    elif isinstance(error, NoSuchModel):
-        param = "model"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-class NoSuchModel(NotFound):
-    code = "model_not_found"
-
-    def __init__(self, model: str) -> None:
-        super().__init__(f"the model {model[:60]!r} does not exist; GET /v1/models lists them")
-
-
-def error_response(error: PalaverError) -> web.StreamResponse:
-    response = json_response(error_body(error), error.status)
-    response.headers.update(error.retry_headers)
-    return response
-
-
-def json_response(body: Json, status: int = 200) -> web.Response:
-    return web.Response(body=encode(body), status=status, content_type="application/json")
-
-
 def _data(chunk: Json) -> bytes:
     return b"data: %b\n\n" % encode(chunk)
-
-
-def _raise_problem(problem: Problem) -> NoReturn:
-    """Raise the error of a failed turn."""
-    kinds = [PalaverError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    kind = next((kind for kind in kinds if kind.code == problem.code), PalaverError)
-    raise kind(problem.message)

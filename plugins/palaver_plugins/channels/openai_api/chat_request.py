@@ -1,86 +1,30 @@
-"""Requests of OpenAI's chat API: their format, and what they mean here.
+"""Requests of OpenAI's Chat Completions: their format, and what they mean here.
 
 A parameter that cannot be honoured is refused with its name, never ignored, except those that only
-offer something (``metadata``, ``store``, …; to a skill ``tools``). ``null`` is the same as absent.
+offer something (``metadata``, ``store``, …). ``null`` is the same as absent.
 """
 
-import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
 
-from palaver import Attachment, Capability, EngineInfo, InvalidInput, ProgramRequest, SentMessage
-from palaver_plugins.channels.openai_schema import check_schema
+from palaver import Attachment, Capability, ClientCall, EngineInfo, ProgramRequest, SentMessage
+from palaver_plugins.channels.openai_api.errors import InvalidParameter, UnsupportedParameter
+from palaver_plugins.channels.openai_api.parts import Content, Part, images_of, text_of
+from palaver_plugins.channels.openai_api.reading import decode_request
+from palaver_plugins.channels.openai_api.schema import check_schema
+from palaver_plugins.channels.openai_api.tools import Function, OfferedTools, read_tools
 
 MAX_CHOICES = 8
 """Choices of one request. Each is a turn of its own."""
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_SEED = 2**63 - 1
-PLACEHOLDERS = {
-    "image_url": "image",
-    "input_image": "image",
-    "input_audio": "audio",
-    "file": "file",
-    "input_file": "file",
-}
-"""What stands for a part of an earlier message that is not text, by its type."""
 
 Json = dict[str, Any]  # JSON values
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-_PATH = re.compile(r"`\$\.?([^`]*)`$")
-_MISSING = re.compile(r"missing required field `([^`]*)`")
-
-
-class InvalidParameter(InvalidInput):
-    """A request whose parameter ``param`` is wrong. The codes are those of OpenAI's API."""
-
-    code = "invalid_value"
-
-    def __init__(self, param: str, detail: str) -> None:
-        super().__init__(f"{param}: {detail}")
-        self.param = param
-
-
-class InvalidType(InvalidParameter):
-    code = "invalid_type"
-
-
-class UnsupportedParameter(InvalidParameter):
-    code = "unsupported_parameter"
-
-
-class ImageUrl(msgspec.Struct, frozen=True):
-    url: str | None = None
-
-
-class Part(msgspec.Struct, frozen=True):
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-    image_url: str | ImageUrl | None = None
-
-    @property
-    def is_text(self) -> bool:
-        return self.type in ("text", "input_text", "output_text", "refusal")
-
-    @property
-    def is_image(self) -> bool:
-        return self.type in ("image_url", "input_image")
-
-    @property
-    def url(self) -> str | None:
-        """Return the URL of an image."""
-        url = self.image_url
-        return url.url if isinstance(url, ImageUrl) else url
-
-    @property
-    def shown(self) -> str:
-        """Return the text, or what stands for a part that is none."""
-        if self.is_text:
-            return self.text or self.refusal or ""
-        return f"[{PLACEHOLDERS.get(self.type, self.type[:40])}]"
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -90,15 +34,17 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True):
+    id: str | None = None
     function: Call | None = None
     custom: Call | None = None
 
 
 class RequestMessage(msgspec.Struct, frozen=True):
     role: Role
-    content: str | tuple[Part, ...] | None = None
+    content: Content = None
     refusal: str | None = None
     tool_calls: tuple[ToolCall, ...] | None = None
+    tool_call_id: str | None = None
     function_call: Call | None = None
 
     @property
@@ -108,30 +54,33 @@ class RequestMessage(msgspec.Struct, frozen=True):
     @property
     def image_parts(self) -> tuple[tuple[int, Part], ...]:
         """Return the parts that are images, with their positions."""
-        parts = enumerate(self.content if isinstance(self.content, tuple) else ())
-        return tuple((number, part) for number, part in parts if part.is_image)
+        return images_of(self.content)
 
     def text(self, *, without_images: bool = False) -> str:
-        """Return what the message says, with the tools that it calls. ``without_images``: nothing
-        stands for images."""
-        content = self.content or self.refusal or ""
-        said = (
-            content
-            if isinstance(content, str)
-            else "".join(part.shown for part in content if not (part.is_image and without_images))
+        """Return what the message says. ``without_images``: nothing stands for images."""
+        return text_of(self.content or self.refusal, without_images=without_images)
+
+    @property
+    def calls(self) -> tuple[ClientCall, ...]:
+        """Return the tools that the message calls."""
+        found = [(call.id, call.function or call.custom) for call in self.tool_calls or ()]
+        return tuple(
+            ClientCall(
+                id=id or "", name=call.name or "", arguments=call.arguments or call.input or ""
+            )
+            for id, call in (*found, (None, self.function_call))
+            if call is not None
         )
-        calls = [call.function or call.custom for call in self.tool_calls or ()]
-        called = [_show_call(call) for call in (*calls, self.function_call) if call is not None]
-        return "\n".join([said, *called] if said else called)
 
     def sent(self, images: tuple[Attachment, ...]) -> SentMessage:
         """Return the message as an earlier one, with its images where the model sees them."""
-        role = "tool" if self.role == "function" else self.role
-        return SentMessage(role, self.text(without_images=bool(images)), images)
-
-
-def _show_call(call: Call) -> str:
-    return f"[calls {call.name or ''}({call.arguments or call.input or ''})]"
+        return SentMessage(
+            "tool" if self.role == "function" else self.role,
+            self.text(without_images=bool(images)),
+            images,
+            calls=self.calls,
+            call=self.tool_call_id or "",
+        )
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -147,7 +96,12 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     json_schema: SchemaFormat | None = None
 
 
-class ChatRequest(msgspec.Struct, frozen=True):
+class OfferedTool(msgspec.Struct, frozen=True):
+    type: str = "function"
+    function: Function | None = None
+
+
+class ChatRequest(msgspec.Struct, frozen=True, dict=True):
     """The fields of OpenAI's request that mean something here; others are ignored."""
 
     model: str
@@ -168,11 +122,26 @@ class ChatRequest(msgspec.Struct, frozen=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    tools: tuple[Json, ...] | None = None
+    tools: tuple[OfferedTool, ...] | None = None
     tool_choice: str | Json | None = None
+    parallel_tool_calls: bool | None = None
     functions: tuple[Json, ...] | None = None
     function_call: str | Json | None = None
     modalities: tuple[str, ...] | None = None
+    audio: Json | None = None
+    web_search_options: Json | None = None
+
+    @cached_property
+    def offered(self) -> OfferedTools:
+        """Return the tools that the request offers. Raises `InvalidParameter`."""
+        functions = []
+        for at, each in enumerate(self.tools or ()):
+            if each.type != "function" or each.function is None:
+                raise UnsupportedParameter(
+                    f"tools[{at}].type", f"{each.type[:40]!r} is not supported; send functions"
+                )
+            functions.append((f"tools[{at}].function", each.function))
+        return read_tools(functions, self.tool_choice)
 
     @property
     def count(self) -> int:
@@ -206,27 +175,14 @@ _decode = msgspec.json.Decoder(ChatRequest).decode
 
 def read_request(body: bytes) -> ChatRequest:
     """Return the request. Raises `InvalidInput`, as `InvalidParameter` where one is wrong."""
-    try:
-        request = _decode(body)
-    except msgspec.ValidationError as error:
-        param = _find_param(str(error))
-        if not param:
-            raise InvalidInput(f"the request cannot be read: {error}") from error
-        raise InvalidType(param, str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the request cannot be read: {error}") from error
+    request = decode_request(_decode, body)
     if not request.messages:
         raise InvalidParameter("messages", "expected at least one message")
     _check_last_parts(request.messages)
     _check_ranges(request)
     _refuse_unsupported(request)
+    _ = request.offered
     return request
-
-
-def _find_param(error: str) -> str:
-    """Return the parameter that an error of msgspec is about, also one that is missing."""
-    found = (_PATH.search(error), _MISSING.search(error))
-    return ".".join([match[1] for match in found if match and match[1]])
 
 
 def _check_last_parts(messages: tuple[RequestMessage, ...]) -> None:
@@ -268,8 +224,9 @@ def _refuse_unsupported(request: ChatRequest) -> None:
     """Refuse what no model here can do."""
     for param, wanted in (
         ("logit_bias", bool(request.logit_bias)),
-        ("tool_choice", request.tool_choice not in (None, "none", "auto")),
-        ("function_call", request.function_call not in (None, "none", "auto")),
+        ("functions", bool(request.functions) and request.function_call != "none"),
+        ("audio", bool(request.audio)),
+        ("web_search_options", request.web_search_options is not None),
         ("modalities", any(kind != "text" for kind in request.modalities or ())),
     ):
         if wanted:
@@ -291,14 +248,10 @@ def check_support(request: ChatRequest, engine: EngineInfo, *, is_engine: bool) 
                 f"the model {request.model[:60]!r} is a skill, which writes as it needs; leave it "
                 f"out, or use the model {engine.model!r}",
             )
-    for param, wanted in (
-        ("tools", bool(request.tools) and request.tool_choice != "none"),
-        ("functions", bool(request.functions) and request.function_call != "none"),
-    ):
-        if wanted and is_engine:
-            raise UnsupportedParameter(
-                param, f"the model {engine.model!r} calls no tools here; leave it out"
-            )
+    if request.is_structured and request.offered.tools and request.offered.choice != "none":
+        raise UnsupportedParameter(
+            "response_format", "a reply has a format or calls tools, not both; leave one out"
+        )
     needs: tuple[tuple[str, Capability, bool], ...] = (
         ("presence_penalty", "penalties", bool(request.presence_penalty)),
         ("frequency_penalty", "penalties", bool(request.frequency_penalty)),
@@ -324,16 +277,23 @@ def program_request(
     """Return what the request asks for. ``is_engine``: of the engine itself, which gets all
     messages as they are; ``has_thread``: the server keeps the conversation; ``number``: of the
     choice, each of which has a seed of its own; ``images``: by the position of their message."""
-    history = None
+    history, following = None, 0
     if not has_thread:
         answered = None if is_engine else request.answered
+        following = 0 if is_engine else len(request.messages) - request.answered - 1
         messages = enumerate(request.messages)
         history = tuple(
             message.sent(images.get(at, ())) for at, message in messages if at != answered
         )
+    offered = request.offered
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return ProgramRequest(
         history=history,
+        following=following,
+        tools=() if offered.choice == "none" else offered.tools,
+        tool_choice="auto" if offered.choice == "none" else offered.choice,
+        forced_tool=offered.forced,
+        parallel_tool_calls=request.parallel_tool_calls is not False,
         retention=retention,
         max_tokens=request.max_completion_tokens or request.max_tokens,
         temperature=request.temperature,

@@ -16,12 +16,8 @@ from palaver import (
     check_images,
     read_image_header,
 )
-from palaver_plugins.channels.openai_request import (
-    ChatRequest,
-    InvalidParameter,
-    Part,
-    UnsupportedParameter,
-)
+from palaver_plugins.channels.openai_api.chat_request import ChatRequest
+from palaver_plugins.channels.openai_api.errors import InvalidParameter, UnsupportedParameter
 
 Images = Mapping[int, tuple[Attachment, ...]]
 """Images by the position of their message."""
@@ -39,7 +35,7 @@ def read_images(
     for at in positions:
         if request.messages[at].takes_images:
             found[at] = tuple(
-                _read_image(part, f"messages[{at}].content[{number}].image_url")
+                read_image(part.url, f"messages[{at}].content[{number}].image_url")
                 for number, part in request.messages[at].image_parts
             )
     together = [image for at in checked for image in found.get(at, ())]
@@ -47,7 +43,7 @@ def read_images(
         check_images([ChatMessage("user", "", tuple(together))], frozenset({"vision"}))
     except InvalidInput as error:
         raise InvalidParameter("messages", str(error)) from error
-    return {at: tuple(map(_attach, images)) for at, images in found.items() if images}
+    return {at: tuple(map(attach_image, images)) for at, images in found.items() if images}
 
 
 def refuse_images(request: ChatRequest, *, positions: Sequence[int], reason: str) -> None:
@@ -57,8 +53,8 @@ def refuse_images(request: ChatRequest, *, positions: Sequence[int], reason: str
             raise UnsupportedParameter(f"messages[{at}].content[{number}].type", reason)
 
 
-def _read_image(part: Part, param: str) -> Image:
-    url = part.url
+def read_image(url: str | None, param: str) -> Image:
+    """Return the image of a ``data:`` URL, the parameter ``param``."""
     if url is None:
         raise InvalidParameter(param, "expected {'url': 'data:image/png;base64,…'}")
     head, _, content = url.partition(",")
@@ -78,7 +74,7 @@ def _read_image(part: Part, param: str) -> Image:
     return Image(header.media_type, data)
 
 
-def _attach(image: Image) -> Attachment:
+def attach_image(image: Image) -> Attachment:
     content = base64.b64encode(image.data).decode()
     return Attachment(
         name=f"image.{image.media_type.removeprefix('image/')}",
