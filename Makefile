@@ -42,7 +42,7 @@ dist: $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/dist
 
 clean:
-	rm -rf $(VENV) .venv-vllm build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-vllm .venv-clients build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/uv: requirements/uv.lock
 	$(PYTHON) -m venv $(VENV)

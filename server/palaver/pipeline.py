@@ -40,6 +40,7 @@ from palaver.skills import EngineSkill, Skill
 from palaver.turns.approvals import may_answer, refuse_answer
 from palaver.turns.attachments import read_data_url
 from palaver.turns.dispatcher import Dispatcher
+from palaver.turns.program import Program
 from palaver.turns.prompt import fit_exactly
 from palaver.turns.run import Run
 from palaver.turns.turn import UnvalidatedArguments
@@ -174,7 +175,12 @@ class Pipeline:
                 sent_transcript(message), self._engine_info.capabilities, read_data_url
             )
             async with asyncio.timeout(COUNT_TIMEOUT):
-                await fit_exactly(messages, self._engine_info, self._engine.count_tokens)
+                await fit_exactly(
+                    messages,
+                    self._engine_info,
+                    self._engine.count_tokens,
+                    Program(message.program or None).tools,
+                )
         except PromptTooLong as error:
             self._metrics.limit_reached(error.limit)
             raise

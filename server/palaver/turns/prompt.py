@@ -8,6 +8,7 @@ from palaver.engine import (
     ChatMessage,
     EngineInfo,
     ToolCall,
+    ToolDefinition,
     count_characters,
     estimate_image_tokens,
 )
@@ -123,14 +124,21 @@ async def fit_prompt(
 
 
 async def fit_exactly(
-    messages: Sequence[ChatMessage], engine_info: EngineInfo, count_tokens: CountTokens
+    messages: Sequence[ChatMessage],
+    engine_info: EngineInfo,
+    count_tokens: Callable[[Sequence[ChatMessage], Sequence[ToolDefinition]], Awaitable[int]],
+    tools: Sequence[ToolDefinition] = (),
 ) -> None:
-    """Raise `PromptTooLong` when the messages leave no room for a reply of one token."""
+    """Raise `PromptTooLong` when the messages, with tools, leave no room for a reply of one
+    token."""
     budget = engine_info.context_window - 1
-    characters = count_characters(messages)
-    if _certainly_fits(messages, characters, budget):
+    characters = count_characters(messages, tools)
+    if not tools and _certainly_fits(messages, characters, budget):
         return
-    if characters > budget * MAX_CHARACTERS_PER_TOKEN or await count_tokens(messages) > budget:
+    if (
+        characters > budget * MAX_CHARACTERS_PER_TOKEN
+        or await count_tokens(messages, tools) > budget
+    ):
         raise PromptTooLong(f"the messages take more than {budget} tokens")
 
 

@@ -399,7 +399,8 @@ class Turn(Generic[ArgumentsT]):
         start = self._replay.pieces
         sampling = self._sampling_of_reply(Sampling(max_tokens=self.engine.context_window))
         if self.message.sent_history is None:  # else the pipeline has counted them
-            await fit_exactly(messages, self.engine, self._services.engine.count_tokens)
+            count_tokens = self._services.engine.count_tokens
+            await fit_exactly(messages, self.engine, count_tokens, self._program.tools)
         generation = await self._generations.request(
             step,
             self.message,

@@ -1,6 +1,7 @@
 """Tools of a program, in Chat Completions: they reach the engine's own model, and its calls come
 back as the client expects them."""
 
+import copy
 import json
 from typing import Any
 
@@ -212,3 +213,14 @@ async def test_every_response_has_a_request_id() -> None:
         with pytest.raises(openai.NotFoundError) as raised:
             await ask(opened, user("x"), model="nobody")
         assert raised.value.request_id
+
+
+async def test_tools_that_do_not_fit_are_refused_before_anything_is_stored() -> None:
+    tool = copy.deepcopy(THERMOMETER)
+    tool["function"]["description"] = "word " * 800
+    engine = NamedEngine("hi", context_window=512)
+    async with open_openai_server(engine=engine) as (_, client):
+        with pytest.raises(openai.BadRequestError) as raised:
+            await ask(client, user("x"), model=MODEL, tools=[tool])
+    assert raised.value.code == "context_length_exceeded"
+    assert not engine.requests

@@ -1,0 +1,32 @@
+// OpenAI's own library for JavaScript.
+import { check, report } from "./checks.mjs";
+// [docs
+import OpenAI from "openai";
+
+const client = new OpenAI(); // OPENAI_BASE_URL=http://127.0.0.1:7252/v1
+const answer = await client.responses.create({ model: "auto", input: "Hello" });
+console.error(answer.output_text);
+// docs]
+const model = "acme/tiny-1b";
+const tools = [{ type: "function", name: "weather", strict: false,
+  parameters: { type: "object", properties: { city: { type: "string" } } } }];
+
+check("Responses", answer.output_text.length > 0, answer);
+const chat = await client.chat.completions.create({ model: "auto", messages: [{ role: "user", content: "Hello" }] });
+check("Chat Completions", chat.choices[0].message.content.length > 0, chat);
+const stream = client.responses.stream({ model, input: "The weather in Rome?", tools });
+const first = await stream.finalResponse();
+check("streams", first.output[0].type === "function_call", first);
+const output = [{ type: "function_call_output", call_id: first.output[0].call_id, output: "15 degrees" }];
+const second = await client.responses.create({ model, input: output, tools, previous_response_id: first.id });
+check("tools", second.output_text.includes("15 degrees"), second);
+const vectors = await client.embeddings.create({ model, input: ["a", "b"] });
+check("embeddings", vectors.data.length === 2 && vectors.data[0].embedding.length === 2, vectors);
+const background = await client.responses.create({ model: "auto", input: "Hello", background: true });
+let last;
+for await (const event of await client.responses.retrieve(background.id, { stream: true, starting_after: 0 })) last = event;
+check("background", last.type === "response.completed", last);
+const names = [];
+for await (const each of client.models.list()) names.push(each.id);
+check("models", names.includes("auto"), names);
+report();

@@ -1,0 +1,41 @@
+"""The server that the clients talk to: real, but for its model, which is scripted."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+from tests.plugins.channels.test_openai_embeddings import EmbeddingEngine
+from tests.server.web.live_server import open_live_server
+
+from palaver import GenerationRequest, JsonSchema
+from palaver.testing import ScriptedReply, tool_call
+from palaver_plugins.channels.openai_api import OpenAIChannel
+
+ADA = {"name": "Ada", "age": 36}
+
+
+def answer(request: GenerationRequest) -> ScriptedReply:
+    """Answer as a model that follows schemas and calls the tools that it is offered."""
+    last = request.messages[-1]
+    if last.role == "tool":
+        return ScriptedReply(text=f"It is {last.content}.")
+    if isinstance(request.sampling.structure, JsonSchema):
+        return ScriptedReply(text=json.dumps(ADA))
+    for tool in request.tools:
+        known = tool.parameters.get("properties", {}).keys()
+        if "name" in known:
+            return ScriptedReply(tool_calls=(tool_call(tool.name, **ADA),))
+        if "city" in known:
+            return ScriptedReply(tool_calls=(tool_call(tool.name, city="Rome"),))
+    if last.content.startswith("echo "):
+        return ScriptedReply(text=last.content.removeprefix("echo "))
+    return ScriptedReply(text="Hello from the model.")
+
+
+@contextlib.asynccontextmanager
+async def open_server() -> AsyncIterator[str]:
+    """Yield the base URL for clients."""
+    async with open_live_server(
+        engine=EmbeddingEngine(answer), channels=(OpenAIChannel(),)
+    ) as live_server:
+        yield live_server.url("/v1")
