@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.chaos.faults import Fault, inject_repeatedly
 from tests.chaos.findings import Findings
@@ -23,7 +23,7 @@ from tests.proofs.replica_program import PROGRAM, make_options, tool_log
 from tests.proofs.report import FigureValue
 
 from palaver.ledger import Ledger
-from palaver.messages import ToolCalled
+from palaver.messages import Message, ToolCalled
 from palaver.testing import RecordingSubscriber
 
 REPLICA_COUNT = 3
@@ -32,6 +32,16 @@ BRIEF_PROFILE = LoadProfile(conversations=16, messages=2, idle_seconds=2.0)
 MAX_MUTANT_TURNS = 600
 """Turns after which a mutant without findings counts as undetected."""
 SETTLE_TIMEOUT_SECONDS = 60.0
+
+
+class Effects(Protocol):
+    """Effects of tools outside of the servers, compared with what clients received."""
+
+    def collect(self, recorder: RecordingSubscriber) -> None:
+        """Collect what a client received."""
+
+    def check(self) -> Findings:
+        """Return what does not agree."""
 
 
 @dataclass(slots=True)
@@ -70,7 +80,7 @@ class Cluster:
     replica_set: ReplicaSet
     checker: HistoryChecker
     load: LoadGenerator
-    tool_effects: ToolEffects
+    tool_effects: Effects
     rng: random.Random
 
     @property
@@ -115,19 +125,23 @@ async def running_cluster(
     *,
     profile: LoadProfile | None = None,
     directives: dict[str, str] | None = None,
+    program: str = PROGRAM,
+    expected: Callable[[Message], str] = lambda message: reply_to(message.text),
+    effects: Effects | None = None,
     **more: Any,  # see `make_options`
 ) -> AsyncIterator[Cluster]:
     """Run replicas on a Redis of their own, with ``directives`` in its configuration.
 
+    They run ``program``, whose reply to a message is the ``expected`` one.
     The load begins when the test runs `Cluster.load`.
     """
     rng = random.Random(SEED)
-    checker = HistoryChecker(lambda message: reply_to(message.text))
-    tool_effects = ToolEffects(folder)
+    checker = HistoryChecker(expected)
+    tool_effects = effects or ToolEffects(folder)
     async with (
         run_redis(**directives or {}) as redis,
         open_ledger(redis.url, **more.get("redis", {})) as ledger,
-        ReplicaLauncher(PROGRAM, log=folder / "log") as launcher,
+        ReplicaLauncher(program, log=folder / "log") as launcher,
     ):
         options = make_options(folder, redis.url, **more)
         replica_set = await start_replica_set(launcher, REPLICA_COUNT, rng=rng, **options)

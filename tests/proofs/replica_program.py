@@ -15,7 +15,7 @@ from tests.proofs.reference_plugin import make_ring_tool
 
 from palaver.app import build_server
 from palaver.config.settings import Settings
-from palaver.plugins import ENTRY_POINT_GROUP, load_plugins
+from palaver.plugins import ENTRY_POINT_GROUP, PluginRegistry, load_plugins
 from palaver.web.listener import listening
 
 PROGRAM = "tests.proofs.replica_program:serve"
@@ -73,14 +73,21 @@ def tool_log(folder: Path) -> Path:
 
 async def serve(options: Options, on_ready: OnReady) -> None:
     """Run a replica until SIGTERM."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format=f"%(asctime)s {options['url']} %(process)d %(levelname)s %(message)s",
-    )
     if mutant := options.get("mutant"):
         install_mutant(mutant)
     tool = make_ring_tool(tool_log(Path(options["folder"])))
     registry = dataclasses.replace(REGISTRY, tools={tool.name: tool})
+    await serve_until_terminated(options, registry, on_ready)
+
+
+async def serve_until_terminated(
+    options: Options, registry: PluginRegistry, on_ready: OnReady
+) -> None:
+    """Run a server with these plugins until SIGTERM."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s {options['url']} %(process)d %(levelname)s %(message)s",
+    )
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
     async with contextlib.AsyncExitStack() as stack:
