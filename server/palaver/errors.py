@@ -136,7 +136,7 @@ class Forbidden(CallerError):
 class MissingRight(Forbidden):
     """The caller lacks a ``right``."""
 
-    def __init__(self, detail: str, *, right: str) -> None:
+    def __init__(self, detail: str = "", *, right: str = "") -> None:
         super().__init__(detail)
         self.right = right
 

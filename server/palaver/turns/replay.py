@@ -1,5 +1,7 @@
 """Replay: skips output that is stored already when a skill runs again."""
 
+from typing import NoReturn
+
 from palaver.errors import LimitExceeded
 from palaver.turns.writer import TurnWriter
 
@@ -42,18 +44,18 @@ class Replay:
         self._said.append(text)
         if self._stored:
             text = self._skip_stored(text)
-        self._count(text)
+        self._length += len(text)
+        if self._length > self._max_length:
+            self._refuse_more()
         if text:
             self._writer.write_text(text)
 
-    def _count(self, text: str) -> None:
-        self._length += len(text)
-        if self._length > self._max_length:
-            raise LimitExceeded(
-                f"the reply has more than {self._max_length} characters "
-                "(dispatch.max_reply_characters): write less, or in several turns",
-                limit="max_reply_characters",
-            )
+    def _refuse_more(self) -> NoReturn:
+        raise LimitExceeded(
+            f"the reply has more than {self._max_length} characters "
+            "(dispatch.max_reply_characters): write less, or in several turns",
+            limit="max_reply_characters",
+        )
 
     def _skip_stored(self, text: str) -> str:
         """Return the part of ``text`` that is not stored; withdraw stored text that differs."""
@@ -108,7 +110,9 @@ class CapturedReply(Replay):
 
     def say(self, text: str) -> None:
         self._said.append(text)
-        self._count(text)
+        self._length += len(text)
+        if self._length > self._max_length:
+            self._refuse_more()
 
     def say_question(self, question: str) -> None:
         self._outer.say_question(question)

@@ -56,9 +56,10 @@ def _split(entries: Sequence[HistoryEntry], message: Message) -> Transcript:
     return Transcript(history, asked, len(history) - answered)
 
 
-def expand_input(entries: Iterable[HistoryEntry]) -> tuple[HistoryEntry, ...]:
+def expand_input(entries: Sequence[HistoryEntry]) -> tuple[HistoryEntry, ...]:
     """Return the history with an entry for each message that programs have sent together."""
-    return tuple(_expand(entries))
+    has_input = [entry for entry in entries if entry.input]
+    return tuple(_expand(entries)) if has_input else tuple(entries)
 
 
 def _expand(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:

@@ -64,13 +64,13 @@ SLOW = "tests/server/web/test_slow_readers.py"
 SHUTDOWN = "tests/server/web/test_shutdown.py"
 WIDGET = "tests/server/web/test_widget.py"
 A2A = "tests/plugins/channels/a2a"
-MCP = "tests/plugins/channels/mcp"
+MCP_CHANNEL = "tests/plugins/channels/mcp"
 WEBHOOKS = "tests/plugins/channels/webhooks"
 SLACK = "tests/plugins/channels/slack"
 TOOLS = "tests/server/turns/test_tool_services.py"
 FETCHING = "tests/server/test_fetching.py"
 DISCORD = "tests/plugins/channels/discord"
-MCP = "tests/plugins/tools/mcp"
+MCP_TOOLS = "tests/plugins/tools/mcp"
 IDENTITIES = "tests/server/test_sites.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
@@ -376,11 +376,11 @@ COVERED_OF_PLUGINS = {
     "channels.a2a.allowed_networks": (
         f"{A2A}/test_push.py::test_addresses_within_the_network_are_refused"
     ),
-    "channels.mcp.tools": f"{MCP}/test_content.py::test_an_allowed_tool_runs_in_a_turn",
-    "channels.mcp.documents": f"{MCP}/test_content.py::test_documents_can_be_left_out",
-    "channels.mcp.url": f"{MCP}/test_security.py::test_the_public_address_is_the_only_host",
+    "channels.mcp.tools": f"{MCP_CHANNEL}/test_content.py::test_an_allowed_tool_runs_in_a_turn",
+    "channels.mcp.documents": f"{MCP_CHANNEL}/test_content.py::test_documents_can_be_left_out",
+    "channels.mcp.url": f"{MCP_CHANNEL}/test_security.py::test_the_public_address_is_the_only_host",
     "channels.mcp.authorization_servers": (
-        f"{MCP}/test_security.py::test_without_a_key_a_client_learns_where_to_get_one"
+        f"{MCP_CHANNEL}/test_security.py::test_without_a_key_a_client_learns_where_to_get_one"
     ),
     "channels.webhooks.endpoints.NAME.secret": (
         f"{WEBHOOKS}/test_inbound.py::test_a_secret_is_for_its_endpoint_alone"
@@ -486,83 +486,83 @@ COVERED_OF_PLUGINS = {
         f"{SKILLS}::test_a_long_text_is_translated_in_pieces_of_the_set_length"
     ),
     "tool_sources.mcp.servers.NAME.command": (
-        f"{MCP}/test_stdio.py::test_a_skill_calls_an_approved_tool"
+        f"{MCP_TOOLS}/test_stdio.py::test_a_skill_calls_an_approved_tool"
     ),
     "tool_sources.mcp.servers.NAME.args": (
-        f"{MCP}/test_stdio.py::test_a_skill_calls_an_approved_tool"
+        f"{MCP_TOOLS}/test_stdio.py::test_a_skill_calls_an_approved_tool"
     ),
     "tool_sources.mcp.servers.NAME.env": (
-        f"{MCP}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
+        f"{MCP_TOOLS}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
     ),
     "tool_sources.mcp.servers.NAME.secrets": (
-        f"{MCP}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
+        f"{MCP_TOOLS}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
     ),
     "tool_sources.mcp.servers.NAME.directory": (
-        f"{MCP}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
+        f"{MCP_TOOLS}/test_stdio.py::test_the_directory_and_the_secrets_are_those_of_the_settings"
     ),
     "tool_sources.mcp.servers.NAME.url": (
-        f"{MCP}/test_http.py::test_a_server_that_comes_later_is_found"
+        f"{MCP_TOOLS}/test_http.py::test_a_server_that_comes_later_is_found"
     ),
     "tool_sources.mcp.servers.NAME.token": (
-        f"{MCP}/test_http.py::test_the_token_goes_to_the_server_and_nowhere_else"
+        f"{MCP_TOOLS}/test_http.py::test_the_token_goes_to_the_server_and_nowhere_else"
     ),
     "tool_sources.mcp.servers.NAME.oauth.client_id": (
-        f"{MCP}/test_oauth.py::test_the_newest_refresh_token_is_kept_for_the_next_process"
+        f"{MCP_TOOLS}/test_oauth.py::test_the_newest_refresh_token_is_kept_for_the_next_process"
     ),
     "tool_sources.mcp.servers.NAME.oauth.client_secret": (
-        f"{MCP}/test_oauth.py::test_client_credentials_give_tokens_that_are_renewed"
+        f"{MCP_TOOLS}/test_oauth.py::test_client_credentials_give_tokens_that_are_renewed"
     ),
     "tool_sources.mcp.servers.NAME.oauth.refresh_token": (
-        f"{MCP}/test_oauth.py::test_the_newest_refresh_token_is_kept_for_the_next_process"
+        f"{MCP_TOOLS}/test_oauth.py::test_the_newest_refresh_token_is_kept_for_the_next_process"
     ),
     "tool_sources.mcp.servers.NAME.oauth.issuer": (
-        f"{MCP}/test_oauth.py::test_credentials_go_to_their_issuer_alone"
+        f"{MCP_TOOLS}/test_oauth.py::test_credentials_go_to_their_issuer_alone"
     ),
     "tool_sources.mcp.servers.NAME.oauth.scope": (
-        f"{MCP}/test_oauth.py::test_client_credentials_give_tokens_that_are_renewed"
+        f"{MCP_TOOLS}/test_oauth.py::test_client_credentials_give_tokens_that_are_renewed"
     ),
     "tool_sources.mcp.servers.NAME.allowed_networks": (
-        f"{MCP}/test_http.py::test_private_addresses_are_reached_only_when_the_settings_allow_them"
+        f"{MCP_TOOLS}/test_http.py::test_private_addresses_are_reached_only_when_the_settings_allow_them"
     ),
     "tool_sources.mcp.servers.NAME.tools": (
-        f"{MCP}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
+        f"{MCP_TOOLS}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
     ),
     "tool_sources.mcp.servers.NAME.read_only": (
-        f"{MCP}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
+        f"{MCP_TOOLS}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
     ),
     "tool_sources.mcp.servers.NAME.idempotent": (
-        f"{MCP}/test_stdio.py::test_an_idempotent_tool_is_called_again_once"
+        f"{MCP_TOOLS}/test_stdio.py::test_an_idempotent_tool_is_called_again_once"
     ),
     "tool_sources.mcp.servers.NAME.needs_approval": (
-        f"{MCP}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
+        f"{MCP_TOOLS}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
     ),
     "tool_sources.mcp.servers.NAME.trust_annotations": (
-        f"{MCP}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
+        f"{MCP_TOOLS}/test_definitions.py::test_the_settings_allow_tools_and_know_what_they_do"
     ),
     "tool_sources.mcp.servers.NAME.timeout": (
-        f"{MCP}/test_stdio.py::test_progress_extends_a_call_up_to_a_limit"
+        f"{MCP_TOOLS}/test_stdio.py::test_progress_extends_a_call_up_to_a_limit"
     ),
     "tool_sources.mcp.servers.NAME.max_timeout": (
-        f"{MCP}/test_stdio.py::test_progress_extends_a_call_up_to_a_limit"
+        f"{MCP_TOOLS}/test_stdio.py::test_progress_extends_a_call_up_to_a_limit"
     ),
     "tool_sources.mcp.servers.NAME.connect_timeout": (
-        f"{MCP}/test_hostile.py::test_a_server_without_a_list_is_named"
+        f"{MCP_TOOLS}/test_hostile.py::test_a_server_without_a_list_is_named"
     ),
     "tool_sources.mcp.servers.NAME.refresh": (
-        f"{MCP}/test_hostile.py::test_a_changed_definition_is_found_at_the_next_list"
+        f"{MCP_TOOLS}/test_hostile.py::test_a_changed_definition_is_found_at_the_next_list"
     ),
     "tool_sources.mcp.servers.NAME.max_tools": (
-        f"{MCP}/test_hostile.py::test_a_strange_list_is_bounded"
+        f"{MCP_TOOLS}/test_hostile.py::test_a_strange_list_is_bounded"
     ),
     "tool_sources.mcp.servers.NAME.max_description_characters": (
-        f"{MCP}/test_definitions.py"
+        f"{MCP_TOOLS}/test_definitions.py"
         "::test_a_description_is_one_line_without_hidden_characters_and_is_cut"
     ),
     "tool_sources.mcp.servers.NAME.max_result_characters": (
-        f"{MCP}/test_hostile.py::test_results_that_are_huge_endless_or_never_come"
+        f"{MCP_TOOLS}/test_hostile.py::test_results_that_are_huge_endless_or_never_come"
     ),
     "tool_sources.mcp.servers.NAME.max_message_bytes": (
-        f"{MCP}/test_hostile.py::test_a_result_above_the_limit_of_a_message_ends_the_connection"
+        f"{MCP_TOOLS}/test_hostile.py::test_a_result_above_the_limit_of_a_message_ends_the_connection"
     ),
 }
 UNCOVERED_OF_PLUGINS = {
