@@ -1,6 +1,9 @@
 """The path of a message stays short: function calls per turn are bounded."""
 
+import pytest
 from benchmarks.calls import measure, package_of
+
+pytestmark = pytest.mark.slow
 
 MAX_CALLS = 1_660
 """For a turn of 32 chunks that come together, with the ledger in memory, C functions included."""

@@ -22,6 +22,8 @@ from palaver.server import Server
 from palaver.testing import converse
 from palaver.web.listener import listening
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
 

@@ -24,6 +24,8 @@ from palaver.private_files import (
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def open_umask() -> Iterator[None]:

@@ -33,6 +33,8 @@ from palaver.cli.console import Console
 from palaver.models.registry import ModelRegistry
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

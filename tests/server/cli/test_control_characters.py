@@ -31,6 +31,8 @@ from palaver.feedback import Feedback
 from palaver.ledger import Ledger
 from palaver.messages import Conversation, Finished, Message
 
+pytestmark = pytest.mark.slow
+
 FORGED = "2026-01-01 00:00:00,000 ERROR palaver: forged"
 HOSTILE = (
     f"EVIL\x1b[2J\x1b]52;c;AAAA\x07\x9b31m\x7f\r\u202e\u2066\u200f\u2028\x85\x0b\x00\n{FORGED}"

@@ -11,6 +11,8 @@ from palaver.feedback import Feedback
 from palaver.ledger import Ledger
 from palaver.messages import Conversation, Finished, Message, Routed, Text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> DataDirectory:

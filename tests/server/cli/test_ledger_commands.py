@@ -19,6 +19,8 @@ from palaver.ledger import Claim, Ledger, MemoryWrite
 from palaver.messages import Conversation, Message
 from palaver.platforms import ApprovedPerson, Pairings
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 

@@ -22,6 +22,8 @@ from palaver.testing import ScriptedEngine, ScriptedReply, converse
 from palaver_plugins.engines.openai_wire import UpstreamFailed, response_error
 from palaver_skills import chat, codegen, qa, summarization, translation
 
+pytestmark = pytest.mark.slow
+
 WORD = "qxjzvikku"
 
 

@@ -27,6 +27,8 @@ from palaver.config.settings import (
 from palaver.testing import MemoryLedger
 from palaver.web import event_queue
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = "/v1/conversations/t/messages"
 EVENTS = "/v1/conversations/t/events"
 

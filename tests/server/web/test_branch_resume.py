@@ -15,6 +15,8 @@ from palaver.replies import follow_reply
 from palaver.testing import MemoryLedger
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest_asyncio.fixture
 async def live_server() -> AsyncIterator[LiveServer]:

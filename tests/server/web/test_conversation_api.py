@@ -12,6 +12,8 @@ from palaver.conversations import MAX_SHARES, MAX_TITLE_LENGTH
 from palaver.directory import clean_title, find_excerpt, first_words
 from palaver.testing import ScriptedEngine
 
+pytestmark = pytest.mark.slow
+
 ROOT = "/v1/conversations"
 
 

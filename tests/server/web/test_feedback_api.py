@@ -11,6 +11,8 @@ from tests.server.web.test_conversation_api import request
 from palaver.feedback import FEEDBACK_BYTES, FEEDBACK_REASONS, MAX_COMMENT_LENGTH
 from palaver.messages import Conversation, Message
 
+pytestmark = pytest.mark.slow
+
 ROOT = "/v1/conversations"
 
 

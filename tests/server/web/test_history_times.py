@@ -7,6 +7,8 @@ from tests.server.web.test_api import MESSAGES
 from palaver.exports import collect_export
 from palaver.testing import MemoryLedger
 
+pytestmark = pytest.mark.slow
+
 SNAPSHOT = "/v1/conversations/t"
 
 

@@ -25,6 +25,8 @@ from palaver_plugins.channels.a2a.settings import Settings as A2ASettings
 from palaver_plugins.channels.agui.channel import AguiChannel
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 KEY = "a secret of twenty characters"
 TIMEOUTS = ConnectionSettings(body_timeout=0.3)

@@ -15,6 +15,8 @@ from palaver.ledger import HistoryEntry, PendingTurn, Snapshot
 from palaver.messages import Conversation, Cursor, Finished, Message, Received, Text
 from palaver.testing import MemoryLedger
 
+pytestmark = pytest.mark.slow
+
 CONVERSATION = Conversation("default", "web", "t")
 SECRET = "secret of the first"
 ROUNDS = 30

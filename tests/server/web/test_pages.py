@@ -3,6 +3,8 @@
 import pytest
 from tests.server.web.live_server import LiveServer
 
+pytestmark = pytest.mark.slow
+
 PATHS = ("/", "/c/thread", "/s/share", "/static/palaver-client.js")
 
 

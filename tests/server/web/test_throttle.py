@@ -11,6 +11,8 @@ from palaver.errors import ConfigurationError
 from palaver.web.access import LOG_LINES_PER_MINUTE
 from palaver.web.throttle import MAX_KEYS, Throttle
 
+pytestmark = pytest.mark.slow
+
 RIGHT = "the secret key of ada"
 KEYS = {"ada": AuthKey(secret=Secret("env:KEY_ADA"), person="ada")}
 PROXIES = ConnectionSettings(trusted_proxies=("127.0.0.1",))

@@ -11,6 +11,8 @@ from palaver import Skill, Turn
 from palaver.engine import Image
 from palaver.testing import ScriptedEngine
 
+pytestmark = pytest.mark.slow
+
 CAT, DOG = draw_png(1), draw_png(2)
 
 

@@ -19,6 +19,8 @@ from palaver.testing import ListKnowledge
 from palaver_plugins.channels.mcp.documents import PAGE, document_uri
 from palaver_plugins.channels.mcp.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 class Sky(pydantic.BaseModel):
     town: str

@@ -18,6 +18,8 @@ from tests.server.web.live_server import TIMEOUT_SECONDS, eventually
 from palaver import Skill, Turn
 from palaver.testing import MemoryLedger
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_skill_is_a_tool_whose_result_is_its_reply() -> None:
     async with open_mcp_server() as live_server:

@@ -20,6 +20,8 @@ from palaver import Denied, Skill, Turn, tool
 from palaver.testing import MemoryLedger
 from palaver_plugins.channels.mcp.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 async def test_discovery_and_lists_say_how_long_they_hold() -> None:
     async with open_mcp_server() as live_server:

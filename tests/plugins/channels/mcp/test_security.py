@@ -22,6 +22,8 @@ from palaver.config.settings import AuthKey, Secret
 from palaver.testing import ListKnowledge
 from palaver_plugins.channels.mcp.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 URL = "https://chat.example.org/mcp"
 ISSUER = "https://login.example.org"
 OAUTH = Settings(url=URL, authorization_servers=(ISSUER,))
