@@ -265,6 +265,25 @@ include-path = "/v1/chat/completions"  # what a parameter may be depends on the 
 checks.positive_data_acceptance.enabled = false
 
 [[operations]]
+include-path-regex = "^/v1/(responses|embeddings)$"  # the same
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "/v1/responses/{response}/cancel"  # only of one that is made in the background
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "/v1/conversations/{conversation}"  # other ids are threads of the own API
+checks.negative_data_rejection.enabled = false
+checks.response_schema_conformance.enabled = false
+checks.allow_header_conformance.enabled = false
+
+[[operations]]
+include-path = "/v1/conversations"  # a new one takes no items and no metadata
+include-method = "POST"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
 include-path = "/mcp"  # what a message may be depends on its method, and a client has a session
 checks.positive_data_acceptance.enabled = false
 """

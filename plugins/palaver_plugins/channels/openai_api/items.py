@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from palaver import Attachment, SentMessage
-from palaver_plugins.channels.openai_api.errors import InvalidParameter, Json
+from palaver_plugins.channels.openai_api.errors import (
+    InvalidParameter,
+    Json,
+    NoSuchObject,
+)
 from palaver_plugins.channels.openai_api.response_ids import ResponseId
 from palaver_plugins.channels.openai_api.response_reading import StoredResponse
 
@@ -81,7 +85,7 @@ def page_of(items: Sequence[Json], request: web.Request) -> Json:
     if after is not None:
         ids = [item["id"] for item in ordered]
         if after not in ids:
-            raise InvalidParameter("after", "there is no such item in the list")
+            raise NoSuchObject("item", after)
         ordered = ordered[ids.index(after) + 1 :]
     page = ordered[: int(limit)]
     return {

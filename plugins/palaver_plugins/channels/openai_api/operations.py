@@ -196,7 +196,9 @@ _ITEMS: dict[str, Any] = {
     "last_id": None,
     "has_more": False,
 }
-_EVENTS = Content(type=str, example={"type": "response.completed"}, media_type=EVENT_STREAM)
+_EVENTS = Content(
+    type=str, example={"data": '{"type":"response.completed"}'}, media_type=EVENT_STREAM
+)
 
 
 def _query(name: str, description: str, example: Any, **schema: Any) -> Parameter:
@@ -205,7 +207,14 @@ def _query(name: str, description: str, example: Any, **schema: Any) -> Paramete
     )
 
 
-_PERSON = _query("person", "The person, with a key that may name one.", "ada", type="string")
+_PERSON = _query(
+    "person",
+    "The person, with a key that may name one.",
+    "ada",
+    type="string",
+    maxLength=200,
+    pattern=r"^[^{}:*/\u0000-\u001f\u007f]*$",
+)
 _PAGE = (
     _query("after", "The id of the item before the page.", "msg_1", type="string"),
     _query("limit", "Most items of the page.", 20, type="integer", minimum=1, maximum=100),
@@ -214,8 +223,8 @@ _PAGE = (
 )
 
 
-def _path(name: str, example: str) -> Parameter:
-    schema = {"type": "string", "pattern": r"^[A-Za-z0-9_-]+$"}
+def _path(name: str, example: str, pattern: str = r"^[A-Za-z0-9_-]+$") -> Parameter:
+    schema = {"type": "string", "pattern": pattern}
     return Parameter(name=name, place="path", description="Its id.", schema=schema, example=example)
 
 
@@ -293,7 +302,7 @@ class ConversationObject(msgspec.Struct):
     metadata: dict[str, str]
 
 
-_KEPT = (_path("conversation", _CONVERSATION_ID), _PERSON)
+_KEPT = (_path("conversation", _CONVERSATION_ID, r"^conv_[0-9a-f]{32}$"), _PERSON)
 CREATE_CONVERSATION = Operation(
     summary="Make the id of a conversation, which begins with its first response",
     body=Content(type=ConversationRequest, example={}),

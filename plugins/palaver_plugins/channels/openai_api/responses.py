@@ -222,10 +222,10 @@ class ResponsesHandler:
         reader, id = self._reader(request), self._id(request)
         stored = await reader.find(id)
         model_of = self._model_of(stored.model)
+        after = _read_number(request, "starting_after", -1)
         if request.query.get("stream") != "true":
             builder = await reader.build(stored, model_of)
             return json_response(builder.response, request_id=id.turn)
-        after = _read_number(request, "starting_after", -1)
         async with reader.follow(id, stored.note, model_of) as follower:
             if not follower.has_all(stored):
                 raise InvalidParameter(
