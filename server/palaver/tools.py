@@ -148,15 +148,18 @@ class Tool(Generic[ParametersT, ResultT]):
         definition = (self.name, self.description, self.json_schema, properties)
         return hashlib.sha256(encode_sorted(definition)).hexdigest()
 
-    def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values
-        """Return the arguments with the defaults of those that are not given."""
-        defaults = {
-            cast(str, field.alias): pydantic_core.to_jsonable_python(field.default)
+    def read_arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values
+        """Return the arguments as the function gets them: with the defaults of those that are not
+        given, and as the values that validation makes of them. Raises `InvalidInput`."""
+        read: dict[str, Any] = pydantic_core.to_jsonable_python(
+            self.validate(values), fallback=repr
+        )
+        made = {
+            field.alias
             for field in self.arguments.model_fields.values()
-            if field.default is not pydantic_core.PydanticUndefined
-        }
-        given: dict[str, Any] = pydantic_core.to_jsonable_python(dict(values), fallback=repr)
-        return defaults | given
+            if field.default_factory is not None and field.alias not in values
+        }  # another value each time
+        return {name: value for name, value in read.items() if name not in made}
 
     def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values, typed ones
         """Return the function's keyword arguments. Raises `InvalidInput` with a sentence."""

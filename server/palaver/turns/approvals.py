@@ -73,7 +73,7 @@ class _Call(NamedTuple):
 
     @property
     def all_arguments(self) -> dict[str, Any]:
-        return self.tool.with_defaults(self.arguments)
+        return self.tool.read_arguments(self.arguments)
 
 
 class Approvals:

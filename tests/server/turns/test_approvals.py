@@ -127,6 +127,23 @@ async def test_a_tool_runs_after_its_call_is_approved() -> None:
     assert bank.paid == [("Bob", 5)]
 
 
+async def test_people_see_the_arguments_that_the_tool_gets() -> None:
+    class Careless(Skill):
+        """Pay with an amount of another type."""
+
+        name = "careless"
+
+        async def answer(self, turn: Turn) -> None:
+            await turn.call_tool("pay", to="Bob", amount="0007")
+
+    async with paying(Careless) as (chat, bank):
+        asked = await chat.say("Bob", skill="careless")
+        assert approval_of(asked).arguments == {"to": "Bob", "amount": 7}
+        assert '"amount": 7' in approval_of(asked).shown_arguments
+        await chat.say("approve")
+    assert bank.paid == [("Bob", 7)]
+
+
 @pytest.mark.parametrize("answer", ["Approve", " APPROVE ", "1"])
 async def test_a_written_answer_approves(answer: str) -> None:
     async with paying() as (chat, bank):
