@@ -252,6 +252,10 @@ include-path-regex = "^/a2a/"  # only requests that name the version 1.0 are acc
 checks.positive_data_acceptance.enabled = false
 
 [[operations]]
+include-path-regex = "^/a2a/v1/tasks/[^/]*:"  # a task with such an id has other methods
+checks.allow_header_conformance.enabled = false
+
+[[operations]]
 include-path = "/a2a"  # errors of JSON-RPC have the status 200
 checks.positive_data_acceptance.enabled = false
 checks.negative_data_rejection.enabled = false
@@ -287,9 +291,9 @@ checks.positive_data_acceptance.enabled = false
 include-path = "/mcp"  # what a message may be depends on its method, and a client has a session
 checks.positive_data_acceptance.enabled = false
 """
-EXAMPLES = 10
+EXAMPLES = 5
 """Generated requests of each operation, besides the examples and the edges of each schema."""
-TIMEOUT_SECONDS = 240.0
+TIMEOUT_SECONDS = 480.0
 
 
 @pytest.mark.parametrize("has_keys", [True, False])

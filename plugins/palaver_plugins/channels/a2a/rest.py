@@ -178,6 +178,9 @@ async def _send(request: web.Request) -> SendRequest:
 
 def _query(request: web.Request, kind: type[Any], known: Json) -> Any:
     """Return the parameters of a query, and those of the path. Raises `InvalidParams`."""
+    for name, value in request.query.items():
+        if len(request.query.getall(name)) > 1 or value == "null":
+            raise InvalidParams(f"{name}: expected one value", name)
     values: Json = {**request.query, **known}
     for name in ("person", HEADER):
         values.pop(name, None)
