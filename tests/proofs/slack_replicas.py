@@ -28,8 +28,9 @@ from palaver_plugins.channels.slack.platform import SlackPlatform
 from palaver_plugins.channels.slack.settings import NAME, SlackSettings
 
 REPLICA_COUNT = 3
-LEASE_SECONDS = 1.0
-"""Of turns and outboxes."""
+LEASE_SECONDS = 3.0
+"""Of turns and outboxes: longer than this process may be kept from running, since Slack takes the
+call of an owner that has lost its lease meanwhile."""
 TIMES = Times(
     lease=LEASE_SECONDS,
     poll=0.05,

@@ -207,10 +207,10 @@ class Mutant:
 
 
 MUTANTS = [
-    Mutant("retries dropped", INBOUND, "lost", DropsRetries),
     Mutant("repetitions answered", INBOUND, "duplicated", AnswersRepetitions),
 ]
 RARE_MUTANTS = [
+    Mutant("retries dropped", INBOUND, "lost", DropsRetries),
     Mutant("acknowledged first", INBOUND, "lost", AcknowledgesFirst),
     Mutant("posts never found", OUTBOUND, "duplicated", PostsBlindly),
     Mutant("calls repeated by the library", OUTBOUND, "duplicated", RepeatsCalls),
