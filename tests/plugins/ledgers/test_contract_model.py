@@ -715,7 +715,7 @@ def _without_random_fields(value: Any) -> Any:  # Any: JSON values
         return {
             key: _without_random_fields(item)
             for key, item in value.items()
-            if key not in ("at", "epoch", "fence")
+            if key not in ("at", "accepted_at", "epoch", "fence")
         }
     if isinstance(value, list | tuple):
         return [_without_random_fields(item) for item in value]

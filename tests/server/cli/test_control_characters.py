@@ -148,7 +148,7 @@ async def speak(request: web.Request) -> web.WebSocketResponse:
     socket = web.WebSocketResponse()
     await socket.prepare(request)
     await socket.receive_json()
-    await socket.send_json({"type": "welcome", "snapshot": {"pending": []}})
+    await socket.send_json({"type": "welcome", "snapshot": {"pending": [], "history": []}})
     sent = await socket.receive_json()
     turn = {"turn": HOSTILE}
     citation = {"number": HOSTILE, "title": HOSTILE, "section": HOSTILE}

@@ -19,9 +19,12 @@ class RawResponse:
 
     @property
     def code(self) -> str:
-        """Return the code of an error in the API's form."""
+        """Return the code of an error in the API's form, or in that of A2A, which has a status of
+        HTTP in its place."""
         error: dict[str, Any] = json.loads(self.body)["error"]
         assert error["message"]
+        if isinstance(error["code"], int) and "details" in error:
+            error = error["details"][0]["metadata"]
         return str(error["code"])
 
 
