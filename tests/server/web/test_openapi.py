@@ -305,6 +305,7 @@ async def test_schemathesis_finds_nothing(
     keys = {"schemathesis": every_right} if has_keys else {}
     async with open_live_server(
         keys=keys,
+        auth={"failures_per_minute": 1_000.0},  # each operation is tried with wrong keys
         channels=CHANNELS,
         engine=ScriptedEngine(lambda request: "Hello."),
         has_scripted_skill=False,  # which waits for the test

@@ -248,8 +248,15 @@ RETRIEVE_RESPONSE = Operation(
     summary="Read a response, or its events again from a number on",
     parameters=(
         *_ONE,
-        _query("stream", "Its events.", "false", type="string"),
-        _query("starting_after", "Only events with a greater number.", 3, type="integer"),
+        _query("stream", "Its events.", "false", enum=["true", "false"]),
+        _query(
+            "starting_after",
+            "Only events with a greater number.",
+            3,
+            type="integer",
+            minimum=0,
+            maximum=999_999_999,
+        ),
     ),
     responses={200: Content(type=ResponseObject, example=_RESPONSE, alternative=_EVENTS)},
     errors=(404,),

@@ -223,6 +223,8 @@ class ResponsesHandler:
         stored = await reader.find(id)
         model_of = self._model_of(stored.model)
         after = _read_number(request, "starting_after", -1)
+        if request.query.get("stream", "false") not in ("true", "false"):
+            raise InvalidParameter("stream", "expected true or false")
         if request.query.get("stream") != "true":
             builder = await reader.build(stored, model_of)
             return json_response(builder.response, request_id=id.turn)
