@@ -111,7 +111,6 @@ async def in_process(stack: AsyncExitStack, model: Path, redis: str) -> AsyncIte
         "model": str(model),
         "python": vllm_python(),
         "threads": 1,
-        "dtype": "float32",  # bfloat16 with one thread ends vLLM on processors with AMX
         "kv_cache_memory_bytes": KV_CACHE_BYTES,
     }
     data = model.parent / "data"

@@ -112,7 +112,8 @@ class VllmSettings(PluginSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` uses the device that the installed vLLM is built for."""
     dtype: str = "auto"
-    """Precision, by vLLM's names; ``auto`` is the one that the model is stored in."""
+    """Precision, by vLLM's names; ``auto`` is the one that the model is stored in, and float32 on a
+    CPU with one thread."""
     max_model_len: int | None = pydantic.Field(default=None, ge=16)
     """Context in tokens, prompt and reply together. None: the model's own."""
     max_num_seqs: int = pydantic.Field(default=64, ge=1)

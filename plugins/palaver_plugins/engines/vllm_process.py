@@ -915,7 +915,10 @@ def generation_arguments(setup: Setup, *, cpu: bool) -> dict[str, Any]:
             "max_cpu_loras": count + 1,
             "max_lora_rank": lora_rank(setup.adapters.values()),
         }
-    return arguments | setup.arguments
+    arguments |= setup.arguments
+    if cpu and arguments.get("dtype", "auto") == "auto":
+        arguments |= one_thread_precision()
+    return arguments
 
 
 def pooling_arguments(model: str, *, cpu: bool) -> dict[str, Any]:
@@ -925,10 +928,17 @@ def pooling_arguments(model: str, *, cpu: bool) -> dict[str, Any]:
             "enforce_eager": True,
             "distributed_executor_backend": "uni",
             "kv_cache_memory_bytes": CPU_CACHE_BYTES // 4,
+            **one_thread_precision(),
         }
     else:
         arguments["gpu_memory_utilization"] = 0.05
     return arguments
+
+
+def one_thread_precision() -> dict[str, Any]:
+    """Return the precision that a single thread needs on the CPU: with bfloat16, vLLM 0.32 ends the
+    process on processors that multiply matrices of such numbers (AMX)."""
+    return {"dtype": "float32"} if os.environ.get("OMP_NUM_THREADS") == "1" else {}
 
 
 def lora_rank(directories: Any) -> int:
