@@ -3,7 +3,8 @@
     python -m tests.proofs.hostile_clients ADDRESS SEED [ATTACK ...]
 
 It prints ``ready`` once the large conversations are stored, starts the attacks after a line on
-standard input, and prints the counts of each attack as JSON at the end.
+standard input, prints ``sent`` once every text is sent, and the counts of each attack as JSON at
+the end.
 """
 
 import asyncio
@@ -136,10 +137,11 @@ class HostileClients:
             for name, attack, number in attacks:
                 if name in names:
                     group.create_task(self._forever(name, attack, number))
-            if "texts" in names:
-                group.create_task(self._send_texts())
             if "frames" in names:
                 group.create_task(self._send_mutated_frames())
+            if "texts" in names:
+                await self._send_texts()
+            print("sent", flush=True)  # noqa: T201
 
     async def _forever(
         self, name: str, attack: Callable[[int], Coroutine[Any, Any, None]], number: int
