@@ -250,6 +250,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     ``answers`` is the id of the `Approval` that the message answers, as a button sends it. Empty:
     it may answer the question that was asked last.
 
+    ``withdraws`` is the turn whose question the message ends without an answer: its own turn ends
+    as stopped, and no skill runs.
+
     ``order`` is the message's place on its platform, as text of a fixed width that compares as the
     platform orders the messages of the conversation (its time, or its id): a message goes before
     those with a greater ``order`` that were accepted before it and have not begun. Empty: messages
@@ -267,6 +270,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     program: ProgramRequest | msgspec.UnsetType = msgspec.UNSET
     after: str | None = None
     answers: str = ""
+    withdraws: str = ""
     order: str = ""
 
     def __post_init__(self) -> None:
@@ -288,6 +292,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             more = (*more, self.after)
         if self.answers:
             more = (*more, ("answers", self.answers))
+        if self.withdraws:
+            more = (*more, ("withdraws", self.withdraws))
         return hashlib.sha256(_sorted_encoder.encode((*body, *more))).hexdigest()
 
     @property
@@ -310,6 +316,7 @@ def merge_messages(messages: Sequence[Message]) -> Message:
         attachments=tuple(held for message in messages for held in message.attachments),
         metadata={key: value for message in messages for key, value in message.metadata.items()},
         answers="",  # what is said together with something else is no approval
+        withdraws="",
     )
 
 

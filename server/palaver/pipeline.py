@@ -7,6 +7,7 @@ and calls `Pipeline.answer`. docs/architecture.md shows the whole path.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import msgspec
 
@@ -40,6 +41,7 @@ from palaver.skills import EngineSkill, Skill
 from palaver.turns.approvals import may_answer, refuse_answer
 from palaver.turns.attachments import read_data_url
 from palaver.turns.dispatcher import Dispatcher
+from palaver.turns.endings import QuestionWithdrawn
 from palaver.turns.program import Program
 from palaver.turns.prompt import fit_exactly
 from palaver.turns.run import Run
@@ -203,7 +205,7 @@ class Pipeline:
         policies = self._policies_of(message.conversation, members_only)
         if message.program and message.program.retention is not None:
             policies = msgspec.structs.replace(policies, retention=message.program.retention)
-        if message.answers:  # it neither joins nor interrupts anything
+        if message.answers or message.withdraws:  # it neither joins nor interrupts anything
             return msgspec.structs.replace(policies, default="queue", skills={})
         return without_joining(policies) if message.text.startswith("/") else policies
 
@@ -216,6 +218,8 @@ class Pipeline:
             run.keep_question()
             await run.turn.say(refusal)
             return
+        if run.claim.message.withdraws:
+            self._withdraw_question(run)
         decision = await self._route(run)
         await run.announce_skill(
             decision.skill,
@@ -224,6 +228,15 @@ class Pipeline:
             durable=decision.skill in self._policies_of_skills,
         )
         await self._intercept(run, decision, 0)
+
+    def _withdraw_question(self, run: Run) -> NoReturn:
+        """End the turn, and with it the pending question if that is the one, and the person's."""
+        message, question = run.claim.message, run.claim.pending_question
+        if question is not None and (
+            question.turns[-1] != message.withdraws or question.message.person != message.person
+        ):
+            run.keep_question()
+        raise QuestionWithdrawn
 
     async def _route(self, run: Run) -> Decision:
         question = run.claim.pending_question

@@ -28,7 +28,7 @@ from palaver.ledger import HISTORY_BYTES, Claim, ConcurrencyPolicies, Receipt, S
 from palaver.messages import Conversation, Problem, new_id
 from palaver.metrics import Metrics
 from palaver.streams.subscriptions import Subscriptions
-from palaver.turns.endings import SkillEnded, Suspended
+from palaver.turns.endings import QuestionWithdrawn, SkillEnded, Suspended
 from palaver.turns.run import STOPPED, Run, RunResult
 from palaver.turns.turn import TurnServices
 from palaver.turns.writer import heartbeat_interval
@@ -323,6 +323,8 @@ class Dispatcher:
 def _result_of(run: Run, ended: SkillEnded) -> RunResult:
     if isinstance(ended, Suspended):
         return RunResult("asked", pending_question=run.pending_question(ended))
+    if isinstance(ended, QuestionWithdrawn):
+        return STOPPED
     return RunResult("done")
 
 

@@ -23,5 +23,9 @@ class Suspended(SkillEnded):
         self.approval = approval
 
 
+class QuestionWithdrawn(SkillEnded):
+    """Ends a turn as stopped: its message withdraws a question, and there is nothing to answer."""
+
+
 class ReplyLimitReached(SkillEnded):
     """Ends a skill that would let the model write more than the program asked for."""

@@ -174,6 +174,27 @@ async def test_any_other_answer_is_a_denial(answer: str, told: str) -> None:
     assert bank.paid == []
 
 
+async def test_a_withdrawn_question_approves_nothing() -> None:
+    async with paying() as (chat, bank):
+        asked = await chat.say("Bob")
+        reply = await chat.say("cancel", withdraws=asked.turn)
+        assert (reply, reply.outcome, reply.skill) == ("", "stopped", "")
+        assert await chat.say("Approve", answers=approval_of(asked).id) == OVER
+        assert (await chat.say("Approve")).outcome == "asked"  # another request
+    assert bank.paid == []
+
+
+async def test_a_withdrawal_leaves_other_questions_and_those_of_others() -> None:
+    async with paying() as (chat, bank):
+        asked = await chat.say("Bob")
+        assert (await chat.say("cancel", withdraws="another")).outcome == "stopped"
+        chat.person, person = "eve", chat.person
+        await chat.say("cancel", withdraws=asked.turn)
+        chat.person = person
+        await chat.say("Approve", answers=approval_of(asked).id)
+    assert bank.paid == [("Bob", 5)]
+
+
 async def test_a_denial_that_a_skill_does_not_handle_is_told() -> None:
     class Plain(Payer):
         """Pay somehow."""

@@ -1,6 +1,7 @@
 """Agent: the operations of A2A, whatever binding they come by."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ import msgspec
 
 from palaver import (
     Conflict,
+    Conversation,
     ConversationAccess,
     ConversationService,
     Message,
@@ -44,6 +46,7 @@ from palaver_plugins.channels.a2a.shapes import (
     Task,
     TaskRequest,
     check_output_modes,
+    read_approval,
     read_parts,
 )
 from palaver_plugins.channels.a2a.task_reader import TaskReader, TaskView
@@ -141,15 +144,19 @@ class Agent:
             arguments=own.arguments,
         )
         if task is not None:
-            return await self._answer(task, message)
+            return await self._answer(task, message, read_approval(sent.parts))
         return message
 
-    async def _answer(self, task: TaskView, message: Message) -> Message:
-        """Return a message as the answer to the question of a task. Raises
-        `UnsupportedOperation`."""
-        asked = [turn.turn for turn in task.turns if turn.has_asked]
+    async def _answer(self, task: TaskView, message: Message, is_approved: bool | None) -> Message:
+        """Return a message as the answer to the question of a task. ``is_approved``: as a program
+        says it. Raises `UnsupportedOperation`."""
+        asked = [turn for turn in task.turns if turn.has_asked]
+        question = asked[-1].question if asked else None
+        if is_approved is not None and question is not None and question.approval:
+            approve, deny = question.options
+            message = msgspec.structs.replace(message, text=approve if is_approved else deny)
         try:
-            return await answer_to(self._service, message, asked[-1] if asked else "")
+            return await answer_to(self._service, message, asked[-1].turn if asked else "")
         except Conflict as error:
             state = "has ended" if task.state in TERMINAL else "is working"
             detail = f"the task {state}: send a message without taskId"
@@ -175,25 +182,23 @@ class Agent:
         return task.shape(history_length=request.history_length)
 
     async def cancel(self, caller: Caller, request: TaskRequest) -> Task:
-        """Stop the turn of a task, and return the task when it has ended."""
+        """Stop the turn of a task, or withdraw its question; return the task when it has ended."""
         task = await self._reader.read(caller, request.id)
-        pending = task.newest.pending
+        if task.state in TERMINAL:
+            raise TaskNotCancelable("the task has ended")
+        conversation, pending = caller.conversation(task.name.context_id), task.newest.pending
         if pending is None:
-            waits = task.state == "TASK_STATE_INPUT_REQUIRED"
-            raise TaskNotCancelable(
-                "the task waits for a message; nothing runs" if waits else "the task has ended"
-            )
-        conversation = caller.conversation(task.name.context_id)
-        access = ConversationAccess(self._service, conversation, caller.person)
-        async with follow_pending_as(
-            TaskReply, self._service, conversation, pending, person=caller.person
-        ) as reply:
-            await access.stop(pending.turn)
-            try:
-                async with asyncio.timeout(CANCEL_SECONDS):
-                    await reply.wait()
-            except TimeoutError:
-                pass
+            message = _withdrawal(caller, conversation, task.newest.turn)
+            async with follow_reply_as(TaskReply, self._service, message) as reply:
+                await self._push.wake_task(caller, str(task.name))
+                await _wait_for_end(reply)
+        else:
+            access = ConversationAccess(self._service, conversation, caller.person)
+            async with follow_pending_as(
+                TaskReply, self._service, conversation, pending, person=caller.person
+            ) as reply:
+                await access.stop(pending.turn)
+                await _wait_for_end(reply)
         return (await self._reader.read(caller, request.id)).shape()
 
     async def list_tasks(self, caller: Caller, request: ListRequest) -> ListResponse:
@@ -241,6 +246,23 @@ class Agent:
     async def _configs(self, caller: Caller, request: PushRequest) -> Sequence[PushConfig]:
         await self._reader.read(caller, request.task_id)
         return await self._push.of_task(caller, request.task_id)
+
+
+def _withdrawal(caller: Caller, conversation: Conversation, turn: str) -> Message:
+    """Return the message that withdraws the question of a turn. No client's has such an id."""
+    return Message(
+        conversation=conversation,
+        id=f"withdraw-{turn}",
+        person=caller.person,
+        text="cancel",
+        withdraws=turn,
+    )
+
+
+async def _wait_for_end(reply: TaskReply) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_SECONDS):
+            await reply.wait()
 
 
 def _own_metadata(metadata: Json | None) -> OwnMetadata:

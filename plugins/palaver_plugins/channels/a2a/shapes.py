@@ -209,6 +209,16 @@ def read_parts(parts: list[Part]) -> tuple[str, tuple[Attachment, ...]]:
     return "\n\n".join(texts), tuple(attachments)
 
 
+def read_approval(parts: list[Part]) -> bool | None:
+    """Return whether a message approves the call of a tool; None when it says nothing of that
+    form."""
+    for part in parts:
+        match part.data:
+            case {"approved": bool(is_approved)}:
+                return is_approved
+    return None
+
+
 def _read_file(part: Part, where: str) -> Attachment:
     try:
         return read_inline_file(part.raw, part.media_type, part.filename, where=where)

@@ -19,11 +19,13 @@ from palaver import (
     HistoryEntry,
     Outcome,
     PendingTurn,
+    Question,
 )
 from palaver_plugins.channels.a2a.contexts import CHANNEL, Caller, TaskName, context_of
 from palaver_plugins.channels.a2a.errors import TaskNotFound
 from palaver_plugins.channels.a2a.shapes import (
     Artifact,
+    Json,
     Part,
     ProtocolMessage,
     Role,
@@ -57,6 +59,10 @@ class TurnView:
     @property
     def has_asked(self) -> bool:
         return self.reply is not None and self.reply.outcome == "asked"
+
+    @property
+    def question(self) -> Question | None:
+        return (self.reply.question or None) if self.reply else None
 
     @property
     def state(self) -> TaskState:
@@ -118,9 +124,7 @@ class TaskView:
         if reply is None:
             return None
         if self.newest.has_asked and reply.question:
-            parts = [Part(text=reply.question.text)]
-            if reply.question.options:
-                parts.append(Part(data={"options": list(reply.question.options)}))
+            parts = [Part(text=reply.question.text), *_choices(reply.question)]
             return self._message(f"{reply.turn}.question", "ROLE_AGENT", parts)
         if reply.problem:
             text = reply.problem.message
@@ -151,6 +155,23 @@ def artifact_of(turn: TurnView) -> Artifact | None:
     if turn.reply is not None:
         parts += extra_parts(turn.reply.citations or (), turn.reply.attachments or ())
     return Artifact(artifact_id=turn.turn, name="reply", parts=parts) if parts else None
+
+
+def _choices(question: Question) -> Iterator[Part]:
+    """Yield what a program needs to answer a question beside its text."""
+    data: Json = {}
+    if question.options:
+        data["options"] = list(question.options)
+    if question.approval:
+        approval = question.approval
+        data["approval"] = {
+            "tool": approval.tool,
+            "description": approval.description,
+            "arguments": approval.arguments,
+            "expiresAt": _time(approval.expires_at),
+        }
+    if data:
+        yield Part(data=data, media_type="application/json")
 
 
 def extra_parts(citations: Iterable[Citation], attachments: Iterable[Attachment]) -> Iterator[Part]:

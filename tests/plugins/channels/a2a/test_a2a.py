@@ -2,14 +2,16 @@
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from a2a.client import Client
 from a2a.types import a2a_pb2 as pb
 from a2a.utils import errors
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from tests.plugins.channels.a2a.support import (
     BINDINGS,
     VERSION,
@@ -25,6 +27,7 @@ from tests.plugins.channels.a2a.support import (
     subscribe,
     text_of,
 )
+from tests.plugins.channels.paying import Pays
 from tests.server.web.live_server import LiveServer, eventually
 from tests.server.web.test_shutdown import shutting_down
 
@@ -161,7 +164,7 @@ async def test_a_question_asks_for_input_and_its_answer_continues_the_task(clien
     asked = copy.task["status"]["message"]
     assert asked["parts"] == [
         {"text": "Tea or coffee?"},
-        {"data": {"options": ["tea", "coffee"]}},
+        {"data": {"options": ["tea", "coffee"]}, "mediaType": "application/json"},
     ]
     answer = request("tea", "m-2", task_id=copy.task["id"], context_id=copy.task["contextId"])
     copy.apply(await send(client, answer))
@@ -183,6 +186,87 @@ async def test_a_message_to_another_context_of_the_task_is_refused(client: Clien
     task = TaskCopy().apply(await send(client, request("/waiter x"))).task
     with pytest.raises(errors.InvalidParamsError):
         await send(client, request("tea", "m-2", task_id=task["id"], context_id="other"))
+
+
+async def test_a_task_that_asks_is_cancelled(client: Client) -> None:
+    copy = TaskCopy().apply(await send(client, request("/waiter x", context_id="c")))
+    named = pb.CancelTaskRequest(id=copy.task["id"])
+    assert (await client.cancel_task(named)).status.state == pb.TASK_STATE_CANCELED
+    with pytest.raises(errors.TaskNotCancelableError):
+        await client.cancel_task(named)
+    with pytest.raises(errors.UnsupportedOperationError, match="has ended"):
+        await send(client, request("tea", "m-2", task_id=copy.task["id"]))
+    other = TaskCopy().apply(await send(client, request("tea", "m-3", context_id="c")))
+    assert (other.text, other.states[-1]) == ("tea ", "COMPLETED")  # it answers no question
+    listed = await client.list_tasks(pb.ListTasksRequest(context_id="c"))
+    assert len(listed.tasks) == 2
+
+
+# Approvals
+
+
+@contextlib.asynccontextmanager
+async def asking_to_pay(binding: Binding) -> AsyncIterator[tuple[Client, Pays, TaskCopy]]:
+    """Yield a client whose task waits for the approval of a payment."""
+    skill = Pays()
+    async with (
+        open_a2a_server(skills=[skill], tools=list(skill.tools.values())) as server,
+        open_client(server, binding) as client,
+    ):
+        sent = request("pay Bob", context_id="c")
+        sent.message.metadata.update({"palaver": {"skill": "obeys"}})
+        yield client, skill, TaskCopy().apply(await send(client, sent))
+
+
+def answer(task: Json, id: str = "m-2", **part: Any) -> pb.SendMessageRequest:
+    sent = request("", id, task_id=task["id"], context_id=task["contextId"])
+    sent.message.parts[0].CopyFrom(ParseDict(part, pb.Part()))
+    return sent
+
+
+async def test_an_approval_shows_the_tool_and_its_arguments(binding: Binding) -> None:
+    async with asking_to_pay(binding) as (_, skill, copy):
+        assert copy.states[-1] == "INPUT_REQUIRED"
+        text, data = copy.task["status"]["message"]["parts"]
+        assert "`pay`" in text["text"]
+        assert data["data"]["options"] == ["Approve", "Deny"]
+        approval = data["data"]["approval"]
+        assert (approval["tool"], approval["arguments"]) == ("pay", {"to": "Bob"})
+        assert approval["description"] == "Pay money."
+        assert approval["expiresAt"] > copy.task["status"]["timestamp"]
+        assert not skill.paid
+
+
+@pytest.mark.parametrize(
+    ("part", "paid"),
+    [
+        ({"data": {"approved": True}}, ["Bob"]),
+        ({"data": {"approved": False}}, []),
+        ({"text": "approve"}, ["Bob"]),
+        ({"text": "deny"}, []),
+        ({"data": {"approved": "yes"}}, []),
+    ],
+)
+async def test_an_approval_is_given_or_denied(
+    binding: Binding, part: Json, paid: list[str]
+) -> None:
+    async with asking_to_pay(binding) as (client, skill, copy):
+        for _ in range(2):  # the second is a retry
+            copy.apply(await send(client, answer(copy.task, **part)))
+            assert copy.states[-1] == "COMPLETED"
+            assert skill.paid == paid
+        assert copy.text.endswith("Paid Bob." if paid else "Not paid.")
+
+
+async def test_a_cancelled_approval_approves_nothing(binding: Binding) -> None:
+    async with asking_to_pay(binding) as (client, skill, copy):
+        cancelled = await client.cancel_task(pb.CancelTaskRequest(id=copy.task["id"]))
+        assert cancelled.status.state == pb.TASK_STATE_CANCELED
+        with pytest.raises(errors.UnsupportedOperationError):
+            await send(client, answer(copy.task, data={"approved": True}))
+        later = TaskCopy().apply(await send(client, request("Approve", "m-3", context_id="c")))
+        assert later.text == "Approve "
+        assert not skill.paid
 
 
 # Tasks
