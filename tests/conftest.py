@@ -1,6 +1,7 @@
 """Fixtures of every test."""
 
 import gc
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ settings.register_profile("full", deadline=None)
 settings.register_profile("fast", deadline=None, max_examples=20)  # `make check`
 settings.load_profile("full")
 
+_MODULE_MARKS = re.compile(r"^pytestmark = (?:\[[^]]*\]|.*)", re.MULTILINE)
+_EXCLUDED = re.compile(r"not (\w+)(?: and |$)")
 OURS = ["palaver", "palaver_skills", "palaver_plugins"]
 
 
@@ -31,6 +34,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the property tests the seed of the run, before Hypothesis reads its option."""
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = SEED
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not load modules that ``-m "not a and not b"`` leaves out as a whole."""
+    wanted: str = config.option.markexpr
+    excluded = set(_EXCLUDED.findall(wanted))
+    if collection_path.suffix != ".py" or not excluded or _EXCLUDED.sub("", wanted):
+        return None
+    marks = _MODULE_MARKS.search(collection_path.read_text("utf-8"))
+    return True if marks and excluded & set(re.findall(r"[a-z]+", marks[0])) else None
 
 
 def pytest_report_header() -> str:

@@ -75,7 +75,7 @@ _UNSPACED_BREAK = re.compile(f"(?<=[{_UNSPACED}])[ \t]*+\r?\n[ \t]*+(?=[{_UNSPAC
 _RUN = re.compile(f"[{_UNSPACED}]+")
 _W = rf"[\w{_WORD_MARKS}]"
 _JOINER = r"(?:[-‐‑‒–−'.:/@&\\·]{1,2}+|[-‐¬]\s++|(?<=[\u05d0-\u05ea])[\"”]|,(?=\d{3}(?!\d)))"
-_WORD = re.compile(rf"(?:(?<![\w.])\.)?{_W}++(?:{_JOINER}{_W}++)*+(?:[#+]{{1,2}}|%)?")
+_WORD = re.compile(rf"(?:(?<![\w.])\.)?{_W}++(?:{_JOINER}{_W}++)*(?:[#+]{{1,2}}|%)?")
 _SIGNED_LETTER = re.compile(r"[^\W\d][#+]{1,2}")
 """A name such as ``C#``, which is no kind of ``C``."""
 _BOUNDARY = re.compile(

@@ -34,11 +34,11 @@ _MAX_PARSED = 400_000
 after that stay as they are."""
 _SPAN_EVENT = re.compile(r"`+|\n")
 _BLOCK_START = re.compile(
-    r"\n[ \t]*+(?:>[ \t]*+)*+(?:\n|#{1,6}[ \t]|[-*+][ \t]|\d{1,9}[.)][ \t]|`{3}|~{3}|\Z)"
+    r"\n[ \t]*+(?:>[ \t]*+)*(?:\n|#{1,6}[ \t]|[-*+][ \t]|\d{1,9}[.)][ \t]|`{3}|~{3}|\Z)"
 )
 """A line that ends the paragraph before it, and with it an open code span."""
 _UNFINISHED_LINE = re.compile(r"\n[ \t>]*+(?:#{1,6}|[-*+]|\d{1,9}[.)]?|`{1,2}|~{1,2})?")
-_FENCE_PREFIX = re.compile(r"[ \t]*+(?:(?:>|[-*+]|\d{1,9}[.)])[ \t]*+)*+\Z")
+_FENCE_PREFIX = re.compile(r"[ \t]*+(?:(?:>|[-*+]|\d{1,9}[.)])[ \t]*+)*\Z")
 _LEAVES = ("fence", "code_block", "html_block", "inline")
 
 

@@ -4,7 +4,7 @@ import re
 
 from palaver_skills.instructions import strip_quotes
 
-_THOUGHT = re.compile(r"<think(?:ing)?>(?:(?!</think).)*+(?:</think(?:ing)?>|\Z)", re.DOTALL)
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
 """What a model thinks before it translates."""
 _OPENING = re.compile(
     r"[*_#\s]{0,5}(?:sure|certainly|of course|okay|here(?:['’]s| is| are)"

@@ -62,7 +62,7 @@ class Passage:
 
 
 FIXED = re.compile(f"[{chr(FIRST_MARK)}-{chr(LAST_MARK)}]")
-_EDGE = re.compile(rf"(?:[.,;:!?)\s]|{FIXED.pattern})*+")
+_EDGE = re.compile(rf"(?:[.,;:!?)\s]|{FIXED.pattern})*")
 """What may precede prose: fixed parts, space, and punctuation that belongs to them."""
 
 

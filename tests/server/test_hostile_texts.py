@@ -66,6 +66,7 @@ COMPUTED = {
     "palaver_plugins.engines.vllm_process.__init__": r"<\|im_start\|>|<\|im_end\|>",
 }
 """Patterns that are computed in a function: an example of each."""
+POSSESSIVE_GROUP = re.compile(r"(?<!\\)\)(?:[*+?]|\{[\d,]+\})\+")
 LENGTH = 20_000
 SKILLS: tuple[type[Skill], ...] = (Chat, QA, Translation, Summarization, Codegen)
 MESSAGE_BYTES = Settings().server.max_message_bytes
@@ -94,6 +95,13 @@ def test_the_patterns_are_found() -> None:
     assert "palaver_skills.markdown.RAW_END" in names
     assert "palaver_skills.translation.Translation.patterns[0]" in names
     assert len(SOURCES) > 80
+
+
+def test_no_pattern_repeats_a_group_possessively() -> None:
+    """Python 3.11.2, which Debian 12 has, finds wrong matches of it (gh-100061)."""
+    assert POSSESSIVE_GROUP.search(r"(?:ab?c)*+")
+    patterns = [source for module in modules() for source in compiled_patterns(module)]
+    assert [each.where for each in patterns if POSSESSIVE_GROUP.search(each.pattern)] == []
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.where)

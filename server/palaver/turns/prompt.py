@@ -17,9 +17,9 @@ from palaver.ledger import HistoryEntry
 from palaver.messages import SentMessage
 from palaver.turns.prompt_images import NO_IMAGES, PromptImages
 
-HISTORY_CUT_STEP = 8
-"""Entries, about, that are cut from the history at once: each cut changes the prefix of the prompt,
-and so invalidates the engine's cache of the conversation."""
+HISTORY_CUT_CHOICES = 8
+"""Messages of the user among which the history begins, so that it rarely begins anew: each cut
+changes the prefix of the prompt, and so invalidates the engine's cache of the conversation."""
 TEMPLATE_BYTES_PER_MESSAGE = 16
 """Room per message for the tokens of the chat template."""
 
@@ -110,7 +110,8 @@ async def fit_prompt(
         if shown is not None and await fits(0, shown):
             return build(0, shown)
     images = images.without_earlier() or images
-    starts = sorted({*_find_cuts(history), len(history)} - {0})
+    starts = [at for at, entry in enumerate(history) if at and entry.role == "user"]
+    starts.append(len(history))
     first, last = 0, len(starts)  # the first start that fits is among starts[first:last]
     while first < last:
         middle = (first + last) // 2
@@ -120,7 +121,7 @@ async def fit_prompt(
             first = middle + 1
     if first == len(starts):
         raise PromptTooLong(f"the prompt takes more than the {budget} tokens that are left for it")
-    return build(starts[first], images)
+    return build(_choose_start(history, starts[first:]), images)
 
 
 async def fit_exactly(
@@ -152,11 +153,11 @@ def _certainly_fits(messages: Sequence[ChatMessage], characters: int, budget: in
     )
 
 
-def _find_cuts(history: Sequence[HistoryEntry]) -> list[int]:
-    """Return the indices at which the history may begin. They depend on the entries, not on their
-    number, and so stay the same while the conversation grows."""
-    return [
-        index
-        for index, entry in enumerate(history)
-        if entry.role == "user" and zlib.crc32(entry.turn.encode()) % (HISTORY_CUT_STEP // 2) == 0
-    ]
+def _choose_start(history: Sequence[HistoryEntry], starts: Sequence[int]) -> int:
+    """Return one of the starts that fit, of which the last one is the end of the history.
+
+    It is the one with the smallest hash among the first: while the conversation grows and these
+    fall away one by one, it usually stays the smallest. At least half of what fits is kept.
+    """
+    choices = starts[: min(HISTORY_CUT_CHOICES, len(starts) // 2)]
+    return min(choices, key=lambda at: zlib.crc32(history[at].turn.encode()), default=starts[0])

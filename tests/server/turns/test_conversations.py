@@ -527,7 +527,9 @@ async def test_long_histories_are_cut_in_steps() -> None:
             await chat.say(f"message number {number}")
     firsts = [request.messages[0].content for request in engine.requests]
     changes = sum(a != b for a, b in itertools.pairwise(firsts))
-    assert len(engine.requests[-1].messages) > 2
+    lengths = [len(request.messages) for request in engine.requests]
+    assert max(lengths[-10:]) < 40
+    assert min(lengths[-10:]) > max(lengths) // 2, "much of the history should stay"
     assert changes < 20, "the beginning of the prompt should stay while the conversation grows"
 
 
