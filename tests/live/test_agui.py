@@ -14,7 +14,12 @@ from aiohttp import web
 from playwright.async_api import Page, expect
 from tests.live.agui_client import Json, build_page, run_client
 from tests.live.chromium import chromium
-from tests.plugins.channels.agui.support import open_agui_server, user, wait_until_stored
+from tests.plugins.channels.agui.support import (
+    Payer,
+    open_agui_server,
+    user,
+    wait_until_stored,
+)
 from tests.ports import free_port
 from tests.server.web.live_server import LiveServer
 from tests.server.web.test_shutdown import shutting_down
@@ -62,6 +67,35 @@ async def test_a_conversation_with_tools_questions_and_failures() -> None:
     assert seen["state"]["palaver"]["citations"][0]["title"] == "The Handbook"
     errors = [event["message"] for event in seen["events"] if event["type"] == "RUN_ERROR"]
     assert errors == ["The skill could not finish its answer."]
+
+
+async def test_calls_of_tools_are_approved_denied_and_cancelled() -> None:
+    payer = Payer()
+    async with open_agui_server(payer=payer) as server:
+        seen = await run_client(
+            server.url("/agui"),
+            {"messages": [user("/payer ada")]},
+            {"answer": {"approved": True}},
+            {"messages": [user("/payer bob", "m-2")]},
+            {"answer": {"approved": False}},
+            {"messages": [user("/payer eve", "m-3")]},
+            {"cancel": True},
+            {"messages": [user("/payer zoe", "m-4")]},
+        )
+    assert payer.paid == ["ada"]
+    results = [it for it in seen["messages"] if it["role"] == "tool"]
+    denied = "The call of the tool 'pay' was not approved."
+    assert [it["content"] for it in results] == ["paid 100", denied, denied]
+    (asked,) = seen["interrupts"]
+    assert asked["metadata"]["arguments"] == {"to": "zoe", "cents": 100}
+    calls = [call["id"] for it in seen["messages"] for call in it.get("toolCalls") or ()]
+    assert calls == [*(it["toolCallId"] for it in results), asked["toolCallId"]]
+    said = [it["content"] for it in seen["messages"] if it["role"] == "assistant"]
+    assert [text for text in said if "May I" not in text] == [
+        "ada: paid 100. ",
+        "Not paid.",
+        "Not paid.",
+    ]
 
 
 async def test_open_interrupts_must_be_answered() -> None:
@@ -113,7 +147,7 @@ async def test_another_replica_continues_the_run_of_a_stopping_one() -> None:
 
 @contextlib.asynccontextmanager
 async def open_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **more: Any
 ) -> AsyncIterator[tuple[LiveServer, Page]]:
     """Open the page at an origin of its own."""
     monkeypatch.setenv("PAGE_KEY", KEY)
@@ -127,6 +161,7 @@ async def open_page(
     about: dict[str, Any] = {
         "keys": {"page": AuthKey(secret=Secret("env:PAGE_KEY"), person="ada")},
         "origins": (f"http://127.0.0.1:{port}",),
+        **more,
     }
     try:
         async with open_agui_server(**about) as server, chromium() as browser:
@@ -175,3 +210,28 @@ async def test_a_page_shows_text_tools_state_and_questions(
         await page.reload()
         await expect(page.locator("#status")).to_have_text("idle")
         await expect(replies).to_have_count(4)
+
+
+@pytest.mark.chromium
+async def test_a_page_shows_the_call_that_waits_and_approves_or_denies_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer = Payer()
+    async with open_page(tmp_path, monkeypatch, payer=payer) as (_, page):
+        replies, question = page.locator("article.assistant"), page.locator("#question")
+        await say(page, "/payer ada")
+        arguments = '{\n  "to": "ada",\n  "cents": 100\n}'
+        await expect(question.locator("pre")).to_have_text(f"pay {arguments}")
+        await expect(page.locator("article.card")).to_have_text('pay {"to":"ada","cents":100}')
+        await expect(question.get_by_label("Answer")).to_be_hidden()
+        await page.reload()
+        await expect(page.locator("article.card")).to_have_text('pay {"to":"ada","cents":100}')
+        await question.get_by_role("button", name="Approve").click()
+        await expect(replies.last).to_have_text("ada: paid 100. ")
+        await expect(page.locator("article.tool")).to_have_text("paid 100")
+        await expect(page.locator("article.card")).to_have_count(1)
+        await expect(question).to_be_hidden()
+        await say(page, "/payer bob")
+        await question.get_by_role("button", name="Deny").click()
+        await expect(replies.last).to_have_text("Not paid.")
+    assert payer.paid == ["ada"]

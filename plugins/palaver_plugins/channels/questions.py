@@ -2,7 +2,17 @@
 
 import msgspec
 
-from palaver import Conflict, ConversationService, Cursor, Event, Message, Received, Snapshot
+from palaver import (
+    Conflict,
+    Conversation,
+    ConversationService,
+    Cursor,
+    Event,
+    Message,
+    Question,
+    Received,
+    Snapshot,
+)
 
 
 async def answer_to(service: ConversationService, message: Message, turn: str) -> Message:
@@ -12,15 +22,27 @@ async def answer_to(service: ConversationService, message: Message, turn: str) -
     another one. Raises `Conflict`, unless the message was accepted before.
     """
     snapshot = await service.snapshot(message.conversation)
-    for entry in snapshot.history:
-        if entry.turn == turn and entry.question and entry.question.approval:
-            message = msgspec.structs.replace(message, answers=entry.question.approval.id)
+    question = _question_of(snapshot, turn)
+    if question is not None and question.approval:
+        message = msgspec.structs.replace(message, answers=question.approval.id)
     newest = snapshot.history[-1] if snapshot.history and not snapshot.pending else None
     if newest is not None and newest.turn == turn and newest.outcome == "asked":
         return message
     if not await was_accepted(service, message):
         raise Conflict(f"the question of the turn {turn[:60]!r} is no longer open")
     return message
+
+
+async def find_question(
+    service: ConversationService, conversation: Conversation, turn: str
+) -> Question | None:
+    """Return the question with which a turn of the newest history has ended."""
+    return _question_of(await service.snapshot(conversation), turn)
+
+
+def _question_of(snapshot: Snapshot, turn: str) -> Question | None:
+    questions = (entry.question for entry in snapshot.history if entry.turn == turn)
+    return next((question for question in questions if question), None)
 
 
 async def was_accepted(service: ConversationService, message: Message) -> bool:

@@ -1,11 +1,11 @@
-"""Pending events: what the events of running turns have told and a snapshot lacks, such as the
-reason of a choice, tools and citations. A client that begins with a snapshot gets them with it."""
+"""Pending events: what the events of turns that have begun have told and a snapshot lacks, such as
+the reason of a choice, tools and citations. A client that begins with a snapshot gets them too."""
 
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from palaver.ledger import Page, Snapshot
+from palaver.ledger import Page, PendingTurn, Snapshot
 from palaver.messages import Asked, Attached, Cited, Event, Queued, Routed, Text, ToolCalled, encode
 
 READ_BACK = 2_000
@@ -18,9 +18,9 @@ _TOLD = (Routed, Queued, ToolCalled, Cited, Attached, Asked)
 async def add_pending_events(
     snapshot: Snapshot, read: Callable[[int], Awaitable[Page]]
 ) -> Snapshot:
-    """Return the snapshot with the events of its running turns. ``read`` returns the page of events
-    after an offset."""
-    told: dict[str, list[Event]] = {turn.turn: [] for turn in snapshot.pending if turn.running}
+    """Return the snapshot with the events of turns that have begun. ``read`` returns the page of
+    events after an offset."""
+    told: dict[str, list[Event]] = {turn.turn: [] for turn in snapshot.pending if _has_begun(turn)}
     cursor = snapshot.cursor
     after = max(0, cursor.offset - READ_BACK)
     while told and after < cursor.offset:
@@ -36,6 +36,11 @@ async def add_pending_events(
         for turn in snapshot.pending
     )
     return msgspec.structs.replace(snapshot, pending=pending)
+
+
+def _has_begun(turn: PendingTurn) -> bool:
+    """Return whether a turn runs, or waits for a takeover."""
+    return turn.running or bool(turn.skill or turn.reply)
 
 
 def _add(told: list[Event], event: Event) -> None:

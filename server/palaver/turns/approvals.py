@@ -111,8 +111,11 @@ class Approvals:
         while (invalid := self._find_invalid(calls, answers)) is not None:
             answers[invalid.position] = self._ask(invalid, answers[invalid.position])
         for position, answer in answers.items():
-            if not answer.approves:
-                obtained[position] = dataclasses.replace(requests[position], error=answer.denial)
+            obtained[position] = dataclasses.replace(
+                requests[position],
+                error=None if answer.approves else answer.denial,
+                approval=answer.approval.id,
+            )
         return obtained
 
     def _needs_answer(self, call: _Call, saw_untrusted: bool) -> bool:

@@ -16,13 +16,15 @@ MAX_CALL_ARGUMENTS = 200_000
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RequestedCall:
     """Call that a skill or a model wants. ``arguments`` are those of the caller, ``validated``
-    those that the tool's function gets. With an ``error`` the call is not made."""
+    those that the tool's function gets. With an ``error`` the call is not made. ``approval`` is the
+    id of the approval that the person was asked for."""
 
     name: str
     arguments: dict[str, Any]  # JSON values
     tool: Tool | None = None
     validated: dict[str, Any] = dataclasses.field(default_factory=dict)  # typed values
     error: PalaverError | None = None
+    approval: str = ""
 
 
 def request_call(tool: Tool, arguments: Mapping[str, Any]) -> RequestedCall:  # Any: JSON values

@@ -188,7 +188,7 @@ class ToolCalls:
         await self._store_intent(call)
         services, before = self._open_services(), _Additions(self._record)
         context = ToolContext(
-            call=self.call_id(call.step),
+            call=self.call_id(call),
             conversation=self._claim.conversation,
             person=person,
             services=services,
@@ -298,9 +298,10 @@ class ToolCalls:
     def _note_result(self, tool: Tool) -> None:
         self.trust.saw_untrusted = self.trust.saw_untrusted or tool.untrusted
 
-    def call_id(self, step: Step) -> str:
-        """Return the id of a call: the same on every server, and in every attempt."""
-        return f"{self._claim.turn}-{step.number}"
+    def call_id(self, call: PreparedCall) -> str:
+        """Return the id of a call: the same on every server, and in every attempt. A person who was
+        asked for an approval knows the call by the id of that."""
+        return call.request.approval or f"{self._claim.turn}-{call.step.number}"
 
     def _show(self, call: PreparedCall, state: ToolState, result: str = "") -> None:
         """Write the event of the call's new state."""
@@ -308,7 +309,7 @@ class ToolCalls:
         self._writer.write(
             ToolCalled(
                 turn=self._claim.turn,
-                call=self.call_id(call.step),
+                call=self.call_id(call),
                 name=call.request.name,
                 arguments=call.request.arguments,
                 state=state,
@@ -320,7 +321,7 @@ class ToolCalls:
         self._record.set_tool(
             call.step.number,
             ToolUse(
-                call=self.call_id(call.step),
+                call=self.call_id(call),
                 name=call.request.name,
                 state=state,
                 arguments=call.request.arguments,

@@ -59,12 +59,9 @@ const results = [];
 for (const run of scenario.runs) {
   for (const message of run.messages ?? []) agent.addMessage(message);
   let resume = run.resume;
-  if (run.answer !== undefined) {
-    resume = agent.pendingInterrupts.map((each) => ({
-      interruptId: each.id,
-      status: "resolved",
-      payload: run.answer,
-    }));
+  if (run.answer !== undefined || run.cancel) {
+    const answer = run.cancel ? { status: "cancelled" } : { status: "resolved", payload: run.answer };
+    resume = agent.pendingInterrupts.map(({ id }) => ({ interruptId: id, ...answer }));
   }
   try {
     const outcome = await agent.runAgent(

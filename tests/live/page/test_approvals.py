@@ -64,7 +64,7 @@ async def test_a_call_is_approved(browser: Browser) -> None:
         await expect(card.locator("code")).to_have_text("pay")
         await expect(card).to_contain_text("Pay money to somebody.")
         await expect(card.locator("pre")).to_have_text(
-            '{\n  "cents": 100000000000000001,\n  "to": "Bob \\u202e<b>x</b>"\n}'
+            '{\n  "to": "Bob \\u202e<b>x</b>",\n  "cents": 100000000000000001\n}'
         )
         await expect(card.locator("time")).to_contain_text("Valid until")
         await expect(chat.page.locator(".reply")).to_have_text("Let me see.")

@@ -31,6 +31,10 @@ def pending(turn: str, *, running: bool = True) -> PendingTurn:
     return PendingTurn(turn=turn, messages=(), running=running, reply="", skill="s")
 
 
+def waiting(turn: str) -> PendingTurn:
+    return PendingTurn(turn=turn, messages=(), running=False, reply="")
+
+
 class Stream:
     """The stored events of a conversation, in pages of three."""
 
@@ -51,20 +55,24 @@ class Stream:
         return [list(turn.events) for turn in completed.pending]
 
 
-async def test_only_running_turns_have_events_and_only_their_own() -> None:
+async def test_only_turns_that_have_begun_have_events_and_only_their_own() -> None:
     tool_event = ToolCalled(turn="b", name="t", arguments={}, state="started")
     stream = Stream(
         routed("a"), Started(turn="b", attempt=1), routed("b"), tool_event,
         Text(turn="b", position=0, text="x"), routed("c"),
     )  # fmt: skip
-    found = await stream.events(pending("b"), pending("c", running=False))
+    found = await stream.events(pending("b"), waiting("c"))
     assert found == [[routed("b"), tool_event], []]
 
 
-async def test_nothing_is_read_where_no_turn_runs() -> None:
+async def test_nothing_is_read_where_no_turn_has_begun() -> None:
     stream = Stream(routed("a"))
-    assert await stream.events(pending("a", running=False)) == [[]]
+    assert await stream.events(waiting("a")) == [[]]
     assert stream.read_from == []
+
+
+async def test_a_turn_that_waits_for_a_takeover_has_its_events() -> None:
+    assert await Stream(routed("a")).events(pending("a", running=False)) == [[routed("a")]]
 
 
 async def test_events_after_the_snapshot_are_left_to_the_stream() -> None:

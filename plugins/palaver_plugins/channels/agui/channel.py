@@ -9,7 +9,6 @@ from palaver import (
     Conversation,
     ConversationAccess,
     ConversationService,
-    InvalidInput,
     PalaverError,
     described,
     encode,
@@ -30,7 +29,7 @@ from palaver_plugins.channels.agui.run_input import (
 )
 from palaver_plugins.channels.agui.run_stream import RunStream
 from palaver_plugins.channels.event_stream import COMMENT_INTERVAL
-from palaver_plugins.channels.questions import answer_to
+from palaver_plugins.channels.questions import answer_to, find_question
 
 
 class AguiChannel:
@@ -107,12 +106,12 @@ class AguiChannel:
         if len(entries) > 1:
             raise Conflict("resume: there is one open interrupt at most")
         (entry,) = entries
-        if entry.status == "cancelled":
+        question = await find_question(self._service, conversation, entry.interrupt_id)
+        answer = entry.read_answer(question)
+        if not answer:
             await stream.send_all(stream.events.abandoned())
             return
-        if not isinstance(entry.payload, str) or not entry.payload:
-            raise InvalidInput("resume[0].payload: expected a text, as responseSchema says")
-        message = answer_message(conversation, person, run, entry.interrupt_id, entry.payload)
+        message = answer_message(conversation, person, run, entry.interrupt_id, answer)
         message = await answer_to(self._service, message, entry.interrupt_id)
         async with follow_reply_as(AguiReply, self._service, message) as reply:
             await stream.follow(reply)

@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 
 from palaver import (
+    Approval,
+    Asked,
     Cited,
     Cursor,
     Event,
@@ -88,6 +90,8 @@ class AguiReply(PendingReply):
                 self.calls[id] = ToolCallView(
                     id, event.name, event.arguments, event.state, event.result
                 )
+            case Asked(approval=approval) if approval:
+                self.calls[approval.id] = _waiting_call(approval)
             case Queued(ahead=ahead):
                 self.ahead = ahead
             case Started() | Cited():
@@ -99,13 +103,28 @@ class AguiReply(PendingReply):
 
     def _note_settled(self, entry: HistoryEntry) -> None:
         self.ahead, self.reason = 0, entry.reason or ""
-        for number, used in enumerate(entry.tools or ()):
-            id = f"{entry.turn}-{used.name}-{number}"
-            self.calls[id] = ToolCallView(id, used.name, used.arguments, used.state, used.result)
+        self.calls.update(calls_of(entry))
 
     def _forget(self) -> None:
         self.calls.clear()
         self.reason, self.ahead = "", 0
+
+
+def calls_of(entry: HistoryEntry) -> dict[str, ToolCallView]:
+    """Return the calls of a reply in the history, by their ids."""
+    calls: dict[str, ToolCallView] = {}
+    for number, used in enumerate(entry.tools or ()):
+        id = used.call or f"{entry.turn}-{used.name}-{number}"
+        calls[id] = ToolCallView(id, used.name, used.arguments, used.state, used.result)
+    if entry.question and entry.question.approval:
+        waiting = _waiting_call(entry.question.approval)
+        calls[waiting.id] = waiting
+    return calls
+
+
+def _waiting_call(approval: Approval) -> ToolCallView:
+    """Return the call that a person is asked about. Once it is answered, another reply has it."""
+    return ToolCallView(approval.id, approval.tool, approval.arguments, "started", "")
 
 
 def _plain(value: object) -> Json:

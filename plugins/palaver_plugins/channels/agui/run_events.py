@@ -5,11 +5,29 @@ reply and what the client has. Every event that is opened is closed before the r
 ends with one event.
 """
 
-from collections.abc import Iterator, Sequence
+import datetime
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
-from palaver import HistoryEntry, PalaverError, Problem, ReplyResult, Snapshot, Usage, encode
-from palaver_plugins.channels.agui.reply import AguiReply, Json, ToolCallView
-from palaver_plugins.channels.agui.run_input import OWN_KEY, RunInput, other_messages
+from palaver import (
+    Approval,
+    HistoryEntry,
+    PalaverError,
+    Problem,
+    Question,
+    ReplyResult,
+    Snapshot,
+    Usage,
+    encode,
+)
+from palaver_plugins.channels.agui.reply import AguiReply, Json, ToolCallView, calls_of
+from palaver_plugins.channels.agui.run_input import (
+    APPROVAL_SCHEMA,
+    OWN_KEY,
+    RunInput,
+    other_messages,
+)
 
 PROTOCOL_VERSION = "1.0"
 
@@ -92,11 +110,18 @@ class RunEvents:
     def _own_messages(self, reply: AguiReply) -> list[Json]:
         if not (reply.text or reply.calls):
             return []
-        message: Json = {"id": reply.receipt.turn, "role": "assistant", "content": reply.text}
-        if reply.calls:
-            message["toolCalls"] = [_tool_call(call) for call in reply.calls.values()]
-        ended = [call for call in reply.calls.values() if call.state != "started"]
-        return [message, *map(_tool_message, ended)]
+        turn, calls = reply.receipt.turn, reply.calls.values()
+        known = {call.id for call in calls if self._is_known(call)}
+        return list(_reply_messages(turn, reply.text, calls, known))
+
+    def _is_known(self, call: ToolCallView) -> bool:
+        """Return whether the client has the call in another message, which has asked about it."""
+        return self._client_calls.get(call.id, self._message_id) != self._message_id
+
+    @functools.cached_property
+    def _client_calls(self) -> dict[str, str]:
+        """Return the ids of the client's messages, by those of their calls."""
+        return {id: message["id"] for message in self.messages for id in _call_ids(message)}
 
     def _append_text(self, text: str) -> Iterator[Json]:
         if len(text) <= self._sent_length:
@@ -119,7 +144,7 @@ class RunEvents:
         sent = self._sent_calls.get(call.id)
         self._sent_calls[call.id] = call
         about = {"toolCallId": call.id}
-        if sent is None:
+        if sent is None and not self._is_known(call):
             yield {
                 "type": "TOOL_CALL_START",
                 **about,
@@ -158,33 +183,85 @@ def _messages_snapshot(messages: list[Json]) -> Json:
 
 def known_messages(snapshot: Snapshot) -> list[Json]:
     """Return the messages of a conversation, without replies that are not complete."""
-    messages = [_message(entry.turn, entry.role, entry.text) for entry in snapshot.history]
-    waiting = [_message(it.turn, "user", it.message.text) for it in snapshot.pending]
-    return [*messages, *waiting]
+    messages: list[Json] = []
+    known: set[str] = set()
+    for entry in snapshot.history:
+        if entry.role == "user":
+            messages.append(_user_message(entry.turn, entry.text))
+        else:
+            calls = calls_of(entry)
+            messages += _reply_messages(entry.turn, entry.text, calls.values(), known)
+            known.update(calls)
+    return messages + [_user_message(it.turn, it.message.text) for it in snapshot.pending]
 
 
-def _message(turn: str, role: str, text: str) -> Json:
-    return {"id": f"{turn}.user" if role == "user" else turn, "role": role, "content": text}
+def _user_message(turn: str, text: str) -> Json:
+    return {"id": f"{turn}.user", "role": "user", "content": text}
+
+
+def _reply_messages(
+    turn: str, text: str, calls: Iterable[ToolCallView], known: AbstractSet[str]
+) -> Iterator[Json]:
+    """Yield a reply with its calls and their results. Those of calls that are ``known`` from an
+    earlier message come first: they follow that."""
+    ended = [call for call in calls if call.state != "started"]
+    yield from (_tool_message(call) for call in ended if call.id in known)
+    message: Json = {"id": turn, "role": "assistant", "content": text}
+    if own := [_tool_call(call) for call in calls if call.id not in known]:
+        message["toolCalls"] = own
+    yield message
+    yield from (_tool_message(call) for call in ended if call.id not in known)
+
+
+def _call_ids(message: Json) -> Iterator[str]:
+    """Yield the ids of the calls in a message of the client, which may be anything."""
+    calls = message.get("toolCalls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict) and isinstance(call.get("id"), str):
+            yield call["id"]
 
 
 def _run_error(problem: Problem) -> Json:
     return {"type": "RUN_ERROR", "message": problem.message, "code": problem.code}
 
 
-def _interrupt(turn: str, question: str, options: Sequence[str]) -> Json:
-    """Return the outcome with a question; its answer is a text."""
-    schema: Json = {"type": "string", "minLength": 1}
-    if options:
-        schema["examples"] = list(options)
-    asked = {"id": turn, "reason": "input_required", "message": question}
-    return {"type": "interrupt", "interrupts": [asked | {"responseSchema": schema}]}
+def _interrupt(turn: str, question: Question) -> Json:
+    """Return the outcome with a question. Its answer is a text, or the decision about a call."""
+    if question.approval:
+        about = _of_approval(question.approval)
+    else:
+        schema: Json = {"type": "string", "minLength": 1}
+        if question.options:
+            schema["examples"] = list(question.options)
+        about = {"reason": "input_required", "responseSchema": schema}
+    asked = {"id": turn, "message": question.text, **about}
+    return {"type": "interrupt", "interrupts": [asked]}
+
+
+def _of_approval(approval: Approval) -> Json:
+    """Return the part of an interrupt that is about the call of a tool."""
+    expires = datetime.datetime.fromtimestamp(approval.expires_at, datetime.UTC)
+    return {
+        "reason": "tool_call",
+        "toolCallId": approval.id,
+        "responseSchema": APPROVAL_SCHEMA,
+        "expiresAt": expires.isoformat(timespec="milliseconds"),
+        "metadata": {
+            "tool": approval.tool,
+            "description": approval.description,
+            "arguments": approval.arguments,
+            "shownArguments": approval.shown_arguments,
+        },
+    }
 
 
 def _outcome(result: ReplyResult) -> Json:
     if result.outcome == "done":
         return {"type": "success"}
     if result.outcome == "asked":
-        return _interrupt(result.turn, result.question or "", result.options)
+        text, options = result.question or "", result.options
+        question = Question(text=text, options=options, approval=result.approval)
+        return _interrupt(result.turn, question)
     return {"type": "cancelled"}
 
 
@@ -192,7 +269,7 @@ def _open_question(history: Sequence[HistoryEntry]) -> Json:
     newest = history[-1] if history else None
     if newest is None or newest.outcome != "asked" or not newest.question:
         return {"type": "success"}
-    return _interrupt(newest.turn, newest.question.text, newest.question.options)
+    return _interrupt(newest.turn, newest.question)
 
 
 def _usage(usage: Usage) -> Json:

@@ -15,6 +15,7 @@ from palaver import (
     Conversation,
     InvalidInput,
     Message,
+    Question,
     encode,
 )
 from palaver_plugins.channels.inline_files import read_inline_file
@@ -26,6 +27,12 @@ OWN_KEY = "palaver"
 """Key of ``forwardedProps`` and of the state that is the server's."""
 METADATA = {"state": "agui.state", "context": "agui.context", "tools": "agui.tools"}
 """Names under which `Message.metadata` has what the client's page tells, as JSON."""
+APPROVAL_SCHEMA = {
+    "type": "object",
+    "properties": {"approved": {"type": "boolean"}},
+    "required": ["approved"],
+}
+"""JSON Schema of what answers an interrupt about the call of a tool."""
 _MEDIA_PARTS = frozenset({"image", "audio", "video", "document"})
 
 Json = dict[str, Any]  # JSON values
@@ -49,6 +56,24 @@ class ResumeEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     interrupt_id: str
     status: Literal["resolved", "cancelled"]
     payload: Any = None  # a JSON value
+
+    def read_answer(self, question: Question | None) -> str:
+        """Return the answer to a question; empty when it is abandoned. The call of a tool is then
+        denied. Raises `InvalidInput` for a payload that is not as ``responseSchema`` says."""
+        is_cancelled = self.status == "cancelled"
+        if question is not None and question.approval:
+            approve, deny = question.options
+            if is_cancelled:
+                return deny
+            decision = self.payload.get("approved") if isinstance(self.payload, dict) else None
+            if not isinstance(decision, bool):
+                raise InvalidInput('resume[0].payload: expected {"approved": true} or false')
+            return approve if decision else deny
+        if is_cancelled:
+            return ""
+        if not isinstance(self.payload, str) or not self.payload:
+            raise InvalidInput("resume[0].payload: expected a text, as responseSchema says")
+        return self.payload
 
 
 class RunInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

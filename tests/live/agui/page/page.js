@@ -25,13 +25,21 @@ function draw() {
   element("question").hidden = interrupt === undefined;
   if (interrupt === undefined) return;
   element("question").querySelector("p").textContent = interrupt.message;
-  const choices = interrupt.responseSchema?.examples ?? [];
+  const isApproval = interrupt.toolCallId !== undefined;
+  element("question").elements.answer.hidden = isApproval;
+  element("question").querySelector("button:not([type])").hidden = isApproval;
+  element("question").querySelector("pre").textContent = isApproval
+    ? `${interrupt.metadata.tool} ${interrupt.metadata.shownArguments}`
+    : "";
+  const choices = isApproval
+    ? [["Approve", { approved: true }], ["Deny", { approved: false }]]
+    : (interrupt.responseSchema?.examples ?? []).map((choice) => [choice, choice]);
   element("question").querySelector("span").replaceChildren(
-    ...choices.map((choice) => {
+    ...choices.map(([label, payload]) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = choice;
-      button.onclick = () => answer(choice);
+      button.textContent = label;
+      button.onclick = () => answer(payload);
       return button;
     }),
   );

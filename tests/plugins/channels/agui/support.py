@@ -10,7 +10,7 @@ import pydantic
 from ag_ui.core import Event
 from tests.server.web.live_server import LiveServer, eventually, open_live_server
 
-from palaver import Skill, Turn, tool
+from palaver import Denied, Skill, Tool, Turn, tool
 from palaver_plugins.channels.agui.channel import AguiChannel
 from palaver_plugins.channels.agui.run_input import conversation_of
 
@@ -45,6 +45,33 @@ class Counter(Skill):
         await turn.say(".")
 
 
+class Payer(Skill):
+    """Pay, once the person has approved it."""
+
+    name = "payer"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paid: list[str] = []
+
+    @property
+    def pay(self) -> Tool:
+        @tool(needs_approval=True)
+        def pay(to: str, cents: int = 100) -> str:
+            """Pay money to somebody."""
+            self.paid.append(to)
+            return f"paid {cents}"
+
+        return pay
+
+    async def answer(self, turn: Turn) -> None:
+        try:
+            for name in turn.message.text.split():
+                await turn.say(f"{name}: {await turn.call_tool('pay', to=name)}. ")
+        except Denied:
+            await turn.say("Not paid.")
+
+
 class Observer(Skill):
     """Say what the client's page told."""
 
@@ -59,8 +86,9 @@ class Observer(Skill):
 @contextlib.asynccontextmanager
 async def open_agui_server(**about: Any) -> AsyncIterator[LiveServer]:
     about.setdefault("channels", (AguiChannel(comment_interval=0.05),))
+    payer = about.pop("payer", None) or Payer()
     async with open_live_server(
-        skills=(Counter(), Observer()), tools=(double, explode), **about
+        skills=(Counter(), Observer(), payer), tools=(double, explode, payer.pay), **about
     ) as live_server:
         yield live_server
 
@@ -152,12 +180,22 @@ class Client:
         match event["type"]:
             case "MESSAGES_SNAPSHOT":
                 self.messages = list(event["messages"])
+            case "TOOL_CALL_START":
+                assert event["toolCallId"] not in self.calls, "a call is shown once"
+                parent = self._assistant(event["parentMessageId"])
+                function = {"name": event["toolCallName"], "arguments": ""}
+                call = {"id": event["toolCallId"], "type": "function", "function": function}
+                parent.setdefault("toolCalls", []).append(call)
+            case "TOOL_CALL_ARGS":
+                self.calls[event["toolCallId"]]["function"]["arguments"] += event["delta"]
+            case "TOOL_CALL_RESULT":
+                assert event["toolCallId"] in self.calls
+                new = {"id": event["messageId"], "toolCallId": event["toolCallId"]}
+                self.messages.append({**new, "role": "tool", "content": event["content"]})
             case "TEXT_MESSAGE_START":
                 assert event["messageId"] not in self.open_texts
                 self.open_texts.add(event["messageId"])
-                if self.message(event["messageId"]) is None:
-                    new = {"id": event["messageId"], "role": event["role"], "content": ""}
-                    self.messages.append(new)
+                self._assistant(event["messageId"])
             case "TEXT_MESSAGE_CONTENT":
                 assert event["messageId"] in self.open_texts
                 message = self.message(event["messageId"])
@@ -174,7 +212,20 @@ class Client:
     def message(self, id: str) -> Json | None:
         return next((it for it in self.messages if it["id"] == id), None)
 
+    def _assistant(self, id: str) -> Json:
+        """Return a message of the assistant, a new one where there is none."""
+        message = self.message(id)
+        if message is None:
+            message = {"id": id, "role": "assistant", "content": ""}
+            self.messages.append(message)
+        return message
+
+    @property
+    def calls(self) -> dict[str, Json]:
+        calls = [call for message in self.messages for call in message.get("toolCalls") or ()]
+        return {call["id"]: call for call in calls}
+
     @property
     def reply(self) -> str:
-        assert self.messages[-1]["role"] == "assistant", self.messages
-        return str(self.messages[-1]["content"])
+        said = [it["content"] for it in self.messages if it["role"] == "assistant"]
+        return str(said[-1])

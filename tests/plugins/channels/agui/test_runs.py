@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import datetime
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from tests.plugins.channels.agui.support import (
     CONVERSATION,
     Client,
     Json,
+    Payer,
     kinds,
     open_agui_server,
     post,
@@ -233,6 +236,100 @@ async def test_an_abandoned_question_ends_the_run_and_stores_nothing(server: Liv
     assert kinds(events) == ["RUN_STARTED", "RUN_FINISHED"]
     assert events[-1]["outcome"] == {"type": "cancelled"}
     assert len((await server.server.snapshot(CONVERSATION)).history) == 2
+
+
+# Approvals
+
+
+@pytest.mark.parametrize(
+    ("answer", "paid", "reply", "result"),
+    [
+        ({"status": "resolved", "payload": {"approved": True}}, ["ada"], "ada: paid 100. ", "paid"),
+        ({"status": "resolved", "payload": {"approved": False}}, [], "Not paid.", "not approved"),
+        ({"status": "cancelled"}, [], "Not paid.", "not approved"),
+    ],
+)
+async def test_a_call_is_approved_by_its_interrupt(
+    answer: Json, paid: list[str], reply: str, result: str
+) -> None:
+    payer = Payer()
+    async with open_agui_server(payer=payer) as server:
+        client = Client(user("/payer ada")).apply(await run(server, user("/payer ada")))
+        assert client.terminal is not None
+        (asked,) = client.terminal["outcome"]["interrupts"]
+        assert asked["reason"] == "tool_call"
+        assert "May I use the tool `pay`" in asked["message"]
+        assert datetime.datetime.fromisoformat(asked["expiresAt"]).timestamp() > time.time()
+        told = asked["metadata"]
+        assert (told["tool"], told["arguments"]) == ("pay", {"to": "ada", "cents": 100})
+        call = client.calls[asked["toolCallId"]]
+        assert call["function"] == {"name": "pay", "arguments": '{"to":"ada","cents":100}'}
+        assert payer.paid == []
+        resume = [{"interruptId": asked["id"], **answer}]
+        transcript = client.messages
+        fresh = await run(server, *transcript, runId="r-2", resume=resume)
+        seen = Client(*transcript).apply(fresh)
+        assert payer.paid == paid
+        assert seen.reply == reply
+        (told,) = (it for it in seen.messages if it["role"] == "tool")
+        assert told["toolCallId"] == asked["toolCallId"]
+        assert result in told["content"]
+        assert len(seen.calls) == 1
+        again = await run(server, *seen.messages, runId="r-2", resume=resume)
+        assert Client(*seen.messages).apply(again).messages == seen.messages
+        reloaded = Client().apply(await run(server, runId="r-3"))
+        roles = [it["role"] for it in reloaded.messages]
+        assert roles == ["user", "assistant", "user", "tool", "assistant"]
+        assert reloaded.calls == seen.calls
+    assert payer.paid == paid
+
+
+async def test_a_client_that_begins_with_the_answer_gets_the_whole_call() -> None:
+    async with open_agui_server() as server:
+        asked = (await run(server, user("/payer ada")))[-1]["outcome"]["interrupts"][0]
+        restored = Client().apply(await run(server, runId="r-2"))
+        assert restored.terminal is not None
+        assert restored.terminal["outcome"]["interrupts"] == [asked]
+        assert list(restored.calls) == [asked["toolCallId"]]
+        entry = {"interruptId": asked["id"], "status": "resolved", "payload": {"approved": True}}
+        client = Client().apply(await run(server, runId="r-3", resume=[entry]))
+    assert list(client.calls) == [asked["toolCallId"]]
+    assert client.messages[-1]["content"] == "paid 100"
+
+
+async def test_each_call_has_an_interrupt_of_its_own() -> None:
+    payer = Payer()
+    async with open_agui_server(payer=payer) as server:
+        client = Client(user("/payer ada bob")).apply(await run(server, user("/payer ada bob")))
+        for number in range(2):
+            assert client.terminal is not None
+            (asked,) = client.terminal["outcome"]["interrupts"]
+            answer = {"status": "resolved", "payload": {"approved": True}}
+            resume = [{"interruptId": asked["id"], **answer}]
+            transcript = client.messages
+            fresh = await run(server, *transcript, runId=f"r-{number}", resume=resume)
+            client = Client(*transcript).apply(fresh)
+        assert payer.paid == ["ada", "bob"]
+        assert len(client.calls) == 2
+        assert [it["content"] for it in client.messages if it["role"] == "tool"] == ["paid 100"] * 2
+
+
+@pytest.mark.parametrize(
+    "payload", [None, "Approve", True, {}, {"approved": "true"}, {"approved": 1}, [True]]
+)
+async def test_nothing_but_the_decision_approves(payload: object) -> None:
+    payer = Payer()
+    async with open_agui_server(payer=payer) as server:
+        asked = (await run(server, user("/payer ada")))[-1]["outcome"]["interrupts"][0]
+        resume = [{"interruptId": asked["id"], "status": "resolved", "payload": payload}]
+        status, refused = await post(server, run_input(runId="r-2", resume=resume))
+        assert status == 400
+        assert isinstance(refused, dict)
+        assert "resume[0].payload" in refused["error"]["message"]
+        client = Client().apply(await run(server, runId="r-3"))
+        assert client.terminal is not None
+        assert client.terminal["outcome"]["type"] == "interrupt"
+    assert payer.paid == []
 
 
 # The same again
