@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -19,10 +19,12 @@ RUN_SECONDS, STOP_SECONDS = 0.002, 0.05
 
 
 class ServeProcess:
-    """A process of ``palaver serve`` with its files in ``folder``."""
+    """A process of ``palaver serve`` with its files in ``folder``. ``environment`` holds further
+    variables."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        self._environment = environment or {}
         self._process: asyncio.subprocess.Process | None = None
         self.pid = 0
         self.address = ""
@@ -37,7 +39,11 @@ class ServeProcess:
             self._process = await asyncio.create_subprocess_exec(
                 PALAVER, *settings, "serve",
                 cwd=self._folder, stdout=asyncio.subprocess.PIPE, stderr=errors,
-                env=os.environ | {"COOKIE_SECRET": "a secret of all replicas"},
+                env={
+                    **os.environ,
+                    "COOKIE_SECRET": "a secret of all replicas",
+                    **self._environment,
+                },
             )  # fmt: skip
         self.pid = self._process.pid
         assert self._process.stdout is not None
@@ -73,11 +79,15 @@ class ServeProcess:
 
 @contextlib.asynccontextmanager
 async def running_processes(
-    count: int, redis: str, folder: Path, *overrides: str
+    count: int,
+    redis: str,
+    folder: Path,
+    *overrides: str,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[list[ServeProcess]]:
     """Run ``count`` servers on the Redis at ``redis``, with their files in ``folder``.
-    ``overrides`` are further settings."""
-    processes = [ServeProcess(folder / f"server-{number}") for number in range(count)]
+    ``overrides`` are further settings, ``environment`` further variables."""
+    processes = [ServeProcess(folder / f"server-{number}", environment) for number in range(count)]
     ledger = ("ledger.use=redis", f"ledger.redis.url={redis}")
     try:
         await asyncio.gather(*(process.start(*ledger, *overrides) for process in processes))

@@ -10,7 +10,8 @@ from palaver.cli.markdown_stream import MarkdownStream
 
 
 class Reply:
-    """The text of a reply, printed as it arrives once the skill is known.
+    """The text of a reply, printed as it arrives once the skill is known, and notes on lines of
+    their own.
 
     A terminal shows its Markdown; a file or pipe gets it as the skill wrote it. ``is_shown``: the
     beginning ``text`` was printed by another process, or before the connection was reset.
@@ -19,6 +20,12 @@ class Reply:
     def __init__(self, text: str = "", *, is_shown: bool = False) -> None:
         self.text = text
         self.is_shown = is_shown
+        self._held = ""
+        """Text that came while calls ran."""
+        self._calls: set[str] = set()
+        """Ids of the calls of tools that run."""
+        self._gap = "\n"
+        """Line breaks between what is printed and a note."""
         self._markdown = MarkdownStream() if sys.stdout.isatty() else None
         if is_shown and self._markdown is not None:
             self._markdown.feed(text)  # what follows may be within its last block
@@ -30,25 +37,59 @@ class Reply:
         self._print(self.text)
 
     def add(self, text: str) -> None:
+        """Print ``text``. While a tool runs it waits: text may arrive before the end of the call
+        that it follows, since only events wait for the ledger."""
         self.text += text
-        if self.is_shown:
+        if not self.is_shown:
+            return
+        if self._calls:
+            self._held += text
+        else:
             self._print(text)
 
+    def note(self, text: str, **style: Any) -> None:  # Any: click's own
+        """Print a line of its own."""
+        write(f"{self._gap}{text}\n", **style)
+        self._gap = ""
+
+    @property
+    def ends_with_note(self) -> bool:
+        return not self._gap
+
+    def begin_call(self, call: str, note: str) -> None:
+        """Print that the call of a tool begins."""
+        self.note(note, dim=True)
+        self._calls.add(call)
+
+    def end_call(self, call: str, note: str, **style: Any) -> None:  # Any: click's own
+        """Print what has come of a call, then the text that waited for it."""
+        self.note(note, **style)
+        self._calls.discard(call)
+        if not self._calls:
+            self._release()
+
     def end(self) -> None:
-        """Print what waits for more text."""
+        """Print what waits for a call or for more text."""
+        self._release()
         if self.is_shown and self._markdown is not None:
-            write_runs(self._markdown.end())
+            self._write(self._markdown.end())
+
+    def _release(self) -> None:
+        held, self._held = self._held, ""
+        self._print(held)
 
     def _print(self, text: str) -> None:
-        if self._markdown is None:
-            write(text)
-        else:
-            write_runs(self._markdown.feed(text))
+        self._write([Run(text)] if self._markdown is None else self._markdown.feed(text))
 
-
-def write_runs(runs: Iterable[Run]) -> None:
-    for run in runs:
-        write(run.text, **dict(run.style))
+    def _write(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            text = run.text
+            if not self._gap and self._markdown is not None:  # one empty line after a note
+                text = text.lstrip("\n")
+                text = text and f"\n{text}"
+            if text:
+                write(text, **dict(run.style))
+                self._gap = "\n" if text.endswith("\n") else "\n\n"
 
 
 def write(text: str, **style: Any) -> None:  # Any: click's own

@@ -243,15 +243,13 @@ class Terminal:
             self._reply(frame).show(f"[{frame['skill']}] ")
 
     def _show_tool(self, frame: Frame) -> None:
-        """Show the call of a tool on lines of its own: its state, the arguments when it begins, and
-        what has come of it."""
-        shown = frame["arguments"] if frame["state"] == "started" else frame["result"]
-        text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-        note = f"{frame['name']}: {_STATES.get(frame['state'], frame['state'])}"
-        text = " ".join(text.split())
-        if len(text) > MAX_TOOL_TEXT:
-            text = text[: MAX_TOOL_TEXT - 1] + "…"
-        write(f"\n[{note}{' ' if text else ''}{text}]\n", dim=True)
+        """Show the arguments of a call when it begins, and what has come of it."""
+        reply, state = self._reply(frame), frame["state"]
+        if state == "started":
+            reply.begin_call(frame.get("call", ""), _describe_call(frame, frame["arguments"]))
+        else:
+            style = {"dim": True} if state == "done" else {"fg": "red"}
+            reply.end_call(frame.get("call", ""), _describe_call(frame, frame["result"]), **style)
 
     def _show_question(self, frame: Frame) -> None:
         self._asked[frame["turn"]] = _approval_of(frame)
@@ -259,17 +257,19 @@ class Terminal:
     def _show_citation(self, frame: Frame) -> None:
         citation = frame["citation"]
         source = " · ".join(filter(None, (citation["title"], citation["section"])))
-        write(f"\n[{citation['number']}] {source}", dim=True)
+        self._reply(frame).note(f"[{citation['number']}] {source}", dim=True)
 
     def _show_finished(self, frame: Frame) -> None:
         self._unsettled_turns.finish(frame["turn"], frame["messages"])
-        self._replies.pop(frame["turn"], Reply()).end()
+        reply = self._replies.pop(frame["turn"], Reply())
+        reply.end()
         self._open_approval = self._asked.pop(frame["turn"], "")
         if frame.get("problem"):
-            write(frame["problem"]["message"], fg="red")
+            write(frame["problem"]["message"] + "\n", fg="red")
         elif frame["outcome"] == "stopped":
-            write(" [stopped]", dim=True)
-        write("\n")
+            write(" [stopped]\n", dim=True)
+        elif not reply.ends_with_note:
+            write("\n")
         self._show_positions()
         self._prompt_when_idle()
 
@@ -290,6 +290,16 @@ class Terminal:
     def _write_prompt(self) -> None:
         if self._is_interactive and not self._unsettled_turns.is_waiting:
             write(PROMPT)
+
+
+def _describe_call(frame: Frame, value: Any) -> str:  # Any: a JSON value
+    """Return the tool, the state of its call, and its arguments or result in one line."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    if len(text) > MAX_TOOL_TEXT:
+        text = text[: MAX_TOOL_TEXT - 1] + "…"
+    note = f"{frame['name']}: {_STATES.get(frame['state'], frame['state'])}"
+    return f"[{note}{' ' if text else ''}{text}]"
 
 
 def _approval_of(question: Frame | None) -> str:

@@ -74,6 +74,7 @@ async def test_a_call_is_approved(browser: Browser) -> None:
         await expect(chat.page.locator(".reply").last).to_have_text("paid Bob \u202e<b>x</b>")
         await expect(chat.page.locator(".tool .state")).to_have_text("done")
         await expect(chat.page.locator(".approval button")).to_have_count(0)
+        await expect(chat.page.locator(".approval h3")).to_have_text("You were asked for approval")
     assert len(skill.paid) == 1
 
 

@@ -362,13 +362,35 @@ async def test_tools_are_shown_as_cards(browser: Browser) -> None:
         await chat.open()
         await chat.send("/booking 4")
         card = chat.page.locator(".tool")
-        await expect(card.locator("summary")).to_have_text("Book tabledone")
+        await expect(card.locator("summary")).to_have_text("Book tableLuigi <b> · 4done")
         await expect(card.get_by_role("group")).to_have_count(0)
         await card.locator("summary").click()
         await expect(card.get_by_role("group", name="Arguments")).to_contain_text("Luigi <b>")
         await expect(card.get_by_role("group", name="Result")).to_have_text("4 seats at Luigi <b>")
         await chat.send("/booking 9")
-        await expect(card.last.locator("summary")).to_have_text("Book tablefailed")
+        await expect(card.last.locator("summary")).to_have_text("Book tableLuigi <b> · 9failed")
+
+
+async def test_a_card_of_a_tool_stays_within_a_narrow_page(browser: Browser) -> None:
+    class LongBooking(BookingSkill):
+        """Book a table at a place with a long name."""
+
+        async def answer(self, turn: Turn) -> None:
+            await turn.say(await turn.call_tool("book_table", place="Luigi " * 40, seats=2))
+
+    async with (
+        open_live_server(skills=(LongBooking(),), tools=(book_table,)) as live_server,
+        open_page(browser, live_server.address) as chat,
+    ):
+        await chat.page.set_viewport_size({"width": 320, "height": 640})
+        await chat.open()
+        await chat.send("/booking 4")
+        await chat.page.locator(".tool summary").click()
+        parts = (".reply", ".tool", ".tool .state", ".tool pre >> nth=0", ".tool pre >> nth=1")
+        boxes = [await chat.page.locator(part).bounding_box() for part in parts]
+        reply, *others = [box["x"] + box["width"] for box in boxes if box is not None]
+        assert len(others) == 4
+        assert max(others) <= reply
 
 
 @pytest.mark.firefox

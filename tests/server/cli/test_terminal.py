@@ -1,15 +1,11 @@
 """``palaver chat`` at a terminal, with a server."""
 
 import asyncio
-import contextlib
-import os
-import pty
 import re
 import signal
-import sys
-from collections.abc import AsyncIterator
 
 import pytest
+from tests.server.cli.terminals import COMMAND, open_terminal
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually, open_live_server
 
 from palaver import Denied, Skill, Turn, tool
@@ -18,69 +14,9 @@ from palaver.messages import Conversation
 
 pytestmark = pytest.mark.slow
 
-COMMAND = (sys.executable, "-c", "from palaver.cli import main; main()", "chat")
-
-
-class TerminalSession:
-    """A terminal that runs ``palaver chat``."""
-
-    def __init__(self, process: asyncio.subprocess.Process, terminal: int) -> None:
-        self.process = process
-        self.output = ""
-        self._terminal = terminal
-        self._changed = asyncio.Event()
-        asyncio.get_running_loop().add_reader(terminal, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._terminal, 65_536)
-        except OSError:  # the other side is closed
-            asyncio.get_running_loop().remove_reader(self._terminal)
-            return
-        self.output += re.sub(r"\x1b\[[0-9;]*m", "", data.decode()).replace("\r", "")
-        self._changed.set()
-
-    def type(self, text: str) -> None:
-        os.write(self._terminal, f"{text}\n".encode())
-
-    def press(self, key: bytes) -> None:
-        os.write(self._terminal, key)
-
-    async def wait_for(self, text: str) -> None:
-        """Wait for ``text`` in the output, and drop the output up to its end."""
-        async with asyncio.timeout(2 * TIMEOUT_SECONDS):  # the command takes a moment to start
-            while text not in self.output:
-                self._changed.clear()
-                await self._changed.wait()
-        self.output = self.output.partition(text)[2]
-
-
-@contextlib.asynccontextmanager
-async def open_terminal(live_server: LiveServer, *arguments: str) -> AsyncIterator[TerminalSession]:
-    terminal, other_side = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        f"--url={live_server.address}",
-        *arguments,
-        stdin=other_side,
-        stdout=other_side,
-        start_new_session=True,
-    )
-    os.close(other_side)
-    session = TerminalSession(process, terminal)
-    try:
-        await session.wait_for("> ")
-        yield session
-    finally:
-        asyncio.get_running_loop().remove_reader(terminal)
-        os.close(terminal)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
 
 async def test_the_position_in_the_queue_counts_down(live_server: LiveServer) -> None:
-    async with open_terminal(live_server) as session:
+    async with open_terminal(live_server.address) as session:
         session.type("/scripted go")
         live_server.scripted.emit("Once upon", end=False)
         await session.wait_for("Once upon")
@@ -99,7 +35,7 @@ async def test_a_message_that_the_running_turn_does_not_take_is_answered_by_the_
     steering = ConcurrencyPolicySettings(skills={"scripted": "steer"})
     async with (
         open_live_server(concurrency_policy=steering) as live_server,
-        open_terminal(live_server) as session,
+        open_terminal(live_server.address) as session,
     ):
         session.type("/scripted go")
         live_server.scripted.emit("Straight on", end=False)
@@ -118,7 +54,7 @@ async def test_a_terminal_opened_during_a_reply_shows_the_rest_of_it(
         await client.send_message("/scripted go")
         live_server.scripted.emit("Once upon", end=False)
         await eventually(lambda: is_stored(live_server, "Once upon"))
-        async with open_terminal(live_server, "--thread=t", "--person=bob") as session:
+        async with open_terminal(live_server.address, "--thread=t", "--person=bob") as session:
             session.type("and then?")
             await session.wait_for("[1 ahead of you]")
             live_server.scripted.emit(" a time")
@@ -132,7 +68,7 @@ async def is_stored(live_server: LiveServer, text: str) -> bool:
 
 
 async def test_ctrl_c_stops_the_reply_and_then_ends(live_server: LiveServer) -> None:
-    async with open_terminal(live_server) as session:
+    async with open_terminal(live_server.address) as session:
         session.type("/scripted go")
         live_server.scripted.emit("Once upon", end=False)
         await session.wait_for("Once upon")
@@ -143,7 +79,7 @@ async def test_ctrl_c_stops_the_reply_and_then_ends(live_server: LiveServer) -> 
 
 
 async def test_the_markdown_of_a_reply_is_shown_while_it_arrives(live_server: LiveServer) -> None:
-    async with open_terminal(live_server) as session:
+    async with open_terminal(live_server.address) as session:
         session.type("/scripted go")
         live_server.scripted.emit("<think>hm", end=False)
         await session.wait_for("[scripted] hm")
@@ -158,7 +94,7 @@ async def test_the_markdown_of_a_reply_is_shown_while_it_arrives(live_server: Li
 async def test_a_reply_cannot_reach_the_terminal_through_its_markdown(
     live_server: LiveServer,
 ) -> None:
-    async with open_terminal(live_server) as session:
+    async with open_terminal(live_server.address) as session:
         session.type("/scripted go")
         live_server.scripted.emit("\x1b]0;t\x07 **\x9b2J** `\x1b[2J`\n\n```\n\x1b[2J\n```")
         await session.wait_for(
@@ -167,7 +103,7 @@ async def test_a_reply_cannot_reach_the_terminal_through_its_markdown(
 
 
 async def test_why_a_skill_was_chosen_is_told_on_request(live_server: LiveServer) -> None:
-    async with open_terminal(live_server) as session:
+    async with open_terminal(live_server.address) as session:
         session.type("/why")
         await session.wait_for("[there is no reply yet]\n> ")
         session.type("/parrot hello")
@@ -177,7 +113,7 @@ async def test_why_a_skill_was_chosen_is_told_on_request(live_server: LiveServer
 
 
 async def test_ctrl_d_ends(live_server: LiveServer) -> None:
-    async with open_terminal(live_server) as session:
+    async with open_terminal(live_server.address) as session:
         session.press(b"\x04")
         assert await asyncio.wait_for(session.process.wait(), TIMEOUT_SECONDS) == 0
 
@@ -215,12 +151,13 @@ async def test_a_call_is_shown_and_approved() -> None:
         async def answer(self, turn: Turn) -> None:
             try:
                 await turn.call_tool("pay", to=turn.message.text)
+                await turn.say("\n\nThank you.")
             except Denied:
                 await turn.say("Not paid.")
 
     async with (
         open_live_server(skills=[Payer()], tools=[pay]) as live_server,
-        open_terminal(live_server) as session,
+        open_terminal(live_server.address) as session,
     ):
         session.type("/payer Bob\x1b[2J")
         await session.wait_for("May I use the tool pay with these arguments?")
@@ -234,8 +171,7 @@ async def test_a_call_is_shown_and_approved() -> None:
         assert paid == []
         session.type("approve")
         await session.wait_for('[pay: begins {"to": "Carol"}]')
-        await session.wait_for("[pay: done paid Carol]")
-        await session.wait_for("> ")
+        await session.wait_for("[pay: done paid Carol]\n\nThank you.\n> ")
     assert paid == ["Carol"]
 
 
@@ -256,7 +192,7 @@ async def test_a_terminal_that_is_opened_later_answers_the_question() -> None:
     async with open_live_server(skills=[Payer()], tools=[pay]) as live_server:
         async with live_server.connect("t", person="bob") as client:
             await client.wait_for_reply(await client.send_message("go", skill="payer"))
-        async with open_terminal(live_server, "--thread=t", "--person=bob") as session:
+        async with open_terminal(live_server.address, "--thread=t", "--person=bob") as session:
             session.type("Approve")
             await session.wait_for("[pay: done paid]")
             await session.wait_for("> ")

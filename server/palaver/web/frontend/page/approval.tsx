@@ -20,11 +20,12 @@ export function ApprovalCard({ turn, isLast, onSend }: Properties) {
   const approval = turn.question?.approval;
   if (!approval || turn.state !== "asked") return null;
   const answer = (text: string) => onSend(text, { answers: approval.id });
+  const title = isLast ? t.approvalNeeded : t.approvalAsked;
   return (
-    <div class="approval" role="group" aria-label={t.approvalNeeded}>
+    <div class={isLast ? "approval" : "approval over"} role="group" aria-label={title}>
       <h3>
         <Icon name="tool" />
-        {t.approvalNeeded}
+        {title}
       </h3>
       <Call approval={approval} />
       {isLast && (

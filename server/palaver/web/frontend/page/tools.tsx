@@ -6,6 +6,8 @@ import { Icon } from "./icon";
 import { t } from "./strings";
 import { titleOf } from "./welcome";
 
+const MAX_GIST = 200; // characters; what does not fit into the line is cut there
+
 export function Tools({ tools }: { tools: ToolCall[] }) {
   if (!tools.length) return null;
   return (
@@ -16,6 +18,7 @@ export function Tools({ tools }: { tools: ToolCall[] }) {
             <summary>
               <Icon name="tool" />
               <strong dir="auto">{titleOf(tool.name)}</strong>
+              <Gist value={tool.arguments} />
               <span class="state">{t.toolState[tool.state]}</span>
             </summary>
             <Value label={t.toolArguments} value={tool.arguments} />
@@ -24,6 +27,18 @@ export function Tools({ tools }: { tools: ToolCall[] }) {
         </li>
       ))}
     </ul>
+  );
+}
+
+/** The plain values among the arguments, in one line. */
+function Gist({ value }: { value: unknown }) {
+  if (typeof value !== "object" || value === null) return null;
+  const plain = Object.values(value).filter((each) => ["string", "number"].includes(typeof each) && each !== "");
+  if (!plain.length) return null;
+  return (
+    <span class="gist" dir="auto">
+      {plain.join(" · ").slice(0, MAX_GIST)}
+    </span>
   );
 }
 

@@ -106,6 +106,7 @@ export const de: Strings = {
   },
   suggestedAnswers: "Vorgeschlagene Antworten",
   approvalNeeded: "Ihre Zustimmung ist nötig",
+  approvalAsked: "Sie wurden um Zustimmung gebeten",
   approve: "Zustimmen",
   deny: "Ablehnen",
   approvalUntil: (time) => `Gültig bis ${time}`,

@@ -110,6 +110,7 @@ export const en = {
   },
   suggestedAnswers: "Suggested answers",
   approvalNeeded: "Your approval is needed",
+  approvalAsked: "You were asked for approval",
   approve: "Approve",
   deny: "Deny",
   approvalUntil: (time: string) => `Valid until ${time}`,

@@ -107,6 +107,7 @@ export const es: Strings = {
   },
   suggestedAnswers: "Respuestas sugeridas",
   approvalNeeded: "Se necesita su aprobación",
+  approvalAsked: "Se le pidió su aprobación",
   approve: "Aprobar",
   deny: "Rechazar",
   approvalUntil: (time) => `Válido hasta el ${time}`,

@@ -107,6 +107,7 @@ export const fr: Strings = {
   },
   suggestedAnswers: "Réponses suggérées",
   approvalNeeded: "Votre accord est nécessaire",
+  approvalAsked: "Votre accord a été demandé",
   approve: "Approuver",
   deny: "Refuser",
   approvalUntil: (time) => `Valable jusqu’au ${time}`,

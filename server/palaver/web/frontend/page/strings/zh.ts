@@ -101,6 +101,7 @@ export const zh: Strings = {
   },
   suggestedAnswers: "建议的回答",
   approvalNeeded: "需要您的批准",
+  approvalAsked: "曾请求您的批准",
   approve: "批准",
   deny: "拒绝",
   approvalUntil: (time) => `有效期至 ${time}`,
