@@ -242,10 +242,13 @@ class Server:
     def _wire(self) -> None:
         """Build the parts that need to know what the engine can do."""
         settings = self.settings
-        routers_of_sites = {
-            (site.tenant, name): self._make_router(site.skills)
+        skills_of_sites = {
+            (site.tenant, name): {skill: self._skills[skill] for skill in site.skills}
             for name, site in settings.widget.sites.items()
             if site.skills
+        }
+        routers_of_sites = {
+            site: self._make_router(skills) for site, skills in skills_of_sites.items()
         }
         services = TurnServices(
             ledger=self.ledger,
@@ -266,6 +269,7 @@ class Server:
             generation_timeout=settings.engine.timeout,
             approval_timeout=settings.dispatch.approval_timeout,
             skills=self._skills,
+            skills_of_sites=skills_of_sites,
             agents=settings.agents,
         )
         self._dispatcher = Dispatcher(

@@ -1,13 +1,21 @@
 """Conversations with the skill that acts, and with chat when it may call tools."""
 
 from palaver import GenerationRequest, Skill, tool
-from palaver.config.settings import AgentSettings, RoutingSettings, Settings
+from palaver.config.settings import (
+    AgentSettings,
+    RoutingSettings,
+    Settings,
+    SiteSettings,
+    WidgetSettings,
+)
 from palaver.testing import ScriptedEngine, ScriptedReply, converse, tool_call
 from palaver.testing.engine import Scripted
+from palaver.visitors import visitor_person
 from palaver_plugins.tools.arithmetic import calculate
 from palaver_skills import prompts
 from palaver_skills.agent import CANNOT_ACT, Agent
 from palaver_skills.chat import Chat
+from palaver_skills.qa import QA
 from palaver_skills.summarization import Summarization
 from palaver_skills.translation import Translation
 
@@ -136,3 +144,32 @@ async def test_a_translation_without_a_language_asks_and_goes_on() -> None:
         reply = await chat.say("French")
     assert reply == "Voilà."
     assert [(use.name, use.result) for use in reply.tools] == [("translation", FRENCH)]
+
+
+async def test_a_visitor_of_a_site_reaches_no_skill_that_the_site_lacks() -> None:
+    site = SiteSettings(
+        key="pk_shop_1234567890",
+        tenant="default",
+        origins=("https://shop.example",),
+        skills=("agent", "qa"),
+    )
+    for person, expected in (
+        (visitor_person("default", "shop", "v"), {"calculate", "qa"}),
+        ("alice", {"calculate", "qa", "translation"}),
+    ):
+        for names in ((), ("calculate", "qa", "translation")):
+            engine = ScriptedEngine("Hello.")
+            enabled = Settings(
+                agents=AgentSettings(tools=names or None),
+                routing=RoutingSettings(default="agent"),
+                widget=WidgetSettings(sites={"shop": site}),
+            )
+            async with converse(
+                *(Agent, QA, Translation),
+                engine=engine,
+                tools=[calculate],
+                settings=enabled,
+                person=person,
+            ) as chat:
+                assert await chat.say("hello", skill="agent") == "Hello."
+            assert {tool.name for tool in engine.requests[0].tools} == expected

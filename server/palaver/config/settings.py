@@ -263,8 +263,8 @@ class SiteSettings(Section):
     require_identity: bool = False
     """Refuse visitors without a signed identity."""
     skills: tuple[str, ...] = ()
-    """Skills that may answer visitors. Empty: all. More than one must include
-    ``routing.default``."""
+    """Skills that may answer visitors, and that a model may call for them. Empty: all. More than
+    one must include ``routing.default``."""
     files: bool = False
     """Whether visitors may upload files and send them."""
     messages_per_minute: float = pydantic.Field(default=20.0, gt=0)

@@ -78,6 +78,7 @@ from palaver.turns.tool_calls import ToolCalls, Trust
 from palaver.turns.tool_services import CallServices, ToolResources
 from palaver.turns.turn_history import read_transcript
 from palaver.turns.writer import TurnWriter
+from palaver.visitors import site_of_person
 
 ArgumentsT = DefaultTypeVar("ArgumentsT", bound=pydantic.BaseModel, default=Any)
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
@@ -127,6 +128,10 @@ class TurnServices:
     image_memory: ImageMemory = dataclasses.field(default_factory=ImageMemory)
     skills: Mapping[str, RunnableSkill] = dataclasses.field(default_factory=dict)
     """Those that a model may call as tools."""
+    skills_of_sites: Mapping[tuple[str, str], Mapping[str, RunnableSkill]] = dataclasses.field(
+        default_factory=dict
+    )
+    """By tenant and site: of the sites that have fewer."""
     agents: AgentSettings = dataclasses.field(default_factory=AgentSettings)
 
 
@@ -177,6 +182,8 @@ class Turn(Generic[ArgumentsT]):
         self._journal = journal
         self._replay = replay
         self._services = services
+        site = claim.conversation.tenant, site_of_person(claim.message.person)
+        self._skills = services.skills_of_sites.get(site, services.skills)
         self._caller = caller
         self._depth: int = caller._depth + 1 if caller else 0
         self._generations: Generations = (
@@ -493,9 +500,13 @@ class Turn(Generic[ArgumentsT]):
         return await agent.run()
 
     def _offer_tools(self, tools: Sequence[Tool | str], limits: AgentSettings) -> dict[str, Tool]:
-        """Return the tools by name. There are no skills below the limit of depth."""
+        """Return the tools by name, without the skills that the visitor's site lacks. There are no
+        skills below the limit of depth."""
+        lacking = self._services.skills.keys() - self._skills.keys()
         offered: dict[str, Tool] = {}
         for named in tools:
+            if isinstance(named, str) and named in lacking:
+                continue
             tool = named if isinstance(named, Tool) else self._find_tool(named)
             if tool.name in offered:
                 raise SkillError(f"two tools have the name {tool.name!r}")
@@ -504,9 +515,9 @@ class Turn(Generic[ArgumentsT]):
         return offered
 
     def _find_tool(self, name: str) -> Tool:
-        if name in self._services.tools or name not in self._services.skills:
+        if name in self._services.tools or name not in self._skills:
             return self._tool_calls.find(name)
-        skill = self._services.skills[name]
+        skill = self._skills[name]
 
         async def run(call: pydantic.BaseModel) -> str:
             return await self._run_skill(skill, call)
