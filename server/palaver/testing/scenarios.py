@@ -17,13 +17,14 @@ from palaver.config.settings import Settings
 from palaver.engine import Engine, GenerationRequest, ToolCall
 from palaver.errors import ConfigurationError
 from palaver.knowledge import Document
-from palaver.messages import ToolCalled
+from palaver.messages import Asked, ToolCalled
 from palaver.skills import Skill
 from palaver.testing.engine import ScriptedEngine, ScriptedReply, tool_call
-from palaver.testing.harness import ChatClient, Reply, converse
+from palaver.testing.harness import Reply, converse
 from palaver.testing.installed_engine import installed_engine
 from palaver.testing.recorded_engine import RecordedEngine
 from palaver.tools import Tool
+from palaver.turns.approvals import APPROVE, DENY
 
 _OBJECT = re.compile(r"(?P<module>[\w.]+):(?P<name>\w+)")
 
@@ -58,11 +59,21 @@ class ExpectedCall(_Part):
     """Text that the result holds."""
 
 
+class ExpectedApproval(_Part):
+    """A call that the turn asks the person to approve. What is not given is not compared."""
+
+    tool: str
+    arguments: dict[str, Any] | None = None  # JSON values
+
+
 class ScenarioTurn(_Part):
     """A message, what the scripted engine replies to it, and what is expected of the turn."""
 
-    say: str
-    """The message; also the answer to a question or an approval."""
+    say: str = ""
+    """The message; also the answer to a question. It answers an approval, too: as a denial, unless
+    it is ``Approve``."""
+    approve: bool | None = None
+    """In place of a message: approve the call that waits, or deny it, as the buttons do."""
     skill: str | None = None
     """The skill that the message names."""
     model: tuple[ModelReply, ...] = ()
@@ -73,11 +84,26 @@ class ScenarioTurn(_Part):
     contains: tuple[str, ...] = ()
     """Texts that the reply holds."""
     question: str | None = None
-    """Text that the question holds with which the turn ends; without it there is no question."""
+    """Text that the question holds with which the turn ends. Without it and ``approval`` there is
+    no question."""
+    approval: ExpectedApproval | None = None
+    """The call whose approval the turn asks for at its end."""
     citations: tuple[str, ...] | None = None
     """Titles of the reply's citations."""
     outcome: str | None = None
-    """Without it: ``asked`` with a question, else ``done``."""
+    """Without it: ``asked`` with a question or an approval, else ``done``."""
+
+    @pydantic.model_validator(mode="after")
+    def _has_one_message(self) -> Self:
+        if bool(self.say) == (self.approve is not None):
+            raise ValueError("a turn has either 'say' or 'approve'")
+        if self.skill and self.approve is not None:
+            raise ValueError("'approve' and 'skill' exclude each other")
+        return self
+
+    @property
+    def text_to_send(self) -> str:
+        return self.say if self.approve is None else (APPROVE if self.approve else DENY)
 
 
 class Scenario(_Part):
@@ -134,11 +160,13 @@ async def run_scenario(scenario: Scenario, folder: Path) -> None:
         settings=_make_settings(scenario, skills) if scenario.settings else None,
         skill_settings=scenario.skill_settings,
     ) as chat:
+        question: Asked | None = None
         for number, turn in enumerate(scenario.turns, 1):
-            problems = await _run_turn(chat, turn)
-            if problems:
-                shown = "\n  ".join(problems)
-                raise AssertionError(f"turn {number}, {turn.say!r}:\n  {shown}")
+            place = f"turn {number}, {turn.text_to_send!r}"
+            reply = await chat.say(turn.text_to_send, **_fields_of(turn, question, place))
+            question = reply.question
+            if problems := "\n  ".join(_find_problems(turn, reply)):
+                raise AssertionError(f"{place}:\n  {problems}")
     if isinstance(engine, _TurnEngine):
         engine.check_used()
 
@@ -199,15 +227,18 @@ def _make_engine(scenario: Scenario, folder: Path) -> Engine:
 # Turns
 
 
-async def _run_turn(chat: ChatClient, turn: ScenarioTurn) -> list[str]:
-    """Return what differs from what is expected."""
-    about = {"skill": turn.skill} if turn.skill else {}
-    reply = await chat.say(turn.say, **about)
-    return list(_find_problems(turn, reply))
+def _fields_of(turn: ScenarioTurn, question: Asked | None, place: str) -> dict[str, str]:
+    """Return further fields of the turn's message, which may answer ``question``."""
+    if turn.approve is None:
+        return {"skill": turn.skill} if turn.skill else {}
+    if question is None or not question.approval:
+        raise AssertionError(f"{place}: the turn before asks for no approval")
+    return {"answers": question.approval.id}
 
 
 def _find_problems(turn: ScenarioTurn, reply: Reply) -> Iterator[str]:
-    outcome = turn.outcome or ("done" if turn.question is None else "asked")
+    asks = turn.question is not None or turn.approval is not None
+    outcome = turn.outcome or ("asked" if asks else "done")
     if reply.outcome != outcome:
         reason = f": {reply.problem.message}" if reply.problem else ""
         yield f"outcome: expected {outcome!r}, got {reply.outcome!r}{reason}"
@@ -219,11 +250,26 @@ def _find_problems(turn: ScenarioTurn, reply: Reply) -> Iterator[str]:
         if text not in reply:
             yield f"text: expected {text!r} in {str(reply)!r}"
     question = reply.question.question if reply.question else ""
-    if (turn.question or "") not in question or (turn.question is None and question):
+    if (turn.question or "") not in question or (question and not asks):
         yield f"question: expected {turn.question!r}, got {question!r}"
+    if turn.approval is not None:
+        yield from _compare_approval(turn.approval, reply.question)
     titles = tuple(citation.title for citation in reply.citations)
     if turn.citations is not None and titles != turn.citations:
         yield f"citations: expected {list(turn.citations)}, got {list(titles)}"
+
+
+def _compare_approval(expected: ExpectedApproval, question: Asked | None) -> Iterator[str]:
+    got = question.approval if question else None
+    if not got:
+        yield f"approval: expected one of {expected.tool!r}, got none"
+    elif got.tool != expected.tool:
+        yield f"approval: expected one of {expected.tool!r}, got one of {got.tool!r}"
+    elif expected.arguments is not None and got.arguments != expected.arguments:
+        wanted, had = (
+            json.dumps(each, ensure_ascii=False) for each in (expected.arguments, got.arguments)
+        )
+        yield f"approval: expected the arguments {wanted}, got {had}"
 
 
 def _compare_calls(expected: tuple[ExpectedCall, ...], reply: Reply) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from palaver import Skill, Turn, tool
 from palaver.errors import ConfigurationError
 from palaver.testing.scenarios import Scenario, load_scenario, run_scenario
 
@@ -50,9 +51,67 @@ DIFFERENCES = [
         {"model": [{"text": "There are trains."}, {"text": "more"}]},
         "1 replies of the model were",
     ),
+    (
+        1,
+        {"approval": {"tool": "book"}},
+        "approval: expected one of 'book', got none",
+    ),
     (2, {"say": "yes", "text": "x"}, "turn 2, 'yes':"),
     (3, {"outcome": "done"}, "outcome: expected 'done', got 'failed': There is no such place"),
 ]
+
+
+class Payer(Skill):
+    """Pay, and pay again."""
+
+    name = "payer"
+
+    async def answer(self, turn: Turn) -> None:
+        for cents in (100, 200):
+            await turn.call_tool("pay", cents=cents)
+
+
+@tool(needs_approval=True)
+def pay(cents: int) -> str:
+    """Pay."""
+    return f"paid {cents}"
+
+
+ASKED = {"say": "pay", "approval": {"tool": "pay", "arguments": {"cents": 100}}}
+AGAIN = {"approve": True, "calls": [{"tool": "pay"}], "approval": {"tool": "pay"}}
+APPROVED = {"approve": True, "calls": [{"tool": "pay", "result": "paid 200"}]}
+PAID: list[dict[str, Any]] = [ASKED, AGAIN, APPROVED]
+
+
+def paying(*turns: dict[str, Any]) -> Scenario:
+    return Scenario.model_validate({"skills": [f"{__name__}:Payer"], "turns": turns})
+
+
+async def test_approvals_are_expected_and_answered() -> None:
+    await run_scenario(paying(*PAID), FILE.parent)
+
+
+@pytest.mark.parametrize(
+    ("turns", "problem"),
+    [
+        ([*PAID, AGAIN], "turn 4, 'Approve': the turn before asks for no approval"),
+        ([ASKED | {"approval": {"tool": "buy"}}], "expected one of 'buy', got one of 'pay'"),
+        (
+            [ASKED | {"approval": {"tool": "pay", "arguments": {}}}],
+            'approval: expected the arguments {}, got {"cents": 100}',
+        ),
+        ([{"say": "pay", "outcome": "asked"}], "question: expected None, got 'May I use"),
+        ([ASKED, AGAIN | {"approve": False}], "turn 2, 'Deny':\n  outcome: expected 'asked', got"),
+        (
+            [ASKED, {"say": "no, 50", "calls": []}],
+            'calls: not expected: pay({"cents": 100}) denied',
+        ),
+    ],
+)
+async def test_what_differs_about_an_approval_is_named(
+    turns: list[dict[str, Any]], problem: str
+) -> None:
+    assert problem in await run(paying(*turns))
 
 
 EXAMPLE = load_scenario(FILE)
@@ -87,6 +146,15 @@ async def test_a_model_that_is_asked_more_often_than_scripted_fails_the_turn() -
         (
             'skills = ["a:B"]\nrecording = "a.json"\n[[turns]]\nsay = "x"\nmodel = [{text = "y"}]',
             "'recording' and the 'model' of a turn exclude each other",
+        ),
+        ('skills = ["a:B"]\n[[turns]]\n', "turns.0: Value error, a turn has either 'say' or 'app"),
+        (
+            'skills = ["a:B"]\n[[turns]]\napprove = true\nsay = "x"',
+            "turns.0: Value error, a turn has either 'say' or 'approve'",
+        ),
+        (
+            'skills = ["a:B"]\n[[turns]]\napprove = true\nskill = "x"',
+            "turns.0: Value error, 'approve' and 'skill' exclude each other",
         ),
         ("\udcff", "can't decode"),
     ],
