@@ -27,6 +27,7 @@ from palaver.feedback import Feedback, FeedbackStore
 from palaver.messages import (
     NO_PARTS,
     Approval,
+    ClientCall,
     Conversation,
     Cursor,
     Event,
@@ -202,7 +203,8 @@ class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     ``message`` is the message that the skill answers, ``journal`` its steps so far, ``reply`` the
     text before the question, ``turns`` the turns that asked. ``options`` are the only answers that
     the question accepts; any answer when there are none. ``approval``: the call of a tool that the
-    question is about.
+    question is about. ``client_calls``: in place of a question, calls of a program's tools, whose
+    results are the answer; then ``message`` is as the program has sent it.
     """
 
     skill: str
@@ -212,6 +214,7 @@ class PendingQuestion(msgspec.Struct, frozen=True, kw_only=True):
     turns: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     approval: Approval | msgspec.UnsetType = msgspec.UNSET
+    client_calls: tuple[ClientCall, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

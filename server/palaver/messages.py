@@ -208,10 +208,12 @@ class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     with the message, for itself.
 
     ``tools`` are those that the program runs; `tool_choice`: as in `palaver.engine`, or the name of
-    one of them in ``forced_tool``. The others override the sampling parameters of what the model
-    writes for the reply, see `palaver.engine.Sampling`; None: those of the skill. ``max_tokens``
-    limits all of it together. ``retention``: seconds for which the conversation is kept after its
-    last turn; None: as long as any other. A text with an unknown ``/command`` is a text.
+    one of them in ``forced_tool``. ``call_prefix``: what ids of calls begin with when a skill waits
+    for their results; empty: the turn's id. The others override the sampling parameters of what the
+    model writes for the reply, see `palaver.engine.Sampling`; None: those of the skill.
+    ``max_tokens`` limits all of it together. ``retention``: seconds for which the conversation is
+    kept after its last turn; None: as long as any other. A text with an unknown ``/command`` is a
+    text.
     ``is_answer``: the message answers the question that waits in the conversation, whatever it
     looks like.
     """
@@ -225,6 +227,7 @@ class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     tool_choice: Literal["auto", "none", "required"] = "auto"
     forced_tool: str = ""
     parallel_tool_calls: bool = True
+    call_prefix: str = ""
     retention: float | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -236,6 +239,14 @@ class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: int | None = None
     json_schema: dict[str, Any] | None = None  # a JSON Schema document
     is_answer: bool = False
+
+    @property
+    def results(self) -> dict[str, str]:
+        """Return the results that the input brings, by the id of their call; nothing when it has
+        anything else."""
+        if any(sent.role != "tool" for sent in self.input):
+            return {}
+        return {sent.call: sent.text for sent in self.input}
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

@@ -205,7 +205,9 @@ class Pipeline:
         policies = self._policies_of(message.conversation, members_only)
         if message.program and message.program.retention is not None:
             policies = msgspec.structs.replace(policies, retention=message.program.retention)
-        if message.answers or message.withdraws:  # it neither joins nor interrupts anything
+        has_results = bool(message.program and message.program.results)
+        if message.answers or message.withdraws or has_results:
+            # it neither joins nor interrupts anything
             return msgspec.structs.replace(policies, default="queue", skills={})
         return without_joining(policies) if message.text.startswith("/") else policies
 
@@ -264,7 +266,8 @@ class Pipeline:
     async def _answers(self, run: Run, question: PendingQuestion) -> bool:
         """Return True when the message answers the question. An earlier attempt that recorded a
         step has decided it: only a turn that left the question records step 0, the routing."""
-        if question.approval and run.claim.message.answers and question.skill in self._skills:
+        is_certain = question.client_calls or (question.approval and run.claim.message.answers)
+        if is_certain and question.skill in self._skills:
             return True
         recorded, program = run.claim.journal, run.turn.message.program
         if recorded and question.skill in self._skills:

@@ -18,12 +18,14 @@ class Agent(Skill):
     """Do a task that takes several steps, with tools and other skills.
 
     The model plans the steps and calls the tools: those of the setting ``tools``, else of
-    ``agents.tools``, else all that only read, and the other skills.
+    ``agents.tools``, else all that only read, and the other skills; and those of the program that
+    sent the message.
     """
 
     name = "agent"
     aliases: ClassVar = ("do", "act")
     sees_images = True
+    calls_client_tools = True
     prompts: ClassVar = ("What day is it in 100 days?",)
     examples: ClassVar = (
         "do this step by step with your tools",
@@ -55,7 +57,7 @@ class Agent(Skill):
         reply = limit_reply_tokens(turn, settings.max_tokens)
         await turn.run(
             turn.message.text,
-            tools=self._choose_tools(turn),
+            tools=(*self._choose_tools(turn), *turn.client_tools),
             system=settings.system,
             history=turn.history,
             sampling=Sampling(temperature=settings.temperature, max_tokens=reply),

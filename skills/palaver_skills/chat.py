@@ -4,7 +4,15 @@ from typing import Any, ClassVar
 
 import pydantic
 
-from palaver import InvalidInput, NotFound, PluginSettings, Sampling, Skill, Turn
+from palaver import (
+    InvalidInput,
+    NotFound,
+    PluginSettings,
+    Sampling,
+    Skill,
+    ToolDefinition,
+    Turn,
+)
 from palaver_skills import prompts
 from palaver_skills.documents import cut_documents, read_documents, read_earlier_documents
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens
@@ -23,12 +31,13 @@ class Chat(Skill):
     Answers from what the model knows, which may be wrong, with the conversation so far in mind.
     Bare arithmetic is worked out by the tool ``calculate`` where that is installed. It reads
     the documents of messages, as much as fits, and sees their images where the model does. The
-    model may call the tools of ``agents.tools``.
+    model may call the tools of ``agents.tools``, and those of the program that sent the message.
     """
 
     name = "chat"
     aliases: ClassVar = ("talk",)
     sees_images = True
+    calls_client_tools = True
     prompts: ClassVar = ("Are you a robot or real?",)
     examples: ClassVar = (
         "hello",
@@ -81,8 +90,8 @@ class Chat(Skill):
         sampling = Sampling(temperature=self.settings.temperature, max_tokens=reply)
         prompt = await self._build_prompt(turn, reply)
         system, history = self.settings.system, turn.history
-        tools = turn.enabled_tools if "tools" in turn.engine.capabilities else None
-        if tools:
+        tools: list[str | ToolDefinition] = [*(turn.enabled_tools or ()), *turn.client_tools]
+        if tools and "tools" in turn.engine.capabilities:
             await turn.run(
                 prompt,
                 tools=tools,

@@ -38,12 +38,14 @@ MIN_RESULT_BYTES = 128
 class AgentStep(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the model said and wants to call in one step, as the journal has it.
 
-    ``seconds`` and ``tokens`` are those of all steps so far. ``limit``: why the model was asked for
-    a last answer. ``is_cut``: the limit of tokens cut the answer.
+    ``client_calls`` are the ids of the calls that the program makes. ``seconds`` and ``tokens`` are
+    those of all steps since the program's last results. ``limit``: why the model was asked for a
+    last answer. ``is_cut``: the limit of tokens cut the answer.
     """
 
     text: str
     calls: tuple[ToolCall, ...] = ()
+    client_calls: tuple[str, ...] = ()
     seconds: float = 0.0
     tokens: int = 0
     limit: str = ""
@@ -69,6 +71,9 @@ class Agent:
     message: Message
     prompt: Prompt
     tools: Mapping[str, Tool]
+    client_tools: Mapping[str, ToolDefinition]
+    """Those that the program runs."""
+    parallel_tool_calls: bool
     limits: AgentSettings
     through: Filter | None
     continues: bool
@@ -84,9 +89,15 @@ class Agent:
     note_cut: Callable[[], None]
     """Notes that the limit of tokens cut the answer."""
     take_steering: Callable[[], Awaitable[tuple[Message, ...]]]
+    call_client: Callable[[Sequence[ToolCall]], Mapping[str, str]]
+    """Returns what the program's tools returned, by the id of the call."""
+    client_call_prefix: str
+    """What ids of the program's calls begin with."""
     _rounds: list[_Round] = dataclasses.field(default_factory=list)
     _calls: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
-    """Calls so far, by tool and arguments."""
+    """Calls since the program's last results, by tool and arguments."""
+    _rounds_before: int = 0
+    """Rounds up to the program's last results: the limits hold for what comes after."""
     _call_ids: set[str] = dataclasses.field(default_factory=set)
     _limit: str = ""
     """The limit that a call has hit."""
@@ -96,7 +107,7 @@ class Agent:
         """Return the answer of the model, when it has said it."""
         self._clock = _Clock(self.generations)
         while (step := await self._ask_model()).calls:
-            results = await self._perform(step.calls)
+            results = await self._perform(step)
             self._rounds.append(_Round(step, results, await self.take_steering()))
         return step.text
 
@@ -146,6 +157,7 @@ class Agent:
         step = AgentStep(
             text=self.replay.text_since(start),
             calls=calls,
+            client_calls=tuple(call.id for call in calls if call.name in self.client_tools),
             seconds=self._clock.seconds,
             tokens=self._clock.tokens,
             limit=limit,
@@ -175,11 +187,15 @@ class Agent:
         """Ask the model; with shorter results when they are too long for it."""
         definitions = () if sampling.structure is not None else self._definitions()
         choice: ToolChoice = "none" if limit else "auto"
-        tools = OfferedTools(definitions=definitions, choice=choice if definitions else "auto")
+        tools = OfferedTools(
+            definitions=definitions,
+            choice=choice if definitions else "auto",
+            parallel=self.parallel_tool_calls,
+        )
         system = "\n\n".join(filter(None, (self.prompt.system, NOTE if definitions else "")))
         result_bytes = self.limits.result_bytes
         while True:
-            following = tuple(self._following(limit, result_bytes))
+            following = (*self.prompt.following, *self._following(limit, result_bytes))
             prompt = dataclasses.replace(self.prompt, system=system, following=following)
             try:
                 return await generate(prompt, tools)
@@ -189,10 +205,11 @@ class Agent:
                     raise
 
     def _definitions(self) -> tuple[ToolDefinition, ...]:
-        return tuple(
+        own = (
             ToolDefinition(tool.name, tool.description, tool.json_schema)
             for tool in self.tools.values()
         )
+        return (*own, *self.client_tools.values())
 
     def _following(self, limit: str, result_bytes: int) -> Iterator[ChatMessage]:
         """Yield the messages after the prompt: the steps so far."""
@@ -215,7 +232,10 @@ class Agent:
         """Return the calls with ids that no other call of this run has."""
         named: list[ToolCall] = []
         for position, call in enumerate(calls):
-            if not call.id or call.id in self._call_ids:
+            if call.name in self.client_tools:
+                id = f"{self.client_call_prefix}_{step}_{position}"
+                call = dataclasses.replace(call, id=id)
+            elif not call.id or call.id in self._call_ids:
                 call = dataclasses.replace(call, id=f"call_{step}_{position}")
             self._call_ids.add(call.id)
             named.append(call)
@@ -227,7 +247,7 @@ class Agent:
         """Return the name of a limit that is reached, or ""."""
         limits = self.limits
         reached = {
-            "steps": len(self._rounds) >= limits.steps,
+            "steps": len(self._rounds) - self._rounds_before >= limits.steps,
             "calls": self._calls.total() >= limits.calls,
             "seconds": self._clock.seconds >= limits.seconds,
             "tokens": self._clock.tokens >= limits.tokens,
@@ -239,11 +259,34 @@ class Agent:
 
     # Calling tools
 
-    async def _perform(self, calls: Sequence[ToolCall]) -> list[str]:
-        """Return the results of the calls of one step. The person approves first those that need
-        it. They run in order, but for parallel ones that follow each other: these run side by
+    async def _perform(self, step: AgentStep) -> list[str]:
+        """Return the results of the calls of one step: first the server's, then the program's."""
+        requests = [self._request(step, number) for number in range(len(step.calls))]
+        is_client = [
+            call.id in step.client_calls and request.error is None
+            for call, request in zip(step.calls, requests, strict=True)
+        ]
+        own = iter(await self._perform_own(list(_omit(requests, is_client))))
+        calls = [call for call, is_theirs in zip(step.calls, is_client, strict=True) if is_theirs]
+        given = self.call_client(calls) if calls else {}
+        if calls:
+            self._begin_anew()
+        return [
+            cut_result(given[call.id], self.limits.result_bytes) if is_theirs else next(own)
+            for call, is_theirs in zip(step.calls, is_client, strict=True)
+        ]
+
+    def _begin_anew(self) -> None:
+        """Let the limits hold for what follows the results of the program, which wants to go on."""
+        self._calls.clear()
+        self._rounds_before = len(self._rounds) + 1
+        self._limit = ""
+        self._clock.set(0.0, 0)
+
+    async def _perform_own(self, requests: list[RequestedCall]) -> list[str]:
+        """Return the results of calls of the server's tools. The person approves first those that
+        need it. They run in order, but for parallel ones that follow each other: these run side by
         side."""
-        requests = [self._request(call, number) for number, call in enumerate(calls, 1)]
         requests = self.tool_calls.obtain_approvals(requests)
         prepared = [self.tool_calls.prepare(request) for request in requests]
         limits = CallLimits(
@@ -255,23 +298,32 @@ class Agent:
             results += await self._perform_group(group, limits)
         return results
 
-    def _request(self, call: ToolCall, number: int) -> RequestedCall:
-        """Return the call, with an error where a limit forbids it."""
-        request = read_call(call.name, call.arguments, self.tools)
-        same = call.name, json.dumps(request.arguments, sort_keys=True)
+    def _request(self, step: AgentStep, position: int) -> RequestedCall:
+        """Return a call of a step, with an error where a limit forbids it. What the program's tools
+        get is for the program to validate."""
+        call = step.calls[position]
+        if call.id in step.client_calls:
+            request, same = RequestedCall(name=call.name, arguments={}), call.arguments
+        else:
+            request = read_call(call.name, call.arguments, self.tools)
+            same = json.dumps(request.arguments, sort_keys=True)
+        error = self._count_call(call.name, same, position)
+        return dataclasses.replace(request, error=error) if error else request
+
+    def _count_call(self, name: str, arguments: str, position: int) -> InvalidInput | None:
+        """Count a call. Return an error where a limit forbids it."""
         limit = ""
-        if number > self.limits.calls_per_step:
+        if position >= self.limits.calls_per_step:
             limit = "calls_per_step"
             self.metrics.limit_reached(f"agents.{limit}")
         elif self._calls.total() >= self.limits.calls:
             limit = self._limit = "calls"
-        elif self._calls[same] >= self.limits.repeated_calls:
+        elif self._calls[name, arguments] >= self.limits.repeated_calls:
             limit = self._limit = "repeated_calls"
         if limit:
-            error = InvalidInput(f"It was not made, since {self._explain(limit)}.")
-            return dataclasses.replace(request, error=error)
-        self._calls[same] += 1
-        return request
+            return InvalidInput(f"It was not made, since {self._explain(limit)}.")
+        self._calls[name, arguments] += 1
+        return None
 
     async def _perform_group(self, group: Sequence[PreparedCall], limits: CallLimits) -> list[str]:
         slots = asyncio.Semaphore(self.limits.parallel_calls)
@@ -294,6 +346,10 @@ class Agent:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _omit(requests: Sequence[RequestedCall], omitted: Sequence[bool]) -> Iterator[RequestedCall]:
+    return (request for request, is_out in zip(requests, omitted, strict=True) if not is_out)
 
 
 def _group(calls: Sequence[PreparedCall]) -> Iterator[list[PreparedCall]]:

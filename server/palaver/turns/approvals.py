@@ -207,10 +207,16 @@ def refuse_answer(claim: Claim) -> str | None:
 def may_answer(claim: Claim, question: PendingQuestion) -> bool:
     """Return whether the turn's message may answer ``question``.
 
-    Any message may, where it is not about the call of a tool. An answer about a call comes from the
-    person who sent the message, and was sent after the question: either it names the approval, or
+    Any message may, where it is not about the call of a tool. Calls of a program's tools are
+    answered by their results, from the person who sent the message. An answer about another call
+    comes from that person, too, and was sent after the question: either it names the approval, or
     it was accepted later.
     """
+    if question.client_calls:
+        program = claim.message.program or None
+        given = program.results if program else {}
+        is_same = claim.message.person == question.message.person
+        return is_same and all(call.id in given for call in question.client_calls)
     if not question.approval:
         return True
     if claim.message.person != question.message.person:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from palaver.messages import Approval
+from palaver.messages import Approval, ClientCall
 
 
 class SkillEnded(BaseException):
@@ -13,14 +13,19 @@ class SkillEnded(BaseException):
 
 class Suspended(SkillEnded):
     """Ends a skill that has asked a question with ``options``; the answer runs the skill again.
-    ``approval``: the call of a tool that the question is about."""
+    ``approval``: the call of a tool that the question is about. ``client_calls``: in place of a
+    question, calls of the program's tools, whose results are the answer."""
 
     def __init__(
-        self, options: Sequence[str], approval: Approval | msgspec.UnsetType = msgspec.UNSET
+        self,
+        options: Sequence[str] = (),
+        approval: Approval | msgspec.UnsetType = msgspec.UNSET,
+        client_calls: Sequence[ClientCall] = (),
     ) -> None:
         super().__init__()
         self.options = tuple(options)
         self.approval = approval
+        self.client_calls = tuple(client_calls)
 
 
 class QuestionWithdrawn(SkillEnded):

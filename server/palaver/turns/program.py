@@ -40,6 +40,10 @@ class Program:
     def parallel_tool_calls(self) -> bool:
         return self._request.parallel_tool_calls
 
+    @property
+    def call_prefix(self) -> str:
+        return self._request.call_prefix
+
     def apply(self, sampling: Sampling) -> Sampling:
         """Return a skill's parameters with those of the program. Raises `ReplyLimitReached` when
         the model may write no more."""

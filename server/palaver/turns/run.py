@@ -16,6 +16,7 @@ from palaver.turns.interruption import Interruption
 from palaver.turns.journal import Journal
 from palaver.turns.replay import Replay
 from palaver.turns.turn import Turn, TurnServices
+from palaver.turns.turn_history import read_transcript
 from palaver.turns.writer import TurnWriter
 
 ResultT = TypeVar("ResultT")
@@ -85,17 +86,26 @@ class Run:
 
     def resume(self, question: PendingQuestion) -> None:
         """Continue the skill that asked: the message of this turn is the answer."""
-        turn = self.turn
+        turn, program = self.turn, self.turn.message.program
         answer: object = turn.message.text
         if question.approval:
             answer = ApprovalAnswer(question.approval, turn.message.text, self.claim.accepted_at)
+        elif question.client_calls and program:
+            answer = program.results
         self._journal.resume(question.journal, answer)
         self._replay.resume(question.reply)
-        turn.message = self._original_message = question.message
-        turn.messages = (question.message,)
         # The skill sees the history that it saw when it asked, not its own question.
         self._asked_in = question.turns
-        turn.history = tuple(entry for entry in turn.history if entry.turn not in question.turns)
+        if question.client_calls:
+            history = [it for it in self.claim.history if it.turn not in question.turns]
+            claim = msgspec.structs.replace(self.claim, history=tuple(history))
+            seen = read_transcript(claim, question.message)
+            turn.message, turn.history, turn.following = seen.message, seen.history, seen.following
+        else:
+            turn.message = question.message
+            turn.history = tuple(it for it in turn.history if it.turn not in question.turns)
+        self._original_message = turn.message
+        turn.messages = (turn.message,)
 
     def keep_question(self) -> None:
         """Leave the pending question to a later turn: the message of this one does not answer it,
@@ -132,7 +142,9 @@ class Run:
     def pending_question(self, asked: Suspended) -> PendingQuestion:
         """Return all that is needed to continue the skill with the person's answer."""
         message = self._original_message
-        if message.program:  # the answer comes with the program's own copy, as does any message
+        if (
+            message.program and not asked.client_calls
+        ):  # the answer comes with the program's own copy, as does any message
             program = msgspec.structs.replace(
                 message.program, history=None, following=0, input=(), note=""
             )
@@ -145,6 +157,7 @@ class Run:
             turns=(*self._asked_in, self.claim.turn),
             options=asked.options,
             approval=asked.approval,
+            client_calls=asked.client_calls or msgspec.UNSET,
         )
 
     async def settle(self, result: RunResult) -> None:

@@ -24,6 +24,7 @@ from palaver.engine import (
     ToolDefinition,
 )
 from palaver.errors import (
+    InvalidInput,
     SkillError,
     Unsupported,
     UnusableAnswer,
@@ -56,13 +57,13 @@ from palaver.turns.answers import MAX_QUESTIONS, find_option, format_options
 from palaver.turns.approvals import Approvals
 from palaver.turns.attachments import AttachmentReader
 from palaver.turns.call_requests import request_call
-from palaver.turns.endings import ReplyLimitReached
+from palaver.turns.endings import ReplyLimitReached, Suspended
 from palaver.turns.filters import Filter, FilteredText
 from palaver.turns.generation import Generations, OfferedTools, Prompt
 from palaver.turns.image_memory import ImageMemory
 from palaver.turns.journal import Journal
 from palaver.turns.program import Program
-from palaver.turns.prompt import build_messages, fit_exactly
+from palaver.turns.prompt import build_messages, build_transcript, fit_exactly
 from palaver.turns.prompt_images import image_attachments
 from palaver.turns.questions import Questions
 from palaver.turns.replay import CapturedReply, Replay
@@ -75,6 +76,7 @@ from palaver.turns.skill_tools import (
     renumber_citations,
 )
 from palaver.turns.tool_calls import ToolCalls, Trust
+from palaver.turns.tool_results import present_result
 from palaver.turns.tool_services import CallServices, ToolResources
 from palaver.turns.turn_history import read_transcript
 from palaver.turns.writer import TurnWriter
@@ -450,7 +452,7 @@ class Turn(Generic[ArgumentsT]):
         self,
         prompt: str,
         *,
-        tools: Sequence[Tool | str],
+        tools: Sequence[Tool | ToolDefinition | str],
         system: str = "",
         history: Sequence[HistoryEntry] = (),
         sampling: Sampling | None = None,
@@ -465,14 +467,22 @@ class Turn(Generic[ArgumentsT]):
         turn, and its text is the result. Errors of tools go to the model. At one of the ``limits``
         it is asked for a last answer without tools. Messages that steer the turn are taken between
         the steps. The other parameters as in `stream`. Raises `Unsupported` when the engine calls
-        no tools, and `NotFound` for an unknown name.
+        no tools, `NotFound` for an unknown name, and `InvalidInput` for two tools of one name.
+
+        Those of `client_tools` are run by the program: the turn ends with their calls, and its next
+        message, with their results, continues here. Their results count as ``untrusted``.
 
         After a takeover no call is repeated, but for those of idempotent tools that had not ended.
         """
         applied = apply_limits(limits, self._services.agents)
-        offered = self._offer_tools(tools, applied)
-        if offered:
+        client_tools = [tool for tool in tools if isinstance(tool, ToolDefinition)]
+        offered = self._offer_tools(
+            [tool for tool in tools if not isinstance(tool, ToolDefinition)], applied
+        )
+        _check_names(offered, client_tools)
+        if offered or client_tools:
             self._require_capability("tools")
+        history, following = self._split_history(history)
 
         def make_sampling() -> Sampling:
             return self._sampling_of_reply(sampling)
@@ -482,8 +492,12 @@ class Turn(Generic[ArgumentsT]):
 
         agent = Agent(
             message=self.message,
-            prompt=Prompt(text=prompt, system=system, history=history, images=images),
+            prompt=Prompt(
+                text=prompt, system=system, history=history, images=images, following=following
+            ),
             tools=offered,
+            client_tools={tool.name: tool for tool in client_tools},
+            parallel_tool_calls=self._program.parallel_tool_calls,
             limits=applied,
             through=through,
             continues="continuation" in self.engine.capabilities,
@@ -496,8 +510,42 @@ class Turn(Generic[ArgumentsT]):
             count=lambda generation: self._program.count(generation.usage),
             note_cut=note_cut,
             take_steering=self.take_steering,
+            call_client=self._suspend_with_calls,
+            client_call_prefix=self._program.call_prefix or self.id,
         )
         return await agent.run()
+
+    def _split_history(
+        self, history: Sequence[HistoryEntry]
+    ) -> tuple[Sequence[HistoryEntry], tuple[ChatMessage, ...]]:
+        """Return the history before the message, and what follows it as messages for the model:
+        calls of a program's tools and their results."""
+        start = len(history) - self.following
+        if not self.following or tuple(history[start:]) != self.history[-self.following :]:
+            return history, ()
+        native_calls = "tools" in self.engine.capabilities
+        messages = build_transcript(history[start:], native_calls=native_calls)
+        results = [message for message in messages if message.role == "tool"]
+        self._tool_calls.trust.saw_untrusted |= bool(results)
+        return history[:start], tuple(
+            dataclasses.replace(message, content=present_result(message.content))
+            if message.role == "tool"
+            else message
+            for message in messages
+        )
+
+    def _suspend_with_calls(self, calls: Sequence[ToolCall]) -> Mapping[str, str]:
+        """Return what the program's tools returned, by the id of the call. Without that, end the
+        turn with the calls: the message with the results continues it."""
+        step = self._journal.next_step("call_client", repr(calls))
+        results = self._journal.recorded_result(step, dict[str, str])
+        if results is None:
+            self._replay.withdraw_rest()
+            self.call_client(calls)
+            self._journal.keep_open(step)
+            raise Suspended(client_calls=self.record.client_calls)
+        self._tool_calls.trust.saw_untrusted = True
+        return results
 
     def _offer_tools(self, tools: Sequence[Tool | str], limits: AgentSettings) -> dict[str, Tool]:
         """Return the tools by name, without the skills that the visitor's site lacks. There are no
@@ -812,6 +860,17 @@ class Turn(Generic[ArgumentsT]):
 
 def _make_record(caller: Turn[Any] | None) -> ReplyRecord:  # Any: the Arguments of another skill
     return SkillRecord(caller.record) if caller else ReplyRecord()
+
+
+def _check_names(tools: Mapping[str, Tool], client_tools: Sequence[ToolDefinition]) -> None:
+    names = set(tools)
+    for tool in client_tools:
+        if tool.name in names:
+            raise InvalidInput(
+                f"The tool {tool.name!r} of the program has the name of another tool that the "
+                "model may call here; give it another name."
+            )
+        names.add(tool.name)
 
 
 def client_calls(calls: Sequence[ToolCall]) -> tuple[ClientCall, ...]:

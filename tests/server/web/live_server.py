@@ -12,6 +12,7 @@ import aiohttp
 from palaver.channels import Channel
 from palaver.config.settings import (
     AdmissionSettings,
+    AgentSettings,
     AuthKey,
     AuthSettings,
     ConcurrencyPolicySettings,
@@ -209,6 +210,7 @@ async def open_live_server(
     files: FilesSettings | None = None,
     file_store: FileStore | None = None,
     knowledge: KnowledgeBase | None = None,
+    agents: AgentSettings | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[LiveServer]:
     settings = Settings(
@@ -220,6 +222,7 @@ async def open_live_server(
         ledger=ledger_settings or LedgerSettings(),
         dispatch=dispatch or DispatchSettings(),
         files=files or FilesSettings(),
+        agents=agents or AgentSettings(),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
         concurrency_policy=concurrency_policy or ConcurrencyPolicySettings(),
     )

@@ -34,12 +34,19 @@ from palaver_plugins.channels.openai_api.images import Images, read_images, refu
 from palaver_plugins.channels.openai_api.models import Models
 from palaver_plugins.channels.openai_api.operations import COMPLETE
 from palaver_plugins.channels.openai_api.persons import hash_words, person_of
+from palaver_plugins.channels.openai_api.response_reading import ResponseReader
+from palaver_plugins.channels.openai_api.waiting_calls import (
+    bring_results,
+    continue_waiting,
+    results_at_end,
+    with_call_prefix,
+)
 
 THREAD = "X-Palaver-Thread"
 KEY = "Idempotency-Key"
 REPEATABLE_SECONDS = 86_400.0
 """Seconds for which the reply to a request with an ``Idempotency-Key`` is kept: as long as a ledger
-recognizes the id of a message."""
+recognizes the id of a message. A skill waits as long for the results of a program's tools."""
 UNREPEATABLE_SECONDS = 300.0
 """Seconds for which other replies are kept: long enough for a client that is slow to read."""
 
@@ -73,7 +80,9 @@ class ChatHandler:
         check_support(body, self._service.engine_info, is_engine=is_engine)
         self._models.check_tools(body.model, body.offered)
         images = self._images(request, body)
-        messages = [self._message(request, principal, body, images, at) for at in range(body.count)]
+        messages = [
+            await self._message(request, principal, body, images, at) for at in range(body.count)
+        ]
         choices: list[Choice] = []
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -124,7 +133,7 @@ class ChatHandler:
         checked = every if self._models.is_engine(body.model) else [body.answered]
         return read_images(body, positions=every, checked=checked)
 
-    def _message(
+    async def _message(
         self,
         request: web.Request,
         principal: Principal,
@@ -144,10 +153,12 @@ class ChatHandler:
             id = key if thread else hash_words(*scope)
         if thread and body.count > 1:
             raise UnsupportedParameter("n", "a conversation that the server keeps has one reply")
-        retention = REPEATABLE_SECONDS if key else UNREPEATABLE_SECONDS
+        is_engine = self._models.is_engine(body.model)
+        may_wait = bool(body.offered.tools) and not is_engine
+        retention = REPEATABLE_SECONDS if key or may_wait else UNREPEATABLE_SECONDS
         position = len(body.messages) - 1 if thread else body.answered
         attachments = images.get(position, ())
-        return Message(
+        message = Message(
             conversation=Conversation(principal.tenant, self._channel, thread or id),
             id=id,
             person=person,
@@ -156,13 +167,21 @@ class ChatHandler:
             skill=self._models.skill_of(body.model),
             program=program_request(
                 body,
-                is_engine=self._models.is_engine(body.model),
+                is_engine=is_engine,
                 has_thread=bool(thread),
                 retention=None if thread else retention,
                 number=number,
                 images=images,
             ),
         )
+        if is_engine:
+            return message
+        results = results_at_end([each.sent(()) for each in body.messages])
+        if thread:
+            return bring_results(message, results) if results else message
+        reader = ResponseReader(self._service, person)
+        param = f"messages[{len(body.messages) - 1}].tool_call_id"
+        return await continue_waiting(reader, with_call_prefix(message), results, param)
 
 
 def _leaves_traces(request: web.Request, choices: Iterable[Choice]) -> bool:

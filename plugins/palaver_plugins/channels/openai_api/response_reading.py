@@ -79,7 +79,7 @@ class ResponseReader:
     """Reads the responses of one person."""
 
     def __init__(self, service: ConversationService, person: str) -> None:
-        self._service = service
+        self.service = service
         self._person = person
 
     async def find(self, id: ResponseId) -> StoredResponse:
@@ -103,7 +103,7 @@ class ResponseReader:
         """Return whether the person has written to the conversation. Raises `NoSuchObject` when
         only others have."""
         try:
-            access = ConversationAccess(self._service, conversation, self._person)
+            access = ConversationAccess(self.service, conversation, self._person)
             return await access.is_member()
         except Forbidden:
             raise NoSuchObject("conversation", conversation.thread) from None
@@ -113,7 +113,7 @@ class ResponseReader:
     ) -> tuple[list[HistoryEntry], Sequence[PendingTurn]]:
         """Return the entries from the turn ``until`` on, or all, and the turns that have not
         ended."""
-        access = ConversationAccess(self._service, conversation, self._person)
+        access = ConversationAccess(self.service, conversation, self._person)
         try:
             if not await access.is_member():
                 return [], ()
@@ -184,10 +184,10 @@ class ResponseReader:
         """Follow the events of a response, from the first one on. ``since``: a position before it,
         where it is known."""
         if since is None:
-            latest = await self._service.latest(id.conversation)
+            latest = await self.service.latest(id.conversation)
             since = Cursor(latest.epoch, 0 if latest.offset <= MAX_EVENTS else latest.offset)
         follower = ResponseFollower(ResponseBuilder(id, note, model_of))
-        subscription = await self._service.subscribe(
+        subscription = await self.service.subscribe(
             id.conversation,
             follower,
             since,
@@ -197,7 +197,7 @@ class ResponseReader:
         try:
             yield follower
         finally:
-            self._service.unsubscribe(subscription)
+            self.service.unsubscribe(subscription)
 
 
 class ResponseFollower:

@@ -25,7 +25,11 @@ from palaver import (
     new_id,
     requires,
 )
-from palaver_plugins.channels.openai_api.chat import KEY, UNREPEATABLE_SECONDS
+from palaver_plugins.channels.openai_api.chat import (
+    KEY,
+    REPEATABLE_SECONDS,
+    UNREPEATABLE_SECONDS,
+)
 from palaver_plugins.channels.openai_api.errors import (
     InvalidParameter,
     Json,
@@ -59,6 +63,11 @@ from palaver_plugins.channels.openai_api.response_request import (
     read_request,
 )
 from palaver_plugins.channels.openai_api.response_stream import ResponseStream, wait_for_end
+from palaver_plugins.channels.openai_api.waiting_calls import (
+    continue_waiting,
+    results_at_end,
+    with_call_prefix,
+)
 
 STORED_SECONDS = 30 * 86_400.0
 """Seconds for which a stored response is kept that belongs to no conversation, as with OpenAI."""
@@ -174,15 +183,21 @@ class ResponsesHandler:
         thread, history = await self._place(principal, body, reader, id)
         references = await self._references(principal, body, reader)
         sent = read_input(body, references, blindness=self._models.blindness(body.model))
-        return Message(
+        is_engine = self._models.is_engine(body.model)
+        message = Message(
             conversation=Conversation(principal.tenant, self._channel, thread),
             id=id,
             person=person,
             text=sent.text,
             attachments=sent.attachments,
             skill=self._models.skill_of(body.model),
-            program=_program(body, sent, history, note_of(body, raw)),
+            program=_program(body, sent, history, note_of(body, raw), is_engine=is_engine),
         )
+        if body.conversation_id or is_engine:
+            return message
+        message = with_call_prefix(message)
+        results = results_at_end(sent.messages)
+        return await continue_waiting(reader, message, results, f"input[{len(body.input) - 1}]")
 
     async def _place(
         self, principal: Principal, body: ResponseRequest, reader: ResponseReader, id: str
@@ -282,11 +297,18 @@ class _ModelOf:
 
 
 def _program(
-    body: ResponseRequest, sent: Input, history: tuple[SentMessage, ...] | None, note: str
+    body: ResponseRequest,
+    sent: Input,
+    history: tuple[SentMessage, ...] | None,
+    note: str,
+    *,
+    is_engine: bool,
 ) -> ProgramRequest:
     """Return what the request asks for."""
     offered = body.offered
-    retention = STORED_SECONDS if body.is_stored else UNREPEATABLE_SECONDS
+    may_wait = bool(offered.tools) and not is_engine
+    unstored = REPEATABLE_SECONDS if may_wait else UNREPEATABLE_SECONDS
+    retention = STORED_SECONDS if body.is_stored else unstored
     messages = sent.messages
     if history is not None and not messages:
         messages = (SentMessage("user", sent.text, sent.attachments),)
