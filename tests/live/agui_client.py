@@ -1,8 +1,10 @@
 """The official client of AG-UI under Node, and a page that is built on it."""
 
 import asyncio
+import contextlib
 import json
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 
 FOLDER = Path(__file__).parent / "agui"
 TIMEOUT_SECONDS = 120.0
+MAX_LINE = 64 * 1024 * 1024
+"""Bytes of one line of a client: the last one has all messages."""
 Json = dict[str, Any]  # JSON values
 
 
@@ -30,6 +34,25 @@ async def run_client(url: str, *runs: Json, **scenario: Any) -> Json:
     assert seen["refused"] == [], "the protocol's schemas refuse an event"
     assert seen["warnings"] == []
     return seen
+
+
+@contextlib.asynccontextmanager
+async def talking_clients(**scenario: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start clients that talk until their standard input ends. See agui/talk.js."""
+    check_installed()
+    process = await asyncio.create_subprocess_exec(
+        *("node", "talk.js", json.dumps(scenario)),
+        cwd=FOLDER,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=MAX_LINE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def build_page(folder: Path) -> None:
