@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -23,6 +24,7 @@ from palaver.web.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
+_GROUP_NAME = re.compile(r"\?P<\w+>")
 COOKIE_SECONDS = 400 * 86_400
 """Life of a browser's cookie, the longest that browsers allow. Each visit of the page renews it."""
 LOG_LINES_PER_MINUTE = 60.0
@@ -140,13 +142,22 @@ def _is_https(request: web.Request) -> bool:
     return request.secure or outermost.strip().lower() == "https"
 
 
-def check_declared(application: web.Application) -> None:
-    """Refuse routes that do not say what they require. Raises `ConfigurationError`."""
+def check_routes(application: web.Application) -> None:
+    """Refuse routes that do not say what they require, and two that answer the same requests.
+    Raises `ConfigurationError`."""
+    handlers: dict[tuple[str, str], str] = {}
     for route in application.router.routes():
+        path = route.resource.canonical if route.resource else ""
+        name = getattr(route.handler, "__qualname__", repr(route.handler))
         if route_access(route.handler) is None:
-            path = route.resource.canonical if route.resource else ""
-            name = getattr(route.handler, "__qualname__", repr(route.handler))
             raise ConfigurationError(
                 f"the route {route.method} {path} does not declare who may call it: decorate its "
                 f"handler {name!r} with @palaver.requires(RIGHT) or @palaver.public"
+            )
+        pattern = route.resource.get_info().get("pattern") if route.resource else None
+        paths = _GROUP_NAME.sub("", pattern.pattern) if pattern else path
+        first = handlers.setdefault((route.method, paths), name)
+        if first != name:
+            raise ConfigurationError(
+                f"the route {route.method} {path} has two handlers, {first!r} and {name!r}"
             )

@@ -16,7 +16,7 @@ from palaver.errors import (
     part_name,
 )
 from palaver.server import Server
-from palaver.web.access import AccessControl, check_declared
+from palaver.web.access import AccessControl, check_routes
 from palaver.web.api import ApiHandler
 from palaver.web.channels_api import ChannelHandler
 from palaver.web.connection import connection_of
@@ -99,7 +99,7 @@ def make_application(server: Server) -> web.Application:
                 application.add_routes(channel.routes())
     for handler in handlers:
         application.add_routes(handler.routes())
-    check_declared(application)
+    check_routes(application)
     application.on_startup.append(pages.load)
     application.on_shutdown.append(websockets.close)
     application.on_response_prepare.append(announce_close)

@@ -75,7 +75,7 @@ def make_document(application: web.Application, version: str, *, has_keys: bool)
 
 def _find_route(route: web.AbstractRoute) -> _Route:
     access = route_access(route.handler)
-    assert access is not None  # `check_declared` has refused it
+    assert access is not None  # `check_routes` has refused it
     assert route.resource is not None
     operation = operation_of(route.handler) or _undescribed(route.handler)
     return _Route(route.method.lower(), route.resource.canonical, access, operation)

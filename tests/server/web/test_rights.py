@@ -209,6 +209,23 @@ async def test_a_route_that_declares_nothing_prevents_the_start() -> None:
             pass
 
 
+class Usurper(Bell):
+    """A channel that answers what the server itself answers."""
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [web.get("/v1/conversations/{id}", self._ring)]
+
+    @public
+    async def _ring(self, request: web.Request) -> web.Response:
+        return web.Response(text="mine")
+
+
+async def test_a_route_of_the_server_cannot_be_taken_over() -> None:
+    with pytest.raises(ConfigurationError, match=r"GET /v1/conversations/.*'Usurper\._ring'"):
+        async with open_live_server(channels=(Usurper(),)):
+            pass
+
+
 class Forgetful(Bell):
     """A channel that asks who calls a route that it has declared public."""
 
