@@ -88,7 +88,7 @@ class Router:
         return await run_on_text(self._resumes, message.text, message, question)
 
     def _resumes(self, text: str, message: Message, question: PendingQuestion) -> bool:
-        if question.skill not in self._skills or self._route_by_name(message) is not None:
+        if question.skill not in self._skills or self._names_another(message, question.skill):
             return False
         if find_option(text, question.options) is not None:
             return True
@@ -100,6 +100,12 @@ class Router:
             sure = (1 + self._settings.threshold) / 2
             request = self._route_by_examples(message, self.rank(text), threshold=sure)
         return request is None or request.skill == question.skill
+
+    def _names_another(self, message: Message, skill: str) -> bool:
+        """Return whether the message names a skill. A program names one with each message, so that
+        the name of ``skill`` itself means nothing."""
+        named = self._route_by_name(message)
+        return named is not None and not (message.program and named.skill == skill)
 
     async def route(self, message: Message) -> Decision:
         """Choose a skill. Raises `NotFound` when the person names one that does not exist."""

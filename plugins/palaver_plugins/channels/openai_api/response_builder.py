@@ -7,6 +7,8 @@ The ledger's events are the same on every server, and so are the events made of 
 from collections.abc import Callable, Iterator
 
 from palaver import (
+    Approval,
+    Asked,
     Citation,
     Cited,
     ClientCall,
@@ -89,6 +91,8 @@ class ResponseBuilder:
                 yield from self._add_tool(event)
             case Cited():
                 self._citations.append(event.citation)
+            case Asked(approval=Approval() as approval):
+                yield from self._ask(approval)
             case Finished():
                 yield from self._finish(event)
             case _:
@@ -179,7 +183,7 @@ class ResponseBuilder:
         item |= {
             "status": "completed" if has_run else "failed",
             "output": event.result if has_run else None,
-            "error": None if has_run else event.result or event.state,
+            "error": None if has_run else _tool_error(event.result or event.state),
         }
         kind = "completed" if has_run else "failed"
         yield {"type": f"response.mcp_call.{kind}", "item_id": item["id"], "output_index": at}
@@ -206,6 +210,20 @@ class ResponseBuilder:
         yield {**delta, **place}
         done = {"type": "response.mcp_call_arguments.done", "arguments": item["arguments"]}
         yield {**done, **place}
+
+    def _ask(self, approval: Approval) -> Iterator[Json]:
+        """Add the request for an approval, after the question as text."""
+        yield from self._close_text()
+        item: Json = {
+            "id": self.id.item("mcpr", len(self._output)),
+            "type": "mcp_approval_request",
+            "server_label": SERVER_LABEL,
+            "name": approval.tool,
+            "arguments": encode(approval.arguments).decode(),
+        }
+        self._output.append(item)
+        yield self._item_event("added", item)
+        yield self._item_event("done", item)
 
     def _add_call(self, call: ClientCall) -> Iterator[Json]:
         at = len(self._output)
@@ -259,6 +277,13 @@ def _status(event: Finished) -> str:
 
 def _text_part(text: str, notes: list[Json]) -> Json:
     return {"type": "output_text", "text": text, "annotations": notes, "logprobs": []}
+
+
+def _tool_error(text: str) -> Json:
+    return {
+        "type": "mcp_tool_execution_error",
+        "content": [{"type": "text", "text": text}],
+    }
 
 
 def _flat(note: Json) -> Json:

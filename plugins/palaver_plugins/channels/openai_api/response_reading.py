@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 import msgspec
 
 from palaver import (
+    Asked,
     Cited,
     ClientCall,
     Conversation,
@@ -305,6 +306,14 @@ def _history_events(stored: StoredResponse) -> Iterable[Event]:
         yield Cited(turn=turn, citation=citation)
     if reply.text:
         yield Text(turn=turn, position=0, text=reply.text)
+    if reply.question:
+        question = reply.question
+        yield Asked(
+            turn=turn,
+            question=question.text,
+            options=question.options,
+            approval=question.approval,
+        )
     yield Finished(
         turn=turn,
         outcome=reply.outcome or "done",

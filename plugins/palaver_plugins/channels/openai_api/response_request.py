@@ -18,7 +18,10 @@ from palaver_plugins.channels.openai_api.schema import check_schema
 from palaver_plugins.channels.openai_api.tools import Function, OfferedTools, read_tools
 
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
-IGNORED_ITEMS = frozenset({"reasoning", "mcp_call", "mcp_list_tools"})
+APPROVAL = "mcp_approval_response"
+IGNORED_ITEMS = frozenset(
+    {"reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request", APPROVAL}
+)
 """Types of items that clients send back from an earlier output, and that mean nothing here."""
 
 Json = dict[str, Any]  # JSON values
@@ -35,6 +38,9 @@ class InputItem(msgspec.Struct, frozen=True):
     name: str | None = None
     arguments: str | None = None
     output: Content = None
+    approval_request_id: str | None = None
+    approve: bool | None = None
+    reason: str | None = None
 
 
 class TextFormat(msgspec.Struct, frozen=True):
@@ -97,6 +103,24 @@ class ResponseRequest(msgspec.Struct, frozen=True, dict=True):
         return read_tools(functions, self.tool_choice)
 
     @property
+    def approval(self) -> InputItem | None:
+        """Return the answer to an approval request. Raises `InvalidParameter` for one that says
+        nothing, or that comes together with something else.
+
+        An earlier one belongs to the conversation, as does its request, which comes before it.
+        """
+        items = () if isinstance(self.input, str) else self.input
+        requested = {item.id for item in items if item.type == "mcp_approval_request"}
+        answers = [(at, item) for at, item in enumerate(items) if item.type == APPROVAL]
+        for at, item in answers:
+            if not item.approval_request_id or item.approve is None:
+                raise InvalidParameter(f"input[{at}]", "expected approval_request_id and approve")
+            is_new = item.approval_request_id not in requested
+            if is_new and len(items) > 1:
+                raise InvalidParameter(f"input[{at}]", "expected nothing beside an approval")
+        return items[-1] if answers and items[-1].type == APPROVAL else None
+
+    @property
     def is_stored(self) -> bool:
         return self.store is not False
 
@@ -150,7 +174,7 @@ def read_request(body: bytes) -> ResponseRequest:
     ):
         if wanted:
             raise UnsupportedParameter(param, "not supported here; leave it out")
-    _ = request.offered
+    _ = request.offered, request.approval
     return request
 
 
@@ -205,6 +229,8 @@ def read_input(
         sent = _read_item(f"input[{at}]", item, references, blindness)
         if sent is not None:
             _append(messages, sent)
+    if request.approval is not None:
+        return Input(_answer_of(request.approval), (), ())
     if not messages:
         raise InvalidParameter("input", "expected an item with content")
     asked = next((it for it in reversed(messages) if it.role == "user"), None)
@@ -212,6 +238,13 @@ def read_input(
         return Input(asked.text, asked.attachments, ())
     text = messages[-1].shown if asked is None else asked.text
     return Input(text, () if asked is None else asked.attachments, tuple(messages))
+
+
+def _answer_of(approval: InputItem) -> str:
+    """Return an answer as a person writes it. A reason never approves."""
+    if approval.approve:
+        return "Approve"
+    return f"Deny: {approval.reason}" if approval.reason else "Deny"
 
 
 def _append(messages: list[SentMessage], sent: SentMessage) -> None:

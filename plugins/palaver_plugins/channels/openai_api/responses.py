@@ -34,6 +34,7 @@ from palaver_plugins.channels.openai_api.errors import (
     InvalidParameter,
     Json,
     KeyReused,
+    NoSuchObject,
     error_response,
     json_response,
     problem_error,
@@ -68,6 +69,7 @@ from palaver_plugins.channels.openai_api.waiting_calls import (
     results_at_end,
     with_call_prefix,
 )
+from palaver_plugins.channels.questions import answer_to
 
 STORED_SECONDS = 30 * 86_400.0
 """Seconds for which a stored response is kept that belongs to no conversation, as with OpenAI."""
@@ -193,6 +195,8 @@ class ResponsesHandler:
             skill=self._models.skill_of(body.model),
             program=_program(body, sent, history, note_of(body, raw), is_engine=is_engine),
         )
+        if body.approval is not None:
+            return await self._approve(message, body, reader)
         if body.conversation_id or is_engine:
             return message
         message = with_call_prefix(message)
@@ -217,6 +221,28 @@ class ResponsesHandler:
         if stored.reply.outcome == "asked" and not previous.is_in_conversation:
             return previous.conversation.thread, None
         return id, await reader.transcript(previous)
+
+    async def _approve(
+        self, message: Message, body: ResponseRequest, reader: ResponseReader
+    ) -> Message:
+        """Return the message as the answer to the approval request that the input names."""
+        param = f"input[{len(body.input) - 1}].approval_request_id"
+        asked = body.approval.approval_request_id if body.approval else None
+        id = ItemId.parse(asked or "", message.conversation.tenant, self._channel).response
+        reply = (await reader.find(id)).reply
+        if reply is None or not reply.question or not reply.question.approval:
+            raise NoSuchObject("approval request", asked or "")
+        named = body.conversation_id or id.conversation.thread
+        if named != id.conversation.thread or body.previous_response_id not in (None, str(id)):
+            raise InvalidParameter(param, "it belongs to another response")
+        program = msgspec.structs.replace(message.program or ProgramRequest(), history=None)
+        message = msgspec.structs.replace(
+            message, conversation=id.conversation, program=program, skill=None
+        )
+        try:
+            return await answer_to(self._service, with_call_prefix(message), id.turn)
+        except Conflict as error:
+            raise InvalidParameter(param, "this request has its answer already") from error
 
     async def _references(
         self, principal: Principal, body: ResponseRequest, reader: ResponseReader
