@@ -13,6 +13,7 @@ from palaver.engine import Engine, GenerationRequest
 from palaver.hooks import BuildContext
 from palaver.testing import ScriptedEngine, ScriptedReply, tool_call
 
+ROOT = Path(__file__).parents[2]
 LOG = "WORKSHOP_LOG"
 """Variable of the environment with the path of the file."""
 
@@ -30,12 +31,19 @@ def read_runs(log: Path) -> list[ToolRun]:
     return [ToolRun(name, int(pid)) for name, pid in rows]
 
 
-def write_plugin(folder: Path) -> None:
-    """Write the metadata by which a server with ``folder`` in its path finds this plugin."""
+def install(folder: Path) -> dict[str, str]:
+    """Write the metadata by which a server finds this plugin. Return variables for its environment:
+    the path, and where the tools write, `log_in(folder)`."""
     metadata = folder / "workshop-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: workshop\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[palaver]\nworkshop = {__name__}\n")
+    path = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {LOG: str(log_in(folder)), "PYTHONPATH": os.pathsep.join(path)}
+
+
+def log_in(folder: Path) -> Path:
+    return folder / "log"
 
 
 def _act(name: str) -> None:
@@ -91,9 +99,9 @@ STEPS = {
 }
 TITLE = "New chain on Thursday"
 ANSWERS = {
-    "pay_deposit": "Your bicycle gets its new chain on **Thursday at 14:30**. The deposit of 10 € "
-    "is paid; the other 14.90 € are due when you fetch it.",
-    "send_text": "Your bicycle gets its new chain on **Thursday at 14:30**, and your phone knows.",
+    "pay_deposit": "Your new chain is fitted on **Thursday at 14:30**. "
+    "The deposit of 10 € is paid.",
+    "send_text": "Your new chain is fitted on **Thursday at 14:30**, and your phone knows.",
 }
 """By the last tool."""
 
