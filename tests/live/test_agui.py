@@ -25,7 +25,9 @@ from tests.server.web.live_server import LiveServer
 from tests.server.web.test_shutdown import shutting_down
 
 from palaver.config.settings import AuthKey, Secret
-from palaver.testing import MemoryLedger
+from palaver.testing import MemoryLedger, ScriptedEngine
+from palaver.testing.engine import tool_call
+from palaver_skills.agent import Agent
 
 pytestmark = pytest.mark.live
 
@@ -33,7 +35,7 @@ KEY = "the secret key of the page"
 
 
 def contents(seen: Json) -> list[str]:
-    return [message["content"] for message in seen["messages"]]
+    return [message.get("content", "") for message in seen["messages"]]
 
 
 async def test_a_conversation_with_tools_questions_and_failures() -> None:
@@ -95,6 +97,26 @@ async def test_calls_of_tools_are_approved_denied_and_cancelled() -> None:
         "ada: paid 100. ",
         "Not paid.",
         "Not paid.",
+    ]
+
+
+async def test_a_tool_of_the_page_is_called_and_its_result_continues() -> None:
+    engine = ScriptedEngine(tool_call("weather", city="Rome"), "It is warm.")
+    tools = [{"name": "weather", "description": "How warm it is.", "parameters": {}}]
+    about = {"tools": tools, "forwardedProps": {"palaver": {"skill": "agent"}}}
+    async with open_agui_server(engine=engine, skills=(Agent(),)) as server:
+        seen = await run_client(
+            server.url("/agui"),
+            {"messages": [user("How warm?")], "runId": "r-1", **about},
+            {"result": "15 degrees", "runId": "r-2", **about},
+        )
+    (call,) = (call for it in seen["messages"] for call in it.get("toolCalls") or ())
+    assert call["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
+    assert contents(seen)[-2:] == ["15 degrees", "It is warm."]
+    outcomes = [it["outcome"] for it in seen["events"] if it["type"] == "RUN_FINISHED"]
+    assert outcomes == [
+        {"type": "success", "pendingToolCallIds": [call["id"]]},
+        {"type": "success"},
     ]
 
 

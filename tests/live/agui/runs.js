@@ -19,6 +19,10 @@ const agent = new HttpAgent({
 const results = [];
 for (const run of scenario.runs) {
   for (const message of run.messages ?? []) agent.addMessage(message);
+  if (run.result !== undefined) {
+    const called = agent.messages.flatMap((each) => each.toolCalls ?? []).at(-1);
+    agent.addMessage({ id: `${run.runId}-result`, role: "tool", toolCallId: called.id, content: run.result });
+  }
   let resume = run.resume;
   if (run.answer !== undefined || run.cancel) {
     const answer = run.cancel ? { status: "cancelled" } : { status: "resolved", payload: run.answer };
@@ -26,7 +30,7 @@ for (const run of scenario.runs) {
   }
   try {
     const outcome = await agent.runAgent(
-      { runId: run.runId, ...(resume && { resume }), ...(run.forwardedProps && { forwardedProps: run.forwardedProps }) },
+      { runId: run.runId, ...(resume && { resume }), ...(run.tools && { tools: run.tools }), ...(run.forwardedProps && { forwardedProps: run.forwardedProps }) },
       {
         onEvent: ({ event }) => {
           events.push(event);

@@ -1,6 +1,6 @@
 """AguiChannel: runs of AG-UI's clients, as streams of events."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from aiohttp import web
 
@@ -10,12 +10,14 @@ from palaver import (
     ConversationAccess,
     ConversationService,
     PalaverError,
+    SentMessage,
     described,
     encode,
     follow_pending_as,
     follow_reply_as,
     requires,
 )
+from palaver_plugins.channels.agui.client_tools import bring_results, find_results
 from palaver_plugins.channels.agui.operations import RUN, STOP, Stopped
 from palaver_plugins.channels.agui.reply import AguiReply
 from palaver_plugins.channels.agui.run_events import RunEvents, known_messages
@@ -25,6 +27,7 @@ from palaver_plugins.channels.agui.run_input import (
     conversation_of,
     read_run,
     read_stop,
+    results_message,
     user_message,
 )
 from palaver_plugins.channels.agui.run_stream import RunStream
@@ -74,6 +77,8 @@ class AguiChannel:
         try:
             if run.resume:
                 await self._resume(stream, conversation, person, run)
+            elif results := find_results(run.messages):
+                await self._continue(stream, conversation, person, run, results)
             elif run.user_message is None:
                 await self._restore(stream, conversation, person)
             else:
@@ -97,6 +102,20 @@ class AguiChannel:
                     continue
                 await stream.follow(reply)
                 return
+
+    async def _continue(
+        self,
+        stream: RunStream,
+        conversation: Conversation,
+        person: str,
+        run: RunInput,
+        results: Sequence[SentMessage],
+    ) -> None:
+        """Bring the results of the client's tools. Raises `InvalidInput` and `Conflict`."""
+        message = results_message(conversation, person, run, results)
+        message = await bring_results(self._service, message, results)
+        async with follow_reply_as(AguiReply, self._service, message) as reply:
+            await stream.follow(reply)
 
     async def _resume(
         self, stream: RunStream, conversation: Conversation, person: str, run: RunInput

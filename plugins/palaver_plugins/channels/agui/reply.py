@@ -1,6 +1,7 @@
 """AguiReply: the reply to a run as the ledger tells it, with its calls of tools and its state."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,8 +10,10 @@ from palaver import (
     Approval,
     Asked,
     Cited,
+    ClientCall,
     Cursor,
     Event,
+    Finished,
     HistoryEntry,
     PendingReply,
     Queued,
@@ -20,6 +23,7 @@ from palaver import (
     Started,
     ToolCalled,
     ToolState,
+    encode,
 )
 
 Json = dict[str, Any]  # JSON values
@@ -27,11 +31,12 @@ Json = dict[str, Any]  # JSON values
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ToolCallView:
-    """A call of a tool as the client sees it."""
+    """A call of a tool as the client sees it. ``arguments`` are JSON, as far as the model wrote it
+    for a tool of the client."""
 
     id: str
     name: str
-    arguments: Json
+    arguments: str
     state: ToolState
     result: str
 
@@ -87,11 +92,12 @@ class AguiReply(PendingReply):
         match event:
             case ToolCalled():
                 id = event.call or f"{event.turn}-{event.name}"
-                self.calls[id] = ToolCallView(
-                    id, event.name, event.arguments, event.state, event.result
-                )
+                arguments = _as_json(event.arguments)
+                self.calls[id] = ToolCallView(id, event.name, arguments, event.state, event.result)
             case Asked(approval=approval) if approval:
                 self.calls[approval.id] = _waiting_call(approval)
+            case Finished(client_calls=calls):
+                self.calls.update(_client_calls(calls or ()))
             case Queued(ahead=ahead):
                 self.ahead = ahead
             case Started() | Cited():
@@ -115,16 +121,25 @@ def calls_of(entry: HistoryEntry) -> dict[str, ToolCallView]:
     calls: dict[str, ToolCallView] = {}
     for number, used in enumerate(entry.tools or ()):
         id = used.call or f"{entry.turn}-{used.name}-{number}"
-        calls[id] = ToolCallView(id, used.name, used.arguments, used.state, used.result)
+        calls[id] = ToolCallView(id, used.name, _as_json(used.arguments), used.state, used.result)
     if entry.question and entry.question.approval:
         waiting = _waiting_call(entry.question.approval)
         calls[waiting.id] = waiting
-    return calls
+    return calls | _client_calls(entry.client_calls or ())
+
+
+def _client_calls(calls: Sequence[ClientCall]) -> dict[str, ToolCallView]:
+    return {it.id: ToolCallView(it.id, it.name, it.arguments, "started", "") for it in calls}
 
 
 def _waiting_call(approval: Approval) -> ToolCallView:
     """Return the call that a person is asked about. Once it is answered, another reply has it."""
-    return ToolCallView(approval.id, approval.tool, approval.arguments, "started", "")
+    arguments = _as_json(approval.arguments)
+    return ToolCallView(approval.id, approval.tool, arguments, "started", "")
+
+
+def _as_json(arguments: Json) -> str:
+    return encode(arguments).decode()
 
 
 def _plain(value: object) -> Json:

@@ -12,14 +12,16 @@ from collections.abc import Set as AbstractSet
 
 from palaver import (
     Approval,
+    ClientCall,
     HistoryEntry,
     PalaverError,
     Problem,
+    ProgramRequest,
     Question,
     ReplyResult,
+    SentMessage,
     Snapshot,
     Usage,
-    encode,
 )
 from palaver_plugins.channels.agui.reply import AguiReply, Json, ToolCallView, calls_of
 from palaver_plugins.channels.agui.run_input import (
@@ -151,7 +153,7 @@ class RunEvents:
                 "toolCallName": call.name,
                 "parentMessageId": self._message_id,
             }
-            yield {"type": "TOOL_CALL_ARGS", **about, "delta": encode(call.arguments).decode()}
+            yield {"type": "TOOL_CALL_ARGS", **about, "delta": call.arguments}
             yield {"type": "TOOL_CALL_END", **about}
         if call.state != "started" and (sent is None or sent.state == "started"):
             message = {"messageId": _result_id(call), "content": call.content}
@@ -187,16 +189,24 @@ def known_messages(snapshot: Snapshot) -> list[Json]:
     known: set[str] = set()
     for entry in snapshot.history:
         if entry.role == "user":
-            messages.append(_user_message(entry.turn, entry.text))
+            messages += _sent_messages(entry.turn, entry.text, entry.input or ())
         else:
             calls = calls_of(entry)
             messages += _reply_messages(entry.turn, entry.text, calls.values(), known)
             known.update(calls)
-    return messages + [_user_message(it.turn, it.message.text) for it in snapshot.pending]
+    for waiting in snapshot.pending:
+        program = waiting.message.program or ProgramRequest()
+        messages += _sent_messages(waiting.turn, waiting.message.text, program.input)
+    return messages
 
 
-def _user_message(turn: str, text: str) -> Json:
-    return {"id": f"{turn}.user", "role": "user", "content": text}
+def _sent_messages(turn: str, text: str, results: Sequence[SentMessage]) -> Iterator[Json]:
+    """Yield what began a turn: a message of the user, or results of the client's tools."""
+    if not results:
+        yield {"id": f"{turn}.user", "role": "user", "content": text}
+    for sent in results:
+        message = {"id": f"{sent.call}.result", "role": "tool", "content": sent.text}
+        yield message | {"toolCallId": sent.call}
 
 
 def _reply_messages(
@@ -256,6 +266,8 @@ def _of_approval(approval: Approval) -> Json:
 
 
 def _outcome(result: ReplyResult) -> Json:
+    if result.client_calls:
+        return _waiting(result.client_calls)
     if result.outcome == "done":
         return {"type": "success"}
     if result.outcome == "asked":
@@ -267,9 +279,16 @@ def _outcome(result: ReplyResult) -> Json:
 
 def _open_question(history: Sequence[HistoryEntry]) -> Json:
     newest = history[-1] if history else None
+    if newest is not None and newest.client_calls:
+        return _waiting(newest.client_calls)
     if newest is None or newest.outcome != "asked" or not newest.question:
         return {"type": "success"}
     return _interrupt(newest.turn, newest.question)
+
+
+def _waiting(calls: Sequence[ClientCall]) -> Json:
+    """Return the outcome with calls of the client's tools: the next run brings their results."""
+    return {"type": "success", "pendingToolCallIds": [call.id for call in calls]}
 
 
 def _usage(usage: Usage) -> Json:
@@ -282,7 +301,7 @@ def _usage(usage: Usage) -> Json:
 
 
 def _tool_call(call: ToolCallView) -> Json:
-    function = {"name": call.name, "arguments": encode(call.arguments).decode()}
+    function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
 
 

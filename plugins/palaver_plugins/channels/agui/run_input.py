@@ -15,9 +15,12 @@ from palaver import (
     Conversation,
     InvalidInput,
     Message,
+    ProgramRequest,
     Question,
+    SentMessage,
     encode,
 )
+from palaver_plugins.channels.agui.client_tools import read_client_tools
 from palaver_plugins.channels.inline_files import read_inline_file
 
 CHANNEL = "agui"
@@ -170,6 +173,15 @@ def answer_message(
     return _message(conversation, person, run, id=id, text=text)
 
 
+def results_message(
+    conversation: Conversation, person: str, run: RunInput, results: Sequence[SentMessage]
+) -> Message:
+    """Return the message with results of the client's tools: there is one for each reply that waits
+    for some."""
+    id = _digest("results", conversation.thread, *sorted(result.call for result in results))
+    return _message(conversation, person, run, id=id, text="")
+
+
 def _message(
     conversation: Conversation,
     person: str,
@@ -180,6 +192,7 @@ def _message(
     attachments: tuple[Attachment, ...] = (),
 ) -> Message:
     own = run.own_props
+    tools = read_client_tools(run.tools or ())
     return Message(
         conversation=conversation,
         id=id,
@@ -188,6 +201,7 @@ def _message(
         attachments=attachments,
         skill=own.skill,
         arguments=own.arguments,
+        program=ProgramRequest(tools=tools) if tools else msgspec.UNSET,
         metadata={
             name: encode(value).decode()
             for field, name in METADATA.items()

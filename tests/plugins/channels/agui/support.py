@@ -87,8 +87,9 @@ class Observer(Skill):
 async def open_agui_server(**about: Any) -> AsyncIterator[LiveServer]:
     about.setdefault("channels", (AguiChannel(comment_interval=0.05),))
     payer = about.pop("payer", None) or Payer()
+    skills = (Counter(), Observer(), payer, *about.pop("skills", ()))
     async with open_live_server(
-        skills=(Counter(), Observer(), payer), tools=(double, explode, payer.pay), **about
+        skills=skills, tools=(double, explode, payer.pay, *about.pop("more_tools", ())), **about
     ) as live_server:
         yield live_server
 
