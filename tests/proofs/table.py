@@ -2,23 +2,32 @@
 
 import datetime
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]  # Any: a property's JSON values, as `tests.proofs.report` writes them
 BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
+_TABLE = re.compile(r"^(?=`[^`]+` on )", re.MULTILINE)
 COUNTS = ("turns", "kills", "lost", "duplicated", "reordered", "gaps", "wrong")
 NOT_FIGURES = {*COUNTS, "date", "seed", "machine", "mutants"}
 """Keys of a record that are not a property's own figures."""
 
 
-def insert_tables(page: str, tables: str) -> str:
-    """Return ``page`` with ``tables`` between its markers. Raises `ValueError` without them."""
+def insert_tables(page: str, tables: Mapping[str, str]) -> str:
+    """Return ``page`` with ``tables``, by command, between its markers. Where the text of a command
+    is empty, its earlier tables stay. Raises `ValueError` without markers."""
     before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    earlier, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"no markers for the tables: expected {BEGIN!r}, then {END!r}")
-    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+    parts = [f"{part.strip()}\n" for part in _TABLE.split(earlier)]
+    kept = {
+        command: "\n".join(part for part in parts if part.startswith(f"`{command}` on "))
+        for command in tables
+    }
+    shown = [tables[command].strip() or kept[command].strip() for command in tables]
+    return "\n\n".join([f"{before}{BEGIN.strip()}", *filter(None, shown), f"{END}{after}"])
 
 
 def render_tables(command: str, records: Mapping[str, Record]) -> str:

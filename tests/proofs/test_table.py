@@ -1,10 +1,13 @@
 """Tables of the proofs' results."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.proofs.table import BEGIN, END, insert_tables, render_tables
 
+ROOT = Path(__file__).parents[2]
 MACHINE = {"cpu": "EPYC", "cores": 2, "python": "3.11.7", "redis": "7.0.15"}
 
 
@@ -53,13 +56,39 @@ def test_each_day_machine_and_seed_has_its_own_table() -> None:
     ]
 
 
+SHORT, LONG = "make prove-short", "make prove"
+
+
 def test_the_tables_replace_the_text_between_the_markers() -> None:
     page = f"before\n{BEGIN}old\n{END}after\n"
-    once = insert_tables(page, "new")
-    assert once == f"before\n{BEGIN}\nnew\n{END}after\n"
-    assert insert_tables(once, "new") == once
+    once = insert_tables(page, {SHORT: "new\n", LONG: ""})
+    assert once == f"before\n{BEGIN}\nnew\n\n{END}after\n"
+    assert insert_tables(once, {SHORT: "new\n", LONG: ""}) == once
+
+
+def test_tables_of_a_command_without_new_results_stay() -> None:
+    tables = {
+        name: f"`{name}` on EPYC; day 1:\n\n`{name}` on Xeon; day 1:" for name in (SHORT, LONG)
+    }
+    page = insert_tables(f"{BEGIN}{END}", tables)
+    changed = insert_tables(page, {SHORT: f"`{SHORT}` on EPYC; day 2:", LONG: ""})
+    assert changed == insert_tables(f"{BEGIN}{END}", tables | {SHORT: f"`{SHORT}` on EPYC; day 2:"})
+    assert insert_tables(changed, {SHORT: "", LONG: ""}) == changed
 
 
 def test_a_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="measured"):
-        insert_tables("before\n", "new")
+        insert_tables("before\n", {SHORT: "new"})
+
+
+def test_the_page_describes_each_property() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    described = set(re.findall(r"^\| `([\w-]+)` \| [^|]+ \|$", page, re.M))
+    sources = "\n".join(
+        path.read_text("utf-8") for path in (ROOT / "tests/proofs").glob("test_*.py")
+    )
+    proven = set(re.findall(r'^PROPERTY = "([\w-]+)"$|property="([\w-]{2,})"', sources, re.M))
+    measured = set(re.findall(r"^\| `([\w-]+)` \|(?:[^|]*\|){8}$", page, re.M))
+    assert {"agents", "engine-killed"} <= {name for names in proven for name in names}
+    assert "engine-killed" in measured
+    assert {name for names in proven for name in names if name} | measured <= described
