@@ -8,6 +8,9 @@ from palaver.cli.console import echo
 from palaver.cli.markdown import Run
 from palaver.cli.markdown_stream import MarkdownStream
 
+EXPECTED = "expected"
+"""In place of the id of a call that is not known yet."""
+
 
 class Reply:
     """The text of a reply, printed as it arrives once the skill is known, and notes on lines of
@@ -34,14 +37,16 @@ class Reply:
         """Print ``label`` and the text that has come before."""
         self.is_shown = True
         write(label, dim=True)
-        self._print(self.text)
+        self._print_or_hold(self.text)
 
     def add(self, text: str) -> None:
+        self.text += text
+        if self.is_shown:
+            self._print_or_hold(text)
+
+    def _print_or_hold(self, text: str) -> None:
         """Print ``text``. While a tool runs it waits: text may arrive before the end of the call
         that it follows, since only events wait for the ledger."""
-        self.text += text
-        if not self.is_shown:
-            return
         if self._calls:
             self._held += text
         else:
@@ -56,15 +61,20 @@ class Reply:
     def ends_with_note(self) -> bool:
         return not self._gap
 
+    def expect_call(self) -> None:
+        """Let text wait for the next call: the reply begins with what an approval has decided."""
+        self._calls.add(EXPECTED)
+
     def begin_call(self, call: str, note: str) -> None:
         """Print that the call of a tool begins."""
         self.note(note, dim=True)
         self._calls.add(call)
+        self._calls.discard(EXPECTED)
 
     def end_call(self, call: str, note: str, **style: Any) -> None:  # Any: click's own
         """Print what has come of a call, then the text that waited for it."""
         self.note(note, **style)
-        self._calls.discard(call)
+        self._calls -= {call, EXPECTED}
         if not self._calls:
             self._release()
 

@@ -106,6 +106,8 @@ class Terminal:
         """Turns with a question → the id of the approval that it asks for, or nothing."""
         self._open_approval = ""
         """Id of the approval that the newest reply asks for; the next line answers it."""
+        self._answers: set[str] = set()
+        """Own messages that answer an approval."""
         self._newest_choice = ""
         """Why the skill of the newest reply was chosen."""
         self._is_interactive = sys.stdin.isatty()
@@ -157,6 +159,7 @@ class Terminal:
         frame = {"type": "send", "id": new_id(), "text": text}
         if self._open_approval and not text.startswith("/"):
             frame["answers"] = self._open_approval
+            self._answers.add(frame["id"])
         self._open_approval = ""
         self._idle.clear()
         self._unsettled_turns.add_own(frame["id"])
@@ -204,6 +207,9 @@ class Terminal:
 
     def _show_message(self, frame: Frame) -> None:
         self._unsettled_turns.assign(frame["id"], frame["turn"], moved=frame["moved"])
+        if frame["id"] in self._answers:
+            self._answers.remove(frame["id"])
+            self._reply(frame).expect_call()
         if frame["ahead"]:
             self._show_positions()
 

@@ -44,3 +44,15 @@ def test_only_a_reply_whose_last_line_is_a_note_ends_with_one() -> None:
     reply.end_call("1", "[look: done]")
     reply.add("Bye.")
     assert not reply.ends_with_note
+
+
+def test_text_that_overtakes_the_call_that_a_person_has_denied_waits_for_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reply = Reply()
+    reply.expect_call()
+    reply.show("[agent] ")
+    reply.add("Then not.")
+    reply.end_call("1", "[pay: not approved]")
+    reply.end()
+    assert capsys.readouterr().out == "[agent] \n[pay: not approved]\nThen not."

@@ -165,7 +165,7 @@ async def test_a_call_is_shown_and_approved() -> None:
         await session.wait_for("Answer “Approve” or “Deny”.\n> ")
         session.type("no")
         await session.wait_for("[pay: not approved The call of the tool 'pay' was not approved.")
-        await session.wait_for("> ")
+        await session.wait_for("]\n\nNot paid.\n> ")
         session.type("/payer Carol")
         await session.wait_for("“Deny”.\n> ")
         assert paid == []
