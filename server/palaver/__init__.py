@@ -53,6 +53,7 @@ from palaver.conversations import (
     not_in_list,
     parse_list_position,
 )
+from palaver.embedding import Embedder, EmbedderInfo
 from palaver.engine import (
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
@@ -164,6 +165,7 @@ from palaver.knowledge import (
     KnowledgeBase,
     Passage,
     ReadLimits,
+    SearchByMeaning,
 )
 from palaver.ledger import (
     DEAD_LETTER_REPLY,
@@ -412,6 +414,8 @@ __all__ = [
     "DocumentReader",
     "DocumentStore",
     "Drain",
+    "Embedder",
+    "EmbedderInfo",
     "Engine",
     "EngineDied",
     "EngineError",
@@ -530,6 +534,7 @@ __all__ = [
     "Sampling",
     "SchemaTool",
     "Seals",
+    "SearchByMeaning",
     "Secret",
     "SentMessage",
     "ServerError",

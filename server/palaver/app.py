@@ -9,8 +9,10 @@ from palaver.browsers import load_cookie_secrets
 from palaver.channels import BrokenChannel, Channel, missing_library
 from palaver.checks import check_secrets, check_settings, describe_unknown_name, find_model
 from palaver.config.loading import plugin_settings
-from palaver.config.settings import Settings
+from palaver.config.settings import NO_EMBEDDINGS, Settings
+from palaver.embedding import Embedder, EngineEmbedder, engine_model
 from palaver.engine import Engine
+from palaver.engines.boundary import EngineBoundary
 from palaver.errors import ConfigurationError, contained
 from palaver.files.objects import ObstoreObjects
 from palaver.files.store import FileStore
@@ -26,6 +28,7 @@ from palaver.tool_sources import ToolSource
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+DEFAULT_EMBEDDER = "universal_sentence_encoder"
 FILES_DIRECTORY = "files"
 """Directory of uploaded files in ``server.data``, unless the settings name a store."""
 
@@ -49,6 +52,7 @@ def build_server(settings: Settings, registry: PluginRegistry | None = None) -> 
         settings,
         ledger=builder.ledger(),
         engine=builder.engine(),
+        embedder=builder.embedder(),
         knowledge=builder.knowledge(),
         skills=builder.skills(),
         tools=registry.tools,
@@ -83,6 +87,18 @@ class BackendBuilder:
 
     def engine(self) -> Engine:
         return self._build("engine", "use", self._settings.engine.use, self._registry.engines)
+
+    def embedder(self) -> Embedder | None:
+        """Build the embedder; None where there is none, or the engine that generates embeds."""
+        name = self._settings.embedding.use or DEFAULT_EMBEDDER
+        if name in (NO_EMBEDDINGS, self._settings.engine.use):
+            return None
+        if name in self._registry.engines:
+            engine = self._build("engine", "use", name, self._registry.engines)
+            return EngineEmbedder(name, EngineBoundary(engine), engine_model(self._settings, name))
+        if not self._settings.embedding.use and name not in self._registry.embedders:
+            return None
+        return self._build("embedding", "use", name, self._registry.embedders)
 
     def ledger(self) -> Ledger:
         return self._build("ledger", "use", self._settings.ledger.use, self._registry.ledgers)

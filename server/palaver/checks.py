@@ -8,7 +8,7 @@ import pydantic
 
 from palaver.authentication import find_key_problems
 from palaver.config.loading import WELL_KNOWN, plugin_settings, plugin_tables
-from palaver.config.settings import Origin, Secret, Settings
+from palaver.config.settings import NO_EMBEDDINGS, Origin, Secret, Settings
 from palaver.config.validation import (
     closest_path,
     describe_unknown_key,
@@ -93,6 +93,7 @@ def installed_backends(registry: PluginRegistry) -> dict[str, Mapping[str, Backe
     """Return the backends by the section of the settings that chooses among them."""
     return {
         "engine": registry.engines,
+        "embedding": registry.embedders,
         "ledger": registry.ledgers,
         "knowledge": registry.knowledge,
         "channels": registry.channels,
@@ -120,8 +121,14 @@ def find_unknown_names(settings: Settings, registry: PluginRegistry) -> Iterator
     """Yield a sentence for each name in the settings that no installed plugin has."""
     names: list[tuple[str, Collection[str], Collection[str]]] = []
     for section, backends in installed_backends(registry).items():
-        key = "use" if hasattr(getattr(settings, section), "use") else "enabled"
-        names.append((f"{section}.{key}", _used_names(settings, section), backends))
+        chosen = getattr(settings, section)
+        if section == "embedding":
+            embedding = {NO_EMBEDDINGS, *backends, *registry.engines}
+            names.append(("embedding.use", [chosen.use] if chosen.use else [], embedding))
+        elif hasattr(chosen, "use"):
+            names.append((f"{section}.use", [chosen.use], backends))
+        else:
+            names.append((f"{section}.enabled", chosen.enabled, backends))
     if len(registry.skills) != 1:  # a single skill answers everything
         names.append(("routing.default", [settings.routing.default], registry.skills))
     policy, channels = settings.concurrency_policy, {"web", *registry.channels}
@@ -146,6 +153,8 @@ def describe_unknown_name(setting: str, name: str, installed: Collection[str]) -
 
 def _used_names(settings: Settings, section: str) -> tuple[str, ...]:
     chosen = getattr(settings, section)
+    if section == "engine":
+        return (settings.engine.use, settings.embedding.use)
     return (chosen.use,) if hasattr(chosen, "use") else chosen.enabled
 
 

@@ -21,6 +21,7 @@ import pydantic
 
 from palaver.channels import Channel
 from palaver.config.settings import PluginSettings
+from palaver.embedding import Embedder
 from palaver.engine import Engine
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
@@ -99,6 +100,13 @@ class Hooks:
         """Contribute engines. The setting ``engine.use`` picks one.
 
         Returns backends. Called once at start-up. Implemented by adapters to model servers.
+        """
+
+    @hookspec
+    def palaver_register_embedders(self) -> Iterable[Backend[Embedder]] | None:
+        """Contribute embedders, which turn texts into vectors. ``embedding.use`` picks one.
+
+        Returns backends. Called once at start-up. Implemented by adapters to embedding models.
         """
 
     @hookspec

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 
@@ -82,6 +82,17 @@ class KnowledgeBase(Protocol):
 
         Raises `TooLarge` when the search would take too long.
         """
+
+
+@runtime_checkable
+class SearchByMeaning(Protocol):
+    """A knowledge base that also searches by the vectors of texts."""
+
+    def use_embeddings(
+        self, embed: Callable[[Sequence[str]], Awaitable[list[list[float]]]], model: str
+    ) -> None:
+        """Search with vectors of ``model`` from now on: ``embed`` returns one of unit length per
+        text. The server calls this when it starts, if there is an embedder."""
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import pluggy
 import pydantic
 
+from palaver.embedding import Embedder
 from palaver.engine import Engine
 from palaver.errors import (
     ConfigurationError,
@@ -75,6 +76,7 @@ class PluginRegistry:
     skills: Mapping[str, type[Skill]]
     channels: "Mapping[str, Backend[Channel]]"
     engines: Mapping[str, Backend[Engine]]
+    embedders: Mapping[str, Backend[Embedder]]
     ledgers: Mapping[str, Backend[Ledger]]
     knowledge: Mapping[str, Backend[KnowledgeBase]]
     interceptors: Mapping[str, Backend[Interceptor]]
@@ -87,7 +89,7 @@ class PluginRegistry:
 
     def describe(self, section: str, name: str) -> str:
         """Return what is chosen in a section of the settings, with its plugin."""
-        kind = section if section in KINDS else f"{section}s"
+        kind = section if section in KINDS else KINDS_OF_SECTIONS.get(section, f"{section}s")
         part = section.removesuffix("s").replace("_", " ")
         return f"{part} {name!r} of the plugin {self.owners[kind, name]}"
 
@@ -109,6 +111,7 @@ KINDS = (
     "skills",
     "channels",
     "engines",
+    "embedders",
     "ledgers",
     "knowledge",
     "interceptors",
@@ -116,6 +119,9 @@ KINDS = (
     "tool_sources",
     "commands",
 )
+
+KINDS_OF_SECTIONS = {"embedding": "embedders"}
+"""Kinds that are not their section of the settings with an s."""
 
 
 def load_plugins(

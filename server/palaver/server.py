@@ -22,6 +22,7 @@ from palaver.channels import Channel, ReportingChannel, ToolDescription, missing
 from palaver.config.settings import KnowledgeSettings, Settings
 from palaver.conversations import ConversationFilter, ConversationList
 from palaver.directory import Directory
+from palaver.embedding import Embedder, Embeddings, cannot_embed, engine_model
 from palaver.engine import ChatMessage, Engine, EngineInfo
 from palaver.engines.boundary import EngineBoundary
 from palaver.engines.continuing import ContinuingEngine
@@ -49,6 +50,7 @@ from palaver.knowledge import (
     DocumentStore,
     KnowledgeBase,
     ReadLimits,
+    SearchByMeaning,
 )
 from palaver.ledger import (
     Erasure,
@@ -115,6 +117,7 @@ class Server:
         channels: Mapping[str, Channel] | None = None,
         cookie_secrets: Sequence[bytes] = (),
         files: FileStore | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -133,6 +136,9 @@ class Server:
         self.engine_info: EngineInfo
         self.directory: Directory
         self.draining = False
+        self.embeddings: Embeddings | None = None
+        """Vectors of texts, where there is an embedder."""
+        self._embedder = embedder
         self._cookie_secrets = tuple(cookie_secrets) or (secrets.token_bytes(32),)
         self._skills = skills
         self.tool_sources = tool_sources or {}
@@ -204,8 +210,9 @@ class Server:
                 await source.start(self.records)
         stack.push_async_callback(self.engine.close)
         self.engine_info = await self.engine.start()
-        if "embed" in self.engine_info.capabilities and hasattr(self.knowledge, "use_embeddings"):
-            self.knowledge.use_embeddings(self.engine.embed)
+        self.embeddings = await self._start_embedder(stack)
+        if self.embeddings is not None and isinstance(self.knowledge, SearchByMeaning):
+            self.knowledge.use_embeddings(self.embeddings, self.embeddings.model)
         self.directory = Directory(self.ledger, self.engine, self.engine_info)
         self._check_skills()
         if self.settings.fetch.enabled:
@@ -228,6 +235,26 @@ class Server:
         for name, channel in self.channels.items():
             stack.push_async_callback(_close, "channel", channel)
             await self._start_channel(name, channel)
+
+    async def _start_embedder(self, stack: contextlib.AsyncExitStack) -> Embeddings | None:
+        chosen = self.settings.embedding.use
+        if chosen in ("", self.settings.engine.use) and "embed" in self.engine_info.capabilities:
+            model = engine_model(self.settings, self.settings.engine.use)
+            return Embeddings(model, self.engine.embed)
+        if chosen == self.settings.engine.use:
+            raise cannot_embed(chosen)
+        if self._embedder is None:
+            return None
+        stack.push_async_callback(self._embedder.close)
+        try:
+            with contained(part_name("embedder", self._embedder)):
+                started = await self._embedder.start()
+        except ConfigurationError as error:
+            if chosen:
+                raise
+            log.info("routing and searching by words alone: %s", describe_error(error))
+            return None
+        return Embeddings(started.model, self._embedder.embed)
 
     async def _start_channel(self, name: str, channel: Channel) -> None:
         """Start a channel. One that cannot work as it is configured stays closed."""

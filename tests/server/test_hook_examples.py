@@ -10,10 +10,11 @@ from typing import Any
 import aiohttp
 import pytest
 from click.testing import CliRunner
+from tests.plugins.embedders.suite import check_embedder
 from tests.server.skills_under_test import Parrot
 from tests.server.web.live_server import eventually
 
-from palaver import Backend, Console, Document, Skill, Turn
+from palaver import Backend, Console, Document, Embedder, Skill, Turn
 from palaver.app import build_server
 from palaver.config.settings import Settings
 from palaver.hooks import BuildContext
@@ -70,6 +71,7 @@ def server(registry: PluginRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyP
         {
             "server": {"port": 0, "data": tmp_path},
             "engine": {"use": "capitals"},
+            "embedding": {"use": "word_hash"},
             "ledger": {"use": "audited"},
             "knowledge": {"use": "words"},
             "interceptors": {"enabled": ["word_limit"]},
@@ -123,6 +125,21 @@ async def test_the_source_offers_tools_that_an_operator_approves(
         assert await approve("another", name="none") == 404
         assert await approve(offered["digest"]) == 200
         assert [tool["state"] for tool in await list_tools()] == ["ready"]
+
+
+async def test_the_embedder_passes_the_suite(
+    registry: PluginRegistry, build_context: BuildContext
+) -> None:
+    embedder: Embedder = build(registry.embedders["word_hash"], build_context)
+    await check_embedder(embedder)
+    long, short = await embedder.embed(["the price of parking", "price"])
+    assert sum(a * b for a, b in zip(long, short, strict=True)) > 0.4
+
+
+async def test_the_server_embeds_with_the_one_that_is_chosen(server: Server) -> None:
+    async with server:
+        assert server.embeddings is not None
+        assert server.embeddings.model == "word hashes 256"
 
 
 async def test_the_engine_generates(registry: PluginRegistry, build_context: BuildContext) -> None:

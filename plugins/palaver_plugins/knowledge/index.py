@@ -29,7 +29,7 @@ from palaver_plugins.knowledge.terms import (
     written_words,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Increase it when the tables or the terms change: an older file is indexed again when opened."""
 INSTRUCTIONS_PER_CHECK = 1_000
 """Instructions of SQLite between two looks at the clock."""
@@ -64,6 +64,7 @@ CREATE TABLE IF NOT EXISTS passages (
     text TEXT NOT NULL,
     vector BLOB
 );
+CREATE TABLE IF NOT EXISTS embedding_model (name TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS passages_of ON passages (document, number);
 """
 
@@ -447,12 +448,11 @@ class SearchIndex:
         with self._db:
             self._db.executemany("UPDATE passages SET vector = ? WHERE key = ?", blobs)
 
-    def delete_vectors_of_other_size(self, size: int) -> None:
+    def use_model(self, model: str) -> None:
         """Delete the vectors of an embedding model that was replaced."""
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
-            self._db.execute(
-                "UPDATE passages SET vector = NULL"
-                " WHERE vector IS NOT NULL AND length(vector) != ?",
-                (size * 4,),
-            )
+            if self._db.execute("SELECT name FROM embedding_model").fetchall() != [(model,)]:
+                self._db.execute("UPDATE passages SET vector = NULL WHERE vector IS NOT NULL")
+                self._db.execute("DELETE FROM embedding_model")
+                self._db.execute("INSERT INTO embedding_model VALUES (?)", (model,))

@@ -1,4 +1,4 @@
-"""Knowledge base ``sqlite``: one file, full-text search, and vectors if the engine can embed."""
+"""Knowledge base ``sqlite``: one file, full-text search, and vectors where there is an embedder."""
 
 import asyncio
 import functools
@@ -46,8 +46,8 @@ EMBEDDING_BATCH = 32
 
 
 class SqliteKnowledgeSettings(PluginSettings):
-    embeddings: bool = False
-    """Search by meaning as well, with the engine's embeddings if it has them."""
+    embeddings: bool = True
+    """Search by meaning as well, where there is an embedder (``embedding.use``)."""
     search_timeout: float = pydantic.Field(default=1.0, gt=0)
     """Seconds that one search by words may take; others wait for it."""
 
@@ -72,6 +72,7 @@ class SqliteKnowledge:
         self._writer = _IndexThread(path, open_index)
         self._embeddings = embeddings
         self._embed: Embed | None = None
+        self._model = ""
         self._embedding_requested = False
         self._embedding_task: asyncio.Task[None] | None = None
 
@@ -154,10 +155,10 @@ class SqliteKnowledge:
 
     # Embeddings
 
-    def use_embeddings(self, embed: Embed) -> None:
-        """Search with vectors from now on. The server calls this if the engine can embed."""
+    def use_embeddings(self, embed: Embed, model: str) -> None:
+        """Search with vectors from now on. The server calls this if there is an embedder."""
         if self._embeddings:
-            self._embed = embed
+            self._embed, self._model = embed, model
             self._request_embedding()
 
     async def wait_until_embedded(self) -> None:
@@ -186,8 +187,7 @@ class SqliteKnowledge:
 
     async def _embed_passages(self, embed: Embed) -> None:
         """Store a vector of this model for every passage."""
-        [probe] = await embed(["size"])
-        await self._writer.run(SearchIndex.delete_vectors_of_other_size, len(probe))
+        await self._writer.run(SearchIndex.use_model, self._model)
         while missing := await self._writer.run(
             SearchIndex.passages_without_vector, EMBEDDING_BATCH
         ):

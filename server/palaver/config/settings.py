@@ -339,6 +339,17 @@ class EngineSettings(ChoiceSettings):
     """Attempts of one generation: it fails when the engine dies during each of them."""
 
 
+NO_EMBEDDINGS = "none"
+"""Value of ``embedding.use`` without an embedder."""
+
+
+class EmbeddingSettings(ChoiceSettings):
+    use: str = ""
+    """What turns texts into vectors, for the routing and for the search by meaning: an embedder, or
+    an engine with its settings in ``[engine.NAME]``. ``none``: nothing does. Empty: the engine that
+    generates, where it embeds, else ``universal_sentence_encoder`` where that is installed."""
+
+
 class LedgerSettings(ChoiceSettings):
     use: str = "sqlite"
     """The store of messages, turns and events."""
@@ -612,6 +623,8 @@ class Settings(Section):
     """The plugins to load."""
     engine: EngineSettings = EngineSettings()
     """The engine, which generates text for all skills."""
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    """Vectors of texts; see docs/embeddings.md."""
     ledger: LedgerSettings = LedgerSettings()
     """The ledger, which stores all conversations."""
     knowledge: KnowledgeSettings = KnowledgeSettings()

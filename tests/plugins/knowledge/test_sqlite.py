@@ -245,7 +245,7 @@ async def test_search_by_meaning_finds_documents_without_a_shared_word(tmp_path:
     async with open_knowledge(tmp_path / "k.sqlite", embeddings=True) as knowledge:
         await knowledge.add("default", DOCUMENTS)
         assert await search_ids(knowledge, "kitten") == []
-        knowledge.use_embeddings(AxisEmbeddings())
+        knowledge.use_embeddings(AxisEmbeddings(), "axes")
         await knowledge.wait_until_embedded()
         assert (await search_ids(knowledge, "kitten"))[0] == "cats"
 
@@ -253,7 +253,7 @@ async def test_search_by_meaning_finds_documents_without_a_shared_word(tmp_path:
 async def test_documents_added_by_another_process_get_vectors(tmp_path: Path) -> None:
     path = tmp_path / "k.sqlite"
     async with open_knowledge(path, embeddings=True) as server, open_knowledge(path) as command:
-        server.use_embeddings(AxisEmbeddings())
+        server.use_embeddings(AxisEmbeddings(), "axes")
         await server.wait_until_embedded()
         await server.search("default", "kitten", 1)
         await server.wait_until_embedded()
@@ -279,7 +279,7 @@ async def test_vectors_of_another_model_are_replaced(tmp_path: Path) -> None:
     async with open_knowledge(tmp_path / "k.sqlite", embeddings=True) as knowledge:
         await knowledge.add("default", DOCUMENTS)
         for size in (5, 6):
-            knowledge.use_embeddings(AxisEmbeddings(size=size))
+            knowledge.use_embeddings(AxisEmbeddings(size=size), f"axes of {size}")
             await knowledge.wait_until_embedded()
             assert (await search_ids(knowledge, "kitten"))[0] == "cats"
 
@@ -289,9 +289,9 @@ async def test_another_model_replaces_the_one_that_is_embedding(tmp_path: Path) 
     first.ready.clear()
     async with open_knowledge(tmp_path / "k.sqlite", embeddings=True) as knowledge:
         await knowledge.add("default", DOCUMENTS)
-        knowledge.use_embeddings(first)
+        knowledge.use_embeddings(first, "first")
         await asyncio.sleep(0)
-        knowledge.use_embeddings(second)
+        knowledge.use_embeddings(second, "second")
         first.ready.set()
         await knowledge.wait_until_embedded()
         assert (await search_ids(knowledge, "kitten"))[0] == "cats"
@@ -300,7 +300,7 @@ async def test_another_model_replaces_the_one_that_is_embedding(tmp_path: Path) 
 async def test_search_by_words_works_while_the_engine_cannot_embed(tmp_path: Path) -> None:
     embed = AxisEmbeddings()
     async with open_knowledge(tmp_path / "k.sqlite", embeddings=True) as knowledge:
-        knowledge.use_embeddings(embed)
+        knowledge.use_embeddings(embed, "axes")
         await knowledge.wait_until_embedded()
         embed.fails = True
         await knowledge.add("default", DOCUMENTS)
@@ -311,7 +311,7 @@ async def test_search_by_words_works_while_the_engine_cannot_embed(tmp_path: Pat
 async def test_embeddings_are_unused_by_default(tmp_path: Path) -> None:
     embed = AxisEmbeddings()
     async with open_knowledge(tmp_path / "k.sqlite") as knowledge:
-        knowledge.use_embeddings(embed)
+        knowledge.use_embeddings(embed, "axes")
         await knowledge.add("default", DOCUMENTS)
         await search_ids(knowledge, "kitten")
         assert embed.texts == []

@@ -267,6 +267,7 @@ COVERED = {
     ),
     "admission.tenants.NAME.weight": f"{SCHEDULED}::test_tenants_have_weights",
     "channels.enabled": f"{THIS}::test_only_enabled_channels_open_routes",
+    "embedding.use": "tests/server/test_embedding.py::test_the_setting_chooses_what_embeds",
     "tool_sources.enabled": f"{THIS}::test_only_enabled_sources_offer_tools",
     "interceptors.enabled": f"{THIS}::test_only_enabled_interceptors_wrap_turns",
     "skills": f"{THIS}::test_a_skill_is_built_with_its_settings",
