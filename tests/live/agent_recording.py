@@ -20,7 +20,7 @@ from tests.live.pictures import (
     screenshot_turns,
 )
 from tests.live.reply_observer import TIMEOUT_SECONDS, ReplyObserver
-from tests.live.serve_processes import ServeProcess, running_processes, wait_for_active
+from tests.live.serve_processes import ServeProcess, wait_for_active
 from tests.live.workshop import ANSWERS, STEPS, ToolRun, install, log_in, read_runs
 from tests.server.cli.terminals import open_terminal
 
@@ -46,8 +46,8 @@ TEXTING = ("reserve_part", "book_repair", "send_text")
 TEXT = "My chain is worn out. Fit a new one on Thursday, and text me the time."
 REPLY = "\n\n".join([*(STEPS[name].text for name in TEXTING), ANSWERS["send_text"]])
 KILL_AFTER = "There is one on"
-"""Text of the step between the second tool and the third."""
-SECONDS_PER_TOKEN = 0.2
+"""Beginning of the text between the second tool and the third, at which the model of the first
+server waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,50 +123,54 @@ class Takeover:
 
 async def record_takeover(browser: Browser, folder: Path, redis: str) -> Takeover:
     """Kill the server that has run two of three tools, and let another one run the third."""
-    settings = (
-        *SETTINGS,
-        _tools(TEXTING),
-        f"engine.workshop.seconds_per_token={SECONDS_PER_TOKEN}",
-    )
     environment = install(folder)
-    async with (
-        running_processes(2, redis, folder, *settings, environment=environment) as (first, second),
-        FaultProxy(first.address) as balancer,
-    ):
-        observer = await _open_page(browser, balancer.address)
-        balancer.target = second.address  # for later connections
-        second.signal(signal.SIGSTOP)  # so that the first server claims the turn
-        await observer.send(TEXT)
-        await wait_for_active([first])
-        second.signal(signal.SIGCONT)
-        await expect(observer.page.locator(".reply")).to_contain_text(
-            KILL_AFTER, timeout=TIMEOUT_SECONDS * 1000
-        )
-        first.signal(signal.SIGSTOP)  # however long the screenshot takes
-        await expect_cards(observer.page, TEXTING[:-1])
-        at_kill = await screenshot_turns(observer.page)
-        killed_at = time.monotonic()
-        await first.kill()
-        check_runs(read_runs(log_in(folder)), dict.fromkeys(TEXTING[:-1], first.pid))
-        await asyncio.wait_for(observer.continued.wait(), TIMEOUT_SECONDS)
-        continue_seconds = time.monotonic() - killed_at
-        text = await observer.complete_text()
-        expected = re.sub(r"\n+|\*\*", "", REPLY)
-        assert text.replace("\n", "") == expected, f"{text!r} is not the reply {expected!r}"
-        await expect_cards(observer.page, TEXTING)
-        runs = read_runs(log_in(folder))
-        last = {TEXTING[-1]: second.pid}
-        check_runs(runs, dict.fromkeys(TEXTING[:-1], first.pid) | last)
-        finished = await screenshot_turns(observer.page)
-        await observer.page.close()
-        return Takeover(
-            killed_pid=first.pid,
-            other_pid=second.pid,
-            runs=runs,
-            continue_seconds=continue_seconds,
-            at_kill=at_kill,
-            finished=finished,
-        )
+    first, second = (ServeProcess(folder / name, environment) for name in ("first", "second"))
+    ledger = ("ledger.use=redis", f"ledger.redis.url={redis}")
+    settings = (*SETTINGS, *ledger, _tools(TEXTING))
+    try:
+        await first.start(*settings, f"engine.workshop.pause_after={len(KILL_AFTER.split())}")
+        await second.start(*settings)
+        async with FaultProxy(first.address) as balancer:
+            observer = await _open_page(browser, balancer.address)
+            balancer.target = second.address  # for later connections
+            return await _record_kill(observer, first, second, log_in(folder))
+    finally:
+        await asyncio.gather(first.kill(), second.kill())
+
+
+async def _record_kill(
+    observer: ReplyObserver, first: ServeProcess, second: ServeProcess, log: Path
+) -> Takeover:
+    page, ran_first = observer.page, dict.fromkeys(TEXTING[:-1], first.pid)
+    second.signal(signal.SIGSTOP)  # so that the first server claims the turn
+    await observer.send(TEXT)
+    await wait_for_active([first])
+    second.signal(signal.SIGCONT)
+    reply = expect(page.locator(".reply"))
+    await reply.to_contain_text(KILL_AFTER, timeout=TIMEOUT_SECONDS * 1000)
+    await expect_cards(page, TEXTING[:-1])
+    at_kill = await screenshot_turns(page)
+    killed_at = time.monotonic()
+    await first.kill()
+    check_runs(read_runs(log), ran_first)
+    await asyncio.wait_for(observer.continued.wait(), TIMEOUT_SECONDS)
+    continue_seconds = time.monotonic() - killed_at
+    text = await observer.complete_text()
+    expected = re.sub(r"\n+|\*\*", "", REPLY)
+    assert text.replace("\n", "") == expected, f"{text!r} is not the reply {expected!r}"
+    await expect_cards(page, TEXTING)
+    runs = read_runs(log)
+    check_runs(runs, ran_first | {TEXTING[-1]: second.pid})
+    finished = await screenshot_turns(page)
+    await page.close()
+    return Takeover(
+        killed_pid=first.pid,
+        other_pid=second.pid,
+        runs=runs,
+        continue_seconds=continue_seconds,
+        at_kill=at_kill,
+        finished=finished,
+    )
 
 
 async def _open_page(browser: Browser, address: str) -> ReplyObserver:
@@ -258,4 +262,5 @@ th {{ color: #62656a; font: 13px system-ui, sans-serif; }}
 </style>
 <table><tr><th>tool</th><th>times run</th><th>in server</th></tr>{rows}</table>
 <footer>Two <code>palaver serve</code> on one Redis. The tools append to a file, which the table
-counts. The model is scripted and slow, so that one can watch.</footer>"""
+counts. The model is scripted; that of the first server waits in its sentence, so that one can
+watch.</footer>"""

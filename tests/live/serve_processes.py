@@ -79,15 +79,11 @@ class ServeProcess:
 
 @contextlib.asynccontextmanager
 async def running_processes(
-    count: int,
-    redis: str,
-    folder: Path,
-    *overrides: str,
-    environment: Mapping[str, str] | None = None,
+    count: int, redis: str, folder: Path, *overrides: str
 ) -> AsyncIterator[list[ServeProcess]]:
     """Run ``count`` servers on the Redis at ``redis``, with their files in ``folder``.
-    ``overrides`` are further settings, ``environment`` further variables."""
-    processes = [ServeProcess(folder / f"server-{number}", environment) for number in range(count)]
+    ``overrides`` are further settings."""
+    processes = [ServeProcess(folder / f"server-{number}") for number in range(count)]
     ledger = ("ledger.use=redis", f"ledger.redis.url={redis}")
     try:
         await asyncio.gather(*(process.start(*ledger, *overrides) for process in processes))

@@ -5,6 +5,7 @@ The tools act on a file outside of the server: each run appends a line to it.
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,11 +118,17 @@ def _script(request: GenerationRequest) -> ScriptedReply:
 
 
 class EngineSettings(PluginSettings):
-    seconds_per_token: float = 0.0
+    pause_after: int | None = None
+    """Tokens of the step `send_text` after which the model writes no more."""
 
 
 def _build_engine(settings: EngineSettings, build_context: BuildContext) -> Engine:
-    return ScriptedEngine(_script, seconds_per_token=settings.seconds_per_token)
+    def script(request: GenerationRequest) -> ScriptedReply:
+        reply = _script(request)
+        is_paused = reply is STEPS["send_text"]
+        return replace(reply, pause_after=settings.pause_after) if is_paused else reply
+
+    return ScriptedEngine(script)
 
 
 @hookimpl
