@@ -12,6 +12,7 @@ from palaver.cli.chat import chat
 from palaver.cli.check import check
 from palaver.cli.console import CommandGroup, Console
 from palaver.cli.deadletters import deadletters
+from palaver.cli.evaluate import evaluate
 from palaver.cli.feedback import feedback
 from palaver.cli.logs import logging_interpreter_errors
 from palaver.cli.models import models
@@ -47,6 +48,7 @@ COMMANDS = (
     check,
     deadletters,
     erase,
+    evaluate,
     export,
     feedback,
     models,

@@ -1,0 +1,368 @@
+"""Runs: examples go through a real server, and an interrupted run goes on."""
+
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from tests.server.evaluation.runs import registry, run_suite, write_suite
+
+from palaver.cli.skills import NO_ENGINE
+from palaver.config.settings import RoutingSettings, Settings
+from palaver.engine import EngineInfo, Generation, GenerationRequest, OnText, TokenLogprob
+from palaver.errors import EngineRefused, InvalidInput
+from palaver.evaluation.feedback import write_feedback_suite
+from palaver.evaluation.runs import Run, RunOptions
+from palaver.messages import Conversation, Message
+from palaver.routing import Router
+from palaver.testing import ScriptedEngine, ScriptedReply
+
+pytest.importorskip("sklearn")
+pytest.importorskip("ir_measures")
+
+pytestmark = pytest.mark.slow
+
+CHAT = """
+description = "Small talk"
+target = "server"
+metrics = ["exact_match"]
+[rows]
+files = ["rows.jsonl"]
+split = "test"
+id = "{id}"
+text = "{text}"
+expected = "{expected}"
+"""
+
+
+def numbered(count: int) -> list[dict[str, str]]:
+    return [
+        {"id": f"row-{n}", "text": f"hello number {n}", "expected": f"Reply {n}"}
+        for n in range(count)
+    ]
+
+
+def reply(request: GenerationRequest) -> str:
+    """Reply to ``hello number 3`` with ``Reply 3``."""
+    last = request.messages[-1].content
+    return f"Reply {last.rpartition(' ')[2]}"
+
+
+def asked(engine: ScriptedEngine) -> list[GenerationRequest]:
+    """Return the requests of examples."""
+    return [request for request in engine.requests if request.channel == "evaluation"]
+
+
+def test_each_example_is_a_message_of_its_own(tmp_path: Path) -> None:
+    engine = ScriptedEngine(reply)
+    path = write_suite(tmp_path, CHAT, numbered(6))
+    result, directory = run_suite(path, engine)
+    assert result.scores["exact_match"].value == 1
+    assert (result.cases, result.about.model) == (6, "scripted")
+    cases = {case.example.id: case.output for case in directory.cases()}
+    output = cases["row-3"]
+    assert (output.text, output.skill, output.outcome) == ("Reply 3", "chat", "done")
+    assert output.usage.completion_tokens == 2
+    assert output.first_token_seconds is not None
+    assert 0 < output.first_token_seconds <= output.seconds
+    assert len({request.person for request in asked(engine)}) == 6
+    assert all(len(request.messages) == 2 for request in asked(engine))
+
+
+def test_the_users_own_data_is_not_touched(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"server": {"data": tmp_path / "data"}})
+    run_suite(write_suite(tmp_path, CHAT, numbered(1)), ScriptedEngine(reply), settings=settings)
+    assert not (tmp_path / "data").exists()
+
+
+def test_examples_run_in_parallel(tmp_path: Path) -> None:
+    class Counting(ScriptedEngine):
+        running = most = 0
+
+        async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            try:
+                return await super().generate(request, on_text)
+            finally:
+                self.running -= 1
+
+    path = write_suite(tmp_path, CHAT, numbered(12))
+    engine = Counting(reply, seconds_per_token=0.02)
+    run_suite(path, engine, parallel=3)
+    assert engine.most == 3
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, CHAT, numbered(8))
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise Interrupted
+
+    with pytest.raises(ExceptionGroup):
+        run_suite(path, ScriptedEngine(reply), on_progress=interrupt, parallel=1)
+    cases = tmp_path / "run" / "cases.jsonl"
+    assert cases.read_bytes().count(b"\n") == 3
+    with cases.open("ab") as stream:
+        stream.write(b'[{"id": "row-')  # a kill in the middle of a line
+    engine = ScriptedEngine(reply)
+    seen: list[tuple[int, int]] = []
+    result, directory = run_suite(path, engine, on_progress=lambda *counts: seen.append(counts))
+    assert len(asked(engine)) == 5
+    assert (seen[0], seen[-1]) == ((3, 8), (8, 8))
+    assert sorted(case.example.id for case in directory.cases()) == [f"row-{n}" for n in range(8)]
+    assert result.scores["exact_match"].value == 1
+
+
+def test_another_run_does_not_go_on(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, CHAT, numbered(3))
+    run_suite(path, ScriptedEngine(reply))
+    with pytest.raises(InvalidInput, match="has another run: limit is 'None' there and '2' now"):
+        run_suite(path, ScriptedEngine(reply), limit=2)
+    write_suite(tmp_path, CHAT, numbered(4))
+    with pytest.raises(InvalidInput, match="has another run: files is"):
+        run_suite(path, ScriptedEngine(reply))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(InvalidInput, match="holds files that are not of a run"):
+        run_suite(path, ScriptedEngine(reply), output="other")
+
+
+def test_a_failed_turn_is_a_case(tmp_path: Path) -> None:
+    def fail_second(request: GenerationRequest) -> str | ScriptedReply:
+        is_second = request.messages[-1].content.endswith("1")
+        return ScriptedReply(error=EngineRefused("no")) if is_second else reply(request)
+
+    result, directory = run_suite(
+        write_suite(tmp_path, CHAT, numbered(2)), ScriptedEngine(fail_second)
+    )
+    assert result.scores["failures"].value == 1 / 2
+    assert result.scores["exact_match"].value == 1 / 2
+    failed = next(case.output for case in directory.cases() if case.output.outcome == "failed")
+    assert failed.error
+
+
+def test_history_comes_before_the_message(tmp_path: Path) -> None:
+    rows = [{**numbered(1)[0], "before": [{"role": "user", "text": "I am Bob"},
+                                          {"role": "assistant", "text": "Hello Bob"}]}]  # fmt: skip
+    engine = ScriptedEngine(reply)
+    run_suite(write_suite(tmp_path, CHAT + 'history = "{before}"\n', rows), engine)
+    [request] = asked(engine)
+    texts = [message.content for message in request.messages[-3:]]
+    assert texts == ["I am Bob", "Hello Bob", "hello number 0"]
+
+
+def test_samples_have_seeds_of_their_own(tmp_path: Path) -> None:
+    suite = CHAT + "[sampling]\nsamples = 3\ntemperature = 0.7\nmax_tokens = 5\n"
+    engine = ScriptedEngine(reply)
+    _, directory = run_suite(write_suite(tmp_path, suite, numbered(1)), engine, seed=10)
+    sampling = [request.sampling for request in asked(engine)]
+    assert [each.seed for each in sampling] == [10, 11, 12]
+    assert {(each.temperature, each.max_tokens) for each in sampling} == {(0.7, 5)}
+    [case] = directory.cases()
+    assert len(case.outputs) == 3
+
+
+def test_perplexity_is_of_the_tokens_that_were_written(tmp_path: Path) -> None:
+    class Sure(ScriptedEngine):
+        async def start(self) -> EngineInfo:
+            info = await super().start()
+            return dataclasses.replace(info, capabilities=info.capabilities | {"logprobs"})
+
+        async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+            asked_for = request.sampling.logprobs
+            sampling = dataclasses.replace(request.sampling, logprobs=None)
+            request = dataclasses.replace(request, sampling=sampling)
+            found = await super().generate(request, on_text)
+            if asked_for is None:  # the health probe
+                return found
+            tokens = tuple(TokenLogprob(word, -0.5) for word in found.text.split())
+            return Generation(
+                text=found.text,
+                finish_reason=found.finish_reason,
+                usage=found.usage,
+                logprobs=tokens,
+            )
+
+    suite = CHAT.replace('["exact_match"]', '["perplexity"]')
+    result, directory = run_suite(write_suite(tmp_path, suite, numbered(3)), Sure(reply))
+    assert result.scores["perplexity"].value == pytest.approx(2.718281828**0.5)
+    assert {case.output.logprob_tokens for case in directory.cases()} == {2}
+
+
+def test_an_engine_without_logprobs_has_no_perplexity(tmp_path: Path) -> None:
+    suite = CHAT.replace('["exact_match"]', '["exact_match", "perplexity"]')
+    path = write_suite(tmp_path, suite, numbered(1))
+    scores = run_suite(path, ScriptedEngine(reply, missing_capabilities=["logprobs"]))[0].scores
+    assert (scores["perplexity"].value, scores["exact_match"].value) == (None, 1)
+
+
+CODE = """
+description = "Code"
+target = "skill"
+skill = "codegen"
+metrics = ["pass@1"]
+[rows]
+files = ["rows.jsonl"]
+split = "test"
+[program]
+function = "f"
+test = "assert f() == {value}"
+"""
+
+
+def test_code_of_a_reply_is_run_if_that_is_allowed(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, CODE, [{"text": "a", "value": 4}, {"text": "b", "value": 5}])
+    engine = ScriptedEngine(lambda request: "```python\ndef f():\n    return 4\n```")
+    with pytest.raises(InvalidInput, match="--run-code"):
+        run_suite(path, engine)
+    result, directory = run_suite(path, engine, run_code=True)
+    assert result.scores["pass@1"].value == 1 / 2
+    assert [case.output.passed for case in directory.cases()].count(True) == 1
+
+
+SEARCH = """
+description = "Search"
+target = "retriever"
+metrics = ["ndcg@10", "recall@1"]
+[rows]
+files = ["rows.jsonl"]
+split = "test"
+text = "{question}"
+relevant = "{page}"
+[documents]
+title = "{page}"
+text = "{text}"
+key = "{page}"
+"""
+PAGES = [
+    {"page": "cats", "question": "how long do cats sleep", "text": "Cats sleep sixteen hours."},
+    {"page": "trains", "question": "when do trains leave", "text": "Trains leave every hour."},
+]
+
+
+def test_a_search_needs_no_engine(tmp_path: Path) -> None:
+    result, directory = run_suite(write_suite(tmp_path, SEARCH, PAGES))
+    assert (result.scores["ndcg@10"].value, result.scores["recall@1"].value) == (1, 1)
+    assert result.about.model == ""
+    assert "first_token_seconds" not in result.scores
+    assert {case.output.documents[0] for case in directory.cases()} == {"document-1", "document-2"}
+
+
+QA = """
+description = "Answers"
+target = "skill"
+skill = "qa"
+metrics = ["f1", "citation_precision"]
+[rows]
+files = ["rows.jsonl"]
+split = "test"
+text = "{question}"
+expected = "{answer}"
+relevant = "{page}"
+[documents]
+title = "{page}"
+text = "{text}"
+key = "{page}"
+[reply]
+remove = '\\s*\\[\\d+\\]'
+no_answer = ["The documents do not say"]
+"""
+
+
+def test_answers_are_measured_without_their_marks(tmp_path: Path) -> None:
+    rows = [{**PAGES[0], "answer": ["sixteen hours"]}, {**PAGES[1], "answer": []}]
+
+    def answer(request: GenerationRequest) -> str:
+        is_cats = "how long do cats" in request.messages[-1].content
+        return "Sixteen hours. [1]" if is_cats else "The documents do not say."
+
+    result, directory = run_suite(write_suite(tmp_path, QA, rows), ScriptedEngine(answer))
+    assert result.scores["f1"].value == 1
+    assert result.scores["citation_precision"].value == 1
+    outputs = [case.output for case in sorted(directory.cases(), key=lambda c: c.example.id)]
+    assert [(each.text, each.reply) for each in outputs] == [
+        ("Sixteen hours.", "Sixteen hours. [1]"), ("", "The documents do not say.")
+    ]  # fmt: skip
+
+
+ROUTER = """
+description = "Choice"
+target = "router"
+metrics = ["accuracy"]
+[rows]
+files = ["rows.jsonl"]
+split = "test"
+expected = "{skill}"
+"""
+
+
+async def decide(texts: list[str]) -> list[tuple[str, float | None]]:
+    router = Router(
+        registry().skills, settings=RoutingSettings(), engine=None, engine_info=NO_ENGINE
+    )
+    decisions = []
+    for text in texts:
+        conversation = Conversation("default", "test", "t")
+        message = Message(conversation=conversation, id="1", person="ada", text=text)
+        decision = await router.route(message)
+        decisions.append((decision.skill, decision.score))
+    return decisions
+
+
+def test_the_router_chooses_as_in_the_server(tmp_path: Path) -> None:
+    texts = [
+        "good evening to you",
+        "/translate to German: good evening",
+        "put this into French: a cat",
+        "a Python function that counts words",
+        "when does the shop open on Sundays?",
+    ]
+    rows = [{"text": text, "skill": "chat"} for text in texts]
+    _, directory = run_suite(write_suite(tmp_path, ROUTER, rows))
+    cases = sorted(directory.cases(), key=lambda case: case.example.id)
+    assert [(c.output.skill, c.output.score) for c in cases] == asyncio.run(decide(texts))
+    assert {case.output.outcome for case in cases} == {"done"}
+
+
+def test_labels_of_a_suite_are_skills(tmp_path: Path) -> None:
+    suite = ROUTER + '[examples]\nlabel = "{skill}"\nper_label = 3\n'
+    words = {"weather": "rain sun snow fog wind hail", "food": "bread soup rice cake fish salad"}
+    rows = [
+        {"text": f"{kind} {word}", "skill": label}
+        for label, all_words in words.items()
+        for word, kind in zip(all_words.split(), [label] * 6, strict=True)
+    ]
+    settings = Settings(routing=RoutingSettings(default="none"))
+    result, _ = run_suite(write_suite(tmp_path, suite, rows), settings=settings)
+    assert result.scores["accuracy"].value == 1
+    assert result.cases == 6
+
+
+def test_what_people_liked_is_compared_with_what_is_said_now(tmp_path: Path) -> None:
+    before = [{"role": "user", "text": "I am Bob"}, {"role": "assistant", "text": "Hello"}]
+    rows = [
+        {"id": "a", "rating": "up", "history": before, "message": "hello", "reply": "Reply hello"},
+        {"id": "b", "rating": "down", "history": [], "message": "hi", "reply": "Reply  HI!"},
+        {"id": "c", "rating": "down", "history": [], "message": "bye", "reply": "Go away"},
+    ]
+    export = tmp_path / "export.jsonl"
+    export.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert write_feedback_suite(export, tmp_path / "rated.toml") == 3
+    engine = ScriptedEngine(reply)
+    scores = run_suite(tmp_path / "rated.toml", engine)[0].scores
+    assert (scores["liked_overlap"].value, scores["disliked_repeats"].value) == (1, 1 / 2)
+    prompts = [[message.content for message in request.messages] for request in asked(engine)]
+    assert any(prompt[-3:] == ["I am Bob", "Hello", "hello"] for prompt in prompts)
+
+
+def test_a_suite_of_an_unknown_skill_is_refused(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, QA.replace('"qa"', '"poetry"'), PAGES)
+    with pytest.raises(InvalidInput, match=r"no skill 'poetry'; there are: chat, codegen"):
+        Run(path, tmp_path, RunOptions(), Settings(), registry())
