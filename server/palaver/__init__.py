@@ -310,6 +310,7 @@ if TYPE_CHECKING:
         OutboundContent,
         OutboundError,
         OutboundResponse,
+        Unsent,
         find_addresses_by_system,
     )
     from palaver.plugins import PluginFailure, PluginInfo, PluginRegistry
@@ -326,6 +327,7 @@ _LOADED_ON_USE = {
     "OutboundClient": "palaver.outbound",
     "OutboundContent": "palaver.outbound",
     "OutboundError": "palaver.outbound",
+    "Unsent": "palaver.outbound",
     "OutboundResponse": "palaver.outbound",
     "find_addresses_by_system": "palaver.outbound",
     "PluginFailure": "palaver.plugins",
@@ -579,6 +581,7 @@ __all__ = [
     "Turn",
     "TurnReply",
     "Unauthenticated",
+    "Unsent",
     "UnsettledCount",
     "Unsupported",
     "UnsupportedEncoding",

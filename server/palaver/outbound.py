@@ -90,7 +90,11 @@ class OutboundError(Exception):
     """Why a request failed. The text names the host, and quotes nothing else of the URL."""
 
 
-class AddressRefused(OutboundError):
+class Unsent(OutboundError):
+    """Nothing of the request has reached the host."""
+
+
+class AddressRefused(Unsent):
     """The host has an address that requests may not reach."""
 
 
@@ -225,11 +229,22 @@ class OutboundClient:
     async def get(self, url: str, headers: Mapping[str, str], *, max_bytes: int) -> OutboundContent:
         """Return the response to a request, whatever its status. The body of a redirect is not
         read. Raises `OutboundError`, also for a body above ``max_bytes`` or a compressed one."""
-        async with self._request("GET", url, None, headers) as response:
-            body = b""
+        return await self._exchange("GET", url, None, headers, max_bytes)
+
+    async def call(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, max_bytes: int
+    ) -> OutboundContent:
+        """Return the response to a POST with its body, by the rules of `get`."""
+        return await self._exchange("POST", url, body, headers, max_bytes)
+
+    async def _exchange(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], max_bytes: int
+    ) -> OutboundContent:
+        async with self._request(method, url, body, headers) as response:
+            content = b""
             if response.status not in REDIRECTS:
-                body = await _read(response, max_bytes)
-            return OutboundContent(response.status, response.headers, body)
+                content = await _read(response, max_bytes)
+            return OutboundContent(response.status, response.headers, content)
 
     def stream(
         self,
@@ -263,6 +278,8 @@ class OutboundClient:
                 method, parsed, data=body, headers=headers, allow_redirects=False, timeout=timeout
             ) as response:
                 yield response
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Unsent(f"{parsed.host!r}: {_describe(error)}") from error
         except TimeoutError:
             seconds = self._timeout if read_timeout is None else read_timeout
             raise OutboundError(f"{parsed.host!r} did not answer in {seconds:g} s") from None
@@ -275,12 +292,12 @@ class OutboundClient:
         try:
             parsed = URL(url)
         except ValueError:
-            raise OutboundError("the URL is malformed") from None
+            raise Unsent("the URL is malformed") from None
         policy, host = self._policies.get(parsed.scheme), parsed.host
         if policy is None or not host:
-            raise OutboundError("the URL is not of the form https://HOST/PATH")
+            raise Unsent("the URL is not of the form https://HOST/PATH")
         if parsed.user is not None or parsed.password is not None:
-            raise OutboundError("the URL holds a user or a password")
+            raise Unsent("the URL holds a user or a password")
         if _is_address(host):
             policy.check(host, [host])
         return parsed, policy
@@ -308,7 +325,7 @@ class OutboundClient:
         try:
             return await loop.run_in_executor(self._threads, self._find_by_name, host, port)
         except (OSError, UnicodeError) as error:
-            raise OutboundError(f"the address of {host!r} is not found") from error
+            raise Unsent(f"the address of {host!r} is not found") from error
 
 
 class _CheckedResolver(AbstractResolver):
@@ -397,6 +414,8 @@ def _describe(error: Exception) -> str:
     """Return what went wrong, without the URL: aiohttp's own texts quote it."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not valid: {error.certificate_error}"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "it accepts no connection in time"
     if isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
         return f"cannot connect: {cause.strerror or cause or type(cause).__name__}"

@@ -66,6 +66,11 @@ class ToolServices(Protocol):
         """Return a page or a file of the web as text. Raises `InvalidInput`, and `Forbidden` for
         what the operator does not allow."""
 
+    @property
+    def is_handed_over(self) -> bool:
+        """Return whether a call that is cancelled now goes on elsewhere, where an idempotent tool
+        runs again; False where nobody wants the result any more."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:

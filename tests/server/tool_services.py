@@ -6,6 +6,8 @@ from palaver import Attachment, Document, Passage, PastConversation
 class NoServices:
     """The `ToolServices` of a call without a server; their use fails the test."""
 
+    is_handed_over = False
+
     @property
     def files(self) -> tuple[Attachment, ...]:
         raise AssertionError("the tool has asked for files")

@@ -30,6 +30,11 @@ class Interruption:
     def requested(self) -> bool:
         return self.stop_requested or self.fenced or self.releasing
 
+    @property
+    def is_handed_over(self) -> bool:
+        """Return whether another run continues the turn."""
+        return self.fenced or (self.releasing and not self.stop_requested)
+
     @contextlib.contextmanager
     def cancellable(self) -> Iterator[None]:
         """Let requests cancel the task inside this context."""

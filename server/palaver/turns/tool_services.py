@@ -15,6 +15,7 @@ from palaver.messages import Attachment, Citation, Message
 from palaver.metrics import Metrics
 from palaver.tools import PastConversation
 from palaver.turns.attachments import AttachmentReader
+from palaver.turns.interruption import Interruption
 from palaver.turns.reply_record import ReplyRecord
 
 if TYPE_CHECKING:  # it loads aiohttp
@@ -51,12 +52,18 @@ class CallServices:
         message: Message,
         history: Sequence[HistoryEntry],
         record: ReplyRecord,
+        interruption: Interruption,
     ) -> None:
         self.citations: list[Citation] = []
         self._resources = resources
         self._message = message
         self._history = history
         self._record = record
+        self._interruption = interruption
+
+    @property
+    def is_handed_over(self) -> bool:
+        return self._interruption.is_handed_over
 
     @property
     def files(self) -> tuple[Attachment, ...]:

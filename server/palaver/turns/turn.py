@@ -756,7 +756,9 @@ class Turn(Generic[ArgumentsT]):
 
     def _open_call_services(self) -> CallServices:
         resources = self._services.tool_resources
-        return CallServices(resources, self.message, self.history, self.record)
+        return CallServices(
+            resources, self.message, self.history, self.record, self._writer.interruption
+        )
 
     async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
         """Return the knowledge base's best passages for ``query``, best first.

@@ -50,7 +50,7 @@ class TurnWriter:
         self.length = len(claim.reply)
         self._ledger = ledger
         self._subscriptions = subscriptions
-        self._interruption = interruption
+        self.interruption = interruption
         self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._index = claim.index
@@ -114,7 +114,7 @@ class TurnWriter:
         if self._unstored_since is None:
             self._unstored_since = now
         elif now - self._unstored_since > MAX_UNSTORED_SECONDS:
-            self._interruption.pause()
+            self.interruption.pause()
 
     def _publish(self) -> None:
         if not self._pending_text or self._closed:
@@ -160,7 +160,7 @@ class TurnWriter:
     def _abandon(self) -> None:
         if not self._closed:
             self.close()
-            self._interruption.fence()
+            self.interruption.fence()
 
     async def flush(self) -> None:
         """Write everything buffered so far; when this returns it is stored.
@@ -191,7 +191,7 @@ class TurnWriter:
         self._steering_count = max(self._steering_count, progress.steering_count)
         self.record_taken_steering(self._taken_count)
         if progress.stop_requested and not self._closed:
-            self._interruption.stop()
+            self.interruption.stop()
 
     async def heartbeat(self) -> None:
         """Renew the lease, unless a write has just done so."""

@@ -71,6 +71,7 @@ TOOLS = "tests/server/turns/test_tool_services.py"
 FETCHING = "tests/server/test_fetching.py"
 DISCORD = "tests/plugins/channels/discord"
 MCP_TOOLS = "tests/plugins/tools/mcp"
+A2A_TOOLS = "tests/plugins/tools/a2a"
 IDENTITIES = "tests/server/test_sites.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
@@ -485,6 +486,42 @@ COVERED_OF_PLUGINS = {
     "skills.translation.max_characters": f"{SKILLS}::test_a_text_above_the_limit_is_refused",
     "skills.translation.piece_tokens": (
         f"{SKILLS}::test_a_long_text_is_translated_in_pieces_of_the_set_length"
+    ),
+    "tool_sources.a2a.agents.NAME.url": (
+        f"{A2A_TOOLS}/test_agents.py::test_an_agent_of_the_official_library_is_asked"
+    ),
+    "tool_sources.a2a.agents.NAME.token": (
+        f"{A2A_TOOLS}/test_hostile.py::test_the_token_goes_to_the_agent_alone"
+    ),
+    "tool_sources.a2a.agents.NAME.allowed_networks": (
+        f"{A2A_TOOLS}/test_hostile.py::test_an_agent_is_not_found_within_the_network"
+    ),
+    "tool_sources.a2a.agents.NAME.read_only": (
+        f"{A2A_TOOLS}/test_hostile.py::test_the_operator_says_what_the_tool_is"
+    ),
+    "tool_sources.a2a.agents.NAME.idempotent": (
+        f"{A2A_TOOLS}/test_takeover.py::test_a_server_dies_between_the_message_and_its_answer"
+    ),
+    "tool_sources.a2a.agents.NAME.needs_approval": (
+        f"{A2A_TOOLS}/test_hostile.py::test_the_operator_says_what_the_tool_is"
+    ),
+    "tool_sources.a2a.agents.NAME.timeout": (
+        f"{A2A_TOOLS}/test_hostile.py::test_an_endless_answer_ends_at_the_timeout"
+    ),
+    "tool_sources.a2a.agents.NAME.max_timeout": (
+        f"{A2A_TOOLS}/test_agents.py::test_a_task_has_a_limit_of_time"
+    ),
+    "tool_sources.a2a.agents.NAME.refresh": (
+        f"{A2A_TOOLS}/test_hostile.py::test_a_changed_card_needs_another_approval"
+    ),
+    "tool_sources.a2a.agents.NAME.max_description_characters": (
+        f"{A2A_TOOLS}/test_hostile.py::test_the_description_is_cleaned_and_cut"
+    ),
+    "tool_sources.a2a.agents.NAME.max_result_characters": (
+        f"{A2A_TOOLS}/test_hostile.py::test_results_are_cleaned_and_cut_and_name_files"
+    ),
+    "tool_sources.a2a.agents.NAME.max_message_bytes": (
+        f"{A2A_TOOLS}/test_hostile.py::test_an_answer_may_be_as_large_as_the_settings_say"
     ),
     "tool_sources.mcp.servers.NAME.command": (
         f"{MCP_TOOLS}/test_stdio.py::test_a_skill_calls_an_approved_tool"

@@ -11,8 +11,7 @@ from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuth
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
 from palaver import Conflict, Record, RecordStore, Secret
-from palaver_plugins.tools.mcp.pins import RECORDS
-from palaver_plugins.tools.mcp.settings import McpServerSettings, OAuthSettings
+from palaver_plugins.tools.mcp.settings import RECORDS, McpServerSettings, OAuthSettings
 
 
 class BearerToken(httpx2.Auth):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -36,17 +36,17 @@ from palaver import (
     find_addresses_by_system,
 )
 from palaver_plugins.tools.mcp.auth import make_auth
-from palaver_plugins.tools.mcp.definitions import Definition, read_definitions
+from palaver_plugins.tools.mcp.definitions import read_definitions
 from palaver_plugins.tools.mcp.http import UNSENT_CODE, OutboundTransport
 from palaver_plugins.tools.mcp.settings import McpServerSettings
 from palaver_plugins.tools.mcp.stdio import ServerProcess
-from palaver_plugins.tools.mcp.texts import clean_line
+from palaver_plugins.tools.pinned.definition import Definition
+from palaver_plugins.tools.pinned.source import FIRST_DELAY, MAX_DELAY
+from palaver_plugins.tools.pinned.texts import clean_line
 
 MAX_PAGES = 100
 MAX_ERROR_CHARACTERS = 2_000
 MAX_INPUT_ROUNDS = 5
-FIRST_DELAY, MAX_DELAY = 1.0, 60.0
-"""Seconds before a lost server is connected again: doubled after every failure, and varied."""
 _SESSION_TERMINATED = "Session terminated"
 _RESULT: TypeAdapter[CallToolResult | InputRequiredResult] = TypeAdapter(
     CallToolResult | InputRequiredResult
@@ -408,15 +408,3 @@ def _describe(error: BaseException) -> str:
     is_ours = isinstance(error, PalaverError | _ConnectError | MCPError)
     shown = text if is_ours else f"{type(error).__name__}: {text}"
     return clean_line(shown, MAX_ERROR_CHARACTERS)
-
-
-@contextlib.asynccontextmanager
-async def connecting(connection: ServerConnection) -> AsyncGenerator[None, None]:
-    """Hold a connection in the background while the block runs, after a first attempt."""
-    running = asyncio.create_task(connection.run_forever())
-    try:
-        await connection.connected()
-        yield
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)

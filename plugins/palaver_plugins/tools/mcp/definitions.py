@@ -9,7 +9,8 @@ from typing import Any
 
 from palaver_plugins.tools.mcp.schemas import UnusableSchema, simplify
 from palaver_plugins.tools.mcp.settings import McpServerSettings, names
-from palaver_plugins.tools.mcp.texts import clean_line
+from palaver_plugins.tools.pinned.definition import Definition
+from palaver_plugins.tools.pinned.texts import clean_line
 
 Json = Any  # JSON values
 MAX_DEFINITION_BYTES = 65_536
@@ -18,22 +19,6 @@ _SEPARATOR = "__"
 _UNUSABLE_CHARACTER = re.compile(r"[^a-zA-Z0-9_-]")
 _HASHED = ("name", "title", "description", "inputSchema", "annotations")
 """The parts of a definition that its digest covers: all that a model or an operator sees of it."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Definition:
-    """A tool of a server. ``tool`` is the server's name of it, ``name`` that of the tool here;
-    ``problem``: why it cannot be used, or empty."""
-
-    tool: str
-    name: str
-    description: str
-    schema: Mapping[str, Json]
-    digest: str
-    problem: str = ""
-    read_only: bool = False
-    idempotent: bool = False
-    needs_approval: bool = False
 
 
 def read_definitions(

@@ -15,7 +15,7 @@ from mcp.types import (
     TextResourceContents,
 )
 
-from palaver_plugins.tools.mcp.texts import clean_line, clean_text
+from palaver_plugins.tools.pinned.texts import clean_line, clean_text
 
 MAX_URI_CHARACTERS = 2_000
 MAX_NAME_CHARACTERS = 200

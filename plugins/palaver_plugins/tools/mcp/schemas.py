@@ -7,7 +7,7 @@ are kept, local references are put in place, and nothing is ever loaded.
 from collections.abc import Mapping
 from typing import Any
 
-from palaver_plugins.tools.mcp.texts import clean_line
+from palaver_plugins.tools.pinned.texts import clean_line
 
 Json = Any  # JSON values
 MAX_DEPTH = 16

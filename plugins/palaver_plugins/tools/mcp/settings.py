@@ -1,15 +1,18 @@
 """Settings of the MCP client."""
 
 import ipaddress
-import re
 from pathlib import Path
 
 import pydantic
 
 from palaver import PluginSettings, Secret, check_url
+from palaver_plugins.tools.pinned.names import check_names
+from palaver_plugins.tools.pinned.source import Kind
 
 NAME = "mcp"
-_SERVER_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]|_(?!_)){0,23}(?<!_)")
+RECORDS = "mcp-client"
+"""The name under which the client keeps its records."""
+KIND = Kind(name=NAME, records=RECORDS, noun="server", title="MCP server")
 ALL = "*"
 
 
@@ -125,11 +128,7 @@ class McpSettings(PluginSettings):
     @pydantic.field_validator("servers")
     @classmethod
     def _have_names(cls, value: dict[str, McpServerSettings]) -> dict[str, McpServerSettings]:
-        for name in value:
-            if not _SERVER_NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is no name of a server: 1 to 24 letters, digits, - and single _"
-                )
+        check_names(value, KIND.noun)
         return value
 
 

@@ -18,7 +18,7 @@ from mcp.types import jsonrpc_message_adapter
 
 from palaver_plugins.tools.mcp.pace import Pace
 from palaver_plugins.tools.mcp.settings import McpServerSettings
-from palaver_plugins.tools.mcp.texts import clean_line
+from palaver_plugins.tools.pinned.texts import clean_line
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER")
 """Environment variables that a process gets from the server."""

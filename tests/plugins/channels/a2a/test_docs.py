@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.plugins.channels.a2a.support import open_a2a_server, text_of
 
+from palaver_plugins.tools.a2a.settings import A2ASettings
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[4]
@@ -34,6 +36,12 @@ async def run(*command: str) -> str:
 
 def test_the_settings_of_the_page_enable_the_channel() -> None:
     assert tomllib.loads(example("settings")) == {"channels": {"enabled": ["a2a"]}}
+
+
+def test_the_settings_of_the_page_name_an_agent() -> None:
+    sources = tomllib.loads(example("client settings"))["tool_sources"]
+    assert sources["enabled"] == ["a2a"]
+    assert A2ASettings.model_validate(sources["a2a"]).agents["travel"].idempotent
 
 
 async def test_the_requests_of_the_page() -> None:

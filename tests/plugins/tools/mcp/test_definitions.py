@@ -8,10 +8,11 @@ from tests.plugins.tools.mcp.support import tool
 
 from palaver import InvalidInput, SchemaTool
 from palaver.engine import TOOL_NAME_PATTERN
-from palaver_plugins.tools.mcp.definitions import Definition, make_name, read_definitions
+from palaver_plugins.tools.mcp.definitions import make_name, read_definitions
 from palaver_plugins.tools.mcp.schemas import MAX_DEPTH, UnusableSchema, simplify
 from palaver_plugins.tools.mcp.settings import McpServerSettings
-from palaver_plugins.tools.mcp.texts import clean_line, clean_text
+from palaver_plugins.tools.pinned.definition import Definition
+from palaver_plugins.tools.pinned.texts import clean_line, clean_text
 
 HIDDEN = "\x00\x07\x1b[2J\u200b\u202e\u2066\ufeff\U000e0041\ud800"
 Json = Any  # JSON values

@@ -57,7 +57,7 @@ async def serving(*routes: web.RouteDef, host: str = "127.0.0.1") -> AsyncIterat
     """Serve routes and yield the port."""
     application = web.Application()
     application.add_routes(routes)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, host, 0)
     await site.start()

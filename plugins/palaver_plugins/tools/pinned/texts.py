@@ -1,4 +1,4 @@
-"""Texts of MCP servers, without what could deceive the people and models that read them."""
+"""Texts of other programs, without what could deceive the people and models that read them."""
 
 import unicodedata
 

@@ -6,10 +6,8 @@ import msgspec
 
 from palaver import Conflict, RecordStore, SteadyClock, TooLarge
 
-RECORDS = "mcp-client"
-"""The name under which the MCP client keeps its records."""
 MAX_PINS = 2_000
-"""Approved definitions of one server."""
+"""Approved definitions of one program."""
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,16 +22,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Pins:
-    """The approved definitions of one server, by the server's names of the tools."""
+    """The approved definitions of one program, by its own names of the tools."""
 
-    def __init__(self, records: RecordStore, server: str) -> None:
+    def __init__(self, records: RecordStore, channel: str, program: str) -> None:
+        """``channel``: the name under which the source keeps its records."""
         self._records = records
-        self._key = f"pins:{server}"
+        self._channel = channel
+        self._key = f"pins:{program}"
         self._clock = SteadyClock()
 
     async def read(self) -> dict[str, str]:
         """Return the digests. Raises `LedgerUnavailable`."""
-        record = await self._records.read_record(RECORDS, self._key)
+        record = await self._records.read_record(self._channel, self._key)
         pins = _decode(record.value) if record else {}
         return {tool: pin.digest for tool, pin in pins.items()}
 
@@ -41,13 +41,13 @@ class Pins:
         """Store digests, in the place of earlier ones. Raises `LedgerUnavailable`, `TooLarge`."""
         new = {tool: Pin(digest=digest, at=self._clock()) for tool, digest in digests.items()}
         while True:
-            record = await self._records.read_record(RECORDS, self._key)
+            record = await self._records.read_record(self._channel, self._key)
             pins = (_decode(record.value) if record else {}) | new
             if len(pins) > MAX_PINS:
-                raise TooLarge(f"more than {MAX_PINS} tools of a server cannot be approved")
+                raise TooLarge(f"more than {MAX_PINS} tools of a program cannot be approved")
             try:
                 await self._records.write_record(
-                    RECORDS, self._key, _encode(pins), expect=record.version if record else 0
+                    self._channel, self._key, _encode(pins), expect=record.version if record else 0
                 )
                 return
             except Conflict:
