@@ -25,6 +25,8 @@ ran = Runner.run_sync(agent, "The weather in Rome?")
 print(ran.final_output)
 # docs]
 
+from agents import OpenAIChatCompletionsModel
+
 
 class Person(BaseModel):
     name: str
@@ -44,4 +46,7 @@ async def stream() -> list[str]:
 
 
 check("streams", "raw_response_event" in asyncio.run(stream()))
+chat = OpenAIChatCompletionsModel("acme/tiny-1b", AsyncOpenAI())
+ran = Runner.run_sync(Agent(name="Guide", model=chat, tools=[temperature]), "The weather in Rome?")
+check("Chat Completions", "15 degrees" in ran.final_output, ran)
 report()

@@ -29,4 +29,18 @@ person = by_schema.chat.completions.create(
     messages=[{"role": "user", "content": "Who is Ada?"}],
 )
 check("structured output", (person.name, person.age) == ("Ada", 36), person)
+check("Chat Completions", True)
+pieces = list(
+    client.create_partial(
+        model="acme/tiny-1b",
+        response_model=Person,
+        messages=[{"role": "user", "content": "Who is Ada?"}],
+    )
+)
+check("streams", pieces[-1] == Person(name="Ada", age=36), pieces)
+by_responses = instructor.from_openai(OpenAI(), mode=instructor.Mode.RESPONSES_TOOLS)
+person = by_responses.responses.create(
+    model="acme/tiny-1b", input="Who is Ada?", response_model=Person
+)
+check("Responses", (person.name, person.age) == ("Ada", 36), person)
 report()

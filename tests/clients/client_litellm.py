@@ -1,6 +1,9 @@
 """LiteLLM."""
 
+import time
+
 from checks import check, report
+from pydantic import BaseModel
 
 # [docs
 import litellm
@@ -33,5 +36,21 @@ check(
 )
 vectors = litellm.embedding(model=MODEL, input=["a", "b"])
 check("embeddings", len(vectors.data) == 2, vectors)
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+found = litellm.completion(
+    model=MODEL, messages=[{"role": "user", "content": "Who is Ada?"}], response_format=Person
+)
+person = Person.model_validate_json(found.choices[0].message.content)
+check("structured output", person == Person(name="Ada", age=36), person)
 check("Responses", bool(litellm.responses(model="openai/auto", input="Hello").output))
+background = litellm.responses(model="openai/auto", input="Hello", background=True)
+while (read := litellm.get_responses(background.id)).status in ("queued", "in_progress"):
+    time.sleep(0.1)
+check("background", read.status == "completed", read)
 report()

@@ -7,6 +7,9 @@ const client = new OpenAI(); // OPENAI_BASE_URL=http://127.0.0.1:7252/v1
 const answer = await client.responses.create({ model: "auto", input: "Hello" });
 console.error(answer.output_text);
 // docs]
+import { zodTextFormat } from "openai/helpers/zod";
+import { z } from "zod";
+
 const model = "acme/tiny-1b";
 const tools = [{ type: "function", name: "weather", strict: false,
   parameters: { type: "object", properties: { city: { type: "string" } } } }];
@@ -20,6 +23,20 @@ check("streams", first.output[0].type === "function_call", first);
 const output = [{ type: "function_call_output", call_id: first.output[0].call_id, output: "15 degrees" }];
 const second = await client.responses.create({ model, input: output, tools, previous_response_id: first.id });
 check("tools", second.output_text.includes("15 degrees"), second);
+const Person = z.object({ name: z.string(), age: z.number().int() });
+const parsed = await client.responses.parse({ model, input: "Who is Ada?", text: { format: zodTextFormat(Person, "person") } });
+check("structured output", parsed.output_parsed.name === "Ada" && parsed.output_parsed.age === 36, parsed);
+const runner = client.chat.completions.runTools({
+  model,
+  messages: [{ role: "user", content: "The weather in Rome?" }],
+  tools: [{ type: "function", function: {
+    name: "weather", description: "How warm it is.", parse: JSON.parse,
+    parameters: { type: "object", properties: { city: { type: "string" } } },
+    function: ({ city }) => `15 degrees in ${city}`,
+  } }],
+});
+const ran = await runner.finalContent();
+check("agent loop", ran.includes("15 degrees"), ran);
 const vectors = await client.embeddings.create({ model, input: ["a", "b"] });
 check("embeddings", vectors.data.length === 2 && vectors.data[0].embedding.length === 2, vectors);
 const background = await client.responses.create({ model: "auto", input: "Hello", background: true });

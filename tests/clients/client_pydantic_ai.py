@@ -1,5 +1,7 @@
 """Pydantic AI."""
 
+import asyncio
+
 from checks import check, report, temperature
 from pydantic import BaseModel
 
@@ -23,6 +25,14 @@ class Person(BaseModel):
 
 
 check("Chat Completions", bool(agent.run_sync("Hello").output))
+
+
+async def stream() -> str:
+    async with agent.run_stream("Hello") as streamed:
+        return "".join([piece async for piece in streamed.stream_text(delta=True)])
+
+
+check("streams", bool(asyncio.run(stream())))
 for name, model in (("tools", OpenAIChatModel(MODEL)), ("Responses", OpenAIResponsesModel(MODEL))):
     ran = Agent(model, tools=[temperature]).run_sync("The weather in Rome?")
     check("agent loop", "15 degrees" in ran.output, ran)

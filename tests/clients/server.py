@@ -12,11 +12,14 @@ from palaver.testing import ScriptedReply, tool_call
 from palaver_plugins.channels.openai_api import OpenAIChannel
 
 ADA = {"name": "Ada", "age": 36}
+MEASURED = "15 degrees in Rome"
 
 
 def answer(request: GenerationRequest) -> ScriptedReply:
     """Answer as a model that follows schemas and calls the tools that it is offered."""
     last = request.messages[-1]
+    if any(tool.name == "final_answer" for tool in request.tools) and MEASURED in last.content:
+        return ScriptedReply(tool_calls=(tool_call("final_answer", answer=MEASURED),))
     if last.role == "tool":
         return ScriptedReply(text=f"It is {last.content}.")
     if isinstance(request.sampling.structure, JsonSchema):

@@ -1,15 +1,18 @@
 """Clients of other projects, unmodified, against a running server, and the table of docs/clients.md
 that they fill."""
 
+from collections.abc import AsyncIterator
+
 import pytest
-from tests.clients.server import open_server
+import pytest_asyncio
 from tests.clients.table import (
     CLIENTS,
     DOCUMENT,
     PYTHON,
+    ClientRuns,
+    client_runs,
     examples,
     row_of,
-    run_client,
     written_table,
 )
 
@@ -22,10 +25,16 @@ def test_the_document_shows_what_the_script_runs(script: str) -> None:
     assert f"\n{examples()[script]}\n" in shown, f"docs/clients.md differs from {script}"
 
 
+@pytest_asyncio.fixture(name="runs", scope="module", loop_scope="module")
+async def opened_runs() -> AsyncIterator[ClientRuns]:
+    async with client_runs() as runs:
+        yield runs
+
+
 @pytest.mark.skipif(not PYTHON.exists(), reason="needs .venv-clients: scripts/install test")
 @pytest.mark.parametrize("script", CLIENTS)
-async def test_a_client_does_what_the_table_says(script: str) -> None:
-    async with open_server() as url:
-        passed = await run_client(script, url)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_client_does_what_the_table_says(script: str, runs: ClientRuns) -> None:
+    passed = await runs.passed(script)
     row = row_of(script, passed)
     assert row in written_table(), f"python -m tests.clients.table would write {row}"

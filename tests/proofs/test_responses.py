@@ -60,7 +60,7 @@ async def test_streams_survive_the_death_of_their_replica(report: Report, tmp_pa
 
 
 async def test_mutant_that_numbers_live_text_is_detected(report: Report, tmp_path: Path) -> None:
-    clients, _ = await run(tmp_path, turns=15, kills=2, live_numbers=True)
+    clients, _ = await run(tmp_path, turns=8, kills=1, live_numbers=True)
     detected = not clients.findings.is_clean
     report.add_mutant(PROPERTY, detected, "numbers of live text")
     assert detected

@@ -162,6 +162,35 @@ async def test_every_choice_of_tools_reaches_the_engine(
     assert (request.tool_choice, [tool.name for tool in request.tools]) == (expected, names)
 
 
+FORMAT: Any = {
+    "type": "json_schema",
+    "json_schema": {"name": "point", "schema": {"type": "object", "properties": {}}},
+}
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
+)
+async def test_a_format_means_nothing_where_a_call_is_forced(choice: Any) -> None:
+    engine = NamedEngine(lambda _: tool_call("weather", city="Rome"))
+    fields: Any = {"model": MODEL, "tools": [THERMOMETER], "response_format": FORMAT}
+    async with open_openai_server(engine=engine) as (_, client):
+        answer = await ask(client, user("x"), tool_choice=choice, **fields)
+        response = await client.responses.create(
+            model=MODEL,
+            input="x",
+            tools=[{"type": "function", "strict": False, **THERMOMETER["function"]}],
+            tool_choice="required",
+            text={"format": {"type": "json_object"}},
+        )
+        with pytest.raises(openai.BadRequestError) as raised:
+            await ask(client, user("x"), **fields)
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert response.output[0].type == "function_call"
+    assert [request.sampling.structure for request in engine.requests] == [None, None]
+    assert raised.value.param == "response_format"
+
+
 async def test_a_repeated_request_gets_the_same_calls() -> None:
     engine = NamedEngine(TWO_CALLS)
     async with open_openai_server(engine=engine) as (_, client):

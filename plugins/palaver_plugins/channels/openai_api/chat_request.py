@@ -248,7 +248,7 @@ def check_support(request: ChatRequest, engine: EngineInfo, *, is_engine: bool) 
                 f"the model {request.model[:60]!r} is a skill, which writes as it needs; leave it "
                 f"out, or use the model {engine.model!r}",
             )
-    if request.is_structured and request.offered.tools and request.offered.choice != "none":
+    if request.is_structured and request.offered.may_answer_in_text:
         raise UnsupportedParameter(
             "response_format", "a reply has a format or calls tools, not both; leave one out"
         )
@@ -286,6 +286,7 @@ def program_request(
             message.sent(images.get(at, ())) for at, message in messages if at != answered
         )
     offered = request.offered
+    schema = _read_schema(request.response_format)
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return ProgramRequest(
         history=history,
@@ -303,7 +304,7 @@ def program_request(
         seed=None if request.seed is None else _wrap(request.seed + number),
         stop=request.stops or None,
         logprobs=logprobs,
-        json_schema=_read_schema(request.response_format),
+        json_schema=None if offered.forces_call else schema,
     )
 
 

@@ -202,7 +202,7 @@ def check_support(request: ResponseRequest, engine: EngineInfo, *, is_engine: bo
         )
     if capability not in engine.capabilities:
         raise UnsupportedParameter("text.format", f"the engine of this server lacks {capability!r}")
-    if request.offered.tools and request.offered.choice != "none":
+    if request.offered.may_answer_in_text:
         raise UnsupportedParameter(
             "text.format", "a reply has a format or calls tools, not both; leave one out"
         )

@@ -335,7 +335,7 @@ def _program(
     may_wait = bool(offered.tools) and not is_engine
     unstored = REPEATABLE_SECONDS if may_wait else UNREPEATABLE_SECONDS
     retention = STORED_SECONDS if body.is_stored else unstored
-    messages = sent.messages
+    messages, schema = sent.messages, body.schema()
     if history is not None and not messages:
         messages = (SentMessage("user", sent.text, sent.attachments),)
     return ProgramRequest(
@@ -351,7 +351,7 @@ def _program(
         max_tokens=body.max_output_tokens,
         temperature=body.temperature,
         top_p=None if body.top_p is None else max(body.top_p, 1e-6),
-        json_schema=body.schema(),
+        json_schema=None if offered.forces_call else schema,
     )
 
 

@@ -41,6 +41,11 @@ class OfferedTools(NamedTuple):
     def forces_call(self) -> bool:
         return self.choice == "required" or bool(self.forced)
 
+    @property
+    def may_answer_in_text(self) -> bool:
+        """Return whether the model chooses between a call and a text."""
+        return bool(self.tools) and self.choice != "none" and not self.forces_call
+
 
 NO_TOOLS = OfferedTools()
 
