@@ -12,8 +12,8 @@ from openai import AsyncOpenAI
 from tests.chaos.findings import Findings
 from tests.proofs.reference_plugin import reply_to
 
-TURN_SECONDS = 30.0
-"""Seconds after which a response without an end is lost."""
+TURN_SECONDS = 120.0
+"""A machine that is busy may take long."""
 RETRY_SECONDS = 0.1
 LOST = (openai.OpenAIError, httpx2.HTTPError, OSError)
 """What a client sees of the death of its replica."""
@@ -29,8 +29,12 @@ class ResponsesClients:
     replicas have streamed again, event by event as the client has read them.
     """
 
-    def __init__(self, url: str, replicas: Callable[[], list[str]]) -> None:
-        """``replicas`` returns the base URLs of the replicas that run now."""
+    def __init__(
+        self, url: str, replicas: Callable[[], list[str]], seconds: float = TURN_SECONDS
+    ) -> None:
+        """``replicas`` returns the base URLs of the replicas that run now. ``seconds``: after which
+        a response without an end is lost."""
+        self._seconds = seconds
         self.findings = Findings()
         self.count = 0
         self.resumed = 0
@@ -54,16 +58,17 @@ class ResponsesClients:
         async with _client(self._url) as client:
             while not self._stopping:
                 text = f"response {next(self._numbers)}"
+                events: list[Event] = []
                 try:
-                    async with asyncio.timeout(TURN_SECONDS):
-                        await self._read_one(client, text)
+                    async with asyncio.timeout(self._seconds):
+                        await self._read_one(client, text, events)
                 except TimeoutError:
-                    self.findings.record("lost", f"no end of {text!r}")
+                    last = events[-1:]
+                    self.findings.record("lost", f"{text!r}: {len(events)} events, then {last}")
                 self.count += 1
 
-    async def _read_one(self, client: AsyncOpenAI, text: str) -> None:
+    async def _read_one(self, client: AsyncOpenAI, text: str, events: list[Event]) -> None:
         created = await _repeat(lambda: self._create(client, text))
-        events: list[Event] = []
         while not _is_end(events):
             if events:
                 self.resumed += 1

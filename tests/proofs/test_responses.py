@@ -10,7 +10,7 @@ from tests.plugins.ledgers.redis_helpers import needs_redis
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.balanced_replicas import BalancedReplicas, balanced_replicas
 from tests.proofs.report import PropertyResult, Report
-from tests.proofs.responses_clients import ResponsesClients
+from tests.proofs.responses_clients import TURN_SECONDS, ResponsesClients
 from tests.proofs.responses_program import PROGRAM
 
 pytestmark = needs_redis
@@ -22,7 +22,7 @@ SHARE_OF_OTHERS = 0.3
 
 
 async def run(
-    folder: Path, *, turns: int, kills: int, **options: Any
+    folder: Path, *, turns: int, kills: int, seconds: float = TURN_SECONDS, **options: Any
 ) -> tuple[ResponsesClients, BalancedReplicas]:
     """Run the clients, and kill, until there are so many turns and kills."""
     async with balanced_replicas(folder, PROGRAM, **options) as replicas:
@@ -30,7 +30,7 @@ async def run(
         def addresses() -> list[str]:
             return [replica.address for replica in replicas.replica_set.replicas]
 
-        clients = ResponsesClients(replicas.balancer.address, addresses)
+        clients = ResponsesClients(replicas.balancer.address, addresses, seconds)
 
         def is_running() -> bool:
             return clients.count < turns or replicas.kill_count < kills
@@ -60,7 +60,7 @@ async def test_streams_survive_the_death_of_their_replica(report: Report, tmp_pa
 
 
 async def test_mutant_that_numbers_live_text_is_detected(report: Report, tmp_path: Path) -> None:
-    clients, _ = await run(tmp_path, turns=8, kills=1, live_numbers=True)
+    clients, _ = await run(tmp_path, turns=8, kills=1, seconds=10, live_numbers=True)
     detected = not clients.findings.is_clean
     report.add_mutant(PROPERTY, detected, "numbers of live text")
     assert detected

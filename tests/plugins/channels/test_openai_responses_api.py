@@ -1,6 +1,7 @@
 """The Responses API, with OpenAI's own client and its strict schemas."""
 
 import asyncio
+import base64
 import json
 from typing import Any
 
@@ -8,9 +9,10 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from tests.plugins.channels.openai_support import MODEL, NamedEngine, open_openai_server
+from tests.plugins.channels.test_openai_parameters import LogprobEngine
 from tests.server.web.live_server import LiveServer, eventually, open_live_server
 
-from palaver import ToolCall
+from palaver import Skill, ToolCall, Turn
 from palaver.config.settings import AuthKey, Secret
 from palaver.testing import ScriptedReply, tool_call
 from palaver_plugins.channels.openai_api import OpenAIChannel
@@ -288,6 +290,21 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
         {"input": [{"role": "user", "content": [{"type": "input_file"}]}]},
         "input[0].content[0].type",
     ),
+    (
+        {"model": "seen", "input": [{"role": "user", "content": [{"type": "input_file"}]}]},
+        "input[0].content[0]",
+    ),
+    (
+        {
+            "model": "seen",
+            "input": [
+                {"role": "user", "content": [{"type": "input_file", "file_data": "data:x,y"}]}
+            ],
+        },
+        "input[0].content[0].file_data",
+    ),
+    ({"model": "seen", "include": ["message.output_text.logprobs"]}, "include"),
+    ({"top_logprobs": 21}, "top_logprobs"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"prompt": {"id": "p"}}, "prompt"),
@@ -383,3 +400,58 @@ async def test_a_response_that_is_not_stored_ends_with_its_connection() -> None:
             return (await depth()).running == 0
 
         await eventually(is_idle)
+
+
+class Reader(Skill):
+    """Tell the text of the files, and those of the history."""
+
+    name = "reader"
+
+    async def answer(self, turn: Turn) -> None:
+        earlier = [each for entry in turn.history for each in entry.attachments or ()]
+        for attachment in (*earlier, *turn.message.attachments):
+            content = await turn.read_attachment(attachment)
+            await turn.say(f"{attachment.name} {attachment.media_type} {content.decode()}; ")
+
+
+async def test_a_file_of_the_input_reaches_the_skill_in_every_later_response() -> None:
+    content = base64.b64encode(b"leave: 30 days").decode()
+    part = {"type": "input_file", "filename": "leave.txt", "file_data": content}
+    named = {**part, "filename": "b.md", "file_data": f"data:text/markdown;base64,{content}"}
+    async with open_openai_server("x", skills=(Reader(),)) as (_, client):
+        text = {"type": "input_text", "text": "How long?"}
+        first = await create(
+            client, [{"role": "user", "content": [text, part, named]}], model="reader"
+        )
+        second = await create(client, "And?", model="reader", previous_response_id=first.id)
+        items: Any = await client.responses.input_items.list(first.id)
+        (item,) = [it async for it in items]
+    told = "leave.txt text/plain leave: 30 days; b.md text/markdown leave: 30 days; "
+    assert (first.output_text, second.output_text) == (told, told)
+    assert [(it.type, it.to_dict().get("filename")) for it in item.content] == [
+        ("input_text", None),
+        ("input_file", "leave.txt"),
+        ("input_file", "b.md"),
+    ]
+
+
+async def test_log_probabilities_come_at_the_end_of_the_text() -> None:
+    engine = LogprobEngine("one two")
+    async with open_openai_server(engine=engine) as (_, client):
+        stream = await create(client, "count", top_logprobs=1, stream=True)
+        events = [event async for event in stream]
+        read: Any = await client.responses.retrieve(events[-1].response.id)
+    (done,) = [event for event in events if event.type == "response.output_text.done"]
+    (part,) = read.output[0].content
+    for tokens in (done.logprobs, part.logprobs):
+        assert [(it.token, it.logprob) for it in tokens] == [("one", -0.5), ("two", -0.5)]
+        assert [it.top_logprobs[0].token for it in tokens] == ["no", "no"]
+    assert read.top_logprobs == 1
+
+
+async def test_log_probabilities_need_an_engine_that_has_them() -> None:
+    async with open_openai_server("x") as (_, client):
+        for fields in ({"top_logprobs": 2}, {"include": ["message.output_text.logprobs"]}):
+            with pytest.raises(openai.BadRequestError) as raised:
+                await create(client, "x", **fields)
+            assert raised.value.param in fields

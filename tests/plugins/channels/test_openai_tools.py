@@ -176,13 +176,12 @@ async def test_a_format_means_nothing_where_a_call_is_forced(choice: Any) -> Non
     fields: Any = {"model": MODEL, "tools": [THERMOMETER], "response_format": FORMAT}
     async with open_openai_server(engine=engine) as (_, client):
         answer = await ask(client, user("x"), tool_choice=choice, **fields)
-        response = await client.responses.create(
-            model=MODEL,
-            input="x",
-            tools=[{"type": "function", "strict": False, **THERMOMETER["function"]}],
-            tool_choice="required",
-            text={"format": {"type": "json_object"}},
-        )
+        forced: Any = {
+            "tools": [{"type": "function", "strict": False, **THERMOMETER["function"]}],
+            "tool_choice": "required",
+            "text": {"format": {"type": "json_object"}},
+        }
+        response = await client.responses.create(model=MODEL, input="x", **forced)
         with pytest.raises(openai.BadRequestError) as raised:
             await ask(client, user("x"), **fields)
     assert answer.choices[0].finish_reason == "tool_calls"

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from palaver import (
     LOGPROBS_TYPE,
+    Attachment,
     Citation,
     ClientCall,
     EngineRefused,
@@ -293,22 +294,25 @@ def _address(document: str) -> str:
 
 
 def _logprobs(result: ReplyResult) -> Json | None:
-    parts = [each for each in result.attachments if each.media_type == LOGPROBS_TYPE]
-    if not parts:
-        return None
+    content = token_logprobs(result.attachments)
+    return {"content": content, "refusal": None} if content else None
+
+
+def token_logprobs(attachments: Iterable[Attachment]) -> list[Json]:
+    """Return the log-probabilities that are among the attachments of a reply, for each token."""
     tokens = [
         token
-        for part in parts
+        for part in attachments
+        if part.media_type == LOGPROBS_TYPE
         for token in _decode_logprobs(base64.b64decode(part.url.partition(",")[2]))
     ]
-    content = [
+    return [
         {
             **_token(token.token, token.logprob),
             "top_logprobs": [_token(*alternative) for alternative in token.alternatives],
         }
         for token in tokens
     ]
-    return {"content": content, "refusal": None}
 
 
 def _token(text: str, logprob: float) -> Json:

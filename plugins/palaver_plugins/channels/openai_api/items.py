@@ -57,7 +57,7 @@ def _message(sent: SentMessage, id: str) -> Json:
     text: Json = {"type": "output_text" if is_reply else "input_text", "text": sent.text}
     if is_reply:
         text |= {"annotations": [], "logprobs": []}
-    content = [text, *map(_image, sent.attachments)]
+    content = [text, *map(_attached, sent.attachments)]
     return {
         "id": id,
         "type": "message",
@@ -67,7 +67,13 @@ def _message(sent: SentMessage, id: str) -> Json:
     }
 
 
-def _image(attachment: Attachment) -> Json:
+def _attached(attachment: Attachment) -> Json:
+    if not attachment.media_type.startswith("image/"):
+        return {
+            "type": "input_file",
+            "filename": attachment.name,
+            "file_data": attachment.url,
+        }
     return {"type": "input_image", "detail": "auto", "image_url": attachment.url}
 
 

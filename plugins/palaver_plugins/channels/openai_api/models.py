@@ -57,6 +57,12 @@ class Models:
             return ""
         return f"the model {model[:60]!r} sees no images; {', '.join([engine.model, *seeing])} do"
 
+    def file_refusal(self, model: str) -> str:
+        """Return the reason why a model reads no files; empty when it does."""
+        if not self.is_engine(model):
+            return ""
+        return f"the model {model[:60]!r} reads no files; skills do, such as {AUTO!r} chooses"
+
     def check_tools(self, model: str, offered: OfferedTools) -> None:
         """Refuse tools that the model cannot call. Raises `InvalidParameter`."""
         takers = self.service.client_tool_skills()

@@ -25,6 +25,8 @@ class Part(msgspec.Struct, frozen=True):
     text: str | None = None
     refusal: str | None = None
     image_url: str | ImageUrl | None = None
+    filename: str | None = None
+    file_data: str | None = None
 
     @property
     def is_text(self) -> bool:
@@ -33,6 +35,10 @@ class Part(msgspec.Struct, frozen=True):
     @property
     def is_image(self) -> bool:
         return self.type in ("image_url", "input_image")
+
+    @property
+    def is_file(self) -> bool:
+        return self.type == "input_file"
 
     @property
     def url(self) -> str | None:
@@ -52,10 +58,12 @@ Content = str | tuple[Part, ...] | None
 
 
 def text_of(content: Content, *, without_images: bool = False) -> str:
-    """Return what the content says. ``without_images``: nothing stands for images."""
+    """Return what the content says. ``without_images``: nothing stands for images and files."""
     if content is None or isinstance(content, str):
         return content or ""
-    return "".join(part.shown for part in content if not (part.is_image and without_images))
+    if without_images:
+        content = tuple(part for part in content if not (part.is_image or part.is_file))
+    return "".join(part.shown for part in content)
 
 
 def images_of(content: Content) -> tuple[tuple[int, Part], ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from palaver import (
     Approval,
     Asked,
+    Attached,
     Citation,
     Cited,
     ClientCall,
@@ -23,7 +24,11 @@ from palaver import (
     ToolCalled,
     encode,
 )
-from palaver_plugins.channels.openai_api.chat_response import ARGUMENTS_PER_CHUNK, annotations
+from palaver_plugins.channels.openai_api.chat_response import (
+    ARGUMENTS_PER_CHUNK,
+    annotations,
+    token_logprobs,
+)
 from palaver_plugins.channels.openai_api.errors import Json
 from palaver_plugins.channels.openai_api.response_ids import ResponseId
 from palaver_plugins.channels.openai_api.response_object import response_object, usage_object
@@ -58,6 +63,8 @@ class ResponseBuilder:
         self._calls: dict[str, int] = {}
         """Index of the item of each call of a tool of the server."""
         self._citations: list[Citation] = []
+        self._logprobs: list[Json] = []
+        """Of the tokens of the open message, as far as the program asked for them."""
 
     @property
     def _output(self) -> list[Json]:
@@ -89,14 +96,21 @@ class ResponseBuilder:
                 yield {"type": "error", "code": "withdrawn", "message": WITHDRAWN, "param": None}
             case ToolCalled():
                 yield from self._add_tool(event)
-            case Cited():
-                self._citations.append(event.citation)
+            case Attached() | Cited():
+                self._keep(event)
             case Asked(approval=Approval() as approval):
                 yield from self._ask(approval)
             case Finished():
                 yield from self._finish(event)
             case _:
                 pass
+
+    def _keep(self, event: Attached | Cited) -> None:
+        """Keep what the open message gets at its end."""
+        if isinstance(event, Cited):
+            self._citations.append(event.citation)
+        else:
+            self._logprobs += token_logprobs([event.attachment])
 
     def _whole(self, kind: str) -> Json:
         return {"type": kind, "response": {**self.response, "output": list(self._output)}}
@@ -147,12 +161,14 @@ class ResponseBuilder:
         text = item["content"][0]["text"]
         notes = [_flat(note) for note in annotations(text, self._citations)]
         self._citations.clear()
-        part = _text_part(text, notes)
+        logprobs, self._logprobs = self._logprobs, []
+        part = {**_text_part(text, notes), "logprobs": logprobs}
         item |= {"content": [part], "status": status}
         for number, note in enumerate(notes):
             event = self._part_event("response.output_text.annotation.added")
             yield {**event, "annotation_index": number, "annotation": note}
-        yield {**self._part_event("response.output_text.done"), "text": text, "logprobs": []}
+        done = self._part_event("response.output_text.done")
+        yield {**done, "text": text, "logprobs": logprobs}
         yield {**self._part_event("response.content_part.done"), "part": part}
         yield self._item_event("done", item)
 

@@ -36,6 +36,7 @@ def response_object(id: ResponseId, note: str, created_at: float) -> Json:
         "text": {**text, "format": _format(text.get("format"))},
         "tool_choice": kept.get("tool_choice", "auto"),
         "tools": [_tool(tool) for tool in kept.get("tools", ())],
+        "top_logprobs": kept.get("top_logprobs", 0),
         "top_p": kept.get("top_p", 1.0),
         "truncation": "auto",
         "usage": None,

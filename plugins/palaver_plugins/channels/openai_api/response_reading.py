@@ -9,6 +9,7 @@ import msgspec
 
 from palaver import (
     Asked,
+    Attached,
     Cited,
     ClientCall,
     Conversation,
@@ -306,6 +307,8 @@ def _history_events(stored: StoredResponse) -> Iterable[Event]:
         yield Cited(turn=turn, citation=citation)
     if reply.text:
         yield Text(turn=turn, position=0, text=reply.text)
+    for attachment in reply.attachments or ():
+        yield Attached(turn=turn, attachment=attachment)
     if reply.question:
         question = reply.question
         yield Asked(

@@ -9,15 +9,18 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from palaver import Attachment, Capability, ClientCall, EngineInfo, SentMessage, encode
-from palaver_plugins.channels.openai_api.chat_request import MAX_SEED
+from palaver_plugins.channels.openai_api.chat_request import MAX_SEED, MAX_TOP_LOGPROBS
 from palaver_plugins.channels.openai_api.errors import InvalidParameter, UnsupportedParameter
+from palaver_plugins.channels.openai_api.files import read_file
 from palaver_plugins.channels.openai_api.images import attach_image, read_image
-from palaver_plugins.channels.openai_api.parts import Content, images_of, text_of
+from palaver_plugins.channels.openai_api.parts import Content, text_of
 from palaver_plugins.channels.openai_api.reading import decode_request
 from palaver_plugins.channels.openai_api.schema import check_schema
 from palaver_plugins.channels.openai_api.tools import Function, OfferedTools, read_tools
 
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+LOGPROBS = "message.output_text.logprobs"
+"""What ``include`` has for the log-probabilities of tokens."""
 APPROVAL = "mcp_approval_response"
 IGNORED_ITEMS = frozenset(
     {"reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request", APPROVAL}
@@ -121,6 +124,11 @@ class ResponseRequest(msgspec.Struct, frozen=True, dict=True):
         return items[-1] if answers and items[-1].type == APPROVAL else None
 
     @property
+    def has_logprobs(self) -> bool:
+        """Return whether the response has the log-probabilities of its tokens."""
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+
+    @property
     def is_stored(self) -> bool:
         return self.store is not False
 
@@ -164,14 +172,11 @@ def read_request(body: bytes) -> ResponseRequest:
             "not together with conversation",
         ),
         ("background", not request.background or request.is_stored, "only with store"),
+        ("top_logprobs", _within(request.top_logprobs, 0, MAX_TOP_LOGPROBS), "0 to 20"),
     ):
         if not valid:
             raise InvalidParameter(param, f"expected {expected}")
-    for param, wanted in (
-        ("prompt", request.prompt is not None),
-        ("top_logprobs", bool(request.top_logprobs)),
-        ("include", "message.output_text.logprobs" in (request.include or ())),
-    ):
+    for param, wanted in (("prompt", request.prompt is not None),):
         if wanted:
             raise UnsupportedParameter(param, "not supported here; leave it out")
     _ = request.offered, request.approval
@@ -191,18 +196,22 @@ def _is_metadata(metadata: dict[str, str]) -> bool:
 
 def check_support(request: ResponseRequest, engine: EngineInfo, *, is_engine: bool) -> None:
     """Refuse what a skill, or the engine, cannot honour. Raises `InvalidParameter`."""
-    if request.format.type == "text":
-        return
-    capability: Capability = "json_schema"
-    if not is_engine:
-        raise UnsupportedParameter(
-            "text.format",
-            f"the model {request.model[:60]!r} is a skill, which writes as it needs; leave it out, "
-            f"or use the model {engine.model!r}",
-        )
-    if capability not in engine.capabilities:
-        raise UnsupportedParameter("text.format", f"the engine of this server lacks {capability!r}")
-    if request.offered.may_answer_in_text:
+    is_structured = request.format.type != "text"
+    needs: tuple[tuple[str, Capability, bool], ...] = (
+        ("text.format", "json_schema", is_structured),
+        ("top_logprobs" if request.top_logprobs else "include", "logprobs", request.has_logprobs),
+        ("top_logprobs", "alternatives", bool(request.top_logprobs)),
+    )
+    for param, capability, is_wanted in needs:
+        if is_wanted and not is_engine:
+            raise UnsupportedParameter(
+                param,
+                f"the model {request.model[:60]!r} is a skill, which writes as it needs; leave it "
+                f"out, or use the model {engine.model!r}",
+            )
+        if is_wanted and capability not in engine.capabilities:
+            raise UnsupportedParameter(param, f"the engine of this server lacks {capability!r}")
+    if is_structured and request.offered.may_answer_in_text:
         raise UnsupportedParameter(
             "text.format", "a reply has a format or calls tools, not both; leave one out"
         )
@@ -217,16 +226,23 @@ class Input(NamedTuple):
     messages: tuple[SentMessage, ...]
 
 
+class Refusals(NamedTuple):
+    """Why the model takes no images, and no files; empty when it does."""
+
+    images: str
+    files: str
+
+
 def read_input(
-    request: ResponseRequest, references: dict[str, SentMessage], *, blindness: str
+    request: ResponseRequest, references: dict[str, SentMessage], refusals: Refusals
 ) -> Input:
-    """Return the input. ``references`` are the messages of items that it names by their id;
-    ``blindness``: why the model sees no images. Raises `InvalidParameter`."""
+    """Return the input. ``references`` are the messages of items that it names by their id. Raises
+    `InvalidParameter`."""
     if isinstance(request.input, str):
         return Input(request.input, (), ())
     messages: list[SentMessage] = []
     for at, item in enumerate(request.input):
-        sent = _read_item(f"input[{at}]", item, references, blindness)
+        sent = _read_item(f"input[{at}]", item, references, refusals)
         if sent is not None:
             _append(messages, sent)
     if request.approval is not None:
@@ -257,11 +273,11 @@ def _append(messages: list[SentMessage], sent: SentMessage) -> None:
 
 
 def _read_item(
-    param: str, item: InputItem, references: dict[str, SentMessage], blindness: str
+    param: str, item: InputItem, references: dict[str, SentMessage], refusals: Refusals
 ) -> SentMessage | None:
     match item.type:
         case "message":
-            return _read_message(param, item, blindness)
+            return _read_message(param, item, refusals)
         case "function_call":
             if not item.call_id or not item.name:
                 raise InvalidParameter(param, "expected call_id and name")
@@ -280,22 +296,27 @@ def _read_item(
             raise UnsupportedParameter(f"{param}.type", f"{kind[:40]!r} is not supported")
 
 
-def _read_message(param: str, item: InputItem, blindness: str) -> SentMessage:
-    images = images_of(item.content) if item.role == "user" else ()
-    if images and blindness:
-        raise UnsupportedParameter(f"{param}.content[{images[0][0]}].type", blindness)
-    _check_parts(f"{param}.content", item.content, with_images=bool(images))
+def _read_message(param: str, item: InputItem, refusals: Refusals) -> SentMessage:
+    parts = item.content if isinstance(item.content, tuple) and item.role == "user" else ()
+    attached = [(f"{param}.content[{at}]", part) for at, part in enumerate(parts)]
+    attached = [(name, part) for name, part in attached if part.is_image or part.is_file]
+    for name, part in attached:
+        if refusal := refusals.files if part.is_file else refusals.images:
+            raise UnsupportedParameter(f"{name}.type", refusal)
+    _check_parts(f"{param}.content", item.content, with_files=bool(attached))
     attachments = tuple(
-        attach_image(read_image(part.url, f"{param}.content[{at}].image_url"))
-        for at, part in images
+        read_file(part, name)
+        if part.is_file
+        else attach_image(read_image(part.url, f"{name}.image_url"))
+        for name, part in attached
     )
     return SentMessage(item.role, text_of(item.content, without_images=True), attachments)
 
 
-def _check_parts(param: str, content: Content, *, with_images: bool = False) -> None:
+def _check_parts(param: str, content: Content, *, with_files: bool = False) -> None:
     """Refuse parts that cannot be read."""
     for at, part in enumerate(content if isinstance(content, tuple) else ()):
-        if not (part.is_text or (part.is_image and with_images)):
+        if not (part.is_text or (with_files and (part.is_image or part.is_file))):
             raise UnsupportedParameter(
                 f"{param}[{at}].type",
                 f"content of type {part.type[:40]!r} is not supported; send text",
@@ -305,8 +326,16 @@ def _check_parts(param: str, content: Content, *, with_images: bool = False) -> 
 def note_of(request: ResponseRequest, raw: Json) -> str:
     """Return what is kept with the message of a request, whose JSON is ``raw``: what the response
     repeats of it."""
-    kept = ("instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "background")
-    more = ("metadata", "max_output_tokens", "temperature", "top_p", "previous_response_id")
+    kept = (
+        "previous_response_id",
+        "instructions",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "text",
+        "background",
+    )
+    more = ("metadata", "max_output_tokens", "temperature", "top_p", "top_logprobs")
     note = {name: raw[name] for name in (*kept, *more) if raw.get(name) is not None}
     note |= {"model": request.model, "conversation": request.conversation_id}
     note["store"] = request.is_stored

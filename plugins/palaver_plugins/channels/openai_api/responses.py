@@ -57,6 +57,7 @@ from palaver_plugins.channels.openai_api.response_ids import (
 from palaver_plugins.channels.openai_api.response_reading import ResponseFollower, ResponseReader
 from palaver_plugins.channels.openai_api.response_request import (
     Input,
+    Refusals,
     ResponseRequest,
     check_support,
     note_of,
@@ -184,7 +185,10 @@ class ResponsesHandler:
         id = hash_words(*scope) if key else new_id()
         thread, history = await self._place(principal, body, reader, id)
         references = await self._references(principal, body, reader)
-        sent = read_input(body, references, blindness=self._models.blindness(body.model))
+        refusals = Refusals(
+            self._models.blindness(body.model), self._models.file_refusal(body.model)
+        )
+        sent = read_input(body, references, refusals)
         is_engine = self._models.is_engine(body.model)
         message = Message(
             conversation=Conversation(principal.tenant, self._channel, thread),
@@ -351,6 +355,7 @@ def _program(
         max_tokens=body.max_output_tokens,
         temperature=body.temperature,
         top_p=None if body.top_p is None else max(body.top_p, 1e-6),
+        logprobs=(body.top_logprobs or 0) if body.has_logprobs else None,
         json_schema=None if offered.forces_call else schema,
     )
 
