@@ -24,6 +24,7 @@ REGISTRY = load_plugins(
         EntryPoint("ledger_redis", "palaver_plugins.ledgers.redis", ENTRY_POINT_GROUP),
         EntryPoint("channel_openai_api", "palaver_plugins.channels.openai_api", ENTRY_POINT_GROUP),
         EntryPoint("channel_agui", "palaver_plugins.channels.agui", ENTRY_POINT_GROUP),
+        EntryPoint("channel_a2a", "palaver_plugins.channels.a2a", ENTRY_POINT_GROUP),
         EntryPoint("channel_mcp", "palaver_plugins.channels.mcp", ENTRY_POINT_GROUP),
         EntryPoint("reference", "tests.proofs.reference_plugin", ENTRY_POINT_GROUP),
     ],
