@@ -22,6 +22,7 @@ from palaver.outbound import (
     AddressRefused,
     OutboundClient,
     OutboundError,
+    Unsent,
     is_public,
     open_checked_socket,
 )
@@ -340,6 +341,20 @@ async def test_a_failure_names_the_host_and_not_the_path(receiver: Receiver) -> 
                 await client.post(receiver.url(host), b"", {})
             assert host in str(caught.value)
             assert "secret-path" not in str(caught.value)
+            assert isinstance(caught.value, Unsent) == (host == "gone.test")
+
+
+async def test_a_body_comes_back_as_far_as_the_caller_wants(receiver: Receiver) -> None:
+    async def repeat(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=2 * await request.read())
+
+    receiver.respond = repeat
+    async with OutboundClient(allowed_networks=LOOPBACK) as client:
+        content = await client.call(receiver.url(), b"abc", {}, max_bytes=6)
+        assert (content.status, content.body) == (200, b"abcabc")
+        with pytest.raises(OutboundError, match="more than 5 bytes") as caught:
+            await client.call(receiver.url(), b"abc", {}, max_bytes=5)
+        assert not isinstance(caught.value, Unsent)
 
 
 async def test_a_closed_port_is_told() -> None:
@@ -347,7 +362,7 @@ async def test_a_closed_port_is_told() -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
         async with OutboundClient(allowed_networks=LOOPBACK) as client:
-            with pytest.raises(OutboundError, match="cannot connect: "):
+            with pytest.raises(Unsent, match="cannot connect: "):
                 await client.post(url, b"", {})
 
 

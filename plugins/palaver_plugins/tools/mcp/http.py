@@ -7,8 +7,9 @@ from contextlib import AbstractAsyncContextManager
 import aiohttp
 import httpx2
 import msgspec
+from mcp.types import CONNECTION_CLOSED
 
-from palaver import OutboundClient, OutboundError
+from palaver import OutboundClient, OutboundError, Unsent
 from palaver_plugins.tools.mcp.pace import Pace
 
 UNSENT_CODE = -32099
@@ -19,8 +20,9 @@ _HOP_HEADERS = frozenset({"connection", "content-length", "host", "transfer-enco
 class OutboundTransport(httpx2.AsyncBaseTransport):
     """Sends requests with an `OutboundClient`, and bounds what it reads of the responses.
 
-    A request that cannot be sent gets an answer of the protocol, an error with ``unsent`` as its
-    data: an exception would end the requests beside it.
+    A request without a response gets an answer of the protocol, since an exception would end the
+    requests beside it: the error `UNSENT_CODE` with ``unsent`` as its data when the server has
+    certainly not got it, else ``CONNECTION_CLOSED``.
     """
 
     def __init__(self, client: OutboundClient, *, max_bytes: int, timeout: float) -> None:
@@ -41,23 +43,26 @@ class OutboundTransport(httpx2.AsyncBaseTransport):
         )
         try:
             response = await sending.__aenter__()
+        except Unsent as error:
+            return _refuse(UNSENT_CODE, error, self.unsent)
         except OutboundError as error:
-            return self._refuse(error)
+            return _refuse(CONNECTION_CLOSED, error, None)
         return httpx2.Response(
             response.status,
             headers=[(name, value) for name, value in response.headers.items()],
             stream=_Body(response, sending, self._max_bytes),
         )
 
-    def _refuse(self, error: OutboundError) -> httpx2.Response:
-        content = msgspec.json.encode(
-            {
-                "jsonrpc": "2.0",
-                "id": None,
-                "error": {"code": UNSENT_CODE, "message": str(error), "data": self.unsent},
-            }
-        )
-        return httpx2.Response(502, headers={"Content-Type": "application/json"}, content=content)
+
+def _refuse(code: int, error: OutboundError, data: str | None) -> httpx2.Response:
+    content = msgspec.json.encode(
+        {
+            "jsonrpc": "2.0",
+            "id": None,
+            "error": {"code": code, "message": str(error), "data": data},
+        }
+    )
+    return httpx2.Response(502, headers={"Content-Type": "application/json"}, content=content)
 
 
 class _Body(httpx2.AsyncByteStream):

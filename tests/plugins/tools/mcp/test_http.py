@@ -105,6 +105,9 @@ class LegacyServer:
         self.calls.append(name)
         if name == "huge":
             return self._answer(id, {"content": [{"type": "text", "text": "x" * 300_000}]})
+        if name == "vanish":
+            assert request.transport is not None
+            request.transport.close()
         if name == "cut":
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
@@ -153,14 +156,15 @@ async def test_a_lost_session_is_opened_again_and_the_call_is_sent_once(tmp_path
             assert server.calls == ["a", "a"]
 
 
-async def test_a_connection_that_is_lost_in_a_call_leaves_its_outcome_unknown() -> None:
-    server = LegacyServer("cut", "a")
+@pytest.mark.parametrize("name", ["cut", "vanish"])
+async def test_a_connection_that_is_lost_in_a_call_leaves_its_outcome_unknown(name: str) -> None:
+    server = LegacyServer(name, "a")
     async with serving(web.route("*", "/mcp", server.handle)) as port:
         settings = {"url": url(port), "allowed_networks": LOOPBACK}
         async with running_source({"w": settings}) as source:
             with pytest.raises(OutcomeUnknown):
-                await call(source, "w__cut")
-            assert server.calls == ["cut"]
+                await call(source, f"w__{name}")
+            assert server.calls == [name]
             assert await call(source, "w__a") == "called a"
 
 
