@@ -142,7 +142,7 @@ class PendingReply:
         self.changed = asyncio.Event()
         """Set after every change; the reader clears it."""
         self.has_events = False
-        """True when events of the turn were received."""
+        """True when events of the turn were received, or a snapshot that stands for them."""
         self._message_id = message_id
         self._reply = TurnReply(receipt.turn)
         self._result: asyncio.Future[ReplyResult] = asyncio.get_running_loop().create_future()
@@ -192,6 +192,7 @@ class PendingReply:
         for pending in snapshot.pending:
             if pending.turn == self.receipt.turn:
                 self._reply.text, self._reply.skill = pending.reply, pending.skill
+                self.has_events = True
                 self.changed.set()
                 return
         for entry in snapshot.history:

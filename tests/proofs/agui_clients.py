@@ -1,7 +1,6 @@
 """Official clients of AG-UI that talk through a load balancer while replicas are killed."""
 
 import asyncio
-import itertools
 import json
 from collections import Counter
 from typing import Any
@@ -12,6 +11,10 @@ from tests.proofs.reference_plugin import reply_to
 
 TURN_SECONDS = 60.0
 """Seconds after which a turn without an end is lost."""
+
+
+HISTORY = 40
+"""Messages of a thread that a new client gets, see the setting ``dispatch.history``."""
 
 
 class AguiClients:
@@ -79,15 +82,14 @@ class AguiClients:
         self.results.update(by_role["tool"])
 
     def _compare(self, seen: Json) -> None:
-        """Compare the threads, as a new client gets them, with what was said."""
+        """Compare the threads, as a new client gets them, with what was said last."""
         for event in seen["refused"]:
             self.findings.record("wrong", f"the protocol's schemas refuse {str(event)[:200]}")
         for thread, messages in seen["restored"].items():
             shown = [it["content"] for it in messages if it["role"] in ("user", "assistant")]
-            expected = itertools.chain.from_iterable(
-                (text, reply_to(text)) for text in self._said.get(thread, ())
-            )
-            self._check_all(thread, shown, list(expected))
+            said = self._said.get(thread, ())
+            expected = [each for text in said for each in (text, reply_to(text))]
+            self._check_all(thread, shown, expected[-HISTORY:])
 
     def _check_all(self, what: str, shown: list[str], expected: list[str]) -> None:
         """Record where the two differ, and how."""

@@ -56,7 +56,7 @@ async def test_runs_survive_the_death_of_replicas(report: Report, tmp_path: Path
             figures={"resumed": clients.resumed, "snapshots": clients.snapshots},
         )
     )
-    assert clients.findings.is_clean, (SEED, clients.findings)
+    assert clients.findings.is_clean, (SEED, "\n".join(clients.findings.examples))
     assert clients.resumed > 0, "no run went on at another replica"
     assert clients.snapshots > 0, "no client got a snapshot"
 

@@ -21,10 +21,13 @@ from tests.plugins.channels.agui.support import (
     run,
     run_input,
     user,
+    wait_until_stored,
 )
 from tests.server.web.live_server import LiveServer, eventually
 
+from palaver import Skill, Turn
 from palaver.config.settings import AuthKey, Secret
+from palaver.streams import resume
 from palaver_plugins.channels.agui import palaver_register_channels
 
 pytestmark = pytest.mark.slow
@@ -359,6 +362,46 @@ async def test_a_run_that_is_posted_again_continues_the_same_message(server: Liv
     ]
     assert client.apply(seen).reply == "one two"
     assert [message["role"] for message in client.messages] == ["user", "assistant"]
+
+
+class Holder(Skill):
+    """Call a tool, and wait."""
+
+    name = "holder"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = asyncio.Event()
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say(await turn.call_tool("double", number=21))
+        await self.may_end.wait()
+
+
+async def test_a_long_thread_keeps_the_calls_of_a_run_that_is_posted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resume, "REPLAY_LIMIT", 0)  # the thread is too long to be replayed
+    holder = Holder()
+    async with open_agui_server(skills=(holder,)) as server:
+        body = run_input(user("/holder x"))
+        client = Client(user("/holder x"))
+        async with server.session.post(server.url("/agui"), json=body) as response:
+            async for event in read_events(response):
+                client.apply([event])
+                if event["type"] == "TEXT_MESSAGE_CONTENT":
+                    break
+        client.open_texts.clear()  # the connection is lost
+        await wait_until_stored(server, "42")
+        body = run_input(*client.messages)
+        async with server.session.post(server.url("/agui"), json=body) as response:
+            async for event in read_events(response):
+                client.apply([event])
+                if event["type"] == "MESSAGES_SNAPSHOT":
+                    holder.may_end.set()
+    assert client.reply == "42"
+    (call,) = client.calls
+    assert [it["toolCallId"] for it in client.messages if it["role"] == "tool"] == [call]
 
 
 async def test_a_transcript_that_is_sent_again_is_stored_once(server: LiveServer) -> None:
