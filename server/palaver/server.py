@@ -357,9 +357,11 @@ class Server:
                 f"routing.default names the skill {default!r}; there are: {sorted(self._skills)}"
             )
         sites = self.settings.widget.sites.items()
+        # The tools of sources come later, when other programs offer them.
+        acting = () if self.tool_sources else self.settings.agents.tools or ()
         named = {
             "concurrency_policy.skills": (self.settings.concurrency_policy.skills, self._skills),
-            "agents.tools": (self.settings.agents.tools or (), {**self._tools, **self._skills}),
+            "agents.tools": (acting, {**self._tools, **self._skills}),
             **{f"widget.sites.{site}.skills": (it.skills, self._skills) for site, it in sites},
         }
         for setting, (names, known) in named.items():

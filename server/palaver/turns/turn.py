@@ -436,10 +436,13 @@ class Turn(Generic[ArgumentsT]):
 
     @property
     def enabled_tools(self) -> tuple[str, ...] | None:
-        """Return the tools and skills of the setting ``agents.tools``, without the running skill;
-        None: it is not set."""
-        names = self._services.agents.tools
-        return None if names is None else tuple(name for name in names if name != self.skill)
+        """Return the tools and skills of the setting ``agents.tools`` that there are now, without
+        the running skill; None: it is not set. Those of a tool source come and go."""
+        names, services = self._services.agents.tools, self._services
+        if names is None:
+            return None
+        known = (name for name in names if name in services.tools or name in services.skills)
+        return tuple(name for name in known if name != self.skill)
 
     @property
     def harmless_tools(self) -> tuple[str, ...]:

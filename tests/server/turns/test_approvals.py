@@ -1,7 +1,8 @@
 """A person approves the call of a tool before it runs, and nobody else can."""
 
+import dataclasses
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -14,21 +15,33 @@ from palaver import (
     Attachment,
     Denied,
     InvalidInput,
+    OfferedTool,
+    RecordStore,
     Skill,
     Tool,
+    ToolCall,
     Turn,
     tool,
 )
 from palaver.config.settings import (
+    AgentSettings,
     ConcurrencyPolicySettings,
     DispatchSettings,
     RoutingSettings,
     Settings,
 )
 from palaver.messages import ConcurrencyPolicy, ProgramRequest, SentMessage, ToolCalled
-from palaver.testing import ChatClient, MemoryLedger, ScriptedEngine, ScriptedReply, converse
+from palaver.testing import (
+    ChatClient,
+    MemoryLedger,
+    ScriptedEngine,
+    ScriptedReply,
+    converse,
+    tool_call,
+)
 from palaver.testing.harness import Reply
 from palaver.turns.approvals import MAX_SHOWN_ARGUMENTS, NOT_YOURS, OVER
+from palaver_skills.agent import Agent
 
 
 class Bank:
@@ -410,6 +423,60 @@ async def test_after_untrusted_content_a_tool_with_an_effect_asks() -> None:
         ]
         assert await chat.say("Deny") == "not paid"
     assert bank.paid == []
+
+
+class Pages:
+    """A source whose tool goes away."""
+
+    problems = ()
+
+    def __init__(self) -> None:
+        self.tools: dict[str, Tool] = {"news": dataclasses.replace(read_page, name="news")}
+
+    async def start(self, records: RecordStore) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def check(self) -> Sequence[str]:
+        return ()
+
+    def offered(self) -> Sequence[OfferedTool]:
+        return ()
+
+    async def approve(self, digests: Mapping[str, str]) -> None: ...
+
+
+class PageReader(Skill):
+    """Read a page."""
+
+    name = "reader"
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say(await turn.call_tool("read_page", url="https://example.org"))
+
+
+@pytest.mark.parametrize(
+    "reads", [tool_call("news", url="https://example.org"), tool_call("reader", text="x")]
+)
+async def test_untrusted_content_counts_when_its_tool_has_gone(reads: ToolCall) -> None:
+    @tool
+    def note(text: str) -> str:
+        """Take a note."""
+        return "noted"
+
+    engine = ScriptedEngine(reads, tool_call("pay", to="Bob"), tool_call("note", text="x"), "Done.")
+    pages = Pages()
+    about = Settings(
+        agents=AgentSettings(tools=("news", "reader", "pay", "note")),
+        routing=RoutingSettings(default="agent", consult_engine=False),
+    )
+    async with paying(
+        *(Agent, PageReader), tools=(note,), engine=engine, tool_sources=[pages], settings=about
+    ) as (chat, bank):
+        assert approval_of(await chat.say("go")).tool == "pay"
+        pages.tools.clear()
+        assert approval_of(await chat.say("Approve")).tool == "note"
+        assert bank.paid == [("Bob", 5)]
 
 
 async def test_without_untrusted_content_it_does_not_ask() -> None:

@@ -90,6 +90,7 @@ class ServerConnection:
         self._client: Client | None = None
         self._unsent = ""
         self._is_lost = False
+        self._is_stale = False
         self._was_connected = False
         self._wake = asyncio.Event()
         self._attempts: set[asyncio.Future[None]] = set()
@@ -225,7 +226,12 @@ class ServerConnection:
 
     async def _take_message(self, message: Any) -> None:  # Any: all that the SDK hands over
         if isinstance(message, ToolListChangedNotification):
-            self._wake.set()
+            self._list_again()
+
+    def _list_again(self) -> None:
+        """List the tools soon, also when that is said while they are listed."""
+        self._is_stale = True
+        self._wake.set()
 
     async def _watch(self, client: Client, ended: asyncio.Event) -> None:
         """List the tools now and then. Return when the session is lost."""
@@ -238,7 +244,7 @@ class ServerConnection:
                 try:
                     await asyncio.wait(
                         {ending, waking},
-                        timeout=self._settings.refresh,
+                        timeout=0 if self._is_stale else self._settings.refresh,
                         return_when=asyncio.FIRST_COMPLETED,
                     )
                 finally:
@@ -258,7 +264,7 @@ class ServerConnection:
         if client.protocol_version in MODERN_PROTOCOL_VERSIONS and tools and tools.list_changed:
             async with client.listen(tools_list_changed=True) as changes:
                 async for _ in changes:
-                    self._wake.set()
+                    self._list_again()
 
     def _lose(self) -> None:
         """End the session, in which something has failed; another one begins."""
@@ -269,6 +275,7 @@ class ServerConnection:
     # The tools
 
     async def _list(self, client: Client) -> None:
+        self._is_stale = False
         listed: list[dict[str, Any]] = []
         notes: list[str] = []
         cursor, seen = None, set()
@@ -322,7 +329,7 @@ class ServerConnection:
         except MCPError as error:
             raise self._translate(definition, error) from error
         except TimeoutError as error:
-            self._wake.set()  # a list of the tools shows whether the server still answers
+            self._list_again()  # that shows whether the server still answers
             raise OutcomeUnknown(
                 f"the MCP server {self.name!r} did not answer a call of {definition.name!r} in "
                 "time; it may have run"
