@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 EXIT_BEYOND_LIMIT = 3
 """A score is beyond a limit of ``--fail-below`` or ``--fail-above``."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells report it."""
 Limits = tuple[tuple[str, float], ...]
 
 
@@ -77,7 +79,7 @@ def list_suites() -> None:
     from palaver.evaluation.suites import built_in_suites, load_suite
 
     for name, path in built_in_suites().items():
-        echo(f"{name:<20} {load_suite(path).description}")
+        echo(f"{name:<24} {load_suite(path).description}")
 
 
 @evaluate.command()
@@ -142,8 +144,12 @@ def run(
     engine = console.builder.engine() if with_engine else None
     directory = RunDirectory(output or new_directory(path))
     given = dict(override.split("=", 1) for override in console.overrides)
-    with _showing_progress() as on_progress:
-        result = started.run(directory, engine, on_progress, settings_given=given)
+    try:
+        with _showing_progress() as on_progress:
+            result = started.run(directory, engine, on_progress, settings_given=given)
+    except KeyboardInterrupt:
+        echo(f"Interrupted. It goes on with --output {directory.path}", err=True)
+        ctx.exit(EXIT_INTERRUPTED)
     for name, score in result.scores.items():
         echo(f"{name:<22} {format_score(score)}")
     echo(f"{'report':<22} {directory.path / REPORT_FILE}")
@@ -181,7 +187,7 @@ def compare(
     before, after = pair_cases(*runs)
     comparison = compare_runs(runs[0].result(), runs[1].result(), before, after, seed=seed)
     target = output or second / "compared"
-    write_comparison_report(target, comparison, before, after)
+    write_comparison_report(target, comparison, before, after, [first.name, second.name])
     for name, (old, new) in comparison.changed.items():
         echo(f"{name}: {old} → {new}")
     for name, found in comparison.metrics.items():

@@ -10,7 +10,6 @@ from palaver.errors import InvalidInput
 from palaver.evaluation.cases import Case
 from palaver.evaluation.measures import draw_weights, interval_of, score_all
 from palaver.evaluation.results import (
-    RESAMPLES,
     About,
     Result,
     RunDirectory,
@@ -81,14 +80,14 @@ def compare_runs(
     seed: int,
 ) -> Comparison:
     """Compare the cases of two runs: both get the same resamples."""
-    weights = draw_weights(len(before), RESAMPLES, seed)
     every = {metric.name: metric for metric in metrics_of(first.about)}
     common = [every[m.name] for m in metrics_of(second.about) if m.name in every]
     differences = {}
     for metric in common:
         old, new = metric.measure(before), metric.measure(after)
         values = [score_all(old, len(before)), score_all(new, len(after))]
-        changes = new.score(weights) - old.score(weights)
+        weights = draw_weights(len(before), seed)
+        changes = (new.score(block) - old.score(block) for block in weights)
         change = record_score(metric, interval_of(values[1] - values[0], changes))
         shown = [None if np.isnan(value) else value for value in values]
         differences[metric.name] = Difference(first=shown[0], second=shown[1], change=change)
@@ -102,8 +101,20 @@ def compare_runs(
 
 
 def _find_changes(first: About, second: About) -> dict[str, tuple[Any, Any]]:
+    """Return what differs; of settings and skills, the single ones."""
+    old, new = _flatten(first), _flatten(second)
+    names = [*old, *(name for name in new if name not in old)]
     return {
-        name: (getattr(first, name), getattr(second, name))
-        for name in About.__struct_fields__
-        if getattr(first, name) != getattr(second, name)
+        name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)
     }
+
+
+def _flatten(about: About) -> dict[str, Any]:  # Any: JSON values
+    flat: dict[str, Any] = {}
+    for name in About.__struct_fields__:
+        value = getattr(about, name)
+        if isinstance(value, dict):
+            flat |= {f"{name}: {key}": each for key, each in value.items()}
+        else:
+            flat[name] = value
+    return flat

@@ -176,7 +176,7 @@ def make_example(
         else (str(expected),)
         if table.expected
         else (),
-        history=tuple(Turn(entry["role"], entry["text"]) for entry in history),
+        history=_read_history(history, number),
         relevant=tuple(documents.get(text(table.relevant), ())) if table.relevant else (),
         rating=text(table.rating),
         note=text(table.note),
@@ -189,6 +189,15 @@ def make_example(
         if program
         else None,
     )
+
+
+def _read_history(value: object, number: int) -> tuple[Turn, ...]:
+    try:
+        return msgspec.convert(value, tuple[Turn, ...])
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            f"row {number}: the history is no list of {{role, text}}: {error}"
+        ) from error
 
 
 def _read_documents(

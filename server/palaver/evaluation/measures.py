@@ -5,13 +5,15 @@ drawn.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
+RESAMPLES = 1_000
+BLOCK = 4_000_000
 Score = Callable[[Values], Values]
 """Scores of sets of cases: weights of the shape (sets, cases) → (sets,)."""
 
@@ -34,14 +36,24 @@ class Interval(NamedTuple):
 # Bootstrap
 
 
-def draw_weights(cases: int, resamples: int, seed: int) -> Values:
-    """Return the weights of random resamples with replacement, of shape (resamples, cases)."""
-    drawn = np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), resamples)
-    return np.asarray(drawn, dtype=np.float64)
+def draw_weights(
+    cases: int, seed: int, *, resamples: int = RESAMPLES, block: int = BLOCK
+) -> Iterator[Values]:
+    """Yield the weights of random resamples with replacement, of shape (some resamples, cases).
+
+    The same seed draws the same resamples. ``block`` limits the numbers that are drawn at once.
+    """
+    generator = np.random.default_rng(seed)
+    rows = max(1, block // cases)
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = generator.multinomial(cases, np.full(cases, 1 / cases), size)
+        yield np.asarray(drawn, dtype=np.float64)
 
 
-def interval_of(value: float, resampled: Values) -> Interval:
+def interval_of(value: float, blocks: Iterable[Values]) -> Interval:
     """Return ``value`` with the 2.5 and 97.5 percentiles of the resampled scores."""
+    resampled = np.concatenate(list(blocks))
     known = resampled[~np.isnan(resampled)]
     if math.isnan(value) or not len(known):
         return Interval(value, math.nan, math.nan)

@@ -61,11 +61,13 @@ def write_run_report(directory: RunDirectory, result: Result, cases: Sequence[Ca
     page = _pages.get_template("report.html.jinja").render(
         title=result.about.suite,
         runs=[result],
+        names=[directory.path.name],
         started=[_format_time(result)],
         scores=result.scores,
         format=format_number,
         changes=None,
         changed={},
+        cases=result.cases,
         bars=_score_bars(metrics, result),
         plots=list(_run_plots(metrics, [cases])),
         confusions=_confusions(cases) if result.about.target == "router" else [],
@@ -76,9 +78,14 @@ def write_run_report(directory: RunDirectory, result: Result, cases: Sequence[Ca
 
 
 def write_comparison_report(
-    directory: Path, comparison: Comparison, before: Sequence[Case], after: Sequence[Case]
+    directory: Path,
+    comparison: Comparison,
+    before: Sequence[Case],
+    after: Sequence[Case],
+    names: Sequence[str],
 ) -> None:
-    """Write the page about two runs, and the comparison as JSON, into ``directory``."""
+    """Write the page about two runs, which it calls by ``names``, and the comparison as JSON, into
+    ``directory``."""
     metrics = [m for m in metrics_of(comparison.first.about) if m.name in comparison.metrics]
     old, new = (metrics[0].measure(cases).values for cases in (before, after))
     changes = np.zeros(len(before)) if old is None or new is None else new - old
@@ -88,15 +95,17 @@ def write_comparison_report(
     page = _pages.get_template("report.html.jinja").render(
         title=f"{comparison.first.about.suite}: two runs",
         runs=runs,
+        names=names,
         started=[_format_time(run) for run in runs],
         scores={name: found.change for name, found in comparison.metrics.items()},
         format=format_number,
         changes=comparison.metrics,
         changed=comparison.changed,
+        cases=comparison.cases,
         bars=_change_bars(metrics, comparison),
         plots=list(_run_plots(metrics, [before, after])),
         confusions=[],
-        worst=[_show_case([a, b], change) for a, b, change in moved],
+        worst=[_show_case([a, b], change, sign="+") for a, b, change in moved],
         order=f"The largest changes of {metrics[0].title} first.",
     )
     make_private_directory(directory)
@@ -193,7 +202,7 @@ def _find_worst(
     return failed_first[:WORST]
 
 
-def _show_case(cases: Sequence[Case], score: float) -> ShownCase:
+def _show_case(cases: Sequence[Case], score: float, *, sign: str = "") -> ShownCase:
     example = cases[0].example
     expected = "\n— or —\n".join(dict.fromkeys(example.expected))
     columns = [("Expected", html.escape(_cut(expected)), example.rating)] if expected else []
@@ -206,7 +215,7 @@ def _show_case(cases: Sequence[Case], score: float) -> ShownCase:
         id=example.id,
         text=_cut(example.text),
         note=example.note,
-        score="" if math.isnan(score) else f"{score:.3g}",
+        score="" if math.isnan(score) else f"{score:{sign}.3g}",
         columns=tuple(columns),
     )
 

@@ -15,7 +15,6 @@ from palaver.messages import encode
 from palaver.private_files import make_private_directory, write_private_file
 
 RESULT_FILE, CASES_FILE, REPORT_FILE = "result.json", "cases.jsonl", "report.html"
-RESAMPLES = 1_000
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,11 +133,11 @@ def score_cases(
     metrics: Sequence[Metric], cases: Sequence[Case], seed: int
 ) -> dict[str, ScoreRecord]:
     """Return the scores of the cases by metric, with intervals from resamples by ``seed``."""
-    weights = draw_weights(len(cases), RESAMPLES, seed)
     scores = {}
     for metric in metrics:
         measure = metric.measure(cases)
-        interval = interval_of(score_all(measure, len(cases)), measure.score(weights))
+        resampled = map(measure.score, draw_weights(len(cases), seed))
+        interval = interval_of(score_all(measure, len(cases)), resampled)
         scores[metric.name] = record_score(metric, interval)
     return scores
 

@@ -21,7 +21,7 @@ from palaver.engine import (
     OnText,
     ToolDefinition,
 )
-from palaver.errors import Overloaded, TooMany, Unsupported
+from palaver.errors import CallerError, Overloaded, TooMany, Unsupported
 from palaver.evaluation.cases import Case, Example, Output
 from palaver.evaluation.data import SuiteData
 from palaver.evaluation.probes import probe_labels, probe_retriever, probe_skills
@@ -172,7 +172,7 @@ async def run_examples(
     logprobs: LogprobEngine | None = None,
 ) -> None:
     """Send the examples through the server, ``parallel`` at once; call ``on_case`` with each case
-    as soon as it is complete."""
+    as soon as it is complete. Raises the first error that is not of one message."""
     waiting = iter(examples)
     speaker = Speaker(suite, server, seed, logprobs)
 
@@ -181,9 +181,12 @@ async def run_examples(
             outputs = [await speaker.ask(example, n) for n in range(suite.sampling.samples)]
             await on_case(Case(example, tuple(outputs)))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(parallel):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(parallel):
+                group.create_task(work())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
 
 
 class Speaker:
@@ -209,13 +212,15 @@ class Speaker:
                 await reply.finished.wait()
         except TimeoutError:
             reply.error = f"no reply within {TURN_SECONDS:g} seconds"
+        except CallerError as error:
+            reply.error = f"the message was refused: {error}"
         finally:
             self._server.unsubscribe(subscription)
         output = self._read(reply, message.person)
         if example.program is None or reply.outcome != "done":
             return output
-        error = await asyncio.to_thread(run_program, example.program, output.text)
-        return msgspec.structs.replace(output, passed=not error, error=error)
+        problem = await asyncio.to_thread(run_program, example.program, output.text)
+        return msgspec.structs.replace(output, passed=not problem, error=problem)
 
     async def _accept(self, message: Message, reply: "ReplyReader") -> None:
         reply.began = time.perf_counter()

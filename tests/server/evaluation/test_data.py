@@ -131,6 +131,13 @@ def test_a_limit_chooses_by_seed(tmp_path: Path) -> None:
     assert first == sorted(first)
 
 
+def test_a_history_of_another_form_is_named(tmp_path: Path) -> None:
+    write_rows(tmp_path, [{"text": "q", "before": [{"role": "me", "text": "x"}]}])
+    rows = {"files": ["rows.jsonl"], "split": "test", "history": "{before}"}
+    with pytest.raises(InvalidInput, match="row 0: the history is no list of"):
+        read(suite(rows=rows), tmp_path)
+
+
 def test_equal_ids_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path, ROWS)
     rows = {"files": ["rows.jsonl"], "split": "test", "id": "{intent}"}

@@ -344,7 +344,8 @@ def test_an_interval_agrees_with_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     values = np.random.default_rng(1).normal(5, 2, 80)
     measure = mean_of(values)
-    found = interval_of(score_all(measure, 80), measure.score(draw_weights(80, 20_000, 1)))
+    resampled = map(measure.score, draw_weights(80, 1, resamples=20_000))
+    found = interval_of(score_all(measure, 80), resampled)
     expected = stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2)
     ).confidence_interval
@@ -354,7 +355,7 @@ def test_an_interval_agrees_with_scipy() -> None:
 
 def test_a_weight_counts_a_case_as_often() -> None:
     cases = random_choices(10, 12)
-    weights = draw_weights(12, 1, 5)[0]
+    weights = next(draw_weights(12, 5, resamples=1))[0]
     drawn = [each for each, times in zip(cases, weights, strict=True) for _ in range(int(times))]
     texts = [case(*pair) for pair in random_texts(11, 12)]
     drawn_texts = [
@@ -370,5 +371,13 @@ def test_a_weight_counts_a_case_as_often() -> None:
 
 def test_no_value_has_no_interval() -> None:
     measure = mean_of([math.nan, math.nan])
-    found = interval_of(score_all(measure, 2), measure.score(draw_weights(2, 10, 0)))
+    found = interval_of(score_all(measure, 2), map(measure.score, draw_weights(2, 0)))
     assert all(map(math.isnan, found))
+
+
+def test_resamples_do_not_depend_on_the_size_of_the_blocks() -> None:
+    whole = np.concatenate(list(draw_weights(7, 3, resamples=50)))
+    blocks = list(draw_weights(7, 3, resamples=50, block=30))
+    assert len(blocks) == 13
+    assert (np.concatenate(blocks) == whole).all()
+    assert (whole.sum(axis=1) == 7).all()

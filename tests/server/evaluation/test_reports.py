@@ -68,7 +68,7 @@ def test_a_page_needs_no_network_and_runs_no_text(tmp_path: Path) -> None:
     first, second = run(tmp_path, 30, "a"), run(tmp_path, 10, "b")
     before, after = pair_cases(first, second)
     comparison = compare_runs(first.result(), second.result(), before, after, seed=0)
-    write_comparison_report(tmp_path / "c", comparison, before, after)
+    write_comparison_report(tmp_path / "c", comparison, before, after, ["a", "b"])
     for page in (read_page(first.path), read_page(tmp_path / "c")):
         assert "<script" not in page
         assert "default-src 'none'" in page
@@ -88,7 +88,7 @@ def test_a_comparison_finds_what_became_worse(tmp_path: Path) -> None:
     assert found.change.high is not None
     assert -0.7 < found.change.low < -0.5 < found.change.high < -0.3
     assert comparison.metrics["failures"].verdict == "unclear"
-    write_comparison_report(tmp_path / "c", comparison, before, after)
+    write_comparison_report(tmp_path / "c", comparison, before, after, ["a", "b"])
     page = read_page(tmp_path / "c")
     assert set(re.findall(r"row-\d\d", page)) == {f"row-{n}" for n in range(10, 30)}
     assert page.count("Reply A") == page.count("Reply B") == 20

@@ -105,7 +105,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
         if done == 3:
             raise Interrupted
 
-    with pytest.raises(ExceptionGroup):
+    with pytest.raises(Interrupted):
         run_suite(path, ScriptedEngine(reply), on_progress=interrupt, parallel=1)
     cases = tmp_path / "run" / "cases.jsonl"
     assert cases.read_bytes().count(b"\n") == 3
@@ -146,6 +146,13 @@ def test_a_failed_turn_is_a_case(tmp_path: Path) -> None:
     assert result.scores["exact_match"].value == 1 / 2
     failed = next(case.output for case in directory.cases() if case.output.outcome == "failed")
     assert failed.error
+
+
+def test_a_message_that_is_refused_is_a_failed_case(tmp_path: Path) -> None:
+    rows = [*numbered(1), {"id": "long", "text": "/nope hello", "expected": ""}]
+    result, directory = run_suite(write_suite(tmp_path, CHAT, rows), ScriptedEngine(reply))
+    assert result.scores["failures"].value == 1 / 2
+    assert "nope" in next(case.output.error for case in directory.cases() if case.output.error)
 
 
 def test_history_comes_before_the_message(tmp_path: Path) -> None:
