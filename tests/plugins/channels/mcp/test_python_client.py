@@ -12,6 +12,7 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from tests.plugins.channels.mcp.support import PATH, open_mcp_server
 from tests.plugins.channels.mcp.test_content import Painter, forecast
+from tests.plugins.channels.mcp.test_modern import RAN, Launcher, launch
 from tests.server.web.live_server import TIMEOUT_SECONDS, LiveServer, eventually
 
 from palaver import Document
@@ -69,6 +70,16 @@ async def test_the_whole_catalog(mode: str) -> None:
         assert result.structured_content == {"town": "Rome", "sunny": True}
 
 
+async def test_the_lists_do_not_change_so_nobody_listens_for_that() -> None:
+    async with open_mcp_server() as live_server, connect(live_server, "auto") as client:
+        tools = client.server_capabilities.tools
+        assert tools is not None
+        assert not tools.list_changed
+        with pytest.raises(MCPError):
+            async with client.listen(tools_list_changed=True):
+                pass
+
+
 @MODES
 async def test_a_call_with_progress(mode: str) -> None:
     seen: list[float] = []
@@ -107,6 +118,38 @@ async def test_a_question_reaches_the_person(mode: str) -> None:
         assert text_of(result) == "One tea, please."
         assert asked[0] == "Tea or coffee?"
         assert asked[1].startswith("Please answer with one of these: 1. tea, 2. coffee.")
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("answer", "said", "ran"),
+    [
+        (mcp_types.ElicitResult(action="accept", content={"answer": "Approve"}), "launched", True),
+        (mcp_types.ElicitResult(action="accept", content={"answer": "Deny"}), "Then not.", False),
+        (mcp_types.ElicitResult(action="decline"), "Then not.", False),
+    ],
+)
+async def test_a_person_approves_the_call_of_a_tool(
+    mode: str, answer: mcp_types.ElicitResult, said: str, ran: bool
+) -> None:
+    forms: list[Any] = []
+
+    async def decide(context: Any, params: Any) -> mcp_types.ElicitResult:
+        assert RAN == []
+        forms.append(params)
+        return answer
+
+    RAN.clear()
+    async with (
+        open_mcp_server(tools=[launch], skills=[Launcher()]) as live_server,
+        connect(live_server, mode, elicitation_callback=decide) as client,
+    ):
+        result = await client.call_tool("launcher", {"text": "the moon"})
+    assert said in text_of(result)
+    assert (RAN == ["the moon"]) is ran
+    (form,) = forms
+    assert '"target": "the moon"' in form.message
+    assert form.requested_schema["properties"]["answer"]["enum"] == ["Approve", "Deny"]
 
 
 @MODES

@@ -86,6 +86,15 @@ def point() -> dict[str, int]:
     return {"x": 1, "y": 2}
 
 
+@server.tool()
+async def grow(ctx: Context, tool: str) -> str:
+    """Add a tool, and say so in the way of both protocol eras."""
+    server.add_tool(point, name=tool)
+    await ctx.notify_tools_changed()
+    await ctx.session.send_tool_list_changed()
+    return "grown"
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))

@@ -11,8 +11,17 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.plugins.tools.mcp.support import HERE, approve_all, call, effects, running_source, tool
+from tests.plugins.tools.mcp.support import (
+    HERE,
+    approve_all,
+    call,
+    effects,
+    running_source,
+    states,
+    tool,
+)
 from tests.ports import free_port
+from tests.server.web.live_server import eventually
 
 from palaver import OutcomeUnknown, ToolFailed
 
@@ -65,6 +74,19 @@ async def serving(*routes: web.RouteDef, host: str = "127.0.0.1") -> AsyncIterat
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+async def test_a_server_of_the_newer_era_says_when_its_tools_change(tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"url": url(port), "allowed_networks": LOOPBACK}
+    async with friendly_http(tmp_path, port), running_source({"w": settings}) as source:
+        connection = source._programs["w"].connection
+        assert "2026-07-28" in connection.description
+        assert await call(source, "w__grow", tool="one") == "grown"
+        await eventually(lambda: ("w__one", "new") in states(source))
+        assert await call(source, "w__grow", tool="two") == "grown"
+        await eventually(lambda: ("w__two", "new") in states(source))
+        assert "w__one" not in source.tools
 
 
 class LegacyServer:
