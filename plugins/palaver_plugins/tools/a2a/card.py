@@ -8,39 +8,36 @@ import msgspec
 
 from palaver import encode
 from palaver_plugins.tools.a2a.settings import AgentSettings
-from palaver_plugins.tools.a2a.shapes import AgentCard, Interface
+from palaver_plugins.tools.a2a.shapes import AgentCard
 from palaver_plugins.tools.pinned.definition import Definition, Json
 from palaver_plugins.tools.pinned.texts import clean_line
 
 TOOL = "ask"
-BINDING, VERSION = "JSONRPC", "1."
+JSON_RPC, REST = "JSONRPC", "HTTP+JSON"
+BINDINGS, VERSION = (JSON_RPC, REST), "1."
 MAX_DEFINITION_BYTES = 65_536
 _PORTS = {"http": 80, "https": 443}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an agent takes requests."""
+    """Where an agent takes requests, and by which binding."""
 
     url: str
+    binding: str
     tenant: str
     has_streams: bool
 
 
 def find_endpoint(card: AgentCard, url: str) -> Endpoint | None:
-    """Return where an agent at ``url`` speaks JSON-RPC of A2A 1.x. A card cannot send the token to
-    another origin."""
-    for interface in card.supported_interfaces:
-        if _is_usable(interface, url):
-            return Endpoint(interface.url, interface.tenant, card.capabilities.streaming)
+    """Return where an agent at ``url`` speaks A2A 1.x, by the first binding that it names. A card
+    cannot send the token to another origin."""
+    for each in card.supported_interfaces:
+        is_spoken = each.protocol_binding in BINDINGS and each.protocol_version.startswith(VERSION)
+        if is_spoken and _origin(each.url) == _origin(url):
+            streams = card.capabilities.streaming
+            return Endpoint(each.url, each.protocol_binding, each.tenant, streams)
     return None
-
-
-def _is_usable(interface: Interface, url: str) -> bool:
-    is_known = interface.protocol_binding == BINDING and interface.protocol_version.startswith(
-        VERSION
-    )
-    return is_known and _origin(interface.url) == _origin(url)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -55,10 +52,11 @@ def read_definition(agent: str, settings: AgentSettings, card: AgentCard) -> Def
     """Return the tool that a card describes. Its digest covers all that a model or an operator
     sees, and the address that requests go to."""
     endpoint, problem = find_endpoint(card, settings.url), ""
-    address = (endpoint.url, endpoint.tenant) if endpoint else ()
+    address = (endpoint.url, endpoint.binding, endpoint.tenant) if endpoint else ()
     hashed = encode((card.name, card.description, card.skills, address))
     if endpoint is None:
-        problem = f"its card names no {BINDING} interface of A2A 1.x at the origin of its url"
+        spoken = " or ".join(BINDINGS)
+        problem = f"its card names no {spoken} interface of A2A 1.x at the origin of its url"
     elif len(hashed) > MAX_DEFINITION_BYTES:
         problem = f"its card is larger than {MAX_DEFINITION_BYTES} bytes"
     return Definition(

@@ -12,7 +12,11 @@ import uvicorn
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
-from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
+from a2a.server.routes import (
+    create_agent_card_routes,
+    create_jsonrpc_routes,
+    create_rest_routes,
+)
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
 from a2a.types import a2a_pb2 as pb
 from starlette.applications import Starlette
@@ -70,14 +74,14 @@ class Executor(AgentExecutor):
         await TaskUpdater(event_queue, context.task_id, context.context_id).cancel()
 
 
-def make_application(port: int) -> Starlette:
+def make_application(port: int, binding: str) -> Starlette:
     card = pb.AgentCard(
         name="friendly",
         description="Does what it is told.",
         version="1.0",
         supported_interfaces=[
             pb.AgentInterface(
-                url=f"http://127.0.0.1:{port}/", protocol_binding="JSONRPC", protocol_version="1.0"
+                url=f"http://127.0.0.1:{port}/", protocol_binding=binding, protocol_version="1.0"
             )
         ],
         capabilities=pb.AgentCapabilities(streaming=True),
@@ -86,9 +90,11 @@ def make_application(port: int) -> Starlette:
         skills=[pb.AgentSkill(id="obey", name="Obey", description="Obeys.", tags=["a"])],
     )
     handler = DefaultRequestHandler(Executor(), InMemoryTaskStore(), card)
-    return Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/")])
+    rest, json_rpc = create_rest_routes(handler), create_jsonrpc_routes(handler, "/")
+    routes = json_rpc if binding == "JSONRPC" else rest
+    return Starlette(routes=[*create_agent_card_routes(card), *routes])
 
 
 if __name__ == "__main__":
     port = int(sys.argv[1])
-    uvicorn.run(make_application(port), host="127.0.0.1", port=port, log_level="error")
+    uvicorn.run(make_application(port, sys.argv[2]), host="127.0.0.1", port=port, log_level="error")

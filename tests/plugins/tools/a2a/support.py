@@ -29,13 +29,14 @@ Json = Any  # JSON values
 
 
 @contextlib.asynccontextmanager
-async def sdk_agent(tmp_path: Path, port: int | None = None) -> AsyncIterator[str]:
+async def sdk_agent(tmp_path: Path, binding: str) -> AsyncIterator[str]:
     """Run the agent of the official SDK as a process, and yield its address."""
-    port = port or free_port()
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(Path(__file__).parent / "sdk_agent.py"),
         str(port),
+        binding,
         env={**os.environ, "EFFECTS": str(tmp_path / "effects")},
     )
     try:
@@ -125,6 +126,7 @@ class HostileAgent:
         routes = (
             web.get("/.well-known/agent-card.json", self._card),
             web.post("/rpc", self._call),
+            web.route("*", "/rest/{path:.*}", self._call_rest),
         )
         async with serving(*routes) as port:
             self.url = f"http://127.0.0.1:{port}"
@@ -148,6 +150,14 @@ class HostileAgent:
         if isinstance(self.card, web.StreamResponse):
             return self.card
         return web.json_response(self.card)
+
+    async def _call_rest(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request of HTTP+JSON with the status and the value of ``answers``, which has
+        them by the verb and the rest of the path as it was sent."""
+        path = request.raw_path.partition("/rest")[2]
+        self.seen.append(f"{request.method} {path}")
+        status, value = self.answers[self.seen[-1]]
+        return web.json_response(value, status=status)
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

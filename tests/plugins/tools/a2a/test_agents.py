@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.plugins.channels.a2a.support import BINDINGS
 from tests.plugins.tools.a2a.support import (
     agent_settings,
     ask,
@@ -22,9 +23,9 @@ from palaver.testing import MemoryLedger
 pytestmark = pytest.mark.slow
 
 
-@pytest_asyncio.fixture
-async def agent(tmp_path: Path) -> AsyncIterator[str]:
-    async with sdk_agent(tmp_path) as url:
+@pytest_asyncio.fixture(params=BINDINGS)
+async def agent(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    async with sdk_agent(tmp_path, request.param) as url:
         yield url
 
 

@@ -12,6 +12,7 @@ from tests.plugins.tools.a2a.support import (
     agent_settings,
     approve_all,
     ask,
+    call_context,
     got,
     make_source,
     running_source,
@@ -139,6 +140,31 @@ async def test_a_task_that_the_agent_has_forgotten_fails_the_call() -> None:
                 await ask(source, "hello")
 
 
+async def test_errors_of_http_json_are_understood() -> None:
+    gone = {"code": 404, "message": "?", "details": [{"reason": "TASK_NOT_FOUND"}]}
+    sends, gets = "POST /acme%2F1/message:send", "GET /acme%2F1/tasks/t%2F1?historyLength=0"
+    async with HostileAgent().serving() as agent:
+        agent.answers |= {
+            sends: (200, {"task": task("WORKING", id="t/1")}),
+            gets: (404, {"error": gone}),
+        }
+        agent.card["supportedInterfaces"][0] |= {
+            "url": f"{agent.url}/rest/",
+            "protocolBinding": "HTTP+JSON",
+            "tenant": "acme/1",
+        }
+        async with running_source({"a": agent_settings(agent.url)}) as source:
+            with pytest.raises(ToolFailed, match="does not know the task any more"):
+                await ask(source, "hello", call_context("1"))
+            agent.answers[sends] = 400, {"error": {"message": "No such skill."}}
+            with pytest.raises(ToolFailed, match="The agent answers: No such skill"):
+                await ask(source, "hello", call_context("2"))
+            agent.answers[sends] = 503, {"error": {"message": "busy"}}
+            with pytest.raises(OutcomeUnknown):
+                await ask(source, "hello", call_context("3"))
+        assert agent.seen == [sends, gets, sends, sends]
+
+
 async def test_results_are_cleaned_and_cut_and_name_files() -> None:
     result = task("COMPLETED", HIDDEN)
     result["artifacts"][0]["parts"] += [
@@ -219,7 +245,7 @@ async def test_the_extended_card_is_read_with_a_token(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"supportedInterfaces": []}, "names no JSONRPC interface"),
+        ({"supportedInterfaces": []}, "names no JSONRPC or HTTP+JSON interface"),
         ({"name": None}, "malformed"),
         ({"description": "x" * 70_000}, "larger than 65536 bytes"),
         ({"description": "x" * 1_100_000}, "sent more than"),
