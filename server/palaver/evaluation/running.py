@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from palaver.evaluation.sandbox import run_program
 from palaver.evaluation.suites import Suite
 from palaver.ledger import Snapshot
 from palaver.messages import (
+    Asked,
     Cited,
     Conversation,
     Cursor,
@@ -199,7 +199,6 @@ class Speaker:
         self._server = server
         self._seed = seed
         self._logprobs = logprobs
-        self._remove = re.compile(suite.reply.remove) if suite.reply.remove else None
 
     async def ask(self, example: Example, sample: int) -> Output:
         """Return what the server makes of an example, and run the code in its reply."""
@@ -208,7 +207,7 @@ class Speaker:
         subscription = await self._server.subscribe(message.conversation, reply)
         try:
             async with asyncio.timeout(TURN_SECONDS):
-                await _accept(lambda: self._accept(message, reply))
+                await self._send(message, reply)
                 await reply.finished.wait()
         except TimeoutError:
             reply.error = f"no reply within {TURN_SECONDS:g} seconds"
@@ -219,12 +218,19 @@ class Speaker:
         output = self._read(reply, message.person)
         if example.program is None or reply.outcome != "done":
             return output
-        problem = await asyncio.to_thread(run_program, example.program, output.text)
+        code = output.reply or output.text  # the white space at its beginning counts
+        problem = await asyncio.to_thread(run_program, example.program, code)
         return msgspec.structs.replace(output, passed=not problem, error=problem)
 
-    async def _accept(self, message: Message, reply: "ReplyReader") -> None:
-        reply.began = time.perf_counter()
-        await self._server.accept(message)
+    async def _send(self, message: Message, reply: "ReplyReader") -> None:
+        """Send the message as soon as the server has room."""
+        while True:
+            reply.began = time.perf_counter()
+            try:
+                await self._server.accept(message)
+                return
+            except (TooMany, Overloaded) as error:
+                await asyncio.sleep(error.retry_after or 1.0)
 
     def _make_message(self, example: Example, sample: int) -> Message:
         sampling = self._suite.sampling
@@ -246,8 +252,9 @@ class Speaker:
         )
 
     def _read(self, reply: "ReplyReader", person: str) -> Output:
-        text = self._remove.sub("", reply.text) if self._remove else reply.text
-        if any(sentence in text for sentence in self._suite.reply.no_answer):
+        table = self._suite.reply
+        text = table.remove.sub("", reply.text) if table.remove else reply.text
+        if any(sentence in text for sentence in table.no_answer):
             text = ""
         sums = self._logprobs.sums.pop(person, None) if self._logprobs else None
         logprob, tokens = sums or (0.0, 0)
@@ -266,15 +273,6 @@ class Speaker:
             logprob_tokens=tokens,
             error=reply.error,
         )
-
-
-async def _accept(accept: Callable[[], Awaitable[None]]) -> None:
-    """Call ``accept`` until the server has room."""
-    while True:
-        try:
-            return await accept()
-        except (TooMany, Overloaded) as error:
-            await asyncio.sleep(error.retry_after or 1.0)
 
 
 class ReplyReader:
@@ -305,9 +303,11 @@ class ReplyReader:
                 self.skill, self.reason, self.score = event.skill, event.reason, event.score
             case Cited(citation=citation):
                 self.documents.append(citation.document)
+            case Asked(question=question):
+                self.error = f"it asked: {question}"
             case Finished():
                 self.outcome, self.usage = event.outcome, event.usage
-                self.error = event.problem.message if event.problem else ""
+                self.error = event.problem.message if event.problem else self.error
                 self.finished.set()
 
     def on_snapshot(self, snapshot: Snapshot) -> None:

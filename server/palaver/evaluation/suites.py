@@ -80,7 +80,7 @@ class DocumentsTable(FilesTable):
 class ReplyTable(Table):
     """How a reply is read."""
 
-    remove: str = ""
+    remove: re.Pattern[str] | None = None
     """Regular expression of what is no part of the text that is measured."""
     no_answer: tuple[str, ...] = ()
     """Sentences that say that there is no answer."""

@@ -29,6 +29,7 @@ LEFT_QUESTION = "The question was left: {}"
 """The reason for a message that is a request of its own although a question waits."""
 ONLY_SKILL_REASON = "It is the only skill."
 IMAGES_REASON = "The message has images."
+EXAMPLES_REASON = "The message is like its examples."
 EXCERPT_PART = 1_000
 """Characters of the beginning and of the end of a long message that the choice by meaning reads."""
 _COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:[^\S\n]*+\n|\s++|$)")
@@ -235,7 +236,7 @@ class Router:
             return None
         return Decision(
             skill=best.skill,
-            reason="The message is like its examples.",
+            reason=EXAMPLES_REASON,
             text=message.text,
             score=best.probability,
         )

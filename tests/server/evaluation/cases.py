@@ -2,6 +2,7 @@
 
 from palaver.evaluation.cases import Case, Example, Output
 from palaver.messages import Usage
+from palaver.routing.router import EXAMPLES_REASON
 
 
 def case(
@@ -27,4 +28,4 @@ def case(
 
 def chosen(expected: str, skill: str, score: float | None = None) -> Case:
     """Return a case of the router."""
-    return case(expected, skill=skill, score=score, reason="The message is like its examples.")
+    return case(expected, skill=skill, score=score, reason=EXAMPLES_REASON)

@@ -245,6 +245,13 @@ def test_a_wrong_suite_is_one_line_for_each_value(tmp_path: Path) -> None:
         load_suite(path)
 
 
+def test_a_wrong_regular_expression_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text("[reply]\nremove = '('\n")
+    with pytest.raises(ConfigurationError, match=r"reply\.remove"):
+        load_suite(path)
+
+
 @pytest.mark.parametrize(
     ("tables", "problem"),
     [

@@ -234,6 +234,22 @@ def test_code_of_a_reply_is_run_if_that_is_allowed(tmp_path: Path) -> None:
     assert [case.output.passed for case in directory.cases()].count(True) == 1
 
 
+def test_the_rest_of_a_function_may_be_the_reply(tmp_path: Path) -> None:
+    suite = CODE.replace('function = "f"', 'prelude = "def f():\\n"\nfunction = "f"')
+    path = write_suite(tmp_path, suite, [{"text": "a", "value": 4}])
+    engine = ScriptedEngine(lambda request: "    x = 4\n    return x")
+    assert run_suite(path, engine, run_code=True)[0].scores["pass@1"].value == 1
+
+
+def test_a_question_of_a_skill_is_noted(tmp_path: Path) -> None:
+    suite = CODE.partition("[program]")[0].replace("codegen", "translation")
+    suite = suite.replace('["pass@1"]', '["perplexity"]')
+    _, directory = run_suite(write_suite(tmp_path, suite, [{"text": "a cat"}]), ScriptedEngine("x"))
+    [case] = directory.cases()
+    assert case.output.outcome == "asked"
+    assert case.output.error.startswith("it asked: ")
+
+
 SEARCH = """
 description = "Search"
 target = "retriever"
