@@ -25,7 +25,7 @@ ran = Runner.run_sync(agent, "The weather in Rome?")
 print(ran.final_output)
 # docs]
 
-from agents import OpenAIChatCompletionsModel
+from agents import HostedMCPTool, OpenAIChatCompletionsModel
 
 
 class Person(BaseModel):
@@ -49,4 +49,14 @@ check("streams", "raw_response_event" in asyncio.run(stream()))
 chat = OpenAIChatCompletionsModel("acme/tiny-1b", AsyncOpenAI())
 ran = Runner.run_sync(Agent(name="Guide", model=chat, tools=[temperature]), "The weather in Rome?")
 check("Chat Completions", "15 degrees" in ran.final_output, ran)
+skill = OpenAIResponsesModel("agent", AsyncOpenAI())
+hosted = HostedMCPTool(
+    tool_config={"type": "mcp", "server_label": "palaver", "server_url": "http://127.0.0.1"},
+    on_approval_request=lambda request: {"approve": request.data.name == "pay"},
+)
+guide = Agent(name="Guide", model=skill, tools=[temperature, hosted])
+ran = Runner.run_sync(guide, "The weather in Rome?")
+check("beside a skill's tools", "15 degrees" in ran.final_output, ran)
+ran = Runner.run_sync(guide, "Pay 5")
+check("approvals", "paid 5" in ran.final_output, ran)
 report()

@@ -29,6 +29,10 @@ for (const model of [palaver(name), palaver.chat(name)]) {
   const found = await generateText({ model, output: Output.object({ schema }), prompt: "Who is Ada?" });
   check("structured output", found.output.name === "Ada", found.output);
 }
+for (const model of [palaver("agent"), palaver.chat("agent")]) {
+  const ran = await generateText({ model, tools: { weather }, stopWhen: stepCountIs(4), prompt: "The weather in Rome?" });
+  check("beside a skill's tools", ran.text.includes("15 degrees") && ran.steps.length === 2, ran.text);
+}
 check("Chat Completions", true);
 const { embeddings } = await embedMany({ model: palaver.embeddingModel(name), values: ["a", "b"] });
 check("embeddings", embeddings.length === 2, embeddings);

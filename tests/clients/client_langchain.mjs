@@ -22,15 +22,20 @@ check("Chat Completions", (await model.invoke("Hello")).text.length > 0);
 let streamed = "";
 for await (const chunk of await model.stream("Hello")) streamed += chunk.text;
 check("streams", streamed.length > 0, streamed);
-for (const useResponsesApi of [false, true]) {
-  const made = new ChatOpenAI({ model: name, configuration, useResponsesApi });
+async function act(made) {
   const able = made.bindTools([weather]);
   const asked = [new HumanMessage("The weather in Rome?")];
   const called = await able.invoke(asked);
   const [call] = called.tool_calls;
   const result = new ToolMessage({ content: await weather.invoke(call.args), tool_call_id: call.id });
-  const answer = await able.invoke([...asked, called, result]);
+  return able.invoke([...asked, called, result]);
+}
+for (const useResponsesApi of [false, true]) {
+  const made = new ChatOpenAI({ model: name, configuration, useResponsesApi });
+  const answer = await act(made);
   check("tools", answer.text.includes("15 degrees"), answer);
+  const skilled = await act(new ChatOpenAI({ model: "agent", configuration, useResponsesApi }));
+  check("beside a skill's tools", skilled.text.includes("15 degrees"), skilled);
   check(useResponsesApi ? "Responses" : "Chat Completions", answer.text.length > 0, answer);
   for (const method of ["jsonSchema", "functionCalling"]) {
     const person = await made.withStructuredOutput(schema, { method, name: "person" }).invoke("Who is Ada?");

@@ -24,14 +24,15 @@ class Person(BaseModel):
 
 check("Chat Completions", bool(model.invoke("Hello").text))
 check("streams", "".join(chunk.text for chunk in model.stream("Hello")) != "")
-bound = ChatOpenAI(model=MODEL).bind_tools([tool(temperature)])
 asked = [HumanMessage("The weather in Rome?")]
-called = bound.invoke(asked)
-(call,) = called.tool_calls
-answer = bound.invoke(
-    [*asked, called, ToolMessage(temperature(**call["args"]), tool_call_id=call["id"])]
-)
-check("tools", "15 degrees" in answer.text, answer)
+for name, model in (("tools", MODEL), ("beside a skill's tools", "agent")):
+    bound = ChatOpenAI(model=model).bind_tools([tool(temperature)])
+    called = bound.invoke(asked)
+    (call,) = called.tool_calls
+    answer = bound.invoke(
+        [*asked, called, ToolMessage(temperature(**call["args"]), tool_call_id=call["id"])]
+    )
+    check(name, "15 degrees" in answer.text, answer)
 for method in ("json_schema", "function_calling"):
     structured = ChatOpenAI(model=MODEL).with_structured_output(Person, method=method)
     person = structured.invoke("Who is Ada?")

@@ -13,15 +13,22 @@ print(model.prompt("Hello", key="none").text())
 # docs]
 check("Chat Completions", bool(model.prompt("Hello", key="none").text()))
 check("streams", "".join(model.prompt("Hello", key="none", stream=True)) != "")
-able = Chat(
-    "tiny",
-    model_name="acme/tiny-1b",
-    api_base=os.environ["OPENAI_BASE_URL"],
-    supports_tools=True,
-    supports_schema=True,
-)
-chain = able.chain("The weather in Rome?", tools=[temperature], key="none")
-check("agent loop", "15 degrees" in chain.text(), chain)
+
+
+def able_model(name: str) -> Chat:
+    return Chat(
+        name,
+        model_name=name,
+        api_base=os.environ["OPENAI_BASE_URL"],
+        supports_tools=True,
+        supports_schema=True,
+    )
+
+
+able = able_model("acme/tiny-1b")
+for name, each in (("agent loop", able), ("beside a skill's tools", able_model("agent"))):
+    chain = each.chain("The weather in Rome?", tools=[temperature], key="none")
+    check(name, "15 degrees" in chain.text(), chain)
 check("tools", True)
 schema = {
     "type": "object",

@@ -23,11 +23,17 @@ check("streams", first.output[0].type === "function_call", first);
 const output = [{ type: "function_call_output", call_id: first.output[0].call_id, output: "15 degrees" }];
 const second = await client.responses.create({ model, input: output, tools, previous_response_id: first.id });
 check("tools", second.output_text.includes("15 degrees"), second);
+const asked = await client.responses.create({ model: "agent", input: "Pay 5" });
+const request = asked.output.at(-1);
+const approval = { type: "mcp_approval_response", approval_request_id: request.id, approve: true };
+const paid = await client.responses.create({ model: "agent", input: [approval] });
+check("approvals", paid.output[0].output === "paid 5", paid);
 const Person = z.object({ name: z.string(), age: z.number().int() });
 const parsed = await client.responses.parse({ model, input: "Who is Ada?", text: { format: zodTextFormat(Person, "person") } });
 check("structured output", parsed.output_parsed.name === "Ada" && parsed.output_parsed.age === 36, parsed);
+for (const each of [model, "agent"]) {
 const runner = client.chat.completions.runTools({
-  model,
+  model: each,
   messages: [{ role: "user", content: "The weather in Rome?" }],
   tools: [{ type: "function", function: {
     name: "weather", description: "How warm it is.", parse: JSON.parse,
@@ -36,7 +42,8 @@ const runner = client.chat.completions.runTools({
   } }],
 });
 const ran = await runner.finalContent();
-check("agent loop", ran.includes("15 degrees"), ran);
+check(each === model ? "agent loop" : "beside a skill's tools", ran.includes("15 degrees"), ran);
+}
 const vectors = await client.embeddings.create({ model, input: ["a", "b"] });
 check("embeddings", vectors.data.length === 2 && vectors.data[0].embedding.length === 2, vectors);
 const background = await client.responses.create({ model: "auto", input: "Hello", background: true });

@@ -32,13 +32,19 @@ with client.chat.completions.stream(model=MODEL, messages=asked, tools=[TOOL]) a
     kinds = [event.type for event in stream]
     called = stream.get_final_completion().choices[0].message
 check("streams", "chunk" in kinds, kinds)
-(call,) = called.tool_calls
-result = {"role": "tool", "tool_call_id": call.id, "content": temperature("Rome")}
-asked += [{"role": "assistant", "tool_calls": [call.model_dump()]}, result]
-final = client.chat.completions.create(model=MODEL, messages=asked, tools=[TOOL])
-check("tools", "15 degrees" in final.choices[0].message.content, final)
+for name, model in (("tools", MODEL), ("beside a skill's tools", "agent")):
+    first = client.chat.completions.create(model=model, messages=asked, tools=[TOOL])
+    (call,) = first.choices[0].message.tool_calls
+    result = {"role": "tool", "tool_call_id": call.id, "content": temperature("Rome")}
+    messages = [*asked, first.choices[0].message, result]
+    final = client.chat.completions.create(model=model, messages=messages, tools=[TOOL])
+    check(name, "15 degrees" in final.choices[0].message.content, final)
 parsed = client.responses.parse(model=MODEL, input="Who is Ada?", text_format=Person)
 check("structured output", parsed.output_parsed == Person(name="Ada", age=36), parsed)
+asked = client.responses.create(model="agent", input="Pay 5").output[-1]
+answer = {"type": "mcp_approval_response", "approval_request_id": asked.id, "approve": True}
+paid = client.responses.create(model="agent", input=[answer])
+check("approvals", paid.output[0].output == "paid 5", paid)
 vectors = OpenAI().embeddings.create(model=MODEL, input=["a", "b"]).data  # asks for base64
 check("embeddings", len(vectors) == 2, vectors)
 background = client.responses.create(model="auto", input="Hello", background=True)

@@ -41,4 +41,7 @@ for name, model in (("tools", OpenAIChatModel(MODEL)), ("Responses", OpenAIRespo
     check("structured output", person == Person(name="Ada", age=36), person)
     person = Agent(model, output_type=NativeOutput(Person)).run_sync("Who is Ada?").output
     check("structured output", person == Person(name="Ada", age=36), person)
+for model in (OpenAIChatModel("agent"), OpenAIResponsesModel("agent")):
+    ran = Agent(model, tools=[temperature]).run_sync("The weather in Rome?")
+    check("beside a skill's tools", "15 degrees" in ran.output, ran)
 report()

@@ -38,6 +38,8 @@ CHECKS = (
     "streams",
     "tools",
     "agent loop",
+    "beside a skill's tools",
+    "approvals",
     "structured output",
     "embeddings",
     "background",

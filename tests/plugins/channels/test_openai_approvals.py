@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI
-from tests.plugins.channels.openai_support import NamedEngine, ask, open_openai_server, user
+from tests.plugins.channels.openai_support import MODEL, NamedEngine, ask, open_openai_server, user
 
 from palaver import tool
 from palaver.config.settings import AgentSettings, AuthKey, Secret
@@ -137,6 +137,18 @@ async def test_what_is_no_answer_to_an_open_request_is_refused_by_name(client: A
         with pytest.raises(openai.NotFoundError):
             await create(client, answer(id, True))
     assert PAYMENTS == []
+
+
+async def test_a_client_may_name_the_server_among_its_tools(client: AsyncOpenAI) -> None:
+    named: Any = {"type": "mcp", "server_label": "palaver", "server_url": "http://127.0.0.1"}
+    first = await create(client, "Pay 5", tools=[named])
+    assert first.output[-1].type == "mcp_approval_request"
+    assert first.tools[0].server_label == "palaver"
+    for model, label in ((MODEL, "palaver"), ("agent", "another")):
+        tools: Any = [{**named, "server_label": label}]
+        with pytest.raises(openai.BadRequestError) as raised:
+            await client.responses.create(model=model, input="Pay 5", tools=tools)
+        assert raised.value.param in ("tools", "tools[0].type")
 
 
 async def test_nobody_else_approves(monkeypatch: pytest.MonkeyPatch) -> None:

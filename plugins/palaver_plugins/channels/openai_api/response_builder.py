@@ -32,9 +32,8 @@ from palaver_plugins.channels.openai_api.chat_response import (
 from palaver_plugins.channels.openai_api.errors import Json
 from palaver_plugins.channels.openai_api.response_ids import ResponseId
 from palaver_plugins.channels.openai_api.response_object import response_object, usage_object
+from palaver_plugins.channels.openai_api.response_request import SERVER_LABEL
 
-SERVER_LABEL = "palaver"
-"""What names this server where a client sees its tools."""
 WITHDRAWN = "a part of the reply that was sent is withdrawn; read the response again"
 _LISTED_CODES = {"prompt_too_long": "invalid_prompt", "too_many": "rate_limit_exceeded"}
 """Codes of OpenAI's API for a response that failed; all others are ``server_error``."""

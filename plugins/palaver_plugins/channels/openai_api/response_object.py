@@ -49,6 +49,8 @@ def _format(asked: Json | None) -> Json:
 
 
 def _tool(tool: Json) -> Json:
+    if tool.get("type") != "function":
+        return tool
     return {"parameters": None, "strict": False, **tool}
 
 

@@ -19,6 +19,8 @@ from palaver_plugins.channels.openai_api.schema import check_schema
 from palaver_plugins.channels.openai_api.tools import Function, OfferedTools, read_tools
 
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+SERVER_LABEL = "palaver"
+"""What names this server where a client sees its tools."""
 LOGPROBS = "message.output_text.logprobs"
 """What ``include`` has for the log-probabilities of tokens."""
 APPROVAL = "mcp_approval_response"
@@ -60,6 +62,13 @@ class ResponseTool(msgspec.Struct, frozen=True):
     name: str | None = None
     description: str | None = None
     parameters: Json | None = None
+    server_label: str | None = None
+
+    @property
+    def is_server(self) -> bool:
+        """Return whether it stands for the server's own tools, which skills call: a client names
+        them to answer approval requests."""
+        return self.type == "mcp" and self.server_label == SERVER_LABEL
 
 
 class ConversationReference(msgspec.Struct, frozen=True):
@@ -95,6 +104,8 @@ class ResponseRequest(msgspec.Struct, frozen=True, dict=True):
         """Return the tools that the request offers. Raises `InvalidParameter`."""
         functions = []
         for at, tool in enumerate(self.tools or ()):
+            if tool.is_server:
+                continue
             if tool.type != "function":
                 raise UnsupportedParameter(
                     f"tools[{at}].type",
@@ -196,6 +207,10 @@ def _is_metadata(metadata: dict[str, str]) -> bool:
 
 def check_support(request: ResponseRequest, engine: EngineInfo, *, is_engine: bool) -> None:
     """Refuse what a skill, or the engine, cannot honour. Raises `InvalidParameter`."""
+    if is_engine and any(tool.is_server for tool in request.tools or ()):
+        raise UnsupportedParameter(
+            "tools", f"the model {engine.model!r} calls no tools of the server; skills do"
+        )
     is_structured = request.format.type != "text"
     needs: tuple[tuple[str, Capability, bool], ...] = (
         ("text.format", "json_schema", is_structured),
