@@ -1,5 +1,6 @@
 """A tool is a typed function: its name, description and schema come from the function."""
 
+import asyncio
 import datetime
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from palaver import (
     Turn,
     tool,
 )
+from palaver.config.settings import ServerSettings, Settings
 from palaver.messages import ToolCalled
 from palaver.testing import ChatClient, Reply, converse
 
@@ -364,3 +366,39 @@ async def test_an_answer_of_a_program_is_one_whatever_it_looks_like() -> None:
         await send(chat, "please confirm", skill="confirmer")
         other = await chat.say("/gambler 6", program=ProgramRequest())
         assert other.skill == "gambler"
+
+
+@pytest.mark.slow
+async def test_a_cancelled_tool_learns_whether_its_call_goes_on_elsewhere() -> None:
+    learned: list[bool] = []
+    begun = asyncio.Event()
+
+    @tool(idempotent=True)
+    async def wait(context: ToolContext) -> str:
+        """Wait until it is cancelled."""
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            learned.append(context.services.is_handed_over)
+        return ""
+
+    class Waits(Skill):
+        """Wait."""
+
+        name = "waits"
+
+        async def answer(self, turn: Turn) -> None:
+            await turn.call_tool("wait")
+
+    settings = Settings(server=ServerSettings(drain=0, grace=1))
+    async with converse(Waits, tools=[wait], settings=settings) as chat:
+        turn = await chat.send("go")
+        await begun.wait()
+        await chat.stop(turn)
+        assert (await chat.reply(turn)).outcome == "stopped"
+        assert learned == [False]
+        begun.clear()
+        await chat.send("go")
+        await begun.wait()  # the end of the server gives the turn back
+    assert learned == [False, True]
