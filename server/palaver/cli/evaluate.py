@@ -247,11 +247,13 @@ def check_limits(
 @contextlib.contextmanager
 def _showing_progress() -> "Iterator[OnProgress]":
     """Yield a function that shows the progress on a terminal, with an estimate of the time."""
-    bar: Any = click.progressbar(length=1, show_pos=True, file=sys.stderr)  # Any: click's own
+    with contextlib.ExitStack() as stack:
+        bars: list[Any] = []  # Any: click's own; none before the first call
 
-    def show(done: int, total: int) -> None:
-        bar.length = total
-        bar.update(done - bar.pos)
+        def show(done: int, total: int) -> None:
+            if not bars:
+                shown = click.progressbar(length=total, show_pos=True, file=sys.stderr)
+                bars.append(stack.enter_context(shown))
+            bars[0].update(done - bars[0].pos)
 
-    with bar:
         yield show

@@ -37,14 +37,14 @@ def write_feedback_suite(replies: Path, suite: Path) -> int:
     lines = []
     for number, line in enumerate(replies.read_text("utf-8").splitlines(), 1):
         try:
-            row = json.loads(line)
-            about = [row["rating"], row.get("reason"), row.get("comment")]
+            row = dict(json.loads(line))
             kept = {name: row[name] for name in ("id", "message", "history", "reply", "rating")}
+            said = [row.get("reason"), row.get("comment")]
+            kept["about"] = ": ".join(filter(None, said))
         except (ValueError, TypeError, KeyError) as error:
             raise InvalidInput(
                 f"line {number} of {str(replies)!r} is no rated reply: {error!r}"
             ) from error
-        kept["about"] = ": ".join(filter(None, about))
         lines.append(json.dumps(kept, ensure_ascii=False))
     if not lines:
         raise InvalidInput(f"{str(replies)!r} holds no rated replies")

@@ -337,8 +337,8 @@ _PLAIN: dict[str, tuple[str, bool, Measuring]] = {
     "rouge2": ("ROUGE-2", True, rouge("rouge2")),
     "rougeL": ("ROUGE-L", True, rouge("rougeL")),
     "perplexity": ("Perplexity of the replies", False, perplexity),
-    "liked_overlap": ("ROUGE-L with replies that people liked", True, liked_overlap),
-    "disliked_repeats": ("Replies that people disliked, repeated", False, disliked_repeats),
+    "liked_overlap": ("Overlap with liked replies", True, liked_overlap),
+    "disliked_repeats": ("Disliked replies, repeated", False, disliked_repeats),
 }
 _WITH_NUMBER: dict[str, tuple[str, Callable[[int], Measuring]]] = {
     "ndcg": ("nDCG", lambda depth: ranking("nDCG", depth)),

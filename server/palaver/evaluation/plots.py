@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 WIDTH, ROW, LABEL = 640, 26, 230
+LABEL_CHARACTERS = 34
 BINS = 20
 
 
@@ -33,7 +34,7 @@ def plot_bars(bars: Sequence[Bar], *, lowest: float = 0.0, highest: float = 1.0)
         middle = ROW * row + ROW / 2
         left, right = sorted((x(0.0), x(bar.value)))
         parts += [
-            _text(LABEL - 8, middle, bar.label, "label"),
+            _text(LABEL - 8, middle, _shorten(bar.label), "label"),
             _rectangle(left, middle - 7, max(right - left, 0.5), 14, bar.kind),
             _text(WIDTH - 142, middle, bar.text, "value"),
         ]
@@ -121,6 +122,10 @@ def plot_reliability(bins: Sequence[Bin]) -> str:
 def _svg(width: float, height: float, parts: Sequence[str]) -> str:
     body = "".join(parts)
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{body}</svg>'
+
+
+def _shorten(label: str) -> str:
+    return label if len(label) <= LABEL_CHARACTERS else f"{label[: LABEL_CHARACTERS - 1]}…"
 
 
 def _rectangle(x: float, y: float, width: float, height: float, kind: str, title: str = "") -> str:

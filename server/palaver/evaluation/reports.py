@@ -167,7 +167,8 @@ def _run_plots(
             series.append([] if values is None else values[~np.isnan(values)].tolist())
         if any(len(set(values)) > 2 for values in series):
             yield f"{metric.title}, by case", plot_histogram(series, metric.unit and " s")
-    if len(runs) == 1 and (bins := _reliability_bins(runs[0])):
+    is_of_router = any(metric.name == "calibration_error" for metric in metrics)
+    if len(runs) == 1 and is_of_router and (bins := _reliability_bins(runs[0])):
         yield "Reliability of the router's probability", plot_reliability(bins)
 
 
@@ -195,11 +196,16 @@ def _confusions(cases: Sequence[Case]) -> list[tuple[str, str, int]]:
 def _find_worst(
     cases: Sequence[Case], values: Any
 ) -> list[tuple[Case, float]]:  # Any: an array of numpy, or None
+    """Return cases with their values, the lowest first, those without a value last."""
     if values is None:
         return [(case, math.nan) for case in cases[:WORST]]
-    known = [pair for pair in zip(cases, values.tolist(), strict=True) if not math.isnan(pair[1])]
-    failed_first = sorted(known, key=lambda pair: (pair[1], pair[0].output.outcome != "failed"))
-    return failed_first[:WORST]
+
+    def rank(pair: tuple[Case, float]) -> tuple[bool, float, bool]:
+        case, value = pair
+        is_known = not math.isnan(value)
+        return not is_known, value if is_known else 0.0, case.output.outcome != "failed"
+
+    return sorted(zip(cases, values.tolist(), strict=True), key=rank)[:WORST]
 
 
 def _show_case(cases: Sequence[Case], score: float, *, sign: str = "") -> ShownCase:

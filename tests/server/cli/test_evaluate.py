@@ -139,7 +139,7 @@ def test_feedback_becomes_a_suite(tmp_path: Path) -> None:
     result = evaluate(tmp_path, "from-feedback", str(replies), str(suite))
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "rated.jsonl").read_text().splitlines()]
-    assert rows[1]["about"] == "down: incorrect: It is 4."
+    assert rows[1]["about"] == "incorrect: It is 4."
     assert suite.stat().st_mode & 0o077 == 0
     again = evaluate(tmp_path, "from-feedback", str(replies), str(suite))
     assert (again.exit_code, "exists already" in again.output) == (2, True)

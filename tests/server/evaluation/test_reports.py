@@ -164,5 +164,11 @@ def test_a_reliability_diagram_has_a_dot_for_each_bin() -> None:
     assert plot_reliability([]) == ""
 
 
+def test_a_long_label_is_cut() -> None:
+    svg = plot_bars([Bar("x" * 40, 1.0, None, None, "")])
+    assert "x" * 33 + "…" in svg
+    assert "x" * 34 not in svg
+
+
 def test_labels_are_escaped() -> None:
     assert "<b>" not in plot_bars([Bar("<b>", 1.0, None, None, "<b>")])

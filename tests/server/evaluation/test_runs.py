@@ -379,7 +379,10 @@ def test_what_people_liked_is_compared_with_what_is_said_now(tmp_path: Path) -> 
     export.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert write_feedback_suite(export, tmp_path / "rated.toml") == 3
     engine = ScriptedEngine(reply)
-    scores = run_suite(tmp_path / "rated.toml", engine)[0].scores
+    result, directory = run_suite(tmp_path / "rated.toml", engine)
+    scores = result.scores
+    page = (directory.path / "report.html").read_text("utf-8")
+    assert page.index("Reply hello") < page.index("Go away"), "a case without the metric is last"
     assert (scores["liked_overlap"].value, scores["disliked_repeats"].value) == (1, 1 / 2)
     prompts = [[message.content for message in request.messages] for request in asked(engine)]
     assert any(prompt[-3:] == ["I am Bob", "Hello", "hello"] for prompt in prompts)
