@@ -368,7 +368,6 @@ async def test_an_answer_of_a_program_is_one_whatever_it_looks_like() -> None:
         assert other.skill == "gambler"
 
 
-@pytest.mark.slow
 async def test_a_cancelled_tool_learns_whether_its_call_goes_on_elsewhere() -> None:
     learned: list[bool] = []
     begun = asyncio.Event()
