@@ -14,7 +14,14 @@ from typing import Protocol
 
 from palaver.config.settings import Settings
 from palaver.engine import Engine
-from palaver.errors import ConfigurationError, EngineError, EngineUnavailable, describe_error
+from palaver.errors import (
+    ConfigurationError,
+    EngineError,
+    EngineUnavailable,
+    contained,
+    describe_error,
+    part_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +138,20 @@ class Embeddings:
             self._cache.move_to_end(key)
         while len(self._cache) > CACHED_VECTORS:
             self._cache.popitem(last=False)
+
+
+async def start_embedder(embedder: Embedder, *, required: bool) -> Embeddings | None:
+    """Start an embedder, and return its vectors. Not ``required``: None if it cannot work. Raises
+    `ConfigurationError`."""
+    try:
+        with contained(part_name("embedder", embedder)):
+            started = await embedder.start()
+    except ConfigurationError as error:
+        if required:
+            raise
+        log.info("routing and searching by words alone: %s", describe_error(error))
+        return None
+    return Embeddings(started.model, embedder.embed)
 
 
 def _make_valid(text: str) -> str:

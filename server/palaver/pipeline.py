@@ -26,6 +26,7 @@ from palaver.files.store import FileStore
 from palaver.hooks import Interceptor
 from palaver.ledger import (
     ConcurrencyPolicies,
+    HistoryEntry,
     Ledger,
     PendingQuestion,
     Receipt,
@@ -251,7 +252,7 @@ class Pipeline:
         message = run.turn.message
 
         async def decide() -> Decision:
-            return await self._router_for(message).route(message)
+            return await self._router_for(message).route(message, _last_skill(run.turn.history))
 
         decision = await run.record(Decision, decide, "route", message.text, message.skill or "")
         run.set_request(decision.text, decision.skill if decision.named else None)
@@ -294,6 +295,12 @@ class Pipeline:
             turn, skill.Arguments, decision.arguments, from_program=from_program
         )
         await skill.answer(turn)
+
+
+def _last_skill(history: Sequence[HistoryEntry]) -> str | None:
+    """Return the skill of the last reply."""
+    last = history[-1] if history else None
+    return last.skill or None if last is not None and last.role == "assistant" else None
 
 
 def _policies(

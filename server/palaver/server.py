@@ -22,7 +22,7 @@ from palaver.channels import Channel, ReportingChannel, ToolDescription, missing
 from palaver.config.settings import KnowledgeSettings, Settings
 from palaver.conversations import ConversationFilter, ConversationList
 from palaver.directory import Directory
-from palaver.embedding import Embedder, Embeddings, cannot_embed, engine_model
+from palaver.embedding import Embedder, Embeddings, cannot_embed, engine_model, start_embedder
 from palaver.engine import ChatMessage, Engine, EngineInfo
 from palaver.engines.boundary import EngineBoundary
 from palaver.engines.continuing import ContinuingEngine
@@ -174,6 +174,7 @@ class Server:
         )
         self._dispatcher: Dispatcher
         self._pipeline: Pipeline
+        self._routers: list[Router] = []
         self._attachments = AttachmentReader(
             self.files, knowledge, _read_limits(settings.knowledge), self.metrics
         )
@@ -220,6 +221,8 @@ class Server:
 
             self._fetcher = await stack.enter_async_context(Fetcher(self.settings.fetch))
         self._wire()
+        for router in self._routers:
+            stack.push_async_callback(router.close)
         await self._admission.refresh()
         stack.push_async_callback(self._dispatcher.close, self.settings.server.drain)
         await self._dispatcher.start(self._pipeline)
@@ -246,15 +249,7 @@ class Server:
         if self._embedder is None:
             return None
         stack.push_async_callback(self._embedder.close)
-        try:
-            with contained(part_name("embedder", self._embedder)):
-                started = await self._embedder.start()
-        except ConfigurationError as error:
-            if chosen:
-                raise
-            log.info("routing and searching by words alone: %s", describe_error(error))
-            return None
-        return Embeddings(started.model, self._embedder.embed)
+        return await start_embedder(self._embedder, required=bool(chosen))
 
     async def _start_channel(self, name: str, channel: Channel) -> None:
         """Start a channel. One that cannot work as it is configured stays closed."""
@@ -324,13 +319,17 @@ class Server:
         )
 
     def _make_router(self, skills: Iterable[str]) -> Router:
-        return Router(
+        router = Router(
             {name: type(self._skills[name]) for name in skills},
             settings=self.settings.routing,
             engine=self.engine,
             engine_info=self.engine_info,
+            embeddings=self.embeddings,
+            knowledge=self.knowledge,
             metrics=self.metrics,
         )
+        self._routers.append(router)
+        return router
 
     async def shut_down(self, listener: Listener) -> None:
         """Let other replicas continue what runs here: see `palaver.turns.shutdown`."""

@@ -49,6 +49,9 @@ class Skill:
     sees_images: ClassVar[bool] = False
     """Whether it answers messages with images, which then go to no skill that does not, unless a
     person names it."""
+    answers_from_documents: ClassVar[bool] = False
+    """Whether its requests are questions that the knowledge base answers. The router prefers it
+    where a passage matches the question, and the default skill where none does."""
     calls_client_tools: ClassVar[bool] = False
     """Whether it lets the model call the tools that a program offers, see `Turn.client_tools`, and
     ends the reply with these calls (`Turn.call_client`)."""

@@ -45,6 +45,7 @@ class QA(Skill):
     """
 
     name = "qa"
+    answers_from_documents = True
     aliases: ClassVar = ("ask", "docs")
     examples: ClassVar = (
         "what does the handbook say about vacation?",

@@ -70,6 +70,22 @@ _BOTH = (
     rf"|{_GIVE}\s+(?:[\w-]+\s+){{0,3}}{_SUMMARY}(?:\s+\w+)?{_OF}?{_IN_LENGTH}?"
     rf"|{_SUMMARY},?\s+{KINDLY}"
 )
+_POINTS = join_words(
+    r"(?:(?:what (?:are|were)|list|name|give me) )?(?:the )?(?:main|key) "
+    rf"(?:points|takeaways|ideas){_OF}?",
+    r"(?:(?:nenne?|gib|zeige?)(?: mir)? )?(?:die )?(?:wichtigsten punkte|hauptpunkte|kernaussagen)",
+    r"(?:(?:donne|cite)(?:-moi)? |quels sont |quelles sont )?les "
+    rf"(?:points (?:essentiels|principaux|clés)|idées principales){_OF}?",
+    rf"(?:dame |¿?cu[áa]les son )?(?:los puntos (?:principales|clave)|las ideas principales){_OF}?",
+    r"请?(?:列出|给出)(?:[^，,。:：\n]{1,10}的)?(?:重点|要点)",
+)
+_GIST = join_words(
+    rf"(?:in short|in a nutshell),? what (?:does {REFERENCE} say|is {REFERENCE} about)",
+    rf"(?:kurz gesagt,? )?was sagt {REFERENCE}(?:,? kurz gesagt)?",
+    rf"(?:en bref|en deux mots),? (?:que dit|de quoi parle) {REFERENCE}",
+    rf"(?:en resumen|en pocas palabras),? ¿?(?:qu[ée] dice|de qu[ée] trata) {REFERENCE}",
+    r"(?:简单说说)?(?:这|那|上面|下面)[^，,。:：\n]{1,6}(?:主要)?讲了?什么",
+)
 _START = rf"(?:{_SUMMARIZE}|{_SHORTEN}|fass(?:e|en sie)|tl;?\s?dr)"
 _SHORTER = r"(?:shorter|briefer|kürzer|plus court|más corto|più breve)"
 _IS_SHORTER = re.compile(rf"\b{_SHORTER}\b", re.IGNORECASE)
@@ -78,15 +94,16 @@ GRAMMAR = build_grammar(
         rf"{_BOTH}|{_SUMMARIZE}(?:\s{ANY})?|{_SHORTEN}{_NAMED}?"
         rf"|fass(?:e|t|en)?\s{ANY}zusammen|(?:{ANY}\s)?zusammenfassen|vat\s{ANY}samen"
         r"|[^:：\n，。]{0,20}(?:总结|概括|归纳|缩短)[^:：\n，。]{0,20}"
+        rf"|{_POINTS}|{_GIST}|(?:an?|eine?|une?) {_SUMMARY}"
     ),
     bare=(
         rf"{_BOTH}|(?:{_SUMMARIZE}|{_SHORTEN}|recap){_NAMED}?"
         rf"|fass(?:e|t|en)?(?: sie)?{_NAMED}?\s+zusammen"
         rf"|(?:{REFERENCE})?{_IN_LENGTH}?\s*zusammenfassen|vat{_NAMED}?\s+samen"
-        r"|请?(?:帮我)?(?:用[^，,。:：\n]{1,10})?(?:总结|概括|归纳|缩短)(?:一下)?"
+        r"|请?(?:帮我)?(?:用[^，,。:：\n]{1,10})?(?:把[^，,。:：\n]{1,10})?(?:总结|概括|归纳|缩短)(?:一下)?"
         r"(?:(?:这|那|我们|上面|下面|以下)[^，,。:：\n]{0,6})?"
         rf"|(?:an?|the) (?:\w+ )?(?:{_SUMMARY}|version){_OF}"
-        rf"|(?:what (?:are|were) )?(?:the )?(?:main|key) (?:points|takeaways|ideas){_OF}?"
+        rf"|{_POINTS}|{_GIST}"
         r"|what (?:did we|have we) (?:talk(?:ed)? about|discuss(?:ed)?|sa(?:y|id))(?: so far)?"
         r"|was haben wir (?:bisher )?(?:besprochen|gesagt)"
         r"|de quoi avons-nous parlé|¿?de qu[ée] hemos hablado"
@@ -166,6 +183,23 @@ class Summarization(Skill):
         "请总结一下这篇文章",
         "用一句话概括",
         "总结我们的对话",
+        "in short, what does this text say?",
+        "list the key points of the following",
+        "shorten the text below",
+        "give me the main ideas of this article",
+        "was sagt dieser Text, kurz gesagt?",
+        "nenne mir die Hauptpunkte",
+        "die wichtigsten Punkte",
+        "ich brauche eine Kurzfassung",
+        "je veux un résumé de ce texte",
+        "quelles sont les idées principales de ce texte ?",
+        "en deux mots, de quoi parle ce texte ?",
+        "¿cuáles son las ideas principales de este texto?",
+        "en resumen, ¿de qué trata este texto?",
+        "los puntos clave",
+        "列出这篇文章的重点",
+        "这段话主要讲什么？",
+        "把这段文字缩短一下",
     )
     patterns: ClassVar = (
         rf"{BEFORE}{_START}\b.*",

@@ -96,6 +96,9 @@ GRAMMAR = build_grammar(
         rf"|(?:{REFERENCE}\s+)?(?:{_INTO}{_FROM}\s+)?(?:{REFERENCE}\s+)?{_VERB_AT_END}"
         rf"|请?(?:把|将)?{REFERENCE}?{_CHINESE}{MARK}|{REFERENCE}?用{MARK}(?:怎么|如何)[说讲]"
         rf"|{_SAY}\s+{REFERENCE}\s+{_INTO}|what does(?: {REFERENCE})? mean in {MARK}"
+        r"|(?:what is|was (?:bedeutet|ist)|que (?:veut dire|signifie)|¿?qu[ée] significa)"
+        rf"\s+{_INTO}"
+        rf"|(?:{REFERENCE})?是?什么意思|请?用{MARK}说"
     ),
     alone=(
         rf"{_AGAIN}{_INTO}|(?:再|那就?|现在|{REFERENCE})?{_CHINESE}{MARK}"
@@ -166,6 +169,17 @@ class Translation(Skill):
         "I need an English version of this message",
         "what does this German sentence mean in English",
         "Wie heißt das auf Englisch?",
+        'what does "Brot" mean in English?',
+        'what is "house" in German?',
+        'was bedeutet "bread" auf Deutsch?',
+        "que veut dire « house » en français ?",
+        '¿qué significa "house" en español?',
+        "“Brot”是什么意思？",
+        "in German, please",
+        "auf Englisch bitte",
+        "en anglais, s'il te plaît",
+        "en francés, por favor",
+        "请用英语说",
     )
     patterns: ClassVar = (
         rf"{BEFORE}(?:{_VERB}|{_SAY})(?:\b|\s).*",

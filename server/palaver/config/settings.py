@@ -469,7 +469,8 @@ class RoutingSettings(Section):
     margin: float = pydantic.Field(default=0.1, ge=0, le=1)
     """Least lead of a choice by meaning over the second skill, in probability."""
     consult_engine: bool = True
-    """Let the engine choose the skill when the choice by meaning is uncertain."""
+    """Let the engine choose the skill when the evidence is uncertain, if it has chosen right, much
+    more often than by chance, for examples of the skills."""
     max_characters: int = pydantic.Field(default=100_000, ge=1)
     """Longest message that is compared with the patterns of the skills. A longer one goes to the
     skill that it names or whose examples are like its beginning and end; its arguments are those

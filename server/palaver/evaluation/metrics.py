@@ -15,7 +15,7 @@ from palaver.evaluation.libraries import load_library
 from palaver.evaluation.measures import Measure, Values, divide, each_set, mean_of
 from palaver.evaluation.squad import exact_match, token_f1
 from palaver.evaluation.suites import Suite
-from palaver.routing.router import EXAMPLES_REASON
+from palaver.routing.router import EVIDENCE_REASONS
 
 CALIBRATION_BINS = 10
 DEPTH = 10
@@ -78,7 +78,7 @@ def read_confidence(cases: Sequence[Case]) -> Confidence:
 
     The default skill is chosen when none is likely, so its probability says nothing.
     """
-    has = [case.output.reason == EXAMPLES_REASON for case in cases]
+    has = [case.output.reason in EVIDENCE_REASONS for case in cases]
     kept = [case for case, is_kept in zip(cases, has, strict=True) if is_kept]
     scores = np.array([case.output.score for case in kept], dtype=np.float64)
     return Confidence(scores, np.array([_right(c) for c in kept], dtype=bool), np.array(has))

@@ -11,14 +11,17 @@ from typing import Any
 import msgspec
 
 from palaver.config.settings import RoutingSettings
-from palaver.engine import ChatMessage, Choice, Engine, EngineInfo, GenerationRequest, Sampling
-from palaver.errors import EngineError, NotFound
+from palaver.embedding import Embeddings
+from palaver.engine import Engine, EngineInfo
+from palaver.errors import NotFound
+from palaver.knowledge import KnowledgeBase
 from palaver.ledger import PendingQuestion
 from palaver.messages import Message
 from palaver.metrics import Metrics
 from palaver.patterns import PatternMatch, compile_pattern
 from palaver.routing.arguments import take_options
-from palaver.routing.classifier import ExampleClassifier, RankedSkill
+from palaver.routing.engine_choice import EngineChoice
+from palaver.routing.ranking import Ranker, Ranking
 from palaver.skills import PROGRAM_SKILLS, Skill
 from palaver.text_pool import run_on_text
 from palaver.turns.answers import find_option
@@ -30,8 +33,10 @@ LEFT_QUESTION = "The question was left: {}"
 ONLY_SKILL_REASON = "It is the only skill."
 IMAGES_REASON = "The message has images."
 EXAMPLES_REASON = "The message is like its examples."
-EXCERPT_PART = 1_000
-"""Characters of the beginning and of the end of a long message that the choice by meaning reads."""
+FOLLOW_UP_REASON = "It continues what was said before."
+DOCUMENTS_REASON = "The documents have a passage about it."
+EVIDENCE_REASONS = frozenset((EXAMPLES_REASON, FOLLOW_UP_REASON, DOCUMENTS_REASON))
+"""Reasons of a decision whose score was its reason too."""
 _COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:[^\S\n]*+\n|\s++|$)")
 """A command with the white space after it, without the indentation of a following line."""
 
@@ -50,8 +55,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Router:
-    """Router of messages: by command, else by pattern, else by the skills' examples, else by the
-    engine's choice, else to the default skill."""
+    """Router of messages: by command, else by pattern, else by what examples, documents and the
+    conversation tell together, else by the engine's choice, else to the default skill."""
 
     def __init__(
         self,
@@ -60,14 +65,18 @@ class Router:
         settings: RoutingSettings,
         engine: Engine | None,
         engine_info: EngineInfo,
+        embeddings: Embeddings | None = None,
+        knowledge: KnowledgeBase | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self._skills = skills
         self._settings = settings
         self._metrics = metrics
         consults = settings.consult_engine and "choice" in engine_info.capabilities
-        self._engine = engine if consults else None
-        self._classifier = ExampleClassifier(skills)
+        self._engine_choice = EngineChoice(engine, skills) if engine and consults else None
+        self._ranker = Ranker(
+            skills, default=settings.default, embeddings=embeddings, knowledge=knowledge
+        )
         self._commands = {
             name.lower(): skill.name
             for skill in skills.values()
@@ -79,6 +88,15 @@ class Router:
             for pattern in skill.patterns
         ]
 
+    async def wait_for_trial(self) -> None:
+        """Wait until it is known whether the engine can choose, if its trial has begun."""
+        if self._engine_choice is not None:
+            await self._engine_choice.wait_for_trial()
+
+    async def close(self) -> None:
+        if self._engine_choice is not None:
+            await self._engine_choice.close()
+
     async def resumes(self, message: Message, question: PendingQuestion) -> bool:
         """Return True when the message is an answer to ``question``, not another request.
 
@@ -86,9 +104,20 @@ class Router:
         another skill. Where the question has options and the message is none of them, so is one
         that is very much like another skill's examples.
         """
-        return await run_on_text(self._resumes, message.text, message, question)
+        resumes = await run_on_text(self._resumes_by_form, message.text, message, question)
+        if resumes is not None:
+            return resumes
+        if not question.options or len(self._skills) == 1:
+            return True
+        # Among few skills, a message that is like nothing may pass the threshold of routing.
+        sure = (1 + self._settings.threshold) / 2
+        request = self._route_by_evidence(message, await self.rank(message), threshold=sure)
+        return request is None or request.skill == question.skill
 
-    def _resumes(self, text: str, message: Message, question: PendingQuestion) -> bool:
+    def _resumes_by_form(
+        self, text: str, message: Message, question: PendingQuestion
+    ) -> bool | None:
+        """Return whether the message answers the question; None when its form does not tell."""
         if question.skill not in self._skills or self._names_another(message, question.skill):
             return False
         if find_option(text, question.options) is not None:
@@ -96,11 +125,7 @@ class Router:
         if question.approval:  # what is no approval is a denial
             return True
         request = self._route_by_pattern(message)
-        if request is None and question.options and len(self._skills) > 1:
-            # Among few skills, a message that is like nothing may pass the threshold of routing.
-            sure = (1 + self._settings.threshold) / 2
-            request = self._route_by_examples(message, self.rank(text), threshold=sure)
-        return request is None or request.skill == question.skill
+        return None if request is None else request.skill == question.skill
 
     def _names_another(self, message: Message, skill: str) -> bool:
         """Return whether the message names a skill. A program names one with each message, so that
@@ -108,12 +133,19 @@ class Router:
         named = self._route_by_name(message)
         return named is not None and not (message.program and named.skill == skill)
 
-    async def route(self, message: Message) -> Decision:
-        """Choose a skill. Raises `NotFound` when the person names one that does not exist."""
-        found, ranked = await run_on_text(self._decide, message.text, message)
-        decision = (
-            found or await self._ask_engine(message, ranked) or self._default(message, ranked)
-        )
+    async def route(self, message: Message, previous: str | None = None) -> Decision:
+        """Choose a skill; ``previous`` is that of the last reply. Raises `NotFound` when the person
+        names one that does not exist."""
+        if self._metrics is not None and len(message.text) > self._settings.max_characters:
+            self._metrics.limit_reached("routing.max_characters")
+        decision = await run_on_text(self._route_by_form, message.text, message)
+        if decision is None:
+            ranking = await self.rank(message, previous)
+            decision = (
+                self._route_by_evidence(message, ranking, threshold=self._settings.threshold)
+                or await self._ask_engine(message, ranking)
+                or self._default(message, ranking)
+            )
         if not message.arguments:
             return decision
         given = message.arguments
@@ -121,18 +153,7 @@ class Router:
             given = decision.arguments | given
         return msgspec.structs.replace(decision, arguments=given)
 
-    def _decide(self, text: str, message: Message) -> tuple[Decision | None, list[RankedSkill]]:
-        """Return the decision, or None with the ranked skills when the engine is to choose."""
-        if self._metrics is not None and len(text) > self._settings.max_characters:
-            self._metrics.limit_reached("routing.max_characters")
-        sure = self._route_by_form(message)
-        if sure is not None:
-            return sure, []
-        ranked = self.rank(text)
-        threshold = self._settings.threshold
-        return self._route_by_examples(message, ranked, threshold=threshold), ranked
-
-    def _route_by_form(self, message: Message) -> Decision | None:
+    def _route_by_form(self, text: str, message: Message) -> Decision | None:
         named = self._route_by_name(message)
         if named is not None:
             return named
@@ -153,9 +174,11 @@ class Router:
         skill = self._settings.default if self._settings.default in seeing else seeing[0]
         return Decision(skill=skill, reason=IMAGES_REASON, text=message.text)
 
-    def rank(self, text: str) -> list[RankedSkill]:
-        """Return all skills, the one with the most similar examples first."""
-        return self._classifier.rank(take_excerpt(text))
+    async def rank(self, message: Message, previous: str | None = None) -> Ranking:
+        """Return all skills, the likeliest first, with the evidence. A message with files may be
+        about them, so that the knowledge base tells nothing."""
+        tenant = None if message.attachments else message.conversation.tenant
+        return await self._ranker.rank(message.text, tenant=tenant, previous=previous)
 
     def find_skill(self, name: str) -> str:
         """Return the name of the skill with this name or alias. Raises `NotFound`."""
@@ -219,75 +242,43 @@ class Router:
                 )
         return None
 
-    def _default(self, message: Message, ranked: list[RankedSkill]) -> Decision:
+    def _default(self, message: Message, ranking: Ranking) -> Decision:
         return Decision(
             skill=self._settings.default,
             reason="No skill clearly fits, so the default answers.",
             text=message.text,
-            score=_find_probability(ranked, self._settings.default),
+            score=_find_probability(ranking, self._settings.default),
         )
 
-    def _route_by_examples(
-        self, message: Message, ranked: list[RankedSkill], *, threshold: float
+    def _route_by_evidence(
+        self, message: Message, ranking: Ranking, *, threshold: float
     ) -> Decision | None:
-        best, second = ranked[0], ranked[1]
-        lead = best.probability - second.probability
-        if best.probability < threshold or lead < self._settings.margin:
+        best = ranking.best
+        if best.probability < threshold or ranking.lead < self._settings.margin:
+            return None
+        reason = EXAMPLES_REASON
+        if ranking.continues:
+            reason = FOLLOW_UP_REASON
+        elif ranking.match is not None and self._skills[best.skill].answers_from_documents:
+            reason = DOCUMENTS_REASON
+        return Decision(skill=best.skill, reason=reason, text=message.text, score=best.probability)
+
+    async def _ask_engine(self, message: Message, ranking: Ranking | None) -> Decision | None:
+        chosen = await self._engine_choice.choose(message) if self._engine_choice else None
+        if chosen is None:
             return None
         return Decision(
-            skill=best.skill,
-            reason=EXAMPLES_REASON,
+            skill=chosen,
+            reason="The evidence left it open; the model chose.",
             text=message.text,
-            score=best.probability,
+            score=_find_probability(ranking, chosen),
         )
-
-    async def _ask_engine(self, message: Message, ranked: list[RankedSkill]) -> Decision | None:
-        if self._engine is None:
-            return None
-        request = GenerationRequest(
-            id=f"route-{message.conversation}-{message.id}",
-            messages=(
-                ChatMessage("system", build_choice_prompt(self._skills)),
-                ChatMessage("user", take_excerpt(message.text)),
-            ),
-            tenant=message.conversation.tenant,
-            person=message.person,
-            channel=message.conversation.channel,
-            sampling=Sampling(structure=Choice(tuple(self._skills)), max_tokens=32),
-        )
-        try:
-            generation = await self._engine.generate(request, _ignore)
-        except EngineError:
-            return None  # the default skill answers, and reports an engine that is still down
-        return Decision(
-            skill=generation.text,
-            reason="The examples left it open; the model chose.",
-            text=message.text,
-            score=_find_probability(ranked, generation.text),
-        )
-
-
-def build_choice_prompt(skills: Mapping[str, type[Skill]]) -> str:
-    """Return the system text that asks the engine for a skill's name."""
-    lines = [f"{name}: {skill.description()}" for name, skill in skills.items()]
-    head = "Name the skill that fits the message best. Reply with its name only."
-    return "\n".join([head, *lines])
-
-
-def take_excerpt(text: str) -> str:
-    """Return the beginning and the end of a long text, else all of it."""
-    if len(text) <= 2 * EXCERPT_PART:
-        return text
-    return f"{text[:EXCERPT_PART]}\n{text[-EXCERPT_PART:]}"
 
 
 def _read_groups(match: PatternMatch) -> dict[str, str]:
     return {name: value.strip() for name, value in match.groupdict().items() if value}
 
 
-def _find_probability(ranked: list[RankedSkill], skill: str) -> float | None:
+def _find_probability(ranking: Ranking | None, skill: str) -> float | None:
+    ranked = ranking.skills if ranking else []
     return next((r.probability for r in ranked if r.skill == skill), None)
-
-
-def _ignore(text: str) -> None:
-    """Drop a piece of text: only the whole name counts."""

@@ -45,6 +45,14 @@ def test_route_shows_the_decision() -> None:
     assert "%" in output
 
 
+def test_route_explains_the_evidence() -> None:
+    output = invoke("skills", "route", "--explain", "--previous", "qa", "warum ist das so?").output
+    for line in ("examples   compared by words", "documents  ", "follows    a reply of qa"):
+        assert line in output
+    assert "continues what was said before" in output
+    assert "there is no skill 'x'" in invoke("skills", "route", "--previous", "x", "hi").output
+
+
 def test_an_unknown_command_of_a_message_is_one_line() -> None:
     result = invoke("skills", "route", "/nope hello")
     assert result.exit_code == 2

@@ -1,5 +1,6 @@
 """The choice of the skill, and its reason."""
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -8,15 +9,17 @@ from tests.server.skills_under_test import Broken, Clerk, Painter, Parrot
 
 from palaver import NotFound, Skill, Turn
 from palaver.config.settings import RoutingSettings
-from palaver.engine import Engine, EngineInfo
+from palaver.engine import Engine, EngineInfo, GenerationRequest
 from palaver.messages import Attachment, Conversation, Message, ProgramRequest, new_id
 from palaver.plugins import load_plugins
 from palaver.routing import Decision, Router
 from palaver.routing.classifier import ExampleClassifier
+from palaver.routing.engine_choice import TRIALS, is_better_than_chance
 from palaver.routing.router import IMAGES_REASON
 from palaver.testing import ScriptedEngine, ScriptedReply, converse
 
 SKILLS: dict[str, type[Skill]] = {s.name: s for s in (Parrot, Clerk, Painter, Broken)}
+TRIAL_REQUESTS = min(TRIALS, sum(len(skill.examples) for skill in SKILLS.values()))
 NOTHING = EngineInfo(model="none", context_window=0, capabilities=frozenset())
 
 
@@ -84,18 +87,68 @@ async def test_a_message_that_fits_no_skill_goes_to_the_default() -> None:
 
 
 async def test_the_engine_chooses_for_the_uncertain() -> None:
-    engine = ScriptedEngine("broken")
-    decision = await router(engine, await engine.start()).route(message("qwertz uiop"))
+    engine = ScriptedEngine(choose_well)
+    chooser = router(engine, await engine.start())
+    assert (await chooser.route(message("qwertz uiop"))).skill == "parrot", "the trial runs"
+    await chooser.wait_for_trial()
+    decision = await chooser.route(message("qwertz uiop"))
     assert decision.skill == "broken"
     assert "the model chose" in decision.reason
     system = engine.requests[0].messages[0].content
     assert "painter: Paint a thing in a colour." in system
+    assert len(engine.requests) == TRIAL_REQUESTS + 1
+    await chooser.close()
+
+
+def choose_well(request: GenerationRequest) -> str:
+    """Name the skill that has the example; of other texts, ``broken``."""
+    text = request.messages[-1].content
+    return next((name for name, skill in SKILLS.items() if text in skill.examples), "broken")
+
+
+async def test_an_engine_that_chooses_at_random_is_not_consulted() -> None:
+    engine = ScriptedEngine(lambda request: "broken")
+    chooser = router(engine, await engine.start())
+    for _ in range(3):
+        assert (await chooser.route(message("qwertz uiop"))).skill == "parrot"
+        await chooser.wait_for_trial()
+    assert len(engine.requests) == TRIAL_REQUESTS
+    await chooser.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "trials", "choices", "is_better"),
+    [
+        (12, 12, 2, True),
+        (9, 12, 2, False),  # 7 % of coins do so
+        (11, 12, 2, True),
+        (5, 12, 100, False),  # no chance, but mostly wrong
+        (6, 12, 6, True),
+        (4, 12, 6, False),
+    ],
+)
+def test_a_trial_is_passed_by_what_chance_does_not_do(
+    right: int, trials: int, choices: int, is_better: bool
+) -> None:
+    assert is_better_than_chance(right, trials, choices) is is_better
 
 
 async def test_the_default_answers_when_the_engine_fails() -> None:
     engine = ScriptedEngine(ScriptedReply(text="", crash_after=True))
-    decision = await router(engine, await engine.start()).route(message("qwertz uiop"))
-    assert decision.skill == "parrot"
+    chooser = router(engine, await engine.start())
+    assert (await chooser.route(message("qwertz uiop"))).skill == "parrot"
+    await chooser.wait_for_trial()
+    assert (await chooser.route(message("qwertz uiop"))).skill == "parrot"
+    await chooser.close()
+
+
+async def test_a_trial_ends_with_the_router() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="broken", pause_after=0))
+    chooser = router(engine, await engine.start())
+    await chooser.route(message("qwertz uiop"))
+    await asyncio.sleep(0)
+    await chooser.close()
+    await chooser.wait_for_trial()
 
 
 async def test_the_decision_is_in_the_stream() -> None:
@@ -127,9 +180,10 @@ def rank_held_out() -> list[tuple[float, bool]]:
         index = ExampleClassifier({name: hold_out(skill, fold) for name, skill in skills.items()})
         for name, skill in skills.items():
             for text in skill.examples[fold::5]:
-                best, *rest = index.rank(text)
-                assert sum(r.probability for r in [best, *rest]) == pytest.approx(1)
-                results.append((best.probability, best.skill == name))
+                chances = index.weigh(text)
+                assert sum(chances.values()) == pytest.approx(1)
+                best = max(skills, key=lambda skill: chances[skill])
+                results.append((chances[best], best == name))
     return results
 
 

