@@ -57,17 +57,20 @@ class ServerProcess:
     async def connect(self, on_end: "asyncio.Event") -> AsyncGenerator[TransportStreams, None]:
         """Run the process and yield its messages; set ``on_end`` when there are no more. Raises
         `OSError` when it cannot be started."""
-        process = await asyncio.create_subprocess_exec(
-            self._settings.command,
-            *self._settings.args,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=await asyncio.to_thread(make_environment, self._settings),
-            cwd=self._settings.directory,
-            start_new_session=True,
-            limit=PIECE_BYTES,
-        )
+        environment = await asyncio.to_thread(make_environment, self._settings)
+        # A scope cancels again and again: asyncio could not end a process that has just begun.
+        with anyio.CancelScope(shield=True):
+            process = await asyncio.create_subprocess_exec(
+                self._settings.command,
+                *self._settings.args,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+                cwd=self._settings.directory,
+                start_new_session=True,
+                limit=PIECE_BYTES,
+            )
         to_session, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         write_stream, from_session = anyio.create_memory_object_stream[SessionMessage](0)
         async with anyio.create_task_group() as group:

@@ -1,9 +1,11 @@
 """A real server that runs as a process: its tools are approved, and called in turns."""
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.plugins.tools.mcp.support import (
     Hostile,
@@ -20,6 +22,8 @@ from tests.server.web.live_server import eventually
 from palaver import Conflict, NotFound, OutcomeUnknown, Skill, ToolFailed, Turn
 from palaver.messages import ToolCalled
 from palaver.testing import MemoryLedger, converse
+from palaver_plugins.tools.mcp.settings import McpServerSettings
+from palaver_plugins.tools.mcp.stdio import ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +100,15 @@ async def test_an_idempotent_tool_is_called_again_once(tmp_path: Path) -> None:
         with pytest.raises(OutcomeUnknown):
             await call(source, "s__exits", text="again")
         assert effects(tmp_path) == ["again", "again"]
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process_behind(tmp_path: Path) -> None:
+    settings = McpServerSettings(**friendly(tmp_path))
+    for delay in (0.0, 0.001, 0.002, 0.004, 0.008):
+        with anyio.move_on_after(delay):
+            async with ServerProcess(settings).connect(asyncio.Event()):
+                await anyio.sleep_forever()
+    gc.collect()  # a process that is not waited for warns, and the warning is an error
 
 
 async def test_the_end_of_a_turn_cancels_its_call(tmp_path: Path) -> None:
