@@ -28,6 +28,8 @@ _DECOMPRESSION: Mapping[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
     ".gz": gzip.decompress,
 }
+MAX_TITLE = 80
+"""Characters of a document's title in its id."""
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -161,9 +163,8 @@ def make_example(
     table = suite.rows
 
     def text(template: str) -> str:
-        return str(fill_template(template, row) or "")
+        return "".join(_read_texts(fill_template(template, row)))
 
-    expected = fill_template(table.expected, row) if table.expected else ()
     history = fill_template(table.history, row) if table.history else ()
     program = suite.program
     return Example(
@@ -171,11 +172,7 @@ def make_example(
         text=text(table.text),
         skill=suite.skill or None,
         arguments={name: text(value) for name, value in table.arguments.items()},
-        expected=tuple(map(str, expected))
-        if isinstance(expected, list)
-        else (str(expected),)
-        if table.expected
-        else (),
+        expected=_read_texts(fill_template(table.expected, row)),
         history=_read_history(history, number),
         relevant=tuple(documents.get(text(table.relevant), ())) if table.relevant else (),
         rating=text(table.rating),
@@ -189,6 +186,12 @@ def make_example(
         if program
         else None,
     )
+
+
+def _read_texts(value: object) -> tuple[str, ...]:
+    """Return the texts of a list, or the one text that a value is, unless it is empty."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(str(each) for each in values if each is not None and each != "")
 
 
 def _read_history(value: object, number: int) -> tuple[Turn, ...]:
@@ -212,8 +215,8 @@ def _read_documents(
     for row in reader.rows(table) if table.files else rows:
         key, text = str(fill_template(table.key, row)), str(fill_template(table.text, row))
         if (key, text) not in documents:
-            name = f"document-{len(documents) + 1}"
-            title = str(fill_template(table.title, row)) if table.title else name
+            title = str(fill_template(table.title, row)) if table.title else "document"
+            name = f"{title[:MAX_TITLE]} ({len(documents) + 1})"
             documents[key, text] = Document(id=name, title=title, text=text)
             by_key[key].append(name)
     return tuple(documents.values()), by_key

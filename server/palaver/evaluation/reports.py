@@ -13,7 +13,7 @@ import jinja2
 import msgspec
 import numpy as np
 
-from palaver.evaluation.cases import Case
+from palaver.evaluation.cases import Case, Example, Output
 from palaver.evaluation.comparison import Comparison
 from palaver.evaluation.metrics import CALIBRATION_BINS, Metric, read_confidence
 from palaver.evaluation.plots import Bar, Bin, plot_bars, plot_histogram, plot_reliability
@@ -31,6 +31,7 @@ from palaver.private_files import make_private_directory, write_private_file
 WORST = 30
 """Cases that a report shows."""
 CONFUSIONS = 15
+SHOWN_DOCUMENTS = 10
 MAX_SHOWN = 3_000
 """Characters of a text in a report."""
 _PERCENT = ("bleu", "chrf")
@@ -210,13 +211,10 @@ def _find_worst(
 
 def _show_case(cases: Sequence[Case], score: float, *, sign: str = "") -> ShownCase:
     example = cases[0].example
-    expected = "\n— or —\n".join(dict.fromkeys(example.expected))
-    columns = [("Expected", html.escape(_cut(expected)), example.rating)] if expected else []
-    if example.program is not None:
-        columns = [("Test", html.escape(_cut(example.program.test)), "")]
+    columns = list(_show_expected(example, cases[0].output))
     for number, case in enumerate(cases):
         heading = "Reply" if len(cases) == 1 else f"Reply {'AB'[number]}"
-        columns.append((heading, *_show_output(case, expected)))
+        columns.append((heading, *_show_output(case)))
     return ShownCase(
         id=example.id,
         text=_cut(example.text),
@@ -226,22 +224,39 @@ def _show_case(cases: Sequence[Case], score: float, *, sign: str = "") -> ShownC
     )
 
 
-def _show_output(case: Case, expected: str) -> tuple[str, str]:
+def _show_expected(example: Example, output: Output) -> Iterator[tuple[str, str, str]]:
+    """Yield the column with what an example expects, if it does."""
+    if example.program is not None:
+        yield "Test", html.escape(_cut(example.program.test)), ""
+    elif example.expected:
+        texts = "\n— or —\n".join(dict.fromkeys(example.expected))
+        yield "Expected", html.escape(_cut(texts)), example.rating
+    elif example.relevant and output.text:
+        yield "Expected", "no answer", ""
+    elif example.relevant:
+        yield "Expected", html.escape("\n".join(example.relevant[:SHOWN_DOCUMENTS])), ""
+
+
+def _show_output(case: Case) -> tuple[str, str]:
     """Return the output as HTML, and what is noted below it."""
-    output = case.output
-    is_choice = bool(output.skill) and not output.reply and not output.text
-    shown = output.skill if is_choice else output.reply or output.text
-    body = html.escape(_cut(shown))
-    if not is_choice and expected and case.example.program is None and not output.documents:
-        body = mark_differences(_cut(expected.partition("\n— or —\n")[0]), _cut(output.text))
-    notes = [output.error, output.reason if is_choice else ""]
+    example, output = case.example, case.output
+    documents = list(dict.fromkeys(output.documents))
+    notes = [output.error]
     if output.score is not None:
-        notes.append(f"probability {output.score:.2f}")
-    if output.documents:
-        relevant = set(case.example.relevant)
-        ranks = [n for n, d in enumerate(dict.fromkeys(output.documents), 1) if d in relevant]
-        place = f"first right document at rank {ranks[0]}" if ranks else "no right document"
-        notes.append(f"{len(set(output.documents))} documents, {place}")
+        notes += [output.reason, f"probability {output.score:.2f}"]
+    if documents and example.relevant:
+        ranks = [n for n, name in enumerate(documents, 1) if name in example.relevant]
+        notes.append(f"right document at rank {ranks[0]}" if ranks else "no right document")
+    body = html.escape(_cut(output.reply or output.text))
+    if not body and documents:
+        body = "\n".join(
+            f"<b>{html.escape(name)}</b>" if name in example.relevant else html.escape(name)
+            for name in documents[:SHOWN_DOCUMENTS]
+        )
+    elif not body:
+        body = html.escape(output.skill)
+    elif example.expected:
+        body = mark_differences(_cut(example.expected[0]), _cut(output.reply or output.text))
     return body, "; ".join(filter(None, notes))
 
 

@@ -109,10 +109,19 @@ def test_templates() -> None:
 
 
 def test_a_field_without_a_value_has_no_answer(tmp_path: Path) -> None:
-    write_rows(tmp_path, [{"text": "q", "answers": []}, {"text": "r", "answers": ["a", "b"]}])
+    write_rows(
+        tmp_path,
+        [
+            {"text": "q", "answers": []},
+            {"text": "r", "answers": ["a", "b"]},
+            {"text": "s", "answers": ""},
+            {"text": "t", "answers": None},
+            {"text": "u", "answers": 0},
+        ],
+    )
     rows = {"files": ["rows.jsonl"], "split": "test", "expected": "{answers}"}
     data = read(suite(rows=rows), tmp_path)
-    assert [each.expected for each in data.examples] == [(), ("a", "b")]
+    assert [each.expected for each in data.examples] == [(), ("a", "b"), (), (), ("0",)]
 
 
 def test_where_selects_rows(tmp_path: Path) -> None:

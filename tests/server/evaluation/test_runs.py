@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -275,7 +276,7 @@ def test_a_search_needs_no_engine(tmp_path: Path) -> None:
     assert (result.scores["ndcg@10"].value, result.scores["recall@1"].value) == (1, 1)
     assert result.about.model == ""
     assert "first_token_seconds" not in result.scores
-    assert {case.output.documents[0] for case in directory.cases()} == {"document-1", "document-2"}
+    assert {case.output.documents[0] for case in directory.cases()} == {"cats (1)", "trains (2)"}
 
 
 QA = """
@@ -313,6 +314,22 @@ def test_answers_are_measured_without_their_marks(tmp_path: Path) -> None:
     assert [(each.text, each.reply) for each in outputs] == [
         ("Sixteen hours.", "Sixteen hours. [1]"), ("", "The documents do not say.")
     ]  # fmt: skip
+
+
+def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text("utf-8")
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    for name, kind in (("questions.csv", "csv"), ("pages.jsonl", "json"), ("q.toml", "toml")):
+        (tmp_path / name).write_text(blocks[kind], "utf-8")
+
+    def answer(request: GenerationRequest) -> str:
+        text = request.messages[-1].content
+        return "Within 30 days [1]." if "Until when" in text else "The documents do not say."
+
+    result, _ = run_suite(tmp_path / "q.toml", ScriptedEngine(answer))
+    scores = {name: score.value for name, score in result.scores.items()}
+    assert (result.cases, result.about.documents) == (3, 2)
+    assert (scores["f1"], scores["no_answer_accuracy"]) == pytest.approx((2 / 3, 2 / 3))
 
 
 ROUTER = """
