@@ -94,6 +94,9 @@ class SearchByMeaning(Protocol):
         """Search with vectors of ``model`` from now on: ``embed`` returns one of unit length per
         text. The server calls this when it starts, if there is an embedder."""
 
+    async def wait_until_embedded(self) -> None:
+        """Wait until every passage has a vector or computing them has failed."""
+
 
 @runtime_checkable
 class DocumentStore(Protocol):

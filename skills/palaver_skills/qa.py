@@ -22,7 +22,12 @@ from palaver_skills.citations import CitationFilter, add_heading, find_cited, fi
 from palaver_skills.documents import read_documents, read_earlier_documents
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
-NO_PASSAGES = "I find nothing about that in the knowledge base."
+NO_PASSAGES = (
+    "I find nothing about that in the knowledge base. I answer questions from its documents, "
+    "and from documents that you send with a message."
+)
+"""Reply where the model is too small to know anything itself."""
+FROM_GENERAL_KNOWLEDGE = "Not in the documents; from general knowledge:"
 
 _DOCUMENTS = (
     r"(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual|knowledge base|wiki|guide"
@@ -39,9 +44,9 @@ _LEAST_PASSAGE = 48
 class QA(Skill):
     """Answer questions from the documents in the knowledge base.
 
-    The answer rests on a few passages and names them as ``[n]``. When nothing fits, or when the
-    model finds no answer in the passages, the reply says so. The model may still misread a
-    passage: the citations are there to be checked.
+    The answer rests on a few passages and names them as ``[n]``. When nothing fits, the reply says
+    so and that it comes from the model alone; when the model finds no answer in the passages, it
+    says that. The model may still misread a passage: the citations are there to be checked.
     """
 
     name = "qa"
@@ -112,7 +117,7 @@ class QA(Skill):
             )
         found = await self._find_passages(turn, question)
         if not found:
-            await turn.say(NO_PASSAGES)
+            await self._answer_without_passages(turn, question)
             return
         reply = limit_reply_tokens(turn, self.settings.max_tokens)
         passages = await _fit_passages(turn, found, question, reply)
@@ -132,6 +137,21 @@ class QA(Skill):
             await turn.say("".join(f"{space}[{number}]" for number in cited))
         for number in cited:
             turn.cite(found[number - 1], number=number)
+
+    async def _answer_without_passages(self, turn: Turn[Arguments], question: str) -> None:
+        if turn.engine.demonstration:
+            await turn.say(NO_PASSAGES)
+            return
+        await turn.say(f"{FROM_GENERAL_KNOWLEDGE}\n\n")
+        await turn.stream(
+            question,
+            system=prompts.CHAT,
+            history=turn.history,
+            sampling=Sampling(
+                max_tokens=limit_reply_tokens(turn, self.settings.max_tokens),
+                temperature=self.settings.temperature,
+            ),
+        )
 
     async def _find_passages(self, turn: Turn[Arguments], question: str) -> tuple[Passage, ...]:
         """Return passages of the documents of the message; else of the knowledge base, and of the

@@ -1,11 +1,13 @@
 """Conversations with the question answering skill."""
 
+import dataclasses
+
 import pytest
 
-from palaver import Document
+from palaver import Document, EngineInfo
 from palaver.testing import ScriptedEngine, converse
 from palaver_skills import prompts
-from palaver_skills.qa import NO_PASSAGES, QA
+from palaver_skills.qa import FROM_GENERAL_KNOWLEDGE, NO_PASSAGES, QA
 
 SHOP = (
     Document(id="returns", title="Returns", text="You may return goods within 30 days."),
@@ -68,9 +70,29 @@ async def test_documents_that_do_not_tell_are_not_cited() -> None:
 
 
 @pytest.mark.parametrize("knowledge", [(), SHOP])
-async def test_without_a_passage_the_engine_is_not_asked(knowledge: tuple[Document, ...]) -> None:
-    engine = ScriptedEngine()
+async def test_without_a_passage_the_model_answers_and_the_reply_says_so(
+    knowledge: tuple[Document, ...],
+) -> None:
+    engine = ScriptedEngine("An instrument.", "Of wood.")
     async with converse(QA, engine=engine, knowledge=knowledge) as chat:
+        reply = await chat.say("What is a xylophone?")
+        assert reply == f"{FROM_GENERAL_KNOWLEDGE}\n\nAn instrument."
+        assert not reply.citations
+        await chat.say("Xylophone, of what?")
+        contents = [message.content for message in engine.requests[1].messages]
+        assert contents[0] == prompts.CHAT
+        assert contents[-1] == "Xylophone, of what?"
+        assert reply in contents
+
+
+class SmallEngine(ScriptedEngine):
+    async def start(self) -> EngineInfo:
+        return dataclasses.replace(await super().start(), demonstration=True)
+
+
+async def test_a_model_that_knows_nothing_is_not_asked_without_a_passage() -> None:
+    engine = SmallEngine()
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
         assert await chat.say("xylophone?") == NO_PASSAGES
         assert not engine.requests
 

@@ -142,6 +142,7 @@ def build_server(
         tool_sources={} if is_probe else builder.tool_sources(),
         interceptors=builder.interceptors(),
         files=builder.files(),
+        embedder=builder.embedder(),
     )
 
 

@@ -32,6 +32,7 @@ from palaver.evaluation.running import (
     run_examples,
 )
 from palaver.evaluation.suites import Suite, load_suite
+from palaver.knowledge import SearchByMeaning
 from palaver.plugins import PluginRegistry
 from palaver.server import Server
 from palaver.version import __version__
@@ -127,6 +128,8 @@ class Run:
         """Run what is not done yet. Return the result without scores, and all cases."""
         async with server:
             await server.knowledge.add(TENANT, self.data.documents)
+            if isinstance(server.knowledge, SearchByMeaning):
+                await server.knowledge.wait_until_embedded()
             about = self._describe(server.engine_info.model, settings)
             result = Result(about=about, started_at=time.time())
             done = await asyncio.to_thread(directory.open_cases, result)
