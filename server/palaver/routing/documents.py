@@ -27,7 +27,7 @@ SENTENCES, SENTENCE_CHARACTERS = 12, 300
 SIMILARITY_MIDPOINT, SIMILARITY_SLOPE = 0.19, 30.0
 """The similarity of vectors at which a match is as likely as none, and its steepness: questions
 that a document answers are above it, in any language, and other questions below."""
-SHARE_MIDPOINT, SHARE_SLOPE = 0.45, 12.0
+SHARE_MIDPOINT, SHARE_SLOPE = 0.3, 12.0
 """The same for the share of a question's words that a passage has."""
 LEAST_LETTERS = 4
 """Letters of a word that counts, where words are separated."""
