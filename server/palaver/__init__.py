@@ -166,6 +166,7 @@ from palaver.knowledge import (
     Passage,
     ReadLimits,
     SearchByMeaning,
+    SearchWay,
 )
 from palaver.ledger import (
     DEAD_LETTER_REPLY,
@@ -537,6 +538,7 @@ __all__ = [
     "SchemaTool",
     "Seals",
     "SearchByMeaning",
+    "SearchWay",
     "Secret",
     "SentMessage",
     "ServerError",

@@ -3,7 +3,10 @@
 import dataclasses
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
+
+SearchWay = Literal["words", "vectors"]
+"""One of the two rankings that a search by meaning puts together."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +97,17 @@ class SearchByMeaning(Protocol):
         """Search with vectors of ``model`` from now on: ``embed`` returns one of unit length per
         text. The server calls this when it starts, if there is an embedder."""
 
-    async def wait_until_embedded(self) -> None:
-        """Wait until every passage has a vector or computing them has failed."""
+    async def wait_until_embedded(
+        self, on_progress: Callable[[int, int], None] | None = None
+    ) -> bool:
+        """Wait until every passage has a vector, or computing them has failed. Return whether all
+        have one. ``on_progress`` gets the numbers of passages with a vector, and of all."""
+
+    async def search_by(
+        self, way: SearchWay, tenant: str, query: str, limit: int
+    ) -> tuple[Passage, ...]:
+        """Search as `KnowledgeBase.search` does, by words or vectors alone: what an evaluation
+        compares the search with."""
 
 
 @runtime_checkable

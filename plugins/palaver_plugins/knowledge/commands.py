@@ -8,7 +8,16 @@ from typing import TypeVar
 
 import click
 
-from palaver import EXIT_FAILED, Console, KnowledgeBase, ReadLimits, echo, hookimpl
+from palaver import (
+    EXIT_FAILED,
+    ConfigurationError,
+    Console,
+    KnowledgeBase,
+    ReadLimits,
+    SearchByMeaning,
+    echo,
+    hookimpl,
+)
 from palaver_plugins.knowledge import files
 from palaver_plugins.knowledge.ingestion import Ingestion
 from palaver_plugins.knowledge.names import find_documents
@@ -22,12 +31,14 @@ _tenant = click.option(
 )
 
 
-def _run_with_knowledge(console: Console, work: Callable[[KnowledgeBase], Awaitable[T]]) -> T:
+def _run_with_knowledge(
+    console: Console, work: Callable[[KnowledgeBase], Awaitable[T]], *, by_meaning: bool = False
+) -> T:
     # Both properties read files on first use, which must not block the event loop.
     _ = console.build_context, console.registry
 
     async def run() -> T:
-        async with console.open_knowledge() as base:
+        async with console.open_knowledge(by_meaning=by_meaning) as base:
             return await work(base)
 
     return asyncio.run(run())
@@ -41,6 +52,20 @@ def _read_limits(console: Console) -> ReadLimits:
         file_bytes=settings.max_file_bytes,
         text_characters=settings.max_text_characters,
     )
+
+
+async def _embed(base: KnowledgeBase) -> bool:
+    """Wait until all passages have a vector, with a progress bar. Return whether they have."""
+    if not isinstance(base, SearchByMeaning):
+        return False
+    hidden = not sys.stdout.isatty()
+    with click.progressbar(length=1, label="Computing vectors", hidden=hidden) as progress:
+
+        def show(done: int, total: int) -> None:
+            progress.length = total
+            progress.update(done - progress.pos)
+
+        return await base.wait_until_embedded(show)
 
 
 def _count(number: int, noun: str) -> str:
@@ -79,9 +104,10 @@ def add(console: Console, paths: tuple[str, ...], tenant: str) -> None:
         hidden = not sys.stdout.isatty()
         with click.progressbar(found, label="Adding", hidden=hidden) as progress:
             await ingestion.run(progress)
+        await _embed(base)
         return ingestion
 
-    done = _run_with_knowledge(console, add_all)
+    done = _run_with_knowledge(console, add_all, by_meaning=True)
     problems = [*left_out, *done.problems]
     added = f"{_count(done.documents, 'document')} with {_count(done.passages, 'passage')}"
     unchanged = f" {_count(done.unchanged, 'document')} unchanged." if done.unchanged else ""
@@ -152,7 +178,9 @@ def remove(console: Console, documents: tuple[str, ...], tenant: str) -> None:
 @click.pass_obj
 def search(console: Console, query: str, limit: int, tenant: str) -> None:
     """Show the best passages for a question."""
-    found = _run_with_knowledge(console, lambda base: base.search(tenant, query, limit))
+    found = _run_with_knowledge(
+        console, lambda base: base.search(tenant, query, limit), by_meaning=True
+    )
     if not found:
         echo("Nothing matches.")
     for number, passage in enumerate(found, 1):
@@ -163,6 +191,24 @@ def search(console: Console, query: str, limit: int, tenant: str) -> None:
             text = f"{text[:MAX_SHOWN_CHARACTERS]}…"
         echo(f"[{number}] {heading} ({where}, score {passage.score:.3f})")
         echo(f"{text}\n", keep_lines=True)
+
+
+@knowledge.command()
+@click.pass_obj
+def embed(console: Console) -> None:
+    """Compute the vectors that passages of any tenant lack.
+
+    A server does so by itself, in the background. Vectors of another embedder are replaced.
+    """
+    if console.builder.embedder() is None:
+        raise ConfigurationError(
+            "there is no embedder here: the server's engine embeds when the server runs, or "
+            "embedding.use has to name one; see docs/embeddings.md"
+        )
+    if not _run_with_knowledge(console, _embed, by_meaning=True):
+        echo("Not all passages have a vector.", err=True)
+        raise SystemExit(EXIT_FAILED)
+    echo("All passages have a vector.")
 
 
 @hookimpl

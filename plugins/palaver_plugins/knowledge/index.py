@@ -11,10 +11,6 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from palaver import Document, DocumentInfo, InvalidInput, Passage, TooLarge
 from palaver_plugins.knowledge import scrubbing
@@ -28,8 +24,9 @@ from palaver_plugins.knowledge.terms import (
     query_terms,
     written_words,
 )
+from palaver_plugins.knowledge.vectors import CREATE_VECTORS, Ranked, Vectors
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Increase it when the tables or the terms change: an older file is indexed again when opened."""
 INSTRUCTIONS_PER_CHECK = 1_000
 """Instructions of SQLite between two looks at the clock."""
@@ -37,6 +34,8 @@ BUSY_TIMEOUT_SECONDS = 10.0
 """Time to wait for another process that writes."""
 TITLE_WEIGHT, SECTION_WEIGHT, BODY_WEIGHT = 4.0, 1.5, 1.0
 """Weight of a word by its position, measured by ``benchmarks/retrieval.py``."""
+VECTOR_MEMORY = 256 << 20
+"""Bytes of the vectors in memory: 131,072 of 512 dimensions."""
 MAX_TITLE_CHARACTERS = 300
 """The rest of a title is left out: the terms of every passage repeat it."""
 RERANKED_PASSAGES = 50
@@ -61,26 +60,11 @@ CREATE TABLE IF NOT EXISTS passages (
     document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
     number INTEGER NOT NULL,
     section TEXT NOT NULL,
-    text TEXT NOT NULL,
-    vector BLOB
+    text TEXT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS embedding_model (name TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS passages_of ON passages (document, number);
+{CREATE_VECTORS}
 """
-
-
-class Ranked(NamedTuple):
-    """Key of a passage and its score; higher is better."""
-
-    key: int
-    score: float
-
-
-class Vectors(NamedTuple):
-    """Matrix with one row of unit length per passage: (passages, dimensions)."""
-
-    keys: NDArray[np.int64]
-    matrix: NDArray[np.float32]
 
 
 def check_unicode(document: Document) -> None:
@@ -107,11 +91,11 @@ class SearchIndex:
         *,
         busy_timeout: float = BUSY_TIMEOUT_SECONDS,
         search_timeout: float = 1.0,
+        vector_memory: int = VECTOR_MEMORY,
     ) -> None:
         self._search_timeout = search_timeout
         self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
-        self._vectors: dict[int, Vectors] = {}
-        self._vectors_version = -1
+        self.vectors = Vectors(self._db, memory=vector_memory)
         self._seen_version = -1
         self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file, or at the next VACUUM
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -131,6 +115,7 @@ class SearchIndex:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version < SCHEMA_VERSION:
                 self._name_documents()
+                self._drop_old_vectors()
                 self._index_anew()
                 self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         if version == 1:  # it kept the words of removed documents
@@ -159,6 +144,13 @@ class SearchIndex:
                     "UPDATE documents SET id = ?, name = ? WHERE key = ?", (id_, name, key)
                 )
 
+    def _drop_old_vectors(self) -> None:
+        """Drop the vectors of version 6 and older; they are computed again."""
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(passages)")}
+        if "vector" in columns:
+            self._db.execute("ALTER TABLE passages DROP COLUMN vector")
+            self._db.execute("DELETE FROM embedding_model")
+
     def close(self) -> None:
         self._db.close()
 
@@ -172,6 +164,7 @@ class SearchIndex:
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             owner = self._make_tenant(tenant)
+            vectors = self._vectors_of(owner, document.id)
             self._remove(owner, document.id)
             row = self._db.execute(
                 "INSERT INTO documents (tenant, id, title, name, digest) VALUES (?, ?, ?, ?, ?)",
@@ -184,7 +177,19 @@ class SearchIndex:
                 )
             assert row.lastrowid is not None
             self._index(owner, row.lastrowid)
+            self.vectors.keep(row.lastrowid, vectors)
         return len(found)
+
+    def _vectors_of(self, owner: int, document: str) -> dict[str, bytes]:
+        """Return the vectors of a stored document by the text of its passages."""
+        key = self._document(owner, document)
+        return {} if key is None else self.vectors.of_document(key)
+
+    def _document(self, owner: int, document: str) -> int | None:
+        row = self._db.execute(
+            "SELECT key FROM documents WHERE tenant = ? AND id = ?", (owner, document)
+        ).fetchone()
+        return None if row is None else int(row[0])
 
     def _index(self, owner: int, document: int) -> None:
         """Add the terms of a document's passages to the full-text table."""
@@ -277,30 +282,25 @@ class SearchIndex:
         )
 
     def _remove(self, owner: int, document: str) -> bool:
-        row = self._db.execute(
-            "SELECT key FROM documents WHERE tenant = ? AND id = ?", (owner, document)
-        ).fetchone()
-        if row is None:
+        key = self._document(owner, document)
+        if key is None:
             return False
         scrubbing.note_removal(self._db, [owner])
         self._db.execute(
             f"DELETE FROM terms_{owner} WHERE rowid IN"
             " (SELECT key FROM passages WHERE document = ?)",
-            row,
+            (key,),
         )
-        self._db.execute("DELETE FROM documents WHERE key = ?", row)
+        self._db.execute("DELETE FROM documents WHERE key = ?", (key,))
         return True
 
     # Searching
 
     def has_changed(self) -> bool:
         """Return True if another connection has written since the last call."""
-        previous, self._seen_version = self._seen_version, self._data_version()
-        return self._seen_version != previous
-
-    def _data_version(self) -> int:
-        version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
-        return version
+        version = int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        previous, self._seen_version = self._seen_version, version
+        return version != previous
 
     def rank_by_words(self, tenant: str, question: str, limit: int) -> list[Ranked]:
         """Return the passages that share words with the question, ranked by BM25 times coverage.
@@ -374,39 +374,14 @@ class SearchIndex:
                 sums[key] += rarity
         return {key: share / total for key, share in sums.items()}
 
+    def count_vectors(self) -> tuple[int, int]:
+        """Return the number of vectors, and of passages."""
+        return self.vectors.count()
+
     def rank_by_vector(self, tenant: str, vector: Sequence[float], limit: int) -> list[Ranked]:
-        """Return the passages nearest to a vector of unit length, by exact cosine similarity."""
+        """Return the passages nearest to a vector; see `Vectors.rank`."""
         owner = self._tenant(tenant)
-        query = np.asarray(vector, dtype=np.float32)
-        if owner is None:
-            return []
-        vectors = self._vectors_of(owner, query.size)
-        if vectors.matrix.shape[1:] != query.shape:
-            return []
-        scores = vectors.matrix @ query
-        best = np.argsort(-scores, kind="stable")[:limit]
-        return [Ranked(int(vectors.keys[row]), float(scores[row])) for row in best]
-
-    def _vectors_of(self, owner: int, size: int) -> Vectors:
-        """Return the tenant's vectors, cached until another connection writes."""
-        version = self._data_version()
-        if version != self._vectors_version:
-            self._vectors.clear()
-            self._vectors_version = version
-        if owner not in self._vectors:
-            self._vectors[owner] = self._load_vectors(owner, size)
-        return self._vectors[owner]
-
-    def _load_vectors(self, owner: int, size: int) -> Vectors:
-        rows = self._db.execute(
-            "SELECT p.key, p.vector FROM passages p JOIN documents d ON d.key = p.document"
-            " WHERE d.tenant = ? AND length(p.vector) = ? ORDER BY p.key",
-            (owner, size * 4),
-        ).fetchall()
-        return Vectors(
-            np.array([key for key, _ in rows], dtype=np.int64),
-            np.frombuffer(b"".join(blob for _, blob in rows), dtype=np.float32).reshape(-1, size),
-        )
+        return [] if owner is None else self.vectors.rank(owner, vector, limit)
 
     def read_passages(self, ranked: Sequence[Ranked]) -> tuple[Passage, ...]:
         """Return the passages in the given order, without those removed since the ranking."""
@@ -430,29 +405,3 @@ class SearchIndex:
             for key, score in ranked
             if key in found
         )
-
-    # Vectors
-
-    def passages_without_vector(self, limit: int) -> list[tuple[int, str]]:
-        """Return key and text of passages without a vector."""
-        rows = self._db.execute(
-            "SELECT p.key, d.title || char(10) || p.section || char(10) || p.text FROM passages p"
-            " JOIN documents d ON d.key = p.document WHERE p.vector IS NULL ORDER BY p.key LIMIT ?",
-            (limit,),
-        )
-        return list(rows)
-
-    def store_vectors(self, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
-        blobs = [(np.asarray(v, dtype=np.float32).tobytes(), key) for key, v in vectors]
-        self._db.execute("BEGIN IMMEDIATE")
-        with self._db:
-            self._db.executemany("UPDATE passages SET vector = ? WHERE key = ?", blobs)
-
-    def use_model(self, model: str) -> None:
-        """Delete the vectors of an embedding model that was replaced."""
-        self._db.execute("BEGIN IMMEDIATE")
-        with self._db:
-            if self._db.execute("SELECT name FROM embedding_model").fetchall() != [(model,)]:
-                self._db.execute("UPDATE passages SET vector = NULL WHERE vector IS NOT NULL")
-                self._db.execute("DELETE FROM embedding_model")
-                self._db.execute("INSERT INTO embedding_model VALUES (?)", (model,))

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,26 +24,33 @@ from palaver import (
     Passage,
     PluginSettings,
     ReadLimits,
+    SearchWay,
     describe_error,
     hookimpl,
     make_private_database,
     make_private_directory,
 )
 from palaver_plugins.knowledge.files import read_content
-from palaver_plugins.knowledge.index import BUSY_TIMEOUT_SECONDS, Ranked, SearchIndex
+from palaver_plugins.knowledge.index import BUSY_TIMEOUT_SECONDS, VECTOR_MEMORY, SearchIndex
 from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
+from palaver_plugins.knowledge.vectors import Ranked
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Embed = Callable[[Sequence[str]], Awaitable[list[list[float]]]]
 
+OnProgress = Callable[[int, int], None]
+"""Is called with the numbers of passages that have a vector, and of all."""
+
 FUSION_DEPTH = 50
 """Passages of each ranking that are fused."""
-RANK_CONSTANT = 60
-"""Constant of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009."""
-EMBEDDING_BATCH = 32
-"""Passages in one request for embeddings."""
+WORDS_WEIGHT = 0.6
+"""Weight of the words in a fused score; the rest is that of the meaning. Chosen on SQuAD."""
+EMBEDDING_BATCH = 16
+"""Passages in one request for embeddings: a question waits for one request at most."""
+REPORT_SECONDS = 10.0
+"""Time between two lines of the log about the vectors that are still to compute."""
 
 
 class SqliteKnowledgeSettings(PluginSettings):
@@ -50,6 +58,9 @@ class SqliteKnowledgeSettings(PluginSettings):
     """Search by meaning as well, where there is an embedder (``embedding.use``)."""
     search_timeout: float = pydantic.Field(default=1.0, gt=0)
     """Seconds that one search by words may take; others wait for it."""
+    vector_memory_mib: int = pydantic.Field(default=VECTOR_MEMORY >> 20, ge=1)
+    """Memory for vectors, in MiB: 256 hold 131,072 of 512 dimensions. A tenant that needs more is
+    searched by words alone."""
 
 
 class SqliteKnowledge:
@@ -62,10 +73,15 @@ class SqliteKnowledge:
         embeddings: bool = False,
         busy_timeout: float = BUSY_TIMEOUT_SECONDS,
         search_timeout: float = 1.0,
+        vector_memory: int = VECTOR_MEMORY,
     ) -> None:
         self._path = path
         open_index = functools.partial(
-            SearchIndex, path, busy_timeout=busy_timeout, search_timeout=search_timeout
+            SearchIndex,
+            path,
+            busy_timeout=busy_timeout,
+            search_timeout=search_timeout,
+            vector_memory=vector_memory,
         )
         self._search_timeout = search_timeout
         self._reader = _IndexThread(path, open_index)
@@ -75,6 +91,9 @@ class SqliteKnowledge:
         self._model = ""
         self._embedding_requested = False
         self._embedding_task: asyncio.Task[None] | None = None
+        self._has_failed = False
+        """Whether passages may have been left without a vector."""
+        self._watchers: list[OnProgress] = []
 
     async def start(self) -> None:
         await self._writer.open()
@@ -136,22 +155,37 @@ class SqliteKnowledge:
 
     async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
         if self._embed is None:
-            found = await self._reader.run(SearchIndex.rank_by_words, tenant, query, limit)
-            return await self._reader.run(SearchIndex.read_passages, found)
+            return await self.search_by("words", tenant, query, limit)
         if await self._reader.run(SearchIndex.has_changed):
             self._request_embedding()
         by_words = await self._reader.run(SearchIndex.rank_by_words, tenant, query, FUSION_DEPTH)
-        by_meaning = await self._rank_by_meaning(self._embed, tenant, query)
-        fused = fuse_rankings(by_words, by_meaning)[:limit] if by_meaning else by_words[:limit]
-        return await self._reader.run(SearchIndex.read_passages, fused)
+        by_meaning = await self._rank_by_meaning(self._embed, tenant, query, FUSION_DEPTH)
+        fused = fuse_rankings(by_words, by_meaning) if by_meaning else by_words
+        return await self._reader.run(SearchIndex.read_passages, fused[:limit])
 
-    async def _rank_by_meaning(self, embed: Embed, tenant: str, query: str) -> list[Ranked]:
+    async def search_by(
+        self, way: SearchWay, tenant: str, query: str, limit: int
+    ) -> tuple[Passage, ...]:
+        if way == "words":
+            found = await self._reader.run(SearchIndex.rank_by_words, tenant, query, limit)
+        elif self._embed is not None:
+            found = await self._rank_by_meaning(self._embed, tenant, query, limit)
+        else:
+            found = []
+        return await self._reader.run(SearchIndex.read_passages, found)
+
+    async def _rank_by_meaning(
+        self, embed: Embed, tenant: str, query: str, limit: int
+    ) -> list[Ranked]:
         try:
             [vector] = await embed([query[:MAX_QUERY_CHARACTERS]])
         except PalaverError as error:
             log.warning("searching by words only: %s", describe_error(error))
             return []
-        return await self._reader.run(SearchIndex.rank_by_vector, tenant, vector, FUSION_DEPTH)
+        if self._has_failed:
+            self._has_failed = False
+            self._request_embedding()
+        return await self._reader.run(SearchIndex.rank_by_vector, tenant, vector, limit)
 
     # Embeddings
 
@@ -161,10 +195,19 @@ class SqliteKnowledge:
             self._embed, self._model = embed, model
             self._request_embedding()
 
-    async def wait_until_embedded(self) -> None:
-        """Wait until every passage has a vector or embedding has failed."""
-        if self._embedding_task is not None:
-            await asyncio.wait([self._embedding_task])
+    async def wait_until_embedded(self, on_progress: OnProgress | None = None) -> bool:
+        """Wait until every passage has a vector or embedding has failed. Return whether all have
+        one."""
+        if on_progress is not None:
+            self._watchers.append(on_progress)
+        try:
+            while self._embedding_task is not None and not self._embedding_task.done():
+                await asyncio.wait([self._embedding_task])
+        finally:
+            if on_progress is not None:
+                self._watchers.remove(on_progress)
+        stored, total = await self._reader.run(SearchIndex.count_vectors)
+        return stored == total
 
     def _request_embedding(self) -> None:
         if self._embed is None:
@@ -178,30 +221,49 @@ class SqliteKnowledge:
         while self._embed is not None and self._embedding_requested:
             self._embedding_requested = False
             try:
-                await self._embed_passages(self._embed)
+                await self._embed_passages(self._embed, self._model)
             except PalaverError as error:
+                self._has_failed = True
                 log.warning(
-                    "passages stay without a vector until the next change: %s",
+                    "passages stay without a vector until a text can be embedded: %s",
                     describe_error(error),
                 )
 
-    async def _embed_passages(self, embed: Embed) -> None:
+    async def _embed_passages(self, embed: Embed, model: str) -> None:
         """Store a vector of this model for every passage."""
-        await self._writer.run(SearchIndex.use_model, self._model)
+        await self._writer.run(lambda index: index.vectors.use_model(model))
+        stored, total = await self._writer.run(SearchIndex.count_vectors)
+        if stored == total:
+            return
+        log.info("computing the vectors of %d passages", total - stored)
+        key, reported = 0, time.monotonic()
         while missing := await self._writer.run(
-            SearchIndex.passages_without_vector, EMBEDDING_BATCH
+            lambda index, after: index.vectors.find_missing(after, EMBEDDING_BATCH), key
         ):
             vectors = await embed([text for _, text in missing])
-            keyed = [(key, v) for (key, _), v in zip(missing, vectors, strict=True)]
-            await self._writer.run(SearchIndex.store_vectors, keyed)
+            await self._writer.run(
+                lambda index, pairs: index.vectors.store(model, pairs),
+                list(zip(missing, vectors, strict=True)),
+            )
+            key, stored = missing[-1].key, stored + len(missing)
+            for watcher in self._watchers:
+                watcher(stored, max(stored, total))
+            if time.monotonic() - reported >= REPORT_SECONDS:
+                reported = time.monotonic()
+                log.info("%d of %d passages have a vector", stored, max(stored, total))
+        log.info("all passages have a vector")
 
 
-def fuse_rankings(*rankings: Sequence[Ranked]) -> list[Ranked]:
-    """Merge rankings by reciprocal rank fusion."""
+def fuse_rankings(by_words: Sequence[Ranked], by_meaning: Sequence[Ranked]) -> list[Ranked]:
+    """Merge two rankings by the sum of their weighted scores, each scaled from 0 (its last) to 1
+    (its first)."""
     scores: defaultdict[int, float] = defaultdict(float)
-    for ranking in rankings:
-        for rank, ranked in enumerate(ranking, 1):
-            scores[ranked.key] += 1 / (RANK_CONSTANT + rank)
+    for weight, ranking in ((WORDS_WEIGHT, by_words), (1 - WORDS_WEIGHT, by_meaning)):
+        if not ranking:
+            continue
+        best, worst = ranking[0].score, ranking[-1].score
+        for key, score in ranking:
+            scores[key] += weight * ((score - worst) / (best - worst) if best > worst else 1.0)
     ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     return [Ranked(key, score) for key, score in ordered]
 
@@ -264,6 +326,7 @@ def _build(settings: SqliteKnowledgeSettings, build_context: BuildContext) -> Kn
         build_context.data_directory / "knowledge.sqlite",
         embeddings=settings.embeddings,
         search_timeout=settings.search_timeout,
+        vector_memory=settings.vector_memory_mib << 20,
     )
 
 

@@ -20,6 +20,7 @@ from palaver.config.loading import load_settings, plugin_settings
 from palaver.config.settings import Settings
 from palaver.config.validation import ModelT
 from palaver.control_characters import escape_controls, escape_json
+from palaver.embedding import start_embedder
 from palaver.errors import (
     CallerError,
     ConfigurationError,
@@ -31,7 +32,7 @@ from palaver.errors import (
     part_name,
 )
 from palaver.hooks import BuildContext
-from palaver.knowledge import KnowledgeBase
+from palaver.knowledge import KnowledgeBase, SearchByMeaning
 from palaver.ledger import Ledger
 from palaver.plugins import PluginRegistry, load_plugins
 
@@ -129,15 +130,23 @@ class Console:
         return plugin_settings(self.settings, section, name, model)
 
     @contextlib.asynccontextmanager
-    async def open_knowledge(self) -> AsyncIterator[KnowledgeBase]:
-        """Start the knowledge base that the settings choose, and close it afterwards."""
+    async def open_knowledge(self, *, by_meaning: bool = False) -> AsyncIterator[KnowledgeBase]:
+        """Start the knowledge base that the settings choose, and close it afterwards.
+
+        ``by_meaning``: with vectors, where another embedder than the server's engine makes them.
+        """
         knowledge = self.builder.knowledge()
-        with contained(part_name("knowledge base", knowledge)):
-            await knowledge.start()
-        try:
+        embedder = self.builder.embedder() if by_meaning else None
+        async with contextlib.AsyncExitStack() as stack:
+            with contained(part_name("knowledge base", knowledge)):
+                await knowledge.start()
+            stack.push_async_callback(knowledge.close)
+            if embedder is not None and isinstance(knowledge, SearchByMeaning):
+                stack.push_async_callback(embedder.close)
+                required = bool(self.settings.embedding.use)
+                if embeddings := await start_embedder(embedder, required=required):
+                    knowledge.use_embeddings(embeddings, embeddings.model)
             yield knowledge
-        finally:
-            await knowledge.close()
 
 
 class PluginGroup(click.Group):

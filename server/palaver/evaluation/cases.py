@@ -46,7 +46,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the server made of an example. ``text`` is the reply, freed of what the suite removes;
     ``reply`` is the whole, where that differs. ``score`` is the router's probability.
 
-    ``documents`` are the ids of the cited documents, in order. ``logprob`` is the sum over
+    ``documents`` are the ids of the cited documents, in order; ``baselines`` those that the search
+    finds by words or vectors alone, where the suite compares with that. ``logprob`` is the sum over
     ``logprob_tokens`` generated tokens. ``error``: why the turn or the program failed.
     """
 
@@ -57,6 +58,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
     outcome: Outcome
     documents: tuple[str, ...] = ()
+    baselines: dict[str, tuple[str, ...]] = {}
     usage: Usage = Usage()
     first_token_seconds: float | None = None
     seconds: float

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from palaver.evaluation.libraries import load_library
 from palaver.evaluation.measures import Measure, Values, divide, each_set, mean_of
 from palaver.evaluation.squad import exact_match, token_f1
 from palaver.evaluation.suites import Suite
+from palaver.knowledge import SearchWay
 from palaver.routing.router import EVIDENCE_REASONS
 
 CALIBRATION_BINS = 10
@@ -121,13 +122,21 @@ def calibration_error(cases: Sequence[Case]) -> Measure:
 # Search
 
 
-def ranking(measure: str, depth: int) -> Callable[[Sequence[Case]], Measure]:
-    """Return a measure of ``ir_measures``, such as ``nDCG`` at 10, of the documents found."""
+def ranking(measure: str, depth: int, way: str = "") -> Callable[[Sequence[Case]], Measure]:
+    """Return a measure of ``ir_measures``, such as ``nDCG`` at 10, of the documents found: by the
+    search, or by one ``way`` alone."""
+
+    def documents(case: Case) -> tuple[str, ...]:
+        return case.output.baselines.get(way, ()) if way else case.output.documents
 
     def measure_cases(cases: Sequence[Case]) -> Measure:
         library = load_library("ir_measures")
         wanted = getattr(library, measure) @ depth
-        asked = [(str(n), case) for n, case in enumerate(cases) if case.example.relevant]
+        asked = [
+            (str(n), case)
+            for n, case in enumerate(cases)
+            if case.example.relevant and (not way or way in case.output.baselines)
+        ]
         relevant = [
             library.Qrel(query, document, 1)
             for query, case in asked
@@ -136,7 +145,7 @@ def ranking(measure: str, depth: int) -> Callable[[Sequence[Case]], Measure]:
         found = [
             library.ScoredDoc(query, document, -rank)
             for query, case in asked
-            for rank, document in enumerate(dict.fromkeys(case.output.documents))
+            for rank, document in enumerate(dict.fromkeys(documents(case)))
         ]
         values = np.full(len(cases), np.nan)
         for query, _ in asked:
@@ -340,12 +349,8 @@ _PLAIN: dict[str, tuple[str, bool, Measuring]] = {
     "liked_overlap": ("Overlap with liked replies", True, liked_overlap),
     "disliked_repeats": ("Disliked replies, repeated", False, disliked_repeats),
 }
-_WITH_NUMBER: dict[str, tuple[str, Callable[[int], Measuring]]] = {
-    "ndcg": ("nDCG", lambda depth: ranking("nDCG", depth)),
-    "recall": ("Recall", lambda depth: ranking("R", depth)),
-    "pass": ("pass", pass_at),
-}
-_NUMBERED = re.compile(r"(\w+)@([1-9]\d{0,3})")
+_RANKINGS = {"ndcg": ("nDCG", "nDCG"), "recall": ("Recall", "R")}
+_NUMBERED = re.compile(r"(\w+)@([1-9]\d{0,3})(?::(\w+))?")
 
 
 def find_metric(name: str) -> Metric:
@@ -355,11 +360,16 @@ def find_metric(name: str) -> Metric:
     if name.startswith("recall:"):
         label = name.removeprefix("recall:")
         return Metric(name, f"Recall of {label}", True, label_recall(label))
-    numbered = _NUMBERED.fullmatch(name)
-    if numbered and numbered[1] in _WITH_NUMBER:
-        title, make = _WITH_NUMBER[numbered[1]]
-        return Metric(name, f"{title}@{numbered[2]}", True, make(int(numbered[2])))
-    known = ", ".join([*_PLAIN, "recall:LABEL", *(f"{n}@NUMBER" for n in _WITH_NUMBER)])
+    if numbered := _NUMBERED.fullmatch(name):
+        kind, number, way = numbered[1], int(numbered[2]), numbered[3] or ""
+        if kind == "pass" and not way:
+            return Metric(name, f"pass@{number}", True, pass_at(number))
+        if kind in _RANKINGS and way in ("", *get_args(SearchWay)):
+            title, measure = _RANKINGS[kind]
+            by = f" by {way} alone" if way else ""
+            return Metric(name, f"{title}@{number}{by}", True, ranking(measure, number, way))
+    ranked = (f"{kind}@NUMBER{way}" for kind in _RANKINGS for way in ("", ":words", ":vectors"))
+    known = ", ".join([*_PLAIN, "recall:LABEL", "pass@NUMBER", *ranked])
     raise ConfigurationError(f"there is no metric {name!r}; there are: {known}")
 
 
@@ -374,7 +384,10 @@ def suite_metrics(suite: Suite) -> list[Metric]:
 
 def _find_missing(metric: str, suite: Suite) -> str:
     """Return what a metric needs and the suite lacks, empty if nothing."""
-    base, _, number = metric.partition("@")
+    plain, _, way = metric.partition(":")
+    base, _, number = plain.partition("@")
+    if number and way and suite.target != "retriever":
+        return "the target 'retriever'"
     if base == "pass":
         if suite.program is None:
             return "a table 'program'"

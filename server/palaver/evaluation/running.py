@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
@@ -26,6 +27,7 @@ from palaver.evaluation.data import SuiteData
 from palaver.evaluation.probes import probe_labels, probe_retriever, probe_skills
 from palaver.evaluation.sandbox import run_program
 from palaver.evaluation.suites import Suite
+from palaver.knowledge import SearchByMeaning, SearchWay
 from palaver.ledger import Snapshot
 from palaver.messages import (
     Asked,
@@ -136,13 +138,13 @@ def build_server(
         own,
         ledger=builder.ledger(),
         engine=engine,
+        embedder=builder.embedder(),
         knowledge=builder.knowledge(),
         skills=_choose_skills(suite, data, own, builder, registry),
         tools={} if is_probe else registry.tools,
         tool_sources={} if is_probe else builder.tool_sources(),
         interceptors=builder.interceptors(),
         files=builder.files(),
-        embedder=builder.embedder(),
     )
 
 
@@ -200,6 +202,7 @@ class Speaker:
         self._server = server
         self._seed = seed
         self._logprobs = logprobs
+        self._ways = self._find_ways()
 
     async def ask(self, example: Example, sample: int) -> Output:
         """Return what the server makes of an example, and run the code in its reply."""
@@ -217,6 +220,9 @@ class Speaker:
         finally:
             self._server.unsubscribe(subscription)
         output = self._read(reply, message.person)
+        if self._ways:
+            baselines = {way: await self._search_by(way, example.text) for way in self._ways}
+            return msgspec.structs.replace(output, baselines=baselines)
         if example.program is None or reply.outcome != "done":
             return output
         code = output.reply or output.text  # the white space at its beginning counts
@@ -232,6 +238,20 @@ class Speaker:
                 return
             except (TooMany, Overloaded) as error:
                 await asyncio.sleep(error.retry_after or 1.0)
+
+    def _find_ways(self) -> list[SearchWay]:
+        """Return the ways of searching that metrics compare with and the server has."""
+        if not isinstance(self._server.knowledge, SearchByMeaning):
+            return []
+        wanted = {metric.partition(":")[2] for metric in self._suite.metrics if "@" in metric}
+        has = {"words": True, "vectors": self._server.embeddings is not None}
+        return [way for way in get_args(SearchWay) if way in wanted and has[way]]
+
+    async def _search_by(self, way: SearchWay, text: str) -> tuple[str, ...]:
+        knowledge = self._server.knowledge
+        assert isinstance(knowledge, SearchByMeaning)
+        found = await knowledge.search_by(way, TENANT, text, self._suite.passages)
+        return tuple(passage.document for passage in found)
 
     def _make_message(self, example: Example, sample: int) -> Message:
         sampling = self._suite.sampling

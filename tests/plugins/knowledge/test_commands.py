@@ -1,19 +1,32 @@
 """Commands ``palaver knowledge``."""
 
+import functools
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.own_plugins import load_own_plugins
 
 from palaver.cli.console import Console
+from palaver.errors import ConfigurationError
+from palaver.plugins import PluginRegistry
 from palaver_plugins.knowledge.commands import knowledge
 
 pytestmark = pytest.mark.slow
 
 
+class OwnConsole(Console):
+    """A console with the plugins of this source tree."""
+
+    @functools.cached_property
+    def registry(self) -> PluginRegistry:
+        return load_own_plugins()
+
+
 @pytest.fixture
 def console(tmp_path: Path) -> Console:
-    return Console(settings_path=None, overrides=(f"server.data={tmp_path / 'data'}",))
+    overrides = f"server.data={tmp_path / 'data'}", "embedding.use=none"
+    return OwnConsole(settings_path=None, overrides=overrides)
 
 
 def run(console: Console, *arguments: str | Path) -> Result:
@@ -62,3 +75,24 @@ def test_removing_an_unknown_document_is_an_error(console: Console) -> None:
     removed = run(console, "remove", "nothing.md")
     assert removed.exit_code == 2
     assert "There is no document 'nothing.md'." in removed.output
+
+
+def test_added_documents_are_found_by_meaning(console: Console, tmp_path: Path) -> None:
+    (tmp_path / "refunds.md").write_text("# Refunds\n\nMoney is paid back within two weeks.\n")
+    (tmp_path / "parking.md").write_text("# Parking\n\nVisitors leave cars behind the house.\n")
+    question = "Wann bekomme ich mein Geld?"
+    run(console, "add", tmp_path / "parking.md")
+    assert run(console, "search", question).output == "Nothing matches.\n"
+    able = console.override("embedding.use=universal_sentence_encoder")
+    embedded = run(able, "embed")
+    assert embedded.exit_code == 0, embedded.exception
+    assert embedded.output == "All passages have a vector.\n"
+    added = run(able, "add", tmp_path / "refunds.md")
+    assert added.output == "Added 1 document with 1 passage.\n"
+    assert run(able, "search", question, "--limit", "1").output.startswith("[1] Refunds (")
+
+
+def test_vectors_without_an_embedder_are_an_error(console: Console) -> None:
+    failed = run(console, "embed")
+    assert isinstance(failed.exception, ConfigurationError)
+    assert "embedding.use has to name one" in str(failed.exception)

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import random
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ from tests.proof_settings import short_or_long
 
 from palaver import BuildContext, ConfigurationError, Document, PalaverError, TooLarge
 from palaver.testing import ChatClient, converse
-from palaver_plugins.knowledge.index import Ranked, SearchIndex
+from palaver_plugins.knowledge.index import SearchIndex
 from palaver_plugins.knowledge.sqlite import (
     SqliteKnowledge,
     SqliteKnowledgeSettings,
@@ -22,6 +22,7 @@ from palaver_plugins.knowledge.sqlite import (
     palaver_register_knowledge,
 )
 from palaver_plugins.knowledge.terms import index_terms, query_terms
+from palaver_plugins.knowledge.vectors import Ranked
 from palaver_skills.qa import QA
 
 DOCUMENTS = (
@@ -318,15 +319,196 @@ async def test_embeddings_are_unused_by_default(tmp_path: Path) -> None:
 
 
 def test_fusion_prefers_passages_of_both_rankings() -> None:
-    words = [Ranked(1, 9.0), Ranked(2, 8.0), Ranked(3, 7.0)]
-    meaning = [Ranked(4, 0.9), Ranked(2, 0.8), Ranked(5, 0.7)]
+    words = [Ranked(1, 9.0), Ranked(2, 8.0), Ranked(3, 1.0)]
+    meaning = [Ranked(4, 0.9), Ranked(2, 0.8), Ranked(5, 0.2)]
     assert [ranked.key for ranked in fuse_rankings(words, meaning)][:3] == [2, 1, 4]
 
 
-def test_fusion_does_not_depend_on_the_order_of_rankings() -> None:
-    source = random.Random(3)
-    rankings = [[Ranked(k, 0.0) for k in source.sample(range(9), 9)] for _ in range(2)]
-    assert fuse_rankings(*rankings) == fuse_rankings(*reversed(rankings))
+def test_fusion_keeps_the_order_of_a_ranking_alone() -> None:
+    ranking = [Ranked(3, 0.9), Ranked(1, 0.8), Ranked(2, 0.8)]
+    for fused in (fuse_rankings(ranking, []), fuse_rankings([], ranking)):
+        assert [ranked.key for ranked in fused] == [3, 1, 2]
+    assert fuse_rankings([], []) == []
+    assert fuse_rankings([Ranked(1, 0.0)], []) == [Ranked(1, 0.6)]
+
+
+# Vectors
+
+
+TEXTS = ("Cats sleep.", "Dogs bark.", "Tea is green.")
+
+
+@contextlib.contextmanager
+def open_index(path: Path, *texts: str, memory: int = 1 << 20) -> Iterator[SearchIndex]:
+    """Open an index of documents of one passage each, with the axes of a space as vectors."""
+    with contextlib.closing(SearchIndex(path, vector_memory=memory)) as index:
+        for number, text in enumerate(texts):
+            index.add("default", Document(id=str(number), title="", text=text))
+        index.vectors.use_model("axes")
+        store_axes(index)
+        yield index
+
+
+def store_axes(index: SearchIndex, size: int = 4) -> None:
+    """Store the missing vectors: the axis of the passage's text, in the order of `TEXTS`."""
+    missing = index.vectors.find_missing(0, 10)
+    axes = np.eye(size).tolist()
+    index.vectors.store("axes", [(each, axes[TEXTS.index(each.text.strip())]) for each in missing])
+
+
+def rank_texts(index: SearchIndex, axis: int, limit: int = 1, size: int = 4) -> list[str]:
+    ranked = index.rank_by_vector("default", np.eye(size)[axis].tolist(), limit)
+    return [passage.text for passage in index.read_passages(ranked)]
+
+
+def test_vectors_follow_additions_and_removals_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "k.sqlite"
+    with open_index(path, *TEXTS[:2]) as server, open_index(path) as command:
+        assert rank_texts(server, 1) == ["Dogs bark."]
+        command.add("default", Document(id="new", title="", text="Tea is green."))
+        store_axes(command)
+        assert [rank_texts(server, axis) for axis in range(3)] == [[text] for text in TEXTS]
+        command.remove("default", "1")
+        assert "Dogs bark." not in rank_texts(server, 1, limit=9)
+        assert [rank_texts(server, axis) for axis in (0, 2)] == [[TEXTS[0]], [TEXTS[2]]]
+
+
+def test_vectors_follow_changes_of_their_own_connection(tmp_path: Path) -> None:
+    with open_index(tmp_path / "k.sqlite", *TEXTS[:2]) as index:
+        assert len(rank_texts(index, 0, limit=9)) == 2
+        index.remove("default", "0")
+        assert rank_texts(index, 0, limit=9) == ["Dogs bark."]
+
+
+def test_a_text_that_stays_keeps_its_vector(tmp_path: Path) -> None:
+    with open_index(tmp_path / "k.sqlite", *TEXTS) as index:
+        index.add("default", Document(id="1", title="", text="# New\n\nCats purr."))
+        assert [missing.text for missing in index.vectors.find_missing(0, 10)] == [
+            "\nNew\nCats purr."
+        ]
+        index.add("default", Document(id="2", name="renamed", title="", text="Tea is green."))
+        assert index.vectors.count() == (2, 3)
+        assert rank_texts(index, 2) == ["Tea is green."]
+
+
+def test_the_vector_of_a_passage_that_has_gone_is_not_given_to_the_next_one(tmp_path: Path) -> None:
+    with open_index(tmp_path / "k.sqlite", *TEXTS[:2]) as index:
+        index.add("default", Document(id="2", title="", text="Tea is green."))
+        [missing] = index.vectors.find_missing(0, 10)
+        index.remove("default", "2")
+        index.add("default", Document(id="3", title="", text="Tea is black."))
+        assert index.vectors.find_missing(0, 10)[0].key == missing.key
+        index.vectors.store("axes", [(missing, [0.0, 0.0, 1.0, 0.0])])
+        assert index.vectors.count() == (2, 3)
+
+
+def test_vectors_of_a_model_that_was_replaced_meanwhile_are_not_stored(tmp_path: Path) -> None:
+    with open_index(tmp_path / "k.sqlite") as index:
+        index.add("default", Document(id="0", title="", text="Cats sleep."))
+        index.vectors.use_model("another")
+        store_axes(index)
+        assert index.vectors.count() == (0, 1)
+
+
+def test_tenants_have_their_own_vectors(tmp_path: Path) -> None:
+    with open_index(tmp_path / "k.sqlite", *TEXTS[:1]) as index:
+        index.add("other", Document(id="1", title="", text="Dogs bark."))
+        store_axes(index)
+        assert rank_texts(index, 1, limit=9) == ["Cats sleep."]
+
+
+def test_vectors_beyond_the_memory_are_not_searched(tmp_path: Path) -> None:
+    with open_index(tmp_path / "k.sqlite", *TEXTS[:2], memory=4 * 4 * 2) as index:
+        assert len(rank_texts(index, 0, limit=9)) == 2
+        index.add("default", Document(id="2", title="", text="Tea is green."))
+        store_axes(index)
+        assert rank_texts(index, 0, limit=9) == []
+
+
+def test_a_query_of_another_length_finds_nothing_by_its_vector(tmp_path: Path) -> None:
+    with open_index(tmp_path / "k.sqlite", *TEXTS[:2]) as index:
+        assert rank_texts(index, 0, size=3) == []
+        assert rank_texts(index, 0) == ["Cats sleep."]
+
+
+def test_the_nearest_vectors_come_first(tmp_path: Path) -> None:
+    source = np.random.default_rng(4)
+    vectors = source.standard_normal((60, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with contextlib.closing(SearchIndex(tmp_path / "k.sqlite")) as index:
+        index.add("default", Document(id="0", title="", text="\n\n".join(["word " * 90] * 60)))
+        index.vectors.use_model("random")
+        missing = index.vectors.find_missing(0, 60)
+        index.vectors.store("random", list(zip(missing, vectors.tolist(), strict=True)))
+        scores = vectors.astype(np.float16).astype(np.float32) @ vectors[7].astype(np.float32)
+        found = index.rank_by_vector("default", vectors[7].tolist(), 10)
+        wanted = [missing[row].key for row in np.argsort(-scores)[:10]]
+        assert [ranked.key for ranked in found] == wanted
+        assert found[0].score == pytest.approx(1.0, abs=1e-3)
+
+
+async def test_embedding_tells_its_progress_and_whether_it_is_complete(tmp_path: Path) -> None:
+    embed = AxisEmbeddings()
+    async with open_knowledge(tmp_path / "k.sqlite", embeddings=True) as knowledge:
+        await knowledge.add("default", DOCUMENTS)
+        embed.fails = True
+        knowledge.use_embeddings(embed, "axes")
+        assert not await knowledge.wait_until_embedded()
+        embed.fails = False
+        await knowledge.search("default", "kitten", 1)
+        assert await knowledge.wait_until_embedded()
+        assert (await search_ids(knowledge, "kitten"))[0] == "cats"
+        steps: list[tuple[int, int]] = []
+        knowledge.use_embeddings(AxisEmbeddings(), "another")
+        assert await knowledge.wait_until_embedded(lambda *step: steps.append(step))
+        assert steps == [(6, 6)]
+
+
+async def test_words_and_vectors_are_searched_alone_too(tmp_path: Path) -> None:
+    async with open_knowledge(tmp_path / "k.sqlite", embeddings=True) as knowledge:
+        await knowledge.add("default", DOCUMENTS)
+        assert await knowledge.search_by("vectors", "default", "kitten", 3) == ()
+        knowledge.use_embeddings(AxisEmbeddings(), "axes")
+        await knowledge.wait_until_embedded()
+        by_words = await knowledge.search_by("words", "default", "kitten dogs", 1)
+        by_vectors = await knowledge.search_by("vectors", "default", "kitten", 1)
+        assert [found.document for found in (*by_words, *by_vectors)] == ["dogs", "cats"]
+
+
+async def test_vectors_that_need_more_memory_than_set_are_not_searched(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SqliteKnowledgeSettings.model_validate({"vector_memory_mib": 1})
+    [backend] = palaver_register_knowledge()
+    knowledge = backend.build(settings, BuildContext(data_directory=tmp_path, resolve_model=Path))
+    assert isinstance(knowledge, SqliteKnowledge)
+    await knowledge.start()
+    try:
+        await knowledge.add("default", DOCUMENTS[:1])
+        for size, found in ((5, ["cats"]), ((1 << 18) + 1, [])):
+            knowledge.use_embeddings(AxisEmbeddings(size=size), f"axes of {size}")
+            await knowledge.wait_until_embedded()
+            for _ in range(2):
+                assert await search_ids(knowledge, "kitten") == found
+    finally:
+        await knowledge.close()
+    assert caplog.text.count("need 2 MiB of memory") == 1
+
+
+async def test_old_vectors_are_computed_again(tmp_path: Path) -> None:
+    path = tmp_path / "k.sqlite"
+    async with open_knowledge(path) as knowledge:
+        await knowledge.add("default", DOCUMENTS)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE passages ADD COLUMN vector BLOB")
+        db.execute("UPDATE passages SET vector = zeroblob(20)")
+        db.execute("DROP TABLE vectors")
+        db.execute("INSERT INTO embedding_model VALUES ('axes')")
+        db.execute("PRAGMA user_version=6")
+    async with open_knowledge(path, embeddings=True) as knowledge:
+        knowledge.use_embeddings(AxisEmbeddings(), "axes")
+        assert await knowledge.wait_until_embedded()
+        assert (await search_ids(knowledge, "kitten"))[0] == "cats"
 
 
 async def test_a_document_is_read_with_its_headings(filled: SqliteKnowledge) -> None:

@@ -457,6 +457,9 @@ COVERED_OF_PLUGINS = {
     "knowledge.sqlite.embeddings": (
         "tests/plugins/knowledge/test_sqlite.py::test_search_by_meaning_finds_documents_without_a_shared_word"
     ),
+    "knowledge.sqlite.vector_memory_mib": (
+        "tests/plugins/knowledge/test_sqlite.py::test_vectors_that_need_more_memory_than_set_are_not_searched"
+    ),
     "interceptors.blocklist.patterns": (
         "tests/plugins/interceptors/test_blocklist.py::test_a_blocked_message_reaches_no_skill"
     ),

@@ -49,9 +49,12 @@ def run_suite(
     output: str = "run",
     on_progress: Callable[[int, int], None] = ignore,
     settings: Settings | None = None,
+    plugins: PluginRegistry | None = None,
     **options: Any,
 ) -> tuple[Result, RunDirectory]:
     """Run a suite whose data is beside it; the results are in ``output`` beside it."""
     directory = RunDirectory(path.parent / output)
-    run = Run(path, path.parent, RunOptions(**options), settings or Settings(), registry())
+    run = Run(
+        path, path.parent, RunOptions(**options), settings or Settings(), plugins or registry()
+    )
     return run.run(directory, engine, on_progress, settings_given={}), directory

@@ -282,6 +282,8 @@ def test_what_does_not_go_together_is_refused(tables: dict[str, Any], problem: s
         ("citation_precision", "rows.relevant"),
         ("nothing", "there is no metric"),
         ("recall@0", "there is no metric"),
+        ("recall@1:meaning", "there is no metric"),
+        ("recall@1:words", "the target 'retriever'"),
     ],
 )
 def test_a_metric_that_does_not_fit_the_suite_is_refused(metric: str, problem: str) -> None:

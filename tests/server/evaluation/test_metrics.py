@@ -143,6 +143,19 @@ def test_ranking_by_hand() -> None:
     assert score("recall@10", [found, nothing, unasked]) == 1 / 4
 
 
+def test_the_ranking_of_one_way_is_measured_beside_the_search() -> None:
+    both = case(
+        relevant=("a",), documents=("a",), baselines={"words": ("b", "a"), "vectors": ("b",)}
+    )
+    words_alone = case(relevant=("a",), documents=("b",), baselines={"words": ("a",)})
+    cases = [both, words_alone]
+    assert score("recall@1", cases) == 1 / 2
+    assert score("recall@1:words", cases) == 1 / 2
+    assert score("ndcg@10:words", [both]) == pytest.approx(1 / math.log2(3))
+    assert score("recall@1:vectors", cases) == 0
+    assert math.isnan(score("recall@1:vectors", [words_alone]))
+
+
 def test_ranking_agrees_with_sklearn() -> None:
     chooser = random.Random(4)
     cases, expected = [], []

@@ -3,18 +3,22 @@
 import asyncio
 import dataclasses
 import json
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.server.evaluation.runs import registry, run_suite, write_suite
 
 from palaver.cli.skills import NO_ENGINE
-from palaver.config.settings import RoutingSettings, Settings
+from palaver.config.settings import EmbeddingSettings, PluginSettings, RoutingSettings, Settings
+from palaver.embedding import EmbedderInfo
 from palaver.engine import EngineInfo, Generation, GenerationRequest, OnText, TokenLogprob
 from palaver.errors import EngineRefused, InvalidInput
 from palaver.evaluation.feedback import write_feedback_suite
 from palaver.evaluation.runs import Run, RunOptions
+from palaver.hooks import Backend
 from palaver.messages import Conversation, Message
 from palaver.routing import Router
 from palaver.testing import ScriptedEngine, ScriptedReply
@@ -277,6 +281,38 @@ def test_a_search_needs_no_engine(tmp_path: Path) -> None:
     assert result.about.model == ""
     assert "first_token_seconds" not in result.scores
     assert {case.output.documents[0] for case in directory.cases()} == {"cats (1)", "trains (2)"}
+
+
+class CountEmbedder:
+    """An embedder whose vectors are a text's numbers of the words "sleep" and "train"."""
+
+    async def start(self) -> EmbedderInfo:
+        return EmbedderInfo(model="counts")
+
+    async def close(self) -> None:
+        pass
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        counts = [(text.count("sleep"), text.lower().count("train"), 0.1) for text in texts]
+        return [[n / math.hypot(*row) for n in row] for row in counts]
+
+
+def test_a_search_is_compared_with_words_and_vectors_alone(tmp_path: Path) -> None:
+    backend = Backend(
+        name="counts",
+        settings=PluginSettings,
+        build=lambda settings, build_context: CountEmbedder(),
+    )
+    suite = SEARCH.replace('"recall@1"', '"recall@1", "recall@1:words", "recall@1:vectors"')
+    path = write_suite(tmp_path, suite, PAGES)
+    plain, _ = run_suite(path, output="plain")
+    assert plain.scores["recall@1:words"].value == 1
+    assert plain.scores["recall@1:vectors"].value is None
+    able = dataclasses.replace(registry(), embedders={"counts": backend})
+    settings = Settings(embedding=EmbeddingSettings(use="counts"))
+    result, directory = run_suite(path, settings=settings, plugins=able)
+    assert result.scores["recall@1:vectors"].value == 1
+    assert all(set(case.output.baselines) == {"words", "vectors"} for case in directory.cases())
 
 
 QA = """
